@@ -1,0 +1,219 @@
+package rows
+
+import (
+	"encoding/binary"
+	"math/bits"
+)
+
+// Cursor walks the rows of an array and the fields of each row, in the order
+// of the page. It allocates nothing; names and values alias the array.
+//
+// The array must have passed [Check] or come from [ScanResponse]. On other
+// bytes a cursor may return wrong values, but it never panics, never reads
+// out of bounds and always comes to an end.
+type Cursor struct {
+	b     []byte
+	i     int
+	inRow bool
+}
+
+// NewCursor returns a cursor before the first row of array.
+func NewCursor(array []byte) Cursor {
+	c := Cursor{b: array}
+	c.i = skipSpace(array, 0)
+	if c.i < len(array) && array[c.i] == '[' {
+		c.i++
+	} else {
+		c.i = len(array)
+	}
+	return c
+}
+
+// NextRow moves to the next row and reports whether there is one. Fields of
+// the current row that were not read are skipped.
+func (c *Cursor) NextRow() bool {
+	for c.inRow {
+		c.NextField()
+	}
+	i := skipSpace(c.b, c.i)
+	if i < len(c.b) && c.b[i] == ',' {
+		i = skipSpace(c.b, i+1)
+	}
+	if i >= len(c.b) || c.b[i] != '{' {
+		c.i = len(c.b)
+		return false
+	}
+	c.i, c.inRow = i+1, true
+	return true
+}
+
+// NextField returns the next field of the current row. name is the raw name
+// without its quotes; nameEscaped says that it holds a backslash. ok is false
+// when the row has no further field.
+func (c *Cursor) NextField() (name []byte, nameEscaped bool, v Value, ok bool) {
+	if !c.inRow {
+		return
+	}
+	b := c.b
+	i := skipSpace(b, c.i)
+	if i < len(b) && b[i] == ',' {
+		i = skipSpace(b, i+1)
+	}
+	if i >= len(b) || b[i] != '"' {
+		if i < len(b) && b[i] == '}' {
+			c.i, c.inRow = i+1, false
+			return
+		}
+		c.stop()
+		return
+	}
+	start := i + 1
+	i, nameEscaped = stringEnd(b, start)
+	if i < 0 {
+		c.stop()
+		return
+	}
+	name = b[start : i-1 : i-1]
+	i = skipSpace(b, i)
+	if i >= len(b) || b[i] != ':' {
+		c.stop()
+		return
+	}
+	i = skipSpace(b, i+1)
+	if i >= len(b) {
+		c.stop()
+		return
+	}
+	start = i
+	switch b[i] {
+	case '"':
+		v.Kind = String
+		i, v.Escaped = stringEnd(b, i+1)
+	case '{':
+		v.Kind = Object
+		i = nestedEnd(b, i)
+	case '[':
+		v.Kind = Array
+		i = nestedEnd(b, i)
+	case 'n':
+		v.Kind = Null
+		i = plainEnd(b, i)
+	case 't':
+		v.Kind = True
+		i = plainEnd(b, i)
+	case 'f':
+		v.Kind = False
+		i = plainEnd(b, i)
+	case '-', '0', '1', '2', '3', '4', '5', '6', '7', '8', '9':
+		v.Kind = Number
+		i = plainEnd(b, i)
+	default:
+		i = -1
+	}
+	if i < 0 {
+		c.stop()
+		return nil, false, Value{}, false
+	}
+	v.Raw = b[start:i:i]
+	c.i = i
+	return name, nameEscaped, v, true
+}
+
+// stop ends the walk at bytes that are no JSON.
+func (c *Cursor) stop() { c.i, c.inRow = len(c.b), false }
+
+// Eight bytes at a time: a byte of x-lsb has its high bit set where the byte
+// of x was 0, and perhaps above such a byte; the lowest one is always right.
+const (
+	lsb       = 0x0101010101010101
+	msb       = 0x8080808080808080
+	quotes    = lsb * '"'
+	slashes   = lsb * '\\'
+	blanks    = lsb * ' '
+	wordBytes = 8
+)
+
+// stringEnd returns the offset after the closing quote of a string whose
+// contents begin at i, or -1 when it does not end.
+func stringEnd(b []byte, i int) (end int, escaped bool) {
+	for {
+		for i <= len(b)-wordBytes {
+			w := binary.LittleEndian.Uint64(b[i:])
+			m := (((w ^ quotes) - lsb) | ((w ^ slashes) - lsb)) &^ w & msb
+			if m == 0 {
+				i += wordBytes
+				continue
+			}
+			i += bits.TrailingZeros64(m) >> 3
+			break
+		}
+		for i < len(b) && b[i] != '"' && b[i] != '\\' {
+			i++
+		}
+		if i >= len(b) {
+			return -1, escaped
+		}
+		if b[i] == '"' {
+			return i + 1, escaped
+		}
+		escaped = true
+		i += 2
+	}
+}
+
+// nestedEnd returns the offset after the object or array that opens at i, or
+// -1 when it does not close.
+func nestedEnd(b []byte, i int) int {
+	for depth := 0; i < len(b); {
+		switch b[i] {
+		case '{', '[':
+			depth++
+		case '}', ']':
+			if depth--; depth == 0 {
+				return i + 1
+			}
+		case '"':
+			if i, _ = stringEnd(b, i+1); i < 0 {
+				return -1
+			}
+			continue
+		}
+		i++
+	}
+	return -1
+}
+
+// plainEnd returns the offset after a number or literal that begins at i.
+func plainEnd(b []byte, i int) int {
+	for i++; i < len(b); i++ {
+		switch b[i] {
+		case ',', '}', ']', ' ', '\t', '\n', '\r':
+			return i
+		}
+	}
+	return i
+}
+
+// skipSpace returns the offset of the first byte from i on that is not JSON
+// white space.
+func skipSpace(b []byte, i int) int {
+	if i < len(b) && b[i] > ' ' {
+		return i
+	}
+	return skipSpaceSlow(b, i)
+}
+
+func skipSpaceSlow(b []byte, i int) int {
+	for i < len(b) {
+		switch b[i] {
+		case ' ', '\n', '\r', '\t':
+			i++
+		default:
+			return i
+		}
+		for i <= len(b)-wordBytes && binary.LittleEndian.Uint64(b[i:]) == blanks {
+			i += wordBytes // the indentation of a pretty-printed page
+		}
+	}
+	return i
+}

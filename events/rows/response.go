@@ -1,0 +1,323 @@
+package rows
+
+import (
+	"bytes"
+	"math"
+	"unicode/utf8"
+)
+
+// Response is what one scan of a source's answer finds. Rows and FirstRow
+// alias the scanned body; all else is a copy.
+type Response struct {
+	// Errcode is the raw JSON of errcode, "" when absent. Beyond 128 bytes it
+	// is cut, at a byte and not at a character.
+	Errcode string
+	// Msg is msg, decoded and cut at 500 characters. A msg that is a number
+	// or a boolean is its text; null, an object or an array is "".
+	Msg string
+	// Rows is the JSON array data.data as sent. It is nil when the answer is
+	// not OK and carries no such array.
+	Rows []byte
+	// RowCount is the number of rows, with the header row.
+	RowCount int
+	// FirstRow is the first object of Rows, nil when Rows is empty.
+	FirstRow []byte
+
+	// HasPagetag says that data.pagetag is an object. Each number in it may
+	// be a JSON number or a string that holds one.
+	HasPagetag                                bool
+	Page, Limit, Total, TotalPage             int64
+	HasPage, HasLimit, HasTotal, HasTotalPage bool
+}
+
+// OK reports whether the source calls its answer a success: errcode is
+// absent, null, a number equal to zero, or "0".
+func (r Response) OK() bool {
+	switch r.Errcode {
+	case "", "null", "0", `"0"`:
+		return true
+	}
+	if kindOf(r.Errcode[0]) != Number || len(r.Errcode) == maxErrcodeBytes {
+		return false
+	}
+	d, ok := parseDecimal([]byte(r.Errcode))
+	return ok && d.digits == ""
+}
+
+const (
+	maxErrcodeBytes = 128
+	maxMsgRunes     = 500
+)
+
+// ScanResponse checks a whole answer in one pass and finds its fields, in
+// whatever order they come:
+//
+//	{"errcode": 0, "msg": "", "data": {"data": [...], "pagetag": {...}}}
+//
+// The body must be one JSON object in valid UTF-8 with nothing but white space
+// around it; a byte order mark before it is ignored (RFC 8259, section 8.1).
+// Names are matched exactly. Of a name that occurs twice the last one counts,
+// and a second data replaces the first one whole.
+//
+// When [Response.OK] is false, data is checked as JSON but may be of any form
+// or absent; what it holds in the expected form is still returned. When OK is
+// true, data and data.data must be there and of the right form. A missing
+// pagetag is no error, a number in it that is negative or fractional is.
+//
+// An error is a [*SyntaxError], and the Response is empty then.
+func ScanResponse(body []byte, lim Limits) (Response, error) {
+	s := scanner{b: body, lim: lim.withDefaults()}
+	i := 0
+	if bytes.HasPrefix(body, []byte("\xef\xbb\xbf")) {
+		i = 3
+	}
+	i = skipSpace(body, i)
+	switch {
+	case i >= len(body):
+		return Response{}, &SyntaxError{Offset: i, Msg: "the body is empty", Truncated: true}
+	case body[i] == '<':
+		return Response{}, &SyntaxError{Offset: i, Msg: "the body is HTML or XML, not JSON"}
+	}
+	var a answer
+	if body[i] == '{' {
+		i = s.members(i, func(name []byte, at int) int { return a.member(&s, name, at) })
+	} else {
+		start := i
+		if i = s.value(i, 0); i >= 0 {
+			s.misshapen(start, 0, "the body is %s, not an object", kindOf(body[start]))
+		}
+	}
+	if i >= 0 {
+		s.end(i)
+	}
+	switch {
+	case s.err != nil:
+		return Response{}, s.err
+	case s.shape != nil:
+		return Response{}, s.shape
+	}
+	r := a.response()
+	if !r.OK() {
+		return r, nil
+	}
+	if err := a.misshapen(len(body)); err != nil {
+		return Response{}, err
+	}
+	return r, nil
+}
+
+// answer gathers the members of a body while it is scanned. Each member keeps
+// its own finding of a wrong form, so that a later one of the same name
+// replaces it too.
+type answer struct {
+	errcode, msg []byte
+	data         member[data]
+}
+
+type member[T any] struct {
+	has   bool
+	value T
+	shape *SyntaxError
+}
+
+type data struct {
+	rows    member[rowArray]
+	pagetag member[pagetag]
+}
+
+type pagetag struct {
+	page, limit, total, totalPage member[int64]
+}
+
+// found makes m the member that the scanner has just read.
+func (m *member[T]) found(s *scanner, v T) {
+	*m = member[T]{has: s.shape == nil, value: v, shape: s.shape}
+	s.shape = nil
+}
+
+func (a *answer) member(s *scanner, name []byte, i int) int {
+	start := i
+	switch string(name) {
+	case "errcode":
+		if i = s.value(i, 1); i >= 0 {
+			a.errcode = s.b[start:i]
+		}
+	case "msg":
+		if i = s.value(i, 1); i >= 0 {
+			a.msg = s.b[start:i]
+		}
+	case "data":
+		var d data
+		if s.b[i] == '{' {
+			i = s.members(i, func(name []byte, at int) int { return d.member(s, name, at) })
+		} else if i = s.value(i, 1); i >= 0 {
+			s.misshapen(start, 0, "data is %s, not an object", kindOf(s.b[start]))
+		}
+		a.data.found(s, d)
+	default:
+		i = s.value(i, 1)
+	}
+	return i
+}
+
+func (d *data) member(s *scanner, name []byte, i int) int {
+	start := i
+	switch string(name) {
+	case "data":
+		var r rowArray
+		if s.b[i] == '[' {
+			r, i = s.rows(i)
+		} else if i = s.value(i, 2); i >= 0 {
+			s.misshapen(start, 0, "data.data is %s, not an array of rows", kindOf(s.b[start]))
+		}
+		if i >= 0 {
+			r.array = s.b[start:i:i]
+		}
+		d.rows.found(s, r)
+	case "pagetag":
+		var p pagetag
+		if s.b[i] == '{' {
+			i = s.members(i, func(name []byte, at int) int { return p.member(s, name, at) })
+		} else if i = s.value(i, 2); i >= 0 && s.b[start] == 'n' {
+			d.pagetag = member[pagetag]{}
+			return i
+		} else if i >= 0 {
+			s.misshapen(start, 0, "data.pagetag is %s, not an object", kindOf(s.b[start]))
+		}
+		d.pagetag.found(s, p)
+	default:
+		i = s.value(i, 2)
+	}
+	return i
+}
+
+func (p *pagetag) member(s *scanner, name []byte, i int) int {
+	start := i
+	if i = s.value(i, 3); i < 0 {
+		return i
+	}
+	var m *member[int64]
+	switch string(name) {
+	case "page":
+		m = &p.page
+	case "limit":
+		m = &p.limit
+	case "total":
+		m = &p.total
+	case "total_page":
+		m = &p.totalPage
+	default:
+		return i
+	}
+	raw := s.b[start:i]
+	if raw[0] == 'n' {
+		*m = member[int64]{}
+		return i
+	}
+	n, wrong := wholeNumber(raw)
+	if wrong != "" {
+		s.misshapen(start, 0, "data.pagetag.%s is %s; it must be a whole number from 0 on", name, wrong)
+	}
+	m.found(s, n)
+	return i
+}
+
+// misshapen returns what a successful answer lacks. end is the body's length.
+func (a *answer) misshapen(end int) error {
+	d := &a.data.value
+	p := &d.pagetag.value
+	for _, e := range []*SyntaxError{
+		a.data.shape, d.rows.shape, d.pagetag.shape,
+		p.page.shape, p.limit.shape, p.total.shape, p.totalPage.shape,
+	} {
+		if e != nil {
+			return e
+		}
+	}
+	switch {
+	case !a.data.has:
+		return &SyntaxError{Offset: end, Msg: "data is missing"}
+	case !d.rows.has:
+		return &SyntaxError{Offset: end, Msg: "data.data is missing"}
+	}
+	return nil
+}
+
+func (a *answer) response() Response {
+	d := &a.data.value
+	p := &d.pagetag.value
+	r := Response{
+		Errcode:    string(a.errcode[:min(len(a.errcode), maxErrcodeBytes)]),
+		HasPagetag: d.pagetag.has,
+		Page:       p.page.value, HasPage: p.page.has,
+		Limit: p.limit.value, HasLimit: p.limit.has,
+		Total: p.total.value, HasTotal: p.total.has,
+		TotalPage: p.totalPage.value, HasTotalPage: p.totalPage.has,
+	}
+	if d.rows.has {
+		r.Rows, r.RowCount, r.FirstRow = d.rows.value.array, d.rows.value.count, d.rows.value.first
+	}
+	if len(a.msg) > 0 {
+		switch kindOf(a.msg[0]) {
+		case String:
+			r.Msg = cut(Unquote(nil, a.msg))
+		case Number, True, False:
+			r.Msg = cut(a.msg)
+		}
+	}
+	return r
+}
+
+// cut returns the first maxMsgRunes characters of valid UTF-8.
+func cut(b []byte) string {
+	end := 0
+	for range maxMsgRunes {
+		if end == len(b) {
+			break
+		}
+		_, n := utf8.DecodeRune(b[end:])
+		end += n
+	}
+	return string(b[:end])
+}
+
+// wholeNumber reads a checked JSON number, or a string that holds one; wrong
+// says what it is instead.
+func wholeNumber(raw []byte) (n int64, wrong string) {
+	text := raw
+	switch k := kindOf(raw[0]); k {
+	case Number:
+	case String:
+		text = Unquote(nil, raw)
+		s := scanner{b: text, lim: Limits{}.withDefaults()}
+		if len(text) == 0 || kindOf(text[0]) != Number || s.value(0, 0) != len(text) {
+			return 0, "a string without a number"
+		}
+	default:
+		return 0, k.String()
+	}
+	d, ok := parseDecimal(text)
+	switch {
+	case !ok:
+		return 0, "too large"
+	case d.digits == "":
+		return 0, ""
+	case d.negative:
+		return 0, "negative"
+	case d.exponent < 0:
+		return 0, "fractional"
+	case len(d.digits)+d.exponent > 19:
+		return 0, "too large"
+	}
+	for k := range len(d.digits) + d.exponent {
+		digit := int64(0)
+		if k < len(d.digits) {
+			digit = int64(d.digits[k] - '0')
+		}
+		if n > (math.MaxInt64-digit)/10 {
+			return 0, "too large"
+		}
+		n = n*10 + digit
+	}
+	return n, ""
+}

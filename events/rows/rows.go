@@ -1,0 +1,184 @@
+// Package rows reads the rows of a page as the source sent them.
+//
+// A page's rows are a JSON array of objects. The array stays bytes from the
+// source's answer to the workbook: this package finds the borders of its
+// rows, names and values, and never builds a map or allocates per cell.
+//
+// [ScanResponse] checks a whole answer of a source and finds the array in it.
+// [Check] checks an array alone. Both accept exactly the texts of RFC 8259 in
+// valid UTF-8. [Cursor] then walks the checked array.
+//
+// A name may occur twice in one row. The scan accepts that, as RFC 8259 does,
+// and the cursor returns both fields in order; for the consumer the last one
+// counts.
+package rows
+
+import (
+	"fmt"
+	"unicode/utf8"
+)
+
+// Kind is the type of a JSON value.
+type Kind byte
+
+// The kinds of JSON values (RFC 8259, section 3).
+const (
+	Null Kind = iota
+	False
+	True
+	Number
+	String
+	Object
+	Array
+)
+
+// String names the kind with its article, as the sentences of a
+// [SyntaxError] use it.
+func (k Kind) String() string {
+	switch k {
+	case Null:
+		return "null"
+	case False:
+		return "false"
+	case True:
+		return "true"
+	case Number:
+		return "a number"
+	case String:
+		return "a string"
+	case Object:
+		return "an object"
+	case Array:
+		return "an array"
+	}
+	return fmt.Sprintf("kind %d", byte(k))
+}
+
+// Value is one JSON value as it stands in the page. Raw aliases the page and
+// is never decoded; for a String it includes the quotes.
+type Value struct {
+	Kind    Kind
+	Raw     []byte
+	Escaped bool // a String that holds at least one backslash
+}
+
+// Limits bounds what a scan accepts. A field that is zero or less means its
+// default.
+type Limits struct {
+	// MaxDepth is how deep arrays and objects may nest: in the rows, the
+	// array itself is 1 and each row 2; in the rest of an answer the body is
+	// 1. Default 64, at most 10,000, the depth of encoding/json.
+	MaxDepth int
+	// MaxRows is the number of rows in one page. Default 1,000,000.
+	MaxRows int
+	// MaxFields is the number of fields in one row. Default 16,384, the
+	// columns of a worksheet (ECMA-376 part 1, 18.3.1.13; column XFD).
+	MaxFields int
+}
+
+func (l Limits) withDefaults() Limits {
+	if l.MaxDepth <= 0 {
+		l.MaxDepth = 64
+	}
+	if l.MaxDepth > 10_000 {
+		l.MaxDepth = 10_000
+	}
+	if l.MaxRows <= 0 {
+		l.MaxRows = 1_000_000
+	}
+	if l.MaxFields <= 0 {
+		l.MaxFields = 16_384
+	}
+	return l
+}
+
+// SyntaxError says why bytes are not an acceptable page. Its text holds at
+// most one character of the input.
+type SyntaxError struct {
+	Offset    int    // byte offset in the scanned bytes where the trouble shows
+	Row       int    // row it lies in, counted from 1; 0 outside the rows
+	Msg       string // one sentence for a person
+	Truncated bool   // the bytes end before the JSON text does
+}
+
+// Error returns the sentence.
+func (e *SyntaxError) Error() string { return e.Msg }
+
+// Unquote decodes a JSON string, given with its quotes or, like the names of
+// [Cursor.NextField], without them, and appends the result to dst. A surrogate without its partner becomes U+FFFD, as in
+// encoding/json. Bytes that no check has passed decode to something, never
+// to a panic.
+func Unquote(dst, raw []byte) []byte {
+	if len(raw) > 0 && raw[0] == '"' { // contents never begin with a bare quote
+		raw = raw[1:]
+		if len(raw) > 0 && raw[len(raw)-1] == '"' {
+			raw = raw[:len(raw)-1]
+		}
+	}
+	for i := 0; i < len(raw); {
+		start := i
+		for i < len(raw) && raw[i] != '\\' {
+			i++
+		}
+		dst = append(dst, raw[start:i]...)
+		if i == len(raw) {
+			break
+		}
+		if i++; i == len(raw) {
+			return utf8.AppendRune(dst, utf8.RuneError)
+		}
+		c := raw[i]
+		i++
+		switch c {
+		case 'b':
+			dst = append(dst, '\b')
+		case 'f':
+			dst = append(dst, '\f')
+		case 'n':
+			dst = append(dst, '\n')
+		case 'r':
+			dst = append(dst, '\r')
+		case 't':
+			dst = append(dst, '\t')
+		case 'u':
+			r, ok := hex4(raw[i:])
+			if !ok {
+				dst = utf8.AppendRune(dst, utf8.RuneError)
+				continue
+			}
+			i += 4
+			if r >= 0xd800 && r < 0xdc00 && i+6 <= len(raw) && raw[i] == '\\' && raw[i+1] == 'u' {
+				if low, ok := hex4(raw[i+2:]); ok && low >= 0xdc00 && low < 0xe000 {
+					r = (r-0xd800)<<10 | (low - 0xdc00) + 0x10000
+					i += 6
+				}
+			}
+			dst = utf8.AppendRune(dst, r) // a lone surrogate becomes U+FFFD here
+		default: // quote, backslash, slash
+			dst = append(dst, c)
+		}
+	}
+	return dst
+}
+
+// hex4 reads the four hexadecimal digits that b begins with.
+func hex4(b []byte) (rune, bool) {
+	if len(b) < 4 {
+		return 0, false
+	}
+	var r rune
+	for _, c := range b[:4] {
+		r <<= 4
+		switch {
+		case c >= '0' && c <= '9':
+			r |= rune(c - '0')
+		case c >= 'a' && c <= 'f':
+			r |= rune(c - 'a' + 10)
+		case c >= 'A' && c <= 'F':
+			r |= rune(c - 'A' + 10)
+		default:
+			return 0, false
+		}
+	}
+	return r, true
+}
