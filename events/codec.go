@@ -1,0 +1,107 @@
+package events
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats.go"
+)
+
+// CloudEvents 1.0 attributes in binary mode, as headers of a NATS message.
+// Extension names are lower-case letters and digits, as the specification asks.
+const (
+	headerSpecVersion   = "ce-specversion"
+	headerID            = "ce-id"
+	headerSource        = "ce-source"
+	headerType          = "ce-type"
+	headerSubject       = "ce-subject"
+	headerTime          = "ce-time"
+	headerContentType   = "ce-datacontenttype"
+	headerCorrelationID = "ce-correlationid"
+	headerRequested     = "ce-requested"
+)
+
+// typeNames are the ce-type of each event. The version is part of the name: a
+// change that an old reader would misunderstand gets a new one.
+var typeNames = map[Type]string{
+	TypeRequested:         "sheaf.export.requested.v1",
+	TypeCrawled:           "sheaf.export.crawled.v1",
+	TypeCompleted:         "sheaf.export.completed.v1",
+	TypeFailed:            "sheaf.export.failed.v1",
+	TypeCancelled:         "sheaf.export.cancelled.v1",
+	TypeExpired:           "sheaf.export.expired.v1",
+	TypeRejected:          "sheaf.submission.rejected.v1",
+	TypeCallbackAttempted: "sheaf.callback.attempted.v1",
+	TypeCallbackDelivered: "sheaf.callback.delivered.v1",
+	TypeCallbackFailed:    "sheaf.callback.failed.v1",
+}
+
+// ErrUnknownEvent is returned for a message whose type this version does not
+// know. A newer Sheaf wrote it; it is skipped, never guessed at.
+var ErrUnknownEvent = errors.New("unknown event type")
+
+// Encode returns the message that carries ev.
+func Encode(ev Event) (*nats.Msg, error) {
+	t := ev.Type()
+	name, ok := typeNames[t]
+	if !ok {
+		return nil, fmt.Errorf("%w: %q", ErrUnknownEvent, t)
+	}
+	data, err := json.Marshal(ev.Payload)
+	if err != nil {
+		return nil, fmt.Errorf("encoding %s: %w", t, err)
+	}
+	h := nats.Header{
+		headerSpecVersion: {"1.0"},
+		headerID:          {ev.ID},
+		headerSource:      {"/sheaf/" + ev.Tenant},
+		headerType:        {name},
+		headerSubject:     {ev.Key},
+		headerTime:        {ev.Time.UTC().Format(time.RFC3339Nano)},
+		headerContentType: {"application/json"},
+	}
+	if ev.CorrelationID != "" {
+		h[headerCorrelationID] = []string{ev.CorrelationID}
+	}
+	if ev.Requested != 0 {
+		h[headerRequested] = []string{strconv.FormatUint(ev.Requested, 10)}
+	}
+	return &nats.Msg{Subject: EventSubject(ev.Tenant, t, ev.Key), Header: h, Data: data}, nil
+}
+
+// Decode reads an event. Unknown fields of a payload are ignored: adding one
+// is not a new version.
+func Decode(subject string, h nats.Header, data []byte, sequence uint64) (Event, error) {
+	tokens, err := splitSubject(subject, subjectEvent, 3)
+	if err != nil {
+		return Event{}, err
+	}
+	t := Type(tokens[1])
+	ev := Event{
+		ID:            h.Get(headerID),
+		Tenant:        tokens[0],
+		Key:           tokens[2],
+		CorrelationID: h.Get(headerCorrelationID),
+		Sequence:      sequence,
+	}
+	p := newPayload(t)
+	if p == nil || h.Get(headerType) != typeNames[t] {
+		return ev, fmt.Errorf("%w: subject %s, ce-type %q", ErrUnknownEvent, subject, h.Get(headerType))
+	}
+	if ev.Time, err = time.Parse(time.RFC3339Nano, h.Get(headerTime)); err != nil {
+		return ev, fmt.Errorf("event %s at sequence %d: ce-time: %w", t, sequence, err)
+	}
+	if s := h.Get(headerRequested); s != "" {
+		if ev.Requested, err = strconv.ParseUint(s, 10, 64); err != nil {
+			return ev, fmt.Errorf("event %s at sequence %d: ce-requested: %w", t, sequence, err)
+		}
+	}
+	if err := json.Unmarshal(data, p); err != nil {
+		return ev, fmt.Errorf("event %s at sequence %d: %w", t, sequence, err)
+	}
+	ev.Payload = p
+	return ev, nil
+}

@@ -1,0 +1,161 @@
+package events
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Delivery is one message of a consumer.
+type Delivery struct {
+	Subject   string
+	Header    nats.Header
+	Data      []byte
+	Sequence  uint64
+	Delivered uint64 // how often, this time included
+	Time      time.Time
+}
+
+// Event decodes the delivery as an event. An error is Permanent: the message
+// will not improve.
+func (d Delivery) Event() (Event, error) {
+	ev, err := Decode(d.Subject, d.Header, d.Data, d.Sequence)
+	if err != nil {
+		return ev, Permanent(err)
+	}
+	return ev, nil
+}
+
+// Handler does the work of one delivery. What it returns decides about the
+// message:
+//
+//	nil                  the work is done, and durable: acknowledged
+//	Permanent(err)       given up; logged as an error
+//	RetryAfter(err, d)   delivered again after d
+//	any error after ctx  handed back at once, for another process
+//	any other error      delivered again after a growing delay
+//
+// ctx ends when the process drains. A handler may be given the same message
+// again, here or elsewhere, also while an earlier call still runs.
+type Handler func(ctx context.Context, d Delivery) error
+
+// pullWait is how long a pull waits at the server for a message.
+const pullWait = 30 * time.Second
+
+// Consume handles the messages of a durable consumer, up to slots at once,
+// until ctx ends and the handlers have returned; then it returns nil. It is
+// the one place that acknowledges. While a handler runs its message is kept
+// from others by a sign of life every 3 s.
+//
+// A slot takes a message only when it is free to work on it, so no message
+// waits here while another process is idle.
+func (s *Streams) Consume(ctx context.Context, stream, consumer string, slots int, h Handler) error {
+	cons, err := s.js.Consumer(ctx, stream, consumer)
+	if err != nil {
+		return fmt.Errorf("%w: consumer %s of %s: %w", ErrUnavailable, consumer, stream, err)
+	}
+	var wg sync.WaitGroup
+	for range slots {
+		wg.Go(func() {
+			for ctx.Err() == nil {
+				s.consumeOne(ctx, cons, consumer, h)
+			}
+		})
+	}
+	wg.Wait()
+	return nil
+}
+
+func (s *Streams) consumeOne(ctx context.Context, cons jetstream.Consumer, name string, h Handler) {
+	msg, err := next(ctx, cons)
+	if err != nil {
+		if ctx.Err() == nil {
+			slog.Warn("pulling messages", "consumer", name, "error", err)
+			wait(ctx, time.Second)
+		}
+		return
+	}
+	if msg == nil {
+		return
+	}
+	meta, err := msg.Metadata()
+	if err != nil {
+		_ = msg.Term()
+		return
+	}
+	d := Delivery{
+		Subject: msg.Subject(), Header: msg.Headers(), Data: msg.Data(),
+		Sequence: meta.Sequence.Stream, Delivered: meta.NumDelivered, Time: meta.Timestamp,
+	}
+
+	alive := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		tick := time.NewTicker(inProgressEvery)
+		defer tick.Stop()
+		for {
+			select {
+			case <-alive:
+				return
+			case <-tick.C:
+				_ = msg.InProgress()
+			}
+		}
+	})
+	err = h(ctx, d)
+	close(alive)
+	wg.Wait()
+	settle(ctx, msg, d, name, err)
+}
+
+// settle acknowledges, or says what shall become of the message. An answer
+// that is lost only means one more delivery.
+func settle(ctx context.Context, msg jetstream.Msg, d Delivery, consumer string, err error) {
+	log := slog.With("consumer", consumer, "subject", d.Subject, "sequence", d.Sequence, "delivered", d.Delivered)
+	var he *handlingError
+	switch {
+	case err == nil:
+		err = msg.Ack()
+	case errors.As(err, &he) && he.permanent:
+		log.Error("message given up", "error", err)
+		err = msg.TermWithReason(err.Error())
+	case ctx.Err() != nil:
+		err = msg.Nak()
+	case he != nil && he.after > 0:
+		log.Debug("message will be handled again", "after", he.after, "error", err)
+		err = msg.NakWithDelay(he.after)
+	default:
+		after := backoff(d.Delivered)
+		log.Warn("message will be handled again", "after", after, "error", err)
+		err = msg.NakWithDelay(after)
+	}
+	if err != nil {
+		log.Warn("acknowledgement not sent", "error", err)
+	}
+}
+
+// next waits for one message; nil without an error means none came.
+func next(ctx context.Context, cons jetstream.Consumer) (jetstream.Msg, error) {
+	ctx, cancel := context.WithTimeout(ctx, pullWait)
+	defer cancel()
+	msg, err := cons.Next(jetstream.FetchContext(ctx))
+	if err != nil && (errors.Is(err, nats.ErrTimeout) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)) {
+		return nil, nil
+	}
+	return msg, err
+}
+
+func wait(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
+	}
+}

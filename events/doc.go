@@ -1,0 +1,39 @@
+// Package events is the contract between the parts of Sheaf: the subjects,
+// the streams and consumers with their limits, the typed events, and the few
+// ways to write and read them.
+//
+// # What it promises
+//
+//   - The log is the truth. Every fact of an export is an event of its key on
+//     the stream SHEAF_EVENTS, and [Export] folded over those events is all
+//     that any part knows of the export.
+//   - First writer wins. Every event of a key is written by [Streams.Append]
+//     with the expected last sequence over all events of that key, and every
+//     page is written once to a subject of its own by [Streams.PublishPage].
+//     A handler may therefore run twice, or on two machines at once.
+//   - Whatever Append, PublishPage or SaveHeaders returned without an error is on disk.
+//   - Acknowledgement is decided in one place, [Streams.Consume]. A message is
+//     delivered at least once; its handler must expect repeats.
+//
+// # The flow
+//
+//	 producers ──REST──▶ ingress ──requested──▶ SHEAF_EVENTS ──▶ crawler ──pages──▶ SHEAF_PAGES
+//	     └─sheaf.submit─▶ SHEAF_SUBMIT ─▶ ingress                  └──crawled──▶ SHEAF_EVENTS
+//	                                                                                  │
+//	 callback ◀── notifier ◀──completed, failed, cancelled── assembler ◀──crawled─────┘
+//
+//	event               published by          read by
+//	requested           ingress               crawler, projection
+//	crawled             crawler               assembler, projection
+//	completed           assembler             notifier, projection
+//	failed              crawler, assembler    notifier, projection
+//	cancelled           ingress               all: work on the key stops
+//	expired             ingress's sweeper     projection
+//	rejected            ingress               producers
+//	callback_attempted  notifier              projection
+//	callback_delivered  notifier              projection
+//	callback_failed     notifier              projection
+//
+// The wire format of each event has a JSON schema in schema/ and a golden file
+// in testdata/; asyncapi.yaml documents the subjects.
+package events

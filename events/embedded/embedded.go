@@ -1,0 +1,130 @@
+// Package embedded runs a NATS server inside the process, with the settings
+// that Sheaf's promises rest on: JetStream with every write synced to disk
+// before it is acknowledged.
+package embedded
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+)
+
+// Options of the server.
+type Options struct {
+	Dir        string // where JetStream keeps its files; required
+	Listen     string // host:port for producers; "" or "none" takes no connections from outside
+	MaxStore   int64  // bytes on disk; 0 leaves it to the server: three quarters of what is free
+	MaxPayload int32  // bytes of one message; default 8 MiB, above which the server warns
+}
+
+// Server is a running server.
+type Server struct{ ns *server.Server }
+
+// ErrNotReady is returned when the server did not come up in time.
+var ErrNotReady = errors.New("embedded NATS server is not ready")
+
+// Start runs a server and waits until it takes connections. It fails at once
+// when the address is taken.
+func Start(o Options) (*Server, error) {
+	opts := &server.Options{
+		ServerName: "sheaf",
+		JetStream:  true,
+		StoreDir:   o.Dir,
+		// Without it an acknowledged message can be lost for two minutes
+		// after a power failure (the server's default sync interval).
+		SyncAlways:        true,
+		NoSigs:            true,
+		NoLog:             false,
+		JetStreamMaxStore: o.MaxStore,
+		MaxPayload:        o.MaxPayload,
+	}
+	if opts.MaxPayload == 0 {
+		opts.MaxPayload = 8 << 20
+	}
+	if o.Listen == "" || o.Listen == "none" {
+		opts.DontListen = true
+	} else {
+		host, port, err := net.SplitHostPort(o.Listen)
+		if err != nil {
+			return nil, fmt.Errorf("address of the embedded NATS server: %w", err)
+		}
+		if opts.Port, err = strconv.Atoi(port); err != nil {
+			return nil, fmt.Errorf("address of the embedded NATS server: port %q", port)
+		}
+		opts.Host = host
+		if opts.Port == 0 {
+			opts.Port = server.RANDOM_PORT
+		}
+		// The server would wait and retry; a taken port is better said now.
+		probe, err := net.Listen("tcp", o.Listen)
+		if err != nil {
+			return nil, fmt.Errorf("embedded NATS server cannot listen (choose another --nats-listen, or none): %w", err)
+		}
+		_ = probe.Close()
+	}
+	ns, err := server.NewServer(opts)
+	if err != nil {
+		return nil, fmt.Errorf("embedded NATS server: %w", err)
+	}
+	ns.SetLoggerV2(logger{slog.With("component", "nats-server")}, false, false, false)
+	go ns.Start()
+	if !ns.ReadyForConnections(30 * time.Second) {
+		ns.Shutdown()
+		return nil, fmt.Errorf("%w: see the log; is %s in use by another process?", ErrNotReady, o.Dir)
+	}
+	if !ns.JetStreamEnabled() {
+		ns.Shutdown()
+		return nil, fmt.Errorf("%w: JetStream could not start in %s; see the log", ErrNotReady, o.Dir)
+	}
+	return &Server{ns: ns}, nil
+}
+
+// Connect returns a connection inside the process, without a socket.
+func (s *Server) Connect(opts ...nats.Option) (*nats.Conn, error) {
+	nc, err := nats.Connect("", append([]nats.Option{nats.InProcessServer(s.ns)}, opts...)...)
+	if err != nil {
+		return nil, fmt.Errorf("connecting to the embedded NATS server: %w", err)
+	}
+	return nc, nil
+}
+
+// URL is where producers connect, "" when the server does not listen.
+func (s *Server) URL() string {
+	if s.ns.Addr() == nil {
+		return ""
+	}
+	return s.ns.ClientURL()
+}
+
+// Health returns an error when JetStream cannot go on. A write error of a
+// stream is sticky: only a restart of the process mends it, also after space
+// was freed (measured).
+func (s *Server) Health() error {
+	if h := s.ns.Healthz(&server.HealthzOptions{}); h.StatusCode != 200 {
+		return fmt.Errorf("embedded NATS server: %s", h.Error)
+	}
+	return nil
+}
+
+// Stop shuts the server down and waits for it.
+func (s *Server) Stop() {
+	s.ns.Shutdown()
+	s.ns.WaitForShutdown()
+}
+
+// logger passes the server's log on. Its notices at start are of no interest
+// to a user of Sheaf.
+type logger struct{ log *slog.Logger }
+
+func (l logger) Noticef(f string, v ...any) { l.log.Debug(fmt.Sprintf(f, v...)) }
+func (l logger) Warnf(f string, v ...any)   { l.log.Warn(fmt.Sprintf(f, v...)) }
+func (l logger) Fatalf(f string, v ...any)  { l.log.Error(fmt.Sprintf(f, v...)) }
+func (l logger) Errorf(f string, v ...any)  { l.log.Error(fmt.Sprintf(f, v...)) }
+func (l logger) Debugf(f string, v ...any)  { l.log.Debug(fmt.Sprintf(f, v...)) }
+func (l logger) Tracef(f string, v ...any)  { l.log.Debug(fmt.Sprintf(f, v...)) }

@@ -1,0 +1,231 @@
+package events
+
+import (
+	"errors"
+	"fmt"
+	"time"
+)
+
+// State is where an export stands.
+type State string
+
+// The states of an export. Every path ends in one of the terminal ones; of
+// those only completed moves on by itself, to expired.
+//
+//	requested ──▶ crawled ──▶ completed ──▶ expired
+//	    │            │                         │
+//	    ├────────────┼──▶ failed ──────────────┤ requested again
+//	    └────────────┴──▶ cancelled ───────────┘ under the same key
+//	rejected: a submission that never became an export
+const (
+	StateNone      State = ""
+	StateRequested State = "requested"
+	StateCrawled   State = "crawled"
+	StateCompleted State = "completed"
+	StateFailed    State = "failed"
+	StateCancelled State = "cancelled"
+	StateExpired   State = "expired"
+	StateRejected  State = "rejected"
+)
+
+// Terminal reports whether nothing is under way.
+func (s State) Terminal() bool {
+	switch s {
+	case StateCompleted, StateFailed, StateCancelled, StateExpired, StateRejected:
+		return true
+	}
+	return false
+}
+
+// The numbers that callers know a state by.
+const (
+	StatusProcessing = 1
+	StatusSucceeded  = 2
+	StatusFailed     = 3
+	StatusCancelled  = 4
+)
+
+// Status is the number of the REST contract: 1 under way, 2 succeeded (also
+// after its file expired), 3 failed, 4 cancelled.
+func (s State) Status() int {
+	switch s {
+	case StateCompleted, StateExpired:
+		return StatusSucceeded
+	case StateFailed, StateRejected:
+		return StatusFailed
+	case StateCancelled:
+		return StatusCancelled
+	}
+	return StatusProcessing
+}
+
+// Callback states.
+const (
+	CallbackNone      = ""          // none asked for, or nothing to tell yet
+	CallbackPending   = "pending"   // due, or waiting for its next attempt
+	CallbackDone      = "delivered" // answered with 2xx
+	CallbackExhausted = "failed"    // given up
+)
+
+// CallbackState is how far the telling of the last terminal event has come.
+type CallbackState struct {
+	State      string    `json:"state"`
+	Attempts   int       `json:"attempts"`
+	LastStatus int       `json:"last_status"` // HTTP status of the last attempt, 0 when there was no answer
+	LastReason string    `json:"last_reason,omitempty"`
+	NextAt     time.Time `json:"next_at,omitzero"`
+}
+
+// Export is all that is known of one export: the fold of its events. It is
+// what the projection stores and what the fence decides by.
+//
+// The zero value with Tenant and Key set is an export that does not exist yet.
+type Export struct {
+	Tenant        string    `json:"tenant"`
+	Key           string    `json:"hash_key"`
+	ID            uint64    `json:"id"`
+	CreatedAt     time.Time `json:"created_at"`
+	CorrelationID string    `json:"correlation_id,omitempty"`
+	State         State     `json:"state"`
+	Request       Request   `json:"request"`
+
+	Submission   *Submission `json:"submission,omitempty"`
+	ContinuesRun uint64      `json:"continues_run,omitempty"` // see ExportRequested
+
+	RequestedSeq uint64    `json:"requested_sequence"` // of the newest requested event
+	RequestedAt  time.Time `json:"requested_at"`
+	LastSeq      uint64    `json:"last_sequence"` // of the newest event of any type
+	LastID       string    `json:"last_event_id"` // ce-id of that event
+	TerminalSeq  uint64    `json:"terminal_sequence,omitempty"`
+	FinishedAt   time.Time `json:"finished_at,omitzero"`
+
+	Run       uint64       `json:"run,omitempty"` // the run that was crawled or failed
+	Pages     int          `json:"pages,omitempty"`
+	Rows      int64        `json:"rows,omitempty"`
+	Files     []File       `json:"files,omitempty"`
+	Warnings  []Warning    `json:"warnings,omitempty"`
+	ExpiresAt time.Time    `json:"expires_at,omitzero"`
+	Failure   ExportFailed `json:"failure,omitzero"`
+
+	Callback CallbackState `json:"callback"`
+}
+
+// ErrNotAllowed is returned for an event that the export's state does not
+// admit: somebody else was first.
+var ErrNotAllowed = errors.New("event not allowed in this state")
+
+// Allows reports whether an event of type t may follow, as nil or an error
+// that wraps ErrNotAllowed and names the state.
+func (x *Export) Allows(t Type) error {
+	ok := false
+	switch t {
+	case TypeRequested:
+		ok = x.State == StateNone || x.State == StateFailed || x.State == StateCancelled || x.State == StateExpired
+	case TypeCrawled:
+		ok = x.State == StateRequested
+	case TypeCompleted:
+		ok = x.State == StateCrawled
+	case TypeFailed, TypeCancelled:
+		ok = x.State == StateRequested || x.State == StateCrawled
+	case TypeExpired:
+		ok = x.State == StateCompleted
+	case TypeRejected:
+		ok = x.State == StateNone
+	case TypeCallbackAttempted, TypeCallbackDelivered, TypeCallbackFailed:
+		ok = x.State.Terminal() && x.State != StateRejected && x.Callback.State == CallbackPending
+	}
+	if ok {
+		return nil
+	}
+	state := string(x.State)
+	if x.State == StateNone {
+		state = "unknown"
+	}
+	return fmt.Errorf("%w: %s after %s", ErrNotAllowed, t, state)
+}
+
+// Apply folds one event into the export. An event that is not newer than the
+// last one applied is ignored, so applying twice is harmless. An event that
+// the state does not admit is returned as an error and changes only LastSeq:
+// the log may hold one written by an older or a foreign hand.
+func (x *Export) Apply(ev Event) error {
+	if ev.Sequence <= x.LastSeq {
+		return nil
+	}
+	x.LastSeq, x.LastID = ev.Sequence, ev.ID
+	t := ev.Type()
+	// A log that was trimmed can begin in the middle of nothing; only a
+	// request or a rejection can begin an export.
+	if err := x.Allows(t); err != nil {
+		return fmt.Errorf("key %s sequence %d: %w", ev.Key, ev.Sequence, err)
+	}
+	switch p := ev.Payload.(type) {
+	case *ExportRequested:
+		*x = Export{
+			Tenant: ev.Tenant, Key: ev.Key,
+			ID: p.ExportID, CreatedAt: p.CreatedAt, CorrelationID: ev.CorrelationID,
+			State: StateRequested, Request: p.Request, Submission: p.Submission, ContinuesRun: p.ContinuesRun,
+			RequestedSeq: ev.Sequence, RequestedAt: ev.Time,
+			LastSeq: ev.Sequence, LastID: ev.ID,
+		}
+		if x.ID == 0 {
+			x.ID = ev.Sequence
+		}
+	case *ExportCrawled:
+		x.State, x.Run, x.Pages, x.Warnings = StateCrawled, p.Run, p.Pages, p.Warnings
+	case *ExportCompleted:
+		x.finish(StateCompleted, ev)
+		x.Run, x.Pages, x.Rows, x.Files, x.Warnings, x.ExpiresAt = p.Run, p.Pages, p.Rows, p.Files, p.Warnings, p.ExpiresAt
+	case *ExportFailed:
+		x.finish(StateFailed, ev)
+		x.Failure = *p
+		if p.Run != 0 {
+			x.Run = p.Run
+		}
+	case *ExportCancelled:
+		x.finish(StateCancelled, ev)
+		x.Failure.Reason = p.Reason
+	case *ExportExpired:
+		x.State = StateExpired
+		x.ExpiresAt = ev.Time
+	case *SubmissionRejected:
+		x.Tenant, x.Key, x.ID, x.CorrelationID = ev.Tenant, ev.Key, ev.Sequence, ev.CorrelationID
+		x.State, x.CreatedAt, x.FinishedAt, x.TerminalSeq = StateRejected, ev.Time, ev.Time, ev.Sequence
+		x.Submission = &p.Submission
+		x.Failure = ExportFailed{Code: "REJECTED", Reason: p.Reason}
+	case *CallbackAttempted:
+		x.Callback.Attempts, x.Callback.LastStatus, x.Callback.LastReason, x.Callback.NextAt = p.Attempt, p.Status, p.Reason, p.NextAt
+	case *CallbackDelivered:
+		x.Callback = CallbackState{State: CallbackDone, Attempts: p.Attempt, LastStatus: p.Status}
+	case *CallbackFailed:
+		x.Callback = CallbackState{State: CallbackExhausted, Attempts: p.Attempt, LastStatus: p.Status, LastReason: p.Reason}
+	}
+	return nil
+}
+
+func (x *Export) finish(s State, ev Event) {
+	x.State, x.TerminalSeq, x.FinishedAt = s, ev.Sequence, ev.Time
+	if x.Request.Callback != "" {
+		x.Callback = CallbackState{State: CallbackPending}
+	}
+}
+
+// Resumable returns the run whose pages a retry may use again, and whether
+// there is one: the export ended while it was crawled, and nothing was found
+// wrong with its pages.
+func (x *Export) Resumable() (run uint64, ok bool) {
+	if (x.State != StateFailed && x.State != StateCancelled) || x.Failure.RunSpoiled {
+		return 0, false
+	}
+	if x.Run != 0 {
+		return x.Run, true
+	}
+	if x.ContinuesRun != 0 {
+		return x.ContinuesRun, true
+	}
+	return x.RequestedSeq, x.RequestedSeq != 0
+}
+
+// WebhookID is the id of the callback that tells the export's last terminal
+// event: constant over its attempts, different for each ending of the key.
+func (x *Export) WebhookID() string { return fmt.Sprintf("%s-%d", x.Key, x.TerminalSeq) }

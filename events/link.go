@@ -1,0 +1,56 @@
+package events
+
+import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
+	"fmt"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// DownloadPath is the path of the download of a finished export:
+// /v1/down/YYYY/M/D/<key>.zip, with the day on which it was created.
+func DownloadPath(x *Export) string {
+	y, m, d := x.CreatedAt.Date()
+	return fmt.Sprintf("/v1/down/%d/%d/%d/%s.zip", y, int(m), d, x.Key)
+}
+
+// DownloadURL is the signed link to the file of a completed export, valid
+// until the file expires and for that one file alone; "" when there is none.
+// publicURL is the base of all links, without a slash at its end.
+func DownloadURL(keys *Keyring, publicURL string, x *Export) string {
+	if x.State != StateCompleted || len(x.Files) == 0 {
+		return ""
+	}
+	path, exp := DownloadPath(x), x.ExpiresAt.Unix()
+	q := url.Values{"exp": {strconv.FormatInt(exp, 10)}, "sig": {keys.linkSignature(path, x.Files[0].Store, exp)}}
+	return strings.TrimRight(publicURL, "/") + path + "?" + q.Encode()
+}
+
+// ValidDownload reports whether exp and sig, as they stand in a link's query,
+// allow the download of x at a time. gone is true for a link that was good
+// once and has expired, or whose file has.
+func ValidDownload(keys *Keyring, x *Export, path, exp, sig string, now time.Time) (ok, gone bool) {
+	seconds, err := strconv.ParseInt(exp, 10, 64)
+	if err != nil || len(x.Files) == 0 || path != DownloadPath(x) {
+		return false, false
+	}
+	want := keys.linkSignature(path, x.Files[0].Store, seconds)
+	if !hmac.Equal([]byte(sig), []byte(want)) {
+		return false, false
+	}
+	if x.State != StateCompleted || now.Unix() >= seconds {
+		return false, true
+	}
+	return true, false
+}
+
+// linkSignature binds a path, one stored file and an end of validity together.
+func (k *Keyring) linkSignature(path, store string, exp int64) string {
+	m := hmac.New(sha256.New, k.link)
+	m.Write([]byte("GET\x00" + path + "\x00" + store + "\x00" + strconv.FormatInt(exp, 10)))
+	return base64.RawURLEncoding.EncodeToString(m.Sum(nil))
+}

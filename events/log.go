@@ -1,0 +1,310 @@
+package events
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Decide looks at an export and returns the event that shall follow, or an
+// error that ends Append. It may be called several times, each time with a
+// newer state, and must not keep what it is given.
+type Decide func(x *Export) (Payload, error)
+
+// Append writes the next event of an export through the fence.
+//
+// known is what the caller last saw of the export; with only Tenant and Key
+// set it means "I believe it is new". decide is asked with that state first.
+// The event is published under the condition that the key's last sequence is
+// still the one of that state; if not, the state is read from the leader and
+// decide is asked again. So of two that race exactly one is written, and the
+// other sees it before it decides anew. A type that the state does not admit
+// is refused with ErrNotAllowed.
+//
+// Append returns the export with the event applied. After an error the event
+// may still be written only if the error is ErrUnavailable; Append looked for
+// it by its id and found nothing.
+func (s *Streams) Append(ctx context.Context, known Export, correlation string, decide Decide) (Export, error) {
+	x := known
+	ev := Event{ID: NewID(), Tenant: x.Tenant, Key: x.Key, Time: time.Now().UTC(), CorrelationID: correlation}
+	for unconfirmed := 0; ; {
+		payload, err := decide(&x)
+		if err != nil {
+			return x, err
+		}
+		if err := x.Allows(payload.EventType()); err != nil {
+			return x, err
+		}
+		ev.Payload = payload
+		ev.Requested = 0
+		if payload.EventType() != TypeRequested {
+			ev.Requested = x.RequestedSeq
+		}
+		if ev.CorrelationID == "" {
+			ev.CorrelationID = x.CorrelationID
+		}
+		msg, err := Encode(ev)
+		if err != nil {
+			return x, err
+		}
+
+		ev.Sequence, err = s.publishFenced(ctx, msg, x.LastSeq, keyFilter(x.Tenant, x.Key))
+		if err == nil {
+			return x, x.Apply(ev)
+		}
+		if !errors.Is(err, errWrongLastSequence) {
+			if !errors.Is(err, ErrUnavailable) {
+				return x, err
+			}
+			if unconfirmed++; unconfirmed >= s.cfg.PublishAttempts || ctx.Err() != nil {
+				return x, err
+			}
+		}
+
+		// Somebody wrote, or the answer was lost. The leader knows which.
+		history, err := s.history(ctx, x.Tenant, x.Key)
+		if err != nil {
+			return x, err
+		}
+		x = fold(x.Tenant, x.Key, history)
+		for _, h := range history {
+			if h.ID == ev.ID {
+				return x, nil
+			}
+		}
+	}
+}
+
+var errWrongLastSequence = errors.New("wrong last sequence")
+
+// publishFenced publishes msg if the last sequence over filter is last.
+func (s *Streams) publishFenced(ctx context.Context, msg *nats.Msg, last uint64, filter string) (uint64, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.PublishTimeout)
+	defer cancel()
+	ack, err := s.js.PublishMsg(ctx, msg, jetstream.WithExpectLastSequenceForSubject(last, filter))
+	if err != nil {
+		return 0, publishError(err)
+	}
+	return ack.Sequence, nil
+}
+
+// publishError sorts the errors of a publish. The server says "wrong last
+// sequence" with one code on a single server and with another on a cluster,
+// and uses one code for a full stream and for a subject that is taken.
+func publishError(err error) error {
+	var api *jetstream.APIError
+	if errors.As(err, &api) {
+		switch {
+		case api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence || api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequenceConstant:
+			return errWrongLastSequence
+		case strings.Contains(api.Description, "per subject"):
+			return errSubjectTaken
+		case strings.Contains(api.Description, "maximum bytes"), strings.Contains(api.Description, "maximum messages"),
+			strings.Contains(api.Description, "resource limits exceeded"), strings.Contains(api.Description, "insufficient"):
+			return fmt.Errorf("%w: %s", ErrNoSpace, api.Description)
+		case api.Code >= 500 || api.Code == 429:
+			return fmt.Errorf("%w: %s", ErrUnavailable, api.Description)
+		}
+		return fmt.Errorf("publishing: %w", err)
+	}
+	if errors.Is(err, nats.ErrMaxPayload) {
+		return fmt.Errorf("publishing: %w", err)
+	}
+	return fmt.Errorf("%w: %w", ErrUnavailable, err)
+}
+
+// Read returns an export as the stream's leader knows it now. One that does
+// not exist has StateNone.
+func (s *Streams) Read(ctx context.Context, tenant, key string) (Export, error) {
+	history, err := s.history(ctx, tenant, key)
+	if err != nil {
+		return Export{}, err
+	}
+	return fold(tenant, key, history), nil
+}
+
+func fold(tenant, key string, history []Event) Export {
+	x := Export{Tenant: tenant, Key: key}
+	for _, ev := range history {
+		// An event that the state does not admit still moves LastSeq, which
+		// is all that the fence needs of it.
+		_ = x.Apply(ev)
+	}
+	return x
+}
+
+// history returns the key's events from its newest requested event on, in
+// order, from the leader. Older ones add nothing: each requested event repeats
+// all that lasts.
+func (s *Streams) history(ctx context.Context, tenant, key string) ([]Event, error) {
+	filter := keyFilter(tenant, key)
+	last, err := s.events.GetLastMsgForSubject(ctx, filter)
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w: reading key %s: %w", ErrUnavailable, key, err)
+	}
+	begin := last.Sequence
+	if r := last.Header.Get(headerRequested); r != "" {
+		if begin, err = strconv.ParseUint(r, 10, 64); err != nil || begin > last.Sequence {
+			return nil, fmt.Errorf("sequence %d of key %s: ce-requested %q", last.Sequence, key, r)
+		}
+	}
+	var history []Event
+	for next := begin; next < last.Sequence; {
+		m, err := s.events.GetMsg(ctx, next, jetstream.WithGetMsgSubject(filter))
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			break
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%w: reading key %s: %w", ErrUnavailable, key, err)
+		}
+		history = append(history, decodeRaw(m))
+		next = m.Sequence + 1
+	}
+	if n := len(history); n == 0 || history[n-1].Sequence < last.Sequence {
+		history = append(history, decodeRaw(last))
+	}
+	return history, nil
+}
+
+// decodeRaw decodes a stored message. One that cannot be decoded keeps its
+// sequence and id, without a payload, so that it still counts for the fence.
+func decodeRaw(m *jetstream.RawStreamMsg) Event {
+	ev, err := Decode(m.Subject, m.Header, m.Data, m.Sequence)
+	if err != nil {
+		slog.Warn("event skipped", "sequence", m.Sequence, "subject", m.Subject, "error", err)
+		ev.Sequence, ev.Payload = m.Sequence, nil
+	}
+	return ev
+}
+
+// LastSequence is the sequence of the newest event of the log, from the
+// leader. A reader that has applied it has seen every event that was
+// acknowledged before the call.
+func (s *Streams) LastSequence(ctx context.Context) (uint64, error) {
+	info, err := s.events.Info(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	return info.State.LastSeq, nil
+}
+
+// followBatch bounds how many events Follow hands over at once.
+const followBatch = 512
+
+// Follow calls apply with every event from a sequence on, in the order of the
+// log and without gaps, as many at once as are there; it blocks until ctx ends
+// (then it returns nil) or apply fails. Events that cannot be decoded are
+// passed on without a payload, so that their sequence is not missed. An event
+// can come again after a lost connection only if apply returned an error.
+func (s *Streams) Follow(ctx context.Context, from uint64, apply func([]Event) error) error {
+	cons, err := s.js.OrderedConsumer(ctx, StreamEvents, jetstream.OrderedConsumerConfig{
+		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: max(from, 1),
+		// An outage is not the end: keep trying for as long as the caller does.
+		MaxResetAttempts: -1,
+	})
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return fmt.Errorf("%w: following the log: %w", ErrUnavailable, err)
+	}
+	iter, err := cons.Messages(jetstream.PullMaxMessages(followBatch))
+	if err != nil {
+		return fmt.Errorf("%w: following the log: %w", ErrUnavailable, err)
+	}
+	messages := make(chan Event, followBatch)
+	failed := make(chan error, 1)
+	ctx, cancel := context.WithCancel(ctx)
+	go func() {
+		for {
+			m, err := iter.Next()
+			if err != nil {
+				failed <- err
+				return
+			}
+			meta, err := m.Metadata()
+			if err != nil {
+				failed <- err
+				return
+			}
+			ev, err := Decode(m.Subject(), m.Headers(), m.Data(), meta.Sequence.Stream)
+			if err != nil {
+				slog.Warn("event skipped", "sequence", meta.Sequence.Stream, "subject", m.Subject(), "error", err)
+				ev.Sequence, ev.Payload = meta.Sequence.Stream, nil
+			}
+			select {
+			case messages <- ev:
+			case <-ctx.Done():
+				failed <- ctx.Err()
+				return
+			}
+		}
+	}()
+	defer func() {
+		cancel()
+		iter.Stop()
+		<-failed
+	}()
+	batch := make([]Event, 0, followBatch)
+	for {
+		batch = batch[:0]
+		select {
+		case <-ctx.Done():
+			return nil
+		case err := <-failed:
+			failed <- err // for the deferred receive
+			if ctx.Err() != nil {
+				return nil
+			}
+			return fmt.Errorf("%w: following the log: %w", ErrUnavailable, err)
+		case ev := <-messages:
+			batch = append(batch, ev)
+		}
+	drain:
+		for len(batch) < followBatch {
+			select {
+			case ev := <-messages:
+				batch = append(batch, ev)
+			default:
+				break drain
+			}
+		}
+		if err := apply(batch); err != nil {
+			return err
+		}
+	}
+}
+
+// OnCancelled calls fn for every cancellation, at once and at most once, until
+// stop is called. It is a hint that saves work; the fence is what makes a
+// cancellation final.
+func (s *Streams) OnCancelled(fn func(tenant, key string)) (stop func(), err error) {
+	sub, err := s.nc.Subscribe(EventSubject("*", TypeCancelled, "*"), func(m *nats.Msg) {
+		if t, err := splitSubject(m.Subject, subjectEvent, 3); err == nil {
+			fn(t[0], t[2])
+		}
+	})
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	return func() { _ = sub.Unsubscribe() }, nil
+}
+
+// backoff is the delay before a message is handled again: 100 ms doubled for
+// each delivery, at most 30 s, with jitter of a half.
+func backoff(delivered uint64) time.Duration {
+	d := 100 * time.Millisecond << min(delivered, 9)
+	d = min(d, 30*time.Second)
+	return d/2 + rand.N(d/2)
+}

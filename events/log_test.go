@@ -1,0 +1,148 @@
+package events_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"math/rand"
+	"testing"
+	"time"
+
+	"sheaf/events"
+	"sheaf/events/eventstest"
+
+	"github.com/stretchr/testify/require"
+)
+
+const testKey = "5ad5f7b92a816b76e70a21e4154c2485"
+
+func requested() *events.ExportRequested {
+	return &events.ExportRequested{CreatedAt: time.Now().UTC(), Request: events.Request{ExtType: "XLSX", SourceType: events.SourceRaw, Raw: &events.RawRows{Pages: 1}}}
+}
+
+func always(p events.Payload) events.Decide {
+	return func(*events.Export) (events.Payload, error) { return p, nil }
+}
+
+func TestAppendWritesThroughTheFence(t *testing.T) {
+	s := eventstest.Streams(t)
+	ctx := t.Context()
+	fresh := events.Export{Tenant: "default", Key: testKey}
+
+	x, err := s.Append(ctx, fresh, "c-1", always(requested()))
+	require.NoError(t, err)
+	require.Equal(t, events.StateRequested, x.State)
+	require.Equal(t, x.ID, x.RequestedSeq)
+
+	// A second writer that believes the key is new sees the first one's event.
+	_, err = s.Append(ctx, fresh, "", func(seen *events.Export) (events.Payload, error) {
+		if seen.State == events.StateRequested {
+			return nil, fmt.Errorf("under way")
+		}
+		return requested(), nil
+	})
+	require.ErrorContains(t, err, "under way")
+
+	x2, err := s.Append(ctx, x, "", always(&events.ExportCrawled{Run: x.RequestedSeq, Pages: 3}))
+	require.NoError(t, err)
+	_, err = s.Append(ctx, x, "", always(&events.ExportCancelled{}))
+	require.NoError(t, err, "a stale state is refreshed, and a cancel is still allowed")
+	_, err = s.Append(ctx, x2, "", always(&events.ExportCompleted{}))
+	require.ErrorIs(t, err, events.ErrNotAllowed)
+
+	got, err := s.Read(ctx, "default", testKey)
+	require.NoError(t, err)
+	require.Equal(t, events.StateCancelled, got.State)
+	require.Equal(t, "c-1", got.CorrelationID)
+}
+
+func TestPagesRoundTrip(t *testing.T) {
+	s := eventstest.Streams(t)
+	ctx := t.Context()
+	random := make([]byte, 3<<20)
+	rand.New(rand.NewSource(1)).Read(random)
+	for n, rows := range [][]byte{[]byte(`[{"a":1}]`), random, bytes.Repeat([]byte("x"), 10<<20)} {
+		id := events.PageID{Tenant: "default", Key: testKey, Run: 7, Number: n + 1}
+		stored, err := s.PublishPage(ctx, events.Page{PageID: id, Rows: rows, RowCount: 1, HeaderRow: true, Total: -1})
+		require.NoError(t, err)
+		require.True(t, stored)
+		stored, err = s.PublishPage(ctx, events.Page{PageID: id, Rows: []byte(`[{"a":2}]`), RowCount: 1})
+		require.NoError(t, err)
+		require.False(t, stored)
+		p, err := s.GetPage(ctx, id)
+		require.NoError(t, err)
+		require.Equal(t, len(rows), len(p.Rows))
+		require.True(t, bytes.Equal(rows, p.Rows))
+	}
+	numbers, err := s.ListPages(ctx, "default", testKey, 7)
+	require.NoError(t, err)
+	require.Equal(t, []int{1, 2, 3}, numbers)
+	_, err = s.GetPage(ctx, events.PageID{Tenant: "default", Key: testKey, Run: 7, Number: 4})
+	require.ErrorIs(t, err, events.ErrPageMissing)
+	require.NoError(t, s.PurgeRun(ctx, "default", testKey, 7))
+}
+
+func TestConsumeAndFollow(t *testing.T) {
+	s := eventstest.Streams(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 2)
+	handled := make(chan events.Event, 10)
+	go func() {
+		done <- s.Consume(ctx, events.StreamEvents, events.ConsumerCrawler, 4, func(_ context.Context, d events.Delivery) error {
+			ev, err := d.Event()
+			if err != nil {
+				return err
+			}
+			if d.Delivered == 1 {
+				return fmt.Errorf("try again")
+			}
+			handled <- ev
+			return nil
+		})
+	}()
+	seen := make(chan events.Event, 10)
+	go func() {
+		done <- s.Follow(ctx, 1, func(batch []events.Event) error {
+			for _, ev := range batch {
+				seen <- ev
+			}
+			return nil
+		})
+	}()
+	_, err := s.Append(ctx, events.Export{Tenant: "default", Key: testKey}, "", always(requested()))
+	require.NoError(t, err)
+	require.Equal(t, testKey, (<-handled).Key)
+	require.Equal(t, events.TypeRequested, (<-seen).Type())
+	cancel()
+	require.NoError(t, <-done)
+	require.NoError(t, <-done)
+}
+
+func TestSchedule(t *testing.T) {
+	s := eventstest.Streams(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	require.NoError(t, s.ScheduleCallback(ctx, "default", testKey, time.Now().Add(time.Second)))
+	due := make(chan string, 1)
+	finished := make(chan error, 1)
+	go func() {
+		finished <- s.Consume(ctx, events.StreamTimers, events.ConsumerDueCallback, 1, func(_ context.Context, d events.Delivery) error {
+			_, key, err := events.DueCallback(d.Subject)
+			due <- key
+			return err
+		})
+	}()
+	require.Equal(t, testKey, <-due)
+	cancel()
+	require.NoError(t, <-finished)
+
+	require.NoError(t, s.SaveHeaders(t.Context(), "default", testKey, map[string]string{"Authorization": "x"}))
+	h, err := s.Headers(t.Context(), "default", testKey)
+	require.NoError(t, err)
+	require.Equal(t, "x", h["Authorization"])
+	n, err := s.CountStart(t.Context(), "default", testKey, "a")
+	require.NoError(t, err)
+	require.Equal(t, 1, n)
+	n, err = s.CountStart(t.Context(), "default", testKey, "a")
+	require.NoError(t, err)
+	require.Equal(t, 2, n)
+}

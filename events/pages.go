@@ -1,0 +1,334 @@
+package events
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/klauspost/compress/zstd"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/synadia-io/orbit.go/jetstreamext"
+)
+
+// PageID names a page of a run.
+type PageID struct {
+	Tenant string
+	Key    string
+	Run    uint64
+	Number int // from 1
+}
+
+// Page is the payload of a PageFetched event: the rows of one answer of the
+// source, byte for byte as it sent them, and what it said of the whole.
+type Page struct {
+	PageID
+	Rows       []byte // a JSON array of row objects
+	RowCount   int    // rows in it, the header included
+	HeaderRow  bool   // the first row is the header, not data
+	Total      int64  // pagetag.total, -1 when the source gave none
+	TotalPages int    // pagetag.total_page, 0 when the source gave none
+	Attempts   int    // requests until the source answered
+	SHA256     [sha256.Size]byte
+}
+
+// DataRows is how many rows of the page are data.
+func (p Page) DataRows() int {
+	if p.HeaderRow {
+		return p.RowCount - 1
+	}
+	return p.RowCount
+}
+
+const (
+	pageTypeName = "sheaf.page.fetched.v1"
+
+	headerPage       = "ce-page"
+	headerPart       = "ce-part"
+	headerParts      = "ce-parts"
+	headerRows       = "ce-rows"
+	headerHeaderRow  = "ce-headerrow"
+	headerTotal      = "ce-total"
+	headerTotalPages = "ce-totalpages"
+	headerAttempts   = "ce-attempts"
+	headerSHA256     = "ce-sha256" // of the rows before compression
+	headerEncoding   = "Content-Encoding"
+
+	encodingZstd = "zstd"
+
+	// partSize is how much of a page one message carries. Consumers of large
+	// messages are several times slower than of messages around this size
+	// (measured: 200 KB messages at 35-65 MB/s, 60 KB at several hundred).
+	partSize = 64 << 10
+	// partOverhead is room for headers below the server's max_payload.
+	partOverhead = 4 << 10
+	// maxParts is the server's limit on messages in one atomic batch.
+	maxParts = 1000
+	// maxBatchesInFlight stays below the server's 50 for one stream, leaving
+	// room for other processes.
+	maxBatchesInFlight = 8
+	// maxPageBytes bounds what a page may decompress to, so that a damaged or
+	// hostile message cannot fill the memory. Sources are held to less.
+	maxPageBytes = 1 << 30
+)
+
+var errSubjectTaken = errors.New("subject is taken")
+
+// zstd's encoder and decoder keep tables; EncodeAll and DecodeAll are safe for
+// concurrent use.
+var (
+	pageEncoder = sync.OnceValue(func() *zstd.Encoder {
+		e, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(2), zstd.WithLowerEncoderMem(true), zstd.WithWindowSize(1<<20))
+		if err != nil {
+			panic(err) // the options are constant
+		}
+		return e
+	})
+	pageDecoder = sync.OnceValue(func() *zstd.Decoder {
+		d, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecoderMaxMemory(maxPageBytes), zstd.WithDecoderLowmem(true))
+		if err != nil {
+			panic(err) // the options are constant
+		}
+		return d
+	})
+)
+
+// PublishPage writes a page once. It returns nil when the page is durable,
+// also when it was there before: then p is dropped, and what the first writer
+// wrote stays, so readers must take the page from GetPage. stored says which.
+// A page of more than one part is written as one atomic batch: all or nothing.
+// ErrNoSpace means that the stream is full.
+func (s *Streams) PublishPage(ctx context.Context, p Page) (stored bool, err error) {
+	msgs, err := s.encodePage(p)
+	if err != nil {
+		return false, err
+	}
+	for attempt := 1; ; attempt++ {
+		err = s.publishParts(ctx, msgs)
+		if !errors.Is(err, ErrUnavailable) || attempt >= s.cfg.PublishAttempts || ctx.Err() != nil {
+			break
+		}
+		wait(ctx, backoff(uint64(attempt)))
+	}
+	if errors.Is(err, errSubjectTaken) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("page %d: %w", p.Number, err)
+	}
+	return true, nil
+}
+
+func (s *Streams) publishParts(ctx context.Context, msgs []*nats.Msg) error {
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.PublishTimeout+time.Duration(len(msgs))*10*time.Millisecond)
+	defer cancel()
+	if len(msgs) == 1 {
+		if _, err := s.js.PublishMsg(ctx, msgs[0]); err != nil {
+			return publishError(err)
+		}
+		return nil
+	}
+	select {
+	case s.batches <- struct{}{}:
+		defer func() { <-s.batches }()
+	case <-ctx.Done():
+		return fmt.Errorf("%w: %w", ErrUnavailable, ctx.Err())
+	}
+	if _, err := jetstreamext.PublishMsgBatch(ctx, s.js, msgs); err != nil {
+		var api interface{ APIError() *jetstream.APIError }
+		if errors.As(err, &api) && api.APIError() != nil {
+			return publishError(api.APIError())
+		}
+		return publishError(err)
+	}
+	return nil
+}
+
+// encodePage compresses a page and cuts it into parts. Nothing is assumed of
+// the server's max_payload but that it leaves room for the headers.
+func (s *Streams) encodePage(p Page) ([]*nats.Msg, error) {
+	payload := pageEncoder().EncodeAll(p.Rows, make([]byte, 0, len(p.Rows)/4+64))
+	limit := int(s.nc.MaxPayload()) - partOverhead
+	size := max(partSize, (len(payload)+maxParts-1)/maxParts)
+	size = min(size, limit)
+	if limit <= 0 || len(payload) > size*maxParts {
+		return nil, Permanent(fmt.Errorf("page %d: %d bytes compressed do not fit into %d messages of at most %d bytes (the server's max_payload)", p.Number, len(payload), maxParts, size))
+	}
+	if p.SHA256 == [sha256.Size]byte{} {
+		p.SHA256 = sha256.Sum256(p.Rows)
+	}
+	parts := max(1, (len(payload)+size-1)/size)
+	id, now := NewID(), time.Now().UTC().Format(time.RFC3339Nano)
+	msgs := make([]*nats.Msg, parts)
+	for i := range parts {
+		msgs[i] = &nats.Msg{
+			Subject: PageSubject(p.PageID, i+1),
+			Data:    payload[i*size : min((i+1)*size, len(payload))],
+			Header: nats.Header{
+				headerSpecVersion: {"1.0"},
+				headerID:          {id + "-" + strconv.Itoa(i+1)},
+				headerSource:      {"/sheaf/" + p.Tenant},
+				headerType:        {pageTypeName},
+				headerSubject:     {p.Key},
+				headerTime:        {now},
+				headerContentType: {"application/json"},
+				headerEncoding:    {encodingZstd},
+				headerPage:        {strconv.Itoa(p.Number)},
+				headerPart:        {strconv.Itoa(i + 1)},
+				headerParts:       {strconv.Itoa(parts)},
+				headerRows:        {strconv.Itoa(p.RowCount)},
+				headerHeaderRow:   {strconv.FormatBool(p.HeaderRow)},
+				headerTotal:       {strconv.FormatInt(p.Total, 10)},
+				headerTotalPages:  {strconv.Itoa(p.TotalPages)},
+				headerAttempts:    {strconv.Itoa(p.Attempts)},
+				headerSHA256:      {hex.EncodeToString(p.SHA256[:])},
+			},
+		}
+	}
+	return msgs, nil
+}
+
+// GetPage returns a page with its parts joined and its checksum verified.
+// ErrPageMissing is the leader's word; ErrPageDamaged means that what is
+// stored is not what one writer wrote.
+func (s *Streams) GetPage(ctx context.Context, id PageID) (Page, error) {
+	first, err := s.getPart(ctx, id, 1)
+	if err != nil {
+		return Page{}, err
+	}
+	parts, err := strconv.Atoi(first.Header.Get(headerParts))
+	if err != nil || parts < 1 || parts > maxParts {
+		return Page{}, fmt.Errorf("%w: page %d: %s %q", ErrPageDamaged, id.Number, headerParts, first.Header.Get(headerParts))
+	}
+	payload := first.Data
+	if parts > 1 {
+		payload = slices.Grow(bytes.Clone(payload), (parts-1)*len(payload))
+	}
+	for n := 2; n <= parts; n++ {
+		part, err := s.getPart(ctx, id, n)
+		if errors.Is(err, ErrPageMissing) {
+			return Page{}, fmt.Errorf("%w: page %d: part %d of %d is missing", ErrPageDamaged, id.Number, n, parts)
+		}
+		if err != nil {
+			return Page{}, err
+		}
+		for _, h := range []string{headerSHA256, headerParts, headerPage} {
+			if part.Header.Get(h) != first.Header.Get(h) {
+				return Page{}, fmt.Errorf("%w: page %d: part %d belongs to another answer (%s differs)", ErrPageDamaged, id.Number, n, h)
+			}
+		}
+		payload = append(payload, part.Data...)
+	}
+	return decodePage(id, first.Header, payload)
+}
+
+func decodePage(id PageID, h nats.Header, payload []byte) (Page, error) {
+	p := Page{PageID: id}
+	damaged := func(what string, err error) (Page, error) {
+		return Page{}, fmt.Errorf("%w: page %d: %s: %w", ErrPageDamaged, id.Number, what, err)
+	}
+	number := func(name string) int64 {
+		n, err := strconv.ParseInt(h.Get(name), 10, 64)
+		if err != nil {
+			return -2
+		}
+		return n
+	}
+	p.RowCount, p.Total = int(number(headerRows)), number(headerTotal)
+	p.TotalPages, p.Attempts = int(number(headerTotalPages)), int(number(headerAttempts))
+	p.HeaderRow = h.Get(headerHeaderRow) == "true"
+	if p.RowCount < 0 || p.Total < -1 || p.TotalPages < 0 || number(headerPage) != int64(id.Number) {
+		return damaged("headers", errors.New("missing or negative numbers"))
+	}
+	sum, err := hex.DecodeString(h.Get(headerSHA256))
+	if err != nil || len(sum) != sha256.Size {
+		return damaged(headerSHA256, errors.New("not 32 bytes in hexadecimal"))
+	}
+	p.SHA256 = [sha256.Size]byte(sum)
+	if e := h.Get(headerEncoding); e != encodingZstd {
+		return damaged(headerEncoding, fmt.Errorf("%q is not known", e))
+	}
+	if p.Rows, err = pageDecoder().DecodeAll(payload, nil); err != nil {
+		return damaged("decompressing", err)
+	}
+	if sha256.Sum256(p.Rows) != p.SHA256 {
+		return damaged("checksum", errors.New("sha256 of the rows differs"))
+	}
+	return p, nil
+}
+
+// getPart reads one part by a direct get, which any replica may answer, and
+// asks the leader before it says that the part is missing.
+func (s *Streams) getPart(ctx context.Context, id PageID, part int) (*jetstream.RawStreamMsg, error) {
+	subject := PageSubject(id, part)
+	for attempt := uint64(1); ; attempt++ {
+		m, err := s.pages.GetLastMsgForSubject(ctx, subject)
+		if err == nil {
+			return m, nil
+		}
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			info, infoErr := s.pages.Info(ctx, jetstream.WithSubjectFilter(subject))
+			if infoErr == nil && len(info.State.Subjects) == 0 {
+				return nil, fmt.Errorf("%w: page %d part %d", ErrPageMissing, id.Number, part)
+			}
+			err = cmpErr(infoErr, err)
+		}
+		if attempt >= 5 || ctx.Err() != nil {
+			return nil, fmt.Errorf("%w: reading page %d: %w", ErrUnavailable, id.Number, err)
+		}
+		wait(ctx, backoff(attempt))
+	}
+}
+
+func cmpErr(a, b error) error {
+	if a != nil {
+		return a
+	}
+	return b
+}
+
+// ListPages returns the numbers of the pages that a run has, ascending, from
+// the leader. Pages are written whole, so the first part stands for the page.
+func (s *Streams) ListPages(ctx context.Context, tenant, key string, run uint64) ([]int, error) {
+	prefix := runPrefix(tenant, key, run)
+	info, err := s.pages.Info(ctx, jetstream.WithSubjectFilter(prefix+"*.1"))
+	if err != nil {
+		return nil, fmt.Errorf("%w: listing pages: %w", ErrUnavailable, err)
+	}
+	numbers := make([]int, 0, len(info.State.Subjects))
+	for subject := range info.State.Subjects {
+		page, _, _ := strings.Cut(strings.TrimPrefix(subject, prefix), ".")
+		n, err := strconv.Atoi(page)
+		if err != nil || n < 1 {
+			continue
+		}
+		numbers = append(numbers, n)
+	}
+	slices.Sort(numbers)
+	return numbers, nil
+}
+
+// PurgeRun removes the pages of one run. Pages of an export that is under way
+// must not be purged.
+func (s *Streams) PurgeRun(ctx context.Context, tenant, key string, run uint64) error {
+	if err := s.pages.Purge(ctx, jetstream.WithPurgeSubject(runPrefix(tenant, key, run)+">")); err != nil {
+		return fmt.Errorf("%w: purging pages: %w", ErrUnavailable, err)
+	}
+	return nil
+}
+
+// PurgePages removes the pages of every run of a key.
+func (s *Streams) PurgePages(ctx context.Context, tenant, key string) error {
+	if err := s.pages.Purge(ctx, jetstream.WithPurgeSubject(subjectPage+tenant+"."+key+".>")); err != nil {
+		return fmt.Errorf("%w: purging pages: %w", ErrUnavailable, err)
+	}
+	return nil
+}

@@ -1,0 +1,188 @@
+package events
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+func privateSubject(what, tenant, key string) string {
+	return subjectPrivate + what + "." + tenant + "." + key
+}
+
+// SaveHeaders keeps the header values of a source, sealed, until the export no
+// longer needs them. Equal requests have equal headers, so whoever writes last
+// changes nothing.
+func (s *Streams) SaveHeaders(ctx context.Context, tenant, key string, header map[string]string) error {
+	plain, err := json.Marshal(header)
+	if err != nil {
+		return fmt.Errorf("sealing headers: %w", err)
+	}
+	sealed, err := s.keys.Seal(tenant, key, plain)
+	if err != nil {
+		return err
+	}
+	return s.publishPrivate(ctx, privateSubject("headers", tenant, key), sealed)
+}
+
+// Headers opens the sealed header values of a source. ErrNoHeaders: they were
+// purged.
+func (s *Streams) Headers(ctx context.Context, tenant, key string) (map[string]string, error) {
+	m, err := s.private.GetLastMsgForSubject(ctx, privateSubject("headers", tenant, key))
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return nil, ErrNoHeaders
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	plain, err := s.keys.Open(tenant, key, m.Data)
+	if err != nil {
+		return nil, err
+	}
+	var header map[string]string
+	if err := json.Unmarshal(plain, &header); err != nil {
+		return nil, ErrSealed
+	}
+	return header, nil
+}
+
+// ForgetExport purges the sealed headers and the start count of an export.
+func (s *Streams) ForgetExport(ctx context.Context, tenant, key string) error {
+	for _, what := range []string{"headers", "starts"} {
+		if err := s.private.Purge(ctx, jetstream.WithPurgeSubject(privateSubject(what, tenant, key))); err != nil {
+			return fmt.Errorf("%w: %w", ErrUnavailable, err)
+		}
+	}
+	return nil
+}
+
+// starts counts how often work on an export was begun without getting further.
+type starts struct {
+	Mark  string `json:"mark"`
+	Count int    `json:"count"`
+}
+
+// CountStart records that work on an export begins at mark, a text that names
+// how far it had come, and returns how often it began at that mark, this time
+// included. It is written before the work, so that work which kills its
+// process is still counted.
+func (s *Streams) CountStart(ctx context.Context, tenant, key, mark string) (int, error) {
+	subject := privateSubject("starts", tenant, key)
+	var st starts
+	m, err := s.private.GetLastMsgForSubject(ctx, subject)
+	switch {
+	case err == nil:
+		_ = json.Unmarshal(m.Data, &st) // unreadable counts as none
+	case !errors.Is(err, jetstream.ErrMsgNotFound):
+		return 0, fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	if st.Mark != mark {
+		st = starts{Mark: mark}
+	}
+	st.Count++
+	data, err := json.Marshal(st)
+	if err != nil {
+		return 0, fmt.Errorf("counting starts: %w", err)
+	}
+	return st.Count, s.publishPrivate(ctx, subject, data)
+}
+
+func (s *Streams) publishPrivate(ctx context.Context, subject string, data []byte) error {
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.PublishTimeout)
+	defer cancel()
+	if _, err := s.js.Publish(ctx, subject, data); err != nil {
+		return publishError(err)
+	}
+	return nil
+}
+
+// fingerprint is what all processes of a cluster must agree on.
+type fingerprint struct {
+	SecretKey string `json:"secret_key"`
+	Files     string `json:"files"`
+}
+
+// checkFingerprint compares this process with the first that ever started on
+// these streams. Two secret keys would give two keys to one request and links
+// that half of the ingresses refuse; two file stores would hide finished files.
+func (s *Streams) checkFingerprint(ctx context.Context) error {
+	const subject = subjectPrivate + "fingerprint"
+	files := sha256.Sum256([]byte(s.cfg.FilesURL))
+	mine := fingerprint{SecretKey: s.keys.Fingerprint(), Files: hex.EncodeToString(files[:8])}
+	data, err := json.Marshal(mine)
+	if err != nil {
+		return fmt.Errorf("fingerprint: %w", err)
+	}
+	_, err = s.publishFenced(ctx, &nats.Msg{Subject: subject, Data: data}, 0, subject)
+	if err == nil {
+		return nil
+	}
+	if !errors.Is(err, errWrongLastSequence) {
+		return fmt.Errorf("fingerprint: %w", err)
+	}
+	m, err := s.private.GetLastMsgForSubject(ctx, subject)
+	if err != nil {
+		return fmt.Errorf("fingerprint: %w: %w", ErrUnavailable, err)
+	}
+	var theirs fingerprint
+	if err := json.Unmarshal(m.Data, &theirs); err != nil {
+		return fmt.Errorf("fingerprint: %w", err)
+	}
+	if theirs.SecretKey != mine.SecretKey {
+		return errors.New("this process has another secret key than the streams were made with: give every process the same --secret-key")
+	}
+	if theirs.Files != mine.Files {
+		return errors.New("this process has another file store than the streams were made with: give every process the same --files")
+	}
+	return nil
+}
+
+// ScheduleCallback has the key delivered to ConsumerDueCallback at a time. A
+// later schedule of the same key replaces it. The server fires on whole
+// seconds and may be early by less than one (measured).
+func (s *Streams) ScheduleCallback(ctx context.Context, tenant, key string, at time.Time) error {
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.PublishTimeout)
+	defer cancel()
+	_, err := s.js.Publish(ctx, subjectTimer+"callback."+tenant+"."+key, nil,
+		jetstream.WithScheduleAt(at), jetstream.WithScheduleTarget(subjectDue+"callback."+tenant+"."+key))
+	if err != nil {
+		return publishError(err)
+	}
+	return nil
+}
+
+// DueCallback returns the export that a fired schedule names.
+func DueCallback(subject string) (tenant, key string, err error) {
+	t, err := splitSubject(subject, subjectDue+"callback.", 2)
+	if err != nil {
+		return "", "", err
+	}
+	return t[0], t[1], nil
+}
+
+// PublishCallback writes the result of an export to a subject of
+// SHEAF_CALLBACKS, for a producer without HTTP. webhookID is constant over
+// repeats; it comes as the ce-id.
+func (s *Streams) PublishCallback(ctx context.Context, subject, webhookID, eventType string, body []byte) error {
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.PublishTimeout)
+	defer cancel()
+	_, err := s.js.PublishMsg(ctx, &nats.Msg{Subject: subject, Data: body, Header: nats.Header{
+		headerSpecVersion: {"1.0"},
+		headerID:          {webhookID},
+		headerSource:      {"/sheaf"},
+		headerType:        {eventType},
+		headerTime:        {time.Now().UTC().Format(time.RFC3339Nano)},
+		headerContentType: {"application/json"},
+	}})
+	if err != nil {
+		return publishError(err)
+	}
+	return nil
+}

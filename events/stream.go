@@ -1,0 +1,243 @@
+package events
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Names of the streams.
+const (
+	StreamSubmit    = "SHEAF_SUBMIT"    // work queue of producers' submissions
+	StreamEvents    = "SHEAF_EVENTS"    // the log
+	StreamPages     = "SHEAF_PAGES"     // the rows
+	StreamTimers    = "SHEAF_TIMERS"    // schedules of callback attempts
+	StreamPrivate   = "SHEAF_PRIVATE"   // sealed source headers, start counts, the cluster's fingerprint
+	StreamCallbacks = "SHEAF_CALLBACKS" // results for producers without HTTP
+)
+
+// Names of the durable consumers, one for each kind of work.
+const (
+	ConsumerSubmissions = "ingress"
+	ConsumerCrawler     = "crawler"
+	ConsumerAssembler   = "assembler"
+	ConsumerNotifier    = "notifier"
+	ConsumerDueCallback = "notifier-due"
+)
+
+const (
+	// ackWait is how long a crashed process keeps its work from the others.
+	ackWait = 10 * time.Second
+	// inProgressEvery is how often work under way says so: three chances
+	// within ackWait.
+	inProgressEvery = 3 * time.Second
+	// minDedupeWindow is the shortest that the server takes. Dedupe by
+	// Nats-Msg-Id is stream-wide, so a producer could use it to suppress
+	// another's message; nothing here relies on it.
+	minDedupeWindow = 100 * time.Millisecond
+)
+
+// Config bounds the streams.
+type Config struct {
+	Replicas        int           // of every stream; default 1
+	MaxPagesBytes   int64         // of SHEAF_PAGES; default 4 GiB
+	MaxEventsBytes  int64         // of SHEAF_EVENTS; default 2 GiB, some 100,000 exports with large requests
+	MaxSubmitBytes  int64         // of SHEAF_SUBMIT; default 1 GiB
+	KeepCallbacks   time.Duration // how long results on SHEAF_CALLBACKS are kept; default 168h
+	SecretKey       []byte        // see NewKeyring
+	FilesURL        string        // part of the fingerprint: every process must name the same file store
+	PublishTimeout  time.Duration // wait for the acknowledgement of one publish; default 5s
+	PublishAttempts int           // of one event before ErrUnavailable; default 3
+}
+
+func (c Config) withDefaults() Config {
+	if c.Replicas == 0 {
+		c.Replicas = 1
+	}
+	if c.MaxPagesBytes == 0 {
+		c.MaxPagesBytes = 4 << 30
+	}
+	if c.MaxEventsBytes == 0 {
+		c.MaxEventsBytes = 2 << 30
+	}
+	if c.MaxSubmitBytes == 0 {
+		c.MaxSubmitBytes = 1 << 30
+	}
+	if c.KeepCallbacks == 0 {
+		c.KeepCallbacks = 168 * time.Hour
+	}
+	if c.PublishTimeout == 0 {
+		c.PublishTimeout = 5 * time.Second
+	}
+	if c.PublishAttempts == 0 {
+		c.PublishAttempts = 3
+	}
+	return c
+}
+
+// Streams is a connection to the streams: the one handle through which every
+// part of Sheaf writes and reads events and pages. It is safe for concurrent
+// use and holds no goroutines of its own.
+type Streams struct {
+	cfg  Config
+	nc   *nats.Conn
+	js   jetstream.JetStream
+	keys *Keyring
+
+	events  jetstream.Stream
+	pages   jetstream.Stream
+	private jetstream.Stream
+	batches chan struct{} // atomic batches in flight
+}
+
+// Provision creates the streams and consumers, or brings existing ones to
+// these settings, and returns the handle on them. It may run in many
+// processes at once. It fails when another process of the cluster uses another
+// secret key or file store.
+func Provision(ctx context.Context, nc *nats.Conn, cfg Config) (*Streams, error) {
+	cfg = cfg.withDefaults()
+	keys, err := NewKeyring(cfg.SecretKey)
+	if err != nil {
+		return nil, err
+	}
+	js, err := jetstream.New(nc)
+	if err != nil {
+		return nil, fmt.Errorf("jetstream: %w", err)
+	}
+	s := &Streams{cfg: cfg, nc: nc, js: js, keys: keys, batches: make(chan struct{}, maxBatchesInFlight)}
+	for _, sc := range streamConfigs(cfg) {
+		st, err := js.CreateOrUpdateStream(ctx, sc)
+		if err != nil {
+			return nil, fmt.Errorf("stream %s: %w", sc.Name, explain(err))
+		}
+		switch sc.Name {
+		case StreamEvents:
+			s.events = st
+		case StreamPages:
+			s.pages = st
+		case StreamPrivate:
+			s.private = st
+		}
+	}
+	for _, c := range consumerConfigs() {
+		if _, err := js.CreateOrUpdateConsumer(ctx, c.stream, c.config); err != nil {
+			return nil, fmt.Errorf("consumer %s of %s: %w", c.config.Durable, c.stream, explain(err))
+		}
+	}
+	if err := s.checkFingerprint(ctx); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// Conn is the NATS connection underneath, for the micro service and for
+// health.
+func (s *Streams) Conn() *nats.Conn { return s.nc }
+
+// JetStream is the JetStream context underneath, for the object store.
+func (s *Streams) JetStream() jetstream.JetStream { return s.js }
+
+// Keys are the keys derived from the secret key.
+func (s *Streams) Keys() *Keyring { return s.keys }
+
+// streamConfigs are the streams and their limits.
+func streamConfigs(cfg Config) []jetstream.StreamConfig {
+	base := func(name, description string, subjects ...string) jetstream.StreamConfig {
+		return jetstream.StreamConfig{
+			Name: name, Description: description, Subjects: subjects,
+			Storage: jetstream.FileStorage, Replicas: cfg.Replicas,
+			Duplicates: minDedupeWindow, Discard: jetstream.DiscardNew,
+		}
+	}
+
+	submit := base(StreamSubmit, "submissions of producers, until an ingress has taken them", subjectSubmit+"*.*")
+	submit.Retention = jetstream.WorkQueuePolicy
+	submit.MaxBytes = cfg.MaxSubmitBytes
+	// A producer may publish here and do nothing else.
+	submit.DenyDelete, submit.DenyPurge = true, true
+
+	log := base(StreamEvents, "the log: every fact of every export", subjectEvent+"*.*.*")
+	log.MaxBytes = cfg.MaxEventsBytes
+	log.DenyDelete = true
+	// No direct gets: the fence needs the leader's word.
+	log.AllowDirect = false
+
+	pages := base(StreamPages, "pages of rows, each written once", subjectPage+"*.*.*.*.*")
+	pages.MaxBytes = cfg.MaxPagesBytes
+	pages.MaxMsgsPerSubject = 1
+	pages.DiscardNewPerSubject = true
+	pages.AllowDirect = true
+	pages.AllowAtomicPublish = true
+
+	timers := base(StreamTimers, "when to try callbacks again", subjectTimer+">", subjectDue+">")
+	timers.Retention = jetstream.WorkQueuePolicy
+	timers.AllowMsgSchedules = true
+	timers.Discard = jetstream.DiscardOld // schedules refuse DiscardNew
+
+	private := base(StreamPrivate, "sealed source headers and other inner state, last value of each", subjectPrivate+">")
+	private.MaxMsgsPerSubject = 1
+	private.Discard = jetstream.DiscardOld
+
+	callbacks := base(StreamCallbacks, "results of exports whose callback is a NATS subject", subjectCallback+">")
+	callbacks.Discard = jetstream.DiscardOld
+	callbacks.MaxAge = cfg.KeepCallbacks
+	callbacks.MaxBytes = 256 << 20
+
+	return []jetstream.StreamConfig{submit, log, pages, timers, private, callbacks}
+}
+
+type consumerConfig struct {
+	stream string
+	config jetstream.ConsumerConfig
+}
+
+// consumerConfigs are the durable consumers. Deliveries are never limited:
+// giving up is an event of the log, not a silence of the server.
+func consumerConfigs() []consumerConfig {
+	durable := func(stream, name string, filters ...string) consumerConfig {
+		return consumerConfig{stream, jetstream.ConsumerConfig{
+			Durable: name, FilterSubjects: filters,
+			AckPolicy: jetstream.AckExplicitPolicy, AckWait: ackWait,
+			MaxDeliver: -1, MaxAckPending: 10_000,
+		}}
+	}
+	of := func(t Type) string { return EventSubject("*", t, "*") }
+	return []consumerConfig{
+		durable(StreamSubmit, ConsumerSubmissions, subjectSubmit+"*.*"),
+		durable(StreamEvents, ConsumerCrawler, of(TypeRequested)),
+		durable(StreamEvents, ConsumerAssembler, of(TypeCrawled)),
+		durable(StreamEvents, ConsumerNotifier, of(TypeCompleted), of(TypeFailed), of(TypeCancelled)),
+		durable(StreamTimers, ConsumerDueCallback, subjectDue+"callback.*.*"),
+	}
+}
+
+// SubmitStreamCreated is when the stream of submissions was created: with a
+// sequence it names a submission for ever, also after the stream was lost.
+func (s *Streams) SubmitStreamCreated(ctx context.Context) (time.Time, error) {
+	st, err := s.js.Stream(ctx, StreamSubmit)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	return st.CachedInfo().Created, nil
+}
+
+// explain adds what to do to errors of the server that operators meet.
+func explain(err error) error {
+	var api *jetstream.APIError
+	if !errors.As(err, &api) {
+		return err
+	}
+	switch {
+	case api.ErrorCode == jetstream.JSErrCodeJetStreamNotEnabled || api.ErrorCode == jetstream.JSErrCodeJetStreamNotEnabledForAccount:
+		return fmt.Errorf("%w: enable JetStream on the server and for this account", err)
+	case api.ErrorCode == 10047 || api.ErrorCode == 10023: // insufficient storage or resources
+		return fmt.Errorf("%w: the server cannot reserve that much; lower --max-pages-bytes or raise max_file_store", err)
+	case api.ErrorCode == 10005: // no suitable peers
+		return fmt.Errorf("%w: fewer servers than --replicas", err)
+	}
+	return err
+}

@@ -1,0 +1,128 @@
+package events
+
+import (
+	"fmt"
+	"regexp"
+	"strconv"
+	"strings"
+)
+
+// Subject prefixes. Tokens go from the general to the particular, so that a
+// wildcard can name a tenant, a type or a key.
+const (
+	subjectAPI      = "sheaf.api."      // sheaf.api.<tenant>.<operation>
+	subjectSubmit   = "sheaf.submit."   // sheaf.submit.<tenant>.http|raw
+	subjectEvent    = "sheaf.event."    // sheaf.event.<tenant>.<type>.<key>
+	subjectPage     = "sheaf.page."     // sheaf.page.<tenant>.<key>.<run>.<page>.<part>
+	subjectProgress = "sheaf.progress." // sheaf.progress.<tenant>.<key>
+	subjectCallback = "sheaf.callback." // sheaf.callback.<tenant>.<name>: results for producers without HTTP
+	subjectTimer    = "sheaf.timer."    // sheaf.timer.callback.<tenant>.<key>: a schedule
+	subjectDue      = "sheaf.due."      // sheaf.due.callback.<tenant>.<key>: a schedule that fired
+	subjectPrivate  = "sheaf.private."  // sheaf.private.<what>.<tenant>.<key>
+)
+
+// DefaultTenant is the tenant of every caller while no API keys are configured.
+const DefaultTenant = "default"
+
+var (
+	tenantPattern = regexp.MustCompile(`^[a-z0-9_-]{1,32}$`)
+	keyPattern    = regexp.MustCompile(`^[0-9a-f]{32}$`)
+	// NATS allows more, but these survive every client and every shell.
+	callbackNamePattern = regexp.MustCompile(`^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$`)
+)
+
+// ValidTenant reports whether s may stand as the tenant token of a subject.
+func ValidTenant(s string) bool { return tenantPattern.MatchString(s) }
+
+// ValidKey reports whether s has the form of an export's key: 32 lower-case
+// hexadecimal characters.
+func ValidKey(s string) bool { return keyPattern.MatchString(s) }
+
+// APISubject is the request/reply subject of an operation ("http", "raw",
+// "detail", "history", "cancel", "retry"); tenant may be "*".
+func APISubject(tenant, operation string) string { return subjectAPI + tenant + "." + operation }
+
+// SubmitSubject is the durable submission subject of a source type, "http" or
+// "raw".
+func SubmitSubject(tenant, sourceType string) string {
+	return subjectSubmit + tenant + "." + sourceType
+}
+
+// EventSubject is where an event of an export is published.
+func EventSubject(tenant string, t Type, key string) string {
+	return subjectEvent + tenant + "." + string(t) + "." + key
+}
+
+// keyFilter matches every event of one key. It is the fence's filter, and on
+// a cluster in-flight writes are matched by its literal text, so this is the
+// one place that spells it. The tenant is named because with 400,000 subjects
+// "*.*.<key>" costs 8.5 ms a publish and "<tenant>.*.<key>" 0.9 ms (measured).
+func keyFilter(tenant, key string) string { return subjectEvent + tenant + ".*." + key }
+
+// PageSubject is where one part of a page is published. Pages and parts count
+// from 1.
+func PageSubject(id PageID, part int) string {
+	return runPrefix(id.Tenant, id.Key, id.Run) + strconv.Itoa(id.Number) + "." + strconv.Itoa(part)
+}
+
+func runPrefix(tenant, key string, run uint64) string {
+	return subjectPage + tenant + "." + key + "." + strconv.FormatUint(run, 10) + "."
+}
+
+// ProgressSubject is where the progress of an export is told, on plain NATS.
+func ProgressSubject(tenant, key string) string { return subjectProgress + tenant + "." + key }
+
+// CallbackSubject resolves a callback of the form "nats:<subject>" for a
+// tenant. The subject must lie under sheaf.callback.<tenant>., so that no
+// tenant can publish into another's.
+func CallbackSubject(tenant, callback string) (string, error) {
+	subject, ok := strings.CutPrefix(callback, "nats:")
+	if !ok {
+		return "", fmt.Errorf("callback %q does not begin with nats:", callback)
+	}
+	name, ok := strings.CutPrefix(subject, subjectCallback+tenant+".")
+	if !ok || !callbackNamePattern.MatchString(name) || len(subject) > 200 {
+		return "", fmt.Errorf("a nats: callback must name a subject under %s%s., without wildcards", subjectCallback, tenant)
+	}
+	return subject, nil
+}
+
+// splitSubject returns the tokens of subject after prefix, or an error when
+// there are not exactly n of them.
+func splitSubject(subject, prefix string, n int) ([]string, error) {
+	rest, ok := strings.CutPrefix(subject, prefix)
+	if !ok {
+		return nil, fmt.Errorf("subject %q does not begin with %q", subject, prefix)
+	}
+	tokens := strings.Split(rest, ".")
+	if len(tokens) != n {
+		return nil, fmt.Errorf("subject %q has %d tokens after %q, want %d", subject, len(tokens), prefix, n)
+	}
+	return tokens, nil
+}
+
+// ParseSubmitSubject returns the tenant and source type of a submission. The
+// tenant is always taken from the subject, never from the payload: subjects
+// are what a NATS user's permissions guard.
+func ParseSubmitSubject(subject string) (tenant, sourceType string, err error) {
+	t, err := splitSubject(subject, subjectSubmit, 2)
+	if err != nil {
+		return "", "", err
+	}
+	if !ValidTenant(t[0]) {
+		return "", "", fmt.Errorf("tenant %q: want 1 to 32 of a-z, 0-9, _ and -", t[0])
+	}
+	return t[0], t[1], nil
+}
+
+// ParseAPISubject returns the tenant of a request to the micro service.
+func ParseAPISubject(subject string) (tenant, operation string, err error) {
+	t, err := splitSubject(subject, subjectAPI, 2)
+	if err != nil {
+		return "", "", err
+	}
+	if !ValidTenant(t[0]) {
+		return "", "", fmt.Errorf("tenant %q: want 1 to 32 of a-z, 0-9, _ and -", t[0])
+	}
+	return t[0], t[1], nil
+}
