@@ -136,29 +136,32 @@ const (
 // stringEnd returns the offset after the closing quote of a string whose
 // contents begin at i, or -1 when it does not end.
 func stringEnd(b []byte, i int) (end int, escaped bool) {
-	for {
-		for i <= len(b)-wordBytes {
-			w := binary.LittleEndian.Uint64(b[i:])
-			m := (((w ^ quotes) - lsb) | ((w ^ slashes) - lsb)) &^ w & msb
-			if m == 0 {
-				i += wordBytes
-				continue
-			}
-			i += bits.TrailingZeros64(m) >> 3
-			break
+	for i <= len(b)-wordBytes {
+		w := binary.LittleEndian.Uint64(b[i:])
+		m := (((w ^ quotes) - lsb) | ((w ^ slashes) - lsb)) &^ w & msb
+		if m == 0 {
+			i += wordBytes
+			continue
 		}
-		for i < len(b) && b[i] != '"' && b[i] != '\\' {
-			i++
-		}
-		if i >= len(b) {
-			return -1, escaped
-		}
+		i += bits.TrailingZeros64(m) >> 3
 		if b[i] == '"' {
 			return i + 1, escaped
 		}
 		escaped = true
 		i += 2
 	}
+	for i < len(b) {
+		switch b[i] {
+		case '"':
+			return i + 1, escaped
+		case '\\':
+			escaped = true
+			i += 2
+		default:
+			i++
+		}
+	}
+	return -1, escaped
 }
 
 // nestedEnd returns the offset after the object or array that opens at i, or
@@ -186,9 +189,9 @@ func nestedEnd(b []byte, i int) int {
 // plainEnd returns the offset after a number or literal that begins at i.
 func plainEnd(b []byte, i int) int {
 	for i++; i < len(b); i++ {
-		switch b[i] {
-		case ',', '}', ']', ' ', '\t', '\n', '\r':
-			return i
+		// The bytes of numbers and literals are all above the comma but for '+'.
+		if c := b[i]; c <= ',' && c != '+' || c == '}' || c == ']' {
+			break
 		}
 	}
 	return i

@@ -1,0 +1,162 @@
+package rows_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"math/big"
+	"strings"
+	"unicode/utf8"
+
+	"sheaf/events/rows"
+)
+
+// The slow readers of encoding/json that the scanner is held against.
+
+var deep = rows.Limits{MaxDepth: 10_000} // the depth of encoding/json
+
+type field struct {
+	Name string
+	Raw  string
+}
+
+// referenceRows decodes an array of objects, or says that it is none.
+func referenceRows(array []byte) ([][]field, bool) {
+	var elements []json.RawMessage
+	if !utf8.Valid(array) || json.Unmarshal(array, &elements) != nil || elements == nil {
+		return nil, false
+	}
+	all := [][]field{}
+	for _, e := range elements {
+		if e[0] != '{' {
+			return nil, false
+		}
+		d := json.NewDecoder(bytes.NewReader(e))
+		if _, err := d.Token(); err != nil {
+			return nil, false
+		}
+		row := []field{}
+		for d.More() {
+			name, err := d.Token()
+			if err != nil {
+				return nil, false
+			}
+			var v json.RawMessage
+			if d.Decode(&v) != nil {
+				return nil, false
+			}
+			row = append(row, field{name.(string), string(bytes.TrimSpace(v))})
+		}
+		all = append(all, row)
+	}
+	return all, true
+}
+
+// cursorRows walks an array; ok is false when the walk takes more steps than
+// the array has bytes.
+func cursorRows(array []byte) (all [][]field, ok bool) {
+	all = [][]field{}
+	steps := 0
+	for c := rows.NewCursor(array); c.NextRow(); {
+		row := []field{}
+		for {
+			if steps++; steps > 2*len(array)+2 {
+				return nil, false
+			}
+			name, escaped, v, more := c.NextField()
+			if !more {
+				break
+			}
+			if escaped != bytes.ContainsRune(name, '\\') || v.Escaped != (v.Kind == rows.String && bytes.ContainsRune(v.Raw, '\\')) {
+				return nil, false
+			}
+			row = append(row, field{string(rows.Unquote(nil, name)), string(v.Raw)})
+		}
+		all = append(all, row)
+	}
+	return all, true
+}
+
+// referenceResponse is ScanResponse by way of maps.
+func referenceResponse(body []byte) (r rows.Response, ok bool) {
+	body = bytes.TrimPrefix(body, []byte("\xef\xbb\xbf"))
+	if !utf8.Valid(body) {
+		return r, false
+	}
+	top, isObject := object(body)
+	if !isObject {
+		return r, false
+	}
+	r.Errcode = string(top["errcode"])
+	r.Errcode = r.Errcode[:min(len(r.Errcode), 128)]
+	if msg := top["msg"]; len(msg) > 0 {
+		switch msg[0] {
+		case '"':
+			var s string
+			_ = json.Unmarshal(msg, &s)
+			r.Msg = s
+		case '{', '[', 'n':
+		default:
+			r.Msg = string(msg)
+		}
+		if utf8.RuneCountInString(r.Msg) > 500 {
+			r.Msg = string([]rune(r.Msg)[:500])
+		}
+	}
+	right := true
+	var data map[string]json.RawMessage
+	if data, isObject = object(top["data"]); !isObject {
+		right = false
+	}
+	if all, isRows := referenceRows(data["data"]); isRows {
+		r.Rows, r.RowCount = data["data"], len(all)
+		if len(all) > 0 {
+			var elements []json.RawMessage
+			_ = json.Unmarshal(r.Rows, &elements)
+			r.FirstRow = elements[0]
+		}
+	} else {
+		right = false
+	}
+	if tag := data["pagetag"]; tag != nil && string(tag) != "null" {
+		var numbers map[string]json.RawMessage
+		if numbers, r.HasPagetag = object(tag); !r.HasPagetag {
+			right = false
+		}
+		for name, to := range map[string]struct {
+			n   *int64
+			has *bool
+		}{
+			"page": {&r.Page, &r.HasPage}, "limit": {&r.Limit, &r.HasLimit},
+			"total": {&r.Total, &r.HasTotal}, "total_page": {&r.TotalPage, &r.HasTotalPage},
+		} {
+			raw := numbers[name]
+			if raw == nil || string(raw) == "null" {
+				continue
+			}
+			text := string(raw)
+			if raw[0] == '"' {
+				_ = json.Unmarshal(raw, &text)
+			}
+			var number json.Number
+			if !json.Valid([]byte(text)) || strings.TrimSpace(text) != text || json.Unmarshal([]byte(text), &number) != nil || text[0] == '"' {
+				right = false
+				continue
+			}
+			rat, isRat := new(big.Rat).SetString(text)
+			if !isRat || !rat.IsInt() || rat.Sign() < 0 || !rat.Num().IsInt64() {
+				right = false
+				continue
+			}
+			*to.n, *to.has = rat.Num().Int64(), true
+		}
+	}
+	return r, right || !r.OK()
+}
+
+func object(b []byte) (map[string]json.RawMessage, bool) {
+	var m map[string]json.RawMessage
+	if len(bytes.TrimSpace(b)) == 0 || bytes.TrimSpace(b)[0] != '{' || json.Unmarshal(b, &m) != nil {
+		return nil, false
+	}
+	return m, true
+}
