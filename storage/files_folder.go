@@ -1,0 +1,266 @@
+package storage
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"runtime"
+	"time"
+)
+
+// draftsFolder lies inside the store's folder, so that a draft becomes a file
+// without being copied: both are on one file system.
+const draftsFolder = ".drafts"
+
+// folderFiles keeps files in a local folder. Everything goes through os.Root, so
+// that neither a name nor a symbolic link leads out of it.
+type folderFiles struct {
+	root   *os.Root
+	drafts *drafts
+}
+
+func openFolderFiles(folder string) (*folderFiles, error) {
+	if err := os.MkdirAll(folder, 0o700); err != nil {
+		return nil, fmt.Errorf("open files: %w", err)
+	}
+	root, err := os.OpenRoot(folder)
+	if err != nil {
+		return nil, fmt.Errorf("open files: %w", err)
+	}
+	drafts, err := openDrafts(root, draftsFolder)
+	if err != nil {
+		return nil, errors.Join(err, root.Close())
+	}
+	return &folderFiles{root: root, drafts: drafts}, nil
+}
+
+func (s *folderFiles) Create(ctx context.Context) (*Draft, error) { return s.drafts.create(ctx) }
+
+func (s *folderFiles) Commit(ctx context.Context, d *Draft, name string) error {
+	if err := checkFileName(name); err != nil {
+		return fmt.Errorf("commit: %w", err)
+	}
+	if err := s.drafts.owns(d); err != nil {
+		return fmt.Errorf("commit %s: %w", name, err)
+	}
+	if err := s.commit(ctx, d, name); err != nil {
+		return fmt.Errorf("commit %s: %w", name, classify(err))
+	}
+	d.Discard()
+	return nil
+}
+
+func (s *folderFiles) commit(ctx context.Context, d *Draft, name string) error {
+	if err := d.file.Sync(); err != nil {
+		return err
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if err := s.place(d, name); errors.Is(err, fs.ErrExist) {
+		if err := s.equal(ctx, d, name); err != nil {
+			return err
+		}
+	} else if err != nil {
+		return err
+	}
+	// Also for equal content: the Commit that placed it may have stopped here.
+	return s.syncFolders(path.Dir(name))
+}
+
+// place gives the draft its name, or fails with fs.ErrExist.
+func (s *folderFiles) place(d *Draft, name string) error {
+	for try := 1; ; try++ {
+		err := s.root.MkdirAll(path.Dir(name), 0o700)
+		made := err == nil
+		if made {
+			// A hard link, because rename would replace what another process has
+			// just placed under the name.
+			err = s.root.Link(d.name, name)
+			if err == nil || errors.Is(err, fs.ErrExist) {
+				return err
+			}
+		}
+		if _, lost := s.root.Stat(d.name); lost != nil {
+			return fmt.Errorf("draft: %w", lost)
+		}
+		if raced := errors.Is(err, fs.ErrNotExist) || !made && errors.Is(err, fs.ErrExist); raced && try < 100 {
+			continue // a Delete took the folder while it was empty
+		}
+		if errors.Is(err, errors.ErrUnsupported) || errors.Is(err, fs.ErrPermission) {
+			// No hard links here (FAT, some network folders). What two processes
+			// could do to each other between the two calls, the event log settles:
+			// names hold the run, and one run's file is named by one event.
+			if _, err := s.root.Stat(name); err == nil {
+				return fs.ErrExist
+			}
+			return s.root.Rename(d.name, name)
+		}
+		return err
+	}
+}
+
+// equal returns nil if the file has the draft's content, ErrFileExists if not.
+func (s *folderFiles) equal(ctx context.Context, d *Draft, name string) error {
+	file, err := s.root.Open(name)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = file.Close() }()
+	info, err := d.file.Stat()
+	if err != nil {
+		return err
+	}
+	placed, err := file.Stat()
+	if err != nil {
+		return err
+	}
+	if os.SameFile(info, placed) {
+		return nil // an earlier Commit of this draft got as far as the link
+	}
+	if info.Size() != placed.Size() {
+		return ErrFileExists
+	}
+	draft := io.NewSectionReader(d.file, 0, info.Size())
+	a, b := make([]byte, 256<<10), make([]byte, 256<<10)
+	for {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		n, err := io.ReadFull(draft, a)
+		if n == 0 && errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) {
+			return err
+		}
+		if _, err := io.ReadFull(file, b[:n]); err != nil {
+			return err
+		}
+		if !bytes.Equal(a[:n], b[:n]) {
+			return ErrFileExists
+		}
+	}
+}
+
+// syncFolders makes the names durable, up to the root: a folder that was made on
+// the way is a name too.
+func (s *folderFiles) syncFolders(folder string) error {
+	if runtime.GOOS == "windows" {
+		return nil // a folder cannot be synced there
+	}
+	for ; ; folder = path.Dir(folder) {
+		f, err := s.root.Open(folder)
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(f.Sync(), f.Close()); err != nil {
+			return err
+		}
+		if folder == "." {
+			return nil
+		}
+	}
+}
+
+func (s *folderFiles) Open(ctx context.Context, name string) (File, error) {
+	if err := checkFileName(name); err != nil {
+		return nil, fmt.Errorf("open: %w", err)
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("open %s: %w", name, err)
+	}
+	file, err := s.root.Open(name)
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", name, classify(err))
+	}
+	info, err := file.Stat()
+	if err != nil {
+		_ = file.Close()
+		return nil, fmt.Errorf("open %s: %w", name, err)
+	}
+	if !info.Mode().IsRegular() {
+		_ = file.Close()
+		return nil, fmt.Errorf("open %s: %w", name, ErrNoFile)
+	}
+	return &folderFile{File: file, info: info}, nil
+}
+
+func (s *folderFiles) Delete(ctx context.Context, name string) error {
+	if err := checkFileName(name); err != nil {
+		return fmt.Errorf("delete: %w", err)
+	}
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("delete %s: %w", name, err)
+	}
+	info, err := s.root.Lstat(name)
+	if absent(err) || (err == nil && info.IsDir()) {
+		return nil
+	}
+	if err := s.root.Remove(name); err != nil && !absent(err) {
+		return fmt.Errorf("delete %s: %w", name, err)
+	}
+	// Folders that are empty now go too; the first that is not ends it.
+	for folder := path.Dir(name); folder != "."; folder = path.Dir(folder) {
+		if s.root.Remove(folder) != nil {
+			break
+		}
+	}
+	return nil
+}
+
+func (s *folderFiles) Sweep(ctx context.Context, keep func(name string) bool, olderThan time.Time) (removed int, err error) {
+	removed, failed := s.drafts.sweep(ctx, olderThan)
+	walk := func(name string, entry fs.DirEntry, err error) error {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil {
+			if failed == nil && !errors.Is(err, fs.ErrNotExist) {
+				failed = err
+			}
+			return nil
+		}
+		if entry.IsDir() {
+			if name == draftsFolder {
+				return fs.SkipDir
+			}
+			return nil
+		}
+		if !entry.Type().IsRegular() || checkFileName(name) != nil {
+			return nil // not ours
+		}
+		info, err := entry.Info()
+		if err != nil || !info.ModTime().Before(olderThan) || keep(name) {
+			return nil
+		}
+		if err := s.Delete(ctx, name); err == nil {
+			removed++
+		} else if failed == nil {
+			failed = err
+		}
+		return nil
+	}
+	if err := fs.WalkDir(s.root.FS(), ".", walk); err != nil && failed == nil {
+		failed = err
+	}
+	if failed != nil {
+		return removed, fmt.Errorf("sweep files: %w", failed)
+	}
+	return removed, nil
+}
+
+func (s *folderFiles) Close() error { return s.root.Close() }
+
+type folderFile struct {
+	*os.File
+	info fs.FileInfo
+}
+
+func (f *folderFile) Size() int64        { return f.info.Size() }
+func (f *folderFile) ModTime() time.Time { return f.info.ModTime() }
