@@ -1,0 +1,630 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/csv"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"math"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/go-json-experiment/json/jsontext"
+	"github.com/google/uuid"
+)
+
+const (
+	defaultSourceLimit = 50     // rows a page, when the request does not say
+	maxSourceLimit     = 10_000 // rows a page, at most
+	maxSourceColumns   = 16_384 // what a worksheet can hold (ECMA-376)
+	maxSourceBody      = 1 << 20
+)
+
+// sourceOptions sets how a fileSource serves. The zero value is good.
+type sourceOptions struct {
+	MaxLimit int          // rows a page at most; a larger limit is cut to it; 0 means 10,000
+	Log      *slog.Logger // nil means slog.Default()
+}
+
+// fileSource serves a file of rows as a Source, in the standard page format.
+//
+// The file is a JSON array of objects, a sequence of JSON objects (NDJSON), or
+// CSV with a header record. It is read through once, by openSource, which keeps
+// 16 bytes a row; a page is read from the file when it is asked for. JSON rows are
+// sent byte for byte as they stand in the file, so that numbers keep every digit.
+// CSV values are sent as JSON strings and never guessed into numbers.
+//
+// Every page begins with the header row, which gives each column its own name as
+// its title and is not counted in limit. Columns are all names that occur in any
+// row, in order of first appearance. A page beyond the end holds the header alone.
+// A file without rows and columns has no header either.
+//
+// The file must not change while it is served: a page that is asked for after
+// that is refused with status 500.
+//
+// It answers GET, HEAD and POST on every path, from several goroutines.
+type fileSource struct {
+	file    *os.File
+	opened  fs.FileInfo
+	columns []string
+	header  []byte // the header row, nil if there is none
+	quoted  [][]byte
+	rows    []rowSpan
+	copyRow func(w *bufio.Writer, rows []rowSpan) error
+
+	maxLimit int
+	log      *slog.Logger
+}
+
+// rowSpan is where a row lies in the file, and how long it is in a page.
+type rowSpan struct {
+	offset int64
+	length uint32
+	sent   uint32
+}
+
+// openSource reads the file through and refuses what it could not serve whole,
+// with an error that names the row (from 1, without the header) or the line.
+//
+// The extension .csv means CSV. Every other file is told by its first character:
+// "[" is an array, "{" a sequence of objects. A single object in a .json file is
+// refused, since it is likelier an answer that wraps the rows than a row. UTF-8 is
+// the only encoding; a byte order mark is skipped.
+//
+// In a CSV file a header name that is empty becomes column_N, and one that occurs
+// before gets _2, _3 and so on. A record with fewer fields than the header lacks
+// the last columns; one with more is an error, for those values have no name.
+func openSource(path string, opts sourceOptions) (*fileSource, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("open source: %w", err)
+	}
+	s := &fileSource{file: file, maxLimit: opts.MaxLimit, log: opts.Log}
+	if s.maxLimit <= 0 {
+		s.maxLimit = maxSourceLimit
+	}
+	if s.log == nil {
+		s.log = slog.Default()
+	}
+	if err := s.load(strings.ToLower(filepath.Ext(path))); err != nil {
+		_ = file.Close()
+		return nil, fmt.Errorf("open source %s: %w", filepath.Base(path), err)
+	}
+	return s, nil
+}
+
+// Rows is the number of rows in the file, without a header.
+func (s *fileSource) Rows() int { return len(s.rows) }
+
+// Columns is the names of the columns in the order of the header row.
+func (s *fileSource) Columns() []string { return slices.Clone(s.columns) }
+
+// Close ends the source. Pages that are being sent are cut off.
+func (s *fileSource) Close() error { return s.file.Close() }
+
+func (s *fileSource) load(extension string) error {
+	info, err := s.file.Stat()
+	if err != nil {
+		return err
+	}
+	if !info.Mode().IsRegular() {
+		return errors.New("not a regular file")
+	}
+	s.opened = info
+	head := make([]byte, 512)
+	n, err := s.file.ReadAt(head, 0)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	head = head[:n]
+	start := int64(0)
+	switch {
+	case bytes.HasPrefix(head, []byte("\xef\xbb\xbf")):
+		start = 3
+	case bytes.HasPrefix(head, []byte("\xff\xfe")), bytes.HasPrefix(head, []byte("\xfe\xff")):
+		return errors.New("the file is UTF-16: save it as UTF-8")
+	case bytes.HasPrefix(head, []byte("\x1f\x8b")):
+		return errors.New("the file is compressed with gzip: unpack it first")
+	}
+	if extension == ".csv" {
+		err = s.loadCSV(start)
+	} else {
+		err = s.loadJSON(start, extension)
+	}
+	if err != nil {
+		return err
+	}
+	if len(s.rows) == 0 && len(s.columns) == 0 {
+		return nil
+	}
+	return s.makeHeader()
+}
+
+func (s *fileSource) makeHeader() error {
+	s.header = append(s.header, '{')
+	for i, name := range s.columns {
+		quoted, err := jsontext.AppendQuote(nil, name)
+		if err != nil {
+			return fmt.Errorf("column %q: %w", name, err)
+		}
+		if i > 0 {
+			s.header = append(s.header, ',')
+		}
+		s.header = append(s.header, quoted...)
+		s.header = append(s.header, ':')
+		s.header = append(s.header, quoted...)
+	}
+	s.header = append(s.header, '}')
+	return nil
+}
+
+// --- JSON ---
+
+func (s *fileSource) loadJSON(start int64, extension string) error {
+	scan := &jsonScan{
+		fileSource: s, start: start,
+		// Twice the same name is for the reader of the page to judge, as everywhere.
+		dec:     jsontext.NewDecoder(io.NewSectionReader(s.file, start, math.MaxInt64-start), jsontext.AllowDuplicateNames(true)),
+		columns: map[string]bool{}, spellings: map[string]bool{},
+	}
+	s.copyRow = s.copyJSON
+	switch scan.dec.PeekKind() {
+	case '[':
+		return scan.array()
+	case '{':
+		if err := scan.sequence(); err != nil {
+			return err
+		}
+		if extension == ".json" && len(s.rows) == 1 {
+			return errors.New("the file is one JSON object, want an array of objects (or the extension .ndjson for a file of one row)")
+		}
+		return nil
+	}
+	if _, err := scan.dec.ReadToken(); errors.Is(err, io.EOF) {
+		return errors.New("the file is empty")
+	}
+	return errors.New("the file does not begin with [ or {: want a JSON array of objects, NDJSON, or CSV in a file whose name ends in .csv")
+}
+
+type jsonScan struct {
+	*fileSource
+	dec       *jsontext.Decoder
+	start     int64 // of the decoder's first byte in the file
+	columns   map[string]bool
+	spellings map[string]bool // raw names that are known to be a column
+}
+
+func (s *jsonScan) array() error {
+	if _, err := s.dec.ReadToken(); err != nil {
+		return s.sentence(err)
+	}
+	for {
+		switch kind := s.dec.PeekKind(); kind {
+		case '{':
+			if err := s.row(); err != nil {
+				return err
+			}
+		case ']':
+			if _, err := s.dec.ReadToken(); err != nil {
+				return s.sentence(err)
+			}
+			end := s.dec.InputOffset() + s.start
+			if _, err := s.dec.ReadToken(); !errors.Is(err, io.EOF) {
+				return fmt.Errorf("more data after the end of the array (byte %d)", end)
+			}
+			return nil
+		default:
+			return s.notARow(kind)
+		}
+	}
+}
+
+func (s *jsonScan) sequence() error {
+	for {
+		switch kind := s.dec.PeekKind(); kind {
+		case '{':
+			if err := s.row(); err != nil {
+				return err
+			}
+		default:
+			if err := s.notARow(kind); !errors.Is(err, io.EOF) {
+				return err
+			}
+			return nil
+		}
+	}
+}
+
+// notARow explains why there is no row: io.EOF means that the file is at its end.
+func (s *jsonScan) notARow(kind jsontext.Kind) error {
+	switch kind {
+	case '[', '"', '0', 'n', 't', 'f':
+		return fmt.Errorf("row %d is %s, want an object", len(s.rows)+1, describeKind(kind))
+	}
+	_, err := s.dec.ReadToken()
+	if errors.Is(err, io.EOF) {
+		return io.EOF
+	}
+	return s.sentence(err)
+}
+
+func (s *jsonScan) row() error {
+	if _, err := s.dec.ReadToken(); err != nil {
+		return s.sentence(err)
+	}
+	offset := s.dec.InputOffset() - 1
+	for s.dec.PeekKind() != '}' {
+		name, err := s.dec.ReadValue()
+		if err != nil {
+			return s.sentence(err)
+		}
+		if !s.spellings[string(name)] {
+			if err := s.column(name); err != nil {
+				return err
+			}
+		}
+		if err := s.dec.SkipValue(); err != nil {
+			return s.sentence(err)
+		}
+	}
+	if _, err := s.dec.ReadToken(); err != nil {
+		return s.sentence(err)
+	}
+	length := s.dec.InputOffset() - offset
+	if length > math.MaxUint32 {
+		return fmt.Errorf("row %d has %d bytes, more than 4 GiB", len(s.rows)+1, length)
+	}
+	s.rows = append(s.rows, rowSpan{offset: s.start + offset, length: uint32(length), sent: uint32(length)})
+	return nil
+}
+
+// column notes a spelling of a name: one name can be escaped in many ways.
+func (s *jsonScan) column(spelling jsontext.Value) error {
+	b, err := jsontext.AppendUnquote(nil, spelling)
+	if err != nil {
+		return s.sentence(err)
+	}
+	if name := string(b); !s.columns[name] {
+		if len(s.columns) == maxSourceColumns {
+			return fmt.Errorf("row %d: more than %d columns", len(s.rows)+1, maxSourceColumns)
+		}
+		s.columns[name] = true
+		s.fileSource.columns = append(s.fileSource.columns, name)
+	}
+	if len(s.spellings) < 2*maxSourceColumns {
+		s.spellings[string(spelling)] = true
+	}
+	return nil
+}
+
+func (s *jsonScan) sentence(err error) error {
+	row := len(s.rows) + 1
+	var syntactic *jsontext.SyntacticError
+	switch {
+	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF):
+		return fmt.Errorf("row %d is cut off: the file ends at byte %d: %w", row, s.opened.Size(), io.ErrUnexpectedEOF)
+	case errors.As(err, &syntactic):
+		return fmt.Errorf("row %d: %w (byte %d)", row, syntactic.Err, s.start+syntactic.ByteOffset)
+	}
+	return fmt.Errorf("row %d: %w", row, err)
+}
+
+func describeKind(kind jsontext.Kind) string {
+	switch kind {
+	case '[':
+		return "an array"
+	case '"':
+		return "a string"
+	case '0':
+		return "a number"
+	case 'n':
+		return "null"
+	}
+	return "a boolean"
+}
+
+func (s *fileSource) copyJSON(w *bufio.Writer, rows []rowSpan) error {
+	r := bufio.NewReaderSize(s.section(rows), 64<<10)
+	at := rows[0].offset
+	for _, row := range rows {
+		if _, err := r.Discard(int(row.offset - at)); err != nil {
+			return err
+		}
+		_ = w.WriteByte(',') // its error stays and comes back from the next call
+		if _, err := io.CopyN(w, r, int64(row.length)); err != nil {
+			return err
+		}
+		at = row.offset + int64(row.length)
+	}
+	return nil
+}
+
+func (s *fileSource) section(rows []rowSpan) *io.SectionReader {
+	last := rows[len(rows)-1]
+	return io.NewSectionReader(s.file, rows[0].offset, last.offset+int64(last.length)-rows[0].offset)
+}
+
+// --- CSV ---
+
+func newCSVReader(r io.Reader) *csv.Reader {
+	records := csv.NewReader(bufio.NewReaderSize(r, 64<<10))
+	records.FieldsPerRecord = -1
+	records.ReuseRecord = true
+	return records
+}
+
+func (s *fileSource) loadCSV(start int64) error {
+	records := newCSVReader(io.NewSectionReader(s.file, start, math.MaxInt64-start))
+	s.copyRow = s.copyCSV
+	var scratch []byte
+	for first := true; ; first = false {
+		offset := records.InputOffset()
+		record, err := records.Read()
+		switch {
+		case errors.Is(err, io.EOF) && first:
+			return errors.New("the file is empty")
+		case errors.Is(err, io.EOF):
+			return nil
+		case err != nil:
+			return err
+		}
+		line, _ := records.FieldPos(0)
+		for _, value := range record {
+			if !utf8.ValidString(value) {
+				return fmt.Errorf("line %d is not UTF-8: save the file as UTF-8", line)
+			}
+		}
+		if first {
+			if err := s.nameColumns(record); err != nil {
+				return err
+			}
+			continue
+		}
+		if len(record) > len(s.columns) {
+			return fmt.Errorf("line %d has %d fields, the header has %d", line, len(record), len(s.columns))
+		}
+		length := records.InputOffset() - offset
+		scratch, err = s.appendRecord(scratch[:0], record)
+		if err != nil {
+			return fmt.Errorf("line %d: %w", line, err)
+		}
+		if length > math.MaxUint32 || len(scratch) > math.MaxUint32 {
+			return fmt.Errorf("line %d has more than 4 GiB", line)
+		}
+		s.rows = append(s.rows, rowSpan{offset: start + offset, length: uint32(length), sent: uint32(len(scratch))})
+	}
+}
+
+func (s *fileSource) nameColumns(record []string) error {
+	if len(record) > maxSourceColumns {
+		return fmt.Errorf("the header has %d columns, more than %d", len(record), maxSourceColumns)
+	}
+	given := map[string]bool{}
+	for _, name := range record {
+		given[name] = true
+	}
+	taken, count := map[string]bool{}, map[string]int{}
+	for i, name := range record {
+		if name == "" {
+			name = fmt.Sprintf("column_%d", i+1)
+		}
+		unique := name
+		// A made-up name must not be one that stands further right.
+		for taken[unique] || unique != record[i] && given[unique] {
+			count[name] = max(count[name], 1) + 1
+			unique = fmt.Sprintf("%s_%d", name, count[name])
+		}
+		taken[unique] = true
+		quoted, err := jsontext.AppendQuote(nil, unique)
+		if err != nil {
+			return err
+		}
+		s.columns = append(s.columns, unique)
+		s.quoted = append(s.quoted, quoted)
+	}
+	return nil
+}
+
+func (s *fileSource) appendRecord(dst []byte, record []string) ([]byte, error) {
+	dst = append(dst, '{')
+	for i, value := range record {
+		if i > 0 {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, s.quoted[i]...)
+		dst = append(dst, ':')
+		var err error
+		if dst, err = jsontext.AppendQuote(dst, value); err != nil {
+			return nil, err
+		}
+	}
+	return append(dst, '}'), nil
+}
+
+func (s *fileSource) copyCSV(w *bufio.Writer, rows []rowSpan) error {
+	records := newCSVReader(s.section(rows))
+	var scratch []byte
+	for range rows {
+		record, err := records.Read()
+		if err != nil {
+			return err
+		}
+		if scratch, err = s.appendRecord(scratch[:0], record); err != nil {
+			return err
+		}
+		_ = w.WriteByte(',') // its error stays and comes back from the next call
+		if _, err := w.Write(scratch); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// --- HTTP ---
+
+// sourceError is what the caller did wrong, or the file.
+type sourceError struct {
+	status int
+	msg    string
+}
+
+func (e *sourceError) Error() string { return e.msg }
+
+// ServeHTTP answers with the page that page and limit ask for: in the query, or
+// in the JSON object of a POST, which goes before the query. Both may be numbers
+// or strings of digits. What is absent is 1 and 50.
+func (s *fileSource) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Content-Type", "application/json; charset=utf-8")
+	page, limit, err := s.pageAndLimit(w, r)
+	if err == nil {
+		err = s.unchanged()
+	}
+	if err != nil {
+		s.refuse(w, err)
+		return
+	}
+	total := int64(len(s.rows))
+	pages := (total + limit - 1) / limit
+	var rows []rowSpan
+	if page <= pages {
+		rows = s.rows[(page-1)*limit : min(page*limit, total)]
+	}
+	head := []byte(`{"errcode":0,"msg":"","data":{"data":[`)
+	head = append(head, s.header...)
+	tail := fmt.Appendf(nil, `],"pagetag":{"page":%d,"limit":%d,"total":%d,"total_page":%d}},"request_id":"%s"}`+"\n",
+		page, limit, total, pages, uuid.NewString())
+	length := int64(len(head) + len(tail))
+	for _, row := range rows {
+		length += 1 + int64(row.sent)
+	}
+	// The length is promised before the rows are read, so that the caller sees a
+	// page that is cut off as such.
+	w.Header().Set("Content-Length", strconv.FormatInt(length, 10))
+	if r.Method == http.MethodHead {
+		return
+	}
+	if err := s.send(w, head, rows, tail); err != nil && r.Context().Err() == nil {
+		s.log.Error("page cut off", "page", page, "limit", limit, "error", err)
+	}
+}
+
+func (s *fileSource) send(w io.Writer, head []byte, rows []rowSpan, tail []byte) error {
+	out := bufio.NewWriterSize(w, 64<<10)
+	_, _ = out.Write(head) // its error stays and comes back from Flush
+	if len(rows) > 0 {
+		if err := s.copyRow(out, rows); err != nil {
+			return err
+		}
+	}
+	_, _ = out.Write(tail)
+	return out.Flush()
+}
+
+func (s *fileSource) refuse(w http.ResponseWriter, err error) {
+	refusal := &sourceError{status: http.StatusInternalServerError, msg: "the file cannot be read"}
+	if !errors.As(err, &refusal) {
+		s.log.Error("page refused", "error", err)
+	}
+	body, err := json.Marshal(map[string]any{
+		"errcode": refusal.status, "msg": refusal.msg, "data": nil, "request_id": uuid.NewString(),
+	})
+	if err != nil {
+		s.log.Error("page refused", "error", err)
+	}
+	w.WriteHeader(refusal.status)
+	_, _ = w.Write(body)
+}
+
+func (s *fileSource) unchanged() error {
+	info, err := s.file.Stat()
+	if err != nil {
+		return err
+	}
+	if info.Size() != s.opened.Size() || !info.ModTime().Equal(s.opened.ModTime()) {
+		return &sourceError{http.StatusInternalServerError,
+			"the file has changed since " + s.opened.ModTime().UTC().Format(time.RFC3339) + ": serve it anew"}
+	}
+	return nil
+}
+
+func (s *fileSource) pageAndLimit(w http.ResponseWriter, r *http.Request) (page, limit int64, err error) {
+	var body map[string]json.RawMessage
+	switch r.Method {
+	case http.MethodGet, http.MethodHead:
+	case http.MethodPost:
+		if body, err = readParams(w, r); err != nil {
+			return 0, 0, err
+		}
+	default:
+		w.Header().Set("Allow", "GET, HEAD, POST")
+		return 0, 0, &sourceError{http.StatusMethodNotAllowed, "method " + r.Method + ": want GET or POST"}
+	}
+	query := r.URL.Query()
+	number := func(name string, absent int64) (int64, error) {
+		text := query.Get(name)
+		if raw, ok := body[name]; ok {
+			text = string(raw)
+			if text == "null" {
+				text = ""
+			} else if text[0] == '"' {
+				if err := json.Unmarshal(raw, &text); err != nil {
+					return 0, badNumber(name, text)
+				}
+			}
+		}
+		if text == "" {
+			return absent, nil
+		}
+		return parseNumber(name, text)
+	}
+	if page, err = number("page", 1); err != nil {
+		return 0, 0, err
+	}
+	if limit, err = number("limit", defaultSourceLimit); err != nil {
+		return 0, 0, err
+	}
+	return page, min(limit, int64(s.maxLimit)), nil
+}
+
+func readParams(w http.ResponseWriter, r *http.Request) (map[string]json.RawMessage, error) {
+	text, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxSourceBody))
+	if err != nil {
+		return nil, &sourceError{http.StatusBadRequest, "body: cannot be read, or is larger than 1 MiB"}
+	}
+	var params map[string]json.RawMessage
+	if len(bytes.TrimSpace(text)) > 0 && json.Unmarshal(text, &params) != nil {
+		return nil, &sourceError{http.StatusBadRequest, "body: want a JSON object with page and limit"}
+	}
+	return params, nil
+}
+
+// parseNumber also takes 1e+06, which is how some clients print a million.
+func parseNumber(name, text string) (int64, error) {
+	n, err := strconv.ParseInt(text, 10, 64)
+	if err != nil {
+		f, err := strconv.ParseFloat(text, 64)
+		if err != nil || f != math.Trunc(f) || math.Abs(f) > 1<<53 {
+			return 0, badNumber(name, text)
+		}
+		n = int64(f)
+	}
+	if n < 1 {
+		return 0, badNumber(name, text)
+	}
+	return n, nil
+}
+
+func badNumber(name, text string) error {
+	return &sourceError{http.StatusBadRequest, fmt.Sprintf("%s: want a whole number from 1 up, got %.40q", name, text)}
+}
