@@ -1,0 +1,29 @@
+package rows_test
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"sheaf/events/rows"
+)
+
+func TestCursorReturnsRowsWhole(t *testing.T) {
+	c := rows.NewCursor([]byte(` [ {"a" : "}]"} ,{}, {"b":{"c":[1,{"d":2}]}} ] `))
+	var got []string
+	for row, ok := c.NextRaw(); ok; row, ok = c.NextRaw() {
+		got = append(got, string(row))
+	}
+	require.Equal(t, []string{`{"a" : "}]"}`, `{}`, `{"b":{"c":[1,{"d":2}]}}`}, got)
+
+	c = rows.NewCursor([]byte(`[{"a":1,"b":2},{"c":3}]`))
+	require.True(t, c.NextRow())
+	c.NextField()
+	row, ok := c.NextRaw()
+	require.True(t, ok, "a row that was begun is skipped")
+	require.Equal(t, `{"c":3}`, string(row))
+
+	c = rows.NewCursor([]byte(`[{"a":`))
+	_, ok = c.NextRaw()
+	require.False(t, ok)
+}
