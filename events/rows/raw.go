@@ -16,3 +16,7 @@ func (c *Cursor) NextRaw() (row []byte, ok bool) {
 	c.i, c.inRow = end, false
 	return c.b[start:end:end], true
 }
+
+// Offset is where the cursor stands in the array: after [Cursor.NextRaw], just
+// behind the row that it returned.
+func (c *Cursor) Offset() int { return c.i }

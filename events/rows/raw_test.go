@@ -9,10 +9,12 @@ import (
 )
 
 func TestCursorReturnsRowsWhole(t *testing.T) {
-	c := rows.NewCursor([]byte(` [ {"a" : "}]"} ,{}, {"b":{"c":[1,{"d":2}]}} ] `))
+	page := ` [ {"a" : "}]"} ,{}, {"b":{"c":[1,{"d":2}]}} ] `
+	c := rows.NewCursor([]byte(page))
 	var got []string
 	for row, ok := c.NextRaw(); ok; row, ok = c.NextRaw() {
 		got = append(got, string(row))
+		require.Equal(t, string(row), page[c.Offset()-len(row):c.Offset()])
 	}
 	require.Equal(t, []string{`{"a" : "}]"}`, `{}`, `{"b":{"c":[1,{"d":2}]}}`}, got)
 
