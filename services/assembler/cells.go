@@ -1,0 +1,686 @@
+package assembler
+
+import (
+	"bytes"
+	"math"
+	"slices"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"unicode/utf8"
+
+	"github.com/mattn/go-runewidth"
+
+	"sheaf/events/rows"
+)
+
+// Limits of a worksheet (Microsoft, "Excel specifications and limits"; the
+// columns also ECMA-376 part 1, 18.3.1.13).
+const (
+	maxColumns  = 16_384
+	maxRows     = 1_048_576
+	maxCellText = 32_767 // UTF-16 code units
+)
+
+// Column widths, in characters of the default font. A CJK character counts
+// as two.
+const (
+	minWidth    = 8
+	maxWidth    = 60
+	widthMargin = 2
+	// widthRows is how many data rows the widths are measured on.
+	widthRows = 100
+)
+
+// header is page 1's first row: the columns and their titles.
+type header struct {
+	columns map[string]int32 // by decoded name
+	titles  [][]byte         // decoded
+	refs    [][]byte         // `<c r="A` and so on
+}
+
+// newHeader reads the first row of a page; h is nil when it has none. Of a
+// name that occurs twice, the first place and the last title count.
+func newHeader(page []byte) (h *header, err error) {
+	c := rows.NewCursor(page)
+	if !c.NextRow() {
+		return nil, nil
+	}
+	h = &header{columns: map[string]int32{}}
+	for {
+		name, escaped, v, ok := c.NextField()
+		if !ok {
+			break
+		}
+		if escaped {
+			name = rows.Unquote(nil, name)
+		}
+		title := appendValueText(nil, v)
+		if at, twice := h.columns[string(name)]; twice {
+			h.titles[at] = title
+			continue
+		}
+		h.columns[string(name)] = int32(len(h.titles))
+		h.titles = append(h.titles, title)
+		h.refs = append(h.refs, append([]byte(`<c r="`), columnName(len(h.refs))...))
+	}
+	if len(h.titles) > maxColumns {
+		return nil, &TooManyColumnsError{Columns: len(h.titles)}
+	}
+	return h, nil
+}
+
+// columnName returns the letters of a column, counted from 0.
+func columnName(i int) string {
+	var b [3]byte
+	at := len(b)
+	for i++; i > 0; i /= 26 {
+		i--
+		at--
+		b[at] = byte('A' + i%26)
+	}
+	return string(b[at:])
+}
+
+// appendRow appends the header row with the given style and reports which
+// titles had to be cut.
+func (h *header) appendRow(dst []byte, style int) (_ []byte, cuts cellCuts) {
+	dst = append(dst, `<row r="1">`...)
+	var cell []byte
+	cell = append(cell, `1" s="`...)
+	cell = strconv.AppendInt(cell, int64(style), 10)
+	cell = append(cell, '"')
+	for i, title := range h.titles {
+		if len(title) == 0 {
+			continue
+		}
+		dst = append(append(dst, h.refs[i]...), cell...)
+		var cut bool
+		if dst, cut = appendInline(dst, title); cut {
+			cuts.add(1, i)
+		}
+	}
+	return append(dst, `</row>`...), cuts
+}
+
+// cellCuts counts the cells whose text was cut, and knows the first.
+type cellCuts struct {
+	n      int64
+	row    int // from 1, on its sheet
+	column int // from 0
+	sheet  int // from 1; set when chunks are joined
+}
+
+func (c *cellCuts) add(row, column int) {
+	if c.n++; c.n == 1 {
+		c.row, c.column = row, column
+	}
+}
+
+// unknownFields counts fields whose name is not in the header, and knows the
+// first.
+type unknownFields struct {
+	n    int64
+	name string
+	row  int64 // data row of the export, from 1
+}
+
+// chunk is the XML of some successive rows of a batch, in a buffer that goes
+// back to a pool when all blocks that it lends to are deflated.
+type chunk struct {
+	xml []byte
+	// first is the index in its batch of the first row that begins in the
+	// chunk. A chunk that continues a row holds no other.
+	first     int
+	rows      int // that begin in it
+	continues bool
+	newSheet  bool // it begins with the first row of a further sheet
+
+	cuts    cellCuts
+	unknown unknownFields
+	widths  []uint8 // of the columns, when it holds rows that are measured
+	err     error   // the batch ends here
+
+	holders atomic.Int32 // who still reads xml
+}
+
+var chunks sync.Pool
+
+func newChunk(first int) *chunk {
+	c, ok := chunks.Get().(*chunk)
+	if !ok {
+		c = &chunk{xml: make([]byte, 0, blockSize+blockSize/4)}
+	}
+	c.first = first
+	c.holders.Store(1)
+	return c
+}
+
+// release says that a holder is done with the chunk.
+func (c *chunk) release() {
+	if c.holders.Add(-1) > 0 {
+		return
+	}
+	if cap(c.xml) <= 4*blockSize {
+		chunks.Put(&chunk{xml: c.xml[:0]})
+	}
+}
+
+// encoder makes sheet XML of rows. It has state for one goroutine.
+//
+// A row of n fields costs O(n), whatever the number of columns.
+type encoder struct {
+	head    *header
+	maxRows int // of a sheet, with the header
+	limit   int // a chunk is emitted when it has reached this size
+	emit    func(*chunk) error
+	// before, when set, is called before each row, with all earlier rows
+	// emitted. It may move the batch's base.
+	before func(b *batch, global int64) error
+
+	now *chunk
+
+	slots   []rows.Value // by column, valid where stamp is generation
+	stamps  []uint32
+	stamp   uint32
+	touched []int32 // columns of the row
+	guesses []guess // by position in the row
+	scratch []byte
+	number  []byte // the row's number as the cells need it
+	text    []byte
+}
+
+// guess is the column that the previous row's field at a position had. Rows
+// mostly repeat their names in one order, which saves the map.
+type guess struct {
+	name   []byte // raw
+	column int32  // -1: none
+}
+
+func newEncoder(h *header, maxRows int) *encoder {
+	return &encoder{
+		head:    h,
+		maxRows: maxRows,
+		limit:   blockSize,
+		slots:   make([]rows.Value, len(h.titles)),
+		stamps:  make([]uint32, len(h.titles)),
+	}
+}
+
+// batch encodes the rows of b from index from on and emits chunks.
+func (e *encoder) batch(b *batch, from int) error {
+	e.now = nil
+	i := 0
+	for _, p := range b.pages {
+		c := rows.NewCursor(p.Rows)
+		n := 0
+		for c.NextRow() {
+			if n++; n == 1 && p.drops() {
+				continue
+			}
+			if i++; i <= from {
+				continue
+			}
+			if err := e.row(&c, b, i-1); err != nil {
+				return err
+			}
+		}
+		if n != p.RowCount {
+			return &RowsError{Page: p.Number, Want: p.RowCount, Got: n}
+		}
+	}
+	return e.flush(i, false)
+}
+
+// place returns the number on its sheet of the data row with global index i,
+// when data row base was the first of a sheet.
+func place(i, base int64, maxRows int) (number int, newSheet bool) {
+	at := (i - base) % int64(maxRows-1)
+	return int(at) + 2, at == 0 && i > base
+}
+
+// row appends one row to the current chunk and emits chunks that are full.
+func (e *encoder) row(c *rows.Cursor, b *batch, index int) error {
+	global := b.first + int64(index)
+	if e.before != nil {
+		if err := e.flush(index, false); err != nil {
+			return err
+		}
+		if err := e.before(b, global); err != nil {
+			return err
+		}
+	}
+	number, newSheet := place(global, b.base, e.maxRows)
+	if newSheet {
+		if err := e.flush(index, false); err != nil {
+			return err
+		}
+	}
+	if e.now == nil {
+		e.now = newChunk(index)
+		e.now.newSheet = newSheet
+	}
+	e.now.rows++
+	e.read(c, global)
+	measure := global < widthRows
+	if measure && e.now.widths == nil {
+		e.now.widths = make([]uint8, len(e.head.titles))
+	}
+
+	e.number = strconv.AppendInt(e.number[:0], int64(number), 10)
+	out := append(e.now.xml, `<row r="`...)
+	out = append(out, e.number...)
+	out = append(out, `">`...)
+	e.number = append(e.number, '"')
+	for _, col := range e.touched {
+		v := &e.slots[col]
+		if v.Kind == rows.Null {
+			continue
+		}
+		out = append(append(out, e.head.refs[col]...), e.number...)
+		text := v.Raw
+		switch v.Kind {
+		case rows.True:
+			out = append(out, ` t="b"><v>1</v></c>`...)
+		case rows.False:
+			out = append(out, ` t="b"><v>0</v></c>`...)
+		default:
+			if v.Kind == rows.Number && isExact(v.Raw) {
+				out = append(append(append(out, `><v>`...), v.Raw...), `</v></c>`...)
+				break
+			}
+			if v.Kind == rows.String && !v.Escaped {
+				text = v.Raw[1 : len(v.Raw)-1]
+			} else {
+				e.text = appendValueText(e.text[:0], *v)
+				text = e.text
+			}
+			var cut bool
+			if out, cut = appendInline(out, text); cut {
+				e.now.cuts.add(number, int(col))
+			}
+		}
+		if measure {
+			e.now.widths[col] = max(e.now.widths[col], textWidth(text))
+		}
+		if len(out) >= e.limit {
+			// Even within a row, so that memory does not depend on its size.
+			e.now.xml = out
+			if err := e.flush(index+1, true); err != nil {
+				return err
+			}
+			if measure {
+				e.now.widths = make([]uint8, len(e.head.titles))
+			}
+			out = e.now.xml
+		}
+	}
+	e.now.xml = append(out, `</row>`...)
+	if e.now.continues || len(e.now.xml) >= e.limit {
+		return e.flush(index+1, false)
+	}
+	return nil
+}
+
+// flush emits the current chunk. With within, a chunk that continues the row
+// follows.
+func (e *encoder) flush(next int, within bool) error {
+	c := e.now
+	e.now = nil
+	if within {
+		e.now = newChunk(next)
+		e.now.continues = true
+	}
+	if c == nil {
+		return nil
+	}
+	return e.emit(c)
+}
+
+// read fills slots and touched with the current row's fields, in column order.
+func (e *encoder) read(c *rows.Cursor, global int64) {
+	if e.stamp++; e.stamp == 0 { // 2^32 rows: old stamps would come back
+		clear(e.stamps)
+		e.stamp = 1
+	}
+	e.touched = e.touched[:0]
+	sorted, last := true, int32(-1)
+	for i := 0; ; i++ {
+		name, escaped, v, ok := c.NextField()
+		if !ok {
+			break
+		}
+		col := e.guess(i, name, escaped)
+		if col < 0 {
+			if u := &e.now.unknown; u.n == 0 {
+				u.name, u.row = shownName(name), global+1
+			}
+			e.now.unknown.n++
+			continue
+		}
+		e.slots[col] = v // the last of a name counts
+		if e.stamps[col] == e.stamp {
+			continue
+		}
+		e.stamps[col] = e.stamp
+		e.touched = append(e.touched, col)
+		sorted = sorted && col > last
+		last = col
+	}
+	if !sorted {
+		slices.Sort(e.touched)
+	}
+}
+
+// guess returns the column of the i-th field's raw name, -1 when it has none.
+func (e *encoder) guess(i int, name []byte, escaped bool) int32 {
+	if i < len(e.guesses) && bytes.Equal(e.guesses[i].name, name) {
+		return e.guesses[i].column
+	}
+	col := e.column(name, escaped)
+	if len(name) > maxGuessed {
+		return col
+	}
+	for len(e.guesses) <= i {
+		e.guesses = append(e.guesses, guess{column: -1, name: []byte{'"'}}) // equal to no raw name
+	}
+	g := &e.guesses[i]
+	g.name, g.column = append(g.name[:0], name...), col
+	return col
+}
+
+// maxGuessed is the longest name that a guess keeps, in bytes.
+const maxGuessed = 256
+
+// shownName returns the first 100 characters of a raw name.
+func shownName(name []byte) string {
+	const most = 100
+	name = name[:min(len(name), (most+1)*len(`\uD83D\uDE00`))]
+	if r := []rune(string(rows.Unquote(nil, name))); len(r) > most {
+		return string(r[:most]) + "…"
+	} else {
+		return string(r)
+	}
+}
+
+// column returns the column of a raw name, -1 when the header has none.
+func (e *encoder) column(name []byte, escaped bool) int32 {
+	if escaped {
+		e.scratch = rows.Unquote(e.scratch[:0], name)
+		name = e.scratch
+	}
+	if col, ok := e.head.columns[string(name)]; ok {
+		return col
+	}
+	return -1
+}
+
+// isExact reports whether the JSON number raw keeps all its digits as a
+// number in a cell: an integer of at most 15 digits, or a decimal whose first
+// and last digit other than zero span at most 15, with a magnitude that Excel
+// knows. A float64 holds any 15 significant digits (IEEE 754, DBL_DIG).
+func isExact(raw []byte) bool {
+	if len(raw) <= 15 && bytes.IndexByte(raw, 'e') < 0 && bytes.IndexByte(raw, 'E') < 0 {
+		return true
+	}
+	digits := raw
+	if digits[0] == '-' {
+		digits = digits[1:]
+	}
+	exponent := 0
+	fraction := false
+	if i := bytes.IndexAny(digits, "eE"); i >= 0 {
+		var err error
+		if exponent, err = strconv.Atoi(string(digits[i+1:])); err != nil {
+			return false
+		}
+		digits, fraction = digits[:i], true
+	}
+	// first and last are the places of the outermost digits other than zero;
+	// place 0 is the ones.
+	point := bytes.IndexByte(digits, '.')
+	if point < 0 {
+		point = len(digits)
+	} else {
+		fraction = true
+	}
+	if !fraction {
+		return len(digits) <= 15
+	}
+	first, last, any := 0, 0, false
+	for i, c := range digits {
+		if c == '0' || c == '.' {
+			continue
+		}
+		at := point - i
+		if i < point {
+			at--
+		}
+		if !any {
+			first, any = at, true
+		}
+		last = at
+	}
+	if !any {
+		return exponent == 0 // 0.000; readers disagree on 0e999
+	}
+	// Excel's numbers reach from 2.2251E-308 to 9.99999999999999E+307.
+	return first-last < 15 && exponent < math.MaxInt32 && exponent > math.MinInt32 &&
+		first+exponent <= 307 && first+exponent >= -307
+}
+
+// appendValueText appends the text of a value as a cell shows it: a string
+// decoded, null as nothing, a nested value as compact JSON. Of a text that a
+// cell cannot hold it may append any part that a cell cannot hold either.
+func appendValueText(dst []byte, v rows.Value) []byte {
+	switch v.Kind {
+	case rows.Null:
+		return dst
+	case rows.String:
+		// No more than a cell can show, of a text of any length.
+		return rows.Unquote(dst, v.Raw[:min(len(v.Raw), (maxCellText+3)*len(`\u0000`))])
+	case rows.Object, rows.Array:
+		return appendCompact(dst, v.Raw)
+	}
+	return append(dst, v.Raw...)
+}
+
+// appendCompact appends a checked JSON value without white space, and with
+// the characters of its strings as themselves where JSON lets them: many
+// sources escape all that is not ASCII, and nobody can read that in a cell.
+func appendCompact(dst, raw []byte) []byte {
+	inString := false
+	for i, most := 0, len(dst)+3*(maxCellText+1); i < len(raw) && len(dst) <= most; {
+		c := raw[i]
+		switch {
+		case c == '"':
+			inString = !inString
+		case !inString && (c == ' ' || c == '\t' || c == '\n' || c == '\r'):
+			i++
+			continue
+		case inString && c == '\\' && i+1 < len(raw):
+			n := 2
+			if raw[i+1] == 'u' {
+				n = 6
+			}
+			piece := raw[i:min(i+n, len(raw))]
+			text := rows.Unquote(dst, piece)[len(dst):]
+			if bytes.Equal(text, []byte("\uFFFD")) && i+12 <= len(raw) {
+				// Perhaps the first half of a surrogate pair.
+				if pair := rows.Unquote(dst, raw[i:i+12])[len(dst):]; len(pair) == 4 && pair[0] >= 0xf0 {
+					piece, text = raw[i:i+12], pair
+				}
+			}
+			if text[0] < ' ' || text[0] == '"' || text[0] == '\\' || bytes.Equal(text, []byte("\uFFFD")) {
+				text = piece
+			}
+			dst = append(dst, text...)
+			i += len(piece)
+			continue
+		}
+		dst = append(dst, c)
+		i++
+	}
+	return dst
+}
+
+// Classes of bytes in a cell's text. Bytes of class 0 stand for themselves.
+const (
+	escapeMarkup = 1 + iota
+	escapeControl
+	escapeUnderscore
+	escapeNoncharacter // perhaps: the first byte of U+FFFE and U+FFFF, and of others
+)
+
+var textClass = func() (t [256]byte) {
+	for c := range ' ' {
+		t[c] = escapeControl
+	}
+	t['\t'], t['\n'] = 0, 0
+	t['&'], t['<'], t['>'] = escapeMarkup, escapeMarkup, escapeMarkup
+	t['_'] = escapeUnderscore
+	t[0xEF] = escapeNoncharacter
+	return t
+}()
+
+// appendInline appends the rest of a text cell after its reference: an inline
+// string, which no reader takes for a formula. Text beyond maxCellText is cut.
+func appendInline(dst, text []byte) (_ []byte, cut bool) {
+	if len(text) > maxCellText {
+		if n := cutAt(text); n < len(text) {
+			text, cut = text[:n], true
+		}
+	}
+	if len(text) > 0 && (isSpace(text[0]) || isSpace(text[len(text)-1])) {
+		dst = append(dst, ` t="inlineStr"><is><t xml:space="preserve">`...)
+	} else {
+		dst = append(dst, ` t="inlineStr"><is><t>`...)
+	}
+	dst = appendText(dst, text)
+	return append(dst, `</t></is></c>`...), cut
+}
+
+func isSpace(c byte) bool { return c == ' ' || c == '\t' || c == '\n' }
+
+// cutAt returns the length of the longest beginning of text that has at most
+// maxCellText UTF-16 code units and ends between two characters.
+func cutAt(text []byte) int {
+	units := 0
+	for i := 0; i < len(text); {
+		r, n := utf8.DecodeRune(text[i:])
+		units++
+		if r > 0xFFFF {
+			units++
+		}
+		if units > maxCellText {
+			return i
+		}
+		i += n
+	}
+	return len(text)
+}
+
+// appendText appends valid UTF-8 as character data of an ST_Xstring (ECMA-376
+// part 1, 22.9.2.19): what XML 1.0 cannot hold is written _xHHHH_, and an
+// underscore that a reader would take for the beginning of such a sequence is
+// written so itself. A carriage return is too, since XML readers turn it into
+// a line feed.
+func appendText(dst, text []byte) []byte {
+	start := 0
+	for i := 0; i < len(text); i++ {
+		c := text[i]
+		class := textClass[c]
+		if class == 0 {
+			continue
+		}
+		var escape string
+		width := 1
+		switch class {
+		case escapeMarkup:
+			switch c {
+			case '&':
+				escape = "&amp;"
+			case '<':
+				escape = "&lt;"
+			default:
+				escape = "&gt;"
+			}
+		case escapeControl:
+			dst = append(dst, text[start:i]...)
+			dst = append(dst, '_', 'x', '0', '0', '0'+c>>4, upperHex[c&15], '_')
+			start = i + 1
+			continue
+		case escapeUnderscore:
+			if !looksEscaped(text[i:]) {
+				continue
+			}
+			escape = "_x005F_"
+		case escapeNoncharacter:
+			switch noncharacter(text[i:]) {
+			case 0xFFFE:
+				escape = "_xFFFE_"
+			case 0xFFFF:
+				escape = "_xFFFF_"
+			default:
+				continue
+			}
+			width = 3
+		}
+		dst = append(append(dst, text[start:i]...), escape...)
+		i += width - 1
+		start = i + 1
+	}
+	return append(dst, text[start:]...)
+}
+
+const upperHex = "0123456789ABCDEF"
+
+// looksEscaped reports whether text, which begins with an underscore, begins
+// with _xHHHH_ once it is written. The last underscore may be the first of an
+// escape that is about to be written.
+func looksEscaped(text []byte) bool {
+	if len(text) < 7 || text[1] != 'x' {
+		return false
+	}
+	for _, c := range text[2:6] {
+		if (c < '0' || c > '9') && (c|0x20 < 'a' || c|0x20 > 'f') {
+			return false
+		}
+	}
+	switch textClass[text[6]] {
+	case escapeUnderscore, escapeControl:
+		return true
+	case escapeNoncharacter:
+		return noncharacter(text[6:]) != 0
+	}
+	return false
+}
+
+// noncharacter returns 0xFFFE or 0xFFFF when text begins with that character,
+// else 0.
+func noncharacter(text []byte) rune {
+	if len(text) >= 3 && text[0] == 0xEF && text[1] == 0xBF && text[2] >= 0xBE {
+		return 0xFF00 | rune(text[2]) | 0x40
+	}
+	return 0
+}
+
+// narrow makes ambiguous characters one column wide on every machine;
+// runewidth's default reads the locale.
+var narrow = &runewidth.Condition{}
+
+// textWidth returns the columns of text's widest line, at most maxWidth.
+func textWidth(text []byte) uint8 {
+	widest, width := 0, 0
+	for len(text) > 0 && width < maxWidth {
+		r, n := utf8.DecodeRune(text)
+		text = text[n:]
+		if r == '\n' {
+			width = 0
+			continue
+		}
+		width += narrow.RuneWidth(r)
+		widest = max(widest, width)
+	}
+	return uint8(min(widest, maxWidth))
+}

@@ -1,0 +1,79 @@
+package assembler
+
+import (
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+// maxName is the longest entry name in bytes. File systems allow 255; what
+// unpacks the zip may add to it.
+const maxName = 200
+
+// EntryName returns the name of an export's file inside its zip:
+// "<title>-1.<type>" when numbered, as exports of a source are, else
+// "<title>.<type>". The type keeps its case.
+//
+// The result is one element of a path that every common file system takes
+// (Microsoft, "Naming Files, Paths, and Namespaces"): valid UTF-8 of at most
+// 200 bytes without the characters / \ : * ? " < > |, controls and
+// characters that change the direction of writing, without dots and spaces at
+// its ends or two dots in a row, and no name of a device. A title of which nothing is
+// left becomes "export"; a type of which nothing is left is left out.
+func EntryName(title, extType string, numbered bool) string {
+	suffix := ""
+	if numbered {
+		suffix = "-1"
+	}
+	if ext := cleanName(extType, 32); ext != "" {
+		suffix += "." + ext
+	}
+	stem := cleanName(title, maxName-len(suffix))
+	if stem == "" {
+		stem = "export"
+	}
+	// Windows looks at what stands before the first dot.
+	if device, _, _ := strings.Cut(stem+suffix, "."); isDevice(device) {
+		stem = "_" + stem
+		stem = cleanName(stem, maxName-len(suffix))
+	}
+	return stem + suffix
+}
+
+// cleanName drops what a name must not hold, and cuts it to max bytes between
+// two characters.
+func cleanName(s string, max int) string {
+	s = strings.Map(func(r rune) rune {
+		switch {
+		case strings.ContainsRune(`/\:*?"<>|`, r), unicode.IsControl(r), unicode.Is(unicode.Bidi_Control, r),
+			r == utf8.RuneError, r == '\uFEFF', r == '\u200B':
+			return -1
+		case unicode.IsSpace(r):
+			return ' '
+		}
+		return r
+	}, s)
+	s = strings.Trim(s, ". ")
+	for strings.Contains(s, "..") {
+		s = strings.ReplaceAll(s, "..", ".")
+	}
+	for len(s) > max {
+		_, n := utf8.DecodeLastRuneInString(s)
+		s = s[:len(s)-n]
+	}
+	return strings.TrimRight(s, ". ")
+}
+
+// isDevice reports whether Windows takes a name for a device.
+func isDevice(name string) bool {
+	name = strings.ToUpper(strings.TrimRight(name, " "))
+	switch name {
+	case "CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$":
+		return true
+	}
+	rest, found := strings.CutPrefix(name, "COM")
+	if !found {
+		rest, found = strings.CutPrefix(name, "LPT")
+	}
+	return found && len([]rune(rest)) == 1 && strings.ContainsAny(rest, "0123456789¹²³")
+}

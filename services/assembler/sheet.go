@@ -1,0 +1,326 @@
+package assembler
+
+import (
+	"bytes"
+	"context"
+	"hash/crc32"
+	"math"
+	"sync/atomic"
+)
+
+// sheets lays the chunks of all batches, in order, into sheets and these into
+// blocks. Where a sheet and a block end depends on the rows alone. One
+// goroutine drives it.
+type sheets struct {
+	ctx      context.Context
+	spec     Spec
+	skeleton *skeleton
+	head     *header
+	out      func(item) error // hands on what goes into the file, in order
+
+	number   int   // of the current sheet, from 1
+	rows     int   // on it, with the header
+	xml      int64 // bytes of it
+	block    *block
+	reserved int // bytes for the XML before the rows, of each sheet
+	base     atomic.Int64
+
+	widths  []uint8
+	total   int64
+	cuts    cellCuts
+	unknown unknownFields
+	rerun   *encoder
+}
+
+// item is one thing that goes into the file.
+type item struct {
+	part    string // name of a whole entry
+	content []byte // of part
+	open    string // path of an entry that begins here
+	reserve int    // length of the XML before the rows, with open
+	block   *block
+	close   []byte // the XML before the rows, which ends the entry
+}
+
+// maxEntry keeps a sheet below the size at which a zip needs 64-bit records
+// for it, which some readers of workbooks refuse.
+const maxEntry = math.MaxUint32 - 1
+
+// open begins the next sheet.
+func (s *sheets) open() error {
+	s.number++
+	if err := s.skeleton.addSheet(); err != nil {
+		return err
+	}
+	if s.number == 1 {
+		// The widest and longest that the head can become.
+		widest := bytes.Repeat([]byte{maxWidth}, len(s.widths))
+		head, _, err := s.skeleton.render(s.spec.MaxSheetRows, widest)
+		if err != nil {
+			return err
+		}
+		s.reserved = len(head)
+		// This first rendering has these parts as they stay.
+		for _, name := range early {
+			if err := s.out(item{part: name, content: s.skeleton.parts[name]}); err != nil {
+				return err
+			}
+		}
+	}
+	if err := s.out(item{open: sheetPath(s.number), reserve: s.reserved}); err != nil {
+		return err
+	}
+	s.rows, s.xml = 0, int64(s.reserved)
+	s.block = newBlock()
+	if s.head == nil {
+		return nil
+	}
+	row, cuts := s.head.appendRow(nil, s.skeleton.bold)
+	if s.number == 1 {
+		s.countCuts(cuts)
+	}
+	s.rows = 1
+	return s.add(row, nil)
+}
+
+// end finishes the current sheet.
+func (s *sheets) end() error {
+	if err := s.skeleton.ignoreTextNumbers(s.rows); err != nil {
+		return err
+	}
+	head, tail, err := s.skeleton.render(s.rows, s.shownWidths())
+	if err != nil {
+		return err
+	}
+	if err := s.add(tail, nil); err != nil {
+		return err
+	}
+	s.block.last = true
+	if err := s.out(item{block: s.block}); err != nil {
+		return err
+	}
+	s.block = nil
+	return s.out(item{close: pad(head, s.reserved)})
+}
+
+// pad makes a sheet's head n bytes long with white space after the XML
+// declaration, where it means nothing.
+func pad(head []byte, n int) []byte {
+	after := bytes.Index(head, []byte("?>")) + len("?>")
+	b := append(make([]byte, 0, n), head[:after]...)
+	b = append(b, bytes.Repeat([]byte{' '}, max(0, n-len(head)))...)
+	return append(b, head[after:]...)
+}
+
+func (s *sheets) shownWidths() []uint8 {
+	shown := make([]uint8, len(s.widths))
+	for i, w := range s.widths {
+		shown[i] = min(max(w+widthMargin, minWidth), maxWidth)
+	}
+	return shown
+}
+
+func newBlock() *block { return &block{done: make(chan struct{})} }
+
+// add appends XML to the current sheet. It belongs to c, or to nobody else.
+func (s *sheets) add(xml []byte, c *chunk) error {
+	s.xml += int64(len(xml))
+	if s.xml > maxEntry {
+		return ErrSheetTooLarge
+	}
+	for len(xml) > 0 {
+		n := min(len(xml), blockSize-s.block.n)
+		if c != nil {
+			c.holders.Add(1)
+		}
+		s.block.pieces = append(s.block.pieces, piece{xml[:n], c})
+		s.block.n += n
+		xml = xml[n:]
+		if s.block.n == blockSize {
+			if err := s.out(item{block: s.block}); err != nil {
+				return err
+			}
+			s.block = newBlock()
+		}
+	}
+	return nil
+}
+
+// batch lays down the rows of a batch from its chunks.
+func (s *sheets) batch(b *batch) error {
+	if b.base != s.base.Load() {
+		// It was encoded for places that its rows do not have.
+		return s.again(b, 0, nil)
+	}
+	for {
+		c, err := b.receive(s.ctx)
+		if c == nil || err != nil {
+			return err
+		}
+		if c.err != nil {
+			return c.err
+		}
+		if c.newSheet {
+			if err := s.roll(); err != nil {
+				return err
+			}
+			c.newSheet = false
+			if int64(len(c.xml)) > s.spec.MaxSheetXML-s.xml {
+				s.base.Store(b.first + int64(c.first)) // its first row has its place now
+			}
+		}
+		if !c.continues && int64(len(c.xml)) > s.spec.MaxSheetXML-s.xml {
+			return s.again(b, c.first, c)
+		}
+		if err := s.chunk(c); err != nil {
+			return err
+		}
+	}
+}
+
+// again encodes a batch anew from row first on, row by row, since a further
+// sheet begins within it or began before it. It throws away the chunks there
+// are. That happens to a few batches in gigabytes of XML.
+func (s *sheets) again(b *batch, first int, c *chunk) error {
+	for {
+		if c != nil {
+			c.release()
+		}
+		var err error
+		if c, err = b.receive(s.ctx); err != nil {
+			return err
+		}
+		if c == nil {
+			break
+		}
+	}
+	if s.rerun == nil {
+		s.rerun = newEncoder(s.head, s.spec.MaxSheetRows)
+		s.rerun.emit = s.chunk
+		s.rerun.before = s.before
+	}
+	b.base = s.base.Load()
+	return s.rerun.batch(b, first)
+}
+
+// before begins a sheet at a row when the one so far has reached its size.
+// A sheet has at least one row, whatever its size.
+func (s *sheets) before(b *batch, global int64) error {
+	_, newSheet := place(global, b.base, s.spec.MaxSheetRows)
+	if newSheet || s.rows < 2 || s.xml < s.spec.MaxSheetXML {
+		return nil
+	}
+	b.base = global
+	s.base.Store(global)
+	return s.roll()
+}
+
+// roll ends the current sheet and begins the next.
+func (s *sheets) roll() error {
+	if err := s.end(); err != nil {
+		return err
+	}
+	return s.open()
+}
+
+// chunk lays down one chunk.
+func (s *sheets) chunk(c *chunk) error {
+	defer c.release()
+	if err := context.Cause(s.ctx); err != nil {
+		return err
+	}
+	if c.newSheet {
+		if err := s.roll(); err != nil {
+			return err
+		}
+	}
+	s.rows += c.rows
+	s.total += int64(c.rows)
+	s.countCuts(c.cuts)
+	if c.unknown.n > 0 {
+		if s.unknown.n == 0 {
+			s.unknown = c.unknown
+		} else {
+			s.unknown.n += c.unknown.n
+		}
+	}
+	for i, w := range c.widths {
+		s.widths[i] = max(s.widths[i], w)
+	}
+	return s.add(c.xml, c)
+}
+
+func (s *sheets) countCuts(c cellCuts) {
+	if c.n == 0 {
+		return
+	}
+	if s.cuts.n == 0 {
+		s.cuts = c
+		s.cuts.sheet = s.number
+	} else {
+		s.cuts.n += c.n
+	}
+}
+
+// entryWriter writes items into the zip of a workbook. One goroutine drives
+// it.
+type entryWriter struct {
+	out     *output
+	entries []zipEntry
+
+	entry zipEntry
+	at    int64
+	hole  int
+	crc   uint32
+	size  int64
+}
+
+func (w *entryWriter) write(it item) error {
+	switch {
+	case it.part != "":
+		return w.part(it.part, it.content)
+	case it.open != "":
+		w.entry = zipEntry{name: it.open, method: methodDeflate, offset: w.out.at - w.out.begin}
+		w.at = w.out.at
+		w.hole = w.out.reserve(w.entry.headerSize() + storedSize(it.reserve))
+		w.crc, w.size = 0, 0
+		return nil
+	case it.block != nil:
+		b := it.block
+		w.crc = combineCRC(w.crc, b.crc, int64(b.n))
+		w.size += int64(b.n)
+		defer b.free()
+		return w.out.writeSummed(b.packed, b.packedCRC)
+	default:
+		e := &w.entry
+		e.crc = combineCRC(crc32.ChecksumIEEE(it.close), w.crc, w.size)
+		e.size = w.size + int64(len(it.close))
+		e.packed = w.out.at - w.at - int64(e.headerSize())
+		w.entries = append(w.entries, *e)
+		return w.out.fill(w.hole, w.at, appendStored(e.appendLocal(nil), it.close))
+	}
+}
+
+// part writes a whole entry.
+func (w *entryWriter) part(name string, content []byte) error {
+	d, err := getDeflater()
+	if err != nil {
+		return err
+	}
+	defer putDeflater(d)
+	b := newBlock()
+	b.pieces, b.n, b.last = []piece{{content, nil}}, len(content), true
+	if err := b.deflate(d); err != nil {
+		return err
+	}
+	defer b.free()
+	e := zipEntry{
+		name: name, method: methodDeflate, crc: b.crc,
+		size: int64(b.n), packed: int64(len(b.packed)), offset: w.out.at - w.out.begin,
+	}
+	w.entries = append(w.entries, e)
+	if err := w.out.write(e.appendLocal(nil)); err != nil {
+		return err
+	}
+	return w.out.writeSummed(b.packed, b.packedCRC)
+}

@@ -1,0 +1,548 @@
+package assembler
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"runtime"
+	"strconv"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/semaphore"
+
+	"sheaf/events/rows"
+)
+
+// Page is one page of a source.
+type Page struct {
+	Number int    // from 1, ascending without a gap
+	Rows   []byte // a JSON array that passed rows.Check; not changed until WriteWorkbook returns
+	// RowCount is the number of rows in Rows, with the first. 0 means that
+	// it is not known: it is then counted, which costs time. A wrong one
+	// fails with a [*RowsError].
+	RowCount int
+	// SkipFirst says that the first row repeats the header and is no data.
+	// Page 1's first row is the header in any case.
+	SkipFirst bool
+}
+
+// drops reports whether the first row is no data.
+func (p Page) drops() bool { return p.SkipFirst || p.Number == 1 }
+
+// Spec is what a workbook is made from besides its pages.
+type Spec struct {
+	Title   string    // document property
+	Creator string    // document property; default "Sheaf"
+	Created time.Time // document property, also of the last change; default 1980-01-01
+	// EntryName is the name of the workbook in the zip. See [EntryName].
+	// Default "export.xlsx".
+	EntryName string
+	// Parallel is how many goroutines encode rows, and how many deflate.
+	// The file does not depend on it. Memory does: a few megabytes each.
+	// Default GOMAXPROCS.
+	Parallel int
+	// MaxSheetRows is the number of rows of a sheet, with the header; a
+	// further row begins a further sheet. Default and most 1,048,576, least 2.
+	MaxSheetRows int
+	// MaxSheetXML is the size of a sheet's XML, in bytes, at and after which
+	// no further row begins on it. Default and most 3.5 GiB.
+	MaxSheetXML int64
+}
+
+func (s Spec) withDefaults() Spec {
+	if s.Created.IsZero() {
+		s.Created = time.Date(1980, 1, 1, 0, 0, 0, 0, time.UTC)
+	}
+	if s.EntryName == "" {
+		s.EntryName = "export.xlsx"
+	}
+	if s.Parallel <= 0 {
+		s.Parallel = runtime.GOMAXPROCS(0)
+	}
+	if s.MaxSheetRows <= 0 || s.MaxSheetRows > maxRows {
+		s.MaxSheetRows = maxRows
+	}
+	s.MaxSheetRows = max(s.MaxSheetRows, 2)
+	if s.MaxSheetXML <= 0 || s.MaxSheetXML > maxSheetXML {
+		s.MaxSheetXML = maxSheetXML
+	}
+	return s
+}
+
+// maxSheetXML leaves half a gibibyte below the 4 GiB of [maxEntry] for the row
+// that begins last. A row of 64 MiB of JSON makes at most 320 MiB of XML.
+const maxSheetXML = 7 << 29
+
+// Result says what was written.
+type Result struct {
+	Rows     int64 // data rows, without headers
+	Sheets   int
+	Size     int64             // of the zip, in bytes
+	Sha256   [sha256.Size]byte // of the zip
+	Warnings []Warning         // at most one of each code
+}
+
+// Warning is something about the workbook that its owner should know.
+type Warning struct {
+	Code    string
+	Message string // a sentence for a person
+	Count   int64  // how many cells, sheets or values it is about
+	// First is the first of them: a cell such as "Sheet1!C7", or the name of
+	// a field, cut at 100 characters.
+	First string
+}
+
+// The codes of warnings.
+const (
+	WarnCellCut       = "CELL_CUT"       // texts longer than a cell holds were cut
+	WarnSheetSplit    = "SHEET_SPLIT"    // the rows did not fit on one sheet
+	WarnColumnUnknown = "COLUMN_UNKNOWN" // values whose name the header lacks were left out
+)
+
+// ErrNoPages means that next returned io.EOF before any page.
+var ErrNoPages = errors.New("there are no pages, not even an empty first one")
+
+// ErrPageOrder means that next did not return the pages 1, 2, 3 and so on.
+var ErrPageOrder = errors.New("the pages are not in order")
+
+// ErrNoHeader means that page 1 is empty, so that there are no columns, but a
+// later page has rows.
+var ErrNoHeader = errors.New("page 1 is empty and so gives no header, but a later page has rows")
+
+// ErrSheetTooLarge means that a single row would make a sheet's XML larger
+// than 4 GiB, which readers of workbooks refuse. Pages of up to 64 MiB cannot.
+var ErrSheetTooLarge = errors.New("a sheet would exceed 4 GiB of XML because of a single row")
+
+// TooManyColumnsError means that the header has more columns than a worksheet
+// can have.
+type TooManyColumnsError struct {
+	Columns int // of the header
+}
+
+// Error gives the number and the limit.
+func (e *TooManyColumnsError) Error() string {
+	return fmt.Sprintf("the header has %d columns, but a worksheet has at most %d", e.Columns, maxColumns)
+}
+
+// RowsError means that a page does not have the rows that it was said to
+// have: its bytes are not the ones that were checked.
+type RowsError struct {
+	Page, Want, Got int
+}
+
+// Error names the page and both counts.
+func (e *RowsError) Error() string {
+	return fmt.Sprintf("page %d should have %d rows but has %d", e.Page, e.Want, e.Got)
+}
+
+const (
+	// batchBytes is how much JSON is encoded at once: small pages are joined
+	// so that the goroutines meet seldom.
+	batchBytes = 128 << 10
+	// flightBytes is how much JSON may be on its way through the writer. A
+	// larger page goes alone.
+	flightBytes = 16 << 20
+)
+
+// WriteWorkbook writes a zip with one stored entry, the workbook of the pages,
+// to dst. dst must be empty and open for reading and writing; on an error it
+// holds rubbish. It is not synced.
+//
+// next returns the pages in ascending order from 1 on, then io.EOF. It is
+// called from one goroutine at a time and must return when its context ends.
+// Its other errors are returned wrapped.
+//
+// The file's bytes depend on the spec's document properties, entry name and
+// sheet limits and on the rows, and on nothing else: not on how the rows are
+// cut into pages, the clock, the machine or Parallel.
+//
+// Memory is bounded whatever the number of rows, of pages and the size of a
+// row. No goroutine is left when WriteWorkbook returns.
+func WriteWorkbook(ctx context.Context, dst *os.File, spec Spec, next func(context.Context) (Page, error)) (Result, error) {
+	w := &workbookWriter{spec: spec.withDefaults(), next: next}
+	if len(w.spec.EntryName) > math.MaxUint16 {
+		return Result{}, fmt.Errorf("the entry name has %d bytes, more than a zip can hold", len(w.spec.EntryName))
+	}
+	w.outer = zipEntry{name: w.spec.EntryName, method: methodStore, large: true}
+	start := int64(w.outer.headerSize())
+	w.entries.out = &output{f: dst, at: start, begin: start}
+	if err := w.rows(ctx); err != nil {
+		return Result{}, fmt.Errorf("write the workbook: %w", err)
+	}
+	if err := w.finish(); err != nil {
+		return Result{}, fmt.Errorf("write the workbook: %w", err)
+	}
+	return w.result(ctx, dst)
+}
+
+// workbookWriter is one run of WriteWorkbook.
+//
+//	feed → encoders → lay (sheets) → deflaters → save (entryWriter)
+//
+// feed and lay are joined by ordered, lay and save by saved: both are queues
+// in file order, whose elements the encoders and deflaters complete in any
+// order. That is also what bounds memory.
+type workbookWriter struct {
+	spec     Spec
+	next     func(context.Context) (Page, error)
+	skeleton *skeleton
+	sheets   *sheets
+	entries  entryWriter
+	outer    zipEntry
+}
+
+// early are the parts that go before the sheets. Tools that look at the first
+// entries to tell a workbook from any zip find what they look for.
+var early = []string{"_rels/.rels", "docProps/app.xml", "docProps/core.xml", "xl/theme/theme1.xml", "xl/styles.xml"}
+
+// late are the parts that depend on the number of sheets.
+var late = []string{"xl/workbook.xml", "xl/_rels/workbook.xml.rels", "[Content_Types].xml"}
+
+// rows writes all entries but the late ones.
+func (w *workbookWriter) rows(ctx context.Context) error {
+	first, err := w.next(ctx)
+	switch {
+	case err == io.EOF:
+		return ErrNoPages
+	case err != nil:
+		return fmt.Errorf("page 1: %w", err)
+	case first.Number != 1:
+		return fmt.Errorf("%w: page %d came first", ErrPageOrder, first.Number)
+	}
+	head, err := newHeader(first.Rows)
+	if err != nil {
+		return err
+	}
+	if w.skeleton, err = newSkeleton(w.spec, head); err != nil {
+		return err
+	}
+
+	ctx, cancel := context.WithCancelCause(ctx)
+	var running sync.WaitGroup
+	defer running.Wait()
+	defer cancel(nil)
+
+	n := w.spec.Parallel
+	var (
+		batches   = make(chan *batch)
+		ordered   = make(chan *batch, 2*n)
+		deflating = make(chan *block)
+		saved     = make(chan item, 4*n)
+		flight    = semaphore.NewWeighted(flightBytes)
+	)
+	w.sheets = &sheets{ctx: ctx, spec: w.spec, skeleton: w.skeleton, head: head}
+	w.sheets.out = func(it item) error {
+		if it.block != nil {
+			if err := send(ctx, deflating, it.block); err != nil {
+				return err
+			}
+		}
+		return send(ctx, saved, it)
+	}
+	if head != nil {
+		w.sheets.widths = make([]uint8, len(head.titles))
+		for i, title := range head.titles {
+			w.sheets.widths[i] = textWidth(title)
+		}
+	}
+
+	running.Go(func() {
+		defer close(batches)
+		f := feeder{w: w, head: head, flight: flight, batches: batches, ordered: ordered}
+		err := f.run(ctx, first)
+		first = Page{}
+		if err != nil {
+			// In its place, so that rows before it fail first.
+			_ = send(ctx, ordered, &batch{err: err})
+		}
+		close(ordered)
+	})
+	for range n {
+		if head != nil {
+			running.Go(func() { encode(ctx, newEncoder(head, w.spec.MaxSheetRows), batches) })
+		}
+		running.Go(func() {
+			if err := deflate(deflating); err != nil {
+				cancel(err)
+			}
+		})
+	}
+	allSaved := make(chan struct{})
+	running.Go(func() {
+		defer close(allSaved)
+		if err := w.save(ctx, saved); err != nil {
+			cancel(err)
+		}
+	})
+
+	err = w.lay(ctx, ordered, flight)
+	close(deflating)
+	close(saved)
+	if err != nil {
+		cancel(err)
+		return err
+	}
+	<-allSaved
+	return context.Cause(ctx)
+}
+
+// send sends v unless ctx ends first.
+func send[T any](ctx context.Context, to chan<- T, v T) error {
+	select {
+	case to <- v:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// receive returns the next value, or ok false at the end.
+func receive[T any](ctx context.Context, from <-chan T) (v T, ok bool, err error) {
+	select {
+	case v, ok = <-from:
+		return v, ok, nil
+	case <-ctx.Done():
+		return v, false, context.Cause(ctx)
+	}
+}
+
+// batch is some successive pages that are encoded at once.
+type batch struct {
+	pages  []Page
+	first  int64 // number of data rows before it
+	rows   int   // data rows in it
+	base   int64 // the data row that is taken as the first of a sheet; see place
+	weight int64 // its part of flightBytes
+	err    error // in place of all else: the pages end with this error
+
+	chunks chan *chunk // closed after the last
+}
+
+func (b *batch) receive(ctx context.Context) (*chunk, error) {
+	c, _, err := receive(ctx, b.chunks)
+	return c, err
+}
+
+// feeder calls next and makes batches of the pages.
+type feeder struct {
+	w       *workbookWriter
+	head    *header
+	flight  *semaphore.Weighted
+	batches chan<- *batch
+	ordered chan<- *batch
+
+	b    *batch
+	rows int64
+}
+
+func (f *feeder) run(ctx context.Context, p Page) error {
+	f.b = &batch{}
+	for number := 1; ; number++ {
+		if err := f.page(ctx, p); err != nil {
+			return err
+		}
+		var err error
+		p, err = f.w.next(ctx)
+		if err == io.EOF {
+			return f.flush(ctx)
+		}
+		if err == nil && p.Number != number+1 {
+			err = fmt.Errorf("%w: page %d came after page %d", ErrPageOrder, p.Number, number)
+		} else if err != nil {
+			err = fmt.Errorf("page %d: %w", number+1, err)
+		}
+		if err != nil {
+			if flushErr := f.flush(ctx); flushErr != nil {
+				return flushErr
+			}
+			return err
+		}
+	}
+}
+
+func (f *feeder) page(ctx context.Context, p Page) error {
+	if p.RowCount <= 0 {
+		for c := rows.NewCursor(p.Rows); c.NextRow(); {
+			p.RowCount++
+		}
+	}
+	if p.RowCount == 0 {
+		return nil
+	}
+	if f.head == nil {
+		return fmt.Errorf("%w: page %d", ErrNoHeader, p.Number)
+	}
+	weight := min(int64(len(p.Rows)), flightBytes)
+	if f.b.weight > 0 && f.b.weight+weight > batchBytes {
+		if err := f.flush(ctx); err != nil {
+			return err
+		}
+	}
+	if err := f.flight.Acquire(ctx, weight); err != nil {
+		return context.Cause(ctx)
+	}
+	f.b.pages = append(f.b.pages, p)
+	f.b.weight += weight
+	f.b.rows += p.RowCount
+	if p.drops() {
+		f.b.rows--
+	}
+	if f.b.weight >= batchBytes {
+		return f.flush(ctx)
+	}
+	return nil
+}
+
+// flush sends the batch on its way.
+func (f *feeder) flush(ctx context.Context) error {
+	b := f.b
+	if len(b.pages) == 0 {
+		return nil
+	}
+	f.b = &batch{}
+	b.first, b.base = f.rows, f.w.sheets.base.Load()
+	b.chunks = make(chan *chunk, 2)
+	f.rows += int64(b.rows)
+	if err := send(ctx, f.ordered, b); err != nil {
+		return err
+	}
+	return send(ctx, f.batches, b)
+}
+
+// encode encodes batches until there are no more.
+func encode(ctx context.Context, e *encoder, batches <-chan *batch) {
+	for b := range batches {
+		e.emit = func(c *chunk) error { return send(ctx, b.chunks, c) }
+		if err := e.batch(b, 0); err != nil {
+			_ = send(ctx, b.chunks, &chunk{err: err})
+		}
+		close(b.chunks)
+	}
+}
+
+// lay lays all batches into sheets.
+func (w *workbookWriter) lay(ctx context.Context, ordered <-chan *batch, flight *semaphore.Weighted) error {
+	if err := w.sheets.open(); err != nil {
+		return err
+	}
+	for {
+		b, ok, err := receive(ctx, ordered)
+		switch {
+		case err != nil:
+			return err
+		case !ok:
+			return w.sheets.end()
+		case b.err != nil:
+			return b.err
+		}
+		if err := w.sheets.batch(b); err != nil {
+			return err
+		}
+		flight.Release(b.weight)
+	}
+}
+
+// deflate compresses blocks until there are no more.
+func deflate(blocks <-chan *block) error {
+	d, err := getDeflater()
+	if err != nil {
+		return err
+	}
+	defer putDeflater(d)
+	for b := range blocks {
+		if err := b.deflate(d); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// save writes items to the file until there are no more.
+func (w *workbookWriter) save(ctx context.Context, items <-chan item) error {
+	for it := range items {
+		if it.block != nil {
+			if _, _, err := receive(ctx, it.block.done); err != nil {
+				return err
+			}
+		}
+		if err := w.entries.write(it); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// finish writes the late parts, both directories and the outer header.
+func (w *workbookWriter) finish() error {
+	e, o := &w.entries, w.entries.out
+	for _, name := range late {
+		if err := e.part(name, w.skeleton.parts[name]); err != nil {
+			return err
+		}
+	}
+	if err := o.write(appendDirectory(nil, e.entries, o.at-o.begin)); err != nil {
+		return err
+	}
+	w.outer.size = o.at - o.begin
+	w.outer.packed = w.outer.size
+	var err error
+	if w.outer.crc, err = o.sum(); err != nil {
+		return err
+	}
+	if _, err := o.f.WriteAt(w.outer.appendLocal(nil), 0); err != nil {
+		return err
+	}
+	end := appendDirectory(nil, []zipEntry{w.outer}, o.at)
+	if _, err := o.f.WriteAt(end, o.at); err != nil {
+		return err
+	}
+	o.at += int64(len(end))
+	return nil
+}
+
+// result hashes the file. The header in front is known last, so this must
+// read the file again.
+func (w *workbookWriter) result(ctx context.Context, dst *os.File) (Result, error) {
+	s := w.sheets
+	r := Result{Rows: s.total, Sheets: s.number, Size: w.entries.out.at}
+	hash := sha256.New()
+	buf := make([]byte, 256<<10)
+	for at := int64(0); at < r.Size; {
+		if err := context.Cause(ctx); err != nil {
+			return Result{}, err
+		}
+		n, err := dst.ReadAt(buf[:min(int64(len(buf)), r.Size-at)], at)
+		if err != nil {
+			return Result{}, fmt.Errorf("read the workbook back: %w", err)
+		}
+		hash.Write(buf[:n])
+		at += int64(n)
+	}
+	hash.Sum(r.Sha256[:0])
+
+	if c := s.cuts; c.n > 0 {
+		ref := sheetName(c.sheet) + "!" + columnName(c.column) + strconv.Itoa(c.row)
+		r.Warnings = append(r.Warnings, Warning{
+			Code: WarnCellCut, Count: c.n, First: ref,
+			Message: fmt.Sprintf("%d cells held more than %d characters and were cut; the first is %s.", c.n, maxCellText, ref),
+		})
+	}
+	if s.number > 1 {
+		r.Warnings = append(r.Warnings, Warning{
+			Code: WarnSheetSplit, Count: int64(s.number), First: sheetName(2),
+			Message: fmt.Sprintf("The rows did not fit on one sheet; there are %d, each with the header.", s.number),
+		})
+	}
+	if u := s.unknown; u.n > 0 {
+		r.Warnings = append(r.Warnings, Warning{
+			Code: WarnColumnUnknown, Count: u.n, First: u.name,
+			Message: fmt.Sprintf("%d values were left out because the header has no column for them; the first is %q in data row %d.", u.n, u.name, u.row),
+		})
+	}
+	return r, nil
+}
