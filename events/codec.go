@@ -79,6 +79,9 @@ func Decode(subject string, h nats.Header, data []byte, sequence uint64) (Event,
 	if err != nil {
 		return Event{}, err
 	}
+	if err := checkName(tokens[0], tokens[2]); err != nil {
+		return Event{}, err
+	}
 	t := Type(tokens[1])
 	ev := Event{
 		ID:            h.Get(headerID),

@@ -147,7 +147,10 @@ func (x *Export) Allows(t Type) error {
 // Apply folds one event into the export. An event that is not newer than the
 // last one applied is ignored, so applying twice is harmless. An event that
 // the state does not admit is returned as an error and changes only LastSeq:
-// the log may hold one written by an older or a foreign hand.
+// the log may hold one written by an older or a foreign hand. Only a requested
+// event is applied in any state: it begins a round and repeats all that lasts,
+// so whoever starts to read at the newest one comes to the same export as
+// whoever read all.
 func (x *Export) Apply(ev Event) error {
 	if ev.Sequence <= x.LastSeq {
 		return nil
@@ -156,7 +159,7 @@ func (x *Export) Apply(ev Event) error {
 	t := ev.Type()
 	// A log that was trimmed can begin in the middle of nothing; only a
 	// request or a rejection can begin an export.
-	if err := x.Allows(t); err != nil {
+	if err := x.Allows(t); err != nil && t != TypeRequested {
 		return fmt.Errorf("key %s sequence %d: %w", ev.Key, ev.Sequence, err)
 	}
 	switch p := ev.Payload.(type) {

@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"strconv"
+	"slices"
 	"strings"
 	"time"
 
@@ -27,21 +27,35 @@ type Decide func(x *Export) (Payload, error)
 // still the one of that state; if not, the state is read from the leader and
 // decide is asked again. So of two that race exactly one is written, and the
 // other sees it before it decides anew. A type that the state does not admit
-// is refused with ErrNotAllowed.
+// is refused with ErrNotAllowed, and only after the leader was asked.
 //
-// Append returns the export with the event applied. After an error the event
-// may still be written only if the error is ErrUnavailable; Append looked for
-// it by its id and found nothing.
+// A key that ended and was requested again is the same export in a new round:
+// a decide that speaks for one round compares RequestedSeq.
+//
+// Append returns the export with the event applied, and with what others
+// added since. An acknowledgement that is lost is looked for by the event's
+// id, so the event is written once. After an error the event may still be
+// written only if the error is ErrUnavailable.
 func (s *Streams) Append(ctx context.Context, known Export, correlation string, decide Decide) (Export, error) {
 	x := known
+	if err := checkName(x.Tenant, x.Key); err != nil {
+		return x, err
+	}
 	ev := Event{ID: NewID(), Tenant: x.Tenant, Key: x.Key, Time: time.Now().UTC(), CorrelationID: correlation}
-	for unconfirmed := 0; ; {
+	unconfirmed := 0 // publishes whose fate is not known
+	for fromLeader := false; ; fromLeader = true {
 		payload, err := decide(&x)
 		if err != nil {
 			return x, err
 		}
 		if err := x.Allows(payload.EventType()); err != nil {
-			return x, err
+			if fromLeader {
+				return x, err
+			}
+			if x, err = s.Read(ctx, x.Tenant, x.Key); err != nil {
+				return x, err
+			}
+			continue
 		}
 		ev.Payload = payload
 		ev.Requested = 0
@@ -69,8 +83,14 @@ func (s *Streams) Append(ctx context.Context, known Export, correlation string, 
 			}
 		}
 
-		// Somebody wrote, or the answer was lost. The leader knows which.
-		history, err := s.history(ctx, x.Tenant, x.Key)
+		// Somebody wrote, or the answer was lost. The leader knows which. The
+		// event can lie before a newer round: with its answer lost, others
+		// had time to go on.
+		since := uint64(0)
+		if unconfirmed > 0 {
+			since = x.LastSeq + 1
+		}
+		history, err := s.history(ctx, x.Tenant, x.Key, since)
 		if err != nil {
 			return x, err
 		}
@@ -124,7 +144,10 @@ func publishError(err error) error {
 // Read returns an export as the stream's leader knows it now. One that does
 // not exist has StateNone.
 func (s *Streams) Read(ctx context.Context, tenant, key string) (Export, error) {
-	history, err := s.history(ctx, tenant, key)
+	if err := checkName(tenant, key); err != nil {
+		return Export{}, err
+	}
+	history, err := s.history(ctx, tenant, key, 0)
 	if err != nil {
 		return Export{}, err
 	}
@@ -142,9 +165,9 @@ func fold(tenant, key string, history []Event) Export {
 }
 
 // history returns the key's events from its newest requested event on, in
-// order, from the leader. Older ones add nothing: each requested event repeats
-// all that lasts.
-func (s *Streams) history(ctx context.Context, tenant, key string) ([]Event, error) {
+// order, from the leader; with since also older ones from that sequence on.
+// What lies before adds nothing: each requested event repeats all that lasts.
+func (s *Streams) history(ctx context.Context, tenant, key string, since uint64) ([]Event, error) {
 	filter := keyFilter(tenant, key)
 	last, err := s.events.GetLastMsgForSubject(ctx, filter)
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
@@ -153,28 +176,49 @@ func (s *Streams) history(ctx context.Context, tenant, key string) ([]Event, err
 	if err != nil {
 		return nil, fmt.Errorf("%w: reading key %s: %w", ErrUnavailable, key, err)
 	}
-	begin := last.Sequence
-	if r := last.Header.Get(headerRequested); r != "" {
-		if begin, err = strconv.ParseUint(r, 10, 64); err != nil || begin > last.Sequence {
-			return nil, fmt.Errorf("sequence %d of key %s: ce-requested %q", last.Sequence, key, r)
-		}
+	tail := decodeRaw(last)
+	request := tail.Requested
+	if tail.Type() == TypeRequested {
+		request = tail.Sequence
 	}
+	begin := request
+	if since > 0 {
+		begin = min(begin, since)
+	}
+	history, err := s.read(ctx, filter, begin, tail)
+	if err != nil {
+		return nil, err
+	}
+	found := slices.ContainsFunc(history, func(ev Event) bool {
+		return ev.Sequence == request && ev.Type() == TypeRequested
+	})
+	if begin > 1 && !found {
+		// A foreign hand wrote the last event, or the head of the log was
+		// purged: only the whole of what is left tells.
+		return s.read(ctx, filter, 1, tail)
+	}
+	return history, nil
+}
+
+// read returns the events of a filter from a sequence on up to tail, which is
+// the newest one.
+func (s *Streams) read(ctx context.Context, filter string, from uint64, tail Event) ([]Event, error) {
 	var history []Event
-	for next := begin; next < last.Sequence; {
+	for next := max(from, 1); next < tail.Sequence; {
 		m, err := s.events.GetMsg(ctx, next, jetstream.WithGetMsgSubject(filter))
 		if errors.Is(err, jetstream.ErrMsgNotFound) {
 			break
 		}
 		if err != nil {
-			return nil, fmt.Errorf("%w: reading key %s: %w", ErrUnavailable, key, err)
+			return nil, fmt.Errorf("%w: reading %s: %w", ErrUnavailable, filter, err)
+		}
+		if m.Sequence >= tail.Sequence {
+			break
 		}
 		history = append(history, decodeRaw(m))
 		next = m.Sequence + 1
 	}
-	if n := len(history); n == 0 || history[n-1].Sequence < last.Sequence {
-		history = append(history, decodeRaw(last))
-	}
-	return history, nil
+	return append(history, tail), nil
 }
 
 // decodeRaw decodes a stored message. One that cannot be decoded keeps its

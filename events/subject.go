@@ -38,6 +38,18 @@ func ValidTenant(s string) bool { return tenantPattern.MatchString(s) }
 // hexadecimal characters.
 func ValidKey(s string) bool { return keyPattern.MatchString(s) }
 
+// checkName refuses a tenant or key that is no plain token: as a part of a
+// filter it would name the exports of others.
+func checkName(tenant, key string) error {
+	if !ValidTenant(tenant) {
+		return fmt.Errorf("tenant %q: want 1 to 32 of a-z, 0-9, _ and -", tenant)
+	}
+	if !ValidKey(key) {
+		return fmt.Errorf("key %q: want 32 of 0-9 and a-f", key)
+	}
+	return nil
+}
+
 // APISubject is the request/reply subject of an operation ("http", "raw",
 // "detail", "history", "cancel", "retry"); tenant may be "*".
 func APISubject(tenant, operation string) string { return subjectAPI + tenant + "." + operation }

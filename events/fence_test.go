@@ -1,0 +1,480 @@
+package events_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"sheaf/events"
+	"sheaf/events/embedded"
+	"sheaf/events/eventstest"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/stretchr/testify/require"
+)
+
+const otherKey = "68b5e20e3da35f7a4040844a63aaac89"
+
+func fresh() events.Export { return events.Export{Tenant: "default", Key: testKey} }
+
+// stored returns every message of a stream whose subject matches a filter, in
+// order.
+func stored(t *testing.T, s *events.Streams, stream, filter string) []*jetstream.RawStreamMsg {
+	t.Helper()
+	st, err := s.JetStream().Stream(t.Context(), stream)
+	require.NoError(t, err)
+	var all []*jetstream.RawStreamMsg
+	for next := uint64(1); ; {
+		m, err := st.GetMsg(t.Context(), next, jetstream.WithGetMsgSubject(filter))
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			return all
+		}
+		require.NoError(t, err)
+		all = append(all, m)
+		next = m.Sequence + 1
+	}
+}
+
+func typesOf(msgs []*jetstream.RawStreamMsg) []string {
+	types := make([]string, len(msgs))
+	for i, m := range msgs {
+		types[i] = strings.Split(m.Subject, ".")[3]
+	}
+	return types
+}
+
+// Many writers on connections of their own race different endings of one
+// export: one ending is written, and everybody sees that one.
+func TestFenceAdmitsOneEnding(t *testing.T) {
+	srv := eventstest.Server(t, "")
+	const connections, writers, rounds = 3, 4, 12
+	handles := make([]*events.Streams, connections)
+	for i := range handles {
+		handles[i] = eventstest.StreamsOn(t, srv, events.Config{})
+	}
+	endings := []events.Payload{
+		&events.ExportCompleted{Run: 1, Pages: 1, Rows: 1, Files: []events.File{{Name: "a", Store: "b"}}},
+		&events.ExportFailed{Code: events.CodeInternal, Reason: "r", Phase: events.PhaseAssembling},
+		&events.ExportCancelled{Reason: "r"},
+	}
+	x, err := handles[0].Append(t.Context(), fresh(), "", always(requested()))
+	require.NoError(t, err)
+	for round := range rounds {
+		x, err = handles[0].Append(t.Context(), x, "", always(&events.ExportCrawled{Run: x.RequestedSeq, Pages: 1}))
+		require.NoError(t, err)
+
+		var wg sync.WaitGroup
+		start := make(chan struct{})
+		type outcome struct {
+			x   events.Export
+			err error
+		}
+		outcomes := make([]outcome, connections*writers)
+		for n := range outcomes {
+			wg.Go(func() {
+				<-start
+				got, err := handles[n%connections].Append(t.Context(), x, "", always(endings[n%len(endings)]))
+				outcomes[n] = outcome{got, err}
+			})
+		}
+		close(start)
+		wg.Wait()
+
+		won := 0
+		final, err := handles[0].Read(t.Context(), "default", testKey)
+		require.NoError(t, err)
+		for _, o := range outcomes {
+			if o.err == nil {
+				won++
+			} else {
+				require.ErrorIs(t, o.err, events.ErrNotAllowed)
+			}
+			require.Equal(t, final, o.x, "every writer ends up with the one truth")
+		}
+		require.Equal(t, 1, won, "round %d", round)
+		x = final
+		if x.State == events.StateCompleted {
+			x, err = handles[1].Append(t.Context(), x, "", always(&events.ExportExpired{Files: []string{"b"}}))
+			require.NoError(t, err)
+		}
+		x, err = handles[2].Append(t.Context(), x, "", always(requested()))
+		require.NoError(t, err)
+	}
+	require.LessOrEqual(t, len(stored(t, handles[0], events.StreamEvents, "sheaf.event.default.*."+testKey)), 1+4*rounds)
+}
+
+// Writers that append one after the other lose nothing and double nothing.
+func TestFenceOfManyKeysAtOnce(t *testing.T) {
+	srv := eventstest.Server(t, "")
+	a, b := eventstest.StreamsOn(t, srv, events.Config{}), eventstest.StreamsOn(t, srv, events.Config{})
+	var wg sync.WaitGroup
+	for n := range 20 {
+		for _, s := range []*events.Streams{a, b} {
+			wg.Go(func() {
+				x := events.Export{Tenant: "default", Key: fmt.Sprintf("%032x", n)}
+				_, _ = s.Append(t.Context(), x, "", func(x *events.Export) (events.Payload, error) {
+					if x.State != events.StateNone {
+						return nil, errors.New("there already")
+					}
+					return requested(), nil
+				})
+			})
+		}
+	}
+	wg.Wait()
+	require.Len(t, stored(t, a, events.StreamEvents, "sheaf.event.>"), 20)
+}
+
+// The same key of two tenants is two exports.
+func TestFenceKeepsTenantsApart(t *testing.T) {
+	s := eventstest.Streams(t)
+	for _, tenant := range []string{"a", "b", "a-b", "_"} {
+		x, err := s.Append(t.Context(), events.Export{Tenant: tenant, Key: testKey}, "", always(requested()))
+		require.NoError(t, err)
+		require.Equal(t, x.ID, x.LastSeq)
+	}
+	_, err := s.Append(t.Context(), events.Export{Tenant: "b", Key: testKey}, "", always(&events.ExportCancelled{}))
+	require.NoError(t, err)
+	for tenant, want := range map[string]events.State{"a": events.StateRequested, "b": events.StateCancelled, "c": events.StateNone} {
+		x, err := s.Read(t.Context(), tenant, testKey)
+		require.NoError(t, err)
+		require.Equal(t, want, x.State)
+	}
+}
+
+// A tenant or key that is no plain token could name the exports of others.
+func TestWildcardsNameNoExport(t *testing.T) {
+	s := eventstest.Streams(t)
+	_, err := s.Append(t.Context(), fresh(), "", always(requested()))
+	require.NoError(t, err)
+	for _, id := range [][2]string{{"default", "*"}, {"*", testKey}, {"default", ">"}, {"default", ""}, {"", testKey}, {"default", testKey + ".x"}, {"default", "a b"}, {"default", testKey + "\r\n"}, {"Default", testKey}, {"default", strings.ToUpper(testKey)}} {
+		_, err := s.Read(t.Context(), id[0], id[1])
+		require.Error(t, err, "%q", id)
+		require.NotErrorIs(t, err, events.ErrUnavailable)
+		_, err = s.Append(t.Context(), events.Export{Tenant: id[0], Key: id[1]}, "", always(requested()))
+		require.Error(t, err, "%q", id)
+		require.NotErrorIs(t, err, events.ErrUnavailable)
+	}
+	require.Len(t, stored(t, s, events.StreamEvents, "sheaf.event.>"), 1)
+}
+
+// proxied returns a handle whose connection passes a proxy, and one that does
+// not.
+func proxied(t *testing.T) (p *proxy, behind, direct *events.Streams) {
+	t.Helper()
+	srv := eventstest.Server(t, "127.0.0.1:0")
+	direct = eventstest.StreamsOn(t, srv, events.Config{})
+	p = newProxy(t, strings.TrimPrefix(srv.URL(), "nats://"))
+	nc, err := nats.Connect(p.url(), nats.MaxReconnects(-1), nats.ReconnectWait(5*time.Millisecond), nats.ReconnectJitter(0, 0))
+	require.NoError(t, err)
+	t.Cleanup(nc.Close)
+	behind, err = events.Provision(t.Context(), nc, events.Config{SecretKey: eventstest.SecretKey, PublishTimeout: 300 * time.Millisecond})
+	require.NoError(t, err)
+	return p, behind, direct
+}
+
+const ackOfLog = `{"stream":"SHEAF_EVENTS"`
+
+func TestAppendAfterALostAcknowledgement(t *testing.T) {
+	p, behind, direct := proxied(t)
+	x, err := behind.Append(t.Context(), fresh(), "", always(requested()))
+	require.NoError(t, err)
+
+	decided := 0
+	loseOnce(&p.onReply, ackOfLog, nil)
+	x, err = behind.Append(t.Context(), x, "", func(x *events.Export) (events.Payload, error) {
+		decided++
+		return &events.ExportCrawled{Run: x.RequestedSeq, Pages: 2}, nil
+	})
+	require.NoError(t, err)
+	require.Nil(t, p.onReply.Load(), "an acknowledgement was lost")
+	require.Equal(t, events.StateCrawled, x.State)
+	require.Equal(t, 1, decided, "the event was found, nothing was decided anew")
+	require.Equal(t, []string{"requested", "crawled"}, typesOf(stored(t, direct, events.StreamEvents, "sheaf.event.>")))
+}
+
+func TestAppendAfterALostPublish(t *testing.T) {
+	p, behind, direct := proxied(t)
+	loseOnce(&p.onRequest, "sheaf.event.default.requested.", nil)
+	x, err := behind.Append(t.Context(), fresh(), "", always(requested()))
+	require.NoError(t, err)
+	require.Nil(t, p.onRequest.Load(), "a publish was lost")
+	require.Equal(t, events.StateRequested, x.State)
+	require.Equal(t, []string{"requested"}, typesOf(stored(t, direct, events.StreamEvents, "sheaf.event.>")))
+}
+
+// While the answer to a cancellation is lost, somebody sees the cancelled
+// export and asks for it again. The cancellation was written once and must not
+// be written into the new round.
+func TestAppendFindsItsEventBehindANewRound(t *testing.T) {
+	p, behind, direct := proxied(t)
+	x, err := behind.Append(t.Context(), fresh(), "", always(requested()))
+	require.NoError(t, err)
+	again := make(chan error, 1)
+	loseOnce(&p.onReply, ackOfLog, func() {
+		_, err := direct.Append(t.Context(), x, "", always(requested()))
+		again <- err
+	})
+	x, err = behind.Append(t.Context(), x, "", always(&events.ExportCancelled{}))
+	require.NoError(t, err)
+	require.NoError(t, <-again)
+	require.Equal(t, events.StateRequested, x.State, "the state is that of the new round")
+	require.Equal(t, []string{"requested", "cancelled", "requested"}, typesOf(stored(t, direct, events.StreamEvents, "sheaf.event.>")))
+}
+
+func TestAppendGivesUpWithUnavailable(t *testing.T) {
+	p, behind, direct := proxied(t)
+	lost := 0
+	f := func(chunk []byte) bool {
+		if strings.Contains(string(chunk), "sheaf.event.default.requested.") {
+			lost++
+			return true
+		}
+		return false
+	}
+	p.onRequest.Store(&f)
+	_, err := behind.Append(t.Context(), fresh(), "", always(requested()))
+	require.ErrorIs(t, err, events.ErrUnavailable)
+	require.GreaterOrEqual(t, lost, 3)
+	require.Empty(t, stored(t, direct, events.StreamEvents, "sheaf.event.>"))
+}
+
+func TestAppendOfACancelledContextWritesAtMostOnce(t *testing.T) {
+	s := eventstest.Streams(t)
+	for n := range 30 {
+		key := fmt.Sprintf("%032x", n)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Duration(n)*20*time.Microsecond)
+		_, err := s.Append(ctx, events.Export{Tenant: "default", Key: key}, "", always(requested()))
+		cancel()
+		if err != nil {
+			require.ErrorIs(t, err, events.ErrUnavailable)
+		}
+		x, err := s.Append(t.Context(), events.Export{Tenant: "default", Key: key}, "", func(x *events.Export) (events.Payload, error) {
+			if x.State == events.StateRequested {
+				return nil, errors.New("under way")
+			}
+			return requested(), nil
+		})
+		require.Equal(t, events.StateRequested, x.State)
+		require.Len(t, stored(t, s, events.StreamEvents, "sheaf.event.default.*."+key), 1, "err %v", err)
+	}
+}
+
+// foreign publishes past the fence, as no part of Sheaf does.
+func foreign(t *testing.T, s *events.Streams, subject string, h nats.Header, data string) uint64 {
+	t.Helper()
+	ack, err := s.JetStream().PublishMsg(t.Context(), &nats.Msg{Subject: subject, Header: h, Data: []byte(data)})
+	require.NoError(t, err)
+	return ack.Sequence
+}
+
+// Whatever lies in the log of a key, its state is that of the events that
+// count, the next event can be written, and nothing written is forgotten.
+func TestForeignEventsDoNotBreakAKey(t *testing.T) {
+	subject := func(typ string) string { return "sheaf.event.default." + typ + "." + testKey }
+	good := nats.Header{"ce-id": {"f"}, "ce-type": {"sheaf.export.crawled.v1"}, "ce-time": {"2026-01-02T03:04:05Z"}}
+	with := func(h nats.Header, pairs ...string) nats.Header {
+		out := nats.Header{}
+		for k, v := range h {
+			out[k] = v
+		}
+		for i := 0; i < len(pairs); i += 2 {
+			out[pairs[i]] = []string{pairs[i+1]}
+		}
+		return out
+	}
+	for name, tc := range map[string]struct {
+		subject string
+		header  nats.Header
+		data    string
+		state   events.State
+		request uint64 // sequence of the newest requested event
+	}{
+		"unknown type":                      {subject("archived"), nil, `{}`, events.StateRequested, 1},
+		"unknown type that refers":          {subject("archived"), nats.Header{"ce-requested": {"1"}}, `{}`, events.StateRequested, 1},
+		"newer version":                     {subject("crawled"), with(good, "ce-type", "sheaf.export.crawled.v2", "ce-requested", "1"), `{}`, events.StateRequested, 1},
+		"no headers":                        {subject("crawled"), nil, `{"run":1,"pages":1}`, events.StateRequested, 1},
+		"no ce-requested":                   {subject("crawled"), good, `{"run":1,"pages":1}`, events.StateCrawled, 1},
+		"ce-requested is no number":         {subject("crawled"), with(good, "ce-requested", "x"), `{"run":1,"pages":1}`, events.StateRequested, 1},
+		"ce-requested of the future":        {subject("crawled"), with(good, "ce-requested", "999"), `{"run":1,"pages":1}`, events.StateCrawled, 1},
+		"ce-requested of another key":       {subject("crawled"), with(good, "ce-requested", "2"), `{"run":1,"pages":1}`, events.StateCrawled, 1},
+		"ce-requested is zero":              {subject("crawled"), with(good, "ce-requested", "0"), `{"run":1,"pages":1}`, events.StateCrawled, 1},
+		"ce-requested of itself":            {subject("crawled"), with(good, "ce-requested", "3"), `{"run":1,"pages":1}`, events.StateCrawled, 1},
+		"not JSON":                          {subject("crawled"), with(good, "ce-requested", "1"), `{`, events.StateRequested, 1},
+		"another JSON type":                 {subject("crawled"), with(good, "ce-requested", "1"), `[]`, events.StateRequested, 1},
+		"no time":                           {subject("crawled"), with(good, "ce-time", "yesterday", "ce-requested", "1"), `{}`, events.StateRequested, 1},
+		"an event that the state forbids":   {subject("completed"), with(good, "ce-type", "sheaf.export.completed.v1", "ce-requested", "1"), `{}`, events.StateRequested, 1},
+		"a second request under way":        {subject("requested"), with(good, "ce-type", "sheaf.export.requested.v1"), `{}`, events.StateRequested, 3},
+		"a request that refers to a former": {subject("requested"), with(good, "ce-type", "sheaf.export.requested.v1", "ce-requested", "1"), `{}`, events.StateRequested, 3},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := eventstest.Streams(t)
+			x, err := s.Append(t.Context(), fresh(), "c", always(requested()))
+			require.NoError(t, err)
+			require.EqualValues(t, 1, x.LastSeq)
+			_, err = s.Append(t.Context(), events.Export{Tenant: "default", Key: otherKey}, "", always(requested()))
+			require.NoError(t, err)
+			last := foreign(t, s, tc.subject, tc.header, tc.data)
+
+			got, err := s.Read(t.Context(), "default", testKey)
+			require.NoError(t, err)
+			require.Equal(t, tc.state, got.State)
+			require.Equal(t, last, got.LastSeq)
+			require.Equal(t, tc.request, got.RequestedSeq)
+
+			got, err = s.Append(t.Context(), x, "", always(&events.ExportCancelled{}))
+			require.NoError(t, err)
+			require.Equal(t, events.StateCancelled, got.State)
+			require.Equal(t, tc.request, got.RequestedSeq)
+			again, err := s.Read(t.Context(), "default", testKey)
+			require.NoError(t, err)
+			require.Equal(t, again, got)
+
+			// Who follows the log from its beginning comes to the same.
+			followed := fresh()
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			require.NoError(t, s.Follow(ctx, 1, func(batch []events.Event) error {
+				for _, ev := range batch {
+					if ev.Key == testKey {
+						_ = followed.Apply(ev)
+					}
+					if ev.Sequence == got.LastSeq {
+						cancel()
+					}
+				}
+				return nil
+			}))
+			require.Equal(t, got, followed)
+		})
+	}
+}
+
+func TestLogWhoseHeadWasPurged(t *testing.T) {
+	s := eventstest.Streams(t)
+	purge := func(below uint64) {
+		st, err := s.JetStream().Stream(t.Context(), events.StreamEvents)
+		require.NoError(t, err)
+		require.NoError(t, st.Purge(t.Context(), jetstream.WithPurgeSequence(below)))
+	}
+	x, err := s.Append(t.Context(), fresh(), "", always(requested()))
+	require.NoError(t, err)
+	x, err = s.Append(t.Context(), x, "", always(&events.ExportCrawled{Run: 1, Pages: 1}))
+	require.NoError(t, err)
+	x, err = s.Append(t.Context(), x, "", always(&events.ExportFailed{Code: events.CodeStore, Reason: "r", Phase: events.PhaseAssembling}))
+	require.NoError(t, err)
+
+	purge(3) // only the ending is left
+	got, err := s.Read(t.Context(), "default", testKey)
+	require.NoError(t, err)
+	require.Equal(t, events.StateNone, got.State, "an ending alone is no export")
+	require.EqualValues(t, 3, got.LastSeq)
+
+	// The key can begin again, both for one who knows the old state and for
+	// one who knows nothing.
+	x, err = s.Append(t.Context(), x, "", always(requested()))
+	require.NoError(t, err)
+	require.EqualValues(t, 4, x.RequestedSeq)
+	x, err = s.Append(t.Context(), events.Export{Tenant: "default", Key: testKey}, "", func(x *events.Export) (events.Payload, error) {
+		if x.State == events.StateNone {
+			return requested(), nil
+		}
+		return &events.ExportCancelled{}, nil
+	})
+	require.NoError(t, err)
+	require.Equal(t, events.StateCancelled, x.State)
+
+	purge(1000) // nothing is left
+	got, err = s.Read(t.Context(), "default", testKey)
+	require.NoError(t, err)
+	require.Equal(t, fresh(), got)
+	x, err = s.Append(t.Context(), x, "", always(requested()))
+	require.NoError(t, err)
+	require.Equal(t, x.LastSeq, x.ID)
+	last, err := s.LastSequence(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, last, x.LastSeq)
+}
+
+// The server's dedupe is stream-wide: whoever may publish could suppress
+// another's event by taking its id first.
+func TestNoEventCarriesAMessageID(t *testing.T) {
+	s := eventstest.Streams(t)
+	_, err := s.Append(t.Context(), fresh(), "", always(requested()))
+	require.NoError(t, err)
+	_, err = s.PublishPage(t.Context(), events.Page{PageID: events.PageID{Tenant: "default", Key: testKey, Number: 1}, Rows: []byte(`[]`), Total: -1})
+	require.NoError(t, err)
+	require.NoError(t, s.SaveHeaders(t.Context(), "default", testKey, nil))
+	require.NoError(t, s.ScheduleCallback(t.Context(), "default", testKey, time.Now().Add(time.Hour)))
+	require.NoError(t, s.PublishCallback(t.Context(), "sheaf.callback.default.x", "id", "t", nil))
+	for stream, n := range map[string]int{events.StreamEvents: 1, events.StreamPages: 1, events.StreamPrivate: 2, events.StreamTimers: 1, events.StreamCallbacks: 1} {
+		msgs := stored(t, s, stream, ">")
+		require.Len(t, msgs, n, stream)
+		for _, m := range msgs {
+			require.Empty(t, m.Header.Get(nats.MsgIdHdr), stream)
+		}
+	}
+}
+
+func TestLogIsFull(t *testing.T) {
+	srv := eventstest.Server(t, "")
+	s := eventstest.StreamsOn(t, srv, events.Config{MaxEventsBytes: 64 << 10})
+	var err error
+	n := 0
+	for ; n < 1000; n++ {
+		p := requested()
+		p.Request.Title = strings.Repeat("x", 1000)
+		if _, err = s.Append(t.Context(), events.Export{Tenant: "default", Key: fmt.Sprintf("%032x", n)}, "", always(p)); err != nil {
+			break
+		}
+	}
+	require.ErrorIs(t, err, events.ErrNoSpace)
+	require.Greater(t, n, 10)
+	_, err = s.Append(t.Context(), events.Export{Tenant: "default", Key: fmt.Sprintf("%032x", 0)}, "", always(&events.ExportCancelled{Reason: strings.Repeat("x", 1000)}))
+	require.ErrorIs(t, err, events.ErrNoSpace)
+	x, err := s.Read(t.Context(), "default", fmt.Sprintf("%032x", 0))
+	require.NoError(t, err)
+	require.Equal(t, events.StateRequested, x.State)
+}
+
+func TestUnavailableServerIsSaidSo(t *testing.T) {
+	srv, err := embedded.Start(embedded.Options{Dir: t.TempDir(), MaxStore: 8 << 30})
+	require.NoError(t, err)
+	defer srv.Stop()
+	s := eventstest.StreamsOn(t, srv, events.Config{PublishTimeout: 100 * time.Millisecond, PublishAttempts: 2})
+	srv.Stop()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	defer cancel()
+	_, err = s.Append(ctx, fresh(), "", always(requested()))
+	require.ErrorIs(t, err, events.ErrUnavailable)
+	_, err = s.Read(ctx, "default", testKey)
+	require.ErrorIs(t, err, events.ErrUnavailable)
+	_, err = s.LastSequence(ctx)
+	require.ErrorIs(t, err, events.ErrUnavailable)
+	_, err = s.Headers(ctx, "default", testKey)
+	require.ErrorIs(t, err, events.ErrUnavailable)
+	require.ErrorIs(t, s.ForgetExport(ctx, "default", testKey), events.ErrUnavailable)
+}
+
+func TestCorrelationOfTheSubmissionIsKept(t *testing.T) {
+	s := eventstest.Streams(t)
+	for n, id := range []string{"", "c-1", strings.Repeat("c", 10_000), "中文"} {
+		x := events.Export{Tenant: "default", Key: fmt.Sprintf("%032x", n)}
+		x, err := s.Append(t.Context(), x, id, always(requested()))
+		require.NoError(t, err)
+		x, err = s.Append(t.Context(), x, "", always(&events.ExportCancelled{}))
+		require.NoError(t, err)
+		msgs := stored(t, s, events.StreamEvents, "sheaf.event.*.*."+x.Key)
+		require.Len(t, msgs, 2)
+		for i, m := range msgs {
+			require.Equal(t, x.CorrelationID, m.Header.Get("ce-correlationid"), strconv.Itoa(i))
+			require.Len(t, m.Header["ce-id"], 1)
+		}
+	}
+}
