@@ -132,7 +132,7 @@ func TestCheckKeepsLimits(t *testing.T) {
 		name string
 		page []byte
 		lim  rows.Limits
-		want string
+		want string // empty: accepted
 	}{
 		{"fields", wide(5), rows.Limits{MaxFields: 5}, ""},
 		{"fields", wide(6), rows.Limits{MaxFields: 5}, "row 1: more than 5 fields"},
@@ -153,6 +153,9 @@ func TestCheckKeepsLimits(t *testing.T) {
 			require.NoError(t, err, c.name)
 		} else {
 			require.EqualError(t, err, c.want, c.name)
+			limit := map[string]error{"fields": rows.ErrTooManyFields, "depth": rows.ErrTooDeep, "rows": rows.ErrTooManyRows}
+			word, _, _ := strings.Cut(c.name, " ")
+			require.ErrorIs(t, err, limit[word], c.name)
 		}
 	}
 }

@@ -87,7 +87,10 @@ func referenceResponse(body []byte) (r rows.Response, ok bool) {
 		return r, false
 	}
 	r.Errcode = string(top["errcode"])
-	r.Errcode = r.Errcode[:min(len(r.Errcode), 128)]
+	for len(r.Errcode) > 128 {
+		_, n := utf8.DecodeLastRuneInString(r.Errcode)
+		r.Errcode = r.Errcode[:len(r.Errcode)-n]
+	}
 	if msg := top["msg"]; len(msg) > 0 {
 		switch msg[0] {
 		case '"':

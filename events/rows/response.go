@@ -9,8 +9,8 @@ import (
 // Response is what one scan of a source's answer finds. Rows and FirstRow
 // alias the scanned body; all else is a copy.
 type Response struct {
-	// Errcode is the raw JSON of errcode, "" when absent. Beyond 128 bytes it
-	// is cut, at a byte and not at a character.
+	// Errcode is the raw JSON of errcode, "" when absent, cut before the
+	// character that would go beyond 128 bytes.
 	Errcode string
 	// Msg is msg, decoded and cut at 500 characters. A msg that is a number
 	// or a boolean is its text; null, an object or an array is "".
@@ -38,7 +38,7 @@ func (r Response) OK() bool {
 		return true
 	}
 	if kindOf(r.Errcode[0]) != Number || len(r.Errcode) == maxErrcodeBytes {
-		return false
+		return false // a number that long may have been cut
 	}
 	d, ok := parseDecimal([]byte(r.Errcode))
 	return ok && d.digits == ""
@@ -247,7 +247,7 @@ func (a *answer) response() Response {
 	d := &a.data.value
 	p := &d.pagetag.value
 	r := Response{
-		Errcode:    string(a.errcode[:min(len(a.errcode), maxErrcodeBytes)]),
+		Errcode:    cutErrcode(a.errcode),
 		HasPagetag: d.pagetag.has,
 		Page:       p.page.value, HasPage: p.page.has,
 		Limit: p.limit.value, HasLimit: p.limit.has,
@@ -266,6 +266,17 @@ func (a *answer) response() Response {
 		}
 	}
 	return r
+}
+
+func cutErrcode(b []byte) string {
+	if len(b) <= maxErrcodeBytes {
+		return string(b)
+	}
+	end := maxErrcodeBytes
+	for !utf8.RuneStart(b[end]) {
+		end--
+	}
+	return string(b[:end])
 }
 
 // cut returns the first maxMsgRunes characters of valid UTF-8.

@@ -56,6 +56,7 @@ func TestScanResponseAccepts(t *testing.T) {
 		{"a message that is a number", `{"errcode":1,"msg":17}`, rows.Response{Errcode: "1", Msg: "17"}, false},
 		{"a long message", `{"errcode":1,"msg":"` + strings.Repeat(`日`, 501) + `"}`, rows.Response{Errcode: "1", Msg: strings.Repeat(`日`, 500)}, false},
 		{"a long errcode", `{"errcode":"` + strings.Repeat(`x`, 500) + `"}`, rows.Response{Errcode: `"` + strings.Repeat(`x`, 127)}, false},
+		{"a long errcode with wide characters", `{"errcode":"x` + strings.Repeat(`日`, 500) + `"}`, rows.Response{Errcode: `"x` + strings.Repeat(`日`, 42)}, false},
 		{"a long errcode that only begins with zeros", `{"errcode":0.` + strings.Repeat(`0`, 500) + `1}`, rows.Response{Errcode: `0.` + strings.Repeat(`0`, 126)}, false},
 		{"escaped names", `{"d\u0061ta":{"\u0064ata":[{}]}}`, rows.Response{Rows: []byte(`[{}]`), RowCount: 1, FirstRow: []byte(`{}`)}, true},
 		{"names in another case are others", `{"Data":1,"data":{"DATA":2,"data":[]}}`, rows.Response{Rows: []byte(`[]`)}, true},

@@ -14,6 +14,7 @@
 package rows
 
 import (
+	"errors"
 	"fmt"
 	"unicode/utf8"
 )
@@ -99,7 +100,20 @@ type SyntaxError struct {
 	Row       int    // row it lies in, counted from 1; 0 outside the rows
 	Msg       string // one sentence for a person
 	Truncated bool   // the bytes end before the JSON text does
+	limit     error
 }
+
+// Sentinel errors that a [*SyntaxError] wraps when the bytes are JSON but
+// beyond one of the [Limits]. The scan stopped there, so what follows was not
+// checked.
+var (
+	ErrTooManyRows   = errors.New("too many rows")   // Limits.MaxRows
+	ErrTooManyFields = errors.New("too many fields") // Limits.MaxFields
+	ErrTooDeep       = errors.New("nested too deep") // Limits.MaxDepth
+)
+
+// Unwrap returns the limit that was exceeded, or nil.
+func (e *SyntaxError) Unwrap() error { return e.limit }
 
 // Error returns the sentence.
 func (e *SyntaxError) Error() string { return e.Msg }

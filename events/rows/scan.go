@@ -54,6 +54,13 @@ func (s *scanner) fail(i int, format string, args ...any) int {
 	return -1
 }
 
+// beyond fails because of a limit.
+func (s *scanner) beyond(limit error, i int, format string, args ...any) int {
+	s.fail(i, format, args...)
+	s.err.limit = limit
+	return -1
+}
+
 func (s *scanner) misshapen(i, row int, format string, args ...any) {
 	if s.shape == nil {
 		s.shape = &SyntaxError{Offset: i, Row: row, Msg: fmt.Sprintf(format, args...)}
@@ -104,7 +111,7 @@ func (s *scanner) rows(i int) (a rowArray, end int) {
 		s.row = a.count
 		if a.count > s.lim.MaxRows {
 			s.row = 0
-			return a, s.fail(i, "the page has more than %d rows", s.lim.MaxRows)
+			return a, s.beyond(ErrTooManyRows, i, "the page has more than %d rows", s.lim.MaxRows)
 		}
 		start := i
 		if i < len(b) && b[i] == '{' {
@@ -189,7 +196,7 @@ func (s *scanner) object(i, depth, maxFields int) int {
 			return s.unexpected(i, "a name in quotes")
 		}
 		if n > maxFields {
-			return s.fail(i, "more than %d fields", maxFields)
+			return s.beyond(ErrTooManyFields, i, "more than %d fields", maxFields)
 		}
 		if i = s.str(i + 1); i < 0 {
 			return -1
@@ -290,7 +297,7 @@ func (s *scanner) array(i, depth int) int {
 }
 
 func (s *scanner) tooDeep(i int) int {
-	return s.fail(i, "nested deeper than %d levels at byte %d", s.lim.MaxDepth, i)
+	return s.beyond(ErrTooDeep, i, "nested deeper than %d levels at byte %d", s.lim.MaxDepth, i)
 }
 
 func (s *scanner) literal(i int, word string) int {
