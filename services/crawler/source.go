@@ -1,0 +1,647 @@
+package crawler
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"code.dny.dev/ssrf"
+	"github.com/klauspost/compress/gzip"
+	"golang.org/x/net/http/httpguts"
+
+	"sheaf/events"
+	"sheaf/events/rows"
+)
+
+// Request is how a source is asked, as the export request says it.
+type Request struct {
+	URL    string // absolute, http or https; its own query is kept
+	Method string // GET or POST in any case; empty means GET
+	// Header is sent as it is. Host sets the host that is asked. Fields that
+	// belong to one connection (RFC 9110, 7.6.1) and Content-Length are
+	// refused.
+	Header map[string]string
+	// Param is a JSON object, null or empty. A GET carries it in the query, a
+	// POST as a JSON body. The text of its numbers is never changed.
+	Param  json.RawMessage
+	Limit  int    // rows a page, at least 1; replaces a limit in Param
+	TaskID string // the hash_key, sent as xt-export-taskId
+}
+
+// Policy bounds the fetching of one page. A field that is zero or less means
+// its default.
+type Policy struct {
+	// Attempts is the number of requests for one page, the first one
+	// included. Default 6.
+	Attempts int
+	// HeaderTimeout bounds one attempt up to the headers of the answer,
+	// PageTimeout the whole attempt. Defaults 30 s and 60 s.
+	HeaderTimeout time.Duration
+	PageTimeout   time.Duration
+	// The wait before attempt n+1 is a random time up to BaseBackoff·2^(n-1),
+	// at most MaxBackoff. Defaults 500 ms and 15 s.
+	BaseBackoff time.Duration
+	MaxBackoff  time.Duration
+	// MaxRetryAfter caps the Retry-After of an answer. Default 60 s.
+	MaxRetryAfter time.Duration
+	// MaxBodyBytes bounds one answer after decompression. Default 64 MiB.
+	MaxBodyBytes int64
+	// MaxRatio bounds the decompressed bytes for each compressed one, once
+	// an answer is larger than 8 MiB. Measured: a page of mixed rows 11, one
+	// of equal rows 330; the most that DEFLATE can do is 1032. Default 400.
+	MaxRatio int64
+}
+
+func (p Policy) withDefaults() Policy {
+	return Policy{
+		Attempts:      positive(p.Attempts, 6),
+		HeaderTimeout: positive(p.HeaderTimeout, 30*time.Second),
+		PageTimeout:   positive(p.PageTimeout, 60*time.Second),
+		BaseBackoff:   positive(p.BaseBackoff, 500*time.Millisecond),
+		MaxBackoff:    positive(p.MaxBackoff, 15*time.Second),
+		MaxRetryAfter: positive(p.MaxRetryAfter, 60*time.Second),
+		MaxBodyBytes:  positive(p.MaxBodyBytes, 64<<20),
+		MaxRatio:      positive(p.MaxRatio, 400),
+	}
+}
+
+func positive[T int | int64 | time.Duration](v, otherwise T) T {
+	if v > 0 {
+		return v
+	}
+	return otherwise
+}
+
+// Source fetches the pages of one export. It is safe for concurrent use.
+type Source struct {
+	client  *http.Client
+	policy  Policy
+	method  string
+	url     url.URL
+	host    string
+	header  http.Header
+	query   string // of a GET, without page and limit
+	body    []byte // of a POST: an object without its end, page and limit
+	limit   int
+	secrets []string // never shown, longest first
+
+	sleep  func(context.Context, time.Duration) error
+	jitter func(limit time.Duration) time.Duration // from 0 to limit
+}
+
+// NewSource checks req and prepares its requests. It asks nothing yet. The
+// error names the field; it never holds the value of a header.
+//
+// The client's connections decide what addresses may be asked. Redirects are
+// never followed, whatever the client says: the address behind one was not
+// checked when the export was accepted.
+func NewSource(client *http.Client, req Request, policy Policy) (*Source, error) {
+	if client == nil {
+		return nil, errors.New("crawler: NewSource needs an HTTP client")
+	}
+	own := *client
+	own.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	s := &Source{
+		client: &own,
+		policy: policy.withDefaults(),
+		limit:  req.Limit,
+		sleep:  sleep,
+		jitter: func(limit time.Duration) time.Duration { return rand.N(limit + 1) },
+	}
+	if req.Limit < 1 {
+		return nil, fmt.Errorf("source limit is %d; it must be at least 1", req.Limit)
+	}
+	switch s.method = strings.ToUpper(req.Method); s.method {
+	case "":
+		s.method = http.MethodGet
+	case http.MethodGet, http.MethodPost:
+	default:
+		return nil, fmt.Errorf("source method %.20q is not supported; use GET or POST", req.Method)
+	}
+	if err := s.setURL(req.URL); err != nil {
+		return nil, err
+	}
+	if err := s.setHeader(req.Header); err != nil {
+		return nil, err
+	}
+	if !httpguts.ValidHeaderFieldValue(req.TaskID) {
+		return nil, errors.New("the key of the export is not a header value")
+	}
+	s.header.Set("xt-export-taskId", req.TaskID)
+	if err := s.setParam(req.Param); err != nil {
+		return nil, err
+	}
+	slices.SortFunc(s.secrets, func(a, b string) int { return len(b) - len(a) })
+	return s, nil
+}
+
+func (s *Source) setURL(raw string) error {
+	u, err := url.Parse(raw)
+	if err != nil {
+		if e := (*url.Error)(nil); errors.As(err, &e) {
+			err = e.Err // without the URL, which may hold a password
+		}
+		return fmt.Errorf("source url is not a URL: %w", err)
+	}
+	if u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" {
+		return errors.New("source url must be absolute and begin with http:// or https://")
+	}
+	if password, ok := u.User.Password(); ok {
+		s.keep(password)
+	}
+	u.Fragment = ""
+	s.url = *u
+	return nil
+}
+
+// Fields that describe one connection or its framing (RFC 9110, 7.6.1 and
+// 8.6; RFC 9112, 6.1): a caller's value for them could only break the request.
+var refusedHeaders = []string{
+	"Connection", "Content-Length", "Expect", "Keep-Alive", "Te", "Trailer", "Transfer-Encoding", "Upgrade",
+}
+
+func (s *Source) setHeader(header map[string]string) error {
+	s.header = http.Header{
+		// Asking for gzip here and not in the transport keeps the decoding, and
+		// so its limits, in our hands.
+		"Accept-Encoding": {"gzip"},
+		"User-Agent":      {"sheaf"},
+	}
+	if s.method == http.MethodPost {
+		s.header.Set("Content-Type", "application/json")
+	}
+	seen := map[string]bool{}
+	for name, value := range header {
+		if !httpguts.ValidHeaderFieldName(name) {
+			return fmt.Errorf("source header %.64q is not a header name", name)
+		}
+		canonical := http.CanonicalHeaderKey(name)
+		switch {
+		case seen[canonical]:
+			return fmt.Errorf("source header %s is given twice", canonical)
+		case slices.Contains(refusedHeaders, canonical) || strings.HasPrefix(canonical, "Proxy-"):
+			return fmt.Errorf("source header %s cannot be set; leave it out", canonical)
+		case !httpguts.ValidHeaderFieldValue(value):
+			return fmt.Errorf("the value of source header %s holds a line break or another control character", canonical)
+		}
+		seen[canonical] = true
+		s.keep(value)
+		if canonical == "Host" {
+			if value == "" || !httpguts.ValidHostHeader(value) {
+				return errors.New("the value of source header Host is not a host")
+			}
+			s.host = value
+			continue
+		}
+		s.header.Set(canonical, value)
+	}
+	return nil
+}
+
+// keep remembers what no message may show. Short words are left out: blotting
+// them out would make messages unreadable and hide nothing.
+func (s *Source) keep(value string) {
+	for _, word := range append(strings.Fields(value), value) { // "Bearer abc" and "abc"
+		if len(word) >= 8 {
+			s.secrets = append(s.secrets, word)
+		}
+	}
+}
+
+func (s *Source) redact(msg string) string {
+	for _, secret := range s.secrets {
+		msg = strings.ReplaceAll(msg, secret, "***")
+	}
+	return msg
+}
+
+func (s *Source) setParam(param json.RawMessage) error {
+	param = bytes.TrimSpace(param)
+	if len(param) == 0 || string(param) == "null" {
+		param = []byte("{}")
+	}
+	row := slices.Concat([]byte{'['}, param, []byte{']'})
+	if n, err := rows.Check(row, rows.Limits{}); err != nil || n != 1 || param[0] != '{' {
+		return errors.New("source param must be a JSON object")
+	}
+	given := map[string]bool{"page": true, "limit": true}
+	var query []string
+	body := []byte{'{'}
+	c := rows.NewCursor(row)
+	c.NextRow()
+	for {
+		raw, _, v, ok := c.NextField()
+		if !ok {
+			break
+		}
+		name := string(rows.Unquote(nil, raw))
+		if name == "page" || name == "limit" {
+			continue
+		}
+		body = append(append(append(body, '"'), raw...), '"', ':')
+		body = append(append(body, v.Raw...), ',')
+		if given[name] { // the last one counts
+			prefix := url.QueryEscape(name) + "="
+			query = slices.DeleteFunc(query, func(q string) bool { return strings.HasPrefix(q, prefix) })
+		}
+		if v.Kind != rows.Null {
+			given[name] = true
+			query = append(query, url.QueryEscape(name)+"="+url.QueryEscape(queryText(v)))
+		}
+	}
+	if s.method == http.MethodPost {
+		s.body = body
+		return nil
+	}
+	var own []string
+	for part := range strings.SplitSeq(s.url.RawQuery, "&") {
+		name, _, _ := strings.Cut(part, "=")
+		if decoded, err := url.QueryUnescape(name); part != "" && (err != nil || !given[decoded]) {
+			own = append(own, part)
+		}
+	}
+	s.query = strings.Join(append(own, query...), "&")
+	return nil
+}
+
+// queryText writes a checked value for a query.
+func queryText(v rows.Value) string {
+	switch v.Kind {
+	case rows.String:
+		return string(rows.Unquote(nil, v.Raw))
+	case rows.Object, rows.Array:
+		var b bytes.Buffer
+		_ = json.Compact(&b, v.Raw) // the value was checked
+		return b.String()
+	}
+	return string(v.Raw)
+}
+
+// request makes the request for one page.
+func (s *Source) request(ctx context.Context, page int) *http.Request {
+	u := s.url
+	req := &http.Request{Method: s.method, URL: &u, Host: s.host, Header: s.header.Clone(), Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1}
+	if s.method == http.MethodPost {
+		body := fmt.Appendf(slices.Clip(s.body), `"page":%d,"limit":%d}`, page, s.limit)
+		req.ContentLength = int64(len(body))
+		req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil }
+		req.Body, _ = req.GetBody()
+	} else {
+		if s.query != "" {
+			u.RawQuery = s.query + "&"
+		} else {
+			u.RawQuery = ""
+		}
+		u.RawQuery += fmt.Sprintf("page=%d&limit=%d", page, s.limit)
+	}
+	return req.WithContext(ctx)
+}
+
+// Fetched is one page. Body is the answer after decompression; Response
+// aliases it.
+type Fetched struct {
+	Body     []byte
+	Response rows.Response
+	Attempts int           // requests that were made
+	Elapsed  time.Duration // with all waits
+}
+
+// Release gives the memory of Body back for later pages. Nothing may use Body
+// or Response.Rows any more. Calling it is a matter of speed only.
+func (f *Fetched) Release() {
+	recycle(f.Body)
+	f.Body, f.Response.Rows, f.Response.FirstRow = nil, nil, nil
+}
+
+// Fetch asks for one page until it has it, the failure is final or the
+// attempts are used up. An error is a [*Failure].
+//
+// It asks again after timeouts, broken connections and transfers, and the
+// statuses 408, 429 and 5xx; once more after a body whose JSON ends too early.
+// All else is final at once: other statuses, redirects, errcode != 0, HTML, a
+// wrong form, a limit. A source may therefore see a page asked for more than
+// once. Fetch returns as soon as ctx ends, also while it waits.
+func (s *Source) Fetch(ctx context.Context, page int) (Fetched, error) {
+	start := time.Now()
+	early := 0 // answers whose JSON ended too early
+	for n := 1; ; n++ {
+		f, wrong := s.attempt(ctx, page)
+		if wrong == nil {
+			f.Attempts, f.Elapsed = n, time.Since(start)
+			return f, nil
+		}
+		wrong.failure.Page, wrong.failure.Attempts = page, n
+		if ctx.Err() != nil {
+			return Fetched{}, ended(ctx, page, n)
+		}
+		if wrong.again == onceMore {
+			early++
+		}
+		if wrong.again == never || early > 1 || n >= s.policy.Attempts {
+			return Fetched{}, &wrong.failure
+		}
+		if err := s.sleep(ctx, s.wait(n, wrong.after)); err != nil {
+			return Fetched{}, ended(ctx, page, n)
+		}
+	}
+}
+
+// ended is the failure of a fetch whose context is over.
+func ended(ctx context.Context, page, attempts int) *Failure {
+	return &Failure{Page: page, Attempts: attempts, Msg: "the fetch was stopped", Err: context.Cause(ctx)}
+}
+
+// wait is the time before attempt n+1. With a Retry-After it adds a little
+// jitter, so that all pages of a source do not come back in the same instant.
+func (s *Source) wait(n int, after time.Duration) time.Duration {
+	if after > 0 {
+		return min(after, s.policy.MaxRetryAfter) + s.jitter(s.policy.BaseBackoff)
+	}
+	limit := s.policy.BaseBackoff
+	for range n - 1 {
+		if limit >= s.policy.MaxBackoff/2 {
+			limit = s.policy.MaxBackoff
+			break
+		}
+		limit *= 2
+	}
+	return s.jitter(min(limit, s.policy.MaxBackoff))
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// wrong is an attempt that brought no page.
+type wrong struct {
+	failure Failure
+	again   again
+	after   time.Duration // Retry-After, 0 without
+}
+
+type again int
+
+const (
+	never again = iota
+	onceMore
+	always
+)
+
+var (
+	errNoHeaders = errors.New("no answer in time")
+	errNoBody    = errors.New("answer not complete in time")
+)
+
+func (s *Source) attempt(parent context.Context, page int) (Fetched, *wrong) {
+	ctx, cancel := context.WithCancelCause(parent)
+	defer cancel(nil)
+	total := time.AfterFunc(s.policy.PageTimeout, func() { cancel(errNoBody) })
+	defer total.Stop()
+	headers := time.AfterFunc(s.policy.HeaderTimeout, func() { cancel(errNoHeaders) })
+	defer headers.Stop()
+
+	resp, err := s.client.Do(s.request(ctx, page))
+	headers.Stop()
+	if err != nil {
+		return Fetched{}, s.broken(ctx, err)
+	}
+	defer resp.Body.Close()
+	if !success(resp.StatusCode) {
+		total.Reset(min(s.policy.PageTimeout, refusalTimeout))
+		return Fetched{}, s.refusal(resp)
+	}
+	body, bad := s.read(ctx, resp, s.policy.MaxBodyBytes)
+	if bad != nil {
+		recycle(body)
+		return Fetched{}, bad
+	}
+	r, err := rows.ScanResponse(body, rows.Limits{})
+	if err != nil {
+		recycle(body)
+		return Fetched{}, misshapen(resp.StatusCode, err)
+	}
+	if !r.OK() {
+		recycle(body)
+		return Fetched{}, &wrong{failure: Failure{
+			Code: events.CodeSourceErrcode, Status: resp.StatusCode, Errcode: s.redact(r.Errcode), Msg: s.redact(r.Msg),
+		}}
+	}
+	return Fetched{Body: body, Response: r}, nil
+}
+
+// misshapen is the failure of an answer that is not in the standard format.
+func misshapen(status int, err error) *wrong {
+	w := &wrong{failure: Failure{Code: events.CodeSourceFormat, Status: status, Msg: err.Error(), Err: err}}
+	if e := (*rows.SyntaxError)(nil); errors.As(err, &e) && e.Truncated {
+		w.again = onceMore
+	}
+	switch {
+	case errors.Is(err, rows.ErrTooManyRows):
+		w.failure.Code = events.CodeLimitRows
+	case errors.Is(err, rows.ErrTooManyFields):
+		w.failure.Code = events.CodeLimitColumns
+	}
+	return w
+}
+
+// What is read of an answer that is no success, and how long that may take.
+const (
+	maxRefusal     = 64 << 10
+	refusalTimeout = 5 * time.Second
+)
+
+// refusal is the failure of an answer whose status is not a success. When
+// its body is the standard envelope, the failure carries its errcode and msg.
+func (s *Source) refusal(resp *http.Response) *wrong {
+	w := &wrong{failure: Failure{Code: events.CodeSourceHTTP, Status: resp.StatusCode}}
+	switch status := resp.StatusCode; {
+	case status == http.StatusRequestTimeout, status == http.StatusTooManyRequests, status >= 500:
+		w.again = always
+		w.after = retryAfter(resp.Header.Get("Retry-After"), time.Now())
+	case status >= 300 && status < 400:
+		w.failure.Msg = "redirects are not followed; give the address it leads to"
+	case status == http.StatusPartialContent:
+		w.failure.Msg = "the source sent a part of the answer"
+	}
+	// Reading also frees the connection for the next request. Nothing that
+	// goes wrong here changes what the status says.
+	body, bad := s.read(resp.Request.Context(), resp, maxRefusal)
+	if bad == nil {
+		if r, err := rows.ScanResponse(body, rows.Limits{}); err == nil && !r.OK() {
+			w.failure.Errcode, w.failure.Msg = s.redact(r.Errcode), s.redact(r.Msg)
+		}
+	}
+	recycle(body)
+	return w
+}
+
+// retryAfter reads a Retry-After (RFC 9110, 10.2.3): seconds or a date. It is
+// 0 for a time that has passed and for anything else.
+func retryAfter(value string, now time.Time) time.Duration {
+	const most = 365 * 24 * 60 * 60 // far above any cap, far below an overflow
+	if seconds, err := strconv.ParseInt(value, 10, 64); err == nil {
+		return time.Duration(min(max(seconds, 0), most)) * time.Second
+	}
+	if t, err := http.ParseTime(value); err == nil {
+		return max(t.Sub(now), 0)
+	}
+	return 0
+}
+
+// broken is the failure of a request that brought no answer, or not all of it.
+func (s *Source) broken(ctx context.Context, err error) *wrong {
+	if e := (*url.Error)(nil); errors.As(err, &e) {
+		err = e.Err // without the URL, which may hold secrets
+	}
+	unreachable := func(a again, msg string) *wrong {
+		return &wrong{failure: Failure{Code: events.CodeSourceUnreachable, Msg: msg, Err: err}, again: a}
+	}
+	timeout := func(msg string) *wrong {
+		return &wrong{failure: Failure{Code: events.CodeSourceTimeout, Msg: msg, Err: err}, again: always}
+	}
+	var (
+		netErr  net.Error
+		dnsErr  *net.DNSError
+		certErr *tls.CertificateVerificationError
+		tlsErr  tls.RecordHeaderError
+	)
+	switch cause := context.Cause(ctx); {
+	case errors.Is(cause, errNoHeaders):
+		return timeout(fmt.Sprintf("no answer within %s", s.policy.HeaderTimeout))
+	case errors.Is(cause, errNoBody):
+		return timeout(fmt.Sprintf("the answer was not complete within %s", s.policy.PageTimeout))
+	case errors.Is(err, ssrf.ErrProhibitedIP), errors.Is(err, ssrf.ErrProhibitedPort), errors.Is(err, ssrf.ErrProhibitedNetwork):
+		return unreachable(never, "the source's address is in a range that may not be asked; an operator can allow it with --allow-cidr")
+	case errors.As(err, &certErr):
+		return unreachable(never, "the source's TLS certificate is not valid")
+	case errors.As(err, &tlsErr), errors.Is(err, http.ErrSchemeMismatch):
+		return unreachable(never, "the source does not speak TLS; use http:// in its url")
+	case errors.As(err, &dnsErr):
+		return unreachable(always, "the source's host name could not be resolved")
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return unreachable(always, "connection refused")
+	case errors.As(err, &netErr) && netErr.Timeout():
+		return timeout("the connection timed out")
+	}
+	return unreachable(always, "the connection broke")
+}
+
+// tally counts the bytes that come from the network and keeps their error, to
+// tell a broken transfer from a broken encoding.
+type tally struct {
+	r   io.Reader
+	n   int64
+	err error
+}
+
+func (t *tally) Read(p []byte) (int, error) {
+	n, err := t.r.Read(p)
+	t.n += int64(n)
+	if err != nil && err != io.EOF {
+		t.err = err
+	}
+	return n, err
+}
+
+var (
+	buffers  = sync.Pool{New: func() any { return new([]byte) }}
+	inflates = sync.Pool{New: func() any { return new(gzip.Reader) }}
+)
+
+// recycle keeps a buffer for a later page. A very large one is left to the
+// garbage collector, so that one giant page does not stay in memory.
+func recycle(b []byte) {
+	if cap(b) > 0 && cap(b) <= 4<<20 {
+		b = b[:0]
+		buffers.Put(&b)
+	}
+}
+
+// Below this size an answer's ratio does no harm, and may be high: an empty
+// page in a few bytes.
+const ratioFrom = 8 << 20
+
+// read reads and decompresses a body of at most limit bytes. The bytes are
+// from the pool, also when something is wrong.
+func (s *Source) read(ctx context.Context, resp *http.Response, limit int64) ([]byte, *wrong) {
+	buf := (*buffers.Get().(*[]byte))[:0]
+	fail := func(code, msg string, a again, err error) ([]byte, *wrong) {
+		return buf, &wrong{failure: Failure{Code: code, Status: resp.StatusCode, Msg: msg, Err: err}, again: a}
+	}
+	tooLarge := fmt.Sprintf("the answer is larger than %d bytes", limit)
+	from := &tally{r: resp.Body}
+	var body io.Reader = from
+	ratio := int64(0)
+	switch encoding := strings.ToLower(strings.Join(resp.Header.Values("Content-Encoding"), ",")); encoding {
+	case "", "identity":
+		if resp.ContentLength > limit {
+			return fail(events.CodeLimitBytes, tooLarge, never, nil)
+		}
+		// A larger announcement is believed as its bytes come.
+		buf = slices.Grow(buf, int(min(max(resp.ContentLength, 0), 1<<20))+1)
+	case "gzip", "x-gzip": // RFC 9110, 8.4.1.3: the two are the same
+		z := inflates.Get().(*gzip.Reader)
+		defer inflates.Put(z)
+		if err := z.Reset(from); err != nil && err != io.EOF { // EOF: an empty body
+			return s.undone(ctx, resp, from, buf, err)
+		} else if err == nil {
+			body = z
+		}
+		ratio = s.policy.MaxRatio
+	default:
+		return fail(events.CodeSourceFormat, "the answer has a Content-Encoding that was not asked for; only gzip is read", never, nil)
+	}
+	for {
+		if len(buf) == cap(buf) {
+			buf = slices.Grow(buf, max(len(buf), 32<<10))
+		}
+		n, err := body.Read(buf[len(buf):cap(buf)])
+		buf = buf[:len(buf)+n]
+		size := int64(len(buf))
+		switch {
+		case size > limit:
+			return fail(events.CodeLimitBytes, tooLarge, never, nil)
+		case ratio > 0 && size > ratioFrom && size/ratio > from.n:
+			return fail(events.CodeLimitBytes, fmt.Sprintf("the answer grows to more than %d times its compressed size", ratio), never, nil)
+		case err == io.EOF:
+			return buf, nil
+		case err != nil:
+			return s.undone(ctx, resp, from, buf, err)
+		}
+	}
+}
+
+// undone is the failure of a body that could not be read to its end.
+func (s *Source) undone(ctx context.Context, resp *http.Response, from *tally, buf []byte, err error) ([]byte, *wrong) {
+	w := &wrong{failure: Failure{Code: events.CodeSourceFormat, Msg: "the answer's gzip encoding is broken", Err: err}}
+	switch {
+	case context.Cause(ctx) != nil:
+		w = s.broken(ctx, err)
+	case from.err != nil, errors.Is(err, io.ErrUnexpectedEOF):
+		w = s.broken(ctx, err)
+		w.failure.Msg = fmt.Sprintf("the answer broke off at byte %d", from.n)
+	}
+	w.failure.Status = resp.StatusCode
+	return buf, w
+}
