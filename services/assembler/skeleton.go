@@ -2,6 +2,7 @@ package assembler
 
 import (
 	"bytes"
+	"encoding/xml"
 	"errors"
 	"fmt"
 	"io"
@@ -26,25 +27,36 @@ type skeleton struct {
 func newSkeleton(spec Spec, h *header) (*skeleton, error) {
 	s := &skeleton{f: excelize.NewFile(), head: h}
 	s.f.SetZipWriter(func(io.Writer) excelize.ZipWriter { return s })
-	creator := spec.Creator
-	if creator == "" {
-		creator = "Sheaf" // else excelize's own default stays
-	}
-	created := spec.Created.UTC().Format(time.RFC3339)
-	if err := s.f.SetDocProps(&excelize.DocProperties{
-		Title:    spec.Title,
-		Creator:  creator,
-		Created:  created,
-		Modified: created,
-	}); err != nil {
-		return nil, err
-	}
+	s.f.Pkg.Store("docProps/core.xml", coreProperties(spec))
 	if err := s.f.SetAppProps(&excelize.AppProperties{Application: "Sheaf"}); err != nil {
 		return nil, err
 	}
 	var err error
 	s.bold, err = s.f.NewStyle(&excelize.Style{Font: &excelize.Font{Bold: true}})
 	return s, err
+}
+
+// coreProperties returns docProps/core.xml. excelize's SetDocProps writes it
+// without the cp prefix, which is as right, but exceljs refuses such files.
+func coreProperties(spec Spec) []byte {
+	creator := spec.Creator
+	if creator == "" {
+		creator = "Sheaf"
+	}
+	when := spec.Created.UTC().Format(time.RFC3339)
+	var b bytes.Buffer
+	b.WriteString(xml.Header + `<cp:coreProperties` +
+		` xmlns:cp="http://schemas.openxmlformats.org/package/2006/metadata/core-properties"` +
+		` xmlns:dc="http://purl.org/dc/elements/1.1/"` +
+		` xmlns:dcterms="http://purl.org/dc/terms/"` +
+		` xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance"><dc:title>`)
+	_ = xml.EscapeText(&b, []byte(spec.Title)) // a Buffer returns no errors
+	b.WriteString(`</dc:title><dc:creator>`)
+	_ = xml.EscapeText(&b, []byte(creator))
+	b.WriteString(`</dc:creator><dcterms:created xsi:type="dcterms:W3CDTF">` + when +
+		`</dcterms:created><dcterms:modified xsi:type="dcterms:W3CDTF">` + when +
+		`</dcterms:modified></cp:coreProperties>`)
+	return b.Bytes()
 }
 
 func sheetName(n int) string { return "Sheet" + strconv.Itoa(n) }
@@ -104,14 +116,14 @@ func (s *skeleton) render(rowCount int, widths []uint8) (head, tail []byte, err 
 	if _, err := s.f.WriteToBuffer(); err != nil {
 		return nil, nil, fmt.Errorf("render the workbook's parts: %w", err)
 	}
-	xml := s.parts[sheetPath(s.sheets)]
+	sheet := s.parts[sheetPath(s.sheets)]
 	open, end := []byte("<sheetData>"), []byte("</sheetData>")
-	i := bytes.Index(xml, open)
-	if i < 0 || !bytes.HasPrefix(xml[i+len(open):], end) {
+	i := bytes.Index(sheet, open)
+	if i < 0 || !bytes.HasPrefix(sheet[i+len(open):], end) {
 		return nil, nil, errNoSheetData
 	}
-	head = appendColumns(slices.Clone(xml[:i]), widths)
-	return append(head, open...), xml[i+len(open):], nil
+	head = appendColumns(slices.Clone(sheet[:i]), widths)
+	return append(head, open...), sheet[i+len(open):], nil
 }
 
 // appendColumns appends the widths. They go right before sheetData (ECMA-376

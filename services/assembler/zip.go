@@ -30,6 +30,11 @@ const (
 	dosTime = 0               // 00:00:00
 	dosDate = 0<<9 | 1<<5 | 1 // 1980-01-01, the first day that a zip can tell
 
+	// Info-ZIP's unzip converts the names of entries that FAT made, UTF-8 or
+	// not, from a DOS code page when the locale is not UTF-8 (measured).
+	madeByUnix = 3 << 8
+	unixMode   = 0o100644 // a regular file
+
 	extraZip64     = 0x0001
 	extraAlignment = 0xd935 // padding that readers skip
 	extra64Size    = 4 + 16 // header, uncompressed size, compressed size
@@ -125,7 +130,7 @@ func appendDirectory(b []byte, entries []zipEntry, at int64) []byte {
 			extra = append(le.AppendUint16(head, uint16(len(extra))), extra...)
 		}
 		b = le.AppendUint32(b, centralSignature)
-		b = le.AppendUint16(b, version) // made by: the 0 in the high byte is FAT, no permissions
+		b = le.AppendUint16(b, madeByUnix|version)
 		b = le.AppendUint16(b, version)
 		b = le.AppendUint16(b, flagUTF8)
 		b = le.AppendUint16(b, e.method)
@@ -136,10 +141,10 @@ func appendDirectory(b []byte, entries []zipEntry, at int64) []byte {
 		b = le.AppendUint32(b, size)
 		b = le.AppendUint16(b, uint16(len(e.name)))
 		b = le.AppendUint16(b, uint16(len(extra)))
-		b = le.AppendUint16(b, 0) // comment
-		b = le.AppendUint16(b, 0) // disk
-		b = le.AppendUint16(b, 0) // internal attributes
-		b = le.AppendUint32(b, 0) // external attributes
+		b = le.AppendUint16(b, 0)            // comment
+		b = le.AppendUint16(b, 0)            // disk
+		b = le.AppendUint16(b, 0)            // internal attributes
+		b = le.AppendUint32(b, unixMode<<16) // external attributes
 		b = le.AppendUint32(b, offset)
 		b = append(b, e.name...)
 		b = append(b, extra...)
