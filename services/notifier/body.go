@@ -1,0 +1,123 @@
+package notifier
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"time"
+
+	"sheaf/events"
+)
+
+// Body is what a callback carries: the fields that receivers of the original
+// export-server know, and event and error_code in addition.
+type Body struct {
+	Event     string `json:"event"`                // export.completed, export.failed or export.cancelled
+	Log       Log    `json:"log"`                  // the export
+	File      File   `json:"file"`                 // its file; zero unless it completed
+	DownURL   string `json:"down_url"`             // signed link; "" without a file, or when the file has expired
+	ErrorCode string `json:"error_code,omitempty"` // of a failed export, one of the codes of package events
+}
+
+// Log is the export as the original's table of exports had it. Times are UTC
+// in whole seconds.
+type Log struct {
+	ID         uint64 `json:"id"`
+	HashKey    string `json:"hash_key"`
+	Title      string `json:"title"`
+	ExtType    string `json:"ext_type"`
+	SourceType string `json:"source_type"`
+	// Param is the source request as JSON text, {"conn","url","method","param"},
+	// as the original kept it in one column; "" for a raw export. Header values
+	// are never part of it.
+	Param      string    `json:"param"`
+	UserID     string    `json:"user_id"`
+	Callback   string    `json:"callback"`
+	Status     int       `json:"status"` // 2 succeeded, 3 failed, 4 cancelled
+	FailReason string    `json:"fail_reason"`
+	CreatedAt  time.Time `json:"created_at"`
+	UpdatedAt  time.Time `json:"updated_at"` // when it ended
+}
+
+// File is the finished file. The names of the times lack a letter, as they
+// always did.
+type File struct {
+	ID       uint64    `json:"id"`
+	HashKey  string    `json:"hash_key"`
+	Path     string    `json:"path"` // what follows /v1/down/ in the link
+	Type     string    `json:"type"` // ext_type, as the caller wrote it
+	CreateAt time.Time `json:"create_at"`
+	UpdateAt time.Time `json:"update_at"`
+}
+
+// param is what of a source request a receiver is told.
+type param struct {
+	Conn   int             `json:"conn"`
+	URL    string          `json:"url"`
+	Method string          `json:"method"`
+	Param  json.RawMessage `json:"param,omitempty"`
+}
+
+type bodies struct {
+	keys      *events.Keyring
+	publicURL string
+}
+
+// eventOf is the type of a callback, without version.
+func eventOf(x *events.Export) events.Type {
+	switch x.State {
+	case events.StateFailed:
+		return events.TypeFailed
+	case events.StateCancelled:
+		return events.TypeCancelled
+	}
+	return events.TypeCompleted // also when its file has expired since
+}
+
+// of returns the body of the callback that tells how x ended. It is the same
+// for each attempt, until the file expires.
+func (b bodies) of(x *events.Export) ([]byte, error) {
+	body := Body{
+		Event: "export." + string(eventOf(x)),
+		Log: Log{
+			ID: x.ID, HashKey: x.Key, Title: x.Request.Title, ExtType: x.Request.ExtType,
+			SourceType: x.Request.SourceType, UserID: x.Request.UserID, Callback: x.Request.Callback,
+			Status: x.State.Status(), FailReason: x.Failure.Reason,
+			CreatedAt: seconds(x.CreatedAt), UpdatedAt: seconds(x.FinishedAt),
+		},
+		DownURL: events.DownloadURL(b.keys, b.publicURL, x),
+	}
+	if h := x.Request.HTTP; h != nil {
+		text, err := encode(param{Conn: h.Conn, URL: h.URL, Method: h.Method, Param: h.Param})
+		if err != nil {
+			return nil, err
+		}
+		body.Log.Param = string(text)
+	}
+	switch eventOf(x) {
+	case events.TypeFailed:
+		body.ErrorCode = x.Failure.Code
+	case events.TypeCompleted:
+		body.File = File{
+			ID: x.ID, HashKey: x.Key, Type: x.Request.ExtType,
+			Path:     strings.TrimPrefix(events.DownloadPath(x), "/v1/down/"),
+			CreateAt: seconds(x.FinishedAt), UpdateAt: seconds(x.FinishedAt),
+		}
+	}
+	return encode(body)
+}
+
+func seconds(t time.Time) time.Time { return t.UTC().Truncate(time.Second) }
+
+// encode writes JSON without the escapes for HTML, which would hide the & of
+// links from readers that only look.
+func encode(v any) ([]byte, error) {
+	var buf bytes.Buffer
+	e := json.NewEncoder(&buf)
+	e.SetEscapeHTML(false)
+	if err := e.Encode(v); err != nil {
+		return nil, fmt.Errorf("callback body: %w", err)
+	}
+	return bytes.TrimSuffix(buf.Bytes(), []byte("\n")), nil
+}

@@ -1,0 +1,226 @@
+package notifier
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"sheaf/events"
+
+	"code.dny.dev/ssrf"
+	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
+)
+
+const (
+	// answerMost is how much of an answer is read, only so that the connection
+	// can be used again; answerFor is how long. What it says is dropped.
+	answerMost = 64 << 10
+	answerFor  = time.Second
+)
+
+// outcome is what came of one attempt.
+type outcome struct {
+	attempt    int
+	status     int    // 0 without an answer
+	reason     string // "" when it was delivered
+	final      bool   // no further attempt can help
+	retryAfter time.Duration
+	elapsed    time.Duration
+
+	overtaken bool // not made: another notifier was first
+	aborted   bool // cut off by the drain; the receiver is not to blame
+}
+
+func (o outcome) delivered() bool { return o.reason == "" && !o.overtaken && !o.aborted }
+
+// deliver waits for a place at the host and makes one attempt. It ends early
+// when ctx does.
+func (s *Service) deliver(ctx context.Context, h *host, x events.Export) outcome {
+	o := outcome{attempt: x.Callback.Attempts + 1}
+	release, waited, err := h.place(ctx)
+	if err != nil {
+		o.aborted = true
+		return o
+	}
+	defer release()
+	if waited {
+		// Much may have happened meanwhile. If the log cannot be asked, a
+		// repeat is better than a silence.
+		if now, err := s.streams.Read(ctx, x.Tenant, x.Key); err == nil &&
+			(now.TerminalSeq != x.TerminalSeq || !pending(&now) || now.Callback.Attempts != x.Callback.Attempts) {
+			o.overtaken = true
+			return o
+		}
+	}
+	body, err := s.bodies.of(&x)
+	if err != nil {
+		o.reason, o.final = "the body could not be made", true
+		return o
+	}
+	begin := time.Now()
+	if strings.HasPrefix(x.Request.Callback, "nats:") {
+		s.publish(ctx, &x, body, &o)
+	} else {
+		s.post(ctx, &x, body, &o)
+	}
+	o.elapsed = time.Since(begin)
+	// What the receiver answered counts, also while the process drains.
+	o.aborted = ctx.Err() != nil && o.reason != "" && !o.final && o.status == 0
+	return o
+}
+
+// publish delivers to a subject of the tenant, durably.
+func (s *Service) publish(ctx context.Context, x *events.Export, body []byte, o *outcome) {
+	subject, err := events.CallbackSubject(x.Tenant, x.Request.Callback)
+	if err != nil {
+		o.reason, o.final = "not a subject that this tenant may use", true
+		return
+	}
+	err = s.streams.PublishCallback(ctx, subject, x.WebhookID(), ceType(x), body)
+	switch {
+	case errors.Is(err, events.ErrUnavailable):
+		o.reason = "the stream did not confirm"
+	case err != nil:
+		o.reason = "the stream refused the message"
+	}
+}
+
+// post delivers over HTTP.
+func (s *Service) post(ctx context.Context, x *events.Export, body []byte, o *outcome) {
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.Timeout)
+	defer cancel()
+	req, err := s.request(ctx, x, body)
+	if err != nil {
+		o.reason, o.final = err.Error(), true
+		return
+	}
+	res, err := s.client.Do(req)
+	if err != nil {
+		o.reason = class(err)
+		return
+	}
+	defer res.Body.Close()
+	o.status = res.StatusCode
+	switch {
+	case res.StatusCode >= 200 && res.StatusCode <= 299:
+	case res.StatusCode >= 300 && res.StatusCode <= 399:
+		o.reason = fmt.Sprintf("HTTP %d; redirects are not followed", res.StatusCode)
+	default:
+		o.reason = fmt.Sprintf("HTTP %d", res.StatusCode)
+		o.final = res.StatusCode == http.StatusGone
+		o.retryAfter = retryAfter(res.StatusCode, res.Header, time.Now())
+	}
+	enough := time.AfterFunc(answerFor, cancel)
+	defer enough.Stop()
+	_, _ = io.CopyN(io.Discard, res.Body, answerMost)
+}
+
+// request builds the POST. Its errors name no part of the URL.
+func (s *Service) request(ctx context.Context, x *events.Export, body []byte) (*http.Request, error) {
+	u, err := url.Parse(x.Request.Callback)
+	if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" {
+		return nil, errors.New("the callback is not an http or https URL")
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, u.String(), bytes.NewReader(body))
+	if err != nil {
+		return nil, errors.New("the callback is not a URL that can be asked")
+	}
+	now := time.Now()
+	key, err := standardwebhooks.NewWebhook(s.streams.Keys().WebhookSecret(x.Tenant))
+	if err != nil {
+		return nil, errors.New("the signing key cannot be used")
+	}
+	signature, err := key.Sign(x.WebhookID(), now, body)
+	if err != nil {
+		return nil, errors.New("the callback could not be signed")
+	}
+	for name, value := range map[string]string{
+		"Content-Type": "application/json",
+		"User-Agent":   "Sheaf",
+		// The original named itself so; receivers may route by it.
+		"Service-Name": "export-server",
+
+		standardwebhooks.HeaderWebhookID:        x.WebhookID(),
+		standardwebhooks.HeaderWebhookTimestamp: strconv.FormatInt(now.Unix(), 10),
+		standardwebhooks.HeaderWebhookSignature: signature,
+
+		// CloudEvents 1.0, binary mode.
+		"ce-specversion": "1.0",
+		"ce-id":          x.WebhookID(),
+		"ce-source":      "/sheaf/" + x.Tenant,
+		"ce-type":        ceType(x),
+		"ce-subject":     x.Key,
+		"ce-time":        x.FinishedAt.UTC().Format(time.RFC3339Nano),
+	} {
+		req.Header.Set(name, value)
+	}
+	if x.CorrelationID != "" {
+		req.Header.Set("ce-correlationid", headerValue(x.CorrelationID))
+	}
+	return req, nil
+}
+
+// ceType is the CloudEvents type of a callback.
+func ceType(x *events.Export) string { return "sheaf.export." + string(eventOf(x)) + ".v1" }
+
+// headerValue escapes what a header of HTTP cannot carry, as the HTTP binding
+// of CloudEvents 1.0 says (3.1.3.2). A correlation id is the producer's own.
+func headerValue(s string) string {
+	var b strings.Builder
+	for i := range len(s) {
+		if c := s[i]; c <= ' ' || c > '~' || c == '"' || c == '%' {
+			fmt.Fprintf(&b, "%%%02X", c)
+		} else {
+			b.WriteByte(c)
+		}
+	}
+	return b.String()
+}
+
+// class says in a few words why there was no answer. The words of the error
+// itself hold addresses and the URL with its query, so none of them is passed
+// on.
+func class(err error) string {
+	var (
+		dns         *net.DNSError
+		certificate *tls.CertificateVerificationError
+		authority   x509.UnknownAuthorityError
+		hostname    x509.HostnameError
+		record      tls.RecordHeaderError
+		alert       tls.AlertError
+		network     net.Error
+		operation   *net.OpError
+	)
+	switch {
+	case errors.Is(err, ssrf.ErrProhibitedIP), errors.Is(err, ssrf.ErrProhibitedPort), errors.Is(err, ssrf.ErrProhibitedNetwork):
+		return "address not allowed"
+	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &network) && network.Timeout():
+		return "timeout"
+	case errors.As(err, &dns):
+		return "host not found"
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return "connection refused"
+	case errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH):
+		return "host unreachable"
+	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return "connection closed"
+	case errors.As(err, &certificate), errors.As(err, &authority), errors.As(err, &hostname):
+		return "certificate not accepted"
+	case errors.As(err, &record), errors.As(err, &alert):
+		return "TLS handshake failed"
+	case errors.As(err, &operation):
+		return "connection failed"
+	}
+	return "no valid HTTP answer"
+}

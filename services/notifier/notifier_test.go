@@ -1,0 +1,660 @@
+package notifier
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"sheaf/events"
+	"sheaf/events/eventstest"
+
+	"github.com/nats-io/nats.go/jetstream"
+	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
+	"github.com/stretchr/testify/require"
+)
+
+const (
+	soon = 10 * time.Second // what must happen, happens within
+	tick = 20 * time.Millisecond
+)
+
+// call is one request that a receiver saw.
+type call struct {
+	header http.Header
+	body   []byte
+	at     time.Time
+}
+
+// receiver is an endpoint for callbacks. It answers the nth call, from 1, with
+// answer.
+type receiver struct {
+	*httptest.Server
+	calls chan call
+	count atomic.Int64
+}
+
+func newReceiver(t *testing.T, answer func(n int64, w http.ResponseWriter, r *http.Request)) *receiver {
+	t.Helper()
+	r := &receiver{calls: make(chan call, 10_000)}
+	r.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		body, _ := io.ReadAll(req.Body)
+		n := r.count.Add(1)
+		r.calls <- call{req.Header.Clone(), body, time.Now()}
+		if answer != nil {
+			answer(n, w, req)
+		}
+	}))
+	t.Cleanup(r.Close)
+	return r
+}
+
+func (r *receiver) next(t *testing.T) call {
+	t.Helper()
+	select {
+	case c := <-r.calls:
+		return c
+	case <-time.After(soon):
+		require.FailNow(t, "no callback came")
+		return call{}
+	}
+}
+
+func newClient(t *testing.T) *http.Client {
+	t.Helper()
+	transport := &http.Transport{MaxIdleConnsPerHost: 4}
+	t.Cleanup(transport.CloseIdleConnections)
+	return &http.Client{Transport: transport}
+}
+
+func newService(t *testing.T, s *events.Streams, cfg Config) *Service {
+	t.Helper()
+	if cfg.PublicURL == "" {
+		cfg.PublicURL = "https://sheaf.example.com"
+	}
+	if cfg.Schedule == nil {
+		cfg.Schedule = []time.Duration{2 * time.Second, 2 * time.Second}
+	}
+	n, err := New(cfg, s, newClient(t))
+	require.NoError(t, err)
+	return n
+}
+
+// run starts a notifier; stop drains it and may be called twice.
+func run(t *testing.T, n *Service) (stop func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- n.Run(ctx) }()
+	var once sync.Once
+	stop = func() {
+		once.Do(func() {
+			cancel()
+			select {
+			case err := <-done:
+				require.NoError(t, err)
+			case <-time.After(15 * time.Second):
+				require.FailNow(t, "the notifier did not drain")
+			}
+		})
+	}
+	t.Cleanup(stop)
+	return stop
+}
+
+func key(n int) string { return fmt.Sprintf("%032x", n) }
+
+func always(p events.Payload) events.Decide {
+	return func(*events.Export) (events.Payload, error) { return p, nil }
+}
+
+func begin(t *testing.T, s *events.Streams, key, callback string) events.Export {
+	t.Helper()
+	now := time.Now().UTC()
+	x, err := s.Append(t.Context(), events.Export{Tenant: "default", Key: key}, "order 7", always(&events.ExportRequested{
+		CreatedAt: now,
+		Request: events.Request{
+			Timestamp: now.Unix(), ExtType: "XLSX", Title: "orders", UserID: "123", Callback: callback,
+			SourceType: events.SourceHTTP, HTTP: &events.HTTPRequest{URL: "http://127.0.0.1/p", Method: "GET", Limit: 50, Conn: 1},
+		},
+	}))
+	require.NoError(t, err)
+	return x
+}
+
+func end(t *testing.T, s *events.Streams, x events.Export, state events.State) events.Export {
+	t.Helper()
+	var err error
+	switch state {
+	case events.StateCompleted:
+		x, err = s.Append(t.Context(), x, "", always(&events.ExportCrawled{Run: x.RequestedSeq, Pages: 1}))
+		require.NoError(t, err)
+		x, err = s.Append(t.Context(), x, "", always(&events.ExportCompleted{
+			Run: x.RequestedSeq, Pages: 1, Rows: 3, ExpiresAt: time.Now().Add(time.Hour),
+			Files: []events.File{{Name: "orders.zip", Store: "a", Size: 1, Rows: 3}},
+		}))
+	case events.StateFailed:
+		x, err = s.Append(t.Context(), x, "", always(&events.ExportFailed{Code: events.CodeSourceHTTP, Reason: "HTTP 503", Phase: events.PhaseCrawling}))
+	case events.StateCancelled:
+		x, err = s.Append(t.Context(), x, "", always(&events.ExportCancelled{Reason: "by its caller"}))
+	}
+	require.NoError(t, err)
+	return x
+}
+
+// ended writes a failed export, which takes the fewest events.
+func ended(t *testing.T, s *events.Streams, key, callback string) events.Export {
+	t.Helper()
+	return end(t, s, begin(t, s, key, callback), events.StateFailed)
+}
+
+// until waits for the callback of an export to come to a state.
+func until(t *testing.T, s *events.Streams, key string, ok func(c events.CallbackState) bool) events.Export {
+	t.Helper()
+	var x events.Export
+	require.Eventually(t, func() bool {
+		var err error
+		x, err = s.Read(t.Context(), "default", key)
+		return err == nil && ok(x.Callback)
+	}, soon, tick)
+	return x
+}
+
+func is(state string) func(events.CallbackState) bool {
+	return func(c events.CallbackState) bool { return c.State == state }
+}
+
+func attempted(n int) func(events.CallbackState) bool {
+	return func(c events.CallbackState) bool { return c.Attempts >= n }
+}
+
+// callbackEvents returns the types of the callback events of a key, in order.
+func callbackEvents(t *testing.T, s *events.Streams, key string) []events.Type {
+	t.Helper()
+	last, err := s.LastSequence(t.Context())
+	require.NoError(t, err)
+	var types []events.Type
+	enough := errors.New("enough")
+	err = s.Follow(t.Context(), 1, func(batch []events.Event) error {
+		for _, ev := range batch {
+			if ev.Key == key && strings.HasPrefix(string(ev.Type()), "callback_") {
+				types = append(types, ev.Type())
+			}
+			if ev.Sequence >= last {
+				return enough
+			}
+		}
+		return nil
+	})
+	require.ErrorIs(t, err, enough)
+	return types
+}
+
+func TestTellsHowAnExportEnded(t *testing.T) {
+	s := eventstest.Streams(t)
+	run(t, newService(t, s, Config{}))
+	secret, err := standardwebhooks.NewWebhook(s.Keys().WebhookSecret("default"))
+	require.NoError(t, err)
+	for i, c := range []struct {
+		state  events.State
+		event  string
+		status int
+	}{
+		{events.StateCompleted, "export.completed", 2},
+		{events.StateFailed, "export.failed", 3},
+		{events.StateCancelled, "export.cancelled", 4},
+	} {
+		t.Run(string(c.state), func(t *testing.T) {
+			r := newReceiver(t, nil)
+			x := end(t, s, begin(t, s, key(i), r.URL+"/hook?a=1"), c.state)
+			got := r.next(t)
+			require.NoError(t, secret.Verify(got.body, got.header))
+			require.Equal(t, fmt.Sprintf("%s-%d", x.Key, x.TerminalSeq), got.header.Get("webhook-id"))
+			require.Equal(t, "application/json", got.header.Get("Content-Type"))
+			require.Equal(t, "Sheaf", got.header.Get("User-Agent"))
+			require.Equal(t, "export-server", got.header.Get("Service-Name"))
+			require.Equal(t, "sheaf."+c.event+".v1", got.header.Get("ce-type"))
+			require.Equal(t, "order%207", got.header.Get("ce-correlationid"))
+			var body Body
+			require.NoError(t, json.Unmarshal(got.body, &body))
+			require.Equal(t, c.event, body.Event)
+			require.Equal(t, c.status, body.Log.Status)
+			require.Equal(t, x.Key, body.Log.HashKey)
+			require.Equal(t, c.state == events.StateCompleted, body.DownURL != "")
+
+			done := until(t, s, x.Key, is(events.CallbackDone))
+			require.Equal(t, 200, done.Callback.LastStatus)
+			require.Equal(t, []events.Type{events.TypeCallbackDelivered}, callbackEvents(t, s, x.Key))
+		})
+	}
+}
+
+func TestExportWithoutCallbackIsNotTold(t *testing.T) {
+	s := eventstest.Streams(t)
+	r := newReceiver(t, nil)
+	run(t, newService(t, s, Config{}))
+	silent := ended(t, s, key(1), "")
+	told := ended(t, s, key(2), r.URL) // by when it arrives, the first was seen
+	r.next(t)
+	until(t, s, told.Key, is(events.CallbackDone))
+	require.Empty(t, callbackEvents(t, s, silent.Key))
+}
+
+func TestFailedAttemptIsRepeated(t *testing.T) {
+	var elsewhere atomic.Int64
+	other := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { elsewhere.Add(1) }))
+	t.Cleanup(other.Close)
+	for name, c := range map[string]struct {
+		answer func(w http.ResponseWriter, r *http.Request)
+		status int
+		reason string
+	}{
+		"HTTP 500": {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(500) }, 500, "HTTP 500"},
+		"HTTP 404": {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(404) }, 404, "HTTP 404"},
+		"redirect": {func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, other.URL, http.StatusMovedPermanently)
+		}, 301, "HTTP 301; redirects are not followed"},
+		"redirect that keeps the method": {func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, other.URL, http.StatusPermanentRedirect)
+		}, 308, "HTTP 308; redirects are not followed"},
+		"silence": {func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, 0, "timeout"},
+		"closed":  {func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, 0, "connection closed"},
+		"not HTTP": {func(w http.ResponseWriter, _ *http.Request) {
+			conn, _, err := w.(http.Hijacker).Hijack()
+			if err == nil {
+				_, _ = conn.Write([]byte("220 mail.example.com ESMTP\r\n"))
+				_ = conn.Close()
+			}
+		}, 0, "no valid HTTP answer"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := eventstest.Streams(t)
+			r := newReceiver(t, func(n int64, w http.ResponseWriter, r *http.Request) {
+				if n == 1 {
+					c.answer(w, r)
+				}
+			})
+			run(t, newService(t, s, Config{Timeout: 500 * time.Millisecond}))
+			x := ended(t, s, key(1), r.URL+"/?token=secret")
+			first := r.next(t)
+			failed := until(t, s, x.Key, attempted(1))
+			require.Equal(t, c.status, failed.Callback.LastStatus)
+			require.Equal(t, c.reason, failed.Callback.LastReason)
+			second := r.next(t)
+			require.Equal(t, x.WebhookID(), first.header.Get("webhook-id"))
+			require.Equal(t, x.WebhookID(), second.header.Get("webhook-id"))
+			require.Equal(t, first.body, second.body)
+			require.Greater(t, timestamp(t, second), timestamp(t, first))
+			require.NotEqual(t, first.header.Get("webhook-signature"), second.header.Get("webhook-signature"))
+			until(t, s, x.Key, is(events.CallbackDone))
+			require.Equal(t, []events.Type{events.TypeCallbackAttempted, events.TypeCallbackDelivered}, callbackEvents(t, s, x.Key))
+		})
+	}
+	require.Zero(t, elsewhere.Load())
+}
+
+func timestamp(t *testing.T, c call) int64 {
+	t.Helper()
+	n, err := strconv.ParseInt(c.header.Get("webhook-timestamp"), 10, 64)
+	require.NoError(t, err)
+	return n
+}
+
+func TestRefusedConnectionIsRepeatedAndExhausted(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	url := "http://" + l.Addr().String() + "/?token=secret"
+	require.NoError(t, l.Close())
+	s := eventstest.Streams(t)
+	run(t, newService(t, s, Config{Schedule: []time.Duration{time.Second}}))
+	x := ended(t, s, key(1), url)
+	failed := until(t, s, x.Key, is(events.CallbackExhausted))
+	require.Equal(t, 2, failed.Callback.Attempts)
+	require.Equal(t, "connection refused", failed.Callback.LastReason)
+	require.Equal(t, []events.Type{events.TypeCallbackAttempted, events.TypeCallbackFailed}, callbackEvents(t, s, x.Key))
+}
+
+func TestGoneStopsAtOnce(t *testing.T) {
+	s := eventstest.Streams(t)
+	r := newReceiver(t, func(_ int64, w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusGone) })
+	run(t, newService(t, s, Config{}))
+	x := ended(t, s, key(1), r.URL)
+	failed := until(t, s, x.Key, is(events.CallbackExhausted))
+	require.Equal(t, 1, failed.Callback.Attempts)
+	require.Equal(t, 410, failed.Callback.LastStatus)
+}
+
+func TestCallbackThatCannotBeAskedIsGivenUp(t *testing.T) {
+	s := eventstest.Streams(t)
+	run(t, newService(t, s, Config{}))
+	for i, callback := range []string{"ftp://example.com/", "http://", "://x", "nats:sheaf.callback.other.a", "nats:sheaf.event.default.failed.x", "nats:"} {
+		x := ended(t, s, key(i), callback)
+		failed := until(t, s, x.Key, is(events.CallbackExhausted))
+		require.Equal(t, 1, failed.Callback.Attempts, callback)
+		require.NotEmpty(t, failed.Callback.LastReason)
+	}
+}
+
+func TestRetryAfterIsHonoured(t *testing.T) {
+	s := eventstest.Streams(t)
+	r := newReceiver(t, func(_ int64, w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Retry-After", "3600")
+		w.WriteHeader(http.StatusTooManyRequests)
+	})
+	run(t, newService(t, s, Config{}))
+	x := until(t, s, ended(t, s, key(1), r.URL).Key, attempted(1))
+	require.WithinDuration(t, time.Now().Add(time.Hour), x.Callback.NextAt, time.Minute)
+}
+
+func TestEndlessAnswerDoesNotHoldADelivery(t *testing.T) {
+	s := eventstest.Streams(t)
+	r := newReceiver(t, func(_ int64, w http.ResponseWriter, req *http.Request) {
+		w.WriteHeader(http.StatusAccepted)
+		for req.Context().Err() == nil {
+			if _, err := w.Write(make([]byte, 1024)); err != nil {
+				return
+			}
+		}
+	})
+	run(t, newService(t, s, Config{}))
+	x := until(t, s, ended(t, s, key(1), r.URL).Key, is(events.CallbackDone))
+	require.Equal(t, 202, x.Callback.LastStatus)
+}
+
+func TestRestartBetweenAttemptsLosesNothing(t *testing.T) {
+	s := eventstest.Streams(t)
+	r := newReceiver(t, func(n int64, w http.ResponseWriter, _ *http.Request) {
+		if n <= 2 {
+			w.WriteHeader(http.StatusBadGateway)
+		}
+	})
+	const exports = 2
+	stop := run(t, newService(t, s, Config{}))
+	for i := range exports {
+		ended(t, s, key(i), r.URL)
+		until(t, s, key(i), attempted(1))
+	}
+	stop()
+	run(t, newService(t, s, Config{}))
+	for i := range exports {
+		x := until(t, s, key(i), is(events.CallbackDone))
+		require.Equal(t, 2, x.Callback.Attempts)
+	}
+}
+
+func TestCrashBetweenEventAndScheduleLosesNothing(t *testing.T) {
+	s := eventstest.Streams(t)
+	r := newReceiver(t, nil)
+	x := ended(t, s, key(1), r.URL)
+	next := time.Now().Add(3 * time.Second)
+	_, err := s.Append(t.Context(), x, "", always(&events.CallbackAttempted{Terminal: x.TerminalSeq, Attempt: 1, Reason: "timeout", NextAt: next}))
+	require.NoError(t, err)
+	run(t, newService(t, s, Config{})) // is given the terminal event, as after a crash
+	got := r.next(t)
+	require.False(t, got.at.Before(next.Add(-timerEarly)), "not before its time")
+	done := until(t, s, x.Key, is(events.CallbackDone))
+	require.Equal(t, 2, done.Callback.Attempts)
+	require.Equal(t, int64(1), r.count.Load())
+}
+
+func TestEarlierEndingIsNotTold(t *testing.T) {
+	s := eventstest.Streams(t)
+	r := newReceiver(t, nil)
+	x := ended(t, s, key(1), r.URL)
+	req := x.Request
+	x, err := s.Append(t.Context(), x, "", always(&events.ExportRequested{ExportID: x.ID, CreatedAt: x.CreatedAt, Request: req}))
+	require.NoError(t, err)
+	x = end(t, s, x, events.StateCancelled)
+	run(t, newService(t, s, Config{}))
+	require.Equal(t, x.WebhookID(), r.next(t).header.Get("webhook-id"))
+	until(t, s, x.Key, is(events.CallbackDone))
+	require.Equal(t, int64(1), r.count.Load())
+}
+
+func TestTwoNotifiersLeaveOneEventAnAttempt(t *testing.T) {
+	srv := eventstest.Server(t, "")
+	a, b := eventstest.StreamsOn(t, srv, events.Config{}), eventstest.StreamsOn(t, srv, events.Config{})
+	var failedOnce sync.Map
+	r := newReceiver(t, func(_ int64, w http.ResponseWriter, req *http.Request) {
+		if _, again := failedOnce.LoadOrStore(req.Header.Get("webhook-id"), true); !again {
+			w.WriteHeader(http.StatusInternalServerError)
+		}
+	})
+	const exports = 30
+	for i := range exports {
+		x := ended(t, a, key(i), r.URL)
+		if i%2 == 0 { // both consumers are given this one
+			require.NoError(t, a.ScheduleCallback(t.Context(), x.Tenant, x.Key, time.Now()))
+		}
+	}
+	run(t, newService(t, a, Config{}))
+	run(t, newService(t, b, Config{}))
+	for i := range exports {
+		until(t, a, key(i), is(events.CallbackDone))
+		types := callbackEvents(t, a, key(i))
+		require.Equal(t, events.TypeCallbackDelivered, types[len(types)-1])
+		require.LessOrEqual(t, len(types), 2)
+	}
+}
+
+// silence is a listener on every loopback address that takes connections and
+// never answers.
+func silence(t *testing.T) (port string) {
+	t.Helper()
+	l, err := net.Listen("tcp", "0.0.0.0:0")
+	require.NoError(t, err)
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	var conns []net.Conn
+	wg.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			mu.Lock()
+			conns = append(conns, c)
+			mu.Unlock()
+		}
+	})
+	t.Cleanup(func() {
+		_ = l.Close()
+		wg.Wait()
+		for _, c := range conns {
+			_ = c.Close()
+		}
+	})
+	_, port, err = net.SplitHostPort(l.Addr().String())
+	require.NoError(t, err)
+	return port
+}
+
+func TestDeadReceiversHoldUpNobody(t *testing.T) {
+	s := eventstest.Streams(t)
+	port := silence(t)
+	const hosts, flood = 200, 4 + hostQueue + 40
+	for i := range hosts {
+		ended(t, s, key(i), fmt.Sprintf("http://127.0.1.%d:%s/", i+1, port))
+	}
+	for i := range flood {
+		ended(t, s, key(hosts+i), "http://127.0.2.1:"+port+"/")
+	}
+	r := newReceiver(t, nil)
+	healthy := ended(t, s, key(9999), r.URL)
+
+	n := newService(t, s, Config{})
+	n.drainFor = 100 * time.Millisecond
+	begin := time.Now()
+	stop := run(t, n)
+	got := r.next(t)
+	require.Less(t, got.at.Sub(begin), 5*time.Second, "it stood behind %d dead ones", hosts+flood)
+	t.Logf("delivered after %v", got.at.Sub(begin).Round(time.Millisecond))
+	until(t, s, healthy.Key, is(events.CallbackDone))
+	stop()
+
+	// None of the others is forgotten: each waits in a schedule or in the
+	// consumer.
+	for _, i := range []int{0, hosts - 1, hosts, hosts + flood - 1} {
+		x, err := s.Read(t.Context(), "default", key(i))
+		require.NoError(t, err)
+		require.Equal(t, events.CallbackPending, x.Callback.State)
+	}
+	timers, err := s.JetStream().Stream(t.Context(), events.StreamTimers)
+	require.NoError(t, err)
+	due, err := s.JetStream().Consumer(t.Context(), events.StreamEvents, events.ConsumerNotifier)
+	require.NoError(t, err)
+	require.GreaterOrEqual(t, int(timers.CachedInfo().State.Msgs)+due.CachedInfo().NumAckPending+int(due.CachedInfo().NumPending), hosts+flood)
+}
+
+func TestOneHostIsAskedByFewAtOnce(t *testing.T) {
+	s := eventstest.Streams(t)
+	var now, most atomic.Int64
+	r := newReceiver(t, func(_ int64, _ http.ResponseWriter, _ *http.Request) {
+		n := now.Add(1)
+		for m := most.Load(); n > m && !most.CompareAndSwap(m, n); m = most.Load() {
+		}
+		time.Sleep(30 * time.Millisecond) // the time that a real receiver takes
+		now.Add(-1)
+	})
+	const exports = 60
+	for i := range exports {
+		ended(t, s, key(i), r.URL)
+	}
+	run(t, newService(t, s, Config{PerHost: 3}))
+	for i := range exports {
+		until(t, s, key(i), is(events.CallbackDone))
+	}
+	require.Equal(t, int64(3), most.Load())
+	require.Equal(t, int64(exports), r.count.Load())
+}
+
+func TestSlowReceiverIsHeardBesideTheSlots(t *testing.T) {
+	s := eventstest.Streams(t)
+	r := newReceiver(t, func(int64, http.ResponseWriter, *http.Request) {
+		time.Sleep(2 * time.Second) // slower than patience, and than the lease below
+	})
+	n := newService(t, s, Config{})
+	n.lease = time.Second
+	run(t, n)
+	x := until(t, s, ended(t, s, key(1), r.URL).Key, is(events.CallbackDone))
+	require.Equal(t, 1, x.Callback.Attempts)
+	require.Equal(t, int64(1), r.count.Load(), "the lease was renewed")
+}
+
+func TestCrashOfASlowAttemptIsTakenUpAgain(t *testing.T) {
+	s := eventstest.Streams(t)
+	r := newReceiver(t, func(n int64, w http.ResponseWriter, req *http.Request) {
+		if n == 1 {
+			<-req.Context().Done()
+		}
+	})
+	n := newService(t, s, Config{})
+	n.drainFor = 10 * time.Millisecond
+	stop := run(t, n)
+	x := ended(t, s, key(1), r.URL)
+	r.next(t)
+	require.Eventually(t, func() bool { // until its message is acknowledged and the lease stands in
+		c, err := s.JetStream().Consumer(t.Context(), events.StreamEvents, events.ConsumerNotifier)
+		return err == nil && c.CachedInfo().NumAckPending == 0
+	}, soon, tick)
+	stop()
+	run(t, newService(t, s, Config{}))
+	done := until(t, s, x.Key, is(events.CallbackDone))
+	require.Equal(t, 1, done.Callback.Attempts, "what the drain cut off is not the receiver's failure")
+}
+
+func TestDrainLetsAQuickAttemptFinish(t *testing.T) {
+	s := eventstest.Streams(t)
+	arrived, goOn := make(chan struct{}), make(chan struct{})
+	r := newReceiver(t, func(int64, http.ResponseWriter, *http.Request) {
+		close(arrived)
+		<-goOn
+	})
+	stop := run(t, newService(t, s, Config{}))
+	x := ended(t, s, key(1), r.URL)
+	<-arrived
+	stopped := make(chan struct{})
+	go func() { stop(); close(stopped) }()
+	time.AfterFunc(500*time.Millisecond, func() { close(goOn) })
+	<-stopped
+	now, err := s.Read(t.Context(), "default", x.Key)
+	require.NoError(t, err)
+	require.Equal(t, events.CallbackDone, now.Callback.State)
+}
+
+func TestNATSCallbackArrivesDurably(t *testing.T) {
+	s := eventstest.Streams(t)
+	run(t, newService(t, s, Config{}))
+	const subject = "sheaf.callback.default.orders.done"
+	x := end(t, s, begin(t, s, key(1), "nats:"+subject), events.StateCompleted)
+	until(t, s, x.Key, is(events.CallbackDone))
+	// A subscriber that comes later still finds it.
+	stream, err := s.JetStream().Stream(t.Context(), events.StreamCallbacks)
+	require.NoError(t, err)
+	m, err := stream.GetLastMsgForSubject(t.Context(), subject)
+	require.NoError(t, err)
+	require.Equal(t, x.WebhookID(), m.Header.Get("ce-id"))
+	require.Equal(t, "sheaf.export.completed.v1", m.Header.Get("ce-type"))
+	var body Body
+	require.NoError(t, json.Unmarshal(m.Data, &body))
+	require.Equal(t, x.Key, body.Log.HashKey)
+	require.NotEmpty(t, body.DownURL)
+}
+
+func TestFullLogDoesNotRepeatACallback(t *testing.T) {
+	s := eventstest.StreamsOn(t, eventstest.Server(t, ""), events.Config{MaxEventsBytes: 64 << 10})
+	r := newReceiver(t, nil)
+	x := ended(t, s, key(1), r.URL)
+	filler := events.Export{Tenant: "default", Key: key(2)}
+	for n := 40 << 10; n > 0; n /= 2 {
+		for i := 0; ; i++ {
+			filler.Key = key(1000*n + i)
+			_, err := s.Append(t.Context(), filler, "", always(&events.ExportRequested{Request: events.Request{Title: strings.Repeat("x", n)}}))
+			if err != nil {
+				require.ErrorIs(t, err, events.ErrNoSpace)
+				break
+			}
+		}
+	}
+	run(t, newService(t, s, Config{}))
+	r.next(t)
+	due, err := s.JetStream().Consumer(t.Context(), events.StreamEvents, events.ConsumerNotifier)
+	require.NoError(t, err)
+	require.Eventually(t, func() bool {
+		info, err := due.Info(t.Context())
+		return err == nil && info.NumRedelivered > 0 && info.Delivered.Consumer >= 3
+	}, soon, tick)
+	log, err := s.JetStream().Stream(t.Context(), events.StreamEvents)
+	require.NoError(t, err)
+	require.NoError(t, log.Purge(t.Context(), jetstream.WithPurgeSubject(events.EventSubject("default", events.TypeRequested, key(1000*(40<<10))))))
+	until(t, s, x.Key, is(events.CallbackDone))
+	require.Equal(t, int64(1), r.count.Load())
+}
+
+func TestNewRefusesWhatCannotWork(t *testing.T) {
+	s, c := &events.Streams{}, &http.Client{}
+	for _, bad := range []Config{
+		{}, {PublicURL: "sheaf.example.com"}, {PublicURL: "ftp://x"},
+		{PublicURL: "http://x", Schedule: []time.Duration{time.Second, 0}},
+		{PublicURL: "http://x", Timeout: -1}, {PublicURL: "http://x", KeepHistory: -1},
+		{PublicURL: "http://x", Slots: -1}, {PublicURL: "http://x", PerHost: -1},
+	} {
+		_, err := New(bad, s, c)
+		require.Error(t, err, "%+v", bad)
+	}
+	_, err := New(Config{PublicURL: "http://x"}, nil, c)
+	require.Error(t, err)
+	_, err = New(Config{PublicURL: "http://x"}, s, nil)
+	require.Error(t, err)
+}

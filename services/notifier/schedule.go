@@ -1,0 +1,84 @@
+package notifier
+
+import (
+	"math/rand/v2"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"sheaf/events"
+)
+
+// retryAfterMost bounds what a receiver can ask for with Retry-After.
+const retryAfterMost = 24 * time.Hour
+
+// DefaultSchedule returns the pauses between attempts that Standard Webhooks
+// 1.0.0 recommends: ten attempts over 75 hours 35 minutes and 5 seconds,
+// jitter aside.
+func DefaultSchedule() []time.Duration {
+	return []time.Duration{
+		5 * time.Second, 5 * time.Minute, 30 * time.Minute, 2 * time.Hour, 5 * time.Hour,
+		10 * time.Hour, 14 * time.Hour, 20 * time.Hour, 24 * time.Hour,
+	}
+}
+
+// verdict is the event that an outcome amounts to.
+func (s *Service) verdict(x *events.Export, o outcome) events.Payload {
+	if o.delivered() {
+		return &events.CallbackDelivered{Terminal: x.TerminalSeq, Attempt: o.attempt, Status: o.status, Millis: o.elapsed.Milliseconds()}
+	}
+	failed := &events.CallbackFailed{Terminal: x.TerminalSeq, Attempt: o.attempt, Status: o.status, Reason: o.reason, Millis: o.elapsed.Milliseconds()}
+	if o.final || o.attempt > len(s.cfg.Schedule) {
+		return failed
+	}
+	next := time.Now().Add(pause(s.cfg.Schedule[o.attempt-1], o.retryAfter)).UTC()
+	if next.After(x.FinishedAt.Add(s.cfg.KeepHistory)) {
+		failed.Reason += "; the next attempt would come after the export was deleted from the history"
+		return failed
+	}
+	return &events.CallbackAttempted{
+		Terminal: x.TerminalSeq, Attempt: o.attempt, Status: o.status, Reason: o.reason,
+		Millis: o.elapsed.Milliseconds(), NextAt: next,
+	}
+}
+
+// pause is how long to wait for the next attempt: the published pause and up
+// to a tenth more, so that those that failed together do not return together;
+// longer if the receiver asked for it.
+func pause(published, retryAfter time.Duration) time.Duration {
+	if tenth := published / 10; tenth > 0 {
+		published += rand.N(tenth)
+	}
+	return max(published, min(retryAfter, retryAfterMost))
+}
+
+// retryAfter reads the header of a 429 or 503: seconds or a date (RFC 9110,
+// 10.2.3). 0 means that it asks for nothing, or for nonsense.
+func retryAfter(status int, h http.Header, now time.Time) time.Duration {
+	if status != http.StatusTooManyRequests && status != http.StatusServiceUnavailable {
+		return 0
+	}
+	v := strings.TrimSpace(h.Get("Retry-After"))
+	if digits(v) {
+		seconds, err := strconv.ParseInt(v, 10, 32)
+		if err != nil { // more than 68 years
+			return retryAfterMost
+		}
+		return min(time.Duration(seconds)*time.Second, retryAfterMost)
+	}
+	at, err := http.ParseTime(v)
+	if err != nil {
+		return 0
+	}
+	return min(max(at.Sub(now), 0), retryAfterMost)
+}
+
+func digits(s string) bool {
+	for _, c := range s {
+		if c < '0' || c > '9' {
+			return false
+		}
+	}
+	return s != ""
+}
