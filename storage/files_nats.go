@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
 	"os"
 	"strconv"
@@ -643,7 +642,7 @@ func parseChunkList(text string) (chunkList, error) {
 
 // digestOf is the Object Store's form of the SHA-256 of what r holds.
 func digestOf(ctx context.Context, r io.Reader) (string, error) {
-	var h hash.Hash = sha256.New()
+	h := sha256.New()
 	if _, err := io.Copy(h, contextReader{ctx, r}); err != nil {
 		return "", err
 	}

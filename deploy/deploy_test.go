@@ -1,0 +1,84 @@
+// Package deploy holds what runs Sheaf elsewhere. Its tests hold those files
+// against the programs that will read them.
+package deploy
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/stretchr/testify/require"
+)
+
+func TestNATSConfig(t *testing.T) {
+	opts, err := server.ProcessConfigFile("nats.conf")
+	require.NoError(t, err)
+	require.True(t, opts.JetStream)
+	require.True(t, opts.SyncAlways, "the promises of Sheaf rest on it")
+	require.EqualValues(t, 8<<20, opts.MaxPayload)
+	require.Empty(t, opts.Users)
+}
+
+// The examples in the comments are a valid configuration too, and the one with
+// permissions shuts a producer in its tenant.
+func TestNATSConfigExamples(t *testing.T) {
+	text, err := os.ReadFile("nats.conf")
+	require.NoError(t, err)
+	config := strings.ReplaceAll(string(text), "\n#: ", "\n")
+	config = strings.ReplaceAll(config, "$2a$11$REPLACE-WITH-A-HASH", "secret")
+	path := filepath.Join(t.TempDir(), "nats.conf")
+	require.NoError(t, os.WriteFile(path, []byte(config), 0o600))
+	opts, err := server.ProcessConfigFile(path)
+	require.NoError(t, err)
+	require.Equal(t, "sheaf", opts.Cluster.Name)
+	require.Len(t, opts.Routes, 3)
+
+	alone := &server.Options{Users: opts.Users, DontListen: true, NoSigs: true, NoLog: true}
+	srv, err := server.NewServer(alone)
+	require.NoError(t, err)
+	srv.Start()
+	defer srv.WaitForShutdown()
+	defer srv.Shutdown()
+	require.True(t, srv.ReadyForConnections(10*time.Second))
+	connect := func(user string) *nats.Conn {
+		nc, err := nats.Connect("", nats.InProcessServer(srv), nats.UserInfo(user, "secret"), nats.CustomInboxPrefix("_INBOX_"+user), nats.PermissionErrOnSubscribe(true),
+			nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}))
+		require.NoError(t, err)
+		t.Cleanup(nc.Close)
+		return nc
+	}
+	sheaf, shop := connect("sheaf"), connect("shop")
+
+	all, err := sheaf.SubscribeSync(">")
+	require.NoError(t, err)
+	require.NoError(t, sheaf.Flush())
+	for _, subject := range []string{"sheaf.submit.other.http", "sheaf.event.shop.completed.x", "sheaf.page.shop.x", "$JS.API.INFO", "sheaf.submit.shop.http"} {
+		require.NoError(t, shop.Publish(subject, nil))
+	}
+	require.NoError(t, shop.Flush())
+	msg, err := all.NextMsg(10 * time.Second)
+	require.NoError(t, err)
+	require.Equal(t, "sheaf.submit.shop.http", msg.Subject, "all before it were refused")
+
+	for _, subject := range []string{">", "sheaf.>", "sheaf.event.*.completed.x", "sheaf.page.shop.>", "_INBOX.>"} {
+		denied, err := shop.SubscribeSync(subject)
+		require.NoError(t, err)
+		_, err = denied.NextMsg(10 * time.Second)
+		require.ErrorIs(t, err, nats.ErrPermissionViolation, subject)
+	}
+	own, err := shop.SubscribeSync("sheaf.event.shop.>")
+	require.NoError(t, err)
+	_, err = sheaf.Subscribe("sheaf.api.shop.detail", func(m *nats.Msg) { _ = m.Respond([]byte("answer")) })
+	require.NoError(t, err)
+	require.NoError(t, sheaf.Flush())
+	answer, err := shop.Request("sheaf.api.shop.detail", nil, 10*time.Second)
+	require.NoError(t, err)
+	require.Equal(t, "answer", string(answer.Data))
+	require.NoError(t, sheaf.Publish("sheaf.event.shop.completed.x", nil))
+	_, err = own.NextMsg(10 * time.Second)
+	require.NoError(t, err)
+}
