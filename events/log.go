@@ -12,6 +12,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/synadia-io/orbit.go/jetstreamext"
 )
 
 // Decide looks at an export and returns the event that shall follow, or an
@@ -130,7 +131,8 @@ func publishError(err error) error {
 		case strings.Contains(api.Description, "maximum bytes"), strings.Contains(api.Description, "maximum messages"),
 			strings.Contains(api.Description, "resource limits exceeded"), strings.Contains(api.Description, "insufficient"):
 			return fmt.Errorf("%w: %s", ErrNoSpace, api.Description)
-		case api.Code >= 500 || api.Code == 429:
+		case api.Code >= 500 || api.Code == 429 || api.ErrorCode == jetstreamext.JSErrCodeBatchPublishIncomplete:
+			// An incomplete batch lost a message on its way.
 			return fmt.Errorf("%w: %s", ErrUnavailable, api.Description)
 		}
 		return fmt.Errorf("publishing: %w", err)

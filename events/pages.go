@@ -1,7 +1,6 @@
 package events
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -93,7 +92,7 @@ var (
 		return e
 	})
 	pageDecoder = sync.OnceValue(func() *zstd.Decoder {
-		d, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecoderMaxMemory(maxPageBytes), zstd.WithDecoderLowmem(true))
+		d, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecodeAllCapLimit(true), zstd.WithDecoderLowmem(true))
 		if err != nil {
 			panic(err) // the options are constant
 		}
@@ -107,6 +106,9 @@ var (
 // A page of more than one part is written as one atomic batch: all or nothing.
 // ErrNoSpace means that the stream is full.
 func (s *Streams) PublishPage(ctx context.Context, p Page) (stored bool, err error) {
+	if err := checkName(p.Tenant, p.Key); err != nil {
+		return false, err
+	}
 	msgs, err := s.encodePage(p)
 	if err != nil {
 		return false, err
@@ -120,6 +122,12 @@ func (s *Streams) PublishPage(ctx context.Context, p Page) (stored bool, err err
 	}
 	if errors.Is(err, errSubjectTaken) {
 		return false, nil
+	}
+	if errors.Is(err, ErrNoSpace) {
+		// A full stream says so also of a page that it has.
+		if _, missing := s.getPart(ctx, p.PageID, 1); missing == nil {
+			return false, nil
+		}
 	}
 	if err != nil {
 		return false, fmt.Errorf("page %d: %w", p.Number, err)
@@ -208,10 +216,8 @@ func (s *Streams) GetPage(ctx context.Context, id PageID) (Page, error) {
 	if err != nil || parts < 1 || parts > maxParts {
 		return Page{}, fmt.Errorf("%w: page %d: %s %q", ErrPageDamaged, id.Number, headerParts, first.Header.Get(headerParts))
 	}
-	payload := first.Data
-	if parts > 1 {
-		payload = slices.Grow(bytes.Clone(payload), (parts-1)*len(payload))
-	}
+	// No room is made before a part is there: parts is only a claim.
+	chunks, size := [][]byte{first.Data}, len(first.Data)
 	for n := 2; n <= parts; n++ {
 		part, err := s.getPart(ctx, id, n)
 		if errors.Is(err, ErrPageMissing) {
@@ -225,7 +231,14 @@ func (s *Streams) GetPage(ctx context.Context, id PageID) (Page, error) {
 				return Page{}, fmt.Errorf("%w: page %d: part %d belongs to another answer (%s differs)", ErrPageDamaged, id.Number, n, h)
 			}
 		}
-		payload = append(payload, part.Data...)
+		chunks, size = append(chunks, part.Data), size+len(part.Data)
+		if size > maxPageBytes {
+			return Page{}, fmt.Errorf("%w: page %d: more than %d bytes", ErrPageDamaged, id.Number, maxPageBytes)
+		}
+	}
+	payload := first.Data
+	if parts > 1 {
+		payload = slices.Concat(chunks...)
 	}
 	return decodePage(id, first.Header, payload)
 }
@@ -245,7 +258,7 @@ func decodePage(id PageID, h nats.Header, payload []byte) (Page, error) {
 	p.RowCount, p.Total = int(number(headerRows)), number(headerTotal)
 	p.TotalPages, p.Attempts = int(number(headerTotalPages)), int(number(headerAttempts))
 	p.HeaderRow = h.Get(headerHeaderRow) == "true"
-	if p.RowCount < 0 || p.Total < -1 || p.TotalPages < 0 || number(headerPage) != int64(id.Number) {
+	if p.RowCount < 0 || p.Total < -1 || p.TotalPages < 0 || p.Attempts < 0 || number(headerPage) != int64(id.Number) {
 		return damaged("headers", errors.New("missing or negative numbers"))
 	}
 	sum, err := hex.DecodeString(h.Get(headerSHA256))
@@ -256,13 +269,41 @@ func decodePage(id PageID, h nats.Header, payload []byte) (Page, error) {
 	if e := h.Get(headerEncoding); e != encodingZstd {
 		return damaged(headerEncoding, fmt.Errorf("%q is not known", e))
 	}
-	if p.Rows, err = pageDecoder().DecodeAll(payload, nil); err != nil {
+	if p.Rows, err = decompress(payload); err != nil {
 		return damaged("decompressing", err)
 	}
 	if sha256.Sum256(p.Rows) != p.SHA256 {
 		return damaged("checksum", errors.New("sha256 of the rows differs"))
 	}
 	return p, nil
+}
+
+// decompress returns what one zstd frame (RFC 8878) holds. It allocates what
+// the frame claims, once that is possible: a block takes at least four bytes
+// and holds at most 128 KiB.
+func decompress(payload []byte) ([]byte, error) {
+	if len(payload) == 0 {
+		return nil, nil
+	}
+	var h zstd.Header
+	if err := h.Decode(payload); err != nil {
+		return nil, err
+	}
+	const (
+		leastBlock, mostOfBlock = 4, 128 << 10
+		// A frame of less than 256 bytes may leave its size out.
+		unsaid = 255
+		// With so many bytes to spare the decoder takes its fast path.
+		spare = 16
+	)
+	size := uint64(unsaid)
+	if h.HasFCS {
+		size = h.FrameContentSize
+	}
+	if size > maxPageBytes || size > unsaid && size > uint64(len(payload))/leastBlock*mostOfBlock {
+		return nil, fmt.Errorf("%d bytes cannot hold %d", len(payload), size)
+	}
+	return pageDecoder().DecodeAll(payload, make([]byte, 0, size+spare))
 }
 
 // getPart reads one part by a direct get, which any replica may answer, and
@@ -319,6 +360,9 @@ func (s *Streams) ListPages(ctx context.Context, tenant, key string, run uint64)
 // PurgeRun removes the pages of one run. Pages of an export that is under way
 // must not be purged.
 func (s *Streams) PurgeRun(ctx context.Context, tenant, key string, run uint64) error {
+	if err := checkName(tenant, key); err != nil {
+		return err
+	}
 	if err := s.pages.Purge(ctx, jetstream.WithPurgeSubject(runPrefix(tenant, key, run)+">")); err != nil {
 		return fmt.Errorf("%w: purging pages: %w", ErrUnavailable, err)
 	}
@@ -327,6 +371,9 @@ func (s *Streams) PurgeRun(ctx context.Context, tenant, key string, run uint64) 
 
 // PurgePages removes the pages of every run of a key.
 func (s *Streams) PurgePages(ctx context.Context, tenant, key string) error {
+	if err := checkName(tenant, key); err != nil {
+		return err
+	}
 	if err := s.pages.Purge(ctx, jetstream.WithPurgeSubject(subjectPage+tenant+"."+key+".>")); err != nil {
 		return fmt.Errorf("%w: purging pages: %w", ErrUnavailable, err)
 	}

@@ -1,0 +1,405 @@
+package events_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+
+	"sheaf/events"
+	"sheaf/events/embedded"
+	"sheaf/events/eventstest"
+
+	"github.com/klauspost/compress/zstd"
+	"github.com/nats-io/nats.go"
+	"github.com/stretchr/testify/require"
+)
+
+// noise returns bytes that do not compress, so that a test knows how many
+// parts they make.
+func noise(seed uint64, n int) []byte {
+	var s [32]byte
+	binary.LittleEndian.PutUint64(s[:], seed)
+	b := make([]byte, n)
+	_, _ = rand.NewChaCha8(s).Read(b)
+	return b
+}
+
+func page(number int, rows []byte) events.Page {
+	return events.Page{
+		PageID: events.PageID{Tenant: "default", Key: testKey, Run: 7, Number: number},
+		Rows:   rows, RowCount: 3, HeaderRow: true, Total: 12, TotalPages: 4, Attempts: 2,
+	}
+}
+
+func serverWith(t *testing.T, o embedded.Options) *embedded.Server {
+	t.Helper()
+	o.Dir, o.MaxStore = t.TempDir(), 8<<30
+	srv, err := embedded.Start(o)
+	require.NoError(t, err)
+	t.Cleanup(srv.Stop)
+	return srv
+}
+
+func requirePage(t *testing.T, want, got events.Page) {
+	t.Helper()
+	require.True(t, bytes.Equal(want.Rows, got.Rows), "%d bytes, want %d", len(got.Rows), len(want.Rows))
+	require.Equal(t, sha256.Sum256(want.Rows), got.SHA256)
+	want.Rows, got.Rows, want.SHA256, got.SHA256 = nil, nil, [32]byte{}, [32]byte{}
+	require.Equal(t, want, got)
+}
+
+// Pages come back byte for byte whatever their size, on servers that take
+// messages of 64 KiB, 1 MiB (the server's default) and 8 MiB (Sheaf's own).
+func TestPagesOfEverySize(t *testing.T) {
+	for name, tc := range map[string]struct {
+		maxPayload int32
+		part       int
+	}{
+		"64 KiB": {64 << 10, 60 << 10}, // less the room for headers
+		"1 MiB":  {1 << 20, 64 << 10},
+		"8 MiB":  {8 << 20, 64 << 10},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := eventstest.StreamsOn(t, serverWith(t, embedded.Options{MaxPayload: tc.maxPayload}), events.Config{})
+			overhead := len(zstdFrame(t, noise(1, tc.part))) - tc.part
+			for n, c := range []struct {
+				rows  []byte
+				parts int
+			}{
+				{nil, 1},
+				{[]byte(`[]`), 1},
+				{noise(2, 255), 1},
+				{noise(3, 256), 1},
+				{noise(4, tc.part-overhead), 1},
+				{noise(5, tc.part-overhead+1), 2},
+				{noise(6, 2*tc.part), 3},
+				{bytes.Repeat([]byte(`{"a":"b"},`), 1_000_000), 1},
+				{noise(7, 5<<20), 5<<20/tc.part + 1},
+			} {
+				p := page(n+1, c.rows)
+				p.Key = fmt.Sprintf("%032x", n)
+				stored1, err := s.PublishPage(t.Context(), p)
+				require.NoError(t, err)
+				require.True(t, stored1)
+				got, err := s.GetPage(t.Context(), p.PageID)
+				require.NoError(t, err)
+				requirePage(t, p, got)
+				require.Equal(t, 2, got.DataRows())
+				require.Len(t, stored(t, s, events.StreamPages, "sheaf.page.default."+p.Key+".>"), c.parts, "%d bytes", len(c.rows))
+			}
+		})
+	}
+}
+
+func zstdFrame(t *testing.T, rows []byte) []byte {
+	t.Helper()
+	e, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithWindowSize(1<<20))
+	require.NoError(t, err)
+	defer e.Close()
+	return e.EncodeAll(rows, nil)
+}
+
+// A page of more than 1,000 parts of 64 KiB gets larger parts; where the
+// server does not take those it is refused, since repeating would not help.
+func TestPagesLargerThanABatch(t *testing.T) {
+	if testing.Short() {
+		t.Skip("writes 66 MB")
+	}
+	rows := noise(8, 1000*(64<<10)+1)
+	s := eventstest.Streams(t)
+	p := page(1, rows)
+	_, err := s.PublishPage(t.Context(), p)
+	require.NoError(t, err)
+	got, err := s.GetPage(t.Context(), p.PageID)
+	require.NoError(t, err)
+	requirePage(t, p, got)
+
+	small := eventstest.StreamsOn(t, serverWith(t, embedded.Options{MaxPayload: 64 << 10}), events.Config{})
+	_, err = small.PublishPage(t.Context(), p)
+	require.ErrorContains(t, err, "max_payload")
+	require.NotErrorIs(t, err, events.ErrUnavailable)
+	_, err = small.GetPage(t.Context(), p.PageID)
+	require.ErrorIs(t, err, events.ErrPageMissing)
+}
+
+// Two crawlers write different answers of one page at once: one of the two is
+// stored, whole, whichever has more parts.
+func TestPagesOfTwoCrawlersNeverMix(t *testing.T) {
+	srv := eventstest.Server(t, "")
+	a, b := eventstest.StreamsOn(t, srv, events.Config{}), eventstest.StreamsOn(t, srv, events.Config{})
+	sizes := []int{3 * 64 << 10, 4 * 64 << 10, 2*64<<10 + 1, 1000}
+	for round := range 40 {
+		mine, others := page(round+1, noise(uint64(round), sizes[round%4])), page(round+1, noise(uint64(1000+round), sizes[(round/4)%4]))
+		others.Total = 99
+		var wg sync.WaitGroup
+		won := make([]bool, 2)
+		start := make(chan struct{})
+		for i, w := range []struct {
+			s *events.Streams
+			p events.Page
+		}{{a, mine}, {b, others}} {
+			wg.Go(func() {
+				<-start
+				var err error
+				won[i], err = w.s.PublishPage(t.Context(), w.p)
+				if err != nil {
+					t.Errorf("publishing: %v", err)
+				}
+			})
+		}
+		// A reader that is early sees nothing or a whole page.
+		wg.Go(func() {
+			<-start
+			for range 3 {
+				_, err := a.GetPage(t.Context(), mine.PageID)
+				if err != nil && !errors.Is(err, events.ErrPageMissing) {
+					t.Errorf("reading: %v", err)
+				}
+			}
+		})
+		close(start)
+		wg.Wait()
+		require.NotEqual(t, won[0], won[1], "round %d: one stored, the other was told so", round)
+		got, err := a.GetPage(t.Context(), mine.PageID)
+		require.NoError(t, err)
+		if won[0] {
+			requirePage(t, mine, got)
+		} else {
+			requirePage(t, others, got)
+		}
+	}
+}
+
+func TestPagesAfterALostAcknowledgement(t *testing.T) {
+	p, behind, direct := proxied(t)
+	for n, rows := range [][]byte{[]byte(`[{"a":1}]`), noise(9, 200<<10)} {
+		want := page(n+1, rows)
+		loseOnce(&p.onReply, `{"stream":"SHEAF_PAGES"`, nil)
+		_, err := behind.PublishPage(t.Context(), want)
+		require.NoError(t, err)
+		require.Nil(t, p.onReply.Load())
+		got, err := direct.GetPage(t.Context(), want.PageID)
+		require.NoError(t, err)
+		requirePage(t, want, got)
+	}
+}
+
+// part returns a message as PublishPage makes it, for tests to damage.
+func part(p events.Page, n, parts int, payload []byte) *nats.Msg {
+	sum := sha256.Sum256(p.Rows)
+	return &nats.Msg{Subject: events.PageSubject(p.PageID, n), Data: payload, Header: nats.Header{
+		"ce-page": {strconv.Itoa(p.Number)}, "ce-part": {strconv.Itoa(n)}, "ce-parts": {strconv.Itoa(parts)},
+		"ce-rows": {"1"}, "ce-total": {"1"}, "ce-totalpages": {"1"}, "ce-attempts": {"1"}, "ce-headerrow": {"true"},
+		"ce-sha256": {hex.EncodeToString(sum[:])}, "Content-Encoding": {"zstd"},
+	}}
+}
+
+// rawFrame is a zstd frame that claims a content size and holds run-length
+// blocks of 128 KiB: four bytes for each.
+func rawFrame(claim uint64, blocks int) []byte {
+	b := []byte{0x28, 0xb5, 0x2f, 0xfd, 0xc0, 0x58} // 2 MiB window, 8 bytes of content size
+	b = binary.LittleEndian.AppendUint64(b, claim)
+	for i := range blocks {
+		h := uint32(1<<1 | 128<<10<<3)
+		if i == blocks-1 {
+			h |= 1
+		}
+		b = append(b, byte(h), byte(h>>8), byte(h>>16), 'x')
+	}
+	return b
+}
+
+// Damaged pages are told as such: no panic, no wrong rows, and no more memory
+// than what lies there could need.
+func TestDamagedPages(t *testing.T) {
+	srv := eventstest.Server(t, "")
+	s := eventstest.StreamsOn(t, srv, events.Config{})
+	rows := noise(10, 100<<10)
+	frame := zstdFrame(t, rows)
+	half := len(frame) / 2
+	p := page(1, rows)
+	tooMuch := bytes.Repeat([]byte("x"), 5<<20)
+	edit := func(m *nats.Msg, header, value string) *nats.Msg {
+		m.Header.Set(header, value)
+		return m
+	}
+	for name, msgs := range map[string][]*nats.Msg{
+		"a part is missing":                {part(p, 1, 2, frame[:half])},
+		"a part of another answer":         {part(p, 1, 2, frame[:half]), part(page(1, []byte(`x`)), 2, 2, frame[half:])},
+		"a part of another count":          {part(p, 1, 2, frame[:half]), part(p, 2, 3, frame[half:])},
+		"a part of another page":           {part(p, 1, 2, frame[:half]), edit(part(p, 2, 2, frame[half:]), "ce-page", "2")},
+		"parts in another order":           {part(p, 1, 2, frame[half:]), part(p, 2, 2, frame[:half])},
+		"no count":                         {edit(part(p, 1, 1, frame), "ce-parts", "")},
+		"no parts":                         {part(p, 1, 0, frame)},
+		"a negative count":                 {part(p, 1, -1, frame)},
+		"more parts than a batch has":      {part(p, 1, 1001, frame)},
+		"a count that is no number":        {edit(part(p, 1, 1, frame), "ce-parts", "1e3")},
+		"truncated":                        {part(p, 1, 1, frame[:half])},
+		"empty":                            {part(p, 1, 1, nil)},
+		"not compressed":                   {part(p, 1, 1, []byte(`[{"a":1}]`))},
+		"another encoding":                 {edit(part(p, 1, 1, frame), "Content-Encoding", "gzip")},
+		"one bit flipped":                  {part(p, 1, 1, append(append([]byte{}, frame[:half]...), append([]byte{frame[half] ^ 1}, frame[half+1:]...)...))},
+		"sha256 of other rows":             {edit(part(p, 1, 1, frame), "ce-sha256", strings.Repeat("0", 64))},
+		"sha256 too short":                 {edit(part(p, 1, 1, frame), "ce-sha256", "00")},
+		"no sha256":                        {edit(part(p, 1, 1, frame), "ce-sha256", "")},
+		"stored under another page":        {part(page(2, rows), 1, 1, frame)},
+		"negative rows":                    {edit(part(p, 1, 1, frame), "ce-rows", "-1")},
+		"rows beyond any number":           {edit(part(p, 1, 1, frame), "ce-rows", "99999999999999999999")},
+		"no attempts":                      {edit(part(p, 1, 1, frame), "ce-attempts", "")},
+		"no headers at all":                {{Subject: events.PageSubject(p.PageID, 1), Data: frame}},
+		"claims a gigabyte":                {part(p, 1, 1, rawFrame(1<<30, 100))},
+		"claims 16 exabytes":               {part(p, 1, 1, rawFrame(1<<64-1, 100))},
+		"second frame claims a gigabyte":   {part(p, 1, 1, append(append([]byte{}, frame...), rawFrame(1<<30, 100)...))},
+		"a bomb":                           {part(p, 1, 1, rawFrame(128<<10*250, 250))},
+		"a bomb that claims nothing":       {part(p, 1, 1, append([]byte{0x28, 0xb5, 0x2f, 0xfd, 0, 0x58}, rawFrame(0, 250)[14:]...))},
+		"rows and more":                    {part(p, 1, 1, zstdFrame(t, append(append([]byte{}, rows...), tooMuch...)))},
+		"thousand parts announced, 5 MiB":  {part(p, 1, 1000, noise(11, 5<<20))},
+		"skippable frame and nothing more": {part(p, 1, 1, []byte{0x50, 0x2a, 0x4d, 0x18, 0xff, 0xff, 0xff, 0xff})},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for i, m := range msgs {
+				m.Subject = events.PageSubject(p.PageID, i+1)
+				_, err := s.JetStream().PublishMsg(t.Context(), m)
+				require.NoError(t, err)
+			}
+			defer func() { require.NoError(t, s.PurgePages(context.Background(), "default", testKey)) }()
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			_, err := s.GetPage(t.Context(), p.PageID)
+			runtime.ReadMemStats(&after)
+			require.ErrorIs(t, err, events.ErrPageDamaged)
+			require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(96<<20), "bytes allocated")
+		})
+	}
+}
+
+func TestPageStreamIsFull(t *testing.T) {
+	s := eventstest.StreamsOn(t, eventstest.Server(t, ""), events.Config{MaxPagesBytes: 1 << 20})
+	var err error
+	n := 1
+	for ; n < 100; n++ {
+		if _, err = s.PublishPage(t.Context(), page(n, noise(uint64(n), 40<<10))); err != nil {
+			break
+		}
+	}
+	require.ErrorIs(t, err, events.ErrNoSpace, "one part")
+	require.Greater(t, n, 15)
+	_, err = s.PublishPage(t.Context(), page(n, noise(1, 300<<10)))
+	require.ErrorIs(t, err, events.ErrNoSpace, "a batch")
+	stored1, err := s.PublishPage(t.Context(), page(1, noise(1, 300<<10)))
+	require.NoError(t, err, "what is there stays there")
+	require.False(t, stored1)
+
+	require.NoError(t, s.PurgeRun(t.Context(), "default", testKey, 7))
+	for _, size := range []int{40 << 10, 300 << 10} {
+		p := page(n, noise(3, size))
+		stored1, err = s.PublishPage(t.Context(), p)
+		require.NoError(t, err)
+		require.True(t, stored1)
+		got, err := s.GetPage(t.Context(), p.PageID)
+		require.NoError(t, err)
+		requirePage(t, p, got)
+		n++
+	}
+	_, err = s.PublishPage(t.Context(), page(n, noise(4, 2<<20)))
+	require.ErrorIs(t, err, events.ErrNoSpace, "larger than the stream")
+}
+
+func TestListAndPurgePages(t *testing.T) {
+	s := eventstest.Streams(t)
+	const count = 5000
+	frame := zstdFrame(t, []byte(`[]`))
+	// Published without waiting for each: this test is about reading.
+	for n := range count {
+		p := page(count-n, []byte(`[]`))
+		_, err := s.JetStream().PublishMsgAsync(part(p, 1, 1, frame))
+		require.NoError(t, err)
+		if n%1000 == 999 {
+			<-s.JetStream().PublishAsyncComplete()
+		}
+	}
+	big := page(count+1, noise(1, 200<<10))
+	_, err := s.PublishPage(t.Context(), big)
+	require.NoError(t, err)
+	other := page(3, []byte(`[]`))
+	other.Run = 70
+	_, err = s.PublishPage(t.Context(), other)
+	require.NoError(t, err)
+
+	numbers, err := s.ListPages(t.Context(), "default", testKey, 7)
+	require.NoError(t, err)
+	require.Len(t, numbers, count+1)
+	for i, n := range numbers {
+		require.Equal(t, i+1, n)
+	}
+	for _, empty := range []struct {
+		tenant, key string
+		run         uint64
+	}{{"other", testKey, 7}, {"default", otherKey, 7}, {"default", testKey, 8}} {
+		numbers, err = s.ListPages(t.Context(), empty.tenant, empty.key, empty.run)
+		require.NoError(t, err)
+		require.Empty(t, numbers)
+	}
+
+	require.NoError(t, s.PurgeRun(t.Context(), "default", testKey, 7))
+	_, err = s.GetPage(t.Context(), big.PageID)
+	require.ErrorIs(t, err, events.ErrPageMissing)
+	got, err := s.GetPage(t.Context(), other.PageID)
+	require.NoError(t, err, "another run stays, also one whose number begins alike")
+	require.Equal(t, `[]`, string(got.Rows))
+	require.NoError(t, s.PurgePages(t.Context(), "default", testKey))
+	require.Empty(t, stored(t, s, events.StreamPages, ">"))
+
+	// A purge with a wildcard for a name would take the pages of others.
+	_, err = s.PublishPage(t.Context(), other)
+	require.NoError(t, err)
+	require.Error(t, s.PurgePages(t.Context(), "default", "*"))
+	require.Error(t, s.PurgePages(t.Context(), "*", testKey))
+	require.Error(t, s.PurgeRun(t.Context(), "default", ">", 7))
+	_, err = s.GetPage(t.Context(), other.PageID)
+	require.NoError(t, err)
+}
+
+// After a purge the page can be written again, and the new one is read.
+func TestPageAfterItsRunWasPurged(t *testing.T) {
+	s := eventstest.Streams(t)
+	for n := range 3 {
+		p := page(1, noise(uint64(n), 100<<10))
+		stored1, err := s.PublishPage(t.Context(), p)
+		require.NoError(t, err)
+		require.True(t, stored1)
+		got, err := s.GetPage(t.Context(), p.PageID)
+		require.NoError(t, err)
+		requirePage(t, p, got)
+		require.NoError(t, s.PurgeRun(t.Context(), "default", testKey, 7))
+	}
+}
+
+func TestPagesAreWrittenConcurrently(t *testing.T) {
+	s := eventstest.Streams(t)
+	var wg sync.WaitGroup
+	for n := range 60 { // more batches than the server takes at once
+		wg.Go(func() {
+			if _, err := s.PublishPage(t.Context(), page(n+1, noise(uint64(n), 70<<10))); err != nil {
+				t.Errorf("page %d: %v", n+1, err)
+			}
+		})
+	}
+	wg.Wait()
+	numbers, err := s.ListPages(t.Context(), "default", testKey, 7)
+	require.NoError(t, err)
+	require.Len(t, numbers, 60)
+	info, err := s.JetStream().Stream(t.Context(), events.StreamPages)
+	require.NoError(t, err)
+	require.Equal(t, uint64(120), info.CachedInfo().State.Msgs)
+}
