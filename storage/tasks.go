@@ -1,0 +1,586 @@
+package storage
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"log/slog"
+	"maps"
+	"runtime/debug"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+	"unicode/utf8"
+
+	"sheaf/events"
+
+	"go.etcd.io/bbolt"
+	berrors "go.etcd.io/bbolt/errors"
+)
+
+// ErrUnknownKey means that the log, as far as it was applied, knows no export
+// of that key.
+var ErrUnknownKey = errors.New("unknown key")
+
+// ErrTasksDamaged means that the projection's file cannot be trusted. Nothing is
+// lost: the next OpenTasks sets the file aside, and the projection is made again
+// from the log.
+var ErrTasksDamaged = errors.New("projection is damaged")
+
+// ErrTasksClosed means that the projection was closed.
+var ErrTasksClosed = errors.New("projection is closed")
+
+// Tasks is the projection of the log: the newest state of every export, and the
+// few indexes that questions about many exports need. It is safe for concurrent
+// use by the goroutines of one process; what it returns is the caller's own.
+type Tasks struct {
+	db      *bbolt.DB
+	damaged atomic.Bool
+
+	mu      sync.Mutex // guards what follows
+	applied uint64
+	waiters map[*waiter]struct{}
+	closed  bool
+}
+
+type waiter struct {
+	seq  uint64
+	done chan struct{} // closed when seq is applied, or by Close
+}
+
+// Buckets. The key of an export is always the last keySize bytes of an index
+// key, so that the entries of two exports never meet.
+var (
+	bucketMeta      = []byte("meta")
+	bucketExports   = []byte("exports")   // key -> checksum, JSON of events.Export
+	bucketHistory   = []byte("history")   // owner, ^id, key -> created_at
+	bucketExpiring  = []byte("expiring")  // expires_at, key; completed exports
+	bucketFiles     = []byte("files")     // sha256 of a stored name, key; completed exports
+	bucketLeftovers = []byte("leftovers") // kind, finished_at, terminal sequence, key
+
+	indexBuckets = [][]byte{bucketHistory, bucketExpiring, bucketFiles, bucketLeftovers}
+)
+
+// Entries of the bucket meta.
+var (
+	metaFormat  = []byte("format")
+	metaApplied = []byte("applied")
+	metaStream  = []byte("stream_created")
+	metaCounts  = []byte("counts") // JSON: exports by state
+	metaClean   = []byte("clean")  // set by Close, removed by the next change
+)
+
+const keySize = 32
+
+// Applied is the sequence of the newest event that the projection has seen.
+func (t *Tasks) Applied() uint64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.applied
+}
+
+// WaitApplied returns nil as soon as the event of a sequence was applied, or an
+// error when ctx ends or the projection is closed before. What is read after it
+// returned has seen that event.
+func (t *Tasks) WaitApplied(ctx context.Context, seq uint64) error {
+	t.mu.Lock()
+	if t.applied >= seq {
+		t.mu.Unlock()
+		return nil
+	}
+	if t.closed {
+		t.mu.Unlock()
+		return ErrTasksClosed
+	}
+	w := &waiter{seq: seq, done: make(chan struct{})}
+	t.waiters[w] = struct{}{}
+	t.mu.Unlock()
+
+	select {
+	case <-w.done:
+	case <-ctx.Done():
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.waiters, w)
+	switch {
+	case t.applied >= seq:
+		return nil
+	case ctx.Err() != nil:
+		return fmt.Errorf("projection has applied sequence %d, not yet %d: %w", t.applied, seq, ctx.Err())
+	}
+	return ErrTasksClosed
+}
+
+// reached tells the waiters how far the projection has come.
+func (t *Tasks) reached(seq uint64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.applied = seq
+	for w := range t.waiters {
+		if w.seq <= seq {
+			close(w.done)
+			delete(t.waiters, w)
+		}
+	}
+}
+
+// Bind ties the projection to the log whose stream was created at a time and
+// now ends at lastSeq. A projection of another log, or one that has seen more
+// than the log holds, is emptied: it would answer with exports that the log does
+// not know. Bind is called before Apply, at each start.
+func (t *Tasks) Bind(streamCreated time.Time, lastSeq uint64) error {
+	created := []byte(streamCreated.UTC().Format(time.RFC3339Nano))
+	emptied := false
+	err := t.update(func(tx *bbolt.Tx) error {
+		meta := tx.Bucket(bucketMeta)
+		bound, applied := meta.Get(metaStream), number(meta.Get(metaApplied))
+		if bytes.Equal(bound, created) && applied <= lastSeq {
+			return nil
+		}
+		if applied > 0 {
+			slog.Warn("the projection is of another log; it is made again from this one",
+				"file", t.db.Path(), "bound_to", string(bound), "log_created", string(created), "applied", applied, "log_ends", lastSeq)
+			emptied = true
+			if err := empty(tx); err != nil {
+				return err
+			}
+		}
+		return meta.Put(metaStream, created)
+	})
+	if err != nil {
+		return fmt.Errorf("binding the projection: %w", err)
+	}
+	if emptied {
+		t.reached(0)
+	}
+	return nil
+}
+
+// Apply folds events of the log into the projection, in the order given, all or
+// none of them. Events at or below Applied are skipped, so repeats are harmless.
+// An event that cannot be decoded (it has no payload), or that its export's
+// state does not admit, changes nothing but the sequences, and is logged.
+//
+// After an error nothing has changed and the batch may be tried again.
+// ErrTasksDamaged will not improve: the process should end and start again.
+func (t *Tasks) Apply(batch []events.Event) error {
+	if len(batch) == 0 || batch[len(batch)-1].Sequence <= t.Applied() {
+		return nil
+	}
+	var applied uint64
+	err := t.update(func(tx *bbolt.Tx) error {
+		f := fold{exports: tx.Bucket(bucketExports), changed: map[string]*change{}}
+		meta := tx.Bucket(bucketMeta)
+		applied = number(meta.Get(metaApplied))
+		for _, ev := range batch {
+			if ev.Sequence <= applied {
+				continue
+			}
+			applied = ev.Sequence
+			if err := f.apply(ev); err != nil {
+				return err
+			}
+		}
+		if err := f.write(tx); err != nil {
+			return err
+		}
+		return cmp.Or(meta.Put(metaApplied, binary.BigEndian.AppendUint64(nil, applied)), meta.Delete(metaClean))
+	})
+	if err != nil {
+		return fmt.Errorf("applying events to the projection: %w", err)
+	}
+	t.reached(applied)
+	return nil
+}
+
+// fold holds the exports that a batch touches, so that each is read, encoded and
+// written once.
+type fold struct {
+	exports *bbolt.Bucket
+	changed map[string]*change
+}
+
+type change struct{ before, after events.Export }
+
+func (f *fold) apply(ev events.Event) error {
+	log := slog.With("sequence", ev.Sequence, "tenant", ev.Tenant, "hash_key", ev.Key, "type", ev.Type())
+	if !events.ValidTenant(ev.Tenant) || !events.ValidKey(ev.Key) {
+		log.Warn("event of the log left out: its subject names no tenant and key")
+		return nil
+	}
+	c := f.changed[ev.Key]
+	if c == nil {
+		x, err := load(f.exports, ev.Key)
+		if err != nil && !errors.Is(err, ErrUnknownKey) {
+			return err
+		}
+		c = &change{before: x, after: x}
+		f.changed[ev.Key] = c
+	}
+	if c.after.State != events.StateNone && c.after.Tenant != ev.Tenant {
+		// Keys are made from the tenant, so only a foreign hand can do this.
+		log.Warn("event of the log left out: its key belongs to another tenant", "owner", c.after.Tenant)
+		return nil
+	}
+	if _, err := ev.Time.MarshalText(); err != nil {
+		// Such a time can be read (an offset of 24 hours) but not written.
+		log.Warn("event of the log left out", "error", err)
+		ev.Payload = nil
+	}
+	if err := c.after.Apply(ev); err != nil {
+		log.Warn("event of the log not admitted", "error", err)
+	}
+	return nil
+}
+
+func (f *fold) write(tx *bbolt.Tx) error {
+	counts, err := readCounts(tx)
+	if err != nil {
+		return err
+	}
+	// In the order of the keys, neighbouring ones share pages.
+	for _, key := range slices.Sorted(maps.Keys(f.changed)) {
+		c := f.changed[key]
+		if c.after.State == events.StateNone {
+			continue // only a request or a rejection begins an export
+		}
+		data, err := json.Marshal(&c.after)
+		if err != nil {
+			return fmt.Errorf("key %s: %w", key, err)
+		}
+		if err := f.exports.Put([]byte(key), append(checksum(key, data), data...)); err != nil {
+			return fmt.Errorf("key %s: %w", key, err)
+		}
+		if err := reindex(tx, entries(&c.before), entries(&c.after)); err != nil {
+			return fmt.Errorf("key %s: %w", key, err)
+		}
+		if c.before.State != c.after.State {
+			if c.before.State != events.StateNone {
+				counts[c.before.State]--
+			}
+			counts[c.after.State]++
+		}
+	}
+	maps.DeleteFunc(counts, func(_ events.State, n int) bool { return n == 0 })
+	data, err := json.Marshal(counts)
+	if err != nil {
+		return err
+	}
+	return tx.Bucket(bucketMeta).Put(metaCounts, data)
+}
+
+// entry is one line of an index.
+type entry struct {
+	bucket string
+	key    string
+	value  string
+}
+
+// entries are the index lines of an export, made from nothing but the export.
+func entries(x *events.Export) []entry {
+	if x.State == events.StateNone || x.State == events.StateRejected {
+		return nil // a rejected submission has no user, no file and no pages
+	}
+	id := binary.BigEndian.AppendUint64(nil, ^x.ID) // newest first
+	list := []entry{{string(bucketHistory), owner(x.Tenant, x.Request.UserID) + string(id) + x.Key, sortable(x.CreatedAt)}}
+	if x.State == events.StateCompleted {
+		list = append(list, entry{string(bucketExpiring), sortable(x.ExpiresAt) + x.Key, ""})
+		for _, file := range x.Files {
+			list = append(list, entry{string(bucketFiles), hashed(file.Store) + x.Key, ""})
+		}
+	}
+	if x.State.Terminal() {
+		list = append(list, entry{string(bucketLeftovers), leftoverKey(x), ""})
+	}
+	return list
+}
+
+// reindex replaces the lines that differ. One that stays is not written: a
+// leftover that was reported as cleared must not come back with an event of
+// the export's callback.
+func reindex(tx *bbolt.Tx, before, after []entry) error {
+	for _, e := range before {
+		if !slices.Contains(after, e) {
+			if err := tx.Bucket([]byte(e.bucket)).Delete([]byte(e.key)); err != nil {
+				return err
+			}
+		}
+	}
+	for _, e := range after {
+		if !slices.Contains(before, e) {
+			if err := tx.Bucket([]byte(e.bucket)).Put([]byte(e.key), []byte(e.value)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// owner is the prefix of a user's history. A hash has one length, so no user id,
+// whatever bytes it holds and however long it is, reaches into another's.
+func owner(tenant, userID string) string {
+	if !utf8.ValidString(userID) {
+		userID = string([]rune(userID)) // as JSON keeps it
+	}
+	return hashed(tenant + "\x00" + userID) // no tenant holds a NUL
+}
+
+func hashed(s string) string {
+	sum := sha256.Sum256([]byte(s))
+	return string(sum[:])
+}
+
+// sortable writes a time of any year so that its bytes sort like the times do.
+func sortable(at time.Time) string {
+	b := binary.BigEndian.AppendUint64(nil, uint64(at.Unix())^(1<<63))
+	return string(binary.BigEndian.AppendUint32(b, uint32(at.Nanosecond())))
+}
+
+const sortableSize = 12
+
+// Get returns an export. Keys are unique over all tenants; whether the caller
+// may see this one's is for the caller to check. ErrUnknownKey: there is none.
+func (t *Tasks) Get(key string) (x events.Export, err error) {
+	err = t.view(func(tx *bbolt.Tx) error {
+		x, err = load(tx.Bucket(bucketExports), key)
+		return err
+	})
+	return x, err
+}
+
+// History returns the exports of a user that were created at since or later and
+// whose id is below before (0: any), the newest id first, at most limit.
+// Submissions that were rejected are in nobody's history: they name no user.
+func (t *Tasks) History(tenant, userID string, since time.Time, before uint64, limit int) ([]events.Export, error) {
+	prefix := []byte(owner(tenant, userID))
+	from, oldest := prefix, []byte(sortable(since))
+	if before > 0 {
+		from = binary.BigEndian.AppendUint64(slices.Clone(prefix), ^before+1)
+	}
+	return t.collect(bucketHistory, from, limit, func(k, created []byte) (take, more bool) {
+		return bytes.Compare(created, oldest) >= 0, bytes.HasPrefix(k, prefix)
+	})
+}
+
+// Expiring returns completed exports whose file is to be deleted at now or
+// before, the longest overdue first, at most limit.
+func (t *Tasks) Expiring(now time.Time, limit int) ([]events.Export, error) {
+	last := []byte(sortable(now))
+	return t.collect(bucketExpiring, nil, limit, func(k, _ []byte) (take, more bool) {
+		return true, bytes.Compare(k[:sortableSize], last) <= 0
+	})
+}
+
+// Leftover says how long the pages and sealed headers of an ended export stay.
+type Leftover byte
+
+const (
+	// LeftoverDone is of exports that were completed, and perhaps expired: nothing
+	// will read their pages again.
+	LeftoverDone Leftover = iota
+	// LeftoverStopped is of exports that failed or were cancelled: a retry may
+	// still go on with their pages.
+	LeftoverStopped
+)
+
+func leftoverKey(x *events.Export) string {
+	kind := LeftoverDone
+	if x.State == events.StateFailed || x.State == events.StateCancelled {
+		kind = LeftoverStopped
+	}
+	return string(byte(kind)) + sortable(x.FinishedAt) + string(binary.BigEndian.AppendUint64(nil, x.TerminalSeq)) + x.Key
+}
+
+// Ended returns exports that ended before a time and were not yet reported with
+// Cleared, the oldest first, at most limit.
+func (t *Tasks) Ended(kind Leftover, before time.Time, limit int) ([]events.Export, error) {
+	prefix, end := []byte{byte(kind)}, []byte(sortable(before))
+	return t.collect(bucketLeftovers, prefix, limit, func(k, _ []byte) (take, more bool) {
+		return true, k[0] == byte(kind) && bytes.Compare(k[1:1+sortableSize], end) < 0
+	})
+}
+
+// Cleared takes exports off what Ended returns, until they end anew. It is a
+// note of this projection and no fact: a rebuilt one lists them once more, and
+// clearing twice does no harm.
+func (t *Tasks) Cleared(list []events.Export) error {
+	if len(list) == 0 {
+		return nil
+	}
+	return t.update(func(tx *bbolt.Tx) error {
+		for i := range list {
+			if err := tx.Bucket(bucketLeftovers).Delete([]byte(leftoverKey(&list[i]))); err != nil {
+				return fmt.Errorf("projection: %w", err)
+			}
+		}
+		return tx.Bucket(bucketMeta).Delete(metaClean)
+	})
+}
+
+// Names reports whether a completed export, unexpired, names this file of the
+// store. An export under way may yet come to name one that is there already.
+func (t *Tasks) Names(store string) (named bool, err error) {
+	prefix := []byte(hashed(store))
+	err = t.view(func(tx *bbolt.Tx) error {
+		k, _ := tx.Bucket(bucketFiles).Cursor().Seek(prefix)
+		named = bytes.HasPrefix(k, prefix)
+		return nil
+	})
+	return named, err
+}
+
+// Counts returns how many exports are in each state; states of none are absent.
+func (t *Tasks) Counts() (counts map[events.State]int, err error) {
+	err = t.view(func(tx *bbolt.Tx) error {
+		counts, err = readCounts(tx)
+		return err
+	})
+	return counts, err
+}
+
+// Digest returns a SHA-256, in hexadecimal, over all exports and their indexes,
+// and the sequence at which it was taken. Two projections of one log at one
+// sequence have the same digest, however they came there. It reads everything:
+// 0.1 s for 100,000 exports (measured).
+func (t *Tasks) Digest() (applied uint64, sum string, err error) {
+	err = t.view(func(tx *bbolt.Tx) error {
+		h := sha256.New()
+		line := func(k, v []byte) error {
+			h.Write(binary.BigEndian.AppendUint32(nil, uint32(len(k))))
+			h.Write(k)
+			h.Write(binary.BigEndian.AppendUint32(nil, uint32(len(v))))
+			h.Write(v)
+			return nil
+		}
+		for _, name := range [][]byte{bucketExports, bucketHistory, bucketExpiring, bucketFiles} {
+			_ = line(name, nil)
+			if err := tx.Bucket(name).ForEach(line); err != nil {
+				return err
+			}
+		}
+		meta := tx.Bucket(bucketMeta)
+		applied = number(meta.Get(metaApplied))
+		_ = line(metaCounts, meta.Get(metaCounts))
+		sum = hex.EncodeToString(h.Sum(nil))
+		return nil
+	})
+	return applied, sum, err
+}
+
+// collect loads the exports that an index names, from a place on, for as long as
+// pick says more, at most limit.
+func (t *Tasks) collect(bucket, from []byte, limit int, pick func(k, v []byte) (take, more bool)) (list []events.Export, err error) {
+	err = t.view(func(tx *bbolt.Tx) error {
+		exports, c := tx.Bucket(bucketExports), tx.Bucket(bucket).Cursor()
+		for k, v := c.Seek(from); k != nil && len(list) < limit; k, v = c.Next() {
+			take, more := pick(k, v)
+			if !more {
+				return nil
+			}
+			if !take {
+				continue
+			}
+			key := string(k[len(k)-keySize:])
+			x, err := load(exports, key)
+			if errors.Is(err, ErrUnknownKey) {
+				return fmt.Errorf("%w: index %s names key %s, which is not there", ErrTasksDamaged, bucket, key)
+			}
+			if err != nil {
+				return err
+			}
+			list = append(list, x)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return list, nil
+}
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// checksum guards a value against flipped bits, which bbolt does not notice. It
+// covers the key, so that a value under another's key is noticed too.
+func checksum(key string, data []byte) []byte {
+	return binary.BigEndian.AppendUint32(nil, crc32.Update(crc32.Checksum([]byte(key), castagnoli), castagnoli, data))
+}
+
+// load decodes an export; the result holds nothing of the transaction's memory.
+func load(exports *bbolt.Bucket, key string) (x events.Export, err error) {
+	value := exports.Get([]byte(key))
+	if value == nil {
+		return x, fmt.Errorf("%w %.40q", ErrUnknownKey, key)
+	}
+	return x, decode(key, value, &x)
+}
+
+func decode(key string, value []byte, x *events.Export) error {
+	if len(value) < crc32.Size || !bytes.Equal(value[:crc32.Size], checksum(key, value[crc32.Size:])) {
+		return fmt.Errorf("%w: key %s: checksum differs", ErrTasksDamaged, key)
+	}
+	if err := json.Unmarshal(value[crc32.Size:], x); err != nil {
+		return fmt.Errorf("%w: key %s: %w", ErrTasksDamaged, key, err)
+	}
+	return nil
+}
+
+func readCounts(tx *bbolt.Tx) (map[events.State]int, error) {
+	counts := map[events.State]int{}
+	if data := tx.Bucket(bucketMeta).Get(metaCounts); data != nil {
+		if err := json.Unmarshal(data, &counts); err != nil {
+			return nil, fmt.Errorf("%w: counts: %w", ErrTasksDamaged, err)
+		}
+	}
+	return counts, nil
+}
+
+// number reads a big-endian number; absent is 0.
+func number(b []byte) uint64 {
+	if len(b) != 8 {
+		return 0
+	}
+	return binary.BigEndian.Uint64(b)
+}
+
+func (t *Tasks) view(fn func(*bbolt.Tx) error) error {
+	return t.guard(func() error { return t.db.View(fn) })
+}
+
+func (t *Tasks) update(fn func(*bbolt.Tx) error) error {
+	return t.guard(func() error { return t.db.Update(fn) })
+}
+
+// guard turns what bbolt panics with on a damaged file into an error, and
+// remembers damage, so that Close does not vouch for the file.
+func (t *Tasks) guard(do func() error) error {
+	err := recovered(do)
+	switch {
+	case errors.Is(err, ErrTasksDamaged):
+		t.damaged.Store(true)
+	case errors.Is(err, berrors.ErrDatabaseNotOpen):
+		return ErrTasksClosed
+	}
+	return err
+}
+
+// recovered calls do and returns a panic as an error. The file is mapped into
+// memory, so a damaged or shortened one also shows as a memory fault.
+func recovered(do func() error) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("%w: %v", ErrTasksDamaged, p)
+		}
+	}()
+	return do()
+}

@@ -1,0 +1,619 @@
+package storage
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"sheaf/events"
+
+	"github.com/stretchr/testify/require"
+	"go.etcd.io/bbolt"
+	"pgregory.net/rapid"
+)
+
+var begin = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+
+func keyOf(n int) string { return fmt.Sprintf("%032x", n) }
+
+// logOf makes a log: it gives events their sequences and passes each through
+// the wire format, so that they hold what a follower of the log would see.
+type logOf struct {
+	t   require.TestingT
+	all []events.Event
+}
+
+func (l *logOf) add(tenant, key string, at time.Time, p events.Payload) events.Event {
+	ev := events.Event{ID: fmt.Sprintf("e-%d", len(l.all)+1), Tenant: tenant, Key: key, Time: at, Payload: p}
+	msg, err := events.Encode(ev)
+	require.NoError(l.t, err)
+	ev, err = events.Decode(msg.Subject, msg.Header, msg.Data, uint64(len(l.all)+1))
+	require.NoError(l.t, err)
+	l.all = append(l.all, ev)
+	return ev
+}
+
+func request(user string, at time.Time) *events.ExportRequested {
+	return &events.ExportRequested{CreatedAt: at, Request: events.Request{
+		Timestamp: at.Unix(), ExtType: "XLSX", Title: "订单", UserID: user, Callback: "http://example.com/done",
+		SourceType: events.SourceHTTP, HTTP: &events.HTTPRequest{
+			URL: "http://127.0.0.1:8080/demo/page", Method: "GET", Param: json.RawMessage(`{"limit":20,"q":"<a>"}`), Limit: 20, Conn: 5, Header: []string{"Authorization"},
+		},
+	}}
+}
+
+func completed(store string, expires time.Time) *events.ExportCompleted {
+	return &events.ExportCompleted{Run: 1, Pages: 3, Rows: 60, ExpiresAt: expires,
+		Files: []events.File{{Name: "订单.zip", Store: store, Size: 1000, SHA256: strings.Repeat("ab", 32), Rows: 60}}}
+}
+
+func openAt(t testing.TB, path string) *Tasks {
+	tasks, err := OpenTasks(path)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = tasks.Close() })
+	return tasks
+}
+
+func digest(t require.TestingT, tasks *Tasks) string {
+	_, sum, err := tasks.Digest()
+	require.NoError(t, err)
+	return sum
+}
+
+func keysOf(list []events.Export) []string {
+	keys := []string{}
+	for _, x := range list {
+		keys = append(keys, x.Key)
+	}
+	return keys
+}
+
+func TestApplyShowsTheNewestState(t *testing.T) {
+	tasks := openAt(t, filepath.Join(t.TempDir(), "made", "tasks.db"))
+	log := logOf{t: t}
+	log.add("default", keyOf(1), begin, request("u", begin))
+	log.add("default", keyOf(1), begin.Add(time.Second), &events.ExportCrawled{Run: 1, Pages: 3})
+	log.add("default", keyOf(1), begin.Add(2*time.Second), completed("default/a/1.zip", begin.Add(time.Hour)))
+	require.NoError(t, tasks.Apply(log.all))
+
+	x, err := tasks.Get(keyOf(1))
+	require.NoError(t, err)
+	require.Equal(t, events.StateCompleted, x.State)
+	require.EqualValues(t, 1, x.ID)
+	require.EqualValues(t, 60, x.Rows)
+	require.EqualValues(t, 3, x.LastSeq)
+	require.EqualValues(t, 3, tasks.Applied())
+
+	_, err = tasks.Get(keyOf(2))
+	require.ErrorIs(t, err, ErrUnknownKey)
+	_, err = tasks.Get("")
+	require.ErrorIs(t, err, ErrUnknownKey)
+	_, err = tasks.Get(strings.Repeat("x", 100_000))
+	require.ErrorIs(t, err, ErrUnknownKey)
+}
+
+func TestEventsThatAreNotAdmittedOnlyMoveTheSequence(t *testing.T) {
+	tasks := openAt(t, filepath.Join(t.TempDir(), "tasks.db"))
+	log := logOf{t: t}
+	log.add("default", keyOf(1), begin, request("u", begin))
+	require.NoError(t, tasks.Apply(log.all))
+
+	for name, ev := range map[string]events.Event{
+		"not decoded":           {Tenant: "default", Key: keyOf(1)},
+		"no subject":            {},
+		"no key":                {Tenant: "default", Key: "x", Payload: &events.ExportCancelled{}},
+		"no tenant":             {Tenant: "A B", Key: keyOf(1), Payload: &events.ExportCancelled{}},
+		"another tenant's":      {Tenant: "other", Key: keyOf(1), Payload: &events.ExportCancelled{}},
+		"not in this state":     {Tenant: "default", Key: keyOf(1), Payload: &events.ExportExpired{}},
+		"of an unknown export":  {Tenant: "default", Key: keyOf(9), Payload: &events.ExportCrawled{}},
+		"time without a year":   {Tenant: "default", Key: keyOf(1), Payload: &events.ExportCancelled{}, Time: time.Date(10_001, 1, 1, 0, 0, 0, 0, time.UTC)},
+		"time of an odd offset": {Tenant: "default", Key: keyOf(1), Payload: &events.ExportCancelled{}, Time: begin.In(time.FixedZone("", 24*3600))},
+	} {
+		ev.Sequence = tasks.Applied() + 1
+		require.NoError(t, tasks.Apply([]events.Event{ev}), name)
+		require.Equal(t, ev.Sequence, tasks.Applied(), name)
+		x, err := tasks.Get(keyOf(1))
+		require.NoError(t, err, name)
+		require.Equal(t, events.StateRequested, x.State, name)
+		_, err = tasks.Get(keyOf(9))
+		require.ErrorIs(t, err, ErrUnknownKey, name)
+	}
+	counts, err := tasks.Counts()
+	require.NoError(t, err)
+	require.Equal(t, map[events.State]int{events.StateRequested: 1}, counts)
+}
+
+func TestHistoryIsOfOneUserNewestFirst(t *testing.T) {
+	tasks := openAt(t, filepath.Join(t.TempDir(), "tasks.db"))
+	log := logOf{t: t}
+	users := []string{"u", "u\x00", "", "u\x00\x00\x00\x00\x00\x00\x00\x01", "用户", strings.Repeat("长", 100_000), "a' OR '1'='1"}
+	n := 0
+	for round := range 3 {
+		for _, user := range users {
+			n++
+			log.add("default", keyOf(n), begin, request(user, begin.Add(time.Duration(round)*time.Hour)))
+		}
+	}
+	log.add("other", keyOf(1000), begin, request("u", begin))
+	log.add("default", keyOf(1001), begin, &events.SubmissionRejected{Reason: "no"})
+	require.NoError(t, tasks.Apply(log.all))
+
+	for i, user := range users {
+		list, err := tasks.History("default", user, time.Time{}, 0, 100)
+		require.NoError(t, err)
+		require.Equal(t, []string{keyOf(i + 1 + 2*len(users)), keyOf(i + 1 + len(users)), keyOf(i + 1)}, keysOf(list), "%.20q", user)
+	}
+	list, err := tasks.History("other", "u", time.Time{}, 0, 100)
+	require.NoError(t, err)
+	require.Equal(t, []string{keyOf(1000)}, keysOf(list))
+
+	list, err = tasks.History("default", "u", begin.Add(time.Hour), 0, 100)
+	require.NoError(t, err)
+	require.Len(t, list, 2, "an export of exactly since is in")
+	list, err = tasks.History("default", "u", time.Time{}, 0, 1)
+	require.NoError(t, err)
+	require.Equal(t, []string{keyOf(1 + 2*len(users))}, keysOf(list))
+	list, err = tasks.History("default", "u", time.Time{}, list[0].ID, 100)
+	require.NoError(t, err)
+	require.Equal(t, []string{keyOf(1 + len(users)), keyOf(1)}, keysOf(list), "the next page begins below the last id")
+	for _, before := range []uint64{1, 1 << 63, ^uint64(0)} {
+		_, err = tasks.History("default", "u", time.Time{}, before, 100)
+		require.NoError(t, err)
+	}
+	list, err = tasks.History("default", "u", time.Time{}, 0, 0)
+	require.NoError(t, err)
+	require.Empty(t, list)
+}
+
+func TestSweeperQueries(t *testing.T) {
+	tasks := openAt(t, filepath.Join(t.TempDir(), "tasks.db"))
+	log := logOf{t: t}
+	end := func(n int, after time.Duration, p ...events.Payload) {
+		log.add("default", keyOf(n), begin, request("u", begin))
+		for _, p := range p {
+			log.add("default", keyOf(n), begin.Add(after), p)
+		}
+	}
+	crawled := &events.ExportCrawled{Run: 1, Pages: 1}
+	end(1, 3*time.Hour, crawled, completed("default/a/1.zip", begin.Add(5*time.Hour)))
+	end(2, 1*time.Hour, crawled, completed("default/a/2.zip", begin.Add(4*time.Hour)))
+	end(3, 2*time.Hour, &events.ExportFailed{Code: events.CodeSourceHTTP, Reason: "503"})
+	end(4, 1*time.Hour, &events.ExportCancelled{})
+	end(5, 0)
+	log.add("default", keyOf(6), begin, &events.SubmissionRejected{Reason: "no"})
+	require.NoError(t, tasks.Apply(log.all))
+
+	late := begin.Add(1000 * time.Hour)
+	expiring := func(now time.Time, limit int) []string {
+		list, err := tasks.Expiring(now, limit)
+		require.NoError(t, err)
+		return keysOf(list)
+	}
+	ended := func(kind Leftover, before time.Time, limit int) []string {
+		list, err := tasks.Ended(kind, before, limit)
+		require.NoError(t, err)
+		return keysOf(list)
+	}
+	named := func(store string) bool {
+		ok, err := tasks.Names(store)
+		require.NoError(t, err)
+		return ok
+	}
+	require.Equal(t, []string{keyOf(2), keyOf(1)}, expiring(late, 10))
+	require.Equal(t, []string{keyOf(2)}, expiring(late, 1))
+	require.Equal(t, []string{keyOf(2)}, expiring(begin.Add(4*time.Hour), 10), "at the very time it is due")
+	require.Empty(t, expiring(begin.Add(4*time.Hour-1), 10))
+	require.Equal(t, []string{keyOf(2), keyOf(1)}, ended(LeftoverDone, late, 10))
+	require.Equal(t, []string{keyOf(4), keyOf(3)}, ended(LeftoverStopped, late, 10))
+	require.Equal(t, []string{keyOf(4)}, ended(LeftoverStopped, late, 1))
+	require.Equal(t, []string{keyOf(4)}, ended(LeftoverStopped, begin.Add(2*time.Hour), 10))
+	require.True(t, named("default/a/1.zip"))
+	require.False(t, named("default/a/3.zip"))
+	require.False(t, named(""))
+
+	// What was cleared stays off the list, whatever the callback does next.
+	list, err := tasks.Ended(LeftoverStopped, late, 1)
+	require.NoError(t, err)
+	require.NoError(t, tasks.Cleared(list))
+	log.add("default", keyOf(4), begin, &events.CallbackAttempted{Attempt: 1})
+	log.add("default", keyOf(1), begin, &events.ExportExpired{})
+	require.NoError(t, tasks.Apply(log.all))
+	require.Equal(t, []string{keyOf(3)}, ended(LeftoverStopped, late, 10))
+	require.Equal(t, []string{keyOf(2)}, expiring(late, 10))
+	require.False(t, named("default/a/1.zip"), "an expired export names no file")
+	require.Equal(t, []string{keyOf(2), keyOf(1)}, ended(LeftoverDone, late, 10), "still to be cleared")
+
+	// Begun anew it is nobody's leftover; ended anew it is one again.
+	log.add("default", keyOf(4), begin, request("u", begin))
+	require.NoError(t, tasks.Apply(log.all))
+	log.add("default", keyOf(3), begin, request("u", begin))
+	require.NoError(t, tasks.Apply(log.all))
+	require.Empty(t, ended(LeftoverStopped, late, 10))
+	log.add("default", keyOf(4), begin.Add(7*time.Hour), &events.ExportCancelled{})
+	require.NoError(t, tasks.Apply(log.all))
+	require.Equal(t, []string{keyOf(4)}, ended(LeftoverStopped, late, 10))
+
+	counts, err := tasks.Counts()
+	require.NoError(t, err)
+	require.Equal(t, map[events.State]int{
+		events.StateCompleted: 1, events.StateExpired: 1, events.StateCancelled: 1, events.StateRequested: 2, events.StateRejected: 1,
+	}, counts)
+}
+
+func TestWaitApplied(t *testing.T) {
+	tasks := openAt(t, filepath.Join(t.TempDir(), "tasks.db"))
+	log := logOf{t: t}
+	for n := range 10 {
+		log.add("default", keyOf(n), begin, request("u", begin))
+	}
+	require.NoError(t, tasks.WaitApplied(t.Context(), 0))
+
+	over, cancel := context.WithCancel(t.Context())
+	cancel()
+	require.ErrorIs(t, tasks.WaitApplied(over, 1), context.Canceled)
+
+	var wg sync.WaitGroup
+	for i := range 200 {
+		wg.Go(func() {
+			seq := uint64(i%10) + 1
+			if err := tasks.WaitApplied(t.Context(), seq); err != nil {
+				t.Error(err)
+			}
+			if _, err := tasks.Get(keyOf(int(seq) - 1)); err != nil {
+				t.Errorf("not there after the wait: %v", err)
+			}
+		})
+	}
+	for _, ev := range log.all {
+		require.NoError(t, tasks.Apply([]events.Event{ev}))
+	}
+	wg.Wait()
+
+	done := make(chan error)
+	go func() { done <- tasks.WaitApplied(t.Context(), 11) }()
+	require.NoError(t, tasks.Close())
+	require.ErrorIs(t, <-done, ErrTasksClosed)
+	require.ErrorIs(t, tasks.Apply(logMore(&log)), ErrTasksClosed)
+	_, err := tasks.Get(keyOf(0))
+	require.ErrorIs(t, err, ErrTasksClosed)
+	require.NoError(t, tasks.Close())
+}
+
+func logMore(l *logOf) []events.Event {
+	l.add("default", keyOf(5000), begin, request("u", begin))
+	return l.all
+}
+
+func TestBindEmptiesAProjectionOfAnotherLog(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "tasks.db")
+	tasks := openAt(t, path)
+	log := logOf{t: t}
+	for n := range 5 {
+		log.add("default", keyOf(n), begin, request("u", begin))
+	}
+	fill := func() {
+		require.NoError(t, tasks.Apply(log.all))
+		require.EqualValues(t, 5, tasks.Applied())
+	}
+	require.NoError(t, tasks.Bind(begin, 5))
+	fill()
+	require.NoError(t, tasks.Bind(begin, 5))
+	require.NoError(t, tasks.Bind(begin.In(time.FixedZone("", 3600)), 7))
+	require.EqualValues(t, 5, tasks.Applied(), "the same log, however its time is written")
+
+	require.NoError(t, tasks.Bind(begin.Add(1), 5))
+	require.Zero(t, tasks.Applied(), "a log created at another time")
+	_, err := tasks.Get(keyOf(0))
+	require.ErrorIs(t, err, ErrUnknownKey)
+	list, err := tasks.History("default", "u", time.Time{}, 0, 10)
+	require.NoError(t, err)
+	require.Empty(t, list)
+
+	fill()
+	require.NoError(t, tasks.Bind(begin.Add(1), 4))
+	require.Zero(t, tasks.Applied(), "a log that ends before what was applied")
+	fill()
+	require.NoError(t, tasks.Close())
+	tasks = openAt(t, path)
+	require.NoError(t, tasks.Bind(begin.Add(1), 5))
+	require.EqualValues(t, 5, tasks.Applied(), "the binding is kept over a restart")
+}
+
+func TestOpenRefusesAFileInUse(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "tasks.db")
+	openAt(t, path)
+	_, err := OpenTasks(path)
+	require.ErrorContains(t, err, "another process uses "+path)
+	_, err = OpenTasks(t.TempDir())
+	require.Error(t, err, "a folder")
+	entries, err := os.ReadDir(filepath.Dir(path))
+	require.NoError(t, err)
+	require.Len(t, entries, 1, "nothing was set aside")
+}
+
+// filled makes a projection of 200 exports and returns its digest.
+func filled(t *testing.T, path string, clean bool) (*logOf, string) {
+	tasks := openAt(t, path)
+	log := &logOf{t: t}
+	for n := range 200 {
+		log.add("default", keyOf(n), begin, request("u", begin))
+		log.add("default", keyOf(n), begin, &events.ExportFailed{Code: events.CodeSourceHTTP, Reason: "503"})
+	}
+	require.NoError(t, tasks.Apply(log.all))
+	sum := digest(t, tasks)
+	if clean {
+		require.NoError(t, tasks.Close())
+	} else {
+		require.NoError(t, tasks.db.Close())
+	}
+	return log, sum
+}
+
+func TestOpenSetsADamagedFileAside(t *testing.T) {
+	write := func(at int64, b []byte) func(*testing.T, string) {
+		return func(t *testing.T, path string) {
+			f, err := os.OpenFile(path, os.O_RDWR, 0)
+			require.NoError(t, err)
+			_, err = f.WriteAt(b, at)
+			require.NoError(t, err)
+			require.NoError(t, f.Close())
+		}
+	}
+	truncate := func(size int64) func(*testing.T, string) {
+		return func(t *testing.T, path string) { require.NoError(t, os.Truncate(path, size)) }
+	}
+	meta := func(change func(*bbolt.Tx) error) func(*testing.T, string) {
+		return func(t *testing.T, path string) {
+			db, err := bbolt.Open(path, 0o600, nil)
+			require.NoError(t, err)
+			require.NoError(t, db.Update(change))
+			require.NoError(t, db.Close())
+		}
+	}
+	ones := slices.Repeat([]byte{0xff}, 4096)
+	for name, damage := range map[string]func(*testing.T, string){
+		"not a database":     func(t *testing.T, path string) { require.NoError(t, os.WriteFile(path, ones, 0o600)) },
+		"half a page":        truncate(2000),
+		"meta pages alone":   truncate(8192),
+		"shortened":          truncate(100_000),
+		"zeroed start":       write(0, make([]byte, 8192)),
+		"page 3 overwritten": write(3*4096, ones),
+		"later pages overwritten": func(t *testing.T, path string) {
+			info, err := os.Stat(path)
+			require.NoError(t, err)
+			for at := int64(8 * 4096); at+4096 < info.Size(); at += 4096 {
+				write(at, ones)(t, path)
+			}
+		},
+		"a flipped bit in an export": func(t *testing.T, path string) {
+			data, err := os.ReadFile(path)
+			require.NoError(t, err)
+			require.Contains(t, string(data), `"title":"订单"`)
+			data = bytes.ReplaceAll(data, []byte(`"title":"订单"`), []byte(`"title":"订卖"`))
+			require.NoError(t, os.WriteFile(path, data, 0o600))
+		},
+		"somebody's bbolt file": meta(func(tx *bbolt.Tx) error {
+			if err := tx.DeleteBucket(bucketMeta); err != nil {
+				return err
+			}
+			_, err := tx.CreateBucket([]byte("other"))
+			return err
+		}),
+		"a bucket is missing": meta(func(tx *bbolt.Tx) error { return tx.DeleteBucket(bucketHistory) }),
+		"another format": meta(func(tx *bbolt.Tx) error {
+			return tx.Bucket(bucketMeta).Put(metaFormat, binary.BigEndian.AppendUint64(nil, 99))
+		}),
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "tasks.db")
+			log, sum := filled(t, path, false)
+			require.NoError(t, os.WriteFile(path+".corrupt-20200101T000000Z", nil, 0o600))
+			damage(t, path)
+
+			tasks := openAt(t, path)
+			require.Zero(t, tasks.Applied())
+			require.NoError(t, tasks.Apply(log.all))
+			require.Equal(t, sum, digest(t, tasks), "made again from the log")
+			require.NoError(t, tasks.Close())
+
+			var aside []string
+			entries, err := os.ReadDir(filepath.Dir(path))
+			require.NoError(t, err)
+			for _, e := range entries {
+				if e.Name() != "tasks.db" {
+					aside = append(aside, e.Name())
+				}
+			}
+			require.Len(t, aside, 1, "only the newest is kept")
+			want := "tasks.db.corrupt-2"
+			if name == "another format" {
+				want = "tasks.db.format-99-2"
+			}
+			require.Contains(t, aside[0], want)
+			require.NotContains(t, aside[0], "20200101")
+
+			tasks = openAt(t, path)
+			require.Equal(t, sum, digest(t, tasks))
+		})
+	}
+}
+
+func TestDamageThatShowsLaterIsAnErrorAndHealsAtTheNextStart(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "tasks.db")
+	log, sum := filled(t, path, true)
+	tasks := openAt(t, path)
+	require.Equal(t, sum, digest(t, tasks))
+	require.NoError(t, os.Truncate(path, 16<<10)) // behind its back, as a failing disk would
+
+	_, _, err := tasks.Digest()
+	require.ErrorIs(t, err, ErrTasksDamaged)
+	_ = tasks.Close()
+
+	tasks = openAt(t, path)
+	require.NoError(t, tasks.Apply(log.all))
+	require.Equal(t, sum, digest(t, tasks))
+}
+
+func TestAFileThatWasNotClosedIsTrustedAfterACheck(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "tasks.db")
+	log, sum := filled(t, path, false)
+	tasks := openAt(t, path)
+	require.EqualValues(t, len(log.all), tasks.Applied())
+	require.Equal(t, sum, digest(t, tasks))
+}
+
+// TestAnyCutOfTheLogGivesTheSameProjection applies one random log event by event
+// to one projection, and in batches of random size, with repeats and crashes, to
+// another.
+func TestAnyCutOfTheLogGivesTheSameProjection(t *testing.T) {
+	payload := func(t *rapid.T, n int) events.Payload {
+		at := begin.Add(time.Duration(rapid.IntRange(-1e6, 1e6).Draw(t, "seconds")) * time.Second)
+		switch rapid.IntRange(0, 10).Draw(t, "type") {
+		case 0, 1, 2:
+			r := request(rapid.SampledFrom([]string{"u", "", "u\x00", "\x00", "用户", "\xff"}).Draw(t, "user"), at)
+			r.ExportID = uint64(rapid.IntRange(0, n).Draw(t, "id"))
+			if rapid.Bool().Draw(t, "no callback") {
+				r.Request.Callback = ""
+			}
+			return r
+		case 3:
+			return &events.ExportCrawled{Run: uint64(n), Pages: n, Warnings: []events.Warning{{Code: "A", Message: "b"}}}
+		case 4, 5:
+			return completed(fmt.Sprintf("default/%d.zip", rapid.IntRange(0, 5).Draw(t, "file")), at)
+		case 6:
+			return &events.ExportFailed{Code: events.CodeSourceHTTP, Reason: "503 \x80", Run: uint64(n)}
+		case 7:
+			return &events.ExportCancelled{Reason: "enough"}
+		case 8:
+			return &events.ExportExpired{Files: []string{"x"}}
+		case 9:
+			return &events.CallbackAttempted{Attempt: n, Status: 500, NextAt: at}
+		}
+		return &events.SubmissionRejected{Reason: "no"}
+	}
+	folder := t.TempDir()
+	runs := 0
+	rapid.Check(t, func(t *rapid.T) {
+		runs++
+		log := logOf{t: t}
+		for n := range rapid.IntRange(1, 60).Draw(t, "events") {
+			ev := log.add(rapid.SampledFrom([]string{"default", "default", "default", "other"}).Draw(t, "tenant"),
+				keyOf(rapid.IntRange(1, 4).Draw(t, "key")), begin.Add(time.Duration(n)*time.Second), payload(t, n))
+			if rapid.IntRange(0, 20).Draw(t, "broken") == 0 {
+				log.all[ev.Sequence-1].Payload = nil
+			}
+		}
+
+		one, err := OpenTasks(filepath.Join(folder, fmt.Sprintf("%d-one.db", runs)))
+		require.NoError(t, err)
+		defer func() { _ = one.Close() }()
+		one.db.NoSync = true // nothing here cuts the power
+		states := map[string]events.Export{}
+		for _, ev := range log.all {
+			require.NoError(t, one.Apply([]events.Event{ev}))
+			// The fold that the projection must agree with.
+			if x := states[ev.Key]; x.State == events.StateNone || x.Tenant == ev.Tenant {
+				_ = x.Apply(ev)
+				states[ev.Key] = x
+			}
+		}
+		for key, want := range states {
+			got, err := one.Get(key)
+			if want.State == events.StateNone {
+				require.ErrorIs(t, err, ErrUnknownKey)
+				continue
+			}
+			require.NoError(t, err)
+			a, _ := json.Marshal(want)
+			b, _ := json.Marshal(got)
+			require.JSONEq(t, string(a), string(b))
+		}
+
+		path := filepath.Join(folder, fmt.Sprintf("%d-cut.db", runs))
+		cut, err := OpenTasks(path)
+		require.NoError(t, err)
+		defer func() { _ = cut.Close() }()
+		cut.db.NoSync = true
+		for at := 0; at < len(log.all); {
+			from := rapid.IntRange(0, at).Draw(t, "from")
+			to := rapid.IntRange(at+1, len(log.all)).Draw(t, "to")
+			require.NoError(t, cut.Apply(log.all[from:to]))
+			at = to
+			switch rapid.IntRange(0, 5).Draw(t, "then") {
+			case 0: // a crash
+				require.NoError(t, cut.db.Close())
+				cut, err = OpenTasks(path)
+				require.NoError(t, err)
+			case 1: // a sweeper
+				list, err := cut.Ended(LeftoverStopped, begin.Add(1e9*time.Second), 2)
+				require.NoError(t, err)
+				require.NoError(t, cut.Cleared(list))
+			}
+		}
+		require.Equal(t, one.Applied(), cut.Applied())
+		require.Equal(t, digest(t, one), digest(t, cut))
+		require.NoError(t, one.db.View(verify))
+		require.NoError(t, cut.db.View(verify))
+	})
+}
+
+// BenchmarkRebuild applies a log of exports of four events each, in the batches
+// that a follower gets, and reports events a second.
+func BenchmarkRebuild(b *testing.B) {
+	const exports = 20_000
+	log := logOf{t: b}
+	for n := range exports {
+		at := begin.Add(time.Duration(n) * time.Second)
+		key := keyOf(n * 7919)
+		log.add("default", key, at, request(fmt.Sprint(n%100), at))
+		log.add("default", key, at, &events.ExportCrawled{Run: uint64(n), Pages: 10})
+		log.add("default", key, at, completed(fmt.Sprintf("default/%s/%d.zip", key, n), at.Add(time.Hour)))
+		log.add("default", key, at, &events.CallbackDelivered{Attempt: 1, Status: 200})
+	}
+	b.ResetTimer()
+	for i := 0; b.Loop(); i++ {
+		path := filepath.Join(b.TempDir(), fmt.Sprintf("%d.db", i))
+		tasks, err := OpenTasks(path)
+		require.NoError(b, err)
+		for batch := range slices.Chunk(log.all, 512) {
+			require.NoError(b, tasks.Apply(batch))
+		}
+		require.NoError(b, tasks.db.Close()) // not tasks.Close: as a crash leaves it
+		b.StopTimer()
+		info, err := os.Stat(path)
+		require.NoError(b, err)
+		b.ReportMetric(float64(info.Size())/exports, "bytes/export")
+		begun := time.Now()
+		tasks, err = OpenTasks(path)
+		require.NoError(b, err)
+		b.ReportMetric(float64(time.Since(begun).Milliseconds())*100_000/exports, "ms-check/100k")
+		begun = time.Now()
+		_ = digest(b, tasks)
+		b.ReportMetric(float64(time.Since(begun).Milliseconds())*100_000/exports, "ms-digest/100k")
+		require.NoError(b, tasks.Close())
+		b.StartTimer()
+	}
+	b.ReportMetric(float64(b.N)*4*exports/b.Elapsed().Seconds(), "events/s")
+}
+
+// BenchmarkApplyOne is the cost of one event applied by itself: what a caller
+// who reads his own write waits for.
+func BenchmarkApplyOne(b *testing.B) {
+	tasks := openAt(b, filepath.Join(b.TempDir(), "tasks.db"))
+	log := logOf{t: b}
+	for i := 0; b.Loop(); i++ {
+		log.add("default", keyOf(i), begin, request("u", begin))
+		if err := tasks.Apply(log.all[i:]); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
