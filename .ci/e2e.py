@@ -4,6 +4,7 @@ Usage: e2e.py BINARY. It writes only into a temporary folder and ends only the
 processes it started.
 """
 
+import datetime
 import http.server
 import io
 import json
@@ -21,6 +22,7 @@ import zipfile
 import openpyxl
 
 DEMO_ROWS = 100_000
+DEMO_HEADER = ("编号", "订单号", "姓名", "金额", "已付", "下单日期", "备注", "地址")
 ROWS = 20_011  # no multiple of LIMIT: the last page is partial
 LIMIT = 500
 TITLES = {
@@ -110,6 +112,20 @@ def read_workbook(path):
     yield from book.worksheets[0].iter_rows(values_only=True)
 
 
+def compare(rows, expected, first=0):
+    """Holds each row against expected(its number) and returns how many there are."""
+    count = 0
+    for i, row in enumerate(rows, first):
+        assert same(row, expected(i)), f"row {i} is {row}, want {expected(i)}"
+        count += 1
+    return count
+
+
+def same(row, want):
+    """Equal, and of equal kind: True is not 1, and "1" is not 1."""
+    return row == want and [isinstance(c, bool) for c in row] == [isinstance(c, bool) for c in want]
+
+
 def run(binary, *args, cwd):
     """Runs sheaf to its end, shows and returns what it printed."""
     print("$ sheaf", *args, flush=True)
@@ -141,37 +157,73 @@ def check_export(binary, folder):
     rows = read_workbook(folder / "orders.xlsx")
     header = next(rows)
     assert header == tuple(TITLES.values()), f"header is {header}"
-    count = 0
-    for i, row in enumerate(rows):
-        assert row == workbook_row(i), f"row {i} is {row}, want {workbook_row(i)}"
-        count += 1
+    count = compare(rows, workbook_row)
     assert count == ROWS, f"{count} rows, want {ROWS}"
     print(f"export: {count:,} rows of {len(header)} cells, all as the source sent them")
 
 
+def demo_row(n):
+    """Row n of the demo, from 1: the formula that sheaf demo --help tells."""
+    return (
+        n,
+        str(100_000_000_000_000_000 + 7919 * n),  # 18 digits: text
+        "王李张刘陈杨黄赵吴周"[n % 10] + "伟芳娜敏静丽强磊军洋"[n // 10 % 10],
+        37 * n % 1_000_000 / 100,
+        n % 3 == 0,
+        str(datetime.date(2026, 1, 1) + datetime.timedelta(days=n % 365)),
+        None if n % 5 == 0 else f"备注 {n}",
+        f'{{"city":"上海","zip":"{200_000 + n % 1000}"}}',
+    )
+
+
 def check_demo(binary, folder):
-    """The demo prints where its workbook is, and the workbook is whole."""
+    """The demo says where its workbook is, and every cell follows the formula."""
     output = run(binary, "demo", cwd=folder)
-    printed = [folder / p for p in re.findall(r"[^\s\"'=]+\.(?:zip|xlsx)\b", output, re.IGNORECASE)]
-    files = [p for p in printed if p.is_file()]
-    assert files, f"the demo names no workbook that exists: {printed}"
-    rows = read_workbook(files[-1])
+    last = output.strip().splitlines()[-1]
+    label, _, path = last.partition("workbook: ")
+    assert label == "" and path, f"last line is {last!r}"
+    rows = read_workbook(folder / path)
     header = next(rows)
-    assert all(header) and len(set(header)) == len(header), f"header is {header}"
-    count, seen = 0, set()
-    for row in rows:
-        assert len(row) == len(header), f"row {count} has {len(row)} cells: {row}"
-        seen.add(hash(row))
-        count += 1
+    assert header == DEMO_HEADER, f"header is {header}"
+    count = compare(rows, demo_row, first=1)
     assert count == DEMO_ROWS, f"{count} rows, want {DEMO_ROWS}"
-    assert len(seen) > 0.99 * count, f"only {len(seen)} different rows"
-    print(f"demo: {count:,} rows of {len(header)} cells")
+    print(f"demo: {count:,} rows of {len(header)} cells, all as the formula says")
+
+
+def check_source(binary, folder):
+    """A file that sheaf serves is a source that sheaf exports."""
+    (folder / "orders.json").write_text(
+        json.dumps([source_row(i) for i in range(ROWS)], ensure_ascii=False), encoding="utf-8"
+    )
+    print("$ sheaf source orders.json", flush=True)
+    server = subprocess.Popen(
+        [binary, "source", "orders.json", "--listen", "127.0.0.1:0"],
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        line = server.stdout.readline()
+        print(line, flush=True)
+        url = re.search(r"http://\S+", line).group()
+        run(binary, "export", url, "-o", "served.xlsx", "--limit", str(LIMIT), cwd=folder)
+    finally:
+        server.terminate()
+        server.wait(timeout=30)
+    rows = read_workbook(folder / "served.xlsx")
+    header = next(rows)
+    assert header == tuple(TITLES), f"header is {header}"
+    count = compare(rows, workbook_row)
+    assert count == ROWS, f"{count} rows, want {ROWS}"
+    print(f"source: {count:,} rows of {len(header)} cells, all as in the file")
 
 
 def main():
     binary = os.path.abspath(sys.argv[1])
     with tempfile.TemporaryDirectory(prefix="sheaf-e2e-") as folder:
         check_export(binary, pathlib.Path(folder))
+        check_source(binary, pathlib.Path(folder))
         check_demo(binary, pathlib.Path(folder))
 
 
