@@ -99,6 +99,9 @@ type Source struct {
 	limit   int
 	secrets []string // never shown, longest first
 
+	// turn waits for a place to make one request. It is asked for each
+	// attempt anew, so that a source in its backoff keeps nobody waiting.
+	turn   func(context.Context) (release func(), err error)
 	sleep  func(context.Context, time.Duration) error
 	jitter func(limit time.Duration) time.Duration // from 0 to limit
 }
@@ -119,6 +122,7 @@ func NewSource(client *http.Client, req Request, policy Policy) (*Source, error)
 		client: &own,
 		policy: policy.withDefaults(),
 		limit:  req.Limit,
+		turn:   func(context.Context) (func(), error) { return func() {}, nil },
 		sleep:  sleep,
 		jitter: func(limit time.Duration) time.Duration { return rand.N(limit + 1) },
 	}
@@ -339,7 +343,12 @@ func (s *Source) Fetch(ctx context.Context, page int) (Fetched, error) {
 	start := time.Now()
 	early := 0 // answers whose JSON ended too early
 	for n := 1; ; n++ {
+		release, err := s.turn(ctx)
+		if err != nil {
+			return Fetched{}, ended(ctx, page, n-1)
+		}
 		f, wrong := s.attempt(ctx, page)
+		release()
 		if wrong == nil {
 			f.Attempts, f.Elapsed = n, time.Since(start)
 			return f, nil

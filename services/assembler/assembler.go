@@ -1,0 +1,308 @@
+// Package assembler binds the pages of an export into a workbook.
+//
+// It takes ExportCrawled events, reads the pages of the run by subject and in
+// order, writes them through the parallel sheet writer (see WriteWorkbook) and
+// proves the result against the log before it appends ExportCompleted.
+//
+// What it promises:
+//
+//   - ExportCompleted is only appended when the file is durable, every page
+//     from 1 to the last was in it once, and its rows agree with the totals
+//     that the source announced. Otherwise the export fails, with the numbers.
+//   - The same request and the same pages give the same bytes.
+//   - Memory is bounded whatever the row count.
+//   - Of two assemblers on one export one wins; the other removes its file
+//     after it has read the event that names another.
+package assembler
+
+import (
+	"cmp"
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strconv"
+	"sync"
+	"time"
+
+	"sheaf/events"
+	"sheaf/storage"
+)
+
+// Config of the assembler. The zero value works.
+type Config struct {
+	Workbooks int           // written at once; default 4
+	ReadAhead int64         // bytes of rows read ahead of one workbook's writer; default 16 MiB
+	KeepFiles time.Duration // until a finished file expires; default 168h
+	MaxStarts int           // starts of one assembly before CRASHED_WORKER; default 5
+	Parallel  int           // encoders of one workbook; default one a core
+}
+
+func (c Config) withDefaults() Config {
+	c.Workbooks = cmp.Or(c.Workbooks, 4)
+	c.ReadAhead = cmp.Or(c.ReadAhead, 16<<20)
+	c.KeepFiles = cmp.Or(c.KeepFiles, 168*time.Hour)
+	c.MaxStarts = cmp.Or(c.MaxStarts, 5)
+	return c
+}
+
+// Service is the assembler role.
+type Service struct {
+	cfg     Config
+	streams *events.Streams
+	files   storage.Files
+
+	mu      sync.Mutex
+	running map[string]context.CancelCauseFunc // by key
+}
+
+// New returns an assembler that keeps finished files in files. It does no I/O.
+func New(cfg Config, streams *events.Streams, files storage.Files) (*Service, error) {
+	if streams == nil || files == nil {
+		return nil, errors.New("assembler: streams and files are required")
+	}
+	return &Service{cfg: cfg.withDefaults(), streams: streams, files: files, running: map[string]context.CancelCauseFunc{}}, nil
+}
+
+// Run assembles until ctx ends, hands back what is under way, and returns nil.
+func (s *Service) Run(ctx context.Context) error {
+	stop, err := s.streams.OnCancelled(func(_, key string) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if cancel, ok := s.running[key]; ok {
+			cancel(errEnded)
+		}
+	})
+	if err != nil {
+		return fmt.Errorf("assembler: %w", err)
+	}
+	defer stop()
+	if err := s.streams.Consume(ctx, events.StreamEvents, events.ConsumerAssembler, s.cfg.Workbooks, s.handle); err != nil {
+		return fmt.Errorf("assembler: %w", err)
+	}
+	return nil
+}
+
+var (
+	// errEnded stops an assembly whose export was ended by somebody else.
+	errEnded = errors.New("the export has ended")
+	// errTaken stops a second assembly of the same export in this process.
+	errTaken = errors.New("the export is already being assembled here")
+)
+
+// failure ends an export for good.
+type failure struct {
+	code   string
+	reason string
+	page   int
+}
+
+func (f *failure) Error() string { return f.reason }
+
+// handle assembles the export of one crawled event.
+func (s *Service) handle(ctx context.Context, d events.Delivery) error {
+	ev, err := d.Event()
+	if err != nil {
+		return err
+	}
+	assembleCtx, leave, err := s.enter(ctx, ev.Key)
+	if err != nil {
+		return events.RetryAfter(err, 5*time.Second)
+	}
+	defer leave()
+	x, err := s.streams.Read(assembleCtx, ev.Tenant, ev.Key)
+	if err != nil {
+		return err
+	}
+	if x.State != events.StateCrawled || x.LastSeq != d.Sequence {
+		return nil // ended, or requested anew: nothing to do for this event
+	}
+	log := slog.With("tenant", x.Tenant, "hash_key", x.Key, "id", x.ID)
+	begun := time.Now()
+
+	mark := "assemble:" + strconv.FormatUint(d.Sequence, 10)
+	count, err := s.streams.CountStart(assembleCtx, x.Tenant, x.Key, mark)
+	if err != nil {
+		return err
+	}
+	var completed *events.ExportCompleted
+	if count > s.cfg.MaxStarts {
+		err = &failure{code: events.CodeCrashedWorker, reason: fmt.Sprintf("assembling began %d times; the process ended each time", s.cfg.MaxStarts)}
+	} else {
+		completed, err = s.assemble(assembleCtx, &x, d.Sequence)
+	}
+	if errors.Is(context.Cause(assembleCtx), errEnded) {
+		log.Info("assembly stopped: the export has ended")
+		err = errEnded
+	}
+
+	var f *failure
+	switch {
+	case err == nil:
+		var after events.Export
+		after, err = s.streams.Append(ctx, x, "", func(x *events.Export) (events.Payload, error) {
+			return completed, stillOpen(x, d.Sequence)
+		})
+		if err == nil {
+			log.Info("export completed", "pages", completed.Pages, "rows", completed.Rows, "bytes", completed.Files[0].Size,
+				"elapsed", time.Since(begun).Round(time.Millisecond))
+			return nil
+		}
+		s.discard(ctx, after, completed.Files[0].Store, err)
+	case errors.As(err, &f):
+		log.Warn("export failed", "error_code", f.code, "reason", f.reason)
+		_, err = s.streams.Append(ctx, x, "", func(x *events.Export) (events.Payload, error) {
+			return &events.ExportFailed{
+				Code: f.code, Reason: f.reason, Phase: events.PhaseAssembling, Page: f.page,
+				Run: x.Run, RunSpoiled: f.code != events.CodeCrashedWorker,
+			}, stillOpen(x, d.Sequence)
+		})
+	case !errors.Is(err, errEnded):
+		s.handBack(ctx, &x, mark, count, log)
+		return err
+	}
+	if errors.Is(err, errEnded) || errors.Is(err, events.ErrNotAllowed) {
+		return nil
+	}
+	return err
+}
+
+// assemble writes the workbook and proves it. The file it returns is durable.
+func (s *Service) assemble(ctx context.Context, x *events.Export, crawled uint64) (*events.ExportCompleted, error) {
+	draft, err := s.files.Create(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("creating the file: %w", err)
+	}
+	defer draft.Discard()
+
+	req := x.Request
+	entry := EntryName(req.Title, req.ExtType, req.SourceType == events.SourceHTTP)
+	pages := readPages(ctx, x.Pages, s.cfg.ReadAhead, func(ctx context.Context, n int) (events.Page, error) {
+		return s.streams.GetPage(ctx, events.PageID{Tenant: x.Tenant, Key: x.Key, Run: x.Run, Number: n})
+	})
+	defer pages.Close()
+	var check proof
+	created := time.Time{} // the writer's fixed default: never the clock
+	if req.Timestamp > 0 {
+		created = time.Unix(req.Timestamp, 0).UTC()
+	}
+	told := time.Now()
+	res, err := WriteWorkbook(ctx, draft.File(), Spec{
+		Title: req.Title, Creator: req.UserID, Created: created,
+		EntryName: entry, Parallel: s.cfg.Parallel,
+	}, func(ctx context.Context) (Page, error) {
+		p, err := pages.Next(ctx)
+		if err != nil {
+			return Page{}, err
+		}
+		if err := check.add(p); err != nil {
+			return Page{}, err
+		}
+		if time.Since(told) > 250*time.Millisecond {
+			told = time.Now()
+			s.streams.TellProgress(x.Tenant, x.Key, events.Progress{Phase: events.PhaseAssembling, PagesDone: p.Number, PagesTotal: x.Pages, Rows: check.rows})
+		}
+		return Page{Number: p.Number, Rows: p.Rows, RowCount: p.RowCount, SkipFirst: p.Number > 1 && p.HeaderRow}, nil
+	})
+	if err != nil {
+		return nil, s.explain(ctx, err)
+	}
+	warnings, problem := check.judge(x.Pages)
+	if problem == "" && res.Rows != check.rows {
+		problem = fmt.Sprintf("%d rows were written of %d that were read", res.Rows, check.rows)
+	}
+	if problem != "" {
+		return nil, &failure{code: events.CodeSourceIncomplete, reason: problem}
+	}
+
+	store := fmt.Sprintf("%s/%s/%s.zip", x.Tenant, x.Key, events.NewID())
+	if err := s.files.Commit(ctx, draft, store); err != nil {
+		return nil, fmt.Errorf("keeping the file: %w", err)
+	}
+	all := append(append([]events.Warning{}, x.Warnings...), warnings...)
+	for _, w := range res.Warnings {
+		all = append(all, events.Warning{Code: w.Code, Message: w.Message})
+	}
+	return &events.ExportCompleted{
+		Run: x.Run, Pages: x.Pages, Rows: res.Rows, Warnings: all,
+		Files: []events.File{{
+			Name:  EntryName(req.Title, "zip", false),
+			Store: store, Size: res.Size, SHA256: hex.EncodeToString(res.Sha256[:]), Rows: res.Rows,
+		}},
+		ExpiresAt: time.Now().UTC().Add(s.cfg.KeepFiles).Truncate(time.Second),
+	}, nil
+}
+
+// explain turns what went wrong while writing into a failure where trying
+// again would not help.
+func (s *Service) explain(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return err
+	}
+	var columns *TooManyColumnsError
+	var malformed *RowsError
+	switch {
+	case errors.Is(err, events.ErrPageMissing), errors.Is(err, events.ErrPageDamaged):
+		return &failure{code: events.CodeStore, reason: err.Error() + "; a retry crawls from the beginning"}
+	case errors.As(err, &columns):
+		return &failure{code: events.CodeLimitColumns, reason: err.Error()}
+	case errors.Is(err, ErrSheetTooLarge):
+		return &failure{code: events.CodeLimitBytes, reason: err.Error()}
+	case errors.Is(err, ErrNoHeader), errors.Is(err, ErrNoPages), errors.Is(err, ErrPageOrder), errors.As(err, &malformed):
+		return &failure{code: events.CodeSourceIncomplete, reason: err.Error()}
+	}
+	return fmt.Errorf("writing the workbook: %w", err)
+}
+
+// discard removes a file that lost: only after an event that names another
+// was read, for an unknown outcome may still turn out to be a win.
+func (s *Service) discard(ctx context.Context, after events.Export, store string, err error) {
+	if !errors.Is(err, errEnded) && !errors.Is(err, events.ErrNotAllowed) {
+		return
+	}
+	for _, f := range after.Files {
+		if f.Store == store {
+			return
+		}
+	}
+	if err := s.files.Delete(ctx, store); err != nil {
+		slog.Warn("losing file not removed; the sweeper will", "file", store, "error", err)
+	}
+}
+
+// enter registers an assembly. A redelivery that overtakes its own first
+// delivery waits: the first one goes on.
+func (s *Service) enter(ctx context.Context, key string) (context.Context, func(), error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, ok := s.running[key]; ok {
+		return nil, nil, errTaken
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	s.running[key] = cancel
+	return ctx, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.running, key)
+		cancel(nil)
+	}, nil
+}
+
+// handBack takes the start back: the assembly did not crash.
+func (s *Service) handBack(ctx context.Context, x *events.Export, mark string, count int, log *slog.Logger) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+	defer cancel()
+	if err := s.streams.UncountStart(ctx, x.Tenant, x.Key, mark, count); err != nil {
+		log.Warn("start not taken back", "error", err)
+	}
+}
+
+// stillOpen refuses to add to an export that is no longer the one that was
+// taken.
+func stillOpen(x *events.Export, crawled uint64) error {
+	if x.State != events.StateCrawled || x.LastSeq != crawled {
+		return errEnded
+	}
+	return nil
+}

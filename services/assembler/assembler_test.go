@@ -1,0 +1,295 @@
+package assembler
+
+import (
+	"archive/zip"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"sheaf/events"
+	"sheaf/events/eventstest"
+	"sheaf/storage"
+
+	"github.com/stretchr/testify/require"
+	"github.com/xuri/excelize/v2"
+)
+
+const testKey = "5ad5f7b92a816b76e70a21e4154c2485"
+
+// bench is a stage for one export: streams, a file store, and its pages.
+type stage struct {
+	t       *testing.T
+	streams *events.Streams
+	files   storage.Files
+}
+
+func newStage(t *testing.T) *stage {
+	t.Helper()
+	return stageOn(t, eventstest.Streams(t), t.TempDir())
+}
+
+func stageOn(t *testing.T, s *events.Streams, dir string) *stage {
+	t.Helper()
+	files, err := storage.OpenFiles(t.Context(), "file://"+dir, dir, s.JetStream(), 1)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, files.Close()) })
+	return &stage{t: t, streams: s, files: files}
+}
+
+func (st *stage) service(cfg Config) *Service {
+	st.t.Helper()
+	s, err := New(cfg, st.streams, st.files)
+	require.NoError(st.t, err)
+	return s
+}
+
+func (st *stage) append(known events.Export, p events.Payload) events.Export {
+	st.t.Helper()
+	known.Tenant, known.Key = "default", testKey
+	x, err := st.streams.Append(st.t.Context(), known, "", func(*events.Export) (events.Payload, error) { return p, nil })
+	require.NoError(st.t, err)
+	return x
+}
+
+// crawled publishes pages and the events up to crawled.
+func (st *stage) crawled(pages ...events.Page) events.Export {
+	st.t.Helper()
+	x := st.append(events.Export{}, &events.ExportRequested{CreatedAt: time.Now().UTC(), Request: events.Request{
+		Timestamp: 1625106204, ExtType: "XLSX", Title: "订单", UserID: "123", SourceType: events.SourceHTTP,
+		HTTP: &events.HTTPRequest{URL: "http://127.0.0.1/", Method: "GET", Limit: 2, Conn: 1},
+	}})
+	for i, p := range pages {
+		p.PageID = events.PageID{Tenant: "default", Key: testKey, Run: x.RequestedSeq, Number: i + 1}
+		_, err := st.streams.PublishPage(st.t.Context(), p)
+		require.NoError(st.t, err)
+	}
+	return st.append(x, &events.ExportCrawled{Run: x.RequestedSeq, Pages: len(pages)})
+}
+
+// delivery is the crawled event of x as its consumer gets it.
+func (st *stage) delivery(x events.Export) events.Delivery {
+	st.t.Helper()
+	ev := events.Event{ID: x.LastID, Tenant: x.Tenant, Key: x.Key, Time: time.Now(), Requested: x.RequestedSeq, Payload: &events.ExportCrawled{Run: x.Run, Pages: x.Pages}}
+	m, err := events.Encode(ev)
+	require.NoError(st.t, err)
+	return events.Delivery{Subject: m.Subject, Header: m.Header, Data: m.Data, Sequence: x.LastSeq, Delivered: 1}
+}
+
+func (st *stage) read() events.Export {
+	st.t.Helper()
+	x, err := st.streams.Read(st.t.Context(), "default", testKey)
+	require.NoError(st.t, err)
+	return x
+}
+
+func (st *stage) stored() []string {
+	st.t.Helper()
+	var names []string
+	_, err := st.files.Sweep(st.t.Context(), func(name string) bool { names = append(names, name); return true }, time.Now().Add(time.Hour))
+	require.NoError(st.t, err)
+	return names
+}
+
+const headerRow = `{"id":"编号","name":"姓名"}`
+
+// page is a page of n data rows from id on, beginning with the header.
+func page(total int64, pages, from, n int) events.Page {
+	var b strings.Builder
+	b.WriteString("[" + headerRow)
+	for i := range n {
+		fmt.Fprintf(&b, `,{"id":%d,"name":"客户 %d"}`, from+i, from+i)
+	}
+	b.WriteString("]")
+	return events.Page{Rows: []byte(b.String()), RowCount: n + 1, HeaderRow: true, Total: total, TotalPages: pages, Attempts: 1}
+}
+
+// bare is a page whose first row is data.
+func bare(total int64, rowTexts ...string) events.Page {
+	return events.Page{Rows: []byte("[" + strings.Join(rowTexts, ",") + "]"), RowCount: len(rowTexts), Total: total, Attempts: 1}
+}
+
+// sheet opens the workbook of a completed export and returns its rows.
+func (st *stage) sheet(x events.Export) [][]string {
+	st.t.Helper()
+	require.Len(st.t, x.Files, 1)
+	f, err := st.files.Open(st.t.Context(), x.Files[0].Store)
+	require.NoError(st.t, err)
+	defer func() { require.NoError(st.t, f.Close()) }()
+	data, err := io.ReadAll(f)
+	require.NoError(st.t, err)
+	require.Equal(st.t, x.Files[0].Size, int64(len(data)))
+	sum := sha256.Sum256(data)
+	require.Equal(st.t, x.Files[0].SHA256, hex.EncodeToString(sum[:]))
+	z, err := zip.NewReader(bytes.NewReader(data), int64(len(data)))
+	require.NoError(st.t, err)
+	require.Len(st.t, z.File, 1)
+	require.Equal(st.t, "订单-1.XLSX", z.File[0].Name)
+	r, err := z.File[0].Open()
+	require.NoError(st.t, err)
+	book, err := excelize.OpenReader(r)
+	require.NoError(st.t, err)
+	defer func() { require.NoError(st.t, book.Close()) }()
+	got, err := book.GetRows("Sheet1")
+	require.NoError(st.t, err)
+	return got
+}
+
+func TestAssembleCompletes(t *testing.T) {
+	st := newStage(t)
+	x := st.crawled(page(5, 3, 0, 2), page(5, 3, 2, 2), page(5, 3, 4, 1))
+	require.NoError(t, st.service(Config{}).handle(t.Context(), st.delivery(x)))
+	got := st.read()
+	require.Equal(t, events.StateCompleted, got.State, "%+v", got.Failure)
+	require.EqualValues(t, 5, got.Rows)
+	require.Equal(t, "订单.zip", got.Files[0].Name)
+	require.Empty(t, got.Warnings)
+	require.Equal(t, [][]string{{"编号", "姓名"}, {"0", "客户 0"}, {"1", "客户 1"}, {"2", "客户 2"}, {"3", "客户 3"}, {"4", "客户 4"}}, st.sheet(got))
+	require.Len(t, st.stored(), 1)
+}
+
+// A file is only called a success when it is proven to be whole.
+func TestProof(t *testing.T) {
+	for _, tc := range []struct {
+		claim    string
+		pages    []events.Page
+		code     string   // of the failure
+		reason   string   // part of it
+		warnings []string // codes, of a success
+	}{
+		{"all there", []events.Page{page(3, 2, 0, 2), page(3, 2, 2, 1)}, "", "", nil},
+		{"too few rows", []events.Page{page(9, 2, 0, 2), page(9, 2, 2, 1)}, events.CodeSourceIncomplete, "3 rows were read, but the source announced 9", nil},
+		{"too many rows", []events.Page{page(2, 2, 0, 2), page(2, 2, 2, 1)}, events.CodeSourceIncomplete, "3 rows were read, but the source announced 2", nil},
+		{"a total that moved, and the rows within", []events.Page{page(3, 2, 0, 2), page(4, 2, 2, 2)}, "", "", []string{"TOTAL_MOVED"}},
+		{"a total that moved, and the rows outside", []events.Page{page(8, 2, 0, 2), page(9, 2, 2, 2)}, events.CodeSourceIncomplete, "between 8 and 9", nil},
+		{"no total", []events.Page{page(-1, 2, 0, 2), page(-1, 2, 2, 2)}, "", "", []string{"TOTAL_MISSING"}},
+		{"only the header", []events.Page{page(0, 1, 0, 0)}, "", "", nil},
+		{"nothing at all", []events.Page{bare(0)}, "", "", []string{"EMPTY"}},
+		{"later pages without the header", []events.Page{page(4, 2, 0, 2), bare(4, `{"id":2,"name":"客户 2"}`, `{"id":3,"name":"客户 3"}`)}, "", "", []string{"HEADER_MISSING"}},
+	} {
+		t.Run(tc.claim, func(t *testing.T) {
+			st := newStage(t)
+			x := st.crawled(tc.pages...)
+			require.NoError(t, st.service(Config{}).handle(t.Context(), st.delivery(x)))
+			got := st.read()
+			if tc.code != "" {
+				require.Equal(t, events.StateFailed, got.State)
+				require.Equal(t, tc.code, got.Failure.Code)
+				require.Contains(t, got.Failure.Reason, tc.reason)
+				require.True(t, got.Failure.RunSpoiled)
+				require.Empty(t, st.stored(), "no file is left")
+				return
+			}
+			require.Equal(t, events.StateCompleted, got.State, "%+v", got.Failure)
+			var codes []string
+			for _, w := range got.Warnings {
+				codes = append(codes, w.Code)
+			}
+			require.Equal(t, tc.warnings, codes)
+			want := 0
+			for _, p := range tc.pages {
+				want += p.DataRows()
+			}
+			require.EqualValues(t, want, got.Rows)
+		})
+	}
+}
+
+func TestMissingPageFails(t *testing.T) {
+	st := newStage(t)
+	x := st.crawled(page(4, 2, 0, 2), page(4, 2, 2, 2))
+	require.NoError(t, st.streams.PurgeRun(t.Context(), "default", testKey, x.Run))
+	require.NoError(t, st.service(Config{}).handle(t.Context(), st.delivery(x)))
+	got := st.read()
+	require.Equal(t, events.StateFailed, got.State)
+	require.Equal(t, events.CodeStore, got.Failure.Code)
+	require.Contains(t, got.Failure.Reason, "page 1")
+}
+
+// However often and wherever the event is handled, there is one outcome and
+// one file.
+func TestTwoAssemblersOnOneExport(t *testing.T) {
+	srv, dir := eventstest.Server(t, ""), t.TempDir()
+	a := stageOn(t, eventstest.StreamsOn(t, srv, events.Config{}), dir)
+	b := stageOn(t, eventstest.StreamsOn(t, srv, events.Config{}), dir)
+	x := a.crawled(page(5, 3, 0, 2), page(5, 3, 2, 2), page(5, 3, 4, 1))
+	d := a.delivery(x)
+	var wg sync.WaitGroup
+	for range 3 {
+		for _, st := range []*stage{a, b} {
+			wg.Go(func() { require.NoError(t, st.service(Config{}).handle(t.Context(), d)) })
+		}
+	}
+	wg.Wait()
+	got := a.read()
+	require.Equal(t, events.StateCompleted, got.State)
+	require.Equal(t, []string{got.Files[0].Store}, a.stored())
+	require.NoError(t, a.service(Config{}).handle(t.Context(), d), "a late redelivery changes nothing")
+	require.Equal(t, got.LastSeq, a.read().LastSeq)
+}
+
+func TestCancelledExportLeavesNoFile(t *testing.T) {
+	st := newStage(t)
+	x := st.crawled(page(5, 3, 0, 2), page(5, 3, 2, 2), page(5, 3, 4, 1))
+	st.append(x, &events.ExportCancelled{})
+	require.NoError(t, st.service(Config{}).handle(t.Context(), st.delivery(x)))
+	require.Equal(t, events.StateCancelled, st.read().State)
+	require.Empty(t, st.stored())
+}
+
+func TestRunHandsBackOnDrain(t *testing.T) {
+	st := newStage(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- st.service(Config{}).Run(ctx) }()
+	st.crawled(page(1, 1, 0, 1))
+	require.Eventually(t, func() bool { return st.read().State == events.StateCompleted }, 10*time.Second, 5*time.Millisecond)
+	cancel()
+	require.NoError(t, <-done)
+}
+
+func TestPoisonAssemblyEndsAfterFiveStarts(t *testing.T) {
+	st := newStage(t)
+	x := st.crawled(page(1, 1, 0, 1))
+	for range 5 { // five processes that died over it
+		_, err := st.streams.CountStart(t.Context(), "default", testKey, fmt.Sprintf("assemble:%d", x.LastSeq))
+		require.NoError(t, err)
+	}
+	require.NoError(t, st.service(Config{}).handle(t.Context(), st.delivery(x)))
+	require.Equal(t, events.CodeCrashedWorker, st.read().Failure.Code)
+}
+
+// Pages come in order whatever the order in which they were read, and the
+// reader holds no more of them than its budget allows.
+func TestReadPagesInOrderWithinBudget(t *testing.T) {
+	const size, budget = 1000, 3500
+	var mu sync.Mutex
+	out, most := 0, 0
+	r := readPages(t.Context(), 50, budget, func(_ context.Context, n int) (events.Page, error) {
+		mu.Lock()
+		out++
+		most = max(most, out)
+		mu.Unlock()
+		p := events.Page{Rows: make([]byte, size)}
+		p.Number = n
+		return p, nil
+	})
+	defer r.Close()
+	for n := 1; n <= 50; n++ {
+		p, err := r.Next(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, n, p.Number)
+		mu.Lock()
+		out--
+		mu.Unlock()
+	}
+	_, err := r.Next(t.Context())
+	require.ErrorIs(t, err, io.EOF)
+	require.LessOrEqual(t, most*size, budget)
+}

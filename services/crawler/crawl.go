@@ -1,0 +1,393 @@
+package crawler
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"sheaf/events"
+
+	"golang.org/x/sync/errgroup"
+)
+
+// crawl is the crawling of one export, from taking it to its last page.
+type crawl struct {
+	*Service
+	x      events.Export
+	log    *slog.Logger
+	source *Source
+	into   uint64 // the run that is written
+	mark   string // of the start count
+	starts int
+
+	progress chan struct{} // a page was taken; holds one
+
+	mu       sync.Mutex // guards what follows
+	ledger   *ledger
+	sizes    map[int]int64 // bytes of rows of the pages taken above the lowest missing one
+	ahead    int64         // their sum
+	told     time.Time     // when progress was last told
+	waiting  int           // fetchers that wait for space
+	warnings []events.Warning
+}
+
+// run crawls all pages and returns the event that says so. An error is a
+// *Failure when the export cannot succeed, anything else when it is to be
+// tried again.
+func (c *crawl) run(ctx context.Context) (*events.ExportCrawled, error) {
+	req := c.x.Request
+	if req.SourceType == events.SourceRaw {
+		c.ledger = newLedger(0, 0, 0)
+		return c.raw(ctx)
+	}
+	if req.HTTP == nil {
+		return nil, &Failure{Code: events.CodeInternal, Msg: "the request names no source"}
+	}
+	c.ledger = newLedger(req.HTTP.Limit, c.cfg.MaxPages, c.cfg.MaxRows)
+	c.sizes, c.progress = map[int]int64{}, make(chan struct{}, 1)
+
+	header := map[string]string{}
+	if len(req.HTTP.Header) > 0 {
+		var err error
+		header, err = c.streams.Headers(ctx, c.x.Tenant, c.x.Key)
+		if errors.Is(err, events.ErrNoHeaders) || errors.Is(err, events.ErrSealed) {
+			return nil, &Failure{Code: events.CodeInternal, Msg: "the source's headers are no longer kept; submit the export again"}
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	source, err := NewSource(c.client, Request{
+		URL: req.HTTP.URL, Method: req.HTTP.Method, Header: header, Param: req.HTTP.Param,
+		Limit: req.HTTP.Limit, TaskID: c.x.Key,
+	}, c.cfg.Policy)
+	if err != nil {
+		return nil, &Failure{Code: events.CodeSourceUnreachable, Msg: err.Error()}
+	}
+	source.turn = func(ctx context.Context) (func(), error) { return c.turns.take(ctx, c.x.Tenant, c.x.Key) }
+	c.source = source
+
+	have, err := c.begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.restore(ctx, have); err != nil {
+		return nil, err
+	}
+	c.tell(true)
+	if c.ledger.missing(1) {
+		if err := c.fetch(ctx, 1); err != nil {
+			return nil, err
+		}
+	}
+	for {
+		if err := c.fetchMissing(ctx); err != nil {
+			return nil, err
+		}
+		if !c.ledger.extend() {
+			break
+		}
+		c.warnings = append(c.warnings, events.Warning{Code: "TOTAL_PAGE_LOW",
+			Message: "total_page was too small for the total; the pages beyond it were read as well"})
+	}
+	c.tell(true)
+	return &events.ExportCrawled{Run: c.into, Pages: c.ledger.totalPages, Warnings: c.warnings}, nil
+}
+
+// raw has nothing to fetch: the rows came with the request.
+func (c *crawl) raw(ctx context.Context) (*events.ExportCrawled, error) {
+	have, err := c.streams.ListPages(ctx, c.x.Tenant, c.x.Key, events.RawRun)
+	if err != nil {
+		return nil, err
+	}
+	want := 0
+	if c.x.Request.Raw != nil {
+		want = c.x.Request.Raw.Pages
+	}
+	if want == 0 || len(have) < want {
+		return nil, &Failure{Code: events.CodeStore, Msg: fmt.Sprintf("%d of %d pages of the request's rows are no longer kept; submit the export again", len(have), want)}
+	}
+	return &events.ExportCrawled{Run: events.RawRun, Pages: want}, nil
+}
+
+// begin chooses the run and returns the pages that it has. A retry goes on
+// with the run before it if page 1, asked anew, begins as it did then.
+func (c *crawl) begin(ctx context.Context) ([]int, error) {
+	c.into = c.x.RequestedSeq
+	have, err := c.streams.ListPages(ctx, c.x.Tenant, c.x.Key, c.into)
+	if err != nil {
+		return nil, err
+	}
+	var before []int
+	if len(have) == 0 && c.x.ContinuesRun != 0 {
+		if before, err = c.streams.ListPages(ctx, c.x.Tenant, c.x.Key, c.x.ContinuesRun); err != nil {
+			return nil, err
+		}
+	}
+	c.mark = strconv.FormatUint(c.x.RequestedSeq, 10) + ":" + strconv.Itoa(len(have)+len(before))
+	if c.starts, err = c.streams.CountStart(ctx, c.x.Tenant, c.x.Key, c.mark); err != nil {
+		return nil, err
+	}
+	if c.starts > c.cfg.MaxStarts {
+		return nil, &Failure{Code: events.CodeCrashedWorker,
+			Msg: fmt.Sprintf("crawling began %d times without getting past %d pages; the process ended each time", c.cfg.MaxStarts, len(have)+len(before))}
+	}
+	if !slices.Contains(before, 1) {
+		return have, nil
+	}
+
+	anew, done, err := c.ask(ctx, 1)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	old, err := c.page(ctx, c.x.ContinuesRun, 1)
+	if err == nil && sameStart(old, anew) {
+		c.log.Info("crawl goes on with an earlier run", "run", c.x.ContinuesRun, "pages", len(before))
+		c.into = c.x.ContinuesRun
+		return before, nil
+	}
+	if err != nil && !errors.Is(err, events.ErrPageMissing) && !errors.Is(err, events.ErrPageDamaged) {
+		return nil, err
+	}
+	c.log.Info("source changed: crawl begins anew")
+	return nil, c.publish(ctx, anew)
+}
+
+// restore reads the pages that the run has, for what the ledger must know of
+// them: the header, the announced totals and the rows.
+func (c *crawl) restore(ctx context.Context, have []int) error {
+	if len(have) == 0 {
+		return nil
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(8)
+	for _, n := range have {
+		g.Go(func() error {
+			p, err := c.page(ctx, c.into, n)
+			if errors.Is(err, events.ErrPageDamaged) {
+				return &Failure{Page: n, Code: events.CodeStore, Msg: "a stored page is damaged; a retry crawls from the beginning"}
+			}
+			if err != nil {
+				return err
+			}
+			return c.account(p)
+		})
+	}
+	return g.Wait()
+}
+
+func (c *crawl) page(ctx context.Context, run uint64, n int) (events.Page, error) {
+	return c.streams.GetPage(ctx, events.PageID{Tenant: c.x.Tenant, Key: c.x.Key, Run: run, Number: n})
+}
+
+// fetchMissing fetches every page that is announced and missing, with the
+// export's number of requests in flight.
+func (c *crawl) fetchMissing(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	pages := make(chan int)
+	g.Go(func() error {
+		defer close(pages)
+		return c.hand(ctx, pages)
+	})
+	for range max(c.x.Request.HTTP.Conn, 1) {
+		g.Go(func() error {
+			for n := range pages {
+				if err := c.fetch(ctx, n); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	return g.Wait()
+}
+
+// hand gives out the missing pages in order. It stops while the crawl is too
+// far ahead of its lowest missing page, and follows total_page as it grows.
+func (c *crawl) hand(ctx context.Context, pages chan<- int) error {
+	lowest, next := 1, 1
+	for {
+		c.mu.Lock()
+		for lowest <= c.ledger.totalPages && !c.ledger.missing(lowest) {
+			c.ahead -= c.sizes[lowest]
+			delete(c.sizes, lowest)
+			lowest++
+		}
+		n := max(next, lowest)
+		for n <= c.ledger.totalPages && !c.ledger.missing(n) {
+			n++
+		}
+		done := lowest > c.ledger.totalPages
+		wait := n > c.ledger.totalPages || n-lowest >= c.cfg.LeadPages || (c.ahead > c.cfg.LeadBytes && n != lowest)
+		c.mu.Unlock()
+		if done {
+			return nil
+		}
+		if wait {
+			select {
+			case <-c.progress:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+			continue
+		}
+		select {
+		case pages <- n:
+			next = n + 1
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// fetch asks for a page, publishes it and accounts for it.
+func (c *crawl) fetch(ctx context.Context, n int) error {
+	p, done, err := c.ask(ctx, n)
+	if err != nil {
+		return err
+	}
+	defer done()
+	return c.publish(ctx, p)
+}
+
+// ask asks the source for a page and judges its answer. The page's rows are
+// valid until done is called.
+func (c *crawl) ask(ctx context.Context, n int) (p events.Page, done func(), err error) {
+	got, err := c.source.Fetch(ctx, n)
+	if err != nil {
+		return p, nil, err
+	}
+	c.mu.Lock()
+	p, failure := c.ledger.admit(n, got.Response)
+	c.mu.Unlock()
+	if failure != nil {
+		failure.Attempts = got.Attempts
+		return p, nil, failure
+	}
+	p.Tenant, p.Key, p.Attempts = c.x.Tenant, c.x.Key, got.Attempts
+	return p, got.Release, nil
+}
+
+// publish makes a page durable, waiting for space if it must, and accounts for
+// it. If another crawler was first, its answer is the one that counts.
+func (c *crawl) publish(ctx context.Context, p events.Page) error {
+	p.Run = c.into
+	p.SHA256 = sha256.Sum256(p.Rows)
+	stored, err := c.streams.PublishPage(ctx, p)
+	if errors.Is(err, events.ErrNoSpace) {
+		stored, err = c.publishWhenRoom(ctx, p)
+	}
+	if err != nil {
+		return err
+	}
+	if !stored {
+		if p, err = c.page(ctx, c.into, p.Number); err != nil {
+			return err
+		}
+	}
+	return c.account(p)
+}
+
+// publishWhenRoom tries until the page stream has room again: pages of ended
+// exports are purged as time goes by.
+func (c *crawl) publishWhenRoom(ctx context.Context, p events.Page) (stored bool, err error) {
+	c.mu.Lock()
+	c.waiting++
+	c.mu.Unlock()
+	defer func() {
+		c.mu.Lock()
+		c.waiting--
+		c.mu.Unlock()
+	}()
+	c.tell(true)
+	deadline := time.NewTimer(c.cfg.SpaceWait)
+	defer deadline.Stop()
+	tick := time.NewTicker(spaceRetry)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return false, ctx.Err()
+		case <-deadline.C:
+			return false, &Failure{Page: p.Number, Code: events.CodeLimitBytes,
+				Msg: fmt.Sprintf("no room for the page after %s; raise --max-pages-bytes or export less at once", c.cfg.SpaceWait)}
+		case <-tick.C:
+		}
+		if stored, err = c.streams.PublishPage(ctx, p); !errors.Is(err, events.ErrNoSpace) {
+			return stored, err
+		}
+	}
+}
+
+// spaceRetry is how often a crawl without space tries again.
+const spaceRetry = time.Second
+
+// account enters a durable page into the ledger.
+func (c *crawl) account(p events.Page) error {
+	c.mu.Lock()
+	failure := c.ledger.take(p)
+	c.sizes[p.Number] = int64(len(p.Rows))
+	c.ahead += int64(len(p.Rows))
+	c.mu.Unlock()
+	if failure != nil {
+		return failure
+	}
+	select {
+	case c.progress <- struct{}{}:
+	default:
+	}
+	c.tell(false)
+	return nil
+}
+
+// tellEvery bounds how often one export tells its progress.
+const tellEvery = 250 * time.Millisecond
+
+func (c *crawl) tell(now bool) {
+	c.mu.Lock()
+	if !now && time.Since(c.told) < tellEvery {
+		c.mu.Unlock()
+		return
+	}
+	c.told = time.Now()
+	p := events.Progress{Phase: events.PhaseCrawling, PagesDone: len(c.ledger.taken), PagesTotal: c.ledger.totalPages, Rows: c.ledger.rows}
+	if c.waiting > 0 {
+		p.Phase = events.PhaseWaitingForSpace
+	}
+	c.mu.Unlock()
+	c.streams.TellProgress(c.x.Tenant, c.x.Key, p)
+}
+
+// failed is the event that ends the export. Pages that contradict each other
+// or what was announced are not used again; after any other failure a retry
+// goes on where this crawl stopped.
+func (c *crawl) failed(f *Failure) *events.ExportFailed {
+	spoiled := false
+	switch f.Code {
+	case events.CodeSourceChanged, events.CodeSourceIncomplete, events.CodeStore:
+		spoiled = true
+	}
+	return &events.ExportFailed{
+		Code: f.Code, Reason: f.Error(), Phase: events.PhaseCrawling, Run: c.into, RunSpoiled: spoiled,
+		Page: f.Page, Status: f.Status, Errcode: f.Errcode, Attempts: f.Attempts,
+	}
+}
+
+// handBack takes the start back: the crawl did not crash.
+func (c *crawl) handBack(ctx context.Context) {
+	if c.mark == "" {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+	defer cancel()
+	if err := c.streams.UncountStart(ctx, c.x.Tenant, c.x.Key, c.mark, c.starts); err != nil {
+		c.log.Warn("start not taken back", "error", err)
+	}
+}

@@ -1,0 +1,193 @@
+// Package crawler reads the pages of a source and keeps each as an event.
+//
+// It takes ExportRequested events and, for each, asks the source for page 1,
+// then for the others with several requests in flight, and publishes every
+// answer as a PageFetched. When all are there it appends ExportCrawled; when
+// it must give up, ExportFailed with the page, the HTTP status or errcode, and
+// the number of attempts.
+//
+// What it promises:
+//
+//   - A page that its run has is never asked for again: not after a crash and
+//     not by a second crawler that took the same export. Only a retry asks
+//     page 1 anew, to learn whether the rest still counts.
+//   - Answers of two crawlers never mix in a page, and whoever loses the race
+//     for a page goes on with the winner's.
+//   - Memory is bounded by the requests in flight, never by the export.
+//   - A cancelled export stops at once, in the middle of a request too.
+package crawler
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"sync"
+	"time"
+
+	"sheaf/events"
+)
+
+// Config of the crawler. The zero value works.
+type Config struct {
+	Exports   int           // exports crawled at once; default 256
+	Fetches   int           // requests in flight over all exports; default 64
+	LeadPages int           // how far a crawl may run ahead of its lowest missing page; default 256 pages
+	LeadBytes int64         // and by how many bytes of rows; default 64 MiB
+	MaxPages  int           // of one export; default 1,000,000
+	MaxRows   int64         // of one export; default 100,000,000
+	SpaceWait time.Duration // how long to wait for room in the page stream before LIMIT_BYTES; default 10m
+	MaxStarts int           // starts without a new page before CRASHED_WORKER; default 5
+	Policy    Policy        // of one page's requests
+}
+
+func (c Config) withDefaults() Config {
+	c.Exports = cmp.Or(c.Exports, 256)
+	c.Fetches = cmp.Or(c.Fetches, 64)
+	c.LeadPages = cmp.Or(c.LeadPages, 256)
+	c.LeadBytes = cmp.Or(c.LeadBytes, 64<<20)
+	c.MaxPages = cmp.Or(c.MaxPages, 1_000_000)
+	c.MaxRows = cmp.Or(c.MaxRows, 100_000_000)
+	c.SpaceWait = cmp.Or(c.SpaceWait, 10*time.Minute)
+	c.MaxStarts = cmp.Or(c.MaxStarts, 5)
+	return c
+}
+
+// Service is the crawler role.
+type Service struct {
+	cfg     Config
+	streams *events.Streams
+	client  *http.Client
+	turns   *turns
+
+	mu      sync.Mutex
+	running map[string]context.CancelCauseFunc // by key
+}
+
+// New returns a crawler that reaches sources through client. It does no I/O.
+func New(cfg Config, streams *events.Streams, client *http.Client) (*Service, error) {
+	if streams == nil || client == nil {
+		return nil, errors.New("crawler: streams and client are required")
+	}
+	cfg = cfg.withDefaults()
+	return &Service{
+		cfg: cfg, streams: streams, client: client,
+		turns: newTurns(cfg.Fetches), running: map[string]context.CancelCauseFunc{},
+	}, nil
+}
+
+// Run crawls until ctx ends, hands back what is under way, and returns nil.
+// Pages that were published stay, so another crawler goes on after them.
+func (s *Service) Run(ctx context.Context) error {
+	stop, err := s.streams.OnCancelled(func(_, key string) { s.interrupt(key) })
+	if err != nil {
+		return fmt.Errorf("crawler: %w", err)
+	}
+	defer stop()
+	if err := s.streams.Consume(ctx, events.StreamEvents, events.ConsumerCrawler, s.cfg.Exports, s.handle); err != nil {
+		return fmt.Errorf("crawler: %w", err)
+	}
+	return nil
+}
+
+var (
+	// errEnded stops a crawl whose export was ended by somebody else.
+	errEnded = errors.New("the export has ended")
+	// errTaken stops a second crawl of the same export in this process.
+	errTaken = errors.New("the export is already being crawled here")
+)
+
+// interrupt stops the crawl of a key, if there is one here.
+func (s *Service) interrupt(key string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if cancel, ok := s.running[key]; ok {
+		cancel(errEnded)
+	}
+}
+
+// enter registers a crawl. A redelivery that overtakes its own first delivery
+// waits: the first one goes on.
+func (s *Service) enter(ctx context.Context, key string) (context.Context, func(), error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, ok := s.running[key]; ok {
+		return nil, nil, errTaken
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	s.running[key] = cancel
+	return ctx, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.running, key)
+		cancel(nil)
+	}, nil
+}
+
+// handle crawls the export of one requested event.
+func (s *Service) handle(ctx context.Context, d events.Delivery) error {
+	ev, err := d.Event()
+	if err != nil {
+		return err
+	}
+	x, err := s.streams.Read(ctx, ev.Tenant, ev.Key)
+	if err != nil {
+		return err
+	}
+	if x.State != events.StateRequested || x.RequestedSeq != d.Sequence {
+		return nil // crawled, ended, or requested anew: nothing to do for this event
+	}
+	crawlCtx, leave, err := s.enter(ctx, ev.Key)
+	if err != nil {
+		return events.RetryAfter(err, 5*time.Second)
+	}
+	defer leave()
+	// A cancellation between Read and enter would have been missed.
+	if x, err = s.streams.Read(crawlCtx, ev.Tenant, ev.Key); err != nil {
+		return err
+	}
+	if x.State != events.StateRequested || x.RequestedSeq != d.Sequence {
+		return nil
+	}
+
+	log := slog.With("tenant", x.Tenant, "hash_key", x.Key, "id", x.ID)
+	begun := time.Now()
+	c := &crawl{Service: s, x: x, log: log}
+	done, err := c.run(crawlCtx)
+	if errors.Is(context.Cause(crawlCtx), errEnded) {
+		log.Info("crawl stopped: the export has ended")
+		return nil
+	}
+	var failure *Failure
+	switch {
+	case err == nil:
+		_, err = s.streams.Append(ctx, x, "", func(x *events.Export) (events.Payload, error) {
+			return done, stillOpen(x, d.Sequence)
+		})
+		if err == nil {
+			log.Info("export crawled", "pages", done.Pages, "rows", c.ledger.rows, "elapsed", time.Since(begun).Round(time.Millisecond))
+		}
+	case errors.As(err, &failure) && failure.Code != "" && ctx.Err() == nil:
+		log.Warn("export failed", "error_code", failure.Code, "page", failure.Page, "reason", failure.Error())
+		_, err = s.streams.Append(ctx, x, "", func(x *events.Export) (events.Payload, error) {
+			return c.failed(failure), stillOpen(x, d.Sequence)
+		})
+	default:
+		c.handBack(ctx)
+		return err
+	}
+	if errors.Is(err, errEnded) || errors.Is(err, events.ErrNotAllowed) {
+		return nil
+	}
+	return err
+}
+
+// stillOpen refuses to add to an export that is no longer the one that was taken.
+func stillOpen(x *events.Export, requested uint64) error {
+	if x.State != events.StateRequested || x.RequestedSeq != requested {
+		return errEnded
+	}
+	return nil
+}

@@ -1,0 +1,371 @@
+package crawler
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"sheaf/events"
+	"sheaf/events/eventstest"
+	"sheaf/events/rows"
+	"sheaf/services/crawler/sourcetest"
+
+	"github.com/stretchr/testify/require"
+)
+
+const key = "5ad5f7b92a816b76e70a21e4154c2485"
+
+var quick = Policy{Attempts: 3, BaseBackoff: time.Millisecond, MaxBackoff: 5 * time.Millisecond}
+
+// start runs a crawler until the test ends or stop is called.
+func start(t *testing.T, s *events.Streams, client *http.Client, cfg Config) (stop func()) {
+	t.Helper()
+	if cfg.Policy == (Policy{}) {
+		cfg.Policy = quick
+	}
+	service, err := New(cfg, s, client)
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- service.Run(ctx) }()
+	stop = sync.OnceFunc(func() {
+		cancel()
+		require.NoError(t, <-done)
+	})
+	t.Cleanup(stop)
+	return stop
+}
+
+// request appends a requested event for the source.
+func request(t *testing.T, s *events.Streams, known events.Export, url string, limit int, continues uint64) events.Export {
+	t.Helper()
+	known.Tenant, known.Key = "default", key
+	x, err := s.Append(t.Context(), known, "", func(*events.Export) (events.Payload, error) {
+		return &events.ExportRequested{CreatedAt: time.Now().UTC(), ContinuesRun: continues, Request: events.Request{
+			ExtType: "XLSX", SourceType: events.SourceHTTP,
+			HTTP: &events.HTTPRequest{URL: url, Method: http.MethodGet, Limit: limit, Conn: 4, Param: json.RawMessage(`{}`)},
+		}}, nil
+	})
+	require.NoError(t, err)
+	return x
+}
+
+// await follows the log until the key's next event of one of the types.
+func await(t *testing.T, s *events.Streams, after uint64, types ...events.Type) events.Event {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	var found events.Event
+	err := s.Follow(ctx, after+1, func(batch []events.Event) error {
+		for _, ev := range batch {
+			if ev.Key == key && slices.Contains(types, ev.Type()) {
+				found = ev
+				cancel()
+				return nil
+			}
+		}
+		return nil
+	})
+	require.NoError(t, err)
+	require.NotNil(t, found.Payload, "no event %v came", types)
+	return found
+}
+
+// dataRows reads all pages of a run and returns the ids of their data rows.
+func dataRows(t *testing.T, s *events.Streams, run uint64, pages int) []string {
+	t.Helper()
+	var ids []string
+	for n := 1; n <= pages; n++ {
+		p, err := s.GetPage(t.Context(), events.PageID{Tenant: "default", Key: key, Run: run, Number: n})
+		require.NoError(t, err)
+		c := rows.NewCursor(p.Rows)
+		for first := true; c.NextRow(); first = false {
+			_, _, v, _ := c.NextField()
+			if !first || !p.HeaderRow {
+				ids = append(ids, string(v.Raw))
+			}
+		}
+	}
+	return ids
+}
+
+func wantRows(n int) []string {
+	ids := make([]string, n)
+	for i := range ids {
+		ids[i] = fmt.Sprint(i)
+	}
+	return ids
+}
+
+func TestCrawlKeepsEveryPage(t *testing.T) {
+	s := eventstest.Streams(t)
+	src := sourcetest.New(t, 1003)
+	start(t, s, src.Client, Config{})
+	x := request(t, s, events.Export{}, src.URL, 10, 0)
+	ev := await(t, s, x.LastSeq, events.TypeCrawled, events.TypeFailed)
+	crawled, ok := ev.Payload.(*events.ExportCrawled)
+	require.True(t, ok, "%+v", ev.Payload)
+	require.Equal(t, 101, crawled.Pages)
+	require.Equal(t, x.RequestedSeq, crawled.Run)
+	require.Equal(t, wantRows(1003), dataRows(t, s, crawled.Run, crawled.Pages))
+	require.Len(t, src.Requests(), 101, "each page is asked for once")
+	for _, r := range src.Requests() {
+		require.Equal(t, key, r.Header.Get("xt-export-taskId"))
+	}
+}
+
+func TestCrawlRidesOutFaults(t *testing.T) {
+	s := eventstest.Streams(t)
+	src := sourcetest.New(t, 95)
+	src.Fault = func(page, attempt int) sourcetest.Fault {
+		switch {
+		case page%3 == 0 && attempt == 1:
+			return sourcetest.Status(503, "busy")
+		case page%4 == 0 && attempt <= 2:
+			return sourcetest.Reset
+		}
+		return nil
+	}
+	start(t, s, src.Client, Config{})
+	x := request(t, s, events.Export{}, src.URL, 10, 0)
+	ev := await(t, s, x.LastSeq, events.TypeCrawled, events.TypeFailed)
+	require.Equal(t, events.TypeCrawled, ev.Type(), "%+v", ev.Payload)
+	require.Equal(t, wantRows(95), dataRows(t, s, x.RequestedSeq, 10))
+}
+
+func TestCrawlGivesUpWithAReason(t *testing.T) {
+	for _, tc := range []struct {
+		claim  string
+		fault  sourcetest.Fault
+		code   string
+		status int
+		tries  int
+	}{
+		{"HTTP 404", sourcetest.Status(404, "no such page"), events.CodeSourceHTTP, 404, 1},
+		{"HTTP 503 for good", sourcetest.Status(503, "busy"), events.CodeSourceHTTP, 503, 3},
+		{"HTML", sourcetest.Body("<html>please log in</html>"), events.CodeSourceFormat, 0, 1},
+		{"errcode", sourcetest.Body(`{"errcode":7,"msg":"no right","data":null}`), events.CodeSourceErrcode, 0, 1},
+		{"no pagetag", sourcetest.Body(`{"errcode":0,"data":{"data":[{"a":"A"},{"a":1}]}}`), events.CodeSourceFormat, 0, 1},
+		{"rows that are no objects", sourcetest.Body(`{"errcode":0,"data":{"data":[1],"pagetag":{"total_page":1}}}`), events.CodeSourceFormat, 0, 1},
+	} {
+		t.Run(tc.claim, func(t *testing.T) {
+			s := eventstest.Streams(t)
+			src := sourcetest.New(t, 100)
+			src.Fault = func(page, _ int) sourcetest.Fault {
+				if page == 4 {
+					return tc.fault
+				}
+				return nil
+			}
+			start(t, s, src.Client, Config{})
+			x := request(t, s, events.Export{}, src.URL, 10, 0)
+			f, ok := await(t, s, x.LastSeq, events.TypeCrawled, events.TypeFailed).Payload.(*events.ExportFailed)
+			require.True(t, ok)
+			require.Equal(t, tc.code, f.Code)
+			require.Equal(t, 4, f.Page)
+			if tc.status != 0 {
+				require.Equal(t, tc.status, f.Status)
+			}
+			require.Equal(t, tc.tries, f.Attempts)
+			require.Contains(t, f.Reason, "page 4")
+		})
+	}
+}
+
+// Whatever ends a crawler, the next one asks only for what is missing.
+func TestCrawlGoesOnAfterARestart(t *testing.T) {
+	s := eventstest.Streams(t)
+	src := sourcetest.New(t, 400)
+	var held atomic.Bool
+	held.Store(true)
+	reached := make(chan struct{}, 100)
+	src.Fault = func(page, _ int) sourcetest.Fault {
+		if page >= 20 && held.Load() {
+			reached <- struct{}{}
+			return sourcetest.Hang
+		}
+		return nil
+	}
+	stop := start(t, s, src.Client, Config{})
+	x := request(t, s, events.Export{}, src.URL, 10, 0)
+	for range 4 {
+		<-reached // all four requests in flight hang
+	}
+	stop()
+	before, err := s.ListPages(t.Context(), "default", key, x.RequestedSeq)
+	require.NoError(t, err)
+	require.Len(t, before, 19)
+	asked := len(src.Requests())
+	held.Store(false)
+
+	start(t, s, src.Client, Config{})
+	ev := await(t, s, x.LastSeq, events.TypeCrawled, events.TypeFailed)
+	require.Equal(t, events.TypeCrawled, ev.Type())
+	require.Equal(t, asked+21, len(src.Requests()), "only the 21 missing pages were asked for")
+	require.Equal(t, wantRows(400), dataRows(t, s, x.RequestedSeq, 40))
+}
+
+func TestRetryContinuesTheRunOrBeginsAnew(t *testing.T) {
+	for _, tc := range []struct {
+		claim   string
+		changed bool
+	}{
+		{"an unchanged source is asked for page 1 and what is missing", false},
+		{"a changed one for everything, with page 1 only once", true},
+	} {
+		t.Run(tc.claim, func(t *testing.T) {
+			s := eventstest.Streams(t)
+			src := sourcetest.New(t, 100)
+			var broken, changed atomic.Bool
+			broken.Store(true)
+			src.Fault = func(page, _ int) sourcetest.Fault {
+				if page > 4 && broken.Load() {
+					return sourcetest.Status(404, "")
+				}
+				if changed.Load() {
+					return sourcetest.Body(fmt.Sprintf(`{"errcode":0,"data":{"data":[{"id":"编号"},{"id":%d}],"pagetag":{"page":%d,"total":10,"total_page":10}}}`, page-1, page))
+				}
+				return nil
+			}
+			start(t, s, src.Client, Config{})
+			x := request(t, s, events.Export{}, src.URL, 10, 0)
+			failed := await(t, s, x.LastSeq, events.TypeFailed)
+			have, err := s.ListPages(t.Context(), "default", key, x.RequestedSeq)
+			require.NoError(t, err)
+			require.NotEmpty(t, have)
+			asked := len(src.Requests())
+			broken.Store(false)
+			changed.Store(tc.changed)
+
+			ended, err := s.Read(t.Context(), "default", key)
+			require.NoError(t, err)
+			run, ok := ended.Resumable()
+			require.True(t, ok)
+			again := request(t, s, ended, src.URL, 10, run)
+			crawled, ok := await(t, s, failed.Sequence, events.TypeCrawled, events.TypeFailed).Payload.(*events.ExportCrawled)
+			require.True(t, ok)
+			if tc.changed {
+				require.Equal(t, 10, len(src.Requests())-asked)
+				require.Equal(t, again.RequestedSeq, crawled.Run)
+				require.Equal(t, wantRows(10), dataRows(t, s, crawled.Run, 10))
+			} else {
+				require.Equal(t, 1+10-len(have), len(src.Requests())-asked)
+				require.Equal(t, x.RequestedSeq, crawled.Run)
+				require.Equal(t, wantRows(100), dataRows(t, s, crawled.Run, 10))
+			}
+		})
+	}
+}
+
+func TestCancelStopsTheCrawlAtOnce(t *testing.T) {
+	s := eventstest.Streams(t)
+	src := sourcetest.New(t, 100)
+	src.Fault = func(page, _ int) sourcetest.Fault {
+		if page > 1 {
+			return sourcetest.Hang
+		}
+		return nil
+	}
+	service, err := New(Config{Policy: quick}, s, src.Client)
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- service.Run(ctx) }()
+	x := request(t, s, events.Export{}, src.URL, 10, 0)
+	require.Eventually(t, func() bool { return len(src.Requests()) == 5 }, 10*time.Second, time.Millisecond)
+	_, err = s.Append(t.Context(), x, "", func(*events.Export) (events.Payload, error) { return &events.ExportCancelled{}, nil })
+	require.NoError(t, err)
+	require.Eventually(t, func() bool {
+		service.mu.Lock()
+		defer service.mu.Unlock()
+		return len(service.running) == 0
+	}, time.Second, time.Millisecond, "crawling stops within a second")
+	cancel()
+	require.NoError(t, <-done)
+	got, err := s.Read(t.Context(), "default", key)
+	require.NoError(t, err)
+	require.Equal(t, events.StateCancelled, got.State)
+}
+
+// Two crawlers that both have the export write one run, whole and unmixed,
+// although the source gives each of them different rows.
+func TestTwoCrawlersOnOneExport(t *testing.T) {
+	srv := eventstest.Server(t, "")
+	a, b := eventstest.StreamsOn(t, srv, events.Config{}), eventstest.StreamsOn(t, srv, events.Config{})
+	src := sourcetest.New(t, 300)
+	var asked atomic.Int64
+	src.Row = func(n int) string { return fmt.Sprintf(`{"id":%d,"name":"%d"}`, n, asked.Add(1)) }
+	x := request(t, a, events.Export{}, src.URL, 10, 0)
+
+	d := events.Delivery{}
+	require.NoError(t, a.Follow(followOne(t, a, &d)))
+	var wg sync.WaitGroup
+	for _, s := range []*events.Streams{a, b} {
+		service, err := New(Config{Policy: quick}, s, src.Client)
+		require.NoError(t, err)
+		wg.Go(func() { require.NoError(t, service.handle(t.Context(), d)) })
+	}
+	wg.Wait()
+	got, err := a.Read(t.Context(), "default", key)
+	require.NoError(t, err)
+	require.Equal(t, events.StateCrawled, got.State)
+	require.Equal(t, x.RequestedSeq, got.Run)
+	require.Equal(t, wantRows(300), dataRows(t, a, got.Run, 30))
+}
+
+// followOne fills d with the first event of the log, as its consumer would.
+func followOne(t *testing.T, s *events.Streams, d *events.Delivery) (context.Context, uint64, func([]events.Event) error) {
+	ctx, cancel := context.WithCancel(t.Context())
+	return ctx, 1, func(batch []events.Event) error {
+		defer cancel()
+		m, err := events.Encode(batch[0])
+		if err != nil {
+			return err
+		}
+		*d = events.Delivery{Subject: m.Subject, Header: m.Header, Data: m.Data, Sequence: batch[0].Sequence, Delivered: 1}
+		return nil
+	}
+}
+
+func TestPoisonExportEndsAfterFiveStarts(t *testing.T) {
+	s := eventstest.Streams(t)
+	src := sourcetest.New(t, 10)
+	x := request(t, s, events.Export{}, src.URL, 10, 0)
+	for range 5 { // five processes that died before page 1
+		_, err := s.CountStart(t.Context(), "default", key, fmt.Sprintf("%d:0", x.RequestedSeq))
+		require.NoError(t, err)
+	}
+	start(t, s, src.Client, Config{})
+	f, ok := await(t, s, x.LastSeq, events.TypeCrawled, events.TypeFailed).Payload.(*events.ExportFailed)
+	require.True(t, ok)
+	require.Equal(t, events.CodeCrashedWorker, f.Code)
+	require.Empty(t, src.Requests())
+}
+
+// A source that is in its backoff holds no place, so another export goes on
+// even when there is only one.
+func TestBackoffHoldsNoPlace(t *testing.T) {
+	s := eventstest.Streams(t)
+	sick, well := sourcetest.New(t, 10), sourcetest.New(t, 50)
+	asked := make(chan struct{}, 10)
+	sick.Fault = sourcetest.Always(func(w http.ResponseWriter, _ *http.Request, _ []byte) {
+		w.Header().Set("Retry-After", "60")
+		w.WriteHeader(http.StatusServiceUnavailable)
+		asked <- struct{}{}
+	})
+	start(t, s, well.Client, Config{Fetches: 1})
+	_, err := s.Append(t.Context(), events.Export{Tenant: "default", Key: "00000000000000000000000000000000"}, "", func(*events.Export) (events.Payload, error) {
+		return &events.ExportRequested{CreatedAt: time.Now().UTC(), Request: events.Request{SourceType: events.SourceHTTP,
+			HTTP: &events.HTTPRequest{URL: sick.URL, Method: http.MethodGet, Limit: 10, Conn: 1}}}, nil
+	})
+	require.NoError(t, err)
+	<-asked
+	x := request(t, s, events.Export{}, well.URL, 10, 0)
+	require.Equal(t, events.TypeCrawled, await(t, s, x.LastSeq, events.TypeCrawled, events.TypeFailed).Type())
+}

@@ -1,0 +1,154 @@
+package crawler
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"sheaf/events"
+	"sheaf/events/rows"
+
+	"github.com/stretchr/testify/require"
+)
+
+const (
+	headerRow = `{"id":"ID","name":"Name"}`
+	otherRow  = `{"id":"Nr","name":"Name"}`
+)
+
+// answer is a source's page: a pagetag and rows.
+func answer(t *testing.T, pagetag string, rowTexts ...string) rows.Response {
+	t.Helper()
+	r, err := rows.ScanResponse([]byte(`{"errcode":0,"data":{"data":[`+strings.Join(rowTexts, ",")+`],"pagetag":`+pagetag+`}}`), rows.Limits{})
+	require.NoError(t, err)
+	return r
+}
+
+func row(n int) string { return fmt.Sprintf(`{"id":%d,"name":"n"}`, n) }
+
+// began returns a ledger that has taken a page 1 with two rows of total.
+func began(t *testing.T, limit, totalPages, total int) *ledger {
+	t.Helper()
+	l := newLedger(limit, 1000, 1_000_000)
+	p, failure := l.admit(1, answer(t, fmt.Sprintf(`{"page":1,"limit":%d,"total":%d,"total_page":%d}`, limit, total, totalPages), headerRow, row(1), row(2)))
+	require.Nil(t, failure)
+	require.Nil(t, l.take(p))
+	return l
+}
+
+func TestFirstPage(t *testing.T) {
+	for _, tc := range []struct {
+		claim   string
+		pagetag string
+		rows    []string
+		code    string // of the failure, "" for an admitted page
+		pages   int
+		total   int64
+	}{
+		{"its first row is the header", `{"page":1,"limit":2,"total":4,"total_page":2}`, []string{headerRow, row(1), row(2)}, "", 2, 4},
+		{"numbers may be strings", `{"page":"1","total":"4","total_page":"2"}`, []string{headerRow, row(1), row(2)}, "", 2, 4},
+		{"only the header is an export of no rows", `{"page":1,"total":0,"total_page":0}`, []string{headerRow}, "", 1, 0},
+		{"no rows at all with total 0 is an empty export", `{"page":1,"total":0,"total_page":0}`, nil, "", 1, 0},
+		{"no rows but a total fails", `{"page":1,"total":9,"total_page":1}`, nil, events.CodeSourceIncomplete, 0, 0},
+		{"no rows but more pages fails", `{"page":1,"total_page":3}`, nil, events.CodeSourceIncomplete, 0, 0},
+		{"no pagetag fails", `null`, []string{headerRow, row(1)}, events.CodeSourceFormat, 0, 0},
+		{"no total and no total_page fails", `{"page":1}`, []string{headerRow, row(1)}, events.CodeSourceFormat, 0, 0},
+		{"total_page is computed from total", `{"page":1,"total":5}`, []string{headerRow, row(1), row(2)}, "", 3, 5},
+		{"no total is admitted", `{"page":1,"total_page":3}`, []string{headerRow, row(1), row(2)}, "", 3, -1},
+		{"another page than asked for fails", `{"page":2,"total":4,"total_page":2}`, []string{headerRow, row(1)}, events.CodeSourceChanged, 0, 0},
+		{"too many pages fail at once", `{"page":1,"total_page":1000000000000}`, []string{headerRow, row(1)}, events.CodeLimitPages, 0, 0},
+		{"too many rows announced fail at once", `{"page":1,"total":1000000000000}`, []string{headerRow, row(1)}, events.CodeLimitPages, 0, 0},
+	} {
+		t.Run(tc.claim, func(t *testing.T) {
+			p, failure := newLedger(2, 1000, 1_000_000).admit(1, answer(t, tc.pagetag, tc.rows...))
+			if tc.code != "" {
+				require.NotNil(t, failure)
+				require.Equal(t, tc.code, failure.Code)
+				require.NotEmpty(t, failure.Msg)
+				return
+			}
+			require.Nil(t, failure)
+			require.Equal(t, tc.pages, p.TotalPages)
+			require.Equal(t, tc.total, p.Total)
+			require.Equal(t, len(tc.rows) > 0, p.HeaderRow)
+		})
+	}
+}
+
+func TestLaterPages(t *testing.T) {
+	tag := `{"page":2,"limit":2,"total":6,"total_page":3}`
+	for _, tc := range []struct {
+		claim   string
+		pagetag string
+		rows    []string
+		code    string
+		header  bool
+	}{
+		{"the header is dropped", tag, []string{headerRow, row(3), row(4)}, "", true},
+		{"in any order of its keys", tag, []string{`{"name":"Name","id":"ID"}`, row(3), row(4)}, "", true},
+		{"another first row within limit is data", tag, []string{row(3), row(4)}, "", false},
+		{"another first row above limit fails", tag, []string{otherRow, row(3), row(4)}, events.CodeSourceChanged, false},
+		{"no rows before the last page fail", tag, nil, events.CodeSourceIncomplete, false},
+		{"only the header before the last page fails", tag, []string{headerRow}, events.CodeSourceIncomplete, false},
+		{"no rows on what is now the last page are admitted", `{"page":2,"total":2,"total_page":2}`, nil, "", false},
+		{"no rows beyond what is now the last page are admitted", `{"page":2,"total":2,"total_page":1}`, nil, "", false},
+		{"the page's own number is checked", `{"page":1,"total":6,"total_page":3}`, []string{headerRow, row(1)}, events.CodeSourceChanged, false},
+		{"no pagetag fails", `null`, []string{headerRow, row(3)}, events.CodeSourceFormat, false},
+	} {
+		t.Run(tc.claim, func(t *testing.T) {
+			p, failure := began(t, 2, 3, 6).admit(2, answer(t, tc.pagetag, tc.rows...))
+			if tc.code != "" {
+				require.NotNil(t, failure)
+				require.Equal(t, tc.code, failure.Code)
+				require.Equal(t, 2, failure.Page)
+				return
+			}
+			require.Nil(t, failure)
+			require.Equal(t, tc.header, p.HeaderRow)
+		})
+	}
+}
+
+func TestLedgerFollowsTheSource(t *testing.T) {
+	take := func(l *ledger, n int, pagetag string, rowTexts ...string) *Failure {
+		p, failure := l.admit(n, answer(t, pagetag, rowTexts...))
+		require.Nil(t, failure)
+		p.SHA256[0] = byte(n) // distinct pages
+		return l.take(p)
+	}
+	t.Run("a total_page that grows", func(t *testing.T) {
+		l := began(t, 2, 2, 4)
+		require.Nil(t, take(l, 2, `{"page":2,"total":6,"total_page":3}`, headerRow, row(3), row(4)))
+		require.Equal(t, 3, l.totalPages)
+		require.True(t, l.missing(3))
+	})
+	t.Run("a total_page rounded down hides a page that is found", func(t *testing.T) {
+		l := began(t, 2, 2, 5)
+		require.Nil(t, take(l, 2, `{"page":2,"total":5,"total_page":2}`, headerRow, row(3), row(4)))
+		require.True(t, l.extend())
+		require.Equal(t, 3, l.totalPages)
+		require.False(t, l.extend(), "only once")
+	})
+	t.Run("a complete run is not extended", func(t *testing.T) {
+		l := began(t, 2, 1, 2)
+		require.False(t, l.extend())
+	})
+	t.Run("equal neighbours without a total are a source that ignores page", func(t *testing.T) {
+		l := newLedger(2, 1000, 1000)
+		var failure *Failure
+		for n := 1; n <= 2; n++ {
+			p, f := l.admit(n, answer(t, `{"total_page":5}`, headerRow, row(1), row(2)))
+			require.Nil(t, f)
+			failure = l.take(p)
+		}
+		require.NotNil(t, failure)
+		require.Equal(t, events.CodeSourceChanged, failure.Code)
+	})
+	t.Run("too many rows end the crawl", func(t *testing.T) {
+		l := newLedger(2, 1000, 3)
+		p, _ := l.admit(1, answer(t, `{"page":1,"total":4,"total_page":2}`, headerRow, row(1), row(2)))
+		require.Nil(t, l.take(p))
+		p, _ = l.admit(2, answer(t, `{"page":2,"total":4,"total_page":2}`, headerRow, row(3), row(4)))
+		require.Equal(t, events.CodeLimitRows, l.take(p).Code)
+	})
+}
