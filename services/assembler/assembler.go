@@ -23,7 +23,6 @@ import (
 	"fmt"
 	"log/slog"
 	"strconv"
-	"sync"
 	"time"
 
 	"sheaf/events"
@@ -52,9 +51,7 @@ type Service struct {
 	cfg     Config
 	streams *events.Streams
 	files   storage.Files
-
-	mu      sync.Mutex
-	running map[string]context.CancelCauseFunc // by key
+	running *events.Running // set by Run
 }
 
 // New returns an assembler that keeps finished files in files. It does no I/O.
@@ -62,34 +59,21 @@ func New(cfg Config, streams *events.Streams, files storage.Files) (*Service, er
 	if streams == nil || files == nil {
 		return nil, errors.New("assembler: streams and files are required")
 	}
-	return &Service{cfg: cfg.withDefaults(), streams: streams, files: files, running: map[string]context.CancelCauseFunc{}}, nil
+	return &Service{cfg: cfg.withDefaults(), streams: streams, files: files}, nil
 }
 
 // Run assembles until ctx ends, hands back what is under way, and returns nil.
 func (s *Service) Run(ctx context.Context) error {
-	stop, err := s.streams.OnCancelled(func(_, key string) {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		if cancel, ok := s.running[key]; ok {
-			cancel(errEnded)
-		}
-	})
-	if err != nil {
+	var err error
+	if s.running, err = s.streams.Watch(); err != nil {
 		return fmt.Errorf("assembler: %w", err)
 	}
-	defer stop()
+	defer s.running.Close()
 	if err := s.streams.Consume(ctx, events.StreamEvents, events.ConsumerAssembler, s.cfg.Workbooks, s.handle); err != nil {
 		return fmt.Errorf("assembler: %w", err)
 	}
 	return nil
 }
-
-var (
-	// errEnded stops an assembly whose export was ended by somebody else.
-	errEnded = errors.New("the export has ended")
-	// errTaken stops a second assembly of the same export in this process.
-	errTaken = errors.New("the export is already being assembled here")
-)
 
 // failure ends an export for good.
 type failure struct {
@@ -106,9 +90,9 @@ func (s *Service) handle(ctx context.Context, d events.Delivery) error {
 	if err != nil {
 		return err
 	}
-	assembleCtx, leave, err := s.enter(ctx, ev.Key)
+	assembleCtx, leave, err := s.running.Enter(ctx, ev.Key)
 	if err != nil {
-		return events.RetryAfter(err, 5*time.Second)
+		return err
 	}
 	defer leave()
 	x, err := s.streams.Read(assembleCtx, ev.Tenant, ev.Key)
@@ -132,9 +116,9 @@ func (s *Service) handle(ctx context.Context, d events.Delivery) error {
 	} else {
 		completed, err = s.assemble(assembleCtx, &x, d.Sequence)
 	}
-	if errors.Is(context.Cause(assembleCtx), errEnded) {
+	if events.Ended(assembleCtx) {
 		log.Info("assembly stopped: the export has ended")
-		err = errEnded
+		err = events.ErrEnded
 	}
 
 	var f *failure
@@ -158,11 +142,11 @@ func (s *Service) handle(ctx context.Context, d events.Delivery) error {
 				Run: x.Run, RunSpoiled: f.code != events.CodeCrashedWorker,
 			}, stillOpen(x, d.Sequence)
 		})
-	case !errors.Is(err, errEnded):
+	case !errors.Is(err, events.ErrEnded):
 		s.handBack(ctx, &x, mark, count, log)
 		return err
 	}
-	if errors.Is(err, errEnded) || errors.Is(err, events.ErrNotAllowed) {
+	if errors.Is(err, events.ErrEnded) || errors.Is(err, events.ErrNotAllowed) {
 		return nil
 	}
 	return err
@@ -258,7 +242,7 @@ func (s *Service) explain(ctx context.Context, err error) error {
 // discard removes a file that lost: only after an event that names another
 // was read, for an unknown outcome may still turn out to be a win.
 func (s *Service) discard(ctx context.Context, after events.Export, store string, err error) {
-	if !errors.Is(err, errEnded) && !errors.Is(err, events.ErrNotAllowed) {
+	if !errors.Is(err, events.ErrEnded) && !errors.Is(err, events.ErrNotAllowed) {
 		return
 	}
 	for _, f := range after.Files {
@@ -269,24 +253,6 @@ func (s *Service) discard(ctx context.Context, after events.Export, store string
 	if err := s.files.Delete(ctx, store); err != nil {
 		slog.Warn("losing file not removed; the sweeper will", "file", store, "error", err)
 	}
-}
-
-// enter registers an assembly. A redelivery that overtakes its own first
-// delivery waits: the first one goes on.
-func (s *Service) enter(ctx context.Context, key string) (context.Context, func(), error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if _, ok := s.running[key]; ok {
-		return nil, nil, errTaken
-	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	s.running[key] = cancel
-	return ctx, func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		delete(s.running, key)
-		cancel(nil)
-	}, nil
 }
 
 // handBack takes the start back: the assembly did not crash.
@@ -302,7 +268,7 @@ func (s *Service) handBack(ctx context.Context, x *events.Export, mark string, c
 // taken.
 func stillOpen(x *events.Export, crawled uint64) error {
 	if x.State != events.StateCrawled || x.LastSeq != crawled {
-		return errEnded
+		return events.ErrEnded
 	}
 	return nil
 }

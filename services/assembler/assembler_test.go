@@ -47,6 +47,9 @@ func (st *stage) service(cfg Config) *Service {
 	st.t.Helper()
 	s, err := New(cfg, st.streams, st.files)
 	require.NoError(st.t, err)
+	s.running, err = st.streams.Watch()
+	require.NoError(st.t, err)
+	st.t.Cleanup(s.running.Close)
 	return s
 }
 
@@ -223,7 +226,8 @@ func TestTwoAssemblersOnOneExport(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 3 {
 		for _, st := range []*stage{a, b} {
-			wg.Go(func() { require.NoError(t, st.service(Config{}).handle(t.Context(), d)) })
+			service := st.service(Config{})
+			wg.Go(func() { require.NoError(t, service.handle(t.Context(), d)) })
 		}
 	}
 	wg.Wait()

@@ -24,7 +24,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"sync"
 	"time"
 
 	"sheaf/events"
@@ -61,9 +60,7 @@ type Service struct {
 	streams *events.Streams
 	client  *http.Client
 	turns   *turns
-
-	mu      sync.Mutex
-	running map[string]context.CancelCauseFunc // by key
+	running *events.Running // set by Run
 }
 
 // New returns a crawler that reaches sources through client. It does no I/O.
@@ -72,58 +69,21 @@ func New(cfg Config, streams *events.Streams, client *http.Client) (*Service, er
 		return nil, errors.New("crawler: streams and client are required")
 	}
 	cfg = cfg.withDefaults()
-	return &Service{
-		cfg: cfg, streams: streams, client: client,
-		turns: newTurns(cfg.Fetches), running: map[string]context.CancelCauseFunc{},
-	}, nil
+	return &Service{cfg: cfg, streams: streams, client: client, turns: newTurns(cfg.Fetches)}, nil
 }
 
 // Run crawls until ctx ends, hands back what is under way, and returns nil.
 // Pages that were published stay, so another crawler goes on after them.
 func (s *Service) Run(ctx context.Context) error {
-	stop, err := s.streams.OnCancelled(func(_, key string) { s.interrupt(key) })
-	if err != nil {
+	var err error
+	if s.running, err = s.streams.Watch(); err != nil {
 		return fmt.Errorf("crawler: %w", err)
 	}
-	defer stop()
+	defer s.running.Close()
 	if err := s.streams.Consume(ctx, events.StreamEvents, events.ConsumerCrawler, s.cfg.Exports, s.handle); err != nil {
 		return fmt.Errorf("crawler: %w", err)
 	}
 	return nil
-}
-
-var (
-	// errEnded stops a crawl whose export was ended by somebody else.
-	errEnded = errors.New("the export has ended")
-	// errTaken stops a second crawl of the same export in this process.
-	errTaken = errors.New("the export is already being crawled here")
-)
-
-// interrupt stops the crawl of a key, if there is one here.
-func (s *Service) interrupt(key string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if cancel, ok := s.running[key]; ok {
-		cancel(errEnded)
-	}
-}
-
-// enter registers a crawl. A redelivery that overtakes its own first delivery
-// waits: the first one goes on.
-func (s *Service) enter(ctx context.Context, key string) (context.Context, func(), error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if _, ok := s.running[key]; ok {
-		return nil, nil, errTaken
-	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	s.running[key] = cancel
-	return ctx, func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		delete(s.running, key)
-		cancel(nil)
-	}, nil
 }
 
 // handle crawls the export of one requested event.
@@ -132,31 +92,24 @@ func (s *Service) handle(ctx context.Context, d events.Delivery) error {
 	if err != nil {
 		return err
 	}
-	x, err := s.streams.Read(ctx, ev.Tenant, ev.Key)
+	crawlCtx, leave, err := s.running.Enter(ctx, ev.Key)
 	if err != nil {
 		return err
-	}
-	if x.State != events.StateRequested || x.RequestedSeq != d.Sequence {
-		return nil // crawled, ended, or requested anew: nothing to do for this event
-	}
-	crawlCtx, leave, err := s.enter(ctx, ev.Key)
-	if err != nil {
-		return events.RetryAfter(err, 5*time.Second)
 	}
 	defer leave()
-	// A cancellation between Read and enter would have been missed.
-	if x, err = s.streams.Read(crawlCtx, ev.Tenant, ev.Key); err != nil {
+	x, err := s.streams.Read(crawlCtx, ev.Tenant, ev.Key)
+	if err != nil {
 		return err
 	}
-	if x.State != events.StateRequested || x.RequestedSeq != d.Sequence {
-		return nil
+	if stillOpen(&x, d.Sequence) != nil {
+		return nil // crawled, ended, or requested anew: nothing to do for this event
 	}
 
 	log := slog.With("tenant", x.Tenant, "hash_key", x.Key, "id", x.ID)
 	begun := time.Now()
 	c := &crawl{Service: s, x: x, log: log}
 	done, err := c.run(crawlCtx)
-	if errors.Is(context.Cause(crawlCtx), errEnded) {
+	if events.Ended(crawlCtx) {
 		log.Info("crawl stopped: the export has ended")
 		return nil
 	}
@@ -178,7 +131,7 @@ func (s *Service) handle(ctx context.Context, d events.Delivery) error {
 		c.handBack(ctx)
 		return err
 	}
-	if errors.Is(err, errEnded) || errors.Is(err, events.ErrNotAllowed) {
+	if errors.Is(err, events.ErrEnded) || errors.Is(err, events.ErrNotAllowed) {
 		return nil
 	}
 	return err
@@ -187,7 +140,7 @@ func (s *Service) handle(ctx context.Context, d events.Delivery) error {
 // stillOpen refuses to add to an export that is no longer the one that was taken.
 func stillOpen(x *events.Export, requested uint64) error {
 	if x.State != events.StateRequested || x.RequestedSeq != requested {
-		return errEnded
+		return events.ErrEnded
 	}
 	return nil
 }

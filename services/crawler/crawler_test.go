@@ -281,11 +281,7 @@ func TestCancelStopsTheCrawlAtOnce(t *testing.T) {
 	require.Eventually(t, func() bool { return len(src.Requests()) == 5 }, 10*time.Second, time.Millisecond)
 	_, err = s.Append(t.Context(), x, "", func(*events.Export) (events.Payload, error) { return &events.ExportCancelled{}, nil })
 	require.NoError(t, err)
-	require.Eventually(t, func() bool {
-		service.mu.Lock()
-		defer service.mu.Unlock()
-		return len(service.running) == 0
-	}, time.Second, time.Millisecond, "crawling stops within a second")
+	require.Eventually(t, func() bool { return service.running.Len() == 0 }, time.Second, time.Millisecond, "crawling stops within a second")
 	cancel()
 	require.NoError(t, <-done)
 	got, err := s.Read(t.Context(), "default", key)
@@ -309,6 +305,9 @@ func TestTwoCrawlersOnOneExport(t *testing.T) {
 	for _, s := range []*events.Streams{a, b} {
 		service, err := New(Config{Policy: quick}, s, src.Client)
 		require.NoError(t, err)
+		service.running, err = s.Watch()
+		require.NoError(t, err)
+		defer service.running.Close()
 		wg.Go(func() { require.NoError(t, service.handle(t.Context(), d)) })
 	}
 	wg.Wait()
