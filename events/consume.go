@@ -57,6 +57,9 @@ const pullWait = 30 * time.Second
 // waits here while another process is idle.
 func (s *Streams) Consume(ctx context.Context, stream, consumer string, slots int, h Handler) error {
 	cons, err := s.js.Consumer(ctx, stream, consumer)
+	if ctx.Err() != nil {
+		return nil
+	}
 	if err != nil {
 		return fmt.Errorf("%w: consumer %s of %s: %w", ErrUnavailable, consumer, stream, err)
 	}

@@ -412,7 +412,7 @@ func TestNoEventCarriesAMessageID(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, s.SaveHeaders(t.Context(), "default", testKey, nil))
 	require.NoError(t, s.ScheduleCallback(t.Context(), "default", testKey, time.Now().Add(time.Hour)))
-	require.NoError(t, s.PublishCallback(t.Context(), "sheaf.callback.default.x", "id", "t", nil))
+	require.NoError(t, s.PublishCallback(t.Context(), "sheaf.callback.default.x", &events.Export{Tenant: "default", Key: testKey}, "t", nil))
 	for stream, n := range map[string]int{events.StreamEvents: 1, events.StreamPages: 1, events.StreamPrivate: 2, events.StreamTimers: 1, events.StreamCallbacks: 1} {
 		msgs := stored(t, s, stream, ">")
 		require.Len(t, msgs, n, stream)

@@ -167,21 +167,26 @@ func DueCallback(subject string) (tenant, key string, err error) {
 	return t[0], t[1], nil
 }
 
-// PublishCallback writes the result of an export to a subject of
-// SHEAF_CALLBACKS, for a producer without HTTP. webhookID is constant over
-// repeats; it comes as the ce-id.
-func (s *Streams) PublishCallback(ctx context.Context, subject, webhookID, eventType string, body []byte) error {
+// PublishCallback writes how an export ended to a subject of SHEAF_CALLBACKS,
+// for a producer without HTTP. The ce-id is the export's WebhookID, constant
+// over repeats; ce-correlationid tells a producer, who may not know the key,
+// which of its submissions it was.
+func (s *Streams) PublishCallback(ctx context.Context, subject string, x *Export, ceType string, body []byte) error {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.PublishTimeout)
 	defer cancel()
-	_, err := s.js.PublishMsg(ctx, &nats.Msg{Subject: subject, Data: body, Header: nats.Header{
+	h := nats.Header{
 		headerSpecVersion: {"1.0"},
-		headerID:          {webhookID},
-		headerSource:      {"/sheaf"},
-		headerType:        {eventType},
-		headerTime:        {time.Now().UTC().Format(time.RFC3339Nano)},
+		headerID:          {x.WebhookID()},
+		headerSource:      {"/sheaf/" + x.Tenant},
+		headerType:        {ceType},
+		headerSubject:     {x.Key},
+		headerTime:        {x.FinishedAt.UTC().Format(time.RFC3339Nano)},
 		headerContentType: {"application/json"},
-	}})
-	if err != nil {
+	}
+	if x.CorrelationID != "" {
+		h[headerCorrelationID] = []string{x.CorrelationID}
+	}
+	if _, err := s.js.PublishMsg(ctx, &nats.Msg{Subject: subject, Data: body, Header: h}); err != nil {
 		return publishError(err)
 	}
 	return nil

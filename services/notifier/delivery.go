@@ -87,7 +87,7 @@ func (s *Service) publish(ctx context.Context, x *events.Export, body []byte, o 
 		o.reason, o.final = "not a subject that this tenant may use", true
 		return
 	}
-	err = s.streams.PublishCallback(ctx, subject, x.WebhookID(), ceType(x), body)
+	err = s.streams.PublishCallback(ctx, subject, x, ceType(x), body)
 	switch {
 	case errors.Is(err, events.ErrUnavailable):
 		o.reason = "the stream did not confirm"

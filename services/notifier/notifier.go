@@ -45,7 +45,7 @@ const (
 	// patience is how long an attempt may occupy a slot. A slower one goes on
 	// beside the slots, so that 200 silent receivers hold up a healthy one for
 	// less than a second.
-	patience = 250 * time.Millisecond
+	patience = 100 * time.Millisecond
 	// lease is after what time another notifier takes up an attempt that goes
 	// on beside the slots of a process which died. It is renewed at half.
 	lease = 60 * time.Second

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"sheaf/events"
+	"sheaf/events/embedded"
 	"sheaf/events/eventstest"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -268,13 +269,9 @@ func TestFailedAttemptIsRepeated(t *testing.T) {
 			http.Redirect(w, r, other.URL, http.StatusPermanentRedirect)
 		}, 308, "HTTP 308; redirects are not followed"},
 		"silence": {func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, 0, "timeout"},
-		"closed":  {func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, 0, "connection closed"},
+		"closed":  {func(w http.ResponseWriter, _ *http.Request) { hangUp(w, "") }, 0, "connection closed"},
 		"not HTTP": {func(w http.ResponseWriter, _ *http.Request) {
-			conn, _, err := w.(http.Hijacker).Hijack()
-			if err == nil {
-				_, _ = conn.Write([]byte("220 mail.example.com ESMTP\r\n"))
-				_ = conn.Close()
-			}
+			hangUp(w, "220 mail.example.com ESMTP\r\n")
 		}, 0, "no valid HTTP answer"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -302,6 +299,14 @@ func TestFailedAttemptIsRepeated(t *testing.T) {
 		})
 	}
 	require.Zero(t, elsewhere.Load())
+}
+
+// hangUp closes the connection after a last word.
+func hangUp(w http.ResponseWriter, word string) {
+	if conn, _, err := w.(http.Hijacker).Hijack(); err == nil {
+		_, _ = io.WriteString(conn, word)
+		_ = conn.Close()
+	}
 }
 
 func timestamp(t *testing.T, c call) int64 {
@@ -406,6 +411,58 @@ func TestCrashBetweenEventAndScheduleLosesNothing(t *testing.T) {
 	done := until(t, s, x.Key, is(events.CallbackDone))
 	require.Equal(t, 2, done.Callback.Attempts)
 	require.Equal(t, int64(1), r.count.Load())
+}
+
+// The server purges a schedule when it fires, and with it a newer one that was
+// written meanwhile. The fired one then has to bring the newer one back.
+func TestScheduleLostToAnEarlierOneComesBack(t *testing.T) {
+	s := eventstest.Streams(t)
+	r := newReceiver(t, nil)
+	n := newService(t, s, Config{})
+	const exports = 40
+	next := time.Now().Add(4 * time.Second)
+	for i := range exports {
+		x := ended(t, s, key(i), r.URL)
+		_, err := s.Append(t.Context(), x, "", always(&events.CallbackAttempted{Terminal: x.TerminalSeq, Attempt: 1, Reason: "timeout", NextAt: next}))
+		require.NoError(t, err)
+	}
+	run(t, n)
+	for time.Now().Before(next.Add(-timerEarly)) {
+		for i := range exports {
+			require.NoError(t, s.ScheduleCallback(t.Context(), "default", key(i), time.Now()))
+		}
+	}
+	for i := range exports {
+		until(t, s, key(i), is(events.CallbackDone))
+		require.Equal(t, []events.Type{events.TypeCallbackAttempted, events.TypeCallbackDelivered}, callbackEvents(t, s, key(i)))
+	}
+	require.Equal(t, int64(exports), r.count.Load())
+}
+
+func TestAttemptThatFellDueWhileTheServerWasDownIsMade(t *testing.T) {
+	dir := t.TempDir()
+	r := newReceiver(t, func(n int64, w http.ResponseWriter, _ *http.Request) {
+		if n == 1 {
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+	})
+	start := func() (*embedded.Server, *events.Streams) {
+		srv, err := embedded.Start(embedded.Options{Dir: dir, MaxStore: 8 << 30})
+		require.NoError(t, err)
+		return srv, eventstest.StreamsOn(t, srv, events.Config{})
+	}
+	srv, s := start()
+	stop := run(t, newService(t, s, Config{Schedule: []time.Duration{time.Second}}))
+	x := ended(t, s, key(1), r.URL)
+	failed := until(t, s, x.Key, attempted(1))
+	stop()
+	srv.Stop()
+
+	<-time.After(time.Until(failed.Callback.NextAt.Add(time.Second)))
+	srv, s = start()
+	t.Cleanup(srv.Stop)
+	run(t, newService(t, s, Config{}))
+	until(t, s, x.Key, is(events.CallbackDone))
 }
 
 func TestEarlierEndingIsNotTold(t *testing.T) {
@@ -593,6 +650,13 @@ func TestDrainLetsAQuickAttemptFinish(t *testing.T) {
 	require.Equal(t, events.CallbackDone, now.Callback.State)
 }
 
+func TestRunThatEndsBeforeItBeganIsClean(t *testing.T) {
+	n := newService(t, eventstest.Streams(t), Config{})
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	require.NoError(t, n.Run(ctx))
+}
+
 func TestNATSCallbackArrivesDurably(t *testing.T) {
 	s := eventstest.Streams(t)
 	run(t, newService(t, s, Config{}))
@@ -606,6 +670,8 @@ func TestNATSCallbackArrivesDurably(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, x.WebhookID(), m.Header.Get("ce-id"))
 	require.Equal(t, "sheaf.export.completed.v1", m.Header.Get("ce-type"))
+	require.Equal(t, x.Key, m.Header.Get("ce-subject"))
+	require.Equal(t, "order 7", m.Header.Get("ce-correlationid"))
 	var body Body
 	require.NoError(t, json.Unmarshal(m.Data, &body))
 	require.Equal(t, x.Key, body.Log.HashKey)
