@@ -45,8 +45,13 @@ func (d Delivery) Event() (Event, error) {
 // again, here or elsewhere, also while an earlier call still runs.
 type Handler func(ctx context.Context, d Delivery) error
 
-// pullWait is how long a pull waits at the server for a message.
-const pullWait = 30 * time.Second
+const (
+	// pullWait is how long a pull waits at the server for a message.
+	pullWait = 30 * time.Second
+	// pullHeartbeat is how often the server says that it still has the pull;
+	// after two that are missing the pull is made again.
+	pullHeartbeat = 5 * time.Second
+)
 
 // Consume handles the messages of a durable consumer, up to slots at once,
 // until ctx ends and the handlers have returned; then it returns nil. It is
@@ -67,7 +72,10 @@ func (s *Streams) Consume(ctx context.Context, stream, consumer string, slots in
 	for range slots {
 		wg.Go(func() {
 			for ctx.Err() == nil {
-				s.consumeOne(ctx, cons, consumer, h)
+				if err := s.pull(ctx, cons, consumer, h); err != nil && ctx.Err() == nil {
+					slog.Warn("pulling messages", "consumer", consumer, "error", err)
+					wait(ctx, time.Second)
+				}
 			}
 		})
 	}
@@ -75,18 +83,38 @@ func (s *Streams) Consume(ctx context.Context, stream, consumer string, slots in
 	return nil
 }
 
-func (s *Streams) consumeOne(ctx context.Context, cons jetstream.Consumer, name string, h Handler) {
-	msg, err := next(ctx, cons)
+// pull handles one message after another until ctx ends or the pulling fails.
+func (s *Streams) pull(ctx context.Context, cons jetstream.Consumer, name string, h Handler) error {
+	// With a maximum of one, the next message is asked for by Next and no
+	// sooner.
+	iter, err := cons.Messages(jetstream.PullMaxMessages(1), jetstream.PullExpiry(pullWait), jetstream.PullHeartbeat(pullHeartbeat))
 	if err != nil {
-		if ctx.Err() == nil {
-			slog.Warn("pulling messages", "consumer", name, "error", err)
-			wait(ctx, time.Second)
+		return err
+	}
+	defer iter.Stop()
+	// A message can be on its way when ctx ends. Draining lets it arrive, so
+	// that it is handed back and need not wait for its AckWait.
+	defer context.AfterFunc(ctx, func() {
+		if s.nc.IsConnected() {
+			iter.Drain()
+		} else {
+			iter.Stop()
 		}
-		return
+	})()
+	for {
+		msg, err := iter.Next()
+		if err != nil {
+			return err
+		}
+		if ctx.Err() != nil {
+			_ = msg.Nak()
+			continue
+		}
+		handle(ctx, msg, name, h)
 	}
-	if msg == nil {
-		return
-	}
+}
+
+func handle(ctx context.Context, msg jetstream.Msg, name string, h Handler) {
 	meta, err := msg.Metadata()
 	if err != nil {
 		_ = msg.Term()
@@ -141,17 +169,6 @@ func settle(ctx context.Context, msg jetstream.Msg, d Delivery, consumer string,
 	if err != nil {
 		log.Warn("acknowledgement not sent", "error", err)
 	}
-}
-
-// next waits for one message; nil without an error means none came.
-func next(ctx context.Context, cons jetstream.Consumer) (jetstream.Msg, error) {
-	ctx, cancel := context.WithTimeout(ctx, pullWait)
-	defer cancel()
-	msg, err := cons.Next(jetstream.FetchContext(ctx))
-	if err != nil && (errors.Is(err, nats.ErrTimeout) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)) {
-		return nil, nil
-	}
-	return msg, err
 }
 
 func wait(ctx context.Context, d time.Duration) {

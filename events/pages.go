@@ -325,7 +325,9 @@ func (s *Streams) getPart(ctx context.Context, id PageID, part int) (*jetstream.
 		if attempt >= 5 || ctx.Err() != nil {
 			return nil, fmt.Errorf("%w: reading page %d: %w", ErrUnavailable, id.Number, err)
 		}
-		wait(ctx, backoff(attempt))
+		if attempt > 1 { // the first time it may just have been written
+			wait(ctx, backoff(attempt))
+		}
 	}
 }
 

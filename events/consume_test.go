@@ -1,0 +1,360 @@
+package events_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"sheaf/events"
+	"sheaf/events/embedded"
+	"sheaf/events/eventstest"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/stretchr/testify/require"
+)
+
+// submit puts a durable submission on the work queue.
+func submit(t *testing.T, s *events.Streams, n int) {
+	t.Helper()
+	_, err := s.JetStream().Publish(t.Context(), events.SubmitSubject("default", events.SourceRaw), fmt.Append(nil, n))
+	require.NoError(t, err)
+}
+
+// consuming runs Consume on the work queue until the test ends, or stop is
+// called.
+func consuming(t *testing.T, s *events.Streams, slots int, h events.Handler) (stop func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- s.Consume(ctx, events.StreamSubmit, events.ConsumerSubmissions, slots, h) }()
+	stop = sync.OnceFunc(func() {
+		cancel()
+		require.NoError(t, <-done)
+	})
+	t.Cleanup(stop)
+	return stop
+}
+
+// queue tells how many messages the work queue has, and how many of them are
+// with a handler or wait for another try.
+func queue(t *testing.T, s *events.Streams) (left, pending int) {
+	t.Helper()
+	c, err := s.JetStream().Consumer(t.Context(), events.StreamSubmit, events.ConsumerSubmissions)
+	require.NoError(t, err)
+	st, err := s.JetStream().Stream(t.Context(), events.StreamSubmit)
+	require.NoError(t, err)
+	return int(st.CachedInfo().State.Msgs), c.CachedInfo().NumAckPending
+}
+
+func TestConsumeAcknowledgesByOutcome(t *testing.T) {
+	failure := errors.New("failure")
+	for name, tc := range map[string]struct {
+		outcome    error // of the first delivery
+		deliveries int
+		min, max   time.Duration // between the first and the second
+	}{
+		"done":                          {nil, 1, 0, 0},
+		"permanent":                     {events.Permanent(failure), 1, 0, 0},
+		"permanent, wrapped":            {fmt.Errorf("x: %w", events.Permanent(failure)), 1, 0, 0},
+		"permanent with a line break":   {events.Permanent(errors.New("a\r\nb")), 1, 0, 0},
+		"later":                         {events.RetryAfter(failure, 700*time.Millisecond), 2, 700 * time.Millisecond, 3 * time.Second},
+		"later, wrapped":                {fmt.Errorf("x: %w", events.RetryAfter(failure, 700*time.Millisecond)), 2, 700 * time.Millisecond, 3 * time.Second},
+		"later by nothing":              {events.RetryAfter(failure, 0), 2, 100 * time.Millisecond, 3 * time.Second},
+		"error":                         {failure, 2, 100 * time.Millisecond, 3 * time.Second},
+		"a cancelled context inside it": {context.Canceled, 2, 100 * time.Millisecond, 3 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := eventstest.Streams(t)
+			submit(t, s, 1)
+			type delivery struct {
+				n  uint64
+				at time.Time
+			}
+			got := make(chan delivery, 10)
+			stop := consuming(t, s, 2, func(_ context.Context, d events.Delivery) error {
+				got <- delivery{d.Delivered, time.Now()}
+				if d.Delivered == 1 {
+					return tc.outcome
+				}
+				return nil
+			})
+			first := <-got
+			require.EqualValues(t, 1, first.n)
+			if tc.deliveries == 2 {
+				second := <-got
+				require.EqualValues(t, 2, second.n)
+				require.GreaterOrEqual(t, second.at.Sub(first.at), tc.min-50*time.Millisecond)
+				require.Less(t, second.at.Sub(first.at), tc.max)
+			}
+			stop()
+			require.Empty(t, got, "no further delivery")
+			require.Eventually(t, func() bool {
+				left, pending := queue(t, s)
+				return left == 0 && pending == 0
+			}, 5*time.Second, 10*time.Millisecond)
+		})
+	}
+}
+
+func TestDelaysGrow(t *testing.T) {
+	s := eventstest.Streams(t)
+	submit(t, s, 1)
+	at := make(chan time.Time, 10)
+	consuming(t, s, 1, func(_ context.Context, d events.Delivery) error {
+		at <- time.Now()
+		if d.Delivered < 4 {
+			return errors.New("again")
+		}
+		return nil
+	})
+	last := <-at
+	for _, least := range []time.Duration{100, 200, 400} {
+		next := <-at
+		require.GreaterOrEqual(t, next.Sub(last), (least-20)*time.Millisecond)
+		require.Less(t, next.Sub(last), (2*least+500)*time.Millisecond)
+		last = next
+	}
+}
+
+// A process that drains hands its work back at once, also when its connection
+// is closed the moment after.
+func TestDrainHandsBackAtOnce(t *testing.T) {
+	srv := eventstest.Server(t, "")
+	s := eventstest.StreamsOn(t, srv, events.Config{})
+	submit(t, s, 1)
+	nc, err := srv.Connect()
+	require.NoError(t, err)
+	leaving, err := events.Provision(t.Context(), nc, events.Config{SecretKey: eventstest.SecretKey})
+	require.NoError(t, err)
+	begun := make(chan struct{})
+	stop := consuming(t, leaving, 1, func(ctx context.Context, _ events.Delivery) error {
+		close(begun)
+		<-ctx.Done()
+		return events.RetryAfter(ctx.Err(), time.Hour) // the drain weighs more
+	})
+	<-begun
+	taken := make(chan uint64, 1)
+	consuming(t, s, 1, func(_ context.Context, d events.Delivery) error {
+		taken <- d.Delivered
+		return nil
+	})
+	start := time.Now()
+	stop()
+	nc.Close()
+	require.EqualValues(t, 2, <-taken)
+	require.Less(t, time.Since(start), 2*time.Second)
+}
+
+// What a handler finished while its process drains is acknowledged.
+func TestDrainWaitsForHandlers(t *testing.T) {
+	s := eventstest.Streams(t)
+	submit(t, s, 1)
+	begun, finish := make(chan struct{}), make(chan struct{})
+	stop := consuming(t, s, 1, func(ctx context.Context, _ events.Delivery) error {
+		close(begun)
+		<-ctx.Done()
+		<-finish
+		return nil
+	})
+	<-begun
+	stopped := make(chan struct{})
+	go func() { stop(); close(stopped) }()
+	select {
+	case <-stopped:
+		t.Error("Consume returned before its handler")
+	case <-time.After(50 * time.Millisecond):
+	}
+	close(finish)
+	<-stopped
+	require.Eventually(t, func() bool { left, _ := queue(t, s); return left == 0 }, 5*time.Second, 10*time.Millisecond)
+}
+
+// Processes that come and go lose no message to a pull that nobody waits for
+// any more: such a message would lie until its AckWait of 10 s.
+func TestDrainLosesNoMessageOnItsWay(t *testing.T) {
+	srv := eventstest.Server(t, "")
+	s := eventstest.StreamsOn(t, srv, events.Config{})
+	other := eventstest.StreamsOn(t, srv, events.Config{})
+	var handled atomic.Int64
+	count := func(context.Context, events.Delivery) error { handled.Add(1); return nil }
+	const rounds, messages = 40, 5
+	for round := range rounds {
+		stop := consuming(t, other, 4, count)
+		for n := range messages {
+			_, err := s.JetStream().PublishAsync(events.SubmitSubject("default", "raw"), fmt.Append(nil, round, n))
+			require.NoError(t, err)
+		}
+		<-s.JetStream().PublishAsyncComplete()
+		stop()
+	}
+	start := time.Now()
+	consuming(t, s, 4, count)
+	require.Eventually(t, func() bool { left, _ := queue(t, s); return left == 0 }, 20*time.Second, 10*time.Millisecond)
+	require.Less(t, time.Since(start), 5*time.Second)
+	require.GreaterOrEqual(t, handled.Load(), int64(rounds*messages))
+}
+
+// A message goes to a process that is free, never behind one that is busy.
+func TestNoMessageWaitsInABusyProcess(t *testing.T) {
+	srv := eventstest.Server(t, "")
+	busy, free := eventstest.StreamsOn(t, srv, events.Config{}), eventstest.StreamsOn(t, srv, events.Config{})
+	begun, release := make(chan struct{}, 2), make(chan struct{})
+	consuming(t, busy, 2, func(context.Context, events.Delivery) error {
+		begun <- struct{}{}
+		<-release
+		return nil
+	})
+	defer close(release)
+	submit(t, busy, 1)
+	submit(t, busy, 2)
+	<-begun
+	<-begun
+	handled := make(chan uint64, 100)
+	consuming(t, free, 1, func(_ context.Context, d events.Delivery) error {
+		handled <- d.Delivered
+		return nil
+	})
+	for n := range 20 {
+		submit(t, busy, n)
+		require.EqualValues(t, 1, <-handled)
+	}
+}
+
+func TestProcessesShareTheWork(t *testing.T) {
+	srv := eventstest.Server(t, "")
+	var mu sync.Mutex
+	seen := map[uint64]int{}
+	by := make([]int, 2)
+	const messages = 200
+	all := make(chan struct{})
+	for i := range by {
+		consuming(t, eventstest.StreamsOn(t, srv, events.Config{}), 3, func(_ context.Context, d events.Delivery) error {
+			mu.Lock()
+			defer mu.Unlock()
+			seen[d.Sequence]++
+			by[i]++
+			if len(seen) == messages {
+				close(all)
+			}
+			return nil
+		})
+	}
+	s := eventstest.StreamsOn(t, srv, events.Config{})
+	for n := range messages {
+		submit(t, s, n)
+	}
+	<-all
+	mu.Lock()
+	defer mu.Unlock()
+	for sequence, n := range seen {
+		require.Equal(t, 1, n, "sequence %d", sequence)
+	}
+	require.Positive(t, by[0])
+	require.Positive(t, by[1])
+}
+
+// A handler may take longer than AckWait: signs of life keep its message.
+func TestLongWorkKeepsItsMessage(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes longer than AckWait")
+	}
+	t.Parallel()
+	srv := eventstest.Server(t, "")
+	s, other := eventstest.StreamsOn(t, srv, events.Config{}), eventstest.StreamsOn(t, srv, events.Config{})
+	submit(t, s, 1)
+	deliveries := make(chan uint64, 10)
+	handler := func(_ context.Context, d events.Delivery) error {
+		deliveries <- d.Delivered
+		time.Sleep(11 * time.Second) // the work
+		return nil
+	}
+	stop, stopOther := consuming(t, s, 1, handler), consuming(t, other, 1, handler)
+	require.EqualValues(t, 1, <-deliveries)
+	require.Eventually(t, func() bool { left, _ := queue(t, s); return left == 0 }, 15*time.Second, 100*time.Millisecond)
+	stop()
+	stopOther()
+	require.Empty(t, deliveries)
+}
+
+// An outage is not the end of Consume.
+func TestConsumeSurvivesARestartOfTheServer(t *testing.T) {
+	dir := t.TempDir()
+	srv, err := embedded.Start(embedded.Options{Dir: dir, Listen: "127.0.0.1:0", MaxStore: 8 << 30})
+	require.NoError(t, err)
+	s := overTCP(t, srv.URL())
+	handled := make(chan string, 10)
+	consuming(t, s, 2, func(_ context.Context, d events.Delivery) error {
+		handled <- string(d.Data)
+		return nil
+	})
+	submit(t, s, 1)
+	require.Equal(t, "1", <-handled)
+	listen := srv.URL()[len("nats://"):]
+	srv.Stop()
+	srv, err = embedded.Start(embedded.Options{Dir: dir, Listen: listen, MaxStore: 8 << 30})
+	require.NoError(t, err)
+	t.Cleanup(srv.Stop)
+	require.Eventually(t, func() bool {
+		_, err := s.JetStream().Publish(t.Context(), events.SubmitSubject("default", "raw"), []byte("2"))
+		return err == nil
+	}, 10*time.Second, 10*time.Millisecond)
+	require.Equal(t, "2", <-handled)
+}
+
+func TestConsumeOfNothing(t *testing.T) {
+	s := eventstest.Streams(t)
+	err := s.Consume(t.Context(), events.StreamSubmit, "nobody", 1, nil)
+	require.ErrorIs(t, err, events.ErrUnavailable)
+	require.ErrorIs(t, err, jetstream.ErrConsumerNotFound)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_ = s.Consume(ctx, events.StreamSubmit, events.ConsumerSubmissions, 4, func(context.Context, events.Delivery) error {
+		t.Error("handled after the end")
+		return nil
+	})
+}
+
+// A delivery that is no event is given up, not tried for ever.
+func TestDeliveryThatIsNoEvent(t *testing.T) {
+	s := eventstest.Streams(t)
+	foreign(t, s, "sheaf.event.default.requested."+testKey, nil, `{`)
+	foreign(t, s, "sheaf.event.default.requested.nokey", nil, `{}`)
+	_, err := s.Append(t.Context(), fresh(), "", always(requested()))
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	var sequences []uint64
+	require.NoError(t, s.Consume(ctx, events.StreamEvents, events.ConsumerCrawler, 1, func(_ context.Context, d events.Delivery) error {
+		sequences = append(sequences, d.Sequence)
+		_, err := d.Event()
+		if err == nil {
+			cancel()
+		}
+		return err
+	}))
+	require.Equal(t, []uint64{1, 2, 3}, sequences)
+}
+
+// A process whose server is gone still ends soon.
+func TestDrainWithoutAServer(t *testing.T) {
+	srv, err := embedded.Start(embedded.Options{Dir: t.TempDir(), Listen: "127.0.0.1:0", MaxStore: 8 << 30})
+	require.NoError(t, err)
+	s := overTCP(t, srv.URL())
+	begun := make(chan struct{})
+	stop := consuming(t, s, 3, func(ctx context.Context, _ events.Delivery) error {
+		close(begun)
+		<-ctx.Done()
+		return ctx.Err()
+	})
+	submit(t, s, 1)
+	<-begun
+	srv.Stop()
+	require.Eventually(t, func() bool { return !s.Conn().IsConnected() }, 5*time.Second, 5*time.Millisecond)
+	start := time.Now()
+	stop()
+	require.Less(t, time.Since(start), 5*time.Second)
+}

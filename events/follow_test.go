@@ -1,0 +1,236 @@
+package events_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"sheaf/events"
+	"sheaf/events/embedded"
+	"sheaf/events/eventstest"
+
+	"github.com/nats-io/nats.go"
+	"github.com/stretchr/testify/require"
+)
+
+func overTCP(t *testing.T, url string) *events.Streams {
+	t.Helper()
+	nc, err := nats.Connect(url, nats.MaxReconnects(-1), nats.ReconnectWait(10*time.Millisecond), nats.ReconnectJitter(0, 0))
+	require.NoError(t, err)
+	t.Cleanup(nc.Close)
+	s, err := events.Provision(t.Context(), nc, events.Config{SecretKey: eventstest.SecretKey, PublishTimeout: time.Second})
+	require.NoError(t, err)
+	return s
+}
+
+// appendMany writes n exports and returns the last sequence.
+func appendMany(t *testing.T, s *events.Streams, from, n int) uint64 {
+	t.Helper()
+	var last uint64
+	for i := from; i < from+n; i++ {
+		x, err := s.Append(t.Context(), events.Export{Tenant: "default", Key: fmt.Sprintf("%032x", i)}, "", always(requested()))
+		require.NoError(t, err)
+		last = x.LastSeq
+	}
+	return last
+}
+
+// follow collects sequences until one is reached, and holds that none is
+// missing or repeated.
+func follow(t *testing.T, s *events.Streams, from, until uint64) (batches int) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	next := max(from, 1)
+	require.NoError(t, s.Follow(ctx, from, func(batch []events.Event) error {
+		batches++
+		require.NotEmpty(t, batch)
+		require.LessOrEqual(t, len(batch), 512)
+		for _, ev := range batch {
+			require.Equal(t, next, ev.Sequence)
+			next++
+		}
+		if next > until {
+			cancel()
+		}
+		return nil
+	}))
+	require.Equal(t, until+1, next)
+	return batches
+}
+
+func TestFollowIsOrderedAndWhole(t *testing.T) {
+	s := eventstest.Streams(t)
+	last := appendMany(t, s, 0, 1200)
+	batches := follow(t, s, 0, last)
+	require.Less(t, batches, 600, "events that are there come together")
+	follow(t, s, 1, last)
+	follow(t, s, 700, last)
+	follow(t, s, last, last)
+}
+
+// A follower that waits at the end of the log gets each event as it is written.
+func TestFollowWaitsForWhatIsNotWrittenYet(t *testing.T) {
+	s := eventstest.Streams(t)
+	last := appendMany(t, s, 0, 3)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	got := make(chan uint64, 10)
+	done := make(chan error, 1)
+	go func() {
+		done <- s.Follow(ctx, last+1, func(batch []events.Event) error {
+			for _, ev := range batch {
+				got <- ev.Sequence
+			}
+			return nil
+		})
+	}()
+	for n := range 3 {
+		written := appendMany(t, s, 10+n, 1)
+		require.Equal(t, written, <-got)
+	}
+	cancel()
+	require.NoError(t, <-done)
+}
+
+// A slow follower holds up nobody and misses nothing.
+func TestFollowSlowly(t *testing.T) {
+	s := eventstest.Streams(t)
+	last := appendMany(t, s, 0, 700)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	first := true
+	var next uint64 = 1
+	require.NoError(t, s.Follow(ctx, 1, func(batch []events.Event) error {
+		if first {
+			first = false
+			last = appendMany(t, s, 1000, 700) // while this one is being applied
+		}
+		for _, ev := range batch {
+			require.Equal(t, next, ev.Sequence)
+			next++
+		}
+		if next > last {
+			cancel()
+		}
+		return nil
+	}))
+}
+
+func TestFollowGoesOnAfterARestartOfTheServer(t *testing.T) {
+	dir := t.TempDir()
+	srv, err := embedded.Start(embedded.Options{Dir: dir, Listen: "127.0.0.1:0", MaxStore: 8 << 30})
+	require.NoError(t, err)
+	listen := strings.TrimPrefix(srv.URL(), "nats://")
+	s := overTCP(t, srv.URL())
+	appendMany(t, s, 0, 10)
+
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	got := make(chan uint64, 100)
+	done := make(chan error, 1)
+	go func() {
+		done <- s.Follow(ctx, 1, func(batch []events.Event) error {
+			for _, ev := range batch {
+				got <- ev.Sequence
+			}
+			return nil
+		})
+	}()
+	for want := uint64(1); want <= 10; want++ {
+		require.Equal(t, want, <-got)
+	}
+	for restart := range uint64(2) {
+		srv.Stop()
+		srv, err = embedded.Start(embedded.Options{Dir: dir, Listen: listen, MaxStore: 8 << 30})
+		require.NoError(t, err)
+		t.Cleanup(srv.Stop)
+		require.Eventually(t, func() bool { _, err := s.LastSequence(t.Context()); return err == nil }, 10*time.Second, 10*time.Millisecond)
+		appendMany(t, s, 100+10*int(restart), 5)
+		for want := 11 + 5*restart; want < 16+5*restart; want++ {
+			require.Equal(t, want, <-got)
+		}
+	}
+	cancel()
+	require.NoError(t, <-done)
+}
+
+func TestFollowEndsWhenApplyFails(t *testing.T) {
+	s := eventstest.Streams(t)
+	appendMany(t, s, 0, 600)
+	failure := errors.New("disk")
+	calls := 0
+	err := s.Follow(t.Context(), 1, func([]events.Event) error {
+		calls++
+		return failure
+	})
+	require.ErrorIs(t, err, failure)
+	require.Equal(t, 1, calls)
+}
+
+func TestFollowEndsWithItsContext(t *testing.T) {
+	s := eventstest.Streams(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	require.NoError(t, s.Follow(ctx, 1, func([]events.Event) error { return nil }), "before it began")
+	ctx, cancel = context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	require.NoError(t, s.Follow(ctx, 1, func([]events.Event) error { return nil }), "while nothing comes")
+}
+
+// Events that cannot be read keep their place.
+func TestFollowPassesOnWhatItCannotRead(t *testing.T) {
+	s := eventstest.Streams(t)
+	foreign(t, s, "sheaf.event.default.archived."+testKey, nil, `{}`)
+	foreign(t, s, "sheaf.event.default.crawled."+testKey, nil, `{`)
+	foreign(t, s, "sheaf.event.default.crawled.nokey", nil, `{}`)
+	last := appendMany(t, s, 0, 1)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var payloads []bool
+	require.NoError(t, s.Follow(ctx, 1, func(batch []events.Event) error {
+		for _, ev := range batch {
+			payloads = append(payloads, ev.Payload != nil)
+			if ev.Sequence == last {
+				cancel()
+			}
+		}
+		return nil
+	}))
+	require.Equal(t, []bool{false, false, false, true}, payloads)
+}
+
+func TestCancellationsAreHeard(t *testing.T) {
+	s := eventstest.Streams(t)
+	heard := make(chan string, 10)
+	stop, err := s.OnCancelled(func(tenant, key string) { heard <- tenant + " " + key })
+	require.NoError(t, err)
+	require.NoError(t, s.Conn().Flush())
+	x, err := s.Append(t.Context(), fresh(), "", always(requested()))
+	require.NoError(t, err)
+	_, err = s.Append(t.Context(), x, "", always(&events.ExportCancelled{}))
+	require.NoError(t, err)
+	require.Equal(t, "default "+testKey, <-heard)
+	stop()
+	require.Empty(t, heard)
+}
+
+func TestProgressIsHeard(t *testing.T) {
+	s := eventstest.Streams(t)
+	type told struct {
+		tenant, key string
+		p           events.Progress
+	}
+	heard := make(chan told, 10)
+	stop, err := s.OnProgress(func(tenant, key string, p events.Progress) { heard <- told{tenant, key, p} })
+	require.NoError(t, err)
+	defer stop()
+	require.NoError(t, s.Conn().Flush())
+	require.NoError(t, s.Conn().Publish(events.ProgressSubject("default", testKey), []byte(`{`)))
+	want := events.Progress{Phase: events.PhaseCrawling, PagesDone: 2, PagesTotal: 4, Rows: 100}
+	s.TellProgress("default", testKey, want)
+	require.Equal(t, told{"default", testKey, want}, <-heard)
+}
