@@ -1,0 +1,156 @@
+package main
+
+import (
+	"fmt"
+	"runtime"
+	"runtime/debug"
+
+	"github.com/alecthomas/kong"
+)
+
+// version is set by the linker for releases.
+var version = ""
+
+// cli is the whole command line.
+type cli struct {
+	Config    configFile `env:"SHEAF_CONFIG" type:"path" placeholder:"FILE" help:"YAML file of settings, named like the flags of serve. A flag goes before the environment, the environment before the file."`
+	logConfig `embed:""`
+	Version   kong.VersionFlag `help:"Print the version."`
+
+	Demo   demoCmd   `cmd:"" help:"Start everything, export a built-in source, show where the workbook is."`
+	Serve  serveCmd  `cmd:"" help:"Run Sheaf: REST, crawler, assembler and notifier."`
+	Export exportCmd `cmd:"" help:"Export one URL into a workbook, with a progress bar."`
+	Source sourceCmd `cmd:"" help:"Serve a JSON, NDJSON or CSV file as a paginated source."`
+
+	Submit   submitCmd   `cmd:"" group:"client" help:"Hand an export to a running server."`
+	Status   statusCmd   `cmd:"" group:"client" help:"Show one export."`
+	Watch    watchCmd    `cmd:"" group:"client" help:"Show the progress of an export until it ends."`
+	History  historyCmd  `cmd:"" group:"client" help:"List the exports of a user."`
+	Cancel   cancelCmd   `cmd:"" group:"client" help:"Stop an export."`
+	Retry    retryCmd    `cmd:"" group:"client" help:"Run a failed, cancelled or expired export again."`
+	Download downloadCmd `cmd:"" group:"client" help:"Fetch the file of a finished export."`
+
+	CallbackSecret callbackSecretCmd `cmd:"" help:"Print the secret that receivers check callbacks with."`
+}
+
+const description = `Sheaf gathers the pages of an HTTP API into a workbook.
+
+Try it, without any set-up:
+    sheaf demo
+
+Export an API that answers in the standard page format:
+    sheaf export http://127.0.0.1:8090/ -o orders.xlsx --limit 500 --conn 8
+
+Run a server, hand it work, fetch the result:
+    sheaf serve
+    sheaf submit --url http://127.0.0.1:8090/ --title Orders --wait
+    sheaf download 5ad5f7b92a816b76e70a21e4154c2485 -o orders.xlsx
+
+Exit codes: 0 done; 1 failed, with the reason on stderr; 2 wrong usage; 3 the server cannot be reached; 130 interrupted.
+
+Every flag of serve can be set as SHEAF_<FLAG> in the environment, such as SHEAF_MAX_PAGES_BYTES=8GiB, or in the YAML file of --config.`
+
+func newParser(c *cli, std stdio, exit func(int)) (*kong.Kong, error) {
+	return kong.New(c,
+		kong.Name("sheaf"),
+		kong.Description(description),
+		kong.Vars{"version": versionText()},
+		kong.Writers(std.out, std.err),
+		kong.Exit(exit),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 110}),
+		kong.ExplicitGroups([]kong.Group{{Key: "client", Title: "Client of a running server:"}}),
+		kong.Bind(std),
+	)
+}
+
+// versionText names the build: the release, else the commit.
+func versionText() string {
+	v, commit := version, ""
+	if info, ok := debug.ReadBuildInfo(); ok {
+		if v == "" {
+			v = info.Main.Version
+		}
+		for _, s := range info.Settings {
+			if s.Key == "vcs.revision" && len(s.Value) >= 12 {
+				commit = ", commit " + s.Value[:12]
+			}
+		}
+	}
+	if v == "" {
+		v = "(devel)"
+	}
+	return fmt.Sprintf("sheaf %s (%s %s/%s%s)", v, runtime.Version(), runtime.GOOS, runtime.GOARCH, commit)
+}
+
+// serverFlag names the server of a client command.
+type serverFlag struct {
+	Server string `env:"SHEAF_SERVER" default:"http://127.0.0.1:8080" placeholder:"URL" help:"The running server (${default})."`
+}
+
+// sourceFlags describe an export on the command line.
+type sourceFlags struct {
+	Limit  int      `default:"500" help:"Rows a page to ask for (${default})."`
+	Conn   int      `default:"8" help:"Requests in flight at once (${default})."`
+	Header []string `short:"H" sep:"none" placeholder:"'NAME: VALUE'" help:"Header for the source; may be repeated. Kept sealed, never logged."`
+	Param  []string `sep:"none" placeholder:"NAME=VALUE" help:"Parameter for the source; NAME:=VALUE for a JSON value. May be repeated."`
+	Method string   `default:"GET" enum:"GET,POST,get,post" help:"GET sends the parameters in the query, POST as a JSON body (${default})."`
+	Title  string   `help:"Title of the workbook."`
+}
+
+func (serveCmd) Help() string {
+	return `Runs until SIGTERM or Ctrl-C, then finishes or hands back what is in flight and exits with 0 within 15 s; a second signal ends it at once. If one role fails, the process ends with its reason and exit code 1.
+
+Examples:
+    sheaf serve
+    sheaf serve --http 127.0.0.1:9000 --data /var/lib/sheaf
+    sheaf serve --roles crawler --nats nats://a:4222,nats://b:4222 --secret-key-file key
+    SHEAF_HTTP=127.0.0.1:9000 sheaf serve --config sheaf.yaml
+
+A YAML file:
+    http: 127.0.0.1:9000
+    roles: [ingress, crawler, assembler, notifier]
+    keep-files: 72h`
+}
+
+func (demoCmd) Help() string {
+	return `Needs nothing: the source, NATS and all roles run in this process, on free ports of 127.0.0.1. The workbook and the zip that a caller would download are left in --out, checked against the size and the sha256 that the server told. The last line of the output is "workbook: PATH".
+
+Row n of the built-in source, for n from 1:
+    id          n
+    order_no    100000000000000000 + 7919 × n, a number of 18 digits
+    name        a surname of 王李张刘陈杨黄赵吴周, the (n mod 10)th from 0, and a given name of 伟芳娜敏静丽强磊军洋, the (n div 10 mod 10)th
+    amount      (37 × n mod 1000000) / 100, with two decimals
+    paid        true if n is divisible by 3, else false
+    ordered_on  2026-01-01 plus (n mod 365) days, as text
+    note        null if n is divisible by 5, else "备注 n"
+    address     {"city":"上海","zip":"z"}, where z is 200000 + n mod 1000`
+}
+
+func (exportCmd) Help() string {
+	return `Without --server everything runs in this process, in a temporary folder beside the output, and any address but those of cloud metadata may be asked. An output that ends in .zip is the zip as a caller of the API would get it; else it is the workbook. Ctrl-C cancels the export.
+
+Examples:
+    sheaf export https://api.example.com/orders -o orders.xlsx
+    sheaf export http://127.0.0.1:8090/ -o orders.xlsx --limit 1000 --conn 16 -H 'Authorization: Bearer x' --param shop=7
+    sheaf export http://10.0.0.7/orders -o orders.zip --server http://sheaf:8080`
+}
+
+func (sourceCmd) Help() string {
+	return `Serves a JSON array of objects, NDJSON, or CSV with a header line, as pages that sheaf export and the API can read: ?page=1&limit=50. The file must not change meanwhile.
+
+Example:
+    sheaf source orders.csv --listen 127.0.0.1:8090`
+}
+
+func (submitCmd) Help() string {
+	return `Takes the JSON body of the REST API from a file or, with -, from stdin; or the same by flags. Prints the key of the export.
+
+Examples:
+    sheaf submit request.json
+    sheaf submit - --wait < request.json
+    sheaf submit --url http://127.0.0.1:8090/ --title Orders --user-id 123 --callback http://127.0.0.1:9000/done`
+}
+
+func (callbackSecretCmd) Help() string {
+	return `Receivers of callbacks check the header webhook-signature with it, as Standard Webhooks describes. It is derived from the secret key of --data, --secret-key or --secret-key-file.`
+}

@@ -1,0 +1,429 @@
+package main
+
+import (
+	"archive/zip"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// client speaks to the REST API of a running server.
+type client struct {
+	base *url.URL
+	http *http.Client
+}
+
+// newClient returns a client of the server at a base URL such as
+// http://127.0.0.1:8080.
+func newClient(server string) (*client, error) {
+	u, err := url.Parse(server)
+	if err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {
+		return nil, usagef("--server %q: want http://HOST:PORT or https://HOST", server)
+	}
+	return &client{base: u, http: &http.Client{Transport: &http.Transport{
+		Proxy:                 http.ProxyFromEnvironment,
+		DialContext:           (&net.Dialer{Timeout: 5 * time.Second}).DialContext,
+		ResponseHeaderTimeout: 30 * time.Second,
+		ForceAttemptHTTP2:     true,
+	}}}, nil
+}
+
+func (c *client) close() { c.http.CloseIdleConnections() }
+
+// unreachableError is a server that gave no answer.
+type unreachableError struct {
+	server string
+	err    error
+}
+
+func (e *unreachableError) Error() string {
+	return fmt.Sprintf("no answer from %s: %v; does sheaf serve run there? (see --server)", e.server, e.err)
+}
+func (e *unreachableError) Unwrap() error { return e.err }
+
+// apiError is a refusal of the server.
+type apiError struct {
+	Status, Errcode int
+	Msg, RequestID  string
+}
+
+func (e *apiError) Error() string {
+	msg := e.Msg
+	if msg == "" {
+		msg = http.StatusText(e.Status)
+	}
+	return fmt.Sprintf("the server refused: %s (HTTP %d, errcode %d, request %s)", msg, e.Status, e.Errcode, e.RequestID)
+}
+
+// temporary reports whether the server asked to come again.
+func temporary(err error) bool {
+	var api *apiError
+	if errors.As(err, &api) {
+		return api.Status == http.StatusServiceUnavailable || api.Status == http.StatusTooManyRequests ||
+			api.Status == http.StatusBadGateway || api.Status == http.StatusGatewayTimeout
+	}
+	var unreachable *unreachableError
+	return errors.As(err, &unreachable)
+}
+
+// maxAnswer bounds an answer of the API; history is the largest.
+const maxAnswer = 64 << 20
+
+// call sends one request and returns the envelope's data. body is JSON, or nil
+// for a GET.
+func (c *client) call(ctx context.Context, path string, query url.Values, body []byte) (json.RawMessage, error) {
+	u := c.base.JoinPath(path)
+	u.RawQuery = query.Encode()
+	method, reader := http.MethodGet, io.Reader(nil)
+	if body != nil {
+		method, reader = http.MethodPost, bytes.NewReader(body)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, u.String(), reader)
+	if err != nil {
+		return nil, err
+	}
+	if body != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	res, err := c.http.Do(req)
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		return nil, &unreachableError{c.base.Redacted(), bare(err)}
+	}
+	defer res.Body.Close()
+	data, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer))
+	if err != nil {
+		return nil, &unreachableError{c.base.Redacted(), err}
+	}
+	var answer struct {
+		Errcode   *int            `json:"errcode"`
+		Msg       string          `json:"msg"`
+		Data      json.RawMessage `json:"data"`
+		RequestID string          `json:"request_id"`
+	}
+	if err := json.Unmarshal(data, &answer); err != nil || answer.Errcode == nil {
+		return nil, &apiError{Status: res.StatusCode, Msg: "the answer is not one of Sheaf; is " + c.base.Redacted() + " the right server?"}
+	}
+	if res.StatusCode >= 300 || *answer.Errcode != 0 {
+		return nil, &apiError{res.StatusCode, *answer.Errcode, answer.Msg, answer.RequestID}
+	}
+	return answer.Data, nil
+}
+
+// bare drops the "Get http://...:" that net/http puts before an error.
+func bare(err error) error {
+	var u *url.Error
+	if errors.As(err, &u) {
+		return u.Err
+	}
+	return err
+}
+
+// exportDetail is what the API tells of an export.
+type exportDetail struct {
+	ID         uint64 `json:"id"`
+	Key        string `json:"hash_key"`
+	Title      string `json:"title"`
+	ExtType    string `json:"ext_type"`
+	SourceType string `json:"source_type"`
+	Status     int    `json:"status"`
+	FailReason string `json:"fail_reason"`
+	ErrorCode  string `json:"error_code"`
+	CreatedAt  moment `json:"created_at"`
+	FinishedAt moment `json:"finished_at"`
+	ExpiresAt  moment `json:"expires_at"`
+	DownURL    string `json:"down_url"`
+	Progress   *struct {
+		Phase      string `json:"phase"`
+		PagesDone  int    `json:"pages_done"`
+		PagesTotal int    `json:"pages_total"`
+		Rows       int64  `json:"rows"`
+	} `json:"progress"`
+	Rows     int64        `json:"rows"`
+	Files    []exportFile `json:"files"`
+	Warnings []struct {
+		Code    string `json:"code"`
+		Message string `json:"message"`
+	} `json:"warnings"`
+	Callback *struct {
+		State      string `json:"state"`
+		Attempts   int    `json:"attempts"`
+		LastStatus int    `json:"last_status"`
+	} `json:"callback"`
+}
+
+type exportFile struct {
+	Name   string `json:"name"`
+	Size   int64  `json:"size"`
+	SHA256 string `json:"sha256"`
+	Rows   int64  `json:"rows"`
+}
+
+// moment is a time that may be missing: null, "" or absent.
+type moment struct{ time.Time }
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (m *moment) UnmarshalJSON(data []byte) error {
+	if string(data) == `""` {
+		*m = moment{}
+		return nil
+	}
+	return json.Unmarshal(data, &m.Time)
+}
+
+// String is for people: local time, "" when missing.
+func (m moment) String() string {
+	if m.IsZero() {
+		return ""
+	}
+	return m.Local().Format(time.DateTime)
+}
+
+// The status numbers of the API.
+const (
+	statusProcessing = 1
+	statusSucceeded  = 2
+	statusFailed     = 3
+	statusCancelled  = 4
+)
+
+func statusName(status int) string {
+	switch status {
+	case statusProcessing:
+		return "processing"
+	case statusSucceeded:
+		return "succeeded"
+	case statusFailed:
+		return "failed"
+	case statusCancelled:
+		return "cancelled"
+	}
+	return "status " + strconv.Itoa(status)
+}
+
+// submit hands an export in and returns its key. sourceType is http or raw.
+func (c *client) submit(ctx context.Context, sourceType string, body []byte) (string, error) {
+	data, err := c.call(ctx, "/v1/export/"+sourceType, nil, body)
+	if err != nil {
+		return "", err
+	}
+	var accepted struct {
+		Key string `json:"hash_key"`
+	}
+	if err := json.Unmarshal(data, &accepted); err != nil || accepted.Key == "" {
+		return "", errors.New("the server accepted the export but named no hash_key")
+	}
+	return accepted.Key, nil
+}
+
+// detail returns what is known of an export, parsed and as it came.
+func (c *client) detail(ctx context.Context, key string) (exportDetail, json.RawMessage, error) {
+	data, err := c.call(ctx, "/v1/export/detail", url.Values{"key": {key}}, nil)
+	if err != nil {
+		return exportDetail{}, nil, err
+	}
+	var d exportDetail
+	if err := json.Unmarshal(data, &d); err != nil {
+		return exportDetail{}, nil, fmt.Errorf("reading the server's answer: %w", err)
+	}
+	return d, data, nil
+}
+
+// act posts a key to an operation such as cancel.
+func (c *client) act(ctx context.Context, operation, key string) (json.RawMessage, error) {
+	body, err := json.Marshal(map[string]string{"key": key})
+	if err != nil {
+		return nil, err
+	}
+	return c.call(ctx, "/v1/export/"+operation, nil, body)
+}
+
+// maxOutage is how long a wait goes on without an answer.
+const maxOutage = time.Minute
+
+// wait asks until the export has ended and shows how far it is. The error is
+// nil only for one that succeeded.
+func (c *client) wait(ctx context.Context, key string, show progress) (exportDetail, error) {
+	defer show.close()
+	var outage time.Time
+	for pause := 20 * time.Millisecond; ; pause = min(pause*3/2, 500*time.Millisecond) {
+		d, _, err := c.detail(ctx, key)
+		switch {
+		case err == nil:
+			outage = time.Time{}
+			show.update(d)
+			if d.Status != statusProcessing {
+				return d, ended(d)
+			}
+		case !temporary(err):
+			return d, err
+		case outage.IsZero():
+			outage = time.Now()
+		case time.Since(outage) > maxOutage:
+			return d, err
+		}
+		select {
+		case <-ctx.Done():
+			return d, ctx.Err()
+		case <-time.After(pause):
+		}
+	}
+}
+
+// ended is nil for an export that succeeded and else says why not.
+func ended(d exportDetail) error {
+	switch d.Status {
+	case statusSucceeded:
+		return nil
+	case statusCancelled:
+		return errors.New("the export was cancelled")
+	}
+	reason := d.FailReason
+	if reason == "" {
+		reason = "no reason given"
+	}
+	if d.ErrorCode != "" {
+		reason += " (" + d.ErrorCode + ")"
+	}
+	return errors.New("the export failed: " + reason)
+}
+
+// download writes the export's file to name, which appears whole and checked
+// or not at all. A broken transfer is taken up where it broke.
+func (c *client) download(ctx context.Context, d exportDetail, name string) error {
+	if err := ended(d); d.Status != statusProcessing && err != nil {
+		return err
+	}
+	if d.Status == statusProcessing {
+		return errors.New("the export is still under way (see sheaf watch)")
+	}
+	if d.DownURL == "" || len(d.Files) == 0 {
+		return errors.New("the file is gone: it has expired (see sheaf retry)")
+	}
+	return writeWhole(name, func(f *os.File) error {
+		want := d.Files[0]
+		sum, got := sha256.New(), int64(0)
+		for attempt := 1; ; attempt++ {
+			n, err := c.downloadFrom(ctx, d.DownURL, io.MultiWriter(f, sum), got)
+			got += n
+			if err == nil {
+				return checkFile(want, got, sum)
+			}
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			if attempt == 5 || (n == 0 && !temporary(err)) {
+				return err
+			}
+			select {
+			case <-ctx.Done():
+			case <-time.After(time.Duration(attempt) * 200 * time.Millisecond):
+			}
+		}
+	})
+}
+
+func checkFile(want exportFile, size int64, sum hash.Hash) error {
+	if size != want.Size {
+		return fmt.Errorf("the download has %d bytes, the export %d", size, want.Size)
+	}
+	if got := hex.EncodeToString(sum.Sum(nil)); want.SHA256 != "" && got != want.SHA256 {
+		return fmt.Errorf("the download has sha256 %s, the export %s", got, want.SHA256)
+	}
+	return nil
+}
+
+// downloadFrom copies the file from an offset on and returns how much it
+// copied. The link's signature covers its path, so the link is asked of the
+// server that this client knows: its public name may not be reachable from
+// here.
+func (c *client) downloadFrom(ctx context.Context, link string, w io.Writer, offset int64) (int64, error) {
+	u, err := url.Parse(link)
+	if err != nil {
+		return 0, fmt.Errorf("the server's link: %w", err)
+	}
+	if at := strings.Index(u.Path, "/v1/down/"); at >= 0 {
+		query := u.RawQuery
+		u = c.base.JoinPath(u.Path[at:])
+		u.RawQuery = query
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
+	if err != nil {
+		return 0, err
+	}
+	want := http.StatusOK
+	if offset > 0 {
+		req.Header.Set("Range", "bytes="+strconv.FormatInt(offset, 10)+"-")
+		want = http.StatusPartialContent
+	}
+	res, err := c.http.Do(req)
+	if err != nil {
+		return 0, &unreachableError{c.base.Redacted(), bare(err)}
+	}
+	defer res.Body.Close()
+	if res.StatusCode != want {
+		return 0, &apiError{Status: res.StatusCode, Msg: "the download failed"}
+	}
+	n, err := io.Copy(w, res.Body)
+	if err != nil {
+		return n, fmt.Errorf("downloading: %w", err)
+	}
+	return n, nil
+}
+
+// writeWhole makes a file by way of a temporary one beside it: after an error
+// or a crash name is as it was.
+func writeWhole(name string, write func(*os.File) error) error {
+	f, err := os.CreateTemp(filepath.Dir(name), ".sheaf-*.part")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	defer f.Close()
+	if err := write(f); err != nil {
+		return err
+	}
+	if err := errors.Join(f.Chmod(0o644), f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), name)
+}
+
+// extract takes the one workbook out of a zip.
+func extract(archive, name string) error {
+	z, err := zip.OpenReader(archive)
+	if err != nil {
+		return fmt.Errorf("opening the downloaded zip: %w", err)
+	}
+	defer z.Close()
+	if len(z.File) != 1 {
+		return fmt.Errorf("the export holds %d files; choose an output that ends in .zip", len(z.File))
+	}
+	entry, err := z.File[0].Open()
+	if err != nil {
+		return fmt.Errorf("opening the downloaded zip: %w", err)
+	}
+	defer entry.Close()
+	return writeWhole(name, func(f *os.File) error {
+		if _, err := io.Copy(f, entry); err != nil {
+			return fmt.Errorf("extracting the workbook: %w", err)
+		}
+		return nil
+	})
+}

@@ -1,0 +1,411 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"net/url"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"sheaf/events"
+)
+
+type serveCmd struct {
+	Config `embed:""`
+}
+
+func (c *serveCmd) Run(ctx context.Context, std stdio) error {
+	err := serve(ctx, c.Config, func(s *system) { s.announce(std.out) })
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		return nil // stopped before it had started
+	}
+	return err
+}
+
+type callbackSecretCmd struct {
+	Tenant    string `default:"default" help:"Tenant whose callbacks are meant (${default})."`
+	KeyConfig `embed:""`
+}
+
+func (c *callbackSecretCmd) Run(std stdio) error {
+	if !events.ValidTenant(c.Tenant) {
+		return usagef("--tenant %q: want 1 to 32 of a-z, 0-9, _ and -", c.Tenant)
+	}
+	secret, err := c.secretKey()
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%w; sheaf serve makes one at its first start", err)
+	}
+	if err != nil {
+		return err
+	}
+	keys, err := events.NewKeyring(secret)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintln(std.out, keys.WebhookSecret(c.Tenant))
+	return err
+}
+
+type submitCmd struct {
+	File        string `arg:"" optional:"" help:"JSON body of the REST API; - for stdin."`
+	URL         string `name:"url" help:"Source to export, instead of a file."`
+	sourceFlags `embed:""`
+	UserID      string `name:"user-id" help:"Who exports; history lists by it."`
+	Callback    string `placeholder:"URL" help:"Told when the export has ended."`
+	Wait        bool   `help:"Show the progress until the export has ended; exit with 1 if it failed."`
+	JSON        bool   `name:"json" help:"Print JSON."`
+	serverFlag  `embed:""`
+}
+
+func (c *submitCmd) Run(ctx context.Context, std stdio) error {
+	body, sourceType, err := c.body(std.in)
+	if err != nil {
+		return err
+	}
+	client, err := newClient(c.Server)
+	if err != nil {
+		return err
+	}
+	defer client.close()
+	key, err := client.submit(ctx, sourceType, body)
+	if err != nil {
+		return err
+	}
+	if !c.Wait {
+		if c.JSON {
+			return printJSON(std.out, map[string]string{"hash_key": key})
+		}
+		fmt.Fprintln(std.out, key)
+		return nil
+	}
+	fmt.Fprintln(std.err, "export", key)
+	return watch(ctx, std, client, key, c.JSON)
+}
+
+func (c *submitCmd) body(stdin io.Reader) (body []byte, sourceType string, err error) {
+	if (c.File == "") == (c.URL == "") {
+		return nil, "", usagef("submit: give either a file (or -) or --url")
+	}
+	if c.URL != "" {
+		body, err = c.request(c.URL, c.UserID, c.Callback)
+		return body, events.SourceHTTP, err
+	}
+	if c.File == "-" {
+		body, err = io.ReadAll(stdin)
+	} else {
+		body, err = os.ReadFile(c.File)
+	}
+	if err != nil {
+		return nil, "", fmt.Errorf("submit: %w", err)
+	}
+	var request struct {
+		Raw json.RawMessage `json:"source_raw"`
+	}
+	if err := json.Unmarshal(body, &request); err != nil {
+		return nil, "", fmt.Errorf("submit: %s is not a JSON body of the API: %w", c.File, err)
+	}
+	if request.Raw != nil {
+		return body, events.SourceRaw, nil
+	}
+	return body, events.SourceHTTP, nil
+}
+
+// request is the REST body of an export that was described by flags.
+func (f sourceFlags) request(source, userID, callback string) ([]byte, error) {
+	if u, err := url.Parse(source); err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {
+		return nil, usagef("%q is not a URL; want http://HOST/PATH or https://HOST/PATH", source)
+	}
+	if f.Limit < 1 {
+		return nil, usagef("--limit %d: want at least 1", f.Limit)
+	}
+	if f.Conn < 1 {
+		return nil, usagef("--conn %d: want at least 1", f.Conn)
+	}
+	header := map[string]string{}
+	for _, h := range f.Header {
+		name, value, ok := strings.Cut(h, ":")
+		if name = strings.TrimSpace(name); !ok || name == "" {
+			return nil, usagef("--header %q: want 'NAME: VALUE'", h)
+		}
+		header[name] = strings.TrimSpace(value)
+	}
+	param := map[string]any{"limit": f.Limit}
+	for _, p := range f.Param {
+		name, value, ok := strings.Cut(p, "=")
+		if !ok || name == "" {
+			return nil, usagef("--param %q: want NAME=VALUE or NAME:=JSON", p)
+		}
+		if bare, isJSON := strings.CutSuffix(name, ":"); isJSON {
+			if !json.Valid([]byte(value)) {
+				return nil, usagef("--param %q: what follows := is not JSON", p)
+			}
+			param[bare] = json.RawMessage(value)
+		} else {
+			param[name] = value
+		}
+	}
+	return json.Marshal(map[string]any{
+		"timestamp": time.Now().Unix(), "ext_type": "XLSX", "title": f.Title, "user_id": userID, "callback": callback,
+		"source_http": map[string]any{
+			"url": source, "method": strings.ToUpper(f.Method), "header": header, "param": param, "conn": f.Conn,
+		},
+	})
+}
+
+type statusCmd struct {
+	Key        string `arg:"" help:"Key of the export."`
+	JSON       bool   `name:"json" help:"Print JSON."`
+	serverFlag `embed:""`
+}
+
+func (c *statusCmd) Run(ctx context.Context, std stdio) error {
+	client, err := newClient(c.Server)
+	if err != nil {
+		return err
+	}
+	defer client.close()
+	d, raw, err := client.detail(ctx, c.Key)
+	if err != nil {
+		return err
+	}
+	if c.JSON {
+		return printJSON(std.out, raw)
+	}
+	printDetail(std.out, d)
+	return nil
+}
+
+type watchCmd struct {
+	Key        string `arg:"" help:"Key of the export."`
+	JSON       bool   `name:"json" help:"Print JSON at the end."`
+	serverFlag `embed:""`
+}
+
+func (c *watchCmd) Run(ctx context.Context, std stdio) error {
+	client, err := newClient(c.Server)
+	if err != nil {
+		return err
+	}
+	defer client.close()
+	return watch(ctx, std, client, c.Key, c.JSON)
+}
+
+// watch waits for the end of an export and prints how it stands then.
+func watch(ctx context.Context, std stdio, client *client, key string, asJSON bool) error {
+	d, err := client.wait(ctx, key, newProgress(std.err))
+	if d.Key == "" || d.Status == statusProcessing {
+		return err
+	}
+	if !asJSON {
+		printDetail(std.out, d)
+		return err
+	}
+	_, raw, detailErr := client.detail(ctx, key)
+	if detailErr != nil {
+		return errors.Join(err, detailErr)
+	}
+	return errors.Join(err, printJSON(std.out, raw))
+}
+
+type historyCmd struct {
+	UserID     string `name:"user-id" required:"" help:"Whose exports."`
+	Limit      int    `help:"At most so many, newest first."`
+	JSON       bool   `name:"json" help:"Print JSON."`
+	serverFlag `embed:""`
+}
+
+func (c *historyCmd) Run(ctx context.Context, std stdio) error {
+	client, err := newClient(c.Server)
+	if err != nil {
+		return err
+	}
+	defer client.close()
+	query := url.Values{"user_id": {c.UserID}}
+	if c.Limit > 0 {
+		query.Set("limit", strconv.Itoa(c.Limit))
+	}
+	raw, err := client.call(ctx, "/v1/export/history", query, nil)
+	if err != nil {
+		return err
+	}
+	if c.JSON {
+		return printJSON(std.out, raw)
+	}
+	var exports []exportDetail
+	if err := json.Unmarshal(raw, &exports); err != nil {
+		return fmt.Errorf("reading the server's answer: %w", err)
+	}
+	w := tabwriter.NewWriter(std.out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "CREATED\tSTATUS\tKEY\tTITLE\tREASON")
+	for _, d := range exports {
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", d.CreatedAt, statusName(d.Status), d.Key, oneLine(d.Title), oneLine(d.FailReason))
+	}
+	return w.Flush()
+}
+
+type cancelCmd struct {
+	Key        string `arg:"" help:"Key of the export."`
+	JSON       bool   `name:"json" help:"Print JSON."`
+	serverFlag `embed:""`
+}
+
+func (c *cancelCmd) Run(ctx context.Context, std stdio) error {
+	return act(ctx, std, c.Server, "cancel", c.Key, c.JSON)
+}
+
+type retryCmd struct {
+	Key        string `arg:"" help:"Key of the export."`
+	Wait       bool   `help:"Show the progress until the export has ended; exit with 1 if it failed."`
+	JSON       bool   `name:"json" help:"Print JSON."`
+	serverFlag `embed:""`
+}
+
+func (c *retryCmd) Run(ctx context.Context, std stdio) error {
+	if !c.Wait {
+		return act(ctx, std, c.Server, "retry", c.Key, c.JSON)
+	}
+	client, err := newClient(c.Server)
+	if err != nil {
+		return err
+	}
+	defer client.close()
+	if _, err := client.act(ctx, "retry", c.Key); err != nil {
+		return err
+	}
+	return watch(ctx, std, client, c.Key, c.JSON)
+}
+
+// act cancels or retries, and prints how the export stands then.
+func act(ctx context.Context, std stdio, server, operation, key string, asJSON bool) error {
+	client, err := newClient(server)
+	if err != nil {
+		return err
+	}
+	defer client.close()
+	raw, err := client.act(ctx, operation, key)
+	if err != nil {
+		return err
+	}
+	if asJSON {
+		return printJSON(std.out, raw)
+	}
+	d, _, err := client.detail(ctx, key)
+	if err != nil {
+		return err
+	}
+	printDetail(std.out, d)
+	return nil
+}
+
+type downloadCmd struct {
+	Key        string `arg:"" help:"Key of the export."`
+	Output     string `short:"o" type:"path" placeholder:"FILE" help:"Where to write it; .zip keeps the zip, else the workbook is taken out. Default: KEY.zip here."`
+	Force      bool   `short:"f" help:"Replace the output if it exists."`
+	JSON       bool   `name:"json" help:"Print JSON."`
+	serverFlag `embed:""`
+}
+
+func (c *downloadCmd) Run(ctx context.Context, std stdio) error {
+	if !events.ValidKey(c.Key) {
+		return usagef("%q is not the key of an export: want 32 hexadecimal characters", c.Key)
+	}
+	out := c.Output
+	if out == "" {
+		out = c.Key + ".zip"
+	}
+	if err := checkOutput(out, c.Force); err != nil {
+		return err
+	}
+	client, err := newClient(c.Server)
+	if err != nil {
+		return err
+	}
+	defer client.close()
+	d, _, err := client.detail(ctx, c.Key)
+	if err != nil {
+		return err
+	}
+	if err := client.fetch(ctx, d, out); err != nil {
+		return err
+	}
+	return printFile(std.out, out, d, c.JSON)
+}
+
+// printDetail tells an export to a person.
+func printDetail(out io.Writer, d exportDetail) {
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	line := func(name, value string) {
+		if value != "" {
+			fmt.Fprintf(w, "%s\t%s\n", name, value)
+		}
+	}
+	line("key", d.Key)
+	line("title", oneLine(d.Title))
+	line("status", statusName(d.Status))
+	if d.Status == statusProcessing && d.Progress != nil {
+		line("phase", phaseName(d.Progress.Phase))
+		line("pages", fmt.Sprintf("%s of %s", thousands(int64(d.Progress.PagesDone)), thousands(int64(d.Progress.PagesTotal))))
+		line("rows", thousands(d.Progress.Rows))
+	}
+	reason := oneLine(d.FailReason)
+	if d.ErrorCode != "" {
+		reason += " (" + d.ErrorCode + ")"
+	}
+	line("reason", reason)
+	line("created", d.CreatedAt.String())
+	line("finished", d.FinishedAt.String())
+	if d.Status == statusSucceeded {
+		line("rows", thousands(d.Rows))
+		line("expires", d.ExpiresAt.String())
+	}
+	for _, f := range d.Files {
+		line("file", fmt.Sprintf("%s, %s, sha256 %s", oneLine(f.Name), humanBytes(f.Size), f.SHA256))
+	}
+	line("link", d.DownURL)
+	for _, x := range d.Warnings {
+		line("warning", x.Code+": "+oneLine(x.Message))
+	}
+	if d.Callback != nil && d.Callback.State != "" {
+		line("callback", fmt.Sprintf("%s after %d attempts, last status %d", d.Callback.State, d.Callback.Attempts, d.Callback.LastStatus))
+	}
+	_ = w.Flush()
+}
+
+// oneLine keeps a caller's text from moving the cursor of a terminal.
+func oneLine(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f || (r >= 0x80 && r < 0xa0) {
+			return ' '
+		}
+		return r
+	}, s)
+}
+
+func printJSON(w io.Writer, v any) error {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	var b bytes.Buffer
+	if err := json.Indent(&b, data, "", "  "); err != nil {
+		return err
+	}
+	b.WriteByte('\n')
+	_, err = b.WriteTo(w)
+	return err
+}
+
+func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
+
+func randomName() string { return strings.ToLower(rand.Text()) }

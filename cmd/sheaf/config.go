@@ -1,0 +1,338 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"net/netip"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/alecthomas/kong"
+	"go.yaml.in/yaml/v3"
+)
+
+// Config is every setting of a Sheaf process. A setting is a flag, an
+// environment variable SHEAF_<FLAG> and a key of the YAML file, and the first
+// of these that names it wins, in that order.
+type Config struct {
+	HTTP           string        `name:"http" env:"SHEAF_HTTP" default:"127.0.0.1:8080" placeholder:"HOST:PORT" help:"Where the ingress serves REST, console and metrics (${default})."`
+	PublicURL      string        `env:"SHEAF_PUBLIC_URL" placeholder:"URL" help:"Base of the links that are handed out. Default: made from --http."`
+	InsecureNoAuth bool          `env:"SHEAF_INSECURE_NO_AUTH" help:"Serve other machines although nobody has to authenticate. Only behind something that does."`
+	Roles          []string      `env:"SHEAF_ROLES" default:"ingress,crawler,assembler,notifier" placeholder:"ROLE" help:"What this process does: ${default}."`
+	KeyConfig      `embed:""`    // --data, --secret-key, --secret-key-file
+	NATS           []string      `name:"nats" env:"SHEAF_NATS" placeholder:"URL" help:"NATS servers to use. Default: a server of its own inside the process."`
+	NATSCreds      string        `name:"nats-creds" env:"SHEAF_NATS_CREDS" placeholder:"FILE" help:"Credentials file for --nats."`
+	NATSContext    string        `name:"nats-context" env:"SHEAF_NATS_CONTEXT" placeholder:"NAME" help:"Connect as this context of the nats command line tool does, instead of --nats."`
+	NATSListen     string        `name:"nats-listen" env:"SHEAF_NATS_LISTEN" default:"127.0.0.1:4222" placeholder:"HOST:PORT" help:"Where the embedded NATS server takes producers; none for in-process only (${default})."`
+	Replicas       int           `env:"SHEAF_REPLICAS" placeholder:"N" help:"Copies of every stream. Default: 1 embedded, 3 with --nats."`
+	Files          string        `env:"SHEAF_FILES" placeholder:"URL" help:"Where finished files are kept: file://FOLDER or nats://BUCKET. Default: file://<data>/files, with --nats nats://sheaf-files."`
+	AllowCIDR      []string      `name:"allow-cidr" env:"SHEAF_ALLOW_CIDR" placeholder:"CIDR" help:"Private address ranges that sources and callbacks may live in, or none. Default: loopback, only while --http and NATS are on loopback."`
+	MaxPagesBytes  byteSize      `env:"SHEAF_MAX_PAGES_BYTES" default:"4GiB" placeholder:"SIZE" help:"Most bytes of pages that are kept at once (${default})."`
+	MaxHistory     int           `env:"SHEAF_MAX_HISTORY" default:"100000" placeholder:"N" help:"Most exports that are remembered (${default})."`
+	KeepFiles      time.Duration `env:"SHEAF_KEEP_FILES" default:"168h" placeholder:"DURATION" help:"How long finished files can be downloaded (${default})."`
+	KeepPages      time.Duration `env:"SHEAF_KEEP_PAGES" default:"24h" placeholder:"DURATION" help:"At most how long pages of ended exports are kept for a retry (${default})."`
+	KeepHistory    time.Duration `env:"SHEAF_KEEP_HISTORY" default:"168h" placeholder:"DURATION" help:"How long ended exports are remembered (${default})."`
+}
+
+// KeyConfig says where the secret key is.
+type KeyConfig struct {
+	Data          string `env:"SHEAF_DATA" default:"./sheaf-data" type:"path" placeholder:"FOLDER" help:"Folder of the embedded JetStream, the projection, finished files and the secret key (./sheaf-data)."`
+	SecretKey     string `env:"SHEAF_SECRET_KEY" placeholder:"KEY" help:"At least 32 random bytes as hex or base64, or @FILE. Seals, signs and keys. Default: made and kept in --data; required with --nats."`
+	SecretKeyFile string `env:"SHEAF_SECRET_KEY_FILE" type:"path" placeholder:"FILE" help:"File that holds the secret key."`
+}
+
+// logConfig says how to log.
+type logConfig struct {
+	LogFormat string `env:"SHEAF_LOG_FORMAT" enum:",text,json" default:"" placeholder:"text|json" help:"Default: text on a terminal, else json."`
+	LogLevel  string `env:"SHEAF_LOG_LEVEL" enum:",debug,info,warn,error" default:"" placeholder:"LEVEL" help:"debug, info, warn or error. Default: info for serve, warn else."`
+}
+
+// The roles of a process.
+const (
+	roleIngress   = "ingress"
+	roleCrawler   = "crawler"
+	roleAssembler = "assembler"
+	roleNotifier  = "notifier"
+)
+
+var allRoles = []string{roleIngress, roleCrawler, roleAssembler, roleNotifier}
+
+func (c *Config) has(role string) bool { return slices.Contains(c.Roles, role) }
+
+// embedded reports whether the process runs its own NATS server.
+func (c *Config) embedded() bool { return len(c.NATS) == 0 && c.NATSContext == "" }
+
+// complete checks the settings against each other and fills in the defaults
+// that depend on others. It touches neither disk nor network. Every error is
+// one of usage.
+func (c *Config) complete() error {
+	for _, r := range c.Roles {
+		if !slices.Contains(allRoles, r) {
+			return usagef("--roles: unknown role %q; the roles are %s", r, strings.Join(allRoles, ", "))
+		}
+	}
+	if len(c.Roles) == 0 {
+		return usagef("--roles: name at least one of %s", strings.Join(allRoles, ", "))
+	}
+	if c.has(roleIngress) {
+		if err := checkAddress("--http", c.HTTP); err != nil {
+			return err
+		}
+		if !loopbackAddress(c.HTTP) && !c.InsecureNoAuth {
+			return usagef("--http %s can be reached from other machines, and nobody has to authenticate: listen on 127.0.0.1, "+
+				"or put a proxy that authenticates in front and say --insecure-no-auth", c.HTTP)
+		}
+	}
+	if c.embedded() {
+		if c.NATSListen != "none" {
+			if err := checkAddress("--nats-listen", c.NATSListen); err != nil {
+				return err
+			}
+			if !loopbackAddress(c.NATSListen) && !c.InsecureNoAuth {
+				return usagef("--nats-listen %s can be reached from other machines, and the embedded server asks for no credentials: listen on 127.0.0.1, "+
+					"use a NATS server of your own with --nats, or say --insecure-no-auth", c.NATSListen)
+			}
+		}
+		if c.NATSCreds != "" {
+			return usagef("--nats-creds needs --nats: the embedded server asks for no credentials")
+		}
+	} else {
+		if len(c.NATS) > 0 && c.NATSContext != "" {
+			return usagef("--nats and --nats-context exclude each other")
+		}
+		if c.NATSContext != "" && c.NATSCreds != "" {
+			return usagef("--nats-creds and --nats-context exclude each other: a context names its own credentials")
+		}
+		if c.SecretKey == "" && c.SecretKeyFile == "" {
+			return usagef("--nats needs --secret-key or --secret-key-file, the same for every process; make one with: openssl rand -hex 32")
+		}
+	}
+	if c.SecretKey != "" && c.SecretKeyFile != "" {
+		return usagef("--secret-key and --secret-key-file exclude each other")
+	}
+	switch {
+	case c.Replicas == 0 && c.embedded():
+		c.Replicas = 1
+	case c.Replicas == 0:
+		c.Replicas = 3
+	case c.embedded() && c.Replicas != 1:
+		return usagef("--replicas %d: the embedded server is alone and keeps one copy; use --nats for more", c.Replicas)
+	case c.Replicas != 1 && c.Replicas != 3 && c.Replicas != 5:
+		return usagef("--replicas %d: want 1, 3 or 5", c.Replicas)
+	}
+	if c.Files == "" {
+		c.Files = "nats://sheaf-files"
+		if c.embedded() {
+			c.Files = "file://" + filepath.Join(c.Data, "files")
+		}
+	}
+	if !strings.HasPrefix(c.Files, "file://") && !strings.HasPrefix(c.Files, "nats://") {
+		return usagef("--files %s: want file://FOLDER or nats://BUCKET", c.Files)
+	}
+	if c.MaxPagesBytes < 64<<20 {
+		return usagef("--max-pages-bytes %d: want at least 64MiB", c.MaxPagesBytes)
+	}
+	if c.MaxHistory < 1 {
+		return usagef("--max-history %d: want at least 1", c.MaxHistory)
+	}
+	for flag, d := range map[string]time.Duration{"--keep-files": c.KeepFiles, "--keep-pages": c.KeepPages, "--keep-history": c.KeepHistory} {
+		if d <= 0 {
+			return usagef("%s %s: want a positive duration such as 24h", flag, d)
+		}
+	}
+	if c.PublicURL != "" {
+		u, err := url.Parse(c.PublicURL)
+		if err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {
+			return usagef("--public-url %q: want http://HOST or https://HOST, with an optional path", c.PublicURL)
+		}
+		c.PublicURL = strings.TrimRight(c.PublicURL, "/")
+	}
+	_, err := c.allowed()
+	return err
+}
+
+// allowed are the private ranges that this process may call. Loopback is the
+// default only while nothing but this machine can hand requests in: else a
+// stranger's export could read what listens here.
+func (c *Config) allowed() ([]netip.Prefix, error) {
+	if len(c.AllowCIDR) == 0 {
+		if c.reachableFromLoopbackOnly() {
+			return []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}, nil
+		}
+		return nil, nil
+	}
+	if slices.Equal(c.AllowCIDR, []string{"none"}) {
+		return nil, nil
+	}
+	var prefixes []netip.Prefix
+	for _, s := range c.AllowCIDR {
+		p, err := netip.ParsePrefix(strings.TrimSpace(s))
+		if err != nil {
+			return nil, usagef("--allow-cidr %q: want address ranges such as 10.0.0.0/8 or fd00::/8, or none", s)
+		}
+		prefixes = append(prefixes, p.Masked())
+	}
+	return prefixes, nil
+}
+
+func (c *Config) reachableFromLoopbackOnly() bool {
+	if !loopbackAddress(c.HTTP) || c.NATSContext != "" {
+		return false
+	}
+	if c.embedded() {
+		return c.NATSListen == "none" || loopbackAddress(c.NATSListen)
+	}
+	for _, s := range c.NATS {
+		if u, err := url.Parse(natsURL(s)); err != nil || !loopbackHost(u.Hostname()) {
+			return false
+		}
+	}
+	return true
+}
+
+func checkAddress(flag, address string) error {
+	_, port, err := net.SplitHostPort(address)
+	if err == nil {
+		_, err = strconv.ParseUint(port, 10, 16)
+	}
+	if err != nil {
+		return usagef("%s %q: want HOST:PORT such as 127.0.0.1:8080", flag, address)
+	}
+	return nil
+}
+
+func loopbackAddress(address string) bool {
+	host, _, err := net.SplitHostPort(address)
+	return err == nil && loopbackHost(host)
+}
+
+// loopbackHost does not ask DNS: a name other than localhost may point
+// anywhere tomorrow.
+func loopbackHost(host string) bool {
+	if host == "localhost" {
+		return true
+	}
+	ip, err := netip.ParseAddr(host)
+	return err == nil && ip.Unmap().IsLoopback()
+}
+
+// byteSize is a number of bytes: 4294967296, 4GiB, 512MiB, 10GB.
+type byteSize int64
+
+var byteUnits = []struct {
+	suffix string
+	factor float64
+}{
+	{"KIB", 1 << 10}, {"MIB", 1 << 20}, {"GIB", 1 << 30}, {"TIB", 1 << 40},
+	{"KB", 1e3}, {"MB", 1e6}, {"GB", 1e9}, {"TB", 1e12},
+	{"K", 1 << 10}, {"M", 1 << 20}, {"G", 1 << 30}, {"T", 1 << 40}, {"B", 1},
+}
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (b *byteSize) UnmarshalText(text []byte) error {
+	s, factor := strings.ToUpper(strings.TrimSpace(string(text))), 1.0
+	for _, u := range byteUnits {
+		if rest, ok := strings.CutSuffix(s, u.suffix); ok {
+			s, factor = strings.TrimSpace(rest), u.factor
+			break
+		}
+	}
+	n, err := strconv.ParseFloat(s, 64)
+	if n *= factor; err != nil || !(n >= 0 && n < 1<<62) {
+		return fmt.Errorf("%q is not a size; want a number of bytes such as 4GiB or 500MB", text)
+	}
+	*b = byteSize(n)
+	return nil
+}
+
+// configFile is the path of the YAML file. Its keys are the names of flags
+// without the dashes; an unknown key is an error, for a setting that is
+// silently ignored is worse than none.
+type configFile string
+
+// BeforeResolve has the file's settings looked up for every flag that was not
+// given otherwise.
+func (configFile) BeforeResolve(ctx *kong.Context, trace *kong.Path) error {
+	path := string(ctx.FlagValue(trace.Flag).(configFile))
+	if path == "" {
+		return nil
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return fmt.Errorf("--config: %w", err)
+	}
+	settings := fileSettings{path: path}
+	if err := yaml.Unmarshal(data, &settings.values); err != nil {
+		return fmt.Errorf("--config %s: %w", path, err)
+	}
+	ctx.AddResolver(settings)
+	// Kong validates only resolvers that it was made with.
+	return settings.Validate(ctx.Model)
+}
+
+type fileSettings struct {
+	path   string
+	values map[string]yaml.Node
+}
+
+// Validate refuses keys that name no setting.
+func (f fileSettings) Validate(app *kong.Application) error {
+	known := map[string]bool{}
+	err := kong.Visit(app, func(n kong.Visitable, next kong.Next) error {
+		if flag, ok := n.(*kong.Flag); ok && len(flag.Envs) > 0 {
+			known[flag.Name] = true
+		}
+		return next(nil)
+	})
+	if err != nil {
+		return err
+	}
+	for _, key := range slices.Sorted(maps.Keys(f.values)) {
+		if !known[key] || key == "config" {
+			return fmt.Errorf("--config %s: unknown setting %q; settings are named like the flags of sheaf serve, without dashes in front", f.path, key)
+		}
+	}
+	return nil
+}
+
+// Resolve returns the file's text for a flag. The environment goes before the
+// file.
+func (f fileSettings) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, error) {
+	node, ok := f.values[flag.Name]
+	if !ok || node.Tag == "!!null" {
+		return nil, nil
+	}
+	for _, name := range flag.Envs {
+		if _, set := os.LookupEnv(name); set {
+			return nil, nil
+		}
+	}
+	switch node.Kind {
+	case yaml.ScalarNode:
+		return node.Value, nil
+	case yaml.SequenceNode:
+		var texts []string
+		if err := node.Decode(&texts); err != nil {
+			return nil, fmt.Errorf("%s, line %d: want a list of texts", f.path, node.Line)
+		}
+		return strings.Join(texts, ","), nil
+	}
+	return nil, fmt.Errorf("%s, line %d: want a text or a list of texts", f.path, node.Line)
+}
+
+// usageError is a command line that cannot be carried out as it stands.
+type usageError struct{ error }
+
+func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
+
+func isUsage(err error) bool {
+	var usage usageError
+	return errors.As(err, &usage)
+}

@@ -1,0 +1,132 @@
+package main
+
+import (
+	"net/netip"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// parseServe returns what serve would be given.
+func parseServe(t testing.TB, args ...string) (Config, error) {
+	t.Helper()
+	var c cli
+	parser, err := newParser(&c, stdio{nil, &output{}, &output{}}, func(int) {})
+	require.NoError(t, err)
+	_, err = parser.Parse(append([]string{"serve"}, args...))
+	return c.Serve.Config, err
+}
+
+func TestDefaults(t *testing.T) {
+	dir := t.TempDir()
+	t.Chdir(dir)
+	dir, err := os.Getwd()
+	require.NoError(t, err)
+	cfg, err := parseServe(t)
+	require.NoError(t, err)
+	require.NoError(t, cfg.complete())
+	require.Equal(t, Config{
+		HTTP: "127.0.0.1:8080", Roles: allRoles, KeyConfig: KeyConfig{Data: filepath.Join(dir, "sheaf-data")},
+		NATSListen: "127.0.0.1:4222", Replicas: 1, Files: "file://" + filepath.Join(dir, "sheaf-data", "files"),
+		MaxPagesBytes: 4 << 30, MaxHistory: 100_000,
+		KeepFiles: 168 * time.Hour, KeepPages: 24 * time.Hour, KeepHistory: 168 * time.Hour,
+	}, cfg)
+
+	cfg, err = parseServe(t, "--nats", "a:4222,nats://b:4222", "--secret-key", "x")
+	require.NoError(t, err)
+	require.NoError(t, cfg.complete())
+	require.Equal(t, []string{"a:4222", "nats://b:4222"}, cfg.NATS)
+	require.Equal(t, 3, cfg.Replicas)
+	require.Equal(t, "nats://sheaf-files", cfg.Files)
+}
+
+func TestFlagsGoBeforeEnvironmentBeforeFile(t *testing.T) {
+	t.Chdir(t.TempDir())
+	write := func(text string) {
+		require.NoError(t, os.WriteFile("sheaf.yaml", []byte(text), 0o600))
+	}
+	write("http: 127.0.0.1:1001\nmax-history: 7\nkeep-files: 1h\nroles: [crawler, notifier]\nallow-cidr:\n- 10.0.0.0/8\nnats-creds:\nmax-pages-bytes: 1073741824\n")
+
+	cfg, err := parseServe(t, "--config", "sheaf.yaml")
+	require.NoError(t, err)
+	require.Equal(t, "127.0.0.1:1001", cfg.HTTP)
+	require.Equal(t, 7, cfg.MaxHistory)
+	require.Equal(t, time.Hour, cfg.KeepFiles)
+	require.Equal(t, []string{"crawler", "notifier"}, cfg.Roles)
+	require.Equal(t, []string{"10.0.0.0/8"}, cfg.AllowCIDR)
+	require.Equal(t, byteSize(1<<30), cfg.MaxPagesBytes)
+
+	t.Setenv("SHEAF_HTTP", "127.0.0.1:1002")
+	t.Setenv("SHEAF_ROLES", "assembler")
+	cfg, err = parseServe(t, "--config", "sheaf.yaml")
+	require.NoError(t, err)
+	require.Equal(t, "127.0.0.1:1002", cfg.HTTP)
+	require.Equal(t, []string{"assembler"}, cfg.Roles)
+	require.Equal(t, 7, cfg.MaxHistory)
+
+	t.Setenv("SHEAF_CONFIG", "sheaf.yaml")
+	cfg, err = parseServe(t, "--http", "127.0.0.1:1003")
+	require.NoError(t, err)
+	require.Equal(t, "127.0.0.1:1003", cfg.HTTP)
+	require.Equal(t, 7, cfg.MaxHistory, "the file is found by the environment")
+
+	for text, want := range map[string]string{
+		"htp: x":             `unknown setting "htp"`,
+		"config: x":          `unknown setting "config"`,
+		"help: true":         `unknown setting "help"`,
+		"keep-files: {a: b}": "want a text",
+		"allow-cidr: [[a]]":  "want a list of texts",
+		"\tnot yaml":         "sheaf.yaml",
+		"max-history: lot":   "max-history",
+	} {
+		write(text)
+		_, err := parseServe(t)
+		require.ErrorContains(t, err, want, text)
+	}
+	t.Setenv("SHEAF_CONFIG", "missing.yaml")
+	_, err = parseServe(t)
+	require.ErrorContains(t, err, "missing.yaml")
+}
+
+func TestLoopbackMayBeCalledOnlyWhileNobodyElseCanAsk(t *testing.T) {
+	loopback := []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}
+	for name, c := range map[string]struct {
+		args []string
+		want []netip.Prefix
+	}{
+		"default":             {nil, loopback},
+		"open HTTP":           {[]string{"--http", "0.0.0.0:80", "--insecure-no-auth"}, nil},
+		"open NATS":           {[]string{"--nats-listen", ":4222", "--insecure-no-auth"}, nil},
+		"in-process NATS":     {[]string{"--nats-listen", "none"}, loopback},
+		"cluster":             {[]string{"--nats", "nats://a:4222", "--secret-key", "x"}, nil},
+		"cluster here":        {[]string{"--nats", "localhost:4222", "--secret-key", "x"}, loopback},
+		"context":             {[]string{"--nats-context", "a", "--secret-key", "x"}, nil},
+		"none":                {[]string{"--allow-cidr", "none"}, nil},
+		"named":               {[]string{"--allow-cidr", "10.1.2.3/8,fd00::/8"}, []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/8")}},
+		"IPv6 loopback":       {[]string{"--http", "[::1]:80"}, loopback},
+		"mapped loopback":     {[]string{"--http", "[::ffff:127.0.0.1]:80"}, loopback},
+		"IPv6, all addresses": {[]string{"--http", "[::]:80", "--insecure-no-auth"}, nil},
+	} {
+		cfg, err := parseServe(t, c.args...)
+		require.NoError(t, err, name)
+		require.NoError(t, cfg.complete(), name)
+		got, err := cfg.allowed()
+		require.NoError(t, err, name)
+		require.Equal(t, c.want, got, name)
+	}
+}
+
+func TestByteSize(t *testing.T) {
+	for text, want := range map[string]int64{"0": 0, "1024": 1024, "4GiB": 4 << 30, "1.5 MiB": 3 << 19, "10GB": 1e10, "2k": 2048, "7B": 7} {
+		var b byteSize
+		require.NoError(t, b.UnmarshalText([]byte(text)), text)
+		require.Equal(t, byteSize(want), b, text)
+	}
+	for _, text := range []string{"", "GiB", "-1", "1e99", "NaN", "Inf", "1 XB", "9999999TiB"} {
+		var b byteSize
+		require.ErrorContains(t, b.UnmarshalText([]byte(text)), "not a size", text)
+	}
+}

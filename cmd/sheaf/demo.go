@@ -1,0 +1,161 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+)
+
+type demoCmd struct {
+	Rows int    `default:"100000" help:"Rows of the built-in source (${default})."`
+	Out  string `default:"sheaf-demo" type:"path" placeholder:"FOLDER" help:"Where the workbook goes (./sheaf-demo)."`
+	Stay bool   `help:"Keep serving until Ctrl-C."`
+}
+
+// demoLimit is the page size of the demo.
+const demoLimit = 1000
+
+func (c *demoCmd) Run(ctx context.Context, std stdio) error {
+	if c.Rows < 0 || c.Rows > 50_000_000 {
+		return usagef("--rows %d: want 0 to 50,000,000", c.Rows)
+	}
+	if err := os.MkdirAll(c.Out, 0o755); err != nil {
+		return fmt.Errorf("--out: %w", err)
+	}
+	source, stop, err := serveSource("127.0.0.1:0", demoSource(c.Rows))
+	if err != nil {
+		return err
+	}
+	defer stop()
+	fmt.Fprintf(std.out, "source    %s  (%s rows, %d a page)\n", source, thousands(int64(c.Rows)), demoLimit)
+
+	return inProcess(ctx, oneShot(c.Out), func(s *system, client *client) error {
+		fmt.Fprintf(std.out, "server    %s\n", s.httpURL())
+		if err := c.export(ctx, std, client, source); err != nil {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			return err
+		}
+		if c.Stay {
+			fmt.Fprintf(std.err, "Still serving at %s; stop with Ctrl-C.\n", s.httpURL())
+			<-ctx.Done()
+		}
+		return nil
+	})
+}
+
+func (c *demoCmd) export(ctx context.Context, std stdio, client *client, source string) error {
+	flags := sourceFlags{Limit: demoLimit, Conn: 8, Method: http.MethodGet, Title: "Sheaf 演示"}
+	body, err := flags.request(source, "demo", "")
+	if err != nil {
+		return err
+	}
+	begin := time.Now()
+	key, err := client.submit(ctx, "http", body)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(std.out, "export    %s\n", key)
+	d, err := client.wait(ctx, key, newProgress(std.err))
+	if err != nil {
+		return err
+	}
+	took := time.Since(begin)
+	if d.Rows != int64(c.Rows) {
+		return fmt.Errorf("the export has %d rows, the source %d", d.Rows, c.Rows)
+	}
+	stem := filepath.Join(c.Out, "demo-"+strconv.Itoa(c.Rows))
+	archive, workbook := stem+".zip", stem+".xlsx"
+	if err := client.download(ctx, d, archive); err != nil {
+		return err
+	}
+	if err := extract(archive, workbook); err != nil {
+		return err
+	}
+	fmt.Fprintf(std.out, "rows      %s and the header, in %.2f s: %s rows a second\n",
+		thousands(d.Rows), took.Seconds(), thousands(int64(float64(d.Rows)/took.Seconds())))
+	fmt.Fprintf(std.out, "zip       %s  (%s, sha256 %s: checked)\n", archive, humanBytes(d.Files[0].Size), d.Files[0].SHA256)
+	fmt.Fprintf(std.out, "workbook: %s\n", workbook)
+	return nil
+}
+
+// demoSource answers with rows that follow from their numbers alone, so that
+// anybody can check a workbook of them. The formula stands in the help of
+// sheaf demo; this is the one place that computes it.
+func demoSource(rows int) http.Handler {
+	const header = `{"id":"编号","order_no":"订单号","name":"姓名","amount":"金额","paid":"已付","ordered_on":"下单日期","note":"备注","address":"地址"}`
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		page, limit := 1, demoLimit
+		for name, dst := range map[string]*int{"page": &page, "limit": &limit} {
+			if s := r.URL.Query().Get(name); s != "" {
+				n, err := strconv.Atoi(s)
+				if err != nil || n < 1 || n > 10_000_000 {
+					http.Error(w, `{"errcode":400,"msg":"`+name+` is not a number in range","data":null}`, http.StatusBadRequest)
+					return
+				}
+				*dst = n
+			}
+		}
+		limit = min(limit, 10_000)
+		b := append(make([]byte, 0, 256+200*limit), `{"errcode":0,"msg":"","data":{"data":[`...)
+		b = append(b, header...)
+		for n := (page-1)*limit + 1; n <= min(page*limit, rows); n++ {
+			b = append(b, ',')
+			b = appendDemoRow(b, n)
+		}
+		b = fmt.Appendf(b, `],"pagetag":{"page":%d,"limit":%d,"total":%d,"total_page":%d}},"request_id":"demo"}`,
+			page, limit, rows, max(1, (rows+limit-1)/limit))
+		w.Header().Set("Content-Type", "application/json; charset=utf-8")
+		_, _ = w.Write(b) // a reader that went away is its own loss
+	})
+}
+
+var (
+	demoSurnames   = []rune("王李张刘陈杨黄赵吴周")
+	demoGivenNames = []rune("伟芳娜敏静丽强磊军洋")
+	demoFirstDay   = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+)
+
+func appendDemoRow(b []byte, n int) []byte {
+	cents := 37 * n % 1_000_000
+	note := json.RawMessage("null")
+	if n%5 != 0 {
+		note = fmt.Appendf(nil, `"备注 %d"`, n)
+	}
+	return fmt.Appendf(b, `{"id":%d,"order_no":%d,"name":"%c%c","amount":%d.%02d,"paid":%t,"ordered_on":"%s","note":%s,"address":{"city":"上海","zip":"%d"}}`,
+		n, 100_000_000_000_000_000+7919*n,
+		demoSurnames[n%10], demoGivenNames[n/10%10],
+		cents/100, cents%100, n%3 == 0,
+		demoFirstDay.AddDate(0, 0, n%365).Format(time.DateOnly),
+		note, 200_000+n%1000)
+}
+
+// serveSource serves a handler as a source until stop is called.
+func serveSource(listen string, h http.Handler) (url string, stop func(), err error) {
+	l, err := net.Listen("tcp", listen)
+	if err != nil {
+		return "", nil, fmt.Errorf("the source cannot listen (choose another --listen): %w", err)
+	}
+	server := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = server.Serve(l) // it ends by stop alone
+	}()
+	return "http://" + l.Addr().String() + "/", func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+		defer cancel()
+		if errors.Is(server.Shutdown(ctx), context.DeadlineExceeded) {
+			_ = server.Close()
+		}
+		<-ended
+	}, nil
+}

@@ -1,0 +1,121 @@
+package main
+
+import (
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"code.dny.dev/ssrf"
+	"github.com/stretchr/testify/require"
+)
+
+func TestGuard(t *testing.T) {
+	loopback := []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}
+	private := []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd12::/16")}
+	everything := []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}
+	for _, c := range []struct {
+		address string
+		allowed []netip.Prefix
+		want    bool
+	}{
+		{"93.184.216.34:80", nil, true},
+		{"93.184.216.34:22", nil, true}, // any port
+		{"[2606:2800:220:1::1]:443", nil, true},
+
+		{"127.0.0.1:80", nil, false},
+		{"127.0.0.1:80", loopback, true},
+		{"127.8.9.1:8090", loopback, true},
+		{"[::1]:80", nil, false},
+		{"[::1]:80", loopback, true},
+		{"[::ffff:127.0.0.1]:80", nil, false},
+		{"[::ffff:127.0.0.1]:80", loopback, true},
+		{"10.1.2.3:80", loopback, false},
+		{"10.1.2.3:80", private, true},
+		{"[::ffff:10.1.2.3]:80", private, true},
+		{"192.168.1.1:80", private, false},
+		{"[fd12::1]:80", private, true},
+		{"[fd13::1]:80", private, false},
+		{"0.0.0.0:80", loopback, false},
+		{"[::]:80", loopback, false},
+		{"100.64.0.1:80", nil, false},
+		{"224.0.0.1:80", nil, false},
+		{"[2002:7f00:1::]:80", nil, false}, // 6to4 of 127.0.0.1
+		{"[64:ff9b::7f00:1]:80", nil, false},
+
+		// No setting opens these.
+		{"169.254.169.254:80", everything, false},
+		{"[::ffff:169.254.169.254]:80", everything, false},
+		{"[64:ff9b::a9fe:a9fe]:80", everything, false},
+		{"169.254.170.2:80", everything, false},
+		{"[fe80::a9fe:a9fe%eth0]:80", everything, false},
+		{"[fd00:ec2::254]:80", everything, false},
+		{"100.100.100.200:80", everything, false},
+		{"168.63.129.16:80", everything, false},
+		{"168.63.129.16:80", nil, false},
+		{"192.0.0.192:80", everything, false},
+		{"10.1.2.3:80", everything, true},
+		{"127.0.0.1:80", everything, true},
+	} {
+		network := "tcp4"
+		if strings.HasPrefix(c.address, "[") {
+			network = "tcp6"
+		}
+		err := guard(c.allowed)(network, c.address, nil)
+		if c.want {
+			require.NoError(t, err, c.address)
+		} else {
+			require.ErrorIs(t, err, ssrf.ErrProhibitedIP, "%s with %v", c.address, c.allowed)
+			require.ErrorContains(t, err, "address not allowed (see --allow-cidr)")
+		}
+	}
+	require.Error(t, guard(everything)("udp4", "10.1.2.3:80", nil))
+	require.Error(t, guard(everything)("tcp4", "no address", nil))
+}
+
+func TestEgressChecksWhatANameResolvesTo(t *testing.T) {
+	asked := atomic.Int64{}
+	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { asked.Add(1) }))
+	defer server.Close()
+	client := newEgress(nil)
+	defer client.CloseIdleConnections()
+	_, err := client.Get(strings.Replace(server.URL, "127.0.0.1", "localhost", 1))
+	require.ErrorContains(t, err, "address not allowed (see --allow-cidr)")
+	require.Zero(t, asked.Load())
+}
+
+func TestEgressFollowsNoRedirectAndUsesNoProxy(t *testing.T) {
+	t.Setenv("HTTP_PROXY", "http://127.0.0.1:1")
+	paths := make(chan string, 10)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		paths <- r.URL.Path
+		http.Redirect(w, r, "/secret", http.StatusFound)
+	}))
+	defer server.Close()
+	client := newEgress([]netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")})
+	defer client.CloseIdleConnections()
+	res, err := client.Get(server.URL + "/page")
+	require.NoError(t, err)
+	defer res.Body.Close()
+	require.Equal(t, http.StatusFound, res.StatusCode)
+	require.Equal(t, "/page", <-paths)
+	require.Empty(t, paths)
+}
+
+func TestEgressBoundsHeaders(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("X-Long", strings.Repeat("x", 100<<10))
+	}))
+	defer server.Close()
+	client := newEgress([]netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")})
+	defer client.CloseIdleConnections()
+	res, err := client.Get(server.URL)
+	if err == nil {
+		_, _ = io.Copy(io.Discard, res.Body)
+		_ = res.Body.Close()
+	}
+	require.ErrorContains(t, err, "header")
+}

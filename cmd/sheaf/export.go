@@ -1,0 +1,180 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+type exportCmd struct {
+	URL         string `arg:"" name:"url" help:"Source to export; it answers in the standard page format."`
+	Output      string `short:"o" required:"" type:"path" placeholder:"FILE" help:"Workbook to write, such as orders.xlsx; with .zip the zip."`
+	Force       bool   `short:"f" help:"Replace the output if it exists."`
+	sourceFlags `embed:""`
+	JSON        bool   `name:"json" help:"Print JSON."`
+	Server      string `placeholder:"URL" help:"Let this running server do it. Default: in this process."`
+}
+
+func (c *exportCmd) Run(ctx context.Context, std stdio) error {
+	if c.Title == "" {
+		c.Title = strings.TrimSuffix(filepath.Base(c.Output), filepath.Ext(c.Output))
+	}
+	body, err := c.request(c.URL, "", "")
+	if err != nil {
+		return err
+	}
+	if err := checkOutput(c.Output, c.Force); err != nil {
+		return err
+	}
+	if c.Server != "" {
+		client, err := newClient(c.Server)
+		if err != nil {
+			return err
+		}
+		defer client.close()
+		return c.export(ctx, std, client, body)
+	}
+	cfg := oneShot(filepath.Dir(c.Output))
+	// Whoever types a URL here may ask it with any other tool too.
+	cfg.AllowCIDR = []string{"0.0.0.0/0", "::/0"}
+	return inProcess(ctx, cfg, func(s *system, client *client) error {
+		return c.export(ctx, std, client, body)
+	})
+}
+
+func (c *exportCmd) export(ctx context.Context, std stdio, client *client, body []byte) error {
+	begin := time.Now()
+	key, err := client.submit(ctx, "http", body)
+	if err != nil {
+		return err
+	}
+	d, err := client.wait(ctx, key, newProgress(std.err))
+	if ctx.Err() != nil {
+		client.cancelInterrupted(ctx, std, key)
+		return ctx.Err()
+	}
+	if err != nil {
+		return err
+	}
+	if err := client.fetch(ctx, d, c.Output); err != nil {
+		return err
+	}
+	if !c.JSON {
+		for _, w := range d.Warnings {
+			fmt.Fprintf(std.err, "warning: %s (%s)\n", oneLine(w.Message), w.Code)
+		}
+		fmt.Fprintf(std.err, "%s rows in %s\n", thousands(d.Rows), time.Since(begin).Round(10*time.Millisecond))
+	}
+	return printFile(std.out, c.Output, d, c.JSON)
+}
+
+// cancelInterrupted cancels an export whose caller was interrupted.
+func (c *client) cancelInterrupted(ctx context.Context, std stdio, key string) {
+	ctx, stop := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer stop()
+	if _, err := c.act(ctx, "cancel", key); err != nil {
+		fmt.Fprintf(std.err, "sheaf: the export %s could not be cancelled: %v\n", key, err)
+		return
+	}
+	fmt.Fprintln(std.err, "sheaf: interrupted; the export was cancelled")
+}
+
+// fetch downloads an export to a file: the zip when the name ends in .zip,
+// else the workbook in it.
+func (c *client) fetch(ctx context.Context, d exportDetail, out string) error {
+	if strings.EqualFold(filepath.Ext(out), ".zip") {
+		return c.download(ctx, d, out)
+	}
+	// The zip is named like no file of the user's.
+	archive := filepath.Join(filepath.Dir(out), ".sheaf-"+randomName()+".zip")
+	defer os.Remove(archive)
+	if err := c.download(ctx, d, archive); err != nil {
+		return err
+	}
+	return extract(archive, out)
+}
+
+// checkOutput refuses, before any work, an output that could not be written.
+func checkOutput(name string, force bool) error {
+	info, err := os.Stat(name)
+	switch {
+	case err == nil && info.IsDir():
+		return usagef("%s is a folder; name a file", name)
+	case err == nil && !force:
+		return usagef("%s exists; say --force to replace it", name)
+	}
+	if info, err := os.Stat(filepath.Dir(name)); err != nil || !info.IsDir() {
+		return usagef("there is no folder %s to write to", filepath.Dir(name))
+	}
+	return nil
+}
+
+// printFile names the file that was written, for scripts.
+func printFile(w io.Writer, name string, d exportDetail, asJSON bool) error {
+	info, err := os.Stat(name)
+	if err != nil {
+		return err
+	}
+	if asJSON {
+		return printJSON(w, map[string]any{"hash_key": d.Key, "file": name, "size": info.Size(), "rows": d.Rows, "warnings": d.Warnings})
+	}
+	_, err = fmt.Fprintf(w, "%s  %s\n", name, humanBytes(info.Size()))
+	return err
+}
+
+// oneShot is the configuration of a Sheaf that lives as long as one command:
+// in a folder that in names the parent of, on free ports of this machine.
+func oneShot(in string) Config {
+	return Config{
+		HTTP: "127.0.0.1:0", NATSListen: "none", Roles: allRoles,
+		KeyConfig: KeyConfig{Data: in},
+		// One export has the disk to itself.
+		MaxPagesBytes: 256 << 30, MaxHistory: 1000,
+		KeepFiles: 24 * time.Hour, KeepPages: 24 * time.Hour, KeepHistory: 24 * time.Hour,
+	}
+}
+
+// inProcess starts a Sheaf in a temporary folder under cfg.Data, has do work
+// with it, and takes both away again. It outlives ctx until do has returned,
+// so that do can still cancel.
+func inProcess(ctx context.Context, cfg Config, do func(*system, *client) error) (err error) {
+	// Beside the output: there must be room for the workbook anyway, while
+	// the system's temporary folder is often memory.
+	if cfg.Data, err = os.MkdirTemp(cfg.Data, ".sheaf-*"); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(cfg.Data)) }()
+
+	own, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	opened, ended := make(chan *system, 1), make(chan error, 1)
+	go func() { ended <- serve(own, cfg, func(s *system) { opened <- s }) }()
+
+	var s *system
+	select {
+	case s = <-opened:
+	case err := <-ended:
+		return err
+	}
+	client, err := newClient(s.httpURL())
+	if err != nil {
+		return err
+	}
+	defer client.close()
+	done := make(chan error, 1)
+	go func() { done <- do(s, client) }()
+	select {
+	case err := <-done:
+		client.close()
+		stop()
+		return errors.Join(err, <-ended)
+	case err := <-ended: // a role failed; do will find nobody there
+		<-done
+		return err
+	}
+}

@@ -1,0 +1,106 @@
+// Command sheaf gathers the pages of an HTTP API into a workbook.
+//
+// Everything it does begins with a command line (cli.go) and a [Config]
+// (config.go). serve.go is the main path: connect, provision, open, run the
+// roles of this process, and close in order.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+)
+
+// Exit codes, as --help tells them.
+const (
+	exitOK          = 0
+	exitFailed      = 1
+	exitUsage       = 2
+	exitUnreachable = 3
+	exitInterrupted = 130
+)
+
+// stdio are the streams of the process.
+type stdio struct {
+	in       io.Reader
+	out, err io.Writer
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	// The first signal drains; a second one finds the default handling and
+	// ends the process at once.
+	context.AfterFunc(ctx, stop)
+	os.Exit(run(ctx, os.Args[1:], stdio{os.Stdin, os.Stdout, os.Stderr}))
+}
+
+// run carries a command line out and returns the exit code. ctx ends with the
+// first signal.
+func run(ctx context.Context, args []string, std stdio) int {
+	var cli cli
+	ended := false // --help and --version have answered
+	parser, err := newParser(&cli, std, func(int) { ended = true })
+	if err != nil {
+		fmt.Fprintf(std.err, "sheaf: %v\n", err)
+		return exitFailed
+	}
+	if len(args) == 0 {
+		args = []string{"--help"}
+	}
+	command, err := parser.Parse(args)
+	if ended {
+		return exitOK
+	}
+	if err != nil {
+		fmt.Fprintf(std.err, "sheaf: %v\nSee sheaf --help.\n", err)
+		return exitUsage
+	}
+	setLog(std.err, cli.logConfig, command.Command())
+	command.BindTo(ctx, (*context.Context)(nil))
+	err = command.Run(std)
+	if err != nil && !errors.Is(err, context.Canceled) {
+		fmt.Fprintf(std.err, "sheaf: %v\n", err)
+	}
+	return exitCode(ctx, err)
+}
+
+func exitCode(ctx context.Context, err error) int {
+	var unreachable *unreachableError
+	var parse *kong.ParseError
+	switch {
+	case err == nil:
+		return exitOK
+	case ctx.Err() != nil:
+		return exitInterrupted
+	case isUsage(err), errors.As(err, &parse):
+		return exitUsage
+	case errors.As(err, &unreachable):
+		return exitUnreachable
+	}
+	return exitFailed
+}
+
+// setLog makes the process's log. Commands for people log warnings alone, so
+// that their own output can be read.
+func setLog(w io.Writer, cfg logConfig, command string) {
+	level := slog.LevelWarn
+	if command == "serve" {
+		level = slog.LevelInfo
+	}
+	if cfg.LogLevel != "" {
+		_ = level.UnmarshalText([]byte(cfg.LogLevel)) // the parser took only known ones
+	}
+	opts := &slog.HandlerOptions{Level: level}
+	if cfg.LogFormat == "text" || cfg.LogFormat == "" && isTerminal(w) {
+		slog.SetDefault(slog.New(slog.NewTextHandler(w, opts)))
+		return
+	}
+	slog.SetDefault(slog.New(slog.NewJSONHandler(w, opts)))
+}

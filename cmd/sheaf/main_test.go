@@ -1,0 +1,157 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"log/slog"
+	"reflect"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m,
+		// The NATS server starts it once a process and never ends it.
+		goleak.IgnoreTopFunction("github.com/nats-io/nats-server/v2/server.init.0.func1"),
+		goleak.IgnoreAnyFunction("github.com/golang/glog.(*fileSink).flushDaemon"),
+	)
+}
+
+// output collects what a command writes, also while it still runs.
+type output struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.text.Write(p)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.text.String()
+}
+
+// sheaf carries a command line out, with the log kept apart from other tests.
+func sheaf(t testing.TB, ctx context.Context, stdin string, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	keepLog(t)
+	var out, errs output
+	code = run(ctx, args, stdio{strings.NewReader(stdin), &out, &errs})
+	return code, out.String(), errs.String()
+}
+
+func keepLog(t testing.TB) {
+	before := slog.Default()
+	t.Cleanup(func() { slog.SetDefault(before) })
+}
+
+func TestHelpTeaches(t *testing.T) {
+	for _, args := range [][]string{nil, {"--help"}} {
+		code, out, errs := sheaf(t, t.Context(), "", args...)
+		require.Zero(t, code)
+		require.Empty(t, errs)
+		for _, want := range []string{"sheaf demo", "sheaf export http", "Exit codes", "SHEAF_", "demo", "serve", "callback-secret"} {
+			require.Contains(t, out, want)
+		}
+	}
+	for _, command := range []string{"demo", "serve", "export", "source", "submit", "status", "watch", "history", "cancel", "retry", "download", "callback-secret"} {
+		code, out, errs := sheaf(t, t.Context(), "", command, "--help")
+		require.Zero(t, code, command)
+		require.Empty(t, errs, command)
+		require.Contains(t, out, "Usage: sheaf "+command)
+	}
+}
+
+func TestVersion(t *testing.T) {
+	code, out, _ := sheaf(t, t.Context(), "", "--version")
+	require.Zero(t, code)
+	require.Regexp(t, `^sheaf \S+ \(go1\.\d+`, out)
+}
+
+func TestEverySettingHasItsEnvironmentName(t *testing.T) {
+	var check func(reflect.Type)
+	check = func(typ reflect.Type) {
+		for i := range typ.NumField() {
+			f := typ.Field(i)
+			if f.Anonymous {
+				check(f.Type)
+				continue
+			}
+			name := f.Tag.Get("name")
+			if name == "" {
+				name = kebab(f.Name)
+			}
+			require.Equal(t, "SHEAF_"+strings.ToUpper(strings.ReplaceAll(name, "-", "_")), f.Tag.Get("env"), f.Name)
+		}
+	}
+	check(reflect.TypeFor[Config]())
+	check(reflect.TypeFor[logConfig]())
+}
+
+// kebab is how kong names the flag of a field such as PublicURL.
+func kebab(field string) string {
+	var b strings.Builder
+	for i, r := range field {
+		upper := func(j int) bool { return j >= 0 && j < len(field) && field[j] >= 'A' && field[j] <= 'Z' }
+		if upper(i) && i > 0 && (!upper(i-1) || i+1 < len(field) && !upper(i+1)) {
+			b.WriteByte('-')
+		}
+		b.WriteRune(r)
+	}
+	return strings.ToLower(b.String())
+}
+
+func TestUsageErrors(t *testing.T) {
+	for name, c := range map[string]struct {
+		args []string
+		want string
+	}{
+		"unknown command":      {[]string{"exprot"}, "unexpected argument exprot"},
+		"unknown flag":         {[]string{"serve", "--htp", "x"}, "unknown flag --htp"},
+		"unknown role":         {[]string{"serve", "--roles", "ingress,crwaler"}, `unknown role "crwaler"; the roles are ingress, crawler, assembler, notifier`},
+		"no role":              {[]string{"serve", "--roles", ""}, "--roles"},
+		"open HTTP":            {[]string{"serve", "--http", "0.0.0.0:0"}, "--insecure-no-auth"},
+		"open HTTP, all hosts": {[]string{"serve", "--http", ":8080"}, "--insecure-no-auth"},
+		"open HTTP, a name":    {[]string{"serve", "--http", "sheaf.example:8080"}, "--insecure-no-auth"},
+		"open NATS":            {[]string{"serve", "--nats-listen", "0.0.0.0:4222"}, "--insecure-no-auth"},
+		"no port":              {[]string{"serve", "--http", "127.0.0.1"}, "want HOST:PORT"},
+		"bad port":             {[]string{"serve", "--http", "127.0.0.1:http"}, "want HOST:PORT"},
+		"bad range":            {[]string{"serve", "--allow-cidr", "10.0.0.1"}, "want address ranges"},
+		"cluster without key":  {[]string{"serve", "--nats", "nats://a"}, "--secret-key"},
+		"embedded replicas":    {[]string{"serve", "--replicas", "3"}, "--nats"},
+		"bad store":            {[]string{"serve", "--files", "s4://x"}, "want file://FOLDER"},
+		"bad size":             {[]string{"serve", "--max-pages-bytes", "lots"}, "not a size"},
+		"small size":           {[]string{"serve", "--max-pages-bytes", "1KiB"}, "64MiB"},
+		"bad duration":         {[]string{"serve", "--keep-files", "0s"}, "positive duration"},
+		"bad public URL":       {[]string{"serve", "--public-url", "sheaf.example"}, "--public-url"},
+		"two keys":             {[]string{"serve", "--secret-key", "a", "--secret-key-file", "b"}, "exclude each other"},
+		"bad log level":        {[]string{"--log-level", "loud", "status", "x"}, "--log-level"},
+		"no output":            {[]string{"export", "http://127.0.0.1/"}, "--output"},
+		"no URL":               {[]string{"export", "orders", "-o", "x.xlsx"}, "is not a URL"},
+		"output folder":        {[]string{"export", "http://127.0.0.1/", "-o", "/no/such/x.xlsx"}, "no folder"},
+		"bad header":           {[]string{"export", "http://127.0.0.1/", "-o", "x.xlsx", "-H", "x"}, "NAME: VALUE"},
+		"bad param":            {[]string{"export", "http://127.0.0.1/", "-o", "x.xlsx", "--param", "x:={"}, "not JSON"},
+		"bad method":           {[]string{"export", "http://127.0.0.1/", "-o", "x.xlsx", "--method", "PUT"}, "--method"},
+		"bad server":           {[]string{"status", "k", "--server", "127.0.0.1:8080"}, "--server"},
+		"submit nothing":       {[]string{"submit"}, "either a file"},
+		"bad key":              {[]string{"download", "../x"}, "32 hexadecimal"},
+		"bad rows":             {[]string{"demo", "--rows", "-1"}, "--rows"},
+		"bad tenant":           {[]string{"callback-secret", "--tenant", "A.B"}, "--tenant"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Chdir(t.TempDir())
+			code, out, errs := sheaf(t, t.Context(), "", c.args...)
+			require.Equal(t, exitUsage, code, errs)
+			require.Contains(t, errs, c.want)
+			require.Empty(t, out)
+		})
+	}
+}

@@ -1,0 +1,251 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/synadia-io/orbit.go/natscontext"
+
+	"sheaf/events"
+	"sheaf/events/embedded"
+)
+
+// startWait is how long a starting process waits for its NATS servers, which
+// often start with it. Once connected it reconnects for ever.
+const startWait = 60 * time.Second
+
+// messaging is the connection to NATS, and the embedded server if there is one.
+type messaging struct {
+	server  *embedded.Server // nil with --nats
+	conn    *nats.Conn
+	streams *events.Streams
+}
+
+// openMessaging starts the embedded server or connects to the cluster, and
+// brings the streams to their settings.
+//
+// files names the file store as every process sees it.
+func openMessaging(ctx context.Context, cfg Config, secret []byte, files string) (_ *messaging, err error) {
+	m := &messaging{}
+	defer func() {
+		if err != nil {
+			m.close()
+		}
+	}()
+	if cfg.embedded() {
+		err = m.startEmbedded(cfg)
+	} else {
+		err = m.connect(ctx, cfg)
+	}
+	if err != nil {
+		return nil, err
+	}
+	err = m.retryWhileStarting(ctx, "provisioning the streams", func(ctx context.Context) error {
+		m.streams, err = events.Provision(ctx, m.conn, events.Config{
+			Replicas: cfg.Replicas, MaxPagesBytes: int64(cfg.MaxPagesBytes), SecretKey: secret, FilesURL: files,
+		})
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+func (m *messaging) startEmbedded(cfg Config) (err error) {
+	// The server would else reserve against three quarters of the disk that is
+	// free now, and so refuse after a restart what it took before.
+	const otherStreams = 8 << 30
+	maxStore := int64(cfg.MaxPagesBytes) + otherStreams
+	if strings.HasPrefix(cfg.Files, "nats://") {
+		maxStore = 1 << 50
+	}
+	m.server, err = embedded.Start(embedded.Options{Dir: filepath.Join(cfg.Data, "jetstream"), Listen: cfg.NATSListen, MaxStore: maxStore})
+	if err != nil {
+		return err
+	}
+	m.conn, err = m.server.Connect(connectOptions(cfg)...)
+	return err
+}
+
+func (m *messaging) connect(ctx context.Context, cfg Config) error {
+	if err := m.retryWhileStarting(ctx, "connecting to NATS", func(context.Context) (err error) {
+		m.conn, err = dial(cfg)
+		return err
+	}); err != nil {
+		return fmt.Errorf("%w; check %s and whether the servers run", err, strings.TrimSpace("--nats "+strings.Join(cfg.NATS, ",")+" "+cfg.NATSContext))
+	}
+	if v := m.conn.ConnectedServerVersion(); !atLeast(v, 2, 12) {
+		return fmt.Errorf("the NATS server is %s; Sheaf needs 2.12 or newer (atomic batches and scheduled messages)", v)
+	}
+	js, err := jetstream.New(m.conn)
+	if err != nil {
+		return fmt.Errorf("jetstream: %w", err)
+	}
+	return m.retryWhileStarting(ctx, "asking JetStream for this account's limits", func(ctx context.Context) error {
+		return checkAccount(ctx, js, cfg)
+	})
+}
+
+func dial(cfg Config) (*nats.Conn, error) {
+	opts := connectOptions(cfg)
+	if cfg.NATSContext != "" {
+		nc, settings, err := natscontext.Connect(cfg.NATSContext, opts...)
+		if err != nil {
+			return nil, fmt.Errorf("--nats-context %s: %w", cfg.NATSContext, err)
+		}
+		if settings.JSDomain != "" || settings.JSAPIPrefix != "" {
+			nc.Close()
+			return nil, usagef("--nats-context %s names a JetStream domain or API prefix; connect to the servers of that domain instead", cfg.NATSContext)
+		}
+		return nc, nil
+	}
+	if cfg.NATSCreds != "" {
+		opts = append(opts, nats.UserCredentials(cfg.NATSCreds))
+	}
+	urls := make([]string, len(cfg.NATS))
+	for i, s := range cfg.NATS {
+		urls[i] = natsURL(s)
+	}
+	return nats.Connect(strings.Join(urls, ","), opts...)
+}
+
+// natsURL adds the scheme that people leave out.
+func natsURL(s string) string {
+	if s = strings.TrimSpace(s); strings.Contains(s, "://") {
+		return s
+	}
+	return "nats://" + s
+}
+
+func connectOptions(cfg Config) []nats.Option {
+	host, _ := os.Hostname()
+	return []nats.Option{
+		nats.Name("sheaf " + strings.Join(cfg.Roles, ",") + " " + host),
+		nats.MaxReconnects(-1),
+		nats.ReconnectWait(500 * time.Millisecond),
+		// Credentials that are being rotated are an outage, not the end.
+		nats.IgnoreAuthErrorAbort(),
+		nats.PingInterval(20 * time.Second),
+		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
+			if err != nil {
+				slog.Warn("NATS connection lost; reconnecting", "error", err)
+			}
+		}),
+		nats.ReconnectHandler(func(nc *nats.Conn) { slog.Info("NATS connection is back", "server", nc.ConnectedUrlRedacted()) }),
+		nats.ErrorHandler(func(_ *nats.Conn, sub *nats.Subscription, err error) {
+			subject := ""
+			if sub != nil {
+				subject = sub.Subject
+			}
+			slog.Warn("NATS", "error", err, "subject", subject)
+		}),
+	}
+}
+
+// retryWhileStarting repeats what fails because servers are still starting,
+// for startWait, and says so.
+func (m *messaging) retryWhileStarting(ctx context.Context, what string, do func(context.Context) error) error {
+	deadline := time.Now().Add(startWait)
+	for {
+		attempt, cancel := context.WithTimeout(ctx, 15*time.Second)
+		err := do(attempt)
+		cancel()
+		switch {
+		case err == nil:
+			return nil
+		case ctx.Err() != nil:
+			return fmt.Errorf("%s: %w (%w)", what, ctx.Err(), err)
+		case !startingUp(err) || time.Now().After(deadline):
+			return fmt.Errorf("%s: %w", what, err)
+		}
+		slog.Warn("NATS is not ready; trying again", "while", what, "error", err)
+		select {
+		case <-ctx.Done():
+		case <-time.After(2 * time.Second):
+		}
+	}
+}
+
+// startingUp tells an error that time may mend from one that it will not.
+func startingUp(err error) bool {
+	for _, transient := range []error{
+		nats.ErrNoServers, nats.ErrTimeout, nats.ErrNoResponders, jetstream.ErrNoStreamResponse,
+		nats.ErrDisconnected, context.DeadlineExceeded, events.ErrUnavailable,
+	} {
+		if errors.Is(err, transient) {
+			return true
+		}
+	}
+	// A name that is not known yet, or a refused connection.
+	if network := net.Error(nil); errors.As(err, &network) {
+		return true
+	}
+	var api *jetstream.APIError
+	if errors.As(err, &api) {
+		// No suitable peers, system temporarily unavailable: a cluster that
+		// has not yet elected its leader.
+		return api.ErrorCode == 10005 || api.ErrorCode == 10008
+	}
+	return false
+}
+
+// checkAccount refuses an account that cannot hold the streams, and says what
+// cannot be seen from here.
+func checkAccount(ctx context.Context, js jetstream.JetStream, cfg Config) error {
+	info, err := js.AccountInfo(ctx)
+	if errors.Is(err, jetstream.ErrJetStreamNotEnabled) || errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount) {
+		return fmt.Errorf("%w: enable JetStream on the servers and for this account", err)
+	}
+	if err != nil {
+		return err
+	}
+	if limit := info.Limits.MaxStore; limit > 0 && limit < int64(cfg.MaxPagesBytes) {
+		return fmt.Errorf("this NATS account may store %d bytes, less than --max-pages-bytes %d: raise the account's limit or lower the flag", limit, cfg.MaxPagesBytes)
+	}
+	slog.Info("a client cannot see the servers' sync_interval; set it to \"always\", or an acknowledged event can be lost when all copies lose power at once")
+	return nil
+}
+
+func atLeast(version string, major, minor int) bool {
+	parts := strings.SplitN(strings.TrimPrefix(version, "v"), ".", 3)
+	if len(parts) < 2 {
+		return false
+	}
+	a, err1 := strconv.Atoi(parts[0])
+	b, err2 := strconv.Atoi(parts[1])
+	return err1 == nil && err2 == nil && (a > major || a == major && b >= minor)
+}
+
+// health returns an error while events cannot be written: not ready.
+func (m *messaging) health() error {
+	if m.server != nil {
+		return m.server.Health()
+	}
+	if !m.conn.IsConnected() {
+		return errors.New("not connected to NATS")
+	}
+	return nil
+}
+
+// close gives the connection back, then the server: a client must not see its
+// server go first.
+func (m *messaging) close() {
+	if m.conn != nil {
+		_ = m.conn.FlushTimeout(time.Second)
+		m.conn.Close()
+	}
+	if m.server != nil {
+		m.server.Stop()
+	}
+}

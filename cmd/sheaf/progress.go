@@ -1,0 +1,131 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/schollz/progressbar/v3"
+	"golang.org/x/term"
+
+	"sheaf/events"
+)
+
+// progress shows how far an export is.
+type progress interface {
+	update(exportDetail)
+	close()
+}
+
+// newProgress draws a bar on a terminal and writes a line now and then
+// elsewhere.
+func newProgress(w io.Writer) progress {
+	if isTerminal(w) {
+		return &barProgress{w: w}
+	}
+	return &lineProgress{w: w}
+}
+
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}
+
+// barProgress draws one bar: crawling fills its first half, assembling the
+// second.
+type barProgress struct {
+	w   io.Writer
+	bar *progressbar.ProgressBar
+}
+
+func (p *barProgress) update(d exportDetail) {
+	if d.Progress == nil || d.Progress.Phase == "" {
+		return
+	}
+	done, total := int64(d.Progress.PagesDone), int64(d.Progress.PagesTotal)
+	if d.Progress.Phase == events.PhaseAssembling || d.Status == statusSucceeded {
+		done += total
+	}
+	if p.bar == nil {
+		// A bar without a length would turn a wheel in a goroutine of its own.
+		p.bar = progressbar.NewOptions64(max(2*total, 1),
+			progressbar.OptionSetWriter(p.w),
+			progressbar.OptionSetWidth(32),
+			progressbar.OptionThrottle(65*time.Millisecond),
+			progressbar.OptionSetPredictTime(false),
+			progressbar.OptionSetElapsedTime(true),
+			progressbar.OptionUseANSICodes(true),
+			progressbar.OptionSetTheme(progressbar.Theme{Saucer: "█", SaucerPadding: "░", BarStart: " ", BarEnd: " "}),
+		)
+	}
+	if total > 0 && p.bar.GetMax64() != 2*total {
+		p.bar.ChangeMax64(2 * total)
+	}
+	// A full bar is not drawn again, so the text goes first.
+	p.bar.Describe(fmt.Sprintf("%-18s %11s rows", phaseName(d.Progress.Phase), thousands(d.Progress.Rows)))
+	_ = p.bar.Set64(min(done, 2*total)) // drawing is all that can fail
+}
+
+func (p *barProgress) close() {
+	if p.bar != nil {
+		_ = p.bar.Exit()
+		fmt.Fprintln(p.w)
+	}
+}
+
+// lineProgress writes a line when a phase begins, at each tenth of its pages,
+// and every 10 s.
+type lineProgress struct {
+	w     io.Writer
+	phase string
+	tenth int
+	told  time.Time
+}
+
+func (p *lineProgress) update(d exportDetail) {
+	if d.Progress == nil || d.Progress.Phase == "" {
+		return
+	}
+	tenth := 0
+	if d.Progress.PagesTotal > 0 {
+		tenth = d.Progress.PagesDone * 10 / d.Progress.PagesTotal
+	}
+	if d.Progress.Phase == p.phase && tenth <= p.tenth && time.Since(p.told) < 10*time.Second {
+		return
+	}
+	p.phase, p.tenth, p.told = d.Progress.Phase, tenth, time.Now()
+	pages := thousands(int64(d.Progress.PagesDone))
+	if d.Progress.PagesTotal > 0 {
+		pages += " of " + thousands(int64(d.Progress.PagesTotal))
+	}
+	fmt.Fprintf(p.w, "%s: %s pages, %s rows\n", phaseName(p.phase), pages, thousands(d.Progress.Rows))
+}
+
+func (*lineProgress) close() {}
+
+func phaseName(phase string) string { return strings.ReplaceAll(phase, "_", " ") }
+
+// thousands writes 1234567 as 1,234,567.
+func thousands(n int64) string {
+	s := strconv.FormatInt(n, 10)
+	for i := len(s) - 3; i > 0 && s[i-1] != '-'; i -= 3 {
+		s = s[:i] + "," + s[i:]
+	}
+	return s
+}
+
+// humanBytes writes 31457280 as 30.0 MiB.
+func humanBytes(n int64) string {
+	const units = "KMGT"
+	if n < 1<<10 {
+		return strconv.FormatInt(n, 10) + " B"
+	}
+	v, i := float64(n)/1024, 0
+	for v >= 1024 && i < len(units)-1 {
+		v, i = v/1024, i+1
+	}
+	return strconv.FormatFloat(v, 'f', 1, 64) + " " + units[i:i+1] + "iB"
+}

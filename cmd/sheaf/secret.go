@@ -1,0 +1,126 @@
+package main
+
+import (
+	"crypto/rand"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"sheaf/events"
+)
+
+// keptKeyName is the file in the data folder that holds the key which Sheaf
+// made for itself. Whoever loses it loses all links, sealed headers and the
+// equality of repeated requests, so it belongs into the backup.
+const keptKeyName = "secret.key"
+
+// secretKey returns the key that was configured, else the one kept in the data
+// folder; ErrNotExist when there is none.
+func (c KeyConfig) secretKey() ([]byte, error) {
+	text, file := c.SecretKey, c.SecretKeyFile
+	if name, ok := strings.CutPrefix(text, "@"); ok {
+		text, file = "", name
+	}
+	where := "--secret-key"
+	if text == "" {
+		if file == "" {
+			file = filepath.Join(c.Data, keptKeyName)
+			if err := guardKeptKey(file); err != nil {
+				return nil, err
+			}
+		}
+		data, err := os.ReadFile(file)
+		if err != nil {
+			return nil, fmt.Errorf("secret key: %w", err)
+		}
+		text, where = string(data), file
+	}
+	key, err := decodeKey(text)
+	if err != nil {
+		return nil, fmt.Errorf("secret key in %s: %w", where, err)
+	}
+	return key, nil
+}
+
+// guardKeptKey takes back what a careless copy gave away.
+func guardKeptKey(file string) error {
+	info, err := os.Stat(file)
+	if err != nil {
+		return fmt.Errorf("secret key: %w", err)
+	}
+	if info.Mode().Perm()&0o077 == 0 {
+		return nil
+	}
+	slog.Warn("the secret key could be read by other users; now it cannot", "file", file, "mode", info.Mode().Perm())
+	if err := os.Chmod(file, 0o600); err != nil {
+		return fmt.Errorf("secret key: %w", err)
+	}
+	return nil
+}
+
+// makeSecretKey is secretKey, and makes a key when none was configured and
+// none is kept yet.
+func (c KeyConfig) makeSecretKey() ([]byte, error) {
+	key, err := c.secretKey()
+	if !errors.Is(err, fs.ErrNotExist) || c.SecretKey != "" || c.SecretKeyFile != "" {
+		return key, err
+	}
+	key = make([]byte, events.SecretKeySize)
+	rand.Read(key)
+	if err := os.MkdirAll(c.Data, 0o700); err != nil {
+		return nil, fmt.Errorf("secret key: %w", err)
+	}
+	if err := writeOnce(filepath.Join(c.Data, keptKeyName), []byte(hex.EncodeToString(key)+"\n")); err != nil {
+		return nil, fmt.Errorf("secret key: %w", err)
+	}
+	// Whichever of two processes was first, both go on with its key.
+	return c.secretKey()
+}
+
+// writeOnce makes a file that holds all of data or does not exist, also after
+// a crash. A file that is there already stays.
+func writeOnce(name string, data []byte) error {
+	tmp, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+".*") // mode 0600
+	if err != nil {
+		return err
+	}
+	defer os.Remove(tmp.Name())
+	_, err = tmp.Write(data)
+	if err == nil {
+		err = tmp.Sync()
+	}
+	if err = errors.Join(err, tmp.Close()); err != nil {
+		return err
+	}
+	if err := os.Link(tmp.Name(), name); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	dir, err := os.Open(filepath.Dir(name))
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
+}
+
+// decodeKey reads hexadecimal, else any form of base64.
+func decodeKey(text string) ([]byte, error) {
+	text = strings.TrimSpace(text)
+	key, err := hex.DecodeString(text)
+	if err != nil {
+		plain := strings.NewReplacer("-", "+", "_", "/").Replace(strings.TrimRight(text, "="))
+		key, err = base64.RawStdEncoding.DecodeString(plain)
+	}
+	if err != nil {
+		return nil, errors.New("neither hexadecimal nor base64; make one with: openssl rand -hex 32")
+	}
+	if len(key) < events.SecretKeySize {
+		return nil, fmt.Errorf("has %d bytes, want at least %d random ones; make it with: openssl rand -hex 32", len(key), events.SecretKeySize)
+	}
+	return key, nil
+}

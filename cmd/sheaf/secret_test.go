@@ -1,0 +1,103 @@
+package main
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/hex"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"sheaf/events"
+)
+
+func TestSecretKeyIsMadeOnceAndKeptPrivate(t *testing.T) {
+	data := filepath.Join(t.TempDir(), "data")
+	c := KeyConfig{Data: data}
+	_, err := c.secretKey()
+	require.ErrorIs(t, err, os.ErrNotExist)
+
+	keys := make([][]byte, 8)
+	var wg sync.WaitGroup
+	for i := range keys {
+		wg.Go(func() { keys[i], _ = c.makeSecretKey() })
+	}
+	wg.Wait()
+	for _, key := range keys {
+		require.Len(t, key, events.SecretKeySize)
+		require.Equal(t, keys[0], key, "all who start at once get one key")
+	}
+
+	name := filepath.Join(data, keptKeyName)
+	info, err := os.Stat(name)
+	require.NoError(t, err)
+	require.Equal(t, os.FileMode(0o600), info.Mode().Perm())
+	entries, err := os.ReadDir(data)
+	require.NoError(t, err)
+	require.Len(t, entries, 1, "nothing else is left")
+
+	require.NoError(t, os.Chmod(name, 0o644))
+	key, err := c.makeSecretKey()
+	require.NoError(t, err)
+	require.Equal(t, keys[0], key)
+	info, err = os.Stat(name)
+	require.NoError(t, err)
+	require.Equal(t, os.FileMode(0o600), info.Mode().Perm())
+
+	require.NoError(t, os.WriteFile(name, []byte("short\n"), 0o600))
+	_, err = c.makeSecretKey()
+	require.Error(t, err, "a damaged key is never replaced by a new one")
+	require.NotContains(t, err.Error(), "short")
+}
+
+func TestSecretKeyForms(t *testing.T) {
+	key := bytes.Repeat([]byte{0xfb, 0xff, 0x3e, 1}, 8)
+	file := filepath.Join(t.TempDir(), "key")
+	require.NoError(t, os.WriteFile(file, []byte(hex.EncodeToString(key)+"\n"), 0o440))
+	for name, c := range map[string]KeyConfig{
+		"hex":         {SecretKey: hex.EncodeToString(key)},
+		"upper hex":   {SecretKey: strings.ToUpper(hex.EncodeToString(key))},
+		"base64":      {SecretKey: base64.StdEncoding.EncodeToString(key)},
+		"base64, url": {SecretKey: base64.RawURLEncoding.EncodeToString(key)},
+		"@file":       {SecretKey: "@" + file},
+		"file":        {SecretKeyFile: file},
+	} {
+		got, err := c.makeSecretKey()
+		require.NoError(t, err, name)
+		require.Equal(t, key, got, name)
+	}
+	for name, c := range map[string]KeyConfig{
+		"short":        {SecretKey: hex.EncodeToString(key[:31])},
+		"words":        {SecretKey: "correct horse battery staple"},
+		"missing file": {SecretKeyFile: file + "x"},
+		"missing @":    {SecretKey: "@" + file + "x"},
+	} {
+		c.Data = t.TempDir()
+		_, err := c.makeSecretKey()
+		require.Error(t, err, name)
+		entries, err := os.ReadDir(c.Data)
+		require.NoError(t, err)
+		require.Empty(t, entries, "%s: no key is made in place of one that was named", name)
+	}
+}
+
+func TestCallbackSecret(t *testing.T) {
+	key := strings.Repeat("ab", 32)
+	code, out, _ := sheaf(t, t.Context(), "", "callback-secret", "--secret-key", key)
+	require.Zero(t, code)
+	keys, err := events.NewKeyring(bytes.Repeat([]byte{0xab}, 32))
+	require.NoError(t, err)
+	require.Equal(t, keys.WebhookSecret(events.DefaultTenant)+"\n", out)
+
+	data := t.TempDir()
+	code, _, errs := sheaf(t, t.Context(), "", "callback-secret", "--data", data)
+	require.Equal(t, exitFailed, code)
+	require.Contains(t, errs, "sheaf serve makes one")
+	entries, err := os.ReadDir(data)
+	require.NoError(t, err)
+	require.Empty(t, entries)
+}
