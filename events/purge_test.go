@@ -1,0 +1,92 @@
+package events_test
+
+import (
+	"fmt"
+	"testing"
+
+	"sheaf/events"
+	"sheaf/events/eventstest"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestPurgeEndedStopsAtTheMark(t *testing.T) {
+	s := eventstest.Streams(t)
+	ctx := t.Context()
+	publish := func(run uint64, number int) {
+		id := events.PageID{Tenant: "default", Key: testKey, Run: run, Number: number}
+		_, err := s.PublishPage(ctx, events.Page{PageID: id, Rows: []byte(`[{"a":1}]`), RowCount: 1, Total: -1})
+		require.NoError(t, err)
+	}
+	pages := func(run uint64) []int {
+		list, err := s.ListPages(ctx, "default", testKey, run)
+		require.NoError(t, err)
+		return list
+	}
+	x, err := s.Append(ctx, events.Export{Tenant: "default", Key: testKey}, "", always(requested()))
+	require.NoError(t, err)
+	require.NoError(t, s.SaveHeaders(ctx, "default", testKey, map[string]string{"A": "b"}))
+	publish(1, 1)
+	publish(1, 2)
+	publish(7, 1)
+
+	mark, err := s.PurgeMark(ctx)
+	require.NoError(t, err)
+	require.Positive(t, mark.Full)
+	require.ErrorIs(t, s.PurgeEnded(ctx, x, mark), events.ErrNotAllowed, "under way")
+	require.Equal(t, []int{1, 2}, pages(1))
+
+	ended, err := s.Append(ctx, x, "", always(&events.ExportCancelled{}))
+	require.NoError(t, err)
+	publish(1, 3)
+	require.NoError(t, s.PurgeEnded(ctx, ended, events.PurgeMark{}))
+	require.Equal(t, []int{1, 2, 3}, pages(1), "a mark at the beginning")
+
+	for range 2 {
+		require.NoError(t, s.PurgeEnded(ctx, ended, mark))
+		require.Equal(t, []int{3}, pages(1), "a page behind the mark stays")
+		require.Empty(t, pages(7), "other runs go as well")
+		_, err = s.Headers(ctx, "default", testKey)
+		require.ErrorIs(t, err, events.ErrNoHeaders)
+	}
+
+	// Begun anew: what the new request saved, and what the old one left, stays.
+	require.NoError(t, s.SaveHeaders(ctx, "default", testKey, map[string]string{"A": "c"}))
+	require.NoError(t, s.PurgeEnded(ctx, ended, mark))
+	header, err := s.Headers(ctx, "default", testKey)
+	require.NoError(t, err)
+	require.Equal(t, "c", header["A"])
+	mark, err = s.PurgeMark(ctx)
+	require.NoError(t, err)
+	again, err := s.Append(ctx, ended, "", always(requested()))
+	require.NoError(t, err)
+	require.ErrorIs(t, s.PurgeEnded(ctx, ended, mark), events.ErrNotAllowed)
+	_, err = s.Append(ctx, again, "", always(&events.ExportCancelled{}))
+	require.NoError(t, err)
+	require.ErrorIs(t, s.PurgeEnded(ctx, ended, mark), events.ErrNotAllowed, "ended anew, not as it was seen")
+	require.Equal(t, []int{3}, pages(1))
+}
+
+// BenchmarkPurgeEnded is what a sweep costs for each ended export.
+func BenchmarkPurgeEnded(b *testing.B) {
+	s := eventstest.Streams(b)
+	ctx := b.Context()
+	var ended []events.Export
+	for n := range b.N {
+		x, err := s.Append(ctx, events.Export{Tenant: "default", Key: fmt.Sprintf("%032x", n)}, "", always(requested()))
+		require.NoError(b, err)
+		for p := range 5 {
+			_, err = s.PublishPage(ctx, events.Page{PageID: events.PageID{Tenant: x.Tenant, Key: x.Key, Run: x.RequestedSeq, Number: p + 1}, Rows: []byte(`[{"a":1}]`), RowCount: 1})
+			require.NoError(b, err)
+		}
+		x, err = s.Append(ctx, x, "", always(&events.ExportCancelled{}))
+		require.NoError(b, err)
+		ended = append(ended, x)
+	}
+	mark, err := s.PurgeMark(ctx)
+	require.NoError(b, err)
+	b.ResetTimer()
+	for _, x := range ended {
+		require.NoError(b, s.PurgeEnded(ctx, x, mark))
+	}
+}
