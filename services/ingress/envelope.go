@@ -1,0 +1,103 @@
+package ingress
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"math"
+	"net/http"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"github.com/google/uuid"
+)
+
+// envelope is the shape of every answer. Data is null after a failure.
+type envelope struct {
+	Errcode   int    `json:"errcode"`
+	Msg       string `json:"msg"`
+	Data      any    `json:"data"`
+	RequestID string `json:"request_id"`
+}
+
+// seal makes the answer of an operation. It returns the error as the caller is
+// told it, nil after a success.
+func seal(data any, err error, requestID string) ([]byte, *apiError) {
+	var failure *apiError
+	e := envelope{Data: data, RequestID: requestID}
+	if err != nil {
+		failure = asAPIError(err)
+		e.Errcode, e.Msg, e.Data = failure.Errcode, failure.Msg, nil
+	}
+	var b strings.Builder
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false) // links hold "&"
+	if err := enc.Encode(e); err != nil {
+		failure = internal(err)
+		return []byte(`{"errcode":500,"msg":"internal error","data":null,"request_id":` + strconv.Quote(requestID) + "}\n"), failure
+	}
+	return []byte(b.String()), failure
+}
+
+// respond writes the answer of an operation.
+func respond(w http.ResponseWriter, r *http.Request, data any, err error) {
+	id := requestID(r)
+	body, failure := seal(data, err, id)
+	status := http.StatusOK
+	h := w.Header()
+	if failure != nil {
+		status = failure.Status
+		if failure.RetryAfter > 0 {
+			h.Set("Retry-After", strconv.Itoa(int(math.Ceil(failure.RetryAfter.Seconds()))))
+		}
+		logFailure(r.Context(), id, failure)
+	}
+	h.Set("Content-Type", "application/json; charset=utf-8")
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Cache-Control", "no-store")
+	h.Set("Content-Length", strconv.Itoa(len(body)))
+	w.WriteHeader(status)
+	_, _ = w.Write(body) // the caller has gone: there is nobody to tell
+}
+
+// Names of the headers that a caller gives its request an id with. The first
+// is what B3 tracing sends and what callers have always used.
+var requestIDHeaders = []string{"x-b3-traceid", "X-Request-Id"}
+
+var saneID = regexp.MustCompile(`^[A-Za-z0-9._:/+=@~,-]{1,128}$`)
+
+// chooseRequestID takes the caller's id if it can stand in a log and a header,
+// else it makes one. get reads a header by name.
+func chooseRequestID(get func(name string) string) string {
+	for _, name := range requestIDHeaders {
+		if id := get(name); saneID.MatchString(id) {
+			return id
+		}
+	}
+	return uuid.NewString()
+}
+
+// readBody reads a request body of at most limit bytes.
+func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, error) {
+	if enc := r.Header.Get("Content-Encoding"); enc != "" && !strings.EqualFold(enc, "identity") {
+		return nil, &apiError{
+			Errcode: errcodeEncoding, Status: http.StatusUnsupportedMediaType, Field: "body",
+			Msg: "body: Content-Encoding " + strconv.Quote(cut(enc, 32)) + " is not supported; send it uncompressed",
+		}
+	}
+	if r.ContentLength > limit {
+		return nil, &http.MaxBytesError{Limit: limit}
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
+	var tooMany *http.MaxBytesError
+	if err != nil && !errors.As(err, &tooMany) {
+		return nil, invalid("body", "could not be read to its end")
+	}
+	return body, err
+}
+
+func logger(requestID string) *slog.Logger {
+	return slog.With("service", "ingress", "request_id", requestID)
+}

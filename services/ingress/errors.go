@@ -1,0 +1,120 @@
+package ingress
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"sheaf/events"
+
+	"github.com/nats-io/nats.go"
+)
+
+// Error codes of the envelope. With one exception they are the HTTP status.
+const (
+	errcodeInvalid     = 400 // a field is missing or wrong
+	errcodeNoKey       = 401 // no key was given; callers know this number, the HTTP status is 400
+	errcodeNotFound    = 404 // no such path, or no export has the key
+	errcodeMethod      = 405 // the path exists, the method does not
+	errcodeState       = 409 // the export's state does not allow it
+	errcodeTooLarge    = 413 // the request is larger than allowed
+	errcodeEncoding    = 415 // the body is compressed
+	errcodeInternal    = 500 // a defect of Sheaf; the log says more
+	errcodeUnavailable = 503 // nothing was done, or nothing is known: try again
+)
+
+// apiError is an answer that is not a success, the same over every transport.
+type apiError struct {
+	Errcode    int
+	Status     int           // of HTTP
+	Field      string        // the field at fault, "" when there is none
+	Msg        string        // for the caller: what is wrong and what would be right
+	RetryAfter time.Duration // when to try again, 0 for never
+	cause      error         // for the log alone
+}
+
+func (e *apiError) Error() string {
+	if e.cause != nil {
+		return e.Msg + ": " + e.cause.Error()
+	}
+	return e.Msg
+}
+
+func (e *apiError) Unwrap() error { return e.cause }
+
+// invalid is the answer to a field that is missing or wrong. The message
+// begins with the field's name.
+func invalid(field, format string, args ...any) *apiError {
+	return &apiError{
+		Errcode: errcodeInvalid, Status: http.StatusBadRequest, Field: field,
+		Msg: field + ": " + fmt.Sprintf(format, args...),
+	}
+}
+
+func tooLarge(field, format string, args ...any) *apiError {
+	e := invalid(field, format, args...)
+	e.Errcode, e.Status = errcodeTooLarge, http.StatusRequestEntityTooLarge
+	return e
+}
+
+func unknownKey(key string) *apiError {
+	return &apiError{
+		Errcode: errcodeNotFound, Status: http.StatusNotFound, Field: "key",
+		Msg: fmt.Sprintf("资源不存在 (no export has the key %q)", cut(key, 64)),
+	}
+}
+
+// conflict is the answer to an operation that the export's state rules out.
+func conflict(format string, args ...any) *apiError {
+	return &apiError{
+		Errcode: errcodeState, Status: http.StatusConflict, Field: "key",
+		Msg: "key: " + fmt.Sprintf(format, args...),
+	}
+}
+
+func unavailable(msg string, after time.Duration, cause error) *apiError {
+	return &apiError{
+		Errcode: errcodeUnavailable, Status: http.StatusServiceUnavailable,
+		Msg: msg, RetryAfter: after, cause: cause,
+	}
+}
+
+func internal(cause error) *apiError {
+	return &apiError{
+		Errcode: errcodeInternal, Status: http.StatusInternalServerError,
+		Msg: "服务错误 (internal error; the server's log has the details under this request_id)", cause: cause,
+	}
+}
+
+// asAPIError is the one place that decides what a caller learns of an error.
+// Whatever is not known here is internal and told without its text.
+func asAPIError(err error) *apiError {
+	var e *apiError
+	var tooMany *http.MaxBytesError
+	switch {
+	case errors.As(err, &e):
+		return e
+	case errors.As(err, &tooMany):
+		return tooLarge("body", "is larger than %d bytes", tooMany.Limit)
+	case errors.Is(err, nats.ErrMaxPayload):
+		return tooLarge("body", "is larger than a message of the event stream may be")
+	case errors.Is(err, events.ErrNoSpace):
+		return unavailable("the event stream is full, nothing was accepted; try again later", 30*time.Second, err)
+	case errors.Is(err, events.ErrUnavailable), errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+		return unavailable("the event stream is unavailable; try again", 2*time.Second, err)
+	}
+	return internal(err)
+}
+
+// cut shortens text that came from outside to at most n characters.
+func cut(s string, n int) string {
+	for i := range s {
+		if n == 0 {
+			return s[:i] + "…"
+		}
+		n--
+	}
+	return s
+}

@@ -1,0 +1,239 @@
+// Package ingress is how callers reach Sheaf: REST, a NATS micro service and
+// durable submissions, all three thin shells around the same operations.
+//
+// # What it promises
+//
+//   - A submission is answered only after the event that begins its export is
+//     on disk, with everything that the event refers to.
+//   - Equal requests of a tenant have one key, and at most one export of a key
+//     is under way, however many ingresses are asked at once.
+//   - Read your writes: detail, history, cancel and retry see every event that
+//     was acknowledged before the question, through whichever ingress, or the
+//     answer is 503.
+//   - Every answer, also to a wrong path or after a panic, is the envelope
+//     {"errcode","msg","data","request_id"}. It never holds an internal address
+//     or a secret.
+package ingress
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"sheaf/events"
+	"sheaf/storage"
+
+	"golang.org/x/sync/semaphore"
+)
+
+// Config of the service. The zero value works.
+type Config struct {
+	PublicURL   string        // base of the links it hands out, without a slash at its end; default http:// and the listener's address
+	KeepFiles   time.Duration // how long finished files are kept; default 168h
+	KeepPages   time.Duration // how long the pages and source headers of a failed or cancelled export are kept; default 24h
+	KeepHistory time.Duration // how long ended exports stay in the log; default 168h
+	MaxHistory  int           // exports in the log, beyond which ended ones go early; default 100,000
+	Health      func() error  // of what this process rests on, such as the embedded server; nil is healthy; default always healthy
+	MaxBody     int64         // bytes of a request without rows; default 256 KiB
+	MaxRawBody  int64         // bytes of a request with rows; default 64 MiB
+}
+
+func (c Config) withDefaults(listener net.Listener) Config {
+	if c.PublicURL == "" {
+		c.PublicURL = "http://" + listener.Addr().String()
+	}
+	c.PublicURL = strings.TrimRight(c.PublicURL, "/")
+	if c.KeepFiles == 0 {
+		c.KeepFiles = 168 * time.Hour
+	}
+	if c.KeepPages == 0 {
+		c.KeepPages = 24 * time.Hour
+	}
+	if c.KeepHistory == 0 {
+		c.KeepHistory = 168 * time.Hour
+	}
+	if c.MaxHistory == 0 {
+		c.MaxHistory = 100_000
+	}
+	if c.Health == nil {
+		c.Health = func() error { return nil }
+	}
+	if c.MaxBody == 0 {
+		c.MaxBody = 256 << 10
+	}
+	if c.MaxRawBody == 0 {
+		c.MaxRawBody = 64 << 20
+	}
+	return c
+}
+
+func (c Config) check() error {
+	if c.KeepFiles < 0 || c.KeepPages < 0 || c.KeepHistory < 0 || c.MaxHistory < 0 {
+		return errors.New("ingress: a duration or number to keep is negative")
+	}
+	if c.MaxBody < 0 || c.MaxRawBody < 0 {
+		return errors.New("ingress: a limit on bodies is negative")
+	}
+	if err := httpURL("public URL", c.PublicURL, 2048); err != nil {
+		return fmt.Errorf("ingress: %w", err)
+	}
+	return nil
+}
+
+const (
+	// drainWait is how long requests may take to end once the process shall
+	// stop; the whole process has 15 s.
+	drainWait = 10 * time.Second
+	// retryEvery is the pause before an inner loop that lost the streams
+	// begins again.
+	retryEvery = time.Second
+	// lightBody is the size up to which a body is not counted against the
+	// memory for bodies.
+	lightBody = 1 << 20
+	// bodyWait is how long a large body waits for its turn.
+	bodyWait = 5 * time.Second
+)
+
+// Service answers callers. It is made by [New] and lives through one call of
+// [Service.Run].
+type Service struct {
+	cfg      Config
+	listener net.Listener
+	streams  *events.Streams
+	tasks    *storage.Tasks
+	files    storage.Files
+
+	progress *progressCache
+	bodies   *semaphore.Weighted // bytes of large bodies in memory
+	bound    chan struct{}       // closed when the projection is known to be of this log
+	caughtUp atomic.Bool         // the projection has seen what was in the log at the start
+	draining atomic.Bool
+}
+
+// New makes a service on a listener that is already bound. It does no I/O.
+// The service closes the listener at the end of Run; streams, tasks and files
+// stay open.
+func New(cfg Config, listener net.Listener, streams *events.Streams, tasks *storage.Tasks, files storage.Files) (*Service, error) {
+	cfg = cfg.withDefaults(listener)
+	if err := cfg.check(); err != nil {
+		return nil, err
+	}
+	return &Service{
+		cfg: cfg, listener: listener, streams: streams, tasks: tasks, files: files,
+		progress: newProgressCache(), bound: make(chan struct{}),
+		// Two of the largest at once. A body of rows is in memory about
+		// three times while it is checked and published.
+		bodies: semaphore.NewWeighted(2 * cfg.MaxRawBody),
+	}, nil
+}
+
+// Run serves until ctx ends, then drains: not ready, no new work, the requests
+// in flight are answered, nil. It returns an error when a part of it cannot go
+// on, such as a projection that cannot be written; an outage of the streams is
+// none.
+func (s *Service) Run(ctx context.Context) error {
+	// What takes work in ends first. What answers rest on ends last.
+	front, stopFront := context.WithCancelCause(ctx)
+	defer stopFront(nil)
+	back, stopBack := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopBack()
+	var atFront, atBack sync.WaitGroup
+	start := func(group *sync.WaitGroup, ctx context.Context, run func(context.Context) error) {
+		group.Go(func() {
+			if err := run(ctx); err != nil {
+				stopFront(err)
+			}
+		})
+	}
+
+	start(&atBack, back, s.project)
+	start(&atBack, back, s.catchUp)
+	start(&atBack, back, s.watchProgress)
+	start(&atFront, front, s.takeSubmissions)
+	start(&atFront, front, s.newSweeper().run)
+	start(&atFront, front, func(front context.Context) error { return s.serveMicro(front, back) })
+	start(&atFront, front, func(front context.Context) error { return s.serveHTTP(front, back) })
+
+	<-front.Done()
+	s.draining.Store(true)
+	overdue := time.AfterFunc(drainWait, stopBack)
+	atFront.Wait()
+	overdue.Stop()
+	stopBack()
+	atBack.Wait()
+	if ctx.Err() != nil && errors.Is(context.Cause(front), context.Cause(ctx)) {
+		return nil
+	}
+	return fmt.Errorf("ingress: %w", context.Cause(front))
+}
+
+// serveHTTP serves REST until front ends, then answers what is in flight.
+func (s *Service) serveHTTP(front, back context.Context) error {
+	server := &http.Server{
+		Handler:           s.handler(),
+		ReadHeaderTimeout: 5 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    16 << 10,
+		BaseContext:       func(net.Listener) context.Context { return back },
+		ErrorLog:          slog.NewLogLogger(slog.With("service", "ingress").Handler(), slog.LevelDebug),
+	}
+	stopped := make(chan error, 1)
+	go func() { stopped <- server.Serve(s.listener) }()
+	select {
+	case err := <-stopped:
+		_ = server.Close()
+		return fmt.Errorf("serving HTTP: %w", err)
+	case <-front.Done():
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(front), drainWait)
+	defer cancel()
+	if err := server.Shutdown(ctx); err != nil {
+		slog.Warn("requests were cut off", "service", "ingress", "error", err)
+		_ = server.Close()
+	}
+	<-stopped
+	return nil
+}
+
+// untilDone runs fn again and again while the streams are unavailable, until
+// ctx ends or fn fails for another reason.
+func untilDone(ctx context.Context, what string, fn func(context.Context) error) error {
+	for {
+		err := fn(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case err == nil:
+			return nil
+		case !errors.Is(err, events.ErrUnavailable):
+			return fmt.Errorf("%s: %w", what, err)
+		}
+		slog.Warn("trying again", "service", "ingress", "what", what, "error", err)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(retryEvery):
+		}
+	}
+}
+
+// reserve takes room for a large body, and waits a little for it.
+func (s *Service) reserve(ctx context.Context, size int64) (release func(), err error) {
+	if size <= lightBody {
+		return func() {}, nil
+	}
+	size = min(size, s.cfg.MaxRawBody)
+	ctx, cancel := context.WithTimeout(ctx, bodyWait)
+	defer cancel()
+	if err := s.bodies.Acquire(ctx, size); err != nil {
+		return nil, unavailable("too many large requests are under way; try again", bodyWait, err)
+	}
+	return func() { s.bodies.Release(size) }, nil
+}

@@ -1,0 +1,174 @@
+package ingress
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"flag"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"sheaf/events"
+	"sheaf/events/embedded"
+	"sheaf/events/eventstest"
+	"sheaf/storage"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+)
+
+var update = flag.Bool("update", false, "write the golden files")
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	time.Local = time.FixedZone("CST", 8*60*60) // golden files hold local times
+	if !testing.Verbose() {
+		slog.SetDefault(slog.New(slog.DiscardHandler))
+	}
+	goleak.VerifyTestMain(m)
+}
+
+// ingress is a running service of a test.
+type ingress struct {
+	*Service
+	url  string
+	stop func() error // drains; the test's end does it too
+}
+
+// start runs an ingress on srv with a connection and a projection of its own,
+// as another process would.
+func start(t testing.TB, srv *embedded.Server, cfg Config) *ingress {
+	t.Helper()
+	return startOn(t, eventstest.StreamsOn(t, srv, events.Config{}), cfg)
+}
+
+func startOn(t testing.TB, streams *events.Streams, cfg Config) *ingress {
+	t.Helper()
+	tasks, err := storage.OpenTasks(filepath.Join(t.TempDir(), "tasks.db"))
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, tasks.Close()) })
+	files, err := storage.OpenFiles(t.Context(), "file://"+t.TempDir(), t.TempDir(), streams.JetStream(), 1)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, files.Close()) })
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	s, err := New(cfg, listener, streams, tasks, files)
+	require.NoError(t, err)
+
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx) }()
+	stopped := false
+	in := &ingress{Service: s, url: "http://" + listener.Addr().String()}
+	in.stop = func() error {
+		if stopped {
+			return nil
+		}
+		stopped = true
+		cancel()
+		return <-done
+	}
+	t.Cleanup(func() {
+		require.NoError(t, in.stop())
+		http.DefaultClient.CloseIdleConnections()
+	})
+	require.Eventually(t, func() bool { return in.caughtUp.Load() }, 10*time.Second, time.Millisecond)
+	return in
+}
+
+// answer is an envelope as a caller sees it.
+type answer struct {
+	Status    int             `json:"-"`
+	Header    http.Header     `json:"-"`
+	Raw       string          `json:"-"`
+	Errcode   int             `json:"errcode"`
+	Msg       string          `json:"msg"`
+	Data      json.RawMessage `json:"data"`
+	RequestID string          `json:"request_id"`
+}
+
+func (a answer) key(t testing.TB) string {
+	t.Helper()
+	var d accepted
+	require.NoError(t, json.Unmarshal(a.Data, &d), a.Raw)
+	return d.HashKey
+}
+
+func (a answer) detail(t testing.TB) detailView {
+	t.Helper()
+	require.Zero(t, a.Errcode, a.Msg)
+	var d detailView
+	require.NoError(t, json.Unmarshal(a.Data, &d), a.Raw)
+	return d
+}
+
+func send(t testing.TB, method, url, body string, header ...string) answer {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), method, url, bytes.NewReader([]byte(body)))
+	require.NoError(t, err)
+	for i := 0; i < len(header); i += 2 {
+		req.Header.Set(header[i], header[i+1])
+	}
+	resp, err := http.DefaultClient.Do(req)
+	require.NoError(t, err)
+	defer resp.Body.Close()
+	return decode(t, resp)
+}
+
+func decode(t testing.TB, resp *http.Response) answer {
+	t.Helper()
+	raw, err := io.ReadAll(resp.Body)
+	require.NoError(t, err)
+	a := answer{Status: resp.StatusCode, Header: resp.Header, Raw: string(raw)}
+	require.NoError(t, json.Unmarshal(raw, &a), a.Raw)
+	require.Equal(t, "application/json; charset=utf-8", resp.Header.Get("Content-Type"))
+	return a
+}
+
+func (in *ingress) post(t testing.TB, path, body string) answer {
+	t.Helper()
+	return send(t, http.MethodPost, in.url+path, body)
+}
+
+func (in *ingress) get(t testing.TB, path string) answer {
+	t.Helper()
+	return send(t, http.MethodGet, in.url+path, "")
+}
+
+// write appends an event to an export as another part of Sheaf would.
+func (in *ingress) write(t testing.TB, key string, p events.Payload) events.Export {
+	t.Helper()
+	x, err := in.streams.Read(t.Context(), events.DefaultTenant, key)
+	require.NoError(t, err)
+	x, err = in.streams.Append(t.Context(), x, "", func(*events.Export) (events.Payload, error) { return p, nil })
+	require.NoError(t, err)
+	return x
+}
+
+func (in *ingress) read(t testing.TB, tenant, key string) events.Export {
+	t.Helper()
+	x, err := in.streams.Read(t.Context(), tenant, key)
+	require.NoError(t, err)
+	return x
+}
+
+// golden holds got against a file of testdata.
+func golden(t testing.TB, name string, got []byte) {
+	t.Helper()
+	var b bytes.Buffer
+	require.NoError(t, json.Indent(&b, got, "", "  "))
+	path := filepath.Join("testdata", name)
+	if *update {
+		require.NoError(t, os.MkdirAll("testdata", 0o755))
+		require.NoError(t, os.WriteFile(path, b.Bytes(), 0o644))
+	}
+	want, err := os.ReadFile(path)
+	require.NoError(t, err)
+	require.Equal(t, string(want), b.String())
+}

@@ -1,0 +1,375 @@
+package ingress
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"runtime/debug"
+	"strconv"
+	"time"
+
+	"sheaf/events"
+	"sheaf/storage"
+)
+
+const (
+	// readWait is how long an answer waits for the projection to have seen
+	// what was acknowledged before the question.
+	readWait = 2 * time.Second
+	// operationWait bounds an operation. A raw request of the largest size is
+	// some hundred publishes of a few milliseconds each.
+	operationWait = time.Minute
+	// historyDays is how far back the history of a user goes, counted from
+	// midnight.
+	historyDays = 7
+	// maxHistoryPage is the number of exports in one answer.
+	maxHistoryPage = 1000
+)
+
+// call is one request of a caller, whichever way it came.
+type call struct {
+	tenant      string
+	requestID   string
+	body        []byte             // of http and raw, as received
+	params      url.Values         // of the other operations
+	correlation string             // id that the caller gave the submission, "" for none
+	submission  *events.Submission // of a durable submission
+}
+
+// operation does what a caller asks for. Its errors are told through
+// asAPIError.
+type operation func(ctx context.Context, c call) (data any, err error)
+
+// operations by the name that the last token of their subject has.
+func (s *Service) operations() map[string]operation {
+	return map[string]operation{
+		"http":    s.submitHTTP,
+		"raw":     s.submitRaw,
+		"detail":  s.detail,
+		"history": s.history,
+		"cancel":  s.cancel,
+		"retry":   s.retry,
+	}
+}
+
+// takesBody reports whether an operation reads the body itself.
+func takesBody(name string) bool { return name == "http" || name == "raw" }
+
+// do runs an operation within its time and turns a panic into an error.
+func (s *Service) do(ctx context.Context, op operation, c call) (data any, err error) {
+	ctx, cancel := context.WithTimeout(ctx, operationWait)
+	defer cancel()
+	defer func() {
+		if p := recover(); p != nil {
+			data, err = nil, panicked(c.requestID, p)
+		}
+	}()
+	return op(ctx, c)
+}
+
+// panicked logs a panic with its stack and returns what the caller is told.
+func panicked(requestID string, p any) error {
+	logger(requestID).Error("panic", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+	return internal(fmt.Errorf("panic: %v", p))
+}
+
+// accepted answers a submission.
+type accepted struct {
+	HashKey  string   `json:"hash_key"`
+	Warnings []string `json:"warnings,omitempty"`
+}
+
+func (s *Service) submitHTTP(ctx context.Context, c call) (any, error) {
+	return s.submit(ctx, events.SourceHTTP, c)
+}
+
+func (s *Service) submitRaw(ctx context.Context, c call) (any, error) {
+	return s.submit(ctx, events.SourceRaw, c)
+}
+
+// errDuplicate ends an Append: an equal request is under way or has a file.
+var errDuplicate = errors.New("duplicate request")
+
+// submit begins an export, or finds the one that an equal request began. What
+// the export needs is durable before the event that announces it.
+func (s *Service) submit(ctx context.Context, sourceType string, c call) (any, error) {
+	sub, err := parseSubmission(s.streams.Keys(), c.tenant, sourceType, c.body)
+	if err != nil {
+		return nil, err
+	}
+	answer := accepted{HashKey: sub.key, Warnings: sub.request.Warnings}
+
+	decide := func(x *events.Export) (events.Payload, error) {
+		switch x.State {
+		case events.StateNone:
+			return &events.ExportRequested{CreatedAt: time.Now().UTC(), Request: sub.request, Submission: c.submission}, nil
+		case events.StateFailed, events.StateCancelled, events.StateExpired:
+			if c.submission != nil && handled(x.Submission, *c.submission) {
+				return nil, errDuplicate
+			}
+			again := requestAgain(x)
+			again.Request = sub.request
+			if c.submission != nil {
+				again.Submission = c.submission
+			}
+			return again, nil
+		}
+		return nil, errDuplicate
+	}
+
+	known := events.Export{Tenant: c.tenant, Key: sub.key}
+	if len(sub.header) > 0 || len(sub.pages) > 0 {
+		if known, err = s.streams.Read(ctx, c.tenant, sub.key); err != nil {
+			return nil, err
+		}
+		if _, err := decide(&known); err != nil {
+			return answer, nil
+		}
+		if err := s.prepare(ctx, c.tenant, sub); err != nil {
+			return nil, err
+		}
+	}
+	before := known.State
+	_, err = s.streams.Append(ctx, known, c.correlation, func(x *events.Export) (events.Payload, error) {
+		before = x.State
+		return decide(x)
+	})
+	if errors.Is(err, errDuplicate) {
+		return answer, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if before != events.StateNone {
+		// The end of the earlier run lets the sweeper purge what prepare
+		// wrote. It no longer may, but it may just have.
+		if err := s.prepare(ctx, c.tenant, sub); err != nil {
+			logger(c.requestID).Warn("could not write the source of an export again", "key", sub.key, "error", err)
+		}
+	}
+	return answer, nil
+}
+
+// prepare writes what an export needs besides its event: the sealed headers of
+// the source, or the pages that came with the request. Repeating it is
+// harmless.
+func (s *Service) prepare(ctx context.Context, tenant string, sub *submission) error {
+	if len(sub.header) > 0 {
+		if err := s.streams.SaveHeaders(ctx, tenant, sub.key, sub.header); err != nil {
+			return err
+		}
+	}
+	for i, p := range sub.pages {
+		_, err := s.streams.PublishPage(ctx, events.Page{
+			PageID:   events.PageID{Tenant: tenant, Key: sub.key, Run: events.RawRun, Number: i + 1},
+			Rows:     p.array(),
+			RowCount: p.count, HeaderRow: i == 0,
+			Total: sub.request.Raw.Rows, TotalPages: len(sub.pages), Attempts: 1,
+		})
+		if errors.Is(err, events.ErrNoSpace) {
+			s.dropPages(context.WithoutCancel(ctx), tenant, sub.key)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// dropPages removes the first pages of a request that the page stream had no
+// room for: no event names them, so nothing else ever would.
+func (s *Service) dropPages(ctx context.Context, tenant, key string) {
+	ctx, cancel := context.WithTimeout(ctx, readWait)
+	defer cancel()
+	x, err := s.streams.Read(ctx, tenant, key)
+	if err == nil && x.State == events.StateNone {
+		err = s.streams.PurgeRun(ctx, tenant, key, events.RawRun)
+	}
+	if err != nil {
+		slog.Warn("pages of a refused request are left over", "service", "ingress", "key", key, "error", err)
+	}
+}
+
+// handled reports whether the submission that an export came from is sub or a
+// later one. Every later event of the key carries the newest, so a submission
+// that is delivered again finds itself also after the export ended.
+func handled(by *events.Submission, sub events.Submission) bool {
+	return by != nil && by.StreamCreated.Equal(sub.StreamCreated) && by.Sequence >= sub.Sequence
+}
+
+// requestAgain is the event that begins an ended export anew.
+func requestAgain(x *events.Export) *events.ExportRequested {
+	r := &events.ExportRequested{ExportID: x.ID, CreatedAt: x.CreatedAt, Request: x.Request, Submission: x.Submission}
+	if x.Request.SourceType == events.SourceHTTP {
+		r.ContinuesRun, _ = x.Resumable()
+	}
+	return r
+}
+
+// changed answers an operation that moved an export to another state.
+type changed struct {
+	HashKey string `json:"hash_key"`
+	Status  int    `json:"status"`
+}
+
+func (s *Service) cancel(ctx context.Context, c call) (any, error) {
+	x, err := s.find(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	x, err = s.streams.Append(ctx, x, c.correlation, func(x *events.Export) (events.Payload, error) {
+		switch {
+		case x.State == events.StateNone: // swept from the log since it was found
+			return nil, unknownKey(x.Key)
+		case x.State.Terminal():
+			return nil, conflict("the export is already %s; only one that is under way can be cancelled", x.State)
+		}
+		return &events.ExportCancelled{}, nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return changed{HashKey: x.Key, Status: x.State.Status()}, nil
+}
+
+func (s *Service) retry(ctx context.Context, c call) (any, error) {
+	x, err := s.find(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	x, err = s.streams.Append(ctx, x, c.correlation, func(x *events.Export) (events.Payload, error) {
+		switch x.State {
+		case events.StateNone:
+			return nil, unknownKey(x.Key)
+		case events.StateFailed, events.StateCancelled, events.StateExpired:
+			if err := s.repeatable(ctx, x); err != nil {
+				return nil, err
+			}
+			return requestAgain(x), nil
+		case events.StateRejected:
+			return nil, conflict("the submission was rejected; submit it again, corrected")
+		case events.StateCompleted:
+			return nil, conflict("the export is completed and its file is there; only a failed, cancelled or expired one can be retried")
+		}
+		return nil, conflict("the export is under way; only a failed, cancelled or expired one can be retried")
+	})
+	if err != nil {
+		return nil, err
+	}
+	return changed{HashKey: x.Key, Status: x.State.Status()}, nil
+}
+
+// repeatable reports whether all that an ended export needs is still there.
+func (s *Service) repeatable(ctx context.Context, x *events.Export) error {
+	req := x.Request
+	if req.HTTP != nil && len(req.HTTP.Header) > 0 {
+		_, err := s.streams.Headers(ctx, x.Tenant, x.Key)
+		if errors.Is(err, events.ErrNoHeaders) || errors.Is(err, events.ErrSealed) {
+			return conflict("the source headers are no longer kept; submit the request again")
+		}
+		return err
+	}
+	if req.Raw != nil {
+		pages, err := s.streams.ListPages(ctx, x.Tenant, x.Key, events.RawRun)
+		if err != nil {
+			return err
+		}
+		if len(pages) < req.Raw.Pages {
+			return conflict("the rows that came with the request are no longer kept; submit the request again")
+		}
+	}
+	return nil
+}
+
+func (s *Service) detail(ctx context.Context, c call) (any, error) {
+	x, err := s.find(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	return s.detailOf(&x, time.Now()), nil
+}
+
+func (s *Service) history(ctx context.Context, c call) (any, error) {
+	userID := c.params.Get("user_id")
+	if userID == "" {
+		userID = c.params.Get("uid")
+	}
+	if userID == "" {
+		return nil, invalid("user_id", "不能为空 (user_id is required)")
+	}
+	limit, err := number(c.params, "limit", maxHistoryPage, 1, maxHistoryPage)
+	if err != nil {
+		return nil, err
+	}
+	before, err := number(c.params, "before", 0, 1, 1<<63-1)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.readYourWrites(ctx); err != nil {
+		return nil, err
+	}
+	y, m, d := time.Now().Date()
+	since := time.Date(y, m, d-historyDays, 0, 0, 0, 0, time.Local)
+	exports, err := s.tasks.History(c.tenant, userID, since, before, int(limit))
+	if err != nil {
+		return nil, err
+	}
+	summaries := make([]summaryView, len(exports))
+	for i := range exports {
+		summaries[i] = summaryOf(&exports[i])
+	}
+	return summaries, nil
+}
+
+// number reads an optional positive integer of a query.
+func number(q url.Values, field string, absent, least, most uint64) (uint64, error) {
+	text := q.Get(field)
+	if text == "" {
+		return absent, nil
+	}
+	n, err := strconv.ParseUint(text, 10, 64)
+	if err != nil || n < least || n > most {
+		return 0, invalid(field, "is %q; want an integer from %d to %d", cut(text, 24), least, most)
+	}
+	return n, nil
+}
+
+// find returns the export that a call names, as new as everything that was
+// acknowledged before the call. Another tenant's is as unknown as one that
+// does not exist.
+func (s *Service) find(ctx context.Context, c call) (events.Export, error) {
+	key := c.params.Get("key")
+	if key == "" {
+		e := invalid("key", "")
+		e.Errcode, e.Msg = errcodeNoKey, "key 不能为空 (key is required)"
+		return events.Export{}, e
+	}
+	if !events.ValidKey(key) {
+		return events.Export{}, unknownKey(key)
+	}
+	if err := s.readYourWrites(ctx); err != nil {
+		return events.Export{}, err
+	}
+	x, err := s.tasks.Get(key)
+	if errors.Is(err, storage.ErrUnknownKey) || err == nil && x.Tenant != c.tenant {
+		return events.Export{}, unknownKey(key)
+	}
+	return x, err
+}
+
+// readYourWrites waits until the projection has applied every event that was
+// acknowledged before the call, through whichever ingress.
+func (s *Service) readYourWrites(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, readWait)
+	defer cancel()
+	last, err := s.streams.LastSequence(ctx)
+	if err != nil {
+		return err
+	}
+	if err := s.tasks.WaitApplied(ctx, last); err != nil {
+		return unavailable("this ingress has not caught up with the log yet; try again", time.Second, err)
+	}
+	return nil
+}

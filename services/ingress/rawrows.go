@@ -1,0 +1,96 @@
+package ingress
+
+import (
+	"bytes"
+	"errors"
+
+	"sheaf/events"
+	"sheaf/events/rows"
+
+	"github.com/go-json-experiment/json/jsontext"
+)
+
+// Bounds of a page that came with a request. The cut is a function of the rows
+// alone, so that whoever publishes the same request again writes the same
+// pages.
+const (
+	rawPageRows  = 1000 // data rows
+	rawPageBytes = 1 << 20
+)
+
+// maxRawRows is the number of rows in one request, the header included.
+const maxRawRows = 1_000_000
+
+// rawPage is a stretch of the rows of a raw request.
+type rawPage struct {
+	rows  []byte // with the commas between them, aliasing the request
+	count int    // of rows, the header included
+}
+
+// cutRows checks source_raw, a JSON array of rows or a string that holds one,
+// and cuts it into pages. The first row is the header; it stands in the first
+// page alone.
+func cutRows(source jsontext.Value) ([]rawPage, *events.RawRows, error) {
+	const field = "source_raw"
+	array := []byte(source)
+	switch source.Kind() {
+	case '"':
+		var err error
+		if array, err = jsontext.AppendUnquote(make([]byte, 0, len(source)), source); err != nil {
+			return nil, nil, invalid(field, "is not a valid string")
+		}
+	case '[':
+	default:
+		return nil, nil, invalid(field, "must be a string that holds a JSON array of rows, not %s", kindName(source.Kind()))
+	}
+	if trimmed := bytes.TrimLeft(array, " \t\r\n"); len(trimmed) == 0 || trimmed[0] != '[' {
+		return nil, nil, invalid(field, "must hold a JSON array of rows, such as %s", `[{"name":"Name"},{"name":"Li Lei"}]`)
+	}
+	count, err := rows.Check(array, rows.Limits{MaxRows: maxRawRows})
+	if errors.Is(err, rows.ErrTooManyRows) {
+		return nil, nil, tooLarge(field, "has more than %d rows", maxRawRows)
+	}
+	if err != nil {
+		return nil, nil, invalid(field, "%s", err)
+	}
+	if count == 0 {
+		return nil, nil, invalid(field, "is an empty array; its first row must be the header")
+	}
+	header := rows.NewCursor(array)
+	header.NextRow()
+	if _, _, _, ok := header.NextField(); !ok {
+		return nil, nil, invalid(field, "row 1 is the header and names no column")
+	}
+
+	var pages []rawPage
+	data, start, end := 0, 0, 0 // of the page under way: data rows, and its stretch of the array
+	page := rawPage{}
+	c := rows.NewCursor(array)
+	for n := 0; ; n++ {
+		row, ok := c.NextRaw()
+		at := c.Offset() - len(row)
+		if full := data == rawPageRows || data > 0 && c.Offset()-start > rawPageBytes; !ok || full {
+			page.rows = array[start:end]
+			pages = append(pages, page)
+			if !ok {
+				break
+			}
+			page, data = rawPage{}, 0
+		}
+		if page.count == 0 {
+			start = at
+		}
+		end = c.Offset()
+		page.count++
+		if n > 0 {
+			data++
+		}
+	}
+	return pages, &events.RawRows{Pages: len(pages), Rows: int64(count - 1)}, nil
+}
+
+// array returns the page's rows as a JSON array.
+func (p rawPage) array() []byte {
+	b := make([]byte, 0, len(p.rows)+2)
+	return append(append(append(b, '['), p.rows...), ']')
+}

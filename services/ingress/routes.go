@@ -1,0 +1,243 @@
+package ingress
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"strings"
+	"time"
+
+	"sheaf/events"
+
+	"github.com/go-chi/chi/v5"
+	"github.com/go-chi/chi/v5/middleware"
+)
+
+type route struct {
+	method, path string
+	handler      http.HandlerFunc
+	about        string
+}
+
+// routes are all paths, with a line for the page that lists them.
+func (s *Service) routes() []route {
+	ops := s.operations()
+	get := func(name string) http.HandlerFunc { return s.rest(ops[name], s.queryCall) }
+	post := func(name string) http.HandlerFunc { return s.rest(ops[name], s.objectCall) }
+	down := s.newDownloads().ServeHTTP
+	return []route{
+		{http.MethodPost, "/v1/export/http", s.rest(ops["http"], s.bodyCall(s.cfg.MaxBody)), "export a paginated HTTP source"},
+		{http.MethodPost, "/v1/export/raw", s.rest(ops["raw"], s.bodyCall(s.cfg.MaxRawBody)), "export the rows in the request"},
+		{http.MethodGet, "/v1/export/detail", get("detail"), "?key= how an export stands, and its link"},
+		{http.MethodGet, "/v1/export/history", get("history"), "?user_id= a user's exports of the last seven days"},
+		{http.MethodPost, "/v1/export/cancel", post("cancel"), `{"key"} stop an export`},
+		{http.MethodPost, "/v1/export/retry", post("retry"), `{"key"} run a failed, cancelled or expired export again`},
+		{http.MethodGet, "/v1/down/{year}/{month}/{day}/{file}", down, "a finished file, by its signed link"},
+		{http.MethodHead, "/v1/down/{year}/{month}/{day}/{file}", down, ""},
+		{http.MethodGet, "/demo/page", demoPage, "a source to try exports with"},
+		{http.MethodPost, "/demo/page", demoPage, ""},
+		{http.MethodGet, "/healthz", s.healthz, "whether the process is alive"},
+		{http.MethodGet, "/readyz", s.readyz, "whether it can take requests"},
+		{http.MethodGet, "/", s.index, "this page"},
+	}
+}
+
+func (s *Service) handler() http.Handler {
+	mux := chi.NewRouter()
+	mux.Use(identify, logRequests, recoverPanics, middleware.GetHead)
+	for _, r := range s.routes() {
+		mux.Method(r.method, r.path, r.handler)
+	}
+	mux.NotFound(func(w http.ResponseWriter, r *http.Request) {
+		respond(w, r, nil, &apiError{
+			Errcode: errcodeNotFound, Status: http.StatusNotFound,
+			Msg: fmt.Sprintf("there is no path %q; GET / lists the paths", cut(r.URL.Path, 128)),
+		})
+	})
+	mux.MethodNotAllowed(func(w http.ResponseWriter, r *http.Request) {
+		var allowed []string
+		for _, m := range []string{http.MethodGet, http.MethodHead, http.MethodPost} {
+			if mux.Match(chi.NewRouteContext(), m, r.URL.Path) {
+				allowed = append(allowed, m)
+			}
+		}
+		allow := strings.Join(allowed, ", ")
+		w.Header().Set("Allow", allow)
+		respond(w, r, nil, &apiError{
+			Errcode: errcodeMethod, Status: http.StatusMethodNotAllowed,
+			Msg: fmt.Sprintf("the method %s is not allowed here; allowed: %s", cut(r.Method, 16), allow),
+		})
+	})
+	return mux
+}
+
+// rest makes an operation a REST handler.
+func (s *Service) rest(op operation, read func(http.ResponseWriter, *http.Request, *call) (release func(), err error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		c := call{tenant: events.DefaultTenant, requestID: requestID(r)}
+		release, err := read(w, r, &c)
+		if err != nil {
+			respond(w, r, nil, err)
+			return
+		}
+		defer release()
+		data, err := s.do(r.Context(), op, c)
+		respond(w, r, data, err)
+	}
+}
+
+// queryCall reads the parameters of a GET request.
+func (s *Service) queryCall(_ http.ResponseWriter, r *http.Request, c *call) (func(), error) {
+	c.params = r.URL.Query()
+	return func() {}, nil
+}
+
+// objectCall reads the parameters of a POST request from its JSON body.
+func (s *Service) objectCall(w http.ResponseWriter, r *http.Request, c *call) (release func(), err error) {
+	if release, err = s.bodyCall(s.cfg.MaxBody)(w, r, c); err != nil {
+		return nil, err
+	}
+	if c.params, err = parseParams(c.body); err != nil {
+		release()
+		return nil, err
+	}
+	return release, nil
+}
+
+// bodyCall reads a body of at most limit bytes. A caller that sends slowly
+// loses the connection, so that it cannot hold the memory for ever.
+func (s *Service) bodyCall(limit int64) func(http.ResponseWriter, *http.Request, *call) (func(), error) {
+	return func(w http.ResponseWriter, r *http.Request, c *call) (func(), error) {
+		size := r.ContentLength
+		if size < 0 {
+			size = limit
+		}
+		if size > limit {
+			return nil, &http.MaxBytesError{Limit: limit}
+		}
+		release, err := s.reserve(r.Context(), size)
+		if err != nil {
+			return nil, err
+		}
+		conn := http.NewResponseController(w)
+		_ = conn.SetReadDeadline(time.Now().Add(operationWait)) // in tests there may be no connection
+		c.body, err = readBody(w, r, limit)
+		_ = conn.SetReadDeadline(time.Time{})
+		if err != nil {
+			release()
+			return nil, err
+		}
+		return release, nil
+	}
+}
+
+func (s *Service) healthz(w http.ResponseWriter, r *http.Request) {
+	respond(w, r, map[string]bool{"alive": true}, nil)
+}
+
+// readyz says whether a load balancer may send requests here. The reason is
+// for operators and names no address.
+func (s *Service) readyz(w http.ResponseWriter, r *http.Request) {
+	var msg string
+	var cause error
+	switch {
+	case s.draining.Load():
+		msg = "not ready: shutting down"
+	case !s.streams.Conn().IsConnected():
+		msg = "not ready: no connection to NATS"
+	case !s.caughtUp.Load():
+		msg = "not ready: reading the log"
+	default:
+		if cause = s.cfg.Health(); cause != nil {
+			msg = "not ready: unhealthy, see the log"
+		}
+	}
+	if msg != "" {
+		respond(w, r, nil, unavailable(msg, time.Second, cause))
+		return
+	}
+	respond(w, r, map[string]bool{"ready": true}, nil)
+}
+
+func (s *Service) index(w http.ResponseWriter, r *http.Request) {
+	var b strings.Builder
+	b.WriteString("Sheaf gathers the pages of an HTTP API into a workbook.\n\n")
+	for _, route := range s.routes() {
+		if route.about != "" {
+			fmt.Fprintf(&b, "%-4s %-38s %s\n", route.method, route.path, route.about)
+		}
+	}
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	_, _ = w.Write([]byte(b.String()))
+}
+
+type requestIDKey struct{}
+
+// requestID returns what identify put there.
+func requestID(r *http.Request) string {
+	id, _ := r.Context().Value(requestIDKey{}).(string)
+	return id
+}
+
+// identify gives each request its id, and tells it to the caller.
+func identify(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		id := chooseRequestID(r.Header.Get)
+		w.Header().Set("X-Request-Id", id)
+		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), requestIDKey{}, id)))
+	})
+}
+
+// logRequests writes a line for each request: never a body, a header's value or
+// the query, which can hold a signature.
+func logRequests(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		begin := time.Now()
+		ww := middleware.NewWrapResponseWriter(w, r.ProtoMajor)
+		defer func() {
+			level := slog.LevelDebug
+			if r.Method == http.MethodPost && strings.HasPrefix(r.URL.Path, "/v1/") {
+				level = slog.LevelInfo
+			}
+			logger(requestID(r)).Log(r.Context(), level, "request", "method", r.Method, "path", cut(r.URL.Path, 256),
+				"status", ww.Status(), "bytes", ww.BytesWritten(), "elapsed", time.Since(begin))
+		}()
+		next.ServeHTTP(ww, r)
+	})
+}
+
+// recoverPanics answers 500 if nothing was written yet, else it cuts the
+// connection, so that a broken answer never looks whole.
+func recoverPanics(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer func() {
+			p := recover()
+			if p == nil {
+				return
+			}
+			if err, ok := p.(error); ok && errors.Is(err, http.ErrAbortHandler) {
+				panic(http.ErrAbortHandler)
+			}
+			err := panicked(requestID(r), p)
+			if ww, ok := w.(middleware.WrapResponseWriter); ok && ww.Status() != 0 {
+				panic(http.ErrAbortHandler)
+			}
+			respond(w, r, nil, err)
+		}()
+		next.ServeHTTP(w, r)
+	})
+}
+
+// logFailure tells the operator what the caller is not told.
+func logFailure(ctx context.Context, id string, failure *apiError) {
+	if failure.cause == nil {
+		return
+	}
+	level := slog.LevelWarn
+	if failure.Status == http.StatusInternalServerError {
+		level = slog.LevelError
+	}
+	logger(id).Log(ctx, level, "request failed", "errcode", failure.Errcode, "error", failure.cause)
+}

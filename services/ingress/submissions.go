@@ -1,0 +1,106 @@
+package ingress
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"sheaf/events"
+
+	"github.com/nats-io/nats.go"
+)
+
+// submissionSlots is how many durable submissions are handled at once.
+const submissionSlots = 16
+
+// maxCorrelation is the length in bytes of an id that a producer gives its
+// submission and gets back with every event.
+const maxCorrelation = 256
+
+// takeSubmissions handles the durable submissions until ctx ends.
+func (s *Service) takeSubmissions(ctx context.Context) error {
+	return untilDone(ctx, "taking submissions", func(ctx context.Context) error {
+		created, err := s.streams.SubmitStreamCreated(ctx)
+		if err != nil {
+			return err
+		}
+		return s.streams.Consume(ctx, events.StreamSubmit, events.ConsumerSubmissions, submissionSlots,
+			func(ctx context.Context, d events.Delivery) error { return s.takeSubmission(ctx, created, d) })
+	})
+}
+
+// takeSubmission begins the export that a submission asks for. One that cannot
+// be accepted is told as a rejected event and is done with.
+func (s *Service) takeSubmission(ctx context.Context, created time.Time, d events.Delivery) error {
+	tenant, sourceType, err := events.ParseSubmitSubject(d.Subject)
+	if err != nil {
+		return events.Permanent(err) // there is no tenant to tell
+	}
+	c := call{
+		tenant: tenant, requestID: fmt.Sprintf("submission-%d", d.Sequence), body: d.Data,
+		correlation: correlationOf(d.Header),
+		submission:  &events.Submission{StreamCreated: created, Sequence: d.Sequence},
+	}
+	_, err = s.begin(ctx, sourceType, c)
+	if err == nil {
+		return nil
+	}
+	failure := asAPIError(err)
+	if failure.Status == http.StatusServiceUnavailable {
+		return fmt.Errorf("submission %d: %w", d.Sequence, err)
+	}
+	logFailure(ctx, c.requestID, failure)
+	return s.reject(ctx, c, failure)
+}
+
+func (s *Service) begin(ctx context.Context, sourceType string, c call) (any, error) {
+	if !takesBody(sourceType) {
+		return nil, invalid("subject", "ends in %q; want %s or %s", cut(sourceType, 32), events.SourceHTTP, events.SourceRaw)
+	}
+	if limit := s.bodyLimit(sourceType); int64(len(c.body)) > limit {
+		return nil, tooLarge("body", "is larger than %d bytes", limit)
+	}
+	release, err := s.reserve(ctx, int64(len(c.body)))
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	return s.do(ctx, s.operations()[sourceType], c)
+}
+
+// reject tells that a submission was not accepted, under a key of its own.
+func (s *Service) reject(ctx context.Context, c call, failure *apiError) error {
+	key := s.streams.Keys().SubmissionKey(c.tenant, *c.submission)
+	_, err := s.streams.Append(ctx, events.Export{Tenant: c.tenant, Key: key}, c.correlation, func(*events.Export) (events.Payload, error) {
+		return &events.SubmissionRejected{
+			Submission: *c.submission, Errcode: failure.Errcode, Field: failure.Field, Reason: failure.Msg,
+		}, nil
+	})
+	if errors.Is(err, events.ErrNotAllowed) {
+		return nil // it was told before
+	}
+	if err != nil {
+		return fmt.Errorf("rejecting submission %d: %w", c.submission.Sequence, err)
+	}
+	slog.Info("submission rejected", "service", "ingress", "tenant", c.tenant, "sequence", c.submission.Sequence,
+		"key", key, "errcode", failure.Errcode, "field", failure.Field)
+	return nil
+}
+
+// correlationOf is the id that a producer gave its submission: the ce-id, else
+// the Nats-Msg-Id. One that cannot be repeated in a header is left out.
+func correlationOf(h nats.Header) string {
+	id := headerOf(h, "ce-id")
+	if id == "" {
+		id = headerOf(h, nats.MsgIdHdr)
+	}
+	if len(id) > maxCorrelation || !utf8.ValidString(id) || strings.ContainsFunc(id, func(r rune) bool { return r < ' ' || r == 0x7f }) {
+		return ""
+	}
+	return id
+}

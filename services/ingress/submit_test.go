@@ -1,0 +1,462 @@
+package ingress
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"sheaf/events"
+	"sheaf/events/embedded"
+	"sheaf/events/eventstest"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/micro"
+	"github.com/stretchr/testify/require"
+)
+
+// outcome is what becomes of a submission, whichever way it came.
+type outcome struct {
+	key     string // of the export, "" when it was not accepted
+	errcode int
+	msg     string
+}
+
+// transport submits and waits for the outcome.
+type transport struct {
+	name, tenant string
+	submit       func(t *testing.T, operation, body string) outcome
+}
+
+func transports(t *testing.T, srv *embedded.Server, in *ingress) []transport {
+	nc := eventstest.Connect(t, srv)
+	js := in.streams.JetStream()
+	created, err := in.streams.SubmitStreamCreated(t.Context())
+	require.NoError(t, err)
+	outcomeOf := func(t *testing.T, a answer) outcome {
+		if a.Errcode != 0 {
+			require.Equal(t, "null", string(a.Data))
+			return outcome{errcode: a.Errcode, msg: a.Msg}
+		}
+		return outcome{key: a.key(t)}
+	}
+	return []transport{
+		{"rest", events.DefaultTenant, func(t *testing.T, operation, body string) outcome {
+			a := in.post(t, "/v1/export/"+operation, body)
+			if a.Errcode == 0 {
+				require.Equal(t, http.StatusOK, a.Status)
+			} else {
+				require.Equal(t, a.Errcode, a.Status)
+			}
+			return outcomeOf(t, a)
+		}},
+		{"micro", "tenant-m", func(t *testing.T, operation, body string) outcome {
+			a := ask(t, nc, "tenant-m", operation, body)
+			return outcomeOf(t, a)
+		}},
+		{"submit", "tenant_s", func(t *testing.T, operation, body string) outcome {
+			id := nats.NewInbox()
+			ack, err := js.PublishMsg(t.Context(), &nats.Msg{
+				Subject: events.SubmitSubject("tenant_s", operation), Data: []byte(body), Header: nats.Header{"ce-id": {id}},
+			})
+			require.NoError(t, err)
+			emptied(t, in)
+			rejected := in.read(t, "tenant_s", in.streams.Keys().SubmissionKey("tenant_s", events.Submission{StreamCreated: created, Sequence: ack.Sequence}))
+			if rejected.State == events.StateRejected {
+				require.Equal(t, id, rejected.CorrelationID)
+				require.Equal(t, ack.Sequence, rejected.Submission.Sequence)
+				p := rejection(t, in, rejected.LastSeq)
+				if p.Field != "" {
+					require.True(t, strings.HasPrefix(p.Reason, p.Field), "%s: %s", p.Field, p.Reason)
+				}
+				return outcome{errcode: p.Errcode, msg: p.Reason}
+			}
+			s, err := parseSubmission(in.streams.Keys(), "tenant_s", operation, []byte(body))
+			require.NoError(t, err, "neither accepted nor rejected")
+			require.Equal(t, events.StateRequested, in.read(t, "tenant_s", s.key).State)
+			return outcome{key: s.key}
+		}},
+	}
+}
+
+// rejection reads the rejected event at a sequence of the log.
+func rejection(t testing.TB, in *ingress, sequence uint64) *events.SubmissionRejected {
+	t.Helper()
+	var p *events.SubmissionRejected
+	stop := errors.New("found")
+	err := in.streams.Follow(t.Context(), sequence, func(batch []events.Event) error {
+		p, _ = batch[0].Payload.(*events.SubmissionRejected)
+		return stop
+	})
+	require.ErrorIs(t, err, stop)
+	require.NotNil(t, p)
+	return p
+}
+
+// emptied waits until every submission was acknowledged.
+func emptied(t testing.TB, in *ingress) {
+	t.Helper()
+	stream, err := in.streams.JetStream().Stream(t.Context(), events.StreamSubmit)
+	require.NoError(t, err)
+	require.Eventually(t, func() bool {
+		info, err := stream.Info(t.Context())
+		return err == nil && info.State.Msgs == 0
+	}, 20*time.Second, 2*time.Millisecond)
+}
+
+// ask calls the micro service.
+func ask(t testing.TB, nc *nats.Conn, tenant, operation, body string) answer {
+	t.Helper()
+	m, err := nc.RequestMsg(&nats.Msg{Subject: events.APISubject(tenant, operation), Data: []byte(body), Header: nats.Header{"X-Request-Id": {"id-1"}}}, 20*time.Second)
+	require.NoError(t, err)
+	a := answer{Raw: string(m.Data)}
+	require.NoError(t, json.Unmarshal(m.Data, &a), a.Raw)
+	require.Equal(t, "id-1", a.RequestID)
+	require.Equal(t, a.Errcode != 0, m.Header.Get(micro.ErrorCodeHeader) != "")
+	return a
+}
+
+// The two requests of the specification, word for word without their comments
+// and the comma too many.
+const (
+	specHTTP = `{
+      "timestamp": 1625106204,
+      "ext_type": "XLSX",
+      "title": "http接口数据源导出",
+      "user_id": "123",
+      "callback": "http://www.baidu.com",
+      "source_http": {
+          "url": "http://127.0.0.1:8080/demo/page",
+          "method": "GET",
+          "header": {},
+          "param": {
+              "limit": 20
+          }
+      }
+  }`
+	specRaw = `{
+        "timestamp": 1625106207,
+        "ext_type": "XLSX",
+        "title": "请求直接携带数据导出",
+        "user_id": "1231",
+        "callback": "",
+        "source_raw": "[{\"name\":\"姓名\",\"age\":\"年龄\"},{\"name\":\"李雷\",\"age\":17}]"
+    }`
+)
+
+// httpBody is a request with members in place of, or besides, the usual ones.
+func httpBody(source string, more ...string) string {
+	members := append([]string{`"ext_type":"XLSX"`, `"source_http":{"url":"http://source/p"` + source + `}`}, more...)
+	return "{" + strings.Join(members, ",") + "}"
+}
+
+func rawBody(rows string) string { return `{"ext_type":"XLSX","source_raw":` + rows + `}` }
+
+func TestSubmissions(t *testing.T) {
+	srv := eventstest.Server(t, "")
+	in := start(t, srv, Config{MaxBody: 32 << 10, MaxRawBody: 128 << 10})
+	type claim struct {
+		name      string
+		operation string
+		body      string // <tenant> stands for the tenant
+		errcode   int    // 0: accepted
+		msg       string // what the message begins with: the field, and what is wrong
+	}
+	long := func(n int) string { return strings.Repeat("长", n) }
+	claims := []claim{
+		{"the example of the specification", "http", specHTTP, 0, ""},
+		{"the example of the specification", "raw", specRaw, 0, ""},
+		{"ext_type in any case", "http", strings.Replace(specHTTP, "XLSX", "xLsx", 1), 0, ""},
+		{"ext_type missing", "http", `{"source_http":{"url":"http://h"}}`, 400, "ext_type: is required; supported: XLSX"},
+		{"ext_type unknown", "raw", `{"ext_type":"PDF","source_raw":"[]"}`, 400, `ext_type: "PDF" is not supported; supported: XLSX`},
+		{"ext_type a number", "http", `{"ext_type":1}`, 400, "ext_type: must be a string, not a number"},
+		{"title of 255 characters", "http", httpBody("", `"title":"`+long(255)+`"`), 0, ""},
+		{"title of 256 characters", "http", httpBody("", `"title":"`+long(256)+`"`), 400, "title: has 256 characters, at most 255"},
+		{"title null", "http", httpBody("", `"title":null`), 0, ""},
+		{"user_id a number", "http", httpBody("", `"user_id":12345678901234567890`), 0, ""},
+		{"user_id an object", "http", httpBody("", `"user_id":{}`), 400, "user_id: must be a string, not an object"},
+		{"user_id too long", "http", httpBody("", `"user_id":"`+long(256)+`"`), 400, "user_id: has 256 characters"},
+		{"timestamp text", "http", httpBody("", `"timestamp":"1625106204"`), 400, "timestamp: must be an integer"},
+		{"timestamp negative", "http", httpBody("", `"timestamp":-1`), 400, "timestamp: is -1; want an integer from 0"},
+		{"timestamp with a fraction", "http", httpBody("", `"timestamp":1.5`), 400, "timestamp: is 1.5; want an integer"},
+		{"timestamp after the year 9999", "http", httpBody("", `"timestamp":253402300800`), 400, "timestamp: is 253402300800"},
+
+		{"call_back, the older name", "http", httpBody("", `"call_back":"https://h/x?y=1"`), 0, ""},
+		{"both names, equal", "http", httpBody("", `"callback":"http://h/","call_back":"http://h/"`), 0, ""},
+		{"both names, one empty", "http", httpBody("", `"callback":"","call_back":"http://h/2"`), 0, ""},
+		{"both names, different", "http", httpBody("", `"callback":"http://h/1","call_back":"http://h/2"`), 400, "callback: differs from call_back"},
+		{"callback of another scheme", "http", httpBody("", `"callback":"ftp://h/"`), 400, "callback: must begin with http:// or https://"},
+		{"callback with a password", "http", httpBody("", `"callback":"http://u:secret@h/"`), 400, "callback: must not hold a user name"},
+		{"callback without a host", "http", httpBody("", `"call_back":"http:///x"`), 400, "call_back: names no host"},
+		{"callback too long", "http", httpBody("", `"callback":"http://h/`+strings.Repeat("a", 2048)+`"`), 400, "callback: has "},
+		{"callback over NATS", "http", httpBody("", `"callback":"nats:sheaf.callback.<tenant>.orders"`), 0, ""},
+		{"callback over NATS of another tenant", "http", httpBody("", `"callback":"nats:sheaf.callback.other.orders"`), 400, "callback: a nats: callback must name a subject under sheaf.callback."},
+
+		{"source_http missing", "http", `{"ext_type":"XLSX"}`, 400, "source_http: is required"},
+		{"source_http a string", "http", `{"ext_type":"XLSX","source_http":"http://h"}`, 400, "source_http: must be a JSON object, not a string"},
+		{"url missing", "http", `{"ext_type":"XLSX","source_http":{}}`, 400, "source_http.url: is required"},
+		{"url relative", "http", `{"ext_type":"XLSX","source_http":{"url":"/p"}}`, 400, "source_http.url: must begin with http://"},
+		{"url with a password", "http", `{"ext_type":"XLSX","source_http":{"url":"http://u:p@h/p"}}`, 400, "source_http.url: must not hold a user name or password"},
+		{"url of 8 KiB and more", "http", `{"ext_type":"XLSX","source_http":{"url":"http://h/` + strings.Repeat("a", 8<<10) + `"}}`, 400, "source_http.url: has "},
+		{"url with port 0", "http", `{"ext_type":"XLSX","source_http":{"url":"http://h:0/p"}}`, 400, "source_http.url: has port 0"},
+		{"url with a control character", "http", `{"ext_type":"XLSX","source_http":{"url":"http://h/\n"}}`, 400, "source_http.url: is not a URL"},
+		{"method post", "http", httpBody(`,"method":"post"`), 0, ""},
+		{"method DELETE", "http", httpBody(`,"method":"DELETE"`), 400, `source_http.method: "DELETE" is not supported; supported: GET, POST`},
+		{"conn 64", "http", httpBody(`,"conn":64`), 0, ""},
+		{"conn 0 is the default", "http", httpBody(`,"conn":0`), 0, ""},
+		{"conn 65", "http", httpBody(`,"conn":65`), 400, "source_http.conn: is 65; want an integer from 0 to 64"},
+		{"conn negative", "http", httpBody(`,"conn":-1`), 400, "source_http.conn: is -1"},
+		{"limit as text", "http", httpBody(`,"param":{"limit":"500","a":[1,{"b":2}]}`), 0, ""},
+		{"limit 0", "http", httpBody(`,"param":{"limit":0}`), 400, "source_http.param.limit: is 0; want an integer from 1 to 10000"},
+		{"limit too large", "http", httpBody(`,"param":{"limit":10001}`), 400, "source_http.param.limit: is 10001"},
+		{"limit with a fraction", "http", httpBody(`,"param":{"limit":"2.5"}`), 400, "source_http.param.limit: is 2.5"},
+		{"limit no number", "http", httpBody(`,"param":{"limit":"many"}`), 400, "source_http.param.limit: must be an integer"},
+		{"param null", "http", httpBody(`,"param":null`), 0, ""},
+		{"param an array", "http", httpBody(`,"param":[]`), 400, "source_http.param: must be a JSON object, not an array"},
+		{"headers", "http", httpBody(`,"header":{"Authorization":"Bearer x","X-Shop":17}`), 0, ""},
+		{"header null", "http", httpBody(`,"header":null`), 0, ""},
+		{"header with a line break", "http", httpBody(`,"header":{"X-A":"a\r\nb"}`), 400, `source_http.header["X-A"]: has a value with control characters`},
+		{"header with a bad name", "http", httpBody(`,"header":{"X A":"a"}`), 400, `source_http.header["X A"]: is not a header name`},
+		{"header that is an array", "http", httpBody(`,"header":{"X-A":["a"]}`), 400, `source_http.header["X-A"]: must be a string, not an array`},
+		{"header Content-Length", "http", httpBody(`,"header":{"content-length":"1"}`), 400, `source_http.header["content-length"]: is set by the crawler`},
+		{"header Proxy-Authorization", "http", httpBody(`,"header":{"Proxy-Authorization":"x"}`), 400, `source_http.header["Proxy-Authorization"]: is set by the crawler`},
+		{"header twice in other cases", "http", httpBody(`,"header":{"X-A":"a","x-a":"b"}`), 400, `source_http.header["x-a"]: is given twice`},
+		{"unknown fields", "http", httpBody(`,"colour":"red"`, `"shade":1`), 0, ""},
+
+		{"rows as an array", "raw", rawBody(`[{"a":"A"},{"a":1}]`), 0, ""},
+		{"rows with only a header", "raw", rawBody(`"[{\"a\":\"A\"}]"`), 0, ""},
+		{"source_raw missing", "raw", `{"ext_type":"XLSX"}`, 400, "source_raw: is required"},
+		{"source_raw null", "raw", rawBody(`null`), 400, "source_raw: is required"},
+		{"source_raw an object", "raw", rawBody(`{}`), 400, "source_raw: must be a string that holds a JSON array"},
+		{"no rows", "raw", rawBody(`"[]"`), 400, "source_raw: is an empty array; its first row must be the header"},
+		{"a header without columns", "raw", rawBody(`[{},{"a":1}]`), 400, "source_raw: row 1 is the header and names no column"},
+		{"a row that is an array", "raw", rawBody(`[{"a":"A"},[1]]`), 400, "source_raw: row 2 is an array, not an object"},
+		{"rows that end early", "raw", rawBody(`"[{\"a\":1},{\"a\""`), 400, "source_raw: "},
+		{"rows that are no JSON", "raw", rawBody(`"hello"`), 400, "source_raw: must hold a JSON array of rows"},
+		{"empty text", "raw", rawBody(`""`), 400, "source_raw: must hold a JSON array of rows"},
+
+		{"an empty body", "http", ``, 400, "body: is empty"},
+		{"an array as body", "http", `[]`, 400, "body: must be a JSON object, not an array"},
+		{"a comment", "http", "{ // now\n}", 400, "body: is not valid JSON at byte 2: JSON has no comments"},
+		{"a comma too many", "http", `{"ext_type":"XLSX",}`, 400, "body: is not valid JSON at byte 19: a comma stands before the closing bracket"},
+		{"a comma too many in a list", "http", httpBody(`,"param":{"a":[1,]}`), 400, "body: is not valid JSON at byte "},
+		{"a name twice", "http", `{"title":"a","title":"b"}`, 400, `body: names "title" twice at byte `},
+		{"cut short", "http", `{"title":"a`, 400, "body: is not valid JSON: it ends at byte 11"},
+		{"two values", "http", `{} {}`, 400, "body: is not valid JSON at byte 3"},
+		{"invalid UTF-8", "http", "{\"title\":\"\xff\"}", 400, "body: is not valid JSON at byte 10"},
+		{"a deep nest", "http", strings.Repeat("[", 20_000), 400, "body: is not valid JSON"},
+		{"a body too large", "http", httpBody("", `"title":"`+strings.Repeat("a", 40<<10)+`"`), 413, "body: is larger than 32768 bytes"},
+		{"rows too large", "raw", rawBody(`"` + strings.Repeat("a", 140<<10) + `"`), 413, "body: is larger than 131072 bytes"},
+	}
+	for _, tr := range transports(t, srv, in) {
+		keys := map[string]string{}
+		for _, c := range claims {
+			t.Run(tr.name+"/"+c.operation+"/"+c.name, func(t *testing.T) {
+				body := strings.ReplaceAll(c.body, "<tenant>", tr.tenant)
+				got := tr.submit(t, c.operation, body)
+				require.Equal(t, c.errcode, got.errcode, got.msg)
+				require.True(t, strings.HasPrefix(got.msg, c.msg), "%s\nwant: %s", got.msg, c.msg)
+				if c.errcode != 0 {
+					require.Empty(t, got.key)
+					return
+				}
+				x := in.read(t, tr.tenant, got.key)
+				require.Equal(t, events.StateRequested, x.State)
+				require.Equal(t, c.operation, x.Request.SourceType)
+				require.Equal(t, x.RequestedSeq, x.ID)
+				require.Empty(t, keys[got.key], "two requests have one key")
+				keys[got.key] = c.name
+
+				again := tr.submit(t, c.operation, body)
+				require.Equal(t, got, again)
+				require.Equal(t, x, in.read(t, tr.tenant, got.key), "a duplicate starts nothing")
+			})
+		}
+	}
+}
+
+func TestSubmissionBecomesARequest(t *testing.T) {
+	in := start(t, eventstest.Server(t, ""), Config{})
+	a := in.post(t, "/v1/export/http", `{"timestamp":1625106204,"ext_type":"xlsx","title":"T","user_id":12,"call_back":"http://h/c","shape":1,
+		"source_http":{"url":"http://h/p?a=1","method":"post","conn":3,"header":{"X-B":"2","X-A":1},"param":{"limit":"20","id":12345678901234567890},"verb":"x"}}`)
+	require.Equal(t, `{"hash_key":"`+a.key(t)+`","warnings":["unknown field \"shape\" was ignored","unknown field \"source_http.verb\" was ignored"]}`, string(a.Data))
+	x := in.read(t, events.DefaultTenant, a.key(t))
+	require.Equal(t, events.Request{
+		Timestamp: 1625106204, ExtType: "xlsx", Title: "T", UserID: "12", Callback: "http://h/c", SourceType: "http",
+		HTTP: &events.HTTPRequest{
+			URL: "http://h/p?a=1", Method: "POST", Param: json.RawMessage(`{"limit":"20","id":12345678901234567890}`),
+			Limit: 20, Conn: 3, Header: []string{"X-A", "X-B"},
+		},
+		Warnings: []string{`unknown field "shape" was ignored`, `unknown field "source_http.verb" was ignored`},
+	}, x.Request)
+	header, err := in.streams.Headers(t.Context(), events.DefaultTenant, a.key(t))
+	require.NoError(t, err)
+	require.Equal(t, map[string]string{"X-A": "1", "X-B": "2"}, header)
+
+	x = in.read(t, events.DefaultTenant, in.post(t, "/v1/export/http", httpBody("")).key(t))
+	require.Equal(t, &events.HTTPRequest{URL: "http://source/p", Method: "GET", Limit: 50, Conn: 8, Header: []string{}}, x.Request.HTTP)
+	require.NotContains(t, in.post(t, "/v1/export/http", httpBody("")).Raw, "warnings")
+}
+
+func TestKeyIsOfTheRequestAndTheTenant(t *testing.T) {
+	keys, err := events.NewKeyring(eventstest.SecretKey)
+	require.NoError(t, err)
+	key := func(tenant, sourceType, body string) string {
+		s, err := parseSubmission(keys, tenant, sourceType, []byte(body))
+		require.NoError(t, err)
+		return s.key
+	}
+	of := func(body string) string { return key("default", "http", body) }
+	same := of(`{"ext_type":"XLSX","title":"中","source_http":{"url":"http://h/p","param":{"a":1,"b":2}}}`)
+	require.Equal(t, same, of(` { "source_http" : {"param":{"b":2,"a":1},"url":"http:\/\/h/p"}, "title":"\u4e2d", "ext_type":"XLSX"}`),
+		"order, white space and escapes do not matter")
+	require.NotEqual(t, same, of(`{"ext_type":"XLSX","title":"中","source_http":{"url":"http://h/p","param":{"a":1.0,"b":2}}}`),
+		"a number is what was written: no two ids are taken for one")
+	require.NotEqual(t, same, of(`{"ext_type":"XLSX","title":"中","source_http":{"url":"http://h/p","param":{"a":1,"b":2}},"x":0}`),
+		"unknown fields count")
+	require.NotEqual(t, of(httpBody(`,"param":{"id":9007199254740993}`)), of(httpBody(`,"param":{"id":9007199254740992}`)))
+	require.NotEqual(t, same, key("other", "http", `{"ext_type":"XLSX","title":"中","source_http":{"url":"http://h/p","param":{"a":1,"b":2}}}`))
+	require.NotEqual(t, key("default", "raw", rawBody(`[{"a":1,"b":2}]`)), key("default", "raw", rawBody(`[{"b":2,"a":1}]`)),
+		"the order of a header's names is the order of the columns")
+	require.Equal(t, "49baf791fddde7be7446a0efb7ffc4df", of(specHTTP), "the key of a request is for ever")
+}
+
+func TestRawRowsBecomePages(t *testing.T) {
+	in := start(t, eventstest.Server(t, ""), Config{})
+	var b strings.Builder
+	b.WriteString(`[{"name":"姓名","n":"数"}`)
+	for i := range 2500 {
+		fmt.Fprintf(&b, ",\n {\"name\":\"李雷\",\"n\":%d}", i)
+	}
+	fmt.Fprintf(&b, `,{"name":"%s"},{"name":"%s"}]`, strings.Repeat("x", 900<<10), strings.Repeat("y", 900<<10))
+	text, err := json.Marshal(b.String())
+	require.NoError(t, err)
+
+	a := in.post(t, "/v1/export/raw", rawBody(string(text)))
+	x := in.read(t, events.DefaultTenant, a.key(t))
+	require.Equal(t, &events.RawRows{Pages: 4, Rows: 2502}, x.Request.Raw)
+	numbers, err := in.streams.ListPages(t.Context(), x.Tenant, x.Key, events.RawRun)
+	require.NoError(t, err)
+	require.Equal(t, []int{1, 2, 3, 4}, numbers)
+	var all []json.RawMessage
+	for _, n := range numbers {
+		p, err := in.streams.GetPage(t.Context(), events.PageID{Tenant: x.Tenant, Key: x.Key, Run: events.RawRun, Number: n})
+		require.NoError(t, err)
+		require.Equal(t, n == 1, p.HeaderRow)
+		require.Equal(t, int64(2502), p.Total)
+		require.Equal(t, 4, p.TotalPages)
+		require.LessOrEqual(t, p.DataRows(), 1000)
+		var rows []json.RawMessage
+		require.NoError(t, json.Unmarshal(p.Rows, &rows))
+		require.Len(t, rows, p.RowCount)
+		all = append(all, rows...)
+	}
+	var want []json.RawMessage
+	require.NoError(t, json.Unmarshal([]byte(b.String()), &want))
+	require.Equal(t, want, all)
+}
+
+func TestManyIngressesStartOneExport(t *testing.T) {
+	srv := eventstest.Server(t, "")
+	ingresses := []*ingress{start(t, srv, Config{}), start(t, srv, Config{})}
+	for _, body := range []string{specHTTP, specRaw, httpBody(`,"header":{"X-A":"a"}`)} {
+		operation := "http"
+		if body == specRaw {
+			operation = "raw"
+		}
+		keys := make([]string, 8)
+		var wg sync.WaitGroup
+		for i := range keys {
+			in := ingresses[i%2]
+			wg.Go(func() {
+				keys[i] = in.post(t, "/v1/export/"+operation, body).key(t)
+				// At once, through the other one.
+				other := ingresses[(i+1)%2]
+				require.Equal(t, keys[i], other.get(t, "/v1/export/detail?key="+keys[i]).detail(t).HashKey)
+			})
+		}
+		wg.Wait()
+		first := ingresses[0].get(t, "/v1/export/detail?key="+keys[0]).detail(t)
+		for i, key := range keys {
+			require.Equal(t, keys[0], key)
+			require.Equal(t, first, ingresses[i%2].get(t, "/v1/export/detail?key="+key).detail(t))
+		}
+		x := ingresses[0].read(t, events.DefaultTenant, keys[0])
+		require.Equal(t, x.ID, x.LastSeq, "one event in all")
+	}
+}
+
+func TestSubmissionsWaitForAnIngress(t *testing.T) {
+	srv := eventstest.Server(t, "")
+	streams := eventstest.StreamsOn(t, srv, events.Config{})
+	for i := range 3 {
+		_, err := streams.JetStream().PublishMsg(t.Context(), &nats.Msg{
+			Subject: events.SubmitSubject("shop", "http"), Data: []byte(httpBody("", fmt.Sprintf(`"title":"%d"`, i))),
+			Header: nats.Header{"Nats-Msg-Id": {fmt.Sprintf("order-%d", i)}},
+		})
+		require.NoError(t, err)
+	}
+	in := start(t, srv, Config{})
+	emptied(t, in)
+	for i := range 3 {
+		s, err := parseSubmission(in.streams.Keys(), "shop", "http", []byte(httpBody("", fmt.Sprintf(`"title":"%d"`, i))))
+		require.NoError(t, err)
+		x := in.read(t, "shop", s.key)
+		require.Equal(t, events.StateRequested, x.State)
+		require.Equal(t, fmt.Sprintf("order-%d", i), x.CorrelationID)
+		require.Equal(t, uint64(i+1), x.Submission.Sequence)
+	}
+}
+
+func TestRedeliveredSubmissionStartsNothing(t *testing.T) {
+	in := start(t, eventstest.Server(t, ""), Config{})
+	created, err := in.streams.SubmitStreamCreated(t.Context())
+	require.NoError(t, err)
+	deliver := func(sequence uint64, body string) {
+		require.NoError(t, in.takeSubmission(t.Context(), created, events.Delivery{
+			Subject: events.SubmitSubject("default", "http"), Data: []byte(body), Sequence: sequence,
+			Header: nats.Header{"ce-id": {fmt.Sprintf("s-%d", sequence)}},
+		}))
+	}
+	deliver(5, specHTTP)
+	key := in.post(t, "/v1/export/http", specHTTP).key(t)
+	x := in.read(t, "default", key)
+	require.Equal(t, uint64(5), x.Submission.Sequence)
+	deliver(5, specHTTP)
+	require.Equal(t, x, in.read(t, "default", key))
+
+	x = in.write(t, key, &events.ExportFailed{Code: events.CodeSourceHTTP, Reason: "503"})
+	deliver(5, specHTTP)
+	require.Equal(t, x, in.read(t, "default", key), "also after it ended")
+
+	require.Equal(t, key, in.post(t, "/v1/export/http", specHTTP).key(t))
+	x = in.read(t, "default", key)
+	require.Equal(t, events.StateRequested, x.State, "another request runs it again")
+	x = in.write(t, key, &events.ExportCancelled{})
+	deliver(5, specHTTP)
+	require.Equal(t, x, in.read(t, "default", key), "also after another run ended")
+
+	deliver(6, specHTTP)
+	x = in.read(t, "default", key)
+	require.Equal(t, events.StateRequested, x.State, "a new submission runs it again")
+	require.Equal(t, "s-6", x.CorrelationID)
+
+	// A rejected one that comes again is told once.
+	deliver(7, `{}`)
+	rejected := in.read(t, "default", in.streams.Keys().SubmissionKey("default", events.Submission{StreamCreated: created, Sequence: 7}))
+	require.Equal(t, events.StateRejected, rejected.State)
+	deliver(7, `{}`)
+	require.Equal(t, rejected, in.read(t, "default", rejected.Key))
+
+	// Of a subject that names no tenant nobody can be told.
+	err = in.takeSubmission(t.Context(), created, events.Delivery{Subject: "sheaf.submit.TENANT.http", Data: []byte(specHTTP), Sequence: 8})
+	require.ErrorContains(t, err, "tenant")
+	deliverUnknown := events.Delivery{Subject: "sheaf.submit.default.csv", Data: []byte(specHTTP), Sequence: 9}
+	require.NoError(t, in.takeSubmission(t.Context(), created, deliverUnknown))
+	rejected = in.read(t, "default", in.streams.Keys().SubmissionKey("default", events.Submission{StreamCreated: created, Sequence: 9}))
+	require.Equal(t, `subject: ends in "csv"; want http or raw`, rejected.Failure.Reason)
+}

@@ -1,0 +1,97 @@
+package ingress
+
+import (
+	"time"
+
+	"sheaf/events"
+)
+
+// summaryView is a line of the history: the spec's eight keys.
+type summaryView struct {
+	CreatedAt  string `json:"created_at"` // RFC 3339, whole seconds, local zone
+	ExtType    string `json:"ext_type"`
+	FailReason string `json:"fail_reason"`
+	HashKey    string `json:"hash_key"`
+	ID         uint64 `json:"id"`
+	SourceType string `json:"source_type"`
+	Status     int    `json:"status"`
+	Title      string `json:"title"`
+}
+
+// detailView is all that a caller learns of an export.
+type detailView struct {
+	CreatedAt  string `json:"created_at"`
+	DownURL    string `json:"down_url"` // "" unless there is a file
+	ExtType    string `json:"ext_type"`
+	FailReason string `json:"fail_reason"`
+	HashKey    string `json:"hash_key"`
+	ID         uint64 `json:"id"`
+	SourceType string `json:"source_type"`
+	Status     int    `json:"status"`
+	Title      string `json:"title"`
+
+	FinishedAt string           `json:"finished_at"` // "" while under way
+	ExpiresAt  string           `json:"expires_at"`  // of the file, "" when there was none
+	Progress   events.Progress  `json:"progress"`
+	Rows       int64            `json:"rows"`
+	Files      []fileView       `json:"files"`
+	Warnings   []events.Warning `json:"warnings"`
+	ErrorCode  string           `json:"error_code"`
+	Callback   callbackView     `json:"callback"`
+}
+
+type fileView struct {
+	Name   string `json:"name"`
+	Size   int64  `json:"size"` // bytes
+	SHA256 string `json:"sha256"`
+	Rows   int64  `json:"rows"`
+}
+
+type callbackView struct {
+	State      string `json:"state"`
+	Attempts   int    `json:"attempts"`
+	LastStatus int    `json:"last_status"`
+}
+
+// phaseDone is the phase of an export that ended, however it ended.
+const phaseDone = "done"
+
+// warningUnknownField marks what was odd about the request itself.
+const warningUnknownField = "UNKNOWN_FIELD"
+
+func summaryOf(x *events.Export) summaryView {
+	return summaryView{
+		CreatedAt: localTime(x.CreatedAt), ExtType: x.Request.ExtType, FailReason: x.Failure.Reason,
+		HashKey: x.Key, ID: x.ID, SourceType: x.Request.SourceType, Status: x.State.Status(), Title: x.Request.Title,
+	}
+}
+
+func (s *Service) detailOf(x *events.Export, now time.Time) detailView {
+	d := detailView{
+		CreatedAt: localTime(x.CreatedAt), ExtType: x.Request.ExtType, FailReason: x.Failure.Reason,
+		HashKey: x.Key, ID: x.ID, SourceType: x.Request.SourceType, Status: x.State.Status(), Title: x.Request.Title,
+
+		FinishedAt: localTime(x.FinishedAt), ExpiresAt: localTime(x.ExpiresAt),
+		Progress: s.progress.of(x), Rows: x.Rows,
+		Files: []fileView{}, Warnings: []events.Warning{}, ErrorCode: x.Failure.Code,
+		Callback: callbackView{State: x.Callback.State, Attempts: x.Callback.Attempts, LastStatus: x.Callback.LastStatus},
+	}
+	if x.State == events.StateCompleted && now.Before(x.ExpiresAt) {
+		d.DownURL = events.DownloadURL(s.streams.Keys(), s.cfg.PublicURL, x)
+	}
+	for _, f := range x.Files {
+		d.Files = append(d.Files, fileView{Name: f.Name, Size: f.Size, SHA256: f.SHA256, Rows: f.Rows})
+	}
+	for _, w := range x.Request.Warnings {
+		d.Warnings = append(d.Warnings, events.Warning{Code: warningUnknownField, Message: w})
+	}
+	d.Warnings = append(d.Warnings, x.Warnings...)
+	return d
+}
+
+func localTime(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return t.Local().Format(time.RFC3339)
+}
