@@ -9,6 +9,7 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"fmt"
+	"io"
 	"strconv"
 )
 
@@ -41,8 +42,8 @@ func NewKeyring(secret []byte) (*Keyring, error) {
 	return k, nil
 }
 
-// String keeps the keys out of logs.
-func (*Keyring) String() string { return "[redacted]" }
+// Format keeps the keys out of logs, whatever the verb.
+func (Keyring) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "[redacted]") }
 
 // HashKey returns the key of a request: 32 hexadecimal characters that nobody
 // can guess, equal for equal requests of a tenant. canonical is the request's

@@ -110,7 +110,7 @@ func Provision(ctx context.Context, nc *nats.Conn, cfg Config) (*Streams, error)
 	}
 	s := &Streams{cfg: cfg, nc: nc, js: js, keys: keys, batches: make(chan struct{}, maxBatchesInFlight)}
 	for _, sc := range streamConfigs(cfg) {
-		st, err := js.CreateOrUpdateStream(ctx, sc)
+		st, err := provisioned(ctx, func() (jetstream.Stream, error) { return js.CreateOrUpdateStream(ctx, sc) })
 		if err != nil {
 			return nil, fmt.Errorf("stream %s: %w", sc.Name, explain(err))
 		}
@@ -124,7 +124,8 @@ func Provision(ctx context.Context, nc *nats.Conn, cfg Config) (*Streams, error)
 		}
 	}
 	for _, c := range consumerConfigs() {
-		if _, err := js.CreateOrUpdateConsumer(ctx, c.stream, c.config); err != nil {
+		_, err := provisioned(ctx, func() (jetstream.Consumer, error) { return js.CreateOrUpdateConsumer(ctx, c.stream, c.config) })
+		if err != nil {
 			return nil, fmt.Errorf("consumer %s of %s: %w", c.config.Durable, c.stream, explain(err))
 		}
 	}
@@ -132,6 +133,20 @@ func Provision(ctx context.Context, nc *nats.Conn, cfg Config) (*Streams, error)
 		return nil, err
 	}
 	return s, nil
+}
+
+// provisioned calls create until it succeeds, three times at most. Of several
+// processes that create the same stream at once the server counts the space of
+// each and may refuse them all but one, which then updates for the others.
+func provisioned[T any](ctx context.Context, create func() (T, error)) (T, error) {
+	for attempt := uint64(1); ; attempt++ {
+		made, err := create()
+		var api *jetstream.APIError
+		if err == nil || attempt == 3 || ctx.Err() != nil || !errors.As(err, &api) {
+			return made, err
+		}
+		wait(ctx, backoff(attempt))
+	}
 }
 
 // Conn is the NATS connection underneath, for the micro service and for
@@ -236,7 +251,7 @@ func explain(err error) error {
 		return fmt.Errorf("%w: enable JetStream on the server and for this account", err)
 	case api.ErrorCode == 10047 || api.ErrorCode == 10023: // insufficient storage or resources
 		return fmt.Errorf("%w: the server cannot reserve that much; lower --max-pages-bytes or raise max_file_store", err)
-	case api.ErrorCode == 10005: // no suitable peers
+	case api.ErrorCode == 10005 || api.ErrorCode == 10074: // no suitable peers; not clustered
 		return fmt.Errorf("%w: fewer servers than --replicas", err)
 	}
 	return err

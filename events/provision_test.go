@@ -1,0 +1,185 @@
+package events_test
+
+import (
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"sheaf/events"
+	"sheaf/events/eventstest"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/stretchr/testify/require"
+)
+
+func configs(t *testing.T, js jetstream.JetStream) map[string]any {
+	t.Helper()
+	all := map[string]any{}
+	streams := js.ListStreams(t.Context())
+	for info := range streams.Info() {
+		all[info.Config.Name] = info.Config
+		st, err := js.Stream(t.Context(), info.Config.Name)
+		require.NoError(t, err)
+		consumers := st.ListConsumers(t.Context())
+		for c := range consumers.Info() {
+			all[info.Config.Name+"/"+c.Name] = c.Config
+		}
+		require.NoError(t, consumers.Err())
+	}
+	require.NoError(t, streams.Err())
+	return all
+}
+
+func TestProvisionIsIdempotent(t *testing.T) {
+	srv := eventstest.Server(t, "")
+	s := eventstest.StreamsOn(t, srv, events.Config{})
+	before := configs(t, s.JetStream())
+	require.Len(t, before, 6+5)
+	x, err := s.Append(t.Context(), fresh(), "", always(requested()))
+	require.NoError(t, err)
+	s = eventstest.StreamsOn(t, srv, events.Config{})
+	require.Equal(t, before, configs(t, s.JetStream()))
+	got, err := s.Read(t.Context(), "default", testKey)
+	require.NoError(t, err)
+	require.Equal(t, x, got)
+}
+
+func TestProvisionInManyProcessesAtOnce(t *testing.T) {
+	srv := eventstest.Server(t, "")
+	conns := make([]*nats.Conn, 8)
+	for i := range conns {
+		conns[i] = eventstest.Connect(t, srv)
+	}
+	var wg sync.WaitGroup
+	for _, nc := range conns {
+		wg.Go(func() {
+			if _, err := events.Provision(t.Context(), nc, events.Config{SecretKey: eventstest.SecretKey, FilesURL: "nats://x"}); err != nil {
+				t.Errorf("provisioning: %v", err)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+func TestProvisionChangesALimit(t *testing.T) {
+	srv := eventstest.Server(t, "")
+	eventstest.StreamsOn(t, srv, events.Config{})
+	s := eventstest.StreamsOn(t, srv, events.Config{MaxPagesBytes: 1 << 20, MaxEventsBytes: 2 << 20, MaxSubmitBytes: 3 << 20, KeepCallbacks: time.Hour})
+	all := configs(t, s.JetStream())
+	require.EqualValues(t, 1<<20, all[events.StreamPages].(jetstream.StreamConfig).MaxBytes)
+	require.EqualValues(t, 2<<20, all[events.StreamEvents].(jetstream.StreamConfig).MaxBytes)
+	require.EqualValues(t, 3<<20, all[events.StreamSubmit].(jetstream.StreamConfig).MaxBytes)
+	require.Equal(t, time.Hour, all[events.StreamCallbacks].(jetstream.StreamConfig).MaxAge)
+}
+
+// A process with another secret key or file store would answer wrongly, so it
+// does not start, and the message says what to do.
+func TestProvisionRefusesAnotherInstallation(t *testing.T) {
+	srv := eventstest.Server(t, "")
+	cfg := events.Config{SecretKey: eventstest.SecretKey, FilesURL: "s3://bucket"}
+	eventstest.StreamsOn(t, srv, cfg)
+	eventstest.StreamsOn(t, srv, cfg)
+
+	other := cfg
+	other.SecretKey = []byte(strings.Repeat("k", 32))
+	_, err := events.Provision(t.Context(), eventstest.Connect(t, srv), other)
+	require.EqualError(t, err, "this process has another secret key than the streams were made with: give every process the same --secret-key")
+
+	other = cfg
+	other.FilesURL = "s3://another"
+	_, err = events.Provision(t.Context(), eventstest.Connect(t, srv), other)
+	require.EqualError(t, err, "this process has another file store than the streams were made with: give every process the same --files")
+
+	other.SecretKey = nil
+	_, err = events.Provision(t.Context(), eventstest.Connect(t, srv), other)
+	require.ErrorContains(t, err, "at least 32")
+}
+
+func TestProvisionSaysWhatTheServerLacks(t *testing.T) {
+	srv := eventstest.Server(t, "")
+	_, err := events.Provision(t.Context(), eventstest.Connect(t, srv), events.Config{SecretKey: eventstest.SecretKey, MaxPagesBytes: 1 << 50})
+	require.ErrorContains(t, err, "--max-pages-bytes")
+	_, err = events.Provision(t.Context(), eventstest.Connect(t, srv), events.Config{SecretKey: eventstest.SecretKey, Replicas: 3})
+	require.ErrorContains(t, err, "--replicas")
+}
+
+// A producer may publish submissions and do nothing else to them.
+func TestSubmissionsCannotBeRemoved(t *testing.T) {
+	s := eventstest.Streams(t)
+	submit(t, s, 1)
+	st, err := s.JetStream().Stream(t.Context(), events.StreamSubmit)
+	require.NoError(t, err)
+	require.Error(t, st.Purge(t.Context()))
+	require.Error(t, st.DeleteMsg(t.Context(), 1))
+	_, err = s.JetStream().PublishMsg(t.Context(), &nats.Msg{Subject: events.SubmitSubject("default", "raw"), Header: nats.Header{"Nats-Rollup": {"all"}}})
+	require.Error(t, err)
+	left, _ := queue(t, s)
+	require.Equal(t, 1, left)
+
+	created, err := s.SubmitStreamCreated(t.Context())
+	require.NoError(t, err)
+	require.WithinDuration(t, time.Now(), created, time.Minute)
+}
+
+// Two submissions of one Nats-Msg-Id, by two producers or by chance, are both
+// kept, and no event is hidden by an id.
+func TestMessageIDsSuppressNothingForLong(t *testing.T) {
+	s := eventstest.Streams(t)
+	for stream, c := range configs(t, s.JetStream()) {
+		if c, ok := c.(jetstream.StreamConfig); ok {
+			require.LessOrEqual(t, c.Duplicates, 100*time.Millisecond, stream)
+			require.False(t, c.AllowRollup && stream != events.StreamTimers, stream)
+		}
+	}
+}
+
+func TestLaterScheduleReplacesTheEarlier(t *testing.T) {
+	s := eventstest.Streams(t)
+	require.NoError(t, s.ScheduleCallback(t.Context(), "default", testKey, time.Now().Add(time.Hour)))
+	require.NoError(t, s.ScheduleCallback(t.Context(), "default", testKey, time.Now().Add(-time.Hour)))
+	require.NoError(t, s.ScheduleCallback(t.Context(), "other", testKey, time.Now().Add(time.Hour)))
+	require.Eventually(t, func() bool { return len(stored(t, s, events.StreamTimers, "sheaf.due.>")) > 0 }, 5*time.Second, 10*time.Millisecond)
+	due := stored(t, s, events.StreamTimers, "sheaf.due.>")
+	require.Len(t, due, 1)
+	tenant, key, err := events.DueCallback(due[0].Subject)
+	require.NoError(t, err)
+	require.Equal(t, []string{"default", testKey}, []string{tenant, key})
+	_, _, err = events.DueCallback("sheaf.due.callback.default")
+	require.Error(t, err)
+}
+
+func TestSubjects(t *testing.T) {
+	for subject, ok := range map[string]bool{
+		"sheaf.submit.default.http": true, "sheaf.submit.a_b-9.raw": true,
+		"sheaf.submit.default": false, "sheaf.submit.default.http.x": false, "sheaf.submit.Default.http": false,
+		"sheaf.submit.*.http": false, "sheaf.submit..http": false, "sheaf.event.default.http": false, "": false,
+		"sheaf.submit." + strings.Repeat("a", 33) + ".http": false,
+	} {
+		tenant, source, err := events.ParseSubmitSubject(subject)
+		require.Equal(t, ok, err == nil, subject)
+		if ok {
+			require.Equal(t, subject, events.SubmitSubject(tenant, source))
+		}
+	}
+	tenant, operation, err := events.ParseAPISubject(events.APISubject("default", "detail"))
+	require.NoError(t, err)
+	require.Equal(t, []string{"default", "detail"}, []string{tenant, operation})
+	_, _, err = events.ParseAPISubject("sheaf.api.*.detail")
+	require.Error(t, err)
+
+	for callback, ok := range map[string]bool{
+		"nats:sheaf.callback.default.done": true, "nats:sheaf.callback.default.a.B-_9": true,
+		"sheaf.callback.default.done": false, "nats:sheaf.callback.other.done": false, "nats:sheaf.callback.default": false,
+		"nats:sheaf.callback.default.": false, "nats:sheaf.callback.default.>": false, "nats:sheaf.callback.default.*": false,
+		"nats:sheaf.callback.default.a..b": false, "nats:sheaf.callback.default.a b": false, "nats:sheaf.event.default.completed." + testKey: false,
+		"nats:sheaf.callback.default." + strings.Repeat("a", 200): false, "nats:": false, "": false, "nats:sheaf.callback.default.a\r\n": false,
+	} {
+		subject, err := events.CallbackSubject("default", callback)
+		require.Equal(t, ok, err == nil, callback)
+		if ok {
+			require.Equal(t, "nats:"+subject, callback)
+		}
+	}
+}
