@@ -59,6 +59,19 @@ func BenchmarkWriteWorkbook(b *testing.B) {
 	}
 }
 
+// BenchmarkSmallWorkbook measures what a workbook of 100 rows costs.
+func BenchmarkSmallWorkbook(b *testing.B) {
+	pages := cutPages(benchHeader, benchRows(100), 50)
+	f, err := os.Create(filepath.Join(b.TempDir(), "out.zip"))
+	require.NoError(b, err)
+	defer f.Close()
+	b.ReportAllocs()
+	for b.Loop() {
+		_, err := WriteWorkbook(context.Background(), f, testSpec(), pagesOf(pages...))
+		require.NoError(b, err)
+	}
+}
+
 // BenchmarkStreamWriter measures excelize's StreamWriter on the same rows.
 // In "values" they lie decoded in memory before the clock starts; "pages" is
 // the whole way that WriteWorkbook goes, with encoding/json in front.

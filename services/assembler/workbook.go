@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/semaphore"
@@ -251,16 +252,14 @@ func (w *workbookWriter) rows(ctx context.Context) error {
 		}
 	}
 
+	f := &feeder{next: w.next, base: &w.sheets.base, head: head, flight: flight, batches: batches, ordered: ordered, page: first}
 	running.Go(func() {
 		defer close(batches)
-		f := feeder{w: w, head: head, flight: flight, batches: batches, ordered: ordered}
-		err := f.run(ctx, first)
-		first = Page{}
-		if err != nil {
+		defer close(ordered)
+		if err := f.run(ctx); err != nil {
 			// In its place, so that rows before it fail first.
 			_ = send(ctx, ordered, &batch{err: err})
 		}
-		close(ordered)
 	})
 	for range n {
 		if head != nil {
@@ -330,42 +329,47 @@ func (b *batch) receive(ctx context.Context) (*chunk, error) {
 
 // feeder calls next and makes batches of the pages.
 type feeder struct {
-	w       *workbookWriter
+	next    func(context.Context) (Page, error)
+	base    *atomic.Int64 // of the sheets
 	head    *header
 	flight  *semaphore.Weighted
 	batches chan<- *batch
 	ordered chan<- *batch
 
+	page Page // at first, page 1
 	b    *batch
-	rows int64
+	rows int64 // data rows in all batches that are on their way
 }
 
-func (f *feeder) run(ctx context.Context, p Page) error {
+// run feeds all pages. An error comes after the pages before it.
+func (f *feeder) run(ctx context.Context) error {
 	f.b = &batch{}
-	for number := 1; ; number++ {
-		if err := f.page(ctx, p); err != nil {
+	var failed error
+	for failed == nil {
+		if err := f.add(ctx, f.page); err != nil {
 			return err
 		}
-		var err error
-		p, err = f.w.next(ctx)
-		if err == io.EOF {
-			return f.flush(ctx)
-		}
-		if err == nil && p.Number != number+1 {
-			err = fmt.Errorf("%w: page %d came after page %d", ErrPageOrder, p.Number, number)
-		} else if err != nil {
-			err = fmt.Errorf("page %d: %w", number+1, err)
-		}
-		if err != nil {
-			if flushErr := f.flush(ctx); flushErr != nil {
-				return flushErr
-			}
-			return err
+		number := f.page.Number + 1
+		f.page, failed = f.next(ctx)
+		switch {
+		case failed == io.EOF:
+		case failed != nil:
+			failed = fmt.Errorf("page %d: %w", number, failed)
+		case f.page.Number != number:
+			failed = fmt.Errorf("%w: page %d came where page %d should be", ErrPageOrder, f.page.Number, number)
 		}
 	}
+	if err := f.flush(ctx); err != nil {
+		return err
+	}
+	if failed == io.EOF {
+		return nil
+	}
+	return failed
 }
 
-func (f *feeder) page(ctx context.Context, p Page) error {
+// add puts a page into the batch, and sends that on when it is full.
+func (f *feeder) add(ctx context.Context, p Page) error {
 	if p.RowCount <= 0 {
 		for c := rows.NewCursor(p.Rows); c.NextRow(); {
 			p.RowCount++
@@ -405,7 +409,7 @@ func (f *feeder) flush(ctx context.Context) error {
 		return nil
 	}
 	f.b = &batch{}
-	b.first, b.base = f.rows, f.w.sheets.base.Load()
+	b.first, b.base = f.rows, f.base.Load()
 	b.chunks = make(chan *chunk, 2)
 	f.rows += int64(b.rows)
 	if err := send(ctx, f.ordered, b); err != nil {
