@@ -1,0 +1,99 @@
+package ingress
+
+import (
+	"bytes"
+	"net/http"
+	"net/url"
+	"time"
+)
+
+// The demo source: 500 rows in the standard page format.
+const (
+	demoRows     = 500
+	demoMaxPage  = 1 << 31
+	demoMaxLimit = 10_000
+)
+
+type demoHeader struct{ Age, ID, Name string }
+
+type demoRow struct {
+	ID   uint64
+	Name string
+	Age  int
+}
+
+type pageTag struct {
+	Page      uint64 `json:"page"`
+	Limit     uint64 `json:"limit"`
+	Total     uint64 `json:"total"`
+	TotalPage uint64 `json:"total_page"`
+}
+
+// demoPage is a source to try exports with. The header stands in front of the
+// rows of every page and does not count towards limit; total_page is rounded
+// up, so that the last page is reached.
+func demoPage(w http.ResponseWriter, r *http.Request) {
+	data, err := demoData(w, r)
+	respond(w, r, data, err)
+}
+
+func demoData(w http.ResponseWriter, r *http.Request) (any, error) {
+	q, err := demoQuery(w, r)
+	if err != nil {
+		return nil, err
+	}
+	page, err := number(q, "page", 1, 1, demoMaxPage)
+	if err != nil {
+		return nil, err
+	}
+	limit, err := number(q, "limit", 10, 1, demoMaxLimit)
+	if err != nil {
+		return nil, err
+	}
+	list := []any{demoHeader{Age: "年龄", ID: "编号", Name: "姓名"}}
+	for id := (page - 1) * limit; id < min(page*limit, demoRows); id++ {
+		list = append(list, demoRow{ID: id, Name: "Demo", Age: 15})
+	}
+	return struct {
+		Data    []any   `json:"data"`
+		PageTag pageTag `json:"pagetag"`
+	}{list, pageTag{Page: page, Limit: limit, Total: demoRows, TotalPage: (demoRows + limit - 1) / limit}}, nil
+}
+
+// demoQuery reads the parameters from the query, or from the JSON object in the
+// body of a POST.
+func demoQuery(w http.ResponseWriter, r *http.Request) (url.Values, error) {
+	if r.Method != http.MethodPost {
+		return r.URL.Query(), nil
+	}
+	conn := http.NewResponseController(w)
+	_ = conn.SetReadDeadline(time.Now().Add(bodyWait)) // a test's recorder has none
+	body, err := readBody(w, r, lightBody)
+	_ = conn.SetReadDeadline(time.Time{})
+	if err != nil {
+		return nil, err
+	}
+	q := url.Values{}
+	if len(bytes.TrimSpace(body)) == 0 {
+		return q, nil
+	}
+	members, _, err := readObject(body)
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range members {
+		kind := m.value.Kind()
+		if (m.name != "page" && m.name != "limit") || kind == 'n' {
+			continue // a source ignores what it does not know
+		}
+		if kind != '0' && kind != '"' {
+			return nil, invalid(m.name, "must be an integer, not %s", kindName(kind))
+		}
+		text, err := textOrNumber(m, 24)
+		if err != nil {
+			return nil, err
+		}
+		q.Set(m.name, text)
+	}
+	return q, nil
+}

@@ -1,0 +1,156 @@
+package ingress
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"path"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"sheaf/events"
+	"sheaf/storage"
+)
+
+// errcodeGone is of a link that was good once: it has expired, or its file has.
+const errcodeGone = 410
+
+// downloads serves finished files to whoever holds a signed link. The link is
+// all that is asked for: it names one file of one export until the file
+// expires.
+type downloads struct {
+	keys  *events.Keyring
+	tasks *storage.Tasks
+	files storage.Files
+	now   func() time.Time
+	// fresh waits until the projection has seen every acknowledged event. A link
+	// may come from another ingress that is ahead of this one.
+	fresh func(ctx context.Context) error
+}
+
+func (s *Service) newDownloads() *downloads {
+	return &downloads{keys: s.streams.Keys(), tasks: s.tasks, files: s.files, now: time.Now, fresh: s.readYourWrites}
+}
+
+// ServeHTTP serves GET and HEAD of /v1/down/YYYY/M/D/<key>.zip?exp=&sig=, whole
+// or in ranges (RFC 9110, section 14). The ETag is the SHA-256 of the file.
+func (d *downloads) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	h := w.Header()
+	h.Set("X-Content-Type-Options", "nosniff")
+	// The query is a secret: it must not reach another site, or a shared cache.
+	h.Set("Referrer-Policy", "no-referrer")
+	x, err := d.find(r)
+	if err != nil {
+		respond(w, r, nil, err)
+		return
+	}
+	entry := x.Files[0]
+	file, err := d.files.Open(r.Context(), entry.Store)
+	if errors.Is(err, storage.ErrNoFile) {
+		// A sweeper whose clock is ahead may have been here.
+		if stale := d.fresh(r.Context()); stale != nil {
+			err = stale
+		} else if _, gone := d.find(r); gone != nil {
+			err = gone
+		}
+	}
+	if err != nil {
+		respond(w, r, nil, fmt.Errorf("opening the file of key %s: %w", x.Key, err))
+		return
+	}
+	defer func() { _ = file.Close() }()
+	if file.Size() != entry.Size {
+		respond(w, r, nil, fmt.Errorf("the file of key %s has %d bytes, it was completed with %d", x.Key, file.Size(), entry.Size))
+		return
+	}
+	h.Set("Cache-Control", "private")
+	h.Set("Content-Type", "application/zip")
+	h.Set("Content-Disposition", attachment(entry.Name, x.Key+".zip"))
+	h.Set("ETag", `"`+entry.SHA256+`"`)
+	http.ServeContent(w, r, "", x.FinishedAt, file)
+}
+
+// find returns the export whose file the request's link allows.
+func (d *downloads) find(r *http.Request) (events.Export, error) {
+	key, _ := strings.CutSuffix(path.Base(r.URL.Path), ".zip")
+	q := r.URL.Query()
+	missing := &apiError{
+		Errcode: errcodeNotFound, Status: http.StatusNotFound,
+		Msg: "no such file, or the link is not as it was handed out; ask for detail to get a link",
+	}
+	if !events.ValidKey(key) || q.Get("sig") == "" {
+		return events.Export{}, missing
+	}
+	for waited := false; ; waited = true {
+		x, err := d.tasks.Get(key)
+		if err != nil && !errors.Is(err, storage.ErrUnknownKey) {
+			return x, err
+		}
+		ok, gone := events.ValidDownload(d.keys, &x, r.URL.Path, q.Get("exp"), q.Get("sig"), d.now())
+		switch {
+		case ok:
+			return x, nil
+		case gone:
+			return x, &apiError{
+				Errcode: errcodeGone, Status: http.StatusGone,
+				Msg: "the link has expired; retry the export to get a new file",
+			}
+		case waited:
+			return x, missing
+		}
+		if err := d.fresh(r.Context()); err != nil {
+			return x, err
+		}
+	}
+}
+
+// attachment is a Content-Disposition (RFC 6266) with a name that every client
+// understands and, where that is another one, the full name for those that read
+// RFC 8187.
+func attachment(name, plain string) string {
+	name = strings.Map(func(r rune) rune {
+		if r == utf8.RuneError || r == '/' || r == '\\' || unicode.IsControl(r) || unicode.Is(unicode.Bidi_Control, r) ||
+			r == '\u2028' || r == '\u2029' {
+			return -1
+		}
+		return r
+	}, name)
+	if strings.Trim(name, ". ") == "" {
+		name = plain
+	}
+	if isPlain(name) {
+		plain = name
+	}
+	return `attachment; filename="` + plain + `"; filename*=UTF-8''` + extValue(name)
+}
+
+// isPlain reports whether a name survives in quotes in every client. Some decode
+// "%" there, and "\" and the quote would need an escape (RFC 6266, appendix D).
+func isPlain(name string) bool {
+	for i := range len(name) {
+		if c := name[i]; c < 0x20 || c > 0x7e || c == '"' || c == '\\' || c == '%' {
+			return false
+		}
+	}
+	return true
+}
+
+// extValue encodes all but attr-char (RFC 8187, section 3.2.1).
+func extValue(s string) string {
+	const hexDigits = "0123456789ABCDEF"
+	var b strings.Builder
+	for i := range len(s) {
+		c := s[i]
+		if 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || strings.IndexByte("!#$&+-.^_`|~", c) >= 0 {
+			b.WriteByte(c)
+		} else {
+			b.WriteByte('%')
+			b.WriteByte(hexDigits[c>>4])
+			b.WriteByte(hexDigits[c&15])
+		}
+	}
+	return b.String()
+}

@@ -1,0 +1,274 @@
+package ingress
+
+import (
+	"archive/zip"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"sheaf/events"
+	"sheaf/events/eventstest"
+	"sheaf/storage"
+
+	"github.com/stretchr/testify/require"
+)
+
+func testKey(n int) string { return fmt.Sprintf("%032x", n) }
+
+// requestOf is a request with sealed source headers.
+func requestOf(title string) *events.ExportRequested {
+	return &events.ExportRequested{CreatedAt: time.Now().UTC(), Request: events.Request{
+		ExtType: "XLSX", Title: title, UserID: "u", SourceType: events.SourceHTTP,
+		HTTP: &events.HTTPRequest{URL: "http://127.0.0.1/p", Method: "GET", Limit: 10, Conn: 1, Header: []string{"Token"}},
+	}}
+}
+
+// commit puts a file into the store.
+func (in *ingress) commit(t testing.TB, store string, content []byte) {
+	t.Helper()
+	draft, err := in.files.Create(t.Context())
+	require.NoError(t, err)
+	defer draft.Discard()
+	_, err = draft.File().Write(content)
+	require.NoError(t, err)
+	require.NoError(t, in.files.Commit(t.Context(), draft, store))
+}
+
+func (in *ingress) has(t testing.TB, store string) bool {
+	t.Helper()
+	f, err := in.files.Open(t.Context(), store)
+	if err != nil {
+		return false
+	}
+	require.NoError(t, f.Close())
+	return true
+}
+
+// complete takes an export all the way, with a file.
+func (in *ingress) complete(t testing.TB, key, title string, content []byte, expires time.Time) events.Export {
+	t.Helper()
+	x := in.write(t, key, requestOf(title))
+	in.write(t, key, &events.ExportCrawled{Run: x.RequestedSeq, Pages: 1})
+	store := fmt.Sprintf("default/%s/%s.zip", key, events.NewID())
+	in.commit(t, store, content)
+	sum := sha256.Sum256(content)
+	x = in.write(t, key, &events.ExportCompleted{Run: x.RequestedSeq, Pages: 1, Rows: 1, ExpiresAt: expires.UTC(),
+		Files: []events.File{{Name: title + ".zip", Store: store, Size: int64(len(content)), SHA256: hex.EncodeToString(sum[:]), Rows: 1}}})
+	require.NoError(t, in.tasks.WaitApplied(t.Context(), x.LastSeq))
+	return x
+}
+
+func testZip(t testing.TB) []byte {
+	var b bytes.Buffer
+	z := zip.NewWriter(&b)
+	f, err := z.Create("a.xlsx")
+	require.NoError(t, err)
+	_, err = f.Write(bytes.Repeat([]byte("rows "), 10_000))
+	require.NoError(t, err)
+	require.NoError(t, z.Close())
+	return b.Bytes()
+}
+
+func fetch(t testing.TB, method, link string, header ...string) (*http.Response, []byte) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), method, link, nil)
+	require.NoError(t, err)
+	for i := 0; i < len(header); i += 2 {
+		req.Header.Set(header[i], header[i+1])
+	}
+	resp, err := http.DefaultClient.Do(req)
+	require.NoError(t, err)
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	require.NoError(t, err)
+	return resp, body
+}
+
+func TestDownload(t *testing.T) {
+	in := start(t, eventstest.Server(t, ""), Config{})
+	content := testZip(t)
+	x := in.complete(t, testKey(1), "订单 2026", content, time.Now().Add(time.Hour))
+	link := events.DownloadURL(in.streams.Keys(), in.url, &x)
+
+	resp, body := fetch(t, "GET", link)
+	require.Equal(t, http.StatusOK, resp.StatusCode, string(body))
+	require.Equal(t, content, body)
+	sum := sha256.Sum256(content)
+	etag := `"` + hex.EncodeToString(sum[:]) + `"`
+	for name, want := range map[string]string{
+		"ETag": etag, "Last-Modified": x.FinishedAt.UTC().Format(http.TimeFormat),
+		"Content-Type": "application/zip", "Content-Length": fmt.Sprint(len(content)), "Accept-Ranges": "bytes",
+		"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cache-Control": "private",
+		"Content-Disposition": `attachment; filename="` + testKey(1) + `.zip"; filename*=UTF-8''%E8%AE%A2%E5%8D%95%202026.zip`,
+	} {
+		require.Equal(t, want, resp.Header.Get(name), name)
+	}
+
+	resp, body = fetch(t, "HEAD", link)
+	require.Equal(t, http.StatusOK, resp.StatusCode)
+	require.Empty(t, body)
+	require.EqualValues(t, len(content), resp.ContentLength)
+	resp, body = fetch(t, "GET", link, "Range", "bytes=10-19", "If-Range", etag)
+	require.Equal(t, http.StatusPartialContent, resp.StatusCode)
+	require.Equal(t, content[10:20], body)
+	resp, body = fetch(t, "GET", link, "Range", "bytes=10-", "If-Range", `"another"`)
+	require.Equal(t, http.StatusOK, resp.StatusCode, "a part of another file is no use")
+	require.Equal(t, content, body)
+	resp, _ = fetch(t, "GET", link, "If-None-Match", etag)
+	require.Equal(t, http.StatusNotModified, resp.StatusCode)
+	resp, _ = fetch(t, "GET", link, "Range", "bytes=999999999-")
+	require.Equal(t, http.StatusRequestedRangeNotSatisfiable, resp.StatusCode)
+}
+
+func TestDownloadRefuses(t *testing.T) {
+	in := start(t, eventstest.Server(t, ""), Config{})
+	x := in.complete(t, testKey(1), "a", testZip(t), time.Now().Add(time.Hour))
+	other := in.complete(t, testKey(2), "b", testZip(t), time.Now().Add(time.Hour))
+	over := in.complete(t, testKey(3), "c", testZip(t), time.Now().Add(-time.Second))
+	running := in.write(t, testKey(4), requestOf("d"))
+	keys := in.streams.Keys()
+	link := func(x *events.Export) string { return events.DownloadURL(keys, in.url, x) }
+	change := func(link string, fn func(u *url.URL, q url.Values)) string {
+		u, err := url.Parse(link)
+		require.NoError(t, err)
+		q := u.Query()
+		fn(u, q)
+		u.RawQuery = q.Encode()
+		return u.String()
+	}
+	for name, c := range map[string]struct {
+		link string
+		want int
+	}{
+		"unsigned":            {change(link(&x), func(_ *url.URL, q url.Values) { q.Del("sig") }), 404},
+		"another signature":   {change(link(&x), func(_ *url.URL, q url.Values) { q.Set("sig", "AAAA") }), 404},
+		"a longer life":       {change(link(&x), func(_ *url.URL, q url.Values) { q.Set("exp", "99999999999") }), 404},
+		"no life":             {change(link(&x), func(_ *url.URL, q url.Values) { q.Del("exp") }), 404},
+		"another's signature": {change(link(&x), func(u *url.URL, _ url.Values) { u.Path = events.DownloadPath(&other) }), 404},
+		"another day":         {change(link(&x), func(u *url.URL, _ url.Values) { u.Path = "/v1/down/2020/1/1/" + x.Key + ".zip" }), 404},
+		"an unknown key":      {change(link(&x), func(u *url.URL, _ url.Values) { u.Path = "/v1/down/2020/1/1/" + testKey(99) + ".zip" }), 404},
+		"no key":              {change(link(&x), func(u *url.URL, _ url.Values) { u.Path = "/v1/down/2020/1/1/passwd" }), 404},
+		"under way":           {in.url + events.DownloadPath(&running) + "?exp=99999999999&sig=AAAA", 404},
+		"expired":             {link(&over), 410},
+	} {
+		a := send(t, "GET", c.link, "")
+		require.Equal(t, []int{c.want, c.want}, []int{a.Status, a.Errcode}, name)
+		require.NotEmpty(t, a.Msg, name)
+		require.Equal(t, "null", string(a.Data), name)
+		require.Empty(t, a.Header.Get("Content-Disposition"), name)
+	}
+
+	// A file that is not what was completed is never served.
+	require.NoError(t, in.files.Delete(t.Context(), x.Files[0].Store))
+	require.Equal(t, 500, send(t, "GET", link(&x), "").Errcode)
+	in.commit(t, x.Files[0].Store, []byte("short"))
+	a := send(t, "GET", link(&x), "")
+	require.Equal(t, 500, a.Errcode)
+	require.NotContains(t, a.Raw, "default/", "no inner names")
+
+	// A link of the file before a retry is not good for the one after it.
+	before := link(&other)
+	ended := in.write(t, other.Key, &events.ExportExpired{Files: []string{other.Files[0].Store}})
+	require.NoError(t, in.tasks.WaitApplied(t.Context(), ended.LastSeq))
+	require.Equal(t, 410, send(t, "GET", before, "").Errcode)
+	again := in.complete(t, other.Key, "b", testZip(t), time.Now().Add(time.Hour))
+	require.Equal(t, 404, send(t, "GET", before, "").Errcode)
+	resp, _ := fetch(t, "GET", link(&again))
+	require.Equal(t, 200, resp.StatusCode)
+}
+
+// A link may come from an ingress that is ahead of the one that is asked.
+func TestDownloadWaitsForTheProjection(t *testing.T) {
+	in := start(t, eventstest.Server(t, ""), Config{})
+	x := in.complete(t, testKey(1), "a", testZip(t), time.Now().Add(time.Hour))
+	behind, err := storage.OpenTasks(t.TempDir() + "/tasks.db")
+	require.NoError(t, err)
+	defer func() { require.NoError(t, behind.Close()) }()
+	d := in.newDownloads()
+	d.tasks = behind
+	ask := func(link string) int {
+		w := httptest.NewRecorder()
+		d.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), "GET", link, nil))
+		return w.Code
+	}
+	link := events.DownloadURL(in.streams.Keys(), "", &x)
+
+	d.fresh = func(context.Context) error { return events.ErrUnavailable }
+	require.Equal(t, 503, ask(link))
+	d.fresh = func(ctx context.Context) error {
+		stop := errors.New("caught up")
+		err := in.streams.Follow(ctx, behind.Applied()+1, func(batch []events.Event) error {
+			require.NoError(t, behind.Apply(batch))
+			if behind.Applied() >= x.LastSeq {
+				return stop
+			}
+			return nil
+		})
+		require.ErrorIs(t, err, stop)
+		return nil
+	}
+	require.Equal(t, 200, ask(link))
+
+	// The file expired by another clock: gone, not a failure of ours.
+	x = in.write(t, x.Key, &events.ExportExpired{Files: []string{x.Files[0].Store}})
+	require.NoError(t, in.files.Delete(t.Context(), x.Files[0].Store))
+	require.Equal(t, 410, ask(link))
+}
+
+func TestAttachmentNamesAreSafe(t *testing.T) {
+	const plain = "5ad5f7b92a816b76e70a21e4154c2485.zip"
+	for name, want := range map[string]string{
+		"orders.zip":       `attachment; filename="orders.zip"; filename*=UTF-8''orders.zip`,
+		"50% of it.zip":    `attachment; filename="` + plain + `"; filename*=UTF-8''50%25%20of%20it.zip`,
+		"é.zip":            `attachment; filename="` + plain + `"; filename*=UTF-8''%C3%A9.zip`,
+		`a"; x="b.zip`:     `attachment; filename="` + plain + `"; filename*=UTF-8''a%22%3B%20x%3D%22b.zip`,
+		"a\r\nSet: b.zip":  `attachment; filename="aSet: b.zip"; filename*=UTF-8''aSet%3A%20b.zip`,
+		"../../etc/passwd": `attachment; filename="....etcpasswd"; filename*=UTF-8''....etcpasswd`,
+		"":                 `attachment; filename="` + plain + `"; filename*=UTF-8''` + plain,
+		"..":               `attachment; filename="` + plain + `"; filename*=UTF-8''` + plain,
+		"\u202egpj.zip":    `attachment; filename="gpj.zip"; filename*=UTF-8''gpj.zip`,
+	} {
+		require.Equal(t, want, attachment(name, plain), "%q", name)
+	}
+}
+
+// FuzzAttachment: whatever a title holds, the header is one line of printable
+// ASCII that gives the name back.
+func FuzzAttachment(f *testing.F) {
+	for _, seed := range []string{"订单.zip", "a\r\nb: c", `"`, `\`, "\x00", "\xff", "%", "a'b", "\u202e", strings.Repeat("长", 300)} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, name string) {
+		header := attachment(name, "plain.zip")
+		for _, c := range header {
+			if c < 0x20 || c > 0x7e {
+				t.Fatalf("%q in %q", c, header)
+			}
+		}
+		disposition, params, err := mime.ParseMediaType(header)
+		if err != nil {
+			// Go's parser refuses a parameter that is given in both forms.
+			disposition, params, err = mime.ParseMediaType("attachment; " + header[strings.LastIndex(header, "filename*="):])
+		}
+		require.NoError(t, err, header)
+		require.Equal(t, "attachment", disposition)
+		got := params["filename"]
+		require.NotEmpty(t, got)
+		require.True(t, utf8.ValidString(got))
+		require.False(t, strings.ContainsFunc(got, unicode.IsControl))
+		require.NotContains(t, got, "/")
+	})
+}
