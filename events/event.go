@@ -74,11 +74,11 @@ type Request struct {
 // HTTPRequest says how to ask the source for a page.
 type HTTPRequest struct {
 	URL    string          `json:"url"`
-	Method string          `json:"method"`          // "GET" or "POST"
-	Param  json.RawMessage `json:"param,omitempty"` // a JSON object as received; page and limit are set on top
-	Limit  int             `json:"limit"`           // rows a page, from param.limit or the default
-	Conn   int             `json:"conn"`            // requests in flight at once
-	Header []string        `json:"header"`          // names only; the values are sealed, see Streams.SaveHeaders
+	Method string          `json:"method"`           // "GET" or "POST"
+	Param  json.RawMessage `json:"param,omitempty"`  // a JSON object as received; page and limit are set on top
+	Limit  int             `json:"limit"`            // rows a page, from param.limit or the default
+	Conn   int             `json:"conn"`             // requests in flight at once
+	Header []string        `json:"header,omitempty"` // names only; the values are sealed, see Streams.SaveHeaders
 }
 
 // RawRows refers to rows that came with the request. They were published as
@@ -139,7 +139,7 @@ type ExportCompleted struct {
 	Run       uint64    `json:"run"`
 	Pages     int       `json:"pages"`
 	Rows      int64     `json:"rows"`
-	Files     []File    `json:"files"`
+	Files     []File    `json:"files,omitempty"`
 	Warnings  []Warning `json:"warnings,omitempty"`
 	ExpiresAt time.Time `json:"expires_at"` // when the file is deleted
 }
@@ -184,7 +184,7 @@ type ExportCancelled struct {
 
 // ExportExpired says that the file of a completed export was deleted.
 type ExportExpired struct {
-	Files []string `json:"files"` // names in the file store
+	Files []string `json:"files,omitempty"` // names in the file store
 }
 
 // SubmissionRejected answers a durable submission that could not be accepted.

@@ -19,7 +19,9 @@ var allTypes = []events.Type{
 }
 
 // at is a fixed time, n seconds on.
-func at(n uint64) time.Time { return time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC).Add(time.Duration(n) * time.Second) }
+func at(n uint64) time.Time {
+	return time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC).Add(time.Duration(n) * time.Second)
+}
 
 // payload returns a payload of a type whose content depends on n.
 func payload(t events.Type, n uint64, callback string) events.Payload {

@@ -1,0 +1,332 @@
+package events_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"sheaf/events"
+	"sheaf/events/eventstest"
+
+	"github.com/klauspost/compress/zstd"
+	"github.com/nats-io/nats.go"
+	"github.com/santhosh-tekuri/jsonschema/v6"
+	"github.com/stretchr/testify/require"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+// samples are one event of each type with every field set.
+func samples() []events.Event {
+	when := time.Date(2026, 9, 6, 9, 24, 34, 123456789, time.UTC)
+	submission := &events.Submission{StreamCreated: when.Add(-time.Hour), Sequence: 4}
+	warnings := []events.Warning{{Code: "CELL_CUT", Message: "第 3 行 a cell was longer than 32,767 characters"}}
+	payloads := []events.Payload{
+		&events.ExportRequested{
+			ExportID: 12, CreatedAt: when.Add(-24 * time.Hour), Submission: submission, ContinuesRun: 12,
+			Request: events.Request{
+				Timestamp: 1625106204, ExtType: "XLSX", Title: "http接口数据源导出 <&>", UserID: "123", Callback: "https://example.com/done?a=1&b=2",
+				SourceType: events.SourceHTTP, Warnings: []string{"priority: not known, ignored"},
+				HTTP: &events.HTTPRequest{
+					URL: "https://example.com/demo/page?x=1", Method: "POST", Limit: 20, Conn: 8, Header: []string{"Authorization"},
+					Param: json.RawMessage(`{"limit":20,"big":12345678901234567890.10,"list":[1,null,"é"]}`),
+				},
+			},
+		},
+		&events.ExportCrawled{Run: 12, Pages: 250, Warnings: warnings},
+		&events.ExportCompleted{
+			Run: 12, Pages: 250, Rows: 500, Warnings: warnings, ExpiresAt: when.Add(168 * time.Hour),
+			Files: []events.File{{Name: "http接口数据源导出.zip", Store: "default/" + testKey + "-12.zip", Size: 31337, SHA256: strings.Repeat("0f", 32), Rows: 500}},
+		},
+		&events.ExportFailed{
+			Code: events.CodeSourceHTTP, Reason: "page 7: the source answered 503 three times", Phase: events.PhaseCrawling,
+			Run: 12, Page: 7, Status: 503, Errcode: "1001", Attempts: 3, RunSpoiled: true,
+		},
+		&events.ExportCancelled{Reason: "cancelled by the caller"},
+		&events.ExportExpired{Files: []string{"default/" + testKey + "-12.zip"}},
+		&events.SubmissionRejected{Submission: *submission, Errcode: 1001, Field: "source_http.url", Reason: "source_http.url: want http or https"},
+		&events.CallbackAttempted{Terminal: 20, Attempt: 2, Status: 500, Reason: "the receiver answered 500", Millis: 15, NextAt: when.Add(5 * time.Minute)},
+		&events.CallbackDelivered{Terminal: 20, Attempt: 3, Status: 204, Millis: 12},
+		&events.CallbackFailed{Terminal: 20, Attempt: 10, Status: 410, Reason: "the receiver answered 410", Millis: 9},
+	}
+	all := make([]events.Event, len(payloads))
+	for i, p := range payloads {
+		all[i] = events.Event{
+			ID: "01991e2c-5f7b-7a52-b816-b76e70a21e41", Tenant: "default", Key: testKey, Time: when,
+			CorrelationID: "order-17", Requested: 19, Payload: p,
+		}
+		if p.EventType() == events.TypeRequested {
+			all[i].Requested = 0
+		}
+	}
+	return all
+}
+
+// wire is the text form of a message in golden files.
+func wire(subject string, h nats.Header, body []byte) []byte {
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "%s\n", subject)
+	for _, name := range slices.Sorted(maps.Keys(h)) {
+		fmt.Fprintf(&b, "%s: %s\n", name, strings.Join(h[name], ", "))
+	}
+	fmt.Fprintf(&b, "\n%s\n", body)
+	return b.Bytes()
+}
+
+func golden(t *testing.T, name string, got []byte) {
+	t.Helper()
+	path := filepath.Join("testdata", name+".golden")
+	if *update {
+		require.NoError(t, os.WriteFile(path, got, 0o644))
+	}
+	want, err := os.ReadFile(path)
+	require.NoError(t, err)
+	require.Equal(t, string(want), string(got), "go test -run %s -update writes it anew", t.Name())
+}
+
+func compile(t *testing.T, schema []byte) *jsonschema.Schema {
+	t.Helper()
+	require.NotNil(t, schema)
+	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(schema))
+	require.NoError(t, err)
+	c := jsonschema.NewCompiler()
+	c.AssertFormat()
+	id := doc.(map[string]any)["$id"].(string)
+	require.NoError(t, c.AddResource(id, doc))
+	s, err := c.Compile(id)
+	require.NoError(t, err)
+	return s
+}
+
+func validate(t *testing.T, s *jsonschema.Schema, data []byte) error {
+	t.Helper()
+	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(data))
+	require.NoError(t, err)
+	return s.Validate(doc)
+}
+
+// The wire form of every type: what others read and what lies in the logs of
+// running installations.
+func TestWireFormat(t *testing.T) {
+	files := map[string]bool{"sheaf.page.fetched.v1.golden": true}
+	for _, ev := range samples() {
+		msg, err := events.Encode(ev)
+		require.NoError(t, err)
+		name := msg.Header.Get("ce-type")
+		files[name+".golden"] = true
+		golden(t, name, wire(msg.Subject, msg.Header, msg.Data))
+
+		got, err := events.Decode(msg.Subject, msg.Header, msg.Data, 21)
+		require.NoError(t, err)
+		want := ev
+		want.Sequence = 21
+		require.Equal(t, want, got, name)
+
+		s := compile(t, events.Schema(ev.Type()))
+		require.NoError(t, validate(t, s, msg.Data), name)
+		require.Error(t, validate(t, s, append([]byte(`{"unknown":1,`), msg.Data[1:]...)), "%s: the schema is strict", name)
+		_, err = events.Decode(msg.Subject, msg.Header, append([]byte(`{"unknown":1,`), msg.Data[1:]...), 21)
+		require.NoError(t, err, "%s: a reader is not", name)
+	}
+	require.Len(t, files, len(allTypes)+1)
+	for _, dir := range []string{"testdata", "schema"} {
+		entries, err := os.ReadDir(dir)
+		require.NoError(t, err)
+		for _, e := range entries {
+			if !e.IsDir() {
+				require.True(t, files[strings.TrimSuffix(strings.TrimSuffix(e.Name(), ".json"), ".golden")+".golden"], "%s/%s belongs to no type", dir, e.Name())
+			}
+		}
+	}
+	require.Nil(t, events.Schema("archived"))
+}
+
+func TestWireFormatOfAPage(t *testing.T) {
+	s := eventstest.Streams(t)
+	p := page(2, []byte(`[{"ID":"编号"},{"ID":12345678901234567890}]`))
+	p.RowCount = 2
+	_, err := s.PublishPage(t.Context(), p)
+	require.NoError(t, err)
+	m := stored(t, s, events.StreamPages, ">")[0]
+	require.Regexp(t, `^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f-]{21}-1$`, m.Header.Get("ce-id"))
+	when, err := time.Parse(time.RFC3339Nano, m.Header.Get("ce-time"))
+	require.NoError(t, err)
+	require.WithinDuration(t, time.Now(), when, time.Minute)
+	m.Header.Set("ce-id", "<UUIDv7>-1")
+	m.Header.Set("ce-time", "<RFC 3339>")
+	maps.DeleteFunc(m.Header, func(name string, _ []string) bool { return strings.HasPrefix(name, "Nats-") }) // a direct get adds these
+	d, err := zstd.NewReader(nil)
+	require.NoError(t, err)
+	defer d.Close()
+	rows, err := d.DecodeAll(m.Data, nil)
+	require.NoError(t, err)
+	golden(t, m.Header.Get("ce-type"), wire(m.Subject, m.Header, rows))
+	schema := compile(t, events.PageSchema())
+	require.NoError(t, validate(t, schema, rows))
+	require.Error(t, validate(t, schema, []byte(`{}`)))
+	require.Error(t, validate(t, schema, []byte(`[1]`)))
+}
+
+// Each schema names the fields of its Go type, no more and no less, and asks
+// for those that are always written.
+func TestSchemasMatchTheTypes(t *testing.T) {
+	for _, typ := range allTypes {
+		var doc map[string]any
+		require.NoError(t, json.Unmarshal(events.Schema(typ), &doc))
+		msg, err := events.Encode(event(typ, 1, ""))
+		require.NoError(t, err)
+		name := msg.Header.Get("ce-type")
+		require.Equal(t, name, doc["title"])
+		require.Equal(t, "urn:sheaf:schema:"+name, doc["$id"])
+		require.Equal(t, "https://json-schema.org/draft/2020-12/schema", doc["$schema"])
+		defs, _ := doc["$defs"].(map[string]any)
+		matches(t, name, doc, defs, reflect.TypeOf(payload(typ, 1, "")).Elem())
+	}
+}
+
+func matches(t *testing.T, at string, schema, defs map[string]any, typ reflect.Type) {
+	t.Helper()
+	if ref, ok := schema["$ref"].(string); ok {
+		schema, ok = defs[strings.TrimPrefix(ref, "#/$defs/")].(map[string]any)
+		require.True(t, ok, "%s: %s", at, ref)
+	}
+	switch {
+	case typ.Kind() == reflect.Pointer:
+		matches(t, at, schema, defs, typ.Elem())
+	case typ == reflect.TypeFor[time.Time]():
+		require.Equal(t, "date-time", schema["format"], at)
+	case typ == reflect.TypeFor[json.RawMessage]():
+		require.Equal(t, "object", schema["type"], at)
+	case typ.Kind() == reflect.Slice:
+		require.Equal(t, "array", schema["type"], at)
+		matches(t, at+"[]", schema["items"].(map[string]any), defs, typ.Elem())
+	case typ.Kind() == reflect.Struct:
+		require.Equal(t, "object", schema["type"], at)
+		require.Equal(t, false, schema["additionalProperties"], at)
+		properties := schema["properties"].(map[string]any)
+		required := []string{}
+		for _, r := range schema["required"].([]any) {
+			required = append(required, r.(string))
+		}
+		always := []string{}
+		for i := range typ.NumField() {
+			name, options, _ := strings.Cut(typ.Field(i).Tag.Get("json"), ",")
+			property, ok := properties[name].(map[string]any)
+			require.True(t, ok, "%s has no %s", at, name)
+			matches(t, at+"."+name, property, defs, typ.Field(i).Type)
+			kind := typ.Field(i).Type.Kind()
+			// A list that must not be empty is asked for, though an empty one
+			// would be left out rather than written as null.
+			if options == "" || kind == reflect.Slice && property["minItems"] != nil {
+				always = append(always, name)
+			}
+		}
+		require.Len(t, properties, typ.NumField(), at)
+		require.ElementsMatch(t, always, required, at)
+	case typ.Kind() == reflect.String:
+		if schema["enum"] == nil {
+			require.Equal(t, "string", schema["type"], at)
+		}
+	case typ.Kind() == reflect.Bool:
+		if schema["const"] == nil {
+			require.Equal(t, "boolean", schema["type"], at)
+		}
+	default:
+		require.Equal(t, "integer", schema["type"], at)
+	}
+}
+
+// A reader of this version meets headers that others wrote.
+func TestDecodeRefuses(t *testing.T) {
+	good := samples()[1]
+	msg, err := events.Encode(good)
+	require.NoError(t, err)
+	header := func(name, value string) nats.Header {
+		h := nats.Header{}
+		for k, v := range msg.Header {
+			h[k] = v
+		}
+		h[name] = []string{value}
+		return h
+	}
+	for name, tc := range map[string]struct {
+		subject string
+		header  nats.Header
+		data    string
+		unknown bool
+	}{
+		"another prefix":        {"sheaf.page.default.crawled." + testKey, msg.Header, "{}", false},
+		"too few tokens":        {"sheaf.event.default.crawled", msg.Header, "{}", false},
+		"too many tokens":       {msg.Subject + ".x", msg.Header, "{}", false},
+		"no tenant":             {"sheaf.event..crawled." + testKey, msg.Header, "{}", false},
+		"a wildcard":            {"sheaf.event.default.crawled.*", msg.Header, "{}", false},
+		"unknown type":          {"sheaf.event.default.archived." + testKey, msg.Header, "{}", true},
+		"type of another event": {"sheaf.event.default.failed." + testKey, msg.Header, "{}", true},
+		"a newer version":       {msg.Subject, header("ce-type", "sheaf.export.crawled.v2"), "{}", true},
+		"no headers":            {msg.Subject, nil, "{}", true},
+		"no time":               {msg.Subject, header("ce-time", ""), "{}", false},
+		"requested is negative": {msg.Subject, header("ce-requested", "-1"), "{}", false},
+		"no body":               {msg.Subject, msg.Header, "", false},
+		"half a body":           {msg.Subject, msg.Header, `{"run":`, false},
+		"another body":          {msg.Subject, msg.Header, `{"run":"x"}`, false},
+		"two bodies":            {msg.Subject, msg.Header, `{}{}`, false},
+		"too deep":              {msg.Subject, msg.Header, strings.Repeat(`{"x":`, 20_000), false},
+	} {
+		ev, err := events.Decode(tc.subject, tc.header, []byte(tc.data), 3)
+		require.Error(t, err, name)
+		require.Nil(t, ev.Payload, name)
+		if tc.unknown {
+			require.ErrorIs(t, err, events.ErrUnknownEvent, name)
+		} else {
+			require.NotErrorIs(t, err, events.ErrUnknownEvent, name)
+		}
+	}
+	_, err = events.Encode(events.Event{Tenant: "default", Key: testKey})
+	require.ErrorIs(t, err, events.ErrUnknownEvent)
+}
+
+func FuzzDecode(f *testing.F) {
+	for _, ev := range samples() {
+		msg, err := events.Encode(ev)
+		require.NoError(f, err)
+		f.Add(msg.Subject, msg.Header.Get("ce-type"), msg.Header.Get("ce-time"), msg.Header.Get("ce-requested"), msg.Data)
+	}
+	f.Add("sheaf.event.default.crawled."+testKey, "sheaf.export.crawled.v1", "2026-01-02T03:04:05Z", "18446744073709551616", []byte(`{"run":1e3}`))
+	f.Add("sheaf.event.*.>.x", "", "", "", []byte(nil))
+	f.Fuzz(func(t *testing.T, subject, ceType, ceTime, requested string, data []byte) {
+		h := nats.Header{"ce-id": {"x"}, "ce-type": {ceType}, "ce-time": {ceTime}, "ce-requested": {requested}}
+		ev, err := events.Decode(subject, h, data, 1)
+		if err != nil {
+			if ev.Payload != nil {
+				t.Fatal("an error and a payload")
+			}
+			return
+		}
+		// What was read can be written, and reads the same.
+		msg, err := events.Encode(ev)
+		if err != nil {
+			t.Fatalf("writing what was read: %v", err)
+		}
+		if y := ev.Time.UTC().Year(); y < 0 || y > 9999 {
+			return // RFC 3339 ends there, and a zone can reach beyond
+		}
+		again, err := events.Decode(msg.Subject, msg.Header, msg.Data, 1)
+		if err != nil {
+			t.Fatalf("reading what was written: %v", err)
+		}
+		if !ev.Time.Equal(again.Time) || ev.Requested != again.Requested || ev.Type() != again.Type() {
+			t.Fatalf("%+v, again %+v", ev, again)
+		}
+		x := events.Export{Tenant: ev.Tenant, Key: ev.Key}
+		_ = x.Apply(ev)
+	})
+}
