@@ -82,7 +82,14 @@ func testZip(t testing.TB) []byte {
 	return b.Bytes()
 }
 
-func fetch(t testing.TB, method, link string, header ...string) (*http.Response, []byte) {
+// download is what a link answered, read to its end.
+type download struct {
+	StatusCode    int
+	ContentLength int64
+	Header        http.Header
+}
+
+func fetch(t testing.TB, method, link string, header ...string) (download, []byte) {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), method, link, nil)
 	require.NoError(t, err)
@@ -94,7 +101,7 @@ func fetch(t testing.TB, method, link string, header ...string) (*http.Response,
 	defer resp.Body.Close()
 	body, err := io.ReadAll(resp.Body)
 	require.NoError(t, err)
-	return resp, body
+	return download{resp.StatusCode, resp.ContentLength, resp.Header}, body
 }
 
 func TestDownload(t *testing.T) {
