@@ -64,6 +64,7 @@ type Request struct {
 	ExtType    string       `json:"ext_type"`              // as the caller wrote it, any case
 	Title      string       `json:"title"`                 // may be empty
 	UserID     string       `json:"user_id"`               // may be empty
+	RowKey     string       `json:"row_key,omitempty"`     // a column whose values shall not repeat; "" for none
 	Callback   string       `json:"callback,omitempty"`    // http(s) URL, nats:<subject>, or ""
 	SourceType string       `json:"source_type"`           // SourceHTTP or SourceRaw
 	HTTP       *HTTPRequest `json:"source_http,omitempty"` // set when SourceType is SourceHTTP
@@ -114,6 +115,7 @@ type ExportRequested struct {
 type ExportCrawled struct {
 	Run      uint64    `json:"run"`
 	Pages    int       `json:"pages"`
+	Manifest string    `json:"manifest"` // see Manifest
 	Warnings []Warning `json:"warnings,omitempty"`
 }
 
@@ -138,6 +140,7 @@ type File struct {
 type ExportCompleted struct {
 	Run       uint64    `json:"run"`
 	Pages     int       `json:"pages"`
+	Manifest  string    `json:"manifest"` // see Manifest
 	Rows      int64     `json:"rows"`
 	Files     []File    `json:"files,omitempty"`
 	Warnings  []Warning `json:"warnings,omitempty"`

@@ -101,6 +101,7 @@ type Export struct {
 
 	Run       uint64       `json:"run,omitempty"` // the run that was crawled or failed
 	Pages     int          `json:"pages,omitempty"`
+	Manifest  string       `json:"manifest,omitempty"`
 	Rows      int64        `json:"rows,omitempty"`
 	Files     []File       `json:"files,omitempty"`
 	Warnings  []Warning    `json:"warnings,omitempty"`
@@ -175,10 +176,10 @@ func (x *Export) Apply(ev Event) error {
 			x.ID = ev.Sequence
 		}
 	case *ExportCrawled:
-		x.State, x.Run, x.Pages, x.Warnings = StateCrawled, p.Run, p.Pages, p.Warnings
+		x.State, x.Run, x.Pages, x.Manifest, x.Warnings = StateCrawled, p.Run, p.Pages, p.Manifest, p.Warnings
 	case *ExportCompleted:
 		x.finish(StateCompleted, ev)
-		x.Run, x.Pages, x.Rows, x.Files, x.Warnings, x.ExpiresAt = p.Run, p.Pages, p.Rows, p.Files, p.Warnings, p.ExpiresAt
+		x.Run, x.Pages, x.Manifest, x.Rows, x.Files, x.Warnings, x.ExpiresAt = p.Run, p.Pages, p.Manifest, p.Rows, p.Files, p.Warnings, p.ExpiresAt
 	case *ExportFailed:
 		x.finish(StateFailed, ev)
 		x.Failure = *p

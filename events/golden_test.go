@@ -34,7 +34,7 @@ func samples() []events.Event {
 		&events.ExportRequested{
 			ExportID: 12, CreatedAt: when.Add(-24 * time.Hour), Submission: submission, ContinuesRun: 12,
 			Request: events.Request{
-				Timestamp: 1625106204, ExtType: "XLSX", Title: "http接口数据源导出 <&>", UserID: "123", Callback: "https://example.com/done?a=1&b=2",
+				Timestamp: 1625106204, ExtType: "XLSX", Title: "http接口数据源导出 <&>", UserID: "123", RowKey: "id", Callback: "https://example.com/done?a=1&b=2",
 				SourceType: events.SourceHTTP, Warnings: []string{"priority: not known, ignored"},
 				HTTP: &events.HTTPRequest{
 					URL: "https://example.com/demo/page?x=1", Method: "POST", Limit: 20, Conn: 8, Header: []string{"Authorization"},
@@ -42,9 +42,9 @@ func samples() []events.Event {
 				},
 			},
 		},
-		&events.ExportCrawled{Run: 12, Pages: 250, Warnings: warnings},
+		&events.ExportCrawled{Run: 12, Pages: 250, Manifest: strings.Repeat("5e", 32), Warnings: warnings},
 		&events.ExportCompleted{
-			Run: 12, Pages: 250, Rows: 500, Warnings: warnings, ExpiresAt: when.Add(168 * time.Hour),
+			Run: 12, Pages: 250, Manifest: strings.Repeat("5e", 32), Rows: 500, Warnings: warnings, ExpiresAt: when.Add(168 * time.Hour),
 			Files: []events.File{{Name: "http接口数据源导出.zip", Store: "default/" + testKey + "-12.zip", Size: 31337, SHA256: strings.Repeat("0f", 32), Rows: 500}},
 		},
 		&events.ExportFailed{

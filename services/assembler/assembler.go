@@ -22,6 +22,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strconv"
 	"time"
 
@@ -166,7 +167,7 @@ func (s *Service) assemble(ctx context.Context, x *events.Export, crawled uint64
 		return s.streams.GetPage(ctx, events.PageID{Tenant: x.Tenant, Key: x.Key, Run: x.Run, Number: n})
 	})
 	defer pages.Close()
-	var check proof
+	check, keys := newProof(), newRowKeys(req.RowKey)
 	created := time.Time{} // the writer's fixed default: never the clock
 	if req.Timestamp > 0 {
 		created = time.Unix(req.Timestamp, 0).UTC()
@@ -183,6 +184,7 @@ func (s *Service) assemble(ctx context.Context, x *events.Export, crawled uint64
 		if err := check.add(p); err != nil {
 			return Page{}, err
 		}
+		keys.add(p)
 		if time.Since(told) > 250*time.Millisecond {
 			told = time.Now()
 			s.streams.TellProgress(x.Tenant, x.Key, events.Progress{Phase: events.PhaseAssembling, PagesDone: p.Number, PagesTotal: x.Pages, Rows: check.rows})
@@ -192,7 +194,7 @@ func (s *Service) assemble(ctx context.Context, x *events.Export, crawled uint64
 	if err != nil {
 		return nil, s.explain(ctx, err)
 	}
-	warnings, problem := check.judge(x.Pages)
+	warnings, problem := check.judge(x.Pages, x.Manifest)
 	if problem == "" && res.Rows != check.rows {
 		problem = fmt.Sprintf("%d rows were written of %d that were read", res.Rows, check.rows)
 	}
@@ -204,12 +206,12 @@ func (s *Service) assemble(ctx context.Context, x *events.Export, crawled uint64
 	if err := s.files.Commit(ctx, draft, store); err != nil {
 		return nil, fmt.Errorf("keeping the file: %w", err)
 	}
-	all := append(append([]events.Warning{}, x.Warnings...), warnings...)
+	all := slices.Concat(x.Warnings, warnings, keys.warnings())
 	for _, w := range res.Warnings {
 		all = append(all, events.Warning{Code: w.Code, Message: w.Message})
 	}
 	return &events.ExportCompleted{
-		Run: x.Run, Pages: x.Pages, Rows: res.Rows, Warnings: all,
+		Run: x.Run, Pages: x.Pages, Manifest: x.Manifest, Rows: res.Rows, Warnings: all,
 		Files: []events.File{{
 			Name:  EntryName(req.Title, "zip", false),
 			Store: store, Size: res.Size, SHA256: hex.EncodeToString(res.Sha256[:]), Rows: res.Rows,

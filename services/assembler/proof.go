@@ -10,6 +10,7 @@ import (
 // It is fed every page in order, and judges when all have passed: an
 // incomplete file is never called a success.
 type proof struct {
+	manifest     events.Manifest
 	pages        int
 	rows         int64
 	least, most  int64 // totals announced, 0 while none was
@@ -19,6 +20,8 @@ type proof struct {
 	empty        bool  // page 1 has no rows at all, not even a header
 }
 
+func newProof() *proof { return &proof{manifest: events.NewManifest()} }
+
 // add takes the next page. Pages must come in order and without gaps.
 func (p *proof) add(page events.Page) error {
 	p.pages++
@@ -26,6 +29,7 @@ func (p *proof) add(page events.Page) error {
 		return fmt.Errorf("page %d where page %d belongs", page.Number, p.pages)
 	}
 	p.rows += int64(page.DataRows())
+	p.manifest.Add(page.Number, page.DataRows(), page.SHA256)
 	switch {
 	case page.Total <= 0:
 		p.untold++
@@ -44,11 +48,14 @@ func (p *proof) add(page events.Page) error {
 	return nil
 }
 
-// judge says whether a run of so many pages is complete, with a sentence that
-// gives the numbers, and what a reader of the file should know.
-func (p *proof) judge(pages int) (warnings []events.Warning, problem string) {
+// judge says whether the pages are those that were crawled and complete, with
+// a sentence that gives the numbers, and what a reader of the file should know.
+func (p *proof) judge(pages int, manifest string) (warnings []events.Warning, problem string) {
 	if p.pages != pages {
 		return nil, fmt.Sprintf("%d of %d pages are there", p.pages, pages)
+	}
+	if sum := p.manifest.Sum(); sum != manifest {
+		return nil, fmt.Sprintf("the %d pages are not those that were crawled: their manifest is %.12s, not %.12s", pages, sum, manifest)
 	}
 	warn := func(code, format string, args ...any) {
 		warnings = append(warnings, events.Warning{Code: code, Message: fmt.Sprintf(format, args...)})

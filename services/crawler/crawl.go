@@ -42,15 +42,14 @@ type crawl struct {
 // tried again.
 func (c *crawl) run(ctx context.Context) (*events.ExportCrawled, error) {
 	req := c.x.Request
+	c.sizes, c.progress = map[int]int64{}, make(chan struct{}, 1)
 	if req.SourceType == events.SourceRaw {
-		c.ledger = newLedger(0, 0, 0)
 		return c.raw(ctx)
 	}
 	if req.HTTP == nil {
 		return nil, &Failure{Code: events.CodeInternal, Msg: "the request names no source"}
 	}
 	c.ledger = newLedger(req.HTTP.Limit, c.cfg.MaxPages, c.cfg.MaxRows)
-	c.sizes, c.progress = map[int]int64{}, make(chan struct{}, 1)
 
 	header := map[string]string{}
 	if len(req.HTTP.Header) > 0 {
@@ -97,23 +96,29 @@ func (c *crawl) run(ctx context.Context) (*events.ExportCrawled, error) {
 			Message: "total_page was too small for the total; the pages beyond it were read as well"})
 	}
 	c.tell(true)
-	return &events.ExportCrawled{Run: c.into, Pages: c.ledger.totalPages, Warnings: c.warnings}, nil
+	return &events.ExportCrawled{Run: c.into, Pages: c.ledger.totalPages, Manifest: c.ledger.manifest(), Warnings: c.warnings}, nil
 }
 
-// raw has nothing to fetch: the rows came with the request.
+// raw has nothing to fetch: the rows came with the request, as the pages of
+// their own run. It reads them once, so that the manifest is of what is there.
 func (c *crawl) raw(ctx context.Context) (*events.ExportCrawled, error) {
-	have, err := c.streams.ListPages(ctx, c.x.Tenant, c.x.Key, events.RawRun)
-	if err != nil {
-		return nil, err
-	}
 	want := 0
 	if c.x.Request.Raw != nil {
 		want = c.x.Request.Raw.Pages
 	}
+	have, err := c.streams.ListPages(ctx, c.x.Tenant, c.x.Key, events.RawRun)
+	if err != nil {
+		return nil, err
+	}
 	if want == 0 || len(have) < want {
 		return nil, &Failure{Code: events.CodeStore, Msg: fmt.Sprintf("%d of %d pages of the request's rows are no longer kept; submit the export again", len(have), want)}
 	}
-	return &events.ExportCrawled{Run: events.RawRun, Pages: want}, nil
+	c.into = events.RawRun
+	c.ledger = newLedger(0, want, c.cfg.MaxRows)
+	if err := c.restore(ctx, have[:want]); err != nil {
+		return nil, err
+	}
+	return &events.ExportCrawled{Run: events.RawRun, Pages: want, Manifest: c.ledger.manifest()}, nil
 }
 
 // begin chooses the run and returns the pages that it has. A retry goes on

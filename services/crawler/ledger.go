@@ -2,6 +2,7 @@ package crawler
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"fmt"
 
 	"sheaf/events"
@@ -20,12 +21,18 @@ type ledger struct {
 	totalPages int    // the largest announced, 0 before page 1
 	total      int64  // the largest announced, 0 when none was
 	rows       int64  // data rows of the pages taken
-	taken      map[int][32]byte
+	taken      map[int]taken
 	extended   bool // more pages were asked for than announced
 }
 
+// taken is the record of a page.
+type taken struct {
+	rows int // data rows
+	sum  [sha256.Size]byte
+}
+
 func newLedger(limit, maxPages int, maxRows int64) *ledger {
-	return &ledger{limit: limit, maxPages: maxPages, maxRows: maxRows, taken: map[int][32]byte{}}
+	return &ledger{limit: limit, maxPages: maxPages, maxRows: maxRows, taken: map[int]taken{}}
 }
 
 func format(page int, f string, args ...any) *Failure {
@@ -102,13 +109,13 @@ func (l *ledger) take(p events.Page) *Failure {
 	// page parameter and answers the same rows for ever.
 	if p.Total <= 0 && p.DataRows() > 0 {
 		for _, neighbour := range []int{p.Number - 1, p.Number + 1} {
-			if sum, ok := l.taken[neighbour]; ok && sum == p.SHA256 {
+			if t, ok := l.taken[neighbour]; ok && t.sum == p.SHA256 {
 				return &Failure{Page: p.Number, Code: events.CodeSourceChanged,
 					Msg: fmt.Sprintf("pages %d and %d are equal and no total is given: the source seems to ignore the page parameter", min(neighbour, p.Number), max(neighbour, p.Number))}
 			}
 		}
 	}
-	l.taken[p.Number] = p.SHA256
+	l.taken[p.Number] = taken{rows: p.DataRows(), sum: p.SHA256}
 	l.rows += int64(p.DataRows())
 	l.total = max(l.total, p.Total)
 	l.totalPages = max(l.totalPages, p.TotalPages)
@@ -122,6 +129,17 @@ func (l *ledger) take(p events.Page) *Failure {
 func (l *ledger) missing(n int) bool {
 	_, ok := l.taken[n]
 	return !ok
+}
+
+// manifest sums up the pages from 1 to the last. It is asked when all are
+// there.
+func (l *ledger) manifest() string {
+	m := events.NewManifest()
+	for n := 1; n <= l.totalPages; n++ {
+		t := l.taken[n]
+		m.Add(n, t.rows, t.sum)
+	}
+	return m.Sum()
 }
 
 // extend is asked when all announced pages are there. A source that rounds
