@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -15,6 +16,7 @@ import (
 	"sheaf/events"
 	"sheaf/events/eventstest"
 
+	"github.com/nats-io/nats.go"
 	"github.com/stretchr/testify/require"
 )
 
@@ -37,6 +39,8 @@ func TestEnvelopeOfEveryFailure(t *testing.T) {
 		msg                      string
 	}{
 		{"no such path", "GET", "/v2/export", "", 404, 404, `there is no path "/v2/export"; GET / lists the paths`},
+		{"a method of no path", "BREW", "/v1/export/http", "", 405, 405, "the method BREW is not allowed here; allowed: POST"},
+		{"a method of no path", "BREW", "/tea", "", 404, 404, `there is no path "/tea"`},
 		{"no such method", "DELETE", "/v1/export/http", "", 405, 405, "the method DELETE is not allowed here; allowed: POST"},
 		{"detail without a key", "GET", "/v1/export/detail", "", 400, 401, "key 不能为空 (key is required)"},
 		{"cancel without a key", "POST", "/v1/export/cancel", `{"hash_key":"x"}`, 400, 401, "key 不能为空 (key is required)"},
@@ -80,16 +84,50 @@ func TestEnvelopeOfEveryFailure(t *testing.T) {
 }
 
 // A body whose length is not announced is held to the same limit.
-func TestChunkedBodyTooLarge(t *testing.T) {
-	in := start(t, eventstest.Server(t, ""), Config{MaxBody: 1 << 10})
-	req, err := http.NewRequestWithContext(t.Context(), "POST", in.url+"/v1/export/http", struct{ *strings.Reader }{strings.NewReader(strings.Repeat(" ", 4<<10))})
-	require.NoError(t, err)
-	resp, err := http.DefaultClient.Do(req)
-	require.NoError(t, err)
-	defer resp.Body.Close()
-	a := decode(t, resp)
+func TestChunkedBodies(t *testing.T) {
+	in := start(t, eventstest.Server(t, ""), Config{MaxBody: 1 << 10, MaxRawBody: 3 << 20})
+	chunked := func(path, body string) answer {
+		t.Helper()
+		req, err := http.NewRequestWithContext(t.Context(), "POST", in.url+path, struct{ io.Reader }{strings.NewReader(body)})
+		require.NoError(t, err)
+		resp, err := http.DefaultClient.Do(req)
+		require.NoError(t, err)
+		defer resp.Body.Close()
+		return decode(t, resp)
+	}
+	a := chunked("/v1/export/http", strings.Repeat(" ", 4<<10))
 	require.Equal(t, 413, a.Status)
 	require.Equal(t, "body: is larger than 1024 bytes", a.Msg)
+	a = chunked("/v1/export/raw", strings.Repeat(" ", 4<<20))
+	require.Equal(t, 413, a.Status)
+	require.Zero(t, chunked("/v1/export/http", httpBody("")).Errcode)
+	large := rawBody(`[{"a":"A"},{"a":"` + strings.Repeat("x", 2<<20) + `"}]`)
+	key := chunked("/v1/export/raw", large).key(t)
+	require.Equal(t, key, in.post(t, "/v1/export/raw", large).key(t))
+	require.True(t, in.bodies.TryAcquire(2*in.cfg.MaxRawBody), "the room for bodies was given back")
+
+	// While there is no room, large bodies are told to come again.
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	_, err := in.reserve(ctx, 2<<20)
+	require.Equal(t, 503, asAPIError(err).Status)
+	require.Zero(t, in.post(t, "/v1/export/raw", specRaw).Errcode, "small ones need no room")
+	in.bodies.Release(2 * in.cfg.MaxRawBody)
+}
+
+// A body that ends before its announced length is the caller's error.
+func TestBodyCutShort(t *testing.T) {
+	in := start(t, eventstest.Server(t, ""), Config{})
+	conn, err := net.Dial("tcp", strings.TrimPrefix(in.url, "http://"))
+	require.NoError(t, err)
+	defer conn.Close()
+	_, err = io.WriteString(conn, "POST /v1/export/http HTTP/1.1\r\nHost: h\r\nContent-Length: 100\r\n\r\n{")
+	require.NoError(t, err)
+	require.NoError(t, conn.(*net.TCPConn).CloseWrite())
+	answer, err := io.ReadAll(conn)
+	require.NoError(t, err)
+	require.Contains(t, string(answer), "400 Bad Request")
+	require.Contains(t, string(answer), `"msg":"body: could not be read to its end"`)
 }
 
 func TestPanicIsAnEnvelope(t *testing.T) {
@@ -407,6 +445,33 @@ func TestCancelRetryAndRepeatInEveryState(t *testing.T) {
 	}
 }
 
+// Until the sweeper comes, a file whose time is over is still there. An equal
+// request does not wait for it.
+func TestFileWhoseTimeIsOver(t *testing.T) {
+	in := start(t, eventstest.Server(t, ""), Config{})
+	retry := func(key string) answer { return in.post(t, "/v1/export/retry", `{"key":"`+key+`"}`) }
+	overdue := func(key string) events.Export {
+		x := in.read(t, "default", key)
+		p := completed(x)
+		p.ExpiresAt = time.Now().Add(-time.Second)
+		in.write(t, key, &events.ExportCrawled{Run: x.RequestedSeq, Pages: 3})
+		return in.write(t, key, p)
+	}
+	for _, body := range []string{specHTTP, httpBody(`,"header":{"A":"b"}`)} {
+		key := in.post(t, "/v1/export/http", body).key(t)
+		x := overdue(key)
+		require.Equal(t, key, in.post(t, "/v1/export/http", body).key(t))
+		again := in.read(t, "default", key)
+		require.Equal(t, events.StateRequested, again.State)
+		require.Equal(t, x.LastSeq+2, again.LastSeq, "expired, then requested")
+		require.Equal(t, x.ID, again.ID)
+
+		x = overdue(key)
+		require.Zero(t, retry(key).Errcode)
+		require.Equal(t, x.LastSeq+2, in.read(t, "default", key).LastSeq)
+	}
+}
+
 func TestRetryNeedsWhatTheRequestBrought(t *testing.T) {
 	in := start(t, eventstest.Server(t, ""), Config{})
 	retry := func(key string) answer { return in.post(t, "/v1/export/retry", `{"key":"`+key+`"}`) }
@@ -504,7 +569,8 @@ func TestReadiness(t *testing.T) {
 
 // A request that was begun is answered, then Run returns nil.
 func TestDrain(t *testing.T) {
-	in := start(t, eventstest.Server(t, ""), Config{})
+	srv := eventstest.Server(t, "")
+	in, nc := start(t, srv, Config{}), eventstest.Connect(t, srv)
 	conn, err := net.Dial("tcp", strings.TrimPrefix(in.url, "http://"))
 	require.NoError(t, err)
 	defer conn.Close()
@@ -534,6 +600,8 @@ func TestDrain(t *testing.T) {
 	require.Contains(t, string(buf[:n]), "200 OK")
 	require.Contains(t, string(buf[:n]), `"hash_key"`)
 	require.NoError(t, <-stopped)
+	_, err = nc.Request(events.APISubject("default", "detail"), []byte(`{}`), 5*time.Second)
+	require.ErrorIs(t, err, nats.ErrNoResponders)
 }
 
 func TestProjectionIsRebuilt(t *testing.T) {

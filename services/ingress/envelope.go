@@ -2,8 +2,6 @@ package ingress
 
 import (
 	"encoding/json"
-	"errors"
-	"io"
 	"log/slog"
 	"math"
 	"net/http"
@@ -77,25 +75,6 @@ func chooseRequestID(get func(name string) string) string {
 		}
 	}
 	return uuid.NewString()
-}
-
-// readBody reads a request body of at most limit bytes.
-func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, error) {
-	if enc := r.Header.Get("Content-Encoding"); enc != "" && !strings.EqualFold(enc, "identity") {
-		return nil, &apiError{
-			Errcode: errcodeEncoding, Status: http.StatusUnsupportedMediaType, Field: "body",
-			Msg: "body: Content-Encoding " + strconv.Quote(cut(enc, 32)) + " is not supported; send it uncompressed",
-		}
-	}
-	if r.ContentLength > limit {
-		return nil, &http.MaxBytesError{Limit: limit}
-	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
-	var tooMany *http.MaxBytesError
-	if err != nil && !errors.As(err, &tooMany) {
-		return nil, invalid("body", "could not be read to its end")
-	}
-	return body, err
 }
 
 func logger(requestID string) *slog.Logger {

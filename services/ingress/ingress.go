@@ -128,8 +128,8 @@ func New(cfg Config, listener net.Listener, streams *events.Streams, tasks *stor
 	return &Service{
 		cfg: cfg, listener: listener, streams: streams, tasks: tasks, files: files,
 		progress: newProgressCache(), bound: make(chan struct{}),
-		// Two of the largest at once. A body of rows is in memory about
-		// three times while it is checked and published.
+		// Two of the largest at once. A body of rows is in memory twice: as
+		// received, and without the escapes of its string.
 		bodies: semaphore.NewWeighted(2 * cfg.MaxRawBody),
 	}, nil
 }
@@ -198,7 +198,9 @@ func (s *Service) serveHTTP(front, back context.Context) error {
 		slog.Warn("requests were cut off", "service", "ingress", "error", err)
 		_ = server.Close()
 	}
-	<-stopped
+	if err := <-stopped; !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serving HTTP: %w", err)
+	}
 	return nil
 }
 

@@ -101,7 +101,7 @@ func (s *Service) submit(ctx context.Context, sourceType string, c call) (any, e
 	}
 	answer := accepted{HashKey: sub.key, Warnings: sub.request.Warnings}
 
-	decide := func(x *events.Export) (events.Payload, error) {
+	decide := expireFirst(func(x *events.Export) (events.Payload, error) {
 		switch x.State {
 		case events.StateNone:
 			return &events.ExportRequested{CreatedAt: time.Now().UTC(), Request: sub.request, Submission: c.submission}, nil
@@ -117,7 +117,7 @@ func (s *Service) submit(ctx context.Context, sourceType string, c call) (any, e
 			return again, nil
 		}
 		return nil, errDuplicate
-	}
+	})
 
 	known := events.Export{Tenant: c.tenant, Key: sub.key}
 	if len(sub.header) > 0 || len(sub.pages) > 0 {
@@ -131,18 +131,14 @@ func (s *Service) submit(ctx context.Context, sourceType string, c call) (any, e
 			return nil, err
 		}
 	}
-	before := known.State
-	_, err = s.streams.Append(ctx, known, c.correlation, func(x *events.Export) (events.Payload, error) {
-		before = x.State
-		return decide(x)
-	})
+	again, err := s.begin(ctx, known, c.correlation, decide)
 	if errors.Is(err, errDuplicate) {
 		return answer, nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	if before != events.StateNone {
+	if again {
 		// The end of the earlier run lets the sweeper purge what prepare
 		// wrote. It no longer may, but it may just have.
 		if err := s.prepare(ctx, c.tenant, sub); err != nil {
@@ -150,6 +146,41 @@ func (s *Service) submit(ctx context.Context, sourceType string, c call) (any, e
 		}
 	}
 	return answer, nil
+}
+
+// begin appends the event that begins an export, which decide returns, after
+// the expired event that decide may ask for first. again reports that the
+// export had ended before.
+func (s *Service) begin(ctx context.Context, known events.Export, correlation string, decide events.Decide) (again bool, err error) {
+	for {
+		var next events.Type
+		known, err = s.streams.Append(ctx, known, correlation, func(x *events.Export) (events.Payload, error) {
+			p, err := decide(x)
+			if err == nil {
+				next, again = p.EventType(), x.State != events.StateNone
+			}
+			return p, err
+		})
+		if err != nil || next != events.TypeExpired {
+			return again, err
+		}
+	}
+}
+
+// expireFirst has an export whose file's time is over expire before it is
+// asked what follows, so that nobody need wait for the sweeper. The sweeper
+// finds the file, which no event names any more.
+func expireFirst(decide events.Decide) events.Decide {
+	return func(x *events.Export) (events.Payload, error) {
+		if x.State != events.StateCompleted || time.Now().Before(x.ExpiresAt) {
+			return decide(x)
+		}
+		stored := make([]string, len(x.Files))
+		for i, f := range x.Files {
+			stored[i] = f.Store
+		}
+		return &events.ExportExpired{Files: stored}, nil
+	}
 }
 
 // prepare writes what an export needs besides its event: the sealed headers of
@@ -239,7 +270,7 @@ func (s *Service) retry(ctx context.Context, c call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	x, err = s.streams.Append(ctx, x, c.correlation, func(x *events.Export) (events.Payload, error) {
+	_, err = s.begin(ctx, x, c.correlation, expireFirst(func(x *events.Export) (events.Payload, error) {
 		switch x.State {
 		case events.StateNone:
 			return nil, unknownKey(x.Key)
@@ -254,11 +285,11 @@ func (s *Service) retry(ctx context.Context, c call) (any, error) {
 			return nil, conflict("the export is completed and its file is there; only a failed, cancelled or expired one can be retried")
 		}
 		return nil, conflict("the export is under way; only a failed, cancelled or expired one can be retried")
-	})
+	}))
 	if err != nil {
 		return nil, err
 	}
-	return changed{HashKey: x.Key, Status: x.State.Status()}, nil
+	return changed{HashKey: x.Key, Status: events.StatusProcessing}, nil
 }
 
 // repeatable reports whether all that an ended export needs is still there.

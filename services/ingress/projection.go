@@ -62,11 +62,13 @@ func (s *Service) catchUp(ctx context.Context) error {
 
 // watchProgress remembers what crawlers and assemblers tell.
 func (s *Service) watchProgress(ctx context.Context) error {
-	stop, err := s.streams.OnProgress(s.progress.tell)
-	if err != nil {
-		return err
-	}
-	<-ctx.Done()
-	stop()
-	return nil
+	return untilDone(ctx, "watching progress", func(ctx context.Context) error {
+		stop, err := s.streams.OnProgress(s.progress.tell)
+		if err != nil {
+			return err
+		}
+		<-ctx.Done()
+		stop()
+		return nil
+	})
 }

@@ -18,6 +18,8 @@ const (
 	rawPageBytes = 1 << 20
 )
 
+const rawField = "source_raw"
+
 // maxRawRows is the number of rows in one request, the header included.
 const maxRawRows = 1_000_000
 
@@ -27,39 +29,42 @@ type rawPage struct {
 	count int    // of rows, the header included
 }
 
-// cutRows checks source_raw, a JSON array of rows or a string that holds one,
-// and cuts it into pages. The first row is the header; it stands in the first
-// page alone.
-func cutRows(source jsontext.Value) ([]rawPage, *events.RawRows, error) {
-	const field = "source_raw"
-	array := []byte(source)
+// rowArray returns the rows of source_raw, a JSON array or a string that holds
+// one.
+func rowArray(source jsontext.Value) ([]byte, error) {
 	switch source.Kind() {
-	case '"':
-		var err error
-		if array, err = jsontext.AppendUnquote(make([]byte, 0, len(source)), source); err != nil {
-			return nil, nil, invalid(field, "is not a valid string")
-		}
 	case '[':
-	default:
-		return nil, nil, invalid(field, "must be a string that holds a JSON array of rows, not %s", kindName(source.Kind()))
+		return source, nil
+	case '"':
+		array, err := jsontext.AppendUnquote(make([]byte, 0, len(source)), source)
+		if err != nil {
+			return nil, invalid(rawField, "is not a valid string")
+		}
+		return array, nil
 	}
+	return nil, invalid(rawField, "must be a string that holds a JSON array of rows, not %s", kindName(source.Kind()))
+}
+
+// cutRows checks an array of rows and cuts it into pages. The first row is the
+// header; it stands in the first page alone.
+func cutRows(array []byte) ([]rawPage, *events.RawRows, error) {
 	if trimmed := bytes.TrimLeft(array, " \t\r\n"); len(trimmed) == 0 || trimmed[0] != '[' {
-		return nil, nil, invalid(field, "must hold a JSON array of rows, such as %s", `[{"name":"Name"},{"name":"Li Lei"}]`)
+		return nil, nil, invalid(rawField, "must hold a JSON array of rows, such as %s", `[{"name":"Name"},{"name":"Li Lei"}]`)
 	}
 	count, err := rows.Check(array, rows.Limits{MaxRows: maxRawRows})
 	if errors.Is(err, rows.ErrTooManyRows) {
-		return nil, nil, tooLarge(field, "has more than %d rows", maxRawRows)
+		return nil, nil, tooLarge(rawField, "has more than %d rows", maxRawRows)
 	}
 	if err != nil {
-		return nil, nil, invalid(field, "%s", err)
+		return nil, nil, invalid(rawField, "%s", err)
 	}
 	if count == 0 {
-		return nil, nil, invalid(field, "is an empty array; its first row must be the header")
+		return nil, nil, invalid(rawField, "is an empty array; its first row must be the header")
 	}
 	header := rows.NewCursor(array)
 	header.NextRow()
 	if _, _, _, ok := header.NextField(); !ok {
-		return nil, nil, invalid(field, "row 1 is the header and names no column")
+		return nil, nil, invalid(rawField, "row 1 is the header and names no column")
 	}
 
 	var pages []rawPage

@@ -2,6 +2,7 @@ package ingress
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -51,7 +52,7 @@ type submission struct {
 // parseSubmission checks the body of a request and makes of it what the log
 // keeps. Every error is an [*apiError].
 func parseSubmission(keys *events.Keyring, tenant, sourceType string, body []byte) (*submission, error) {
-	members, canonical, err := readObject(body)
+	members, err := readObject(body)
 	if err != nil {
 		return nil, err
 	}
@@ -101,17 +102,12 @@ func parseSubmission(keys *events.Keyring, tenant, sourceType string, body []byt
 	if source == nil || source.Kind() == 'n' {
 		return nil, invalid(sourceField, "is required")
 	}
+	var array []byte
 	if sourceType == events.SourceRaw {
-		if source.Kind() == '[' {
-			// The order of a row's names is the order of the columns, which
-			// the canonical form has sorted away.
-			canonical = append(append(canonical, 0), source...)
+		if array, err = rowArray(source); err == nil {
+			s.pages, req.Raw, err = cutRows(array)
 		}
-		s.key = keys.HashKey(tenant, sourceType, canonical)
-		canonical = nil
-		s.pages, req.Raw, err = cutRows(source)
 	} else {
-		s.key = keys.HashKey(tenant, sourceType, canonical)
 		var more []string
 		req.HTTP, s.header, more, err = sourceHTTP(source)
 		unknown = append(unknown, more...)
@@ -120,7 +116,42 @@ func parseSubmission(keys *events.Keyring, tenant, sourceType string, body []byt
 		return nil, err
 	}
 	req.Warnings = unknownFields(unknown)
+	canonical, err := canonicalForm(sourceType, members, array)
+	if err != nil {
+		return nil, err
+	}
+	s.key = keys.HashKey(tenant, sourceType, canonical)
 	return s, nil
+}
+
+// canonicalForm is equal for equal requests: the object as received with its
+// names sorted at every level, without white space, strings in their shortest
+// form, numbers as they were written. Rows are told by a digest of the array
+// as it stands, because the order of a row's names is the order of the columns.
+func canonicalForm(sourceType string, members []member, array []byte) ([]byte, error) {
+	object := jsontext.Value{'{'}
+	for _, m := range members {
+		if sourceType == events.SourceRaw && m.name == "source_raw" {
+			continue
+		}
+		if len(object) > 1 {
+			object = append(object, ',')
+		}
+		var err error
+		if object, err = jsontext.AppendQuote(object, m.name); err != nil {
+			return nil, internal(err)
+		}
+		object = append(append(object, ':'), m.value...)
+	}
+	object = append(object, '}')
+	if err := object.Format(jsontext.ReorderRawObjects(true)); err != nil {
+		return nil, internal(err)
+	}
+	if sourceType == events.SourceRaw {
+		digest := sha256.Sum256(array)
+		object = append(object, digest[:]...)
+	}
+	return object, nil
 }
 
 // unknownFields names the fields that were not understood, at most
@@ -143,7 +174,7 @@ func sourceHTTP(source jsontext.Value) (req *events.HTTPRequest, header map[stri
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	req = &events.HTTPRequest{Method: "GET", Limit: defaultLimit, Conn: defaultConn, Header: []string{}}
+	req = &events.HTTPRequest{Method: "GET", Limit: defaultLimit, Conn: defaultConn}
 	for _, m := range members {
 		name := m.name
 		m.name = "source_http." + name
@@ -180,7 +211,7 @@ func sourceHTTP(source jsontext.Value) (req *events.HTTPRequest, header map[stri
 	if req.URL == "" {
 		return nil, nil, nil, invalid("source_http.url", "is required")
 	}
-	req.Header = append(req.Header, slices.Sorted(maps.Keys(header))...)
+	req.Header = slices.Sorted(maps.Keys(header))
 	return req, header, more, nil
 }
 
@@ -326,7 +357,7 @@ func parseParams(body []byte) (url.Values, error) {
 	if len(bytes.TrimSpace(body)) == 0 {
 		return q, nil
 	}
-	members, _, err := readObject(body)
+	members, err := readObject(body)
 	if err != nil {
 		return nil, err
 	}
@@ -350,18 +381,21 @@ type member struct {
 }
 
 // readObject checks that body is one JSON object (RFC 8259, and RFC 7493: valid
-// UTF-8, no name twice) and returns its members in order, and its canonical
-// form: names sorted, no white space, strings in their shortest form, numbers
-// as they were written.
-func readObject(body []byte) (members []member, canonical []byte, err error) {
-	v := jsontext.Value(bytes.Clone(body))
-	if err := v.Format(jsontext.ReorderRawObjects(true)); err != nil {
-		return nil, nil, syntaxError(body, err)
+// UTF-8, no name twice) and returns its members in order.
+func readObject(body []byte) ([]member, error) {
+	if len(bytes.TrimSpace(body)) == 0 {
+		return nil, invalid("body", "is empty; want a JSON object")
 	}
-	if members, err = objectMembers("body", body); err != nil {
-		return nil, nil, err
+	dec := jsontext.NewDecoder(bytes.NewBuffer(body))
+	value, err := dec.ReadValue()
+	if err != nil {
+		return nil, syntaxError(body, err)
 	}
-	return members, v, nil
+	end := dec.InputOffset()
+	if rest := bytes.TrimLeft(body[end:], " \t\r\n"); len(rest) > 0 {
+		return nil, syntaxErrorAt(body, len(body)-len(rest), "the end should be here")
+	}
+	return objectMembers("body", body[end-int64(len(value)):end])
 }
 
 // objectMembers returns the members of an object that is known to be valid.
@@ -400,8 +434,6 @@ func syntaxError(body []byte, err error) error {
 	}
 	at := min(int(se.ByteOffset), len(body))
 	switch {
-	case len(bytes.TrimSpace(body)) == 0:
-		return invalid("body", "is empty; want a JSON object")
 	case bytes.HasPrefix(body, []byte("\xef\xbb\xbf")):
 		return invalid("body", "is not valid JSON at byte 0: it begins with a byte order mark")
 	case errors.Is(err, jsontext.ErrDuplicateName):
@@ -409,6 +441,11 @@ func syntaxError(body []byte, err error) error {
 	case errors.Is(err, io.ErrUnexpectedEOF):
 		return invalid("body", "is not valid JSON: it ends at byte %d, before the object does", len(body))
 	}
+	return syntaxErrorAt(body, at, cut(se.Err.Error(), 120))
+}
+
+// syntaxErrorAt names the two mistakes that people make, and else says what.
+func syntaxErrorAt(body []byte, at int, what string) error {
 	rest := body[at:]
 	before := bytes.TrimRight(body[:at], " \t\r\n")
 	trimmed := bytes.TrimLeft(rest, " \t\r\n")
@@ -419,7 +456,7 @@ func syntaxError(body []byte, err error) error {
 		len(trimmed) > 1 && trimmed[0] == ',' && endsList(trimmed[1:]):
 		return invalid("body", "is not valid JSON at byte %d: a comma stands before the closing bracket", at)
 	}
-	return invalid("body", "is not valid JSON at byte %d: %s", at, cut(se.Err.Error(), 120))
+	return invalid("body", "is not valid JSON at byte %d: %s", at, what)
 }
 
 func endsList(b []byte) bool {

@@ -50,18 +50,23 @@ func (s *Service) handler() http.Handler {
 	for _, r := range s.routes() {
 		mux.Method(r.method, r.path, r.handler)
 	}
-	mux.NotFound(func(w http.ResponseWriter, r *http.Request) {
+	notFound := func(w http.ResponseWriter, r *http.Request) {
 		respond(w, r, nil, &apiError{
 			Errcode: errcodeNotFound, Status: http.StatusNotFound,
 			Msg: fmt.Sprintf("there is no path %q; GET / lists the paths", cut(r.URL.Path, 128)),
 		})
-	})
+	}
+	mux.NotFound(notFound)
 	mux.MethodNotAllowed(func(w http.ResponseWriter, r *http.Request) {
 		var allowed []string
 		for _, m := range []string{http.MethodGet, http.MethodHead, http.MethodPost} {
 			if mux.Match(chi.NewRouteContext(), m, r.URL.Path) {
 				allowed = append(allowed, m)
 			}
+		}
+		if len(allowed) == 0 { // a method that no path has
+			notFound(w, r)
+			return
 		}
 		allow := strings.Join(allowed, ", ")
 		w.Header().Set("Allow", allow)
@@ -106,30 +111,15 @@ func (s *Service) objectCall(w http.ResponseWriter, r *http.Request, c *call) (r
 	return release, nil
 }
 
-// bodyCall reads a body of at most limit bytes. A caller that sends slowly
-// loses the connection, so that it cannot hold the memory for ever.
+// bodyCall reads a body of at most limit bytes.
 func (s *Service) bodyCall(limit int64) func(http.ResponseWriter, *http.Request, *call) (func(), error) {
-	return func(w http.ResponseWriter, r *http.Request, c *call) (func(), error) {
-		size := r.ContentLength
-		if size < 0 {
-			size = limit
+	return func(w http.ResponseWriter, r *http.Request, c *call) (release func(), err error) {
+		if limit > lightBody {
+			c.body, release, err = s.readLargeBody(w, r, limit)
+			return release, err
 		}
-		if size > limit {
-			return nil, &http.MaxBytesError{Limit: limit}
-		}
-		release, err := s.reserve(r.Context(), size)
-		if err != nil {
-			return nil, err
-		}
-		conn := http.NewResponseController(w)
-		_ = conn.SetReadDeadline(time.Now().Add(operationWait)) // in tests there may be no connection
 		c.body, err = readBody(w, r, limit)
-		_ = conn.SetReadDeadline(time.Time{})
-		if err != nil {
-			release()
-			return nil, err
-		}
-		return release, nil
+		return func() {}, err
 	}
 }
 

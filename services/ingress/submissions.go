@@ -46,7 +46,7 @@ func (s *Service) takeSubmission(ctx context.Context, created time.Time, d event
 		correlation: correlationOf(d.Header),
 		submission:  &events.Submission{StreamCreated: created, Sequence: d.Sequence},
 	}
-	_, err = s.begin(ctx, sourceType, c)
+	_, err = s.carryOut(ctx, sourceType, c)
 	if err == nil {
 		return nil
 	}
@@ -58,7 +58,7 @@ func (s *Service) takeSubmission(ctx context.Context, created time.Time, d event
 	return s.reject(ctx, c, failure)
 }
 
-func (s *Service) begin(ctx context.Context, sourceType string, c call) (any, error) {
+func (s *Service) carryOut(ctx context.Context, sourceType string, c call) (any, error) {
 	if !takesBody(sourceType) {
 		return nil, invalid("subject", "ends in %q; want %s or %s", cut(sourceType, 32), events.SourceHTTP, events.SourceRaw)
 	}

@@ -1,0 +1,81 @@
+package ingress
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"time"
+)
+
+// readBody reads a body of at most limit bytes.
+func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, error) {
+	src, done, err := openBody(w, r, limit)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	body, err := io.ReadAll(src)
+	return body, bodyError(err)
+}
+
+// readLargeBody reads a body of at most limit bytes. A large one waits for room
+// in memory, which release gives back.
+func (s *Service) readLargeBody(w http.ResponseWriter, r *http.Request, limit int64) (body []byte, release func(), err error) {
+	src, done, err := openBody(w, r, limit)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer done()
+	var b bytes.Buffer
+	size := r.ContentLength
+	if size < 0 { // not announced: the beginning tells whether it is large
+		_, err := io.CopyN(&b, src, lightBody)
+		if errors.Is(err, io.EOF) {
+			return b.Bytes(), func() {}, nil
+		}
+		if err != nil {
+			return nil, nil, bodyError(err)
+		}
+		size = limit
+	}
+	if release, err = s.reserve(r.Context(), size); err != nil {
+		return nil, nil, err
+	}
+	if r.ContentLength >= 0 {
+		b.Grow(int(size) + bytes.MinRead)
+	}
+	if _, err := b.ReadFrom(src); err != nil {
+		release()
+		return nil, nil, bodyError(err)
+	}
+	return b.Bytes(), release, nil
+}
+
+// openBody returns the body, which fails beyond limit. A caller that sends
+// slowly loses the connection. done is called when it was read.
+func openBody(w http.ResponseWriter, r *http.Request, limit int64) (src io.Reader, done func(), err error) {
+	if enc := r.Header.Get("Content-Encoding"); enc != "" && !strings.EqualFold(enc, "identity") {
+		return nil, nil, &apiError{
+			Errcode: errcodeEncoding, Status: http.StatusUnsupportedMediaType, Field: "body",
+			Msg: fmt.Sprintf("body: Content-Encoding %q is not supported; send it uncompressed", cut(enc, 32)),
+		}
+	}
+	if r.ContentLength > limit {
+		return nil, nil, &http.MaxBytesError{Limit: limit}
+	}
+	conn := http.NewResponseController(w) // a test's recorder has no deadlines
+	_ = conn.SetReadDeadline(time.Now().Add(operationWait))
+	return http.MaxBytesReader(w, r.Body, limit), func() { _ = conn.SetReadDeadline(time.Time{}) }, nil
+}
+
+// bodyError is what the caller is told of a body that could not be read.
+func bodyError(err error) error {
+	var tooMany *http.MaxBytesError
+	if err == nil || errors.As(err, &tooMany) {
+		return err
+	}
+	return invalid("body", "could not be read to its end")
+}
