@@ -1,0 +1,219 @@
+package events
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"os"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"go.yaml.in/yaml/v3"
+)
+
+type object = map[string]any
+
+func readAsyncAPI(t *testing.T) object {
+	t.Helper()
+	data, err := os.ReadFile("asyncapi.yaml")
+	require.NoError(t, err)
+	var doc object
+	require.NoError(t, yaml.Unmarshal(data, &doc))
+	return doc
+}
+
+func at(doc any, path ...string) any {
+	for _, p := range path {
+		m, ok := doc.(object)
+		if !ok {
+			return nil
+		}
+		doc = m[p]
+	}
+	return doc
+}
+
+// The document names every subject and type that the code knows, and no other.
+func TestAsyncAPINamesEverySubject(t *testing.T) {
+	doc := readAsyncAPI(t)
+	want := map[string]string{ // address to stream
+		SubmitSubject("{tenant}", "{source}"):              StreamSubmit,
+		APISubject("{tenant}", "{operation}"):              "",
+		subjectPage + "{tenant}.{key}.{run}.{page}.{part}": StreamPages,
+		ProgressSubject("{tenant}", "{key}"):               "",
+		subjectCallback + "{tenant}.{name}":                StreamCallbacks,
+	}
+	for typ := range typeNames {
+		want[EventSubject("{tenant}", typ, "{key}")] = StreamEvents
+	}
+	got := map[string]string{}
+	parameter := regexp.MustCompile(`\{(\w+)\}`)
+	for name, channel := range doc["channels"].(object) {
+		address := at(channel, "address").(string)
+		stream, _ := at(channel, "x-jetstream", "stream").(string)
+		require.NotContains(t, got, address)
+		got[address] = stream
+		parameters := slices.Sorted(maps.Keys(at(channel, "parameters").(object)))
+		named := []string{}
+		for _, m := range parameter.FindAllStringSubmatch(address, -1) {
+			named = append(named, m[1])
+		}
+		slices.Sort(named)
+		require.Equal(t, named, parameters, name)
+	}
+	require.Equal(t, want, got)
+
+	// Each address is one that its stream takes.
+	subjects := map[string][]string{}
+	for _, sc := range streamConfigs(Config{}.withDefaults()) {
+		subjects[sc.Name] = sc.Subjects
+	}
+	for address, stream := range want {
+		if stream != "" {
+			require.True(t, slices.ContainsFunc(subjects[stream], func(filter string) bool { return takes(filter, address) }), "%s is not of %s", address, stream)
+		}
+	}
+
+	// Inner streams have no channel: nobody else reads or writes them.
+	for _, sc := range streamConfigs(Config{}.withDefaults()) {
+		if !slices.Contains(slices.Collect(maps.Values(want)), sc.Name) {
+			require.Contains(t, []string{StreamTimers, StreamPrivate}, sc.Name)
+		}
+	}
+}
+
+// takes reports whether a subject filter matches a subject.
+func takes(filter, subject string) bool {
+	f, s := strings.Split(filter, "."), strings.Split(subject, ".")
+	for i, token := range f {
+		if token == ">" {
+			return len(s) > i
+		}
+		if i >= len(s) || token != "*" && token != s[i] {
+			return false
+		}
+	}
+	return len(f) == len(s)
+}
+
+func TestAsyncAPIMessages(t *testing.T) {
+	doc := readAsyncAPI(t)
+	byName := map[string]object{}
+	for _, m := range at(doc, "components", "messages").(object) {
+		byName[m.(object)["name"].(string)] = m.(object)
+	}
+	types := maps.Clone(typeNames)
+	types["page"] = pageTypeName
+	for _, ceType := range types {
+		m := byName[ceType]
+		require.NotNil(t, m, ceType)
+		ref := at(m, "payload", "$ref").(string)
+		require.Equal(t, "./schema/"+ceType+".json", ref)
+		require.FileExists(t, ref)
+	}
+	for name := range byName {
+		if strings.HasPrefix(name, "sheaf.") {
+			require.Contains(t, slices.Collect(maps.Values(types)), name, "a message that no type has")
+		}
+	}
+
+	// The headers are those that the code writes.
+	msg, err := Encode(Event{ID: "x", Tenant: "t", CorrelationID: "c", Requested: 1, Payload: &ExportCancelled{}})
+	require.NoError(t, err)
+	require.Equal(t, slices.Sorted(maps.Keys(msg.Header)), slices.Sorted(maps.Keys(at(doc, "components", "schemas", "eventHeaders", "properties").(object))))
+	var pageHeaders []string
+	for _, line := range strings.Split(readGolden(t, pageTypeName), "\n")[1:] {
+		if line == "" {
+			break
+		}
+		name, _, _ := strings.Cut(line, ":")
+		pageHeaders = append(pageHeaders, name)
+	}
+	require.ElementsMatch(t, pageHeaders, slices.Collect(maps.Keys(at(doc, "components", "schemas", "pageHeaders", "properties").(object))))
+
+	fields := []string{}
+	for i := range reflect.TypeFor[Progress]().NumField() {
+		fields = append(fields, reflect.TypeFor[Progress]().Field(i).Tag.Get("json"))
+	}
+	require.ElementsMatch(t, fields, slices.Collect(maps.Keys(at(byName["progress"], "payload", "properties").(object))))
+	require.Equal(t, []any{PhaseQueued, PhaseCrawling, PhaseWaitingForSpace, PhaseAssembling}, at(byName["progress"], "payload", "properties", "phase", "enum"))
+}
+
+func readGolden(t *testing.T, name string) string {
+	t.Helper()
+	data, err := os.ReadFile("testdata/" + name + ".golden")
+	require.NoError(t, err)
+	return string(data)
+}
+
+func TestAsyncAPIRefersToWhatIsThere(t *testing.T) {
+	doc := readAsyncAPI(t)
+	referred := map[string]bool{}
+	var walk func(any)
+	walk = func(v any) {
+		switch v := v.(type) {
+		case object:
+			if ref, ok := v["$ref"].(string); ok && strings.HasPrefix(ref, "#/") {
+				require.NotNil(t, at(doc, strings.Split(ref[2:], "/")...), ref)
+				referred[ref] = true
+			}
+			for _, x := range v {
+				walk(x)
+			}
+		case []any:
+			for _, x := range v {
+				walk(x)
+			}
+		}
+	}
+	walk(doc)
+	for name := range doc["channels"].(object) {
+		require.True(t, referred["#/channels/"+name], "channel %s has no operation", name)
+	}
+	for kind, all := range doc["components"].(object) {
+		for name := range all.(object) {
+			require.True(t, referred["#/components/"+kind+"/"+name], "%s %s is not used", kind, name)
+		}
+	}
+}
+
+// The streams and consumers stand in the document as the code makes them.
+func TestAsyncAPIHoldsTheStreams(t *testing.T) {
+	want := object{"streams": object{}, "consumers": object{}}
+	for _, sc := range streamConfigs(Config{}.withDefaults()) {
+		want["streams"].(object)[sc.Name] = said(t, sc, "name")
+	}
+	for _, c := range consumerConfigs() {
+		one := said(t, c.config, "name", "durable_name")
+		one["stream"] = c.stream
+		want["consumers"].(object)[c.config.Durable] = one
+	}
+	got := readAsyncAPI(t)["x-jetstream"]
+	text, err := yaml.Marshal(object{"x-jetstream": want})
+	require.NoError(t, err)
+	require.Equal(t, fmt.Sprint(want), fmt.Sprint(got), "x-jetstream should be:\n%s", text)
+}
+
+// said returns a configuration as the JetStream API names it, without what is
+// left to the server.
+func said(t *testing.T, config any, without ...string) object {
+	t.Helper()
+	data, err := json.Marshal(config)
+	require.NoError(t, err)
+	var all object
+	require.NoError(t, json.Unmarshal(data, &all))
+	maps.DeleteFunc(all, func(name string, v any) bool {
+		_, nested := v.(object)
+		return v == nil || nested || slices.Contains(without, name) || reflect.ValueOf(v).IsZero()
+	})
+	for name, v := range all {
+		if f, ok := v.(float64); ok {
+			all[name] = int64(f)
+		}
+	}
+	return all
+}
