@@ -9,10 +9,8 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"maps"
 	"net/url"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -405,7 +403,5 @@ func printJSON(w io.Writer, v any) error {
 	_, err = b.WriteTo(w)
 	return err
 }
-
-func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
 
 func randomName() string { return strings.ToLower(rand.Text()) }

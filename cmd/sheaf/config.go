@@ -327,6 +327,16 @@ func (f fileSettings) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (a
 	return nil, fmt.Errorf("%s, line %d: want a text or a list of texts", f.path, node.Line)
 }
 
+// dropEmptyVariables makes an empty SHEAF_ variable as good as none, which is
+// what container platforms make of a setting that was left out.
+func dropEmptyVariables() {
+	for _, variable := range os.Environ() {
+		if name, value, _ := strings.Cut(variable, "="); value == "" && strings.HasPrefix(name, "SHEAF_") {
+			_ = os.Unsetenv(name)
+		}
+	}
+}
+
 // usageError is a command line that cannot be carried out as it stands.
 type usageError struct{ error }
 

@@ -130,3 +130,15 @@ func TestByteSize(t *testing.T) {
 		require.ErrorContains(t, b.UnmarshalText([]byte(text)), "not a size", text)
 	}
 }
+
+func TestEmptyEnvironmentVariablesSetNothing(t *testing.T) {
+	want, err := parseServe(t)
+	require.NoError(t, err)
+	for _, name := range []string{"SHEAF_NATS", "SHEAF_DATA", "SHEAF_KEEP_FILES", "SHEAF_SECRET_KEY_FILE", "SHEAF_CONFIG", "SHEAF_ROLES"} {
+		t.Setenv(name, "")
+	}
+	dropEmptyVariables()
+	got, err := parseServe(t)
+	require.NoError(t, err)
+	require.Equal(t, want, got)
+}

@@ -36,7 +36,7 @@ func (c *demoCmd) Run(ctx context.Context, std stdio) error {
 	defer stop()
 	fmt.Fprintf(std.out, "source    %s  (%s rows, %d a page)\n", source, thousands(int64(c.Rows)), demoLimit)
 
-	return inProcess(ctx, oneShot(c.Out), func(s *system, client *client) error {
+	return inProcess(ctx, oneShot(c.Out), func(ctx context.Context, s *system, client *client) error {
 		fmt.Fprintf(std.out, "server    %s\n", s.httpURL())
 		if err := c.export(ctx, std, client, source); err != nil {
 			if ctx.Err() != nil {

@@ -42,7 +42,7 @@ func (c *exportCmd) Run(ctx context.Context, std stdio) error {
 	cfg := oneShot(filepath.Dir(c.Output))
 	// Whoever types a URL here may ask it with any other tool too.
 	cfg.AllowCIDR = []string{"0.0.0.0/0", "::/0"}
-	return inProcess(ctx, cfg, func(s *system, client *client) error {
+	return inProcess(ctx, cfg, func(ctx context.Context, s *system, client *client) error {
 		return c.export(ctx, std, client, body)
 	})
 }
@@ -55,7 +55,9 @@ func (c *exportCmd) export(ctx context.Context, std stdio, client *client, body 
 	}
 	d, err := client.wait(ctx, key, newProgress(std.err))
 	if ctx.Err() != nil {
-		client.cancelInterrupted(ctx, std, key)
+		if !errors.Is(context.Cause(ctx), errServerEnded) {
+			client.cancelInterrupted(ctx, std, key)
+		}
 		return ctx.Err()
 	}
 	if err != nil {
@@ -139,10 +141,14 @@ func oneShot(in string) Config {
 	}
 }
 
+// errServerEnded is the cause with which work on a Sheaf in this process is
+// stopped when that Sheaf has failed.
+var errServerEnded = errors.New("the server in this process has ended")
+
 // inProcess starts a Sheaf in a temporary folder under cfg.Data, has do work
-// with it, and takes both away again. It outlives ctx until do has returned,
-// so that do can still cancel.
-func inProcess(ctx context.Context, cfg Config, do func(*system, *client) error) (err error) {
+// with it, and takes both away again. The Sheaf outlives ctx until do has
+// returned, so that do can still cancel.
+func inProcess(ctx context.Context, cfg Config, do func(context.Context, *system, *client) error) (err error) {
 	// Beside the output: there must be room for the workbook anyway, while
 	// the system's temporary folder is often memory.
 	if cfg.Data, err = os.MkdirTemp(cfg.Data, ".sheaf-*"); err != nil {
@@ -154,7 +160,6 @@ func inProcess(ctx context.Context, cfg Config, do func(*system, *client) error)
 	defer stop()
 	opened, ended := make(chan *system, 1), make(chan error, 1)
 	go func() { ended <- serve(own, cfg, func(s *system) { opened <- s }) }()
-
 	var s *system
 	select {
 	case s = <-opened:
@@ -166,14 +171,18 @@ func inProcess(ctx context.Context, cfg Config, do func(*system, *client) error)
 		return err
 	}
 	defer client.close()
+
+	work, giveUp := context.WithCancelCause(ctx)
+	defer giveUp(nil)
 	done := make(chan error, 1)
-	go func() { done <- do(s, client) }()
+	go func() { done <- do(work, s, client) }()
 	select {
 	case err := <-done:
-		client.close()
+		client.close() // a drain waits for idle connections too
 		stop()
 		return errors.Join(err, <-ended)
-	case err := <-ended: // a role failed; do will find nobody there
+	case err := <-ended:
+		giveUp(errServerEnded)
 		<-done
 		return err
 	}

@@ -44,6 +44,7 @@ func main() {
 // run carries a command line out and returns the exit code. ctx ends with the
 // first signal.
 func run(ctx context.Context, args []string, std stdio) int {
+	dropEmptyVariables()
 	var cli cli
 	ended := false // --help and --version have answered
 	parser, err := newParser(&cli, std, func(int) { ended = true })
@@ -77,7 +78,7 @@ func exitCode(ctx context.Context, err error) int {
 	switch {
 	case err == nil:
 		return exitOK
-	case ctx.Err() != nil:
+	case errors.Is(err, context.Canceled) && ctx.Err() != nil:
 		return exitInterrupted
 	case isUsage(err), errors.As(err, &parse):
 		return exitUsage

@@ -480,6 +480,19 @@ func TestServeEndsWithTheReasonOfAFailedRole(t *testing.T) {
 	require.ErrorContains(t, err, "closed for good")
 }
 
+func TestOneShotEndsWithItsServer(t *testing.T) {
+	t.Chdir(t.TempDir())
+	keepLog(t)
+	err := inProcess(t.Context(), oneShot("."), func(ctx context.Context, s *system, _ *client) error {
+		s.conn.Close()
+		<-ctx.Done()
+		return ctx.Err()
+	})
+	require.ErrorContains(t, err, "closed")
+	require.NotErrorIs(t, err, context.Canceled)
+	onlyFiles(t)
+}
+
 type roleFunc func(context.Context) error
 
 func (f roleFunc) Run(ctx context.Context) error { return f(ctx) }

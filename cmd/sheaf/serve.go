@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -78,9 +79,6 @@ func open(ctx context.Context, cfg Config) (_ *system, err error) {
 		}
 	}()
 
-	if err := os.MkdirAll(cfg.Data, 0o700); err != nil {
-		return nil, fmt.Errorf("--data: %w", err)
-	}
 	// Addresses and locks first: they fail at once if another Sheaf runs here.
 	if cfg.has(roleIngress) {
 		if s.listener, err = net.Listen("tcp", cfg.HTTP); err != nil {
@@ -170,9 +168,8 @@ func (s *system) makers() map[string]func() (role, error) {
 func (s *system) run(ctx context.Context) (drained bool, err error) {
 	group, groupCtx := errgroup.WithContext(ctx)
 	var mu sync.Mutex
-	busy := map[string]bool{}
+	busy := maps.Clone(s.roles)
 	for name, r := range s.roles {
-		busy[name] = true
 		group.Go(func() error {
 			err := r.Run(groupCtx)
 			mu.Lock()
@@ -193,7 +190,7 @@ func (s *system) run(ctx context.Context) (drained bool, err error) {
 	go func() { done <- group.Wait() }()
 	<-groupCtx.Done()
 	if ctx.Err() != nil {
-		slog.Info("stopping", "at most", drainFor)
+		slog.Info("stopping", "at_most", drainFor.String())
 	}
 	select {
 	case err := <-done:
@@ -202,7 +199,7 @@ func (s *system) run(ctx context.Context) (drained bool, err error) {
 	}
 	mu.Lock()
 	defer mu.Unlock()
-	slog.Warn("not everything could be handed back in time; another process takes it up after 10 s", "roles", sortedKeys(busy))
+	slog.Warn("not everything could be handed back in time; another process takes it up after 10 s", "roles", slices.Sorted(maps.Keys(busy)))
 	if cause := context.Cause(groupCtx); ctx.Err() == nil {
 		return false, cause
 	}
@@ -289,6 +286,8 @@ func publicURL(cfg Config, l net.Listener) string {
 	address := cfg.HTTP
 	if l != nil {
 		address = l.Addr().String()
+	} else if cfg.has(roleNotifier) {
+		slog.Warn("links in callbacks are made from --http; say --public-url to have them name the ingress", "http", address)
 	}
 	host, port, err := net.SplitHostPort(address)
 	if err != nil {
@@ -304,6 +303,9 @@ func publicURL(cfg Config, l net.Listener) string {
 // lockData keeps a second embedded server off the same folder: two on one
 // store destroy it.
 func lockData(data string) (unlock func(), err error) {
+	if err := os.MkdirAll(data, 0o700); err != nil {
+		return nil, fmt.Errorf("--data: %w", err)
+	}
 	f, err := os.OpenFile(filepath.Join(data, "sheaf.lock"), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("--data: %w", err)
