@@ -94,6 +94,16 @@ func (s *Streams) CountStart(ctx context.Context, tenant, key, mark string) (int
 	return st.Count, s.publishPrivate(ctx, subject, data)
 }
 
+// UncountStart takes one CountStart at mark back: the work was handed back in
+// order, not lost in a crash.
+func (s *Streams) UncountStart(ctx context.Context, tenant, key, mark string, count int) error {
+	data, err := json.Marshal(starts{Mark: mark, Count: max(count-1, 0)})
+	if err != nil {
+		return fmt.Errorf("counting starts: %w", err)
+	}
+	return s.publishPrivate(ctx, privateSubject("starts", tenant, key), data)
+}
+
 func (s *Streams) publishPrivate(ctx context.Context, subject string, data []byte) error {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.PublishTimeout)
 	defer cancel()
