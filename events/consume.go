@@ -8,6 +8,8 @@ import (
 	"sync"
 	"time"
 
+	"sheaf/events/failpoint"
+
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
@@ -149,6 +151,7 @@ func handle(ctx context.Context, msg jetstream.Msg, name string, h Handler) {
 // that is lost only means one more delivery.
 func settle(ctx context.Context, msg jetstream.Msg, d Delivery, consumer string, err error) {
 	log := slog.With("consumer", consumer, "subject", d.Subject, "sequence", d.Sequence, "delivered", d.Delivered)
+	failpoint.Hit("ack.before")
 	var he *handlingError
 	switch {
 	case err == nil:
@@ -169,6 +172,7 @@ func settle(ctx context.Context, msg jetstream.Msg, d Delivery, consumer string,
 	if err != nil {
 		log.Warn("acknowledgement not sent", "error", err)
 	}
+	failpoint.Hit("ack.after")
 }
 
 func wait(ctx context.Context, d time.Duration) {

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 
+	"sheaf/events/failpoint"
+
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/synadia-io/orbit.go/jetstreamext"
@@ -110,10 +112,12 @@ var errWrongLastSequence = errors.New("wrong last sequence")
 func (s *Streams) publishFenced(ctx context.Context, msg *nats.Msg, last uint64, filter string) (uint64, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.PublishTimeout)
 	defer cancel()
+	failpoint.Hit("append.before")
 	ack, err := s.js.PublishMsg(ctx, msg, jetstream.WithExpectLastSequenceForSubject(last, filter))
 	if err != nil {
 		return 0, publishError(err)
 	}
+	failpoint.Hit("append.after")
 	return ack.Sequence, nil
 }
 

@@ -12,6 +12,8 @@ import (
 	"sync"
 	"time"
 
+	"sheaf/events/failpoint"
+
 	"github.com/klauspost/compress/zstd"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -139,9 +141,11 @@ func (s *Streams) publishParts(ctx context.Context, msgs []*nats.Msg) error {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.PublishTimeout+time.Duration(len(msgs))*10*time.Millisecond)
 	defer cancel()
 	if len(msgs) == 1 {
+		failpoint.Hit("page.before")
 		if _, err := s.js.PublishMsg(ctx, msgs[0]); err != nil {
 			return publishError(err)
 		}
+		failpoint.Hit("page.after")
 		return nil
 	}
 	select {
@@ -150,6 +154,7 @@ func (s *Streams) publishParts(ctx context.Context, msgs []*nats.Msg) error {
 	case <-ctx.Done():
 		return fmt.Errorf("%w: %w", ErrUnavailable, ctx.Err())
 	}
+	failpoint.Hit("batch.before")
 	if _, err := jetstreamext.PublishMsgBatch(ctx, s.js, msgs); err != nil {
 		var api interface{ APIError() *jetstream.APIError }
 		if errors.As(err, &api) && api.APIError() != nil {
@@ -157,6 +162,7 @@ func (s *Streams) publishParts(ctx context.Context, msgs []*nats.Msg) error {
 		}
 		return publishError(err)
 	}
+	failpoint.Hit("batch.after")
 	return nil
 }
 

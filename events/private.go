@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"time"
 
+	"sheaf/events/failpoint"
+
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
@@ -29,7 +31,12 @@ func (s *Streams) SaveHeaders(ctx context.Context, tenant, key string, header ma
 	if err != nil {
 		return err
 	}
-	return s.publishPrivate(ctx, privateSubject("headers", tenant, key), sealed)
+	failpoint.Hit("headers.before")
+	if err := s.publishPrivate(ctx, privateSubject("headers", tenant, key), sealed); err != nil {
+		return err
+	}
+	failpoint.Hit("headers.after")
+	return nil
 }
 
 // Headers opens the sealed header values of a source. ErrNoHeaders: they were
@@ -91,7 +98,12 @@ func (s *Streams) CountStart(ctx context.Context, tenant, key, mark string) (int
 	if err != nil {
 		return 0, fmt.Errorf("counting starts: %w", err)
 	}
-	return st.Count, s.publishPrivate(ctx, subject, data)
+	failpoint.Hit("starts.before")
+	if err := s.publishPrivate(ctx, subject, data); err != nil {
+		return 0, err
+	}
+	failpoint.Hit("starts.after")
+	return st.Count, nil
 }
 
 // UncountStart takes one CountStart at mark back: the work was handed back in
@@ -160,11 +172,13 @@ func (s *Streams) checkFingerprint(ctx context.Context) error {
 func (s *Streams) ScheduleCallback(ctx context.Context, tenant, key string, at time.Time) error {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.PublishTimeout)
 	defer cancel()
+	failpoint.Hit("schedule.before")
 	_, err := s.js.Publish(ctx, subjectTimer+"callback."+tenant+"."+key, nil,
 		jetstream.WithScheduleAt(at), jetstream.WithScheduleTarget(subjectDue+"callback."+tenant+"."+key))
 	if err != nil {
 		return publishError(err)
 	}
+	failpoint.Hit("schedule.after")
 	return nil
 }
 
@@ -196,8 +210,10 @@ func (s *Streams) PublishCallback(ctx context.Context, subject string, x *Export
 	if x.CorrelationID != "" {
 		h[headerCorrelationID] = []string{x.CorrelationID}
 	}
+	failpoint.Hit("publish-callback.before")
 	if _, err := s.js.PublishMsg(ctx, &nats.Msg{Subject: subject, Data: body, Header: h}); err != nil {
 		return publishError(err)
 	}
+	failpoint.Hit("publish-callback.after")
 	return nil
 }

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"time"
 
+	"sheaf/events/failpoint"
+
 	"github.com/nats-io/nats.go/jetstream"
 )
 
@@ -58,9 +60,11 @@ func (s *Streams) PurgeEnded(ctx context.Context, x Export, mark PurgeMark) erro
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.PublishTimeout)
 	defer cancel()
 	purge := func(stream jetstream.Stream, subject string, upTo uint64) error {
+		failpoint.Hit("purge.before")
 		if err := stream.Purge(ctx, jetstream.WithPurgeSubject(subject), jetstream.WithPurgeSequence(upTo+1)); err != nil {
 			return fmt.Errorf("%w: purging %s: %w", ErrUnavailable, subject, err)
 		}
+		failpoint.Hit("purge.after")
 		return nil
 	}
 	if err := purge(s.pages, subjectPage+x.Tenant+"."+x.Key+".>", mark.pages); err != nil {

@@ -11,6 +11,8 @@ import (
 	"path"
 	"runtime"
 	"time"
+
+	"sheaf/events/failpoint"
 )
 
 // draftsFolder lies inside the store's folder, so that a draft becomes a file
@@ -56,9 +58,11 @@ func (s *folderFiles) Commit(ctx context.Context, d *Draft, name string) error {
 }
 
 func (s *folderFiles) commit(ctx context.Context, d *Draft, name string) error {
+	failpoint.Hit("file.sync.before")
 	if err := d.file.Sync(); err != nil {
 		return err
 	}
+	failpoint.Hit("file.sync.after")
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -70,7 +74,12 @@ func (s *folderFiles) commit(ctx context.Context, d *Draft, name string) error {
 		return err
 	}
 	// Also for equal content: the Commit that placed it may have stopped here.
-	return s.syncFolders(path.Dir(name))
+	failpoint.Hit("file.folders.before")
+	if err := s.syncFolders(path.Dir(name)); err != nil {
+		return err
+	}
+	failpoint.Hit("file.folders.after")
+	return nil
 }
 
 // place gives the draft its name, or fails with fs.ErrExist.
@@ -81,7 +90,9 @@ func (s *folderFiles) place(d *Draft, name string) error {
 		if made {
 			// A hard link, because rename would replace what another process has
 			// just placed under the name.
+			failpoint.Hit("file.link.before")
 			err = s.root.Link(d.name, name)
+			failpoint.Hit("file.link.after")
 			if err == nil || errors.Is(err, fs.ErrExist) {
 				return err
 			}
@@ -202,9 +213,11 @@ func (s *folderFiles) Delete(ctx context.Context, name string) error {
 	if absent(err) || (err == nil && info.IsDir()) {
 		return nil
 	}
+	failpoint.Hit("file.delete.before")
 	if err := s.root.Remove(name); err != nil && !absent(err) {
 		return fmt.Errorf("delete %s: %w", name, err)
 	}
+	failpoint.Hit("file.delete.after")
 	// Folders that are empty now go too; the first that is not ends it.
 	for folder := path.Dir(name); folder != "."; folder = path.Dir(folder) {
 		if s.root.Remove(folder) != nil {

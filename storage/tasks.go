@@ -21,6 +21,7 @@ import (
 	"unicode/utf8"
 
 	"sheaf/events"
+	"sheaf/events/failpoint"
 
 	"go.etcd.io/bbolt"
 	berrors "go.etcd.io/bbolt/errors"
@@ -557,7 +558,10 @@ func (t *Tasks) view(fn func(*bbolt.Tx) error) error {
 }
 
 func (t *Tasks) update(fn func(*bbolt.Tx) error) error {
-	return t.guard(func() error { return t.db.Update(fn) })
+	failpoint.Hit("tasks.commit.before")
+	err := t.guard(func() error { return t.db.Update(fn) })
+	failpoint.Hit("tasks.commit.after")
+	return err
 }
 
 // guard turns what bbolt panics with on a damaged file into an error, and

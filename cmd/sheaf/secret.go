@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"sheaf/events"
+	"sheaf/events/failpoint"
 )
 
 // keptKeyName is the file in the data folder that holds the key which Sheaf
@@ -98,9 +99,11 @@ func writeOnce(name string, data []byte) error {
 	if err = errors.Join(err, tmp.Close()); err != nil {
 		return err
 	}
+	failpoint.Hit("once.link.before")
 	if err := os.Link(tmp.Name(), name); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
+	failpoint.Hit("once.link.after")
 	dir, err := os.Open(filepath.Dir(name))
 	if err != nil {
 		return err

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"sheaf/events"
+	"sheaf/events/failpoint"
 
 	"code.dny.dev/ssrf"
 	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
@@ -105,7 +106,9 @@ func (s *Service) post(ctx context.Context, x *events.Export, body []byte, o *ou
 		o.reason, o.final = err.Error(), true
 		return
 	}
+	failpoint.Hit("post-callback.before")
 	res, err := s.client.Do(req)
+	failpoint.Hit("post-callback.after")
 	if err != nil {
 		o.reason = class(err)
 		return

@@ -1,0 +1,50 @@
+//go:build failpoints
+
+package failpoint
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"syscall"
+)
+
+var (
+	chosen string
+	left   atomic.Int64 // hits of chosen until the end
+)
+
+func init() {
+	name, count, counted := strings.Cut(os.Getenv("SHEAF_FAILPOINT"), ":")
+	if name == "" {
+		return
+	}
+	n := int64(1)
+	if counted {
+		var err error
+		if n, err = strconv.ParseInt(count, 10, 64); err != nil || n < 1 {
+			refuse("the number of hits must be 1 or more")
+		}
+	}
+	if !slices.Contains(Names, name) {
+		refuse("no such failpoint")
+	}
+	chosen = name
+	left.Store(n)
+}
+
+func refuse(why string) {
+	fmt.Fprintf(os.Stderr, "SHEAF_FAILPOINT=%s: %s\n", os.Getenv("SHEAF_FAILPOINT"), why)
+	os.Exit(2)
+}
+
+// Hit ends the process if name is the chosen failpoint and its time has come.
+func Hit(name string) {
+	if name == chosen && left.Add(-1) == 0 {
+		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+		select {} // the signal may take a moment
+	}
+}
