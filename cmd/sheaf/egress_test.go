@@ -82,7 +82,10 @@ func TestEgressChecksWhatANameResolvesTo(t *testing.T) {
 	defer server.Close()
 	client := newEgress(nil)
 	defer client.CloseIdleConnections()
-	_, err := client.Get(strings.Replace(server.URL, "127.0.0.1", "localhost", 1))
+	res, err := client.Get(strings.Replace(server.URL, "127.0.0.1", "localhost", 1))
+	if err == nil {
+		_ = res.Body.Close()
+	}
 	require.ErrorContains(t, err, "address not allowed (see --allow-cidr)")
 	require.Zero(t, asked.Load())
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -183,7 +184,7 @@ func inProcess(ctx context.Context, cfg Config, do func(context.Context, *system
 		return errors.Join(err, <-ended)
 	case err := <-ended:
 		giveUp(errServerEnded)
-		<-done
+		slog.Debug("stopped with its server", "error", <-done)
 		return err
 	}
 }
