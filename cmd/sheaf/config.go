@@ -22,23 +22,24 @@ import (
 // environment variable SHEAF_<FLAG> and a key of the YAML file, and the first
 // of these that names it wins, in that order.
 type Config struct {
-	HTTP           string        `name:"http" env:"SHEAF_HTTP" default:"127.0.0.1:8080" placeholder:"HOST:PORT" help:"Where the ingress serves REST, console and metrics (${default})."`
-	PublicURL      string        `env:"SHEAF_PUBLIC_URL" placeholder:"URL" help:"Base of the links that are handed out. Default: made from --http."`
-	InsecureNoAuth bool          `env:"SHEAF_INSECURE_NO_AUTH" help:"Serve other machines although nobody has to authenticate. Only behind something that does."`
-	Roles          []string      `env:"SHEAF_ROLES" default:"ingress,crawler,assembler,notifier" placeholder:"ROLE" help:"What this process does: ${default}."`
-	KeyConfig      `embed:""`    // --data, --secret-key, --secret-key-file
-	NATS           []string      `name:"nats" env:"SHEAF_NATS" placeholder:"URL" help:"NATS servers to use. Default: a server of its own inside the process."`
-	NATSCreds      string        `name:"nats-creds" env:"SHEAF_NATS_CREDS" placeholder:"FILE" help:"Credentials file for --nats."`
-	NATSContext    string        `name:"nats-context" env:"SHEAF_NATS_CONTEXT" placeholder:"NAME" help:"Connect as this context of the nats command line tool does, instead of --nats."`
-	NATSListen     string        `name:"nats-listen" env:"SHEAF_NATS_LISTEN" default:"127.0.0.1:4222" placeholder:"HOST:PORT" help:"Where the embedded NATS server takes producers; none for in-process only (${default})."`
-	Replicas       int           `env:"SHEAF_REPLICAS" placeholder:"N" help:"Copies of every stream. Default: 1 embedded, 3 with --nats."`
-	Files          string        `env:"SHEAF_FILES" placeholder:"URL" help:"Where finished files are kept: file://FOLDER or nats://BUCKET. Default: file://<data>/files, with --nats nats://sheaf-files."`
-	AllowCIDR      []string      `name:"allow-cidr" env:"SHEAF_ALLOW_CIDR" placeholder:"CIDR" help:"Private address ranges that sources and callbacks may live in, or none. Default: loopback, only while --http and NATS are on loopback."`
-	MaxPagesBytes  byteSize      `env:"SHEAF_MAX_PAGES_BYTES" default:"4GiB" placeholder:"SIZE" help:"Most bytes of pages that are kept at once (${default})."`
-	MaxHistory     int           `env:"SHEAF_MAX_HISTORY" default:"100000" placeholder:"N" help:"Most exports that are remembered (${default})."`
-	KeepFiles      time.Duration `env:"SHEAF_KEEP_FILES" default:"168h" placeholder:"DURATION" help:"How long finished files can be downloaded (${default})."`
-	KeepPages      time.Duration `env:"SHEAF_KEEP_PAGES" default:"24h" placeholder:"DURATION" help:"At most how long pages of ended exports are kept for a retry (${default})."`
-	KeepHistory    time.Duration `env:"SHEAF_KEEP_HISTORY" default:"168h" placeholder:"DURATION" help:"How long ended exports are remembered (${default})."`
+	HTTP             string          `name:"http" env:"SHEAF_HTTP" default:"127.0.0.1:8080" placeholder:"HOST:PORT" help:"Where the ingress serves REST, console and metrics (${default})."`
+	PublicURL        string          `env:"SHEAF_PUBLIC_URL" placeholder:"URL" help:"Base of the links that are handed out. Default: made from --http."`
+	InsecureNoAuth   bool            `env:"SHEAF_INSECURE_NO_AUTH" help:"Serve other machines although nobody has to authenticate. Only behind something that does."`
+	Roles            []string        `env:"SHEAF_ROLES" default:"ingress,crawler,assembler,notifier" placeholder:"ROLE" help:"What this process does: ${default}."`
+	KeyConfig        `embed:""`      // --data, --secret-key, --secret-key-file
+	NATS             []string        `name:"nats" env:"SHEAF_NATS" placeholder:"URL" help:"NATS servers to use. Default: a server of its own inside the process."`
+	NATSCreds        string          `name:"nats-creds" env:"SHEAF_NATS_CREDS" placeholder:"FILE" help:"Credentials file for --nats."`
+	NATSContext      string          `name:"nats-context" env:"SHEAF_NATS_CONTEXT" placeholder:"NAME" help:"Connect as this context of the nats command line tool does, instead of --nats."`
+	NATSListen       string          `name:"nats-listen" env:"SHEAF_NATS_LISTEN" default:"127.0.0.1:4222" placeholder:"HOST:PORT" help:"Where the embedded NATS server takes producers; none for in-process only (${default})."`
+	Replicas         int             `env:"SHEAF_REPLICAS" placeholder:"N" help:"Copies of every stream. Default: 1 embedded, 3 with --nats."`
+	Files            string          `env:"SHEAF_FILES" placeholder:"URL" help:"Where finished files are kept: file://FOLDER or nats://BUCKET. Default: file://<data>/files, with --nats nats://sheaf-files."`
+	AllowCIDR        []string        `name:"allow-cidr" env:"SHEAF_ALLOW_CIDR" placeholder:"CIDR" help:"Private address ranges that sources and callbacks may live in, or none. Default: loopback, only while --http and NATS are on loopback."`
+	MaxPagesBytes    byteSize        `env:"SHEAF_MAX_PAGES_BYTES" default:"4GiB" placeholder:"SIZE" help:"Most bytes of pages that are kept at once (${default})."`
+	MaxHistory       int             `env:"SHEAF_MAX_HISTORY" default:"100000" placeholder:"N" help:"Most exports that are remembered (${default})."`
+	KeepFiles        time.Duration   `env:"SHEAF_KEEP_FILES" default:"168h" placeholder:"DURATION" help:"How long finished files can be downloaded (${default})."`
+	KeepPages        time.Duration   `env:"SHEAF_KEEP_PAGES" default:"24h" placeholder:"DURATION" help:"At most how long pages of ended exports are kept for a retry (${default})."`
+	KeepHistory      time.Duration   `env:"SHEAF_KEEP_HISTORY" default:"168h" placeholder:"DURATION" help:"How long ended exports are remembered (${default})."`
+	CallbackSchedule []time.Duration `env:"SHEAF_CALLBACK_SCHEDULE" placeholder:"DURATION" help:"Pauses before each further attempt at a callback. Default: 5s,5m,30m,2h,5h,10h,14h,20h,24h."`
 }
 
 // KeyConfig says where the secret key is.
@@ -145,6 +146,11 @@ func (c *Config) complete() error {
 	for flag, d := range map[string]time.Duration{"--keep-files": c.KeepFiles, "--keep-pages": c.KeepPages, "--keep-history": c.KeepHistory} {
 		if d <= 0 {
 			return usagef("%s %s: want a positive duration such as 24h", flag, d)
+		}
+	}
+	for _, d := range c.CallbackSchedule {
+		if d <= 0 {
+			return usagef("--callback-schedule %s: want positive durations such as 5s,5m,1h", d)
 		}
 	}
 	if c.PublicURL != "" {

@@ -125,6 +125,7 @@ func TestUsageErrors(t *testing.T) {
 		"bad size":             {[]string{"serve", "--max-pages-bytes", "lots"}, "not a size"},
 		"small size":           {[]string{"serve", "--max-pages-bytes", "1KiB"}, "64MiB"},
 		"bad duration":         {[]string{"serve", "--keep-files", "0s"}, "positive duration"},
+		"bad schedule":         {[]string{"serve", "--callback-schedule", "5s,0s"}, "positive durations"},
 		"bad public URL":       {[]string{"serve", "--public-url", "sheaf.example"}, "--public-url"},
 		"two keys":             {[]string{"serve", "--secret-key", "a", "--secret-key-file", "b"}, "exclude each other"},
 		"bad log level":        {[]string{"--log-level", "loud", "status", "x"}, "--log-level"},

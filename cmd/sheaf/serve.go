@@ -156,7 +156,7 @@ func (s *system) makers() map[string]func() (role, error) {
 			return assembler.New(assembler.Config{KeepFiles: s.cfg.KeepFiles}, s.streams, s.files)
 		},
 		roleNotifier: func() (role, error) {
-			return notifier.New(notifier.Config{PublicURL: s.publicURL, KeepHistory: s.cfg.KeepHistory}, s.streams, s.egress)
+			return notifier.New(notifier.Config{PublicURL: s.publicURL, Schedule: s.cfg.CallbackSchedule, KeepHistory: s.cfg.KeepHistory}, s.streams, s.egress)
 		},
 	}
 }
