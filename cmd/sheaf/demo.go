@@ -17,6 +17,8 @@ type demoCmd struct {
 	Rows int    `default:"100000" help:"Rows of the built-in source (${default})."`
 	Out  string `default:"sheaf-demo" type:"path" placeholder:"FOLDER" help:"Where the workbook goes (./sheaf-demo)."`
 	Stay bool   `help:"Keep serving until Ctrl-C."`
+
+	Server string `placeholder:"URL" help:"Let this running server on this machine export the source. Default: a server in this process."`
 }
 
 // demoLimit is the page size of the demo.
@@ -36,6 +38,14 @@ func (c *demoCmd) Run(ctx context.Context, std stdio) error {
 	defer stop()
 	fmt.Fprintf(std.out, "source    %s  (%s rows, %d a page)\n", source, thousands(int64(c.Rows)), demoLimit)
 
+	if c.Server != "" {
+		client, err := newClient(c.Server)
+		if err != nil {
+			return err
+		}
+		defer client.close()
+		return c.export(ctx, std, client, source)
+	}
 	return inProcess(ctx, oneShot(c.Out), func(ctx context.Context, s *system, client *client) error {
 		fmt.Fprintf(std.out, "server    %s\n", s.httpURL())
 		if err := c.export(ctx, std, client, source); err != nil {
