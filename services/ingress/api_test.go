@@ -147,7 +147,7 @@ func TestPanicIsAnEnvelope(t *testing.T) {
 		logRequests(h).ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil))
 	}, "an answer that was begun must not look whole")
 
-	s := &Service{}
+	s := &Service{streams: eventstest.Streams(t)}
 	_, err := s.do(t.Context(), func(context.Context, call) (any, error) { panic("secret") }, call{requestID: "r"})
 	require.Equal(t, 500, asAPIError(err).Errcode)
 	require.NotContains(t, asAPIError(err).Msg, "secret")

@@ -10,6 +10,9 @@ import (
 	"time"
 )
 
+// bodyReadWait is how long a caller may take to send a body.
+const bodyReadWait = time.Minute
+
 // readBody reads a body of at most limit bytes.
 func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, error) {
 	src, done, err := openBody(w, r, limit)
@@ -67,7 +70,7 @@ func openBody(w http.ResponseWriter, r *http.Request, limit int64) (src io.Reade
 		return nil, nil, &http.MaxBytesError{Limit: limit}
 	}
 	conn := http.NewResponseController(w) // a test's recorder has no deadlines
-	_ = conn.SetReadDeadline(time.Now().Add(operationWait))
+	_ = conn.SetReadDeadline(time.Now().Add(bodyReadWait))
 	return http.MaxBytesReader(w, r.Body, limit), func() { _ = conn.SetReadDeadline(time.Time{}) }, nil
 }
 

@@ -18,9 +18,9 @@ const (
 	// readWait is how long an answer waits for the projection to have seen
 	// what was acknowledged before the question.
 	readWait = 2 * time.Second
-	// operationWait bounds an operation. A raw request of the largest size is
-	// some hundred publishes of a few milliseconds each.
-	operationWait = time.Minute
+	// operationWait bounds an operation: three tries of one publish. Each MiB
+	// of rows is given a second more, for what takes a few milliseconds.
+	operationWait = 15 * time.Second
 	// historyDays is how far back the history of a user goes, counted from
 	// midnight.
 	historyDays = 7
@@ -57,9 +57,14 @@ func (s *Service) operations() map[string]operation {
 // takesBody reports whether an operation reads the body itself.
 func takesBody(name string) bool { return name == "http" || name == "raw" }
 
-// do runs an operation within its time and turns a panic into an error.
+// do runs an operation within its time and turns a panic into an error. Without
+// a connection it does not wait for one: the caller learns at once that it must
+// come again.
 func (s *Service) do(ctx context.Context, op operation, c call) (data any, err error) {
-	ctx, cancel := context.WithTimeout(ctx, operationWait)
+	if !s.streams.Conn().IsConnected() {
+		return nil, events.ErrUnavailable
+	}
+	ctx, cancel := context.WithTimeout(ctx, operationWait+time.Duration(len(c.body)>>20)*time.Second)
 	defer cancel()
 	defer func() {
 		if p := recover(); p != nil {
