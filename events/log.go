@@ -304,7 +304,7 @@ func (s *Streams) Follow(ctx context.Context, from uint64, apply func([]Event) e
 	defer func() {
 		cancel()
 		iter.Stop()
-		<-failed
+		<-failed //nolint:errcheck // only that the reader has ended counts here
 	}()
 	batch := make([]Event, 0, followBatch)
 	for {

@@ -84,21 +84,14 @@ const (
 var errSubjectTaken = errors.New("subject is taken")
 
 // zstd's encoder and decoder keep tables; EncodeAll and DecodeAll are safe for
-// concurrent use.
+// concurrent use. Their options are constant, so only a change of this code
+// can make them fail.
 var (
-	pageEncoder = sync.OnceValue(func() *zstd.Encoder {
-		e, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(2), zstd.WithLowerEncoderMem(true), zstd.WithWindowSize(1<<20))
-		if err != nil {
-			panic(err) // the options are constant
-		}
-		return e
+	pageEncoder = sync.OnceValues(func() (*zstd.Encoder, error) {
+		return zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(2), zstd.WithLowerEncoderMem(true), zstd.WithWindowSize(1<<20))
 	})
-	pageDecoder = sync.OnceValue(func() *zstd.Decoder {
-		d, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecodeAllCapLimit(true), zstd.WithDecoderLowmem(true))
-		if err != nil {
-			panic(err) // the options are constant
-		}
-		return d
+	pageDecoder = sync.OnceValues(func() (*zstd.Decoder, error) {
+		return zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecodeAllCapLimit(true), zstd.WithDecoderLowmem(true))
 	})
 )
 
@@ -169,7 +162,11 @@ func (s *Streams) publishParts(ctx context.Context, msgs []*nats.Msg) error {
 // encodePage compresses a page and cuts it into parts. Nothing is assumed of
 // the server's max_payload but that it leaves room for the headers.
 func (s *Streams) encodePage(p Page) ([]*nats.Msg, error) {
-	payload := pageEncoder().EncodeAll(p.Rows, make([]byte, 0, len(p.Rows)/4+64))
+	encoder, err := pageEncoder()
+	if err != nil {
+		return nil, Permanent(fmt.Errorf("page %d: %w", p.Number, err))
+	}
+	payload := encoder.EncodeAll(p.Rows, make([]byte, 0, len(p.Rows)/4+64))
 	limit := int(s.nc.MaxPayload()) - partOverhead
 	size := max(partSize, (len(payload)+maxParts-1)/maxParts)
 	size = min(size, limit)
@@ -309,7 +306,11 @@ func decompress(payload []byte) ([]byte, error) {
 	if size > maxPageBytes || size > unsaid && size > uint64(len(payload))/leastBlock*mostOfBlock {
 		return nil, fmt.Errorf("%d bytes cannot hold %d", len(payload), size)
 	}
-	return pageDecoder().DecodeAll(payload, make([]byte, 0, size+spare))
+	decoder, err := pageDecoder()
+	if err != nil {
+		return nil, err
+	}
+	return decoder.DecodeAll(payload, make([]byte, 0, size+spare))
 }
 
 // getPart reads one part by a direct get, which any replica may answer, and

@@ -90,7 +90,7 @@ func ProgressSubject(tenant, key string) string { return subjectProgress + tenan
 func CallbackSubject(tenant, callback string) (string, error) {
 	subject, ok := strings.CutPrefix(callback, "nats:")
 	if !ok {
-		return "", fmt.Errorf("callback %q does not begin with nats:", callback)
+		return "", fmt.Errorf("callback %q has no nats: in front", callback)
 	}
 	name, ok := strings.CutPrefix(subject, subjectCallback+tenant+".")
 	if !ok || !callbackNamePattern.MatchString(name) || len(subject) > 200 {

@@ -208,7 +208,7 @@ var late = []string{"xl/workbook.xml", "xl/_rels/workbook.xml.rels", "[Content_T
 func (w *workbookWriter) rows(ctx context.Context) error {
 	first, err := w.next(ctx)
 	switch {
-	case err == io.EOF:
+	case errors.Is(err, io.EOF):
 		return ErrNoPages
 	case err != nil:
 		return fmt.Errorf("page 1: %w", err)
@@ -352,7 +352,7 @@ func (f *feeder) run(ctx context.Context) error {
 		number := f.page.Number + 1
 		f.page, failed = f.next(ctx)
 		switch {
-		case failed == io.EOF:
+		case errors.Is(failed, io.EOF):
 		case failed != nil:
 			failed = fmt.Errorf("page %d: %w", number, failed)
 		case f.page.Number != number:
@@ -362,7 +362,7 @@ func (f *feeder) run(ctx context.Context) error {
 	if err := f.flush(ctx); err != nil {
 		return err
 	}
-	if failed == io.EOF {
+	if errors.Is(failed, io.EOF) {
 		return nil
 	}
 	return failed

@@ -567,7 +567,7 @@ type tally struct {
 func (t *tally) Read(p []byte) (int, error) {
 	n, err := t.r.Read(p)
 	t.n += int64(n)
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		t.err = err
 	}
 	return n, err
@@ -612,7 +612,7 @@ func (s *Source) read(ctx context.Context, resp *http.Response, limit int64) ([]
 	case "gzip", "x-gzip": // RFC 9110, 8.4.1.3: the two are the same
 		z := inflates.Get().(*gzip.Reader)
 		defer inflates.Put(z)
-		if err := z.Reset(from); err != nil && err != io.EOF { // EOF: an empty body
+		if err := z.Reset(from); err != nil && !errors.Is(err, io.EOF) { // EOF: an empty body
 			return s.undone(ctx, resp, from, buf, err)
 		} else if err == nil {
 			body = z
