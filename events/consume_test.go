@@ -51,6 +51,7 @@ func queue(t *testing.T, s *events.Streams) (left, pending int) {
 }
 
 func TestConsumeAcknowledgesByOutcome(t *testing.T) {
+	t.Parallel()
 	failure := errors.New("failure")
 	for name, tc := range map[string]struct {
 		outcome    error // of the first delivery
@@ -102,6 +103,7 @@ func TestConsumeAcknowledgesByOutcome(t *testing.T) {
 }
 
 func TestDelaysGrow(t *testing.T) {
+	t.Parallel()
 	s := eventstest.Streams(t)
 	submit(t, s, 1)
 	at := make(chan time.Time, 10)
@@ -124,6 +126,7 @@ func TestDelaysGrow(t *testing.T) {
 // A process that drains hands its work back at once, also when its connection
 // is closed the moment after.
 func TestDrainHandsBackAtOnce(t *testing.T) {
+	t.Parallel()
 	srv := eventstest.Server(t, "")
 	s := eventstest.StreamsOn(t, srv, events.Config{})
 	submit(t, s, 1)
@@ -152,6 +155,7 @@ func TestDrainHandsBackAtOnce(t *testing.T) {
 
 // What a handler finished while its process drains is acknowledged.
 func TestDrainWaitsForHandlers(t *testing.T) {
+	t.Parallel()
 	s := eventstest.Streams(t)
 	submit(t, s, 1)
 	begun, finish := make(chan struct{}), make(chan struct{})
@@ -177,6 +181,7 @@ func TestDrainWaitsForHandlers(t *testing.T) {
 // Processes that come and go lose no message to a pull that nobody waits for
 // any more: such a message would lie until its AckWait of 10 s.
 func TestDrainLosesNoMessageOnItsWay(t *testing.T) {
+	t.Parallel()
 	srv := eventstest.Server(t, "")
 	s := eventstest.StreamsOn(t, srv, events.Config{})
 	other := eventstest.StreamsOn(t, srv, events.Config{})
@@ -201,6 +206,7 @@ func TestDrainLosesNoMessageOnItsWay(t *testing.T) {
 
 // A message goes to a process that is free, never behind one that is busy.
 func TestNoMessageWaitsInABusyProcess(t *testing.T) {
+	t.Parallel()
 	srv := eventstest.Server(t, "")
 	busy, free := eventstest.StreamsOn(t, srv, events.Config{}), eventstest.StreamsOn(t, srv, events.Config{})
 	begun, release := make(chan struct{}, 2), make(chan struct{})
@@ -226,6 +232,7 @@ func TestNoMessageWaitsInABusyProcess(t *testing.T) {
 }
 
 func TestProcessesShareTheWork(t *testing.T) {
+	t.Parallel()
 	srv := eventstest.Server(t, "")
 	var mu sync.Mutex
 	seen := map[uint64]int{}
@@ -260,10 +267,10 @@ func TestProcessesShareTheWork(t *testing.T) {
 
 // A handler may take longer than AckWait: signs of life keep its message.
 func TestLongWorkKeepsItsMessage(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("takes longer than AckWait")
 	}
-	t.Parallel()
 	srv := eventstest.Server(t, "")
 	s, other := eventstest.StreamsOn(t, srv, events.Config{}), eventstest.StreamsOn(t, srv, events.Config{})
 	submit(t, s, 1)
@@ -283,6 +290,7 @@ func TestLongWorkKeepsItsMessage(t *testing.T) {
 
 // An outage is not the end of Consume.
 func TestConsumeSurvivesARestartOfTheServer(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	srv, err := embedded.Start(embedded.Options{Dir: dir, Listen: "127.0.0.1:0", MaxStore: 8 << 30})
 	require.NoError(t, err)
@@ -307,6 +315,7 @@ func TestConsumeSurvivesARestartOfTheServer(t *testing.T) {
 }
 
 func TestConsumeOfNothing(t *testing.T) {
+	t.Parallel()
 	s := eventstest.Streams(t)
 	err := s.Consume(t.Context(), events.StreamSubmit, "nobody", 1, nil)
 	require.ErrorIs(t, err, events.ErrUnavailable)
@@ -321,6 +330,7 @@ func TestConsumeOfNothing(t *testing.T) {
 
 // A delivery that is no event is given up, not tried for ever.
 func TestDeliveryThatIsNoEvent(t *testing.T) {
+	t.Parallel()
 	s := eventstest.Streams(t)
 	foreign(t, s, "sheaf.event.default.requested."+testKey, nil, `{`)
 	foreign(t, s, "sheaf.event.default.requested.nokey", nil, `{}`)
@@ -341,6 +351,7 @@ func TestDeliveryThatIsNoEvent(t *testing.T) {
 
 // A process whose server is gone still ends soon.
 func TestDrainWithoutAServer(t *testing.T) {
+	t.Parallel()
 	srv, err := embedded.Start(embedded.Options{Dir: t.TempDir(), Listen: "127.0.0.1:0", MaxStore: 8 << 30})
 	require.NoError(t, err)
 	s := overTCP(t, srv.URL())

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"strconv"
 	"strings"
 	"sync"
@@ -52,6 +53,7 @@ func typesOf(msgs []*jetstream.RawStreamMsg) []string {
 // Many writers on connections of their own race different endings of one
 // export: one ending is written, and everybody sees that one.
 func TestFenceAdmitsOneEnding(t *testing.T) {
+	t.Parallel()
 	srv := eventstest.Server(t, "")
 	const connections, writers, rounds = 3, 4, 12
 	handles := make([]*events.Streams, connections)
@@ -111,6 +113,7 @@ func TestFenceAdmitsOneEnding(t *testing.T) {
 
 // Writers that append one after the other lose nothing and double nothing.
 func TestFenceOfManyKeysAtOnce(t *testing.T) {
+	t.Parallel()
 	srv := eventstest.Server(t, "")
 	a, b := eventstest.StreamsOn(t, srv, events.Config{}), eventstest.StreamsOn(t, srv, events.Config{})
 	var wg sync.WaitGroup
@@ -133,6 +136,7 @@ func TestFenceOfManyKeysAtOnce(t *testing.T) {
 
 // The same key of two tenants is two exports.
 func TestFenceKeepsTenantsApart(t *testing.T) {
+	t.Parallel()
 	s := eventstest.Streams(t)
 	for _, tenant := range []string{"a", "b", "a-b", "_"} {
 		x, err := s.Append(t.Context(), events.Export{Tenant: tenant, Key: testKey}, "", always(requested()))
@@ -150,6 +154,7 @@ func TestFenceKeepsTenantsApart(t *testing.T) {
 
 // A tenant or key that is no plain token could name the exports of others.
 func TestWildcardsNameNoExport(t *testing.T) {
+	t.Parallel()
 	s := eventstest.Streams(t)
 	_, err := s.Append(t.Context(), fresh(), "", always(requested()))
 	require.NoError(t, err)
@@ -182,6 +187,7 @@ func proxied(t *testing.T) (p *proxy, behind, direct *events.Streams) {
 const ackOfLog = `{"stream":"SHEAF_EVENTS"`
 
 func TestAppendAfterALostAcknowledgement(t *testing.T) {
+	t.Parallel()
 	p, behind, direct := proxied(t)
 	x, err := behind.Append(t.Context(), fresh(), "", always(requested()))
 	require.NoError(t, err)
@@ -200,6 +206,7 @@ func TestAppendAfterALostAcknowledgement(t *testing.T) {
 }
 
 func TestAppendAfterALostPublish(t *testing.T) {
+	t.Parallel()
 	p, behind, direct := proxied(t)
 	loseOnce(&p.onRequest, "sheaf.event.default.requested.", nil)
 	x, err := behind.Append(t.Context(), fresh(), "", always(requested()))
@@ -213,6 +220,7 @@ func TestAppendAfterALostPublish(t *testing.T) {
 // export and asks for it again. The cancellation was written once and must not
 // be written into the new round.
 func TestAppendFindsItsEventBehindANewRound(t *testing.T) {
+	t.Parallel()
 	p, behind, direct := proxied(t)
 	x, err := behind.Append(t.Context(), fresh(), "", always(requested()))
 	require.NoError(t, err)
@@ -229,6 +237,7 @@ func TestAppendFindsItsEventBehindANewRound(t *testing.T) {
 }
 
 func TestAppendGivesUpWithUnavailable(t *testing.T) {
+	t.Parallel()
 	p, behind, direct := proxied(t)
 	lost := 0
 	f := func(chunk []byte) bool {
@@ -246,6 +255,7 @@ func TestAppendGivesUpWithUnavailable(t *testing.T) {
 }
 
 func TestAppendOfACancelledContextWritesAtMostOnce(t *testing.T) {
+	t.Parallel()
 	s := eventstest.Streams(t)
 	for n := range 30 {
 		key := fmt.Sprintf("%032x", n)
@@ -277,7 +287,12 @@ func foreign(t *testing.T, s *events.Streams, subject string, h nats.Header, dat
 // Whatever lies in the log of a key, its state is that of the events that
 // count, the next event can be written, and nothing written is forgotten.
 func TestForeignEventsDoNotBreakAKey(t *testing.T) {
-	subject := func(typ string) string { return "sheaf.event.default." + typ + "." + testKey }
+	t.Parallel()
+	// In the table 1 stands for the sequence of the key's request, 2 for an
+	// event of another key and 3 for the foreign event; one server serves all.
+	s := eventstest.Streams(t)
+	n := 0
+	subject := func(typ string) string { return "sheaf.event.default." + typ + "." }
 	good := nats.Header{"ce-id": {"f"}, "ce-type": {"sheaf.export.crawled.v1"}, "ce-time": {"2026-01-02T03:04:05Z"}}
 	with := func(h nats.Header, pairs ...string) nats.Header {
 		out := nats.Header{}
@@ -314,35 +329,41 @@ func TestForeignEventsDoNotBreakAKey(t *testing.T) {
 		"a request that refers to a former": {subject("requested"), with(good, "ce-type", "sheaf.export.requested.v1", "ce-requested", "1"), `{}`, events.StateRequested, 3},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := eventstest.Streams(t)
-			x, err := s.Append(t.Context(), fresh(), "c", always(requested()))
+			n++
+			fresh := events.Export{Tenant: "default", Key: fmt.Sprintf("%032x", n)}
+			x, err := s.Append(t.Context(), fresh, "c", always(requested()))
 			require.NoError(t, err)
-			require.EqualValues(t, 1, x.LastSeq)
-			_, err = s.Append(t.Context(), events.Export{Tenant: "default", Key: otherKey}, "", always(requested()))
+			before := x.LastSeq - 1
+			_, err = s.Append(t.Context(), events.Export{Tenant: "other", Key: fresh.Key}, "", always(requested()))
 			require.NoError(t, err)
-			last := foreign(t, s, tc.subject, tc.header, tc.data)
+			header := maps.Clone(tc.header)
+			if r, err := strconv.ParseUint(header.Get("ce-requested"), 10, 64); err == nil && r > 0 {
+				header.Set("ce-requested", strconv.FormatUint(before+r, 10))
+			}
+			last := foreign(t, s, tc.subject+fresh.Key, header, tc.data)
+			require.Equal(t, before+3, last)
 
-			got, err := s.Read(t.Context(), "default", testKey)
+			got, err := s.Read(t.Context(), "default", fresh.Key)
 			require.NoError(t, err)
 			require.Equal(t, tc.state, got.State)
 			require.Equal(t, last, got.LastSeq)
-			require.Equal(t, tc.request, got.RequestedSeq)
+			require.Equal(t, before+tc.request, got.RequestedSeq)
 
 			got, err = s.Append(t.Context(), x, "", always(&events.ExportCancelled{}))
 			require.NoError(t, err)
 			require.Equal(t, events.StateCancelled, got.State)
-			require.Equal(t, tc.request, got.RequestedSeq)
-			again, err := s.Read(t.Context(), "default", testKey)
+			require.Equal(t, before+tc.request, got.RequestedSeq)
+			again, err := s.Read(t.Context(), "default", fresh.Key)
 			require.NoError(t, err)
 			require.Equal(t, again, got)
 
 			// Who follows the log from its beginning comes to the same.
-			followed := fresh()
+			followed := fresh
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
 			require.NoError(t, s.Follow(ctx, 1, func(batch []events.Event) error {
 				for _, ev := range batch {
-					if ev.Key == testKey {
+					if ev.Tenant == "default" && ev.Key == fresh.Key {
 						_ = followed.Apply(ev)
 					}
 					if ev.Sequence == got.LastSeq {
@@ -357,6 +378,7 @@ func TestForeignEventsDoNotBreakAKey(t *testing.T) {
 }
 
 func TestLogWhoseHeadWasPurged(t *testing.T) {
+	t.Parallel()
 	s := eventstest.Streams(t)
 	purge := func(below uint64) {
 		st, err := s.JetStream().Stream(t.Context(), events.StreamEvents)
@@ -405,6 +427,7 @@ func TestLogWhoseHeadWasPurged(t *testing.T) {
 // The server's dedupe is stream-wide: whoever may publish could suppress
 // another's event by taking its id first.
 func TestNoEventCarriesAMessageID(t *testing.T) {
+	t.Parallel()
 	s := eventstest.Streams(t)
 	_, err := s.Append(t.Context(), fresh(), "", always(requested()))
 	require.NoError(t, err)
@@ -423,6 +446,7 @@ func TestNoEventCarriesAMessageID(t *testing.T) {
 }
 
 func TestLogIsFull(t *testing.T) {
+	t.Parallel()
 	srv := eventstest.Server(t, "")
 	s := eventstest.StreamsOn(t, srv, events.Config{MaxEventsBytes: 64 << 10})
 	var err error
@@ -444,12 +468,13 @@ func TestLogIsFull(t *testing.T) {
 }
 
 func TestUnavailableServerIsSaidSo(t *testing.T) {
+	t.Parallel()
 	srv, err := embedded.Start(embedded.Options{Dir: t.TempDir(), MaxStore: 8 << 30})
 	require.NoError(t, err)
 	defer srv.Stop()
 	s := eventstest.StreamsOn(t, srv, events.Config{PublishTimeout: 100 * time.Millisecond, PublishAttempts: 2})
 	srv.Stop()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
 	_, err = s.Append(ctx, fresh(), "", always(requested()))
 	require.ErrorIs(t, err, events.ErrUnavailable)
@@ -463,6 +488,7 @@ func TestUnavailableServerIsSaidSo(t *testing.T) {
 }
 
 func TestCorrelationOfTheSubmissionIsKept(t *testing.T) {
+	t.Parallel()
 	s := eventstest.Streams(t)
 	for n, id := range []string{"", "c-1", strings.Repeat("c", 10_000), "中文"} {
 		x := events.Export{Tenant: "default", Key: fmt.Sprintf("%032x", n)}

@@ -27,6 +27,7 @@ func keyring(t *testing.T, fill byte) *events.Keyring {
 // These values are in the links, keys and receivers' settings of every
 // installation: a change of the derivation would break them all.
 func TestKeysAreStable(t *testing.T) {
+	t.Parallel()
 	k := keyring(t, 7)
 	require.Equal(t, "dd7997dcb6e98287aea42adb4460b7b7", k.HashKey("default", "http", []byte(`{"a":1}`)))
 	require.Equal(t, "f1cdee4018785ecdc86d4ff9dda03751", k.SubmissionKey("default", events.Submission{StreamCreated: time.Unix(1, 5).UTC(), Sequence: 9}))
@@ -37,6 +38,7 @@ func TestKeysAreStable(t *testing.T) {
 }
 
 func TestKeysDiffer(t *testing.T) {
+	t.Parallel()
 	_, err := events.NewKeyring(make([]byte, events.SecretKeySize-1))
 	require.ErrorContains(t, err, "31 bytes")
 	a, b := keyring(t, 1), keyring(t, 2)
@@ -73,6 +75,7 @@ func TestKeysDiffer(t *testing.T) {
 }
 
 func TestKeysAreNotPrinted(t *testing.T) {
+	t.Parallel()
 	k := keyring(t, 1)
 	var log bytes.Buffer
 	slog.New(slog.NewTextHandler(&log, nil)).Info("x", "keys", k)
@@ -88,6 +91,7 @@ func TestKeysAreNotPrinted(t *testing.T) {
 }
 
 func TestSealIsBoundToItsExport(t *testing.T) {
+	t.Parallel()
 	k := keyring(t, 1)
 	plain := []byte(`{"Authorization":"Bearer secret"}`)
 	sealed, err := k.Seal("default", testKey, plain)
@@ -121,6 +125,7 @@ func TestSealIsBoundToItsExport(t *testing.T) {
 }
 
 func TestSealedHeaders(t *testing.T) {
+	t.Parallel()
 	s := eventstest.Streams(t)
 	_, err := s.Headers(t.Context(), "default", testKey)
 	require.ErrorIs(t, err, events.ErrNoHeaders)
@@ -145,6 +150,7 @@ func TestSealedHeaders(t *testing.T) {
 }
 
 func TestStartsAreCountedByMark(t *testing.T) {
+	t.Parallel()
 	srv := eventstest.Server(t, "")
 	a, b := eventstest.StreamsOn(t, srv, events.Config{}), eventstest.StreamsOn(t, srv, events.Config{})
 	count := func(s *events.Streams, mark string) int {
@@ -169,6 +175,7 @@ func completed() events.Export {
 }
 
 func TestDownloadLink(t *testing.T) {
+	t.Parallel()
 	k := keyring(t, 1)
 	x := completed()
 	require.Equal(t, "/v1/down/2026/9/6/"+testKey+".zip", events.DownloadPath(&x))

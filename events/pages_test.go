@@ -61,6 +61,7 @@ func requirePage(t *testing.T, want, got events.Page) {
 // Pages come back byte for byte whatever their size, on servers that take
 // messages of 64 KiB, 1 MiB (the server's default) and 8 MiB (Sheaf's own).
 func TestPagesOfEverySize(t *testing.T) {
+	t.Parallel()
 	for name, tc := range map[string]struct {
 		maxPayload int32
 		part       int
@@ -112,6 +113,7 @@ func zstdFrame(t *testing.T, rows []byte) []byte {
 // A page of more than 1,000 parts of 64 KiB gets larger parts; where the
 // server does not take those it is refused, since repeating would not help.
 func TestPagesLargerThanABatch(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("writes 66 MB")
 	}
@@ -135,6 +137,7 @@ func TestPagesLargerThanABatch(t *testing.T) {
 // Two crawlers write different answers of one page at once: one of the two is
 // stored, whole, whichever has more parts.
 func TestPagesOfTwoCrawlersNeverMix(t *testing.T) {
+	t.Parallel()
 	srv := eventstest.Server(t, "")
 	a, b := eventstest.StreamsOn(t, srv, events.Config{}), eventstest.StreamsOn(t, srv, events.Config{})
 	sizes := []int{3 * 64 << 10, 4 * 64 << 10, 2*64<<10 + 1, 1000}
@@ -181,6 +184,7 @@ func TestPagesOfTwoCrawlersNeverMix(t *testing.T) {
 }
 
 func TestPagesAfterALostAcknowledgement(t *testing.T) {
+	t.Parallel()
 	p, behind, direct := proxied(t)
 	for n, rows := range [][]byte{[]byte(`[{"a":1}]`), noise(9, 200<<10)} {
 		want := page(n+1, rows)
@@ -284,6 +288,7 @@ func TestDamagedPages(t *testing.T) {
 }
 
 func TestPageStreamIsFull(t *testing.T) {
+	t.Parallel()
 	s := eventstest.StreamsOn(t, eventstest.Server(t, ""), events.Config{MaxPagesBytes: 1 << 20})
 	var err error
 	n := 1
@@ -316,6 +321,7 @@ func TestPageStreamIsFull(t *testing.T) {
 }
 
 func TestListAndPurgePages(t *testing.T) {
+	t.Parallel()
 	s := eventstest.Streams(t)
 	const count = 5000
 	frame := zstdFrame(t, []byte(`[]`))
@@ -372,6 +378,7 @@ func TestListAndPurgePages(t *testing.T) {
 
 // After a purge the page can be written again, and the new one is read.
 func TestPageAfterItsRunWasPurged(t *testing.T) {
+	t.Parallel()
 	s := eventstest.Streams(t)
 	for n := range 3 {
 		p := page(1, noise(uint64(n), 100<<10))
@@ -386,6 +393,7 @@ func TestPageAfterItsRunWasPurged(t *testing.T) {
 }
 
 func TestPagesAreWrittenConcurrently(t *testing.T) {
+	t.Parallel()
 	s := eventstest.Streams(t)
 	var wg sync.WaitGroup
 	for n := range 60 { // more batches than the server takes at once

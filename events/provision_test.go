@@ -33,6 +33,7 @@ func configs(t *testing.T, js jetstream.JetStream) map[string]any {
 }
 
 func TestProvisionIsIdempotent(t *testing.T) {
+	t.Parallel()
 	srv := eventstest.Server(t, "")
 	s := eventstest.StreamsOn(t, srv, events.Config{})
 	before := configs(t, s.JetStream())
@@ -47,6 +48,7 @@ func TestProvisionIsIdempotent(t *testing.T) {
 }
 
 func TestProvisionInManyProcessesAtOnce(t *testing.T) {
+	t.Parallel()
 	srv := eventstest.Server(t, "")
 	conns := make([]*nats.Conn, 8)
 	for i := range conns {
@@ -64,6 +66,7 @@ func TestProvisionInManyProcessesAtOnce(t *testing.T) {
 }
 
 func TestProvisionChangesALimit(t *testing.T) {
+	t.Parallel()
 	srv := eventstest.Server(t, "")
 	eventstest.StreamsOn(t, srv, events.Config{})
 	s := eventstest.StreamsOn(t, srv, events.Config{MaxPagesBytes: 1 << 20, MaxEventsBytes: 2 << 20, MaxSubmitBytes: 3 << 20, KeepCallbacks: time.Hour})
@@ -77,6 +80,7 @@ func TestProvisionChangesALimit(t *testing.T) {
 // A process with another secret key or file store would answer wrongly, so it
 // does not start, and the message says what to do.
 func TestProvisionRefusesAnotherInstallation(t *testing.T) {
+	t.Parallel()
 	srv := eventstest.Server(t, "")
 	cfg := events.Config{SecretKey: eventstest.SecretKey, FilesURL: "s3://bucket"}
 	eventstest.StreamsOn(t, srv, cfg)
@@ -98,6 +102,7 @@ func TestProvisionRefusesAnotherInstallation(t *testing.T) {
 }
 
 func TestProvisionSaysWhatTheServerLacks(t *testing.T) {
+	t.Parallel()
 	srv := eventstest.Server(t, "")
 	_, err := events.Provision(t.Context(), eventstest.Connect(t, srv), events.Config{SecretKey: eventstest.SecretKey, MaxPagesBytes: 1 << 50})
 	require.ErrorContains(t, err, "--max-pages-bytes")
@@ -107,6 +112,7 @@ func TestProvisionSaysWhatTheServerLacks(t *testing.T) {
 
 // A producer may publish submissions and do nothing else to them.
 func TestSubmissionsCannotBeRemoved(t *testing.T) {
+	t.Parallel()
 	s := eventstest.Streams(t)
 	submit(t, s, 1)
 	st, err := s.JetStream().Stream(t.Context(), events.StreamSubmit)
@@ -126,6 +132,7 @@ func TestSubmissionsCannotBeRemoved(t *testing.T) {
 // Two submissions of one Nats-Msg-Id, by two producers or by chance, are both
 // kept, and no event is hidden by an id.
 func TestMessageIDsSuppressNothingForLong(t *testing.T) {
+	t.Parallel()
 	s := eventstest.Streams(t)
 	for stream, c := range configs(t, s.JetStream()) {
 		if c, ok := c.(jetstream.StreamConfig); ok {
@@ -136,6 +143,7 @@ func TestMessageIDsSuppressNothingForLong(t *testing.T) {
 }
 
 func TestLaterScheduleReplacesTheEarlier(t *testing.T) {
+	t.Parallel()
 	s := eventstest.Streams(t)
 	require.NoError(t, s.ScheduleCallback(t.Context(), "default", testKey, time.Now().Add(time.Hour)))
 	require.NoError(t, s.ScheduleCallback(t.Context(), "default", testKey, time.Now().Add(-time.Hour)))
@@ -151,6 +159,7 @@ func TestLaterScheduleReplacesTheEarlier(t *testing.T) {
 }
 
 func TestSubjects(t *testing.T) {
+	t.Parallel()
 	for subject, ok := range map[string]bool{
 		"sheaf.submit.default.http": true, "sheaf.submit.a_b-9.raw": true,
 		"sheaf.submit.default": false, "sheaf.submit.default.http.x": false, "sheaf.submit.Default.http": false,
