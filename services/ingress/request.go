@@ -27,6 +27,7 @@ const (
 	maxUserID       = 255 // characters
 	maxCallback     = 2048
 	maxSourceURL    = 8 << 10
+	maxRowKey       = 255
 	maxHeaders      = 64
 	maxHeaderBytes  = 32 << 10 // names and values together
 	defaultLimit    = 50       // rows a page
@@ -73,6 +74,8 @@ func parseSubmission(keys *events.Keyring, tenant, sourceType string, body []byt
 			req.Title, err = text(m, maxTitle)
 		case "user_id":
 			req.UserID, err = textOrNumber(m, maxUserID)
+		case "row_key":
+			req.RowKey, err = text(m, maxRowKey)
 		case "callback", "call_back":
 			var c string
 			if c, err = callback(tenant, m); c != "" {

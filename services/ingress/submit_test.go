@@ -178,6 +178,8 @@ func TestSubmissions(t *testing.T) {
 		{"title of 256 characters", "http", httpBody("", `"title":"`+long(256)+`"`), 400, "title: has 256 characters, at most 255"},
 		{"title null", "http", httpBody("", `"title":null`), 0, ""},
 		{"user_id a number", "http", httpBody("", `"user_id":12345678901234567890`), 0, ""},
+		{"row_key a column", "http", httpBody("", `"row_key":"id"`), 0, ""},
+		{"row_key no text", "http", httpBody("", `"row_key":["id"]`), 400, "row_key: must be a string, not an array"},
 		{"user_id an object", "http", httpBody("", `"user_id":{}`), 400, "user_id: must be a string, not an object"},
 		{"user_id too long", "http", httpBody("", `"user_id":"`+long(256)+`"`), 400, "user_id: has 256 characters"},
 		{"timestamp text", "http", httpBody("", `"timestamp":"1625106204"`), 400, "timestamp: must be an integer"},
