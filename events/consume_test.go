@@ -369,3 +369,20 @@ func TestDrainWithoutAServer(t *testing.T) {
 	stop()
 	require.Less(t, time.Since(start), 5*time.Second)
 }
+
+// Every free slot of every process waits at the server at once; with the
+// server's own bound some would be turned away and ask again and again.
+func TestConsumeWaitsWithEverySlot(t *testing.T) {
+	t.Parallel()
+	srv := eventstest.Server(t, "")
+	const processes, slots = 3, 256
+	var s *events.Streams
+	for range processes {
+		s = eventstest.StreamsOn(t, srv, events.Config{})
+		consuming(t, s, slots, func(context.Context, events.Delivery) error { return nil })
+	}
+	require.Eventually(t, func() bool {
+		c, err := s.JetStream().Consumer(t.Context(), events.StreamSubmit, events.ConsumerSubmissions)
+		return err == nil && c.CachedInfo().NumWaiting == processes*slots
+	}, 10*time.Second, 10*time.Millisecond)
+}

@@ -218,6 +218,9 @@ func consumerConfigs() []consumerConfig {
 			Durable: name, FilterSubjects: filters,
 			AckPolicy: jetstream.AckExplicitPolicy, AckWait: ackWait,
 			MaxDeliver: -1, MaxAckPending: 10_000,
+			// Each free slot of each process waits with a pull of its own;
+			// the server's default admits 512.
+			MaxWaiting: 8192,
 		}}
 	}
 	of := func(t Type) string { return EventSubject("*", t, "*") }
