@@ -21,34 +21,72 @@ var (
 // under way in this process.
 const takenAgainAfter = 5 * time.Second
 
+// cancelAttempts bounds how often the leader is asked whether a cancellation
+// that was heard was written: for some two seconds. One that is written later
+// is found before the next durable step.
+const cancelAttempts = 6
+
 // Running is the work that one service of this process is doing, an export at
 // a time: no export twice, and none that was cancelled. It spares work; what
 // keeps two processes apart is the fence.
 type Running struct {
+	streams *Streams
+	ctx     context.Context // ends with Close
+	end     context.CancelFunc
+	asking  sync.WaitGroup
+	stop    func()
+
 	mu     sync.Mutex
+	closed bool
 	cancel map[string]context.CancelCauseFunc // by key
-	stop   func()
 }
 
 // Watch begins to listen for cancellations. Close ends it.
 func (s *Streams) Watch() (*Running, error) {
-	r := &Running{cancel: map[string]context.CancelCauseFunc{}}
-	stop, err := s.OnCancelled(func(_, key string) {
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		if cancel, ok := r.cancel[key]; ok {
-			cancel(ErrEnded)
-		}
-	})
-	if err != nil {
+	r := &Running{streams: s, cancel: map[string]context.CancelCauseFunc{}}
+	r.ctx, r.end = context.WithCancel(context.Background())
+	var err error
+	if r.stop, err = s.OnCancelled(r.heard); err != nil {
+		r.end()
 		return nil, err
 	}
-	r.stop = stop
 	return r, nil
 }
 
+// heard asks the leader about a cancellation of what is worked on here. A
+// subscriber hears those too that the fence refuses or a full log does not
+// take; stopping for one of them would end work that nobody else resumes.
+func (r *Running) heard(tenant, key string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	cancel, ok := r.cancel[key]
+	if !ok || r.closed {
+		return
+	}
+	r.asking.Go(func() {
+		// The message is heard before it is written.
+		for attempt := range uint64(cancelAttempts) {
+			x, err := r.streams.Read(r.ctx, tenant, key)
+			if err == nil && x.State.Terminal() {
+				cancel(ErrEnded)
+				return
+			}
+			if wait(r.ctx, backoff(attempt)); r.ctx.Err() != nil {
+				return
+			}
+		}
+	})
+}
+
 // Close stops listening. Work under way goes on.
-func (r *Running) Close() { r.stop() }
+func (r *Running) Close() {
+	r.stop()
+	r.mu.Lock()
+	r.closed = true
+	r.mu.Unlock()
+	r.end()
+	r.asking.Wait()
+}
 
 // Enter registers work on a key. The context it returns ends with ErrEnded as
 // its cause when the export is cancelled; read the export after Enter, so that
