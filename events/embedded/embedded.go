@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
+	"path/filepath"
 	"strconv"
 	"time"
 
@@ -24,14 +26,38 @@ type Options struct {
 }
 
 // Server is a running server.
-type Server struct{ ns *server.Server }
+type Server struct {
+	ns   *server.Server
+	lock *os.File
+}
 
 // ErrNotReady is returned when the server did not come up in time.
 var ErrNotReady = errors.New("embedded NATS server is not ready")
 
+// ErrInUse is returned when another process, or another server of this one,
+// keeps its streams in the same folder. Two would overwrite each other's
+// files; nothing in the server itself keeps them apart (measured).
+var ErrInUse = errors.New("in use by another process")
+
 // Start runs a server and waits until it takes connections. It fails at once
-// when the address is taken.
+// when the address is taken or the folder is in use.
 func Start(o Options) (*Server, error) {
+	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
+		return nil, fmt.Errorf("folder of the embedded NATS server: %w", err)
+	}
+	held, err := lock(filepath.Join(o.Dir, "lock"))
+	if err != nil {
+		return nil, fmt.Errorf("folder %s of the embedded NATS server: %w", o.Dir, err)
+	}
+	ns, err := start(o)
+	if err != nil {
+		_ = held.Close()
+		return nil, err
+	}
+	return &Server{ns: ns, lock: held}, nil
+}
+
+func start(o Options) (*server.Server, error) {
 	opts := &server.Options{
 		ServerName: "sheaf",
 		JetStream:  true,
@@ -82,7 +108,7 @@ func Start(o Options) (*Server, error) {
 		ns.Shutdown()
 		return nil, fmt.Errorf("%w: JetStream could not start in %s; see the log", ErrNotReady, o.Dir)
 	}
-	return &Server{ns: ns}, nil
+	return ns, nil
 }
 
 // Connect returns a connection inside the process, without a socket.
@@ -116,6 +142,7 @@ func (s *Server) Health() error {
 func (s *Server) Stop() {
 	s.ns.Shutdown()
 	s.ns.WaitForShutdown()
+	_ = s.lock.Close()
 }
 
 // logger passes the server's log on. Its notices at start are of no interest
