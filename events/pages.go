@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -328,6 +329,13 @@ func (s *Streams) getPart(ctx context.Context, id PageID, part int) (*jetstream.
 				return nil, fmt.Errorf("%w: page %d part %d", ErrPageMissing, id.Number, part)
 			}
 			err = cmpErr(infoErr, err)
+			if infoErr == nil && attempt >= 5 {
+				if unreadable, leaderErr := s.leaderCannotRead(ctx, subject); unreadable {
+					return nil, fmt.Errorf("%w: page %d part %d is stored and cannot be read", ErrPageDamaged, id.Number, part)
+				} else if leaderErr != nil {
+					err = leaderErr
+				}
+			}
 		}
 		if attempt >= 5 || ctx.Err() != nil {
 			return nil, fmt.Errorf("%w: reading page %d: %w", ErrUnavailable, id.Number, err)
@@ -336,6 +344,27 @@ func (s *Streams) getPart(ctx context.Context, id PageID, part int) (*jetstream.
 			wait(ctx, backoff(attempt))
 		}
 	}
+}
+
+// leaderCannotRead reports whether the leader has no message to give for a
+// subject that it lists: the message's checksum is wrong. A direct get would
+// not tell, for it may be answered by a replica that is behind.
+func (s *Streams) leaderCannotRead(ctx context.Context, subject string) (bool, error) {
+	ask, err := json.Marshal(map[string]string{"last_by_subj": subject})
+	if err != nil {
+		return false, err
+	}
+	m, err := s.nc.RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET."+StreamPages, ask)
+	if err != nil {
+		return false, err
+	}
+	var answer struct {
+		Error *jetstream.APIError `json:"error"`
+	}
+	if err := json.Unmarshal(m.Data, &answer); err != nil {
+		return false, err
+	}
+	return answer.Error != nil && answer.Error.ErrorCode == jetstream.JSErrCodeMessageNotFound, nil
 }
 
 func cmpErr(a, b error) error {

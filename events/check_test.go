@@ -1,0 +1,452 @@
+package events_test
+
+import (
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"sheaf/events"
+	"sheaf/events/embedded"
+	"sheaf/events/eventstest"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/stretchr/testify/require"
+)
+
+// store is a data folder on which servers are started and stopped.
+type store struct {
+	dir string
+	srv *embedded.Server
+	*events.Streams
+}
+
+func startStore(t testing.TB, dir string) *store {
+	t.Helper()
+	s := &store{dir: dir}
+	var err error
+	s.srv, err = embedded.Start(embedded.Options{Dir: dir, MaxStore: 8 << 30})
+	require.NoError(t, err)
+	nc, err := s.srv.Connect()
+	require.NoError(t, err)
+	s.Streams, err = events.Provision(t.Context(), nc, events.Config{SecretKey: eventstest.SecretKey})
+	if err != nil {
+		s.stop()
+	}
+	require.NoError(t, err)
+	return s
+}
+
+func (s *store) stop() {
+	if s.Streams != nil {
+		s.Conn().Close()
+	}
+	s.srv.Stop()
+}
+
+// folder is where the server keeps a stream.
+func folder(t testing.TB, dir, stream string) (found string) {
+	t.Helper()
+	require.NoError(t, filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.IsDir() && d.Name() == stream {
+			found = path
+		}
+		return err
+	}))
+	require.NotEmpty(t, found)
+	return found
+}
+
+func block(t testing.TB, dir, stream string) string {
+	return filepath.Join(folder(t, dir, stream), "msgs", "1.blk")
+}
+
+func flip(t testing.TB, path string, bit int) {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	require.NoError(t, err)
+	data[bit/8] ^= 1 << (bit % 8)
+	require.NoError(t, os.WriteFile(path, data, 0o600))
+}
+
+func size(t testing.TB, path string) int {
+	t.Helper()
+	info, err := os.Stat(path)
+	require.NoError(t, err)
+	return int(info.Size())
+}
+
+func key(n int) string { return fmt.Sprintf("%032x", n) }
+
+// lived writes exports that stand in every state, works through the consumers,
+// and returns what a projection would know of them.
+func lived(t testing.TB, s *store) (exports []events.Export) {
+	t.Helper()
+	ends := [][]events.Type{
+		{},
+		{events.TypeCrawled},
+		{events.TypeCrawled, events.TypeCompleted},
+		{events.TypeCrawled, events.TypeCompleted, events.TypeCallbackDelivered},
+		{events.TypeFailed, events.TypeCallbackAttempted, events.TypeCallbackFailed},
+		{events.TypeCancelled},
+		{events.TypeCrawled, events.TypeCompleted, events.TypeExpired},
+		{events.TypeFailed, events.TypeRequested, events.TypeCrawled, events.TypeCompleted},
+	}
+	for n, types := range ends {
+		x := events.Export{Tenant: "default", Key: key(n)}
+		for i, typ := range append([]events.Type{events.TypeRequested}, types...) {
+			var err error
+			x, err = s.Append(t.Context(), x, "order-7", always(payload(typ, uint64(10*n+i+1), "http://callback")))
+			require.NoError(t, err)
+		}
+		exports = append(exports, x)
+	}
+	for consumer, stream := range map[string]string{
+		events.ConsumerCrawler: events.StreamEvents, events.ConsumerAssembler: events.StreamEvents, events.ConsumerNotifier: events.StreamEvents,
+	} {
+		c, err := s.JetStream().Consumer(t.Context(), stream, consumer)
+		require.NoError(t, err)
+		for c.CachedInfo().NumPending > 0 || c.CachedInfo().NumAckPending > 0 {
+			batch, err := c.FetchNoWait(100)
+			require.NoError(t, err)
+			for m := range batch.Messages() {
+				require.NoError(t, m.DoubleAck(t.Context()))
+			}
+			_, err = c.Info(t.Context())
+			require.NoError(t, err)
+		}
+	}
+	return exports
+}
+
+// found is what a start after damage finds.
+func (s *store) found(t testing.TB, marks events.Marks) (texts []string) {
+	t.Helper()
+	damage, err := s.Check(t.Context(), marks)
+	require.NoError(t, err)
+	for _, d := range damage {
+		require.NotEmpty(t, d.Stream)
+		if d.Harmless {
+			texts = append(texts, "harmless: "+d.What)
+		} else {
+			texts = append(texts, d.What)
+		}
+	}
+	unreadable, err := s.Unreadable(t.Context())
+	require.NoError(t, err)
+	if unreadable > marks[events.StreamEvents].Missing {
+		texts = append(texts, fmt.Sprintf("%d unreadable", unreadable))
+	}
+	return texts
+}
+
+// mend restores exports, and requires that nothing is then left to restore and
+// that each is as it was.
+func (s *store) mend(t testing.TB, exports []events.Export) {
+	t.Helper()
+	for _, x := range exports {
+		_, err := s.Restore(t.Context(), x)
+		require.NoError(t, err, "%s %s", x.Key, x.State)
+	}
+	require.NoError(t, s.Redeliver(t.Context()))
+	for _, x := range exports {
+		again, err := s.Restore(t.Context(), x)
+		require.NoError(t, err)
+		require.False(t, again, "%s %s", x.Key, x.State)
+		got, err := s.Read(t.Context(), x.Tenant, x.Key)
+		require.NoError(t, err)
+		requireSameExport(t, x, got)
+	}
+}
+
+// requireSameExport ignores what a restored export has anew. One that was under
+// way may have to be crawled again.
+func requireSameExport(t testing.TB, want, got events.Export) {
+	t.Helper()
+	if !want.State.Terminal() {
+		require.False(t, got.State.Terminal())
+		require.Equal(t, []any{want.ID, want.CreatedAt, want.Request, want.CorrelationID}, []any{got.ID, got.CreatedAt, got.Request, got.CorrelationID})
+		return
+	}
+	plain := func(x events.Export) events.Export {
+		x.RequestedSeq, x.LastSeq, x.LastID, x.TerminalSeq, x.ContinuesRun = 0, 0, "", 0, 0
+		return x
+	}
+	require.Equal(t, plain(want), plain(got))
+}
+
+func copyFolder(t testing.TB, from, to string) {
+	t.Helper()
+	require.NoError(t, os.RemoveAll(to))
+	require.NoError(t, os.CopyFS(to, os.DirFS(from)))
+}
+
+// Damage to the files of the log, each with the index that an orderly stop
+// leaves and without it, as after a crash.
+func TestEveryLossOfTheLogIsFound(t *testing.T) {
+	t.Parallel()
+	whole := t.TempDir()
+	s := startStore(t, whole)
+	half := lived(t, s)
+	s.stop()
+	older := t.TempDir()
+	copyFolder(t, whole, older)
+	s = startStore(t, whole)
+	newer, err := s.Append(t.Context(), events.Export{Tenant: "default", Key: key(99)}, "", always(payload(events.TypeRequested, 99, "")))
+	require.NoError(t, err)
+	exports := append(half, newer)
+	marks, err := s.Marks(t.Context(), nil)
+	require.NoError(t, err)
+	again, err := s.Marks(t.Context(), marks)
+	require.NoError(t, err)
+	require.Equal(t, marks, again)
+	require.NoError(t, again.Contradicts(marks))
+	s.stop()
+
+	for name, damage := range map[string]func(t *testing.T, dir string) (want string){
+		"a flipped bit in a length": func(t *testing.T, dir string) string {
+			blk := block(t, dir, events.StreamEvents)
+			data, err := os.ReadFile(blk)
+			require.NoError(t, err)
+			// The length of a record lies 20 bytes before its subject's length.
+			at := strings.LastIndex(string(data[:len(data)/2]), "sheaf.event.") - 22
+			flip(t, blk, 8*(at+1)+1)
+			return ""
+		},
+		"a flipped bit in the data": func(t *testing.T, dir string) string {
+			blk := block(t, dir, events.StreamEvents)
+			flip(t, blk, 4*size(t, blk))
+			return ""
+		},
+		"a truncated block": func(t *testing.T, dir string) string {
+			blk := block(t, dir, events.StreamEvents)
+			require.NoError(t, os.Truncate(blk, int64(size(t, blk)/2)))
+			return ""
+		},
+		"an empty block": func(t *testing.T, dir string) string {
+			require.NoError(t, os.Truncate(block(t, dir, events.StreamEvents), 0))
+			return ""
+		},
+		"a missing block": func(t *testing.T, dir string) string {
+			require.NoError(t, os.Remove(block(t, dir, events.StreamEvents)))
+			return ""
+		},
+		"a missing stream": func(t *testing.T, dir string) string {
+			require.NoError(t, os.RemoveAll(folder(t, dir, events.StreamEvents)))
+			return "made anew"
+		},
+		"a missing description of the stream": func(t *testing.T, dir string) string {
+			require.NoError(t, os.Remove(filepath.Join(folder(t, dir, events.StreamEvents), "meta.inf")))
+			return ""
+		},
+		"an older copy of the whole store": func(t *testing.T, dir string) string {
+			copyFolder(t, older, dir)
+			return "although"
+		},
+	} {
+		for _, index := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s, index %t", name, index), func(t *testing.T) {
+				t.Parallel()
+				dir := t.TempDir()
+				copyFolder(t, whole, dir)
+				want := damage(t, dir)
+				if !index {
+					_ = os.Remove(filepath.Join(dir, "jetstream", "$G", "streams", events.StreamEvents, "msgs", "index.db"))
+				}
+				s := startStore(t, dir)
+				defer func() { s.stop() }()
+				found := s.found(t, marks)
+				require.NotEmpty(t, found)
+				require.Contains(t, strings.Join(found, "\n"), want)
+				t.Log(strings.Join(found, "; "))
+				s.mend(t, exports)
+				// It is mended for good, also for the next start.
+				before, err := s.Marks(t.Context(), nil)
+				require.NoError(t, err)
+				log := before[events.StreamEvents]
+				log.Missing, err = s.Unreadable(t.Context())
+				require.NoError(t, err)
+				before[events.StreamEvents] = log
+				s.stop()
+				s = startStore(t, dir)
+				require.Empty(t, s.found(t, before))
+				s.mend(t, exports)
+			})
+		}
+	}
+}
+
+// Any one bit of the log.
+func TestEveryFlippedBitIsFound(t *testing.T) {
+	t.Parallel()
+	whole := t.TempDir()
+	s := startStore(t, whole)
+	exports := lived(t, s)
+	marks, err := s.Marks(t.Context(), nil)
+	require.NoError(t, err)
+	s.stop()
+	bits := 8 * size(t, block(t, whole, events.StreamEvents))
+	dir := t.TempDir()
+	rnd := rand.New(rand.NewPCG(1, 2))
+	for range 20 {
+		copyFolder(t, whole, dir)
+		bit, index := rnd.IntN(bits), rnd.IntN(2) == 0
+		flip(t, block(t, dir, events.StreamEvents), bit)
+		if !index {
+			require.NoError(t, os.Remove(filepath.Join(folder(t, dir, events.StreamEvents), "msgs", "index.db")))
+		}
+		s := startStore(t, dir)
+		require.NotEmpty(t, s.found(t, marks), "bit %d of %d, index %t", bit, bits, index)
+		s.mend(t, exports)
+		s.stop()
+	}
+}
+
+// The other streams, by what a server's files can suffer.
+func TestLossesOfOtherStreamsAreFound(t *testing.T) {
+	t.Parallel()
+	whole := t.TempDir()
+	s := startStore(t, whole)
+	lived(t, s)
+	for n := range 10 {
+		_, err := s.JetStream().Publish(t.Context(), events.SubmitSubject("default", "http"), []byte(fmt.Sprint(n)))
+		require.NoError(t, err)
+		_, err = s.PublishPage(t.Context(), events.Page{PageID: events.PageID{Tenant: "default", Key: key(1), Run: 1, Number: n + 1}, Rows: []byte(`[]`)})
+		require.NoError(t, err)
+		require.NoError(t, s.SaveHeaders(t.Context(), "default", key(n), map[string]string{"A": "b"}))
+		require.NoError(t, s.ScheduleCallback(t.Context(), "default", key(n), time.Now().Add(time.Hour)))
+	}
+	marks, err := s.Marks(t.Context(), nil)
+	require.NoError(t, err)
+	s.stop()
+	for _, stream := range []string{events.StreamSubmit, events.StreamPages, events.StreamPrivate, events.StreamTimers} {
+		for name, damage := range map[string]func(t *testing.T, dir string){
+			"cut": func(t *testing.T, dir string) {
+				blk := block(t, dir, stream)
+				require.NoError(t, os.Truncate(blk, int64(size(t, blk)/2)))
+				require.NoError(t, os.Remove(filepath.Join(filepath.Dir(blk), "index.db")))
+			},
+			"gone": func(t *testing.T, dir string) { require.NoError(t, os.RemoveAll(folder(t, dir, stream))) },
+		} {
+			t.Run(stream+" "+name, func(t *testing.T) {
+				t.Parallel()
+				dir := t.TempDir()
+				copyFolder(t, whole, dir)
+				damage(t, dir)
+				s := startStore(t, dir)
+				defer s.stop()
+				damaged, err := s.Check(t.Context(), marks)
+				require.NoError(t, err)
+				require.NotEmpty(t, damaged)
+				require.Equal(t, stream, damaged[0].Stream)
+				require.False(t, damaged[0].Harmless)
+			})
+		}
+	}
+}
+
+// A consumer that forgot what it had delivered delivers it again: that is told,
+// and no loss.
+func TestLostConsumerStateIsHarmless(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	s := startStore(t, dir)
+	lived(t, s)
+	marks, err := s.Marks(t.Context(), nil)
+	require.NoError(t, err)
+	require.NotZero(t, marks[events.StreamEvents].Floors[events.ConsumerCrawler])
+	s.stop()
+	for _, lose := range []string{"o.dat", ""} {
+		require.NoError(t, os.RemoveAll(filepath.Join(folder(t, dir, events.StreamEvents), "obs", events.ConsumerCrawler, lose)))
+		s = startStore(t, dir)
+		found := s.found(t, marks)
+		require.Len(t, found, 1)
+		require.Contains(t, found[0], "harmless: the consumer crawler goes back")
+		c, err := s.JetStream().Consumer(t.Context(), events.StreamEvents, events.ConsumerCrawler)
+		require.NoError(t, err)
+		require.NotZero(t, c.CachedInfo().NumPending)
+		s.stop()
+	}
+}
+
+// To the server, and so to the fence, a key whose newest event cannot be read is
+// new: only the check at the start knows better.
+func TestUnreadableNewestEvent(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	s := startStore(t, dir)
+	x, err := s.Append(t.Context(), fresh(), "", always(requested()))
+	require.NoError(t, err)
+	s.stop()
+	blk := block(t, dir, events.StreamEvents)
+	flip(t, blk, 8*size(t, blk)-100)
+	s = startStore(t, dir)
+	defer s.stop()
+	got, err := s.Read(t.Context(), "default", testKey)
+	require.NoError(t, err)
+	require.Equal(t, events.StateNone, got.State)
+	lost, err := s.Unreadable(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, 1, lost)
+	restored, err := s.Restore(t.Context(), x)
+	require.NoError(t, err)
+	require.True(t, restored)
+	_, err = s.Append(t.Context(), fresh(), "", always(&events.ExportCancelled{}))
+	require.NoError(t, err)
+}
+
+// A page that is stored and cannot be read is damaged, and not only absent for a
+// while: its export must not wait for it.
+func TestUnreadablePage(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	s := startStore(t, dir)
+	id := events.PageID{Tenant: "default", Key: testKey, Run: 1, Number: 1}
+	_, err := s.PublishPage(t.Context(), events.Page{PageID: id, Rows: []byte(`[{"a":1}]`), RowCount: 1})
+	require.NoError(t, err)
+	s.stop()
+	blk := block(t, dir, events.StreamPages)
+	flip(t, blk, 8*size(t, blk)-100)
+	s = startStore(t, dir)
+	defer s.stop()
+	_, err = s.GetPage(t.Context(), id)
+	require.ErrorIs(t, err, events.ErrPageDamaged)
+}
+
+func TestStreamsThatAreWholeAreNotComplainedOf(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	s := startStore(t, dir)
+	require.Empty(t, s.found(t, nil), "nothing is known, and nothing is there")
+	exports := lived(t, s)
+	require.NoError(t, s.SaveHeaders(t.Context(), "default", key(1), map[string]string{"A": "b"}))
+	marks, err := s.Marks(t.Context(), nil)
+	require.NoError(t, err)
+	require.NoError(t, s.ForgetExport(t.Context(), "default", key(1)), "what is purged is not lost")
+	require.NoError(t, s.PurgePages(t.Context(), "default", key(1)))
+	s.stop()
+	s = startStore(t, dir)
+	defer s.stop()
+	require.Empty(t, s.found(t, marks))
+	require.Empty(t, s.found(t, nil))
+	for _, x := range exports {
+		restored, err := s.Restore(t.Context(), x)
+		require.NoError(t, err)
+		require.False(t, restored)
+	}
+	// A projection that is behind does not turn the log back.
+	old := exports[0]
+	_, err = s.Append(t.Context(), old, "", always(&events.ExportCancelled{}))
+	require.NoError(t, err)
+	restored, err := s.Restore(t.Context(), old)
+	require.NoError(t, err)
+	require.False(t, restored)
+	require.NoError(t, s.JetStream().DeleteStream(t.Context(), events.StreamTimers))
+	_, err = s.Marks(t.Context(), nil)
+	require.ErrorIs(t, err, events.ErrUnavailable)
+	require.ErrorIs(t, err, jetstream.ErrStreamNotFound)
+}
