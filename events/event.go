@@ -1,6 +1,7 @@
 package events
 
 import (
+	"encoding/binary"
 	"encoding/json"
 	"time"
 
@@ -50,6 +51,18 @@ func (e Event) Type() Type {
 
 // NewID returns an id for an event: a UUIDv7, so that ids sort by time.
 func NewID() string { return uuid.Must(uuid.NewV7()).String() }
+
+// IDTime returns when an id was made by NewID, to the millisecond, by the clock
+// of the process that made it. ok is false for any other text.
+func IDTime(id string) (at time.Time, ok bool) {
+	u, err := uuid.Parse(id)
+	if err != nil || u.Version() != 7 {
+		return time.Time{}, false
+	}
+	// The first 48 bits are milliseconds since 1970 (RFC 9562, section 5.7).
+	ms := int64(binary.BigEndian.Uint64(u[:8]) >> 16)
+	return time.UnixMilli(ms).UTC(), true
+}
 
 // Source types of a request.
 const (
@@ -160,6 +173,7 @@ const (
 	CodeLimitRows         = "LIMIT_ROWS"         // more rows than allowed
 	CodeLimitColumns      = "LIMIT_COLUMNS"      // more columns than a sheet has
 	CodeLimitPages        = "LIMIT_PAGES"        // more pages than allowed
+	CodeLimitTime         = "LIMIT_TIME"         // unfinished for longer than allowed
 	CodeCrashedWorker     = "CRASHED_WORKER"     // the export was started again and again without progress
 	CodeStore             = "STORE"              // Sheaf's own storage failed
 	CodeInternal          = "INTERNAL"           // a defect of Sheaf

@@ -177,6 +177,7 @@ func streamConfigs(cfg Config) []jetstream.StreamConfig {
 
 	log := base(StreamEvents, "the log: every fact of every export", subjectEvent+"*.*.*")
 	log.MaxBytes = cfg.MaxEventsBytes
+	// Trimming needs purges; single events are never deleted.
 	log.DenyDelete = true
 	// No direct gets: the fence needs the leader's word.
 	log.AllowDirect = false
@@ -201,6 +202,9 @@ func streamConfigs(cfg Config) []jetstream.StreamConfig {
 	callbacks.Discard = jetstream.DiscardOld
 	callbacks.MaxAge = cfg.KeepCallbacks
 	callbacks.MaxBytes = 256 << 20
+	// At about 1 KiB each, a flood of results on one subject takes a fifth of
+	// the space and pushes out its own oldest ones, not those of others.
+	callbacks.MaxMsgsPerSubject = 50_000
 
 	return []jetstream.StreamConfig{submit, log, pages, timers, private, callbacks}
 }
