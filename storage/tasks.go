@@ -65,15 +65,20 @@ var (
 	bucketHistory   = []byte("history")   // owner, ^id, key -> created_at
 	bucketExpiring  = []byte("expiring")  // expires_at, key; completed exports
 	bucketFiles     = []byte("files")     // sha256 of a stored name, key; completed exports
+	bucketUnderway  = []byte("underway")  // requested_at, key; exports that have not ended
+	bucketBegun     = []byte("begun")     // sequence of the event that began the newest round, key
 	bucketLeftovers = []byte("leftovers") // kind, finished_at, terminal sequence, key
 
-	indexBuckets = [][]byte{bucketHistory, bucketExpiring, bucketFiles, bucketLeftovers}
+	// What is in these is a function of the log and of how far it was trimmed.
+	foldedBuckets = [][]byte{bucketExports, bucketHistory, bucketExpiring, bucketFiles, bucketUnderway, bucketBegun}
+	indexBuckets  = [][]byte{bucketHistory, bucketExpiring, bucketFiles, bucketUnderway, bucketBegun, bucketLeftovers}
 )
 
 // Entries of the bucket meta.
 var (
 	metaFormat  = []byte("format")
 	metaApplied = []byte("applied")
+	metaTrimmed = []byte("trimmed") // events below this sequence count for nothing
 	metaStream  = []byte("stream_created")
 	metaCounts  = []byte("counts") // JSON: exports by state
 	metaClean   = []byte("clean")  // set by Close, removed by the next change
@@ -144,10 +149,11 @@ func (t *Tasks) Bind(streamCreated time.Time, lastSeq uint64) error {
 	err := t.update(func(tx *bbolt.Tx) error {
 		meta := tx.Bucket(bucketMeta)
 		bound, applied := meta.Get(metaStream), number(meta.Get(metaApplied))
-		if bytes.Equal(bound, created) && applied <= lastSeq {
+		trimmed := number(meta.Get(metaTrimmed))
+		if bytes.Equal(bound, created) && applied <= lastSeq && trimmed <= lastSeq+1 {
 			return nil
 		}
-		if applied > 0 {
+		if applied > 0 || trimmed > 0 {
 			slog.Warn("the projection is of another log; it is made again from this one",
 				"file", t.db.Path(), "bound_to", string(bound), "log_created", string(created), "applied", applied, "log_ends", lastSeq)
 			emptied = true
@@ -182,11 +188,15 @@ func (t *Tasks) Apply(batch []events.Event) error {
 		f := fold{exports: tx.Bucket(bucketExports), changed: map[string]*change{}}
 		meta := tx.Bucket(bucketMeta)
 		applied = number(meta.Get(metaApplied))
+		f.trimmed = number(meta.Get(metaTrimmed))
 		for _, ev := range batch {
 			if ev.Sequence <= applied {
 				continue
 			}
 			applied = ev.Sequence
+			if applied < f.trimmed {
+				continue // it was read just before it was removed
+			}
 			if err := f.apply(ev); err != nil {
 				return err
 			}
@@ -207,6 +217,7 @@ func (t *Tasks) Apply(batch []events.Event) error {
 // written once.
 type fold struct {
 	exports *bbolt.Bucket
+	trimmed uint64
 	changed map[string]*change
 }
 
@@ -238,7 +249,11 @@ func (f *fold) apply(ev events.Event) error {
 		ev.Payload = nil
 	}
 	if err := c.after.Apply(ev); err != nil {
-		log.Warn("event of the log not admitted", "error", err)
+		level := slog.LevelWarn
+		if c.after.State == events.StateNone && ev.Requested < f.trimmed {
+			level = slog.LevelDebug // the event that began it was trimmed
+		}
+		log.Log(context.Background(), level, "event of the log not admitted", "error", err)
 	}
 	return nil
 }
@@ -271,12 +286,7 @@ func (f *fold) write(tx *bbolt.Tx) error {
 			counts[c.after.State]++
 		}
 	}
-	maps.DeleteFunc(counts, func(_ events.State, n int) bool { return n == 0 })
-	data, err := json.Marshal(counts)
-	if err != nil {
-		return err
-	}
-	return tx.Bucket(bucketMeta).Put(metaCounts, data)
+	return writeCounts(tx, counts)
 }
 
 // entry is one line of an index.
@@ -288,11 +298,15 @@ type entry struct {
 
 // entries are the index lines of an export, made from nothing but the export.
 func entries(x *events.Export) []entry {
-	if x.State == events.StateNone || x.State == events.StateRejected {
-		return nil // a rejected submission has no user, no file and no pages
+	if x.State == events.StateNone {
+		return nil
+	}
+	begun := entry{string(bucketBegun), begunKey(x), ""}
+	if x.State == events.StateRejected {
+		return []entry{begun} // it has no user, no file and no pages
 	}
 	id := binary.BigEndian.AppendUint64(nil, ^x.ID) // newest first
-	list := []entry{{string(bucketHistory), owner(x.Tenant, x.Request.UserID) + string(id) + x.Key, sortable(x.CreatedAt)}}
+	list := []entry{begun, {string(bucketHistory), owner(x.Tenant, x.Request.UserID) + string(id) + x.Key, sortable(x.CreatedAt)}}
 	if x.State == events.StateCompleted {
 		list = append(list, entry{string(bucketExpiring), sortable(x.ExpiresAt) + x.Key, ""})
 		for _, file := range x.Files {
@@ -300,9 +314,9 @@ func entries(x *events.Export) []entry {
 		}
 	}
 	if x.State.Terminal() {
-		list = append(list, entry{string(bucketLeftovers), leftoverKey(x), ""})
+		return append(list, entry{string(bucketLeftovers), leftoverKey(x), ""})
 	}
-	return list
+	return append(list, entry{string(bucketUnderway), sortable(x.RequestedAt) + x.Key, ""})
 }
 
 // reindex replaces the lines that differ. One that stays is not written: a
@@ -381,6 +395,15 @@ func (t *Tasks) Expiring(now time.Time, limit int) ([]events.Export, error) {
 	})
 }
 
+// Overdue returns exports that are under way and were requested before a time,
+// the oldest first, at most limit.
+func (t *Tasks) Overdue(before time.Time, limit int) ([]events.Export, error) {
+	end := []byte(sortable(before))
+	return t.collect(bucketUnderway, nil, limit, func(k, _ []byte) (take, more bool) {
+		return true, bytes.Compare(k[:sortableSize], end) < 0
+	})
+}
+
 // Leftover says how long the pages and sealed headers of an ended export stay.
 type Leftover byte
 
@@ -427,6 +450,16 @@ func (t *Tasks) Cleared(list []events.Export) error {
 	})
 }
 
+// IsCleared reports whether an ended export was reported with Cleared since it
+// ended. One of which the projection knows nothing was.
+func (t *Tasks) IsCleared(x *events.Export) (cleared bool, err error) {
+	err = t.view(func(tx *bbolt.Tx) error {
+		cleared = tx.Bucket(bucketLeftovers).Get([]byte(leftoverKey(x))) == nil
+		return nil
+	})
+	return cleared, err
+}
+
 // Names reports whether a completed export, unexpired, names this file of the
 // store. An export under way may yet come to name one that is there already.
 func (t *Tasks) Names(store string) (named bool, err error) {
@@ -450,7 +483,9 @@ func (t *Tasks) Counts() (counts map[events.State]int, err error) {
 
 // Digest returns a SHA-256, in hexadecimal, over all exports and their indexes,
 // and the sequence at which it was taken. Two projections of one log at one
-// sequence have the same digest, however they came there. It reads everything:
+// sequence, trimmed equally far, have the same digest, however they came there:
+// one that lived through the trimmings has that of one that was made from what
+// they left. It reads everything:
 // 0.1 s for 100,000 exports (measured).
 func (t *Tasks) Digest() (applied uint64, sum string, err error) {
 	err = t.view(func(tx *bbolt.Tx) error {
@@ -462,7 +497,7 @@ func (t *Tasks) Digest() (applied uint64, sum string, err error) {
 			h.Write(v)
 			return nil
 		}
-		for _, name := range [][]byte{bucketExports, bucketHistory, bucketExpiring, bucketFiles} {
+		for _, name := range foldedBuckets {
 			_ = line(name, nil)
 			if err := tx.Bucket(name).ForEach(line); err != nil {
 				return err
@@ -543,6 +578,15 @@ func readCounts(tx *bbolt.Tx) (map[events.State]int, error) {
 		}
 	}
 	return counts, nil
+}
+
+func writeCounts(tx *bbolt.Tx, counts map[events.State]int) error {
+	maps.DeleteFunc(counts, func(_ events.State, n int) bool { return n == 0 })
+	data, err := json.Marshal(counts)
+	if err != nil {
+		return err
+	}
+	return tx.Bucket(bucketMeta).Put(metaCounts, data)
 }
 
 // number reads a big-endian number; absent is 0.

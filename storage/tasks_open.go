@@ -19,7 +19,7 @@ import (
 // tasksFormat is the version of what is in the buckets. Any change to what they
 // hold, the JSON of events.Export included if an old reader would misunderstand
 // it, gets the next number: the projection is then made again.
-const tasksFormat = 1
+const tasksFormat = 2
 
 // lockWait is how long OpenTasks waits for another process to let go of the
 // file. A process that takes over from one that is ending needs little.
@@ -167,7 +167,7 @@ func empty(tx *bbolt.Tx) error {
 		}
 	}
 	meta := tx.Bucket(bucketMeta)
-	for _, name := range [][]byte{metaApplied, metaCounts, metaStream, metaClean} {
+	for _, name := range [][]byte{metaApplied, metaTrimmed, metaCounts, metaStream, metaClean} {
 		if err := meta.Delete(name); err != nil {
 			return err
 		}

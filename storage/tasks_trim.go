@@ -1,0 +1,79 @@
+package storage
+
+import (
+	"cmp"
+	"encoding/binary"
+	"fmt"
+
+	"sheaf/events"
+
+	"go.etcd.io/bbolt"
+)
+
+// Begun is the sequence of the event that began the newest round of an export,
+// or that rejected a submission. An export is known for as long as the log holds
+// that event.
+func Begun(x *events.Export) uint64 {
+	if x.State == events.StateRejected {
+		return x.TerminalSeq
+	}
+	return x.RequestedSeq
+}
+
+func begunKey(x *events.Export) string {
+	return string(binary.BigEndian.AppendUint64(nil, Begun(x))) + x.Key
+}
+
+// Oldest returns the exports whose newest round began first, in the order in
+// which the rounds began, at most limit.
+func (t *Tasks) Oldest(limit int) ([]events.Export, error) {
+	return t.collect(bucketBegun, nil, limit, func(_, _ []byte) (take, more bool) { return true, true })
+}
+
+// Trim makes the projection that of a log whose events below a sequence were
+// removed: it forgets, in one transaction, every export whose newest round began
+// below it, and leaves out such events if they still come. An event of a later
+// round, or of an export that is forgotten, that lies above changes nothing of
+// that: see [Begun]. Trimming twice, or less than before, does nothing.
+func (t *Tasks) Trim(below uint64) (forgotten int, err error) {
+	err = t.view(func(tx *bbolt.Tx) error {
+		if below <= number(tx.Bucket(bucketMeta).Get(metaTrimmed)) {
+			below = 0
+		}
+		return nil
+	})
+	if err != nil || below == 0 {
+		return 0, err
+	}
+	err = t.update(func(tx *bbolt.Tx) error {
+		meta, exports := tx.Bucket(bucketMeta), tx.Bucket(bucketExports)
+		if below <= number(meta.Get(metaTrimmed)) {
+			return nil // another call was faster
+		}
+		counts, err := readCounts(tx)
+		if err != nil {
+			return err
+		}
+		var keys []string // a cursor does not go on over what is deleted under it
+		c := tx.Bucket(bucketBegun).Cursor()
+		for k, _ := c.First(); k != nil && binary.BigEndian.Uint64(k) < below; k, _ = c.Next() {
+			keys = append(keys, string(k[len(k)-keySize:]))
+		}
+		for _, key := range keys {
+			x, err := load(exports, key)
+			if err != nil {
+				return err
+			}
+			if err := cmp.Or(reindex(tx, entries(&x), nil), exports.Delete([]byte(key))); err != nil {
+				return fmt.Errorf("key %s: %w", key, err)
+			}
+			counts[x.State]--
+		}
+		forgotten = len(keys)
+		return cmp.Or(writeCounts(tx, counts), meta.Put(metaTrimmed, binary.BigEndian.AppendUint64(nil, below)), meta.Delete(metaClean))
+	})
+	if err != nil {
+		return 0, fmt.Errorf("trimming the projection: %w", err)
+	}
+	return forgotten, nil
+}
