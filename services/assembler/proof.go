@@ -1,6 +1,7 @@
 package assembler
 
 import (
+	"crypto/sha256"
 	"fmt"
 
 	"sheaf/events"
@@ -18,9 +19,15 @@ type proof struct {
 	headerless   int   // pages from 2 on whose first row was data
 	firstWithout int   // the first of them
 	empty        bool  // page 1 has no rows at all, not even a header
+	fetched      bool  // the pages are answers of a source; else rows of a request, cut into pages
+	repeated     int   // pages of a source with the same rows as the page before
+	firstRepeat  int   // the first of them
+	before       [sha256.Size]byte
 }
 
-func newProof() *proof { return &proof{manifest: events.NewManifest()} }
+func newProof(sourceType string) *proof {
+	return &proof{manifest: events.NewManifest(), fetched: sourceType == events.SourceHTTP}
+}
 
 // add takes the next page. Pages must come in order and without gaps.
 func (p *proof) add(page events.Page) error {
@@ -38,6 +45,12 @@ func (p *proof) add(page events.Page) error {
 	default:
 		p.least, p.most = min(p.least, page.Total), max(p.most, page.Total)
 	}
+	if p.fetched && page.Number > 1 && page.DataRows() > 0 && page.SHA256 == p.before {
+		if p.repeated++; p.repeated == 1 {
+			p.firstRepeat = page.Number
+		}
+	}
+	p.before = page.SHA256
 	if page.Number == 1 {
 		p.empty = page.RowCount == 0
 	} else if !page.HeaderRow && page.RowCount > 0 {
@@ -73,6 +86,9 @@ func (p *proof) judge(pages int, manifest string) (warnings []events.Warning, pr
 	}
 	if p.least != p.most {
 		warn("TOTAL_MOVED", "the source's total moved between %d and %d while %d rows were read: rows may have been added or removed meanwhile", p.least, p.most, p.rows)
+	}
+	if p.repeated > 0 {
+		warn("PAGE_REPEATED", "%d pages, the first of them page %d, have the same rows as the page before: the source may ignore the page parameter", p.repeated, p.firstRepeat)
 	}
 	if p.headerless > 0 {
 		warn("HEADER_MISSING", "%d pages, the first of them page %d, do not begin with the header row; their first rows were kept as data", p.headerless, p.firstWithout)
