@@ -11,8 +11,10 @@
 //     was acknowledged before the question, through whichever ingress, or the
 //     answer is 503.
 //   - Every answer, also to a wrong path or after a panic, is the envelope
-//     {"errcode","msg","data","request_id"}. It never holds an internal address
-//     or a secret.
+//     {"errcode","msg","data","request_id"}; but not a file, the list of paths
+//     at /, and what net/http answers by itself to a request that is not HTTP or
+//     to a range that cannot be served. It never holds an internal address or a
+//     secret.
 package ingress
 
 import (
@@ -40,6 +42,7 @@ type Config struct {
 	KeepPages   time.Duration // how long the pages and source headers of a failed or cancelled export are kept; default 24h
 	KeepHistory time.Duration // how long ended exports stay in the log; default 168h
 	MaxHistory  int           // exports in the log, beyond which ended ones go early; default 100,000
+	MaxAge      time.Duration // of an unfinished export, which is then failed with LIMIT_TIME; default 72h
 	Health      func() error  // of what this process rests on, such as the embedded server; nil is healthy; default always healthy
 	MaxBody     int64         // bytes of a request without rows; default 256 KiB
 	MaxRawBody  int64         // bytes of a request with rows; default 64 MiB
@@ -62,6 +65,9 @@ func (c Config) withDefaults(listener net.Listener) Config {
 	if c.MaxHistory == 0 {
 		c.MaxHistory = 100_000
 	}
+	if c.MaxAge == 0 {
+		c.MaxAge = 72 * time.Hour
+	}
 	if c.Health == nil {
 		c.Health = func() error { return nil }
 	}
@@ -75,7 +81,7 @@ func (c Config) withDefaults(listener net.Listener) Config {
 }
 
 func (c Config) check() error {
-	if c.KeepFiles < 0 || c.KeepPages < 0 || c.KeepHistory < 0 || c.MaxHistory < 0 {
+	if c.KeepFiles < 0 || c.KeepPages < 0 || c.KeepHistory < 0 || c.MaxHistory < 0 || c.MaxAge < 0 {
 		return errors.New("ingress: a duration or number to keep is negative")
 	}
 	if c.MaxBody < 0 || c.MaxRawBody < 0 {

@@ -147,7 +147,7 @@ func (s *Service) submit(ctx context.Context, sourceType string, c call) (any, e
 		// The end of the earlier run lets the sweeper purge what prepare
 		// wrote. It no longer may, but it may just have.
 		if err := s.prepare(ctx, c.tenant, sub); err != nil {
-			logger(c.requestID).Warn("could not write the source of an export again", "key", sub.key, "error", err)
+			logger(c.requestID).Warn("could not write the source of an export again", "hash_key", sub.key, "error", err)
 		}
 	}
 	return answer, nil
@@ -224,7 +224,7 @@ func (s *Service) dropPages(ctx context.Context, tenant, key string) {
 		err = s.streams.PurgeRun(ctx, tenant, key, events.RawRun)
 	}
 	if err != nil {
-		slog.Warn("pages of a refused request are left over", "service", "ingress", "key", key, "error", err)
+		slog.Warn("pages of a refused request are left over", "service", "ingress", "hash_key", key, "error", err)
 	}
 }
 

@@ -271,10 +271,10 @@ func callback(tenant string, m member) (string, error) {
 }
 
 // forbiddenHeaders frame the message or belong to the connection, so they are
-// the crawler's alone (RFC 9110, section 7.6.1; RFC 9112, section 6).
+// the crawler's alone (RFC 9110, sections 7.6.1 and 10.1.1; RFC 9112, section 6).
 var forbiddenHeaders = map[string]bool{
 	"host": true, "content-length": true, "transfer-encoding": true, "connection": true,
-	"keep-alive": true, "te": true, "trailer": true, "upgrade": true,
+	"keep-alive": true, "te": true, "trailer": true, "upgrade": true, "expect": true,
 }
 
 // sourceHeader checks the headers that the source is to be asked with. No

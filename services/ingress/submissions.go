@@ -88,7 +88,7 @@ func (s *Service) reject(ctx context.Context, c call, failure *apiError) error {
 		return fmt.Errorf("rejecting submission %d: %w", c.submission.Sequence, err)
 	}
 	slog.Info("submission rejected", "service", "ingress", "tenant", c.tenant, "sequence", c.submission.Sequence,
-		"key", key, "errcode", failure.Errcode, "field", failure.Field)
+		"hash_key", key, "errcode", failure.Errcode, "field", failure.Field)
 	return nil
 }
 

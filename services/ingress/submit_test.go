@@ -225,6 +225,7 @@ func TestSubmissions(t *testing.T) {
 		{"header with a bad name", "http", httpBody(`,"header":{"X A":"a"}`), 400, `source_http.header["X A"]: is not a header name`},
 		{"header that is an array", "http", httpBody(`,"header":{"X-A":["a"]}`), 400, `source_http.header["X-A"]: must be a string, not an array`},
 		{"header Content-Length", "http", httpBody(`,"header":{"content-length":"1"}`), 400, `source_http.header["content-length"]: is set by the crawler`},
+		{"header Expect", "http", httpBody(`,"header":{"expect":"100-continue"}`), 400, `source_http.header["expect"]: is set by the crawler`},
 		{"header Proxy-Authorization", "http", httpBody(`,"header":{"Proxy-Authorization":"x"}`), 400, `source_http.header["Proxy-Authorization"]: is set by the crawler`},
 		{"header twice in other cases", "http", httpBody(`,"header":{"X-A":"a","x-a":"b"}`), 400, `source_http.header["x-a"]: is given twice`},
 		{"unknown fields", "http", httpBody(`,"colour":"red"`, `"shade":1`), 0, ""},
