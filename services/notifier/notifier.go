@@ -307,7 +307,7 @@ func (s *Service) await(ctx context.Context, x events.Export, result <-chan outc
 		select {
 		case <-renew.C:
 			if err := hold(); err != nil {
-				slog.Warn("callback lease not renewed", "tenant", x.Tenant, "key", x.Key, "error", err)
+				slog.Warn("callback lease not renewed", "tenant", x.Tenant, "hash_key", x.Key, "error", err)
 			}
 		case o := <-result:
 			err := s.record(ctx, x, o)
@@ -319,11 +319,11 @@ func (s *Service) await(ctx context.Context, x events.Export, result <-chan outc
 			if errors.Is(err, errHandedBack) {
 				level = slog.LevelDebug
 			}
-			slog.Log(ctx, level, "callback will be taken up again", "tenant", x.Tenant, "key", x.Key, "error", err)
+			slog.Log(ctx, level, "callback will be taken up again", "tenant", x.Tenant, "hash_key", x.Key, "error", err)
 			wctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordFor)
 			defer cancel()
 			if err := s.schedule(wctx, &x, time.Now()); err != nil {
-				slog.Warn("callback waits for its lease", "tenant", x.Tenant, "key", x.Key, "error", err)
+				slog.Warn("callback waits for its lease", "tenant", x.Tenant, "hash_key", x.Key, "error", err)
 			}
 			return
 		}
@@ -369,7 +369,7 @@ func (s *Service) record(ctx context.Context, x events.Export, o outcome) error 
 }
 
 func logVerdict(x *events.Export, verdict events.Payload) {
-	log := slog.With("tenant", x.Tenant, "key", x.Key, "webhook_id", x.WebhookID())
+	log := slog.With("tenant", x.Tenant, "hash_key", x.Key, "webhook_id", x.WebhookID())
 	switch p := verdict.(type) {
 	case *events.CallbackDelivered:
 		log.Debug("callback delivered", "attempt", p.Attempt, "status", p.Status, "elapsed_ms", p.Millis)
