@@ -62,7 +62,7 @@ type apiError struct {
 }
 
 func (e *apiError) Error() string {
-	msg := e.Msg
+	msg := oneLine(e.Msg)
 	if msg == "" {
 		msg = http.StatusText(e.Status)
 	}
@@ -294,7 +294,7 @@ func ended(d exportDetail) error {
 	case statusCancelled:
 		return errors.New("the export was cancelled")
 	}
-	reason := d.FailReason
+	reason := oneLine(d.FailReason)
 	if reason == "" {
 		reason = "no reason given"
 	}

@@ -123,6 +123,7 @@ func TestDownloadLeavesNothingWrongBehind(t *testing.T) {
 		"no zip":    {succeeded("/v1/down/x.zip", []byte("text")), []byte("text"), "zip"},
 		"expired":   {gone, file, "expired"},
 		"failed":    {failed, file, "page 3: HTTP 503 (SOURCE_HTTP)"},
+		"hostile":   {map[string]any{"hash_key": testKey, "status": statusFailed, "fail_reason": "a\x1b[2J\r\n\u202eb"}, file, "failed: a [2J   b\n"},
 		"running":   {map[string]any{"hash_key": testKey, "status": statusProcessing}, file, "under way"},
 	} {
 		t.Run(name, func(t *testing.T) {

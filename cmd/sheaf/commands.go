@@ -15,6 +15,7 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode"
 
 	"sheaf/events"
 )
@@ -380,10 +381,11 @@ func printDetail(out io.Writer, d exportDetail) {
 	_ = w.Flush()
 }
 
-// oneLine keeps a caller's text from moving the cursor of a terminal.
+// oneLine keeps the text of a caller or a source from moving the cursor of a
+// terminal, or turning its writing around.
 func oneLine(s string) string {
 	return strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f || (r >= 0x80 && r < 0xa0) {
+		if unicode.IsControl(r) || unicode.Is(unicode.Bidi_Control, r) {
 			return ' '
 		}
 		return r

@@ -22,7 +22,7 @@ import (
 // environment variable SHEAF_<FLAG> and a key of the YAML file, and the first
 // of these that names it wins, in that order.
 type Config struct {
-	HTTP             string          `name:"http" env:"SHEAF_HTTP" default:"127.0.0.1:8080" placeholder:"HOST:PORT" help:"Where the ingress serves REST, console and metrics (${default})."`
+	HTTP             string          `name:"http" env:"SHEAF_HTTP" default:"127.0.0.1:8080" placeholder:"HOST:PORT" help:"Where the ingress serves REST (${default})."`
 	PublicURL        string          `env:"SHEAF_PUBLIC_URL" placeholder:"URL" help:"Base of the links that are handed out. Default: made from --http."`
 	InsecureNoAuth   bool            `env:"SHEAF_INSECURE_NO_AUTH" help:"Serve other machines although nobody has to authenticate. Only behind something that does."`
 	Roles            []string        `env:"SHEAF_ROLES" default:"ingress,crawler,assembler,notifier" placeholder:"ROLE" help:"What this process does: ${default}."`

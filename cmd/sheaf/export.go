@@ -106,6 +106,8 @@ func (c *client) fetch(ctx context.Context, d exportDetail, out string) error {
 func checkOutput(name string, force bool) error {
 	info, err := os.Stat(name)
 	switch {
+	case name == "-":
+		return usagef("a workbook cannot be written to stdout; name a file")
 	case err == nil && info.IsDir():
 		return usagef("%s is a folder; name a file", name)
 	case err == nil && !force:

@@ -103,5 +103,12 @@ func setLog(w io.Writer, cfg logConfig, command string) {
 		slog.SetDefault(slog.New(slog.NewTextHandler(w, opts)))
 		return
 	}
+	// Else a duration would be a bare number of nanoseconds.
+	opts.ReplaceAttr = func(_ []string, a slog.Attr) slog.Attr {
+		if a.Value.Kind() == slog.KindDuration {
+			a.Value = slog.StringValue(a.Value.Duration().String())
+		}
+		return a
+	}
 	slog.SetDefault(slog.New(slog.NewJSONHandler(w, opts)))
 }

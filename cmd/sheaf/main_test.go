@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
@@ -45,6 +46,22 @@ func sheaf(t testing.TB, ctx context.Context, stdin string, args ...string) (cod
 func keepLog(t testing.TB) {
 	before := slog.Default()
 	t.Cleanup(func() { slog.SetDefault(before) })
+}
+
+func TestLogTellsDurationsWithTheirUnit(t *testing.T) {
+	for _, format := range []string{"json", "text"} {
+		keepLog(t)
+		var out output
+		setLog(&out, logConfig{LogFormat: format}, "serve")
+		slog.Info("done", "elapsed", 1500*time.Millisecond)
+		require.Contains(t, out.String(), "1.5s")
+	}
+}
+
+func TestOutputIsAFile(t *testing.T) {
+	code, _, errs := sheaf(t, t.Context(), "", "export", "http://127.0.0.1:1/", "-o", "-")
+	require.Equal(t, exitUsage, code)
+	require.Contains(t, errs, "name a file")
 }
 
 func TestHelpTeaches(t *testing.T) {
