@@ -24,10 +24,11 @@ func begunKey(x *events.Export) string {
 	return string(binary.BigEndian.AppendUint64(nil, Begun(x))) + x.Key
 }
 
-// Oldest returns the exports whose newest round began first, in the order in
-// which the rounds began, at most limit.
-func (t *Tasks) Oldest(limit int) ([]events.Export, error) {
-	return t.collect(bucketBegun, nil, limit, func(_, _ []byte) (take, more bool) { return true, true })
+// Oldest returns the exports whose newest round began at a sequence or later, in
+// the order in which the rounds began, at most limit.
+func (t *Tasks) Oldest(from uint64, limit int) ([]events.Export, error) {
+	first := binary.BigEndian.AppendUint64(nil, from)
+	return t.collect(bucketBegun, first, limit, func(_, _ []byte) (take, more bool) { return true, true })
 }
 
 // Trim makes the projection that of a log whose events below a sequence were

@@ -33,12 +33,15 @@ func TestTrimForgetsWhatBeganBelow(t *testing.T) {
 	require.NoError(t, tasks.Apply(log.all))
 
 	oldest := func(limit int) []string {
-		list, err := tasks.Oldest(limit)
+		list, err := tasks.Oldest(0, limit)
 		require.NoError(t, err)
 		return keysOf(list)
 	}
 	require.Equal(t, []string{keyOf(1), keyOf(2), keyOf(4), keyOf(3), keyOf(5)}, oldest(10), "the newest round counts")
 	require.Equal(t, []string{keyOf(1), keyOf(2)}, oldest(2))
+	from, err := tasks.Oldest(8, 10)
+	require.NoError(t, err)
+	require.Equal(t, []string{keyOf(3), keyOf(5)}, keysOf(from))
 	overdue, err := tasks.Overdue(begin.Add(1), 10)
 	require.NoError(t, err)
 	require.Equal(t, []string{keyOf(3), keyOf(4), keyOf(5)}, keysOf(overdue))
@@ -221,7 +224,7 @@ func TestATrimmedLogGivesTheSameProjection(t *testing.T) {
 			b, _ := json.Marshal(got)
 			require.JSONEq(t, string(a), string(b))
 		}
-		list, err := lived.Oldest(1000)
+		list, err := lived.Oldest(0, 1000)
 		require.NoError(t, err)
 		require.Len(t, list, known)
 	})

@@ -10,17 +10,20 @@ import (
 // project applies the log to this ingress's own projection.
 func (s *Service) project(ctx context.Context) error {
 	err := untilDone(ctx, "reading the log's bounds", func(ctx context.Context) error {
-		created, first, last, err := s.streams.LogBounds(ctx)
+		log, err := s.streams.LogState(ctx)
 		if err != nil {
 			return err
 		}
-		if err := s.tasks.Bind(created, last); err != nil {
+		if err := s.tasks.Bind(log.Created, log.Last); err != nil {
 			return err
 		}
-		if first > last {
+		if _, err := s.tasks.Trim(log.Trimmed); err != nil {
+			return err
+		}
+		if log.First > log.Last {
 			// Nothing of the log is left, so no event would ever bring the
 			// projection to its end.
-			return s.tasks.Apply([]events.Event{{Sequence: last}})
+			return s.tasks.Apply([]events.Event{{Sequence: log.Last}})
 		}
 		return nil
 	})

@@ -17,7 +17,7 @@ const (
 	// whatever a pass removes from the streams, see sweeper.
 	sweepEvery = time.Minute
 	// sweepFilesEvery is the pause between two searches for orphans, which read
-	// the whole store.
+	// the whole store, and between two for strays, which list all pages.
 	sweepFilesEvery = time.Hour
 	// orphanAge is how long a file may lie there without an event that names it.
 	// A commit and its event are seconds apart unless the streams are away, and
@@ -28,14 +28,15 @@ const (
 	settle = time.Minute
 	// sweepBatch bounds the exports that are in memory at once.
 	sweepBatch = 64
-	// crowded is the share of SHEAF_PAGES' space above which the pages of stopped
-	// exports go before their time, oldest first.
+	// crowded is the share of a stream's space above which what ended goes before
+	// its time, oldest first: the pages of stopped exports, and the log's head.
 	crowded = 0.8
 )
 
 // sweeper removes what is needed no longer: files that expired, pages and sealed
-// headers of ended exports, and files that no export names. Each ingress has
-// one; that several sweep at once is harmless.
+// headers of ended exports, what no export names, and the head of the log. It
+// fails exports that stay unfinished. Each ingress has one; that several sweep
+// at once is harmless.
 //
 // Why nothing is removed that an export under way needs:
 //
@@ -54,30 +55,34 @@ const (
 //     misses a page and fails the export with a reason: the proof against the log
 //     never lets a file with a gap pass. Ingresses that begin a key anew save its
 //     headers and rows again after the event, so those are there.
+//   - The log is trimmed last in a pass, and only over exports that have left
+//     nothing else behind, see trim.
 //
 // What was purged is remembered in the projection, so a pass costs as much as
 // there is to remove, not as there is history.
-//
-// The log itself is not trimmed here yet. It would come last in a pass: only an
-// export that is off the list of ended ones has left nothing else behind.
 type sweeper struct {
-	streams   *events.Streams
-	tasks     *storage.Tasks
-	files     storage.Files
-	bound     <-chan struct{} // closed when the projection is of this log
-	keepPages time.Duration   // of failed and cancelled exports
-	settle    time.Duration
-	every     time.Duration
-	now       func() time.Time
+	streams     *events.Streams
+	tasks       *storage.Tasks
+	files       storage.Files
+	bound       <-chan struct{} // closed when the projection is of this log
+	keepPages   time.Duration   // of failed and cancelled exports
+	keepHistory time.Duration   // of ended exports in the log
+	maxHistory  int             // exports in the log
+	maxAge      time.Duration   // of an unfinished export
+	settle      time.Duration
+	every       time.Duration
+	now         func() time.Time
 
 	mark       events.PurgeMark // of the pass before; zero in the first one
+	strayMark  events.PurgeMark // of the search for strays before; zero in the first one
 	filesSwept time.Time
 }
 
 func (s *Service) newSweeper() *sweeper {
 	return &sweeper{
 		streams: s.streams, tasks: s.tasks, files: s.files, bound: s.bound,
-		keepPages: s.cfg.KeepPages, settle: settle, every: sweepEvery, now: time.Now,
+		keepPages: s.cfg.KeepPages, keepHistory: s.cfg.KeepHistory, maxHistory: s.cfg.MaxHistory, maxAge: s.cfg.MaxAge,
+		settle: settle, every: sweepEvery, now: time.Now,
 	}
 }
 
@@ -112,7 +117,7 @@ func (s *sweeper) run(ctx context.Context) error {
 // pass removes what is due now. A failure of the file store does not keep the
 // streams from being swept.
 func (s *sweeper) pass(ctx context.Context) error {
-	if err := s.upToDate(ctx); err != nil {
+	if _, err := s.upToDate(ctx); err != nil {
 		return err
 	}
 	mark, err := s.streams.PurgeMark(ctx)
@@ -122,20 +127,28 @@ func (s *sweeper) pass(ctx context.Context) error {
 	if !s.mark.At.IsZero() {
 		err = s.purge(ctx)
 	}
-	err = errors.Join(err, s.expire(ctx), s.sweepFiles(ctx))
+	err = errors.Join(err, s.expire(ctx), s.failOverdue(ctx), s.purgeStrays(ctx, mark), s.sweepFiles(ctx))
+	if !s.mark.At.IsZero() {
+		err = errors.Join(err, s.trim(ctx))
+	}
 	s.mark = mark
 	return err
 }
 
-// upToDate waits until the projection has seen the whole log.
-func (s *sweeper) upToDate(ctx context.Context) error {
+// upToDate waits until the projection has seen the whole log, and has it forget
+// what any ingress has trimmed.
+func (s *sweeper) upToDate(ctx context.Context) (events.LogState, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.every)
 	defer cancel()
-	last, err := s.streams.LastSequence(ctx)
+	log, err := s.streams.LogState(ctx)
 	if err != nil {
-		return err
+		return log, err
 	}
-	return s.tasks.WaitApplied(ctx, last)
+	if err := s.tasks.WaitApplied(ctx, log.Last); err != nil {
+		return log, err
+	}
+	_, err = s.tasks.Trim(log.Trimmed)
+	return log, err
 }
 
 // purge removes the pages and sealed headers of ended exports.
@@ -180,51 +193,43 @@ func (s *sweeper) purgeKind(ctx context.Context, kind storage.Leftover, before t
 }
 
 // errNotDue ends an Append: somebody else was first.
-var errNotDue = errors.New("the file is not due")
+var errNotDue = errors.New("not due")
+
+// overtaken reports whether an Append wrote nothing because of what others wrote.
+func overtaken(err error) bool {
+	return errors.Is(err, errNotDue) || errors.Is(err, events.ErrNotAllowed)
+}
 
 // expire ends the time of files that are due, and deletes them.
 func (s *sweeper) expire(ctx context.Context) error {
+	return s.forEach(ctx,
+		func() ([]events.Export, error) { return s.tasks.Expiring(s.now(), sweepBatch) },
+		func(x events.Export) (events.Export, error) {
+			return s.expireFile(ctx, x, func(x *events.Export) bool { return !x.ExpiresAt.After(s.now()) })
+		})
+}
+
+// forEach ends every export that list returns, until there are none. end returns
+// the export as it is then.
+func (s *sweeper) forEach(ctx context.Context, list func() ([]events.Export, error), end func(events.Export) (events.Export, error)) error {
 	for {
-		list, err := s.tasks.Expiring(s.now(), sweepBatch)
-		if err != nil || len(list) == 0 {
+		exports, err := list()
+		if err != nil || len(exports) == 0 {
 			return err
 		}
 		var last uint64
-		expired := 0
-		for _, x := range list {
-			log := slog.With("service", "ingress", "tenant", x.Tenant, "hash_key", x.Key, "id", x.ID)
-			var stored []string
-			after, err := s.streams.Append(ctx, x, "", func(x *events.Export) (events.Payload, error) {
-				if x.State != events.StateCompleted || x.ExpiresAt.After(s.now()) {
-					return nil, errNotDue
-				}
-				stored = nil
-				for _, f := range x.Files {
-					stored = append(stored, f.Store)
-				}
-				return &events.ExportExpired{Files: stored}, nil
-			})
+		ended := 0
+		for _, x := range exports {
+			after, err := end(x)
 			last = max(last, after.LastSeq)
-			if errors.Is(err, errNotDue) || errors.Is(err, events.ErrNotAllowed) {
-				continue
-			}
-			if err != nil {
-				return fmt.Errorf("expiring key %s: %w", x.Key, err)
-			}
-			expired++
-			log.Info("export expired")
-			for _, name := range stored {
-				if err := s.files.Delete(ctx, name); err != nil {
-					log.Warn("expired file not deleted; the search for orphans will find it", "file", name, "error", err)
-				}
-			}
-			// A request that lost a race may have saved headers since they were
-			// purged.
-			if err := s.streams.PurgeEnded(ctx, after, s.mark); err != nil && !errors.Is(err, events.ErrNotAllowed) {
-				return err
+			switch {
+			case err == nil:
+				ended++
+			case !overtaken(err):
+				return fmt.Errorf("key %s: %w", x.Key, err)
 			}
 		}
-		if expired == 0 {
+		if ended == 0 {
 			return nil // others are at it; without this a list that stays would be a loop
 		}
 		// The list is the projection's: it must have seen what was just written.
@@ -234,13 +239,124 @@ func (s *sweeper) expire(ctx context.Context) error {
 	}
 }
 
+// expireFile writes that the file of an export is gone, if due says so of what
+// the leader knows of it, and then deletes the file.
+func (s *sweeper) expireFile(ctx context.Context, x events.Export, due func(*events.Export) bool) (events.Export, error) {
+	log := slog.With("service", "ingress", "tenant", x.Tenant, "hash_key", x.Key, "id", x.ID)
+	var stored []string
+	after, err := s.streams.Append(ctx, x, "", func(x *events.Export) (events.Payload, error) {
+		if x.State != events.StateCompleted || !due(x) {
+			return nil, errNotDue
+		}
+		stored = nil
+		for _, f := range x.Files {
+			stored = append(stored, f.Store)
+		}
+		return &events.ExportExpired{Files: stored}, nil
+	})
+	if err != nil {
+		return after, err
+	}
+	log.Info("export expired")
+	for _, name := range stored {
+		if err := s.files.Delete(ctx, name); err != nil {
+			log.Warn("expired file not deleted; the search for orphans will find it", "file", name, "error", err)
+		}
+	}
+	return after, nil
+}
+
+// failOverdue fails the exports that are unfinished for too long.
+func (s *sweeper) failOverdue(ctx context.Context) error {
+	reason := fmt.Sprintf("not finished within %v", s.maxAge)
+	return s.forEach(ctx,
+		func() ([]events.Export, error) { return s.tasks.Overdue(s.now().Add(-s.maxAge), sweepBatch) },
+		func(x events.Export) (events.Export, error) { return s.fail(ctx, x, reason) })
+}
+
+// fail ends an export that is under way.
+func (s *sweeper) fail(ctx context.Context, x events.Export, reason string) (events.Export, error) {
+	after, err := s.streams.Append(ctx, x, "", func(now *events.Export) (events.Payload, error) {
+		if now.State.Terminal() || now.RequestedSeq != x.RequestedSeq {
+			return nil, errNotDue
+		}
+		phase := events.PhaseCrawling
+		if now.State == events.StateCrawled {
+			phase = events.PhaseAssembling
+		}
+		return &events.ExportFailed{Code: events.CodeLimitTime, Reason: reason, Phase: phase}, nil
+	})
+	if err == nil {
+		slog.Warn("export failed", "service", "ingress", "tenant", x.Tenant, "hash_key", x.Key, "id", x.ID,
+			"error_code", events.CodeLimitTime, "reason", reason)
+	}
+	return after, err
+}
+
+// purgeStrays removes pages and private values that came after their export was
+// cleared, or that no export ever named: a crawler or an ingress was cut off for
+// a while. Like purge it stops at the mark of the search before.
+func (s *sweeper) purgeStrays(ctx context.Context, mark events.PurgeMark) error {
+	if mark.At.Sub(s.strayMark.At) < sweepFilesEvery {
+		return nil
+	}
+	if !s.strayMark.At.IsZero() {
+		holders, err := s.streams.Holders(ctx)
+		if err != nil {
+			return err
+		}
+		purged := 0
+		for _, h := range holders {
+			err := s.purgeStray(ctx, h)
+			switch {
+			case err == nil:
+				purged++
+			case !overtaken(err):
+				return err
+			}
+		}
+		if purged > 0 {
+			slog.Info("stray pages or headers purged", "service", "ingress", "exports", purged)
+		}
+	}
+	s.strayMark = mark
+	return nil
+}
+
+// purgeStray purges what is kept of one key, unless its export is under way or
+// is yet to be cleared.
+func (s *sweeper) purgeStray(ctx context.Context, h events.Holder) error {
+	x, err := s.tasks.Get(h.Key)
+	if errors.Is(err, storage.ErrUnknownKey) || err == nil && x.Tenant != h.Tenant {
+		return s.streams.PurgeUnknown(ctx, h, s.strayMark)
+	}
+	if err != nil {
+		return err
+	}
+	if !x.State.Terminal() {
+		return errNotDue
+	}
+	cleared, err := s.tasks.IsCleared(&x)
+	if err != nil {
+		return err
+	}
+	if !cleared {
+		return errNotDue
+	}
+	return s.streams.PurgeEnded(ctx, x, s.strayMark)
+}
+
 // sweepFiles removes files that no export names.
 func (s *sweeper) sweepFiles(ctx context.Context) error {
 	begun := s.now()
 	if begun.Sub(s.filesSwept) < sweepFilesEvery {
 		return nil
 	}
-	removed, err := s.files.Sweep(ctx, func(name string) bool { return s.keep(ctx, name) }, begun.Add(-orphanAge))
+	log, err := s.streams.LogState(ctx)
+	if err != nil {
+		return err
+	}
+	removed, err := s.files.Sweep(ctx, func(name string) bool { return s.keep(ctx, log, name) }, begun.Add(-orphanAge))
 	if removed > 0 {
 		slog.Info("orphaned files removed", "service", "ingress", "files", removed)
 	}
@@ -252,23 +368,25 @@ func (s *sweeper) sweepFiles(ctx context.Context) error {
 }
 
 // keep reports whether a stored file may be named by an export, now or soon. The
-// projection says what is named; that a file is not, the leader must say. A file
-// whose export the log does not know is left alone: after a loss of the log the
-// files are all there is.
-func (s *sweeper) keep(ctx context.Context, name string) bool {
+// projection says what is named; that a file is not, the leader must say.
+func (s *sweeper) keep(ctx context.Context, log events.LogState, name string) bool {
 	if named, err := s.tasks.Names(name); named || err != nil {
 		return true
 	}
 	tenant, rest, _ := strings.Cut(name, "/")
-	key, _, _ := strings.Cut(rest, "/")
+	key, file, _ := strings.Cut(rest, "/")
 	if !events.ValidTenant(tenant) || !events.ValidKey(key) {
 		return true
 	}
 	x, err := s.streams.Read(ctx, tenant, key)
-	if err != nil || !x.State.Terminal() {
+	switch {
+	case err != nil:
 		return true
-	}
-	if x.State == events.StateCompleted {
+	case x.State == events.StateNone:
+		return !forgotten(log, file)
+	case !x.State.Terminal():
+		return true
+	case x.State == events.StateCompleted:
 		for _, f := range x.Files {
 			if f.Store == name {
 				return true
@@ -276,4 +394,13 @@ func (s *sweeper) keep(ctx context.Context, name string) bool {
 		}
 	}
 	return false
+}
+
+// forgotten reports whether a file was made in the part of a log that was trimmed
+// since. Any other file whose export the log does not know is left alone: after a
+// loss of the log the files are all there is.
+func forgotten(log events.LogState, file string) bool {
+	id, _, _ := strings.Cut(file, ".")
+	made, ok := events.IDTime(id)
+	return ok && log.Trimmed == log.First && made.After(log.Created) && made.Add(orphanAge).Before(log.FirstTime)
 }

@@ -1,0 +1,190 @@
+package ingress
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"sheaf/events"
+	"sheaf/storage"
+)
+
+const (
+	// trimStep bounds the exports that one transaction of the projection forgets.
+	// Much smaller steps would be dear: the server writes its index anew for each
+	// purge.
+	trimStep = 5000
+	// callbackGrace is how long after --keep-history a callback may still be
+	// pending. The notifier gives up by then, if one runs.
+	callbackGrace = time.Hour
+)
+
+// trim removes the head of the log: up to the first export that is still needed.
+// An export is needed
+//
+//   - while it is under way, or its callback is pending;
+//   - while its file is there, and the export is among the newest maxHistory;
+//   - until keepHistory after its end, if it is among the newest maxHistory.
+//
+// The place of an export in the log is the event that began its newest round:
+// without that one no reader can make sense of the others. Later events of an
+// export that was trimmed stay for a while, and every reader passes over them.
+//
+// While the log is crowded the head is not waited for: its callback is given up,
+// its file expires, and an unfinished export is failed. For a full log takes no
+// event of anybody.
+//
+// The order is purge, then the projection; other ingresses learn it from the log,
+// each before its next pass. After a crash in between the next pass goes on. An
+// export that is begun anew between look and purge moves behind what is purged;
+// one that knows of it only what was purged loses at the fence.
+func (s *sweeper) trim(ctx context.Context) error {
+	for {
+		log, err := s.upToDate(ctx)
+		if err != nil {
+			return err
+		}
+		below, more, err := s.trimPoint(ctx, log)
+		if err != nil {
+			return err
+		}
+		if below <= log.First {
+			return nil
+		}
+		if err := s.streams.TrimLog(ctx, log, below); err != nil {
+			return err
+		}
+		after, err := s.streams.LogState(ctx)
+		if err != nil {
+			return err
+		}
+		forgotten, err := s.tasks.Trim(after.Trimmed)
+		if err != nil {
+			return err
+		}
+		slog.Info("log trimmed", "service", "ingress", "below", after.Trimmed, "exports", forgotten)
+		if !more {
+			return nil
+		}
+	}
+}
+
+// trimPoint returns the sequence below which nothing of the log is needed, as far
+// as one step goes, and whether there may be more.
+func (s *sweeper) trimPoint(ctx context.Context, log events.LogState) (below uint64, more bool, err error) {
+	counts, err := s.tasks.Counts()
+	if err != nil {
+		return 0, false, err
+	}
+	total := 0
+	for _, n := range counts {
+		total += n
+	}
+	pressed, step := log.Full >= crowded, trimStep
+	if pressed {
+		step = total/10 + 1 // then look how full it is
+	}
+	below = log.First
+	for n := 0; ; {
+		list, err := s.tasks.Oldest(below, sweepBatch)
+		if err != nil {
+			return 0, false, err
+		}
+		if len(list) == 0 {
+			return log.Last, false, nil // the rest is of exports that are forgotten
+		}
+		for _, x := range list {
+			begun := storage.Begun(&x)
+			if begun >= log.Last {
+				return log.Last, false, nil // it began after the state was taken, or is the newest event
+			}
+			if n == step {
+				return begun, true, nil
+			}
+			over := n < total-s.maxHistory
+			dispensable, err := s.dispense(ctx, x, over || pressed, pressed)
+			if err != nil {
+				return 0, false, fmt.Errorf("trimming key %s: %w", x.Key, err)
+			}
+			if !dispensable {
+				return begun, false, nil
+			}
+			n++
+			below = begun + 1
+		}
+	}
+}
+
+// dispense reports whether the log can do without an export. It does what has to
+// be done before: with early, a file that is still there expires; with now,
+// nothing is waited for.
+func (s *sweeper) dispense(ctx context.Context, x events.Export, early, now bool) (bool, error) {
+	var err error
+	if !x.State.Terminal() {
+		if !now {
+			return false, nil
+		}
+		if x, err = s.fail(ctx, x, "the event log is almost full and this export is the oldest in it"); err != nil {
+			return false, unlessOvertaken(err)
+		}
+	}
+	if !x.FinishedAt.Before(s.mark.At.Add(-s.settle)) {
+		return false, nil // what it leaves cannot be cleared yet
+	}
+	if x.Callback.State == events.CallbackPending {
+		if !now && s.now().Before(x.FinishedAt.Add(s.keepHistory+callbackGrace)) {
+			return false, nil
+		}
+		if x, err = s.giveUpCallback(ctx, x); err != nil {
+			return false, unlessOvertaken(err)
+		}
+	}
+	if !early && s.now().Before(x.FinishedAt.Add(s.keepHistory)) {
+		return false, nil
+	}
+	if x.State == events.StateCompleted {
+		if !early {
+			return false, nil
+		}
+		terminal := x.TerminalSeq
+		x, err = s.expireFile(ctx, x, func(x *events.Export) bool {
+			return x.TerminalSeq == terminal && x.Callback.State != events.CallbackPending
+		})
+		if err != nil {
+			return false, unlessOvertaken(err)
+		}
+	}
+	cleared, err := s.tasks.IsCleared(&x)
+	if cleared || err != nil {
+		return cleared, err
+	}
+	if err := s.streams.PurgeEnded(ctx, x, s.mark); err != nil {
+		return false, unlessOvertaken(err)
+	}
+	return true, s.tasks.Cleared([]events.Export{x})
+}
+
+func unlessOvertaken(err error) error {
+	if overtaken(err) {
+		return nil
+	}
+	return err
+}
+
+// giveUpCallback ends the attempts at telling how an export ended.
+func (s *sweeper) giveUpCallback(ctx context.Context, x events.Export) (events.Export, error) {
+	after, err := s.streams.Append(ctx, x, "", func(now *events.Export) (events.Payload, error) {
+		if now.TerminalSeq != x.TerminalSeq || now.Callback.State != events.CallbackPending {
+			return nil, errNotDue
+		}
+		return &events.CallbackFailed{
+			Terminal: now.TerminalSeq, Attempt: now.Callback.Attempts, Status: now.Callback.LastStatus,
+			Reason: "given up: the history has no room or time left for this export",
+		}, nil
+	})
+	if err == nil {
+		slog.Warn("callback given up", "service", "ingress", "tenant", x.Tenant, "hash_key", x.Key, "webhook_id", x.WebhookID())
+	}
+	return after, err
+}
