@@ -1,0 +1,770 @@
+package main_test
+
+import (
+	"archive/zip"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"sheaf/events"
+	"sheaf/storage"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/xuri/excelize/v2"
+	"golang.org/x/sync/errgroup"
+)
+
+// fileFact is what an undisturbed Sheaf makes of an order.
+type fileFact struct {
+	size   int64
+	sha256 string
+	rows   int64
+}
+
+// quietRun has an undisturbed Sheaf carry out every order, and holds a file of
+// each shape against the rows that it must have, cell by cell (I4).
+func (w *world) quietRun(ctx context.Context) map[int]fileFact {
+	address, data := freeAddress(), filepath.Join(w.dir, "quiet")
+	quiet := &process{name: "quiet", path: w.sheaf, log: filepath.Join(w.dir, "quiet.log"), args: []string{
+		"serve", "--http", address, "--nats-listen", "none", "--data", data, "--log-format", "text"}}
+	quiet.start("")
+	defer func() {
+		quiet.shutdown(syscall.SIGTERM)
+		_ = os.RemoveAll(data)
+		for _, c := range quiet.complaints() {
+			w.problem("I12 %s", c)
+		}
+	}()
+	base := "http://" + address
+	if !eventually(ctx, 30*time.Second, 20*time.Millisecond, func() bool {
+		status, _, err := w.ask(ctx, http.MethodGet, base+"/readyz", nil)
+		return err == nil && status == http.StatusOK
+	}) {
+		w.t.Errorf("the undisturbed Sheaf does not start:\n%s", quiet.tail(20))
+		return nil
+	}
+	facts := make([]fileFact, len(w.orders))
+	checked := map[string]int{}
+	var inspect []*order
+	for _, o := range w.orders {
+		shape := fmt.Sprint(o.raw, o.wide, o.pages > 1)
+		if checked[shape]++; checked[shape] <= 2 {
+			inspect = append(inspect, o)
+		}
+	}
+	var g errgroup.Group
+	g.SetLimit(16)
+	for i, o := range w.orders {
+		g.Go(func() error {
+			kind := "http"
+			if o.raw {
+				kind = "raw"
+			}
+			_, a, err := w.ask(ctx, http.MethodPost, base+"/v1/export/"+kind, o.body(w, true))
+			var accepted struct {
+				HashKey string `json:"hash_key"`
+			}
+			if err != nil || json.Unmarshal(a.Data, &accepted) != nil {
+				return fmt.Errorf("undisturbed order %d: %w %q", o.n, err, a.Msg)
+			}
+			var d detail
+			if !eventually(ctx, 60*time.Second, 20*time.Millisecond, func() bool {
+				_, a, err = w.ask(ctx, http.MethodGet, base+"/v1/export/detail?key="+accepted.HashKey, nil)
+				return err == nil && json.Unmarshal(a.Data, &d) == nil && d.Status != events.StatusProcessing
+			}) || d.Status != events.StatusSucceeded {
+				return fmt.Errorf("undisturbed order %d: status %d %q %w", o.n, d.Status, d.Reason, err)
+			}
+			facts[i] = fileFact{size: d.Files[0].Size, sha256: d.Files[0].SHA256, rows: d.Rows}
+			if slices.Contains(inspect, o) {
+				return w.inspect(ctx, o, d.DownURL)
+			}
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		w.t.Errorf("I4 %v\n%s", err, quiet.tail(20))
+		return nil
+	}
+	result := map[int]fileFact{}
+	for i, o := range w.orders {
+		result[o.n] = facts[i]
+	}
+	return result
+}
+
+// inspect reads a workbook with another library and compares every cell.
+func (w *world) inspect(ctx context.Context, o *order, url string) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return err
+	}
+	res, err := w.client.Do(req)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = res.Body.Close() }()
+	data, err := io.ReadAll(res.Body)
+	if err != nil {
+		return err
+	}
+	archive, err := zip.NewReader(bytes.NewReader(data), int64(len(data)))
+	if err != nil || len(archive.File) != 1 {
+		return fmt.Errorf("order %d: not a zip with one file: %w", o.n, err)
+	}
+	f, err := archive.File[0].Open()
+	if err != nil {
+		return err
+	}
+	book, err := excelize.OpenReader(f)
+	if err != nil {
+		return fmt.Errorf("order %d: %w", o.n, err)
+	}
+	defer func() { _ = book.Close() }()
+	got, err := book.GetRows(book.GetSheetList()[0])
+	if err != nil {
+		return err
+	}
+	if len(got) != o.total()+1 {
+		return fmt.Errorf("order %d: the workbook has %d rows, want %d and the header", o.n, len(got)-1, o.total())
+	}
+	for i, c := range columns {
+		if got[0][i] != c[1] {
+			return fmt.Errorf("order %d: header cell %d is %q, want %q", o.n, i, got[0][i], c[1])
+		}
+	}
+	n := 0
+	for page := 1; page <= o.pages; page++ {
+		for row := 1; row <= o.rowsOf(page); row++ {
+			n++
+			for i, cell := range o.cells(w.seed, page, row) {
+				if got[n][i] != text(cell) {
+					return fmt.Errorf("order %d: row %d cell %d is %q, want %q", o.n, n, i, got[n][i], text(cell))
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// readAll returns every message of a stream from a sequence on, in order.
+func (w *world) readAll(ctx context.Context, stream string, headersOnly bool) (messages []jetstream.Msg, err error) {
+	st, err := w.js.Stream(ctx, stream)
+	if err != nil {
+		return nil, err
+	}
+	info, err := st.Info(ctx)
+	if err != nil || info.State.Msgs == 0 {
+		return nil, err
+	}
+	cons, err := w.js.OrderedConsumer(ctx, stream, jetstream.OrderedConsumerConfig{HeadersOnly: headersOnly})
+	if err != nil {
+		return nil, err
+	}
+	iter, err := cons.Messages(jetstream.PullMaxMessages(500))
+	if err != nil {
+		return nil, err
+	}
+	defer iter.Stop()
+	for {
+		m, err := iter.Next(jetstream.NextContext(ctx))
+		if err != nil {
+			return nil, err
+		}
+		meta, err := m.Metadata()
+		if err != nil {
+			return nil, err
+		}
+		if meta.Sequence.Stream > info.State.LastSeq {
+			return messages, nil
+		}
+		messages = append(messages, m)
+		if meta.Sequence.Stream == info.State.LastSeq {
+			return messages, nil
+		}
+	}
+}
+
+// story is all that the log says of one key.
+type story struct {
+	key    string
+	events []events.Event
+	export events.Export
+	wrong  []string
+	ends   []events.Event // terminal ones
+	rounds int
+}
+
+// readLog returns the log by key.
+func (w *world) readLog(ctx context.Context) (map[string]*story, error) {
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	messages, err := w.readAll(ctx, events.StreamEvents, false)
+	if err != nil {
+		return nil, err
+	}
+	stories := map[string]*story{}
+	for _, m := range messages {
+		meta, err := m.Metadata()
+		if err != nil {
+			return nil, err
+		}
+		ev, err := events.Decode(m.Subject(), m.Headers(), m.Data(), meta.Sequence.Stream)
+		if err != nil {
+			return nil, err
+		}
+		st := stories[ev.Key]
+		if st == nil {
+			st = &story{key: ev.Key, export: events.Export{Tenant: ev.Tenant, Key: ev.Key}}
+			stories[ev.Key] = st
+		}
+		if err := st.export.Allows(ev.Type()); err != nil {
+			st.wrong = append(st.wrong, err.Error())
+		}
+		if err := st.export.Apply(ev); err != nil {
+			st.wrong = append(st.wrong, err.Error())
+		}
+		switch ev.Type() {
+		case events.TypeRequested:
+			st.rounds++
+		case events.TypeCompleted, events.TypeFailed, events.TypeCancelled, events.TypeRejected:
+			st.ends = append(st.ends, ev)
+		}
+		st.events = append(st.events, ev)
+	}
+	return stories, nil
+}
+
+// storyOf finds the story of an order: by the answered key, or by the id that
+// a durable submission had.
+func storyOf(stories map[string]*story, o *order) *story {
+	o.mu.Lock()
+	key := o.key
+	o.mu.Unlock()
+	if key != "" {
+		return stories[key]
+	}
+	for _, st := range stories {
+		if st.events[0].CorrelationID == o.correlation() {
+			return st
+		}
+	}
+	return nil
+}
+
+// under tells what of the accepted is not at its end yet.
+func (w *world) under(stories map[string]*story) (open []string) {
+	for _, o := range w.orders {
+		if !o.accepted {
+			continue
+		}
+		st := storyOf(stories, o)
+		switch {
+		case st == nil:
+			open = append(open, fmt.Sprintf("order %d is not in the log", o.n))
+		case !st.export.State.Terminal():
+			open = append(open, fmt.Sprintf("order %d (%s) is %s", o.n, st.key, st.export.State))
+		case st.export.Callback.State == events.CallbackPending:
+			open = append(open, fmt.Sprintf("the callback of order %d (%s) is pending", o.n, st.key))
+		}
+	}
+	return open
+}
+
+// restless tells which consumers have work left (I10).
+func (w *world) restless(ctx context.Context) (busy []string) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	for _, c := range [][2]string{
+		{events.StreamSubmit, events.ConsumerSubmissions}, {events.StreamEvents, events.ConsumerCrawler},
+		{events.StreamEvents, events.ConsumerAssembler}, {events.StreamEvents, events.ConsumerNotifier},
+		{events.StreamTimers, events.ConsumerDueCallback},
+	} {
+		st, err := w.js.Stream(ctx, c[0])
+		if err != nil {
+			return []string{err.Error()}
+		}
+		cons, err := st.Consumer(ctx, c[1])
+		if err != nil {
+			return []string{err.Error()}
+		}
+		info := cons.CachedInfo()
+		if info.NumPending > 0 || info.NumAckPending > 0 {
+			busy = append(busy, fmt.Sprintf("consumer %s: %d pending, %d not acknowledged", c[1], info.NumPending, info.NumAckPending))
+		}
+		if last := st.CachedInfo().State.LastSeq; info.AckFloor.Stream > last || info.Delivered.Stream > last {
+			busy = append(busy, fmt.Sprintf("consumer %s: floor %d, delivered %d, but the stream ends at %d", c[1], info.AckFloor.Stream, info.Delivered.Stream, last))
+		}
+	}
+	return busy
+}
+
+// settle waits until every accepted export has come to its end.
+func (w *world) settle(ctx context.Context) {
+	var open []string
+	if !eventually(ctx, 3*time.Minute, 500*time.Millisecond, func() bool {
+		stories, err := w.readLog(ctx)
+		if err != nil {
+			open = []string{err.Error()}
+			return false
+		}
+		if open = w.under(stories); len(open) == 0 {
+			open = w.restless(ctx)
+		}
+		return len(open) == 0
+	}) {
+		for _, what := range open {
+			w.problem("I2 not at its end after all blows: %s", what)
+		}
+	}
+}
+
+// audit holds everything against everything else.
+func (w *world) audit(ctx context.Context) {
+	stories, err := w.readLog(ctx)
+	if err != nil {
+		w.problem("reading the log: %v", err)
+		return
+	}
+	stored := w.pagesStored(ctx)
+	natsCallbacks := w.natsCallbacks(ctx)
+	known := map[string]bool{}
+	for _, o := range w.orders {
+		if !o.accepted {
+			continue
+		}
+		st := storyOf(stories, o)
+		if st == nil {
+			w.problem("I1 order %d was accepted and is not in the log", o.n)
+			continue
+		}
+		if known[st.key] {
+			w.problem("I1 order %d shares the key %s", o.n, st.key)
+		}
+		known[st.key] = true
+		w.auditStory(o, st)
+		w.auditSource(o, st, stored)
+		w.auditCallbacks(o, st, natsCallbacks)
+		w.auditREST(ctx, o, st)
+	}
+	for key := range stories {
+		if !known[key] {
+			w.problem("I1 key %s is in the log and nobody asked for it", key)
+		}
+	}
+	w.source.mu.Lock()
+	for _, bad := range w.source.bad {
+		w.problem("I5 %s", bad)
+	}
+	w.source.mu.Unlock()
+	w.receiver.mu.Lock()
+	for _, bad := range w.receiver.bad {
+		w.problem("I6 %s", bad)
+	}
+	w.receiver.mu.Unlock()
+	w.auditReplay(ctx, stories)
+	w.auditProjection(ctx)
+	w.auditFiles(ctx, stories)
+}
+
+// auditStory checks the order of events and how the export ended (I2, I3, I4).
+func (w *world) auditStory(o *order, st *story) {
+	for _, wrong := range st.wrong {
+		w.problem("I2 order %d (%s): %s", o.n, st.key, wrong)
+	}
+	if len(st.ends) != st.rounds {
+		w.problem("I2 order %d (%s): %d terminal events in %d rounds", o.n, st.key, len(st.ends), st.rounds)
+	}
+	x := &st.export
+	want := map[events.State]bool{events.StateCompleted: !w.expiring, events.StateExpired: w.expiring}
+	if o.cancel > 0 && !o.retry {
+		want[events.StateCancelled] = true
+	}
+	if !want[x.State] {
+		w.problem("I3 order %d (%s) ended %s: %s %s", o.n, st.key, x.State, x.Failure.Code, x.Failure.Reason)
+	}
+	rounds := 1
+	if o.retry {
+		rounds = 2
+	}
+	if st.rounds > rounds {
+		w.problem("I2 order %d (%s) was begun %d times", o.n, st.key, st.rounds)
+	}
+	cancelled := slices.ContainsFunc(st.ends, func(ev events.Event) bool { return ev.Type() == events.TypeCancelled })
+	if o.cancelled && !cancelled {
+		w.problem("I7 order %d (%s): its cancelling was answered with success, but it was not cancelled", o.n, st.key)
+	}
+	for _, ev := range st.ends {
+		if failed, ok := ev.Payload.(*events.ExportFailed); ok && (o.broken == 0 || failed.Code != events.CodeSourceErrcode) {
+			w.problem("I3 order %d (%s) failed: %s %s", o.n, st.key, failed.Code, failed.Reason)
+		}
+	}
+	if x.State != events.StateCompleted {
+		return
+	}
+	fact := w.quiet[o.n]
+	if len(x.Files) != 1 {
+		w.problem("I4 order %d (%s) has %d files", o.n, st.key, len(x.Files))
+	} else if f := x.Files[0]; f.SHA256 != fact.sha256 || f.Size != fact.size || x.Rows != int64(o.total()) || fact.rows != x.Rows {
+		w.problem("I4 order %d (%s): the file has %d rows, %d bytes, sha256 %.12s; undisturbed %d rows, %d bytes, %.12s; want %d rows",
+			o.n, st.key, x.Rows, f.Size, f.SHA256, fact.rows, fact.size, fact.sha256, o.total())
+	}
+}
+
+// pagesStored is when each page of each run was stored, as far as it is still
+// there.
+func (w *world) pagesStored(ctx context.Context) map[string]time.Time {
+	stored := map[string]time.Time{}
+	ctx, cancel := context.WithTimeout(ctx, 60*time.Second)
+	defer cancel()
+	messages, err := w.readAll(ctx, events.StreamPages, true)
+	if err != nil {
+		w.problem("reading the pages: %v", err)
+	}
+	for _, m := range messages {
+		if meta, err := m.Metadata(); err == nil {
+			stored[m.Subject()] = meta.Timestamp
+		}
+	}
+	return stored
+}
+
+// auditSource checks how often each page was asked for (I5).
+func (w *world) auditSource(o *order, st *story, stored map[string]time.Time) {
+	if o.raw {
+		return
+	}
+	w.source.mu.Lock()
+	defer w.source.mu.Unlock()
+	w.mu.Lock()
+	disturbances := slices.Clone(w.disturbances)
+	w.mu.Unlock()
+	begun := st.events[0].Time
+	for page := 1; page <= o.pages; page++ {
+		at := pageOf{o.n, page}
+		asked := w.source.asked[at]
+		if len(asked) == 0 {
+			if st.export.State == events.StateCompleted {
+				w.problem("I5 order %d completed without page %d being asked for", o.n, page)
+			}
+			continue
+		}
+		allowed := 1
+		for _, d := range disturbances {
+			// A process that was struck before may have taken the export up.
+			if d.After(begun.Add(-time.Second)) && d.Before(asked[len(asked)-1].Add(time.Second)) {
+				allowed++
+			}
+		}
+		allowed += st.rounds - 1 // a retry asks page 1 anew, and what the end cut off
+		if got := len(asked) - w.source.faults[at]; got > allowed {
+			w.problem("I5 order %d page %d was asked for %d times without a fault; at most %d were needed", o.n, page, got, allowed)
+		}
+		if len(w.processes) > 1 || page == 1 && st.rounds > 1 {
+			continue
+		}
+		id := events.PageID{Tenant: st.export.Tenant, Key: st.key, Run: st.export.Run, Number: page}
+		if there, ok := stored[events.PageSubject(id, 1)]; ok {
+			for _, when := range asked {
+				if when.After(there) {
+					w.problem("I5 order %d page %d was asked for %s after it was stored", o.n, page, when.Sub(there))
+				}
+			}
+		}
+	}
+}
+
+// natsCallbacks are the callbacks on subjects, by subject.
+func (w *world) natsCallbacks(ctx context.Context) map[string][]told {
+	result := map[string][]told{}
+	messages, err := w.readAll(ctx, events.StreamCallbacks, false)
+	if err != nil {
+		w.problem("reading the callbacks: %v", err)
+	}
+	for _, m := range messages {
+		var body struct {
+			Event string `json:"event"`
+		}
+		if err := json.Unmarshal(m.Data(), &body); err != nil {
+			w.problem("I6 %s: %v", m.Subject(), err)
+		}
+		result[m.Subject()] = append(result[m.Subject()], told{id: m.Headers().Get("ce-id"), event: body.Event, status: 200})
+	}
+	return result
+}
+
+// auditCallbacks checks what the receiver was told (I6).
+func (w *world) auditCallbacks(o *order, st *story, onNATS map[string][]told) {
+	w.receiver.mu.Lock()
+	calls := slices.Clone(w.receiver.calls[o.n])
+	w.receiver.mu.Unlock()
+	calls = append(calls, onNATS[o.callbackSubject()]...)
+	want := map[string]string{} // webhook-id -> event
+	if o.callback != "" {
+		for _, ev := range st.ends {
+			want[st.key+"-"+strconv.FormatUint(ev.Sequence, 10)] = "export." + string(ev.Type())
+		}
+	}
+	delivered := map[string]bool{}
+	for _, c := range calls {
+		event, ok := want[c.id]
+		if !ok {
+			w.problem("I6 order %d (%s): a callback with webhook-id %s, which no terminal event has", o.n, st.key, c.id)
+		} else if event != c.event {
+			w.problem("I6 order %d (%s): callback %s says %s, the log says %s", o.n, st.key, c.id, c.event, event)
+		}
+		if c.status == 200 {
+			delivered[c.id] = true
+		}
+	}
+	for id, event := range want {
+		if !delivered[id] {
+			w.problem("I6 order %d (%s): the callback %s of %s never arrived (%d attempts in all; the log says %q)", o.n, st.key, id, event, len(calls), st.export.Callback.State)
+		}
+	}
+	if o.callback != "" && st.export.Callback.State != events.CallbackDone {
+		w.problem("I6 order %d (%s): the log says its callback is %q: %s", o.n, st.key, st.export.Callback.State, st.export.Callback.LastReason)
+	}
+}
+
+// auditREST checks that every ingress says what the log says (I7).
+func (w *world) auditREST(ctx context.Context, o *order, st *story) {
+	for _, base := range w.ingresses {
+		var d detail
+		var last string
+		// An ingress that was struck last may still be starting.
+		if !eventually(ctx, 30*time.Second, 100*time.Millisecond, func() bool {
+			status, a, err := w.ask(ctx, http.MethodGet, base+"/v1/export/detail?key="+st.key, nil)
+			last = fmt.Sprint(status, a.Msg, err)
+			return err == nil && status == http.StatusOK && json.Unmarshal(a.Data, &d) == nil
+		}) {
+			w.problem("I7 order %d (%s): no detail: %s", o.n, st.key, last)
+			continue
+		}
+		x := &st.export
+		if d.Status != x.State.Status() || d.Callback.State != x.Callback.State || d.Rows != x.Rows || len(d.Files) != len(x.Files) {
+			w.problem("I7 order %d (%s): REST says status %d, %d rows, callback %q; the log says %s, %d rows, %q",
+				o.n, st.key, d.Status, d.Rows, d.Callback.State, x.State, x.Rows, x.Callback.State)
+		}
+	}
+}
+
+// auditReplay has the whole log delivered once more to everybody who acts on
+// it, and checks that nobody acts (I11).
+func (w *world) auditReplay(ctx context.Context, before map[string]*story) {
+	w.receiver.mu.Lock()
+	calls := 0
+	for _, c := range w.receiver.calls {
+		calls += len(c)
+	}
+	w.receiver.mu.Unlock()
+	w.strike(ctx, blow{kind: "replay"})
+	var busy []string
+	if !eventually(ctx, time.Minute, 200*time.Millisecond, func() bool {
+		busy = w.restless(ctx)
+		return len(busy) == 0
+	}) {
+		w.problem("I11 after a full replay: %v", busy)
+	}
+	after, err := w.readLog(ctx)
+	if err != nil {
+		w.problem("I11 reading the log: %v", err)
+		return
+	}
+	for key, st := range after {
+		was := 0
+		if b := before[key]; b != nil {
+			was = len(b.events)
+		}
+		for _, ev := range st.events[was:] {
+			w.problem("I11 a full replay brought the event %s of %s", ev.Type(), key)
+		}
+	}
+	w.receiver.mu.Lock()
+	defer w.receiver.mu.Unlock()
+	for _, c := range w.receiver.calls {
+		calls -= len(c)
+	}
+	if calls != 0 {
+		w.problem("I11 a full replay brought %d callbacks", -calls)
+	}
+}
+
+// auditProjection deletes the projection of every ingress and compares what is
+// made again (I9). It leaves all Sheaf processes stopped.
+func (w *world) auditProjection(ctx context.Context) {
+	for _, p := range w.processes {
+		p.shutdown(syscall.SIGTERM)
+	}
+	digest := func(path string) (uint64, string) {
+		tasks, err := storage.OpenTasks(path)
+		if err != nil {
+			w.problem("I9 %s: %v", path, err)
+			return 0, ""
+		}
+		defer func() { _ = tasks.Close() }()
+		applied, sum, err := tasks.Digest()
+		if err != nil {
+			w.problem("I9 %s: %v", path, err)
+		}
+		return applied, sum
+	}
+	i := 0
+	sums := map[string]bool{}
+	for _, p := range w.processes {
+		path := filepath.Join(w.dir, p.name, "tasks.db")
+		if _, err := os.Stat(path); err != nil {
+			continue // not an ingress
+		}
+		applied, sum := digest(path)
+		if err := os.Remove(path); err != nil {
+			w.problem("I9 %v", err)
+		}
+		p.start("")
+		base := w.ingresses[i]
+		i++
+		if !eventually(ctx, 30*time.Second, 50*time.Millisecond, func() bool {
+			status, _, err := w.ask(ctx, http.MethodGet, base+"/readyz", nil)
+			return err == nil && status == http.StatusOK
+		}) {
+			w.problem("I9 %s is not ready after its projection was deleted", p.name)
+		}
+		p.shutdown(syscall.SIGTERM)
+		again, sumAgain := digest(path)
+		if applied != again || sum != sumAgain {
+			w.problem("I9 %s: digest %.12s at %d, made again %.12s at %d", p.name, sum, applied, sumAgain, again)
+		}
+		sums[sum] = true
+	}
+	if len(sums) != 1 {
+		w.problem("I9 %d different projections of one log", len(sums))
+	}
+}
+
+// auditFiles sweeps the store and compares what is left with the log (I8, I4).
+// All Sheaf processes are stopped.
+func (w *world) auditFiles(ctx context.Context, stories map[string]*story) {
+	named := map[string]events.File{}
+	for _, st := range stories {
+		if st.export.State != events.StateCompleted {
+			continue
+		}
+		for _, f := range st.export.Files {
+			named[f.Store] = f
+		}
+	}
+	var files storage.Files
+	for _, p := range w.processes {
+		data := filepath.Join(w.dir, p.name)
+		opened, err := storage.OpenFiles(ctx, w.files, data, w.objectStore(), 1)
+		if err != nil {
+			w.problem("I8 %v", err)
+			return
+		}
+		defer func() { _ = opened.Close() }()
+		// Nothing runs, so whatever no event names is an orphan, however young.
+		_, err = opened.Sweep(ctx, func(name string) bool { _, ok := named[name]; return ok }, time.Now().Add(time.Second))
+		if err != nil {
+			w.problem("I8 %v", err)
+		}
+		for _, folder := range []string{"drafts", "files/.drafts"} {
+			left, _ := os.ReadDir(filepath.Join(data, folder))
+			if len(left) > 0 {
+				w.problem("I8 %s: %d drafts are left in %s", p.name, len(left), folder)
+			}
+		}
+		files = opened
+	}
+	for name, f := range named {
+		file, err := files.Open(ctx, name)
+		if err != nil {
+			w.problem("I4 the file %s: %v", name, err)
+			continue
+		}
+		h := sha256.New()
+		size, err := io.Copy(h, file)
+		_ = file.Close()
+		if sum := hex.EncodeToString(h.Sum(nil)); err != nil || size != f.Size || sum != f.SHA256 {
+			w.problem("I4 the file %s has %d bytes, sha256 %.12s; its event says %d, %.12s (%v)", name, size, sum, f.Size, f.SHA256, err)
+		}
+	}
+	for name := range w.namesInStore(ctx) {
+		if _, ok := named[name]; !ok {
+			w.problem("I8 the store holds %s, which no completed export names", name)
+		}
+	}
+}
+
+// objectStore is the connection for a store on NATS, nil for a folder.
+func (w *world) objectStore() jetstream.JetStream {
+	if strings.HasPrefix(w.files, "file://") {
+		return nil
+	}
+	return w.js
+}
+
+// namesInStore reads the store's own form: the files of a folder, or the
+// subjects of a bucket.
+func (w *world) namesInStore(ctx context.Context) map[string]bool {
+	names := map[string]bool{}
+	if folder, ok := strings.CutPrefix(w.files, "file://"); ok {
+		err := filepath.WalkDir(folder, func(path string, entry fs.DirEntry, err error) error {
+			if err != nil || entry.IsDir() || strings.HasPrefix(entry.Name(), ".sheaf-store") {
+				return err
+			}
+			name, err := filepath.Rel(folder, path)
+			names[filepath.ToSlash(name)] = true
+			return err
+		})
+		if err != nil {
+			w.problem("I8 %v", err)
+		}
+		return names
+	}
+	bucket := strings.TrimPrefix(w.files, "nats://")
+	store, err := w.js.ObjectStore(ctx, bucket)
+	if err != nil {
+		w.problem("I8 %v", err)
+		return names
+	}
+	list, err := store.List(ctx)
+	if err != nil && !errors.Is(err, jetstream.ErrNoObjectsFound) {
+		w.problem("I8 %v", err)
+		return names
+	}
+	uploads := map[string]bool{}
+	for _, info := range list {
+		names[info.Name] = true
+		uploads[info.NUID] = true
+	}
+	stream, err := w.js.Stream(ctx, "OBJ_"+bucket)
+	if err != nil {
+		w.problem("I8 %v", err)
+		return names
+	}
+	prefix := "$O." + bucket + ".C."
+	info, err := stream.Info(ctx, jetstream.WithSubjectFilter(prefix+">"))
+	if err != nil {
+		w.problem("I8 %v", err)
+		return names
+	}
+	for subject := range info.State.Subjects {
+		if !uploads[strings.TrimPrefix(subject, prefix)] {
+			w.problem("I8 the bucket holds chunks of %s, which no file names", subject)
+		}
+	}
+	return names
+}

@@ -1,0 +1,130 @@
+package main_test
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"sheaf/events/failpoint"
+
+	"github.com/stretchr/testify/require"
+)
+
+// TestChaosFailpoints has one process die at each failpoint by name, starts it
+// again without, and audits.
+func TestChaosFailpoints(t *testing.T) {
+	if testing.Short() {
+		t.Skip("kills processes for a minute")
+	}
+	t.Parallel()
+	seed, hits := chaosSeed(t), setting(t, "CHAOS_HITS", 1)
+	t.Logf("CHAOS_SEED=%d: %d failpoints", seed, len(failpoint.Names))
+	var wg sync.WaitGroup
+	slots := make(chan struct{}, 10) // they wait for the most part: 10 s until work is handed out again
+	for _, name := range failpoint.Names {
+		most := hits
+		if strings.HasPrefix(name, "append.") || strings.HasPrefix(name, "ack.") {
+			most += 2 // they stand for several kinds of events and deliveries
+		}
+		for n := range most {
+			slots <- struct{}{}
+			wg.Go(func() {
+				defer func() { <-slots }()
+				dieAt(t, seed, name, n+1)
+			})
+		}
+	}
+	wg.Wait()
+}
+
+// dieAt lives through one death.
+func dieAt(t *testing.T, seed uint64, name string, n int) {
+	orders := []*order{
+		{n: 0, pages: 3, limit: 7, last: 3, headers: true, callback: "http", refuses: 1},
+		{n: 1, raw: true, pages: 1, limit: 40, last: 40, callback: "nats"},
+		{n: 2, wide: true, pages: 2, limit: 200, last: 100, durable: true, callback: "http"},
+	}
+	w := newWorld(t, seed, orders)
+	defer w.close()
+	listen, address := freeAddress(), freeAddress()
+	w.ingresses, w.natsURL = []string{"http://" + listen}, "nats://"+address
+	w.files = "file://" + filepath.Join(w.dir, "sheaf", "files")
+	args := []string{"--http", listen}
+	if strings.HasPrefix(name, "object.") {
+		_, natsServer := build(t)
+		w.externalServer(natsServer, address)
+		w.server.start("")
+		args = append(args, "--nats", w.natsURL, "--replicas", "1", "--secret-key", chaosSecret)
+	} else {
+		args = append(args, "--nats-listen", address)
+	}
+	w.expiring = strings.Contains(name, ".delete.") || strings.HasPrefix(name, "purge.")
+	if w.expiring {
+		args = append(args, "--keep-files", "2s")
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	defer cancel()
+	if w.quiet = w.quietRun(ctx); w.quiet == nil {
+		return
+	}
+	p := w.serve("sheaf", args...)
+	point := fmt.Sprintf("%s:%d", name, n)
+	if w.expiring {
+		p.start("")
+	} else {
+		p.start(point)
+	}
+	w.connect()
+	for _, o := range orders {
+		if err := w.submit(ctx, o); err != nil {
+			w.problem("I1 order %d: %v", o.n, err)
+		}
+	}
+	if w.expiring {
+		w.settle(ctx)
+		// The sweep at the start finds files that are due.
+		require.True(t, eventually(ctx, 30*time.Second, 100*time.Millisecond, func() bool {
+			for _, o := range orders {
+				if st, err := w.readLog(ctx); err != nil || storyOf(st, o) == nil || storyOf(st, o).export.ExpiresAt.After(time.Now()) {
+					return false
+				}
+			}
+			return true
+		}))
+		p.hit(syscall.SIGKILL, point)
+	}
+	died := eventually(ctx, 20*time.Second, 50*time.Millisecond, func() bool {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		return w.blows[endFailpoint] > 0
+	})
+	if !died && n == 1 {
+		w.problem("%s was never hit", point)
+	}
+	if w.expiring { // what the death left over, the next start finds
+		eventually(ctx, 20*time.Second, 100*time.Millisecond, func() bool {
+			stories, err := w.readLog(ctx)
+			if err != nil {
+				return false
+			}
+			for _, st := range stories {
+				if !st.export.State.Terminal() || st.export.State.Status() == 2 && st.export.State != "expired" {
+					return false
+				}
+			}
+			return true
+		})
+	}
+	w.settle(ctx)
+	w.audit(ctx)
+	if len(w.problems) > 0 {
+		w.problem("all of these at failpoint %s; the end of the log:\n%s", point, p.tail(15))
+	}
+	w.report()
+	w.client.CloseIdleConnections()
+}

@@ -1,0 +1,288 @@
+package main_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// built are the binaries under test, made once for all tests that want them at
+// the same time.
+var built struct {
+	mu    sync.Mutex
+	users int
+	dir   string
+}
+
+// build returns the path of a sheaf with failpoints, and of a nats-server of
+// the version in go.mod.
+func build(t testing.TB) (sheaf, natsServer string) {
+	t.Helper()
+	built.mu.Lock()
+	defer built.mu.Unlock()
+	if built.users == 0 {
+		dir, err := os.MkdirTemp("", "sheaf-chaos-bin-")
+		require.NoError(t, err)
+		built.dir = dir
+		goBuild(t, "-tags", "failpoints", "-o", filepath.Join(dir, "sheaf"), ".")
+		goBuild(t, "-o", filepath.Join(dir, "nats-server"), "github.com/nats-io/nats-server/v2")
+	}
+	built.users++
+	t.Cleanup(func() {
+		built.mu.Lock()
+		defer built.mu.Unlock()
+		if built.users--; built.users == 0 {
+			_ = os.RemoveAll(built.dir)
+		}
+	})
+	return filepath.Join(built.dir, "sheaf"), filepath.Join(built.dir, "nats-server")
+}
+
+func goBuild(t testing.TB, args ...string) {
+	t.Helper()
+	out, err := exec.CommandContext(t.Context(), "go", append([]string{"build"}, args...)...).CombinedOutput()
+	require.NoError(t, err, "go build %v:\n%s", args, out)
+}
+
+// freeAddress returns a loopback address that nobody listens on, below the
+// ports that Linux gives to outgoing connections: one of those must not take
+// the place of a process that is down for a moment.
+func freeAddress() string {
+	for {
+		address := fmt.Sprintf("127.0.0.1:%d", 12_000+rand.IntN(20_000))
+		if l, err := net.Listen("tcp", address); err == nil {
+			_ = l.Close()
+			return address
+		}
+	}
+}
+
+// process is a real process that is started again whenever it ends, until it
+// is shut down.
+type process struct {
+	name  string
+	path  string
+	args  []string
+	log   string // file with all that it wrote
+	ended func(p *process, how string)
+	begun func(p *process)
+
+	mu        sync.Mutex
+	cmd       *exec.Cmd
+	failpoint string // of the next start
+	sent      syscall.Signal
+	starts    []time.Time
+	closing   bool
+	done      chan struct{}
+	problems  []string
+}
+
+// Why a process ended.
+const (
+	endKilled    = "SIGKILL"
+	endFailpoint = "failpoint"
+	endDrained   = "SIGTERM"
+)
+
+// start begins to supervise. failpoint is for the first run alone, "" for none.
+func (p *process) start(failpoint string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.failpoint, p.closing, p.done = failpoint, false, make(chan struct{})
+	go p.supervise(p.done)
+}
+
+func (p *process) supervise(done chan struct{}) {
+	defer close(done)
+	// The kernel ends the child when the thread ends that made it: nothing
+	// outlives a test that was cut off.
+	runtime.LockOSThread()
+	for {
+		log, err := os.OpenFile(p.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+		if err != nil {
+			p.problem("no log: %v", err)
+			return
+		}
+		p.mu.Lock()
+		if p.closing {
+			p.mu.Unlock()
+			_ = log.Close()
+			return
+		}
+		cmd := exec.Command(p.path, p.args...)
+		cmd.Stdout, cmd.Stderr = log, log
+		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+		failpoint := p.failpoint
+		if failpoint != "" {
+			cmd.Env = append(os.Environ(), "SHEAF_FAILPOINT="+failpoint)
+		}
+		_, _ = fmt.Fprintf(log, "--- %s start %d, failpoint %q\n", time.Now().Format(time.StampMilli), len(p.starts)+1, failpoint)
+		p.failpoint, p.sent = "", 0
+		err = cmd.Start()
+		if err == nil {
+			p.cmd = cmd
+			p.starts = append(p.starts, time.Now())
+		}
+		p.mu.Unlock()
+		if err != nil {
+			p.problem("not started: %v", err)
+			_ = log.Close()
+			return
+		}
+		if p.begun != nil {
+			p.begun(p)
+		}
+		_ = cmd.Wait()
+		_ = log.Close()
+		p.judge(cmd.ProcessState, failpoint)
+	}
+}
+
+// judge tells an end that the suite brought about from one of the process's own.
+func (p *process) judge(state *os.ProcessState, failpoint string) {
+	p.mu.Lock()
+	sent := p.sent
+	p.cmd = nil
+	p.mu.Unlock()
+	status, _ := state.Sys().(syscall.WaitStatus)
+	how := ""
+	switch {
+	case status.Signaled() && status.Signal() == syscall.SIGKILL && sent == syscall.SIGKILL:
+		how = endKilled
+	case status.Signaled() && status.Signal() == syscall.SIGKILL && failpoint != "":
+		how = endFailpoint
+	case sent == syscall.SIGTERM && status.Exited() && status.ExitStatus() == 0:
+		how = endDrained
+	case sent == syscall.SIGTERM && status.Signaled() && status.Signal() == syscall.SIGTERM:
+		how = endDrained // before it had set up its handling of signals
+	default:
+		p.problem("ended by itself: %v (failpoint %q, signal sent: %v)", state, failpoint, sent)
+		time.Sleep(200 * time.Millisecond) // so that a process that cannot start does not fill the disk
+	}
+	if p.ended != nil {
+		p.ended(p, how)
+	}
+}
+
+func (p *process) problem(format string, args ...any) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.problems = append(p.problems, p.name+": "+fmt.Sprintf(format, args...))
+}
+
+// hit sends a signal to the running process, if there is one. The next run has
+// the failpoint.
+func (p *process) hit(sig syscall.Signal, failpoint string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.cmd == nil {
+		return
+	}
+	if sig == syscall.SIGKILL || sig == syscall.SIGTERM {
+		p.sent, p.failpoint = sig, failpoint
+	}
+	_ = p.cmd.Process.Signal(sig)
+	if sig == syscall.SIGTERM {
+		cmd := p.cmd
+		time.AfterFunc(20*time.Second, func() {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			if p.cmd == cmd {
+				p.problems = append(p.problems, p.name+": not stopped within 20 s of SIGTERM")
+				p.sent = syscall.SIGKILL
+				_ = cmd.Process.Kill()
+			}
+		})
+	}
+}
+
+// pause stops the process without ending it.
+func (p *process) pause(d time.Duration) {
+	p.mu.Lock()
+	cmd := p.cmd
+	p.mu.Unlock()
+	if cmd == nil {
+		return
+	}
+	_ = cmd.Process.Signal(syscall.SIGSTOP)
+	time.Sleep(d) // nothing to wait for: the time itself is the fault
+	_ = cmd.Process.Signal(syscall.SIGCONT)
+}
+
+// shutdown ends the process for good with a signal.
+func (p *process) shutdown(sig syscall.Signal) {
+	p.mu.Lock()
+	done := p.done
+	p.closing = true
+	p.mu.Unlock()
+	if done == nil {
+		return
+	}
+	p.hit(sig, "")
+	<-done
+}
+
+func (p *process) startCount() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.starts)
+}
+
+// complaints are the ends that nobody brought about, and what the log says of
+// panics.
+func (p *process) complaints() []string {
+	p.mu.Lock()
+	found := append([]string(nil), p.problems...)
+	p.mu.Unlock()
+	text, err := os.ReadFile(p.log)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return append(found, err.Error())
+	}
+	for line := range strings.Lines(string(text)) {
+		for _, bad := range []string{"panic:", "level=ERROR msg=panic", "fatal error:", "DATA RACE", "SIGSEGV"} {
+			if strings.Contains(line, bad) {
+				found = append(found, p.name+": "+strings.TrimSpace(line))
+			}
+		}
+	}
+	return found
+}
+
+// tail is the end of the log.
+func (p *process) tail(n int) string {
+	text, _ := os.ReadFile(p.log)
+	lines := strings.Split(string(text), "\n")
+	return strings.Join(lines[max(0, len(lines)-n):], "\n")
+}
+
+// eventually asks every few milliseconds until ok, and reports whether it came
+// to that before the time was over.
+func eventually(ctx context.Context, within, every time.Duration, ok func() bool) bool {
+	ctx, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for {
+		if ok() {
+			return true
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
