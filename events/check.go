@@ -112,6 +112,10 @@ func (s *Streams) Check(ctx context.Context, marks Marks) ([]Damage, error) {
 	if err != nil {
 		return nil, err
 	}
+	log, err := s.LogState(ctx)
+	if err != nil {
+		return nil, err
+	}
 	var found []Damage
 	for _, sc := range streamConfigs(s.cfg) {
 		is, was := now[sc.Name], marks[sc.Name]
@@ -148,8 +152,8 @@ func (s *Streams) Check(ctx context.Context, marks Marks) ([]Damage, error) {
 			if is.Missing > was.Missing {
 				report("%d messages between sequences %d and %d are gone", is.Missing-was.Missing, is.First, is.Last)
 			}
-			if is.First > max(was.First, 1) && is.Last >= was.Last {
-				report("the log begins at sequence %d; it began at %d", is.First, max(was.First, 1))
+			if began := max(was.First, log.Trimmed, 1); log.First > began && is.Last >= was.Last {
+				report("the log begins at sequence %d; it was trimmed to %d", log.First, began)
 			}
 		}
 		for name, floor := range is.Floors {
@@ -176,10 +180,11 @@ func (s *Streams) Check(ctx context.Context, marks Marks) ([]Damage, error) {
 // checksum is wrong shows only when it is read; and its checksum leaves out the
 // length of a message's headers.
 func (s *Streams) Unreadable(ctx context.Context) (int, error) {
-	_, first, last, err := s.LogBounds(ctx)
-	if err != nil || first > last {
+	log, err := s.LogState(ctx)
+	if err != nil || log.First > log.Last {
 		return 0, err
 	}
+	first, last := log.First, log.Last
 	total := int(last - first + 1)
 	// Reading ends at the last message that can be read: nothing would come
 	// after it.

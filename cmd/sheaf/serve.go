@@ -56,9 +56,10 @@ type system struct {
 	publicURL string
 	*messaging
 	egress   *http.Client
-	files    storage.Files  // of the ingress and assembler roles, else nil
-	tasks    *storage.Tasks // of the ingress role, else nil
-	listener net.Listener   // of the ingress role, else nil
+	files    storage.Files       // of the ingress and assembler roles, else nil
+	tasks    *storage.Tasks      // of the ingress role, else nil
+	marks    *storage.Watermarks // nil in a role of a cluster that keeps none
+	listener net.Listener        // of the ingress role, else nil
 	roles    map[string]role
 	closers  []func()
 }
@@ -126,6 +127,12 @@ func open(ctx context.Context, cfg Config) (_ *system, err error) {
 		}
 		s.onClose(func() { logClose("tasks.db", s.tasks.Close()) })
 	}
+	if err := s.checkStreams(ctx); err != nil {
+		return nil, err
+	}
+	if s.marks != nil {
+		s.onClose(s.lastMarks)
+	}
 
 	makers := s.makers()
 	for _, name := range cfg.Roles {
@@ -185,6 +192,7 @@ func (s *system) run(ctx context.Context) (drained bool, err error) {
 		})
 	}
 	group.Go(func() error { return s.watch(groupCtx) })
+	group.Go(func() error { return s.keepMarks(groupCtx) })
 
 	done := make(chan error, 1)
 	go func() { done <- group.Wait() }()

@@ -141,7 +141,7 @@ func (s *Service) readyz(w http.ResponseWriter, r *http.Request) {
 		msg = "not ready: reading the log"
 	default:
 		if cause = s.cfg.Health(); cause != nil {
-			msg = "not ready: unhealthy, see the log"
+			msg = "not ready: " + cause.Error()
 		}
 	}
 	if msg != "" {

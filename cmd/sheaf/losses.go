@@ -1,0 +1,274 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"sheaf/events"
+	"sheaf/storage"
+)
+
+const (
+	// markEvery is how often the watermarks are taken: what is acknowledged
+	// and lost within a second of each other, in a crash, is seen only if the
+	// projection had applied it.
+	markEvery = time.Second
+	// marksName and lossesName are files in --data.
+	marksName  = "watermarks.json"
+	lossesName = "LOSSES.txt"
+)
+
+// checkStreams holds the streams against what this process knew of them when it
+// last ran. It mends what can be mended, and what cannot stands in LOSSES.txt,
+// which keeps the process from being ready until a person has taken it away.
+//
+// It comes after the streams are provisioned and before the roles begin.
+func (s *system) checkStreams(ctx context.Context) error {
+	if s.tasks == nil && s.server == nil {
+		return nil // an ingress of the cluster does it
+	}
+	var err error
+	if s.marks, err = storage.OpenWatermarks(filepath.Join(s.cfg.Data, marksName)); err != nil {
+		slog.Warn("a loss before this start may go unnoticed", "error", err)
+	}
+	known, applied, err := s.known()
+	if err != nil {
+		return err
+	}
+	var damage []events.Damage
+	err = s.retryWhileStarting(ctx, "checking the streams", func(ctx context.Context) (err error) {
+		damage, err = s.streams.Check(ctx, known)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	missing := 0
+	if s.server != nil {
+		// A cluster has other copies, and its own way to mend them.
+		if missing, err = s.streams.Unreadable(ctx); err != nil {
+			return fmt.Errorf("reading the log: %w", err)
+		}
+		if had := known[events.StreamEvents].Missing; missing > had && !lost(damage, events.StreamEvents) {
+			damage = append(damage, events.Damage{Stream: events.StreamEvents, What: fmt.Sprintf("%d messages of the log cannot be read", missing-had)})
+		}
+	}
+	if err := s.mend(ctx, damage, known, applied); err != nil {
+		return err
+	}
+	now, err := s.streams.Marks(ctx, nil)
+	if err != nil {
+		return err
+	}
+	log := now[events.StreamEvents]
+	log.Missing = max(log.Missing, missing)
+	now[events.StreamEvents] = log
+	if err := s.marks.Save(now); err != nil {
+		return fmt.Errorf("--data: %w", err)
+	}
+	return nil
+}
+
+// known are the watermarks, with what the projection knows beyond them: it is a
+// second witness of the log. applied is how far the projection has come in the
+// log that the marks are of, 0 if it is of another.
+func (s *system) known() (marks events.Marks, applied uint64, err error) {
+	marks = events.Marks{}
+	for name, m := range s.marks.Marks() {
+		marks[name] = m
+	}
+	if s.tasks == nil {
+		return marks, 0, nil
+	}
+	created, applied, err := s.tasks.Bound()
+	if err != nil || applied == 0 {
+		return marks, 0, err
+	}
+	log, ok := marks[events.StreamEvents]
+	if !ok {
+		log.Created = created
+	}
+	if !log.Created.Equal(created) {
+		return marks, 0, nil
+	}
+	if applied > log.Last {
+		log.Last, log.Subject, log.SHA256 = applied, "", ""
+	}
+	marks[events.StreamEvents] = log
+	return marks, applied, nil
+}
+
+// lost reports whether a stream has lost something.
+func lost(damage []events.Damage, stream string) bool {
+	for _, d := range damage {
+		if d.Stream == stream && !d.Harmless {
+			return true
+		}
+	}
+	return false
+}
+
+// mend tells the damage and does what can be done about it.
+func (s *system) mend(ctx context.Context, damage []events.Damage, known events.Marks, applied uint64) error {
+	var report []string // what is lost for good
+	any := false
+	for _, d := range damage {
+		if d.Harmless {
+			slog.Warn("JetStream went back", "stream", d.Stream, "what", d.What)
+			continue
+		}
+		any = true
+		slog.Error("JetStream has lost data", "stream", d.Stream, "what", d.What)
+		switch d.Stream {
+		case events.StreamSubmit:
+			report = append(report, d.Stream+": "+d.What+". Submissions that no ingress had taken yet are lost; their producers must send them again.")
+		case events.StreamCallbacks:
+			report = append(report, d.Stream+": "+d.What+". Results that producers had not read yet are lost; GET /v1/export/detail has them.")
+		}
+		// Of the others the rest shows: pages that are missing are fetched
+		// again or fail their export, headers that are missing fail theirs, and
+		// callbacks that are due begin anew.
+	}
+	if !any {
+		return nil
+	}
+	if lost(damage, events.StreamEvents) {
+		told, err := s.restoreLog(ctx, known[events.StreamEvents], applied)
+		if err != nil {
+			return err
+		}
+		report = append(report, told...)
+	}
+	if err := s.streams.Redeliver(ctx); err != nil {
+		return err
+	}
+	return s.keepReport(report)
+}
+
+// restoreLog writes back to the log what the projection had seen, and has the
+// projection made again. It returns what remains lost.
+func (s *system) restoreLog(ctx context.Context, was events.Mark, applied uint64) (remains []string, err error) {
+	log, err := s.streams.LogState(ctx)
+	if err != nil {
+		return nil, err
+	}
+	restored, failed := 0, 0
+	if applied > 0 {
+		err := s.tasks.Each(func(x events.Export) error {
+			if storage.Begun(&x) < log.Trimmed {
+				return nil // forgotten on purpose
+			}
+			done, err := s.streams.Restore(ctx, x)
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			if err != nil {
+				failed++
+				remains = append(remains, fmt.Sprintf("%s: the export %s could not be restored: %v", events.StreamEvents, x.Key, err))
+			}
+			if done {
+				restored++
+				slog.Warn("export restored to the log", "tenant", x.Tenant, "hash_key", x.Key, "id", x.ID, "state", x.State)
+			}
+			return nil
+		})
+		if err != nil {
+			return nil, fmt.Errorf("restoring the log: %w", err)
+		}
+		// Sequences are given out a second time, so what the projection has
+		// applied says nothing any more.
+		if err := s.tasks.Forget(); err != nil {
+			return nil, err
+		}
+	}
+	if applied < was.Last {
+		remains = append(remains, fmt.Sprintf("%s: the projection tasks.db had seen sequence %d of %d, so it is not known which exports the lost events were of. "+
+			"Exports that callers have a key of and that are now unknown must be requested again.", events.StreamEvents, applied, was.Last))
+	}
+	slog.Warn("the log was restored from the projection", "exports", restored, "failed", failed, "known_to_sequence", applied, "acknowledged_to_sequence", was.Last)
+	return remains, nil
+}
+
+// keepReport writes what is lost where a person finds it.
+func (s *system) keepReport(report []string) error {
+	if len(report) == 0 {
+		return nil
+	}
+	path := filepath.Join(s.cfg.Data, lossesName)
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		return fmt.Errorf("--data: %w", err)
+	}
+	_, err = fmt.Fprintf(f, "%s: data was lost before this start.\n  %s\nSheaf works, and /readyz answers 503 until this file is moved away.\n\n",
+		time.Now().UTC().Format(time.RFC3339), strings.Join(report, "\n  "))
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return fmt.Errorf("--data: %w", err)
+	}
+	slog.Error("not ready until a person has seen to the losses", "file", path)
+	return nil
+}
+
+// health returns an error while this process should get no requests.
+func (s *system) health() error {
+	if s.marks != nil {
+		if _, err := os.Stat(filepath.Join(s.cfg.Data, lossesName)); err == nil {
+			return fmt.Errorf("data was lost; read %s in the data folder and move it away", lossesName)
+		}
+	}
+	return s.messaging.health()
+}
+
+// keepMarks takes the watermarks until ctx ends. It returns an error when a
+// stream has lost something meanwhile: the check at the next start mends it.
+func (s *system) keepMarks(ctx context.Context) error {
+	if s.marks == nil {
+		return nil
+	}
+	tick := time.NewTicker(markEvery)
+	defer tick.Stop()
+	complained := false
+	for bad := 0; ; {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		now, err := s.streams.Marks(ctx, s.marks.Marks())
+		if err != nil {
+			continue // an outage; the watchdog tells it
+		}
+		if err := now.Contradicts(s.marks.Marks()); err != nil {
+			// A cluster that changes its leader may say so once.
+			if bad++; bad >= 3 {
+				return fmt.Errorf("data was lost: %w", err)
+			}
+			continue
+		}
+		bad = 0
+		err = s.marks.Save(now)
+		if err != nil && !complained {
+			slog.Warn("a loss before the next start may go unnoticed", "error", err)
+		}
+		complained = err != nil
+	}
+}
+
+// lastMarks takes the watermarks once more when the roles have ended, so that a
+// start after an orderly stop is held against the very last event.
+func (s *system) lastMarks() {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	now, err := s.streams.Marks(ctx, s.marks.Marks())
+	if err == nil && now.Contradicts(s.marks.Marks()) == nil {
+		err = s.marks.Save(now)
+	}
+	if err != nil {
+		slog.Warn("watermarks not taken", "error", err)
+	}
+}

@@ -1,0 +1,220 @@
+package main
+
+import (
+	"encoding/json"
+	"io"
+	"io/fs"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"sheaf/events"
+)
+
+func ready(t testing.TB, server string) (status int, msg string) {
+	t.Helper()
+	res, err := http.Get(server + "/readyz")
+	require.NoError(t, err)
+	defer res.Body.Close()
+	defer http.DefaultClient.CloseIdleConnections()
+	var a wireAnswer
+	require.NoError(t, json.NewDecoder(res.Body).Decode(&a))
+	return res.StatusCode, a.Msg
+}
+
+func becomesReady(t testing.TB, server string) {
+	t.Helper()
+	require.Eventually(t, func() bool { status, _ := ready(t, server); return status == http.StatusOK }, 20*time.Second, 20*time.Millisecond)
+}
+
+// streamFolder is where the embedded server keeps a stream.
+func streamFolder(t testing.TB, data, stream string) (found string) {
+	t.Helper()
+	require.NoError(t, filepath.WalkDir(data, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.IsDir() && d.Name() == stream {
+			found = path
+		}
+		return err
+	}))
+	require.NotEmpty(t, found)
+	return found
+}
+
+func cutInHalf(t testing.TB, path string) {
+	t.Helper()
+	info, err := os.Stat(path)
+	require.NoError(t, err)
+	require.NoError(t, os.Truncate(path, info.Size()/2))
+}
+
+// What was acknowledged outlives damage to the files of the log: exports that
+// ended are as they were, one that was under way ends after all, nobody is
+// called back twice, and what cannot be mended is shown.
+func TestLossesAreMendedOrShown(t *testing.T) {
+	var held atomic.Bool
+	held.Store(true)
+	var fetched atomic.Int32
+	whole := t.TempDir()
+	demo := demoSource(50)
+	source := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case strings.HasPrefix(r.URL.Path, "/bad"):
+			_, _ = io.WriteString(w, `{"errcode":4711,"msg":"no such report","data":null}`)
+			return
+		case strings.HasPrefix(r.URL.Path, "/slow") && held.Load():
+			<-r.Context().Done()
+			return
+		case !strings.HasPrefix(r.URL.Path, "/slow"):
+			fetched.Add(1)
+		}
+		demo.ServeHTTP(w, r)
+	}))
+	defer source.Close()
+	callback, told := callbacks(t)
+
+	serveOn := func(t *testing.T, data string) *process {
+		return startServe(t, "--http", "127.0.0.1:0", "--nats-listen", "none", "--data", data, "--secret-key", strings.Repeat("ab", 32))
+	}
+	p := serveOn(t, whole)
+	good := wireSubmit(t, p.http, source.URL+"/good", callback, 20)
+	bad := wireSubmit(t, p.http, source.URL+"/bad", callback, 20)
+	before := map[string]wireDetail{good: wireWait(t, p.http, good), bad: wireWait(t, p.http, bad)}
+	require.Equal(t, 2, before[good].Status)
+	require.Equal(t, 3, before[bad].Status)
+	for range before {
+		<-told
+	}
+	require.Eventually(t, func() bool { // both callbacks are facts of the log
+		var d struct{ Callback struct{ State string } }
+		for key := range before {
+			wireCall(t, http.MethodGet, p.http+"/v1/export/detail?key="+key, "", &d)
+			if d.Callback.State != "delivered" {
+				return false
+			}
+		}
+		return true
+	}, 10*time.Second, 10*time.Millisecond)
+	older := filepath.Join(t.TempDir(), "older")
+	p.drain(t)
+	require.NoError(t, os.CopyFS(older, os.DirFS(filepath.Join(whole, "jetstream"))))
+	p = serveOn(t, whole)
+	slow := wireSubmit(t, p.http, source.URL+"/slow", "", 20)
+	p.drain(t)
+	held.Store(false)
+	fetched.Store(0)
+
+	block := func(t *testing.T, data, stream string) string {
+		return filepath.Join(streamFolder(t, data, stream), "msgs", "1.blk")
+	}
+	forgetTasks := func(t *testing.T, data string) { require.NoError(t, os.Remove(filepath.Join(data, "tasks.db"))) }
+	for name, c := range map[string]struct {
+		damage func(t *testing.T, data string)
+		shown  string // what stands in LOSSES.txt; "" when everything was mended
+		silent bool
+	}{
+		"none": {func(*testing.T, string) {}, "", true},
+		"flipped bit": {func(t *testing.T, data string) {
+			path := block(t, data, events.StreamEvents)
+			content, err := os.ReadFile(path)
+			require.NoError(t, err)
+			content[len(content)/2] ^= 4
+			require.NoError(t, os.WriteFile(path, content, 0o600))
+		}, "", false},
+		"truncated block": {func(t *testing.T, data string) { cutInHalf(t, block(t, data, events.StreamEvents)) }, "", false},
+		"no log": {func(t *testing.T, data string) {
+			require.NoError(t, os.RemoveAll(streamFolder(t, data, events.StreamEvents)))
+		}, "", false},
+		"no JetStream": {func(t *testing.T, data string) { require.NoError(t, os.RemoveAll(filepath.Join(data, "jetstream"))) }, "", false},
+		"older copy of JetStream": {func(t *testing.T, data string) {
+			require.NoError(t, os.RemoveAll(filepath.Join(data, "jetstream")))
+			require.NoError(t, os.CopyFS(filepath.Join(data, "jetstream"), os.DirFS(older)))
+		}, "", false},
+		"no watermarks and no log": {func(t *testing.T, data string) {
+			require.NoError(t, os.RemoveAll(streamFolder(t, data, events.StreamEvents)))
+			require.NoError(t, os.Remove(filepath.Join(data, marksName)))
+		}, "", false},
+		"no pages": {func(t *testing.T, data string) {
+			require.NoError(t, os.RemoveAll(streamFolder(t, data, events.StreamPages)))
+		}, "", false},
+		"no consumer state": {func(t *testing.T, data string) {
+			require.NoError(t, os.Remove(filepath.Join(streamFolder(t, data, events.StreamEvents), "obs", events.ConsumerCrawler, "o.dat")))
+		}, "", false},
+		"no projection": {forgetTasks, "", true},
+		"truncated block and no projection": {func(t *testing.T, data string) {
+			cutInHalf(t, block(t, data, events.StreamEvents))
+			forgetTasks(t, data)
+		}, "tasks.db", false},
+		"no log and no projection": {func(t *testing.T, data string) {
+			require.NoError(t, os.RemoveAll(streamFolder(t, data, events.StreamEvents)))
+			forgetTasks(t, data)
+		}, "tasks.db", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			data := filepath.Join(t.TempDir(), "data")
+			require.NoError(t, os.CopyFS(data, os.DirFS(whole)))
+			c.damage(t, data)
+			for len(told) > 0 {
+				<-told // of a process before that knew no better
+			}
+			p := serveOn(t, data)
+			if c.silent {
+				require.NotContains(t, p.err.String(), "JetStream")
+			} else {
+				require.Regexp(t, "JetStream (has lost data|went back)", p.err.String())
+			}
+			if c.shown != "" {
+				require.Eventually(t, func() bool {
+					status, msg := ready(t, p.http)
+					return status == http.StatusServiceUnavailable && strings.Contains(msg, lossesName)
+				}, 20*time.Second, 20*time.Millisecond)
+				p.drain(t)
+				p = serveOn(t, data)
+				text, err := os.ReadFile(filepath.Join(data, lossesName))
+				require.NoError(t, err)
+				require.Contains(t, string(text), c.shown)
+				require.Equal(t, 1, strings.Count(string(text), "data was lost"), "it is told once")
+				require.NoError(t, os.Remove(filepath.Join(data, lossesName)))
+				becomesReady(t, p.http)
+				p.drain(t)
+				return
+			}
+			becomesReady(t, p.http)
+			for key, want := range before {
+				got := wireWait(t, p.http, key)
+				require.Equal(t, []any{want.ID, want.Status, want.Rows, want.FailReason, want.CreatedAt}, []any{got.ID, got.Status, got.Rows, got.FailReason, got.CreatedAt})
+				if got.Status == 2 {
+					res, err := http.Get(got.DownURL)
+					require.NoError(t, err)
+					archive, err := io.ReadAll(res.Body)
+					require.NoError(t, err)
+					_ = res.Body.Close()
+					requireDemo(t, workbookIn(t, archive), 50)
+				}
+			}
+			switch {
+			case strings.Contains(name, "JetStream"): // where its sealed headers were
+				require.Equal(t, 3, wireWait(t, p.http, slow).Status)
+			case !c.silent: // else the consumer waits for the process that had it
+				require.Equal(t, 2, wireWait(t, p.http, slow).Status)
+			}
+			select {
+			case body := <-told:
+				t.Fatal("called back twice: " + body)
+			default:
+			}
+			require.Zero(t, fetched.Load(), "what is done is not fetched again")
+			p.drain(t)
+			p = serveOn(t, data)
+			require.NotContains(t, p.err.String(), "JetStream has lost data")
+			becomesReady(t, p.http)
+			p.drain(t)
+		})
+	}
+}

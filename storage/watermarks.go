@@ -1,0 +1,147 @@
+package storage
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"reflect"
+	"time"
+
+	"sheaf/events"
+
+	"go.etcd.io/bbolt"
+)
+
+// Watermarks is the small file in which a process keeps how far the streams had
+// come, apart from JetStream and from the projection: whoever loses one of these
+// still has the witness. It is for one goroutine.
+type Watermarks struct {
+	path  string
+	marks events.Marks
+}
+
+// ErrWatermarks means that the file of watermarks cannot be read. It is
+// written anew by the next Save; what it would have told is unknown.
+var ErrWatermarks = errors.New("watermarks cannot be read")
+
+// OpenWatermarks reads the file at path. An absent one knows nothing yet. With
+// ErrWatermarks the returned Watermarks can be used and knows nothing.
+func OpenWatermarks(path string) (*Watermarks, error) {
+	w := &Watermarks{path: path}
+	data, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return w, nil
+	}
+	if err != nil {
+		return w, fmt.Errorf("%w: %w", ErrWatermarks, err)
+	}
+	if err := json.Unmarshal(data, &w.marks); err != nil {
+		w.marks = nil
+		return w, fmt.Errorf("%w: %s: %w", ErrWatermarks, path, err)
+	}
+	return w, nil
+}
+
+// Marks is what was last saved; nil when nothing is known.
+func (w *Watermarks) Marks() events.Marks { return w.marks }
+
+// Save replaces the file, whole or not at all, and returns when it is on disk.
+// Marks that are as they were cost nothing.
+func (w *Watermarks) Save(marks events.Marks) error {
+	if reflect.DeepEqual(marks, w.marks) {
+		return nil
+	}
+	data, err := json.MarshalIndent(marks, "", " ")
+	if err != nil {
+		return fmt.Errorf("saving watermarks: %w", err)
+	}
+	if err := replaceFile(w.path, append(data, '\n')); err != nil {
+		return fmt.Errorf("saving watermarks: %w", err)
+	}
+	w.marks = marks
+	return nil
+}
+
+// replaceFile writes a file next to path, syncs it, and renames it.
+func replaceFile(path string, data []byte) error {
+	file, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return classify(err)
+	}
+	_, err = file.Write(data)
+	if err = errors.Join(err, file.Sync(), file.Close()); err != nil {
+		return classify(err)
+	}
+	if err := os.Rename(path+".new", path); err != nil {
+		return classify(err)
+	}
+	folder, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	return errors.Join(folder.Sync(), folder.Close())
+}
+
+// Bound returns when the log was created that the projection is of, the zero
+// time when it is of none yet, and the sequence that it has applied.
+func (t *Tasks) Bound() (logCreated time.Time, applied uint64, err error) {
+	err = t.view(func(tx *bbolt.Tx) error {
+		meta := tx.Bucket(bucketMeta)
+		applied = number(meta.Get(metaApplied))
+		text := meta.Get(metaStream)
+		if text == nil {
+			return nil
+		}
+		logCreated, err = time.Parse(time.RFC3339Nano, string(text))
+		return err
+	})
+	if err != nil {
+		return time.Time{}, 0, fmt.Errorf("projection: %w", err)
+	}
+	return logCreated, applied, nil
+}
+
+// pageOfExports is how many exports Each reads at once.
+const pageOfExports = 256
+
+// Each calls fn with every export, in the order of the keys, until fn fails. No
+// transaction is open meanwhile, so fn may take its time.
+func (t *Tasks) Each(fn func(events.Export) error) error {
+	var last []byte
+	for {
+		var list []events.Export
+		err := t.view(func(tx *bbolt.Tx) error {
+			c := tx.Bucket(bucketExports).Cursor()
+			for k, v := c.Seek(last); k != nil && len(list) < pageOfExports; k, v = c.Next() {
+				var x events.Export
+				if err := decode(string(k), v, &x); err != nil {
+					return err
+				}
+				list = append(list, x)
+			}
+			return nil
+		})
+		if err != nil || len(list) == 0 {
+			return err
+		}
+		for _, x := range list {
+			if err := fn(x); err != nil {
+				return err
+			}
+		}
+		last = append([]byte(list[len(list)-1].Key), 0)
+	}
+}
+
+// Forget empties the projection. Following the log from its beginning makes it
+// whole again.
+func (t *Tasks) Forget() error {
+	if err := t.update(empty); err != nil {
+		return fmt.Errorf("emptying the projection: %w", err)
+	}
+	t.reached(0)
+	return nil
+}
