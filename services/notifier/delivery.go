@@ -174,8 +174,9 @@ func (s *Service) request(ctx context.Context, x *events.Export, body []byte) (*
 	return req, nil
 }
 
-// ceType is the CloudEvents type of a callback.
-func ceType(x *events.Export) string { return "sheaf.export." + string(eventOf(x)) + ".v1" }
+// ceType is the CloudEvents type of a callback: not that of the event it tells,
+// whose data is another.
+func ceType(x *events.Export) string { return "sheaf.callback.export_" + string(eventOf(x)) + ".v1" }
 
 // headerValue escapes what a header of HTTP cannot carry, as the HTTP binding
 // of CloudEvents 1.0 says (3.1.3.2). A correlation id is the producer's own.

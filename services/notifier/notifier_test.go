@@ -669,7 +669,7 @@ func TestNATSCallbackArrivesDurably(t *testing.T) {
 	m, err := stream.GetLastMsgForSubject(t.Context(), subject)
 	require.NoError(t, err)
 	require.Equal(t, x.WebhookID(), m.Header.Get("ce-id"))
-	require.Equal(t, "sheaf.export.completed.v1", m.Header.Get("ce-type"))
+	require.Equal(t, "sheaf.callback.export_completed.v1", m.Header.Get("ce-type"))
 	require.Equal(t, x.Key, m.Header.Get("ce-subject"))
 	require.Equal(t, "order 7", m.Header.Get("ce-correlationid"))
 	var body Body
