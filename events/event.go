@@ -177,6 +177,7 @@ const (
 	CodeCrashedWorker     = "CRASHED_WORKER"     // the export was started again and again without progress
 	CodeStore             = "STORE"              // Sheaf's own storage failed
 	CodeInternal          = "INTERNAL"           // a defect of Sheaf
+	CodeRejected          = "REJECTED"           // a durable submission that never became an export
 )
 
 // ExportFailed ends an export without a file.

@@ -196,7 +196,7 @@ func (x *Export) Apply(ev Event) error {
 		x.Tenant, x.Key, x.ID, x.CorrelationID = ev.Tenant, ev.Key, ev.Sequence, ev.CorrelationID
 		x.State, x.CreatedAt, x.FinishedAt, x.TerminalSeq = StateRejected, ev.Time, ev.Time, ev.Sequence
 		x.Submission = &p.Submission
-		x.Failure = ExportFailed{Code: "REJECTED", Reason: p.Reason}
+		x.Failure = ExportFailed{Code: CodeRejected, Reason: p.Reason}
 	case *CallbackAttempted:
 		x.Callback.Attempts, x.Callback.LastStatus, x.Callback.LastReason, x.Callback.NextAt = p.Attempt, p.Status, p.Reason, p.NextAt
 	case *CallbackDelivered:
