@@ -132,11 +132,21 @@ func (s *Server) URL() string {
 // stream is sticky: only a restart of the process mends it, also after space
 // was freed (measured).
 func (s *Server) Health() error {
-	if h := s.ns.Healthz(&server.HealthzOptions{}); h.StatusCode != 200 {
-		return fmt.Errorf("embedded NATS server: %s", h.Error)
+	var err error
+	for range healthTries {
+		h := s.ns.Healthz(&server.HealthzOptions{})
+		if h.StatusCode == 200 {
+			return nil
+		}
+		err = fmt.Errorf("embedded NATS server: %s", h.Error)
 	}
-	return nil
+	return err
 }
+
+// healthTries is how often the server is asked before it counts as unhealthy.
+// One that does not listen gives itself a millisecond to be scheduled, and on a
+// busy machine says that it has not started when it only had to wait.
+const healthTries = 5
 
 // Stop shuts the server down and waits for it.
 func (s *Server) Stop() {
