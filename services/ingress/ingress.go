@@ -169,7 +169,11 @@ func (s *Service) Run(ctx context.Context) error {
 
 	<-front.Done()
 	s.draining.Store(true)
-	overdue := time.AfterFunc(drainWait, stopBack)
+	wait := drainWait
+	if s.cfg.Health() != nil {
+		wait = 0 // what waits for the streams would wait in vain: say so now
+	}
+	overdue := time.AfterFunc(wait, stopBack)
 	atFront.Wait()
 	overdue.Stop()
 	stopBack()
