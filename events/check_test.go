@@ -100,7 +100,14 @@ func lived(t testing.TB, s *store) (exports []events.Export) {
 		x := events.Export{Tenant: "default", Key: key(n)}
 		for i, typ := range append([]events.Type{events.TypeRequested}, types...) {
 			var err error
-			x, err = s.Append(t.Context(), x, "order-7", always(payload(typ, uint64(10*n+i+1), "http://callback")))
+			p := payload(typ, uint64(10*n+i+1), "http://callback")
+			switch p := p.(type) {
+			case *events.ExportCrawled:
+				p.Manifest = "m"
+			case *events.ExportCompleted:
+				p.Manifest, p.Warnings = "m", []events.Warning{{Code: "C", Message: "w"}}
+			}
+			x, err = s.Append(t.Context(), x, "order-7", always(p))
 			require.NoError(t, err)
 		}
 		exports = append(exports, x)

@@ -105,9 +105,9 @@ func missing(have, want *Export) (Payload, time.Time) {
 	done := want.State == StateCompleted || want.State == StateExpired
 	switch {
 	case have.State == StateRequested && done:
-		return &ExportCrawled{Run: want.Run, Pages: want.Pages}, want.FinishedAt
+		return &ExportCrawled{Run: want.Run, Pages: want.Pages, Manifest: want.Manifest}, want.FinishedAt
 	case have.State == StateCrawled && done:
-		return &ExportCompleted{Run: want.Run, Pages: want.Pages, Rows: want.Rows, Files: want.Files, Warnings: want.Warnings, ExpiresAt: want.ExpiresAt}, want.FinishedAt
+		return &ExportCompleted{Run: want.Run, Pages: want.Pages, Manifest: want.Manifest, Rows: want.Rows, Files: want.Files, Warnings: want.Warnings, ExpiresAt: want.ExpiresAt}, want.FinishedAt
 	case have.State == StateCompleted && want.State == StateExpired:
 		return &ExportExpired{}, want.ExpiresAt
 	case !have.State.Terminal() && want.State == StateFailed:

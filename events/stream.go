@@ -79,6 +79,16 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
+// MaxBytes is what the streams may take together, of those that have a limit.
+// The others hold a few hundred bytes for each export under way.
+func (c Config) MaxBytes() int64 {
+	total := int64(0)
+	for _, sc := range streamConfigs(c.withDefaults()) {
+		total += max(sc.MaxBytes, 0)
+	}
+	return total
+}
+
 // Streams is a connection to the streams: the one handle through which every
 // part of Sheaf writes and reads events and pages. It is safe for concurrent
 // use and holds no goroutines of its own.

@@ -1,9 +1,11 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"io"
 	"io/fs"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -217,4 +219,19 @@ func TestLossesAreMendedOrShown(t *testing.T) {
 			p.drain(t)
 		})
 	}
+}
+
+func TestSmallDiskIsSaidSo(t *testing.T) {
+	keepLog(t)
+	warned := func(cfg Config) string {
+		var text bytes.Buffer
+		slog.SetDefault(slog.New(slog.NewTextHandler(&text, nil)))
+		warnOfSmallDisk(cfg)
+		return text.String()
+	}
+	cfg := Config{MaxPagesBytes: 1 << 60}
+	cfg.Data = t.TempDir()
+	require.Contains(t, warned(cfg), "--max-pages-bytes")
+	cfg.NATS = []string{"nats://elsewhere"}
+	require.Empty(t, warned(cfg), "the disk is not ours")
 }

@@ -43,6 +43,7 @@ func serve(ctx context.Context, cfg Config, opened func(*system)) error {
 		return err
 	}
 	opened(s)
+	warnOfSmallDisk(s.cfg)
 	drained, err := s.run(ctx)
 	if drained {
 		s.close()

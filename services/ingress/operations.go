@@ -15,6 +15,9 @@ import (
 )
 
 const (
+	// beginWait is how long a caller waits for the event that begins its
+	// export. A stream whose disk fails does not say so: it is silent.
+	beginWait = 5 * time.Second
 	// readWait is how long an answer waits for the projection to have seen
 	// what was acknowledged before the question.
 	readWait = 2 * time.Second
@@ -157,6 +160,8 @@ func (s *Service) submit(ctx context.Context, sourceType string, c call) (any, e
 // the expired event that decide may ask for first. again reports that the
 // export had ended before.
 func (s *Service) begin(ctx context.Context, known events.Export, correlation string, decide events.Decide) (again bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, beginWait)
+	defer cancel()
 	for {
 		var next events.Type
 		known, err = s.streams.Append(ctx, known, correlation, func(x *events.Export) (events.Payload, error) {

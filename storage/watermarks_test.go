@@ -1,0 +1,96 @@
+package storage
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"sheaf/events"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestWatermarksOutliveTheProcess(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "watermarks.json")
+	w, err := OpenWatermarks(path)
+	require.NoError(t, err)
+	require.Nil(t, w.Marks())
+	marks := events.Marks{events.StreamEvents: {Created: time.Unix(7, 8).UTC(), First: 1, Last: 9, Subject: "s", SHA256: "ab", Floors: map[string]uint64{"crawler": 3}}}
+	require.NoError(t, w.Save(marks))
+	again, err := OpenWatermarks(path)
+	require.NoError(t, err)
+	require.Equal(t, marks, again.Marks())
+
+	before, err := os.Stat(path)
+	require.NoError(t, err)
+	require.NoError(t, again.Save(marks))
+	after, err := os.Stat(path)
+	require.NoError(t, err)
+	require.True(t, os.SameFile(before, after), "what is unchanged is not written")
+
+	// A Save that fails leaves the file, and what is known, as they were.
+	require.NoError(t, os.Mkdir(path+".new", 0o700))
+	newer := events.Marks{events.StreamEvents: {Last: 10}}
+	require.Error(t, again.Save(newer))
+	require.Equal(t, marks, again.Marks())
+	require.NoError(t, os.Remove(path+".new"))
+	require.NoError(t, again.Save(newer))
+	entries, err := os.ReadDir(filepath.Dir(path))
+	require.NoError(t, err)
+	require.Len(t, entries, 1)
+}
+
+func TestWatermarksThatCannotBeReadAreSaidSo(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "watermarks.json")
+	for _, content := range []string{"", "{", `{"SHEAF_EVENTS":7}`, "\x00\x00"} {
+		require.NoError(t, os.WriteFile(path, []byte(content), 0o600))
+		w, err := OpenWatermarks(path)
+		require.ErrorIs(t, err, ErrWatermarks)
+		require.Nil(t, w.Marks())
+		require.NoError(t, w.Save(events.Marks{}))
+		_, err = OpenWatermarks(path)
+		require.NoError(t, err)
+	}
+}
+
+func TestTasksEachAndForget(t *testing.T) {
+	tasks, err := OpenTasks(filepath.Join(t.TempDir(), "tasks.db"))
+	require.NoError(t, err)
+	defer func() { require.NoError(t, tasks.Close()) }()
+	created, applied, err := tasks.Bound()
+	require.NoError(t, err)
+	require.True(t, created.IsZero())
+	require.Zero(t, applied)
+
+	made := time.Unix(5, 0).UTC()
+	require.NoError(t, tasks.Bind(made, 0))
+	const n = 2*pageOfExports + 1
+	var batch []events.Event
+	for i := range uint64(n) {
+		batch = append(batch, events.Event{
+			Tenant: "default", Key: keyOf(int(i)), Sequence: i + 1, Time: made,
+			Payload: &events.ExportRequested{CreatedAt: made},
+		})
+	}
+	require.NoError(t, tasks.Apply(batch))
+	created, applied, err = tasks.Bound()
+	require.NoError(t, err)
+	require.Equal(t, made, created)
+	require.EqualValues(t, n, applied)
+	seen := map[string]bool{}
+	require.NoError(t, tasks.Each(func(x events.Export) error { seen[x.Key] = true; return nil }))
+	require.Len(t, seen, n)
+	stop := errors.New("enough")
+	require.ErrorIs(t, tasks.Each(func(events.Export) error { return stop }), stop)
+
+	require.NoError(t, tasks.Forget())
+	require.Zero(t, tasks.Applied())
+	created, _, err = tasks.Bound()
+	require.NoError(t, err)
+	require.True(t, created.IsZero())
+	require.NoError(t, tasks.Each(func(events.Export) error { return stop }))
+	require.NoError(t, tasks.Apply(batch), "it can be made again")
+	require.EqualValues(t, n, tasks.Applied())
+}
