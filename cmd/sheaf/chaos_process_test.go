@@ -73,12 +73,13 @@ func freeAddress() string {
 // process is a real process that is started again whenever it ends, until it
 // is shut down.
 type process struct {
-	name  string
-	path  string
-	args  []string
-	log   string // file with all that it wrote
-	ended func(p *process, how string)
-	begun func(p *process)
+	name   string
+	path   string
+	args   []string
+	log    string // file with all that it wrote
+	mayEnd bool   // by itself, with an exit code of 1
+	ended  func(p *process, how string)
+	begun  func(p *process)
 
 	mu        sync.Mutex
 	cmd       *exec.Cmd
@@ -95,6 +96,7 @@ const (
 	endKilled    = "SIGKILL"
 	endFailpoint = "failpoint"
 	endDrained   = "SIGTERM"
+	endItself    = "by itself"
 )
 
 // start begins to supervise. failpoint is for the first run alone, "" for none.
@@ -168,6 +170,9 @@ func (p *process) judge(state *os.ProcessState, failpoint string) {
 		how = endDrained
 	case sent == syscall.SIGTERM && status.Signaled() && status.Signal() == syscall.SIGTERM:
 		how = endDrained // before it had set up its handling of signals
+	case p.mayEnd && status.Exited() && status.ExitStatus() == 1:
+		how = endItself
+		time.Sleep(200 * time.Millisecond) // like any supervisor
 	default:
 		p.problem("ended by itself: %v (failpoint %q, signal sent: %v)", state, failpoint, sent)
 		time.Sleep(200 * time.Millisecond) // so that a process that cannot start does not fill the disk

@@ -269,9 +269,10 @@ func (w *world) newProcess(name, path string, args ...string) *process {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		w.disturbances = append(w.disturbances, time.Now())
-		if how != "" {
-			w.blows[how]++
+		if p == w.server {
+			how += " nats-server"
 		}
+		w.blows[how]++
 	}
 	p.begun = func(*process) {
 		w.mu.Lock()
