@@ -40,6 +40,7 @@ type Page struct {
 	TotalPages int    // pagetag.total_page, 0 when the source gave none
 	Attempts   int    // requests until the source answered
 	SHA256     [sha256.Size]byte
+	Stored     int64 // bytes of SHEAF_PAGES that it takes; set by GetPage, not written
 }
 
 // DataRows is how many rows of the page are data.
@@ -72,6 +73,9 @@ const (
 	partSize = 64 << 10
 	// partOverhead is room for headers below the server's max_payload.
 	partOverhead = 4 << 10
+	// storedOverhead is what the file store adds to the subject, headers and
+	// body of a message.
+	storedOverhead = 34
 	// maxParts is the server's limit on messages in one atomic batch.
 	maxParts = 1000
 	// maxBatchesInFlight stays below the server's 50 for one stream, leaving
@@ -102,12 +106,22 @@ var (
 // A page of more than one part is written as one atomic batch: all or nothing.
 // ErrNoSpace means that the stream is full.
 func (s *Streams) PublishPage(ctx context.Context, p Page) (stored bool, err error) {
+	_, stored, err = s.PublishSized(ctx, p)
+	return stored, err
+}
+
+// PublishSized is PublishPage that also says how many bytes of SHEAF_PAGES p
+// takes, or would have taken.
+func (s *Streams) PublishSized(ctx context.Context, p Page) (size int64, stored bool, err error) {
 	if err := checkName(p.Tenant, p.Key); err != nil {
-		return false, err
+		return 0, false, err
 	}
 	msgs, err := s.encodePage(p)
 	if err != nil {
-		return false, err
+		return 0, false, err
+	}
+	for _, m := range msgs {
+		size += int64(m.Size()) + storedOverhead
 	}
 	for attempt := 1; ; attempt++ {
 		err = s.publishParts(ctx, msgs)
@@ -117,18 +131,18 @@ func (s *Streams) PublishPage(ctx context.Context, p Page) (stored bool, err err
 		wait(ctx, backoff(uint64(attempt)))
 	}
 	if errors.Is(err, errSubjectTaken) {
-		return false, nil
+		return size, false, nil
 	}
 	if errors.Is(err, ErrNoSpace) {
 		// A full stream says so also of a page that it has.
 		if _, missing := s.getPart(ctx, p.PageID, 1); missing == nil {
-			return false, nil
+			return size, false, nil
 		}
 	}
 	if err != nil {
-		return false, fmt.Errorf("page %d: %w", p.Number, err)
+		return size, false, fmt.Errorf("page %d: %w", p.Number, err)
 	}
-	return true, nil
+	return size, true, nil
 }
 
 func (s *Streams) publishParts(ctx context.Context, msgs []*nats.Msg) error {
@@ -221,7 +235,7 @@ func (s *Streams) GetPage(ctx context.Context, id PageID) (Page, error) {
 		return Page{}, fmt.Errorf("%w: page %d: %s %q", ErrPageDamaged, id.Number, headerParts, first.Header.Get(headerParts))
 	}
 	// No room is made before a part is there: parts is only a claim.
-	chunks, size := [][]byte{first.Data}, len(first.Data)
+	chunks, size, stored := [][]byte{first.Data}, len(first.Data), storedSize(first)
 	for n := 2; n <= parts; n++ {
 		part, err := s.getPart(ctx, id, n)
 		if errors.Is(err, ErrPageMissing) {
@@ -235,7 +249,7 @@ func (s *Streams) GetPage(ctx context.Context, id PageID) (Page, error) {
 				return Page{}, fmt.Errorf("%w: page %d: part %d belongs to another answer (%s differs)", ErrPageDamaged, id.Number, n, h)
 			}
 		}
-		chunks, size = append(chunks, part.Data), size+len(part.Data)
+		chunks, size, stored = append(chunks, part.Data), size+len(part.Data), stored+storedSize(part)
 		if size > maxPageBytes {
 			return Page{}, fmt.Errorf("%w: page %d: more than %d bytes", ErrPageDamaged, id.Number, maxPageBytes)
 		}
@@ -244,7 +258,13 @@ func (s *Streams) GetPage(ctx context.Context, id PageID) (Page, error) {
 	if parts > 1 {
 		payload = slices.Concat(chunks...)
 	}
-	return decodePage(id, first.Header, payload)
+	p, err := decodePage(id, first.Header, payload)
+	p.Stored = stored
+	return p, err
+}
+
+func storedSize(m *jetstream.RawStreamMsg) int64 {
+	return int64((&nats.Msg{Subject: m.Subject, Header: m.Header, Data: m.Data}).Size()) + storedOverhead
 }
 
 func decodePage(id PageID, h nats.Header, payload []byte) (Page, error) {

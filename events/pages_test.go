@@ -54,7 +54,8 @@ func requirePage(t *testing.T, want, got events.Page) {
 	t.Helper()
 	require.True(t, bytes.Equal(want.Rows, got.Rows), "%d bytes, want %d", len(got.Rows), len(want.Rows))
 	require.Equal(t, sha256.Sum256(want.Rows), got.SHA256)
-	want.Rows, got.Rows, want.SHA256, got.SHA256 = nil, nil, [32]byte{}, [32]byte{}
+	require.Positive(t, got.Stored)
+	want.Rows, got.Rows, want.SHA256, got.SHA256, got.Stored = nil, nil, [32]byte{}, [32]byte{}, 0
 	require.Equal(t, want, got)
 }
 

@@ -60,9 +60,13 @@ func (s *Streams) Headers(ctx context.Context, tenant, key string) (map[string]s
 	return header, nil
 }
 
-// ForgetExport purges the sealed headers and the start count of an export.
+// leftByExports is what an export leaves on SHEAF_PRIVATE.
+var leftByExports = []string{"headers", "starts", "space"}
+
+// ForgetExport purges the sealed headers, the start count and the reservation
+// of an export.
 func (s *Streams) ForgetExport(ctx context.Context, tenant, key string) error {
-	for _, what := range []string{"headers", "starts"} {
+	for _, what := range leftByExports {
 		if err := s.private.Purge(ctx, jetstream.WithPurgeSubject(privateSubject(what, tenant, key))); err != nil {
 			return fmt.Errorf("%w: %w", ErrUnavailable, err)
 		}

@@ -39,15 +39,28 @@ func (s *Streams) PurgeMark(ctx context.Context) (PurgeMark, error) {
 }
 
 // PurgeEnded removes what an ended export needs no longer, up to a mark: the
-// pages of all its runs, its sealed source headers and its start count. It asks
-// the leader of the log first, and removes nothing, with ErrNotAllowed, if the
-// export is under way or was begun anew since x was read. A repetition finds
-// nothing to remove.
+// pages of all its runs, its sealed source headers, its start count and its
+// reservation. It asks the leader of the log first, and removes nothing, with
+// ErrNotAllowed, if the export is under way or was begun anew since x was read.
+// A repetition finds nothing to remove.
 //
 // The leader's word and the removal are two steps. An export that begins between
 // them loses what it means to use of an earlier run; what it writes itself lies
 // behind the mark and stays.
 func (s *Streams) PurgeEnded(ctx context.Context, x Export, mark PurgeMark) error {
+	if err := s.PurgeEndedPages(ctx, x, mark); err != nil {
+		return err
+	}
+	for _, what := range leftByExports {
+		if err := s.purgeUpTo(ctx, s.private, privateSubject(what, x.Tenant, x.Key), mark.private); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// PurgeEndedPages is PurgeEnded for the pages alone.
+func (s *Streams) PurgeEndedPages(ctx context.Context, x Export, mark PurgeMark) error {
 	now, err := s.Read(ctx, x.Tenant, x.Key)
 	if err != nil {
 		return err
@@ -55,25 +68,19 @@ func (s *Streams) PurgeEnded(ctx context.Context, x Export, mark PurgeMark) erro
 	if !now.State.Terminal() || now.RequestedSeq != x.RequestedSeq {
 		return fmt.Errorf("%w: purging key %s, which is not at the end it was seen at", ErrNotAllowed, x.Key)
 	}
-	// A request that waits longer than this is given up, so that it cannot be
-	// carried out much later than the look.
+	return s.purgeUpTo(ctx, s.pages, subjectPage+x.Tenant+"."+x.Key+".>", mark.pages)
+}
+
+// purgeUpTo purges a subject up to a sequence. A request that waits longer than
+// a publish is given up, so that it cannot be carried out much later than the
+// look before it.
+func (s *Streams) purgeUpTo(ctx context.Context, stream jetstream.Stream, subject string, last uint64) error {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.PublishTimeout)
 	defer cancel()
-	purge := func(stream jetstream.Stream, subject string, upTo uint64) error {
-		failpoint.Hit("purge.before")
-		if err := stream.Purge(ctx, jetstream.WithPurgeSubject(subject), jetstream.WithPurgeSequence(upTo+1)); err != nil {
-			return fmt.Errorf("%w: purging %s: %w", ErrUnavailable, subject, err)
-		}
-		failpoint.Hit("purge.after")
-		return nil
+	failpoint.Hit("purge.before")
+	if err := stream.Purge(ctx, jetstream.WithPurgeSubject(subject), jetstream.WithPurgeSequence(last+1)); err != nil {
+		return fmt.Errorf("%w: purging %s: %w", ErrUnavailable, subject, err)
 	}
-	if err := purge(s.pages, subjectPage+x.Tenant+"."+x.Key+".>", mark.pages); err != nil {
-		return err
-	}
-	for _, what := range []string{"headers", "starts"} {
-		if err := purge(s.private, privateSubject(what, x.Tenant, x.Key), mark.private); err != nil {
-			return err
-		}
-	}
+	failpoint.Hit("purge.after")
 	return nil
 }
