@@ -25,16 +25,31 @@ type crawl struct {
 	into   uint64 // the run that is written
 	mark   string // of the start count
 	starts int
+	again  bool // the event was delivered before
 
-	progress chan struct{} // a page was taken; holds one
+	progress chan struct{} // something changed; holds one
 
-	mu       sync.Mutex // guards what follows
-	ledger   *ledger
-	sizes    map[int]int64 // bytes of rows of the pages taken above the lowest missing one
-	ahead    int64         // their sum
-	told     time.Time     // when progress was last told
-	waiting  int           // fetchers that wait for space
-	warnings []events.Warning
+	// How the crawl stands in the queue for space. All of it belongs to the
+	// goroutine that hands out pages.
+	reservation events.Reservation
+	reserved    bool // the reservation is written
+	verdict     verdict
+	nextLook    time.Time
+	news        <-chan struct{}
+	waitSince   time.Time
+	waitDone    func() // nil while the crawl may go on
+
+	mu        sync.Mutex // guards what follows
+	ledger    *ledger
+	sizes     map[int]int64 // bytes of rows of the pages taken above the lowest missing one
+	ahead     int64         // their sum
+	told      time.Time     // when progress was last told
+	stored    int64         // bytes of SHEAF_PAGES that the pages taken are
+	paused    bool          // the crawl waits for older ones
+	full      int           // fetchers whose page found no room
+	fullSince time.Time     // when that was first so; zero once a page found room
+	refused   int64         // bytes of the largest such page
+	warnings  []events.Warning
 }
 
 // run crawls all pages and returns the event that says so. An error is a
@@ -43,6 +58,7 @@ type crawl struct {
 func (c *crawl) run(ctx context.Context) (*events.ExportCrawled, error) {
 	req := c.x.Request
 	c.sizes, c.progress = map[int]int64{}, make(chan struct{}, 1)
+	defer c.waitEnds()
 	if req.SourceType == events.SourceRaw {
 		return c.raw(ctx)
 	}
@@ -70,6 +86,7 @@ func (c *crawl) run(ctx context.Context) (*events.ExportCrawled, error) {
 		return nil, &Failure{Code: events.CodeSourceUnreachable, Msg: err.Error()}
 	}
 	source.turn = func(ctx context.Context) (func(), error) { return c.turns.take(ctx, c.x.Tenant, c.x.Key) }
+	source.memory = c.memory
 	c.source = source
 
 	have, err := c.begin(ctx)
@@ -80,11 +97,6 @@ func (c *crawl) run(ctx context.Context) (*events.ExportCrawled, error) {
 		return nil, err
 	}
 	c.tell(true)
-	if c.ledger.missing(1) {
-		if err := c.fetch(ctx, 1); err != nil {
-			return nil, err
-		}
-	}
 	for {
 		if err := c.fetchMissing(ctx); err != nil {
 			return nil, err
@@ -135,6 +147,21 @@ func (c *crawl) begin(ctx context.Context) ([]int, error) {
 			return nil, err
 		}
 	}
+	if c.again || len(have)+len(before) > 0 {
+		if err := c.takeOver(ctx); err != nil {
+			return nil, err
+		}
+		if c.reserved { // pages may just have given way
+			if have, err = c.streams.ListPages(ctx, c.x.Tenant, c.x.Key, c.into); err != nil {
+				return nil, err
+			}
+			if before != nil {
+				if before, err = c.streams.ListPages(ctx, c.x.Tenant, c.x.Key, c.x.ContinuesRun); err != nil {
+					return nil, err
+				}
+			}
+		}
+	}
 	c.mark = strconv.FormatUint(c.x.RequestedSeq, 10) + ":" + strconv.Itoa(len(have)+len(before))
 	if c.starts, err = c.streams.CountStart(ctx, c.x.Tenant, c.x.Key, c.mark); err != nil {
 		return nil, err
@@ -162,7 +189,10 @@ func (c *crawl) begin(ctx context.Context) ([]int, error) {
 		return nil, err
 	}
 	c.log.Info("source changed: crawl begins anew")
-	return nil, c.publish(ctx, anew)
+	if err := c.publish(ctx, anew); !errors.Is(err, events.ErrNoSpace) {
+		return nil, err
+	}
+	return nil, nil // it is asked for once more when there is room
 }
 
 // restore reads the pages that the run has, for what the ledger must know of
@@ -182,7 +212,7 @@ func (c *crawl) restore(ctx context.Context, have []int) error {
 			if err != nil {
 				return err
 			}
-			return c.account(p)
+			return c.account(p, p.Stored)
 		})
 	}
 	return g.Wait()
@@ -215,51 +245,68 @@ func (c *crawl) fetchMissing(ctx context.Context) error {
 }
 
 // hand gives out the missing pages in order. It stops while the crawl is too
-// far ahead of its lowest missing page, and follows total_page as it grows.
+// far ahead of its lowest missing page or may not go on for want of space, and
+// follows total_page as it grows. Before page 1 is there it is the only one.
 func (c *crawl) hand(ctx context.Context, pages chan<- int) error {
 	lowest, next := 1, 1
+	look := time.NewTicker(spaceEvery)
+	defer look.Stop()
 	for {
 		c.mu.Lock()
-		for lowest <= c.ledger.totalPages && !c.ledger.missing(lowest) {
+		last := max(c.ledger.totalPages, 1)
+		for lowest <= last && !c.ledger.missing(lowest) {
 			c.ahead -= c.sizes[lowest]
 			delete(c.sizes, lowest)
 			lowest++
 		}
 		n := max(next, lowest)
-		for n <= c.ledger.totalPages && !c.ledger.missing(n) {
+		for n <= last && !c.ledger.missing(n) {
 			n++
 		}
-		done := lowest > c.ledger.totalPages
-		wait := n > c.ledger.totalPages || n-lowest >= c.cfg.LeadPages || (c.ahead > c.cfg.LeadBytes && n != lowest)
+		done := lowest > last
+		wait := n > last || n-lowest >= c.cfg.LeadPages || (c.ahead > c.cfg.LeadBytes && n != lowest)
 		c.mu.Unlock()
 		if done {
 			return nil
 		}
-		if wait {
-			select {
-			case <-c.progress:
-			case <-ctx.Done():
-				return ctx.Err()
-			}
-			continue
+		on, err := c.mayGoOn(ctx)
+		if err != nil {
+			return err
+		}
+		to := pages
+		if wait || !on {
+			to = nil
 		}
 		select {
-		case pages <- n:
+		case to <- n:
 			next = n + 1
+		case <-c.progress:
+		case <-c.news:
+		case <-look.C:
 		case <-ctx.Done():
 			return ctx.Err()
 		}
 	}
 }
 
-// fetch asks for a page, publishes it and accounts for it.
+// fetch asks for a page, publishes it and accounts for it. A page that the
+// stream has no room for is asked for again when there may be.
 func (c *crawl) fetch(ctx context.Context, n int) error {
-	p, done, err := c.ask(ctx, n)
-	if err != nil {
-		return err
+	for {
+		p, done, err := c.ask(ctx, n)
+		if err != nil {
+			return err
+		}
+		err = c.publish(ctx, p)
+		done()
+		var refused *refusedPage
+		if !errors.As(err, &refused) {
+			return err
+		}
+		if err := c.awaitRoom(ctx, refused.size); err != nil {
+			return err
+		}
 	}
-	defer done()
-	return c.publish(ctx, p)
 }
 
 // ask asks the source for a page and judges its answer. The page's rows are
@@ -273,6 +320,7 @@ func (c *crawl) ask(ctx context.Context, n int) (p events.Page, done func(), err
 	p, failure := c.ledger.admit(n, got.Response)
 	c.mu.Unlock()
 	if failure != nil {
+		got.Release()
 		failure.Attempts = got.Attempts
 		return p, nil, failure
 	}
@@ -280,14 +328,14 @@ func (c *crawl) ask(ctx context.Context, n int) (p events.Page, done func(), err
 	return p, got.Release, nil
 }
 
-// publish makes a page durable, waiting for space if it must, and accounts for
-// it. If another crawler was first, its answer is the one that counts.
+// publish makes a page durable and accounts for it. If another crawler was
+// first, its answer is the one that counts.
 func (c *crawl) publish(ctx context.Context, p events.Page) error {
 	p.Run = c.into
 	p.SHA256 = sha256.Sum256(p.Rows)
-	stored, err := c.streams.PublishPage(ctx, p)
+	size, stored, err := c.streams.PublishSized(ctx, p)
 	if errors.Is(err, events.ErrNoSpace) {
-		stored, err = c.publishWhenRoom(ctx, p)
+		return &refusedPage{err, size}
 	}
 	if err != nil {
 		return err
@@ -296,47 +344,26 @@ func (c *crawl) publish(ctx context.Context, p events.Page) error {
 		if p, err = c.page(ctx, c.into, p.Number); err != nil {
 			return err
 		}
+		size = p.Stored
 	}
-	return c.account(p)
+	return c.account(p, size)
 }
 
-// publishWhenRoom tries until the page stream has room again: pages of ended
-// exports are purged as time goes by.
-func (c *crawl) publishWhenRoom(ctx context.Context, p events.Page) (stored bool, err error) {
-	c.mu.Lock()
-	c.waiting++
-	c.mu.Unlock()
-	defer func() {
-		c.mu.Lock()
-		c.waiting--
-		c.mu.Unlock()
-	}()
-	c.tell(true)
-	deadline := time.NewTimer(c.cfg.SpaceWait)
-	defer deadline.Stop()
-	tick := time.NewTicker(spaceRetry)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return false, ctx.Err()
-		case <-deadline.C:
-			return false, &Failure{Page: p.Number, Code: events.CodeLimitBytes,
-				Msg: fmt.Sprintf("no room for the page after %s; raise --max-pages-bytes or export less at once", c.cfg.SpaceWait)}
-		case <-tick.C:
-		}
-		if stored, err = c.streams.PublishPage(ctx, p); !errors.Is(err, events.ErrNoSpace) {
-			return stored, err
-		}
-	}
+// refusedPage is a page that the stream had no room for.
+type refusedPage struct {
+	error
+	size int64 // bytes that it takes
 }
 
-// spaceRetry is how often a crawl without space tries again.
-const spaceRetry = time.Second
+func (r *refusedPage) Unwrap() error { return r.error }
 
-// account enters a durable page into the ledger.
-func (c *crawl) account(p events.Page) error {
+// account enters a durable page, which takes size bytes, into the ledger.
+func (c *crawl) account(p events.Page, size int64) error {
 	c.mu.Lock()
+	if c.ledger.missing(p.Number) {
+		c.stored += size
+	}
+	c.fullSince, c.refused = time.Time{}, 0
 	failure := c.ledger.take(p)
 	c.sizes[p.Number] = int64(len(p.Rows))
 	c.ahead += int64(len(p.Rows))
@@ -344,12 +371,17 @@ func (c *crawl) account(p events.Page) error {
 	if failure != nil {
 		return failure
 	}
+	c.stir()
+	c.tell(false)
+	return nil
+}
+
+// stir has the handing out of pages look again.
+func (c *crawl) stir() {
 	select {
 	case c.progress <- struct{}{}:
 	default:
 	}
-	c.tell(false)
-	return nil
 }
 
 // tellEvery bounds how often one export tells its progress.
@@ -363,7 +395,7 @@ func (c *crawl) tell(now bool) {
 	}
 	c.told = time.Now()
 	p := events.Progress{Phase: events.PhaseCrawling, PagesDone: len(c.ledger.taken), PagesTotal: c.ledger.totalPages, Rows: c.ledger.rows}
-	if c.waiting > 0 {
+	if c.paused || c.full > 0 {
 		p.Phase = events.PhaseWaitingForSpace
 	}
 	c.mu.Unlock()

@@ -13,7 +13,9 @@
 //     page 1 anew, to learn whether the rest still counts.
 //   - Answers of two crawlers never mix in a page, and whoever loses the race
 //     for a page goes on with the winner's.
-//   - Memory is bounded by the requests in flight, never by the export.
+//   - Memory is bounded over all exports, whatever their number and pages.
+//   - Exports that together do not fit into the page stream go one after
+//     another, the oldest first; one that does not fit alone fails.
 //   - A cancelled export stops at once, in the middle of a request too.
 package crawler
 
@@ -37,7 +39,8 @@ type Config struct {
 	LeadBytes int64         // and by how many bytes of rows; default 64 MiB
 	MaxPages  int           // of one export; default 1,000,000
 	MaxRows   int64         // of one export; default 100,000,000
-	SpaceWait time.Duration // how long to wait for room in the page stream before LIMIT_BYTES; default 10m
+	SpaceWait time.Duration // how long the oldest export may find the page stream full before LIMIT_BYTES; default 10m
+	BodyBytes int64         // of answers in memory, over all exports; default 256 MiB
 	MaxStarts int           // starts without a new page before CRASHED_WORKER; default 5
 	Policy    Policy        // of one page's requests
 }
@@ -50,6 +53,7 @@ func (c Config) withDefaults() Config {
 	c.MaxPages = cmp.Or(c.MaxPages, 1_000_000)
 	c.MaxRows = cmp.Or(c.MaxRows, 100_000_000)
 	c.SpaceWait = cmp.Or(c.SpaceWait, 10*time.Minute)
+	c.BodyBytes = cmp.Or(c.BodyBytes, 256<<20)
 	c.MaxStarts = cmp.Or(c.MaxStarts, 5)
 	return c
 }
@@ -60,6 +64,8 @@ type Service struct {
 	streams *events.Streams
 	client  *http.Client
 	turns   *turns
+	memory  *memory
+	space   *space
 	running *events.Running // set by Run
 }
 
@@ -69,7 +75,10 @@ func New(cfg Config, streams *events.Streams, client *http.Client) (*Service, er
 		return nil, errors.New("crawler: streams and client are required")
 	}
 	cfg = cfg.withDefaults()
-	return &Service{cfg: cfg, streams: streams, client: client, turns: newTurns(cfg.Fetches)}, nil
+	return &Service{
+		cfg: cfg, streams: streams, client: client,
+		turns: newTurns(cfg.Fetches), memory: newMemory(cfg.BodyBytes), space: newSpace(streams),
+	}, nil
 }
 
 // Run crawls until ctx ends, hands back what is under way, and returns nil.
@@ -80,6 +89,11 @@ func (s *Service) Run(ctx context.Context) error {
 		return fmt.Errorf("crawler: %w", err)
 	}
 	defer s.running.Close()
+	stop, err := s.streams.OnEnded(s.space.heard)
+	if err != nil {
+		return fmt.Errorf("crawler: %w", err)
+	}
+	defer stop()
 	if err := s.streams.Consume(ctx, events.StreamEvents, events.ConsumerCrawler, s.cfg.Exports, s.handle); err != nil {
 		return fmt.Errorf("crawler: %w", err)
 	}
@@ -107,11 +121,15 @@ func (s *Service) handle(ctx context.Context, d events.Delivery) error {
 
 	log := slog.With("tenant", x.Tenant, "hash_key", x.Key, "id", x.ID)
 	begun := time.Now()
-	c := &crawl{Service: s, x: x, log: log}
+	c := &crawl{Service: s, x: x, log: log, again: d.Delivered > 1}
 	done, err := c.run(crawlCtx)
 	if events.Ended(crawlCtx) {
 		log.Info("crawl stopped: the export has ended")
+		c.release(ctx)
 		return nil
+	}
+	if errors.Is(err, errGiveWay) {
+		err = c.retreat(crawlCtx)
 	}
 	var failure *Failure
 	switch {
@@ -130,6 +148,9 @@ func (s *Service) handle(ctx context.Context, d events.Delivery) error {
 	default:
 		c.handBack(ctx)
 		return err
+	}
+	if err == nil || errors.Is(err, events.ErrEnded) || errors.Is(err, events.ErrNotAllowed) {
+		c.release(ctx)
 	}
 	if errors.Is(err, events.ErrEnded) || errors.Is(err, events.ErrNotAllowed) {
 		return nil

@@ -16,6 +16,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -102,6 +103,8 @@ type Source struct {
 	// turn waits for a place to make one request. It is asked for each
 	// attempt anew, so that a source in its backoff keeps nobody waiting.
 	turn   func(context.Context) (release func(), err error)
+	memory *memory      // for answers; nil: without limit
+	usual  atomic.Int64 // bytes of the largest answer so far
 	sleep  func(context.Context, time.Duration) error
 	jitter func(limit time.Duration) time.Duration // from 0 to limit
 }
@@ -322,12 +325,15 @@ type Fetched struct {
 	Response rows.Response
 	Attempts int           // requests that were made
 	Elapsed  time.Duration // with all waits
+
+	share *share // of the memory for answers
 }
 
-// Release gives the memory of Body back for later pages. Nothing may use Body
-// or Response.Rows any more. Calling it is a matter of speed only.
+// Release gives the memory of Body back for later pages. It must be called.
+// Nothing may use Body or Response.Rows any more.
 func (f *Fetched) Release() {
 	recycle(f.Body)
+	f.share.release()
 	f.Body, f.Response.Rows, f.Response.FirstRow = nil, nil, nil
 }
 
@@ -347,11 +353,24 @@ func (s *Source) Fetch(ctx context.Context, page int) (Fetched, error) {
 		if err != nil {
 			return Fetched{}, ended(ctx, page, n-1)
 		}
-		f, wrong := s.attempt(ctx, page)
+		share, err := s.memory.take(ctx, s.usual.Load())
+		if err != nil {
+			release()
+			return Fetched{}, ended(ctx, page, n-1)
+		}
+		f, wrong := s.attempt(ctx, page, share)
 		release()
 		if wrong == nil {
-			f.Attempts, f.Elapsed = n, time.Since(start)
+			f.Attempts, f.Elapsed, f.share = n, time.Since(start), share
 			return f, nil
+		}
+		share.release()
+		if short := (*shortError)(nil); errors.As(wrong.failure.Err, &short) {
+			// Not the source's fault, and no attempt of its: with enough memory
+			// set aside the same page is asked for again.
+			s.expect(short.want)
+			n--
+			continue
 		}
 		wrong.failure.Page, wrong.failure.Attempts = page, n
 		if ctx.Err() != nil {
@@ -422,7 +441,14 @@ var (
 	errNoBody    = errors.New("answer not complete in time")
 )
 
-func (s *Source) attempt(parent context.Context, page int) (Fetched, *wrong) {
+// expect has later attempts set aside memory for answers of size bytes.
+func (s *Source) expect(size int64) {
+	for old := s.usual.Load(); size > old && !s.usual.CompareAndSwap(old, size); {
+		old = s.usual.Load()
+	}
+}
+
+func (s *Source) attempt(parent context.Context, page int, share *share) (Fetched, *wrong) {
 	ctx, cancel := context.WithCancelCause(parent)
 	defer cancel(nil)
 	total := time.AfterFunc(s.policy.PageTimeout, func() { cancel(errNoBody) })
@@ -440,11 +466,12 @@ func (s *Source) attempt(parent context.Context, page int) (Fetched, *wrong) {
 		total.Reset(min(s.policy.PageTimeout, refusalTimeout))
 		return Fetched{}, s.refusal(resp)
 	}
-	body, bad := s.read(ctx, resp, s.policy.MaxBodyBytes)
+	body, bad := s.read(ctx, resp, s.policy.MaxBodyBytes, share)
 	if bad != nil {
 		recycle(body)
 		return Fetched{}, bad
 	}
+	s.expect(int64(len(body)))
 	r, err := rows.ScanResponse(body, rows.Limits{})
 	if err != nil {
 		recycle(body)
@@ -495,7 +522,7 @@ func (s *Source) refusal(resp *http.Response) *wrong {
 	}
 	// Reading also frees the connection for the next request. Nothing that
 	// goes wrong here changes what the status says.
-	body, bad := s.read(resp.Request.Context(), resp, maxRefusal)
+	body, bad := s.read(resp.Request.Context(), resp, maxRefusal, nil)
 	if bad == nil {
 		if r, err := rows.ScanResponse(body, rows.Limits{}); err == nil && !r.OK() {
 			w.failure.Errcode, w.failure.Msg = s.redact(r.Errcode), s.redact(r.Msg)
@@ -593,7 +620,7 @@ const ratioFrom = 8 << 20
 
 // read reads and decompresses a body of at most limit bytes. The bytes are
 // from the pool, also when something is wrong.
-func (s *Source) read(ctx context.Context, resp *http.Response, limit int64) ([]byte, *wrong) {
+func (s *Source) read(ctx context.Context, resp *http.Response, limit int64, share *share) ([]byte, *wrong) {
 	buf := (*buffers.Get().(*[]byte))[:0]
 	fail := func(code, msg string, a again, err error) ([]byte, *wrong) {
 		return buf, &wrong{failure: Failure{Code: code, Status: resp.StatusCode, Msg: msg, Err: err}, again: a}
@@ -623,7 +650,11 @@ func (s *Source) read(ctx context.Context, resp *http.Response, limit int64) ([]
 	}
 	for {
 		if len(buf) == cap(buf) {
-			buf = slices.Grow(buf, max(len(buf), 32<<10))
+			more := max(len(buf), 32<<10)
+			if err := share.grow(int64(len(buf) + more)); err != nil {
+				return fail(events.CodeLimitBytes, "no memory for the answer", always, err)
+			}
+			buf = slices.Grow(buf, more)
 		}
 		n, err := body.Read(buf[len(buf):cap(buf)])
 		buf = buf[:len(buf)+n]
