@@ -1,37 +1,79 @@
 package embedded_test
 
 import (
-	"runtime"
-	"sync"
+	"net"
+	"os"
+	"path/filepath"
 	"testing"
-	"time"
 
 	"sheaf/events/embedded"
 
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
 )
 
-// A process that does not listen must not be ended because its machine is busy.
-func TestABusyServerIsHealthy(t *testing.T) {
-	srv, err := embedded.Start(embedded.Options{Dir: t.TempDir()})
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// Two servers on one folder would both believe that its files are theirs.
+func TestFolderIsUsedOnce(t *testing.T) {
+	dir := t.TempDir()
+	first, err := embedded.Start(embedded.Options{Dir: dir})
 	require.NoError(t, err)
-	defer srv.Stop()
-	stop := make(chan struct{})
-	var busy sync.WaitGroup
-	for range 8 * runtime.GOMAXPROCS(0) {
-		busy.Go(func() {
-			for n := 0; ; n++ {
-				select {
-				case <-stop:
-					return
-				default:
-				}
-			}
-		})
+	defer first.Stop()
+	_, err = embedded.Start(embedded.Options{Dir: dir})
+	require.ErrorIs(t, err, embedded.ErrInUse)
+	require.ErrorContains(t, err, dir)
+	require.NoError(t, first.Health())
+
+	first.Stop()
+	second, err := embedded.Start(embedded.Options{Dir: dir})
+	require.NoError(t, err, "free again")
+	second.Stop()
+	second.Stop()
+}
+
+func TestWhatIsAcknowledgedOutlivesTheServer(t *testing.T) {
+	dir := t.TempDir()
+	for round := range uint64(3) {
+		srv, err := embedded.Start(embedded.Options{Dir: dir})
+		require.NoError(t, err)
+		nc, err := srv.Connect()
+		require.NoError(t, err)
+		js, err := jetstream.New(nc)
+		require.NoError(t, err)
+		_, err = js.CreateOrUpdateStream(t.Context(), jetstream.StreamConfig{Name: "S", Subjects: []string{"s"}})
+		require.NoError(t, err)
+		ack, err := js.Publish(t.Context(), "s", nil)
+		require.NoError(t, err)
+		require.Equal(t, round+1, ack.Sequence)
+		require.Empty(t, srv.URL(), "no port is open unless asked for")
+		nc.Close()
+		srv.Stop()
 	}
-	defer busy.Wait()
-	defer close(stop)
-	for end := time.Now().Add(2 * time.Second); time.Now().Before(end); {
-		require.NoError(t, srv.Health())
+}
+
+func TestStartSaysWhatIsWrong(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer taken.Close()
+	file := filepath.Join(t.TempDir(), "file")
+	require.NoError(t, os.WriteFile(file, nil, 0o600))
+	for name, o := range map[string]embedded.Options{
+		"--nats-listen":   {Dir: t.TempDir(), Listen: taken.Addr().String()},
+		"address":         {Dir: t.TempDir(), Listen: "127.0.0.1"},
+		"port \"nats\"":   {Dir: t.TempDir(), Listen: "127.0.0.1:nats"},
+		"not a directory": {Dir: filepath.Join(file, "inside it")},
+	} {
+		_, err := embedded.Start(o)
+		require.ErrorContains(t, err, name)
+		if o.Dir != "" {
+			// Nothing is left behind that would keep the next start off.
+			if srv, err := embedded.Start(embedded.Options{Dir: o.Dir}); err == nil {
+				srv.Stop()
+			} else {
+				require.NotErrorIs(t, err, embedded.ErrInUse)
+			}
+		}
 	}
 }
