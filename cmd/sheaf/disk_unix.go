@@ -10,5 +10,5 @@ func freeBytes(folder string) (free int64, known bool) {
 	if err := syscall.Statfs(folder, &fs); err != nil {
 		return 0, false
 	}
-	return int64(fs.Bavail) * int64(fs.Bsize), true
+	return int64(fs.Bavail) * int64(fs.Bsize), true //nolint:unconvert // other types on other platforms
 }

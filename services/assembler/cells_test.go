@@ -473,7 +473,7 @@ func FuzzCells(f *testing.F) {
 		got := 0
 		for {
 			token, err := d.Token()
-			if err == io.EOF {
+			if errors.Is(err, io.EOF) {
 				break
 			}
 			if err != nil {
