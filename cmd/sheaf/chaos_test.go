@@ -564,12 +564,11 @@ func (w *world) run(p *plan) {
 	t := w.t
 	began := time.Now()
 	t.Logf("CHAOS_SEED=%d: %d exports, %d blows over %s, in %s", p.seed, len(p.orders), len(p.blows), p.spread, w.dir)
-	ctx, cancel := context.WithTimeout(t.Context(), p.spread+4*time.Minute)
-	defer cancel()
-	w.quiet = w.quietRun(ctx)
-	if t.Failed() {
+	if w.quiet = w.quietRun(t.Context()); w.quiet == nil {
 		return
 	}
+	ctx, cancel := context.WithTimeout(t.Context(), 2*p.spread+8*time.Minute)
+	defer cancel()
 	if w.server != nil {
 		w.server.start("")
 	}
