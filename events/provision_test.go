@@ -77,6 +77,28 @@ func TestProvisionChangesALimit(t *testing.T) {
 	require.Equal(t, time.Hour, all[events.StreamCallbacks].(jetstream.StreamConfig).MaxAge)
 }
 
+// An older version may have made a consumer with settings that the server never
+// changes.
+func TestProvisionMakesAConsumerAnew(t *testing.T) {
+	t.Parallel()
+	srv := eventstest.Server(t, "")
+	s := eventstest.StreamsOn(t, srv, events.Config{})
+	js := s.JetStream()
+	old, err := js.Consumer(t.Context(), events.StreamEvents, events.ConsumerCrawler)
+	require.NoError(t, err)
+	cfg := old.CachedInfo().Config
+	want := cfg.MaxWaiting
+	cfg.MaxWaiting = 512
+	require.NoError(t, js.DeleteConsumer(t.Context(), events.StreamEvents, events.ConsumerCrawler))
+	_, err = js.CreateConsumer(t.Context(), events.StreamEvents, cfg)
+	require.NoError(t, err)
+
+	eventstest.StreamsOn(t, srv, events.Config{})
+	now, err := js.Consumer(t.Context(), events.StreamEvents, events.ConsumerCrawler)
+	require.NoError(t, err)
+	require.Equal(t, want, now.CachedInfo().Config.MaxWaiting)
+}
+
 // A process with another secret key or file store would answer wrongly, so it
 // does not start, and the message says what to do.
 func TestProvisionRefusesAnotherInstallation(t *testing.T) {

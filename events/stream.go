@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -134,7 +136,7 @@ func Provision(ctx context.Context, nc *nats.Conn, cfg Config) (*Streams, error)
 		}
 	}
 	for _, c := range consumerConfigs() {
-		_, err := provisioned(ctx, func() (jetstream.Consumer, error) { return js.CreateOrUpdateConsumer(ctx, c.stream, c.config) })
+		_, err := provisioned(ctx, func() (jetstream.Consumer, error) { return c.provision(ctx, js) })
 		if err != nil {
 			return nil, fmt.Errorf("consumer %s of %s: %w", c.config.Durable, c.stream, explain(err))
 		}
@@ -245,6 +247,23 @@ func consumerConfigs() []consumerConfig {
 		durable(StreamEvents, ConsumerNotifier, of(TypeCompleted), of(TypeFailed), of(TypeCancelled)),
 		durable(StreamTimers, ConsumerDueCallback, subjectDue+"callback.*.*"),
 	}
+}
+
+// provision creates the consumer or brings it to its settings. Some the server
+// never changes, such as how many pulls may wait; a consumer that an older Sheaf
+// made with others is then made anew. It delivers all that its stream holds once
+// more, and every handler finds done what is done.
+func (c consumerConfig) provision(ctx context.Context, js jetstream.JetStream) (jetstream.Consumer, error) {
+	cons, err := js.CreateOrUpdateConsumer(ctx, c.stream, c.config)
+	var api *jetstream.APIError
+	if !errors.As(err, &api) || !strings.Contains(api.Description, "can not be updated") {
+		return cons, err
+	}
+	slog.Warn("a consumer is made anew; what was done is found done", "stream", c.stream, "consumer", c.config.Durable, "reason", api.Description)
+	if err := js.DeleteConsumer(ctx, c.stream, c.config.Durable); err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) {
+		return nil, err
+	}
+	return js.CreateOrUpdateConsumer(ctx, c.stream, c.config)
 }
 
 // SubmitStreamCreated is when the stream of submissions was created: with a
