@@ -50,6 +50,7 @@ type Tasks struct {
 	applied uint64
 	waiters map[*waiter]struct{}
 	closed  bool
+	folded  int // events since the last Release by Apply
 }
 
 type waiter struct {
@@ -85,6 +86,10 @@ var (
 )
 
 const keySize = 32
+
+// releaseEvery is after how many events Apply releases the file's pages: some
+// 7 MB of new ones.
+const releaseEvery = 8192
 
 // Applied is the sequence of the newest event that the projection has seen.
 func (t *Tasks) Applied() uint64 {
@@ -210,6 +215,16 @@ func (t *Tasks) Apply(batch []events.Event) error {
 		return fmt.Errorf("applying events to the projection: %w", err)
 	}
 	t.reached(applied)
+	t.mu.Lock()
+	t.folded += len(batch)
+	due := t.folded >= releaseEvery
+	if due {
+		t.folded = 0
+	}
+	t.mu.Unlock()
+	if due {
+		t.Release()
+	}
 	return nil
 }
 

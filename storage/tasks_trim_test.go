@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"path/filepath"
+	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -228,4 +230,43 @@ func TestATrimmedLogGivesTheSameProjection(t *testing.T) {
 		require.NoError(t, err)
 		require.Len(t, list, known)
 	})
+}
+
+// Readers and a writer that makes the file grow go on while its pages are
+// released under them.
+func TestReleaseDisturbsNobody(t *testing.T) {
+	tasks := openAt(t, filepath.Join(t.TempDir(), "tasks.db"))
+	log := logOf{t: t}
+	for n := range 3000 {
+		log.add("default", keyOf(n), begin, request("u", begin))
+	}
+	done := make(chan struct{})
+	var readers sync.WaitGroup
+	for range 4 {
+		readers.Go(func() {
+			for {
+				select {
+				case <-done:
+					return
+				default:
+				}
+				tasks.Release()
+				if _, err := tasks.History("default", "u", time.Time{}, 0, 100); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	for batch := range slices.Chunk(log.all, 100) {
+		require.NoError(t, tasks.Apply(batch))
+	}
+	close(done)
+	readers.Wait()
+	sum := digest(t, tasks)
+	tasks.Release()
+	require.Equal(t, sum, digest(t, tasks))
+	require.NoError(t, tasks.db.View(verify))
+	require.NoError(t, tasks.Close())
+	tasks.Release()
 }

@@ -132,6 +132,7 @@ func (s *sweeper) pass(ctx context.Context) error {
 		err = errors.Join(err, s.trim(ctx))
 	}
 	s.mark = mark
+	s.tasks.Release()
 	return err
 }
 

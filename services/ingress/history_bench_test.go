@@ -1,0 +1,151 @@
+package ingress
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"sheaf/events"
+	"sheaf/events/eventstest"
+	"sheaf/storage"
+
+	"github.com/stretchr/testify/require"
+)
+
+// resident returns bytes of this process in memory: all, and without mapped files.
+// It is the least of a quarter of a minute, within which the server lets go of the
+// blocks that it wrote or read last.
+func resident(b *testing.B) (all, anonymous float64) {
+	all, anonymous = math.MaxFloat64, math.MaxFloat64
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for range 15 {
+		<-tick.C
+		debug.FreeOSMemory()
+		status, err := os.ReadFile("/proc/self/status")
+		require.NoError(b, err)
+		for line := range strings.Lines(string(status)) {
+			fields := strings.Fields(line)
+			if len(fields) < 2 {
+				continue
+			}
+			kib, _ := strconv.ParseFloat(fields[1], 64)
+			switch fields[0] {
+			case "VmRSS:":
+				all = min(all, kib*1024)
+			case "RssAnon:":
+				anonymous = min(anonymous, kib*1024)
+			}
+		}
+	}
+	return all, anonymous
+}
+
+// finish takes an export through four events.
+func finish(streams *events.Streams, n int) error {
+	x := events.Export{Tenant: events.DefaultTenant, Key: fmt.Sprintf("%032x", n*7919)}
+	for _, p := range []events.Payload{
+		withCallback("orders of " + x.Key),
+		&events.ExportCrawled{Run: 1, Pages: 1},
+		&events.ExportCompleted{Run: 1, Pages: 1, Rows: 100, ExpiresAt: time.Now().Add(time.Hour),
+			Files: []events.File{{Name: "orders.zip", Store: "default/" + x.Key + "/" + events.NewID() + ".zip", Size: 5000, SHA256: strings.Repeat("ab", 32), Rows: 100}}},
+		&events.CallbackDelivered{Attempt: 1, Status: 200},
+	} {
+		var err error
+		if x, err = streams.Append(context.Background(), x, "", func(*events.Export) (events.Payload, error) { return p, nil }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// BenchmarkHistory is what the process needs for each further finished export in
+// its history, embedded server and projection included, and what it takes to
+// trim them all. Run it with -benchtime 1x and nothing else.
+func BenchmarkHistory(b *testing.B) {
+	const first, further = 1000, 20_000
+	in := start(b, eventstest.Server(b, ""), Config{})
+	fill := func(from, to int) {
+		var wg sync.WaitGroup
+		for lane := range 4 {
+			wg.Go(func() {
+				for n := from + lane; n < to; n += 4 {
+					if err := finish(in.streams, n); err != nil {
+						b.Error(err)
+						return
+					}
+				}
+			})
+		}
+		wg.Wait()
+		in.caughtUpTo(b)
+	}
+	fill(0, first)
+	in.tasks.Release()
+	all, anonymous := resident(b)
+	fill(first, first+further)
+	in.tasks.Release()
+	allThen, anonymousThen := resident(b)
+	b.ReportMetric((allThen-all)/further, "RSS-bytes/export")
+	b.ReportMetric((anonymousThen-anonymous)/further, "RSS-without-files-bytes/export")
+
+	s := in.sweeper()
+	passes(b, s, 1)
+	begun := time.Now()
+	passes(b, s, 1) // clears them
+	b.ReportMetric(float64(time.Since(begun).Microseconds())/(first+further), "clear-µs/export")
+	begun = time.Now()
+	passes(b, s, 1)
+	b.ReportMetric(float64(time.Since(begun).Microseconds())/1000, "idle-pass-ms")
+	s.now = func() time.Time { return time.Now().Add(2 * time.Hour) }
+	begun = time.Now()
+	require.NoError(b, s.expire(b.Context()))
+	b.ReportMetric(float64(time.Since(begun).Microseconds())/(first+further), "expire-µs/export")
+	s.now = func() time.Time { return time.Now().Add(s.keepHistory + time.Hour) }
+	begun = time.Now()
+	require.NoError(b, s.trim(b.Context()))
+	b.ReportMetric(float64(time.Since(begun).Microseconds())/(first+further), "trim-µs/export")
+	counts, err := in.tasks.Counts()
+	require.NoError(b, err)
+	require.Empty(b, counts)
+	in.tasks.Release() // as a pass does
+	all, _ = resident(b)
+	b.ReportMetric((allThen-all)/(first+further), "RSS-bytes-back/export")
+	b.ReportMetric(0, "ns/op")
+}
+
+// BenchmarkIdlePass is one pass over 100,000 ended exports of which nothing is
+// due.
+func BenchmarkIdlePass(b *testing.B) {
+	const exports = 100_000
+	in := start(b, eventstest.Server(b, ""), Config{})
+	tasks, err := storage.OpenTasks(filepath.Join(b.TempDir(), "tasks.db"))
+	require.NoError(b, err)
+	defer func() { require.NoError(b, tasks.Close()) }()
+	log := make([]events.Event, 0, 2*exports)
+	for n := range exports {
+		ev := events.Event{Tenant: events.DefaultTenant, Key: fmt.Sprintf("%032x", n*7919), Time: time.Now()}
+		for _, p := range []events.Payload{withCallback("orders"), &events.ExportCancelled{}, &events.CallbackDelivered{Attempt: 1}} {
+			ev.Sequence, ev.Payload = uint64(len(log)+1), p
+			log = append(log, ev)
+		}
+	}
+	for batch := range slices.Chunk(log, 4096) {
+		require.NoError(b, tasks.Apply(batch))
+	}
+	s := in.sweeper()
+	s.tasks, s.keepPages = tasks, time.Hour
+	passes(b, s, 2)
+	for b.Loop() {
+		passes(b, s, 1)
+	}
+}
