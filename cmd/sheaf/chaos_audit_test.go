@@ -686,6 +686,10 @@ func (w *world) auditFiles(ctx context.Context, stories map[string]*story) {
 				w.problem("I8 %s: %d drafts are left in %s", p.name, len(left), folder)
 			}
 		}
+		strays, _ := filepath.Glob(filepath.Join(data, ".*"))
+		for _, stray := range strays {
+			w.problem("I8 %s is left over", stray)
+		}
 		files = opened
 	}
 	for name, f := range named {
@@ -722,7 +726,7 @@ func (w *world) namesInStore(ctx context.Context) map[string]bool {
 	names := map[string]bool{}
 	if folder, ok := strings.CutPrefix(w.files, "file://"); ok {
 		err := filepath.WalkDir(folder, func(path string, entry fs.DirEntry, err error) error {
-			if err != nil || entry.IsDir() || strings.HasPrefix(entry.Name(), ".sheaf-store") {
+			if err != nil || entry.IsDir() || entry.Name() == ".sheaf-store" {
 				return err
 			}
 			name, err := filepath.Rel(folder, path)

@@ -70,6 +70,9 @@ func guardKeptKey(file string) error {
 func (c KeyConfig) makeSecretKey() ([]byte, error) {
 	key, err := c.secretKey()
 	if !errors.Is(err, fs.ErrNotExist) || c.SecretKey != "" || c.SecretKeyFile != "" {
+		if err == nil {
+			dropDrafts(filepath.Join(c.Data, keptKeyName))
+		}
 		return key, err
 	}
 	key = make([]byte, events.SecretKeySize)
@@ -87,6 +90,9 @@ func (c KeyConfig) makeSecretKey() ([]byte, error) {
 // writeOnce makes a file that holds all of data or does not exist, also after
 // a crash. A file that is there already stays.
 func writeOnce(name string, data []byte) error {
+	if _, err := os.Stat(name); err == nil {
+		dropDrafts(name)
+	}
 	tmp, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+".*") // mode 0600
 	if err != nil {
 		return err
@@ -100,8 +106,10 @@ func writeOnce(name string, data []byte) error {
 		return err
 	}
 	failpoint.Hit("once.link.before")
-	if err := os.Link(tmp.Name(), name); err != nil && !errors.Is(err, fs.ErrExist) {
-		return err
+	if err := os.Link(tmp.Name(), name); err != nil {
+		if _, absent := os.Stat(name); absent != nil {
+			return err
+		}
 	}
 	failpoint.Hit("once.link.after")
 	dir, err := os.Open(filepath.Dir(name))
@@ -109,6 +117,18 @@ func writeOnce(name string, data []byte) error {
 		return err
 	}
 	return errors.Join(dir.Sync(), dir.Close())
+}
+
+// dropDrafts removes what processes that died in writeOnce have left beside a
+// file that is there. One that is still at it loses nothing: the name is taken.
+func dropDrafts(name string) {
+	drafts, err := filepath.Glob(filepath.Join(filepath.Dir(name), "."+filepath.Base(name)+".*"))
+	for _, draft := range drafts {
+		err = errors.Join(err, os.Remove(draft))
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		slog.Warn("drafts left over", "file", name, "error", err)
+	}
 }
 
 // decodeKey reads hexadecimal, else any form of base64.

@@ -39,6 +39,12 @@ func TestSecretKeyIsMadeOnceAndKeptPrivate(t *testing.T) {
 	entries, err := os.ReadDir(data)
 	require.NoError(t, err)
 	require.Len(t, entries, 1, "nothing else is left")
+	require.NoError(t, os.WriteFile(filepath.Join(data, "."+keptKeyName+".123"), []byte("of a crash"), 0o600))
+	_, err = c.makeSecretKey()
+	require.NoError(t, err)
+	entries, err = os.ReadDir(data)
+	require.NoError(t, err)
+	require.Len(t, entries, 1, "also of a crash")
 
 	require.NoError(t, os.Chmod(name, 0o644))
 	key, err := c.makeSecretKey()
