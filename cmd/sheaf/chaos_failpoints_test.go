@@ -3,6 +3,7 @@ package main_test
 import (
 	"context"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -27,6 +28,9 @@ func TestChaosFailpoints(t *testing.T) {
 	var wg sync.WaitGroup
 	slots := make(chan struct{}, 10) // they wait for the most part: 10 s until work is handed out again
 	for _, name := range failpoint.Names {
+		if only := os.Getenv("CHAOS_FAILPOINT"); only != "" && name != only {
+			continue
+		}
 		most := hits
 		if strings.HasPrefix(name, "append.") || strings.HasPrefix(name, "ack.") {
 			most += 2 // they stand for several kinds of events and deliveries

@@ -36,7 +36,7 @@
 // The plan comes from a seed, which is printed at the start: CHAOS_SEED repeats
 // it, though not the moments at which the machine does things. CHAOS_EXPORTS,
 // CHAOS_KILLS and CHAOS_DURATION (of the disturbances) set the size; CHAOS_HITS
-// how many hits of each failpoint are tried. After a failure the folder with all
+// how many hits of each failpoint are tried, CHAOS_FAILPOINT is for one alone. After a failure the folder with all
 // data and logs is kept and named.
 package main_test
 
