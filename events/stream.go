@@ -18,7 +18,7 @@ const (
 	StreamEvents    = "SHEAF_EVENTS"    // the log
 	StreamPages     = "SHEAF_PAGES"     // the rows
 	StreamTimers    = "SHEAF_TIMERS"    // schedules of callback attempts
-	StreamPrivate   = "SHEAF_PRIVATE"   // sealed source headers, start counts, the cluster's fingerprint
+	StreamPrivate   = "SHEAF_PRIVATE"   // sealed source headers, start counts, reservations of space, the cluster's fingerprint
 	StreamCallbacks = "SHEAF_CALLBACKS" // results for producers without HTTP
 )
 
