@@ -68,6 +68,7 @@ func withCallback(title string) *events.ExportRequested {
 }
 
 func TestSweeperTrimsTheLog(t *testing.T) {
+	t.Parallel()
 	srv := eventstest.Server(t, "")
 	in := start(t, srv, Config{})
 	other := start(t, srv, Config{})
@@ -145,6 +146,7 @@ func TestSweeperTrimsTheLog(t *testing.T) {
 }
 
 func TestSweeperKeepsAtMostSoManyExports(t *testing.T) {
+	t.Parallel()
 	in := start(t, eventstest.Server(t, ""), Config{})
 	due := time.Now().Add(time.Hour)
 	for n := range 6 {
@@ -189,10 +191,10 @@ func TestSweeperKeepsAtMostSoManyExports(t *testing.T) {
 }
 
 func TestSweepersTrimAtOnce(t *testing.T) {
+	t.Parallel()
 	srv := eventstest.Server(t, "")
 	in := start(t, srv, Config{})
 	other := start(t, srv, Config{})
-	other.files = in.files
 	due := time.Now().Add(time.Hour)
 	for n := range 40 {
 		in.complete(t, testKey(n), "a", []byte("zip"), due)
@@ -221,6 +223,7 @@ func TestSweepersTrimAtOnce(t *testing.T) {
 }
 
 func TestSweeperFailsWhatStaysUnfinished(t *testing.T) {
+	t.Parallel()
 	srv := eventstest.Server(t, "")
 	in := start(t, srv, Config{MaxAge: time.Hour})
 	in.underway(t, testKey(0))
@@ -250,6 +253,7 @@ func TestSweeperFailsWhatStaysUnfinished(t *testing.T) {
 }
 
 func TestSweeperGivesUpACallbackThatNobodyDelivers(t *testing.T) {
+	t.Parallel()
 	in := start(t, eventstest.Server(t, ""), Config{})
 	in.write(t, testKey(0), withCallback("a"))
 	in.write(t, testKey(0), &events.ExportCancelled{})
@@ -271,6 +275,7 @@ func TestSweeperGivesUpACallbackThatNobodyDelivers(t *testing.T) {
 // A log that takes no event is the end of everything, so its head must move
 // whatever stands there.
 func TestSweeperMakesRoomInTheLog(t *testing.T) {
+	t.Parallel()
 	streams := eventstest.StreamsOn(t, eventstest.Server(t, ""), events.Config{MaxEventsBytes: 256 << 10})
 	in := startOn(t, streams, Config{})
 	in.underway(t, testKey(0))
@@ -297,6 +302,7 @@ func TestSweeperMakesRoomInTheLog(t *testing.T) {
 }
 
 func TestSweeperPurgesStrays(t *testing.T) {
+	t.Parallel()
 	in := start(t, eventstest.Server(t, ""), Config{})
 	x := in.underway(t, testKey(1))
 	in.write(t, testKey(1), &events.ExportCancelled{})
@@ -356,10 +362,10 @@ func TestOrphansOfForgottenExportsGo(t *testing.T) {
 // that do single steps in any order, die between an event and its deletion, and
 // live in the future.
 func TestNoFileGoesBeforeItsTime(t *testing.T) {
+	t.Parallel()
 	srv := eventstest.Server(t, "")
 	in := start(t, srv, Config{})
 	other := start(t, srv, Config{})
-	other.files = in.files
 	round := 0
 	rapid.Check(t, func(rt *rapid.T) {
 		round++
