@@ -1,3 +1,5 @@
+//go:build linux
+
 package main_test
 
 import (
@@ -85,7 +87,7 @@ type process struct {
 	cmd       *exec.Cmd
 	failpoint string // of the next start
 	sent      syscall.Signal
-	starts    []time.Time
+	starts    int
 	closing   bool
 	done      chan struct{}
 	problems  []string
@@ -131,12 +133,12 @@ func (p *process) supervise(done chan struct{}) {
 		if failpoint != "" {
 			cmd.Env = append(os.Environ(), "SHEAF_FAILPOINT="+failpoint)
 		}
-		_, _ = fmt.Fprintf(log, "--- %s start %d, failpoint %q\n", time.Now().Format(time.StampMilli), len(p.starts)+1, failpoint)
+		_, _ = fmt.Fprintf(log, "--- %s start %d, failpoint %q\n", time.Now().Format(time.StampMilli), p.starts+1, failpoint)
 		p.failpoint, p.sent = "", 0
 		err = cmd.Start()
 		if err == nil {
 			p.cmd = cmd
-			p.starts = append(p.starts, time.Now())
+			p.starts++
 		}
 		p.mu.Unlock()
 		if err != nil {
@@ -238,12 +240,6 @@ func (p *process) shutdown(sig syscall.Signal) {
 	}
 	p.hit(sig, "")
 	<-done
-}
-
-func (p *process) startCount() int {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return len(p.starts)
 }
 
 // complaints are the ends that nobody brought about, and what the log says of

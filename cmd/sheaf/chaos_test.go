@@ -1,3 +1,5 @@
+//go:build linux
+
 // The chaos suite: real processes are killed, stopped, restarted and run into
 // their failpoints while they export from a source with faults and call back a
 // receiver with faults. Afterwards an auditor reads the log, the pages, the
@@ -198,7 +200,6 @@ type world struct {
 	seed      uint64
 	dir       string
 	sheaf     string // binary
-	secret    string
 	natsURL   string
 	files     string   // --files
 	ingresses []string // base URLs
