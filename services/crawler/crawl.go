@@ -83,7 +83,7 @@ func (c *crawl) run(ctx context.Context) (*events.ExportCrawled, error) {
 		Limit: req.HTTP.Limit, TaskID: c.x.Key,
 	}, c.cfg.Policy)
 	if err != nil {
-		return nil, &Failure{Code: events.CodeSourceUnreachable, Msg: err.Error()}
+		return nil, &Failure{Code: events.CodeInternal, Msg: err.Error()}
 	}
 	source.turn = func(ctx context.Context) (func(), error) { return c.turns.take(ctx, c.x.Tenant, c.x.Key) }
 	source.memory = c.memory

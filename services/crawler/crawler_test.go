@@ -368,3 +368,26 @@ func TestBackoffHoldsNoPlace(t *testing.T) {
 	x := request(t, s, events.Export{}, well.URL, 10, 0)
 	require.Equal(t, events.TypeCrawled, await(t, s, x.LastSeq, events.TypeCrawled, events.TypeFailed).Type())
 }
+
+// A source that never answers gives its place back after a second, and holds
+// no memory for the answer that does not come.
+func TestHangingSourceHoldsNoPlace(t *testing.T) {
+	s := eventstest.Streams(t)
+	hanging, well := sourcetest.New(t, 10), sourcetest.New(t, 50)
+	asked := make(chan struct{}, 10)
+	hanging.Fault = sourcetest.Always(func(w http.ResponseWriter, r *http.Request, page []byte) {
+		asked <- struct{}{}
+		sourcetest.Hang(w, r, page)
+	})
+	policy := quick
+	policy.SlowAfter = 20 * time.Millisecond
+	start(t, s, well.Client, Config{Fetches: 1, BodyBytes: 1 << 20, Policy: policy})
+	_, err := s.Append(t.Context(), events.Export{Tenant: "default", Key: "00000000000000000000000000000000"}, "", func(*events.Export) (events.Payload, error) {
+		return &events.ExportRequested{CreatedAt: time.Now().UTC(), Request: events.Request{SourceType: events.SourceHTTP,
+			HTTP: &events.HTTPRequest{URL: hanging.URL, Method: http.MethodGet, Limit: 10, Conn: 1}}}, nil
+	})
+	require.NoError(t, err)
+	<-asked
+	x := request(t, s, events.Export{}, well.URL, 10, 0)
+	require.Equal(t, events.TypeCrawled, await(t, s, x.LastSeq, events.TypeCrawled, events.TypeFailed).Type())
+}

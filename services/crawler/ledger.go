@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"fmt"
+	"slices"
 
 	"sheaf/events"
 	"sheaf/events/rows"
@@ -71,6 +72,9 @@ func (l *ledger) admit(n int, r rows.Response) (events.Page, *Failure) {
 	}
 
 	if n == 1 {
+		if r.RowCount > 1 && !namesColumns(r.FirstRow) {
+			return p, format(n, "row 1 is the header and names no column")
+		}
 		if r.RowCount == 0 && (p.Total > 0 || p.TotalPages > 1) {
 			return p, &Failure{Page: 1, Code: events.CodeSourceIncomplete,
 				Msg: fmt.Sprintf("page 1 is empty, but the source announces %d pages and %d rows", p.TotalPages, max(p.Total, 0))}
@@ -91,7 +95,7 @@ func (l *ledger) admit(n int, r rows.Response) (events.Page, *Failure) {
 		last = l.totalPages
 	}
 	if p.DataRows() == 0 && n < last {
-		return p, &Failure{Page: n, Code: events.CodeSourceIncomplete, Msg: fmt.Sprintf("page %d of %d is empty", n, last)}
+		return p, &Failure{Page: n, Code: events.CodeSourceIncomplete, Msg: fmt.Sprintf("it is empty, but the source announces %d pages", last)}
 	}
 	return p, nil
 }
@@ -156,6 +160,14 @@ func (l *ledger) extend() bool {
 	}
 	l.totalPages, l.extended = pages, true
 	return true
+}
+
+// namesColumns reports whether a header row has any field.
+func namesColumns(header []byte) bool {
+	c := rows.NewCursor(slices.Concat([]byte("["), header, []byte("]")))
+	c.NextRow()
+	_, _, _, ok := c.NextField()
+	return ok
 }
 
 // firstRow returns the first row of a checked array, nil when it is empty.

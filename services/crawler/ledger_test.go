@@ -52,6 +52,7 @@ func TestFirstPage(t *testing.T) {
 		{"no rows but a total fails", `{"page":1,"total":9,"total_page":1}`, nil, events.CodeSourceIncomplete, 0, 0},
 		{"no rows but more pages fails", `{"page":1,"total_page":3}`, nil, events.CodeSourceIncomplete, 0, 0},
 		{"no pagetag fails", `null`, []string{headerRow, row(1)}, events.CodeSourceFormat, 0, 0},
+		{"a header without columns fails", `{"page":1,"total":1,"total_page":1}`, []string{`{ }`, row(1)}, events.CodeSourceFormat, 0, 0},
 		{"no total and no total_page fails", `{"page":1}`, []string{headerRow, row(1)}, events.CodeSourceFormat, 0, 0},
 		{"total_page is computed from total", `{"page":1,"total":5}`, []string{headerRow, row(1), row(2)}, "", 3, 5},
 		{"no total is admitted", `{"page":1,"total_page":3}`, []string{headerRow, row(1), row(2)}, "", 3, -1},

@@ -19,6 +19,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+	"unicode"
 
 	"code.dny.dev/ssrf"
 	"github.com/klauspost/compress/gzip"
@@ -57,6 +58,9 @@ type Policy struct {
 	// at most MaxBackoff. Defaults 500 ms and 15 s.
 	BaseBackoff time.Duration
 	MaxBackoff  time.Duration
+	// SlowAfter is how long an attempt keeps its place among the requests in
+	// flight. Default 1 s.
+	SlowAfter time.Duration
 	// MaxRetryAfter caps the Retry-After of an answer. Default 60 s.
 	MaxRetryAfter time.Duration
 	// MaxBodyBytes bounds one answer after decompression. Default 64 MiB.
@@ -74,6 +78,7 @@ func (p Policy) withDefaults() Policy {
 		PageTimeout:   positive(p.PageTimeout, 60*time.Second),
 		BaseBackoff:   positive(p.BaseBackoff, 500*time.Millisecond),
 		MaxBackoff:    positive(p.MaxBackoff, 15*time.Second),
+		SlowAfter:     positive(p.SlowAfter, time.Second),
 		MaxRetryAfter: positive(p.MaxRetryAfter, 60*time.Second),
 		MaxBodyBytes:  positive(p.MaxBodyBytes, 64<<20),
 		MaxRatio:      positive(p.MaxRatio, 400),
@@ -233,7 +238,14 @@ func (s *Source) redact(msg string) string {
 	for _, secret := range s.secrets {
 		msg = strings.ReplaceAll(msg, secret, "***")
 	}
-	return msg
+	// The text goes on to logs, terminals and pages: nothing in it may move a
+	// cursor or turn the direction of writing.
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) || unicode.Is(unicode.Bidi_Control, r) {
+			return ' '
+		}
+		return r
+	}, msg)
 }
 
 func (s *Source) setParam(param json.RawMessage) error {
@@ -353,18 +365,17 @@ func (s *Source) Fetch(ctx context.Context, page int) (Fetched, error) {
 		if err != nil {
 			return Fetched{}, ended(ctx, page, n-1)
 		}
-		share, err := s.memory.take(ctx, s.usual.Load())
-		if err != nil {
-			release()
-			return Fetched{}, ended(ctx, page, n-1)
-		}
-		f, wrong := s.attempt(ctx, page, share)
+		// A source that does not answer must not keep the others waiting: its
+		// place goes to somebody else, and the request goes on without.
+		release = sync.OnceFunc(release)
+		slow := time.AfterFunc(s.policy.SlowAfter, release)
+		f, wrong := s.attempt(ctx, page)
+		slow.Stop()
 		release()
 		if wrong == nil {
-			f.Attempts, f.Elapsed, f.share = n, time.Since(start), share
+			f.Attempts, f.Elapsed = n, time.Since(start)
 			return f, nil
 		}
-		share.release()
 		if short := (*shortError)(nil); errors.As(wrong.failure.Err, &short) {
 			// Not the source's fault, and no attempt of its: with enough memory
 			// set aside the same page is asked for again.
@@ -448,7 +459,7 @@ func (s *Source) expect(size int64) {
 	}
 }
 
-func (s *Source) attempt(parent context.Context, page int, share *share) (Fetched, *wrong) {
+func (s *Source) attempt(parent context.Context, page int) (_ Fetched, bad *wrong) {
 	ctx, cancel := context.WithCancelCause(parent)
 	defer cancel(nil)
 	total := time.AfterFunc(s.policy.PageTimeout, func() { cancel(errNoBody) })
@@ -466,6 +477,19 @@ func (s *Source) attempt(parent context.Context, page int, share *share) (Fetche
 		total.Reset(min(s.policy.PageTimeout, refusalTimeout))
 		return Fetched{}, s.refusal(resp)
 	}
+	// Memory is set aside for an answer that has begun, not for one that may
+	// never come. Waiting for it is not the source's time.
+	total.Stop()
+	share, err := s.memory.take(parent, s.usual.Load())
+	if err != nil {
+		return Fetched{}, s.broken(parent, err)
+	}
+	defer func() {
+		if bad != nil {
+			share.release()
+		}
+	}()
+	total.Reset(s.policy.PageTimeout)
 	body, bad := s.read(ctx, resp, s.policy.MaxBodyBytes, share)
 	if bad != nil {
 		recycle(body)
@@ -483,7 +507,7 @@ func (s *Source) attempt(parent context.Context, page int, share *share) (Fetche
 			Code: events.CodeSourceErrcode, Status: resp.StatusCode, Errcode: s.redact(r.Errcode), Msg: s.redact(r.Msg),
 		}}
 	}
-	return Fetched{Body: body, Response: r}, nil
+	return Fetched{Body: body, Response: r, share: share}, nil
 }
 
 // misshapen is the failure of an answer that is not in the standard format.
