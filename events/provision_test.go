@@ -105,13 +105,17 @@ func TestProvisionRefusesAnotherInstallation(t *testing.T) {
 	t.Parallel()
 	srv := eventstest.Server(t, "")
 	cfg := events.Config{SecretKey: eventstest.SecretKey, FilesURL: "s3://bucket"}
-	eventstest.StreamsOn(t, srv, cfg)
+	s := eventstest.StreamsOn(t, srv, cfg)
 	eventstest.StreamsOn(t, srv, cfg)
 
 	other := cfg
 	other.SecretKey = []byte(strings.Repeat("k", 32))
+	other.MaxPagesBytes = 64 << 20
 	_, err := events.Provision(t.Context(), eventstest.Connect(t, srv), other)
 	require.EqualError(t, err, "this process has another secret key than the streams were made with: give every process the same --secret-key")
+	st, err := s.JetStream().Stream(t.Context(), events.StreamPages)
+	require.NoError(t, err)
+	require.EqualValues(t, 4<<30, st.CachedInfo().Config.MaxBytes, "and nothing was changed before")
 
 	other = cfg
 	other.FilesURL = "s3://another"

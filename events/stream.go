@@ -121,6 +121,16 @@ func Provision(ctx context.Context, nc *nats.Conn, cfg Config) (*Streams, error)
 		return nil, fmt.Errorf("jetstream: %w", err)
 	}
 	s := &Streams{cfg: cfg, nc: nc, js: js, keys: keys, batches: make(chan struct{}, maxBatchesInFlight)}
+	// A process that does not belong here must not change what it finds.
+	s.private, err = js.Stream(ctx, StreamPrivate)
+	switch {
+	case err == nil:
+		if err := s.checkFingerprint(ctx); err != nil {
+			return nil, err
+		}
+	case !errors.Is(err, jetstream.ErrStreamNotFound):
+		return nil, fmt.Errorf("stream %s: %w", StreamPrivate, explain(err))
+	}
 	for _, sc := range streamConfigs(cfg) {
 		st, err := provisioned(ctx, func() (jetstream.Stream, error) { return js.CreateOrUpdateStream(ctx, sc) })
 		if err != nil {
