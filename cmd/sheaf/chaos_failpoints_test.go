@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -29,7 +30,9 @@ func TestChaosFailpoints(t *testing.T) {
 	t.Logf("CHAOS_SEED=%d: %d failpoints", seed, len(failpoint.Names))
 	var wg sync.WaitGroup
 	slots := make(chan struct{}, 10) // they wait for the most part: 10 s until work is handed out again
-	for _, name := range failpoint.Names {
+	names := slices.Clone(failpoint.Names)
+	slices.SortStableFunc(names, func(a, b string) int { return strings.Count(b, "purge.") - strings.Count(a, "purge.") }) // these take longest
+	for _, name := range names {
 		if only := os.Getenv("CHAOS_FAILPOINT"); only != "" && name != only {
 			continue
 		}
@@ -69,18 +72,19 @@ func dieAt(t *testing.T, seed uint64, name string, n int) {
 	} else {
 		args = append(args, "--nats-listen", address)
 	}
-	w.expiring = strings.Contains(name, ".delete.") || strings.HasPrefix(name, "purge.")
+	w.expiring = strings.Contains(name, ".delete.")
+	purging := strings.HasPrefix(name, "purge.")
 	if w.expiring {
 		args = append(args, "--keep-files", "2s")
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	if w.quiet = w.quietRun(ctx); w.quiet == nil {
 		return
 	}
-	p := w.serve("sheaf", args...)
+	p, within := w.serve("sheaf", args...), 20*time.Second
 	point := fmt.Sprintf("%s:%d", name, n)
-	if w.expiring {
+	if w.expiring || purging {
 		p.start("")
 	} else {
 		p.start(point)
@@ -104,7 +108,18 @@ func dieAt(t *testing.T, seed uint64, name string, n int) {
 		}))
 		p.hit(syscall.SIGKILL, point)
 	}
-	died := eventually(ctx, 20*time.Second, 50*time.Millisecond, func() bool {
+	if purging {
+		w.settle(ctx)
+		// A minute after it ended an export's pages are swept, from the second
+		// pass on.
+		select {
+		case <-time.After(62 * time.Second):
+		case <-ctx.Done():
+		}
+		p.hit(syscall.SIGKILL, point)
+		within = 80 * time.Second
+	}
+	died := eventually(ctx, within, 50*time.Millisecond, func() bool {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		return w.blows[endFailpoint] > 0
