@@ -136,7 +136,7 @@ func newPlan(t testing.TB, seed uint64, processes int, split bool) *plan {
 		switch k := r.IntN(100); {
 		case i < max(1, kills/20):
 			b.kind, b.lasts = "stop", 11*time.Second+time.Duration(r.IntN(2000))*time.Millisecond
-		case split && k < 12:
+		case split && i < 2*max(1, kills/20)+kills/20:
 			b.kind = "nats"
 		case k < 55:
 			b.kind = "kill"
