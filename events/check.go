@@ -20,9 +20,9 @@ import (
 // second time (measured, nats-server 2.15.2).
 type Mark struct {
 	Created time.Time         `json:"created"`           // of the stream; names it for ever
-	First   uint64            `json:"first"`             // sequence of the oldest message
+	First   uint64            `json:"first"`             // sequence of the oldest message; of the log, the oldest that it should have
 	Last    uint64            `json:"last"`              // sequence of the newest message there ever was
-	Missing int               `json:"missing,omitempty"` // of the log: messages between First and Last that are known to be lost
+	Missing int               `json:"missing,omitempty"` // of the log: messages from First on that are known to be lost
 	Subject string            `json:"subject,omitempty"` // of the message at Last; "" when it was gone already
 	SHA256  string            `json:"sha256,omitempty"`  // of that message's headers and data
 	Floors  map[string]uint64 `json:"floors,omitempty"`  // of each durable consumer: up to where all is acknowledged
@@ -54,7 +54,16 @@ func (s *Streams) Marks(ctx context.Context, before Marks) (Marks, error) {
 		old := before[sc.Name]
 		m := Mark{Created: info.Created, First: info.State.FirstSeq, Last: info.State.LastSeq}
 		if sc.Name == StreamEvents {
-			m.Missing = max(info.State.NumDeleted, old.Missing)
+			m.Missing = info.State.NumDeleted
+			if old.Created.Equal(m.Created) {
+				log, err := s.LogState(ctx)
+				if err != nil {
+					return nil, err
+				}
+				// The log begins where it was trimmed to; what lies between is gone.
+				m.First = max(old.First, log.Trimmed)
+				m.Missing = max(m.Missing+int(max(log.First, m.First)-m.First), old.Missing)
+			}
 		}
 		if old.Last == m.Last && old.Created.Equal(m.Created) {
 			m.Subject, m.SHA256 = old.Subject, old.SHA256

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
+
 	"sheaf/events"
 	"sheaf/storage"
 )
@@ -158,6 +160,11 @@ func (s *system) restoreLog(ctx context.Context, was events.Mark, applied uint64
 	if err != nil {
 		return nil, err
 	}
+	if s.server == nil && !log.Created.Equal(was.Created) {
+		// Somebody may have meant it, and this folder may be an old one.
+		return []string{events.StreamEvents + ": the cluster's log was made anew, and nothing was written to it. " +
+			"Exports that callers have a key of must be requested again."}, nil
+	}
 	restored, failed := 0, 0
 	if applied > 0 {
 		err := s.tasks.Each(func(x events.Export) error {
@@ -240,10 +247,12 @@ func (s *system) keepMarks(ctx context.Context) error {
 		case <-tick.C:
 		}
 		now, err := s.streams.Marks(ctx, s.marks.Marks())
-		if err != nil {
+		if err == nil {
+			err = now.Contradicts(s.marks.Marks())
+		} else if !errors.Is(err, jetstream.ErrStreamNotFound) {
 			continue // an outage; the watchdog tells it
 		}
-		if err := now.Contradicts(s.marks.Marks()); err != nil {
+		if err != nil {
 			// A cluster that changes its leader may say so once.
 			if bad++; bad >= 3 {
 				return fmt.Errorf("data was lost: %w", err)

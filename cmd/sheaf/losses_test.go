@@ -15,9 +15,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 
 	"sheaf/events"
+	"sheaf/events/eventstest"
 )
 
 func ready(t testing.TB, server string) (status int, msg string) {
@@ -108,6 +111,10 @@ func TestLossesAreMendedOrShown(t *testing.T) {
 	require.NoError(t, os.CopyFS(older, os.DirFS(filepath.Join(whole, "jetstream"))))
 	p = serveOn(t, whole)
 	slow := wireSubmit(t, p.http, source.URL+"/slow", "", 20)
+	// An answer means that the projection has seen it: what it has not, it cannot
+	// restore.
+	var d wireDetail
+	wireCall(t, http.MethodGet, p.http+"/v1/export/detail?key="+slow, "", &d)
 	p.drain(t)
 	held.Store(false)
 	fetched.Store(0)
@@ -234,4 +241,76 @@ func TestSmallDiskIsSaidSo(t *testing.T) {
 	require.Contains(t, warned(cfg), "--max-pages-bytes")
 	cfg.NATS = []string{"nats://elsewhere"}
 	require.Empty(t, warned(cfg), "the disk is not ours")
+}
+
+// A cluster's log that is made anew may have been meant: what an ingress still
+// remembers is not written to it.
+func TestClusterLogMadeAnewIsShown(t *testing.T) {
+	server := eventstest.Server(t, "127.0.0.1:0")
+	data := t.TempDir()
+	join := func() *process {
+		return startServe(t, "--roles", "ingress", "--http", "127.0.0.1:0", "--nats", server.URL(), "--data", data,
+			"--files", "nats://files", "--replicas", "1", "--secret-key", strings.Repeat("ab", 32))
+	}
+	p := join()
+	key := wireSubmit(t, p.http, "http://127.0.0.1:9/", "", 20)
+	becomesReady(t, p.http)
+	var d wireDetail
+	wireCall(t, http.MethodGet, p.http+"/v1/export/detail?key="+key, "", &d)
+	p.drain(t)
+
+	js, err := jetstream.New(eventstest.Connect(t, server))
+	require.NoError(t, err)
+	require.NoError(t, js.DeleteStream(t.Context(), events.StreamEvents))
+	p = join()
+	require.Eventually(t, func() bool {
+		status, msg := ready(t, p.http)
+		return status == http.StatusServiceUnavailable && strings.Contains(msg, lossesName)
+	}, 20*time.Second, 20*time.Millisecond)
+	require.Equal(t, 404, wireCall(t, http.MethodGet, p.http+"/v1/export/detail?key="+key, "", nil).Errcode)
+	require.NoError(t, os.Remove(filepath.Join(data, lossesName)))
+	becomesReady(t, p.http)
+	p.drain(t)
+}
+
+// A loss under a running process ends it, and the next start mends it.
+func TestLossWhileRunning(t *testing.T) {
+	for name, lose := range map[string]func(t *testing.T, js jetstream.JetStream){
+		"deleted": func(t *testing.T, js jetstream.JetStream) {
+			require.NoError(t, js.DeleteStream(t.Context(), events.StreamEvents))
+		},
+		"purged": func(t *testing.T, js jetstream.JetStream) {
+			st, err := js.Stream(t.Context(), events.StreamEvents)
+			require.NoError(t, err)
+			require.NoError(t, st.Purge(t.Context()))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			data := t.TempDir()
+			p := startServe(t, "--roles", "ingress", "--http", "127.0.0.1:0", "--nats-listen", "127.0.0.1:0", "--data", data)
+			key := wireSubmit(t, p.http, "http://127.0.0.1:9/", "", 20)
+			var before, after wireDetail
+			wireCall(t, http.MethodGet, p.http+"/v1/export/detail?key="+key, "", &before)
+
+			nc, err := nats.Connect(p.nats)
+			require.NoError(t, err)
+			defer nc.Close()
+			js, err := jetstream.New(nc)
+			require.NoError(t, err)
+			lose(t, js)
+			select {
+			case code := <-p.ended:
+				require.Equal(t, exitFailed, code)
+				require.Contains(t, p.err.String(), "data was lost: ")
+			case <-time.After(20 * time.Second):
+				t.Fatal("nobody noticed")
+			}
+
+			p = startServe(t, "--roles", "ingress", "--http", "127.0.0.1:0", "--nats-listen", "none", "--data", data)
+			becomesReady(t, p.http)
+			wireCall(t, http.MethodGet, p.http+"/v1/export/detail?key="+key, "", &after)
+			require.Equal(t, before, after)
+			p.drain(t)
+		})
+	}
 }
