@@ -61,7 +61,7 @@ func (s *Streams) Marks(ctx context.Context, before Marks) (Marks, error) {
 					return nil, err
 				}
 				// The log begins where it was trimmed to; what lies between is gone.
-				m.First = max(old.First, log.Trimmed)
+				m.First = max(old.First, log.Trimmed, 1)
 				m.Missing = max(m.Missing+int(max(log.First, m.First)-m.First), old.Missing)
 			}
 		}
