@@ -16,11 +16,13 @@ import (
 // stored counts from then on: how many pages there are, the header, the rows.
 func TestTheLoserOfAPageGoesOnWithTheWinners(t *testing.T) {
 	s := eventstest.Streams(t)
-	run := make(chan uint64, 1)
+	requested := make(chan struct{})
+	var run uint64
 	src := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		<-requested
 		winners := []byte(`[{"id":"ID"},{"id":0}]`)
 		_, err := s.PublishPage(r.Context(), events.Page{
-			PageID: events.PageID{Tenant: "default", Key: key, Run: <-run, Number: 1},
+			PageID: events.PageID{Tenant: "default", Key: key, Run: run, Number: 1},
 			Rows:   winners, RowCount: 2, HeaderRow: true, Total: 1, TotalPages: 1, Attempts: 1,
 		})
 		if err != nil {
@@ -31,7 +33,8 @@ func TestTheLoserOfAPageGoesOnWithTheWinners(t *testing.T) {
 	defer src.Close()
 	start(t, s, src.Client(), Config{})
 	x := request(t, s, events.Export{}, src.URL, 1, 0)
-	run <- x.RequestedSeq
+	run = x.RequestedSeq
+	close(requested)
 	ev := await(t, s, x.LastSeq, events.TypeCrawled, events.TypeFailed)
 	crawled, ok := ev.Payload.(*events.ExportCrawled)
 	require.True(t, ok, "%+v", ev.Payload)
