@@ -122,7 +122,7 @@ func (s *system) mend(ctx context.Context, damage []events.Damage, known events.
 	any := false
 	for _, d := range damage {
 		if d.Harmless {
-			slog.Warn("JetStream went back", "stream", d.Stream, "what", d.What)
+			slog.Info("JetStream went back", "stream", d.Stream, "what", d.What)
 			continue
 		}
 		any = true
@@ -247,6 +247,11 @@ func (s *system) keepMarks(ctx context.Context) error {
 		case <-tick.C:
 		}
 		now, err := s.streams.Marks(ctx, s.marks.Marks())
+		if s.messaging.health() != nil {
+			// A message whose write failed counts in the stream's state and was
+			// never acknowledged. The watchdog ends the process.
+			continue
+		}
 		if err == nil {
 			err = now.Contradicts(s.marks.Marks())
 		} else if !errors.Is(err, jetstream.ErrStreamNotFound) {
@@ -274,7 +279,7 @@ func (s *system) lastMarks() {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	now, err := s.streams.Marks(ctx, s.marks.Marks())
-	if err == nil && now.Contradicts(s.marks.Marks()) == nil {
+	if err == nil && s.messaging.health() == nil && now.Contradicts(s.marks.Marks()) == nil {
 		err = s.marks.Save(now)
 	}
 	if err != nil {
