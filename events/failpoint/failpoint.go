@@ -13,7 +13,7 @@ package failpoint
 // Names are all failpoints. The suite in cmd/sheaf dies at each of them.
 var Names = []string{
 	// package events: publishes and acknowledgements.
-	"append.before", "append.after", // an event, through the fence
+	"append.before", "append.after", // an event, or anything else that goes through a fence
 	"page.before", "page.after", // a page of one part
 	"batch.before", "batch.after", // a page of several parts, as one atomic batch
 	"headers.before", "headers.after", // the sealed headers of a source
@@ -32,6 +32,7 @@ var Names = []string{
 	"object.meta.before", "object.meta.after", // its name
 	"object.delete.before", "object.delete.after",
 	"tasks.commit.before", "tasks.commit.after", // bbolt
+	"watermarks.rename.before", "watermarks.rename.after",
 
 	// services/notifier.
 	"post-callback.before", "post-callback.after",
