@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -239,10 +240,10 @@ func TestAppendFindsItsEventBehindANewRound(t *testing.T) {
 func TestAppendGivesUpWithUnavailable(t *testing.T) {
 	t.Parallel()
 	p, behind, direct := proxied(t)
-	lost := 0
+	var lost atomic.Int64
 	f := func(chunk []byte) bool {
 		if strings.Contains(string(chunk), "sheaf.event.default.requested.") {
-			lost++
+			lost.Add(1)
 			return true
 		}
 		return false
@@ -250,7 +251,7 @@ func TestAppendGivesUpWithUnavailable(t *testing.T) {
 	p.onRequest.Store(&f)
 	_, err := behind.Append(t.Context(), fresh(), "", always(requested()))
 	require.ErrorIs(t, err, events.ErrUnavailable)
-	require.GreaterOrEqual(t, lost, 3)
+	require.GreaterOrEqual(t, lost.Load(), int64(3))
 	require.Empty(t, stored(t, direct, events.StreamEvents, "sheaf.event.>"))
 }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"sheaf/events"
+	"sheaf/services/ingress"
 	"sheaf/storage"
 )
 
@@ -225,7 +226,7 @@ func (s *system) keepReport(report []string) error {
 func (s *system) health() error {
 	if s.marks != nil {
 		if _, err := os.Stat(filepath.Join(s.cfg.Data, lossesName)); err == nil {
-			return fmt.Errorf("data was lost; read %s in the data folder and move it away", lossesName)
+			return ingress.NotReady("data was lost; read " + lossesName + " in the data folder and move it away")
 		}
 	}
 	return s.messaging.health()

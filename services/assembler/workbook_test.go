@@ -504,7 +504,9 @@ func TestMemoryIsBounded(t *testing.T) {
 	wide = append(wide, `}]`...)
 	giant := peakHeap(repeat(wide, 1))
 	t.Logf("a row of %d MiB: %d MiB", len(wide)>>20, giant>>20)
-	require.Less(t, giant, uint64(len(wide)+limit))
+	if !raceDetector { // which slows the collector's race with the writer
+		require.Less(t, giant, uint64(len(wide)+limit))
+	}
 }
 
 func TestOpenpyxlReadsIt(t *testing.T) {

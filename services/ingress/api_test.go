@@ -104,7 +104,7 @@ func TestChunkedBodies(t *testing.T) {
 	large := rawBody(`[{"a":"A"},{"a":"` + strings.Repeat("x", 2<<20) + `"}]`)
 	key := chunked("/v1/export/raw", large).key(t)
 	require.Equal(t, key, in.post(t, "/v1/export/raw", large).key(t))
-	require.True(t, in.bodies.TryAcquire(2*in.cfg.MaxRawBody), "the room for bodies was given back")
+	require.True(t, in.bodies.TryAcquire(in.cfg.MaxRawBody), "the room for bodies was given back")
 
 	// While there is no room, large bodies are told to come again.
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
@@ -112,7 +112,7 @@ func TestChunkedBodies(t *testing.T) {
 	_, err := in.reserve(ctx, 2<<20)
 	require.Equal(t, 503, asAPIError(err).Status)
 	require.Zero(t, in.post(t, "/v1/export/raw", specRaw).Errcode, "small ones need no room")
-	in.bodies.Release(2 * in.cfg.MaxRawBody)
+	in.bodies.Release(in.cfg.MaxRawBody)
 }
 
 // A body that ends before its announced length is the caller's error.

@@ -25,6 +25,13 @@ const (
 	errcodeUnavailable = 503 // nothing was done, or nothing is known: try again
 )
 
+// NotReady is an error of Config.Health whose text is told by /readyz. It names
+// no address and no path outside of the data folder. The text of every other
+// error is for the log alone.
+type NotReady string
+
+func (e NotReady) Error() string { return string(e) }
+
 // apiError is an answer that is not a success, the same over every transport.
 type apiError struct {
 	Errcode    int

@@ -141,7 +141,11 @@ func (s *Service) readyz(w http.ResponseWriter, r *http.Request) {
 		msg = "not ready: reading the log"
 	default:
 		if cause = s.cfg.Health(); cause != nil {
-			msg = "not ready: " + cause.Error()
+			msg = "not ready: the server's log says why"
+			var said NotReady
+			if errors.As(cause, &said) {
+				msg = "not ready: " + string(said)
+			}
 		}
 	}
 	if msg != "" {

@@ -275,32 +275,43 @@ func (s *Service) attempt(ctx, posting context.Context, x events.Export) error {
 		return s.schedule(ctx, &x, time.Now().Add(postponeLeast+rand.N(postponeMost-postponeLeast)))
 	}
 
+	// Counted out only when its outcome is in the log, so whoever is counted in
+	// after it and then reads the export sees that outcome.
+	record := func(o outcome) error {
+		defer s.hosts.leave(h, id, o)
+		return s.record(ctx, x, o)
+	}
+	now, err := s.read(ctx, x.Tenant, x.Key)
+	if err != nil || now.LastSeq != x.LastSeq {
+		s.hosts.leave(h, id, outcome{})
+		if err == nil {
+			err = events.RetryAfter(errBusy, time.Second)
+		}
+		return err
+	}
+
 	result := make(chan outcome, 1)
-	s.attempts.Go(func() {
-		o := s.deliver(posting, h, x)
-		s.hosts.leave(h, id, o)
-		result <- o
-	})
+	s.attempts.Go(func() { result <- s.deliver(posting, h, x) })
 	if !h.slow.Load() {
 		timer := time.NewTimer(s.patience)
 		defer timer.Stop()
 		select {
 		case o := <-result:
-			return s.record(ctx, x, o)
+			return record(o)
 		case <-timer.C:
 			h.slow.Store(true)
 		}
 	}
 	hold := func() error { return s.schedule(context.WithoutCancel(ctx), &x, time.Now().Add(s.lease)) }
 	if err := hold(); err != nil {
-		return s.record(ctx, x, <-result) // without a lease the message itself has to wait
+		return record(<-result) // without a lease the message itself has to wait
 	}
-	s.attempts.Go(func() { s.await(ctx, x, result, hold) })
+	s.attempts.Go(func() { s.await(ctx, x, result, hold, record) })
 	return nil
 }
 
 // await records an attempt that goes on beside the slots.
-func (s *Service) await(ctx context.Context, x events.Export, result <-chan outcome, hold func() error) {
+func (s *Service) await(ctx context.Context, x events.Export, result <-chan outcome, hold func() error, record func(outcome) error) {
 	renew := time.NewTicker(s.lease / 2)
 	defer renew.Stop()
 	for {
@@ -310,7 +321,7 @@ func (s *Service) await(ctx context.Context, x events.Export, result <-chan outc
 				slog.Warn("callback lease not renewed", "tenant", x.Tenant, "hash_key", x.Key, "error", err)
 			}
 		case o := <-result:
-			err := s.record(ctx, x, o)
+			err := record(o)
 			if err == nil {
 				return
 			}

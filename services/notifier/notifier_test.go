@@ -224,7 +224,7 @@ func TestTellsHowAnExportEnded(t *testing.T) {
 			require.Equal(t, "application/json", got.header.Get("Content-Type"))
 			require.Equal(t, "Sheaf", got.header.Get("User-Agent"))
 			require.Equal(t, "export-server", got.header.Get("Service-Name"))
-			require.Equal(t, "sheaf."+c.event+".v1", got.header.Get("ce-type"))
+			require.Equal(t, "sheaf.callback.export_"+string(c.state)+".v1", got.header.Get("ce-type"))
 			require.Equal(t, "order%207", got.header.Get("ce-correlationid"))
 			var body Body
 			require.NoError(t, json.Unmarshal(got.body, &body))
