@@ -22,9 +22,9 @@
 //	    and is byte for byte the file that an undisturbed Sheaf makes of the same
 //	    request. In that one every row stands once and in order, cell by cell.
 //	I5  A page is asked for once, and once more for each fault of the source and
-//	    at most once more for each disturbance while its export was crawled. A
-//	    page that was stored is not asked for again (in one process; a retry asks
-//	    page 1 anew).
+//	    at most once more for each disturbance while its export was crawled; a
+//	    retry asks page 1 anew. A page that was stored is not asked for again
+//	    (checked in one process, of exports with one round).
 //	I6  The callback of each terminal event is delivered at least once; it has one
 //	    webhook-id, and says what the log says. No other webhook-id ever arrives.
 //	I7  REST tells of each export what the log tells, through every ingress.
@@ -408,19 +408,26 @@ func (w *world) submit(ctx context.Context, o *order) error {
 		if err != nil {
 			return err
 		}
-		var data struct {
-			HashKey string `json:"hash_key"`
-		}
-		if status != http.StatusOK || json.Unmarshal(a.Data, &data) != nil || !events.ValidKey(data.HashKey) {
-			return fmt.Errorf("submission was answered %d %q %s", status, a.Msg, a.Data)
-		}
-		o.mu.Lock()
-		o.key = data.HashKey
-		o.mu.Unlock()
+		return o.answered(status, a)
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.accepted = true
+	return nil
+}
+
+// answered notes the answer to a submission by REST. An error is any that is
+// not an acceptance.
+func (o *order) answered(status int, a answer) error {
+	var data struct {
+		HashKey string `json:"hash_key"`
+	}
+	if status != http.StatusOK || json.Unmarshal(a.Data, &data) != nil || !events.ValidKey(data.HashKey) {
+		return fmt.Errorf("submission was answered %d %q %s", status, a.Msg, a.Data)
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.key, o.accepted = data.HashKey, true
 	return nil
 }
 
