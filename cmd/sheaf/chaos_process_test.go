@@ -158,7 +158,7 @@ func (p *process) supervise(done chan struct{}) {
 // judge tells an end that the suite brought about from one of the process's own.
 func (p *process) judge(state *os.ProcessState, failpoint string) {
 	p.mu.Lock()
-	sent := p.sent
+	sent, mayEnd := p.sent, p.mayEnd
 	p.cmd = nil
 	p.mu.Unlock()
 	status, _ := state.Sys().(syscall.WaitStatus)
@@ -172,7 +172,7 @@ func (p *process) judge(state *os.ProcessState, failpoint string) {
 		how = endDrained
 	case sent == syscall.SIGTERM && status.Signaled() && status.Signal() == syscall.SIGTERM:
 		how = endDrained // before it had set up its handling of signals
-	case p.mayEnd && status.Exited() && status.ExitStatus() == 1:
+	case mayEnd && status.Exited() && status.ExitStatus() == 1:
 		how = endItself
 		time.Sleep(200 * time.Millisecond) // like any supervisor
 	default:

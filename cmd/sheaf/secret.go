@@ -92,6 +92,7 @@ func (c KeyConfig) makeSecretKey() ([]byte, error) {
 func writeOnce(name string, data []byte) error {
 	if _, err := os.Stat(name); err == nil {
 		dropDrafts(name)
+		return nil // also on a disk that has no room for another draft
 	}
 	tmp, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+".*") // mode 0600
 	if err != nil {
