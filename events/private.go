@@ -80,14 +80,11 @@ type starts struct {
 	Count int    `json:"count"`
 }
 
-// CountStart records that work on an export begins at mark, a text that names
-// how far it had come, and returns how often it began at that mark, this time
-// included. It is written before the work, so that work which kills its
-// process is still counted.
-func (s *Streams) CountStart(ctx context.Context, tenant, key, mark string) (int, error) {
-	subject := privateSubject("starts", tenant, key)
+// Starts returns how often work on an export began at mark, a text that names
+// how far it had come.
+func (s *Streams) Starts(ctx context.Context, tenant, key, mark string) (int, error) {
 	var st starts
-	m, err := s.private.GetLastMsgForSubject(ctx, subject)
+	m, err := s.private.GetLastMsgForSubject(ctx, privateSubject("starts", tenant, key))
 	switch {
 	case err == nil:
 		_ = json.Unmarshal(m.Data, &st) // unreadable counts as none
@@ -95,19 +92,30 @@ func (s *Streams) CountStart(ctx context.Context, tenant, key, mark string) (int
 		return 0, fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
 	if st.Mark != mark {
-		st = starts{Mark: mark}
+		return 0, nil
 	}
-	st.Count++
-	data, err := json.Marshal(st)
+	return st.Count, nil
+}
+
+// CountStart records that work on an export begins at mark and returns how
+// often it began there, this time included. It is written before the work, so
+// that work which kills its process is still counted.
+func (s *Streams) CountStart(ctx context.Context, tenant, key, mark string) (int, error) {
+	count, err := s.Starts(ctx, tenant, key, mark)
+	if err != nil {
+		return 0, err
+	}
+	count++
+	data, err := json.Marshal(starts{Mark: mark, Count: count})
 	if err != nil {
 		return 0, fmt.Errorf("counting starts: %w", err)
 	}
 	failpoint.Hit("starts.before")
-	if err := s.publishPrivate(ctx, subject, data); err != nil {
+	if err := s.publishPrivate(ctx, privateSubject("starts", tenant, key), data); err != nil {
 		return 0, err
 	}
 	failpoint.Hit("starts.after")
-	return st.Count, nil
+	return count, nil
 }
 
 // UncountStart takes one CountStart at mark back: the work was handed back in

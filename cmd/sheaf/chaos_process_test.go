@@ -195,8 +195,8 @@ func (p *process) problem(format string, args ...any) {
 func (p *process) hit(sig syscall.Signal, failpoint string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.cmd == nil {
-		return
+	if p.cmd == nil || p.sent == syscall.SIGKILL {
+		return // it is away, or as good as
 	}
 	if sig == syscall.SIGKILL || sig == syscall.SIGTERM {
 		p.sent, p.failpoint = sig, failpoint

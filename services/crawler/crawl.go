@@ -24,8 +24,11 @@ type crawl struct {
 	source *Source
 	into   uint64 // the run that is written
 	mark   string // of the start count
-	starts int
-	again  bool // the event was delivered before
+
+	counting sync.Mutex // guards starts
+	starts   int        // how often the crawl began at mark, 0 before it is counted
+
+	again bool // the event was delivered before
 
 	progress chan struct{} // something changed; holds one
 
@@ -85,7 +88,7 @@ func (c *crawl) run(ctx context.Context) (*events.ExportCrawled, error) {
 	if err != nil {
 		return nil, &Failure{Code: events.CodeInternal, Msg: err.Error()}
 	}
-	source.turn = func(ctx context.Context) (func(), error) { return c.turns.take(ctx, c.x.Tenant, c.x.Key) }
+	source.turn = c.turn
 	source.memory = c.memory
 	c.source = source
 
@@ -163,12 +166,18 @@ func (c *crawl) begin(ctx context.Context) ([]int, error) {
 		}
 	}
 	c.mark = strconv.FormatUint(c.x.RequestedSeq, 10) + ":" + strconv.Itoa(len(have)+len(before))
-	if c.starts, err = c.streams.CountStart(ctx, c.x.Tenant, c.x.Key, c.mark); err != nil {
+	starts, err := c.streams.Starts(ctx, c.x.Tenant, c.x.Key, c.mark)
+	if err != nil {
 		return nil, err
 	}
-	if c.starts > c.cfg.MaxStarts {
+	if starts >= c.cfg.MaxStarts {
 		return nil, &Failure{Code: events.CodeCrashedWorker,
 			Msg: fmt.Sprintf("crawling began %d times without getting past %d pages; the process ended each time", c.cfg.MaxStarts, len(have)+len(before))}
+	}
+	if len(have)+len(before) > 0 { // reading them is work as well
+		if err := c.count(ctx); err != nil {
+			return nil, err
+		}
 	}
 	if !slices.Contains(before, 1) {
 		return have, nil
@@ -417,9 +426,36 @@ func (c *crawl) failed(f *Failure) *events.ExportFailed {
 	}
 }
 
+// turn waits for a place to make one request, and counts the start before the
+// first one. A crawl that only waits for its turn is not to blame when the
+// process ends.
+func (c *crawl) turn(ctx context.Context) (release func(), err error) {
+	release, err = c.turns.take(ctx, c.x.Tenant, c.x.Key)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.count(ctx); err != nil {
+		release()
+		return nil, err
+	}
+	return release, nil
+}
+
+// count counts the start of the crawl, once.
+func (c *crawl) count(ctx context.Context) (err error) {
+	c.counting.Lock()
+	defer c.counting.Unlock()
+	if c.starts == 0 {
+		c.starts, err = c.streams.CountStart(ctx, c.x.Tenant, c.x.Key, c.mark)
+	}
+	return err
+}
+
 // handBack takes the start back: the crawl did not crash.
 func (c *crawl) handBack(ctx context.Context) {
-	if c.mark == "" {
+	c.counting.Lock()
+	defer c.counting.Unlock()
+	if c.starts == 0 {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)

@@ -252,8 +252,11 @@ func TestDetailFollowsTheExport(t *testing.T) {
 		return in.progress.last[exportID{"default", key}]
 	}
 	told := func(p events.Progress) {
-		in.streams.TellProgress(events.DefaultTenant, key, p)
-		require.Eventually(t, func() bool { return remembered() == p }, 5*time.Second, time.Millisecond)
+		// What is told before the ingress listens is lost, and nobody misses it.
+		require.Eventually(t, func() bool {
+			in.streams.TellProgress(events.DefaultTenant, key, p)
+			return remembered() == p
+		}, 5*time.Second, time.Millisecond)
 	}
 
 	d := detail()
