@@ -504,9 +504,11 @@ func TestMemoryIsBounded(t *testing.T) {
 	wide = append(wide, `}]`...)
 	giant := peakHeap(repeat(wide, 1))
 	t.Logf("a row of %d MiB: %d MiB", len(wide)>>20, giant>>20)
-	if !raceDetector { // which slows the collector's race with the writer
-		require.Less(t, giant, uint64(len(wide)+limit))
+	bound := uint64(len(wide) + limit)
+	if raceDetector {
+		bound *= 2 // it slows the collector more than the writer
 	}
+	require.Less(t, giant, bound)
 }
 
 func TestOpenpyxlReadsIt(t *testing.T) {
