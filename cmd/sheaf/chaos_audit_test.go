@@ -323,7 +323,6 @@ func (w *world) settle(ctx context.Context) {
 			open = []string{err.Error()}
 			return false
 		}
-		w.retryCrashed(ctx, stories)
 		if open = w.under(stories); len(open) == 0 {
 			open = w.restless(ctx)
 		}
@@ -333,48 +332,6 @@ func (w *world) settle(ctx context.Context) {
 			w.problem("I2 not at its end after all blows: %s", what)
 		}
 	}
-}
-
-// retryCrashed does what an operator does with exports that were given up
-// because the process ended again and again. A busy machine under a hail of
-// blows comes to that: an export is not told from the one that is at fault.
-func (w *world) retryCrashed(ctx context.Context, stories map[string]*story) {
-	for _, st := range stories {
-		x := &st.export
-		if !w.crashedWorker(st, x.TerminalSeq) || x.State != events.StateFailed || x.Callback.State == events.CallbackPending || w.crashed[x.TerminalSeq] {
-			continue
-		}
-		w.crashed[x.TerminalSeq] = true
-		status, a, err := w.insist(ctx, http.MethodPost, "/v1/export/retry", fmt.Appendf(nil, `{"key":%q}`, x.Key))
-		if err != nil || status != http.StatusOK && status != http.StatusConflict {
-			w.problem("I3 retry of %s was answered %d %q %v", x.Key, status, a.Msg, err)
-		}
-	}
-}
-
-// crashedWorker reports whether a terminal event gives an export up after five
-// starts, and the suite has struck that often since it was requested.
-func (w *world) crashedWorker(st *story, terminal uint64) bool {
-	var requested time.Time
-	for _, ev := range st.events {
-		if ev.Type() == events.TypeRequested {
-			requested = ev.Time
-		}
-		failed, ok := ev.Payload.(*events.ExportFailed)
-		if !ok || ev.Sequence != terminal {
-			continue
-		}
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		struck := 0
-		for _, d := range w.disturbances {
-			if d.After(requested) && d.Before(ev.Time) {
-				struck++
-			}
-		}
-		return failed.Code == events.CodeCrashedWorker && struck >= 5
-	}
-	return false
 }
 
 // audit holds everything against everything else.
@@ -438,17 +395,15 @@ func (w *world) auditStory(o *order, st *story) {
 	if o.cancel > 0 && !o.retry {
 		want[events.StateCancelled] = true
 	}
+	if o.poison {
+		want = map[events.State]bool{events.StateFailed: x.Failure.Code == events.CodeCrashedWorker}
+	}
 	if !want[x.State] {
 		w.problem("I3 order %d (%s) ended %s: %s %s", o.n, st.key, x.State, x.Failure.Code, x.Failure.Reason)
 	}
 	rounds := 1
 	if o.retry {
 		rounds = 2
-	}
-	for _, ev := range st.ends {
-		if w.crashedWorker(st, ev.Sequence) {
-			rounds++
-		}
 	}
 	if st.rounds > rounds {
 		w.problem("I2 order %d (%s) was begun %d times", o.n, st.key, st.rounds)
@@ -458,7 +413,7 @@ func (w *world) auditStory(o *order, st *story) {
 		w.problem("I7 order %d (%s): its cancelling was answered with success, but it was not cancelled", o.n, st.key)
 	}
 	for _, ev := range st.ends {
-		if failed, ok := ev.Payload.(*events.ExportFailed); ok && (o.broken == 0 || failed.Code != events.CodeSourceErrcode) && !w.crashedWorker(st, ev.Sequence) {
+		if failed, ok := ev.Payload.(*events.ExportFailed); ok && !o.poison && (o.broken == 0 || failed.Code != events.CodeSourceErrcode) {
 			w.problem("I3 order %d (%s) failed: %s %s", o.n, st.key, failed.Code, failed.Reason)
 		}
 	}

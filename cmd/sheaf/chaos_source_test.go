@@ -36,6 +36,8 @@ type order struct {
 	cancel   time.Duration // after it was accepted; 0: never
 	retry    bool          // once it failed or was cancelled
 	broken   int           // page that answers an errcode until it is mended; 0: none
+	slow     time.Duration // before each page
+	poison   bool          // the process ends whenever it is asked for
 
 	mu        sync.Mutex
 	accepted  bool
@@ -153,6 +155,7 @@ type source struct {
 	orders []*order
 	server *httptest.Server
 	busy   func() // told of each request
+	poison func() // ends the process that asks
 
 	mu     sync.Mutex
 	asked  map[pageOf][]time.Time // every request
@@ -236,6 +239,16 @@ func (s *source) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	s.mu.Unlock()
 
+	if o.poison {
+		s.poison()
+		<-r.Context().Done()
+		return
+	}
+	select {
+	case <-time.After(o.slow):
+	case <-r.Context().Done():
+		return
+	}
 	switch fault {
 	case "errcode":
 		_, _ = io.WriteString(w, `{"errcode":4711,"msg":"the report is broken","data":null}`)

@@ -52,15 +52,22 @@ type Service struct {
 	cfg     Config
 	streams *events.Streams
 	files   storage.Files
-	running *events.Running // set by Run
+
+	suspects chan struct{}   // holds the one suspect that is at work
+	running  *events.Running // set by Run
 }
+
+// suspectAfter is how many starts that came to nothing make an export a
+// suspect. Suspects are assembled one at a time in a process, so that the one
+// that ends it is told from those that only ran beside it.
+const suspectAfter = 2
 
 // New returns an assembler that keeps finished files in files. It does no I/O.
 func New(cfg Config, streams *events.Streams, files storage.Files) (*Service, error) {
 	if streams == nil || files == nil {
 		return nil, errors.New("assembler: streams and files are required")
 	}
-	return &Service{cfg: cfg.withDefaults(), streams: streams, files: files}, nil
+	return &Service{cfg: cfg.withDefaults(), streams: streams, files: files, suspects: make(chan struct{}, 1)}, nil
 }
 
 // Run assembles until ctx ends, hands back what is under way, and returns nil.
@@ -107,8 +114,19 @@ func (s *Service) handle(ctx context.Context, d events.Delivery) error {
 	begun := time.Now()
 
 	mark := "assemble:" + strconv.FormatUint(d.Sequence, 10)
-	count, err := s.streams.CountStart(assembleCtx, x.Tenant, x.Key, mark)
+	count, err := s.streams.Starts(assembleCtx, x.Tenant, x.Key, mark)
 	if err != nil {
+		return err
+	}
+	if count >= suspectAfter {
+		select {
+		case s.suspects <- struct{}{}:
+			defer func() { <-s.suspects }()
+		case <-assembleCtx.Done():
+			return assembleCtx.Err()
+		}
+	}
+	if count, err = s.streams.CountStart(assembleCtx, x.Tenant, x.Key, mark); err != nil {
 		return err
 	}
 	var completed *events.ExportCompleted

@@ -25,8 +25,10 @@ type crawl struct {
 	into   uint64 // the run that is written
 	mark   string // of the start count
 
-	counting sync.Mutex // guards starts
+	counting sync.Mutex // guards what follows
 	starts   int        // how often the crawl began at mark, 0 before it is counted
+	suspect  bool       // the process ended over it before; until it gets further
+	alone    bool       // it has the place of the suspects
 
 	again bool // the event was delivered before
 
@@ -62,6 +64,7 @@ func (c *crawl) run(ctx context.Context) (*events.ExportCrawled, error) {
 	req := c.x.Request
 	c.sizes, c.progress = map[int]int64{}, make(chan struct{}, 1)
 	defer c.waitEnds()
+	defer c.leaveAlone()
 	if req.SourceType == events.SourceRaw {
 		return c.raw(ctx)
 	}
@@ -90,6 +93,10 @@ func (c *crawl) run(ctx context.Context) (*events.ExportCrawled, error) {
 	}
 	source.turn = c.turn
 	source.memory = c.memory
+	source.sleep = func(ctx context.Context, d time.Duration) error {
+		c.leaveAlone()
+		return sleep(ctx, d)
+	}
 	c.source = source
 
 	have, err := c.begin(ctx)
@@ -174,7 +181,11 @@ func (c *crawl) begin(ctx context.Context) ([]int, error) {
 		return nil, &Failure{Code: events.CodeCrashedWorker,
 			Msg: fmt.Sprintf("crawling began %d times without getting past %d pages; the process ended each time", c.cfg.MaxStarts, len(have)+len(before))}
 	}
+	c.suspect = starts >= suspectAfter
 	if len(have)+len(before) > 0 { // reading them is work as well
+		if err := c.beAlone(ctx); err != nil {
+			return nil, err
+		}
 		if err := c.count(ctx); err != nil {
 			return nil, err
 		}
@@ -282,6 +293,9 @@ func (c *crawl) hand(ctx context.Context, pages chan<- int) error {
 		if err != nil {
 			return err
 		}
+		if !on {
+			c.leaveAlone() // whoever it waits for may be a suspect as well
+		}
 		to := pages
 		if wait || !on {
 			to = nil
@@ -312,6 +326,7 @@ func (c *crawl) fetch(ctx context.Context, n int) error {
 		if !errors.As(err, &refused) {
 			return err
 		}
+		c.leaveAlone()
 		if err := c.awaitRoom(ctx, refused.size); err != nil {
 			return err
 		}
@@ -355,6 +370,7 @@ func (c *crawl) publish(ctx context.Context, p events.Page) error {
 		}
 		size = p.Stored
 	}
+	c.acquit()
 	return c.account(p, size)
 }
 
@@ -430,6 +446,9 @@ func (c *crawl) failed(f *Failure) *events.ExportFailed {
 // first one. A crawl that only waits for its turn is not to blame when the
 // process ends.
 func (c *crawl) turn(ctx context.Context) (release func(), err error) {
+	if err := c.beAlone(ctx); err != nil {
+		return nil, err
+	}
 	release, err = c.turns.take(ctx, c.x.Tenant, c.x.Key)
 	if err != nil {
 		return nil, err
@@ -441,6 +460,28 @@ func (c *crawl) turn(ctx context.Context) (release func(), err error) {
 	return release, nil
 }
 
+// suspectAfter is how many starts that came to nothing make an export a
+// suspect. Suspects go on one at a time in a process, so that the one that
+// ends it is told from those that only ran beside it: they are counted at most
+// as often as it takes to suspect them, and get further once they are alone.
+const suspectAfter = 2
+
+// beAlone has a suspect wait until no other is at work.
+func (c *crawl) beAlone(ctx context.Context) error {
+	c.counting.Lock()
+	defer c.counting.Unlock()
+	if !c.suspect || c.alone {
+		return nil
+	}
+	select {
+	case c.suspects <- struct{}{}:
+		c.alone = true
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
 // count counts the start of the crawl, once.
 func (c *crawl) count(ctx context.Context) (err error) {
 	c.counting.Lock()
@@ -449,6 +490,25 @@ func (c *crawl) count(ctx context.Context) (err error) {
 		c.starts, err = c.streams.CountStart(ctx, c.x.Tenant, c.x.Key, c.mark)
 	}
 	return err
+}
+
+// acquit says that the crawl got further.
+func (c *crawl) acquit() {
+	c.counting.Lock()
+	c.suspect = false
+	c.counting.Unlock()
+	c.leaveAlone()
+}
+
+// leaveAlone gives the place of the suspects to the next: the crawl got
+// further, ended, or waits for something else than its own work.
+func (c *crawl) leaveAlone() {
+	c.counting.Lock()
+	defer c.counting.Unlock()
+	if c.alone {
+		c.alone = false
+		<-c.suspects
+	}
 }
 
 // handBack takes the start back: the crawl did not crash.

@@ -16,6 +16,8 @@
 //   - Memory is bounded over all exports, whatever their number and pages.
 //   - Exports that together do not fit into the page stream go one after
 //     another, the oldest first; one that does not fit alone fails.
+//   - An export that ends its process each time fails after five starts, and
+//     takes none with it that ran beside it.
 //   - A cancelled export stops at once, in the middle of a request too.
 package crawler
 
@@ -66,7 +68,9 @@ type Service struct {
 	turns   *turns
 	memory  *memory
 	space   *space
-	running *events.Running // set by Run
+
+	suspects chan struct{}   // holds the one suspect that is at work
+	running  *events.Running // set by Run
 }
 
 // New returns a crawler that reaches sources through client. It does no I/O.
@@ -78,6 +82,7 @@ func New(cfg Config, streams *events.Streams, client *http.Client) (*Service, er
 	return &Service{
 		cfg: cfg, streams: streams, client: client,
 		turns: newTurns(cfg.Fetches), memory: newMemory(cfg.BodyBytes), space: newSpace(streams),
+		suspects: make(chan struct{}, 1),
 	}, nil
 }
 
