@@ -114,8 +114,9 @@ func messageAt(ctx context.Context, st jetstream.Stream, seq uint64) (subject, s
 // stream without a mark is only held against itself: the log must have no
 // gaps, and no consumer may be beyond its stream's end. It changes nothing.
 //
-// It is called after Provision and before anything is written: later a stream
-// that ended too early has reached its mark again.
+// It is called after Provision and before this process writes anything: later a
+// stream that ended too early has reached its mark again. Other processes of a
+// cluster may write meanwhile.
 func (s *Streams) Check(ctx context.Context, marks Marks) ([]Damage, error) {
 	now, err := s.Marks(ctx, nil)
 	if err != nil {
@@ -171,9 +172,19 @@ func (s *Streams) Check(ctx context.Context, marks Marks) ([]Damage, error) {
 				return nil, fmt.Errorf("%w: state of consumer %s: %w", ErrUnavailable, name, err)
 			}
 			given := max(floor, cons.CachedInfo().Delivered.Stream)
+			last := is.Last
+			if given > last {
+				// In a cluster others write meanwhile. What counts is where the
+				// stream ends after the consumer was asked.
+				later, err := s.js.Stream(ctx, sc.Name)
+				if err != nil {
+					return nil, fmt.Errorf("%w: state of %s: %w", ErrUnavailable, sc.Name, err)
+				}
+				last = later.CachedInfo().State.LastSeq
+			}
 			switch {
-			case given > is.Last:
-				report("the consumer %s was given sequence %d, the stream ends at %d", name, given, is.Last)
+			case given > last:
+				report("the consumer %s was given sequence %d, the stream ends at %d", name, given, last)
 			case floor < was.Floors[name]:
 				found = append(found, Damage{Stream: sc.Name, Harmless: true,
 					What: fmt.Sprintf("the consumer %s goes back from sequence %d to %d; what lies between is handled again", name, was.Floors[name], floor)})

@@ -1,12 +1,14 @@
 package events_test
 
 import (
+	"context"
 	"fmt"
 	"io/fs"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -470,4 +472,25 @@ func TestStreamsThatAreWholeAreNotComplainedOf(t *testing.T) {
 	_, err = s.Marks(t.Context(), nil)
 	require.ErrorIs(t, err, events.ErrUnavailable)
 	require.ErrorIs(t, err, jetstream.ErrStreamNotFound)
+}
+
+// A process that joins a cluster checks streams that others write to.
+func TestStreamsThatGrowAreNotComplainedOf(t *testing.T) {
+	s := startStore(t, t.TempDir())
+	defer s.stop()
+	ctx, cancel := context.WithCancel(t.Context())
+	var others sync.WaitGroup
+	defer others.Wait()
+	defer cancel()
+	others.Go(func() {
+		for n := 0; ctx.Err() == nil; n++ {
+			_, _ = s.JetStream().Publish(ctx, events.SubmitSubject(events.DefaultTenant, "http"), []byte("{}"))
+		}
+	})
+	others.Go(func() {
+		_ = s.Consume(ctx, events.StreamSubmit, events.ConsumerSubmissions, 4, func(context.Context, events.Delivery) error { return nil })
+	})
+	for range 60 {
+		require.Empty(t, s.found(t, nil))
+	}
 }
