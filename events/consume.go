@@ -109,7 +109,7 @@ func (s *Streams) pull(ctx context.Context, cons jetstream.Consumer, name string
 			return err
 		}
 		if ctx.Err() != nil {
-			_ = msg.Nak()
+			_ = handBack(msg)
 			continue
 		}
 		handle(ctx, msg, name, h)
@@ -160,7 +160,7 @@ func settle(ctx context.Context, msg jetstream.Msg, d Delivery, consumer string,
 		log.Error("message given up", "error", err)
 		err = msg.TermWithReason(err.Error())
 	case ctx.Err() != nil:
-		err = msg.Nak()
+		err = handBack(msg)
 	case he != nil && he.after > 0:
 		log.Debug("message will be handled again", "after", he.after, "error", err)
 		err = msg.NakWithDelay(he.after)
@@ -174,6 +174,12 @@ func settle(ctx context.Context, msg jetstream.Msg, d Delivery, consumer string,
 	}
 	failpoint.Hit("ack.after")
 }
+
+// handBack has a message delivered again at once. A plain negative
+// acknowledgement would do, but for a server that stops next: that is not on
+// its disk, and the message would come when its AckWait is over, 10 s later
+// (measured). A delay is.
+func handBack(msg jetstream.Msg) error { return msg.NakWithDelay(time.Millisecond) }
 
 func wait(ctx context.Context, d time.Duration) {
 	t := time.NewTimer(d)

@@ -22,8 +22,9 @@ type crawl struct {
 	x      events.Export
 	log    *slog.Logger
 	source *Source
-	into   uint64 // the run that is written
-	mark   string // of the start count
+	drain  context.Context // ends when the process shall stop
+	into   uint64          // the run that is written
+	mark   string          // of the start count
 
 	counting sync.Mutex // guards what follows
 	starts   int        // how often the crawl began at mark, 0 before it is counted
@@ -55,7 +56,11 @@ type crawl struct {
 	fullSince time.Time     // when that was first so; zero once a page found room
 	refused   int64         // bytes of the largest such page
 	warnings  []events.Warning
+	left      bool // a page that was given out is left to the next crawler
 }
+
+// errDraining ends a crawl that hands its export back in the middle.
+var errDraining = errors.New("the process stops; the missing pages are left to another")
 
 // run crawls all pages and returns the event that says so. An error is a
 // *Failure when the export cannot succeed, anything else when it is to be
@@ -95,6 +100,8 @@ func (c *crawl) run(ctx context.Context) (*events.ExportCrawled, error) {
 	source.memory = c.memory
 	source.sleep = func(ctx context.Context, d time.Duration) error {
 		c.leaveAlone()
+		ctx, stop := c.untilDrain(ctx)
+		defer stop()
 		return sleep(ctx, d)
 	}
 	c.source = source
@@ -146,6 +153,8 @@ func (c *crawl) raw(ctx context.Context) (*events.ExportCrawled, error) {
 // begin chooses the run and returns the pages that it has. A retry goes on
 // with the run before it if page 1, asked anew, begins as it did then.
 func (c *crawl) begin(ctx context.Context) ([]int, error) {
+	ctx, stop := c.untilDrain(ctx)
+	defer stop()
 	c.into = c.x.RequestedSeq
 	have, err := c.streams.ListPages(ctx, c.x.Tenant, c.x.Key, c.into)
 	if err != nil {
@@ -221,6 +230,8 @@ func (c *crawl) restore(ctx context.Context, have []int) error {
 	if len(have) == 0 {
 		return nil
 	}
+	ctx, stop := c.untilDrain(ctx)
+	defer stop()
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(8)
 	for _, n := range have {
@@ -243,25 +254,59 @@ func (c *crawl) page(ctx context.Context, run uint64, n int) (events.Page, error
 }
 
 // fetchMissing fetches every page that is announced and missing, with the
-// export's number of requests in flight.
+// export's number of requests in flight. When the process shall stop it gives
+// out no more of them, has those in flight finished, and returns errDraining
+// unless they were the last.
 func (c *crawl) fetchMissing(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	pages := make(chan int)
+	var handed error
 	g.Go(func() error {
 		defer close(pages)
-		return c.hand(ctx, pages)
+		if handed = c.hand(ctx, pages); errors.Is(handed, errDraining) {
+			return nil // an error would cut off what is in flight
+		}
+		return handed
 	})
 	for range max(c.x.Request.HTTP.Conn, 1) {
 		g.Go(func() error {
 			for n := range pages {
-				if err := c.fetch(ctx, n); err != nil {
+				if err := c.fetch(ctx, n); err != nil && !c.leave(err) {
 					return err
 				}
 			}
 			return nil
 		})
 	}
-	return g.Wait()
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	return handed
+}
+
+// leave reports whether a page that was not fetched is left to the next
+// crawler, so that others in flight are not cut off for it.
+func (c *crawl) leave(err error) bool {
+	var failure *Failure
+	if c.drain.Err() == nil || errors.As(err, &failure) && failure.Code != "" {
+		return false
+	}
+	c.mu.Lock()
+	c.left = true
+	c.mu.Unlock()
+	c.stir()
+	return true
+}
+
+// untilDrain returns a context that ends with the drain too. Waiting ends with
+// it, requests and what follows from their answers go on.
+func (c *crawl) untilDrain(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	stop := context.AfterFunc(c.drain, cancel)
+	return ctx, func() {
+		stop()
+		cancel()
+	}
 }
 
 // hand gives out the missing pages in order. It stops while the crawl is too
@@ -271,6 +316,7 @@ func (c *crawl) hand(ctx context.Context, pages chan<- int) error {
 	lowest, next := 1, 1
 	look := time.NewTicker(spaceEvery)
 	defer look.Stop()
+	drained := c.drain.Done()
 	for {
 		c.mu.Lock()
 		last := max(c.ledger.totalPages, 1)
@@ -284,10 +330,14 @@ func (c *crawl) hand(ctx context.Context, pages chan<- int) error {
 			n++
 		}
 		done := lowest > last
+		left := c.left || n <= last
 		wait := n > last || n-lowest >= c.cfg.LeadPages || (c.ahead > c.cfg.LeadBytes && n != lowest)
 		c.mu.Unlock()
 		if done {
 			return nil
+		}
+		if left && c.drain.Err() != nil {
+			return errDraining
 		}
 		on, err := c.mayGoOn(ctx)
 		if err != nil {
@@ -306,6 +356,8 @@ func (c *crawl) hand(ctx context.Context, pages chan<- int) error {
 		case <-c.progress:
 		case <-c.news:
 		case <-look.C:
+		case <-drained:
+			drained = nil
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -446,6 +498,8 @@ func (c *crawl) failed(f *Failure) *events.ExportFailed {
 // first one. A crawl that only waits for its turn is not to blame when the
 // process ends.
 func (c *crawl) turn(ctx context.Context) (release func(), err error) {
+	ctx, stop := c.untilDrain(ctx)
+	defer stop()
 	if err := c.beAlone(ctx); err != nil {
 		return nil, err
 	}

@@ -86,7 +86,12 @@ func New(cfg Config, streams *events.Streams, client *http.Client) (*Service, er
 	}, nil
 }
 
-// Run crawls until ctx ends, hands back what is under way, and returns nil.
+// drainFor is how long requests in flight may go on after the drain began,
+// with what follows from their answers.
+const drainFor = 5 * time.Second
+
+// Run crawls until ctx ends. Then it asks for nothing more, lets the requests
+// in flight finish for at most 5 s, hands the exports back, and returns nil.
 // Pages that were published stay, so another crawler goes on after them.
 func (s *Service) Run(ctx context.Context) error {
 	var err error
@@ -111,7 +116,9 @@ func (s *Service) handle(ctx context.Context, d events.Delivery) error {
 	if err != nil {
 		return err
 	}
-	crawlCtx, leave, err := s.running.Enter(ctx, ev.Key)
+	late, over := outlive(ctx, drainFor)
+	defer over()
+	crawlCtx, leave, err := s.running.Enter(late, ev.Key)
 	if err != nil {
 		return err
 	}
@@ -126,7 +133,7 @@ func (s *Service) handle(ctx context.Context, d events.Delivery) error {
 
 	log := slog.With("tenant", x.Tenant, "hash_key", x.Key, "id", x.ID)
 	begun := time.Now()
-	c := &crawl{Service: s, x: x, log: log, again: d.Delivered > 1}
+	c := &crawl{Service: s, x: x, log: log, drain: ctx, again: d.Delivered > 1}
 	done, err := c.run(crawlCtx)
 	if events.Ended(crawlCtx) {
 		log.Info("crawl stopped: the export has ended")
@@ -139,15 +146,15 @@ func (s *Service) handle(ctx context.Context, d events.Delivery) error {
 	var failure *Failure
 	switch {
 	case err == nil:
-		_, err = s.streams.Append(ctx, x, "", func(x *events.Export) (events.Payload, error) {
+		_, err = s.streams.Append(late, x, "", func(x *events.Export) (events.Payload, error) {
 			return done, stillOpen(x, d.Sequence)
 		})
 		if err == nil {
 			log.Info("export crawled", "pages", done.Pages, "rows", c.ledger.rows, "elapsed", time.Since(begun).Round(time.Millisecond))
 		}
-	case errors.As(err, &failure) && failure.Code != "" && ctx.Err() == nil:
+	case errors.As(err, &failure) && failure.Code != "" && late.Err() == nil:
 		log.Warn("export failed", "error_code", failure.Code, "page", failure.Page, "reason", failure.Error())
-		_, err = s.streams.Append(ctx, x, "", func(x *events.Export) (events.Payload, error) {
+		_, err = s.streams.Append(late, x, "", func(x *events.Export) (events.Payload, error) {
 			return c.failed(failure), stillOpen(x, d.Sequence)
 		})
 	default:
@@ -161,6 +168,16 @@ func (s *Service) handle(ctx context.Context, d events.Delivery) error {
 		return nil
 	}
 	return err
+}
+
+// outlive returns a context that ends d after ctx does.
+func outlive(ctx context.Context, d time.Duration) (late context.Context, over func()) {
+	late, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() { time.AfterFunc(d, cancel) })
+	return late, func() {
+		stop()
+		cancel()
+	}
 }
 
 // stillOpen refuses to add to an export that is no longer the one that was taken.

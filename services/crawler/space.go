@@ -561,6 +561,8 @@ func (c *crawl) awaitRoom(ctx context.Context, size int64) error {
 	}()
 	c.tell(true)
 	c.stir()
+	ctx, stop := c.untilDrain(ctx)
+	defer stop()
 	tick := time.NewTicker(spaceEvery)
 	defer tick.Stop()
 	for {
