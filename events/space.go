@@ -12,19 +12,28 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// PageSpace is how much room SHEAF_PAGES has.
-type PageSpace struct {
+// Space is how much room a stream has.
+type Space struct {
 	Limit int64 // bytes that it may take; 0 or less: no limit
 	Used  int64 // bytes that it takes
 }
 
-// PageSpace asks the leader.
-func (s *Streams) PageSpace(ctx context.Context) (PageSpace, error) {
-	info, err := s.pages.Info(ctx)
+// PageSpace returns the room of SHEAF_PAGES, from the leader.
+func (s *Streams) PageSpace(ctx context.Context) (Space, error) {
+	return space(ctx, StreamPages, s.pages)
+}
+
+// LogSpace returns the room of SHEAF_EVENTS, from the leader.
+func (s *Streams) LogSpace(ctx context.Context) (Space, error) {
+	return space(ctx, StreamEvents, s.events)
+}
+
+func space(ctx context.Context, name string, stream jetstream.Stream) (Space, error) {
+	info, err := stream.Info(ctx)
 	if err != nil {
-		return PageSpace{}, fmt.Errorf("%w: state of %s: %w", ErrUnavailable, StreamPages, err)
+		return Space{}, fmt.Errorf("%w: state of %s: %w", ErrUnavailable, name, err)
 	}
-	return PageSpace{Limit: info.Config.MaxBytes, Used: int64(info.State.Bytes)}, nil
+	return Space{Limit: info.Config.MaxBytes, Used: int64(info.State.Bytes)}, nil
 }
 
 // Reservation is what a crawl says of the room that it will need in

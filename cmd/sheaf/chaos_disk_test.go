@@ -4,6 +4,7 @@ package main_test
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -26,12 +27,14 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// While the disk of --data is full nothing is answered with success that is
-// not there afterwards, and once there is room everything goes on by itself
-// under a supervisor.
+// While the disk of --data is full, or almost, callers are told so: each
+// submission is answered 503 with Retry-After, soon, and nothing is answered with
+// success that is not there afterwards. What was accepted can still be asked for.
+// Once there is room everything goes on by itself; where the disk was full at
+// once, under a supervisor.
 func TestChaosDiskFull(t *testing.T) {
 	if testing.Short() {
-		t.Skip("takes half a minute")
+		t.Skip("takes a quarter of a minute")
 	}
 	t.Parallel()
 	seed := chaosSeed(t)
@@ -65,74 +68,149 @@ func TestChaosDiskFull(t *testing.T) {
 	w.ingresses, w.natsURL = []string{"http://" + listen}, "nats://"+address
 	w.files = "file://" + filepath.Join(data, "files")
 	p := w.serve("sheaf", "--http", listen, "--nats-listen", address, "--max-pages-bytes", "64MiB")
-	p.mayEnd = true
 	p.start("")
 	w.connect()
-	third := len(orders) / 3
-	for _, o := range orders[:third] {
-		if err := w.submit(ctx, o); err != nil {
-			w.problem("I1 order %d: %v", o.n, err)
-		}
-	}
-
-	filler := filepath.Join(data, "filler")
-	fill(t, filler)
-	refused, down := 0, 0
-	deadline := time.Now().Add(12 * time.Second) // a stream that cannot be written needs 3 s to end the process
-	for i := 0; time.Now().Before(deadline); i++ {
-		o := orders[third+i%third]
-		if o.accepted {
-			continue
-		}
-		begun := time.Now()
-		kind := "http"
-		if o.raw {
-			kind = "raw"
-		}
-		status, a, err := w.ask(ctx, http.MethodPost, w.ingresses[0]+"/v1/export/"+kind, o.body(w, false))
-		switch {
-		case err != nil:
-			down++
-			time.Sleep(50 * time.Millisecond) // until the supervisor has started it again
-		case status == http.StatusServiceUnavailable:
-			refused++
-		case status == http.StatusOK:
-			// There was room for it. If not, the audit misses it.
-			if err := o.answered(status, a); err != nil {
-				w.problem("I1 order %d: %v", o.n, err)
-			}
-		default:
-			w.problem("a full disk was answered %d %q", status, a.Msg)
-		}
-		if waited := time.Since(begun); waited > 7*time.Second {
-			w.problem("a full disk was answered after %s", waited)
-		}
-		fill(t, filler) // what the process gave up is taken as well
-	}
-	w.mu.Lock()
-	ends := w.blows[endItself]
-	w.mu.Unlock()
-	t.Logf("while the disk was full: %d submissions refused with 503, %d without an answer, process ended %d times", refused, down, ends)
-	if refused+down == 0 {
-		w.problem("the disk was full and every submission was accepted")
-	}
-
-	freed := time.Now()
-	require.NoError(t, os.Remove(filler))
-	for _, o := range orders {
-		if !o.accepted {
+	accept := func(orders []*order) {
+		for _, o := range orders {
 			if err := w.submit(ctx, o); err != nil {
 				w.problem("I1 order %d: %v", o.n, err)
 			}
 		}
 	}
-	t.Logf("everything was accepted %s after there was room", time.Since(freed).Round(time.Millisecond))
+	filler := filepath.Join(data, "filler")
+	free := func(next []*order) {
+		freed := time.Now()
+		require.NoError(t, os.Remove(filler))
+		accept(next)
+		t.Logf("everything was accepted %s after there was room", time.Since(freed).Round(time.Millisecond))
+	}
+
+	// A disk that becomes fuller and fuller: the process never ends, and nothing
+	// is ever written to where there is no room for it.
+	accept(orders[:8])
+	fillTo(t, filler, data, 3<<20)
+	r := w.refusals(ctx, 3*time.Second, orders[8:16], func() {})
+	t.Logf("on an almost full disk: %s", r)
+	if r.refused != r.sent {
+		w.problem("an almost full disk: %s", r)
+	}
+	for path, want := range map[string]int{
+		"/healthz": http.StatusOK, "/readyz": http.StatusServiceUnavailable,
+		"/v1/export/detail?key=" + orders[0].key: http.StatusOK, "/v1/export/history?user_id=chaos": http.StatusOK,
+	} {
+		if status, a, err := w.ask(ctx, http.MethodGet, w.ingresses[0]+path, nil); status != want {
+			w.problem("an almost full disk: %s was answered %d %q %v", path, status, a.Msg, err)
+		}
+	}
+	if ends := w.ends(); ends > 0 {
+		w.problem("an almost full disk ended the process %d times", ends)
+	}
+
+	// A disk that others fill to the last byte while exports are under way.
+	free(orders[8:16])
+	p.mu.Lock()
+	p.mayEnd = true
+	p.mu.Unlock()
+	fill(t, filler)
+	r = w.refusals(ctx, 5*time.Second, orders[16:], func() { fill(t, filler) }) // what the process gives up is taken as well
+	t.Logf("on a full disk: %s; the process ended %d times", r, w.ends())
+	if r.refused < r.sent*9/10 {
+		w.problem("a full disk: %s", r)
+	}
+	free(orders[16:])
 	w.settle(ctx)
 	p.mu.Lock()
 	p.mayEnd = false
 	p.mu.Unlock()
 	w.audit(ctx)
 	w.report()
+}
+
+func (w *world) ends() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.blows[endItself]
+}
+
+// refusals counts what became of submissions that there was no room for.
+type refusals struct {
+	sent, refused, unanswered int
+	longest                   time.Duration
+}
+
+func (r refusals) String() string {
+	return fmt.Sprintf("of %d submissions %d were refused with 503 and Retry-After, %d had no answer, the slowest took %s",
+		r.sent, r.refused, r.unanswered, r.longest.Round(time.Millisecond))
+}
+
+// refusals submits orders again and again for a time. None may be accepted, for
+// there is no room for it, and each is answered soon. before is called before
+// each.
+func (w *world) refusals(ctx context.Context, lasts time.Duration, orders []*order, before func()) (r refusals) {
+	client := &http.Client{Timeout: 10 * time.Second}
+	defer client.CloseIdleConnections()
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for end := time.Now().Add(lasts); time.Now().Before(end); <-tick.C {
+		before()
+		o := orders[r.sent%len(orders)]
+		kind := "http"
+		if o.raw {
+			kind = "raw"
+		}
+		r.sent++
+		begun := time.Now()
+		status, retry, body, err := send(ctx, client, w.ingresses[0]+"/v1/export/"+kind, o.body(w, false))
+		waited := time.Since(begun)
+		r.longest = max(r.longest, waited)
+		if waited > 5*time.Second {
+			w.problem("a full disk was answered after %s", waited)
+		}
+		switch {
+		case err != nil:
+			r.unanswered++
+		case status != http.StatusServiceUnavailable || retry == "":
+			w.problem("a full disk was answered %d, Retry-After %q: %s", status, retry, body)
+		default:
+			r.refused++
+			if r.refused == 1 {
+				w.t.Logf("%s", body)
+			}
+		}
+	}
+	return r
+}
+
+func send(ctx context.Context, client *http.Client, url string, body []byte) (status int, retryAfter, answer string, err error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(body))
+	if err != nil {
+		return 0, "", "", err
+	}
+	res, err := client.Do(req)
+	if err != nil {
+		return 0, "", "", err
+	}
+	defer func() { _ = res.Body.Close() }()
+	text, err := io.ReadAll(res.Body)
+	return res.StatusCode, res.Header.Get("Retry-After"), string(text), err
+}
+
+// fillTo makes a file grow until so many bytes are free on the disk of a folder.
+func fillTo(t testing.TB, name, folder string, free int64) {
+	t.Helper()
+	f, err := os.Create(name)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, f.Close()) }()
+	for {
+		var fs syscall.Statfs_t
+		require.NoError(t, syscall.Statfs(folder, &fs))
+		over := int64(fs.Bavail)*fs.Bsize - free
+		if over <= 0 {
+			return
+		}
+		_, err := f.Write(make([]byte, min(over, 256<<10)))
+		require.NoError(t, err)
+	}
 }
 
 // fill makes a file grow until the disk has no byte left.

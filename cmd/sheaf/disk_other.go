@@ -2,4 +2,4 @@
 
 package main
 
-func freeBytes(string) (free int64, known bool) { return 0, false }
+func diskSpace(string) (size, free int64, known bool) { return 0, 0, false }

@@ -4,11 +4,13 @@ package main
 
 import "syscall"
 
-// freeBytes is how much this process may still write to the disk of a folder.
-func freeBytes(folder string) (free int64, known bool) {
+// diskSpace is how large the disk of a folder is, and how much this process may
+// still write to it, in bytes.
+func diskSpace(folder string) (size, free int64, known bool) {
 	var fs syscall.Statfs_t
 	if err := syscall.Statfs(folder, &fs); err != nil {
-		return 0, false
+		return 0, 0, false
 	}
-	return int64(fs.Bavail) * int64(fs.Bsize), true //nolint:unconvert // other types on other platforms
+	block := int64(fs.Bsize) //nolint:unconvert // other types on other platforms
+	return int64(fs.Blocks) * block, max(int64(fs.Bavail), 0) * block, true
 }

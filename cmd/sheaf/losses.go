@@ -224,12 +224,15 @@ func (s *system) keepReport(report []string) error {
 
 // health returns an error while this process should get no requests.
 func (s *system) health() error {
+	if err := s.messaging.health(); err != nil {
+		return err
+	}
 	if s.marks != nil {
 		if _, err := os.Stat(filepath.Join(s.cfg.Data, lossesName)); err == nil {
 			return ingress.NotReady("data was lost; read " + lossesName + " in the data folder and move it away")
 		}
 	}
-	return s.messaging.health()
+	return s.disk.roomFor(0)
 }
 
 // keepMarks takes the watermarks until ctx ends. It returns an error when a

@@ -166,7 +166,7 @@ func (m *messaging) retryWhileStarting(ctx context.Context, what string, do func
 			return nil
 		case ctx.Err() != nil:
 			return fmt.Errorf("%s: %w (%w)", what, ctx.Err(), err)
-		case !startingUp(err) || time.Now().After(deadline):
+		case !startingUp(err) || time.Now().After(deadline), m.server != nil && errors.Is(m.server.Health(), embedded.ErrWrite):
 			return fmt.Errorf("%s: %w", what, err)
 		}
 		slog.Warn("NATS is not ready; trying again", "while", what, "error", err)

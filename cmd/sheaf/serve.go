@@ -19,6 +19,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"sheaf/events/embedded"
 	"sheaf/services/assembler"
 	"sheaf/services/crawler"
 	"sheaf/services/ingress"
@@ -31,8 +32,19 @@ const (
 	// flight. With the closing that follows it stays below the 15 s that a
 	// process has to stop.
 	drainFor = 12 * time.Second
-	// healthEvery is how often the watchdog looks.
-	healthEvery = time.Second
+	// answerFor is how long callers may take to be told that nothing can be
+	// written.
+	answerFor = time.Second
+	// healthEvery is how often the watchdog looks. A look takes some 20 µs.
+	healthEvery = 250 * time.Millisecond
+	// unhealthyFor is how long a server may be unwell for a reason that may
+	// pass, such as a stream that is still being set up.
+	unhealthyFor = 3 * time.Second
+	// tryStartEvery is how often a process that waits for room on its disk
+	// tries to start.
+	tryStartEvery = 500 * time.Millisecond
+	// tellWaitEvery is how often it says that it waits.
+	tellWaitEvery = time.Minute
 )
 
 // serve runs a Sheaf process until ctx ends. opened is told of the system when
@@ -56,6 +68,7 @@ type system struct {
 	cfg       Config
 	publicURL string
 	*messaging
+	disk     *disk // of --data, nil without an embedded server
 	egress   *http.Client
 	files    storage.Files       // of the ingress and assembler roles, else nil
 	tasks    *storage.Tasks      // of the ingress role, else nil
@@ -69,7 +82,8 @@ type system struct {
 type role interface{ Run(context.Context) error }
 
 // open takes everything that the roles need, in the order in which the need
-// arises, and makes the roles. It returns ready to run.
+// arises, and makes the roles. It returns ready to run. While the disk is too
+// full for that it waits, and callers are told so.
 func open(ctx context.Context, cfg Config) (_ *system, err error) {
 	if err := cfg.complete(); err != nil {
 		return nil, err
@@ -89,47 +103,91 @@ func open(ctx context.Context, cfg Config) (_ *system, err error) {
 		s.onClose(func() { _ = s.listener.Close() })
 	}
 	s.publicURL = publicURL(cfg, s.listener)
+	door := &door{listener: s.listener}
+	defer door.hand()
+	slow := time.AfterFunc(doorAfter, func() { door.close("starting; try again") })
+	defer slow.Stop()
+
+	if cfg.embedded() {
+		s.disk = newDisk(cfg.Data)
+	}
+	var waiting, told time.Time
+	for {
+		why := s.disk.roomToStart()
+		if why == nil {
+			taken := len(s.closers)
+			if err = s.take(ctx); err == nil {
+				break
+			}
+			if why = s.disk.lacked(err); why == nil || ctx.Err() != nil {
+				return nil, err
+			}
+			s.release(taken)
+		}
+		door.close(ingress.NotReady(why.Error()))
+		if waiting.IsZero() {
+			waiting = time.Now()
+		}
+		if time.Since(told) >= tellWaitEvery {
+			told = time.Now()
+			slog.Error("waiting for room on the disk of --data before the start", "reason", why, "since", waiting.Format(time.RFC3339), "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(tryStartEvery):
+		}
+	}
+	if !waiting.IsZero() {
+		slog.Info("there is room to start", "waited", time.Since(waiting).Round(time.Millisecond))
+	}
+	return s, nil
+}
+
+// take takes what comes after the addresses.
+func (s *system) take(ctx context.Context) error {
+	cfg := s.cfg
 	if cfg.embedded() {
 		unlock, err := lockData(cfg.Data)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		s.onClose(unlock)
 	}
 	secret, err := cfg.makeSecretKey()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	store, err := storeName(cfg)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	allowed, err := cfg.allowed()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	s.egress = newEgress(allowed)
 	s.onClose(s.egress.CloseIdleConnections)
 
 	if s.messaging, err = openMessaging(ctx, cfg, secret, store); err != nil {
-		return nil, err
+		return err
 	}
 	s.onClose(s.messaging.close)
 	if cfg.has(roleIngress) || cfg.has(roleAssembler) {
 		// The store may live on the connection, so it is closed before it.
 		if s.files, err = storage.OpenFiles(ctx, cfg.Files, cfg.Data, s.streams.JetStream(), cfg.Replicas); err != nil {
-			return nil, err
+			return err
 		}
 		s.onClose(func() { logClose("files", s.files.Close()) })
 	}
 	if cfg.has(roleIngress) {
 		if s.tasks, err = storage.OpenTasks(filepath.Join(cfg.Data, "tasks.db")); err != nil {
-			return nil, err
+			return err
 		}
 		s.onClose(func() { logClose("tasks.db", s.tasks.Close()) })
 	}
 	if err := s.checkStreams(ctx); err != nil {
-		return nil, err
+		return err
 	}
 	if s.marks != nil {
 		s.onClose(s.lastMarks)
@@ -138,10 +196,10 @@ func open(ctx context.Context, cfg Config) (_ *system, err error) {
 	makers := s.makers()
 	for _, name := range cfg.Roles {
 		if s.roles[name], err = makers[name](); err != nil {
-			return nil, fmt.Errorf("%s: %w", name, err)
+			return fmt.Errorf("%s: %w", name, err)
 		}
 	}
-	return s, nil
+	return nil
 }
 
 // makers is the table of roles.
@@ -155,13 +213,14 @@ func (s *system) makers() map[string]func() (role, error) {
 				KeepHistory: s.cfg.KeepHistory,
 				MaxHistory:  s.cfg.MaxHistory,
 				Health:      s.health,
+				Room:        s.disk.roomFor,
 			}, s.listener, s.streams, s.tasks, s.files)
 		},
 		roleCrawler: func() (role, error) {
-			return crawler.New(crawler.Config{}, s.streams, s.egress)
+			return crawler.New(crawler.Config{Room: s.disk.roomForPages}, s.streams, s.egress)
 		},
 		roleAssembler: func() (role, error) {
-			return assembler.New(assembler.Config{KeepFiles: s.cfg.KeepFiles}, s.streams, s.files)
+			return assembler.New(assembler.Config{KeepFiles: s.cfg.KeepFiles, Room: s.disk.roomForDrafts}, s.streams, s.files)
 		},
 		roleNotifier: func() (role, error) {
 			return notifier.New(notifier.Config{PublicURL: s.publicURL, Schedule: s.cfg.CallbackSchedule, KeepHistory: s.cfg.KeepHistory}, s.streams, s.egress)
@@ -177,9 +236,16 @@ func (s *system) run(ctx context.Context) (drained bool, err error) {
 	group, groupCtx := errgroup.WithContext(ctx)
 	var mu sync.Mutex
 	busy := maps.Clone(s.roles)
+	answered := make(chan struct{}) // closed when no caller waits any more
+	if s.roles[roleIngress] == nil {
+		close(answered)
+	}
 	for name, r := range s.roles {
 		group.Go(func() error {
 			err := r.Run(groupCtx)
+			if name == roleIngress {
+				close(answered)
+			}
 			mu.Lock()
 			delete(busy, name)
 			mu.Unlock()
@@ -198,6 +264,15 @@ func (s *system) run(ctx context.Context) (drained bool, err error) {
 	done := make(chan error, 1)
 	go func() { done <- group.Wait() }()
 	<-groupCtx.Done()
+	if cause := context.Cause(groupCtx); errors.Is(cause, embedded.ErrWrite) || errors.Is(cause, embedded.ErrSilent) {
+		// Nothing can be finished or handed back, and the next process has to
+		// begin as after a crash.
+		select {
+		case <-answered:
+		case <-time.After(answerFor):
+		}
+		return false, cause
+	}
 	if ctx.Err() != nil {
 		slog.Info("stopping", "at_most", drainFor.String())
 	}
@@ -220,12 +295,14 @@ func (s *system) run(ctx context.Context) (drained bool, err error) {
 func (s *system) watch(ctx context.Context) error {
 	tick := time.NewTicker(healthEvery)
 	defer tick.Stop()
-	for bad := 0; ; {
+	unhealthy := time.Time{}
+	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
 		}
+		_ = s.disk.roomFor(0) // tells the log when that changes
 		if s.conn.IsClosed() {
 			return errors.New("the NATS connection was closed for good")
 		}
@@ -233,13 +310,14 @@ func (s *system) watch(ctx context.Context) error {
 			continue // an outage of the cluster is waited out
 		}
 		err := s.server.Health()
-		if err == nil {
-			bad = 0
-			continue
+		switch {
+		case err == nil:
+			unhealthy = time.Time{}
+		case unhealthy.IsZero():
+			unhealthy = time.Now()
 		}
-		// One bad answer may be a stream that is still being set up.
-		if bad++; bad >= 3 {
-			return fmt.Errorf("%w: restart Sheaf once the cause is gone (is the disk of --data full?)", err)
+		if errors.Is(err, embedded.ErrWrite) || err != nil && time.Since(unhealthy) >= unhealthyFor {
+			return fmt.Errorf("%w (is the disk of --data full?)", err)
 		}
 	}
 }
@@ -248,11 +326,14 @@ func (s *system) onClose(f func()) { s.closers = append(s.closers, f) }
 
 // close gives everything back, last taken first: who uses goes before what is
 // used.
-func (s *system) close() {
-	for _, f := range slices.Backward(s.closers) {
+func (s *system) close() { s.release(0) }
+
+// release gives back what was taken after the first n.
+func (s *system) release(n int) {
+	for _, f := range slices.Backward(s.closers[n:]) {
 		f()
 	}
-	s.closers = nil
+	s.closers = s.closers[:n]
 }
 
 // httpURL is where this process serves REST, "" without the ingress role.

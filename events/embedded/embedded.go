@@ -11,6 +11,8 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -27,12 +29,23 @@ type Options struct {
 
 // Server is a running server.
 type Server struct {
-	ns   *server.Server
-	lock *os.File
+	ns     *server.Server
+	lock   *os.File
+	failed *atomic.Pointer[string] // the first write error, nil while there is none
 }
 
 // ErrNotReady is returned when the server did not come up in time.
 var ErrNotReady = errors.New("embedded NATS server is not ready")
+
+// ErrWrite is returned by [Server.Health] when a stream could not be written.
+// That stays so until the process starts anew, whatever becomes of its cause,
+// and who waits for an acknowledgement of the stream waits in vain (measured).
+var ErrWrite = errors.New("a stream cannot be written until a restart")
+
+// ErrSilent is returned by [Server.Health] when the server does not answer. After
+// some write errors it holds a lock for ever (measured: of a stream with
+// schedules), and with it all streams.
+var ErrSilent = errors.New("the embedded NATS server does not answer")
 
 // ErrInUse is returned when another process, or another server of this one,
 // keeps its streams in the same folder. Two would overwrite each other's
@@ -49,15 +62,16 @@ func Start(o Options) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("folder %s of the embedded NATS server: %w", o.Dir, err)
 	}
-	ns, err := start(o)
+	failed := &atomic.Pointer[string]{}
+	ns, err := start(o, failed)
 	if err != nil {
 		_ = held.Close()
 		return nil, err
 	}
-	return &Server{ns: ns, lock: held}, nil
+	return &Server{ns: ns, lock: held, failed: failed}, nil
 }
 
-func start(o Options) (*server.Server, error) {
+func start(o Options, failed *atomic.Pointer[string]) (*server.Server, error) {
 	opts := &server.Options{
 		ServerName: "sheaf",
 		JetStream:  true,
@@ -98,11 +112,20 @@ func start(o Options) (*server.Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("embedded NATS server: %w", err)
 	}
-	ns.SetLoggerV2(logger{slog.With("component", "nats-server")}, false, false, false)
+	fatal := make(chan string, 1)
+	ns.SetLoggerV2(logger{slog.With("component", "nats-server"), fatal, failed}, false, false, false)
 	go ns.Start()
-	if !ns.ReadyForConnections(30 * time.Second) {
-		ns.Shutdown()
-		return nil, fmt.Errorf("%w: see the log; is %s in use by another process?", ErrNotReady, o.Dir)
+	for end := time.Now().Add(readyWait); !ns.ReadyForConnections(readyWait / 300); {
+		select {
+		case why := <-fatal: // it would never be ready
+			ns.Shutdown()
+			return nil, fmt.Errorf("%w: %s", ErrNotReady, why)
+		default:
+		}
+		if time.Now().After(end) {
+			ns.Shutdown()
+			return nil, fmt.Errorf("%w: see the log; is %s in use by another process?", ErrNotReady, o.Dir)
+		}
 	}
 	if !ns.JetStreamEnabled() {
 		ns.Shutdown()
@@ -130,8 +153,24 @@ func (s *Server) URL() string {
 
 // Health returns an error when JetStream cannot go on. A write error of a
 // stream is sticky: only a restart of the process mends it, also after space
-// was freed (measured).
+// was freed (measured). It takes two seconds at most.
 func (s *Server) Health() error {
+	if why := s.failed.Load(); why != nil {
+		return fmt.Errorf("%w: %s", ErrWrite, *why)
+	}
+	answer := make(chan error, 1)
+	go func() { answer <- s.ask() }()
+	t := time.NewTimer(healthWait)
+	defer t.Stop()
+	select {
+	case err := <-answer:
+		return err
+	case <-t.C:
+		return ErrSilent
+	}
+}
+
+func (s *Server) ask() error {
 	var err error
 	for range healthTries {
 		h := s.ns.Healthz(&server.HealthzOptions{})
@@ -139,29 +178,75 @@ func (s *Server) Health() error {
 			return nil
 		}
 		err = fmt.Errorf("embedded NATS server: %s", h.Error)
+		if strings.Contains(h.Error, "write error:") {
+			return fmt.Errorf("%w: %w", ErrWrite, err)
+		}
 	}
 	return err
 }
+
+// readyWait is how long a server may take to come up.
+const readyWait = 30 * time.Second
+
+const (
+	// healthWait is how long the server may take to say how it is.
+	healthWait = 2 * time.Second
+	// stopWait is how long it may take to stop.
+	stopWait = 10 * time.Second
+)
 
 // healthTries is how often the server is asked before it counts as unhealthy.
 // One that does not listen gives itself a millisecond to be scheduled, and on a
 // busy machine says that it has not started when it only had to wait.
 const healthTries = 5
 
-// Stop shuts the server down and waits for it.
+// Stop shuts the server down and waits for it. One that does not answer is left
+// behind, with its folder still locked.
 func (s *Server) Stop() {
-	s.ns.Shutdown()
-	s.ns.WaitForShutdown()
-	_ = s.lock.Close()
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		s.ns.Shutdown()
+		s.ns.WaitForShutdown()
+	}()
+	t := time.NewTimer(stopWait)
+	defer t.Stop()
+	select {
+	case <-stopped:
+		_ = s.lock.Close()
+	case <-t.C:
+		slog.Error("the embedded NATS server does not stop")
+	}
 }
 
 // logger passes the server's log on. Its notices at start are of no interest
 // to a user of Sheaf.
-type logger struct{ log *slog.Logger }
+type logger struct {
+	log    *slog.Logger
+	fatal  chan<- string           // takes the first reason for which the server cannot start
+	failed *atomic.Pointer[string] // takes the first write error
+}
 
 func (l logger) Noticef(f string, v ...any) { l.log.Debug(fmt.Sprintf(f, v...)) }
 func (l logger) Warnf(f string, v ...any)   { l.log.Warn(fmt.Sprintf(f, v...)) }
-func (l logger) Fatalf(f string, v ...any)  { l.log.Error(fmt.Sprintf(f, v...)) }
-func (l logger) Errorf(f string, v ...any)  { l.log.Error(fmt.Sprintf(f, v...)) }
-func (l logger) Debugf(f string, v ...any)  { l.log.Debug(fmt.Sprintf(f, v...)) }
-func (l logger) Tracef(f string, v ...any)  { l.log.Debug(fmt.Sprintf(f, v...)) }
+func (l logger) Fatalf(f string, v ...any) {
+	why := fmt.Sprintf(f, v...)
+	l.log.Error(why)
+	select {
+	case l.fatal <- why:
+	default:
+	}
+}
+
+// Errorf is also how the server tells a write error at once: its health shows
+// some of them late and others never (measured: of removing a message).
+func (l logger) Errorf(f string, v ...any) {
+	what := fmt.Sprintf(f, v...)
+	l.log.Error(what)
+	if strings.Contains(what, "ritical write error") {
+		l.failed.CompareAndSwap(nil, &what)
+	}
+}
+
+func (l logger) Debugf(f string, v ...any) { l.log.Debug(fmt.Sprintf(f, v...)) }
+func (l logger) Tracef(f string, v ...any) { l.log.Debug(fmt.Sprintf(f, v...)) }

@@ -22,8 +22,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"slices"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"sheaf/events"
@@ -37,6 +39,7 @@ type Config struct {
 	KeepFiles time.Duration // until a finished file expires; default 168h
 	MaxStarts int           // starts of one assembly before CRASHED_WORKER; default 5
 	Parallel  int           // encoders of one workbook; default one a core
+	Room      func() error  // nil while the disk has room for a workbook in progress to grow; default always
 }
 
 func (c Config) withDefaults() Config {
@@ -44,6 +47,9 @@ func (c Config) withDefaults() Config {
 	c.ReadAhead = cmp.Or(c.ReadAhead, 16<<20)
 	c.KeepFiles = cmp.Or(c.KeepFiles, 168*time.Hour)
 	c.MaxStarts = cmp.Or(c.MaxStarts, 5)
+	if c.Room == nil {
+		c.Room = func() error { return nil }
+	}
 	return c
 }
 
@@ -55,6 +61,7 @@ type Service struct {
 
 	suspects chan struct{}   // holds the one suspect that is at work
 	running  *events.Running // set by Run
+	short    atomic.Bool     // the last workbook found no room on the disk
 }
 
 // suspectAfter is how many starts that came to nothing make an export a
@@ -112,6 +119,9 @@ func (s *Service) handle(ctx context.Context, d events.Delivery) error {
 	}
 	log := slog.With("tenant", x.Tenant, "hash_key", x.Key, "id", x.ID)
 	begun := time.Now()
+	if err := s.cfg.Room(); err != nil {
+		return s.awaitRoom(&x, log, err)
+	}
 
 	mark := "assemble:" + strconv.FormatUint(d.Sequence, 10)
 	count, err := s.streams.Starts(assembleCtx, x.Tenant, x.Key, mark)
@@ -148,6 +158,9 @@ func (s *Service) handle(ctx context.Context, d events.Delivery) error {
 			return completed, stillOpen(x, d.Sequence)
 		})
 		if err == nil {
+			if s.short.Swap(false) {
+				log.Info("there is room for workbooks again")
+			}
 			log.Info("export completed", "pages", completed.Pages, "rows", completed.Rows, "bytes", completed.Files[0].Size,
 				"elapsed", time.Since(begun).Round(time.Millisecond))
 			return nil
@@ -163,6 +176,9 @@ func (s *Service) handle(ctx context.Context, d events.Delivery) error {
 		})
 	case !errors.Is(err, events.ErrEnded):
 		s.handBack(ctx, &x, mark, count, log)
+		if errors.Is(err, errNoRoom) || storage.IsNoSpace(err) {
+			return s.awaitRoom(&x, log, err)
+		}
 		return err
 	}
 	if errors.Is(err, events.ErrEnded) || errors.Is(err, events.ErrNotAllowed) {
@@ -195,6 +211,9 @@ func (s *Service) assemble(ctx context.Context, x *events.Export, crawled uint64
 		Title: req.Title, Creator: req.UserID, Created: created,
 		EntryName: entry, Parallel: s.cfg.Parallel,
 	}, func(ctx context.Context) (Page, error) {
+		if err := s.cfg.Room(); err != nil {
+			return Page{}, fmt.Errorf("%w: %w", errNoRoom, err)
+		}
 		p, err := pages.Next(ctx)
 		if err != nil {
 			return Page{}, err
@@ -282,6 +301,25 @@ func (s *Service) handBack(ctx context.Context, x *events.Export, mark string, c
 	if err := s.streams.UncountStart(ctx, x.Tenant, x.Key, mark, count); err != nil {
 		log.Warn("start not taken back", "error", err)
 	}
+}
+
+// errNoRoom gives a workbook in progress up for now: the disk is almost full.
+// What was written of it is free again at once, for a smaller one.
+var errNoRoom = errors.New("no room for the workbook")
+
+// roomWait is how long an export at least waits for room before its workbook is
+// begun again. Twice that is the most, so that two that are too large together
+// do not meet again and again.
+const roomWait = 3 * time.Second
+
+// awaitRoom has the export come again. That it waits is seen in its progress,
+// and told to the log once for all exports.
+func (s *Service) awaitRoom(x *events.Export, log *slog.Logger, err error) error {
+	if !s.short.Swap(true) {
+		log.Warn("workbooks wait for room on the disk", "error", err)
+	}
+	s.streams.TellProgress(x.Tenant, x.Key, events.Progress{Phase: events.PhaseWaitingForSpace, PagesDone: x.Pages, PagesTotal: x.Pages})
+	return events.RetryAfter(err, roomWait+rand.N(roomWait))
 }
 
 // stillOpen refuses to add to an export that is no longer the one that was

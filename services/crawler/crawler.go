@@ -27,6 +27,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net/http"
 	"time"
 
@@ -45,6 +46,9 @@ type Config struct {
 	BodyBytes int64         // of answers in memory, over all exports; default 256 MiB
 	MaxStarts int           // starts without a new page before CRASHED_WORKER; default 5
 	Policy    Policy        // of one page's requests
+	// Room returns how many bytes the disk has room for, and an error while
+	// pages should not be stored at all. Default: no end of it.
+	Room func() (bytes int64, err error)
 }
 
 func (c Config) withDefaults() Config {
@@ -57,6 +61,9 @@ func (c Config) withDefaults() Config {
 	c.SpaceWait = cmp.Or(c.SpaceWait, 10*time.Minute)
 	c.BodyBytes = cmp.Or(c.BodyBytes, 256<<20)
 	c.MaxStarts = cmp.Or(c.MaxStarts, 5)
+	if c.Room == nil {
+		c.Room = func() (int64, error) { return math.MaxInt64, nil }
+	}
 	return c
 }
 
@@ -81,7 +88,7 @@ func New(cfg Config, streams *events.Streams, client *http.Client) (*Service, er
 	cfg = cfg.withDefaults()
 	return &Service{
 		cfg: cfg, streams: streams, client: client,
-		turns: newTurns(cfg.Fetches), memory: newMemory(cfg.BodyBytes), space: newSpace(streams),
+		turns: newTurns(cfg.Fetches), memory: newMemory(cfg.BodyBytes), space: newSpace(streams, cfg.Room),
 		suspects: make(chan struct{}, 1),
 	}, nil
 }

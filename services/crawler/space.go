@@ -17,6 +17,8 @@ const (
 	// spaceEvery is how often a crawl that needs much room says how much, and
 	// looks whether it may go on.
 	spaceEvery = time.Second
+	// diskEvery is how often a page that waits for the disk looks at it.
+	diskEvery = 100 * time.Millisecond
 	// starvedAfter is how long the oldest crawl finds the stream full before the
 	// youngest gives way: what completes in that time makes room without loss.
 	starvedAfter = 2 * time.Second
@@ -62,11 +64,13 @@ const (
 type room struct {
 	limit  int64 // bytes of the stream; 0 or less: no limit
 	used   int64
+	lacks  int64                // bytes of the stream's own room that the disk has none for
 	claims []events.Reservation // of exports that are still to be crawled
 }
 
-// usable is the limit less a margin for what is on its way.
-func (r room) usable() int64 { return r.limit - r.limit/32 }
+// usable is the limit less a margin for what is on its way and what the disk
+// lacks.
+func (r room) usable() int64 { return r.limit - r.limit/32 - r.lacks }
 
 // small is how many bytes an export may write unasked. It is the sample that
 // the first estimate is made from, and what spares small exports any question.
@@ -119,6 +123,7 @@ func (r room) wanted() (sum int64) {
 // one look at it a second, however many they are.
 type space struct {
 	streams *events.Streams
+	disk    func() (bytes int64, err error)
 	limit   atomic.Int64  // of room, by the last look; 0 before the first
 	looking chan struct{} // holds the right to look, and what follows
 	known   room
@@ -134,9 +139,9 @@ type space struct {
 	news      chan struct{}     // closed when something changed
 }
 
-func newSpace(streams *events.Streams) *space {
+func newSpace(streams *events.Streams, disk func() (bytes int64, err error)) *space {
 	return &space{
-		streams: streams, looking: make(chan struct{}, 1), checked: map[uint64]time.Time{},
+		streams: streams, disk: disk, looking: make(chan struct{}, 1), checked: map[uint64]time.Time{},
 		completed: map[[2]string]int{}, news: make(chan struct{}),
 	}
 }
@@ -222,7 +227,8 @@ func (s *space) read(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.known = room{limit: state.Limit, used: state.Used}
+	free, _ := s.disk()
+	s.known = room{limit: state.Limit, used: state.Used, lacks: max(state.Limit-state.Used-free, 0)}
 	s.limit.Store(state.Limit)
 	if state.Limit <= 0 {
 		return nil
@@ -405,6 +411,19 @@ func (c *crawl) need() need {
 // mayGoOn reports whether the crawl may ask for more pages. It must be called
 // again at least every spaceEvery. Small exports never get to the stream by it.
 func (c *crawl) mayGoOn(ctx context.Context) (bool, error) {
+	if _, err := c.cfg.Room(); err != nil {
+		// Who waits makes room also for the disk.
+		if _, err := c.space.look(ctx, spaceEvery); err != nil {
+			return false, err
+		}
+		c.awaitsDisk = true
+		return false, c.pause("disk", err)
+	}
+	if c.awaitsDisk {
+		c.awaitsDisk, c.nextLook = false, time.Time{}
+		c.waitEnds()
+		c.tell(true)
+	}
 	if time.Now().Before(c.nextLook) && !c.hasNews() {
 		return c.verdict == goOn, nil
 	}
@@ -452,18 +471,48 @@ func (c *crawl) mayGoOn(ctx context.Context) (bool, error) {
 	if err := c.reserve(ctx, n, 0); err != nil { // no longer the oldest
 		return false, err
 	}
+	return false, c.pause("needs", mebibytes(n.more), "free", mebibytes(known.usable()-known.used))
+}
+
+// pause has the crawl wait, and tells why once. An error says that others need
+// its slot.
+func (c *crawl) pause(why ...any) error {
 	if c.waitDone == nil {
 		c.waitDone, c.waitSince = c.space.wait(), time.Now()
 		c.mu.Lock()
 		c.paused = true
 		c.mu.Unlock()
-		c.log.Info("waiting for space", "needs", mebibytes(n.more), "free", mebibytes(known.usable()-known.used))
+		c.log.Info("waiting for space", why...)
 	}
 	c.tell(true)
 	if time.Since(c.waitSince) > slotAfter && c.running.Len() >= c.cfg.Exports {
-		return false, events.RetryAfter(errNoSlot, slotFor)
+		return events.RetryAfter(errNoSlot, slotFor)
 	}
-	return false, nil
+	return nil
+}
+
+// awaitDisk waits until pages may be stored. The page is kept meanwhile, so that
+// the source need not be asked twice: nobody else could go on with the memory
+// either.
+func (c *crawl) awaitDisk(ctx context.Context) error {
+	if _, err := c.cfg.Room(); err == nil {
+		return nil
+	}
+	ctx, stop := c.untilDrain(ctx)
+	defer stop()
+	c.stir()
+	tick := time.NewTicker(diskEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+		if _, err := c.cfg.Room(); err == nil {
+			return nil
+		}
+	}
 }
 
 func (c *crawl) hasNews() bool {

@@ -48,7 +48,7 @@ func respond(w http.ResponseWriter, r *http.Request, data any, err error) {
 	if failure != nil {
 		status = failure.Status
 		if failure.RetryAfter > 0 {
-			h.Set("Retry-After", strconv.Itoa(int(math.Ceil(failure.RetryAfter.Seconds()))))
+			h.Set("Retry-After", retryAfter(failure))
 		}
 		logFailure(r.Context(), id, failure)
 	}
@@ -58,6 +58,11 @@ func respond(w http.ResponseWriter, r *http.Request, data any, err error) {
 	h.Set("Content-Length", strconv.Itoa(len(body)))
 	w.WriteHeader(status)
 	_, _ = w.Write(body) // the caller has gone: there is nobody to tell
+}
+
+// retryAfter is the value of the header Retry-After, in seconds.
+func retryAfter(failure *apiError) string {
+	return strconv.Itoa(int(math.Ceil(failure.RetryAfter.Seconds())))
 }
 
 // Names of the headers that a caller gives its request an id with. The first

@@ -44,8 +44,11 @@ type Config struct {
 	MaxHistory  int           // exports in the log, beyond which ended ones go early; default 100,000
 	MaxAge      time.Duration // of an unfinished export, which is then failed with LIMIT_TIME; default 72h
 	Health      func() error  // of what this process rests on, such as the embedded server; nil is healthy; default always healthy
-	MaxBody     int64         // bytes of a request without rows; default 256 KiB
-	MaxRawBody  int64         // bytes of a request with rows; default 64 MiB
+	// Room reports whether the disk has room for a new export of so many bytes.
+	// The text of its error is told to callers. Default: always.
+	Room       func(bytes int64) error
+	MaxBody    int64 // bytes of a request without rows; default 256 KiB
+	MaxRawBody int64 // bytes of a request with rows; default 64 MiB
 }
 
 func (c Config) withDefaults(listener net.Listener) Config {
@@ -70,6 +73,9 @@ func (c Config) withDefaults(listener net.Listener) Config {
 	}
 	if c.Health == nil {
 		c.Health = func() error { return nil }
+	}
+	if c.Room == nil {
+		c.Room = func(int64) error { return nil }
 	}
 	if c.MaxBody == 0 {
 		c.MaxBody = 256 << 10
@@ -117,6 +123,7 @@ type Service struct {
 	files    storage.Files
 
 	progress *progressCache
+	outlook  outlook
 	bodies   *semaphore.Weighted // bytes of large bodies in memory
 	bound    chan struct{}       // closed when the projection is known to be of this log
 	caughtUp atomic.Bool         // the projection has seen what was in the log at the start
@@ -164,6 +171,7 @@ func (s *Service) Run(ctx context.Context) error {
 	start(&atBack, back, s.project)
 	start(&atBack, back, s.catchUp)
 	start(&atBack, back, s.watchProgress)
+	start(&atBack, back, s.watchOutlook)
 	start(&atFront, front, s.takeSubmissions)
 	start(&atFront, front, s.newSweeper().run)
 	start(&atFront, front, func(front context.Context) error { return s.serveMicro(front, back) })
@@ -172,7 +180,7 @@ func (s *Service) Run(ctx context.Context) error {
 	<-front.Done()
 	s.draining.Store(true)
 	wait := drainWait
-	if s.cfg.Health() != nil {
+	if s.broken() {
 		wait = 0 // what waits for the streams would wait in vain: say so now
 	}
 	overdue := time.AfterFunc(wait, stopBack)

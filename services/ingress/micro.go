@@ -130,6 +130,9 @@ func (m *microService) reply(req micro.Request, id string, data any, err error) 
 	if failure != nil {
 		answer.Header.Set(micro.ErrorCodeHeader, strconv.Itoa(failure.Status))
 		answer.Header.Set(micro.ErrorHeader, headerText(failure.Msg))
+		if failure.RetryAfter > 0 {
+			answer.Header.Set("Retry-After", retryAfter(failure))
+		}
 		logFailure(m.back, id, failure)
 	}
 	logger(id).Debug("call", "subject", req.Subject(), "failed", failure != nil)

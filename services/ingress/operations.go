@@ -21,9 +21,13 @@ const (
 	// readWait is how long an answer waits for the projection to have seen
 	// what was acknowledged before the question.
 	readWait = 2 * time.Second
-	// operationWait bounds an operation: three tries of one publish. Each MiB
-	// of rows is given a second more, for what takes a few milliseconds.
-	operationWait = 15 * time.Second
+	// operationWait bounds an operation: a caller that waits longer is told
+	// sooner that nothing is known. Each MiB of rows is given a second more, for
+	// what takes a few milliseconds.
+	operationWait = 5 * time.Second
+	// eventBytes is about what the event that begins an export takes of the log
+	// besides the request.
+	eventBytes = 1 << 10
 	// historyDays is how far back the history of a user goes, counted from
 	// midnight.
 	historyDays = 7
@@ -62,13 +66,17 @@ func takesBody(name string) bool { return name == "http" || name == "raw" }
 
 // do runs an operation within its time and turns a panic into an error. Without
 // a connection it does not wait for one: the caller learns at once that it must
-// come again.
+// come again. So it does when the connection is lost meanwhile or the streams
+// can no longer be written; what was asked for may then be stored, and a
+// repetition finds it.
 func (s *Service) do(ctx context.Context, op operation, c call) (data any, err error) {
 	if !s.streams.Conn().IsConnected() {
 		return nil, events.ErrUnavailable
 	}
 	ctx, cancel := context.WithTimeout(ctx, operationWait+time.Duration(len(c.body)>>20)*time.Second)
 	defer cancel()
+	ctx, leave := s.outlook.whileAlive(ctx)
+	defer leave()
 	defer func() {
 		if p := recover(); p != nil {
 			data, err = nil, panicked(c.requestID, p)
@@ -105,6 +113,14 @@ var errDuplicate = errors.New("duplicate request")
 func (s *Service) submit(ctx context.Context, sourceType string, c call) (any, error) {
 	sub, err := parseSubmission(s.streams.Keys(), c.tenant, sourceType, c.body)
 	if err != nil {
+		return nil, err
+	}
+	disk := int64(len(c.body))
+	log := disk
+	if sourceType == events.SourceRaw {
+		log = 0 // its event is small
+	}
+	if err := s.admit(disk, log+eventBytes); err != nil {
 		return nil, err
 	}
 	answer := accepted{HashKey: sub.key, Warnings: sub.request.Warnings}
@@ -278,6 +294,9 @@ func (s *Service) cancel(ctx context.Context, c call) (any, error) {
 func (s *Service) retry(ctx context.Context, c call) (any, error) {
 	x, err := s.find(ctx, c)
 	if err != nil {
+		return nil, err
+	}
+	if err := s.admit(0, eventBytes); err != nil {
 		return nil, err
 	}
 	_, err = s.begin(ctx, x, c.correlation, expireFirst(func(x *events.Export) (events.Payload, error) {

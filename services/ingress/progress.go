@@ -59,8 +59,13 @@ func (c *progressCache) of(x *events.Export) events.Progress {
 	c.mu.Unlock()
 	if x.State == events.StateCrawled {
 		p := events.Progress{Phase: events.PhaseAssembling, PagesTotal: x.Pages}
-		if told.Phase == events.PhaseAssembling {
+		switch told.Phase {
+		case events.PhaseAssembling:
 			p.PagesDone, p.Rows = told.PagesDone, told.Rows
+		case events.PhaseWaitingForSpace:
+			if told.PagesDone >= x.Pages { // the workbook waits; a crawl with all its pages does not
+				return told
+			}
 		}
 		return p
 	}

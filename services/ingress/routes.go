@@ -78,6 +78,21 @@ func (s *Service) handler() http.Handler {
 	return mux
 }
 
+// Closed answers callers of a process that does not take requests yet: /healthz
+// that it is alive, and all else 503 with why.
+func Closed(why func() NotReady) http.Handler {
+	s := &Service{}
+	mux := chi.NewRouter()
+	mux.Use(identify, logRequests, recoverPanics)
+	mux.Get("/healthz", s.healthz)
+	refuse := func(w http.ResponseWriter, r *http.Request) {
+		respond(w, r, nil, unavailable("not ready: "+why().Error(), closedWait, nil))
+	}
+	mux.NotFound(refuse)
+	mux.MethodNotAllowed(refuse)
+	return mux
+}
+
 // rest makes an operation a REST handler.
 func (s *Service) rest(op operation, read func(http.ResponseWriter, *http.Request, *call) (release func(), err error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {

@@ -29,8 +29,11 @@ func (s *Service) takeSubmissions(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		return s.streams.Consume(ctx, events.StreamSubmit, events.ConsumerSubmissions, submissionSlots,
-			func(ctx context.Context, d events.Delivery) error { return s.takeSubmission(ctx, created, d) })
+		// Without room for new exports they stay where they are.
+		return s.whileRoom(ctx, func(ctx context.Context) error {
+			return s.streams.Consume(ctx, events.StreamSubmit, events.ConsumerSubmissions, submissionSlots,
+				func(ctx context.Context, d events.Delivery) error { return s.takeSubmission(ctx, created, d) })
+		})
 	})
 }
 
@@ -52,7 +55,11 @@ func (s *Service) takeSubmission(ctx context.Context, created time.Time, d event
 	}
 	failure := asAPIError(err)
 	if failure.Status == http.StatusServiceUnavailable {
-		return fmt.Errorf("submission %d: %w", d.Sequence, err)
+		err = fmt.Errorf("submission %d: %w", d.Sequence, err)
+		if failure.cause == nil {
+			return events.RetryAfter(err, failure.RetryAfter) // no room for it: that is told once
+		}
+		return err
 	}
 	logFailure(ctx, c.requestID, failure)
 	return s.reject(ctx, c, failure)
