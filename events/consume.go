@@ -40,6 +40,8 @@ func (d Delivery) Event() (Event, error) {
 //	nil                  the work is done, and durable: acknowledged
 //	Permanent(err)       given up; logged as an error
 //	RetryAfter(err, d)   delivered again after d
+//	Beside(work)         work goes on without a slot; what it returns decides
+//	ErrTakenOver         left to another handler that has it: no answer
 //	any error after ctx  handed back at once, for another process
 //	any other error      delivered again after a growing delay
 //
@@ -61,7 +63,8 @@ const (
 // from others by a sign of life every 3 s.
 //
 // A slot takes a message only when it is free to work on it, so no message
-// waits here while another process is idle.
+// waits here while another process is idle. Work that was put beside the slots
+// is waited for too; the handlers bound how much of it there is.
 func (s *Streams) Consume(ctx context.Context, stream, consumer string, slots int, h Handler) error {
 	cons, err := s.js.Consumer(ctx, stream, consumer)
 	if ctx.Err() != nil {
@@ -70,11 +73,11 @@ func (s *Streams) Consume(ctx context.Context, stream, consumer string, slots in
 	if err != nil {
 		return fmt.Errorf("%w: consumer %s of %s: %w", ErrUnavailable, consumer, stream, err)
 	}
-	var wg sync.WaitGroup
+	var wg, beside sync.WaitGroup
 	for range slots {
 		wg.Go(func() {
 			for ctx.Err() == nil {
-				if err := s.pull(ctx, cons, consumer, h); err != nil && ctx.Err() == nil {
+				if err := s.pull(ctx, cons, consumer, &beside, h); err != nil && ctx.Err() == nil {
 					slog.Warn("pulling messages", "consumer", consumer, "error", err)
 					wait(ctx, time.Second)
 				}
@@ -82,11 +85,12 @@ func (s *Streams) Consume(ctx context.Context, stream, consumer string, slots in
 		})
 	}
 	wg.Wait()
+	beside.Wait()
 	return nil
 }
 
 // pull handles one message after another until ctx ends or the pulling fails.
-func (s *Streams) pull(ctx context.Context, cons jetstream.Consumer, name string, h Handler) error {
+func (s *Streams) pull(ctx context.Context, cons jetstream.Consumer, name string, beside *sync.WaitGroup, h Handler) error {
 	// With a maximum of one, the next message is asked for by Next and no
 	// sooner.
 	iter, err := cons.Messages(jetstream.PullMaxMessages(1), jetstream.PullExpiry(pullWait), jetstream.PullHeartbeat(pullHeartbeat))
@@ -112,11 +116,11 @@ func (s *Streams) pull(ctx context.Context, cons jetstream.Consumer, name string
 			_ = handBack(msg)
 			continue
 		}
-		handle(ctx, msg, name, h)
+		handle(ctx, msg, name, beside, h)
 	}
 }
 
-func handle(ctx context.Context, msg jetstream.Msg, name string, h Handler) {
+func handle(ctx context.Context, msg jetstream.Msg, name string, beside *sync.WaitGroup, h Handler) {
 	meta, err := msg.Metadata()
 	if err != nil {
 		_ = msg.Term()
@@ -127,24 +131,41 @@ func handle(ctx context.Context, msg jetstream.Msg, name string, h Handler) {
 		Sequence: meta.Sequence.Stream, Delivered: meta.NumDelivered, Time: meta.Timestamp,
 	}
 
-	alive := make(chan struct{})
+	stop := keepAlive(msg)
+	err = h(ctx, d)
+	var he *handlingError
+	if errors.As(err, &he) && he.work != nil {
+		beside.Go(func() {
+			err := he.work()
+			stop()
+			settle(ctx, msg, d, name, err)
+		})
+		return
+	}
+	stop()
+	settle(ctx, msg, d, name, err)
+}
+
+// keepAlive gives signs of life for a message until stop is called.
+func keepAlive(msg jetstream.Msg) (stop func()) {
+	done := make(chan struct{})
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		tick := time.NewTicker(inProgressEvery)
 		defer tick.Stop()
 		for {
 			select {
-			case <-alive:
+			case <-done:
 				return
 			case <-tick.C:
 				_ = msg.InProgress()
 			}
 		}
 	})
-	err = h(ctx, d)
-	close(alive)
-	wg.Wait()
-	settle(ctx, msg, d, name, err)
+	return func() {
+		close(done)
+		wg.Wait()
+	}
 }
 
 // settle acknowledges, or says what shall become of the message. An answer
@@ -159,6 +180,8 @@ func settle(ctx context.Context, msg jetstream.Msg, d Delivery, consumer string,
 	case errors.As(err, &he) && he.permanent:
 		log.Error("message given up", "error", err)
 		err = msg.TermWithReason(err.Error())
+	case errors.Is(err, ErrTakenOver):
+		err = nil
 	case ctx.Err() != nil:
 		err = handBack(msg)
 	case he != nil && he.after > 0:

@@ -102,6 +102,52 @@ func TestConsumeAcknowledgesByOutcome(t *testing.T) {
 	}
 }
 
+// Work beside the slots keeps its message for as long as it takes, takes no slot,
+// and decides what becomes of the message; a drain waits for it.
+func TestConsumeBesideTheSlots(t *testing.T) {
+	t.Parallel()
+	s := eventstest.Streams(t)
+	const waiting = 20
+	for n := range waiting {
+		submit(t, s, n)
+	}
+	goOn, last := make(chan struct{}), make(chan struct{})
+	var begun, done atomic.Int64
+	stop := consuming(t, s, 1, func(_ context.Context, d events.Delivery) error {
+		begun.Add(1)
+		return fmt.Errorf("x: %w", events.Beside(func() error {
+			if d.Sequence > waiting {
+				<-last
+			}
+			<-goOn
+			if d.Delivered == 1 && d.Sequence == 1 {
+				return events.RetryAfter(errors.New("once more"), time.Millisecond)
+			}
+			done.Add(1)
+			return nil
+		}))
+	})
+	require.Eventually(t, func() bool { return begun.Load() == waiting }, 10*time.Second, 10*time.Millisecond, "one slot takes them all")
+	time.AfterFunc(11*time.Second, func() { close(goOn) }) // longer than the AckWait
+	<-goOn
+	require.Eventually(t, func() bool { return done.Load() == waiting }, 10*time.Second, 10*time.Millisecond)
+	require.EqualValues(t, waiting+1, begun.Load(), "only what asked for it came again")
+	require.Eventually(t, func() bool { left, pending := queue(t, s); return left == 0 && pending == 0 }, 5*time.Second, 10*time.Millisecond)
+
+	submit(t, s, waiting)
+	require.Eventually(t, func() bool { return begun.Load() == waiting+2 }, 10*time.Second, 10*time.Millisecond)
+	stopped := make(chan struct{})
+	go func() { stop(); close(stopped) }()
+	select {
+	case <-stopped:
+		t.Error("Consume returned before the work beside it")
+	case <-time.After(50 * time.Millisecond):
+	}
+	close(last)
+	<-stopped
+	require.EqualValues(t, waiting+1, done.Load())
+}
+
 func TestDelaysGrow(t *testing.T) {
 	t.Parallel()
 	s := eventstest.Streams(t)

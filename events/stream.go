@@ -37,6 +37,10 @@ const (
 	// inProgressEvery is how often work under way says so: three chances
 	// within ackWait.
 	inProgressEvery = 3 * time.Second
+	// maxAckPending is how many messages of a consumer may be with handlers, or
+	// wait for a repeat, in all processes. Each notifier may have 4,000 with
+	// receivers that do not answer; a full set would stop all deliveries.
+	maxAckPending = 100_000
 	// minDedupeWindow is the shortest that the server takes. Dedupe by
 	// Nats-Msg-Id is stream-wide, so a producer could use it to suppress
 	// another's message; nothing here relies on it.
@@ -243,7 +247,7 @@ func consumerConfigs() []consumerConfig {
 		return consumerConfig{stream, jetstream.ConsumerConfig{
 			Durable: name, FilterSubjects: filters,
 			AckPolicy: jetstream.AckExplicitPolicy, AckWait: ackWait,
-			MaxDeliver: -1, MaxAckPending: 10_000,
+			MaxDeliver: -1, MaxAckPending: maxAckPending,
 			// Each free slot of each process waits with a pull of its own;
 			// the server's default admits 512.
 			MaxWaiting: 8192,

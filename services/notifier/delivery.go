@@ -30,6 +30,9 @@ const (
 	answerFor  = time.Second
 )
 
+// reasonTimeout is the reason of an attempt that nobody answered.
+const reasonTimeout = "timeout"
+
 // outcome is what came of one attempt.
 type outcome struct {
 	attempt    int
@@ -38,32 +41,17 @@ type outcome struct {
 	final      bool   // no further attempt can help
 	retryAfter time.Duration
 	elapsed    time.Duration
+	silent     bool // no answer within the timeout
 
-	overtaken bool // not made: another notifier was first
-	aborted   bool // cut off by the drain; the receiver is not to blame
+	gaveWay bool // cut off because newer attempts had no room
+	aborted bool // cut off by the drain; the receiver is not to blame
 }
 
-func (o outcome) delivered() bool { return o.reason == "" && !o.overtaken && !o.aborted }
+func (o outcome) delivered() bool { return o.reason == "" && !o.gaveWay && !o.aborted }
 
-// deliver waits for a place at the host and makes one attempt. It ends early
-// when ctx does.
-func (s *Service) deliver(ctx context.Context, h *host, x events.Export) outcome {
+// deliver makes one attempt. It ends early when ctx does.
+func (s *Service) deliver(ctx context.Context, a *attempt, x events.Export) outcome {
 	o := outcome{attempt: x.Callback.Attempts + 1}
-	release, waited, err := h.place(ctx)
-	if err != nil {
-		o.aborted = true
-		return o
-	}
-	defer release()
-	if waited {
-		// Much may have happened meanwhile. If the log cannot be asked, a
-		// repeat is better than a silence.
-		if now, err := s.streams.Read(ctx, x.Tenant, x.Key); err == nil &&
-			(now.TerminalSeq != x.TerminalSeq || !pending(&now) || now.Callback.Attempts != x.Callback.Attempts) {
-			o.overtaken = true
-			return o
-		}
-	}
 	body, err := s.bodies.of(&x)
 	if err != nil {
 		o.reason, o.final = "the body could not be made", true
@@ -76,8 +64,11 @@ func (s *Service) deliver(ctx context.Context, h *host, x events.Export) outcome
 		s.post(ctx, &x, body, &o)
 	}
 	o.elapsed = time.Since(begin)
-	// What the receiver answered counts, also while the process drains.
-	o.aborted = ctx.Err() != nil && o.reason != "" && !o.final && o.status == 0
+	// What the receiver answered counts, also of an attempt that was cut off.
+	if ctx.Err() != nil && o.reason != "" && !o.final && o.status == 0 {
+		o.gaveWay = s.hosts.wasCut(a)
+		o.aborted = !o.gaveWay
+	}
 	return o
 }
 
@@ -111,6 +102,7 @@ func (s *Service) post(ctx context.Context, x *events.Export, body []byte, o *ou
 	failpoint.Hit("post-callback.after")
 	if err != nil {
 		o.reason = class(err)
+		o.silent = o.reason == reasonTimeout
 		return
 	}
 	defer res.Body.Close()
@@ -210,7 +202,7 @@ func class(err error) string {
 	case errors.Is(err, ssrf.ErrProhibitedIP), errors.Is(err, ssrf.ErrProhibitedPort), errors.Is(err, ssrf.ErrProhibitedNetwork):
 		return "address not allowed"
 	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &network) && network.Timeout():
-		return "timeout"
+		return reasonTimeout
 	case errors.As(err, &dns):
 		return "host not found"
 	case errors.Is(err, syscall.ECONNREFUSED):

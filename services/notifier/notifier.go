@@ -18,11 +18,11 @@
 package notifier
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"net/http"
 	"net/url"
 	"sync"
@@ -36,25 +36,15 @@ type Config struct {
 	PublicURL   string          // base of the download links; required
 	Schedule    []time.Duration // pause before each further attempt, counted from the end of the last; default DefaultSchedule
 	Timeout     time.Duration   // of one attempt, from the connection to the status; default 15s
-	Slots       int             // endings that are looked at at once; default 64
+	Slots       int             // endings that are looked at at once, see DESIGN.md; default 64
 	PerHost     int             // attempts at one host and port at once; default 4
 	KeepHistory time.Duration   // no attempt is made later than this after the export ended, for the log forgets it then; default 168h
 }
 
 const (
-	// patience is how long an attempt may occupy a slot. A slower one goes on
-	// beside the slots, so that 200 silent receivers hold up a healthy one for
-	// less than a second.
-	patience = 100 * time.Millisecond
-	// lease is after what time another notifier takes up an attempt that goes
-	// on beside the slots of a process which died. It is renewed at half.
-	lease = 60 * time.Second
 	// timerEarly is how early a schedule may fire: the server works in whole
 	// seconds (measured), and clocks differ.
 	timerEarly = 1500 * time.Millisecond
-	// postponeLeast and postponeMost bound how long a callback is put off whose
-	// host has a full queue. They are spread so that they do not return at once.
-	postponeLeast, postponeMost = 10 * time.Second, 60 * time.Second
 	// drainFor is how long attempts under way may go on after the drain began,
 	// recordFor how long writing down a result may take. Together they stay
 	// below the 15 s that a process has to stop.
@@ -62,10 +52,11 @@ const (
 )
 
 var (
-	errBusy       = errors.New("an attempt at this callback is under way")
 	errEarly      = errors.New("the timer fired early")
 	errHandedBack = errors.New("attempt given up to drain")
 	errOvertaken  = errors.New("another notifier recorded this attempt first")
+	errNothing    = errors.New("nothing is due")
+	errMoved      = errors.New("the export has moved on since it was read")
 )
 
 // Service delivers callbacks. Any number of them may run on the same streams.
@@ -75,11 +66,7 @@ type Service struct {
 	client   *http.Client
 	bodies   bodies
 	hosts    *hosts
-	patience time.Duration
-	lease    time.Duration
 	drainFor time.Duration
-
-	attempts sync.WaitGroup // posts, and what waits for them beside the slots
 }
 
 // New checks cfg and returns a notifier. The client decides which addresses
@@ -129,8 +116,8 @@ func New(cfg Config, streams *events.Streams, client *http.Client) (*Service, er
 	return &Service{
 		cfg: cfg, streams: streams, client: &own,
 		bodies:   bodies{keys: streams.Keys(), publicURL: cfg.PublicURL},
-		hosts:    newHosts(cfg.PerHost),
-		patience: patience, lease: lease, drainFor: drainFor,
+		hosts:    newHosts(cfg.PerHost, cfg.Timeout),
+		drainFor: drainFor,
 	}, nil
 }
 
@@ -164,8 +151,7 @@ func (s *Service) Run(ctx context.Context) error {
 
 	finished := make(chan struct{})
 	go func() {
-		consumers.Wait() // first, for a handler may still begin an attempt
-		s.attempts.Wait()
+		consumers.Wait()
 		close(finished)
 	}()
 	<-ctx.Done()
@@ -187,18 +173,16 @@ func (s *Service) onEnded(ctx, posting context.Context, d events.Delivery) error
 	if err != nil {
 		return err
 	}
-	x, err := s.read(ctx, ev.Tenant, ev.Key)
-	if err != nil {
-		return err
-	}
-	if x.TerminalSeq != ev.Sequence || !pending(&x) {
+	return s.look(ctx, posting, ev.Tenant, ev.Key, func(x *events.Export) error {
+		if x.TerminalSeq != ev.Sequence {
+			return errNothing
+		}
+		if wait := untilDue(x); wait > 0 {
+			// Here a process died between the event of an attempt and its schedule.
+			return cmp.Or(s.schedule(ctx, x, x.Callback.NextAt), errNothing)
+		}
 		return nil
-	}
-	if wait := untilDue(&x); wait > 0 {
-		// Here a process died between the event of an attempt and its schedule.
-		return s.schedule(ctx, &x, x.Callback.NextAt)
-	}
-	return s.attempt(ctx, posting, x)
+	})
 }
 
 // onDue handles a schedule that fired. It names only a key; whatever is due of
@@ -208,30 +192,62 @@ func (s *Service) onDue(ctx, posting context.Context, d events.Delivery) error {
 	if err != nil {
 		return events.Permanent(err)
 	}
-	x, err := s.read(ctx, tenant, key)
-	if err != nil {
-		return err
-	}
-	if !pending(&x) {
+	return s.look(ctx, posting, tenant, key, func(x *events.Export) error {
+		switch wait := untilDue(x); {
+		case wait > time.Minute:
+			// A left-over of an earlier plan.
+			return cmp.Or(s.schedule(ctx, x, x.Callback.NextAt), errNothing)
+		case wait > 0:
+			// A span instead of a time of day: if the server's clock is ahead, a
+			// schedule would fire again at once, and again.
+			return events.RetryAfter(errEarly, wait)
+		}
 		return nil
-	}
-	switch wait := untilDue(&x); {
-	case wait > time.Minute:
-		// A left-over of an earlier plan.
-		return s.schedule(ctx, &x, x.Callback.NextAt)
-	case wait > 0:
-		// A span instead of a time of day: if the server's clock is ahead, a
-		// schedule would fire again at once, and again.
-		return events.RetryAfter(errEarly, wait)
-	}
-	return s.attempt(ctx, posting, x)
+	})
 }
 
-func (s *Service) read(ctx context.Context, tenant, key string) (events.Export, error) {
+// look reads an export and makes an attempt, if something is to be told and due
+// does not say otherwise. A key is looked at by one goroutine at a time, from the
+// reading until the outcome is in the log: so each sees the outcome of the one
+// before.
+func (s *Service) look(ctx, posting context.Context, tenant, key string, due func(*events.Export) error) error {
 	if !events.ValidTenant(tenant) || !events.ValidKey(key) {
-		return events.Export{}, events.Permanent(fmt.Errorf("tenant %q, key %q: not an export", tenant, key))
+		return events.Permanent(fmt.Errorf("tenant %q, key %q: not an export", tenant, key))
 	}
-	return s.streams.Read(ctx, tenant, key)
+	name := tenant + "." + key
+	if !s.hosts.claim(name) {
+		// Not acknowledged: it may be the very message that the attempt under
+		// way will want to have delivered again.
+		return events.RetryAfter(errBusy, time.Second)
+	}
+	goesOn, err := s.lookClaimed(ctx, posting, tenant, key, due)
+	if goesOn == nil {
+		s.hosts.unclaim(name)
+		return err
+	}
+	return events.Beside(func() error {
+		defer s.hosts.unclaim(name)
+		return goesOn()
+	})
+}
+
+// lookClaimed does what look says; goesOn is nil or what is done beside the
+// slots.
+func (s *Service) lookClaimed(ctx, posting context.Context, tenant, key string, due func(*events.Export) error) (goesOn func() error, err error) {
+	x, err := s.streams.Read(ctx, tenant, key)
+	if err != nil || !pending(&x) {
+		return nil, err
+	}
+	if err := due(&x); err != nil {
+		if errors.Is(err, errNothing) {
+			err = nil
+		}
+		return nil, err
+	}
+	if o, ok := s.hosts.unrecorded(x.WebhookID(), x.Callback.Attempts+1); ok {
+		return nil, s.record(ctx, x, o)
+	}
+	return s.attempt(ctx, posting, x)
 }
 
 // pending reports whether there is something to tell about x.
@@ -255,90 +271,69 @@ func (s *Service) schedule(ctx context.Context, x *events.Export, at time.Time) 
 	return s.streams.ScheduleCallback(ctx, x.Tenant, x.Key, at)
 }
 
-// attempt makes one attempt and records it. It returns nil when that is done,
-// or when a schedule makes sure that it will be.
-func (s *Service) attempt(ctx, posting context.Context, x events.Export) error {
-	id := x.WebhookID()
-	if o, ok := s.hosts.unrecorded(id, x.Callback.Attempts+1); ok {
-		return s.record(ctx, x, o)
+// attempt sees to one attempt at telling x, and returns what has to wait for
+// others. In the slot it only finds a place for it. What finds no room yet keeps
+// its slot, so that what comes behind stays with the server.
+func (s *Service) attempt(ctx, posting context.Context, x events.Export) (goesOn func() error, err error) {
+	c := callback{tenant: x.Tenant, key: x.Key, host: hostOf(&x), seq: x.LastSeq}
+	a, err := s.hosts.enter(c.host, weigh(&x))
+	if err != nil {
+		return nil, s.refused(ctx, c, err)
 	}
-	if err := ctx.Err(); err != nil {
-		return err
+	if s.hosts.queued(a) {
+		return func() error { return s.attemptInTurn(ctx, posting, a, c) }, nil
 	}
-	h, admission := s.hosts.enter(hostOf(&x), id)
-	switch admission {
-	case busy:
-		// Not acknowledged: it may be the very message that the attempt under
-		// way will want to have delivered again.
-		return events.RetryAfter(errBusy, time.Second)
-	case full:
-		return s.schedule(ctx, &x, time.Now().Add(postponeLeast+rand.N(postponeMost-postponeLeast)))
+	running, err := s.hosts.begin(ctx, posting, a)
+	if err != nil {
+		s.hosts.leave(a, outcome{})
+		return nil, s.refused(ctx, c, err)
 	}
-
-	// Counted out only when its outcome is in the log, so whoever is counted in
-	// after it and then reads the export sees that outcome.
-	record := func(o outcome) error {
-		defer s.hosts.leave(h, id, o)
-		return s.record(ctx, x, o)
-	}
-	now, err := s.read(ctx, x.Tenant, x.Key)
-	if err != nil || now.LastSeq != x.LastSeq {
-		s.hosts.leave(h, id, outcome{})
-		if err == nil {
-			err = events.RetryAfter(errBusy, time.Second)
-		}
-		return err
-	}
-
-	result := make(chan outcome, 1)
-	s.attempts.Go(func() { result <- s.deliver(posting, h, x) })
-	if !h.slow.Load() {
-		timer := time.NewTimer(s.patience)
-		defer timer.Stop()
-		select {
-		case o := <-result:
-			return record(o)
-		case <-timer.C:
-			h.slow.Store(true)
-		}
-	}
-	hold := func() error { return s.schedule(context.WithoutCancel(ctx), &x, time.Now().Add(s.lease)) }
-	if err := hold(); err != nil {
-		return record(<-result) // without a lease the message itself has to wait
-	}
-	s.attempts.Go(func() { s.await(ctx, x, result, hold, record) })
-	return nil
+	return func() error { return s.carryOut(ctx, running, a, x) }, nil
 }
 
-// await records an attempt that goes on beside the slots.
-func (s *Service) await(ctx context.Context, x events.Export, result <-chan outcome, hold func() error, record func(outcome) error) {
-	renew := time.NewTicker(s.lease / 2)
-	defer renew.Stop()
-	for {
-		select {
-		case <-renew.C:
-			if err := hold(); err != nil {
-				slog.Warn("callback lease not renewed", "tenant", x.Tenant, "hash_key", x.Key, "error", err)
-			}
-		case o := <-result:
-			err := record(o)
-			if err == nil {
-				return
-			}
-			// The lease would bring it back, this only sooner.
-			level := slog.LevelWarn
-			if errors.Is(err, errHandedBack) {
-				level = slog.LevelDebug
-			}
-			slog.Log(ctx, level, "callback will be taken up again", "tenant", x.Tenant, "hash_key", x.Key, "error", err)
-			wctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordFor)
-			defer cancel()
-			if err := s.schedule(wctx, &x, time.Now()); err != nil {
-				slog.Warn("callback waits for its lease", "tenant", x.Tenant, "hash_key", x.Key, "error", err)
-			}
-			return
-		}
+// callback names what an attempt is to tell, for one that may wait for long.
+type callback struct {
+	tenant, key, host string
+	seq               uint64 // of the export's newest event when it was read
+}
+
+// attemptInTurn makes an attempt when its turn at the host has come. Much may
+// have happened by then, so the export is read again.
+func (s *Service) attemptInTurn(ctx, posting context.Context, a *attempt, c callback) error {
+	err := s.hosts.awaitTurn(ctx, a)
+	var running context.Context
+	if err == nil {
+		running, err = s.hosts.begin(ctx, posting, a)
 	}
+	var x events.Export
+	if err == nil {
+		x, err = s.streams.Read(ctx, c.tenant, c.key)
+	}
+	if err == nil && x.LastSeq != c.seq {
+		err = events.RetryAfter(errMoved, time.Second)
+	}
+	if err != nil {
+		s.hosts.leave(a, outcome{})
+		return s.refused(ctx, c, err)
+	}
+	return s.carryOut(ctx, running, a, x)
+}
+
+// carryOut makes an attempt that has begun, and records it.
+func (s *Service) carryOut(ctx, running context.Context, a *attempt, x events.Export) error {
+	o := s.deliver(running, a, x)
+	s.hosts.leave(a, o)
+	return s.record(ctx, x, o)
+}
+
+// refused says what becomes of a callback that no attempt is made at now.
+func (s *Service) refused(ctx context.Context, c callback, err error) error {
+	if !errors.Is(err, errPutOff) {
+		return err
+	}
+	// Not a delayed repeat: it would stay in the consumer's pending set, and a
+	// full set stops all deliveries.
+	return s.streams.ScheduleCallback(ctx, c.tenant, c.key, s.hosts.putOff(c.host))
 }
 
 // record writes the one event of an attempt, then the schedule of the next. An
@@ -346,10 +341,11 @@ func (s *Service) await(ctx context.Context, x events.Export, result <-chan outc
 // remembered, so that the repeat only writes.
 func (s *Service) record(ctx context.Context, x events.Export, o outcome) error {
 	switch {
-	case o.overtaken:
-		return nil
 	case o.aborted:
 		return errHandedBack
+	case o.gaveWay:
+		c := callback{tenant: x.Tenant, key: x.Key, host: hostOf(&x)}
+		return s.refused(ctx, c, fmt.Errorf("%w: no answer in time to keep its room", errPutOff))
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordFor)
 	defer cancel()

@@ -537,13 +537,39 @@ func silence(t *testing.T) (port string) {
 	return port
 }
 
+// dead writes exports whose callbacks go to hosts of their own on 127.1.0.0/16,
+// with the keys from first on.
+func dead(t *testing.T, s *events.Streams, first, hosts int, port string) {
+	t.Helper()
+	for i := range hosts {
+		ended(t, s, key(first+i), fmt.Sprintf("http://127.1.%d.%d:%s/", i/250, i%250+1, port))
+	}
+}
+
+// untouched holds that no attempt was recorded of the exports of some keys, and
+// that each still waits in a consumer or in a schedule.
+func untouched(t *testing.T, s *events.Streams, keys int) {
+	t.Helper()
+	for i := range keys {
+		x, err := s.Read(t.Context(), "default", key(i))
+		require.NoError(t, err)
+		require.Equal(t, events.CallbackState{State: events.CallbackPending}, x.Callback)
+	}
+	timers, err := s.JetStream().Stream(t.Context(), events.StreamTimers)
+	require.NoError(t, err)
+	due, err := s.JetStream().Consumer(t.Context(), events.StreamEvents, events.ConsumerNotifier)
+	require.NoError(t, err)
+	require.GreaterOrEqual(t, int(timers.CachedInfo().State.Msgs)+due.CachedInfo().NumAckPending+int(due.CachedInfo().NumPending), keys)
+}
+
+// A healthy receiver behind a thousand silent ones of which nothing is known
+// yet, and behind a flood to one silent host, is told before any of them is
+// given up.
 func TestDeadReceiversHoldUpNobody(t *testing.T) {
 	s := eventstest.Streams(t)
 	port := silence(t)
-	const hosts, flood = 200, 4 + hostQueue + 40
-	for i := range hosts {
-		ended(t, s, key(i), fmt.Sprintf("http://127.0.1.%d:%s/", i+1, port))
-	}
+	const hosts, flood = 1000, 4 + hostQueue + 40
+	dead(t, s, 0, hosts, port)
 	for i := range flood {
 		ended(t, s, key(hosts+i), "http://127.0.2.1:"+port+"/")
 	}
@@ -555,23 +581,51 @@ func TestDeadReceiversHoldUpNobody(t *testing.T) {
 	begin := time.Now()
 	stop := run(t, n)
 	got := r.next(t)
-	require.Less(t, got.at.Sub(begin), 5*time.Second, "it stood behind %d dead ones", hosts+flood)
-	t.Logf("delivered after %v", got.at.Sub(begin).Round(time.Millisecond))
 	until(t, s, healthy.Key, is(events.CallbackDone))
 	stop()
+	t.Logf("delivered after %v", got.at.Sub(begin).Round(time.Millisecond))
+	untouched(t, s, hosts+flood) // none of which was given up before
+}
 
-	// None of the others is forgotten: each waits in a schedule or in the
-	// consumer.
-	for _, i := range []int{0, hosts - 1, hosts, hosts + flood - 1} {
-		x, err := s.Read(t.Context(), "default", key(i))
-		require.NoError(t, err)
-		require.Equal(t, events.CallbackPending, x.Callback.State)
+// More silent hosts than there is room for: those that came first give way, and
+// when they come back they have room of their own.
+func TestMoreDeadReceiversThanRoomHoldUpNobody(t *testing.T) {
+	s := eventstest.Streams(t)
+	port := silence(t)
+	const hosts, room = 600, 50
+	dead(t, s, 0, hosts, port)
+	r := newReceiver(t, nil)
+	ended(t, s, key(9998), r.URL)
+
+	n := newService(t, s, Config{})
+	n.drainFor = 100 * time.Millisecond
+	n.hosts.most, n.hosts.silently, n.hosts.patience = room*2*attemptWeight, room*attemptWeight, 100*time.Millisecond
+	stop := run(t, n)
+	r.next(t)
+	until(t, s, key(9998), is(events.CallbackDone))
+
+	require.Eventually(t, func() bool {
+		n.hosts.mu.Lock()
+		defer n.hosts.mu.Unlock()
+		return len(n.hosts.silent) >= hosts-2*room-1
+	}, soon, tick, "the others gave way")
+	for i := range hosts { // all at once, as if their time had come
+		require.NoError(t, s.ScheduleCallback(t.Context(), "default", key(i), time.Now()))
 	}
-	timers, err := s.JetStream().Stream(t.Context(), events.StreamTimers)
-	require.NoError(t, err)
-	due, err := s.JetStream().Consumer(t.Context(), events.StreamEvents, events.ConsumerNotifier)
-	require.NoError(t, err)
-	require.GreaterOrEqual(t, int(timers.CachedInfo().State.Msgs)+due.CachedInfo().NumAckPending+int(due.CachedInfo().NumPending), hosts+flood)
+	require.Eventually(t, func() bool {
+		n.hosts.mu.Lock()
+		defer n.hosts.mu.Unlock()
+		return n.hosts.quiet > (room-1)*attemptWeight
+	}, soon, tick, "known ones take the room that is theirs")
+	ended(t, s, key(9999), r.URL)
+	r.next(t)
+	until(t, s, key(9999), is(events.CallbackDone))
+	n.hosts.mu.Lock()
+	require.LessOrEqual(t, n.hosts.quiet, n.hosts.silently)
+	require.LessOrEqual(t, n.hosts.weight, n.hosts.most)
+	n.hosts.mu.Unlock()
+	stop()
+	untouched(t, s, hosts)
 }
 
 func TestOneHostIsAskedByFewAtOnce(t *testing.T) {
@@ -596,20 +650,50 @@ func TestOneHostIsAskedByFewAtOnce(t *testing.T) {
 	require.Equal(t, int64(exports), r.count.Load())
 }
 
+// A receiver that takes longer than the server waits for a sign of life is asked
+// once.
 func TestSlowReceiverIsHeardBesideTheSlots(t *testing.T) {
+	t.Parallel()
 	s := eventstest.Streams(t)
-	r := newReceiver(t, func(int64, http.ResponseWriter, *http.Request) {
-		time.Sleep(2 * time.Second) // slower than patience, and than the lease below
-	})
-	n := newService(t, s, Config{})
-	n.lease = time.Second
-	run(t, n)
-	x := until(t, s, ended(t, s, key(1), r.URL).Key, is(events.CallbackDone))
+	goOn := make(chan struct{})
+	slow := newReceiver(t, func(int64, http.ResponseWriter, *http.Request) { <-goOn })
+	quick := newReceiver(t, nil)
+	run(t, newService(t, s, Config{Slots: 1}))
+	x := ended(t, s, key(1), slow.URL)
+	slow.next(t)
+	ended(t, s, key(2), quick.URL)
+	quick.next(t) // the one slot is free
+	time.AfterFunc(12*time.Second, func() { close(goOn) })
+	<-goOn
+	x = until(t, s, x.Key, is(events.CallbackDone))
 	require.Equal(t, 1, x.Callback.Attempts)
-	require.Equal(t, int64(1), r.count.Load(), "the lease was renewed")
+	require.Equal(t, int64(1), slow.count.Load())
 }
 
 func TestCrashOfASlowAttemptIsTakenUpAgain(t *testing.T) {
+	t.Parallel()
+	srv := eventstest.Server(t, "")
+	s, dying := eventstest.StreamsOn(t, srv, events.Config{}), eventstest.StreamsOn(t, srv, events.Config{})
+	r := newReceiver(t, func(n int64, w http.ResponseWriter, req *http.Request) {
+		if n == 1 {
+			<-req.Context().Done()
+		}
+	})
+	n := newService(t, dying, Config{})
+	n.drainFor = 10 * time.Millisecond
+	stop := run(t, n)
+	x := ended(t, s, key(1), r.URL)
+	r.next(t)
+	dying.Conn().Close() // nothing is handed back
+	stop()
+	run(t, newService(t, s, Config{}))
+	require.Eventually(t, func() bool {
+		done, err := s.Read(t.Context(), "default", x.Key)
+		return err == nil && done.Callback.State == events.CallbackDone && done.Callback.Attempts == 1
+	}, 30*time.Second, tick, "after the AckWait of 10 s; what was cut off is not the receiver's failure")
+}
+
+func TestDrainHandsBackAnAttempt(t *testing.T) {
 	s := eventstest.Streams(t)
 	r := newReceiver(t, func(n int64, w http.ResponseWriter, req *http.Request) {
 		if n == 1 {
@@ -621,13 +705,11 @@ func TestCrashOfASlowAttemptIsTakenUpAgain(t *testing.T) {
 	stop := run(t, n)
 	x := ended(t, s, key(1), r.URL)
 	r.next(t)
-	require.Eventually(t, func() bool { // until its message is acknowledged and the lease stands in
-		c, err := s.JetStream().Consumer(t.Context(), events.StreamEvents, events.ConsumerNotifier)
-		return err == nil && c.CachedInfo().NumAckPending == 0
-	}, soon, tick)
 	stop()
 	run(t, newService(t, s, Config{}))
+	begin := time.Now()
 	done := until(t, s, x.Key, is(events.CallbackDone))
+	require.Less(t, time.Since(begin), 8*time.Second, "sooner than the AckWait")
 	require.Equal(t, 1, done.Callback.Attempts, "what the drain cut off is not the receiver's failure")
 }
 
