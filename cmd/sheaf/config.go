@@ -39,6 +39,7 @@ type Config struct {
 	KeepFiles        time.Duration   `env:"SHEAF_KEEP_FILES" default:"168h" placeholder:"DURATION" help:"How long finished files can be downloaded (${default})."`
 	KeepPages        time.Duration   `env:"SHEAF_KEEP_PAGES" default:"24h" placeholder:"DURATION" help:"At most how long pages of ended exports are kept for a retry (${default})."`
 	KeepHistory      time.Duration   `env:"SHEAF_KEEP_HISTORY" default:"168h" placeholder:"DURATION" help:"How long ended exports are remembered (${default})."`
+	ShutdownDelay    *time.Duration  `env:"SHEAF_SHUTDOWN_DELAY" placeholder:"DURATION" help:"How long a stopping ingress still answers while /readyz says 503, so that load balancers send requests elsewhere. Default: 0s embedded, 2s with --nats."`
 	CallbackSchedule []time.Duration `env:"SHEAF_CALLBACK_SCHEDULE" placeholder:"DURATION" help:"Pauses before each further attempt at a callback. Default: 5s,5m,30m,2h,5h,10h,14h,20h,24h."`
 }
 
@@ -136,6 +137,17 @@ func (c *Config) complete() error {
 	}
 	if !strings.HasPrefix(c.Files, "file://") && !strings.HasPrefix(c.Files, "nats://") {
 		return usagef("--files %s: want file://FOLDER or nats://BUCKET", c.Files)
+	}
+	if c.ShutdownDelay == nil {
+		// An embedded Sheaf has no other that could take its requests.
+		delay := 2 * time.Second
+		if c.embedded() {
+			delay = 0
+		}
+		c.ShutdownDelay = &delay
+	}
+	if *c.ShutdownDelay < 0 {
+		return usagef("--shutdown-delay %s: want a duration such as 5s, or 0s", *c.ShutdownDelay)
 	}
 	if c.MaxPagesBytes < 64<<20 {
 		return usagef("--max-pages-bytes %d: want at least 64MiB", c.MaxPagesBytes)

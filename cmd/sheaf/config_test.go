@@ -33,6 +33,7 @@ func TestDefaults(t *testing.T) {
 		NATSListen: "127.0.0.1:4222", Replicas: 1, Files: "file://" + filepath.Join(dir, "sheaf-data", "files"),
 		MaxPagesBytes: 4 << 30, MaxHistory: 100_000,
 		KeepFiles: 168 * time.Hour, KeepPages: 24 * time.Hour, KeepHistory: 168 * time.Hour,
+		ShutdownDelay: new(time.Duration),
 	}, cfg)
 
 	cfg, err = parseServe(t, "--nats", "a:4222,nats://b:4222", "--secret-key", "x")
@@ -40,6 +41,7 @@ func TestDefaults(t *testing.T) {
 	require.NoError(t, cfg.complete())
 	require.Equal(t, []string{"a:4222", "nats://b:4222"}, cfg.NATS)
 	require.Equal(t, 3, cfg.Replicas)
+	require.Equal(t, 2*time.Second, *cfg.ShutdownDelay)
 	require.Equal(t, "nats://sheaf-files", cfg.Files)
 }
 

@@ -30,7 +30,7 @@ import (
 const (
 	// drainFor is how long the roles have to finish or hand back what is in
 	// flight. With the closing that follows it stays below the 15 s that a
-	// process has to stop.
+	// process has to stop. An ingress has its --shutdown-delay in addition.
 	drainFor = 12 * time.Second
 	// answerFor is how long callers may take to be told that nothing can be
 	// written.
@@ -214,6 +214,8 @@ func (s *system) makers() map[string]func() (role, error) {
 				MaxHistory:  s.cfg.MaxHistory,
 				Health:      s.health,
 				Room:        s.disk.roomFor,
+
+				ShutdownDelay: *s.cfg.ShutdownDelay,
 			}, s.listener, s.streams, s.tasks, s.files)
 		},
 		roleCrawler: func() (role, error) {
@@ -273,13 +275,17 @@ func (s *system) run(ctx context.Context) (drained bool, err error) {
 		}
 		return false, cause
 	}
+	within := drainFor
+	if s.cfg.has(roleIngress) {
+		within += *s.cfg.ShutdownDelay
+	}
 	if ctx.Err() != nil {
-		slog.Info("stopping", "at_most", drainFor.String())
+		slog.Info("stopping", "at_most", within.String())
 	}
 	select {
 	case err := <-done:
 		return true, err
-	case <-time.After(drainFor):
+	case <-time.After(within):
 	}
 	mu.Lock()
 	defer mu.Unlock()

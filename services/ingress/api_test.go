@@ -607,6 +607,24 @@ func TestDrain(t *testing.T) {
 	require.ErrorIs(t, err, nats.ErrNoResponders)
 }
 
+// While a load balancer has not noticed yet, requests are answered, each with
+// the end of its connection.
+func TestShutdownDelay(t *testing.T) {
+	in := start(t, eventstest.Server(t, ""), Config{ShutdownDelay: time.Second})
+	stopped := make(chan error, 1)
+	go func() { stopped <- in.stop() }()
+	require.Eventually(t, in.draining.Load, 5*time.Second, time.Millisecond)
+	require.Equal(t, "not ready: shutting down", in.get(t, "/readyz").Msg)
+	resp, err := http.Post(in.url+"/v1/export/http", "application/json", strings.NewReader(specHTTP))
+	require.NoError(t, err)
+	defer resp.Body.Close()
+	require.Equal(t, 200, resp.StatusCode)
+	require.True(t, resp.Close)
+	require.NoError(t, <-stopped)
+	_, err = net.Dial("tcp", strings.TrimPrefix(in.url, "http://"))
+	require.Error(t, err)
+}
+
 func TestProjectionIsRebuilt(t *testing.T) {
 	srv := eventstest.Server(t, "")
 	in := start(t, srv, Config{})

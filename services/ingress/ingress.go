@@ -44,6 +44,11 @@ type Config struct {
 	MaxHistory  int           // exports in the log, beyond which ended ones go early; default 100,000
 	MaxAge      time.Duration // of an unfinished export, which is then failed with LIMIT_TIME; default 72h
 	Health      func() error  // of what this process rests on, such as the embedded server; nil is healthy; default always healthy
+	// ShutdownDelay is how long a service that shall stop still takes requests,
+	// while /readyz says that it is not ready and each answer ends its
+	// connection: load balancers notice, and no request meets a connection that
+	// is being closed. Default 0.
+	ShutdownDelay time.Duration
 	// Room reports whether the disk has room for a new export of so many bytes.
 	// The text of its error is told to callers. Default: always.
 	Room       func(bytes int64) error
@@ -87,7 +92,7 @@ func (c Config) withDefaults(listener net.Listener) Config {
 }
 
 func (c Config) check() error {
-	if c.KeepFiles < 0 || c.KeepPages < 0 || c.KeepHistory < 0 || c.MaxHistory < 0 || c.MaxAge < 0 {
+	if c.KeepFiles < 0 || c.KeepPages < 0 || c.KeepHistory < 0 || c.MaxHistory < 0 || c.MaxAge < 0 || c.ShutdownDelay < 0 {
 		return errors.New("ingress: a duration or number to keep is negative")
 	}
 	if c.MaxBody < 0 || c.MaxRawBody < 0 {
@@ -149,10 +154,10 @@ func New(cfg Config, listener net.Listener, streams *events.Streams, tasks *stor
 	}, nil
 }
 
-// Run serves until ctx ends, then drains: not ready, no new work, the requests
-// in flight are answered, nil. It returns an error when a part of it cannot go
-// on, such as a projection that cannot be written; an outage of the streams is
-// none.
+// Run serves until ctx ends, then drains: not ready, no new work once the
+// ShutdownDelay is over, the requests in flight are answered, nil. It returns an
+// error when a part of it cannot go on, such as a projection that cannot be
+// written; an outage of the streams is none.
 func (s *Service) Run(ctx context.Context) error {
 	// What takes work in ends first. What answers rest on ends last.
 	front, stopFront := context.WithCancelCause(ctx)
@@ -179,7 +184,7 @@ func (s *Service) Run(ctx context.Context) error {
 
 	<-front.Done()
 	s.draining.Store(true)
-	wait := drainWait
+	wait := s.cfg.ShutdownDelay + drainWait
 	if s.broken() {
 		wait = 0 // what waits for the streams would wait in vain: say so now
 	}
@@ -211,6 +216,10 @@ func (s *Service) serveHTTP(front, back context.Context) error {
 		_ = server.Close()
 		return fmt.Errorf("serving HTTP: %w", err)
 	case <-front.Done():
+	}
+	select {
+	case <-time.After(s.cfg.ShutdownDelay):
+	case <-back.Done(): // callers could not be answered
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(front), drainWait)
 	defer cancel()

@@ -46,7 +46,7 @@ func (s *Service) routes() []route {
 
 func (s *Service) handler() http.Handler {
 	mux := chi.NewRouter()
-	mux.Use(identify, logRequests, recoverPanics, middleware.GetHead)
+	mux.Use(identify, logRequests, s.sendAway, recoverPanics, middleware.GetHead)
 	for _, r := range s.routes() {
 		mux.Method(r.method, r.path, r.handler)
 	}
@@ -214,6 +214,17 @@ func logRequests(next http.Handler) http.Handler {
 				"status", ww.Status(), "bytes", ww.BytesWritten(), "elapsed", time.Since(begin))
 		}()
 		next.ServeHTTP(ww, r)
+	})
+}
+
+// sendAway ends the connection with each answer while the service stops, so
+// that the caller's next request goes to another.
+func (s *Service) sendAway(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if s.draining.Load() {
+			w.Header().Set("Connection", "close")
+		}
+		next.ServeHTTP(w, r)
 	})
 }
 
