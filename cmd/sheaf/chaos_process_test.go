@@ -88,6 +88,7 @@ type process struct {
 	failpoint string // of the next start
 	sent      syscall.Signal
 	starts    int
+	last      *os.ProcessState // how the last run ended
 	closing   bool
 	done      chan struct{}
 	problems  []string
@@ -159,7 +160,7 @@ func (p *process) supervise(done chan struct{}) {
 func (p *process) judge(state *os.ProcessState, failpoint string) {
 	p.mu.Lock()
 	sent, mayEnd := p.sent, p.mayEnd
-	p.cmd = nil
+	p.cmd, p.last = nil, state
 	p.mu.Unlock()
 	status, _ := state.Sys().(syscall.WaitStatus)
 	how := ""
