@@ -121,6 +121,9 @@ func (s *Streams) CountStart(ctx context.Context, tenant, key, mark string) (int
 // UncountStart takes one CountStart at mark back: the work was handed back in
 // order, not lost in a crash.
 func (s *Streams) UncountStart(ctx context.Context, tenant, key, mark string, count int) error {
+	if latest, err := s.Starts(ctx, tenant, key, mark); err != nil || latest != count {
+		return err // another has begun since
+	}
 	data, err := json.Marshal(starts{Mark: mark, Count: max(count-1, 0)})
 	if err != nil {
 		return fmt.Errorf("counting starts: %w", err)

@@ -217,6 +217,28 @@ func (p *process) hit(sig syscall.Signal, failpoint string) {
 	}
 }
 
+// signal sends a signal that does not end the process, if it runs.
+func (p *process) signal(sig syscall.Signal) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.cmd != nil {
+		_ = p.cmd.Process.Signal(sig)
+	}
+}
+
+// stopped reports whether the process runs and is stopped by SIGSTOP.
+func (p *process) stopped() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.cmd == nil {
+		return false
+	}
+	// proc(5): the state follows the name, which is in parentheses.
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.cmd.Process.Pid))
+	_, state, found := strings.Cut(string(stat), ") ")
+	return err == nil && found && strings.HasPrefix(state, "T")
+}
+
 // pause stops the process without ending it.
 func (p *process) pause(d time.Duration) {
 	p.mu.Lock()

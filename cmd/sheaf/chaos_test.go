@@ -23,8 +23,9 @@
 //	    request. In that one every row stands once and in order, cell by cell.
 //	I5  A page is asked for once, and once more for each fault of the source and
 //	    at most once more for each disturbance while its export was crawled; a
-//	    retry asks page 1 anew. A page that was stored is not asked for again
-//	    (checked in one process, of exports with one round).
+//	    retry asks page 1 anew. No page is stored twice, and one that was stored
+//	    is not asked for again (checked to the moment in one process; of two, one
+//	    that was stopped may have asked before it learns that the other went on).
 //	I6  The callback of each terminal event is delivered at least once; it has one
 //	    webhook-id, and says what the log says. No other webhook-id ever arrives.
 //	I7  REST tells of each export what the log tells, through every ingress.

@@ -6,7 +6,8 @@
 // with the tag failpoints, a process reads the environment variable
 // SHEAF_FAILPOINT once, as NAME or NAME:N, and the N-th Hit of that name (the
 // first without N) ends it with SIGKILL: nothing is deferred, flushed or closed.
-// A name that is not in Names ends the process at its start, so that a mistyped
+// As NAME:N:stop it stops with SIGSTOP instead, until somebody sends SIGCONT:
+// meanwhile its work is handed to another process, and it does not know. A name that is not in Names ends the process at its start, so that a mistyped
 // one cannot pass for a process that survived.
 package failpoint
 

@@ -9,17 +9,27 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
+	"syscall"
+	"time"
 )
 
 var (
 	chosen string
 	left   atomic.Int64 // hits of chosen until the end
+	signal = syscall.SIGKILL
 )
 
 func init() {
 	name, count, counted := strings.Cut(os.Getenv("SHEAF_FAILPOINT"), ":")
 	if name == "" {
 		return
+	}
+	count, how, said := strings.Cut(count, ":")
+	if said {
+		if how != "stop" {
+			refuse("a failpoint kills or, with :stop, stops")
+		}
+		signal = syscall.SIGSTOP
 	}
 	n := int64(1)
 	if counted {
@@ -40,12 +50,12 @@ func refuse(why string) {
 	os.Exit(2)
 }
 
-// Hit ends the process if name is the chosen failpoint and its time has come.
+// Hit ends or stops the process if name is the chosen failpoint and its time
+// has come.
 func Hit(name string) {
-	if name == chosen && left.Add(-1) == 0 {
-		if self, err := os.FindProcess(os.Getpid()); err == nil {
-			_ = self.Kill()
-		}
-		select {} // the signal may take a moment
+	if name != chosen || left.Add(-1) != 0 {
+		return
 	}
+	_ = syscall.Kill(os.Getpid(), signal)
+	time.Sleep(100 * time.Millisecond) // the signal may take a moment
 }

@@ -421,6 +421,9 @@ func (c *crawl) publish(ctx context.Context, p events.Page) error {
 		return err
 	}
 	if !stored {
+		if err := c.stillMine(ctx); err != nil {
+			return err
+		}
 		if p, err = c.page(ctx, c.into, p.Number); err != nil {
 			return err
 		}
@@ -567,6 +570,22 @@ func (c *crawl) leaveAlone() {
 		c.alone = false
 		<-c.suspects
 	}
+}
+
+// stillMine is asked when a page was there already. If another crawler has begun
+// since, this one was stopped for so long that its work was handed out again;
+// it leaves the export to the other instead of asking for every page after it.
+func (c *crawl) stillMine(ctx context.Context) error {
+	c.counting.Lock()
+	defer c.counting.Unlock()
+	latest, err := c.streams.Starts(ctx, c.x.Tenant, c.x.Key, c.mark)
+	if err != nil {
+		return err
+	}
+	if latest != c.starts {
+		return events.ErrTakenOver
+	}
+	return nil
 }
 
 // handBack takes the start back: the crawl did not crash.

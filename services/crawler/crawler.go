@@ -164,6 +164,9 @@ func (s *Service) handle(ctx context.Context, d events.Delivery) error {
 		_, err = s.streams.Append(late, x, "", func(x *events.Export) (events.Payload, error) {
 			return c.failed(failure), stillOpen(x, d.Sequence)
 		})
+	case errors.Is(err, events.ErrTakenOver):
+		log.Info("crawl left to another crawler, which took it over")
+		return err
 	default:
 		c.handBack(ctx)
 		return err

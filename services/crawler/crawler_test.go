@@ -16,6 +16,7 @@ import (
 	"sheaf/events/rows"
 	"sheaf/services/crawler/sourcetest"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
 
@@ -308,7 +309,11 @@ func TestTwoCrawlersOnOneExport(t *testing.T) {
 		service.running, err = s.Watch()
 		require.NoError(t, err)
 		defer service.running.Close()
-		wg.Go(func() { require.NoError(t, service.handle(t.Context(), d)) })
+		wg.Go(func() {
+			if err := service.handle(t.Context(), d); err != nil {
+				assert.ErrorIs(t, err, events.ErrTakenOver)
+			}
+		})
 	}
 	wg.Wait()
 	got, err := a.Read(t.Context(), "default", key)
@@ -316,6 +321,69 @@ func TestTwoCrawlersOnOneExport(t *testing.T) {
 	require.Equal(t, events.StateCrawled, got.State)
 	require.Equal(t, x.RequestedSeq, got.Run)
 	require.Equal(t, wantRows(300), dataRows(t, a, got.Run, 30))
+}
+
+// A crawler that was stopped for so long that another took its export over asks
+// for nothing more once it goes on: only for what it had asked for already.
+func TestAStalledCrawlerLeavesTheExport(t *testing.T) {
+	srv := eventstest.Server(t, "")
+	stalled, other := eventstest.StreamsOn(t, srv, events.Config{}), eventstest.StreamsOn(t, srv, events.Config{})
+	src := sourcetest.New(t, 300)
+	stall, last := make(chan struct{}), make(chan struct{})
+	atPages, atLast := make(chan int, 30), make(chan struct{})
+	src.Fault = func(page, attempt int) sourcetest.Fault {
+		switch {
+		case page >= 2 && page <= 5 && attempt == 1: // all requests in flight
+			return func(w http.ResponseWriter, r *http.Request, body []byte) {
+				atPages <- page
+				<-stall
+				sourcetest.Body(string(body))(w, r, body)
+			}
+		case page == 30 && attempt == 1:
+			return func(w http.ResponseWriter, r *http.Request, body []byte) {
+				close(atLast)
+				<-last
+				sourcetest.Body(string(body))(w, r, body)
+			}
+		}
+		return nil
+	}
+	request(t, stalled, events.Export{}, src.URL, 10, 0)
+	d := events.Delivery{}
+	require.NoError(t, stalled.Follow(followOne(t, stalled, &d)))
+	handle := func(s *events.Streams, d events.Delivery) chan error {
+		service, err := New(Config{Policy: quick}, s, src.Client)
+		require.NoError(t, err)
+		service.running, err = s.Watch()
+		require.NoError(t, err)
+		t.Cleanup(service.running.Close)
+		done := make(chan error, 1)
+		go func() { done <- service.handle(t.Context(), d) }()
+		return done
+	}
+	first := handle(stalled, d)
+	for range 4 {
+		<-atPages
+	}
+	d.Delivered = 2
+	second := handle(other, d)
+	<-atLast
+	close(stall)
+	require.ErrorIs(t, <-first, events.ErrTakenOver)
+	close(last)
+	require.NoError(t, <-second)
+	require.Equal(t, wantRows(300), dataRows(t, other, d.Sequence, 30))
+	asked := map[int]int{}
+	for _, r := range src.Requests() {
+		asked[r.Page]++
+	}
+	for page := 1; page <= 30; page++ {
+		want := 1
+		if page >= 2 && page <= 5 {
+			want = 2
+		}
+		require.Equal(t, want, asked[page], "page %d", page)
+	}
 }
 
 // followOne fills d with the first event of the log, as its consumer would.
