@@ -53,8 +53,9 @@ const (
 	// pullWait is how long a pull waits at the server for a message.
 	pullWait = 30 * time.Second
 	// pullHeartbeat is how often the server says that it still has the pull;
-	// after two that are missing the pull is made again.
-	pullHeartbeat = 5 * time.Second
+	// after two that are missing the pull is made again. A server that dies
+	// takes its pulls with it without a word.
+	pullHeartbeat = 3 * time.Second
 )
 
 // Consume handles the messages of a durable consumer, up to slots at once,

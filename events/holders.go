@@ -17,7 +17,7 @@ type Holder struct{ Tenant, Key string }
 func (s *Streams) Holders(ctx context.Context) ([]Holder, error) {
 	found := map[Holder]struct{}{}
 	list := func(stream jetstream.Stream, filter, prefix string, tokens, tenant int) error {
-		info, err := stream.Info(ctx, jetstream.WithSubjectFilter(filter))
+		info, err := leaderInfo(ctx, stream, jetstream.WithSubjectFilter(filter))
 		if err != nil {
 			return fmt.Errorf("%w: listing %s: %w", ErrUnavailable, filter, err)
 		}

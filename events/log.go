@@ -55,7 +55,11 @@ func (s *Streams) Append(ctx context.Context, known Export, correlation string, 
 			if fromLeader {
 				return x, err
 			}
+			seen := x.LastSeq
 			if x, err = s.Read(ctx, x.Tenant, x.Key); err != nil {
+				return x, err
+			}
+			if err := s.notBehind(ctx, &x, seen); err != nil {
 				return x, err
 			}
 			continue
@@ -97,7 +101,11 @@ func (s *Streams) Append(ctx context.Context, known Export, correlation string, 
 		if err != nil {
 			return x, err
 		}
-		x = fold(x.Tenant, x.Key, history)
+		now := fold(x.Tenant, x.Key, history)
+		if err := s.notBehind(ctx, &now, x.LastSeq); err != nil {
+			return x, err
+		}
+		x = now
 		for _, h := range history {
 			if h.ID == ev.ID {
 				return x, nil
@@ -242,7 +250,7 @@ func decodeRaw(m *jetstream.RawStreamMsg) Event {
 // leader. A reader that has applied it has seen every event that was
 // acknowledged before the call.
 func (s *Streams) LastSequence(ctx context.Context) (uint64, error) {
-	info, err := s.events.Info(ctx)
+	info, err := leaderInfo(ctx, s.events)
 	if err != nil {
 		return 0, fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}

@@ -344,7 +344,7 @@ func (s *Streams) getPart(ctx context.Context, id PageID, part int) (*jetstream.
 			return m, nil
 		}
 		if errors.Is(err, jetstream.ErrMsgNotFound) {
-			info, infoErr := s.pages.Info(ctx, jetstream.WithSubjectFilter(subject))
+			info, infoErr := leaderInfo(ctx, s.pages, jetstream.WithSubjectFilter(subject))
 			if infoErr == nil && len(info.State.Subjects) == 0 {
 				return nil, fmt.Errorf("%w: page %d part %d", ErrPageMissing, id.Number, part)
 			}
@@ -398,7 +398,7 @@ func cmpErr(a, b error) error {
 // the leader. Pages are written whole, so the first part stands for the page.
 func (s *Streams) ListPages(ctx context.Context, tenant, key string, run uint64) ([]int, error) {
 	prefix := runPrefix(tenant, key, run)
-	info, err := s.pages.Info(ctx, jetstream.WithSubjectFilter(prefix+"*.1"))
+	info, err := leaderInfo(ctx, s.pages, jetstream.WithSubjectFilter(prefix+"*.1"))
 	if err != nil {
 		return nil, fmt.Errorf("%w: listing pages: %w", ErrUnavailable, err)
 	}

@@ -157,16 +157,25 @@ func (s *Streams) checkFingerprint(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("fingerprint: %w", err)
 	}
-	_, err = s.publishFenced(ctx, &nats.Msg{Subject: subject, Data: data}, 0, subject)
-	if err == nil {
-		return nil
-	}
-	if !errors.Is(err, errWrongLastSequence) {
-		return fmt.Errorf("fingerprint: %w", err)
-	}
-	m, err := s.private.GetLastMsgForSubject(ctx, subject)
-	if err != nil {
-		return fmt.Errorf("fingerprint: %w: %w", ErrUnavailable, err)
+	var m *jetstream.RawStreamMsg
+	for attempt := uint64(1); ; attempt++ {
+		_, err = s.publishFenced(ctx, &nats.Msg{Subject: subject, Data: data}, 0, subject)
+		if err == nil {
+			return nil
+		}
+		if !errors.Is(err, errWrongLastSequence) {
+			return fmt.Errorf("fingerprint: %w", err)
+		}
+		m, err = s.private.GetLastMsgForSubject(ctx, subject)
+		if err == nil {
+			break
+		}
+		// A cluster refuses what another process has under way, before it is
+		// there to be read.
+		if !errors.Is(err, jetstream.ErrMsgNotFound) || attempt >= uint64(s.cfg.PublishAttempts) {
+			return fmt.Errorf("fingerprint: %w: %w", ErrUnavailable, err)
+		}
+		wait(ctx, backoff(attempt))
 	}
 	var theirs fingerprint
 	if err := json.Unmarshal(m.Data, &theirs); err != nil {

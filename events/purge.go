@@ -23,11 +23,11 @@ type PurgeMark struct {
 // PurgeMark returns the present mark, from the leaders.
 func (s *Streams) PurgeMark(ctx context.Context) (PurgeMark, error) {
 	m := PurgeMark{At: time.Now()}
-	pages, err := s.pages.Info(ctx)
+	pages, err := leaderInfo(ctx, s.pages)
 	if err != nil {
 		return m, fmt.Errorf("%w: state of %s: %w", ErrUnavailable, StreamPages, err)
 	}
-	private, err := s.private.Info(ctx)
+	private, err := leaderInfo(ctx, s.private)
 	if err != nil {
 		return m, fmt.Errorf("%w: state of %s: %w", ErrUnavailable, StreamPrivate, err)
 	}

@@ -29,7 +29,7 @@ func (s *Streams) LogSpace(ctx context.Context) (Space, error) {
 }
 
 func space(ctx context.Context, name string, stream jetstream.Stream) (Space, error) {
-	info, err := stream.Info(ctx)
+	info, err := leaderInfo(ctx, stream)
 	if err != nil {
 		return Space{}, fmt.Errorf("%w: state of %s: %w", ErrUnavailable, name, err)
 	}
@@ -160,7 +160,7 @@ func (s *Streams) Release(ctx context.Context, r Reservation) error {
 // removes nothing that counts, and a page that is published late is one that
 // the next crawl finds.
 func (s *Streams) GiveWay(ctx context.Context, r *Reservation) error {
-	info, err := s.pages.Info(ctx)
+	info, err := leaderInfo(ctx, s.pages)
 	if err != nil {
 		return fmt.Errorf("%w: state of %s: %w", ErrUnavailable, StreamPages, err)
 	}
@@ -202,7 +202,7 @@ type RunID struct {
 
 // Runs returns the runs that have a page 1, from the leader, in no order.
 func (s *Streams) Runs(ctx context.Context) ([]RunID, error) {
-	info, err := s.pages.Info(ctx, jetstream.WithSubjectFilter(subjectPage+"*.*.*.1.1"))
+	info, err := leaderInfo(ctx, s.pages, jetstream.WithSubjectFilter(subjectPage+"*.*.*.1.1"))
 	if err != nil {
 		return nil, fmt.Errorf("%w: listing runs: %w", ErrUnavailable, err)
 	}

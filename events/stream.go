@@ -126,17 +126,23 @@ func Provision(ctx context.Context, nc *nats.Conn, cfg Config) (*Streams, error)
 	}
 	s := &Streams{cfg: cfg, nc: nc, js: js, keys: keys, batches: make(chan struct{}, maxBatchesInFlight)}
 	// A process that does not belong here must not change what it finds.
-	s.private, err = js.Stream(ctx, StreamPrivate)
+	s.private, err = provisioned(ctx, func(ctx context.Context) (jetstream.Stream, error) {
+		st, err := js.Stream(ctx, StreamPrivate)
+		if errors.Is(err, jetstream.ErrStreamNotFound) {
+			return nil, nil //nolint:nilnil // it is still to be made
+		}
+		return st, err
+	})
 	switch {
-	case err == nil:
+	case err != nil:
+		return nil, fmt.Errorf("stream %s: %w", StreamPrivate, explain(err))
+	case s.private != nil:
 		if err := s.checkFingerprint(ctx); err != nil {
 			return nil, err
 		}
-	case !errors.Is(err, jetstream.ErrStreamNotFound):
-		return nil, fmt.Errorf("stream %s: %w", StreamPrivate, explain(err))
 	}
 	for _, sc := range streamConfigs(cfg) {
-		st, err := provisioned(ctx, func() (jetstream.Stream, error) { return js.CreateOrUpdateStream(ctx, sc) })
+		st, err := provisioned(ctx, func(ctx context.Context) (jetstream.Stream, error) { return js.CreateOrUpdateStream(ctx, sc) })
 		if err != nil {
 			return nil, fmt.Errorf("stream %s: %w", sc.Name, explain(err))
 		}
@@ -150,7 +156,7 @@ func Provision(ctx context.Context, nc *nats.Conn, cfg Config) (*Streams, error)
 		}
 	}
 	for _, c := range consumerConfigs() {
-		_, err := provisioned(ctx, func() (jetstream.Consumer, error) { return c.provision(ctx, js) })
+		_, err := provisioned(ctx, func(ctx context.Context) (jetstream.Consumer, error) { return c.provision(ctx, js) })
 		if err != nil {
 			return nil, fmt.Errorf("consumer %s of %s: %w", c.config.Durable, c.stream, explain(err))
 		}
@@ -161,17 +167,36 @@ func Provision(ctx context.Context, nc *nats.Conn, cfg Config) (*Streams, error)
 	return s, nil
 }
 
-// provisioned calls create until it succeeds, three times at most. Of several
+// answerWait is how long one request to JetStream's API may take while it is
+// set up. A cluster that has just elected a leader, or makes the same stream for
+// several processes at once, leaves requests without an answer (measured with
+// three servers and seven processes: each of them waited for nothing). Asked
+// again it answers.
+const answerWait = 2 * time.Second
+
+// provisioned calls create until it succeeds or refuses three times. Of several
 // processes that create the same stream at once the server counts the space of
-// each and may refuse them all but one, which then updates for the others.
-func provisioned[T any](ctx context.Context, create func() (T, error)) (T, error) {
-	for attempt := uint64(1); ; attempt++ {
-		made, err := create()
-		var api *jetstream.APIError
-		if err == nil || attempt == 3 || ctx.Err() != nil || !errors.As(err, &api) {
+// each and may refuse them all but one, which then updates for the others. What
+// gets no answer is asked again for as long as ctx lasts.
+func provisioned[T any](ctx context.Context, create func(context.Context) (T, error)) (T, error) {
+	for refused := uint64(0); ; {
+		asked, cancel := context.WithTimeout(ctx, answerWait)
+		made, err := create(asked)
+		unanswered := asked.Err() != nil
+		cancel()
+		if err == nil || ctx.Err() != nil {
 			return made, err
 		}
-		wait(ctx, backoff(attempt))
+		var api *jetstream.APIError
+		switch {
+		case errors.As(err, &api):
+			if refused++; refused == 3 {
+				return made, err
+			}
+			wait(ctx, backoff(refused))
+		case !unanswered:
+			return made, err
+		}
 	}
 }
 
@@ -303,6 +328,8 @@ func explain(err error) error {
 		return fmt.Errorf("%w: the server cannot reserve that much; lower --max-pages-bytes or raise max_file_store", err)
 	case api.ErrorCode == 10005 || api.ErrorCode == 10074: // no suitable peers; not clustered
 		return fmt.Errorf("%w: fewer servers than --replicas", err)
+	case api.ErrorCode == 10008: // system temporarily unavailable
+		return fmt.Errorf("%w: the servers' cluster has no leader; most of them must run, and all of them until they first met", err)
 	}
 	return err
 }

@@ -34,7 +34,7 @@ const subjectTrimmed = subjectPrivate + "trimmed"
 
 // LogState returns the present state of the log.
 func (s *Streams) LogState(ctx context.Context) (LogState, error) {
-	info, err := s.events.Info(ctx)
+	info, err := leaderInfo(ctx, s.events)
 	if err != nil {
 		return LogState{}, fmt.Errorf("%w: state of %s: %w", ErrUnavailable, StreamEvents, err)
 	}

@@ -60,18 +60,14 @@ type natsFiles struct {
 }
 
 func openNATSFiles(ctx context.Context, bucket, dataDir string, js jetstream.JetStream, replicas int) (*natsFiles, error) {
-	_, err := js.CreateObjectStore(ctx, jetstream.ObjectStoreConfig{
+	stream, err := openBucket(ctx, js, jetstream.ObjectStoreConfig{
 		Bucket:      bucket,
 		Description: "Sheaf: finished workbooks",
 		Storage:     jetstream.FileStorage,
 		Replicas:    replicas,
 	})
-	if err != nil && !errors.Is(err, jetstream.ErrBucketExists) {
-		return nil, fmt.Errorf("open files nats://%s: %w", bucket, classifyNATS(err))
-	}
-	stream, err := js.Stream(ctx, "OBJ_"+bucket)
 	if err != nil {
-		return nil, fmt.Errorf("open files nats://%s: %w", bucket, err)
+		return nil, fmt.Errorf("open files nats://%s: %w", bucket, classifyNATS(err))
 	}
 	if err := os.MkdirAll(dataDir, 0o700); err != nil {
 		return nil, fmt.Errorf("open files nats://%s: %w", bucket, err)
@@ -85,6 +81,26 @@ func openNATSFiles(ctx context.Context, bucket, dataDir string, js jetstream.Jet
 		return nil, errors.Join(err, root.Close())
 	}
 	return &natsFiles{drafts: drafts, root: root, js: js, stream: stream, bucket: bucket}, nil
+}
+
+// openBucket makes the bucket if there is none and returns its stream. A cluster
+// that makes it for several processes at once leaves requests without an answer;
+// they are asked again, for a minute at most.
+func openBucket(ctx context.Context, js jetstream.JetStream, cfg jetstream.ObjectStoreConfig) (jetstream.Stream, error) {
+	const answerWait, most = 3 * time.Second, 20
+	for attempt := 1; ; attempt++ {
+		asked, cancel := context.WithTimeout(ctx, answerWait)
+		_, err := js.CreateObjectStore(asked, cfg)
+		var stream jetstream.Stream
+		if err == nil || errors.Is(err, jetstream.ErrBucketExists) {
+			stream, err = js.Stream(asked, "OBJ_"+cfg.Bucket)
+		}
+		unanswered := asked.Err() != nil
+		cancel()
+		if err == nil || !unanswered || ctx.Err() != nil || attempt == most {
+			return stream, err
+		}
+	}
 }
 
 func (s *natsFiles) Create(ctx context.Context) (*Draft, error) { return s.drafts.create(ctx) }
@@ -198,7 +214,7 @@ func (s *natsFiles) publishMeta(ctx context.Context, info *jetstream.ObjectInfo,
 		// Not refused: without an answer it may be stored, so its chunks stay.
 		return err
 	}
-	if refused.ErrorCode != jetstream.JSErrCodeStreamWrongLastSequence {
+	if refused.ErrorCode != jetstream.JSErrCodeStreamWrongLastSequence && refused.ErrorCode != jetstream.JSErrCodeStreamWrongLastSequenceConstant {
 		s.purgeChunks(ctx, info.NUID)
 		return err
 	}

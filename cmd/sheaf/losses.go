@@ -65,7 +65,11 @@ func (s *system) checkStreams(ctx context.Context) error {
 	if err := s.mend(ctx, damage, known, applied); err != nil {
 		return err
 	}
-	now, err := s.streams.Marks(ctx, nil)
+	var now events.Marks
+	err = s.retryWhileStarting(ctx, "checking the streams", func(ctx context.Context) (err error) {
+		now, err = s.streams.Marks(ctx, nil)
+		return err
+	})
 	if err != nil {
 		return err
 	}

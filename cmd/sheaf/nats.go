@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -24,11 +25,19 @@ import (
 // often start with it. Once connected it reconnects for ever.
 const startWait = 60 * time.Second
 
+const (
+	// quorumEvery is the pause between two questions whether the cluster takes
+	// events, and quorumWait how long an answer may take.
+	quorumEvery = time.Second
+	quorumWait  = 2 * time.Second
+)
+
 // messaging is the connection to NATS, and the embedded server if there is one.
 type messaging struct {
 	server  *embedded.Server // nil with --nats
 	conn    *nats.Conn
 	streams *events.Streams
+	outage  atomic.Value // of the cluster: the last result of watchQuorum, a string
 }
 
 // openMessaging starts the embedded server or connects to the cluster, and
@@ -93,6 +102,9 @@ func (m *messaging) connect(ctx context.Context, cfg Config) error {
 		return fmt.Errorf("jetstream: %w", err)
 	}
 	return m.retryWhileStarting(ctx, "asking JetStream for this account's limits", func(ctx context.Context) error {
+		// A cluster without a leader gives no answer, not even no.
+		ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+		defer cancel()
 		return checkAccount(ctx, js, cfg)
 	})
 }
@@ -158,7 +170,7 @@ func connectOptions(cfg Config) []nats.Option {
 func (m *messaging) retryWhileStarting(ctx context.Context, what string, do func(context.Context) error) error {
 	deadline := time.Now().Add(startWait)
 	for {
-		attempt, cancel := context.WithTimeout(ctx, 15*time.Second)
+		attempt, cancel := context.WithTimeout(ctx, startWait/2)
 		err := do(attempt)
 		cancel()
 		switch {
@@ -235,6 +247,43 @@ func (m *messaging) health() error {
 	if !m.conn.IsConnected() {
 		return errors.New("not connected to NATS")
 	}
+	if outage, _ := m.outage.Load().(string); outage != "" {
+		return errors.New(outage)
+	}
+	return nil
+}
+
+// watchQuorum asks the cluster again and again, until ctx ends, whether it can
+// take events. Its servers take connections when most of them are away.
+func (m *messaging) watchQuorum(ctx context.Context) error {
+	tick := time.NewTicker(quorumEvery)
+	defer tick.Stop()
+	for m.server == nil {
+		asked, cancel := context.WithTimeout(ctx, quorumWait)
+		err := m.streams.Quorum(asked)
+		cancel()
+		if ctx.Err() != nil {
+			return nil
+		}
+		was, _ := m.outage.Load().(string)
+		now := ""
+		if err != nil {
+			now = err.Error()
+		}
+		m.outage.Store(now)
+		switch {
+		case was == "" && now != "":
+			slog.Warn("the NATS cluster takes no events; waiting for it", "error", err)
+		case was != "" && now == "":
+			slog.Info("the NATS cluster takes events again")
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+	<-ctx.Done()
 	return nil
 }
 

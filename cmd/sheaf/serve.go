@@ -261,6 +261,7 @@ func (s *system) run(ctx context.Context) (drained bool, err error) {
 		})
 	}
 	group.Go(func() error { return s.watch(groupCtx) })
+	group.Go(func() error { return s.watchQuorum(groupCtx) })
 	group.Go(func() error { return s.keepMarks(groupCtx) })
 
 	done := make(chan error, 1)

@@ -110,7 +110,7 @@ func (s *Service) handle(ctx context.Context, d events.Delivery) error {
 		return err
 	}
 	defer leave()
-	x, err := s.streams.Read(assembleCtx, ev.Tenant, ev.Key)
+	x, err := s.streams.ReadSince(assembleCtx, ev)
 	if err != nil {
 		return err
 	}

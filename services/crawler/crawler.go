@@ -130,7 +130,7 @@ func (s *Service) handle(ctx context.Context, d events.Delivery) error {
 		return err
 	}
 	defer leave()
-	x, err := s.streams.Read(crawlCtx, ev.Tenant, ev.Key)
+	x, err := s.streams.ReadSince(crawlCtx, ev)
 	if err != nil {
 		return err
 	}

@@ -173,7 +173,7 @@ func (s *Service) onEnded(ctx, posting context.Context, d events.Delivery) error
 	if err != nil {
 		return err
 	}
-	return s.look(ctx, posting, ev.Tenant, ev.Key, func(x *events.Export) error {
+	return s.look(ctx, posting, ev, func(x *events.Export) error {
 		if x.TerminalSeq != ev.Sequence {
 			return errNothing
 		}
@@ -192,7 +192,7 @@ func (s *Service) onDue(ctx, posting context.Context, d events.Delivery) error {
 	if err != nil {
 		return events.Permanent(err)
 	}
-	return s.look(ctx, posting, tenant, key, func(x *events.Export) error {
+	return s.look(ctx, posting, events.Event{Tenant: tenant, Key: key}, func(x *events.Export) error {
 		switch wait := untilDue(x); {
 		case wait > time.Minute:
 			// A left-over of an earlier plan.
@@ -206,21 +206,21 @@ func (s *Service) onDue(ctx, posting context.Context, d events.Delivery) error {
 	})
 }
 
-// look reads an export and makes an attempt, if something is to be told and due
-// does not say otherwise. A key is looked at by one goroutine at a time, from the
-// reading until the outcome is in the log: so each sees the outcome of the one
-// before.
-func (s *Service) look(ctx, posting context.Context, tenant, key string, due func(*events.Export) error) error {
-	if !events.ValidTenant(tenant) || !events.ValidKey(key) {
-		return events.Permanent(fmt.Errorf("tenant %q, key %q: not an export", tenant, key))
+// look reads the export of an event and makes an attempt, if something is to be
+// told and due does not say otherwise. A key is looked at by one goroutine at a
+// time, from the reading until the outcome is in the log: so each sees the
+// outcome of the one before.
+func (s *Service) look(ctx, posting context.Context, ev events.Event, due func(*events.Export) error) error {
+	if !events.ValidTenant(ev.Tenant) || !events.ValidKey(ev.Key) {
+		return events.Permanent(fmt.Errorf("tenant %q, key %q: not an export", ev.Tenant, ev.Key))
 	}
-	name := tenant + "." + key
+	name := ev.Tenant + "." + ev.Key
 	if !s.hosts.claim(name) {
 		// Not acknowledged: it may be the very message that the attempt under
 		// way will want to have delivered again.
 		return events.RetryAfter(errBusy, time.Second)
 	}
-	goesOn, err := s.lookClaimed(ctx, posting, tenant, key, due)
+	goesOn, err := s.lookClaimed(ctx, posting, ev, due)
 	if goesOn == nil {
 		s.hosts.unclaim(name)
 		return err
@@ -233,8 +233,8 @@ func (s *Service) look(ctx, posting context.Context, tenant, key string, due fun
 
 // lookClaimed does what look says; goesOn is nil or what is done beside the
 // slots.
-func (s *Service) lookClaimed(ctx, posting context.Context, tenant, key string, due func(*events.Export) error) (goesOn func() error, err error) {
-	x, err := s.streams.Read(ctx, tenant, key)
+func (s *Service) lookClaimed(ctx, posting context.Context, ev events.Event, due func(*events.Export) error) (goesOn func() error, err error) {
+	x, err := s.streams.ReadSince(ctx, ev)
 	if err != nil || !pending(&x) {
 		return nil, err
 	}

@@ -1,0 +1,181 @@
+package events_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"slices"
+	"testing"
+	"time"
+
+	"sheaf/events"
+	"sheaf/events/eventstest"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
+)
+
+// servers are three NATS servers that know of each other, not started.
+type servers struct {
+	t    testing.TB
+	opts []*server.Options
+	runs []*server.Server
+	urls string
+}
+
+func newServers(t testing.TB) *servers {
+	c := &servers{t: t, runs: make([]*server.Server, 3)}
+	var routes []*url.URL
+	for i := range 3 {
+		o := &server.Options{
+			ServerName: fmt.Sprintf("s%d", i+1), Host: "127.0.0.1", Port: freePort(t), NoSigs: true, NoLog: true,
+			JetStream: true, StoreDir: t.TempDir(), SyncAlways: true, JetStreamMaxStore: 64 << 30, MaxPayload: 8 << 20,
+			Cluster: server.ClusterOpts{Name: "sheaf", Host: "127.0.0.1", Port: freePort(t)},
+		}
+		c.opts = append(c.opts, o)
+		routes = append(routes, &url.URL{Scheme: "nats", Host: fmt.Sprintf("127.0.0.1:%d", o.Cluster.Port)})
+		c.urls += fmt.Sprintf("nats://127.0.0.1:%d,", o.Port)
+	}
+	for _, o := range c.opts {
+		o.Routes = routes
+	}
+	t.Cleanup(func() {
+		for i := range c.runs {
+			c.stop(i)
+		}
+	})
+	return c
+}
+
+func freePort(t testing.TB) int {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer func() { _ = l.Close() }()
+	return l.Addr().(*net.TCPAddr).Port
+}
+
+func (c *servers) start(i int) {
+	srv, err := server.NewServer(c.opts[i].Clone())
+	require.NoError(c.t, err)
+	srv.Start()
+	c.runs[i] = srv
+}
+
+func (c *servers) stop(i int) {
+	if c.runs[i] != nil {
+		c.runs[i].Shutdown()
+		c.runs[i].WaitForShutdown()
+		c.runs[i] = nil
+	}
+}
+
+func (c *servers) connect() *nats.Conn {
+	var nc *nats.Conn
+	require.Eventually(c.t, func() (ok bool) {
+		var err error
+		nc, err = nats.Connect(c.urls, nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond))
+		return err == nil
+	}, 30*time.Second, 50*time.Millisecond)
+	c.t.Cleanup(nc.Close)
+	return nc
+}
+
+// Processes that start together all come up, also while a server is away. When
+// the leader goes, nobody says in its place that something is missing.
+func TestCluster(t *testing.T) {
+	if testing.Short() {
+		t.Skip("waits for elections")
+	}
+	c := newServers(t)
+	for i := range 3 {
+		c.start(i)
+	}
+	nc := c.connect()
+	js, err := jetstream.New(nc)
+	require.NoError(t, err)
+	require.Eventually(t, func() bool {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		_, err := js.AccountInfo(ctx)
+		return err == nil
+	}, 30*time.Second, 50*time.Millisecond, "no leader")
+
+	c.stop(2)
+	handles := make([]*events.Streams, 5)
+	var g errgroup.Group
+	for i := range handles {
+		nc := c.connect()
+		g.Go(func() (err error) {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			handles[i], err = events.Provision(ctx, nc, events.Config{
+				Replicas: 3, SecretKey: eventstest.SecretKey, MaxPagesBytes: 64 << 20, MaxEventsBytes: 64 << 20, MaxSubmitBytes: 64 << 20,
+			})
+			return err
+		})
+	}
+	begun := time.Now()
+	require.NoError(t, g.Wait())
+	t.Logf("provisioned after %s", time.Since(begun).Round(10*time.Millisecond))
+	c.start(2)
+
+	s := handles[0]
+	page := events.Page{
+		PageID: events.PageID{Tenant: events.DefaultTenant, Key: "0000000000000000000000000000000a", Run: 1, Number: 1},
+		Rows:   []byte(`[{"a":1}]`), RowCount: 1, Total: 1, TotalPages: 1, Attempts: 1,
+	}
+	stored, err := s.PublishPage(t.Context(), page)
+	require.NoError(t, err)
+	require.True(t, stored)
+	// The one that was away has no vote before it has the stream.
+	leader := -1
+	require.Eventually(t, func() bool {
+		st, err := js.Stream(t.Context(), events.StreamPages)
+		if err != nil {
+			return false
+		}
+		cluster := st.CachedInfo().Cluster
+		leader = slices.IndexFunc(c.opts, func(o *server.Options) bool { return o.ServerName == cluster.Leader })
+		return leader >= 0 && len(cluster.Replicas) == 2 && !slices.ContainsFunc(cluster.Replicas, func(r *jetstream.PeerInfo) bool {
+			return r.Offline || !r.Current
+		})
+	}, 30*time.Second, 50*time.Millisecond)
+	require.NoError(t, s.Quorum(t.Context()))
+
+	begun = time.Now()
+	c.stop(leader)
+	unavailable := 0
+	require.Eventually(t, func() bool {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		have, err := s.ListPages(ctx, page.Tenant, page.Key, page.Run)
+		if err != nil {
+			require.ErrorIs(t, err, events.ErrUnavailable)
+			unavailable++
+			return false
+		}
+		require.Equal(t, []int{1}, have)
+		return true
+	}, time.Minute, 10*time.Millisecond)
+	t.Logf("after the leader went, pages were listed after %s and %d answers that the stream has no leader", time.Since(begun).Round(10*time.Millisecond), unavailable)
+	_, err = s.GetPage(t.Context(), page.PageID)
+	require.NoError(t, err)
+
+	// Without a quorum nothing is accepted, and that is told.
+	c.stop((leader + 1) % 3)
+	require.Eventually(t, func() bool {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		return errors.Is(s.Quorum(ctx), events.ErrUnavailable)
+	}, 30*time.Second, 50*time.Millisecond)
+	page.Number = 2
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	_, err = s.PublishPage(ctx, page)
+	require.ErrorIs(t, err, events.ErrUnavailable)
+}

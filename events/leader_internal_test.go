@@ -1,0 +1,31 @@
+package events
+
+import (
+	"testing"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/stretchr/testify/require"
+)
+
+func TestWhoAnswersForAStream(t *testing.T) {
+	replicas := func(names ...string) (list []*jetstream.PeerInfo) {
+		for _, n := range names {
+			list = append(list, &jetstream.PeerInfo{Name: n})
+		}
+		return list
+	}
+	for name, c := range map[string]struct {
+		copies  int
+		cluster *jetstream.ClusterInfo
+		want    bool
+	}{
+		"no cluster":                       {1, nil, true},
+		"one copy in a cluster":            {1, &jetstream.ClusterInfo{Leader: "a"}, true},
+		"the leader":                       {3, &jetstream.ClusterInfo{Leader: "a", Replicas: replicas("b", "c")}, true},
+		"anybody, during an election":      {3, &jetstream.ClusterInfo{Replicas: replicas("a", "b", "c")}, false},
+		"one that just learned the leader": {3, &jetstream.ClusterInfo{Leader: "a", Replicas: replicas("a", "c")}, false},
+	} {
+		info := &jetstream.StreamInfo{Config: jetstream.StreamConfig{Replicas: c.copies}, Cluster: c.cluster}
+		require.Equal(t, c.want, byLeader(info), name)
+	}
+}
