@@ -1,10 +1,17 @@
 package events
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"reflect"
+	"regexp"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -39,9 +46,59 @@ var typeNames = map[Type]string{
 	TypeCallbackFailed:    "sheaf.callback.failed.v1",
 }
 
-// ErrUnknownEvent is returned for a message whose type this version does not
-// know. A newer Sheaf wrote it; it is skipped, never guessed at.
-var ErrUnknownEvent = errors.New("unknown event type")
+var (
+	// ErrUnknownEvent is returned for a message whose type this version does not
+	// know. Whoever folds events skips it, and never guesses at it.
+	ErrUnknownEvent = errors.New("unknown event type")
+
+	// ErrNewerEvent is an ErrUnknownEvent whose type has the form of ours: a
+	// newer Sheaf wrote it. A process that shares a consumer with newer ones
+	// leaves the message to them.
+	ErrNewerEvent = fmt.Errorf("%w, of a newer version", ErrUnknownEvent)
+)
+
+// ours is the form of a ce-type, with its version.
+var ours = regexp.MustCompile(`^sheaf\.[a-z_]+\.[a-z_]+\.v[1-9][0-9]*$`)
+
+// unknown is the error for a message whose ce-type does not belong to its
+// subject. One that this version knows is under a wrong subject, which no
+// version would do.
+func unknown(subject, ceType string) error {
+	err := ErrUnknownEvent
+	if ours.MatchString(ceType) && !slices.Contains(slices.Collect(maps.Values(typeNames)), ceType) {
+		err = ErrNewerEvent
+	}
+	return fmt.Errorf("%w: subject %s, ce-type %q", err, subject, ceType)
+}
+
+// Vocabulary names what this version makes of a log: a hash over the types of
+// events, the fields of their payloads and those of Export. A projection that was
+// made with another one has left out what this version knows, or holds what it
+// does not.
+func Vocabulary() string {
+	h := sha256.New()
+	for _, t := range slices.Sorted(maps.Keys(typeNames)) {
+		fmt.Fprintf(h, "%s %s\n", typeNames[t], shape(reflect.TypeOf(newPayload(t))))
+	}
+	fmt.Fprintln(h, shape(reflect.TypeFor[Export]()))
+	return hex.EncodeToString(h.Sum(nil)[:8])
+}
+
+// shape writes out a type of this package, down to types of others.
+func shape(t reflect.Type) string {
+	switch {
+	case t.Kind() == reflect.Pointer, t.Kind() == reflect.Slice && t.PkgPath() == "":
+		return t.Kind().String() + " " + shape(t.Elem())
+	case t.Kind() != reflect.Struct || t.PkgPath() != reflect.TypeFor[Export]().PkgPath():
+		return t.String()
+	}
+	var b strings.Builder
+	for i := range t.NumField() {
+		f := t.Field(i)
+		fmt.Fprintf(&b, "%s %s;", f.Tag.Get("json"), shape(f.Type))
+	}
+	return "{" + b.String() + "}"
+}
 
 // Encode returns the message that carries ev.
 func Encode(ev Event) (*nats.Msg, error) {
@@ -92,7 +149,7 @@ func Decode(subject string, h nats.Header, data []byte, sequence uint64) (Event,
 	}
 	p := newPayload(t)
 	if p == nil || h.Get(headerType) != typeNames[t] {
-		return ev, fmt.Errorf("%w: subject %s, ce-type %q", ErrUnknownEvent, subject, h.Get(headerType))
+		return ev, unknown(subject, h.Get(headerType))
 	}
 	if ev.Time, err = time.Parse(time.RFC3339Nano, h.Get(headerTime)); err != nil {
 		return ev, fmt.Errorf("event %s at sequence %d: ce-time: %w", t, sequence, err)

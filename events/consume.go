@@ -24,10 +24,14 @@ type Delivery struct {
 	Time      time.Time
 }
 
-// Event decodes the delivery as an event. An error is Permanent: the message
-// will not improve.
+// Event decodes the delivery as an event. An error is Permanent, for the message
+// will not improve, unless it is ErrNewerEvent: then it is to be delivered again,
+// to a process that knows it. That may take as long as an upgrade does.
 func (d Delivery) Event() (Event, error) {
 	ev, err := Decode(d.Subject, d.Header, d.Data, d.Sequence)
+	if errors.Is(err, ErrNewerEvent) {
+		return ev, err
+	}
 	if err != nil {
 		return ev, Permanent(err)
 	}
@@ -68,11 +72,17 @@ const (
 // is waited for too; the handlers bound how much of it there is.
 func (s *Streams) Consume(ctx context.Context, stream, consumer string, slots int, h Handler) error {
 	cons, err := s.js.Consumer(ctx, stream, consumer)
+	for err != nil && ctx.Err() == nil {
+		err = fmt.Errorf("%w: consumer %s of %s: %w", ErrUnavailable, consumer, stream, err)
+		if errors.Is(err, jetstream.ErrConsumerNotFound) || errors.Is(err, jetstream.ErrStreamNotFound) {
+			return err
+		}
+		slog.Warn("trying again", "consumer", consumer, "error", err) // an outage
+		wait(ctx, time.Second)
+		cons, err = s.js.Consumer(ctx, stream, consumer)
+	}
 	if ctx.Err() != nil {
 		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("%w: consumer %s of %s: %w", ErrUnavailable, consumer, stream, err)
 	}
 	var wg, beside sync.WaitGroup
 	for range slots {

@@ -78,6 +78,7 @@ var (
 // Entries of the bucket meta.
 var (
 	metaFormat  = []byte("format")
+	metaKnows   = []byte("knows") // events.Vocabulary of the version that folded the log
 	metaApplied = []byte("applied")
 	metaTrimmed = []byte("trimmed") // events below this sequence count for nothing
 	metaStream  = []byte("stream_created")
@@ -180,7 +181,7 @@ func (t *Tasks) Bind(streamCreated time.Time, lastSeq uint64) error {
 // Apply folds events of the log into the projection, in the order given, all or
 // none of them. Events at or below Applied are skipped, so repeats are harmless.
 // An event that cannot be decoded (it has no payload), or that its export's
-// state does not admit, changes nothing but the sequences, and is logged.
+// state does not admit, changes nothing but the sequences; the latter is logged.
 //
 // After an error nothing has changed and the batch may be tried again.
 // ErrTasksDamaged will not improve: the process should end and start again.
@@ -263,7 +264,8 @@ func (f *fold) apply(ev events.Event) error {
 		log.Warn("event of the log left out", "error", err)
 		ev.Payload = nil
 	}
-	if err := c.after.Apply(ev); err != nil {
+	// An event without a payload was logged by whoever could not read it.
+	if err := c.after.Apply(ev); err != nil && ev.Payload != nil {
 		level := slog.LevelWarn
 		if c.after.State == events.StateNone && ev.Requested < f.trimmed {
 			level = slog.LevelDebug // the event that began it was trimmed

@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -16,9 +17,10 @@ import (
 	berrors "go.etcd.io/bbolt/errors"
 )
 
-// tasksFormat is the version of what is in the buckets. Any change to what they
-// hold, the JSON of events.Export included if an old reader would misunderstand
-// it, gets the next number: the projection is then made again.
+// tasksFormat is the version of what is in the buckets and of how events are
+// folded. Any change to either gets the next number: the projection is then made
+// again. So it is, without a new number, when an event or a field was added, here
+// or by a newer version that ran before: see events.Vocabulary.
 const tasksFormat = 2
 
 // lockWait is how long OpenTasks waits for another process to let go of the
@@ -130,6 +132,9 @@ func (t *Tasks) ready(file *os.File) error {
 		if format != tasksFormat {
 			return &unfitError{fmt.Sprintf("format-%d", format), fmt.Errorf("its format is %d, this version writes %d", format, tasksFormat)}
 		}
+		if knows := string(meta.Get(metaKnows)); knows != events.Vocabulary() {
+			return &unfitError{fmt.Sprintf("format-%d", format), errors.New("it was made by a version that knows other events or fields")}
+		}
 		clean = meta.Get(metaClean) != nil
 		t.applied = number(meta.Get(metaApplied))
 		return nil
@@ -143,7 +148,10 @@ func (t *Tasks) ready(file *os.File) error {
 			if err != nil {
 				return err
 			}
-			if err := meta.Put(metaFormat, binary.BigEndian.AppendUint64(nil, tasksFormat)); err != nil {
+			err = cmp.Or(
+				meta.Put(metaFormat, binary.BigEndian.AppendUint64(nil, tasksFormat)),
+				meta.Put(metaKnows, []byte(events.Vocabulary())))
+			if err != nil {
 				return err
 			}
 			return empty(tx)

@@ -412,6 +412,10 @@ func TestOpenSetsADamagedFileAside(t *testing.T) {
 		"another format": meta(func(tx *bbolt.Tx) error {
 			return tx.Bucket(bucketMeta).Put(metaFormat, binary.BigEndian.AppendUint64(nil, 99))
 		}),
+		"another version's events": meta(func(tx *bbolt.Tx) error {
+			return tx.Bucket(bucketMeta).Put(metaKnows, []byte("0123456789abcdef"))
+		}),
+		"no word of its events": meta(func(tx *bbolt.Tx) error { return tx.Bucket(bucketMeta).Delete(metaKnows) }),
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "tasks.db")
@@ -435,8 +439,11 @@ func TestOpenSetsADamagedFileAside(t *testing.T) {
 			}
 			require.Len(t, aside, 1, "only the newest is kept")
 			want := "tasks.db.corrupt-2"
-			if name == "another format" {
+			switch name {
+			case "another format":
 				want = "tasks.db.format-99-2"
+			case "another version's events", "no word of its events":
+				want = fmt.Sprintf("tasks.db.format-%d-2", tasksFormat)
 			}
 			require.Contains(t, aside[0], want)
 			require.NotContains(t, aside[0], "20200101")
