@@ -16,7 +16,7 @@ import (
 )
 
 // A full disk of the file store neither fails an export nor makes the assembler
-// spin: the work is handed back with a growing delay, is not counted as a crash,
+// spin: the work is handed back for some seconds, is not counted as a crash,
 // and ends once there is room.
 func TestFullDiskIsWaitedOut(t *testing.T) {
 	dir := t.TempDir()
@@ -52,4 +52,32 @@ func TestFullDiskIsWaitedOut(t *testing.T) {
 		t.Fatal(err)
 	}
 	require.Len(t, st.stored(), 1, "and no draft is left")
+}
+
+// A workbook that there is no room for is given up and begun again, with nothing
+// left behind, and that it waits is told.
+func TestAWorkbookWaitsForRoom(t *testing.T) {
+	st := newStage(t)
+	x := st.crawled(page(4, 2, 1, 2), page(4, 2, 3, 2))
+	told := make(chan events.Progress, 100)
+	stop, err := st.streams.OnProgress(func(_, _ string, p events.Progress) { told <- p })
+	require.NoError(t, err)
+	defer stop()
+	s := st.service(Config{MaxStarts: 2})
+	for _, noRoomAt := range []int{1, 2, 3} { // before the work, at the first page, at the second
+		looks := 0
+		s.cfg.Room = func() error {
+			if looks++; looks < noRoomAt {
+				return nil
+			}
+			return errors.New("the disk is almost full")
+		}
+		require.ErrorContains(t, s.handle(t.Context(), st.delivery(x)), "the disk is almost full")
+		require.Equal(t, events.Progress{Phase: events.PhaseWaitingForSpace, PagesDone: 2, PagesTotal: 2}, <-told)
+		require.Equal(t, events.StateCrawled, st.read().State)
+		require.Empty(t, st.stored())
+	}
+	s.cfg.Room = func() error { return nil }
+	require.NoError(t, s.handle(t.Context(), st.delivery(x)))
+	require.Equal(t, events.StateCompleted, st.read().State)
 }

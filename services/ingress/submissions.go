@@ -57,7 +57,7 @@ func (s *Service) takeSubmission(ctx context.Context, created time.Time, d event
 	if failure.Status == http.StatusServiceUnavailable {
 		err = fmt.Errorf("submission %d: %w", d.Sequence, err)
 		if failure.cause == nil {
-			return events.RetryAfter(err, failure.RetryAfter) // no room for it: that is told once
+			return events.RetryAfter(err, retryEvery) // no room for it: that is told once
 		}
 		return err
 	}

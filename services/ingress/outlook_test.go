@@ -1,0 +1,231 @@
+package ingress
+
+import (
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"sheaf/events"
+	"sheaf/events/eventstest"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/micro"
+	"github.com/stretchr/testify/require"
+)
+
+// submitted is how many submissions wait in their stream.
+func submitted(t testing.TB, in *ingress) uint64 {
+	t.Helper()
+	stream, err := in.streams.JetStream().Stream(t.Context(), events.StreamSubmit)
+	require.NoError(t, err)
+	return stream.CachedInfo().State.Msgs
+}
+
+// Without room on the disk nothing of a new export is written, whichever way it
+// comes, and callers are told when to come again. All else goes on. When there is
+// room so do new exports, by themselves.
+func TestNewExportsWaitForRoomOnTheDisk(t *testing.T) {
+	streams := eventstest.Streams(t)
+	var full atomic.Bool
+	in := startOn(t, streams, Config{Room: func(bytes int64) error {
+		if full.Load() {
+			return NotReady("the disk of the data folder is almost full: 1 B free, 2 B needed")
+		}
+		return nil
+	}})
+	failed := in.post(t, "/v1/export/http", specHTTP).key(t)
+	in.write(t, failed, &events.ExportFailed{Code: events.CodeInternal, Reason: "x", Phase: events.PhaseCrawling})
+	running := in.post(t, "/v1/export/raw", specRaw).key(t)
+	before, err := streams.LastSequence(t.Context())
+	require.NoError(t, err)
+	pages, err := streams.PageSpace(t.Context())
+	require.NoError(t, err)
+
+	full.Store(true)
+	for _, a := range []answer{
+		in.post(t, "/v1/export/http", httpBody("")),
+		in.post(t, "/v1/export/http", httpBody(`,"header":{"A":"b"}`)),
+		in.post(t, "/v1/export/raw", rawBody(`[{"a":"A"},{"a":1}]`)),
+		in.post(t, "/v1/export/retry", `{"key":"`+failed+`"}`),
+	} {
+		require.Equal(t, http.StatusServiceUnavailable, a.Status, a.Raw)
+		require.Equal(t, "10", a.Header.Get("Retry-After"))
+		require.Contains(t, a.Msg, "1 B free, 2 B needed; nothing was accepted")
+	}
+	require.Equal(t, http.StatusBadRequest, in.post(t, "/v1/export/http", `{}`).Status, "what is wrong is said anyway")
+	nc := streams.Conn()
+	m, err := nc.Request(events.APISubject("default", "http"), []byte(httpBody("")), 10*time.Second)
+	require.NoError(t, err)
+	require.Equal(t, "503", m.Header.Get(micro.ErrorCodeHeader))
+	require.Equal(t, "10", m.Header.Get("Retry-After"))
+	_, err = streams.JetStream().PublishMsg(t.Context(), &nats.Msg{Subject: events.SubmitSubject("default", "http"), Data: []byte(httpBody(`,"method":"POST"`))})
+	require.NoError(t, err)
+	after, err := streams.LastSequence(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, before, after, "nothing was written")
+	now, err := streams.PageSpace(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, pages, now)
+	require.Equal(t, uint64(1), submitted(t, in))
+
+	require.Equal(t, http.StatusOK, in.get(t, "/v1/export/detail?key="+failed).Status)
+	require.Equal(t, http.StatusOK, in.get(t, "/v1/export/history?user_id=123").Status)
+	require.Equal(t, http.StatusOK, in.post(t, "/v1/export/cancel", `{"key":"`+running+`"}`).Status)
+
+	full.Store(false)
+	emptied(t, in)
+	require.Equal(t, http.StatusOK, in.post(t, "/v1/export/retry", `{"key":"`+failed+`"}`).Status)
+}
+
+// The last tenth of the log is for the exports that are there: they end, and are
+// cancelled, expired and swept, while new ones are refused.
+func TestTheLogKeepsRoomForEnds(t *testing.T) {
+	const limit = 256 << 10
+	streams := eventstest.StreamsOn(t, eventstest.Server(t, ""), events.Config{MaxEventsBytes: limit})
+	in := startOn(t, streams, Config{})
+	var keys []string
+	var a answer
+	for n := 0; ; n++ {
+		require.Less(t, n, limit/1000, "the log is refused before it is full")
+		a = in.post(t, "/v1/export/http", httpBody("", `"title":"`+strings.Repeat("x", 255)+`"`, fmt.Sprintf(`"timestamp":%d`, n+1)))
+		if a.Status != http.StatusOK {
+			break
+		}
+		keys = append(keys, a.key(t))
+	}
+	require.Equal(t, http.StatusServiceUnavailable, a.Status, a.Raw)
+	require.NotEmpty(t, a.Header.Get("Retry-After"))
+	require.Contains(t, a.Msg, "the event log holds")
+	space, err := streams.LogSpace(t.Context())
+	require.NoError(t, err)
+	require.LessOrEqual(t, space.Used, int64(limit/10*9+limit%10))
+	require.Greater(t, space.Used, int64(limit/2))
+	for _, key := range keys[:10] {
+		require.Equal(t, http.StatusOK, in.post(t, "/v1/export/cancel", `{"key":"`+key+`"}`).Status)
+	}
+	_, err = streams.JetStream().Publish(t.Context(), events.SubmitSubject("default", "http"), []byte(`{}`))
+	require.NoError(t, err)
+	require.Eventually(t, func() bool { return in.admit(0, eventBytes) != nil }, 10*time.Second, time.Millisecond)
+	require.Equal(t, uint64(1), submitted(t, in), "not even refused: that would be an event")
+}
+
+// A server that goes away in the middle of a submission is not waited for.
+func TestASubmissionIsNotWaitedForInVain(t *testing.T) {
+	srv := eventstest.Server(t, "127.0.0.1:0")
+	link := newLink(t, srv.URL())
+	nc, err := nats.Connect(link.url, nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond))
+	require.NoError(t, err)
+	t.Cleanup(nc.Close)
+	streams, err := events.Provision(t.Context(), nc, events.Config{SecretKey: eventstest.SecretKey})
+	require.NoError(t, err)
+	in := startOn(t, streams, Config{})
+
+	for _, cut := range []struct {
+		claim string
+		cut   func()
+	}{
+		{"silent", link.freeze},
+		{"gone", link.close},
+	} {
+		cut.cut()
+		begun := time.Now()
+		a := in.post(t, "/v1/export/http", httpBody(`,"header":{"A":"b"}`))
+		require.Equal(t, http.StatusServiceUnavailable, a.Status, a.Raw)
+		require.NotEmpty(t, a.Header.Get("Retry-After"))
+		require.Less(t, time.Since(begun), operationWait+2*time.Second, cut.claim)
+		t.Logf("%s: answered after %s", cut.claim, time.Since(begun).Round(time.Millisecond))
+	}
+}
+
+// link is a connection to a server that can be stopped.
+type link struct {
+	url      string
+	listener net.Listener
+	frozen   chan struct{}
+	conns    chan net.Conn
+}
+
+func newLink(t testing.TB, url string) *link {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	l := &link{url: "nats://" + listener.Addr().String(), listener: listener, frozen: make(chan struct{}), conns: make(chan net.Conn, 100)}
+	t.Cleanup(l.close)
+	target := strings.TrimPrefix(url, "nats://")
+	go func() {
+		for {
+			here, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			there, err := net.Dial("tcp", target)
+			if err != nil {
+				_ = here.Close()
+				continue
+			}
+			l.conns <- here
+			l.conns <- there
+			go l.pass(here, there)
+			go l.pass(there, here)
+		}
+	}()
+	return l
+}
+
+func (l *link) pass(to, from net.Conn) {
+	buf := make([]byte, 64<<10)
+	for {
+		n, err := from.Read(buf)
+		if err != nil {
+			_ = to.Close()
+			return
+		}
+		select {
+		case <-l.frozen:
+		default:
+			_, _ = to.Write(buf[:n])
+		}
+	}
+}
+
+func (l *link) freeze() { close(l.frozen) }
+
+func (l *link) close() {
+	_ = l.listener.Close()
+	for {
+		select {
+		case c := <-l.conns:
+			_ = c.Close()
+		default:
+			return
+		}
+	}
+}
+
+// A process that has not started says that it lives, and when to come again.
+func TestClosed(t *testing.T) {
+	h := Closed(func() NotReady { return "no room" })
+	for _, tc := range []struct {
+		method, path string
+		status       int
+	}{
+		{"GET", "/healthz", 200},
+		{"GET", "/readyz", 503},
+		{"POST", "/v1/export/http", 503},
+		{"DELETE", "/healthz", 503},
+		{"GET", "/", 503},
+	} {
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), tc.method, tc.path, strings.NewReader("{}")))
+		a := decode(t, w.Result())
+		require.Equal(t, tc.status, a.Status)
+		require.Equal(t, tc.status == 503, a.Header.Get("Retry-After") == "2")
+		if tc.status == 503 {
+			require.Equal(t, "not ready: no room", a.Msg)
+		}
+	}
+}
