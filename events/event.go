@@ -117,11 +117,14 @@ type Submission struct {
 // cancelled or expired. Each one repeats everything, so that a rebuild from
 // the newest one alone yields the same export.
 type ExportRequested struct {
-	ExportID     uint64      `json:"id,omitempty"` // sequence of the key's first requested event; absent in that one itself
-	CreatedAt    time.Time   `json:"created_at"`   // of the first one
-	Request      Request     `json:"request"`
-	Submission   *Submission `json:"submission,omitempty"`
-	ContinuesRun uint64      `json:"continues_run,omitempty"` // a run whose pages may be used again if page 1 is unchanged
+	ExportID   uint64      `json:"id,omitempty"` // sequence of the key's first requested event; absent in that one itself
+	CreatedAt  time.Time   `json:"created_at"`   // of the first one
+	Request    Request     `json:"request"`
+	Submission *Submission `json:"submission,omitempty"`
+	// ContinuesRun is the oldest run whose pages may be used again. The newest
+	// one from there on that has a page is, if page 1 is unchanged; what is
+	// older was superseded. 0: none.
+	ContinuesRun uint64 `json:"continues_run,omitempty"`
 }
 
 // ExportCrawled says that every page of a run is in SHEAF_PAGES.

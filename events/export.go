@@ -214,9 +214,13 @@ func (x *Export) finish(s State, ev Event) {
 	}
 }
 
-// Resumable returns the run whose pages a retry may use again, and whether
+// Resumable returns the oldest run whose pages a retry may use again, and whether
 // there is one: the export ended while it was crawled, and nothing was found
-// wrong with its pages.
+// wrong with its pages. A round that was to continue a run, and ended without a
+// word about which it wrote, may have begun one of its own because the source had
+// changed. Only the pages tell, so the crawler takes the newest run from this one
+// on that has page 1. If that is the older one, nothing has superseded it: all
+// that is there is of it, and page 1 is asked anew before any of it is used.
 func (x *Export) Resumable() (run uint64, ok bool) {
 	if (x.State != StateFailed && x.State != StateCancelled) || x.Failure.RunSpoiled {
 		return 0, false

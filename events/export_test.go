@@ -285,3 +285,40 @@ func TestResumable(t *testing.T) {
 		require.Equal(t, tc.run != 0, ok, name)
 	}
 }
+
+// Over any number of retries the pages that may be used again never reach back
+// behind what they reached to before, nor behind a run that was found spoiled.
+func TestRetriesNeverReachFurtherBack(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		x, floor, continues := fresh(), uint64(0), uint64(0)
+		sequence := uint64(0)
+		for range rapid.IntRange(1, 8).Draw(t, "rounds") {
+			sequence++
+			begin := event(events.TypeRequested, sequence, "")
+			begin.Payload.(*events.ExportRequested).ContinuesRun = continues
+			require.NoError(t, x.Apply(begin))
+			wrote := x.RequestedSeq // a round continues a run or begins its own
+			if continues != 0 && rapid.Bool().Draw(t, "continues") {
+				wrote = continues
+			}
+			sequence++
+			var p events.Payload = &events.ExportCancelled{}
+			if rapid.Bool().Draw(t, "fails") {
+				run := rapid.SampledFrom([]uint64{0, wrote}).Draw(t, "named")
+				p = &events.ExportFailed{Code: events.CodeSourceHTTP, Run: run, RunSpoiled: rapid.Bool().Draw(t, "spoiled")}
+			}
+			ev := event(events.TypeCancelled, sequence, "")
+			ev.Payload = p
+			require.NoError(t, x.Apply(ev))
+			run, ok := x.Resumable()
+			require.Equal(t, !x.Failure.RunSpoiled, ok)
+			if continues = run; !ok {
+				floor = sequence
+				continue
+			}
+			require.GreaterOrEqual(t, run, floor)
+			require.LessOrEqual(t, run, wrote, "what was written last is among them")
+			floor = run
+		}
+	})
+}

@@ -394,6 +394,24 @@ func cmpErr(a, b error) error {
 	return b
 }
 
+// NewestRun returns the newest run of a key, from one on, that has page 1, which
+// is the first that a run gets. Without any it returns from.
+func (s *Streams) NewestRun(ctx context.Context, tenant, key string, from uint64) (uint64, error) {
+	prefix := subjectPage + tenant + "." + key + "."
+	info, err := leaderInfo(ctx, s.pages, jetstream.WithSubjectFilter(prefix+"*.1.1"))
+	if err != nil {
+		return 0, fmt.Errorf("%w: listing runs: %w", ErrUnavailable, err)
+	}
+	newest := from
+	for subject := range info.State.Subjects {
+		text, _, _ := strings.Cut(strings.TrimPrefix(subject, prefix), ".")
+		if run, err := strconv.ParseUint(text, 10, 64); err == nil {
+			newest = max(newest, run)
+		}
+	}
+	return newest, nil
+}
+
 // ListPages returns the numbers of the pages that a run has, ascending, from
 // the leader. Pages are written whole, so the first part stands for the page.
 func (s *Streams) ListPages(ctx context.Context, tenant, key string, run uint64) ([]int, error) {

@@ -152,7 +152,8 @@ func (c *crawl) raw(ctx context.Context) (*events.ExportCrawled, error) {
 }
 
 // begin chooses the run and returns the pages that it has. A retry goes on
-// with the run before it if page 1, asked anew, begins as it did then.
+// with the newest run before it that has page 1, if page 1, asked anew, begins as
+// it did then.
 func (c *crawl) begin(ctx context.Context) ([]int, error) {
 	ctx, stop := c.untilDrain(ctx)
 	defer stop()
@@ -163,6 +164,10 @@ func (c *crawl) begin(ctx context.Context) ([]int, error) {
 	}
 	var before []int
 	if len(have) == 0 && c.x.ContinuesRun != 0 {
+		// A round that was to continue a run may have begun one of its own.
+		if c.x.ContinuesRun, err = c.streams.NewestRun(ctx, c.x.Tenant, c.x.Key, c.x.ContinuesRun); err != nil {
+			return nil, err
+		}
 		if before, err = c.streams.ListPages(ctx, c.x.Tenant, c.x.Key, c.x.ContinuesRun); err != nil {
 			return nil, err
 		}

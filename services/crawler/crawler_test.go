@@ -264,6 +264,79 @@ func TestRetryContinuesTheRunOrBeginsAnew(t *testing.T) {
 	}
 }
 
+// A retry that finds the source changed begins a run. When it is cancelled, the
+// next retry goes on with that one, not with the run before it; when it was
+// cancelled before its first page, with the run before.
+func TestRetryContinuesTheNewestRun(t *testing.T) {
+	for _, tc := range []struct {
+		claim string
+		began bool
+	}{
+		{"the retry before had pages", true},
+		{"the retry before had none", false},
+	} {
+		t.Run(tc.claim, func(t *testing.T) {
+			s := eventstest.Streams(t)
+			src := sourcetest.New(t, 100)
+			var round atomic.Int64
+			stuck := make(chan struct{}, 100)
+			src.Fault = func(page, _ int) sourcetest.Fault {
+				body := sourcetest.Body(fmt.Sprintf(`{"errcode":0,"data":{"data":[{"id":"编号"},{"id":%d}],"pagetag":{"page":%d,"total":10,"total_page":10}}}`, page-1, page))
+				switch r := round.Load(); {
+				case r == 0 && page > 4:
+					return sourcetest.Status(404, "")
+				case r == 1 && (page > 4 || !tc.began): // cancelled while it waits
+					stuck <- struct{}{}
+					return sourcetest.Status(503, "")
+				case r > 0 && tc.began:
+					return body
+				}
+				return nil
+			}
+			stop := start(t, s, src.Client, Config{Policy: Policy{Attempts: 1000, BaseBackoff: 10 * time.Millisecond, MaxBackoff: 20 * time.Millisecond}})
+			x := request(t, s, events.Export{}, src.URL, 10, 0)
+			await(t, s, x.LastSeq, events.TypeFailed)
+			retry := func() events.Export {
+				ended, err := s.Read(t.Context(), "default", key)
+				require.NoError(t, err)
+				run, ok := ended.Resumable()
+				require.True(t, ok)
+				return request(t, s, ended, src.URL, 10, run)
+			}
+			round.Store(1)
+			second := retry()
+			for range 8 {
+				<-stuck // by now the pages that it gets are there or soon will be
+			}
+			_, err := s.Append(t.Context(), second, "", func(*events.Export) (events.Payload, error) { return &events.ExportCancelled{}, nil })
+			require.NoError(t, err)
+			stop()
+			from := x.RequestedSeq
+			if tc.began {
+				from = second.RequestedSeq
+			}
+			have, err := s.ListPages(t.Context(), "default", key, from)
+			require.NoError(t, err)
+			require.Contains(t, have, 1)
+
+			round.Store(2)
+			asked := len(src.Requests())
+			third := retry()
+			require.False(t, superseded(&third, from), "nobody takes its room")
+			start(t, s, src.Client, Config{})
+			crawled, ok := await(t, s, third.RequestedSeq, events.TypeCrawled, events.TypeFailed).Payload.(*events.ExportCrawled)
+			require.True(t, ok)
+			require.Equal(t, from, crawled.Run)
+			require.Equal(t, 1+10-len(have), len(src.Requests())-asked, "page 1 and what is missing")
+			want := wantRows(100)
+			if tc.began {
+				want = wantRows(10)
+			}
+			require.Equal(t, want, dataRows(t, s, crawled.Run, 10))
+		})
+	}
+}
+
 func TestCancelStopsTheCrawlAtOnce(t *testing.T) {
 	s := eventstest.Streams(t)
 	src := sourcetest.New(t, 100)

@@ -366,7 +366,7 @@ func superseded(x *events.Export, run uint64) bool {
 	if x.State == events.StateCrawled {
 		return run != x.Run
 	}
-	return run != x.RequestedSeq && run != x.ContinuesRun && run != events.RawRun
+	return run != x.RequestedSeq && (x.ContinuesRun == 0 || run < x.ContinuesRun) && run != events.RawRun
 }
 
 // need is what a crawl knows of the room that its run takes.
