@@ -1,0 +1,317 @@
+//go:build linux
+
+package main_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"sheaf/events"
+
+	"github.com/stretchr/testify/require"
+)
+
+// cluster is three nats-servers, each of which can be killed.
+type cluster struct {
+	*world
+	servers []*process
+}
+
+// newCluster makes a world on three servers that are not started yet.
+func newCluster(t testing.TB, w *world) *cluster {
+	_, natsServer := build(t)
+	c := &cluster{world: w}
+	var clients, routes []string
+	for range 3 {
+		clients = append(clients, freeAddress())
+		routes = append(routes, freeAddress())
+	}
+	for i := range clients {
+		name := fmt.Sprintf("nats-%d", i+1)
+		config := filepath.Join(w.dir, name+".conf")
+		require.NoError(t, os.WriteFile(config, fmt.Appendf(nil, `
+			server_name: %s
+			listen: %s
+			max_payload: 8MB
+			jetstream { store_dir: %q, sync_interval: always, max_file_store: 64GB }
+			cluster { name: sheaf, listen: %s, routes: ["nats://%s"] }
+			`, name, clients[i], filepath.Join(w.dir, name), routes[i], strings.Join(routes, `", "nats://`)), 0o600))
+		c.servers = append(c.servers, w.newProcess(name, natsServer, "-c", config))
+	}
+	w.natsURL, w.files = strings.Join(clients, ","), "nats://sheaf-files"
+	t.Cleanup(func() {
+		for _, s := range c.servers {
+			s.shutdown(syscall.SIGKILL)
+		}
+	})
+	return c
+}
+
+// leader is the server that leads a stream, nil while nobody does.
+func (c *cluster) leader(ctx context.Context, stream string) *process {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	st, err := c.js.Stream(ctx, stream)
+	if err != nil || st.CachedInfo().Cluster == nil {
+		return nil
+	}
+	for _, s := range c.servers {
+		if s.name == st.CachedInfo().Cluster.Leader {
+			return s
+		}
+	}
+	return nil
+}
+
+// whole waits until every stream has its leader and two copies that follow.
+func (c *cluster) whole(ctx context.Context) bool {
+	return eventually(ctx, time.Minute, 100*time.Millisecond, func() bool {
+		ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+		defer cancel()
+		streams := c.js.ListStreams(ctx)
+		count := 0
+		for info := range streams.Info() {
+			if info.Cluster == nil || info.Cluster.Leader == "" || len(info.Cluster.Replicas) != 2 {
+				return false
+			}
+			for _, r := range info.Cluster.Replicas {
+				if r.Offline || !r.Current {
+					return false
+				}
+			}
+			count++
+		}
+		return streams.Err() == nil && count == 7
+	})
+}
+
+// once asks an ingress to begin an order, a single time.
+func (c *cluster) once(ctx context.Context, base string, o *order) (status int, retryAfter string, a answer, err error) {
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	kind := "http"
+	if o.raw {
+		kind = "raw"
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, base+"/v1/export/"+kind, bytes.NewReader(o.body(c.world, false)))
+	if err != nil {
+		return 0, "", a, err
+	}
+	res, err := c.client.Do(req)
+	if err != nil {
+		return 0, "", a, err
+	}
+	defer func() { _ = res.Body.Close() }()
+	return res.StatusCode, res.Header.Get("Retry-After"), a, json.NewDecoder(res.Body).Decode(&a)
+}
+
+func (c *cluster) ready(ctx context.Context, base string) int {
+	status, _, err := c.ask(ctx, http.MethodGet, base+"/readyz", nil)
+	if err != nil {
+		return 0
+	}
+	return status
+}
+
+// killLeader kills the leader of a stream, and has it away for a while. An order
+// that is submitted at that moment is accepted when there is a new one.
+func (c *cluster) killLeader(ctx context.Context, stream string, away time.Duration, o *order) {
+	var leader *process
+	if !eventually(ctx, 30*time.Second, 50*time.Millisecond, func() bool {
+		leader = c.leader(ctx, stream)
+		return leader != nil
+	}) {
+		c.problem("I12 %s has no leader", stream)
+		return
+	}
+	var back sync.WaitGroup
+	defer back.Wait()
+	leader.shutdown(syscall.SIGKILL)
+	killed := time.Now()
+	back.Go(func() {
+		time.Sleep(time.Until(killed.Add(away))) // the time itself is the fault
+		leader.start("")
+	})
+	elected := eventually(ctx, 30*time.Second, 20*time.Millisecond, func() bool {
+		now := c.leader(ctx, stream)
+		return now != nil && now != leader
+	})
+	electedAfter := time.Since(killed)
+	if err := c.submit(ctx, o); err != nil {
+		c.problem("I1 order %d: %v", o.n, err)
+	}
+	c.t.Logf("%s, the leader of %s, was killed: a new one after %s (%v), a submission accepted after %s",
+		leader.name, stream, electedAfter.Round(10*time.Millisecond), elected, time.Since(killed).Round(10*time.Millisecond))
+}
+
+// loseQuorum stops two of the servers for a while. What is asked meanwhile gets
+// no for an answer.
+func (c *cluster) loseQuorum(ctx context.Context, lasts time.Duration, orders []*order) {
+	stopped := c.servers[:2]
+	for _, s := range stopped {
+		s.shutdown(syscall.SIGKILL)
+	}
+	lost := time.Now()
+	notReady := make([]time.Duration, len(c.ingresses))
+	var mu sync.Mutex
+	refused, slowest := 0, time.Duration(0)
+	var asking sync.WaitGroup
+	for i, base := range c.ingresses {
+		asking.Go(func() {
+			for n := 0; time.Since(lost) < lasts; n++ {
+				asked := time.Now()
+				status, retryAfter, a, err := c.once(ctx, base, orders[(i+n)%len(orders)])
+				if err != nil || status != http.StatusServiceUnavailable || retryAfter == "" {
+					c.problem("I1 without a quorum a submission was answered %d %q, Retry-After %q, %v", status, a.Msg, retryAfter, err)
+				}
+				mu.Lock()
+				refused, slowest = refused+1, max(slowest, time.Since(asked))
+				mu.Unlock()
+				time.Sleep(200 * time.Millisecond) // as a caller would
+			}
+		})
+		asking.Go(func() {
+			for time.Since(lost) < lasts {
+				if c.ready(ctx, base) == http.StatusServiceUnavailable && notReady[i] == 0 {
+					notReady[i] = time.Since(lost)
+				}
+				time.Sleep(50 * time.Millisecond)
+			}
+		})
+	}
+	asking.Wait()
+	for i, after := range notReady {
+		if after == 0 {
+			c.problem("I12 %s stays ready without a quorum", c.ingresses[i])
+		}
+	}
+	for _, s := range stopped {
+		s.start("")
+	}
+	began := time.Now()
+	var wg sync.WaitGroup
+	for _, o := range orders {
+		wg.Go(func() {
+			if err := c.submit(ctx, o); err != nil {
+				c.problem("I1 order %d: %v", o.n, err)
+			}
+		})
+	}
+	wg.Wait()
+	accepted := time.Since(began)
+	ready := eventually(ctx, 30*time.Second, 50*time.Millisecond, func() bool {
+		for _, base := range c.ingresses {
+			if c.ready(ctx, base) != http.StatusOK {
+				return false
+			}
+		}
+		return true
+	})
+	if !ready {
+		c.problem("I12 not ready again after the servers are back")
+	}
+	c.t.Logf("without a quorum for %s: not ready after %v; %d submissions refused, the slowest after %s; accepted %s after the servers were started",
+		time.Since(lost).Round(time.Second), notReady, refused, slowest.Round(time.Millisecond), accepted.Round(10*time.Millisecond))
+}
+
+// TestCluster has separate processes work on three NATS servers with three
+// copies of everything. The leaders are killed one after the other, then two
+// servers are away at once. The invariants are those of the chaos suite.
+func TestCluster(t *testing.T) {
+	if testing.Short() {
+		t.Skip("kills processes for half a minute")
+	}
+	t.Parallel()
+	seed := chaosSeed(t)
+	r := rand.New(rand.NewPCG(seed, 3))
+	const spread = 12 * time.Second // of the submissions: over two elections
+	count := setting(t, "CHAOS_EXPORTS", 40)
+	orders := newOrders(r, count, spread)
+	extra := newOrders(r, 6, 0) // submitted at certain moments
+	for i, o := range extra {
+		o.n, o.durable, o.cancel, o.broken, o.retry = count+i, false, 0, 0, false
+	}
+	orders = append(orders, extra...)
+	for _, o := range orders {
+		o.hangs = false // for 15 s, which the chaos suite waits for
+	}
+	w := newWorld(t, seed, orders)
+	c := newCluster(t, w)
+	t.Logf("CHAOS_SEED=%d: %d exports on three servers, in %s", seed, len(orders), w.dir)
+	began := time.Now()
+	if w.quiet = w.quietRun(t.Context()); w.quiet == nil {
+		return
+	}
+	t.Logf("undisturbed: %s", time.Since(began).Round(100*time.Millisecond))
+	ctx, cancel := context.WithTimeout(t.Context(), 6*time.Minute)
+	defer cancel()
+	for _, s := range c.servers {
+		s.start("")
+	}
+	for role, copies := range map[string]int{"ingress": 2, "crawler": 2, "assembler": 2, "notifier": 1} {
+		for i := range copies {
+			args := []string{"--roles", role, "--nats", w.natsURL, "--secret-key", chaosSecret}
+			if role == "ingress" {
+				http := freeAddress()
+				w.ingresses = append(w.ingresses, "http://"+http)
+				args = append(args, "--http", http)
+			}
+			w.serve(fmt.Sprintf("%s-%d", role, i+1), append(args, "--public-url", "http://127.0.0.1:8080")...)
+		}
+	}
+	for _, p := range w.processes {
+		p.start("")
+	}
+	w.connect()
+	if !eventually(ctx, time.Minute, 50*time.Millisecond, func() bool {
+		return c.ready(ctx, w.ingresses[0]) == http.StatusOK && c.ready(ctx, w.ingresses[1]) == http.StatusOK
+	}) || !c.whole(ctx) {
+		w.problem("I12 the cluster does not come up")
+		c.report()
+		return
+	}
+	t.Logf("all is up after %s", time.Since(began).Round(100*time.Millisecond))
+	begun := time.Now()
+	var wg sync.WaitGroup
+	for _, o := range orders[:count] {
+		wg.Go(func() {
+			if err := w.live(ctx, o); err != nil {
+				w.problem("I1 order %d: %v", o.n, err)
+			}
+		})
+	}
+	for i, stream := range []string{events.StreamEvents, events.StreamPages} {
+		c.killLeader(ctx, stream, 2*time.Second, extra[i])
+		if !c.whole(ctx) {
+			w.problem("I12 the cluster is not whole again")
+		}
+	}
+	c.loseQuorum(ctx, 8*time.Second, extra[2:])
+	wg.Wait()
+	t.Logf("all submitted after %s", time.Since(begun).Round(100*time.Millisecond))
+	w.settle(ctx)
+	t.Logf("settled after %s", time.Since(begun).Round(100*time.Millisecond))
+	w.audit(ctx)
+	t.Logf("audited after %s; blows %v", time.Since(began).Round(100*time.Millisecond), w.blows)
+	c.report()
+}
+
+func (c *cluster) report() {
+	for _, s := range c.servers {
+		for _, complaint := range s.complaints() {
+			c.problem("I12 %s", complaint)
+		}
+	}
+	c.world.report()
+}
