@@ -103,9 +103,14 @@ func (m *messaging) connect(ctx context.Context, cfg Config) error {
 	}
 	return m.retryWhileStarting(ctx, "asking JetStream for this account's limits", func(ctx context.Context) error {
 		// A cluster without a leader gives no answer, not even no.
-		ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+		asked, cancel := context.WithTimeout(ctx, 3*time.Second)
 		defer cancel()
-		return checkAccount(ctx, js, cfg)
+		err := checkAccount(asked, js, cfg)
+		var api *jetstream.APIError
+		if asked.Err() != nil && ctx.Err() == nil || errors.As(err, &api) && api.ErrorCode == 10008 {
+			return fmt.Errorf("%w: the servers' cluster has no leader; most of them must run, and all of them until they first met", err)
+		}
+		return err
 	})
 }
 
@@ -222,10 +227,26 @@ func checkAccount(ctx context.Context, js jetstream.JetStream, cfg Config) error
 	if err != nil {
 		return err
 	}
-	if limit := info.Limits.MaxStore; limit > 0 && limit < int64(cfg.MaxPagesBytes) {
-		return fmt.Errorf("this NATS account may store %d bytes, less than --max-pages-bytes %d: raise the account's limit or lower the flag", limit, cfg.MaxPagesBytes)
+	if err := accountRoom(info, cfg); err != nil {
+		return err
 	}
 	slog.Info("a client cannot see the servers' sync_interval; set it to \"always\", or an acknowledged event can be lost when all copies lose power at once")
+	return nil
+}
+
+// accountRoom refuses an account whose limit is below what the streams may take.
+// Finished files come on top of that. A limit of the account counts each copy;
+// that of a tier, such as R3, has them counted in (read in nats-server 2.15.2).
+func accountRoom(info *jetstream.AccountInfo, cfg Config) error {
+	limit, copies := info.Limits.MaxStore, int64(cfg.Replicas)
+	if tier, ok := info.Tiers[fmt.Sprintf("R%d", cfg.Replicas)]; ok {
+		limit, copies = tier.Limits.MaxStore, 1
+	}
+	need := copies * (events.Config{MaxPagesBytes: int64(cfg.MaxPagesBytes)}).MaxBytes()
+	if limit > 0 && limit < need {
+		return fmt.Errorf("this NATS account may store %d bytes; the streams take up to %d, and finished files come on top: "+
+			"raise the account's limit or lower --max-pages-bytes", limit, need)
+	}
 	return nil
 }
 
