@@ -565,7 +565,7 @@ func testRollingRestart(t *testing.T) {
 				if a, ok := through.post(ctx, "/v1/export/http", e.request(name, 1+n%3, 10, "", "")); ok {
 					e.accepted(name, a)
 				}
-				eventually(flowing, 80*time.Millisecond, 80*time.Millisecond, func() bool { return false })
+				eventually(flowing, 150*time.Millisecond, 150*time.Millisecond, func() bool { return false })
 			}
 		})
 	}
@@ -604,7 +604,6 @@ func testRollingRestart(t *testing.T) {
 
 	t.Run("assembler", func(t *testing.T) {
 		assembling := make(chan struct{}, 100)
-		link.pause.Store(int64(100 * time.Millisecond))
 		e.begin(ctx, "bound", 400, 5, "", "")
 		sub, err := e.nc.Subscribe("sheaf.progress.*."+e.key("bound"), func(m *nats.Msg) {
 			if bytes.Contains(m.Data, []byte(events.PhaseAssembling)) {
@@ -616,6 +615,8 @@ func testRollingRestart(t *testing.T) {
 		})
 		require.NoError(t, err)
 		defer func() { _ = sub.Unsubscribe() }()
+		require.True(t, eventually(ctx, time.Minute, time.Millisecond, func() bool { return e.source.pagesOf("bound") > 200 }))
+		link.pause.Store(int64(100 * time.Millisecond))
 		select {
 		case <-assembling:
 		case <-time.After(time.Minute):
@@ -630,6 +631,9 @@ func testRollingRestart(t *testing.T) {
 		done := time.Since(begun)
 		t.Logf("assembler: exit after %s; a workbook in its middle was complete %s after SIGTERM", ms(<-exited), ms(done))
 		require.Less(t, done, goesOnWithin)
+		log, err := os.ReadFile(next.log)
+		require.NoError(t, err)
+		require.Regexp(t, `export completed.*`+e.key("bound"), string(log), "the successor made it")
 	})
 
 	t.Run("notifier", func(t *testing.T) {
