@@ -89,7 +89,7 @@ func TestChaosDiskFull(t *testing.T) {
 	// is ever written to where there is no room for it.
 	accept(orders[:8])
 	fillTo(t, filler, data, 3<<20)
-	r := w.refusals(ctx, 3*time.Second, orders[8:16], func() {})
+	r := w.refusals(ctx, 2*time.Second, orders[8:16], func() {})
 	t.Logf("on an almost full disk: %s", r)
 	if r.refused != r.sent {
 		w.problem("an almost full disk: %s", r)
@@ -112,7 +112,7 @@ func TestChaosDiskFull(t *testing.T) {
 	p.mayEnd = true
 	p.mu.Unlock()
 	fill(t, filler)
-	r = w.refusals(ctx, 5*time.Second, orders[16:], func() { fill(t, filler) }) // what the process gives up is taken as well
+	r = w.refusals(ctx, 7*time.Second, orders[16:], func() { fill(t, filler) }) // what the process gives up is taken as well
 	t.Logf("on a full disk: %s; the process ended %d times", r, w.ends())
 	if r.refused < r.sent*9/10 {
 		w.problem("a full disk: %s", r)
