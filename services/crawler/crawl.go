@@ -294,7 +294,7 @@ func (c *crawl) fetchMissing(ctx context.Context) error {
 // crawler, so that others in flight are not cut off for it.
 func (c *crawl) leave(err error) bool {
 	var failure *Failure
-	if c.drain.Err() == nil || errors.As(err, &failure) && failure.Code != "" {
+	if c.drain.Err() == nil || errors.As(err, &failure) && failure.Code != "" || errors.Is(err, events.ErrTakenOver) {
 		return false
 	}
 	c.mu.Lock()
