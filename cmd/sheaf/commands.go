@@ -21,11 +21,17 @@ import (
 )
 
 type serveCmd struct {
-	Config `embed:""`
+	Config      `embed:""`
+	profileFlag `embed:""`
 }
 
-func (c *serveCmd) Run(ctx context.Context, std stdio) error {
-	err := serve(ctx, c.Config, func(s *system) { s.announce(std.out) })
+func (c *serveCmd) Run(ctx context.Context, std stdio) (err error) {
+	end, err := c.begin()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, end()) }()
+	err = serve(ctx, c.Config, func(s *system) { s.announce(std.out) })
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		return nil // stopped before it had started
 	}

@@ -19,9 +19,15 @@ type exportCmd struct {
 	sourceFlags `embed:""`
 	JSON        bool   `name:"json" help:"Print JSON."`
 	Server      string `placeholder:"URL" help:"Let this running server do it. Default: in this process."`
+	profileFlag `embed:""`
 }
 
-func (c *exportCmd) Run(ctx context.Context, std stdio) error {
+func (c *exportCmd) Run(ctx context.Context, std stdio) (err error) {
+	end, err := c.begin()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, end()) }()
 	if c.Title == "" {
 		c.Title = strings.TrimSuffix(filepath.Base(c.Output), filepath.Ext(c.Output))
 	}
