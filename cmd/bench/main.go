@@ -1,0 +1,223 @@
+//go:build linux
+
+// Command bench measures Sheaf against its targets and writes what it found as
+// Markdown. Start it on a quiet machine:
+//
+//	go run ./cmd/bench                  # all parts, some ten minutes
+//	go run ./cmd/bench -quick           # everything small, for a look
+//	go run ./cmd/bench -only export,small
+//	go run ./cmd/bench -readme          # and replace the section in README.md
+//
+// It must run in the project's folder, and builds what it measures: sheaf, and
+// baseline, the program that one would write by hand (cmd/bench/baseline).
+// Everything is a process of its own: the source that makes the rows, Sheaf,
+// the baseline, and each run of a sheet writer. This process only asks,
+// receives callbacks and looks at the clock.
+//
+// Times are of the wall. What is compared runs in turns, and the ratio is the
+// median over pairs that ran next to each other, with the range beside it, so
+// that a machine that is busy for a while does not decide. Peak memory is
+// VmHWM or rusage's maxrss.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// sizes say how much is measured.
+type sizes struct {
+	writerRows, writerPairs int
+	exportRows, exportPairs int
+	scales                  []int
+	smallExports            int           // one after another
+	sustained               time.Duration // of callers at once
+	stageRows               int
+	fairExports, fairGiant  int
+	callers                 int
+}
+
+var (
+	full = sizes{
+		writerRows: 500_000, writerPairs: 5,
+		exportRows: 500_000, exportPairs: 7,
+		scales:       []int{10_000, 100_000, 1_000_000, 5_000_000},
+		smallExports: 1000, sustained: 20 * time.Second,
+		stageRows:   1_000_000,
+		fairExports: 1000, fairGiant: 5_000_000,
+		callers: 32,
+	}
+	quick = sizes{
+		writerRows: 20_000, writerPairs: 1,
+		exportRows: 30_000, exportPairs: 2,
+		scales:       []int{1000, 10_000, 100_000},
+		smallExports: 30, sustained: 2 * time.Second,
+		stageRows:   100_000,
+		fairExports: 50, fairGiant: 200_000,
+		callers: 8,
+	}
+)
+
+// smallRows is the size of a small export, in pages of the default limit.
+const smallRows, smallLimit = 100, 50
+
+// part is one section of the report.
+type part struct {
+	name    string
+	title   string
+	measure func(*bench, context.Context) (markdown string, err error)
+}
+
+var parts = []part{
+	{"writer", "The sheet writer", (*bench).writer},
+	{"export", "A whole export", (*bench).export},
+	{"scaling", "Scaling", (*bench).scaling},
+	{"small", "Small exports", (*bench).small},
+	{"fair", "Small exports beside a large one", (*bench).fair},
+	{"stages", "Where the time goes", (*bench).stages},
+}
+
+// bench is what all parts share.
+type bench struct {
+	sizes
+	dir      string // for everything that is written
+	self     string // this program
+	sheaf    string
+	baseline string
+	source   *process
+}
+
+// rowsURL is the address of a source of total rows.
+func (b *bench) rowsURL(total int) string { return fmt.Sprintf("%s/rows/%d", b.source.first, total) }
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := command(ctx, os.Args[1:])
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+// command carries a command line out. The first word may name what this
+// program is as a child.
+func command(ctx context.Context, args []string) error {
+	if len(args) > 0 {
+		switch args[0] {
+		case "source":
+			return serveSource(ctx)
+		case "floor":
+			return floor(ctx, args[1:])
+		case "write":
+			return write(ctx, args[1:], os.Stdout)
+		}
+	}
+	names := make([]string, len(parts))
+	for i, p := range parts {
+		names[i] = p.name
+	}
+	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
+	only := flags.String("only", strings.Join(names, ","), "`parts` to run")
+	small := flags.Bool("quick", false, "run everything small, in less than two minutes: the figures are for nobody")
+	readme := flags.Bool("readme", false, "replace the section in README.md; needs all parts")
+	note := flags.String("note", "", "`sentence` to put under the figures")
+	dir := flags.String("dir", os.TempDir(), "`folder` on the file system to measure on")
+	if err := flags.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			return nil
+		}
+		return err
+	}
+	chosen := strings.Split(*only, ",")
+	for _, name := range chosen {
+		if !slices.Contains(names, name) {
+			return fmt.Errorf("-only %s: the parts are %s", name, strings.Join(names, ", "))
+		}
+	}
+	if *readme && len(chosen) < len(parts) {
+		return errors.New("-readme needs all parts: the figures belong to one machine and one hour")
+	}
+	b := &bench{sizes: full}
+	if *small {
+		b.sizes = quick
+	}
+	return b.report(ctx, *dir, chosen, *readme, *note)
+}
+
+// report measures the chosen parts, prints each as it is done, and puts them
+// together.
+func (b *bench) report(ctx context.Context, dir string, chosen []string, readme bool, note string) (err error) {
+	m, err := describe(dir)
+	if err != nil {
+		return err
+	}
+	if err := b.open(ctx, dir); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, b.close()) }()
+	var text strings.Builder
+	text.WriteString(m.String())
+	for _, p := range parts {
+		if !slices.Contains(chosen, p.name) {
+			continue
+		}
+		progress("%s", p.title)
+		begin := time.Now()
+		section, err := p.measure(b, ctx)
+		if err != nil {
+			return fmt.Errorf("%s: %w", p.name, err)
+		}
+		progress("%s: %s", p.title, time.Since(begin).Round(time.Second))
+		section = fmt.Sprintf("\n### %s\n\n%s", p.title, section)
+		fmt.Print(section)
+		text.WriteString(section)
+	}
+	if note != "" {
+		fmt.Fprintf(&text, "\n%s\n", note)
+	}
+	if readme {
+		return replaceSection("README.md", text.String())
+	}
+	return nil
+}
+
+// open builds the programs and starts the source.
+func (b *bench) open(ctx context.Context, dir string) (err error) {
+	if b.dir, err = os.MkdirTemp(dir, "sheaf-bench-*"); err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, os.RemoveAll(b.dir))
+		}
+	}()
+	progress("building sheaf and the baseline")
+	for _, program := range []struct {
+		path *string
+		pkg  string
+	}{{&b.sheaf, "./cmd/sheaf"}, {&b.baseline, "./cmd/bench/baseline"}, {&b.self, "./cmd/bench"}} {
+		*program.path = filepath.Join(b.dir, filepath.Base(program.pkg))
+		if _, err := run(ctx, "go", "build", "-o", *program.path, program.pkg); err != nil {
+			return err
+		}
+	}
+	b.source, err = start(ctx, b.dir, b.self, "source")
+	return err
+}
+
+func (b *bench) close() error { return errors.Join(b.source.stop(), os.RemoveAll(b.dir)) }
+
+// progress tells whoever watches what is being done.
+func progress(format string, args ...any) {
+	fmt.Fprintf(os.Stderr, time.Now().Format(time.TimeOnly)+" "+format+"\n", args...)
+}

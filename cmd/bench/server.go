@@ -1,0 +1,279 @@
+//go:build linux
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+// server is a running "sheaf serve" with a data folder of its own, seen as a
+// caller sees it.
+type server struct {
+	*process
+	base   string
+	data   string
+	client *http.Client
+}
+
+// startServer starts a Sheaf with its defaults on a free port: all roles, an
+// embedded NATS server, every message synced before it is acknowledged.
+// before is put in front of the command line, extra behind it.
+func (b *bench) startServer(ctx context.Context, before []string, extra ...string) (*server, error) {
+	data, err := os.MkdirTemp(b.dir, "data-*")
+	if err != nil {
+		return nil, err
+	}
+	argv := append(before, b.sheaf, "serve", "--http", "127.0.0.1:0", "--nats-listen", "none", "--data", data)
+	p, err := start(ctx, b.dir, append(argv, extra...)...)
+	if err != nil {
+		return nil, err
+	}
+	base, ok := strings.CutPrefix(p.first, "REST")
+	if !ok {
+		return nil, errors.Join(fmt.Errorf("sheaf serve began with %q, not with where it listens", p.first), p.stop())
+	}
+	s := &server{process: p, base: strings.TrimSpace(base), data: data, client: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 64}}}
+	if len(before) > 0 {
+		if p.pid, err = childOf(p.pid); err != nil {
+			return nil, errors.Join(err, p.stop())
+		}
+	}
+	return s, s.ready(ctx)
+}
+
+// ready waits until the server takes work.
+func (s *server) ready(ctx context.Context) error {
+	for {
+		res, err := s.client.Get(s.base + "/readyz")
+		if err == nil {
+			_ = res.Body.Close()
+			if res.StatusCode == http.StatusOK {
+				return nil
+			}
+		}
+		if err := pause(ctx, 5*time.Millisecond); err != nil {
+			return errors.Join(err, s.stop())
+		}
+	}
+}
+
+func pause(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// close stops the server and removes its data.
+func (s *server) close() error {
+	s.client.CloseIdleConnections()
+	return errors.Join(s.stop(), os.RemoveAll(s.data))
+}
+
+// detail is what the benchmarks need of a detail.
+type detail struct {
+	Status     int    `json:"status"`
+	Rows       int    `json:"rows"`
+	FailReason string `json:"fail_reason"`
+	DownURL    string `json:"down_url"`
+	Progress   struct {
+		PagesDone int `json:"pages_done"`
+	} `json:"progress"`
+}
+
+// request is an export that is asked for.
+type request struct {
+	title    string
+	source   string
+	limit    int
+	callback string
+}
+
+// call sends a request of the REST API and reads the data of its answer.
+func (s *server) call(ctx context.Context, method, path string, body []byte, data any) error {
+	req, err := http.NewRequestWithContext(ctx, method, s.base+path, bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Content-Type", "application/json")
+	res, err := s.client.Do(req)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	answer := struct {
+		Errcode int    `json:"errcode"`
+		Msg     string `json:"msg"`
+		Data    any    `json:"data"`
+	}{Data: data}
+	if err := json.NewDecoder(res.Body).Decode(&answer); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	if answer.Errcode != 0 {
+		return fmt.Errorf("%s: errcode %d: %s", path, answer.Errcode, answer.Msg)
+	}
+	_, err = io.Copy(io.Discard, res.Body) // so that the connection is used again
+	return err
+}
+
+// submit hands an export in and returns its key.
+func (s *server) submit(ctx context.Context, r request) (key string, err error) {
+	body, err := json.Marshal(map[string]any{
+		"timestamp": 1625106204, "ext_type": "XLSX", "title": r.title, "user_id": "bench", "callback": r.callback,
+		"source_http": map[string]any{"url": r.source, "method": "GET", "param": map[string]any{"limit": r.limit}, "conn": 8},
+	})
+	if err != nil {
+		return "", err
+	}
+	var accepted struct {
+		Key string `json:"hash_key"`
+	}
+	err = s.call(ctx, http.MethodPost, "/v1/export/http", body, &accepted)
+	return accepted.Key, err
+}
+
+func (s *server) detail(ctx context.Context, key string) (d detail, err error) {
+	err = s.call(ctx, http.MethodGet, "/v1/export/detail?key="+url.QueryEscape(key), nil, &d)
+	return d, err
+}
+
+// wait asks for the detail until the export has ended, with a pause between
+// two questions.
+func (s *server) wait(ctx context.Context, key string, between time.Duration) (detail, error) {
+	for {
+		d, err := s.detail(ctx, key)
+		if err != nil || d.Status != 1 {
+			return d, errors.Join(err, d.succeeded())
+		}
+		if err := pause(ctx, between); err != nil {
+			return d, err
+		}
+	}
+}
+
+func (d detail) succeeded() error {
+	if d.Status != 2 {
+		return fmt.Errorf("an export ended with status %d: %s", d.Status, d.FailReason)
+	}
+	return nil
+}
+
+// download fetches a finished file and returns its size.
+func (s *server) download(ctx context.Context, link string, to io.Writer) (int64, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, link, nil)
+	if err != nil {
+		return 0, err
+	}
+	res, err := s.client.Do(req)
+	if err != nil {
+		return 0, err
+	}
+	defer res.Body.Close()
+	if res.StatusCode != http.StatusOK {
+		return 0, fmt.Errorf("the download was answered %s", res.Status)
+	}
+	n, err := io.Copy(to, res.Body)
+	if err == nil && n != res.ContentLength {
+		err = fmt.Errorf("the download has %d bytes of %d", n, res.ContentLength)
+	}
+	return n, err
+}
+
+// export carries a large export out, as a caller does who asks for the detail
+// now and then, and returns the time from submit to the last byte on disk
+// (not synced) and the file's size.
+func (s *server) export(ctx context.Context, r request, rows int) (time.Duration, int64, error) {
+	begin := time.Now()
+	key, err := s.submit(ctx, r)
+	if err != nil {
+		return 0, 0, err
+	}
+	d, err := s.wait(ctx, key, 10*time.Millisecond)
+	if err != nil {
+		return 0, 0, err
+	}
+	if d.Rows != rows {
+		return 0, 0, fmt.Errorf("the export has %d rows, want %d", d.Rows, rows)
+	}
+	f, err := os.Create(filepath.Join(s.data, "download.zip"))
+	if err != nil {
+		return 0, 0, err
+	}
+	defer f.Close()
+	size, err := s.download(ctx, d.DownURL, f)
+	return time.Since(begin), size, errors.Join(err, f.Close())
+}
+
+// receiver takes callbacks.
+type receiver struct {
+	server  *http.Server
+	base    string
+	mu      sync.Mutex
+	waiting map[string]chan detail
+	next    int
+}
+
+func startReceiver() (*receiver, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	r := &receiver{base: "http://" + l.Addr().String() + "/", waiting: map[string]chan detail{}}
+	r.server = &http.Server{Handler: r}
+	go func() { _ = r.server.Serve(l) }()
+	return r, nil
+}
+
+func (r *receiver) close() { _ = r.server.Close() }
+
+// expect returns a callback address that is used once and where its body will
+// arrive.
+func (r *receiver) expect() (callback string, told <-chan detail) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.next++
+	id := strconv.Itoa(r.next)
+	c := make(chan detail, 1)
+	r.waiting[id] = c
+	return r.base + id, c
+}
+
+// ServeHTTP takes a callback. One that comes a second time is taken and
+// dropped.
+func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
+	var body struct {
+		Log     detail `json:"log"`
+		DownURL string `json:"down_url"`
+	}
+	if err := json.NewDecoder(req.Body).Decode(&body); err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	id := strings.TrimPrefix(req.URL.Path, "/")
+	r.mu.Lock()
+	c := r.waiting[id]
+	delete(r.waiting, id)
+	r.mu.Unlock()
+	if c != nil {
+		body.Log.DownURL = body.DownURL
+		c <- body.Log
+	}
+}

@@ -1,0 +1,222 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// exporter carries small exports out, one after another or many at once.
+type exporter struct {
+	server   *server
+	receiver *receiver
+	source   string
+	n        atomic.Int64 // gives each export a title of its own: equal ones would be one
+}
+
+// byCallback is an export as callers make it who are called back: submit, wait
+// for the callback, download.
+func (e *exporter) byCallback(ctx context.Context) (time.Duration, error) {
+	callback, told := e.receiver.expect()
+	begin := time.Now()
+	if _, err := e.submit(ctx, callback); err != nil {
+		return 0, err
+	}
+	select {
+	case d := <-told:
+		return e.finish(ctx, begin, d)
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	}
+}
+
+// pollEvery is the pause between two questions of a caller who asks.
+const pollEvery = 2 * time.Millisecond
+
+// byAsking is the same for callers who ask for the detail until it says that
+// the file is there.
+func (e *exporter) byAsking(ctx context.Context) (time.Duration, error) {
+	begin := time.Now()
+	key, err := e.submit(ctx, "")
+	if err != nil {
+		return 0, err
+	}
+	d, err := e.server.wait(ctx, key, pollEvery)
+	if err != nil {
+		return 0, err
+	}
+	return e.finish(ctx, begin, d)
+}
+
+func (e *exporter) submit(ctx context.Context, callback string) (string, error) {
+	return e.server.submit(ctx, request{fmt.Sprintf("small %d", e.n.Add(1)), e.source, smallLimit, callback})
+}
+
+func (e *exporter) finish(ctx context.Context, begin time.Time, d detail) (time.Duration, error) {
+	if err := d.succeeded(); err != nil {
+		return 0, err
+	}
+	_, err := e.server.download(ctx, d.DownURL, io.Discard)
+	return time.Since(begin), err
+}
+
+// crowd has callers at once export one after another until enough says so of
+// the number that were begun, and returns the latency of each export and the
+// time that all took.
+func (e *exporter) crowd(ctx context.Context, callers int, enough func(begun int) bool, once func(context.Context) (time.Duration, error)) ([]time.Duration, time.Duration, error) {
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	var begun atomic.Int64
+	latencies := make([][]time.Duration, callers)
+	var group sync.WaitGroup
+	begin := time.Now()
+	for i := range callers {
+		group.Go(func() {
+			for !enough(int(begun.Add(1)) - 1) {
+				took, err := once(ctx)
+				if err != nil {
+					stop(err)
+					return
+				}
+				latencies[i] = append(latencies[i], took)
+			}
+		})
+	}
+	group.Wait()
+	took := time.Since(begin)
+	var all []time.Duration
+	for _, l := range latencies {
+		all = append(all, l...)
+	}
+	if len(all) == 0 {
+		return nil, 0, errors.Join(context.Cause(ctx), errors.New("no export ended"))
+	}
+	return all, took, context.Cause(ctx)
+}
+
+// startExporter starts a server and a receiver for small exports, and exports
+// a few to have everything in place.
+func (b *bench) startExporter(ctx context.Context) (_ *exporter, stop func() error, err error) {
+	server, err := b.startServer(ctx, nil)
+	if err != nil {
+		return nil, nil, err
+	}
+	receiver, err := startReceiver()
+	if err != nil {
+		return nil, nil, errors.Join(err, server.close())
+	}
+	e := &exporter{server: server, receiver: receiver, source: b.rowsURL(smallRows)}
+	stop = func() error {
+		err := server.close()
+		receiver.close()
+		return err
+	}
+	for range 20 {
+		if _, err := e.byCallback(ctx); err != nil {
+			return nil, nil, errors.Join(err, stop())
+		}
+	}
+	return e, stop, nil
+}
+
+// small measures the latency of small exports, and how many a second go
+// through.
+func (b *bench) small(ctx context.Context) (string, error) {
+	var text strings.Builder
+	fmt.Fprintf(&text, "%d rows in %d pages, from before the submission by REST to the last byte of the download; everything durable. "+
+		"A caller is called back, or asks for the detail every %d ms:\n\n"+
+		"| | exports | p50 | p90 | p99 | exports a second |\n|---|---|---|---|---|---|\n", smallRows, pageCount(smallLimit, smallRows), pollEvery.Milliseconds())
+	for _, way := range []struct {
+		name string
+		once func(*exporter, context.Context) (time.Duration, error)
+	}{{"called back", (*exporter).byCallback}, {"asking", (*exporter).byAsking}} {
+		for _, callers := range []int{1, b.callers} {
+			progress("%d callers, %s", callers, way.name)
+			e, stop, err := b.startExporter(ctx)
+			if err != nil {
+				return "", err
+			}
+			enough := func(begun int) bool { return begun >= b.smallExports }
+			name := "one caller, " + way.name
+			if callers > 1 {
+				end := time.Now().Add(b.sustained)
+				enough = func(int) bool { return !time.Now().Before(end) }
+				name = fmt.Sprintf("%d callers for %s, %s", callers, b.sustained, way.name)
+			}
+			latencies, took, err := e.crowd(ctx, callers, enough, func(ctx context.Context) (time.Duration, error) { return way.once(e, ctx) })
+			if err := errors.Join(err, stop()); err != nil {
+				return "", err
+			}
+			fmt.Fprintf(&text, "| %s | %s | %s ms | %s ms | %s ms | %.0f |\n", name, thousands(len(latencies)),
+				milliseconds(percentile(latencies, 50)), milliseconds(percentile(latencies, 90)), milliseconds(percentile(latencies, 99)),
+				float64(len(latencies))/took.Seconds())
+		}
+	}
+	return text.String(), nil
+}
+
+// fair measures small exports alone, and beside a large one that is under way
+// all the time.
+func (b *bench) fair(ctx context.Context) (_ string, err error) {
+	e, stop, err := b.startExporter(ctx)
+	if err != nil {
+		return "", err
+	}
+	defer func() { err = errors.Join(err, stop()) }()
+	progress("%d small exports alone", b.fairExports)
+	alone, _, err := e.crowd(ctx, b.callers, func(begun int) bool { return begun >= b.fairExports }, e.byCallback)
+	if err != nil {
+		return "", err
+	}
+
+	progress("a large export alone")
+	large := request{"large, alone", b.rowsURL(b.fairGiant), exportLimit, ""}
+	largeAlone, _, err := e.server.export(ctx, large, b.fairGiant)
+	if err != nil {
+		return "", err
+	}
+
+	progress("small exports beside a large one")
+	type outcome struct {
+		took time.Duration
+		err  error
+	}
+	ended := make(chan outcome, 1)
+	var over atomic.Bool
+	large.title = "large, beside small ones"
+	go func() {
+		took, _, err := e.server.export(ctx, large, b.fairGiant)
+		over.Store(true)
+		ended <- outcome{took, err}
+	}()
+	beside, _, err := e.crowd(ctx, b.callers, func(int) bool { return over.Load() }, e.byCallback)
+	giant := <-ended
+	if err := errors.Join(err, giant.err); err != nil {
+		return "", err
+	}
+	peak, err := e.server.peak()
+	if err != nil {
+		return "", err
+	}
+	var text strings.Builder
+	fmt.Fprintf(&text, "Exports of %d rows by %d callers at once, who are called back, on one `sheaf serve`: alone, and for as long as an export of %s rows is under way "+
+		"(%.1f s; alone it takes %.1f s).\n\n| | exports | p50 | p99 | most |\n|---|---|---|---|---|\n",
+		smallRows, b.callers, thousands(b.fairGiant), giant.took.Seconds(), largeAlone.Seconds())
+	for _, r := range []struct {
+		name      string
+		latencies []time.Duration
+	}{{"alone", alone}, {"beside the large one", beside}} {
+		fmt.Fprintf(&text, "| %s | %s | %s ms | %s ms | %s ms |\n", r.name, thousands(len(r.latencies)), milliseconds(percentile(r.latencies, 50)),
+			milliseconds(percentile(r.latencies, 99)), milliseconds(percentile(r.latencies, 100)))
+	}
+	fmt.Fprintf(&text, "| ratio | | %.1f | %.1f | |\n\nPeak memory of the server: %s.\n",
+		float64(percentile(beside, 50))/float64(percentile(alone, 50)), float64(percentile(beside, 99))/float64(percentile(alone, 99)), mebibytes(peak))
+	return text.String(), nil
+}

@@ -1,0 +1,150 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/bits"
+	"net"
+	"net/http"
+	"strconv"
+	"sync"
+)
+
+// The source makes its rows as it is asked for them, from their number alone:
+// it keeps nothing and leaves the two cores to what is measured. Its rows are
+// those of services/assembler's benchmarks in kind: integers, decimals,
+// booleans, short and long strings, Chinese text, nulls and dates.
+
+const sourceHeader = `{"id":"编号","sn":"订单号","name":"姓名","amount":"金额","paid":"已付款","city":"城市","created_at":"下单时间","note":"备注"}`
+
+var cities = [...]string{"北京", "上海", "广州", "深圳", "杭州", "成都"}
+
+// random is the k-th number that belongs to row i: SplitMix64's finaliser over
+// a counter (Steele, Lea and Flood, 2014).
+func random(i int, k uint64) uint64 {
+	x := (uint64(i)<<4 | k) * 0x9e3779b97f4a7c15
+	x = (x ^ x>>30) * 0xbf58476d1ce4e5b9
+	x = (x ^ x>>27) * 0x94d049bb133111eb
+	return x ^ x>>31
+}
+
+// below maps r to 0 … n-1.
+func below(r, n uint64) uint64 {
+	high, _ := bits.Mul64(r, n)
+	return high
+}
+
+// appendDigits appends n in exactly width digits.
+func appendDigits(b []byte, n uint64, width int) []byte {
+	for range width {
+		b = append(b, '0')
+	}
+	for i := len(b) - 1; n > 0; i-- {
+		b[i] = '0' + byte(n%10)
+		n /= 10
+	}
+	return b
+}
+
+// appendRow appends the data row i, from 0.
+func appendRow(b []byte, i int) []byte {
+	r := random(i, 0) // small values come from the bits of one number
+	b = append(b, `{"id":`...)
+	b = strconv.AppendInt(b, int64(i)+1, 10)
+	b = append(b, `,"sn":"SN`...)
+	b = appendDigits(b, below(random(i, 1), 1e12), 12)
+	b = append(b, `","name":"客户`...)
+	b = strconv.AppendUint(b, below(random(i, 2), 50_000), 10)
+	b = append(b, `","amount":`...)
+	b = strconv.AppendUint(b, below(random(i, 3), 100_000), 10)
+	b = append(b, '.')
+	b = appendDigits(b, r%100, 2)
+	b = append(b, `,"paid":`...)
+	b = strconv.AppendBool(b, r>>8&3 > 0)
+	b = append(b, `,"city":"`...)
+	b = append(b, cities[r>>10&0xff%uint64(len(cities))]...)
+	b = append(b, `","created_at":"2026-`...)
+	b = appendDigits(b, 1+r>>18&0xff%12, 2)
+	b = append(b, '-')
+	b = appendDigits(b, 1+r>>26&0xff%28, 2)
+	b = append(b, ' ')
+	b = appendDigits(b, r>>34&0xff%24, 2)
+	b = append(b, ':')
+	b = appendDigits(b, r>>42&0xff%60, 2)
+	b = append(b, ':')
+	b = appendDigits(b, r>>50&0xff%60, 2)
+	if r>>58%3 == 0 {
+		b = append(b, `","note":"note `...)
+		b = strconv.AppendUint(b, random(i, 4), 16)
+		return append(b, ` & more"}`...)
+	}
+	return append(b, `","note":null}`...)
+}
+
+// appendRows appends the rows of page n of total rows as a JSON array, the
+// header first, and returns their number with the header.
+func appendRows(b []byte, n, limit, total int) ([]byte, int) {
+	b = append(b, '[')
+	b = append(b, sourceHeader...)
+	from := min((n-1)*limit, total)
+	to := min(from+limit, total)
+	for i := from; i < to; i++ {
+		b = append(b, ',')
+		b = appendRow(b, i)
+	}
+	return append(b, ']'), to - from + 1
+}
+
+// appendPage appends the source's answer for page n.
+func appendPage(b []byte, n, limit, total int) []byte {
+	b = append(b, `{"errcode":0,"msg":"","data":{"data":`...)
+	b, _ = appendRows(b, n, limit, total)
+	return fmt.Appendf(b, `,"pagetag":{"page":%d,"limit":%d,"total":%d,"total_page":%d}}}`, n, limit, total, pageCount(limit, total))
+}
+
+func pageCount(limit, total int) int { return (total + limit - 1) / limit }
+
+// maxPageRows bounds the memory that a request may ask for.
+const maxPageRows = 10_000
+
+// sourceHandler answers GET /rows/TOTAL?page=&limit= with a page of TOTAL rows.
+func sourceHandler() http.Handler {
+	buffers := sync.Pool{New: func() any { return new([]byte) }}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /rows/{total}", func(w http.ResponseWriter, r *http.Request) {
+		query := r.URL.Query()
+		total, err := strconv.Atoi(r.PathValue("total"))
+		page, err2 := strconv.Atoi(query.Get("page"))
+		limit, err3 := strconv.Atoi(query.Get("limit"))
+		if err := errors.Join(err, err2, err3); err != nil || total < 0 || page < 1 || limit < 1 || limit > maxPageRows {
+			http.Error(w, "want /rows/TOTAL?page=1&limit=1000", http.StatusBadRequest)
+			return
+		}
+		b := buffers.Get().(*[]byte)
+		defer buffers.Put(b)
+		*b = appendPage((*b)[:0], page, limit, total)
+		w.Header().Set("Content-Type", "application/json")
+		w.Header().Set("Content-Length", strconv.Itoa(len(*b)))
+		_, _ = w.Write(*b) // a caller that left is not an error of the source
+	})
+	return mux
+}
+
+// serveSource is the process "bench source": it prints where it listens, and
+// serves until ctx ends.
+func serveSource(ctx context.Context) error {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	fmt.Printf("http://%s\n", l.Addr())
+	server := &http.Server{Handler: sourceHandler()}
+	context.AfterFunc(ctx, func() { _ = server.Close() })
+	if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
