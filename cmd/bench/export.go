@@ -89,6 +89,10 @@ func (b *bench) export(ctx context.Context) (_ string, err error) {
 		"The program written by hand is [cmd/bench/baseline](cmd/bench/baseline/main.go): net/http, encoding/json, StreamWriter, zip.\n\n"+
 		"| | seconds | by hand ÷ this | file | peak memory |\n|---|---|---|---|---|\n",
 		thousands(b.exportRows), thousands(exportLimit), exportConn, b.exportPairs)
+	for _, r := range []*runs{served, oneShot} {
+		ratio := median(of(byHand.times, r.times))
+		b.target("a whole durable export against the program written by hand: "+r.name, "at least 5×", fmt.Sprintf("%.1f×", ratio), ratio >= 5)
+	}
 	for _, r := range all {
 		times, size := "", ""
 		if r != byHand {
@@ -184,6 +188,9 @@ func (b *bench) scaling(ctx context.Context) (string, error) {
 		peak, err2 := server.peak()
 		if err := errors.Join(err, err2, server.close()); err != nil {
 			return "", err
+		}
+		if total >= 1_000_000 {
+			b.target(fmt.Sprintf("peak memory at %s rows", thousands(total)), "at most 192 MiB", mebibytes(peak), peak <= 192<<20)
 		}
 		fmt.Fprintf(&text, "| %s | %.2f | %.2f | %s | %s |\n", thousands(total), took.Seconds(),
 			float64(took)/float64(time.Microsecond)/float64(total), mebibytes(peak), megabytes(size))

@@ -25,6 +25,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -94,6 +95,31 @@ type bench struct {
 	sheaf    string
 	baseline string
 	source   *process
+	targets  []target
+}
+
+// target is a figure that Sheaf is to reach, and what was measured.
+type target struct {
+	what, want, got string
+	met             bool
+}
+
+func (b *bench) target(what, want, got string, met bool) {
+	b.targets = append(b.targets, target{what, want, got, met})
+}
+
+// targetTable says which targets were met in this run.
+func targetTable(targets []target) string {
+	var text strings.Builder
+	text.WriteString("\n| target | | measured | |\n|---|---|---|---|\n")
+	for _, t := range targets {
+		met := "met"
+		if !t.met {
+			met = "**missed**"
+		}
+		fmt.Fprintf(&text, "| %s | %s | %s | %s |\n", t.what, t.want, t.got, met)
+	}
+	return text.String()
 }
 
 // rowsURL is the address of a source of total rows.
@@ -130,7 +156,7 @@ func command(ctx context.Context, args []string) error {
 	only := flags.String("only", strings.Join(names, ","), "`parts` to run")
 	small := flags.Bool("quick", false, "run everything small, in less than two minutes: the figures are for nobody")
 	readme := flags.Bool("readme", false, "replace the section in README.md; needs all parts")
-	note := flags.String("note", "", "`sentence` to put under the figures")
+	note := flags.String("note", "", "`sentence` to put above the figures")
 	dir := flags.String("dir", os.TempDir(), "`folder` on the file system to measure on")
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
@@ -154,8 +180,8 @@ func command(ctx context.Context, args []string) error {
 	return b.report(ctx, *dir, chosen, *readme, *note)
 }
 
-// report measures the chosen parts, prints each as it is done, and puts them
-// together.
+// report measures the chosen parts, shows each on stderr as it is done, and
+// prints them together.
 func (b *bench) report(ctx context.Context, dir string, chosen []string, readme bool, note string) (err error) {
 	m, err := describe(dir)
 	if err != nil {
@@ -165,8 +191,7 @@ func (b *bench) report(ctx context.Context, dir string, chosen []string, readme 
 		return err
 	}
 	defer func() { err = errors.Join(err, b.close()) }()
-	var text strings.Builder
-	text.WriteString(m.String())
+	var sections strings.Builder
 	for _, p := range parts {
 		if !slices.Contains(chosen, p.name) {
 			continue
@@ -179,14 +204,17 @@ func (b *bench) report(ctx context.Context, dir string, chosen []string, readme 
 		}
 		progress("%s: %s", p.title, time.Since(begin).Round(time.Second))
 		section = fmt.Sprintf("\n### %s\n\n%s", p.title, section)
-		fmt.Print(section)
-		text.WriteString(section)
+		fmt.Fprint(watcher, section)
+		sections.WriteString(section)
 	}
+	text := m.String()
 	if note != "" {
-		fmt.Fprintf(&text, "\n%s\n", note)
+		text += "\n" + note + "\n"
 	}
+	text += targetTable(b.targets) + sections.String()
+	fmt.Print("\n" + text)
 	if readme {
-		return replaceSection("README.md", text.String())
+		return replaceSection("README.md", text)
 	}
 	return nil
 }
@@ -217,7 +245,10 @@ func (b *bench) open(ctx context.Context, dir string) (err error) {
 
 func (b *bench) close() error { return errors.Join(b.source.stop(), os.RemoveAll(b.dir)) }
 
+// watcher is who watches.
+var watcher io.Writer = os.Stderr
+
 // progress tells whoever watches what is being done.
 func progress(format string, args ...any) {
-	fmt.Fprintf(os.Stderr, time.Now().Format(time.TimeOnly)+" "+format+"\n", args...)
+	fmt.Fprintf(watcher, time.Now().Format(time.TimeOnly)+" "+format+"\n", args...)
 }

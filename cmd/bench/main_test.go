@@ -274,6 +274,18 @@ func TestReadSyncs(t *testing.T) {
 	require.Equal(t, time.Duration(0), covered(nil))
 }
 
+func TestTargetTable(t *testing.T) {
+	b := &bench{}
+	b.target("memory", "at most 1 MiB", "2 MiB", false)
+	b.target("rate", "at least 1", "3", true)
+	require.Equal(t, `
+| target | | measured | |
+|---|---|---|---|
+| memory | at most 1 MiB | 2 MiB | **missed** |
+| rate | at least 1 | 3 | met |
+`, targetTable(b.targets))
+}
+
 func TestFileSystemOf(t *testing.T) {
 	const mounts = "rootfs / rootfs rw 0 0\n/dev/vda / ext4 rw 0 0\ntmpfs /tmp tmpfs rw 0 0\n/dev/vdb /tmp/data xfs rw 0 0\n"
 	for dir, want := range map[string]string{"/home/x": "ext4", "/tmp": "tmpfs", "/tmp/x": "tmpfs", "/tmpx": "ext4", "/tmp/data/1": "xfs", "/": "ext4"} {

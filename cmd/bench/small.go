@@ -154,69 +154,85 @@ func (b *bench) small(ctx context.Context) (string, error) {
 			if err := errors.Join(err, stop()); err != nil {
 				return "", err
 			}
+			each := float64(len(latencies)) / took.Seconds()
+			if p50 := percentile(latencies, 50); callers == 1 {
+				b.target(fmt.Sprintf("a %d-row export, submit to download, %s, p50", smallRows, way.name), "at most 25 ms", milliseconds(p50)+" ms", p50 <= 25*time.Millisecond)
+			} else {
+				b.target(fmt.Sprintf("such exports a second, %d callers, %s", callers, way.name), "at least 200", fmt.Sprintf("%.0f", each), each >= 200)
+			}
 			fmt.Fprintf(&text, "| %s | %s | %s ms | %s ms | %s ms | %.0f |\n", name, thousands(len(latencies)),
 				milliseconds(percentile(latencies, 50)), milliseconds(percentile(latencies, 90)), milliseconds(percentile(latencies, 99)),
-				float64(len(latencies))/took.Seconds())
+				each)
 		}
 	}
 	return text.String(), nil
 }
 
-// fair measures small exports alone, and beside a large one that is under way
-// all the time.
-func (b *bench) fair(ctx context.Context) (_ string, err error) {
+// fairness is what small exports take alone, and beside a large one that is
+// under way all the time.
+type fairness struct {
+	alone, beside           []time.Duration
+	largeAlone, largeBeside time.Duration
+	peak                    int64
+}
+
+func (f fairness) ratio(p float64) float64 {
+	return float64(percentile(f.beside, p)) / float64(percentile(f.alone, p))
+}
+
+func (b *bench) measureFairness(ctx context.Context) (f fairness, err error) {
 	e, stop, err := b.startExporter(ctx)
 	if err != nil {
-		return "", err
+		return f, err
 	}
 	defer func() { err = errors.Join(err, stop()) }()
 	progress("%d small exports alone", b.fairExports)
-	alone, _, err := e.crowd(ctx, b.callers, func(begun int) bool { return begun >= b.fairExports }, e.byCallback)
+	f.alone, _, err = e.crowd(ctx, b.callers, func(begun int) bool { return begun >= b.fairExports }, e.byCallback)
 	if err != nil {
-		return "", err
+		return f, err
 	}
-
 	progress("a large export alone")
 	large := request{"large, alone", b.rowsURL(b.fairGiant), exportLimit, ""}
-	largeAlone, _, err := e.server.export(ctx, large, b.fairGiant)
-	if err != nil {
-		return "", err
+	if f.largeAlone, _, err = e.server.export(ctx, large, b.fairGiant); err != nil {
+		return f, err
 	}
 
 	progress("small exports beside a large one")
-	type outcome struct {
-		took time.Duration
-		err  error
-	}
-	ended := make(chan outcome, 1)
+	ended := make(chan error, 1)
 	var over atomic.Bool
-	large.title = "large, beside small ones"
 	go func() {
-		took, _, err := e.server.export(ctx, large, b.fairGiant)
-		over.Store(true)
-		ended <- outcome{took, err}
+		defer over.Store(true)
+		var err error
+		large.title = "large, beside small ones"
+		f.largeBeside, _, err = e.server.export(ctx, large, b.fairGiant)
+		ended <- err
 	}()
-	beside, _, err := e.crowd(ctx, b.callers, func(int) bool { return over.Load() }, e.byCallback)
-	giant := <-ended
-	if err := errors.Join(err, giant.err); err != nil {
-		return "", err
+	f.beside, _, err = e.crowd(ctx, b.callers, func(int) bool { return over.Load() }, e.byCallback)
+	if err := errors.Join(err, <-ended); err != nil {
+		return f, err
 	}
-	peak, err := e.server.peak()
+	f.peak, err = e.server.peak()
+	return f, err
+}
+
+// fair shows whether a large export holds small ones up.
+func (b *bench) fair(ctx context.Context) (string, error) {
+	f, err := b.measureFairness(ctx)
 	if err != nil {
 		return "", err
 	}
+	b.target(fmt.Sprintf("p99 of small exports beside one of %s rows, against alone", thousands(b.fairGiant)), "at most 5×", fmt.Sprintf("%.1f×", f.ratio(99)), f.ratio(99) <= 5)
 	var text strings.Builder
 	fmt.Fprintf(&text, "Exports of %d rows by %d callers at once, who are called back, on one `sheaf serve`: alone, and for as long as an export of %s rows is under way "+
 		"(%.1f s; alone it takes %.1f s).\n\n| | exports | p50 | p99 | most |\n|---|---|---|---|---|\n",
-		smallRows, b.callers, thousands(b.fairGiant), giant.took.Seconds(), largeAlone.Seconds())
+		smallRows, b.callers, thousands(b.fairGiant), f.largeBeside.Seconds(), f.largeAlone.Seconds())
 	for _, r := range []struct {
 		name      string
 		latencies []time.Duration
-	}{{"alone", alone}, {"beside the large one", beside}} {
+	}{{"alone", f.alone}, {"beside the large one", f.beside}} {
 		fmt.Fprintf(&text, "| %s | %s | %s ms | %s ms | %s ms |\n", r.name, thousands(len(r.latencies)), milliseconds(percentile(r.latencies, 50)),
 			milliseconds(percentile(r.latencies, 99)), milliseconds(percentile(r.latencies, 100)))
 	}
-	fmt.Fprintf(&text, "| ratio | | %.1f | %.1f | |\n\nPeak memory of the server: %s.\n",
-		float64(percentile(beside, 50))/float64(percentile(alone, 50)), float64(percentile(beside, 99))/float64(percentile(alone, 99)), mebibytes(peak))
+	fmt.Fprintf(&text, "| ratio | | %.1f | %.1f | |\n\nPeak memory of the server: %s.\n", f.ratio(50), f.ratio(99), mebibytes(f.peak))
 	return text.String(), nil
 }

@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -160,60 +161,71 @@ func attribute(r io.Reader) (byStage map[string]time.Duration, total time.Durati
 	return byStage, total, nil
 }
 
-// stages shows where the time of one large export goes.
-func (b *bench) stages(ctx context.Context) (_ string, err error) {
+// costs is where the time of one large export goes.
+type costs struct {
+	byStage map[string]time.Duration
+	total   time.Duration // of the profile
+	wall    time.Duration
+	// Processor time while the export ran.
+	sheaf, source, caller time.Duration
+}
+
+// profiled exports rows through a server that writes a profile.
+func (b *bench) profiled(ctx context.Context, large request, rows int) (c costs, err error) {
 	prof := filepath.Join(b.dir, "cpu.prof")
 	server, err := b.startServer(ctx, nil, "--cpuprofile", prof)
 	if err != nil {
-		return "", err
+		return c, err
 	}
-	large := request{"stages", b.rowsURL(b.stageRows), exportLimit, ""}
-	processes := []*process{server.process, b.source, {pid: os.Getpid()}}
-	used := make([]time.Duration, len(processes))
+	used := map[*process]*time.Duration{server.process: &c.sheaf, b.source: &c.source, {pid: os.Getpid()}: &c.caller}
 	count := func(sign time.Duration) error {
-		for i, p := range processes {
+		for p, sum := range used {
 			cpu, err := p.cpu()
 			if err != nil {
 				return err
 			}
-			used[i] += sign * cpu
+			*sum += sign * cpu
 		}
 		return nil
 	}
-	progress("an export with a profile")
 	err = count(-1)
-	wall, _, err2 := server.export(ctx, large, b.stageRows)
+	wall, _, err2 := server.export(ctx, large, rows)
 	if err := errors.Join(err, err2, count(1), server.close()); err != nil {
-		return "", err
+		return c, err
 	}
+	c.wall = wall
 	f, err := os.Open(prof)
 	if err != nil {
-		return "", err
+		return c, err
 	}
 	defer f.Close()
-	byStage, total, err := attribute(f)
+	c.byStage, c.total, err = attribute(f)
+	return c, err
+}
+
+// stages shows where the time of one large export goes.
+func (b *bench) stages(ctx context.Context) (string, error) {
+	progress("an export with a profile")
+	large := request{"stages", b.rowsURL(b.stageRows), exportLimit, ""}
+	c, err := b.profiled(ctx, large, b.stageRows)
 	if err != nil {
 		return "", err
 	}
-
 	var text strings.Builder
 	fmt.Fprintf(&text, "Processor time of `sheaf serve` from its start to its end with one export of %s rows in between. Each sample of a profile (100 a second) counts for the "+
 		"first function from the leaf up that belongs to a stage ([cmd/bench/stages.go](cmd/bench/stages.go)).\n\n"+
 		"| stage | seconds | µs a row | share |\n|---|---|---|---|\n", thousands(b.stageRows))
 	line := func(name string, d time.Duration) {
-		fmt.Fprintf(&text, "| %s | %.2f | %.3f | %.1f %% |\n", name, d.Seconds(), float64(d)/float64(time.Microsecond)/float64(b.stageRows), 100*float64(d)/float64(max(total, 1)))
+		fmt.Fprintf(&text, "| %s | %.2f | %.3f | %.1f %% |\n", name, d.Seconds(), float64(d)/float64(time.Microsecond)/float64(b.stageRows), 100*float64(d)/float64(max(c.total, 1)))
 	}
 	for _, stage := range stageOrder {
-		line(stage, byStage[stage])
+		line(stage, c.byStage[stage])
 	}
-	line("**all**", total)
-	m, err := describe(b.dir)
-	if err != nil {
-		return "", err
-	}
-	cores := time.Duration(m.cores) * wall
+	line("**all**", c.total)
+	cores := runtime.NumCPU()
+	all := time.Duration(cores) * c.wall
 	fmt.Fprintf(&text, "\nThe export took %.2f s, which is %.2f s of %d cores: Sheaf %.2f, the source %.2f, the caller %.2f; for %.2f the cores were idle or did something else.\n",
-		wall.Seconds(), cores.Seconds(), m.cores, used[0].Seconds(), used[1].Seconds(), used[2].Seconds(), (cores - used[0] - used[1] - used[2]).Seconds())
+		c.wall.Seconds(), all.Seconds(), cores, c.sheaf.Seconds(), c.source.Seconds(), c.caller.Seconds(), (all - c.sheaf - c.source - c.caller).Seconds())
 	syncs, err := b.syncs(ctx, large)
 	text.WriteString(syncs)
 	return text.String(), err

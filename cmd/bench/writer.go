@@ -86,6 +86,12 @@ func (b *bench) writer(ctx context.Context) (string, error) {
 			fmt.Fprintf(&text, "| %s, %s rows a page | %.2f | %s | %s | %s | %s |\n",
 				name, thousands(limit), median(took(way)), times, megabytes(size), ratio, mebibytes(slices.Max(peaks)))
 		}
+		for _, against := range []struct{ way, from string }{{wayPages, "from the same pages"}, {wayValues, "its rows decoded before"}} {
+			r := median(of(took(against.way), took(waySheaf)))
+			b.target(fmt.Sprintf("the sheet writer against StreamWriter, %s, %s rows a page", against.from, thousands(limit)), "at least 8×", fmt.Sprintf("%.1f×", r), r >= 8)
+		}
+		size := float64(results[waySheaf][0].Size) / float64(results[wayPages][0].Size)
+		b.target(fmt.Sprintf("its file against StreamWriter's, %s rows a page", thousands(limit)), "at most 1.05×", fmt.Sprintf("%.3f×", size), size <= 1.05)
 		row("Sheaf", waySheaf, false)
 		row("encoding/json and StreamWriter", wayPages, true)
 		row("StreamWriter, rows decoded before the clock starts", wayValues, true)
