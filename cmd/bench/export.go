@@ -34,6 +34,7 @@ func (b *bench) export(ctx context.Context) (_ string, err error) {
 		name    string
 		once    func(i int) (usage, error)
 		times   []float64
+		cpu     []float64
 		peak    int64
 		size    int64
 		outFile string
@@ -49,7 +50,16 @@ func (b *bench) export(ctx context.Context) (_ string, err error) {
 	}
 	served := &runs{name: "a running `sheaf serve`, submitted to downloaded"}
 	served.once = func(i int) (u usage, err error) {
+		before, err := server.cpu()
+		if err != nil {
+			return u, err
+		}
 		u.wall, served.size, err = server.export(ctx, request{fmt.Sprintf("export %d", i), source, exportLimit, ""}, b.exportRows)
+		if err != nil {
+			return u, err
+		}
+		after, err := server.cpu()
+		u.cpu = after - before
 		if err != nil {
 			return u, err
 		}
@@ -74,6 +84,7 @@ func (b *bench) export(ctx context.Context) (_ string, err error) {
 				return "", err
 			}
 			r.times = append(r.times, u.wall.Seconds())
+			r.cpu = append(r.cpu, u.cpu.Seconds())
 			r.peak = max(r.peak, u.peak)
 			if r.outFile != "" {
 				info, err := os.Stat(r.outFile)
@@ -87,7 +98,7 @@ func (b *bench) export(ctx context.Context) (_ string, err error) {
 	var text strings.Builder
 	fmt.Fprintf(&text, "%s rows of 8 mixed columns, %s a page, %d requests in flight, from the source's first byte to a zip on disk; %d runs each. "+
 		"The program written by hand is [cmd/bench/baseline](cmd/bench/baseline/main.go): net/http, encoding/json, StreamWriter, zip.\n\n"+
-		"| | seconds | by hand ÷ this | file | peak memory |\n|---|---|---|---|---|\n",
+		"| | seconds | by hand ÷ this | processor seconds | file | peak memory |\n|---|---|---|---|---|---|\n",
 		thousands(b.exportRows), thousands(exportLimit), exportConn, b.exportPairs)
 	for _, r := range []*runs{served, oneShot} {
 		ratio := median(of(byHand.times, r.times))
@@ -101,7 +112,7 @@ func (b *bench) export(ctx context.Context) (_ string, err error) {
 		if r.size > 0 {
 			size = megabytes(r.size)
 		}
-		fmt.Fprintf(&text, "| %s | %.2f | %s | %s | %s |\n", r.name, median(r.times), times, size, mebibytes(r.peak))
+		fmt.Fprintf(&text, "| %s | %.2f | %s | %.2f | %s | %s |\n", r.name, median(r.times), times, median(r.cpu), size, mebibytes(r.peak))
 	}
 	return text.String(), nil
 }

@@ -35,6 +35,7 @@ const (
 // written is what the child "bench write" reports, as JSON.
 type written struct {
 	Seconds float64
+	CPU     float64 // processor seconds
 	Size    int64
 	Peak    int64 // resident bytes
 }
@@ -44,7 +45,7 @@ type written struct {
 func (b *bench) writer(ctx context.Context) (string, error) {
 	var text strings.Builder
 	fmt.Fprintf(&text, "%s rows of 8 mixed columns from JSON pages on disk to a finished workbook, each run a process of its own, %d runs each:\n\n"+
-		"| | seconds | × | file | × | peak memory |\n|---|---|---|---|---|---|\n", thousands(b.writerRows), b.writerPairs)
+		"| | seconds | × | processor seconds | file | × | peak memory |\n|---|---|---|---|---|---|---|\n", thousands(b.writerRows), b.writerPairs)
 	for _, limit := range []int{1000, 20} {
 		pages := filepath.Join(b.dir, "pages")
 		if err := writePages(pages, b.writerRows, limit); err != nil {
@@ -72,6 +73,12 @@ func (b *bench) writer(ctx context.Context) (string, error) {
 			}
 			return s
 		}
+		used := func(way string) (s []float64) {
+			for _, w := range results[way] {
+				s = append(s, w.CPU)
+			}
+			return s
+		}
 		row := func(name, way string, against bool) {
 			var peaks []int64
 			for _, w := range results[way] {
@@ -83,8 +90,8 @@ func (b *bench) writer(ctx context.Context) (string, error) {
 				times = of(took(way), took(waySheaf)).String()
 				ratio = fmt.Sprintf("%.3f", float64(results[waySheaf][0].Size)/float64(size))
 			}
-			fmt.Fprintf(&text, "| %s, %s rows a page | %.2f | %s | %s | %s | %s |\n",
-				name, thousands(limit), median(took(way)), times, megabytes(size), ratio, mebibytes(slices.Max(peaks)))
+			fmt.Fprintf(&text, "| %s, %s rows a page | %.2f | %s | %.2f | %s | %s | %s |\n",
+				name, thousands(limit), median(took(way)), times, median(used(way)), megabytes(size), ratio, mebibytes(slices.Max(peaks)))
 		}
 		for _, against := range []struct{ way, from string }{{wayPages, "from the same pages"}, {wayValues, "its rows decoded before"}} {
 			r := median(of(took(against.way), took(waySheaf)))
@@ -185,6 +192,11 @@ func write(ctx context.Context, args []string, report io.Writer) error {
 			decoded = append(decoded, rows)
 		}
 	}
+	self := &process{pid: os.Getpid()}
+	before, err := self.cpu()
+	if err != nil {
+		return err
+	}
 	begin := time.Now()
 	switch *way {
 	case waySheaf:
@@ -206,6 +218,11 @@ func write(ctx context.Context, args []string, report io.Writer) error {
 		return err
 	}
 	w := written{Seconds: time.Since(begin).Seconds()}
+	after, err := self.cpu()
+	if err != nil {
+		return err
+	}
+	w.CPU = (after - before).Seconds()
 	info, err := f.Stat()
 	if err != nil {
 		return err
