@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"github.com/xuri/excelize/v2"
 )
@@ -39,9 +40,14 @@ func startServe(t testing.TB, args ...string) *process {
 	keepLog(t)
 	ctx, stop := context.WithCancel(context.Background())
 	p := &process{ended: make(chan int, 1), out: &output{}, err: &output{}, stop: stop}
-	go func() { p.ended <- run(ctx, append([]string{"serve"}, args...), stdio{nil, p.out, p.err}) }()
+	go func() {
+		p.ended <- run(ctx, append([]string{"serve"}, args...), stdio{nil, p.out, p.err})
+		close(p.ended)
+	}()
 	t.Cleanup(func() {
 		stop()
+		for range p.ended { // its folders are removed next
+		}
 		if t.Failed() {
 			t.Logf("serve %v:\n%s", args, p.err)
 		}
@@ -125,8 +131,11 @@ func wireWait(t testing.TB, server, key string) wireDetail {
 	t.Helper()
 	var d wireDetail
 	require.Eventually(t, func() bool {
-		wireCall(t, http.MethodGet, server+"/v1/export/detail?key="+key, "", &d)
-		return d.Status != 1
+		a := wireCall(t, http.MethodGet, server+"/v1/export/detail?key="+key, "", nil)
+		if a.Errcode == http.StatusServiceUnavailable {
+			return false // a caller asks again: on a busy machine 2 s can pass
+		}
+		return assert.Zero(t, a.Errcode, a.Msg) && assert.NoError(t, json.Unmarshal(a.Data, &d)) && d.Status != 1
 	}, 60*time.Second, 10*time.Millisecond)
 	return d
 }
