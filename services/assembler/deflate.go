@@ -8,8 +8,8 @@ import (
 	"github.com/klauspost/compress/flate"
 )
 
-// deflateLevel gives files about as large as those of excelize's StreamWriter
-// in a small part of its time; see DESIGN.md for the measurement.
+// deflateLevel is for blocks that hold much text, and gives files about as large
+// as those of excelize's StreamWriter; see DESIGN.md for the measurement.
 const deflateLevel = 6
 
 // blockSize is how much of a sheet's XML one deflate block holds. Each block
@@ -24,6 +24,7 @@ type block struct {
 	pieces []piece
 	n      int  // bytes in pieces
 	last   bool // ends the deflate stream
+	other  bool // no XML of rows
 
 	done      chan struct{} // closed when the fields below are set
 	crc       uint32        // of the XML
@@ -37,8 +38,13 @@ type piece struct {
 	from *chunk
 }
 
-// A compressor holds about a megabyte. Its output does not depend on what it
-// compressed before.
+// deflater compresses blocks. It holds about a megabyte, two if it met text. Its
+// output does not depend on what it compressed before.
+type deflater struct {
+	rows    rowDeflater
+	general *flate.Writer // nil until it is needed
+}
+
 var deflaters, packedBuffers sync.Pool
 
 // appender is a byte slice that can be written to.
@@ -50,34 +56,55 @@ func (a *appender) Write(p []byte) (int, error) {
 }
 
 // deflate compresses b's pieces, gives them back, and closes done.
-func (b *block) deflate(w *flate.Writer) error {
+func (b *block) deflate(d *deflater) error {
 	defer close(b.done)
 	out, ok := packedBuffers.Get().(*appender)
 	if !ok {
 		out = new(appender)
 	}
 	*out = (*out)[:0]
-	w.Reset(out)
 	for _, p := range b.pieces {
 		b.crc = crc32.Update(b.crc, crc32.IEEETable, p.xml)
-		if _, err := w.Write(p.xml); err != nil {
+	}
+	packed := false
+	if !b.other {
+		*out, packed = d.rows.deflate(*out, b.pieces, b.last)
+	}
+	if !packed {
+		if err := d.deflate(out, b.pieces, b.last); err != nil {
 			return err
 		}
+	}
+	for _, p := range b.pieces {
 		if p.from != nil {
 			p.from.release()
 		}
 	}
 	b.pieces = nil
-	end := w.Flush
-	if b.last {
-		end = w.Close
-	}
-	if err := end(); err != nil {
-		return err
-	}
 	b.packed = *out
 	b.packedCRC = crc32.ChecksumIEEE(b.packed)
 	return nil
+}
+
+// deflate compresses anything.
+func (d *deflater) deflate(out *appender, pieces []piece, last bool) error {
+	if d.general == nil {
+		var err error
+		if d.general, err = flate.NewWriter(out, deflateLevel); err != nil {
+			return err
+		}
+	}
+	w := d.general
+	w.Reset(out)
+	for _, p := range pieces {
+		if _, err := w.Write(p.xml); err != nil {
+			return err
+		}
+	}
+	if last {
+		return w.Close()
+	}
+	return w.Flush()
 }
 
 // free gives the compressed bytes back.
@@ -87,14 +114,14 @@ func (b *block) free() {
 	packedBuffers.Put(&a)
 }
 
-func getDeflater() (*flate.Writer, error) {
-	if w, ok := deflaters.Get().(*flate.Writer); ok {
-		return w, nil
+func getDeflater() *deflater {
+	if d, ok := deflaters.Get().(*deflater); ok {
+		return d
 	}
-	return flate.NewWriter(nil, deflateLevel)
+	return new(deflater)
 }
 
-func putDeflater(w *flate.Writer) { deflaters.Put(w) }
+func putDeflater(d *deflater) { deflaters.Put(d) }
 
 // storedSize is the length that appendStored makes of n bytes.
 func storedSize(n int) int { return n + (n+maxStored-1)/maxStored*5 }

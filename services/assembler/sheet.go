@@ -303,12 +303,10 @@ func (w *entryWriter) write(it item) error {
 
 // part writes a whole entry.
 func (w *entryWriter) part(name string, content []byte) error {
-	d, err := getDeflater()
-	if err != nil {
-		return err
-	}
+	d := getDeflater()
 	defer putDeflater(d)
 	b := newBlock()
+	b.other = true
 	b.pieces, b.n, b.last = []piece{{content, nil}}, len(content), true
 	if err := b.deflate(d); err != nil {
 		return err

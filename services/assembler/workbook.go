@@ -453,10 +453,7 @@ func (w *workbookWriter) lay(ctx context.Context, ordered <-chan *batch, flight 
 
 // deflate compresses blocks until there are no more.
 func deflate(blocks <-chan *block) error {
-	d, err := getDeflater()
-	if err != nil {
-		return err
-	}
+	d := getDeflater()
 	defer putDeflater(d)
 	for b := range blocks {
 		if err := b.deflate(d); err != nil {

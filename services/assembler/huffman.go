@@ -1,0 +1,382 @@
+package assembler
+
+import (
+	"cmp"
+	"encoding/binary"
+	"math/bits"
+	"slices"
+)
+
+// Symbols of DEFLATE (RFC 1951, sections 3.2.5 and 3.2.7).
+const (
+	endOfBlock      = 256
+	firstLength     = 257
+	literalCodes    = 286
+	distanceCodes   = 30
+	codeLengthCodes = 19
+
+	minMatch    = 3
+	maxMatch    = 258
+	maxDistance = 32 << 10
+
+	maxCodeLength     = 15
+	maxCodeLengthCode = 7
+)
+
+// What a length or a distance is written as: the code of its range and the
+// place within it. Distances are counted from 0 here.
+var (
+	lengthCode    [maxMatch + 1]uint8
+	lengthBase    [29]uint16
+	lengthExtra   [29]uint8
+	distanceBase  [distanceCodes]uint16
+	distanceExtra [distanceCodes]uint8
+	nearDistance  [256]uint8 // code of distances below 256
+	farDistance   [256]uint8 // of all others, by their upper bits
+)
+
+func init() {
+	length := minMatch
+	for c := range 28 {
+		if c >= 8 {
+			lengthExtra[c] = uint8(c/4 - 1)
+		}
+		lengthBase[c] = uint16(length)
+		for range 1 << lengthExtra[c] {
+			lengthCode[min(length, maxMatch)] = uint8(c)
+			length++
+		}
+	}
+	lengthBase[28], lengthCode[maxMatch] = maxMatch, 28
+	distance := 0
+	for c := range distanceCodes {
+		if c >= 4 {
+			distanceExtra[c] = uint8(c/2 - 1)
+		}
+		distanceBase[c] = uint16(distance)
+		for range 1 << distanceExtra[c] {
+			if distance < len(nearDistance) {
+				nearDistance[distance] = uint8(c)
+			}
+			farDistance[distance>>7] = uint8(c)
+			distance++
+		}
+	}
+}
+
+func distanceCode(d uint16) uint8 {
+	if int(d) < len(nearDistance) {
+		return nearDistance[d]
+	}
+	return farDistance[d>>7]
+}
+
+// code is the code of a symbol, its first bit lowest.
+type code struct {
+	bits   uint16
+	length uint8
+}
+
+// codeLengths sets out to the lengths, of limit bits at most, of a Huffman code
+// for symbols of the given frequencies; 0 for those that do not occur.
+func codeLengths(out []uint8, freqs []uint32, limit int) {
+	type symbol struct {
+		freq uint32
+		at   uint16
+	}
+	var room [literalCodes]symbol
+	symbols := room[:0]
+	for at, f := range freqs {
+		if f > 0 {
+			symbols = append(symbols, symbol{f, uint16(at)})
+		}
+	}
+	clear(out)
+	n := len(symbols)
+	if n <= 1 {
+		for _, s := range symbols {
+			out[s.at] = 1
+		}
+		return
+	}
+	slices.SortFunc(symbols, func(a, b symbol) int {
+		return cmp.Or(cmp.Compare(a.freq, b.freq), cmp.Compare(a.at, b.at))
+	})
+
+	// Moffat and Katajainen, "In-place calculation of minimum-redundancy codes"
+	// (1995): first a holds weights, then parents, then depths.
+	var a [literalCodes]uint32
+	for i, s := range symbols {
+		a[i] = s.freq
+	}
+	a[0] += a[1]
+	root, leaf := 0, 2
+	for next := 1; next < n-1; next++ {
+		if leaf >= n || a[root] < a[leaf] {
+			a[next], a[root] = a[root], uint32(next)
+			root++
+		} else {
+			a[next] = a[leaf]
+			leaf++
+		}
+		if leaf >= n || root < next && a[root] < a[leaf] {
+			a[next] += a[root]
+			a[root] = uint32(next)
+			root++
+		} else {
+			a[next] += a[leaf]
+			leaf++
+		}
+	}
+	a[n-2] = 0
+	for next := n - 3; next >= 0; next-- {
+		a[next] = a[a[next]] + 1
+	}
+	var count [literalCodes]int // of leaves at each depth
+	free, used, depth, inner := 1, 0, 0, n-2
+	for free > 0 {
+		for inner >= 0 && int(a[inner]) == depth {
+			used++
+			inner--
+		}
+		count[depth] = free - used
+		free, used = 2*used, 0
+		depth++
+	}
+
+	// Leaves that lie too deep go up to the limit, and others down for them
+	// until the code is complete again.
+	for l := limit + 1; l < depth; l++ {
+		count[limit] += count[l]
+	}
+	total := 0
+	for l := 1; l <= limit; l++ {
+		total += count[l] << (limit - l)
+	}
+	for ; total > 1<<limit; total-- {
+		l := limit - 1
+		for count[l] == 0 {
+			l--
+		}
+		count[l]--
+		count[l+1] += 2
+		count[limit]--
+	}
+	i := 0
+	for l := limit; l > 0; l-- {
+		for range count[l] {
+			out[symbols[i].at] = uint8(l)
+			i++
+		}
+	}
+}
+
+// assignCodes makes the codes of given lengths (RFC 1951, section 3.2.2).
+func assignCodes(codes []code, lengths []uint8) {
+	var count, next [maxCodeLength + 1]uint16
+	for _, l := range lengths {
+		count[l]++
+	}
+	count[0] = 0
+	for l := 1; l <= maxCodeLength; l++ {
+		next[l] = (next[l-1] + count[l-1]) << 1
+	}
+	for at, l := range lengths {
+		codes[at] = code{}
+		if l > 0 {
+			codes[at] = code{bits.Reverse16(next[l]) >> (16 - l), l}
+			next[l]++
+		}
+	}
+}
+
+// codeLengthOrder is the order of RFC 1951, section 3.2.7.
+var codeLengthOrder = [codeLengthCodes]uint8{16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15}
+
+// bitWriter appends bits to out.
+type bitWriter struct {
+	out  []byte
+	bits uint64 // that are not in out, the first one lowest
+	n    uint   // how many: less than 8 between calls
+}
+
+func (w *bitWriter) put(v uint64, n uint8) {
+	w.bits |= v << w.n
+	for w.n += uint(n); w.n >= 8; w.n -= 8 {
+		w.out = append(w.out, byte(w.bits))
+		w.bits >>= 8
+	}
+}
+
+// align fills the last byte with zeros.
+func (w *bitWriter) align() {
+	if w.n > 0 {
+		w.put(0, uint8(8-w.n))
+	}
+}
+
+// sequence is some literals and the match that follows.
+type sequence struct {
+	literals uint32
+	length   uint16 // 0: the block ends after the literals
+	distance uint16 // less 1
+}
+
+// dynamicBlock writes a DEFLATE block with its own Huffman codes (RFC 1951,
+// section 3.2.7): the sequences, whose bytes are in, and the literals after
+// them. The frequencies are those of their symbols, with one end of block.
+func (w *bitWriter) dynamicBlock(in []byte, sequences []sequence, literals *[literalCodes]uint32, distances *[distanceCodes]uint32, last bool) {
+	var lengths [literalCodes + distanceCodes]uint8
+	codeLengths(lengths[:literalCodes], literals[:], maxCodeLength)
+	for d := range 2 {
+		// zlib never writes fewer than two, for the sake of old decoders.
+		distances[d] = max(distances[d], 1)
+	}
+	codeLengths(lengths[literalCodes:], distances[:], maxCodeLength)
+	nl, nd := literalCodes, distanceCodes
+	for nl > firstLength && lengths[nl-1] == 0 {
+		nl--
+	}
+	for nd > 1 && lengths[literalCodes+nd-1] == 0 {
+		nd--
+	}
+	var codes struct {
+		literals  [literalCodes]code
+		distances [distanceCodes]code
+	}
+	assignCodes(codes.literals[:], lengths[:literalCodes])
+	assignCodes(codes.distances[:], lengths[literalCodes:])
+
+	final := uint64(0)
+	if last {
+		final = 1
+	}
+	w.put(final, 1)
+	w.put(2, 2)
+	w.put(uint64(nl-firstLength), 5)
+	w.put(uint64(nd-1), 5)
+	copy(lengths[nl:], lengths[literalCodes:literalCodes+nd])
+	w.codeLengths(lengths[:nl+nd])
+	w.body(in, sequences, &codes.literals, &codes.distances)
+	end := codes.literals[endOfBlock]
+	w.put(uint64(end.bits), end.length)
+}
+
+// codeLengths writes the lengths of both codes, in a code of their own that has
+// symbols for repetitions.
+func (w *bitWriter) codeLengths(lengths []uint8) {
+	type run struct{ symbol, extra, bits uint8 }
+	var room [literalCodes + distanceCodes]run
+	runs := room[:0]
+	var freqs [codeLengthCodes]uint32
+	add := func(symbol uint8, extra int, bits uint8) {
+		runs = append(runs, run{symbol, uint8(extra), bits})
+		freqs[symbol]++
+	}
+	for i := 0; i < len(lengths); {
+		l, n := lengths[i], 1
+		for i+n < len(lengths) && lengths[i+n] == l {
+			n++
+		}
+		i += n
+		if l > 0 {
+			add(l, 0, 0)
+			n--
+		}
+		for n >= 3 {
+			k := 0
+			switch {
+			case l > 0:
+				k = min(n, 6)
+				add(16, k-3, 2)
+			case n <= 10:
+				k = n
+				add(17, k-3, 3)
+			default:
+				k = min(n, 138)
+				add(18, k-11, 7)
+			}
+			n -= k
+		}
+		for range n {
+			add(l, 0, 0)
+		}
+	}
+	var own [codeLengthCodes]uint8
+	var codes [codeLengthCodes]code
+	codeLengths(own[:], freqs[:], maxCodeLengthCode)
+	assignCodes(codes[:], own[:])
+	n := codeLengthCodes
+	for n > 4 && own[codeLengthOrder[n-1]] == 0 {
+		n--
+	}
+	w.put(uint64(n-4), 4)
+	for _, at := range codeLengthOrder[:n] {
+		w.put(uint64(own[at]), 3)
+	}
+	for _, r := range runs {
+		w.put(uint64(codes[r.symbol].bits), codes[r.symbol].length)
+		w.put(uint64(r.extra), r.bits)
+	}
+}
+
+// body writes the symbols. It is written for speed: three literals, or a match,
+// take at most 48 bits and are written at once.
+func (w *bitWriter) body(in []byte, sequences []sequence, literals *[literalCodes]code, distances *[distanceCodes]code) {
+	// A literal takes two bytes at most, a match six; and eight are written at once.
+	room := slices.Grow(w.out, 2*len(in)+6*len(sequences)+16)
+	out, at := room[:cap(room)], len(w.out)
+	acc, n := w.bits, w.n
+	for i := range len(sequences) + 1 {
+		s := sequence{literals: uint32(len(in))}
+		if i < len(sequences) {
+			s = sequences[i]
+		}
+		text := in[:s.literals]
+		in = in[int(s.literals)+int(s.length):]
+		for ; len(text) >= 3; text = text[3:] {
+			c := literals[text[0]]
+			acc |= uint64(c.bits) << (n & 63)
+			n += uint(c.length)
+			c = literals[text[1]]
+			acc |= uint64(c.bits) << (n & 63)
+			n += uint(c.length)
+			c = literals[text[2]]
+			acc |= uint64(c.bits) << (n & 63)
+			n += uint(c.length)
+			binary.LittleEndian.PutUint64(out[at:], acc)
+			at += int(n >> 3)
+			acc >>= n & 56
+			n &= 7
+		}
+		for _, b := range text {
+			c := literals[b]
+			acc |= uint64(c.bits) << (n & 63)
+			n += uint(c.length)
+		}
+		binary.LittleEndian.PutUint64(out[at:], acc)
+		at += int(n >> 3)
+		acc >>= n & 56
+		n &= 7
+		if s.length == 0 {
+			break
+		}
+		l := lengthCode[s.length]
+		c := literals[firstLength+int(l)]
+		acc |= uint64(c.bits) << (n & 63)
+		n += uint(c.length)
+		acc |= uint64(s.length-lengthBase[l]) << (n & 63)
+		n += uint(lengthExtra[l])
+		d := distanceCode(s.distance)
+		c = distances[d]
+		acc |= uint64(c.bits) << (n & 63)
+		n += uint(c.length)
+		acc |= uint64(s.distance-distanceBase[d]) << (n & 63)
+		n += uint(distanceExtra[d])
+		binary.LittleEndian.PutUint64(out[at:], acc)
+		at += int(n >> 3)
+		acc >>= n & 56
+		n &= 7
+	}
+	w.out, w.bits, w.n = out[:at], acc, n
+}

@@ -1,0 +1,187 @@
+package assembler
+
+import (
+	"bytes"
+	"compress/flate"
+	"fmt"
+	"io"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+)
+
+type failer interface{ Fatalf(string, ...any) }
+
+// inflates holds what a rowDeflater makes of xml, cut into pieces, against an
+// inflater that it does not know.
+func inflates(t failer, d *rowDeflater, xml []byte, last bool) (packed []byte, ok bool) {
+	cut := len(xml) / 3
+	packed, ok = d.deflate([]byte("before"), []piece{{xml[:cut], nil}, {xml[cut:], nil}}, last)
+	if !bytes.HasPrefix(packed, []byte("before")) {
+		t.Fatalf("what was there is gone")
+	}
+	if packed = packed[len("before"):]; !ok {
+		if len(packed) > 0 {
+			t.Fatalf("%d bytes of a block that is left to another", len(packed))
+		}
+		return nil, false
+	}
+	stream := packed
+	if !last {
+		stream = append(bytes.Clone(packed), 1, 0, 0, 0xff, 0xff) // the last block, empty
+	}
+	r := bytes.NewReader(stream)
+	got, err := io.ReadAll(flate.NewReader(r))
+	if err != nil || !bytes.Equal(got, xml) || r.Len() > 0 {
+		t.Fatalf("%d bytes come back of %d, %d are left over: %v", len(got), len(xml), r.Len(), err)
+	}
+	return packed, true
+}
+
+// drawRows draws sheet XML of rows whose columns, kinds and values repeat, or do
+// not.
+func drawRows(t *rapid.T) []byte {
+	var b strings.Builder
+	columns := rapid.SampledFrom([]int{1, 3, 8, 20, 800}).Draw(t, "columns")
+	number := rapid.SampledFrom([]int{1, 9, 98, 99_990, 1_048_570}).Draw(t, "first row")
+	values := rapid.SliceOfN(rapid.OneOf(
+		rapid.StringMatching(`[0-9]{1,18}(\.[0-9]{1,3})?`),
+		rapid.StringMatching(`[a-z]{0,9}`),
+		rapid.SampledFrom([]string{"", "北京", "2026-01-02 03:04:05", "_x000A_", "&lt;c r=", `r="`, strings.Repeat("7", 600), "\"><v>", "<t>"}),
+	), 1, 12).Draw(t, "values")
+	pick := rapid.IntRange(0, len(values)-1)
+	for range rapid.IntRange(1, 20).Draw(t, "rows") {
+		fmt.Fprintf(&b, `<row r="%d">`, number)
+		for c := range columns {
+			if columns < 100 && rapid.IntRange(0, 9).Draw(t, "null") == 0 {
+				continue
+			}
+			v := values[(c+number)%len(values)]
+			if columns < 100 {
+				v = values[pick.Draw(t, "value")]
+			}
+			switch {
+			case len(v) > 0 && v[0] <= '9' && v[0] >= '0':
+				fmt.Fprintf(&b, `<c r="%s%d"><v>%s</v></c>`, columnName(c), number, v)
+			case c%5 == 4:
+				fmt.Fprintf(&b, `<c r="%s%d" t="b"><v>1</v></c>`, columnName(c), number)
+			default:
+				fmt.Fprintf(&b, `<c r="%s%d" t="inlineStr"><is><t>%s</t></is></c>`, columnName(c), number, v)
+			}
+		}
+		b.WriteString(`</row>`)
+		number++
+	}
+	return []byte(b.String())
+}
+
+// Rows come back as they were, also when a block begins or ends anywhere in them
+// or something of them is another byte, and a deflater that was used before gives
+// the same bytes as a new one.
+func TestRowsInflate(t *testing.T) {
+	used := new(rowDeflater)
+	rapid.Check(t, func(t *rapid.T) {
+		xml := drawRows(t)
+		xml = xml[rapid.IntRange(0, len(xml)-1).Draw(t, "begin"):]
+		xml = xml[:rapid.IntRange(1, len(xml)).Draw(t, "end")]
+		for range rapid.IntRange(0, 5).Draw(t, "changes") {
+			at := rapid.IntRange(0, len(xml)-1).Draw(t, "at")
+			xml[at] = rapid.SampledFrom([]byte("<>/\"crA9 \x00\xff")).Draw(t, "by")
+		}
+		last := rapid.Bool().Draw(t, "last")
+		packed, ok := inflates(t, used, xml, last)
+		fresh, freshOK := inflates(t, new(rowDeflater), xml, last)
+		if ok != freshOK || !bytes.Equal(packed, fresh) {
+			t.Fatalf("a used deflater gives other bytes")
+		}
+	})
+}
+
+func FuzzRowDeflater(f *testing.F) {
+	f.Add([]byte(`<row r="9"><c r="A9"><v>8</v></c><c r="B9" t="inlineStr"><is><t>a</t></is></c></row><row r="10"><c r="A10"><v>9</v></c>`), false)
+	f.Add([]byte(`<c r="A1"<c r="A1"<c r="A1"<c r="`), true)
+	f.Add([]byte(`<row r="<row r="<row r="</t></is></t></is></v></c></v></c></row></row>`), true)
+	f.Add([]byte("<<<<<<<<<>>>>>>>>>1111111111111111111111111111"), false)
+	d := new(rowDeflater)
+	f.Fuzz(func(t *testing.T, xml []byte, last bool) { inflates(t, d, xml, last) })
+}
+
+// Text is left to a compressor that finds more in it, wherever in a block it is.
+func TestMuchTextIsLeftToAnother(t *testing.T) {
+	var numbers, texts strings.Builder
+	for i := range 3000 {
+		fmt.Fprintf(&numbers, `<row r="%d"><c r="A%[1]d"><v>%d</v></c><c r="B%[1]d"><v>%d</v></c></row>`, i+1, i*i, i*i*i)
+		fmt.Fprintf(&texts, `<row r="%d"><c r="A%[1]d" t="inlineStr"><is><t>%x and more of %x</t></is></c></row>`, i+1, i*i*i*12345, i*i*54321)
+	}
+	for _, tc := range []struct {
+		name, xml string
+		own       bool
+	}{
+		{"numbers", numbers.String(), true},
+		{"text", texts.String(), false},
+		{"text after numbers", numbers.String()[:60_000] + texts.String(), false},
+		{"a little text", numbers.String() + texts.String()[:8_000], true},
+		{"nothing", "", false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			_, ok := inflates(t, new(rowDeflater), []byte(tc.xml), false)
+			require.Equal(t, tc.own, ok)
+		})
+	}
+}
+
+// More sequences than fit into one DEFLATE block, and literals that no code of 15
+// bits would suit.
+func TestRowsOfManySequencesAndOfSkewedLiterals(t *testing.T) {
+	var many strings.Builder
+	for i := range 40_000 {
+		fmt.Fprintf(&many, `<c r="A%d"><v>%d</v></c>`, i%7, i*7919%1000)
+	}
+	skewed := []byte(`<row r="1"><c r="A1"><v>`)
+	for i, n := 0, 1; i < 10; i, n = i+1, n*3 {
+		skewed = append(skewed, bytes.Repeat([]byte{'0' + byte(i)}, min(n, 9000))...)
+	}
+	for _, xml := range [][]byte{[]byte(many.String()), skewed} {
+		_, ok := inflates(t, new(rowDeflater), xml, true)
+		require.True(t, ok)
+	}
+}
+
+// Codes are complete, as decoders demand, and within their limit; without the
+// limit they are as short as Huffman's.
+func TestCodeLengths(t *testing.T) {
+	complete := func(t failer, freqs []uint32, limit int) {
+		lengths := make([]uint8, len(freqs))
+		codeLengths(lengths, freqs, limit)
+		space, used := 0, 0
+		for i, l := range lengths {
+			if (l > 0) != (freqs[i] > 0) || int(l) > limit {
+				t.Fatalf("symbol %d of frequency %d has %d bits", i, freqs[i], l)
+			}
+			if l > 0 {
+				space += 1 << (limit - int(l))
+				used++
+			}
+		}
+		if used > 1 && space != 1<<limit {
+			t.Fatalf("the code of %d symbols fills %d of %d", used, space, 1<<limit)
+		}
+	}
+	rapid.Check(t, func(t *rapid.T) {
+		freqs := rapid.SliceOfN(rapid.OneOf(rapid.Just(uint32(0)), rapid.Uint32Range(0, 5), rapid.Uint32Range(0, 1<<18)), 19, literalCodes).Draw(t, "frequencies")
+		complete(t, freqs, maxCodeLength)
+		complete(t, freqs[:codeLengthCodes], maxCodeLengthCode)
+	})
+	fibonacci := []uint32{1, 1}
+	for len(fibonacci) < 26 {
+		fibonacci = append(fibonacci, fibonacci[len(fibonacci)-1]+fibonacci[len(fibonacci)-2])
+	}
+	complete(t, fibonacci, maxCodeLength)
+	complete(t, fibonacci[:codeLengthCodes], maxCodeLengthCode)
+
+	lengths := make([]uint8, 5)
+	codeLengths(lengths, []uint32{5, 1, 0, 1, 2}, maxCodeLength)
+	require.Equal(t, []uint8{1, 3, 0, 3, 2}, lengths)
+}
