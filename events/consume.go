@@ -22,6 +22,15 @@ type Delivery struct {
 	Sequence  uint64
 	Delivered uint64 // how often, this time included
 	Time      time.Time
+
+	// Fresh is true of a first delivery of a message that was stored since this
+	// process connected to the streams. Nobody has begun to work on it: not a
+	// process that ended, for then the server would count more deliveries; nor
+	// this one before a crash that took an embedded server and its last counts
+	// with it, for then the message would be older than the connection. Only a
+	// server that crashes within 100 ms of a delivery to a process that lives on
+	// can make a second one look like the first.
+	Fresh bool
 }
 
 // Event decodes the delivery as an event. An error is Permanent, for the message
@@ -88,7 +97,7 @@ func (s *Streams) Consume(ctx context.Context, stream, consumer string, slots in
 	for range slots {
 		wg.Go(func() {
 			for ctx.Err() == nil {
-				if err := s.pull(ctx, cons, consumer, &beside, h); err != nil && ctx.Err() == nil {
+				if err := s.pull(ctx, cons, stream, consumer, &beside, h); err != nil && ctx.Err() == nil {
 					slog.Warn("pulling messages", "consumer", consumer, "error", err)
 					wait(ctx, time.Second)
 				}
@@ -101,7 +110,7 @@ func (s *Streams) Consume(ctx context.Context, stream, consumer string, slots in
 }
 
 // pull handles one message after another until ctx ends or the pulling fails.
-func (s *Streams) pull(ctx context.Context, cons jetstream.Consumer, name string, beside *sync.WaitGroup, h Handler) error {
+func (s *Streams) pull(ctx context.Context, cons jetstream.Consumer, stream, name string, beside *sync.WaitGroup, h Handler) error {
 	// With a maximum of one, the next message is asked for by Next and no
 	// sooner.
 	iter, err := cons.Messages(jetstream.PullMaxMessages(1), jetstream.PullExpiry(pullWait), jetstream.PullHeartbeat(pullHeartbeat))
@@ -127,11 +136,13 @@ func (s *Streams) pull(ctx context.Context, cons jetstream.Consumer, name string
 			_ = handBack(msg)
 			continue
 		}
-		handle(ctx, msg, name, beside, h)
+		handle(ctx, msg, s.before[stream], name, beside, h)
 	}
 }
 
-func handle(ctx context.Context, msg jetstream.Msg, name string, beside *sync.WaitGroup, h Handler) {
+// handle handles one message. Those up to the sequence before were there when
+// this process connected.
+func handle(ctx context.Context, msg jetstream.Msg, before uint64, name string, beside *sync.WaitGroup, h Handler) {
 	meta, err := msg.Metadata()
 	if err != nil {
 		_ = msg.Term()
@@ -140,6 +151,7 @@ func handle(ctx context.Context, msg jetstream.Msg, name string, beside *sync.Wa
 	d := Delivery{
 		Subject: msg.Subject(), Header: msg.Headers(), Data: msg.Data(),
 		Sequence: meta.Sequence.Stream, Delivered: meta.NumDelivered, Time: meta.Timestamp,
+		Fresh: meta.NumDelivered == 1 && meta.Sequence.Stream > before,
 	}
 
 	stop := keepAlive(msg)

@@ -107,7 +107,8 @@ type Streams struct {
 	events  jetstream.Stream
 	pages   jetstream.Stream
 	private jetstream.Stream
-	batches chan struct{} // atomic batches in flight
+	batches chan struct{}     // atomic batches in flight
+	before  map[string]uint64 // last sequence of each stream when this process connected
 }
 
 // Provision creates the streams and consumers, or brings existing ones to
@@ -124,7 +125,7 @@ func Provision(ctx context.Context, nc *nats.Conn, cfg Config) (*Streams, error)
 	if err != nil {
 		return nil, fmt.Errorf("jetstream: %w", err)
 	}
-	s := &Streams{cfg: cfg, nc: nc, js: js, keys: keys, batches: make(chan struct{}, maxBatchesInFlight)}
+	s := &Streams{cfg: cfg, nc: nc, js: js, keys: keys, batches: make(chan struct{}, maxBatchesInFlight), before: map[string]uint64{}}
 	// A process that does not belong here must not change what it finds.
 	s.private, err = provisioned(ctx, func(ctx context.Context) (jetstream.Stream, error) {
 		st, err := js.Stream(ctx, StreamPrivate)
@@ -146,6 +147,7 @@ func Provision(ctx context.Context, nc *nats.Conn, cfg Config) (*Streams, error)
 		if err != nil {
 			return nil, fmt.Errorf("stream %s: %w", sc.Name, explain(err))
 		}
+		s.before[sc.Name] = st.CachedInfo().State.LastSeq
 		switch sc.Name {
 		case StreamEvents:
 			s.events = st

@@ -27,11 +27,12 @@ type crawl struct {
 	mark   string          // of the start count
 
 	counting sync.Mutex // guards what follows
-	starts   int        // how often the crawl began at mark, 0 before it is counted
+	starts   int        // how often it is recorded that the crawl began at mark, this time included; 0 while this time is not
 	suspect  bool       // the process ended over it before; until it gets further
 	alone    bool       // it has the place of the suspects
 
 	again bool // the event was delivered before
+	fresh bool // nobody has begun the crawl before
 
 	progress chan struct{} // something changed; holds one
 
@@ -191,6 +192,9 @@ func (c *crawl) begin(ctx context.Context) ([]int, error) {
 	starts, err := c.streams.Starts(ctx, c.x.Tenant, c.x.Key, c.mark)
 	if err != nil {
 		return nil, err
+	}
+	if !c.fresh && len(have)+len(before) == 0 {
+		starts++ // the first one is not recorded, see count
 	}
 	if starts >= c.cfg.MaxStarts {
 		return nil, &Failure{Code: events.CodeCrashedWorker,
@@ -507,7 +511,7 @@ func (c *crawl) failed(f *Failure) *events.ExportFailed {
 }
 
 // turn waits for a place to make one request, and counts the start before the
-// first one. A crawl that only waits for its turn is not to blame when the
+// first one, see count. A crawl that only waits for its turn is not to blame when the
 // process ends.
 func (c *crawl) turn(ctx context.Context) (release func(), err error) {
 	ctx, stop := c.untilDrain(ctx)
@@ -548,11 +552,13 @@ func (c *crawl) beAlone(ctx context.Context) error {
 	}
 }
 
-// count counts the start of the crawl, once.
+// count records the start of the crawl, once, before its work begins. The first
+// start of all is not recorded, which spares small exports a write to the disk:
+// whoever finds no record although others may have begun takes it for one start.
 func (c *crawl) count(ctx context.Context) (err error) {
 	c.counting.Lock()
 	defer c.counting.Unlock()
-	if c.starts == 0 {
+	if c.starts == 0 && !c.fresh {
 		c.starts, err = c.streams.CountStart(ctx, c.x.Tenant, c.x.Key, c.mark)
 	}
 	return err
@@ -580,6 +586,8 @@ func (c *crawl) leaveAlone() {
 // stillMine is asked when a page was there already. If another crawler has begun
 // since, this one was stopped for so long that its work was handed out again;
 // it leaves the export to the other instead of asking for every page after it.
+// A crawl whose start is not recorded records it now, so that of two that took
+// each other for the only one, one leaves.
 func (c *crawl) stillMine(ctx context.Context) error {
 	c.counting.Lock()
 	defer c.counting.Unlock()
@@ -590,7 +598,10 @@ func (c *crawl) stillMine(ctx context.Context) error {
 	if latest != c.starts {
 		return events.ErrTakenOver
 	}
-	return nil
+	if c.starts == 0 {
+		c.starts, err = c.streams.CountStart(ctx, c.x.Tenant, c.x.Key, c.mark)
+	}
+	return err
 }
 
 // handBack takes the start back: the crawl did not crash.

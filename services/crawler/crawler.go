@@ -140,7 +140,7 @@ func (s *Service) handle(ctx context.Context, d events.Delivery) error {
 
 	log := slog.With("tenant", x.Tenant, "hash_key", x.Key, "id", x.ID)
 	begun := time.Now()
-	c := &crawl{Service: s, x: x, log: log, drain: ctx, again: d.Delivered > 1}
+	c := &crawl{Service: s, x: x, log: log, drain: ctx, again: d.Delivered > 1, fresh: d.Fresh}
 	done, err := c.run(crawlCtx)
 	if events.Ended(crawlCtx) {
 		log.Info("crawl stopped: the export has ended")
