@@ -34,7 +34,8 @@ import (
 
 // Config of the assembler. The zero value works.
 type Config struct {
-	Workbooks int           // written at once; default 4
+	Workbooks int           // large ones written at once; default 4
+	Small     int           // small ones written at once, beside them; default 16
 	ReadAhead int64         // bytes of rows read ahead of one workbook's writer; default 16 MiB
 	KeepFiles time.Duration // until a finished file expires; default 168h
 	MaxStarts int           // starts of one assembly before CRASHED_WORKER; default 5
@@ -44,6 +45,7 @@ type Config struct {
 
 func (c Config) withDefaults() Config {
 	c.Workbooks = cmp.Or(c.Workbooks, 4)
+	c.Small = cmp.Or(c.Small, 16)
 	c.ReadAhead = cmp.Or(c.ReadAhead, 16<<20)
 	c.KeepFiles = cmp.Or(c.KeepFiles, 168*time.Hour)
 	c.MaxStarts = cmp.Or(c.MaxStarts, 5)
@@ -59,6 +61,7 @@ type Service struct {
 	streams *events.Streams
 	files   storage.Files
 
+	large    chan struct{}   // holds the large workbooks that are written
 	suspects chan struct{}   // holds the one suspect that is at work
 	running  *events.Running // set by Run
 	short    atomic.Bool     // the last workbook found no room on the disk
@@ -74,7 +77,8 @@ func New(cfg Config, streams *events.Streams, files storage.Files) (*Service, er
 	if streams == nil || files == nil {
 		return nil, errors.New("assembler: streams and files are required")
 	}
-	return &Service{cfg: cfg.withDefaults(), streams: streams, files: files, suspects: make(chan struct{}, 1)}, nil
+	cfg = cfg.withDefaults()
+	return &Service{cfg: cfg, streams: streams, files: files, large: make(chan struct{}, cfg.Workbooks), suspects: make(chan struct{}, 1)}, nil
 }
 
 // Run assembles until ctx ends, hands back what is under way, and returns nil.
@@ -84,7 +88,7 @@ func (s *Service) Run(ctx context.Context) error {
 		return fmt.Errorf("assembler: %w", err)
 	}
 	defer s.running.Close()
-	if err := s.streams.Consume(ctx, events.StreamEvents, events.ConsumerAssembler, s.cfg.Workbooks, s.handle); err != nil {
+	if err := s.streams.Consume(ctx, events.StreamEvents, events.ConsumerAssembler, s.cfg.Small, s.handle); err != nil {
 		return fmt.Errorf("assembler: %w", err)
 	}
 	return nil
@@ -99,7 +103,33 @@ type failure struct {
 
 func (f *failure) Error() string { return f.reason }
 
-// handle assembles the export of one crawled event.
+// smallRows is the most rows that a small workbook can have. It takes some 20 ms
+// of one core, and a few MiB.
+const smallRows = 5000
+
+// smallAhead is how many bytes of rows are read ahead of its writer.
+const smallAhead = 2 << 20
+
+// isSmall reports whether the workbook of an export is small. A page has at most
+// limit rows and the header; how many there are in a page that came with its
+// request does not matter, for a request is small itself.
+func isSmall(x *events.Export) bool {
+	limit := 1
+	if x.Request.HTTP != nil {
+		limit += max(x.Request.HTTP.Limit, 1)
+	}
+	return x.Pages <= smallRows/limit
+}
+
+// laneWait is how long a large workbook at least stays with the server when this
+// process writes as many as it may. Another process may have a place for it.
+const laneWait = time.Second
+
+var errLaneFull = errors.New("as many large workbooks as may be are being written")
+
+// handle assembles the export of one crawled event. The slots are for small
+// workbooks, which are written there; large ones are written beside them. So a
+// hundred giants, each at work for minutes, keep no small one waiting.
 func (s *Service) handle(ctx context.Context, d events.Delivery) error {
 	ev, err := d.Event()
 	if err != nil {
@@ -109,14 +139,30 @@ func (s *Service) handle(ctx context.Context, d events.Delivery) error {
 	if err != nil {
 		return err
 	}
-	defer leave()
 	x, err := s.streams.ReadSince(assembleCtx, ev)
-	if err != nil {
-		return err
+	if err != nil || x.State != events.StateCrawled || x.LastSeq != d.Sequence {
+		leave()
+		return err // ended, or requested anew: nothing to do for this event
 	}
-	if x.State != events.StateCrawled || x.LastSeq != d.Sequence {
-		return nil // ended, or requested anew: nothing to do for this event
+	if isSmall(&x) {
+		defer leave()
+		return s.carryOut(ctx, assembleCtx, x, d)
 	}
+	select {
+	case s.large <- struct{}{}:
+	default:
+		leave()
+		return events.RetryAfter(errLaneFull, laneWait+rand.N(laneWait))
+	}
+	return events.Beside(func() error {
+		defer leave()
+		defer func() { <-s.large }()
+		return s.carryOut(ctx, assembleCtx, x, d)
+	})
+}
+
+// carryOut writes the workbook of x and appends the event that says how it went.
+func (s *Service) carryOut(ctx, assembleCtx context.Context, x events.Export, d events.Delivery) error {
 	log := slog.With("tenant", x.Tenant, "hash_key", x.Key, "id", x.ID)
 	begun := time.Now()
 	if err := s.cfg.Room(); err != nil {
@@ -124,11 +170,14 @@ func (s *Service) handle(ctx context.Context, d events.Delivery) error {
 	}
 
 	mark := "assemble:" + strconv.FormatUint(d.Sequence, 10)
-	count, err := s.streams.Starts(assembleCtx, x.Tenant, x.Key, mark)
+	starts, err := s.streams.Starts(assembleCtx, x.Tenant, x.Key, mark)
 	if err != nil {
 		return err
 	}
-	if count >= suspectAfter {
+	if !d.Fresh {
+		starts++ // the first one is not recorded
+	}
+	if starts >= suspectAfter {
 		select {
 		case s.suspects <- struct{}{}:
 			defer func() { <-s.suspects }()
@@ -136,11 +185,14 @@ func (s *Service) handle(ctx context.Context, d events.Delivery) error {
 			return assembleCtx.Err()
 		}
 	}
-	if count, err = s.streams.CountStart(assembleCtx, x.Tenant, x.Key, mark); err != nil {
-		return err
+	recorded := 0
+	if !d.Fresh {
+		if recorded, err = s.streams.CountStart(assembleCtx, x.Tenant, x.Key, mark); err != nil {
+			return err
+		}
 	}
 	var completed *events.ExportCompleted
-	if count > s.cfg.MaxStarts {
+	if starts >= s.cfg.MaxStarts {
 		err = &failure{code: events.CodeCrashedWorker, reason: fmt.Sprintf("assembling began %d times; the process ended each time", s.cfg.MaxStarts)}
 	} else {
 		completed, err = s.assemble(assembleCtx, &x, d.Sequence)
@@ -175,7 +227,7 @@ func (s *Service) handle(ctx context.Context, d events.Delivery) error {
 			}, stillOpen(x, d.Sequence)
 		})
 	case !errors.Is(err, events.ErrEnded):
-		s.handBack(ctx, &x, mark, count, log)
+		s.handBack(ctx, &x, mark, recorded, log)
 		if errors.Is(err, errNoRoom) || storage.IsNoSpace(err) {
 			return s.awaitRoom(&x, log, err)
 		}
@@ -197,7 +249,11 @@ func (s *Service) assemble(ctx context.Context, x *events.Export, crawled uint64
 
 	req := x.Request
 	entry := EntryName(req.Title, req.ExtType, req.SourceType == events.SourceHTTP)
-	pages := readPages(ctx, x.Pages, s.cfg.ReadAhead, func(ctx context.Context, n int) (events.Page, error) {
+	ahead, parallel := s.cfg.ReadAhead, s.cfg.Parallel
+	if isSmall(x) { // there may be many, and a core each is enough
+		ahead, parallel = min(ahead, smallAhead), 1
+	}
+	pages := readPages(ctx, x.Pages, ahead, func(ctx context.Context, n int) (events.Page, error) {
 		return s.streams.GetPage(ctx, events.PageID{Tenant: x.Tenant, Key: x.Key, Run: x.Run, Number: n})
 	})
 	defer pages.Close()
@@ -209,7 +265,7 @@ func (s *Service) assemble(ctx context.Context, x *events.Export, crawled uint64
 	told := time.Now()
 	res, err := WriteWorkbook(ctx, draft.File(), Spec{
 		Title: req.Title, Creator: req.UserID, Created: created,
-		EntryName: entry, Parallel: s.cfg.Parallel,
+		EntryName: entry, Parallel: parallel,
 	}, func(ctx context.Context) (Page, error) {
 		if err := s.cfg.Room(); err != nil {
 			return Page{}, fmt.Errorf("%w: %w", errNoRoom, err)
@@ -239,7 +295,9 @@ func (s *Service) assemble(ctx context.Context, x *events.Export, crawled uint64
 		return nil, &failure{code: events.CodeSourceIncomplete, reason: problem}
 	}
 
-	store := fmt.Sprintf("%s/%s/%s.zip", x.Tenant, x.Key, events.NewID())
+	// No folder of its own: making one durable takes five times as long as the
+	// file (measured on ext4).
+	store := fmt.Sprintf("%s/%s-%s.zip", x.Tenant, x.Key, events.NewID())
 	if err := s.files.Commit(ctx, draft, store); err != nil {
 		return nil, fmt.Errorf("keeping the file: %w", err)
 	}
@@ -294,8 +352,11 @@ func (s *Service) discard(ctx context.Context, after events.Export, store string
 	}
 }
 
-// handBack takes the start back: the assembly did not crash.
+// handBack takes the start back, if it was recorded: the assembly did not crash.
 func (s *Service) handBack(ctx context.Context, x *events.Export, mark string, count int, log *slog.Logger) {
+	if count == 0 {
+		return
+	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
 	defer cancel()
 	if err := s.streams.UncountStart(ctx, x.Tenant, x.Key, mark, count); err != nil {

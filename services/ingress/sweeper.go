@@ -376,7 +376,11 @@ func (s *sweeper) keep(ctx context.Context, log events.LogState, name string) bo
 		return true
 	}
 	tenant, rest, _ := strings.Cut(name, "/")
-	key, file, _ := strings.Cut(rest, "/")
+	end := strings.IndexAny(rest, "-/") // older versions gave each export a folder
+	if end < 0 {
+		return true
+	}
+	key, file := rest[:end], rest[end+1:]
 	if !events.ValidTenant(tenant) || !events.ValidKey(key) {
 		return true
 	}

@@ -223,16 +223,18 @@ func TestSweeperRemovesOrphans(t *testing.T) {
 
 	keeps := []string{
 		named.Files[0].Store,
+		"default/" + testKey(2) + "-a.zip",
 		"default/" + testKey(2) + "/a.zip",  // the event that names it may be under way
 		"default/" + testKey(99) + "/a.zip", // the log knows nothing of it
 		"elsewhere.zip",
 	}
 	goes := []string{
-		"default/" + testKey(1) + "/lost.zip", // a second assembler's
+		"default/" + testKey(1) + "/lost.zip", // a second assembler's, of an older version
+		"default/" + testKey(1) + "-lost.zip",
 		"default/" + testKey(3) + "/a.zip",
 		expired.Files[0].Store,
 	}
-	for _, name := range append(keeps[1:], goes[:2]...) {
+	for _, name := range append(keeps[1:], goes[:3]...) {
 		in.commit(t, name, []byte("zip"))
 	}
 	s := in.sweeper()
