@@ -64,6 +64,7 @@ func TestStageOf(t *testing.T) {
 		"zstd forth":                                {stageCompress, []string{"github.com/klauspost/compress/zstd.(*Encoder).EncodeAll", "sheaf/events.(*Streams).encodePage"}},
 		"zstd back":                                 {stageDecompress, []string{"github.com/klauspost/compress/zstd.(*Decoder).DecodeAll", "sheaf/events.decompress", "sheaf/events.decodePage"}},
 		"deflate":                                   {stageDeflate, []string{"github.com/klauspost/compress/flate.matchLen", "sheaf/services/assembler.deflate"}},
+		"deflate of our own":                        {stageDeflate, []string{"sheaf/services/assembler.(*rowDeflater).walk", "sheaf/services/assembler.(*block).deflate", "sheaf/services/assembler.deflate"}},
 		"a hash is a hash wherever it is made":      {stageHash, []string{"crypto/internal/fips140/sha256.blockSHANI", "crypto/sha256.Sum256", "sheaf/events.(*Streams).encodePage"}},
 		"garbage that the encoder has to help with": {stageMemory, []string{"runtime.scanObject", "runtime.gcDrain", "runtime.mallocgc", "sheaf/services/assembler.newChunk"}},
 		"a page is stored":                          {stageStore, []string{"internal/runtime/syscall/linux.Syscall6", "os.(*File).WriteAt", natsServer + "(*msgBlock).writeAt", natsServer + "(*stream).processJetStreamMsg", natsServer + "(*stream).internalLoop"}},

@@ -17,6 +17,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -27,6 +28,7 @@ type server struct {
 	base   string
 	data   string
 	client *http.Client
+	busy   atomic.Int64 // answers that asked to come again
 }
 
 // startServer starts a Sheaf with its defaults on a free port: all roles, an
@@ -107,14 +109,42 @@ type request struct {
 	callback string
 }
 
+// do sends a request, and again when the server says so: 503 promises that
+// nothing was done. The time counts.
+func (s *server) do(ctx context.Context, method, link string, body []byte) (*http.Response, error) {
+	for {
+		req, err := http.NewRequestWithContext(ctx, method, link, bytes.NewReader(body))
+		if err != nil {
+			return nil, err
+		}
+		req.Header.Set("Content-Type", "application/json")
+		res, err := s.client.Do(req)
+		if err != nil || res.StatusCode != http.StatusServiceUnavailable {
+			return res, err
+		}
+		s.busy.Add(1)
+		_ = res.Body.Close()
+		after, err := strconv.Atoi(res.Header.Get("Retry-After"))
+		if err != nil {
+			return nil, fmt.Errorf("%s was answered 503 without Retry-After", link)
+		}
+		if err := pause(ctx, time.Duration(after)*time.Second); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// busyNote tells of the answers that asked to come again, if there were any.
+func (s *server) busyNote() string {
+	if n := s.busy.Load(); n > 0 {
+		return fmt.Sprintf("\nThe server answered 503 with Retry-After %d times; the callers came again, and their time counts.\n", n)
+	}
+	return ""
+}
+
 // call sends a request of the REST API and reads the data of its answer.
 func (s *server) call(ctx context.Context, method, path string, body []byte, data any) error {
-	req, err := http.NewRequestWithContext(ctx, method, s.base+path, bytes.NewReader(body))
-	if err != nil {
-		return err
-	}
-	req.Header.Set("Content-Type", "application/json")
-	res, err := s.client.Do(req)
+	res, err := s.do(ctx, method, s.base+path, body)
 	if err != nil {
 		return err
 	}
@@ -178,11 +208,7 @@ func (d detail) succeeded() error {
 
 // download fetches a finished file and returns its size.
 func (s *server) download(ctx context.Context, link string, to io.Writer) (int64, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, link, nil)
-	if err != nil {
-		return 0, err
-	}
-	res, err := s.client.Do(req)
+	res, err := s.do(ctx, http.MethodGet, link, nil)
 	if err != nil {
 		return 0, err
 	}

@@ -129,7 +129,7 @@ func (b *bench) startExporter(ctx context.Context) (_ *exporter, stop func() err
 // small measures the latency of small exports, and how many a second go
 // through.
 func (b *bench) small(ctx context.Context) (string, error) {
-	var text strings.Builder
+	var text, notes strings.Builder
 	fmt.Fprintf(&text, "%d rows in %d pages, from before the submission by REST to the last byte of the download; everything durable. "+
 		"A caller is called back, or asks for the detail every %d ms:\n\n"+
 		"| | exports | p50 | p90 | p99 | exports a second |\n|---|---|---|---|---|---|\n", smallRows, pageCount(smallLimit, smallRows), pollEvery.Milliseconds())
@@ -154,6 +154,7 @@ func (b *bench) small(ctx context.Context) (string, error) {
 			if err := errors.Join(err, stop()); err != nil {
 				return "", err
 			}
+			notes.WriteString(e.server.busyNote())
 			each := float64(len(latencies)) / took.Seconds()
 			if p50 := percentile(latencies, 50); callers == 1 {
 				b.target(fmt.Sprintf("a %d-row export, submit to download, %s, p50", smallRows, way.name), "at most 25 ms", milliseconds(p50)+" ms", p50 <= 25*time.Millisecond)
@@ -165,7 +166,7 @@ func (b *bench) small(ctx context.Context) (string, error) {
 				each)
 		}
 	}
-	return text.String(), nil
+	return text.String() + notes.String(), nil
 }
 
 // fairness is what small exports take alone, and beside a large one that is
@@ -174,6 +175,7 @@ type fairness struct {
 	alone, beside           []time.Duration
 	largeAlone, largeBeside time.Duration
 	peak                    int64
+	busy                    string
 }
 
 func (f fairness) ratio(p float64) float64 {
@@ -211,6 +213,7 @@ func (b *bench) measureFairness(ctx context.Context) (f fairness, err error) {
 	if err := errors.Join(err, <-ended); err != nil {
 		return f, err
 	}
+	f.busy = e.server.busyNote()
 	f.peak, err = e.server.peak()
 	return f, err
 }
@@ -234,5 +237,6 @@ func (b *bench) fair(ctx context.Context) (string, error) {
 			milliseconds(percentile(r.latencies, 99)), milliseconds(percentile(r.latencies, 100)))
 	}
 	fmt.Fprintf(&text, "| ratio | | %.1f | %.1f | |\n\nPeak memory of the server: %s.\n", f.ratio(50), f.ratio(99), mebibytes(f.peak))
+	text.WriteString(f.busy)
 	return text.String(), nil
 }

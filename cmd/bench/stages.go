@@ -78,6 +78,7 @@ var rules = []rule{
 	{"hash/crc32.", "", stageHash},
 	{"github.com/minio/highwayhash.", "", stageHash},
 	{codecs + "flate.", "", stageDeflate},
+	{codecs, "sheaf/services/assembler.deflate", stageDeflate},
 	{codecs, "sheaf/events.decompress", stageDecompress},
 	{codecs, "", stageCompress},
 	{"os.(*File).Sync", "", stageSync},
@@ -106,6 +107,8 @@ var rules = []rule{
 	{"sheaf/events/rows.", "", stageScan},
 	{"os.(*File)", "sheaf/services/assembler.", stageFile},
 	{"os.(*File)", "sheaf/storage.", stageFile},
+	{"sheaf/services/assembler.", "sheaf/services/assembler.deflate", stageDeflate},
+	{"sheaf/services/assembler.deflate", "", stageDeflate},
 	{"sheaf/services/assembler.", "", stageCells},
 	{"sheaf/services/crawler.", "", stageFetch},
 	{"net/http.(*persistConn)", "", stageFetch},
@@ -210,6 +213,12 @@ func (b *bench) stages(ctx context.Context) (string, error) {
 	c, err := b.profiled(ctx, large, b.stageRows)
 	if err != nil {
 		return "", err
+	}
+	// No export goes without them.
+	for _, stage := range []string{stageScan, stageStore, stageCells, stageDeflate} {
+		if c.byStage[stage] == 0 && c.total > time.Second {
+			return "", fmt.Errorf("the profile has nothing in the stage %q: the rules do not fit the program any more", stage)
+		}
 	}
 	var text strings.Builder
 	fmt.Fprintf(&text, "Processor time of `sheaf serve` from its start to its end with one export of %s rows in between. Each sample of a profile (100 a second) counts for the "+
