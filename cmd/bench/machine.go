@@ -91,7 +91,7 @@ func fileSystemOf(dir, mounts string) string {
 
 // String is the first paragraph of the report.
 func (m machine) String() string {
-	return fmt.Sprintf("Measured on %s by `task bench -- -readme`: %s, %d cores, %.0f GB of memory, %s, %s, %s. "+
+	return fmt.Sprintf("Measured on %s by `task bench`: %s, %d cores, %.0f GB of memory, %s, %s, %s. "+
 		"Load of the machine before it began: %s. The source, Sheaf and the caller share the cores. "+
 		"Sheaf runs with its defaults: an embedded NATS server, every message synced to disk before it is acknowledged. "+
 		"What is compared ran in turns; ratios are medians of neighbouring runs, with the least and the greatest.\n",

@@ -108,8 +108,11 @@ func (b *bench) target(what, want, got string, met bool) {
 	b.targets = append(b.targets, target{what, want, got, met})
 }
 
-// targetTable says which targets were met in this run.
+// targetTable says which targets were met in this run, nothing if it had none.
 func targetTable(targets []target) string {
+	if len(targets) == 0 {
+		return ""
+	}
 	var text strings.Builder
 	text.WriteString("\n| target | | measured | |\n|---|---|---|---|\n")
 	for _, t := range targets {
