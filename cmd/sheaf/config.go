@@ -34,6 +34,8 @@ type Config struct {
 	Replicas         int             `env:"SHEAF_REPLICAS" placeholder:"N" help:"Copies of every stream. Default: 1 embedded, 3 with --nats."`
 	Files            string          `env:"SHEAF_FILES" placeholder:"URL" help:"Where finished files are kept: file://FOLDER or nats://BUCKET. Default: file://<data>/files, with --nats nats://sheaf-files."`
 	AllowCIDR        []string        `name:"allow-cidr" env:"SHEAF_ALLOW_CIDR" placeholder:"CIDR" help:"Private address ranges that sources and callbacks may live in, or none. Default: loopback, only while --http and NATS are on loopback."`
+	ConnsPerHost     int             `env:"SHEAF_CONNS_PER_HOST" default:"32" placeholder:"N" help:"Most requests in flight to one host and port of sources, over all exports; 0 for no limit (${default}: half of the 64 of a process, so that a slow host leaves places to others)."`
+	ConnsPerTenant   int             `env:"SHEAF_CONNS_PER_TENANT" default:"0" placeholder:"N" help:"Most requests in flight to sources for one tenant, over all exports; 0 for no limit (${default})."`
 	MaxPagesBytes    byteSize        `env:"SHEAF_MAX_PAGES_BYTES" default:"4GiB" placeholder:"SIZE" help:"Most bytes of pages that are kept at once (${default})."`
 	MaxHistory       int             `env:"SHEAF_MAX_HISTORY" default:"100000" placeholder:"N" help:"Most exports that are remembered (${default})."`
 	KeepFiles        time.Duration   `env:"SHEAF_KEEP_FILES" default:"168h" placeholder:"DURATION" help:"How long finished files can be downloaded (${default})."`
@@ -151,6 +153,11 @@ func (c *Config) complete() error {
 	}
 	if c.MaxPagesBytes < 64<<20 {
 		return usagef("--max-pages-bytes %d: want at least 64MiB", c.MaxPagesBytes)
+	}
+	for flag, n := range map[string]int{"--conns-per-host": c.ConnsPerHost, "--conns-per-tenant": c.ConnsPerTenant} {
+		if n < 0 {
+			return usagef("%s %d: want a number of requests, or 0 for no limit", flag, n)
+		}
 	}
 	if c.MaxHistory < 1 {
 		return usagef("--max-history %d: want at least 1", c.MaxHistory)

@@ -219,7 +219,7 @@ func (s *system) makers() map[string]func() (role, error) {
 			}, s.listener, s.streams, s.tasks, s.files)
 		},
 		roleCrawler: func() (role, error) {
-			return crawler.New(crawler.Config{Room: s.disk.roomForPages}, s.streams, s.egress)
+			return crawler.New(crawler.Config{PerHost: s.cfg.ConnsPerHost, PerTenant: s.cfg.ConnsPerTenant, Room: s.disk.roomForPages}, s.streams, s.egress)
 		},
 		roleAssembler: func() (role, error) {
 			return assembler.New(assembler.Config{KeepFiles: s.cfg.KeepFiles, Room: s.disk.roomForDrafts}, s.streams, s.files)

@@ -25,6 +25,7 @@ type crawl struct {
 	drain  context.Context // ends when the process shall stop
 	into   uint64          // the run that is written
 	mark   string          // of the start count
+	asker  asker           // whose turn it is
 
 	counting sync.Mutex // guards what follows
 	starts   int        // how often it is recorded that the crawl began at mark, this time included; 0 while this time is not
@@ -98,6 +99,7 @@ func (c *crawl) run(ctx context.Context) (*events.ExportCrawled, error) {
 	if err != nil {
 		return nil, &Failure{Code: events.CodeInternal, Msg: err.Error()}
 	}
+	c.asker = asker{c.x.Tenant, c.x.Key, hostOf(&source.url)}
 	source.turn = c.turn
 	source.memory = c.memory
 	source.sleep = func(ctx context.Context, d time.Duration) error {
@@ -513,21 +515,21 @@ func (c *crawl) failed(f *Failure) *events.ExportFailed {
 // turn waits for a place to make one request, and counts the start before the
 // first one, see count. A crawl that only waits for its turn is not to blame when the
 // process ends.
-func (c *crawl) turn(ctx context.Context) (release func(), err error) {
+func (c *crawl) turn(ctx context.Context) (*place, error) {
 	ctx, stop := c.untilDrain(ctx)
 	defer stop()
 	if err := c.beAlone(ctx); err != nil {
 		return nil, err
 	}
-	release, err = c.turns.take(ctx, c.x.Tenant, c.x.Key)
+	turn, err := c.turns.take(ctx, c.asker)
 	if err != nil {
 		return nil, err
 	}
 	if err := c.count(ctx); err != nil {
-		release()
+		turn.done()
 		return nil, err
 	}
-	return release, nil
+	return turn, nil
 }
 
 // suspectAfter is how many starts that came to nothing make an export a

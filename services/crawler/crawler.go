@@ -37,7 +37,9 @@ import (
 // Config of the crawler. The zero value works.
 type Config struct {
 	Exports   int           // exports crawled at once; default 256
-	Fetches   int           // requests in flight over all exports; default 64
+	Fetches   int           // requests in flight over all exports; default 64. One that takes longer than Policy.SlowAfter no longer counts
+	PerHost   int           // requests in flight to one host and port, over all exports; default no limit
+	PerTenant int           // requests in flight of one tenant, over all exports; default no limit
 	LeadPages int           // how far a crawl may run ahead of its lowest missing page; default 256 pages
 	LeadBytes int64         // and by how many bytes of rows; default 64 MiB
 	MaxPages  int           // of one export; default 1,000,000
@@ -88,7 +90,7 @@ func New(cfg Config, streams *events.Streams, client *http.Client) (*Service, er
 	cfg = cfg.withDefaults()
 	return &Service{
 		cfg: cfg, streams: streams, client: client,
-		turns: newTurns(cfg.Fetches), memory: newMemory(cfg.BodyBytes), space: newSpace(streams, cfg.Room),
+		turns: newTurns(cfg.Fetches, cfg.PerHost, cfg.PerTenant), memory: newMemory(cfg.BodyBytes), space: newSpace(streams, cfg.Room),
 		suspects: make(chan struct{}, 1),
 	}, nil
 }

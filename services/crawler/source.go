@@ -107,7 +107,7 @@ type Source struct {
 
 	// turn waits for a place to make one request. It is asked for each
 	// attempt anew, so that a source in its backoff keeps nobody waiting.
-	turn   func(context.Context) (release func(), err error)
+	turn   func(context.Context) (*place, error)
 	memory *memory      // for answers; nil: without limit
 	usual  atomic.Int64 // bytes of the largest answer so far
 	sleep  func(context.Context, time.Duration) error
@@ -130,7 +130,7 @@ func NewSource(client *http.Client, req Request, policy Policy) (*Source, error)
 		client: &own,
 		policy: policy.withDefaults(),
 		limit:  req.Limit,
-		turn:   func(context.Context) (func(), error) { return func() {}, nil },
+		turn:   func(context.Context) (*place, error) { return nil, nil }, //nolint:nilnil // without limits
 		sleep:  sleep,
 		jitter: func(limit time.Duration) time.Duration { return rand.N(limit + 1) },
 	}
@@ -361,17 +361,16 @@ func (s *Source) Fetch(ctx context.Context, page int) (Fetched, error) {
 	start := time.Now()
 	early := 0 // answers whose JSON ended too early
 	for n := 1; ; n++ {
-		release, err := s.turn(ctx)
+		turn, err := s.turn(ctx)
 		if err != nil {
 			return Fetched{}, ended(ctx, page, n-1)
 		}
 		// A source that does not answer must not keep the others waiting: its
 		// place goes to somebody else, and the request goes on without.
-		release = sync.OnceFunc(release)
-		slow := time.AfterFunc(s.policy.SlowAfter, release)
+		slow := time.AfterFunc(s.policy.SlowAfter, turn.yield)
 		f, wrong := s.attempt(ctx, page)
 		slow.Stop()
-		release()
+		turn.done()
 		if wrong == nil {
 			f.Attempts, f.Elapsed = n, time.Since(start)
 			return f, nil

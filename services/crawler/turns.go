@@ -1,19 +1,31 @@
 package crawler
 
 import (
+	"cmp"
 	"context"
+	"net/url"
 	"slices"
+	"strings"
 	"sync"
 )
 
-// turns shares a fixed number of places among exports: round-robin by tenant,
-// within a tenant by export, within an export in the order of asking. So a
-// giant with a thousand waiting pages delays a small export by one turn, not
+// turns shares a fixed number of places for requests among exports: round-robin
+// by tenant, within a tenant by export, within an export in the order of asking.
+// So a giant with a thousand waiting pages delays a small export by one turn, not
 // by a thousand.
+//
+// No host and no tenant has more requests in flight than its limit, whichever
+// exports they belong to. Who waits for a limit is passed over and keeps its
+// turn. Whoever is let in has at once all that it needs, so nobody holds what
+// another waits for; and no place is free while somebody waits who may have it.
 type turns struct {
-	mu      sync.Mutex
-	free    int
-	tenants []*tenantQueue // those with somebody waiting, in turn
+	perHost, perTenant int // requests in flight; 0: no limit
+
+	mu       sync.Mutex
+	free     int
+	ofHost   map[string]int // requests in flight
+	ofTenant map[string]int
+	tenants  []*tenantQueue // those with somebody waiting, in turn
 }
 
 type tenantQueue struct {
@@ -22,89 +34,170 @@ type tenantQueue struct {
 }
 
 type exportQueue struct {
-	key     string
-	waiting []chan struct{}
+	asker
+	waiting []chan *place
 }
 
-func newTurns(places int) *turns { return &turns{free: places} }
+// asker is the export that a request is made for, and the host that is asked.
+type asker struct{ tenant, key, host string }
 
-// take waits for a place and returns the function that gives it back, which
-// must be called once. It fails only when ctx ends.
-func (t *turns) take(ctx context.Context, tenant, key string) (release func(), err error) {
+func newTurns(places, perHost, perTenant int) *turns {
+	return &turns{perHost: perHost, perTenant: perTenant, free: places, ofHost: map[string]int{}, ofTenant: map[string]int{}}
+}
+
+// hostOf names what a limit per host counts: scheme, host and port of a URL.
+func hostOf(u *url.URL) string {
+	port := cmp.Or(u.Port(), map[string]string{"http": "80", "https": "443"}[u.Scheme])
+	return u.Scheme + "://" + strings.ToLower(u.Hostname()) + ":" + port
+}
+
+// place is the right to make one request. A nil place is one without limits.
+type place struct {
+	turns     *turns
+	of        asker
+	yielded   bool
+	completed bool
+}
+
+// yield gives the place to somebody else although the request goes on. It still
+// counts against the limits of its host and tenant. It may be called again.
+func (p *place) yield() {
+	if p == nil {
+		return
+	}
+	p.turns.mu.Lock()
+	defer p.turns.mu.Unlock()
+	p.giveBack()
+	p.turns.serve()
+}
+
+// done says that the request has ended. It may be called again.
+func (p *place) done() {
+	if p == nil {
+		return
+	}
+	t := p.turns
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	p.giveBack()
+	if !p.completed {
+		p.completed = true
+		decrease(t.ofHost, p.of.host)
+		decrease(t.ofTenant, p.of.tenant)
+	}
+	t.serve()
+}
+
+func (p *place) giveBack() {
+	if !p.yielded {
+		p.yielded = true
+		p.turns.free++
+	}
+}
+
+func decrease(counts map[string]int, name string) {
+	if counts[name]--; counts[name] == 0 {
+		delete(counts, name)
+	}
+}
+
+// take waits for a place. It fails only when ctx ends.
+func (t *turns) take(ctx context.Context, of asker) (*place, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
 	t.mu.Lock()
-	if t.free > 0 {
-		t.free--
-		t.mu.Unlock()
-		return t.release, nil
+	if t.free > 0 && t.admits(of) {
+		defer t.mu.Unlock()
+		return t.give(of), nil
 	}
-	turn := make(chan struct{}, 1)
-	t.enqueue(tenant, key, turn)
+	turn := make(chan *place, 1)
+	t.enqueue(of, turn)
 	t.mu.Unlock()
 	select {
-	case <-turn:
-		return t.release, nil
+	case p := <-turn:
+		return p, nil
 	case <-ctx.Done():
 		t.mu.Lock()
-		gone := t.dequeue(tenant, key, turn)
+		gone := t.dequeue(of, turn)
 		t.mu.Unlock()
 		if !gone {
-			t.release() // the turn came at the same moment
+			(<-turn).done() // it came at the same moment
 		}
 		return nil, ctx.Err()
 	}
 }
 
-// release hands the place to whoever is next, or keeps it free.
-func (t *turns) release() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if len(t.tenants) == 0 {
-		t.free++
-		return
-	}
-	tq := t.tenants[0]
-	eq := tq.exports[0]
-	turn := eq.waiting[0]
-	// Whoever was served goes to the end of its row, or leaves it when nothing
-	// more of it waits.
-	eq.waiting = eq.waiting[1:]
-	tq.exports = tq.exports[1:]
-	if len(eq.waiting) > 0 {
-		tq.exports = append(tq.exports, eq)
-	}
-	t.tenants = t.tenants[1:]
-	if len(tq.exports) > 0 {
-		t.tenants = append(t.tenants, tq)
-	}
-	turn <- struct{}{}
+func (t *turns) admits(of asker) bool {
+	return (t.perTenant <= 0 || t.ofTenant[of.tenant] < t.perTenant) && (t.perHost <= 0 || t.ofHost[of.host] < t.perHost)
 }
 
-func (t *turns) enqueue(tenant, key string, turn chan struct{}) {
-	i := slices.IndexFunc(t.tenants, func(q *tenantQueue) bool { return q.tenant == tenant })
+func (t *turns) give(of asker) *place {
+	t.free--
+	t.ofHost[of.host]++
+	t.ofTenant[of.tenant]++
+	return &place{turns: t, of: of}
+}
+
+// serve gives out the places that are free. Whoever was served goes to the end
+// of its row, or leaves it when nothing more of it waits.
+func (t *turns) serve() {
+	for t.free > 0 {
+		i, j := t.next()
+		if i < 0 {
+			return
+		}
+		tq := t.tenants[i]
+		eq := tq.exports[j]
+		turn := eq.waiting[0]
+		eq.waiting = eq.waiting[1:]
+		tq.exports = slices.Delete(tq.exports, j, j+1)
+		if len(eq.waiting) > 0 {
+			tq.exports = append(tq.exports, eq)
+		}
+		t.tenants = slices.Delete(t.tenants, i, i+1)
+		if len(tq.exports) > 0 {
+			t.tenants = append(t.tenants, tq)
+		}
+		turn <- t.give(eq.asker)
+	}
+}
+
+// next is the first export in turn that the limits admit, -1 without one.
+func (t *turns) next() (tenant, export int) {
+	for i, tq := range t.tenants {
+		for j, eq := range tq.exports {
+			if t.admits(eq.asker) {
+				return i, j
+			}
+		}
+	}
+	return -1, -1
+}
+
+func (t *turns) enqueue(of asker, turn chan *place) {
+	i := slices.IndexFunc(t.tenants, func(q *tenantQueue) bool { return q.tenant == of.tenant })
 	if i < 0 {
-		t.tenants = append(t.tenants, &tenantQueue{tenant: tenant})
+		t.tenants = append(t.tenants, &tenantQueue{tenant: of.tenant})
 		i = len(t.tenants) - 1
 	}
 	tq := t.tenants[i]
-	j := slices.IndexFunc(tq.exports, func(q *exportQueue) bool { return q.key == key })
+	j := slices.IndexFunc(tq.exports, func(q *exportQueue) bool { return q.asker == of })
 	if j < 0 {
-		tq.exports = append(tq.exports, &exportQueue{key: key})
+		tq.exports = append(tq.exports, &exportQueue{asker: of})
 		j = len(tq.exports) - 1
 	}
 	tq.exports[j].waiting = append(tq.exports[j].waiting, turn)
 }
 
 // dequeue forgets a waiting turn and reports whether it was still waiting.
-func (t *turns) dequeue(tenant, key string, turn chan struct{}) bool {
-	i := slices.IndexFunc(t.tenants, func(q *tenantQueue) bool { return q.tenant == tenant })
+func (t *turns) dequeue(of asker, turn chan *place) bool {
+	i := slices.IndexFunc(t.tenants, func(q *tenantQueue) bool { return q.tenant == of.tenant })
 	if i < 0 {
 		return false
 	}
 	tq := t.tenants[i]
-	j := slices.IndexFunc(tq.exports, func(q *exportQueue) bool { return q.key == key })
+	j := slices.IndexFunc(tq.exports, func(q *exportQueue) bool { return q.asker == of })
 	if j < 0 {
 		return false
 	}

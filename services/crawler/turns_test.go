@@ -3,33 +3,35 @@ package crawler
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
 
 	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
 )
 
 // With every place taken, those who wait are served round-robin by tenant and
 // then by export, however many of each there are.
 func TestTurnsAreFair(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		turns := newTurns(1)
-		release, err := turns.take(t.Context(), "a", "first")
+		turns := newTurns(1, 0, 0)
+		place, err := turns.take(t.Context(), asker{tenant: "a", key: "first"})
 		require.NoError(t, err)
 
 		var mu sync.Mutex
 		var served []string
 		ask := func(tenant, key string) {
 			go func() {
-				release, err := turns.take(t.Context(), tenant, key)
+				place, err := turns.take(t.Context(), asker{tenant: tenant, key: key})
 				if err != nil {
 					return
 				}
 				mu.Lock()
 				served = append(served, tenant+"/"+key)
 				mu.Unlock()
-				release()
+				place.done()
 			}()
 			synctest.Wait() // the order of asking is part of the claim
 		}
@@ -38,7 +40,7 @@ func TestTurnsAreFair(t *testing.T) {
 		}
 		ask("a", "small")
 		ask("b", "small")
-		release()
+		place.done()
 		synctest.Wait()
 		require.Equal(t, []string{"a/giant", "b/small", "a/small", "a/giant", "a/giant", "a/giant"}, served)
 	})
@@ -46,22 +48,22 @@ func TestTurnsAreFair(t *testing.T) {
 
 func TestTurnsGiveUpWithTheirContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		turns := newTurns(1)
-		release, err := turns.take(t.Context(), "a", "x")
+		turns := newTurns(1, 0, 0)
+		place, err := turns.take(t.Context(), asker{tenant: "a", key: "x"})
 		require.NoError(t, err)
 		ctx, cancel := context.WithCancel(t.Context())
 		gone := make(chan error, 1)
 		go func() {
-			_, err := turns.take(ctx, "a", "y")
+			_, err := turns.take(ctx, asker{tenant: "a", key: "y"})
 			gone <- err
 		}()
 		synctest.Wait()
 		cancel()
 		require.ErrorIs(t, <-gone, context.Canceled)
-		release()
-		again, err := turns.take(t.Context(), "b", "z")
+		place.done()
+		again, err := turns.take(t.Context(), asker{tenant: "b", key: "z"})
 		require.NoError(t, err, "the place of the one who left is free")
-		again()
+		again.done()
 		require.Empty(t, turns.tenants)
 		require.Equal(t, 1, turns.free)
 	})
@@ -70,7 +72,7 @@ func TestTurnsGiveUpWithTheirContext(t *testing.T) {
 // However takers come, go and give up, no place is lost or doubled.
 func TestTurnsKeepTheirPlaces(t *testing.T) {
 	const places = 3
-	turns := newTurns(places)
+	turns := newTurns(places, 0, 0)
 	var wg sync.WaitGroup
 	var mu sync.Mutex
 	inside, most := 0, 0
@@ -81,7 +83,7 @@ func TestTurnsKeepTheirPlaces(t *testing.T) {
 				go cancel()
 			}
 			defer cancel()
-			release, err := turns.take(ctx, fmt.Sprint(i%4), fmt.Sprint(i%7))
+			place, err := turns.take(ctx, asker{tenant: fmt.Sprint(i % 4), key: fmt.Sprint(i % 7)})
 			if err != nil {
 				return
 			}
@@ -92,11 +94,141 @@ func TestTurnsKeepTheirPlaces(t *testing.T) {
 			mu.Lock()
 			inside--
 			mu.Unlock()
-			release()
+			place.done()
 		})
 	}
 	wg.Wait()
 	require.LessOrEqual(t, most, places)
 	require.Equal(t, places, turns.free)
 	require.Empty(t, turns.tenants)
+}
+
+// Whatever comes, goes, is slow and gives up: no host and no tenant has more
+// requests in flight than its limit, no place is free while somebody waits who
+// may have it, an export waits for few turns of others, and all are
+// served in the end.
+func TestTurnsKeepTheirLimits(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		places := rapid.IntRange(1, 4).Draw(rt, "places")
+		turns := newTurns(places, rapid.IntRange(0, 3).Draw(rt, "per host"), rapid.IntRange(0, 3).Draw(rt, "per tenant"))
+		type waiter struct {
+			of   asker
+			turn chan *place
+		}
+		var waiting []waiter
+		var held []*place
+		collect := func() {
+			for served := true; served; {
+				served = false
+				waiting = slices.DeleteFunc(waiting, func(w waiter) bool {
+					select {
+					case p := <-w.turn:
+						require.Equal(rt, w.of, p.of)
+						held = append(held, p)
+						served = true
+						return true
+					default:
+						return false
+					}
+				})
+			}
+		}
+		check := func() {
+			collect()
+			hosts, tenants, taken := map[string]int{}, map[string]int{}, 0
+			for _, p := range held {
+				hosts[p.of.host]++
+				tenants[p.of.tenant]++
+				if !p.yielded {
+					taken++
+				}
+			}
+			require.LessOrEqual(rt, taken, places)
+			require.Equal(rt, places-taken, turns.free)
+			full := func(counts map[string]int, name string, limit int) bool { return limit > 0 && counts[name] >= limit }
+			for name, n := range hosts {
+				require.True(rt, turns.perHost == 0 || n <= turns.perHost, "%d at host %s", n, name)
+			}
+			for name, n := range tenants {
+				require.True(rt, turns.perTenant == 0 || n <= turns.perTenant, "%d of tenant %s", n, name)
+			}
+			for _, w := range waiting {
+				require.True(rt, taken == places || full(hosts, w.of.host, turns.perHost) || full(tenants, w.of.tenant, turns.perTenant),
+					"a place is free, and %+v waits", w.of)
+			}
+		}
+		ask := func(of asker) {
+			w := waiter{of, make(chan *place, 1)}
+			turns.mu.Lock()
+			if turns.free > 0 && turns.admits(of) {
+				w.turn <- turns.give(of)
+			} else {
+				turns.enqueue(of, w.turn)
+			}
+			turns.mu.Unlock()
+			waiting = append(waiting, w)
+		}
+		rt.Repeat(map[string]func(*rapid.T){
+			"": func(*rapid.T) { check() },
+			"ask": func(rt *rapid.T) {
+				n := rapid.IntRange(0, 5).Draw(rt, "export")
+				ask(asker{tenant: fmt.Sprint(n % 2), key: fmt.Sprint(n), host: fmt.Sprint(n % 3)})
+			},
+			"yield": func(rt *rapid.T) {
+				if len(held) > 0 {
+					rapid.SampledFrom(held).Draw(rt, "place").yield()
+				}
+			},
+			"done": func(rt *rapid.T) {
+				if len(held) == 0 {
+					return
+				}
+				i := rapid.IntRange(0, len(held)-1).Draw(rt, "place")
+				p := held[i]
+				held = slices.Delete(held, i, i+1)
+				p.done()
+				p.done() // harmless
+			},
+			"give up": func(rt *rapid.T) {
+				if len(waiting) == 0 {
+					return
+				}
+				i := rapid.IntRange(0, len(waiting)-1).Draw(rt, "waiter")
+				w := waiting[i]
+				turns.mu.Lock()
+				require.True(rt, turns.dequeue(w.of, w.turn))
+				turns.mu.Unlock()
+				waiting = slices.Delete(waiting, i, i+1)
+			},
+		})
+		// Served in turn: while the others ask again and again, an export waits for
+		// at most one turn of each other.
+		collect()
+		patient := asker{tenant: "patient", key: "patient", host: "patient"}
+		ask(patient)
+		for turn := 0; ; turn++ {
+			check()
+			if slices.ContainsFunc(held, func(p *place) bool { return p.of == patient }) {
+				break
+			}
+			require.Less(rt, turn, 20, "it starves")
+			require.NotEmpty(rt, held)
+			p := held[0]
+			held = held[1:]
+			ask(p.of)
+			p.done()
+		}
+		for range 1000 {
+			if check(); len(held) == 0 {
+				break
+			}
+			held[0].done()
+			held = held[1:]
+		}
+		require.Empty(rt, waiting)
+		require.Empty(rt, turns.tenants)
+		require.Empty(rt, turns.ofHost)
+		require.Empty(rt, turns.ofTenant)
+		require.Equal(rt, places, turns.free)
+	})
 }
