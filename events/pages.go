@@ -67,10 +67,6 @@ const (
 
 	encodingZstd = "zstd"
 
-	// partSize is how much of a page one message carries. Consumers of large
-	// messages are several times slower than of messages around this size
-	// (measured: 200 KB messages at 35-65 MB/s, 60 KB at several hundred).
-	partSize = 64 << 10
 	// partOverhead is room for headers below the server's max_payload.
 	partOverhead = 4 << 10
 	// storedOverhead is what the file store adds to the subject, headers and
@@ -183,8 +179,7 @@ func (s *Streams) encodePage(p Page) ([]*nats.Msg, error) {
 	}
 	payload := encoder.EncodeAll(p.Rows, make([]byte, 0, len(p.Rows)/4+64))
 	limit := int(s.nc.MaxPayload()) - partOverhead
-	size := max(partSize, (len(payload)+maxParts-1)/maxParts)
-	size = min(size, limit)
+	size := min(partSize, limit)
 	if limit <= 0 || len(payload) > size*maxParts {
 		return nil, Permanent(fmt.Errorf("page %d: %d bytes compressed do not fit into %d messages of at most %d bytes (the server's max_payload)", p.Number, len(payload), maxParts, size))
 	}

@@ -68,8 +68,8 @@ func TestPagesOfEverySize(t *testing.T) {
 		part       int
 	}{
 		"64 KiB": {64 << 10, 60 << 10}, // less the room for headers
-		"1 MiB":  {1 << 20, 64 << 10},
-		"8 MiB":  {8 << 20, 64 << 10},
+		"1 MiB":  {1 << 20, 1020 << 10},
+		"8 MiB":  {8 << 20, 1 << 20},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := eventstest.StreamsOn(t, serverWith(t, embedded.Options{MaxPayload: tc.maxPayload}), events.Config{})
@@ -111,8 +111,14 @@ func zstdFrame(t *testing.T, rows []byte) []byte {
 	return e.EncodeAll(rows, nil)
 }
 
-// A page of more than 1,000 parts of 64 KiB gets larger parts; where the
-// server does not take those it is refused, since repeating would not help.
+// smallParts is a server on which a part of a page holds 64 KiB.
+func smallParts(t *testing.T) *embedded.Server {
+	t.Helper()
+	return serverWith(t, embedded.Options{MaxPayload: 68 << 10})
+}
+
+// A page of many parts is stored; where it would take more than 1,000 it is
+// refused, since repeating would not help.
 func TestPagesLargerThanABatch(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {
@@ -127,7 +133,7 @@ func TestPagesLargerThanABatch(t *testing.T) {
 	require.NoError(t, err)
 	requirePage(t, p, got)
 
-	small := eventstest.StreamsOn(t, serverWith(t, embedded.Options{MaxPayload: 64 << 10}), events.Config{})
+	small := eventstest.StreamsOn(t, smallParts(t), events.Config{})
 	_, err = small.PublishPage(t.Context(), p)
 	require.ErrorContains(t, err, "max_payload")
 	require.NotErrorIs(t, err, events.ErrUnavailable)
@@ -139,7 +145,7 @@ func TestPagesLargerThanABatch(t *testing.T) {
 // stored, whole, whichever has more parts.
 func TestPagesOfTwoCrawlersNeverMix(t *testing.T) {
 	t.Parallel()
-	srv := eventstest.Server(t, "")
+	srv := smallParts(t)
 	a, b := eventstest.StreamsOn(t, srv, events.Config{}), eventstest.StreamsOn(t, srv, events.Config{})
 	sizes := []int{3 * 64 << 10, 4 * 64 << 10, 2*64<<10 + 1, 1000}
 	for round := range 40 {
@@ -187,7 +193,7 @@ func TestPagesOfTwoCrawlersNeverMix(t *testing.T) {
 func TestPagesAfterALostAcknowledgement(t *testing.T) {
 	t.Parallel()
 	p, behind, direct := proxied(t)
-	for n, rows := range [][]byte{[]byte(`[{"a":1}]`), noise(9, 200<<10)} {
+	for n, rows := range [][]byte{[]byte(`[{"a":1}]`), noise(9, 1200<<10)} {
 		want := page(n+1, rows)
 		loseOnce(&p.onReply, `{"stream":"SHEAF_PAGES"`, nil)
 		_, err := behind.PublishPage(t.Context(), want)
@@ -290,7 +296,7 @@ func TestDamagedPages(t *testing.T) {
 
 func TestPageStreamIsFull(t *testing.T) {
 	t.Parallel()
-	s := eventstest.StreamsOn(t, eventstest.Server(t, ""), events.Config{MaxPagesBytes: 1 << 20})
+	s := eventstest.StreamsOn(t, smallParts(t), events.Config{MaxPagesBytes: 1 << 20})
 	var err error
 	n := 1
 	for ; n < 100; n++ {
@@ -395,7 +401,7 @@ func TestPageAfterItsRunWasPurged(t *testing.T) {
 
 func TestPagesAreWrittenConcurrently(t *testing.T) {
 	t.Parallel()
-	s := eventstest.Streams(t)
+	s := eventstest.StreamsOn(t, smallParts(t), events.Config{})
 	var wg sync.WaitGroup
 	for n := range 60 { // more batches than the server takes at once
 		wg.Go(func() {
