@@ -1,0 +1,101 @@
+package assembler
+
+import (
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"testing"
+	"time"
+
+	"sheaf/events"
+	"sheaf/storage"
+
+	"github.com/stretchr/testify/require"
+)
+
+// gatedFiles keeps the first few drafts waiting until the gate is opened.
+type gatedFiles struct {
+	storage.Files
+	first, waiting chan struct{} // a token for each draft that waits; one for each that does
+	gate           chan struct{}
+}
+
+func (g *gatedFiles) Create(ctx context.Context) (*storage.Draft, error) {
+	select {
+	case <-g.first:
+		g.waiting <- struct{}{}
+		select {
+		case <-g.gate:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	default:
+	}
+	return g.Files.Create(ctx)
+}
+
+// While as many large workbooks are written as may be, and more of them wait,
+// small ones are written; and then the others.
+func TestLargeWorkbooksKeepNoSmallOneWaiting(t *testing.T) {
+	st := newStage(t)
+	gated := &gatedFiles{Files: st.files, first: make(chan struct{}, 2), waiting: make(chan struct{}, 2), gate: make(chan struct{})}
+	gated.first <- struct{}{}
+	gated.first <- struct{}{}
+	s, err := New(Config{Workbooks: 2, Small: 2}, st.streams, gated)
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx) }()
+
+	state := func(key string) events.State {
+		x, err := st.streams.Read(t.Context(), "default", key)
+		require.NoError(t, err)
+		return x.State
+	}
+	completed := func(key string) func() bool {
+		return func() bool { return state(key) == events.StateCompleted }
+	}
+	key := func(n int) string { return fmt.Sprintf("%032d", n) }
+	for n := range 3 { // one more than are written at once
+		crawlAs(t, st, key(n), smallRows)
+		if n < 2 {
+			<-gated.waiting
+		}
+	}
+	for n := 10; n < 20; n++ {
+		crawlAs(t, st, key(n), 2)
+	}
+	for n := 10; n < 20; n++ {
+		require.Eventually(t, completed(key(n)), 30*time.Second, 5*time.Millisecond, "small workbook %d", n)
+	}
+	for n := range 3 {
+		require.Equal(t, events.StateCrawled, state(key(n)), "large workbook %d", n)
+	}
+	close(gated.gate)
+	for n := range 3 {
+		require.Eventually(t, completed(key(n)), 60*time.Second, 5*time.Millisecond, "large workbook %d", n)
+	}
+	cancel()
+	require.NoError(t, <-done)
+}
+
+// crawlAs is an export of one page whose limit is a number of rows.
+func crawlAs(t *testing.T, st *stage, key string, limit int) {
+	t.Helper()
+	x, err := st.streams.Append(t.Context(), events.Export{Tenant: "default", Key: key}, "", func(*events.Export) (events.Payload, error) {
+		return &events.ExportRequested{CreatedAt: time.Now().UTC(), Request: events.Request{
+			ExtType: "XLSX", SourceType: events.SourceHTTP, HTTP: &events.HTTPRequest{URL: "http://127.0.0.1/", Method: "GET", Limit: limit, Conn: 1},
+		}}, nil
+	})
+	require.NoError(t, err)
+	p := page(1, 1, 0, 1)
+	p.PageID = events.PageID{Tenant: "default", Key: key, Run: x.RequestedSeq, Number: 1}
+	_, err = st.streams.PublishPage(t.Context(), p)
+	require.NoError(t, err)
+	manifest := events.NewManifest()
+	manifest.Add(1, p.DataRows(), sha256.Sum256(p.Rows))
+	_, err = st.streams.Append(t.Context(), x, "", func(*events.Export) (events.Payload, error) {
+		return &events.ExportCrawled{Run: x.RequestedSeq, Pages: 1, Manifest: manifest.Sum()}, nil
+	})
+	require.NoError(t, err)
+}
