@@ -182,7 +182,7 @@ func requireSameExport(t testing.TB, want, got events.Export) {
 		return
 	}
 	plain := func(x events.Export) events.Export {
-		x.RequestedSeq, x.LastSeq, x.LastID, x.TerminalSeq, x.ContinuesRun = 0, 0, "", 0, 0
+		x.RequestedSeq, x.CrawledSeq, x.LastSeq, x.LastID, x.TerminalSeq, x.ContinuesRun = 0, 0, 0, "", 0, 0
 		return x
 	}
 	require.Equal(t, plain(want), plain(got))

@@ -12,6 +12,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/time/rate"
 )
 
 // Delivery is one message of a consumer.
@@ -94,11 +95,13 @@ func (s *Streams) Consume(ctx context.Context, stream, consumer string, slots in
 		return nil
 	}
 	var wg, beside sync.WaitGroup
+	// An outage meets all slots again and again. It is told now and then.
+	tell := rate.Sometimes{First: 1, Interval: time.Minute}
 	for range slots {
 		wg.Go(func() {
 			for ctx.Err() == nil {
 				if err := s.pull(ctx, cons, stream, consumer, &beside, h); err != nil && ctx.Err() == nil {
-					slog.Warn("pulling messages", "consumer", consumer, "error", err)
+					tell.Do(func() { slog.Warn("pulling messages; trying again", "consumer", consumer, "error", err) })
 					wait(ctx, time.Second)
 				}
 			}

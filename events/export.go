@@ -94,8 +94,9 @@ type Export struct {
 
 	RequestedSeq uint64    `json:"requested_sequence"` // of the newest requested event
 	RequestedAt  time.Time `json:"requested_at"`
-	LastSeq      uint64    `json:"last_sequence"` // of the newest event of any type
-	LastID       string    `json:"last_event_id"` // ce-id of that event
+	CrawledSeq   uint64    `json:"crawled_sequence,omitempty"` // of its crawled event, 0 while there is none
+	LastSeq      uint64    `json:"last_sequence"`              // of the newest event of any type
+	LastID       string    `json:"last_event_id"`              // ce-id of that event
 	TerminalSeq  uint64    `json:"terminal_sequence,omitempty"`
 	FinishedAt   time.Time `json:"finished_at,omitzero"`
 
@@ -176,7 +177,7 @@ func (x *Export) Apply(ev Event) error {
 			x.ID = ev.Sequence
 		}
 	case *ExportCrawled:
-		x.State, x.Run, x.Pages, x.Manifest, x.Warnings = StateCrawled, p.Run, p.Pages, p.Manifest, p.Warnings
+		x.State, x.CrawledSeq, x.Run, x.Pages, x.Manifest, x.Warnings = StateCrawled, ev.Sequence, p.Run, p.Pages, p.Manifest, p.Warnings
 	case *ExportCompleted:
 		x.finish(StateCompleted, ev)
 		x.Run, x.Pages, x.Manifest, x.Rows, x.Files, x.Warnings, x.ExpiresAt = p.Run, p.Pages, p.Manifest, p.Rows, p.Files, p.Warnings, p.ExpiresAt

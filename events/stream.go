@@ -104,11 +104,12 @@ type Streams struct {
 	js   jetstream.JetStream
 	keys *Keyring
 
-	events  jetstream.Stream
-	pages   jetstream.Stream
-	private jetstream.Stream
-	batches chan struct{}     // atomic batches in flight
-	before  map[string]uint64 // last sequence of each stream when this process connected
+	events   jetstream.Stream
+	pages    jetstream.Stream
+	private  jetstream.Stream
+	batches  chan struct{}     // atomic batches in flight
+	suspects chan struct{}     // holds the one suspect that is at work
+	before   map[string]uint64 // last sequence of each stream when this process connected
 }
 
 // Provision creates the streams and consumers, or brings existing ones to
@@ -125,7 +126,7 @@ func Provision(ctx context.Context, nc *nats.Conn, cfg Config) (*Streams, error)
 	if err != nil {
 		return nil, fmt.Errorf("jetstream: %w", err)
 	}
-	s := &Streams{cfg: cfg, nc: nc, js: js, keys: keys, batches: make(chan struct{}, maxBatchesInFlight), before: map[string]uint64{}}
+	s := &Streams{cfg: cfg, nc: nc, js: js, keys: keys, batches: make(chan struct{}, maxBatchesInFlight), suspects: make(chan struct{}, 1), before: map[string]uint64{}}
 	// A process that does not belong here must not change what it finds.
 	s.private, err = provisioned(ctx, func(ctx context.Context) (jetstream.Stream, error) {
 		st, err := js.Stream(ctx, StreamPrivate)

@@ -61,16 +61,13 @@ type Service struct {
 	streams *events.Streams
 	files   storage.Files
 
-	large    chan struct{}   // holds the large workbooks that are written
-	suspects chan struct{}   // holds the one suspect that is at work
-	running  *events.Running // set by Run
-	short    atomic.Bool     // the last workbook found no room on the disk
+	large   chan struct{}   // holds the large workbooks that are written
+	running *events.Running // set by Run
+	short   atomic.Bool     // the last workbook found no room on the disk
 }
 
-// suspectAfter is how many starts that came to nothing make an export a
-// suspect. Suspects are assembled one at a time in a process, so that the one
-// that ends it is told from those that only ran beside it.
-const suspectAfter = 2
+// aloneFor is how long a suspect keeps the others waiting at most.
+const aloneFor = 30 * time.Second
 
 // New returns an assembler that keeps finished files in files. It does no I/O.
 func New(cfg Config, streams *events.Streams, files storage.Files) (*Service, error) {
@@ -78,7 +75,7 @@ func New(cfg Config, streams *events.Streams, files storage.Files) (*Service, er
 		return nil, errors.New("assembler: streams and files are required")
 	}
 	cfg = cfg.withDefaults()
-	return &Service{cfg: cfg, streams: streams, files: files, large: make(chan struct{}, cfg.Workbooks), suspects: make(chan struct{}, 1)}, nil
+	return &Service{cfg: cfg, streams: streams, files: files, large: make(chan struct{}, cfg.Workbooks)}, nil
 }
 
 // Run assembles until ctx ends, hands back what is under way, and returns nil.
@@ -140,7 +137,7 @@ func (s *Service) handle(ctx context.Context, d events.Delivery) error {
 		return err
 	}
 	x, err := s.streams.ReadSince(assembleCtx, ev)
-	if err != nil || x.State != events.StateCrawled || x.LastSeq != d.Sequence {
+	if err != nil || stillOpen(&x, d.Sequence) != nil {
 		leave()
 		return err // ended, or requested anew: nothing to do for this event
 	}
@@ -177,13 +174,12 @@ func (s *Service) carryOut(ctx, assembleCtx context.Context, x events.Export, d 
 	if !d.Fresh {
 		starts++ // the first one is not recorded
 	}
-	if starts >= suspectAfter {
-		select {
-		case s.suspects <- struct{}{}:
-			defer func() { <-s.suspects }()
-		case <-assembleCtx.Done():
-			return assembleCtx.Err()
+	if starts >= events.SuspectAfter {
+		leave, err := s.streams.Alone(assembleCtx, aloneFor)
+		if err != nil {
+			return err
 		}
+		defer leave()
 	}
 	recorded := 0
 	if !d.Fresh {
@@ -386,7 +382,7 @@ func (s *Service) awaitRoom(x *events.Export, log *slog.Logger, err error) error
 // stillOpen refuses to add to an export that is no longer the one that was
 // taken.
 func stillOpen(x *events.Export, crawled uint64) error {
-	if x.State != events.StateCrawled || x.LastSeq != crawled {
+	if x.State != events.StateCrawled || x.CrawledSeq != crawled {
 		return events.ErrEnded
 	}
 	return nil

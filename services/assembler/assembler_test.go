@@ -17,6 +17,7 @@ import (
 	"sheaf/events/eventstest"
 	"sheaf/storage"
 
+	"github.com/nats-io/nats.go"
 	"github.com/stretchr/testify/require"
 	"github.com/xuri/excelize/v2"
 )
@@ -276,6 +277,21 @@ func TestRunHandsBackOnDrain(t *testing.T) {
 	require.Eventually(t, func() bool { return st.read().State == events.StateCompleted }, 10*time.Second, 5*time.Millisecond)
 	cancel()
 	require.NoError(t, <-done)
+}
+
+// An event that this version does not know leaves a crawled export what it is.
+func TestAnUnknownEventIsNoReasonNotToAssemble(t *testing.T) {
+	st := newStage(t)
+	x := st.crawled(page(1, 1, 0, 1))
+	_, err := st.streams.JetStream().PublishMsg(t.Context(), &nats.Msg{
+		Subject: "sheaf.event.default.paused." + testKey, Data: []byte(`{}`), Header: nats.Header{
+			"ce-specversion": {"1.0"}, "ce-id": {events.NewID()}, "ce-source": {"/sheaf/default"}, "ce-type": {"sheaf.export.paused.v1"},
+			"ce-subject": {testKey}, "ce-time": {time.Now().UTC().Format(time.RFC3339Nano)},
+		},
+	})
+	require.NoError(t, err)
+	require.NoError(t, st.service(Config{}).handle(t.Context(), st.delivery(x)))
+	require.Equal(t, events.StateCompleted, st.read().State)
 }
 
 func TestPoisonAssemblyEndsAfterFiveStarts(t *testing.T) {

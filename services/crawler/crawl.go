@@ -29,8 +29,9 @@ type crawl struct {
 
 	counting sync.Mutex // guards what follows
 	starts   int        // how often it is recorded that the crawl began at mark, this time included; 0 while this time is not
-	suspect  bool       // the process ended over it before; until it gets further
-	alone    bool       // it has the place of the suspects
+
+	suspect context.Context // the process ended while it was at work before; ends when it gets further
+	acquit  func()          // ends suspect
 
 	again bool // the event was delivered before
 	fresh bool // nobody has begun the crawl before
@@ -71,8 +72,9 @@ var errDraining = errors.New("the process stops; the missing pages are left to a
 func (c *crawl) run(ctx context.Context) (*events.ExportCrawled, error) {
 	req := c.x.Request
 	c.sizes, c.progress = map[int]int64{}, make(chan struct{}, 1)
+	c.suspect, c.acquit = context.WithCancel(ctx)
+	defer c.acquit()
 	defer c.waitEnds()
-	defer c.leaveAlone()
 	if req.SourceType == events.SourceRaw {
 		return c.raw(ctx)
 	}
@@ -103,7 +105,7 @@ func (c *crawl) run(ctx context.Context) (*events.ExportCrawled, error) {
 	source.turn = c.turn
 	source.memory = c.memory
 	source.sleep = func(ctx context.Context, d time.Duration) error {
-		c.leaveAlone()
+		pieceOf(ctx).rest()
 		ctx, stop := c.untilDrain(ctx)
 		defer stop()
 		return sleep(ctx, d)
@@ -202,19 +204,15 @@ func (c *crawl) begin(ctx context.Context) ([]int, error) {
 		return nil, &Failure{Code: events.CodeCrashedWorker,
 			Msg: fmt.Sprintf("crawling began %d times without getting past %d pages; the process ended each time", c.cfg.MaxStarts, len(have)+len(before))}
 	}
-	c.suspect = starts >= suspectAfter
-	if len(have)+len(before) > 0 { // reading them is work as well
-		if err := c.beAlone(ctx); err != nil {
-			return nil, err
-		}
-		if err := c.count(ctx); err != nil {
-			return nil, err
-		}
+	if starts < events.SuspectAfter {
+		c.acquit()
 	}
 	if !slices.Contains(before, 1) {
 		return have, nil
 	}
 
+	ctx, work := c.piece(ctx)
+	defer work.rest()
 	anew, done, err := c.ask(ctx, 1)
 	if err != nil {
 		return nil, err
@@ -244,6 +242,14 @@ func (c *crawl) restore(ctx context.Context, have []int) error {
 	}
 	ctx, stop := c.untilDrain(ctx)
 	defer stop()
+	if c.mark != "" { // of a source: reading what is there is work as well
+		var work *piece
+		ctx, work = c.piece(ctx)
+		defer work.rest()
+		if err := c.begins(ctx); err != nil {
+			return err
+		}
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(8)
 	for _, n := range have {
@@ -355,9 +361,6 @@ func (c *crawl) hand(ctx context.Context, pages chan<- int) error {
 		if err != nil {
 			return err
 		}
-		if !on {
-			c.leaveAlone() // whoever it waits for may be a suspect as well
-		}
 		to := pages
 		if wait || !on {
 			to = nil
@@ -380,21 +383,26 @@ func (c *crawl) hand(ctx context.Context, pages chan<- int) error {
 // stream has no room for is asked for again when there may be.
 func (c *crawl) fetch(ctx context.Context, n int) error {
 	for {
-		p, done, err := c.ask(ctx, n)
-		if err != nil {
-			return err
-		}
-		err = c.publish(ctx, p)
-		done()
+		err := c.fetchOnce(ctx, n)
 		var refused *refusedPage
 		if !errors.As(err, &refused) {
 			return err
 		}
-		c.leaveAlone()
 		if err := c.awaitRoom(ctx, refused.size); err != nil {
 			return err
 		}
 	}
+}
+
+func (c *crawl) fetchOnce(ctx context.Context, n int) error {
+	ctx, work := c.piece(ctx)
+	defer work.rest()
+	p, done, err := c.ask(ctx, n)
+	if err != nil {
+		return err
+	}
+	defer done()
+	return c.publish(ctx, p)
 }
 
 // ask asks the source for a page and judges its answer. The page's rows are
@@ -518,7 +526,7 @@ func (c *crawl) failed(f *Failure) *events.ExportFailed {
 func (c *crawl) turn(ctx context.Context) (*place, error) {
 	ctx, stop := c.untilDrain(ctx)
 	defer stop()
-	if err := c.beAlone(ctx); err != nil {
+	if err := pieceOf(ctx).begin(ctx); err != nil {
 		return nil, err
 	}
 	turn, err := c.turns.take(ctx, c.asker)
@@ -532,26 +540,64 @@ func (c *crawl) turn(ctx context.Context) (*place, error) {
 	return turn, nil
 }
 
-// suspectAfter is how many starts that came to nothing make an export a
-// suspect. Suspects go on one at a time in a process, so that the one that
-// ends it is told from those that only ran beside it: they are counted at most
-// as often as it takes to suspect them, and get further once they are alone.
-const suspectAfter = 2
+// aloneFor is how long a piece of a suspect's work keeps other suspects waiting
+// at most. A source may take longer to answer, but most answers that end a
+// process have done so by then.
+const aloneFor = 5 * time.Second
 
-// beAlone has a suspect wait until no other is at work.
-func (c *crawl) beAlone(ctx context.Context) error {
-	c.counting.Lock()
-	defer c.counting.Unlock()
-	if !c.suspect || c.alone {
+// piece is one piece of a crawl's work, such as fetching a page. While the crawl
+// is a suspect, a piece waits until it is the only one of all suspects. It rests
+// while it waits for something else than its own work.
+type piece struct {
+	crawl *crawl
+	leave func() // nil while it keeps nobody waiting
+}
+
+type pieceKey struct{}
+
+// piece begins a piece of work, which belongs to one goroutine. Its rest must
+// be called at the end.
+func (c *crawl) piece(ctx context.Context) (context.Context, *piece) {
+	p := &piece{crawl: c}
+	return context.WithValue(ctx, pieceKey{}, p), p
+}
+
+func pieceOf(ctx context.Context) *piece {
+	p, _ := ctx.Value(pieceKey{}).(*piece)
+	return p
+}
+
+// begin waits until the piece may be worked on.
+func (p *piece) begin(ctx context.Context) error {
+	suspect := p.crawl.suspect
+	if suspect.Err() != nil || p.leave != nil {
 		return nil
 	}
-	select {
-	case c.suspects <- struct{}{}:
-		c.alone = true
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
+	waiting, stop := context.WithCancel(ctx)
+	defer stop()
+	defer context.AfterFunc(suspect, stop)()
+	leave, err := p.crawl.streams.Alone(waiting, aloneFor)
+	if err != nil {
+		return ctx.Err() // nil: the crawl got further meanwhile
 	}
+	p.leave = leave
+	return nil
+}
+
+// rest lets another suspect work.
+func (p *piece) rest() {
+	if p.leave != nil {
+		p.leave()
+		p.leave = nil
+	}
+}
+
+// begins begins the piece of ctx and counts the start.
+func (c *crawl) begins(ctx context.Context) error {
+	if err := pieceOf(ctx).begin(ctx); err != nil {
+		return err
+	}
+	return c.count(ctx)
 }
 
 // count records the start of the crawl, once, before its work begins. The first
@@ -564,25 +610,6 @@ func (c *crawl) count(ctx context.Context) (err error) {
 		c.starts, err = c.streams.CountStart(ctx, c.x.Tenant, c.x.Key, c.mark)
 	}
 	return err
-}
-
-// acquit says that the crawl got further.
-func (c *crawl) acquit() {
-	c.counting.Lock()
-	c.suspect = false
-	c.counting.Unlock()
-	c.leaveAlone()
-}
-
-// leaveAlone gives the place of the suspects to the next: the crawl got
-// further, ended, or waits for something else than its own work.
-func (c *crawl) leaveAlone() {
-	c.counting.Lock()
-	defer c.counting.Unlock()
-	if c.alone {
-		c.alone = false
-		<-c.suspects
-	}
 }
 
 // stillMine is asked when a page was there already. If another crawler has begun

@@ -78,8 +78,7 @@ type Service struct {
 	memory  *memory
 	space   *space
 
-	suspects chan struct{}   // holds the one suspect that is at work
-	running  *events.Running // set by Run
+	running *events.Running // set by Run
 }
 
 // New returns a crawler that reaches sources through client. It does no I/O.
@@ -91,7 +90,6 @@ func New(cfg Config, streams *events.Streams, client *http.Client) (*Service, er
 	return &Service{
 		cfg: cfg, streams: streams, client: client,
 		turns: newTurns(cfg.Fetches, cfg.PerHost, cfg.PerTenant), memory: newMemory(cfg.BodyBytes), space: newSpace(streams, cfg.Room),
-		suspects: make(chan struct{}, 1),
 	}, nil
 }
 

@@ -1,0 +1,89 @@
+package crawler
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"sheaf/events"
+	"sheaf/events/eventstest"
+
+	"github.com/stretchr/testify/require"
+)
+
+// Exports whose process ended twice while they were at work are crawled one at
+// a time, whatever their sources do: one answers 503 first, one hangs, and one
+// holds all the memory for answers. The others run beside them.
+func TestSuspectsGoOneAtATime(t *testing.T) {
+	s := eventstest.Streams(t)
+	var suspects, most, hangs atomic.Int32
+	unhang := make(chan struct{})
+	failed := make(map[string]bool) // by the one suspect at a time
+	source := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		who := strings.Trim(r.URL.Path, "/")
+		page := r.URL.Query().Get("page")
+		pages, pad := 1, 10
+		if strings.HasPrefix(who, "suspect") {
+			if page == "1" {
+				n := suspects.Add(1)
+				defer suspects.Add(-1)
+				for m := most.Load(); n > m && !most.CompareAndSwap(m, n); m = most.Load() {
+				}
+				if !failed[who] {
+					failed[who] = true
+					http.Error(w, "later", http.StatusServiceUnavailable)
+					return
+				}
+			}
+			pages, pad = 6, 1<<20
+		}
+		if who == "hangs" {
+			hangs.Add(1)
+			<-unhang
+		}
+		fmt.Fprintf(w, `{"errcode":0,"data":{"data":[{"id":"ID"},{"id":"%s%s"}],"pagetag":{"page":%s,"limit":1,"total":%d,"total_page":%d}}}`,
+			page, strings.Repeat("x", pad), page, pages, pages)
+	}))
+	t.Cleanup(source.Close)
+	ask := func(who string, starts int) string {
+		key := fmt.Sprintf("%032x", who)[:32]
+		x, err := s.Append(t.Context(), events.Export{Tenant: "default", Key: key}, "", func(*events.Export) (events.Payload, error) {
+			return &events.ExportRequested{CreatedAt: time.Now().UTC(), Request: events.Request{
+				ExtType: "XLSX", SourceType: events.SourceHTTP,
+				HTTP: &events.HTTPRequest{URL: source.URL + "/" + who, Method: http.MethodGet, Limit: 1, Conn: 8, Param: json.RawMessage(`{}`)},
+			}}, nil
+		})
+		require.NoError(t, err)
+		for range starts {
+			_, err := s.CountStart(t.Context(), "default", key, fmt.Sprintf("%d:0", x.RequestedSeq))
+			require.NoError(t, err)
+		}
+		return key
+	}
+	crawled := func(key string) bool {
+		x, err := s.Read(t.Context(), "default", key)
+		return err == nil && x.State == events.StateCrawled
+	}
+	hanging := ask("hangs", events.SuspectAfter)
+	var keys []string
+	for n := range 4 {
+		keys = append(keys, ask(fmt.Sprintf("suspect%d", n), events.SuspectAfter))
+	}
+	innocent := ask("innocent", 0)
+	start(t, s, source.Client(), Config{BodyBytes: 4 << 20})
+
+	require.Eventually(t, func() bool { return crawled(innocent) }, 20*time.Second, 5*time.Millisecond)
+	for _, key := range keys {
+		require.Eventually(t, func() bool { return crawled(key) }, 60*time.Second, 20*time.Millisecond)
+	}
+	require.EqualValues(t, 1, most.Load(), "suspects at work at once")
+	require.EqualValues(t, 1, hangs.Load())
+	require.False(t, crawled(hanging))
+	close(unhang)
+	require.Eventually(t, func() bool { return crawled(hanging) }, 20*time.Second, 5*time.Millisecond)
+}
