@@ -58,6 +58,11 @@ func dieAt(t *testing.T, seed uint64, name string, n int) {
 		{n: 1, raw: true, pages: 1, limit: 40, last: 40, callback: "nats"},
 		{n: 2, wide: true, pages: 2, limit: 200, last: 100, durable: true, callback: "http"},
 	}
+	// A first start is not recorded: the process must die in the middle of one.
+	again := strings.HasPrefix(name, "starts.")
+	if again {
+		orders = append(orders, &order{n: 3, pages: 2, limit: 5, last: 5, slow: 2 * time.Second, callback: "http"})
+	}
 	w := newWorld(t, seed, orders)
 	defer w.close()
 	listen, address := freeAddress(), freeAddress()
@@ -84,7 +89,7 @@ func dieAt(t *testing.T, seed uint64, name string, n int) {
 	}
 	p, within := w.serve("sheaf", args...), 20*time.Second
 	point := fmt.Sprintf("%s:%d", name, n)
-	if w.expiring || purging {
+	if w.expiring || purging || again {
 		p.start("")
 	} else {
 		p.start(point)
@@ -94,6 +99,9 @@ func dieAt(t *testing.T, seed uint64, name string, n int) {
 		if err := w.submit(ctx, o); err != nil {
 			w.problem("I1 order %d: %v", o.n, err)
 		}
+	}
+	if again {
+		p.hit(syscall.SIGKILL, point)
 	}
 	if w.expiring {
 		w.settle(ctx)

@@ -48,6 +48,11 @@ func stallAt(t *testing.T, seed uint64, point string) {
 		{n: 1, raw: true, pages: 1, limit: 40, last: 40, callback: "http"},
 		{n: 2, wide: true, pages: 2, limit: 200, last: 100, callback: "http"},
 	}
+	// A first start is not recorded: the process must die in the middle of one.
+	again := strings.HasPrefix(point, "starts.")
+	if again {
+		orders = append(orders, &order{n: 3, pages: 2, limit: 5, last: 5, slow: 2 * time.Second, callback: "http"})
+	}
 	w := newWorld(t, seed, orders)
 	defer w.close()
 	_, natsServer := build(t)
@@ -65,7 +70,11 @@ func stallAt(t *testing.T, seed uint64, point string) {
 		return
 	}
 	w.server.start("")
-	both[0].start(point + ":stop")
+	if again {
+		both[0].start("")
+	} else {
+		both[0].start(point + ":stop")
+	}
 	w.connect()
 	var submitting sync.WaitGroup
 	for _, o := range orders {
@@ -74,6 +83,10 @@ func stallAt(t *testing.T, seed uint64, point string) {
 				w.problem("I1 order %d: %v", o.n, err)
 			}
 		})
+	}
+	if again {
+		submitting.Wait()
+		both[0].hit(syscall.SIGKILL, point+":stop")
 	}
 	if !eventually(ctx, 30*time.Second, 20*time.Millisecond, both[0].stopped) {
 		w.problem("%s was never hit", point)
