@@ -102,13 +102,17 @@ var (
 // A page of more than one part is written as one atomic batch: all or nothing.
 // ErrNoSpace means that the stream is full.
 func (s *Streams) PublishPage(ctx context.Context, p Page) (stored bool, err error) {
-	_, stored, err = s.PublishSized(ctx, p)
+	_, stored, err = s.PublishSized(ctx, p, nil)
 	return stored, err
 }
 
 // PublishSized is PublishPage that also says how many bytes of SHEAF_PAGES p
-// takes, or would have taken.
-func (s *Streams) PublishSized(ctx context.Context, p Page) (size int64, stored bool, err error) {
+// takes, or would have taken. Before anything is written it asks room, if not
+// nil, for the bytes that the disk has to have, which are twice as many for a
+// page of several parts: the server keeps a batch beside its stream until it is
+// complete. It calls release when they are written, or will not be. An error of
+// room is returned as it is.
+func (s *Streams) PublishSized(ctx context.Context, p Page, room func(ctx context.Context, bytes int64) (release func(), err error)) (size int64, stored bool, err error) {
 	if err := checkName(p.Tenant, p.Key); err != nil {
 		return 0, false, err
 	}
@@ -118,6 +122,17 @@ func (s *Streams) PublishSized(ctx context.Context, p Page) (size int64, stored 
 	}
 	for _, m := range msgs {
 		size += int64(m.Size()) + storedOverhead
+	}
+	if room != nil {
+		disk := size
+		if len(msgs) > 1 {
+			disk *= 2
+		}
+		release, err := room(ctx, disk)
+		if err != nil {
+			return size, false, err
+		}
+		defer release()
 	}
 	for attempt := 1; ; attempt++ {
 		err = s.publishParts(ctx, msgs)

@@ -7,8 +7,10 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"time"
 
 	"sheaf/events"
+	"sheaf/services/crawler"
 	"sheaf/services/ingress"
 	"sheaf/storage"
 )
@@ -28,6 +30,15 @@ const (
 	// startShare of the reserve is what a start needs: a process that runs
 	// can purge and so mend what one that waits cannot.
 	startShare = 16
+	// pressFor is how long after a workbook in progress found no room pages make
+	// room, and idleAfter after how long without any in progress no longer: one
+	// that was given up comes again after 6 s at most.
+	pressFor  = time.Minute
+	idleAfter = 15 * time.Second
+	// draftWait is how long a workbook in progress waits for pages that are being
+	// written, and draftEvery how often it looks.
+	draftWait  = 5 * time.Second
+	draftEvery = 20 * time.Millisecond
 )
 
 // disk decides what there is room for on the disk of --data: the one place. A
@@ -37,14 +48,23 @@ const (
 // Below a reserve nothing new is begun, while what ends exports and what frees
 // space goes on. When a quarter more than the reserve is free again all goes on.
 //
+// What is about to be written is held first, with its size, and is held until it
+// is acknowledged. What is held never exceeds what is free above the reserve, so
+// however many write at once, the reserve stays. What is written and not yet
+// acknowledged counts twice: that errs on the safe side, for a moment.
+//
 // A nil disk has room: without an embedded server nothing is written here that
 // others rest on. So has one whose file system does not say how it stands.
 type disk struct {
 	folder  string
 	measure func(folder string) (size, free int64, known bool)
 
-	mu    sync.Mutex
-	short bool
+	mu      sync.Mutex
+	short   bool
+	held    int64
+	drafts  int       // that wait for what is held to be written
+	asked   time.Time // when a workbook in progress last asked for room
+	refused time.Time // and when there was none
 }
 
 func newDisk(folder string) *disk { return &disk{folder: folder, measure: diskSpace} }
@@ -55,9 +75,14 @@ func newDisk(folder string) *disk { return &disk{folder: folder, measure: diskSp
 func (d *disk) look() (above, reserve int64, short bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	_, above, reserve, short = d.lookLocked()
+	return above, reserve, short
+}
+
+func (d *disk) lookLocked() (size, above, reserve int64, short bool) {
 	size, free, known := d.measure(d.folder)
 	if !known {
-		return 1 << 60, 0, false
+		return 1 << 60, 1 << 60, 0, false
 	}
 	reserve = min(size/reserveShare, mostReserve)
 	was := d.short
@@ -69,43 +94,101 @@ func (d *disk) look() (above, reserve int64, short bool) {
 	case was && !d.short:
 		slog.Info("there is room on the disk of --data again", "folder", d.folder, "free", humanBytes(free))
 	}
-	return free - reserve, reserve, d.short
+	return size, free - reserve, reserve, d.short
 }
 
-// roomFor reports whether bytes more of new work may be written.
-func (d *disk) roomFor(bytes int64) error {
+// roomFor holds bytes of new exports until release. Of none it says whether
+// there is room for new exports at all.
+func (d *disk) roomFor(bytes int64) (release func(), err error) {
 	if d == nil {
-		return nil
+		return func() {}, nil
 	}
-	above, reserve, short := d.look()
-	if !short && bytes <= above {
-		return nil
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	_, above, reserve, short := d.lookLocked()
+	if !short && (bytes == 0 || bytes <= above-d.held) {
+		return d.hold(bytes), nil
 	}
-	need := reserve + bytes
+	need := reserve + bytes + d.held
 	if short {
 		need += reserve / 4
 	}
-	return d.lack(above+reserve, need)
+	return nil, d.lack(above+reserve, need)
 }
 
-// roomForPages returns how many bytes of pages may be written.
-func (d *disk) roomForPages() (bytes int64, err error) {
-	if d == nil {
-		return 1 << 60, nil
+// hold sets bytes aside. The caller holds mu.
+func (d *disk) hold(bytes int64) (release func()) {
+	d.held += bytes
+	return sync.OnceFunc(func() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.held -= bytes
+	})
+}
+
+// lacksRoom returns an error while there is no room for new exports.
+func (d *disk) lacksRoom() error {
+	release, err := d.roomFor(0)
+	if err == nil {
+		release()
 	}
-	above, _, _ := d.look()
-	return max(above, 0), d.roomFor(0)
+	return err
 }
 
-// roomForDrafts reports whether a workbook in progress may grow.
-func (d *disk) roomForDrafts() error {
+// Room says how much of the disk pages may take. Pages need no more than is free
+// above the reserve: an export that is under way is not new.
+func (d *disk) Room() crawler.DiskRoom {
+	if d == nil {
+		return crawler.DiskRoom{Free: 1 << 60, Most: 1 << 60}
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	size, above, reserve, _ := d.lookLocked()
+	return crawler.DiskRoom{
+		Free: above - d.held, Most: size - reserve,
+		Drafts: time.Since(d.refused) < pressFor && time.Since(d.asked) < idleAfter,
+	}
+}
+
+// Hold holds bytes of pages until release.
+func (d *disk) Hold(bytes int64) (release func(), err error) {
+	if d == nil {
+		return func() {}, nil
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	_, above, reserve, _ := d.lookLocked()
+	if d.drafts == 0 && bytes <= above-d.held {
+		return d.hold(bytes), nil
+	}
+	return nil, d.lack(above+reserve, reserve+d.held+bytes)
+}
+
+// roomForDrafts reports whether a workbook in progress may grow by so many
+// bytes. It waits a while for what is held to be written, for that comes before.
+func (d *disk) roomForDrafts(bytes int64) error {
 	if d == nil {
 		return nil
 	}
-	if above, reserve, _ := d.look(); above+reserve < reserve/draftShare {
-		return d.lack(above+reserve, reserve/draftShare)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.drafts++
+	defer func() { d.drafts-- }()
+	for end := time.Now().Add(draftWait); ; {
+		_, above, reserve, _ := d.lookLocked()
+		d.asked = time.Now()
+		need := reserve/draftShare + bytes
+		switch free := above + reserve; {
+		case free-d.held >= need:
+			return nil
+		case free < need || d.asked.After(end):
+			d.refused = d.asked
+			return d.lack(free, need)
+		}
+		d.mu.Unlock()
+		time.Sleep(draftEvery)
+		d.mu.Lock()
 	}
-	return nil
 }
 
 // roomToStart reports whether the streams may be opened.

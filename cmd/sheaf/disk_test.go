@@ -29,34 +29,41 @@ func TestDiskKeepsAReserve(t *testing.T) {
 				require.Equal(t, "/data", folder)
 				return tc.size, free, true
 			}
-			require.NoError(t, d.roomFor(tc.size-tc.reserve))
-			err := d.roomFor(tc.size - tc.reserve + 1)
+			release, err := d.roomFor(tc.size - tc.reserve)
+			require.NoError(t, err)
+			_, err = d.Hold(1)
+			require.Error(t, err, "what is held is not for others")
+			release()
+			release()
+			_, err = d.roomFor(tc.size - tc.reserve + 1)
 			require.Error(t, err, "the reserve is not for new work")
-			require.NoError(t, d.roomFor(0), "what is too large alone shuts nobody else out")
+			require.NoError(t, d.lacksRoom(), "what is too large alone shuts nobody else out")
 
 			free = tc.reserve
-			require.NoError(t, d.roomFor(0))
+			require.NoError(t, d.lacksRoom())
 			free--
-			err = d.roomFor(0)
+			err = d.lacksRoom()
 			require.ErrorContains(t, err, "/data")
 			require.ErrorContains(t, err, humanBytes(free)+" free")
 			require.ErrorContains(t, err, humanBytes(tc.reserve+tc.reserve/4)+" needed")
 			var told ingress.NotReady
 			require.ErrorAs(t, err, &told, "callers and /readyz may be told")
-			_, err = d.roomForPages()
+			_, err = d.Hold(0)
 			require.Error(t, err)
-			require.NoError(t, d.roomForDrafts(), "what frees pages goes on")
+			require.Equal(t, int64(-1), d.Room().Free)
+			require.NoError(t, d.roomForDrafts(0), "what frees pages goes on")
 
 			free = tc.reserve + tc.reserve/4 - 1
-			require.Error(t, d.roomFor(0), "no flapping")
+			require.Error(t, d.lacksRoom(), "no flapping")
 			free++
-			require.NoError(t, d.roomFor(0))
-			bytes, err := d.roomForPages()
-			require.NoError(t, err)
-			require.Equal(t, tc.reserve/4, bytes)
+			require.NoError(t, d.lacksRoom())
+			require.Equal(t, tc.reserve/4, d.Room().Free)
+			require.Equal(t, tc.size-tc.reserve, d.Room().Most)
+			require.False(t, d.Room().Drafts)
 
 			free = tc.reserve/2 - 1
-			require.Error(t, d.roomForDrafts())
+			require.Error(t, d.roomForDrafts(0))
+			require.True(t, d.Room().Drafts, "pages make room")
 			require.NoError(t, d.roomToStart())
 			require.NoError(t, d.lacked(errors.New("refused")))
 			require.Error(t, d.lacked(fmt.Errorf("tasks.db: %w", syscall.ENOSPC)))
@@ -74,10 +81,11 @@ func TestDiskThatIsNotKnownHasRoom(t *testing.T) {
 	unknown := newDisk("/data")
 	unknown.measure = func(string) (int64, int64, bool) { return 0, 0, false }
 	for _, d := range []*disk{nil, unknown} {
-		require.NoError(t, d.roomFor(1<<50))
-		_, err := d.roomForPages()
+		_, err := d.roomFor(1 << 50)
 		require.NoError(t, err)
-		require.NoError(t, d.roomForDrafts())
+		_, err = d.Hold(1 << 50)
+		require.NoError(t, err)
+		require.NoError(t, d.roomForDrafts(0))
 		require.NoError(t, d.roomToStart())
 	}
 }

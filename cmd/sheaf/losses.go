@@ -236,7 +236,7 @@ func (s *system) health() error {
 			return ingress.NotReady("data was lost; read " + lossesName + " in the data folder and move it away")
 		}
 	}
-	return s.disk.roomFor(0)
+	return s.disk.lacksRoom()
 }
 
 // keepMarks takes the watermarks until ctx ends. It returns an error when a

@@ -219,7 +219,7 @@ func (s *system) makers() map[string]func() (role, error) {
 			}, s.listener, s.streams, s.tasks, s.files)
 		},
 		roleCrawler: func() (role, error) {
-			return crawler.New(crawler.Config{PerHost: s.cfg.ConnsPerHost, PerTenant: s.cfg.ConnsPerTenant, Room: s.disk.roomForPages}, s.streams, s.egress)
+			return crawler.New(crawler.Config{PerHost: s.cfg.ConnsPerHost, PerTenant: s.cfg.ConnsPerTenant, Disk: s.disk}, s.streams, s.egress)
 		},
 		roleAssembler: func() (role, error) {
 			return assembler.New(assembler.Config{KeepFiles: s.cfg.KeepFiles, Room: s.disk.roomForDrafts}, s.streams, s.files)
@@ -309,7 +309,7 @@ func (s *system) watch(ctx context.Context) error {
 			return nil
 		case <-tick.C:
 		}
-		_ = s.disk.roomFor(0) // tells the log when that changes
+		_ = s.disk.lacksRoom() // tells the log when that changes
 		if s.conn.IsClosed() {
 			return errors.New("the NATS connection was closed for good")
 		}

@@ -25,6 +25,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -40,7 +41,10 @@ type Config struct {
 	KeepFiles time.Duration // until a finished file expires; default 168h
 	MaxStarts int           // starts of one assembly before CRASHED_WORKER; default 5
 	Parallel  int           // encoders of one workbook; default one a core
-	Room      func() error  // nil while the disk has room for a workbook in progress to grow; default always
+	RoomWait  time.Duration // how long a workbook may find no room on the disk before LIMIT_BYTES; default 10m
+	// Room returns nil while the disk has room for a workbook in progress to grow
+	// by so many bytes. Default: always.
+	Room func(bytes int64) error
 }
 
 func (c Config) withDefaults() Config {
@@ -49,8 +53,9 @@ func (c Config) withDefaults() Config {
 	c.ReadAhead = cmp.Or(c.ReadAhead, 16<<20)
 	c.KeepFiles = cmp.Or(c.KeepFiles, 168*time.Hour)
 	c.MaxStarts = cmp.Or(c.MaxStarts, 5)
+	c.RoomWait = cmp.Or(c.RoomWait, 10*time.Minute)
 	if c.Room == nil {
-		c.Room = func() error { return nil }
+		c.Room = func(int64) error { return nil }
 	}
 	return c
 }
@@ -64,6 +69,7 @@ type Service struct {
 	large   chan struct{}   // holds the large workbooks that are written
 	running *events.Running // set by Run
 	short   atomic.Bool     // the last workbook found no room on the disk
+	waited  sync.Map        // since when a crawled export finds no room, by CrawledSeq
 }
 
 // aloneFor is how long a suspect keeps the others waiting at most.
@@ -162,7 +168,7 @@ func (s *Service) handle(ctx context.Context, d events.Delivery) error {
 func (s *Service) carryOut(ctx, assembleCtx context.Context, x events.Export, d events.Delivery) error {
 	log := slog.With("tenant", x.Tenant, "hash_key", x.Key, "id", x.ID)
 	begun := time.Now()
-	if err := s.cfg.Room(); err != nil {
+	if err := s.cfg.Room(0); err != nil && s.waits(&x) < s.cfg.RoomWait {
 		return s.awaitRoom(&x, log, err)
 	}
 
@@ -198,6 +204,15 @@ func (s *Service) carryOut(ctx, assembleCtx context.Context, x events.Export, d 
 		err = events.ErrEnded
 	}
 
+	if errors.Is(err, errNoRoom) || storage.IsNoSpace(err) {
+		if waited := s.waits(&x); waited >= s.cfg.RoomWait {
+			err = &failure{code: events.CodeLimitBytes, reason: fmt.Sprintf(
+				"no room for the workbook within %s: %v; make room there, use a larger disk or export less at once", s.cfg.RoomWait, err)}
+		}
+	} else {
+		s.waited.Delete(x.CrawledSeq)
+	}
+
 	var f *failure
 	switch {
 	case err == nil:
@@ -219,7 +234,7 @@ func (s *Service) carryOut(ctx, assembleCtx context.Context, x events.Export, d 
 		_, err = s.streams.Append(ctx, x, "", func(x *events.Export) (events.Payload, error) {
 			return &events.ExportFailed{
 				Code: f.code, Reason: f.reason, Phase: events.PhaseAssembling, Page: f.page,
-				Run: x.Run, RunSpoiled: f.code != events.CodeCrashedWorker,
+				Run: x.Run, RunSpoiled: f.code != events.CodeCrashedWorker && f.code != events.CodeLimitBytes,
 			}, stillOpen(x, d.Sequence)
 		})
 	case !errors.Is(err, events.ErrEnded):
@@ -263,12 +278,13 @@ func (s *Service) assemble(ctx context.Context, x *events.Export, crawled uint64
 		Title: req.Title, Creator: req.UserID, Created: created,
 		EntryName: entry, Parallel: parallel,
 	}, func(ctx context.Context) (Page, error) {
-		if err := s.cfg.Room(); err != nil {
-			return Page{}, fmt.Errorf("%w: %w", errNoRoom, err)
-		}
 		p, err := pages.Next(ctx)
 		if err != nil {
 			return Page{}, err
+		}
+		// What a page adds to the file is never more than its rows.
+		if err := s.cfg.Room(int64(len(p.Rows))); err != nil {
+			return Page{}, fmt.Errorf("%w: %w", errNoRoom, err)
 		}
 		if err := check.add(p); err != nil {
 			return Page{}, err
@@ -368,6 +384,13 @@ var errNoRoom = errors.New("no room for the workbook")
 // begun again. Twice that is the most, so that two that are too large together
 // do not meet again and again.
 const roomWait = 3 * time.Second
+
+// waits returns for how long an export has found no room, which begins now at
+// the latest.
+func (s *Service) waits(x *events.Export) time.Duration {
+	since, _ := s.waited.LoadOrStore(x.CrawledSeq, time.Now())
+	return time.Since(since.(time.Time))
+}
 
 // awaitRoom has the export come again. That it waits is seen in its progress,
 // and told to the log once for all exports.

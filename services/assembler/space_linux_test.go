@@ -66,7 +66,7 @@ func TestAWorkbookWaitsForRoom(t *testing.T) {
 	s := st.service(Config{MaxStarts: 2})
 	for _, noRoomAt := range []int{1, 2, 3} { // before the work, at the first page, at the second
 		looks := 0
-		s.cfg.Room = func() error {
+		s.cfg.Room = func(int64) error {
 			if looks++; looks < noRoomAt {
 				return nil
 			}
@@ -77,7 +77,28 @@ func TestAWorkbookWaitsForRoom(t *testing.T) {
 		require.Equal(t, events.StateCrawled, st.read().State)
 		require.Empty(t, st.stored())
 	}
-	s.cfg.Room = func() error { return nil }
+	s.cfg.Room = func(int64) error { return nil }
 	require.NoError(t, s.handle(t.Context(), st.delivery(x)))
 	require.Equal(t, events.StateCompleted, st.read().State)
+}
+
+// A workbook that finds no room for long fails with the disk's figures, so that
+// its pages do not fill the disk for ever. A retry may use them.
+func TestAWorkbookThatFindsNoRoomFails(t *testing.T) {
+	st := newStage(t)
+	x := st.crawled(page(4, 2, 1, 2), page(4, 2, 3, 2))
+	s := st.service(Config{RoomWait: time.Nanosecond})
+	s.cfg.Room = func(bytes int64) error {
+		if bytes == 0 {
+			return nil
+		}
+		return errors.New("1 B free, 2 B needed")
+	}
+	require.NoError(t, s.handle(t.Context(), st.delivery(x)))
+	x = st.read()
+	require.Equal(t, events.StateFailed, x.State)
+	require.Equal(t, events.CodeLimitBytes, x.Failure.Code)
+	require.Contains(t, x.Failure.Reason, "1 B free, 2 B needed")
+	require.False(t, x.Failure.RunSpoiled)
+	require.Empty(t, st.stored())
 }

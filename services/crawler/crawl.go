@@ -47,7 +47,6 @@ type crawl struct {
 	news        <-chan struct{}
 	waitSince   time.Time
 	waitDone    func() // nil while the crawl may go on
-	awaitsDisk  bool   // that is what it waits for
 
 	mu        sync.Mutex // guards what follows
 	ledger    *ledger
@@ -427,12 +426,9 @@ func (c *crawl) ask(ctx context.Context, n int) (p events.Page, done func(), err
 // publish makes a page durable and accounts for it. If another crawler was
 // first, its answer is the one that counts.
 func (c *crawl) publish(ctx context.Context, p events.Page) error {
-	if err := c.awaitDisk(ctx); err != nil {
-		return err
-	}
 	p.Run = c.into
 	p.SHA256 = sha256.Sum256(p.Rows)
-	size, stored, err := c.streams.PublishSized(ctx, p)
+	size, stored, err := c.streams.PublishSized(ctx, p, c.awaitDisk)
 	if errors.Is(err, events.ErrNoSpace) {
 		return &refusedPage{err, size}
 	}

@@ -27,7 +27,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math"
 	"net/http"
 	"time"
 
@@ -48,9 +47,7 @@ type Config struct {
 	BodyBytes int64         // of answers in memory, over all exports; default 256 MiB
 	MaxStarts int           // starts without a new page before CRASHED_WORKER; default 5
 	Policy    Policy        // of one page's requests
-	// Room returns how many bytes the disk has room for, and an error while
-	// pages should not be stored at all. Default: no end of it.
-	Room func() (bytes int64, err error)
+	Disk      Disk          // that the pages are stored on; default one without end
 }
 
 func (c Config) withDefaults() Config {
@@ -63,8 +60,8 @@ func (c Config) withDefaults() Config {
 	c.SpaceWait = cmp.Or(c.SpaceWait, 10*time.Minute)
 	c.BodyBytes = cmp.Or(c.BodyBytes, 256<<20)
 	c.MaxStarts = cmp.Or(c.MaxStarts, 5)
-	if c.Room == nil {
-		c.Room = func() (int64, error) { return math.MaxInt64, nil }
+	if c.Disk == nil {
+		c.Disk = endless{}
 	}
 	return c
 }
@@ -89,7 +86,7 @@ func New(cfg Config, streams *events.Streams, client *http.Client) (*Service, er
 	cfg = cfg.withDefaults()
 	return &Service{
 		cfg: cfg, streams: streams, client: client,
-		turns: newTurns(cfg.Fetches, cfg.PerHost, cfg.PerTenant), memory: newMemory(cfg.BodyBytes), space: newSpace(streams, cfg.Room),
+		turns: newTurns(cfg.Fetches, cfg.PerHost, cfg.PerTenant), memory: newMemory(cfg.BodyBytes), space: newSpace(streams, cfg.Disk),
 	}, nil
 }
 

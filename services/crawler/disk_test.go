@@ -28,15 +28,15 @@ func TestCrawlsWaitForRoomOnTheDisk(t *testing.T) {
 	})
 	require.NoError(t, err)
 	defer stop()
-	start(t, s, src.Client, Config{Room: func() (int64, error) {
+	start(t, s, src.Client, Config{Disk: diskOf(func() int64 {
 		if looks.Add(1) == 30 { // in the middle of the crawl
 			full.Store(true)
 		}
 		if full.Load() {
-			return 0, errors.New("the disk is almost full")
+			return 0
 		}
-		return 1 << 40, nil
-	}})
+		return 1 << 40
+	})})
 	requestKey(t, s, spaceKey(1), src.URL)
 	require.Eventually(t, func() bool { return waits.Load() > 0 }, 20*time.Second, time.Millisecond)
 	stored := func() int64 {
@@ -59,6 +59,18 @@ func TestCrawlsWaitForRoomOnTheDisk(t *testing.T) {
 	x = awaitEnds(t, s, spaceKey(1))[spaceKey(1)]
 	require.Equal(t, events.StateCompleted, x.State, "%+v", x.Failure)
 	require.Len(t, src.Requests(), 40, "no page was asked for twice")
+}
+
+// diskOf is a disk of that much room.
+type diskOf func() int64
+
+func (d diskOf) Room() DiskRoom { return DiskRoom{Free: d(), Most: 1 << 40} }
+
+func (d diskOf) Hold(bytes int64) (func(), error) {
+	if bytes > d() {
+		return nil, errors.New("the disk is almost full")
+	}
+	return func() {}, nil
 }
 
 // Exports that fit into the stream but not together onto the disk go one after

@@ -49,6 +49,30 @@ var (
 	errAgain   = errors.New("another crawler reserved space for the export; the crawl begins again")
 )
 
+// Disk says what there is room for on the disk of the page stream.
+type Disk interface {
+	Room() DiskRoom
+	// Hold sets bytes aside that are about to be written, until release. It
+	// returns an error, which names the figures, when there is no room for them
+	// beside what is held already.
+	Hold(bytes int64) (release func(), err error)
+}
+
+// DiskRoom is what there is room for on a disk.
+type DiskRoom struct {
+	Free int64 // bytes that pages may take now; less than nothing when too much is taken
+	Most int64 // bytes that they could take if nothing else were there
+	// Drafts is true while workbooks found no room that pages could make.
+	Drafts bool
+}
+
+// endless is a disk that is not watched.
+type endless struct{}
+
+func (endless) Room() DiskRoom { return DiskRoom{Free: 1 << 60, Most: 1 << 60} }
+
+func (endless) Hold(int64) (func(), error) { return func() {}, nil }
+
 // verdict is what a crawl may do.
 type verdict int
 
@@ -65,12 +89,19 @@ type room struct {
 	limit  int64 // bytes of the stream; 0 or less: no limit
 	used   int64
 	lacks  int64                // bytes of the stream's own room that the disk has none for
+	most   int64                // bytes that the disk could take were nothing else there
+	drafts bool                 // workbooks find no room on the disk
 	claims []events.Reservation // of exports that are still to be crawled
 }
 
-// usable is the limit less a margin for what is on its way and what the disk
-// lacks.
-func (r room) usable() int64 { return r.limit - r.limit/32 - r.lacks }
+// capacity is what the stream can take as the disk is now.
+func (r room) capacity() int64 { return r.limit - r.lacks }
+
+// free is what may still be stored; less than nothing when too much is.
+func (r room) free() int64 { return r.capacity() - r.used }
+
+// usable is the capacity less a margin for what is on its way.
+func (r room) usable() int64 { return r.capacity() - max(r.capacity(), 0)/32 }
 
 // small is how many bytes an export may write unasked. It is the sample that
 // the first estimate is made from, and what spares small exports any question.
@@ -86,22 +117,24 @@ func (r room) small() int64 { return max(r.limit/1024, 64<<10) }
 //   - nobody overtakes: if a claim waits, those that are younger and want as
 //     much wait too;
 //   - if an older one is starved and still has no room, one gives way: the
-//     youngest that has pages.
+//     youngest that has pages;
+//   - if workbooks find no room, nobody goes on, not even the oldest, and one
+//     gives way: what is crawled goes before what is to be crawled.
 func (r room) judge(own events.Reservation) verdict {
-	oldest, starved, youngest := true, false, own.Stored > 0
+	oldest, starved, youngest := true, r.drafts, own.Stored > 0
 	var older int64
 	for _, c := range r.claims {
 		switch {
 		case c.Requested == own.Requested:
 		case c.Requested < own.Requested:
 			oldest, older = false, older+c.Remaining
-			starved = starved || c.Starved > r.limit-r.used
+			starved = starved || c.Starved > r.free()
 		case c.Stored > 0:
 			youngest = false
 		}
 	}
 	switch {
-	case oldest || r.limit <= 0:
+	case r.limit <= 0, oldest && !r.drafts:
 		return goOn
 	case starved && youngest:
 		return giveWay
@@ -123,7 +156,7 @@ func (r room) wanted() (sum int64) {
 // one look at it a second, however many they are.
 type space struct {
 	streams *events.Streams
-	disk    func() (bytes int64, err error)
+	disk    Disk
 	limit   atomic.Int64  // of room, by the last look; 0 before the first
 	looking chan struct{} // holds the right to look, and what follows
 	known   room
@@ -139,7 +172,7 @@ type space struct {
 	news      chan struct{}     // closed when something changed
 }
 
-func newSpace(streams *events.Streams, disk func() (bytes int64, err error)) *space {
+func newSpace(streams *events.Streams, disk Disk) *space {
 	return &space{
 		streams: streams, disk: disk, looking: make(chan struct{}, 1), checked: map[uint64]time.Time{},
 		completed: map[[2]string]int{}, news: make(chan struct{}),
@@ -227,8 +260,11 @@ func (s *space) read(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	free, _ := s.disk()
-	s.known = room{limit: state.Limit, used: state.Used, lacks: max(state.Limit-state.Used-free, 0)}
+	disk := s.disk.Room()
+	s.known = room{
+		limit: state.Limit, used: state.Used, lacks: max(state.Limit-state.Used-disk.Free, 0),
+		most: disk.Most, drafts: disk.Drafts,
+	}
 	s.limit.Store(state.Limit)
 	if state.Limit <= 0 {
 		return nil
@@ -411,19 +447,6 @@ func (c *crawl) need() need {
 // mayGoOn reports whether the crawl may ask for more pages. It must be called
 // again at least every spaceEvery. Small exports never get to the stream by it.
 func (c *crawl) mayGoOn(ctx context.Context) (bool, error) {
-	if _, err := c.cfg.Room(); err != nil {
-		// Who waits makes room also for the disk.
-		if _, err := c.space.look(ctx, spaceEvery); err != nil {
-			return false, err
-		}
-		c.awaitsDisk = true
-		return false, c.pause("disk", err)
-	}
-	if c.awaitsDisk {
-		c.awaitsDisk, c.nextLook = false, time.Time{}
-		c.waitEnds()
-		c.tell(true)
-	}
 	if time.Now().Before(c.nextLook) && !c.hasNews() {
 		return c.verdict == goOn, nil
 	}
@@ -436,6 +459,18 @@ func (c *crawl) mayGoOn(ctx context.Context) (bool, error) {
 		limit = known.limit
 	}
 	n, small := c.need(), room{limit: limit}.small()
+	if limit > 0 && !c.reserved && n.pages == 0 && n.full.IsZero() {
+		// Who has no page yet takes no room by waiting: for him alone nobody
+		// need give way.
+		if disk := c.cfg.Disk.Room(); disk.Free <= 0 || disk.Drafts {
+			c.news, c.nextLook, c.verdict = c.space.changed(), time.Now().Add(spaceEvery), waitForSpace
+			if _, err := c.space.look(ctx, spaceEvery); err != nil { // who waits makes room
+				return false, err
+			}
+			return false, c.pause("disk", mebibytes(disk.Free))
+		}
+		c.waitEnds()
+	}
 	if limit <= 0 || !c.reserved && n.full.IsZero() && (n.stored < small || n.more < small) {
 		return true, nil
 	}
@@ -455,6 +490,11 @@ func (c *crawl) mayGoOn(ctx context.Context) (bool, error) {
 	if maxAge == 0 {
 		c.space.tell() // the younger ones look again
 	}
+	if known.limit > 0 && known.most < known.limit && n.tooLarge(known.most) {
+		return false, &Failure{Code: events.CodeLimitBytes, Msg: fmt.Sprintf(
+			"the pages need about %s (%d of %d pages take %s), the disk of the page stream has room for at most %s; use a larger disk or export less at once",
+			mebibytes(n.whole()), n.pages, max(n.total, 1), mebibytes(n.stored), mebibytes(known.most))}
+	}
 	if known.limit > 0 && n.tooLarge(known.limit) {
 		return false, &Failure{Code: events.CodeLimitBytes, Msg: fmt.Sprintf(
 			"the pages need about %s (%d of %d pages take %s), the page stream holds at most %s; raise --max-pages-bytes or export less at once",
@@ -471,6 +511,11 @@ func (c *crawl) mayGoOn(ctx context.Context) (bool, error) {
 	if err := c.reserve(ctx, n, 0); err != nil { // no longer the oldest
 		return false, err
 	}
+	c.mu.Lock()
+	if !c.fullSince.IsZero() {
+		c.fullSince = time.Now() // the room is for others now
+	}
+	c.mu.Unlock()
 	return false, c.pause("needs", mebibytes(n.more), "free", mebibytes(known.usable()-known.used))
 }
 
@@ -491,27 +536,56 @@ func (c *crawl) pause(why ...any) error {
 	return nil
 }
 
-// awaitDisk waits until pages may be stored. The page is kept meanwhile, so that
-// the source need not be asked twice: nobody else could go on with the memory
-// either.
-func (c *crawl) awaitDisk(ctx context.Context) error {
-	if _, err := c.cfg.Room(); err == nil {
-		return nil
+// awaitDisk waits until a page may be stored that the disk must have so many
+// bytes for. The page is kept meanwhile, so that the source need not be asked
+// twice, unless others need the memory: then it counts as one that the stream
+// had no room for.
+func (c *crawl) awaitDisk(ctx context.Context, bytes int64) (release func(), err error) {
+	if release, err = c.cfg.Disk.Hold(bytes); err == nil {
+		return release, nil
 	}
+	defer c.findsItFull(bytes)()
 	ctx, stop := c.untilDrain(ctx)
 	defer stop()
-	c.stir()
 	tick := time.NewTicker(diskEvery)
 	defer tick.Stop()
-	for {
+	for begun := time.Now(); ; {
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
+			return nil, ctx.Err()
 		case <-tick.C:
 		}
-		if _, err := c.cfg.Room(); err == nil {
-			return nil
+		c.mu.Lock()
+		paused := c.paused
+		c.mu.Unlock()
+		if !paused {
+			if release, err = c.cfg.Disk.Hold(bytes); err == nil {
+				return release, nil
+			}
 		}
+		if time.Since(begun) > starvedAfter && c.memory.wanted() {
+			return nil, &refusedPage{events.ErrNoSpace, bytes}
+		}
+	}
+}
+
+// findsItFull says that a page finds no room, until done is called.
+func (c *crawl) findsItFull(size int64) (done func()) {
+	waits := c.space.wait()
+	c.mu.Lock()
+	if c.fullSince.IsZero() {
+		c.fullSince = time.Now()
+	}
+	c.full++
+	c.refused = max(c.refused, size)
+	c.mu.Unlock()
+	c.tell(true)
+	c.stir()
+	return func() {
+		c.mu.Lock()
+		c.full--
+		c.mu.Unlock()
+		waits()
 	}
 }
 
@@ -541,12 +615,18 @@ func (c *crawl) starve(ctx context.Context, n need, known room) error {
 	if n.full.IsZero() || !oldest {
 		return c.reserve(ctx, n, 0)
 	}
+	c.tell(false) // that it still waits
 	if time.Since(n.full) > c.cfg.SpaceWait {
+		if known.lacks > 0 {
+			return &Failure{Code: events.CodeLimitBytes, Msg: fmt.Sprintf(
+				"no room for the pages within %s: they need %s more, and the disk of the page stream has %s for them, of which one page needs %s; make room there, use a larger disk or export less at once",
+				c.cfg.SpaceWait, mebibytes(n.more), mebibytes(known.free()), mebibytes(n.refused))}
+		}
 		return &Failure{Code: events.CodeLimitBytes, Msg: fmt.Sprintf(
 			"no room for the pages within %s: they need %s more, and of the %s of the page stream %s are taken by others that do not end; raise --max-pages-bytes or export less at once",
 			c.cfg.SpaceWait, mebibytes(n.more), mebibytes(known.limit), mebibytes(known.used-n.stored))}
 	}
-	if time.Since(n.full) < starvedAfter || known.limit-known.used >= n.refused {
+	if time.Since(n.full) < starvedAfter || known.free() >= n.refused {
 		return nil
 	}
 	if err := c.reserve(ctx, n, n.refused); err != nil {
@@ -595,21 +675,7 @@ func (c *crawl) reserve(ctx context.Context, n need, starved int64) error {
 // stream had no room for. The page is not kept meanwhile: what waits must not
 // hold the memory that an older crawl needs to go on.
 func (c *crawl) awaitRoom(ctx context.Context, size int64) error {
-	defer c.space.wait()()
-	c.mu.Lock()
-	if c.fullSince.IsZero() {
-		c.fullSince = time.Now()
-	}
-	c.full++
-	c.refused = max(c.refused, size)
-	c.mu.Unlock()
-	defer func() {
-		c.mu.Lock()
-		c.full--
-		c.mu.Unlock()
-	}()
-	c.tell(true)
-	c.stir()
+	defer c.findsItFull(size)()
 	ctx, stop := c.untilDrain(ctx)
 	defer stop()
 	tick := time.NewTicker(spaceEvery)
@@ -628,7 +694,7 @@ func (c *crawl) awaitRoom(ctx context.Context, size int64) error {
 		c.mu.Lock()
 		paused := c.paused
 		c.mu.Unlock()
-		if !paused && (known.limit <= 0 || known.limit-known.used >= size) {
+		if !paused && (known.limit <= 0 || known.free() >= size) {
 			return nil
 		}
 	}

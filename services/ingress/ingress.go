@@ -49,9 +49,11 @@ type Config struct {
 	// connection: load balancers notice, and no request meets a connection that
 	// is being closed. Default 0.
 	ShutdownDelay time.Duration
-	// Room reports whether the disk has room for a new export of so many bytes.
-	// The text of its error is told to callers. Default: always.
-	Room       func(bytes int64) error
+	// Room sets so many bytes of the disk aside for a new export, until release.
+	// Without room for them it returns an error, whose text is told to callers.
+	// Of no bytes it says whether there is room for new exports at all. Default:
+	// always.
+	Room       func(bytes int64) (release func(), err error)
 	MaxBody    int64 // bytes of a request without rows; default 256 KiB
 	MaxRawBody int64 // bytes of a request with rows; default 64 MiB
 }
@@ -80,7 +82,7 @@ func (c Config) withDefaults(listener net.Listener) Config {
 		c.Health = func() error { return nil }
 	}
 	if c.Room == nil {
-		c.Room = func(int64) error { return nil }
+		c.Room = func(int64) (func(), error) { return func() {}, nil }
 	}
 	if c.MaxBody == 0 {
 		c.MaxBody = 256 << 10

@@ -120,9 +120,11 @@ func (s *Service) submit(ctx context.Context, sourceType string, c call) (any, e
 	if sourceType == events.SourceRaw {
 		log = 0 // its event is small
 	}
-	if err := s.admit(disk, log+eventBytes); err != nil {
+	release, err := s.admit(disk, log+eventBytes)
+	if err != nil {
 		return nil, err
 	}
+	defer release()
 	answer := accepted{HashKey: sub.key, Warnings: sub.request.Warnings}
 
 	decide := expireFirst(func(x *events.Export) (events.Payload, error) {
@@ -296,9 +298,11 @@ func (s *Service) retry(ctx context.Context, c call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := s.admit(0, eventBytes); err != nil {
+	release, err := s.admit(0, eventBytes)
+	if err != nil {
 		return nil, err
 	}
+	defer release()
 	_, err = s.begin(ctx, x, c.correlation, expireFirst(func(x *events.Export) (events.Payload, error) {
 		switch x.State {
 		case events.StateNone:

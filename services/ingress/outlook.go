@@ -118,20 +118,51 @@ func (o *outlook) whileAlive(ctx context.Context) (context.Context, context.Canc
 }
 
 // admit refuses a new export if there is no room for it, before anything of it
-// is written: for about so many bytes on the disk, and in the log.
-func (s *Service) admit(disk, log int64) error {
-	if err := s.cfg.Room(disk); err != nil {
-		return unavailable(err.Error()+"; nothing was accepted; try again later", roomWait, nil)
+// is written: for about so many bytes on the disk, and in the log. release is
+// called when what was admitted is written, or will not be.
+func (s *Service) admit(disk, log int64) (release func(), err error) {
+	if release, err = s.cfg.Room(disk); err != nil {
+		return nil, unavailable(err.Error()+"; nothing was accepted; try again later", roomWait, nil)
 	}
 	o := &s.outlook
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	if err := o.refuse(log); err != nil {
+		release()
+		return nil, err
+	}
+	o.log.Used += log // until the next look
+	return release, nil
+}
+
+// refuse returns an error if so many bytes more are not for the log. The caller
+// holds mu.
+func (o *outlook) refuse(log int64) error {
 	if most := int64(float64(o.log.Limit) * logShare); o.log.Limit > 0 && o.log.Used+log > most {
 		return unavailable(fmt.Sprintf("the event log holds %d of %d bytes, and the last tenth is kept for exports that are under way; "+
 			"nothing was accepted; try again when the sweeper has removed what ended", o.log.Used, o.log.Limit), 3*roomWait, nil)
 	}
-	o.log.Used += log // until the next look
 	return nil
+}
+
+// closed returns an error if not even the smallest export would be admitted.
+// Asking takes nothing.
+func (s *Service) closed() error {
+	if err := s.diskRoom(); err != nil {
+		return err
+	}
+	s.outlook.mu.Lock()
+	defer s.outlook.mu.Unlock()
+	return s.outlook.refuse(eventBytes)
+}
+
+// diskRoom returns an error while the disk has no room for new exports.
+func (s *Service) diskRoom() error {
+	release, err := s.cfg.Room(0)
+	if err == nil {
+		release()
+	}
+	return err
 }
 
 // whileRoom runs take with a context that ends when there is no room for new
@@ -140,7 +171,7 @@ func (s *Service) whileRoom(ctx context.Context, take func(context.Context) erro
 	tick := time.NewTicker(roomEvery)
 	defer tick.Stop()
 	for {
-		if s.admit(0, 0) == nil {
+		if s.closed() == nil {
 			if err := s.takeWhileRoom(ctx, tick.C, take); err != nil {
 				return err
 			}
@@ -163,7 +194,7 @@ func (s *Service) takeWhileRoom(ctx context.Context, tick <-chan time.Time, take
 		case err := <-done:
 			return err
 		case <-tick:
-			if s.admit(0, 0) != nil {
+			if s.closed() != nil {
 				stop()
 				return <-done
 			}

@@ -44,6 +44,10 @@ func (s *Service) takeSubmission(ctx context.Context, created time.Time, d event
 	if err != nil {
 		return events.Permanent(err) // there is no tenant to tell
 	}
+	// Not even a rejected event is written into the room that is kept for ends.
+	if err := s.closed(); err != nil {
+		return events.RetryAfter(fmt.Errorf("submission %d: %w", d.Sequence, err), retryEvery)
+	}
 	c := call{
 		tenant: tenant, requestID: fmt.Sprintf("submission-%d", d.Sequence), body: d.Data,
 		correlation: correlationOf(d.Header),

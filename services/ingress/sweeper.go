@@ -72,7 +72,7 @@ type sweeper struct {
 	settle      time.Duration
 	every       time.Duration
 	now         func() time.Time
-	room        func(bytes int64) error // on the disk, see Config.Room
+	room        func() error // whether the disk has room for new exports
 
 	mark       events.PurgeMark // of the pass before; zero in the first one
 	strayMark  events.PurgeMark // of the search for strays before; zero in the first one
@@ -83,7 +83,7 @@ func (s *Service) newSweeper() *sweeper {
 	return &sweeper{
 		streams: s.streams, tasks: s.tasks, files: s.files, bound: s.bound,
 		keepPages: s.cfg.KeepPages, keepHistory: s.cfg.KeepHistory, maxHistory: s.cfg.MaxHistory, maxAge: s.cfg.MaxAge,
-		settle: settle, every: sweepEvery, now: time.Now, room: s.cfg.Room,
+		settle: settle, every: sweepEvery, now: time.Now, room: s.diskRoom,
 	}
 }
 
@@ -163,7 +163,7 @@ func (s *sweeper) purge(ctx context.Context) error {
 	}
 	return s.purgeKind(ctx, storage.LeftoverStopped, s.mark.At.Add(-s.settle), func() (bool, error) {
 		now, err := s.streams.PurgeMark(ctx)
-		return now.Full < crowded && s.room(0) == nil, err
+		return now.Full < crowded && s.room() == nil, err
 	})
 }
 
