@@ -244,6 +244,7 @@ func TestTwoAssemblersOnOneExport(t *testing.T) {
 	b := stageOn(t, eventstest.StreamsOn(t, srv, events.Config{}), dir)
 	x := a.crawled(page(5, 3, 0, 2), page(5, 3, 2, 2), page(5, 3, 4, 1))
 	d := a.delivery(x)
+	d.Fresh = true // six at once would else be taken for crashes
 	var wg sync.WaitGroup
 	for range 3 {
 		for _, st := range []*stage{a, b} {
