@@ -26,8 +26,12 @@ const (
 	// settle is how long the pages of a completed export stay, for a second
 	// assembler that still reads them.
 	settle = time.Minute
+	// relieveEvery is the pause between two looks at the disk.
+	relieveEvery = 2 * time.Second
 	// sweepBatch bounds the exports that are in memory at once.
 	sweepBatch = 64
+	// relieveAtMost bounds the exports whose pages go at one look at the disk.
+	relieveAtMost = 1024
 	// crowded is the share of a stream's space above which what ended goes before
 	// its time, oldest first: the pages of stopped exports, and the log's head.
 	crowded = 0.8
@@ -71,19 +75,22 @@ type sweeper struct {
 	maxAge      time.Duration   // of an unfinished export
 	settle      time.Duration
 	every       time.Duration
+	relief      time.Duration // between two looks at the disk
 	now         func() time.Time
 	room        func() error // whether the disk has room for new exports
 
 	mark       events.PurgeMark // of the pass before; zero in the first one
 	strayMark  events.PurgeMark // of the search for strays before; zero in the first one
 	filesSwept time.Time
+	relieved   map[string]uint64 // TerminalSeq of exports whose pages went since the disk had room, by key
 }
 
 func (s *Service) newSweeper() *sweeper {
 	return &sweeper{
 		streams: s.streams, tasks: s.tasks, files: s.files, bound: s.bound,
 		keepPages: s.cfg.KeepPages, keepHistory: s.cfg.KeepHistory, maxHistory: s.cfg.MaxHistory, maxAge: s.cfg.MaxAge,
-		settle: settle, every: sweepEvery, now: time.Now, room: s.diskRoom,
+		settle: settle, every: sweepEvery, relief: relieveEvery, now: time.Now, room: s.diskRoom,
+		relieved: map[string]uint64{},
 	}
 }
 
@@ -97,6 +104,8 @@ func (s *sweeper) run(ctx context.Context) error {
 	}
 	tick := time.NewTicker(s.every)
 	defer tick.Stop()
+	look := time.NewTicker(s.relief)
+	defer look.Stop()
 	for {
 		err := s.pass(ctx)
 		switch {
@@ -107,12 +116,68 @@ func (s *sweeper) run(ctx context.Context) error {
 		case err != nil:
 			slog.Warn("sweep cut short; the next one goes on", "service", "ingress", "error", err)
 		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return nil
+		for due := false; !due; {
+			select {
+			case <-tick.C:
+				due = true
+			case <-look.C:
+				if err := s.relieve(ctx); err != nil && ctx.Err() == nil {
+					slog.Warn("making room on the disk; it is tried again", "service", "ingress", "error", err)
+				}
+			case <-ctx.Done():
+				return nil
+			}
 		}
 	}
+}
+
+// relieve removes pages while the disk has no room for new exports, without the
+// patience of a pass: first those of completed exports, then, once they lie there
+// for settle, those that stopped ones keep for a retry, oldest first. A second
+// assembler of a completed export that still reads finds the pages gone, and that
+// the export has ended. Retries are refused while there is no room. The marks that a
+// pass waits for protect what an ingress saves before its event; so here
+// nothing is removed that an ingress saves: neither headers nor rows that came
+// with a request.
+func (s *sweeper) relieve(ctx context.Context) error {
+	if s.room() == nil {
+		clear(s.relieved)
+		return nil
+	}
+	mark, err := s.streams.PurgeMark(ctx)
+	if err != nil {
+		return err
+	}
+	for _, of := range []struct {
+		kind   storage.Leftover
+		before time.Time
+	}{
+		{storage.LeftoverDone, s.now()},
+		{storage.LeftoverStopped, s.now().Add(-s.settle)},
+	} {
+		list, err := s.tasks.Ended(of.kind, of.before, relieveAtMost)
+		if err != nil {
+			return err
+		}
+		purged := 0
+		for _, x := range list {
+			if x.Request.SourceType != events.SourceHTTP || s.relieved[x.Key] == x.TerminalSeq {
+				continue
+			}
+			if of.kind == storage.LeftoverStopped && s.room() == nil {
+				break
+			}
+			if err := s.streams.PurgeEndedPages(ctx, x, mark); err != nil && !errors.Is(err, events.ErrNotAllowed) {
+				return err
+			}
+			s.relieved[x.Key] = x.TerminalSeq
+			purged++
+		}
+		if purged > 0 {
+			slog.Info("pages purged to make room on the disk", "service", "ingress", "exports", purged)
+		}
+	}
+	return nil
 }
 
 // pass removes what is due now. A failure of the file store does not keep the

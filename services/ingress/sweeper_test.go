@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math/rand"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -277,6 +278,43 @@ func TestSweeperMakesRoom(t *testing.T) {
 	require.Less(t, mark.Full, crowded)
 	require.Equal(t, []int{1}, in.pages(t, testKey(0), begun[0].RequestedSeq), "what is under way stays")
 	require.Empty(t, in.pages(t, testKey(1), begun[1].RequestedSeq), "the oldest went")
+}
+
+// While the disk has no room, what ended leaves it at once, not at its time. What
+// is under way stays, and so do rows that came with a request, for whoever repeats
+// it counts on them.
+func TestSweeperRelievesTheDisk(t *testing.T) {
+	in := start(t, eventstest.Server(t, ""), Config{})
+	var full atomic.Bool
+	s := in.sweeper()
+	s.every, s.relief, s.settle = time.Hour, 5*time.Millisecond, time.Hour
+	s.room = func() error {
+		if full.Load() {
+			return errors.New("the disk is almost full")
+		}
+		return nil
+	}
+	done := in.underway(t, testKey(1))
+	in.write(t, testKey(1), &events.ExportCrawled{Run: done.RequestedSeq, Pages: 2})
+	in.write(t, testKey(1), &events.ExportCompleted{Run: done.RequestedSeq, Pages: 2, Rows: 1, ExpiresAt: time.Now().Add(time.Hour)})
+	running := in.underway(t, testKey(2))
+	stopped := in.underway(t, testKey(3))
+	in.write(t, testKey(3), &events.ExportCancelled{})
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- s.run(ctx) }()
+	left := func(x events.Export) int { return len(in.pages(t, x.Key, x.RequestedSeq)) }
+	require.Positive(t, left(done))
+	full.Store(true)
+	require.Eventually(t, func() bool { return left(done) == 0 }, 10*time.Second, 5*time.Millisecond)
+	require.Positive(t, left(running))
+	require.Positive(t, left(stopped), "it has not settled")
+	cancel()
+	require.NoError(t, <-ended)
+	s.settle = 0
+	require.NoError(t, s.relieve(t.Context()))
+	require.Zero(t, left(stopped))
+	require.Positive(t, left(running))
 }
 
 func TestSweeperRunsUntilTheEnd(t *testing.T) {
