@@ -1,9 +1,11 @@
 package main
 
 import (
+	"crypto/rand"
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -30,6 +32,11 @@ const (
 	// startShare of the reserve is what a start needs: a process that runs
 	// can purge and so mend what one that waits cannot.
 	startShare = 16
+	// ballastShare of the reserve is a file that is removed to start on a disk that
+	// is full: with it a process can start, cancel, purge and fail exports, also
+	// where nobody else makes room. It is made again when there is room.
+	ballastShare = 4
+	ballastName  = "room-to-start"
 	// pressFor is how long after a workbook in progress found no room pages make
 	// room, and idleAfter after how long without any in progress no longer: one
 	// that was given up comes again after 6 s at most.
@@ -200,6 +207,38 @@ func (d *disk) roomToStart() error {
 		return d.lack(above+reserve, reserve/startShare)
 	}
 	return nil
+}
+
+// keepBallast makes the file that dropBallast removes, if there is room for it
+// beside the reserve.
+func (d *disk) keepBallast() {
+	if d == nil {
+		return
+	}
+	above, reserve, short := d.look()
+	size := reserve / ballastShare
+	if short || size == 0 || above < 2*size {
+		return
+	}
+	name := filepath.Join(d.folder, ballastName)
+	if info, err := os.Stat(name); err == nil && info.Size() == size {
+		return
+	}
+	random := make([]byte, size) // zeros may take no room
+	_, _ = rand.Read(random)
+	if err := os.WriteFile(name, random, 0o600); err != nil {
+		slog.Warn("no room set aside for a start on a full disk", "error", err)
+		_ = os.Remove(name) // a part of it would count as all
+	}
+}
+
+// dropBallast makes room for a start, and reports whether there was any to make.
+func (d *disk) dropBallast() bool {
+	if d == nil || os.Remove(filepath.Join(d.folder, ballastName)) != nil {
+		return false
+	}
+	slog.Warn("the disk of --data is full: the room that was set aside for a start is used", "folder", d.folder)
+	return true
 }
 
 // lacked reports whether an error of a start comes from a full disk, and returns

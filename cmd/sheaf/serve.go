@@ -114,6 +114,9 @@ func open(ctx context.Context, cfg Config) (_ *system, err error) {
 	var waiting, told time.Time
 	for {
 		why := s.disk.roomToStart()
+		if why != nil && s.disk.dropBallast() {
+			why = s.disk.roomToStart()
+		}
 		if why == nil {
 			taken := len(s.closers)
 			if err = s.take(ctx); err == nil {
@@ -123,6 +126,9 @@ func open(ctx context.Context, cfg Config) (_ *system, err error) {
 				return nil, err
 			}
 			s.release(taken)
+			if s.disk.dropBallast() {
+				continue
+			}
 		}
 		door.close(ingress.NotReady(why.Error()))
 		if waiting.IsZero() {
@@ -309,7 +315,7 @@ func (s *system) watch(ctx context.Context) error {
 			return nil
 		case <-tick.C:
 		}
-		_ = s.disk.lacksRoom() // tells the log when that changes
+		s.disk.keepBallast() // and tells the log when the disk is short of room
 		if s.conn.IsClosed() {
 			return errors.New("the NATS connection was closed for good")
 		}
