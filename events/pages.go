@@ -96,6 +96,35 @@ var (
 	})
 )
 
+// buffers are used again: without that they would be most of what a large export
+// allocates. Those of giant pages are left to the garbage collector.
+type buffers struct{ pool sync.Pool }
+
+var packedPages, pageRows buffers
+
+const mostPooled = 4 << 20
+
+// get returns an empty buffer with room for size bytes.
+func (p *buffers) get(size int) []byte {
+	if b, ok := p.pool.Get().(*[]byte); ok && cap(*b) >= size {
+		return (*b)[:0]
+	}
+	return make([]byte, 0, size)
+}
+
+func (p *buffers) put(b []byte) {
+	if cap(b) > 0 && cap(b) <= mostPooled {
+		p.pool.Put(&b)
+	}
+}
+
+// Release gives the memory of the rows of a page that GetPage returned to later
+// pages. It need not be called. Nothing may use the rows any more.
+func (p *Page) Release() {
+	pageRows.put(p.Rows)
+	p.Rows = nil
+}
+
 // PublishPage writes a page once. It returns nil when the page is durable,
 // also when it was there before: then p is dropped, and what the first writer
 // wrote stays, so readers must take the page from GetPage. stored says which.
@@ -116,10 +145,11 @@ func (s *Streams) PublishSized(ctx context.Context, p Page, room func(ctx contex
 	if err := checkName(p.Tenant, p.Key); err != nil {
 		return 0, false, err
 	}
-	msgs, err := s.encodePage(p)
+	msgs, payload, err := s.encodePage(p)
 	if err != nil {
 		return 0, false, err
 	}
+	defer packedPages.put(payload) // what is published was copied to the connection
 	for _, m := range msgs {
 		size += int64(m.Size()) + storedOverhead
 	}
@@ -185,25 +215,26 @@ func (s *Streams) publishParts(ctx context.Context, msgs []*nats.Msg) error {
 	return nil
 }
 
-// encodePage compresses a page and cuts it into parts. Nothing is assumed of
-// the server's max_payload but that it leaves room for the headers.
-func (s *Streams) encodePage(p Page) ([]*nats.Msg, error) {
+// encodePage compresses a page and cuts it into parts, which alias payload.
+// Nothing is assumed of the server's max_payload but that it leaves room for the
+// headers.
+func (s *Streams) encodePage(p Page) (msgs []*nats.Msg, payload []byte, err error) {
 	encoder, err := pageEncoder()
 	if err != nil {
-		return nil, Permanent(fmt.Errorf("page %d: %w", p.Number, err))
+		return nil, nil, Permanent(fmt.Errorf("page %d: %w", p.Number, err))
 	}
-	payload := encoder.EncodeAll(p.Rows, make([]byte, 0, len(p.Rows)/4+64))
+	payload = encoder.EncodeAll(p.Rows, packedPages.get(len(p.Rows)/4+64))
 	limit := int(s.nc.MaxPayload()) - partOverhead
 	size := min(partSize, limit)
 	if limit <= 0 || len(payload) > size*maxParts {
-		return nil, Permanent(fmt.Errorf("page %d: %d bytes compressed do not fit into %d messages of at most %d bytes (the server's max_payload)", p.Number, len(payload), maxParts, size))
+		return nil, nil, Permanent(fmt.Errorf("page %d: %d bytes compressed do not fit into %d messages of at most %d bytes (the server's max_payload)", p.Number, len(payload), maxParts, size))
 	}
 	if p.SHA256 == [sha256.Size]byte{} {
 		p.SHA256 = sha256.Sum256(p.Rows)
 	}
 	parts := max(1, (len(payload)+size-1)/size)
 	id, now := NewID(), time.Now().UTC().Format(time.RFC3339Nano)
-	msgs := make([]*nats.Msg, parts)
+	msgs = make([]*nats.Msg, parts)
 	for i := range parts {
 		msgs[i] = &nats.Msg{
 			Subject: PageSubject(p.PageID, i+1),
@@ -229,7 +260,7 @@ func (s *Streams) encodePage(p Page) ([]*nats.Msg, error) {
 			},
 		}
 	}
-	return msgs, nil
+	return msgs, payload, nil
 }
 
 // GetPage returns a page with its parts joined and its checksum verified.
@@ -341,7 +372,7 @@ func decompress(payload []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return decoder.DecodeAll(payload, make([]byte, 0, size+spare))
+	return decoder.DecodeAll(payload, pageRows.get(int(size)+spare))
 }
 
 // getPart reads one part by a direct get, which any replica may answer, and

@@ -294,7 +294,7 @@ func (s *Service) assemble(ctx context.Context, x *events.Export, crawled uint64
 			told = time.Now()
 			s.streams.TellProgress(x.Tenant, x.Key, events.Progress{Phase: events.PhaseAssembling, PagesDone: p.Number, PagesTotal: x.Pages, Rows: check.rows})
 		}
-		return Page{Number: p.Number, Rows: p.Rows, RowCount: p.RowCount, SkipFirst: p.Number > 1 && p.HeaderRow}, nil
+		return Page{Number: p.Number, Rows: p.Rows, RowCount: p.RowCount, SkipFirst: p.Number > 1 && p.HeaderRow, Release: p.Release}, nil
 	})
 	if err != nil {
 		return nil, s.explain(ctx, err)

@@ -22,7 +22,7 @@ import (
 // Page is one page of a source.
 type Page struct {
 	Number int    // from 1, ascending without a gap
-	Rows   []byte // a JSON array that passed rows.Check; not changed until WriteWorkbook returns
+	Rows   []byte // a JSON array that passed rows.Check; not changed before Release, or WriteWorkbook's return
 	// RowCount is the number of rows in Rows, with the first. 0 means that
 	// it is not known: it is then counted, which costs time. A wrong one
 	// fails with a [*RowsError].
@@ -30,6 +30,9 @@ type Page struct {
 	// SkipFirst says that the first row repeats the header and is no data.
 	// Page 1's first row is the header in any case.
 	SkipFirst bool
+	// Release, when set, is called when Rows is no longer read. After an error it
+	// may not be.
+	Release func()
 }
 
 // drops reports whether the first row is no data.
@@ -446,6 +449,11 @@ func (w *workbookWriter) lay(ctx context.Context, ordered <-chan *batch, flight 
 		}
 		if err := w.sheets.batch(b); err != nil {
 			return err
+		}
+		for _, p := range b.pages {
+			if p.Release != nil {
+				p.Release()
+			}
 		}
 		flight.Release(b.weight)
 	}

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -377,6 +378,30 @@ func TestSameRowsSameBytes(t *testing.T) {
 			}
 			require.True(t, bytes.Equal(first, file), "%d rows a page, parallel %d", perPage, parallel)
 		}
+	}
+}
+
+// A page may be overwritten from its Release on, also when its rows were encoded a
+// second time because a sheet ended before them.
+func TestPagesAreReleasedOnceTheyAreRead(t *testing.T) {
+	data := benchRows(6000)
+	for _, size := range []int64{0, 300_000} {
+		spec := testSpec()
+		spec.MaxSheetXML = size
+		_, want, _ := write(t, spec, cutPages(benchHeader, data, 100)...)
+		var released atomic.Int64
+		pages := cutPages(benchHeader, data, 100)
+		for i := range pages {
+			page := pages[i].Rows
+			pages[i].Release = func() {
+				released.Add(1)
+				clear(page)
+			}
+		}
+		_, file, err := tryWrite(t, spec, pagesOf(pages...))
+		require.NoError(t, err)
+		require.True(t, bytes.Equal(want, file))
+		require.EqualValues(t, len(pages), released.Load())
 	}
 }
 
