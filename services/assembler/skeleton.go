@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"slices"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/xuri/excelize/v2"
@@ -16,27 +18,63 @@ import (
 
 // skeleton is the workbook around the rows. excelize makes all its parts; the
 // rows are spliced into its sheets where sheetData stands.
+//
+// excelize takes about 1 ms for that, several times what the rows of a small
+// export take (measured). Two workbooks of one sheet differ only in the ranges
+// of their cells and in their properties. So these come from a template, which
+// excelize made once, and excelize is asked anew only when a second sheet begins.
 type skeleton struct {
-	f      *excelize.File
+	spec   Spec
+	f      *excelize.File // nil while the workbook has one sheet
+	done   []func() error // what f has missed
 	sheets int
 	head   *header // nil: the workbook has no rows at all
 	bold   int     // the style of the header row
+	ignore bool    // the last sheet has numbers that are text
 	parts  map[string][]byte
 }
 
 func newSkeleton(spec Spec, h *header) (*skeleton, error) {
-	s := &skeleton{f: excelize.NewFile(), head: h}
-	s.f.SetZipWriter(func(io.Writer) excelize.ZipWriter { return s })
-	s.f.Pkg.Store("docProps/core.xml", coreProperties(spec))
-	if err := s.f.SetAppProps(&excelize.AppProperties{Application: "Sheaf"}); err != nil {
+	s := &skeleton{spec: spec, head: h}
+	t, err := s.template()
+	if err != nil {
 		return nil, err
 	}
-	var err error
-	s.bold, err = s.f.NewStyle(&excelize.Style{Font: &excelize.Font{Bold: true}})
-	return s, err
+	s.bold = t.bold
+	return s, nil
 }
 
-// coreProperties returns docProps/core.xml. excelize's SetDocProps writes it
+// file has excelize make the workbook, as far as it has come.
+func (s *skeleton) file() error {
+	s.f = excelize.NewFile()
+	s.f.SetZipWriter(func(io.Writer) excelize.ZipWriter { return s })
+	s.f.Pkg.Store(corePart, coreProperties(s.spec))
+	if err := s.f.SetAppProps(&excelize.AppProperties{Application: "Sheaf"}); err != nil {
+		return err
+	}
+	var err error
+	if s.bold, err = s.f.NewStyle(&excelize.Style{Font: &excelize.Font{Bold: true}}); err != nil {
+		return err
+	}
+	for _, do := range s.done {
+		if err := do(); err != nil {
+			return err
+		}
+	}
+	s.done = nil
+	return nil
+}
+
+// do does something with f, or when there is one.
+func (s *skeleton) do(what func() error) error {
+	if s.f == nil {
+		s.done = append(s.done, what)
+		return nil
+	}
+	return what()
+}
+
+// coreProperties returns corePart. excelize's SetDocProps writes it
 // without the cp prefix, which is as right, but exceljs refuses such files.
 func coreProperties(spec Spec) []byte {
 	creator := spec.Creator
@@ -59,25 +97,35 @@ func coreProperties(spec Spec) []byte {
 	return b.Bytes()
 }
 
+const corePart = "docProps/core.xml"
+
 func sheetName(n int) string { return "Sheet" + strconv.Itoa(n) }
 func sheetPath(n int) string { return "xl/worksheets/sheet" + strconv.Itoa(n) + ".xml" }
 
 // addSheet adds the next sheet.
 func (s *skeleton) addSheet() error {
 	s.sheets++
+	s.ignore = false
+	if s.sheets == 2 {
+		if err := s.file(); err != nil {
+			return err
+		}
+	}
 	name := sheetName(s.sheets)
-	if _, err := s.f.NewSheet(name); err != nil {
-		return err
-	}
-	if s.head == nil {
-		return nil
-	}
-	return s.f.SetPanes(name, &excelize.Panes{
-		Freeze:      true,
-		YSplit:      1,
-		TopLeftCell: "A2",
-		ActivePane:  "bottomLeft",
-		Selection:   []excelize.Selection{{SQRef: "A2", ActiveCell: "A2", Pane: "bottomLeft"}},
+	return s.do(func() error {
+		if _, err := s.f.NewSheet(name); err != nil {
+			return err
+		}
+		if s.head == nil {
+			return nil
+		}
+		return s.f.SetPanes(name, &excelize.Panes{
+			Freeze:      true,
+			YSplit:      1,
+			TopLeftCell: "A2",
+			ActivePane:  "bottomLeft",
+			Selection:   []excelize.Selection{{SQRef: "A2", ActiveCell: "A2", Pane: "bottomLeft"}},
+		})
 	})
 }
 
@@ -94,27 +142,41 @@ func (s *skeleton) filled(fromRow, toRow int) string {
 // ignoreTextNumbers has Excel not mark the numbers on the last sheet that are
 // text. It may be called once a sheet.
 func (s *skeleton) ignoreTextNumbers(rowCount int) error {
-	if data := s.filled(2, rowCount); data != "" {
-		return s.f.AddIgnoredErrors(sheetName(s.sheets), data, excelize.IgnoredErrorsNumberStoredAsText)
+	data, name := s.filled(2, rowCount), sheetName(s.sheets)
+	if data == "" {
+		return nil
 	}
-	return nil
+	s.ignore = true
+	return s.do(func() error {
+		return s.f.AddIgnoredErrors(name, data, excelize.IgnoredErrorsNumberStoredAsText)
+	})
 }
 
 // render returns the XML before and after the rows of the last sheet, which
 // has that many rows with the header, and renders all other parts.
 func (s *skeleton) render(rowCount int, widths []uint8) (head, tail []byte, err error) {
-	if all := s.filled(1, rowCount); all != "" {
-		name := sheetName(s.sheets)
-		if err := s.f.SetSheetDimension(name, all); err != nil {
-			return nil, nil, err
-		}
-		if err := s.f.AutoFilter(name, all, nil); err != nil {
+	if all, name := s.filled(1, rowCount), sheetName(s.sheets); all != "" {
+		err := s.do(func() error {
+			if err := s.f.SetSheetDimension(name, all); err != nil {
+				return err
+			}
+			return s.f.AutoFilter(name, all, nil)
+		})
+		if err != nil {
 			return nil, nil, err
 		}
 	}
-	s.parts = map[string][]byte{}
-	if _, err := s.f.WriteToBuffer(); err != nil {
-		return nil, nil, fmt.Errorf("render the workbook's parts: %w", err)
+	if s.f == nil {
+		t, err := s.template()
+		if err != nil {
+			return nil, nil, err
+		}
+		s.parts = t.fill(s, rowCount)
+	} else {
+		s.parts = map[string][]byte{}
+		if _, err := s.f.WriteToBuffer(); err != nil {
+			return nil, nil, fmt.Errorf("render the workbook's parts: %w", err)
+		}
 	}
 	sheet := s.parts[sheetPath(s.sheets)]
 	open, end := []byte("<sheetData>"), []byte("</sheetData>")
@@ -164,4 +226,72 @@ type part struct {
 func (p part) Write(b []byte) (int, error) {
 	p.s.parts[p.name] = append(p.s.parts[p.name], b...)
 	return len(b), nil
+}
+
+// template is a workbook of one sheet without rows, and with the marks where
+// the ranges of its cells go.
+type template struct {
+	bold  int
+	parts map[string][]byte
+}
+
+// kind is what else two workbooks of one sheet can differ in.
+type kind struct{ header, cells, ignore bool }
+
+// templates are the templates that were asked for, by kind.
+var templates sync.Map
+
+// markColumns and markRows make a range that stands for the real one, in the two
+// forms in which ranges are written.
+const (
+	markColumns, markRows = 702, 987_654
+	mark, absoluteMark    = "ZZ987654", "$ZZ$987654"
+)
+
+// template returns the template of s as it is.
+func (s *skeleton) template() (*template, error) {
+	k := kind{header: s.head != nil, cells: s.filled(1, 1) != "", ignore: s.ignore}
+	if t, ok := templates.Load(k); ok {
+		return t.(*template), nil
+	}
+	model := &skeleton{}
+	if k.header {
+		model.head = &header{}
+	}
+	if k.cells {
+		model.head.titles = make([][]byte, markColumns)
+	}
+	if err := model.file(); err != nil {
+		return nil, err
+	}
+	if err := model.addSheet(); err != nil {
+		return nil, err
+	}
+	if k.ignore {
+		if err := model.ignoreTextNumbers(markRows); err != nil {
+			return nil, err
+		}
+	}
+	if _, _, err := model.render(markRows, nil); err != nil {
+		return nil, err
+	}
+	t := &template{bold: model.bold, parts: model.parts}
+	templates.Store(k, t)
+	return t, nil
+}
+
+// fill returns the parts of a workbook whose sheet has so many rows, with the
+// header.
+func (t *template) fill(s *skeleton, rowCount int) map[string][]byte {
+	parts := maps.Clone(t.parts)
+	parts[corePart] = coreProperties(s.spec)
+	if s.filled(1, rowCount) == "" {
+		return parts
+	}
+	column, row := columnName(len(s.head.titles)-1), strconv.Itoa(rowCount)
+	for _, name := range []string{sheetPath(1), "xl/workbook.xml"} {
+		part := bytes.ReplaceAll(parts[name], []byte(mark), []byte(column+row))
+		parts[name] = bytes.ReplaceAll(part, []byte(absoluteMark), []byte("$"+column+"$"+row))
+	}
+	return parts
 }
