@@ -557,6 +557,7 @@ func (c *crawl) awaitDisk(ctx context.Context, bytes int64) (release func(), err
 		}
 		c.mu.Lock()
 		paused := c.paused
+		c.noteFull(bytes) // another page may have found room meanwhile
 		c.mu.Unlock()
 		if !paused {
 			if release, err = c.cfg.Disk.Hold(bytes); err == nil {
@@ -573,11 +574,8 @@ func (c *crawl) awaitDisk(ctx context.Context, bytes int64) (release func(), err
 func (c *crawl) findsItFull(size int64) (done func()) {
 	waits := c.space.wait()
 	c.mu.Lock()
-	if c.fullSince.IsZero() {
-		c.fullSince = time.Now()
-	}
+	c.noteFull(size)
 	c.full++
-	c.refused = max(c.refused, size)
 	c.mu.Unlock()
 	c.tell(true)
 	c.stir()
@@ -587,6 +585,14 @@ func (c *crawl) findsItFull(size int64) (done func()) {
 		c.mu.Unlock()
 		waits()
 	}
+}
+
+// noteFull notes that there is no room for a page. The caller holds mu.
+func (c *crawl) noteFull(size int64) {
+	if c.fullSince.IsZero() {
+		c.fullSince = time.Now()
+	}
+	c.refused = max(c.refused, size)
 }
 
 func (c *crawl) hasNews() bool {

@@ -1,0 +1,184 @@
+//go:build linux
+
+package main_test
+
+import (
+	"context"
+	"encoding/base64"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"sheaf/events"
+
+	"github.com/stretchr/testify/require"
+)
+
+// smallDisk is a process whose data folder is a disk of its own, and a source of
+// pages that no compression makes smaller.
+type smallDisk struct {
+	*exporting
+	t      *testing.T
+	data   string
+	p      *process
+	source *httptest.Server
+	stuck  atomic.Bool // a page was asked for that never comes
+}
+
+// newSmallDisk mounts a disk of so many MiB.
+func newSmallDisk(t *testing.T, mib int, args ...string) *smallDisk {
+	if testing.Short() {
+		t.Skip("takes a quarter of a minute")
+	}
+	e := newExporting(t)
+	d := &smallDisk{exporting: e, t: t, data: filepath.Join(e.dir, "sheaf")}
+	d.source = quietServer(d)
+	t.Cleanup(func() {
+		d.source.CloseClientConnections()
+		d.source.Close()
+	})
+	require.NoError(t, os.Mkdir(d.data, 0o700))
+	if err := syscall.Mount("tmpfs", d.data, "tmpfs", 0, fmt.Sprintf("size=%dm", mib)); err != nil {
+		t.Skipf("a small disk needs root: %v", err)
+	}
+	t.Cleanup(func() { // after the processes have ended; before it the folder is busy
+		e.close()
+		_ = syscall.Unmount(d.data, syscall.MNT_DETACH)
+		_ = os.RemoveAll(e.dir)
+	})
+	listen, address := freeAddress(), freeAddress()
+	e.ingresses, e.natsURL = []string{"http://" + listen}, "nats://"+address
+	d.p = e.serve("sheaf", append([]string{"--http", listen, "--nats-listen", address}, args...)...)
+	return d
+}
+
+// ServeHTTP answers /NAME/PAGES/BYTES[/growing|/stuck]. The first page
+// of what grows is small; the last of what is stuck never comes.
+func (d *smallDisk) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	part := strings.Split(strings.Trim(r.URL.Path, "/"), "/")
+	page, _ := strconv.Atoi(r.URL.Query().Get("page"))
+	pages, _ := strconv.Atoi(part[1])
+	size, _ := strconv.Atoi(part[2])
+	switch {
+	case len(part) > 3 && part[3] == "growing" && page == 1:
+		size = 1 << 10
+	case len(part) > 3 && part[3] == "stuck" && page == pages:
+		d.stuck.Store(true)
+		<-r.Context().Done()
+		return
+	}
+	const rows = 10
+	random := rand.NewChaCha8([32]byte{byte(page)})
+	cell := make([]byte, size/rows*3/4)
+	b := []byte(`{"errcode":0,"msg":"","data":{"data":[{"id":"ID","v":"V"}`)
+	for i := range rows {
+		_, _ = random.Read(cell)
+		b = fmt.Appendf(b, `,{"id":%d,"v":"`, page*rows+i)
+		for from := 0; from < len(cell); from += 3 << 12 {
+			b = base64.StdEncoding.AppendEncode(b, cell[from:min(from+3<<12, len(cell))])
+		}
+		b = append(b, `"}`...)
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_, _ = w.Write(fmt.Appendf(b, `],"pagetag":{"page":%d,"limit":%d,"total":%d,"total_page":%d}}}`, page, rows, pages*rows, pages))
+}
+
+// submit begins an export of pages of so many bytes.
+func (d *smallDisk) submit(ctx context.Context, name string, pages, bytes, conn int, more string) {
+	d.t.Helper()
+	status, a, err := d.insist(ctx, http.MethodPost, "/v1/export/http", fmt.Appendf(nil,
+		`{"timestamp":1,"ext_type":"XLSX","title":%q,"user_id":"u","source_http":{"url":"%s/%s/%d/%d%s","method":"GET","conn":%d,"param":{"limit":10}}}`,
+		name, d.source.URL, name, pages, bytes, more, conn))
+	require.NoError(d.t, err)
+	require.Equal(d.t, http.StatusOK, status, a.Msg)
+	d.accepted(name, a)
+}
+
+// submitted begins an export and waits until it has ended.
+func (d *smallDisk) submitted(ctx context.Context, name string, pages, bytes, conn int, more string) detail {
+	d.submit(ctx, name, pages, bytes, conn, more)
+	return d.ended(ctx, name, 45*time.Second)
+}
+
+// ended waits until an export has ended.
+func (d *smallDisk) ended(ctx context.Context, name string, within time.Duration) (x detail) {
+	begun := time.Now()
+	ok := eventually(ctx, within, 20*time.Millisecond, func() bool {
+		var err error
+		x, err = d.detail(ctx, d.key(name))
+		return err == nil && x.Status != events.StatusProcessing
+	})
+	require.True(d.t, ok, "%s does not end: %s\n%s", name, d.figures(), d.p.tail(3000))
+	d.t.Logf("%s: %d after %s: %s", name, x.Status, time.Since(begun).Round(time.Millisecond), x.Reason)
+	return x
+}
+
+func (d *smallDisk) figures() string {
+	var fs syscall.Statfs_t
+	_ = syscall.Statfs(d.data, &fs)
+	return fmt.Sprintf("%d KiB of %d KiB are free", int64(fs.Bavail)*fs.Bsize>>10, int64(fs.Blocks)*fs.Bsize>>10)
+}
+
+// Many large pages at once never fill the disk, whatever is in flight; an export
+// that the disk cannot hold fails, with the disk's figures, and others go on.
+func TestChaosPagesDoNotFillTheDisk(t *testing.T) {
+	d := newSmallDisk(t, 96)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	d.p.start("")
+	for _, more := range []string{"", "/growing"} {
+		x := d.submitted(ctx, "giant"+strings.Trim(more, "/"), 40, 12<<20, 16, more)
+		require.Equal(t, events.StatusFailed, x.Status)
+		require.Contains(t, x.Reason, "the disk of the page stream has room for at most")
+	}
+	require.Equal(t, events.StatusSucceeded, d.submitted(ctx, "large", 3, 4<<20, 16, "").Status)
+	require.Zero(t, d.ends(), "the process never ended\n%s", d.p.tail(3000))
+}
+
+// A process starts on a disk without a byte, far enough to cancel an export and
+// to purge its pages, after which it goes on by itself.
+func TestChaosStartsOnAFullDisk(t *testing.T) {
+	d := newSmallDisk(t, 96)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	d.p.start("")
+	d.submit(ctx, "stuck", 6, 8<<20, 1, "/stuck")
+	require.True(t, eventually(ctx, time.Minute, 20*time.Millisecond, func() bool {
+		return d.stuck.Load()
+	}), d.p.tail(3000))
+	d.p.shutdown(syscall.SIGKILL)
+	fill(t, filepath.Join(d.data, "filler"))
+	t.Log(d.figures())
+	d.p.start("")
+	status, a, err := d.insist(ctx, http.MethodPost, "/v1/export/cancel", fmt.Appendf(nil, `{"key":%q}`, d.key("stuck")))
+	require.NoError(t, err)
+	require.Equal(t, http.StatusOK, status, a.Msg)
+	require.Zero(t, d.ends(), d.p.tail(3000))
+}
+
+// Exports that the disk cannot hold together all end, one after another, and
+// submissions are taken again.
+func TestChaosExportsShareTheDisk(t *testing.T) {
+	d := newSmallDisk(t, 128)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	defer cancel()
+	d.p.start("")
+	const exports = 6
+	for n := range exports {
+		d.submit(ctx, fmt.Sprintf("export-%d", n), 24, 2<<20, 8, "")
+	}
+	for n := range exports {
+		x := d.ended(ctx, fmt.Sprintf("export-%d", n), time.Minute)
+		require.Equal(t, events.StatusSucceeded, x.Status)
+	}
+	require.Zero(t, d.ends(), "the process never ended\n%s", d.p.tail(3000))
+}
