@@ -5,6 +5,8 @@ import (
 	"context"
 	"hash/crc32"
 	"math"
+	"slices"
+	"sync"
 	"sync/atomic"
 )
 
@@ -303,22 +305,64 @@ func (w *entryWriter) write(it item) error {
 
 // part writes a whole entry.
 func (w *entryWriter) part(name string, content []byte) error {
+	p, err := packPart(name, content)
+	if err != nil {
+		return err
+	}
+	e := zipEntry{
+		name: name, method: methodDeflate, crc: p.crc,
+		size: int64(len(content)), packed: int64(len(p.packed)), offset: w.out.at - w.out.begin,
+	}
+	w.entries = append(w.entries, e)
+	if err := w.out.write(e.appendLocal(nil)); err != nil {
+		return err
+	}
+	return w.out.writeSummed(p.packed, p.packedCRC)
+}
+
+// packedPart is a compressed part.
+type packedPart struct {
+	packed         []byte
+	crc, packedCRC uint32 // of the content, and of packed
+}
+
+// packedParts are compressed parts by their content. Most parts of all workbooks
+// are the same; to compress them took a third of the time of a workbook of 100
+// rows (measured).
+var packedParts struct {
+	sync.RWMutex
+	by map[string]packedPart
+}
+
+// maxPackedParts bounds packedParts: some parts differ with the number of sheets.
+const maxPackedParts = 64
+
+func packPart(name string, content []byte) (packedPart, error) {
+	packedParts.RLock()
+	p, ok := packedParts.by[string(content)]
+	packedParts.RUnlock()
+	if ok {
+		return p, nil
+	}
 	d := getDeflater()
 	defer putDeflater(d)
 	b := newBlock()
 	b.other = true
 	b.pieces, b.n, b.last = []piece{{content, nil}}, len(content), true
 	if err := b.deflate(d); err != nil {
-		return err
+		return p, err
 	}
 	defer b.free()
-	e := zipEntry{
-		name: name, method: methodDeflate, crc: b.crc,
-		size: int64(b.n), packed: int64(len(b.packed)), offset: w.out.at - w.out.begin,
+	p = packedPart{packed: slices.Clone(b.packed), crc: b.crc, packedCRC: b.packedCRC}
+	if name != corePart && name != workbookPart {
+		packedParts.Lock()
+		defer packedParts.Unlock()
+		if packedParts.by == nil {
+			packedParts.by = map[string]packedPart{}
+		}
+		if len(packedParts.by) < maxPackedParts {
+			packedParts.by[string(content)] = p
+		}
 	}
-	w.entries = append(w.entries, e)
-	if err := w.out.write(e.appendLocal(nil)); err != nil {
-		return err
-	}
-	return w.out.writeSummed(b.packed, b.packedCRC)
+	return p, nil
 }

@@ -97,7 +97,10 @@ func coreProperties(spec Spec) []byte {
 	return b.Bytes()
 }
 
-const corePart = "docProps/core.xml"
+const (
+	corePart     = "docProps/core.xml"
+	workbookPart = "xl/workbook.xml"
+)
 
 func sheetName(n int) string { return "Sheet" + strconv.Itoa(n) }
 func sheetPath(n int) string { return "xl/worksheets/sheet" + strconv.Itoa(n) + ".xml" }
@@ -289,7 +292,7 @@ func (t *template) fill(s *skeleton, rowCount int) map[string][]byte {
 		return parts
 	}
 	column, row := columnName(len(s.head.titles)-1), strconv.Itoa(rowCount)
-	for _, name := range []string{sheetPath(1), "xl/workbook.xml"} {
+	for _, name := range []string{sheetPath(1), workbookPart} {
 		part := bytes.ReplaceAll(parts[name], []byte(mark), []byte(column+row))
 		parts[name] = bytes.ReplaceAll(part, []byte(absoluteMark), []byte("$"+column+"$"+row))
 	}

@@ -205,7 +205,7 @@ type workbookWriter struct {
 var early = []string{"_rels/.rels", "docProps/app.xml", "docProps/core.xml", "xl/theme/theme1.xml", "xl/styles.xml"}
 
 // late are the parts that depend on the number of sheets.
-var late = []string{"xl/workbook.xml", "xl/_rels/workbook.xml.rels", "[Content_Types].xml"}
+var late = []string{workbookPart, "xl/_rels/workbook.xml.rels", "[Content_Types].xml"}
 
 // rows writes all entries but the late ones.
 func (w *workbookWriter) rows(ctx context.Context) error {
