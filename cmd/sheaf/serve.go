@@ -269,6 +269,7 @@ func (s *system) run(ctx context.Context) (drained bool, err error) {
 	group.Go(func() error { return s.watch(groupCtx) })
 	group.Go(func() error { return s.watchQuorum(groupCtx) })
 	group.Go(func() error { return s.keepMarks(groupCtx) })
+	group.Go(func() error { keepSmall(groupCtx); return nil })
 
 	done := make(chan error, 1)
 	go func() { done <- group.Wait() }()
