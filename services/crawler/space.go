@@ -544,6 +544,7 @@ func (c *crawl) awaitDisk(ctx context.Context, bytes int64) (release func(), err
 	if release, err = c.cfg.Disk.Hold(bytes); err == nil {
 		return release, nil
 	}
+	pieceOf(ctx).rest()
 	defer c.findsItFull(bytes)()
 	ctx, stop := c.untilDrain(ctx)
 	defer stop()
