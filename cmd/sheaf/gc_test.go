@@ -12,8 +12,8 @@ import (
 func TestMemoryLimitLeavesRoomForWhatIsInUse(t *testing.T) {
 	require.EqualValues(t, smallProcess, memoryLimit(0))
 	require.EqualValues(t, smallProcess, memoryLimit(50<<20))
-	require.EqualValues(t, 198<<20, memoryLimit(100<<20))
-	require.EqualValues(t, 1584<<20, memoryLimit(1<<30))
+	require.EqualValues(t, 133<<20, memoryLimit(100<<20))
+	require.EqualValues(t, 1288<<20, memoryLimit(1<<30))
 }
 
 func TestMemoryLimitIsTheOperatorsIfHeSaysSo(t *testing.T) {
