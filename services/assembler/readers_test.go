@@ -1,0 +1,214 @@
+package assembler
+
+import (
+	"bytes"
+	"encoding/csv"
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"github.com/xuri/excelize/v2"
+)
+
+// hostileCells are values that readers of workbooks stumble over, and what each
+// must show. Numbers are compared as numbers.
+func hostileCells() (names []string, jsons []string, want []any) {
+	long := strings.Repeat("长", maxCellText)
+	for _, c := range []struct {
+		name, json string
+		want       any
+	}{
+		{"integer", `7`, 7.0},
+		{"negative", `-0.125`, -0.125},
+		{"exponent", `1.5E3`, 1500.0},
+		{"fifteen", `123456789012345`, 123456789012345.0},
+		{"long", `12345678901234567890`, "12345678901234567890"},
+		{"zeros", `"007"`, "007"},
+		{"date", `"2026-01-02"`, "2026-01-02"},
+		{"formula", `"=1+1"`, "=1+1"},
+		{"at", `"@SUM(A1)"`, "@SUM(A1)"},
+		{"control", `"a\u0001b\u001f"`, "a\x01b\x1f"},
+		{"lines", `"one\ntwo\tthree"`, "one\ntwo\tthree"},
+		{"escape", `"_x0041_ _x000A_"`, "_x0041_ _x000A_"},
+		{"markup", `"<a href=\"x\">&amp;</a>]]>"`, `<a href="x">&amp;</a>]]>`},
+		{"blank", `"  x "`, "  x "},
+		{"emoji", `"😀👨‍👩‍👧\ud83d\ude80"`, "😀👨‍👩‍👧🚀"},
+		{"cjk", `"编号，「李雷」"`, "编号，「李雷」"},
+		{"rtl", `"שלום\u200fabc"`, "שלום\u200fabc"},
+		{"true", `true`, true},
+		{"false", `false`, false},
+		{"null", `null`, nil},
+		{"nested", `{"a": [1, null, "x"]}`, `{"a":[1,null,"x"]}`},
+		{"longest", `"` + long + `"`, long},
+		{"last", `"end"`, "end"},
+	} {
+		names, jsons, want = append(names, c.name), append(jsons, c.json), append(want, c.want)
+	}
+	return names, jsons, want
+}
+
+// Every reader opens the same hostile workbook of two sheets without complaint
+// and shows the same cells. Those that are not installed are skipped: apt-get
+// install python3-openpyxl libreoffice-calc-nogui; npm install exceljs, with
+// NODE_PATH naming its node_modules.
+func TestReadersShowTheSameCells(t *testing.T) {
+	names, jsons, want := hostileCells()
+	fields := make([]string, len(names))
+	header := make([]string, len(names))
+	for i, name := range names {
+		header[i] = `"` + name + `":"` + name + `"`
+		fields[i] = `"` + name + `":` + jsons[i]
+	}
+	row := "{" + strings.Join(fields, ",") + "}"
+	spec := testSpec()
+	spec.MaxSheetRows = 4
+	_, file, xlsx := write(t, spec, cutPages("{"+strings.Join(header, ",")+"}", []string{row, row, row, row, row}, 2)...)
+	require.NotEmpty(t, file)
+	dir := t.TempDir()
+	name := filepath.Join(dir, "book.xlsx")
+	require.NoError(t, os.WriteFile(name, xlsx, 0o600))
+
+	titles := make([]any, len(names))
+	for i := range names {
+		titles[i] = names[i]
+	}
+	sheets := [][][]any{{titles, want, want, want}, {titles, want, want}}
+	same := func(t *testing.T, got [][][]any) {
+		t.Helper()
+		require.Len(t, got, len(sheets))
+		for s := range sheets {
+			require.Len(t, got[s], len(sheets[s]))
+			for r := range sheets[s] {
+				for c := range names {
+					require.Equal(t, sheets[s][r][c], got[s][r][c], "sheet %d, row %d, %s", s+1, r+1, names[c])
+				}
+			}
+		}
+	}
+	tool := func(t *testing.T, name string, args ...string) []byte {
+		t.Helper()
+		cmd := exec.CommandContext(t.Context(), name, args...)
+		var stderr bytes.Buffer
+		cmd.Stderr = &stderr
+		out, err := cmd.Output()
+		require.NoError(t, err, stderr.String())
+		return out
+	}
+
+	t.Run("excelize", func(t *testing.T) {
+		f := open(t, xlsx)
+		got := make([][][]any, len(sheets))
+		for s := range sheets {
+			for r := range sheets[s] {
+				line := make([]any, len(names))
+				for c := range names {
+					at := columnName(c) + string(rune('1'+r))
+					value, err := f.GetCellValue(sheetName(s+1), at, excelize.Options{RawCellValue: true})
+					require.NoError(t, err)
+					kind, err := f.GetCellType(sheetName(s+1), at)
+					require.NoError(t, err)
+					line[c] = value
+					switch {
+					case kind == excelize.CellTypeBool:
+						line[c] = value == "1"
+					case kind == excelize.CellTypeUnset && value == "":
+						line[c] = nil
+					case kind == excelize.CellTypeUnset:
+						var n float64
+						require.NoError(t, json.Unmarshal([]byte(value), &n))
+						line[c] = n
+					}
+				}
+				got[s] = append(got[s], line)
+			}
+		}
+		same(t, got)
+	})
+
+	t.Run("openpyxl", func(t *testing.T) {
+		python := ""
+		for _, name := range []string{"python3", "/usr/bin/python3"} {
+			if exec.Command(name, "-c", "import openpyxl").Run() == nil {
+				python = name
+				break
+			}
+		}
+		if python == "" {
+			t.Skip("openpyxl is not installed")
+		}
+		var got [][][]any
+		out := tool(t, python, "-W", "error", "-c", `
+import json, openpyxl, sys
+from openpyxl.utils.escape import unescape
+wb = openpyxl.load_workbook(sys.argv[1])
+print(json.dumps([[[unescape(c) if isinstance(c, str) else c for c in row] for row in ws.values] for ws in wb]))
+`, name)
+		require.NoError(t, json.Unmarshal(out, &got))
+		same(t, got)
+	})
+
+	t.Run("exceljs", func(t *testing.T) {
+		if exec.Command("node", "-e", "require('exceljs')").Run() != nil {
+			t.Skip("exceljs is not installed, or NODE_PATH does not name it")
+		}
+		var got [][][]any
+		out := tool(t, "node", "-e", `
+const wb = new (require('exceljs')).Workbook()
+const unescape = v => typeof v === 'string' ? v.replace(/_x([0-9A-F]{4})_/g, (_, h) => String.fromCharCode(parseInt(h, 16))) : v
+wb.xlsx.readFile(process.argv[1]).then(() => console.log(JSON.stringify(wb.worksheets.map(ws => {
+  const rows = []
+  ws.eachRow(r => rows.push(Array.from({length: ws.columnCount}, (_, i) => unescape(r.getCell(i + 1).value))))
+  return rows
+}))))
+`, name)
+		require.NoError(t, json.Unmarshal(out, &got))
+		same(t, got)
+	})
+
+	t.Run("LibreOffice", func(t *testing.T) {
+		if testing.Short() {
+			t.Skip("takes seconds")
+		}
+		soffice, err := exec.LookPath("soffice")
+		if err != nil {
+			t.Skip("LibreOffice is not installed")
+		}
+		// Comma, quote, UTF-8, not as shown but as stored, every sheet.
+		tool(t, soffice, "-env:UserInstallation=file://"+filepath.Join(dir, "profile"), "--headless", "--convert-to",
+			"csv:Text - txt - csv (StarCalc):44,34,76,1,,0,false,false,false,false,false,-1", "--outdir", dir, name)
+		got := make([][][]any, len(sheets))
+		for s := range sheets {
+			text, err := os.ReadFile(filepath.Join(dir, "book-"+sheetName(s+1)+".csv"))
+			require.NoError(t, err)
+			lines, err := csv.NewReader(bytes.NewReader(text)).ReadAll()
+			require.NoError(t, err)
+			for r, line := range lines {
+				row := make([]any, len(line))
+				for c, cell := range line {
+					row[c] = cell
+					if r == 0 {
+						continue
+					}
+					switch want[c].(type) { // CSV has text only
+					case nil:
+						if cell == "" {
+							row[c] = nil
+						}
+					case bool:
+						row[c] = cell == "TRUE"
+					case float64:
+						var n float64
+						require.NoError(t, json.Unmarshal([]byte(cell), &n), cell)
+						row[c] = n
+					}
+				}
+				got[s] = append(got[s], row)
+			}
+		}
+		same(t, got)
+	})
+}
