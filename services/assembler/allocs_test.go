@@ -21,8 +21,8 @@ func TestWriteWorkbookAllocatesNothingPerRow(t *testing.T) {
 	}
 	const (
 		rowCount = 50_000
-		objects  = 5_650 // of which a workbook of 100 rows takes 4,900
-		kibibyte = 2_000 // 800, and 650 for a compressor that the pool did not have; a copy of all pages would be 8,000
+		objects  = 1_100 // of which a workbook of 100 rows takes 760
+		kibibyte = 2_000 // 360, and 650 for a compressor that the pool did not have; a copy of all pages would be 8,000
 		bound    = 1.2
 	)
 	pages := cutPages(benchHeader, benchRows(rowCount), 1000)
