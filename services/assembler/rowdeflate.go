@@ -59,6 +59,9 @@ const (
 	// leastMatch is the shortest match that is worth while, leastText in texts.
 	leastMatch = 4
 	leastText  = 5
+	// mostMatching is how far is looked how long a match is. What repeats itself
+	// without end would be compared to its end from each of its repetitions.
+	mostMatching = 4 << 10
 	// mostSequences go into one DEFLATE block. A block of rows makes one of its
 	// own, some 12,000.
 	mostSequences = 16 << 10
@@ -273,12 +276,13 @@ func (d *rowDeflater) matching(place int32, to, far int) int {
 	if from < 0 || from >= to || to-from > far {
 		return 0
 	}
-	for at := to; at < d.n; at, from = at+8, from+8 {
+	end := min(d.n, to+mostMatching)
+	for at := to; at < end; at, from = at+8, from+8 {
 		if x := d.load(from) ^ d.load(at); x != 0 {
-			return min(at+bits.TrailingZeros64(x)/8, d.n) - to
+			return min(at+bits.TrailingZeros64(x)/8, end) - to
 		}
 	}
-	return d.n - to
+	return end - to
 }
 
 // match covers length bytes at pos by those at a place, if they are enough.
