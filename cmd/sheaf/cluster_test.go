@@ -186,7 +186,7 @@ func (c *cluster) loseQuorum(ctx context.Context, lasts time.Duration, orders []
 				if c.ready(ctx, base) == http.StatusServiceUnavailable && notReady[i] == 0 {
 					notReady[i] = time.Since(lost)
 				}
-				time.Sleep(50 * time.Millisecond)
+				time.Sleep(50 * time.Millisecond) // the pace of a balancer that asks
 			}
 		})
 	}
