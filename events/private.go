@@ -118,11 +118,16 @@ func (s *Streams) CountStart(ctx context.Context, tenant, key, mark string) (int
 	return count, nil
 }
 
-// UncountStart takes one CountStart at mark back: the work was handed back in
-// order, not lost in a crash.
+// UncountStart takes the CountStart at mark back that returned count: the work
+// rests, or was handed back in order, and a crash that follows is not its own.
+// ErrTakenOver: another has begun since, and all that is recorded stays.
 func (s *Streams) UncountStart(ctx context.Context, tenant, key, mark string, count int) error {
-	if latest, err := s.Starts(ctx, tenant, key, mark); err != nil || latest != count {
-		return err // another has begun since
+	latest, err := s.Starts(ctx, tenant, key, mark)
+	if err != nil {
+		return err
+	}
+	if latest != count {
+		return ErrTakenOver
 	}
 	data, err := json.Marshal(starts{Mark: mark, Count: max(count-1, 0)})
 	if err != nil {

@@ -416,8 +416,13 @@ func (w *world) auditStory(o *order, st *story) {
 	if o.retry {
 		rounds = 2
 	}
+	if o.broken > 0 {
+		// A submission that was stored, but not answered, may have failed when it
+		// is repeated, and then begins it again.
+		rounds += o.repeated
+	}
 	if st.rounds > rounds {
-		w.problem("I2 order %d (%s) was begun %d times", o.n, st.key, st.rounds)
+		w.problem("I2 order %d (%s) was begun %d times; its submission was repeated %d times", o.n, st.key, st.rounds, o.repeated)
 	}
 	cancelled := slices.ContainsFunc(st.ends, func(ev events.Event) bool { return ev.Type() == events.TypeCancelled })
 	if o.cancelled && !cancelled {

@@ -42,6 +42,7 @@ type order struct {
 	mu        sync.Mutex
 	accepted  bool
 	key       string
+	repeated  int  // how often its submission was repeated, without an answer to the one before
 	cancelled bool // somebody answered that it is
 }
 

@@ -341,6 +341,8 @@ type answer struct {
 	Errcode int             `json:"errcode"`
 	Msg     string          `json:"msg"`
 	Data    json.RawMessage `json:"data"`
+
+	repeated int // how often it was asked for before, in vain as far as the caller knows
 }
 
 // ask makes one REST request; an error means that no answer came.
@@ -365,10 +367,11 @@ func (w *world) ask(ctx context.Context, method, url string, body []byte) (statu
 // insist repeats a REST request, through any ingress, until it is answered
 // with something else than "try again".
 func (w *world) insist(ctx context.Context, method, path string, body []byte) (status int, a answer, err error) {
-	for {
+	for repeated := 0; ; repeated++ {
 		url := w.ingresses[rand.IntN(len(w.ingresses))] + path
 		status, a, err = w.ask(ctx, method, url, body)
 		if err == nil && status < 500 {
+			a.repeated = repeated
 			return status, a, nil
 		}
 		if err == nil && status != http.StatusServiceUnavailable {
@@ -427,7 +430,7 @@ func (o *order) answered(status int, a answer) error {
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.key, o.accepted = data.HashKey, true
+	o.key, o.accepted, o.repeated = data.HashKey, true, a.repeated
 	return nil
 }
 

@@ -371,7 +371,7 @@ func (s *Service) handBack(ctx context.Context, x *events.Export, mark string, c
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
 	defer cancel()
-	if err := s.streams.UncountStart(ctx, x.Tenant, x.Key, mark, count); err != nil {
+	if err := s.streams.UncountStart(ctx, x.Tenant, x.Key, mark, count); err != nil && !errors.Is(err, events.ErrTakenOver) {
 		log.Warn("start not taken back", "error", err)
 	}
 }

@@ -29,6 +29,7 @@ type crawl struct {
 
 	counting sync.Mutex // guards what follows
 	starts   int        // how often it is recorded that the crawl began at mark, this time included; 0 while this time is not
+	atWork   int        // pieces of a suspect that the start is counted for
 
 	suspect context.Context // the process ended while it was at work before; ends when it gets further
 	acquit  func()          // ends suspect
@@ -542,11 +543,14 @@ func (c *crawl) turn(ctx context.Context) (*place, error) {
 const aloneFor = 5 * time.Second
 
 // piece is one piece of a crawl's work, such as fetching a page. While the crawl
-// is a suspect, a piece waits until it is the only one of all suspects. It rests
-// while it waits for something else than its own work.
+// is a suspect, a piece waits until it is the only one of all suspects, and the
+// start counts only as long as one is at work: of all suspects, a crash then
+// counts against the one that was. A piece rests while it waits for something
+// else than its own work.
 type piece struct {
-	crawl *crawl
-	leave func() // nil while it keeps nobody waiting
+	crawl   *crawl
+	leave   func() // nil while it keeps nobody waiting
+	counted bool   // among atWork
 }
 
 type pieceKey struct{}
@@ -580,8 +584,9 @@ func (p *piece) begin(ctx context.Context) error {
 	return nil
 }
 
-// rest lets another suspect work.
+// rest lets another suspect work, and takes the start of its own back.
 func (p *piece) rest() {
+	p.crawl.discount(p)
 	if p.leave != nil {
 		p.leave()
 		p.leave = nil
@@ -602,10 +607,33 @@ func (c *crawl) begins(ctx context.Context) error {
 func (c *crawl) count(ctx context.Context) (err error) {
 	c.counting.Lock()
 	defer c.counting.Unlock()
-	if c.starts == 0 && !c.fresh {
-		c.starts, err = c.streams.CountStart(ctx, c.x.Tenant, c.x.Key, c.mark)
+	if c.fresh {
+		return nil
 	}
-	return err
+	if c.starts == 0 {
+		if c.starts, err = c.streams.CountStart(ctx, c.x.Tenant, c.x.Key, c.mark); err != nil {
+			return err
+		}
+	}
+	if p := pieceOf(ctx); c.suspect.Err() == nil && !p.counted {
+		p.counted = true
+		c.atWork++
+	}
+	return nil
+}
+
+// discount takes the start of a suspect back when its last piece at work rests.
+// Once it got further nothing needs to be taken back: the mark has moved on.
+func (c *crawl) discount(p *piece) {
+	c.counting.Lock()
+	defer c.counting.Unlock()
+	if !p.counted {
+		return
+	}
+	p.counted = false
+	if c.atWork--; c.atWork == 0 && c.suspect.Err() == nil {
+		c.uncount()
+	}
 }
 
 // stillMine is asked when a page was there already. If another crawler has begun
@@ -630,15 +658,24 @@ func (c *crawl) stillMine(ctx context.Context) error {
 }
 
 // handBack takes the start back: the crawl did not crash.
-func (c *crawl) handBack(ctx context.Context) {
+func (c *crawl) handBack() {
 	c.counting.Lock()
 	defer c.counting.Unlock()
+	c.uncount()
+}
+
+// uncount takes the start back, if it is recorded. It does so also while the
+// work is being cut off.
+func (c *crawl) uncount() {
 	if c.starts == 0 {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
-	if err := c.streams.UncountStart(ctx, c.x.Tenant, c.x.Key, c.mark, c.starts); err != nil {
+	switch err := c.streams.UncountStart(ctx, c.x.Tenant, c.x.Key, c.mark, c.starts); {
+	case err == nil:
+		c.starts = 0
+	case !errors.Is(err, events.ErrTakenOver): // which stillMine will find
 		c.log.Warn("start not taken back", "error", err)
 	}
 }

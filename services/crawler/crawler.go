@@ -165,7 +165,7 @@ func (s *Service) handle(ctx context.Context, d events.Delivery) error {
 		log.Info("crawl left to another crawler, which took it over")
 		return err
 	default:
-		c.handBack(ctx)
+		c.handBack()
 		return err
 	}
 	if err == nil || errors.Is(err, events.ErrEnded) || errors.Is(err, events.ErrNotAllowed) {
