@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/klauspost/compress/s2"
 	"github.com/nats-io/nats.go"
 )
 
@@ -19,6 +20,7 @@ func FuzzDecodePage(f *testing.F) {
 	for _, rows := range []string{"", "[]", `[{"a":1}]`, strings.Repeat(`{"a":"b"},`, 300), strings.Repeat("x", 300_000)} {
 		sum := sha256.Sum256([]byte(rows))
 		f.Add("1", "true", "1", "zstd", hex.EncodeToString(sum[:]), encoder.EncodeAll([]byte(rows), nil))
+		f.Add("1", "true", "1", "s2", hex.EncodeToString(sum[:]), s2.Encode(nil, []byte(rows)))
 	}
 	f.Add("-1", "", "-2", "gzip", "zz", []byte{0x28, 0xb5, 0x2f, 0xfd, 0xc0, 0x58, 0, 0, 0, 0x40, 0, 0, 0, 0})
 	f.Add("1", "", "1", "zstd", strings.Repeat("0", 64), []byte{0x50, 0x2a, 0x4d, 0x18, 4, 0, 0, 0, 1, 2, 3, 4})

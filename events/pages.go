@@ -15,6 +15,7 @@ import (
 
 	"sheaf/events/failpoint"
 
+	"github.com/klauspost/compress/s2"
 	"github.com/klauspost/compress/zstd"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -66,6 +67,7 @@ const (
 	headerEncoding   = "Content-Encoding"
 
 	encodingZstd = "zstd"
+	encodingS2   = "s2" // one S2 block, https://github.com/klauspost/compress/tree/master/s2
 
 	// partOverhead is room for headers below the server's max_payload.
 	partOverhead = 4 << 10
@@ -331,10 +333,15 @@ func decodePage(id PageID, h nats.Header, payload []byte) (Page, error) {
 		return damaged(headerSHA256, errors.New("not 32 bytes in hexadecimal"))
 	}
 	p.SHA256 = [sha256.Size]byte(sum)
-	if e := h.Get(headerEncoding); e != encodingZstd {
-		return damaged(headerEncoding, fmt.Errorf("%q is not known", e))
+	switch e := h.Get(headerEncoding); e {
+	case encodingZstd:
+		p.Rows, err = decompressZstd(payload)
+	case encodingS2:
+		p.Rows, err = decompressS2(payload)
+	default:
+		err = fmt.Errorf("%s %q is not known", headerEncoding, e)
 	}
-	if p.Rows, err = decompress(payload); err != nil {
+	if err != nil {
 		return damaged("decompressing", err)
 	}
 	if sha256.Sum256(p.Rows) != p.SHA256 {
@@ -343,10 +350,31 @@ func decodePage(id PageID, h nats.Header, payload []byte) (Page, error) {
 	return p, nil
 }
 
-// decompress returns what one zstd frame (RFC 8878) holds. It allocates what
+// An S2 block can claim to hold almost anything. One that holds more than
+// freeOfRatio bytes is written only if it is at most s2Ratio times its size, so
+// that who reads it need not believe more.
+const (
+	s2Ratio     = 64
+	freeOfRatio = 1 << 20
+)
+
+// decompressS2 returns what one S2 block holds. It allocates what the block
+// claims, unless that is more than was written.
+func decompressS2(payload []byte) ([]byte, error) {
+	size, err := s2.DecodedLen(payload)
+	if err != nil {
+		return nil, err
+	}
+	if size > maxPageBytes || size > max(freeOfRatio, s2Ratio*len(payload)) {
+		return nil, fmt.Errorf("%d bytes are not taken to hold %d", len(payload), size)
+	}
+	return s2.Decode(pageRows.get(size)[:size], payload)
+}
+
+// decompressZstd returns what one zstd frame (RFC 8878) holds. It allocates what
 // the frame claims, once that is possible: a block takes at least four bytes
 // and holds at most 128 KiB.
-func decompress(payload []byte) ([]byte, error) {
+func decompressZstd(payload []byte) ([]byte, error) {
 	if len(payload) == 0 {
 		return nil, nil
 	}

@@ -19,6 +19,7 @@ import (
 	"sheaf/events/embedded"
 	"sheaf/events/eventstest"
 
+	"github.com/klauspost/compress/s2"
 	"github.com/klauspost/compress/zstd"
 	"github.com/nats-io/nats.go"
 	"github.com/stretchr/testify/require"
@@ -230,13 +231,31 @@ func rawFrame(claim uint64, blocks int) []byte {
 	return b
 }
 
+// A page is read in either encoding: processes of one cluster may write different ones.
+func TestPagesInEitherEncoding(t *testing.T) {
+	s := eventstest.Streams(t)
+	for n, rows := range [][]byte{nil, []byte("[]"), noise(12, 300<<10), bytes.Repeat([]byte(`{"a":"b"},`), 50_000)} {
+		for encoding, payload := range map[string][]byte{"zstd": zstdFrame(t, rows), "s2": s2.Encode(nil, rows)} {
+			p := page(n+1, rows)
+			p.Key = fmt.Sprintf("%032x", len(encoding))
+			m := part(p, 1, 1, payload)
+			m.Header.Set("Content-Encoding", encoding)
+			_, err := s.JetStream().PublishMsg(t.Context(), m)
+			require.NoError(t, err)
+			got, err := s.GetPage(t.Context(), p.PageID)
+			require.NoError(t, err, "%s, %d bytes", encoding, len(rows))
+			require.True(t, bytes.Equal(rows, got.Rows), "%s, %d bytes", encoding, len(rows))
+		}
+	}
+}
+
 // Damaged pages are told as such: no panic, no wrong rows, and no more memory
 // than what lies there could need.
 func TestDamagedPages(t *testing.T) {
 	srv := eventstest.Server(t, "")
 	s := eventstest.StreamsOn(t, srv, events.Config{})
 	rows := noise(10, 100<<10)
-	frame := zstdFrame(t, rows)
+	frame, block := zstdFrame(t, rows), s2.Encode(nil, rows)
 	half := len(frame) / 2
 	p := page(1, rows)
 	tooMuch := bytes.Repeat([]byte("x"), 5<<20)
@@ -244,6 +263,7 @@ func TestDamagedPages(t *testing.T) {
 		m.Header.Set(header, value)
 		return m
 	}
+	inS2 := func(m *nats.Msg) *nats.Msg { return edit(m, "Content-Encoding", "s2") }
 	for name, msgs := range map[string][]*nats.Msg{
 		"a part is missing":                {part(p, 1, 2, frame[:half])},
 		"a part of another answer":         {part(p, 1, 2, frame[:half]), part(page(1, []byte(`x`)), 2, 2, frame[half:])},
@@ -276,6 +296,15 @@ func TestDamagedPages(t *testing.T) {
 		"rows and more":                    {part(p, 1, 1, zstdFrame(t, append(append([]byte{}, rows...), tooMuch...)))},
 		"thousand parts announced, 5 MiB":  {part(p, 1, 1000, noise(11, 5<<20))},
 		"skippable frame and nothing more": {part(p, 1, 1, []byte{0x50, 0x2a, 0x4d, 0x18, 0xff, 0xff, 0xff, 0xff})},
+		"a zstd frame as s2":               {inS2(part(p, 1, 1, frame))},
+		"s2, truncated":                    {inS2(part(p, 1, 1, block[:len(block)/2]))},
+		"s2, empty":                        {inS2(part(p, 1, 1, nil))},
+		"s2, one bit flipped":              {inS2(part(p, 1, 1, append(append([]byte{}, block[:50]...), append([]byte{block[50] ^ 1}, block[51:]...)...)))},
+		"s2, claims a gigabyte":            {inS2(part(p, 1, 1, append(binary.AppendUvarint(nil, 1<<30), block[3:]...)))},
+		"s2, claims 16 exabytes":           {inS2(part(p, 1, 1, append(binary.AppendUvarint(nil, 1<<64-1), block[3:]...)))},
+		"s2, a bomb":                       {inS2(part(p, 1, 1, s2.Encode(nil, bytes.Repeat([]byte("x"), 200<<20))))},
+		"s2, rows and more":                {inS2(part(p, 1, 1, s2.Encode(nil, append(append([]byte{}, rows...), tooMuch...))))},
+		"s2, a second block behind":        {inS2(part(p, 1, 1, append(append([]byte{}, block...), block...)))},
 	} {
 		t.Run(name, func(t *testing.T) {
 			for i, m := range msgs {
