@@ -221,11 +221,10 @@ func (s *Streams) publishParts(ctx context.Context, msgs []*nats.Msg) error {
 // Nothing is assumed of the server's max_payload but that it leaves room for the
 // headers.
 func (s *Streams) encodePage(p Page) (msgs []*nats.Msg, payload []byte, err error) {
-	encoder, err := pageEncoder()
+	payload, encoding, err := compress(p.Rows)
 	if err != nil {
 		return nil, nil, Permanent(fmt.Errorf("page %d: %w", p.Number, err))
 	}
-	payload = encoder.EncodeAll(p.Rows, packedPages.get(len(p.Rows)/4+64))
 	limit := int(s.nc.MaxPayload()) - partOverhead
 	size := min(partSize, limit)
 	if limit <= 0 || len(payload) > size*maxParts {
@@ -249,7 +248,7 @@ func (s *Streams) encodePage(p Page) (msgs []*nats.Msg, payload []byte, err erro
 				headerSubject:     {p.Key},
 				headerTime:        {now},
 				headerContentType: {"application/json"},
-				headerEncoding:    {encodingZstd},
+				headerEncoding:    {encoding},
 				headerPage:        {strconv.Itoa(p.Number)},
 				headerPart:        {strconv.Itoa(i + 1)},
 				headerParts:       {strconv.Itoa(parts)},
@@ -348,6 +347,24 @@ func decodePage(id PageID, h nats.Header, payload []byte) (Page, error) {
 		return damaged("checksum", errors.New("sha256 of the rows differs"))
 	}
 	return p, nil
+}
+
+// compress returns rows in the encoding that costs least: S2, which takes a
+// fifth of zstd's processor time and 1.7 times its space (measured). What S2
+// makes so small that nobody would believe it goes through zstd, and becomes
+// smaller still.
+func compress(rows []byte) (payload []byte, encoding string, err error) {
+	if most := s2.MaxEncodedLen(len(rows)); most >= 0 {
+		payload = s2.Encode(packedPages.get(most)[:most], rows)
+		if len(rows) <= max(freeOfRatio, s2Ratio*len(payload)) {
+			return payload, encodingS2, nil
+		}
+	}
+	encoder, err := pageEncoder()
+	if err != nil {
+		return nil, "", err
+	}
+	return encoder.EncodeAll(rows, payload[:0]), encodingZstd, nil
 }
 
 // An S2 block can claim to hold almost anything. One that holds more than

@@ -25,7 +25,7 @@ import (
 const (
 	stageFetch      = "fetch: HTTP client, crawler"
 	stageScan       = "scan and check the answer"
-	stageCompress   = "compress pages (zstd)"
+	stageCompress   = "compress pages (S2)"
 	stagePublish    = "publish: NATS client"
 	stageStore      = "publish: NATS server and its store"
 	stageConsume    = "consume: NATS server and client"
