@@ -258,11 +258,12 @@ func (c *client) act(ctx context.Context, operation, key string) (json.RawMessag
 const maxOutage = time.Minute
 
 // wait asks until the export has ended and shows how far it is. The error is
-// nil only for one that succeeded.
+// nil only for one that succeeded. The pauses are a 25th of the time that it
+// took so far, so that asking adds no more than that to it.
 func (c *client) wait(ctx context.Context, key string, show progress) (exportDetail, error) {
 	defer show.close()
 	var outage time.Time
-	for pause := 20 * time.Millisecond; ; pause = min(pause*3/2, 500*time.Millisecond) {
+	for begun := time.Now(); ; {
 		d, _, err := c.detail(ctx, key)
 		switch {
 		case err == nil:
@@ -281,7 +282,7 @@ func (c *client) wait(ctx context.Context, key string, show progress) (exportDet
 		select {
 		case <-ctx.Done():
 			return d, ctx.Err()
-		case <-time.After(pause):
+		case <-time.After(min(max(time.Since(begun)/25, 10*time.Millisecond), 500*time.Millisecond)):
 		}
 	}
 }
