@@ -161,11 +161,22 @@ func (s *Streams) Read(ctx context.Context, tenant, key string) (Export, error) 
 	if err := checkName(tenant, key); err != nil {
 		return Export{}, err
 	}
-	history, err := s.history(ctx, tenant, key, 0)
+	filter := keyFilter(tenant, key)
+	last, err := s.last(ctx, filter)
+	if err != nil || last == nil {
+		return Export{Tenant: tenant, Key: key}, err
+	}
+	tail := decodeRaw(last)
+	if x, ok := s.known.with(filter, tail, last.Header); ok {
+		return x, nil
+	}
+	history, err := s.historyTo(ctx, filter, tail, 0)
 	if err != nil {
 		return Export{}, err
 	}
-	return fold(tenant, key, history), nil
+	x := fold(tenant, key, history)
+	s.known.keep(filter, x)
+	return x, nil
 }
 
 func fold(tenant, key string, history []Event) Export {
@@ -183,14 +194,27 @@ func fold(tenant, key string, history []Event) Export {
 // What lies before adds nothing: each requested event repeats all that lasts.
 func (s *Streams) history(ctx context.Context, tenant, key string, since uint64) ([]Event, error) {
 	filter := keyFilter(tenant, key)
+	last, err := s.last(ctx, filter)
+	if err != nil || last == nil {
+		return nil, err
+	}
+	return s.historyTo(ctx, filter, decodeRaw(last), since)
+}
+
+// last returns the newest message of a filter, nil if there is none.
+func (s *Streams) last(ctx context.Context, filter string) (*jetstream.RawStreamMsg, error) {
 	last, err := s.events.GetLastMsgForSubject(ctx, filter)
-	if errors.Is(err, jetstream.ErrMsgNotFound) {
+	switch {
+	case errors.Is(err, jetstream.ErrMsgNotFound):
 		return nil, nil
+	case err != nil:
+		return nil, fmt.Errorf("%w: reading %s: %w", ErrUnavailable, filter, err)
 	}
-	if err != nil {
-		return nil, fmt.Errorf("%w: reading key %s: %w", ErrUnavailable, key, err)
-	}
-	tail := decodeRaw(last)
+	return last, nil
+}
+
+// historyTo is history up to tail, which is the newest event of filter.
+func (s *Streams) historyTo(ctx context.Context, filter string, tail Event, since uint64) ([]Event, error) {
 	request := tail.Requested
 	if tail.Type() == TypeRequested {
 		request = tail.Sequence
@@ -248,13 +272,48 @@ func decodeRaw(m *jetstream.RawStreamMsg) Event {
 
 // LastSequence is the sequence of the newest event of the log, from the
 // leader. A reader that has applied it has seen every event that was
-// acknowledged before the call.
+// acknowledged before the call. Callers who come while the leader is asked share
+// the next question.
 func (s *Streams) LastSequence(ctx context.Context) (uint64, error) {
+	s.asking.Lock()
+	q := s.nextQuestion
+	if q == nil {
+		q = &question{answered: make(chan struct{})}
+		s.nextQuestion = q
+		go s.askLastSequence(q)
+	}
+	s.asking.Unlock()
+	select {
+	case <-q.answered:
+		return q.last, q.err
+	case <-ctx.Done():
+		return 0, fmt.Errorf("%w: %w", ErrUnavailable, ctx.Err())
+	}
+}
+
+// question is one that the log's leader is asked for all who came before it was.
+type question struct {
+	answered chan struct{} // closed when what follows is set
+	last     uint64
+	err      error
+}
+
+// askLastSequence waits for the question before it, and is put then.
+func (s *Streams) askLastSequence(q *question) {
+	s.oneQuestion <- struct{}{}
+	defer func() { <-s.oneQuestion }()
+	s.asking.Lock()
+	s.nextQuestion = nil
+	s.asking.Unlock()
+	defer close(q.answered)
+	ctx, cancel := context.WithTimeout(context.Background(), s.cfg.PublishTimeout)
+	defer cancel()
 	info, err := leaderInfo(ctx, s.events)
 	if err != nil {
-		return 0, fmt.Errorf("%w: %w", ErrUnavailable, err)
+		q.err = fmt.Errorf("%w: %w", ErrUnavailable, err)
+		return
 	}
-	return info.State.LastSeq, nil
+	q.last = info.State.LastSeq
 }
 
 // followBatch bounds how many events Follow hands over at once.

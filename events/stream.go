@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -110,6 +111,11 @@ type Streams struct {
 	batches  chan struct{}     // atomic batches in flight
 	suspects chan struct{}     // holds the one suspect that is at work
 	before   map[string]uint64 // last sequence of each stream when this process connected
+	known    *known
+
+	oneQuestion  chan struct{} // holds the question that the log's leader is asked, see LastSequence
+	asking       sync.Mutex    // guards what follows
+	nextQuestion *question     // which waits for the one that is asked
 }
 
 // Provision creates the streams and consumers, or brings existing ones to
@@ -126,7 +132,8 @@ func Provision(ctx context.Context, nc *nats.Conn, cfg Config) (*Streams, error)
 	if err != nil {
 		return nil, fmt.Errorf("jetstream: %w", err)
 	}
-	s := &Streams{cfg: cfg, nc: nc, js: js, keys: keys, batches: make(chan struct{}, maxBatchesInFlight), suspects: make(chan struct{}, 1), before: map[string]uint64{}}
+	s := &Streams{cfg: cfg, nc: nc, js: js, keys: keys, batches: make(chan struct{}, maxBatchesInFlight), suspects: make(chan struct{}, 1), before: map[string]uint64{},
+		known: newKnown(), oneQuestion: make(chan struct{}, 1)}
 	// A process that does not belong here must not change what it finds.
 	s.private, err = provisioned(ctx, func(ctx context.Context) (jetstream.Stream, error) {
 		st, err := js.Stream(ctx, StreamPrivate)

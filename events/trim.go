@@ -103,6 +103,7 @@ func (s *Streams) TrimLog(ctx context.Context, l LogState, below uint64) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.PublishTimeout)
 	defer cancel()
+	defer s.known.forget()
 	if err := s.events.Purge(ctx, jetstream.WithPurgeSequence(below)); err != nil {
 		return fmt.Errorf("%w: trimming the log below %d: %w", ErrUnavailable, below, err)
 	}

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path"
 	"runtime"
+	"sync"
 	"time"
 
 	"sheaf/events/failpoint"
@@ -24,7 +25,13 @@ const draftsFolder = ".drafts"
 type folderFiles struct {
 	root   *os.Root
 	drafts *drafts
+
+	mu      sync.Mutex
+	durable map[string]*os.File // folders whose own names are durable, held open: see syncFolders
 }
+
+// mostDurable bounds the folders that are held open: one for each tenant.
+const mostDurable = 256
 
 func openFolderFiles(folder string) (*folderFiles, error) {
 	if err := os.MkdirAll(folder, 0o700); err != nil {
@@ -38,7 +45,7 @@ func openFolderFiles(folder string) (*folderFiles, error) {
 	if err != nil {
 		return nil, errors.Join(err, root.Close())
 	}
-	return &folderFiles{root: root, drafts: drafts}, nil
+	return &folderFiles{root: root, drafts: drafts, durable: map[string]*os.File{}}, nil
 }
 
 func (s *folderFiles) Create(ctx context.Context) (*Draft, error) { return s.drafts.create(ctx) }
@@ -160,23 +167,56 @@ func (s *folderFiles) equal(ctx context.Context, d *Draft, name string) error {
 }
 
 // syncFolders makes the names durable, up to the root: a folder that was made on
-// the way is a name too.
+// the way is a name too. What was done once for a folder need not be repeated
+// while it is the same one. A Delete may have removed it meanwhile, and a Commit
+// made another; as long as the first is held open, the two can be told apart.
 func (s *folderFiles) syncFolders(folder string) error {
 	if runtime.GOOS == "windows" {
 		return nil // a folder cannot be synced there
 	}
-	for ; ; folder = path.Dir(folder) {
-		f, err := s.root.Open(folder)
+	f, err := s.root.Open(folder)
+	if err != nil {
+		return err
+	}
+	if err := f.Sync(); err != nil || s.isDurable(folder, f) {
+		return errors.Join(err, f.Close())
+	}
+	for above := folder; above != "."; {
+		above = path.Dir(above)
+		g, err := s.root.Open(above)
+		if err == nil {
+			err = errors.Join(g.Sync(), g.Close())
+		}
 		if err != nil {
-			return err
-		}
-		if err := errors.Join(f.Sync(), f.Close()); err != nil {
-			return err
-		}
-		if folder == "." {
-			return nil
+			return errors.Join(err, f.Close())
 		}
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if old, ok := s.durable[folder]; ok {
+		_ = old.Close()
+	} else if len(s.durable) >= mostDurable {
+		return f.Close()
+	}
+	s.durable[folder] = f
+	return nil
+}
+
+// isDurable reports whether f is the folder of that name whose own name was made
+// durable before.
+func (s *folderFiles) isDurable(folder string, f *os.File) bool {
+	s.mu.Lock()
+	held := s.durable[folder]
+	s.mu.Unlock()
+	if held == nil {
+		return false
+	}
+	was, err := held.Stat()
+	if err != nil {
+		return false
+	}
+	is, err := f.Stat()
+	return err == nil && os.SameFile(was, is)
 }
 
 func (s *folderFiles) Open(ctx context.Context, name string) (File, error) {
@@ -268,7 +308,15 @@ func (s *folderFiles) Sweep(ctx context.Context, keep func(name string) bool, ol
 	return removed, nil
 }
 
-func (s *folderFiles) Close() error { return s.root.Close() }
+func (s *folderFiles) Close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for folder, f := range s.durable {
+		_ = f.Close()
+		delete(s.durable, folder)
+	}
+	return s.root.Close()
+}
 
 type folderFile struct {
 	*os.File

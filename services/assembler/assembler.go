@@ -173,22 +173,19 @@ func (s *Service) carryOut(ctx, assembleCtx context.Context, x events.Export, d 
 	}
 
 	mark := "assemble:" + strconv.FormatUint(d.Sequence, 10)
-	starts, err := s.streams.Starts(assembleCtx, x.Tenant, x.Key, mark)
-	if err != nil {
-		return err
-	}
-	if !d.Fresh {
-		starts++ // the first one is not recorded
-	}
-	if starts >= events.SuspectAfter {
-		leave, err := s.streams.Alone(assembleCtx, aloneFor)
-		if err != nil {
+	starts, recorded := 0, 0
+	var err error
+	if !d.Fresh { // of a fresh one nobody has begun
+		if starts, err = s.streams.Starts(assembleCtx, x.Tenant, x.Key, mark); err != nil {
 			return err
 		}
-		defer leave()
-	}
-	recorded := 0
-	if !d.Fresh {
+		if starts++; starts >= events.SuspectAfter { // the first one is not recorded
+			leave, err := s.streams.Alone(assembleCtx, aloneFor)
+			if err != nil {
+				return err
+			}
+			defer leave()
+		}
 		if recorded, err = s.streams.CountStart(assembleCtx, x.Tenant, x.Key, mark); err != nil {
 			return err
 		}

@@ -163,6 +163,11 @@ func (c *crawl) begin(ctx context.Context) ([]int, error) {
 	ctx, stop := c.untilDrain(ctx)
 	defer stop()
 	c.into = c.x.RequestedSeq
+	c.mark = markAt(c.into, 0)
+	if c.fresh && c.x.ContinuesRun == 0 { // nobody has begun, so nothing is there
+		c.acquit()
+		return nil, nil
+	}
 	have, err := c.streams.ListPages(ctx, c.x.Tenant, c.x.Key, c.into)
 	if err != nil {
 		return nil, err
@@ -192,7 +197,7 @@ func (c *crawl) begin(ctx context.Context) ([]int, error) {
 			}
 		}
 	}
-	c.mark = strconv.FormatUint(c.x.RequestedSeq, 10) + ":" + strconv.Itoa(len(have)+len(before))
+	c.mark = markAt(c.into, len(have)+len(before))
 	starts, err := c.streams.Starts(ctx, c.x.Tenant, c.x.Key, c.mark)
 	if err != nil {
 		return nil, err
@@ -232,6 +237,11 @@ func (c *crawl) begin(ctx context.Context) ([]int, error) {
 		return nil, err
 	}
 	return nil, nil // it is asked for once more when there is room
+}
+
+// markAt names how far the crawl of a request had come when it began.
+func markAt(requested uint64, pages int) string {
+	return strconv.FormatUint(requested, 10) + ":" + strconv.Itoa(pages)
 }
 
 // restore reads the pages that the run has, for what the ledger must know of

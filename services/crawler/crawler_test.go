@@ -474,14 +474,15 @@ func followOne(t *testing.T, s *events.Streams, d *events.Delivery) (context.Con
 }
 
 func TestPoisonExportEndsAfterFiveStarts(t *testing.T) {
-	s := eventstest.Streams(t)
+	server := eventstest.Server(t, "")
+	s := eventstest.StreamsOn(t, server, events.Config{})
 	src := sourcetest.New(t, 10)
 	x := request(t, s, events.Export{}, src.URL, 10, 0)
 	for range 5 { // five processes that died before page 1
 		_, err := s.CountStart(t.Context(), "default", key, fmt.Sprintf("%d:0", x.RequestedSeq))
 		require.NoError(t, err)
 	}
-	start(t, s, src.Client, Config{})
+	start(t, eventstest.StreamsOn(t, server, events.Config{}), src.Client, Config{})
 	f, ok := await(t, s, x.LastSeq, events.TypeCrawled, events.TypeFailed).Payload.(*events.ExportFailed)
 	require.True(t, ok)
 	require.Equal(t, events.CodeCrashedWorker, f.Code)

@@ -22,7 +22,8 @@ import (
 // a time, whatever their sources do: one answers 503 first, one hangs, and one
 // holds all the memory for answers. The others run beside them.
 func TestSuspectsGoOneAtATime(t *testing.T) {
-	s := eventstest.Streams(t)
+	server := eventstest.Server(t, "")
+	s := eventstest.StreamsOn(t, server, events.Config{})
 	var suspects, most, hangs atomic.Int32
 	unhang := make(chan struct{})
 	failed := make(map[string]bool) // by the one suspect at a time
@@ -77,7 +78,7 @@ func TestSuspectsGoOneAtATime(t *testing.T) {
 		keys = append(keys, ask(fmt.Sprintf("suspect%d", n), events.SuspectAfter))
 	}
 	innocent := ask("innocent", 0)
-	start(t, s, source.Client(), Config{BodyBytes: 4 << 20})
+	start(t, eventstest.StreamsOn(t, server, events.Config{}), source.Client(), Config{BodyBytes: 4 << 20}) // begun before this process
 
 	require.Eventually(t, func() bool { return crawled(innocent) }, 20*time.Second, 5*time.Millisecond)
 	for _, key := range keys {
