@@ -12,6 +12,9 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/stretchr/testify/require"
+
+	"sheaf/events"
+	"sheaf/events/eventstest"
 )
 
 func TestNATSConfig(t *testing.T) {
@@ -37,15 +40,16 @@ func TestNATSConfigExamples(t *testing.T) {
 	require.Equal(t, "sheaf", opts.Cluster.Name)
 	require.Len(t, opts.Routes, 3)
 
-	alone := &server.Options{Users: opts.Users, DontListen: true, NoSigs: true, NoLog: true}
-	srv, err := server.NewServer(alone)
+	opts.Cluster, opts.Routes, opts.HTTPPort = server.ClusterOpts{}, nil, 0
+	opts.DontListen, opts.NoSigs, opts.NoLog, opts.StoreDir = true, true, true, t.TempDir()
+	srv, err := server.NewServer(opts)
 	require.NoError(t, err)
 	srv.Start()
 	defer srv.WaitForShutdown()
 	defer srv.Shutdown()
 	require.True(t, srv.ReadyForConnections(10*time.Second))
 	connect := func(user string) *nats.Conn {
-		nc, err := nats.Connect("", nats.InProcessServer(srv), nats.UserInfo(user, "secret"), nats.CustomInboxPrefix("_INBOX_"+user), nats.PermissionErrOnSubscribe(true),
+		nc, err := nats.Connect("", nats.InProcessServer(srv), nats.UserInfo(user, "secret"), nats.PermissionErrOnSubscribe(true),
 			nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}))
 		require.NoError(t, err)
 		t.Cleanup(nc.Close)
@@ -64,12 +68,24 @@ func TestNATSConfigExamples(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "sheaf.submit.shop.http", msg.Subject, "all before it were refused")
 
-	for _, subject := range []string{">", "sheaf.>", "sheaf.event.*.completed.x", "sheaf.page.shop.>", "_INBOX.>"} {
+	for _, subject := range []string{">", "sheaf.>", "sheaf.event.*.completed.x", "sheaf.page.shop.>"} {
 		denied, err := shop.SubscribeSync(subject)
 		require.NoError(t, err)
 		_, err = denied.NextMsg(10 * time.Second)
 		require.ErrorIs(t, err, nats.ErrPermissionViolation, subject)
 	}
+
+	// An acknowledgement goes to the producer's own account, whatever it names as
+	// the reply.
+	streams, err := events.Provision(t.Context(), sheaf, events.Config{SecretKey: eventstest.SecretKey})
+	require.NoError(t, err)
+	require.NoError(t, shop.PublishRequest("sheaf.submit.shop.http", "sheaf.page.other."+strings.Repeat("0", 32)+".1.1.1", nil))
+	ack, err := shop.Request("sheaf.submit.shop.http", nil, 10*time.Second)
+	require.NoError(t, err)
+	require.Contains(t, string(ack.Data), `"seq":2`)
+	pages, err := streams.JetStream().Stream(t.Context(), events.StreamPages)
+	require.NoError(t, err)
+	require.Zero(t, pages.CachedInfo().State.LastSeq)
 	own, err := shop.SubscribeSync("sheaf.event.shop.>")
 	require.NoError(t, err)
 	_, err = sheaf.Subscribe("sheaf.api.shop.detail", func(m *nats.Msg) { _ = m.Respond([]byte("answer")) })

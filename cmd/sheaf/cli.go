@@ -30,6 +30,7 @@ type cli struct {
 	Retry    retryCmd    `cmd:"" group:"client" help:"Run a failed, cancelled or expired export again."`
 	Download downloadCmd `cmd:"" group:"client" help:"Fetch the file of a finished export."`
 
+	Keys           keysCmd           `cmd:"" help:"Make, list and revoke the API keys of callers."`
 	CallbackSecret callbackSecretCmd `cmd:"" help:"Print the secret that receivers check callbacks with."`
 }
 
@@ -84,7 +85,14 @@ func versionText() string {
 
 // serverFlag names the server of a client command.
 type serverFlag struct {
-	Server string `env:"SHEAF_SERVER" default:"http://127.0.0.1:8080" placeholder:"URL" help:"The running server (${default})."`
+	Server      string `env:"SHEAF_SERVER" default:"http://127.0.0.1:8080" placeholder:"URL" help:"The running server (${default})."`
+	callerFlags `embed:""`
+}
+
+// callerFlags say who calls a server, and whom it has to prove to be.
+type callerFlags struct {
+	APIKey string `name:"api-key" env:"SHEAF_API_KEY" placeholder:"KEY" help:"API key of the server, or @FILE. Better in the environment than on a command line, which others can see."`
+	CACert string `name:"ca-cert" env:"SHEAF_CA_CERT" type:"path" placeholder:"FILE" help:"Authorities (PEM) to trust beside those of the system."`
 }
 
 // sourceFlags describe an export on the command line.

@@ -25,16 +25,30 @@ import (
 type client struct {
 	base *url.URL
 	http *http.Client
+	key  string // API key, "" for none
 }
 
 // newClient returns a client of the server at a base URL such as
 // http://127.0.0.1:8080.
-func newClient(server string) (*client, error) {
+func newClient(server string, as callerFlags) (*client, error) {
 	u, err := url.Parse(server)
 	if err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {
 		return nil, usagef("--server %q: want http://HOST:PORT or https://HOST", server)
 	}
-	return &client{base: u, http: &http.Client{Transport: &http.Transport{
+	trust, err := trusting(as.CACert)
+	if err != nil {
+		return nil, err
+	}
+	key := as.APIKey
+	if name, ok := strings.CutPrefix(key, "@"); ok {
+		data, err := os.ReadFile(name)
+		if err != nil {
+			return nil, fmt.Errorf("--api-key: %w", err)
+		}
+		key = strings.TrimSpace(string(data))
+	}
+	return &client{base: u, key: key, http: &http.Client{Transport: &http.Transport{
+		TLSClientConfig:       trust,
 		Proxy:                 http.ProxyFromEnvironment,
 		DialContext:           (&net.Dialer{Timeout: 5 * time.Second}).DialContext,
 		ResponseHeaderTimeout: 30 * time.Second,
@@ -63,6 +77,9 @@ type apiError struct {
 
 func (e *apiError) Error() string {
 	msg := oneLine(e.Msg)
+	if e.Status == http.StatusUnauthorized {
+		msg += "; say --api-key or SHEAF_API_KEY"
+	}
 	if msg == "" {
 		msg = http.StatusText(e.Status)
 	}
@@ -98,6 +115,9 @@ func (c *client) call(ctx context.Context, path string, query url.Values, body [
 	}
 	if body != nil {
 		req.Header.Set("Content-Type", "application/json")
+	}
+	if c.key != "" {
+		req.Header.Set("Authorization", "Bearer "+c.key)
 	}
 	res, err := c.http.Do(req)
 	if err != nil {

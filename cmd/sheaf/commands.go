@@ -78,7 +78,7 @@ func (c *submitCmd) Run(ctx context.Context, std stdio) error {
 	if err != nil {
 		return err
 	}
-	client, err := newClient(c.Server)
+	client, err := newClient(c.Server, c.callerFlags)
 	if err != nil {
 		return err
 	}
@@ -175,7 +175,7 @@ type statusCmd struct {
 }
 
 func (c *statusCmd) Run(ctx context.Context, std stdio) error {
-	client, err := newClient(c.Server)
+	client, err := newClient(c.Server, c.callerFlags)
 	if err != nil {
 		return err
 	}
@@ -198,7 +198,7 @@ type watchCmd struct {
 }
 
 func (c *watchCmd) Run(ctx context.Context, std stdio) error {
-	client, err := newClient(c.Server)
+	client, err := newClient(c.Server, c.callerFlags)
 	if err != nil {
 		return err
 	}
@@ -231,7 +231,7 @@ type historyCmd struct {
 }
 
 func (c *historyCmd) Run(ctx context.Context, std stdio) error {
-	client, err := newClient(c.Server)
+	client, err := newClient(c.Server, c.callerFlags)
 	if err != nil {
 		return err
 	}
@@ -266,7 +266,7 @@ type cancelCmd struct {
 }
 
 func (c *cancelCmd) Run(ctx context.Context, std stdio) error {
-	return act(ctx, std, c.Server, "cancel", c.Key, c.JSON)
+	return act(ctx, std, c.serverFlag, "cancel", c.Key, c.JSON)
 }
 
 type retryCmd struct {
@@ -278,9 +278,9 @@ type retryCmd struct {
 
 func (c *retryCmd) Run(ctx context.Context, std stdio) error {
 	if !c.Wait {
-		return act(ctx, std, c.Server, "retry", c.Key, c.JSON)
+		return act(ctx, std, c.serverFlag, "retry", c.Key, c.JSON)
 	}
-	client, err := newClient(c.Server)
+	client, err := newClient(c.Server, c.callerFlags)
 	if err != nil {
 		return err
 	}
@@ -292,8 +292,8 @@ func (c *retryCmd) Run(ctx context.Context, std stdio) error {
 }
 
 // act cancels or retries, and prints how the export stands then.
-func act(ctx context.Context, std stdio, server, operation, key string, asJSON bool) error {
-	client, err := newClient(server)
+func act(ctx context.Context, std stdio, server serverFlag, operation, key string, asJSON bool) error {
+	client, err := newClient(server.Server, server.callerFlags)
 	if err != nil {
 		return err
 	}
@@ -332,7 +332,7 @@ func (c *downloadCmd) Run(ctx context.Context, std stdio) error {
 	if err := checkOutput(out, c.Force); err != nil {
 		return err
 	}
-	client, err := newClient(c.Server)
+	client, err := newClient(c.Server, c.callerFlags)
 	if err != nil {
 		return err
 	}

@@ -24,6 +24,9 @@ import (
 type Config struct {
 	HTTP             string          `name:"http" env:"SHEAF_HTTP" default:"127.0.0.1:8080" placeholder:"HOST:PORT" help:"Where the ingress serves REST (${default})."`
 	PublicURL        string          `env:"SHEAF_PUBLIC_URL" placeholder:"URL" help:"Base of the links that are handed out. Default: made from --http."`
+	APIKeys          string          `name:"api-keys" env:"SHEAF_API_KEYS" type:"path" placeholder:"FILE" help:"File of hashed API keys, each with a tenant (see sheaf keys). Default: none, and only this machine may call."`
+	TLSCert          string          `name:"tls-cert" env:"SHEAF_TLS_CERT" type:"path" placeholder:"FILE" help:"Certificate (PEM) with which REST and the embedded NATS server are served by TLS. Read again when it changes."`
+	TLSKey           string          `name:"tls-key" env:"SHEAF_TLS_KEY" type:"path" placeholder:"FILE" help:"Private key of --tls-cert."`
 	InsecureNoAuth   bool            `env:"SHEAF_INSECURE_NO_AUTH" help:"Serve other machines although nobody has to authenticate. Only behind something that does."`
 	Roles            []string        `env:"SHEAF_ROLES" default:"ingress,crawler,assembler,notifier" placeholder:"ROLE" help:"What this process does: ${default}."`
 	KeyConfig        `embed:""`      // --data, --secret-key, --secret-key-file
@@ -89,8 +92,9 @@ func (c *Config) complete() error {
 		if err := checkAddress("--http", c.HTTP); err != nil {
 			return err
 		}
-		if !loopbackAddress(c.HTTP) && !c.InsecureNoAuth {
-			return usagef("--http %s can be reached from other machines, and nobody has to authenticate: listen on 127.0.0.1, "+
+		if !loopbackAddress(c.HTTP) && c.APIKeys == "" && !c.InsecureNoAuth {
+			return usagef("--http %s can be reached from other machines, and nobody has to authenticate: make API keys with "+
+				"sheaf keys add --api-keys FILE --tenant NAME and say --api-keys FILE, or listen on 127.0.0.1, "+
 				"or put a proxy that authenticates in front and say --insecure-no-auth", c.HTTP)
 		}
 	}
@@ -99,8 +103,9 @@ func (c *Config) complete() error {
 			if err := checkAddress("--nats-listen", c.NATSListen); err != nil {
 				return err
 			}
-			if !loopbackAddress(c.NATSListen) && !c.InsecureNoAuth {
-				return usagef("--nats-listen %s can be reached from other machines, and the embedded server asks for no credentials: listen on 127.0.0.1, "+
+			if !loopbackAddress(c.NATSListen) && c.APIKeys == "" && !c.InsecureNoAuth {
+				return usagef("--nats-listen %s can be reached from other machines, and nobody has to authenticate: make API keys with "+
+					"sheaf keys add --api-keys FILE --tenant NAME and say --api-keys FILE, or listen on 127.0.0.1, "+
 					"use a NATS server of your own with --nats, or say --insecure-no-auth", c.NATSListen)
 			}
 		}
@@ -117,6 +122,9 @@ func (c *Config) complete() error {
 		if c.SecretKey == "" && c.SecretKeyFile == "" {
 			return usagef("--nats needs --secret-key or --secret-key-file, the same for every process; make one with: openssl rand -hex 32")
 		}
+	}
+	if (c.TLSCert == "") != (c.TLSKey == "") {
+		return usagef("--tls-cert and --tls-key belong together: give both or neither")
 	}
 	if c.SecretKey != "" && c.SecretKeyFile != "" {
 		return usagef("--secret-key and --secret-key-file exclude each other")

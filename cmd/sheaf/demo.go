@@ -18,7 +18,8 @@ type demoCmd struct {
 	Out  string `default:"sheaf-demo" type:"path" placeholder:"FOLDER" help:"Where the workbook goes (./sheaf-demo)."`
 	Stay bool   `help:"Keep serving until Ctrl-C."`
 
-	Server string `placeholder:"URL" help:"Let this running server on this machine export the source. Default: a server in this process."`
+	Server      string `placeholder:"URL" help:"Let this running server on this machine export the source. Default: a server in this process."`
+	callerFlags `embed:""`
 }
 
 // demoLimit is the page size of the demo.
@@ -39,7 +40,7 @@ func (c *demoCmd) Run(ctx context.Context, std stdio) error {
 	fmt.Fprintf(std.out, "source    %s  (%s rows, %d a page)\n", source, thousands(int64(c.Rows)), demoLimit)
 
 	if c.Server != "" {
-		client, err := newClient(c.Server)
+		client, err := newClient(c.Server, c.callerFlags)
 		if err != nil {
 			return err
 		}

@@ -88,8 +88,8 @@ func (l lentListener) Close() error { return deadline(l.Listener, time.Now()) }
 
 // deadline bounds how long a listener waits for the next connection.
 func deadline(l net.Listener, t time.Time) error {
-	if tcp, ok := l.(*net.TCPListener); ok {
-		return tcp.SetDeadline(t)
+	if l, ok := l.(interface{ SetDeadline(time.Time) error }); ok {
+		return l.SetDeadline(t)
 	}
 	return errors.New("the listener knows no deadline")
 }

@@ -19,6 +19,7 @@ type exportCmd struct {
 	sourceFlags `embed:""`
 	JSON        bool   `name:"json" help:"Print JSON."`
 	Server      string `placeholder:"URL" help:"Let this running server do it. Default: in this process."`
+	callerFlags `embed:""`
 	profileFlag `embed:""`
 }
 
@@ -39,7 +40,7 @@ func (c *exportCmd) Run(ctx context.Context, std stdio) (err error) {
 		return err
 	}
 	if c.Server != "" {
-		client, err := newClient(c.Server)
+		client, err := newClient(c.Server, c.callerFlags)
 		if err != nil {
 			return err
 		}
@@ -175,7 +176,7 @@ func inProcess(ctx context.Context, cfg Config, do func(context.Context, *system
 	case err := <-ended:
 		return err
 	}
-	client, err := newClient(s.httpURL())
+	client, err := newClient(s.httpURL(), callerFlags{})
 	if err != nil {
 		return err
 	}

@@ -44,7 +44,9 @@ type messaging struct {
 // brings the streams to their settings.
 //
 // files names the file store as every process sees it.
-func openMessaging(ctx context.Context, cfg Config, secret []byte, files string) (_ *messaging, err error) {
+// Callers of the embedded server show one of keys, if there are any, and are shown
+// cert, if it is not nil.
+func openMessaging(ctx context.Context, cfg Config, secret []byte, files string, keys *apiKeys, cert *certificate) (_ *messaging, err error) {
 	m := &messaging{}
 	defer func() {
 		if err != nil {
@@ -52,7 +54,7 @@ func openMessaging(ctx context.Context, cfg Config, secret []byte, files string)
 		}
 	}()
 	if cfg.embedded() {
-		err = m.startEmbedded(cfg)
+		err = m.startEmbedded(cfg, keys, cert)
 	} else {
 		err = m.connect(ctx, cfg)
 	}
@@ -71,7 +73,7 @@ func openMessaging(ctx context.Context, cfg Config, secret []byte, files string)
 	return m, nil
 }
 
-func (m *messaging) startEmbedded(cfg Config) (err error) {
+func (m *messaging) startEmbedded(cfg Config, keys *apiKeys, cert *certificate) (err error) {
 	// The server would else reserve against three quarters of the disk that is
 	// free now, and so refuse after a restart what it took before.
 	const otherStreams = 8 << 30
@@ -79,9 +81,18 @@ func (m *messaging) startEmbedded(cfg Config) (err error) {
 	if strings.HasPrefix(cfg.Files, "nats://") {
 		maxStore = 1 << 50
 	}
-	m.server, err = embedded.Start(embedded.Options{Dir: filepath.Join(cfg.Data, "jetstream"), Listen: cfg.NATSListen, MaxStore: maxStore})
-	if err != nil {
+	o := embedded.Options{Dir: filepath.Join(cfg.Data, "jetstream"), Listen: cfg.NATSListen, MaxStore: maxStore}
+	if keys != nil {
+		o.Authenticate = keys.Tenant
+	}
+	if cert != nil && cfg.NATSListen != "none" {
+		o.TLS = cert.config()
+	}
+	if m.server, err = embedded.Start(o); err != nil {
 		return err
+	}
+	if keys != nil {
+		keys.onChange(m.server.Recheck)
 	}
 	m.conn, err = m.server.Connect(connectOptions(cfg)...)
 	return err

@@ -68,7 +68,9 @@ type system struct {
 	cfg       Config
 	publicURL string
 	*messaging
-	disk     *disk // of --data, nil without an embedded server
+	disk     *disk        // of --data, nil without an embedded server
+	keys     *apiKeys     // nil if nobody needs one
+	cert     *certificate // nil without TLS
 	egress   *http.Client
 	files    storage.Files       // of the ingress and assembler roles, else nil
 	tasks    *storage.Tasks      // of the ingress role, else nil
@@ -101,6 +103,21 @@ func open(ctx context.Context, cfg Config) (_ *system, err error) {
 			return nil, fmt.Errorf("REST cannot listen (choose another --http): %w", err)
 		}
 		s.onClose(func() { _ = s.listener.Close() })
+	}
+	if cfg.APIKeys != "" {
+		if s.keys, err = openAPIKeys(cfg.APIKeys); err != nil {
+			return nil, err
+		}
+	}
+	if cfg.TLSCert != "" {
+		if s.cert, err = openCertificate(cfg.TLSCert, cfg.TLSKey); err != nil {
+			return nil, err
+		}
+		if tcp, ok := s.listener.(*net.TCPListener); ok {
+			s.listener = tlsListener{tcp, s.cert.config()}
+		}
+	} else if s.listener != nil && s.keys != nil && !loopbackAddress(cfg.HTTP) {
+		slog.Warn("API keys travel in clear: serve with --tls-cert and --tls-key, or let a proxy in front speak TLS", "http", cfg.HTTP)
 	}
 	s.publicURL = publicURL(cfg, s.listener)
 	door := &door{listener: s.listener}
@@ -175,7 +192,7 @@ func (s *system) take(ctx context.Context) error {
 	s.egress = newEgress(allowed)
 	s.onClose(s.egress.CloseIdleConnections)
 
-	if s.messaging, err = openMessaging(ctx, cfg, secret, store); err != nil {
+	if s.messaging, err = openMessaging(ctx, cfg, secret, store, s.keys, s.cert); err != nil {
 		return err
 	}
 	s.onClose(s.messaging.close)
@@ -212,7 +229,13 @@ func (s *system) take(ctx context.Context) error {
 func (s *system) makers() map[string]func() (role, error) {
 	return map[string]func() (role, error){
 		roleIngress: func() (role, error) {
+			var authenticate func(string) (string, bool)
+			if s.keys != nil {
+				authenticate = s.keys.Tenant
+			}
 			return ingress.New(ingress.Config{
+				Authenticate: authenticate,
+
 				PublicURL:   s.publicURL,
 				KeepFiles:   s.cfg.KeepFiles,
 				KeepPages:   s.cfg.KeepPages,
@@ -269,6 +292,12 @@ func (s *system) run(ctx context.Context) (drained bool, err error) {
 	group.Go(func() error { return s.watch(groupCtx) })
 	group.Go(func() error { return s.watchQuorum(groupCtx) })
 	group.Go(func() error { return s.keepMarks(groupCtx) })
+	if s.keys != nil {
+		group.Go(func() error { return s.keys.watch(groupCtx) })
+	}
+	if s.cert != nil {
+		group.Go(func() error { return s.cert.watch(groupCtx) })
+	}
 	group.Go(func() error { keepSmall(groupCtx); return nil })
 
 	done := make(chan error, 1)
@@ -355,7 +384,7 @@ func (s *system) httpURL() string {
 	if s.listener == nil {
 		return ""
 	}
-	return "http://" + s.listener.Addr().String()
+	return s.cfg.scheme() + s.listener.Addr().String()
 }
 
 // natsURL is where producers reach the embedded server, else the cluster's
@@ -395,13 +424,21 @@ func publicURL(cfg Config, l net.Listener) string {
 	}
 	host, port, err := net.SplitHostPort(address)
 	if err != nil {
-		return "http://" + address
+		return cfg.scheme() + address
 	}
 	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
 		host = "127.0.0.1"
 		slog.Warn("links will name 127.0.0.1; say --public-url to have them work from other machines")
 	}
-	return "http://" + net.JoinHostPort(host, port)
+	return cfg.scheme() + net.JoinHostPort(host, port)
+}
+
+// scheme is how REST is served.
+func (c *Config) scheme() string {
+	if c.TLSCert != "" {
+		return "https://"
+	}
+	return "http://"
 }
 
 // lockData keeps a second embedded server off the same folder: two on one

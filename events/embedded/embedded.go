@@ -4,6 +4,7 @@
 package embedded
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -25,13 +26,19 @@ type Options struct {
 	Listen     string // host:port for producers; "" or "none" takes no connections from outside
 	MaxStore   int64  // bytes on disk; 0 leaves it to the server: three quarters of what is free
 	MaxPayload int32  // bytes of one message; default 8 MiB, above which the server warns
+	// Authenticate returns whose API key it is. A caller gives its key as password
+	// or token, and reaches the subjects of its tenant and nothing else. Default:
+	// nobody needs one, and all may do everything.
+	Authenticate func(key string) (tenant string, ok bool)
+	TLS          *tls.Config // of Listen; default none
 }
 
 // Server is a running server.
 type Server struct {
-	ns     *server.Server
-	lock   *os.File
-	failed *atomic.Pointer[string] // the first write error, nil while there is none
+	ns      *server.Server
+	lock    *os.File
+	failed  *atomic.Pointer[string] // the first write error, nil while there is none
+	tenants *tenants                // nil if nobody needs a key
 }
 
 // ErrNotReady is returned when the server did not come up in time.
@@ -62,16 +69,21 @@ func Start(o Options) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("folder %s of the embedded NATS server: %w", o.Dir, err)
 	}
-	failed := &atomic.Pointer[string]{}
-	ns, err := start(o, failed)
-	if err != nil {
+	s := &Server{lock: held, failed: &atomic.Pointer[string]{}}
+	if o.Authenticate != nil {
+		s.tenants = newTenants(o.Authenticate)
+	}
+	if s.ns, err = start(o, s.failed, s.tenants); err != nil {
 		_ = held.Close()
 		return nil, err
 	}
-	return &Server{ns: ns, lock: held, failed: failed}, nil
+	return s, nil
 }
 
-func start(o Options, failed *atomic.Pointer[string]) (*server.Server, error) {
+// maxConnections bounds the connections of callers.
+const maxConnections = 4096
+
+func start(o Options, failed *atomic.Pointer[string], callers *tenants) (*server.Server, error) {
 	opts := &server.Options{
 		ServerName: "sheaf",
 		JetStream:  true,
@@ -83,6 +95,13 @@ func start(o Options, failed *atomic.Pointer[string]) (*server.Server, error) {
 		NoLog:             false,
 		JetStreamMaxStore: o.MaxStore,
 		MaxPayload:        o.MaxPayload,
+		MaxConn:           maxConnections,
+	}
+	if callers != nil {
+		opts.CustomClientAuthentication = callers
+	}
+	if o.TLS != nil {
+		opts.TLS, opts.TLSConfig, opts.TLSTimeout = true, o.TLS, 5
 	}
 	if opts.MaxPayload == 0 {
 		opts.MaxPayload = 8 << 20
@@ -112,6 +131,9 @@ func start(o Options, failed *atomic.Pointer[string]) (*server.Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("embedded NATS server: %w", err)
 	}
+	if callers != nil {
+		callers.ns = ns
+	}
 	fatal := make(chan string, 1)
 	ns.SetLoggerV2(logger{slog.With("component", "nats-server"), fatal, failed}, false, false, false)
 	go ns.Start()
@@ -136,11 +158,23 @@ func start(o Options, failed *atomic.Pointer[string]) (*server.Server, error) {
 
 // Connect returns a connection inside the process, without a socket.
 func (s *Server) Connect(opts ...nats.Option) (*nats.Conn, error) {
-	nc, err := nats.Connect("", append([]nats.Option{nats.InProcessServer(s.ns)}, opts...)...)
+	opts = append([]nats.Option{nats.InProcessServer(s.ns)}, opts...)
+	if s.tenants != nil {
+		opts = append(opts, nats.UserInfo(ownUser, s.tenants.own))
+	}
+	nc, err := nats.Connect("", opts...)
 	if err != nil {
 		return nil, fmt.Errorf("connecting to the embedded NATS server: %w", err)
 	}
 	return nc, nil
+}
+
+// Recheck closes the connections of callers whose key is no longer good. It is
+// called when Authenticate has come to know others.
+func (s *Server) Recheck() {
+	if s.tenants != nil {
+		s.tenants.recheck()
+	}
 }
 
 // URL is where producers connect, "" when the server does not listen.

@@ -121,7 +121,7 @@ func TestBodyCutShort(t *testing.T) {
 	conn, err := net.Dial("tcp", strings.TrimPrefix(in.url, "http://"))
 	require.NoError(t, err)
 	defer conn.Close()
-	_, err = io.WriteString(conn, "POST /v1/export/http HTTP/1.1\r\nHost: h\r\nContent-Length: 100\r\n\r\n{")
+	_, err = io.WriteString(conn, "POST /v1/export/http HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{")
 	require.NoError(t, err)
 	require.NoError(t, conn.(*net.TCPConn).CloseWrite())
 	answer, err := io.ReadAll(conn)
@@ -577,7 +577,7 @@ func TestDrain(t *testing.T) {
 	conn, err := net.Dial("tcp", strings.TrimPrefix(in.url, "http://"))
 	require.NoError(t, err)
 	defer conn.Close()
-	_, err = fmt.Fprintf(conn, "POST /v1/export/http HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\nExpect: 100-continue\r\n\r\n", len(specHTTP))
+	_, err = fmt.Fprintf(conn, "POST /v1/export/http HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\nExpect: 100-continue\r\n\r\n", len(specHTTP))
 	require.NoError(t, err)
 	line := make([]byte, len("HTTP/1.1 100 Continue\r\n\r\n"))
 	_, err = conn.Read(line) // the handler is reading the body

@@ -52,6 +52,9 @@ func respond(w http.ResponseWriter, r *http.Request, data any, err error) {
 		}
 		logFailure(r.Context(), id, failure)
 	}
+	if status == http.StatusUnauthorized {
+		h.Set("WWW-Authenticate", `Bearer realm="sheaf"`)
+	}
 	h.Set("Content-Type", "application/json; charset=utf-8")
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Cache-Control", "no-store")

@@ -12,7 +12,8 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// Error codes of the envelope. With one exception they are the HTTP status.
+// Error codes of the envelope. With two exceptions, this 401 and 40101 of auth.go,
+// they are the HTTP status.
 const (
 	errcodeInvalid     = 400 // a field is missing or wrong
 	errcodeNoKey       = 401 // no key was given; callers know this number, the HTTP status is 400

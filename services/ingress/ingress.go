@@ -53,9 +53,13 @@ type Config struct {
 	// Without room for them it returns an error, whose text is told to callers.
 	// Of no bytes it says whether there is room for new exports at all. Default:
 	// always.
-	Room       func(bytes int64) (release func(), err error)
-	MaxBody    int64 // bytes of a request without rows; default 256 KiB
-	MaxRawBody int64 // bytes of a request with rows; default 64 MiB
+	Room func(bytes int64) (release func(), err error)
+	// Authenticate returns whose API key it is. It is called for every request,
+	// and does no I/O. Default: nobody needs a key, and all are of
+	// events.DefaultTenant.
+	Authenticate func(key string) (tenant string, ok bool)
+	MaxBody      int64 // bytes of a request without rows; default 256 KiB
+	MaxRawBody   int64 // bytes of a request with rows; default 64 MiB
 }
 
 func (c Config) withDefaults(listener net.Listener) Config {

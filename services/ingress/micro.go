@@ -139,9 +139,21 @@ func (m *microService) reply(req micro.Request, id string, data any, err error) 
 	if answer.Subject == "" {
 		return
 	}
+	if !isInbox(answer.Subject) {
+		logger(id).Warn("a request is not answered: its reply is no inbox, which begins with _INBOX", "subject", req.Subject(), "reply", cut(answer.Subject, 64))
+		return
+	}
 	if err := m.s.streams.Conn().PublishMsg(answer); err != nil {
 		logger(id).Warn("answer not sent", "error", err)
 	}
+}
+
+// isInbox reports whether a reply is a subject where a caller waits for an answer.
+// The caller chooses it, and what is published there is published with our rights:
+// to "$JS.API.STREAM.PURGE.SHEAF_EVENTS" it would empty the log. "_R_" is how the
+// server writes the reply of a caller in another account.
+func isInbox(reply string) bool {
+	return strings.HasPrefix(reply, "_INBOX") || strings.HasPrefix(reply, "_R_.")
 }
 
 // bodyLimit is how large the body of an operation may be, in bytes.

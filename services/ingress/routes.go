@@ -9,8 +9,6 @@ import (
 	"strings"
 	"time"
 
-	"sheaf/events"
-
 	"github.com/go-chi/chi/v5"
 	"github.com/go-chi/chi/v5/middleware"
 )
@@ -46,7 +44,7 @@ func (s *Service) routes() []route {
 
 func (s *Service) handler() http.Handler {
 	mux := chi.NewRouter()
-	mux.Use(identify, logRequests, s.sendAway, recoverPanics, middleware.GetHead)
+	mux.Use(identify, logRequests, s.sendAway, recoverPanics, s.protect, middleware.GetHead)
 	for _, r := range s.routes() {
 		mux.Method(r.method, r.path, r.handler)
 	}
@@ -96,7 +94,12 @@ func Closed(why func() NotReady) http.Handler {
 // rest makes an operation a REST handler.
 func (s *Service) rest(op operation, read func(http.ResponseWriter, *http.Request, *call) (release func(), err error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		c := call{tenant: events.DefaultTenant, requestID: requestID(r)}
+		tenant, err := s.tenantOf(r)
+		if err != nil {
+			respond(w, r, nil, err)
+			return
+		}
+		c := call{tenant: tenant, requestID: requestID(r)}
 		release, err := read(w, r, &c)
 		if err != nil {
 			respond(w, r, nil, err)

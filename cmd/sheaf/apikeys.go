@@ -1,0 +1,361 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/base32"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"maps"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"text/tabwriter"
+	"time"
+
+	"sheaf/events"
+)
+
+// A key is sheaf_<id>_<secret>: the id names it in lists and logs, the secret is
+// 32 random bytes. Only the SHA-256 of the whole is kept. A slow hash would add
+// nothing: nobody guesses 256 random bits.
+const apiKeyPrefix = "sheaf_"
+
+var (
+	apiKeyPattern = regexp.MustCompile(`^sheaf_([a-z2-7]{8})_[A-Za-z0-9_-]{43}$`)
+	apiKeyID      = regexp.MustCompile(`^[a-z2-7]{8}$`)
+)
+
+// apiKeysEvery is how soon a running process sees that the file has changed.
+const apiKeysEvery = 500 * time.Millisecond
+
+// maxAPIKeysFile bounds the file of keys: some 100,000 of them.
+const maxAPIKeysFile = 16 << 20
+
+// apiKey is one line of the file of keys: id, tenant, SHA-256, time of making,
+// and a name for people, which may be missing.
+type apiKey struct {
+	ID      string
+	Tenant  string
+	Hash    [sha256.Size]byte
+	Created time.Time
+	Name    string
+}
+
+func (k apiKey) line() string {
+	return strings.TrimRight(fmt.Sprintf("%s %s %s %s %s", k.ID, k.Tenant, hex.EncodeToString(k.Hash[:]), k.Created.UTC().Format(time.RFC3339), k.Name), " ") + "\n"
+}
+
+// parseAPIKeys reads a file of keys. Lines that are empty or begin with # are
+// skipped; every other must be whole, for a key that is silently ignored is a
+// caller that is locked out, or one that was to be.
+func parseAPIKeys(data []byte) (map[string]apiKey, error) {
+	keys := map[string]apiKey{}
+	lines := bufio.NewScanner(bytes.NewReader(data))
+	for n := 1; lines.Scan(); n++ {
+		line := strings.TrimSpace(lines.Text())
+		if line == "" || strings.HasPrefix(line, "#") {
+			continue
+		}
+		fields := strings.Fields(line)
+		wrong := func(what string) error { return fmt.Errorf("line %d: %s; want ID TENANT SHA256 TIME [NAME]", n, what) }
+		if len(fields) < 4 {
+			return nil, wrong("too few fields")
+		}
+		k := apiKey{ID: fields[0], Tenant: fields[1], Name: strings.Join(fields[4:], " ")}
+		sum, err := hex.DecodeString(fields[2])
+		if err != nil || copy(k.Hash[:], sum) != sha256.Size || len(sum) != sha256.Size {
+			return nil, wrong("no SHA-256 in hexadecimal")
+		}
+		if k.Created, err = time.Parse(time.RFC3339, fields[3]); err != nil {
+			return nil, wrong("no time as RFC 3339 has it")
+		}
+		switch {
+		case !apiKeyID.MatchString(k.ID):
+			return nil, wrong("no id")
+		case !events.ValidTenant(k.Tenant):
+			return nil, wrong("a tenant is 1 to 32 of a-z, 0-9, _ and -")
+		}
+		if _, twice := keys[k.ID]; twice {
+			return nil, wrong("the id is there twice")
+		}
+		keys[k.ID] = k
+	}
+	if err := lines.Err(); err != nil {
+		return nil, err
+	}
+	return keys, nil
+}
+
+// apiKeys are the keys that callers authenticate with. It is safe for concurrent
+// use. A nil one has none, and asks nobody for one.
+type apiKeys struct {
+	path string
+	keys atomic.Pointer[map[string]apiKey]
+
+	seen    fs.FileInfo // of the file when it was last read; belongs to watch after open
+	broken  bool        // it could not be read; what was read before counts
+	changed []func()    // set before watch
+}
+
+// openAPIKeys reads a file of keys. Without one no key is good, until there is.
+func openAPIKeys(path string) (*apiKeys, error) {
+	a := &apiKeys{path: path}
+	a.keys.Store(&map[string]apiKey{})
+	if err := a.read(); err != nil {
+		return nil, fmt.Errorf("--api-keys %s: %w", path, err)
+	}
+	if len(*a.keys.Load()) == 0 {
+		slog.Warn("there are no API keys, so nobody gets in; add one with: sheaf keys add --api-keys "+path+" --tenant NAME", "file", path)
+	}
+	return a, nil
+}
+
+func (a *apiKeys) read() error {
+	data, info, err := readAPIKeys(a.path)
+	if err != nil {
+		return err
+	}
+	keys, err := parseAPIKeys(data)
+	if err != nil {
+		return err
+	}
+	a.seen = info
+	a.keys.Store(&keys)
+	return nil
+}
+
+func readAPIKeys(path string) ([]byte, fs.FileInfo, error) {
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil, nil
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, nil, err
+	}
+	data, err := io.ReadAll(io.LimitReader(f, maxAPIKeysFile+1))
+	if err == nil && len(data) > maxAPIKeysFile {
+		err = fmt.Errorf("is larger than %d bytes", maxAPIKeysFile)
+	}
+	return data, info, err
+}
+
+// Tenant returns whose key it is. It takes a microsecond and does no I/O.
+func (a *apiKeys) Tenant(key string) (tenant string, ok bool) {
+	m := apiKeyPattern.FindStringSubmatch(key)
+	if m == nil {
+		return "", false
+	}
+	known, ok := (*a.keys.Load())[m[1]]
+	sum := sha256.Sum256([]byte(key))
+	if subtle.ConstantTimeCompare(sum[:], known.Hash[:]) != 1 || !ok {
+		return "", false
+	}
+	return known.Tenant, true
+}
+
+// onChange has f called, by watch, whenever other keys are good than before.
+func (a *apiKeys) onChange(f func()) { a.changed = append(a.changed, f) }
+
+// watch looks for changes of the file until ctx ends. One that cannot be read is
+// told to the log; the keys that were read last stay good.
+func (a *apiKeys) watch(ctx context.Context) error {
+	tick := time.NewTicker(apiKeysEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		info, err := os.Stat(a.path)
+		if err != nil {
+			info = nil
+		}
+		if !a.broken && (info == nil) == (a.seen == nil) &&
+			(info == nil || os.SameFile(info, a.seen) && info.Size() == a.seen.Size() && info.ModTime().Equal(a.seen.ModTime())) {
+			continue
+		}
+		before := *a.keys.Load()
+		if err := a.read(); err != nil {
+			if !a.broken {
+				slog.Error("the API keys cannot be read; those that were read before stay good", "file", a.path, "error", err)
+			}
+			a.broken = true
+			continue
+		}
+		a.broken = false
+		if after := *a.keys.Load(); !maps.Equal(before, after) {
+			slog.Info("API keys read", "file", a.path, "keys", len(after))
+			for _, f := range a.changed {
+				f()
+			}
+		}
+	}
+}
+
+// keysCmd keeps the file of keys.
+type keysCmd struct {
+	Add    keysAddCmd    `cmd:"" help:"Make a key and print it, once."`
+	List   keysListCmd   `cmd:"" help:"List the keys, without their secrets."`
+	Revoke keysRevokeCmd `cmd:"" help:"Take a key back."`
+}
+
+func (keysCmd) Help() string {
+	return `Keeps the file that sheaf serve --api-keys reads. It holds a hash of each key, never the key. A running server sees changes within a second.
+
+Examples:
+    sheaf keys add --api-keys keys --tenant shop --name "order back-end"
+    sheaf serve --api-keys keys
+    curl -H "Authorization: Bearer $KEY" ...
+    sheaf keys list --api-keys keys
+    sheaf keys revoke --api-keys keys k3x7q2ab`
+}
+
+type keysFile struct {
+	APIKeys string `name:"api-keys" env:"SHEAF_API_KEYS" required:"" type:"path" placeholder:"FILE" help:"File of hashed keys."`
+}
+
+type keysAddCmd struct {
+	keysFile `embed:""`
+	Tenant   string `required:"" help:"Whose key it is: 1 to 32 of a-z, 0-9, _ and -. A tenant sees only its own exports."`
+	Name     string `help:"What the key is for, for people."`
+}
+
+func (c *keysAddCmd) Run(std stdio) error {
+	if !events.ValidTenant(c.Tenant) {
+		return usagef("--tenant %q: want 1 to 32 of a-z, 0-9, _ and -", c.Tenant)
+	}
+	name := strings.Join(strings.Fields(c.Name), " ")
+	if len(name) > 200 || strings.ContainsFunc(name, func(r rune) bool { return r < ' ' || r == 0x7f }) {
+		return usagef("--name: want at most 200 bytes, without control characters")
+	}
+	var id [5]byte
+	var secret [32]byte
+	rand.Read(id[:])
+	rand.Read(secret[:])
+	k := apiKey{ID: strings.ToLower(base32.StdEncoding.EncodeToString(id[:])), Tenant: c.Tenant, Created: time.Now(), Name: name}
+	text := apiKeyPrefix + k.ID + "_" + base64.RawURLEncoding.EncodeToString(secret[:])
+	k.Hash = sha256.Sum256([]byte(text))
+	if err := c.change(func(data []byte) ([]byte, error) {
+		if len(data) > 0 && data[len(data)-1] != '\n' {
+			data = append(data, '\n')
+		}
+		return append(data, k.line()...), nil
+	}); err != nil {
+		return err
+	}
+	fmt.Fprintf(std.err, "key %s of tenant %s; it is shown this once\n", k.ID, k.Tenant)
+	_, err := fmt.Fprintln(std.out, text)
+	return err
+}
+
+type keysListCmd struct {
+	keysFile `embed:""`
+}
+
+func (c *keysListCmd) Run(std stdio) error {
+	data, _, err := readAPIKeys(c.APIKeys)
+	if err != nil {
+		return err
+	}
+	keys, err := parseAPIKeys(data)
+	if err != nil {
+		return fmt.Errorf("%s: %w", c.APIKeys, err)
+	}
+	w := tabwriter.NewWriter(std.out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "ID\tTENANT\tMADE\tNAME")
+	for _, k := range slices.SortedFunc(maps.Values(keys), func(a, b apiKey) int { return a.Created.Compare(b.Created) }) {
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", k.ID, k.Tenant, k.Created.Local().Format(time.DateTime), k.Name)
+	}
+	return w.Flush()
+}
+
+type keysRevokeCmd struct {
+	keysFile `embed:""`
+	ID       string `arg:"" help:"Id of the key, as list shows it."`
+}
+
+func (c *keysRevokeCmd) Run(std stdio) error {
+	id := c.ID
+	if m := apiKeyPattern.FindStringSubmatch(id); m != nil { // the whole key
+		id = m[1]
+	}
+	err := c.change(func(data []byte) ([]byte, error) {
+		var kept bytes.Buffer
+		found := false
+		for line := range bytes.Lines(data) {
+			if f := bytes.Fields(line); len(f) > 0 && string(f[0]) == id {
+				found = true
+				continue
+			}
+			kept.Write(line)
+		}
+		if !found {
+			return nil, fmt.Errorf("%s has no key %s (see sheaf keys list)", c.APIKeys, id)
+		}
+		return kept.Bytes(), nil
+	})
+	if err == nil {
+		fmt.Fprintf(std.err, "key %s is revoked; running servers refuse it within a second\n", id)
+	}
+	return err
+}
+
+// change rewrites the file, whole or not at all. Two commands at once wait for
+// each other.
+func (c keysFile) change(edit func([]byte) ([]byte, error)) error {
+	lock, err := os.OpenFile(c.APIKeys+".lock", os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
+		return fmt.Errorf("locking %s: %w", c.APIKeys, err)
+	}
+	data, _, err := readAPIKeys(c.APIKeys)
+	if err != nil {
+		return err
+	}
+	if _, err := parseAPIKeys(data); err != nil {
+		return fmt.Errorf("%s: %w", c.APIKeys, err)
+	}
+	if data, err = edit(data); err != nil {
+		return err
+	}
+	tmp, err := os.CreateTemp(filepath.Dir(c.APIKeys), "."+filepath.Base(c.APIKeys)+".*") // mode 0600
+	if err != nil {
+		return err
+	}
+	defer os.Remove(tmp.Name())
+	_, err = tmp.Write(data)
+	if err = errors.Join(err, tmp.Sync(), tmp.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(tmp.Name(), c.APIKeys); err != nil {
+		return err
+	}
+	dir, err := os.Open(filepath.Dir(c.APIKeys))
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
+}

@@ -1,0 +1,163 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// addKey makes a key as the command does, and returns it.
+func addKey(t *testing.T, file, tenant string) string {
+	t.Helper()
+	var out, errs bytes.Buffer
+	require.NoError(t, (&keysAddCmd{keysFile{file}, tenant, "a  name"}).Run(stdio{out: &out, err: &errs}))
+	return strings.TrimSpace(out.String())
+}
+
+func TestKeysAreAddedListedAndRevoked(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "keys")
+	key := addKey(t, file, "shop")
+	require.Regexp(t, apiKeyPattern, key)
+	data, err := os.ReadFile(file)
+	require.NoError(t, err)
+	secret := key[strings.LastIndex(key[:15], "_")+1:]
+	require.NotContains(t, string(data), secret, "only a hash is kept")
+	info, err := os.Stat(file)
+	require.NoError(t, err)
+	require.EqualValues(t, 0o600, info.Mode().Perm())
+
+	keys, err := openAPIKeys(file)
+	require.NoError(t, err)
+	tenant, ok := keys.Tenant(key)
+	require.True(t, ok)
+	require.Equal(t, "shop", tenant)
+	for _, wrong := range []string{"", key + "x", key[:len(key)-1], strings.ToUpper(key), "sheaf_" + key, flip(key, len(key)-1), flip(key, 7)} {
+		_, ok := keys.Tenant(wrong)
+		require.False(t, ok, wrong)
+	}
+
+	var out bytes.Buffer
+	require.NoError(t, (&keysListCmd{keysFile{file}}).Run(stdio{out: &out}))
+	require.Regexp(t, regexp.MustCompile(`(?m)^[a-z2-7]{8}  shop    \d{4}-.* a name$`), out.String())
+
+	id := apiKeyPattern.FindStringSubmatch(key)[1]
+	require.ErrorContains(t, (&keysRevokeCmd{keysFile{file}, "aaaaaaaa"}).Run(stdio{err: &out}), "no key aaaaaaaa")
+	require.NoError(t, (&keysRevokeCmd{keysFile{file}, id}).Run(stdio{err: &out}))
+	keys, err = openAPIKeys(file)
+	require.NoError(t, err)
+	_, ok = keys.Tenant(key)
+	require.False(t, ok)
+}
+
+func flip(s string, at int) string {
+	b := []byte(s)
+	if b[at]++; b[at] > 'z' {
+		b[at] = 'a'
+	}
+	return string(b)
+}
+
+// Commands at once lose no key of each other.
+func TestKeysAreAddedAtOnce(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "keys")
+	var wg sync.WaitGroup
+	for range 20 {
+		wg.Go(func() {
+			_ = (&keysAddCmd{keysFile{file}, "shop", ""}).Run(stdio{out: &bytes.Buffer{}, err: &bytes.Buffer{}})
+		})
+	}
+	wg.Wait()
+	keys, err := openAPIKeys(file)
+	require.NoError(t, err)
+	require.Len(t, *keys.keys.Load(), 20)
+}
+
+// A process that runs takes new keys, refuses revoked ones, and goes on with those
+// that it has while the file is broken or gone for a moment.
+func TestKeysAreReadAgain(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "keys")
+	keys, err := openAPIKeys(file)
+	require.NoError(t, err, "a file that is not there yet")
+	changes := make(chan struct{}, 10)
+	keys.onChange(func() { changes <- struct{}{} })
+	ctx, stop := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- keys.watch(ctx) }()
+	defer func() { stop(); require.NoError(t, <-done) }()
+	good := func(key string) bool { _, ok := keys.Tenant(key); return ok }
+	changed := func() {
+		t.Helper()
+		select {
+		case <-changes:
+		case <-time.After(10 * time.Second):
+			require.FailNow(t, "the change was not seen")
+		}
+	}
+
+	key := addKey(t, file, "shop")
+	changed()
+	require.True(t, good(key))
+
+	whole, err := os.ReadFile(file)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(file, []byte("nonsense\n"), 0o600))
+	other := filepath.Join(t.TempDir(), "other")
+	second := addKey(t, other, "shop")
+	more, err := os.ReadFile(other)
+	require.NoError(t, err)
+	require.True(t, good(key), "the file is broken")
+	require.NoError(t, os.WriteFile(file, append(whole, more...), 0o600))
+	changed()
+	require.True(t, good(key))
+	require.True(t, good(second))
+
+	require.NoError(t, (&keysRevokeCmd{keysFile{file}, key}).Run(stdio{err: &bytes.Buffer{}}))
+	changed()
+	require.False(t, good(key))
+	require.True(t, good(second))
+}
+
+func TestBrokenKeysAreRefused(t *testing.T) {
+	hash := strings.Repeat("ab", 32)
+	for text, want := range map[string]string{
+		"aaaaaaaa shop " + hash:                                                 "too few fields",
+		"aaaaaaaa shop abcd 2026-01-01T00:00:00Z":                               "no SHA-256",
+		"aaaaaaaa shop " + hash + " yesterday":                                  "no time",
+		"AAAAAAAA shop " + hash + " 2026-01-01T00:00:00Z":                       "no id",
+		"aaaaaaaa Shop! " + hash + " 2026-01-01T00:00:00Z":                      "a tenant is",
+		strings.Repeat("aaaaaaaa shop "+hash+" 2026-01-01T00:00:00Z\n", 2):      "twice",
+		"# a comment\n\naaaaaaaa shop " + hash + " 2026-01-01T00:00:00Z a name": "",
+	} {
+		_, err := parseAPIKeys([]byte(text))
+		if want == "" {
+			require.NoError(t, err)
+		} else {
+			require.ErrorContains(t, err, want)
+		}
+	}
+}
+
+func FuzzAPIKeys(f *testing.F) {
+	f.Add([]byte("aaaaaaaa shop " + strings.Repeat("ab", 32) + " 2026-01-01T00:00:00Z a name\n"))
+	f.Add([]byte("# nothing\n\x00\xff"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		keys, err := parseAPIKeys(data)
+		if err != nil {
+			return
+		}
+		for _, k := range keys { // what was read is read again from what is written
+			again, err := parseAPIKeys([]byte(k.line()))
+			require.NoError(t, err)
+			require.Equal(t, k.Hash, again[k.ID].Hash)
+			require.Equal(t, k.Tenant, again[k.ID].Tenant)
+		}
+	})
+}
