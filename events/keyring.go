@@ -20,7 +20,7 @@ const SecretKeySize = 32
 // installation by HKDF-SHA256 (RFC 5869), one for each purpose, so that no use
 // weakens another. It is safe for concurrent use and never printed.
 type Keyring struct {
-	hash, seal, link, webhook, fingerprint []byte
+	hash, seal, link, webhook, fingerprint, store []byte
 }
 
 // NewKeyring derives the keys. secret must be at least SecretKeySize random
@@ -31,7 +31,7 @@ func NewKeyring(secret []byte) (*Keyring, error) {
 	}
 	k := &Keyring{}
 	for purpose, dst := range map[string]*[]byte{
-		"hash_key": &k.hash, "seal": &k.seal, "link": &k.link, "webhook": &k.webhook, "fingerprint": &k.fingerprint,
+		"hash_key": &k.hash, "seal": &k.seal, "link": &k.link, "webhook": &k.webhook, "fingerprint": &k.fingerprint, "jetstream": &k.store,
 	} {
 		key, err := hkdf.Key(sha256.New, secret, nil, "sheaf "+purpose+" v1", 32)
 		if err != nil {
@@ -69,6 +69,9 @@ func (k *Keyring) WebhookSecret(tenant string) string {
 	m.Write([]byte(tenant))
 	return "whsec_" + base64.StdEncoding.EncodeToString(m.Sum(nil))
 }
+
+// StoreKey encrypts what an embedded server keeps on disk.
+func (k *Keyring) StoreKey() string { return hex.EncodeToString(k.store) }
 
 // Fingerprint tells two secret keys apart without giving either away.
 func (k *Keyring) Fingerprint() string {

@@ -144,7 +144,7 @@ func printFile(w io.Writer, name string, d exportDetail, asJSON bool) error {
 func oneShot(in string) Config {
 	return Config{
 		HTTP: "127.0.0.1:0", NATSListen: "none", Roles: allRoles,
-		KeyConfig: KeyConfig{Data: in},
+		KeyConfig: KeyConfig{Data: in}, passing: true,
 		// One export has the disk to itself.
 		MaxPagesBytes: 256 << 30, MaxHistory: 1000,
 		KeepFiles: 24 * time.Hour, KeepPages: 24 * time.Hour, KeepHistory: 24 * time.Hour,

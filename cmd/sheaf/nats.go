@@ -54,7 +54,7 @@ func openMessaging(ctx context.Context, cfg Config, secret []byte, files string,
 		}
 	}()
 	if cfg.embedded() {
-		err = m.startEmbedded(cfg, keys, cert)
+		err = m.startEmbedded(cfg, secret, keys, cert)
 	} else {
 		err = m.connect(ctx, cfg)
 	}
@@ -73,7 +73,7 @@ func openMessaging(ctx context.Context, cfg Config, secret []byte, files string,
 	return m, nil
 }
 
-func (m *messaging) startEmbedded(cfg Config, keys *apiKeys, cert *certificate) (err error) {
+func (m *messaging) startEmbedded(cfg Config, secret []byte, keys *apiKeys, cert *certificate) (err error) {
 	// The server would else reserve against three quarters of the disk that is
 	// free now, and so refuse after a restart what it took before.
 	const otherStreams = 8 << 30
@@ -82,6 +82,13 @@ func (m *messaging) startEmbedded(cfg Config, keys *apiKeys, cert *certificate) 
 		maxStore = 1 << 50
 	}
 	o := embedded.Options{Dir: filepath.Join(cfg.Data, "jetstream"), Listen: cfg.NATSListen, MaxStore: maxStore}
+	ring, err := events.NewKeyring(secret)
+	if err != nil {
+		return err
+	}
+	if !cfg.passing {
+		o.Key = ring.StoreKey()
+	}
 	if keys != nil {
 		o.Authenticate = keys.Tenant
 	}

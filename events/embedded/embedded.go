@@ -31,6 +31,10 @@ type Options struct {
 	// nobody needs one, and all may do everything.
 	Authenticate func(key string) (tenant string, ok bool)
 	TLS          *tls.Config // of Listen; default none
+	// Key encrypts what JetStream keeps, in a folder that it begins. A store that
+	// was begun in clear stays so; one of another key is refused with [ErrKey].
+	// Default: in clear.
+	Key string
 }
 
 // Server is a running server.
@@ -69,6 +73,10 @@ func Start(o Options) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("folder %s of the embedded NATS server: %w", o.Dir, err)
 	}
+	if o.Key, err = storeKey(o.Dir, o.Key); err != nil {
+		_ = held.Close()
+		return nil, fmt.Errorf("folder %s of the embedded NATS server: %w", o.Dir, err)
+	}
 	s := &Server{lock: held, failed: &atomic.Pointer[string]{}}
 	if o.Authenticate != nil {
 		s.tenants = newTenants(o.Authenticate)
@@ -96,6 +104,10 @@ func start(o Options, failed *atomic.Pointer[string], callers *tenants) (*server
 		JetStreamMaxStore: o.MaxStore,
 		MaxPayload:        o.MaxPayload,
 		MaxConn:           maxConnections,
+	}
+	if o.Key != "" {
+		// Processors have instructions for AES, and none for ChaCha20.
+		opts.JetStreamKey, opts.JetStreamCipher = o.Key, server.AES
 	}
 	if callers != nil {
 		opts.CustomClientAuthentication = callers

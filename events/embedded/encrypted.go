@@ -1,0 +1,82 @@
+package embedded
+
+import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// ErrKey is returned by [Start] when the folder was encrypted with another key. The
+// server would take its streams for missing and make new ones over them (measured:
+// every block was cut to nothing), so it is not started, and nothing is changed.
+var ErrKey = errors.New("the store is encrypted with another secret key; start with the one that it was made with")
+
+// markFile says that a folder is encrypted, and with which key.
+const markFile = "encrypted"
+
+// storeKey returns the key that the store of a folder is encrypted with, "" for
+// none: a store that was begun in clear stays so. The server would encrypt it, but
+// overwrites each block in place for that, and what stops it in the middle leaves
+// a block that nobody can read.
+func storeKey(dir, key string) (string, error) {
+	name := filepath.Join(dir, markFile)
+	mark, err := os.ReadFile(name)
+	switch {
+	case err == nil:
+		if key == "" || !hmac.Equal([]byte(strings.TrimSpace(string(mark))), []byte(markOf(key))) {
+			return "", ErrKey
+		}
+		return key, nil
+	case !errors.Is(err, fs.ErrNotExist):
+		return "", err
+	case key == "":
+		return "", nil
+	}
+	begun, err := filepath.Glob(filepath.Join(dir, "jetstream", "*", "streams", "*"))
+	if err != nil {
+		return "", err
+	}
+	if len(begun) > 0 {
+		slog.Info("the event streams were begun in clear and stay so; a new --data folder is encrypted", "folder", dir)
+		return "", nil
+	}
+	// The mark comes first: without it an encrypted store could be taken for none.
+	return key, writeDurably(name, markOf(key)+"\n")
+}
+
+// markOf tells two keys apart without giving either away.
+func markOf(key string) string {
+	m := hmac.New(sha256.New, []byte(key))
+	m.Write([]byte("sheaf store"))
+	return hex.EncodeToString(m.Sum(nil)[:16])
+}
+
+func writeDurably(name, text string) error {
+	tmp, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+".*") // mode 0600
+	if err != nil {
+		return err
+	}
+	defer os.Remove(tmp.Name())
+	_, err = tmp.WriteString(text)
+	if err = errors.Join(err, tmp.Sync(), tmp.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(tmp.Name(), name); err != nil {
+		return err
+	}
+	dir, err := os.Open(filepath.Dir(name))
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(dir.Sync(), dir.Close()); err != nil {
+		return fmt.Errorf("syncing the folder: %w", err)
+	}
+	return nil
+}
