@@ -93,6 +93,8 @@ type HTTPRequest struct {
 	Limit  int             `json:"limit"`            // rows a page, from param.limit or the default
 	Conn   int             `json:"conn"`             // requests in flight at once
 	Header []string        `json:"header,omitempty"` // names only; the values are sealed, see Streams.SaveHeaders
+
+	SecretParam []string `json:"secret_param,omitempty"` // names of parameters that are not in Param but sealed with the headers
 }
 
 // RawRows refers to rows that came with the request. They were published as

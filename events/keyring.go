@@ -3,43 +3,98 @@ package events
 import (
 	"crypto/aes"
 	"crypto/cipher"
+	"crypto/ecdh"
 	"crypto/hkdf"
 	"crypto/hmac"
+	"crypto/hpke"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
+	"strings"
+	"time"
 )
 
 // SecretKeySize is the least length of the secret key in bytes.
 const SecretKeySize = 32
 
-// Keyring holds the keys that are derived from the one secret key of an
+// Keyring holds the keys that are derived from the secret keys of an
 // installation by HKDF-SHA256 (RFC 5869), one for each purpose, so that no use
 // weakens another. It is safe for concurrent use and never printed.
+//
+// The first secret key is the installation's for ever: the keys of exports, the
+// fingerprint and the encryption of the store come from it. What seals and signs
+// comes from the newest one whose time has come; what an older one has sealed or
+// signed is good for as long as the keyring holds it.
 type Keyring struct {
-	hash, seal, link, webhook, fingerprint, store []byte
+	hash, fingerprint, store []byte
+	versions                 []version // oldest first
+}
+
+// KeyVersion is a further secret key.
+type KeyVersion struct {
+	Secret []byte    // at least SecretKeySize random bytes
+	From   time.Time // when it begins to seal and sign, so that all processes can know it by then; zero: at once
+}
+
+// version is what is derived from one secret key.
+type version struct {
+	id                  string // how links name it; "" for the first
+	from                time.Time
+	seal, link, webhook []byte
+	producers           hpke.PrivateKey
 }
 
 // NewKeyring derives the keys. secret must be at least SecretKeySize random
-// bytes.
-func NewKeyring(secret []byte) (*Keyring, error) {
-	if len(secret) < SecretKeySize {
-		return nil, fmt.Errorf("secret key has %d bytes, want at least %d random ones", len(secret), SecretKeySize)
-	}
+// bytes; newer are those that came after it, in that order.
+func NewKeyring(secret []byte, newer ...KeyVersion) (*Keyring, error) {
 	k := &Keyring{}
-	for purpose, dst := range map[string]*[]byte{
-		"hash_key": &k.hash, "seal": &k.seal, "link": &k.link, "webhook": &k.webhook, "fingerprint": &k.fingerprint, "jetstream": &k.store,
-	} {
-		key, err := hkdf.Key(sha256.New, secret, nil, "sheaf "+purpose+" v1", 32)
-		if err != nil {
-			return nil, fmt.Errorf("deriving the %s key: %w", purpose, err)
+	for i, v := range append([]KeyVersion{{Secret: secret}}, newer...) {
+		if len(v.Secret) < SecretKeySize {
+			return nil, fmt.Errorf("secret key has %d bytes, want at least %d random ones", len(v.Secret), SecretKeySize)
 		}
-		*dst = key
+		one := version{from: v.From}
+		var id, producers []byte
+		purposes := map[string]*[]byte{"seal": &one.seal, "link": &one.link, "webhook": &one.webhook, "producers": &producers}
+		if i == 0 {
+			purposes["hash_key"], purposes["fingerprint"], purposes["jetstream"] = &k.hash, &k.fingerprint, &k.store
+		} else {
+			purposes["id"] = &id
+		}
+		for purpose, dst := range purposes {
+			key, err := hkdf.Key(sha256.New, v.Secret, nil, "sheaf "+purpose+" v1", 32)
+			if err != nil {
+				return nil, fmt.Errorf("deriving the %s key: %w", purpose, err)
+			}
+			*dst = key
+		}
+		if i > 0 {
+			one.id = hex.EncodeToString(id[:4])
+		}
+		scalar, err := ecdh.X25519().NewPrivateKey(producers)
+		if err == nil {
+			one.producers, err = hpke.NewDHKEMPrivateKey(scalar)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("deriving the key of producers: %w", err)
+		}
+		k.versions = append(k.versions, one)
 	}
 	return k, nil
+}
+
+// current is the newest version whose time has come.
+func (k *Keyring) current() *version {
+	now := time.Now()
+	for i := len(k.versions) - 1; i > 0; i-- {
+		if !k.versions[i].from.After(now) {
+			return &k.versions[i]
+		}
+	}
+	return &k.versions[0]
 }
 
 // Format keeps the keys out of logs, whatever the verb.
@@ -64,8 +119,23 @@ func (k *Keyring) SubmissionKey(tenant string, sub Submission) string {
 
 // WebhookSecret is the key that signs callbacks of a tenant, in the form that
 // Standard Webhooks gives to receivers: "whsec_" and base64.
-func (k *Keyring) WebhookSecret(tenant string) string {
-	m := hmac.New(sha256.New, k.webhook)
+func (k *Keyring) WebhookSecret(tenant string) string { return k.current().webhookSecret(tenant) }
+
+// WebhookSecrets are all keys that a receiver may still have, the newest first.
+// Callbacks carry a signature by each, so receivers change theirs when they like.
+func (k *Keyring) WebhookSecrets(tenant string) []string {
+	current := k.WebhookSecret(tenant)
+	secrets := []string{current}
+	for i := range slices.Backward(k.versions) {
+		if s := k.versions[i].webhookSecret(tenant); s != current {
+			secrets = append(secrets, s)
+		}
+	}
+	return secrets
+}
+
+func (v *version) webhookSecret(tenant string) string {
+	m := hmac.New(sha256.New, v.webhook)
 	m.Write([]byte(tenant))
 	return "whsec_" + base64.StdEncoding.EncodeToString(m.Sum(nil))
 }
@@ -83,7 +153,7 @@ func (k *Keyring) Fingerprint() string {
 // Seal encrypts with AES-256-GCM, bound to tenant and key: sealed data moved
 // to another export does not open.
 func (k *Keyring) Seal(tenant, key string, plain []byte) ([]byte, error) {
-	a, err := k.aead()
+	a, err := k.current().aead()
 	if err != nil {
 		return nil, err
 	}
@@ -92,19 +162,76 @@ func (k *Keyring) Seal(tenant, key string, plain []byte) ([]byte, error) {
 
 // Open decrypts what Seal made. Any failure is ErrSealed.
 func (k *Keyring) Open(tenant, key string, sealed []byte) ([]byte, error) {
-	a, err := k.aead()
-	if err != nil {
-		return nil, err
+	for i := range k.versions {
+		a, err := k.versions[i].aead()
+		if err != nil {
+			return nil, err
+		}
+		if plain, err := a.Open(nil, nil, sealed, []byte(tenant+"\x00"+key)); err == nil {
+			return plain, nil
+		}
 	}
-	plain, err := a.Open(nil, nil, sealed, []byte(tenant+"\x00"+key))
-	if err != nil {
-		return nil, ErrSealed
-	}
-	return plain, nil
+	return nil, ErrSealed
 }
 
-func (k *Keyring) aead() (cipher.AEAD, error) {
-	b, err := aes.NewCipher(k.seal)
+// sealedPrefix begins a value that a producer has sealed. What follows is
+// base64url, without padding, of an HPKE message (RFC 9180, base mode) with
+// DHKEM(X25519, HKDF-SHA256), HKDF-SHA256 and AES-256-GCM: the encapsulated key of
+// 32 bytes and the ciphertext. The info is "sheaf sealed v1", a zero byte and the
+// tenant, so a value of one tenant is of no use to another.
+const sealedPrefix = "sealed:v1:"
+
+func sealedInfo(tenant string) []byte { return []byte("sheaf sealed v1\x00" + tenant) }
+
+// SealKey is the public key that producers seal values with, in base64url without
+// padding.
+func (k *Keyring) SealKey() string {
+	return base64.RawURLEncoding.EncodeToString(k.current().producers.PublicKey().Bytes())
+}
+
+// SealValue seals a value for a tenant with a public key that SealKey returned.
+func SealValue(sealKey, tenant, value string) (string, error) {
+	raw, err := base64.RawURLEncoding.DecodeString(sealKey)
+	if err != nil {
+		return "", fmt.Errorf("key to seal with: %w", err)
+	}
+	point, err := ecdh.X25519().NewPublicKey(raw)
+	if err != nil {
+		return "", fmt.Errorf("key to seal with: %w", err)
+	}
+	public, err := hpke.NewDHKEMPublicKey(point)
+	if err != nil {
+		return "", fmt.Errorf("key to seal with: %w", err)
+	}
+	sealed, err := hpke.Seal(public, hpke.HKDFSHA256(), hpke.AES256GCM(), sealedInfo(tenant), []byte(value))
+	if err != nil {
+		return "", fmt.Errorf("sealing: %w", err)
+	}
+	return sealedPrefix + base64.RawURLEncoding.EncodeToString(sealed), nil
+}
+
+// OpenValue returns a value that a producer sealed, and any other as it is.
+// ErrSealed: it was sealed with another key, for another tenant, or changed.
+func (k *Keyring) OpenValue(tenant, value string) (string, error) {
+	text, ok := strings.CutPrefix(value, sealedPrefix)
+	if !ok {
+		return value, nil
+	}
+	sealed, err := base64.RawURLEncoding.DecodeString(text)
+	if err != nil {
+		return "", ErrSealed
+	}
+	for i := range k.versions {
+		plain, err := hpke.Open(k.versions[i].producers, hpke.HKDFSHA256(), hpke.AES256GCM(), sealedInfo(tenant), sealed)
+		if err == nil {
+			return string(plain), nil
+		}
+	}
+	return "", ErrSealed
+}
+
+func (v *version) aead() (cipher.AEAD, error) {
+	b, err := aes.NewCipher(v.seal)
 	if err != nil {
 		return nil, fmt.Errorf("sealing: %w", err)
 	}

@@ -188,7 +188,7 @@ func TestDownloadLink(t *testing.T) {
 
 	type verdict struct{ ok, gone bool }
 	check := func(k *events.Keyring, x events.Export, path, exp, sig string, now time.Time) verdict {
-		ok, gone := events.ValidDownload(k, &x, path, exp, sig, now)
+		ok, gone := events.ValidDownload(k, &x, path, url.Values{"exp": {exp}, "sig": {sig}}, now)
 		return verdict{ok, gone}
 	}
 	good, gone, refused := verdict{true, false}, verdict{false, true}, verdict{}
@@ -230,3 +230,114 @@ func TestDownloadLink(t *testing.T) {
 	x.Files = nil
 	require.Empty(t, events.DownloadURL(k, "https://x", &x))
 }
+
+// rotated is a keyring with a newer key that has begun to sign, and one that has not.
+func rotated(t *testing.T) *events.Keyring {
+	t.Helper()
+	k, err := events.NewKeyring(bytes.Repeat([]byte{7}, events.SecretKeySize),
+		events.KeyVersion{Secret: bytes.Repeat([]byte{8}, events.SecretKeySize), From: time.Now().Add(-time.Hour)},
+		events.KeyVersion{Secret: bytes.Repeat([]byte{9}, events.SecretKeySize), From: time.Now().Add(time.Hour)})
+	require.NoError(t, err)
+	return k
+}
+
+// After a rotation what the older key signed and sealed is still good, the identity
+// of the installation is the same, and the new key does the work.
+func TestKeysRotate(t *testing.T) {
+	t.Parallel()
+	before, after := keyring(t, 7), rotated(t)
+	require.Equal(t, before.HashKey("default", "http", []byte("x")), after.HashKey("default", "http", []byte("x")))
+	require.Equal(t, before.Fingerprint(), after.Fingerprint())
+	require.Equal(t, before.StoreKey(), after.StoreKey())
+
+	x := completed()
+	now := x.ExpiresAt.Add(-time.Minute)
+	valid := func(k *events.Keyring, link string) bool {
+		u, err := url.Parse(link)
+		require.NoError(t, err)
+		ok, gone := events.ValidDownload(k, &x, u.Path, u.Query(), now)
+		require.False(t, gone)
+		return ok
+	}
+	old, fresh := events.DownloadURL(before, "https://x", &x), events.DownloadURL(after, "https://x", &x)
+	require.NotContains(t, old, "kid=")
+	require.Contains(t, fresh, "kid=")
+	require.True(t, valid(after, old), "a live link")
+	require.True(t, valid(after, fresh))
+	require.False(t, valid(before, fresh))
+	alone, err := events.NewKeyring(bytes.Repeat([]byte{7}, events.SecretKeySize), events.KeyVersion{Secret: bytes.Repeat([]byte{9}, events.SecretKeySize)})
+	require.NoError(t, err)
+	require.False(t, valid(alone, fresh), "the key was removed")
+
+	sealed, err := before.Seal("default", testKey, []byte("secret"))
+	require.NoError(t, err)
+	plain, err := after.Open("default", testKey, sealed)
+	require.NoError(t, err)
+	require.Equal(t, "secret", string(plain))
+	sealed, err = after.Seal("default", testKey, []byte("secret"))
+	require.NoError(t, err)
+	_, err = before.Open("default", testKey, sealed)
+	require.ErrorIs(t, err, events.ErrSealed)
+
+	secrets := after.WebhookSecrets("default")
+	require.Len(t, secrets, 3)
+	require.Equal(t, after.WebhookSecret("default"), secrets[0])
+	require.Contains(t, secrets, before.WebhookSecret("default"))
+	require.NotEqual(t, before.WebhookSecret("default"), secrets[0])
+}
+
+// A value that a producer sealed opens for its tenant alone, also after a rotation.
+func TestProducersSeal(t *testing.T) {
+	t.Parallel()
+	before, after := keyring(t, 7), rotated(t)
+	require.Equal(t, "RhjnHA5dmwNBbV7Vwm4RA4eg0_UEju09_YGwhrpdhHc", before.SealKey(), "producers may have kept it")
+	sealed, err := events.SealValue(before.SealKey(), "shop", "Bearer 密")
+	require.NoError(t, err)
+	for name, k := range map[string]*events.Keyring{"before": before, "after": after} {
+		plain, err := k.OpenValue("shop", sealed)
+		require.NoError(t, err, name)
+		require.Equal(t, "Bearer 密", plain)
+		for _, wrong := range []string{sealed + "A", sealed[:len(sealed)-2], "sealed:v1:", "sealed:v1:!", strings.Replace(sealed, "A", "B", 1) + "x"} {
+			_, err = k.OpenValue("shop", wrong)
+			require.ErrorIs(t, err, events.ErrSealed)
+		}
+		_, err = k.OpenValue("other", sealed)
+		require.ErrorIs(t, err, events.ErrSealed)
+		plain, err = k.OpenValue("shop", "in clear")
+		require.NoError(t, err)
+		require.Equal(t, "in clear", plain)
+	}
+	// What was sealed once stays readable; DESIGN.md has it as a test vector.
+	plain, err := before.OpenValue("shop", sealedOnce)
+	require.NoError(t, err)
+	require.Equal(t, "Bearer 密", plain)
+	_, err = events.SealValue("short", "shop", "x")
+	require.Error(t, err)
+}
+
+// FuzzLink changes a link: only the one that was handed out is good.
+func FuzzLink(f *testing.F) {
+	k, err := events.NewKeyring(bytes.Repeat([]byte{7}, events.SecretKeySize), events.KeyVersion{Secret: bytes.Repeat([]byte{8}, events.SecretKeySize)})
+	if err != nil {
+		f.Fatal(err)
+	}
+	x := completed()
+	u, err := url.Parse(events.DownloadURL(k, "", &x))
+	if err != nil {
+		f.Fatal(err)
+	}
+	good := u.Query()
+	f.Add(u.Path, good.Get("exp"), good.Get("kid"), good.Get("sig"))
+	f.Add(u.Path, "0"+good.Get("exp"), "", good.Get("sig"))
+	f.Add(u.Path, "+1", good.Get("kid"), "")
+	f.Fuzz(func(t *testing.T, path, exp, kid, sig string) {
+		q := url.Values{"exp": {exp}, "kid": {kid}, "sig": {sig}}
+		ok, gone := events.ValidDownload(k, &x, path, q, x.ExpiresAt.Add(-time.Minute))
+		if same := path == u.Path && q.Encode() == good.Encode(); ok != same || gone {
+			t.Fatalf("%q exp %q kid %q sig %q: good %t, gone %t", path, exp, kid, sig, ok, gone)
+		}
+	})
+}
+
+// sealedOnce was sealed when the form was made.
+const sealedOnce = "sealed:v1:lZ9QCGANn4BGke83oypxQUxmA5_dDNxTXaQMQ5alhktK2S_F724_MIfivHB-k0W-G6jt8O0XeRkCFw"

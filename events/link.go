@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -26,19 +27,29 @@ func DownloadURL(keys *Keyring, publicURL string, x *Export) string {
 		return ""
 	}
 	path, exp := DownloadPath(x), x.ExpiresAt.Unix()
-	q := url.Values{"exp": {strconv.FormatInt(exp, 10)}, "sig": {keys.linkSignature(path, x.Files[0].Store, exp)}}
+	v := keys.current()
+	q := url.Values{"exp": {strconv.FormatInt(exp, 10)}, "sig": {v.linkSignature(path, x.Files[0].Store, exp)}}
+	if v.id != "" {
+		q.Set("kid", v.id)
+	}
 	return strings.TrimRight(publicURL, "/") + path + "?" + q.Encode()
 }
 
-// ValidDownload reports whether exp and sig, as they stand in a link's query,
-// allow the download of x at a time. gone is true for a link that was good
-// once and has expired, or whose file has.
-func ValidDownload(keys *Keyring, x *Export, path, exp, sig string, now time.Time) (ok, gone bool) {
+// ValidDownload reports whether the exp, kid and sig of a link's query allow the
+// download of x at a time. gone is true for a link that was good once and has
+// expired, or whose file has. kid names the secret key that signed the link, none
+// the first; a link lives as long as its key is known and its file is there.
+func ValidDownload(keys *Keyring, x *Export, path string, q url.Values, now time.Time) (ok, gone bool) {
+	exp, sig := q.Get("exp"), q.Get("sig")
 	seconds, err := strconv.ParseInt(exp, 10, 64)
-	if err != nil || len(x.Files) == 0 || path != DownloadPath(x) {
+	if err != nil || strconv.FormatInt(seconds, 10) != exp || len(x.Files) == 0 || path != DownloadPath(x) {
 		return false, false
 	}
-	want := keys.linkSignature(path, x.Files[0].Store, seconds)
+	i := slices.IndexFunc(keys.versions, func(v version) bool { return v.id == q.Get("kid") })
+	if i < 0 {
+		return false, false
+	}
+	want := keys.versions[i].linkSignature(path, x.Files[0].Store, seconds)
 	if !hmac.Equal([]byte(sig), []byte(want)) {
 		return false, false
 	}
@@ -49,8 +60,8 @@ func ValidDownload(keys *Keyring, x *Export, path, exp, sig string, now time.Tim
 }
 
 // linkSignature binds a path, one stored file and an end of validity together.
-func (k *Keyring) linkSignature(path, store string, exp int64) string {
-	m := hmac.New(sha256.New, k.link)
+func (v *version) linkSignature(path, store string, exp int64) string {
+	m := hmac.New(sha256.New, v.link)
 	m.Write([]byte("GET\x00" + path + "\x00" + store + "\x00" + strconv.FormatInt(exp, 10)))
 	return base64.RawURLEncoding.EncodeToString(m.Sum(nil))
 }

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"sheaf/events/failpoint"
@@ -19,9 +20,28 @@ func privateSubject(what, tenant, key string) string {
 	return subjectPrivate + what + "." + tenant + "." + key
 }
 
-// SaveHeaders keeps the header values of a source, sealed, until the export no
-// longer needs them. Equal requests have equal headers, so whoever writes last
-// changes nothing.
+// SecretParam is the name under which SaveHeaders keeps a secret parameter of a
+// source, as JSON. No header has a colon in its name.
+func SecretParam(name string) string { return secretParamPrefix + name }
+
+const secretParamPrefix = "param:"
+
+// SplitSecrets divides what SaveHeaders kept into headers and parameters.
+func SplitSecrets(kept map[string]string) (header map[string]string, param map[string]json.RawMessage) {
+	header, param = map[string]string{}, map[string]json.RawMessage{}
+	for name, value := range kept {
+		if p, ok := strings.CutPrefix(name, secretParamPrefix); ok {
+			param[p] = json.RawMessage(value)
+		} else {
+			header[name] = value
+		}
+	}
+	return header, param
+}
+
+// SaveHeaders keeps the header values of a source, and its secret parameters (see
+// SecretParam), sealed, until the export no longer needs them. Equal requests have
+// equal headers, so whoever writes last changes nothing.
 func (s *Streams) SaveHeaders(ctx context.Context, tenant, key string, header map[string]string) error {
 	plain, err := json.Marshal(header)
 	if err != nil {

@@ -56,6 +56,7 @@ type Config struct {
 	MaxSubmitBytes  int64         // of SHEAF_SUBMIT; default 1 GiB
 	KeepCallbacks   time.Duration // how long results on SHEAF_CALLBACKS are kept; default 168h
 	SecretKey       []byte        // see NewKeyring
+	NewerKeys       []KeyVersion  // see NewKeyring
 	FilesURL        string        // part of the fingerprint: every process must name the same file store
 	PublishTimeout  time.Duration // wait for the acknowledgement of one publish; default 5s
 	PublishAttempts int           // of one event before ErrUnavailable; default 3
@@ -124,7 +125,7 @@ type Streams struct {
 // secret key or file store.
 func Provision(ctx context.Context, nc *nats.Conn, cfg Config) (*Streams, error) {
 	cfg = cfg.withDefaults()
-	keys, err := NewKeyring(cfg.SecretKey)
+	keys, err := NewKeyring(cfg.SecretKey, cfg.NewerKeys...)
 	if err != nil {
 		return nil, err
 	}

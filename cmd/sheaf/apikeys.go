@@ -17,7 +17,6 @@ import (
 	"log/slog"
 	"maps"
 	"os"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -341,21 +340,5 @@ func (c keysFile) change(edit func([]byte) ([]byte, error)) error {
 	if data, err = edit(data); err != nil {
 		return err
 	}
-	tmp, err := os.CreateTemp(filepath.Dir(c.APIKeys), "."+filepath.Base(c.APIKeys)+".*") // mode 0600
-	if err != nil {
-		return err
-	}
-	defer os.Remove(tmp.Name())
-	_, err = tmp.Write(data)
-	if err = errors.Join(err, tmp.Sync(), tmp.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(tmp.Name(), c.APIKeys); err != nil {
-		return err
-	}
-	dir, err := os.Open(filepath.Dir(c.APIKeys))
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
+	return replaceFile(c.APIKeys, data)
 }

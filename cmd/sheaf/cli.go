@@ -31,6 +31,8 @@ type cli struct {
 	Download downloadCmd `cmd:"" group:"client" help:"Fetch the file of a finished export."`
 
 	Keys           keysCmd           `cmd:"" help:"Make, list and revoke the API keys of callers."`
+	SecretKey      secretKeyCmd      `cmd:"" name:"secret-key" help:"Rotate the secret key."`
+	Seal           sealCmd           `cmd:"" group:"client" help:"Seal a secret for a source, so that a submission need not carry it in clear."`
 	CallbackSecret callbackSecretCmd `cmd:"" help:"Print the secret that receivers check callbacks with."`
 }
 

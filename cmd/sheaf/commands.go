@@ -47,14 +47,10 @@ func (c *callbackSecretCmd) Run(std stdio) error {
 	if !events.ValidTenant(c.Tenant) {
 		return usagef("--tenant %q: want 1 to 32 of a-z, 0-9, _ and -", c.Tenant)
 	}
-	secret, err := c.secretKey()
+	keys, err := c.keyring()
 	if errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("%w; sheaf serve makes one at its first start", err)
 	}
-	if err != nil {
-		return err
-	}
-	keys, err := events.NewKeyring(secret)
 	if err != nil {
 		return err
 	}

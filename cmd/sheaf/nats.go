@@ -61,9 +61,13 @@ func openMessaging(ctx context.Context, cfg Config, secret []byte, files string,
 	if err != nil {
 		return nil, err
 	}
+	newer, err := cfg.newerKeys()
+	if err != nil {
+		return nil, err
+	}
 	err = m.retryWhileStarting(ctx, "provisioning the streams", func(ctx context.Context) error {
 		m.streams, err = events.Provision(ctx, m.conn, events.Config{
-			Replicas: cfg.Replicas, MaxPagesBytes: int64(cfg.MaxPagesBytes), SecretKey: secret, FilesURL: files,
+			Replicas: cfg.Replicas, MaxPagesBytes: int64(cfg.MaxPagesBytes), SecretKey: secret, NewerKeys: newer, FilesURL: files,
 		})
 		return err
 	})

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"sheaf/events"
 	"sheaf/events/failpoint"
@@ -24,6 +25,34 @@ const keptKeyName = "secret.key"
 // secretKey returns the key that was configured, else the one kept in the data
 // folder; ErrNotExist when there is none.
 func (c KeyConfig) secretKey() ([]byte, error) {
+	keys, err := c.secretKeys()
+	if err != nil {
+		return nil, err
+	}
+	return keys[0].Secret, nil
+}
+
+// newerKeys are those that came after it.
+func (c KeyConfig) newerKeys() ([]events.KeyVersion, error) {
+	keys, err := c.secretKeys()
+	if err != nil {
+		return nil, err
+	}
+	return keys[1:], nil
+}
+
+// keyring is what is derived from all of them.
+func (c KeyConfig) keyring() (*events.Keyring, error) {
+	keys, err := c.secretKeys()
+	if err != nil {
+		return nil, err
+	}
+	return events.NewKeyring(keys[0].Secret, keys[1:]...)
+}
+
+// secretKeys returns the first secret key and those that came after it: one a
+// line, and behind a newer one "from=" and the time from which it seals and signs.
+func (c KeyConfig) secretKeys() ([]events.KeyVersion, error) {
 	text, file := c.SecretKey, c.SecretKeyFile
 	if name, ok := strings.CutPrefix(text, "@"); ok {
 		text, file = "", name
@@ -42,11 +71,97 @@ func (c KeyConfig) secretKey() ([]byte, error) {
 		}
 		text, where = string(data), file
 	}
-	key, err := decodeKey(text)
+	keys, err := decodeKeys(text)
 	if err != nil {
 		return nil, fmt.Errorf("secret key in %s: %w", where, err)
 	}
-	return key, nil
+	return keys, nil
+}
+
+func decodeKeys(text string) (keys []events.KeyVersion, err error) {
+	for line := range strings.Lines(strings.TrimSpace(text)) {
+		fields := strings.Fields(line)
+		if len(fields) == 0 || strings.HasPrefix(fields[0], "#") {
+			continue
+		}
+		var k events.KeyVersion
+		if k.Secret, err = decodeKey(fields[0]); err != nil {
+			return nil, err
+		}
+		for _, option := range fields[1:] {
+			at, ok := strings.CutPrefix(option, "from=")
+			if k.From, err = time.Parse(time.RFC3339, at); !ok || err != nil || len(keys) == 0 {
+				return nil, errors.New("behind a newer key only from=TIME may stand, such as from=2026-01-31T12:00:00Z")
+			}
+		}
+		keys = append(keys, k)
+	}
+	if len(keys) == 0 {
+		return nil, errors.New("is empty; make one with: openssl rand -hex 32")
+	}
+	return keys, nil
+}
+
+// secretKeyCmd keeps the file of secret keys.
+type secretKeyCmd struct {
+	Rotate secretKeyRotateCmd `cmd:"" help:"Add a new secret key to the file, which seals and signs from then on."`
+}
+
+type secretKeyRotateCmd struct {
+	KeyConfig `embed:""`
+	In        time.Duration `default:"0s" placeholder:"DURATION" help:"When the new key begins to seal and sign. On a cluster long enough to have every process know it before: 1h."`
+}
+
+func (secretKeyRotateCmd) Help() string {
+	return `Appends a key to secret.key of --data, or to --secret-key-file. Restart every process with it. The first line stays: the keys of exports and the encryption of the store come from it. Links, sealed headers and callbacks of the older keys stay good while their lines are there; remove a line once --keep-files and --keep-pages have passed and receivers have the new callback secret.`
+}
+
+func (c *secretKeyRotateCmd) Run(std stdio) error {
+	file := c.SecretKeyFile
+	switch {
+	case c.SecretKey != "":
+		return usagef("--secret-key cannot be rotated here; add a line to it where it is kept, or use --secret-key-file")
+	case c.In < 0:
+		return usagef("--in %s: want a duration such as 1h", c.In)
+	case file == "":
+		file = filepath.Join(c.Data, keptKeyName)
+	}
+	before, err := os.ReadFile(file)
+	if err != nil {
+		return fmt.Errorf("secret key: %w", err)
+	}
+	if _, err := decodeKeys(string(before)); err != nil {
+		return fmt.Errorf("secret key in %s: %w", file, err)
+	}
+	key := make([]byte, events.SecretKeySize)
+	rand.Read(key)
+	line := hex.EncodeToString(key) + " from=" + time.Now().Add(c.In).UTC().Format(time.RFC3339) + "\n"
+	if err := replaceFile(file, append(append([]byte(strings.TrimRight(string(before), "\n")), '\n'), line...)); err != nil {
+		return fmt.Errorf("secret key: %w", err)
+	}
+	fmt.Fprintf(std.err, "%s has a new key; restart every process that reads it\n", file)
+	return nil
+}
+
+// replaceFile writes a file anew, whole or not at all.
+func replaceFile(name string, data []byte) error {
+	tmp, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+".*") // mode 0600
+	if err != nil {
+		return err
+	}
+	defer os.Remove(tmp.Name())
+	_, err = tmp.Write(data)
+	if err = errors.Join(err, tmp.Sync(), tmp.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(tmp.Name(), name); err != nil {
+		return err
+	}
+	dir, err := os.Open(filepath.Dir(name))
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
 }
 
 // guardKeptKey takes back what a careless copy gave away.

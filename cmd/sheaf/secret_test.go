@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -106,4 +107,48 @@ func TestCallbackSecret(t *testing.T) {
 	entries, err := os.ReadDir(data)
 	require.NoError(t, err)
 	require.Empty(t, entries)
+}
+
+// A rotated key file has the first key as before and the new one behind it; what
+// stands there wrongly is refused.
+func TestSecretKeyIsRotated(t *testing.T) {
+	c := KeyConfig{Data: t.TempDir()}
+	first, err := c.makeSecretKey()
+	require.NoError(t, err)
+	before, err := c.keyring()
+	require.NoError(t, err)
+	var errs bytes.Buffer
+	require.NoError(t, (&secretKeyRotateCmd{KeyConfig: c}).Run(stdio{err: &errs}))
+	require.NoError(t, (&secretKeyRotateCmd{KeyConfig: c, In: time.Hour}).Run(stdio{err: &errs}))
+	again, err := c.secretKey()
+	require.NoError(t, err)
+	require.Equal(t, first, again)
+	newer, err := c.newerKeys()
+	require.NoError(t, err)
+	require.Len(t, newer, 2)
+	require.True(t, newer[1].From.After(time.Now().Add(59*time.Minute)))
+	after, err := c.keyring()
+	require.NoError(t, err)
+	require.NotEqual(t, before.WebhookSecret("default"), after.WebhookSecret("default"))
+	require.Contains(t, after.WebhookSecrets("default"), before.WebhookSecret("default"))
+	info, err := os.Stat(filepath.Join(c.Data, keptKeyName))
+	require.NoError(t, err)
+	require.EqualValues(t, 0o600, info.Mode().Perm())
+
+	key := strings.Repeat("ab", 32)
+	for text, want := range map[string]string{
+		"":                                 "is empty",
+		"# nothing":                        "is empty",
+		key + " from=2026-01-01T00:00:00Z": "behind a newer key",
+		key + "\n" + key + " to=x":         "behind a newer key",
+		key + "\n" + key[:8]:               "4 bytes",
+		key + "\nzz" + key[2:]:             "",
+	} {
+		_, err := decodeKeys(text)
+		if want == "" {
+			require.NoError(t, err, text)
+		} else {
+			require.ErrorContains(t, err, want, text)
+		}
+	}
 }

@@ -1,11 +1,14 @@
 package crawler
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"strconv"
 	"sync"
@@ -83,19 +86,22 @@ func (c *crawl) run(ctx context.Context) (*events.ExportCrawled, error) {
 	}
 	c.ledger = newLedger(req.HTTP.Limit, c.cfg.MaxPages, c.cfg.MaxRows)
 
-	header := map[string]string{}
-	if len(req.HTTP.Header) > 0 {
-		var err error
-		header, err = c.streams.Headers(ctx, c.x.Tenant, c.x.Key)
+	var header map[string]string
+	param := req.HTTP.Param
+	if len(req.HTTP.Header)+len(req.HTTP.SecretParam) > 0 {
+		kept, err := c.streams.Headers(ctx, c.x.Tenant, c.x.Key)
 		if errors.Is(err, events.ErrNoHeaders) || errors.Is(err, events.ErrSealed) {
 			return nil, &Failure{Code: events.CodeInternal, Msg: "the source's headers are no longer kept; submit the export again"}
 		}
 		if err != nil {
 			return nil, err
 		}
+		if header, param, err = c.openSecrets(kept, param); err != nil {
+			return nil, err
+		}
 	}
 	source, err := NewSource(c.client, Request{
-		URL: req.HTTP.URL, Method: req.HTTP.Method, Header: header, Param: req.HTTP.Param,
+		URL: req.HTTP.URL, Method: req.HTTP.Method, Header: header, Param: param, SecretParam: req.HTTP.SecretParam,
 		Limit: req.HTTP.Limit, TaskID: c.x.Key,
 	}, c.cfg.Policy)
 	if err != nil {
@@ -132,6 +138,55 @@ func (c *crawl) run(ctx context.Context) (*events.ExportCrawled, error) {
 	}
 	c.tell(true)
 	return &events.ExportCrawled{Run: c.into, Pages: c.ledger.totalPages, Manifest: c.ledger.manifest(), Warnings: c.warnings}, nil
+}
+
+// openSecrets returns the source's headers, and its parameters with the secret
+// ones among them.
+func (c *crawl) openSecrets(kept map[string]string, param json.RawMessage) (map[string]string, json.RawMessage, error) {
+	header, secret := events.SplitSecrets(kept)
+	open := func(value string) (string, error) {
+		plain, err := c.streams.Keys().OpenValue(c.x.Tenant, value)
+		if err != nil {
+			err = &Failure{Code: events.CodeInternal, Msg: "a sealed value cannot be opened: its key was removed; seal it anew and submit the export again"}
+		}
+		return plain, err
+	}
+	for name, value := range header {
+		plain, err := open(value)
+		if err != nil {
+			return nil, nil, err
+		}
+		header[name] = plain
+	}
+	body := bytes.TrimSuffix(bytes.TrimSpace(param), []byte("}"))
+	if len(body) == 0 {
+		body = []byte("{")
+	}
+	body = slices.Clip(body)
+	for _, name := range slices.Sorted(maps.Keys(secret)) {
+		value := secret[name]
+		var text string
+		if json.Unmarshal(value, &text) == nil {
+			plain, err := open(text)
+			if err != nil {
+				return nil, nil, err
+			}
+			if plain != text {
+				if value, err = json.Marshal(plain); err != nil {
+					return nil, nil, err
+				}
+			}
+		}
+		quoted, err := json.Marshal(name)
+		if err != nil {
+			return nil, nil, err
+		}
+		if len(bytes.TrimSpace(body)) > 1 {
+			body = append(body, ',')
+		}
+		body = append(append(append(body, quoted...), ':'), value...)
+	}
+	return header, append(body, '}'), nil
 }
 
 // raw has nothing to fetch: the rows came with the request, as the pages of

@@ -39,9 +39,11 @@ type Request struct {
 	Header map[string]string
 	// Param is a JSON object, null or empty. A GET carries it in the query, a
 	// POST as a JSON body. The text of its numbers is never changed.
-	Param  json.RawMessage
-	Limit  int    // rows a page, at least 1; replaces a limit in Param
-	TaskID string // the hash_key, sent as xt-export-taskId
+	Param json.RawMessage
+	// SecretParam are the names in Param whose values no message may show.
+	SecretParam []string
+	Limit       int    // rows a page, at least 1; replaces a limit in Param
+	TaskID      string // the hash_key, sent as xt-export-taskId
 }
 
 // Policy bounds the fetching of one page. A field that is zero or less means
@@ -154,7 +156,7 @@ func NewSource(client *http.Client, req Request, policy Policy) (*Source, error)
 		return nil, errors.New("the key of the export is not a header value")
 	}
 	s.header.Set("xt-export-taskId", req.TaskID)
-	if err := s.setParam(req.Param); err != nil {
+	if err := s.setParam(req.Param, req.SecretParam); err != nil {
 		return nil, err
 	}
 	slices.SortFunc(s.secrets, func(a, b string) int { return len(b) - len(a) })
@@ -248,7 +250,7 @@ func (s *Source) redact(msg string) string {
 	}, msg)
 }
 
-func (s *Source) setParam(param json.RawMessage) error {
+func (s *Source) setParam(param json.RawMessage, secret []string) error {
 	param = bytes.TrimSpace(param)
 	if len(param) == 0 || string(param) == "null" {
 		param = []byte("{}")
@@ -270,6 +272,10 @@ func (s *Source) setParam(param json.RawMessage) error {
 		name := string(rows.Unquote(nil, raw))
 		if name == "page" || name == "limit" {
 			continue
+		}
+		if slices.Contains(secret, name) {
+			s.keep(queryText(v))
+			s.keep(url.QueryEscape(queryText(v))) // as a source may repeat it from the query
 		}
 		body = append(append(append(body, '"'), raw...), '"', ':')
 		body = append(append(body, v.Raw...), ',')

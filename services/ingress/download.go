@@ -89,7 +89,7 @@ func (d *downloads) find(r *http.Request) (events.Export, error) {
 		if err != nil && !errors.Is(err, storage.ErrUnknownKey) {
 			return x, err
 		}
-		ok, gone := events.ValidDownload(d.keys, &x, r.URL.Path, q.Get("exp"), q.Get("sig"), d.now())
+		ok, gone := events.ValidDownload(d.keys, &x, r.URL.Path, q, d.now())
 		switch {
 		case ok:
 			return x, nil

@@ -112,7 +112,10 @@ func parseSubmission(keys *events.Keyring, tenant, sourceType string, body []byt
 		}
 	} else {
 		var more []string
-		req.HTTP, s.header, more, err = sourceHTTP(source)
+		req.HTTP, s.header, more, err = sourceHTTP(source, func(value string) error {
+			_, err := keys.OpenValue(tenant, value)
+			return err
+		})
 		unknown = append(unknown, more...)
 	}
 	if err != nil {
@@ -172,7 +175,9 @@ func unknownFields(names []string) []string {
 
 // sourceHTTP checks how to ask the source for its pages. more are the names of
 // unknown fields.
-func sourceHTTP(source jsontext.Value) (req *events.HTTPRequest, header map[string]string, more []string, err error) {
+// opens says whether a value that a producer sealed can be opened. header holds
+// the secret parameters too, see events.SecretParam.
+func sourceHTTP(source jsontext.Value, opens func(value string) error) (req *events.HTTPRequest, header map[string]string, more []string, err error) {
 	members, err := objectMembers("source_http", source)
 	if err != nil {
 		return nil, nil, nil, err
@@ -204,6 +209,8 @@ func sourceHTTP(source jsontext.Value) (req *events.HTTPRequest, header map[stri
 			header, err = sourceHeader(m)
 		case "param":
 			req.Param, req.Limit, err = param(m)
+		case "secret_param":
+			req.SecretParam, err = secretParams(m)
 		default:
 			more = append(more, m.name)
 		}
@@ -215,7 +222,96 @@ func sourceHTTP(source jsontext.Value) (req *events.HTTPRequest, header map[stri
 		return nil, nil, nil, invalid("source_http.url", "is required")
 	}
 	req.Header = slices.Sorted(maps.Keys(header))
+	for name, value := range header {
+		if opens(value) != nil {
+			return nil, nil, nil, invalid(fmt.Sprintf("source_http.header[%q]", cut(name, 64)), "is sealed, but not for this tenant with a key of this server; GET /v1/seal-key has the key")
+		}
+	}
+	if len(req.SecretParam) > 0 {
+		if header == nil {
+			header = map[string]string{}
+		}
+		if err := takeSecretParams(req, header, opens); err != nil {
+			return nil, nil, nil, err
+		}
+	}
 	return req, header, more, nil
+}
+
+// maxSecretParams is how many parameters of a source may be secret.
+const maxSecretParams = 64
+
+// secretParams reads the names of the parameters that are secret.
+func secretParams(m member) ([]string, error) {
+	if m.value.Kind() == 'n' {
+		return nil, nil
+	}
+	var names []string
+	if m.value.Kind() != '[' || json.Unmarshal(m.value, &names) != nil {
+		return nil, invalid(m.name, "must be an array of names of source_http.param")
+	}
+	if len(names) > maxSecretParams {
+		return nil, invalid(m.name, "has %d names, at most %d are allowed", len(names), maxSecretParams)
+	}
+	slices.Sort(names)
+	for i, name := range names {
+		switch {
+		case name == "page" || name == "limit":
+			return nil, invalid(m.name, "%q is the crawler's and no secret", name)
+		case i > 0 && names[i-1] == name:
+			return nil, invalid(m.name, "names %q twice", cut(name, maxWarningField))
+		}
+	}
+	return names, nil
+}
+
+// takeSecretParams moves the secret parameters from where the log would hold them
+// to what is sealed.
+func takeSecretParams(req *events.HTTPRequest, secrets map[string]string, opens func(string) error) error {
+	var members []member
+	if req.Param != nil {
+		var err error
+		if members, err = objectMembers("source_http.param", jsontext.Value(req.Param)); err != nil {
+			return err
+		}
+	}
+	rest, found := []byte{'{'}, 0
+	for _, m := range members {
+		if !slices.Contains(req.SecretParam, m.name) {
+			if len(rest) > 1 {
+				rest = append(rest, ',')
+			}
+			var err error
+			if rest, err = jsontext.AppendQuote(rest, m.name); err != nil {
+				return internal(err)
+			}
+			rest = append(append(rest, ':'), m.value...)
+			continue
+		}
+		found++
+		if m.value.Kind() == '"' {
+			value, err := text(member{"source_http.param." + m.name, m.value}, maxHeaderBytes)
+			if err != nil {
+				return err
+			}
+			if opens(value) != nil {
+				return invalid("source_http.param."+cut(m.name, 64), "is sealed, but not for this tenant with a key of this server; GET /v1/seal-key has the key")
+			}
+		}
+		if len(m.value) > maxHeaderBytes {
+			return invalid("source_http.param."+cut(m.name, 64), "has more than %d bytes, the most of a secret", maxHeaderBytes)
+		}
+		secrets[events.SecretParam(m.name)] = string(m.value)
+	}
+	if found < len(req.SecretParam) {
+		for _, name := range req.SecretParam {
+			if _, ok := secrets[events.SecretParam(name)]; !ok {
+				return invalid("source_http.secret_param", "%q is no parameter in source_http.param", cut(name, maxWarningField))
+			}
+		}
+	}
+	req.Param = append(rest, '}')
+	return nil
 }
 
 func sourceURL(m member) (string, error) {

@@ -34,6 +34,7 @@ func (s *Service) routes() []route {
 		{http.MethodPost, "/v1/export/retry", post("retry"), `{"key"} run a failed, cancelled or expired export again`},
 		{http.MethodGet, "/v1/down/{year}/{month}/{day}/{file}", down, "a finished file, by its signed link"},
 		{http.MethodHead, "/v1/down/{year}/{month}/{day}/{file}", down, ""},
+		{http.MethodGet, "/v1/seal-key", s.sealKey, "the public key to seal secrets of sources with"},
 		{http.MethodGet, "/demo/page", demoPage, "a source to try exports with"},
 		{http.MethodPost, "/demo/page", demoPage, ""},
 		{http.MethodGet, "/healthz", s.healthz, "whether the process is alive"},
@@ -139,6 +140,10 @@ func (s *Service) bodyCall(limit int64) func(http.ResponseWriter, *http.Request,
 		c.body, err = readBody(w, r, limit)
 		return func() {}, err
 	}
+}
+
+func (s *Service) sealKey(w http.ResponseWriter, r *http.Request) {
+	respond(w, r, map[string]string{"key": s.streams.Keys().SealKey(), "form": "sealed:v1"}, nil)
 }
 
 func (s *Service) healthz(w http.ResponseWriter, r *http.Request) {

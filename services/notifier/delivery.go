@@ -132,13 +132,17 @@ func (s *Service) request(ctx context.Context, x *events.Export, body []byte) (*
 		return nil, errors.New("the callback is not a URL that can be asked")
 	}
 	now := time.Now()
-	key, err := standardwebhooks.NewWebhook(s.streams.Keys().WebhookSecret(x.Tenant))
-	if err != nil {
-		return nil, errors.New("the signing key cannot be used")
-	}
-	signature, err := key.Sign(x.WebhookID(), now, body)
-	if err != nil {
-		return nil, errors.New("the callback could not be signed")
+	var signatures []string
+	for _, secret := range s.streams.Keys().WebhookSecrets(x.Tenant) {
+		key, err := standardwebhooks.NewWebhook(secret)
+		if err != nil {
+			return nil, errors.New("the signing key cannot be used")
+		}
+		signature, err := key.Sign(x.WebhookID(), now, body)
+		if err != nil {
+			return nil, errors.New("the callback could not be signed")
+		}
+		signatures = append(signatures, signature)
 	}
 	for name, value := range map[string]string{
 		"Content-Type": "application/json",
@@ -148,7 +152,7 @@ func (s *Service) request(ctx context.Context, x *events.Export, body []byte) (*
 
 		standardwebhooks.HeaderWebhookID:        x.WebhookID(),
 		standardwebhooks.HeaderWebhookTimestamp: strconv.FormatInt(now.Unix(), 10),
-		standardwebhooks.HeaderWebhookSignature: signature,
+		standardwebhooks.HeaderWebhookSignature: strings.Join(signatures, " "), // one by each key
 
 		// CloudEvents 1.0, binary mode.
 		"ce-specversion": "1.0",

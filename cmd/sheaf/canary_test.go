@@ -1,0 +1,253 @@
+package main
+
+import (
+	"archive/zip"
+	"bytes"
+	"crypto/rand"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"sheaf/events"
+
+	"github.com/nats-io/nats.go"
+	"github.com/stretchr/testify/require"
+)
+
+// canaries are secrets that are planted in requests, by where.
+type canaries map[string]string
+
+func newCanaries(places ...string) canaries {
+	c := canaries{}
+	for _, place := range places {
+		c[place] = "canary" + strings.ToLower(rand.Text())
+	}
+	return c
+}
+
+// sought finds a canary in data, in any form that a careless hand gives it.
+func (c canaries) sought(where string, data []byte) (found []string) {
+	for place, secret := range c {
+		for form, text := range map[string]string{
+			"plain": secret, "base64": base64.StdEncoding.EncodeToString([]byte(secret))[:28], "hex": hex.EncodeToString([]byte(secret)), "query": url.QueryEscape(secret),
+		} {
+			if bytes.Contains(bytes.ToLower(data), []byte(strings.ToLower(text))) {
+				found = append(found, fmt.Sprintf("the secret of %s, %s, is in %s", place, form, where))
+			}
+		}
+	}
+	return found
+}
+
+// Whatever becomes of an export, the secrets of its source are in no file, log,
+// answer, event or callback; and the source is given them.
+func TestSecretsAreNowhere(t *testing.T) {
+	planted := newCanaries("a header", "another header", "a parameter", "a sealed header", "a sealed parameter")
+	var mu sync.Mutex
+	var told [][]byte // answers, messages and callbacks
+	tell := func(data []byte) {
+		mu.Lock()
+		defer mu.Unlock()
+		told = append(told, bytes.Clone(data))
+	}
+	all := func() string {
+		var texts []string
+		for _, s := range planted {
+			texts = append(texts, s, "Bearer "+s, url.QueryEscape(s))
+		}
+		return strings.Join(texts, " ")
+	}()
+	release := make(chan struct{})
+	source := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		q := r.URL.Query()
+		if r.Method == http.MethodPost {
+			var body map[string]any
+			_ = json.NewDecoder(r.Body).Decode(&body)
+			for name, value := range body {
+				q.Set(name, fmt.Sprint(value))
+			}
+		}
+		for got, want := range map[string]string{
+			r.Header.Get("Authorization"): "Bearer " + planted["a header"], r.Header.Get("X-Token"): planted["another header"], q.Get("token"): planted["a parameter"],
+			r.Header.Get("X-Sealed"): planted["a sealed header"], q.Get("sealed"): planted["a sealed parameter"], q.Get("shop"): "7",
+		} {
+			if got != want {
+				t.Errorf("the source was given %q, not %q", got, want)
+			}
+		}
+		switch strings.Trim(r.URL.Path, "/") {
+		case "errcode":
+			fmt.Fprintf(w, `{"errcode":7,"msg":"no such user: %s","data":null}`, all)
+		case "status":
+			w.WriteHeader(http.StatusForbidden)
+			fmt.Fprintf(w, `{"errcode":403,"msg":"forbidden for %s","data":null}`, all)
+		case "html":
+			fmt.Fprintf(w, "<html>%s</html>", all)
+		case "redirect":
+			w.Header().Set("Location", "http://127.0.0.1:1/?"+url.Values{"all": {all}}.Encode())
+			w.WriteHeader(http.StatusFound)
+		case "broken":
+			fmt.Fprintf(w, `{"errcode":0,"data":{"data":[{"id":"%s`, all)
+		case "slow":
+			select {
+			case <-release:
+			case <-r.Context().Done():
+			}
+		default:
+			_, _ = io.WriteString(w, `{"errcode":0,"data":{"data":[{"id":"ID"},{"id":1}],"pagetag":{"page":1,"limit":10,"total":1,"total_page":1}}}`)
+		}
+	}))
+	defer source.Close()
+	defer close(release)
+	receiver := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		tell(fmt.Appendf(body, "%v", r.Header))
+	}))
+	defer receiver.Close()
+
+	data := t.TempDir()
+	p := startServe(t, "--http", "127.0.0.1:0", "--nats-listen", "127.0.0.1:0", "--data", data, "--log-level", "debug", "--log-format", "json")
+	nc, err := nats.Connect(p.nats)
+	require.NoError(t, err)
+	defer nc.Close()
+	_, err = nc.Subscribe(">", func(m *nats.Msg) { tell(fmt.Appendf(nil, "%s %v %s", m.Subject, m.Header, m.Data)) })
+	require.NoError(t, err)
+	require.NoError(t, nc.Flush())
+	ask := func(method, path, body string) (data json.RawMessage) {
+		t.Helper()
+		req, err := http.NewRequestWithContext(t.Context(), method, p.http+path, strings.NewReader(body))
+		require.NoError(t, err)
+		resp, err := http.DefaultClient.Do(req)
+		require.NoError(t, err)
+		defer resp.Body.Close()
+		raw, err := io.ReadAll(resp.Body)
+		require.NoError(t, err)
+		tell(fmt.Appendf(raw, "%v", resp.Header))
+		var a struct{ Data json.RawMessage }
+		require.NoError(t, json.Unmarshal(raw[:bytes.LastIndexByte(raw, '}')+1], &a), string(raw))
+		return a.Data
+	}
+	var seal struct{ Key string }
+	require.NoError(t, json.Unmarshal(ask(http.MethodGet, "/v1/seal-key", ""), &seal))
+	sealed := func(place string) string {
+		text, err := events.SealValue(seal.Key, "default", planted[place])
+		require.NoError(t, err)
+		return text
+	}
+	request := func(what, method, callback string) string {
+		body, err := json.Marshal(map[string]any{
+			"timestamp": 1, "ext_type": "XLSX", "title": what, "user_id": "7", "callback": callback,
+			"source_http": map[string]any{
+				"url": source.URL + "/" + what, "method": method,
+				"header":       map[string]string{"Authorization": "Bearer " + planted["a header"], "X-Token": planted["another header"], "X-Sealed": sealed("a sealed header")},
+				"param":        map[string]any{"limit": 10, "token": planted["a parameter"], "sealed": sealed("a sealed parameter"), "shop": 7},
+				"secret_param": []string{"token", "sealed"},
+			},
+		})
+		require.NoError(t, err)
+		return string(body)
+	}
+	status := func(key string) int {
+		var d struct{ Status int }
+		require.NoError(t, json.Unmarshal(ask(http.MethodGet, "/v1/export/detail?key="+key, ""), &d))
+		return d.Status
+	}
+	ended := func(key string, want int) {
+		t.Helper()
+		require.Eventually(t, func() bool { return status(key) != events.StatusProcessing }, 30*time.Second, 10*time.Millisecond)
+		require.Equal(t, want, status(key))
+	}
+	submit := func(what, method string) string {
+		t.Helper()
+		var accepted struct {
+			Key string `json:"hash_key"`
+		}
+		require.NoError(t, json.Unmarshal(ask(http.MethodPost, "/v1/export/http", request(what, method, receiver.URL)), &accepted))
+		require.True(t, events.ValidKey(accepted.Key))
+		return accepted.Key
+	}
+	for _, method := range []string{"GET", "POST"} {
+		ended(submit("good", method), events.StatusSucceeded)
+		for _, what := range []string{"errcode", "status", "html", "redirect", "broken"} {
+			key := submit(what, method)
+			ended(key, events.StatusFailed)
+			ask(http.MethodPost, "/v1/export/retry", fmt.Sprintf(`{"key":%q}`, key))
+			ended(key, events.StatusFailed)
+		}
+		key := submit("slow", method)
+		ask(http.MethodPost, "/v1/export/cancel", fmt.Sprintf(`{"key":%q}`, key))
+		ended(key, events.StatusCancelled)
+	}
+	// Refused requests are answered without what was wrong with them.
+	for _, body := range []string{
+		strings.Replace(request("x", "GET", ""), `"X-Token":"`, `"Content-Length":"`, 1),
+		strings.Replace(request("x", "GET", ""), `"secret_param":[`, `"secret_param":["absent",`, 1),
+		strings.Replace(request("x", "GET", ""), `"ext_type":"XLSX"`, `"ext_type":"`+"CSV"+`"`, 1),
+		request("x", "GET", "")[:200],
+	} {
+		ask(http.MethodPost, "/v1/export/http", body)
+	}
+	ask(http.MethodGet, "/v1/export/history?user_id=7", "")
+	ask(http.MethodGet, "/readyz", "")
+	p.stop()
+	require.Zero(t, <-p.ended)
+
+	var found []string
+	require.NoError(t, filepath.WalkDir(data, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		content, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		found = append(found, planted.sought(path, content)...)
+		return unpack(content, func(name string, content []byte) { found = append(found, planted.sought(path+": "+name, content)...) })
+	}))
+	found = append(found, planted.sought("the log", []byte(p.err.String()+p.out.String()))...)
+	mu.Lock()
+	defer mu.Unlock()
+	for _, text := range told {
+		found = append(found, planted.sought(fmt.Sprintf("%.200q", text), text)...)
+	}
+	require.Empty(t, found)
+	require.Greater(t, len(told), 100)
+	// The search finds what is there.
+	require.NotEmpty(t, planted.sought("a proof", []byte(`{"a":"`+planted["a header"]+`"}`)))
+}
+
+// unpack visits what is in a zip, and in a zip in it.
+func unpack(data []byte, visit func(name string, content []byte)) error {
+	z, err := zip.NewReader(bytes.NewReader(data), int64(len(data)))
+	if err != nil {
+		return nil //nolint:nilerr // no zip
+	}
+	for _, f := range z.File {
+		r, err := f.Open()
+		if err != nil {
+			return err
+		}
+		content, err := io.ReadAll(r)
+		_ = r.Close()
+		if err != nil {
+			return err
+		}
+		visit(f.Name, content)
+		if err := unpack(content, visit); err != nil {
+			return err
+		}
+	}
+	return nil
+}

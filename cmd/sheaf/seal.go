@@ -1,0 +1,72 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"sheaf/events"
+)
+
+// sealCmd seals a secret that is read from stdin: on a command line others could
+// see it.
+type sealCmd struct {
+	Tenant     string `default:"default" help:"Tenant whose exports it is for (${default})."`
+	Key        string `placeholder:"KEY" help:"Key to seal with, as GET /v1/seal-key answers. Default: asked of the server."`
+	serverFlag `embed:""`
+}
+
+func (sealCmd) Help() string {
+	return `Reads a secret from stdin, without the line break at its end, and prints it sealed. The text may stand for the value of a source header or of a secret_param: only the crawler can open it, and only in an export of the tenant.
+
+Example:
+    printf %s "Bearer $TOKEN" | sheaf seal --tenant shop`
+}
+
+// maxSealed bounds a secret: no header may be longer.
+const maxSealed = 16 << 10
+
+func (c *sealCmd) Run(ctx context.Context, std stdio) error {
+	if !events.ValidTenant(c.Tenant) {
+		return usagef("--tenant %q: want 1 to 32 of a-z, 0-9, _ and -", c.Tenant)
+	}
+	secret, err := io.ReadAll(io.LimitReader(std.in, maxSealed+1))
+	if err != nil {
+		return err
+	}
+	value := strings.TrimSuffix(strings.TrimSuffix(string(secret), "\n"), "\r")
+	switch {
+	case len(value) > maxSealed:
+		return usagef("seal: the secret is longer than %d bytes", maxSealed)
+	case value == "":
+		return usagef("seal: give the secret on stdin")
+	}
+	key := c.Key
+	if key == "" {
+		client, err := newClient(c.Server, c.callerFlags)
+		if err != nil {
+			return err
+		}
+		defer client.close()
+		data, err := client.call(ctx, "/v1/seal-key", nil, nil)
+		if err != nil {
+			return err
+		}
+		var answer struct {
+			Key string `json:"key"`
+		}
+		if json.Unmarshal(data, &answer) != nil || answer.Key == "" {
+			return errors.New("the server named no key to seal with")
+		}
+		key = answer.Key
+	}
+	sealed, err := events.SealValue(key, c.Tenant, value)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintln(std.out, sealed)
+	return err
+}
