@@ -39,6 +39,7 @@ type Config struct {
 	AllowCIDR        []string        `name:"allow-cidr" env:"SHEAF_ALLOW_CIDR" placeholder:"CIDR" help:"Private address ranges that sources and callbacks may live in, or none. Default: loopback, only while --http and NATS are on loopback."`
 	ConnsPerHost     int             `env:"SHEAF_CONNS_PER_HOST" default:"32" placeholder:"N" help:"Most requests in flight to one host and port of sources, over all exports; 0 for no limit (${default}: half of the 64 of a process, so that a slow host leaves places to others)."`
 	ConnsPerTenant   int             `env:"SHEAF_CONNS_PER_TENANT" default:"0" placeholder:"N" help:"Most requests in flight to sources for one tenant, over all exports; 0 for no limit (${default})."`
+	sourceLimits     `embed:""`      // what a source may do
 	MaxPagesBytes    byteSize        `env:"SHEAF_MAX_PAGES_BYTES" default:"4GiB" placeholder:"SIZE" help:"Most bytes of pages that are kept at once (${default})."`
 	MaxHistory       int             `env:"SHEAF_MAX_HISTORY" default:"100000" placeholder:"N" help:"Most exports that are remembered (${default})."`
 	KeepFiles        time.Duration   `env:"SHEAF_KEEP_FILES" default:"168h" placeholder:"DURATION" help:"How long finished files can be downloaded (${default})."`
@@ -47,6 +48,45 @@ type Config struct {
 	ShutdownDelay    *time.Duration  `env:"SHEAF_SHUTDOWN_DELAY" placeholder:"DURATION" help:"How long a stopping ingress still answers while /readyz says 503, so that load balancers send requests elsewhere. Default: 0s embedded, 2s with --nats."`
 	passing          bool            // the data folder goes with the process, so it is not encrypted
 	CallbackSchedule []time.Duration `env:"SHEAF_CALLBACK_SCHEDULE" placeholder:"DURATION" help:"Pauses before each further attempt at a callback. Default: 5s,5m,30m,2h,5h,10h,14h,20h,24h."`
+}
+
+// sourceLimits bound what a source may do, and what comes of it. The defaults let
+// every source through that means well, and are far below what would harm: an
+// export that meets one fails and names it.
+type sourceLimits struct {
+	MaxPageBytes   byteSize      `env:"SHEAF_MAX_PAGE_BYTES" default:"64MiB" placeholder:"SIZE" help:"Most bytes of one answer of a source, decompressed (${default}: 10,000 rows of 6 KiB). A page is in memory as a whole."`
+	MaxRatio       int64         `name:"max-compression-ratio" env:"SHEAF_MAX_COMPRESSION_RATIO" default:"400" placeholder:"N" help:"Most decompressed bytes of an answer for each compressed one, above 8 MiB (${default}: a page of equal rows has 330)."`
+	PageTimeout    time.Duration `env:"SHEAF_PAGE_TIMEOUT" default:"60s" placeholder:"DURATION" help:"Most time for one answer (${default})."`
+	HeaderTimeout  time.Duration `env:"SHEAF_HEADER_TIMEOUT" default:"30s" placeholder:"DURATION" help:"Most time until an answer begins (${default}: slow queries)."`
+	MinThroughput  byteSize      `env:"SHEAF_MIN_THROUGHPUT" default:"1KiB" placeholder:"SIZE" help:"Least bytes a second of an answer that has begun, on the average of 15 s (${default}: slower is no link but a grudge)."`
+	MaxJSONDepth   int           `name:"max-json-depth" env:"SHEAF_MAX_JSON_DEPTH" default:"64" placeholder:"N" help:"How deep arrays and objects of an answer may nest (${default})."`
+	MaxRowBytes    byteSize      `env:"SHEAF_MAX_ROW_BYTES" default:"16MiB" placeholder:"SIZE" help:"Most bytes of one row (${default}: 500 cells of the most that a cell holds)."`
+	MaxColumns     int           `env:"SHEAF_MAX_COLUMNS" default:"16384" placeholder:"N" help:"Most columns (${default}: those of a worksheet)."`
+	MaxPages       int           `env:"SHEAF_MAX_PAGES" default:"1000000" placeholder:"N" help:"Most pages of one export (${default})."`
+	MaxRows        int64         `env:"SHEAF_MAX_ROWS" default:"100000000" placeholder:"N" help:"Most rows of one export (${default}: 96 full sheets)."`
+	MaxExportBytes byteSize      `env:"SHEAF_MAX_EXPORT_BYTES" default:"64GiB" placeholder:"SIZE" help:"Most bytes of the rows of one export, as JSON (${default})."`
+}
+
+// minRateOver is the span over which the throughput of an answer is taken.
+const minRateOver = 15 * time.Second
+
+func (l sourceLimits) check() error {
+	for flag, n := range map[string]int64{
+		"--max-page-bytes": int64(l.MaxPageBytes), "--max-compression-ratio": l.MaxRatio, "--page-timeout": int64(l.PageTimeout), "--header-timeout": int64(l.HeaderTimeout),
+		"--min-throughput": int64(l.MinThroughput), "--max-json-depth": int64(l.MaxJSONDepth), "--max-row-bytes": int64(l.MaxRowBytes), "--max-columns": int64(l.MaxColumns),
+		"--max-pages": int64(l.MaxPages), "--max-rows": l.MaxRows, "--max-export-bytes": int64(l.MaxExportBytes),
+	} {
+		if n < 0 {
+			return usagef("%s: want more than 0; leave it out for the default", flag)
+		}
+	}
+	if l.MaxPageBytes > 256<<20 {
+		return usagef("--max-page-bytes %d: at most 256MiB, for pages are in memory as a whole", l.MaxPageBytes)
+	}
+	if l.MaxColumns > 16_384 {
+		return usagef("--max-columns %d: a worksheet has 16384", l.MaxColumns)
+	}
+	return nil
 }
 
 // KeyConfig says where the secret key is.
@@ -167,6 +207,9 @@ func (c *Config) complete() error {
 		if n < 0 {
 			return usagef("%s %d: want a number of requests, or 0 for no limit", flag, n)
 		}
+	}
+	if err := c.sourceLimits.check(); err != nil {
+		return err
 	}
 	if c.MaxHistory < 1 {
 		return usagef("--max-history %d: want at least 1", c.MaxHistory)

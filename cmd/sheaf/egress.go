@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"syscall"
 	"time"
 
@@ -29,7 +30,30 @@ var forbidden = []netip.Prefix{
 	netip.MustParsePrefix("192.0.0.192/32"),
 }
 
-var nat64 = netip.MustParsePrefix("64:ff9b::/96") // RFC 6052: the last 32 bits are an IPv4 address
+// embedding are forms of IPv6 addresses that lead to the IPv4 address in them, which
+// begins at a byte. Teredo holds that of its client inverted.
+var embedding = []struct {
+	prefix   netip.Prefix
+	at       int
+	inverted bool
+}{
+	{netip.MustParsePrefix("64:ff9b::/96"), 12, false},    // NAT64, RFC 6052
+	{netip.MustParsePrefix("64:ff9b:1::/48"), 12, false},  // NAT64 of local use, RFC 8215
+	{netip.MustParsePrefix("2002::/16"), 2, false},        // 6to4, RFC 3056
+	{netip.MustParsePrefix("2001::/32"), 12, true},        // Teredo, RFC 4380
+	{netip.MustParsePrefix("::/96"), 12, false},           // IPv4-compatible, RFC 4291
+	{netip.MustParsePrefix("::ffff:0:0:0/96"), 12, false}, // SIIT, RFC 7915
+}
+
+// otherPorts are ports of protocols that are not HTTP and that a request could be
+// mistaken by: the ones that browsers refuse and that mail, login, chat and printing
+// use (Fetch standard, "bad port"). On public addresses they are not dialled.
+var otherPorts = map[uint16]bool{
+	7: true, 9: true, 19: true, 20: true, 21: true, 22: true, 23: true, 25: true, 53: true, 69: true, 110: true, 111: true, 119: true, 123: true, 135: true,
+	137: true, 139: true, 143: true, 161: true, 179: true, 389: true, 427: true, 465: true, 512: true, 513: true, 514: true, 515: true, 526: true,
+	548: true, 554: true, 563: true, 587: true, 601: true, 636: true, 989: true, 990: true, 993: true, 995: true, 1719: true, 1720: true, 1723: true,
+	2049: true, 3659: true, 4045: true, 5060: true, 5061: true, 6000: true, 6566: true, 6665: true, 6666: true, 6667: true, 6668: true, 6669: true, 6697: true, 10080: true,
+}
 
 // newEgress returns the one client for sources and callbacks. It dials public
 // addresses and the allowed private ranges, on any port. The address is
@@ -77,14 +101,28 @@ func guard(allowed []netip.Prefix) func(network, address string, _ syscall.RawCo
 		if isForbidden(ip) || guardian.SafeAddr(ip) != nil {
 			return errAddressNotAllowed
 		}
+		if otherPorts[to.Port()] && !slices.ContainsFunc(allowed, func(p netip.Prefix) bool { return p.Contains(ip) }) {
+			return errAddressNotAllowed
+		}
 		return nil
 	}
 }
 
 func isForbidden(ip netip.Addr) bool {
-	if nat64.Contains(ip) {
+	for _, e := range embedding {
+		if !e.prefix.Contains(ip) || ip.IsUnspecified() || ip.IsLoopback() {
+			continue
+		}
 		b := ip.As16()
-		ip = netip.AddrFrom4([4]byte(b[12:]))
+		v4 := [4]byte(b[e.at : e.at+4])
+		if e.inverted {
+			for i := range v4 {
+				v4[i] = ^v4[i]
+			}
+		}
+		if isForbidden(netip.AddrFrom4(v4)) {
+			return true
+		}
 	}
 	for _, p := range forbidden {
 		if p.Contains(ip) {

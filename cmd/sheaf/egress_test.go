@@ -23,7 +23,12 @@ func TestGuard(t *testing.T) {
 		want    bool
 	}{
 		{"93.184.216.34:80", nil, true},
-		{"93.184.216.34:22", nil, true}, // any port
+		{"93.184.216.34:8443", nil, true},
+		{"93.184.216.34:22", nil, false}, // ports of other protocols, unless the range was allowed
+		{"93.184.216.34:6379", nil, true},
+		{"93.184.216.34:25", nil, false},
+		{"[2606:2800:220:1::1]:6667", nil, false},
+		{"10.1.2.3:22", private, true},
 		{"[2606:2800:220:1::1]:443", nil, true},
 
 		{"127.0.0.1:80", nil, false},
@@ -45,6 +50,14 @@ func TestGuard(t *testing.T) {
 		{"224.0.0.1:80", nil, false},
 		{"[2002:7f00:1::]:80", nil, false}, // 6to4 of 127.0.0.1
 		{"[64:ff9b::7f00:1]:80", nil, false},
+		{"[64:ff9b:1::7f00:1]:80", nil, false}, // NAT64 of local use, RFC 8215
+		{"[2001:0:7f00:1::]:80", nil, false},   // Teredo
+		{"[::127.0.0.1]:80", nil, false},       // IPv4-compatible
+		{"[fec0::1]:80", nil, false},           // site-local
+		{"255.255.255.255:80", nil, false},
+		{"198.18.0.1:80", nil, false},
+		{"192.0.2.1:80", nil, false},
+		{"[ff02::1]:80", nil, false},
 
 		// No setting opens these.
 		{"169.254.169.254:80", everything, false},
@@ -52,6 +65,11 @@ func TestGuard(t *testing.T) {
 		{"[64:ff9b::a9fe:a9fe]:80", everything, false},
 		{"169.254.170.2:80", everything, false},
 		{"[fe80::a9fe:a9fe%eth0]:80", everything, false},
+		{"[2002:a9fe:a9fe::]:80", everything, false},         // 6to4 of the metadata address
+		{"[64:ff9b:1::a9fe:a9fe]:80", everything, false},     // NAT64 of local use
+		{"[::169.254.169.254]:80", everything, false},        // IPv4-compatible
+		{"[2001:0:1:1::5601:5601]:80", everything, false},    // Teredo, whose client address is inverted
+		{"[::ffff:0:169.254.169.254]:80", everything, false}, // SIIT, RFC 7915
 		{"[fd00:ec2::254]:80", everything, false},
 		{"100.100.100.200:80", everything, false},
 		{"168.63.129.16:80", everything, false},

@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"sheaf/events/embedded"
+	"sheaf/events/rows"
 	"sheaf/services/assembler"
 	"sheaf/services/crawler"
 	"sheaf/services/ingress"
@@ -248,7 +249,16 @@ func (s *system) makers() map[string]func() (role, error) {
 			}, s.listener, s.streams, s.tasks, s.files)
 		},
 		roleCrawler: func() (role, error) {
-			return crawler.New(crawler.Config{PerHost: s.cfg.ConnsPerHost, PerTenant: s.cfg.ConnsPerTenant, Disk: s.disk}, s.streams, s.egress)
+			l := s.cfg.sourceLimits
+			return crawler.New(crawler.Config{
+				PerHost: s.cfg.ConnsPerHost, PerTenant: s.cfg.ConnsPerTenant, Disk: s.disk,
+				MaxPages: l.MaxPages, MaxRows: l.MaxRows, MaxBytes: int64(l.MaxExportBytes),
+				Policy: crawler.Policy{
+					PageTimeout: l.PageTimeout, HeaderTimeout: l.HeaderTimeout, MinRate: int64(l.MinThroughput), RateOver: minRateOver,
+					MaxBodyBytes: int64(l.MaxPageBytes), MaxRatio: l.MaxRatio,
+					Rows: rows.Limits{MaxDepth: l.MaxJSONDepth, MaxFields: l.MaxColumns, MaxRowBytes: int(l.MaxRowBytes)},
+				},
+			}, s.streams, s.egress)
 		},
 		roleAssembler: func() (role, error) {
 			return assembler.New(assembler.Config{KeepFiles: s.cfg.KeepFiles, Room: s.disk.roomForDrafts}, s.streams, s.files)

@@ -75,6 +75,8 @@ type Limits struct {
 	// MaxFields is the number of fields in one row. Default 16,384, the
 	// columns of a worksheet (ECMA-376 part 1, 18.3.1.13; column XFD).
 	MaxFields int
+	// MaxRowBytes is the size of one row. Default 64 MiB.
+	MaxRowBytes int
 }
 
 func (l Limits) withDefaults() Limits {
@@ -89,6 +91,9 @@ func (l Limits) withDefaults() Limits {
 	}
 	if l.MaxFields <= 0 {
 		l.MaxFields = 16_384
+	}
+	if l.MaxRowBytes <= 0 {
+		l.MaxRowBytes = 64 << 20
 	}
 	return l
 }
@@ -109,6 +114,7 @@ type SyntaxError struct {
 var (
 	ErrTooManyRows   = errors.New("too many rows")   // Limits.MaxRows
 	ErrTooManyFields = errors.New("too many fields") // Limits.MaxFields
+	ErrRowTooLong    = errors.New("row too long")    // Limits.MaxRowBytes
 	ErrTooDeep       = errors.New("nested too deep") // Limits.MaxDepth
 )
 

@@ -122,6 +122,9 @@ func (s *scanner) rows(i int) (a rowArray, end int) {
 		if i < 0 {
 			return a, -1
 		}
+		if i-start > s.lim.MaxRowBytes {
+			return a, s.beyond(ErrRowTooLong, start, "has %d bytes, at most %d are allowed", i-start, s.lim.MaxRowBytes)
+		}
 		if a.count == 1 {
 			a.first = b[start:i:i]
 		}

@@ -84,7 +84,7 @@ func (c *crawl) run(ctx context.Context) (*events.ExportCrawled, error) {
 	if req.HTTP == nil {
 		return nil, &Failure{Code: events.CodeInternal, Msg: "the request names no source"}
 	}
-	c.ledger = newLedger(req.HTTP.Limit, c.cfg.MaxPages, c.cfg.MaxRows)
+	c.ledger = newLedger(req.HTTP.Limit, c.cfg.MaxPages, c.cfg.MaxRows, c.cfg.MaxBytes)
 
 	var header map[string]string
 	param := req.HTTP.Param
@@ -204,7 +204,7 @@ func (c *crawl) raw(ctx context.Context) (*events.ExportCrawled, error) {
 		return nil, &Failure{Code: events.CodeStore, Msg: fmt.Sprintf("%d of %d pages of the request's rows are no longer kept; submit the export again", len(have), want)}
 	}
 	c.into = events.RawRun
-	c.ledger = newLedger(0, want, c.cfg.MaxRows)
+	c.ledger = newLedger(0, want, c.cfg.MaxRows, c.cfg.MaxBytes)
 	if err := c.restore(ctx, have[:want]); err != nil {
 		return nil, err
 	}

@@ -43,6 +43,7 @@ type Config struct {
 	LeadBytes int64         // and by how many bytes of rows; default 64 MiB
 	MaxPages  int           // of one export; default 1,000,000
 	MaxRows   int64         // of one export; default 100,000,000
+	MaxBytes  int64         // of the rows of one export, as JSON; default 64 GiB
 	SpaceWait time.Duration // how long the oldest export may find the page stream full before LIMIT_BYTES; default 10m
 	BodyBytes int64         // of answers in memory, over all exports; default 256 MiB
 	MaxStarts int           // starts without a new page before CRASHED_WORKER; default 5
@@ -57,6 +58,7 @@ func (c Config) withDefaults() Config {
 	c.LeadBytes = cmp.Or(c.LeadBytes, 64<<20)
 	c.MaxPages = cmp.Or(c.MaxPages, 1_000_000)
 	c.MaxRows = cmp.Or(c.MaxRows, 100_000_000)
+	c.MaxBytes = cmp.Or(c.MaxBytes, 64<<30)
 	c.SpaceWait = cmp.Or(c.SpaceWait, 10*time.Minute)
 	c.BodyBytes = cmp.Or(c.BodyBytes, 256<<20)
 	c.MaxStarts = cmp.Or(c.MaxStarts, 5)

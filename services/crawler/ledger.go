@@ -17,11 +17,13 @@ type ledger struct {
 	limit    int // rows asked for a page
 	maxPages int
 	maxRows  int64
+	maxBytes int64
 
 	header     []byte // page 1's first row; nil while page 1 is missing or empty
 	totalPages int    // the largest announced, 0 before page 1
 	total      int64  // the largest announced, 0 when none was
 	rows       int64  // data rows of the pages taken
+	bytes      int64  // of their JSON
 	taken      map[int]taken
 	extended   bool // more pages were asked for than announced
 }
@@ -32,8 +34,8 @@ type taken struct {
 	sum  [sha256.Size]byte
 }
 
-func newLedger(limit, maxPages int, maxRows int64) *ledger {
-	return &ledger{limit: limit, maxPages: maxPages, maxRows: maxRows, taken: map[int]taken{}}
+func newLedger(limit, maxPages int, maxRows, maxBytes int64) *ledger {
+	return &ledger{limit: limit, maxPages: maxPages, maxRows: maxRows, maxBytes: maxBytes, taken: map[int]taken{}}
 }
 
 func format(page int, f string, args ...any) *Failure {
@@ -56,13 +58,13 @@ func (l *ledger) admit(n int, r rows.Response) (events.Page, *Failure) {
 	switch {
 	case r.HasTotalPage && r.TotalPage > 0:
 		if r.TotalPage > int64(l.maxPages) {
-			return p, &Failure{Page: n, Code: events.CodeLimitPages, Msg: fmt.Sprintf("the source announces %d pages, at most %d are allowed", r.TotalPage, l.maxPages)}
+			return p, &Failure{Page: n, Code: events.CodeLimitPages, Msg: fmt.Sprintf("the source announces %d pages, at most %d are allowed (--max-pages)", r.TotalPage, l.maxPages)}
 		}
 		p.TotalPages = int(r.TotalPage)
 	case r.HasTotal && r.Total > 0:
 		pages := (r.Total + int64(l.limit) - 1) / int64(l.limit)
 		if pages > int64(l.maxPages) {
-			return p, &Failure{Page: n, Code: events.CodeLimitPages, Msg: fmt.Sprintf("the source announces %d rows, that is %d pages; at most %d are allowed", r.Total, pages, l.maxPages)}
+			return p, &Failure{Page: n, Code: events.CodeLimitPages, Msg: fmt.Sprintf("the source announces %d rows, that is %d pages; at most %d are allowed (--max-pages)", r.Total, pages, l.maxPages)}
 		}
 		p.TotalPages = int(pages)
 	case n == 1 && r.RowCount > 1 && !r.HasTotalPage:
@@ -124,7 +126,10 @@ func (l *ledger) take(p events.Page) *Failure {
 	l.total = max(l.total, p.Total)
 	l.totalPages = max(l.totalPages, p.TotalPages)
 	if l.rows > l.maxRows {
-		return &Failure{Page: p.Number, Code: events.CodeLimitRows, Msg: fmt.Sprintf("more than %d rows", l.maxRows)}
+		return &Failure{Page: p.Number, Code: events.CodeLimitRows, Msg: fmt.Sprintf("more than %d rows (--max-rows)", l.maxRows)}
+	}
+	if l.bytes += int64(len(p.Rows)); l.bytes > l.maxBytes {
+		return &Failure{Page: p.Number, Code: events.CodeLimitBytes, Msg: fmt.Sprintf("the rows of the export have more than %d bytes (--max-export-bytes)", l.maxBytes)}
 	}
 	return nil
 }

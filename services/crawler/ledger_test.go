@@ -29,7 +29,7 @@ func row(n int) string { return fmt.Sprintf(`{"id":%d,"name":"n"}`, n) }
 // began returns a ledger that has taken a page 1 with two rows of total.
 func began(t *testing.T, limit, totalPages, total int) *ledger {
 	t.Helper()
-	l := newLedger(limit, 1000, 1_000_000)
+	l := newLedger(limit, 1000, 1_000_000, 1<<40)
 	p, failure := l.admit(1, answer(t, fmt.Sprintf(`{"page":1,"limit":%d,"total":%d,"total_page":%d}`, limit, total, totalPages), headerRow, row(1), row(2)))
 	require.Nil(t, failure)
 	require.Nil(t, l.take(p))
@@ -61,7 +61,7 @@ func TestFirstPage(t *testing.T) {
 		{"too many rows announced fail at once", `{"page":1,"total":1000000000000}`, []string{headerRow, row(1)}, events.CodeLimitPages, 0, 0},
 	} {
 		t.Run(tc.claim, func(t *testing.T) {
-			p, failure := newLedger(2, 1000, 1_000_000).admit(1, answer(t, tc.pagetag, tc.rows...))
+			p, failure := newLedger(2, 1000, 1_000_000, 1<<40).admit(1, answer(t, tc.pagetag, tc.rows...))
 			if tc.code != "" {
 				require.NotNil(t, failure)
 				require.Equal(t, tc.code, failure.Code)
@@ -135,7 +135,7 @@ func TestLedgerFollowsTheSource(t *testing.T) {
 		require.False(t, l.extend())
 	})
 	t.Run("equal neighbours without a total are a source that ignores page", func(t *testing.T) {
-		l := newLedger(2, 1000, 1000)
+		l := newLedger(2, 1000, 1000, 1<<40)
 		var failure *Failure
 		for n := 1; n <= 2; n++ {
 			p, f := l.admit(n, answer(t, `{"total_page":5}`, headerRow, row(1), row(2)))
@@ -146,10 +146,15 @@ func TestLedgerFollowsTheSource(t *testing.T) {
 		require.Equal(t, events.CodeSourceChanged, failure.Code)
 	})
 	t.Run("too many rows end the crawl", func(t *testing.T) {
-		l := newLedger(2, 1000, 3)
+		l := newLedger(2, 1000, 3, 1<<40)
 		p, _ := l.admit(1, answer(t, `{"page":1,"total":4,"total_page":2}`, headerRow, row(1), row(2)))
 		require.Nil(t, l.take(p))
 		p, _ = l.admit(2, answer(t, `{"page":2,"total":4,"total_page":2}`, headerRow, row(3), row(4)))
 		require.Equal(t, events.CodeLimitRows, l.take(p).Code)
+	})
+	t.Run("too many bytes end the crawl", func(t *testing.T) {
+		p, _ := newLedger(2, 1000, 1000, 1<<40).admit(1, answer(t, `{"page":1,"total":4,"total_page":2}`, headerRow, row(1), row(2)))
+		require.Nil(t, newLedger(2, 1000, 1000, int64(len(p.Rows))).take(p))
+		require.Equal(t, events.CodeLimitBytes, newLedger(2, 1000, 1000, int64(len(p.Rows))-1).take(p).Code)
 	})
 }

@@ -71,6 +71,13 @@ type Policy struct {
 	// an answer is larger than 8 MiB. Measured: a page of mixed rows 11, one
 	// of equal rows 330; the most that DEFLATE can do is 1032. Default 400.
 	MaxRatio int64
+	// MinRate is how many bytes a second an answer has to bring, once it has begun,
+	// on the average of any RateOver. Below it a source is not slow but holds a
+	// connection open. Default 1 KiB over 15 s.
+	MinRate  int64
+	RateOver time.Duration
+	// Rows bounds the JSON of an answer.
+	Rows rows.Limits
 }
 
 func (p Policy) withDefaults() Policy {
@@ -84,6 +91,9 @@ func (p Policy) withDefaults() Policy {
 		MaxRetryAfter: positive(p.MaxRetryAfter, 60*time.Second),
 		MaxBodyBytes:  positive(p.MaxBodyBytes, 64<<20),
 		MaxRatio:      positive(p.MaxRatio, 400),
+		MinRate:       positive(p.MinRate, 1<<10),
+		RateOver:      positive(p.RateOver, 15*time.Second),
+		Rows:          p.Rows,
 	}
 }
 
@@ -455,6 +465,7 @@ const (
 var (
 	errNoHeaders = errors.New("no answer in time")
 	errNoBody    = errors.New("answer not complete in time")
+	errTooSlow   = errors.New("answer slower than the least rate")
 )
 
 // expect has later attempts set aside memory for answers of size bytes.
@@ -495,13 +506,19 @@ func (s *Source) attempt(parent context.Context, page int) (_ Fetched, bad *wron
 		}
 	}()
 	total.Reset(s.policy.PageTimeout)
+	from := &tally{r: resp.Body}
+	resp.Body = struct {
+		io.Reader
+		io.Closer
+	}{from, resp.Body}
+	defer from.pace(s.policy.MinRate, s.policy.RateOver, func() { cancel(errTooSlow) })()
 	body, bad := s.read(ctx, resp, s.policy.MaxBodyBytes, share)
 	if bad != nil {
 		recycle(body)
 		return Fetched{}, bad
 	}
 	s.expect(int64(len(body)))
-	r, err := rows.ScanResponse(body, rows.Limits{})
+	r, err := rows.ScanResponse(body, s.policy.Rows)
 	if err != nil {
 		recycle(body)
 		return Fetched{}, misshapen(resp.StatusCode, err)
@@ -526,6 +543,12 @@ func misshapen(status int, err error) *wrong {
 		w.failure.Code = events.CodeLimitRows
 	case errors.Is(err, rows.ErrTooManyFields):
 		w.failure.Code = events.CodeLimitColumns
+		w.failure.Msg += " (--max-columns)"
+	case errors.Is(err, rows.ErrRowTooLong):
+		w.failure.Code = events.CodeLimitBytes
+		w.failure.Msg += " (--max-row-bytes)"
+	case errors.Is(err, rows.ErrTooDeep):
+		w.failure.Msg += " (--max-json-depth)"
 	}
 	return w
 }
@@ -536,8 +559,10 @@ const (
 	refusalTimeout = 5 * time.Second
 )
 
-// refusal is the failure of an answer whose status is not a success. When
-// its body is the standard envelope, the failure carries its errcode and msg.
+// refusal is the failure of an answer whose status is not a success. When its body
+// is the standard envelope, the failure carries its errcode if that is a number,
+// and nothing else of it: an answer that is not a page of a source may be anything,
+// and whoever named the address must not read it.
 func (s *Source) refusal(resp *http.Response) *wrong {
 	w := &wrong{failure: Failure{Code: events.CodeSourceHTTP, Status: resp.StatusCode}}
 	switch status := resp.StatusCode; {
@@ -553,8 +578,10 @@ func (s *Source) refusal(resp *http.Response) *wrong {
 	// goes wrong here changes what the status says.
 	body, bad := s.read(resp.Request.Context(), resp, maxRefusal, nil)
 	if bad == nil {
-		if r, err := rows.ScanResponse(body, rows.Limits{}); err == nil && !r.OK() {
-			w.failure.Errcode, w.failure.Msg = s.redact(r.Errcode), s.redact(r.Msg)
+		if r, err := rows.ScanResponse(body, s.policy.Rows); err == nil && !r.OK() {
+			if n, err := strconv.ParseInt(r.Errcode, 10, 32); err == nil {
+				w.failure.Errcode = strconv.FormatInt(n, 10)
+			}
 		}
 	}
 	recycle(body)
@@ -594,6 +621,8 @@ func (s *Source) broken(ctx context.Context, err error) *wrong {
 	switch cause := context.Cause(ctx); {
 	case errors.Is(cause, errNoHeaders):
 		return timeout(fmt.Sprintf("no answer within %s", s.policy.HeaderTimeout))
+	case errors.Is(cause, errTooSlow):
+		return timeout(fmt.Sprintf("the answer brought less than %d bytes a second over %s (--min-throughput)", s.policy.MinRate, s.policy.RateOver))
 	case errors.Is(cause, errNoBody):
 		return timeout(fmt.Sprintf("the answer was not complete within %s", s.policy.PageTimeout))
 	case errors.Is(err, ssrf.ErrProhibitedIP), errors.Is(err, ssrf.ErrProhibitedPort), errors.Is(err, ssrf.ErrProhibitedNetwork):
@@ -616,13 +645,39 @@ func (s *Source) broken(ctx context.Context, err error) *wrong {
 // tell a broken transfer from a broken encoding.
 type tally struct {
 	r   io.Reader
-	n   int64
+	n   atomic.Int64
 	err error
+}
+
+// pace calls slow once fewer than rate bytes a second have come over a span. stop
+// ends that.
+func (t *tally) pace(rate int64, over time.Duration, slow func()) (stop func()) {
+	var mu sync.Mutex
+	var seen int64
+	var timer *time.Timer
+	mu.Lock()
+	defer mu.Unlock()
+	timer = time.AfterFunc(over, func() {
+		mu.Lock()
+		defer mu.Unlock()
+		now := t.n.Load()
+		if now-seen < int64(float64(rate)*over.Seconds()) {
+			slow()
+			return
+		}
+		seen = now
+		timer.Reset(over)
+	})
+	return func() {
+		mu.Lock()
+		defer mu.Unlock()
+		timer.Stop()
+	}
 }
 
 func (t *tally) Read(p []byte) (int, error) {
 	n, err := t.r.Read(p)
-	t.n += int64(n)
+	t.n.Add(int64(n))
 	if err != nil && !errors.Is(err, io.EOF) {
 		t.err = err
 	}
@@ -654,7 +709,7 @@ func (s *Source) read(ctx context.Context, resp *http.Response, limit int64, sha
 	fail := func(code, msg string, a again, err error) ([]byte, *wrong) {
 		return buf, &wrong{failure: Failure{Code: code, Status: resp.StatusCode, Msg: msg, Err: err}, again: a}
 	}
-	tooLarge := fmt.Sprintf("the answer is larger than %d bytes", limit)
+	tooLarge := fmt.Sprintf("the answer is larger than %d bytes (--max-page-bytes)", limit)
 	from := &tally{r: resp.Body}
 	var body io.Reader = from
 	ratio := int64(0)
@@ -691,8 +746,8 @@ func (s *Source) read(ctx context.Context, resp *http.Response, limit int64, sha
 		switch {
 		case size > limit:
 			return fail(events.CodeLimitBytes, tooLarge, never, nil)
-		case ratio > 0 && size > ratioFrom && size/ratio > from.n:
-			return fail(events.CodeLimitBytes, fmt.Sprintf("the answer grows to more than %d times its compressed size", ratio), never, nil)
+		case ratio > 0 && size > ratioFrom && size/ratio > from.n.Load():
+			return fail(events.CodeLimitBytes, fmt.Sprintf("the answer grows to more than %d times its compressed size (--max-compression-ratio)", ratio), never, nil)
 		case err == io.EOF:
 			return buf, nil
 		case err != nil:
@@ -709,7 +764,7 @@ func (s *Source) undone(ctx context.Context, resp *http.Response, from *tally, b
 		w = s.broken(ctx, err)
 	case from.err != nil, errors.Is(err, io.ErrUnexpectedEOF):
 		w = s.broken(ctx, err)
-		w.failure.Msg = fmt.Sprintf("the answer broke off at byte %d", from.n)
+		w.failure.Msg = fmt.Sprintf("the answer broke off at byte %d", from.n.Load())
 	}
 	w.failure.Status = resp.StatusCode
 	return buf, w

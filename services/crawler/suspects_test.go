@@ -123,7 +123,7 @@ func TestASuspectIsCountedOnlyWhileItIsAtWork(t *testing.T) {
 	body := fmt.Appendf(nil, `{"errcode":0,"data":{"data":[{"id":"ID"},{"id":"1"}],"pagetag":{"page":1,"limit":1,"total":2,"total_page":2}}}`)
 	r, err := rows.ScanResponse(body, rows.Limits{})
 	require.NoError(t, err)
-	p, failure := newLedger(1, 10, 10).admit(1, r)
+	p, failure := newLedger(1, 10, 10, 1<<40).admit(1, r)
 	require.Nil(t, failure)
 	p.Tenant, p.Key, p.Run, p.SHA256 = "default", key, x.RequestedSeq, sha256.Sum256(p.Rows)
 	stored, err := s.PublishPage(t.Context(), p)

@@ -1,0 +1,284 @@
+//go:build linux
+
+package main_test
+
+import (
+	"bytes"
+	"compress/gzip"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"sheaf/events"
+)
+
+// hostile is a way in which a source means harm, and the error_code that its export
+// has to end with.
+type hostile struct {
+	code  string
+	serve http.HandlerFunc
+}
+
+func always(s string) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, s) }
+}
+
+func hijack(w http.ResponseWriter) net.Conn {
+	conn, _, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		panic(http.ErrAbortHandler)
+	}
+	return conn
+}
+
+// hostilePage is a page of n rows in the standard form.
+func hostilePage(page, n int, pagetag string) string {
+	var b strings.Builder
+	b.WriteString(`{"errcode":0,"data":{"data":[{"id":"ID"}`)
+	for i := range n {
+		fmt.Fprintf(&b, `,{"id":"%d-%d"}`, page, i)
+	}
+	b.WriteString(`],"pagetag":` + pagetag + `}}`)
+	return b.String()
+}
+
+func hostileSources(t *testing.T, release <-chan struct{}) map[string]hostile {
+	var bomb bytes.Buffer
+	z := gzip.NewWriter(&bomb)
+	zeros := make([]byte, 1<<20)
+	for range 200 {
+		_, err := z.Write(zeros)
+		require.NoError(t, err)
+	}
+	require.NoError(t, z.Close())
+	paged := func(answer func(page int) string) http.HandlerFunc {
+		return func(w http.ResponseWriter, r *http.Request) {
+			page, _ := strconv.Atoi(r.URL.Query().Get("page"))
+			_, _ = io.WriteString(w, answer(page))
+		}
+	}
+	good := hostilePage(1, 1, `{"page":1,"limit":100,"total":1,"total_page":1}`)
+	return map[string]hostile{
+		"HTML": {events.CodeSourceFormat, always("<html>login</html>")},
+		"a gzip bomb": {events.CodeLimitBytes, func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Encoding", "gzip")
+			_, _ = w.Write(bomb.Bytes())
+		}},
+		"an endless body": {events.CodeLimitBytes, func(w http.ResponseWriter, _ *http.Request) {
+			for {
+				if _, err := w.Write(zeros); err != nil {
+					return
+				}
+			}
+		}},
+		"a body that is announced huge": {events.CodeLimitBytes, func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Length", "9223372036854775807")
+			_, _ = io.WriteString(w, "{")
+		}},
+		"deep nesting": {events.CodeSourceFormat, always(`{"errcode":0,"data":{"data":[{"a":` + strings.Repeat("[", 100_000) + strings.Repeat("]", 100_000) + `}]}}`)},
+		"a wide row":   {events.CodeLimitColumns, always(`{"errcode":0,"data":{"data":[{` + strings.Repeat(`"a":1,`, 20_000) + `"b":1}],"pagetag":{"total_page":1}}}`)},
+		"a long row":   {events.CodeLimitBytes, always(`{"errcode":0,"data":{"data":[{"a":"` + strings.Repeat("x", 2<<20) + `"}],"pagetag":{"total_page":1}}}`)},
+		"a drip": {events.CodeSourceTimeout, func(w http.ResponseWriter, r *http.Request) {
+			for {
+				if _, err := w.Write([]byte(" ")); err != nil {
+					return
+				}
+				_ = http.NewResponseController(w).Flush()
+				select {
+				case <-r.Context().Done():
+					return
+				case <-time.After(50 * time.Millisecond):
+				}
+			}
+		}},
+		"silence": {events.CodeSourceTimeout, func(_ http.ResponseWriter, r *http.Request) {
+			select {
+			case <-r.Context().Done():
+			case <-release:
+			}
+		}},
+		"a reset": {events.CodeSourceUnreachable, func(w http.ResponseWriter, _ *http.Request) {
+			conn := hijack(w)
+			_ = conn.(*net.TCPConn).SetLinger(0)
+			_ = conn.Close()
+		}},
+		"no HTTP": {events.CodeSourceUnreachable, func(w http.ResponseWriter, _ *http.Request) {
+			conn := hijack(w)
+			_, _ = io.WriteString(conn, "220 smtp\r\n")
+			_ = conn.Close()
+		}},
+		"a flood of headers": {events.CodeSourceUnreachable, func(w http.ResponseWriter, _ *http.Request) {
+			conn := hijack(w)
+			_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\n"+strings.Repeat("X: "+strings.Repeat("y", 1000)+"\r\n", 1000))
+			_ = conn.Close()
+		}},
+		"a flood of 1xx": {events.CodeSourceUnreachable, func(w http.ResponseWriter, _ *http.Request) {
+			conn := hijack(w)
+			_, _ = io.WriteString(conn, strings.Repeat("HTTP/1.1 103 Early Hints\r\nX: "+strings.Repeat("y", 1000)+"\r\n\r\n", 1000))
+			_ = conn.Close()
+		}},
+		"a redirect to the metadata": {events.CodeSourceHTTP, func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "http://169.254.169.254/latest/meta-data/", http.StatusFound)
+		}},
+		"garbage behind": {events.CodeSourceFormat, always(good + `{"more":1}`)},
+		"a cut answer":   {events.CodeSourceFormat, always(good[:len(good)-9])},
+		"less than announced": {events.CodeSourceUnreachable, func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Length", "1000")
+			_, _ = io.WriteString(w, good)
+		}},
+		"gzip that is none": {events.CodeSourceFormat, func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Encoding", "gzip")
+			_, _ = io.WriteString(w, good)
+		}},
+		"an encoding in an encoding": {events.CodeSourceFormat, func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Encoding", "gzip, gzip")
+			_, _ = w.Write(bomb.Bytes())
+		}},
+		"a milliard of pages": {events.CodeLimitPages, always(hostilePage(1, 1, `{"page":1,"limit":100,"total":100000000000,"total_page":1000000000}`))},
+		"more pages with each": {events.CodeLimitPages, paged(func(page int) string {
+			return hostilePage(page, 1, fmt.Sprintf(`{"page":%d,"limit":100,"total_page":%d}`, page, page*2))
+		})},
+		"the same page for ever": {events.CodeSourceChanged, paged(func(int) string { return hostilePage(1, 100, `{"limit":100,"total_page":300}`) })},
+		"fewer rows than it says": {events.CodeSourceIncomplete, paged(func(page int) string {
+			return hostilePage(page, 50, fmt.Sprintf(`{"page":%d,"limit":100,"total":300,"total_page":3}`, page))
+		})},
+		"more rows than allowed": {events.CodeLimitRows, paged(func(page int) string {
+			return hostilePage(page, 100, fmt.Sprintf(`{"page":%d,"limit":100,"total":30000,"total_page":300}`, page))
+		})},
+		"500 for ever": {events.CodeSourceHTTP, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(500) }},
+	}
+}
+
+// Two hundred exports from sources that mean harm run beside ten that do not. The
+// ten complete, each of the others ends with the code of its harm, the process
+// stays small, and nothing of them is left in it.
+func TestHostileSourcesHarmNobody(t *testing.T) {
+	if testing.Short() {
+		t.Skip("waits until sources that do not answer are given up")
+	}
+	t.Parallel()
+	const each = 8
+	release := make(chan struct{})
+	sources := hostileSources(t, release)
+	require.Equal(t, 200, each*len(sources))
+	mux := http.NewServeMux()
+	names := map[string]string{}
+	for name, h := range sources {
+		path := "/" + regexp.MustCompile(`[^a-z0-9]+`).ReplaceAllString(strings.ToLower(name), "-")
+		names[name] = path
+		mux.HandleFunc(path, h.serve)
+	}
+	mux.HandleFunc("/healthy", func(w http.ResponseWriter, r *http.Request) {
+		page, _ := strconv.Atoi(r.URL.Query().Get("page"))
+		_, _ = io.WriteString(w, hostilePage(page, 100, fmt.Sprintf(`{"page":%d,"limit":100,"total":2000,"total_page":20}`, page)))
+	})
+	server := httptest.NewUnstartedServer(mux)
+	server.Config.ErrorLog = log.New(io.Discard, "", 0)
+	server.Start()
+	defer server.Close()
+	defer close(release)
+
+	dir := t.TempDir()
+	binary, _ := build(t)
+	address := freeAddress()
+	logs, err := os.Create(filepath.Join(dir, "log"))
+	require.NoError(t, err)
+	defer logs.Close()
+	cmd := exec.Command(binary, "serve", "--http", address, "--nats-listen", "none", "--data", filepath.Join(dir, "data"), "--log-level", "warn",
+		"--page-timeout", "3s", "--header-timeout", "2s", "--max-page-bytes", "8MiB", "--max-row-bytes", "1MiB", "--max-pages", "500", "--max-rows", "10000",
+		"--conns-per-host", "0") // all of them are one host
+	cmd.Stdout, cmd.Stderr = logs, logs
+	require.NoError(t, cmd.Start())
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	defer func() { _ = cmd.Process.Kill() }()
+	ask := func(method, path, body string) (status int, data json.RawMessage) {
+		req, err := http.NewRequestWithContext(t.Context(), method, "http://"+address+path, strings.NewReader(body))
+		require.NoError(t, err)
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			return 0, nil
+		}
+		defer resp.Body.Close()
+		var a struct{ Data json.RawMessage }
+		_ = json.NewDecoder(resp.Body).Decode(&a)
+		return resp.StatusCode, a.Data
+	}
+	require.Eventually(t, func() bool { s, _ := ask(http.MethodGet, "/readyz", ""); return s == http.StatusOK }, 30*time.Second, 20*time.Millisecond)
+	submit := func(title, path string) string {
+		_, data := ask(http.MethodPost, "/v1/export/http", fmt.Sprintf(`{"timestamp":1,"ext_type":"XLSX","title":%q,"user_id":"7","source_http":{"url":%q,"param":{"limit":100}}}`, title, server.URL+path))
+		var accepted struct {
+			Key string `json:"hash_key"`
+		}
+		require.NoError(t, json.Unmarshal(data, &accepted))
+		require.True(t, events.ValidKey(accepted.Key), title)
+		return accepted.Key
+	}
+	began := time.Now()
+	bad := map[string]string{} // key to name
+	for n := range each {
+		for name, path := range names {
+			bad[submit(fmt.Sprintf("%s %d", name, n), path)] = name
+		}
+	}
+	var healthy []string
+	for n := range 10 {
+		healthy = append(healthy, submit(fmt.Sprintf("healthy %d", n), "/healthy"))
+	}
+	type outcome struct {
+		Status    int    `json:"status"`
+		ErrorCode string `json:"error_code"`
+		Reason    string `json:"fail_reason"`
+		Rows      int64  `json:"rows"`
+	}
+	detail := func(key string) (o outcome) {
+		_, data := ask(http.MethodGet, "/v1/export/detail?key="+key, "")
+		_ = json.Unmarshal(data, &o)
+		return o
+	}
+	for _, key := range healthy {
+		require.Eventually(t, func() bool { return detail(key).Status == events.StatusSucceeded }, 60*time.Second, 20*time.Millisecond, "a healthy export: %+v", detail(key))
+		require.EqualValues(t, 2000, detail(key).Rows)
+	}
+	took := time.Since(began)
+	for key, name := range bad {
+		require.Eventually(t, func() bool { return detail(key).Status != events.StatusProcessing }, 3*time.Minute, 50*time.Millisecond, name)
+		o := detail(key)
+		require.Equal(t, sources[name].code, o.ErrorCode, "%s: %s", name, o.Reason)
+		for _, leaked := range []string{"login", "smtp", "169.254", "meta-data", "yyyy", "xxxx"} {
+			require.NotContains(t, o.Reason, leaked, name)
+		}
+	}
+	all := time.Since(began)
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", cmd.Process.Pid))
+	require.NoError(t, err)
+	most, err := strconv.Atoi(regexp.MustCompile(`VmHWM:\s+(\d+) kB`).FindStringSubmatch(string(status))[1])
+	require.NoError(t, err)
+	t.Logf("ten healthy exports after %s, all 210 after %s; resident memory at most %d MiB", took.Round(time.Millisecond), all.Round(time.Millisecond), most>>10)
+	require.Less(t, most>>10, 512)
+
+	// A process that is told to quit lists its goroutines.
+	require.NoError(t, cmd.Process.Signal(syscall.SIGQUIT))
+	<-ended
+	dump, err := os.ReadFile(logs.Name())
+	require.NoError(t, err)
+	require.Contains(t, string(dump), "SIGQUIT")
+	for _, mine := range []string{"crawler.(*crawl)", "crawler.(*Source)", "crawler.(*tally)", "assembler.(*workbookWriter)"} {
+		require.NotContains(t, string(dump), mine)
+	}
+}
