@@ -81,7 +81,7 @@ func TestAsyncAPINamesEverySubject(t *testing.T) {
 	// Inner streams have no channel: nobody else reads or writes them.
 	for _, sc := range streamConfigs(Config{}.withDefaults()) {
 		if !slices.Contains(slices.Collect(maps.Values(want)), sc.Name) {
-			require.Contains(t, []string{StreamTimers, StreamPrivate}, sc.Name)
+			require.Contains(t, []string{StreamTimers, StreamPrivate, StreamIdempotency}, sc.Name)
 		}
 	}
 }

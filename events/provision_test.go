@@ -37,7 +37,7 @@ func TestProvisionIsIdempotent(t *testing.T) {
 	srv := eventstest.Server(t, "")
 	s := eventstest.StreamsOn(t, srv, events.Config{})
 	before := configs(t, s.JetStream())
-	require.Len(t, before, 6+5)
+	require.Len(t, before, 7+5)
 	x, err := s.Append(t.Context(), fresh(), "", always(requested()))
 	require.NoError(t, err)
 	s = eventstest.StreamsOn(t, srv, events.Config{})

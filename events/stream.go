@@ -21,6 +21,8 @@ const (
 	StreamTimers    = "SHEAF_TIMERS"    // schedules of callback attempts
 	StreamPrivate   = "SHEAF_PRIVATE"   // sealed source headers, start counts, reservations of space, the cluster's fingerprint
 	StreamCallbacks = "SHEAF_CALLBACKS" // results for producers without HTTP
+
+	StreamIdempotency = "SHEAF_IDEMPOTENCY" // the exports that callers' Idempotency-Keys began
 )
 
 // Names of the durable consumers, one for each kind of work.
@@ -55,6 +57,7 @@ type Config struct {
 	MaxEventsBytes  int64         // of SHEAF_EVENTS; default 2 GiB, some 100,000 exports with large requests
 	MaxSubmitBytes  int64         // of SHEAF_SUBMIT; default 1 GiB
 	KeepCallbacks   time.Duration // how long results on SHEAF_CALLBACKS are kept; default 168h
+	KeepIdempotency time.Duration // how long an Idempotency-Key is remembered; default 168h
 	SecretKey       []byte        // see NewKeyring
 	NewerKeys       []KeyVersion  // see NewKeyring
 	FilesURL        string        // part of the fingerprint: every process must name the same file store
@@ -74,6 +77,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.MaxSubmitBytes == 0 {
 		c.MaxSubmitBytes = 1 << 30
+	}
+	if c.KeepIdempotency == 0 {
+		c.KeepIdempotency = 168 * time.Hour
 	}
 	if c.KeepCallbacks == 0 {
 		c.KeepCallbacks = 168 * time.Hour
@@ -268,7 +274,13 @@ func streamConfigs(cfg Config) []jetstream.StreamConfig {
 	// the space and pushes out its own oldest ones, not those of others.
 	callbacks.MaxMsgsPerSubject = 50_000
 
-	return []jetstream.StreamConfig{submit, log, pages, timers, private, callbacks}
+	idempotency := base(StreamIdempotency, "which export the Idempotency-Key of a caller began", subjectIdempotency+"*.*")
+	idempotency.MaxMsgsPerSubject = 1
+	idempotency.DiscardNewPerSubject = true // the first one counts
+	idempotency.MaxAge = cfg.KeepIdempotency
+	idempotency.MaxBytes = 256 << 20
+
+	return []jetstream.StreamConfig{submit, log, pages, timers, private, callbacks, idempotency}
 }
 
 type consumerConfig struct {

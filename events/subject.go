@@ -19,6 +19,8 @@ const (
 	subjectTimer    = "sheaf.timer."    // sheaf.timer.callback.<tenant>.<key>: a schedule
 	subjectDue      = "sheaf.due."      // sheaf.due.callback.<tenant>.<key>: a schedule that fired
 	subjectPrivate  = "sheaf.private."  // sheaf.private.<what>.<tenant>.<key>
+
+	subjectIdempotency = "sheaf.idempotency." // sheaf.idempotency.<tenant>.<HMAC of the caller's key>
 )
 
 // DefaultTenant is the tenant of every caller while no API keys are configured.

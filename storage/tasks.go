@@ -71,7 +71,7 @@ var (
 	bucketLeftovers = []byte("leftovers") // kind, finished_at, terminal sequence, key
 
 	// What is in these is a function of the log and of how far it was trimmed.
-	foldedBuckets = [][]byte{bucketExports, bucketHistory, bucketExpiring, bucketFiles, bucketUnderway, bucketBegun}
+	foldedBuckets = [][]byte{bucketExports, bucketHistory, bucketExpiring, bucketFiles, bucketUnderway, bucketBegun, bucketUsage}
 	indexBuckets  = [][]byte{bucketHistory, bucketExpiring, bucketFiles, bucketUnderway, bucketBegun, bucketLeftovers}
 )
 
@@ -280,6 +280,7 @@ func (f *fold) write(tx *bbolt.Tx) error {
 	if err != nil {
 		return err
 	}
+	usage := map[string]Usage{}
 	// In the order of the keys, neighbouring ones share pages.
 	for _, key := range slices.Sorted(maps.Keys(f.changed)) {
 		c := f.changed[key]
@@ -296,6 +297,7 @@ func (f *fold) write(tx *bbolt.Tx) error {
 		if err := reindex(tx, entries(&c.before), entries(&c.after)); err != nil {
 			return fmt.Errorf("key %s: %w", key, err)
 		}
+		usage[c.after.Tenant] = usage[c.after.Tenant].plus(usageOf(&c.after)).minus(usageOf(&c.before))
 		if c.before.State != c.after.State {
 			if c.before.State != events.StateNone {
 				counts[c.before.State]--
@@ -303,7 +305,7 @@ func (f *fold) write(tx *bbolt.Tx) error {
 			counts[c.after.State]++
 		}
 	}
-	return writeCounts(tx, counts)
+	return cmp.Or(addUsage(tx, usage), writeCounts(tx, counts))
 }
 
 // entry is one line of an index.

@@ -21,7 +21,7 @@ import (
 // folded. Any change to either gets the next number: the projection is then made
 // again. So it is, without a new number, when an event or a field was added, here
 // or by a newer version that ran before: see events.Vocabulary.
-const tasksFormat = 2
+const tasksFormat = 3
 
 // lockWait is how long OpenTasks waits for another process to let go of the
 // file. A process that takes over from one that is ending needs little.
@@ -164,7 +164,7 @@ func (t *Tasks) ready(file *os.File) error {
 
 // empty leaves a projection that has applied nothing.
 func empty(tx *bbolt.Tx) error {
-	for _, name := range append([][]byte{bucketExports}, indexBuckets...) {
+	for _, name := range append([][]byte{bucketExports, bucketUsage}, indexBuckets...) {
 		if tx.Bucket(name) != nil {
 			if err := tx.DeleteBucket(name); err != nil {
 				return err
@@ -200,8 +200,10 @@ func verify(tx *bbolt.Tx) error {
 			return fmt.Errorf("%w: bucket %s is missing", ErrTasksDamaged, name)
 		}
 	}
-	if exports == nil {
-		return fmt.Errorf("%w: bucket %s is missing", ErrTasksDamaged, bucketExports)
+	for _, name := range [][]byte{bucketExports, bucketUsage} {
+		if tx.Bucket(name) == nil {
+			return fmt.Errorf("%w: bucket %s is missing", ErrTasksDamaged, name)
+		}
 	}
 	err = exports.ForEach(func(k, v []byte) error {
 		var x events.Export

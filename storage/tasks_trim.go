@@ -55,6 +55,7 @@ func (t *Tasks) Trim(below uint64) (forgotten int, err error) {
 		if err != nil {
 			return err
 		}
+		usage := map[string]Usage{}
 		var keys []string // a cursor does not go on over what is deleted under it
 		c := tx.Bucket(bucketBegun).Cursor()
 		for k, _ := c.First(); k != nil && binary.BigEndian.Uint64(k) < below; k, _ = c.Next() {
@@ -69,9 +70,10 @@ func (t *Tasks) Trim(below uint64) (forgotten int, err error) {
 				return fmt.Errorf("key %s: %w", key, err)
 			}
 			counts[x.State]--
+			usage[x.Tenant] = usage[x.Tenant].minus(usageOf(&x))
 		}
 		forgotten = len(keys)
-		return cmp.Or(writeCounts(tx, counts), meta.Put(metaTrimmed, binary.BigEndian.AppendUint64(nil, below)), meta.Delete(metaClean))
+		return cmp.Or(addUsage(tx, usage), writeCounts(tx, counts), meta.Put(metaTrimmed, binary.BigEndian.AppendUint64(nil, below)), meta.Delete(metaClean))
 	})
 	if err != nil {
 		return 0, fmt.Errorf("trimming the projection: %w", err)

@@ -40,6 +40,10 @@ type Config struct {
 	ConnsPerHost     int             `env:"SHEAF_CONNS_PER_HOST" default:"32" placeholder:"N" help:"Most requests in flight to one host and port of sources, over all exports; 0 for no limit (${default}: half of the 64 of a process, so that a slow host leaves places to others)."`
 	ConnsPerTenant   int             `env:"SHEAF_CONNS_PER_TENANT" default:"0" placeholder:"N" help:"Most requests in flight to sources for one tenant, over all exports; 0 for no limit (${default})."`
 	sourceLimits     `embed:""`      // what a source may do
+	MaxUnfinished    int             `name:"max-unfinished-per-tenant" env:"SHEAF_MAX_UNFINISHED_PER_TENANT" default:"10000" placeholder:"N" help:"Most exports of one tenant that were accepted and have not ended; more are answered 429. 0 for no limit (${default})."`
+	MaxRunning       int             `name:"max-running-per-tenant" env:"SHEAF_MAX_RUNNING_PER_TENANT" default:"128" placeholder:"N" help:"Most exports of one tenant that a process crawls at once; others wait. 0 for no limit (${default}: half of those that a process crawls)."`
+	MaxFilesBytes    byteSize        `name:"max-files-bytes-per-tenant" env:"SHEAF_MAX_FILES_BYTES_PER_TENANT" default:"0" placeholder:"SIZE" help:"Most bytes of finished files of one tenant; above it new exports are answered 429. 0 for no limit (${default}: the disk is the limit)."`
+	MaxSkew          time.Duration   `env:"SHEAF_MAX_SKEW" default:"0s" placeholder:"DURATION" help:"How far the timestamp of a request may be from this clock, so that recorded requests cannot be sent again; 0s for any (${default})."`
 	MaxPagesBytes    byteSize        `env:"SHEAF_MAX_PAGES_BYTES" default:"4GiB" placeholder:"SIZE" help:"Most bytes of pages that are kept at once (${default})."`
 	MaxHistory       int             `env:"SHEAF_MAX_HISTORY" default:"100000" placeholder:"N" help:"Most exports that are remembered (${default})."`
 	KeepFiles        time.Duration   `env:"SHEAF_KEEP_FILES" default:"168h" placeholder:"DURATION" help:"How long finished files can be downloaded (${default})."`
@@ -207,6 +211,14 @@ func (c *Config) complete() error {
 		if n < 0 {
 			return usagef("%s %d: want a number of requests, or 0 for no limit", flag, n)
 		}
+	}
+	for flag, n := range map[string]int{"--max-unfinished-per-tenant": c.MaxUnfinished, "--max-running-per-tenant": c.MaxRunning} {
+		if n < 0 {
+			return usagef("%s %d: want a number of exports, or 0 for no limit", flag, n)
+		}
+	}
+	if c.MaxSkew < 0 {
+		return usagef("--max-skew %s: want a duration such as 5s, or 0s for any", c.MaxSkew)
 	}
 	if err := c.sourceLimits.check(); err != nil {
 		return err

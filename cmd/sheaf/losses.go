@@ -137,6 +137,8 @@ func (s *system) mend(ctx context.Context, damage []events.Damage, known events.
 			report = append(report, d.Stream+": "+d.What+". Submissions that no ingress had taken yet are lost; their producers must send them again.")
 		case events.StreamCallbacks:
 			report = append(report, d.Stream+": "+d.What+". Results that producers had not read yet are lost; GET /v1/export/detail has them.")
+		case events.StreamIdempotency:
+			report = append(report, d.Stream+": "+d.What+". A request that is repeated with its Idempotency-Key may begin its export again.")
 		}
 		// Of the others the rest shows: pages that are missing are fetched
 		// again or fail their export, headers that are missing fail theirs, and

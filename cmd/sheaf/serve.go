@@ -236,6 +236,8 @@ func (s *system) makers() map[string]func() (role, error) {
 			}
 			return ingress.New(ingress.Config{
 				Authenticate: authenticate,
+				Quota:        ingress.Quota{Unfinished: s.cfg.MaxUnfinished, FileBytes: int64(s.cfg.MaxFilesBytes)},
+				MaxSkew:      s.cfg.MaxSkew,
 
 				PublicURL:   s.publicURL,
 				KeepFiles:   s.cfg.KeepFiles,
@@ -251,7 +253,7 @@ func (s *system) makers() map[string]func() (role, error) {
 		roleCrawler: func() (role, error) {
 			l := s.cfg.sourceLimits
 			return crawler.New(crawler.Config{
-				PerHost: s.cfg.ConnsPerHost, PerTenant: s.cfg.ConnsPerTenant, Disk: s.disk,
+				PerHost: s.cfg.ConnsPerHost, PerTenant: s.cfg.ConnsPerTenant, Running: s.cfg.MaxRunning, Disk: s.disk,
 				MaxPages: l.MaxPages, MaxRows: l.MaxRows, MaxBytes: int64(l.MaxExportBytes),
 				Policy: crawler.Policy{
 					PageTimeout: l.PageTimeout, HeaderTimeout: l.HeaderTimeout, MinRate: int64(l.MinThroughput), RateOver: minRateOver,

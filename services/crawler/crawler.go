@@ -39,6 +39,7 @@ type Config struct {
 	Fetches   int           // requests in flight over all exports; default 64. One that takes longer than Policy.SlowAfter no longer counts
 	PerHost   int           // requests in flight to one host and port, over all exports; default no limit
 	PerTenant int           // requests in flight of one tenant, over all exports; default no limit
+	Running   int           // exports of one tenant crawled at once; default no limit
 	LeadPages int           // how far a crawl may run ahead of its lowest missing page; default 256 pages
 	LeadBytes int64         // and by how many bytes of rows; default 64 MiB
 	MaxPages  int           // of one export; default 1,000,000
@@ -78,6 +79,7 @@ type Service struct {
 	space   *space
 
 	running *events.Running // set by Run
+	shares  *shares
 }
 
 // New returns a crawler that reaches sources through client. It does no I/O.
@@ -89,6 +91,7 @@ func New(cfg Config, streams *events.Streams, client *http.Client) (*Service, er
 	return &Service{
 		cfg: cfg, streams: streams, client: client,
 		turns: newTurns(cfg.Fetches, cfg.PerHost, cfg.PerTenant), memory: newMemory(cfg.BodyBytes), space: newSpace(streams, cfg.Disk),
+		shares: newShares(cfg.Running),
 	}, nil
 }
 
@@ -122,6 +125,11 @@ func (s *Service) handle(ctx context.Context, d events.Delivery) error {
 	if err != nil {
 		return err
 	}
+	done, err := s.shares.enter(ev.Tenant, ev.Key)
+	if err != nil {
+		return err // another of the tenant goes first, those of others beside
+	}
+	defer done()
 	late, over := outlive(ctx, drainFor)
 	defer over()
 	crawlCtx, leave, err := s.running.Enter(late, ev.Key)
@@ -140,7 +148,7 @@ func (s *Service) handle(ctx context.Context, d events.Delivery) error {
 	log := slog.With("tenant", x.Tenant, "hash_key", x.Key, "id", x.ID)
 	begun := time.Now()
 	c := &crawl{Service: s, x: x, log: log, drain: ctx, again: d.Delivered > 1, fresh: d.Fresh}
-	done, err := c.run(crawlCtx)
+	crawled, err := c.run(crawlCtx)
 	if events.Ended(crawlCtx) {
 		log.Info("crawl stopped: the export has ended")
 		c.release(ctx)
@@ -153,10 +161,10 @@ func (s *Service) handle(ctx context.Context, d events.Delivery) error {
 	switch {
 	case err == nil:
 		_, err = s.streams.Append(late, x, "", func(x *events.Export) (events.Payload, error) {
-			return done, stillOpen(x, d.Sequence)
+			return crawled, stillOpen(x, d.Sequence)
 		})
 		if err == nil {
-			log.Info("export crawled", "pages", done.Pages, "rows", c.ledger.rows, "elapsed", time.Since(begun).Round(time.Millisecond))
+			log.Info("export crawled", "pages", crawled.Pages, "rows", c.ledger.rows, "elapsed", time.Since(begun).Round(time.Millisecond))
 		}
 	case errors.As(err, &failure) && failure.Code != "" && late.Err() == nil:
 		log.Warn("export failed", "error_code", failure.Code, "page", failure.Page, "reason", failure.Error())

@@ -58,8 +58,10 @@ type Config struct {
 	// and does no I/O. Default: nobody needs a key, and all are of
 	// events.DefaultTenant.
 	Authenticate func(key string) (tenant string, ok bool)
-	MaxBody      int64 // bytes of a request without rows; default 256 KiB
-	MaxRawBody   int64 // bytes of a request with rows; default 64 MiB
+	Quota        Quota         // of each tenant; default no limits
+	MaxSkew      time.Duration // how far a request's timestamp may be from the clock; default any
+	MaxBody      int64         // bytes of a request without rows; default 256 KiB
+	MaxRawBody   int64         // bytes of a request with rows; default 64 MiB
 }
 
 func (c Config) withDefaults(listener net.Listener) Config {

@@ -43,6 +43,8 @@ type call struct {
 	params      url.Values         // of the other operations
 	correlation string             // id that the caller gave the submission, "" for none
 	submission  *events.Submission // of a durable submission
+	idempotency string             // Idempotency-Key of a request by REST, "" for none
+	at          time.Time          // when a durable submission was stored; zero: now
 }
 
 // operation does what a caller asks for. Its errors are told through
@@ -115,6 +117,12 @@ func (s *Service) submit(ctx context.Context, sourceType string, c call) (any, e
 	if err != nil {
 		return nil, err
 	}
+	if c.at.IsZero() {
+		c.at = time.Now()
+	}
+	if err := s.isFresh(sub.request.Timestamp, c.at); err != nil {
+		return nil, err
+	}
 	disk := int64(len(c.body))
 	log := disk
 	if sourceType == events.SourceRaw {
@@ -127,13 +135,23 @@ func (s *Service) submit(ctx context.Context, sourceType string, c call) (any, e
 	defer release()
 	answer := accepted{HashKey: sub.key, Warnings: sub.request.Warnings}
 
+	if done, err := s.claimed(ctx, c, sub.key); err != nil || done {
+		return answer, err
+	}
+
 	decide := expireFirst(func(x *events.Export) (events.Payload, error) {
 		switch x.State {
 		case events.StateNone:
+			if err := s.withinQuota(c.tenant); err != nil {
+				return nil, err
+			}
 			return &events.ExportRequested{CreatedAt: time.Now().UTC(), Request: sub.request, Submission: c.submission}, nil
 		case events.StateFailed, events.StateCancelled, events.StateExpired:
 			if c.submission != nil && handled(x.Submission, *c.submission) {
 				return nil, errDuplicate
+			}
+			if err := s.withinQuota(c.tenant); err != nil {
+				return nil, err
 			}
 			again := requestAgain(x)
 			again.Request = sub.request
@@ -150,8 +168,11 @@ func (s *Service) submit(ctx context.Context, sourceType string, c call) (any, e
 		if known, err = s.streams.Read(ctx, c.tenant, sub.key); err != nil {
 			return nil, err
 		}
-		if _, err := decide(&known); err != nil {
+		switch _, err := decide(&known); {
+		case errors.Is(err, errDuplicate):
 			return answer, nil
+		case err != nil:
+			return nil, err
 		}
 		if err := s.prepare(ctx, c.tenant, sub); err != nil {
 			return nil, err
@@ -309,6 +330,9 @@ func (s *Service) retry(ctx context.Context, c call) (any, error) {
 			return nil, unknownKey(x.Key)
 		case events.StateFailed, events.StateCancelled, events.StateExpired:
 			if err := s.repeatable(ctx, x); err != nil {
+				return nil, err
+			}
+			if err := s.withinQuota(c.tenant); err != nil {
 				return nil, err
 			}
 			return requestAgain(x), nil

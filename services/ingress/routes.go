@@ -100,7 +100,11 @@ func (s *Service) rest(op operation, read func(http.ResponseWriter, *http.Reques
 			respond(w, r, nil, err)
 			return
 		}
-		c := call{tenant: tenant, requestID: requestID(r)}
+		c := call{tenant: tenant, requestID: requestID(r), idempotency: r.Header.Get("Idempotency-Key")}
+		if err := validIdempotencyKey(c.idempotency); err != nil {
+			respond(w, r, nil, err)
+			return
+		}
 		release, err := read(w, r, &c)
 		if err != nil {
 			respond(w, r, nil, err)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net/http"
 	"strings"
 	"time"
@@ -52,12 +53,18 @@ func (s *Service) takeSubmission(ctx context.Context, created time.Time, d event
 		tenant: tenant, requestID: fmt.Sprintf("submission-%d", d.Sequence), body: d.Data,
 		correlation: correlationOf(d.Header),
 		submission:  &events.Submission{StreamCreated: created, Sequence: d.Sequence},
+		at:          d.Time,
 	}
 	_, err = s.carryOut(ctx, sourceType, c)
 	if err == nil {
 		return nil
 	}
 	failure := asAPIError(err)
+	if failure.Status == http.StatusTooManyRequests {
+		// It stays where it is until the tenant has room again, and is offered now
+		// and then; those of others come between.
+		return events.RetryAfter(fmt.Errorf("submission %d: %w", d.Sequence, err), failure.RetryAfter/2+rand.N(failure.RetryAfter))
+	}
 	if failure.Status == http.StatusServiceUnavailable {
 		err = fmt.Errorf("submission %d: %w", d.Sequence, err)
 		if failure.cause == nil {

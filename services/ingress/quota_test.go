@@ -1,0 +1,185 @@
+package ingress
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"sheaf/events"
+	"sheaf/events/eventstest"
+
+	"github.com/nats-io/nats.go"
+	"github.com/stretchr/testify/require"
+)
+
+func titled(title string) string {
+	return strings.Replace(rawRequest, `"title":"t"`, fmt.Sprintf(`"title":%q`, title), 1)
+}
+
+// A tenant with as many exports under way as it may have is told to come again; what
+// is under way already is found, others are served, and room is used at once.
+func TestQuotaOfExports(t *testing.T) {
+	in := start(t, eventstest.Server(t, ""), Config{Quota: Quota{Unfinished: 2}, Authenticate: func(key string) (string, bool) { return key, true }})
+	submit := func(tenant, title string) answer {
+		return send(t, http.MethodPost, in.url+"/v1/export/raw", titled(title), "X-API-Key", tenant)
+	}
+	unfinished := func(tenant string, want int) {
+		t.Helper()
+		require.Eventually(t, func() bool {
+			u, err := in.tasks.Usage(tenant)
+			require.NoError(t, err)
+			return u.Unfinished == want
+		}, 10*time.Second, time.Millisecond)
+	}
+	first := submit("shop", "1").key(t)
+	second := submit("shop", "2").key(t)
+	unfinished("shop", 2)
+	over := submit("shop", "3")
+	require.Equal(t, http.StatusTooManyRequests, over.Status)
+	require.Equal(t, errcodeQuota, over.Errcode)
+	require.Equal(t, "30", over.Header.Get("Retry-After"))
+	require.Contains(t, over.Msg, "2 exports of yours are under way")
+	require.Equal(t, first, submit("shop", "1").key(t), "an equal request starts nothing")
+	require.Zero(t, submit("other", "3").Errcode, "the quota is each tenant's own")
+
+	require.Zero(t, send(t, http.MethodPost, in.url+"/v1/export/cancel", fmt.Sprintf(`{"key":%q}`, second), "X-API-Key", "shop").Errcode)
+	unfinished("shop", 1)
+	require.Zero(t, submit("shop", "3").Errcode)
+	unfinished("shop", 2)
+	require.Equal(t, http.StatusTooManyRequests, send(t, http.MethodPost, in.url+"/v1/export/retry", fmt.Sprintf(`{"key":%q}`, second), "X-API-Key", "shop").Status)
+}
+
+// A durable submission over the quota is not refused: it waits in its stream, and
+// those of others pass it.
+func TestDurableSubmissionsWaitForTheQuota(t *testing.T) {
+	in := start(t, eventstest.Server(t, ""), Config{Quota: Quota{Unfinished: 1}})
+	events1, err := in.streams.Conn().SubscribeSync("sheaf.event.*.*.*")
+	require.NoError(t, err)
+	publish := func(tenant, title string) {
+		_, err := in.streams.JetStream().PublishMsg(t.Context(), &nats.Msg{Subject: events.SubmitSubject(tenant, "raw"), Data: []byte(titled(title))})
+		require.NoError(t, err)
+	}
+	publish("shop", "1")
+	m, err := events1.NextMsg(10 * time.Second)
+	require.NoError(t, err)
+	require.Contains(t, m.Subject, "sheaf.event.shop.requested.")
+	require.Eventually(t, func() bool { u, _ := in.tasks.Usage("shop"); return u.Unfinished == 1 }, 10*time.Second, time.Millisecond)
+	publish("shop", "2")
+	publish("other", "1")
+	m, err = events1.NextMsg(10 * time.Second)
+	require.NoError(t, err)
+	require.Contains(t, m.Subject, "sheaf.event.other.requested.", "not rejected, and nobody waits behind it")
+	st, err := in.streams.JetStream().Stream(t.Context(), events.StreamSubmit)
+	require.NoError(t, err)
+	require.Eventually(t, func() bool {
+		info, err := st.Info(t.Context())
+		return err == nil && info.State.Msgs == 1
+	}, 10*time.Second, 5*time.Millisecond, "it is kept")
+}
+
+func TestQuotaOfFiles(t *testing.T) {
+	in := start(t, eventstest.Server(t, ""), Config{Quota: Quota{FileBytes: 1000}})
+	key := send(t, http.MethodPost, in.url+"/v1/export/raw", titled("1")).key(t)
+	x, err := in.streams.Read(t.Context(), events.DefaultTenant, key)
+	require.NoError(t, err)
+	for _, p := range []events.Payload{
+		&events.ExportCrawled{Pages: 1},
+		&events.ExportCompleted{Pages: 1, ExpiresAt: time.Now().Add(time.Hour).UTC(), Files: []events.File{{Name: "a", Store: "default/a.zip", Size: 1000}}},
+	} {
+		x, err = in.streams.Append(t.Context(), x, "", func(*events.Export) (events.Payload, error) { return p, nil })
+		require.NoError(t, err)
+	}
+	require.Eventually(t, func() bool {
+		u, _ := in.tasks.Usage(events.DefaultTenant)
+		return u.FileBytes == 1000 && u.Unfinished == 0
+	}, 10*time.Second, time.Millisecond)
+	over := send(t, http.MethodPost, in.url+"/v1/export/raw", titled("2"))
+	require.Equal(t, http.StatusTooManyRequests, over.Status)
+	require.Contains(t, over.Msg, "take 1000 bytes, of 1000")
+	x, err = in.streams.Append(t.Context(), x, "", func(*events.Export) (events.Payload, error) { return &events.ExportExpired{}, nil })
+	require.NoError(t, err)
+	require.Eventually(t, func() bool { u, _ := in.tasks.Usage(events.DefaultTenant); return u.FileBytes == 0 }, 10*time.Second, time.Millisecond)
+	require.Zero(t, send(t, http.MethodPost, in.url+"/v1/export/raw", titled("2")).Errcode)
+}
+
+// The same Idempotency-Key with the same request is the same export, also after it
+// ended; with another request it is refused, through whichever ingress.
+func TestIdempotencyKey(t *testing.T) {
+	srv := eventstest.Server(t, "")
+	a, b := start(t, srv, Config{}), start(t, srv, Config{})
+	submit := func(in *ingress, title, key string) answer {
+		return send(t, http.MethodPost, in.url+"/v1/export/raw", titled(title), "Idempotency-Key", key)
+	}
+	key := submit(a, "1", "k-1").key(t)
+	require.Equal(t, key, submit(b, "1", "k-1").key(t))
+	other := submit(b, "2", "k-1")
+	require.Equal(t, http.StatusUnprocessableEntity, other.Status)
+	require.Equal(t, errcodeIdempotency, other.Errcode)
+	require.NotEqual(t, key, submit(b, "2", "k-2").key(t))
+
+	require.Zero(t, send(t, http.MethodPost, a.url+"/v1/export/cancel", fmt.Sprintf(`{"key":%q}`, key)).Errcode)
+	require.Equal(t, key, submit(a, "1", "k-1").key(t))
+	x, err := a.streams.Read(t.Context(), events.DefaultTenant, key)
+	require.NoError(t, err)
+	require.Equal(t, events.StateCancelled, x.State, "the repetition has begun nothing")
+	require.Equal(t, key, send(t, http.MethodPost, a.url+"/v1/export/raw", titled("1")).key(t))
+	x, err = a.streams.Read(t.Context(), events.DefaultTenant, key)
+	require.NoError(t, err)
+	require.Equal(t, events.StateRequested, x.State, "without the key it begins again")
+
+	for _, wrong := range []string{strings.Repeat("k", 256), "a b", "ä"} {
+		require.Equal(t, http.StatusBadRequest, submit(a, "1", wrong).Status, wrong)
+	}
+
+	// Different requests with one key at once: one is first, all others are refused.
+	var wg sync.WaitGroup
+	answers := make([]answer, 16)
+	for n := range answers {
+		wg.Go(func() { answers[n] = submit([]*ingress{a, b}[n%2], fmt.Sprint("race ", n), "k-race") })
+	}
+	wg.Wait()
+	accepted := 0
+	for _, got := range answers {
+		if got.Errcode == 0 {
+			accepted++
+		} else {
+			require.Equal(t, errcodeIdempotency, got.Errcode, got.Msg)
+		}
+	}
+	require.Equal(t, 1, accepted)
+}
+
+// A process that died after it had bound the key left no export: the repetition
+// begins it.
+func TestIdempotencyKeyWithoutAnExport(t *testing.T) {
+	in := start(t, eventstest.Server(t, ""), Config{})
+	sub, err := parseSubmission(in.streams.Keys(), events.DefaultTenant, events.SourceRaw, []byte(titled("1")))
+	require.NoError(t, err)
+	first, err := in.streams.ClaimIdempotencyKey(t.Context(), events.DefaultTenant, "k", sub.key)
+	require.NoError(t, err)
+	require.Equal(t, sub.key, first)
+	require.Equal(t, sub.key, send(t, http.MethodPost, in.url+"/v1/export/raw", titled("1"), "Idempotency-Key", "k").key(t))
+	x, err := in.streams.Read(t.Context(), events.DefaultTenant, sub.key)
+	require.NoError(t, err)
+	require.Equal(t, events.StateRequested, x.State)
+}
+
+func TestMaxSkew(t *testing.T) {
+	in := start(t, eventstest.Server(t, ""), Config{MaxSkew: time.Minute})
+	at := func(off time.Duration) answer {
+		return send(t, http.MethodPost, in.url+"/v1/export/raw", strings.Replace(rawRequest, "1625106207", fmt.Sprint(time.Now().Add(off).Unix()), 1))
+	}
+	require.Zero(t, at(0).Errcode)
+	require.Zero(t, at(-50*time.Second).Errcode)
+	for _, off := range []time.Duration{-2 * time.Minute, 2 * time.Minute} {
+		a := at(off)
+		require.Equal(t, http.StatusBadRequest, a.Status)
+		require.Contains(t, a.Msg, "timestamp: 请求时间与标准时间差不可大于1m0s")
+	}
+	// A submission is as old as it was when it was stored.
+	require.NoError(t, in.isFresh(1000, time.Unix(1030, 0)))
+	require.Error(t, in.isFresh(1000, time.Unix(1061, 0)))
+}

@@ -1,0 +1,89 @@
+package storage
+
+import (
+	"encoding/binary"
+	"fmt"
+
+	"sheaf/events"
+
+	"go.etcd.io/bbolt"
+)
+
+// Usage is what a tenant takes.
+type Usage struct {
+	Unfinished int   // exports that were accepted and have not ended
+	FileBytes  int64 // of finished files that have not expired
+}
+
+func (u Usage) plus(o Usage) Usage {
+	return Usage{u.Unfinished + o.Unfinished, u.FileBytes + o.FileBytes}
+}
+
+func (u Usage) minus(o Usage) Usage {
+	return Usage{u.Unfinished - o.Unfinished, u.FileBytes - o.FileBytes}
+}
+
+// usageOf is what one export takes.
+func usageOf(x *events.Export) (u Usage) {
+	switch {
+	case x.State == events.StateNone:
+	case !x.State.Terminal():
+		u.Unfinished = 1
+	case x.State == events.StateCompleted:
+		for _, f := range x.Files {
+			u.FileBytes += f.Size
+		}
+	}
+	return u
+}
+
+// bucketUsage holds what each tenant takes: tenant -> two big-endian numbers. It is
+// changed in the transaction that changes the exports.
+var bucketUsage = []byte("usage")
+
+const usageSize = 16
+
+// Usage returns what a tenant takes, as far as the log was applied.
+func (t *Tasks) Usage(tenant string) (u Usage, err error) {
+	err = t.view(func(tx *bbolt.Tx) error {
+		u, err = readUsage(tx, tenant)
+		return err
+	})
+	return u, err
+}
+
+func readUsage(tx *bbolt.Tx, tenant string) (Usage, error) {
+	b := tx.Bucket(bucketUsage).Get([]byte(tenant))
+	if b == nil {
+		return Usage{}, nil
+	}
+	if len(b) != usageSize {
+		return Usage{}, fmt.Errorf("%w: usage of tenant %.32q", ErrTasksDamaged, tenant)
+	}
+	return Usage{Unfinished: int(binary.BigEndian.Uint64(b)), FileBytes: int64(binary.BigEndian.Uint64(b[8:]))}, nil
+}
+
+// addUsage adds what changed of each tenant.
+func addUsage(tx *bbolt.Tx, changed map[string]Usage) error {
+	bucket := tx.Bucket(bucketUsage)
+	for tenant, u := range changed {
+		if u == (Usage{}) {
+			continue
+		}
+		was, err := readUsage(tx, tenant)
+		if err != nil {
+			return err
+		}
+		now := was.plus(u)
+		if now == (Usage{}) { // as in a projection that never heard of the tenant
+			err = bucket.Delete([]byte(tenant))
+		} else {
+			b := binary.BigEndian.AppendUint64(nil, uint64(now.Unfinished))
+			err = bucket.Put([]byte(tenant), binary.BigEndian.AppendUint64(b, uint64(now.FileBytes)))
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
