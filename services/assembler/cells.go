@@ -82,19 +82,19 @@ func columnName(i int) string {
 	return string(b[at:])
 }
 
-// appendRow appends the header row with the given style and reports which
-// titles had to be cut.
-func (h *header) appendRow(dst []byte, style int) (_ []byte, cuts cellCuts) {
+// appendRow appends the header row and reports which titles had to be cut.
+func (h *header) appendRow(dst []byte) (_ []byte, cuts cellCuts) {
 	dst = append(dst, `<row r="1">`...)
-	var cell []byte
-	cell = append(cell, `1" s="`...)
-	cell = strconv.AppendInt(cell, int64(style), 10)
-	cell = append(cell, '"')
 	for i, title := range h.titles {
 		if len(title) == 0 {
 			continue
 		}
-		dst = append(append(dst, h.refs[i]...), cell...)
+		style := styleBold
+		if beginsFormula(title) {
+			style = styleBoldQuoted
+		}
+		dst = append(append(dst, h.refs[i]...), `1" s="`...)
+		dst = append(strconv.AppendInt(dst, int64(style), 10), '"')
 		var cut bool
 		if dst, cut = appendInline(dst, title); cut {
 			cuts.add(1, i)
@@ -296,7 +296,7 @@ func (e *encoder) row(c *rows.Cursor, b *batch, index int) error {
 				text = e.text
 			}
 			var cut bool
-			if out, cut = appendInline(out, text); cut {
+			if out, cut = appendStyled(out, text); cut {
 				e.now.cuts.add(number, int(col))
 			}
 		}
@@ -558,6 +558,32 @@ func appendInline(dst, text []byte) (_ []byte, cut bool) {
 	}
 	dst = appendText(dst, text)
 	return append(dst, `</t></is></c>`...), cut
+}
+
+// appendStyled is appendInline for a cell that has no style of its own.
+func appendStyled(dst, text []byte) (_ []byte, cut bool) {
+	if beginsFormula(text) {
+		dst = append(dst, quotedStyle...)
+	}
+	return appendInline(dst, text)
+}
+
+var quotedStyle = ` s="` + strconv.Itoa(styleQuoted) + `"`
+
+// beginsFormula reports whether a text begins as a formula does in some program that
+// it may be brought to: the characters of the OWASP list for CSV, and their
+// full-width forms, which some take for the same.
+func beginsFormula(text []byte) bool {
+	if len(text) == 0 {
+		return false
+	}
+	switch text[0] {
+	case '=', '+', '-', '@', '\t', '\r', '\n':
+		return true
+	case 0xEF: // U+FF1D, U+FF0B, U+FF0D, U+FF20
+		return len(text) >= 3 && text[1] == 0xBC && (text[2] == 0x9D || text[2] == 0x8B || text[2] == 0x8D || text[2] == 0xA0)
+	}
+	return false
 }
 
 func isSpace(c byte) bool { return c == ' ' || c == '\t' || c == '\n' }

@@ -53,7 +53,25 @@ func TestCellOfEachKindOfValue(t *testing.T) {
 	spaced := func(s string) string {
 		return `<c r="A2" t="inlineStr"><is><t xml:space="preserve">` + s + `</t></is></c>`
 	}
+	quoted := func(s string) string { return `<c r="A2" s="2" t="inlineStr"><is><t>` + s + `</t></is></c>` }
 	for _, c := range []struct{ value, want string }{
+		// What begins like a formula is text, and stays so when it is edited.
+		{`"=1+2"`, quoted("=1+2")},
+		{`"+86 138"`, quoted("+86 138")},
+		{`"-1"`, quoted("-1")},
+		{`"@SUM(A1)"`, quoted("@SUM(A1)")},
+		{`"\t=1"`, `<c r="A2" s="2" t="inlineStr"><is><t xml:space="preserve">` + "\t" + `=1</t></is></c>`},
+		{`"\r=1"`, quoted("_x000D_=1")},
+		{`"\n=1"`, `<c r="A2" s="2" t="inlineStr"><is><t xml:space="preserve">` + "\n" + `=1</t></is></c>`},
+		{`"＝1+2"`, quoted("＝1+2")},
+		{`"＋1"`, quoted("＋1")},
+		{`"－1"`, quoted("－1")},
+		{`"＠A1"`, quoted("＠A1")},
+		{`"＜1"`, text("＜1")},
+		{`"1=1"`, text("1=1")},
+		{`"\uFF1D1"`, quoted("＝1")},
+		{`["=1"]`, text(`["=1"]`)},
+
 		// Numbers keep every digit: as a number if that can be, else as text.
 		{`0`, number("0")},
 		{`-1`, number("-1")},
@@ -61,7 +79,7 @@ func TestCellOfEachKindOfValue(t *testing.T) {
 		{`999999999999999`, number("999999999999999")},
 		{`-999999999999999`, number("-999999999999999")},
 		{`1000000000000000`, text("1000000000000000")}, // 16 digits: an id
-		{`-1234567890123456`, text("-1234567890123456")},
+		{`-1234567890123456`, quoted("-1234567890123456")},
 		{`123456789012345678901234567890`, text("123456789012345678901234567890")},
 		{`0.123456789012345`, number("0.123456789012345")},
 		{`0.1234567890123456`, text("0.1234567890123456")},
@@ -91,8 +109,8 @@ func TestCellOfEachKindOfValue(t *testing.T) {
 		{`"123"`, text("123")},
 		{`"007"`, text("007")},
 		{`"true"`, text("true")},
-		{`"=1+1"`, text("=1+1")},
-		{`"@SUM(A1)"`, text("@SUM(A1)")},
+		{`"=1+1"`, quoted("=1+1")},
+		{`"@SUM(A1)"`, quoted("@SUM(A1)")},
 		{`"2026-11-22"`, text("2026-11-22")},
 		{`"李雷 😀"`, text("李雷 😀")},
 		{`"a&b<c>d\"e'"`, text(`a&amp;b&lt;c&gt;d"e'`)},

@@ -77,7 +77,7 @@ func (s *sheets) open() error {
 	if s.head == nil {
 		return nil
 	}
-	row, cuts := s.head.appendRow(nil, s.skeleton.bold)
+	row, cuts := s.head.appendRow(nil)
 	if s.number == 1 {
 		s.countCuts(cuts)
 	}

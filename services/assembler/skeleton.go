@@ -29,19 +29,48 @@ type skeleton struct {
 	done   []func() error // what f has missed
 	sheets int
 	head   *header // nil: the workbook has no rows at all
-	bold   int     // the style of the header row
 	ignore bool    // the last sheet has numbers that are text
 	parts  map[string][]byte
 }
 
 func newSkeleton(spec Spec, h *header) (*skeleton, error) {
 	s := &skeleton{spec: spec, head: h}
-	t, err := s.template()
-	if err != nil {
+	if _, err := s.template(); err != nil {
 		return nil, err
 	}
-	s.bold = t.bold
 	return s, nil
+}
+
+// The styles of cells, as indexes into cellXfs. A quoted cell shows its text as any
+// other; its quotePrefix says that it is text even where it begins like a formula
+// (ECMA-376 part 1, 18.8.45), so that neither who edits the cell nor who saves the
+// sheet in another form makes one of it.
+const (
+	styleBold = 1 + iota
+	styleQuoted
+	styleBoldQuoted
+)
+
+// addStyles makes the styles. excelize has no name for quotePrefix but keeps it. A
+// cell is locked anyway; that it is said makes the style another one.
+func addStyles(f *excelize.File) error {
+	bold, locked, quoted := &excelize.Font{Bold: true}, &excelize.Protection{Locked: true}, true
+	for want, style := range []*excelize.Style{styleBold: {Font: bold}, styleQuoted: {Protection: locked}, styleBoldQuoted: {Font: bold, Protection: locked}} {
+		if style == nil {
+			continue
+		}
+		got, err := f.NewStyle(style)
+		if err != nil {
+			return err
+		}
+		if got != want {
+			return fmt.Errorf("excelize gave style %d the index %d", want, got)
+		}
+		if style.Protection != nil {
+			f.Styles.CellXfs.Xf[got].QuotePrefix = &quoted
+		}
+	}
+	return nil
 }
 
 // file has excelize make the workbook, as far as it has come.
@@ -52,8 +81,7 @@ func (s *skeleton) file() error {
 	if err := s.f.SetAppProps(&excelize.AppProperties{Application: "Sheaf"}); err != nil {
 		return err
 	}
-	var err error
-	if s.bold, err = s.f.NewStyle(&excelize.Style{Font: &excelize.Font{Bold: true}}); err != nil {
+	if err := addStyles(s.f); err != nil {
 		return err
 	}
 	for _, do := range s.done {
@@ -234,7 +262,6 @@ func (p part) Write(b []byte) (int, error) {
 // template is a workbook of one sheet without rows, and with the marks where
 // the ranges of its cells go.
 type template struct {
-	bold  int
 	parts map[string][]byte
 }
 
@@ -278,7 +305,7 @@ func (s *skeleton) template() (*template, error) {
 	if _, _, err := model.render(markRows, nil); err != nil {
 		return nil, err
 	}
-	t := &template{bold: model.bold, parts: model.parts}
+	t := &template{parts: model.parts}
 	templates.Store(k, t)
 	return t, nil
 }

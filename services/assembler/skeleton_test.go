@@ -1,10 +1,13 @@
 package assembler
 
 import (
+	"bytes"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"github.com/xuri/excelize/v2"
 	"pgregory.net/rapid"
 )
 
@@ -44,6 +47,36 @@ func TestTemplateIsWhatExcelizeMakes(t *testing.T) {
 			made[direct] = s
 		}
 		require.Equal(t, made[true].parts, made[false].parts)
-		require.Equal(t, made[true].bold, made[false].bold)
 	})
+}
+
+// Cells and titles that begin like a formula have a style with quotePrefix, also when
+// a second sheet has the workbook made anew, and their values are what they were.
+func TestFormulasAreQuoted(t *testing.T) {
+	spec := testSpec()
+	spec.MaxSheetRows = 3
+	_, _, xlsx := write(t, spec, cutPages(`{"=a":"=A","b":"B"}`, []string{`{"=a":"=1+2","b":"1+2"}`, `{"=a":"1","b":"@x"}`, `{"=a":"-","b":"c"}`}, 2)...)
+	f, err := excelize.OpenReader(bytes.NewReader(xlsx))
+	require.NoError(t, err)
+	defer func() { require.NoError(t, f.Close()) }()
+	for sheet, cells := range map[string]map[string]string{
+		"Sheet1": {"A1": "=A", "B1": "B", "A2": "=1+2", "B2": "1+2", "A3": "1", "B3": "@x"},
+		"Sheet2": {"A1": "=A", "A2": "-", "B2": "c"},
+	} {
+		for cell, want := range cells {
+			value, err := f.GetCellValue(sheet, cell)
+			require.NoError(t, err)
+			require.Equal(t, want, value)
+			formula, err := f.GetCellFormula(sheet, cell)
+			require.NoError(t, err)
+			require.Empty(t, formula)
+			style, err := f.GetCellStyle(sheet, cell)
+			require.NoError(t, err)
+			quoted := f.Styles.CellXfs.Xf[style].QuotePrefix
+			require.Equal(t, beginsFormula([]byte(want)), quoted != nil && *quoted, "%s!%s", sheet, cell)
+			full, err := f.GetStyle(style)
+			require.NoError(t, err)
+			require.Equal(t, strings.HasSuffix(cell, "1"), full.Font != nil && full.Font.Bold, "%s!%s", sheet, cell)
+		}
+	}
 }

@@ -564,6 +564,7 @@ func TestOpenpyxlReadsIt(t *testing.T) {
 		out, err := exec.Command(python, "-W", "error", "-c", `
 import json, openpyxl, sys
 wb = openpyxl.load_workbook(sys.argv[1], read_only=`+readOnly+`)
+assert `+readOnly+` or [bool(wb["Sheet1"][c].quotePrefix) for c in ("A1", "B2", "B4")] == [False, True, False]
 print(json.dumps([[ws.title, ws.max_row, ws.max_column, list(ws.values)] for ws in wb], ensure_ascii=False))
 `, name).CombinedOutput()
 		require.NoError(t, err, string(out))
