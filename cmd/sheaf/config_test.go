@@ -33,7 +33,11 @@ func TestDefaults(t *testing.T) {
 		NATSListen: "127.0.0.1:4222", Replicas: 1, Files: "file://" + filepath.Join(dir, "sheaf-data", "files"),
 		ConnsPerHost: 32, MaxPagesBytes: 4 << 30, MaxHistory: 100_000,
 		KeepFiles: 168 * time.Hour, KeepPages: 24 * time.Hour, KeepHistory: 168 * time.Hour,
-		ShutdownDelay: new(time.Duration),
+		ShutdownDelay: new(time.Duration), MaxUnfinished: 10_000, MaxRunning: 128,
+		sourceLimits: sourceLimits{
+			MaxPageBytes: 64 << 20, MaxRatio: 400, PageTimeout: time.Minute, HeaderTimeout: 30 * time.Second, MinThroughput: 1 << 10,
+			MaxJSONDepth: 64, MaxRowBytes: 16 << 20, MaxColumns: 16_384, MaxPages: 1_000_000, MaxRows: 100_000_000, MaxExportBytes: 64 << 30,
+		},
 	}, cfg)
 
 	cfg, err = parseServe(t, "--nats", "a:4222,nats://b:4222", "--secret-key", "x")
@@ -143,4 +147,24 @@ func TestEmptyEnvironmentVariablesSetNothing(t *testing.T) {
 	got, err := parseServe(t)
 	require.NoError(t, err)
 	require.Equal(t, want, got)
+}
+
+// FuzzConfigFile reads any file of settings: it is understood, or refused with a
+// sentence.
+func FuzzConfigFile(f *testing.F) {
+	f.Add("http: 127.0.0.1:9000\nroles: [crawler]\n")
+	f.Add("allow-cidr:\n- 10.0.0.0/8\nmax-pages-bytes: 1GiB\n")
+	f.Add("a: &a [*a]\n")
+	f.Add("\x00")
+	dir := f.TempDir()
+	f.Fuzz(func(t *testing.T, text string) {
+		name := filepath.Join(dir, "sheaf.yaml")
+		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		cfg, err := parseServe(t, "--config", name)
+		if err == nil {
+			_ = cfg.complete()
+		}
+	})
 }

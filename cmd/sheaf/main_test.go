@@ -96,6 +96,9 @@ func TestEverySettingHasItsEnvironmentName(t *testing.T) {
 				check(f.Type)
 				continue
 			}
+			if !f.IsExported() { // no setting
+				continue
+			}
 			name := f.Tag.Get("name")
 			if name == "" {
 				name = kebab(f.Name)

@@ -99,7 +99,7 @@ func TestQuotaOfFiles(t *testing.T) {
 	over := send(t, http.MethodPost, in.url+"/v1/export/raw", titled("2"))
 	require.Equal(t, http.StatusTooManyRequests, over.Status)
 	require.Contains(t, over.Msg, "take 1000 bytes, of 1000")
-	x, err = in.streams.Append(t.Context(), x, "", func(*events.Export) (events.Payload, error) { return &events.ExportExpired{}, nil })
+	_, err = in.streams.Append(t.Context(), x, "", func(*events.Export) (events.Payload, error) { return &events.ExportExpired{}, nil })
 	require.NoError(t, err)
 	require.Eventually(t, func() bool { u, _ := in.tasks.Usage(events.DefaultTenant); return u.FileBytes == 0 }, 10*time.Second, time.Millisecond)
 	require.Zero(t, send(t, http.MethodPost, in.url+"/v1/export/raw", titled("2")).Errcode)

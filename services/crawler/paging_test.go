@@ -1,0 +1,69 @@
+package crawler
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"testing"
+
+	"sheaf/events/rows"
+)
+
+// FuzzPaging has a source answer anything: whatever it says of pages and totals, a
+// crawl asks for no page twice, never for more than are allowed, and counts each row
+// once.
+func FuzzPaging(f *testing.F) {
+	f.Add([]byte{2, 1, 4, 2, 2, 2, 4, 2}, uint8(3))
+	f.Add([]byte{0, 0, 0, 0}, uint8(1))
+	f.Add([]byte{9, 1, 255, 255, 9, 2, 0, 255, 9, 3, 9, 9}, uint8(2))
+	f.Fuzz(func(t *testing.T, script []byte, limit uint8) {
+		const most = 40
+		l := newLedger(int(limit)+1, most, 1000, 1<<20)
+		counted, asked := int64(0), map[int]bool{}
+		for n := 1; n <= max(l.totalPages, 1); n++ {
+			if len(script) < 4 || l.totalPages > most {
+				break
+			}
+			count, page, total, pages := script[0]%12, script[1], int64(script[2])-1, int64(script[3])-1
+			script = script[4:]
+			if asked[n] || n > most {
+				t.Fatalf("page %d is asked for again, or beyond the limit", n)
+			}
+			asked[n] = true
+			body := `{"errcode":0,"data":{"data":[`
+			for i := range int(count) {
+				if i > 0 {
+					body += ","
+				}
+				if i == 0 && page%3 > 0 {
+					body += `{"id":"ID"}`
+				} else {
+					body += fmt.Sprintf(`{"id":"%d-%d"}`, n, i)
+				}
+			}
+			body += fmt.Sprintf(`],"pagetag":{"total":%d,"total_page":%d}}}`, total, pages)
+			r, err := rows.ScanResponse([]byte(body), rows.Limits{})
+			if err != nil {
+				t.Fatalf("%s: %v", body, err)
+			}
+			p, failure := l.admit(n, r)
+			if failure != nil {
+				return
+			}
+			if p.TotalPages > most {
+				t.Fatalf("%d pages are believed of at most %d", p.TotalPages, most)
+			}
+			p.SHA256 = sha256.Sum256(p.Rows)
+			if l.take(p) != nil {
+				return
+			}
+			counted += int64(p.DataRows())
+			_ = l.take(p) // a page that comes twice counts once
+			if l.rows != counted || l.missing(n) {
+				t.Fatalf("%d rows are counted of %d", l.rows, counted)
+			}
+		}
+		if l.extend() && l.totalPages > most {
+			t.Fatalf("extended to %d pages", l.totalPages)
+		}
+	})
+}
