@@ -68,6 +68,14 @@ func TestKeysAndTLS(t *testing.T) {
 	code, _, errs = sheaf("download", hash, "--ca-cert", cert, "-o", filepath.Join(dir, "t.xlsx"))
 	require.Zero(t, code, errs)
 	require.NotContains(t, p.err.String(), api)
+
+	var sealed, said bytes.Buffer
+	require.Zero(t, run(t.Context(), []string{"seal", "--tenant", "shop", "--server", p.http, "--ca-cert", cert}, stdio{strings.NewReader("s3cret\n"), &sealed, &said}), said.String())
+	ring, err := KeyConfig{Data: filepath.Join(dir, "data")}.keyring()
+	require.NoError(t, err)
+	plain, err := ring.OpenValue("shop", strings.TrimSpace(sealed.String()))
+	require.NoError(t, err)
+	require.Equal(t, "s3cret", plain)
 }
 
 // A renewed certificate is shown without a restart; one that is half written is

@@ -66,11 +66,22 @@ func (d *downloads) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		respond(w, r, nil, fmt.Errorf("the file of key %s has %d bytes, it was completed with %d", x.Key, file.Size(), entry.Size))
 		return
 	}
+	// A caller that reads a byte now and then would hold the file open for ever.
+	_ = http.NewResponseController(w).SetWriteDeadline(d.now().Add(downloadWait(entry.Size))) // a test's recorder has none
 	h.Set("Cache-Control", "private")
 	h.Set("Content-Type", "application/zip")
 	h.Set("Content-Disposition", attachment(entry.Name, x.Key+".zip"))
 	h.Set("ETag", `"`+entry.SHA256+`"`)
 	http.ServeContent(w, r, "", x.FinishedAt, file)
+}
+
+// slowestDownload is the least that a caller has to read, in bytes a second on the
+// average of the whole file: a mobile link of the worst kind.
+const slowestDownload = 8 << 10
+
+// downloadWait is how long the download of a file may take.
+func downloadWait(size int64) time.Duration {
+	return time.Minute + time.Duration(size/slowestDownload)*time.Second
 }
 
 // find returns the export whose file the request's link allows.

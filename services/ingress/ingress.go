@@ -32,6 +32,7 @@ import (
 	"sheaf/events"
 	"sheaf/storage"
 
+	"golang.org/x/net/netutil"
 	"golang.org/x/sync/semaphore"
 )
 
@@ -119,6 +120,13 @@ const (
 	// retryEvery is the pause before an inner loop that lost the streams
 	// begins again.
 	retryEvery = time.Second
+	// answerWait is how long a request may take from its headers to the last byte
+	// of its answer: a body of a minute, what is done with it, and a caller that
+	// reads slowly. Downloads have their own time, see downloadWait.
+	answerWait = 5 * time.Minute
+	// maxConnections bounds the connections of callers, who else could take all
+	// files that the process may open. Beyond it they wait to be let in.
+	maxConnections = 4096
 	// lightBody is the size up to which a body is not counted against the
 	// memory for bodies.
 	lightBody = 1 << 20
@@ -212,13 +220,14 @@ func (s *Service) serveHTTP(front, back context.Context) error {
 	server := &http.Server{
 		Handler:           s.handler(),
 		ReadHeaderTimeout: 5 * time.Second,
+		WriteTimeout:      answerWait,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    16 << 10,
 		BaseContext:       func(net.Listener) context.Context { return back },
 		ErrorLog:          slog.NewLogLogger(slog.With("service", "ingress").Handler(), slog.LevelDebug),
 	}
 	stopped := make(chan error, 1)
-	go func() { stopped <- server.Serve(s.listener) }()
+	go func() { stopped <- server.Serve(netutil.LimitListener(s.listener, maxConnections)) }()
 	select {
 	case err := <-stopped:
 		_ = server.Close()

@@ -426,6 +426,10 @@ func param(m member) (json.RawMessage, int, error) {
 	if err != nil {
 		return nil, 0, err
 	}
+	// The crawler reads it as it reads a row.
+	if _, err := rows.Check(slices.Concat([]byte{'['}, m.value, []byte{']'}), rows.Limits{}); err != nil {
+		return nil, 0, invalid(m.name, "cannot be sent to the source: %s", cut(err.Error(), 120))
+	}
 	limit := int64(defaultLimit)
 	for _, p := range members {
 		if p.name != "limit" || p.value.Kind() == 'n' {

@@ -465,3 +465,28 @@ func TestRedeliveredSubmissionStartsNothing(t *testing.T) {
 	rejected = in.read(t, "default", in.streams.Keys().SubmissionKey("default", events.Submission{StreamCreated: created, Sequence: 9}))
 	require.Equal(t, `subject: ends in "csv"; want http or raw`, rejected.Failure.Reason)
 }
+
+// An answer is published with our rights, so it goes to inboxes alone: no caller has
+// us write into a stream, or to the server, by naming that as the reply.
+func TestAnswersGoToInboxesAlone(t *testing.T) {
+	in := start(t, eventstest.Server(t, ""), Config{})
+	nc := in.streams.Conn()
+	heard, err := nc.SubscribeSync("sheaf.>")
+	require.NoError(t, err)
+	request := []byte(`{"user_id":"7"}`)
+	for _, reply := range []string{
+		"sheaf.event.default.completed." + strings.Repeat("0", 32), "sheaf.page.default." + strings.Repeat("0", 32) + ".1.1.1",
+		"$JS.API.STREAM.PURGE." + events.StreamEvents, "inbox.mine",
+	} {
+		require.NoError(t, nc.PublishRequest("sheaf.api.default.history", reply, request))
+	}
+	_, err = nc.Request("sheaf.api.default.history", request, 10*time.Second)
+	require.NoError(t, err)
+	for {
+		m, err := heard.NextMsg(100 * time.Millisecond)
+		if err != nil {
+			break // all that there was
+		}
+		require.Equal(t, "sheaf.api.default.history", m.Subject)
+	}
+}
