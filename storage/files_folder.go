@@ -226,6 +226,14 @@ func (s *folderFiles) Open(ctx context.Context, name string) (File, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("open %s: %w", name, err)
 	}
+	// Neither a link to another file of the folder nor a pipe, which would keep
+	// whoever opens it waiting, is a file of the store.
+	switch info, err := s.root.Lstat(name); {
+	case err != nil:
+		return nil, fmt.Errorf("open %s: %w", name, classify(err))
+	case !info.Mode().IsRegular():
+		return nil, fmt.Errorf("open %s: %w", name, ErrNoFile)
+	}
 	file, err := s.root.Open(name)
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", name, classify(err))

@@ -122,6 +122,12 @@ func hostileSources(t *testing.T, release <-chan struct{}) map[string]hostile {
 			_, _ = io.WriteString(conn, "220 smtp\r\n")
 			_ = conn.Close()
 		}},
+		"another protocol": {events.CodeSourceHTTP, func(w http.ResponseWriter, _ *http.Request) {
+			conn := hijack(w)
+			_, _ = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n")
+			_, _ = io.Copy(io.Discard, conn)
+			_ = conn.Close()
+		}},
 		"a flood of headers": {events.CodeSourceUnreachable, func(w http.ResponseWriter, _ *http.Request) {
 			conn := hijack(w)
 			_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\n"+strings.Repeat("X: "+strings.Repeat("y", 1000)+"\r\n", 1000))
@@ -175,7 +181,7 @@ func TestHostileSourcesHarmNobody(t *testing.T) {
 	const each = 8
 	release := make(chan struct{})
 	sources := hostileSources(t, release)
-	require.Equal(t, 200, each*len(sources))
+	require.GreaterOrEqual(t, each*len(sources), 200)
 	mux := http.NewServeMux()
 	names := map[string]string{}
 	for name, h := range sources {
@@ -269,7 +275,7 @@ func TestHostileSourcesHarmNobody(t *testing.T) {
 	require.NoError(t, err)
 	most, err := strconv.Atoi(regexp.MustCompile(`VmHWM:\s+(\d+) kB`).FindStringSubmatch(string(status))[1])
 	require.NoError(t, err)
-	t.Logf("ten healthy exports after %s, all 210 after %s; resident memory at most %d MiB", took.Round(time.Millisecond), all.Round(time.Millisecond), most>>10)
+	t.Logf("ten healthy exports after %s, all after %s; resident memory at most %d MiB", took.Round(time.Millisecond), all.Round(time.Millisecond), most>>10)
 	require.Less(t, most>>10, 512)
 
 	// A process that is told to quit lists its goroutines.

@@ -246,9 +246,29 @@ func (s *Source) keep(value string) {
 	}
 }
 
+// redactJSON is redact for a JSON value, in whose escapes a secret could hide.
+func (s *Source) redactJSON(raw string) string {
+	var text string
+	if json.Unmarshal([]byte(raw), &text) != nil {
+		return s.redact(raw)
+	}
+	quoted, err := json.Marshal(s.redact(text))
+	if err != nil {
+		return ""
+	}
+	return string(quoted)
+}
+
 func (s *Source) redact(msg string) string {
 	for _, secret := range s.secrets {
 		msg = strings.ReplaceAll(msg, secret, "***")
+		// A message is cut before it comes here, perhaps in the middle of a secret.
+		for n := len(secret) - 1; n >= 4; n-- {
+			if rest, cut := strings.CutSuffix(msg, secret[:n]); cut {
+				msg = rest + "***"
+				break
+			}
+		}
 	}
 	// The text goes on to logs, terminals and pages: nothing in it may move a
 	// cursor or turn the direction of writing.
@@ -526,7 +546,7 @@ func (s *Source) attempt(parent context.Context, page int) (_ Fetched, bad *wron
 	if !r.OK() {
 		recycle(body)
 		return Fetched{}, &wrong{failure: Failure{
-			Code: events.CodeSourceErrcode, Status: resp.StatusCode, Errcode: s.redact(r.Errcode), Msg: s.redact(r.Msg),
+			Code: events.CodeSourceErrcode, Status: resp.StatusCode, Errcode: s.redactJSON(r.Errcode), Msg: s.redact(r.Msg),
 		}}
 	}
 	return Fetched{Body: body, Response: r, share: share}, nil
@@ -573,6 +593,9 @@ func (s *Source) refusal(resp *http.Response) *wrong {
 		w.failure.Msg = "redirects are not followed; give the address it leads to"
 	case status == http.StatusPartialContent:
 		w.failure.Msg = "the source sent a part of the answer"
+	}
+	if resp.StatusCode == http.StatusSwitchingProtocols {
+		return w // the connection is ours now, and no context ends a read of it
 	}
 	// Reading also frees the connection for the next request. Nothing that
 	// goes wrong here changes what the status says.

@@ -78,6 +78,10 @@ func (s *Service) protect(next http.Handler) http.Handler {
 			Msg: "a page of another site may not have a browser call this server; call it from your back-end",
 		})
 	}))
+	if u, err := url.Parse(s.cfg.PublicURL); err == nil {
+		// A proxy may have changed the Host that an older browser's Origin is held to.
+		_ = origin.AddTrustedOrigin(u.Scheme + "://" + u.Host)
+	}
 	next = origin.Handler(next)
 	own := s.ownHosts()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

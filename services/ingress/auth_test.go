@@ -208,3 +208,24 @@ func TestHostileRequests(t *testing.T) {
 		})
 	}
 }
+
+// A caller that announces a body and does not send it is answered, or cut off: it
+// does not hold its connection for ever, also where nobody wants the body.
+func TestUnsentBodiesHoldNoConnection(t *testing.T) {
+	if testing.Short() {
+		t.Skip("waits for a timeout of ten seconds")
+	}
+	t.Parallel()
+	in, _, _ := twoTenants(t)
+	host := strings.TrimPrefix(in.url, "http://")
+	for _, line := range []string{"POST /v1/export/http", "GET /healthz", "POST /nowhere", "POST /v1/export/cancel"} {
+		conn, err := net.Dial("tcp", host)
+		require.NoError(t, err)
+		defer conn.Close()
+		_, err = io.WriteString(conn, line+" HTTP/1.1\r\nHost: "+host+"\r\nContent-Length: 1000\r\n\r\n{")
+		require.NoError(t, err)
+		require.NoError(t, conn.SetDeadline(time.Now().Add(3*readTimeout)))
+		_, err = io.Copy(io.Discard, conn)
+		require.NoError(t, err, "%s: the connection is still there", line)
+	}
+}

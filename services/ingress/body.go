@@ -15,11 +15,10 @@ const bodyReadWait = time.Minute
 
 // readBody reads a body of at most limit bytes.
 func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, error) {
-	src, done, err := openBody(w, r, limit)
+	src, err := openBody(w, r, limit)
 	if err != nil {
 		return nil, err
 	}
-	defer done()
 	body, err := io.ReadAll(src)
 	return body, bodyError(err)
 }
@@ -27,11 +26,10 @@ func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, erro
 // readLargeBody reads a body of at most limit bytes. A large one waits for room
 // in memory, which release gives back.
 func (s *Service) readLargeBody(w http.ResponseWriter, r *http.Request, limit int64) (body []byte, release func(), err error) {
-	src, done, err := openBody(w, r, limit)
+	src, err := openBody(w, r, limit)
 	if err != nil {
 		return nil, nil, err
 	}
-	defer done()
 	var b bytes.Buffer
 	size := r.ContentLength
 	if size < 0 { // not announced: the beginning tells whether it is large
@@ -58,20 +56,20 @@ func (s *Service) readLargeBody(w http.ResponseWriter, r *http.Request, limit in
 }
 
 // openBody returns the body, which fails beyond limit. A caller that sends
-// slowly loses the connection. done is called when it was read.
-func openBody(w http.ResponseWriter, r *http.Request, limit int64) (src io.Reader, done func(), err error) {
+// slowly loses the connection; net/http lifts the deadline at the body's end.
+func openBody(w http.ResponseWriter, r *http.Request, limit int64) (src io.Reader, err error) {
 	if enc := r.Header.Get("Content-Encoding"); enc != "" && !strings.EqualFold(enc, "identity") {
-		return nil, nil, &apiError{
+		return nil, &apiError{
 			Errcode: errcodeEncoding, Status: http.StatusUnsupportedMediaType, Field: "body",
 			Msg: fmt.Sprintf("body: Content-Encoding %q is not supported; send it uncompressed", cut(enc, 32)),
 		}
 	}
 	if r.ContentLength > limit {
-		return nil, nil, &http.MaxBytesError{Limit: limit}
+		return nil, &http.MaxBytesError{Limit: limit}
 	}
 	conn := http.NewResponseController(w) // a test's recorder has no deadlines
 	_ = conn.SetReadDeadline(time.Now().Add(bodyReadWait))
-	return http.MaxBytesReader(w, r.Body, limit), func() { _ = conn.SetReadDeadline(time.Time{}) }, nil
+	return http.MaxBytesReader(w, r.Body, limit), nil
 }
 
 // bodyError is what the caller is told of a body that could not be read.

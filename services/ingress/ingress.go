@@ -120,6 +120,9 @@ const (
 	// retryEvery is the pause before an inner loop that lost the streams
 	// begins again.
 	retryEvery = time.Second
+	// readTimeout bounds a body that no handler reads, of a request that is refused,
+	// say: net/http reads on before it answers. Who reads a body sets its own.
+	readTimeout = 10 * time.Second
 	// answerWait is how long a request may take from its headers to the last byte
 	// of its answer: a body of a minute, what is done with it, and a caller that
 	// reads slowly. Downloads have their own time, see downloadWait.
@@ -143,6 +146,9 @@ type Service struct {
 	tasks    *storage.Tasks
 	files    storage.Files
 
+	waitingMu sync.Mutex
+	waiting   map[string]map[uint64]struct{} // by tenant, the durable submissions that wait for its quota
+
 	progress *progressCache
 	outlook  outlook
 	bodies   *semaphore.Weighted // bytes of large bodies in memory
@@ -161,7 +167,7 @@ func New(cfg Config, listener net.Listener, streams *events.Streams, tasks *stor
 	}
 	return &Service{
 		cfg: cfg, listener: listener, streams: streams, tasks: tasks, files: files,
-		progress: newProgressCache(), bound: make(chan struct{}),
+		waiting: map[string]map[uint64]struct{}{}, progress: newProgressCache(), bound: make(chan struct{}),
 		// One of the largest at a time. A body of rows is in memory twice, as
 		// received and without the escapes of its string, and the garbage of
 		// the one before may still be there: 252 MB for one of 64 MiB, 325 MB
@@ -220,11 +226,14 @@ func (s *Service) serveHTTP(front, back context.Context) error {
 	server := &http.Server{
 		Handler:           s.handler(),
 		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       readTimeout,
 		WriteTimeout:      answerWait,
-		IdleTimeout:       2 * time.Minute,
-		MaxHeaderBytes:    16 << 10,
-		BaseContext:       func(net.Listener) context.Context { return back },
-		ErrorLog:          slog.NewLogLogger(slog.With("service", "ingress").Handler(), slog.LevelDebug),
+
+		DisableGeneralOptionsHandler: true, // "OPTIONS *" gets the envelope as well
+		IdleTimeout:                  2 * time.Minute,
+		MaxHeaderBytes:               16 << 10,
+		BaseContext:                  func(net.Listener) context.Context { return back },
+		ErrorLog:                     slog.NewLogLogger(slog.With("service", "ingress").Handler(), slog.LevelDebug),
 	}
 	stopped := make(chan error, 1)
 	go func() { stopped <- server.Serve(netutil.LimitListener(s.listener, maxConnections)) }()

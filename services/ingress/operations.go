@@ -120,9 +120,6 @@ func (s *Service) submit(ctx context.Context, sourceType string, c call) (any, e
 	if c.at.IsZero() {
 		c.at = time.Now()
 	}
-	if err := s.isFresh(sub.request.Timestamp, c.at); err != nil {
-		return nil, err
-	}
 	disk := int64(len(c.body))
 	log := disk
 	if sourceType == events.SourceRaw {
@@ -135,7 +132,7 @@ func (s *Service) submit(ctx context.Context, sourceType string, c call) (any, e
 	defer release()
 	answer := accepted{HashKey: sub.key, Warnings: sub.request.Warnings}
 
-	if done, err := s.claimed(ctx, c, sub.key); err != nil || done {
+	if done, err := s.mayBegin(ctx, c, sub); err != nil || done {
 		return answer, err
 	}
 

@@ -76,24 +76,83 @@ func validIdempotencyKey(key string) error {
 	return nil
 }
 
-// claimed binds the Idempotency-Key of a call to its request. done means that the
-// export which the key began before is there, however it ended: nothing is to be
-// begun. A process that died between the two has left a key without an export; then
-// the repetition begins it.
-func (s *Service) claimed(ctx context.Context, c call, hashKey string) (done bool, err error) {
-	if c.idempotency == "" {
-		return false, nil
-	}
-	first, err := s.streams.ClaimIdempotencyKey(ctx, c.tenant, c.idempotency, hashKey)
-	if err != nil {
-		return false, err
-	}
-	if first != hashKey {
+// answered reports whether the Idempotency-Key of a call has begun its export before,
+// however that ended: then nothing is to be begun. was is the export as it is now. A
+// process that died after it bound the key has left it without a round of its own;
+// then the repetition begins it.
+func (s *Service) answered(ctx context.Context, c call, hashKey string, claim events.IdempotencyClaim) (bool, error) {
+	if claim.Key != hashKey {
 		return false, &apiError{
 			Errcode: errcodeIdempotency, Status: http.StatusUnprocessableEntity, Field: "Idempotency-Key",
 			Msg: "Idempotency-Key: it came with another request before; give each request a key of its own",
 		}
 	}
 	x, err := s.streams.Read(ctx, c.tenant, hashKey)
-	return err == nil && x.State != events.StateNone, err
+	return err == nil && x.State != events.StateNone && x.RequestedSeq > claim.Before, err
+}
+
+// mayBegin says whether a submission may begin an export: it is fresh, its tenant has
+// room, and its Idempotency-Key is its own. done means that the key has begun the
+// export before. The key is bound last, so that a request that is refused can be
+// sent again, corrected, with the same one; and asked first, so that a repetition is
+// answered however old it is.
+func (s *Service) mayBegin(ctx context.Context, c call, sub *submission) (done bool, err error) {
+	if c.idempotency != "" {
+		claim, bound, err := s.streams.IdempotencyKey(ctx, c.tenant, c.idempotency)
+		if err != nil {
+			return false, err
+		}
+		if bound {
+			return s.answered(ctx, c, sub.key, claim)
+		}
+	}
+	if err := s.isFresh(sub.request.Timestamp, c.at); err != nil || c.idempotency == "" {
+		return false, err
+	}
+	x, err := s.streams.Read(ctx, c.tenant, sub.key)
+	if err != nil {
+		return false, err
+	}
+	if x.State == events.StateNone || x.State.Terminal() && x.State != events.StateCompleted {
+		if err := s.withinQuota(c.tenant); err != nil {
+			return false, err
+		}
+	}
+	claim := events.IdempotencyClaim{Key: sub.key, Before: x.RequestedSeq}
+	if !x.State.Terminal() || x.State == events.StateCompleted {
+		claim.Before = 0 // the round that is there answers it
+	}
+	first, err := s.streams.ClaimIdempotencyKey(ctx, c.tenant, c.idempotency, claim)
+	if err != nil || first == claim {
+		return false, err
+	}
+	return s.answered(ctx, c, sub.key, first) // another was first
+}
+
+// maxWaiting is how many durable submissions of one tenant may wait for its quota.
+// They fill the consumer's set of pending messages, which all tenants share; more are
+// rejected.
+const maxWaiting = 1000
+
+// waitsForQuota notes that a durable submission waits, and reports whether it may.
+func (s *Service) waitsForQuota(tenant string, sequence uint64) bool {
+	s.waitingMu.Lock()
+	defer s.waitingMu.Unlock()
+	if _, ok := s.waiting[tenant][sequence]; !ok && len(s.waiting[tenant]) >= maxWaiting {
+		return false
+	}
+	if s.waiting[tenant] == nil {
+		s.waiting[tenant] = map[uint64]struct{}{}
+	}
+	s.waiting[tenant][sequence] = struct{}{}
+	return true
+}
+
+// waitsNoLonger is told when a submission was taken or rejected.
+func (s *Service) waitsNoLonger(tenant string, sequence uint64) {
+	s.waitingMu.Lock()
+	defer s.waitingMu.Unlock()
+	if delete(s.waiting[tenant], sequence); len(s.waiting[tenant]) == 0 {
+		delete(s.waiting, tenant)
+	}
 }

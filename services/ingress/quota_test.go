@@ -130,6 +130,16 @@ func TestIdempotencyKey(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, events.StateRequested, x.State, "without the key it begins again")
 
+	// A key that is new begins an ended export again, once.
+	require.Zero(t, send(t, http.MethodPost, a.url+"/v1/export/cancel", fmt.Sprintf(`{"key":%q}`, key)).Errcode)
+	for range 2 {
+		require.Equal(t, key, submit(b, "1", "k-3").key(t))
+		again, err := a.streams.Read(t.Context(), events.DefaultTenant, key)
+		require.NoError(t, err)
+		require.Greater(t, again.RequestedSeq, x.RequestedSeq)
+		require.Equal(t, again.RequestedSeq, again.LastSeq)
+	}
+
 	for _, wrong := range []string{strings.Repeat("k", 256), "a b", "ä"} {
 		require.Equal(t, http.StatusBadRequest, submit(a, "1", wrong).Status, wrong)
 	}
@@ -158,13 +168,36 @@ func TestIdempotencyKeyWithoutAnExport(t *testing.T) {
 	in := start(t, eventstest.Server(t, ""), Config{})
 	sub, err := parseSubmission(in.streams.Keys(), events.DefaultTenant, events.SourceRaw, []byte(titled("1")))
 	require.NoError(t, err)
-	first, err := in.streams.ClaimIdempotencyKey(t.Context(), events.DefaultTenant, "k", sub.key)
+	claim := events.IdempotencyClaim{Key: sub.key}
+	first, err := in.streams.ClaimIdempotencyKey(t.Context(), events.DefaultTenant, "k", claim)
 	require.NoError(t, err)
-	require.Equal(t, sub.key, first)
+	require.Equal(t, claim, first)
 	require.Equal(t, sub.key, send(t, http.MethodPost, in.url+"/v1/export/raw", titled("1"), "Idempotency-Key", "k").key(t))
 	x, err := in.streams.Read(t.Context(), events.DefaultTenant, sub.key)
 	require.NoError(t, err)
 	require.Equal(t, events.StateRequested, x.State)
+}
+
+// A request that is refused for another reason has not used its key up, and one that
+// was answered is answered again however old it is by then.
+func TestIdempotencyKeyIsBoundLast(t *testing.T) {
+	in := start(t, eventstest.Server(t, ""), Config{Quota: Quota{Unfinished: 1}, MaxSkew: time.Minute})
+	at := func(title string, off time.Duration) string {
+		return strings.Replace(titled(title), "1625106207", fmt.Sprint(time.Now().Add(off).Unix()), 1)
+	}
+	submit := func(body, key string) answer {
+		return send(t, http.MethodPost, in.url+"/v1/export/raw", body, "Idempotency-Key", key)
+	}
+	require.Equal(t, http.StatusBadRequest, submit(at("old", -time.Hour), "k").Status)
+	first := at("1", 0)
+	key := submit(first, "k").key(t)
+	require.Eventually(t, func() bool { u, _ := in.tasks.Usage(events.DefaultTenant); return u.Unfinished == 1 }, 10*time.Second, time.Millisecond)
+	require.Equal(t, http.StatusTooManyRequests, submit(at("2", 0), "k-2").Status)
+	require.Zero(t, send(t, http.MethodPost, in.url+"/v1/export/cancel", fmt.Sprintf(`{"key":%q}`, key)).Errcode)
+	require.Eventually(t, func() bool { u, _ := in.tasks.Usage(events.DefaultTenant); return u.Unfinished == 0 }, 10*time.Second, time.Millisecond)
+	require.Zero(t, submit(at("3", 0), "k-2").Errcode)
+	in.cfg.MaxSkew = time.Nanosecond // as if the repetition came late
+	require.Equal(t, key, submit(first, "k").key(t))
 }
 
 func TestMaxSkew(t *testing.T) {

@@ -57,10 +57,11 @@ func (s *Service) takeSubmission(ctx context.Context, created time.Time, d event
 	}
 	_, err = s.carryOut(ctx, sourceType, c)
 	if err == nil {
+		s.waitsNoLonger(tenant, d.Sequence)
 		return nil
 	}
 	failure := asAPIError(err)
-	if failure.Status == http.StatusTooManyRequests {
+	if failure.Status == http.StatusTooManyRequests && s.waitsForQuota(tenant, d.Sequence) {
 		// It stays where it is until the tenant has room again, and is offered now
 		// and then; those of others come between.
 		return events.RetryAfter(fmt.Errorf("submission %d: %w", d.Sequence, err), failure.RetryAfter/2+rand.N(failure.RetryAfter))
@@ -72,6 +73,7 @@ func (s *Service) takeSubmission(ctx context.Context, created time.Time, d event
 		}
 		return err
 	}
+	s.waitsNoLonger(tenant, d.Sequence)
 	logFailure(ctx, c.requestID, failure)
 	return s.reject(ctx, c, failure)
 }
