@@ -179,6 +179,7 @@ const (
 	CodeLimitColumns      = "LIMIT_COLUMNS"      // more columns than a sheet has
 	CodeLimitPages        = "LIMIT_PAGES"        // more pages than allowed
 	CodeLimitTime         = "LIMIT_TIME"         // unfinished for longer than allowed
+	CodeSealed            = "SEALED"             // a value that the producer sealed cannot be opened
 	CodeCrashedWorker     = "CRASHED_WORKER"     // the export was started again and again without progress
 	CodeStore             = "STORE"              // Sheaf's own storage failed
 	CodeInternal          = "INTERNAL"           // a defect of Sheaf

@@ -210,6 +210,20 @@ func SealValue(sealKey, tenant, value string) (string, error) {
 	return sealedPrefix + base64.RawURLEncoding.EncodeToString(sealed), nil
 }
 
+// CheckSealed returns ErrSealed for a value that claims to be sealed and cannot have
+// been. It opens nothing: that is for the crawler.
+func CheckSealed(value string) error {
+	text, ok := strings.CutPrefix(value, sealedPrefix)
+	if !ok {
+		return nil
+	}
+	const least = 32 + 16 // the encapsulated key, and the tag of no text at all
+	if sealed, err := base64.RawURLEncoding.DecodeString(text); err != nil || len(sealed) < least {
+		return ErrSealed
+	}
+	return nil
+}
+
 // OpenValue returns a value that a producer sealed, and any other as it is.
 // ErrSealed: it was sealed with another key, for another tenant, or changed.
 func (k *Keyring) OpenValue(tenant, value string) (string, error) {

@@ -313,6 +313,11 @@ func TestProducersSeal(t *testing.T) {
 	require.Equal(t, "Bearer 密", plain)
 	_, err = events.SealValue("short", "shop", "x")
 	require.Error(t, err)
+	require.NoError(t, events.CheckSealed(sealed))
+	require.NoError(t, events.CheckSealed("in clear"))
+	for _, wrong := range []string{"sealed:v1:", "sealed:v1:!", "sealed:v1:" + strings.Repeat("A", 60)} {
+		require.ErrorIs(t, events.CheckSealed(wrong), events.ErrSealed)
+	}
 }
 
 // FuzzLink changes a link: only the one that was handed out is good.

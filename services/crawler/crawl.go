@@ -147,7 +147,7 @@ func (c *crawl) openSecrets(kept map[string]string, param json.RawMessage) (map[
 	open := func(value string) (string, error) {
 		plain, err := c.streams.Keys().OpenValue(c.x.Tenant, value)
 		if err != nil {
-			err = &Failure{Code: events.CodeInternal, Msg: "a sealed value cannot be opened: its key was removed; seal it anew and submit the export again"}
+			err = &Failure{Code: events.CodeSealed, Msg: "a sealed value cannot be opened: it was sealed for another tenant or with a key that is not this server's; seal it with the key of GET /v1/seal-key and submit the export again"}
 		}
 		return plain, err
 	}

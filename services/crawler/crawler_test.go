@@ -533,3 +533,23 @@ func TestHangingSourceHoldsNoPlace(t *testing.T) {
 	x := request(t, s, events.Export{}, well.URL, 10, 0)
 	require.Equal(t, events.TypeCrawled, await(t, s, x.LastSeq, events.TypeCrawled, events.TypeFailed).Type())
 }
+
+// A value that was sealed for another tenant ends its export with a sentence, and the
+// source is never asked.
+func TestSealedForAnotherTenant(t *testing.T) {
+	s := eventstest.Streams(t)
+	src := sourcetest.New(t, 10)
+	sealed, err := events.SealValue(s.Keys().SealKey(), "other", "secret")
+	require.NoError(t, err)
+	require.NoError(t, s.SaveHeaders(t.Context(), "default", key, map[string]string{"Authorization": sealed}))
+	x, err := s.Append(t.Context(), events.Export{Tenant: "default", Key: key}, "", func(*events.Export) (events.Payload, error) {
+		return &events.ExportRequested{CreatedAt: time.Now().UTC(), Request: events.Request{SourceType: events.SourceHTTP,
+			HTTP: &events.HTTPRequest{URL: src.URL, Method: http.MethodGet, Limit: 10, Conn: 1, Header: []string{"Authorization"}}}}, nil
+	})
+	require.NoError(t, err)
+	start(t, s, src.Client, Config{})
+	f, ok := await(t, s, x.LastSeq, events.TypeCrawled, events.TypeFailed).Payload.(*events.ExportFailed)
+	require.True(t, ok)
+	require.Contains(t, f.Reason, "a sealed value cannot be opened")
+	require.Empty(t, src.Requests())
+}

@@ -112,10 +112,7 @@ func parseSubmission(keys *events.Keyring, tenant, sourceType string, body []byt
 		}
 	} else {
 		var more []string
-		req.HTTP, s.header, more, err = sourceHTTP(source, func(value string) error {
-			_, err := keys.OpenValue(tenant, value)
-			return err
-		})
+		req.HTTP, s.header, more, err = sourceHTTP(source)
 		unknown = append(unknown, more...)
 	}
 	if err != nil {
@@ -175,9 +172,8 @@ func unknownFields(names []string) []string {
 
 // sourceHTTP checks how to ask the source for its pages. more are the names of
 // unknown fields.
-// opens says whether a value that a producer sealed can be opened. header holds
-// the secret parameters too, see events.SecretParam.
-func sourceHTTP(source jsontext.Value, opens func(value string) error) (req *events.HTTPRequest, header map[string]string, more []string, err error) {
+// header holds the secret parameters too, see events.SecretParam.
+func sourceHTTP(source jsontext.Value) (req *events.HTTPRequest, header map[string]string, more []string, err error) {
 	members, err := objectMembers("source_http", source)
 	if err != nil {
 		return nil, nil, nil, err
@@ -223,15 +219,15 @@ func sourceHTTP(source jsontext.Value, opens func(value string) error) (req *eve
 	}
 	req.Header = slices.Sorted(maps.Keys(header))
 	for name, value := range header {
-		if opens(value) != nil {
-			return nil, nil, nil, invalid(fmt.Sprintf("source_http.header[%q]", cut(name, 64)), "is sealed, but not for this tenant with a key of this server; GET /v1/seal-key has the key")
+		if events.CheckSealed(value) != nil {
+			return nil, nil, nil, invalid(fmt.Sprintf("source_http.header[%q]", cut(name, 64)), "begins like a sealed value and is none; see sheaf seal")
 		}
 	}
 	if len(req.SecretParam) > 0 {
 		if header == nil {
 			header = map[string]string{}
 		}
-		if err := takeSecretParams(req, header, opens); err != nil {
+		if err := takeSecretParams(req, header); err != nil {
 			return nil, nil, nil, err
 		}
 	}
@@ -267,7 +263,7 @@ func secretParams(m member) ([]string, error) {
 
 // takeSecretParams moves the secret parameters from where the log would hold them
 // to what is sealed.
-func takeSecretParams(req *events.HTTPRequest, secrets map[string]string, opens func(string) error) error {
+func takeSecretParams(req *events.HTTPRequest, secrets map[string]string) error {
 	var members []member
 	if req.Param != nil {
 		var err error
@@ -294,8 +290,8 @@ func takeSecretParams(req *events.HTTPRequest, secrets map[string]string, opens 
 			if err != nil {
 				return err
 			}
-			if opens(value) != nil {
-				return invalid("source_http.param."+cut(m.name, 64), "is sealed, but not for this tenant with a key of this server; GET /v1/seal-key has the key")
+			if events.CheckSealed(value) != nil {
+				return invalid("source_http.param."+cut(m.name, 64), "begins like a sealed value and is none; see sheaf seal")
 			}
 		}
 		if len(m.value) > maxHeaderBytes {
