@@ -4,6 +4,7 @@ package main_test
 
 import (
 	"context"
+	"encoding/hex"
 	"fmt"
 	"net/http"
 	"os"
@@ -69,7 +70,13 @@ func BenchmarkStartWithHistory(b *testing.B) {
 // writeHistory appends finished exports to the log of a Sheaf that is stopped,
 // as if all consumers had seen them. It returns the last sequence.
 func writeHistory(b *testing.B, dir string, exports int) uint64 {
-	srv, err := embedded.Start(embedded.Options{Dir: dir})
+	secret, err := os.ReadFile(filepath.Join(filepath.Dir(dir), "secret.key"))
+	require.NoError(b, err)
+	key, err := hex.DecodeString(strings.TrimSpace(string(secret)))
+	require.NoError(b, err)
+	ring, err := events.NewKeyring(key)
+	require.NoError(b, err)
+	srv, err := embedded.Start(embedded.Options{Dir: dir, Key: ring.StoreKey()})
 	require.NoError(b, err)
 	defer srv.Stop()
 	nc, err := srv.Connect()
