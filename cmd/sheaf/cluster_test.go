@@ -92,7 +92,7 @@ func (c *cluster) whole(ctx context.Context) bool {
 			}
 			count++
 		}
-		return streams.Err() == nil && count == 7
+		return streams.Err() == nil && count == 8
 	})
 }
 

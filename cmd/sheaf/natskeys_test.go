@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
 	"net/http"
@@ -46,8 +47,16 @@ func (s *natsKeys) connect(t *testing.T, key string) *nats.Conn {
 
 func (s *natsKeys) ask(t *testing.T, nc *nats.Conn, subject, body string) (errcode int, data json.RawMessage) {
 	t.Helper()
-	m, err := nc.Request(subject, []byte(body), 10*time.Second)
-	require.NoError(t, err)
+	var m *nats.Msg
+	require.Eventually(t, func() (answered bool) {
+		var err error
+		m, err = nc.Request(subject, []byte(body), 10*time.Second)
+		if !errors.Is(err, nats.ErrNoResponders) { // the service has just started
+			require.NoError(t, err)
+			return true
+		}
+		return false
+	}, 20*time.Second, 5*time.Millisecond)
 	var a struct {
 		Errcode int             `json:"errcode"`
 		Data    json.RawMessage `json:"data"`

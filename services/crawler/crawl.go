@@ -218,11 +218,6 @@ func (c *crawl) begin(ctx context.Context) ([]int, error) {
 	ctx, stop := c.untilDrain(ctx)
 	defer stop()
 	c.into = c.x.RequestedSeq
-	c.mark = markAt(c.into, 0)
-	if c.fresh && c.x.ContinuesRun == 0 { // nobody has begun, so nothing is there
-		c.acquit()
-		return nil, nil
-	}
 	have, err := c.streams.ListPages(ctx, c.x.Tenant, c.x.Key, c.into)
 	if err != nil {
 		return nil, err
@@ -253,6 +248,15 @@ func (c *crawl) begin(ctx context.Context) ([]int, error) {
 		}
 	}
 	c.mark = markAt(c.into, len(have)+len(before))
+	if c.fresh && len(have)+len(before) == 0 { // nobody has begun, so no start is recorded
+		c.acquit()
+		return nil, nil
+	}
+	if len(have) > 0 {
+		// A delivery that calls itself the first need not be: in a cluster the
+		// count of deliveries can be lost with its leader.
+		c.fresh = false
+	}
 	starts, err := c.streams.Starts(ctx, c.x.Tenant, c.x.Key, c.mark)
 	if err != nil {
 		return nil, err
