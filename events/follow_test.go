@@ -13,6 +13,7 @@ import (
 	"sheaf/events/eventstest"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 )
 
@@ -185,6 +186,35 @@ func TestFollowEndsWithItsContext(t *testing.T) {
 	ctx, cancel = context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	require.NoError(t, s.Follow(ctx, 1, func([]events.Event) error { return nil }), "while nothing comes")
+}
+
+// What was purged may be missing; what the log holds may not.
+func TestFollowTakesAGapOnlyWhereNothingIs(t *testing.T) {
+	t.Parallel()
+	s := eventstest.Streams(t)
+	last := appendMany(t, s, 0, 10)
+	for _, held := range [][2]uint64{{1, 1}, {1, 3}, {last, last}} {
+		require.ErrorContains(t, s.NotThere(t.Context(), held[0], held[1]), "passed over")
+	}
+	st, err := s.JetStream().Stream(t.Context(), events.StreamEvents)
+	require.NoError(t, err)
+	require.NoError(t, st.Purge(t.Context(), jetstream.WithPurgeSequence(6)))
+	require.NoError(t, s.NotThere(t.Context(), 1, 5))
+	require.ErrorContains(t, s.NotThere(t.Context(), 1, 6), "passed over", "the end of a gap counts as its beginning does")
+
+	next := uint64(6)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	require.NoError(t, s.Follow(ctx, 2, func(batch []events.Event) error {
+		for _, ev := range batch {
+			require.Equal(t, next, ev.Sequence)
+			if next++; next > last {
+				cancel()
+			}
+		}
+		return nil
+	}))
+	require.Equal(t, last+1, next)
 }
 
 // Events that cannot be read keep their place.

@@ -162,40 +162,56 @@ func (w *world) inspect(ctx context.Context, o *order, url string) error {
 	return nil
 }
 
-// readAll returns every message of a stream from a sequence on, in order.
+// readAll returns every message of a stream, in order. An ordered consumer of a
+// cluster whose servers have just come back can pass messages over, so what it
+// brought is counted, and read again if it is too little.
 func (w *world) readAll(ctx context.Context, stream string, headersOnly bool) (messages []jetstream.Msg, err error) {
+	for attempt := 1; ; attempt++ {
+		messages, there, err := w.readOnce(ctx, stream, headersOnly)
+		if err != nil || uint64(len(messages)) >= there {
+			return messages, err
+		}
+		w.t.Logf("the reader of %s passed over %d of %d messages", stream, there-uint64(len(messages)), there)
+		if attempt == 3 {
+			return nil, fmt.Errorf("%d of the %d messages of %s cannot be read", there-uint64(len(messages)), there, stream)
+		}
+	}
+}
+
+// readOnce returns also how many messages the server counted before it read.
+func (w *world) readOnce(ctx context.Context, stream string, headersOnly bool) (messages []jetstream.Msg, there uint64, err error) {
 	st, err := w.js.Stream(ctx, stream)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	info, err := st.Info(ctx)
 	if err != nil || info.State.Msgs == 0 {
-		return nil, err
+		return nil, 0, err
 	}
 	cons, err := w.js.OrderedConsumer(ctx, stream, jetstream.OrderedConsumerConfig{HeadersOnly: headersOnly})
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	iter, err := cons.Messages(jetstream.PullMaxMessages(500))
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	defer iter.Stop()
 	for {
 		m, err := iter.Next(jetstream.NextContext(ctx))
 		if err != nil {
-			return nil, err
+			return nil, 0, err
 		}
 		meta, err := m.Metadata()
 		if err != nil {
-			return nil, err
+			return nil, 0, err
 		}
 		if meta.Sequence.Stream > info.State.LastSeq {
-			return messages, nil
+			return messages, info.State.Msgs, nil
 		}
 		messages = append(messages, m)
 		if meta.Sequence.Stream == info.State.LastSeq {
-			return messages, nil
+			return messages, info.State.Msgs, nil
 		}
 	}
 }
