@@ -73,7 +73,7 @@ func TestFormulasAreQuoted(t *testing.T) {
 			style, err := f.GetCellStyle(sheet, cell)
 			require.NoError(t, err)
 			quoted := f.Styles.CellXfs.Xf[style].QuotePrefix
-			require.Equal(t, beginsFormula([]byte(want)), quoted != nil && *quoted, "%s!%s", sheet, cell)
+			require.Equal(t, strings.Contains("=@-", want[:1]), quoted != nil && *quoted, "%s!%s", sheet, cell)
 			full, err := f.GetStyle(style)
 			require.NoError(t, err)
 			require.Equal(t, strings.HasSuffix(cell, "1"), full.Font != nil && full.Font.Bold, "%s!%s", sheet, cell)
