@@ -26,6 +26,7 @@ import (
 	"time"
 
 	"sheaf/events"
+	"sheaf/events/embedded"
 )
 
 // A key is sheaf_<id>_<secret>: the id names it in lists and logs, the secret is
@@ -340,5 +341,5 @@ func (c keysFile) change(edit func([]byte) ([]byte, error)) error {
 	if data, err = edit(data); err != nil {
 		return err
 	}
-	return replaceFile(c.APIKeys, data)
+	return embedded.ReplaceFile(c.APIKeys, data)
 }

@@ -394,6 +394,8 @@ func (w *world) submit(ctx context.Context, o *order) error {
 	body := o.body(w, false)
 	if o.durable {
 		msg := &nats.Msg{Subject: events.SubmitSubject(events.DefaultTenant, kind), Data: body, Header: nats.Header{nats.MsgIdHdr: {o.correlation()}}}
+		tick := time.NewTicker(50 * time.Millisecond)
+		defer tick.Stop()
 		for {
 			publish, cancel := context.WithTimeout(ctx, 3*time.Second)
 			_, err := w.js.PublishMsg(publish, msg)
@@ -401,10 +403,11 @@ func (w *world) submit(ctx context.Context, o *order) error {
 			if err == nil {
 				break
 			}
-			if ctx.Err() != nil {
+			select {
+			case <-tick.C: // the server is away
+			case <-ctx.Done():
 				return fmt.Errorf("durable submission: %w", err)
 			}
-			time.Sleep(50 * time.Millisecond) // between attempts at a server that is away
 		}
 	} else {
 		status, a, err := w.insist(ctx, http.MethodPost, "/v1/export/"+kind, body)
@@ -472,7 +475,11 @@ func (w *world) live(ctx context.Context, o *order) error {
 	}
 	key := []byte(fmt.Sprintf(`{"key":%q}`, o.key))
 	if o.cancel > 0 {
-		time.Sleep(o.cancel) // the race is the point
+		select {
+		case <-time.After(o.cancel): // the race is the point
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 		status, a, err := w.insist(ctx, http.MethodPost, "/v1/export/cancel", key)
 		if err != nil {
 			return err

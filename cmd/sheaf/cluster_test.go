@@ -169,24 +169,23 @@ func (c *cluster) loseQuorum(ctx context.Context, lasts time.Duration, orders []
 	var asking sync.WaitGroup
 	for i, base := range c.ingresses {
 		asking.Go(func() {
-			for n := 0; time.Since(lost) < lasts; n++ {
+			n := i
+			eventually(ctx, lasts, 200*time.Millisecond, func() bool { // as a caller would
 				asked := time.Now()
-				status, retryAfter, a, err := c.once(ctx, base, orders[(i+n)%len(orders)])
+				status, retryAfter, a, err := c.once(ctx, base, orders[n%len(orders)])
 				if err != nil || status != http.StatusServiceUnavailable || retryAfter == "" {
 					c.problem("I1 without a quorum a submission was answered %d %q, Retry-After %q, %v", status, a.Msg, retryAfter, err)
 				}
 				mu.Lock()
 				refused, slowest = refused+1, max(slowest, time.Since(asked))
 				mu.Unlock()
-				time.Sleep(200 * time.Millisecond) // as a caller would
-			}
+				n++
+				return false // for as long as there is no quorum
+			})
 		})
 		asking.Go(func() {
-			for time.Since(lost) < lasts {
-				if c.ready(ctx, base) == http.StatusServiceUnavailable && notReady[i] == 0 {
-					notReady[i] = time.Since(lost)
-				}
-				time.Sleep(50 * time.Millisecond) // the pace of a balancer that asks
+			if eventually(ctx, lasts, 50*time.Millisecond, func() bool { return c.ready(ctx, base) == http.StatusServiceUnavailable }) {
+				notReady[i] = time.Since(lost)
 			}
 		})
 	}

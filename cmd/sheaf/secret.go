@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"sheaf/events"
+	"sheaf/events/embedded"
 	"sheaf/events/failpoint"
 )
 
@@ -136,32 +137,11 @@ func (c *secretKeyRotateCmd) Run(std stdio) error {
 	key := make([]byte, events.SecretKeySize)
 	rand.Read(key)
 	line := hex.EncodeToString(key) + " from=" + time.Now().Add(c.In).UTC().Format(time.RFC3339) + "\n"
-	if err := replaceFile(file, append(append([]byte(strings.TrimRight(string(before), "\n")), '\n'), line...)); err != nil {
+	if err := embedded.ReplaceFile(file, append(append([]byte(strings.TrimRight(string(before), "\n")), '\n'), line...)); err != nil {
 		return fmt.Errorf("secret key: %w", err)
 	}
 	fmt.Fprintf(std.err, "%s has a new key; restart every process that reads it\n", file)
 	return nil
-}
-
-// replaceFile writes a file anew, whole or not at all.
-func replaceFile(name string, data []byte) error {
-	tmp, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+".*") // mode 0600
-	if err != nil {
-		return err
-	}
-	defer os.Remove(tmp.Name())
-	_, err = tmp.Write(data)
-	if err = errors.Join(err, tmp.Sync(), tmp.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(tmp.Name(), name); err != nil {
-		return err
-	}
-	dir, err := os.Open(filepath.Dir(name))
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
 }
 
 // guardKeptKey takes back what a careless copy gave away.

@@ -48,7 +48,7 @@ func storeKey(dir, key string) (string, error) {
 		return "", nil
 	}
 	// The mark comes first: without it an encrypted store could be taken for none.
-	return key, writeDurably(name, markOf(key)+"\n")
+	return key, ReplaceFile(name, []byte(markOf(key)+"\n"))
 }
 
 // markOf tells two keys apart without giving either away.
@@ -58,13 +58,15 @@ func markOf(key string) string {
 	return hex.EncodeToString(m.Sum(nil)[:16])
 }
 
-func writeDurably(name, text string) error {
+// ReplaceFile writes a small file of this machine, a key or the mark of one, whole or
+// not at all, readable by its owner alone, and returns when it and its name are on disk.
+func ReplaceFile(name string, data []byte) error {
 	tmp, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+".*") // mode 0600
 	if err != nil {
 		return err
 	}
 	defer os.Remove(tmp.Name())
-	_, err = tmp.WriteString(text)
+	_, err = tmp.Write(data)
 	if err = errors.Join(err, tmp.Sync(), tmp.Close()); err != nil {
 		return err
 	}
