@@ -1,6 +1,7 @@
 package events_test
 
 import (
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -57,6 +58,29 @@ func TestProvisionIsIdempotent(t *testing.T) {
 	got, err := s.Read(t.Context(), "default", testKey)
 	require.NoError(t, err)
 	require.Equal(t, x, got)
+}
+
+// What somebody set, or an older version did, is taken back, also where the promise
+// is that something is not set: the fence needs a log without direct gets.
+func TestProvisionTakesBackWhatItDoesNotAskFor(t *testing.T) {
+	t.Parallel()
+	srv := eventstest.Server(t, "")
+	s := eventstest.StreamsOn(t, srv, events.Config{})
+	before := configs(t, s.JetStream())
+	for stream, change := range map[string]func(*jetstream.StreamConfig){
+		events.StreamEvents:  func(c *jetstream.StreamConfig) { c.AllowDirect = true },
+		events.StreamPages:   func(c *jetstream.StreamConfig) { c.MaxAge = time.Hour },
+		events.StreamPrivate: func(c *jetstream.StreamConfig) { c.RePublish = &jetstream.RePublish{Destination: "leak.>"} },
+		events.StreamTimers:  func(c *jetstream.StreamConfig) { c.Subjects = append(c.Subjects, "others") },
+	} {
+		config := before[stream].(jetstream.StreamConfig)
+		config.Subjects = slices.Clone(config.Subjects)
+		change(&config)
+		_, err := s.JetStream().UpdateStream(t.Context(), config)
+		require.NoError(t, err, stream)
+	}
+	require.NotEqual(t, before, configs(t, s.JetStream()))
+	require.Equal(t, before, configs(t, eventstest.StreamsOn(t, srv, events.Config{}).JetStream()))
 }
 
 func TestProvisionInManyProcessesAtOnce(t *testing.T) {

@@ -202,8 +202,8 @@ func provisionStream(ctx context.Context, js jetstream.JetStream, want jetstream
 	return js.CreateOrUpdateStream(ctx, want)
 }
 
-// has reports whether all that want asks for is so in is, where the server has
-// put its defaults.
+// has reports whether is, where the server has put its defaults and its metadata, is
+// what want asks for: nothing is missing, and nothing is set that want leaves out.
 func has(is, want jetstream.StreamConfig) bool {
 	fields := func(c jetstream.StreamConfig) (m map[string]any) {
 		if b, err := json.Marshal(c); err != nil || json.Unmarshal(b, &m) != nil {
@@ -211,7 +211,14 @@ func has(is, want jetstream.StreamConfig) bool {
 		}
 		return m
 	}
-	return covers(fields(is), fields(want))
+	there, asked := fields(is), fields(want)
+	for name, value := range there {
+		_, ok := asked[name]
+		if !ok && name != "metadata" && !reflect.DeepEqual(value, map[string]any{}) {
+			return false
+		}
+	}
+	return covers(there, asked)
 }
 
 func covers(is, want any) bool {
@@ -278,6 +285,7 @@ func streamConfigs(cfg Config) []jetstream.StreamConfig {
 			Name: name, Description: description, Subjects: subjects,
 			Storage: jetstream.FileStorage, Replicas: cfg.Replicas,
 			Duplicates: minDedupeWindow, Discard: jetstream.DiscardNew,
+			MaxMsgSize: -1, // the server's default, said so that provisionStream finds it as asked
 		}
 	}
 
@@ -304,6 +312,7 @@ func streamConfigs(cfg Config) []jetstream.StreamConfig {
 	timers := base(StreamTimers, "when to try callbacks again", subjectTimer+">", subjectDue+">")
 	timers.Retention = jetstream.WorkQueuePolicy
 	timers.AllowMsgSchedules = true
+	timers.AllowRollup = true             // schedules imply it
 	timers.Discard = jetstream.DiscardOld // schedules refuse DiscardNew
 
 	private := base(StreamPrivate, "sealed source headers and other inner state, last value of each", subjectPrivate+">")
