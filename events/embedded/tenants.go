@@ -26,15 +26,22 @@ type tenants struct {
 	mu       sync.Mutex
 	ns       *server.Server // set before the first connection
 	accounts map[string]*server.Account
-	keys     map[uint64]string // of the connections that were let in
+	let      map[uint64]let // the connections that were let in, and some that have gone
+	pruneAt  int            // how many of them are looked through for those
 }
+
+// let is by what a connection was let in, and as whose.
+type let struct{ key, tenant string }
+
+// leastPruned is how many connections that have gone may be remembered.
+const leastPruned = 256
 
 const ownUser = "sheaf"
 
 func newTenants(authenticate func(string) (string, bool)) *tenants {
 	return &tenants{
 		authenticate: authenticate, own: rand.Text(),
-		accounts: map[string]*server.Account{}, keys: map[uint64]string{},
+		accounts: map[string]*server.Account{}, let: map[uint64]let{}, pruneAt: leastPruned,
 	}
 }
 
@@ -59,9 +66,7 @@ func (t *tenants) Check(c server.ClientAuthentication) bool {
 			return false
 		}
 		c.RegisterUser(&server.User{Username: tenant, Account: account, Permissions: permissions(tenant)})
-		t.mu.Lock()
-		t.keys[c.GetID()] = key
-		t.mu.Unlock()
+		t.remember(c.GetID(), let{key, tenant})
 		return true
 	}
 	return false
@@ -112,20 +117,35 @@ func permissions(tenant string) *server.Permissions {
 	}
 }
 
+// remember notes a connection. The server tells nobody when one ends, so now and then
+// those that have are looked for: callers that connect for each message would else
+// be remembered for ever.
+func (t *tenants) remember(id uint64, by let) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.let[id] = by
+	if len(t.let) < t.pruneAt {
+		return
+	}
+	for other := range t.let {
+		if other != id && t.ns.GetClient(other) == nil {
+			delete(t.let, other)
+		}
+	}
+	t.pruneAt = max(leastPruned, 2*len(t.let))
+}
+
 // recheck closes the connections whose key is no longer good, or is another's.
 func (t *tenants) recheck() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for id, key := range t.keys {
-		if _, ok := t.authenticate(key); ok {
-			if t.ns.GetClient(id) == nil {
-				delete(t.keys, id)
-			}
+	for id, by := range t.let {
+		if tenant, ok := t.authenticate(by.key); ok && tenant == by.tenant {
 			continue
 		}
-		delete(t.keys, id)
+		delete(t.let, id)
 		if err := t.ns.DisconnectClientByID(id); err == nil {
-			slog.Info("connection closed: its API key was revoked", "component", "nats-server", "connection", id)
+			slog.Info("connection closed: its API key was revoked, or is another tenant's", "component", "nats-server", "connection", id)
 		}
 	}
 }

@@ -47,7 +47,7 @@ func (s *Service) withinQuota(tenant string) error {
 	return nil
 }
 
-// fresh refuses a request whose timestamp is further from the clock than MaxSkew: it
+// isFresh refuses a request whose timestamp is further from the clock than MaxSkew: it
 // may be one that somebody has recorded. at is when it came.
 func (s *Service) isFresh(timestamp int64, at time.Time) error {
 	skew := s.cfg.MaxSkew
