@@ -77,6 +77,10 @@ func Start(o Options) (*Server, error) {
 		_ = held.Close()
 		return nil, fmt.Errorf("folder %s of the embedded NATS server: %w", o.Dir, err)
 	}
+	if err := mendChecksums(o.Dir); err != nil {
+		_ = held.Close()
+		return nil, fmt.Errorf("folder %s of the embedded NATS server: %w", o.Dir, err)
+	}
 	s := &Server{lock: held, failed: &atomic.Pointer[string]{}}
 	if o.Authenticate != nil {
 		s.tenants = newTenants(o.Authenticate)
