@@ -125,7 +125,7 @@ func (s *Service) handle(ctx context.Context, d events.Delivery) error {
 	if err != nil {
 		return err
 	}
-	done, err := s.shares.enter(ev.Tenant, ev.Key)
+	done, err := s.shares.enter(ev.Tenant)
 	if err != nil {
 		return err // another of the tenant goes first, those of others beside
 	}

@@ -2,7 +2,6 @@ package crawler
 
 import (
 	"errors"
-	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -16,41 +15,34 @@ type shares struct {
 	most int // of one tenant, 0 for all
 
 	mu      sync.Mutex
-	running map[string]int                 // by tenant
-	waiting map[string]map[string]struct{} // by tenant, the keys that were sent away
+	running map[string]int       // by tenant
+	next    map[string]time.Time // by tenant, when the last one that was sent away is offered again
 }
 
 func newShares(most int) *shares {
-	return &shares{most: most, running: map[string]int{}, waiting: map[string]map[string]struct{}{}}
+	return &shares{most: most, running: map[string]int{}, next: map[string]time.Time{}}
 }
 
 var errShareTaken = errors.New("as many exports of the tenant as may be are being crawled")
 
 // offers is how many of a tenant's waiting exports are offered again in a second, by
 // and large: enough for a slot that becomes free to be taken at once, and few enough
-// to cost nothing.
-const offers = 100
+// to cost nothing. One alone is offered again after soonest.
+const (
+	offers  = 100
+	soonest = 200 * time.Millisecond
+)
 
 // enter takes a slot of the tenant's share until leave is called, or has the export
 // offered again later.
-func (s *shares) enter(tenant, key string) (leave func(), err error) {
+func (s *shares) enter(tenant string) (leave func(), err error) {
 	if s.most <= 0 {
 		return func() {}, nil
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.running[tenant] >= s.most {
-		waiting := s.waiting[tenant]
-		if waiting == nil {
-			waiting = map[string]struct{}{}
-			s.waiting[tenant] = waiting
-		}
-		waiting[key] = struct{}{}
-		pause := max(time.Duration(len(waiting))*time.Second/offers, 200*time.Millisecond)
-		return nil, events.RetryAfter(errShareTaken, pause/2+rand.N(pause))
-	}
-	if delete(s.waiting[tenant], key); len(s.waiting[tenant]) == 0 {
-		delete(s.waiting, tenant)
+		return nil, events.RetryAfter(errShareTaken, s.pause(tenant))
 	}
 	s.running[tenant]++
 	return func() {
@@ -58,6 +50,21 @@ func (s *shares) enter(tenant, key string) (leave func(), err error) {
 		defer s.mu.Unlock()
 		if s.running[tenant]--; s.running[tenant] == 0 {
 			delete(s.running, tenant)
+			delete(s.next, tenant)
 		}
 	}, nil
+}
+
+// pause gives each that is sent away a place in time after the one before, so that
+// all who wait come by in turn. Nothing is kept of them: one that was cancelled
+// meanwhile, or that another process took, leaves its place empty.
+func (s *shares) pause(tenant string) time.Duration {
+	now := time.Now()
+	at := s.next[tenant]
+	if at.Before(now) {
+		at = now
+	}
+	at = at.Add(time.Second / offers)
+	s.next[tenant] = at
+	return max(at.Sub(now), soonest)
 }

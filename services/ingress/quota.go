@@ -77,9 +77,8 @@ func validIdempotencyKey(key string) error {
 }
 
 // answered reports whether the Idempotency-Key of a call has begun its export before,
-// however that ended: then nothing is to be begun. was is the export as it is now. A
-// process that died after it bound the key has left it without a round of its own;
-// then the repetition begins it.
+// however that ended: then nothing is to be begun. A process that died after it bound
+// the key has left it without a round of its own; then the repetition begins it.
 func (s *Service) answered(ctx context.Context, c call, hashKey string, claim events.IdempotencyClaim) (bool, error) {
 	if claim.Key != hashKey {
 		return false, &apiError{

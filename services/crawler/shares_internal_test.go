@@ -1,0 +1,40 @@
+package crawler
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// Those that are sent away come by one after the other. Those that never come again,
+// because another process crawls them, make nobody wait.
+func TestWhoWaitsForAShareComesByInTurn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newShares(1)
+		leave, err := s.enter("shop")
+		require.NoError(t, err)
+		_, err = s.enter("shop")
+		require.ErrorIs(t, err, errShareTaken)
+		other, err := s.enter("bank")
+		require.NoError(t, err, "the share is each tenant's own")
+		other()
+
+		const elsewhere = 5000
+		last := time.Duration(0)
+		for range elsewhere {
+			pause := s.pause("shop")
+			require.GreaterOrEqual(t, pause, last)
+			require.GreaterOrEqual(t, pause, soonest)
+			last = pause
+		}
+		require.InDelta(t, elsewhere/offers, last.Seconds(), 1)
+		<-time.After(last) // of the bubble's clock
+		require.Equal(t, soonest, s.pause("shop"))
+
+		leave()
+		require.Empty(t, s.running)
+		require.Empty(t, s.next)
+	})
+}
