@@ -147,7 +147,7 @@ type Service struct {
 	files    storage.Files
 
 	waitingMu sync.Mutex
-	waiting   map[string]map[uint64]struct{} // by tenant, the durable submissions that wait for its quota
+	waiting   map[string]map[uint64]time.Time // by tenant, the durable submissions that wait for its quota, and until when they do if nothing is heard of them
 
 	progress *progressCache
 	outlook  outlook
@@ -167,7 +167,7 @@ func New(cfg Config, listener net.Listener, streams *events.Streams, tasks *stor
 	}
 	return &Service{
 		cfg: cfg, listener: listener, streams: streams, tasks: tasks, files: files,
-		waiting: map[string]map[uint64]struct{}{}, progress: newProgressCache(), bound: make(chan struct{}),
+		waiting: map[string]map[uint64]time.Time{}, progress: newProgressCache(), bound: make(chan struct{}),
 		// One of the largest at a time. A body of rows is in memory twice, as
 		// received and without the escapes of its string, and the garbage of
 		// the one before may still be there: 252 MB for one of 64 MiB, 325 MB

@@ -3,6 +3,7 @@ package ingress
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/http"
 	"time"
 
@@ -133,17 +134,28 @@ func (s *Service) mayBegin(ctx context.Context, c call, sub *submission) (done b
 // rejected.
 const maxWaiting = 1000
 
+// waitsFor is how long a submission that was handed back is taken to wait: it is
+// offered again within one and a half quotaWait, and another ingress may take it,
+// which nobody tells this one.
+const waitsFor = 2 * quotaWait
+
 // waitsForQuota notes that a durable submission waits, and reports whether it may.
 func (s *Service) waitsForQuota(tenant string, sequence uint64) bool {
 	s.waitingMu.Lock()
 	defer s.waitingMu.Unlock()
-	if _, ok := s.waiting[tenant][sequence]; !ok && len(s.waiting[tenant]) >= maxWaiting {
-		return false
+	waiting := s.waiting[tenant]
+	if waiting == nil {
+		waiting = map[uint64]time.Time{}
+		s.waiting[tenant] = waiting
 	}
-	if s.waiting[tenant] == nil {
-		s.waiting[tenant] = map[uint64]struct{}{}
+	now := time.Now()
+	if _, ok := waiting[sequence]; !ok && len(waiting) >= maxWaiting {
+		maps.DeleteFunc(waiting, func(_ uint64, until time.Time) bool { return now.After(until) })
+		if len(waiting) >= maxWaiting {
+			return false
+		}
 	}
-	s.waiting[tenant][sequence] = struct{}{}
+	waiting[sequence] = now.Add(waitsFor)
 	return true
 }
 

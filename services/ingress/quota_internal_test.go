@@ -1,0 +1,35 @@
+package ingress
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// Submissions that were handed back and taken by another ingress do not count for
+// ever: the tenant's later ones would be rejected.
+func TestWhoWaitsElsewhereIsForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &Service{waiting: map[string]map[uint64]time.Time{}}
+		for sequence := range uint64(maxWaiting) {
+			require.True(t, s.waitsForQuota("shop", sequence))
+		}
+		require.False(t, s.waitsForQuota("shop", maxWaiting))
+		require.True(t, s.waitsForQuota("shop", 0), "one that waits may go on")
+		require.True(t, s.waitsForQuota("bank", maxWaiting))
+
+		<-time.After(quotaWait + quotaWait/2) // of the bubble's clock; those that wait come again
+		require.True(t, s.waitsForQuota("shop", 0))
+		require.False(t, s.waitsForQuota("shop", maxWaiting))
+		<-time.After(waitsFor - quotaWait - quotaWait/2 + 1)
+		require.True(t, s.waitsForQuota("shop", maxWaiting))
+		require.Len(t, s.waiting["shop"], 2)
+
+		s.waitsNoLonger("shop", 0)
+		s.waitsNoLonger("shop", maxWaiting)
+		s.waitsNoLonger("bank", maxWaiting)
+		require.Empty(t, s.waiting)
+	})
+}
