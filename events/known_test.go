@@ -2,6 +2,7 @@ package events_test
 
 import (
 	"fmt"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -13,7 +14,8 @@ import (
 	"sheaf/events/eventstest"
 )
 
-// reads counts the messages of the log that are asked of its leader.
+// reads counts the messages of the log that s asks its leader for. What others ask is
+// heard too, and at any time: theirs are not behind the marker of s.
 func reads(t *testing.T, s *events.Streams) func() int {
 	t.Helper()
 	heard, marker := make(chan *nats.Msg, 100), nats.NewInbox()
@@ -22,11 +24,19 @@ func reads(t *testing.T, s *events.Streams) func() int {
 		require.NoError(t, err)
 		t.Cleanup(func() { _ = sub.Unsubscribe() })
 	}
+	require.NoError(t, s.Conn().Flush())
+	_, err := s.Read(t.Context(), "default", strings.Repeat("0", 32))
+	require.NoError(t, err)
+	inbox := func(m *nats.Msg) string { return m.Reply[:strings.LastIndexByte(m.Reply, '.')] }
+	own := inbox(<-heard)
 	return func() int {
 		require.NoError(t, s.Conn().Publish(marker, nil)) // comes behind what was asked before
-		for n := 0; ; n++ {
-			if m := <-heard; m.Subject == marker {
+		for n := 0; ; {
+			switch m := <-heard; {
+			case m.Subject == marker:
 				return n
+			case inbox(m) == own:
+				n++
 			}
 		}
 	}

@@ -214,12 +214,15 @@ func has(is, want jetstream.StreamConfig) bool {
 	there, asked := fields(is), fields(want)
 	for name, value := range there {
 		_, ok := asked[name]
-		if !ok && name != "metadata" && !reflect.DeepEqual(value, map[string]any{}) {
+		if !ok && name != "metadata" && value != noLimit && !reflect.DeepEqual(value, map[string]any{}) {
 			return false
 		}
 	}
 	return covers(there, asked)
 }
+
+// noLimit is what the server makes of a limit that is 0 or left out.
+const noLimit = -1.0
 
 func covers(is, want any) bool {
 	switch want := want.(type) {
@@ -230,7 +233,7 @@ func covers(is, want any) bool {
 		}
 		return ok
 	case float64:
-		return is == want || want == 0 && is == -1.0 // 0 asks for no limit, which is -1
+		return is == want || want == 0 && is == noLimit
 	}
 	return reflect.DeepEqual(is, want)
 }
@@ -285,7 +288,6 @@ func streamConfigs(cfg Config) []jetstream.StreamConfig {
 			Name: name, Description: description, Subjects: subjects,
 			Storage: jetstream.FileStorage, Replicas: cfg.Replicas,
 			Duplicates: minDedupeWindow, Discard: jetstream.DiscardNew,
-			MaxMsgSize: -1, // the server's default, said so that provisionStream finds it as asked
 		}
 	}
 
