@@ -29,8 +29,7 @@ var (
 	lengthCode    [maxMatch + 1]uint8
 	lengthBase    [29]uint16
 	lengthExtra   [29]uint8
-	distanceBase  [distanceCodes]uint16
-	distanceExtra [distanceCodes]uint8
+	distanceExtra [1 << 5]uint8
 	nearDistance  [256]uint8 // code of distances below 256
 	farDistance   [256]uint8 // of all others, by their upper bits
 )
@@ -53,7 +52,6 @@ func init() {
 		if c >= 4 {
 			distanceExtra[c] = uint8(c/2 - 1)
 		}
-		distanceBase[c] = uint16(distance)
 		for range 1 << distanceExtra[c] {
 			if distance < len(nearDistance) {
 				nearDistance[distance] = uint8(c)
@@ -71,11 +69,17 @@ func distanceCode(d uint16) uint8 {
 	return farDistance[d>>7]
 }
 
-// code is the code of a symbol, its first bit lowest.
-type code struct {
-	bits   uint16
-	length uint8
-}
+// code is the code of a symbol, its first bit lowest, and above codeBits its
+// length. A length of zero is no code.
+type code uint32
+
+const codeBits = 24
+
+func (c code) bits() uint64 { return uint64(c) & (1<<codeBits - 1) }
+func (c code) length() uint { return uint(c >> codeBits) }
+
+// after returns n bits with c after them.
+func (c code) after(b uint64, n uint) (uint64, uint) { return b | c.bits()<<(n&63), n + c.length() }
 
 // codeLengths sets out to the lengths, of limit bits at most, of a Huffman code
 // for symbols of the given frequencies; 0 for those that do not occur.
@@ -182,9 +186,9 @@ func assignCodes(codes []code, lengths []uint8) {
 		next[l] = (next[l-1] + count[l-1]) << 1
 	}
 	for at, l := range lengths {
-		codes[at] = code{}
+		codes[at] = 0
 		if l > 0 {
-			codes[at] = code{bits.Reverse16(next[l]) >> (16 - l), l}
+			codes[at] = code(l)<<codeBits | code(bits.Reverse16(next[l])>>(16-l))
 			next[l]++
 		}
 	}
@@ -200,9 +204,9 @@ type bitWriter struct {
 	n    uint   // how many: less than 8 between calls
 }
 
-func (w *bitWriter) put(v uint64, n uint8) {
+func (w *bitWriter) put(v uint64, n uint) {
 	w.bits |= v << w.n
-	for w.n += uint(n); w.n >= 8; w.n -= 8 {
+	for w.n += n; w.n >= 8; w.n -= 8 {
 		w.out = append(w.out, byte(w.bits))
 		w.bits >>= 8
 	}
@@ -211,15 +215,26 @@ func (w *bitWriter) put(v uint64, n uint8) {
 // align fills the last byte with zeros.
 func (w *bitWriter) align() {
 	if w.n > 0 {
-		w.put(0, uint8(8-w.n))
+		w.put(0, 8-w.n)
 	}
 }
 
-// sequence is some literals and the match that follows.
-type sequence struct {
-	literals uint32
-	length   uint16 // 0: the block ends after the literals
-	distance uint16 // less 1
+// sequence is some literals and the match that follows, as it is written: the
+// distance less 1, above distanceBits the length, above lengthBits the code of
+// the distance.
+type sequence struct{ literals, match uint32 }
+
+const (
+	distanceBits = 15
+	lengthBits   = 24
+)
+
+func newSequence(literals, length int, distance uint16, symbol uint8) sequence {
+	return sequence{uint32(literals), uint32(distance) | uint32(length)<<distanceBits | uint32(symbol)<<lengthBits}
+}
+
+func (s sequence) length() int {
+	return int(s.match >> distanceBits & (1<<(lengthBits-distanceBits) - 1))
 }
 
 // dynamicBlock writes a DEFLATE block with its own Huffman codes (RFC 1951,
@@ -259,17 +274,20 @@ func (w *bitWriter) dynamicBlock(in []byte, sequences []sequence, literals *[lit
 	w.codeLengths(lengths[:nl+nd])
 	w.body(in, sequences, &codes.literals, &codes.distances)
 	end := codes.literals[endOfBlock]
-	w.put(uint64(end.bits), end.length)
+	w.put(end.bits(), end.length())
 }
 
 // codeLengths writes the lengths of both codes, in a code of their own that has
 // symbols for repetitions.
 func (w *bitWriter) codeLengths(lengths []uint8) {
-	type run struct{ symbol, extra, bits uint8 }
+	type run struct {
+		symbol, extra uint8
+		bits          uint
+	}
 	var room [literalCodes + distanceCodes]run
 	runs := room[:0]
 	var freqs [codeLengthCodes]uint32
-	add := func(symbol uint8, extra int, bits uint8) {
+	add := func(symbol uint8, extra int, bits uint) {
 		runs = append(runs, run{symbol, uint8(extra), bits})
 		freqs[symbol]++
 	}
@@ -315,7 +333,7 @@ func (w *bitWriter) codeLengths(lengths []uint8) {
 		w.put(uint64(own[at]), 3)
 	}
 	for _, r := range runs {
-		w.put(uint64(codes[r.symbol].bits), codes[r.symbol].length)
+		w.put(codes[r.symbol].bits(), codes[r.symbol].length())
 		w.put(uint64(r.extra), r.bits)
 	}
 }
@@ -323,56 +341,51 @@ func (w *bitWriter) codeLengths(lengths []uint8) {
 // body writes the symbols. It is written for speed: three literals, or a match,
 // take at most 48 bits and are written at once.
 func (w *bitWriter) body(in []byte, sequences []sequence, literals *[literalCodes]code, distances *[distanceCodes]code) {
+	// Each length's code with its extra bits.
+	var lengths [1 << (lengthBits - distanceBits)]code
+	for l := minMatch; l <= maxMatch; l++ {
+		symbol := lengthCode[l]
+		c := literals[firstLength+int(symbol)]
+		extra := code(uint16(l)-lengthBase[symbol]) << c.length()
+		lengths[l] = c + extra + code(lengthExtra[symbol])<<codeBits
+	}
 	// A literal takes two bytes at most, a match six; and eight are written at once.
 	room := slices.Grow(w.out, 2*len(in)+6*len(sequences)+16)
 	out, at := room[:cap(room)], len(w.out)
 	acc, n := w.bits, w.n
 	for i := range len(sequences) + 1 {
-		s := sequence{literals: uint32(len(in))}
+		var s sequence
+		text := in
 		if i < len(sequences) {
 			s = sequences[i]
+			text = in[:s.literals]
+			in = in[int(s.literals)+s.length():]
 		}
-		text := in[:s.literals]
-		in = in[int(s.literals)+int(s.length):]
 		for ; len(text) >= 3; text = text[3:] {
-			c := literals[text[0]]
-			acc |= uint64(c.bits) << (n & 63)
-			n += uint(c.length)
-			c = literals[text[1]]
-			acc |= uint64(c.bits) << (n & 63)
-			n += uint(c.length)
-			c = literals[text[2]]
-			acc |= uint64(c.bits) << (n & 63)
-			n += uint(c.length)
+			acc, n = literals[text[0]].after(acc, n)
+			acc, n = literals[text[1]].after(acc, n)
+			acc, n = literals[text[2]].after(acc, n)
 			binary.LittleEndian.PutUint64(out[at:], acc)
 			at += int(n >> 3)
 			acc >>= n & 56
 			n &= 7
 		}
 		for _, b := range text {
-			c := literals[b]
-			acc |= uint64(c.bits) << (n & 63)
-			n += uint(c.length)
+			acc, n = literals[b].after(acc, n)
 		}
 		binary.LittleEndian.PutUint64(out[at:], acc)
 		at += int(n >> 3)
 		acc >>= n & 56
 		n &= 7
-		if s.length == 0 {
+		if s.match == 0 {
 			break
 		}
-		l := lengthCode[s.length]
-		c := literals[firstLength+int(l)]
-		acc |= uint64(c.bits) << (n & 63)
-		n += uint(c.length)
-		acc |= uint64(s.length-lengthBase[l]) << (n & 63)
-		n += uint(lengthExtra[l])
-		d := distanceCode(s.distance)
-		c = distances[d]
-		acc |= uint64(c.bits) << (n & 63)
-		n += uint(c.length)
-		acc |= uint64(s.distance-distanceBase[d]) << (n & 63)
-		n += uint(distanceExtra[d])
+		acc, n = lengths[s.match>>distanceBits&(1<<(lengthBits-distanceBits)-1)].after(acc, n)
+		symbol := s.match >> lengthBits & 31
+		acc, n = distances[symbol].after(acc, n)
+		extra := distanceExtra[symbol]
+		acc |= uint64(s.match&(1<<(extra&31)-1)) << (n & 63)
+		n += uint(extra)
 		binary.LittleEndian.PutUint64(out[at:], acc)
 		at += int(n >> 3)
 		acc >>= n & 56

@@ -30,8 +30,9 @@ type rowDeflater struct {
 	literals  [literalCodes]uint32 // frequencies
 	distances [distanceCodes]uint32
 
+	texts [1 << textBits]uint32 // by the hash of what begins there, see textEntry
+
 	// Places, each plus one so that 0 is none.
-	texts [1 << textBits]int32     // by the hash of what begins there
 	cells [cellSlots]cellPlaces    // of the last cell of a column
 	ends  [cellSlots]int32         // of the last text before the same two columns
 	near  [len(endKinds) + 1]int32 // of the last text before the same tags
@@ -49,6 +50,7 @@ type cellPlaces struct {
 
 const (
 	textBits  = 14
+	placeBits = 19 // for a block's bytes, each plus one
 	cellSlots = 1 << 10
 	// inPadding lets eight bytes be read at any place, and a little behind it.
 	inPadding = 32
@@ -187,14 +189,15 @@ func (d *rowDeflater) walk() bool {
 		// The tags up to the value, and of the value what it has in common with
 		// the one above. If the table knows more of the value, the match ends
 		// before it.
-		value, slot, slotted := -1, uint64(0), 0
+		value, slot, slotted := -1, uint64(0), uint32(0)
 		if from := cell.number; d.pos == number && from > 0 {
 			length, tags := d.matching(from, number, maxDistance), int(cell.text-from)
 			if common := length - tags; common >= 0 && tags > 2 {
 				value = number + tags
-				slot, slotted = hash(d.load(value)), value+1
-				if at := d.texts[slot]; at > 0 && common < 8 && in[value+common] != '<' &&
-					d.matching(at, value, maxDistance) >= common+leastMatch {
+				var known int32
+				slot, slotted = textEntry(d.load(value), value)
+				if known = seenAt(d.texts[slot], slotted); known > 0 && common < 8 && in[value+common] != '<' &&
+					d.matching(known, value, maxDistance) >= common+leastMatch {
 					length = tags
 				}
 			}
@@ -236,7 +239,7 @@ func (d *rowDeflater) walk() bool {
 			d.text(end, tail)
 		}
 		if slotted > 0 {
-			d.texts[slot] = int32(slotted)
+			d.texts[slot] = slotted
 		}
 		if d.pos == end {
 			d.match(from, tail, leastMatch)
@@ -248,6 +251,14 @@ func (d *rowDeflater) walk() bool {
 
 // until returns the place of the next c from i on, or the end.
 func (d *rowDeflater) until(i int, c byte) int {
+	const ones = 0x0101010101010101
+	for near := i + 16; i < near && i < d.n; i += 8 {
+		// The lowest byte of x that is 0 is where c is.
+		x := d.load(i) ^ ones*uint64(c)
+		if x = (x - ones) &^ x & (ones << 7); x != 0 {
+			return min(i+bits.TrailingZeros64(x)/8, d.n)
+		}
+	}
 	if i < d.n {
 		if at := bytes.IndexByte(d.in[i:d.n], c); at >= 0 {
 			return i + at
@@ -297,7 +308,7 @@ func (d *rowDeflater) match(place int32, length, least int) {
 		if rest := length - l; rest > 0 && rest < minMatch {
 			l -= minMatch
 		}
-		d.sequences = append(d.sequences, sequence{uint32(d.pos - d.from), uint16(l), distance})
+		d.sequences = append(d.sequences, newSequence(d.pos-d.from, l, distance, symbol))
 		d.literals[firstLength+int(lengthCode[l])]++
 		d.distances[symbol]++
 		d.pos += l
@@ -313,40 +324,63 @@ func (d *rowDeflater) skip(to int) {
 	}
 }
 
-// hash is of the first five bytes.
-func hash(v uint64) uint64 { return v << 24 * 889523592379 >> (64 - textBits) }
+// textEntry is what the table keeps of the text that begins with v, and where: its
+// place, and of the hash of the first five bytes what does not say where in the
+// table it is. So a text that was never there is nearly never compared.
+func textEntry(v uint64, at int) (slot uint64, e uint32) {
+	h := v << 24 * 889523592379
+	return h >> (64 - textBits), uint32(at+1) | uint32(h>>(32-textBits))<<placeBits
+}
+
+// seenAt returns where an entry's text was before, if it was that of another.
+func seenAt(e, of uint32) int32 {
+	if (e^of)>>placeBits != 0 {
+		return 0
+	}
+	return int32(e & (1<<placeBits - 1))
+}
 
 // text covers the bytes up to a place, by matches that the table finds where
 // words begin. Tail bytes that follow them can be matched more cheaply than by
 // going on with a match of the text, unless that is about as long.
 func (d *rowDeflater) text(to, tail int) {
 	tail = max(tail-1, leastMatch)
-	begins := true
-	for d.pos < to {
-		c := d.in[d.pos]
-		if begins || c >= 0xc0 || !isWord[c] {
-			slot := &d.texts[hash(d.load(d.pos))]
-			place := *slot
-			*slot = int32(d.pos + 1)
-			length := d.matching(place, d.pos, maxDistance)
-			inText := min(length, to-d.pos)
+	in, pos, words := d.in, d.pos, 0
+	for pos < to {
+		c := in[pos]
+		slot, e := textEntry(d.load(pos), pos)
+		at := seenAt(d.texts[slot], e)
+		d.texts[slot] = e
+		if at > 0 {
+			length := d.matching(at, pos, maxDistance)
+			inText := min(length, to-pos)
 			if length-inText < tail || inText < leastMatch && c <= '9' {
 				length = inText // few digits cost less than a match that is far
 			}
 			if length >= leastText {
-				d.words += inText
-				d.match(place, length, leastText)
-				begins = true
+				words += inText
+				d.pos = pos
+				d.match(at, length, leastText)
+				pos = d.pos
 				continue
 			}
 		}
-		d.literals[c]++
-		if c > '9' {
-			d.words++
+		// Literals up to where a word begins, or what is no word.
+		for {
+			d.literals[c]++
+			if c > '9' {
+				words++
+			}
+			if pos++; pos >= to || !isWord[c] {
+				break
+			}
+			if c = in[pos]; c >= 0xc0 || !isWord[c] {
+				break
+			}
 		}
-		begins = !isWord[c]
-		d.pos++
 	}
+	d.pos = pos
+	d.words += words
 }
 
 // flush writes what is covered as one DEFLATE block.
