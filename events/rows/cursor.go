@@ -1,6 +1,7 @@
 package rows
 
 import (
+	"bytes"
 	"encoding/binary"
 	"math/bits"
 )
@@ -15,6 +16,16 @@ type Cursor struct {
 	b     []byte
 	i     int
 	inRow bool
+
+	nameStart, nameEnd int // of the current field
+}
+
+// Span is where a value stands in the array of a [Cursor]. Unlike a [Value] it
+// holds no pointer, so that many of them can be kept at little cost.
+type Span struct {
+	start, end int
+	Kind       Kind
+	Escaped    bool // as in Value
 }
 
 // NewCursor returns a cursor before the first row of array.
@@ -33,7 +44,7 @@ func NewCursor(array []byte) Cursor {
 // the current row that were not read are skipped.
 func (c *Cursor) NextRow() bool {
 	for c.inRow {
-		c.NextField()
+		_, _, _ = c.Next(nil)
 	}
 	i := skipSpace(c.b, c.i)
 	if i < len(c.b) && c.b[i] == ',' {
@@ -51,40 +62,40 @@ func (c *Cursor) NextRow() bool {
 // without its quotes; nameEscaped says that it holds a backslash. ok is false
 // when the row has no further field.
 func (c *Cursor) NextField() (name []byte, nameEscaped bool, v Value, ok bool) {
+	at, _, ok := c.Next(nil)
+	if !ok {
+		return nil, false, Value{}, false
+	}
+	name = c.Name()
+	return name, bytes.IndexByte(name, '\\') >= 0, c.At(at), true
+}
+
+// Next moves to the next field of the current row, and returns where its value
+// stands; ok is false when there is none. It looks first for the expected name, as [Expect] makes it of a raw name;
+// when that is what comes, same is true: rows repeat the names of the row before,
+// and comparing costs less than reading.
+func (c *Cursor) Next(expected []byte) (v Span, same, ok bool) {
 	if !c.inRow {
-		return
+		return Span{}, false, false
 	}
 	b := c.b
 	i := skipSpace(b, c.i)
 	if i < len(b) && b[i] == ',' {
 		i = skipSpace(b, i+1)
 	}
-	if i >= len(b) || b[i] != '"' {
-		if i < len(b) && b[i] == '}' {
-			c.i, c.inRow = i+1, false
-			return
-		}
-		c.stop()
-		return
+	if n := len(expected); n > 0 && n <= len(b)-i && string(b[i:i+n]) == string(expected) {
+		same = true
+		c.nameStart, c.nameEnd = i+1, i+n-len(`":`)
+		i += n
+	} else if i = c.readName(i); i < 0 {
+		return Span{}, false, false
 	}
-	start := i + 1
-	i, nameEscaped = stringEnd(b, start)
-	if i < 0 {
-		c.stop()
-		return
-	}
-	name = b[start : i-1 : i-1]
 	i = skipSpace(b, i)
-	if i >= len(b) || b[i] != ':' {
-		c.stop()
-		return
-	}
-	i = skipSpace(b, i+1)
 	if i >= len(b) {
 		c.stop()
-		return
+		return Span{}, false, false
 	}
-	start = i
+	v.start = i
 	switch b[i] {
 	case '"':
 		v.Kind = String
@@ -112,11 +123,51 @@ func (c *Cursor) NextField() (name []byte, nameEscaped bool, v Value, ok bool) {
 	}
 	if i < 0 {
 		c.stop()
-		return nil, false, Value{}, false
+		return Span{}, false, false
 	}
-	v.Raw = b[start:i:i]
+	v.end = i
 	c.i = i
-	return name, nameEscaped, v, true
+	return v, same, true
+}
+
+// readName reads the name at i, where a field or the end of the row is, and
+// returns the offset after its colon, -1 when there is no field.
+func (c *Cursor) readName(i int) int {
+	b := c.b
+	if i >= len(b) || b[i] != '"' {
+		if i < len(b) && b[i] == '}' {
+			c.i, c.inRow = i+1, false
+			return -1
+		}
+		c.stop()
+		return -1
+	}
+	start := i + 1
+	if i, _ = stringEnd(b, start); i < 0 {
+		c.stop()
+		return -1
+	}
+	c.nameStart, c.nameEnd = start, i-1
+	i = skipSpace(b, i)
+	if i >= len(b) || b[i] != ':' {
+		c.stop()
+		return -1
+	}
+	return i + 1
+}
+
+// Name returns the current field's raw name, without its quotes.
+func (c *Cursor) Name() []byte { return c.b[c.nameStart:c.nameEnd:c.nameEnd] }
+
+// Raw returns the bytes that stand there, as in a [Value].
+func (c *Cursor) Raw(s Span) []byte { return c.b[s.start:s.end:s.end] }
+
+// At returns the value that stands there.
+func (c *Cursor) At(s Span) Value { return Value{Kind: s.Kind, Raw: c.Raw(s), Escaped: s.Escaped} }
+
+// Expect appends to dst what [Cursor.Next] looks for when it expects a raw name.
+func Expect(dst, raw []byte) []byte {
+	return append(append(append(dst, '"'), raw...), '"', ':')
 }
 
 // stop ends the walk at bytes that are no JSON.

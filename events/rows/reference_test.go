@@ -51,21 +51,42 @@ func referenceRows(array []byte) ([][]field, bool) {
 	return all, true
 }
 
-// cursorRows walks an array; ok is false when the walk takes more steps than
-// the array has bytes.
+// cursorRows walks an array, and beside it a second time with the names of the row
+// before expected; ok is false when the walk takes more steps than the array has
+// bytes, or the two see different things.
 func cursorRows(array []byte) (all [][]field, ok bool) {
 	all = [][]field{}
 	steps := 0
+	var before [][]byte // names, as they are expected
+	expecting := rows.NewCursor(array)
 	for c := rows.NewCursor(array); c.NextRow(); {
+		if !expecting.NextRow() {
+			return nil, false
+		}
 		row := []field{}
-		for {
+		for i := 0; ; i++ {
 			if steps++; steps > 2*len(array)+2 {
 				return nil, false
 			}
+			if i == len(before) {
+				before = append(before, nil)
+			}
 			name, escaped, v, more := c.NextField()
+			at, same, alsoMore := expecting.Next(before[i])
+			if more != alsoMore {
+				return nil, false
+			}
 			if !more {
 				break
 			}
+			if !bytes.Equal(expecting.Name(), name) || !bytes.Equal(expecting.Raw(at), v.Raw) || at.Kind != v.Kind || at.Escaped != v.Escaped {
+				return nil, false
+			}
+			expected := rows.Expect(nil, name)
+			if same && !bytes.Equal(before[i], expected) {
+				return nil, false
+			}
+			before[i] = expected
 			if escaped != bytes.ContainsRune(name, '\\') || v.Escaped != (v.Kind == rows.String && bytes.ContainsRune(v.Raw, '\\')) {
 				return nil, false
 			}
@@ -73,7 +94,7 @@ func cursorRows(array []byte) (all [][]field, ok bool) {
 		}
 		all = append(all, row)
 	}
-	return all, true
+	return all, !expecting.NextRow()
 }
 
 // referenceResponse is ScanResponse by way of maps.

@@ -43,7 +43,13 @@ type scanner struct {
 	row   int          // row the scan is in, from 1; 0 outside the rows
 	err   *SyntaxError // not JSON, or beyond a limit: the scan has stopped
 	shape *SyntaxError // JSON, but not of the expected form: the first such finding
+
+	names [expectedNames][2]int // where the names of the row before stand, with quotes
 }
+
+// expectedNames is how many of a row's names are compared with those of the row
+// before. One that is equal is right too, and need not be scanned.
+const expectedNames = 64
 
 func (s *scanner) fail(i int, format string, args ...any) int {
 	msg := fmt.Sprintf(format, args...)
@@ -201,7 +207,7 @@ func (s *scanner) object(i, depth, maxFields int) int {
 		if n > maxFields {
 			return s.beyond(ErrTooManyFields, i, "more than %d fields", maxFields)
 		}
-		if i = s.str(i + 1); i < 0 {
+		if i = s.name(i, n, depth); i < 0 {
 			return -1
 		}
 		i = skipSpace(b, i)
@@ -227,6 +233,20 @@ func (s *scanner) object(i, depth, maxFields int) int {
 		}
 		return s.unexpected(i, "',' or '}'")
 	}
+}
+
+// name reads the n-th name of an object at a depth. Its quote is at i.
+func (s *scanner) name(i, n, depth int) int {
+	if depth != 2 || n > len(s.names) {
+		return s.str(i + 1)
+	}
+	before := &s.names[n-1]
+	if size := before[1] - before[0]; size > 0 && size <= len(s.b)-i && string(s.b[i:i+size]) == string(s.b[before[0]:before[1]]) {
+		return i + size
+	}
+	end := s.str(i + 1)
+	*before = [2]int{i, max(i, end)}
+	return end
 }
 
 // members reads the object that opens at i and hands each

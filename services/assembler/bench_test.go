@@ -72,6 +72,49 @@ func BenchmarkSmallWorkbook(b *testing.B) {
 	}
 }
 
+// blocksOf returns blocks of sheet XML of n rows.
+func blocksOf(b *testing.B, n int) (blocks [][]byte) {
+	head, err := newHeader([]byte("[" + benchHeader + "]"))
+	require.NoError(b, err)
+	var sheet []byte
+	e := newEncoder(head, maxRows)
+	e.emit = func(c *chunk) error { sheet = append(sheet, c.xml...); return nil }
+	require.NoError(b, e.batch(&batch{pages: cutPages(benchHeader, benchRows(n), n)}, 0))
+	for ; len(sheet) > blockSize; sheet = sheet[blockSize:] {
+		blocks = append(blocks, sheet[:blockSize])
+	}
+	return blocks
+}
+
+// BenchmarkRowDeflater compresses the XML of some 20,000 rows.
+func BenchmarkRowDeflater(b *testing.B) {
+	blocks := blocksOf(b, 20_000)
+	d, packed := new(rowDeflater), []byte(nil)
+	b.SetBytes(int64(len(blocks) * blockSize))
+	for b.Loop() {
+		for _, block := range blocks {
+			packed, _ = d.deflate(packed[:0], []piece{{block, nil}}, false)
+		}
+	}
+}
+
+// BenchmarkEncoder makes the XML of 20,000 rows.
+func BenchmarkEncoder(b *testing.B) {
+	const n, columns = 20_000, 8
+	head, err := newHeader([]byte("[" + benchHeader + "]"))
+	require.NoError(b, err)
+	e := newEncoder(head, maxRows)
+	e.emit = func(c *chunk) error { c.release(); return nil }
+	pages := cutPages(benchHeader, benchRows(n), n)
+	b.SetBytes(int64(len(pages[0].Rows)))
+	for b.Loop() {
+		if err := e.batch(&batch{pages: pages, first: widthRows}, 0); err != nil { // none of them measured
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/n/columns, "ns/cell")
+}
+
 // BenchmarkStreamWriter measures excelize's StreamWriter on the same rows.
 // In "values" they lie decoded in memory before the clock starts; "pages" is
 // the whole way that WriteWorkbook goes, with encoding/json in front.

@@ -2,6 +2,7 @@ package assembler
 
 import (
 	"bytes"
+	"encoding/binary"
 	"math"
 	"slices"
 	"strconv"
@@ -36,7 +37,7 @@ const (
 type header struct {
 	columns map[string]int32 // by decoded name
 	titles  [][]byte         // decoded
-	refs    [][]byte         // `<c r="A` and so on
+	refs    []snippet        // `<c r="A` and so on
 }
 
 // newHeader reads the first row of a page; h is nil when it has none. Of a
@@ -62,7 +63,7 @@ func newHeader(page []byte) (h *header, err error) {
 		}
 		h.columns[string(name)] = int32(len(h.titles))
 		h.titles = append(h.titles, title)
-		h.refs = append(h.refs, append([]byte(`<c r="`), columnName(len(h.refs))...))
+		h.refs = append(h.refs, newSnippet(`<c r="`, columnName(len(h.refs))))
 	}
 	if len(h.titles) > maxColumns {
 		return nil, &TooManyColumnsError{Columns: len(h.titles)}
@@ -93,7 +94,7 @@ func (h *header) appendRow(dst []byte) (_ []byte, cuts cellCuts) {
 		if beginsFormula(title) {
 			style = styleBoldQuoted
 		}
-		dst = append(append(dst, h.refs[i]...), `1" s="`...)
+		dst = append(append(dst, h.refs[i].text()...), `1" s="`...)
 		dst = append(strconv.AppendInt(dst, int64(style), 10), '"')
 		var cut bool
 		if dst, cut = appendInline(dst, title); cut {
@@ -180,21 +181,45 @@ type encoder struct {
 
 	now *chunk
 
-	slots   []rows.Value // by column, valid where stamp is generation
+	slots   []rows.Span // by column, valid where stamp is generation
 	stamps  []uint32
 	stamp   uint32
 	touched []int32 // columns of the row
 	guesses []guess // by position in the row
+	digits  [8]byte // of the row's number
 	scratch []byte
-	number  []byte // the row's number as the cells need it
 	text    []byte
 }
 
 // guess is the column that the previous row's field at a position had. Rows
 // mostly repeat their names in one order, which saves the map.
 type guess struct {
-	name   []byte // raw
+	name   []byte // as rows.Expect makes it
 	column int32  // -1: none
+}
+
+// snippet is a short text that is written often: it is copied whole, whatever its
+// length, which needs no call.
+type snippet struct {
+	bytes  [snippetSize]byte
+	length int
+}
+
+// snippetSize has room for a row's number and the tags before a text.
+const snippetSize = 32
+
+func newSnippet[T []byte | string](a T, b string) (s snippet) {
+	s.length = copy(s.bytes[:], a)
+	s.length += copy(s.bytes[s.length:], b)
+	return s
+}
+
+func (s *snippet) text() []byte { return s.bytes[:s.length] }
+
+// appendTo appends the snippet to dst, which has room for snippetSize bytes.
+func (s *snippet) appendTo(dst []byte) []byte {
+	*(*[snippetSize]byte)(dst[len(dst) : len(dst)+snippetSize]) = s.bytes
+	return dst[:len(dst)+s.length]
 }
 
 func newEncoder(h *header, maxRows int) *encoder {
@@ -202,7 +227,7 @@ func newEncoder(h *header, maxRows int) *encoder {
 		head:    h,
 		maxRows: maxRows,
 		limit:   blockSize,
-		slots:   make([]rows.Value, len(h.titles)),
+		slots:   make([]rows.Span, len(h.titles)),
 		stamps:  make([]uint32, len(h.titles)),
 	}
 }
@@ -267,36 +292,39 @@ func (e *encoder) row(c *rows.Cursor, b *batch, index int) error {
 		e.now.widths = make([]uint8, len(e.head.titles))
 	}
 
-	e.number = strconv.AppendInt(e.number[:0], int64(number), 10)
-	out := append(e.now.xml, `<row r="`...)
-	out = append(out, e.number...)
-	out = append(out, `">`...)
-	e.number = append(e.number, '"')
+	digits := strconv.AppendInt(e.digits[:0], int64(number), 10)
+	inline := newSnippet(digits, `" t="inlineStr"><is><t>`)
+	out := append(append(append(e.now.xml, `<row r="`...), digits...), `">`...)
 	for _, col := range e.touched {
-		v := &e.slots[col]
-		if v.Kind == rows.Null {
+		span := e.slots[col]
+		if span.Kind == rows.Null {
 			continue
 		}
-		out = append(append(out, e.head.refs[col]...), e.number...)
-		text := v.Raw
-		switch v.Kind {
+		raw := c.Raw(span)
+		out = e.head.refs[col].appendTo(slices.Grow(out, 2*snippetSize))
+		text := raw
+		switch span.Kind {
 		case rows.True:
-			out = append(out, ` t="b"><v>1</v></c>`...)
+			out = append(append(out, digits...), `" t="b"><v>1</v></c>`...)
 		case rows.False:
-			out = append(out, ` t="b"><v>0</v></c>`...)
+			out = append(append(out, digits...), `" t="b"><v>0</v></c>`...)
 		default:
-			if v.Kind == rows.Number && isExact(v.Raw) {
-				out = append(append(append(out, `><v>`...), v.Raw...), `</v></c>`...)
+			if span.Kind == rows.Number && isExact(raw) {
+				out = append(append(append(append(out, digits...), `"><v>`...), raw...), `</v></c>`...)
 				break
 			}
-			if v.Kind == rows.String && !v.Escaped {
-				text = v.Raw[1 : len(v.Raw)-1]
+			if span.Kind == rows.String && !span.Escaped {
+				text = raw[1 : len(raw)-1]
 			} else {
-				e.text = appendValueText(e.text[:0], *v)
+				e.text = appendValueText(e.text[:0], c.At(span))
 				text = e.text
 			}
+			if isPlain(text) {
+				out = append(append(inline.appendTo(out), text...), `</t></is></c>`...)
+				break
+			}
 			var cut bool
-			if out, cut = appendStyled(out, text); cut {
+			if out, cut = appendStyled(append(append(out, digits...), '"'), text); cut {
 				e.now.cuts.add(number, int(col))
 			}
 		}
@@ -346,19 +374,30 @@ func (e *encoder) read(c *rows.Cursor, global int64) {
 	e.touched = e.touched[:0]
 	sorted, last := true, int32(-1)
 	for i := 0; ; i++ {
-		name, escaped, v, ok := c.NextField()
+		if i == len(e.guesses) {
+			e.guesses = append(e.guesses, guess{})
+		}
+		g := &e.guesses[i]
+		at, same, ok := c.Next(g.name)
 		if !ok {
 			break
 		}
-		col := e.guess(i, name, escaped)
+		col := g.column
+		if !same {
+			name := c.Name()
+			col = e.column(name)
+			if len(name) <= maxGuessed {
+				g.name, g.column = rows.Expect(g.name[:0], name), col
+			}
+		}
 		if col < 0 {
 			if u := &e.now.unknown; u.n == 0 {
-				u.name, u.row = shownName(name), global+1
+				u.name, u.row = shownName(c.Name()), global+1
 			}
 			e.now.unknown.n++
 			continue
 		}
-		e.slots[col] = v // the last of a name counts
+		e.slots[col] = at // the last of a name counts
 		if e.stamps[col] == e.stamp {
 			continue
 		}
@@ -370,23 +409,6 @@ func (e *encoder) read(c *rows.Cursor, global int64) {
 	if !sorted {
 		slices.Sort(e.touched)
 	}
-}
-
-// guess returns the column of the i-th field's raw name, -1 when it has none.
-func (e *encoder) guess(i int, name []byte, escaped bool) int32 {
-	if i < len(e.guesses) && bytes.Equal(e.guesses[i].name, name) {
-		return e.guesses[i].column
-	}
-	col := e.column(name, escaped)
-	if len(name) > maxGuessed {
-		return col
-	}
-	for len(e.guesses) <= i {
-		e.guesses = append(e.guesses, guess{column: -1, name: []byte{'"'}}) // equal to no raw name
-	}
-	g := &e.guesses[i]
-	g.name, g.column = append(g.name[:0], name...), col
-	return col
 }
 
 // maxGuessed is the longest name that a guess keeps, in bytes.
@@ -404,8 +426,8 @@ func shownName(name []byte) string {
 }
 
 // column returns the column of a raw name, -1 when the header has none.
-func (e *encoder) column(name []byte, escaped bool) int32 {
-	if escaped {
+func (e *encoder) column(name []byte) int32 {
+	if bytes.IndexByte(name, '\\') >= 0 {
 		e.scratch = rows.Unquote(e.scratch[:0], name)
 		name = e.scratch
 	}
@@ -584,6 +606,37 @@ func beginsFormula(text []byte) bool {
 		return len(text) >= 3 && text[1] == 0xBC && (text[2] == 0x9D || text[2] == 0x8B || text[2] == 0x8D || text[2] == 0xA0)
 	}
 	return false
+}
+
+// isPlain reports whether a text is one that appendStyled writes as it is, without
+// style and without space to be kept. It may say no of some that are.
+func isPlain(text []byte) bool {
+	if len(text) > maxCellText || beginsFormula(text) ||
+		len(text) > 0 && (text[0] == ' ' || text[len(text)-1] == ' ') {
+		return false
+	}
+	for ; len(text) >= 8; text = text[8:] {
+		if !standForThemselves(binary.LittleEndian.Uint64(text)) {
+			return false
+		}
+	}
+	for _, c := range text {
+		if textClass[c] != 0 || c < ' ' {
+			return false
+		}
+	}
+	return true
+}
+
+// standForThemselves reports whether eight bytes of text are all of class 0 and no
+// control characters. A byte of x-ones has its high bit set where that of x was 0.
+func standForThemselves(w uint64) bool {
+	const ones = 0x0101010101010101
+	controls := (w - ones*' ') &^ w
+	ampersand, angle := w^ones*'&', (w|ones*2)^ones*'>' // '<' is '>' without that bit
+	underscore, noncharacter := w^ones*'_', w^ones*0xEF
+	zeros := (ampersand-ones)&^ampersand | (angle-ones)&^angle | (underscore-ones)&^underscore | (noncharacter-ones)&^noncharacter
+	return (controls|zeros)&(ones<<7) == 0
 }
 
 func isSpace(c byte) bool { return c == ' ' || c == '\t' || c == '\n' }

@@ -197,6 +197,30 @@ func TestFieldsGoToTheirColumns(t *testing.T) {
 	}
 }
 
+// A text that is written without being looked at byte by byte is one that would be
+// written so anyway, wherever in it something else stands.
+func TestPlainTextsAreWrittenAsTheyAre(t *testing.T) {
+	check := func(t failer, text []byte) {
+		styled, cut := appendStyled(nil, text)
+		asItIs := string(styled) == ` t="inlineStr"><is><t>`+string(text)+`</t></is></c>`
+		if isPlain(text) && (cut || !asItIs) {
+			t.Fatalf("%q is called plain, and written %s", text, styled)
+		}
+	}
+	for _, special := range []string{"&", "<", ">", "_", "_x0041_", "\x00", "\x1f", "\t", "\n", "\r", " ", "=", "＝", "\uFFFE", "\uFFFF", "\uFFEF", "\u007f", "x"} {
+		for before := range 20 {
+			for after := range 20 {
+				check(t, []byte(strings.Repeat("b", before)+special+strings.Repeat("客", after)))
+			}
+		}
+	}
+	check(t, bytes.Repeat([]byte("x"), maxCellText+1))
+	rapid.Check(t, func(t *rapid.T) { check(t, []byte(rapid.String().Draw(t, "text"))) })
+	for _, text := range []string{"", "x", "SN123456789012", "客户12345", "2026-01-02 03:04:05", "a longer text, with some: punctuation!"} {
+		require.True(t, isPlain([]byte(text)), text)
+	}
+}
+
 func TestColumnName(t *testing.T) {
 	for i := range maxColumns {
 		want, err := excelize.ColumnNumberToName(i + 1)
@@ -477,7 +501,7 @@ func FuzzCells(f *testing.F) {
 		n, err := rows.Check(page, rows.Limits{})
 		if err != nil {
 			// Even so it must not panic.
-			e := newEncoder(&header{columns: map[string]int32{"a": 0}, titles: [][]byte{nil}, refs: [][]byte{[]byte(`<c r="A`)}}, maxRows)
+			e := newEncoder(&header{columns: map[string]int32{"a": 0}, titles: [][]byte{nil}, refs: []snippet{newSnippet(`<c r="`, "A")}}, maxRows)
 			e.emit = func(c *chunk) error { c.release(); return nil }
 			_ = e.batch(&batch{pages: []Page{{Number: 2, Rows: page}}}, 0)
 			return
