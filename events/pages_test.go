@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"math/rand/v2"
 	"runtime"
 	"strconv"
@@ -209,8 +210,9 @@ func TestPagesAfterALostAcknowledgement(t *testing.T) {
 // part returns a message as PublishPage makes it, for tests to damage.
 func part(p events.Page, n, parts int, payload []byte) *nats.Msg {
 	sum := sha256.Sum256(p.Rows)
+	crc := crc32.Checksum(p.Rows, crc32.MakeTable(crc32.Castagnoli))
 	return &nats.Msg{Subject: events.PageSubject(p.PageID, n), Data: payload, Header: nats.Header{
-		"ce-page": {strconv.Itoa(p.Number)}, "ce-part": {strconv.Itoa(n)}, "ce-parts": {strconv.Itoa(parts)},
+		"ce-crc32c": {fmt.Sprintf("%08x", crc)}, "ce-page": {strconv.Itoa(p.Number)}, "ce-part": {strconv.Itoa(n)}, "ce-parts": {strconv.Itoa(parts)},
 		"ce-rows": {"1"}, "ce-total": {"1"}, "ce-totalpages": {"1"}, "ce-attempts": {"1"}, "ce-headerrow": {"true"},
 		"ce-sha256": {hex.EncodeToString(sum[:])}, "Content-Encoding": {"zstd"},
 	}}
@@ -231,7 +233,8 @@ func rawFrame(claim uint64, blocks int) []byte {
 	return b
 }
 
-// A page is read in either encoding: processes of one cluster may write different ones.
+// A page is read in either encoding, and with or without a CRC: processes of one
+// cluster may write different ones.
 func TestPagesInEitherEncoding(t *testing.T) {
 	s := eventstest.Streams(t)
 	for n, rows := range [][]byte{nil, []byte("[]"), noise(12, 300<<10), bytes.Repeat([]byte(`{"a":"b"},`), 50_000)} {
@@ -240,6 +243,9 @@ func TestPagesInEitherEncoding(t *testing.T) {
 			p.Key = fmt.Sprintf("%032x", len(encoding))
 			m := part(p, 1, 1, payload)
 			m.Header.Set("Content-Encoding", encoding)
+			if n%2 == 0 {
+				m.Header.Del("ce-crc32c")
+			}
 			_, err := s.JetStream().PublishMsg(t.Context(), m)
 			require.NoError(t, err)
 			got, err := s.GetPage(t.Context(), p.PageID)
@@ -280,7 +286,9 @@ func TestDamagedPages(t *testing.T) {
 		"not compressed":                   {part(p, 1, 1, []byte(`[{"a":1}]`))},
 		"another encoding":                 {edit(part(p, 1, 1, frame), "Content-Encoding", "gzip")},
 		"one bit flipped":                  {part(p, 1, 1, append(append([]byte{}, frame[:half]...), append([]byte{frame[half] ^ 1}, frame[half+1:]...)...))},
-		"sha256 of other rows":             {edit(part(p, 1, 1, frame), "ce-sha256", strings.Repeat("0", 64))},
+		"sha256 of other rows":             {edit(edit(part(p, 1, 1, frame), "ce-sha256", strings.Repeat("0", 64)), "ce-crc32c", "")},
+		"crc of other rows":                {edit(part(p, 1, 1, frame), "ce-crc32c", "00000000")},
+		"crc too short":                    {edit(part(p, 1, 1, frame), "ce-crc32c", "0")},
 		"sha256 too short":                 {edit(part(p, 1, 1, frame), "ce-sha256", "00")},
 		"no sha256":                        {edit(part(p, 1, 1, frame), "ce-sha256", "")},
 		"stored under another page":        {part(page(2, rows), 1, 1, frame)},
@@ -299,6 +307,7 @@ func TestDamagedPages(t *testing.T) {
 		"a zstd frame as s2":               {inS2(part(p, 1, 1, frame))},
 		"s2, truncated":                    {inS2(part(p, 1, 1, block[:len(block)/2]))},
 		"s2, empty":                        {inS2(part(p, 1, 1, nil))},
+		"s2 of other rows":                 {inS2(part(p, 1, 1, s2.Encode(nil, bytes.ToUpper(rows))))},
 		"s2, one bit flipped":              {inS2(part(p, 1, 1, append(append([]byte{}, block[:50]...), append([]byte{block[50] ^ 1}, block[51:]...)...)))},
 		"s2, claims a gigabyte":            {inS2(part(p, 1, 1, append(binary.AppendUvarint(nil, 1<<30), block[3:]...)))},
 		"s2, claims 16 exabytes":           {inS2(part(p, 1, 1, append(binary.AppendUvarint(nil, 1<<64-1), block[3:]...)))},
