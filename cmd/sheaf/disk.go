@@ -1,10 +1,11 @@
 package main
 
 import (
-	"crypto/rand"
+	cryptorand "crypto/rand"
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
@@ -225,7 +226,9 @@ func (d *disk) keepBallast() {
 		return
 	}
 	random := make([]byte, size) // zeros may take no room
-	_, _ = rand.Read(random)
+	var seed [32]byte            // the same as another's may take none either
+	_, _ = cryptorand.Read(seed[:])
+	_, _ = rand.NewChaCha8(seed).Read(random)
 	if err := os.WriteFile(name, random, 0o600); err != nil {
 		slog.Warn("no room set aside for a start on a full disk", "error", err)
 		_ = os.Remove(name) // a part of it would count as all
