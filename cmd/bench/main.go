@@ -50,7 +50,7 @@ type sizes struct {
 var (
 	full = sizes{
 		writerRows: 500_000, writerPairs: 5,
-		exportRows: 500_000, exportPairs: 7,
+		exportRows: 500_000, exportPairs: 15,
 		scales:       []int{10_000, 100_000, 1_000_000, 5_000_000},
 		smallExports: 1000, sustained: 20 * time.Second,
 		stageRows:   1_000_000,
