@@ -20,6 +20,7 @@ const (
 	maxDistance = 32 << 10
 
 	maxCodeLength     = 15
+	maxLiteralLength  = 14
 	maxCodeLengthCode = 7
 )
 
@@ -242,7 +243,7 @@ func (s sequence) length() int {
 // them. The frequencies are those of their symbols, with one end of block.
 func (w *bitWriter) dynamicBlock(in []byte, sequences []sequence, literals *[literalCodes]uint32, distances *[distanceCodes]uint32, last bool) {
 	var lengths [literalCodes + distanceCodes]uint8
-	codeLengths(lengths[:literalCodes], literals[:], maxCodeLength)
+	codeLengths(lengths[:literalCodes], literals[:], maxLiteralLength)
 	for d := range 2 {
 		// zlib never writes fewer than two, for the sake of old decoders.
 		distances[d] = max(distances[d], 1)
@@ -338,8 +339,8 @@ func (w *bitWriter) codeLengths(lengths []uint8) {
 	}
 }
 
-// body writes the symbols. It is written for speed: three literals, or a match,
-// take at most 48 bits and are written at once.
+// body writes the symbols. It is written for speed: four literals, of 14 bits at most, or a
+// match, of 48, fit behind the seven bits that are left of the byte before, and are written at once.
 func (w *bitWriter) body(in []byte, sequences []sequence, literals *[literalCodes]code, distances *[distanceCodes]code) {
 	// Each length's code with its extra bits.
 	var lengths [1 << (lengthBits - distanceBits)]code
@@ -361,10 +362,11 @@ func (w *bitWriter) body(in []byte, sequences []sequence, literals *[literalCode
 			text = in[:s.literals]
 			in = in[int(s.literals)+s.length():]
 		}
-		for ; len(text) >= 3; text = text[3:] {
+		for ; len(text) >= 4; text = text[4:] {
 			acc, n = literals[text[0]].after(acc, n)
 			acc, n = literals[text[1]].after(acc, n)
 			acc, n = literals[text[2]].after(acc, n)
+			acc, n = literals[text[3]].after(acc, n)
 			binary.LittleEndian.PutUint64(out[at:], acc)
 			at += int(n >> 3)
 			acc >>= n & 56
@@ -373,10 +375,12 @@ func (w *bitWriter) body(in []byte, sequences []sequence, literals *[literalCode
 		for _, b := range text {
 			acc, n = literals[b].after(acc, n)
 		}
-		binary.LittleEndian.PutUint64(out[at:], acc)
-		at += int(n >> 3)
-		acc >>= n & 56
-		n &= 7
+		if n > 16 {
+			binary.LittleEndian.PutUint64(out[at:], acc)
+			at += int(n >> 3)
+			acc >>= n & 56
+			n &= 7
+		}
 		if s.match == 0 {
 			break
 		}

@@ -303,18 +303,20 @@ func (d *rowDeflater) match(place int32, length, least int) {
 	}
 	distance := uint16(d.pos - int(place)) // less 1, as place is plus 1
 	symbol := distanceCode(distance)
-	for length > 0 {
-		l := min(length, maxMatch)
-		if rest := length - l; rest > 0 && rest < minMatch {
-			l -= minMatch
-		}
-		d.sequences = append(d.sequences, newSequence(d.pos-d.from, l, distance, symbol))
-		d.literals[firstLength+int(lengthCode[l])]++
-		d.distances[symbol]++
-		d.pos += l
-		d.from = d.pos
-		length -= l
+	for length > maxMatch {
+		d.add(min(maxMatch, length-minMatch), distance, symbol)
+		length -= min(maxMatch, length-minMatch)
 	}
+	d.add(length, distance, symbol)
+}
+
+// add covers length bytes, of which a match can have so many.
+func (d *rowDeflater) add(length int, distance uint16, symbol uint8) {
+	d.sequences = append(d.sequences, newSequence(d.pos-d.from, length, distance, symbol))
+	d.literals[firstLength+int(lengthCode[length])]++
+	d.distances[symbol]++
+	d.pos += length
+	d.from = d.pos
 }
 
 // skip covers the bytes up to a place as literals.
