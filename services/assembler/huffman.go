@@ -20,7 +20,7 @@ const (
 	maxDistance = 32 << 10
 
 	maxCodeLength     = 15
-	maxLiteralLength  = 14
+	maxLiteralLength  = 14 // our own limit: four literals and seven bits more fit into a word
 	maxCodeLengthCode = 7
 )
 
