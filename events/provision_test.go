@@ -72,6 +72,9 @@ func TestProvisionTakesBackWhatItDoesNotAskFor(t *testing.T) {
 		events.StreamPages:   func(c *jetstream.StreamConfig) { c.MaxAge = time.Hour },
 		events.StreamPrivate: func(c *jetstream.StreamConfig) { c.RePublish = &jetstream.RePublish{Destination: "leak.>"} },
 		events.StreamTimers:  func(c *jetstream.StreamConfig) { c.Subjects = append(c.Subjects, "others") },
+		events.StreamSubmit: func(c *jetstream.StreamConfig) {
+			c.ConsumerLimits = jetstream.StreamConsumerLimits{InactiveThreshold: time.Hour}
+		},
 	} {
 		config := before[stream].(jetstream.StreamConfig)
 		config.Subjects = slices.Clone(config.Subjects)

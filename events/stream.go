@@ -212,13 +212,8 @@ func has(is, want jetstream.StreamConfig) bool {
 		return m
 	}
 	there, asked := fields(is), fields(want)
-	for name, value := range there {
-		_, ok := asked[name]
-		if !ok && name != "metadata" && value != noLimit && !reflect.DeepEqual(value, map[string]any{}) {
-			return false
-		}
-	}
-	return covers(there, asked)
+	delete(there, "metadata")
+	return there != nil && covers(there, asked)
 }
 
 // noLimit is what the server makes of a limit that is 0 or left out.
@@ -230,6 +225,10 @@ func covers(is, want any) bool {
 		is, ok := is.(map[string]any)
 		for name, value := range want {
 			ok = ok && covers(is[name], value)
+		}
+		for name, value := range is {
+			_, asked := want[name]
+			ok = ok && (asked || value == noLimit || reflect.DeepEqual(value, map[string]any{}))
 		}
 		return ok
 	case float64:

@@ -39,7 +39,7 @@ func storeKey(dir, key string) (string, error) {
 	case key == "":
 		return "", nil
 	}
-	begun, err := filepath.Glob(filepath.Join(dir, "jetstream", "*", "streams", "*"))
+	begun, err := fs.Glob(os.DirFS(dir), "jetstream/*/streams/*") // no pattern is made of dir
 	if err != nil {
 		return "", err
 	}
@@ -59,13 +59,23 @@ func markOf(key string) string {
 }
 
 // ReplaceFile writes a small file of this machine, a key or the mark of one, whole or
-// not at all, readable by its owner alone, and returns when it and its name are on disk.
+// not at all, and returns when it and its name are on disk. A new one is readable by its
+// owner alone. One that was there keeps owner, group and mode, for a service may run as
+// another user than who changes its files; what cannot be kept so is not changed.
 func ReplaceFile(name string, data []byte) error {
 	tmp, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+".*") // mode 0600
 	if err != nil {
 		return err
 	}
 	defer os.Remove(tmp.Name())
+	defer tmp.Close()
+	if was, err := os.Stat(name); err == nil {
+		if err := keepOwner(tmp, was); err != nil {
+			return fmt.Errorf("%s is not changed, for its owner could not read it any more; do this as its owner or root: %w", name, err)
+		}
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
 	_, err = tmp.Write(data)
 	if err = errors.Join(err, tmp.Sync(), tmp.Close()); err != nil {
 		return err
@@ -73,7 +83,11 @@ func ReplaceFile(name string, data []byte) error {
 	if err := os.Rename(tmp.Name(), name); err != nil {
 		return err
 	}
-	dir, err := os.Open(filepath.Dir(name))
+	return syncFolder(filepath.Dir(name))
+}
+
+func syncFolder(name string) error {
+	dir, err := os.Open(name)
 	if err != nil {
 		return err
 	}

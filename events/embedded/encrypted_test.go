@@ -2,9 +2,14 @@ package embedded_test
 
 import (
 	"bytes"
+	"context"
+	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -72,27 +77,37 @@ func TestStoreIsEncrypted(t *testing.T) {
 	require.NoError(t, visit(clear, "", false))
 }
 
+// visit starts a server in a folder, with the streams of Sheaf, for a look.
+func visit(t *testing.T, dir, key string, look func(*events.Streams)) {
+	t.Helper()
+	srv, err := embedded.Start(embedded.Options{Dir: dir, Key: key})
+	require.NoError(t, err)
+	defer srv.Stop()
+	nc, err := srv.Connect()
+	require.NoError(t, err)
+	defer nc.Close()
+	s, err := events.Provision(t.Context(), nc, events.Config{SecretKey: eventstest.SecretKey})
+	require.NoError(t, err)
+	look(s)
+}
+
 // A process that is killed while the server writes a configuration finds its streams
-// and consumers again.
+// and consumers again: encrypted or not, and whatever its folder is called.
 func TestAConfigurationWithoutItsChecksum(t *testing.T) {
-	for name, blow := range map[string]func(sum string) error{
-		"of the one before": func(sum string) error { return os.WriteFile(sum, []byte("57db7250baa12fd7"), 0o600) },
-		"none yet":          os.Remove,
+	torn := func(sum string) error { return os.WriteFile(sum, []byte("57db7250baa12fd7"), 0o600) }
+	for name, tc := range map[string]struct {
+		key, folder string
+		blow        func(sum string) error
+	}{
+		"of the one before":       {"key", "data", torn},
+		"none yet":                {"key", "data", os.Remove},
+		"in clear, of the before": {"", "data", torn},
+		"in clear, none yet":      {"", "data", os.Remove},
+		"in a folder like a glob": {"key", "data[1]", torn},
+		"in half a glob":          {"key", "data[x", torn},
 	} {
 		t.Run(name, func(t *testing.T) {
-			dir := t.TempDir()
-			visit := func(look func(*events.Streams)) {
-				t.Helper()
-				srv, err := embedded.Start(embedded.Options{Dir: dir, Key: "key"})
-				require.NoError(t, err)
-				defer srv.Stop()
-				nc, err := srv.Connect()
-				require.NoError(t, err)
-				defer nc.Close()
-				s, err := events.Provision(t.Context(), nc, events.Config{SecretKey: eventstest.SecretKey})
-				require.NoError(t, err)
-				look(s)
-			}
+			dir := filepath.Join(t.TempDir(), tc.folder)
 			var created [2]time.Time // of the stream, and of its consumer
 			look := func(s *events.Streams) (at [2]time.Time) {
 				st, err := s.JetStream().Stream(t.Context(), events.StreamSubmit)
@@ -102,7 +117,7 @@ func TestAConfigurationWithoutItsChecksum(t *testing.T) {
 				require.NoError(t, err)
 				return [2]time.Time{st.CachedInfo().Created, cons.CachedInfo().Created}
 			}
-			visit(func(s *events.Streams) {
+			visit(t, dir, tc.key, func(s *events.Streams) {
 				_, err := s.JetStream().Publish(t.Context(), "sheaf.submit.shop.http", []byte("{}"))
 				require.NoError(t, err)
 				created = look(s)
@@ -123,24 +138,134 @@ func TestAConfigurationWithoutItsChecksum(t *testing.T) {
 			require.Len(t, are, 7) // a consumer is written at every start
 			folder := filepath.Join(dir, "jetstream", "$G", "streams", events.StreamSubmit)
 			for _, f := range []string{folder, filepath.Join(folder, "obs", events.ConsumerSubmissions)} {
-				require.NoError(t, blow(filepath.Join(f, "meta.sum")))
+				require.NoError(t, tc.blow(filepath.Join(f, "meta.sum")))
 			}
-			visit(func(s *events.Streams) {
+			visit(t, dir, tc.key, func(s *events.Streams) {
 				require.Equal(t, created, look(s))
 				require.Equal(t, are, sums(), "the server's own, to the byte")
 			})
 
+			if tc.key == "" {
+				return
+			}
 			// One that somebody changed is refused all the same.
 			meta := filepath.Join(folder, "meta.inf")
 			data, err := os.ReadFile(meta)
 			require.NoError(t, err)
 			data[len(data)/2] ^= 1
 			require.NoError(t, os.WriteFile(meta, data, 0o600))
-			visit(func(s *events.Streams) {
+			visit(t, dir, tc.key, func(s *events.Streams) {
 				st, err := s.JetStream().Stream(t.Context(), events.StreamSubmit)
 				require.NoError(t, err)
 				require.NotEqual(t, created[0], st.CachedInfo().Created)
 			})
 		})
 	}
+}
+
+// A stream that cannot be read at the first try is looked for again, and is itself.
+func TestAStreamThatIsReadOnlyAtTheSecondTry(t *testing.T) {
+	dir := t.TempDir()
+	var created time.Time
+	look := func(s *events.Streams) (at time.Time) {
+		st, err := s.JetStream().Stream(t.Context(), events.StreamSubmit)
+		require.NoError(t, err)
+		require.EqualValues(t, 1, st.CachedInfo().State.Msgs)
+		return st.CachedInfo().Created
+	}
+	visit(t, dir, "key", func(s *events.Streams) {
+		_, err := s.JetStream().Publish(t.Context(), "sheaf.submit.shop.http", []byte("{}"))
+		require.NoError(t, err)
+		created = look(s)
+	})
+	meta := filepath.Join(dir, "jetstream", "$G", "streams", events.StreamSubmit, "meta.inf")
+	whole, err := os.ReadFile(meta)
+	require.NoError(t, err)
+	damaged := bytes.Clone(whole)
+	damaged[len(damaged)/2] ^= 1
+	require.NoError(t, os.WriteFile(meta, damaged, 0o600))
+	before := slog.Default()
+	t.Cleanup(func() { slog.SetDefault(before) })
+	mended := false
+	slog.SetDefault(slog.New(onRecord(func(r slog.Record) {
+		if strings.Contains(r.Message, "could not be read") {
+			mended = true
+			require.NoError(t, os.WriteFile(meta, whole, 0o600))
+		}
+	})))
+	visit(t, dir, "key", func(s *events.Streams) { require.Equal(t, created, look(s)) })
+	require.True(t, mended)
+}
+
+type onRecord func(slog.Record)
+
+func (onRecord) Enabled(context.Context, slog.Level) bool        { return true }
+func (f onRecord) Handle(_ context.Context, r slog.Record) error { f(r); return nil }
+func (f onRecord) WithAttrs([]slog.Attr) slog.Handler            { return f }
+func (f onRecord) WithGroup(string) slog.Handler                 { return f }
+
+// A process that is killed while the server makes or removes a consumer, one file after
+// the other, starts again, and the consumer delivers what is there.
+func TestHalfAConsumer(t *testing.T) {
+	files := []string{"meta.key", "meta.inf", "meta.sum", "o.dat"}
+	for _, key := range []string{"", "key"} {
+		for left := range 1 << len(files) {
+			t.Run(fmt.Sprintf("key %q, left %04b", key, left), func(t *testing.T) {
+				t.Parallel()
+				dir := t.TempDir()
+				visit(t, dir, key, func(s *events.Streams) {
+					for range 2 {
+						_, err := s.JetStream().Publish(t.Context(), "sheaf.submit.shop.http", []byte("{}"))
+						require.NoError(t, err)
+					}
+					c, err := s.JetStream().Consumer(t.Context(), events.StreamSubmit, events.ConsumerSubmissions)
+					require.NoError(t, err)
+					m, err := c.Next()
+					require.NoError(t, err)
+					require.NoError(t, m.DoubleAck(t.Context()))
+				})
+				folder := filepath.Join(dir, "jetstream", "$G", "streams", events.StreamSubmit, "obs", events.ConsumerSubmissions)
+				for i, name := range files {
+					if left>>i&1 == 0 {
+						require.NoError(t, os.RemoveAll(filepath.Join(folder, name)))
+					}
+				}
+				for range 2 {
+					visit(t, dir, key, func(s *events.Streams) {
+						c, err := s.JetStream().Consumer(t.Context(), events.StreamSubmit, events.ConsumerSubmissions)
+						require.NoError(t, err)
+						info, err := c.Info(t.Context())
+						require.NoError(t, err)
+						require.EqualValues(t, 1, info.NumPending)
+					})
+				}
+			})
+		}
+	}
+}
+
+// A file that is replaced stays readable for whom it was: a service runs as another user
+// than who changes its keys.
+func TestReplaceFileKeepsOwnerAndMode(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "keys")
+	require.NoError(t, embedded.ReplaceFile(name, []byte("new")))
+	info, err := os.Stat(name)
+	require.NoError(t, err)
+	require.Equal(t, fs.FileMode(0o600), info.Mode())
+
+	require.NoError(t, os.Chmod(name, 0o640))
+	uid, gid := os.Getuid(), os.Getgid()
+	if uid == 0 {
+		uid, gid = 65534, 65533
+		require.NoError(t, os.Chown(name, uid, gid))
+	}
+	require.NoError(t, embedded.ReplaceFile(name, []byte("changed")))
+	info, err = os.Stat(name)
+	require.NoError(t, err)
+	require.Equal(t, fs.FileMode(0o640), info.Mode())
+	owner := info.Sys().(*syscall.Stat_t)
+	require.Equal(t, []int{uid, gid}, []int{int(owner.Uid), int(owner.Gid)})
+	data, err := os.ReadFile(name)
+	require.NoError(t, err)
+	require.Equal(t, "changed", string(data))
 }

@@ -24,3 +24,9 @@ func lock(path string) (*os.File, error) {
 	}
 	return f, nil
 }
+
+// keepOwner gives a file the owner, group and mode of another.
+func keepOwner(f *os.File, as os.FileInfo) error {
+	owner := as.Sys().(*syscall.Stat_t)
+	return errors.Join(f.Chown(int(owner.Uid), int(owner.Gid)), f.Chmod(as.Mode().Perm()))
+}

@@ -3,74 +3,96 @@ package embedded
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
 	"os"
+	"path"
 	"path/filepath"
 
 	"github.com/minio/highwayhash"
 )
 
-// mendChecksums gives the configurations of an encrypted store the checksums that
-// they have. The server renames a new configuration into place and then a new
-// checksum. Killed between the two it finds at every later start that they differ,
-// or that there is none, and takes the stream for missing, with all that it holds
-// (filestore.go and jetstream.go of nats-server 2.15.2). Each configuration is
-// whole, and what is encrypted proves itself: one that was changed by somebody is
-// refused by the server all the same. One in clear is left as it is: nothing but
-// the checksum would tell that its bytes are wrong.
-func mendChecksums(dir string) error {
-	streams, err := filepath.Glob(filepath.Join(dir, "jetstream", "*", "streams", "*"))
+// mendStore undoes what a process that was killed leaves of a store and the server
+// cannot read any more (filestore.go and jetstream.go of nats-server 2.15.2):
+//
+//   - A new configuration is renamed into place, and then a new checksum. Between the
+//     two they differ, or there is none, and the server takes the stream for missing,
+//     with all that it holds. Each configuration is whole, so it is given the checksum
+//     that it has. What is encrypted proves itself, and one in clear is taken when it
+//     is what belongs there; limits that are not those wanted are set right after.
+//   - The files of a consumer are removed one by one. Without its key its state cannot
+//     be read, and it can neither be used nor made again. What is left is removed: a
+//     consumer that begins anew delivers again what was done.
+func mendStore(dir string) error {
+	root := os.DirFS(dir)
+	streams, err := fs.Glob(root, "jetstream/*/streams/*")
 	if err != nil {
 		return err
 	}
 	for _, stream := range streams {
-		name := filepath.Base(stream)
-		if err := mendChecksum(stream, name); err != nil {
+		name := path.Base(stream)
+		encrypted, err := mendChecksum(filepath.Join(dir, stream), name)
+		if err != nil {
 			return fmt.Errorf("checksum of stream %s: %w", name, err)
 		}
-		consumers, err := filepath.Glob(filepath.Join(stream, "obs", "*"))
+		consumers, err := fs.Glob(root, stream+"/obs/*")
 		if err != nil {
 			return err
 		}
 		for _, consumer := range consumers {
-			if err := mendChecksum(consumer, name+"/"+filepath.Base(consumer)); err != nil {
-				return fmt.Errorf("checksum of consumer %s of %s: %w", filepath.Base(consumer), name, err)
+			folder, of := filepath.Join(dir, consumer), name+"/"+path.Base(consumer)
+			whole, err := mendChecksum(folder, of)
+			if err != nil {
+				return fmt.Errorf("checksum of consumer %s: %w", of, err)
+			}
+			if encrypted && !whole {
+				slog.Warn("the process ended while a consumer was made or removed; what is left of it is removed", "component", "nats-server", "of", of)
+				if err := errors.Join(os.RemoveAll(folder), syncFolder(filepath.Dir(folder))); err != nil {
+					return fmt.Errorf("half a consumer, %s: %w", of, err)
+				}
 			}
 		}
 	}
 	return nil
 }
 
-// mendChecksum mends one, of the configuration in a folder. name is what the server
-// keys its hash with.
-func mendChecksum(folder, name string) error {
-	if _, err := os.Stat(filepath.Join(folder, "meta.key")); err != nil {
-		return ifThere(err) // in clear
+// mendChecksum mends one, of the configuration in a folder, and reports whether that is
+// encrypted. name is what the server keys its hash with.
+func mendChecksum(folder, name string) (encrypted bool, err error) {
+	switch _, err := os.Stat(filepath.Join(folder, "meta.key")); {
+	case err == nil:
+		encrypted = true
+	case !errors.Is(err, fs.ErrNotExist):
+		return false, err
 	}
 	meta, err := os.ReadFile(filepath.Join(folder, "meta.inf"))
 	if err != nil {
-		return ifThere(err) // killed before it was made
+		return encrypted, ifThere(err) // killed before it was made
+	}
+	var clear struct{ Name string }
+	if !encrypted && (json.Unmarshal(meta, &clear) != nil || clear.Name != filepath.Base(folder)) {
+		return false, nil
 	}
 	file := filepath.Join(folder, "meta.sum")
 	sum, err := os.ReadFile(file)
 	if err := ifThere(err); err != nil {
-		return err
+		return encrypted, err
 	}
 	key := sha256.Sum256([]byte(name))
 	hash, err := highwayhash.NewDigest64(key[:])
 	if err != nil {
-		return err
+		return encrypted, err
 	}
 	_, _ = hash.Write(meta)
 	is := hex.EncodeToString(hash.Sum(nil))
 	if string(sum) == is {
-		return nil
+		return encrypted, nil
 	}
 	slog.Warn("the process ended while a configuration was written; its checksum is written anew", "component", "nats-server", "of", name)
-	return ReplaceFile(file, []byte(is))
+	return encrypted, ReplaceFile(file, []byte(is))
 }
 
 // ifThere returns an error of reading a file, nil if that is only not there.

@@ -27,6 +27,7 @@ type tenants struct {
 	ns       *server.Server // set before the first connection
 	accounts map[string]*server.Account
 	let      map[uint64]let // the connections that were let in, and some that have gone
+	of       map[string]int // how many of those are of a tenant
 	pruneAt  int            // how many of them are looked through for those
 }
 
@@ -36,12 +37,16 @@ type let struct{ key, tenant string }
 // leastPruned is how many connections that have gone may be remembered.
 const leastPruned = 256
 
+// tenantConnections is how many connections a tenant may have at once. Each may hold a
+// message of the largest size half sent.
+const tenantConnections = 64
+
 const ownUser = "sheaf"
 
 func newTenants(authenticate func(string) (string, bool)) *tenants {
 	return &tenants{
 		authenticate: authenticate, own: rand.Text(),
-		accounts: map[string]*server.Account{}, let: map[uint64]let{}, pruneAt: leastPruned,
+		accounts: map[string]*server.Account{}, let: map[uint64]let{}, of: map[string]int{}, pruneAt: leastPruned,
 	}
 }
 
@@ -65,8 +70,14 @@ func (t *tenants) Check(c server.ClientAuthentication) bool {
 			slog.Error("no account for a tenant", "component", "nats-server", "tenant", tenant, "error", err)
 			return false
 		}
+		if !t.remember(c.GetID(), let{key, tenant}) {
+			slog.Warn("connection refused: its tenant has as many as it may", "component", "nats-server", "tenant", tenant, "connections", tenantConnections)
+			return false
+		}
+		if now, ok := t.authenticate(key); !ok || now != tenant {
+			return false // revoked since it was asked, and recheck may not have seen the connection yet
+		}
 		c.RegisterUser(&server.User{Username: tenant, Account: account, Permissions: permissions(tenant)})
-		t.remember(c.GetID(), let{key, tenant})
 		return true
 	}
 	return false
@@ -117,22 +128,35 @@ func permissions(tenant string) *server.Permissions {
 	}
 }
 
-// remember notes a connection. The server tells nobody when one ends, so now and then
-// those that have are looked for: callers that connect for each message would else
-// be remembered for ever.
-func (t *tenants) remember(id uint64, by let) {
+// remember notes a connection, unless its tenant has as many as it may. The server tells
+// nobody when one ends, so now and then those that have are looked for: callers that
+// connect for each message would else be remembered for ever.
+func (t *tenants) remember(id uint64, by let) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.let[id] = by
-	if len(t.let) < t.pruneAt {
-		return
-	}
-	for other := range t.let {
-		if other != id && t.ns.GetClient(other) == nil {
-			delete(t.let, other)
+	t.of[by.tenant]++
+	if len(t.let) >= t.pruneAt || t.of[by.tenant] > tenantConnections {
+		for other, was := range t.let {
+			if other != id && t.ns.GetClient(other) == nil {
+				t.forget(other, was)
+			}
 		}
+		t.pruneAt = max(leastPruned, 2*len(t.let))
 	}
-	t.pruneAt = max(leastPruned, 2*len(t.let))
+	if t.of[by.tenant] > tenantConnections {
+		t.forget(id, by)
+		return false
+	}
+	return true
+}
+
+// forget is called with mu held.
+func (t *tenants) forget(id uint64, by let) {
+	delete(t.let, id)
+	if t.of[by.tenant]--; t.of[by.tenant] == 0 {
+		delete(t.of, by.tenant)
+	}
 }
 
 // recheck closes the connections whose key is no longer good, or is another's.
@@ -143,7 +167,7 @@ func (t *tenants) recheck() {
 		if tenant, ok := t.authenticate(by.key); ok && tenant == by.tenant {
 			continue
 		}
-		delete(t.let, id)
+		t.forget(id, by)
 		if err := t.ns.DisconnectClientByID(id); err == nil {
 			slog.Info("connection closed: its API key was revoked, or is another tenant's", "component", "nats-server", "connection", id)
 		}

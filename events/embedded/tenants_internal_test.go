@@ -58,3 +58,62 @@ func TestConnectionsThatHaveGoneAreForgotten(t *testing.T) {
 	defer srv.tenants.mu.Unlock()
 	require.Less(t, len(srv.tenants.let), 2*leastPruned)
 }
+
+// A key that is revoked while a connection is let in by it does not keep it.
+func TestAKeyThatIsRevokedMeanwhileLetsNobodyIn(t *testing.T) {
+	var srv *Server
+	var revoked atomic.Bool
+	srv = keyed(t, func(string) (string, bool) {
+		if !revoked.CompareAndSwap(false, true) {
+			return "", false
+		}
+		srv.Recheck() // before the connection is remembered
+		return "shop", true
+	})
+	_, err := nats.Connect(srv.URL(), nats.Token("key"), nats.NoReconnect())
+	require.ErrorIs(t, err, nats.ErrAuthorization)
+}
+
+// One tenant leaves room for the connections of others, and may have as many again when
+// its own have ended.
+func TestATenantHasItsConnections(t *testing.T) {
+	srv := keyed(t, func(key string) (string, bool) { return key, true })
+	connect := func(tenant string) (*nats.Conn, error) {
+		return nats.Connect(srv.URL(), nats.Token(tenant), nats.NoReconnect())
+	}
+	for range 2 {
+		var all []*nats.Conn
+		for range tenantConnections {
+			nc, err := connect("shop")
+			require.NoError(t, err)
+			all = append(all, nc)
+		}
+		_, err := connect("shop")
+		require.ErrorIs(t, err, nats.ErrAuthorization)
+		other, err := connect("bank")
+		require.NoError(t, err)
+		other.Close()
+		for _, nc := range all {
+			nc.Close()
+		}
+		require.Eventually(t, func() bool { return srv.ns.NumClients() == 0 }, 10*time.Second, time.Millisecond)
+	}
+}
+
+func TestAConnectionHasItsSubscriptions(t *testing.T) {
+	srv := keyed(t, func(string) (string, bool) { return "shop", true })
+	failed := make(chan error, 10)
+	nc, err := nats.Connect(srv.URL(), nats.Token("key"), nats.NoReconnect(), nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
+		select {
+		case failed <- err:
+		default:
+		}
+	}))
+	require.NoError(t, err)
+	defer nc.Close()
+	for range maxSubscriptions + 1 {
+		_, err := nc.SubscribeSync(nats.NewInbox())
+		require.NoError(t, err)
+	}
+	require.ErrorContains(t, <-failed, "maximum subscriptions exceeded")
+}
