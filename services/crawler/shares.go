@@ -2,6 +2,7 @@ package crawler
 
 import (
 	"errors"
+	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -27,10 +28,12 @@ var errShareTaken = errors.New("as many exports of the tenant as may be are bein
 
 // offers is how many of a tenant's waiting exports are offered again in a second, by
 // and large: enough for a slot that becomes free to be taken at once, and few enough
-// to cost nothing. One alone is offered again after soonest.
+// to cost nothing. One alone is offered again after soonest, and none later than
+// latest, however many wait or have waited and were cancelled.
 const (
 	offers  = 100
 	soonest = 200 * time.Millisecond
+	latest  = 30 * time.Second
 )
 
 // enter takes a slot of the tenant's share until leave is called, or has the export
@@ -64,7 +67,9 @@ func (s *shares) pause(tenant string) time.Duration {
 	if at.Before(now) {
 		at = now
 	}
-	at = at.Add(time.Second / offers)
+	if at = at.Add(time.Second / offers); at.Sub(now) > latest {
+		at = now.Add(latest/2 + rand.N(latest/2)) // and those after it from there on
+	}
 	s.next[tenant] = at
 	return max(at.Sub(now), soonest)
 }

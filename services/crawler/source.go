@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -236,12 +237,45 @@ func (s *Source) setHeader(header map[string]string) error {
 	return nil
 }
 
-// keep remembers what no message may show. Short words are left out: blotting
-// them out would make messages unreadable and hide nothing.
+// Of what no message may show: shorter values, and shorter words in them, are left
+// out. Blotting them out would make messages unreadable and hide little.
+const (
+	leastSecret     = 4
+	leastSecretWord = 6
+)
+
+// keep remembers what no message may show: a value, and the words in it, which may be
+// all that a source repeats of "Bearer abc", "sid=abc; lang=en" or `token="abc"`.
 func (s *Source) keep(value string) {
-	for _, word := range append(strings.Fields(value), value) { // "Bearer abc" and "abc"
-		if len(word) >= 8 {
+	if len(value) >= leastSecret {
+		s.secrets = append(s.secrets, value)
+	}
+	for _, word := range strings.FieldsFunc(value, func(r rune) bool { return unicode.IsSpace(r) || strings.ContainsRune(`=;,&"'`, r) }) {
+		if len(word) >= leastSecretWord && word != value {
 			s.secrets = append(s.secrets, word)
+		}
+	}
+	if kind, credentials, _ := strings.Cut(value, " "); strings.EqualFold(kind, "Basic") { // RFC 7617
+		if plain, err := base64.StdEncoding.DecodeString(credentials); err == nil {
+			user, password, _ := strings.Cut(string(plain), ":")
+			s.keep(user)
+			s.keep(password)
+		}
+	}
+}
+
+// keepAll is keep for every text in a JSON value.
+func (s *Source) keepAll(v any) {
+	switch v := v.(type) {
+	case string:
+		s.keep(v)
+	case []any:
+		for _, e := range v {
+			s.keepAll(e)
+		}
+	case map[string]any:
+		for _, e := range v {
+			s.keepAll(e)
 		}
 	}
 }
@@ -306,6 +340,10 @@ func (s *Source) setParam(param json.RawMessage, secret []string) error {
 		if slices.Contains(secret, name) {
 			s.keep(queryText(v))
 			s.keep(url.QueryEscape(queryText(v))) // as a source may repeat it from the query
+			var nested any
+			if json.Unmarshal(v.Raw, &nested) == nil {
+				s.keepAll(nested)
+			}
 		}
 		body = append(append(append(body, '"'), raw...), '"', ':')
 		body = append(append(body, v.Raw...), ',')

@@ -5,6 +5,7 @@ import (
 	"compress/gzip"
 	"context"
 	"crypto/tls"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -613,3 +614,36 @@ func FuzzFetch(f *testing.F) {
 type answer func(*http.Request) *http.Response
 
 func (a answer) RoundTrip(r *http.Request) (*http.Response, error) { return a(r), nil }
+
+// A source that repeats a secret, or the part of a header that is one, in its message
+// is not quoted.
+func TestMessagesHoldNoSecret(t *testing.T) {
+	const secret = "S3cretTokenOfShop"
+	for name, tc := range map[string]struct {
+		req    crawler.Request
+		secret string
+	}{
+		"bearer":          {crawler.Request{Header: map[string]string{"Authorization": "Bearer " + secret}}, secret},
+		"cookie":          {crawler.Request{Header: map[string]string{"Cookie": "lang=en; sid=" + secret + "; x=1"}}, secret},
+		"quoted":          {crawler.Request{Header: map[string]string{"Authorization": `Token token="` + secret + `"`}}, secret},
+		"basic, password": {crawler.Request{Header: map[string]string{"Authorization": "Basic " + base64.StdEncoding.EncodeToString([]byte("shop:"+secret))}}, secret},
+		"basic, user":     {crawler.Request{Header: map[string]string{"Authorization": "basic " + base64.StdEncoding.EncodeToString([]byte(secret+":x"))}}, secret},
+		"short":           {crawler.Request{Header: map[string]string{"X-Pin": "12345"}}, "12345"},
+		"secret param":    {crawler.Request{Param: json.RawMessage(`{"auth":"` + secret + `"}`), SecretParam: []string{"auth"}}, secret},
+		"in an object":    {crawler.Request{Method: "POST", Param: json.RawMessage(`{"auth":{"a":["x",{"token":"` + secret + `"}]}}`), SecretParam: []string{"auth"}}, secret},
+		"escaped":         {crawler.Request{Method: "POST", Param: json.RawMessage(`{"auth":{"token":"S3cret\u0020TokenOfShop"}}`), SecretParam: []string{"auth"}}, "S3cret TokenOfShop"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				_, _ = fmt.Fprintf(w, `{"errcode":7,"msg":"session %s has expired","data":null}`, tc.secret)
+			}))
+			defer server.Close()
+			tc.req.URL, tc.req.Limit = server.URL, 1
+			s, err := crawler.NewSource(server.Client(), tc.req, crawler.Policy{Attempts: 1})
+			require.NoError(t, err)
+			_, err = s.Fetch(t.Context(), 1)
+			require.ErrorContains(t, err, "session *** has expired")
+			require.NotContains(t, err.Error(), tc.secret)
+		})
+	}
+}
