@@ -248,8 +248,9 @@ func (c *Config) complete() error {
 }
 
 // allowed are the private ranges that this process may call. Loopback is the
-// default only while nothing but this machine can hand requests in: else a
-// stranger's export could read what listens here.
+// default only while nothing but this machine can hand requests in, nor is told
+// where to: else a stranger's export could read what listens here. A public URL
+// says that something on this machine passes requests of others on.
 func (c *Config) allowed() ([]netip.Prefix, error) {
 	if len(c.AllowCIDR) == 0 {
 		if c.reachableFromLoopbackOnly() {
@@ -273,6 +274,9 @@ func (c *Config) allowed() ([]netip.Prefix, error) {
 
 func (c *Config) reachableFromLoopbackOnly() bool {
 	if !loopbackAddress(c.HTTP) || c.NATSContext != "" {
+		return false
+	}
+	if u, err := url.Parse(c.PublicURL); c.PublicURL != "" && (err != nil || !loopbackHost(u.Hostname())) {
 		return false
 	}
 	if c.embedded() {

@@ -114,6 +114,8 @@ func TestLoopbackMayBeCalledOnlyWhileNobodyElseCanAsk(t *testing.T) {
 		"named":               {[]string{"--allow-cidr", "10.1.2.3/8,fd00::/8"}, []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/8")}},
 		"IPv6 loopback":       {[]string{"--http", "[::1]:80"}, loopback},
 		"mapped loopback":     {[]string{"--http", "[::ffff:127.0.0.1]:80"}, loopback},
+		"behind a proxy":      {[]string{"--public-url", "https://sheaf.example.com/exports"}, nil},
+		"public on loopback":  {[]string{"--public-url", "http://localhost:8080"}, loopback},
 		"IPv6, all addresses": {[]string{"--http", "[::]:80", "--insecure-no-auth"}, nil},
 	} {
 		cfg, err := parseServe(t, c.args...)

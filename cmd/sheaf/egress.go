@@ -19,12 +19,15 @@ var errAddressNotAllowed = fmt.Errorf("address not allowed (see --allow-cidr): %
 
 // forbidden are addresses that no setting opens, because what answers there
 // hands out credentials of the machine. Link-local holds the metadata services
-// of most clouds (169.254.169.254, fe80::); the others are of AWS (IPv6),
-// Alibaba Cloud, Azure and Oracle.
+// of most clouds (169.254.169.254, fe80::); the others are of AWS, Google Cloud,
+// Oracle and Scaleway (IPv6), Alibaba Cloud, Azure and Oracle.
 var forbidden = []netip.Prefix{
 	netip.MustParsePrefix("169.254.0.0/16"),
 	netip.MustParsePrefix("fe80::/10"),
 	netip.MustParsePrefix("fd00:ec2::/32"),
+	netip.MustParsePrefix("fd20:ce::254/128"),
+	netip.MustParsePrefix("fd00:c1::a9fe:a9fe/128"),
+	netip.MustParsePrefix("fd00:42::42/128"),
 	netip.MustParsePrefix("100.100.100.200/32"),
 	netip.MustParsePrefix("168.63.129.16/32"),
 	netip.MustParsePrefix("192.0.0.192/32"),
@@ -55,6 +58,10 @@ var otherPorts = map[uint16]bool{
 	2049: true, 3659: true, 4045: true, 5060: true, 5061: true, 6000: true, 6566: true, 6665: true, 6666: true, 6667: true, 6668: true, 6669: true, 6697: true, 10080: true,
 }
 
+// streamBuffer is how much of an answer over HTTP/2 is taken before it is read. The
+// transport's default is 4 MiB, which no limit of the answers' memory would see.
+const streamBuffer = 256 << 10
+
 // newEgress returns the one client for sources and callbacks. It dials public
 // addresses and the allowed private ranges, on any port. The address is
 // checked when it is dialled, after DNS, so a name cannot be pointed elsewhere
@@ -68,6 +75,7 @@ func newEgress(allowed []netip.Prefix) *http.Client {
 			Proxy:                  nil,
 			DialContext:            dialer.DialContext,
 			ForceAttemptHTTP2:      true,
+			HTTP2:                  &http.HTTP2Config{MaxReceiveBufferPerStream: streamBuffer, MaxReceiveBufferPerConnection: 4 * streamBuffer},
 			TLSHandshakeTimeout:    10 * time.Second,
 			ResponseHeaderTimeout:  2 * time.Minute,
 			MaxResponseHeaderBytes: 64 << 10,

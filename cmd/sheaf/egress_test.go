@@ -1,6 +1,8 @@
 package main
 
 import (
+	"crypto/tls"
+	"crypto/x509"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -8,6 +10,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"code.dny.dev/ssrf"
 	"github.com/stretchr/testify/require"
@@ -71,6 +74,9 @@ func TestGuard(t *testing.T) {
 		{"[2001:0:1:1::5601:5601]:80", everything, false},    // Teredo, whose client address is inverted
 		{"[::ffff:0:169.254.169.254]:80", everything, false}, // SIIT, RFC 7915
 		{"[fd00:ec2::254]:80", everything, false},
+		{"[fd20:ce::254]:80", everything, false},
+		{"[fd00:c1::a9fe:a9fe]:80", everything, false},
+		{"[fd00:42::42]:80", everything, false},
 		{"100.100.100.200:80", everything, false},
 		{"168.63.129.16:80", everything, false},
 		{"168.63.129.16:80", nil, false},
@@ -139,4 +145,38 @@ func TestEgressBoundsHeaders(t *testing.T) {
 		_ = res.Body.Close()
 	}
 	require.ErrorContains(t, err, "header")
+}
+
+// An answer over HTTP/2 that nobody reads yet takes little memory: the other side has to
+// wait. The limits of answers count what is read alone.
+func TestEgressTakesLittleOfAnUnreadAnswer(t *testing.T) {
+	var sent atomic.Int64
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		for junk := make([]byte, 16<<10); ; {
+			n, err := w.Write(junk)
+			if sent.Add(int64(n)); err != nil {
+				return
+			}
+		}
+	}))
+	server.EnableHTTP2 = true
+	server.StartTLS()
+	defer server.Close()
+	client := newEgress([]netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")})
+	roots := x509.NewCertPool()
+	roots.AddCert(server.Certificate())
+	client.Transport.(*http.Transport).TLSClientConfig = &tls.Config{RootCAs: roots}
+	resp, err := client.Get(server.URL)
+	require.NoError(t, err)
+	defer resp.Body.Close()
+	require.Equal(t, 2, resp.ProtoMajor)
+	before := int64(-1)
+	require.Eventually(t, func() bool { // until it sends no more
+		now := sent.Load()
+		defer func() { before = now }()
+		return now == before
+	}, 20*time.Second, 200*time.Millisecond)
+	require.Less(t, before, int64(2*streamBuffer))
+	_, err = io.CopyN(io.Discard, resp.Body, 4<<20) // and all of it comes
+	require.NoError(t, err)
 }

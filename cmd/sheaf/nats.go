@@ -116,8 +116,8 @@ func (m *messaging) connect(ctx context.Context, cfg Config) error {
 	}); err != nil {
 		return fmt.Errorf("%w; check %s and whether the servers run", err, strings.TrimSpace("--nats "+strings.Join(cfg.NATS, ",")+" "+cfg.NATSContext))
 	}
-	if v := m.conn.ConnectedServerVersion(); !atLeast(v, 2, 12) {
-		return fmt.Errorf("the NATS server is %s; Sheaf needs 2.12 or newer (atomic batches and scheduled messages)", v)
+	if v := m.conn.ConnectedServerVersion(); !atLeast(v, 2, 12, 6) {
+		return fmt.Errorf("the NATS server is %s; Sheaf needs 2.12.6 or newer (atomic batches and scheduled messages; those before it have CVE-2026-33222 and CVE-2026-33248)", v)
 	}
 	js, err := jetstream.New(m.conn)
 	if err != nil {
@@ -272,14 +272,22 @@ func accountRoom(info *jetstream.AccountInfo, cfg Config) error {
 	return nil
 }
 
-func atLeast(version string, major, minor int) bool {
-	parts := strings.SplitN(strings.TrimPrefix(version, "v"), ".", 3)
-	if len(parts) < 2 {
-		return false
+func atLeast(version string, least ...int) bool {
+	version, _, _ = strings.Cut(strings.TrimPrefix(version, "v"), "-")
+	is := strings.Split(version, ".")
+	for i, want := range least {
+		n := 0
+		if i < len(is) {
+			var err error
+			if n, err = strconv.Atoi(is[i]); err != nil {
+				return false
+			}
+		}
+		if n != want {
+			return n > want
+		}
 	}
-	a, err1 := strconv.Atoi(parts[0])
-	b, err2 := strconv.Atoi(parts[1])
-	return err1 == nil && err2 == nil && (a > major || a == major && b >= minor)
+	return true
 }
 
 // health returns an error while events cannot be written: not ready.

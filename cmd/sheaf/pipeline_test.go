@@ -520,7 +520,10 @@ func TestClusterThatIsNotThere(t *testing.T) {
 }
 
 func TestServerVersion(t *testing.T) {
-	for version, want := range map[string]bool{"2.12.0": true, "2.15.2-beta": true, "3.0.0": true, "2.11.9": false, "1.99": false, "": false, "x.y": false} {
-		require.Equal(t, want, atLeast(version, 2, 12), version)
+	for version, want := range map[string]bool{
+		"2.12.6": true, "v2.12.10": true, "2.12.6-RC.1": true, "2.13": true, "2.15.2-beta": true, "3.0.0": true,
+		"2.12.5": false, "2.12.0": false, "2.12": false, "2.11.9": false, "1.99": false, "": false, "x.y": false, "2.12.x": false,
+	} {
+		require.Equal(t, want, atLeast(version, 2, 12, 6), version)
 	}
 }

@@ -91,7 +91,7 @@ func TestDemoPageDefaultsAndBounds(t *testing.T) {
 		{"POST", "", `{"limit":` + strings.Repeat("9", 1000) + `}`, "limit"},
 		{"POST", "", `[1]`, "body"},
 		{"POST", "", `{"page":1`, "body"},
-		{"POST", "", strings.Repeat(" ", lightBody+1), "body"},
+		{"POST", "", strings.Repeat(" ", demoBody+1), "body"},
 	} {
 		a := askDemo(t, bad.method, bad.query, bad.body)
 		require.NotEqual(t, http.StatusOK, a.Status, "%+v", bad)
