@@ -413,7 +413,8 @@ func (s *Streams) Follow(ctx context.Context, from uint64, apply func([]Event) e
 // notThere returns an error if the log holds the first or the last of the
 // sequences that its reader went over. An ordered consumer sees a gap in what was
 // delivered to it, not one in the log: on three servers that were killed in turn
-// one was seen to begin with the second event of a log that held the first.
+// one was seen to begin with the second event of a log that held the first. A leader
+// that is behind the reader knows nothing of what lies between, and proves nothing.
 func (s *Streams) notThere(ctx context.Context, first, last uint64) error {
 	for _, sequence := range slices.Compact([]uint64{first, last}) {
 		switch _, err := s.events.GetMsg(ctx, sequence); {
@@ -423,6 +424,13 @@ func (s *Streams) notThere(ctx context.Context, first, last uint64) error {
 		default:
 			return fmt.Errorf("sequence %d was passed over", sequence)
 		}
+	}
+	info, err := leaderInfo(ctx, s.events)
+	if err != nil {
+		return err
+	}
+	if info.State.LastSeq <= last {
+		return fmt.Errorf("the log's leader knows %d events, and the one after sequence %d was delivered", info.State.LastSeq, last)
 	}
 	return nil
 }

@@ -193,6 +193,9 @@ func Provision(ctx context.Context, nc *nats.Conn, cfg Config) (*Streams, error)
 // configuration never has the same bytes).
 func provisionStream(ctx context.Context, js jetstream.JetStream, want jetstream.StreamConfig) (jetstream.Stream, error) {
 	st, err := js.Stream(ctx, want.Name)
+	if err == nil && !byLeader(st.CachedInfo()) {
+		return nil, errNoLeader // what it holds is not known
+	}
 	if err == nil && has(st.CachedInfo().Config, want) {
 		return st, nil
 	}
@@ -264,6 +267,8 @@ func provisioned[T any](ctx context.Context, create func(context.Context) (T, er
 				return made, err
 			}
 			wait(ctx, backoff(refused))
+		case errors.Is(err, errNoLeader):
+			wait(ctx, backoff(1))
 		case !unanswered:
 			return made, err
 		}

@@ -85,8 +85,9 @@ type process struct {
 
 	mu        sync.Mutex
 	cmd       *exec.Cmd
-	failpoint string // of the next start
-	sent      syscall.Signal
+	failpoint string         // of the next start
+	sent      syscall.Signal // to the run that is on, the last that ends it
+	asked     bool           // a SIGTERM was among them
 	starts    int
 	last      *os.ProcessState // how the last run ended
 	closing   bool
@@ -135,7 +136,7 @@ func (p *process) supervise(done chan struct{}) {
 			cmd.Env = append(os.Environ(), "SHEAF_FAILPOINT="+failpoint)
 		}
 		_, _ = fmt.Fprintf(log, "--- %s start %d, failpoint %q\n", time.Now().Format(time.StampMilli), p.starts+1, failpoint)
-		p.failpoint, p.sent = "", 0
+		p.failpoint, p.sent, p.asked = "", 0, false
 		err = cmd.Start()
 		if err == nil {
 			p.cmd = cmd
@@ -159,7 +160,7 @@ func (p *process) supervise(done chan struct{}) {
 // judge tells an end that the suite brought about from one of the process's own.
 func (p *process) judge(state *os.ProcessState, failpoint string) {
 	p.mu.Lock()
-	sent, mayEnd := p.sent, p.mayEnd
+	sent, asked, mayEnd := p.sent, p.asked, p.mayEnd
 	p.cmd, p.last = nil, state
 	p.mu.Unlock()
 	status, _ := state.Sys().(syscall.WaitStatus)
@@ -169,9 +170,9 @@ func (p *process) judge(state *os.ProcessState, failpoint string) {
 		how = endKilled
 	case status.Signaled() && status.Signal() == syscall.SIGKILL && failpoint != "":
 		how = endFailpoint
-	case sent == syscall.SIGTERM && status.Exited() && status.ExitStatus() == 0:
-		how = endDrained
-	case sent == syscall.SIGTERM && status.Signaled() && status.Signal() == syscall.SIGTERM:
+	case asked && status.Exited() && status.ExitStatus() == 0:
+		how = endDrained // a SIGKILL may have come when it had just ended
+	case asked && status.Signaled() && status.Signal() == syscall.SIGTERM:
 		how = endDrained // before it had set up its handling of signals
 	case mayEnd && status.Exited() && status.ExitStatus() == 1:
 		how = endItself
@@ -201,6 +202,7 @@ func (p *process) hit(sig syscall.Signal, failpoint string) {
 	}
 	if sig == syscall.SIGKILL || sig == syscall.SIGTERM {
 		p.sent, p.failpoint = sig, failpoint
+		p.asked = p.asked || sig == syscall.SIGTERM
 	}
 	_ = p.cmd.Process.Signal(sig)
 	if sig == syscall.SIGTERM {

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"net/url"
 	"os"
 	"strconv"
@@ -31,6 +32,9 @@ func (c *serveCmd) Run(ctx context.Context, std stdio) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, end()) }()
+	if allowed, err := c.allowed(); err == nil && len(c.AllowCIDR) > 0 && len(allowed) > 0 {
+		slog.Warn("whoever may submit exports reaches what answers at these private addresses", "allow_cidr", allowed)
+	}
 	err = serve(ctx, c.Config, func(s *system) { s.announce(std.out) })
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		return nil // stopped before it had started

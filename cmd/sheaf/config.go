@@ -36,7 +36,7 @@ type Config struct {
 	NATSListen       string          `name:"nats-listen" env:"SHEAF_NATS_LISTEN" default:"127.0.0.1:4222" placeholder:"HOST:PORT" help:"Where the embedded NATS server takes producers; none for in-process only (${default})."`
 	Replicas         int             `env:"SHEAF_REPLICAS" placeholder:"N" help:"Copies of every stream. Default: 1 embedded, 3 with --nats."`
 	Files            string          `env:"SHEAF_FILES" placeholder:"URL" help:"Where finished files are kept: file://FOLDER or nats://BUCKET. Default: file://<data>/files, with --nats nats://sheaf-files."`
-	AllowCIDR        []string        `name:"allow-cidr" env:"SHEAF_ALLOW_CIDR" placeholder:"CIDR" help:"Private address ranges that sources and callbacks may live in, or none. Default: loopback, only while --http and NATS are on loopback."`
+	AllowCIDR        []string        `name:"allow-cidr" env:"SHEAF_ALLOW_CIDR" placeholder:"CIDR" help:"Private address ranges that sources and callbacks may live in, or none. Default: loopback, only while --http and NATS are on loopback, and --public-url too."`
 	ConnsPerHost     int             `env:"SHEAF_CONNS_PER_HOST" default:"32" placeholder:"N" help:"Most requests in flight to one host and port of sources, over all exports; 0 for no limit (${default}: half of the 64 of a process, so that a slow host leaves places to others)."`
 	ConnsPerTenant   int             `env:"SHEAF_CONNS_PER_TENANT" default:"0" placeholder:"N" help:"Most requests in flight to sources for one tenant, over all exports; 0 for no limit (${default})."`
 	sourceLimits     `embed:""`      // what a source may do

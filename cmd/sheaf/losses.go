@@ -147,32 +147,43 @@ func (s *system) mend(ctx context.Context, damage []events.Damage, known events.
 	if !any {
 		return nil
 	}
+	restored := false
 	if lost(damage, events.StreamEvents) {
-		told, err := s.restoreLog(ctx, known[events.StreamEvents], applied)
-		if err != nil {
+		var told []string
+		var err error
+		if told, restored, err = s.restoreLog(ctx, known[events.StreamEvents], applied); err != nil {
 			return err
 		}
 		report = append(report, told...)
 	}
-	if err := s.streams.Redeliver(ctx); err != nil {
+	// The report comes first: a process that ends here tells it again at its next
+	// start, and never less.
+	if err := s.keepReport(report); err != nil {
 		return err
 	}
-	return s.keepReport(report)
+	if restored {
+		// Sequences are given out a second time, so what the projection has
+		// applied says nothing any more.
+		if err := s.tasks.Forget(); err != nil {
+			return err
+		}
+	}
+	return s.streams.Redeliver(ctx)
 }
 
-// restoreLog writes back to the log what the projection had seen, and has the
-// projection made again. It returns what remains lost.
-func (s *system) restoreLog(ctx context.Context, was events.Mark, applied uint64) (remains []string, err error) {
+// restoreLog writes back to the log what the projection had seen, which has to be made
+// again then: restored says so. It returns what remains lost.
+func (s *system) restoreLog(ctx context.Context, was events.Mark, applied uint64) (remains []string, restored bool, err error) {
 	log, err := s.streams.LogState(ctx)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	if s.server == nil && !log.Created.Equal(was.Created) {
 		// Somebody may have meant it, and this folder may be an old one.
 		return []string{events.StreamEvents + ": the cluster's log was made anew, and nothing was written to it. " +
-			"Exports that callers have a key of must be requested again."}, nil
+			"Exports that callers have a key of must be requested again."}, false, nil
 	}
-	restored, failed := 0, 0
+	written, failed := 0, 0
 	if applied > 0 {
 		err := s.tasks.Each(func(x events.Export) error {
 			if storage.Begun(&x) < log.Trimmed {
@@ -187,26 +198,21 @@ func (s *system) restoreLog(ctx context.Context, was events.Mark, applied uint64
 				remains = append(remains, fmt.Sprintf("%s: the export %s could not be restored: %v", events.StreamEvents, x.Key, err))
 			}
 			if done {
-				restored++
+				written++
 				slog.Warn("export restored to the log", "tenant", x.Tenant, "hash_key", x.Key, "id", x.ID, "state", x.State)
 			}
 			return nil
 		})
 		if err != nil {
-			return nil, fmt.Errorf("restoring the log: %w", err)
-		}
-		// Sequences are given out a second time, so what the projection has
-		// applied says nothing any more.
-		if err := s.tasks.Forget(); err != nil {
-			return nil, err
+			return nil, false, fmt.Errorf("restoring the log: %w", err)
 		}
 	}
 	if applied < was.Last {
 		remains = append(remains, fmt.Sprintf("%s: the projection tasks.db had seen sequence %d of %d, so it is not known which exports the lost events were of. "+
 			"Exports that callers have a key of and that are now unknown must be requested again.", events.StreamEvents, applied, was.Last))
 	}
-	slog.Warn("the log was restored from the projection", "exports", restored, "failed", failed, "known_to_sequence", applied, "acknowledged_to_sequence", was.Last)
-	return remains, nil
+	slog.Warn("the log was restored from the projection", "exports", written, "failed", failed, "known_to_sequence", applied, "acknowledged_to_sequence", was.Last)
+	return remains, applied > 0, nil
 }
 
 // keepReport writes what is lost where a person finds it.

@@ -61,9 +61,10 @@ func (s *Service) takeSubmission(ctx context.Context, created time.Time, d event
 		return nil
 	}
 	failure := asAPIError(err)
-	if failure.Status == http.StatusTooManyRequests && s.waitsForQuota(tenant, d.Sequence) {
+	if failure.Status == http.StatusTooManyRequests && (s.waitsForQuota(tenant, d.Sequence) || d.Delivered > 1) {
 		// It stays where it is until the tenant has room again, and is offered now
-		// and then; those of others come between.
+		// and then; those of others come between. One that was to wait once is not
+		// rejected later, whoever has its place meanwhile.
 		return events.RetryAfter(fmt.Errorf("submission %d: %w", d.Sequence, err), failure.RetryAfter/2+rand.N(failure.RetryAfter))
 	}
 	if failure.Status == http.StatusServiceUnavailable {
