@@ -180,6 +180,11 @@ func (s *Service) carryOut(ctx, assembleCtx context.Context, x events.Export, d 
 			return err
 		}
 		if starts++; starts >= events.SuspectAfter { // the first one is not recorded
+			select {
+			case <-time.After(events.SuspectPause(starts)):
+			case <-assembleCtx.Done():
+				return assembleCtx.Err()
+			}
 			leave, err := s.streams.Alone(assembleCtx, aloneFor)
 			if err != nil {
 				return err

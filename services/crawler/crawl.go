@@ -112,9 +112,7 @@ func (c *crawl) run(ctx context.Context) (*events.ExportCrawled, error) {
 	source.memory = c.memory
 	source.sleep = func(ctx context.Context, d time.Duration) error {
 		pieceOf(ctx).rest()
-		ctx, stop := c.untilDrain(ctx)
-		defer stop()
-		return sleep(ctx, d)
+		return c.letOthersGo(ctx, d)
 	}
 	c.source = source
 
@@ -270,6 +268,8 @@ func (c *crawl) begin(ctx context.Context) ([]int, error) {
 	}
 	if starts < events.SuspectAfter {
 		c.acquit()
+	} else if err := c.letOthersGo(ctx, events.SuspectPause(starts)); err != nil {
+		return nil, err
 	}
 	if !slices.Contains(before, 1) {
 		return have, nil
@@ -610,6 +610,13 @@ func (c *crawl) turn(ctx context.Context) (*place, error) {
 // at most. A source may take longer to answer, but most answers that end a
 // process have done so by then.
 const aloneFor = 5 * time.Second
+
+// letOthersGo waits, at most until the drain.
+func (c *crawl) letOthersGo(ctx context.Context, d time.Duration) error {
+	ctx, stop := c.untilDrain(ctx)
+	defer stop()
+	return sleep(ctx, d)
+}
 
 // piece is one piece of a crawl's work, such as fetching a page. While the crawl
 // is a suspect, a piece waits until it is the only one of all suspects, and the

@@ -139,3 +139,25 @@ func TestASuspectIsCountedOnlyWhileItIsAtWork(t *testing.T) {
 	require.Equal(t, events.SuspectAfter+1, <-during, "while the source is asked")
 	require.Eventually(t, func() bool { return starts() == events.SuspectAfter }, 20*time.Second, 5*time.Millisecond, "while it waits")
 }
+
+// A suspect lets others go first, the longer the more often it began: a process that is
+// ended within moments of each start does not find the same one at work each time.
+func TestASuspectPausesBeforeItIsAtWork(t *testing.T) {
+	server := eventstest.Server(t, "")
+	s := eventstest.StreamsOn(t, server, events.Config{})
+	asked := make(chan time.Time, 10)
+	source := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		asked <- time.Now()
+		_, _ = w.Write([]byte(`{"errcode":0,"data":{"data":[{"id":"ID"}],"pagetag":{"page":1,"limit":1,"total":0,"total_page":1}}}`))
+	}))
+	t.Cleanup(source.Close)
+	x := requestKey(t, s, spaceKey(1), source.URL)
+	const starts = 3
+	for range starts - 1 { // the first one is not recorded
+		_, err := s.CountStart(t.Context(), "default", x.Key, fmt.Sprintf("%d:0", x.RequestedSeq))
+		require.NoError(t, err)
+	}
+	begun := time.Now()
+	start(t, eventstest.StreamsOn(t, server, events.Config{}), source.Client(), Config{}) // begun before this process
+	require.GreaterOrEqual(t, (<-asked).Sub(begun), events.SuspectPause(starts))
+}
