@@ -202,7 +202,7 @@ var codeLengthOrder = [codeLengthCodes]uint8{16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 1
 type bitWriter struct {
 	out  []byte
 	bits uint64 // that are not in out, the first one lowest
-	n    uint   // how many: less than 8 between calls
+	n    uint   // how many: less than 8, up to 16 after body
 }
 
 func (w *bitWriter) put(v uint64, n uint) {
@@ -339,8 +339,10 @@ func (w *bitWriter) codeLengths(lengths []uint8) {
 	}
 }
 
-// body writes the symbols. It is written for speed: four literals, of 14 bits at most, or a
-// match, of 48, fit behind the seven bits that are left of the byte before, and are written at once.
+// body writes the symbols. It is written for speed: what fits into a word is written at
+// once. Four literals are 56 bits at most, behind 7 that are left of the byte before; a
+// match is 47, behind 16 at most. At 64 bits the word would be full and nothing be taken
+// from it. Up to 16 bits are left at the end.
 func (w *bitWriter) body(in []byte, sequences []sequence, literals *[literalCodes]code, distances *[distanceCodes]code) {
 	// Each length's code with its extra bits.
 	var lengths [1 << (lengthBits - distanceBits)]code
@@ -381,7 +383,7 @@ func (w *bitWriter) body(in []byte, sequences []sequence, literals *[literalCode
 			acc >>= n & 56
 			n &= 7
 		}
-		if s.match == 0 {
+		if s.match == 0 { // only after the last: a match has three bytes at least
 			break
 		}
 		acc, n = lengths[s.match>>distanceBits&(1<<(lengthBits-distanceBits)-1)].after(acc, n)

@@ -4,9 +4,12 @@ import (
 	"bytes"
 	"encoding/csv"
 	"encoding/json"
+	"fmt"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -51,32 +54,55 @@ func hostileCells() (names []string, jsons []string, want []any) {
 	return names, jsons, want
 }
 
-// Every reader opens the same hostile workbook of two sheets without complaint
-// and shows the same cells. Those that are not installed are skipped: apt-get
-// install python3-openpyxl libreoffice-calc-nogui; npm install exceljs, with
-// NODE_PATH naming its node_modules.
+// Every reader opens the same workbooks without complaint and shows the same cells: a
+// hostile one of two sheets, and one of several blocks that the compressor of rows made.
+// Those that are not installed are skipped: apt-get install python3-openpyxl
+// libreoffice-calc-nogui; npm install exceljs, with NODE_PATH naming its node_modules.
 func TestReadersShowTheSameCells(t *testing.T) {
-	names, jsons, want := hostileCells()
-	fields := make([]string, len(names))
-	header := make([]string, len(names))
-	for i, name := range names {
-		header[i] = `"` + name + `":"` + name + `"`
-		fields[i] = `"` + name + `":` + jsons[i]
-	}
-	row := "{" + strings.Join(fields, ",") + "}"
-	spec := testSpec()
-	spec.MaxSheetRows = 4
-	_, file, xlsx := write(t, spec, cutPages("{"+strings.Join(header, ",")+"}", []string{row, row, row, row, row}, 2)...)
-	require.NotEmpty(t, file)
+	t.Run("hostile", func(t *testing.T) {
+		names, jsons, want := hostileCells()
+		titles := make([]any, len(names))
+		fields, header := make([]string, len(names)), make([]string, len(names))
+		for i, name := range names {
+			titles[i] = name
+			header[i] = `"` + name + `":"` + name + `"`
+			fields[i] = `"` + name + `":` + jsons[i]
+		}
+		row := "{" + strings.Join(fields, ",") + "}"
+		spec := testSpec()
+		spec.MaxSheetRows = 4
+		_, _, xlsx := write(t, spec, cutPages("{"+strings.Join(header, ",")+"}", []string{row, row, row, row, row}, 2)...)
+		showTheSame(t, xlsx, [][][]any{{titles, want, want, want}, {titles, want, want}})
+	})
+	t.Run("numbers", func(t *testing.T) {
+		r := rand.New(rand.NewPCG(3, 4))
+		sheet := [][]any{{"id", "sn", "amount", "paid", "city", "note"}}
+		var data []string
+		for n := range 3000 {
+			sn, amount := fmt.Sprintf("SN%012d", r.Uint64N(1e12)), float64(r.IntN(1e9))/100
+			paid, city := r.IntN(4) > 0, []string{"北京", "上海", "广州"}[r.IntN(3)]
+			line := []any{float64(n), sn, amount, paid, city, nil}
+			note := `null`
+			if n%7 == 0 {
+				note, line[5] = `"a & b"`, "a & b"
+			}
+			sheet = append(sheet, line)
+			data = append(data, fmt.Sprintf(`{"id":%d,"sn":%q,"amount":%.2f,"paid":%t,"city":%q,"note":%s}`, n, sn, amount, paid, city, note))
+		}
+		_, _, xlsx := write(t, testSpec(), cutPages(`{"id":"id","sn":"sn","amount":"amount","paid":"paid","city":"city","note":"note"}`, data, 500)...)
+		rows := partOf(t, xlsx, sheetPath(1))
+		require.Greater(t, len(rows), 2*blockSize)
+		_, own := new(rowDeflater).deflate(nil, []piece{{rows[:blockSize], nil}}, false)
+		require.True(t, own, "the blocks are left to the general compressor")
+		showTheSame(t, xlsx, [][][]any{sheet})
+	})
+}
+
+func showTheSame(t *testing.T, xlsx []byte, sheets [][][]any) {
+	names := sheets[0][0]
 	dir := t.TempDir()
 	name := filepath.Join(dir, "book.xlsx")
 	require.NoError(t, os.WriteFile(name, xlsx, 0o600))
-
-	titles := make([]any, len(names))
-	for i := range names {
-		titles[i] = names[i]
-	}
-	sheets := [][][]any{{titles, want, want, want}, {titles, want, want}}
 	same := func(t *testing.T, got [][][]any) {
 		t.Helper()
 		require.Len(t, got, len(sheets))
@@ -106,7 +132,7 @@ func TestReadersShowTheSameCells(t *testing.T) {
 			for r := range sheets[s] {
 				line := make([]any, len(names))
 				for c := range names {
-					at := columnName(c) + string(rune('1'+r))
+					at := columnName(c) + strconv.Itoa(r+1)
 					value, err := f.GetCellValue(sheetName(s+1), at, excelize.Options{RawCellValue: true})
 					require.NoError(t, err)
 					kind, err := f.GetCellType(sheetName(s+1), at)
@@ -193,7 +219,7 @@ wb.xlsx.readFile(process.argv[1]).then(() => console.log(JSON.stringify(wb.works
 					if r == 0 {
 						continue
 					}
-					switch want[c].(type) { // CSV has text only
+					switch sheets[s][r][c].(type) { // CSV has text only
 					case nil:
 						if cell == "" {
 							row[c] = nil

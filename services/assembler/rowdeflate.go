@@ -51,6 +51,7 @@ type cellPlaces struct {
 const (
 	textBits  = 14
 	placeBits = 19 // for a block's bytes, each plus one
+	tagBits   = 32 - placeBits
 	cellSlots = 1 << 10
 	// inPadding lets eight bytes be read at any place, and a little behind it.
 	inPadding = 32
@@ -83,6 +84,8 @@ func word(s string) uint64 {
 }
 
 const sixBytes = 1<<48 - 1
+
+const _ = uint(1<<placeBits - 1 - (blockSize + 1)) // every place of a block has room
 
 var (
 	cellTag = word(`<c r="`) // six bytes
@@ -331,7 +334,7 @@ func (d *rowDeflater) skip(to int) {
 // table it is. So a text that was never there is nearly never compared.
 func textEntry(v uint64, at int) (slot uint64, e uint32) {
 	h := v << 24 * 889523592379
-	return h >> (64 - textBits), uint32(at+1) | uint32(h>>(32-textBits))<<placeBits
+	return h >> (64 - textBits), uint32(at+1) | uint32(h>>(64-textBits-tagBits))<<placeBits
 }
 
 // seenAt returns where an entry's text was before, if it was that of another.

@@ -5,6 +5,7 @@ import (
 	"compress/flate"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"strings"
 	"testing"
 
@@ -172,6 +173,7 @@ func TestCodeLengths(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		freqs := rapid.SliceOfN(rapid.OneOf(rapid.Just(uint32(0)), rapid.Uint32Range(0, 5), rapid.Uint32Range(0, 1<<18)), 19, literalCodes).Draw(t, "frequencies")
 		complete(t, freqs, maxCodeLength)
+		complete(t, freqs, maxLiteralLength)
 		complete(t, freqs[:codeLengthCodes], maxCodeLengthCode)
 	})
 	fibonacci := []uint32{1, 1}
@@ -184,4 +186,76 @@ func TestCodeLengths(t *testing.T) {
 	lengths := make([]uint8, 5)
 	codeLengths(lengths, []uint32{5, 1, 0, 1, 2}, maxCodeLength)
 	require.Equal(t, []uint8{1, 3, 0, 3, 2}, lengths)
+}
+
+// Codes and extra bits of every length come back: all literals and distances are made as
+// dear as they can be, and stand in runs that end anywhere in a word.
+func TestBlocksOfTheLongestCodesInflate(t *testing.T) {
+	r := rand.New(rand.NewPCG(5, 6))
+	dear := func(freqs []uint32) { // 1, 1, 2, 3, 5: each symbol's code is a bit longer than the next one's
+		a, b := uint32(1), uint32(1)
+		for _, i := range r.Perm(len(freqs)) {
+			if freqs[i] = a; a < 1<<20 {
+				a, b = b, a+b
+			}
+		}
+	}
+	for range 2000 {
+		var w bitWriter
+		var whole []byte
+		for blocks := 1 + r.IntN(3); blocks > 0; blocks-- {
+			begun := len(whole)
+			var sequences []sequence
+			literals := func(n int) {
+				for range n {
+					whole = append(whole, byte(r.IntN(256)))
+				}
+			}
+			for range r.IntN(30) {
+				n := r.IntN(7)
+				switch {
+				case len(whole) == 0:
+					n++
+				case r.IntN(40) == 0:
+					n = 40_000
+				}
+				literals(n)
+				distance := []int{1, 1 + r.IntN(min(len(whole), maxDistance)), min(len(whole), maxDistance)}[r.IntN(3)]
+				length := []int{minMatch, minMatch + r.IntN(maxMatch-minMatch+1), 227 + r.IntN(30), maxMatch}[r.IntN(4)]
+				sequences = append(sequences, newSequence(n, length, uint16(distance-1), distanceCode(uint16(distance-1))))
+				for range length {
+					whole = append(whole, whole[len(whole)-distance])
+				}
+			}
+			literals(r.IntN(7))
+			var symbols [literalCodes]uint32
+			var distances [distanceCodes]uint32
+			dear(symbols[:])
+			dear(distances[:])
+			w.dynamicBlock(whole[begun:], sequences, &symbols, &distances, blocks == 1)
+		}
+		w.align()
+		rest := bytes.NewReader(w.out)
+		got, err := io.ReadAll(flate.NewReader(rest))
+		require.NoError(t, err)
+		require.True(t, bytes.Equal(whole, got))
+		require.Zero(t, rest.Len())
+	}
+}
+
+// Matches that are longer than DEFLATE's longest are cut so that no rest is too short.
+func TestLongMatchesInflate(t *testing.T) {
+	r := rand.New(rand.NewPCG(7, 8))
+	for length := 240; length <= 560; length++ {
+		digits := make([]byte, length)
+		for i := range digits {
+			digits[i] = '0' + byte(r.IntN(10))
+		}
+		var xml strings.Builder
+		for row := range 8 {
+			fmt.Fprintf(&xml, `<row r="%d"><c r="A%[1]d" t="inlineStr"><is><t>%s</t></is></c><c r="B%[1]d"><v>%d</v></c></row>`, row+1, digits, r.IntN(1e9))
+		}
+		_, ok := inflates(t, new(rowDeflater), []byte(xml.String()), length%2 == 0)
+		require.True(t, ok)
+	}
 }
