@@ -59,12 +59,19 @@ func goBuild(t testing.TB, args ...string) {
 	require.NoError(t, err, "go build %v:\n%s", args, out)
 }
 
-// freeAddress returns a loopback address that nobody listens on, below the
-// ports that Linux gives to outgoing connections: one of those must not take
+// givenPorts are those that freeAddress returned: who got one may not listen yet.
+var givenPorts sync.Map
+
+// freeAddress returns a loopback address that nobody listens on or was given, below
+// the ports that Linux gives to outgoing connections: one of those must not take
 // the place of a process that is down for a moment.
 func freeAddress() string {
 	for {
-		address := fmt.Sprintf("127.0.0.1:%d", 12_000+rand.IntN(20_000))
+		port := 12_000 + rand.IntN(20_000)
+		if _, given := givenPorts.LoadOrStore(port, true); given {
+			continue
+		}
+		address := fmt.Sprintf("127.0.0.1:%d", port)
 		if l, err := net.Listen("tcp", address); err == nil {
 			_ = l.Close()
 			return address
