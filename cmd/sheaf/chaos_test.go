@@ -22,7 +22,8 @@
 //	    and is byte for byte the file that an undisturbed Sheaf makes of the same
 //	    request. In that one every row stands once and in order, cell by cell.
 //	I5  A page is asked for once, and once more for each fault of the source and
-//	    at most once more for each disturbance while its export was crawled; a
+//	    at most once more for each disturbance while its export was crawled and
+//	    each time that its pages gave way to an older one, for want of room; a
 //	    retry asks page 1 anew. No page is stored twice, and one that was stored
 //	    is not asked for again (checked to the moment in one process; of two, one
 //	    that was stopped may have asked before it learns that the other went on).
