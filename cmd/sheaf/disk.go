@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"sheaf/events"
+	"sheaf/events/failpoint"
 	"sheaf/services/crawler"
 	"sheaf/services/ingress"
 	"sheaf/storage"
@@ -229,10 +230,12 @@ func (d *disk) keepBallast() {
 	var seed [32]byte            // the same as another's may take none either
 	_, _ = cryptorand.Read(seed[:])
 	_, _ = rand.NewChaCha8(seed).Read(random)
+	failpoint.Hit("ballast.before")
 	if err := os.WriteFile(name, random, 0o600); err != nil {
 		slog.Warn("no room set aside for a start on a full disk", "error", err)
-		_ = os.Remove(name) // a part of it would count as all
+		_ = os.Remove(name) // it would be room that nobody has
 	}
+	failpoint.Hit("ballast.after")
 }
 
 // dropBallast makes room for a start, and reports whether there was any to make.

@@ -11,6 +11,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"sheaf/events/failpoint"
 )
 
 // ErrKey is returned by [Start] when the folder was encrypted with another key. The
@@ -77,12 +79,15 @@ func ReplaceFile(name string, data []byte) error {
 		return err
 	}
 	_, err = tmp.Write(data)
+	failpoint.Hit("replace.sync.before")
 	if err = errors.Join(err, tmp.Sync(), tmp.Close()); err != nil {
 		return err
 	}
+	failpoint.Hit("replace.rename.before")
 	if err := os.Rename(tmp.Name(), name); err != nil {
 		return err
 	}
+	failpoint.Hit("replace.rename.after")
 	return syncFolder(filepath.Dir(name))
 }
 

@@ -7,8 +7,9 @@
 // SHEAF_FAILPOINT once, as NAME or NAME:N, and the N-th Hit of that name (the
 // first without N) ends it with SIGKILL: nothing is deferred, flushed or closed.
 // As NAME:N:stop it stops with SIGSTOP instead, until somebody sends SIGCONT:
-// meanwhile its work is handed to another process, and it does not know. A name that is not in Names ends the process at its start, so that a mistyped
-// one cannot pass for a process that survived.
+// meanwhile its work is handed to another process, and it does not know. A name
+// that is not in Names ends the process at its start, so that a mistyped one cannot
+// pass for a process that survived.
 package failpoint
 
 // Names are all failpoints. The suite in cmd/sheaf dies at each of them.
@@ -38,6 +39,11 @@ var Names = []string{
 	// services/notifier.
 	"post-callback.before", "post-callback.after",
 
-	// cmd/sheaf: the secret key and the name of the store.
+	// cmd/sheaf: the secret key and the name of the store, and the room set aside
+	// for a start on a full disk.
 	"once.link.before", "once.link.after",
+	"ballast.before", "ballast.after",
+
+	// events/embedded: the mark of an encrypted store, and checksums that are mended.
+	"replace.sync.before", "replace.rename.before", "replace.rename.after",
 }
