@@ -116,6 +116,43 @@ func TestProvisionChangesALimit(t *testing.T) {
 	require.Equal(t, time.Hour, all[events.StreamCallbacks].(jetstream.StreamConfig).MaxAge)
 }
 
+// Processes of one cluster may be started with other flags. In whatever order they
+// come, none takes away what another needs: a crawler that knows nothing of
+// --keep-history does not have the keys of callers forgotten.
+func TestProvisionOfASharedStreamOnlyLoosens(t *testing.T) {
+	t.Parallel()
+	one := events.Config{Shared: true, MaxPagesBytes: 8 << 20, KeepIdempotency: time.Hour, MaxEventsBytes: 1 << 20}
+	two := events.Config{Shared: true, MaxPagesBytes: 1 << 20, KeepIdempotency: 720 * time.Hour, MaxEventsBytes: 2 << 20}
+	for name, order := range map[string][]events.Config{"one, two": {one, two}, "two, one": {two, one}, "with a restart": {one, two, one}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			srv := eventstest.Server(t, "")
+			var s *events.Streams
+			for _, cfg := range order {
+				s = eventstest.StreamsOn(t, srv, cfg)
+			}
+			all := configs(t, s.JetStream())
+			require.EqualValues(t, 8<<20, all[events.StreamPages].(jetstream.StreamConfig).MaxBytes)
+			require.EqualValues(t, 2<<20, all[events.StreamEvents].(jetstream.StreamConfig).MaxBytes)
+			require.Equal(t, 720*time.Hour, all[events.StreamIdempotency].(jetstream.StreamConfig).MaxAge)
+
+			// Who removed a limit by hand wants none.
+			unlimited := all[events.StreamPages].(jetstream.StreamConfig)
+			unlimited.MaxBytes = -1
+			_, err := s.JetStream().UpdateStream(t.Context(), unlimited)
+			require.NoError(t, err)
+			s = eventstest.StreamsOn(t, srv, one)
+			require.EqualValues(t, -1, configs(t, s.JetStream())[events.StreamPages].(jetstream.StreamConfig).MaxBytes)
+
+			// Alone on a server of its own a process has it as it says.
+			cfg := one
+			cfg.Shared = false
+			s = eventstest.StreamsOn(t, srv, cfg)
+			require.Equal(t, time.Hour, configs(t, s.JetStream())[events.StreamIdempotency].(jetstream.StreamConfig).MaxAge)
+		})
+	}
+}
+
 // An older version may have made a consumer with settings that the server never
 // changes.
 func TestProvisionMakesAConsumerAnew(t *testing.T) {

@@ -54,6 +54,12 @@ const (
 
 // Config bounds the streams.
 type Config struct {
+	// Shared says that other processes use the streams too, each with settings of
+	// its own, and that none may take away what another needs. A limit of a stream
+	// that is there is then raised but never lowered, as is the number of copies: so
+	// the largest that any process asks for holds, in whatever order they start, and
+	// one that was started without a flag forgets nothing that another keeps.
+	Shared          bool
 	Replicas        int           // of every stream; default 1
 	MaxPagesBytes   int64         // of SHEAF_PAGES; default 4 GiB
 	MaxEventsBytes  int64         // of SHEAF_EVENTS; default 2 GiB, some 100,000 exports with large requests
@@ -160,7 +166,7 @@ func Provision(ctx context.Context, nc *nats.Conn, cfg Config) (*Streams, error)
 		}
 	}
 	for _, sc := range streamConfigs(cfg) {
-		st, err := provisioned(ctx, func(ctx context.Context) (jetstream.Stream, error) { return provisionStream(ctx, js, sc) })
+		st, err := provisioned(ctx, func(ctx context.Context) (jetstream.Stream, error) { return provisionStream(ctx, js, sc, cfg.Shared) })
 		if err != nil {
 			return nil, fmt.Errorf("stream %s: %w", sc.Name, explain(err))
 		}
@@ -191,18 +197,37 @@ func Provision(ctx context.Context, nc *nats.Conn, cfg Config) (*Streams, error)
 // checksum in two files, and killed between the two it takes the stream for new at
 // every start (seen once in a run of 20 kills on an encrypted store, where the same
 // configuration never has the same bytes).
-func provisionStream(ctx context.Context, js jetstream.JetStream, want jetstream.StreamConfig) (jetstream.Stream, error) {
+func provisionStream(ctx context.Context, js jetstream.JetStream, want jetstream.StreamConfig, shared bool) (jetstream.Stream, error) {
 	st, err := js.Stream(ctx, want.Name)
 	if err == nil && !byLeader(st.CachedInfo()) {
 		return nil, errNoLeader // what it holds is not known
 	}
-	if err == nil && has(st.CachedInfo().Config, want) {
-		return st, nil
-	}
 	if err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
 		return nil, err
 	}
+	if err == nil {
+		is := st.CachedInfo().Config
+		if shared {
+			want.Replicas = max(want.Replicas, is.Replicas)
+			want.MaxBytes = looser(want.MaxBytes, is.MaxBytes)
+			want.MaxAge = looser(want.MaxAge, is.MaxAge)
+		}
+		if has(is, want) {
+			return st, nil
+		}
+		slog.Info("the settings of a stream are changed", "stream", want.Name,
+			"max_bytes", want.MaxBytes, "max_bytes_before", is.MaxBytes, "max_age", want.MaxAge, "max_age_before", is.MaxAge,
+			"copies", want.Replicas, "copies_before", is.Replicas)
+	}
 	return js.CreateOrUpdateStream(ctx, want)
+}
+
+// looser is the larger of two limits, of which 0 or less is none.
+func looser[T int64 | time.Duration](a, b T) T {
+	if a <= 0 || b <= 0 {
+		return 0
+	}
+	return max(a, b)
 }
 
 // has reports whether is, where the server has put its defaults and its metadata, is

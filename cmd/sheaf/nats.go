@@ -67,6 +67,7 @@ func openMessaging(ctx context.Context, cfg Config, secret []byte, files string,
 	}
 	err = m.retryWhileStarting(ctx, "provisioning the streams", func(ctx context.Context) error {
 		m.streams, err = events.Provision(ctx, m.conn, events.Config{
+			Shared:   !cfg.embedded(),
 			Replicas: cfg.Replicas, MaxPagesBytes: int64(cfg.MaxPagesBytes), SecretKey: secret, NewerKeys: newer, FilesURL: files, KeepIdempotency: cfg.KeepHistory,
 		})
 		return err
