@@ -35,6 +35,7 @@ type Event struct {
 	CorrelationID string    // ce-correlationid: the submission's own id, "" when it had none
 	Requested     uint64    // ce-requested: sequence of the requested event that this one follows; 0 in requested itself
 	Sequence      uint64    // sequence in the stream; 0 until published
+	Size          int64     // bytes that it takes in the log, about; known to Follow alone
 	Payload       Payload
 }
 

@@ -8,10 +8,26 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"sync"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
+
+const (
+	// maxClaimsBytes is the space of SHEAF_IDEMPOTENCY: some 1,300,000 keys.
+	maxClaimsBytes = 256 << 20
+	// claimsEvery is how long a look at that space, and at the keys of one tenant,
+	// is believed.
+	claimsEvery = 2 * time.Second
+	// plentyOfClaims is the part of the space below which nobody counts.
+	plentyOfClaims = 0.5
+)
+
+// ErrTooManyKeys means that as many Idempotency-Keys of a tenant are remembered as
+// may be. They are forgotten with time.
+var ErrTooManyKeys = errors.New("as many Idempotency-Keys of the tenant are remembered as may be")
 
 // IdempotencyClaim is what an Idempotency-Key of a caller is bound to.
 type IdempotencyClaim struct {
@@ -47,7 +63,9 @@ func (s *Streams) IdempotencyKey(ctx context.Context, tenant, key string) (c Ide
 // ClaimIdempotencyKey binds a key that a caller has chosen, and returns what it was
 // bound to first: c, or what another request with the key was for. Of two that come
 // at once one is first. The binding lasts as long as Config.KeepIdempotency; only an
-// HMAC of the key is kept.
+// HMAC of the key is kept. While more than half of the space for keys is taken, one
+// tenant may have twice what is free, and gets ErrTooManyKeys beyond that: one alone
+// can take two thirds, and something is left for whoever comes.
 func (s *Streams) ClaimIdempotencyKey(ctx context.Context, tenant, key string, c IdempotencyClaim) (first IdempotencyClaim, err error) {
 	if err := checkName(tenant, c.Key); err != nil {
 		return first, err
@@ -58,6 +76,9 @@ func (s *Streams) ClaimIdempotencyKey(ctx context.Context, tenant, key string, c
 	}
 	publish, cancel := context.WithTimeout(ctx, s.cfg.PublishTimeout)
 	defer cancel()
+	if err := s.mayClaim(publish, tenant); err != nil {
+		return first, err
+	}
 	for attempt := uint64(1); ; attempt++ {
 		_, err = s.js.PublishMsg(publish, &nats.Msg{Subject: s.idempotencySubject(tenant, key), Data: data})
 		if err == nil {
@@ -75,4 +96,63 @@ func (s *Streams) ClaimIdempotencyKey(ctx context.Context, tenant, key string, c
 		}
 		wait(ctx, backoff(attempt)) // it expired in between
 	}
+}
+
+// claims is what a process knows of the keys that are remembered.
+type claims struct {
+	mu      sync.Mutex
+	at      time.Time // of what follows; those that are bound since are added
+	limit   int64     // bytes of the stream; 0 or less: no limit
+	used    int64
+	all     int64 // keys
+	counted map[string]int64
+}
+
+// claimBytes is what a key takes, about.
+const claimBytes = 200
+
+// mayClaim returns ErrTooManyKeys if a tenant may bind no further key.
+func (s *Streams) mayClaim(ctx context.Context, tenant string) error {
+	c := &s.claims
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if time.Since(c.at) > claimsEvery {
+		st, err := s.js.Stream(ctx, StreamIdempotency)
+		if err != nil {
+			return fmt.Errorf("%w: %w", ErrUnavailable, err)
+		}
+		state := st.CachedInfo().State
+		c.at, c.limit = time.Now(), st.CachedInfo().Config.MaxBytes
+		c.used, c.all, c.counted = int64(state.Bytes), int64(state.Msgs), map[string]int64{}
+	}
+	if float64(c.used) >= float64(c.limit)*plentyOfClaims && c.limit > 0 {
+		if _, ok := c.counted[tenant]; !ok {
+			n, err := s.countClaims(ctx, tenant)
+			if err != nil {
+				return fmt.Errorf("%w: counting Idempotency-Keys: %w", ErrUnavailable, err)
+			}
+			c.counted[tenant] = n
+		}
+		own := float64(c.used) / float64(max(c.all, 1)) * float64(c.counted[tenant])
+		if own > 2*float64(c.limit-c.used) {
+			return ErrTooManyKeys
+		}
+		c.counted[tenant]++
+	}
+	c.used, c.all = c.used+claimBytes, c.all+1
+	return nil
+}
+
+// countClaims counts the keys of a tenant. The server does that when it makes a
+// consumer, without reading them.
+func (s *Streams) countClaims(ctx context.Context, tenant string) (int64, error) {
+	cons, err := s.js.CreateConsumer(ctx, StreamIdempotency, jetstream.ConsumerConfig{
+		FilterSubject: subjectIdempotency + tenant + ".*", AckPolicy: jetstream.AckNonePolicy, HeadersOnly: true,
+		MemoryStorage: true, Replicas: 1, InactiveThreshold: claimsEvery,
+	})
+	if err != nil {
+		return 0, err
+	}
+	info := cons.CachedInfo()
+	return int64(info.NumPending), s.js.DeleteConsumer(ctx, StreamIdempotency, info.Name)
 }

@@ -367,6 +367,7 @@ func (s *Streams) Follow(ctx context.Context, from uint64, apply func([]Event) e
 				slog.Warn("event skipped", "sequence", meta.Sequence.Stream, "subject", m.Subject(), "error", err)
 				ev.Sequence, ev.Payload = meta.Sequence.Stream, nil
 			}
+			ev.Size = storedSize(m.Subject(), m.Headers(), m.Data())
 			select {
 			case messages <- ev:
 			case <-ctx.Done():

@@ -281,7 +281,7 @@ func (s *Streams) GetPage(ctx context.Context, id PageID) (Page, error) {
 		return Page{}, fmt.Errorf("%w: page %d: %s %q", ErrPageDamaged, id.Number, headerParts, first.Header.Get(headerParts))
 	}
 	// No room is made before a part is there: parts is only a claim.
-	chunks, size, stored := [][]byte{first.Data}, len(first.Data), storedSize(first)
+	chunks, size, stored := [][]byte{first.Data}, len(first.Data), storedSize(first.Subject, first.Header, first.Data)
 	for n := 2; n <= parts; n++ {
 		part, err := s.getPart(ctx, id, n)
 		if errors.Is(err, ErrPageMissing) {
@@ -295,7 +295,7 @@ func (s *Streams) GetPage(ctx context.Context, id PageID) (Page, error) {
 				return Page{}, fmt.Errorf("%w: page %d: part %d belongs to another answer (%s differs)", ErrPageDamaged, id.Number, n, h)
 			}
 		}
-		chunks, size, stored = append(chunks, part.Data), size+len(part.Data), stored+storedSize(part)
+		chunks, size, stored = append(chunks, part.Data), size+len(part.Data), stored+storedSize(part.Subject, part.Header, part.Data)
 		if size > maxPageBytes {
 			return Page{}, fmt.Errorf("%w: page %d: more than %d bytes", ErrPageDamaged, id.Number, maxPageBytes)
 		}
@@ -309,8 +309,9 @@ func (s *Streams) GetPage(ctx context.Context, id PageID) (Page, error) {
 	return p, err
 }
 
-func storedSize(m *jetstream.RawStreamMsg) int64 {
-	return int64((&nats.Msg{Subject: m.Subject, Header: m.Header, Data: m.Data}).Size()) + storedOverhead
+// storedSize is what a message takes in its stream, about.
+func storedSize(subject string, h nats.Header, data []byte) int64 {
+	return int64((&nats.Msg{Subject: subject, Header: h, Data: data}).Size()) + storedOverhead
 }
 
 func decodePage(id PageID, h nats.Header, payload []byte) (Page, error) {

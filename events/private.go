@@ -239,30 +239,3 @@ func DueCallback(subject string) (tenant, key string, err error) {
 	}
 	return t[0], t[1], nil
 }
-
-// PublishCallback writes how an export ended to a subject of SHEAF_CALLBACKS,
-// for a producer without HTTP. The ce-id is the export's WebhookID, constant
-// over repeats; ce-correlationid tells a producer, who may not know the key,
-// which of its submissions it was.
-func (s *Streams) PublishCallback(ctx context.Context, subject string, x *Export, ceType string, body []byte) error {
-	ctx, cancel := context.WithTimeout(ctx, s.cfg.PublishTimeout)
-	defer cancel()
-	h := nats.Header{
-		headerSpecVersion: {"1.0"},
-		headerID:          {x.WebhookID()},
-		headerSource:      {"/sheaf/" + x.Tenant},
-		headerType:        {ceType},
-		headerSubject:     {x.Key},
-		headerTime:        {x.FinishedAt.UTC().Format(time.RFC3339Nano)},
-		headerContentType: {"application/json"},
-	}
-	if x.CorrelationID != "" {
-		h[headerCorrelationID] = []string{x.CorrelationID}
-	}
-	failpoint.Hit("publish-callback.before")
-	if _, err := s.js.PublishMsg(ctx, &nats.Msg{Subject: subject, Data: body, Header: h}); err != nil {
-		return publishError(err)
-	}
-	failpoint.Hit("publish-callback.after")
-	return nil
-}

@@ -127,6 +127,8 @@ type Streams struct {
 	suspects chan struct{}     // holds the one suspect that is at work
 	before   map[string]uint64 // last sequence of each stream when this process connected
 	known    *known
+	results  results
+	claims   claims
 
 	oneQuestion  chan struct{} // holds the question that the log's leader is asked, see LastSequence
 	asking       sync.Mutex    // guards what follows
@@ -353,7 +355,7 @@ func streamConfigs(cfg Config) []jetstream.StreamConfig {
 	callbacks := base(StreamCallbacks, "results of exports whose callback is a NATS subject", subjectCallback+">")
 	callbacks.Discard = jetstream.DiscardOld
 	callbacks.MaxAge = cfg.KeepCallbacks
-	callbacks.MaxBytes = 256 << 20
+	callbacks.MaxBytes = maxResultsBytes
 	// At about 1 KiB each, a flood of results on one subject takes a fifth of
 	// the space and pushes out its own oldest ones, not those of others.
 	callbacks.MaxMsgsPerSubject = 50_000
@@ -362,7 +364,7 @@ func streamConfigs(cfg Config) []jetstream.StreamConfig {
 	idempotency.MaxMsgsPerSubject = 1
 	idempotency.DiscardNewPerSubject = true // the first one counts
 	idempotency.MaxAge = cfg.KeepIdempotency
-	idempotency.MaxBytes = 256 << 20
+	idempotency.MaxBytes = maxClaimsBytes
 
 	return []jetstream.StreamConfig{submit, log, pages, timers, private, callbacks, idempotency}
 }

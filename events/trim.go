@@ -21,6 +21,7 @@ type LogState struct {
 	// the first trimming. Below First, the events from Trimmed to First were
 	// lost.
 	Trimmed uint64
+	Space   Space
 	Full    float64 // how much of the log's space is taken, 0 to 1
 }
 
@@ -42,8 +43,9 @@ func (s *Streams) LogState(ctx context.Context) (LogState, error) {
 	if info.State.Msgs == 0 {
 		l.First, l.FirstTime = l.Last+1, time.Time{}
 	}
-	if limit := info.Config.MaxBytes; limit > 0 {
-		l.Full = float64(info.State.Bytes) / float64(limit)
+	l.Space = Space{Limit: info.Config.MaxBytes, Used: int64(info.State.Bytes)}
+	if l.Space.Limit > 0 {
+		l.Full = float64(l.Space.Used) / float64(l.Space.Limit)
 	}
 	noted, _, err := s.trimmed(ctx)
 	if err != nil {

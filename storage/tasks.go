@@ -51,6 +51,9 @@ type Tasks struct {
 	waiters map[*waiter]struct{}
 	closed  bool
 	folded  int // events since the last Release by Apply
+
+	logBytes map[string]int64 // of the log, by tenant
+	logTotal int64
 }
 
 type waiter struct {
@@ -174,6 +177,9 @@ func (t *Tasks) Bind(streamCreated time.Time, lastSeq uint64) error {
 	}
 	if emptied {
 		t.reached(0)
+		t.mu.Lock()
+		t.logBytes, t.logTotal = map[string]int64{}, 0
+		t.mu.Unlock()
 	}
 	return nil
 }
@@ -190,8 +196,10 @@ func (t *Tasks) Apply(batch []events.Event) error {
 		return nil
 	}
 	var applied uint64
+	var took map[logSegment]int64
 	err := t.update(func(tx *bbolt.Tx) error {
 		f := fold{exports: tx.Bucket(bucketExports), changed: map[string]*change{}}
+		took = map[logSegment]int64{}
 		meta := tx.Bucket(bucketMeta)
 		applied = number(meta.Get(metaApplied))
 		f.trimmed = number(meta.Get(metaTrimmed))
@@ -203,6 +211,9 @@ func (t *Tasks) Apply(batch []events.Event) error {
 			if applied < f.trimmed {
 				continue // it was read just before it was removed
 			}
+			if events.ValidTenant(ev.Tenant) {
+				took[logSegment{ev.Sequence / segmentEvents, ev.Tenant}] += ev.Size
+			}
 			if err := f.apply(ev); err != nil {
 				return err
 			}
@@ -210,11 +221,16 @@ func (t *Tasks) Apply(batch []events.Event) error {
 		if err := f.write(tx); err != nil {
 			return err
 		}
-		return cmp.Or(meta.Put(metaApplied, binary.BigEndian.AppendUint64(nil, applied)), meta.Delete(metaClean))
+		return cmp.Or(addLogBytes(tx, took), meta.Put(metaApplied, binary.BigEndian.AppendUint64(nil, applied)), meta.Delete(metaClean))
 	})
 	if err != nil {
 		return fmt.Errorf("applying events to the projection: %w", err)
 	}
+	byTenant := map[string]int64{}
+	for s, n := range took {
+		byTenant[s.tenant] += n
+	}
+	t.tookLogBytes(byTenant, 1)
 	t.reached(applied)
 	t.mu.Lock()
 	t.folded += len(batch)

@@ -21,7 +21,7 @@ import (
 // folded. Any change to either gets the next number: the projection is then made
 // again. So it is, without a new number, when an event or a field was added, here
 // or by a newer version that ran before: see events.Vocabulary.
-const tasksFormat = 3
+const tasksFormat = 4
 
 // lockWait is how long OpenTasks waits for another process to let go of the
 // file. A process that takes over from one that is ending needs little.
@@ -86,7 +86,7 @@ func openTasks(path string) (*Tasks, error) {
 		return nil, fmt.Errorf("projection: %w", err)
 	}
 
-	t := &Tasks{db: db, waiters: map[*waiter]struct{}{}}
+	t := &Tasks{db: db, waiters: map[*waiter]struct{}{}, logBytes: map[string]int64{}}
 	err = t.guard(func() error { return t.ready(file) })
 	if err == nil {
 		return t, nil
@@ -156,15 +156,25 @@ func (t *Tasks) ready(file *os.File) error {
 			}
 			return empty(tx)
 		})
-	case clean:
-		return nil
+	case !clean:
+		if err := t.db.View(verify); err != nil {
+			return err
+		}
 	}
-	return t.db.View(verify)
+	return t.db.View(func(tx *bbolt.Tx) (err error) {
+		if t.logBytes, err = sumLogBytes(tx); err != nil {
+			return err
+		}
+		for _, n := range t.logBytes {
+			t.logTotal += n
+		}
+		return nil
+	})
 }
 
 // empty leaves a projection that has applied nothing.
 func empty(tx *bbolt.Tx) error {
-	for _, name := range append([][]byte{bucketExports, bucketUsage}, indexBuckets...) {
+	for _, name := range append([][]byte{bucketExports, bucketUsage, bucketLogBytes}, indexBuckets...) {
 		if tx.Bucket(name) != nil {
 			if err := tx.DeleteBucket(name); err != nil {
 				return err
@@ -200,7 +210,7 @@ func verify(tx *bbolt.Tx) error {
 			return fmt.Errorf("%w: bucket %s is missing", ErrTasksDamaged, name)
 		}
 	}
-	for _, name := range [][]byte{bucketExports, bucketUsage} {
+	for _, name := range [][]byte{bucketExports, bucketUsage, bucketLogBytes} {
 		if tx.Bucket(name) == nil {
 			return fmt.Errorf("%w: bucket %s is missing", ErrTasksDamaged, name)
 		}

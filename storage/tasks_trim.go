@@ -46,7 +46,9 @@ func (t *Tasks) Trim(below uint64) (forgotten int, err error) {
 	if err != nil || below == 0 {
 		return 0, err
 	}
+	var gone map[string]int64
 	err = t.update(func(tx *bbolt.Tx) error {
+		gone = nil
 		meta, exports := tx.Bucket(bucketMeta), tx.Bucket(bucketExports)
 		if below <= number(meta.Get(metaTrimmed)) {
 			return nil // another call was faster
@@ -73,10 +75,14 @@ func (t *Tasks) Trim(below uint64) (forgotten int, err error) {
 			usage[x.Tenant] = usage[x.Tenant].minus(usageOf(&x))
 		}
 		forgotten = len(keys)
+		if gone, err = trimLogBytes(tx, below); err != nil {
+			return err
+		}
 		return cmp.Or(addUsage(tx, usage), writeCounts(tx, counts), meta.Put(metaTrimmed, binary.BigEndian.AppendUint64(nil, below)), meta.Delete(metaClean))
 	})
 	if err != nil {
 		return 0, fmt.Errorf("trimming the projection: %w", err)
 	}
+	t.tookLogBytes(gone, -1)
 	return forgotten, nil
 }

@@ -11,22 +11,26 @@ import (
 
 // Usage is what a tenant takes.
 type Usage struct {
+	Exports    int   // that the log remembers, and submissions that were rejected
 	Unfinished int   // exports that were accepted and have not ended
 	FileBytes  int64 // of finished files that have not expired
 }
 
 func (u Usage) plus(o Usage) Usage {
-	return Usage{u.Unfinished + o.Unfinished, u.FileBytes + o.FileBytes}
+	return Usage{u.Exports + o.Exports, u.Unfinished + o.Unfinished, u.FileBytes + o.FileBytes}
 }
 
 func (u Usage) minus(o Usage) Usage {
-	return Usage{u.Unfinished - o.Unfinished, u.FileBytes - o.FileBytes}
+	return Usage{u.Exports - o.Exports, u.Unfinished - o.Unfinished, u.FileBytes - o.FileBytes}
 }
 
 // usageOf is what one export takes.
 func usageOf(x *events.Export) (u Usage) {
+	if x.State == events.StateNone {
+		return u
+	}
+	u.Exports = 1
 	switch {
-	case x.State == events.StateNone:
 	case !x.State.Terminal():
 		u.Unfinished = 1
 	case x.State == events.StateCompleted:
@@ -37,11 +41,11 @@ func usageOf(x *events.Export) (u Usage) {
 	return u
 }
 
-// bucketUsage holds what each tenant takes: tenant -> two big-endian numbers. It is
+// bucketUsage holds what each tenant takes: tenant -> three big-endian numbers. It is
 // changed in the transaction that changes the exports.
 var bucketUsage = []byte("usage")
 
-const usageSize = 16
+const usageSize = 24
 
 // Usage returns what a tenant takes, as far as the log was applied.
 func (t *Tasks) Usage(tenant string) (u Usage, err error) {
@@ -60,7 +64,9 @@ func readUsage(tx *bbolt.Tx, tenant string) (Usage, error) {
 	if len(b) != usageSize {
 		return Usage{}, fmt.Errorf("%w: usage of tenant %.32q", ErrTasksDamaged, tenant)
 	}
-	return Usage{Unfinished: int(binary.BigEndian.Uint64(b)), FileBytes: int64(binary.BigEndian.Uint64(b[8:]))}, nil
+	return Usage{
+		Exports: int(binary.BigEndian.Uint64(b)), Unfinished: int(binary.BigEndian.Uint64(b[8:])), FileBytes: int64(binary.BigEndian.Uint64(b[16:])),
+	}, nil
 }
 
 // addUsage adds what changed of each tenant.
@@ -78,7 +84,8 @@ func addUsage(tx *bbolt.Tx, changed map[string]Usage) error {
 		if now == (Usage{}) { // as in a projection that never heard of the tenant
 			err = bucket.Delete([]byte(tenant))
 		} else {
-			b := binary.BigEndian.AppendUint64(nil, uint64(now.Unfinished))
+			b := binary.BigEndian.AppendUint64(make([]byte, 0, usageSize), uint64(now.Exports))
+			b = binary.BigEndian.AppendUint64(b, uint64(now.Unfinished))
 			err = bucket.Put([]byte(tenant), binary.BigEndian.AppendUint64(b, uint64(now.FileBytes)))
 		}
 		if err != nil {

@@ -45,7 +45,8 @@ type Config struct {
 	MaxFilesBytes    byteSize        `name:"max-files-bytes-per-tenant" env:"SHEAF_MAX_FILES_BYTES_PER_TENANT" default:"0" placeholder:"SIZE" help:"Most bytes of finished files of one tenant; above it new exports are answered 429. 0 for no limit (${default}: the disk is the limit)."`
 	MaxSkew          time.Duration   `env:"SHEAF_MAX_SKEW" default:"0s" placeholder:"DURATION" help:"How far the timestamp of a request may be from this clock, so that recorded requests cannot be sent again; 0s for any (${default})."`
 	MaxPagesBytes    byteSize        `env:"SHEAF_MAX_PAGES_BYTES" default:"4GiB" placeholder:"SIZE" help:"Most bytes of pages that are kept at once (${default})."`
-	MaxHistory       int             `env:"SHEAF_MAX_HISTORY" default:"100000" placeholder:"N" help:"Most exports that are remembered (${default})."`
+	MaxLogBytes      byteSize        `env:"SHEAF_MAX_LOG_BYTES" default:"2GiB" placeholder:"SIZE" help:"Most bytes of the event log (${default}: some 500,000 exports). A tenant that shares it with others has at most twice what is left of 70 % of it; beyond that it is answered 429."`
+	MaxHistory       int             `env:"SHEAF_MAX_HISTORY" default:"100000" placeholder:"N" help:"Most exports of one tenant that are remembered (${default})."`
 	KeepFiles        time.Duration   `env:"SHEAF_KEEP_FILES" default:"168h" placeholder:"DURATION" help:"How long finished files can be downloaded (${default})."`
 	KeepPages        time.Duration   `env:"SHEAF_KEEP_PAGES" default:"24h" placeholder:"DURATION" help:"At most how long pages of ended exports are kept for a retry (${default})."`
 	KeepHistory      time.Duration   `env:"SHEAF_KEEP_HISTORY" default:"168h" placeholder:"DURATION" help:"How long ended exports are remembered (${default})."`
@@ -206,6 +207,9 @@ func (c *Config) complete() error {
 	}
 	if c.MaxPagesBytes < 64<<20 {
 		return usagef("--max-pages-bytes %d: want at least 64MiB", c.MaxPagesBytes)
+	}
+	if c.MaxLogBytes != 0 && c.MaxLogBytes < 64<<20 {
+		return usagef("--max-log-bytes %d: want at least 64MiB", c.MaxLogBytes)
 	}
 	for flag, n := range map[string]int{"--conns-per-host": c.ConnsPerHost, "--conns-per-tenant": c.ConnsPerTenant} {
 		if n < 0 {

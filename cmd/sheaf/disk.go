@@ -278,7 +278,7 @@ func warnOfSmallDisk(cfg Config) {
 	if !known {
 		return
 	}
-	limits := events.Config{MaxPagesBytes: int64(cfg.MaxPagesBytes)}.MaxBytes()
+	limits := events.Config{MaxPagesBytes: int64(cfg.MaxPagesBytes), MaxEventsBytes: int64(cfg.MaxLogBytes)}.MaxBytes()
 	used := int64(0)
 	_ = filepath.WalkDir(filepath.Join(cfg.Data, "jetstream"), func(_ string, d fs.DirEntry, err error) error {
 		if err == nil && d.Type().IsRegular() {

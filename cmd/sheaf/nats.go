@@ -68,7 +68,8 @@ func openMessaging(ctx context.Context, cfg Config, secret []byte, files string,
 	err = m.retryWhileStarting(ctx, "provisioning the streams", func(ctx context.Context) error {
 		m.streams, err = events.Provision(ctx, m.conn, events.Config{
 			Shared:   !cfg.embedded(),
-			Replicas: cfg.Replicas, MaxPagesBytes: int64(cfg.MaxPagesBytes), SecretKey: secret, NewerKeys: newer, FilesURL: files, KeepIdempotency: cfg.KeepHistory,
+			Replicas: cfg.Replicas, MaxPagesBytes: int64(cfg.MaxPagesBytes), MaxEventsBytes: int64(cfg.MaxLogBytes),
+			SecretKey: secret, NewerKeys: newer, FilesURL: files, KeepIdempotency: cfg.KeepHistory,
 		})
 		return err
 	})
@@ -81,8 +82,8 @@ func openMessaging(ctx context.Context, cfg Config, secret []byte, files string,
 func (m *messaging) startEmbedded(cfg Config, secret []byte, keys *apiKeys, cert *certificate) (err error) {
 	// The server would else reserve against three quarters of the disk that is
 	// free now, and so refuse after a restart what it took before.
-	const otherStreams = 8 << 30
-	maxStore := int64(cfg.MaxPagesBytes) + otherStreams
+	const otherStreams = 6 << 30
+	maxStore := int64(cfg.MaxPagesBytes) + max(int64(cfg.MaxLogBytes), 2<<30) + otherStreams
 	if strings.HasPrefix(cfg.Files, "nats://") {
 		maxStore = 1 << 50
 	}
@@ -265,10 +266,10 @@ func accountRoom(info *jetstream.AccountInfo, cfg Config) error {
 	if tier, ok := info.Tiers[fmt.Sprintf("R%d", cfg.Replicas)]; ok {
 		limit, copies = tier.Limits.MaxStore, 1
 	}
-	need := copies * (events.Config{MaxPagesBytes: int64(cfg.MaxPagesBytes)}).MaxBytes()
+	need := copies * (events.Config{MaxPagesBytes: int64(cfg.MaxPagesBytes), MaxEventsBytes: int64(cfg.MaxLogBytes)}).MaxBytes()
 	if limit > 0 && limit < need {
 		return fmt.Errorf("this NATS account may store %d bytes; the streams take up to %d, and finished files come on top: "+
-			"raise the account's limit or lower --max-pages-bytes", limit, need)
+			"raise the account's limit or lower --max-pages-bytes or --max-log-bytes", limit, need)
 	}
 	return nil
 }

@@ -108,6 +108,11 @@ func asAPIError(err error) *apiError {
 		return tooLarge("body", "is larger than %d bytes", tooMany.Limit)
 	case errors.Is(err, nats.ErrMaxPayload):
 		return tooLarge("body", "is larger than a message of the event stream may be")
+	case errors.Is(err, events.ErrTooManyKeys):
+		return &apiError{
+			Errcode: errcodeQuota, Status: http.StatusTooManyRequests, Field: "Idempotency-Key", RetryAfter: quotaWait,
+			Msg: "Idempotency-Key: as many of yours are remembered as may be; try again when the oldest are forgotten, or without one: an equal request is the same export",
+		}
 	case errors.Is(err, events.ErrNoSpace):
 		return unavailable("the event stream is full, nothing was accepted; try again later", 30*time.Second, err)
 	case errors.Is(err, events.ErrUnavailable), errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):

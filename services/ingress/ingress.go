@@ -42,7 +42,7 @@ type Config struct {
 	KeepFiles   time.Duration // how long finished files are kept; default 168h
 	KeepPages   time.Duration // how long the pages and source headers of a failed or cancelled export are kept; default 24h
 	KeepHistory time.Duration // how long ended exports stay in the log; default 168h
-	MaxHistory  int           // exports in the log, beyond which ended ones go early; default 100,000
+	MaxHistory  int           // exports of one tenant in the log, beyond which its ended ones go early; default 100,000
 	MaxAge      time.Duration // of an unfinished export, which is then failed with LIMIT_TIME; default 72h
 	Health      func() error  // of what this process rests on, such as the embedded server; nil is healthy; default always healthy
 	// ShutdownDelay is how long a service that shall stop still takes requests,
@@ -147,7 +147,7 @@ type Service struct {
 	files    storage.Files
 
 	waitingMu sync.Mutex
-	waiting   map[string]map[uint64]time.Time // by tenant, the durable submissions that wait for its quota, and until when they do if nothing is heard of them
+	waiting   map[string]map[uint64]waitingSubmission // by tenant and sequence
 
 	progress *progressCache
 	outlook  outlook
@@ -167,7 +167,7 @@ func New(cfg Config, listener net.Listener, streams *events.Streams, tasks *stor
 	}
 	return &Service{
 		cfg: cfg, listener: listener, streams: streams, tasks: tasks, files: files,
-		waiting: map[string]map[uint64]time.Time{}, progress: newProgressCache(), bound: make(chan struct{}),
+		waiting: map[string]map[uint64]waitingSubmission{}, progress: newProgressCache(), bound: make(chan struct{}),
 		// One of the largest at a time. A body of rows is in memory twice, as
 		// received and without the escapes of its string, and the garbage of
 		// the one before may still be there: 252 MB for one of 64 MiB, 325 MB

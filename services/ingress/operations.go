@@ -2,6 +2,7 @@ package ingress
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -316,7 +317,11 @@ func (s *Service) retry(ctx context.Context, c call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	release, err := s.admit(0, eventBytes)
+	again, err := json.Marshal(x.Request) // which the event repeats
+	if err != nil {
+		return nil, err
+	}
+	release, err := s.admit(0, int64(len(again))+eventBytes)
 	if err != nil {
 		return nil, err
 	}

@@ -28,6 +28,9 @@ type Quota struct {
 // is accepted at the same moment, here or elsewhere, is not counted yet: the quota
 // can be passed by as many as are accepted at once.
 func (s *Service) withinQuota(tenant string) error {
+	if err := s.withinShare(tenant); err != nil {
+		return err
+	}
 	q := s.cfg.Quota
 	if q == (Quota{}) {
 		return nil
@@ -129,33 +132,49 @@ func (s *Service) mayBegin(ctx context.Context, c call, sub *submission) (done b
 	return s.answered(ctx, c, sub.key, first) // another was first
 }
 
-// maxWaiting is how many durable submissions of one tenant may wait for its quota.
-// They fill the consumer's set of pending messages, which all tenants share; more are
-// rejected.
-const maxWaiting = 1000
+const (
+	// maxWaiting is how many durable submissions of one tenant may wait for its
+	// quota, and maxWaitingBytes how many bytes. They fill the consumer's set of
+	// pending messages and the stream, which all tenants share; more are rejected.
+	maxWaiting      = 1000
+	maxWaitingBytes = 64 << 20
+)
 
 // waitsFor is how long a submission that was handed back is taken to wait: it is
 // offered again within one and a half quotaWait, and another ingress may take it,
 // which nobody tells this one.
 const waitsFor = 2 * quotaWait
 
+// waitingSubmission is a durable submission that waits for its tenant's quota.
+type waitingSubmission struct {
+	bytes int
+	until time.Time // that it waits, if nothing is heard of it
+}
+
 // waitsForQuota notes that a durable submission waits, and reports whether it may.
-func (s *Service) waitsForQuota(tenant string, sequence uint64) bool {
+func (s *Service) waitsForQuota(tenant string, sequence uint64, bytes int) bool {
 	s.waitingMu.Lock()
 	defer s.waitingMu.Unlock()
 	waiting := s.waiting[tenant]
 	if waiting == nil {
-		waiting = map[uint64]time.Time{}
+		waiting = map[uint64]waitingSubmission{}
 		s.waiting[tenant] = waiting
 	}
 	now := time.Now()
-	if _, ok := waiting[sequence]; !ok && len(waiting) >= maxWaiting {
-		maps.DeleteFunc(waiting, func(_ uint64, until time.Time) bool { return now.After(until) })
-		if len(waiting) >= maxWaiting {
+	full := func() bool {
+		sum := bytes
+		for _, w := range waiting {
+			sum += w.bytes
+		}
+		return len(waiting) >= maxWaiting || len(waiting) > 0 && sum > maxWaitingBytes
+	}
+	if _, ok := waiting[sequence]; !ok && full() {
+		maps.DeleteFunc(waiting, func(_ uint64, w waitingSubmission) bool { return now.After(w.until) })
+		if full() {
 			return false
 		}
 	}
-	waiting[sequence] = now.Add(waitsFor)
+	waiting[sequence] = waitingSubmission{bytes: bytes, until: now.Add(waitsFor)}
 	return true
 }
 

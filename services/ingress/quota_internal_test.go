@@ -12,19 +12,19 @@ import (
 // ever: the tenant's later ones would be rejected.
 func TestWhoWaitsElsewhereIsForgotten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := &Service{waiting: map[string]map[uint64]time.Time{}}
+		s := &Service{waiting: map[string]map[uint64]waitingSubmission{}}
 		for sequence := range uint64(maxWaiting) {
-			require.True(t, s.waitsForQuota("shop", sequence))
+			require.True(t, s.waitsForQuota("shop", sequence, 1))
 		}
-		require.False(t, s.waitsForQuota("shop", maxWaiting))
-		require.True(t, s.waitsForQuota("shop", 0), "one that waits may go on")
-		require.True(t, s.waitsForQuota("bank", maxWaiting))
+		require.False(t, s.waitsForQuota("shop", maxWaiting, 1))
+		require.True(t, s.waitsForQuota("shop", 0, 1), "one that waits may go on")
+		require.True(t, s.waitsForQuota("bank", maxWaiting, 1))
 
 		<-time.After(quotaWait + quotaWait/2) // of the bubble's clock; those that wait come again
-		require.True(t, s.waitsForQuota("shop", 0))
-		require.False(t, s.waitsForQuota("shop", maxWaiting))
+		require.True(t, s.waitsForQuota("shop", 0, 1))
+		require.False(t, s.waitsForQuota("shop", maxWaiting, 1))
 		<-time.After(waitsFor - quotaWait - quotaWait/2 + 1)
-		require.True(t, s.waitsForQuota("shop", maxWaiting))
+		require.True(t, s.waitsForQuota("shop", maxWaiting, 1))
 		require.Len(t, s.waiting["shop"], 2)
 
 		s.waitsNoLonger("shop", 0)

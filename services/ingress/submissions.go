@@ -61,7 +61,7 @@ func (s *Service) takeSubmission(ctx context.Context, created time.Time, d event
 		return nil
 	}
 	failure := asAPIError(err)
-	if failure.Status == http.StatusTooManyRequests && (s.waitsForQuota(tenant, d.Sequence) || d.Delivered > 1) {
+	if failure.Status == http.StatusTooManyRequests && (s.waitsForQuota(tenant, d.Sequence, len(d.Data)) || d.Delivered > 1) {
 		// It stays where it is until the tenant has room again, and is offered now
 		// and then; those of others come between. One that was to wait once is not
 		// rejected later, whoever has its place meanwhile.
@@ -94,9 +94,16 @@ func (s *Service) carryOut(ctx context.Context, sourceType string, c call) (any,
 	return s.do(ctx, s.operations()[sourceType], c)
 }
 
-// reject tells that a submission was not accepted, under a key of its own.
+// reject tells that a submission was not accepted, under a key of its own. A tenant
+// that has filled the log, with rejections too, is told no more: they would fill the
+// part that is kept for what ends exports.
 func (s *Service) reject(ctx context.Context, c call, failure *apiError) error {
 	key := s.streams.Keys().SubmissionKey(c.tenant, *c.submission)
+	if !s.mayTell(c.tenant) {
+		slog.Warn("submission rejected, and not told: the tenant's events fill the log", "service", "ingress", "tenant", c.tenant,
+			"sequence", c.submission.Sequence, "errcode", failure.Errcode, "field", failure.Field)
+		return nil
+	}
 	_, err := s.streams.Append(ctx, events.Export{Tenant: c.tenant, Key: key}, c.correlation, func(*events.Export) (events.Payload, error) {
 		return &events.SubmissionRejected{
 			Submission: *c.submission, Errcode: failure.Errcode, Field: failure.Field, Reason: failure.Msg,

@@ -71,7 +71,7 @@ type sweeper struct {
 	bound       <-chan struct{} // closed when the projection is of this log
 	keepPages   time.Duration   // of failed and cancelled exports
 	keepHistory time.Duration   // of ended exports in the log
-	maxHistory  int             // exports in the log
+	maxHistory  int             // exports of one tenant in the log
 	maxAge      time.Duration   // of an unfinished export
 	settle      time.Duration
 	every       time.Duration

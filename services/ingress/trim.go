@@ -24,8 +24,9 @@ const (
 // An export is needed
 //
 //   - while it is under way, or its callback is pending;
-//   - while its file is there, and the export is among the newest maxHistory;
-//   - until keepHistory after its end, if it is among the newest maxHistory.
+//   - while its file is there, and until keepHistory after its end; unless it is
+//     not among the newest maxHistory of its tenant, or its tenant takes more of
+//     the log than its share.
 //
 // The place of an export in the log is the event that began its newest round:
 // without that one no reader can make sense of the others. Later events of an
@@ -82,9 +83,11 @@ func (s *sweeper) trimPoint(ctx context.Context, log events.LogState) (below uin
 		total += n
 	}
 	pressed, step := log.Full >= crowded, trimStep
+	littleByLittle := total/10 + 1 // then look how full it is
 	if pressed {
-		step = total/10 + 1 // then look how full it is
+		step = littleByLittle
 	}
+	tenants := map[string]*history{}
 	below = log.First
 	for n := 0; ; {
 		list, err := s.tasks.Oldest(below, sweepBatch)
@@ -99,21 +102,48 @@ func (s *sweeper) trimPoint(ctx context.Context, log events.LogState) (below uin
 			if begun >= log.Last {
 				return log.Last, false, nil // it began after the state was taken, or is the newest event
 			}
-			if n == step {
+			if n >= step {
 				return begun, true, nil
 			}
-			over := n < total-s.maxHistory
-			dispensable, err := s.dispense(ctx, x, over || pressed, pressed)
+			h := tenants[x.Tenant]
+			if h == nil {
+				if h, err = s.historyOf(x.Tenant, log); err != nil {
+					return 0, false, err
+				}
+				tenants[x.Tenant] = h
+			}
+			dispensable, err := s.dispense(ctx, x, h.beyond > 0 || h.overShare || pressed, pressed)
 			if err != nil {
 				return 0, false, fmt.Errorf("trimming key %s: %w", x.Key, err)
 			}
 			if !dispensable {
 				return begun, false, nil
 			}
+			if h.beyond--; h.overShare {
+				step = littleByLittle
+			}
 			n++
 			below = begun + 1
 		}
 	}
+}
+
+// history is what one tenant has in the log.
+type history struct {
+	beyond    int // exports beyond maxHistory
+	overShare bool
+}
+
+func (s *sweeper) historyOf(tenant string, log events.LogState) (*history, error) {
+	u, err := s.tasks.Usage(tenant)
+	if err != nil {
+		return nil, err
+	}
+	own, others := s.tasks.LogBytes(tenant)
+	return &history{
+		beyond:    u.Exports - s.maxHistory,
+		overShare: log.Space.Limit > 0 && others > 0 && own > shareOf(log.Space),
+	}, nil
 }
 
 // dispense reports whether the log can do without an export. It does what has to
