@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"sheaf/events/failpoint"
@@ -20,30 +19,11 @@ func privateSubject(what, tenant, key string) string {
 	return subjectPrivate + what + "." + tenant + "." + key
 }
 
-// SecretParam is the name under which SaveHeaders keeps a secret parameter of a
-// source, as JSON. No header has a colon in its name.
-func SecretParam(name string) string { return secretParamPrefix + name }
-
-const secretParamPrefix = "param:"
-
-// SplitSecrets divides what SaveHeaders kept into headers and parameters.
-func SplitSecrets(kept map[string]string) (header map[string]string, param map[string]json.RawMessage) {
-	header, param = map[string]string{}, map[string]json.RawMessage{}
-	for name, value := range kept {
-		if p, ok := strings.CutPrefix(name, secretParamPrefix); ok {
-			param[p] = json.RawMessage(value)
-		} else {
-			header[name] = value
-		}
-	}
-	return header, param
-}
-
 // SaveHeaders keeps the header values of a source, and its secret parameters (see
 // SecretParam), sealed, until the export no longer needs them. Equal requests have
 // equal headers, so whoever writes last changes nothing.
-func (s *Streams) SaveHeaders(ctx context.Context, tenant, key string, header map[string]string) error {
-	plain, err := json.Marshal(header)
+func (s *Streams) SaveHeaders(ctx context.Context, tenant, key string, header Secrets) error {
+	plain, err := json.Marshal(map[string]string(header))
 	if err != nil {
 		return fmt.Errorf("sealing headers: %w", err)
 	}
@@ -61,7 +41,7 @@ func (s *Streams) SaveHeaders(ctx context.Context, tenant, key string, header ma
 
 // Headers opens the sealed header values of a source. ErrNoHeaders: they were
 // purged.
-func (s *Streams) Headers(ctx context.Context, tenant, key string) (map[string]string, error) {
+func (s *Streams) Headers(ctx context.Context, tenant, key string) (Secrets, error) {
 	m, err := s.private.GetLastMsgForSubject(ctx, privateSubject("headers", tenant, key))
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		return nil, ErrNoHeaders
@@ -73,7 +53,7 @@ func (s *Streams) Headers(ctx context.Context, tenant, key string) (map[string]s
 	if err != nil {
 		return nil, err
 	}
-	var header map[string]string
+	var header Secrets
 	if err := json.Unmarshal(plain, &header); err != nil {
 		return nil, ErrSealed
 	}

@@ -86,7 +86,7 @@ func (c *crawl) run(ctx context.Context) (*events.ExportCrawled, error) {
 	}
 	c.ledger = newLedger(req.HTTP.Limit, c.cfg.MaxPages, c.cfg.MaxRows, c.cfg.MaxBytes)
 
-	var header map[string]string
+	var header events.Secrets
 	param := req.HTTP.Param
 	if len(req.HTTP.Header)+len(req.HTTP.SecretParam) > 0 {
 		kept, err := c.streams.Headers(ctx, c.x.Tenant, c.x.Key)
@@ -140,7 +140,7 @@ func (c *crawl) run(ctx context.Context) (*events.ExportCrawled, error) {
 
 // openSecrets returns the source's headers, and its parameters with the secret
 // ones among them.
-func (c *crawl) openSecrets(kept map[string]string, param json.RawMessage) (map[string]string, json.RawMessage, error) {
+func (c *crawl) openSecrets(kept events.Secrets, param json.RawMessage) (events.Secrets, json.RawMessage, error) {
 	header, secret := events.SplitSecrets(kept)
 	open := func(value string) (string, error) {
 		plain, err := c.streams.Keys().OpenValue(c.x.Tenant, value)

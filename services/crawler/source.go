@@ -37,7 +37,7 @@ type Request struct {
 	// Header is sent as it is. Host sets the host that is asked. Fields that
 	// belong to one connection (RFC 9110, 7.6.1) and Content-Length are
 	// refused.
-	Header map[string]string
+	Header events.Secrets
 	// Param is a JSON object, null or empty. A GET carries it in the query, a
 	// POST as a JSON body. The text of its numbers is never changed.
 	Param json.RawMessage
@@ -199,7 +199,7 @@ var refusedHeaders = []string{
 	"Connection", "Content-Length", "Expect", "Keep-Alive", "Te", "Trailer", "Transfer-Encoding", "Upgrade",
 }
 
-func (s *Source) setHeader(header map[string]string) error {
+func (s *Source) setHeader(header events.Secrets) error {
 	s.header = http.Header{
 		// Asking for gzip here and not in the transport keeps the decoding, and
 		// so its limits, in our hands.

@@ -46,8 +46,8 @@ const extTypes = "XLSX"
 type submission struct {
 	key     string
 	request events.Request
-	header  map[string]string // of the source, to be sealed
-	pages   []rawPage         // of a raw export
+	header  events.Secrets // of the source, to be sealed
+	pages   []rawPage      // of a raw export
 }
 
 // parseSubmission checks the body of a request and makes of it what the log
@@ -173,7 +173,7 @@ func unknownFields(names []string) []string {
 // sourceHTTP checks how to ask the source for its pages. more are the names of
 // unknown fields.
 // header holds the secret parameters too, see events.SecretParam.
-func sourceHTTP(source jsontext.Value) (req *events.HTTPRequest, header map[string]string, more []string, err error) {
+func sourceHTTP(source jsontext.Value) (req *events.HTTPRequest, header events.Secrets, more []string, err error) {
 	members, err := objectMembers("source_http", source)
 	if err != nil {
 		return nil, nil, nil, err
@@ -225,7 +225,7 @@ func sourceHTTP(source jsontext.Value) (req *events.HTTPRequest, header map[stri
 	}
 	if len(req.SecretParam) > 0 {
 		if header == nil {
-			header = map[string]string{}
+			header = events.Secrets{}
 		}
 		if err := takeSecretParams(req, header); err != nil {
 			return nil, nil, nil, err
@@ -263,7 +263,7 @@ func secretParams(m member) ([]string, error) {
 
 // takeSecretParams moves the secret parameters from where the log would hold them
 // to what is sealed.
-func takeSecretParams(req *events.HTTPRequest, secrets map[string]string) error {
+func takeSecretParams(req *events.HTTPRequest, secrets events.Secrets) error {
 	var members []member
 	if req.Param != nil {
 		var err error
@@ -371,7 +371,7 @@ var forbiddenHeaders = map[string]bool{
 
 // sourceHeader checks the headers that the source is to be asked with. No
 // error repeats a value: values are secrets.
-func sourceHeader(m member) (map[string]string, error) {
+func sourceHeader(m member) (events.Secrets, error) {
 	if m.value.Kind() == 'n' {
 		return nil, nil
 	}
@@ -382,7 +382,7 @@ func sourceHeader(m member) (map[string]string, error) {
 	if len(members) > maxHeaders {
 		return nil, invalid(m.name, "has %d headers, at most %d are allowed", len(members), maxHeaders)
 	}
-	header := make(map[string]string, len(members))
+	header := make(events.Secrets, len(members))
 	seen := make(map[string]bool, len(members))
 	size := 0
 	for _, h := range members {
