@@ -3,8 +3,10 @@
 package deploy
 
 import (
+	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -97,4 +99,42 @@ func TestNATSConfigExamples(t *testing.T) {
 	require.NoError(t, sheaf.Publish("sheaf.event.shop.completed.x", nil))
 	_, err = own.NextMsg(10 * time.Second)
 	require.NoError(t, err)
+}
+
+// A table of tests that are no longer there would promise what nobody checks.
+func TestThreatsNameTestsAndMutations(t *testing.T) {
+	text, err := os.ReadFile("THREATS.md")
+	require.NoError(t, err)
+	var tests strings.Builder
+	err = filepath.WalkDir("..", func(path string, d fs.DirEntry, err error) error {
+		if err == nil && strings.HasSuffix(path, "_test.go") {
+			var source []byte
+			source, err = os.ReadFile(path)
+			tests.Write(source)
+		}
+		return err
+	})
+	require.NoError(t, err)
+	named := regexp.MustCompile("`((?:Test|Fuzz)\\w+)`").FindAllStringSubmatch(string(text), -1)
+	require.Greater(t, len(named), 60)
+	for _, m := range named {
+		require.Contains(t, tests.String(), "func "+m[1]+"(", "THREATS.md names it")
+	}
+	mutations, err := os.ReadFile("../.ci/mutate")
+	require.NoError(t, err)
+	rows := 0
+	for line := range strings.Lines(string(text)) {
+		cells := strings.Split(strings.TrimSpace(line), "|")
+		if len(cells) != 6 || strings.HasPrefix(cells[1], "---") || strings.TrimSpace(cells[1]) == "threat" {
+			continue
+		}
+		rows++
+		require.Regexp(t, "`(Test|Fuzz)", cells[3], line)
+		for name := range strings.SplitSeq(cells[4], ";") {
+			if name = strings.TrimSpace(name); name != "" && name != "the same" {
+				require.Contains(t, string(mutations), `("`+name+`"`, line)
+			}
+		}
+	}
+	require.Greater(t, rows, 40)
 }

@@ -178,8 +178,10 @@ func TestSecretsAreNowhere(t *testing.T) {
 		require.True(t, events.ValidKey(accepted.Key))
 		return accepted.Key
 	}
+	var good []string
 	for _, method := range []string{"GET", "POST"} {
-		ended(submit("good", method), events.StatusSucceeded)
+		good = append(good, submit("good", method))
+		ended(good[len(good)-1], events.StatusSucceeded)
 		for _, what := range []string{"errcode", "status", "html", "redirect", "broken"} {
 			key := submit(what, method)
 			ended(key, events.StatusFailed)
@@ -189,6 +191,30 @@ func TestSecretsAreNowhere(t *testing.T) {
 		key := submit("slow", method)
 		ask(http.MethodPost, "/v1/export/cancel", fmt.Sprintf(`{"key":%q}`, key))
 		ended(key, events.StatusCancelled)
+	}
+	// Whoever has a link may download, so the log must not have one: not of a good
+	// download, nor of one that is refused.
+	links := canaries{}
+	for _, key := range good {
+		var d struct {
+			Link string `json:"down_url"`
+		}
+		require.NoError(t, json.Unmarshal(ask(http.MethodGet, "/v1/export/detail?key="+key, ""), &d))
+		link, err := url.Parse(d.Link)
+		require.NoError(t, err)
+		links["link "+key] = link.Query().Get("sig")
+		require.NotEmpty(t, links["link "+key])
+		for _, u := range []string{d.Link, d.Link + "x", strings.Replace(d.Link, "exp=", "exp=1", 1)} {
+			for _, method := range []string{http.MethodGet, http.MethodHead} {
+				req, err := http.NewRequestWithContext(t.Context(), method, u, nil)
+				require.NoError(t, err)
+				resp, err := http.DefaultClient.Do(req)
+				require.NoError(t, err)
+				_, _ = io.Copy(io.Discard, resp.Body)
+				require.NoError(t, resp.Body.Close())
+				require.Equal(t, u == d.Link, resp.StatusCode == http.StatusOK, u)
+			}
+		}
 	}
 	// Refused requests are answered without what was wrong with them.
 	for _, body := range []string{
@@ -216,7 +242,10 @@ func TestSecretsAreNowhere(t *testing.T) {
 		found = append(found, planted.sought(path, content)...)
 		return unpack(content, func(name string, content []byte) { found = append(found, planted.sought(path+": "+name, content)...) })
 	}))
-	found = append(found, planted.sought("the log", []byte(p.err.String()+p.out.String()))...)
+	log := p.err.String() + p.out.String()
+	require.Contains(t, log, "/v1/down/", "downloads are logged")
+	found = append(found, planted.sought("the log", []byte(log))...)
+	found = append(found, links.sought("the log", []byte(log))...)
 	mu.Lock()
 	defer mu.Unlock()
 	for _, text := range told {

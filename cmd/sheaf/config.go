@@ -63,6 +63,7 @@ type sourceLimits struct {
 	MaxRatio       int64         `name:"max-compression-ratio" env:"SHEAF_MAX_COMPRESSION_RATIO" default:"400" placeholder:"N" help:"Most decompressed bytes of an answer for each compressed one, above 8 MiB (${default}: a page of equal rows has 330)."`
 	PageTimeout    time.Duration `env:"SHEAF_PAGE_TIMEOUT" default:"60s" placeholder:"DURATION" help:"Most time for one answer (${default})."`
 	HeaderTimeout  time.Duration `env:"SHEAF_HEADER_TIMEOUT" default:"30s" placeholder:"DURATION" help:"Most time until an answer begins (${default}: slow queries)."`
+	MaxHeaderBytes byteSize      `env:"SHEAF_MAX_HEADER_BYTES" default:"64KiB" placeholder:"SIZE" help:"Most bytes of the headers of an answer (${default}: servers send a few hundred)."`
 	MinThroughput  byteSize      `env:"SHEAF_MIN_THROUGHPUT" default:"1KiB" placeholder:"SIZE" help:"Least bytes a second of an answer that has begun, on the average of 15 s (${default}: slower is no link but a grudge)."`
 	MaxJSONDepth   int           `name:"max-json-depth" env:"SHEAF_MAX_JSON_DEPTH" default:"64" placeholder:"N" help:"How deep arrays and objects of an answer may nest (${default})."`
 	MaxRowBytes    byteSize      `env:"SHEAF_MAX_ROW_BYTES" default:"16MiB" placeholder:"SIZE" help:"Most bytes of one row (${default}: 500 cells of the most that a cell holds)."`
@@ -78,7 +79,7 @@ const minRateOver = 15 * time.Second
 func (l sourceLimits) check() error {
 	for flag, n := range map[string]int64{
 		"--max-page-bytes": int64(l.MaxPageBytes), "--max-compression-ratio": l.MaxRatio, "--page-timeout": int64(l.PageTimeout), "--header-timeout": int64(l.HeaderTimeout),
-		"--min-throughput": int64(l.MinThroughput), "--max-json-depth": int64(l.MaxJSONDepth), "--max-row-bytes": int64(l.MaxRowBytes), "--max-columns": int64(l.MaxColumns),
+		"--max-header-bytes": int64(l.MaxHeaderBytes), "--min-throughput": int64(l.MinThroughput), "--max-json-depth": int64(l.MaxJSONDepth), "--max-row-bytes": int64(l.MaxRowBytes), "--max-columns": int64(l.MaxColumns),
 		"--max-pages": int64(l.MaxPages), "--max-rows": l.MaxRows, "--max-export-bytes": int64(l.MaxExportBytes),
 	} {
 		if n < 0 {

@@ -35,7 +35,8 @@ func TestDefaults(t *testing.T) {
 		KeepFiles: 168 * time.Hour, KeepPages: 24 * time.Hour, KeepHistory: 168 * time.Hour,
 		ShutdownDelay: new(time.Duration), MaxUnfinished: 10_000, MaxRunning: 128,
 		sourceLimits: sourceLimits{
-			MaxPageBytes: 64 << 20, MaxRatio: 400, PageTimeout: time.Minute, HeaderTimeout: 30 * time.Second, MinThroughput: 1 << 10,
+			MaxPageBytes: 64 << 20, MaxRatio: 400, PageTimeout: time.Minute, HeaderTimeout: 30 * time.Second,
+			MaxHeaderBytes: 64 << 10, MinThroughput: 1 << 10,
 			MaxJSONDepth: 64, MaxRowBytes: 16 << 20, MaxColumns: 16_384, MaxPages: 1_000_000, MaxRows: 100_000_000, MaxExportBytes: 64 << 30,
 		},
 	}, cfg)

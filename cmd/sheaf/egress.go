@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"net"
 	"net/http"
@@ -67,7 +68,7 @@ const streamBuffer = 256 << 10
 // checked when it is dialled, after DNS, so a name cannot be pointed elsewhere
 // between check and use. It follows no redirect, uses no proxy and bounds
 // everything but the time of a body, which is the caller's to bound.
-func newEgress(allowed []netip.Prefix) *http.Client {
+func newEgress(allowed []netip.Prefix, maxHeaderBytes int64) *http.Client {
 	dialer := &net.Dialer{Timeout: 5 * time.Second, Control: guard(allowed)}
 	return &http.Client{
 		Transport: &http.Transport{
@@ -78,7 +79,7 @@ func newEgress(allowed []netip.Prefix) *http.Client {
 			HTTP2:                  &http.HTTP2Config{MaxReceiveBufferPerStream: streamBuffer, MaxReceiveBufferPerConnection: 4 * streamBuffer},
 			TLSHandshakeTimeout:    10 * time.Second,
 			ResponseHeaderTimeout:  2 * time.Minute,
-			MaxResponseHeaderBytes: 64 << 10,
+			MaxResponseHeaderBytes: cmp.Or(maxHeaderBytes, 64<<10),
 			// One export may ask with many requests at once; each is to find
 			// its connection again for the next page.
 			MaxIdleConns:        1024,

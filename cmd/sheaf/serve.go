@@ -190,7 +190,7 @@ func (s *system) take(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.egress = newEgress(allowed)
+	s.egress = newEgress(allowed, int64(s.cfg.MaxHeaderBytes))
 	s.onClose(s.egress.CloseIdleConnections)
 
 	if s.messaging, err = openMessaging(ctx, cfg, secret, store, s.keys, s.cert); err != nil {

@@ -104,15 +104,41 @@ func TestChunkedBodies(t *testing.T) {
 	large := rawBody(`[{"a":"A"},{"a":"` + strings.Repeat("x", 2<<20) + `"}]`)
 	key := chunked("/v1/export/raw", large).key(t)
 	require.Equal(t, key, in.post(t, "/v1/export/raw", large).key(t))
-	require.True(t, in.bodies.TryAcquire(in.cfg.MaxRawBody), "the room for bodies was given back")
-
-	// While there is no room, large bodies are told to come again.
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	_, err := in.reserve(ctx, 2<<20)
+	release, err := in.reserve(ctx, events.DefaultTenant, in.cfg.MaxRawBody)
+	require.NoError(t, err, "the room for bodies was given back")
+
+	// While there is no room, large bodies are told to come again.
+	_, err = in.reserve(ctx, events.DefaultTenant, 2<<20)
 	require.Equal(t, 503, asAPIError(err).Status)
 	require.Zero(t, in.post(t, "/v1/export/raw", specRaw).Errcode, "small ones need no room")
-	in.bodies.Release(in.cfg.MaxRawBody)
+	release()
+	require.Empty(t, in.bodies.tenants)
+}
+
+// A caller that sends its bodies slowly takes its tenant's room for them, and that of
+// nobody else.
+func TestSlowBodiesOfOneTenant(t *testing.T) {
+	in := start(t, eventstest.Server(t, ""), Config{MaxRawBody: 1 << 20, Authenticate: func(key string) (string, bool) { return key, true }})
+	conn, err := net.Dial("tcp", strings.TrimPrefix(in.url, "http://"))
+	require.NoError(t, err)
+	defer conn.Close()
+	_, err = fmt.Fprintf(conn, "POST /v1/export/raw HTTP/1.1\r\nHost: %s\r\nX-API-Key: slow\r\nContent-Length: %d\r\n\r\n{", strings.TrimPrefix(in.url, "http://"), 1<<20)
+	require.NoError(t, err)
+	held := func(tenant string) bool {
+		in.bodies.mu.Lock()
+		defer in.bodies.mu.Unlock()
+		return in.bodies.tenants[tenant] != nil
+	}
+	require.Eventually(t, func() bool { return held("slow") }, 10*time.Second, time.Millisecond)
+	large := rawBody(`[{"a":"A"},{"a":"` + strings.Repeat("x", 512<<10) + `"}]`)
+	begun := time.Now()
+	require.Zero(t, send(t, http.MethodPost, in.url+"/v1/export/raw", large, "X-API-Key", "other").Errcode)
+	require.Less(t, time.Since(begun), bodyWait)
+	require.Equal(t, 503, send(t, http.MethodPost, in.url+"/v1/export/raw", large, "X-API-Key", "slow").Status)
+	require.NoError(t, conn.Close())
+	require.Eventually(t, func() bool { return !held("slow") }, 10*time.Second, time.Millisecond, "who goes away gives the room back")
 }
 
 // A body that ends before its announced length is the caller's error.

@@ -25,7 +25,7 @@ func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, erro
 
 // readLargeBody reads a body of at most limit bytes. A large one waits for room
 // in memory, which release gives back.
-func (s *Service) readLargeBody(w http.ResponseWriter, r *http.Request, limit int64) (body []byte, release func(), err error) {
+func (s *Service) readLargeBody(w http.ResponseWriter, r *http.Request, tenant string, limit int64) (body []byte, release func(), err error) {
 	src, err := openBody(w, r, limit)
 	if err != nil {
 		return nil, nil, err
@@ -42,7 +42,7 @@ func (s *Service) readLargeBody(w http.ResponseWriter, r *http.Request, limit in
 		}
 		size = limit
 	}
-	if release, err = s.reserve(r.Context(), size); err != nil {
+	if release, err = s.reserve(r.Context(), tenant, size); err != nil {
 		return nil, nil, err
 	}
 	if r.ContentLength >= 0 {

@@ -33,7 +33,6 @@ import (
 	"sheaf/storage"
 
 	"golang.org/x/net/netutil"
-	"golang.org/x/sync/semaphore"
 )
 
 // Config of the service. The zero value works.
@@ -130,9 +129,12 @@ const (
 	// maxConnections bounds the connections of callers, who else could take all
 	// files that the process may open. Beyond it they wait to be let in.
 	maxConnections = 4096
-	// lightBody is the size up to which a body is not counted against the
-	// memory for bodies.
-	lightBody = 1 << 20
+	// maxConnectionsOfOne bounds those of one address: it takes some to keep
+	// everybody else out.
+	maxConnectionsOfOne = maxConnections / 4
+	// lightBody is the size up to which a body is not counted against the memory for
+	// bodies: 256 MiB if every connection had one.
+	lightBody = 64 << 10
 	// bodyWait is how long a large body waits for its turn.
 	bodyWait = 5 * time.Second
 )
@@ -151,9 +153,9 @@ type Service struct {
 
 	progress *progressCache
 	outlook  outlook
-	bodies   *semaphore.Weighted // bytes of large bodies in memory
-	bound    chan struct{}       // closed when the projection is known to be of this log
-	caughtUp atomic.Bool         // the projection has seen what was in the log at the start
+	bodies   *bodyMemory
+	bound    chan struct{} // closed when the projection is known to be of this log
+	caughtUp atomic.Bool   // the projection has seen what was in the log at the start
 	draining atomic.Bool
 }
 
@@ -168,11 +170,10 @@ func New(cfg Config, listener net.Listener, streams *events.Streams, tasks *stor
 	return &Service{
 		cfg: cfg, listener: listener, streams: streams, tasks: tasks, files: files,
 		waiting: map[string]map[uint64]waitingSubmission{}, progress: newProgressCache(), bound: make(chan struct{}),
-		// One of the largest at a time. A body of rows is in memory twice, as
-		// received and without the escapes of its string, and the garbage of
-		// the one before may still be there: 252 MB for one of 64 MiB, 325 MB
-		// after two (measured).
-		bodies: semaphore.NewWeighted(cfg.MaxRawBody),
+		// A body of rows is in memory twice, as received and without the escapes of
+		// its string, and the garbage of the one before may still be there: 252 MB
+		// for one of 64 MiB, 325 MB after two (measured).
+		bodies: newBodyMemory(cfg.MaxRawBody),
 	}, nil
 }
 
@@ -236,7 +237,9 @@ func (s *Service) serveHTTP(front, back context.Context) error {
 		ErrorLog:                     slog.NewLogLogger(slog.With("service", "ingress").Handler(), slog.LevelDebug),
 	}
 	stopped := make(chan error, 1)
-	go func() { stopped <- server.Serve(netutil.LimitListener(s.listener, maxConnections)) }()
+	go func() {
+		stopped <- server.Serve(netutil.LimitListener(limitPerAddress(s.listener, maxConnectionsOfOne), maxConnections))
+	}()
 	select {
 	case err := <-stopped:
 		_ = server.Close()
@@ -281,16 +284,15 @@ func untilDone(ctx context.Context, what string, fn func(context.Context) error)
 	}
 }
 
-// reserve takes room for a large body, and waits a little for it.
-func (s *Service) reserve(ctx context.Context, size int64) (release func(), err error) {
+// reserve takes room for a large body of a tenant, and waits a little for it.
+func (s *Service) reserve(ctx context.Context, tenant string, size int64) (release func(), err error) {
 	if size <= lightBody {
 		return func() {}, nil
 	}
-	size = min(size, s.cfg.MaxRawBody)
 	ctx, cancel := context.WithTimeout(ctx, bodyWait)
 	defer cancel()
-	if err := s.bodies.Acquire(ctx, size); err != nil {
+	if release, err = s.bodies.acquire(ctx, tenant, size); err != nil {
 		return nil, unavailable("too many large requests are under way; try again", bodyWait, err)
 	}
-	return func() { s.bodies.Release(size) }, nil
+	return release, nil
 }

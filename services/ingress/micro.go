@@ -114,7 +114,7 @@ func (m *microService) call(req micro.Request, name string, op operation, id str
 	if limit := m.s.bodyLimit(name); int64(len(c.body)) > limit {
 		return nil, tooLarge("body", "is larger than %d bytes", limit)
 	}
-	release, err := m.s.reserve(m.back, int64(len(c.body)))
+	release, err := m.s.reserve(m.back, tenant, int64(len(c.body)))
 	if err != nil {
 		return nil, err
 	}

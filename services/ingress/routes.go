@@ -138,7 +138,7 @@ func (s *Service) objectCall(w http.ResponseWriter, r *http.Request, c *call) (r
 func (s *Service) bodyCall(limit int64) func(http.ResponseWriter, *http.Request, *call) (func(), error) {
 	return func(w http.ResponseWriter, r *http.Request, c *call) (release func(), err error) {
 		if limit > lightBody {
-			c.body, release, err = s.readLargeBody(w, r, limit)
+			c.body, release, err = s.readLargeBody(w, r, c.tenant, limit)
 			return release, err
 		}
 		c.body, err = readBody(w, r, limit)

@@ -86,7 +86,7 @@ func (s *Service) carryOut(ctx context.Context, sourceType string, c call) (any,
 	if limit := s.bodyLimit(sourceType); int64(len(c.body)) > limit {
 		return nil, tooLarge("body", "is larger than %d bytes", limit)
 	}
-	release, err := s.reserve(ctx, int64(len(c.body)))
+	release, err := s.reserve(ctx, c.tenant, int64(len(c.body)))
 	if err != nil {
 		return nil, err
 	}

@@ -1,0 +1,65 @@
+package ingress
+
+import (
+	"errors"
+	"net"
+	"net/netip"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// calls is a listener that connections from anywhere come to.
+type calls struct {
+	net.Listener
+	from []string
+}
+
+type callFrom struct {
+	net.Conn
+	addr   net.Addr
+	closed bool
+}
+
+func (c *callFrom) RemoteAddr() net.Addr { return c.addr }
+func (c *callFrom) Close() error         { c.closed = true; return nil }
+
+func (c *calls) Accept() (net.Conn, error) {
+	if len(c.from) == 0 {
+		return nil, errors.New("no more")
+	}
+	next := c.from[0]
+	c.from = c.from[1:]
+	return &callFrom{addr: net.TCPAddrFromAddrPort(netip.MustParseAddrPort(next))}, nil
+}
+
+func TestConnectionsOfOneAddress(t *testing.T) {
+	l := limitPerAddress(&calls{from: []string{
+		"192.0.2.1:1", "[::ffff:192.0.2.1]:2", "192.0.2.1:3", "192.0.2.2:1", // the third is too many
+		"[2001:db8::1]:1", "[2001:db8::2]:1", "[2001:db8::3]:1", "[2001:db8:0:1::1]:1", // a network is as an address
+		"127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3", "[::1]:1",
+		"192.0.2.1:4",
+	}}, 2)
+	var in []string
+	var first net.Conn
+	for {
+		conn, err := l.Accept()
+		if err != nil {
+			break
+		}
+		in = append(in, conn.RemoteAddr().String())
+		if first == nil {
+			first = conn
+		}
+		if len(in) == 10 { // one is given back, once
+			require.NoError(t, first.Close())
+			require.NoError(t, first.Close())
+		}
+	}
+	require.Equal(t, []string{
+		"192.0.2.1:1", "192.0.2.1:2", "192.0.2.2:1",
+		"[2001:db8::1]:1", "[2001:db8::2]:1", "[2001:db8:0:1::1]:1",
+		"127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3", "[::1]:1",
+		"192.0.2.1:4",
+	}, in)
+}
