@@ -13,6 +13,8 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"sheaf/events"
+	"sheaf/events/embedded"
+	"sheaf/events/failpoint"
 	"sheaf/services/ingress"
 	"sheaf/storage"
 )
@@ -156,11 +158,13 @@ func (s *system) mend(ctx context.Context, damage []events.Damage, known events.
 		}
 		report = append(report, told...)
 	}
+	failpoint.Hit("losses.restored")
 	// The report comes first: a process that ends here tells it again at its next
 	// start, and never less.
 	if err := s.keepReport(report); err != nil {
 		return err
 	}
+	failpoint.Hit("losses.reported")
 	if restored {
 		// Sequences are given out a second time, so what the projection has
 		// applied says nothing any more.
@@ -168,6 +172,7 @@ func (s *system) mend(ctx context.Context, damage []events.Damage, known events.
 			return err
 		}
 	}
+	failpoint.Hit("losses.forgotten")
 	return s.streams.Redeliver(ctx)
 }
 
@@ -227,7 +232,7 @@ func (s *system) keepReport(report []string) error {
 	}
 	_, err = fmt.Fprintf(f, "%s: data was lost before this start.\n  %s\nSheaf works, and /readyz answers 503 until this file is moved away.\n\n",
 		time.Now().UTC().Format(time.RFC3339), strings.Join(report, "\n  "))
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+	if err = errors.Join(err, f.Sync(), f.Close(), embedded.SyncFolder(s.cfg.Data)); err != nil {
 		return fmt.Errorf("--data: %w", err)
 	}
 	slog.Error("not ready until a person has seen to the losses", "file", path)

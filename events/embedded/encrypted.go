@@ -88,10 +88,11 @@ func ReplaceFile(name string, data []byte) error {
 		return err
 	}
 	failpoint.Hit("replace.rename.after")
-	return syncFolder(filepath.Dir(name))
+	return SyncFolder(filepath.Dir(name))
 }
 
-func syncFolder(name string) error {
+// SyncFolder returns when the names of a folder are on disk.
+func SyncFolder(name string) error {
 	dir, err := os.Open(name)
 	if err != nil {
 		return err

@@ -50,7 +50,7 @@ func mendStore(dir string) error {
 			}
 			if encrypted && !whole {
 				slog.Warn("the process ended while a consumer was made or removed; what is left of it is removed", "component", "nats-server", "of", of)
-				if err := errors.Join(os.RemoveAll(folder), syncFolder(filepath.Dir(folder))); err != nil {
+				if err := errors.Join(os.RemoveAll(folder), SyncFolder(filepath.Dir(folder))); err != nil {
 					return fmt.Errorf("half a consumer, %s: %w", of, err)
 				}
 			}

@@ -44,6 +44,9 @@ var Names = []string{
 	"once.link.before", "once.link.after",
 	"ballast.before", "ballast.after",
 
+	// cmd/sheaf: a start that mends what a stream has lost.
+	"losses.restored", "losses.reported", "losses.forgotten",
+
 	// events/embedded: the mark of an encrypted store, and checksums that are mended.
 	"replace.sync.before", "replace.rename.before", "replace.rename.after",
 }
