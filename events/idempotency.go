@@ -13,6 +13,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sync/singleflight"
 )
 
 const (
@@ -33,6 +34,8 @@ var ErrTooManyKeys = errors.New("as many Idempotency-Keys of the tenant are reme
 type IdempotencyClaim struct {
 	Key    string `json:"hash_key"`        // of the export that its request asks for
 	Before uint64 `json:"round,omitempty"` // sequence of the round that the export was in when the key came, 0 for none: the key's own is a later one
+
+	At time.Time `json:"-"` // when the key was bound, known to IdempotencyKey alone
 }
 
 func (s *Streams) idempotencySubject(tenant, key string) string {
@@ -57,6 +60,7 @@ func (s *Streams) IdempotencyKey(ctx context.Context, tenant, key string) (c Ide
 	if err := json.Unmarshal(m.Data, &c); err != nil {
 		return c, false, fmt.Errorf("Idempotency-Key: %w", err)
 	}
+	c.At = m.Time
 	return c, true, nil
 }
 
@@ -100,6 +104,8 @@ func (s *Streams) ClaimIdempotencyKey(ctx context.Context, tenant, key string, c
 
 // claims is what a process knows of the keys that are remembered.
 type claims struct {
+	counts singleflight.Group // of the keys of a tenant
+
 	mu      sync.Mutex
 	at      time.Time // of what follows; those that are bound since are added
 	limit   int64     // bytes of the stream; 0 or less: no limit
@@ -115,26 +121,44 @@ const claimBytes = 200
 func (s *Streams) mayClaim(ctx context.Context, tenant string) error {
 	c := &s.claims
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	if time.Since(c.at) > claimsEvery {
-		st, err := s.js.Stream(ctx, StreamIdempotency)
+	stale := time.Since(c.at) > claimsEvery
+	c.mu.Unlock()
+	if stale {
+		_, err, _ := c.counts.Do("", func() (any, error) {
+			st, err := s.js.Stream(ctx, StreamIdempotency)
+			if err != nil {
+				return nil, err
+			}
+			state := st.CachedInfo().State
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			c.at, c.limit = time.Now(), st.CachedInfo().Config.MaxBytes
+			c.used, c.all, c.counted = int64(state.Bytes), int64(state.Msgs), map[string]int64{}
+			return nil, nil
+		})
 		if err != nil {
 			return fmt.Errorf("%w: %w", ErrUnavailable, err)
 		}
-		state := st.CachedInfo().State
-		c.at, c.limit = time.Now(), st.CachedInfo().Config.MaxBytes
-		c.used, c.all, c.counted = int64(state.Bytes), int64(state.Msgs), map[string]int64{}
 	}
-	if float64(c.used) >= float64(c.limit)*plentyOfClaims && c.limit > 0 {
-		if _, ok := c.counted[tenant]; !ok {
-			n, err := s.countClaims(ctx, tenant)
-			if err != nil {
-				return fmt.Errorf("%w: counting Idempotency-Keys: %w", ErrUnavailable, err)
-			}
-			c.counted[tenant] = n
+	c.mu.Lock()
+	_, known := c.counted[tenant]
+	plenty := c.limit <= 0 || float64(c.used) < float64(c.limit)*plentyOfClaims
+	c.mu.Unlock()
+	if !plenty && !known {
+		n, err, _ := c.counts.Do(tenant, func() (any, error) { return s.countClaims(ctx, tenant) })
+		if err != nil {
+			return fmt.Errorf("%w: counting Idempotency-Keys: %w", ErrUnavailable, err)
 		}
-		own := float64(c.used) / float64(max(c.all, 1)) * float64(c.counted[tenant])
-		if own > 2*float64(c.limit-c.used) {
+		c.mu.Lock()
+		if _, ok := c.counted[tenant]; !ok {
+			c.counted[tenant] = n.(int64)
+		}
+		c.mu.Unlock()
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if n, ok := c.counted[tenant]; ok && !plenty {
+		if own := float64(c.used) / float64(max(c.all, 1)) * float64(n); own > 2*float64(c.limit-c.used) {
 			return ErrTooManyKeys
 		}
 		c.counted[tenant]++

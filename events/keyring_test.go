@@ -129,7 +129,7 @@ func TestSealedHeaders(t *testing.T) {
 	s := eventstest.Streams(t)
 	_, err := s.Headers(t.Context(), "default", testKey)
 	require.ErrorIs(t, err, events.ErrNoHeaders)
-	want := map[string]string{"Authorization": "Bearer canary-7c1f", "X-中文": "值"}
+	want := events.Secrets{"Authorization": "Bearer canary-7c1f", "X-中文": "值"}
 	require.NoError(t, s.SaveHeaders(t.Context(), "default", testKey, want))
 	require.NoError(t, s.SaveHeaders(t.Context(), "default", testKey, want))
 	got, err := s.Headers(t.Context(), "default", testKey)

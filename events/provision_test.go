@@ -1,6 +1,7 @@
 package events_test
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -151,6 +152,55 @@ func TestProvisionOfASharedStreamOnlyLoosens(t *testing.T) {
 			require.Equal(t, time.Hour, configs(t, s.JetStream())[events.StreamIdempotency].(jetstream.StreamConfig).MaxAge)
 		})
 	}
+}
+
+// So it is also when they start at once.
+func TestProvisionOfASharedStreamAtOnce(t *testing.T) {
+	t.Parallel()
+	for range 5 {
+		srv := eventstest.Server(t, "")
+		var wg sync.WaitGroup
+		for n := range 4 {
+			nc := eventstest.Connect(t, srv)
+			wg.Go(func() {
+				_, err := events.Provision(t.Context(), nc, events.Config{
+					SecretKey: eventstest.SecretKey, FilesURL: "nats://x", Shared: true,
+					MaxPagesBytes: int64(n+1) << 20, MaxEventsBytes: int64(4-n) << 20, KeepIdempotency: time.Duration(n+1) * time.Hour,
+				})
+				if err != nil {
+					t.Errorf("provisioning: %v", err)
+				}
+			})
+		}
+		wg.Wait()
+		js, err := jetstream.New(eventstest.Connect(t, srv))
+		require.NoError(t, err)
+		all := configs(t, js)
+		require.EqualValues(t, 4<<20, all[events.StreamPages].(jetstream.StreamConfig).MaxBytes)
+		require.EqualValues(t, 4<<20, all[events.StreamEvents].(jetstream.StreamConfig).MaxBytes)
+		require.Equal(t, 4*time.Hour, all[events.StreamIdempotency].(jetstream.StreamConfig).MaxAge)
+	}
+}
+
+// A log is not made so small that what it holds would have to go.
+func TestProvisionKeepsALogThatIsFull(t *testing.T) {
+	t.Parallel()
+	srv := eventstest.Server(t, "")
+	s := eventstest.StreamsOn(t, srv, events.Config{MaxEventsBytes: 4 << 20})
+	limit := func() int64 { return configs(t, s.JetStream())[events.StreamEvents].(jetstream.StreamConfig).MaxBytes }
+	for n := range 40 {
+		_, err := s.Append(t.Context(), events.Export{Tenant: "default", Key: fmt.Sprintf("%032x", n)}, "", always(&events.SubmissionRejected{Reason: strings.Repeat("x", 20_000)}))
+		require.NoError(t, err)
+	}
+	s = eventstest.StreamsOn(t, srv, events.Config{MaxEventsBytes: 1 << 20})
+	require.EqualValues(t, 4<<20, limit(), "it holds 0.8 MiB")
+	s = eventstest.StreamsOn(t, srv, events.Config{MaxEventsBytes: 2 << 20})
+	require.EqualValues(t, 2<<20, limit())
+	l, err := s.LogState(t.Context())
+	require.NoError(t, err)
+	require.NoError(t, s.TrimLog(t.Context(), l, l.Last))
+	s = eventstest.StreamsOn(t, srv, events.Config{MaxEventsBytes: 1 << 20})
+	require.EqualValues(t, 1<<20, limit())
 }
 
 // An older version may have made a consumer with settings that the server never

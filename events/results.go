@@ -2,7 +2,6 @@ package events
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -23,10 +22,11 @@ const (
 	// crowdedResults is how much of it may be taken before the tenants with the
 	// most results lose their oldest, down to roomyResults. The server alone would
 	// remove the oldest of all, whosever they are.
-	crowdedResults = maxResultsBytes / 8 * 7
-	roomyResults   = maxResultsBytes / 4 * 3
+	crowdedResults = maxResultsBytes / 4 * 3
+	roomyResults   = maxResultsBytes / 8 * 5
 	// resultsEvery is after how many bytes of new results a process looks at the
-	// space: so far can those that it published be beyond crowdedResults.
+	// space: so far can those that it published be beyond crowdedResults. Eight
+	// notifiers can be so at once before the server makes room.
 	resultsEvery = 8 << 20
 	// resultsWait is how long making room may take. Meanwhile one callback waits.
 	resultsWait = 30 * time.Second
@@ -37,8 +37,8 @@ const (
 // results is what a process knows of the space of SHEAF_CALLBACKS.
 type results struct {
 	mu        sync.Mutex
-	published int64 // bytes since the last look
-	looking   bool
+	published int64         // bytes since the last look
+	looked    chan struct{} // closed at the end of the look that is under way; nil while none is
 }
 
 // PublishCallback writes how an export ended to a subject of SHEAF_CALLBACKS,
@@ -72,24 +72,36 @@ func (s *Streams) PublishCallback(ctx context.Context, subject string, x *Export
 	return nil
 }
 
-// makeRoomForResults removes results when the stream is crowded, now and then. A
-// failure is no reason not to publish: the server makes room too, less fairly.
+// makeRoomForResults removes results when the stream is crowded, now and then. While
+// one looks, no more than resultsEvery is published. A failure is no reason not to
+// publish: the server makes room too, less fairly.
 func (s *Streams) makeRoomForResults(ctx context.Context, bytes int64) {
 	r := &s.results
-	r.mu.Lock()
-	r.published += bytes + 1<<10
-	due := r.published >= resultsEvery && !r.looking
-	if due {
-		r.published, r.looking = 0, true
+	for {
+		r.mu.Lock()
+		busy, due := r.looked, r.published+bytes >= resultsEvery
+		if !due || busy == nil {
+			break
+		}
+		r.mu.Unlock()
+		select {
+		case <-busy:
+		case <-ctx.Done():
+			return
+		}
 	}
-	r.mu.Unlock()
-	if !due {
+	if r.published += bytes + 1<<10; r.published < resultsEvery {
+		r.mu.Unlock()
 		return
 	}
+	done := make(chan struct{})
+	r.published, r.looked = 0, done
+	r.mu.Unlock()
 	defer func() {
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		r.looking = false
+		r.looked = nil
+		close(done)
 	}()
 	ctx, cancel := context.WithTimeout(ctx, resultsWait)
 	defer cancel()
@@ -166,20 +178,19 @@ func (s *Streams) heldResults(ctx context.Context, state jetstream.StreamState) 
 	if state.Msgs == 0 {
 		return held, nil
 	}
-	cons, err := s.js.OrderedConsumer(ctx, StreamCallbacks, jetstream.OrderedConsumerConfig{HeadersOnly: true})
+	cons, err := s.js.OrderedConsumer(ctx, StreamCallbacks, jetstream.OrderedConsumerConfig{HeadersOnly: true, InactiveThreshold: resultsWait})
 	if err != nil {
 		return nil, err
 	}
-	iter, err := cons.Messages()
+	iter, err := cons.Messages(jetstream.PullMaxMessages(8 * followBatch))
 	if err != nil {
 		return nil, err
 	}
 	defer iter.Stop()
-	defer context.AfterFunc(ctx, iter.Stop)()
 	for {
-		m, err := iter.Next()
+		m, err := iter.Next(jetstream.NextContext(ctx))
 		if err != nil {
-			return nil, errors.Join(err, ctx.Err())
+			return nil, err
 		}
 		meta, err := m.Metadata()
 		if err != nil {

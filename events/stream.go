@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"reflect"
 	"strings"
 	"sync"
@@ -168,7 +169,7 @@ func Provision(ctx context.Context, nc *nats.Conn, cfg Config) (*Streams, error)
 		}
 	}
 	for _, sc := range streamConfigs(cfg) {
-		st, err := provisioned(ctx, func(ctx context.Context) (jetstream.Stream, error) { return provisionStream(ctx, js, sc, cfg.Shared) })
+		st, err := s.provisionStream(ctx, sc)
 		if err != nil {
 			return nil, fmt.Errorf("stream %s: %w", sc.Name, explain(err))
 		}
@@ -194,18 +195,45 @@ func Provision(ctx context.Context, nc *nats.Conn, cfg Config) (*Streams, error)
 	return s, nil
 }
 
+const (
+	// agreeFor is the pause, and as much again by chance, after which a process that
+	// has changed a stream of a cluster looks at it again: another that read it at the
+	// same moment may have written since, and taken less. agreeLooks bounds the looks.
+	agreeFor   = 150 * time.Millisecond
+	agreeLooks = 5
+	// fullestLog is how full a log may become by a lower limit. Above it exports go
+	// before their time, to make room.
+	fullestLog = 0.6
+)
+
+// provisionStream makes a stream, or changes it if it is another. What is changed in a
+// cluster is looked at again.
+func (s *Streams) provisionStream(ctx context.Context, want jetstream.StreamConfig) (st jetstream.Stream, err error) {
+	for look := 1; ; look++ {
+		changed := false
+		st, err = provisioned(ctx, func(ctx context.Context) (st jetstream.Stream, err error) {
+			st, changed, err = provisionStream(ctx, s.js, want, s.cfg.Shared)
+			return st, err
+		})
+		if err != nil || !changed || !s.cfg.Shared || look == agreeLooks {
+			return st, err
+		}
+		wait(ctx, agreeFor+rand.N(agreeFor))
+	}
+}
+
 // provisionStream makes a stream, or changes it if it is another. One that is as it
 // shall be is not written again: the server keeps a stream's configuration and its
 // checksum in two files, and killed between the two it takes the stream for new at
 // every start (seen once in a run of 20 kills on an encrypted store, where the same
 // configuration never has the same bytes).
-func provisionStream(ctx context.Context, js jetstream.JetStream, want jetstream.StreamConfig, shared bool) (jetstream.Stream, error) {
-	st, err := js.Stream(ctx, want.Name)
+func provisionStream(ctx context.Context, js jetstream.JetStream, want jetstream.StreamConfig, shared bool) (st jetstream.Stream, changed bool, err error) {
+	st, err = js.Stream(ctx, want.Name)
 	if err == nil && !byLeader(st.CachedInfo()) {
-		return nil, errNoLeader // what it holds is not known
+		return nil, false, errNoLeader // what it holds is not known
 	}
 	if err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
-		return nil, err
+		return nil, false, err
 	}
 	if err == nil {
 		is := st.CachedInfo().Config
@@ -214,14 +242,21 @@ func provisionStream(ctx context.Context, js jetstream.JetStream, want jetstream
 			want.MaxBytes = looser(want.MaxBytes, is.MaxBytes)
 			want.MaxAge = looser(want.MaxAge, is.MaxAge)
 		}
+		used := st.CachedInfo().State.Bytes
+		if want.Name == StreamEvents && want.MaxBytes < is.MaxBytes && float64(used) > fullestLog*float64(want.MaxBytes) {
+			slog.Warn("the event log stays larger than is asked for, or exports would be forgotten before their time; it is made smaller by the first start after enough of them have ended",
+				"bytes", used, "max_bytes", is.MaxBytes, "asked_for", want.MaxBytes)
+			want.MaxBytes = is.MaxBytes
+		}
 		if has(is, want) {
-			return st, nil
+			return st, false, nil
 		}
 		slog.Info("the settings of a stream are changed", "stream", want.Name,
 			"max_bytes", want.MaxBytes, "max_bytes_before", is.MaxBytes, "max_age", want.MaxAge, "max_age_before", is.MaxAge,
 			"copies", want.Replicas, "copies_before", is.Replicas)
 	}
-	return js.CreateOrUpdateStream(ctx, want)
+	st, err = js.CreateOrUpdateStream(ctx, want)
+	return st, true, err
 }
 
 // looser is the larger of two limits, of which 0 or less is none.

@@ -197,7 +197,8 @@ func (t *Tasks) Apply(batch []events.Event) error {
 	}
 	var applied uint64
 	var took map[logSegment]int64
-	err := t.update(func(tx *bbolt.Tx) error {
+	var usage map[string]Usage
+	err := t.update(func(tx *bbolt.Tx) (err error) {
 		f := fold{exports: tx.Bucket(bucketExports), changed: map[string]*change{}}
 		took = map[logSegment]int64{}
 		meta := tx.Bucket(bucketMeta)
@@ -212,13 +213,13 @@ func (t *Tasks) Apply(batch []events.Event) error {
 				continue // it was read just before it was removed
 			}
 			if events.ValidTenant(ev.Tenant) {
-				took[logSegment{ev.Sequence / segmentEvents, ev.Tenant}] += ev.Size
+				took[logSegment{ev.Sequence / segmentEvents, ev.Tenant}] += max(ev.Size, leastEventBytes)
 			}
 			if err := f.apply(ev); err != nil {
 				return err
 			}
 		}
-		if err := f.write(tx); err != nil {
+		if usage, err = f.write(tx); err != nil {
 			return err
 		}
 		return cmp.Or(addLogBytes(tx, took), meta.Put(metaApplied, binary.BigEndian.AppendUint64(nil, applied)), meta.Delete(metaClean))
@@ -230,7 +231,10 @@ func (t *Tasks) Apply(batch []events.Event) error {
 	for s, n := range took {
 		byTenant[s.tenant] += n
 	}
-	t.tookLogBytes(byTenant, 1)
+	for tenant, u := range usage {
+		byTenant[tenant] += u.Owed
+	}
+	t.tookLogBytes(byTenant)
 	t.reached(applied)
 	t.mu.Lock()
 	t.folded += len(batch)
@@ -291,12 +295,13 @@ func (f *fold) apply(ev events.Event) error {
 	return nil
 }
 
-func (f *fold) write(tx *bbolt.Tx) error {
+// write writes what has changed, and returns how what each tenant takes has.
+func (f *fold) write(tx *bbolt.Tx) (usage map[string]Usage, err error) {
 	counts, err := readCounts(tx)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	usage := map[string]Usage{}
+	usage = map[string]Usage{}
 	// In the order of the keys, neighbouring ones share pages.
 	for _, key := range slices.Sorted(maps.Keys(f.changed)) {
 		c := f.changed[key]
@@ -305,13 +310,13 @@ func (f *fold) write(tx *bbolt.Tx) error {
 		}
 		data, err := json.Marshal(&c.after)
 		if err != nil {
-			return fmt.Errorf("key %s: %w", key, err)
+			return nil, fmt.Errorf("key %s: %w", key, err)
 		}
 		if err := f.exports.Put([]byte(key), append(checksum(key, data), data...)); err != nil {
-			return fmt.Errorf("key %s: %w", key, err)
+			return nil, fmt.Errorf("key %s: %w", key, err)
 		}
 		if err := reindex(tx, entries(&c.before), entries(&c.after)); err != nil {
-			return fmt.Errorf("key %s: %w", key, err)
+			return nil, fmt.Errorf("key %s: %w", key, err)
 		}
 		usage[c.after.Tenant] = usage[c.after.Tenant].plus(usageOf(&c.after)).minus(usageOf(&c.before))
 		if c.before.State != c.after.State {
@@ -321,7 +326,7 @@ func (f *fold) write(tx *bbolt.Tx) error {
 			counts[c.after.State]++
 		}
 	}
-	return cmp.Or(addUsage(tx, usage), writeCounts(tx, counts))
+	return usage, cmp.Or(addUsage(tx, usage), writeCounts(tx, counts))
 }
 
 // entry is one line of an index.

@@ -47,8 +47,9 @@ func (t *Tasks) Trim(below uint64) (forgotten int, err error) {
 		return 0, err
 	}
 	var gone map[string]int64
+	var usage map[string]Usage
 	err = t.update(func(tx *bbolt.Tx) error {
-		gone = nil
+		gone, usage = nil, map[string]Usage{}
 		meta, exports := tx.Bucket(bucketMeta), tx.Bucket(bucketExports)
 		if below <= number(meta.Get(metaTrimmed)) {
 			return nil // another call was faster
@@ -57,7 +58,6 @@ func (t *Tasks) Trim(below uint64) (forgotten int, err error) {
 		if err != nil {
 			return err
 		}
-		usage := map[string]Usage{}
 		var keys []string // a cursor does not go on over what is deleted under it
 		c := tx.Bucket(bucketBegun).Cursor()
 		for k, _ := c.First(); k != nil && binary.BigEndian.Uint64(k) < below; k, _ = c.Next() {
@@ -83,6 +83,13 @@ func (t *Tasks) Trim(below uint64) (forgotten int, err error) {
 	if err != nil {
 		return 0, fmt.Errorf("trimming the projection: %w", err)
 	}
-	t.tookLogBytes(gone, -1)
+	changed := map[string]int64{}
+	for tenant, n := range gone {
+		changed[tenant] -= n
+	}
+	for tenant, u := range usage {
+		changed[tenant] += u.Owed
+	}
+	t.tookLogBytes(changed)
 	return forgotten, nil
 }

@@ -14,14 +14,22 @@ type Usage struct {
 	Exports    int   // that the log remembers, and submissions that were rejected
 	Unfinished int   // exports that were accepted and have not ended
 	FileBytes  int64 // of finished files that have not expired
+	Owed       int64 // bytes of the log that its exports may yet take, about
 }
 
+// What an export may yet take of the log. An attempt at a callback takes some 650 bytes,
+// and a dead receiver is asked ten times.
+const (
+	owedEnd      = 2 << 10 // how it was crawled and how it ended
+	owedCallback = 7 << 10
+)
+
 func (u Usage) plus(o Usage) Usage {
-	return Usage{u.Exports + o.Exports, u.Unfinished + o.Unfinished, u.FileBytes + o.FileBytes}
+	return Usage{u.Exports + o.Exports, u.Unfinished + o.Unfinished, u.FileBytes + o.FileBytes, u.Owed + o.Owed}
 }
 
 func (u Usage) minus(o Usage) Usage {
-	return Usage{u.Exports - o.Exports, u.Unfinished - o.Unfinished, u.FileBytes - o.FileBytes}
+	return Usage{u.Exports - o.Exports, u.Unfinished - o.Unfinished, u.FileBytes - o.FileBytes, u.Owed - o.Owed}
 }
 
 // usageOf is what one export takes.
@@ -30,9 +38,13 @@ func usageOf(x *events.Export) (u Usage) {
 		return u
 	}
 	u.Exports = 1
+	if x.Callback.State == events.CallbackPending || !x.State.Terminal() && x.Request.Callback != "" {
+		u.Owed = owedCallback
+	}
 	switch {
 	case !x.State.Terminal():
 		u.Unfinished = 1
+		u.Owed += owedEnd
 	case x.State == events.StateCompleted:
 		for _, f := range x.Files {
 			u.FileBytes += f.Size
@@ -41,11 +53,11 @@ func usageOf(x *events.Export) (u Usage) {
 	return u
 }
 
-// bucketUsage holds what each tenant takes: tenant -> three big-endian numbers. It is
+// bucketUsage holds what each tenant takes: tenant -> four big-endian numbers. It is
 // changed in the transaction that changes the exports.
 var bucketUsage = []byte("usage")
 
-const usageSize = 24
+const usageSize = 32
 
 // Usage returns what a tenant takes, as far as the log was applied.
 func (t *Tasks) Usage(tenant string) (u Usage, err error) {
@@ -65,7 +77,8 @@ func readUsage(tx *bbolt.Tx, tenant string) (Usage, error) {
 		return Usage{}, fmt.Errorf("%w: usage of tenant %.32q", ErrTasksDamaged, tenant)
 	}
 	return Usage{
-		Exports: int(binary.BigEndian.Uint64(b)), Unfinished: int(binary.BigEndian.Uint64(b[8:])), FileBytes: int64(binary.BigEndian.Uint64(b[16:])),
+		Exports: int(binary.BigEndian.Uint64(b)), Unfinished: int(binary.BigEndian.Uint64(b[8:])),
+		FileBytes: int64(binary.BigEndian.Uint64(b[16:])), Owed: int64(binary.BigEndian.Uint64(b[24:])),
 	}, nil
 }
 
@@ -86,7 +99,8 @@ func addUsage(tx *bbolt.Tx, changed map[string]Usage) error {
 		} else {
 			b := binary.BigEndian.AppendUint64(make([]byte, 0, usageSize), uint64(now.Exports))
 			b = binary.BigEndian.AppendUint64(b, uint64(now.Unfinished))
-			err = bucket.Put([]byte(tenant), binary.BigEndian.AppendUint64(b, uint64(now.FileBytes)))
+			b = binary.BigEndian.AppendUint64(b, uint64(now.FileBytes))
+			err = bucket.Put([]byte(tenant), binary.BigEndian.AppendUint64(b, uint64(now.Owed)))
 		}
 		if err != nil {
 			return err

@@ -51,7 +51,7 @@ type Config struct {
 	KeepPages        time.Duration   `env:"SHEAF_KEEP_PAGES" default:"24h" placeholder:"DURATION" help:"At most how long pages of ended exports are kept for a retry (${default})."`
 	KeepHistory      time.Duration   `env:"SHEAF_KEEP_HISTORY" default:"168h" placeholder:"DURATION" help:"How long ended exports are remembered (${default})."`
 	ShutdownDelay    *time.Duration  `env:"SHEAF_SHUTDOWN_DELAY" placeholder:"DURATION" help:"How long a stopping ingress still answers while /readyz says 503, so that load balancers send requests elsewhere. Default: 0s embedded, 2s with --nats."`
-	passing          bool            // the data folder goes with the process, so it is not encrypted
+	passing          bool            // the data folder goes with the process, so it is neither encrypted nor synced
 	CallbackSchedule []time.Duration `env:"SHEAF_CALLBACK_SCHEDULE" placeholder:"DURATION" help:"Pauses before each further attempt at a callback. Default: 5s,5m,30m,2h,5h,10h,14h,20h,24h."`
 }
 

@@ -80,14 +80,11 @@ func openMessaging(ctx context.Context, cfg Config, secret []byte, files string,
 }
 
 func (m *messaging) startEmbedded(cfg Config, secret []byte, keys *apiKeys, cert *certificate) (err error) {
-	// The server would else reserve against three quarters of the disk that is
-	// free now, and so refuse after a restart what it took before.
-	const otherStreams = 6 << 30
-	maxStore := int64(cfg.MaxPagesBytes) + max(int64(cfg.MaxLogBytes), 2<<30) + otherStreams
-	if strings.HasPrefix(cfg.Files, "nats://") {
-		maxStore = 1 << 50
-	}
-	o := embedded.Options{Dir: filepath.Join(cfg.Data, "jetstream"), Listen: cfg.NATSListen, MaxStore: maxStore}
+	// The server would else reserve the limits of its streams against three quarters
+	// of the disk that is free now, and so refuse after a restart what it took before.
+	// What there is room for on the disk is decided elsewhere.
+	const noLimit = 1 << 50
+	o := embedded.Options{Dir: filepath.Join(cfg.Data, "jetstream"), Listen: cfg.NATSListen, MaxStore: noLimit, Passing: cfg.passing}
 	ring, err := events.NewKeyring(secret)
 	if err != nil {
 		return err

@@ -37,6 +37,10 @@ type Options struct {
 	// was begun in clear stays so; one of another key is refused with [ErrKey].
 	// Default: in clear.
 	Key string
+	// Passing says that the folder goes with the process, so that nothing in it need
+	// outlive a loss of power: no write is synced. Default: each is, before it is
+	// acknowledged.
+	Passing bool
 }
 
 // Server is a running server.
@@ -147,7 +151,7 @@ func start(o Options, failed *atomic.Pointer[string], callers *tenants) (*server
 		StoreDir:   o.Dir,
 		// Without it an acknowledged message can be lost for two minutes
 		// after a power failure (the server's default sync interval).
-		SyncAlways:        true,
+		SyncAlways:        !o.Passing,
 		NoSigs:            true,
 		NoLog:             false,
 		JetStreamMaxStore: o.MaxStore,

@@ -47,6 +47,7 @@ type crawl struct {
 	reservation events.Reservation
 	reserved    bool // the reservation is written
 	verdict     verdict
+	pace        pace
 	nextLook    time.Time
 	news        <-chan struct{}
 	waitSince   time.Time

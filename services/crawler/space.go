@@ -37,6 +37,11 @@ const (
 	// lostFor is how long a crawl keeps away from an export that another crawler
 	// has taken over.
 	lostFor = 5 * time.Second
+	// paceWindow is over what time the pace of a crawl is taken, and paceAhead for how
+	// long it reserves space by it: a source that answers a page now and then holds no
+	// room for a million of them.
+	paceWindow = time.Minute
+	paceAhead  = 10 * time.Minute
 	// endedLooks is how often an export that was heard to have completed is
 	// looked at before that is believed to be a mistake.
 	endedLooks = 5
@@ -157,7 +162,10 @@ func (r room) wanted() (sum int64) {
 type space struct {
 	streams *events.Streams
 	disk    Disk
-	limit   atomic.Int64  // of room, by the last look; 0 before the first
+	limit   atomic.Int64 // of room, by the last look; 0 before the first
+	// Of reservations; settable by tests.
+	paceWindow, paceAhead time.Duration
+
 	looking chan struct{} // holds the right to look, and what follows
 	known   room
 	err     error                // of the last look
@@ -174,7 +182,7 @@ type space struct {
 
 func newSpace(streams *events.Streams, disk Disk) *space {
 	return &space{
-		streams: streams, disk: disk, looking: make(chan struct{}, 1), checked: map[uint64]time.Time{},
+		streams: streams, disk: disk, paceWindow: paceWindow, paceAhead: paceAhead, looking: make(chan struct{}, 1), checked: map[uint64]time.Time{},
 		completed: map[[2]string]int{}, news: make(chan struct{}),
 	}
 }
@@ -430,6 +438,32 @@ func (n need) tooLarge(limit int64) bool {
 	return float64(n.whole()) > float64(limit)*(1+doubt)
 }
 
+// pace is how fast a crawl stores pages while it may.
+type pace struct {
+	since  time.Time // of the window; zero while the crawl waits for space
+	stored int64     // then
+	known  bool      // there was a whole window since the crawl last waited
+	perSec float64   // bytes, in the newest whole one
+}
+
+// look takes what is stored now.
+func (p *pace) look(now time.Time, stored int64, window time.Duration) {
+	switch over := now.Sub(p.since); {
+	case p.since.IsZero():
+		*p = pace{since: now, stored: stored}
+	case over >= window:
+		*p = pace{since: now, stored: stored, known: true, perSec: float64(stored-p.stored) / over.Seconds()}
+	}
+}
+
+// atMost bounds what a crawl reserves by what it will store within a time.
+func (p *pace) atMost(more, least int64, within time.Duration) int64 {
+	if !p.known {
+		return more
+	}
+	return min(more, max(least, int64(p.perSec*within.Seconds())))
+}
+
 // mostMore caps an estimate, so that sums of many do not overflow.
 const mostMore = 1 << 50
 
@@ -475,6 +509,11 @@ func (c *crawl) mayGoOn(ctx context.Context) (bool, error) {
 		return true, nil
 	}
 
+	if c.reserved && c.verdict == goOn && n.full.IsZero() {
+		c.pace.look(time.Now(), n.stored, c.space.paceWindow)
+	} else {
+		c.pace = pace{} // who waits wants as much as before
+	}
 	maxAge := spaceEvery / 2
 	if !c.reserved {
 		maxAge = 0 // whoever reserves after another sees it
@@ -661,7 +700,8 @@ func (c *crawl) reserve(ctx context.Context, n need, starved int64) error {
 	}
 	r.Requested, r.Run, r.Stored, r.Starved, r.GaveWay = c.x.RequestedSeq, c.into, n.stored, starved, 0
 	old := c.reservation
-	if r.Remaining = n.more + n.more/8; n.pages == 0 {
+	more := c.pace.atMost(n.more, n.stored/int64(max(n.pages, 1)), c.space.paceAhead)
+	if r.Remaining = more + more/8; n.pages == 0 {
 		r.Remaining = max(r.Remaining, old.Remaining) // an earlier crawl knew more
 	}
 	if c.reserved && r.Starved == old.Starved && (r.Stored == 0) == (old.Stored == 0) &&

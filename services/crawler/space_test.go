@@ -9,7 +9,9 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
+	"net/http/httptest"
 	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -568,4 +570,80 @@ func TestMemory(t *testing.T) {
 	var none *share
 	require.NoError(t, none.grow(1<<40))
 	none.release()
+}
+
+// A source that answers quickly until much is reserved for it, and then a page now and
+// then, keeps no others waiting for the room that it will not fill for hours.
+func TestASlowSourceReservesLittle(t *testing.T) {
+	const limit = 50
+	srv := eventstest.Server(t, "")
+	s := spaceStreams(t, srv)
+	assemble(t, s)
+	release := make(chan struct{})
+	page := func(w http.ResponseWriter, r *http.Request, total int) {
+		n, _ := strconv.Atoi(r.URL.Query().Get("page"))
+		pages := (total + limit - 1) / limit
+		b := []byte(`{"errcode":0,"data":{"data":[{"id":"ID","name":"Name","amount":"Amount"}`)
+		for i := range min(limit, total-(n-1)*limit) {
+			b = append(append(b, ','), noisyRow((n-1)*limit+i, 1000)...)
+		}
+		b = fmt.Appendf(b, `],"pagetag":{"page":%d,"limit":%d,"total":%d,"total_page":%d}}}`, n, limit, total, pages)
+		_, _ = w.Write(b)
+	}
+	const all = streamBytes / 1000 / 10 // a tenth of the stream
+	sources := http.NewServeMux()
+	sources.HandleFunc("/slow", func(w http.ResponseWriter, r *http.Request) {
+		if n, _ := strconv.Atoi(r.URL.Query().Get("page")); n > 10 {
+			select {
+			case <-release:
+			case <-r.Context().Done():
+				return
+			}
+		}
+		page(w, r, 6*all)
+	})
+	sources.HandleFunc("/other", func(w http.ResponseWriter, r *http.Request) { page(w, r, 4*all) })
+	server := httptest.NewServer(sources)
+	defer server.Close()
+
+	service, err := New(Config{Policy: quick}, s, server.Client())
+	require.NoError(t, err)
+	service.space.paceWindow, service.space.paceAhead = 200*time.Millisecond, time.Second
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- service.Run(ctx) }()
+	defer func() {
+		cancel()
+		require.NoError(t, <-done)
+	}()
+	slow, other := spaceKey(0), spaceKey(1)
+	requestKey(t, s, slow, server.URL+"/slow")
+	require.Eventually(t, func() bool {
+		held, err := s.Reservations(t.Context())
+		return err == nil && len(held) == 1 && held[0].Remaining > streamBytes/3
+	}, 20*time.Second, 5*time.Millisecond, "it is the oldest, and has reserved most of the stream")
+	requestKey(t, s, other, server.URL+"/other")
+	require.Equal(t, events.StateCompleted, awaitEnds(t, s, other)[other].State)
+	x, err := s.Read(t.Context(), "default", slow)
+	require.NoError(t, err)
+	require.Equal(t, events.StateRequested, x.State)
+	close(release)
+	require.Equal(t, events.StateCompleted, awaitEnds(t, s, slow)[slow].State)
+}
+
+func TestPace(t *testing.T) {
+	begun := time.Now()
+	at := func(s float64) time.Time { return begun.Add(time.Duration(s * float64(time.Second))) }
+	var p pace
+	require.EqualValues(t, 1000, p.atMost(1000, 1, time.Minute), "nothing is known of it yet")
+	p.look(at(0), 0, 10*time.Second)
+	p.look(at(9), 900, 10*time.Second)
+	require.EqualValues(t, 1000, p.atMost(1000, 1, 5*time.Second))
+	p.look(at(10), 1000, 10*time.Second)
+	require.EqualValues(t, 500, p.atMost(1000, 1, 5*time.Second))
+	require.EqualValues(t, 700, p.atMost(1000, 700, 5*time.Second), "one page in any case")
+	p.look(at(15), 1000, 10*time.Second)
+	require.EqualValues(t, 500, p.atMost(1000, 1, 5*time.Second), "by the newest whole window")
+	p.look(at(20), 1000, 10*time.Second)
+	require.EqualValues(t, 1, p.atMost(1000, 1, 5*time.Second))
 }

@@ -114,7 +114,8 @@ func TestChunkedBodies(t *testing.T) {
 	require.Equal(t, 503, asAPIError(err).Status)
 	require.Zero(t, in.post(t, "/v1/export/raw", specRaw).Errcode, "small ones need no room")
 	release()
-	require.Empty(t, in.bodies.tenants)
+	require.Empty(t, in.bodies.large.tenants)
+	require.Empty(t, in.bodies.medium.tenants)
 }
 
 // A caller that sends its bodies slowly takes its tenant's room for them, and that of
@@ -127,9 +128,9 @@ func TestSlowBodiesOfOneTenant(t *testing.T) {
 	_, err = fmt.Fprintf(conn, "POST /v1/export/raw HTTP/1.1\r\nHost: %s\r\nX-API-Key: slow\r\nContent-Length: %d\r\n\r\n{", strings.TrimPrefix(in.url, "http://"), 1<<20)
 	require.NoError(t, err)
 	held := func(tenant string) bool {
-		in.bodies.mu.Lock()
-		defer in.bodies.mu.Unlock()
-		return in.bodies.tenants[tenant] != nil
+		in.bodies.medium.mu.Lock()
+		defer in.bodies.medium.mu.Unlock()
+		return in.bodies.medium.tenants[tenant] != nil
 	}
 	require.Eventually(t, func() bool { return held("slow") }, 10*time.Second, time.Millisecond)
 	large := rawBody(`[{"a":"A"},{"a":"` + strings.Repeat("x", 512<<10) + `"}]`)

@@ -31,19 +31,30 @@ func (s *Service) readLargeBody(w http.ResponseWriter, r *http.Request, tenant s
 		return nil, nil, err
 	}
 	var b bytes.Buffer
-	size := r.ContentLength
-	if size < 0 { // not announced: the beginning tells whether it is large
-		_, err := io.CopyN(&b, src, lightBody)
-		if errors.Is(err, io.EOF) {
-			return b.Bytes(), func() {}, nil
+	size, release := r.ContentLength, func() {}
+	// One that is not announced gets room as it grows.
+	for _, step := range []int64{lightBody, min(mediumBody, limit), limit} {
+		if size >= 0 || int64(b.Len()) >= limit {
+			break
 		}
+		more, err := s.reserve(r.Context(), tenant, step)
+		release()
 		if err != nil {
+			return nil, nil, err
+		}
+		release = more
+		switch _, err := io.CopyN(&b, src, step-int64(b.Len())); {
+		case errors.Is(err, io.EOF):
+			return b.Bytes(), release, nil
+		case err != nil:
+			release()
 			return nil, nil, bodyError(err)
 		}
-		size = limit
 	}
-	if release, err = s.reserve(r.Context(), tenant, size); err != nil {
-		return nil, nil, err
+	if size >= 0 {
+		if release, err = s.reserve(r.Context(), tenant, size); err != nil {
+			return nil, nil, err
+		}
 	}
 	if r.ContentLength >= 0 {
 		b.Grow(int(size) + bytes.MinRead)

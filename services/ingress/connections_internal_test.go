@@ -3,8 +3,14 @@ package ingress
 import (
 	"errors"
 	"net"
+	"net/http"
 	"net/netip"
+	"os"
+	"strings"
 	"testing"
+	"time"
+
+	"sheaf/events/eventstest"
 
 	"github.com/stretchr/testify/require"
 )
@@ -62,4 +68,24 @@ func TestConnectionsOfOneAddress(t *testing.T) {
 		"127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3", "[::1]:1",
 		"192.0.2.1:4",
 	}, in)
+}
+
+// Whoever opens all the connections that one address may have keeps nobody else out.
+func TestOneAddressLeavesRoomForOthers(t *testing.T) {
+	in := start(t, eventstest.Server(t, ""), Config{})
+	dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 9)}}
+	address := strings.TrimPrefix(in.url, "http://")
+	for range maxConnectionsOfOne {
+		conn, err := dialer.DialContext(t.Context(), "tcp", address)
+		require.NoError(t, err)
+		defer conn.Close()
+	}
+	more, err := dialer.DialContext(t.Context(), "tcp", address)
+	require.NoError(t, err)
+	defer more.Close()
+	require.NoError(t, more.SetReadDeadline(time.Now().Add(4*time.Second))) // less than the server waits for a request
+	_, err = more.Read(make([]byte, 1))
+	require.Error(t, err)
+	require.NotErrorIs(t, err, os.ErrDeadlineExceeded, "it is closed at once")
+	require.Equal(t, http.StatusOK, in.get(t, "/readyz").Status)
 }

@@ -153,6 +153,7 @@ type Service struct {
 
 	progress *progressCache
 	outlook  outlook
+	wanted   wanted
 	bodies   *bodyMemory
 	bound    chan struct{} // closed when the projection is known to be of this log
 	caughtUp atomic.Bool   // the projection has seen what was in the log at the start
@@ -286,9 +287,6 @@ func untilDone(ctx context.Context, what string, fn func(context.Context) error)
 
 // reserve takes room for a large body of a tenant, and waits a little for it.
 func (s *Service) reserve(ctx context.Context, tenant string, size int64) (release func(), err error) {
-	if size <= lightBody {
-		return func() {}, nil
-	}
 	ctx, cancel := context.WithTimeout(ctx, bodyWait)
 	defer cancel()
 	if release, err = s.bodies.acquire(ctx, tenant, size); err != nil {

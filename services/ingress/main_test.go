@@ -58,7 +58,7 @@ func startOn(t testing.TB, streams *events.Streams, cfg Config) *ingress {
 	t.Cleanup(func() { require.NoError(t, files.Close()) })
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
-	s, err := New(cfg, listener, streams, tasks, files)
+	s, err := New(cfg, disguise(listener), streams, tasks, files)
 	require.NoError(t, err)
 
 	ctx, cancel := context.WithCancel(context.Background())
@@ -81,6 +81,26 @@ func startOn(t testing.TB, streams *events.Streams, cfg Config) *ingress {
 	require.Eventually(t, func() bool { return in.caughtUp.Load() }, 10*time.Second, time.Millisecond)
 	return in
 }
+
+// elsewhere is where callers that come from 127.0.0.9 seem to be: what is done by
+// address cannot be tried from another machine.
+var elsewhere = &net.TCPAddr{IP: net.IPv4(192, 0, 2, 9), Port: 1}
+
+type disguised struct{ *net.TCPListener }
+
+func disguise(l net.Listener) net.Listener { return disguised{l.(*net.TCPListener)} }
+
+func (l disguised) Accept() (net.Conn, error) {
+	conn, err := l.TCPListener.Accept()
+	if err == nil && conn.RemoteAddr().(*net.TCPAddr).IP.Equal(net.IPv4(127, 0, 0, 9)) {
+		return disguisedConn{conn}, nil
+	}
+	return conn, err
+}
+
+type disguisedConn struct{ net.Conn }
+
+func (disguisedConn) RemoteAddr() net.Addr { return elsewhere }
 
 // answer is an envelope as a caller sees it.
 type answer struct {

@@ -7,10 +7,48 @@ import (
 	"golang.org/x/sync/semaphore"
 )
 
-// bodyMemory bounds the bytes of large bodies in memory. There is room for two of the
-// largest, and for one of them for each tenant: one that sends slowly keeps its own
-// others waiting, and nobody else's. It is safe for concurrent use.
-type bodyMemory struct {
+// mediumBody is the size up to which bodies have room of their own: they do not wait
+// behind large ones that are sent slowly.
+const mediumBody = 1 << 20
+
+// bodyMemory bounds the bytes of bodies above lightBody in memory. Of large ones there
+// is room for two of the largest, of medium ones for half as much; one tenant can have
+// half of either. So one that sends slowly keeps its own others waiting, and nobody else's.
+// It is safe for concurrent use.
+type bodyMemory struct{ medium, large bodyPool }
+
+func newBodyMemory(most int64) *bodyMemory {
+	pool := func(most int64) bodyPool {
+		return bodyPool{most: most, all: semaphore.NewWeighted(2 * most), tenants: map[string]*tenantBodies{}}
+	}
+	return &bodyMemory{medium: pool(most / 2), large: pool(most)}
+}
+
+func (b *bodyMemory) pool(size int64) *bodyPool {
+	if size <= mediumBody {
+		return &b.medium
+	}
+	return &b.large
+}
+
+// acquire waits until a body of a tenant has room, or ctx ends.
+func (b *bodyMemory) acquire(ctx context.Context, tenant string, size int64) (release func(), err error) {
+	if size <= lightBody {
+		return func() {}, nil
+	}
+	return b.pool(size).acquire(ctx, tenant, size)
+}
+
+// try takes room for a body if there is any now.
+func (b *bodyMemory) try(tenant string, size int64) (release func(), ok bool) {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel() // then a semaphore gives what is free and waits for nothing
+	release, err := b.acquire(ctx, tenant, size)
+	return release, err == nil
+}
+
+// bodyPool is room for bodies.
+type bodyPool struct {
 	most int64 // of one tenant, and of one body
 	all  *semaphore.Weighted
 
@@ -23,40 +61,43 @@ type tenantBodies struct {
 	users int
 }
 
-func newBodyMemory(most int64) *bodyMemory {
-	return &bodyMemory{most: most, all: semaphore.NewWeighted(2 * most), tenants: map[string]*tenantBodies{}}
-}
-
-// acquire waits until a body of a tenant has room, or ctx ends.
-func (b *bodyMemory) acquire(ctx context.Context, tenant string, size int64) (release func(), err error) {
-	size = min(size, b.most)
-	b.mu.Lock()
-	own := b.tenants[tenant]
+func (p *bodyPool) acquire(ctx context.Context, tenant string, size int64) (release func(), err error) {
+	size = min(size, p.most)
+	p.mu.Lock()
+	own := p.tenants[tenant]
 	if own == nil {
-		own = &tenantBodies{room: semaphore.NewWeighted(b.most)}
-		b.tenants[tenant] = own
+		own = &tenantBodies{room: semaphore.NewWeighted(p.most)}
+		p.tenants[tenant] = own
 	}
 	own.users++
-	b.mu.Unlock()
+	p.mu.Unlock()
 	leave := func() {
-		b.mu.Lock()
-		defer b.mu.Unlock()
+		p.mu.Lock()
+		defer p.mu.Unlock()
 		if own.users--; own.users == 0 {
-			delete(b.tenants, tenant)
+			delete(p.tenants, tenant)
 		}
 	}
-	if err := own.room.Acquire(ctx, size); err != nil {
+	if err := acquire(ctx, own.room, size); err != nil {
 		leave()
 		return nil, err
 	}
-	if err := b.all.Acquire(ctx, size); err != nil {
+	if err := acquire(ctx, p.all, size); err != nil {
 		own.room.Release(size)
 		leave()
 		return nil, err
 	}
 	return func() {
-		b.all.Release(size)
+		p.all.Release(size)
 		own.room.Release(size)
 		leave()
 	}, nil
+}
+
+// acquire takes what is free also when ctx has ended, unlike the semaphore.
+func acquire(ctx context.Context, s *semaphore.Weighted, size int64) error {
+	if s.TryAcquire(size) {
+		return nil
+	}
+	return s.Acquire(ctx, size)
 }

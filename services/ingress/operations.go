@@ -126,11 +126,12 @@ func (s *Service) submit(ctx context.Context, sourceType string, c call) (any, e
 	if sourceType == events.SourceRaw {
 		log = 0 // its event is small
 	}
-	release, err := s.admit(disk, log+eventBytes)
+	admitted, err := s.admit(disk, log+eventBytes)
 	if err != nil {
 		return nil, err
 	}
-	defer release()
+	written := false
+	defer func() { admitted(written) }()
 	answer := accepted{HashKey: sub.key, Warnings: sub.request.Warnings}
 
 	if done, err := s.mayBegin(ctx, c, sub); err != nil || done {
@@ -183,6 +184,7 @@ func (s *Service) submit(ctx context.Context, sourceType string, c call) (any, e
 	if err != nil {
 		return nil, err
 	}
+	written = true
 	if again {
 		// The end of the earlier run lets the sweeper purge what prepare
 		// wrote. It no longer may, but it may just have.
@@ -321,11 +323,12 @@ func (s *Service) retry(ctx context.Context, c call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	release, err := s.admit(0, int64(len(again))+eventBytes)
+	admitted, err := s.admit(0, int64(len(again))+eventBytes)
 	if err != nil {
 		return nil, err
 	}
-	defer release()
+	written := false
+	defer func() { admitted(written) }()
 	_, err = s.begin(ctx, x, c.correlation, expireFirst(func(x *events.Export) (events.Payload, error) {
 		switch x.State {
 		case events.StateNone:
@@ -348,6 +351,7 @@ func (s *Service) retry(ctx context.Context, c call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	written = true
 	return changed{HashKey: x.Key, Status: events.StatusProcessing}, nil
 }
 

@@ -35,6 +35,7 @@ const (
 type outlook struct {
 	mu    sync.Mutex
 	log   events.Space
+	looks int                // at log; what was admitted before the last one is in it
 	alive context.Context    // ends when nothing can be written any more
 	lost  context.CancelFunc // ends alive
 }
@@ -80,6 +81,7 @@ func (s *Service) watchOutlook(ctx context.Context) error {
 			if space, err := s.streams.LogSpace(look); err == nil {
 				o.mu.Lock()
 				o.log = space
+				o.looks++
 				o.mu.Unlock()
 			}
 			cancel()
@@ -118,10 +120,11 @@ func (o *outlook) whileAlive(ctx context.Context) (context.Context, context.Canc
 }
 
 // admit refuses a new export if there is no room for it, before anything of it
-// is written: for about so many bytes on the disk, and in the log. release is
-// called when what was admitted is written, or will not be.
-func (s *Service) admit(disk, log int64) (release func(), err error) {
-	if release, err = s.cfg.Room(disk); err != nil {
+// is written: for about so many bytes on the disk, and in the log. done is called
+// when what was admitted is written, or will not be.
+func (s *Service) admit(disk, log int64) (done func(written bool), err error) {
+	release, err := s.cfg.Room(disk)
+	if err != nil {
 		return nil, unavailable(err.Error()+"; nothing was accepted; try again later", roomWait, nil)
 	}
 	o := &s.outlook
@@ -132,7 +135,15 @@ func (s *Service) admit(disk, log int64) (release func(), err error) {
 		return nil, err
 	}
 	o.log.Used += log // until the next look
-	return release, nil
+	look := o.looks
+	return func(written bool) {
+		release()
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		if !written && o.looks == look {
+			o.log.Used -= log
+		}
+	}, nil
 }
 
 // refuse returns an error if so many bytes more are not for the log. The caller

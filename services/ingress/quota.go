@@ -82,7 +82,9 @@ func validIdempotencyKey(key string) error {
 
 // answered reports whether the Idempotency-Key of a call has begun its export before,
 // however that ended: then nothing is to be begun. A process that died after it bound
-// the key has left it without a round of its own; then the repetition begins it.
+// the key has left it without a round of its own; then the repetition begins it. So it
+// would look, too, when the export was forgotten before the key; but then the log
+// begins after the key was bound.
 func (s *Service) answered(ctx context.Context, c call, hashKey string, claim events.IdempotencyClaim) (bool, error) {
 	if claim.Key != hashKey {
 		return false, &apiError{
@@ -91,7 +93,11 @@ func (s *Service) answered(ctx context.Context, c call, hashKey string, claim ev
 		}
 	}
 	x, err := s.streams.Read(ctx, c.tenant, hashKey)
-	return err == nil && x.State != events.StateNone && x.RequestedSeq > claim.Before, err
+	if err != nil || x.RequestedSeq > claim.Before {
+		return err == nil && x.State != events.StateNone, err
+	}
+	log, err := s.streams.LogState(ctx)
+	return err == nil && log.Trimmed > 0 && claim.At.Before(log.FirstTime), err
 }
 
 // mayBegin says whether a submission may begin an export: it is fresh, its tenant has

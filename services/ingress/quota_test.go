@@ -216,3 +216,32 @@ func TestMaxSkew(t *testing.T) {
 	require.NoError(t, in.isFresh(1000, time.Unix(1030, 0)))
 	require.Error(t, in.isFresh(1000, time.Unix(1061, 0)))
 }
+
+// A key whose export was forgotten before its time still answers a repetition: the
+// caller wants it once. That of a process that died before it began an export begins it,
+// also when others have been forgotten since.
+func TestIdempotencyKeyOutlivesItsExport(t *testing.T) {
+	in := start(t, eventstest.Server(t, ""), Config{})
+	submit := func(title, key string) answer {
+		return send(t, http.MethodPost, in.url+"/v1/export/raw", titled(title), "Idempotency-Key", key)
+	}
+	key := submit("1", "k-1").key(t)
+	require.Zero(t, send(t, http.MethodPost, in.url+"/v1/export/cancel", fmt.Sprintf(`{"key":%q}`, key)).Errcode)
+	other := submit("2", "").key(t)
+	l := in.caughtUpTo(t)
+	require.NoError(t, in.streams.TrimLog(t.Context(), l, in.read(t, events.DefaultTenant, other).RequestedSeq))
+	require.Equal(t, key, submit("1", "k-1").key(t))
+	require.Equal(t, events.StateNone, in.read(t, events.DefaultTenant, key).State, "nothing is begun")
+	require.Equal(t, key, submit("1", "k-2").key(t), "another key begins it")
+	require.Equal(t, events.StateRequested, in.read(t, events.DefaultTenant, key).State)
+
+	dead := submit("3", "").key(t)
+	require.NoError(t, in.streams.TrimLog(t.Context(), in.caughtUpTo(t), in.caughtUpTo(t).Last))
+	require.Zero(t, send(t, http.MethodPost, in.url+"/v1/export/cancel", fmt.Sprintf(`{"key":%q}`, dead)).Errcode)
+	fourth, err := in.streams.ClaimIdempotencyKey(t.Context(), events.DefaultTenant, "k-4", events.IdempotencyClaim{Key: dead, Before: in.read(t, events.DefaultTenant, dead).RequestedSeq})
+	require.NoError(t, err)
+	require.Equal(t, dead, submit("3", "k-4").key(t))
+	x := in.read(t, events.DefaultTenant, dead)
+	require.Equal(t, events.StateRequested, x.State)
+	require.Greater(t, x.RequestedSeq, fourth.Before)
+}

@@ -3,7 +3,6 @@ package ingress
 import (
 	"fmt"
 	"net/http"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -17,29 +16,32 @@ import (
 )
 
 // However many tenants fill the log, as greedily as they like and in whatever order,
-// what they begin never fills more than the shared part of it, and whoever comes
-// next may begin something.
+// no one has more than two thirds of the shared part, and who has less than an equal
+// part may always have more.
 func TestSharesLeaveRoomForWhoComes(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		limit := rapid.Int64Range(1<<20, 1<<34).Draw(t, "limit")
-		log := events.Space{Limit: limit}
-		tenants := make([]int64, rapid.IntRange(1, 40).Draw(t, "tenants"))
-		for range 400 {
+		log := events.Space{Limit: rapid.Int64Range(1<<20, 1<<34).Draw(t, "limit")}
+		shared := int64(float64(log.Limit) * sharedLog)
+		tenants := make([]int64, rapid.IntRange(2, 40).Draw(t, "tenants"))
+		step := log.Limit / 1000
+		present := 0
+		for range 2000 {
 			n := rapid.IntRange(0, len(tenants)-1).Draw(t, "tenant")
-			if own := tenants[n]; own <= shareOf(log) {
-				// No more than what another share would be left of.
-				took := rapid.Int64Range(0, max(limit/10_000, 1)).Draw(t, "took")
-				tenants[n] += took
-				log.Used += took
+			if tenants[n] > shareOf(log, present) {
+				require.Greater(t, tenants[n], shared/int64(len(tenants)), "an equal part is everybody's")
+				continue
 			}
+			if tenants[n] == 0 {
+				present++
+			}
+			tenants[n] += step
+			log.Used += step
 		}
-		// Each tenant may be over by what it took last.
-		require.LessOrEqual(t, log.Used, int64(float64(limit)*sharedLog)+int64(len(tenants))*(limit/10_000+1))
-		most := slices.Max(tenants)
-		require.LessOrEqual(t, most, int64(float64(limit)*sharedLog)*2/3+limit/10_000+1, "of the most greedy two thirds")
-		if log.Used < int64(float64(limit)*sharedLog) {
-			require.Positive(t, shareOf(log))
+		alone := present == 1
+		for _, own := range tenants {
+			require.True(t, alone || own <= shared*2/3+step+1, "%d of %d", own, shared)
 		}
+		require.LessOrEqual(t, log.Used, shared*5/3+int64(len(tenants))*step)
 	})
 }
 
@@ -95,9 +97,154 @@ func TestOneTenantCannotFillTheLog(t *testing.T) {
 	in.caughtUpTo(t)
 	s := in.sweeper()
 	passes(t, s, 3)
-	own, _ := in.tasks.LogBytes("shop")
-	require.Less(t, own, shareOf(in.log(t).Space))
+	p := portionOf(in.tasks, in.log(t).Space, "shop")
+	require.LessOrEqual(t, p.own, p.share())
 	require.Eventually(t, func() bool { return submit("shop", "another").Errcode == 0 }, 10*time.Second, 20*time.Millisecond)
+}
+
+// Callbacks that nobody takes are told again and again, and each attempt is an event:
+// they count when the export begins, so that they do not fill the log afterwards.
+func TestCallbacksThatNobodyTakesStayWithinTheShare(t *testing.T) {
+	t.Parallel()
+	streams := eventstest.StreamsOn(t, eventstest.Server(t, ""), events.Config{MaxEventsBytes: 1 << 20})
+	in := startOn(t, streams, Config{Authenticate: func(key string) (string, bool) { return key, true }})
+	ask := func(tenant, path, body string) answer {
+		return send(t, http.MethodPost, in.url+path, body, "X-API-Key", tenant)
+	}
+	require.Zero(t, ask("bank", "/v1/export/raw", titled("1")).Errcode)
+	var keys []string
+	for n := 0; ; n++ {
+		in.caughtUpTo(t)
+		a := ask("shop", "/v1/export/raw", strings.Replace(titled(fmt.Sprint(n)), "{", `{"callback":"http://127.0.0.1:1/dead",`, 1))
+		if a.Status == http.StatusTooManyRequests {
+			break
+		}
+		keys = append(keys, a.key(t))
+		require.Zero(t, ask("shop", "/v1/export/cancel", fmt.Sprintf(`{"key":%q}`, a.key(t))).Errcode)
+	}
+	for _, key := range keys {
+		x := in.read(t, "shop", key)
+		require.Equal(t, events.CallbackPending, x.Callback.State)
+		for attempt := range 10 {
+			var err error
+			x, err = streams.Append(t.Context(), x, "", func(x *events.Export) (events.Payload, error) {
+				return &events.CallbackAttempted{Terminal: x.TerminalSeq, Attempt: attempt + 1, Status: 503, Reason: strings.Repeat("r", 100), NextAt: time.Now()}, nil
+			})
+			require.NoError(t, err)
+		}
+	}
+	in.caughtUpTo(t)
+	require.Less(t, in.log(t).Full, sharedLog)
+	require.Zero(t, ask("bank", "/v1/export/raw", titled("2")).Errcode)
+}
+
+// A tenant that has less than an equal part is not refused for what others do, and
+// none of its exports goes early; nor does the log come to a stop when it was filled
+// before there were others.
+func TestAModestTenantIsLeftAlone(t *testing.T) {
+	t.Parallel()
+	streams := eventstest.StreamsOn(t, eventstest.Server(t, ""), events.Config{MaxEventsBytes: 1 << 20})
+	in := startOn(t, streams, Config{Authenticate: func(key string) (string, bool) { return key, true }})
+	ask := func(tenant, path, body string) answer {
+		return send(t, http.MethodPost, in.url+path, body, "X-API-Key", tenant)
+	}
+	own := func(tenant string) float64 {
+		in.caughtUpTo(t)
+		n, _, _ := in.tasks.LogBytes(tenant)
+		return float64(n) / (1 << 20)
+	}
+	filled := 0
+	for own("bank") < 0.2 {
+		filled++
+		key := ask("bank", "/v1/export/raw", titled(fmt.Sprint(filled))).key(t)
+		require.Zero(t, ask("bank", "/v1/export/cancel", fmt.Sprintf(`{"key":%q}`, key)).Errcode)
+	}
+	for n := 0; own("shop") < 0.5; n++ {
+		a := ask("shop", "/v1/export/raw", titled(fmt.Sprint(n)))
+		if a.Status == http.StatusTooManyRequests {
+			break
+		}
+		require.Zero(t, ask("shop", "/v1/export/cancel", fmt.Sprintf(`{"key":%q}`, a.key(t))).Errcode)
+	}
+	require.Greater(t, own("shop"), 0.2)
+	require.Less(t, own("shop"), 0.5)
+	// Events that nobody can refuse bring the log beyond what is shared.
+	for n := 0; in.log(t).Full < 0.75; n++ {
+		_, err := streams.Append(t.Context(), events.Export{Tenant: "shop", Key: testKey(n)}, "", func(*events.Export) (events.Payload, error) {
+			return &events.SubmissionRejected{Reason: strings.Repeat("x", 3000)}, nil
+		})
+		require.NoError(t, err)
+	}
+	in.caughtUpTo(t)
+	passes(t, in.sweeper(), 3)
+	u, err := in.tasks.Usage("bank")
+	require.NoError(t, err)
+	require.Equal(t, filled, u.Exports)
+	require.Zero(t, ask("bank", "/v1/export/raw", titled("more")).Errcode)
+	require.Zero(t, ask("new", "/v1/export/raw", titled("more")).Errcode)
+}
+
+// A log that one tenant has filled while it was alone is made free for others: when it
+// is crowded, even what that tenant has under way does not hold it.
+func TestALogThatWasFilledByOneAlone(t *testing.T) {
+	t.Parallel()
+	streams := eventstest.StreamsOn(t, eventstest.Server(t, ""), events.Config{MaxEventsBytes: 1 << 20})
+	in := startOn(t, streams, Config{Authenticate: func(key string) (string, bool) { return key, true }})
+	in.underway(t, testKey(0))
+	for n := 1; in.log(t).Full < 0.75; n++ {
+		in.write(t, testKey(n), requestOf(strings.Repeat("long ", 1000)))
+		in.write(t, testKey(n), &events.ExportCancelled{})
+	}
+	begun := 0
+	for in.log(t).Full < crowded {
+		in.caughtUpTo(t)
+		require.Zero(t, send(t, http.MethodPost, in.url+"/v1/export/raw", titled(fmt.Sprint(begun)), "X-API-Key", "bank").Errcode)
+		begun++
+	}
+	in.caughtUpTo(t)
+	passes(t, in.sweeper(), 10)
+	in.caughtUpTo(t)
+	require.Less(t, in.log(t).Full, crowded)
+	require.False(t, in.knows(t, 0))
+	u, err := in.tasks.Usage("bank")
+	require.NoError(t, err)
+	require.Equal(t, [2]int{begun, begun}, [2]int{u.Exports, u.Unfinished})
+}
+
+// A durable submission that is as it should be is never dropped, however many there
+// are and however full the log: it waits.
+func TestSubmissionsOverTheShareWait(t *testing.T) {
+	t.Parallel()
+	streams := eventstest.StreamsOn(t, eventstest.Server(t, ""), events.Config{MaxEventsBytes: 256 << 10})
+	in := startOn(t, streams, Config{})
+	for n := 0; in.log(t).Full < 0.75; n++ {
+		_, err := streams.Append(t.Context(), events.Export{Tenant: "shop", Key: testKey(n)}, "", func(*events.Export) (events.Payload, error) {
+			return &events.SubmissionRejected{Reason: strings.Repeat("x", 3000)}, nil
+		})
+		require.NoError(t, err)
+	}
+	in.underway(t, testKey(1000)) // of another tenant
+	in.caughtUpTo(t)
+	in.outlook.mu.Lock()
+	in.outlook.log = in.log(t).Space
+	in.outlook.mu.Unlock()
+	require.False(t, in.mayTell("shop"))
+	before := in.log(t).Last
+	const sent = maxWaiting + 50
+	for n := range sent {
+		_, err := streams.JetStream().PublishMsg(t.Context(), &nats.Msg{Subject: events.SubmitSubject("shop", "raw"), Data: []byte(titled(fmt.Sprint(n)))})
+		require.NoError(t, err)
+	}
+	st, err := streams.JetStream().Stream(t.Context(), events.StreamSubmit)
+	require.NoError(t, err)
+	require.Eventually(t, func() bool {
+		c, err := st.Consumer(t.Context(), events.ConsumerSubmissions)
+		return err == nil && c.CachedInfo().NumPending == 0
+	}, 60*time.Second, 20*time.Millisecond, "each was looked at")
+	info, err := st.Info(t.Context())
+	require.NoError(t, err)
+	require.EqualValues(t, sent, info.State.Msgs)
+	require.Equal(t, before, in.log(t).Last)
 }
 
 // Who is alone has the whole log.

@@ -74,6 +74,10 @@ func (s *Service) takeSubmission(ctx context.Context, created time.Time, d event
 		}
 		return err
 	}
+	if failure.Status == http.StatusTooManyRequests && !s.mayTell(tenant) {
+		// There is nothing wrong with it, and no room to say that it is rejected.
+		return events.RetryAfter(fmt.Errorf("submission %d: %w", d.Sequence, err), failure.RetryAfter)
+	}
 	s.waitsNoLonger(tenant, d.Sequence)
 	logFailure(ctx, c.requestID, failure)
 	return s.reject(ctx, c, failure)
@@ -86,20 +90,20 @@ func (s *Service) carryOut(ctx context.Context, sourceType string, c call) (any,
 	if limit := s.bodyLimit(sourceType); int64(len(c.body)) > limit {
 		return nil, tooLarge("body", "is larger than %d bytes", limit)
 	}
-	release, err := s.reserve(ctx, c.tenant, int64(len(c.body)))
-	if err != nil {
-		return nil, err
+	release, ok := s.bodies.try(c.tenant, int64(len(c.body)))
+	if !ok { // others of the stream are not kept waiting for it
+		return nil, unavailable("too many large requests are under way; try again", bodyWait, nil)
 	}
 	defer release()
 	return s.do(ctx, s.operations()[sourceType], c)
 }
 
 // reject tells that a submission was not accepted, under a key of its own. A tenant
-// that has filled the log, with rejections too, is told no more: they would fill the
-// part that is kept for what ends exports.
+// that has far more of the log than its share is told no more of submissions that are
+// wrong: that would fill the part that is kept for what ends exports.
 func (s *Service) reject(ctx context.Context, c call, failure *apiError) error {
 	key := s.streams.Keys().SubmissionKey(c.tenant, *c.submission)
-	if !s.mayTell(c.tenant) {
+	if failure.Status != http.StatusTooManyRequests && !s.mayTell(c.tenant) {
 		slog.Warn("submission rejected, and not told: the tenant's events fill the log", "service", "ingress", "tenant", c.tenant,
 			"sequence", c.submission.Sequence, "errcode", failure.Errcode, "field", failure.Field)
 		return nil

@@ -299,7 +299,7 @@ func TestSubmissionBecomesARequest(t *testing.T) {
 	}, x.Request)
 	header, err := in.streams.Headers(t.Context(), events.DefaultTenant, a.key(t))
 	require.NoError(t, err)
-	require.Equal(t, map[string]string{"X-A": "1", "X-B": "2"}, header)
+	require.Equal(t, events.Secrets{"X-A": "1", "X-B": "2"}, header)
 
 	x = in.read(t, events.DefaultTenant, in.post(t, "/v1/export/http", httpBody("")).key(t))
 	require.Equal(t, &events.HTTPRequest{URL: "http://source/p", Method: "GET", Limit: 50, Conn: 8}, x.Request.HTTP)

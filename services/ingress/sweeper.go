@@ -77,7 +77,8 @@ type sweeper struct {
 	every       time.Duration
 	relief      time.Duration // between two looks at the disk
 	now         func() time.Time
-	room        func() error // whether the disk has room for new exports
+	room        func() error             // whether the disk has room for new exports
+	wanted      func(tenant string) bool // whether a tenant was refused for its share
 
 	mark       events.PurgeMark // of the pass before; zero in the first one
 	strayMark  events.PurgeMark // of the search for strays before; zero in the first one
@@ -89,7 +90,7 @@ func (s *Service) newSweeper() *sweeper {
 	return &sweeper{
 		streams: s.streams, tasks: s.tasks, files: s.files, bound: s.bound,
 		keepPages: s.cfg.KeepPages, keepHistory: s.cfg.KeepHistory, maxHistory: s.cfg.MaxHistory, maxAge: s.cfg.MaxAge,
-		settle: settle, every: sweepEvery, relief: relieveEvery, now: time.Now, room: s.diskRoom,
+		settle: settle, every: sweepEvery, relief: relieveEvery, now: time.Now, room: s.diskRoom, wanted: s.wanted.lately,
 		relieved: map[string]uint64{},
 	}
 }

@@ -25,16 +25,17 @@ const (
 //
 //   - while it is under way, or its callback is pending;
 //   - while its file is there, and until keepHistory after its end; unless it is
-//     not among the newest maxHistory of its tenant, or its tenant takes more of
-//     the log than its share.
+//     not among the newest maxHistory of its tenant, or its tenant has more of the
+//     log than its share and was refused a further one.
 //
 // The place of an export in the log is the event that began its newest round:
 // without that one no reader can make sense of the others. Later events of an
 // export that was trimmed stay for a while, and every reader passes over them.
 //
-// While the log is crowded the head is not waited for: its callback is given up,
-// its file expires, and an unfinished export is failed. For a full log takes no
-// event of anybody.
+// While the log is crowded the head is not waited for if its tenant has more than its
+// share, or is alone: its callback is given up, its file expires, and an unfinished
+// export is failed. When new exports are refused altogether nobody's is waited for, for
+// a full log takes no event of anybody.
 //
 // The order is purge, then the projection; other ingresses learn it from the log,
 // each before its next pass. After a crash in between the next pass goes on. An
@@ -82,11 +83,7 @@ func (s *sweeper) trimPoint(ctx context.Context, log events.LogState) (below uin
 	for _, n := range counts {
 		total += n
 	}
-	pressed, step := log.Full >= crowded, trimStep
-	littleByLittle := total/10 + 1 // then look how full it is
-	if pressed {
-		step = littleByLittle
-	}
+	step, littleByLittle := trimStep, total/10+1 // then look how full it is
 	tenants := map[string]*history{}
 	below = log.First
 	for n := 0; ; {
@@ -112,16 +109,19 @@ func (s *sweeper) trimPoint(ctx context.Context, log events.LogState) (below uin
 				}
 				tenants[x.Tenant] = h
 			}
-			dispensable, err := s.dispense(ctx, x, h.beyond > 0 || h.overShare || pressed, pressed)
+			over := h.portion.over()
+			now := log.Full >= logShare || log.Full >= crowded && (over || h.portion.alone())
+			dispensable, err := s.dispense(ctx, x, h.exports > s.maxHistory || over && s.wanted(x.Tenant) || now, now)
 			if err != nil {
 				return 0, false, fmt.Errorf("trimming key %s: %w", x.Key, err)
 			}
 			if !dispensable {
 				return begun, false, nil
 			}
-			if h.beyond--; h.overShare {
+			if now {
 				step = littleByLittle
 			}
+			h.oneLess()
 			n++
 			below = begun + 1
 		}
@@ -130,8 +130,8 @@ func (s *sweeper) trimPoint(ctx context.Context, log events.LogState) (below uin
 
 // history is what one tenant has in the log.
 type history struct {
-	beyond    int // exports beyond maxHistory
-	overShare bool
+	exports int
+	portion portion
 }
 
 func (s *sweeper) historyOf(tenant string, log events.LogState) (*history, error) {
@@ -139,11 +139,13 @@ func (s *sweeper) historyOf(tenant string, log events.LogState) (*history, error
 	if err != nil {
 		return nil, err
 	}
-	own, others := s.tasks.LogBytes(tenant)
-	return &history{
-		beyond:    u.Exports - s.maxHistory,
-		overShare: log.Space.Limit > 0 && others > 0 && own > shareOf(log.Space),
-	}, nil
+	return &history{u.Exports, portionOf(s.tasks, log.Space, tenant)}, nil
+}
+
+// oneLess takes an export away, as large as the average.
+func (h *history) oneLess() {
+	h.portion = h.portion.less(h.portion.own / int64(max(h.exports, 1)))
+	h.exports--
 }
 
 // dispense reports whether the log can do without an export. It does what has to
