@@ -34,8 +34,7 @@ var ErrTooManyKeys = errors.New("as many Idempotency-Keys of the tenant are reme
 type IdempotencyClaim struct {
 	Key    string `json:"hash_key"`        // of the export that its request asks for
 	Before uint64 `json:"round,omitempty"` // sequence of the round that the export was in when the key came, 0 for none: the key's own is a later one
-
-	At time.Time `json:"-"` // when the key was bound, known to IdempotencyKey alone
+	Log    uint64 `json:"log,omitempty"`   // a sequence that the log had reached then: whatever the key begins comes after it
 }
 
 func (s *Streams) idempotencySubject(tenant, key string) string {
@@ -60,7 +59,6 @@ func (s *Streams) IdempotencyKey(ctx context.Context, tenant, key string) (c Ide
 	if err := json.Unmarshal(m.Data, &c); err != nil {
 		return c, false, fmt.Errorf("Idempotency-Key: %w", err)
 	}
-	c.At = m.Time
 	return c, true, nil
 }
 
@@ -102,6 +100,18 @@ func (s *Streams) ClaimIdempotencyKey(ctx context.Context, tenant, key string, c
 	}
 }
 
+// ReleaseIdempotencyKey takes back what a key was bound to: nothing was begun by it.
+func (s *Streams) ReleaseIdempotencyKey(ctx context.Context, tenant, key string) error {
+	st, err := s.js.Stream(ctx, StreamIdempotency)
+	if err == nil {
+		err = st.Purge(ctx, jetstream.WithPurgeSubject(s.idempotencySubject(tenant, key)))
+	}
+	if err != nil {
+		return fmt.Errorf("%w: releasing an Idempotency-Key: %w", ErrUnavailable, err)
+	}
+	return nil
+}
+
 // claims is what a process knows of the keys that are remembered.
 type claims struct {
 	counts singleflight.Group // of the keys of a tenant
@@ -124,7 +134,9 @@ func (s *Streams) mayClaim(ctx context.Context, tenant string) error {
 	stale := time.Since(c.at) > claimsEvery
 	c.mu.Unlock()
 	if stale {
-		_, err, _ := c.counts.Do("", func() (any, error) {
+		_, err, _ := c.counts.Do("", func() (any, error) { // not for the first that asks alone
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.PublishTimeout)
+			defer cancel()
 			st, err := s.js.Stream(ctx, StreamIdempotency)
 			if err != nil {
 				return nil, err
@@ -145,7 +157,11 @@ func (s *Streams) mayClaim(ctx context.Context, tenant string) error {
 	plenty := c.limit <= 0 || float64(c.used) < float64(c.limit)*plentyOfClaims
 	c.mu.Unlock()
 	if !plenty && !known {
-		n, err, _ := c.counts.Do(tenant, func() (any, error) { return s.countClaims(ctx, tenant) })
+		n, err, _ := c.counts.Do(tenant, func() (any, error) {
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.PublishTimeout)
+			defer cancel()
+			return s.countClaims(ctx, tenant)
+		})
 		if err != nil {
 			return fmt.Errorf("%w: counting Idempotency-Keys: %w", ErrUnavailable, err)
 		}

@@ -43,7 +43,5 @@ func TestKeysOfOneTenantLeaveRoomForOthers(t *testing.T) {
 	first, ok, err := s.IdempotencyKey(t.Context(), "shop", "0")
 	require.NoError(t, err)
 	require.True(t, ok)
-	require.WithinDuration(t, time.Now(), first.At, time.Minute)
-	first.At = time.Time{}
 	require.Equal(t, claim, first)
 }

@@ -2,6 +2,7 @@ package events
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -30,6 +31,8 @@ const (
 	resultsEvery = 8 << 20
 	// resultsWait is how long making room may take. Meanwhile one callback waits.
 	resultsWait = 30 * time.Second
+	// resultHeaders is what a result takes beside its body, about.
+	resultHeaders = 1 << 10
 	// headerMsgSize is where a consumer of headers alone is told the size of the rest.
 	headerMsgSize = "Nats-Msg-Size"
 )
@@ -49,20 +52,39 @@ type results struct {
 // A result is kept for Config.KeepCallbacks, unless the stream is full before: then
 // the tenants that have most of it lose their oldest results.
 func (s *Streams) PublishCallback(ctx context.Context, subject string, x *Export, ceType string, body []byte) error {
+	return s.publishResult(ctx, subject, x.Tenant, x.Key, x.WebhookID(), x.CorrelationID, ceType, x.FinishedAt, body)
+}
+
+// rejectedName is the last token of the subject that PublishRejected publishes on.
+const rejectedName = "rejected"
+
+// PublishRejected tells a producer that its submission was rejected, on a subject of
+// SHEAF_CALLBACKS, sheaf.callback.<tenant>.rejected, where the log has no room for it.
+// The body is that of the event.
+func (s *Streams) PublishRejected(ctx context.Context, tenant, key, correlation string, r *SubmissionRejected) error {
+	body, err := json.Marshal(r)
+	if err != nil {
+		return fmt.Errorf("telling of a rejected submission: %w", err)
+	}
+	id := key + "-" + strconv.FormatUint(r.Submission.Sequence, 10)
+	return s.publishResult(ctx, subjectCallback+tenant+"."+rejectedName, tenant, key, id, correlation, typeNames[TypeRejected], time.Now(), body)
+}
+
+func (s *Streams) publishResult(ctx context.Context, subject, tenant, key, id, correlation, ceType string, at time.Time, body []byte) error {
 	s.makeRoomForResults(ctx, int64(len(body)))
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.PublishTimeout)
 	defer cancel()
 	h := nats.Header{
 		headerSpecVersion: {"1.0"},
-		headerID:          {x.WebhookID()},
-		headerSource:      {"/sheaf/" + x.Tenant},
+		headerID:          {id},
+		headerSource:      {"/sheaf/" + tenant},
 		headerType:        {ceType},
-		headerSubject:     {x.Key},
-		headerTime:        {x.FinishedAt.UTC().Format(time.RFC3339Nano)},
+		headerSubject:     {key},
+		headerTime:        {at.UTC().Format(time.RFC3339Nano)},
 		headerContentType: {"application/json"},
 	}
-	if x.CorrelationID != "" {
-		h[headerCorrelationID] = []string{x.CorrelationID}
+	if correlation != "" {
+		h[headerCorrelationID] = []string{correlation}
 	}
 	failpoint.Hit("publish-callback.before")
 	if _, err := s.js.PublishMsg(ctx, &nats.Msg{Subject: subject, Data: body, Header: h}); err != nil {
@@ -72,37 +94,48 @@ func (s *Streams) PublishCallback(ctx context.Context, subject string, x *Export
 	return nil
 }
 
+// add counts bytes that are about to be published, and reports whether it is time for a
+// look. If another is under way nothing is counted, and busy is closed at its end; else
+// the look is the caller's until done.
+func (r *results) add(bytes int64) (due bool, busy <-chan struct{}, done func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.published+bytes < resultsEvery {
+		r.published += bytes
+		return false, nil, nil
+	}
+	if r.looked != nil {
+		return true, r.looked, nil
+	}
+	looked := make(chan struct{})
+	r.published, r.looked = 0, looked
+	return true, nil, func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.looked = nil
+		close(looked)
+	}
+}
+
 // makeRoomForResults removes results when the stream is crowded, now and then. While
 // one looks, no more than resultsEvery is published. A failure is no reason not to
 // publish: the server makes room too, less fairly.
 func (s *Streams) makeRoomForResults(ctx context.Context, bytes int64) {
-	r := &s.results
 	for {
-		r.mu.Lock()
-		busy, due := r.looked, r.published+bytes >= resultsEvery
-		if !due || busy == nil {
+		due, busy, done := s.results.add(bytes + resultHeaders)
+		if !due {
+			return
+		}
+		if busy == nil {
+			defer done()
 			break
 		}
-		r.mu.Unlock()
 		select {
 		case <-busy:
 		case <-ctx.Done():
 			return
 		}
 	}
-	if r.published += bytes + 1<<10; r.published < resultsEvery {
-		r.mu.Unlock()
-		return
-	}
-	done := make(chan struct{})
-	r.published, r.looked = 0, done
-	r.mu.Unlock()
-	defer func() {
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		r.looked = nil
-		close(done)
-	}()
 	ctx, cancel := context.WithTimeout(ctx, resultsWait)
 	defer cancel()
 	if err := s.shareResults(ctx); err != nil {

@@ -63,7 +63,7 @@ type Config struct {
 	Shared          bool
 	Replicas        int           // of every stream; default 1
 	MaxPagesBytes   int64         // of SHEAF_PAGES; default 4 GiB
-	MaxEventsBytes  int64         // of SHEAF_EVENTS; default 2 GiB, some 100,000 exports with large requests
+	MaxEventsBytes  int64         // of SHEAF_EVENTS; default 2 GiB, some 500,000 exports, 100,000 with large requests
 	MaxSubmitBytes  int64         // of SHEAF_SUBMIT; default 1 GiB
 	KeepCallbacks   time.Duration // how long results on SHEAF_CALLBACKS are kept; default 168h
 	KeepIdempotency time.Duration // how long an Idempotency-Key is remembered; default 168h

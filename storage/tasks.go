@@ -176,12 +176,17 @@ func (t *Tasks) Bind(streamCreated time.Time, lastSeq uint64) error {
 		return fmt.Errorf("binding the projection: %w", err)
 	}
 	if emptied {
-		t.reached(0)
-		t.mu.Lock()
-		t.logBytes, t.logTotal = map[string]int64{}, 0
-		t.mu.Unlock()
+		t.emptied()
 	}
 	return nil
+}
+
+// emptied brings what is kept in memory to the state of an empty file.
+func (t *Tasks) emptied() {
+	t.mu.Lock()
+	t.logBytes, t.logTotal = map[string]int64{}, 0
+	t.mu.Unlock()
+	t.reached(0)
 }
 
 // Apply folds events of the log into the projection, in the order given, all or

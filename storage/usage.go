@@ -17,11 +17,10 @@ type Usage struct {
 	Owed       int64 // bytes of the log that its exports may yet take, about
 }
 
-// What an export may yet take of the log. An attempt at a callback takes some 650 bytes,
-// and a dead receiver is asked ten times.
+// What an export may yet take of the log.
 const (
-	owedEnd      = 2 << 10 // how it was crawled and how it ended
-	owedCallback = 7 << 10
+	owedEnd      = 2 * leastEventBytes  // how it was crawled and how it ended
+	owedCallback = 10 * leastEventBytes // a dead receiver is asked ten times
 )
 
 func (u Usage) plus(o Usage) Usage {
@@ -39,7 +38,7 @@ func usageOf(x *events.Export) (u Usage) {
 	}
 	u.Exports = 1
 	if x.Callback.State == events.CallbackPending || !x.State.Terminal() && x.Request.Callback != "" {
-		u.Owed = owedCallback
+		u.Owed = max(owedCallback-int64(x.Callback.Attempts)*leastEventBytes, 0)
 	}
 	switch {
 	case !x.State.Terminal():

@@ -145,6 +145,6 @@ func (t *Tasks) Forget() error {
 	if err := t.update(empty); err != nil {
 		return fmt.Errorf("emptying the projection: %w", err)
 	}
-	t.reached(0)
+	t.emptied()
 	return nil
 }

@@ -45,7 +45,7 @@ type Config struct {
 	MaxFilesBytes    byteSize        `name:"max-files-bytes-per-tenant" env:"SHEAF_MAX_FILES_BYTES_PER_TENANT" default:"0" placeholder:"SIZE" help:"Most bytes of finished files of one tenant; above it new exports are answered 429. 0 for no limit (${default}: the disk is the limit)."`
 	MaxSkew          time.Duration   `env:"SHEAF_MAX_SKEW" default:"0s" placeholder:"DURATION" help:"How far the timestamp of a request may be from this clock, so that recorded requests cannot be sent again; 0s for any (${default})."`
 	MaxPagesBytes    byteSize        `env:"SHEAF_MAX_PAGES_BYTES" default:"4GiB" placeholder:"SIZE" help:"Most bytes of pages that are kept at once (${default})."`
-	MaxLogBytes      byteSize        `env:"SHEAF_MAX_LOG_BYTES" default:"2GiB" placeholder:"SIZE" help:"Most bytes of the event log (${default}: some 500,000 exports). A tenant that shares it with others has at most twice what is left of 70 % of it; beyond that it is answered 429."`
+	MaxLogBytes      byteSize        `env:"SHEAF_MAX_LOG_BYTES" default:"2GiB" placeholder:"SIZE" help:"Most bytes of the event log (${default}: some 500,000 exports). Of tenants that share it each may have an equal part of 60 %, at first more; beyond that it is answered 429."`
 	MaxHistory       int             `env:"SHEAF_MAX_HISTORY" default:"100000" placeholder:"N" help:"Most exports of one tenant that are remembered (${default})."`
 	KeepFiles        time.Duration   `env:"SHEAF_KEEP_FILES" default:"168h" placeholder:"DURATION" help:"How long finished files can be downloaded (${default})."`
 	KeepPages        time.Duration   `env:"SHEAF_KEEP_PAGES" default:"24h" placeholder:"DURATION" help:"At most how long pages of ended exports are kept for a retry (${default})."`

@@ -38,10 +38,12 @@ const (
 	// has taken over.
 	lostFor = 5 * time.Second
 	// paceWindow is over what time the pace of a crawl is taken, and paceAhead for how
-	// long it reserves space by it: a source that answers a page now and then holds no
-	// room for a million of them.
+	// long one that would take longer than paceLong reserves space by it: a source that
+	// answers a page now and then holds no room for a million of them. One that takes
+	// less keeps all its room, for what others stored in it meanwhile might have to go.
 	paceWindow = time.Minute
 	paceAhead  = 10 * time.Minute
+	paceLong   = 2 * time.Hour
 	// endedLooks is how often an export that was heard to have completed is
 	// looked at before that is believed to be a mistake.
 	endedLooks = 5
@@ -164,7 +166,7 @@ type space struct {
 	disk    Disk
 	limit   atomic.Int64 // of room, by the last look; 0 before the first
 	// Of reservations; settable by tests.
-	paceWindow, paceAhead time.Duration
+	paceWindow, paceAhead, paceLong time.Duration
 
 	looking chan struct{} // holds the right to look, and what follows
 	known   room
@@ -182,7 +184,7 @@ type space struct {
 
 func newSpace(streams *events.Streams, disk Disk) *space {
 	return &space{
-		streams: streams, disk: disk, paceWindow: paceWindow, paceAhead: paceAhead, looking: make(chan struct{}, 1), checked: map[uint64]time.Time{},
+		streams: streams, disk: disk, paceWindow: paceWindow, paceAhead: paceAhead, paceLong: paceLong, looking: make(chan struct{}, 1), checked: map[uint64]time.Time{},
 		completed: map[[2]string]int{}, news: make(chan struct{}),
 	}
 }
@@ -456,9 +458,9 @@ func (p *pace) look(now time.Time, stored int64, window time.Duration) {
 	}
 }
 
-// atMost bounds what a crawl reserves by what it will store within a time.
-func (p *pace) atMost(more, least int64, within time.Duration) int64 {
-	if !p.known {
+// atMost bounds what a crawl that takes long reserves by what it will store within a time.
+func (p *pace) atMost(more, least int64, within, long time.Duration) int64 {
+	if !p.known || float64(more) <= p.perSec*long.Seconds() {
 		return more
 	}
 	return min(more, max(least, int64(p.perSec*within.Seconds())))
@@ -700,7 +702,7 @@ func (c *crawl) reserve(ctx context.Context, n need, starved int64) error {
 	}
 	r.Requested, r.Run, r.Stored, r.Starved, r.GaveWay = c.x.RequestedSeq, c.into, n.stored, starved, 0
 	old := c.reservation
-	more := c.pace.atMost(n.more, n.stored/int64(max(n.pages, 1)), c.space.paceAhead)
+	more := c.pace.atMost(n.more, n.stored/int64(max(n.pages, 1)), c.space.paceAhead, c.space.paceLong)
 	if r.Remaining = more + more/8; n.pages == 0 {
 		r.Remaining = max(r.Remaining, old.Remaining) // an earlier crawl knew more
 	}

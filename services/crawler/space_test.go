@@ -608,7 +608,7 @@ func TestASlowSourceReservesLittle(t *testing.T) {
 
 	service, err := New(Config{Policy: quick}, s, server.Client())
 	require.NoError(t, err)
-	service.space.paceWindow, service.space.paceAhead = 200*time.Millisecond, time.Second
+	service.space.paceWindow, service.space.paceAhead, service.space.paceLong = 200*time.Millisecond, time.Second, time.Second
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- service.Run(ctx) }()
@@ -635,15 +635,16 @@ func TestPace(t *testing.T) {
 	begun := time.Now()
 	at := func(s float64) time.Time { return begun.Add(time.Duration(s * float64(time.Second))) }
 	var p pace
-	require.EqualValues(t, 1000, p.atMost(1000, 1, time.Minute), "nothing is known of it yet")
+	require.EqualValues(t, 1000, p.atMost(1000, 1, time.Minute, time.Second), "nothing is known of it yet")
 	p.look(at(0), 0, 10*time.Second)
 	p.look(at(9), 900, 10*time.Second)
-	require.EqualValues(t, 1000, p.atMost(1000, 1, 5*time.Second))
+	require.EqualValues(t, 1000, p.atMost(1000, 1, 5*time.Second, time.Second))
 	p.look(at(10), 1000, 10*time.Second)
-	require.EqualValues(t, 500, p.atMost(1000, 1, 5*time.Second))
-	require.EqualValues(t, 700, p.atMost(1000, 700, 5*time.Second), "one page in any case")
+	require.EqualValues(t, 500, p.atMost(1000, 1, 5*time.Second, time.Second))
+	require.EqualValues(t, 1000, p.atMost(1000, 1, 5*time.Second, 10*time.Second), "it is done soon")
+	require.EqualValues(t, 700, p.atMost(1000, 700, 5*time.Second, time.Second), "one page in any case")
 	p.look(at(15), 1000, 10*time.Second)
-	require.EqualValues(t, 500, p.atMost(1000, 1, 5*time.Second), "by the newest whole window")
+	require.EqualValues(t, 500, p.atMost(1000, 1, 5*time.Second, time.Second), "by the newest whole window")
 	p.look(at(20), 1000, 10*time.Second)
-	require.EqualValues(t, 1, p.atMost(1000, 1, 5*time.Second))
+	require.EqualValues(t, 1, p.atMost(1000, 1, 5*time.Second, time.Second))
 }

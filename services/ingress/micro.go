@@ -114,9 +114,9 @@ func (m *microService) call(req micro.Request, name string, op operation, id str
 	if limit := m.s.bodyLimit(name); int64(len(c.body)) > limit {
 		return nil, tooLarge("body", "is larger than %d bytes", limit)
 	}
-	release, err := m.s.reserve(m.back, tenant, int64(len(c.body)))
-	if err != nil {
-		return nil, err
+	release, ok := m.s.bodies.try(tenant, int64(len(c.body)))
+	if !ok { // the places of calls are everybody's
+		return nil, unavailable("too many large requests are under way; try again", bodyWait, nil)
 	}
 	defer release()
 	return m.s.do(m.back, op, c)

@@ -113,7 +113,7 @@ var errDuplicate = errors.New("duplicate request")
 
 // submit begins an export, or finds the one that an equal request began. What
 // the export needs is durable before the event that announces it.
-func (s *Service) submit(ctx context.Context, sourceType string, c call) (any, error) {
+func (s *Service) submit(ctx context.Context, sourceType string, c call) (_ any, err error) {
 	sub, err := parseSubmission(s.streams.Keys(), c.tenant, sourceType, c.body)
 	if err != nil {
 		return nil, err
@@ -126,7 +126,7 @@ func (s *Service) submit(ctx context.Context, sourceType string, c call) (any, e
 	if sourceType == events.SourceRaw {
 		log = 0 // its event is small
 	}
-	admitted, err := s.admit(disk, log+eventBytes)
+	admitted, err := s.admit(c.tenant, disk, log+eventBytes)
 	if err != nil {
 		return nil, err
 	}
@@ -134,9 +134,15 @@ func (s *Service) submit(ctx context.Context, sourceType string, c call) (any, e
 	defer func() { admitted(written) }()
 	answer := accepted{HashKey: sub.key, Warnings: sub.request.Warnings}
 
-	if done, err := s.mayBegin(ctx, c, sub); err != nil || done {
+	done, bound, err := s.mayBegin(ctx, c, sub)
+	if err != nil || done {
 		return answer, err
 	}
+	defer func() {
+		if bound && err != nil {
+			s.release(ctx, c, err)
+		}
+	}()
 
 	decide := expireFirst(func(x *events.Export) (events.Payload, error) {
 		switch x.State {
@@ -323,7 +329,7 @@ func (s *Service) retry(ctx context.Context, c call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	admitted, err := s.admit(0, int64(len(again))+eventBytes)
+	admitted, err := s.admit(c.tenant, 0, int64(len(again))+eventBytes)
 	if err != nil {
 		return nil, err
 	}

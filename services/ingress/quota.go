@@ -2,6 +2,7 @@ package ingress
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"net/http"
@@ -83,8 +84,8 @@ func validIdempotencyKey(key string) error {
 // answered reports whether the Idempotency-Key of a call has begun its export before,
 // however that ended: then nothing is to be begun. A process that died after it bound
 // the key has left it without a round of its own; then the repetition begins it. So it
-// would look, too, when the export was forgotten before the key; but then the log
-// begins after the key was bound.
+// would look, too, when the export was forgotten before the key; but then what came
+// after the key has been trimmed from the log.
 func (s *Service) answered(ctx context.Context, c call, hashKey string, claim events.IdempotencyClaim) (bool, error) {
 	if claim.Key != hashKey {
 		return false, &apiError{
@@ -97,45 +98,61 @@ func (s *Service) answered(ctx context.Context, c call, hashKey string, claim ev
 		return err == nil && x.State != events.StateNone, err
 	}
 	log, err := s.streams.LogState(ctx)
-	return err == nil && log.Trimmed > 0 && claim.At.Before(log.FirstTime), err
+	return err == nil && log.Trimmed > claim.Log+1, err
 }
 
 // mayBegin says whether a submission may begin an export: it is fresh, its tenant has
 // room, and its Idempotency-Key is its own. done means that the key has begun the
-// export before. The key is bound last, so that a request that is refused can be
+// export before, bound that it was bound by this call. The key is bound last, so that a request that is refused can be
 // sent again, corrected, with the same one; and asked first, so that a repetition is
 // answered however old it is.
-func (s *Service) mayBegin(ctx context.Context, c call, sub *submission) (done bool, err error) {
+func (s *Service) mayBegin(ctx context.Context, c call, sub *submission) (done, bound bool, err error) {
 	if c.idempotency != "" {
-		claim, bound, err := s.streams.IdempotencyKey(ctx, c.tenant, c.idempotency)
+		claim, known, err := s.streams.IdempotencyKey(ctx, c.tenant, c.idempotency)
 		if err != nil {
-			return false, err
+			return false, false, err
 		}
-		if bound {
-			return s.answered(ctx, c, sub.key, claim)
+		if known {
+			done, err := s.answered(ctx, c, sub.key, claim)
+			return done, false, err
 		}
 	}
 	if err := s.isFresh(sub.request.Timestamp, c.at); err != nil || c.idempotency == "" {
-		return false, err
+		return false, false, err
 	}
 	x, err := s.streams.Read(ctx, c.tenant, sub.key)
 	if err != nil {
-		return false, err
+		return false, false, err
 	}
 	if x.State == events.StateNone || x.State.Terminal() && x.State != events.StateCompleted {
 		if err := s.withinQuota(c.tenant); err != nil {
-			return false, err
+			return false, false, err
 		}
 	}
-	claim := events.IdempotencyClaim{Key: sub.key, Before: x.RequestedSeq}
+	claim := events.IdempotencyClaim{Key: sub.key, Before: x.RequestedSeq, Log: max(s.tasks.Applied(), x.LastSeq)}
 	if !x.State.Terminal() || x.State == events.StateCompleted {
 		claim.Before = 0 // the round that is there answers it
 	}
 	first, err := s.streams.ClaimIdempotencyKey(ctx, c.tenant, c.idempotency, claim)
 	if err != nil || first == claim {
-		return false, err
+		return false, err == nil, err
 	}
-	return s.answered(ctx, c, sub.key, first) // another was first
+	done, err = s.answered(ctx, c, sub.key, first) // another was first
+	return done, false, err
+}
+
+// release takes back a key that a call has bound, after an error that says that nothing
+// was begun: a repetition is not to be answered for it.
+func (s *Service) release(ctx context.Context, c call, err error) {
+	var refused *apiError
+	if !errors.As(err, &refused) && !errors.Is(err, events.ErrNoSpace) {
+		return // it may be written
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), readWait)
+	defer cancel()
+	if err := s.streams.ReleaseIdempotencyKey(ctx, c.tenant, c.idempotency); err != nil {
+		logger(c.requestID).Warn("an Idempotency-Key stays bound although nothing was begun", "error", err)
+	}
 }
 
 const (
@@ -144,6 +161,9 @@ const (
 	// pending messages and the stream, which all tenants share; more are rejected.
 	maxWaiting      = 1000
 	maxWaitingBytes = 64 << 20
+	// knownWaiting is how much more of those may wait that did so before: others may
+	// have come first to this process.
+	knownWaiting = 4
 )
 
 // waitsFor is how long a submission that was handed back is taken to wait: it is
@@ -158,7 +178,12 @@ type waitingSubmission struct {
 }
 
 // waitsForQuota notes that a durable submission waits, and reports whether it may.
-func (s *Service) waitsForQuota(tenant string, sequence uint64, bytes int) bool {
+// again says that it came before.
+func (s *Service) waitsForQuota(tenant string, sequence uint64, bytes int, again bool) bool {
+	most, mostBytes := maxWaiting, maxWaitingBytes
+	if again {
+		most, mostBytes = knownWaiting*most, knownWaiting*mostBytes
+	}
 	s.waitingMu.Lock()
 	defer s.waitingMu.Unlock()
 	waiting := s.waiting[tenant]
@@ -172,7 +197,7 @@ func (s *Service) waitsForQuota(tenant string, sequence uint64, bytes int) bool 
 		for _, w := range waiting {
 			sum += w.bytes
 		}
-		return len(waiting) >= maxWaiting || len(waiting) > 0 && sum > maxWaitingBytes
+		return len(waiting) >= most || len(waiting) > 0 && sum > mostBytes
 	}
 	if _, ok := waiting[sequence]; !ok && full() {
 		maps.DeleteFunc(waiting, func(_ uint64, w waitingSubmission) bool { return now.After(w.until) })

@@ -238,10 +238,30 @@ func TestIdempotencyKeyOutlivesItsExport(t *testing.T) {
 	dead := submit("3", "").key(t)
 	require.NoError(t, in.streams.TrimLog(t.Context(), in.caughtUpTo(t), in.caughtUpTo(t).Last))
 	require.Zero(t, send(t, http.MethodPost, in.url+"/v1/export/cancel", fmt.Sprintf(`{"key":%q}`, dead)).Errcode)
-	fourth, err := in.streams.ClaimIdempotencyKey(t.Context(), events.DefaultTenant, "k-4", events.IdempotencyClaim{Key: dead, Before: in.read(t, events.DefaultTenant, dead).RequestedSeq})
+	fourth, err := in.streams.ClaimIdempotencyKey(t.Context(), events.DefaultTenant, "k-4", events.IdempotencyClaim{Key: dead, Before: in.read(t, events.DefaultTenant, dead).RequestedSeq, Log: in.log(t).Last})
 	require.NoError(t, err)
 	require.Equal(t, dead, submit("3", "k-4").key(t))
 	x := in.read(t, events.DefaultTenant, dead)
 	require.Equal(t, events.StateRequested, x.State)
 	require.Greater(t, x.RequestedSeq, fourth.Before)
+}
+
+// A key whose request was refused after it was bound is free again: it would answer for
+// an export that nobody began.
+func TestIdempotencyKeyOfARefusedRequest(t *testing.T) {
+	in := start(t, eventstest.Server(t, ""), Config{})
+	claim := events.IdempotencyClaim{Key: testKey(1), Log: 1}
+	first, err := in.streams.ClaimIdempotencyKey(t.Context(), events.DefaultTenant, "k", claim)
+	require.NoError(t, err)
+	require.Equal(t, claim, first)
+	bound := func() bool {
+		_, ok, err := in.streams.IdempotencyKey(t.Context(), events.DefaultTenant, "k")
+		require.NoError(t, err)
+		return ok
+	}
+	c := call{tenant: events.DefaultTenant, idempotency: "k"}
+	in.release(t.Context(), c, events.ErrUnavailable)
+	require.True(t, bound(), "it may have been written")
+	in.release(t.Context(), c, fmt.Errorf("x: %w", conflict("no")))
+	require.False(t, bound())
 }

@@ -12,19 +12,23 @@ import (
 )
 
 const (
-	// sharedLog is the part of the log that tenants share: what they begin may fill
-	// it up to here, but for the least that each may have. Above lies what ends
-	// exports, up to where the log is crowded.
-	sharedLog = 0.66
+	// sharedLog is the part of the log that tenants share: an equal part of it is
+	// everybody's, whatever others do. Above it is room for one that took more while
+	// there were fewer, and for what ends exports: with a first one that has half of the
+	// shared part, and any number of others that have their equal parts, the log is as
+	// full as new exports may make it.
+	sharedLog = 0.6
 	// shareOfFree is how much of the log one tenant may take, in what is free of that
-	// part. One that fills it is so left with two thirds of it, two with two fifths
-	// each, and however many fill it, something is free for one that comes: the
-	// dynamic thresholds of shared-memory switches (Choudhury and Hahne, 1998). A
-	// fixed share would be too much of many tenants and too little of two.
-	shareOfFree = 2
+	// part, if that is more than an equal part. However many take all they may,
+	// something is left for one that comes: the dynamic thresholds of shared-memory
+	// switches (Choudhury and Hahne, 1998).
+	shareOfFree = 1
 	// untoldBeyond is how far beyond its share, in parts of the log, a tenant is
 	// told that submissions are rejected.
 	untoldBeyond = 0.05
+	// newcomersLog is how much of the log may be filled for a tenant to begin its first
+	// export: only then is a tenant that has filled it no longer alone.
+	newcomersLog = 0.95
 	// wantedFor is how long after a tenant was refused for its share its oldest
 	// exports make room for new ones.
 	wantedFor = 10 * time.Minute
@@ -50,21 +54,18 @@ func portionOf(tasks *storage.Tasks, log events.Space, tenant string) portion {
 	return portion{log, own, tenants}
 }
 
-func (p portion) share() int64 { return shareOf(p.log, p.tenants) }
+func (p portion) share(freed int64) int64 {
+	p.log.Used -= freed
+	return shareOf(p.log, p.tenants)
+}
 
 // alone reports whether no other tenant has anything in the log. Such a one has all of
 // it: when it is crowded its own history goes early, and nobody else's.
 func (p portion) alone() bool { return p.log.Limit <= 0 || p.tenants <= 1 }
 
-// over reports whether the tenant has more than its share.
-func (p portion) over() bool { return !p.alone() && p.own > p.share() }
-
-// less is the portion when so many bytes of the tenant are gone.
-func (p portion) less(bytes int64) portion {
-	p.own -= bytes
-	p.log.Used -= bytes
-	return p
-}
+// over reports whether the tenant has more than its share, if so many bytes of the log
+// were freed.
+func (p portion) over(freed int64) bool { return !p.alone() && p.own > p.share(freed) }
 
 func (s *Service) portion(tenant string) portion {
 	s.outlook.mu.Lock()
@@ -77,14 +78,14 @@ func (s *Service) portion(tenant string) portion {
 // it may: else it could fill it, and then nobody could begin anything.
 func (s *Service) withinShare(tenant string) error {
 	p := s.portion(tenant)
-	if !p.over() {
+	if !p.over(0) {
 		return nil
 	}
 	s.wanted.note(tenant)
 	return &apiError{
 		Errcode: errcodeQuota, Status: http.StatusTooManyRequests, RetryAfter: quotaWait,
 		Msg: fmt.Sprintf("your exports take %d bytes of the event log, of %d that they may while others use it too; "+
-			"try again when the oldest of them are forgotten", p.own, p.share()),
+			"try again when the oldest of them are forgotten", p.own, p.share(0)),
 	}
 }
 
@@ -92,7 +93,7 @@ func (s *Service) withinShare(tenant string) error {
 // was rejected, and takes that room.
 func (s *Service) mayTell(tenant string) bool {
 	p := s.portion(tenant)
-	if p.over() && p.own-p.share() > int64(float64(p.log.Limit)*untoldBeyond) {
+	if p.over(0) && p.own-p.share(0) > int64(float64(p.log.Limit)*untoldBeyond) {
 		return false
 	}
 	s.outlook.mu.Lock()

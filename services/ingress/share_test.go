@@ -1,6 +1,7 @@
 package ingress
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"strings"
@@ -98,7 +99,7 @@ func TestOneTenantCannotFillTheLog(t *testing.T) {
 	s := in.sweeper()
 	passes(t, s, 3)
 	p := portionOf(in.tasks, in.log(t).Space, "shop")
-	require.LessOrEqual(t, p.own, p.share())
+	require.LessOrEqual(t, p.own, p.share(0))
 	require.Eventually(t, func() bool { return submit("shop", "another").Errcode == 0 }, 10*time.Second, 20*time.Millisecond)
 }
 
@@ -211,9 +212,9 @@ func TestALogThatWasFilledByOneAlone(t *testing.T) {
 	require.Equal(t, [2]int{begun, begun}, [2]int{u.Exports, u.Unfinished})
 }
 
-// A durable submission that is as it should be is never dropped, however many there
-// are and however full the log: it waits.
-func TestSubmissionsOverTheShareWait(t *testing.T) {
+// Durable submissions of a tenant that is far over its share wait, as many as may; what
+// is rejected beyond that is told, though not in the log.
+func TestSubmissionsOverTheShareAreTold(t *testing.T) {
 	t.Parallel()
 	streams := eventstest.StreamsOn(t, eventstest.Server(t, ""), events.Config{MaxEventsBytes: 256 << 10})
 	in := startOn(t, streams, Config{})
@@ -229,22 +230,79 @@ func TestSubmissionsOverTheShareWait(t *testing.T) {
 	in.outlook.log = in.log(t).Space
 	in.outlook.mu.Unlock()
 	require.False(t, in.mayTell("shop"))
+	results, err := streams.Conn().SubscribeSync("sheaf.callback.shop.>")
+	require.NoError(t, err)
 	before := in.log(t).Last
-	const sent = maxWaiting + 50
-	for n := range sent {
-		_, err := streams.JetStream().PublishMsg(t.Context(), &nats.Msg{Subject: events.SubmitSubject("shop", "raw"), Data: []byte(titled(fmt.Sprint(n)))})
+	const more = 50
+	for n := range maxWaiting + more + 1 {
+		body := titled(fmt.Sprint(n))
+		if n == maxWaiting+more {
+			body = `{"title":1}`
+		}
+		_, err := streams.JetStream().PublishMsg(t.Context(), &nats.Msg{
+			Subject: events.SubmitSubject("shop", "raw"), Header: nats.Header{"ce-id": {fmt.Sprint("my-", n)}}, Data: []byte(body),
+		})
 		require.NoError(t, err)
 	}
+	told := map[string]int{}
+	for range more + 1 {
+		m, err := results.NextMsg(30 * time.Second)
+		require.NoError(t, err)
+		require.Equal(t, "sheaf.callback.shop.rejected", m.Subject)
+		require.Equal(t, "sheaf.submission.rejected.v1", m.Header.Get("ce-type"))
+		var r events.SubmissionRejected
+		require.NoError(t, json.Unmarshal(m.Data, &r))
+		told[m.Header.Get("ce-correlationid")] = r.Errcode
+	}
+	require.Len(t, told, more+1, "each once")
+	require.Equal(t, errcodeInvalid, told[fmt.Sprint("my-", maxWaiting+more)])
 	st, err := streams.JetStream().Stream(t.Context(), events.StreamSubmit)
 	require.NoError(t, err)
 	require.Eventually(t, func() bool {
-		c, err := st.Consumer(t.Context(), events.ConsumerSubmissions)
-		return err == nil && c.CachedInfo().NumPending == 0
-	}, 60*time.Second, 20*time.Millisecond, "each was looked at")
-	info, err := st.Info(t.Context())
-	require.NoError(t, err)
-	require.EqualValues(t, sent, info.State.Msgs)
+		info, err := st.Info(t.Context())
+		return err == nil && info.State.Msgs == maxWaiting
+	}, 10*time.Second, 20*time.Millisecond, "the others wait")
 	require.Equal(t, before, in.log(t).Last)
+}
+
+// Many exports that run at the head of a log that is crowded are ended together, not
+// one after another.
+func TestManyUnfinishedHeadsGoTogether(t *testing.T) {
+	t.Parallel()
+	streams := eventstest.StreamsOn(t, eventstest.Server(t, ""), events.Config{MaxEventsBytes: 1 << 20})
+	in := startOn(t, streams, Config{Authenticate: func(key string) (string, bool) { return key, true }})
+	n := 0
+	for ; in.log(t).Full < logShare; n++ {
+		in.write(t, testKey(n), requestOf(strings.Repeat("long ", 1000)))
+	}
+	in.caughtUpTo(t)
+	in.outlook.mu.Lock()
+	in.outlook.log = in.log(t).Space
+	in.outlook.mu.Unlock()
+	require.Equal(t, http.StatusServiceUnavailable, send(t, http.MethodPost, in.url+"/v1/export/raw", titled("1"), "X-API-Key", events.DefaultTenant).Status)
+	require.Zero(t, send(t, http.MethodPost, in.url+"/v1/export/raw", titled("1"), "X-API-Key", "new").Errcode, "a newcomer may begin")
+	in.caughtUpTo(t)
+	s := in.sweeper()
+	passes(t, s, 1)
+	passes(t, s, 1)
+	in.caughtUpTo(t)
+	failed := 0
+	for k := range n {
+		if in.read(t, events.DefaultTenant, testKey(k)).State == events.StateFailed {
+			failed++
+		}
+	}
+	require.InDelta(t, n/10, failed, 2, "a step of them, and no more before those are gone")
+	for range 12 {
+		passes(t, s, 1)
+		in.caughtUpTo(t)
+	}
+	require.Less(t, in.log(t).Full, crowded)
+	p := portionOf(in.tasks, in.log(t).Space, "new")
+	require.False(t, p.over(0))
+	u, err := in.tasks.Usage("new")
+	require.NoError(t, err)
+	require.Equal(t, 1, u.Unfinished)
 }
 
 // Who is alone has the whole log.

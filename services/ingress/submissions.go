@@ -61,10 +61,10 @@ func (s *Service) takeSubmission(ctx context.Context, created time.Time, d event
 		return nil
 	}
 	failure := asAPIError(err)
-	if failure.Status == http.StatusTooManyRequests && (s.waitsForQuota(tenant, d.Sequence, len(d.Data)) || d.Delivered > 1) {
+	if failure.Status == http.StatusTooManyRequests && s.waitsForQuota(tenant, d.Sequence, len(d.Data), d.Delivered > 1) {
 		// It stays where it is until the tenant has room again, and is offered now
 		// and then; those of others come between. One that was to wait once is not
-		// rejected later, whoever has its place meanwhile.
+		// rejected later, when others have its place meanwhile.
 		return events.RetryAfter(fmt.Errorf("submission %d: %w", d.Sequence, err), failure.RetryAfter/2+rand.N(failure.RetryAfter))
 	}
 	if failure.Status == http.StatusServiceUnavailable {
@@ -73,10 +73,6 @@ func (s *Service) takeSubmission(ctx context.Context, created time.Time, d event
 			return events.RetryAfter(err, retryEvery) // no room for it: that is told once
 		}
 		return err
-	}
-	if failure.Status == http.StatusTooManyRequests && !s.mayTell(tenant) {
-		// There is nothing wrong with it, and no room to say that it is rejected.
-		return events.RetryAfter(fmt.Errorf("submission %d: %w", d.Sequence, err), failure.RetryAfter)
 	}
 	s.waitsNoLonger(tenant, d.Sequence)
 	logFailure(ctx, c.requestID, failure)
@@ -98,21 +94,23 @@ func (s *Service) carryOut(ctx context.Context, sourceType string, c call) (any,
 	return s.do(ctx, s.operations()[sourceType], c)
 }
 
-// reject tells that a submission was not accepted, under a key of its own. A tenant
-// that has far more of the log than its share is told no more of submissions that are
-// wrong: that would fill the part that is kept for what ends exports.
+// reject tells that a submission was not accepted, under a key of its own. Of a tenant
+// that has far more of the log than its share it is told on a subject instead: it would
+// fill the part of the log that is kept for what ends exports, while results push out
+// only the tenant's own.
 func (s *Service) reject(ctx context.Context, c call, failure *apiError) error {
 	key := s.streams.Keys().SubmissionKey(c.tenant, *c.submission)
-	if failure.Status != http.StatusTooManyRequests && !s.mayTell(c.tenant) {
-		slog.Warn("submission rejected, and not told: the tenant's events fill the log", "service", "ingress", "tenant", c.tenant,
-			"sequence", c.submission.Sequence, "errcode", failure.Errcode, "field", failure.Field)
-		return nil
+	rejected := &events.SubmissionRejected{
+		Submission: *c.submission, Errcode: failure.Errcode, Field: failure.Field, Reason: failure.Msg,
 	}
-	_, err := s.streams.Append(ctx, events.Export{Tenant: c.tenant, Key: key}, c.correlation, func(*events.Export) (events.Payload, error) {
-		return &events.SubmissionRejected{
-			Submission: *c.submission, Errcode: failure.Errcode, Field: failure.Field, Reason: failure.Msg,
-		}, nil
-	})
+	var err error
+	if s.mayTell(c.tenant) {
+		_, err = s.streams.Append(ctx, events.Export{Tenant: c.tenant, Key: key}, c.correlation, func(*events.Export) (events.Payload, error) {
+			return rejected, nil
+		})
+	} else {
+		err = s.streams.PublishRejected(ctx, c.tenant, key, c.correlation, rejected)
+	}
 	if errors.Is(err, events.ErrNotAllowed) {
 		return nil // it was told before
 	}

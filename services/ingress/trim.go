@@ -85,22 +85,31 @@ func (s *sweeper) trimPoint(ctx context.Context, log events.LogState) (below uin
 	}
 	step, littleByLittle := trimStep, total/10+1 // then look how full it is
 	tenants := map[string]*history{}
-	below = log.First
-	for n := 0; ; {
-		list, err := s.tasks.Oldest(below, sweepBatch)
+	var freed int64
+	// Of a head that is not waited for, what runs is ended at once, as far as one step
+	// goes; held is the first that can only be trimmed when it has settled.
+	held := uint64(0)
+	done := func(at uint64, more bool) (uint64, bool, error) {
+		if held != 0 {
+			return held, false, nil
+		}
+		return at, more, nil
+	}
+	for n, from := 0, log.First; ; {
+		list, err := s.tasks.Oldest(from, sweepBatch)
 		if err != nil {
 			return 0, false, err
 		}
 		if len(list) == 0 {
-			return log.Last, false, nil // the rest is of exports that are forgotten
+			return done(log.Last, false) // the rest is of exports that are forgotten
 		}
 		for _, x := range list {
 			begun := storage.Begun(&x)
 			if begun >= log.Last {
-				return log.Last, false, nil // it began after the state was taken, or is the newest event
+				return done(log.Last, false) // it began after the state was taken, or is the newest event
 			}
 			if n >= step {
-				return begun, true, nil
+				return done(begun, true)
 			}
 			h := tenants[x.Tenant]
 			if h == nil {
@@ -109,21 +118,23 @@ func (s *sweeper) trimPoint(ctx context.Context, log events.LogState) (below uin
 				}
 				tenants[x.Tenant] = h
 			}
-			over := h.portion.over()
+			over := h.portion.over(freed)
 			now := log.Full >= logShare || log.Full >= crowded && (over || h.portion.alone())
 			dispensable, err := s.dispense(ctx, x, h.exports > s.maxHistory || over && s.wanted(x.Tenant) || now, now)
 			if err != nil {
 				return 0, false, fmt.Errorf("trimming key %s: %w", x.Key, err)
 			}
-			if !dispensable {
-				return begun, false, nil
+			switch {
+			case !dispensable && !now:
+				return done(begun, false)
+			case !dispensable && held == 0:
+				held = begun
 			}
 			if now {
 				step = littleByLittle
 			}
-			h.oneLess()
-			n++
-			below = begun + 1
+			freed += h.oneLess()
+			n, from = n+1, begun+1
 		}
 	}
 }
@@ -142,10 +153,12 @@ func (s *sweeper) historyOf(tenant string, log events.LogState) (*history, error
 	return &history{u.Exports, portionOf(s.tasks, log.Space, tenant)}, nil
 }
 
-// oneLess takes an export away, as large as the average.
-func (h *history) oneLess() {
-	h.portion = h.portion.less(h.portion.own / int64(max(h.exports, 1)))
+// oneLess takes an export away, as large as the average, and returns its bytes.
+func (h *history) oneLess() int64 {
+	bytes := h.portion.own / int64(max(h.exports, 1))
+	h.portion.own -= bytes
 	h.exports--
+	return bytes
 }
 
 // dispense reports whether the log can do without an export. It does what has to
