@@ -13,6 +13,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -69,18 +70,23 @@ var ErrSilent = errors.New("the embedded NATS server does not answer")
 // files; nothing in the server itself keeps them apart (measured).
 var ErrInUse = errors.New("in use by another process")
 
-// restoreTries is how often the server may try to read its streams. After a kill it
-// can fail at first, with "corrupt state file", and find the stream whole when it looks
-// again (seen once in 164 kills): what it mends of its state at the first try is used
-// at the next. Without that the stream would be taken for missing and made anew over
-// its own messages.
+// restoreTries is how often the server may try to read its streams. What it mends of
+// its state at one try is used at the next.
 const restoreTries = 3
 
-// leftOut returns the streams that lie in the folder and were not restored.
+// leftOut returns the streams that lay in the folder before the start, by their second
+// names too, and were not restored.
 func leftOut(ns *server.Server, dir string) (names []string, err error) {
-	there, err := fs.Glob(os.DirFS(dir), "jetstream/"+server.DEFAULT_GLOBAL_ACCOUNT+"/streams/*/meta.inf")
-	if err != nil || len(there) == 0 {
-		return nil, err
+	var there []string
+	for _, at := range []string{".", spareFolder} {
+		found, err := fs.Glob(os.DirFS(dir), path.Join(at, "jetstream", server.DEFAULT_GLOBAL_ACCOUNT, "streams/*/meta.inf"))
+		if err != nil {
+			return nil, err
+		}
+		there = append(there, found...)
+	}
+	if len(there) == 0 {
+		return nil, nil
 	}
 	info, err := ns.Jsz(&server.JSzOptions{Accounts: true, Streams: true})
 	if err != nil {
@@ -93,7 +99,7 @@ func leftOut(ns *server.Server, dir string) (names []string, err error) {
 		}
 	}
 	for _, file := range there {
-		if name := path.Base(path.Dir(file)); !restored[name] {
+		if name := path.Base(path.Dir(file)); !restored[name] && !slices.Contains(names, name) {
 			names = append(names, name)
 		}
 	}
@@ -115,7 +121,7 @@ func Start(o Options) (*Server, error) {
 		return nil, fmt.Errorf("folder %s of the embedded NATS server: %w", o.Dir, err)
 	}
 	for try := 1; ; try++ {
-		if err := mendStore(o.Dir); err != nil {
+		if err := prepareStore(o.Dir); err != nil {
 			_ = held.Close()
 			return nil, fmt.Errorf("folder %s of the embedded NATS server: %w", o.Dir, err)
 		}
@@ -129,6 +135,9 @@ func Start(o Options) (*Server, error) {
 		}
 		left, err := leftOut(s.ns, o.Dir)
 		if err == nil && len(left) == 0 || try == restoreTries {
+			if err := dropSpare(o.Dir, left); err != nil {
+				slog.Warn("the second names of streams stay until the next start", "component", "nats-server", "error", err)
+			}
 			return s, nil
 		}
 		slog.Warn("streams of the folder could not be read; the server starts once more", "component", "nats-server", "streams", left, "error", err)

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -184,6 +185,124 @@ func TestAStreamThatIsReadOnlyAtTheSecondTry(t *testing.T) {
 	})))
 	visit(t, dir, "key", func(s *events.Streams) { require.Equal(t, created, look(s)) })
 	require.True(t, mended)
+}
+
+// emptyBlock makes the next block of a stream as a process leaves it that is killed
+// between making the file and its key.
+func emptyBlock(t *testing.T, dir, stream string) (name string) {
+	t.Helper()
+	blocks, err := filepath.Glob(filepath.Join(dir, "jetstream", "$G", "streams", stream, "msgs", "*.blk"))
+	require.NoError(t, err)
+	last := 0
+	for _, b := range blocks {
+		n, err := strconv.Atoi(strings.TrimSuffix(filepath.Base(b), ".blk"))
+		require.NoError(t, err)
+		last = max(last, n)
+	}
+	require.NotZero(t, last)
+	name = filepath.Join(filepath.Dir(blocks[0]), strconv.Itoa(last+1)+".blk")
+	require.NoError(t, os.WriteFile(name, nil, 0o600))
+	return name
+}
+
+// some publishes a few submissions and takes all but the last, and returns when the
+// stream was made.
+func some(t *testing.T, s *events.Streams) (created time.Time) {
+	t.Helper()
+	st, err := s.JetStream().Stream(t.Context(), events.StreamSubmit)
+	require.NoError(t, err)
+	c, err := st.Consumer(t.Context(), events.ConsumerSubmissions)
+	require.NoError(t, err)
+	for n := range 4 {
+		_, err := s.JetStream().Publish(t.Context(), "sheaf.submit.shop.http", []byte("{}"))
+		require.NoError(t, err)
+		if n > 0 {
+			m, err := c.Next()
+			require.NoError(t, err)
+			require.NoError(t, m.DoubleAck(t.Context()))
+		}
+	}
+	return st.CachedInfo().Created
+}
+
+// holdsSome checks that a stream is the one that some made, whole.
+func holdsSome(t *testing.T, created time.Time) func(*events.Streams) {
+	return func(s *events.Streams) {
+		st, err := s.JetStream().Stream(t.Context(), events.StreamSubmit)
+		require.NoError(t, err)
+		require.Equal(t, created, st.CachedInfo().Created)
+		require.EqualValues(t, 4, st.CachedInfo().State.LastSeq)
+		require.EqualValues(t, 1, st.CachedInfo().State.Msgs)
+	}
+}
+
+// A process that is killed while the server begins a block finds the stream whole. The
+// server would find it corrupt and remove it.
+func TestABlockWithoutItsKey(t *testing.T) {
+	for _, key := range []string{"", "key"} {
+		t.Run("key "+key, func(t *testing.T) {
+			dir := t.TempDir()
+			var created time.Time
+			visit(t, dir, key, func(s *events.Streams) { created = some(t, s) })
+			emptyBlock(t, dir, events.StreamSubmit)
+			for range 2 {
+				visit(t, dir, key, holdsSome(t, created))
+			}
+			require.NoDirExists(t, filepath.Join(dir, "starting"))
+		})
+	}
+}
+
+// A stream that the server cannot read, and so removes, is put back for the next try;
+// and when no try can read it its files are kept.
+func TestAStreamThatTheServerRemovesIsKept(t *testing.T) {
+	dir := t.TempDir()
+	var created time.Time
+	visit(t, dir, "key", func(s *events.Streams) { created = some(t, s) })
+	block := emptyBlock(t, dir, events.StreamSubmit)
+	require.NoError(t, os.Remove(block))
+	require.NoError(t, os.Mkdir(block, 0o700)) // which nobody can read, and no kill leaves
+	folder := filepath.Join(dir, "jetstream", "$G", "streams", events.StreamSubmit)
+	whole := filepath.Join(t.TempDir(), "whole")
+	require.NoError(t, os.CopyFS(whole, os.DirFS(dir)))
+
+	before := slog.Default()
+	t.Cleanup(func() { slog.SetDefault(before) })
+	removed := 0
+	mend := false
+	slog.SetDefault(slog.New(onRecord(func(r slog.Record) {
+		if !strings.Contains(r.Message, "starts once more") {
+			return
+		}
+		if _, err := os.Stat(folder); os.IsNotExist(err) {
+			removed++
+		}
+		if mend { // as somebody would, by its second name
+			spare := filepath.Join(dir, "starting", "jetstream", "$G", "streams", events.StreamSubmit, "msgs")
+			require.NoError(t, os.Remove(filepath.Join(spare, filepath.Base(block))))
+		}
+	})))
+	visit(t, dir, "key", func(s *events.Streams) {
+		st, err := s.JetStream().Stream(t.Context(), events.StreamSubmit)
+		require.NoError(t, err)
+		require.NotEqual(t, created, st.CachedInfo().Created, "it is made anew")
+	})
+	require.Equal(t, 2, removed, "the server removes it at each try")
+	kept, err := filepath.Glob(filepath.Join(dir, "unreadable", events.StreamSubmit+"-*", "msgs", "*.blk"))
+	require.NoError(t, err)
+	require.NotEmpty(t, kept)
+	require.NoDirExists(t, filepath.Join(dir, "starting"))
+
+	require.NoError(t, os.RemoveAll(dir))
+	require.NoError(t, os.CopyFS(dir, os.DirFS(whole)))
+	mend = true
+	visit(t, dir, "key", holdsSome(t, created))
+
+	// A start that is killed when the server has removed it leaves the second names.
+	spare := filepath.Join(dir, "starting", "jetstream", "$G", "streams")
+	require.NoError(t, os.MkdirAll(spare, 0o700))
+	require.NoError(t, os.Rename(folder, filepath.Join(spare, events.StreamSubmit)))
+	visit(t, dir, "key", holdsSome(t, created))
 }
 
 type onRecord func(slog.Record)

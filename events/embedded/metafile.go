@@ -11,6 +11,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"strings"
 
 	"github.com/minio/highwayhash"
 )
@@ -26,6 +27,11 @@ import (
 //   - The files of a consumer are removed one by one. Without its key its state cannot
 //     be read, and it can neither be used nor made again. What is left is removed: a
 //     consumer that begins anew delivers again what was done.
+//   - Of a new block of an encrypted stream the file is made first, then its key. A file
+//     that is still empty, and has no key, makes the server find the whole stream
+//     corrupt, and remove it (seen in one of 50 kills of a stream whose messages are
+//     removed as they come, which begins a block for each that is its last). It is
+//     removed: it holds nothing.
 func mendStore(dir string) error {
 	root := os.DirFS(dir)
 	streams, err := fs.Glob(root, "jetstream/*/streams/*")
@@ -37,6 +43,11 @@ func mendStore(dir string) error {
 		encrypted, err := mendChecksum(filepath.Join(dir, stream), name)
 		if err != nil {
 			return fmt.Errorf("checksum of stream %s: %w", name, err)
+		}
+		if encrypted {
+			if err := dropEmptyBlocks(filepath.Join(dir, stream, "msgs"), name); err != nil {
+				return fmt.Errorf("blocks of stream %s: %w", name, err)
+			}
 		}
 		consumers, err := fs.Glob(root, stream+"/obs/*")
 		if err != nil {
@@ -54,6 +65,35 @@ func mendStore(dir string) error {
 					return fmt.Errorf("half a consumer, %s: %w", of, err)
 				}
 			}
+		}
+	}
+	return nil
+}
+
+// dropEmptyBlocks removes the blocks of a stream that have neither bytes nor a key.
+func dropEmptyBlocks(folder, stream string) error {
+	entries, err := os.ReadDir(folder)
+	if err != nil {
+		return ifThere(err)
+	}
+	for _, e := range entries {
+		number, isBlock := strings.CutSuffix(e.Name(), ".blk")
+		if !isBlock {
+			continue
+		}
+		info, err := e.Info()
+		if err != nil {
+			return err
+		}
+		if info.Size() > 0 {
+			continue
+		}
+		if _, err := os.Stat(filepath.Join(folder, number+".key")); !errors.Is(err, fs.ErrNotExist) {
+			continue // it has one, or that cannot be told
+		}
+		slog.Warn("the process ended while a block was made; it is empty, and removed", "component", "nats-server", "of", stream, "block", number)
+		if err := errors.Join(os.Remove(filepath.Join(folder, e.Name())), SyncFolder(folder)); err != nil {
+			return err
 		}
 	}
 	return nil
