@@ -134,11 +134,16 @@ func Start(o Options) (*Server, error) {
 			return nil, err
 		}
 		left, err := leftOut(s.ns, o.Dir)
-		if err == nil && len(left) == 0 || try == restoreTries {
+		if err == nil && (len(left) == 0 || try == restoreTries) {
 			if err := dropSpare(o.Dir, left); err != nil {
-				slog.Warn("the second names of streams stay until the next start", "component", "nats-server", "error", err)
+				s.Stop()
+				return nil, fmt.Errorf("folder %s of the embedded NATS server: %w", o.Dir, err)
 			}
 			return s, nil
+		}
+		if try == restoreTries {
+			s.Stop()
+			return nil, fmt.Errorf("folder %s of the embedded NATS server: %w", o.Dir, err)
 		}
 		slog.Warn("streams of the folder could not be read; the server starts once more", "component", "nats-server", "streams", left, "error", err)
 		s.ns.Shutdown()

@@ -303,6 +303,14 @@ func TestAStreamThatTheServerRemovesIsKept(t *testing.T) {
 	require.NoError(t, os.MkdirAll(spare, 0o700))
 	require.NoError(t, os.Rename(folder, filepath.Join(spare, events.StreamSubmit)))
 	visit(t, dir, "key", holdsSome(t, created))
+
+	// And one that is killed while it removes it leaves a part of the first ones.
+	for _, gone := range []string{"meta.inf", "meta.key", "msgs", "obs"} {
+		require.NoError(t, os.CopyFS(filepath.Join(spare, events.StreamSubmit), os.DirFS(folder)))
+		require.NoError(t, os.RemoveAll(filepath.Join(folder, gone)))
+		visit(t, dir, "key", holdsSome(t, created))
+		require.NoDirExists(t, filepath.Join(dir, "starting"))
+	}
 }
 
 type onRecord func(slog.Record)

@@ -140,7 +140,7 @@ func (s *Service) submit(ctx context.Context, sourceType string, c call) (_ any,
 	}
 	defer func() {
 		if bound && err != nil {
-			s.release(ctx, c, err)
+			s.release(ctx, c, sub, err)
 		}
 	}()
 

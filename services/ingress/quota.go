@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"sheaf/events"
+
+	"github.com/nats-io/nats.go"
 )
 
 const (
@@ -124,14 +126,16 @@ func (s *Service) mayBegin(ctx context.Context, c call, sub *submission) (done, 
 	if err != nil {
 		return false, false, err
 	}
-	if x.State == events.StateNone || x.State.Terminal() && x.State != events.StateCompleted {
+	// A file whose time is over counts as expired, see expireFirst.
+	there := x.State != events.StateNone && !x.State.Terminal() || x.State == events.StateCompleted && time.Now().Before(x.ExpiresAt)
+	if !there {
 		if err := s.withinQuota(c.tenant); err != nil {
 			return false, false, err
 		}
 	}
 	claim := events.IdempotencyClaim{Key: sub.key, Before: x.RequestedSeq, Log: max(s.tasks.Applied(), x.LastSeq)}
-	if !x.State.Terminal() || x.State == events.StateCompleted {
-		claim.Before = 0 // the round that is there answers it
+	if there {
+		claim.Before, claim.Log = 0, x.RequestedSeq-1 // the round that is there answers it
 	}
 	first, err := s.streams.ClaimIdempotencyKey(ctx, c.tenant, c.idempotency, claim)
 	if err != nil || first == claim {
@@ -143,13 +147,20 @@ func (s *Service) mayBegin(ctx context.Context, c call, sub *submission) (done, 
 
 // release takes back a key that a call has bound, after an error that says that nothing
 // was begun: a repetition is not to be answered for it.
-func (s *Service) release(ctx context.Context, c call, err error) {
+func (s *Service) release(ctx context.Context, c call, sub *submission, err error) {
 	var refused *apiError
-	if !errors.As(err, &refused) && !errors.Is(err, events.ErrNoSpace) {
+	if !errors.As(err, &refused) && !errors.Is(err, events.ErrNoSpace) && !errors.Is(err, nats.ErrMaxPayload) {
 		return // it may be written
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), readWait)
 	defer cancel()
+	claim, known, err := s.streams.IdempotencyKey(ctx, c.tenant, c.idempotency)
+	if err != nil || !known {
+		return
+	}
+	if x, err := s.streams.Read(ctx, c.tenant, sub.key); err != nil || x.RequestedSeq > claim.Before {
+		return // an equal request, at the same time, has begun it
+	}
 	if err := s.streams.ReleaseIdempotencyKey(ctx, c.tenant, c.idempotency); err != nil {
 		logger(c.requestID).Warn("an Idempotency-Key stays bound although nothing was begun", "error", err)
 	}

@@ -233,6 +233,7 @@ func TestIdempotencyKeyOutlivesItsExport(t *testing.T) {
 	require.Equal(t, key, submit("1", "k-1").key(t))
 	require.Equal(t, events.StateNone, in.read(t, events.DefaultTenant, key).State, "nothing is begun")
 	require.Equal(t, key, submit("1", "k-2").key(t), "another key begins it")
+	require.Equal(t, key, submit("1", "k-3").key(t), "a third is answered by that round")
 	require.Equal(t, events.StateRequested, in.read(t, events.DefaultTenant, key).State)
 
 	dead := submit("3", "").key(t)
@@ -260,8 +261,12 @@ func TestIdempotencyKeyOfARefusedRequest(t *testing.T) {
 		return ok
 	}
 	c := call{tenant: events.DefaultTenant, idempotency: "k"}
-	in.release(t.Context(), c, events.ErrUnavailable)
+	sub := &submission{key: testKey(1)}
+	in.release(t.Context(), c, sub, events.ErrUnavailable)
 	require.True(t, bound(), "it may have been written")
-	in.release(t.Context(), c, fmt.Errorf("x: %w", conflict("no")))
+	in.underway(t, testKey(1))
+	in.release(t.Context(), c, sub, conflict("no"))
+	require.True(t, bound(), "an equal request has begun it")
+	in.release(t.Context(), c, &submission{key: testKey(2)}, fmt.Errorf("x: %w", conflict("no")))
 	require.False(t, bound())
 }
