@@ -41,6 +41,7 @@ var typeNames = map[Type]string{
 	TypeCancelled:         "sheaf.export.cancelled.v1",
 	TypeExpired:           "sheaf.export.expired.v1",
 	TypeRejected:          "sheaf.submission.rejected.v1",
+	TypeCarried:           "sheaf.export.carried.v1",
 	TypeCallbackAttempted: "sheaf.callback.attempted.v1",
 	TypeCallbackDelivered: "sheaf.callback.delivered.v1",
 	TypeCallbackFailed:    "sheaf.callback.failed.v1",

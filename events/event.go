@@ -20,6 +20,7 @@ const (
 	TypeCancelled         Type = "cancelled"
 	TypeExpired           Type = "expired"
 	TypeRejected          Type = "rejected"
+	TypeCarried           Type = "carried"
 	TypeCallbackAttempted Type = "callback_attempted"
 	TypeCallbackDelivered Type = "callback_delivered"
 	TypeCallbackFailed    Type = "callback_failed"
@@ -220,6 +221,13 @@ type SubmissionRejected struct {
 	Reason     string     `json:"reason"`
 }
 
+// ExportCarried repeats at the end of the log what an export that ended had come
+// to, so that the events that said so can be trimmed. Nothing happens by it: all
+// but CarriedSeq, and the newest event, stays as it was.
+type ExportCarried struct {
+	Export Export `json:"export"` // the fold of the events before this one
+}
+
 // CallbackAttempted is one failed try of a callback that will be tried again.
 type CallbackAttempted struct {
 	Terminal uint64    `json:"terminal_sequence"` // of the event that is being told
@@ -255,6 +263,7 @@ func (*ExportFailed) EventType() Type       { return TypeFailed }
 func (*ExportCancelled) EventType() Type    { return TypeCancelled }
 func (*ExportExpired) EventType() Type      { return TypeExpired }
 func (*SubmissionRejected) EventType() Type { return TypeRejected }
+func (*ExportCarried) EventType() Type      { return TypeCarried }
 func (*CallbackAttempted) EventType() Type  { return TypeCallbackAttempted }
 func (*CallbackDelivered) EventType() Type  { return TypeCallbackDelivered }
 func (*CallbackFailed) EventType() Type     { return TypeCallbackFailed }
@@ -276,6 +285,8 @@ func newPayload(t Type) Payload {
 		return &ExportExpired{}
 	case TypeRejected:
 		return &SubmissionRejected{}
+	case TypeCarried:
+		return &ExportCarried{}
 	case TypeCallbackAttempted:
 		return &CallbackAttempted{}
 	case TypeCallbackDelivered:

@@ -1,6 +1,7 @@
 package events
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"time"
@@ -98,6 +99,7 @@ type Export struct {
 	LastSeq      uint64    `json:"last_sequence"`              // of the newest event of any type
 	LastID       string    `json:"last_event_id"`              // ce-id of that event
 	TerminalSeq  uint64    `json:"terminal_sequence,omitempty"`
+	CarriedSeq   uint64    `json:"carried_sequence,omitempty"` // of the newest carried event since the requested one, 0 without
 	FinishedAt   time.Time `json:"finished_at,omitzero"`
 
 	Run       uint64       `json:"run,omitempty"` // the run that was crawled or failed
@@ -133,6 +135,8 @@ func (x *Export) Allows(t Type) error {
 		ok = x.State == StateCompleted
 	case TypeRejected:
 		ok = x.State == StateNone
+	case TypeCarried:
+		ok = x.State.Terminal()
 	case TypeCallbackAttempted, TypeCallbackDelivered, TypeCallbackFailed:
 		ok = x.State.Terminal() && x.State != StateRejected && x.Callback.State == CallbackPending
 	}
@@ -150,8 +154,8 @@ func (x *Export) Allows(t Type) error {
 // last one applied is ignored, so applying twice is harmless. An event that
 // the state does not admit is returned as an error and changes only LastSeq:
 // the log may hold one written by an older or a foreign hand. Only a requested
-// event is applied in any state: it begins a round and repeats all that lasts,
-// so whoever starts to read at the newest one comes to the same export as
+// and a carried event are applied in any state: they repeat all that lasts, so
+// whoever starts to read at the newest of them comes to the same export as
 // whoever read all.
 func (x *Export) Apply(ev Event) error {
 	if ev.Sequence <= x.LastSeq {
@@ -159,10 +163,9 @@ func (x *Export) Apply(ev Event) error {
 	}
 	x.LastSeq, x.LastID = ev.Sequence, ev.ID
 	t := ev.Type()
-	// A log that was trimmed can begin in the middle of nothing; only a
-	// request or a rejection can begin an export.
-	if err := x.Allows(t); err != nil && t != TypeRequested {
-		return fmt.Errorf("key %s sequence %d: %w", ev.Key, ev.Sequence, err)
+	// A log that was trimmed can begin in the middle of nothing.
+	if err := x.Allows(t); !ev.repeatsAll() && (err != nil || t == TypeCarried) {
+		return fmt.Errorf("key %s sequence %d: %w", ev.Key, ev.Sequence, cmp.Or(err, ErrNotAllowed))
 	}
 	switch p := ev.Payload.(type) {
 	case *ExportRequested:
@@ -198,6 +201,9 @@ func (x *Export) Apply(ev Event) error {
 		x.State, x.CreatedAt, x.FinishedAt, x.TerminalSeq = StateRejected, ev.Time, ev.Time, ev.Sequence
 		x.Submission = &p.Submission
 		x.Failure = ExportFailed{Code: CodeRejected, Reason: p.Reason}
+	case *ExportCarried:
+		*x = p.Export
+		x.LastSeq, x.LastID, x.CarriedSeq = ev.Sequence, ev.ID, ev.Sequence
 	case *CallbackAttempted:
 		x.Callback.Attempts, x.Callback.LastStatus, x.Callback.LastReason, x.Callback.NextAt = p.Attempt, p.Status, p.Reason, p.NextAt
 	case *CallbackDelivered:
@@ -206,6 +212,20 @@ func (x *Export) Apply(ev Event) error {
 		x.Callback = CallbackState{State: CallbackExhausted, Attempts: p.Attempt, LastStatus: p.Status, LastReason: p.Reason}
 	}
 	return nil
+}
+
+// repeatsAll reports whether an event tells all that lasts of its export, whatever
+// came before it: a request does, and an event that carries the export on, if a
+// foreign hand did not make one of another export, or of one that had not ended.
+func (e Event) repeatsAll() bool {
+	switch p := e.Payload.(type) {
+	case *ExportRequested:
+		return true
+	case *ExportCarried:
+		x := &p.Export
+		return x.State.Terminal() && x.Tenant == e.Tenant && x.Key == e.Key && x.LastSeq < e.Sequence
+	}
+	return false
 }
 
 func (x *Export) finish(s State, ev Event) {

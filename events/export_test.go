@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -15,7 +16,7 @@ import (
 
 var allTypes = []events.Type{
 	events.TypeRequested, events.TypeCrawled, events.TypeCompleted, events.TypeFailed, events.TypeCancelled,
-	events.TypeExpired, events.TypeRejected, events.TypeCallbackAttempted, events.TypeCallbackDelivered, events.TypeCallbackFailed,
+	events.TypeExpired, events.TypeRejected, events.TypeCarried, events.TypeCallbackAttempted, events.TypeCallbackDelivered, events.TypeCallbackFailed,
 }
 
 // at is a fixed time, n seconds on.
@@ -40,6 +41,11 @@ func payload(t events.Type, n uint64, callback string) events.Payload {
 		return &events.ExportExpired{Files: []string{fmt.Sprint(n)}}
 	case events.TypeRejected:
 		return &events.SubmissionRejected{Submission: events.Submission{Sequence: n}, Reason: fmt.Sprint(n)}
+	case events.TypeCarried:
+		return &events.ExportCarried{Export: events.Export{
+			Tenant: "default", Key: testKey, ID: 1, CreatedAt: at(0), State: events.StateFailed, Request: events.Request{Callback: callback},
+			LastSeq: n - 1, TerminalSeq: n, FinishedAt: at(n), Failure: events.ExportFailed{RunSpoiled: true},
+		}}
 	case events.TypeCallbackAttempted:
 		return &events.CallbackAttempted{Attempt: int(n), Status: 500, NextAt: at(n + 5)}
 	case events.TypeCallbackDelivered:
@@ -107,7 +113,12 @@ func TestStateMachine(t *testing.T) {
 				next, ok = events.State(state), true
 			}
 			err := x.Allows(typ)
-			applied := x.Apply(event(typ, 9, callback))
+			ev := event(typ, 9, callback)
+			if typ == events.TypeCarried && before.State.Terminal() {
+				next, ok = before.State, true
+				ev.Payload = &events.ExportCarried{Export: before}
+			}
+			applied := x.Apply(ev)
 			if ok {
 				require.NoError(t, err, "%s after %s", typ, name)
 				require.NoError(t, applied, "%s after %s", typ, name)
@@ -115,13 +126,17 @@ func TestStateMachine(t *testing.T) {
 				if isCallback {
 					require.Equal(t, callbackTo, x.Callback.State)
 				}
+				if typ == events.TypeCarried {
+					before.LastSeq, before.LastID, before.CarriedSeq = 9, "e-9", 9
+					require.Equal(t, before, x, "nothing else has happened")
+				}
 				continue
 			}
 			require.ErrorIs(t, err, events.ErrNotAllowed, "%s after %s", typ, name)
-			if typ == events.TypeRequested {
-				// A fold begins anew at any request: see Apply.
+			if begins := map[events.Type]events.State{events.TypeRequested: events.StateRequested, events.TypeCarried: events.StateFailed}[typ]; begins != "" {
+				// A fold begins anew at what repeats all: see Apply.
 				require.NoError(t, applied)
-				require.Equal(t, events.StateRequested, x.State)
+				require.Equal(t, begins, x.State)
 				continue
 			}
 			require.ErrorIs(t, applied, events.ErrNotAllowed, "%s after %s", typ, name)
@@ -180,11 +195,18 @@ func TestFold(t *testing.T) {
 			typ := rapid.SampledFrom(candidates).Draw(t, "type")
 			log[i] = event(typ, sequence, callback)
 			log[i].Requested = x.RequestedSeq
+			if typ == events.TypeCarried && honest {
+				log[i].Payload = &events.ExportCarried{Export: x}
+			}
 			before := x
 			err := x.Apply(log[i])
 			require.False(t, honest && err != nil)
 			require.Equal(t, sequence, x.LastSeq)
-			if x.TerminalSeq != before.TerminalSeq && x.TerminalSeq != 0 {
+			if typ == events.TypeCarried {
+				if honest {
+					require.Equal(t, storedAs(t, before), storedAs(t, x), "nothing has happened")
+				}
+			} else if x.TerminalSeq != before.TerminalSeq && x.TerminalSeq != 0 {
 				endings[x.RequestedSeq]++
 				require.Equal(t, sequence, x.TerminalSeq)
 				require.Equal(t, 1, endings[x.RequestedSeq], "a round ends once")
@@ -198,7 +220,7 @@ func TestFold(t *testing.T) {
 				require.Empty(t, x.Callback.State)
 				require.Empty(t, x.Files)
 			}
-			if before.ID != 0 && typ != events.TypeRequested {
+			if before.ID != 0 && typ != events.TypeRequested && (honest || typ != events.TypeCarried) {
 				require.Equal(t, before.ID, x.ID)
 				require.Equal(t, before.CreatedAt, x.CreatedAt)
 			}
@@ -230,14 +252,53 @@ func TestFold(t *testing.T) {
 		}
 		require.Equal(t, x, restored)
 
-		// A reader that starts at the newest request comes to the same.
+		// A reader that starts at the newest event that repeats all comes to the same,
+		// as does one that was sent it.
 		for i := len(log) - 1; i >= 0; i-- {
-			if log[i].Type() == events.TypeRequested {
+			if log[i].Type() == events.TypeCarried {
+				msg, err := events.Encode(log[i])
+				require.NoError(t, err)
+				read, err := events.Decode(msg.Subject, msg.Header, msg.Data, log[i].Sequence)
+				require.NoError(t, err)
+				require.Equal(t, x, fold(append([]events.Event{read}, log[i+1:]...)))
+			}
+			if log[i].Type() == events.TypeRequested || log[i].Type() == events.TypeCarried {
 				require.Equal(t, x, fold(log[i:]))
 				break
 			}
 		}
 	})
+}
+
+// storedAs is what lasts of an export, but for where its newest events lie.
+func storedAs(t require.TestingT, x events.Export) string {
+	x.LastSeq, x.LastID, x.CarriedSeq = 0, "", 0
+	data, err := json.Marshal(x)
+	require.NoError(t, err)
+	return string(data)
+}
+
+// What a foreign hand carried on is none of this export, or had not ended.
+func TestCarriedIsRefused(t *testing.T) {
+	for name, change := range map[string]func(*events.Export){
+		"another tenant's": func(x *events.Export) { x.Tenant = "other" },
+		"another key's":    func(x *events.Export) { x.Key = strings.Repeat("b", 32) },
+		"under way":        func(x *events.Export) { x.State = events.StateCrawled },
+		"of later":         func(x *events.Export) { x.LastSeq = 9 },
+	} {
+		for _, path := range [][]events.Type{nil, {events.TypeRequested}, {events.TypeRequested, events.TypeFailed}} {
+			x := fresh()
+			for i, typ := range path {
+				require.NoError(t, x.Apply(event(typ, uint64(i+1), "")))
+			}
+			want := x
+			want.LastSeq, want.LastID = 9, "e-9"
+			ev := event(events.TypeCarried, 9, "")
+			change(&ev.Payload.(*events.ExportCarried).Export)
+			require.ErrorIs(t, x.Apply(ev), events.ErrNotAllowed, name)
+			require.Equal(t, want, x, name)
+		}
+	}
 }
 
 func TestIdentityLastsOverRounds(t *testing.T) {

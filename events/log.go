@@ -189,9 +189,9 @@ func fold(tenant, key string, history []Event) Export {
 	return x
 }
 
-// history returns the key's events from its newest requested event on, in
-// order, from the leader; with since also older ones from that sequence on.
-// What lies before adds nothing: each requested event repeats all that lasts.
+// history returns the key's events from its newest requested event on, or from a
+// carried one after it, in order, from the leader; with since also older ones from
+// that sequence on. What lies before adds nothing: both repeat all that lasts.
 func (s *Streams) history(ctx context.Context, tenant, key string, since uint64) ([]Event, error) {
 	filter := keyFilter(tenant, key)
 	last, err := s.last(ctx, filter)
@@ -215,11 +215,10 @@ func (s *Streams) last(ctx context.Context, filter string) (*jetstream.RawStream
 
 // historyTo is history up to tail, which is the newest event of filter.
 func (s *Streams) historyTo(ctx context.Context, filter string, tail Event, since uint64) ([]Event, error) {
-	request := tail.Requested
-	if tail.Type() == TypeRequested {
-		request = tail.Sequence
+	begin := tail.Requested
+	if tail.repeatsAll() {
+		begin = tail.Sequence
 	}
-	begin := request
 	if since > 0 {
 		begin = min(begin, since)
 	}
@@ -227,10 +226,7 @@ func (s *Streams) historyTo(ctx context.Context, filter string, tail Event, sinc
 	if err != nil {
 		return nil, err
 	}
-	found := slices.ContainsFunc(history, func(ev Event) bool {
-		return ev.Sequence == request && ev.Type() == TypeRequested
-	})
-	if begin > 1 && !found {
+	if begin > 1 && !slices.ContainsFunc(history, Event.repeatsAll) {
 		// A foreign hand wrote the last event, or the head of the log was
 		// purged: only the whole of what is left tells.
 		return s.read(ctx, filter, 1, tail)

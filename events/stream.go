@@ -427,7 +427,7 @@ func consumerConfigs() []consumerConfig {
 		durable(StreamSubmit, ConsumerSubmissions, subjectSubmit+"*.*"),
 		durable(StreamEvents, ConsumerCrawler, of(TypeRequested)),
 		durable(StreamEvents, ConsumerAssembler, of(TypeCrawled)),
-		durable(StreamEvents, ConsumerNotifier, of(TypeCompleted), of(TypeFailed), of(TypeCancelled)),
+		durable(StreamEvents, ConsumerNotifier, of(TypeCompleted), of(TypeFailed), of(TypeCancelled), of(TypeCarried)),
 		durable(StreamTimers, ConsumerDueCallback, subjectDue+"callback.*.*"),
 	}
 }

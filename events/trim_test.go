@@ -174,3 +174,81 @@ func TestIDTime(t *testing.T) {
 		require.False(t, ok, s)
 	}
 }
+
+// What was carried on is read as before when the events before it are gone, by whoever
+// knows it or not, and goes on from there.
+func TestWhatWasCarriedLivesOn(t *testing.T) {
+	s := eventstest.Streams(t)
+	ctx := t.Context()
+	paths := [][]events.Type{
+		{events.TypeRequested, events.TypeCrawled, events.TypeCompleted, events.TypeCallbackAttempted},
+		{events.TypeRequested, events.TypeCrawled, events.TypeCompleted, events.TypeCallbackDelivered, events.TypeExpired},
+		{events.TypeRequested, events.TypeFailed},
+		{events.TypeRequested, events.TypeCancelled, events.TypeRequested, events.TypeCancelled},
+		{events.TypeRejected},
+	}
+	carried := make([]events.Export, len(paths))
+	known := make([]events.Export, len(paths)) // before it was carried
+	for n, path := range paths {
+		x := events.Export{Tenant: "default", Key: fmt.Sprintf("%032x", n)}
+		for _, typ := range path {
+			var err error
+			x, err = s.Append(ctx, x, "order-17", always(payload(typ, x.LastSeq+1, "https://example.com/done")))
+			require.NoError(t, err)
+		}
+		known[n] = x
+	}
+	for n := range paths {
+		before, err := s.Read(ctx, "default", known[n].Key)
+		require.NoError(t, err)
+		carried[n], err = s.Append(ctx, before, "", func(x *events.Export) (events.Payload, error) {
+			return &events.ExportCarried{Export: *x}, nil
+		})
+		require.NoError(t, err)
+		require.Equal(t, storedAs(t, before), storedAs(t, carried[n]), "nothing has happened")
+		require.Equal(t, before.WebhookID(), carried[n].WebhookID())
+	}
+	same := func() {
+		t.Helper()
+		for n := range paths {
+			x, err := s.Read(ctx, "default", carried[n].Key)
+			require.NoError(t, err)
+			require.Equal(t, carried[n], x)
+		}
+	}
+	same()
+	l, err := s.LogState(ctx)
+	require.NoError(t, err)
+	require.NoError(t, s.TrimLog(ctx, l, carried[0].CarriedSeq))
+	same()
+
+	// The next event of each follows, whether its writer has seen the carrying or not.
+	for n, next := range []events.Type{events.TypeCallbackDelivered, events.TypeRequested, events.TypeRequested, events.TypeRequested, events.TypeCarried} {
+		p := payload(next, known[n].LastSeq, "")
+		if next == events.TypeCarried {
+			p = &events.ExportCarried{Export: carried[n]}
+		}
+		x, err := s.Append(ctx, known[n], "", always(p))
+		require.NoError(t, err)
+		require.NoError(t, carried[n].Apply(event(next, x.LastSeq, "")), "the fold admits it")
+		read, err := s.Read(ctx, "default", x.Key)
+		require.NoError(t, err)
+		require.Equal(t, x.State, read.State)
+		require.Equal(t, x.LastSeq, read.LastSeq)
+		if next == events.TypeRequested {
+			require.Zero(t, read.CarriedSeq)
+		}
+	}
+
+	// A log that lost all that can be put back to where a projection saw it.
+	other := eventstest.Streams(t)
+	want := known[1]
+	want.CarriedSeq = want.LastSeq + 1
+	restored, err := other.Restore(ctx, want)
+	require.NoError(t, err)
+	require.True(t, restored)
+	x, err := other.Read(ctx, "default", want.Key)
+	require.NoError(t, err)
+	require.Equal(t, [3]any{want.State, want.Rows, want.Callback.State}, [3]any{x.State, x.Rows, x.Callback.State})
+	require.Zero(t, x.CarriedSeq)
+}

@@ -10,9 +10,9 @@ import (
 
 // bucketLogBytes holds what each tenant's events take in the log, by piece of the
 // log: number of the piece, tenant -> bytes. The log is trimmed from its head, so
-// a piece is forgotten when all of it is gone. That of the head may count events
-// that are gone already, at most segmentEvents of them; a projection that is made
-// again does not know those, so this is no part of its digest.
+// a piece is forgotten when all of it is gone. What is left of the one that the log
+// begins in is an estimate; a projection that is made again counts it, so this is no
+// part of its digest.
 var bucketLogBytes = []byte("log_bytes")
 
 const (
@@ -29,6 +29,10 @@ type logSegment struct {
 	tenant string
 }
 
+func segmentOf(tenant string, sequence uint64) logSegment {
+	return logSegment{sequence / segmentEvents, tenant}
+}
+
 func (s logSegment) key() []byte {
 	return append(binary.BigEndian.AppendUint64(nil, s.number), s.tenant...)
 }
@@ -42,32 +46,72 @@ func (t *Tasks) LogBytes(tenant string) (own, all int64, tenants int) {
 	return t.logBytes[tenant], t.logTotal, len(t.logBytes)
 }
 
-// addLogBytes adds what new events take.
-func addLogBytes(tx *bbolt.Tx, added map[logSegment]int64) error {
+// LogPieces calls fn with the bytes that the events of a tenant count for in one piece
+// of the log, and the sequence that the piece lies below, from the oldest piece on.
+func (t *Tasks) LogPieces(fn func(below uint64, tenant string, bytes int64)) error {
+	return t.view(func(tx *bbolt.Tx) error {
+		return tx.Bucket(bucketLogBytes).ForEach(func(k, v []byte) error {
+			fn((binary.BigEndian.Uint64(k)+1)*segmentEvents, string(k[8:]), int64(number(v)))
+			return nil
+		})
+	})
+}
+
+// addLogBytes adds what new events take, and returns how the sums of the tenants have
+// changed by it. A piece that was trimmed has nothing to take away from.
+func addLogBytes(tx *bbolt.Tx, added map[logSegment]int64) (byTenant map[string]int64, err error) {
+	byTenant = map[string]int64{}
 	bucket := tx.Bucket(bucketLogBytes)
 	for s, n := range added {
 		key := s.key()
-		sum := int64(number(bucket.Get(key))) + n
-		if err := bucket.Put(key, binary.BigEndian.AppendUint64(nil, uint64(sum))); err != nil {
-			return err
+		before := int64(number(bucket.Get(key)))
+		sum := max(before+n, 0)
+		if sum == before {
+			continue
+		}
+		byTenant[s.tenant] += sum - before
+		if sum == 0 {
+			err = bucket.Delete(key)
+		} else {
+			err = bucket.Put(key, binary.BigEndian.AppendUint64(nil, uint64(sum)))
+		}
+		if err != nil {
+			return nil, err
 		}
 	}
-	return nil
+	return byTenant, nil
 }
 
-// trimLogBytes forgets the pieces of the log that lie wholly below a sequence, and
+// trimLogBytes forgets the pieces of the log that lie below a sequence, and of one that
+// lies there in part as large a part of what is left above the trimming before. It
 // returns what they held.
 func trimLogBytes(tx *bbolt.Tx, below uint64) (gone map[string]int64, err error) {
+	meta := tx.Bucket(bucketMeta)
+	before, applied := number(meta.Get(metaTrimmed)), number(meta.Get(metaApplied))
 	gone = map[string]int64{}
 	bucket := tx.Bucket(bucketLogBytes)
-	var keys [][]byte
+	left := map[string]int64{} // by key; a cursor does not go on over what is changed under it
 	c := bucket.Cursor()
-	for k, v := c.First(); k != nil && (binary.BigEndian.Uint64(k)+1)*segmentEvents <= below; k, v = c.Next() {
-		gone[string(k[8:])] += int64(number(v))
-		keys = append(keys, append([]byte(nil), k...))
+	for k, v := c.First(); k != nil; k, v = c.Next() {
+		begins := binary.BigEndian.Uint64(k) * segmentEvents
+		if begins >= below {
+			break
+		}
+		had := int64(number(v))
+		if ends := min(begins+segmentEvents, applied+1); ends > below {
+			left[string(k)] = had * int64(ends-below) / int64(ends-max(begins, before))
+		} else {
+			left[string(k)] = 0
+		}
+		gone[string(k[8:])] += had - left[string(k)]
 	}
-	for _, k := range keys {
-		if err := bucket.Delete(k); err != nil {
+	for k, n := range left {
+		if n == 0 {
+			err = bucket.Delete([]byte(k))
+		} else {
+			err = bucket.Put([]byte(k), binary.BigEndian.AppendUint64(nil, uint64(n)))
+		}
+		if err != nil {
 			return nil, err
 		}
 	}

@@ -201,11 +201,11 @@ func (t *Tasks) Apply(batch []events.Event) error {
 		return nil
 	}
 	var applied uint64
-	var took map[logSegment]int64
+	var byTenant map[string]int64 // how the bytes of the log that count for each have changed
 	var usage map[string]Usage
 	err := t.update(func(tx *bbolt.Tx) (err error) {
 		f := fold{exports: tx.Bucket(bucketExports), changed: map[string]*change{}}
-		took = map[logSegment]int64{}
+		took := map[logSegment]int64{}
 		meta := tx.Bucket(bucketMeta)
 		applied = number(meta.Get(metaApplied))
 		f.trimmed = number(meta.Get(metaTrimmed))
@@ -217,24 +217,28 @@ func (t *Tasks) Apply(batch []events.Event) error {
 			if applied < f.trimmed {
 				continue // it was read just before it was removed
 			}
-			if events.ValidTenant(ev.Tenant) {
-				took[logSegment{ev.Sequence / segmentEvents, ev.Tenant}] += max(ev.Size, leastEventBytes)
-			}
-			if err := f.apply(ev); err != nil {
+			begun, err := f.apply(ev)
+			if err != nil {
 				return err
+			}
+			if events.ValidTenant(ev.Tenant) {
+				size := max(ev.Size, leastEventBytes)
+				took[segmentOf(ev.Tenant, ev.Sequence)] += size
+				if begun != 0 {
+					took[segmentOf(ev.Tenant, begun)] -= size // it stands for what lies there
+				}
 			}
 		}
 		if usage, err = f.write(tx); err != nil {
 			return err
 		}
-		return cmp.Or(addLogBytes(tx, took), meta.Put(metaApplied, binary.BigEndian.AppendUint64(nil, applied)), meta.Delete(metaClean))
+		if byTenant, err = addLogBytes(tx, took); err != nil {
+			return err
+		}
+		return cmp.Or(meta.Put(metaApplied, binary.BigEndian.AppendUint64(nil, applied)), meta.Delete(metaClean))
 	})
 	if err != nil {
 		return fmt.Errorf("applying events to the projection: %w", err)
-	}
-	byTenant := map[string]int64{}
-	for s, n := range took {
-		byTenant[s.tenant] += n
 	}
 	for tenant, u := range usage {
 		byTenant[tenant] += u.Owed
@@ -264,17 +268,19 @@ type fold struct {
 
 type change struct{ before, after events.Export }
 
-func (f *fold) apply(ev events.Event) error {
+// apply folds an event. begun is where the log held until now what it carries on, 0 for
+// an event that carries nothing.
+func (f *fold) apply(ev events.Event) (begun uint64, err error) {
 	log := slog.With("sequence", ev.Sequence, "tenant", ev.Tenant, "hash_key", ev.Key, "type", ev.Type())
 	if !events.ValidTenant(ev.Tenant) || !events.ValidKey(ev.Key) {
 		log.Warn("event of the log left out: its subject names no tenant and key")
-		return nil
+		return 0, nil
 	}
 	c := f.changed[ev.Key]
 	if c == nil {
 		x, err := load(f.exports, ev.Key)
 		if err != nil && !errors.Is(err, ErrUnknownKey) {
-			return err
+			return 0, err
 		}
 		c = &change{before: x, after: x}
 		f.changed[ev.Key] = c
@@ -282,12 +288,15 @@ func (f *fold) apply(ev events.Event) error {
 	if c.after.State != events.StateNone && c.after.Tenant != ev.Tenant {
 		// Keys are made from the tenant, so only a foreign hand can do this.
 		log.Warn("event of the log left out: its key belongs to another tenant", "owner", c.after.Tenant)
-		return nil
+		return 0, nil
 	}
 	if _, err := ev.Time.MarshalText(); err != nil {
 		// Such a time can be read (an offset of 24 hours) but not written.
 		log.Warn("event of the log left out", "error", err)
 		ev.Payload = nil
+	}
+	if ev.Type() == events.TypeCarried {
+		begun = Begun(&c.after)
 	}
 	// An event without a payload was logged by whoever could not read it.
 	if err := c.after.Apply(ev); err != nil && ev.Payload != nil {
@@ -297,7 +306,7 @@ func (f *fold) apply(ev events.Event) error {
 		}
 		log.Log(context.Background(), level, "event of the log not admitted", "error", err)
 	}
-	return nil
+	return begun, nil
 }
 
 // write writes what has changed, and returns how what each tenant takes has.

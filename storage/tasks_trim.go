@@ -10,11 +10,14 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// Begun is the sequence of the event that began the newest round of an export,
-// or that rejected a submission. An export is known for as long as the log holds
-// that event.
+// Begun is the sequence of the event with which what the log must hold of an export
+// begins: the one that requested its newest round, or rejected a submission, or since
+// then carried it on. An export is known for as long as the log holds that event.
 func Begun(x *events.Export) uint64 {
-	if x.State == events.StateRejected {
+	switch {
+	case x.CarriedSeq != 0:
+		return x.CarriedSeq
+	case x.State == events.StateRejected:
 		return x.TerminalSeq
 	}
 	return x.RequestedSeq
@@ -24,18 +27,17 @@ func begunKey(x *events.Export) string {
 	return string(binary.BigEndian.AppendUint64(nil, Begun(x))) + x.Key
 }
 
-// Oldest returns the exports whose newest round began at a sequence or later, in
-// the order in which the rounds began, at most limit.
+// Oldest returns the exports of which Begun is a sequence or later, in that order, at
+// most limit.
 func (t *Tasks) Oldest(from uint64, limit int) ([]events.Export, error) {
 	first := binary.BigEndian.AppendUint64(nil, from)
 	return t.collect(bucketBegun, first, limit, func(_, _ []byte) (take, more bool) { return true, true })
 }
 
 // Trim makes the projection that of a log whose events below a sequence were
-// removed: it forgets, in one transaction, every export whose newest round began
-// below it, and leaves out such events if they still come. An event of a later
-// round, or of an export that is forgotten, that lies above changes nothing of
-// that: see [Begun]. Trimming twice, or less than before, does nothing.
+// removed: it forgets, in one transaction, every export of which [Begun] lies below
+// it, and leaves out such events if they still come. Other events of an export that
+// is forgotten, that lie above, change nothing of that. Trimming twice, or less than before, does nothing.
 func (t *Tasks) Trim(below uint64) (forgotten int, err error) {
 	err = t.view(func(tx *bbolt.Tx) error {
 		if below <= number(tx.Bucket(bucketMeta).Get(metaTrimmed)) {
