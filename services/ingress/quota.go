@@ -96,8 +96,8 @@ func (s *Service) answered(ctx context.Context, c call, hashKey string, claim ev
 		}
 	}
 	x, err := s.streams.Read(ctx, c.tenant, hashKey)
-	if err != nil || x.RequestedSeq > claim.Before {
-		return err == nil && x.State != events.StateNone, err
+	if err != nil || x.State != events.StateNone {
+		return err == nil && x.RequestedSeq > claim.Before, err
 	}
 	log, err := s.streams.LogState(ctx)
 	return err == nil && log.Trimmed > claim.Log+1, err
@@ -105,9 +105,9 @@ func (s *Service) answered(ctx context.Context, c call, hashKey string, claim ev
 
 // mayBegin says whether a submission may begin an export: it is fresh, its tenant has
 // room, and its Idempotency-Key is its own. done means that the key has begun the
-// export before, bound that it was bound by this call. The key is bound last, so that a request that is refused can be
-// sent again, corrected, with the same one; and asked first, so that a repetition is
-// answered however old it is.
+// export before, bound that it was bound by this call. The key is bound last, so that a
+// request that is refused can be sent again, corrected, with the same one; and asked
+// first, so that a repetition is answered however old it is.
 func (s *Service) mayBegin(ctx context.Context, c call, sub *submission) (done, bound bool, err error) {
 	if c.idempotency != "" {
 		claim, known, err := s.streams.IdempotencyKey(ctx, c.tenant, c.idempotency)

@@ -29,9 +29,12 @@ const (
 	// newcomersLog is how much of the log may be filled for a tenant to begin its first
 	// export: only then is a tenant that has filled it no longer alone.
 	newcomersLog = 0.95
-	// wantedFor is how long after a tenant was refused for its share its oldest
-	// exports make room for new ones.
+	// wantedFor is how long after a tenant was refused for its share the oldest
+	// exports of those over theirs make room for new ones.
 	wantedFor = 10 * time.Minute
+	// asideFor is the part of its share that is made free for a tenant that was refused:
+	// it goes on with that until the next pass.
+	asideFor = 0.1
 )
 
 // shareOf is how many bytes of the log one tenant may take while others use it too:
@@ -63,9 +66,17 @@ func (p portion) share(freed int64) int64 {
 // it: when it is crowded its own history goes early, and nobody else's.
 func (p portion) alone() bool { return p.log.Limit <= 0 || p.tenants <= 1 }
 
-// over reports whether the tenant has more than its share, if so many bytes of the log
-// were freed.
-func (p portion) over(freed int64) bool { return !p.alone() && p.own > p.share(freed) }
+// beyond returns how many bytes the tenant has more than a part of its share, if so many
+// of the log were freed. Who is alone has none.
+func (p portion) beyond(part float64, freed int64) int64 {
+	if p.alone() {
+		return 0
+	}
+	return max(p.own-int64(part*float64(p.share(freed))), 0)
+}
+
+// over reports whether the tenant has more than its share.
+func (p portion) over() bool { return p.beyond(1, 0) > 0 }
 
 func (s *Service) portion(tenant string) portion {
 	s.outlook.mu.Lock()
@@ -78,7 +89,7 @@ func (s *Service) portion(tenant string) portion {
 // it may: else it could fill it, and then nobody could begin anything.
 func (s *Service) withinShare(tenant string) error {
 	p := s.portion(tenant)
-	if !p.over(0) {
+	if !p.over() {
 		return nil
 	}
 	s.wanted.note(tenant)
@@ -93,7 +104,7 @@ func (s *Service) withinShare(tenant string) error {
 // was rejected, and takes that room.
 func (s *Service) mayTell(tenant string) bool {
 	p := s.portion(tenant)
-	if p.over(0) && p.own-p.share(0) > int64(float64(p.log.Limit)*untoldBeyond) {
+	if p.beyond(1, 0) > int64(float64(p.log.Limit)*untoldBeyond) {
 		return false
 	}
 	s.outlook.mu.Lock()
@@ -102,8 +113,8 @@ func (s *Service) mayTell(tenant string) bool {
 	return true
 }
 
-// wanted are the tenants that were refused for their share, and when last. What they
-// have goes early then; of one that asks for nothing it stays.
+// wanted are the tenants that were refused for their share, and when last. While there
+// are any, what whoever has more than its share has goes early; else it stays.
 type wanted struct {
 	mu sync.Mutex
 	at map[string]time.Time
@@ -113,18 +124,16 @@ type wanted struct {
 func (w *wanted) note(tenant string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	now := time.Now()
-	maps.DeleteFunc(w.at, func(_ string, at time.Time) bool { return now.Sub(at) > wantedFor })
 	if w.at == nil {
 		w.at = map[string]time.Time{}
 	}
-	w.at[tenant] = now
+	w.at[tenant] = time.Now()
 }
 
-// lately reports whether a tenant was refused a short while ago.
-func (w *wanted) lately(tenant string) bool {
+// lately returns the tenants that were refused a short while ago.
+func (w *wanted) lately() map[string]time.Time {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	at, ok := w.at[tenant]
-	return ok && time.Since(at) <= wantedFor
+	maps.DeleteFunc(w.at, func(_ string, at time.Time) bool { return time.Since(at) > wantedFor })
+	return maps.Clone(w.at)
 }

@@ -299,7 +299,7 @@ func TestManyUnfinishedHeadsGoTogether(t *testing.T) {
 	}
 	require.Less(t, in.log(t).Full, crowded)
 	p := portionOf(in.tasks, in.log(t).Space, "new")
-	require.False(t, p.over(0))
+	require.False(t, p.over())
 	u, err := in.tasks.Usage("new")
 	require.NoError(t, err)
 	require.Equal(t, 1, u.Unfinished)

@@ -77,8 +77,8 @@ type sweeper struct {
 	every       time.Duration
 	relief      time.Duration // between two looks at the disk
 	now         func() time.Time
-	room        func() error             // whether the disk has room for new exports
-	wanted      func(tenant string) bool // whether a tenant was refused for its share
+	room        func() error                // whether the disk has room for new exports
+	wanted      func() map[string]time.Time // the tenants that were refused for their share lately
 
 	mark       events.PurgeMark // of the pass before; zero in the first one
 	strayMark  events.PurgeMark // of the search for strays before; zero in the first one

@@ -26,11 +26,12 @@ const (
 //   - while it is under way, or its callback is pending;
 //   - while its file is there, and until keepHistory after its end; unless it is
 //     not among the newest maxHistory of its tenant, or its tenant has more of the
-//     log than its share and was refused a further one.
+//     log than its share and somebody was refused a further one.
 //
-// The place of an export in the log is the event that began its newest round:
-// without that one no reader can make sense of the others. Later events of an
-// export that was trimmed stay for a while, and every reader passes over them.
+// The place of an export in the log is the event that began its newest round, or
+// carried it on since: without that one no reader can make sense of the others. Later
+// events of an export that was trimmed stay for a while, and every reader passes over
+// them. What is needed and stands before what is not is carried on first, see carry.
 //
 // While the log is crowded the head is not waited for if its tenant has more than its
 // share, or is alone: its callback is given up, its file expires, and an unfinished
@@ -47,6 +48,11 @@ func (s *sweeper) trim(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		if err := s.carry(ctx, log); err != nil {
+			return err
+		}
+		// What was carried lies behind the end that log knows, so it is not looked at
+		// while both it and what it stands for count for its tenant.
 		below, more, err := s.trimPoint(ctx, log)
 		if err != nil {
 			return err
@@ -118,9 +124,9 @@ func (s *sweeper) trimPoint(ctx context.Context, log events.LogState) (below uin
 				}
 				tenants[x.Tenant] = h
 			}
-			over := h.portion.over(freed)
-			now := log.Full >= logShare || log.Full >= crowded && (over || h.portion.alone())
-			dispensable, err := s.dispense(ctx, x, h.exports > s.maxHistory || over && s.wanted(x.Tenant) || now, now)
+			early, over := s.early(h, log, freed)
+			now := over || log.Full >= logShare
+			dispensable, err := s.dispense(ctx, x, early || now, now)
 			if err != nil {
 				return 0, false, fmt.Errorf("trimming key %s: %w", x.Key, err)
 			}
@@ -143,6 +149,8 @@ func (s *sweeper) trimPoint(ctx context.Context, log events.LogState) (below uin
 type history struct {
 	exports int
 	portion portion
+	part    float64 // of its share, that it is trimmed to when room is wanted
+	wanted  bool    // by anybody
 }
 
 func (s *sweeper) historyOf(tenant string, log events.LogState) (*history, error) {
@@ -150,48 +158,62 @@ func (s *sweeper) historyOf(tenant string, log events.LogState) (*history, error
 	if err != nil {
 		return nil, err
 	}
-	return &history{u.Exports, portionOf(s.tasks, log.Space, tenant)}, nil
+	h := &history{exports: u.Exports, portion: portionOf(s.tasks, log.Space, tenant)}
+	h.part, h.wanted = s.trimTo(tenant)
+	return h, nil
 }
+
+// trimTo returns the part of its share that a tenant is trimmed to when anybody wants
+// room, and whether one does.
+func (s *sweeper) trimTo(tenant string) (part float64, wanted bool) {
+	refused := s.wanted()
+	if _, ok := refused[tenant]; ok {
+		return 1 - asideFor, true
+	}
+	return 1, len(refused) > 0
+}
+
+// average is how many bytes of the log an export has.
+func (h *history) average() int64 { return h.portion.own / int64(max(h.exports, 1)) }
 
 // oneLess takes an export away, as large as the average, and returns its bytes.
 func (h *history) oneLess() int64 {
-	bytes := h.portion.own / int64(max(h.exports, 1))
+	bytes := h.average()
 	h.portion.own -= bytes
 	h.exports--
 	return bytes
+}
+
+// early reports whether the exports of a tenant go before their time, and whether
+// nothing of them is waited for.
+func (s *sweeper) early(h *history, log events.LogState, freed int64) (early, now bool) {
+	over := h.portion.beyond(h.part, freed) > 0
+	now = log.Full >= crowded && (over || h.portion.alone())
+	return now || h.exports > s.maxHistory || over && h.wanted, now
 }
 
 // dispense reports whether the log can do without an export. It does what has to
 // be done before: with early, a file that is still there expires; with now,
 // nothing is waited for.
 func (s *sweeper) dispense(ctx context.Context, x events.Export, early, now bool) (bool, error) {
+	if !now && !s.dispensable(&x, early) {
+		return false, nil
+	}
 	var err error
 	if !x.State.Terminal() {
-		if !now {
-			return false, nil
-		}
 		if x, err = s.fail(ctx, x, "the event log is almost full and this export is the oldest in it"); err != nil {
 			return false, unlessOvertaken(err)
 		}
 	}
-	if !x.FinishedAt.Before(s.mark.At.Add(-s.settle)) {
-		return false, nil // what it leaves cannot be cleared yet
+	if !s.settled(&x) {
+		return false, nil
 	}
 	if x.Callback.State == events.CallbackPending {
-		if !now && s.now().Before(x.FinishedAt.Add(s.keepHistory+callbackGrace)) {
-			return false, nil
-		}
 		if x, err = s.giveUpCallback(ctx, x); err != nil {
 			return false, unlessOvertaken(err)
 		}
 	}
-	if !early && s.now().Before(x.FinishedAt.Add(s.keepHistory)) {
-		return false, nil
-	}
 	if x.State == events.StateCompleted {
-		if !early {
-			return false, nil
-		}
 		terminal := x.TerminalSeq
 		x, err = s.expireFile(ctx, x, func(x *events.Export) bool {
 			return x.TerminalSeq == terminal && x.Callback.State != events.CallbackPending
@@ -208,6 +230,22 @@ func (s *sweeper) dispense(ctx context.Context, x events.Export, early, now bool
 		return false, unlessOvertaken(err)
 	}
 	return true, s.tasks.Cleared([]events.Export{x})
+}
+
+// dispensable reports whether nothing need be waited for before the log can do
+// without an export.
+func (s *sweeper) dispensable(x *events.Export, early bool) bool {
+	old := func(more time.Duration) bool { return !s.now().Before(x.FinishedAt.Add(s.keepHistory + more)) }
+	if !s.settled(x) || x.Callback.State == events.CallbackPending && !old(callbackGrace) {
+		return false
+	}
+	return early || x.State != events.StateCompleted && old(0)
+}
+
+// settled reports whether an export has ended so long ago that what it leaves can be
+// cleared.
+func (s *sweeper) settled(x *events.Export) bool {
+	return x.State.Terminal() && x.FinishedAt.Before(s.mark.At.Add(-s.settle))
 }
 
 func unlessOvertaken(err error) error {

@@ -1,0 +1,206 @@
+package ingress
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"sheaf/events"
+	"sheaf/events/eventstest"
+
+	"github.com/stretchr/testify/require"
+)
+
+// A busy tenant is not held by the old exports of a modest one, over and over, and
+// the modest one notices nothing: what it asks answers the same, files are there,
+// links live, and what was to happen happens.
+func TestOldExportsDoNotHoldABusyTenant(t *testing.T) {
+	t.Parallel()
+	streams := eventstest.StreamsOn(t, eventstest.Server(t, ""), events.Config{MaxEventsBytes: 1 << 20})
+	in := startOn(t, streams, Config{Authenticate: func(key string) (string, bool) { return key, true }})
+	ask := func(tenant, method, path, body string) answer {
+		return send(t, method, in.url+path, body, "X-API-Key", tenant)
+	}
+	submit := func(title string) answer { // what ends at once
+		a := ask("busy", http.MethodPost, "/v1/export/raw", titled(title))
+		if a.Errcode == 0 {
+			require.Zero(t, ask("busy", http.MethodPost, "/v1/export/cancel", fmt.Sprintf(`{"key":%q}`, a.key(t))).Errcode)
+		}
+		return a
+	}
+	now := time.Now()
+	modest := events.DefaultTenant
+	content := testZip(t)
+	done := in.complete(t, testKey(0), "done", content, now.Add(time.Hour))
+	link := events.DownloadURL(in.streams.Keys(), in.url, &done)
+	in.underway(t, testKey(1))
+	in.write(t, testKey(1), &events.ExportFailed{Code: events.CodeSourceHTTP, Reason: "HTTP 500", Phase: events.PhaseCrawling})
+	in.write(t, testKey(2), withCallback("told"))
+	in.write(t, testKey(2), &events.ExportCancelled{})
+	told := in.write(t, testKey(2), &events.CallbackAttempted{Attempt: 1, Status: 500, NextAt: now.Add(time.Hour)})
+	in.write(t, testKey(3), &events.SubmissionRejected{Reason: "no"})
+	in.complete(t, testKey(4), "gone", content, now)
+	in.write(t, testKey(4), &events.ExportExpired{})
+	state := func() string {
+		in.caughtUpTo(t)
+		var b strings.Builder
+		for n := range 5 {
+			a := ask(modest, http.MethodGet, "/v1/export/detail?key="+testKey(n), "")
+			b.WriteString(string(a.Data) + a.Msg + "\n")
+		}
+		b.WriteString(string(ask(modest, http.MethodGet, "/v1/export/history?user_id=u&begin_timestamp=0", "").Data))
+		return b.String()
+	}
+	before := state()
+	require.Contains(t, before, testKey(4))
+
+	s := in.sweeper()
+	s.keepPages = time.Hour
+	var carried uint64
+	carries := 0
+	for lap := 0; carries < 2; lap++ {
+		for n := 0; ; n++ {
+			in.caughtUpTo(t)
+			if submit(fmt.Sprint(lap, "-", n)).Status == http.StatusTooManyRequests {
+				break
+			}
+		}
+		in.caughtUpTo(t)
+		begins := in.log(t).First
+		passes(t, s, 2)
+		require.Greater(t, in.log(t).First, begins, "lap %d", lap)
+		in.caughtUpTo(t)
+		require.Eventually(t, func() bool { return submit(fmt.Sprint("room ", lap)).Errcode == 0 }, 10*time.Second, 20*time.Millisecond)
+		require.Equal(t, before, state())
+		_, body := fetch(t, http.MethodGet, link)
+		require.Equal(t, content, body)
+		x := in.read(t, modest, testKey(0))
+		if x.CarriedSeq != carried {
+			carried = x.CarriedSeq
+			carries++
+		}
+		require.Equal(t, in.rebuilt(t), in.digest(t))
+	}
+
+	// The rounds go on where they were.
+	require.Zero(t, ask(modest, http.MethodPost, "/v1/export/retry", fmt.Sprintf(`{"key":%q}`, testKey(1))).Errcode)
+	again := in.read(t, modest, testKey(1))
+	require.Equal(t, events.StateRequested, again.State)
+	require.Zero(t, again.CarriedSeq)
+	require.NotZero(t, again.ContinuesRun)
+	in.write(t, testKey(1), &events.ExportCancelled{})
+	x := in.write(t, testKey(2), &events.CallbackDelivered{Attempt: 2, Status: 200})
+	require.Equal(t, told.WebhookID(), x.WebhookID())
+	in.caughtUpTo(t)
+	s.now = func() time.Time { return now.Add(2 * time.Hour) }
+	passes(t, s, 1)
+	require.Equal(t, events.StateExpired, in.read(t, modest, testKey(0)).State)
+	require.False(t, in.has(t, done.Files[0].Store))
+
+	// In the end they go as if they had never been carried.
+	in.write(t, testKey(9), requestOf("the newest"))
+	in.caughtUpTo(t)
+	s.now = func() time.Time { return now.Add(s.keepHistory + 2*time.Hour) }
+	passes(t, s, 2)
+	for n := range 5 {
+		require.False(t, in.knows(t, n), "key %d", n)
+	}
+	require.Equal(t, in.rebuilt(t), in.digest(t))
+}
+
+// Nothing is carried on that work is under way on, or when nobody wants room, or when
+// it frees too little.
+func TestWhatIsNotCarried(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		head    func(in *ingress)
+		refused bool
+	}{
+		"nobody wants room": {func(in *ingress) {
+			in.write(t, testKey(0), requestOf("a"))
+			in.write(t, testKey(0), &events.ExportCancelled{})
+		}, false},
+		"under way": {func(in *ingress) { in.write(t, testKey(0), requestOf("a")) }, true},
+		"a callback that was not tried": {func(in *ingress) {
+			in.write(t, testKey(0), withCallback("a"))
+			in.write(t, testKey(0), &events.ExportCancelled{})
+		}, true},
+		"a callback that is due": {func(in *ingress) {
+			in.write(t, testKey(0), withCallback("a"))
+			in.write(t, testKey(0), &events.ExportCancelled{})
+			in.write(t, testKey(0), &events.CallbackAttempted{Attempt: 1, NextAt: time.Now()})
+		}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			streams := eventstest.StreamsOn(t, eventstest.Server(t, ""), events.Config{MaxEventsBytes: 256 << 10})
+			in := startOn(t, streams, Config{})
+			tc.head(in)
+			for n := 0; in.log(t).Full < 0.5; n++ {
+				_, err := streams.Append(t.Context(), events.Export{Tenant: "busy", Key: testKey(100 + n)}, "", func(*events.Export) (events.Payload, error) {
+					return &events.SubmissionRejected{Reason: strings.Repeat("x", 3000)}, nil
+				})
+				require.NoError(t, err)
+			}
+			in.caughtUpTo(t)
+			s := in.sweeper()
+			if tc.refused {
+				in.wanted.note("busy")
+			}
+			last := in.log(t).Last
+			passes(t, s, 3)
+			l := in.log(t)
+			require.Equal(t, [2]uint64{1, last}, [2]uint64{l.First, l.Last})
+		})
+	}
+}
+
+// What lies before what becomes free is carried on if it is not more than four times
+// as much.
+func TestCarryingIsWorthIt(t *testing.T) {
+	for log, until := range map[string]uint64{
+		"":         0,
+		"mmm":      0, // nothing becomes free
+		"mmbb":     4,
+		"bbmm":     2, // what is needed and comes after stays
+		"mmmmb":    5,
+		"mmmmmb":   0, // too little
+		"mmmmmbb":  7, // together they are enough
+		"bmmmmmmb": 8,
+		"mbmmmmmm": 2,
+		"bbbbbbbb": 3, // what is within the share is needed too
+		"nnnbbbbb": 6,
+	} {
+		w := worth{left: map[string]int64{}, beyond: func(tenant string) int64 {
+			if tenant == "b" {
+				return 250
+			}
+			return 0
+		}}
+		for n, tenant := range log {
+			w.add(uint64(n+1), string(tenant), 100)
+		}
+		require.Equal(t, until, w.until, log)
+	}
+}
+
+// A key that was bound by a process that died begins its export, though what was there
+// before was carried on and the log trimmed.
+func TestIdempotencyKeyOfWhatWasCarried(t *testing.T) {
+	t.Parallel()
+	in := start(t, eventstest.Server(t, ""), Config{})
+	key := in.post(t, "/v1/export/raw", titled("a")).key(t)
+	x := in.write(t, key, &events.ExportCancelled{})
+	claim := events.IdempotencyClaim{Key: key, Before: x.RequestedSeq, Log: x.LastSeq}
+	_, err := in.streams.ClaimIdempotencyKey(t.Context(), events.DefaultTenant, "my-key", claim)
+	require.NoError(t, err)
+	in.underway(t, testKey(1))
+	carried := in.write(t, key, &events.ExportCarried{Export: x})
+	require.NoError(t, in.streams.TrimLog(t.Context(), in.log(t), carried.CarriedSeq))
+	require.Zero(t, send(t, http.MethodPost, in.url+"/v1/export/raw", titled("a"), "Idempotency-Key", "my-key").Errcode)
+	again := in.read(t, events.DefaultTenant, key)
+	require.Equal(t, events.StateRequested, again.State)
+	require.Equal(t, x.ID, again.ID)
+}
