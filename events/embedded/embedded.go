@@ -48,6 +48,7 @@ type Options struct {
 type Server struct {
 	ns      *server.Server
 	lock    *os.File
+	fatal   chan string             // the first reason for which it cannot start or listen
 	failed  *atomic.Pointer[string] // the first write error, nil while there is none
 	tenants *tenants                // nil if nobody needs a key
 }
@@ -107,7 +108,8 @@ func leftOut(ns *server.Server, dir string) (names []string, err error) {
 }
 
 // Start runs a server and waits until it takes connections. It fails at once
-// when the address is taken or the folder is in use.
+// when the address is taken or the folder is in use. Nobody from outside is let in
+// before the streams that lie in the folder have been read, or set aside.
 func Start(o Options) (*Server, error) {
 	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("folder of the embedded NATS server: %w", err)
@@ -125,11 +127,11 @@ func Start(o Options) (*Server, error) {
 			_ = held.Close()
 			return nil, fmt.Errorf("folder %s of the embedded NATS server: %w", o.Dir, err)
 		}
-		s := &Server{lock: held, failed: &atomic.Pointer[string]{}}
+		s := &Server{lock: held, fatal: make(chan string, 1), failed: &atomic.Pointer[string]{}}
 		if o.Authenticate != nil {
 			s.tenants = newTenants(o.Authenticate)
 		}
-		if s.ns, err = start(o, s.failed, s.tenants); err != nil {
+		if err := s.start(o); err != nil {
 			_ = held.Close()
 			return nil, err
 		}
@@ -138,6 +140,11 @@ func Start(o Options) (*Server, error) {
 			if err := dropSpare(o.Dir, left); err != nil {
 				s.Stop()
 				return nil, fmt.Errorf("folder %s of the embedded NATS server: %w", o.Dir, err)
+			}
+			// Not before: whoever writes while there are second names may lose it again.
+			if err := s.listen(o); err != nil {
+				s.Stop()
+				return nil, err
 			}
 			return s, nil
 		}
@@ -158,9 +165,14 @@ const (
 	maxSubscriptions = 1000
 )
 
-func start(o Options, failed *atomic.Pointer[string], callers *tenants) (*server.Server, error) {
+// listens reports whether callers from outside are wanted.
+func (o Options) listens() bool { return o.Listen != "" && o.Listen != "none" }
+
+// start runs the server, for this process alone.
+func (s *Server) start(o Options) error {
 	opts := &server.Options{
 		ServerName: "sheaf",
+		DontListen: true, // until listen
 		JetStream:  true,
 		StoreDir:   o.Dir,
 		// Without it an acknowledged message can be lost for two minutes
@@ -177,8 +189,8 @@ func start(o Options, failed *atomic.Pointer[string], callers *tenants) (*server
 		// Processors have instructions for AES, and none for ChaCha20.
 		opts.JetStreamKey, opts.JetStreamCipher = o.Key, server.AES
 	}
-	if callers != nil {
-		opts.CustomClientAuthentication = callers
+	if s.tenants != nil {
+		opts.CustomClientAuthentication = s.tenants
 	}
 	if o.TLS != nil {
 		opts.TLS, opts.TLSConfig, opts.TLSTimeout = true, o.TLS, 5
@@ -186,15 +198,13 @@ func start(o Options, failed *atomic.Pointer[string], callers *tenants) (*server
 	if opts.MaxPayload == 0 {
 		opts.MaxPayload = 8 << 20
 	}
-	if o.Listen == "" || o.Listen == "none" {
-		opts.DontListen = true
-	} else {
+	if o.listens() {
 		host, port, err := net.SplitHostPort(o.Listen)
 		if err != nil {
-			return nil, fmt.Errorf("address of the embedded NATS server: %w", err)
+			return fmt.Errorf("address of the embedded NATS server: %w", err)
 		}
 		if opts.Port, err = strconv.Atoi(port); err != nil {
-			return nil, fmt.Errorf("address of the embedded NATS server: port %q", port)
+			return fmt.Errorf("address of the embedded NATS server: port %q", port)
 		}
 		opts.Host = host
 		if opts.Port == 0 {
@@ -203,37 +213,55 @@ func start(o Options, failed *atomic.Pointer[string], callers *tenants) (*server
 		// The server would wait and retry; a taken port is better said now.
 		probe, err := net.Listen("tcp", o.Listen)
 		if err != nil {
-			return nil, fmt.Errorf("embedded NATS server cannot listen (choose another --nats-listen, or none): %w", err)
+			return fmt.Errorf("embedded NATS server cannot listen (choose another --nats-listen, or none): %w", err)
 		}
 		_ = probe.Close()
 	}
 	ns, err := server.NewServer(opts)
 	if err != nil {
-		return nil, fmt.Errorf("embedded NATS server: %w", err)
+		return fmt.Errorf("embedded NATS server: %w", err)
 	}
-	if callers != nil {
-		callers.ns = ns
+	if s.tenants != nil {
+		s.tenants.ns = ns
 	}
-	fatal := make(chan string, 1)
-	ns.SetLoggerV2(logger{slog.With("component", "nats-server"), fatal, failed}, false, false, false)
+	ns.SetLoggerV2(logger{slog.With("component", "nats-server"), s.fatal, s.failed}, false, false, false)
 	go ns.Start()
 	for end := time.Now().Add(readyWait); !ns.ReadyForConnections(readyWait / 300); {
 		select {
-		case why := <-fatal: // it would never be ready
+		case why := <-s.fatal: // it would never be ready
 			ns.Shutdown()
-			return nil, fmt.Errorf("%w: %s", ErrNotReady, why)
+			return fmt.Errorf("%w: %s", ErrNotReady, why)
 		default:
 		}
 		if time.Now().After(end) {
 			ns.Shutdown()
-			return nil, fmt.Errorf("%w: see the log; is %s in use by another process?", ErrNotReady, o.Dir)
+			return fmt.Errorf("%w: see the log; is %s in use by another process?", ErrNotReady, o.Dir)
 		}
 	}
 	if !ns.JetStreamEnabled() {
 		ns.Shutdown()
-		return nil, fmt.Errorf("%w: JetStream could not start in %s; see the log", ErrNotReady, o.Dir)
+		return fmt.Errorf("%w: JetStream could not start in %s; see the log", ErrNotReady, o.Dir)
 	}
-	return ns, nil
+	s.ns = ns
+	return nil
+}
+
+// listen lets callers from outside in, as the server's own start would do in its last
+// step, right behind the one that start waits for (nats-server 2.15.2).
+func (s *Server) listen(o Options) error {
+	if !o.listens() {
+		return nil
+	}
+	s.ns.AcceptLoop(make(chan struct{})) // returns when the address is bound
+	if s.ns.Addr() != nil {
+		return nil
+	}
+	select {
+	case why := <-s.fatal:
+		return fmt.Errorf("%w: %s", ErrNotReady, why)
+	default:
+		return fmt.Errorf("%w: see the log", ErrNotReady)
+	}
 }
 
 // Connect returns a connection inside the process, without a socket.
@@ -310,8 +338,8 @@ const (
 )
 
 // healthTries is how often the server is asked before it counts as unhealthy.
-// One that does not listen gives itself a millisecond to be scheduled, and on a
-// busy machine says that it has not started when it only had to wait.
+// It gives itself a millisecond to be scheduled, and on a busy machine says that it
+// has not started when it only had to wait.
 const healthTries = 5
 
 // Stop shuts the server down and waits for it. One that does not answer is left
@@ -337,7 +365,7 @@ func (s *Server) Stop() {
 // to a user of Sheaf.
 type logger struct {
 	log    *slog.Logger
-	fatal  chan<- string           // takes the first reason for which the server cannot start
+	fatal  chan<- string           // takes the first reason for which the server cannot start or listen
 	failed *atomic.Pointer[string] // takes the first write error
 }
 

@@ -1,14 +1,17 @@
 package embedded_test
 
 import (
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 
 	"sheaf/events/embedded"
 
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 )
@@ -76,4 +79,30 @@ func TestStartSaysWhatIsWrong(t *testing.T) {
 			}
 		}
 	}
+}
+
+// The address may be taken while the server reads its streams, which can be long.
+func TestAnAddressThatIsTakenMeanwhile(t *testing.T) {
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	address := free.Addr().String()
+	require.NoError(t, free.Close())
+	before := slog.Default()
+	t.Cleanup(func() { slog.SetDefault(before) })
+	var other net.Listener
+	take := sync.OnceFunc(func() {
+		var err error
+		other, err = net.Listen("tcp", address)
+		assert.NoError(t, err)
+	})
+	slog.SetDefault(slog.New(onRecord(func(slog.Record) { take() }))) // the first that the server says
+	dir := t.TempDir()
+	_, err = embedded.Start(embedded.Options{Dir: dir, Listen: address})
+	require.NotNil(t, other)
+	defer other.Close()
+	require.ErrorIs(t, err, embedded.ErrNotReady)
+	require.ErrorContains(t, err, address)
+	srv, err := embedded.Start(embedded.Options{Dir: dir})
+	require.NoError(t, err)
+	srv.Stop()
 }

@@ -6,14 +6,19 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"sheaf/events"
@@ -70,7 +75,12 @@ func TestStoreIsEncrypted(t *testing.T) {
 // visit starts a server in a folder, with the streams of Sheaf, for a look.
 func visit(t *testing.T, dir, key string, look func(*events.Streams)) {
 	t.Helper()
-	srv, err := embedded.Start(embedded.Options{Dir: dir, Key: key})
+	visitWith(t, embedded.Options{Dir: dir, Key: key}, look)
+}
+
+func visitWith(t *testing.T, o embedded.Options, look func(*events.Streams)) {
+	t.Helper()
+	srv, err := embedded.Start(o)
 	require.NoError(t, err)
 	defer srv.Stop()
 	nc, err := srv.Connect()
@@ -205,6 +215,16 @@ func emptyBlock(t *testing.T, dir, stream string) (name string) {
 	return name
 }
 
+// unreadableBlock makes the next block of a stream one that nobody can read, and that no
+// kill leaves.
+func unreadableBlock(t *testing.T, dir, stream string) (name string) {
+	t.Helper()
+	name = emptyBlock(t, dir, stream)
+	require.NoError(t, os.Remove(name))
+	require.NoError(t, os.Mkdir(name, 0o700))
+	return name
+}
+
 // some publishes a few submissions and takes all but the last, and returns when the
 // stream was made.
 func some(t *testing.T, s *events.Streams) (created time.Time) {
@@ -259,9 +279,7 @@ func TestAStreamThatTheServerRemovesIsKept(t *testing.T) {
 	dir := t.TempDir()
 	var created time.Time
 	visit(t, dir, "key", func(s *events.Streams) { created = some(t, s) })
-	block := emptyBlock(t, dir, events.StreamSubmit)
-	require.NoError(t, os.Remove(block))
-	require.NoError(t, os.Mkdir(block, 0o700)) // which nobody can read, and no kill leaves
+	block := unreadableBlock(t, dir, events.StreamSubmit)
 	folder := filepath.Join(dir, "jetstream", "$G", "streams", events.StreamSubmit)
 	whole := filepath.Join(t.TempDir(), "whole")
 	require.NoError(t, os.CopyFS(whole, os.DirFS(dir)))
@@ -311,6 +329,61 @@ func TestAStreamThatTheServerRemovesIsKept(t *testing.T) {
 		visit(t, dir, "key", holdsSome(t, created))
 		require.NoDirExists(t, filepath.Join(dir, "starting"))
 	}
+}
+
+// Nobody from outside meets a server that has not found all its streams: a stream that
+// a caller makes in place of a missing one would be taken for it, and that one dropped.
+func TestNobodyIsLetInDuringTheTries(t *testing.T) {
+	dir := t.TempDir()
+	var created time.Time
+	visit(t, dir, "key", func(s *events.Streams) { created = some(t, s) })
+	block := unreadableBlock(t, dir, events.StreamSubmit)
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	address := free.Addr().String()
+	require.NoError(t, free.Close())
+
+	before := slog.Default()
+	t.Cleanup(func() { slog.SetDefault(before) })
+	tries := 0
+	slog.SetDefault(slog.New(onRecord(func(r slog.Record) {
+		if !strings.Contains(r.Message, "starts once more") {
+			return
+		}
+		tries++
+		if conn, err := net.Dial("tcp", address); !assert.Error(t, err, "a server that lacks a stream listens") {
+			_ = conn.Close()
+		}
+		spare := filepath.Join(dir, "starting", "jetstream", "$G", "streams", events.StreamSubmit, "msgs")
+		require.NoError(t, os.Remove(filepath.Join(spare, filepath.Base(block))))
+	})))
+	ctx, stop := context.WithCancel(t.Context())
+	met := make(chan struct{})
+	letIn := sync.OnceFunc(func() { close(met) })
+	var caller sync.WaitGroup
+	defer caller.Wait()
+	defer stop()
+	caller.Go(func() {
+		for ; ctx.Err() == nil; time.Sleep(time.Millisecond) {
+			nc, err := nats.Connect(address)
+			if err != nil {
+				continue
+			}
+			assert.NoDirExists(t, filepath.Join(dir, "starting"), "what is written now would be put back after a kill")
+			if js, err := jetstream.New(nc); assert.NoError(t, err) {
+				_, err = js.CreateStream(ctx, jetstream.StreamConfig{Name: events.StreamSubmit, Subjects: []string{"sheaf.submit.*.*"}})
+				assert.Error(t, err)
+			}
+			nc.Close()
+			letIn()
+		}
+	})
+	visitWith(t, embedded.Options{Dir: dir, Key: "key", Listen: address}, func(s *events.Streams) {
+		<-met // it is let in when the streams are there
+		stop()
+		holdsSome(t, created)(s)
+	})
+	require.Equal(t, 1, tries)
 }
 
 type onRecord func(slog.Record)
