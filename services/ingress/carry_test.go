@@ -1,6 +1,7 @@
 package ingress
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"strings"
@@ -61,12 +62,11 @@ func TestOldExportsDoNotHoldABusyTenant(t *testing.T) {
 	var carried uint64
 	carries := 0
 	for lap := 0; carries < 2; lap++ {
-		for n := 0; ; n++ {
+		n := 0
+		for ; submit(fmt.Sprint(lap, "-", n)).Status != http.StatusTooManyRequests; n++ {
 			in.caughtUpTo(t)
-			if submit(fmt.Sprint(lap, "-", n)).Status == http.StatusTooManyRequests {
-				break
-			}
 		}
+		require.Greater(t, n, 5, "a pass makes room for more than a trickle")
 		in.caughtUpTo(t)
 		begins := in.log(t).First
 		passes(t, s, 2)
@@ -108,6 +108,38 @@ func TestOldExportsDoNotHoldABusyTenant(t *testing.T) {
 		require.False(t, in.knows(t, n), "key %d", n)
 	}
 	require.Equal(t, in.rebuilt(t), in.digest(t))
+}
+
+// Who is refused need not wait for the next pass.
+func TestRoomInTheLogIsMadeBetweenPasses(t *testing.T) {
+	t.Parallel()
+	streams := eventstest.StreamsOn(t, eventstest.Server(t, ""), events.Config{MaxEventsBytes: 1 << 20})
+	in := startOn(t, streams, Config{Authenticate: func(key string) (string, bool) { return key, true }})
+	in.write(t, testKey(0), requestOf("a"))
+	in.write(t, testKey(0), &events.ExportCancelled{})
+	submit := func(n int) int {
+		in.caughtUpTo(t)
+		a := send(t, http.MethodPost, in.url+"/v1/export/raw", titled(fmt.Sprint(n)), "X-API-Key", "busy")
+		if a.Errcode == 0 {
+			x := in.read(t, "busy", a.key(t))
+			_, err := streams.Append(t.Context(), x, "", func(*events.Export) (events.Payload, error) { return &events.ExportCancelled{}, nil })
+			require.NoError(t, err)
+		}
+		return a.Status
+	}
+	n := 0
+	for submit(n) == http.StatusOK {
+		n++
+	}
+	s := in.sweeper()
+	s.every, s.relief, s.trimEvery = time.Hour, 10*time.Millisecond, 20*time.Millisecond
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- s.run(ctx) }()
+	require.Eventually(t, func() bool { return submit(n) == http.StatusOK }, 10*time.Second, 20*time.Millisecond)
+	cancel()
+	require.NoError(t, <-done)
+	require.True(t, in.knows(t, 0))
 }
 
 // Nothing is carried on that work is under way on, or when nobody wants room, or when

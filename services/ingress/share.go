@@ -33,7 +33,7 @@ const (
 	// exports of those over theirs make room for new ones.
 	wantedFor = 10 * time.Minute
 	// asideFor is the part of its share that is made free for a tenant that was refused:
-	// it goes on with that until the next pass.
+	// it goes on with that until the next look.
 	asideFor = 0.1
 )
 

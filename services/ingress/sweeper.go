@@ -26,8 +26,11 @@ const (
 	// settle is how long the pages of a completed export stay, for a second
 	// assembler that still reads them.
 	settle = time.Minute
-	// relieveEvery is the pause between two looks at the disk.
+	// relieveEvery is the pause between two looks at the disk, and at whether somebody
+	// was refused for its share of the log.
 	relieveEvery = 2 * time.Second
+	// trimEvery is the pause between two trimmings while somebody is.
+	trimEvery = 10 * time.Second
 	// sweepBatch bounds the exports that are in memory at once.
 	sweepBatch = 64
 	// relieveAtMost bounds the exports whose pages go at one look at the disk.
@@ -76,6 +79,7 @@ type sweeper struct {
 	settle      time.Duration
 	every       time.Duration
 	relief      time.Duration // between two looks at the disk
+	trimEvery   time.Duration // while somebody is refused for its share of the log
 	now         func() time.Time
 	room        func() error                // whether the disk has room for new exports
 	wanted      func() map[string]time.Time // the tenants that were refused for their share lately
@@ -83,6 +87,7 @@ type sweeper struct {
 	mark       events.PurgeMark // of the pass before; zero in the first one
 	strayMark  events.PurgeMark // of the search for strays before; zero in the first one
 	filesSwept time.Time
+	trimmed    time.Time         // when the log was looked at last
 	relieved   map[string]uint64 // TerminalSeq of exports whose pages went since the disk had room, by key
 }
 
@@ -90,7 +95,7 @@ func (s *Service) newSweeper() *sweeper {
 	return &sweeper{
 		streams: s.streams, tasks: s.tasks, files: s.files, bound: s.bound,
 		keepPages: s.cfg.KeepPages, keepHistory: s.cfg.KeepHistory, maxHistory: s.cfg.MaxHistory, maxAge: s.cfg.MaxAge,
-		settle: settle, every: sweepEvery, relief: relieveEvery, now: time.Now, room: s.diskRoom, wanted: s.wanted.lately,
+		settle: settle, every: sweepEvery, relief: relieveEvery, trimEvery: trimEvery, now: time.Now, room: s.diskRoom, wanted: s.wanted.lately,
 		relieved: map[string]uint64{},
 	}
 }
@@ -124,6 +129,9 @@ func (s *sweeper) run(ctx context.Context) error {
 			case <-look.C:
 				if err := s.relieve(ctx); err != nil && ctx.Err() == nil {
 					slog.Warn("making room on the disk; it is tried again", "service", "ingress", "error", err)
+				}
+				if err := s.relieveLog(ctx); err != nil && ctx.Err() == nil {
+					slog.Warn("making room in the log; it is tried again", "service", "ingress", "error", err)
 				}
 			case <-ctx.Done():
 				return nil
@@ -179,6 +187,15 @@ func (s *sweeper) relieve(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// relieveLog trims the log while somebody is refused for its share of it, without
+// waiting for the next pass. The mark is that of the last one.
+func (s *sweeper) relieveLog(ctx context.Context) error {
+	if s.mark.At.IsZero() || time.Since(s.trimmed) < s.trimEvery || len(s.wanted()) == 0 {
+		return nil
+	}
+	return s.trim(ctx)
 }
 
 // pass removes what is due now. A failure of the file store does not keep the

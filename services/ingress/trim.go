@@ -43,6 +43,7 @@ const (
 // export that is begun anew between look and purge moves behind what is purged;
 // one that knows of it only what was purged loses at the fence.
 func (s *sweeper) trim(ctx context.Context) error {
+	s.trimmed = time.Now()
 	for {
 		log, err := s.upToDate(ctx)
 		if err != nil {
