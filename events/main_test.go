@@ -3,7 +3,9 @@ package events_test
 import (
 	"testing"
 
+	"sheaf/events/eventstest"
+
 	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m, eventstest.OutlivesServer()) }

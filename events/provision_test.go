@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"sheaf/events"
+	"sheaf/events/embedded"
 	"sheaf/events/eventstest"
 
 	"github.com/nats-io/nats.go"
@@ -282,13 +283,47 @@ func TestSubmissionsCannotBeRemoved(t *testing.T) {
 }
 
 // Two submissions of one Nats-Msg-Id, by two producers or by chance, are both
-// kept, and no event is hidden by an id.
-func TestMessageIDsSuppressNothingForLong(t *testing.T) {
+// kept, also by a stream that an older version made, and after a restart; and no event is
+// hidden by an id.
+func TestMessageIDsSuppressNothing(t *testing.T) {
 	t.Parallel()
-	s := eventstest.Streams(t)
+	dir := t.TempDir()
+	start := func() *embedded.Server {
+		srv, err := embedded.Start(embedded.Options{Dir: dir, MaxStore: 8 << 30, Key: "a key"})
+		require.NoError(t, err)
+		t.Cleanup(srv.Stop)
+		return srv
+	}
+	srv := start()
+	older, err := jetstream.New(eventstest.Connect(t, srv))
+	require.NoError(t, err)
+	_, err = older.CreateStream(t.Context(), jetstream.StreamConfig{
+		Name: events.StreamSubmit, Subjects: []string{"sheaf.submit.*.*"}, Retention: jetstream.WorkQueuePolicy, Duplicates: 100 * time.Millisecond,
+	})
+	require.NoError(t, err)
+	want := uint64(0)
+	publish := func(s *events.Streams) {
+		t.Helper()
+		for range 3 {
+			for _, tenant := range []string{"shop", "bank"} {
+				ack, err := s.JetStream().PublishMsg(t.Context(), &nats.Msg{Subject: events.SubmitSubject(tenant, "raw"), Header: nats.Header{"Nats-Msg-Id": {"order-1"}}})
+				require.NoError(t, err)
+				want++
+				require.False(t, ack.Duplicate, tenant)
+				require.Equal(t, want, ack.Sequence)
+			}
+		}
+	}
+	s := eventstest.StreamsOn(t, srv, events.Config{})
+	publish(s)
+	srv.Stop()
+	srv = start()
+	s = eventstest.StreamsOn(t, srv, events.Config{})
+	publish(s)
 	for stream, c := range configs(t, s.JetStream()) {
 		if c, ok := c.(jetstream.StreamConfig); ok {
 			require.LessOrEqual(t, c.Duplicates, 100*time.Millisecond, stream)
+			require.True(t, c.Duplicates == 0 || stream != events.StreamSubmit, stream)
 			require.False(t, c.AllowRollup && stream != events.StreamTimers, stream)
 		}
 	}

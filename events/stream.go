@@ -48,8 +48,7 @@ const (
 	// receivers that do not answer; a full set would stop all deliveries.
 	maxAckPending = 100_000
 	// minDedupeWindow is the shortest that the server takes. Dedupe by
-	// Nats-Msg-Id is stream-wide, so a producer could use it to suppress
-	// another's message; nothing here relies on it.
+	// Nats-Msg-Id is stream-wide, and nothing here relies on it.
 	minDedupeWindow = 100 * time.Millisecond
 )
 
@@ -362,6 +361,12 @@ func streamConfigs(cfg Config) []jetstream.StreamConfig {
 	submit.MaxBytes = cfg.MaxSubmitBytes
 	// A producer may publish here and do nothing else.
 	submit.DenyDelete, submit.DenyPurge = true, true
+	// Nor may one suppress another's submission by a Nats-Msg-Id. The server dedupes by
+	// it in every stream for 100 ms at least, but in one that has sources: there a window
+	// of 0 means none (nats-server 2.14, pull request 7651). Nothing is ever published on
+	// the subject of this source.
+	submit.Duplicates = 0
+	submit.Sources = []*jetstream.StreamSource{{Name: StreamPrivate, FilterSubject: subjectPrivate + "nothing"}}
 
 	log := base(StreamEvents, "the log: every fact of every export", subjectEvent+"*.*.*")
 	log.MaxBytes = cfg.MaxEventsBytes
@@ -401,7 +406,7 @@ func streamConfigs(cfg Config) []jetstream.StreamConfig {
 	idempotency.MaxAge = cfg.KeepIdempotency
 	idempotency.MaxBytes = maxClaimsBytes
 
-	return []jetstream.StreamConfig{submit, log, pages, timers, private, callbacks, idempotency}
+	return []jetstream.StreamConfig{private, submit, log, pages, timers, callbacks, idempotency}
 }
 
 type consumerConfig struct {

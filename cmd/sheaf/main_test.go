@@ -10,11 +10,13 @@ import (
 	"testing"
 	"time"
 
+	"sheaf/events/eventstest"
+
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m, eventstest.OutlivesServer()) }
 
 // output collects what a command writes, also while it still runs.
 type output struct {

@@ -115,8 +115,8 @@ func (m *messaging) connect(ctx context.Context, cfg Config) error {
 	}); err != nil {
 		return fmt.Errorf("%w; check %s and whether the servers run", err, strings.TrimSpace("--nats "+strings.Join(cfg.NATS, ",")+" "+cfg.NATSContext))
 	}
-	if v := m.conn.ConnectedServerVersion(); !atLeast(v, 2, 12, 6) {
-		return fmt.Errorf("the NATS server is %s; Sheaf needs 2.12.6 or newer (atomic batches and scheduled messages; those before it have CVE-2026-33222 and CVE-2026-33248)", v)
+	if v := m.conn.ConnectedServerVersion(); !atLeast(v, 2, 14, 0) {
+		return fmt.Errorf("the NATS server is %s; Sheaf needs 2.14.0 or newer (atomic batches, scheduled messages, and streams in which no Nats-Msg-Id hides another's message)", v)
 	}
 	js, err := jetstream.New(m.conn)
 	if err != nil {

@@ -521,9 +521,9 @@ func TestClusterThatIsNotThere(t *testing.T) {
 
 func TestServerVersion(t *testing.T) {
 	for version, want := range map[string]bool{
-		"2.12.6": true, "v2.12.10": true, "2.12.6-RC.1": true, "2.13": true, "2.15.2-beta": true, "3.0.0": true,
-		"2.12.5": false, "2.12.0": false, "2.12": false, "2.11.9": false, "1.99": false, "": false, "x.y": false, "2.12.x": false,
+		"2.14.0": true, "v2.14.10": true, "2.14.0-RC.1": true, "2.15": true, "2.15.2-beta": true, "3.0.0": true,
+		"2.13.9": false, "2.12.6": false, "2.13": false, "2.11.99": false, "1.99": false, "": false, "x.y": false, "2.14.x": false,
 	} {
-		require.Equal(t, want, atLeast(version, 2, 12, 6), version)
+		require.Equal(t, want, atLeast(version, 2, 14, 0), version)
 	}
 }

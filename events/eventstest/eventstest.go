@@ -11,6 +11,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
 )
 
 // SecretKey is the secret key of every test.
@@ -24,6 +25,13 @@ func Server(t testing.TB, listen string) *embedded.Server {
 	require.NoError(t, err)
 	t.Cleanup(srv.Stop)
 	return srv
+}
+
+// OutlivesServer is a goroutine that a server may leave behind for 30 s: one that asks
+// for the consumer of a stream's source when the server is stopped waits for the answer
+// for as long (nats-server 2.15.2, trySetupSourceConsumer).
+func OutlivesServer() goleak.Option {
+	return goleak.IgnoreTopFunction("github.com/nats-io/nats-server/v2/server.(*stream).trySetupSourceConsumer.func3")
 }
 
 // Connect connects to srv until the end of the test.

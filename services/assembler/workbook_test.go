@@ -22,6 +22,7 @@ import (
 	"github.com/xuri/excelize/v2"
 	"go.uber.org/goleak"
 
+	"sheaf/events/eventstest"
 	"sheaf/events/rows"
 )
 
@@ -447,7 +448,7 @@ func TestCancelEndsEverything(t *testing.T) {
 		})
 		cancel()
 		require.ErrorIs(t, err, context.Canceled)
-		require.NoError(t, goleak.Find(), "goroutines are left")
+		require.NoError(t, goleak.Find(eventstest.OutlivesServer()), "goroutines are left")
 		require.NoError(t, f.Close())
 	}
 }
@@ -459,7 +460,7 @@ func TestFileThatCannotBeWritten(t *testing.T) {
 	pages := cutPages(benchHeader, benchRows(20_000), 500)
 	_, err = WriteWorkbook(t.Context(), f, testSpec(), pagesOf(pages...))
 	require.ErrorIs(t, err, os.ErrClosed)
-	require.NoError(t, goleak.Find(), "goroutines are left")
+	require.NoError(t, goleak.Find(eventstest.OutlivesServer()), "goroutines are left")
 }
 
 // peakHeap runs do and returns by how much the heap grew at its highest.

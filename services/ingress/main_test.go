@@ -31,7 +31,7 @@ func TestMain(m *testing.M) {
 	if !testing.Verbose() {
 		slog.SetDefault(slog.New(slog.DiscardHandler))
 	}
-	goleak.VerifyTestMain(m)
+	goleak.VerifyTestMain(m, eventstest.OutlivesServer())
 }
 
 // ingress is a running service of a test.
