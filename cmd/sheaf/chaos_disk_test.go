@@ -3,7 +3,6 @@
 package main_test
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -12,7 +11,6 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strconv"
@@ -143,15 +141,15 @@ func (r refusals) String() string {
 		r.sent, r.refused, r.unanswered, r.longest.Round(time.Millisecond))
 }
 
-// refusals submits orders again and again for a time. None may be accepted, for
-// there is no room for it, and each is answered soon. before is called before
-// each.
+// refusals submits orders again and again for a time, or until ctx ends. None may be
+// accepted, for the disk does not take it, and each is answered soon. before is called
+// before each.
 func (w *world) refusals(ctx context.Context, lasts time.Duration, orders []*order, before func()) (r refusals) {
 	client := &http.Client{Timeout: 10 * time.Second}
 	defer client.CloseIdleConnections()
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
-	for end := time.Now().Add(lasts); time.Now().Before(end); <-tick.C {
+	for end := time.Now().Add(lasts); ctx.Err() == nil && time.Now().Before(end); <-tick.C {
 		before()
 		o := orders[r.sent%len(orders)]
 		kind := "http"
@@ -164,13 +162,13 @@ func (w *world) refusals(ctx context.Context, lasts time.Duration, orders []*ord
 		waited := time.Since(begun)
 		r.longest = max(r.longest, waited)
 		if waited > 5*time.Second {
-			w.problem("a full disk was answered after %s", waited)
+			w.problem("a disk that takes nothing was answered after %s", waited)
 		}
 		switch {
 		case err != nil:
 			r.unanswered++
 		case status != http.StatusServiceUnavailable || retry == "":
-			w.problem("a full disk was answered %d, Retry-After %q: %s", status, retry, body)
+			w.problem("a disk that takes nothing was answered %d, Retry-After %q: %s", status, retry, body)
 		default:
 			r.refused++
 			if r.refused == 1 {
@@ -235,10 +233,7 @@ func fill(t testing.TB, name string) {
 // embedded server loses its SyncAlways: a killed process would not show it, for
 // the kernel still has what was written.
 func TestChaosSyncsBeforeItAnswers(t *testing.T) {
-	strace, err := exec.LookPath("strace")
-	if err != nil {
-		t.Skip("strace is not installed")
-	}
+	needStrace(t)
 	orders := newOrders(rand.New(rand.NewPCG(1, 3)), 1, 0)
 	orders[0].callback = ""
 	w := newWorld(t, 1, orders)
@@ -253,23 +248,7 @@ func TestChaosSyncsBeforeItAnswers(t *testing.T) {
 	}))
 
 	trace := filepath.Join(w.dir, "trace")
-	p.mu.Lock()
-	tracer := exec.CommandContext(t.Context(), strace, "-f", "-y", "-ttt", "-T", "-e", "trace=fsync,fdatasync", "-o", trace, "-p", strconv.Itoa(p.cmd.Process.Pid))
-	p.mu.Unlock()
-	said, err := tracer.StderrPipe()
-	require.NoError(t, err)
-	require.NoError(t, tracer.Start())
-	lines := bufio.NewScanner(said)
-	if !lines.Scan() || !strings.Contains(lines.Text(), "attached") {
-		_ = tracer.Wait()
-		t.Skipf("strace cannot attach: %s", lines.Text())
-	}
-	drained := make(chan struct{})
-	go func() {
-		defer close(drained)
-		_, _ = io.Copy(io.Discard, said)
-	}()
-
+	detach := p.strace(t, "-y", "-ttt", "-T", "-e", "trace=fsync,fdatasync", "-o", trace)
 	type span struct {
 		what      string
 		from, to  time.Time
@@ -292,9 +271,7 @@ func TestChaosSyncsBeforeItAnswers(t *testing.T) {
 			spans = append(spans, span{"REST submission", begun, time.Now(), stream, i})
 		}
 	}
-	require.NoError(t, tracer.Process.Signal(syscall.SIGINT)) // detaches
-	<-drained
-	_ = tracer.Wait()
+	detach()
 	p.shutdown(syscall.SIGTERM)
 
 	text, err := os.ReadFile(trace)

@@ -315,34 +315,45 @@ func (s *system) run(ctx context.Context) (drained bool, err error) {
 	done := make(chan error, 1)
 	go func() { done <- group.Wait() }()
 	<-groupCtx.Done()
-	if cause := context.Cause(groupCtx); errors.Is(cause, embedded.ErrWrite) || errors.Is(cause, embedded.ErrSilent) {
-		// Nothing can be finished or handed back, and the next process has to
-		// begin as after a crash.
-		select {
-		case <-answered:
-		case <-time.After(answerFor):
-		}
-		return false, cause
-	}
 	within := drainFor
 	if s.cfg.has(roleIngress) {
 		within += *s.cfg.ShutdownDelay
 	}
+	cause := context.Cause(groupCtx)
 	if ctx.Err() != nil {
 		slog.Info("stopping", "at_most", within.String())
 	}
+	tick := time.NewTicker(healthEvery)
+	defer tick.Stop()
+	for end := time.After(within); !errors.Is(cause, embedded.ErrWrite) && !errors.Is(cause, embedded.ErrSilent); {
+		select {
+		case err := <-done:
+			return true, err
+		case <-tick.C:
+			// The watchdog has ended too, and who waits for an acknowledgement
+			// would keep the process from starting anew.
+			if s.server != nil {
+				if err := s.server.Health(); errors.Is(err, embedded.ErrWrite) {
+					cause = err
+				}
+			}
+		case <-end:
+			mu.Lock()
+			defer mu.Unlock()
+			slog.Warn("not everything could be handed back in time; another process takes it up after 10 s", "roles", slices.Sorted(maps.Keys(busy)))
+			if ctx.Err() == nil {
+				return false, cause
+			}
+			return false, nil
+		}
+	}
+	// Nothing can be finished or handed back, and the next process has to begin as
+	// after a crash.
 	select {
-	case err := <-done:
-		return true, err
-	case <-time.After(within):
+	case <-answered:
+	case <-time.After(answerFor):
 	}
-	mu.Lock()
-	defer mu.Unlock()
-	slog.Warn("not everything could be handed back in time; another process takes it up after 10 s", "roles", slices.Sorted(maps.Keys(busy)))
-	if cause := context.Cause(groupCtx); ctx.Err() == nil {
-		return false, cause
-	}
-	return false, nil
+	return false, cause
 }
 
 // watch ends the process when it cannot go on: a write error of the embedded

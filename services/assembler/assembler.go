@@ -313,6 +313,9 @@ func (s *Service) assemble(ctx context.Context, x *events.Export, crawled uint64
 	// file (measured on ext4).
 	store := fmt.Sprintf("%s/%s-%s.zip", x.Tenant, x.Key, events.NewID())
 	if err := s.files.Commit(ctx, draft, store); err != nil {
+		// It may have got its name, and the next attempt makes another. What this does
+		// not remove, the sweeper will.
+		_ = s.files.Delete(ctx, store)
 		return nil, fmt.Errorf("keeping the file: %w", err)
 	}
 	all := slices.Concat(x.Warnings, warnings, keys.warnings())
