@@ -38,7 +38,8 @@ type Decide func(x *Export) (Payload, error)
 // Append returns the export with the event applied, and with what others
 // added since. An acknowledgement that is lost is looked for by the event's
 // id, so the event is written once. After an error the event may still be
-// written only if the error is ErrUnavailable.
+// written only if the error is ErrUnavailable. A request that is almost as large as
+// the server takes is refused with nats.ErrMaxPayload.
 func (s *Streams) Append(ctx context.Context, known Export, correlation string, decide Decide) (Export, error) {
 	x := known
 	if err := checkName(x.Tenant, x.Key); err != nil {
@@ -75,6 +76,9 @@ func (s *Streams) Append(ctx context.Context, known Export, correlation string, 
 		msg, err := Encode(ev)
 		if err != nil {
 			return x, err
+		}
+		if most := s.nc.MaxPayload(); payload.EventType() == TypeRequested && int64(msg.Size()) > most-min(most/8, carriedMore) {
+			return x, fmt.Errorf("publishing: %w", nats.ErrMaxPayload) // it could not be carried on
 		}
 
 		ev.Sequence, err = s.publishFenced(ctx, msg, x.LastSeq, keyFilter(x.Tenant, x.Key))
@@ -113,6 +117,10 @@ func (s *Streams) Append(ctx context.Context, known Export, correlation string, 
 		}
 	}
 }
+
+// carriedMore is how many bytes larger than its request an export may be when it is
+// carried on: its files, its warnings, why it failed.
+const carriedMore = 64 << 10
 
 var errWrongLastSequence = errors.New("wrong last sequence")
 

@@ -3,12 +3,14 @@ package events_test
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
 	"sheaf/events"
 	"sheaf/events/eventstest"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 )
@@ -251,4 +253,24 @@ func TestWhatWasCarriedLivesOn(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, [3]any{want.State, want.Rows, want.Callback.State}, [3]any{x.State, x.Rows, x.Callback.State})
 	require.Zero(t, x.CarriedSeq)
+}
+
+// What is accepted can be carried on: a request leaves room for what comes of it.
+func TestWhatIsAcceptedCanBeCarried(t *testing.T) {
+	s := eventstest.Streams(t)
+	most := int(s.Conn().MaxPayload())
+	x := events.Export{Tenant: "default", Key: testKey}
+	large := func(size int) *events.ExportRequested {
+		r := requested()
+		r.Request.Title = strings.Repeat("x", size)
+		return r
+	}
+	_, err := s.Append(t.Context(), x, "", always(large(most-10<<10)))
+	require.ErrorIs(t, err, nats.ErrMaxPayload)
+	x, err = s.Append(t.Context(), x, "", always(large(most-66<<10)))
+	require.NoError(t, err)
+	x, err = s.Append(t.Context(), x, "", always(&events.ExportFailed{Code: events.CodeSourceFormat, Reason: strings.Repeat("y", 60<<10)}))
+	require.NoError(t, err)
+	_, err = s.Append(t.Context(), x, "", always(&events.ExportCarried{Export: x}))
+	require.NoError(t, err)
 }

@@ -17,7 +17,7 @@ var bucketLogBytes = []byte("log_bytes")
 
 const (
 	// segmentEvents is how many sequences make one piece of the log.
-	segmentEvents = 256
+	segmentEvents = 64
 	// leastEventBytes is what an event counts for at least. A small one costs the
 	// server more in memory, where it keeps each subject, than in the file: some
 	// 1,100 bytes for the three or four events of an export (measured).

@@ -70,7 +70,7 @@ var (
 	bucketExpiring  = []byte("expiring")  // expires_at, key; completed exports
 	bucketFiles     = []byte("files")     // sha256 of a stored name, key; completed exports
 	bucketUnderway  = []byte("underway")  // requested_at, key; exports that have not ended
-	bucketBegun     = []byte("begun")     // sequence of the event that began the newest round, key
+	bucketBegun     = []byte("begun")     // see Begun, key
 	bucketLeftovers = []byte("leftovers") // kind, finished_at, terminal sequence, key
 
 	// What is in these is a function of the log and of how far it was trimmed.
@@ -320,7 +320,7 @@ func (f *fold) write(tx *bbolt.Tx) (usage map[string]Usage, err error) {
 	for _, key := range slices.Sorted(maps.Keys(f.changed)) {
 		c := f.changed[key]
 		if c.after.State == events.StateNone {
-			continue // only a request or a rejection begins an export
+			continue // only a request, a rejection or what was carried begins an export
 		}
 		data, err := json.Marshal(&c.after)
 		if err != nil {

@@ -21,7 +21,7 @@ import (
 // folded. Any change to either gets the next number: the projection is then made
 // again. So it is, without a new number, when an event or a field was added, here
 // or by a newer version that ran before: see events.Vocabulary.
-const tasksFormat = 5
+const tasksFormat = 6
 
 // lockWait is how long OpenTasks waits for another process to let go of the
 // file. A process that takes over from one that is ending needs little.

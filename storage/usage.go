@@ -13,6 +13,7 @@ import (
 type Usage struct {
 	Exports    int   // that the log remembers, and submissions that were rejected
 	Unfinished int   // exports that were accepted and have not ended
+	Untold     int   // exports that have ended and whose callback is pending
 	FileBytes  int64 // of finished files that have not expired
 	Owed       int64 // bytes of the log that its exports may yet take, about
 }
@@ -24,11 +25,11 @@ const (
 )
 
 func (u Usage) plus(o Usage) Usage {
-	return Usage{u.Exports + o.Exports, u.Unfinished + o.Unfinished, u.FileBytes + o.FileBytes, u.Owed + o.Owed}
+	return Usage{u.Exports + o.Exports, u.Unfinished + o.Unfinished, u.Untold + o.Untold, u.FileBytes + o.FileBytes, u.Owed + o.Owed}
 }
 
 func (u Usage) minus(o Usage) Usage {
-	return Usage{u.Exports - o.Exports, u.Unfinished - o.Unfinished, u.FileBytes - o.FileBytes, u.Owed - o.Owed}
+	return Usage{u.Exports - o.Exports, u.Unfinished - o.Unfinished, u.Untold - o.Untold, u.FileBytes - o.FileBytes, u.Owed - o.Owed}
 }
 
 // usageOf is what one export takes.
@@ -44,7 +45,10 @@ func usageOf(x *events.Export) (u Usage) {
 	case !x.State.Terminal():
 		u.Unfinished = 1
 		u.Owed += owedEnd
-	case x.State == events.StateCompleted:
+	case x.Callback.State == events.CallbackPending:
+		u.Untold = 1
+	}
+	if x.State == events.StateCompleted {
 		for _, f := range x.Files {
 			u.FileBytes += f.Size
 		}
@@ -52,11 +56,11 @@ func usageOf(x *events.Export) (u Usage) {
 	return u
 }
 
-// bucketUsage holds what each tenant takes: tenant -> four big-endian numbers. It is
+// bucketUsage holds what each tenant takes: tenant -> five big-endian numbers. It is
 // changed in the transaction that changes the exports.
 var bucketUsage = []byte("usage")
 
-const usageSize = 32
+const usageSize = 40
 
 // Usage returns what a tenant takes, as far as the log was applied.
 func (t *Tasks) Usage(tenant string) (u Usage, err error) {
@@ -77,7 +81,7 @@ func readUsage(tx *bbolt.Tx, tenant string) (Usage, error) {
 	}
 	return Usage{
 		Exports: int(binary.BigEndian.Uint64(b)), Unfinished: int(binary.BigEndian.Uint64(b[8:])),
-		FileBytes: int64(binary.BigEndian.Uint64(b[16:])), Owed: int64(binary.BigEndian.Uint64(b[24:])),
+		FileBytes: int64(binary.BigEndian.Uint64(b[16:])), Owed: int64(binary.BigEndian.Uint64(b[24:])), Untold: int(binary.BigEndian.Uint64(b[32:])),
 	}, nil
 }
 
@@ -99,7 +103,8 @@ func addUsage(tx *bbolt.Tx, changed map[string]Usage) error {
 			b := binary.BigEndian.AppendUint64(make([]byte, 0, usageSize), uint64(now.Exports))
 			b = binary.BigEndian.AppendUint64(b, uint64(now.Unfinished))
 			b = binary.BigEndian.AppendUint64(b, uint64(now.FileBytes))
-			err = bucket.Put([]byte(tenant), binary.BigEndian.AppendUint64(b, uint64(now.Owed)))
+			b = binary.BigEndian.AppendUint64(b, uint64(now.Owed))
+			err = bucket.Put([]byte(tenant), binary.BigEndian.AppendUint64(b, uint64(now.Untold)))
 		}
 		if err != nil {
 			return err

@@ -142,8 +142,7 @@ func TestRoomInTheLogIsMadeBetweenPasses(t *testing.T) {
 	require.True(t, in.knows(t, 0))
 }
 
-// Nothing is carried on that work is under way on, or when nobody wants room, or when
-// it frees too little.
+// Nothing is carried on that work is under way on, or when nobody wants room.
 func TestWhatIsNotCarried(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
@@ -189,33 +188,203 @@ func TestWhatIsNotCarried(t *testing.T) {
 	}
 }
 
-// What lies before what becomes free is carried on if it is not more than four times
-// as much.
+// What lies before what becomes free is carried on if it is not more than eight times
+// as much. Pieces are parted by blanks; in one, tenants have no order.
 func TestCarryingIsWorthIt(t *testing.T) {
 	for log, until := range map[string]uint64{
-		"":         0,
-		"mmm":      0, // nothing becomes free
-		"mmbb":     4,
-		"bbmm":     2, // what is needed and comes after stays
-		"mmmmb":    5,
-		"mmmmmb":   0, // too little
-		"mmmmmbb":  7, // together they are enough
-		"bmmmmmmb": 8,
-		"mbmmmmmm": 2,
-		"bbbbbbbb": 3, // what is within the share is needed too
-		"nnnbbbbb": 6,
+		"":                      0,
+		"m m m":                 0, // nothing becomes free
+		"m m b b":               4,
+		"b b m m":               2, // what is needed and comes after stays
+		"m m m m m m m m b":     9,
+		"m m m m m m m m m b":   0,  // too little
+		"m m m m m m m m m b b": 11, // together they are enough
+		"b m m m m m m b":       8,
+		"m b m m m m m m":       2,
+		"b b b b b b b b":       3, // what may stay is needed too
+		"n n n b b b b b":       6,
+		"bmmmmmmmmm m":          0,
+		"bmmmmmmmm m":           1,
 	} {
-		w := worth{left: map[string]int64{}, beyond: func(tenant string) int64 {
+		w := worth{left: map[string]int64{}, mayGo: func(tenant string) int64 {
 			if tenant == "b" {
 				return 250
 			}
 			return 0
 		}}
-		for n, tenant := range log {
-			w.add(uint64(n+1), string(tenant), 100)
+		for n, piece := range strings.Fields(log) {
+			for _, tenant := range piece {
+				w.add(uint64(n+1), string(tenant), 100)
+			}
 		}
+		w.end()
 		require.Equal(t, until, w.until, log)
 	}
+}
+
+// rejections writes exports that have ended, of one event each.
+func (in *ingress) rejections(t testing.TB, tenant string, first, n, size int) {
+	t.Helper()
+	for n := range n {
+		_, err := in.streams.Append(t.Context(), events.Export{Tenant: tenant, Key: testKey(first + n)}, "", func(*events.Export) (events.Payload, error) {
+			return &events.SubmissionRejected{Reason: strings.Repeat("x", size)}, nil
+		})
+		require.NoError(t, err)
+	}
+	in.caughtUpTo(t)
+}
+
+// However large what stands in the way is, carrying it does not fill the log, and goes on
+// in slices where it does not fit at once.
+func TestCarryingLeavesRoom(t *testing.T) {
+	t.Parallel()
+	streams := eventstest.StreamsOn(t, eventstest.Server(t, ""), events.Config{MaxEventsBytes: 4 << 20})
+	in := startOn(t, streams, Config{})
+	in.rejections(t, "modest", 0, 25, 36_000)
+	for n := 10_000; in.log(t).Full < 0.72; n++ {
+		for _, p := range []events.Payload{requestOf(strings.Repeat("b", 1500)), &events.ExportCrawled{Pages: 1}, &events.ExportCompleted{Pages: 1, ExpiresAt: time.Now().Add(time.Hour)}} {
+			x, err := streams.Read(t.Context(), "busy", testKey(n))
+			require.NoError(t, err)
+			_, err = streams.Append(t.Context(), x, "", func(*events.Export) (events.Payload, error) { return p, nil })
+			require.NoError(t, err)
+		}
+	}
+	in.rejections(t, "modest", 1000, 320, 1)
+	require.True(t, in.portionOf("busy").over())
+	in.wanted.note("busy")
+	s := in.sweeper()
+	for range 4 {
+		passes(t, s, 1)
+		in.caughtUpTo(t)
+		require.Less(t, in.log(t).Full, 0.96)
+	}
+	require.False(t, in.portionOf("busy").over())
+	u, err := in.tasks.Usage("modest")
+	require.NoError(t, err)
+	require.Equal(t, 345, u.Exports)
+}
+
+func (in *ingress) portionOf(tenant string) portion {
+	log, err := in.streams.LogState(bg)
+	if err != nil {
+		return portion{}
+	}
+	return portionOf(in.tasks, log.Space, tenant)
+}
+
+// What a tenant over its share still needs itself is no reason to turn the log round.
+func TestWhatFreesNothingIsNotCarried(t *testing.T) {
+	t.Parallel()
+	streams := eventstest.StreamsOn(t, eventstest.Server(t, ""), events.Config{MaxEventsBytes: 1 << 20})
+	in := startOn(t, streams, Config{})
+	in.rejections(t, "modest", 0, 1, 1)
+	for n := 1; !in.portionOf(events.DefaultTenant).over(); n++ {
+		in.write(t, testKey(n), withCallback("a"))
+		in.write(t, testKey(n), &events.ExportCancelled{})
+		in.write(t, testKey(n), &events.CallbackAttempted{Attempt: 1, Status: 500, NextAt: time.Now().Add(8 * time.Hour)})
+		in.caughtUpTo(t)
+	}
+	in.wanted.note(events.DefaultTenant)
+	last := in.log(t).Last
+	passes(t, in.sweeper(), 3)
+	l := in.log(t)
+	require.Equal(t, [2]uint64{1, last}, [2]uint64{l.First, l.Last})
+}
+
+// Who was refused makes room of what is its own: those of others that are in the way are
+// carried on, also of whoever has more than its share and asks for nothing; and what runs
+// is failed only if its tenant is over its share.
+func TestNobodyLosesByOthersWishes(t *testing.T) {
+	t.Parallel()
+	streams := eventstest.StreamsOn(t, eventstest.Server(t, ""), events.Config{MaxEventsBytes: 4 << 20})
+	in := startOn(t, streams, Config{})
+	victim := 0
+	for ; in.log(t).Full < 0.28; victim++ {
+		in.complete(t, testKey(victim), strings.Repeat("v", 3000), []byte("zip"), time.Now().Add(100*time.Hour))
+	}
+	for n := range 3 {
+		in.rejections(t, fmt.Sprint("t", n), 1000*(n+1), 70, 2500)
+	}
+	in.rejections(t, "hostile", 9000, 150, 6000)
+	require.True(t, in.portionOf(events.DefaultTenant).over())
+	require.True(t, in.portionOf("hostile").over())
+	in.wanted.note("hostile")
+	s := in.sweeper()
+	passes(t, s, 3)
+	in.caughtUpTo(t)
+	require.False(t, in.portionOf("hostile").over())
+	for n := range victim {
+		require.True(t, in.knows(t, n), "key %d", n)
+	}
+}
+
+func TestWhatRunsWithinItsShareGoesOn(t *testing.T) {
+	t.Parallel()
+	streams := eventstest.StreamsOn(t, eventstest.Server(t, ""), events.Config{MaxEventsBytes: 1 << 20})
+	in := startOn(t, streams, Config{})
+	n := 0
+	for ; in.log(t).Full < 0.20; n++ {
+		in.write(t, testKey(n), requestOf(strings.Repeat("s", 5000)))
+	}
+	for k := 0; in.log(t).Full < 0.81; k++ {
+		_, err := streams.Append(t.Context(), events.Export{Tenant: "big", Key: testKey(1000 + k)}, "", func(*events.Export) (events.Payload, error) {
+			return requestOf(strings.Repeat("b", 5000)), nil
+		})
+		require.NoError(t, err)
+	}
+	in.caughtUpTo(t)
+	p := in.portionOf(events.DefaultTenant)
+	require.False(t, p.over())
+	require.Positive(t, p.beyond(1-asideFor, 0))
+	in.wanted.note(events.DefaultTenant)
+	passes(t, in.sweeper(), 2)
+	for k := range n {
+		require.Equal(t, events.StateRequested, in.read(t, events.DefaultTenant, testKey(k)).State)
+	}
+}
+
+// Whoever was faster decides: what began anew, or was carried on by another, stays where
+// it is.
+func TestCarryingLosesToOthers(t *testing.T) {
+	t.Parallel()
+	in := start(t, eventstest.Server(t, ""), Config{})
+	s := in.sweeper()
+	in.write(t, testKey(0), requestOf("a"))
+	seen := in.write(t, testKey(0), &events.ExportCancelled{})
+	in.caughtUpTo(t)
+	passes(t, s, 2)
+	_, err := s.carriedOn(seen)(&seen)
+	require.NoError(t, err)
+	carried := in.write(t, testKey(0), &events.ExportCarried{Export: seen})
+	again := in.write(t, testKey(0), requestOf("a"))
+	ended := in.write(t, testKey(0), &events.ExportCancelled{})
+	for _, now := range []events.Export{carried, again, ended} {
+		_, err := s.carriedOn(seen)(&now)
+		require.ErrorIs(t, err, errNotDue)
+	}
+	_, err = s.streams.Append(t.Context(), seen, "", s.carriedOn(seen))
+	require.ErrorIs(t, err, errNotDue)
+	require.Equal(t, ended, in.read(t, events.DefaultTenant, testKey(0)))
+}
+
+// Where more stands in the way than one step takes, one look takes several.
+func TestCarryingGoesOnAfterAStep(t *testing.T) {
+	t.Parallel()
+	streams := eventstest.StreamsOn(t, eventstest.Server(t, ""), events.Config{MaxEventsBytes: 4 << 20})
+	in := startOn(t, streams, Config{})
+	in.rejections(t, "modest", 0, 400, 1)
+	for n := 1000; !in.portionOf("busy").over() || in.log(t).Full < 0.6; n++ {
+		in.rejections(t, "busy", n, 1, 10_000)
+	}
+	in.wanted.note("busy")
+	s := in.sweeper()
+	s.step = 100
+	passes(t, s, 2)
+	in.caughtUpTo(t)
+	require.False(t, in.portionOf("busy").over())
+	u, err := in.tasks.Usage("modest")
+	require.NoError(t, err)
+	require.Equal(t, 400, u.Exports)
 }
 
 // A key that was bound by a process that died begins its export, though what was there

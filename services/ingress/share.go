@@ -29,8 +29,8 @@ const (
 	// newcomersLog is how much of the log may be filled for a tenant to begin its first
 	// export: only then is a tenant that has filled it no longer alone.
 	newcomersLog = 0.95
-	// wantedFor is how long after a tenant was refused for its share the oldest
-	// exports of those over theirs make room for new ones.
+	// wantedFor is how long after a tenant was refused for its share its oldest
+	// exports make room for new ones.
 	wantedFor = 10 * time.Minute
 	// asideFor is the part of its share that is made free for a tenant that was refused:
 	// it goes on with that until the next look.
@@ -113,8 +113,8 @@ func (s *Service) mayTell(tenant string) bool {
 	return true
 }
 
-// wanted are the tenants that were refused for their share, and when last. While there
-// are any, what whoever has more than its share has goes early; else it stays.
+// wanted are the tenants that were refused for their share, and when last. What they
+// have goes early then; of one that asks for nothing it stays.
 type wanted struct {
 	mu sync.Mutex
 	at map[string]time.Time

@@ -79,6 +79,7 @@ type sweeper struct {
 	settle      time.Duration
 	every       time.Duration
 	relief      time.Duration // between two looks at the disk
+	step        int           // exports that one step of the trimming looks at
 	trimEvery   time.Duration // while somebody is refused for its share of the log
 	now         func() time.Time
 	room        func() error                // whether the disk has room for new exports
@@ -95,7 +96,7 @@ func (s *Service) newSweeper() *sweeper {
 	return &sweeper{
 		streams: s.streams, tasks: s.tasks, files: s.files, bound: s.bound,
 		keepPages: s.cfg.KeepPages, keepHistory: s.cfg.KeepHistory, maxHistory: s.cfg.MaxHistory, maxAge: s.cfg.MaxAge,
-		settle: settle, every: sweepEvery, relief: relieveEvery, trimEvery: trimEvery, now: time.Now, room: s.diskRoom, wanted: s.wanted.lately,
+		settle: settle, every: sweepEvery, relief: relieveEvery, step: trimStep, trimEvery: trimEvery, now: time.Now, room: s.diskRoom, wanted: s.wanted.lately,
 		relieved: map[string]uint64{},
 	}
 }
@@ -472,7 +473,8 @@ func (s *sweeper) keep(ctx context.Context, log events.LogState, name string) bo
 	case err != nil:
 		return true
 	case x.State == events.StateNone:
-		return !forgotten(log, file)
+		// Events that this version cannot read may have carried it on.
+		return x.LastSeq != 0 || !forgotten(log, file)
 	case !x.State.Terminal():
 		return true
 	case x.State == events.StateCompleted:

@@ -2,6 +2,7 @@ package ingress
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"time"
@@ -18,6 +19,9 @@ const (
 	// callbackGrace is how long after --keep-history a callback may still be
 	// pending. The notifier gives up by then, if one runs.
 	callbackGrace = time.Hour
+	// carryFor is how long one trimming goes on carrying: the disk is not looked at
+	// meanwhile.
+	carryFor = 5 * time.Second
 )
 
 // trim removes the head of the log: up to the first export that is still needed.
@@ -26,7 +30,7 @@ const (
 //   - while it is under way, or its callback is pending;
 //   - while its file is there, and until keepHistory after its end; unless it is
 //     not among the newest maxHistory of its tenant, or its tenant has more of the
-//     log than its share and somebody was refused a further one.
+//     log than its share and was refused a further one.
 //
 // The place of an export in the log is the event that began its newest round, or
 // carried it on since: without that one no reader can make sense of the others. Later
@@ -44,12 +48,14 @@ const (
 // one that knows of it only what was purged loses at the fence.
 func (s *sweeper) trim(ctx context.Context) error {
 	s.trimmed = time.Now()
+	begun := time.Now()
 	for {
 		log, err := s.upToDate(ctx)
 		if err != nil {
 			return err
 		}
-		if err := s.carry(ctx, log); err != nil {
+		carryMore, err := s.carry(ctx, log)
+		if err != nil {
 			return err
 		}
 		// What was carried lies behind the end that log knows, so it is not looked at
@@ -73,7 +79,7 @@ func (s *sweeper) trim(ctx context.Context) error {
 			return err
 		}
 		slog.Info("log trimmed", "service", "ingress", "below", after.Trimmed, "exports", forgotten)
-		if !more {
+		if !more && !(carryMore && time.Since(begun) < carryFor) {
 			return nil
 		}
 	}
@@ -90,7 +96,7 @@ func (s *sweeper) trimPoint(ctx context.Context, log events.LogState) (below uin
 	for _, n := range counts {
 		total += n
 	}
-	step, littleByLittle := trimStep, total/10+1 // then look how full it is
+	step, littleByLittle := s.step, total/10+1 // then look how full it is
 	tenants := map[string]*history{}
 	var freed int64
 	// Of a head that is not waited for, what runs is ended at once, as far as one step
@@ -125,9 +131,12 @@ func (s *sweeper) trimPoint(ctx context.Context, log events.LogState) (below uin
 				}
 				tenants[x.Tenant] = h
 			}
-			early, over := s.early(h, log, freed)
-			now := over || log.Full >= logShare
+			early, now := h.early(log, freed)
+			now = now || log.Full >= logShare
 			dispensable, err := s.dispense(ctx, x, early || now, now)
+			if errors.Is(err, events.ErrNoSpace) && begun > log.First {
+				return done(begun, true) // what is before it makes room
+			}
 			if err != nil {
 				return 0, false, fmt.Errorf("trimming key %s: %w", x.Key, err)
 			}
@@ -148,10 +157,12 @@ func (s *sweeper) trimPoint(ctx context.Context, log events.LogState) (below uin
 
 // history is what one tenant has in the log.
 type history struct {
-	exports int
-	portion portion
-	part    float64 // of its share, that it is trimmed to when room is wanted
-	wanted  bool    // by anybody
+	exports    int
+	inUse      int   // of those, under way or with a callback pending
+	bytes      int64 // without what is owed
+	portion    portion
+	maxHistory int
+	wanted     bool // it was refused for its share a short while ago
 }
 
 func (s *sweeper) historyOf(tenant string, log events.LogState) (*history, error) {
@@ -159,38 +170,42 @@ func (s *sweeper) historyOf(tenant string, log events.LogState) (*history, error
 	if err != nil {
 		return nil, err
 	}
-	h := &history{exports: u.Exports, portion: portionOf(s.tasks, log.Space, tenant)}
-	h.part, h.wanted = s.trimTo(tenant)
+	h := &history{exports: u.Exports, inUse: u.Unfinished + u.Untold, portion: portionOf(s.tasks, log.Space, tenant), maxHistory: s.maxHistory}
+	h.bytes = max(h.portion.own-u.Owed, 0)
+	_, h.wanted = s.wanted()[tenant]
 	return h, nil
 }
 
-// trimTo returns the part of its share that a tenant is trimmed to when anybody wants
-// room, and whether one does.
-func (s *sweeper) trimTo(tenant string) (part float64, wanted bool) {
-	refused := s.wanted()
-	if _, ok := refused[tenant]; ok {
-		return 1 - asideFor, true
-	}
-	return 1, len(refused) > 0
-}
-
 // average is how many bytes of the log an export has.
-func (h *history) average() int64 { return h.portion.own / int64(max(h.exports, 1)) }
+func (h *history) average() int64 { return h.bytes / int64(max(h.exports, 1)) }
 
 // oneLess takes an export away, as large as the average, and returns its bytes.
 func (h *history) oneLess() int64 {
 	bytes := h.average()
+	h.bytes -= bytes
 	h.portion.own -= bytes
 	h.exports--
 	return bytes
 }
 
-// early reports whether the exports of a tenant go before their time, and whether
-// nothing of them is waited for.
-func (s *sweeper) early(h *history, log events.LogState, freed int64) (early, now bool) {
-	over := h.portion.beyond(h.part, freed) > 0
-	now = log.Full >= crowded && (over || h.portion.alone())
-	return now || h.exports > s.maxHistory || over && h.wanted, now
+// early reports whether exports of the tenant go before their time, and whether nothing
+// of them is waited for, if so many bytes of the log were freed.
+func (h *history) early(log events.LogState, freed int64) (early, now bool) {
+	now = log.Full >= crowded && (h.portion.beyond(1, freed) > 0 || h.portion.alone())
+	return now || h.exports > h.maxHistory || h.wanted && h.portion.beyond(1-asideFor, freed) > 0, now
+}
+
+// mayGo returns how many bytes of the tenant's history go because it takes too much of
+// the log, as far as nothing else is before them.
+func (h *history) mayGo(log events.LogState) int64 {
+	beyond := int64(0)
+	switch {
+	case h.wanted:
+		beyond = h.portion.beyond(1-asideFor, 0)
+	case log.Full >= crowded:
+		beyond = h.portion.beyond(1, 0)
+	}
+	return min(beyond, h.bytes-int64(h.inUse)*h.average())
 }
 
 // dispense reports whether the log can do without an export. It does what has to

@@ -174,6 +174,9 @@ func (s *Service) onEnded(ctx, posting context.Context, d events.Delivery) error
 	if err != nil {
 		return err
 	}
+	if carried, ok := ev.Payload.(*events.ExportCarried); ok && !pending(&carried.Export) {
+		return nil
+	}
 	return s.look(ctx, posting, ev, func(x *events.Export) error {
 		if ev.Sequence != max(x.TerminalSeq, x.CarriedSeq) {
 			return errNothing
