@@ -30,26 +30,26 @@ const (
 // Only exports that have ended are carried: where work is under way its consumers hold
 // a place in the log. And only when room is wanted, and enough becomes free by it. more
 // says that there is more to carry when the log was trimmed.
-func (s *sweeper) carry(ctx context.Context, log events.LogState) (more bool, err error) {
+func (s *sweeper) carry(ctx context.Context, log events.LogState) (carried int, more bool, err error) {
 	if log.Full < crowded && len(s.wanted()) == 0 {
-		return false, nil
+		return 0, false, nil
 	}
 	until, err := s.worthUntil(log)
 	if err != nil {
-		return false, err
+		return 0, false, err
 	}
 	keys, more, err := s.inTheWay(log, until)
 	if err != nil || len(keys) == 0 {
-		return false, err
+		return 0, more, err
 	}
-	last, carried := uint64(0), 0
+	last := uint64(0)
 	for _, key := range keys {
 		x, err := s.tasks.Get(key)
 		if errors.Is(err, storage.ErrUnknownKey) {
 			continue
 		}
 		if err != nil {
-			return false, err
+			return carried, false, err
 		}
 		after, err := s.streams.Append(ctx, x, "", s.carriedOn(x))
 		if err != nil && !overtaken(err) {
@@ -62,11 +62,10 @@ func (s *sweeper) carry(ctx context.Context, log events.LogState) (more bool, er
 			last = after.LastSeq
 		}
 	}
-	if carried == 0 {
-		return false, nil
+	if carried > 0 {
+		slog.Info("exports carried on", "service", "ingress", "exports", carried)
 	}
-	slog.Info("exports carried on", "service", "ingress", "exports", carried)
-	return more, s.tasks.WaitApplied(ctx, last)
+	return carried, more, s.tasks.WaitApplied(ctx, last)
 }
 
 // carriedOn decides to carry an export on that is still where it was seen.
@@ -95,7 +94,7 @@ func (s *sweeper) inTheWay(log events.LogState, until uint64) (keys []string, mo
 	tenants := map[string]*history{}
 	room := int64(carryBelow*float64(log.Space.Limit)) - log.Space.Used
 	var freed int64
-	for n, from := 0, log.First; n < s.step; {
+	for n, from := 0, log.First; ; {
 		list, err := s.tasks.Oldest(from, sweepBatch)
 		if err != nil || len(list) == 0 {
 			return keys[:useful], false, err
@@ -104,6 +103,9 @@ func (s *sweeper) inTheWay(log events.LogState, until uint64) (keys []string, mo
 			begun := storage.Begun(&x)
 			if begun >= min(until, log.Last) {
 				return keys[:useful], false, nil
+			}
+			if n >= s.step {
+				return keys, true, nil
 			}
 			h := tenants[x.Tenant]
 			if h == nil {
@@ -132,7 +134,6 @@ func (s *sweeper) inTheWay(log events.LogState, until uint64) (keys []string, mo
 			n, from = n+1, begun+1
 		}
 	}
-	return keys, true, nil
 }
 
 // worthUntil looks through the whole log for how far it is worth to carry on what is

@@ -22,6 +22,8 @@ const (
 	// carryFor is how long one trimming goes on carrying: the disk is not looked at
 	// meanwhile.
 	carryFor = 5 * time.Second
+	// hopeless is how full the log is when nothing of anybody is waited for in any case.
+	hopeless = 0.97
 )
 
 // trim removes the head of the log: up to the first export that is still needed.
@@ -39,8 +41,8 @@ const (
 //
 // While the log is crowded the head is not waited for if its tenant has more than its
 // share, or is alone: its callback is given up, its file expires, and an unfinished
-// export is failed. When new exports are refused altogether nobody's is waited for, for
-// a full log takes no event of anybody.
+// export is failed. When new exports are refused altogether, and there is nothing to
+// carry on, nobody's is waited for, for a full log takes no event of anybody.
 //
 // The order is purge, then the projection; other ingresses learn it from the log,
 // each before its next pass. After a crash in between the next pass goes on. An
@@ -54,13 +56,14 @@ func (s *sweeper) trim(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		carryMore, err := s.carry(ctx, log)
+		carried, carryMore, err := s.carry(ctx, log)
 		if err != nil {
 			return err
 		}
+		full := log.Full >= logShare && carried == 0 && !carryMore || log.Full >= hopeless
 		// What was carried lies behind the end that log knows, so it is not looked at
 		// while both it and what it stands for count for its tenant.
-		below, more, err := s.trimPoint(ctx, log)
+		below, more, err := s.trimPoint(ctx, log, full)
 		if err != nil {
 			return err
 		}
@@ -79,15 +82,15 @@ func (s *sweeper) trim(ctx context.Context) error {
 			return err
 		}
 		slog.Info("log trimmed", "service", "ingress", "below", after.Trimmed, "exports", forgotten)
-		if !more && !(carryMore && time.Since(begun) < carryFor) {
+		if !more && !(carried > 0 && carryMore && time.Since(begun) < carryFor) {
 			return nil
 		}
 	}
 }
 
 // trimPoint returns the sequence below which nothing of the log is needed, as far
-// as one step goes, and whether there may be more.
-func (s *sweeper) trimPoint(ctx context.Context, log events.LogState) (below uint64, more bool, err error) {
+// as one step goes, and whether there may be more. With full nobody's is waited for.
+func (s *sweeper) trimPoint(ctx context.Context, log events.LogState, full bool) (below uint64, more bool, err error) {
 	counts, err := s.tasks.Counts()
 	if err != nil {
 		return 0, false, err
@@ -132,7 +135,7 @@ func (s *sweeper) trimPoint(ctx context.Context, log events.LogState) (below uin
 				tenants[x.Tenant] = h
 			}
 			early, now := h.early(log, freed)
-			now = now || log.Full >= logShare
+			now = now || full
 			dispensable, err := s.dispense(ctx, x, early || now, now)
 			if errors.Is(err, events.ErrNoSpace) && begun > log.First {
 				return done(begun, true) // what is before it makes room

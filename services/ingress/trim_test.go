@@ -392,7 +392,7 @@ func TestNoFileGoesBeforeItsTime(t *testing.T) {
 			s := sweepers[rapid.IntRange(0, 1).Draw(rt, "sweeper")]
 			_, err := s.upToDate(bg)
 			require.NoError(rt, err)
-			switch rapid.IntRange(0, 12).Draw(rt, "do") {
+			switch rapid.IntRange(0, 13).Draw(rt, "do") {
 			case 0, 1:
 				try(k, requestOf("a"))
 			case 2, 3:
@@ -423,11 +423,15 @@ func TestNoFileGoesBeforeItsTime(t *testing.T) {
 				offset += time.Duration(rapid.IntRange(1, 60).Draw(rt, "later")) * time.Hour
 			case 11:
 				require.NoError(rt, s.pass(bg))
+			case 13: // as if it were in the way of others
+				if x := in.read(t, events.DefaultTenant, k); x.State.Terminal() {
+					try(k, &events.ExportCarried{Export: x})
+				}
 			case 12: // one that dies before its projection learns
 				log, err := s.upToDate(bg)
 				require.NoError(rt, err)
 				s.mark.At = time.Now()
-				below, _, err := s.trimPoint(bg, log)
+				below, _, err := s.trimPoint(bg, log, false)
 				require.NoError(rt, err)
 				require.NoError(rt, in.streams.TrimLog(bg, log, below))
 			}
