@@ -122,6 +122,16 @@ func (s *Streams) Append(ctx context.Context, known Export, correlation string, 
 // carried on: its files, its warnings, why it failed.
 const carriedMore = 64 << 10
 
+// HasUnknown reports whether the log holds an event of a key that this version cannot
+// read: perhaps a newer one knows an export here.
+func (s *Streams) HasUnknown(ctx context.Context, tenant, key string) (bool, error) {
+	if err := checkName(tenant, key); err != nil {
+		return false, err
+	}
+	history, err := s.history(ctx, tenant, key, 1)
+	return slices.ContainsFunc(history, func(ev Event) bool { return ev.Payload == nil }), err
+}
+
 var errWrongLastSequence = errors.New("wrong last sequence")
 
 // publishFenced publishes msg if the last sequence over filter is last.

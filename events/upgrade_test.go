@@ -155,3 +155,25 @@ func TestVocabularyIsOfThisVersion(t *testing.T) {
 	require.Equal(t, events.Vocabulary(), events.Vocabulary())
 	require.True(t, errors.Is(events.ErrNewerEvent, events.ErrUnknownEvent))
 }
+
+// A key of which the log holds what only a newer version can read is not a key of nothing.
+func TestHasUnknown(t *testing.T) {
+	t.Parallel()
+	s := eventstest.Streams(t)
+	has := func(want bool) {
+		t.Helper()
+		got, err := s.HasUnknown(t.Context(), "default", testKey)
+		require.NoError(t, err)
+		require.Equal(t, want, got)
+	}
+	has(false)
+	x, err := s.Append(t.Context(), events.Export{Tenant: "default", Key: testKey}, "", always(requested()))
+	require.NoError(t, err)
+	_, err = s.Append(t.Context(), x, "", always(&events.ExportCancelled{}))
+	require.NoError(t, err)
+	has(false)
+	newer(t, s, "moved", "sheaf.export.moved.v1", `{}`)
+	has(true)
+	_, err = s.HasUnknown(t.Context(), "*", testKey)
+	require.Error(t, err)
+}

@@ -46,15 +46,23 @@ func (t *Tasks) LogBytes(tenant string) (own, all int64, tenants int) {
 	return t.logBytes[tenant], t.logTotal, len(t.logBytes)
 }
 
-// LogPieces calls fn with the bytes that the events of a tenant count for in one piece
-// of the log, and the sequence that the piece lies below, from the oldest piece on.
-func (t *Tasks) LogPieces(fn func(below uint64, tenant string, bytes int64)) error {
-	return t.view(func(tx *bbolt.Tx) error {
+// LogPiece is what the events of one tenant count for in one piece of the log.
+type LogPiece struct {
+	Below  uint64 // the sequence that the piece ends before
+	Tenant string
+	Bytes  int64
+}
+
+// LogPieces returns what the log holds, from its oldest piece on.
+func (t *Tasks) LogPieces() (pieces []LogPiece, err error) {
+	err = t.view(func(tx *bbolt.Tx) error {
+		pieces = nil
 		return tx.Bucket(bucketLogBytes).ForEach(func(k, v []byte) error {
-			fn((binary.BigEndian.Uint64(k)+1)*segmentEvents, string(k[8:]), int64(number(v)))
+			pieces = append(pieces, LogPiece{(binary.BigEndian.Uint64(k) + 1) * segmentEvents, string(k[8:]), int64(number(v))})
 			return nil
 		})
 	})
+	return pieces, err
 }
 
 // addLogBytes adds what new events take, and returns how the sums of the tenants have

@@ -85,13 +85,10 @@ func TestLogBytesOfWhatWasCarried(t *testing.T) {
 	fill(2 * segmentEvents)
 	add(nil, 9*leastEventBytes) // far more than there was
 	has(10*leastEventBytes, 1)
-	pieces := map[uint64]int64{}
-	require.NoError(t, tasks.LogPieces(func(below uint64, tenant string, bytes int64) {
-		require.Equal(t, "shop", tenant)
-		pieces[below] = bytes
-	}))
-	require.Equal(t, map[uint64]int64{segmentEvents: leastEventBytes, 3 * segmentEvents: 9 * leastEventBytes}, pieces)
-	_, err := tasks.Trim(2 * segmentEvents)
+	pieces, err := tasks.LogPieces()
+	require.NoError(t, err)
+	require.Equal(t, []LogPiece{{segmentEvents, "shop", leastEventBytes}, {3 * segmentEvents, "shop", 9 * leastEventBytes}}, pieces)
+	_, err = tasks.Trim(2 * segmentEvents)
 	require.NoError(t, err)
 	has(9*leastEventBytes, 1)
 	got, err := tasks.Get(keyOf(1))

@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"log/slog"
+	"slices"
+	"time"
 
 	"sheaf/events"
 	"sheaf/storage"
@@ -15,8 +17,11 @@ const (
 	// log whose shared part is full, and which n tenants share alike, a busy one of them
 	// needs n-1.
 	carryWorth = 8
-	// carryBelow is how full the log may become by it.
-	carryBelow = 0.95
+	// carrySlice is how much of the log is written before it is trimmed: for as long both
+	// what was carried and what it stands for take room. One export may be larger.
+	carrySlice = 0.02
+	// carryBelow is how full the log may become by it: less than new exports may make it.
+	carryBelow = 0.88
 	// carryHeaders is what an event that carries an export takes besides its JSON, at most.
 	carryHeaders = 1 << 10
 )
@@ -42,8 +47,12 @@ func (s *sweeper) carry(ctx context.Context, log events.LogState) (carried int, 
 	if err != nil || len(keys) == 0 {
 		return 0, more, err
 	}
-	last := uint64(0)
+	last, begun := uint64(0), time.Now()
 	for _, key := range keys {
+		if time.Since(begun) > carryFor {
+			more = true
+			break
+		}
 		x, err := s.tasks.Get(key)
 		if errors.Is(err, storage.ErrUnknownKey) {
 			continue
@@ -92,8 +101,9 @@ func (s *sweeper) movable(x *events.Export) bool {
 func (s *sweeper) inTheWay(log events.LogState, until uint64) (keys []string, more bool, err error) {
 	useful := 0 // so many of the keys lie before what may go
 	tenants := map[string]*history{}
+	slice := int64(carrySlice * float64(log.Space.Limit))
 	room := int64(carryBelow*float64(log.Space.Limit)) - log.Space.Used
-	var freed int64
+	var freed, taken int64
 	for n, from := 0, log.First; ; {
 		list, err := s.tasks.Oldest(from, sweepBatch)
 		if err != nil || len(list) == 0 {
@@ -126,8 +136,9 @@ func (s *sweeper) inTheWay(log events.LogState, until uint64) (keys []string, mo
 				if err != nil {
 					return nil, false, err
 				}
-				if room -= int64(len(text)) + carryHeaders; room < 0 {
-					return keys, true, nil
+				taken += int64(len(text)) + carryHeaders
+				if taken > room || taken > slice && len(keys) > 0 {
+					return keys, len(keys) > 0, nil
 				}
 				keys = append(keys, x.Key)
 			}
@@ -139,55 +150,59 @@ func (s *sweeper) inTheWay(log events.LogState, until uint64) (keys []string, mo
 // worthUntil looks through the whole log for how far it is worth to carry on what is
 // needed.
 func (s *sweeper) worthUntil(log events.LogState) (until uint64, err error) {
-	w := worth{left: map[string]int64{}}
-	w.mayGo = func(tenant string) int64 {
-		h, failed := s.historyOf(tenant, log)
-		if err = errors.Join(err, failed); failed != nil {
-			return 0
+	pieces, err := s.tasks.LogPieces()
+	if err != nil {
+		return 0, err
+	}
+	tenants := map[string]*outlay{}
+	for _, p := range pieces {
+		if tenants[p.Tenant] != nil {
+			continue
 		}
-		return h.mayGo(log)
+		h, err := s.historyOf(p.Tenant, log)
+		if err != nil {
+			return 0, err
+		}
+		tenants[p.Tenant] = &outlay{stays: h.inUse * h.average(), goes: h.mayGo(log)}
 	}
-	failed := s.tasks.LogPieces(w.add)
-	w.end()
-	return w.until, errors.Join(failed, err)
+	return worthUntil(pieces, tenants), nil
 }
 
-// worth holds what becomes free against what has to be written anew for it, piece after
-// piece of the log.
-type worth struct {
-	mayGo       func(tenant string) int64 // bytes of a tenant that become free, if nothing is before them
-	left        map[string]int64          // of those, by tenant, what lies behind the pieces that were added
-	freed, cost int64
-	piece       uint64 // the last one lies below it,
-	frees       bool   // something of it goes,
-	behind      int64  // and these bytes of the same tenants stay and come after
-	until       uint64 // the last worthy piece lies below it; 0: none
+// outlay is what a tenant has in the log, in bytes.
+type outlay struct {
+	stays int64 // for it is in use; where is not known, so it is taken for the oldest
+	goes  int64 // behind that, if nothing else is before it
 }
 
-// add adds what one tenant has in a piece of the log, after all pieces before it.
-func (w *worth) add(below uint64, tenant string, bytes int64) {
-	if below != w.piece {
-		w.end()
-		w.piece, w.frees = below, false
-		w.cost, w.behind = w.cost+w.behind, 0
+// worthUntil holds what becomes free against what has to be written anew for it, piece
+// after piece, and returns the sequence that the last worthy one lies below; 0: none.
+func worthUntil(pieces []storage.LogPiece, tenants map[string]*outlay) (until uint64) {
+	var freed, cost int64
+	for len(pieces) > 0 {
+		below := pieces[0].Below
+		n := slices.IndexFunc(pieces, func(p storage.LogPiece) bool { return p.Below != below })
+		if n < 0 {
+			n = len(pieces)
+		}
+		frees, behind := false, int64(0) // in this piece; and what comes after that in it
+		for _, p := range pieces[:n] {
+			t := tenants[p.Tenant]
+			stays := min(t.stays, p.Bytes)
+			goes := min(t.goes, p.Bytes-stays)
+			t.stays, t.goes = t.stays-stays, t.goes-goes
+			freed += goes
+			if goes > 0 {
+				frees = true
+				cost, behind = cost+stays, behind+p.Bytes-stays-goes
+			} else {
+				cost += p.Bytes
+			}
+		}
+		if frees && freed*carryWorth >= cost {
+			until = below
+		}
+		cost += behind
+		pieces = pieces[n:]
 	}
-	if _, ok := w.left[tenant]; !ok {
-		w.left[tenant] = w.mayGo(tenant)
-	}
-	goes := min(max(w.left[tenant], 0), bytes)
-	w.left[tenant] -= goes
-	w.freed += goes
-	if goes > 0 {
-		w.frees = true
-		w.behind += bytes - goes
-	} else {
-		w.cost += bytes
-	}
-}
-
-// end ends the last piece.
-func (w *worth) end() {
-	if w.frees && w.freed*carryWorth >= w.cost {
-		w.until = w.piece
-	}
+	return until
 }

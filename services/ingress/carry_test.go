@@ -1,7 +1,6 @@
 package ingress
 
 import (
-	"context"
 	"fmt"
 	"net/http"
 	"strings"
@@ -10,6 +9,7 @@ import (
 
 	"sheaf/events"
 	"sheaf/events/eventstest"
+	"sheaf/storage"
 
 	"github.com/stretchr/testify/require"
 )
@@ -132,13 +132,18 @@ func TestRoomInTheLogIsMadeBetweenPasses(t *testing.T) {
 		n++
 	}
 	s := in.sweeper()
-	s.every, s.relief, s.trimEvery = time.Hour, 10*time.Millisecond, 20*time.Millisecond
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() { done <- s.run(ctx) }()
+	passes(t, s, 1)
+	first := in.log(t).First
+	require.NoError(t, s.relieveLog(t.Context()))
+	require.Equal(t, first, in.log(t).First, "there is no mark that lies a pause back")
+	s.before, s.mark, s.trimmed = s.mark, events.PurgeMark{}, time.Time{}
+	require.NoError(t, s.relieveLog(t.Context()))
+	require.Greater(t, in.log(t).First, first)
+	require.Zero(t, s.mark)
+	first = in.log(t).First
 	require.Eventually(t, func() bool { return submit(n) == http.StatusOK }, 10*time.Second, 20*time.Millisecond)
-	cancel()
-	require.NoError(t, <-done)
+	require.NoError(t, s.relieveLog(t.Context()))
+	require.Equal(t, first, in.log(t).First, "not again at once")
 	require.True(t, in.knows(t, 0))
 }
 
@@ -205,20 +210,16 @@ func TestCarryingIsWorthIt(t *testing.T) {
 		"n n n b b b b b":       6,
 		"bmmmmmmmmm m":          0,
 		"bmmmmmmmm m":           1,
+		"u u u u":               4, // the first two are in use
 	} {
-		w := worth{left: map[string]int64{}, mayGo: func(tenant string) int64 {
-			if tenant == "b" {
-				return 250
-			}
-			return 0
-		}}
+		var pieces []storage.LogPiece
 		for n, piece := range strings.Fields(log) {
 			for _, tenant := range piece {
-				w.add(uint64(n+1), string(tenant), 100)
+				pieces = append(pieces, storage.LogPiece{Below: uint64(n + 1), Tenant: string(tenant), Bytes: 100})
 			}
 		}
-		w.end()
-		require.Equal(t, until, w.until, log)
+		tenants := map[string]*outlay{"m": {}, "n": {}, "b": {goes: 250}, "u": {stays: 150, goes: 200}}
+		require.Equal(t, until, worthUntil(pieces, tenants), log)
 	}
 }
 
@@ -258,7 +259,7 @@ func TestCarryingLeavesRoom(t *testing.T) {
 	require.NoError(t, err)
 	require.Positive(t, carried)
 	require.True(t, more)
-	require.Less(t, in.log(t).Full, 0.96)
+	require.Less(t, in.log(t).Full, 0.81)
 	passes(t, s, 3)
 	in.caughtUpTo(t)
 	require.False(t, in.portionOf("busy").over())
@@ -273,6 +274,43 @@ func (in *ingress) portionOf(tenant string) portion {
 		return portion{}
 	}
 	return portionOf(in.tasks, log.Space, tenant)
+}
+
+// A log that takes no event any more makes room nevertheless, and keeps no file of what it
+// forgot.
+func TestAFullLogMakesRoom(t *testing.T) {
+	t.Parallel()
+	streams := eventstest.StreamsOn(t, eventstest.Server(t, ""), events.Config{MaxEventsBytes: 256 << 10})
+	in := startOn(t, streams, Config{})
+	var stored []string
+	for n := range 10 {
+		x := in.complete(t, testKey(n), "a", []byte("zip"), time.Now().Add(time.Hour))
+		stored = append(stored, x.Files[0].Store)
+	}
+	in.write(t, testKey(20), withCallback("told"))
+	in.write(t, testKey(20), &events.ExportCancelled{})
+	for _, size := range []int{3000, 1} { // to the last byte
+		for n, err := 0, error(nil); err == nil; n++ {
+			_, err = streams.Append(t.Context(), events.Export{Tenant: "other", Key: testKey(1000*size + n)}, "", func(*events.Export) (events.Payload, error) {
+				return &events.SubmissionRejected{Reason: strings.Repeat("x", size)}, nil
+			})
+			if err != nil {
+				require.ErrorIs(t, err, events.ErrNoSpace)
+			}
+		}
+	}
+	in.caughtUpTo(t)
+	s := in.sweeper()
+	for range 20 {
+		passes(t, s, 1)
+		in.caughtUpTo(t)
+	}
+	require.Less(t, in.log(t).Full, logShare)
+	for n, name := range stored {
+		require.Equal(t, in.knows(t, n), in.has(t, name))
+	}
+	require.False(t, in.knows(t, 0))
+	require.Equal(t, in.rebuilt(t), in.digest(t))
 }
 
 // What a tenant over its share still needs itself is no reason to turn the log round.

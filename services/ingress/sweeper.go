@@ -48,7 +48,8 @@ const (
 // Why nothing is removed that an export under way needs:
 //
 //   - A file goes after the expired event that names it was written through the
-//     fence. Stored names are never used twice.
+//     fence, unless the log takes no event any more. Stored names are never used
+//     twice.
 //   - Pages and headers go in the order mark, look, purge. The mark is the one
 //     that the pass before took, so it lies at least a pause back. The look is
 //     the leader's word that the export is still at the end it was seen at. The
@@ -86,6 +87,7 @@ type sweeper struct {
 	wanted      func() map[string]time.Time // the tenants that were refused for their share lately
 
 	mark       events.PurgeMark // of the pass before; zero in the first one
+	before     events.PurgeMark // of the one before that
 	strayMark  events.PurgeMark // of the search for strays before; zero in the first one
 	filesSwept time.Time
 	trimmed    time.Time         // when the log was looked at last
@@ -190,12 +192,22 @@ func (s *sweeper) relieve(ctx context.Context) error {
 	return nil
 }
 
-// relieveLog trims the log while somebody is refused for its share of it, without
-// waiting for the next pass. The mark is that of the last one.
+// relieveLog trims the log while it is crowded, or somebody is refused for its share of
+// it, without waiting for the next pass. The mark is the one of the pass before the last,
+// for that lies a pause back.
 func (s *sweeper) relieveLog(ctx context.Context) error {
-	if s.mark.At.IsZero() || time.Since(s.trimmed) < s.trimEvery || len(s.wanted()) == 0 {
+	if s.before.At.IsZero() || time.Since(s.trimmed) < s.trimEvery {
 		return nil
 	}
+	s.trimmed = time.Now()
+	if len(s.wanted()) == 0 {
+		if log, err := s.streams.LogState(ctx); err != nil || log.Full < crowded {
+			return err
+		}
+	}
+	last := s.mark
+	s.mark = s.before
+	defer func() { s.mark = last }()
 	return s.trim(ctx)
 }
 
@@ -216,7 +228,7 @@ func (s *sweeper) pass(ctx context.Context) error {
 	if !s.mark.At.IsZero() {
 		err = errors.Join(err, s.trim(ctx))
 	}
-	s.mark = mark
+	s.before, s.mark = s.mark, mark
 	s.tasks.Release()
 	return err
 }
@@ -328,28 +340,31 @@ func (s *sweeper) forEach(ctx context.Context, list func() ([]events.Export, err
 // expireFile writes that the file of an export is gone, if due says so of what
 // the leader knows of it, and then deletes the file.
 func (s *sweeper) expireFile(ctx context.Context, x events.Export, due func(*events.Export) bool) (events.Export, error) {
-	log := slog.With("service", "ingress", "tenant", x.Tenant, "hash_key", x.Key, "id", x.ID)
-	var stored []string
 	after, err := s.streams.Append(ctx, x, "", func(x *events.Export) (events.Payload, error) {
 		if x.State != events.StateCompleted || !due(x) {
 			return nil, errNotDue
 		}
-		stored = nil
-		for _, f := range x.Files {
-			stored = append(stored, f.Store)
+		stored := make([]string, len(x.Files))
+		for i, f := range x.Files {
+			stored[i] = f.Store
 		}
 		return &events.ExportExpired{Files: stored}, nil
 	})
 	if err != nil {
 		return after, err
 	}
-	log.Info("export expired")
-	for _, name := range stored {
-		if err := s.files.Delete(ctx, name); err != nil {
-			log.Warn("expired file not deleted; the search for orphans will find it", "file", name, "error", err)
+	slog.Info("export expired", "service", "ingress", "tenant", x.Tenant, "hash_key", x.Key, "id", x.ID)
+	s.deleteFiles(ctx, after)
+	return after, nil
+}
+
+// deleteFiles deletes the files of an export that expired.
+func (s *sweeper) deleteFiles(ctx context.Context, x events.Export) {
+	for _, f := range x.Files {
+		if err := s.files.Delete(ctx, f.Store); err != nil {
+			slog.Warn("expired file not deleted; the search for orphans will find it", "service", "ingress", "tenant", x.Tenant, "hash_key", x.Key, "file", f.Store, "error", err)
 		}
 	}
-	return after, nil
 }
 
 // failOverdue fails the exports that are unfinished for too long.
@@ -473,8 +488,9 @@ func (s *sweeper) keep(ctx context.Context, log events.LogState, name string) bo
 	case err != nil:
 		return true
 	case x.State == events.StateNone:
-		// Events that this version cannot read may have carried it on.
-		return x.LastSeq != 0 || !forgotten(log, file)
+		// A newer version may have carried it on, by an event that this one cannot read.
+		unknown, err := s.streams.HasUnknown(ctx, tenant, key)
+		return unknown || err != nil || !forgotten(log, file)
 	case !x.State.Terminal():
 		return true
 	case x.State == events.StateCompleted:

@@ -19,11 +19,9 @@ const (
 	// callbackGrace is how long after --keep-history a callback may still be
 	// pending. The notifier gives up by then, if one runs.
 	callbackGrace = time.Hour
-	// carryFor is how long one trimming goes on carrying: the disk is not looked at
-	// meanwhile.
+	// carryFor is how long one trimming goes on carrying, about: the disk is not looked
+	// at meanwhile.
 	carryFor = 5 * time.Second
-	// hopeless is how full the log is when nothing of anybody is waited for in any case.
-	hopeless = 0.97
 )
 
 // trim removes the head of the log: up to the first export that is still needed.
@@ -41,8 +39,8 @@ const (
 //
 // While the log is crowded the head is not waited for if its tenant has more than its
 // share, or is alone: its callback is given up, its file expires, and an unfinished
-// export is failed. When new exports are refused altogether, and there is nothing to
-// carry on, nobody's is waited for, for a full log takes no event of anybody.
+// export is failed. When new exports are refused altogether nobody's is waited for, for
+// a full log takes no event of anybody.
 //
 // The order is purge, then the projection; other ingresses learn it from the log,
 // each before its next pass. After a crash in between the next pass goes on. An
@@ -60,10 +58,9 @@ func (s *sweeper) trim(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		full := log.Full >= logShare && carried == 0 && !carryMore || log.Full >= hopeless
 		// What was carried lies behind the end that log knows, so it is not looked at
 		// while both it and what it stands for count for its tenant.
-		below, more, err := s.trimPoint(ctx, log, full)
+		below, more, err := s.trimPoint(ctx, log)
 		if err != nil {
 			return err
 		}
@@ -89,8 +86,8 @@ func (s *sweeper) trim(ctx context.Context) error {
 }
 
 // trimPoint returns the sequence below which nothing of the log is needed, as far
-// as one step goes, and whether there may be more. With full nobody's is waited for.
-func (s *sweeper) trimPoint(ctx context.Context, log events.LogState, full bool) (below uint64, more bool, err error) {
+// as one step goes, and whether there may be more.
+func (s *sweeper) trimPoint(ctx context.Context, log events.LogState) (below uint64, more bool, err error) {
 	counts, err := s.tasks.Counts()
 	if err != nil {
 		return 0, false, err
@@ -135,7 +132,7 @@ func (s *sweeper) trimPoint(ctx context.Context, log events.LogState, full bool)
 				tenants[x.Tenant] = h
 			}
 			early, now := h.early(log, freed)
-			now = now || full
+			now = now || log.Full >= logShare
 			dispensable, err := s.dispense(ctx, x, early || now, now)
 			if errors.Is(err, events.ErrNoSpace) && begun > log.First {
 				return done(begun, true) // what is before it makes room
@@ -161,7 +158,7 @@ func (s *sweeper) trimPoint(ctx context.Context, log events.LogState, full bool)
 // history is what one tenant has in the log.
 type history struct {
 	exports    int
-	inUse      int   // of those, under way or with a callback pending
+	inUse      int64 // of those, under way or with a callback pending
 	bytes      int64 // without what is owed
 	portion    portion
 	maxHistory int
@@ -173,7 +170,7 @@ func (s *sweeper) historyOf(tenant string, log events.LogState) (*history, error
 	if err != nil {
 		return nil, err
 	}
-	h := &history{exports: u.Exports, inUse: u.Unfinished + u.Untold, portion: portionOf(s.tasks, log.Space, tenant), maxHistory: s.maxHistory}
+	h := &history{exports: u.Exports, inUse: int64(u.Unfinished + u.Untold), portion: portionOf(s.tasks, log.Space, tenant), maxHistory: s.maxHistory}
 	h.bytes = max(h.portion.own-u.Owed, 0)
 	_, h.wanted = s.wanted()[tenant]
 	return h, nil
@@ -198,17 +195,16 @@ func (h *history) early(log events.LogState, freed int64) (early, now bool) {
 	return now || h.exports > h.maxHistory || h.wanted && h.portion.beyond(1-asideFor, freed) > 0, now
 }
 
-// mayGo returns how many bytes of the tenant's history go because it takes too much of
-// the log, as far as nothing else is before them.
+// mayGo returns how many bytes of the tenant's history are to go because it takes too much
+// of the log.
 func (h *history) mayGo(log events.LogState) int64 {
-	beyond := int64(0)
 	switch {
 	case h.wanted:
-		beyond = h.portion.beyond(1-asideFor, 0)
+		return h.portion.beyond(1-asideFor, 0)
 	case log.Full >= crowded:
-		beyond = h.portion.beyond(1, 0)
+		return h.portion.beyond(1, 0)
 	}
-	return min(beyond, h.bytes-int64(h.inUse)*h.average())
+	return 0
 }
 
 // dispense reports whether the log can do without an export. It does what has to
@@ -228,18 +224,22 @@ func (s *sweeper) dispense(ctx context.Context, x events.Export, early, now bool
 		return false, nil
 	}
 	if x.Callback.State == events.CallbackPending {
-		if x, err = s.giveUpCallback(ctx, x); err != nil {
-			return false, unlessOvertaken(err)
-		}
+		x, err = s.giveUpCallback(ctx, x)
 	}
-	if x.State == events.StateCompleted {
+	if err == nil && x.State == events.StateCompleted {
 		terminal := x.TerminalSeq
 		x, err = s.expireFile(ctx, x, func(x *events.Export) bool {
 			return x.TerminalSeq == terminal && x.Callback.State != events.CallbackPending
 		})
-		if err != nil {
-			return false, unlessOvertaken(err)
-		}
+	}
+	if errors.Is(err, events.ErrNoSpace) && now {
+		// The log takes not even such an event. What it would say comes true without it:
+		// the export is forgotten next.
+		s.deleteFiles(ctx, x)
+		err = nil
+	}
+	if err != nil {
+		return false, unlessOvertaken(err)
 	}
 	cleared, err := s.tasks.IsCleared(&x)
 	if cleared || err != nil {

@@ -431,7 +431,7 @@ func TestNoFileGoesBeforeItsTime(t *testing.T) {
 				log, err := s.upToDate(bg)
 				require.NoError(rt, err)
 				s.mark.At = time.Now()
-				below, _, err := s.trimPoint(bg, log, false)
+				below, _, err := s.trimPoint(bg, log)
 				require.NoError(rt, err)
 				require.NoError(rt, in.streams.TrimLog(bg, log, below))
 			}
