@@ -51,8 +51,8 @@ func (s *Streams) Marks(ctx context.Context, before Marks) (Marks, error) {
 			return nil, fmt.Errorf("%w: state of %s: %w", ErrUnavailable, sc.Name, err)
 		}
 		info := st.CachedInfo()
-		if !byLeader(info) {
-			return nil, fmt.Errorf("%w: state of %s: %w", ErrUnavailable, sc.Name, errNoLeader)
+		if err := byLeader(info); err != nil {
+			return nil, fmt.Errorf("%w: state of %s: %w", ErrUnavailable, sc.Name, err)
 		}
 		old := before[sc.Name]
 		m := Mark{Created: info.Created, First: info.State.FirstSeq, Last: info.State.LastSeq}

@@ -16,33 +16,42 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sync/errgroup"
 )
 
 // servers are three NATS servers that know of each other, not started.
 type servers struct {
-	t    testing.TB
-	opts []*server.Options
-	runs []*server.Server
-	urls string
+	t     testing.TB
+	opts  []*server.Options
+	runs  []*server.Server
+	links [][]*eventstest.Link // by the servers that they join
+	urls  string
 }
 
 func newServers(t testing.TB) *servers {
-	c := &servers{t: t, runs: make([]*server.Server, 3)}
-	var routes []*url.URL
+	c := &servers{t: t, runs: make([]*server.Server, 3), links: make([][]*eventstest.Link, 3)}
 	for i := range 3 {
 		o := &server.Options{
 			ServerName: fmt.Sprintf("s%d", i+1), Host: "127.0.0.1", Port: freePort(t), NoSigs: true, NoLog: true,
 			JetStream: true, StoreDir: t.TempDir(), SyncAlways: true, JetStreamMaxStore: 64 << 30, MaxPayload: 8 << 20,
 			Cluster: server.ClusterOpts{Name: "sheaf", Host: "127.0.0.1", Port: freePort(t)},
 		}
+		// Nobody listens where the servers tell each other to find them, so that
+		// all goes by the links.
+		o.Cluster.Advertise = fmt.Sprintf("127.0.0.1:%d", freePort(t))
 		c.opts = append(c.opts, o)
-		routes = append(routes, &url.URL{Scheme: "nats", Host: fmt.Sprintf("127.0.0.1:%d", o.Cluster.Port)})
-		c.urls += fmt.Sprintf("nats://127.0.0.1:%d,", o.Port)
+		c.urls += c.url(i) + ","
 	}
-	for _, o := range c.opts {
-		o.Routes = routes
+	for i, from := range c.opts {
+		for j, to := range c.opts {
+			if i != j {
+				link := eventstest.NewLink(t, "", fmt.Sprintf("127.0.0.1:%d", to.Cluster.Port))
+				from.Routes = append(from.Routes, &url.URL{Scheme: "nats", Host: link.Address()})
+				c.links[i], c.links[j] = append(c.links[i], link), append(c.links[j], link)
+			}
+		}
 	}
 	t.Cleanup(func() {
 		for i := range c.runs {
@@ -74,15 +83,32 @@ func (c *servers) stop(i int) {
 	}
 }
 
-func (c *servers) connect() *nats.Conn {
+func (c *servers) url(i int) string { return fmt.Sprintf("nats://127.0.0.1:%d", c.opts[i].Port) }
+
+func (c *servers) connect(urls string) *nats.Conn {
 	var nc *nats.Conn
 	require.Eventually(c.t, func() (ok bool) {
 		var err error
-		nc, err = nats.Connect(c.urls, nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond))
+		nc, err = nats.Connect(urls, nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond))
 		return err == nil
 	}, 30*time.Second, 50*time.Millisecond)
 	c.t.Cleanup(nc.Close)
 	return nc
+}
+
+// leader is the server that leads a stream, once the other two have all of it; else -1.
+func (c *servers) leader(js jetstream.JetStream, stream string) int {
+	ctx, cancel := context.WithTimeout(c.t.Context(), time.Second)
+	defer cancel()
+	st, err := js.Stream(ctx, stream)
+	if err != nil {
+		return -1
+	}
+	cluster := st.CachedInfo().Cluster
+	if len(cluster.Replicas) != 2 || slices.ContainsFunc(cluster.Replicas, func(r *jetstream.PeerInfo) bool { return r.Offline || !r.Current }) {
+		return -1
+	}
+	return slices.IndexFunc(c.opts, func(o *server.Options) bool { return o.ServerName == cluster.Leader })
 }
 
 // Processes that start together all come up, also while a server is away. When
@@ -95,7 +121,7 @@ func TestCluster(t *testing.T) {
 	for i := range 3 {
 		c.start(i)
 	}
-	nc := c.connect()
+	nc := c.connect(c.urls)
 	js, err := jetstream.New(nc)
 	require.NoError(t, err)
 	require.Eventually(t, func() bool {
@@ -109,7 +135,7 @@ func TestCluster(t *testing.T) {
 	handles := make([]*events.Streams, 5)
 	var g errgroup.Group
 	for i := range handles {
-		nc := c.connect()
+		nc := c.connect(c.urls)
 		g.Go(func() (err error) {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
@@ -135,15 +161,8 @@ func TestCluster(t *testing.T) {
 	// The one that was away has no vote before it has the stream.
 	leader := -1
 	require.Eventually(t, func() bool {
-		st, err := js.Stream(t.Context(), events.StreamPages)
-		if err != nil {
-			return false
-		}
-		cluster := st.CachedInfo().Cluster
-		leader = slices.IndexFunc(c.opts, func(o *server.Options) bool { return o.ServerName == cluster.Leader })
-		return leader >= 0 && len(cluster.Replicas) == 2 && !slices.ContainsFunc(cluster.Replicas, func(r *jetstream.PeerInfo) bool {
-			return r.Offline || !r.Current
-		})
+		leader = c.leader(js, events.StreamPages)
+		return leader >= 0
 	}, 30*time.Second, 50*time.Millisecond)
 	require.NoError(t, s.Quorum(t.Context()))
 
@@ -177,5 +196,83 @@ func TestCluster(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
 	_, err = s.PublishPage(ctx, page)
+	require.ErrorIs(t, err, events.ErrUnavailable)
+}
+
+// A leader that is cut off from the others takes itself for the leader for ten
+// seconds and more, and another is elected meanwhile. Nobody takes its word.
+func TestNobodyBelievesALeaderThatWasLeftAlone(t *testing.T) {
+	if testing.Short() {
+		t.Skip("waits for elections")
+	}
+	c := newServers(t)
+	for i := range 3 {
+		c.start(i)
+	}
+	handle := func(urls string) (s *events.Streams, js jetstream.JetStream) {
+		nc := c.connect(urls)
+		js, err := jetstream.New(nc)
+		require.NoError(t, err)
+		require.Eventually(t, func() bool {
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			defer cancel()
+			s, err = events.Provision(ctx, nc, events.Config{
+				PublishTimeout: time.Second, // the old leader answers no publish
+				Replicas:       3, SecretKey: eventstest.SecretKey, MaxPagesBytes: 64 << 20, MaxEventsBytes: 64 << 20, MaxSubmitBytes: 64 << 20,
+			})
+			return err == nil
+		}, time.Minute, 50*time.Millisecond)
+		return s, js
+	}
+	alone, js := handle(c.url(0))
+	others, _ := handle(c.url(1) + "," + c.url(2))
+	request(t, others, "0000000000000000000000000000000a")
+	for _, stream := range []string{events.StreamEvents, events.StreamPages} {
+		require.Eventually(t, func() bool {
+			if c.leader(js, stream) == 0 {
+				return true
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			defer cancel()
+			_, _ = js.Conn().RequestWithContext(ctx, "$JS.API.STREAM.LEADER.STEPDOWN."+stream, []byte(`{"placement":{"preferred":"s1"}}`))
+			return false
+		}, 30*time.Second, 200*time.Millisecond)
+	}
+	before, err := alone.LastSequence(t.Context())
+	require.NoError(t, err)
+
+	for _, l := range c.links[0] {
+		l.Cut()
+	}
+	defer func() {
+		for _, l := range c.links[0] {
+			l.Mend()
+		}
+	}()
+	begun := time.Now()
+	page := events.Page{
+		PageID: events.PageID{Tenant: events.DefaultTenant, Key: "0000000000000000000000000000000a", Run: 1, Number: 1},
+		Rows:   []byte(`[{"a":1}]`), RowCount: 1, Total: 1, TotalPages: 1, Attempts: 1,
+	}
+	require.Eventually(t, func() bool {
+		_, err := others.PublishPage(t.Context(), page)
+		return err == nil
+	}, 30*time.Second, 50*time.Millisecond)
+	require.Eventually(t, func() bool {
+		now, err := others.LastSequence(t.Context())
+		return err == nil && now == before
+	}, 30*time.Second, 50*time.Millisecond)
+	request(t, others, "0000000000000000000000000000000b")
+	t.Logf("the others have written after %s", time.Since(begun).Round(10*time.Millisecond))
+
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+	defer cancel()
+	_, err = alone.LastSequence(ctx)
+	assert.ErrorIs(t, err, events.ErrUnavailable, "the log has a newer event")
+	_, err = alone.ListPages(ctx, page.Tenant, page.Key, page.Run)
+	assert.ErrorIs(t, err, events.ErrUnavailable, "there is a page")
+	_, err = alone.GetPage(ctx, page.PageID)
+	assert.ErrorIs(t, err, events.ErrUnavailable, "there is a page")
+	_, err = alone.Marks(ctx, nil)
 	require.ErrorIs(t, err, events.ErrUnavailable)
 }

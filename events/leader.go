@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -13,55 +12,57 @@ import (
 // leaderInfo returns the state of a stream as its leader knows it.
 //
 // While a stream has no leader, each server that has a copy answers for itself,
-// however far behind it is (read in nats-server 2.15.2, jsStreamInfoRequest).
-// Such an answer would call pages missing that are there, and is an error.
+// however far behind it is, and a leader that was left alone or stopped goes on
+// answering for ten seconds and more while the others have a new one (read in
+// nats-server 2.15.2, jsStreamInfoRequest and lostQuorum). Such an answer would call
+// pages missing that are there, and is an error.
 func leaderInfo(ctx context.Context, st jetstream.Stream, opts ...jetstream.StreamInfoOpt) (*jetstream.StreamInfo, error) {
 	info, err := st.Info(ctx, opts...)
 	if err != nil {
 		return nil, err
 	}
-	if !byLeader(info) {
-		return nil, errNoLeader
+	if err := byLeader(info); err != nil {
+		return nil, err
 	}
 	return info, nil
 }
 
 var errNoLeader = errors.New("the stream has no leader")
 
-// byLeader reports whether an answer is the leader's. A server leaves itself out
-// of the copies that it lists.
-func byLeader(info *jetstream.StreamInfo) bool {
-	if info.Cluster == nil || info.Config.Replicas <= 1 {
-		return true
-	}
-	return info.Cluster.Leader != "" && !slices.ContainsFunc(info.Cluster.Replicas, func(r *jetstream.PeerInfo) bool {
-		return r.Name == info.Cluster.Leader
-	})
-}
-
 // quorumSeen is how long a copy may be silent before it counts as away. A leader
-// hears from each copy once a second.
-const quorumSeen = 5 * time.Second
+// hears from each copy once a second or two; one that does not hear from a leader
+// takes part in electing another after four.
+const quorumSeen = 3 * time.Second
 
-// Quorum returns an error while the log can take no event: it has no leader, or
-// the leader does not hear from most of the copies. A leader that was left alone
-// goes on answering questions for ten seconds.
-func (s *Streams) Quorum(ctx context.Context) error {
-	info, err := leaderInfo(ctx, s.events)
-	if err != nil {
-		return fmt.Errorf("%w: state of %s: %w", ErrUnavailable, StreamEvents, err)
-	}
-	if info.Cluster == nil {
+// byLeader returns an error unless an answer is that of a leader who hears from
+// most of the copies. A server leaves itself out of the copies that it lists.
+func byLeader(info *jetstream.StreamInfo) error {
+	if info.Cluster == nil || info.Config.Replicas <= 1 {
 		return nil
 	}
 	away := 0
 	for _, r := range info.Cluster.Replicas {
+		if r.Name == info.Cluster.Leader {
+			return errNoLeader
+		}
 		if r.Offline || r.Active > quorumSeen {
 			away++
 		}
 	}
+	if info.Cluster.Leader == "" {
+		return errNoLeader
+	}
 	if copies := len(info.Cluster.Replicas) + 1; 2*away >= copies {
-		return fmt.Errorf("%w: %d of %d copies of %s are away", ErrUnavailable, away, copies, StreamEvents)
+		return fmt.Errorf("%w that hears from most copies: %d of %d are away", errNoLeader, away, copies)
+	}
+	return nil
+}
+
+// Quorum returns an error while the log can take no event: it has no leader, or
+// the leader does not hear from most of the copies.
+func (s *Streams) Quorum(ctx context.Context) error {
+	if _, err := leaderInfo(ctx, s.events); err != nil {
+		return fmt.Errorf("%w: state of %s: %w", ErrUnavailable, StreamEvents, err)
 	}
 	return nil
 }

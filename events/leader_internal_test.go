@@ -2,6 +2,7 @@ package events
 
 import (
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
@@ -24,8 +25,10 @@ func TestWhoAnswersForAStream(t *testing.T) {
 		"the leader":                       {3, &jetstream.ClusterInfo{Leader: "a", Replicas: replicas("b", "c")}, true},
 		"anybody, during an election":      {3, &jetstream.ClusterInfo{Replicas: replicas("a", "b", "c")}, false},
 		"one that just learned the leader": {3, &jetstream.ClusterInfo{Leader: "a", Replicas: replicas("a", "c")}, false},
+		"one that a copy is away from":     {3, &jetstream.ClusterInfo{Leader: "a", Replicas: []*jetstream.PeerInfo{{Name: "b"}, {Name: "c", Active: time.Minute}}}, true},
+		"one that hears from nobody":       {3, &jetstream.ClusterInfo{Leader: "a", Replicas: []*jetstream.PeerInfo{{Name: "b", Offline: true}, {Name: "c", Active: time.Minute}}}, false},
 	} {
 		info := &jetstream.StreamInfo{Config: jetstream.StreamConfig{Replicas: c.copies}, Cluster: c.cluster}
-		require.Equal(t, c.want, byLeader(info), name)
+		require.Equal(t, c.want, byLeader(info) == nil, name)
 	}
 }

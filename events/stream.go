@@ -228,8 +228,10 @@ func (s *Streams) provisionStream(ctx context.Context, want jetstream.StreamConf
 // configuration never has the same bytes).
 func provisionStream(ctx context.Context, js jetstream.JetStream, want jetstream.StreamConfig, shared bool) (st jetstream.Stream, changed bool, err error) {
 	st, err = js.Stream(ctx, want.Name)
-	if err == nil && !byLeader(st.CachedInfo()) {
-		return nil, false, errNoLeader // what it holds is not known
+	if err == nil {
+		if err := byLeader(st.CachedInfo()); err != nil {
+			return nil, false, err // what it holds is not known
+		}
 	}
 	if err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
 		return nil, false, err

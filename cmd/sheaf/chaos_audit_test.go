@@ -72,11 +72,7 @@ func (w *world) quietRun(ctx context.Context) map[int]fileFact {
 	g.SetLimit(16)
 	for i, o := range w.orders {
 		g.Go(func() error {
-			kind := "http"
-			if o.raw {
-				kind = "raw"
-			}
-			_, a, err := w.ask(ctx, http.MethodPost, base+"/v1/export/"+kind, o.body(w, true))
+			_, a, err := w.ask(ctx, http.MethodPost, base+"/v1/export/"+o.kind(), o.body(w, true))
 			var accepted struct {
 				HashKey string `json:"hash_key"`
 			}

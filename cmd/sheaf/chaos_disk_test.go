@@ -152,13 +152,9 @@ func (w *world) refusals(ctx context.Context, lasts time.Duration, orders []*ord
 	for end := time.Now().Add(lasts); ctx.Err() == nil && time.Now().Before(end); <-tick.C {
 		before()
 		o := orders[r.sent%len(orders)]
-		kind := "http"
-		if o.raw {
-			kind = "raw"
-		}
 		r.sent++
 		begun := time.Now()
-		status, retry, body, err := send(ctx, client, w.ingresses[0]+"/v1/export/"+kind, o.body(w, false))
+		status, retry, body, err := send(ctx, client, w.ingresses[0]+"/v1/export/"+o.kind(), o.body(w, false))
 		waited := time.Since(begun)
 		r.longest = max(r.longest, waited)
 		if waited > 5*time.Second {

@@ -48,6 +48,14 @@ type order struct {
 
 func (o *order) total() int { return (o.pages-1)*o.limit + o.last }
 
+// kind is the last part of where it is submitted.
+func (o *order) kind() string {
+	if o.raw {
+		return "raw"
+	}
+	return "http"
+}
+
 func (o *order) correlation() string { return fmt.Sprintf("order-%d", o.n) }
 
 // rowsOf is how many rows a page has.

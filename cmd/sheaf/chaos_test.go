@@ -386,15 +386,16 @@ func (w *world) insist(ctx context.Context, method, path string, body []byte) (s
 	}
 }
 
+// submission is an order as it is submitted by NATS.
+func (w *world) submission(o *order) *nats.Msg {
+	return &nats.Msg{Subject: events.SubmitSubject(events.DefaultTenant, o.kind()), Data: o.body(w, false), Header: nats.Header{nats.MsgIdHdr: {o.correlation()}}}
+}
+
 // submit asks until the order is accepted.
 func (w *world) submit(ctx context.Context, o *order) error {
-	kind := "http"
-	if o.raw {
-		kind = "raw"
-	}
 	body := o.body(w, false)
 	if o.durable {
-		msg := &nats.Msg{Subject: events.SubmitSubject(events.DefaultTenant, kind), Data: body, Header: nats.Header{nats.MsgIdHdr: {o.correlation()}}}
+		msg := w.submission(o)
 		tick := time.NewTicker(50 * time.Millisecond)
 		defer tick.Stop()
 		for {
@@ -411,7 +412,7 @@ func (w *world) submit(ctx context.Context, o *order) error {
 			}
 		}
 	} else {
-		status, a, err := w.insist(ctx, http.MethodPost, "/v1/export/"+kind, body)
+		status, a, err := w.insist(ctx, http.MethodPost, "/v1/export/"+o.kind(), body)
 		if err != nil {
 			return err
 		}

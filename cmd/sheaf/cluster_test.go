@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -18,26 +19,41 @@ import (
 	"time"
 
 	"sheaf/events"
+	"sheaf/events/eventstest"
 
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 )
 
-// cluster is three nats-servers, each of which can be killed.
+// cluster is three nats-servers, each of which can be killed, stopped, and cut off
+// from the other two.
 type cluster struct {
 	*world
 	servers []*process
+	clients []string             // addresses, by server
+	links   [][]*eventstest.Link // by the servers that they join
 }
 
 // newCluster makes a world on three servers that are not started yet.
 func newCluster(t testing.TB, w *world) *cluster {
 	_, natsServer := build(t)
 	c := &cluster{world: w}
-	var clients, routes []string
+	var listen []string
 	for range 3 {
-		clients = append(clients, freeAddress())
-		routes = append(routes, freeAddress())
+		c.clients = append(c.clients, freeAddress())
+		listen = append(listen, freeAddress())
 	}
-	for i := range clients {
+	c.links = make([][]*eventstest.Link, 3)
+	for i := range 3 {
+		var routes []string
+		for j := range 3 {
+			if i != j {
+				link := eventstest.NewLink(t, freeAddress(), listen[j])
+				routes = append(routes, link.Address())
+				c.links[i], c.links[j] = append(c.links[i], link), append(c.links[j], link)
+			}
+		}
 		name := fmt.Sprintf("nats-%d", i+1)
 		config := filepath.Join(w.dir, name+".conf")
 		require.NoError(t, os.WriteFile(config, fmt.Appendf(nil, `
@@ -45,11 +61,12 @@ func newCluster(t testing.TB, w *world) *cluster {
 			listen: %s
 			max_payload: 8MB
 			jetstream { store_dir: %q, sync_interval: always, max_file_store: 64GB }
-			cluster { name: sheaf, listen: %s, routes: ["nats://%s"] }
-			`, name, clients[i], filepath.Join(w.dir, name), routes[i], strings.Join(routes, `", "nats://`)), 0o600))
+			# Nobody listens where the servers tell each other to find them, so that all goes by the links.
+			cluster { name: sheaf, listen: %s, advertise: %s, routes: ["nats://%s"] }
+			`, name, c.clients[i], filepath.Join(w.dir, name), listen[i], freeAddress(), strings.Join(routes, `", "nats://`)), 0o600))
 		c.servers = append(c.servers, w.newProcess(name, natsServer, "-c", config))
 	}
-	w.natsURL, w.files = strings.Join(clients, ","), "nats://sheaf-files"
+	w.natsURL, w.files = strings.Join(c.clients, ","), "nats://sheaf-files"
 	t.Cleanup(func() {
 		for _, s := range c.servers {
 			s.shutdown(syscall.SIGKILL)
@@ -100,11 +117,7 @@ func (c *cluster) whole(ctx context.Context) bool {
 func (c *cluster) once(ctx context.Context, base string, o *order) (status int, retryAfter string, a answer, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
-	kind := "http"
-	if o.raw {
-		kind = "raw"
-	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, base+"/v1/export/"+kind, bytes.NewReader(o.body(c.world, false)))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, base+"/v1/export/"+o.kind(), bytes.NewReader(o.body(c.world, false)))
 	if err != nil {
 		return 0, "", a, err
 	}
@@ -124,15 +137,100 @@ func (c *cluster) ready(ctx context.Context, base string) int {
 	return status
 }
 
+// led waits until a stream has a leader other than one.
+func (c *cluster) led(ctx context.Context, stream string, other *process) (leader *process) {
+	if !eventually(ctx, 30*time.Second, 20*time.Millisecond, func() bool {
+		leader = c.leader(ctx, stream)
+		return leader != nil && leader != other
+	}) {
+		c.problem("I12 %s has no leader", stream)
+		return nil
+	}
+	return leader
+}
+
+// overtake has the leader of a stream stopped, or cut off from the other two, for
+// longer than they take to elect another. It believes that it still leads: a stopped
+// one when it goes on, one that is cut off all the time, and clients stay connected to
+// both. Orders are submitted meanwhile, the first by NATS and to the old leader too.
+func (c *cluster) overtake(ctx context.Context, stream string, cut bool, lasts time.Duration, orders []*order) {
+	leader := c.led(ctx, stream, nil)
+	if leader == nil {
+		return
+	}
+	at := slices.Index(c.servers, leader)
+	direct, err := nats.Connect(c.clients[at], nats.IgnoreDiscoveredServers())
+	if err != nil {
+		c.problem("I12 %s: %v", leader.name, err)
+		return
+	}
+	defer direct.Close()
+	how := "stopped"
+	if cut {
+		how = "cut off"
+		for _, l := range c.links[at] {
+			l.Cut()
+		}
+	} else {
+		leader.signal(syscall.SIGSTOP)
+		if !eventually(ctx, 5*time.Second, time.Millisecond, leader.stopped) { // a moment after it was sent
+			c.problem("I12 %s does not stop", leader.name)
+		}
+	}
+	c.disturbed()
+	begun := time.Now()
+	over, cancel := context.WithTimeout(ctx, lasts) // the time itself is the fault
+	defer cancel()
+	if c.nc.ConnectedServerName() == leader.name {
+		_ = c.nc.ForceReconnect() // the suite watches from where there is a quorum
+	}
+	var wg sync.WaitGroup
+	refused, acceptedAfter := 0, make([]time.Duration, len(orders))
+	for i, o := range orders {
+		wg.Go(func() {
+			if err := c.submit(ctx, o); err != nil {
+				c.problem("I1 order %d: %v", o.n, err)
+			}
+			acceptedAfter[i] = time.Since(begun).Round(10 * time.Millisecond)
+		})
+	}
+	var elected sync.WaitGroup
+	var now *process
+	var electedAfter time.Duration
+	elected.Go(func() {
+		now = c.led(ctx, stream, leader)
+		electedAfter = time.Since(begun)
+	})
+	for js, _ := jetstream.New(direct); over.Err() == nil; refused++ {
+		// Under the id of an order that is submitted anyway it is the same submission,
+		// whenever it is written.
+		try, cancel := context.WithTimeout(over, time.Second)
+		if _, err := js.PublishMsg(try, c.submission(orders[0])); err == nil {
+			c.problem("I1 %s acknowledged a submission while it was %s", leader.name, how)
+		}
+		cancel()
+	}
+	elected.Wait()
+	if cut {
+		for _, l := range c.links[at] {
+			l.Mend()
+		}
+	} else {
+		leader.signal(syscall.SIGCONT)
+	}
+	c.disturbed()
+	wg.Wait()
+	if now != nil {
+		c.t.Logf("%s, the leader of %s, was %s for %s: %s led after %s, submissions accepted after %v, %d not acknowledged by the old leader",
+			leader.name, stream, how, lasts, now.name, electedAfter.Round(10*time.Millisecond), acceptedAfter, refused)
+	}
+}
+
 // killLeader kills the leader of a stream, and has it away for a while. An order
 // that is submitted at that moment is accepted when there is a new one.
 func (c *cluster) killLeader(ctx context.Context, stream string, away time.Duration, o *order) {
-	var leader *process
-	if !eventually(ctx, 30*time.Second, 50*time.Millisecond, func() bool {
-		leader = c.leader(ctx, stream)
-		return leader != nil
-	}) {
-		c.problem("I12 %s has no leader", stream)
+	leader := c.led(ctx, stream, nil)
+	if leader == nil {
 		return
 	}
 	var back sync.WaitGroup
@@ -143,16 +241,14 @@ func (c *cluster) killLeader(ctx context.Context, stream string, away time.Durat
 		time.Sleep(time.Until(killed.Add(away))) // the time itself is the fault
 		leader.start("")
 	})
-	elected := eventually(ctx, 30*time.Second, 20*time.Millisecond, func() bool {
-		now := c.leader(ctx, stream)
-		return now != nil && now != leader
-	})
+	// Only a leader answers: that of before cannot, if it is the same it was elected anew.
+	c.led(ctx, stream, nil)
 	electedAfter := time.Since(killed)
 	if err := c.submit(ctx, o); err != nil {
 		c.problem("I1 order %d: %v", o.n, err)
 	}
-	c.t.Logf("%s, the leader of %s, was killed: a new one after %s (%v), a submission accepted after %s",
-		leader.name, stream, electedAfter.Round(10*time.Millisecond), elected, time.Since(killed).Round(10*time.Millisecond))
+	c.t.Logf("%s, the leader of %s, was killed: a new one after %s, a submission accepted after %s",
+		leader.name, stream, electedAfter.Round(10*time.Millisecond), time.Since(killed).Round(10*time.Millisecond))
 }
 
 // loseQuorum stops two of the servers for a while. What is asked meanwhile gets
@@ -225,21 +321,22 @@ func (c *cluster) loseQuorum(ctx context.Context, lasts time.Duration, orders []
 }
 
 // TestCluster has separate processes work on three NATS servers with three
-// copies of everything. The leaders are killed one after the other, then two
-// servers are away at once. The invariants are those of the chaos suite.
+// copies of everything. Leaders are cut off and stopped for so long that others take
+// their place, and killed; then two servers are away at once. The invariants are
+// those of the chaos suite.
 func TestCluster(t *testing.T) {
 	if testing.Short() {
-		t.Skip("kills processes for half a minute")
+		t.Skip("stops and kills processes for a minute")
 	}
 	t.Parallel()
 	seed := chaosSeed(t)
 	r := rand.New(rand.NewPCG(seed, 3))
-	const spread = 12 * time.Second // of the submissions: over two elections
+	const spread = 60 * time.Second // of the submissions: over six elections
 	count := setting(t, "CHAOS_EXPORTS", 40)
 	orders := newOrders(r, count, spread)
-	extra := newOrders(r, 6, 0) // submitted at certain moments
+	extra := newOrders(r, 6+4*3, 0) // submitted at certain moments
 	for i, o := range extra {
-		o.n, o.durable, o.cancel, o.broken, o.retry = count+i, false, 0, 0, false
+		o.n, o.durable, o.cancel, o.broken, o.retry = count+i, i%3 == 0 && i >= 6, 0, 0, false
 	}
 	orders = append(orders, extra...)
 	for _, o := range orders {
@@ -294,13 +391,19 @@ func TestCluster(t *testing.T) {
 			}
 		})
 	}
+	for i, stream := range []string{events.StreamEvents, events.StreamEvents, events.StreamPages, events.StreamEvents} {
+		c.overtake(ctx, stream, i == 0, 10*time.Second, extra[6+3*i:][:3])
+		if !c.whole(ctx) {
+			w.problem("I12 the cluster is not whole again")
+		}
+	}
 	for i, stream := range []string{events.StreamEvents, events.StreamPages} {
 		c.killLeader(ctx, stream, 2*time.Second, extra[i])
 		if !c.whole(ctx) {
 			w.problem("I12 the cluster is not whole again")
 		}
 	}
-	c.loseQuorum(ctx, 8*time.Second, extra[2:])
+	c.loseQuorum(ctx, 8*time.Second, extra[2:6])
 	wg.Wait()
 	t.Logf("all submitted after %s", time.Since(begun).Round(100*time.Millisecond))
 	w.settle(ctx)
