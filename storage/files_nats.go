@@ -84,8 +84,9 @@ func openNATSFiles(ctx context.Context, bucket, dataDir string, js jetstream.Jet
 }
 
 // openBucket makes the bucket if there is none and returns its stream. A cluster
-// that makes it for several processes at once leaves requests without an answer;
-// they are asked again, for a minute at most.
+// that makes it for several processes at once leaves requests without an answer, and
+// says of a bucket that exists that it is not found (seen with nats-server 2.15.2);
+// it is asked again, for a minute at most.
 func openBucket(ctx context.Context, js jetstream.JetStream, cfg jetstream.ObjectStoreConfig) (jetstream.Stream, error) {
 	const answerWait, most = 3 * time.Second, 20
 	for attempt := 1; ; attempt++ {
@@ -95,9 +96,16 @@ func openBucket(ctx context.Context, js jetstream.JetStream, cfg jetstream.Objec
 		if err == nil || errors.Is(err, jetstream.ErrBucketExists) {
 			stream, err = js.Stream(asked, "OBJ_"+cfg.Bucket)
 		}
-		unanswered := asked.Err() != nil
+		unmade := errors.Is(err, jetstream.ErrStreamNotFound)
+		again := asked.Err() != nil || unmade
+		if unmade && attempt < most {
+			select {
+			case <-time.After(500 * time.Millisecond):
+			case <-asked.Done():
+			}
+		}
 		cancel()
-		if err == nil || !unanswered || ctx.Err() != nil || attempt == most {
+		if err == nil || !again || ctx.Err() != nil || attempt == most {
 			return stream, err
 		}
 	}

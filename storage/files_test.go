@@ -613,3 +613,23 @@ func FuzzChunkList(f *testing.F) {
 		}
 	})
 }
+
+// lateJetStream says of a stream at first that it is not found.
+type lateJetStream struct {
+	jetstream.JetStream
+	asked int
+}
+
+func (l *lateJetStream) Stream(ctx context.Context, name string) (jetstream.Stream, error) {
+	if l.asked++; l.asked == 1 {
+		return nil, jetstream.ErrStreamNotFound
+	}
+	return l.JetStream.Stream(ctx, name)
+}
+
+// A bucket that several processes make at once may not be found by all of them.
+func TestABucketIsAskedForAgain(t *testing.T) {
+	js := &lateJetStream{JetStream: startNATS(t, nil)}
+	openTestFiles(t, "nats://sheaf-files", t.TempDir(), js)
+	require.Equal(t, 2, js.asked)
+}
