@@ -553,3 +553,24 @@ func TestSealedForAnotherTenant(t *testing.T) {
 	require.Contains(t, f.Reason, "a sealed value cannot be opened")
 	require.Empty(t, src.Requests())
 }
+
+func TestSupersededRuns(t *testing.T) {
+	for name, tc := range map[string]struct {
+		x    events.Export
+		gone []uint64
+	}{
+		"requested":            {events.Export{State: events.StateRequested, RequestedSeq: 9}, []uint64{5, 7}},
+		"continues a run":      {events.Export{State: events.StateRequested, RequestedSeq: 9, ContinuesRun: 7}, []uint64{5}},
+		"crawled":              {events.Export{State: events.StateCrawled, RequestedSeq: 9, Run: 9}, []uint64{events.RawRun, 5, 7}},
+		"crawled by an older":  {events.Export{State: events.StateCrawled, RequestedSeq: 9, Run: 7}, []uint64{events.RawRun, 5, 9}},
+		"crawled from its own": {events.Export{State: events.StateCrawled, RequestedSeq: 9, Run: events.RawRun}, []uint64{5, 7, 9}},
+	} {
+		var gone []uint64
+		for _, run := range []uint64{events.RawRun, 5, 7, 9, 12} { // 12 is of a round that x knows nothing of
+			if superseded(&tc.x, run) {
+				gone = append(gone, run)
+			}
+		}
+		require.Equal(t, tc.gone, gone, name)
+	}
+}

@@ -409,6 +409,9 @@ func (s *space) sweep(ctx context.Context, mark events.PurgeMark) (removed bool,
 // superseded reports whether a run of an export that is under way is one that
 // neither this round nor a retry of it will read.
 func superseded(x *events.Export, run uint64) bool {
+	if run > x.RequestedSeq {
+		return false // of a later round, which whoever told of x did not know yet
+	}
 	if x.State == events.StateCrawled {
 		return run != x.Run
 	}
