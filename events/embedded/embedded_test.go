@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"sheaf/events/embedded"
+	"sheaf/events/eventstest"
 
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/assert"
@@ -16,7 +17,7 @@ import (
 	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m, eventstest.OutlivesServer()) }
 
 // Two servers on one folder would both believe that its files are theirs.
 func TestFolderIsUsedOnce(t *testing.T) {
