@@ -84,21 +84,16 @@ func TestStartSaysWhatIsWrong(t *testing.T) {
 
 // The address may be taken while the server reads its streams, which can be long.
 func TestAnAddressThatIsTakenMeanwhile(t *testing.T) {
-	free, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	address := free.Addr().String()
-	require.NoError(t, free.Close())
-	before := slog.Default()
-	t.Cleanup(func() { slog.SetDefault(before) })
+	address := freeAddress(t)
 	var other net.Listener
 	take := sync.OnceFunc(func() {
 		var err error
 		other, err = net.Listen("tcp", address)
 		assert.NoError(t, err)
 	})
-	slog.SetDefault(slog.New(onRecord(func(slog.Record) { take() }))) // the first that the server says
+	onLog(t, func(slog.Record) { take() }) // the first that the server says
 	dir := t.TempDir()
-	_, err = embedded.Start(embedded.Options{Dir: dir, Listen: address})
+	_, err := embedded.Start(embedded.Options{Dir: dir, Listen: address})
 	require.NotNil(t, other)
 	defer other.Close()
 	require.ErrorIs(t, err, embedded.ErrNotReady)

@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -284,11 +283,9 @@ func TestAStreamThatTheServerRemovesIsKept(t *testing.T) {
 	whole := filepath.Join(t.TempDir(), "whole")
 	require.NoError(t, os.CopyFS(whole, os.DirFS(dir)))
 
-	before := slog.Default()
-	t.Cleanup(func() { slog.SetDefault(before) })
 	removed := 0
 	mend := false
-	slog.SetDefault(slog.New(onRecord(func(r slog.Record) {
+	onLog(t, func(r slog.Record) {
 		if !strings.Contains(r.Message, "starts once more") {
 			return
 		}
@@ -299,7 +296,7 @@ func TestAStreamThatTheServerRemovesIsKept(t *testing.T) {
 			spare := filepath.Join(dir, "starting", "jetstream", "$G", "streams", events.StreamSubmit, "msgs")
 			require.NoError(t, os.Remove(filepath.Join(spare, filepath.Base(block))))
 		}
-	})))
+	})
 	visit(t, dir, "key", func(s *events.Streams) {
 		st, err := s.JetStream().Stream(t.Context(), events.StreamSubmit)
 		require.NoError(t, err)
@@ -338,15 +335,9 @@ func TestNobodyIsLetInDuringTheTries(t *testing.T) {
 	var created time.Time
 	visit(t, dir, "key", func(s *events.Streams) { created = some(t, s) })
 	block := unreadableBlock(t, dir, events.StreamSubmit)
-	free, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	address := free.Addr().String()
-	require.NoError(t, free.Close())
-
-	before := slog.Default()
-	t.Cleanup(func() { slog.SetDefault(before) })
+	address := freeAddress(t)
 	tries := 0
-	slog.SetDefault(slog.New(onRecord(func(r slog.Record) {
+	onLog(t, func(r slog.Record) {
 		if !strings.Contains(r.Message, "starts once more") {
 			return
 		}
@@ -356,34 +347,42 @@ func TestNobodyIsLetInDuringTheTries(t *testing.T) {
 		}
 		spare := filepath.Join(dir, "starting", "jetstream", "$G", "streams", events.StreamSubmit, "msgs")
 		require.NoError(t, os.Remove(filepath.Join(spare, filepath.Base(block))))
-	})))
-	ctx, stop := context.WithCancel(t.Context())
-	met := make(chan struct{})
-	letIn := sync.OnceFunc(func() { close(met) })
-	var caller sync.WaitGroup
-	defer caller.Wait()
-	defer stop()
-	caller.Go(func() {
-		for ; ctx.Err() == nil; time.Sleep(time.Millisecond) {
-			nc, err := nats.Connect(address)
-			if err != nil {
-				continue
-			}
+	})
+	letIn := make(chan struct{})
+	caller, err := nats.Connect(address, nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1),
+		nats.ReconnectWait(time.Millisecond), nats.ReconnectJitter(0, 0),
+		nats.ConnectHandler(func(nc *nats.Conn) {
+			defer close(letIn)
 			assert.NoDirExists(t, filepath.Join(dir, "starting"), "what is written now would be put back after a kill")
 			if js, err := jetstream.New(nc); assert.NoError(t, err) {
-				_, err = js.CreateStream(ctx, jetstream.StreamConfig{Name: events.StreamSubmit, Subjects: []string{"sheaf.submit.*.*"}})
+				_, err = js.CreateStream(t.Context(), jetstream.StreamConfig{Name: events.StreamSubmit, Subjects: []string{"sheaf.submit.*.*"}})
 				assert.Error(t, err)
 			}
-			nc.Close()
-			letIn()
-		}
-	})
+		}))
+	require.NoError(t, err)
+	defer caller.Close()
 	visitWith(t, embedded.Options{Dir: dir, Key: "key", Listen: address}, func(s *events.Streams) {
-		<-met // it is let in when the streams are there
-		stop()
+		<-letIn // when the streams are there
+		caller.Close()
 		holdsSome(t, created)(s)
 	})
 	require.Equal(t, 1, tries)
+}
+
+// freeAddress returns an address that nobody listens on.
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer free.Close()
+	return free.Addr().String()
+}
+
+// onLog has fn see what is logged, until the test ends.
+func onLog(t *testing.T, fn func(slog.Record)) {
+	before := slog.Default()
+	t.Cleanup(func() { slog.SetDefault(before) })
+	slog.SetDefault(slog.New(onRecord(fn)))
 }
 
 type onRecord func(slog.Record)

@@ -48,7 +48,6 @@ const (
 // one that knows of it only what was purged loses at the fence.
 func (s *sweeper) trim(ctx context.Context) error {
 	s.trimmed = time.Now()
-	begun := time.Now()
 	for {
 		log, err := s.upToDate(ctx)
 		if err != nil {
@@ -79,7 +78,7 @@ func (s *sweeper) trim(ctx context.Context) error {
 			return err
 		}
 		slog.Info("log trimmed", "service", "ingress", "below", after.Trimmed, "exports", forgotten)
-		if !more && !(carried > 0 && carryMore && time.Since(begun) < carryFor) {
+		if !more && !(carried > 0 && carryMore && time.Since(s.trimmed) < carryFor) {
 			return nil
 		}
 	}
