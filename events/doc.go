@@ -28,7 +28,7 @@
 //	completed           assembler             notifier, projection
 //	failed              crawler, assembler    notifier, projection
 //	cancelled           ingress               all: work on the key stops
-//	expired             ingress's sweeper     projection
+//	expired             ingress               projection
 //	rejected            ingress               producers
 //	callback_attempted  notifier              projection
 //	callback_delivered  notifier              projection

@@ -208,9 +208,11 @@ type ExportCancelled struct {
 	Reason string `json:"reason,omitempty"`
 }
 
-// ExportExpired says that the file of a completed export was deleted.
+// ExportExpired says that the file of a completed export is gone: its time was
+// over and it was deleted, or it was found missing or damaged.
 type ExportExpired struct {
-	Files []string `json:"files,omitempty"` // names in the file store
+	Files  []string `json:"files,omitempty"`  // names in the file store
+	Reason string   `json:"reason,omitempty"` // a sentence for a person: what is wrong with the file; "" when its time was over
 }
 
 // SubmissionRejected answers a durable submission that could not be accepted.

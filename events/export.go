@@ -111,6 +111,8 @@ type Export struct {
 	ExpiresAt time.Time    `json:"expires_at,omitzero"`
 	Failure   ExportFailed `json:"failure,omitzero"`
 
+	ExpiredReason string `json:"expired_reason,omitempty"` // why the file expired before its time, see ExportExpired
+
 	Callback CallbackState `json:"callback"`
 }
 
@@ -195,7 +197,7 @@ func (x *Export) Apply(ev Event) error {
 		x.Failure.Reason = p.Reason
 	case *ExportExpired:
 		x.State = StateExpired
-		x.ExpiresAt = ev.Time
+		x.ExpiresAt, x.ExpiredReason = ev.Time, p.Reason
 	case *SubmissionRejected:
 		x.Tenant, x.Key, x.ID, x.CorrelationID = ev.Tenant, ev.Key, ev.Sequence, ev.CorrelationID
 		x.State, x.CreatedAt, x.FinishedAt, x.TerminalSeq = StateRejected, ev.Time, ev.Time, ev.Sequence

@@ -383,3 +383,22 @@ func TestRetriesNeverReachFurtherBack(t *testing.T) {
 		}
 	})
 }
+
+// Why a file expired before its time lasts until the export begins again.
+func TestExpiredReason(t *testing.T) {
+	t.Parallel()
+	x := events.Export{Tenant: "default", Key: testKey}
+	apply := func(seq uint64, p events.Payload) {
+		t.Helper()
+		require.NoError(t, x.Apply(events.Event{ID: fmt.Sprint(seq), Tenant: x.Tenant, Key: x.Key, Time: time.Unix(int64(seq), 0), Sequence: seq, Payload: p}))
+	}
+	apply(1, &events.ExportRequested{})
+	apply(2, &events.ExportCrawled{Run: 1})
+	apply(3, &events.ExportCompleted{Run: 1})
+	apply(4, &events.ExportExpired{Reason: "the file is missing from the store"})
+	require.Equal(t, "the file is missing from the store", x.ExpiredReason)
+	require.Equal(t, time.Unix(4, 0), x.ExpiresAt)
+	require.Empty(t, x.Failure, "the export itself succeeded")
+	apply(5, &events.ExportRequested{})
+	require.Empty(t, x.ExpiredReason)
+}

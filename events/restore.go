@@ -109,7 +109,7 @@ func missing(have, want *Export) (Payload, time.Time) {
 	case have.State == StateCrawled && done:
 		return &ExportCompleted{Run: want.Run, Pages: want.Pages, Manifest: want.Manifest, Rows: want.Rows, Files: want.Files, Warnings: want.Warnings, ExpiresAt: want.ExpiresAt}, want.FinishedAt
 	case have.State == StateCompleted && want.State == StateExpired:
-		return &ExportExpired{}, want.ExpiresAt
+		return &ExportExpired{Reason: want.ExpiredReason}, want.ExpiresAt
 	case !have.State.Terminal() && want.State == StateFailed:
 		failure := want.Failure
 		return &failure, want.FinishedAt
