@@ -11,15 +11,16 @@ import (
 	"path"
 	"regexp"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// ErrNoFile means that the store holds no file of that name: it was never
-// committed, or it was deleted. Both drivers answer it only from a source that
-// cannot lag: the file system, or the leader of the bucket's stream.
+// ErrNoFile means that the store is there and holds no file of that name: it was
+// never committed, or it was deleted. Both drivers answer it only from a source
+// that cannot lag: the file system, or the leader of the bucket's stream.
 var ErrNoFile = errors.New("no such file")
 
 // ErrFileExists means that the name is taken by a file with other content. A
@@ -57,8 +58,8 @@ type Files interface {
 	// called again, also after one whose outcome is unknown (a timeout).
 	Commit(ctx context.Context, d *Draft, name string) error
 
-	// Open returns [ErrNoFile] when name is absent. ctx bounds the reads of the
-	// file too. The file suits http.ServeContent with ranges.
+	// Open returns [ErrNoFile] when name is absent, and [ErrNoStore] when the store
+	// is. ctx bounds the reads of the file too. The file suits http.ServeContent with ranges.
 	Open(ctx context.Context, name string) (File, error)
 
 	// Delete removes a file. An absent one is no error. Who has it open may be
@@ -73,6 +74,16 @@ type Files interface {
 	// file; a day is plenty. Of what it could not remove it reports the first
 	// error, after it has tried the rest.
 	Sweep(ctx context.Context, keep func(name string) bool, olderThan time.Time) (removed int, err error)
+
+	// Check returns nil while the store is there, and [ErrNoStore] when it is not.
+	// Any other error means that this cannot be known now. A folder that was gone
+	// and is back under its path is used again.
+	Check(ctx context.Context) error
+
+	// Made reports that the store was not there when it was opened: it is new, or
+	// what it held is lost. Accept ends that for later opens.
+	Made() bool
+	Accept() error
 
 	// Close gives the store's handles back. Open files and drafts stay usable.
 	Close() error
@@ -147,6 +158,7 @@ func checkFileName(name string) error {
 // readers until Commit. It is for one goroutine.
 type Draft struct {
 	file *os.File
+	root *os.Root // that name is in
 	name string
 	in   *drafts
 	done bool
@@ -162,12 +174,12 @@ func (d *Draft) Discard() {
 	}
 	d.done = true
 	_ = d.file.Close()
-	_ = d.in.root.Remove(d.name) // what stays behind, Sweep removes
+	_ = d.root.Remove(d.name) // what stays behind, Sweep removes
 }
 
 // drafts is a folder of temporary files.
 type drafts struct {
-	root   *os.Root
+	root   atomic.Pointer[os.Root]
 	folder string
 }
 
@@ -175,19 +187,26 @@ func openDrafts(root *os.Root, folder string) (*drafts, error) {
 	if err := root.MkdirAll(folder, 0o700); err != nil {
 		return nil, fmt.Errorf("make folder of drafts: %w", classify(err))
 	}
-	return &drafts{root: root, folder: folder}, nil
+	s := &drafts{folder: folder}
+	s.root.Store(root)
+	return s, nil
 }
 
 func (s *drafts) create(ctx context.Context) (*Draft, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("create draft: %w", err)
 	}
-	name := path.Join(s.folder, rand.Text())
-	file, err := s.root.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	root, name := s.root.Load(), path.Join(s.folder, rand.Text())
+	file, err := root.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if errors.Is(err, fs.ErrNotExist) { // somebody removed the folder of drafts
+		if err = root.MkdirAll(s.folder, 0o700); err == nil {
+			file, err = root.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+		}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("create draft: %w", classify(err))
 	}
-	return &Draft{file: file, name: name, in: s}, nil
+	return &Draft{file: file, root: root, name: name, in: s}, nil
 }
 
 // owns refuses a draft of another store, or one that is committed or discarded.
@@ -202,7 +221,11 @@ func (s *drafts) owns(d *Draft) error {
 }
 
 func (s *drafts) sweep(ctx context.Context, olderThan time.Time) (removed int, err error) {
-	entries, err := fs.ReadDir(s.root.FS(), s.folder)
+	root := s.root.Load()
+	entries, err := fs.ReadDir(root.FS(), s.folder)
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
 	if err != nil {
 		return 0, err
 	}
@@ -215,7 +238,7 @@ func (s *drafts) sweep(ctx context.Context, olderThan time.Time) (removed int, e
 		if err != nil || !info.Mode().IsRegular() || !info.ModTime().Before(olderThan) {
 			continue // gone since, not a draft, or perhaps in use
 		}
-		if err := s.root.Remove(path.Join(s.folder, entry.Name())); err == nil {
+		if err := root.Remove(path.Join(s.folder, entry.Name())); err == nil {
 			removed++
 		} else if failed == nil && !errors.Is(err, fs.ErrNotExist) {
 			failed = err

@@ -3,13 +3,16 @@ package storage
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"path"
+	"path/filepath"
 	"runtime"
+	"strings"
 	"sync"
 	"time"
 
@@ -23,10 +26,13 @@ const draftsFolder = ".drafts"
 // folderFiles keeps files in a local folder. Everything goes through os.Root, so
 // that neither a name nor a symbolic link leads out of it.
 type folderFiles struct {
-	root   *os.Root
+	folder string // absolute
+	id     string // what markerName holds
+	made   bool   // by this open
 	drafts *drafts
 
 	mu      sync.Mutex
+	roots   []*os.Root          // all that were opened, the one in use last
 	durable map[string]*os.File // folders whose own names are durable, held open: see syncFolders
 }
 
@@ -34,6 +40,10 @@ type folderFiles struct {
 const mostDurable = 256
 
 func openFolderFiles(folder string) (*folderFiles, error) {
+	folder, err := filepath.Abs(folder)
+	if err != nil {
+		return nil, fmt.Errorf("open files: %w", err)
+	}
 	if err := os.MkdirAll(folder, 0o700); err != nil {
 		return nil, fmt.Errorf("open files: %w", err)
 	}
@@ -45,10 +55,131 @@ func openFolderFiles(folder string) (*folderFiles, error) {
 	if err != nil {
 		return nil, errors.Join(err, root.Close())
 	}
-	return &folderFiles{root: root, drafts: drafts, durable: map[string]*os.File{}}, nil
+	s := &folderFiles{folder: folder, drafts: drafts, roots: []*os.Root{root}, durable: map[string]*os.File{}}
+	if err := s.mark(); err != nil {
+		return nil, errors.Join(fmt.Errorf("open files: %s in %s: %w", markerName, folder, classify(err)), root.Close())
+	}
+	return s, nil
 }
 
-func (s *folderFiles) Create(ctx context.Context) (*Draft, error) { return s.drafts.create(ctx) }
+func (s *folderFiles) root() *os.Root { return s.drafts.root.Load() }
+
+// readMark returns the name that a folder has.
+func readMark(root *os.Root) (id string, made bool, err error) {
+	data, err := root.ReadFile(markerName)
+	if err != nil {
+		return "", false, err
+	}
+	id, made = strings.CutSuffix(strings.TrimSpace(string(data)), newMark)
+	return id, made, nil
+}
+
+// mark reads the folder's name, or gives it one.
+func (s *folderFiles) mark() (err error) {
+	s.id, s.made, err = readMark(s.root())
+	if err == nil && s.id != "" || err != nil && !absent(err) {
+		return err
+	}
+	// Of several processes that do this at once one has the link.
+	if err := s.writeMark(rand.Text()+newMark, err != nil); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	s.id, s.made, err = readMark(s.root())
+	return err
+}
+
+// writeMark writes the marker, whole or not at all. With once an existing one stays.
+func (s *folderFiles) writeMark(text string, once bool) (err error) {
+	root, draft := s.root(), path.Join(draftsFolder, rand.Text())
+	f, err := root.OpenFile(draft, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = root.Remove(draft) }()
+	_, err = f.WriteString(text + "\n")
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	if once {
+		err = root.Link(draft, markerName)
+	}
+	if !once || errors.Is(err, errors.ErrUnsupported) || errors.Is(err, fs.ErrPermission) {
+		err = root.Rename(draft, markerName)
+	}
+	if err != nil || runtime.GOOS == "windows" {
+		return err
+	}
+	folder, err := root.Open(".")
+	if err != nil {
+		return err
+	}
+	return errors.Join(folder.Sync(), folder.Close())
+}
+
+func (s *folderFiles) Made() bool { return s.made }
+
+func (s *folderFiles) Accept() error {
+	if !s.made {
+		return nil
+	}
+	if err := s.writeMark(s.id, false); err != nil {
+		return fmt.Errorf("%s in %s: %w", markerName, s.folder, classify(err))
+	}
+	return nil
+}
+
+func (s *folderFiles) Check(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	root := s.root()
+	at, err := os.Stat(s.folder)
+	if absent(err) {
+		return fmt.Errorf("%w: the folder is gone", ErrNoStore)
+	}
+	if err != nil {
+		return fmt.Errorf("look at the file store: %w", err)
+	}
+	is, err := root.Stat(".")
+	if err != nil {
+		return fmt.Errorf("look at the file store: %w", err)
+	}
+	if os.SameFile(at, is) {
+		return s.marked(root)
+	}
+	// Another folder is under the path: it may be the store, put back.
+	if root, err = os.OpenRoot(s.folder); err != nil {
+		return fmt.Errorf("look at the file store: %w", err)
+	}
+	if err := s.marked(root); err != nil {
+		return errors.Join(err, root.Close())
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.roots = append(s.roots, root)
+	s.drafts.root.Store(root)
+	return nil
+}
+
+// marked returns nil if root is the folder of this store.
+func (s *folderFiles) marked(root *os.Root) error {
+	switch id, _, err := readMark(root); {
+	case absent(err):
+		return fmt.Errorf("%w: %s is not in its folder", ErrNoStore, markerName)
+	case err != nil:
+		return fmt.Errorf("look at the file store: %w", err)
+	case id != s.id:
+		return fmt.Errorf("%w: %s in its folder is of another one", ErrNoStore, markerName)
+	}
+	return nil
+}
+
+func (s *folderFiles) Create(ctx context.Context) (*Draft, error) {
+	if err := s.Check(ctx); err != nil {
+		return nil, fmt.Errorf("create draft: %w", err)
+	}
+	return s.drafts.create(ctx)
+}
 
 func (s *folderFiles) Commit(ctx context.Context, d *Draft, name string) error {
 	if err := checkFileName(name); err != nil {
@@ -57,7 +188,11 @@ func (s *folderFiles) Commit(ctx context.Context, d *Draft, name string) error {
 	if err := s.drafts.owns(d); err != nil {
 		return fmt.Errorf("commit %s: %w", name, err)
 	}
-	if err := s.commit(ctx, d, name); err != nil {
+	err := s.Check(ctx)
+	if err == nil {
+		err = s.commit(ctx, d, name)
+	}
+	if err != nil {
 		return fmt.Errorf("commit %s: %w", name, classify(err))
 	}
 	d.Discard()
@@ -91,20 +226,21 @@ func (s *folderFiles) commit(ctx context.Context, d *Draft, name string) error {
 
 // place gives the draft its name, or fails with fs.ErrExist.
 func (s *folderFiles) place(d *Draft, name string) error {
+	root := d.root
 	for try := 1; ; try++ {
-		err := s.root.MkdirAll(path.Dir(name), 0o700)
+		err := root.MkdirAll(path.Dir(name), 0o700)
 		made := err == nil
 		if made {
 			// A hard link, because rename would replace what another process has
 			// just placed under the name.
 			failpoint.Hit("file.link.before")
-			err = s.root.Link(d.name, name)
+			err = root.Link(d.name, name)
 			failpoint.Hit("file.link.after")
 			if err == nil || errors.Is(err, fs.ErrExist) {
 				return err
 			}
 		}
-		if _, lost := s.root.Stat(d.name); lost != nil {
+		if _, lost := root.Stat(d.name); lost != nil {
 			return fmt.Errorf("draft: %w", lost)
 		}
 		if raced := errors.Is(err, fs.ErrNotExist) || !made && errors.Is(err, fs.ErrExist); raced && try < 100 {
@@ -114,10 +250,10 @@ func (s *folderFiles) place(d *Draft, name string) error {
 			// No hard links here (FAT, some network folders). What two processes
 			// could do to each other between the two calls, the event log settles:
 			// names hold the run, and one run's file is named by one event.
-			if _, err := s.root.Stat(name); err == nil {
+			if _, err := root.Stat(name); err == nil {
 				return fs.ErrExist
 			}
-			return s.root.Rename(d.name, name)
+			return root.Rename(d.name, name)
 		}
 		return err
 	}
@@ -125,7 +261,7 @@ func (s *folderFiles) place(d *Draft, name string) error {
 
 // equal returns nil if the file has the draft's content, ErrFileExists if not.
 func (s *folderFiles) equal(ctx context.Context, d *Draft, name string) error {
-	file, err := s.root.Open(name)
+	file, err := s.root().Open(name)
 	if err != nil {
 		return err
 	}
@@ -174,7 +310,7 @@ func (s *folderFiles) syncFolders(folder string) error {
 	if runtime.GOOS == "windows" {
 		return nil // a folder cannot be synced there
 	}
-	f, err := s.root.Open(folder)
+	f, err := s.root().Open(folder)
 	if err != nil {
 		return err
 	}
@@ -183,7 +319,7 @@ func (s *folderFiles) syncFolders(folder string) error {
 	}
 	for above := folder; above != "."; {
 		above = path.Dir(above)
-		g, err := s.root.Open(above)
+		g, err := s.root().Open(above)
 		if err == nil {
 			err = errors.Join(g.Sync(), g.Close())
 		}
@@ -228,24 +364,30 @@ func (s *folderFiles) Open(ctx context.Context, name string) (File, error) {
 	}
 	// Neither a link to another file of the folder nor a pipe, which would keep
 	// whoever opens it waiting, is a file of the store.
-	switch info, err := s.root.Lstat(name); {
-	case err != nil:
-		return nil, fmt.Errorf("open %s: %w", name, classify(err))
-	case !info.Mode().IsRegular():
-		return nil, fmt.Errorf("open %s: %w", name, ErrNoFile)
+	root := s.root()
+	info, err := root.Lstat(name)
+	if err == nil && !info.Mode().IsRegular() {
+		err = ErrNoFile
 	}
-	file, err := s.root.Open(name)
-	if err != nil {
-		return nil, fmt.Errorf("open %s: %w", name, classify(err))
+	var file *os.File
+	if err == nil {
+		file, err = root.Open(name)
 	}
-	info, err := file.Stat()
+	if err = classify(err); errors.Is(err, ErrNoFile) {
+		if gone := s.marked(root); gone != nil {
+			err = gone
+		}
+	}
 	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", name, err)
+	}
+	if info, err = file.Stat(); err != nil {
 		_ = file.Close()
 		return nil, fmt.Errorf("open %s: %w", name, err)
 	}
 	if !info.Mode().IsRegular() {
 		_ = file.Close()
-		return nil, fmt.Errorf("open %s: %w", name, ErrNoFile)
+		return nil, fmt.Errorf("open %s: replaced meanwhile by something that is no file", name)
 	}
 	return &folderFile{File: file, info: info}, nil
 }
@@ -257,18 +399,18 @@ func (s *folderFiles) Delete(ctx context.Context, name string) error {
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("delete %s: %w", name, err)
 	}
-	info, err := s.root.Lstat(name)
+	info, err := s.root().Lstat(name)
 	if absent(err) || (err == nil && info.IsDir()) {
 		return nil
 	}
 	failpoint.Hit("file.delete.before")
-	if err := s.root.Remove(name); err != nil && !absent(err) {
+	if err := s.root().Remove(name); err != nil && !absent(err) {
 		return fmt.Errorf("delete %s: %w", name, err)
 	}
 	failpoint.Hit("file.delete.after")
 	// Folders that are empty now go too; the first that is not ends it.
 	for folder := path.Dir(name); folder != "."; folder = path.Dir(folder) {
-		if s.root.Remove(folder) != nil {
+		if s.root().Remove(folder) != nil {
 			break
 		}
 	}
@@ -307,7 +449,7 @@ func (s *folderFiles) Sweep(ctx context.Context, keep func(name string) bool, ol
 		}
 		return nil
 	}
-	if err := fs.WalkDir(s.root.FS(), ".", walk); err != nil && failed == nil {
+	if err := fs.WalkDir(s.root().FS(), ".", walk); err != nil && failed == nil {
 		failed = err
 	}
 	if failed != nil {
@@ -323,7 +465,11 @@ func (s *folderFiles) Close() error {
 		_ = f.Close()
 		delete(s.durable, folder)
 	}
-	return s.root.Close()
+	var err error
+	for _, root := range s.roots {
+		err = errors.Join(err, root.Close())
+	}
+	return err
 }
 
 type folderFile struct {

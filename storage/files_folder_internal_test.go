@@ -20,7 +20,7 @@ func TestNamesOfFoldersAreMadeDurable(t *testing.T) {
 		_, err = d.File().WriteString(name)
 		require.NoError(t, err)
 		require.NoError(t, s.Commit(t.Context(), d, name))
-		info, err := s.root.Stat("default")
+		info, err := s.root().Stat("default")
 		require.NoError(t, err)
 		return info
 	}
@@ -32,7 +32,7 @@ func TestNamesOfFoldersAreMadeDurable(t *testing.T) {
 	}
 	first := commit("default/a.zip")
 	require.True(t, os.SameFile(first, held()))
-	f, err := s.root.Open("default")
+	f, err := s.root().Open("default")
 	require.NoError(t, err)
 	require.True(t, s.isDurable("default", f), "the second file needs no more than its own folder")
 	require.NoError(t, f.Close())

@@ -57,10 +57,11 @@ type natsFiles struct {
 	js     jetstream.JetStream
 	stream jetstream.Stream
 	bucket string
+	made   bool // by this open
 }
 
 func openNATSFiles(ctx context.Context, bucket, dataDir string, js jetstream.JetStream, replicas int) (*natsFiles, error) {
-	stream, err := openBucket(ctx, js, jetstream.ObjectStoreConfig{
+	stream, made, err := openBucket(ctx, js, jetstream.ObjectStoreConfig{
 		Bucket:      bucket,
 		Description: "Sheaf: finished workbooks",
 		Storage:     jetstream.FileStorage,
@@ -80,21 +81,24 @@ func openNATSFiles(ctx context.Context, bucket, dataDir string, js jetstream.Jet
 	if err != nil {
 		return nil, errors.Join(err, root.Close())
 	}
-	return &natsFiles{drafts: drafts, root: root, js: js, stream: stream, bucket: bucket}, nil
+	return &natsFiles{drafts: drafts, root: root, js: js, stream: stream, bucket: bucket, made: made}, nil
 }
 
-// openBucket makes the bucket if there is none and returns its stream. A cluster
+// openBucket returns the bucket's stream, and makes it if there is none. A cluster
 // that makes it for several processes at once leaves requests without an answer, and
 // says of a bucket that exists that it is not found (seen with nats-server 2.15.2);
 // it is asked again, for a minute at most.
-func openBucket(ctx context.Context, js jetstream.JetStream, cfg jetstream.ObjectStoreConfig) (jetstream.Stream, error) {
+func openBucket(ctx context.Context, js jetstream.JetStream, cfg jetstream.ObjectStoreConfig) (stream jetstream.Stream, made bool, err error) {
 	const answerWait, most = 3 * time.Second, 20
 	for attempt := 1; ; attempt++ {
 		asked, cancel := context.WithTimeout(ctx, answerWait)
-		_, err := js.CreateObjectStore(asked, cfg)
-		var stream jetstream.Stream
-		if err == nil || errors.Is(err, jetstream.ErrBucketExists) {
-			stream, err = js.Stream(asked, "OBJ_"+cfg.Bucket)
+		stream, err = js.Stream(asked, "OBJ_"+cfg.Bucket)
+		if errors.Is(err, jetstream.ErrStreamNotFound) {
+			made = true
+			_, err = js.CreateObjectStore(asked, cfg)
+			if err == nil || errors.Is(err, jetstream.ErrBucketExists) {
+				stream, err = js.Stream(asked, "OBJ_"+cfg.Bucket)
+			}
 		}
 		unmade := errors.Is(err, jetstream.ErrStreamNotFound)
 		again := asked.Err() != nil || unmade
@@ -106,9 +110,26 @@ func openBucket(ctx context.Context, js jetstream.JetStream, cfg jetstream.Objec
 		}
 		cancel()
 		if err == nil || !again || ctx.Err() != nil || attempt == most {
-			return stream, err
+			return stream, made, err
 		}
 	}
+}
+
+func (s *natsFiles) Made() bool { return s.made }
+
+func (s *natsFiles) Accept() error { return nil } // the bucket is there
+
+func (s *natsFiles) Check(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	_, err := s.js.Stream(ctx, "OBJ_"+s.bucket)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		return fmt.Errorf("%w: the bucket %s is gone", ErrNoStore, s.bucket)
+	}
+	if err != nil {
+		return fmt.Errorf("look at the file store: %w", err)
+	}
+	return nil
 }
 
 func (s *natsFiles) Create(ctx context.Context) (*Draft, error) { return s.drafts.create(ctx) }
@@ -432,7 +453,7 @@ func (s *natsFiles) meta(ctx context.Context, name string) (placedObject, error)
 	}
 	placed := placedObject{time: msg.Time, sequence: msg.Sequence}
 	if err := json.Unmarshal(msg.Data, &placed.info); err != nil {
-		return placed, fmt.Errorf("meta message %d of bucket %s: %w", msg.Sequence, s.bucket, err)
+		return placed, &DamagedError{What: "its description in the bucket cannot be read", cause: err}
 	}
 	if placed.info.Deleted {
 		return placed, ErrNoFile
@@ -483,6 +504,8 @@ func (s *natsFiles) leaderGet(ctx context.Context, get messageGet) (storedMessag
 	switch {
 	case response.Error != nil && response.Error.ErrorCode == jetstream.JSErrCodeMessageNotFound:
 		return storedMessage{}, ErrNoFile
+	case response.Error != nil && response.Error.ErrorCode == jetstream.JSErrCodeStreamNotFound:
+		return storedMessage{}, fmt.Errorf("%w: the bucket %s is gone", ErrNoStore, s.bucket)
 	case response.Error != nil:
 		return storedMessage{}, response.Error
 	case response.Message == nil:
@@ -492,38 +515,46 @@ func (s *natsFiles) leaderGet(ctx context.Context, get messageGet) (storedMessag
 }
 
 // chunk reads one message of a file: from any replica, and from the leader when
-// that one does not have it.
+// that one does not have it. The disk of a single replica may be at fault, so
+// several are asked.
 func (s *natsFiles) chunk(ctx context.Context, sequence uint64, subject string) ([]byte, error) {
-	direct, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
-	msg, err := s.stream.GetMsg(direct, sequence)
-	if err == nil && msg.Subject == subject {
-		return msg.Data, nil
-	}
-	if err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) {
-		return nil, err
+	const looks = 3
+	for range looks {
+		direct, cancel := context.WithTimeout(ctx, requestTimeout)
+		msg, err := s.stream.GetMsg(direct, sequence)
+		cancel()
+		if err == nil && msg.Subject == subject {
+			return msg.Data, nil
+		}
+		if err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) {
+			return nil, err
+		}
 	}
 	stored, err := s.leaderGet(ctx, messageGet{Sequence: sequence})
+	if errors.Is(err, ErrNoFile) {
+		return nil, &DamagedError{What: "a part of it is missing", cause: err}
+	}
 	if err != nil {
 		return nil, err
 	}
 	if stored.Subject != subject {
-		return nil, fmt.Errorf("message %d of bucket %s is not the file's", sequence, s.bucket)
+		return nil, &DamagedError{What: "a part of it was replaced"}
 	}
 	return stored.Data, nil
 }
 
 func (s *natsFiles) file(ctx context.Context, info *jetstream.ObjectInfo, modTime time.Time) (*natsFile, error) {
+	const damaged = "its description in the bucket is not what was written"
 	chunks, err := parseChunkList(info.Metadata[chunksKey])
 	if err != nil {
-		return nil, err
+		return nil, &DamagedError{What: damaged, cause: err}
 	}
 	if info.Opts == nil || info.Opts.ChunkSize == 0 {
-		return nil, errors.New("meta message has no chunk size")
+		return nil, &DamagedError{What: damaged, cause: errors.New("meta message has no chunk size")}
 	}
 	size := int64(info.Opts.ChunkSize)
 	if want := (int64(info.Size) + size - 1) / size; int64(chunks.count) != want {
-		return nil, fmt.Errorf("meta message lists %d chunks, want %d", chunks.count, want)
+		return nil, &DamagedError{What: damaged, cause: fmt.Errorf("meta message lists %d chunks, want %d", chunks.count, want)}
 	}
 	return &natsFile{ctx: ctx, files: s, subject: s.chunkSubject(info.NUID), chunks: chunks,
 		chunkSize: size, size: int64(info.Size), modTime: modTime, loaded: -1}, nil
@@ -563,7 +594,7 @@ func (f *natsFile) Read(p []byte) (int, error) {
 			return 0, fmt.Errorf("read chunk %d: %w", index, err)
 		}
 		if want := min(f.chunkSize, f.size-index*f.chunkSize); int64(len(data)) != want {
-			return 0, fmt.Errorf("read chunk %d: %d bytes, want %d", index, len(data), want)
+			return 0, &DamagedError{What: fmt.Sprintf("a part of it has %d bytes, of %d", len(data), want)}
 		}
 		f.data, f.loaded = data, index
 	}
