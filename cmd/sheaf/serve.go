@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"maps"
 	"net"
-	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -19,6 +18,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"sheaf/cmd/sheaf/egress"
 	"sheaf/events/embedded"
 	"sheaf/events/rows"
 	"sheaf/services/assembler"
@@ -72,7 +72,7 @@ type system struct {
 	disk     *disk        // of --data, nil without an embedded server
 	keys     *apiKeys     // nil if nobody needs one
 	cert     *certificate // nil without TLS
-	egress   *http.Client
+	egress   *egress.Client
 	files    storage.Files       // of the ingress and assembler roles, else nil
 	tasks    *storage.Tasks      // of the ingress role, else nil
 	marks    *storage.Watermarks // nil in a role of a cluster that keeps none
@@ -190,7 +190,11 @@ func (s *system) take(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.egress = newEgress(allowed, int64(s.cfg.MaxHeaderBytes))
+	s.egress = egress.New(egress.Config{
+		Allowed: allowed, MaxHeaderBytes: int64(cfg.MaxHeaderBytes),
+		// The crawler's own timeouts end earlier, and their failures name the flag.
+		MaxTime: max(cfg.PageTimeout, cfg.HeaderTimeout, 4*time.Minute) + time.Minute,
+	})
 	s.onClose(s.egress.CloseIdleConnections)
 
 	if s.messaging, err = openMessaging(ctx, cfg, secret, store, s.keys, s.cert); err != nil {

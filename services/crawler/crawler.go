@@ -69,11 +69,18 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
+// Client sends requests to sources. It decides which addresses may be asked, and
+// never follows a redirect: the address behind one was not checked. A context has to end its
+// requests and the reading of their answers.
+type Client interface {
+	Do(req *http.Request) (*http.Response, error)
+}
+
 // Service is the crawler role.
 type Service struct {
 	cfg     Config
 	streams *events.Streams
-	client  *http.Client
+	client  Client
 	turns   *turns
 	memory  *memory
 	space   *space
@@ -83,7 +90,7 @@ type Service struct {
 }
 
 // New returns a crawler that reaches sources through client. It does no I/O.
-func New(cfg Config, streams *events.Streams, client *http.Client) (*Service, error) {
+func New(cfg Config, streams *events.Streams, client Client) (*Service, error) {
 	if streams == nil || client == nil {
 		return nil, errors.New("crawler: streams and client are required")
 	}

@@ -107,7 +107,7 @@ func positive[T int | int64 | time.Duration](v, otherwise T) T {
 
 // Source fetches the pages of one export. It is safe for concurrent use.
 type Source struct {
-	client  *http.Client
+	client  Client
 	policy  Policy
 	method  string
 	url     url.URL
@@ -129,18 +129,12 @@ type Source struct {
 
 // NewSource checks req and prepares its requests. It asks nothing yet. The
 // error names the field; it never holds the value of a header.
-//
-// The client's connections decide what addresses may be asked. Redirects are
-// never followed, whatever the client says: the address behind one was not
-// checked when the export was accepted.
-func NewSource(client *http.Client, req Request, policy Policy) (*Source, error) {
+func NewSource(client Client, req Request, policy Policy) (*Source, error) {
 	if client == nil {
 		return nil, errors.New("crawler: NewSource needs an HTTP client")
 	}
-	own := *client
-	own.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	s := &Source{
-		client: &own,
+		client: client,
 		policy: policy.withDefaults(),
 		limit:  req.Limit,
 		turn:   func(context.Context) (*place, error) { return nil, nil }, //nolint:nilnil // without limits
@@ -631,9 +625,6 @@ func (s *Source) refusal(resp *http.Response) *wrong {
 		w.failure.Msg = "redirects are not followed; give the address it leads to"
 	case status == http.StatusPartialContent:
 		w.failure.Msg = "the source sent a part of the answer"
-	}
-	if resp.StatusCode == http.StatusSwitchingProtocols {
-		return w // the connection is ours now, and no context ends a read of it
 	}
 	// Reading also frees the connection for the next request. Nothing that
 	// goes wrong here changes what the status says.

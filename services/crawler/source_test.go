@@ -340,12 +340,6 @@ func TestFetchFails(t *testing.T) {
 		}, events.CodeSourceTimeout, 3, "page 7: the answer brought less than 1000000 bytes a second over 50ms (--min-throughput) after 3 attempts"},
 		{"a long row", sourcetest.Body(`{"data":{"data":[{"a":"` + strings.Repeat("x", 70_000) + `"}],"pagetag":{}}}`), events.CodeLimitBytes, 1, "page 7: row 1: has 70008 bytes, at most 65536 are allowed (--max-row-bytes)"},
 		{"deep nesting", sourcetest.Body(`{"data":{"data":[{"a":` + strings.Repeat("[", 100) + strings.Repeat("]", 100) + `}],"pagetag":{}}}`), events.CodeSourceFormat, 1, "page 7: row 1: nested deeper than 64 levels at byte 84 (--max-json-depth)"},
-		{"another protocol", func(w http.ResponseWriter, r *http.Request, _ []byte) {
-			conn, buf, _ := http.NewResponseController(w).Hijack()
-			_, _ = buf.WriteString("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n")
-			_ = buf.Flush()
-			_, _ = io.Copy(io.Discard, conn) // and says nothing
-		}, events.CodeSourceHTTP, 1, "page 7: HTTP 101"},
 		{"no HTTP", func(w http.ResponseWriter, _ *http.Request, _ []byte) {
 			conn, buf, _ := http.NewResponseController(w).Hijack()
 			_, _ = buf.WriteString("220 secret greeting\r\n")
@@ -506,17 +500,6 @@ func TestUnreachableSources(t *testing.T) {
 			}
 		})
 	}
-}
-
-func TestRedirectsAreNotFollowedByAnyClient(t *testing.T) {
-	src := sourcetest.New(t, 1)
-	other := sourcetest.New(t, 1)
-	src.Fault = sourcetest.Always(sourcetest.Status(307, "", "Location", other.URL+"?page=1&limit=1"))
-	src.Client.CheckRedirect = nil
-	_, err := open(t, src, crawler.Request{}, quick).Fetch(t.Context(), 1)
-	require.Equal(t, 307, failure(t, err).Status)
-	require.Empty(t, other.Requests())
-	require.Nil(t, src.Client.CheckRedirect, "the caller's client is not changed")
 }
 
 func TestFetchEndsWithItsContext(t *testing.T) {

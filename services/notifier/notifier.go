@@ -63,16 +63,20 @@ var (
 type Service struct {
 	cfg      Config
 	streams  *events.Streams
-	client   *http.Client
+	client   Client
 	bodies   bodies
 	hosts    *hosts
 	drainFor time.Duration
 }
 
-// New checks cfg and returns a notifier. The client decides which addresses
-// may be reached; redirects are never followed and cookies never kept,
-// whatever it says.
-func New(cfg Config, streams *events.Streams, client *http.Client) (*Service, error) {
+// Client sends callbacks. It decides which addresses may be reached, follows no redirect and keeps no cookie. A
+// context has to end its requests and the reading of their answers.
+type Client interface {
+	Do(req *http.Request) (*http.Response, error)
+}
+
+// New checks cfg and returns a notifier.
+func New(cfg Config, streams *events.Streams, client Client) (*Service, error) {
 	if streams == nil || client == nil {
 		return nil, errors.New("notifier: streams and client are required")
 	}
@@ -109,12 +113,8 @@ func New(cfg Config, streams *events.Streams, client *http.Client) (*Service, er
 	if cfg.Slots < 0 || cfg.PerHost < 0 {
 		return nil, fmt.Errorf("notifier: %d slots and %d attempts per host, want more than 0", cfg.Slots, cfg.PerHost)
 	}
-	own := *client
-	own.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-	own.Jar = nil
-	own.Timeout = 0 // each attempt has a deadline of its own
 	return &Service{
-		cfg: cfg, streams: streams, client: &own,
+		cfg: cfg, streams: streams, client: client,
 		bodies:   bodies{keys: streams.Keys(), publicURL: cfg.PublicURL},
 		hosts:    newHosts(cfg.PerHost, cfg.Timeout),
 		drainFor: drainFor,

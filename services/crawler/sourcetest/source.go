@@ -58,7 +58,10 @@ func New(t testing.TB, n int) *Source {
 	server := httptest.NewServer(s)
 	s.URL = server.URL + "/demo/page"
 	transport := &http.Transport{MaxIdleConnsPerHost: 64}
-	s.Client = &http.Client{Transport: transport}
+	s.Client = &http.Client{
+		Transport:     transport,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
 	t.Cleanup(func() {
 		transport.CloseIdleConnections()
 		server.CloseClientConnections()

@@ -1,14 +1,10 @@
-package main
+package egress
 
 import (
-	"cmp"
 	"fmt"
-	"net"
-	"net/http"
 	"net/netip"
 	"slices"
 	"syscall"
-	"time"
 
 	"code.dny.dev/ssrf"
 )
@@ -57,37 +53,6 @@ var otherPorts = map[uint16]bool{
 	137: true, 139: true, 143: true, 161: true, 179: true, 389: true, 427: true, 465: true, 512: true, 513: true, 514: true, 515: true, 526: true,
 	548: true, 554: true, 563: true, 587: true, 601: true, 636: true, 989: true, 990: true, 993: true, 995: true, 1719: true, 1720: true, 1723: true,
 	2049: true, 3659: true, 4045: true, 5060: true, 5061: true, 6000: true, 6566: true, 6665: true, 6666: true, 6667: true, 6668: true, 6669: true, 6697: true, 10080: true,
-}
-
-// streamBuffer is how much of an answer over HTTP/2 is taken before it is read. The
-// transport's default is 4 MiB, which no limit of the answers' memory would see.
-const streamBuffer = 256 << 10
-
-// newEgress returns the one client for sources and callbacks. It dials public
-// addresses and the allowed private ranges, on any port. The address is
-// checked when it is dialled, after DNS, so a name cannot be pointed elsewhere
-// between check and use. It follows no redirect, uses no proxy and bounds
-// everything but the time of a body, which is the caller's to bound.
-func newEgress(allowed []netip.Prefix, maxHeaderBytes int64) *http.Client {
-	dialer := &net.Dialer{Timeout: 5 * time.Second, Control: guard(allowed)}
-	return &http.Client{
-		Transport: &http.Transport{
-			// A proxy would do the dialling, out of the guard's sight.
-			Proxy:                  nil,
-			DialContext:            dialer.DialContext,
-			ForceAttemptHTTP2:      true,
-			HTTP2:                  &http.HTTP2Config{MaxReceiveBufferPerStream: streamBuffer, MaxReceiveBufferPerConnection: 4 * streamBuffer},
-			TLSHandshakeTimeout:    10 * time.Second,
-			ResponseHeaderTimeout:  2 * time.Minute,
-			MaxResponseHeaderBytes: cmp.Or(maxHeaderBytes, 64<<10),
-			// One export may ask with many requests at once; each is to find
-			// its connection again for the next page.
-			MaxIdleConns:        1024,
-			MaxIdleConnsPerHost: 128,
-			IdleConnTimeout:     90 * time.Second,
-		},
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}
 }
 
 // guard returns a net.Dialer.Control that lets only safe addresses through.

@@ -1,4 +1,4 @@
-package main
+package egress
 
 import (
 	"crypto/tls"
@@ -16,6 +16,15 @@ import (
 	"code.dny.dev/ssrf"
 	"github.com/stretchr/testify/require"
 )
+
+var loopback = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
+
+func get(t *testing.T, client *Client, url string) (*http.Response, error) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
+	require.NoError(t, err)
+	return client.Do(req)
+}
 
 func TestGuard(t *testing.T) {
 	loopback := []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}
@@ -105,9 +114,9 @@ func TestEgressChecksWhatANameResolvesTo(t *testing.T) {
 	asked := atomic.Int64{}
 	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { asked.Add(1) }))
 	defer server.Close()
-	client := newEgress(nil, 0)
+	client := New(Config{})
 	defer client.CloseIdleConnections()
-	res, err := client.Get(strings.Replace(server.URL, "127.0.0.1", "localhost", 1))
+	res, err := get(t, client, strings.Replace(server.URL, "127.0.0.1", "localhost", 1))
 	if err == nil {
 		_ = res.Body.Close()
 	}
@@ -122,10 +131,10 @@ func TestEgressFollowsNoRedirectAndUsesNoProxy(t *testing.T) {
 		http.Redirect(w, r, "/secret", http.StatusFound)
 	}))
 	defer server.Close()
-	client := newEgress([]netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, 0)
+	client := New(Config{Allowed: loopback})
 	defer client.CloseIdleConnections()
-	require.Nil(t, client.Transport.(*http.Transport).Proxy) // one of the environment is never used for loopback
-	res, err := client.Get(server.URL + "/page")
+	require.Nil(t, client.transport.Proxy) // one of the environment is never used for loopback
+	res, err := get(t, client, server.URL+"/page")
 	require.NoError(t, err)
 	defer res.Body.Close()
 	require.Equal(t, http.StatusFound, res.StatusCode)
@@ -147,12 +156,12 @@ func TestEgressBoundsHeaders(t *testing.T) {
 				server.EnableHTTP2 = http2
 				server.StartTLS()
 				defer server.Close()
-				client := newEgress([]netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, c.limit)
+				client := New(Config{Allowed: loopback, MaxHeaderBytes: c.limit})
 				roots := x509.NewCertPool()
 				roots.AddCert(server.Certificate())
-				client.Transport.(*http.Transport).TLSClientConfig = &tls.Config{RootCAs: roots}
+				client.transport.TLSClientConfig = &tls.Config{RootCAs: roots}
 				defer client.CloseIdleConnections()
-				res, err := client.Get(server.URL)
+				res, err := get(t, client, server.URL)
 				if err == nil {
 					_, _ = io.Copy(io.Discard, res.Body)
 					_ = res.Body.Close()
@@ -178,11 +187,11 @@ func TestEgressTakesLittleOfAnUnreadAnswer(t *testing.T) {
 	server.EnableHTTP2 = true
 	server.StartTLS()
 	defer server.Close()
-	client := newEgress([]netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, 0)
+	client := New(Config{Allowed: loopback})
 	roots := x509.NewCertPool()
 	roots.AddCert(server.Certificate())
-	client.Transport.(*http.Transport).TLSClientConfig = &tls.Config{RootCAs: roots}
-	resp, err := client.Get(server.URL)
+	client.transport.TLSClientConfig = &tls.Config{RootCAs: roots}
+	resp, err := get(t, client, server.URL)
 	require.NoError(t, err)
 	defer resp.Body.Close()
 	require.Equal(t, 2, resp.ProtoMajor)
@@ -195,4 +204,61 @@ func TestEgressTakesLittleOfAnUnreadAnswer(t *testing.T) {
 	require.Less(t, before, int64(1<<20))
 	_, err = io.CopyN(io.Discard, resp.Body, 4<<20) // and all of it comes
 	require.NoError(t, err)
+}
+
+// The client bounds an answer, whatever its caller does.
+func TestEgressBoundsAnswers(t *testing.T) {
+	t.Parallel()
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/silence" {
+			_, _ = io.WriteString(w, "0123456789")
+			_ = http.NewResponseController(w).Flush()
+		}
+		if r.URL.Path != "/whole" {
+			<-r.Context().Done()
+		}
+	}))
+	defer server.Close()
+	for _, c := range []struct {
+		path  string
+		bytes int64
+		want  error
+		read  int
+	}{
+		{"/whole", 10, nil, 10},
+		{"/whole", 9, ErrTooLarge, 9},
+		{"/silence", 0, errTimeout, 0},
+		{"/stall", 0, errTimeout, 10},
+	} {
+		client := New(Config{Allowed: loopback, MaxBytes: c.bytes, MaxTime: 200 * time.Millisecond})
+		defer client.CloseIdleConnections()
+		resp, err := get(t, client, server.URL+c.path)
+		var body []byte
+		if err == nil {
+			body, err = io.ReadAll(resp.Body)
+			require.NoError(t, resp.Body.Close())
+		}
+		require.ErrorIs(t, err, c.want, c.path)
+		require.Len(t, body, c.read, c.path)
+	}
+}
+
+// Nothing is decompressed out of sight of the limits, also when no encoding was asked for.
+func TestEgressDecompressesNothing(t *testing.T) {
+	t.Parallel()
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("X-Asked", r.Header.Get("Accept-Encoding"))
+		w.Header().Set("Content-Encoding", "gzip")
+		_, _ = io.WriteString(w, emptyMember)
+	}))
+	defer server.Close()
+	client := New(Config{Allowed: loopback})
+	defer client.CloseIdleConnections()
+	resp, err := get(t, client, server.URL)
+	require.NoError(t, err)
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	require.NoError(t, err)
+	require.Equal(t, emptyMember, string(body))
+	require.Empty(t, resp.Header.Get("X-Asked"))
 }
