@@ -108,7 +108,7 @@ type sourceFlags struct {
 }
 
 func (serveCmd) Help() string {
-	return `Runs until SIGTERM or Ctrl-C, then finishes or hands back what is in flight and exits with 0 within 15 s; a second signal ends it at once. If one role fails, the process ends with its reason and exit code 1.
+	return `Runs until SIGTERM, SIGHUP or Ctrl-C, then finishes or hands back what is in flight and exits with 0 within 15 s; a second signal ends it at once. If one role fails, the process ends with its reason and exit code 1.
 
 Examples:
     sheaf serve
@@ -137,7 +137,7 @@ Row n of the built-in source, for n from 1:
 }
 
 func (exportCmd) Help() string {
-	return `Without --server everything runs in this process, in a temporary folder beside the output, and any address but those of cloud metadata may be asked. An output that ends in .zip is the zip as a caller of the API would get it; else it is the workbook. Ctrl-C cancels the export.
+	return `Without --server everything runs in this process, in a temporary folder beside the output, and any address but those of cloud metadata may be asked. An output that ends in .zip is the zip as a caller of the API would get it; else it is the workbook. --force replaces regular files only. Ctrl-C cancels the export. A temporary folder .sheaf-* of a command that was killed is removed by the next one in the same place.
 
 Examples:
     sheaf export https://api.example.com/orders -o orders.xlsx

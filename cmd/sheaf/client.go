@@ -15,7 +15,6 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -325,8 +324,7 @@ func ended(d exportDetail) error {
 	return errors.New("the export failed: " + reason)
 }
 
-// download writes the export's file to name, which appears whole and checked
-// or not at all. A broken transfer is taken up where it broke.
+// download writes the export's file to a new file, and checks it. A broken transfer continues where it broke.
 func (c *client) download(ctx context.Context, d exportDetail, name string) error {
 	if err := ended(d); d.Status != statusProcessing && err != nil {
 		return err
@@ -337,7 +335,7 @@ func (c *client) download(ctx context.Context, d exportDetail, name string) erro
 	if d.DownURL == "" || len(d.Files) == 0 {
 		return errors.New("the file is gone: it has expired (see sheaf retry)")
 	}
-	return writeWhole(name, func(f *os.File) error {
+	return writeNew(name, func(f *os.File) error {
 		want := d.Files[0]
 		sum, got := sha256.New(), int64(0)
 		for attempt := 1; ; attempt++ {
@@ -408,22 +406,13 @@ func (c *client) downloadFrom(ctx context.Context, link string, w io.Writer, off
 	return n, nil
 }
 
-// writeWhole makes a file by way of a temporary one beside it: after an error
-// or a crash name is as it was.
-func writeWhole(name string, write func(*os.File) error) error {
-	f, err := os.CreateTemp(filepath.Dir(name), ".sheaf-*.part")
+// writeNew makes a file with the permissions that the umask leaves.
+func writeNew(name string, write func(*os.File) error) error {
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666)
 	if err != nil {
 		return err
 	}
-	defer os.Remove(f.Name())
-	defer f.Close()
-	if err := write(f); err != nil {
-		return err
-	}
-	if err := errors.Join(f.Chmod(0o644), f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), name)
+	return errors.Join(write(f), f.Close())
 }
 
 // extract takes the one workbook out of a zip.
@@ -441,7 +430,7 @@ func extract(archive, name string) error {
 		return fmt.Errorf("opening the downloaded zip: %w", err)
 	}
 	defer entry.Close()
-	return writeWhole(name, func(f *os.File) error {
+	return writeNew(name, func(f *os.File) error {
 		if _, err := io.Copy(f, entry); err != nil {
 			return fmt.Errorf("extracting the workbook: %w", err)
 		}

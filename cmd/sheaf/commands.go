@@ -12,8 +12,11 @@ import (
 	"log/slog"
 	"net/url"
 	"os"
+	"os/signal"
+	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"text/tabwriter"
 	"time"
 	"unicode"
@@ -27,6 +30,7 @@ type serveCmd struct {
 }
 
 func (c *serveCmd) Run(ctx context.Context, std stdio) (err error) {
+	signal.Reset(syscall.SIGQUIT) // of a server the stacks are worth more than one more way to stop it
 	end, err := c.begin()
 	if err != nil {
 		return err
@@ -321,7 +325,7 @@ type downloadCmd struct {
 	serverFlag `embed:""`
 }
 
-func (c *downloadCmd) Run(ctx context.Context, std stdio) error {
+func (c *downloadCmd) Run(ctx context.Context, std stdio) (err error) {
 	if !events.ValidKey(c.Key) {
 		return usagef("%q is not the key of an export: want 32 hexadecimal characters", c.Key)
 	}
@@ -341,7 +345,12 @@ func (c *downloadCmd) Run(ctx context.Context, std stdio) error {
 	if err != nil {
 		return err
 	}
-	if err := client.fetch(ctx, d, out); err != nil {
+	work, err := newScratch(filepath.Dir(out))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, work.close()) }()
+	if err := client.fetch(ctx, work, d, out, c.Force); err != nil {
 		return err
 	}
 	return printFile(std.out, out, d, c.JSON)

@@ -25,13 +25,23 @@ type demoCmd struct {
 // demoLimit is the page size of the demo.
 const demoLimit = 1000
 
-func (c *demoCmd) Run(ctx context.Context, std stdio) error {
+func (c *demoCmd) Run(ctx context.Context, std stdio) (err error) {
 	if c.Rows < 0 || c.Rows > 50_000_000 {
 		return usagef("--rows %d: want 0 to 50,000,000", c.Rows)
 	}
-	if err := os.MkdirAll(c.Out, 0o755); err != nil {
+	if err := os.MkdirAll(c.Out, 0o777); err != nil { // the umask decides
 		return fmt.Errorf("--out: %w", err)
 	}
+	for _, name := range c.outputs() {
+		if err := checkOutput(name, true); err != nil {
+			return err
+		}
+	}
+	work, err := newScratch(c.Out)
+	if err != nil {
+		return fmt.Errorf("--out: %w", err)
+	}
+	defer func() { err = errors.Join(err, work.close()) }()
 	source, stop, err := serveSource("127.0.0.1:0", demoSource(c.Rows))
 	if err != nil {
 		return err
@@ -45,11 +55,11 @@ func (c *demoCmd) Run(ctx context.Context, std stdio) error {
 			return err
 		}
 		defer client.close()
-		return c.export(ctx, std, client, source)
+		return c.export(ctx, std, client, work, source)
 	}
-	return inProcess(ctx, oneShot(c.Out), func(ctx context.Context, s *system, client *client) error {
+	return inProcess(ctx, oneShot(work.file("data")), func(ctx context.Context, s *system, client *client) error {
 		fmt.Fprintf(std.out, "server    %s\n", s.httpURL())
-		if err := c.export(ctx, std, client, source); err != nil {
+		if err := c.export(ctx, std, client, work, source); err != nil {
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
@@ -63,7 +73,13 @@ func (c *demoCmd) Run(ctx context.Context, std stdio) error {
 	})
 }
 
-func (c *demoCmd) export(ctx context.Context, std stdio, client *client, source string) error {
+// outputs are the files that the demo writes: the zip and the workbook.
+func (c *demoCmd) outputs() [2]string {
+	stem := filepath.Join(c.Out, "demo-"+strconv.Itoa(c.Rows))
+	return [2]string{stem + ".zip", stem + ".xlsx"}
+}
+
+func (c *demoCmd) export(ctx context.Context, std stdio, client *client, work *scratch, source string) error {
 	flags := sourceFlags{Limit: demoLimit, Conn: 8, Method: http.MethodGet, Title: "Sheaf 演示"}
 	body, err := flags.request(source, "demo", "")
 	if err != nil {
@@ -83,12 +99,15 @@ func (c *demoCmd) export(ctx context.Context, std stdio, client *client, source 
 	if d.Rows != int64(c.Rows) {
 		return fmt.Errorf("the export has %d rows, the source %d", d.Rows, c.Rows)
 	}
-	stem := filepath.Join(c.Out, "demo-"+strconv.Itoa(c.Rows))
-	archive, workbook := stem+".zip", stem+".xlsx"
-	if err := client.download(ctx, d, archive); err != nil {
+	made, workbookMade := work.file("download.zip"), work.file("workbook")
+	if err := client.download(ctx, d, made); err != nil {
 		return err
 	}
-	if err := extract(archive, workbook); err != nil {
+	if err := extract(made, workbookMade); err != nil {
+		return err
+	}
+	archive, workbook := c.outputs()[0], c.outputs()[1]
+	if err := errors.Join(place(made, archive, true), place(workbookMade, workbook, true)); err != nil {
 		return err
 	}
 	fmt.Fprintf(std.out, "rows      %s and the header, in %.2f s: %s rows a second\n",

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -39,23 +40,28 @@ func (c *exportCmd) Run(ctx context.Context, std stdio) (err error) {
 	if err := checkOutput(c.Output, c.Force); err != nil {
 		return err
 	}
+	work, err := newScratch(filepath.Dir(c.Output))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, work.close()) }()
 	if c.Server != "" {
 		client, err := newClient(c.Server, c.callerFlags)
 		if err != nil {
 			return err
 		}
 		defer client.close()
-		return c.export(ctx, std, client, body)
+		return c.export(ctx, std, client, work, body)
 	}
-	cfg := oneShot(filepath.Dir(c.Output))
-	// Whoever types a URL here may ask it with any other tool too.
+	cfg := oneShot(work.file("data"))
+	// The person who types a URL here can ask it with any other tool too.
 	cfg.AllowCIDR = []string{"0.0.0.0/0", "::/0"}
-	return inProcess(ctx, cfg, func(ctx context.Context, s *system, client *client) error {
-		return c.export(ctx, std, client, body)
+	return inProcess(ctx, cfg, func(ctx context.Context, _ *system, client *client) error {
+		return c.export(ctx, std, client, work, body)
 	})
 }
 
-func (c *exportCmd) export(ctx context.Context, std stdio, client *client, body []byte) error {
+func (c *exportCmd) export(ctx context.Context, std stdio, client *client, work *scratch, body []byte) error {
 	begin := time.Now()
 	key, err := client.submit(ctx, "http", body)
 	if err != nil {
@@ -71,7 +77,7 @@ func (c *exportCmd) export(ctx context.Context, std stdio, client *client, body 
 	if err != nil {
 		return err
 	}
-	if err := client.fetch(ctx, d, c.Output); err != nil {
+	if err := client.fetch(ctx, work, d, c.Output, c.Force); err != nil {
 		return err
 	}
 	if !c.JSON {
@@ -94,29 +100,51 @@ func (c *client) cancelInterrupted(ctx context.Context, std stdio, key string) {
 	fmt.Fprintln(std.err, "sheaf: interrupted; the export was cancelled")
 }
 
-// fetch downloads an export to a file: the zip when the name ends in .zip,
-// else the workbook in it.
-func (c *client) fetch(ctx context.Context, d exportDetail, out string) error {
-	if strings.EqualFold(filepath.Ext(out), ".zip") {
-		return c.download(ctx, d, out)
-	}
-	// The zip is named like no file of the user's.
-	archive := filepath.Join(filepath.Dir(out), ".sheaf-"+randomName()+".zip")
-	defer os.Remove(archive)
-	if err := c.download(ctx, d, archive); err != nil {
+// fetch downloads an export to a file: the zip when the name ends in .zip, else the workbook in it. The file
+// appears whole and checked, or not at all.
+func (c *client) fetch(ctx context.Context, work *scratch, d exportDetail, out string, force bool) error {
+	made := work.file("download.zip")
+	if err := c.download(ctx, d, made); err != nil {
 		return err
 	}
-	return extract(archive, out)
+	if !strings.EqualFold(filepath.Ext(out), ".zip") {
+		archive := made
+		made = work.file("workbook")
+		if err := extract(archive, made); err != nil {
+			return err
+		}
+	}
+	return place(made, out, force)
 }
 
-// checkOutput refuses, before any work, an output that could not be written.
+// place moves a finished file to its name.
+func place(from, name string, force bool) error {
+	if err := checkOutput(name, force); err != nil { // it was checked before the work, which took its time
+		return err
+	}
+	if !force {
+		// A link never replaces a file that has come since. Not every file system has them.
+		if err := os.Link(from, name); err == nil || errors.Is(err, fs.ErrExist) {
+			return err
+		}
+	}
+	return os.Rename(from, name)
+}
+
+// checkOutput refuses, before any work, an output that could not be written, or that is not a file: a rename
+// would replace a device, a pipe or a link, and leave what it led to as it was.
 func checkOutput(name string, force bool) error {
-	info, err := os.Stat(name)
-	switch {
-	case name == "-":
+	if name == "-" {
 		return usagef("a workbook cannot be written to stdout; name a file")
+	}
+	info, err := os.Lstat(name)
+	switch {
 	case err == nil && info.IsDir():
 		return usagef("%s is a folder; name a file", name)
+	case err == nil && info.Mode()&fs.ModeSymlink != 0:
+		return usagef("%s is a symbolic link; name the file that it leads to", name)
+	case err == nil && !info.Mode().IsRegular():
+		return usagef("%s is a device, a pipe or a socket; name a file", name)
 	case err == nil && !force:
 		return usagef("%s exists; say --force to replace it", name)
 	}
@@ -139,12 +167,12 @@ func printFile(w io.Writer, name string, d exportDetail, asJSON bool) error {
 	return err
 }
 
-// oneShot is the configuration of a Sheaf that lives as long as one command:
-// in a folder that in names the parent of, on free ports of this machine.
-func oneShot(in string) Config {
+// oneShot is the configuration of a Sheaf that lives as long as one command: in a folder of its own, on free
+// ports of this machine.
+func oneShot(data string) Config {
 	return Config{
 		HTTP: "127.0.0.1:0", NATSListen: "none", Roles: allRoles,
-		KeyConfig: KeyConfig{Data: in}, passing: true,
+		KeyConfig: KeyConfig{Data: data}, passing: true,
 		// One export has the disk to itself.
 		MaxPagesBytes: 256 << 30, MaxHistory: 1000,
 		KeepFiles: 24 * time.Hour, KeepPages: 24 * time.Hour, KeepHistory: 24 * time.Hour,
@@ -155,17 +183,9 @@ func oneShot(in string) Config {
 // stopped when that Sheaf has failed.
 var errServerEnded = errors.New("the server in this process has ended")
 
-// inProcess starts a Sheaf in a temporary folder under cfg.Data, has do work
-// with it, and takes both away again. The Sheaf outlives ctx until do has
-// returned, so that do can still cancel.
-func inProcess(ctx context.Context, cfg Config, do func(context.Context, *system, *client) error) (err error) {
-	// Beside the output: there must be room for the workbook anyway, while
-	// the system's temporary folder is often memory.
-	if cfg.Data, err = os.MkdirTemp(cfg.Data, ".sheaf-*"); err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, os.RemoveAll(cfg.Data)) }()
-
+// inProcess starts a Sheaf, has do work with it, and stops it. The Sheaf outlives ctx until do has returned,
+// so that do can still cancel.
+func inProcess(ctx context.Context, cfg Config, do func(context.Context, *system, *client) error) error {
 	own, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	opened, ended := make(chan *system, 1), make(chan error, 1)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"log/slog"
+	"os"
 	"reflect"
 	"strings"
 	"sync"
@@ -16,7 +17,13 @@ import (
 	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m, eventstest.OutlivesServer()) }
+func TestMain(m *testing.M) {
+	if os.Getenv(asCommand) != "" { // see command
+		_ = os.Unsetenv(asCommand)
+		main()
+	}
+	goleak.VerifyTestMain(m, eventstest.OutlivesServer())
+}
 
 // output collects what a command writes, also while it still runs.
 type output struct {

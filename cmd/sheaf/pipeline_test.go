@@ -492,11 +492,14 @@ func TestServeEndsWithTheReasonOfAFailedRole(t *testing.T) {
 func TestOneShotEndsWithItsServer(t *testing.T) {
 	t.Chdir(t.TempDir())
 	keepLog(t)
-	err := inProcess(t.Context(), oneShot("."), func(ctx context.Context, s *system, _ *client) error {
+	work, err := newScratch(".")
+	require.NoError(t, err)
+	err = inProcess(t.Context(), oneShot(work.file("data")), func(ctx context.Context, s *system, _ *client) error {
 		s.conn.Close()
 		<-ctx.Done()
 		return ctx.Err()
 	})
+	require.NoError(t, work.close())
 	require.ErrorContains(t, err, "closed")
 	require.NotErrorIs(t, err, context.Canceled)
 	onlyFiles(t)
