@@ -3,6 +3,7 @@ package main
 import (
 	"archive/zip"
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -17,19 +18,26 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 )
 
 // client speaks to the REST API of a running server.
 type client struct {
-	base *url.URL
-	http *http.Client
-	key  string // API key, "" for none
+	base   *url.URL
+	http   *http.Client
+	key    string // API key, "" for none
+	bounds clientBounds
 }
 
 // newClient returns a client of the server at a base URL such as
 // http://127.0.0.1:8080.
 func newClient(server string, as callerFlags) (*client, error) {
+	return newBoundedClient(server, as, defaultBounds)
+}
+
+func newBoundedClient(server string, as callerFlags, bounds clientBounds) (*client, error) {
 	u, err := url.Parse(server)
 	if err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {
 		return nil, usagef("--server %q: want http://HOST:PORT or https://HOST", server)
@@ -46,14 +54,39 @@ func newClient(server string, as callerFlags) (*client, error) {
 		}
 		key = strings.TrimSpace(string(data))
 	}
-	return &client{base: u, key: key, http: &http.Client{Transport: &http.Transport{
-		TLSClientConfig:       trust,
-		Proxy:                 http.ProxyFromEnvironment,
-		DialContext:           (&net.Dialer{Timeout: 5 * time.Second}).DialContext,
-		ResponseHeaderTimeout: 30 * time.Second,
-		ForceAttemptHTTP2:     true,
-	}}}, nil
+	return &client{base: u, key: key, bounds: bounds, http: &http.Client{
+		Transport: &http.Transport{
+			TLSClientConfig:        trust,
+			Proxy:                  http.ProxyFromEnvironment,
+			DialContext:            (&net.Dialer{Timeout: bounds.dial}).DialContext,
+			TLSHandshakeTimeout:    bounds.dial,
+			ResponseHeaderTimeout:  bounds.header,
+			MaxResponseHeaderBytes: 64 << 10,
+			ForceAttemptHTTP2:      true,
+		},
+		// What goes to a server is for it alone: the API key, and the secrets of a source.
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}}, nil
 }
+
+// clientBounds limit how long a client waits for a server, and how much it takes.
+type clientBounds struct {
+	dial   time.Duration // for a connection
+	header time.Duration // until an answer begins
+	answer time.Duration // for a whole answer that is JSON
+	idle   time.Duration // a download that brings less than minDownload in this time has stalled
+}
+
+var defaultBounds = clientBounds{dial: 5 * time.Second, header: 30 * time.Second, answer: time.Minute, idle: 30 * time.Second}
+
+const (
+	// maxAnswer bounds an answer that is JSON. History is the largest: at most 1,000 exports.
+	maxAnswer = 8 << 20
+	// minDownload is 1 KiB a second over 30 s.
+	minDownload = 30 << 10
+	// sendRate is the least bytes a second at which a request is expected to leave.
+	sendRate = 64 << 10
+)
 
 func (c *client) close() { c.http.CloseIdleConnections() }
 
@@ -96,9 +129,6 @@ func temporary(err error) bool {
 	return errors.As(err, &unreachable)
 }
 
-// maxAnswer bounds an answer of the API; history is the largest.
-const maxAnswer = 64 << 20
-
 // call sends one request and returns the envelope's data. body is JSON, or nil
 // for a GET.
 func (c *client) call(ctx context.Context, path string, query url.Values, body []byte) (json.RawMessage, error) {
@@ -108,7 +138,10 @@ func (c *client) call(ctx context.Context, path string, query url.Values, body [
 	if body != nil {
 		method, reader = http.MethodPost, bytes.NewReader(body)
 	}
-	req, err := http.NewRequestWithContext(ctx, method, u.String(), reader)
+	bound := c.bounds.answer + time.Duration(len(body)/sendRate)*time.Second
+	within, cancel := context.WithTimeoutCause(ctx, bound, fmt.Errorf("no whole answer within %s", bound))
+	defer cancel()
+	req, err := http.NewRequestWithContext(within, method, u.String(), reader)
 	if err != nil {
 		return nil, err
 	}
@@ -118,17 +151,22 @@ func (c *client) call(ctx context.Context, path string, query url.Values, body [
 	if c.key != "" {
 		req.Header.Set("Authorization", "Bearer "+c.key)
 	}
-	res, err := c.http.Do(req)
+	res, err := c.do(req)
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
-		return nil, &unreachableError{c.base.Redacted(), bare(err)}
+		return nil, err
 	}
 	defer res.Body.Close()
-	data, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer))
-	if err != nil {
-		return nil, &unreachableError{c.base.Redacted(), err}
+	data, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer+1))
+	switch {
+	case ctx.Err() != nil:
+		return nil, ctx.Err()
+	case err != nil:
+		return nil, &unreachableError{c.base.Redacted(), cmp.Or(context.Cause(within), err)}
+	case len(data) > maxAnswer:
+		return nil, fmt.Errorf("the answer of %s is larger than %s; of a history ask for fewer exports with --limit", c.base.Redacted(), humanBytes(maxAnswer))
 	}
 	var answer struct {
 		Errcode   *int            `json:"errcode"`
@@ -143,6 +181,34 @@ func (c *client) call(ctx context.Context, path string, query url.Values, body [
 		return nil, &apiError{res.StatusCode, *answer.Errcode, answer.Msg, answer.RequestID}
 	}
 	return answer.Data, nil
+}
+
+// do sends a request. An answer that is a redirect, or that leaves HTTP, is an error.
+func (c *client) do(req *http.Request) (*http.Response, error) {
+	res, err := c.http.Do(req)
+	if err != nil {
+		return nil, &unreachableError{c.base.Redacted(), cmp.Or(context.Cause(req.Context()), bare(err))}
+	}
+	switch {
+	case res.StatusCode == http.StatusSwitchingProtocols:
+		_ = res.Body.Close()
+		return nil, fmt.Errorf("%s changed the protocol (HTTP 101), which was not asked for; is it the right --server?", c.base.Redacted())
+	case res.StatusCode >= 300 && res.StatusCode < 400:
+		_ = res.Body.Close()
+		return nil, c.redirected(res)
+	}
+	return res, nil
+}
+
+// redirected is the error of a redirect. It names no more than the host of the new address: the rest may hold
+// secrets.
+func (c *client) redirected(res *http.Response) error {
+	to := "an address that it does not name"
+	if u, err := res.Location(); err == nil {
+		to = oneLine(u.Scheme + "://" + u.Host)
+	}
+	return fmt.Errorf("%s redirects to %s (HTTP %d); redirects are not followed, since the API key and the secrets of sources would go along: "+
+		"if that server is yours, name it with --server", c.base.Redacted(), to, res.StatusCode)
 }
 
 // bare drops the "Get http://...:" that net/http puts before an error.
@@ -339,7 +405,7 @@ func (c *client) download(ctx context.Context, d exportDetail, name string) erro
 		want := d.Files[0]
 		sum, got := sha256.New(), int64(0)
 		for attempt := 1; ; attempt++ {
-			n, err := c.downloadFrom(ctx, d.DownURL, io.MultiWriter(f, sum), got)
+			n, err := c.downloadFrom(ctx, d.DownURL, io.MultiWriter(f, sum), got, want.Size)
 			got += n
 			if err == nil {
 				return checkFile(want, got, sum)
@@ -347,7 +413,7 @@ func (c *client) download(ctx context.Context, d exportDetail, name string) erro
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
-			if attempt == 5 || (n == 0 && !temporary(err)) {
+			if attempt == 5 || (n == 0 && !temporary(err)) || errors.Is(err, errTooLarge) {
 				return err
 			}
 			select {
@@ -368,11 +434,11 @@ func checkFile(want exportFile, size int64, sum hash.Hash) error {
 	return nil
 }
 
-// downloadFrom copies the file from an offset on and returns how much it
-// copied. The link's signature covers its path, so the link is asked of the
-// server that this client knows: its public name may not be reachable from
+// downloadFrom copies the file from an offset on, up to its size, and returns
+// how much it copied. The link's signature covers its path, so the link is asked
+// of the server that this client knows: its public name may not be reachable from
 // here.
-func (c *client) downloadFrom(ctx context.Context, link string, w io.Writer, offset int64) (int64, error) {
+func (c *client) downloadFrom(ctx context.Context, link string, w io.Writer, offset, size int64) (int64, error) {
 	u, err := url.Parse(link)
 	if err != nil {
 		return 0, fmt.Errorf("the server's link: %w", err)
@@ -382,6 +448,8 @@ func (c *client) downloadFrom(ctx context.Context, link string, w io.Writer, off
 		u = c.base.JoinPath(u.Path[at:])
 		u.RawQuery = query
 	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
 	if err != nil {
 		return 0, err
@@ -391,19 +459,72 @@ func (c *client) downloadFrom(ctx context.Context, link string, w io.Writer, off
 		req.Header.Set("Range", "bytes="+strconv.FormatInt(offset, 10)+"-")
 		want = http.StatusPartialContent
 	}
-	res, err := c.http.Do(req)
+	res, err := c.do(req)
 	if err != nil {
-		return 0, &unreachableError{c.base.Redacted(), bare(err)}
+		return 0, err
 	}
 	defer res.Body.Close()
 	if res.StatusCode != want {
 		return 0, &apiError{Status: res.StatusCode, Msg: "the download failed"}
 	}
-	n, err := io.Copy(w, res.Body)
-	if err != nil {
+	if res.ContentLength > size-offset {
+		return 0, fmt.Errorf("%w: %d bytes", errTooLarge, size)
+	}
+	body := &flow{r: io.LimitReader(res.Body, size-offset+1)}
+	defer body.watch(c.bounds.idle, func() {
+		cancel(fmt.Errorf("less than %s came in %s", humanBytes(minDownload), c.bounds.idle))
+	})()
+	n, err := io.Copy(w, body)
+	switch {
+	case err != nil && context.Cause(ctx) != nil:
+		return n, fmt.Errorf("downloading: %w", context.Cause(ctx))
+	case err != nil:
 		return n, fmt.Errorf("downloading: %w", err)
+	case n > size-offset:
+		return n, fmt.Errorf("%w: %d bytes", errTooLarge, size)
 	}
 	return n, nil
+}
+
+var errTooLarge = errors.New("the download is larger than the export")
+
+// flow counts what is read.
+type flow struct {
+	r io.Reader
+	n atomic.Int64
+}
+
+func (f *flow) Read(p []byte) (int, error) {
+	n, err := f.r.Read(p)
+	f.n.Add(int64(n))
+	return n, err
+}
+
+// watch calls stalled, once, when fewer than minDownload bytes have come in a span of time. stop ends that.
+func (f *flow) watch(over time.Duration, stalled func()) (stop func()) {
+	done := make(chan struct{})
+	var ended sync.WaitGroup
+	ended.Go(func() {
+		tick := time.NewTicker(over)
+		defer tick.Stop()
+		for before := int64(0); ; {
+			select {
+			case <-done:
+				return
+			case <-tick.C:
+			}
+			now := f.n.Load()
+			if now-before < minDownload {
+				stalled()
+				return
+			}
+			before = now
+		}
+	})
+	return func() {
+		close(done)
+		ended.Wait()
+	}
 }
 
 // writeNew makes a file with the permissions that the umask leaves.
