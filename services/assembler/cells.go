@@ -41,7 +41,8 @@ type header struct {
 }
 
 // newHeader reads the first row of a page; h is nil when it has none. Of a
-// name that occurs twice, the first place and the last title count.
+// name that occurs twice, the first place and the last title count. A title that
+// is null or "" is the name.
 func newHeader(page []byte) (h *header, err error) {
 	c := rows.NewCursor(page)
 	if !c.NextRow() {
@@ -57,6 +58,9 @@ func newHeader(page []byte) (h *header, err error) {
 			name = rows.Unquote(nil, name)
 		}
 		title := appendValueText(nil, v)
+		if len(title) == 0 { // PivotTables refuse a column without a title
+			title = bytes.Clone(name)
+		}
 		if at, twice := h.columns[string(name)]; twice {
 			h.titles[at] = title
 			continue
@@ -118,6 +122,23 @@ func (c *cellCuts) add(row, column int) {
 	}
 }
 
+// textNumbers counts the numbers in a column of a chunk that became text.
+type textNumbers struct {
+	n   int32
+	row int32 // of the first, from 1, on its sheet
+}
+
+// textNumber counts a number that became text, in a column of so many.
+func (c *chunk) textNumber(column int32, row, columns int) {
+	if c.numbers == nil {
+		c.numbers = make([]textNumbers, columns)
+	}
+	t := &c.numbers[column]
+	if t.n++; t.n == 1 {
+		t.row = int32(row)
+	}
+}
+
 // unknownFields counts fields whose name is not in the header, and knows the
 // first.
 type unknownFields struct {
@@ -139,8 +160,9 @@ type chunk struct {
 
 	cuts    cellCuts
 	unknown unknownFields
-	widths  []uint8 // of the columns, when it holds rows that are measured
-	err     error   // the batch ends here
+	numbers []textNumbers // of the columns, when it holds numbers that are text
+	widths  []uint8       // of the columns, when it holds rows that are measured
+	err     error         // the batch ends here
 
 	holders atomic.Int32 // who still reads xml
 }
@@ -309,9 +331,12 @@ func (e *encoder) row(c *rows.Cursor, b *batch, index int) error {
 		case rows.False:
 			out = append(append(out, digits...), `" t="b"><v>0</v></c>`...)
 		default:
-			if span.Kind == rows.Number && isExact(raw) {
-				out = append(append(append(append(out, digits...), `"><v>`...), raw...), `</v></c>`...)
-				break
+			if span.Kind == rows.Number {
+				if shown := cellNumber(raw); shown != nil {
+					out = append(append(append(append(out, digits...), `"><v>`...), shown...), `</v></c>`...)
+					break
+				}
+				e.now.textNumber(col, number, len(e.head.titles))
 			}
 			if span.Kind == rows.String && !span.Escaped {
 				text = raw[1 : len(raw)-1]
@@ -414,15 +439,21 @@ func (e *encoder) read(c *rows.Cursor, global int64) {
 // maxGuessed is the longest name that a guess keeps, in bytes.
 const maxGuessed = 256
 
-// shownName returns the first 100 characters of a raw name.
+// maxShown is how many characters of a name or a title a warning shows.
+const maxShown = 100
+
+// shownName returns the first characters of a raw name.
 func shownName(name []byte) string {
-	const most = 100
-	name = name[:min(len(name), (most+1)*len(`\uD83D\uDE00`))]
-	if r := []rune(string(rows.Unquote(nil, name))); len(r) > most {
-		return string(r[:most]) + "…"
-	} else {
-		return string(r)
+	return shownText(rows.Unquote(nil, name[:min(len(name), (maxShown+1)*len(`\uD83D\uDE00`))]))
+}
+
+// shownText returns the first characters of a text.
+func shownText(text []byte) string {
+	r := []rune(string(text[:min(len(text), (maxShown+1)*utf8.UTFMax)]))
+	if len(r) > maxShown {
+		return string(r[:maxShown]) + "…"
 	}
+	return string(r)
 }
 
 // column returns the column of a raw name, -1 when the header has none.
@@ -437,39 +468,45 @@ func (e *encoder) column(name []byte) int32 {
 	return -1
 }
 
-// isExact reports whether the JSON number raw keeps all its digits as a
-// number in a cell: an integer of at most 15 digits, or a decimal whose first
-// and last digit other than zero span at most 15, with a magnitude that Excel
-// knows. A float64 holds any 15 significant digits (IEEE 754, DBL_DIG).
-func isExact(raw []byte) bool {
+var zeroNumber = []byte{'0'}
+
+// maxFloatDigits is the most significant digits of the shortest decimal of a float64.
+const maxFloatDigits = 17
+
+// cellNumber returns the text of a JSON number as a number cell holds it, or nil when
+// a number cell would lose digits. It keeps an integer of at most 15 digits, and a
+// number with a fraction or an exponent that equals the shortest decimal of its
+// float64 and is within the magnitudes that Excel knows. Excel shows 15 digits of it
+// but calculates with all. Nothing but a zero is written in another form than sent.
+func cellNumber(raw []byte) []byte {
 	if len(raw) <= 15 && bytes.IndexByte(raw, 'e') < 0 && bytes.IndexByte(raw, 'E') < 0 {
-		return true
+		return raw // a float64 holds any 15 significant digits (IEEE 754, DBL_DIG)
 	}
 	digits := raw
 	if digits[0] == '-' {
 		digits = digits[1:]
 	}
-	exponent := 0
-	fraction := false
+	exponent, scientific := 0, false
 	if i := bytes.IndexAny(digits, "eE"); i >= 0 {
+		scientific = true
 		var err error
 		if exponent, err = strconv.Atoi(string(digits[i+1:])); err != nil {
-			return false
+			exponent = math.MaxInt32
 		}
-		digits, fraction = digits[:i], true
+		digits = digits[:i]
+	}
+	point := bytes.IndexByte(digits, '.')
+	if point < 0 {
+		if point = len(digits); !scientific {
+			if point <= 15 {
+				return raw
+			}
+			return nil
+		}
 	}
 	// first and last are the places of the outermost digits other than zero;
 	// place 0 is the ones.
-	point := bytes.IndexByte(digits, '.')
-	if point < 0 {
-		point = len(digits)
-	} else {
-		fraction = true
-	}
-	if !fraction {
-		return len(digits) <= 15
-	}
-	first, last, any := 0, 0, false
+	first, last, isZero := 0, 0, true
 	for i, c := range digits {
 		if c == '0' || c == '.' {
 			continue
@@ -478,17 +515,56 @@ func isExact(raw []byte) bool {
 		if i < point {
 			at--
 		}
-		if !any {
-			first, any = at, true
+		if isZero {
+			first, isZero = at, false
 		}
 		last = at
 	}
-	if !any {
-		return exponent == 0 // 0.000; readers disagree on 0e999
+	switch {
+	case isZero && scientific:
+		return zeroNumber // readers disagree on 0e999
+	case isZero:
+		return raw
 	}
 	// Excel's numbers reach from 2.2251E-308 to 9.99999999999999E+307.
-	return first-last < 15 && exponent < math.MaxInt32 && exponent > math.MinInt32 &&
-		first+exponent <= 307 && first+exponent >= -307
+	if exponent >= math.MaxInt32 || exponent <= math.MinInt32 || first+exponent > 307 || first+exponent < -307 {
+		return nil
+	}
+	if n := first - last + 1; n > maxFloatDigits || n > 15 && !isShortest(digits, n, first+exponent) {
+		return nil
+	}
+	return raw
+}
+
+// isShortest reports whether a decimal is the shortest one of its float64. It has n
+// significant digits, of which the first stands for 10^exponent. digits may hold a
+// point, and zeros around them.
+func isShortest(digits []byte, n, exponent int) bool {
+	var buffer, shortest [2 * maxFloatDigits]byte
+	scientific := buffer[:0]
+	for _, c := range digits {
+		if c == '.' || c == '0' && len(scientific) == 0 {
+			continue
+		}
+		if scientific = append(scientific, c); len(scientific) == 1 {
+			scientific = append(scientific, '.')
+		}
+		if len(scientific) == n+1 {
+			break
+		}
+	}
+	// The form of strconv's 'e' has two digits of exponent at least.
+	scientific = append(scientific, 'e', '+')
+	if exponent < 0 {
+		scientific[len(scientific)-1] = '-'
+		exponent = -exponent
+	}
+	if exponent < 10 {
+		scientific = append(scientific, '0')
+	}
+	scientific = strconv.AppendInt(scientific, int64(exponent), 10)
+	f, err := strconv.ParseFloat(string(scientific), 64)
+	return err == nil && bytes.Equal(strconv.AppendFloat(shortest[:0], f, 'e', -1, 64), scientific)
 }
 
 // appendValueText appends the text of a value as a cell shows it: a string

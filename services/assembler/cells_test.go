@@ -82,9 +82,9 @@ func TestCellOfEachKindOfValue(t *testing.T) {
 		{`-1234567890123456`, quoted("-1234567890123456")},
 		{`123456789012345678901234567890`, text("123456789012345678901234567890")},
 		{`0.123456789012345`, number("0.123456789012345")},
-		{`0.1234567890123456`, text("0.1234567890123456")},
+		{`0.1234567890123456`, number("0.1234567890123456")},
 		{`1234567890.12345`, number("1234567890.12345")},
-		{`1234567890.123456`, text("1234567890.123456")},
+		{`1234567890.123456`, number("1234567890.123456")},
 		{`1.50000000000000000000`, number("1.50000000000000000000")},
 		{`0.00000000000000000001`, number("0.00000000000000000001")},
 		{`0.000000000000000000000`, number("0.000000000000000000000")},
@@ -97,8 +97,42 @@ func TestCellOfEachKindOfValue(t *testing.T) {
 		{`1e-307`, number("1e-307")},
 		{`1e-308`, text("1e-308")},
 		{`1e999999999999999999999`, text("1e999999999999999999999")},
-		{`1234567890123456e1`, text("1234567890123456e1")},
-		{`1.234567890123456e1`, text("1.234567890123456e1")},
+		{`1234567890123456e1`, number("1234567890123456e1")},
+		{`1.234567890123456e1`, number("1.234567890123456e1")},
+
+		// The shortest decimal of a float64 may have 17 digits.
+		{`3.3000000000000003`, number("3.3000000000000003")},
+		{`-3.3000000000000003`, number("-3.3000000000000003")},
+		{`3.30000000000000030`, number("3.30000000000000030")},
+		{`3.3000000000000002`, text("3.3000000000000002")}, // the same float64 as 3.3000000000000003
+		{`3.30000000000000003`, text("3.30000000000000003")},
+		{`-0.30000000000000002`, quoted("-0.30000000000000002")},
+		{`0.30000000000000004`, number("0.30000000000000004")},
+		{`5e-1`, number("5e-1")},
+		{`33.000000000000003e-1`, number("33.000000000000003e-1")},
+		{`0.00033000000000000005`, number("0.00033000000000000005")},
+		{`1.7976931348623158e307`, number("1.7976931348623158e307")},
+		{`9999999999999999.0`, text("9999999999999999.0")}, // 1e16
+		{`9007199254740993.0`, text("9007199254740993.0")},
+		{`9007199254740992.0`, number("9007199254740992.0")},
+		{`1.2345678901234568E+21`, number("1.2345678901234568E+21")},
+		{`0.123456789012345678`, text("0.123456789012345678")},
+		{`1.50`, number("1.50")},
+		{`1E5`, number("1E5")},
+		{`1E+5`, number("1E+5")},
+		{`1E05`, number("1E05")},
+
+		// A zero with an exponent is 0: readers disagree on 0e999.
+		{`-0`, number("-0")},
+		{`-0.00`, number("-0.00")},
+		{`0E-8`, number("0")},
+		{`0.00E+8`, number("0")},
+		{`-0e0`, number("0")},
+		{`0e999`, number("0")},
+		{`0e99999999999999999999`, number("0")},
+		{`1e400`, text("1e400")},
+		{`1E400`, text("1E400")},
+		{`1e-99999999999999999999`, text("1e-99999999999999999999")},
 
 		{`true`, `<c r="A2" t="b"><v>1</v></c>`},
 		{`false`, `<c r="A2" t="b"><v>0</v></c>`},
@@ -262,6 +296,10 @@ var hostileValue = rapid.Custom(func(t *rapid.T) string {
 	case 1:
 		return strconv.FormatInt(rapid.Int64().Draw(t, "integer"), 10)
 	case 2:
+		if rapid.Bool().Draw(t, "shortest") {
+			format := rapid.SampledFrom([]byte("eEfg")).Draw(t, "format")
+			return strconv.FormatFloat(rapid.Float64Range(-1e25, 1e25).Draw(t, "float"), format, -1, 64)
+		}
 		return rapid.StringMatching(`-?(0|[1-9][0-9]{0,20})(\.[0-9]{1,18})?([eE][+-]?[0-9]{1,3})?`).Draw(t, "number")
 	case 3:
 		return `{ "k" : [ 1 , "` + hostileText.Draw(t, "nested") + `" ] }`
@@ -296,29 +334,37 @@ func shows(raw json.RawMessage) (value string, kind excelize.CellType) {
 	case '{', '[':
 		return "", excelize.CellTypeInlineString
 	}
-	if fitsNumber(string(raw)) {
-		return string(raw), excelize.CellTypeUnset
+	if text, ok := fitsNumber(string(raw)); ok {
+		return text, excelize.CellTypeUnset
 	}
 	return string(raw), excelize.CellTypeInlineString
 }
 
-func fitsNumber(s string) bool {
+// fitsNumber says whether a JSON number is a number in a cell, and how it is written.
+func fitsNumber(s string) (text string, ok bool) {
 	if !strings.ContainsAny(s, ".eE") {
-		return len(strings.TrimPrefix(s, "-")) <= 15
+		return s, len(strings.TrimPrefix(s, "-")) <= 15
+	}
+	mantissa, exponent, scientific := strings.Cut(strings.ToLower(s), "e")
+	if strings.Trim(mantissa, "-0.") == "" {
+		if scientific {
+			return "0", true
+		}
+		return s, true
+	}
+	if e, err := strconv.Atoi(exponent); scientific && (err != nil || e > 400 || e < -400) {
+		return "", false
 	}
 	exact, ok := new(big.Rat).SetString(s)
 	f, err := strconv.ParseFloat(s, 64)
 	if !ok || err != nil {
-		return false
+		return "", false
 	}
-	if exact.Sign() == 0 {
-		return !strings.ContainsAny(s, "eE") || strings.TrimLeft(s[strings.IndexAny(s, "eE")+1:], "+-0") == ""
-	}
-	fifteen, _ := new(big.Rat).SetString(strconv.FormatFloat(f, 'e', 14, 64))
+	shortest, _ := new(big.Rat).SetString(strconv.FormatFloat(f, 'e', -1, 64))
 	size := new(big.Rat).Abs(exact)
 	least, _ := new(big.Rat).SetString("1e-307")
 	most, _ := new(big.Rat).SetString("1e308")
-	return fifteen.Cmp(exact) == 0 && size.Cmp(least) >= 0 && size.Cmp(most) < 0
+	return s, shortest.Cmp(exact) == 0 && size.Cmp(least) >= 0 && size.Cmp(most) < 0
 }
 
 // sameJSON reports whether two texts are the same JSON value.
@@ -469,7 +515,7 @@ func TestLongCellsAreCutAtACharacter(t *testing.T) {
 		{"an escape counts as its character", `"` + strings.Repeat(`\u0001`, maxCellText+5) + `"`, strings.Repeat("\x01", maxCellText), 1},
 		{"escaped pairs", `"` + strings.Repeat(`\ud83d\ude00`, maxCellText) + `"`, strings.Repeat("😀", maxCellText/2), 1},
 		{"nested", `["` + strings.Repeat(`\u4e2d`, maxCellText+7) + `"]`, `["` + strings.Repeat("中", maxCellText-2), 1},
-		{"a number", strings.Repeat("9", maxCellText+1), strings.Repeat("9", maxCellText), 1},
+		{"an array of a number", "[" + strings.Repeat("9", maxCellText+1) + "]", "[" + strings.Repeat("9", maxCellText-1), 1},
 		{"after a cut no sequence begins", `"` + strings.Repeat("x", maxCellText-6) + `_x0041_"`, strings.Repeat("x", maxCellText-6) + "_x0041", 1},
 	} {
 		r, _, xlsx := write(t, testSpec(), cutPages(`{"a":"A"}`, []string{`{}`, `{"a":` + c.value + `}`}, 1)...)

@@ -5,6 +5,7 @@ import (
 	"encoding/csv"
 	"encoding/json"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -29,6 +30,16 @@ func hostileCells() (names []string, jsons []string, want []any) {
 		{"negative", `-0.125`, -0.125},
 		{"exponent", `1.5E3`, 1500.0},
 		{"fifteen", `123456789012345`, 123456789012345.0},
+		{"seventeen", `3.3000000000000003`, 3.3000000000000003},
+		{"sixteen", `-0.1234567890123456E-7`, -0.1234567890123456e-7},
+		{"small", `1.2345678901234568e-300`, 1.2345678901234568e-300},
+		{"great", `1E+300`, 1e300},
+		{"plain exponent", `1E05`, 1e5},
+		{"no exponent", `1.50`, 1.5},
+		{"zero", `0E-8`, 0.0},
+		{"negative zero", `-0.0`, 0.0},
+		{"too exact", `0.30000000000000003`, "0.30000000000000003"},
+		{"too great", `1E400`, "1E400"},
 		{"long", `12345678901234567890`, "12345678901234567890"},
 		{"zeros", `"007"`, "007"},
 		{"date", `"2026-01-02"`, "2026-01-02"},
@@ -230,6 +241,10 @@ wb.xlsx.readFile(process.argv[1]).then(() => console.log(JSON.stringify(wb.works
 						var n float64
 						require.NoError(t, json.Unmarshal([]byte(cell), &n), cell)
 						row[c] = n
+						want := sheets[s][r][c].(float64)
+						if math.Abs(n-want) <= 1e-12*math.Abs(want) {
+							row[c] = want // its CSV has 13 to 15 digits
+						}
 					}
 				}
 				got[s] = append(got[s], row)

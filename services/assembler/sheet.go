@@ -6,6 +6,8 @@ import (
 	"hash/crc32"
 	"math"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 )
@@ -31,7 +33,16 @@ type sheets struct {
 	total   int64
 	cuts    cellCuts
 	unknown unknownFields
+	numbers []columnNumbers // by column
 	rerun   *encoder
+}
+
+// columnNumbers counts the numbers of a column that became text.
+type columnNumbers struct {
+	n       int64
+	sheet   int  // of the first, from 1
+	row     int  // of the first, on its sheet, from 1
+	current bool // the current sheet has some
 }
 
 // item is one thing that goes into the file.
@@ -73,6 +84,9 @@ func (s *sheets) open() error {
 		return err
 	}
 	s.rows, s.xml = 0, int64(s.reserved)
+	for i := range s.numbers {
+		s.numbers[i].current = false
+	}
 	s.block = newBlock()
 	if s.head == nil {
 		return nil
@@ -87,11 +101,11 @@ func (s *sheets) open() error {
 
 // end finishes the current sheet.
 func (s *sheets) end() error {
-	if err := s.skeleton.ignoreTextNumbers(s.rows); err != nil {
-		return err
-	}
 	head, tail, err := s.skeleton.render(s.rows, s.shownWidths())
 	if err != nil {
+		return err
+	}
+	if tail, err = insertIgnoredErrors(tail, s.ignored()); err != nil {
 		return err
 	}
 	if err := s.add(tail, nil); err != nil {
@@ -103,6 +117,26 @@ func (s *sheets) end() error {
 	}
 	s.block = nil
 	return s.out(item{close: pad(head, s.reserved)})
+}
+
+// maxIgnored is how many ranges of columns of one sheet are not marked.
+const maxIgnored = 1000
+
+// ignored returns the ranges of the current sheet in which numbers are text, as a
+// list that XML takes: whole columns without the header.
+func (s *sheets) ignored() string {
+	var ranges []string
+	for i := 0; i < len(s.numbers) && len(ranges) < maxIgnored; i++ {
+		if !s.numbers[i].current {
+			continue
+		}
+		first := i
+		for i+1 < len(s.numbers) && s.numbers[i+1].current {
+			i++
+		}
+		ranges = append(ranges, columnName(first)+"2:"+columnName(i)+strconv.Itoa(s.rows))
+	}
+	return strings.Join(ranges, " ")
 }
 
 // pad makes a sheet's head n bytes long with white space after the XML
@@ -248,6 +282,17 @@ func (s *sheets) chunk(c *chunk) error {
 	}
 	for i, w := range c.widths {
 		s.widths[i] = max(s.widths[i], w)
+	}
+	for i, t := range c.numbers {
+		if t.n == 0 {
+			continue
+		}
+		all := &s.numbers[i]
+		if all.n == 0 {
+			all.sheet, all.row = s.number, int(t.row)
+		}
+		all.n += int64(t.n)
+		all.current = true
 	}
 	return s.add(c.xml, c)
 }

@@ -29,7 +29,6 @@ type skeleton struct {
 	done   []func() error // what f has missed
 	sheets int
 	head   *header // nil: the workbook has no rows at all
-	ignore bool    // the last sheet has numbers that are text
 	parts  map[string][]byte
 }
 
@@ -136,7 +135,6 @@ func sheetPath(n int) string { return "xl/worksheets/sheet" + strconv.Itoa(n) + 
 // addSheet adds the next sheet.
 func (s *skeleton) addSheet() error {
 	s.sheets++
-	s.ignore = false
 	if s.sheets == 2 {
 		if err := s.file(); err != nil {
 			return err
@@ -160,7 +158,7 @@ func (s *skeleton) addSheet() error {
 	})
 }
 
-var errNoSheetData = errors.New("excelize wrote a sheet in which sheetData is not found")
+var errNoSheetData = errors.New("excelize wrote a sheet in which sheetData or the end is not found")
 
 // filled is the range of a sheet's cells; "" when it has none.
 func (s *skeleton) filled(fromRow, toRow int) string {
@@ -168,19 +166,6 @@ func (s *skeleton) filled(fromRow, toRow int) string {
 		return ""
 	}
 	return "A" + strconv.Itoa(fromRow) + ":" + columnName(len(s.head.titles)-1) + strconv.Itoa(toRow)
-}
-
-// ignoreTextNumbers has Excel not mark the numbers on the last sheet that are
-// text. It may be called once a sheet.
-func (s *skeleton) ignoreTextNumbers(rowCount int) error {
-	data, name := s.filled(2, rowCount), sheetName(s.sheets)
-	if data == "" {
-		return nil
-	}
-	s.ignore = true
-	return s.do(func() error {
-		return s.f.AddIgnoredErrors(name, data, excelize.IgnoredErrorsNumberStoredAsText)
-	})
 }
 
 // render returns the XML before and after the rows of the last sheet, which
@@ -238,6 +223,22 @@ func appendColumns(b []byte, widths []uint8) []byte {
 	return append(b, `</cols>`...)
 }
 
+// insertIgnoredErrors has Excel not mark numbers that are text in the given ranges. The
+// element stands last in the XML after the rows: excelize writes nothing that goes
+// after it (ECMA-376 part 1, 18.3.1.99).
+func insertIgnoredErrors(tail []byte, ranges string) ([]byte, error) {
+	if ranges == "" {
+		return tail, nil
+	}
+	const end = "</worksheet>"
+	before, ok := bytes.CutSuffix(tail, []byte(end))
+	if !ok {
+		return nil, errNoSheetData
+	}
+	return slices.Concat(before, []byte(`<ignoredErrors><ignoredError sqref="`), []byte(ranges),
+		[]byte(`" numberStoredAsText="1"/></ignoredErrors>`+end)), nil
+}
+
 // Create, AddFS and Close make skeleton the zip that excelize writes to.
 func (s *skeleton) Create(name string) (io.Writer, error) {
 	return part{s, name}, nil
@@ -266,7 +267,7 @@ type template struct {
 }
 
 // kind is what else two workbooks of one sheet can differ in.
-type kind struct{ header, cells, ignore bool }
+type kind struct{ header, cells bool }
 
 // templates are the templates that were asked for, by kind.
 var templates sync.Map
@@ -280,7 +281,7 @@ const (
 
 // template returns the template of s as it is.
 func (s *skeleton) template() (*template, error) {
-	k := kind{header: s.head != nil, cells: s.filled(1, 1) != "", ignore: s.ignore}
+	k := kind{header: s.head != nil, cells: s.filled(1, 1) != ""}
 	if t, ok := templates.Load(k); ok {
 		return t.(*template), nil
 	}
@@ -296,11 +297,6 @@ func (s *skeleton) template() (*template, error) {
 	}
 	if err := model.addSheet(); err != nil {
 		return nil, err
-	}
-	if k.ignore {
-		if err := model.ignoreTextNumbers(markRows); err != nil {
-			return nil, err
-		}
 	}
 	if _, _, err := model.render(markRows, nil); err != nil {
 		return nil, err

@@ -88,7 +88,7 @@ type Result struct {
 	Sheets   int
 	Size     int64             // of the zip, in bytes
 	Sha256   [sha256.Size]byte // of the zip
-	Warnings []Warning         // at most one of each code
+	Warnings []Warning         // at most one of each code; of WarnNumberAsText one a column, see there
 }
 
 // Warning is something about the workbook that its owner should know.
@@ -106,7 +106,13 @@ const (
 	WarnCellCut       = "CELL_CUT"       // texts longer than a cell holds were cut
 	WarnSheetSplit    = "SHEET_SPLIT"    // the rows did not fit on one sheet
 	WarnColumnUnknown = "COLUMN_UNKNOWN" // values whose name the header lacks were left out
+	// Numbers in a column are text, because a number cell would lose digits. There
+	// is one for each of the first 100 such columns, and one for all others.
+	WarnNumberAsText = "NUMBER_AS_TEXT"
 )
+
+// maxNumberWarnings is how many columns have a WarnNumberAsText of their own.
+const maxNumberWarnings = 100
 
 // ErrNoPages means that next returned io.EOF before any page.
 var ErrNoPages = errors.New("there are no pages, not even an empty first one")
@@ -250,6 +256,7 @@ func (w *workbookWriter) rows(ctx context.Context) error {
 	}
 	if head != nil {
 		w.sheets.widths = make([]uint8, len(head.titles))
+		w.sheets.numbers = make([]columnNumbers, len(head.titles))
 		for i, title := range head.titles {
 			w.sheets.widths[i] = textWidth(title)
 		}
@@ -547,6 +554,7 @@ func (w *workbookWriter) result(ctx context.Context, dst *os.File) (Result, erro
 			Message: fmt.Sprintf("The rows did not fit on one sheet; there are %d, each with the header.", s.number),
 		})
 	}
+	r.Warnings = append(r.Warnings, s.numberWarnings()...)
 	if u := s.unknown; u.n > 0 {
 		r.Warnings = append(r.Warnings, Warning{
 			Code: WarnColumnUnknown, Count: u.n, First: u.name,
@@ -554,4 +562,29 @@ func (w *workbookWriter) result(ctx context.Context, dst *os.File) (Result, erro
 		})
 	}
 	return r, nil
+}
+
+// numberWarnings names the columns with numbers that are text.
+func (s *sheets) numberWarnings() (all []Warning) {
+	var others, numbers int64
+	for i, c := range s.numbers {
+		switch {
+		case c.n == 0:
+		case len(all) == maxNumberWarnings:
+			others, numbers = others+1, numbers+c.n
+		default:
+			ref := sheetName(c.sheet) + "!" + columnName(i) + strconv.Itoa(c.row)
+			all = append(all, Warning{
+				Code: WarnNumberAsText, Count: c.n, First: ref,
+				Message: fmt.Sprintf("%d numbers in column %q are text, because a number cell would lose digits; the first is %s.", c.n, shownText(s.head.titles[i]), ref),
+			})
+		}
+	}
+	if others > 0 {
+		all = append(all, Warning{
+			Code: WarnNumberAsText, Count: numbers,
+			Message: fmt.Sprintf("%d numbers in %d further columns are text, because a number cell would lose digits.", numbers, others),
+		})
+	}
+	return all
 }
