@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -28,6 +29,10 @@ const demoLimit = 1000
 func (c *demoCmd) Run(ctx context.Context, std stdio) (err error) {
 	if c.Rows < 0 || c.Rows > 50_000_000 {
 		return usagef("--rows %d: want 0 to 50,000,000", c.Rows)
+	}
+	switch e := strings.ToLower(filepath.Ext(c.Out)); e {
+	case ".csv", ".xlsx", ".zip":
+		return usagef("--out %s: want a folder; the demo names the files in it", c.Out)
 	}
 	if err := os.MkdirAll(c.Out, 0o777); err != nil { // the umask decides
 		return fmt.Errorf("--out: %w", err)

@@ -137,6 +137,9 @@ func checkOutput(name string, force bool) error {
 	if name == "-" {
 		return usagef("a workbook cannot be written to stdout; name a file")
 	}
+	if e := strings.ToLower(filepath.Ext(name)); e != "" && e != ".xlsx" && e != ".zip" {
+		return usagef("%s ends in %s; a workbook ends in .xlsx, or in .zip to be kept zipped", name, e)
+	}
 	info, err := os.Lstat(name)
 	switch {
 	case err == nil && info.IsDir():

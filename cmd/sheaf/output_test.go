@@ -1,0 +1,47 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// An output has the name of what is written to it, or no ending.
+func TestOutputsEndAsTheyAreWritten(t *testing.T) {
+	folder := t.TempDir()
+	for name, good := range map[string]bool{
+		"x.xlsx": true, "x.XLSX": true, "x.zip": true, "x.Zip": true, "x": true, "x.csv.xlsx": true, "订单.xlsx": true,
+		"x.csv": false, "x.CSV": false, "x.tsv": false, "x.xls": false, "x.xlsm": false, "x.ods": false, "x.json": false,
+		"x.xlsx.csv": false, "x.": false, "x.2026": false, "x.gz": false, ".csv": false,
+	} {
+		path := filepath.Join(folder, name)
+		err := checkOutput(path, false)
+		if good {
+			require.NoError(t, err, name)
+		} else {
+			require.ErrorContains(t, err, "a workbook ends in .xlsx, or in .zip", name)
+		}
+		if good {
+			continue // it would be done
+		}
+		for _, args := range [][]string{
+			{"export", "http://127.0.0.1:1/", "-o", path},
+			{"export", "http://127.0.0.1:1/", "-o", path, "-f", "--server", "http://127.0.0.1:1"},
+			{"download", testKey, "-o", path, "--server", "http://127.0.0.1:1"},
+		} {
+			code, _, errs := sheaf(t, t.Context(), "", args...)
+			require.Equal(t, exitUsage, code, errs)
+			require.Contains(t, errs, ".xlsx", args)
+		}
+	}
+	for _, name := range []string{"demo.csv", "demo.xlsx", "demo.ZIP"} {
+		code, _, errs := sheaf(t, t.Context(), "", "demo", "--rows", "1", "--out", filepath.Join(folder, name))
+		require.Equal(t, exitUsage, code, errs)
+		require.Contains(t, errs, "want a folder")
+	}
+	left, err := os.ReadDir(folder)
+	require.NoError(t, err)
+	require.Empty(t, left)
+}
