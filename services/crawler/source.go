@@ -23,7 +23,6 @@ import (
 	"unicode"
 
 	"code.dny.dev/ssrf"
-	"github.com/klauspost/compress/gzip"
 	"golang.org/x/net/http/httpguts"
 
 	"sheaf/events"
@@ -573,7 +572,11 @@ func (s *Source) attempt(parent context.Context, page int) (_ Fetched, bad *wron
 	r, err := rows.ScanResponse(body, s.policy.Rows)
 	if err != nil {
 		recycle(body)
-		return Fetched{}, misshapen(resp.StatusCode, err)
+		w := misshapen(resp.StatusCode, err)
+		if _, strange, _ := contentCoding(resp.Header); strange != "" {
+			w.failure.Msg += fmt.Sprintf("; the Content-Encoding %s is not supported, gzip and deflate are", strange)
+		}
+		return Fetched{}, w
 	}
 	if !r.OK() {
 		recycle(body)
@@ -698,6 +701,7 @@ func (s *Source) broken(ctx context.Context, err error) *wrong {
 type tally struct {
 	r   io.Reader
 	n   atomic.Int64
+	max int64 // 0 for no limit
 	err error
 }
 
@@ -729,7 +733,9 @@ func (t *tally) pace(rate int64, over time.Duration, slow func()) (stop func()) 
 
 func (t *tally) Read(p []byte) (int, error) {
 	n, err := t.r.Read(p)
-	t.n.Add(int64(n))
+	if t.n.Add(int64(n)) > t.max && t.max > 0 {
+		err = errTooMany
+	}
 	if err != nil && !errors.Is(err, io.EOF) {
 		t.err = err
 	}
@@ -738,7 +744,7 @@ func (t *tally) Read(p []byte) (int, error) {
 
 var (
 	buffers  = sync.Pool{New: func() any { return new([]byte) }}
-	inflates = sync.Pool{New: func() any { return new(gzip.Reader) }}
+	inflates = sync.Pool{New: func() any { return newInflater() }}
 )
 
 // recycle keeps a buffer for a later page. A very large one is left to the
@@ -765,24 +771,26 @@ func (s *Source) read(ctx context.Context, resp *http.Response, limit int64, sha
 	from := &tally{r: resp.Body}
 	var body io.Reader = from
 	ratio := int64(0)
-	switch encoding := strings.ToLower(strings.Join(resp.Header.Values("Content-Encoding"), ",")); encoding {
-	case "", "identity":
+	coding, _, err := contentCoding(resp.Header)
+	switch {
+	case err != nil:
+		return fail(events.CodeSourceFormat, err.Error(), never, err)
+	case coding == "":
 		if resp.ContentLength > limit {
 			return fail(events.CodeLimitBytes, tooLarge, never, nil)
 		}
 		// A larger announcement is believed as its bytes come.
 		buf = slices.Grow(buf, int(min(max(resp.ContentLength, 0), 1<<20))+1)
-	case "gzip", "x-gzip": // RFC 9110, 8.4.1.3: the two are the same
-		z := inflates.Get().(*gzip.Reader)
+	default:
+		from.max = limit + moreCompressed
+		z := inflates.Get().(*inflater)
 		defer inflates.Put(z)
-		if err := z.Reset(from); err != nil && !errors.Is(err, io.EOF) { // EOF: an empty body
+		if err := z.reset(from, coding); err != nil && !errors.Is(err, io.EOF) { // EOF: an empty body
 			return s.undone(ctx, resp, from, buf, err)
 		} else if err == nil {
 			body = z
 		}
 		ratio = s.policy.MaxRatio
-	default:
-		return fail(events.CodeSourceFormat, "the answer has a Content-Encoding that was not asked for; only gzip is read", never, nil)
 	}
 	for {
 		if len(buf) == cap(buf) {
@@ -802,6 +810,8 @@ func (s *Source) read(ctx context.Context, resp *http.Response, limit int64, sha
 			return fail(events.CodeLimitBytes, fmt.Sprintf("the answer grows to more than %d times its compressed size (--max-compression-ratio)", ratio), never, nil)
 		case err == io.EOF:
 			return buf, nil
+		case errors.Is(err, errTooMany):
+			return fail(events.CodeLimitBytes, tooLarge, never, err)
 		case err != nil:
 			return s.undone(ctx, resp, from, buf, err)
 		}
@@ -810,8 +820,11 @@ func (s *Source) read(ctx context.Context, resp *http.Response, limit int64, sha
 
 // undone is the failure of a body that could not be read to its end.
 func (s *Source) undone(ctx context.Context, resp *http.Response, from *tally, buf []byte, err error) ([]byte, *wrong) {
-	w := &wrong{failure: Failure{Code: events.CodeSourceFormat, Msg: "the answer's gzip encoding is broken", Err: err}}
+	coding, _, _ := contentCoding(resp.Header)
+	w := &wrong{failure: Failure{Code: events.CodeSourceFormat, Msg: "the answer's " + coding + " encoding is broken", Err: err}}
 	switch {
+	case errors.Is(err, errTrailing):
+		w.failure.Msg = "the answer has data after its " + coding + " encoding, other than zeros and white space"
 	case context.Cause(ctx) != nil:
 		w = s.broken(ctx, err)
 	case from.err != nil, errors.Is(err, io.ErrUnexpectedEOF):
