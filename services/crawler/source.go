@@ -26,6 +26,7 @@ import (
 	"golang.org/x/net/http/httpguts"
 
 	"sheaf/events"
+	"sheaf/events/retryafter"
 	"sheaf/events/rows"
 )
 
@@ -63,7 +64,7 @@ type Policy struct {
 	// SlowAfter is how long an attempt keeps its place among the requests in
 	// flight. Default 1 s.
 	SlowAfter time.Duration
-	// MaxRetryAfter caps the Retry-After of an answer. Default 60 s.
+	// MaxRetryAfter caps the Retry-After of an answer, whatever its status. Default 60 s.
 	MaxRetryAfter time.Duration
 	// MaxBodyBytes bounds one answer after decompression. Default 64 MiB.
 	MaxBodyBytes int64
@@ -197,6 +198,7 @@ func (s *Source) setHeader(header events.Secrets) error {
 		// Asking for gzip here and not in the transport keeps the decoding, and
 		// so its limits, in our hands.
 		"Accept-Encoding": {"gzip"},
+		"Accept":          {"application/json"},
 		"User-Agent":      {"sheaf"},
 	}
 	if s.method == http.MethodPost {
@@ -420,7 +422,8 @@ func (f *Fetched) Release() {
 // attempts are used up. An error is a [*Failure].
 //
 // It asks again after timeouts, broken connections and transfers, and the
-// statuses 408, 429 and 5xx; once more after a body whose JSON ends too early.
+// statuses 408, 425, 429 and 5xx; with a Retry-After also after 202 and any other 4xx, such as
+// 403; once more after a body whose JSON ends too early.
 // All else is final at once: other statuses, redirects, errcode != 0, HTML, a
 // wrong form, a limit. A source may therefore see a page asked for more than
 // once. Fetch returns as soon as ctx ends, also while it waits.
@@ -540,7 +543,7 @@ func (s *Source) attempt(parent context.Context, page int) (_ Fetched, bad *wron
 		return Fetched{}, s.broken(ctx, err)
 	}
 	defer resp.Body.Close()
-	if !success(resp.StatusCode) {
+	if !success(resp.StatusCode) || notReady(resp) {
 		total.Reset(min(s.policy.PageTimeout, refusalTimeout))
 		return Fetched{}, s.refusal(resp)
 	}
@@ -587,6 +590,13 @@ func (s *Source) attempt(parent context.Context, page int) (_ Fetched, bad *wron
 	return Fetched{Body: body, Response: r, share: share}, nil
 }
 
+// notReady reports whether an answer says that the page will be there later. A 202 alone is a page like any other:
+// some sources answer so.
+func notReady(resp *http.Response) bool {
+	_, asked := retryafter.Parse(resp.Header, time.Now())
+	return resp.StatusCode == http.StatusAccepted && asked
+}
+
 // misshapen is the failure of an answer that is not in the standard format.
 func misshapen(status int, err error) *wrong {
 	w := &wrong{failure: Failure{Code: events.CodeSourceFormat, Status: status, Msg: err.Error(), Err: err}}
@@ -620,14 +630,24 @@ const (
 // and whoever named the address must not read it.
 func (s *Source) refusal(resp *http.Response) *wrong {
 	w := &wrong{failure: Failure{Code: events.CodeSourceHTTP, Status: resp.StatusCode}}
+	wait, asked := retryafter.Parse(resp.Header, time.Now())
 	switch status := resp.StatusCode; {
-	case status == http.StatusRequestTimeout, status == http.StatusTooManyRequests, status >= 500:
+	case status == http.StatusAccepted:
 		w.again = always
-		w.after = retryAfter(resp.Header.Get("Retry-After"), time.Now())
+		w.failure.Msg = "the source answers 202: the page is not ready"
+	case status == http.StatusRequestTimeout, status == http.StatusTooEarly, status == http.StatusTooManyRequests, status >= 500,
+		status >= 400 && asked: // as rate limits answer 403 (GitHub), and 413 (RFC 9110, 15.5.14)
+		w.again = always
 	case status >= 300 && status < 400:
 		w.failure.Msg = "redirects are not followed; give the address it leads to"
 	case status == http.StatusPartialContent:
 		w.failure.Msg = "the source sent a part of the answer"
+	}
+	if w.again == always && asked {
+		w.after = wait
+		if w.failure.Msg == "" && wait > s.policy.MaxRetryAfter {
+			w.failure.Msg = fmt.Sprintf("the source asks to wait %s, at most %s is waited", wait.Round(time.Second), s.policy.MaxRetryAfter)
+		}
 	}
 	// Reading also frees the connection for the next request. Nothing that
 	// goes wrong here changes what the status says.
@@ -641,19 +661,6 @@ func (s *Source) refusal(resp *http.Response) *wrong {
 	}
 	recycle(body)
 	return w
-}
-
-// retryAfter reads a Retry-After (RFC 9110, 10.2.3): seconds or a date. It is
-// 0 for a time that has passed and for anything else.
-func retryAfter(value string, now time.Time) time.Duration {
-	const most = 365 * 24 * 60 * 60 // far above any cap, far below an overflow
-	if seconds, err := strconv.ParseInt(value, 10, 64); err == nil {
-		return time.Duration(min(max(seconds, 0), most)) * time.Second
-	}
-	if t, err := http.ParseTime(value); err == nil {
-		return max(t.Sub(now), 0)
-	}
-	return 0
 }
 
 // broken is the failure of a request that brought no answer, or not all of it.

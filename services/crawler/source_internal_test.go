@@ -53,20 +53,80 @@ func TestRetryAfterIsHonouredAndCapped(t *testing.T) {
 	policy := Policy{BaseBackoff: time.Millisecond}
 	for value, want := range map[string]time.Duration{
 		"7":                             7*time.Second + time.Millisecond,
+		"3.5":                           3500*time.Millisecond + time.Millisecond,
 		"3600":                          time.Minute + time.Millisecond,
 		"99999999999999999":             time.Minute + time.Millisecond,
-		"99999999999999999999":          time.Millisecond, // not a number of seconds
+		"99999999999999999999":          time.Minute + time.Millisecond,
 		"0":                             time.Millisecond,
-		"-5":                            time.Millisecond,
+		"-5":                            time.Millisecond, // not a wait
 		"soon":                          time.Millisecond,
 		"":                              time.Millisecond,
 		"Mon, 01 Jan 2001 00:00:00 GMT": time.Millisecond,
 		"Fri, 01 Jan 2100 00:00:00 GMT": time.Minute + time.Millisecond,
 	} {
-		for _, status := range []int{429, 503} {
+		for _, status := range []int{408, 425, 429, 500, 503} {
 			require.Equal(t, []time.Duration{want}, waits(t, policy, 2, sourcetest.Status(status, "", "Retry-After", value)), value)
 		}
 	}
-	now := time.Date(2026, 11, 22, 10, 0, 0, 0, time.UTC)
-	require.Equal(t, 30*time.Second, retryAfter("Sun, 22 Nov 2026 10:00:30 GMT", now))
+	for _, status := range []int{202, 400, 403, 404, 409, 413, 423} {
+		page := `{"errcode":0,"data":{"data":[],"pagetag":{}}}`
+		require.Equal(t, []time.Duration{7*time.Second + time.Millisecond}, waits(t, policy, 2, sourcetest.Status(status, page, "Retry-After", "7")), status)
+		require.Equal(t, []time.Duration{time.Millisecond}, waits(t, policy, 2, sourcetest.Status(status, page, "Retry-After", "0")), status)
+	}
+}
+
+// Without a Retry-After that can be read, a refusal is final; with one, attempts are bounded.
+func TestRefusalsWithoutRetryAfterAreFinal(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		status   int
+		value    string
+		attempts int
+		want     string
+	}{
+		{403, "", 1, "page 1: HTTP 403"},
+		{403, "soon", 1, "page 1: HTTP 403"},
+		{403, "-5", 1, "page 1: HTTP 403"},
+		{403, "7", 3, "page 1: HTTP 403 after 3 attempts"},
+		{403, "3600", 3, "page 1: HTTP 403 after 3 attempts: the source asks to wait 1h0m0s, at most 1m0s is waited"},
+		{429, "3600.4", 3, "page 1: HTTP 429 after 3 attempts: the source asks to wait 1h0m0s, at most 1m0s is waited"},
+		{202, "7", 3, "page 1: the source answers 202: the page is not ready after 3 attempts"},
+		{302, "7", 1, "page 1: HTTP 302: redirects are not followed; give the address it leads to"},
+	} {
+		src := sourcetest.New(t, 1)
+		src.Fault = sourcetest.Always(sourcetest.Status(c.status, "", "Retry-After", c.value))
+		s, err := NewSource(src.Client, Request{URL: src.URL, Limit: 1}, Policy{Attempts: 3})
+		require.NoError(t, err)
+		s.sleep = func(context.Context, time.Duration) error { return nil }
+		_, err = s.Fetch(t.Context(), 1)
+		require.EqualError(t, err, c.want)
+		require.Len(t, src.Requests(), c.attempts)
+	}
+	src := sourcetest.New(t, 1) // a 202 that asks for nothing is a page
+	src.Fault = sourcetest.Always(sourcetest.Status(202, string(src.Page(1, 1))))
+	s, err := NewSource(src.Client, Request{URL: src.URL, Limit: 1}, Policy{})
+	require.NoError(t, err)
+	got, err := s.Fetch(t.Context(), 1)
+	require.NoError(t, err)
+	got.Release()
+}
+
+// A source that has several formats is asked for JSON, unless the caller says otherwise.
+func TestAcceptIsSent(t *testing.T) {
+	t.Parallel()
+	for given, want := range map[string]string{"": "application/json", "text/csv": "text/csv"} {
+		for _, method := range []string{"GET", "POST"} {
+			src := sourcetest.New(t, 1)
+			req := Request{URL: src.URL, Limit: 1, Method: method}
+			if given != "" {
+				req.Header = map[string]string{"accept": given}
+			}
+			s, err := NewSource(src.Client, req, Policy{})
+			require.NoError(t, err)
+			got, err := s.Fetch(t.Context(), 1)
+			require.NoError(t, err)
+			got.Release()
+			require.Equal(t, []string{want}, src.Requests()[0].Header["Accept"])
+		}
+	}
 }

@@ -18,6 +18,7 @@ import (
 
 	"sheaf/events"
 	"sheaf/events/failpoint"
+	"sheaf/events/retryafter"
 
 	"code.dny.dev/ssrf"
 	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
@@ -111,10 +112,11 @@ func (s *Service) post(ctx context.Context, x *events.Export, body []byte, o *ou
 	case res.StatusCode >= 200 && res.StatusCode <= 299:
 	case res.StatusCode >= 300 && res.StatusCode <= 399:
 		o.reason = fmt.Sprintf("HTTP %d; redirects are not followed", res.StatusCode)
+		o.retryAfter, _ = retryafter.Parse(res.Header, time.Now())
 	default:
 		o.reason = fmt.Sprintf("HTTP %d", res.StatusCode)
 		o.final = res.StatusCode == http.StatusGone
-		o.retryAfter = retryAfter(res.StatusCode, res.Header, time.Now())
+		o.retryAfter, _ = retryafter.Parse(res.Header, time.Now())
 	}
 	enough := time.AfterFunc(answerFor, cancel)
 	defer enough.Stop()
@@ -127,7 +129,7 @@ func (s *Service) request(ctx context.Context, x *events.Export, body []byte) (*
 	if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" {
 		return nil, errors.New("the callback is not an http or https URL")
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, u.String(), bytes.NewReader(body))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, x.Request.Callback, bytes.NewReader(body))
 	if err != nil {
 		return nil, errors.New("the callback is not a URL that can be asked")
 	}
@@ -146,6 +148,7 @@ func (s *Service) request(ctx context.Context, x *events.Export, body []byte) (*
 	}
 	for name, value := range map[string]string{
 		"Content-Type": "application/json",
+		"Accept":       "*/*", // what the answer says is dropped
 		"User-Agent":   "Sheaf",
 		// The original named itself so; receivers may route by it.
 		"Service-Name": "export-server",

@@ -224,6 +224,7 @@ func TestTellsHowAnExportEnded(t *testing.T) {
 			require.Equal(t, fmt.Sprintf("%s-%d", x.Key, x.TerminalSeq), got.header.Get("webhook-id"))
 			require.Equal(t, "application/json", got.header.Get("Content-Type"))
 			require.Equal(t, "Sheaf", got.header.Get("User-Agent"))
+			require.Equal(t, "*/*", got.header.Get("Accept"))
 			require.Equal(t, "export-server", got.header.Get("Service-Name"))
 			require.Equal(t, "sheaf.callback.export_"+string(c.state)+".v1", got.header.Get("ce-type"))
 			require.Equal(t, "order%207", got.header.Get("ce-correlationid"))
@@ -354,13 +355,24 @@ func TestCallbackThatCannotBeAskedIsGivenUp(t *testing.T) {
 
 func TestRetryAfterIsHonoured(t *testing.T) {
 	s := eventstest.Streams(t)
-	r := newReceiver(t, func(_ int64, w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Retry-After", "3600")
-		w.WriteHeader(http.StatusTooManyRequests)
+	asked := map[string]string{ // path to Retry-After
+		"/429": "3600", "/503": "3600.5", "/403": "3600", "/413": "3600", "/500": "3600", "/302": "3600",
+		"/408": time.Now().Add(time.Hour).UTC().Format(http.TimeFormat),
+	}
+	r := newReceiver(t, func(_ int64, w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Retry-After", asked[r.URL.Path])
+		status, _ := strconv.Atoi(r.URL.Path[1:])
+		w.WriteHeader(status)
 	})
 	run(t, newService(t, s, Config{}))
-	x := until(t, s, ended(t, s, key(1), r.URL).Key, attempted(1))
-	require.WithinDuration(t, time.Now().Add(time.Hour), x.Callback.NextAt, time.Minute)
+	keys := map[string]string{}
+	for path := range asked {
+		keys[path] = ended(t, s, key(len(keys)), r.URL+path).Key
+	}
+	for path, key := range keys {
+		x := until(t, s, key, attempted(1))
+		require.WithinDuration(t, time.Now().Add(time.Hour), x.Callback.NextAt, time.Minute, path)
+	}
 }
 
 func TestEndlessAnswerDoesNotHoldADelivery(t *testing.T) {

@@ -2,9 +2,6 @@ package notifier
 
 import (
 	"math/rand/v2"
-	"net/http"
-	"strconv"
-	"strings"
 	"time"
 
 	"sheaf/events"
@@ -51,34 +48,4 @@ func pause(published, retryAfter time.Duration) time.Duration {
 		published += rand.N(tenth)
 	}
 	return max(published, min(retryAfter, retryAfterMost))
-}
-
-// retryAfter reads the header of a 429 or 503: seconds or a date (RFC 9110,
-// 10.2.3). 0 means that it asks for nothing, or for nonsense.
-func retryAfter(status int, h http.Header, now time.Time) time.Duration {
-	if status != http.StatusTooManyRequests && status != http.StatusServiceUnavailable {
-		return 0
-	}
-	v := strings.TrimSpace(h.Get("Retry-After"))
-	if digits(v) {
-		seconds, err := strconv.ParseInt(v, 10, 32)
-		if err != nil { // more than 68 years
-			return retryAfterMost
-		}
-		return min(time.Duration(seconds)*time.Second, retryAfterMost)
-	}
-	at, err := http.ParseTime(v)
-	if err != nil {
-		return 0
-	}
-	return min(max(at.Sub(now), 0), retryAfterMost)
-}
-
-func digits(s string) bool {
-	for _, c := range s {
-		if c < '0' || c > '9' {
-			return false
-		}
-	}
-	return s != ""
 }

@@ -1,7 +1,6 @@
 package notifier
 
 import (
-	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -28,39 +27,6 @@ func TestPauseStaysWithinItsBounds(t *testing.T) {
 		require.GreaterOrEqual(t, got, published)
 		require.GreaterOrEqual(t, got, min(asked, retryAfterMost))
 		require.LessOrEqual(t, got, max(published+published/10, min(asked, retryAfterMost)))
-	})
-}
-
-func TestRetryAfter(t *testing.T) {
-	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-	for _, c := range []struct {
-		status int
-		value  string
-		want   time.Duration
-	}{
-		{429, "120", 2 * time.Minute},
-		{503, " 7 ", 7 * time.Second},
-		{503, "Fri, 02 Jan 2026 03:05:05 GMT", time.Minute},
-		{503, "Fri, 02 Jan 2026 03:03:05 GMT", 0},
-		{503, "Fri, 02 Jan 2099 03:03:05 GMT", 24 * time.Hour},
-		{429, "86401", 24 * time.Hour},
-		{429, "99999999999999999999", 24 * time.Hour},
-		{429, "-5", 0}, {429, "soon", 0}, {429, "", 0}, {429, "1.5", 0},
-		{500, "120", 0}, {502, "120", 0},
-	} {
-		got := retryAfter(c.status, http.Header{"Retry-After": {c.value}}, now)
-		require.Equal(t, c.want, got, "%d %q", c.status, c.value)
-	}
-}
-
-func FuzzRetryAfter(f *testing.F) {
-	for _, s := range []string{"0", "120", "99999999999999999999", "Fri, 02 Jan 2026 03:05:05 GMT", "-1", "", "\x00"} {
-		f.Add(s)
-	}
-	f.Fuzz(func(t *testing.T, v string) {
-		got := retryAfter(http.StatusServiceUnavailable, http.Header{"Retry-After": {v}}, time.Now())
-		require.GreaterOrEqual(t, got, time.Duration(0))
-		require.LessOrEqual(t, got, retryAfterMost)
 	})
 }
 
