@@ -19,6 +19,7 @@ import (
 
 	"github.com/go-json-experiment/json/jsontext"
 	"golang.org/x/net/http/httpguts"
+	"golang.org/x/net/idna"
 )
 
 // Bounds of a request.
@@ -324,7 +325,13 @@ func httpURL(field, s string, maxBytes int) error {
 		return invalid(field, "has %d bytes, at most %d are allowed", len(s), maxBytes)
 	}
 	u, err := url.Parse(s)
-	if err != nil {
+	var escape url.EscapeError
+	switch {
+	case strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f }):
+		return invalid(field, "is not a URL: it holds a control character, such as a line break; percent-encode it")
+	case errors.As(err, &escape):
+		return invalid(field, "is not a URL: it holds %q, which is no percent-encoding; write %%25 for a percent sign", cut(string(escape), 8))
+	case err != nil:
 		return invalid(field, "is not a URL; want http://host/path or https://host/path")
 	}
 	switch {
@@ -334,6 +341,11 @@ func httpURL(field, s string, maxBytes int) error {
 		return invalid(field, "must not hold a user name or password; send them in source_http.header")
 	case u.Hostname() == "":
 		return invalid(field, "names no host")
+	}
+	if host := u.Hostname(); strings.ContainsFunc(host, func(r rune) bool { return r >= utf8.RuneSelf }) {
+		if _, err := idna.Lookup.ToASCII(host); err != nil {
+			return invalid(field, "has the host %q, which is not a domain name", cut(host, 64))
+		}
 	}
 	if p := u.Port(); p != "" {
 		if n, err := strconv.ParseUint(p, 10, 16); err != nil || n == 0 {

@@ -94,10 +94,16 @@ func (c *Client) CloseIdleConnections() { c.transport.CloseIdleConnections() }
 // other protocol and decompresses nothing. It percent-encodes what a URL may not hold, so callers pass it as they
 // received it. The caller must close the body.
 func (c *Client) Do(req *http.Request) (*http.Response, error) {
+	to, err := encoded(req.URL)
+	if err != nil {
+		return nil, err
+	}
 	ctx, cancel := context.WithCancelCause(req.Context())
 	timer := time.AfterFunc(c.cfg.MaxTime, func() { cancel(errTimeout) })
 	own := req.WithContext(ctx)
-	own.URL = encoded(req.URL)
+	if own.URL = to; req.Host == req.URL.Host {
+		own.Host = to.Host
+	}
 	resp, err := c.client.Do(own)
 	timer.Stop()
 	if err != nil {

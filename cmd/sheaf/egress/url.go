@@ -1,8 +1,12 @@
 package egress
 
 import (
+	"net"
 	"net/url"
 	"strings"
+	"unicode/utf8"
+
+	"golang.org/x/net/idna"
 )
 
 // Of ASCII, besides letters and digits, what a path and a query may hold as it is (RFC 3986, 3.3 and 3.4). Brackets
@@ -14,11 +18,29 @@ const (
 
 // encoded returns u with percent-encoding for all bytes that its path and query may not hold. What is encoded
 // already stays as it is, also where another encoding would mean the same.
-func encoded(u *url.URL) *url.URL {
+// A host in Unicode becomes the ASCII name that DNS has; net/http would ask for another name than it dials.
+func encoded(u *url.URL) (*url.URL, error) {
 	e := *u
+	if !isASCII(u.Host) {
+		host, err := idna.Lookup.ToASCII(u.Hostname())
+		if err != nil {
+			return nil, errHost
+		}
+		if port := u.Port(); port != "" {
+			host = net.JoinHostPort(host, port)
+		}
+		e.Host = host
+	}
 	e.RawPath = encode(u.RawPath, pathChars) // empty if the path needs no encoding or the usual one
 	e.RawQuery = encode(u.RawQuery, queryChars)
-	return &e
+	return &e, nil
+}
+
+// errHost is a [net.DNSError], for no server is asked for a name that cannot be one.
+var errHost = &net.DNSError{Err: "not a domain name", IsNotFound: true}
+
+func isASCII(s string) bool {
+	return strings.IndexFunc(s, func(r rune) bool { return r >= utf8.RuneSelf }) < 0
 }
 
 func encode(s, allowed string) string {

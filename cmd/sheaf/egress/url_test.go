@@ -1,14 +1,24 @@
 package egress
 
 import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"strings"
 	"testing"
 
+	"code.dny.dev/ssrf"
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
+
+	"sheaf/events/eventstest"
+	"sheaf/services/crawler"
+	"sheaf/services/notifier"
 )
 
 // What arrives is what a URL means, in characters that a URL may hold.
@@ -60,9 +70,12 @@ func TestEncodedURLsMeanTheSame(t *testing.T) {
 		if len(values) > 0 {
 			u.RawQuery = values.Encode()
 		}
-		e := encoded(u)
+		e, err := encoded(u)
+		require.NoError(t, err)
+		twice, err := encoded(e)
+		require.NoError(t, err)
 		require.Equal(t, u.Path, e.Path)
-		require.Equal(t, e, encoded(e))
+		require.Equal(t, e, twice)
 		again, err := url.Parse(e.String())
 		require.NoError(t, err)
 		require.Equal(t, u.Path, again.Path)
@@ -71,4 +84,72 @@ func TestEncodedURLsMeanTheSame(t *testing.T) {
 		}
 		require.Equal(t, -1, strings.IndexFunc(e.RequestURI(), func(r rune) bool { return r <= ' ' || r > '~' || strings.ContainsRune("\"<>\\^{|}`#", r) }))
 	})
+}
+
+// A name in Unicode is looked up and asked for in ASCII, as DNS has it. The address behind it is judged all the same.
+func TestNamesInUnicode(t *testing.T) {
+	t.Parallel()
+	hosts := make(chan string, 1)
+	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { hosts <- r.Host }))
+	defer server.Close()
+	for given, want := range map[string]string{
+		"北京.example":                    "xn--1lq90i.example",
+		"%E5%8C%97%E4%BA%AC.example":    "xn--1lq90i.example",
+		"BÜCHER。example":                "xn--bcher-kva.example",
+		"xn--1lq90i.example":            "xn--1lq90i.example",
+		"\uff11\uff12\uff17.0.0.\uff11": "127.0.0.1",
+	} {
+		client := New(Config{})
+		dialled := ""
+		client.transport.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
+			dialled = address
+			return new(net.Dialer).DialContext(ctx, network, server.Listener.Addr().String())
+		}
+		resp, err := get(t, client, "http://"+given+":81/")
+		require.NoError(t, err, given)
+		require.NoError(t, resp.Body.Close())
+		client.CloseIdleConnections()
+		require.Equal(t, want+":81", dialled)
+		require.Equal(t, want+":81", <-hosts)
+	}
+	client := New(Config{})
+	_, err := get(t, client, strings.Replace(server.URL, "127.0.0.1", "\uff11\uff12\uff17.0.0.\uff11", 1))
+	require.ErrorIs(t, err, ssrf.ErrProhibitedIP)
+	_, err = get(t, client, "http://北_京.example/")
+	require.ErrorAs(t, err, new(*net.DNSError))
+}
+
+// A source and a receiver of callbacks are asked at the same address when they have the same URL.
+func TestServicesPassURLsAsReceived(t *testing.T) {
+	t.Parallel()
+	asked := make(chan string, 1)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked <- r.RequestURI
+		_, _ = io.WriteString(w, page)
+	}))
+	defer server.Close()
+	client := New(Config{Allowed: loopback})
+	defer client.CloseIdleConnections()
+	const given = "/a%2Fb/北京 x?q=北京 {`}&p=100%&f[a]=%e5+;&u=\\^|<>\"#part"
+	const want = `/a%2Fb/%E5%8C%97%E4%BA%AC%20x?q=%E5%8C%97%E4%BA%AC%20%7B%60%7D&p=100%25&f%5Ba%5D=%e5+;&u=%5C%5E%7C%3C%3E%22`
+
+	for param, more := range map[string]string{"": "", `{"x y":"北 [100%]"}`: "&x+y=%E5%8C%97+%5B100%25%5D"} {
+		source, err := crawler.NewSource(client, crawler.Request{URL: server.URL + given, Limit: 1, Param: json.RawMessage(param)}, crawler.Policy{})
+		require.NoError(t, err)
+		got, err := source.Fetch(t.Context(), 1)
+		require.NoError(t, err)
+		got.Release()
+		require.Equal(t, want+more+"&page=1&limit=1", <-asked)
+	}
+
+	streams := eventstest.Streams(t)
+	service, err := notifier.New(notifier.Config{PublicURL: "http://127.0.0.1"}, streams, client)
+	require.NoError(t, err)
+	ctx, stop := context.WithCancel(context.Background())
+	stopped := make(chan error, 1)
+	go func() { stopped <- service.Run(ctx) }()
+	endedExport(t, streams, fmt.Sprintf("%032x", 1), server.URL+given)
+	require.Equal(t, want, <-asked)
+	stop()
+	require.NoError(t, <-stopped)
 }
