@@ -61,7 +61,10 @@ func newParser(c *cli, std stdio, exit func(int)) (*kong.Kong, error) {
 		kong.Writers(std.out, std.err),
 		kong.Exit(exit),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 110}),
-		kong.ExplicitGroups([]kong.Group{{Key: "client", Title: "Client of a running server:"}}),
+		kong.ExplicitGroups([]kong.Group{
+			{Key: "client", Title: "Client of a running server:"},
+			{Key: "limits", Title: "What the source may do (without --server):"},
+		}),
 		kong.Bind(std),
 	)
 }

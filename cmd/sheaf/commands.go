@@ -217,6 +217,7 @@ func watch(ctx context.Context, std stdio, client *client, key string, asJSON bo
 		return err
 	}
 	if !asJSON {
+		d.FailReason, d.ErrorCode = "", "" // the error has them
 		printDetail(std.out, d)
 		return err
 	}
@@ -373,7 +374,7 @@ func printDetail(out io.Writer, d exportDetail) {
 		line("rows", thousands(d.Progress.Rows))
 	}
 	reason := oneLine(d.FailReason)
-	if d.ErrorCode != "" {
+	if reason != "" && d.ErrorCode != "" {
 		reason += " (" + d.ErrorCode + ")"
 	}
 	line("reason", reason)

@@ -105,7 +105,7 @@ type KeyConfig struct {
 // logConfig says how to log.
 type logConfig struct {
 	LogFormat string `env:"SHEAF_LOG_FORMAT" enum:",text,json" default:"" placeholder:"text|json" help:"Default: text on a terminal, else json."`
-	LogLevel  string `env:"SHEAF_LOG_LEVEL" enum:",debug,info,warn,error" default:"" placeholder:"LEVEL" help:"debug, info, warn or error. Default: info for serve, warn else."`
+	LogLevel  string `env:"SHEAF_LOG_LEVEL" enum:",debug,info,warn,error" default:"" placeholder:"LEVEL" help:"debug, info, warn or error. Default: info for serve, error for demo and export, warn else."`
 }
 
 // The roles of a process.

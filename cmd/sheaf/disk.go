@@ -269,9 +269,9 @@ func (d *disk) lack(free, need int64) error {
 
 // warnOfSmallDisk says so when the streams may outgrow the disk: then it is not
 // their limits that hold exports back but what is left of the disk, also for
-// others.
+// others. A server of one command has no limits of its own.
 func warnOfSmallDisk(cfg Config) {
-	if !cfg.embedded() {
+	if !cfg.embedded() || cfg.passing {
 		return
 	}
 	_, free, known := diskSpace(cfg.Data)

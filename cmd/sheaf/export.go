@@ -22,6 +22,8 @@ type exportCmd struct {
 	Server      string `placeholder:"URL" help:"Let this running server do it. Default: in this process."`
 	callerFlags `embed:""`
 	profileFlag `embed:""`
+
+	sourceLimits `embed:"" group:"limits"`
 }
 
 func (c *exportCmd) Run(ctx context.Context, std stdio) (err error) {
@@ -55,6 +57,7 @@ func (c *exportCmd) Run(ctx context.Context, std stdio) (err error) {
 	}
 	cfg := oneShot(work.file("data"))
 	// The person who types a URL here can ask it with any other tool too.
+	cfg.sourceLimits = c.sourceLimits
 	cfg.AllowCIDR = []string{"0.0.0.0/0", "::/0"}
 	return inProcess(ctx, cfg, func(ctx context.Context, _ *system, client *client) error {
 		return c.export(ctx, std, client, work, body)
@@ -173,11 +176,15 @@ func printFile(w io.Writer, name string, d exportDetail, asJSON bool) error {
 // oneShot is the configuration of a Sheaf that lives as long as one command: in a folder of its own, on free
 // ports of this machine.
 func oneShot(data string) Config {
+	// One export has the disk to itself, and the disk is its limit.
+	pages := int64(256 << 30)
+	if size, _, known := diskSpace(filepath.Dir(data)); known {
+		pages = max(min(size, pages), 64<<20)
+	}
 	return Config{
 		HTTP: "127.0.0.1:0", NATSListen: "none", Roles: allRoles,
 		KeyConfig: KeyConfig{Data: data}, passing: true,
-		// One export has the disk to itself.
-		MaxPagesBytes: 256 << 30, MaxHistory: 1000,
+		MaxPagesBytes: byteSize(pages), MaxHistory: 1000,
 		KeepFiles: 24 * time.Hour, KeepPages: 24 * time.Hour, KeepHistory: 24 * time.Hour,
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/alecthomas/kong"
@@ -56,6 +57,7 @@ func main() {
 // first signal.
 func run(ctx context.Context, args []string, std stdio) int {
 	dropEmptyVariables()
+	std.err = &screen{w: std.err}
 	var cli cli
 	ended := false // --help and --version have answered
 	parser, err := newParser(&cli, std, func(int) { ended = true })
@@ -100,11 +102,15 @@ func exitCode(ctx context.Context, err error) int {
 }
 
 // setLog makes the process's log. Commands for people log warnings alone, so
-// that their own output can be read.
+// that their own output can be read. Those with a server of their own log errors
+// alone: what it warns of ends in the command's own error, or is for an operator.
 func setLog(w io.Writer, cfg logConfig, command string) {
 	level := slog.LevelWarn
-	if command == "serve" {
+	switch name, _, _ := strings.Cut(command, " "); name {
+	case "serve":
 		level = slog.LevelInfo
+	case "demo", "export":
+		level = slog.LevelError
 	}
 	if cfg.LogLevel != "" {
 		_ = level.UnmarshalText([]byte(cfg.LogLevel)) // the parser took only known ones

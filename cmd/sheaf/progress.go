@@ -6,6 +6,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/schollz/progressbar/v3"
@@ -23,13 +24,59 @@ type progress interface {
 // newProgress draws a bar on a terminal and writes a line now and then
 // elsewhere.
 func newProgress(w io.Writer) progress {
-	if isTerminal(w) {
-		return &barProgress{w: w}
+	if s, ok := w.(*screen); ok && isTerminal(w) {
+		return &barProgress{screen: s}
 	}
 	return &lineProgress{w: w}
 }
 
+// screen is stderr. It keeps a progress bar and all other text apart: text clears the bar's line first, and the
+// bar is drawn again below it.
+type screen struct {
+	mu    sync.Mutex
+	w     io.Writer
+	drawn bool // the cursor is at the end of a bar
+}
+
+// clearLine moves the cursor to the first column and erases the line.
+const clearLine = "\r\x1b[K"
+
+func (s *screen) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.drawn {
+		s.drawn = false
+		if _, err := io.WriteString(s.w, clearLine); err != nil {
+			return 0, err
+		}
+	}
+	return s.w.Write(p)
+}
+
+// barWriter writes a bar to a screen.
+type barWriter struct{ *screen }
+
+func (b barWriter) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.drawn = true
+	return b.w.Write(p)
+}
+
+// keep leaves the bar where it is: text goes on in the next line.
+func (b barWriter) keep() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.drawn {
+		b.drawn = false
+		_, _ = io.WriteString(b.w, "\n")
+	}
+}
+
 func isTerminal(w io.Writer) bool {
+	if s, ok := w.(*screen); ok {
+		w = s.w
+	}
 	f, ok := w.(*os.File)
 	return ok && term.IsTerminal(int(f.Fd()))
 }
@@ -37,12 +84,13 @@ func isTerminal(w io.Writer) bool {
 // barProgress draws one bar: crawling fills its first half, assembling the
 // second.
 type barProgress struct {
-	w   io.Writer
-	bar *progressbar.ProgressBar
+	screen *screen
+	bar    *progressbar.ProgressBar
+	failed bool
 }
 
 func (p *barProgress) update(d exportDetail) {
-	if d.Progress == nil || d.Progress.Phase == "" {
+	if p.failed = failed(d); p.failed || d.Progress == nil || d.Progress.Phase == "" {
 		return
 	}
 	done, total := int64(d.Progress.PagesDone), int64(d.Progress.PagesTotal)
@@ -52,7 +100,7 @@ func (p *barProgress) update(d exportDetail) {
 	if p.bar == nil {
 		// A bar without a length would turn a wheel in a goroutine of its own.
 		p.bar = progressbar.NewOptions64(max(2*total, 1),
-			progressbar.OptionSetWriter(p.w),
+			progressbar.OptionSetWriter(barWriter{p.screen}),
 			progressbar.OptionSetWidth(32),
 			progressbar.OptionThrottle(65*time.Millisecond),
 			progressbar.OptionSetPredictTime(false),
@@ -70,11 +118,19 @@ func (p *barProgress) update(d exportDetail) {
 }
 
 func (p *barProgress) close() {
-	if p.bar != nil {
-		_ = p.bar.Exit()
-		fmt.Fprintln(p.w)
+	if p.bar == nil {
+		return
 	}
+	_ = p.bar.Exit()
+	if p.failed {
+		_, _ = p.screen.Write(nil) // the error takes the bar's place
+		return
+	}
+	barWriter{p.screen}.keep()
 }
+
+// failed reports whether an export ended without a file. The phase of such a one is "done" too.
+func failed(d exportDetail) bool { return d.Status != statusProcessing && d.Status != statusSucceeded }
 
 // lineProgress writes a line when a phase begins, at each tenth of its pages,
 // and every 10 s.
@@ -86,7 +142,7 @@ type lineProgress struct {
 }
 
 func (p *lineProgress) update(d exportDetail) {
-	if d.Progress == nil || d.Progress.Phase == "" {
+	if failed(d) || d.Progress == nil || d.Progress.Phase == "" {
 		return
 	}
 	tenth := 0

@@ -108,7 +108,7 @@ func sweepScratch(parent string) {
 			continue
 		}
 		if err := sweepOne(parent, e.Name()); err != nil {
-			slog.Warn("a temporary folder of an earlier command cannot be removed; remove it by hand",
+			slog.Error("a temporary folder of an earlier command cannot be removed; remove it by hand",
 				"folder", filepath.Join(parent, e.Name()), "error", err)
 		}
 	}

@@ -154,7 +154,7 @@ func open(ctx context.Context, cfg Config) (_ *system, err error) {
 		}
 		if time.Since(told) >= tellWaitEvery {
 			told = time.Now()
-			slog.Error("waiting for room on the disk of --data before the start", "reason", why, "since", waiting.Format(time.RFC3339), "error", err)
+			slog.Error("waiting for room on the disk of the data folder before the start", "reason", why, "since", waiting.Format(time.RFC3339), "error", err)
 		}
 		select {
 		case <-ctx.Done():
@@ -387,7 +387,7 @@ func (s *system) watch(ctx context.Context) error {
 			unhealthy = time.Now()
 		}
 		if errors.Is(err, embedded.ErrWrite) || err != nil && time.Since(unhealthy) >= unhealthyFor {
-			return fmt.Errorf("%w (is the disk of --data full?)", err)
+			return fmt.Errorf("%w (is the disk of the data folder full?)", err)
 		}
 	}
 }
