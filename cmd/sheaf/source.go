@@ -22,6 +22,8 @@ import (
 
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/google/uuid"
+
+	"sheaf/events/rows"
 )
 
 const (
@@ -174,8 +176,10 @@ func (s *fileSource) makeHeader() error {
 func (s *fileSource) loadJSON(start int64, extension string) error {
 	scan := &jsonScan{
 		fileSource: s, start: start,
-		// Twice the same name is for the reader of the page to judge, as everywhere.
-		dec:     jsontext.NewDecoder(io.NewSectionReader(s.file, start, math.MaxInt64-start), jsontext.AllowDuplicateNames(true)),
+		// Of a name that comes twice the reader of the page takes the last, and half a surrogate
+		// pair becomes U+FFFD there, as in every page. Bytes that are not UTF-8 are refused below.
+		dec: jsontext.NewDecoder(io.NewSectionReader(s.file, start, math.MaxInt64-start),
+			jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true)),
 		columns: map[string]bool{}, spellings: map[string]bool{},
 	}
 	s.copyRow = s.copyJSON
@@ -274,8 +278,12 @@ func (s *jsonScan) row() error {
 				return err
 			}
 		}
-		if err := s.dec.SkipValue(); err != nil {
+		value, err := s.dec.ReadValue()
+		if err != nil {
 			return s.sentence(err)
+		}
+		if !utf8.Valid(value) {
+			return s.notUTF8(value)
 		}
 	}
 	if _, err := s.dec.ReadToken(); err != nil {
@@ -289,13 +297,22 @@ func (s *jsonScan) row() error {
 	return nil
 }
 
+// notUTF8 refuses what the decoder has just read.
+func (s *jsonScan) notUTF8(value jsontext.Value) error {
+	valid := 0
+	for r, n := utf8.DecodeRune(value); r != utf8.RuneError || n > 1; r, n = utf8.DecodeRune(value[valid:]) {
+		valid += n
+	}
+	at := s.start + s.dec.InputOffset() - int64(len(value)-valid)
+	return fmt.Errorf("row %d: invalid UTF-8 (byte %d)", len(s.rows)+1, at)
+}
+
 // column notes a spelling of a name: one name can be escaped in many ways.
 func (s *jsonScan) column(spelling jsontext.Value) error {
-	b, err := jsontext.AppendUnquote(nil, spelling)
-	if err != nil {
-		return s.sentence(err)
+	if !utf8.Valid(spelling) {
+		return s.notUTF8(spelling)
 	}
-	if name := string(b); !s.columns[name] {
+	if name := string(rows.Unquote(nil, spelling)); !s.columns[name] {
 		if len(s.columns) == maxSourceColumns {
 			return fmt.Errorf("row %d: more than %d columns", len(s.rows)+1, maxSourceColumns)
 		}

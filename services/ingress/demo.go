@@ -76,7 +76,7 @@ func demoQuery(w http.ResponseWriter, r *http.Request) (url.Values, error) {
 	if len(bytes.TrimSpace(body)) == 0 {
 		return q, nil
 	}
-	members, err := readObject(body)
+	members, err := readObject(body, "")
 	if err != nil {
 		return nil, err
 	}

@@ -36,11 +36,8 @@ func rowArray(source jsontext.Value) ([]byte, error) {
 	case '[':
 		return source, nil
 	case '"':
-		array, err := jsontext.AppendUnquote(make([]byte, 0, len(source)), source)
-		if err != nil {
-			return nil, invalid(rawField, "is not a valid string")
-		}
-		return array, nil
+		array := rows.Unquote(make([]byte, 0, len(source)), source)
+		return bytes.TrimPrefix(array, []byte("\xef\xbb\xbf")), nil // as before a page
 	}
 	return nil, invalid(rawField, "must be a string that holds a JSON array of rows, not %s", kindName(source.Kind()))
 }

@@ -54,7 +54,11 @@ type submission struct {
 // parseSubmission checks the body of a request and makes of it what the log
 // keeps. Every error is an [*apiError].
 func parseSubmission(keys *events.Keyring, tenant, sourceType string, body []byte) (*submission, error) {
-	members, err := readObject(body)
+	rowField := ""
+	if sourceType == events.SourceRaw {
+		rowField = rawField
+	}
+	members, err := readObject(body, rowField)
 	if err != nil {
 		return nil, err
 	}
@@ -135,7 +139,7 @@ func parseSubmission(keys *events.Keyring, tenant, sourceType string, body []byt
 func canonicalForm(sourceType string, members []member, array []byte) ([]byte, error) {
 	object := jsontext.Value{'{'}
 	for _, m := range members {
-		if sourceType == events.SourceRaw && m.name == "source_raw" {
+		if sourceType == events.SourceRaw && m.name == rawField {
 			continue
 		}
 		if len(object) > 1 {
@@ -287,7 +291,7 @@ func takeSecretParams(req *events.HTTPRequest, secrets events.Secrets) error {
 		}
 		found++
 		if m.value.Kind() == '"' {
-			value, err := text(member{"source_http.param." + m.name, m.value}, maxHeaderBytes)
+			value, err := text(member{name: "source_http.param." + m.name, value: m.value}, maxHeaderBytes)
 			if err != nil {
 				return err
 			}
@@ -468,7 +472,7 @@ func parseParams(body []byte) (url.Values, error) {
 	if len(bytes.TrimSpace(body)) == 0 {
 		return q, nil
 	}
-	members, err := readObject(body)
+	members, err := readObject(body, "")
 	if err != nil {
 		return nil, err
 	}
@@ -489,61 +493,90 @@ func parseParams(body []byte) (url.Values, error) {
 type member struct {
 	name  string
 	value jsontext.Value
+	at    int // where the value begins in its object
 }
 
 // readObject checks that body is one JSON object (RFC 8259, and RFC 7493: valid
-// UTF-8, no name twice) and returns its members in order.
-func readObject(body []byte) ([]member, error) {
+// UTF-8, no name twice) and returns its members in order. In the member rowField,
+// where "" is none, a name may occur twice and a surrogate may stand alone, as in
+// a page of a source: rows are checked by package rows, wherever they come from.
+func readObject(body []byte, rowField string) ([]member, error) {
 	if len(bytes.TrimSpace(body)) == 0 {
 		return nil, invalid("body", "is empty; want a JSON object")
 	}
-	dec := jsontext.NewDecoder(bytes.NewBuffer(body))
+	lenient := rowField != ""
+	var options []jsontext.Options
+	if lenient && utf8.Valid(body) { // the strict decoder says where it is not
+		options = []jsontext.Options{jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true)}
+	}
+	dec := jsontext.NewDecoder(bytes.NewBuffer(body), options...)
 	value, err := dec.ReadValue()
 	if err != nil {
-		return nil, syntaxError(body, err)
+		return nil, syntaxError(body, 0, err)
 	}
-	end := dec.InputOffset()
+	end := int(dec.InputOffset())
 	if rest := bytes.TrimLeft(body[end:], " \t\r\n"); len(rest) > 0 {
 		return nil, syntaxErrorAt(body, len(body)-len(rest), "the end should be here")
 	}
-	return objectMembers("body", body[end-int64(len(value)):end])
+	start := end - len(value)
+	members, err := objectMembers("body", body[start:end], options...)
+	if err != nil || !lenient {
+		return members, err
+	}
+	seen := map[string]bool{}
+	for _, m := range members {
+		at := start + m.at
+		if seen[m.name] {
+			return nil, invalid("body", "names %q twice at byte %d", cut(m.name, maxWarningField), at)
+		}
+		seen[m.name] = true
+		if m.name == rowField {
+			continue
+		}
+		if _, err := jsontext.NewDecoder(bytes.NewBuffer(m.value)).ReadValue(); err != nil {
+			return nil, syntaxError(body, at, err)
+		}
+	}
+	return members, nil
 }
 
-// objectMembers returns the members of an object that is known to be valid.
-func objectMembers(field string, object jsontext.Value) ([]member, error) {
+// objectMembers returns the members of an object that is known to be valid with
+// these options.
+func objectMembers(field string, object jsontext.Value, options ...jsontext.Options) ([]member, error) {
 	if object.Kind() != '{' {
 		return nil, invalid(field, "must be a JSON object, not %s", kindName(object.Kind()))
 	}
-	dec := jsontext.NewDecoder(bytes.NewBuffer(object))
+	dec := jsontext.NewDecoder(bytes.NewBuffer(object), options...)
 	if _, err := dec.ReadToken(); err != nil {
-		return nil, syntaxError(object, err)
+		return nil, syntaxError(object, 0, err)
 	}
 	var members []member
 	for dec.PeekKind() != '}' {
 		name, err := dec.ReadToken()
 		if err != nil {
-			return nil, syntaxError(object, err)
+			return nil, syntaxError(object, 0, err)
 		}
 		m := member{name: name.String()}
 		v, err := dec.ReadValue()
 		if err != nil {
-			return nil, syntaxError(object, err)
+			return nil, syntaxError(object, 0, err)
 		}
 		end := int(dec.InputOffset())
-		m.value = object[end-len(v) : end : end]
+		m.at = end - len(v)
+		m.value = object[m.at:end:end]
 		members = append(members, m)
 	}
 	return members, nil
 }
 
 // syntaxError says what is wrong with a body that is not acceptable JSON, and
-// where.
-func syntaxError(body []byte, err error) error {
+// where. The error counts its bytes from base on.
+func syntaxError(body []byte, base int, err error) error {
 	var se *jsontext.SyntacticError
 	if !errors.As(err, &se) {
 		return internal(err)
 	}
-	at := min(int(se.ByteOffset), len(body))
+	at := min(base+int(se.ByteOffset), len(body))
 	switch {
 	case bytes.HasPrefix(body, []byte("\xef\xbb\xbf")):
 		return invalid("body", "is not valid JSON at byte 0: it begins with a byte order mark")
