@@ -1,10 +1,13 @@
 package egress
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -261,4 +264,67 @@ func TestEgressDecompressesNothing(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, emptyMember, string(body))
 	require.Empty(t, resp.Header.Get("X-Asked"))
+}
+
+// A connection of HTTP/2 whose other end is gone without a word is given up. Pings find it: else each next request
+// would wait on it.
+func TestEgressLeavesDeadConnections(t *testing.T) {
+	t.Parallel()
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, page) }))
+	server.EnableHTTP2 = true
+	server.StartTLS()
+	defer server.Close()
+	client := New(Config{Allowed: loopback})
+	defer client.CloseIdleConnections()
+	require.Positive(t, client.transport.HTTP2.SendPingTimeout)
+	require.Positive(t, client.transport.HTTP2.PingTimeout)
+	client.transport.HTTP2.SendPingTimeout, client.transport.HTTP2.PingTimeout = 50*time.Millisecond, 50*time.Millisecond
+	roots := x509.NewCertPool()
+	roots.AddCert(server.Certificate())
+	client.transport.TLSClientConfig = &tls.Config{RootCAs: roots}
+	dial := client.transport.DialContext
+	var dials atomic.Int64
+	silent := make(chan struct{})
+	client.transport.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
+		conn, err := dial(ctx, network, address)
+		if err == nil && dials.Add(1) == 1 {
+			conn = mute{conn, silent}
+		}
+		return conn, err
+	}
+	ask := func() error {
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, server.URL, nil)
+		require.NoError(t, err)
+		resp, err := client.Do(req)
+		if err != nil {
+			return err
+		}
+		require.Equal(t, 2, resp.ProtoMajor)
+		_, err = io.Copy(io.Discard, resp.Body)
+		return errors.Join(err, resp.Body.Close())
+	}
+	require.NoError(t, ask())
+	close(silent)
+	begin := time.Now()
+	_ = ask() // may be on the dead connection
+	require.NoError(t, ask())
+	require.Less(t, time.Since(begin), 5*time.Second)
+	require.EqualValues(t, 2, dials.Load())
+}
+
+// mute is a connection that loses all that is written once silent is closed.
+type mute struct {
+	net.Conn
+	silent <-chan struct{}
+}
+
+func (m mute) Write(p []byte) (int, error) {
+	select {
+	case <-m.silent:
+		return len(p), nil
+	default:
+		return m.Conn.Write(p)
+	}
 }
