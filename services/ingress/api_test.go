@@ -2,6 +2,7 @@ package ingress
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -392,7 +393,10 @@ func end(t *testing.T, in *ingress, key string, s events.State) events.Export {
 		x = in.write(t, key, &events.ExportCrawled{Run: x.RequestedSeq, Pages: 3})
 	case events.StateCompleted, events.StateExpired:
 		in.write(t, key, &events.ExportCrawled{Run: x.RequestedSeq, Pages: 3})
-		if x = in.write(t, key, completed(x)); s == events.StateExpired {
+		p := completed(x)
+		p.Files[0].SHA256 = fmt.Sprintf("%x", sha256.Sum256([]byte("nine byte")))
+		in.commit(t, p.Files[0].Store, []byte("nine byte"))
+		if x = in.write(t, key, p); s == events.StateExpired {
 			x = in.write(t, key, &events.ExportExpired{})
 		}
 	case events.StateFailed:

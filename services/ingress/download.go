@@ -29,10 +29,12 @@ type downloads struct {
 	// fresh waits until the projection has seen every acknowledged event. A link
 	// may come from another ingress that is ahead of this one.
 	fresh func(ctx context.Context) error
+	// expire expires an export whose file is lost. No error: it has expired.
+	expire func(ctx context.Context, x *events.Export, lost error) error
 }
 
 func (s *Service) newDownloads() *downloads {
-	return &downloads{keys: s.streams.Keys(), tasks: s.tasks, files: s.files, now: time.Now, fresh: s.readYourWrites}
+	return &downloads{keys: s.streams.Keys(), tasks: s.tasks, files: s.files, now: time.Now, fresh: s.readYourWrites, expire: s.expireLost}
 }
 
 // ServeHTTP serves GET and HEAD of /v1/down/YYYY/M/D/<key>.zip?exp=&sig=, whole
@@ -48,24 +50,12 @@ func (d *downloads) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	entry := x.Files[0]
-	file, err := d.files.Open(r.Context(), entry.Store)
-	if errors.Is(err, storage.ErrNoFile) {
-		// A sweeper whose clock is ahead may have been here.
-		if stale := d.fresh(r.Context()); stale != nil {
-			err = stale
-		} else if _, gone := d.find(r); gone != nil {
-			err = gone
-		}
-	}
+	file, err := openFile(r.Context(), d.files, &x, smallFile)
 	if err != nil {
-		respond(w, r, nil, fmt.Errorf("opening the file of key %s: %w", x.Key, err))
+		respond(w, r, nil, d.unreadable(r, &x, err))
 		return
 	}
 	defer func() { _ = file.Close() }()
-	if file.Size() != entry.Size {
-		respond(w, r, nil, fmt.Errorf("the file of key %s has %d bytes, it was completed with %d", x.Key, file.Size(), entry.Size))
-		return
-	}
 	// A caller that reads a byte now and then would hold the file open for ever.
 	_ = http.NewResponseController(w).SetWriteDeadline(d.now().Add(downloadWait(entry.Size))) // a test's recorder has none
 	h.Set("Cache-Control", "private")
@@ -73,6 +63,31 @@ func (d *downloads) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.Set("Content-Disposition", attachment(entry.Name, x.Key+".zip"))
 	h.Set("ETag", `"`+entry.SHA256+`"`)
 	http.ServeContent(w, r, "", x.FinishedAt, file)
+	if err := file.Err(); err != nil {
+		// The last bytes were not sent. Whoever asks for them again gets the reason.
+		_ = d.unreadable(r, &x, err)
+		panic(http.ErrAbortHandler)
+	}
+}
+
+// unreadable returns the answer to a download whose file cannot be read. It
+// expires the export if the file is lost.
+func (d *downloads) unreadable(r *http.Request, x *events.Export, err error) error {
+	if !storage.IsLost(err) {
+		return unavailable("the finished files cannot be read now; try again", storeWait, fmt.Errorf("reading the file of key %s: %w", x.Key, err))
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), beginWait) // also for a caller that went away
+	defer cancel()
+	if err := d.expire(ctx, x, err); err != nil {
+		return err
+	}
+	if err := d.fresh(ctx); err != nil {
+		return err
+	}
+	if _, gone := d.find(r); gone != nil {
+		return gone
+	}
+	return unavailable("the finished file is being replaced; try again", time.Second, err)
 }
 
 // slowestDownload is the least that a caller has to read, in bytes a second on the
@@ -105,10 +120,11 @@ func (d *downloads) find(r *http.Request) (events.Export, error) {
 		case ok:
 			return x, nil
 		case gone:
-			return x, &apiError{
-				Errcode: errcodeGone, Status: http.StatusGone,
-				Msg: "the link has expired; retry the export to get a new file",
+			msg := "the link has expired; retry the export to get a new file"
+			if x.State == events.StateExpired && x.ExpiredReason != "" {
+				msg = x.ExpiredReason + "; retry the export to make it again"
 			}
+			return x, &apiError{Errcode: errcodeGone, Status: http.StatusGone, Msg: msg}
 		case waited:
 			return x, missing
 		}

@@ -151,6 +151,7 @@ type Service struct {
 	waitingMu sync.Mutex
 	waiting   map[string]map[uint64]waitingSubmission // by tenant and sequence
 
+	store    fileStore
 	progress *progressCache
 	outlook  outlook
 	wanted   wanted
@@ -203,6 +204,7 @@ func (s *Service) Run(ctx context.Context) error {
 	start(&atBack, back, s.watchOutlook)
 	start(&atFront, front, s.takeSubmissions)
 	start(&atFront, front, s.newSweeper().run)
+	start(&atFront, front, s.newFileChecks().run)
 	start(&atFront, front, func(front context.Context) error { return s.serveMicro(front, back) })
 	start(&atFront, front, func(front context.Context) error { return s.serveHTTP(front, back) })
 

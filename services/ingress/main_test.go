@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -53,7 +54,7 @@ func startOn(t testing.TB, streams *events.Streams, cfg Config) *ingress {
 	tasks, err := storage.OpenTasks(filepath.Join(t.TempDir(), "tasks.db"))
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, tasks.Close()) })
-	files, err := storage.OpenFiles(t.Context(), "file://"+t.TempDir(), t.TempDir(), streams.JetStream(), 1)
+	files, err := storage.OpenFiles(t.Context(), "file://"+storeOf(t), t.TempDir(), streams.JetStream(), 1)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, files.Close()) })
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -80,6 +81,19 @@ func startOn(t testing.TB, streams *events.Streams, cfg Config) *ingress {
 	})
 	require.Eventually(t, func() bool { return in.caughtUp.Load() }, 10*time.Second, time.Millisecond)
 	return in
+}
+
+var stores sync.Map // folder of finished files, by test
+
+// storeOf is the one file store of all ingresses of a test, as of a cluster.
+func storeOf(t testing.TB) string {
+	if folder, ok := stores.Load(t); ok {
+		return folder.(string)
+	}
+	folder := t.TempDir()
+	stores.Store(t, folder)
+	t.Cleanup(func() { stores.Delete(t) })
+	return folder
 }
 
 // elsewhere is where callers that come from 127.0.0.9 seem to be: what is done by

@@ -144,7 +144,7 @@ func (s *Service) submit(ctx context.Context, sourceType string, c call) (_ any,
 		}
 	}()
 
-	decide := expireFirst(func(x *events.Export) (events.Payload, error) {
+	decide := s.expireFirst(ctx, sizeOnly, func(x *events.Export) (events.Payload, error) {
 		switch x.State {
 		case events.StateNone:
 			if err := s.withinQuota(c.tenant); err != nil {
@@ -222,19 +222,30 @@ func (s *Service) begin(ctx context.Context, known events.Export, correlation st
 	}
 }
 
-// expireFirst has an export whose file's time is over expire before it is
-// asked what follows, so that nobody need wait for the sweeper. The sweeper
-// finds the file, which no event names any more.
-func expireFirst(decide events.Decide) events.Decide {
+// expireFirst expires a completed export before decide sees it, if the file's
+// time is over or the file is lost, so that it can begin again at once. A file
+// of at most readUpTo bytes is read whole for that, of a larger one the size is
+// looked at. What is left of the file is found by the search for orphans.
+func (s *Service) expireFirst(ctx context.Context, readUpTo int64, decide events.Decide) events.Decide {
 	return func(x *events.Export) (events.Payload, error) {
-		if x.State != events.StateCompleted || time.Now().Before(x.ExpiresAt) {
+		if x.State != events.StateCompleted {
 			return decide(x)
 		}
-		stored := make([]string, len(x.Files))
-		for i, f := range x.Files {
-			stored[i] = f.Store
+		if !time.Now().Before(x.ExpiresAt) {
+			return expired(x, ""), nil
 		}
-		return &events.ExportExpired{Files: stored}, nil
+		if len(x.Files) == 0 {
+			return decide(x)
+		}
+		file, err := openFile(ctx, s.files, x, readUpTo)
+		if err == nil {
+			err = file.Close()
+		}
+		if storage.IsLost(err) {
+			logLost(x, err)
+			return expired(x, lostReason(err)), nil
+		}
+		return decide(x) // also when the store cannot be asked now
 	}
 }
 
@@ -335,7 +346,7 @@ func (s *Service) retry(ctx context.Context, c call) (any, error) {
 	}
 	written := false
 	defer func() { admitted(written) }()
-	_, err = s.begin(ctx, x, c.correlation, expireFirst(func(x *events.Export) (events.Payload, error) {
+	_, err = s.begin(ctx, x, c.correlation, s.expireFirst(ctx, smallFile, func(x *events.Export) (events.Payload, error) {
 		switch x.State {
 		case events.StateNone:
 			return nil, unknownKey(x.Key)

@@ -167,7 +167,10 @@ func (s *Service) readyz(w http.ResponseWriter, r *http.Request) {
 	case !s.caughtUp.Load():
 		msg = "not ready: reading the log"
 	default:
-		if cause = s.cfg.Health(); cause != nil {
+		if cause = s.cfg.Health(); cause == nil {
+			cause = s.store.health()
+		}
+		if cause != nil {
 			msg = "not ready: the server's log says why"
 			var said NotReady
 			if errors.As(cause, &said) {

@@ -344,24 +344,20 @@ func (s *sweeper) expireFile(ctx context.Context, x events.Export, due func(*eve
 		if x.State != events.StateCompleted || !due(x) {
 			return nil, errNotDue
 		}
-		stored := make([]string, len(x.Files))
-		for i, f := range x.Files {
-			stored[i] = f.Store
-		}
-		return &events.ExportExpired{Files: stored}, nil
+		return expired(x, ""), nil
 	})
 	if err != nil {
 		return after, err
 	}
 	slog.Info("export expired", "service", "ingress", "tenant", x.Tenant, "hash_key", x.Key, "id", x.ID)
-	s.deleteFiles(ctx, after)
+	deleteFiles(ctx, s.files, after)
 	return after, nil
 }
 
 // deleteFiles deletes the files of an export that expired.
-func (s *sweeper) deleteFiles(ctx context.Context, x events.Export) {
+func deleteFiles(ctx context.Context, files storage.Files, x events.Export) {
 	for _, f := range x.Files {
-		if err := s.files.Delete(ctx, f.Store); err != nil {
+		if err := files.Delete(ctx, f.Store); err != nil {
 			slog.Warn("expired file not deleted; the search for orphans will find it", "service", "ingress", "tenant", x.Tenant, "hash_key", x.Key, "file", f.Store, "error", err)
 		}
 	}

@@ -234,7 +234,7 @@ func (s *sweeper) dispense(ctx context.Context, x events.Export, early, now bool
 	if errors.Is(err, events.ErrNoSpace) && now {
 		// The log takes not even such an event. What it would say comes true without it:
 		// the export is forgotten next.
-		s.deleteFiles(ctx, x)
+		deleteFiles(ctx, s.files, x)
 		err = nil
 	}
 	if err != nil {

@@ -37,6 +37,7 @@ type detailView struct {
 	Files      []fileView       `json:"files"`
 	Warnings   []events.Warning `json:"warnings"`
 	ErrorCode  string           `json:"error_code"`
+	Reason     string           `json:"reason"` // why the file expired before its time: it is missing or damaged
 	Callback   callbackView     `json:"callback"`
 }
 
@@ -73,7 +74,7 @@ func (s *Service) detailOf(x *events.Export, now time.Time) detailView {
 
 		FinishedAt: localTime(x.FinishedAt), ExpiresAt: localTime(x.ExpiresAt),
 		Progress: s.progress.of(x), Rows: x.Rows,
-		Files: []fileView{}, Warnings: []events.Warning{}, ErrorCode: x.Failure.Code,
+		Files: []fileView{}, Warnings: []events.Warning{}, ErrorCode: x.Failure.Code, Reason: x.ExpiredReason,
 		Callback: callbackView{State: x.Callback.State, Attempts: x.Callback.Attempts, LastStatus: x.Callback.LastStatus},
 	}
 	if x.State == events.StateCompleted && now.Before(x.ExpiresAt) {

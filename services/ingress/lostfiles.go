@@ -1,0 +1,271 @@
+package ingress
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"sheaf/events"
+	"sheaf/storage"
+)
+
+const (
+	// smallFile is the size up to which a file is read whole before the first byte
+	// of it is sent: some 10 ms. A larger one is compared while it is sent.
+	smallFile = 4 << 20
+	// sizeOnly has openFile look at a file's size alone.
+	sizeOnly = 0
+	// storeEvery is the pause between two looks at whether the file store is there,
+	// and storeWait how long one may take. It is also when a caller may try again.
+	storeEvery = time.Second
+	storeWait  = 3 * time.Second
+	// sizesEvery is the pause between two passes over the sizes of all files.
+	sizesEvery = time.Hour
+	// scrubEvery is the pause between two passes that read all files. The first
+	// begins scrubFirst after the start.
+	scrubEvery = 24 * time.Hour
+	scrubFirst = time.Hour
+	// scrubRate is how many bytes a second a scrub reads at most.
+	scrubRate = 8 << 20
+	// unreadableFiles is after how many files in a row that cannot be read a pass ends:
+	// then it is the store that cannot be read.
+	unreadableFiles = 3
+)
+
+// openFile opens the file of a completed export. One that is missing or of
+// another size is lost, see [storage.IsLost]. A file of at most readUpTo bytes
+// is read whole first.
+func openFile(ctx context.Context, files storage.Files, x *events.Export, readUpTo int64) (*storage.CheckedFile, error) {
+	entry := x.Files[0]
+	file, err := storage.OpenChecked(ctx, files, entry.Store, entry.Size, entry.SHA256)
+	if err != nil || entry.Size > readUpTo {
+		return file, err
+	}
+	if err := file.Verify(ctx, 0); err != nil {
+		return nil, errors.Join(err, file.Close())
+	}
+	return file, nil
+}
+
+// lostReason says to a caller why a file is lost.
+func lostReason(err error) string {
+	var damaged *storage.DamagedError
+	if errors.As(err, &damaged) {
+		return "the finished file is damaged: " + damaged.What
+	}
+	return "the finished file is missing from the file store"
+}
+
+func logLost(x *events.Export, err error) {
+	slog.Error("a finished file is lost; its export expires", "service", "ingress", "tenant", x.Tenant, "hash_key", x.Key, "id", x.ID, "error", err)
+}
+
+// expired is the event that says that the file of an export is gone.
+func expired(x *events.Export, reason string) *events.ExportExpired {
+	stored := make([]string, len(x.Files))
+	for i, f := range x.Files {
+		stored[i] = f.Store
+	}
+	return &events.ExportExpired{Files: stored, Reason: reason}
+}
+
+// expireLost expires an export whose file is lost, and deletes what is left of
+// the file. Several may find the same: the first one's reason is kept.
+func (s *Service) expireLost(ctx context.Context, x *events.Export, lost error) error {
+	after, err := s.streams.Append(ctx, *x, "", func(now *events.Export) (events.Payload, error) {
+		if now.State != events.StateCompleted || now.TerminalSeq != x.TerminalSeq {
+			return nil, errNotDue
+		}
+		return expired(now, lostReason(lost)), nil
+	})
+	if overtaken(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	logLost(x, lost)
+	deleteFiles(ctx, s.files, after)
+	return nil
+}
+
+// fileStore is whether the file store is there. The zero value says that it is.
+type fileStore struct {
+	mu  sync.Mutex
+	bad int // looks in a row that failed
+	err error
+}
+
+func (f *fileStore) health() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.err
+}
+
+// set remembers the result of a look, and logs a change. One look without an
+// answer says nothing yet: a server may be electing a leader.
+func (f *fileStore) set(err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var is error
+	switch f.bad++; {
+	case err == nil:
+		f.bad = 0
+	case errors.Is(err, storage.ErrNoStore):
+		is = NotReady("the file store is not there; put it back, or restart Sheaf to go without the finished files that were in it")
+	case f.bad > 1:
+		is = NotReady("the file store cannot be read; the server's log says why")
+	default:
+		return
+	}
+	switch {
+	case is != nil && f.err == nil:
+		slog.Error("not ready: finished files can be neither kept nor downloaded; no export expires because of that", "service", "ingress", "error", err)
+	case is == nil && f.err != nil:
+		slog.Info("the file store is there again", "service", "ingress")
+	}
+	f.err = is
+}
+
+// fileChecks looks at the file store: every second whether it is there, every hour
+// whether it has all files in their size, and once a day, slowly, whether their
+// content is right. An export whose file is lost expires. Each ingress does this;
+// of two that find the same one writes the event.
+type fileChecks struct {
+	s          *Service
+	storeEvery time.Duration
+	sizesEvery time.Duration
+	scrubFirst time.Duration
+	scrubEvery time.Duration
+	rate       int64 // of a scrub, in bytes a second
+}
+
+func (s *Service) newFileChecks() *fileChecks {
+	return &fileChecks{s: s, storeEvery: storeEvery, sizesEvery: sizesEvery, scrubFirst: scrubFirst, scrubEvery: scrubEvery, rate: scrubRate}
+}
+
+// run checks until ctx ends. A read that hangs does not hold it.
+func (c *fileChecks) run(ctx context.Context) error {
+	var checks sync.WaitGroup
+	checks.Go(func() { c.repeat(ctx, 0, c.storeEvery, c.look) })
+	checks.Go(func() {
+		c.repeat(ctx, 0, c.sizesEvery, func(ctx context.Context) { c.pass(ctx, false) })
+	})
+	checks.Go(func() {
+		c.repeat(ctx, c.scrubFirst, c.scrubEvery, func(ctx context.Context) { c.pass(ctx, true) })
+	})
+	<-ctx.Done()
+	ended := make(chan struct{})
+	go func() { checks.Wait(); close(ended) }()
+	select {
+	case <-ended:
+	case <-time.After(time.Second):
+	}
+	return nil
+}
+
+// repeat calls do after first, and from then on with a pause in between.
+func (c *fileChecks) repeat(ctx context.Context, first, pause time.Duration, do func(context.Context)) {
+	for wait := first; ; wait = pause {
+		select {
+		case <-time.After(wait):
+			do(ctx)
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// look asks whether the store is there. A folder on a network may not answer.
+func (c *fileChecks) look(ctx context.Context) {
+	asked, cancel := context.WithTimeout(ctx, storeWait)
+	defer cancel()
+	answer := make(chan error, 1)
+	go func() { answer <- c.s.files.Check(asked) }()
+	select {
+	case err := <-answer:
+		if ctx.Err() == nil {
+			c.s.store.set(err)
+		}
+	case <-asked.Done():
+		if ctx.Err() != nil {
+			return
+		}
+		c.s.store.set(fmt.Errorf("no answer within %v", storeWait))
+		select { // one question at a time
+		case <-answer:
+		case <-ctx.Done():
+		}
+	}
+}
+
+// pass looks at the files of all exports, with scrub also at their content.
+func (c *fileChecks) pass(ctx context.Context, scrub bool) {
+	begun, checked, lost, unread := time.Now(), 0, 0, 0
+	err := untilDone(ctx, "reading the log's end", func(ctx context.Context) error {
+		select {
+		case <-c.s.bound:
+		case <-ctx.Done():
+			return nil
+		}
+		last, err := c.s.streams.LastSequence(ctx)
+		if err != nil {
+			return err
+		}
+		return c.s.tasks.WaitApplied(ctx, last)
+	})
+	if err == nil {
+		err = c.s.tasks.Each(func(x events.Export) error {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			if x.State != events.StateCompleted || len(x.Files) == 0 {
+				return nil
+			}
+			checked++
+			err := c.check(ctx, &x, scrub)
+			switch {
+			case err == nil:
+				unread = 0
+				return nil
+			case storage.IsLost(err):
+				lost++
+				return c.s.expireLost(ctx, &x, err)
+			case errors.Is(err, storage.ErrNoStore) || ctx.Err() != nil:
+				return err
+			}
+			slog.Warn("a finished file cannot be read", "service", "ingress", "tenant", x.Tenant, "hash_key", x.Key, "id", x.ID, "error", err)
+			if unread++; unread >= unreadableFiles {
+				return fmt.Errorf("%d files in a row could not be read: %w", unread, err)
+			}
+			return nil
+		})
+	}
+	c.s.tasks.Release()
+	if ctx.Err() != nil {
+		return
+	}
+	log, level := slog.With("service", "ingress", "content", scrub, "files", checked, "lost", lost, "elapsed", time.Since(begun).Round(time.Millisecond)), slog.LevelDebug
+	switch {
+	case err != nil:
+		log.Warn("the check of the finished files was cut short", "error", err)
+		return
+	case scrub || lost > 0:
+		level = slog.LevelInfo
+	}
+	log.Log(ctx, level, "finished files checked")
+}
+
+func (c *fileChecks) check(ctx context.Context, x *events.Export, scrub bool) error {
+	file, err := openFile(ctx, c.s.files, x, sizeOnly)
+	if err != nil {
+		return err
+	}
+	if scrub {
+		err = file.Verify(ctx, c.rate)
+	}
+	return errors.Join(err, file.Close())
+}
