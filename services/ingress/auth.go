@@ -106,24 +106,41 @@ func (s *Service) ownHosts() func(host string) bool {
 	if s.cfg.Authenticate != nil || s.listener == nil {
 		return nil
 	}
-	address, ok := s.listener.Addr().(*net.TCPAddr)
-	if !ok || !address.IP.IsLoopback() {
+	if address, ok := s.listener.Addr().(*net.TCPAddr); !ok || !address.IP.IsLoopback() {
 		return nil // whoever says --insecure-no-auth has a proxy in front, whose name may be any
 	}
 	public := ""
 	if u, err := url.Parse(s.cfg.PublicURL); err == nil {
-		public = strings.ToLower(u.Hostname())
+		public = u.Hostname()
 	}
+	return OwnHosts(s.listener.Addr(), public)
+}
+
+// OwnHosts reports which values of Host name a server that listens at an address, so that a name which another
+// site points here does not (DNS rebinding). These are localhost, the given names, and addresses: of loopback
+// only if the server listens there, else any, because no site can point an address elsewhere. A request
+// without Host passes, for no browser sends one.
+func OwnHosts(listen net.Addr, names ...string) func(host string) bool {
+	own := map[string]bool{"": true, "localhost": true}
+	for _, name := range names {
+		own[bareHost(name)] = true
+	}
+	tcp, ok := listen.(*net.TCPAddr)
+	onlyLoopback := ok && tcp.IP.IsLoopback()
 	return func(host string) bool {
-		name := host
-		if h, _, err := net.SplitHostPort(host); err == nil {
-			name = h
-		}
-		name = strings.ToLower(strings.TrimSuffix(strings.Trim(name, "[]"), "."))
-		if name == "localhost" || strings.HasSuffix(name, ".localhost") || name == public || name == "" {
+		name := bareHost(host)
+		if own[name] || strings.HasSuffix(name, ".localhost") {
 			return true
 		}
 		ip, err := netip.ParseAddr(name)
-		return err == nil && ip.Unmap().IsLoopback()
+		return err == nil && (!onlyLoopback || ip.Unmap().IsLoopback())
 	}
+}
+
+// bareHost is a host without port, brackets and the dot at its end, in small letters.
+func bareHost(host string) string {
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		host = h
+	}
+	return strings.ToLower(strings.TrimSuffix(strings.Trim(host, "[]"), "."))
 }
