@@ -74,26 +74,34 @@ func ScanResponse(body []byte, lim Limits) (Response, error) {
 	i = skipSpace(body, i)
 	switch {
 	case i >= len(body):
-		return Response{}, &SyntaxError{Offset: i, Msg: "the body is empty", Truncated: true}
+		return Response{}, &SyntaxError{Offset: i, Msg: "the body is empty", Hint: reads, Truncated: true}
 	case body[i] == '<':
-		return Response{}, &SyntaxError{Offset: i, Msg: "the body is HTML or XML, not JSON"}
+		return Response{}, &SyntaxError{Offset: i, Msg: "the body is HTML or XML, not JSON", Hint: reads}
 	}
 	var a answer
+	start := i
 	if body[i] == '{' {
 		i = s.members(i, func(name []byte, at int) int { return a.member(&s, name, at) })
 	} else {
-		start := i
 		if i = s.value(i, 0); i >= 0 {
 			s.misshapen(start, 0, "the body is %s, not an object", kindOf(body[start]))
 		}
 	}
-	if i >= 0 {
+	whole := i >= 0
+	if whole {
 		s.end(i)
 	}
 	switch {
+	case s.err != nil && whole && body[start] == '{' && body[s.err.Offset] == '{':
+		s.err.Hint = "the body is a sequence of JSON objects (NDJSON); " + reads
+		return Response{}, s.err
+	case s.err != nil && s.err.Offset == start && !s.err.Truncated: // no JSON at all
+		s.err.Hint = reads
+		return Response{}, s.err
 	case s.err != nil:
 		return Response{}, s.err
 	case s.shape != nil:
+		s.shape.Hint = reads
 		return Response{}, s.shape
 	}
 	r := a.response()
@@ -101,6 +109,12 @@ func ScanResponse(body []byte, lim Limits) (Response, error) {
 		return r, nil
 	}
 	if err := a.misshapen(len(body)); err != nil {
+		switch {
+		case !a.data.has:
+			err.Hint = "the answer has " + keysOf(body, start) + "; " + reads
+		case err.Row == 0 && !a.data.value.rows.has:
+			err.Hint = "data has " + keysOf(body, a.dataAt) + "; " + reads
+		}
 		return Response{}, err
 	}
 	return r, nil
@@ -112,6 +126,7 @@ func ScanResponse(body []byte, lim Limits) (Response, error) {
 type answer struct {
 	errcode, msg []byte
 	data         member[data]
+	dataAt       int // where data begins in the body
 }
 
 type member[T any] struct {
@@ -154,6 +169,7 @@ func (a *answer) member(s *scanner, name []byte, i int) int {
 			s.misshapen(start, 0, "data is %s, not an object", kindOf(s.b[start]))
 		}
 		a.data.found(s, d)
+		a.dataAt = start
 	default:
 		i = s.value(i, 1)
 	}
@@ -223,7 +239,7 @@ func (p *pagetag) member(s *scanner, name []byte, i int) int {
 }
 
 // misshapen returns what a successful answer lacks. end is the body's length.
-func (a *answer) misshapen(end int) error {
+func (a *answer) misshapen(end int) *SyntaxError {
 	d := &a.data.value
 	p := &d.pagetag.value
 	for _, e := range []*SyntaxError{

@@ -101,10 +101,13 @@ func (l Limits) withDefaults() Limits {
 // SyntaxError says why bytes are not an acceptable page. Its text holds at
 // most one character of the input.
 type SyntaxError struct {
-	Offset    int    // byte offset in the scanned bytes where the trouble shows
-	Row       int    // row it lies in, counted from 1; 0 outside the rows
-	Msg       string // one sentence for a person
-	Truncated bool   // the bytes end before the JSON text does
+	Offset int    // byte offset in the scanned bytes where the trouble shows
+	Row    int    // row it lies in, counted from 1; 0 outside the rows
+	Msg    string // one sentence for a person
+	// Hint says what an answer in another form holds, with the names of its
+	// keys, and which form is read. It is "" for every other error.
+	Hint      string
+	Truncated bool // the bytes end before the JSON text does
 	limit     error
 }
 

@@ -21,6 +21,9 @@ type Failure struct {
 	// Msg is the msg of the answer, cut at 500 characters, with every header
 	// value of the request blotted out; without one it is a sentence of ours.
 	Msg string
+	// Hint is what an answer in another form holds, by the names of its keys,
+	// and which form is read; "" for every other failure.
+	Hint string
 	// Err is the cause, for errors.Is and for logs. Its text may name
 	// addresses: it is not for callers.
 	Err error
@@ -50,6 +53,9 @@ func (f *Failure) Error() string {
 	}
 	if msg != "" {
 		b.WriteString(": " + msg)
+	}
+	if f.Hint != "" {
+		b.WriteString("; " + f.Hint)
 	}
 	return b.String()
 }

@@ -576,6 +576,7 @@ func (s *Source) attempt(parent context.Context, page int) (_ Fetched, bad *wron
 	if err != nil {
 		recycle(body)
 		w := misshapen(resp.StatusCode, err)
+		w.failure.Hint = s.redact(w.failure.Hint)
 		if _, strange, _ := contentCoding(resp.Header); strange != "" {
 			w.failure.Msg += fmt.Sprintf("; the Content-Encoding %s is not supported, gzip and deflate are", strange)
 		}
@@ -600,8 +601,11 @@ func notReady(resp *http.Response) bool {
 // misshapen is the failure of an answer that is not in the standard format.
 func misshapen(status int, err error) *wrong {
 	w := &wrong{failure: Failure{Code: events.CodeSourceFormat, Status: status, Msg: err.Error(), Err: err}}
-	if e := (*rows.SyntaxError)(nil); errors.As(err, &e) && e.Truncated {
-		w.again = onceMore
+	if e := (*rows.SyntaxError)(nil); errors.As(err, &e) {
+		w.failure.Hint = e.Hint
+		if e.Truncated {
+			w.again = onceMore
+		}
 	}
 	switch {
 	case errors.Is(err, rows.ErrTooManyRows):

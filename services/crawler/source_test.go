@@ -284,6 +284,7 @@ func TestFetchAsksAgainAfter(t *testing.T) {
 }
 
 func TestFetchFails(t *testing.T) {
+	const reads = `; Sheaf reads {"errcode":0,"data":{"data":[…],"pagetag":{…}}}`
 	page := string(sourcetest.New(t, 1).Page(1, 10))
 	for _, c := range []struct {
 		name     string
@@ -298,14 +299,14 @@ func TestFetchFails(t *testing.T) {
 		{"401 with an envelope", sourcetest.Status(401, `{"errcode":"E401","msg":"token expired","data":null}`), events.CodeSourceHTTP, 1, "page 7: HTTP 401"},
 		{"a part", sourcetest.Status(206, page), events.CodeSourceHTTP, 1, "page 7: HTTP 206: the source sent a part of the answer"},
 		{"a redirect", sourcetest.Status(302, "", "Location", "http://127.0.0.1:1/secret"), events.CodeSourceHTTP, 1, "page 7: HTTP 302: redirects are not followed; give the address it leads to"},
-		{"no content", func(w http.ResponseWriter, _ *http.Request, _ []byte) { w.WriteHeader(204) }, events.CodeSourceFormat, 2, "page 7: the body is empty after 2 attempts"},
+		{"no content", func(w http.ResponseWriter, _ *http.Request, _ []byte) { w.WriteHeader(204) }, events.CodeSourceFormat, 2, "page 7: the body is empty after 2 attempts" + reads},
 		{"an errcode", sourcetest.Body(`{"errcode":1001,"msg":"无权限","data":null}`), events.CodeSourceErrcode, 1, "page 7: errcode 1001: 无权限"},
 		{"an errcode without msg", sourcetest.Body(`{"errcode":1001}`), events.CodeSourceErrcode, 1, "page 7: errcode 1001"},
-		{"HTML", sourcetest.Body("<html>secret body</html>"), events.CodeSourceFormat, 1, "page 7: the body is HTML or XML, not JSON"},
-		{"an empty body", sourcetest.Body(""), events.CodeSourceFormat, 2, "page 7: the body is empty after 2 attempts"},
+		{"HTML", sourcetest.Body("<html>secret body</html>"), events.CodeSourceFormat, 1, "page 7: the body is HTML or XML, not JSON" + reads},
+		{"an empty body", sourcetest.Body(""), events.CodeSourceFormat, 2, "page 7: the body is empty after 2 attempts" + reads},
 		{"bad JSON", sourcetest.Body(`{"errcode":0,}`), events.CodeSourceFormat, 1, "page 7: '}' at byte 13 where a name in quotes should be"},
 		{"JSON cut by the source", sourcetest.Cut(20), events.CodeSourceFormat, 2, "page 7: the JSON is truncated at byte 20 after 2 attempts"},
-		{"another form", sourcetest.Body(`{"errcode":0,"data":[]}`), events.CodeSourceFormat, 1, "page 7: data is an array, not an object"},
+		{"another form", sourcetest.Body(`{"errcode":0,"data":[]}`), events.CodeSourceFormat, 1, `page 7: data is an array, not an object; the answer has the keys "errcode", "data"` + reads},
 		{"a wide row", sourcetest.Body(`{"data":{"data":[{` + strings.Repeat(`"a":1,`, 16384) + `"b":1}]}}`), events.CodeLimitColumns, 1, "page 7: row 1: more than 16384 fields (--max-columns)"},
 		{"too large", sourcetest.Body(page + strings.Repeat(" ", 1<<20)), events.CodeLimitBytes, 1, "page 7: the answer is larger than 1048576 bytes (--max-page-bytes)"},
 		{"too large, chunked", func(w http.ResponseWriter, _ *http.Request, page []byte) {
@@ -322,7 +323,7 @@ func TestFetchFails(t *testing.T) {
 		{"gzip that is none", sourcetest.GzipOf([]byte("<html>0123456789</html>")), events.CodeSourceFormat, 1, "page 7: the answer's gzip encoding is broken"},
 		{"gzip with a wrong checksum", sourcetest.GzipOf(spoil(sourcetest.Compress([]byte(page)), -6)), events.CodeSourceFormat, 1, "page 7: the answer's gzip encoding is broken"},
 		{"gzip with rubbish after it", sourcetest.GzipOf(append(sourcetest.Compress([]byte(page)), "rubbish, rubbish"...)), events.CodeSourceFormat, 1, "page 7: the answer has data after its gzip encoding, other than zeros and white space"},
-		{"an empty gzip body", sourcetest.GzipOf(nil), events.CodeSourceFormat, 2, "page 7: the body is empty after 2 attempts"},
+		{"an empty gzip body", sourcetest.GzipOf(nil), events.CodeSourceFormat, 2, "page 7: the body is empty after 2 attempts" + reads},
 		{"an encoding not asked for", sourcetest.Status(200, "x", "Content-Encoding", "br"), events.CodeSourceFormat, 1, "page 7: the answer's Content-Encoding br is not supported; gzip and deflate are"},
 		{"a reset", sourcetest.Reset, events.CodeSourceUnreachable, 3, "page 7: the connection broke after 3 attempts"},
 		{"a short body", sourcetest.Short(20), events.CodeSourceUnreachable, 3, "page 7: the answer broke off at byte 20 after 3 attempts"},
