@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"sheaf/events/failpoint"
@@ -189,9 +190,22 @@ func (s *Streams) checkFingerprint(ctx context.Context) error {
 	if theirs.SecretKey != mine.SecretKey {
 		return errors.New("this process has another secret key than the streams were made with: give every process the same --secret-key")
 	}
-	if theirs.Files != mine.Files {
-		return errors.New("this process has another file store than the streams were made with: give every process the same --files")
+	const another = "this process has another file store than the streams were made with: "
+	switch {
+	case theirs.Files == mine.Files:
+		return nil
+	case s.cfg.Shared && s.cfg.FilesMade:
+		return errors.New(another + "the folder had no .sheaf-store; give every process the same --files, mount that folder or restore it; " +
+			"to start without its files, stop every process and run: nats stream purge " + StreamPrivate + " --subject " + subject)
+	case s.cfg.Shared:
+		return errors.New(another + "give every process the same --files")
+	case !s.cfg.FilesMade:
+		return errors.New(another + "give the same --files as before; to take this folder as it is, remove .sheaf-store from it")
 	}
+	if _, err := s.publishFenced(ctx, &nats.Msg{Subject: subject, Data: data}, m.Sequence, subject); err != nil {
+		return fmt.Errorf("fingerprint: %w", err)
+	}
+	slog.Warn("the file store is gone: another one was made in its place")
 	return nil
 }
 

@@ -247,7 +247,7 @@ func TestProvisionRefusesAnotherInstallation(t *testing.T) {
 	other = cfg
 	other.FilesURL = "s3://another"
 	_, err = events.Provision(t.Context(), eventstest.Connect(t, srv), other)
-	require.EqualError(t, err, "this process has another file store than the streams were made with: give every process the same --files")
+	require.ErrorContains(t, err, "this process has another file store than the streams were made with: give the same --files as before")
 
 	other.SecretKey = nil
 	_, err = events.Provision(t.Context(), eventstest.Connect(t, srv), other)

@@ -69,6 +69,7 @@ type Config struct {
 	SecretKey       []byte        // see NewKeyring
 	NewerKeys       []KeyVersion  // see NewKeyring
 	FilesURL        string        // part of the fingerprint: every process must name the same file store
+	FilesMade       bool          // the file store was made for this start; a server of its own (not Shared) then takes it in place of a lost one
 	PublishTimeout  time.Duration // wait for the acknowledgement of one publish; default 5s
 	PublishAttempts int           // of one event before ErrUnavailable; default 3
 }

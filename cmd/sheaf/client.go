@@ -230,6 +230,7 @@ type exportDetail struct {
 	Status     int    `json:"status"`
 	FailReason string `json:"fail_reason"`
 	ErrorCode  string `json:"error_code"`
+	Reason     string `json:"reason"`
 	CreatedAt  moment `json:"created_at"`
 	FinishedAt moment `json:"finished_at"`
 	ExpiresAt  moment `json:"expires_at"`
@@ -399,7 +400,7 @@ func (c *client) download(ctx context.Context, d exportDetail, name string) erro
 		return errors.New("the export is still under way (see sheaf watch)")
 	}
 	if d.DownURL == "" || len(d.Files) == 0 {
-		return errors.New("the file is gone: it has expired (see sheaf retry)")
+		return errors.New("the file is gone: " + cmp.Or(oneLine(d.Reason), "it has expired") + " (see sheaf retry)")
 	}
 	return writeNew(name, func(f *os.File) error {
 		want := d.Files[0]
@@ -465,7 +466,13 @@ func (c *client) downloadFrom(ctx context.Context, link string, w io.Writer, off
 	}
 	defer res.Body.Close()
 	if res.StatusCode != want {
-		return 0, &apiError{Status: res.StatusCode, Msg: "the download failed"}
+		var answer struct {
+			Errcode   int    `json:"errcode"`
+			Msg       string `json:"msg"`
+			RequestID string `json:"request_id"`
+		}
+		_ = json.NewDecoder(io.LimitReader(res.Body, maxAnswer)).Decode(&answer) // a proxy may answer with other text
+		return 0, &apiError{res.StatusCode, answer.Errcode, cmp.Or(answer.Msg, "the download failed"), answer.RequestID}
 	}
 	if res.ContentLength > size-offset {
 		return 0, fmt.Errorf("%w: %d bytes", errTooLarge, size)

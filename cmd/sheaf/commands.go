@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -377,7 +378,7 @@ func printDetail(out io.Writer, d exportDetail) {
 	if reason != "" && d.ErrorCode != "" {
 		reason += " (" + d.ErrorCode + ")"
 	}
-	line("reason", reason)
+	line("reason", cmp.Or(reason, oneLine(d.Reason)))
 	line("created", d.CreatedAt.String())
 	line("finished", d.FinishedAt.String())
 	if d.Status == statusSucceeded {

@@ -84,6 +84,53 @@ func (s *system) checkStreams(ctx context.Context) error {
 	return nil
 }
 
+// maxLostFiles is how many lost files are named in LOSSES.txt.
+const maxLostFiles = 100
+
+// checkFiles reports which finished files went with a file store that is not
+// there any more. The ingress finds them too, and expires their exports. It comes
+// before checkStreams, which may empty the projection.
+func (s *system) checkFiles(ctx context.Context) error {
+	if s.files == nil || !s.files.Made() {
+		return nil
+	}
+	if s.tasks != nil {
+		finished, gone := 0, []string{}
+		err := s.tasks.Each(func(x events.Export) error {
+			if x.State != events.StateCompleted || len(x.Files) == 0 || !time.Now().Before(x.ExpiresAt) {
+				return nil
+			}
+			finished++
+			file, err := s.files.Open(ctx, x.Files[0].Store)
+			switch {
+			case err == nil:
+				return file.Close()
+			case storage.IsLost(err):
+				gone = append(gone, x.Key)
+			}
+			return ctx.Err() // what cannot be read now is not lost
+		})
+		if err != nil {
+			return err
+		}
+		if len(gone) > 0 {
+			slog.Error("the file store had to be made again: finished files are lost", "lost", len(gone), "finished", finished)
+			named := strings.Join(gone[:min(len(gone), maxLostFiles)], " ")
+			if len(gone) > maxLostFiles {
+				named += " ..."
+			}
+			if err := s.keepReport([]string{fmt.Sprintf("--files: the file store had to be made again, and %d of %d finished files are not in it. "+
+				"Their exports expire; a retry or an equal request makes them again. hash_keys: %s", len(gone), finished, named)}); err != nil {
+				return err
+			}
+		}
+	}
+	if err := s.files.Accept(); err != nil {
+		return fmt.Errorf("--files: %w", err)
+	}
+	return nil
+}
+
 // known are the watermarks, with what the projection knows beyond them: it is a
 // second witness of the log. applied is how far the projection has come in the
 // log that the marks are of, 0 if it is of another.

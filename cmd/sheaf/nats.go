@@ -43,10 +43,11 @@ type messaging struct {
 // openMessaging starts the embedded server or connects to the cluster, and
 // brings the streams to their settings.
 //
-// files names the file store as every process sees it.
+// files names the file store as every process sees it, and filesMade says that
+// it was not there before this start.
 // Callers of the embedded server show one of keys, if there are any, and are shown
 // cert, if it is not nil.
-func openMessaging(ctx context.Context, cfg Config, secret []byte, files string, keys *apiKeys, cert *certificate) (_ *messaging, err error) {
+func openMessaging(ctx context.Context, cfg Config, secret []byte, files string, filesMade bool, keys *apiKeys, cert *certificate) (_ *messaging, err error) {
 	m := &messaging{}
 	defer func() {
 		if err != nil {
@@ -69,7 +70,7 @@ func openMessaging(ctx context.Context, cfg Config, secret []byte, files string,
 		m.streams, err = events.Provision(ctx, m.conn, events.Config{
 			Shared:   !cfg.embedded(),
 			Replicas: cfg.Replicas, MaxPagesBytes: int64(cfg.MaxPagesBytes), MaxEventsBytes: int64(cfg.MaxLogBytes),
-			SecretKey: secret, NewerKeys: newer, FilesURL: files, KeepIdempotency: cfg.KeepHistory,
+			SecretKey: secret, NewerKeys: newer, FilesURL: files, FilesMade: filesMade, KeepIdempotency: cfg.KeepHistory,
 		})
 		return err
 	})

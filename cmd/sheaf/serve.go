@@ -182,9 +182,9 @@ func (s *system) take(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	store, err := storeName(cfg)
+	store, made, err := storage.StoreName(cfg.Files)
 	if err != nil {
-		return err
+		return fmt.Errorf("--files: %w", err)
 	}
 	allowed, err := cfg.allowed()
 	if err != nil {
@@ -197,7 +197,7 @@ func (s *system) take(ctx context.Context) error {
 	})
 	s.onClose(s.egress.CloseIdleConnections)
 
-	if s.messaging, err = openMessaging(ctx, cfg, secret, store, s.keys, s.cert); err != nil {
+	if s.messaging, err = openMessaging(ctx, cfg, secret, store, made, s.keys, s.cert); err != nil {
 		return err
 	}
 	s.onClose(s.messaging.close)
@@ -213,6 +213,9 @@ func (s *system) take(ctx context.Context) error {
 			return err
 		}
 		s.onClose(func() { logClose("tasks.db", s.tasks.Close()) })
+	}
+	if err := s.checkFiles(ctx); err != nil {
+		return err
 	}
 	if err := s.checkStreams(ctx); err != nil {
 		return err
@@ -483,29 +486,6 @@ func lockData(data string) (unlock func(), err error) {
 		return nil, fmt.Errorf("another Sheaf uses the folder %s (choose another --data, or --nats to join it): %w", data, err)
 	}
 	return func() { _ = f.Close() }, nil
-}
-
-// storeName names the file store for the comparison with the other processes
-// of a cluster. A folder is known by a random name inside it, not by its path:
-// it may be mounted elsewhere or moved, and two machines have different
-// folders under one path.
-func storeName(cfg Config) (string, error) {
-	folder, ok := strings.CutPrefix(cfg.Files, "file://")
-	if !ok {
-		return cfg.Files, nil
-	}
-	if err := os.MkdirAll(folder, 0o700); err != nil {
-		return "", fmt.Errorf("--files: %w", err)
-	}
-	name := filepath.Join(folder, ".sheaf-store")
-	if err := writeOnce(name, []byte(randomName()+"\n")); err != nil {
-		return "", fmt.Errorf("--files: %w", err)
-	}
-	id, err := os.ReadFile(name)
-	if err != nil {
-		return "", fmt.Errorf("--files: %w", err)
-	}
-	return "folder:" + strings.TrimSpace(string(id)), nil
 }
 
 func logClose(what string, err error) {
