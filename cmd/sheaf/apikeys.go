@@ -273,9 +273,12 @@ type keysListCmd struct {
 }
 
 func (c *keysListCmd) Run(std stdio) error {
-	data, _, err := readAPIKeys(c.APIKeys)
+	data, info, err := readAPIKeys(c.APIKeys)
 	if err != nil {
 		return err
+	}
+	if info == nil {
+		return c.missing()
 	}
 	keys, err := parseAPIKeys(data)
 	if err != nil {
@@ -299,6 +302,9 @@ func (c *keysRevokeCmd) Run(std stdio) error {
 	if m := apiKeyPattern.FindStringSubmatch(id); m != nil { // the whole key
 		id = m[1]
 	}
+	if _, err := os.Stat(c.APIKeys); errors.Is(err, fs.ErrNotExist) {
+		return c.missing()
+	}
 	err := c.change(func(data []byte) ([]byte, error) {
 		var kept bytes.Buffer
 		found := false
@@ -318,6 +324,10 @@ func (c *keysRevokeCmd) Run(std stdio) error {
 		fmt.Fprintf(std.err, "key %s is revoked; running servers refuse it within a second\n", id)
 	}
 	return err
+}
+
+func (c keysFile) missing() error {
+	return fmt.Errorf("there is no file %s (see --api-keys); sheaf keys add makes it", c.APIKeys)
 }
 
 // change rewrites the file, whole or not at all. Two commands at once wait for

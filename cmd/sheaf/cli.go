@@ -34,6 +34,9 @@ type cli struct {
 	SecretKey      secretKeyCmd      `cmd:"" name:"secret-key" help:"Rotate the secret key."`
 	Seal           sealCmd           `cmd:"" group:"client" help:"Seal a secret for a source, so that a submission need not carry it in clear."`
 	CallbackSecret callbackSecretCmd `cmd:"" help:"Print the secret that receivers check callbacks with."`
+
+	Help        helpCmd    `cmd:"" help:"Show the help of a command."`
+	ShowVersion versionCmd `cmd:"" name:"version" help:"Print the version."`
 }
 
 const description = `Sheaf gathers the pages of an HTTP API into a workbook.
@@ -51,13 +54,15 @@ Run a server, hand it work, fetch the result:
 
 Exit codes: 0 done; 1 failed, with the reason on stderr; 2 wrong usage; 3 the server cannot be reached; 130 interrupted.
 
+With --json, stdout holds one JSON document. Of a failure it is {"error": {"message": "...", "code": "..."}}, unless a command that waits has printed the export that failed. The code is USAGE, UNREACHABLE, INTERRUPTED, REFUSED (with the errcode of the server), the error_code of an export, or FAILED. The message is on stderr too.
+
 Every flag of serve can be set as SHEAF_<FLAG> in the environment, such as SHEAF_MAX_PAGES_BYTES=8GiB, or in the YAML file of --config.`
 
 func newParser(c *cli, std stdio, exit func(int)) (*kong.Kong, error) {
 	return kong.New(c,
 		kong.Name("sheaf"),
 		kong.Description(description),
-		kong.Vars{"version": versionText()},
+		kong.Vars{"version": versionText(), "defaultUser": defaultUser},
 		kong.Writers(std.out, std.err),
 		kong.Exit(exit),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 110}),
@@ -86,6 +91,29 @@ func versionText() string {
 		v = "(devel)"
 	}
 	return fmt.Sprintf("sheaf %s (%s %s/%s%s)", v, runtime.Version(), runtime.GOOS, runtime.GOARCH, commit)
+}
+
+type helpCmd struct {
+	Command []string `arg:"" optional:"" help:"Command, such as export or keys add."`
+}
+
+func (c *helpCmd) Run(std stdio) error {
+	shown := false
+	parser, err := newParser(&cli{}, std, func(int) { shown = true })
+	if err != nil {
+		return err
+	}
+	if _, err = parser.Parse(append(c.Command, "--help")); shown {
+		return nil // what the command needs does not matter
+	}
+	return err
+}
+
+type versionCmd struct{}
+
+func (versionCmd) Run(std stdio) error {
+	_, err := fmt.Fprintln(std.out, versionText())
+	return err
 }
 
 // serverFlag names the server of a client command.
@@ -156,7 +184,7 @@ Example:
 }
 
 func (submitCmd) Help() string {
-	return `Takes the JSON body of the REST API from a file or, with -, from stdin; or the same by flags. Prints the key of the export.
+	return `Takes the JSON body of the REST API from a file or, with -, from stdin; or the same by flags. Prints the key of the export. The user of --user-id is added to a body that names none.
 
 Examples:
     sheaf submit request.json

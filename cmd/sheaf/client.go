@@ -373,13 +373,21 @@ func (c *client) wait(ctx context.Context, key string, show progress) (exportDet
 	}
 }
 
+// exportError is an export that ended without a file.
+type exportError struct {
+	msg  string
+	code string // its error_code, "" if it has none
+}
+
+func (e *exportError) Error() string { return e.msg }
+
 // ended is nil for an export that succeeded and else says why not.
 func ended(d exportDetail) error {
 	switch d.Status {
 	case statusSucceeded:
 		return nil
 	case statusCancelled:
-		return errors.New("the export was cancelled")
+		return &exportError{"the export was cancelled", "CANCELLED"}
 	}
 	reason := oneLine(d.FailReason)
 	if reason == "" {
@@ -388,7 +396,7 @@ func ended(d exportDetail) error {
 	if d.ErrorCode != "" {
 		reason += " (" + d.ErrorCode + ")"
 	}
-	return errors.New("the export failed: " + reason)
+	return &exportError{"the export failed: " + reason, d.ErrorCode}
 }
 
 // download writes the export's file to a new file, and checks it. A broken transfer continues where it broke.

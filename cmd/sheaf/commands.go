@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -71,7 +72,7 @@ type submitCmd struct {
 	File        string `arg:"" optional:"" help:"JSON body of the REST API; - for stdin."`
 	URL         string `name:"url" help:"Source to export, instead of a file."`
 	sourceFlags `embed:""`
-	UserID      string `name:"user-id" help:"Who exports; history lists by it."`
+	UserID      string `name:"user-id" placeholder:"ID" help:"Who exports; history lists by it (cli)."`
 	Callback    string `placeholder:"URL" help:"Told when the export has ended."`
 	Wait        bool   `help:"Show the progress until the export has ended; exit with 1 if it failed."`
 	JSON        bool   `name:"json" help:"Print JSON."`
@@ -108,7 +109,7 @@ func (c *submitCmd) body(stdin io.Reader) (body []byte, sourceType string, err e
 		return nil, "", usagef("submit: give either a file (or -) or --url")
 	}
 	if c.URL != "" {
-		body, err = c.request(c.URL, c.UserID, c.Callback)
+		body, err = c.request(c.URL, cmp.Or(c.UserID, defaultUser), c.Callback)
 		return body, events.SourceHTTP, err
 	}
 	if c.File == "-" {
@@ -120,15 +121,40 @@ func (c *submitCmd) body(stdin io.Reader) (body []byte, sourceType string, err e
 		return nil, "", fmt.Errorf("submit: %w", err)
 	}
 	var request struct {
-		Raw json.RawMessage `json:"source_raw"`
+		Raw    json.RawMessage `json:"source_raw"`
+		UserID json.RawMessage `json:"user_id"`
 	}
 	if err := json.Unmarshal(body, &request); err != nil {
 		return nil, "", fmt.Errorf("submit: %s is not a JSON body of the API: %w", c.File, err)
+	}
+	named := request.UserID != nil
+	if named && c.UserID != "" {
+		return nil, "", usagef("--user-id: %s names a user already", c.File)
+	}
+	if !named {
+		body = withUser(body, cmp.Or(c.UserID, defaultUser))
 	}
 	if request.Raw != nil {
 		return body, events.SourceRaw, nil
 	}
 	return body, events.SourceHTTP, nil
+}
+
+// defaultUser is the user_id of exports whose user is not named, so that history finds them.
+const defaultUser = "cli"
+
+// withUser adds a user_id to a JSON object that has none, and changes nothing else.
+func withUser(body []byte, user string) []byte {
+	body = bytes.TrimSpace(body)
+	quoted, err := json.Marshal(user)
+	if err != nil || !bytes.HasPrefix(body, []byte("{")) {
+		return body // no request; the server says so
+	}
+	rest := bytes.TrimSpace(body[1:])
+	if !bytes.HasPrefix(rest, []byte("}")) {
+		quoted = append(quoted, ',')
+	}
+	return slices.Concat([]byte(`{"user_id":`), quoted, rest)
 }
 
 // request is the REST body of an export that was described by flags.
@@ -230,7 +256,7 @@ func watch(ctx context.Context, std stdio, client *client, key string, asJSON bo
 }
 
 type historyCmd struct {
-	UserID     string `name:"user-id" required:"" help:"Whose exports."`
+	UserID     string `name:"user-id" default:"${defaultUser}" placeholder:"ID" help:"Whose exports (${default}, as of submit and export)."`
 	Limit      int    `help:"At most so many, newest first."`
 	JSON       bool   `name:"json" help:"Print JSON."`
 	serverFlag `embed:""`

@@ -35,7 +35,7 @@ func (c *exportCmd) Run(ctx context.Context, std stdio) (err error) {
 	if c.Title == "" {
 		c.Title = strings.TrimSuffix(filepath.Base(c.Output), filepath.Ext(c.Output))
 	}
-	body, err := c.request(c.URL, "", "")
+	body, err := c.request(c.URL, defaultUser, "")
 	if err != nil {
 		return err
 	}

@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -58,6 +59,8 @@ func main() {
 func run(ctx context.Context, args []string, std stdio) int {
 	dropEmptyVariables()
 	std.err = &screen{w: std.err}
+	out := &noted{Writer: std.out}
+	std.out = out
 	var cli cli
 	ended := false // --help and --version have answered
 	parser, err := newParser(&cli, std, func(int) { ended = true })
@@ -72,17 +75,73 @@ func run(ctx context.Context, args []string, std stdio) int {
 	if ended {
 		return exitOK
 	}
-	if err != nil {
-		fmt.Fprintf(std.err, "sheaf: %v\nSee sheaf --help.\n", err)
-		return exitUsage
+	if err == nil {
+		setLog(std.err, cli.logConfig, command.Command())
+		command.BindTo(ctx, (*context.Context)(nil))
+		err = command.Run(std)
 	}
-	setLog(std.err, cli.logConfig, command.Command())
-	command.BindTo(ctx, (*context.Context)(nil))
-	err = command.Run(std)
-	if err != nil && !errors.Is(err, context.Canceled) {
+	code := exitCode(ctx, err)
+	if err == nil {
+		return code
+	}
+	if code != exitInterrupted {
 		fmt.Fprintf(std.err, "sheaf: %v\n", err)
 	}
-	return exitCode(ctx, err)
+	if code == exitUsage {
+		fmt.Fprintf(std.err, "see: %s --help\n", helpFor(command, err))
+	}
+	if slices.Contains(args, "--json") && !out.written {
+		_ = printJSON(out, map[string]any{"error": describe(code, err)})
+	}
+	return code
+}
+
+// noted is stdout. With --json it holds one document, so an error is written only where nothing was.
+type noted struct {
+	io.Writer
+	written bool
+}
+
+func (n *noted) Write(p []byte) (int, error) {
+	n.written = true
+	return n.Writer.Write(p)
+}
+
+// helpFor is the command whose help explains a usage error.
+func helpFor(command *kong.Context, err error) string {
+	if parse := (*kong.ParseError)(nil); errors.As(err, &parse) {
+		command = parse.Context
+	}
+	if command == nil || command.Selected() == nil {
+		return "sheaf"
+	}
+	return command.Selected().FullPath()
+}
+
+// jsonError is a failure as --json prints it.
+type jsonError struct {
+	Message string `json:"message"`
+	Code    string `json:"code"`              // USAGE, UNREACHABLE, INTERRUPTED, REFUSED, FAILED, or the error_code of an export
+	Errcode int    `json:"errcode,omitempty"` // of a refusal
+}
+
+func describe(code int, err error) jsonError {
+	e := jsonError{Message: err.Error(), Code: "FAILED"}
+	var refusal *apiError
+	var export *exportError
+	switch {
+	case code == exitUsage:
+		e.Code = "USAGE"
+	case code == exitUnreachable:
+		e.Code = "UNREACHABLE"
+	case code == exitInterrupted:
+		e.Message, e.Code = "interrupted", "INTERRUPTED"
+	case errors.As(err, &refusal):
+		e.Code, e.Errcode = "REFUSED", refusal.Errcode
+	case errors.As(err, &export) && export.code != "":
+		e.Code = export.code
+	}
+	return e
 }
 
 func exitCode(ctx context.Context, err error) int {

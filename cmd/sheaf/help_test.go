@@ -1,0 +1,172 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestHelpAndVersionAreCommands(t *testing.T) {
+	for command, same := range map[string]string{
+		"help": "--help", "help export": "export --help", "help keys": "keys --help", "help keys add": "keys add --help",
+		"help serve": "serve --help", "version": "--version", "help version": "version --help",
+	} {
+		code, out, errs := sheaf(t, t.Context(), "", strings.Fields(command)...)
+		require.Zero(t, code, "%s: %s", command, errs)
+		_, want, _ := sheaf(t, t.Context(), "", strings.Fields(same)...)
+		require.Equal(t, want, out)
+		require.NotEmpty(t, out)
+	}
+	code, out, errs := sheaf(t, t.Context(), "", "help", "exprot")
+	require.Equal(t, exitUsage, code)
+	require.Empty(t, out)
+	require.Equal(t, "sheaf: unexpected argument exprot, did you mean \"export\"?\nsee: sheaf --help\n", errs)
+}
+
+func TestUsageErrorsPointToTheHelpOfTheirCommand(t *testing.T) {
+	for command, want := range map[string]string{
+		"exprot": "sheaf", "--no-such-flag": "sheaf",
+		"export": "sheaf export", "export http://x/ -o x.xlsx --limit 0": "sheaf export", "export http://x/ -o x.xlsx --limit ten": "sheaf export",
+		"serve --htp x": "sheaf serve", "serve --roles x": "sheaf serve", "demo --rows=-1": "sheaf demo", "source": "sheaf source",
+		"source x --max-limit 0": "sheaf source", "submit": "sheaf submit", "status": "sheaf status", "watch": "sheaf watch", "cancel": "sheaf cancel",
+		"retry": "sheaf retry", "download x": "sheaf download", "history --limit x": "sheaf history", "seal --tenant A.B": "sheaf seal",
+		"keys": "sheaf keys", "keys add --api-keys x": "sheaf keys add", "keys revoke --api-keys x": "sheaf keys revoke",
+		"secret-key": "sheaf secret-key", "secret-key rotate --in=-1h": "sheaf secret-key rotate", "callback-secret --tenant A.B": "sheaf callback-secret",
+	} {
+		code, out, errs := sheaf(t, t.Context(), "", strings.Fields(command)...)
+		require.Equal(t, exitUsage, code, command)
+		require.Empty(t, out)
+		require.True(t, strings.HasSuffix(errs, "\nsee: "+want+" --help\n"), "%s: %s", command, errs)
+		require.Equal(t, 2, strings.Count(errs, "\n"), errs)
+		code, _, errs = sheaf(t, t.Context(), "", append(strings.Fields(want)[1:], "--help")...)
+		require.Zero(t, code, "%s: %s", want, errs)
+	}
+}
+
+// With --json stdout holds one JSON document, whatever happens.
+func TestJSONErrors(t *testing.T) {
+	t.Chdir(t.TempDir())
+	source := httptest.NewServer(http.NotFoundHandler())
+	defer source.Close()
+	down := httptest.NewServer(nil)
+	down.Close()
+	refusing := answers(t, nil)
+	failing := answers(t, map[string]any{
+		"/v1/export/http":   map[string]any{"hash_key": testKey},
+		"/v1/export/retry":  map[string]any{"hash_key": testKey},
+		"/v1/export/detail": map[string]any{"hash_key": testKey, "status": statusFailed, "fail_reason": "page 3: HTTP 503", "error_code": "SOURCE_HTTP"},
+	})
+	for name, c := range map[string]struct {
+		args string
+		exit int
+		code string
+	}{
+		"unknown flag":      {"status " + testKey + " --no", exitUsage, "USAGE"},
+		"bad value":         {"export nowhere -o x.xlsx", exitUsage, "USAGE"},
+		"bad output":        {"download " + testKey + " -o /no/such/x", exitUsage, "USAGE"},
+		"not there":         {"status " + testKey + " --server " + down.URL, exitUnreachable, "UNREACHABLE"},
+		"refused":           {"history --server " + refusing.URL, exitFailed, "REFUSED"},
+		"refused action":    {"cancel " + testKey + " --server " + refusing.URL, exitFailed, "REFUSED"},
+		"refused submit":    {"submit --url http://x/ --server " + refusing.URL, exitFailed, "REFUSED"},
+		"failed, in here":   {"export " + source.URL + " -o x.xlsx", exitFailed, "SOURCE_HTTP"},
+		"failed, elsewhere": {"export http://x/ -o x.xlsx --server " + failing.URL, exitFailed, "SOURCE_HTTP"},
+		"no file":           {"download " + testKey + " -o x.xlsx --server " + failing.URL, exitFailed, "SOURCE_HTTP"},
+		"no request":        {"submit nowhere.json", exitFailed, "FAILED"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			code, out, errs := sheaf(t, t.Context(), "", append(strings.Fields(c.args), "--json")...)
+			require.Equal(t, c.exit, code, errs)
+			var got map[string]map[string]any
+			require.NoError(t, json.Unmarshal([]byte(out), &got), out)
+			require.Len(t, got, 1)
+			require.Equal(t, c.code, got["error"]["code"])
+			require.Contains(t, errs, "sheaf: "+got["error"]["message"].(string)+"\n")
+			if c.code == "REFUSED" {
+				require.EqualValues(t, 404, got["error"]["errcode"])
+			}
+		})
+	}
+	for _, args := range []string{"watch " + testKey, "submit --url http://x/ --wait", "retry --wait " + testKey} {
+		code, out, _ := sheaf(t, t.Context(), "", append(strings.Fields(args), "--json", "--server", failing.URL)...)
+		require.Equal(t, exitFailed, code)
+		var got map[string]any
+		require.NoError(t, json.Unmarshal([]byte(out), &got), out)
+		require.Equal(t, "SOURCE_HTTP", got["error_code"], "the export, and no second document")
+	}
+	ctx, interrupt := context.WithCancel(t.Context())
+	hanging := answers(t, map[string]any{"/v1/export/detail": http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		interrupt()
+		_, _ = io.WriteString(w, `{"errcode":0,"data":{"status":1}}`)
+	})})
+	code, out, _ := sheaf(t, ctx, "", "watch", testKey, "--json", "--server", hanging.URL)
+	require.Equal(t, exitInterrupted, code)
+	require.JSONEq(t, `{"error":{"message":"interrupted","code":"INTERRUPTED"}}`, out)
+}
+
+func TestKeysOfAMissingFile(t *testing.T) {
+	t.Chdir(t.TempDir())
+	for _, args := range [][]string{{"list"}, {"revoke", "k3x7q2ab"}} {
+		code, out, errs := sheaf(t, t.Context(), "", append([]string{"keys", args[0], "--api-keys", "nofile"}, args[1:]...)...)
+		require.Equal(t, exitFailed, code)
+		require.Contains(t, errs, "there is no file ")
+		require.Contains(t, errs, "sheaf keys add")
+		require.Empty(t, out)
+		onlyFiles(t)
+	}
+}
+
+// History shows by default what submit and export send by default.
+func TestSubmitAndHistoryAgree(t *testing.T) {
+	t.Chdir(t.TempDir())
+	source := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, `{"errcode":0,"data":{"data":[{"id":"ID"},{"id":1}],"pagetag":{"page":1,"limit":500,"total":1,"total_page":1}}}`)
+	}))
+	defer source.Close()
+	p := startServe(t, "--http", "127.0.0.1:0", "--data", t.TempDir(), "--log-level", "error")
+	server := p.http
+	t.Setenv("SHEAF_SERVER", server)
+	require.NoError(t, os.WriteFile("raw.json", []byte(` { "source_raw": "[{\"a\":\"A\"}]", "title": "no user", "ext_type": "XLSX", "timestamp": 1 } `), 0o600))
+	require.NoError(t, os.WriteFile("user.json", []byte(`{"source_raw":"[{\"a\":\"A\"}]","title":"own user","user_id":7,"ext_type":"XLSX","timestamp":1}`), 0o600))
+	for _, args := range [][]string{
+		{"submit", "--url", source.URL, "--title", "by flags"}, {"submit", "raw.json"}, {"submit", "user.json"},
+		{"submit", "raw.json", "--user-id", "someone"}, {"export", source.URL, "-o", "x.xlsx", "--server", server},
+	} {
+		code, _, errs := sheaf(t, t.Context(), "", args...)
+		require.Zero(t, code, "%v: %s", args, errs)
+	}
+	for user, want := range map[string][]string{"": {"by flags", "no user", "x"}, "7": {"own user"}, "someone": {"no user"}} {
+		args := []string{"history", "--json"}
+		if user != "" {
+			args = append(args, "--user-id", user)
+		}
+		code, out, errs := sheaf(t, t.Context(), "", args...)
+		require.Zero(t, code, errs)
+		var got []struct{ Title string }
+		require.NoError(t, json.Unmarshal([]byte(out), &got))
+		var titles []string
+		for _, x := range got {
+			titles = append(titles, x.Title)
+		}
+		require.ElementsMatch(t, want, titles)
+	}
+	code, _, errs := sheaf(t, t.Context(), "", "submit", "user.json", "--user-id", "8")
+	require.Equal(t, exitUsage, code)
+	require.Contains(t, errs, "names a user already")
+	p.drain(t)
+}
+
+func TestUserIsAddedToARequest(t *testing.T) {
+	t.Parallel()
+	for body, want := range map[string]string{
+		`{}`: `{"user_id":"a\"b"}`, ` { "x" : 1.0 } `: `{"user_id":"a\"b","x" : 1.0 }`, `null`: `null`, `[]`: `[]`,
+	} {
+		require.Equal(t, want, string(withUser([]byte(body), `a"b`)))
+	}
+}
