@@ -61,7 +61,7 @@ func storedFile(t testing.TB, data string) string {
 	return found[0]
 }
 
-// A start without finished files says what is gone and goes on: their exports
+// A start without finished files lists the lost files and then serves: their exports
 // expire with a reason, and can be made again. So it is with a data folder that
 // was restored from a backup.
 func TestStartWithoutFinishedFiles(t *testing.T) {
@@ -157,7 +157,7 @@ func TestStartWithoutFinishedFiles(t *testing.T) {
 }
 
 // The folder of finished files is removed under a running Sheaf: it is not ready
-// and says why, exports wait, nothing expires, and all goes on when it is back.
+// and says why, exports wait, nothing expires, and the exports end when it is back.
 func TestFinishedFilesRemovedWhileRunning(t *testing.T) {
 	release := make(chan struct{})
 	demo := demoSource(30)

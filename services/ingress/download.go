@@ -64,7 +64,7 @@ func (d *downloads) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.Set("ETag", `"`+entry.SHA256+`"`)
 	http.ServeContent(w, r, "", x.FinishedAt, file)
 	if err := file.Err(); err != nil {
-		// The last bytes were not sent. Whoever asks for them again gets the reason.
+		// The last bytes were not sent. The next request gets the reason.
 		_ = d.unreadable(r, &x, err)
 		panic(http.ErrAbortHandler)
 	}

@@ -59,8 +59,8 @@ func lostReason(err error) string {
 	return "the finished file is missing from the file store"
 }
 
-func logLost(x *events.Export, err error) {
-	slog.Error("a finished file is lost; its export expires", "service", "ingress", "tenant", x.Tenant, "hash_key", x.Key, "id", x.ID, "error", err)
+func logLost(x *events.Export) {
+	slog.Error("a finished file is lost; its export has expired", "service", "ingress", "tenant", x.Tenant, "hash_key", x.Key, "id", x.ID, "reason", x.ExpiredReason)
 }
 
 // expired is the event that says that the file of an export is gone.
@@ -87,7 +87,7 @@ func (s *Service) expireLost(ctx context.Context, x *events.Export, lost error) 
 	if err != nil {
 		return err
 	}
-	logLost(x, lost)
+	logLost(&after)
 	deleteFiles(ctx, s.files, after)
 	return nil
 }

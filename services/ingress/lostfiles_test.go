@@ -88,7 +88,7 @@ func partly(t testing.TB, method, link string, header ...string) (status int, bo
 }
 
 // A finished file that is missing, cut, longer or changed expires its export,
-// whoever finds it, and is never served whole. Then the export can begin again,
+// by any way to find it, and is never served whole. Then the export can begin again,
 // and its new file is served.
 func TestLostFileExpiresItsExport(t *testing.T) {
 	t.Parallel()

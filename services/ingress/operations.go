@@ -219,6 +219,9 @@ func (s *Service) begin(ctx context.Context, known events.Export, correlation st
 		if err != nil || next != events.TypeExpired {
 			return again, err
 		}
+		if known.ExpiredReason != "" {
+			logLost(&known)
+		}
 	}
 }
 
@@ -234,18 +237,17 @@ func (s *Service) expireFirst(ctx context.Context, readUpTo int64, decide events
 		if !time.Now().Before(x.ExpiresAt) {
 			return expired(x, ""), nil
 		}
-		if len(x.Files) == 0 {
-			return decide(x)
+		if len(x.Files) == 0 || s.store.health() != nil {
+			return decide(x) // a store that is away may not answer at all
 		}
 		file, err := openFile(ctx, s.files, x, readUpTo)
 		if err == nil {
 			err = file.Close()
 		}
 		if storage.IsLost(err) {
-			logLost(x, err)
 			return expired(x, lostReason(err)), nil
 		}
-		return decide(x) // also when the store cannot be asked now
+		return decide(x) // also when the file cannot be read now
 	}
 }
 
