@@ -179,8 +179,16 @@ Examples:
 func (sourceCmd) Help() string {
 	return `Serves a JSON array of objects, NDJSON, or CSV with a header line, as pages that sheaf export and the API can read: ?page=1&limit=50. The file must not change meanwhile.
 
-Example:
-    sheaf source orders.csv --listen 127.0.0.1:8090`
+A CSV file is in UTF-8, UTF-16 or GB18030 (with GBK), or as --encoding says. Its delimiter is a comma, semicolon, tab or |, as a first line such as sep=; or --delimiter says, or else as the first lines show. An empty line is a row of a file of one column, and nothing in others. Numbers become numbers of the workbook:
+
+    12  -3  0.50  .5  1e-05  1.5E3      numbers, also in quotes or with spaces around
+    007  +5  1e5  16 digits and more    text, and with them every value of their column
+    5.  1,000  0x10  NaN  50%  TRUE     text
+
+Examples:
+    sheaf source orders.csv --listen 127.0.0.1:8090
+    sheaf source orders.csv --text phone,zip
+    sheaf source orders.txt --delimiter tab --encoding gbk --text`
 }
 
 func (submitCmd) Help() string {

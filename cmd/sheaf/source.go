@@ -3,7 +3,6 @@ package main
 import (
 	"bufio"
 	"bytes"
-	"encoding/csv"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -33,19 +32,23 @@ const (
 	maxSourceBody      = 1 << 20
 )
 
-// sourceOptions sets how a fileSource serves. The zero value is good.
+// sourceOptions sets how a fileSource reads and serves. The zero value is good.
 type sourceOptions struct {
-	MaxLimit int          // rows a page at most; a larger limit is cut to it; 0 means 10,000
-	Log      *slog.Logger // nil means slog.Default()
+	MaxLimit  int          // rows a page at most; a larger limit is cut to it; 0 means 10,000
+	Encoding  string       // a name of the WHATWG Encoding Standard; "" means that it is found
+	Delimiter byte         // of a CSV file; 0 means that it is found
+	Text      []string     // columns of a CSV file whose numbers stay text
+	AllText   bool         // as if Text named all columns
+	Log       *slog.Logger // nil means slog.Default()
 }
 
 // fileSource serves a file of rows as a Source, in the standard page format.
 //
 // The file is a JSON array of objects, a sequence of JSON objects (NDJSON), or
-// CSV with a header record. It is read through once, by openSource, which keeps
+// CSV with a header record. It is read through by openSource, which keeps
 // 16 bytes a row; a page is read from the file when it is asked for. JSON rows are
 // sent byte for byte as they stand in the file, so that numbers keep every digit.
-// CSV values are sent as JSON strings and never guessed into numbers.
+// CSV values are numbers where kindOfCSV says so, and else strings.
 //
 // Every page begins with the header row, which gives each column its own name as
 // its title and is not counted in limit. Columns are all names that occur in any
@@ -57,13 +60,18 @@ type sourceOptions struct {
 //
 // It answers GET, HEAD and POST on every path, from several goroutines.
 type fileSource struct {
-	file    *os.File
-	opened  fs.FileInfo
-	columns []string
-	header  []byte // the header row, nil if there is none
-	quoted  [][]byte
-	rows    []rowSpan
-	copyRow func(w *bufio.Writer, rows []rowSpan) error
+	file     *os.File
+	opened   fs.FileInfo
+	data     *os.File // file, or a copy in UTF-8 that has no name
+	encoding string   // of file; a WHATWG name
+	strict   bool     // U+FFFD in data stands for what encoding cannot be
+	start    int64    // of the first byte of data after a byte order mark
+	end      int64
+	columns  []string
+	header   []byte // the header row, nil if there is none
+	rows     []rowSpan
+	csv      *csvDialect // nil for JSON
+	copyRow  func(w *bufio.Writer, rows []rowSpan) error
 
 	maxLimit int
 	log      *slog.Logger
@@ -79,14 +87,16 @@ type rowSpan struct {
 // openSource reads the file through and refuses what it could not serve whole,
 // with an error that names the row (from 1, without the header) or the line.
 //
-// The extension .csv means CSV. Every other file is told by its first character:
-// "[" is an array, "{" a sequence of objects. A single object in a .json file is
-// refused, since it is likelier an answer that wraps the rows than a row. UTF-8 is
-// the only encoding; a byte order mark is skipped.
+// The extensions .csv and .tsv mean CSV, and so does a delimiter in opts. Every other
+// file is told by its first character: "[" is an array, "{" a sequence of objects. A
+// single object in a .json file is refused, since it is likelier an answer that wraps
+// the rows than a row. See findEncoding for the encoding, and findDelimiter.
 //
 // In a CSV file a header name that is empty becomes column_N, and one that occurs
 // before gets _2, _3 and so on. A record with fewer fields than the header lacks
-// the last columns; one with more is an error, for those values have no name.
+// the last columns; in one with more these are empty, or it is an error, for those
+// values have no name. An empty line is a row of a file of one column, and nothing in
+// others. See kindOfCSV for numbers.
 func openSource(path string, opts sourceOptions) (*fileSource, error) {
 	file, err := os.Open(path)
 	if err != nil {
@@ -99,8 +109,8 @@ func openSource(path string, opts sourceOptions) (*fileSource, error) {
 	if s.log == nil {
 		s.log = slog.Default()
 	}
-	if err := s.load(strings.ToLower(filepath.Ext(path))); err != nil {
-		_ = file.Close()
+	if err := s.load(strings.ToLower(filepath.Ext(path)), opts); err != nil {
+		_ = s.Close()
 		return nil, fmt.Errorf("open source %s: %w", filepath.Base(path), err)
 	}
 	return s, nil
@@ -113,9 +123,16 @@ func (s *fileSource) Rows() int { return len(s.rows) }
 func (s *fileSource) Columns() []string { return slices.Clone(s.columns) }
 
 // Close ends the source. Pages that are being sent are cut off.
-func (s *fileSource) Close() error { return s.file.Close() }
+func (s *fileSource) Close() error {
+	if s.data == nil || s.data == s.file {
+		return s.file.Close()
+	}
+	err := errors.Join(s.data.Close(), s.file.Close())
+	_ = os.Remove(s.data.Name()) // where an open file cannot lose its name
+	return err
+}
 
-func (s *fileSource) load(extension string) error {
+func (s *fileSource) load(extension string, opts sourceOptions) error {
 	info, err := s.file.Stat()
 	if err != nil {
 		return err
@@ -129,20 +146,23 @@ func (s *fileSource) load(extension string) error {
 	if err != nil && !errors.Is(err, io.EOF) {
 		return err
 	}
-	head = head[:n]
-	start := int64(0)
-	switch {
-	case bytes.HasPrefix(head, []byte("\xef\xbb\xbf")):
-		start = 3
-	case bytes.HasPrefix(head, []byte("\xff\xfe")), bytes.HasPrefix(head, []byte("\xfe\xff")):
-		return errors.New("the file is UTF-16: save it as UTF-8")
-	case bytes.HasPrefix(head, []byte("\x1f\x8b")):
+	isCSV := extension == ".csv" || extension == ".tsv" || opts.Delimiter != 0
+	if extension == ".tsv" && opts.Delimiter == 0 {
+		opts.Delimiter = '\t'
+	}
+	if !isCSV && (opts.AllText || len(opts.Text) > 0) {
+		return usagef("--text is for CSV; in JSON a number in quotes is text")
+	}
+	if bytes.HasPrefix(head[:n], []byte("\x1f\x8b")) {
 		return errors.New("the file is compressed with gzip: unpack it first")
 	}
-	if extension == ".csv" {
-		err = s.loadCSV(start)
+	if err := s.decode(head[:n], isCSV, opts.Encoding); err != nil {
+		return err
+	}
+	if isCSV {
+		err = s.loadCSV(opts)
 	} else {
-		err = s.loadJSON(start, extension)
+		err = s.loadJSON(extension)
 	}
 	if err != nil {
 		return err
@@ -173,12 +193,12 @@ func (s *fileSource) makeHeader() error {
 
 // --- JSON ---
 
-func (s *fileSource) loadJSON(start int64, extension string) error {
+func (s *fileSource) loadJSON(extension string) error {
 	scan := &jsonScan{
-		fileSource: s, start: start,
+		fileSource: s,
 		// Of a name that comes twice the reader of the page takes the last, and half a surrogate
 		// pair becomes U+FFFD there, as in every page. Bytes that are not UTF-8 are refused below.
-		dec: jsontext.NewDecoder(io.NewSectionReader(s.file, start, math.MaxInt64-start),
+		dec: jsontext.NewDecoder(io.NewSectionReader(s.data, s.start, s.end-s.start),
 			jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true)),
 		columns: map[string]bool{}, spellings: map[string]bool{},
 	}
@@ -198,13 +218,12 @@ func (s *fileSource) loadJSON(start int64, extension string) error {
 	if _, err := scan.dec.ReadToken(); errors.Is(err, io.EOF) {
 		return errors.New("the file is empty")
 	}
-	return errors.New("the file does not begin with [ or {: want a JSON array of objects, NDJSON, or CSV in a file whose name ends in .csv")
+	return errors.New("the file does not begin with [ or {: want a JSON array of objects, NDJSON, or CSV in a file whose name ends in .csv or .tsv (or with --delimiter)")
 }
 
 type jsonScan struct {
 	*fileSource
 	dec       *jsontext.Decoder
-	start     int64 // of the decoder's first byte in the file
 	columns   map[string]bool
 	spellings map[string]bool // raw names that are known to be a column
 }
@@ -282,8 +301,8 @@ func (s *jsonScan) row() error {
 		if err != nil {
 			return s.sentence(err)
 		}
-		if !utf8.Valid(value) {
-			return s.notUTF8(value)
+		if !s.isText(value) {
+			return s.notText(value)
 		}
 	}
 	if _, err := s.dec.ReadToken(); err != nil {
@@ -297,20 +316,20 @@ func (s *jsonScan) row() error {
 	return nil
 }
 
-// notUTF8 refuses what the decoder has just read.
-func (s *jsonScan) notUTF8(value jsontext.Value) error {
+// notText refuses what the decoder has just read.
+func (s *jsonScan) notText(value jsontext.Value) error {
 	valid := 0
-	for r, n := utf8.DecodeRune(value); r != utf8.RuneError || n > 1; r, n = utf8.DecodeRune(value[valid:]) {
+	for r, n := utf8.DecodeRune(value); r != utf8.RuneError || n > 1 && !s.strict; r, n = utf8.DecodeRune(value[valid:]) {
 		valid += n
 	}
 	at := s.start + s.dec.InputOffset() - int64(len(value)-valid)
-	return fmt.Errorf("row %d: invalid UTF-8 (byte %d)", len(s.rows)+1, at)
+	return fmt.Errorf("row %d is not %s (byte %d)", len(s.rows)+1, s.encodingTried(), at)
 }
 
 // column notes a spelling of a name: one name can be escaped in many ways.
 func (s *jsonScan) column(spelling jsontext.Value) error {
-	if !utf8.Valid(spelling) {
-		return s.notUTF8(spelling)
+	if !s.isText(spelling) {
+		return s.notText(spelling)
 	}
 	if name := string(rows.Unquote(nil, spelling)); !s.columns[name] {
 		if len(s.columns) == maxSourceColumns {
@@ -330,7 +349,7 @@ func (s *jsonScan) sentence(err error) error {
 	var syntactic *jsontext.SyntacticError
 	switch {
 	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF):
-		return fmt.Errorf("row %d is cut off: the file ends at byte %d: %w", row, s.opened.Size(), io.ErrUnexpectedEOF)
+		return fmt.Errorf("row %d is cut off: the file ends at byte %d: %w", row, s.end, io.ErrUnexpectedEOF)
 	case errors.As(err, &syntactic):
 		return fmt.Errorf("row %d: %w (byte %d)", row, syntactic.Err, s.start+syntactic.ByteOffset)
 	}
@@ -369,123 +388,7 @@ func (s *fileSource) copyJSON(w *bufio.Writer, rows []rowSpan) error {
 
 func (s *fileSource) section(rows []rowSpan) *io.SectionReader {
 	last := rows[len(rows)-1]
-	return io.NewSectionReader(s.file, rows[0].offset, last.offset+int64(last.length)-rows[0].offset)
-}
-
-// --- CSV ---
-
-func newCSVReader(r io.Reader) *csv.Reader {
-	records := csv.NewReader(bufio.NewReaderSize(r, 64<<10))
-	records.FieldsPerRecord = -1
-	records.ReuseRecord = true
-	return records
-}
-
-func (s *fileSource) loadCSV(start int64) error {
-	records := newCSVReader(io.NewSectionReader(s.file, start, math.MaxInt64-start))
-	s.copyRow = s.copyCSV
-	var scratch []byte
-	for first := true; ; first = false {
-		offset := records.InputOffset()
-		record, err := records.Read()
-		switch {
-		case errors.Is(err, io.EOF) && first:
-			return errors.New("the file is empty")
-		case errors.Is(err, io.EOF):
-			return nil
-		case err != nil:
-			return err
-		}
-		line, _ := records.FieldPos(0)
-		for _, value := range record {
-			if !utf8.ValidString(value) {
-				return fmt.Errorf("line %d is not UTF-8: save the file as UTF-8", line)
-			}
-		}
-		if first {
-			if err := s.nameColumns(record); err != nil {
-				return err
-			}
-			continue
-		}
-		if len(record) > len(s.columns) {
-			return fmt.Errorf("line %d has %d fields, the header has %d", line, len(record), len(s.columns))
-		}
-		length := records.InputOffset() - offset
-		scratch, err = s.appendRecord(scratch[:0], record)
-		if err != nil {
-			return fmt.Errorf("line %d: %w", line, err)
-		}
-		if length > math.MaxUint32 || len(scratch) > math.MaxUint32 {
-			return fmt.Errorf("line %d has more than 4 GiB", line)
-		}
-		s.rows = append(s.rows, rowSpan{offset: start + offset, length: uint32(length), sent: uint32(len(scratch))})
-	}
-}
-
-func (s *fileSource) nameColumns(record []string) error {
-	if len(record) > maxSourceColumns {
-		return fmt.Errorf("the header has %d columns, more than %d", len(record), maxSourceColumns)
-	}
-	given := map[string]bool{}
-	for _, name := range record {
-		given[name] = true
-	}
-	taken, count := map[string]bool{}, map[string]int{}
-	for i, name := range record {
-		if name == "" {
-			name = fmt.Sprintf("column_%d", i+1)
-		}
-		unique := name
-		// A made-up name must not be one that stands further right.
-		for taken[unique] || unique != record[i] && given[unique] {
-			count[name] = max(count[name], 1) + 1
-			unique = fmt.Sprintf("%s_%d", name, count[name])
-		}
-		taken[unique] = true
-		quoted, err := jsontext.AppendQuote(nil, unique)
-		if err != nil {
-			return err
-		}
-		s.columns = append(s.columns, unique)
-		s.quoted = append(s.quoted, quoted)
-	}
-	return nil
-}
-
-func (s *fileSource) appendRecord(dst []byte, record []string) ([]byte, error) {
-	dst = append(dst, '{')
-	for i, value := range record {
-		if i > 0 {
-			dst = append(dst, ',')
-		}
-		dst = append(dst, s.quoted[i]...)
-		dst = append(dst, ':')
-		var err error
-		if dst, err = jsontext.AppendQuote(dst, value); err != nil {
-			return nil, err
-		}
-	}
-	return append(dst, '}'), nil
-}
-
-func (s *fileSource) copyCSV(w *bufio.Writer, rows []rowSpan) error {
-	records := newCSVReader(s.section(rows))
-	var scratch []byte
-	for range rows {
-		record, err := records.Read()
-		if err != nil {
-			return err
-		}
-		if scratch, err = s.appendRecord(scratch[:0], record); err != nil {
-			return err
-		}
-		_ = w.WriteByte(',') // its error stays and comes back from the next call
-		if _, err := w.Write(scratch); err != nil {
-			return err
-		}
-	}
-	return nil
+	return io.NewSectionReader(s.data, rows[0].offset, last.offset+int64(last.length)-rows[0].offset)
 }
 
 // --- HTTP ---

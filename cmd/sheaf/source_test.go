@@ -172,11 +172,11 @@ func TestSourceReadsEachFormat(t *testing.T) {
 		{"any other extension", "a.txt", `[{"a":1}]`, []string{"a"}, []string{`{"a":1}`}},
 		{"CSV", "a.csv", "id,name\r\n007,\"a \"\"b\"\"\r\nc\"\r\n1e5,\n", []string{"id", "name"},
 			[]string{`{"id":"007","name":"a \"b\"\nc"}`, `{"id":"1e5","name":""}`}},
-		{"CSV, byte order mark, extension in capitals", "A.CSV", "\xef\xbb\xbf编号\n1", []string{"编号"}, []string{`{"编号":"1"}`}},
+		{"CSV, byte order mark, extension in capitals", "A.CSV", "\xef\xbb\xbf编号\n1", []string{"编号"}, []string{`{"编号":1}`}},
 		{"CSV, short records and blank lines", "a.csv", "a,b,c\n\n1\n\n1,2\n1,2,3\n", []string{"a", "b", "c"},
-			[]string{`{"a":"1"}`, `{"a":"1","b":"2"}`, `{"a":"1","b":"2","c":"3"}`}},
+			[]string{`{"a":1}`, `{"a":1,"b":2}`, `{"a":1,"b":2,"c":3}`}},
 		{"CSV, names made unique", "a.csv", "a,,a,a_2,a,\n1,2,3,4,5,6\n", []string{"a", "column_2", "a_3", "a_2", "a_4", "column_6"},
-			[]string{`{"a":"1","column_2":"2","a_3":"3","a_2":"4","a_4":"5","column_6":"6"}`}},
+			[]string{`{"a":1,"column_2":2,"a_3":3,"a_2":4,"a_4":5,"column_6":6}`}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s := openTestSource(t, c.file, c.content)
@@ -225,7 +225,7 @@ func TestSourceRefusesBadFiles(t *testing.T) {
 		{"a number", "a.json", "17", "does not begin with [ or {"},
 		{"a workbook", "a.xlsx", "PK\x03\x04", "does not begin with [ or {"},
 		{"gzip", "a.json", "\x1f\x8b\x08", "unpack it first"},
-		{"UTF-16", "a.csv", "\xff\xfea\x00", "UTF-16"},
+		{"UTF-16, cut off", "a.csv", "\xff\xfea\x00b", "the file is UTF-16 and cut off"},
 		{"row is an array", "a.json", `[{"a":1},[2]]`, "row 2 is an array, want an object"},
 		{"row is a number", "a.json", `[1]`, "row 1 is a number, want an object"},
 		{"row is a string", "a.ndjson", "{}\n\"x\"", "row 2 is a string, want an object"},
@@ -239,11 +239,11 @@ func TestSourceRefusesBadFiles(t *testing.T) {
 		{"more after the array", "a.json", `[{"a":1}] [`, "more data after the end of the array (byte 9)"},
 		{"missing comma", "a.json", `[{"a":1}{"a":2}]`, "row 2: "},
 		{"not JSON inside", "a.json", `[{"a":1},{"a":NaN}]`, "row 2: "},
-		{"invalid UTF-8", "a.json", "[{\"a\":\"\xff\"}]", "row 1: invalid UTF-8 (byte "},
-		{"invalid UTF-8 in CSV", "a.csv", "a\nx\n\xff\n", "line 3 is not UTF-8"},
-		{"invalid UTF-8 in a CSV header", "a.csv", "\xff\n", "line 1 is not UTF-8"},
+		{"invalid UTF-8", "a.json", "[{\"a\":\"\xff\"}]", "row 1 is not UTF-8 (--encoding sets another encoding) (byte 7)"},
+		{"invalid UTF-8 in CSV", "a.csv", "a\nx\n\xff\n", "line 3 is not GB18030, and the file is not UTF-8"},
+		{"invalid UTF-8 in a CSV header", "a.csv", "\xff\n", "line 1 is not GB18030, and the file is not UTF-8"},
 		{"CSV record too long", "a.csv", "a,b\n1,2\n\"3\n\",4,5\n", "line 3 has 3 fields, the header has 2"},
-		{"CSV quote not closed", "a.csv", "a,b\n\"1,2\n", "line 2"},
+		{"CSV quote not closed", "a.csv", "a,b\n\"1,2\n", "line 2: a quote is not closed"},
 		{"CSV, too many columns", "a.csv", wide.String(), "more than 16384"},
 		{"too deep", "a.json", "[{\"a\":" + strings.Repeat("[", 20_000), "row 1: "},
 	} {
@@ -307,9 +307,10 @@ func TestSourcePagesAddUp(t *testing.T) {
 	sources := []*fileSource{
 		openTestSource(t, "a.json", "["+strings.Join(want, " ,\n")+"]"),
 		openTestSource(t, "a.ndjson", strings.Join(want, "\n")),
+		openTestSource(t, "a.csv", "i,s\n"+strings.NewReplacer(`{"i":`, "", `"s":`, "", "}", "").Replace(strings.Join(want, "\n"))),
 	}
 	rapid.Check(t, func(rt *rapid.T) {
-		s := sources[rapid.IntRange(0, 1).Draw(rt, "source")]
+		s := sources[rapid.IntRange(0, 2).Draw(rt, "source")]
 		limit := rapid.IntRange(1, 300).Draw(rt, "limit")
 		var got []string
 		for page, pages := int64(1), int64(1); page <= pages; page++ {
@@ -326,6 +327,8 @@ func FuzzSource(f *testing.F) {
 	for _, content := range []string{
 		"", "[]", `[{"a":1},{"b":[2,{"c":null}]}]`, "{\"a\":1}\n{\"\\u0061\":2}", "\xef\xbb\xbf[{}]", `[{"a":`, `[1]`, "[{}]x",
 		"a,b\n1,2\n", "a,a,\n\"1\n\",2\n", "\xef\xbb\xbfa\r\n\r\n1", "\"a", ",\n,\n,,",
+		"sep=;\na;b\r007;-.5\r\r\n1;2\x1a", "a\n\n1\n\n", "a\tb\n+1\t1e-05\n\t", "\xff\xfea\x00\n\x001\x00\x00\xd8", "\xfe\xff\x00[\x00]",
+		"\xb1\xe0\xba\xc5,\xd0\xd5\xc3\xfb\n1,\xc0\xee\xc0\xd7\n", "编号\xff,b\n", `[{"\ud800":"\udc00"}]`, "a|b\n\"x\ry\"|z\r",
 	} {
 		f.Add(content, true)
 		f.Add(content, false)

@@ -7,23 +7,70 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/alecthomas/kong"
 )
 
 type sourceCmd struct {
-	File     string   `arg:"" type:"path" help:"JSON array, NDJSON or CSV file."`
-	Listen   string   `default:"127.0.0.1:8090" placeholder:"HOST:PORT" help:"Where to serve it (${default})."`
-	Host     []string `placeholder:"NAME" help:"Further host name that callers may use, such as the one of a container. By default only localhost, the name of this machine and addresses: a web site can point its own name here."`
-	MaxLimit int      `default:"10000" help:"Most rows a page (${default})."`
+	File      string      `arg:"" optional:"" type:"path" help:"JSON array, NDJSON or CSV file."`
+	Listen    string      `default:"127.0.0.1:8090" placeholder:"HOST:PORT" help:"Where to serve it (${default})."`
+	Host      []string    `placeholder:"NAME" help:"Further host name that callers may use, such as the one of a container. By default only localhost, the name of this machine and addresses: a web site can point its own name here."`
+	MaxLimit  int         `default:"10000" help:"Most rows a page (${default})."`
+	Delimiter string      `placeholder:"CHARACTER" help:"Of a CSV file: a character, or tab. Default: found in the file."`
+	Encoding  string      `placeholder:"NAME" help:"Of the file, such as gbk, big5, windows-1252 or utf-16le. Default: found in the file."`
+	Text      textColumns `placeholder:"COLUMN,…" help:"Of a CSV file: keep the numbers in these columns as text; in all, when none is named."`
+}
+
+// textColumns is the value of --text: nothing, or names with commas between them.
+type textColumns struct {
+	given bool
+	value string
+}
+
+// Decode takes the next argument unless it is a flag.
+func (t *textColumns) Decode(ctx *kong.DecodeContext) error {
+	t.given = true
+	if !ctx.Scan.Peek().IsValue() {
+		return nil
+	}
+	return ctx.Scan.PopValueInto("columns", &t.value)
+}
+
+// options are those of the file.
+func (c *sourceCmd) options() (sourceOptions, error) {
+	opts := sourceOptions{MaxLimit: c.MaxLimit, Encoding: c.Encoding, AllText: c.Text.given && c.Text.value == ""}
+	if c.Text.value != "" {
+		opts.Text = strings.Split(c.Text.value, ",")
+	}
+	switch d := c.Delimiter; {
+	case d == "tab", d == `\t`:
+		opts.Delimiter = '\t'
+	case len(d) == 1 && isDelimiter(d[0]):
+		opts.Delimiter = d[0]
+	case d != "":
+		return opts, usagef("--delimiter %q: want one ASCII character that is no quote, or tab", d)
+	}
+	return opts, nil
 }
 
 func (c *sourceCmd) Run(ctx context.Context, std stdio) error {
+	if c.File == "" && c.Text.value != "" { // sheaf source --text FILE
+		c.File, c.Text.value = kong.ExpandPath(c.Text.value), ""
+	}
+	if c.File == "" {
+		return usagef("source: give a file")
+	}
 	if err := checkAddress("--listen", c.Listen); err != nil {
 		return err
 	}
 	if c.MaxLimit < 1 {
 		return usagef("--max-limit %d: want at least 1", c.MaxLimit)
 	}
-	source, err := openSource(c.File, sourceOptions{MaxLimit: c.MaxLimit})
+	opts, err := c.options()
+	if err != nil {
+		return err
+	}
+	source, err := openSource(c.File, opts)
 	if err != nil {
 		return err
 	}
@@ -35,6 +82,9 @@ func (c *sourceCmd) Run(ctx context.Context, std stdio) error {
 	defer stop()
 	name := strings.TrimSuffix(filepath.Base(c.File), filepath.Ext(c.File))
 	fmt.Fprintf(std.out, "%s  %s rows, %d columns\n", url, thousands(int64(source.Rows())), len(source.Columns()))
+	if source.csv != nil {
+		fmt.Fprintf(std.out, "CSV in %s, %s\n", source.encoding, source.csv)
+	}
 	fmt.Fprintf(std.out, "export it with:  sheaf export '%s' -o '%s.xlsx'\nStop with Ctrl-C.\n", url, name)
 	<-ctx.Done()
 	return nil

@@ -1,0 +1,522 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/go-json-experiment/json/jsontext"
+)
+
+// csvDialect is how a CSV file is written.
+type csvDialect struct {
+	delimiter byte
+	numbers   []string // columns that have numbers
+	codes     []string // columns that are text because of codes in them
+
+	start  int64 // of the first record
+	quoted [][]byte
+	kinds  []csvValue // of the columns: the greatest that a value has
+}
+
+// String describes the dialect for a person.
+func (d *csvDialect) String() string {
+	text := "delimiter " + showDelimiter(d.delimiter)
+	if len(d.numbers) > 0 {
+		text += "; numbers in: " + listed(d.numbers)
+	}
+	if len(d.codes) > 0 {
+		text += "; text, because of values such as 007, +1, 1e5 or more than 15 digits: " + listed(d.codes)
+	}
+	return text
+}
+
+func showDelimiter(c byte) string {
+	if c == '\t' {
+		return "tab"
+	}
+	return string(c)
+}
+
+// listed names the first of some columns.
+func listed(columns []string) string {
+	const most = 10
+	if n := len(columns); n > most {
+		return oneLine(strings.Join(columns[:most], ", ")) + fmt.Sprintf(" and %d more", n-most)
+	}
+	return oneLine(strings.Join(columns, ", "))
+}
+
+// csvScanner reads the records of a CSV file (RFC 4180) in UTF-8. A line ends with
+// LF, CR, CR LF or CR CR LF. A line break in quotes is read as LF. A quote within a
+// field that does not begin with one is a character like any other.
+type csvScanner struct {
+	r         *bufio.Reader
+	delimiter byte
+	maxRecord int64 // bytes
+	offset    int64 // of the next byte
+	line      int   // of the next byte, from 1
+
+	// Of the record that was read last:
+	started int   // its line
+	begun   int64 // its offset
+	blank   bool  // it is an empty line
+	text    []byte
+	ends    []int // of its fields, in text
+}
+
+func newCSVScanner(r io.Reader, delimiter byte) *csvScanner {
+	return &csvScanner{r: bufio.NewReaderSize(r, 64<<10), delimiter: delimiter, maxRecord: maxCSVRecord, line: 1}
+}
+
+// fields returns how many fields the record has.
+func (s *csvScanner) fields() int { return len(s.ends) }
+
+// field returns field i of the record, until the next call of next.
+func (s *csvScanner) field(i int) []byte {
+	start := 0
+	if i > 0 {
+		start = s.ends[i-1]
+	}
+	return s.text[start:s.ends[i]]
+}
+
+var (
+	errCSVQuote  = errors.New("a quote is not closed")
+	errCSVAfter  = errors.New("text follows a closing quote; a quote in a quoted value is written twice")
+	errCSVBefore = errors.New("white space stands before a quote")
+)
+
+// maxCSVRecord is the size of a record. A row of a page has no more either.
+const maxCSVRecord = 64 << 20
+
+// next reads a record. An empty line is one with an empty field, and blank. The error
+// is io.EOF at the end, or names the line.
+func (s *csvScanner) next() error {
+	s.text, s.ends, s.blank, s.started, s.begun = s.text[:0], s.ends[:0], false, s.line, s.offset
+	for first := true; ; first = false {
+		start := len(s.text)
+		c, err := s.read()
+		switch {
+		case err != nil && first:
+			return err // io.EOF too: no record begins here
+		case err == nil && c == '"':
+			if c, err = s.quoted(); err != nil && !errors.Is(err, io.EOF) {
+				return err
+			}
+		case err == nil:
+			s.blank = first && isLineEnd(c)
+			for err == nil && c != s.delimiter && !isLineEnd(c) {
+				if c == '"' && len(s.text) > start && len(bytes.TrimLeft(s.text[start:], " ")) == 0 {
+					return fmt.Errorf("line %d: %w", s.line, errCSVBefore)
+				}
+				s.text = append(s.text, c)
+				c, err = s.read()
+			}
+		}
+		s.ends = append(s.ends, len(s.text))
+		switch {
+		case errors.Is(err, io.EOF):
+			return nil
+		case err != nil:
+			return err
+		case isLineEnd(c):
+			return nil
+		}
+	}
+}
+
+func isLineEnd(c byte) bool { return c == '\n' || c == '\r' }
+
+// quoted reads the rest of a field that began with a quote and returns the byte after
+// the closing one: a delimiter or the end of the line. io.EOF is the end of the file.
+func (s *csvScanner) quoted() (byte, error) {
+	opened := s.line
+	for {
+		c, err := s.read()
+		switch {
+		case errors.Is(err, io.EOF):
+			return 0, fmt.Errorf("line %d: %w", opened, errCSVQuote)
+		case err != nil:
+			return 0, err
+		case c == '\r':
+			c = '\n'
+		case c == '"':
+			c, err = s.read()
+			switch {
+			case err != nil:
+				return 0, err
+			case c == s.delimiter || isLineEnd(c):
+				return c, nil
+			case c != '"':
+				return 0, fmt.Errorf("line %d: %w", s.line, errCSVAfter)
+			}
+		}
+		s.text = append(s.text, c)
+	}
+}
+
+// read returns the next byte, of a line end the first, and counts the line.
+func (s *csvScanner) read() (byte, error) {
+	c, err := s.r.ReadByte()
+	if err != nil {
+		return 0, err
+	}
+	if s.offset++; s.offset-s.begun > s.maxRecord {
+		return 0, fmt.Errorf("line %d has more than %d MiB; is a quote missing?", s.started, s.maxRecord>>20)
+	}
+	if c == '\r' {
+		// CR CR LF is what a program leaves that writes CR LF as text.
+		if after, _ := s.r.Peek(2); len(after) == 2 && after[0] == '\r' && after[1] == '\n' {
+			s.discard(2)
+		} else if len(after) > 0 && after[0] == '\n' {
+			s.discard(1)
+		}
+	}
+	if isLineEnd(c) {
+		s.line++
+	}
+	return c, nil
+}
+
+func (s *csvScanner) discard(n int) {
+	_, _ = s.r.Discard(n) // they were peeked at
+	s.offset += int64(n)
+}
+
+// csvValue is what the text of a CSV value is taken for.
+type csvValue int
+
+const (
+	csvText   csvValue = iota
+	csvNumber          // a number of JSON, but perhaps for a zero before its point
+	csvCode            // digits as no number is written: its column is text
+	csvKept            // of a column: it is text by --text
+)
+
+// maxCSVDigits is how many digits an integer of a CSV file has at most.
+const maxCSVDigits = 15
+
+// kindOfCSV tells numbers from other texts. White space around them does not count.
+//
+//	number  12  -3  0  -0  1.50  .5  -.5  1e-05  1.5E3  3.3000000000000003
+//	code    007  -01  00.5  +5  1234567890123456  1e5  12E45
+//	text    5.  1,000  1_000  0x10  NaN  inf  50%  １２  1-2  TRUE  and whatever else
+//
+// A code is digits that a number cell would show in another way: a leading zero, a
+// plus sign, more than maxCSVDigits digits, or an exponent that no program writes. A
+// fraction of any length is a number, and the workbook keeps its digits.
+func kindOfCSV(value []byte) csvValue {
+	v := bytes.Trim(value, " ")
+	plus := false
+	if len(v) > 0 && (v[0] == '-' || v[0] == '+') {
+		plus = v[0] == '+'
+		v = v[1:]
+	}
+	whole := digitsOf(v)
+	v = v[len(whole):]
+	var fraction, exponent []byte
+	if len(v) > 0 && v[0] == '.' {
+		if fraction = digitsOf(v[1:]); len(fraction) == 0 {
+			return csvText
+		}
+		v = v[1+len(fraction):]
+	}
+	if len(whole)+len(fraction) == 0 {
+		return csvText
+	}
+	marked := len(fraction) > 0 // 1e5 may be the name of something; 1e-05, 1e+20 and 1.5E3 are numbers
+	if len(v) > 0 && v[0]|0x20 == 'e' {
+		if v = v[1:]; len(v) > 0 && (v[0] == '-' || v[0] == '+') {
+			marked = true
+			v = v[1:]
+		}
+		if exponent = digitsOf(v); len(exponent) == 0 {
+			return csvText
+		}
+		v = v[len(exponent):]
+	}
+	switch {
+	case len(v) > 0:
+		return csvText
+	case plus, len(whole) > 1 && whole[0] == '0':
+		return csvCode
+	case exponent != nil && !marked:
+		return csvCode
+	case fraction == nil && exponent == nil && len(whole) > maxCSVDigits:
+		return csvCode
+	}
+	return csvNumber
+}
+
+func digitsOf(v []byte) []byte {
+	n := 0
+	for n < len(v) && v[n]-'0' <= 9 {
+		n++
+	}
+	return v[:n]
+}
+
+// appendCSVNumber appends a csvNumber as JSON.
+func appendCSVNumber(dst, value []byte) []byte {
+	v := bytes.Trim(value, " ")
+	if v[0] == '-' {
+		dst = append(dst, '-')
+		v = v[1:]
+	}
+	if v[0] == '.' {
+		dst = append(dst, '0')
+	}
+	return append(dst, v...)
+}
+
+// csvCandidates are the delimiters that are looked for.
+const csvCandidates = ",;\t|"
+
+// findDelimiter says how a file's values are delimited, and where its records begin:
+// Excel writes and reads a first line such as sep=; that names the delimiter. Without
+// it, the delimiter is that of the candidates with which most of the first records have
+// as many fields as the header, more than one.
+func findDelimiter(head []byte, given byte) (delimiter byte, start int64) {
+	lines := newCSVScanner(bytes.NewReader(head), 0)
+	if lines.next() == nil && lines.fields() == 1 {
+		if name := lines.field(0); len(name) == 5 && strings.EqualFold(string(name[:4]), "sep=") && isDelimiter(name[4]) {
+			delimiter, start = name[4], lines.offset
+		}
+	}
+	if given != 0 {
+		return given, start
+	}
+	if delimiter != 0 {
+		return delimiter, start
+	}
+	const most = 50 // records
+	bestFit, bestFields := 0, 1
+	delimiter = csvCandidates[0]
+	for i := range len(csvCandidates) {
+		s := newCSVScanner(bytes.NewReader(head), csvCandidates[i])
+		header, fit := 0, 0
+		for n := 0; n < most && s.next() == nil; {
+			if s.blank {
+				continue
+			}
+			if n++; n == 1 {
+				header = s.fields()
+			} else if s.fields() == header {
+				fit++
+			}
+		}
+		if header > 1 && (bestFields == 1 || fit > bestFit || fit == bestFit && header > bestFields) {
+			delimiter, bestFit, bestFields = csvCandidates[i], fit, header
+		}
+	}
+	return delimiter, start
+}
+
+// isDelimiter reports whether a byte can stand between two values.
+func isDelimiter(c byte) bool { return c == '\t' || c > ' ' && c < utf8.RuneSelf && c != '"' }
+
+// loadCSV reads the records of the file.
+func (s *fileSource) loadCSV(opts sourceOptions) error {
+	if err := s.dropEOFMarks(); err != nil {
+		return err
+	}
+	head := make([]byte, min(64<<10, max(0, s.end-s.start)))
+	if _, err := s.data.ReadAt(head, s.start); err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	switch {
+	case bytes.IndexByte(head[:min(len(head), 512)], 0) >= 0:
+		return errors.New("the file holds bytes that are 0; if it is UTF-16, give --encoding utf-16le or utf-16be")
+	case bytes.HasPrefix(head, []byte("PK\x03\x04")):
+		return errors.New("the file is a workbook or a zip: save it as CSV first")
+	}
+	d := &csvDialect{}
+	s.csv, s.copyRow = d, s.copyCSV
+	d.delimiter, d.start = findDelimiter(head, opts.Delimiter)
+	d.start += s.start
+
+	// A column in which a code comes after numbers is text, and so are these.
+	again, err := s.scanCSV(opts)
+	if err == nil && again {
+		s.rows = s.rows[:0]
+		_, err = s.scanCSV(opts)
+	}
+	if err != nil {
+		return err
+	}
+	for i, name := range s.columns {
+		switch d.kinds[i] {
+		case csvNumber:
+			d.numbers = append(d.numbers, name)
+		case csvCode:
+			d.codes = append(d.codes, name)
+		}
+	}
+	return nil
+}
+
+// dropEOFMarks leaves out the bytes 0x1A with which DOS ends a file.
+func (s *fileSource) dropEOFMarks() error {
+	for last := make([]byte, 1); s.end > s.start; s.end-- {
+		if _, err := s.data.ReadAt(last, s.end-1); err != nil {
+			return err
+		}
+		if last[0] != 0x1A {
+			break
+		}
+	}
+	return nil
+}
+
+// scanCSV reads the file through. The kinds of the columns are those that a scan
+// before has found. again says that this one found other ones too late.
+func (s *fileSource) scanCSV(opts sourceOptions) (again bool, err error) {
+	d := s.csv
+	records := newCSVScanner(io.NewSectionReader(s.data, d.start, s.end-d.start), d.delimiter)
+	if d.start > s.start {
+		records.line = 2 // after sep=
+	}
+	var scratch []byte
+	for header := true; ; {
+		err := records.next()
+		switch {
+		case errors.Is(err, io.EOF) && header:
+			return false, errors.New("the file is empty")
+		case errors.Is(err, io.EOF):
+			return again, nil
+		case err != nil:
+			return false, err
+		case !s.isText(records.text):
+			return false, fmt.Errorf("line %d is not %s", records.started, s.encodingTried())
+		case records.blank && (header || len(s.columns) > 1):
+			continue
+		case header:
+			header = false
+			if s.columns != nil {
+				continue
+			}
+			if err := s.nameColumns(records); err != nil {
+				return false, err
+			}
+			if d.kinds, err = s.keepText(opts); err != nil {
+				return false, err
+			}
+			continue
+		}
+		for i := len(s.columns); i < records.fields(); i++ {
+			if len(records.field(i)) > 0 {
+				return false, fmt.Errorf("line %d has %d fields, the header has %d (the delimiter is %s; --delimiter sets another)",
+					records.started, records.fields(), len(s.columns), showDelimiter(d.delimiter))
+			}
+		}
+		for i := range min(len(s.columns), records.fields()) {
+			if before := d.kinds[i]; before < csvCode {
+				d.kinds[i] = max(before, kindOfCSV(records.field(i)))
+				again = again || before == csvNumber && d.kinds[i] == csvCode
+			}
+		}
+		if scratch, err = s.appendRecord(scratch[:0], records); err != nil {
+			return false, fmt.Errorf("line %d: %w", records.started, err)
+		}
+		s.rows = append(s.rows, rowSpan{
+			offset: d.start + records.begun, length: uint32(records.offset - records.begun), sent: uint32(len(scratch)),
+		})
+	}
+}
+
+// keepText returns the columns' kinds before any value is seen.
+func (s *fileSource) keepText(opts sourceOptions) ([]csvValue, error) {
+	kinds := make([]csvValue, len(s.columns))
+	for _, name := range opts.Text {
+		i := slices.Index(s.columns, name)
+		if i < 0 {
+			return nil, usagef("--text: the file has no column %q; it has %s", name, listed(s.columns))
+		}
+		kinds[i] = csvKept
+	}
+	if opts.AllText {
+		for i := range kinds {
+			kinds[i] = csvKept
+		}
+	}
+	return kinds, nil
+}
+
+func (s *fileSource) nameColumns(record *csvScanner) error {
+	if record.fields() > maxSourceColumns {
+		return fmt.Errorf("the header has %d columns, more than %d", record.fields(), maxSourceColumns)
+	}
+	given := map[string]bool{}
+	for i := range record.fields() {
+		given[string(record.field(i))] = true
+	}
+	taken, count := map[string]bool{}, map[string]int{}
+	for i := range record.fields() {
+		title := string(record.field(i))
+		name := title
+		if name == "" {
+			name = fmt.Sprintf("column_%d", i+1)
+		}
+		unique := name
+		// A made-up name must not be one that stands further right.
+		for taken[unique] || unique != title && given[unique] {
+			count[name] = max(count[name], 1) + 1
+			unique = fmt.Sprintf("%s_%d", name, count[name])
+		}
+		taken[unique] = true
+		quoted, err := jsontext.AppendQuote(nil, unique)
+		if err != nil {
+			return err
+		}
+		s.columns = append(s.columns, unique)
+		s.csv.quoted = append(s.csv.quoted, quoted)
+	}
+	return nil
+}
+
+// appendRecord appends a record as a JSON row. Fields beyond the header are empty.
+func (s *fileSource) appendRecord(dst []byte, record *csvScanner) (_ []byte, err error) {
+	dst = append(dst, '{')
+	for i := range min(len(s.columns), record.fields()) {
+		if i > 0 {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, s.csv.quoted[i]...)
+		dst = append(dst, ':')
+		value := record.field(i)
+		if s.csv.kinds[i] == csvNumber && kindOfCSV(value) == csvNumber {
+			dst = appendCSVNumber(dst, value)
+		} else if dst, err = jsontext.AppendQuote(dst, value); err != nil {
+			return nil, err
+		}
+	}
+	return append(dst, '}'), nil
+}
+
+func (s *fileSource) copyCSV(w *bufio.Writer, rows []rowSpan) error {
+	records := newCSVScanner(s.section(rows), s.csv.delimiter)
+	var scratch []byte
+	for range rows {
+		err := records.next()
+		for err == nil && records.blank && len(s.columns) > 1 {
+			err = records.next()
+		}
+		if err != nil {
+			return err
+		}
+		if scratch, err = s.appendRecord(scratch[:0], records); err != nil {
+			return err
+		}
+		_ = w.WriteByte(',') // its error stays and comes back from the next call
+		if _, err := w.Write(scratch); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,113 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"unicode/utf8"
+
+	"golang.org/x/text/encoding"
+	"golang.org/x/text/encoding/htmlindex"
+	"golang.org/x/text/encoding/unicode"
+	"golang.org/x/text/transform"
+)
+
+// decode sets data to the file, or to a copy of it in UTF-8. head is the file's beginning.
+func (s *fileSource) decode(head []byte, isCSV bool, name string) error {
+	s.data, s.end = s.file, s.opened.Size()
+	e, err := s.findEncoding(head, isCSV, name)
+	if err != nil {
+		return err
+	}
+	if s.encoding == "utf-8" {
+		return nil
+	}
+	wide := s.encoding == "utf-16le" || s.encoding == "utf-16be"
+	if wide && s.end%2 != 0 {
+		return errors.New("the file is UTF-16 and cut off: its last byte is half a character")
+	}
+	s.strict = !wide // half a surrogate pair becomes U+FFFD, as in JSON
+	copied, err := os.CreateTemp("", "sheaf-source-*")
+	if err != nil {
+		return fmt.Errorf("a copy of the file in UTF-8: %w", err)
+	}
+	s.data = copied
+	_ = os.Remove(copied.Name()) // it ends with the process; Close removes it where this cannot be
+	in := transform.NewReader(bufio.NewReader(s.file), unicode.BOMOverride(e.NewDecoder()))
+	if s.end, err = io.Copy(copied, in); err != nil {
+		return fmt.Errorf("a copy of the file in UTF-8: %w", err)
+	}
+	return nil
+}
+
+// findEncoding sets encoding, and start where the file is served as it is. A byte order
+// mark decides, then the name that was given. A CSV file with neither is UTF-8 when it
+// is valid, else GB18030, which holds GBK. Bytes that are not UTF-8 in a file that
+// mostly is make no other encoding of it.
+func (s *fileSource) findEncoding(head []byte, isCSV bool, name string) (encoding.Encoding, error) {
+	s.encoding = "utf-8"
+	switch {
+	case bytes.HasPrefix(head, []byte("\xef\xbb\xbf")):
+		s.start = 3
+		return nil, nil
+	case bytes.HasPrefix(head, []byte("\xff\xfe")):
+		name = "utf-16le"
+	case bytes.HasPrefix(head, []byte("\xfe\xff")):
+		name = "utf-16be"
+	case name == "" && isCSV:
+		characters, others, err := s.countUTF8()
+		if err != nil {
+			return nil, err
+		}
+		if others == 0 || characters > others {
+			return nil, nil
+		}
+		name = "gb18030"
+	case name == "":
+		return nil, nil
+	}
+	e, err := htmlindex.Get(name)
+	if err != nil {
+		return nil, usagef("--encoding %q is not known; known are utf-8, gbk, gb18030, big5, windows-1252, utf-16le and others of the WHATWG standard", name)
+	}
+	s.encoding, err = htmlindex.Name(e)
+	return e, err
+}
+
+// countUTF8 counts the characters of several bytes in a file, and the bytes that belong
+// to none.
+func (s *fileSource) countUTF8() (characters, others int64, err error) {
+	r := bufio.NewReaderSize(io.NewSectionReader(s.file, 0, s.end), 64<<10)
+	for {
+		c, n, err := r.ReadRune()
+		switch {
+		case errors.Is(err, io.EOF):
+			return characters, others, nil
+		case err != nil:
+			return 0, 0, err
+		case c == utf8.RuneError && n == 1:
+			others++
+		case n > 1:
+			characters++
+		}
+	}
+}
+
+// isText reports whether a piece of data is text in the file's encoding.
+func (s *fileSource) isText(piece []byte) bool {
+	return utf8.Valid(piece) && !(s.strict && bytes.Contains(piece, []byte("\uFFFD")))
+}
+
+// encodingTried names what the file's bytes should have been.
+func (s *fileSource) encodingTried() string {
+	switch s.encoding {
+	case "utf-8":
+		return "UTF-8 (--encoding sets another encoding)"
+	case "gb18030":
+		return "GB18030, and the file is not UTF-8 (--encoding sets another encoding)"
+	}
+	return s.encoding + " (--encoding sets another encoding)"
+}
