@@ -1,4 +1,4 @@
-//go:build linux
+//go:build chaos && linux
 
 // The chaos suite: real processes are killed, stopped, restarted and run into
 // their failpoints while they export from a source with faults and call back a
@@ -44,7 +44,7 @@
 // CHAOS_KILLS and CHAOS_DURATION (of the disturbances) set the size; CHAOS_HITS
 // how many hits of each failpoint are tried, CHAOS_FAILPOINT is for one alone. After a failure the folder with all
 // data and logs is kept and named.
-package main_test
+package chaostest
 
 import (
 	"bytes"

@@ -1,6 +1,6 @@
-//go:build linux
+//go:build chaos && linux
 
-package main_test
+package chaostest
 
 import (
 	"context"

@@ -1,6 +1,6 @@
-//go:build linux
+//go:build chaos && linux
 
-package main_test
+package chaostest
 
 import (
 	"context"
@@ -39,7 +39,7 @@ func build(t testing.TB) (sheaf, natsServer string) {
 		dir, err := os.MkdirTemp("", "sheaf-chaos-bin-")
 		require.NoError(t, err)
 		built.dir = dir
-		goBuild(t, "-tags", "failpoints", "-o", filepath.Join(dir, "sheaf"), ".")
+		goBuild(t, "-tags", "failpoints", "-o", filepath.Join(dir, "sheaf"), "sheaf/cmd/sheaf")
 		goBuild(t, "-o", filepath.Join(dir, "nats-server"), "github.com/nats-io/nats-server/v2")
 	}
 	built.users++

@@ -1,4 +1,4 @@
-//go:build linux
+//go:build chaos && linux
 
 // What a restart in order costs. Real processes get SIGTERM in the middle of
 // their work, with their successors up or started after them on the same data.
@@ -14,7 +14,7 @@
 //   - No request to an ingress breaks, if whoever sends it stops sending to
 //     one that says it is not ready. A download under way is finished.
 //   - A second signal ends the process at once.
-package main_test
+package chaostest
 
 import (
 	"bytes"
