@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strconv"
 	"strings"
 	"unicode/utf8"
 
@@ -40,7 +41,7 @@ func showDelimiter(c byte) string {
 	if c == '\t' {
 		return "tab"
 	}
-	return string(c)
+	return strconv.Quote(string(c))
 }
 
 // listed names the first of some columns.

@@ -79,19 +79,19 @@ func TestCSVColumnsOfNumbers(t *testing.T) {
 		dialect        string
 	}{
 		{"numbers beside texts", "a\n1\nNaN\n-2.50\n\"3\"\n\" 4\"\nn/a\n5.\n", sourceOptions{},
-			[]string{`{"a":1}`, `{"a":"NaN"}`, `{"a":-2.50}`, `{"a":3}`, `{"a":4}`, `{"a":"n/a"}`, `{"a":"5."}`}, "delimiter ,; numbers in: a"},
+			[]string{`{"a":1}`, `{"a":"NaN"}`, `{"a":-2.50}`, `{"a":3}`, `{"a":4}`, `{"a":"n/a"}`, `{"a":"5."}`}, `delimiter ","; numbers in: a`},
 		{"a leading zero after a number", "zip,n\n98765,1\n01234,2\n5,3\n", sourceOptions{},
 			[]string{`{"zip":"98765","n":1}`, `{"zip":"01234","n":2}`, `{"zip":"5","n":3}`},
-			"delimiter ,; numbers in: n; text, because of values such as 007, +1, 1e5 or more than 15 digits: zip"},
+			`delimiter ","; numbers in: n; text, because of values such as 007, +1, 1e5 or more than 15 digits: zip`},
 		{"a leading zero before a number", "zip\n01234\n98765\n", sourceOptions{},
-			[]string{`{"zip":"01234"}`, `{"zip":"98765"}`}, "delimiter ,; text, because of values such as 007, +1, 1e5 or more than 15 digits: zip"},
+			[]string{`{"zip":"01234"}`, `{"zip":"98765"}`}, `delimiter ","; text, because of values such as 007, +1, 1e5 or more than 15 digits: zip`},
 		{"phones, ids, parts", "p,i,k\n13812345678,1,12\n+8613812345678,1234567890123456,12E45\n", sourceOptions{},
 			[]string{`{"p":"13812345678","i":"1","k":"12"}`, `{"p":"+8613812345678","i":"1234567890123456","k":"12E45"}`},
-			"delimiter ,; text, because of values such as 007, +1, 1e5 or more than 15 digits: p, i, k"},
-		{"white space stays in texts", "a\n 1 \n x \n", sourceOptions{}, []string{`{"a":1}`, `{"a":" x "}`}, "delimiter ,; numbers in: a"},
-		{"no number", "a\nx\n", sourceOptions{}, []string{`{"a":"x"}`}, "delimiter ,"},
-		{"--text", "a,b\n1,2\n", sourceOptions{AllText: true}, []string{`{"a":"1","b":"2"}`}, "delimiter ,"},
-		{"--text of columns", "a,b,b\n1, 2,3\n", sourceOptions{Text: []string{"b", "b_2"}}, []string{`{"a":1,"b":" 2","b_2":"3"}`}, "delimiter ,; numbers in: a"},
+			`delimiter ","; text, because of values such as 007, +1, 1e5 or more than 15 digits: p, i, k`},
+		{"white space stays in texts", "a\n 1 \n x \n", sourceOptions{}, []string{`{"a":1}`, `{"a":" x "}`}, `delimiter ","; numbers in: a`},
+		{"no number", "a\nx\n", sourceOptions{}, []string{`{"a":"x"}`}, `delimiter ","`},
+		{"--text", "a,b\n1,2\n", sourceOptions{AllText: true}, []string{`{"a":"1","b":"2"}`}, `delimiter ","`},
+		{"--text of columns", "a,b,b\n1, 2,3\n", sourceOptions{Text: []string{"b", "b_2"}}, []string{`{"a":1,"b":" 2","b_2":"3"}`}, `delimiter ","; numbers in: a`},
 	} {
 		s, rows := csvRows(t, "a.csv", c.content, c.opts)
 		require.Equal(t, c.rows, rows, c.claim)
@@ -254,9 +254,9 @@ func TestCSVRefusesWhatItCannotTell(t *testing.T) {
 		{"white space after a closing quote", "a,b\n\"x\" ,z\n", "line 2: text follows a closing quote"},
 		{"white space before a quote", "a,b,c\n1, \"Li, Lei\"\n", "line 2: white space stands before a quote"},
 		{"an open quote", "a,b\nx,y\n\"x,y\nz,1\n", "line 3: a quote is not closed"},
-		{"a value without a title", "a,b\nx,y\n1,2,3\n", "line 3 has 3 fields, the header has 2 (the delimiter is ,; --delimiter sets another)"},
+		{"a value without a title", "a,b\nx,y\n1,2,3\n", "line 3 has 3 fields, the header has 2 (the delimiter is \",\"; --delimiter sets another)"},
 		{"lines are counted in CR", "a,b\r\"x\ry\",\rx,y,z\r", "line 4 has 3 fields"},
-		{"lines are counted after sep=", "sep=;\na;b\n1;2;3\n", "line 3 has 3 fields, the header has 2 (the delimiter is ;"},
+		{"lines are counted after sep=", "sep=;\na;b\n1;2;3\n", "line 3 has 3 fields, the header has 2 (the delimiter is \";\""},
 		{"decimal commas in one column", "a\n1,5\n", "line 2 has 2 fields, the header has 1"},
 		{"a line of marks", "\x1a\x1a", "the file is empty"},
 		{"empty lines", "\n\r\n\r", "the file is empty"},
@@ -306,14 +306,14 @@ func TestSourceCommandReadsCSV(t *testing.T) {
 		args []string
 		want string
 	}{
-		{[]string{"a.csv"}, "1 rows, 3 columns\nCSV in utf-8, delimiter ;; numbers in: 编号, n; text, because of values such as 007, +1, 1e5 or more than 15 digits: zip\n"},
-		{[]string{"a.csv", "--text"}, "CSV in utf-8, delimiter ;\n"},
-		{[]string{"--text", "a.csv"}, "CSV in utf-8, delimiter ;\n"},
+		{[]string{"a.csv"}, "1 rows, 3 columns\nCSV in utf-8, delimiter \";\"; numbers in: 编号, n; text, because of values such as 007, +1, 1e5 or more than 15 digits: zip\n"},
+		{[]string{"a.csv", "--text"}, "CSV in utf-8, delimiter \";\"\n"},
+		{[]string{"--text", "a.csv"}, "CSV in utf-8, delimiter \";\"\n"},
 		{[]string{"--text", "n", "a.csv"}, "numbers in: 编号; text"},
-		{[]string{"a.csv", "--text=n,编号"}, "delimiter ;; text, because"},
-		{[]string{"a.csv", "--text", "--max-limit", "5"}, "CSV in utf-8, delimiter ;\n"},
+		{[]string{"a.csv", "--text=n,编号"}, "delimiter \";\"; text, because"},
+		{[]string{"a.csv", "--text", "--max-limit", "5"}, "CSV in utf-8, delimiter \";\"\n"},
 		{[]string{"a.txt", "--delimiter", "tab"}, "1 columns\nCSV in utf-8, delimiter tab\n"},
-		{[]string{"a.txt", "--delimiter", ",", "--encoding", "gbk"}, "2 columns\nCSV in gbk, delimiter ,; numbers in: a, b\n"},
+		{[]string{"a.txt", "--delimiter", ",", "--encoding", "gbk"}, "2 columns\nCSV in gbk, delimiter \",\"; numbers in: a, b\n"},
 	} {
 		code, out, errs := sheaf(t, stopped, "", append([]string{"source", "--listen", "127.0.0.1:0"}, c.args...)...)
 		require.Zero(t, code, errs)

@@ -334,3 +334,16 @@ func TestReadPagesInOrderWithinBudget(t *testing.T) {
 	require.ErrorIs(t, err, io.EOF)
 	require.LessOrEqual(t, (most-1)*size, budget, "besides the page that was handed out last")
 }
+
+// What the writer warns of reaches the event that completes the export.
+func TestWarningsOfTheWorkbookAreKept(t *testing.T) {
+	st := newStage(t)
+	p := bare(2, headerRow, `{"id":12345678901234567890,"name":"a"}`, `{"id":3.3000000000000003,"name":1}`)
+	p.HeaderRow, p.TotalPages = true, 1
+	x := st.crawled(p)
+	require.NoError(t, st.service(Config{}).handle(t.Context(), st.delivery(x)))
+	got := st.read()
+	require.Equal(t, events.StateCompleted, got.State, "%+v", got.Failure)
+	require.Equal(t, []events.Warning{{Code: WarnNumberAsText,
+		Message: `1 numbers in column "编号" are text, because a number cell would lose digits; the first is Sheet1!A2.`}}, got.Warnings)
+}

@@ -439,19 +439,17 @@ func (e *encoder) read(c *rows.Cursor, global int64) {
 // maxGuessed is the longest name that a guess keeps, in bytes.
 const maxGuessed = 256
 
-// maxShown is how many characters of a name or a title a warning shows.
-const maxShown = 100
-
-// shownName returns the first characters of a raw name.
+// shownName returns the first 100 characters of a raw name.
 func shownName(name []byte) string {
-	return shownText(rows.Unquote(nil, name[:min(len(name), (maxShown+1)*len(`\uD83D\uDE00`))]))
+	const most = 100
+	return shownText(rows.Unquote(nil, name[:min(len(name), (most+1)*len(`\uD83D\uDE00`))]), most)
 }
 
 // shownText returns the first characters of a text.
-func shownText(text []byte) string {
-	r := []rune(string(text[:min(len(text), (maxShown+1)*utf8.UTFMax)]))
-	if len(r) > maxShown {
-		return string(r[:maxShown]) + "…"
+func shownText(text []byte, most int) string {
+	r := []rune(string(text[:min(len(text), (most+1)*utf8.UTFMax)]))
+	if len(r) > most {
+		return string(r[:most]) + "…"
 	}
 	return string(r)
 }

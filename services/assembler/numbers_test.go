@@ -86,7 +86,7 @@ func TestManyColumnsOfNumbersThatAreText(t *testing.T) {
 	const columns = 2*maxIgnored + 2*maxNumberWarnings
 	var titles, values []string
 	for i := range columns {
-		titles = append(titles, fmt.Sprintf(`"c%d":"%s"`, i, strings.Repeat("长", 2*maxShown)))
+		titles = append(titles, fmt.Sprintf(`"c%d":"%s"`, i, strings.Repeat("长", 2*maxTitleShown)))
 		value := "1"
 		if i%2 == 0 {
 			value = "1234567890123456"
@@ -96,7 +96,7 @@ func TestManyColumnsOfNumbersThatAreText(t *testing.T) {
 	row := "{" + strings.Join(values, ",") + "}"
 	r, _, xlsx := write(t, testSpec(), cutPages("{"+strings.Join(titles, ",")+"}", []string{row, row}, 1)...)
 	require.Len(t, r.Warnings, maxNumberWarnings+1)
-	require.Contains(t, r.Warnings[0].Message, `"`+strings.Repeat("长", maxShown)+`…"`)
+	require.Contains(t, r.Warnings[0].Message, `"`+strings.Repeat("长", maxTitleShown)+`…"`)
 	require.Equal(t, Warning{
 		Code: WarnNumberAsText, Count: 2 * maxIgnored,
 		Message: "2000 numbers in 1000 further columns are text, because a number cell would lose digits.",

@@ -107,12 +107,16 @@ const (
 	WarnSheetSplit    = "SHEET_SPLIT"    // the rows did not fit on one sheet
 	WarnColumnUnknown = "COLUMN_UNKNOWN" // values whose name the header lacks were left out
 	// Numbers in a column are text, because a number cell would lose digits. There
-	// is one for each of the first 100 such columns, and one for all others.
+	// is one for each of the first 20 such columns, and one for all others.
 	WarnNumberAsText = "NUMBER_AS_TEXT"
 )
 
-// maxNumberWarnings is how many columns have a WarnNumberAsText of their own.
-const maxNumberWarnings = 100
+// maxNumberWarnings is how many columns have a WarnNumberAsText of their own: an event
+// holds them all, and a terminal shows them.
+const maxNumberWarnings = 20
+
+// maxTitleShown is how many characters of a title a warning shows.
+const maxTitleShown = 40
 
 // ErrNoPages means that next returned io.EOF before any page.
 var ErrNoPages = errors.New("there are no pages, not even an empty first one")
@@ -576,7 +580,7 @@ func (s *sheets) numberWarnings() (all []Warning) {
 			ref := sheetName(c.sheet) + "!" + columnName(i) + strconv.Itoa(c.row)
 			all = append(all, Warning{
 				Code: WarnNumberAsText, Count: c.n, First: ref,
-				Message: fmt.Sprintf("%d numbers in column %q are text, because a number cell would lose digits; the first is %s.", c.n, shownText(s.head.titles[i]), ref),
+				Message: fmt.Sprintf("%d numbers in column %q are text, because a number cell would lose digits; the first is %s.", c.n, shownText(s.head.titles[i], maxTitleShown), ref),
 			})
 		}
 	}
