@@ -42,6 +42,10 @@ func TestNATSConfigExamples(t *testing.T) {
 	require.Equal(t, "sheaf", opts.Cluster.Name)
 	require.Len(t, opts.Routes, 3)
 
+	require.True(t, opts.NoFastProducerStall)
+	require.EqualValues(t, 16<<20, opts.MaxPending)
+	require.Equal(t, 5*time.Second, opts.WriteDeadline)
+
 	opts.Cluster, opts.Routes, opts.HTTPPort = server.ClusterOpts{}, nil, 0
 	opts.DontListen, opts.NoSigs, opts.NoLog, opts.StoreDir = true, true, true, t.TempDir()
 	srv, err := server.NewServer(opts)
@@ -58,6 +62,10 @@ func TestNATSConfigExamples(t *testing.T) {
 		return nc
 	}
 	sheaf, shop := connect("sheaf"), connect("shop")
+	require.Eventually(t, func() bool { return shop.MaxPayload() == 1<<20 && sheaf.MaxPayload() == 8<<20 }, 10*time.Second, time.Millisecond)
+	account, err := srv.LookupAccount("SHOP")
+	require.NoError(t, err)
+	require.Equal(t, 16, account.MaxActiveConnections())
 
 	all, err := sheaf.SubscribeSync(">")
 	require.NoError(t, err)

@@ -28,13 +28,13 @@ type Progress struct {
 func (s *Streams) TellProgress(tenant, key string, p Progress) {
 	data, err := json.Marshal(p)
 	if err == nil {
-		_ = s.nc.Publish(ProgressSubject(tenant, key), data)
+		_ = s.cfg.Callers.Publish(ProgressSubject(tenant, key), data)
 	}
 }
 
 // OnProgress calls fn for every progress that is told, until stop is called.
 func (s *Streams) OnProgress(fn func(tenant, key string, p Progress)) (stop func(), err error) {
-	sub, err := s.nc.Subscribe(ProgressSubject("*", "*"), func(m *nats.Msg) {
+	sub, err := s.cfg.Callers.Subscribe(ProgressSubject("*", "*"), func(m *nats.Msg) {
 		t, err := splitSubject(m.Subject, subjectProgress, 2)
 		if err != nil {
 			return

@@ -72,6 +72,9 @@ type Config struct {
 	FilesMade       bool          // the file store was made for this start; a server of its own (not Shared) then takes it in place of a lost one
 	PublishTimeout  time.Duration // wait for the acknowledgement of one publish; default 5s
 	PublishAttempts int           // of one event before ErrUnavailable; default 3
+	// Callers is the connection for what others than Sheaf send or receive: requests and
+	// progress. A flood of them then delays no event. Default: the connection of the log.
+	Callers *nats.Conn
 }
 
 func (c Config) withDefaults() Config {
@@ -142,6 +145,9 @@ type Streams struct {
 // secret key or file store.
 func Provision(ctx context.Context, nc *nats.Conn, cfg Config) (*Streams, error) {
 	cfg = cfg.withDefaults()
+	if cfg.Callers == nil {
+		cfg.Callers = nc
+	}
 	keys, err := NewKeyring(cfg.SecretKey, cfg.NewerKeys...)
 	if err != nil {
 		return nil, err
@@ -339,9 +345,11 @@ func provisioned[T any](ctx context.Context, create func(context.Context) (T, er
 	}
 }
 
-// Conn is the NATS connection underneath, for the micro service and for
-// health.
+// Conn is the NATS connection of the log, for health.
 func (s *Streams) Conn() *nats.Conn { return s.nc }
+
+// Callers is the NATS connection for requests and progress, see [Config].
+func (s *Streams) Callers() *nats.Conn { return s.cfg.Callers }
 
 // JetStream is the JetStream context underneath, for the object store.
 func (s *Streams) JetStream() jetstream.JetStream { return s.js }

@@ -35,7 +35,8 @@ const (
 // messaging is the connection to NATS, and the embedded server if there is one.
 type messaging struct {
 	server  *embedded.Server // nil with --nats
-	conn    *nats.Conn
+	conn    *nats.Conn       // of the log
+	callers *nats.Conn       // of requests and progress
 	streams *events.Streams
 	outage  atomic.Value // of the cluster: the last result of watchQuorum, a string
 }
@@ -71,6 +72,7 @@ func openMessaging(ctx context.Context, cfg Config, secret []byte, files string,
 			Shared:   !cfg.embedded(),
 			Replicas: cfg.Replicas, MaxPagesBytes: int64(cfg.MaxPagesBytes), MaxEventsBytes: int64(cfg.MaxLogBytes),
 			SecretKey: secret, NewerKeys: newer, FilesURL: files, FilesMade: filesMade, KeepIdempotency: cfg.KeepHistory,
+			Callers: m.callers,
 		})
 		return err
 	})
@@ -99,19 +101,30 @@ func (m *messaging) startEmbedded(cfg Config, secret []byte, keys *apiKeys, cert
 	if cert != nil && cfg.NATSListen != "none" {
 		o.TLS = cert.config()
 	}
+	o.Own = func(server *embedded.Server) (err error) {
+		if m.conn, err = server.Connect(connectOptions(cfg)...); err != nil {
+			return err
+		}
+		m.callers, err = server.Connect(connectOptions(cfg)...)
+		return err
+	}
 	if m.server, err = embedded.Start(o); err != nil {
 		return err
 	}
 	if keys != nil {
 		keys.onChange(m.server.Recheck)
 	}
-	m.conn, err = m.server.Connect(connectOptions(cfg)...)
-	return err
+	return nil
 }
 
 func (m *messaging) connect(ctx context.Context, cfg Config) error {
 	if err := m.retryWhileStarting(ctx, "connecting to NATS", func(context.Context) (err error) {
-		m.conn, err = dial(cfg)
+		if m.conn == nil {
+			if m.conn, err = dial(cfg); err != nil {
+				return err
+			}
+		}
+		m.callers, err = dial(cfg)
 		return err
 	}); err != nil {
 		return fmt.Errorf("%w; check %s and whether the servers run", err, strings.TrimSpace("--nats "+strings.Join(cfg.NATS, ",")+" "+cfg.NATSContext))
@@ -341,9 +354,11 @@ func (m *messaging) watchQuorum(ctx context.Context) error {
 // close gives the connection back, then the server: a client must not see its
 // server go first.
 func (m *messaging) close() {
-	if m.conn != nil {
-		_ = m.conn.FlushTimeout(time.Second)
-		m.conn.Close()
+	for _, conn := range []*nats.Conn{m.callers, m.conn} {
+		if conn != nil {
+			_ = conn.FlushTimeout(time.Second)
+			conn.Close()
+		}
 	}
 	if m.server != nil {
 		m.server.Stop()

@@ -376,7 +376,7 @@ func (s *system) watch(ctx context.Context) error {
 		case <-tick.C:
 		}
 		s.disk.keepBallast() // and tells the log when the disk is short of room
-		if s.conn.IsClosed() {
+		if s.conn.IsClosed() || s.callers.IsClosed() {
 			return errors.New("the NATS connection was closed for good")
 		}
 		if s.server == nil {

@@ -42,11 +42,16 @@ type Options struct {
 	// outlive a loss of power: no write is synced. Default: each is, before it is
 	// acknowledged.
 	Passing bool
+	// Own is called before callers are let in. What it connects with [Server.Connect]
+	// may have 64 MiB pending; later connections are bounded like those of callers.
+	// An error ends the start. Default: nothing.
+	Own func(*Server) error
 }
 
 // Server is a running server.
 type Server struct {
 	ns      *server.Server
+	opts    *server.Options // those of ns
 	lock    *os.File
 	fatal   chan string             // the first reason for which it cannot start or listen
 	failed  *atomic.Pointer[string] // the first write error, nil while there is none
@@ -142,7 +147,13 @@ func Start(o Options) (*Server, error) {
 				return nil, fmt.Errorf("folder %s of the embedded NATS server: %w", o.Dir, err)
 			}
 			// Not before: whoever writes while there are second names may lose it again.
-			if err := s.listen(o); err != nil {
+			if o.Own != nil {
+				err = o.Own(s)
+			}
+			if err == nil {
+				err = s.listen(o)
+			}
+			if err != nil {
 				s.Stop()
 				return nil, err
 			}
@@ -159,11 +170,15 @@ func Start(o Options) (*Server, error) {
 }
 
 // maxConnections bounds the connections of callers, maxSubscriptions what each of them
-// may listen to: some hundred bytes each.
+// may listen to: some hundred bytes each. Callers with keys have less, see tenants.go.
 const (
 	maxConnections   = 4096
 	maxSubscriptions = 1000
 )
+
+// maxBuffered is how many bytes may wait for one stream to be written. The server's
+// default of 128 MiB is what one flood of submissions would take.
+const maxBuffered = 32 << 20
 
 // listens reports whether callers from outside are wanted.
 func (o Options) listens() bool { return o.Listen != "" && o.Listen != "none" }
@@ -184,6 +199,10 @@ func (s *Server) start(o Options) error {
 		MaxPayload:        o.MaxPayload,
 		MaxConn:           maxConnections,
 		MaxSubs:           maxSubscriptions,
+		// By default the server makes a publisher wait for subscribers that read
+		// slowly: they would hold up the log.
+		NoFastProducerStall:   true,
+		StreamMaxBufferedSize: maxBuffered,
 	}
 	if o.Key != "" {
 		// Processors have instructions for AES, and none for ChaCha20.
@@ -242,7 +261,7 @@ func (s *Server) start(o Options) error {
 		ns.Shutdown()
 		return fmt.Errorf("%w: JetStream could not start in %s; see the log", ErrNotReady, o.Dir)
 	}
-	s.ns = ns
+	s.ns, s.opts = ns, opts
 	return nil
 }
 
@@ -251,6 +270,11 @@ func (s *Server) start(o Options) error {
 func (s *Server) listen(o Options) error {
 	if !o.listens() {
 		return nil
+	}
+	if s.tenants != nil {
+		// The server reads it for each connection that it makes.
+		s.opts.MaxPending = callerPending
+		s.tenants.begin()
 	}
 	s.ns.AcceptLoop(make(chan struct{})) // returns when the address is bound
 	if s.ns.Addr() != nil {
@@ -345,6 +369,9 @@ const healthTries = 5
 // Stop shuts the server down and waits for it. One that does not answer is left
 // behind, with its folder still locked.
 func (s *Server) Stop() {
+	if s.tenants != nil {
+		s.tenants.end()
+	}
 	stopped := make(chan struct{})
 	go func() {
 		defer close(stopped)

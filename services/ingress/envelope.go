@@ -41,8 +41,12 @@ func seal(data any, err error, requestID string) ([]byte, *apiError) {
 
 // respond writes the answer of an operation.
 func respond(w http.ResponseWriter, r *http.Request, data any, err error) {
-	id := requestID(r)
-	body, failure := seal(data, err, id)
+	body, failure := seal(data, err, requestID(r))
+	respondSealed(w, r, body, failure)
+}
+
+// respondSealed writes what seal has made.
+func respondSealed(w http.ResponseWriter, r *http.Request, body []byte, failure *apiError) {
 	status := http.StatusOK
 	h := w.Header()
 	if failure != nil {
@@ -50,7 +54,7 @@ func respond(w http.ResponseWriter, r *http.Request, data any, err error) {
 		if failure.RetryAfter > 0 {
 			h.Set("Retry-After", retryAfter(failure))
 		}
-		logFailure(r.Context(), id, failure)
+		logFailure(r.Context(), requestID(r), failure)
 	}
 	if status == http.StatusUnauthorized {
 		h.Set("WWW-Authenticate", `Bearer realm="sheaf"`)

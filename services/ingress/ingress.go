@@ -126,6 +126,9 @@ const (
 	// of its answer: a body of a minute, what is done with it, and a caller that
 	// reads slowly. Downloads have their own time, see downloadWait.
 	answerWait = 5 * time.Minute
+	// largeAnswerWait is how long a caller may take to read an answer larger than
+	// lightBody.
+	largeAnswerWait = 30 * time.Second
 	// maxConnections bounds the connections of callers, who else could take all
 	// files that the process may open. Beyond it they wait to be let in.
 	maxConnections = 4096
@@ -135,6 +138,12 @@ const (
 	// lightBody is the size up to which a body is not counted against the memory for
 	// bodies: 256 MiB if every connection had one.
 	lightBody = 64 << 10
+	// maxTenantCalls bounds the calls of one tenant that are worked on at once, by REST
+	// and NATS together, and maxCalls those of all. Further ones wait.
+	maxTenantCalls = 32
+	maxCalls       = 128
+	// turnWait is how long a call waits for that.
+	turnWait = 5 * time.Second
 	// bodyWait is how long a large body waits for its turn.
 	bodyWait = 5 * time.Second
 )
@@ -156,6 +165,7 @@ type Service struct {
 	outlook  outlook
 	wanted   wanted
 	bodies   *bodyMemory
+	turns    pool          // of calls at work
 	bound    chan struct{} // closed when the projection is known to be of this log
 	caughtUp atomic.Bool   // the projection has seen what was in the log at the start
 	draining atomic.Bool
@@ -176,6 +186,7 @@ func New(cfg Config, listener net.Listener, streams *events.Streams, tasks *stor
 		// its string, and the garbage of the one before may still be there: 252 MB
 		// for one of 64 MiB, 325 MB after two (measured).
 		bodies: newBodyMemory(cfg.MaxRawBody),
+		turns:  newPool(maxTenantCalls, maxCalls),
 	}, nil
 }
 
@@ -295,4 +306,16 @@ func (s *Service) reserve(ctx context.Context, tenant string, size int64) (relea
 		return nil, unavailable("too many large requests are under way; try again", bodyWait, err)
 	}
 	return release, nil
+}
+
+// turn waits until a call of a tenant may be worked on. Its own calls keep it waiting,
+// and hardly those of others: one tenant that calls without end takes its part of the
+// processors, and no more.
+func (s *Service) turn(ctx context.Context, tenant string) (leave func(), err error) {
+	ctx, cancel := context.WithTimeout(ctx, turnWait)
+	defer cancel()
+	if leave, err = s.turns.acquire(ctx, tenant, 1); err != nil {
+		return nil, unavailable("too many requests of yours are under way; try again", retryEvery, err)
+	}
+	return leave, nil
 }

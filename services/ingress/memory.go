@@ -15,16 +15,14 @@ const mediumBody = 1 << 20
 // is room for two of the largest, of medium ones for half as much; one tenant can have
 // half of either. So one that sends slowly keeps its own others waiting, and nobody else's.
 // It is safe for concurrent use.
-type bodyMemory struct{ medium, large bodyPool }
+type bodyMemory struct{ medium, large pool }
 
 func newBodyMemory(most int64) *bodyMemory {
-	pool := func(most int64) bodyPool {
-		return bodyPool{most: most, all: semaphore.NewWeighted(2 * most), tenants: map[string]*tenantBodies{}}
-	}
+	pool := func(most int64) pool { return newPool(most, 2*most) }
 	return &bodyMemory{medium: pool(most / 2), large: pool(most)}
 }
 
-func (b *bodyMemory) pool(size int64) *bodyPool {
+func (b *bodyMemory) pool(size int64) *pool {
 	if size <= mediumBody {
 		return &b.medium
 	}
@@ -47,26 +45,30 @@ func (b *bodyMemory) try(tenant string, size int64) (release func(), ok bool) {
 	return release, err == nil
 }
 
-// bodyPool is room for bodies.
-type bodyPool struct {
-	most int64 // of one tenant, and of one body
+// pool is room that tenants share, of which one tenant has a part.
+type pool struct {
+	most int64 // of one tenant, and at once
 	all  *semaphore.Weighted
 
 	mu      sync.Mutex
-	tenants map[string]*tenantBodies // that have a body, or wait
+	tenants map[string]*tenantPart // that have some, or wait
 }
 
-type tenantBodies struct {
+func newPool(most, all int64) pool {
+	return pool{most: most, all: semaphore.NewWeighted(all), tenants: map[string]*tenantPart{}}
+}
+
+type tenantPart struct {
 	room  *semaphore.Weighted
 	users int
 }
 
-func (p *bodyPool) acquire(ctx context.Context, tenant string, size int64) (release func(), err error) {
+func (p *pool) acquire(ctx context.Context, tenant string, size int64) (release func(), err error) {
 	size = min(size, p.most)
 	p.mu.Lock()
 	own := p.tenants[tenant]
 	if own == nil {
-		own = &tenantBodies{room: semaphore.NewWeighted(p.most)}
+		own = &tenantPart{room: semaphore.NewWeighted(p.most)}
 		p.tenants[tenant] = own
 	}
 	own.users++

@@ -8,39 +8,73 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"sheaf/events"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/micro"
+	"golang.org/x/time/rate"
 )
 
 const (
 	microName    = "sheaf"
 	microVersion = "1.0.0" // of the request/reply contract
 
-	// maxMicroCalls bounds the calls at work at once. Further ones are told to
-	// try again.
-	maxMicroCalls = 128
+	// maxMicroCalls bounds the calls that were taken at once, and maxTenantMicroCalls
+	// those of one tenant. Further ones are told to try again.
+	maxMicroCalls       = 512
+	maxTenantMicroCalls = 128
+	// maxMicroPending and maxMicroPendingBytes bound the requests of one operation that
+	// have arrived and were not taken yet. Further ones are dropped.
+	maxMicroPending      = 8192
+	maxMicroPendingBytes = 4 << 20
+	// maxMicroAnswer is the largest answer in bytes. It stays below what a caller of the
+	// embedded server may have pending.
+	maxMicroAnswer = 768 << 10
 )
 
 // microService answers request/reply on NATS.
 type microService struct {
 	s    *Service
 	back context.Context // of the operations
-	busy chan struct{}
 
-	mu     sync.Mutex // guards closed and the Add of calls
+	mu     sync.Mutex // guards what follows and the Add of calls
 	closed bool
+	taken  map[string]int // calls of each tenant
+	total  int            // of taken
 	calls  sync.WaitGroup
+
+	warn rate.Sometimes // of requests that cannot be answered
+}
+
+// take reports whether a further call of a tenant may be taken: at most as many as are
+// left for others. It is called with mu held.
+func (m *microService) take(tenant string) bool {
+	if m.taken[tenant] >= min(maxTenantMicroCalls, maxMicroCalls-m.total) {
+		return false
+	}
+	m.taken[tenant]++
+	m.total++
+	return true
+}
+
+// done gives the place of a call back.
+func (m *microService) done(tenant string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.total--
+	if m.taken[tenant]--; m.taken[tenant] == 0 {
+		delete(m.taken, tenant)
+	}
 }
 
 // serveMicro offers the operations as a NATS micro service until front ends.
 // Calls that were taken are answered; those that were only delivered are told
 // to try again.
 func (s *Service) serveMicro(front, back context.Context) error {
-	m := &microService{s: s, back: back, busy: make(chan struct{}, maxMicroCalls)}
-	nc := s.streams.Conn()
+	m := &microService{s: s, back: back, taken: map[string]int{}, warn: rate.Sometimes{First: 10, Interval: time.Second}}
+	nc := s.streams.Callers()
 	service, err := micro.AddService(nc, micro.Config{
 		Name: microName, Version: microVersion, Description: "exports of paginated HTTP sources as workbooks",
 		ErrorHandler: func(_ micro.Service, err *micro.NATSError) {
@@ -51,7 +85,8 @@ func (s *Service) serveMicro(front, back context.Context) error {
 		return fmt.Errorf("micro service: %w", err)
 	}
 	for name, op := range s.operations() {
-		err := service.AddEndpoint(name, m.endpoint(name, op), micro.WithEndpointSubject(events.APISubject("*", name)))
+		err := service.AddEndpoint(name, m.endpoint(name, op), micro.WithEndpointSubject(events.APISubject("*", name)),
+			micro.WithEndpointPendingLimits(maxMicroPending, maxMicroPendingBytes))
 		if err != nil {
 			_ = service.Stop()
 			return fmt.Errorf("micro service: endpoint %s: %w", name, err)
@@ -73,59 +108,79 @@ func (s *Service) serveMicro(front, back context.Context) error {
 }
 
 // endpoint answers each call in a goroutine of its own, so that one that waits
-// does not hold up the subscription.
+// does not hold up the subscription. A request that cannot be answered is not worked on.
 func (m *microService) endpoint(name string, op operation) micro.Handler {
 	return micro.HandlerFunc(func(req micro.Request) {
+		if !isInbox(req.Reply()) {
+			m.warn.Do(func() {
+				slog.Warn("a request is dropped: its reply is no inbox, which begins with _INBOX", "service", "ingress",
+					"subject", cut(req.Subject(), 128), "reply", cut(req.Reply(), 64))
+			})
+			return
+		}
 		id := chooseRequestID(func(header string) string { return headerOf(nats.Header(req.Headers()), header) })
+		// The tenant is a token of the subject: subjects are what a NATS user's
+		// permissions guard.
+		tenant, _, err := events.ParseAPISubject(req.Subject())
+		if err != nil {
+			m.reply(req, id, nil, invalid("subject", "%s", err))
+			return
+		}
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		if m.closed {
 			m.reply(req, id, nil, unavailable("shutting down; try again", retryEvery, nil))
 			return
 		}
-		select {
-		case m.busy <- struct{}{}:
-		default:
-			m.reply(req, id, nil, unavailable("too many requests are under way; try again", retryEvery, nil))
+		if !m.take(tenant) {
+			m.reply(req, id, nil, unavailable("too many requests of yours are under way; try again", retryEvery, nil))
 			return
 		}
 		m.calls.Go(func() {
-			defer func() { <-m.busy }()
-			data, err := m.call(req, name, op, id)
-			m.reply(req, id, data, err)
+			defer m.done(tenant)
+			body, failure := m.call(req, tenant, name, op, id)
+			m.send(req, id, body, failure)
 		})
 	})
 }
 
-func (m *microService) call(req micro.Request, name string, op operation, id string) (any, error) {
-	// The tenant is a token of the subject: subjects are what a NATS user's
-	// permissions guard.
-	tenant, _, err := events.ParseAPISubject(req.Subject())
-	if err != nil {
-		return nil, invalid("subject", "%s", err)
-	}
+// call returns the answer to a request.
+func (m *microService) call(req micro.Request, tenant, name string, op operation, id string) ([]byte, *apiError) {
 	c := call{tenant: tenant, requestID: id, body: req.Data()}
 	if !takesBody(name) {
+		var err error
 		if c.params, err = parseParams(c.body); err != nil {
-			return nil, err
+			return seal(nil, err, id)
 		}
-		return m.s.do(m.back, op, c)
-	}
-	if limit := m.s.bodyLimit(name); int64(len(c.body)) > limit {
-		return nil, tooLarge("body", "is larger than %d bytes", limit)
+	} else if limit := m.s.bodyLimit(name); int64(len(c.body)) > limit {
+		return seal(nil, tooLarge("body", "is larger than %d bytes", limit), id)
 	}
 	release, ok := m.s.bodies.try(tenant, int64(len(c.body)))
 	if !ok { // the places of calls are everybody's
-		return nil, unavailable("too many large requests are under way; try again", bodyWait, nil)
+		return seal(nil, unavailable("too many large requests are under way; try again", bodyWait, nil), id)
 	}
 	defer release()
-	return m.s.do(m.back, op, c)
+	leave, err := m.s.turn(m.back, tenant)
+	if err != nil {
+		return seal(nil, err, id)
+	}
+	defer leave()
+	data, err := m.s.do(m.back, op, c)
+	return seal(data, err, id)
 }
 
-// reply sends the envelope. It goes around the library's own answer, which
-// counts errors without a lock and so cannot be sent from a goroutine.
+// reply sends the envelope.
 func (m *microService) reply(req micro.Request, id string, data any, err error) {
 	body, failure := seal(data, err, id)
+	m.send(req, id, body, failure)
+}
+
+// send goes around the library's own answer, which counts errors without a lock and so
+// cannot be sent from a goroutine.
+func (m *microService) send(req micro.Request, id string, body []byte, failure *apiError) {
+	if len(body) > maxMicroAnswer {
+		body, failure = seal(nil, tooLarge("limit", "the answer has %d bytes, at most %d are sent by NATS; ask for fewer with limit and before, or by REST", len(body), maxMicroAnswer), id)
+	}
 	answer := &nats.Msg{Subject: req.Reply(), Data: body, Header: nats.Header{}}
 	if failure != nil {
 		answer.Header.Set(micro.ErrorCodeHeader, strconv.Itoa(failure.Status))
@@ -136,14 +191,7 @@ func (m *microService) reply(req micro.Request, id string, data any, err error) 
 		logFailure(m.back, id, failure)
 	}
 	logger(id).Debug("call", "subject", req.Subject(), "failed", failure != nil)
-	if answer.Subject == "" {
-		return
-	}
-	if !isInbox(answer.Subject) {
-		logger(id).Warn("a request is not answered: its reply is no inbox, which begins with _INBOX", "subject", req.Subject(), "reply", cut(answer.Subject, 64))
-		return
-	}
-	if err := m.s.streams.Conn().PublishMsg(answer); err != nil {
+	if err := m.s.streams.Callers().PublishMsg(answer); err != nil {
 		logger(id).Warn("answer not sent", "error", err)
 	}
 }

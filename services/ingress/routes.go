@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/http"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/go-chi/chi/v5"
@@ -111,8 +112,21 @@ func (s *Service) rest(op operation, read func(http.ResponseWriter, *http.Reques
 			return
 		}
 		defer release()
+		leave, err := s.turn(r.Context(), tenant)
+		if err != nil {
+			respond(w, r, nil, err)
+			return
+		}
+		leave = sync.OnceFunc(leave)
+		defer leave()
 		data, err := s.do(r.Context(), op, c)
-		respond(w, r, data, err)
+		body, failure := seal(data, err, c.requestID)
+		if len(body) <= lightBody {
+			leave()
+		} else { // callers that do not read it wait for each other
+			_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(largeAnswerWait))
+		}
+		respondSealed(w, r, body, failure)
 	}
 }
 

@@ -1,0 +1,196 @@
+package embedded
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/stretchr/testify/require"
+)
+
+func byName(key string) (string, bool) { return key, true }
+
+// The limits of callers are one product: what all of them may have in memory together.
+func TestCallersFitTheMemory(t *testing.T) {
+	t.Parallel()
+	const budget = 128 << 20
+	require.LessOrEqual(t, callerConnections*(callerPayload+callerPending), budget, "bytes of all tenants")
+	require.LessOrEqual(t, tenantConnections*(callerPayload+callerPending), budget/4, "bytes of one tenant")
+	require.LessOrEqual(t, tenantConnections*callerSubscriptions, 1024, "deliveries of one event")
+}
+
+// rawCaller is a connection that was let in. Nothing reads it.
+func rawCaller(t *testing.T, c net.Conn, connect string) (net.Conn, *bufio.Reader) {
+	t.Helper()
+	t.Cleanup(func() { _ = c.Close() })
+	r := bufio.NewReaderSize(c, 16)
+	_, err := r.ReadString('\n')
+	require.NoError(t, err)
+	_, err = fmt.Fprintf(c, "CONNECT {\"verbose\":false,%s}\r\nPING\r\n", connect)
+	require.NoError(t, err)
+	for line := ""; !strings.HasPrefix(line, "PONG"); {
+		line, err = r.ReadString('\n')
+		require.NoError(t, err)
+		require.False(t, strings.HasPrefix(line, "-ERR"), line)
+	}
+	return c, r
+}
+
+// pending is how many bytes wait for the connection of a user that has most of them.
+func pending(t *testing.T, srv *Server, user string) (most int) {
+	t.Helper()
+	conns, err := srv.ns.Connz(&server.ConnzOptions{Username: true})
+	require.NoError(t, err)
+	for _, c := range conns.Conns {
+		if c.AuthorizedUser == user {
+			most = max(most, c.Pending)
+		}
+	}
+	return most
+}
+
+// A tenant that does not read costs little memory, delays no publisher, and is cut off.
+// Sheaf's own connections are not bounded like that.
+func TestASlowReaderIsCutOff(t *testing.T) {
+	t.Parallel()
+	var own net.Conn
+	var nc *nats.Conn
+	srv, err := Start(Options{
+		Dir: t.TempDir(), Listen: "127.0.0.1:0", Authenticate: byName,
+		Own: func(s *Server) (err error) {
+			if nc, err = s.Connect(); err != nil {
+				return err
+			}
+			c, err := s.ns.InProcessConn()
+			if err != nil {
+				return err
+			}
+			own, _ = rawCaller(t, c, fmt.Sprintf(`"user":%q,"pass":%q`, ownUser, s.tenants.own))
+			s.opts.WriteDeadline = time.Second // of callers, for a test
+			return nil
+		},
+	})
+	require.NoError(t, err)
+	t.Cleanup(srv.Stop)
+	defer nc.Close()
+	_, err = io.WriteString(own, "SUB sheaf.event.> 1\r\n")
+	require.NoError(t, err)
+	c, err := net.Dial("tcp", strings.TrimPrefix(srv.URL(), "nats://"))
+	require.NoError(t, err)
+	require.NoError(t, c.(*net.TCPConn).SetReadBuffer(4<<10))
+	slow, r := rawCaller(t, c, `"auth_token":"shop"`)
+	for n := range callerSubscriptions {
+		_, err := fmt.Fprintf(slow, "SUB sheaf.event.shop.> %d\r\n", n+1)
+		require.NoError(t, err)
+	}
+	_, err = io.WriteString(slow, "PING\r\n")
+	require.NoError(t, err)
+	line, err := r.ReadString('\n')
+	require.NoError(t, err)
+	require.Equal(t, "PONG\r\n", line)
+
+	event, begin := make([]byte, 100<<10), time.Now()
+	for range 100 {
+		require.NoError(t, nc.Publish("sheaf.event.shop.x", event))
+		require.LessOrEqual(t, pending(t, srv, "shop"), callerPending)
+	}
+	require.NoError(t, nc.Flush())
+	require.Less(t, time.Since(begin), 5*time.Second, "a publisher that is made to wait")
+	require.Greater(t, pending(t, srv, ownUser), callerPending, "of Sheaf's own")
+	require.NoError(t, own.Close()) // or Stop would wait for it
+	require.Eventually(t, func() bool {
+		conns, err := srv.ns.Connz(&server.ConnzOptions{})
+		return err == nil && conns.NumConns < 3
+	}, 20*time.Second, 5*time.Millisecond, "the deadline of writes")
+}
+
+// Each tenant that comes is let in, however many take all they may.
+func TestTenantsLeaveConnectionsForOthers(t *testing.T) {
+	t.Parallel()
+	srv := keyed(t, byName)
+	connect := func(tenant string) error {
+		nc, err := nats.Connect(srv.URL(), nats.Token(tenant), nats.NoReconnect())
+		if err == nil {
+			t.Cleanup(nc.Close)
+		}
+		return err
+	}
+	all := 0
+	for n := range 6 {
+		tenant := fmt.Sprint("greedy", n)
+		own := 0
+		for connect(tenant) == nil {
+			own++
+		}
+		require.NotZero(t, own, tenant)
+		require.LessOrEqual(t, own, tenantConnections)
+		all += own
+	}
+	require.LessOrEqual(t, all, callerConnections)
+}
+
+// What a tenant may send at once is bounded by what the server says and holds to.
+func TestACallersMessageIsBounded(t *testing.T) {
+	t.Parallel()
+	srv := keyed(t, byName)
+	nc, err := nats.Connect(srv.URL(), nats.Token("shop"), nats.NoReconnect())
+	require.NoError(t, err)
+	defer nc.Close()
+	require.Eventually(t, func() bool { return nc.MaxPayload() == callerPayload }, 10*time.Second, time.Millisecond)
+	require.ErrorIs(t, nc.Publish("sheaf.submit.shop.raw", make([]byte, callerPayload+1)), nats.ErrMaxPayload)
+	own, err := srv.Connect()
+	require.NoError(t, err)
+	defer own.Close()
+	require.EqualValues(t, 8<<20, own.MaxPayload())
+}
+
+// A tenant that sends without end has no connections for a while. Others keep theirs.
+func TestAFloodIsCutOff(t *testing.T) {
+	t.Parallel()
+	srv := keyed(t, byName)
+	connect := func(tenant string) *nats.Conn {
+		nc, err := nats.Connect(srv.URL(), nats.Token(tenant), nats.NoReconnect())
+		require.NoError(t, err)
+		t.Cleanup(nc.Close)
+		return nc
+	}
+	shop, mallory := connect("shop"), connect("mallory")
+	for range 100 { // much at once is no flood
+		require.NoError(t, shop.Publish("sheaf.api.shop.history", nil))
+	}
+	for n := 0; n < 50*tenantBurst; n++ {
+		if mallory.Publish("sheaf.api.mallory.history", nil) != nil {
+			break
+		}
+	}
+	require.Eventually(t, mallory.IsClosed, 10*time.Second, time.Millisecond)
+	require.NoError(t, shop.Flush())
+	_, err := nats.Connect(srv.URL(), nats.Token("mallory"), nats.NoReconnect())
+	require.ErrorIs(t, err, nats.ErrAuthorization)
+
+	srv.tenants.mu.Lock()
+	paused := srv.tenants.traffic["mallory"]
+	require.WithinDuration(t, time.Now().Add(floodPause), paused.pausedUntil, 30*time.Second)
+	paused.pausedUntil = time.Now()
+	srv.tenants.mu.Unlock()
+	require.NoError(t, connect("mallory").Flush())
+}
+
+// Own connections that cannot be made end the start.
+func TestStartEndsWithItsOwnConnections(t *testing.T) {
+	t.Parallel()
+	failure := errors.New("no connection")
+	dir := t.TempDir()
+	_, err := Start(Options{Dir: dir, Own: func(*Server) error { return failure }})
+	require.ErrorIs(t, err, failure)
+	srv, err := Start(Options{Dir: dir})
+	require.NoError(t, err, "the folder is free")
+	srv.Stop()
+}

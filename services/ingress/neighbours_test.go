@@ -1,0 +1,147 @@
+package ingress
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"sheaf/events"
+	"sheaf/events/eventstest"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/micro"
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+)
+
+// One tenant leaves room for the calls of others, and those of each end.
+func TestCallsOfOneTenantLeaveRoomForOthers(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		m := &microService{taken: map[string]int{}}
+		tenants := []string{"a", "b", "c", "d", "e", "f"}
+		calls := map[string]int{}
+		for range rapid.IntRange(1, 1500).Draw(t, "steps") {
+			tenant := rapid.SampledFrom(tenants).Draw(t, "tenant")
+			if calls[tenant] > 0 && rapid.IntRange(0, 9).Draw(t, "ends") == 0 {
+				m.done(tenant)
+				calls[tenant]--
+				continue
+			}
+			if m.take(tenant) {
+				calls[tenant]++
+			}
+			require.LessOrEqual(t, calls[tenant], maxTenantMicroCalls)
+			require.LessOrEqual(t, m.total, maxMicroCalls)
+			require.Less(t, m.total, maxMicroCalls, "a tenant that has none can always begin one")
+		}
+		require.True(t, m.take("newcomer"))
+		m.done("newcomer")
+		for tenant, n := range calls {
+			for range n {
+				m.done(tenant)
+			}
+		}
+		require.Empty(t, m.taken)
+		require.Zero(t, m.total)
+	})
+}
+
+// A request whose answer nobody waits for begins nothing.
+func TestRequestsWithoutAnInboxAreNotWorkedOn(t *testing.T) {
+	t.Parallel()
+	in := start(t, eventstest.Server(t, ""), Config{})
+	nc := in.streams.Callers()
+	for n, reply := range []string{"", "sheaf.api.default.http", "inbox.mine"} {
+		require.NoError(t, nc.PublishMsg(&nats.Msg{Subject: "sheaf.api.default.raw", Reply: reply, Data: []byte(titled(fmt.Sprint("without ", n)))}))
+	}
+	// The requests of one operation are taken in turn, so this one comes last.
+	m, err := nc.Request("sheaf.api.default.raw", []byte(titled("with an inbox")), 10*time.Second)
+	require.NoError(t, err)
+	var a answer
+	require.NoError(t, json.Unmarshal(m.Data, &a))
+	in.read(t, "default", a.key(t))
+	log, err := in.streams.LogState(t.Context())
+	require.NoError(t, err)
+	require.EqualValues(t, 1, log.Last, "events")
+}
+
+// Requests do not arrive on the connection of the log.
+func TestRequestsHaveAConnectionOfTheirOwn(t *testing.T) {
+	t.Parallel()
+	srv := eventstest.Server(t, "")
+	callers, err := srv.Connect()
+	require.NoError(t, err)
+	t.Cleanup(callers.Close)
+	in := startOn(t, eventstest.StreamsOn(t, srv, events.Config{Callers: callers}), Config{})
+	nc, err := srv.Connect()
+	require.NoError(t, err)
+	t.Cleanup(nc.Close)
+	heard, err := nc.SubscribeSync("sheaf.progress.>")
+	require.NoError(t, err)
+	require.NoError(t, nc.Flush())
+
+	before := callers.Stats().InMsgs
+	_, err = nc.Request("sheaf.api.default.history", []byte(`{"user_id":"7"}`), 10*time.Second)
+	require.NoError(t, err)
+	require.Greater(t, callers.Stats().InMsgs, before)
+	sent := callers.Stats().OutMsgs
+	in.streams.TellProgress("default", strings.Repeat("0", 32), events.Progress{Phase: events.PhaseCrawling})
+	_, err = heard.NextMsg(10 * time.Second)
+	require.NoError(t, err)
+	require.Equal(t, sent+1, callers.Stats().OutMsgs)
+}
+
+// A tenant with as many calls at work as it may keeps its own waiting, and nobody else's.
+func TestCallsOfOneTenantWaitForTheirTurn(t *testing.T) {
+	t.Parallel()
+	in := start(t, eventstest.Server(t, ""), Config{Authenticate: func(key string) (string, bool) { return key, true }})
+	for range maxTenantCalls {
+		leave, err := in.turn(t.Context(), "busy")
+		require.NoError(t, err)
+		defer leave()
+	}
+	soon, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+	defer cancel()
+	_, err := in.turn(soon, "busy")
+	var refused *apiError
+	require.ErrorAs(t, err, &refused)
+	require.Equal(t, http.StatusServiceUnavailable, refused.Status)
+	require.NotZero(t, refused.RetryAfter)
+
+	require.Zero(t, send(t, http.MethodGet, in.url+"/v1/export/history?user_id=7", "", "X-API-Key", "other").Errcode)
+	m, err := in.streams.Callers().Request("sheaf.api.other.history", []byte(`{"user_id":"7"}`), 10*time.Second)
+	require.NoError(t, err)
+	require.Contains(t, string(m.Data), `"errcode":0`)
+}
+
+// An answer that is too large for NATS is an error that says what to do.
+func TestLargeAnswersByNATS(t *testing.T) {
+	t.Parallel()
+	in := start(t, eventstest.Server(t, ""), Config{})
+	m := &microService{s: in.Service, back: t.Context()}
+	nc := in.streams.Callers()
+	inbox := nc.NewInbox()
+	sub, err := nc.SubscribeSync(inbox)
+	require.NoError(t, err)
+	for size, code := range map[int]string{maxMicroAnswer - 1000: "", maxMicroAnswer: "413"} {
+		m.reply(request{reply: inbox}, "id", strings.Repeat("x", size), nil)
+		got, err := sub.NextMsg(10 * time.Second)
+		require.NoError(t, err)
+		require.Equal(t, code, got.Header.Get(micro.ErrorCodeHeader))
+		require.LessOrEqual(t, len(got.Data), maxMicroAnswer)
+	}
+}
+
+// request is what an answer needs to know of a request.
+type request struct {
+	micro.Request
+	reply string
+}
+
+func (r request) Reply() string   { return r.reply }
+func (r request) Subject() string { return "sheaf.api.default.history" }
