@@ -90,7 +90,9 @@ func (z *inflater) member() error {
 	} else if begin[0] != 0x1f {
 		return gzip.ErrHeader
 	}
-	if err := z.gzip.Reset(z.src); err != nil {
+	if err := z.gzip.Reset(z.src); errors.Is(err, io.EOF) { // within the header
+		return io.ErrUnexpectedEOF
+	} else if err != nil {
 		return err
 	}
 	z.gzip.Multistream(false)
@@ -101,10 +103,10 @@ func (z *inflater) member() error {
 func (z *inflater) Read(p []byte) (int, error) {
 	for {
 		n, err := z.from.Read(p)
-		if n > 0 && err == io.EOF { //nolint:errorlint // as io.Reader says
+		if n > 0 && errors.Is(err, io.EOF) {
 			return n, nil
 		}
-		if err != io.EOF { //nolint:errorlint // as io.Reader says
+		if !errors.Is(err, io.EOF) {
 			return n, err
 		}
 		if err := z.skipPadding(); err != nil {

@@ -83,6 +83,8 @@ func TestContentEncodings(t *testing.T) {
 		{"gzip, the checksum cut", gz[:len(gz)-1], []string{"gzip"}, 2, "the answer broke off at byte"},
 		{"gzip, the second member cut", plus(gz, string(gz[:20])), []string{"gzip"}, 2, "the answer broke off at byte"},
 		{"gzip, the header of the second member cut", plus(gz, "\x1f"), []string{"gzip"}, 2, "the answer broke off at byte"},
+		{"gzip, cut in the name of a file", []byte("\x1f\x8b\x08\x08\x00\x00\x00\x00\x00\xffpage"), []string{"gzip"}, 2, "the answer broke off at byte"},
+		{"gzip, the second member cut in the name of a file", plus(gz, "\x1f\x8b\x08\x08\x00\x00\x00\x00\x00\xffpage"), []string{"gzip"}, 2, "the answer broke off at byte"},
 		{"gzip, a wrong second member", plus(gz, "\x1f\x8b", strings.Repeat("x", 20)), []string{"gzip"}, 1, "the answer's gzip encoding is broken"},
 		{"deflate, cut", zl[:len(zl)-2], []string{"deflate"}, 2, "the answer broke off at byte"},
 		{"deflate without zlib, cut", raw[:len(raw)-2], []string{"deflate"}, 2, "the answer broke off at byte"},

@@ -132,7 +132,7 @@ func ended(ctx context.Context, err error) error {
 // body is the body of an answer within the limits of a client.
 type body struct {
 	from   io.ReadCloser
-	ctx    context.Context //nolint:containedctx // of the request
+	ctx    context.Context // of the request
 	cancel context.CancelCauseFunc
 	timer  *time.Timer   // cancels
 	time   time.Duration // that reads may still wait
@@ -152,7 +152,7 @@ func (b *body) Read(p []byte) (int, error) {
 		b.cancel(ErrTooLarge)
 		return n - 1, ErrTooLarge
 	}
-	if err != nil && err != io.EOF { //nolint:errorlint // the transport's own
+	if err != nil && !errors.Is(err, io.EOF) {
 		err = ended(b.ctx, err)
 	}
 	return n, err

@@ -113,9 +113,16 @@ func TestNamesInUnicode(t *testing.T) {
 		require.Equal(t, want+":81", <-hosts)
 	}
 	client := New(Config{})
-	_, err := get(t, client, strings.Replace(server.URL, "127.0.0.1", "\uff11\uff12\uff17.0.0.\uff11", 1))
+	defer client.CloseIdleConnections()
+	resp, err := get(t, client, strings.Replace(server.URL, "127.0.0.1", "\uff11\uff12\uff17.0.0.\uff11", 1))
+	if err == nil {
+		_ = resp.Body.Close()
+	}
 	require.ErrorIs(t, err, ssrf.ErrProhibitedIP)
-	_, err = get(t, client, "http://北_京.example/")
+	resp, err = get(t, client, "http://北_京.example/")
+	if err == nil {
+		_ = resp.Body.Close()
+	}
 	require.ErrorAs(t, err, new(*net.DNSError))
 }
 
