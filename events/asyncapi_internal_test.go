@@ -39,6 +39,7 @@ func at(doc any, path ...string) any {
 
 // The document names every subject and type that the code knows, and no other.
 func TestAsyncAPINamesEverySubject(t *testing.T) {
+	t.Parallel()
 	doc := readAsyncAPI(t)
 	want := map[string]string{ // address to stream
 		SubmitSubject("{tenant}", "{source}"):              StreamSubmit,
@@ -101,6 +102,7 @@ func takes(filter, subject string) bool {
 }
 
 func TestAsyncAPIMessages(t *testing.T) {
+	t.Parallel()
 	doc := readAsyncAPI(t)
 	byName := map[string]object{}
 	for _, m := range at(doc, "components", "messages").(object) {
@@ -151,6 +153,7 @@ func readGolden(t *testing.T, name string) string {
 }
 
 func TestAsyncAPIRefersToWhatIsThere(t *testing.T) {
+	t.Parallel()
 	doc := readAsyncAPI(t)
 	referred := map[string]bool{}
 	var walk func(any)
@@ -183,11 +186,12 @@ func TestAsyncAPIRefersToWhatIsThere(t *testing.T) {
 
 // The streams and consumers stand in the document as the code makes them.
 func TestAsyncAPIHoldsTheStreams(t *testing.T) {
+	t.Parallel()
 	want := object{"streams": object{}, "consumers": object{}}
 	for _, sc := range streamConfigs(Config{}.withDefaults()) {
 		want["streams"].(object)[sc.Name] = said(t, sc, "name")
 	}
-	for _, c := range consumerConfigs() {
+	for _, c := range consumerConfigs(Config{}.withDefaults()) {
 		one := said(t, c.config, "name", "durable_name")
 		one["stream"] = c.stream
 		want["consumers"].(object)[c.config.Durable] = one

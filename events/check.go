@@ -75,7 +75,7 @@ func (s *Streams) Marks(ctx context.Context, before Marks) (Marks, error) {
 				return nil, err
 			}
 		}
-		for _, c := range consumerConfigs() {
+		for _, c := range consumerConfigs(s.cfg) {
 			if c.stream != sc.Name {
 				continue
 			}
@@ -256,7 +256,7 @@ func (s *Streams) Unreadable(ctx context.Context) (int, error) {
 // of their stream would else wait for ever for sequences that are given out a
 // second time.
 func (s *Streams) Redeliver(ctx context.Context) error {
-	for _, c := range consumerConfigs() {
+	for _, c := range consumerConfigs(s.cfg) {
 		err := s.js.DeleteConsumer(ctx, c.stream, c.config.Durable)
 		if err == nil || errors.Is(err, jetstream.ErrConsumerNotFound) {
 			_, err = s.js.CreateOrUpdateConsumer(ctx, c.stream, c.config)

@@ -38,7 +38,7 @@ func startStoreWith(t testing.TB, dir, key string) *store {
 	t.Helper()
 	s := &store{dir: dir}
 	var err error
-	s.srv, err = embedded.Start(embedded.Options{Dir: dir, MaxStore: 8 << 30, Key: key})
+	s.srv, err = embedded.Start(embedded.Options{Dir: dir, MaxStore: 8 << 30, Passing: true, Key: key})
 	require.NoError(t, err)
 	nc, err := s.srv.Connect()
 	require.NoError(t, err)
@@ -494,6 +494,7 @@ func TestStreamsThatAreWholeAreNotComplainedOf(t *testing.T) {
 
 // A process that joins a cluster checks streams that others write to.
 func TestStreamsThatGrowAreNotComplainedOf(t *testing.T) {
+	t.Parallel()
 	s := startStore(t, t.TempDir())
 	defer s.stop()
 	ctx, cancel := context.WithCancel(t.Context())

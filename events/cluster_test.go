@@ -1,10 +1,11 @@
+//go:build chaos
+
 package events_test
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/url"
 	"slices"
 	"testing"
@@ -34,13 +35,13 @@ func newServers(t testing.TB) *servers {
 	c := &servers{t: t, runs: make([]*server.Server, 3), links: make([][]*eventstest.Link, 3)}
 	for i := range 3 {
 		o := &server.Options{
-			ServerName: fmt.Sprintf("s%d", i+1), Host: "127.0.0.1", Port: freePort(t), NoSigs: true, NoLog: true,
-			JetStream: true, StoreDir: t.TempDir(), SyncAlways: true, JetStreamMaxStore: 64 << 30, MaxPayload: 8 << 20,
-			Cluster: server.ClusterOpts{Name: "sheaf", Host: "127.0.0.1", Port: freePort(t)},
+			ServerName: fmt.Sprintf("s%d", i+1), Host: "127.0.0.1", Port: eventstest.FreePort(), NoSigs: true, NoLog: true,
+			JetStream: true, StoreDir: t.TempDir(), JetStreamMaxStore: 64 << 30, MaxPayload: 8 << 20,
+			Cluster: server.ClusterOpts{Name: "sheaf", Host: "127.0.0.1", Port: eventstest.FreePort()},
 		}
 		// Nobody listens where the servers tell each other to find them, so that
 		// all goes by the links.
-		o.Cluster.Advertise = fmt.Sprintf("127.0.0.1:%d", freePort(t))
+		o.Cluster.Advertise = fmt.Sprintf("127.0.0.1:%d", eventstest.FreePort())
 		c.opts = append(c.opts, o)
 		c.urls += c.url(i) + ","
 	}
@@ -59,13 +60,6 @@ func newServers(t testing.TB) *servers {
 		}
 	})
 	return c
-}
-
-func freePort(t testing.TB) int {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer func() { _ = l.Close() }()
-	return l.Addr().(*net.TCPAddr).Port
 }
 
 func (c *servers) start(i int) {
@@ -114,9 +108,7 @@ func (c *servers) leader(js jetstream.JetStream, stream string) int {
 // Processes that start together all come up, also while a server is away. When
 // the leader goes, nobody says in its place that something is missing.
 func TestCluster(t *testing.T) {
-	if testing.Short() {
-		t.Skip("waits for elections")
-	}
+	t.Parallel()
 	c := newServers(t)
 	for i := range 3 {
 		c.start(i)
@@ -202,9 +194,7 @@ func TestCluster(t *testing.T) {
 // A leader that is cut off from the others takes itself for the leader for ten
 // seconds and more, and another is elected meanwhile. Nobody takes its word.
 func TestNobodyBelievesALeaderThatWasLeftAlone(t *testing.T) {
-	if testing.Short() {
-		t.Skip("waits for elections")
-	}
+	t.Parallel()
 	c := newServers(t)
 	for i := range 3 {
 		c.start(i)

@@ -75,7 +75,7 @@ const (
 // Consume handles the messages of a durable consumer, up to slots at once,
 // until ctx ends and the handlers have returned; then it returns nil. It is
 // the one place that acknowledges. While a handler runs its message is kept
-// from others by a sign of life every 3 s.
+// from others by a sign of life every 3 s, if AckWait is 10 s.
 //
 // A slot takes a message only when it is free to work on it, so no message
 // waits here while another process is idle. Work that was put beside the slots
@@ -139,13 +139,12 @@ func (s *Streams) pull(ctx context.Context, cons jetstream.Consumer, stream, nam
 			_ = handBack(msg)
 			continue
 		}
-		handle(ctx, msg, s.before[stream], name, beside, h)
+		s.handle(ctx, msg, stream, name, beside, h)
 	}
 }
 
-// handle handles one message. Those up to the sequence before were there when
-// this process connected.
-func handle(ctx context.Context, msg jetstream.Msg, before uint64, name string, beside *sync.WaitGroup, h Handler) {
+// handle handles one message.
+func (s *Streams) handle(ctx context.Context, msg jetstream.Msg, stream, name string, beside *sync.WaitGroup, h Handler) {
 	meta, err := msg.Metadata()
 	if err != nil {
 		_ = msg.Term()
@@ -154,10 +153,10 @@ func handle(ctx context.Context, msg jetstream.Msg, before uint64, name string, 
 	d := Delivery{
 		Subject: msg.Subject(), Header: msg.Headers(), Data: msg.Data(),
 		Sequence: meta.Sequence.Stream, Delivered: meta.NumDelivered, Time: meta.Timestamp,
-		Fresh: meta.NumDelivered == 1 && meta.Sequence.Stream > before,
+		Fresh: meta.NumDelivered == 1 && meta.Sequence.Stream > s.before[stream],
 	}
 
-	stop := keepAlive(msg)
+	stop := keepAlive(msg, s.cfg.AckWait*3/10) // three chances
 	err = h(ctx, d)
 	var he *handlingError
 	if errors.As(err, &he) && he.work != nil {
@@ -173,11 +172,11 @@ func handle(ctx context.Context, msg jetstream.Msg, before uint64, name string, 
 }
 
 // keepAlive gives signs of life for a message until stop is called.
-func keepAlive(msg jetstream.Msg) (stop func()) {
+func keepAlive(msg jetstream.Msg, every time.Duration) (stop func()) {
 	done := make(chan struct{})
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		tick := time.NewTicker(inProgressEvery)
+		tick := time.NewTicker(every)
 		defer tick.Stop()
 		for {
 			select {

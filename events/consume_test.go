@@ -102,11 +102,16 @@ func TestConsumeAcknowledgesByOutcome(t *testing.T) {
 	}
 }
 
+const (
+	shortAckWait = 2 * time.Second
+	longWork     = 2500 * time.Millisecond
+)
+
 // Work beside the slots keeps its message for as long as it takes, takes no slot,
 // and decides what becomes of the message; a drain waits for it.
 func TestConsumeBesideTheSlots(t *testing.T) {
 	t.Parallel()
-	s := eventstest.Streams(t)
+	s := eventstest.StreamsOn(t, eventstest.Server(t, ""), events.Config{AckWait: shortAckWait})
 	const waiting = 20
 	for n := range waiting {
 		submit(t, s, n)
@@ -128,7 +133,7 @@ func TestConsumeBesideTheSlots(t *testing.T) {
 		}))
 	})
 	require.Eventually(t, func() bool { return begun.Load() == waiting }, 10*time.Second, 10*time.Millisecond, "one slot takes them all")
-	time.AfterFunc(11*time.Second, func() { close(goOn) }) // longer than the AckWait
+	time.AfterFunc(longWork, func() { close(goOn) })
 	<-goOn
 	require.Eventually(t, func() bool { return done.Load() == waiting }, 10*time.Second, 10*time.Millisecond)
 	require.EqualValues(t, waiting+1, begun.Load(), "only what asked for it came again")
@@ -314,16 +319,13 @@ func TestProcessesShareTheWork(t *testing.T) {
 // A handler may take longer than AckWait: signs of life keep its message.
 func TestLongWorkKeepsItsMessage(t *testing.T) {
 	t.Parallel()
-	if testing.Short() {
-		t.Skip("takes longer than AckWait")
-	}
-	srv := eventstest.Server(t, "")
-	s, other := eventstest.StreamsOn(t, srv, events.Config{}), eventstest.StreamsOn(t, srv, events.Config{})
+	srv, cfg := eventstest.Server(t, ""), events.Config{AckWait: shortAckWait}
+	s, other := eventstest.StreamsOn(t, srv, cfg), eventstest.StreamsOn(t, srv, cfg)
 	submit(t, s, 1)
 	deliveries := make(chan uint64, 10)
 	handler := func(_ context.Context, d events.Delivery) error {
 		deliveries <- d.Delivered
-		time.Sleep(11 * time.Second) // the work
+		time.Sleep(longWork)
 		return nil
 	}
 	stop, stopOther := consuming(t, s, 1, handler), consuming(t, other, 1, handler)
@@ -338,7 +340,7 @@ func TestLongWorkKeepsItsMessage(t *testing.T) {
 func TestConsumeSurvivesARestartOfTheServer(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	srv, err := embedded.Start(embedded.Options{Dir: dir, Listen: "127.0.0.1:0", MaxStore: 8 << 30})
+	srv, err := embedded.Start(embedded.Options{Dir: dir, Listen: "127.0.0.1:0", MaxStore: 8 << 30, Passing: true})
 	require.NoError(t, err)
 	s := overTCP(t, srv.URL())
 	handled := make(chan string, 10)
@@ -350,7 +352,7 @@ func TestConsumeSurvivesARestartOfTheServer(t *testing.T) {
 	require.Equal(t, "1", <-handled)
 	listen := srv.URL()[len("nats://"):]
 	srv.Stop()
-	srv, err = embedded.Start(embedded.Options{Dir: dir, Listen: listen, MaxStore: 8 << 30})
+	srv, err = embedded.Start(embedded.Options{Dir: dir, Listen: listen, MaxStore: 8 << 30, Passing: true})
 	require.NoError(t, err)
 	t.Cleanup(srv.Stop)
 	require.Eventually(t, func() bool {
@@ -398,7 +400,7 @@ func TestDeliveryThatIsNoEvent(t *testing.T) {
 // A process whose server is gone still ends soon.
 func TestDrainWithoutAServer(t *testing.T) {
 	t.Parallel()
-	srv, err := embedded.Start(embedded.Options{Dir: t.TempDir(), Listen: "127.0.0.1:0", MaxStore: 8 << 30})
+	srv, err := embedded.Start(embedded.Options{Dir: t.TempDir(), Listen: "127.0.0.1:0", MaxStore: 8 << 30, Passing: true})
 	require.NoError(t, err)
 	s := overTCP(t, srv.URL())
 	begun := make(chan struct{})

@@ -63,6 +63,7 @@ func event(t events.Type, sequence uint64, callback string) events.Event {
 // The whole state machine: which type may follow in which state, and what it
 // leads to. What is not named here is refused.
 func TestStateMachine(t *testing.T) {
+	t.Parallel()
 	const pending = "+callback" // the state with a callback still to be told
 	paths := map[string][]events.Type{
 		"":                    nil,
@@ -150,6 +151,7 @@ func TestStateMachine(t *testing.T) {
 }
 
 func TestStates(t *testing.T) {
+	t.Parallel()
 	for state, want := range map[events.State]struct {
 		terminal bool
 		status   int
@@ -176,6 +178,7 @@ func fold(log []events.Event) events.Export {
 // wherever it is cut, and through a store that keeps JSON; and a round ends
 // once.
 func TestFold(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		callback := rapid.SampledFrom([]string{"", "https://example.com/done"}).Draw(t, "callback")
 		log := make([]events.Event, rapid.IntRange(0, 25).Draw(t, "length"))
@@ -280,6 +283,7 @@ func storedAs(t require.TestingT, x events.Export) string {
 
 // What a foreign hand carried on is none of this export, or had not ended.
 func TestCarriedIsRefused(t *testing.T) {
+	t.Parallel()
 	for name, change := range map[string]func(*events.Export){
 		"another tenant's": func(x *events.Export) { x.Tenant = "other" },
 		"another key's":    func(x *events.Export) { x.Key = strings.Repeat("b", 32) },
@@ -302,6 +306,7 @@ func TestCarriedIsRefused(t *testing.T) {
 }
 
 func TestIdentityLastsOverRounds(t *testing.T) {
+	t.Parallel()
 	x := fresh()
 	require.NoError(t, x.Apply(event(events.TypeRequested, 5, "")))
 	require.EqualValues(t, 5, x.ID)
@@ -319,6 +324,7 @@ func TestIdentityLastsOverRounds(t *testing.T) {
 }
 
 func TestResumable(t *testing.T) {
+	t.Parallel()
 	base := func(f func(*events.Export)) events.Export {
 		x := events.Export{State: events.StateFailed, RequestedSeq: 9}
 		f(&x)
@@ -350,6 +356,7 @@ func TestResumable(t *testing.T) {
 // Over any number of retries the pages that may be used again never reach back
 // behind what they reached to before, nor behind a run that was found spoiled.
 func TestRetriesNeverReachFurtherBack(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		x, floor, continues := fresh(), uint64(0), uint64(0)
 		sequence := uint64(0)

@@ -130,6 +130,7 @@ func validate(t *testing.T, s *jsonschema.Schema, data []byte) error {
 // The wire form of every type: what others read and what lies in the logs of
 // running installations.
 func TestWireFormat(t *testing.T) {
+	t.Parallel()
 	files := map[string]bool{"sheaf.page.fetched.v1.golden": true}
 	for _, ev := range samples() {
 		msg, err := events.Encode(ev)
@@ -164,6 +165,7 @@ func TestWireFormat(t *testing.T) {
 }
 
 func TestWireFormatOfAPage(t *testing.T) {
+	t.Parallel()
 	s := eventstest.Streams(t)
 	p := page(2, []byte(`[{"ID":"编号"},{"ID":12345678901234567890}]`))
 	p.RowCount = 2
@@ -189,6 +191,7 @@ func TestWireFormatOfAPage(t *testing.T) {
 // Each schema names the fields of its Go type, no more and no less, and asks
 // for those that are always written.
 func TestSchemasMatchTheTypes(t *testing.T) {
+	t.Parallel()
 	for _, typ := range allTypes {
 		var doc map[string]any
 		require.NoError(t, json.Unmarshal(events.Schema(typ), &doc))
@@ -257,6 +260,7 @@ func matches(t *testing.T, at string, schema, defs map[string]any, typ reflect.T
 
 // A reader of this version meets headers that others wrote.
 func TestDecodeRefuses(t *testing.T) {
+	t.Parallel()
 	good := samples()[1]
 	msg, err := events.Encode(good)
 	require.NoError(t, err)

@@ -46,6 +46,7 @@ func reads(t *testing.T, s *events.Streams) func() int {
 // event, however many it has; and never is the answer another than that of somebody
 // who reads all.
 func TestReadAsksForWhatIsNew(t *testing.T) {
+	t.Parallel()
 	srv := eventstest.Server(t, "")
 	writer, reader := eventstest.StreamsOn(t, srv, events.Config{}), eventstest.StreamsOn(t, srv, events.Config{})
 	asked := reads(t, reader)
@@ -95,6 +96,7 @@ func TestReadAsksForWhatIsNew(t *testing.T) {
 // Callers who ask for the newest sequence at once share questions, and none is
 // given an answer to a question that was put before it asked.
 func TestLastSequenceIsAskedForTogether(t *testing.T) {
+	t.Parallel()
 	s := eventstest.Streams(t)
 	var questions atomic.Int64
 	sub, err := s.Conn().Subscribe("$JS.API.STREAM.INFO."+events.StreamEvents, func(*nats.Msg) { questions.Add(1) })

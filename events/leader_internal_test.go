@@ -9,6 +9,7 @@ import (
 )
 
 func TestWhoAnswersForAStream(t *testing.T) {
+	t.Parallel()
 	replicas := func(names ...string) (list []*jetstream.PeerInfo) {
 		for _, n := range names {
 			list = append(list, &jetstream.PeerInfo{Name: n})

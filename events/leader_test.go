@@ -13,6 +13,7 @@ import (
 // An event may be delivered before the log's leader knows it: nothing may be
 // concluded from what that leader says then.
 func TestNothingIsDecidedBehindAnEvent(t *testing.T) {
+	t.Parallel()
 	s := eventstest.Streams(t)
 	x := request(t, s, "0000000000000000000000000000000a")
 	crawled, err := s.Append(t.Context(), x, "", func(*events.Export) (events.Payload, error) {
@@ -43,6 +44,7 @@ func TestNothingIsDecidedBehindAnEvent(t *testing.T) {
 
 // A key whose events were trimmed is gone, not behind.
 func TestATrimmedExportIsNotBehind(t *testing.T) {
+	t.Parallel()
 	s := eventstest.Streams(t)
 	old := request(t, s, "0000000000000000000000000000000a")
 	request(t, s, "0000000000000000000000000000000b")

@@ -25,6 +25,7 @@ func always(p events.Payload) events.Decide {
 }
 
 func TestAppendWritesThroughTheFence(t *testing.T) {
+	t.Parallel()
 	s := eventstest.Streams(t)
 	ctx := t.Context()
 	fresh := events.Export{Tenant: "default", Key: testKey}
@@ -57,6 +58,7 @@ func TestAppendWritesThroughTheFence(t *testing.T) {
 }
 
 func TestPagesRoundTrip(t *testing.T) {
+	t.Parallel()
 	s := eventstest.Streams(t)
 	ctx := t.Context()
 	random := make([]byte, 3<<20)
@@ -83,6 +85,7 @@ func TestPagesRoundTrip(t *testing.T) {
 }
 
 func TestConsumeAndFollow(t *testing.T) {
+	t.Parallel()
 	s := eventstest.Streams(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 2)
@@ -119,6 +122,7 @@ func TestConsumeAndFollow(t *testing.T) {
 }
 
 func TestSchedule(t *testing.T) {
+	t.Parallel()
 	s := eventstest.Streams(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	require.NoError(t, s.ScheduleCallback(ctx, "default", testKey, time.Now().Add(time.Second)))

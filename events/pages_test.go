@@ -45,7 +45,7 @@ func page(number int, rows []byte) events.Page {
 
 func serverWith(t *testing.T, o embedded.Options) *embedded.Server {
 	t.Helper()
-	o.Dir, o.MaxStore = t.TempDir(), 8<<30
+	o.Dir, o.MaxStore, o.Passing = t.TempDir(), 8<<30, true
 	srv, err := embedded.Start(o)
 	require.NoError(t, err)
 	t.Cleanup(srv.Stop)
@@ -236,6 +236,7 @@ func rawFrame(claim uint64, blocks int) []byte {
 // A page is read in either encoding, and with or without a CRC: processes of one
 // cluster may write different ones.
 func TestPagesInEitherEncoding(t *testing.T) {
+	t.Parallel()
 	s := eventstest.Streams(t)
 	for n, rows := range [][]byte{nil, []byte("[]"), noise(12, 300<<10), bytes.Repeat([]byte(`{"a":"b"},`), 50_000)} {
 		for encoding, payload := range map[string][]byte{"zstd": zstdFrame(t, rows), "s2": s2.Encode(nil, rows)} {

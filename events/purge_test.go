@@ -11,6 +11,7 @@ import (
 )
 
 func TestPurgeEndedStopsAtTheMark(t *testing.T) {
+	t.Parallel()
 	s := eventstest.Streams(t)
 	ctx := t.Context()
 	publish := func(run uint64, number int) {

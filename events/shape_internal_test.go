@@ -11,6 +11,7 @@ import (
 
 // Whatever a newer version may add to a type changes its shape.
 func TestShapeTellsFieldsApart(t *testing.T) {
+	t.Parallel()
 	type inner struct {
 		B int `json:"b"`
 	}

@@ -38,11 +38,6 @@ const (
 )
 
 const (
-	// ackWait is how long a crashed process keeps its work from the others.
-	ackWait = 10 * time.Second
-	// inProgressEvery is how often work under way says so: three chances
-	// within ackWait.
-	inProgressEvery = 3 * time.Second
 	// maxAckPending is how many messages of a consumer may be with handlers, or
 	// wait for a repeat, in all processes. Each notifier may have 4,000 with
 	// receivers that do not answer; a full set would stop all deliveries.
@@ -72,6 +67,7 @@ type Config struct {
 	FilesMade       bool          // the file store was made for this start; a server of its own (not Shared) then takes it in place of a lost one
 	PublishTimeout  time.Duration // wait for the acknowledgement of one publish; default 5s
 	PublishAttempts int           // of one event before ErrUnavailable; default 3
+	AckWait         time.Duration // how long a crashed process keeps its work from the others; default 10s
 	// Callers is the connection for what others than Sheaf send or receive: requests and
 	// progress. A flood of them then delays no event. Default: the connection of the log.
 	Callers *nats.Conn
@@ -101,6 +97,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.PublishAttempts == 0 {
 		c.PublishAttempts = 3
+	}
+	if c.AckWait == 0 {
+		c.AckWait = 10 * time.Second
 	}
 	return c
 }
@@ -189,7 +188,7 @@ func Provision(ctx context.Context, nc *nats.Conn, cfg Config) (*Streams, error)
 			s.private = st
 		}
 	}
-	for _, c := range consumerConfigs() {
+	for _, c := range consumerConfigs(cfg) {
 		_, err := provisioned(ctx, func(ctx context.Context) (jetstream.Consumer, error) { return c.provision(ctx, js) })
 		if err != nil {
 			return nil, fmt.Errorf("consumer %s of %s: %w", c.config.Durable, c.stream, explain(err))
@@ -427,11 +426,11 @@ type consumerConfig struct {
 
 // consumerConfigs are the durable consumers. Deliveries are never limited:
 // giving up is an event of the log, not a silence of the server.
-func consumerConfigs() []consumerConfig {
+func consumerConfigs(cfg Config) []consumerConfig {
 	durable := func(stream, name string, filters ...string) consumerConfig {
 		return consumerConfig{stream, jetstream.ConsumerConfig{
 			Durable: name, FilterSubjects: filters,
-			AckPolicy: jetstream.AckExplicitPolicy, AckWait: ackWait,
+			AckPolicy: jetstream.AckExplicitPolicy, AckWait: cfg.AckWait,
 			MaxDeliver: -1, MaxAckPending: maxAckPending,
 			// Each free slot of each process waits with a pull of its own;
 			// the server's default admits 512.

@@ -16,6 +16,7 @@ import (
 )
 
 func TestTrimLogRemovesWhatLiesBelow(t *testing.T) {
+	t.Parallel()
 	srv := eventstest.Server(t, "")
 	s := eventstest.StreamsOn(t, srv, events.Config{})
 	ctx := t.Context()
@@ -86,6 +87,7 @@ func TestTrimLogRemovesWhatLiesBelow(t *testing.T) {
 }
 
 func TestTrimmedIsOnlyWhatWasRemovedOnPurpose(t *testing.T) {
+	t.Parallel()
 	s := eventstest.Streams(t)
 	ctx := t.Context()
 	fill := func() events.LogState {
@@ -128,6 +130,7 @@ func TestTrimmedIsOnlyWhatWasRemovedOnPurpose(t *testing.T) {
 }
 
 func TestHoldersAreFoundAndPurged(t *testing.T) {
+	t.Parallel()
 	s := eventstest.Streams(t)
 	ctx := t.Context()
 	key := func(n int) string { return fmt.Sprintf("%032x", n) }
@@ -167,6 +170,7 @@ func TestHoldersAreFoundAndPurged(t *testing.T) {
 }
 
 func TestIDTime(t *testing.T) {
+	t.Parallel()
 	before := time.Now().Truncate(time.Millisecond)
 	at, ok := events.IDTime(events.NewID())
 	require.True(t, ok)
@@ -180,6 +184,7 @@ func TestIDTime(t *testing.T) {
 // What was carried on is read as before when the events before it are gone, by whoever
 // knows it or not, and goes on from there.
 func TestWhatWasCarriedLivesOn(t *testing.T) {
+	t.Parallel()
 	s := eventstest.Streams(t)
 	ctx := t.Context()
 	paths := [][]events.Type{
@@ -257,6 +262,7 @@ func TestWhatWasCarriedLivesOn(t *testing.T) {
 
 // What is accepted can be carried on: a request leaves room for what comes of it.
 func TestWhatIsAcceptedCanBeCarried(t *testing.T) {
+	t.Parallel()
 	s := eventstest.Streams(t)
 	most := int(s.Conn().MaxPayload())
 	x := events.Export{Tenant: "default", Key: testKey}

@@ -151,6 +151,7 @@ func TestUnknownEventDoesNotStopAKey(t *testing.T) {
 }
 
 func TestVocabularyIsOfThisVersion(t *testing.T) {
+	t.Parallel()
 	require.Len(t, events.Vocabulary(), 16)
 	require.Equal(t, events.Vocabulary(), events.Vocabulary())
 	require.True(t, errors.Is(events.ErrNewerEvent, events.ErrUnknownEvent))

@@ -10,6 +10,7 @@ import (
 // The name of a folder is made durable with its first file, and again when the
 // folder was removed with its last file and made anew.
 func TestNamesOfFoldersAreMadeDurable(t *testing.T) {
+	t.Parallel()
 	s, err := openFolderFiles(t.TempDir())
 	require.NoError(t, err)
 	defer func() { require.NoError(t, s.Close()) }()

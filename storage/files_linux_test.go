@@ -9,6 +9,7 @@ import (
 
 // A full disk, for real: needs the right to mount, and is skipped without it.
 func TestFullDisk(t *testing.T) {
+	t.Parallel()
 	folder := t.TempDir()
 	if err := syscall.Mount("tmpfs", folder, "tmpfs", 0, "size=256k"); err != nil {
 		t.Skipf("mount tmpfs: %v", err)

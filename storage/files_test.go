@@ -115,6 +115,7 @@ func noise(seed uint64, size int) []byte {
 const name = "default/5ad5f7b92a816b76e70a21e4154c2485/17.zip"
 
 func TestCommittedContentIsReadBack(t *testing.T) {
+	t.Parallel()
 	forEachDriver(t, func(t *testing.T, open func(t *testing.T) Files) {
 		files := open(t)
 		for _, size := range []int{0, 1, maxChunk - 1, maxChunk, maxChunk + 1, 5*maxChunk + 17} {
@@ -131,6 +132,7 @@ func TestCommittedContentIsReadBack(t *testing.T) {
 }
 
 func TestDraftIsInvisibleUntilCommit(t *testing.T) {
+	t.Parallel()
 	forEachDriver(t, func(t *testing.T, open func(t *testing.T) Files) {
 		files := open(t)
 		d := draft(t, files, []byte("first, "))
@@ -148,6 +150,7 @@ func TestDraftIsInvisibleUntilCommit(t *testing.T) {
 }
 
 func TestNameIsWrittenOnce(t *testing.T) {
+	t.Parallel()
 	forEachDriver(t, func(t *testing.T, open func(t *testing.T) Files) {
 		files, other := open(t), open(t)
 		content := noise(2, maxChunk+100)
@@ -169,6 +172,7 @@ func TestNameIsWrittenOnce(t *testing.T) {
 }
 
 func TestOneOfRacingCommitsWins(t *testing.T) {
+	t.Parallel()
 	forEachDriver(t, func(t *testing.T, open func(t *testing.T) Files) {
 		const racers = 6
 		errs, contents := make([]error, racers), make([][]byte, racers)
@@ -197,6 +201,7 @@ func TestOneOfRacingCommitsWins(t *testing.T) {
 }
 
 func TestRangesAreServed(t *testing.T) {
+	t.Parallel()
 	forEachDriver(t, func(t *testing.T, open func(t *testing.T) Files) {
 		files := open(t)
 		content := noise(3, 3*maxChunk+5)
@@ -239,6 +244,7 @@ func TestRangesAreServed(t *testing.T) {
 
 // A File is bytes.Reader's equal under any seeks and reads.
 func TestFileReadsLikeItsBytes(t *testing.T) {
+	t.Parallel()
 	forEachDriver(t, func(t *testing.T, open func(t *testing.T) Files) {
 		files := open(t)
 		content := noise(4, 2*maxChunk+9)
@@ -271,6 +277,7 @@ func TestFileReadsLikeItsBytes(t *testing.T) {
 }
 
 func TestNamesAreIDs(t *testing.T) {
+	t.Parallel()
 	good := []string{"a", "a.zip", name, "a-b_c/0/x.zip", strings.Repeat("a", maxFileName)}
 	bad := []string{"", ".", "..", "/a", "a/", "a//b", "../a", "a/../b", "a/./b", "A", "a b", "a\x00", "a\nb",
 		".drafts/a", "a.b/c", ".zip", "a.", "a..zip", "报表.zip", `a\b`, "a*", "a>b", strings.Repeat("a", maxFileName+1)}
@@ -296,6 +303,7 @@ func TestNamesAreIDs(t *testing.T) {
 }
 
 func TestDelete(t *testing.T) {
+	t.Parallel()
 	forEachDriver(t, func(t *testing.T, open func(t *testing.T) Files) {
 		files := open(t)
 		require.NoError(t, files.Delete(t.Context(), name), "absent is no error")
@@ -312,6 +320,7 @@ func TestDelete(t *testing.T) {
 }
 
 func TestCommitAndDeleteOfNeighboursDoNotDisturbEachOther(t *testing.T) {
+	t.Parallel()
 	forEachDriver(t, func(t *testing.T, open func(t *testing.T) Files) {
 		var wg sync.WaitGroup
 		errs := make([]error, 4)
@@ -335,6 +344,7 @@ func TestCommitAndDeleteOfNeighboursDoNotDisturbEachOther(t *testing.T) {
 }
 
 func TestSweepRemovesOnlyOldOrphans(t *testing.T) {
+	t.Parallel()
 	forEachDriver(t, func(t *testing.T, open func(t *testing.T) Files) {
 		files := open(t)
 		put(t, files, "default/kept.zip", noise(6, maxChunk+1))
@@ -363,6 +373,7 @@ func TestSweepRemovesOnlyOldOrphans(t *testing.T) {
 }
 
 func TestCancelledContextStops(t *testing.T) {
+	t.Parallel()
 	forEachDriver(t, func(t *testing.T, open func(t *testing.T) Files) {
 		files := open(t)
 		put(t, files, "default/there.zip", []byte("there"))
@@ -383,6 +394,7 @@ func TestCancelledContextStops(t *testing.T) {
 }
 
 func TestOpenFilesNamesWhatItTakes(t *testing.T) {
+	t.Parallel()
 	for _, url := range []string{"", "file:", "file://", "nats://", "/tmp/files", "s3://bucket", "ftp://x", "://x"} {
 		_, err := OpenFiles(t.Context(), url, t.TempDir(), nil, 1)
 		require.ErrorContains(t, err, "file://PATH", "%q", url)
@@ -393,6 +405,7 @@ func TestOpenFilesNamesWhatItTakes(t *testing.T) {
 }
 
 func TestNoSpaceIsRecognised(t *testing.T) {
+	t.Parallel()
 	for _, err := range []error{syscall.ENOSPC, syscall.EDQUOT,
 		&os.PathError{Op: "write", Path: "x", Err: syscall.ENOSPC}} {
 		require.True(t, IsNoSpace(err))
@@ -405,6 +418,7 @@ func TestNoSpaceIsRecognised(t *testing.T) {
 }
 
 func TestFolderModes(t *testing.T) {
+	t.Parallel()
 	folder := filepath.Join(t.TempDir(), "made", "on the way")
 	files := openTestFiles(t, "file://"+folder, "", nil)
 	put(t, files, name, []byte("x"))
@@ -427,6 +441,7 @@ func TestFolderMayBeRelative(t *testing.T) {
 }
 
 func TestFolderIsNotLeft(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	folder, outside := filepath.Join(dir, "files"), filepath.Join(dir, "outside")
 	require.NoError(t, os.Mkdir(outside, 0o700))
@@ -443,6 +458,7 @@ func TestFolderIsNotLeft(t *testing.T) {
 }
 
 func TestFolderSweepLeavesForeignFiles(t *testing.T) {
+	t.Parallel()
 	folder := t.TempDir()
 	files := openTestFiles(t, "file://"+folder, "", nil)
 	foreign := []string{"README.md", ".hidden", "lost+found"}
@@ -458,6 +474,7 @@ func TestFolderSweepLeavesForeignFiles(t *testing.T) {
 }
 
 func TestObjectStoreClientsReadTheFiles(t *testing.T) {
+	t.Parallel()
 	js := startNATS(t, nil)
 	files := openTestFiles(t, "nats://sheaf-files", t.TempDir(), js)
 	content := noise(9, 2*maxChunk+1)
@@ -479,6 +496,7 @@ func TestObjectStoreClientsReadTheFiles(t *testing.T) {
 }
 
 func TestFullBucketKeepsNothingOfTheFile(t *testing.T) {
+	t.Parallel()
 	limits := map[string]func(*server.Options, *jetstream.StreamConfig){
 		"of the server": func(o *server.Options, _ *jetstream.StreamConfig) { o.JetStreamMaxStore = 4 << 20 },
 		"of the bucket": func(_ *server.Options, c *jetstream.StreamConfig) { c.MaxBytes = 4 << 20 },
@@ -509,6 +527,7 @@ func TestFullBucketKeepsNothingOfTheFile(t *testing.T) {
 }
 
 func TestSweepFindsChunksOfACrashedCommit(t *testing.T) {
+	t.Parallel()
 	js := startNATS(t, nil)
 	opened := openTestFiles(t, "nats://sheaf-files", t.TempDir(), js)
 	files := opened.(*natsFiles)
@@ -538,6 +557,7 @@ func TestSweepFindsChunksOfACrashedCommit(t *testing.T) {
 }
 
 func TestUploadsThatInterleaveStaySeekable(t *testing.T) {
+	t.Parallel()
 	js := startNATS(t, func(o *server.Options) { o.MaxPayload = 8 << 10 }) // many chunks
 	files := openTestFiles(t, "nats://sheaf-files", t.TempDir(), js)
 	var wg sync.WaitGroup
@@ -564,6 +584,7 @@ func TestUploadsThatInterleaveStaySeekable(t *testing.T) {
 }
 
 func TestLostChunkIsAnErrorNotAShortFile(t *testing.T) {
+	t.Parallel()
 	js := startNATS(t, nil)
 	opened := openTestFiles(t, "nats://sheaf-files", t.TempDir(), js)
 	put(t, opened, name, noise(15, 2*maxChunk))
@@ -580,6 +601,7 @@ func TestLostChunkIsAnErrorNotAShortFile(t *testing.T) {
 
 // What a list of chunks is made from, its text gives back.
 func TestChunkListText(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(rt *rapid.T) {
 		steps := rapid.SliceOfN(rapid.Uint64Range(1, 3), 0, 200).Draw(rt, "steps")
 		var list chunkList
@@ -629,6 +651,7 @@ func (l *lateJetStream) Stream(ctx context.Context, name string) (jetstream.Stre
 
 // A bucket that several processes make at once may not be found by all of them.
 func TestABucketIsAskedForAgain(t *testing.T) {
+	t.Parallel()
 	js := &lateJetStream{JetStream: startNATS(t, nil)}
 	openTestFiles(t, "nats://sheaf-files", t.TempDir(), js)
 	require.Equal(t, 2, js.asked)

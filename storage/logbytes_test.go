@@ -12,6 +12,7 @@ import (
 // An export counts for what it may yet write: its end, and the attempts at a callback
 // that nobody takes.
 func TestLogBytesThatAreOwed(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "tasks.db")
 	tasks := openAt(t, path)
 	log := logOf{t: t}
@@ -51,6 +52,7 @@ func TestLogBytesThatAreOwed(t *testing.T) {
 // What was carried on counts once while it lies in the log twice, and for what it is
 // worth when the older events are gone.
 func TestLogBytesOfWhatWasCarried(t *testing.T) {
+	t.Parallel()
 	tasks := openAt(t, filepath.Join(t.TempDir(), "tasks.db"))
 	log := logOf{t: t}
 	has := func(bytes, tenants int) {
@@ -99,6 +101,7 @@ func TestLogBytesOfWhatWasCarried(t *testing.T) {
 // What each tenant takes of the log is known after every event, trimming and start,
 // and by a projection that is made from what was left.
 func TestLogBytesOfATenant(t *testing.T) {
+	t.Parallel()
 	folder := t.TempDir()
 	path := filepath.Join(folder, "tasks.db")
 	tasks := openAt(t, path)

@@ -4,8 +4,6 @@ import (
 	"testing"
 
 	"sheaf/events/eventstest"
-
-	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m, eventstest.OutlivesServer()) }
+func TestMain(m *testing.M) { eventstest.Main(m) }

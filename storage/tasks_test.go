@@ -78,6 +78,7 @@ func keysOf(list []events.Export) []string {
 }
 
 func TestApplyShowsTheNewestState(t *testing.T) {
+	t.Parallel()
 	tasks := openAt(t, filepath.Join(t.TempDir(), "made", "tasks.db"))
 	log := logOf{t: t}
 	log.add("default", keyOf(1), begin, request("u", begin))
@@ -102,6 +103,7 @@ func TestApplyShowsTheNewestState(t *testing.T) {
 }
 
 func TestEventsThatAreNotAdmittedOnlyMoveTheSequence(t *testing.T) {
+	t.Parallel()
 	tasks := openAt(t, filepath.Join(t.TempDir(), "tasks.db"))
 	log := logOf{t: t}
 	log.add("default", keyOf(1), begin, request("u", begin))
@@ -133,6 +135,7 @@ func TestEventsThatAreNotAdmittedOnlyMoveTheSequence(t *testing.T) {
 }
 
 func TestHistoryIsOfOneUserNewestFirst(t *testing.T) {
+	t.Parallel()
 	tasks := openAt(t, filepath.Join(t.TempDir(), "tasks.db"))
 	log := logOf{t: t}
 	users := []string{"u", "u\x00", "", "u\x00\x00\x00\x00\x00\x00\x00\x01", "用户", strings.Repeat("长", 100_000), "a' OR '1'='1"}
@@ -175,6 +178,7 @@ func TestHistoryIsOfOneUserNewestFirst(t *testing.T) {
 }
 
 func TestSweeperQueries(t *testing.T) {
+	t.Parallel()
 	tasks := openAt(t, filepath.Join(t.TempDir(), "tasks.db"))
 	log := logOf{t: t}
 	end := func(n int, after time.Duration, p ...events.Payload) {
@@ -250,6 +254,7 @@ func TestSweeperQueries(t *testing.T) {
 }
 
 func TestWaitApplied(t *testing.T) {
+	t.Parallel()
 	tasks := openAt(t, filepath.Join(t.TempDir(), "tasks.db"))
 	log := logOf{t: t}
 	for n := range 10 {
@@ -294,6 +299,7 @@ func logMore(l *logOf) []events.Event {
 }
 
 func TestBindEmptiesAProjectionOfAnotherLog(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "tasks.db")
 	tasks := openAt(t, path)
 	log := logOf{t: t}
@@ -329,6 +335,7 @@ func TestBindEmptiesAProjectionOfAnotherLog(t *testing.T) {
 }
 
 func TestOpenRefusesAFileInUse(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "tasks.db")
 	openAt(t, path)
 	_, err := OpenTasks(path)
@@ -359,6 +366,7 @@ func filled(t *testing.T, path string, clean bool) (*logOf, string) {
 }
 
 func TestOpenSetsADamagedFileAside(t *testing.T) {
+	t.Parallel()
 	write := func(at int64, b []byte) func(*testing.T, string) {
 		return func(t *testing.T, path string) {
 			f, err := os.OpenFile(path, os.O_RDWR, 0)
@@ -455,6 +463,7 @@ func TestOpenSetsADamagedFileAside(t *testing.T) {
 }
 
 func TestDamageThatShowsLaterIsAnErrorAndHealsAtTheNextStart(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "tasks.db")
 	log, sum := filled(t, path, true)
 	tasks := openAt(t, path)
@@ -471,6 +480,7 @@ func TestDamageThatShowsLaterIsAnErrorAndHealsAtTheNextStart(t *testing.T) {
 }
 
 func TestAFileThatWasNotClosedIsTrustedAfterACheck(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "tasks.db")
 	log, sum := filled(t, path, false)
 	tasks := openAt(t, path)
@@ -482,6 +492,7 @@ func TestAFileThatWasNotClosedIsTrustedAfterACheck(t *testing.T) {
 // to one projection, and in batches of random size, with repeats and crashes, to
 // another.
 func TestAnyCutOfTheLogGivesTheSameProjection(t *testing.T) {
+	t.Parallel()
 	payload := func(t *rapid.T, n int) events.Payload {
 		at := begin.Add(time.Duration(rapid.IntRange(-1e6, 1e6).Draw(t, "seconds")) * time.Second)
 		switch rapid.IntRange(0, 10).Draw(t, "type") {

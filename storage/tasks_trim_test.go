@@ -17,6 +17,7 @@ import (
 )
 
 func TestTrimForgetsWhatBeganBelow(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "tasks.db")
 	tasks := openAt(t, path)
 	log := logOf{t: t}
@@ -111,6 +112,7 @@ func TestTrimForgetsWhatBeganBelow(t *testing.T) {
 }
 
 func TestIsCleared(t *testing.T) {
+	t.Parallel()
 	tasks := openAt(t, filepath.Join(t.TempDir(), "tasks.db"))
 	log := logOf{t: t}
 	log.add("default", keyOf(1), begin, request("u", begin))
@@ -131,6 +133,7 @@ func TestIsCleared(t *testing.T) {
 // trimmings of a random log, which it may learn of late, and makes another one
 // from what is left.
 func TestATrimmedLogGivesTheSameProjection(t *testing.T) {
+	t.Parallel()
 	folder := t.TempDir()
 	runs := 0
 	rapid.Check(t, func(t *rapid.T) {
@@ -248,6 +251,7 @@ func TestATrimmedLogGivesTheSameProjection(t *testing.T) {
 // Readers and a writer that makes the file grow go on while its pages are
 // released under them.
 func TestReleaseDisturbsNobody(t *testing.T) {
+	t.Parallel()
 	tasks := openAt(t, filepath.Join(t.TempDir(), "tasks.db"))
 	log := logOf{t: t}
 	for n := range 3000 {

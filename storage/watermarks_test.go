@@ -13,6 +13,7 @@ import (
 )
 
 func TestWatermarksOutliveTheProcess(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "watermarks.json")
 	w, err := OpenWatermarks(path)
 	require.NoError(t, err)
@@ -43,6 +44,7 @@ func TestWatermarksOutliveTheProcess(t *testing.T) {
 }
 
 func TestWatermarksThatCannotBeReadAreSaidSo(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "watermarks.json")
 	for _, content := range []string{"", "{", `{"SHEAF_EVENTS":7}`, "\x00\x00"} {
 		require.NoError(t, os.WriteFile(path, []byte(content), 0o600))
@@ -56,6 +58,7 @@ func TestWatermarksThatCannotBeReadAreSaidSo(t *testing.T) {
 }
 
 func TestTasksEachAndForget(t *testing.T) {
+	t.Parallel()
 	tasks, err := OpenTasks(filepath.Join(t.TempDir(), "tasks.db"))
 	require.NoError(t, err)
 	defer func() { require.NoError(t, tasks.Close()) }()

@@ -14,7 +14,6 @@ import (
 	"sheaf/events/eventstest"
 
 	"github.com/stretchr/testify/require"
-	"go.uber.org/goleak"
 )
 
 func TestMain(m *testing.M) {
@@ -22,7 +21,7 @@ func TestMain(m *testing.M) {
 		_ = os.Unsetenv(asCommand)
 		main()
 	}
-	goleak.VerifyTestMain(m, eventstest.OutlivesServer())
+	eventstest.Main(m)
 }
 
 // output collects what a command writes, also while it still runs.

@@ -1,6 +1,7 @@
 package embedded_test
 
 import (
+	"fmt"
 	"log/slog"
 	"net"
 	"os"
@@ -14,13 +15,13 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m, eventstest.OutlivesServer()) }
+func TestMain(m *testing.M) { eventstest.Main(m) }
 
 // Two servers on one folder would both believe that its files are theirs.
 func TestFolderIsUsedOnce(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	first, err := embedded.Start(embedded.Options{Dir: dir})
 	require.NoError(t, err)
@@ -38,6 +39,7 @@ func TestFolderIsUsedOnce(t *testing.T) {
 }
 
 func TestWhatIsAcknowledgedOutlivesTheServer(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	for round := range uint64(3) {
 		srv, err := embedded.Start(embedded.Options{Dir: dir})
@@ -58,6 +60,7 @@ func TestWhatIsAcknowledgedOutlivesTheServer(t *testing.T) {
 }
 
 func TestStartSaysWhatIsWrong(t *testing.T) {
+	t.Parallel()
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	defer taken.Close()
@@ -84,7 +87,7 @@ func TestStartSaysWhatIsWrong(t *testing.T) {
 
 // The address may be taken while the server reads its streams, which can be long.
 func TestAnAddressThatIsTakenMeanwhile(t *testing.T) {
-	address := freeAddress(t)
+	address := fmt.Sprintf("127.0.0.1:%d", eventstest.FreePort())
 	var other net.Listener
 	take := sync.OnceFunc(func() {
 		var err error

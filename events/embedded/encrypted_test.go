@@ -43,6 +43,7 @@ func holds(t *testing.T, dir, text string) bool {
 // What is stored cannot be read from the disk, and comes back with the right key.
 // With another, or none, the server does not start and nothing is lost.
 func TestStoreIsEncrypted(t *testing.T) {
+	t.Parallel()
 	const canary = "canary-5f1e"
 	write := func(s *events.Streams) {
 		_, err := s.JetStream().Publish(t.Context(), "sheaf.submit."+canary+".http", []byte(canary))
@@ -74,7 +75,7 @@ func TestStoreIsEncrypted(t *testing.T) {
 // visit starts a server in a folder, with the streams of Sheaf, for a look.
 func visit(t *testing.T, dir, key string, look func(*events.Streams)) {
 	t.Helper()
-	visitWith(t, embedded.Options{Dir: dir, Key: key}, look)
+	visitWith(t, embedded.Options{Dir: dir, Key: key, Passing: true}, look)
 }
 
 func visitWith(t *testing.T, o embedded.Options, look func(*events.Streams)) {
@@ -93,6 +94,7 @@ func visitWith(t *testing.T, o embedded.Options, look func(*events.Streams)) {
 // A process that is killed while the server writes a configuration finds its streams
 // and consumers again: encrypted or not, and whatever its folder is called.
 func TestAConfigurationWithoutItsChecksum(t *testing.T) {
+	t.Parallel()
 	torn := func(sum string) error { return os.WriteFile(sum, []byte("57db7250baa12fd7"), 0o600) }
 	for name, tc := range map[string]struct {
 		key, folder string
@@ -183,15 +185,13 @@ func TestAStreamThatIsReadOnlyAtTheSecondTry(t *testing.T) {
 	damaged := bytes.Clone(whole)
 	damaged[len(damaged)/2] ^= 1
 	require.NoError(t, os.WriteFile(meta, damaged, 0o600))
-	before := slog.Default()
-	t.Cleanup(func() { slog.SetDefault(before) })
 	mended := false
-	slog.SetDefault(slog.New(onRecord(func(r slog.Record) {
+	onLog(t, func(r slog.Record) {
 		if strings.Contains(r.Message, "could not be read") {
 			mended = true
 			require.NoError(t, os.WriteFile(meta, whole, 0o600))
 		}
-	})))
+	})
 	visit(t, dir, "key", func(s *events.Streams) { require.Equal(t, created, look(s)) })
 	require.True(t, mended)
 }
@@ -258,6 +258,7 @@ func holdsSome(t *testing.T, created time.Time) func(*events.Streams) {
 // A process that is killed while the server begins a block finds the stream whole. The
 // server would find it corrupt and remove it.
 func TestABlockWithoutItsKey(t *testing.T) {
+	t.Parallel()
 	for _, key := range []string{"", "key"} {
 		t.Run("key "+key, func(t *testing.T) {
 			dir := t.TempDir()
@@ -335,7 +336,7 @@ func TestNobodyIsLetInDuringTheTries(t *testing.T) {
 	var created time.Time
 	visit(t, dir, "key", func(s *events.Streams) { created = some(t, s) })
 	block := unreadableBlock(t, dir, events.StreamSubmit)
-	address := freeAddress(t)
+	address := fmt.Sprintf("127.0.0.1:%d", eventstest.FreePort())
 	tries := 0
 	onLog(t, func(r slog.Record) {
 		if !strings.Contains(r.Message, "starts once more") {
@@ -369,21 +370,8 @@ func TestNobodyIsLetInDuringTheTries(t *testing.T) {
 	require.Equal(t, 1, tries)
 }
 
-// freeAddress returns an address that nobody listens on.
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	free, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer free.Close()
-	return free.Addr().String()
-}
-
-// onLog has fn see what is logged, until the test ends.
-func onLog(t *testing.T, fn func(slog.Record)) {
-	before := slog.Default()
-	t.Cleanup(func() { slog.SetDefault(before) })
-	slog.SetDefault(slog.New(onRecord(fn)))
-}
+// onLog has fn see what is logged, see [eventstest.SetLog].
+func onLog(t *testing.T, fn func(slog.Record)) { eventstest.SetLog(t, onRecord(fn)) }
 
 type onRecord func(slog.Record)
 
@@ -395,6 +383,7 @@ func (f onRecord) WithGroup(string) slog.Handler                 { return f }
 // A process that is killed while the server makes or removes a consumer, one file after
 // the other, starts again, and the consumer delivers what is there.
 func TestHalfAConsumer(t *testing.T) {
+	t.Parallel()
 	files := []string{"meta.key", "meta.inf", "meta.sum", "o.dat"}
 	for _, key := range []string{"", "key"} {
 		for left := range 1 << len(files) {
@@ -435,6 +424,7 @@ func TestHalfAConsumer(t *testing.T) {
 // A file that is replaced stays readable for whom it was: a service runs as another user
 // than who changes its keys.
 func TestReplaceFileKeepsOwnerAndMode(t *testing.T) {
+	t.Parallel()
 	name := filepath.Join(t.TempDir(), "keys")
 	require.NoError(t, embedded.ReplaceFile(name, []byte("new")))
 	info, err := os.Stat(name)

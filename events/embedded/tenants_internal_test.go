@@ -19,6 +19,7 @@ func keyed(t *testing.T, authenticate func(string) (string, bool)) *Server {
 }
 
 func TestAConnectionEndsWhenItsKeyIsAnothers(t *testing.T) {
+	t.Parallel()
 	var tenant atomic.Value
 	tenant.Store("shop")
 	srv := keyed(t, func(key string) (string, bool) {
@@ -48,6 +49,7 @@ func TestAConnectionEndsWhenItsKeyIsAnothers(t *testing.T) {
 }
 
 func TestConnectionsThatHaveGoneAreForgotten(t *testing.T) {
+	t.Parallel()
 	srv := keyed(t, func(key string) (string, bool) { return "shop", strings.HasPrefix(key, "key") })
 	for range 3 * leastPruned {
 		nc, err := nats.Connect(srv.URL(), nats.Token("key"), nats.NoReconnect())
@@ -61,6 +63,7 @@ func TestConnectionsThatHaveGoneAreForgotten(t *testing.T) {
 
 // A key that is revoked while a connection is let in by it does not keep it.
 func TestAKeyThatIsRevokedMeanwhileLetsNobodyIn(t *testing.T) {
+	t.Parallel()
 	var srv *Server
 	var revoked atomic.Bool
 	srv = keyed(t, func(string) (string, bool) {
@@ -77,6 +80,7 @@ func TestAKeyThatIsRevokedMeanwhileLetsNobodyIn(t *testing.T) {
 // One tenant leaves room for the connections of others, and may have as many again when
 // its own have ended.
 func TestATenantHasItsConnections(t *testing.T) {
+	t.Parallel()
 	srv := keyed(t, func(key string) (string, bool) { return key, true })
 	connect := func(tenant string) (*nats.Conn, error) {
 		return nats.Connect(srv.URL(), nats.Token(tenant), nats.NoReconnect())
@@ -101,6 +105,7 @@ func TestATenantHasItsConnections(t *testing.T) {
 }
 
 func TestAConnectionHasItsSubscriptions(t *testing.T) {
+	t.Parallel()
 	srv := keyed(t, func(string) (string, bool) { return "shop", true })
 	failed := make(chan error, 10)
 	nc, err := nats.Connect(srv.URL(), nats.Token("key"), nats.NoReconnect(), nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {

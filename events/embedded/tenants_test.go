@@ -17,6 +17,7 @@ import (
 // that publishes it. On a server whose callers share an account it lands in the
 // streams, as another's page or event; between accounts it does not.
 func TestAcknowledgementsStayInTheAccount(t *testing.T) {
+	t.Parallel()
 	key := strings.Repeat("0", 32)
 	targets := []string{
 		"sheaf.page.shop." + key + ".9.1.1", "sheaf.event.shop.completed." + key, "sheaf.private.headers.shop." + key,

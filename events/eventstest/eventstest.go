@@ -4,6 +4,13 @@ package eventstest
 
 import (
 	"bytes"
+	"flag"
+	"fmt"
+	"log"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"sync"
 	"testing"
 
 	"sheaf/events"
@@ -17,11 +24,25 @@ import (
 // SecretKey is the secret key of every test.
 var SecretKey = bytes.Repeat([]byte{7}, events.SecretKeySize)
 
-// Server starts an embedded server in a folder of the test and stops it at
-// the end. Like in production every write is synced.
+// Main runs the tests of a package and fails if they leave goroutines behind. Six
+// parallel tests run at once, unless -parallel says otherwise: go test runs one a core,
+// and these wait most of the time.
+func Main(m *testing.M) {
+	flag.Parse()
+	given := false
+	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
+	if !given {
+		_ = flag.Set("test.parallel", "6")
+	}
+	goleak.VerifyTestMain(m, OutlivesServer())
+}
+
+// Server starts an embedded server in a folder of the test and stops it at the end.
+// It syncs no write: no test here loses power, and a test spends most of its time on
+// the disk otherwise. Package chaostest checks that a real process syncs.
 func Server(t testing.TB, listen string) *embedded.Server {
 	t.Helper()
-	srv, err := embedded.Start(embedded.Options{Dir: t.TempDir(), Listen: listen, MaxStore: 8 << 30})
+	srv, err := embedded.Start(embedded.Options{Dir: t.TempDir(), Listen: listen, MaxStore: 8 << 30, Passing: true})
 	require.NoError(t, err)
 	t.Cleanup(srv.Stop)
 	return srv
@@ -32,6 +53,18 @@ func Server(t testing.TB, listen string) *embedded.Server {
 // for as long (nats-server 2.15.2, trySetupSourceConsumer).
 func OutlivesServer() goleak.Option {
 	return goleak.IgnoreTopFunction("github.com/nats-io/nats-server/v2/server.(*stream).trySetupSourceConsumer.func3")
+}
+
+// SetLog has h handle what the process logs until the end of the test, which cannot be
+// parallel: there is one log.
+func SetLog(t testing.TB, h slog.Handler) {
+	logger, out, flags := slog.Default(), log.Writer(), log.Flags()
+	t.Cleanup(func() {
+		slog.SetDefault(logger)
+		log.SetOutput(out) // which SetDefault has changed
+		log.SetFlags(flags)
+	})
+	slog.SetDefault(slog.New(h))
 }
 
 // Connect connects to srv until the end of the test.
@@ -60,4 +93,24 @@ func StreamsOn(t testing.TB, srv *embedded.Server, cfg events.Config) *events.St
 	s, err := events.Provision(t.Context(), Connect(t, srv), cfg)
 	require.NoError(t, err)
 	return s
+}
+
+// givenPorts are those that FreePort has returned.
+var givenPorts sync.Map
+
+// FreePort returns a loopback port for a server that is to start there, and start
+// there again. It lies below the ports that Linux gives to outgoing connections and to
+// listeners without a port of their own, so that none of those takes its place while
+// the server is down.
+func FreePort() int {
+	for {
+		port := 12_000 + rand.IntN(20_000)
+		if _, given := givenPorts.LoadOrStore(port, true); given {
+			continue
+		}
+		if l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
+			_ = l.Close()
+			return port
+		}
+	}
 }

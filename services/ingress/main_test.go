@@ -21,7 +21,6 @@ import (
 	"sheaf/storage"
 
 	"github.com/stretchr/testify/require"
-	"go.uber.org/goleak"
 )
 
 var update = flag.Bool("update", false, "write the golden files")
@@ -32,7 +31,7 @@ func TestMain(m *testing.M) {
 	if !testing.Verbose() {
 		slog.SetDefault(slog.New(slog.DiscardHandler))
 	}
-	goleak.VerifyTestMain(m, eventstest.OutlivesServer())
+	eventstest.Main(m)
 }
 
 // ingress is a running service of a test.

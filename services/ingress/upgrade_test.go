@@ -42,9 +42,7 @@ func (l *lines) with(text string) (found []string) {
 // line, and answers as before.
 func TestProjectionPassesNewerEventsBy(t *testing.T) {
 	var log lines
-	before := slog.Default()
-	slog.SetDefault(slog.New(slog.NewTextHandler(&log, nil)))
-	t.Cleanup(func() { slog.SetDefault(before) })
+	eventstest.SetLog(t, slog.NewTextHandler(&log, nil))
 	srv := eventstest.Server(t, "")
 	in := start(t, srv, Config{})
 	key := in.post(t, "/v1/export/http", httpBody("", `"title":"orders"`)).key(t)

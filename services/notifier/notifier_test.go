@@ -501,7 +501,7 @@ func TestAttemptThatFellDueWhileTheServerWasDownIsMade(t *testing.T) {
 		}
 	})
 	start := func() (*embedded.Server, *events.Streams) {
-		srv, err := embedded.Start(embedded.Options{Dir: dir, MaxStore: 8 << 30})
+		srv, err := embedded.Start(embedded.Options{Dir: dir, MaxStore: 8 << 30, Passing: true})
 		require.NoError(t, err)
 		return srv, eventstest.StreamsOn(t, srv, events.Config{})
 	}

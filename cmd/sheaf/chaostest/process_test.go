@@ -6,8 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,6 +15,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"sheaf/events/eventstest"
 
 	"github.com/stretchr/testify/require"
 )
@@ -59,25 +59,8 @@ func goBuild(t testing.TB, args ...string) {
 	require.NoError(t, err, "go build %v:\n%s", args, out)
 }
 
-// givenPorts are those that freeAddress returned: who got one may not listen yet.
-var givenPorts sync.Map
-
-// freeAddress returns a loopback address that nobody listens on or was given, below
-// the ports that Linux gives to outgoing connections: one of those must not take
-// the place of a process that is down for a moment.
-func freeAddress() string {
-	for {
-		port := 12_000 + rand.IntN(20_000)
-		if _, given := givenPorts.LoadOrStore(port, true); given {
-			continue
-		}
-		address := fmt.Sprintf("127.0.0.1:%d", port)
-		if l, err := net.Listen("tcp", address); err == nil {
-			_ = l.Close()
-			return address
-		}
-	}
-}
+// freeAddress returns a loopback address that no process listens on or was given.
+func freeAddress() string { return fmt.Sprintf("127.0.0.1:%d", eventstest.FreePort()) }
 
 // process is a real process that is started again whenever it ends, until it
 // is shut down.
