@@ -52,6 +52,10 @@ func OpenTasks(path string) (*Tasks, error) {
 	return openTasks(path)
 }
 
+// Passing says that the file goes with the process, so that it need not outlive a loss
+// of power: nothing is synced any more. It must be called before anything else.
+func (t *Tasks) Passing() { t.db.NoSync = true }
+
 // unfitError is of a file that must be set aside.
 type unfitError struct {
 	as     string // what it is renamed to

@@ -141,7 +141,7 @@ func TestATrimmedLogGivesTheSameProjection(t *testing.T) {
 		open := func(name string) *Tasks {
 			tasks, err := OpenTasks(filepath.Join(folder, fmt.Sprintf("%d-%s.db", runs, name)))
 			require.NoError(t, err)
-			tasks.db.NoSync = true // nothing here cuts the power
+			tasks.Passing()
 			return tasks
 		}
 		lived := open("lived")

@@ -213,6 +213,9 @@ func (s *system) take(ctx context.Context) error {
 			return err
 		}
 		s.onClose(func() { logClose("tasks.db", s.tasks.Close()) })
+		if cfg.passing {
+			s.tasks.Passing()
+		}
 	}
 	if err := s.checkFiles(ctx); err != nil {
 		return err

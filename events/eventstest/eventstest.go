@@ -24,17 +24,30 @@ import (
 // SecretKey is the secret key of every test.
 var SecretKey = bytes.Repeat([]byte{7}, events.SecretKeySize)
 
-// Main runs the tests of a package and fails if they leave goroutines behind. Six
-// parallel tests run at once, unless -parallel says otherwise: go test runs one a core,
-// and these wait most of the time.
+// Main runs the tests of a package and fails if they leave goroutines behind. Flags
+// that are not given get other defaults than go test's: six parallel tests at once, for
+// they wait most of the time, and 25 checks of a property unless Full.
 func Main(m *testing.M) {
 	flag.Parse()
-	given := false
-	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
-	if !given {
-		_ = flag.Set("test.parallel", "6")
+	defaults := map[string]string{"test.parallel": "6"}
+	if !Full {
+		defaults["rapid.checks"] = "25"
+	}
+	flag.Visit(func(f *flag.Flag) { delete(defaults, f.Name) })
+	for name, value := range defaults {
+		if flag.Lookup(name) != nil { // only packages with properties have the latter
+			_ = flag.Set(name, value)
+		}
 	}
 	goleak.VerifyTestMain(m, OutlivesServer())
+}
+
+// LongRunning skips a test unless Full.
+func LongRunning(t testing.TB) {
+	t.Helper()
+	if !Full {
+		t.Skip("takes long; go test -tags chaos runs it")
+	}
 }
 
 // Server starts an embedded server in a folder of the test and stops it at the end.

@@ -33,6 +33,7 @@ func completed(x events.Export) *events.ExportCompleted {
 }
 
 func TestEnvelopeOfEveryFailure(t *testing.T) {
+	t.Parallel()
 	in := start(t, eventstest.Server(t, ""), Config{MaxBody: 1 << 10})
 	for _, c := range []struct {
 		name, method, path, body string
@@ -86,6 +87,7 @@ func TestEnvelopeOfEveryFailure(t *testing.T) {
 
 // A body whose length is not announced is held to the same limit.
 func TestChunkedBodies(t *testing.T) {
+	t.Parallel()
 	in := start(t, eventstest.Server(t, ""), Config{MaxBody: 1 << 10, MaxRawBody: 3 << 20})
 	chunked := func(path, body string) answer {
 		t.Helper()
@@ -122,7 +124,9 @@ func TestChunkedBodies(t *testing.T) {
 // A caller that sends its bodies slowly takes its tenant's room for them, and that of
 // nobody else.
 func TestSlowBodiesOfOneTenant(t *testing.T) {
-	in := start(t, eventstest.Server(t, ""), Config{MaxRawBody: 1 << 20, Authenticate: func(key string) (string, bool) { return key, true }})
+	t.Parallel()
+	const bodyWait = time.Second
+	in := start(t, eventstest.Server(t, ""), Config{MaxRawBody: 1 << 20, BodyWait: bodyWait, Authenticate: func(key string) (string, bool) { return key, true }})
 	conn, err := net.Dial("tcp", strings.TrimPrefix(in.url, "http://"))
 	require.NoError(t, err)
 	defer conn.Close()
@@ -145,6 +149,7 @@ func TestSlowBodiesOfOneTenant(t *testing.T) {
 
 // A body that ends before its announced length is the caller's error.
 func TestBodyCutShort(t *testing.T) {
+	t.Parallel()
 	in := start(t, eventstest.Server(t, ""), Config{})
 	conn, err := net.Dial("tcp", strings.TrimPrefix(in.url, "http://"))
 	require.NoError(t, err)
@@ -159,6 +164,7 @@ func TestBodyCutShort(t *testing.T) {
 }
 
 func TestPanicIsAnEnvelope(t *testing.T) {
+	t.Parallel()
 	h := identify(logRequests(recoverPanics(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic("secret inner state") }))))
 	w := httptest.NewRecorder()
 	h.ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
@@ -182,6 +188,7 @@ func TestPanicIsAnEnvelope(t *testing.T) {
 }
 
 func TestRequestID(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct{ trace, id, want string }{
 		{"t-1", "i-1", "t-1"},
 		{"", "i-1", "i-1"},
@@ -205,6 +212,7 @@ func TestRequestID(t *testing.T) {
 
 // What is not known to this package is never told.
 func TestUnknownErrorsAreInternal(t *testing.T) {
+	t.Parallel()
 	for err, status := range map[error]int{
 		errors.New("dial 10.0.0.3:4222"):                   500,
 		fmt.Errorf("x: %w", events.ErrUnavailable):         503,
@@ -246,6 +254,7 @@ func goldenExport(s events.State) events.Export {
 }
 
 func TestGoldenAnswers(t *testing.T) {
+	t.Parallel()
 	streams := eventstest.Streams(t)
 	s := &Service{streams: streams, cfg: Config{PublicURL: "https://sheaf.example"}, progress: newProgressCache()}
 	seen := time.Date(2021, 9, 6, 9, 30, 0, 0, time.UTC)
@@ -271,6 +280,7 @@ func TestGoldenAnswers(t *testing.T) {
 }
 
 func TestDetailFollowsTheExport(t *testing.T) {
+	t.Parallel()
 	in := start(t, eventstest.Server(t, ""), Config{PublicURL: "http://files.example/"})
 	key := in.post(t, "/v1/export/http", specHTTP).key(t)
 	detail := func() detailView { t.Helper(); return in.get(t, "/v1/export/detail?key="+key).detail(t) }
@@ -326,6 +336,7 @@ func TestDetailFollowsTheExport(t *testing.T) {
 }
 
 func TestOtherTenantsSeeNothing(t *testing.T) {
+	t.Parallel()
 	srv := eventstest.Server(t, "")
 	in := start(t, srv, Config{})
 	nc := eventstest.Connect(t, srv)
@@ -350,6 +361,7 @@ func TestOtherTenantsSeeNothing(t *testing.T) {
 }
 
 func TestHistory(t *testing.T) {
+	t.Parallel()
 	in := start(t, eventstest.Server(t, ""), Config{})
 	require.Equal(t, `[]`, string(in.get(t, "/v1/export/history?user_id=u").Data))
 	var keys []string
@@ -409,6 +421,7 @@ func end(t *testing.T, in *ingress, key string, s events.State) events.Export {
 }
 
 func TestCancelRetryAndRepeatInEveryState(t *testing.T) {
+	t.Parallel()
 	in := start(t, eventstest.Server(t, ""), Config{})
 	for _, c := range []struct {
 		state            events.State
@@ -482,6 +495,7 @@ func TestCancelRetryAndRepeatInEveryState(t *testing.T) {
 // Until the sweeper comes, a file whose time is over is still there. An equal
 // request does not wait for it.
 func TestFileWhoseTimeIsOver(t *testing.T) {
+	t.Parallel()
 	in := start(t, eventstest.Server(t, ""), Config{})
 	retry := func(key string) answer { return in.post(t, "/v1/export/retry", `{"key":"`+key+`"}`) }
 	overdue := func(key string) events.Export {
@@ -507,6 +521,7 @@ func TestFileWhoseTimeIsOver(t *testing.T) {
 }
 
 func TestRetryNeedsWhatTheRequestBrought(t *testing.T) {
+	t.Parallel()
 	in := start(t, eventstest.Server(t, ""), Config{})
 	retry := func(key string) answer { return in.post(t, "/v1/export/retry", `{"key":"`+key+`"}`) }
 
@@ -551,6 +566,7 @@ func TestRetryNeedsWhatTheRequestBrought(t *testing.T) {
 }
 
 func TestNoSpaceIsUnavailable(t *testing.T) {
+	t.Parallel()
 	srv := eventstest.Server(t, "")
 	streams := eventstest.StreamsOn(t, srv, events.Config{MaxPagesBytes: 16 << 10})
 	in := startOn(t, streams, Config{})
@@ -569,6 +585,7 @@ func TestNoSpaceIsUnavailable(t *testing.T) {
 }
 
 func TestReadiness(t *testing.T) {
+	t.Parallel()
 	health := make(chan error, 1)
 	srv := eventstest.Server(t, "")
 	in := start(t, srv, Config{Health: func() error {
@@ -603,6 +620,7 @@ func TestReadiness(t *testing.T) {
 
 // A request that was begun is answered, then Run returns nil.
 func TestDrain(t *testing.T) {
+	t.Parallel()
 	srv := eventstest.Server(t, "")
 	in, nc := start(t, srv, Config{}), eventstest.Connect(t, srv)
 	conn, err := net.Dial("tcp", strings.TrimPrefix(in.url, "http://"))
@@ -641,6 +659,7 @@ func TestDrain(t *testing.T) {
 // While a load balancer has not noticed yet, requests are answered, each with
 // the end of its connection.
 func TestShutdownDelay(t *testing.T) {
+	t.Parallel()
 	in := start(t, eventstest.Server(t, ""), Config{ShutdownDelay: time.Second})
 	stopped := make(chan error, 1)
 	go func() { stopped <- in.stop() }()
@@ -657,6 +676,7 @@ func TestShutdownDelay(t *testing.T) {
 }
 
 func TestProjectionIsRebuilt(t *testing.T) {
+	t.Parallel()
 	srv := eventstest.Server(t, "")
 	in := start(t, srv, Config{})
 	key := in.post(t, "/v1/export/http", specHTTP).key(t)
@@ -668,6 +688,7 @@ func TestProjectionIsRebuilt(t *testing.T) {
 
 // Of an empty log that once had events the projection knows the end.
 func TestEmptiedLog(t *testing.T) {
+	t.Parallel()
 	srv := eventstest.Server(t, "")
 	in := start(t, srv, Config{})
 	key := in.post(t, "/v1/export/http", specHTTP).key(t)
@@ -682,6 +703,7 @@ func TestEmptiedLog(t *testing.T) {
 }
 
 func TestConfigIsChecked(t *testing.T) {
+	t.Parallel()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	defer l.Close()

@@ -196,6 +196,7 @@ func TestWhatIsNotCarried(t *testing.T) {
 // What lies before what becomes free is carried on if it is not more than eight times
 // as much. Pieces are parted by blanks; in one, tenants have no order.
 func TestCarryingIsWorthIt(t *testing.T) {
+	t.Parallel()
 	for log, until := range map[string]uint64{
 		"":                      0,
 		"m m m":                 0, // nothing becomes free

@@ -21,6 +21,7 @@ func askDemo(t testing.TB, method, query, body string) answer {
 }
 
 func TestDemoPageAnswersTheStandardFormat(t *testing.T) {
+	t.Parallel()
 	const page1 = `{"errcode":0,"msg":"","data":{"data":[{"Age":"年龄","ID":"编号","Name":"姓名"},{"ID":0,"Name":"Demo","Age":15},{"ID":1,"Name":"Demo","Age":15}],` +
 		`"pagetag":{"page":1,"limit":2,"total":500,"total_page":250}},"request_id":%q}` + "\n"
 	for _, ask := range [][3]string{
@@ -41,6 +42,7 @@ func TestDemoPageAnswersTheStandardFormat(t *testing.T) {
 }
 
 func TestDemoPageHasEveryRowOnce(t *testing.T) {
+	t.Parallel()
 	for _, limit := range []int{1, 7, 10, 499, 500, 501, 10_000} {
 		next, pages := 0, 1
 		for page := 1; page <= pages; page++ {
@@ -67,6 +69,7 @@ func TestDemoPageHasEveryRowOnce(t *testing.T) {
 }
 
 func TestDemoPageDefaultsAndBounds(t *testing.T) {
+	t.Parallel()
 	a := askDemo(t, "GET", "", "")
 	require.Contains(t, a.Raw, `"pagetag":{"page":1,"limit":10,"total":500,"total_page":50}`)
 	a = askDemo(t, "POST", "", "")

@@ -105,6 +105,7 @@ func fetch(t testing.TB, method, link string, header ...string) (download, []byt
 }
 
 func TestDownload(t *testing.T) {
+	t.Parallel()
 	in := start(t, eventstest.Server(t, ""), Config{})
 	content := testZip(t)
 	x := in.complete(t, testKey(1), "订单 2026", content, time.Now().Add(time.Hour))
@@ -141,6 +142,7 @@ func TestDownload(t *testing.T) {
 }
 
 func TestDownloadRefuses(t *testing.T) {
+	t.Parallel()
 	in := start(t, eventstest.Server(t, ""), Config{})
 	x := in.complete(t, testKey(1), "a", testZip(t), time.Now().Add(time.Hour))
 	other := in.complete(t, testKey(2), "b", testZip(t), time.Now().Add(time.Hour))
@@ -197,6 +199,7 @@ func TestDownloadRefuses(t *testing.T) {
 
 // A link may come from an ingress that is ahead of the one that is asked.
 func TestDownloadWaitsForTheProjection(t *testing.T) {
+	t.Parallel()
 	in := start(t, eventstest.Server(t, ""), Config{})
 	x := in.complete(t, testKey(1), "a", testZip(t), time.Now().Add(time.Hour))
 	behind, err := storage.OpenTasks(t.TempDir() + "/tasks.db")
@@ -234,6 +237,7 @@ func TestDownloadWaitsForTheProjection(t *testing.T) {
 }
 
 func TestAttachmentNamesAreSafe(t *testing.T) {
+	t.Parallel()
 	const plain = "5ad5f7b92a816b76e70a21e4154c2485.zip"
 	for name, want := range map[string]string{
 		"orders.zip":       `attachment; filename="orders.zip"; filename*=UTF-8''orders.zip`,

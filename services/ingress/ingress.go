@@ -62,6 +62,16 @@ type Config struct {
 	MaxSkew      time.Duration // how far a request's timestamp may be from the clock; default any
 	MaxBody      int64         // bytes of a request without rows; default 256 KiB
 	MaxRawBody   int64         // bytes of a request with rows; default 64 MiB
+	// ReadTimeout bounds a body that no handler reads, of a request that is refused,
+	// say: net/http reads on before it answers. Handlers set their own. Default 10s.
+	ReadTimeout time.Duration
+	// HeaderTimeout is how long a caller may take to send the headers; default 5s.
+	HeaderTimeout time.Duration
+	// BodyWait is how long a large body waits for its turn; default 5s.
+	BodyWait time.Duration
+	// OperationWait bounds an operation: a caller that waits longer gets 503. Each MiB
+	// of rows adds a second, for what takes a few milliseconds. Default 5s.
+	OperationWait time.Duration
 }
 
 func (c Config) withDefaults(listener net.Listener) Config {
@@ -96,6 +106,18 @@ func (c Config) withDefaults(listener net.Listener) Config {
 	if c.MaxRawBody == 0 {
 		c.MaxRawBody = 64 << 20
 	}
+	if c.ReadTimeout == 0 {
+		c.ReadTimeout = 10 * time.Second
+	}
+	if c.HeaderTimeout == 0 {
+		c.HeaderTimeout = 5 * time.Second
+	}
+	if c.BodyWait == 0 {
+		c.BodyWait = 5 * time.Second
+	}
+	if c.OperationWait == 0 {
+		c.OperationWait = 5 * time.Second
+	}
 	return c
 }
 
@@ -119,9 +141,6 @@ const (
 	// retryEvery is the pause before an inner loop that lost the streams
 	// begins again.
 	retryEvery = time.Second
-	// readTimeout bounds a body that no handler reads, of a request that is refused,
-	// say: net/http reads on before it answers. Who reads a body sets its own.
-	readTimeout = 10 * time.Second
 	// answerWait is how long a request may take from its headers to the last byte
 	// of its answer: a body of a minute, what is done with it, and a caller that
 	// reads slowly. Downloads have their own time, see downloadWait.
@@ -144,8 +163,6 @@ const (
 	maxCalls       = 128
 	// turnWait is how long a call waits for that.
 	turnWait = 5 * time.Second
-	// bodyWait is how long a large body waits for its turn.
-	bodyWait = 5 * time.Second
 )
 
 // Service answers callers. It is made by [New] and lives through one call of
@@ -240,8 +257,8 @@ func (s *Service) Run(ctx context.Context) error {
 func (s *Service) serveHTTP(front, back context.Context) error {
 	server := &http.Server{
 		Handler:           s.handler(),
-		ReadHeaderTimeout: 5 * time.Second,
-		ReadTimeout:       readTimeout,
+		ReadHeaderTimeout: s.cfg.HeaderTimeout,
+		ReadTimeout:       s.cfg.ReadTimeout,
 		WriteTimeout:      answerWait,
 
 		DisableGeneralOptionsHandler: true, // "OPTIONS *" gets the envelope as well
@@ -300,10 +317,10 @@ func untilDone(ctx context.Context, what string, fn func(context.Context) error)
 
 // reserve takes room for a large body of a tenant, and waits a little for it.
 func (s *Service) reserve(ctx context.Context, tenant string, size int64) (release func(), err error) {
-	ctx, cancel := context.WithTimeout(ctx, bodyWait)
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.BodyWait)
 	defer cancel()
 	if release, err = s.bodies.acquire(ctx, tenant, size); err != nil {
-		return nil, unavailable("too many large requests are under way; try again", bodyWait, err)
+		return nil, unavailable("too many large requests are under way; try again", s.cfg.BodyWait, err)
 	}
 	return release, nil
 }

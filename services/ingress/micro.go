@@ -157,7 +157,7 @@ func (m *microService) call(req micro.Request, tenant, name string, op operation
 	}
 	release, ok := m.s.bodies.try(tenant, int64(len(c.body)))
 	if !ok { // the places of calls are everybody's
-		return seal(nil, unavailable("too many large requests are under way; try again", bodyWait, nil), id)
+		return seal(nil, unavailable("too many large requests are under way; try again", m.s.cfg.BodyWait, nil), id)
 	}
 	defer release()
 	leave, err := m.s.turn(m.back, tenant)

@@ -22,10 +22,6 @@ const (
 	// readWait is how long an answer waits for the projection to have seen
 	// what was acknowledged before the question.
 	readWait = 2 * time.Second
-	// operationWait bounds an operation: a caller that waits longer is told
-	// sooner that nothing is known. Each MiB of rows is given a second more, for
-	// what takes a few milliseconds.
-	operationWait = 5 * time.Second
 	// eventBytes is about what the event that begins an export takes of the log
 	// besides the request.
 	eventBytes = 1 << 10
@@ -76,7 +72,7 @@ func (s *Service) do(ctx context.Context, op operation, c call) (data any, err e
 	if !s.streams.Conn().IsConnected() {
 		return nil, events.ErrUnavailable
 	}
-	ctx, cancel := context.WithTimeout(ctx, operationWait+time.Duration(len(c.body)>>20)*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.OperationWait+time.Duration(len(c.body)>>20)*time.Second)
 	defer cancel()
 	ctx, leave := s.outlook.whileAlive(ctx)
 	defer leave()

@@ -15,6 +15,7 @@ import (
 
 // While NATS is away the answer is 503, and nothing of that lasts.
 func TestOutage(t *testing.T) {
+	t.Parallel()
 	probe, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	listen := probe.Addr().String()

@@ -30,6 +30,7 @@ func submitted(t testing.TB, in *ingress) uint64 {
 // comes, and callers are told when to come again. All else goes on. When there is
 // room so do new exports, by themselves.
 func TestNewExportsWaitForRoomOnTheDisk(t *testing.T) {
+	t.Parallel()
 	streams := eventstest.Streams(t)
 	var full atomic.Bool
 	in := startOn(t, streams, Config{Room: func(bytes int64) (func(), error) {
@@ -85,6 +86,7 @@ func TestNewExportsWaitForRoomOnTheDisk(t *testing.T) {
 // The last tenth of the log is for the exports that are there: they end, and are
 // cancelled, expired and swept, while new ones are refused.
 func TestTheLogKeepsRoomForEnds(t *testing.T) {
+	t.Parallel()
 	const limit = 256 << 10
 	streams := eventstest.StreamsOn(t, eventstest.Server(t, ""), events.Config{MaxEventsBytes: limit})
 	in := startOn(t, streams, Config{})
@@ -136,6 +138,8 @@ func TestTheLogKeepsRoomForEnds(t *testing.T) {
 
 // A server that goes away in the middle of a submission is not waited for.
 func TestASubmissionIsNotWaitedForInVain(t *testing.T) {
+	t.Parallel()
+	const operationWait = 500 * time.Millisecond
 	srv := eventstest.Server(t, "127.0.0.1:0")
 	link := newLink(t, srv.URL())
 	nc, err := nats.Connect(link.url, nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond))
@@ -143,7 +147,7 @@ func TestASubmissionIsNotWaitedForInVain(t *testing.T) {
 	t.Cleanup(nc.Close)
 	streams, err := events.Provision(t.Context(), nc, events.Config{SecretKey: eventstest.SecretKey})
 	require.NoError(t, err)
-	in := startOn(t, streams, Config{})
+	in := startOn(t, streams, Config{OperationWait: operationWait})
 
 	for _, cut := range []struct {
 		claim string
@@ -228,6 +232,7 @@ func (l *link) close() {
 
 // A process that has not started says that it lives, and when to come again.
 func TestClosed(t *testing.T) {
+	t.Parallel()
 	h := Closed(func() NotReady { return "no room" })
 	for _, tc := range []struct {
 		method, path string

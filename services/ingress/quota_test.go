@@ -22,6 +22,7 @@ func titled(title string) string {
 // A tenant with as many exports under way as it may have is told to come again; what
 // is under way already is found, others are served, and room is used at once.
 func TestQuotaOfExports(t *testing.T) {
+	t.Parallel()
 	in := start(t, eventstest.Server(t, ""), Config{Quota: Quota{Unfinished: 2}, Authenticate: func(key string) (string, bool) { return key, true }})
 	submit := func(tenant, title string) answer {
 		return send(t, http.MethodPost, in.url+"/v1/export/raw", titled(title), "X-API-Key", tenant)
@@ -55,6 +56,7 @@ func TestQuotaOfExports(t *testing.T) {
 // A durable submission over the quota is not refused: it waits in its stream, and
 // those of others pass it.
 func TestDurableSubmissionsWaitForTheQuota(t *testing.T) {
+	t.Parallel()
 	in := start(t, eventstest.Server(t, ""), Config{Quota: Quota{Unfinished: 1}})
 	events1, err := in.streams.Conn().SubscribeSync("sheaf.event.*.*.*")
 	require.NoError(t, err)
@@ -81,6 +83,7 @@ func TestDurableSubmissionsWaitForTheQuota(t *testing.T) {
 }
 
 func TestQuotaOfFiles(t *testing.T) {
+	t.Parallel()
 	in := start(t, eventstest.Server(t, ""), Config{Quota: Quota{FileBytes: 1000}})
 	key := send(t, http.MethodPost, in.url+"/v1/export/raw", titled("1")).key(t)
 	x, err := in.streams.Read(t.Context(), events.DefaultTenant, key)
@@ -108,6 +111,7 @@ func TestQuotaOfFiles(t *testing.T) {
 // The same Idempotency-Key with the same request is the same export, also after it
 // ended; with another request it is refused, through whichever ingress.
 func TestIdempotencyKey(t *testing.T) {
+	t.Parallel()
 	srv := eventstest.Server(t, "")
 	a, b := start(t, srv, Config{}), start(t, srv, Config{})
 	submit := func(in *ingress, title, key string) answer {
@@ -165,6 +169,7 @@ func TestIdempotencyKey(t *testing.T) {
 // A process that died after it had bound the key left no export: the repetition
 // begins it.
 func TestIdempotencyKeyWithoutAnExport(t *testing.T) {
+	t.Parallel()
 	in := start(t, eventstest.Server(t, ""), Config{})
 	sub, err := parseSubmission(in.streams.Keys(), events.DefaultTenant, events.SourceRaw, []byte(titled("1")))
 	require.NoError(t, err)
@@ -181,6 +186,7 @@ func TestIdempotencyKeyWithoutAnExport(t *testing.T) {
 // A request that is refused for another reason has not used its key up, and one that
 // was answered is answered again however old it is by then.
 func TestIdempotencyKeyIsBoundLast(t *testing.T) {
+	t.Parallel()
 	in := start(t, eventstest.Server(t, ""), Config{Quota: Quota{Unfinished: 1}, MaxSkew: time.Minute})
 	at := func(title string, off time.Duration) string {
 		return strings.Replace(titled(title), "1625106207", fmt.Sprint(time.Now().Add(off).Unix()), 1)
@@ -201,6 +207,7 @@ func TestIdempotencyKeyIsBoundLast(t *testing.T) {
 }
 
 func TestMaxSkew(t *testing.T) {
+	t.Parallel()
 	in := start(t, eventstest.Server(t, ""), Config{MaxSkew: time.Minute})
 	at := func(off time.Duration) answer {
 		return send(t, http.MethodPost, in.url+"/v1/export/raw", strings.Replace(rawRequest, "1625106207", fmt.Sprint(time.Now().Add(off).Unix()), 1))
@@ -221,6 +228,7 @@ func TestMaxSkew(t *testing.T) {
 // caller wants it once. That of a process that died before it began an export begins it,
 // also when others have been forgotten since.
 func TestIdempotencyKeyOutlivesItsExport(t *testing.T) {
+	t.Parallel()
 	in := start(t, eventstest.Server(t, ""), Config{})
 	submit := func(title, key string) answer {
 		return send(t, http.MethodPost, in.url+"/v1/export/raw", titled(title), "Idempotency-Key", key)
@@ -250,6 +258,7 @@ func TestIdempotencyKeyOutlivesItsExport(t *testing.T) {
 // A key whose request was refused after it was bound is free again: it would answer for
 // an export that nobody began.
 func TestIdempotencyKeyOfARefusedRequest(t *testing.T) {
+	t.Parallel()
 	in := start(t, eventstest.Server(t, ""), Config{})
 	claim := events.IdempotencyClaim{Key: testKey(1), Log: 1}
 	first, err := in.streams.ClaimIdempotencyKey(t.Context(), events.DefaultTenant, "k", claim)

@@ -20,6 +20,7 @@ import (
 // no one has more than two thirds of the shared part, and who has less than an equal
 // part may always have more.
 func TestSharesLeaveRoomForWhoComes(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		log := events.Space{Limit: rapid.Int64Range(1<<20, 1<<34).Draw(t, "limit")}
 		shared := int64(float64(log.Limit) * sharedLog)

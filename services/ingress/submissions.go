@@ -88,7 +88,7 @@ func (s *Service) carryOut(ctx context.Context, sourceType string, c call) (any,
 	}
 	release, ok := s.bodies.try(c.tenant, int64(len(c.body)))
 	if !ok { // others of the stream are not kept waiting for it
-		return nil, unavailable("too many large requests are under way; try again", bodyWait, nil)
+		return nil, unavailable("too many large requests are under way; try again", s.cfg.BodyWait, nil)
 	}
 	defer release()
 	return s.do(ctx, s.operations()[sourceType], c)

@@ -157,6 +157,7 @@ func httpBody(source string, more ...string) string {
 func rawBody(rows string) string { return `{"ext_type":"XLSX","source_raw":` + rows + `}` }
 
 func TestSubmissions(t *testing.T) {
+	t.Parallel()
 	srv := eventstest.Server(t, "")
 	in := start(t, srv, Config{MaxBody: 32 << 10, MaxRawBody: 128 << 10})
 	type claim struct {
@@ -284,6 +285,7 @@ func TestSubmissions(t *testing.T) {
 }
 
 func TestSubmissionBecomesARequest(t *testing.T) {
+	t.Parallel()
 	in := start(t, eventstest.Server(t, ""), Config{})
 	a := in.post(t, "/v1/export/http", `{"timestamp":1625106204,"ext_type":"xlsx","title":"T","user_id":12,"call_back":"http://h/c","shape":1,
 		"source_http":{"url":"http://h/p?a=1","method":"post","conn":3,"header":{"X-B":"2","X-A":1},"param":{"limit":"20","id":12345678901234567890},"verb":"x"}}`)
@@ -307,6 +309,7 @@ func TestSubmissionBecomesARequest(t *testing.T) {
 }
 
 func TestKeyIsOfTheRequestAndTheTenant(t *testing.T) {
+	t.Parallel()
 	keys, err := events.NewKeyring(eventstest.SecretKey)
 	require.NoError(t, err)
 	key := func(tenant, sourceType, body string) string {
@@ -331,6 +334,7 @@ func TestKeyIsOfTheRequestAndTheTenant(t *testing.T) {
 }
 
 func TestRawRowsBecomePages(t *testing.T) {
+	t.Parallel()
 	in := start(t, eventstest.Server(t, ""), Config{})
 	var b strings.Builder
 	b.WriteString(`[{"name":"姓名","n":"数"}`)
@@ -366,6 +370,7 @@ func TestRawRowsBecomePages(t *testing.T) {
 }
 
 func TestManyIngressesStartOneExport(t *testing.T) {
+	t.Parallel()
 	srv := eventstest.Server(t, "")
 	ingresses := []*ingress{start(t, srv, Config{}), start(t, srv, Config{})}
 	for _, body := range []string{specHTTP, specRaw, httpBody(`,"header":{"X-A":"a"}`)} {
@@ -396,6 +401,7 @@ func TestManyIngressesStartOneExport(t *testing.T) {
 }
 
 func TestSubmissionsWaitForAnIngress(t *testing.T) {
+	t.Parallel()
 	srv := eventstest.Server(t, "")
 	streams := eventstest.StreamsOn(t, srv, events.Config{})
 	for i := range 3 {
@@ -418,6 +424,7 @@ func TestSubmissionsWaitForAnIngress(t *testing.T) {
 }
 
 func TestRedeliveredSubmissionStartsNothing(t *testing.T) {
+	t.Parallel()
 	in := start(t, eventstest.Server(t, ""), Config{})
 	created, err := in.streams.SubmitStreamCreated(t.Context())
 	require.NoError(t, err)
@@ -469,6 +476,7 @@ func TestRedeliveredSubmissionStartsNothing(t *testing.T) {
 // An answer is published with our rights, so it goes to inboxes alone: no caller has
 // us write into a stream, or to the server, by naming that as the reply.
 func TestAnswersGoToInboxesAlone(t *testing.T) {
+	t.Parallel()
 	in := start(t, eventstest.Server(t, ""), Config{})
 	nc := in.streams.Conn()
 	heard, err := nc.SubscribeSync("sheaf.>")

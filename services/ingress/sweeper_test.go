@@ -65,6 +65,7 @@ func passes(t testing.TB, s *sweeper, n int) {
 }
 
 func TestSweeperPurgesWhatEndedExportsLeft(t *testing.T) {
+	t.Parallel()
 	in := start(t, eventstest.Server(t, ""), Config{})
 	crawled := func(x events.Export) events.Payload { return &events.ExportCrawled{Run: x.RequestedSeq, Pages: 2} }
 	completed := &events.ExportCompleted{Pages: 2, ExpiresAt: time.Now().Add(time.Hour)}
@@ -132,6 +133,7 @@ func TestSweeperPurgesWhatEndedExportsLeft(t *testing.T) {
 // A request that begins an ended export anew saves its headers and rows before
 // its event. A pass that falls between the two must not take them.
 func TestSweeperLeavesWhatARequestIsAboutToUse(t *testing.T) {
+	t.Parallel()
 	in := start(t, eventstest.Server(t, ""), Config{})
 	in.underway(t, testKey(1))
 	in.write(t, testKey(1), &events.ExportCancelled{})
@@ -151,6 +153,7 @@ func TestSweeperLeavesWhatARequestIsAboutToUse(t *testing.T) {
 }
 
 func TestSweepersExpireFilesOnce(t *testing.T) {
+	t.Parallel()
 	srv := eventstest.Server(t, "")
 	in := start(t, srv, Config{})
 	due := time.Now().Add(time.Hour)
@@ -214,6 +217,7 @@ func TestSweepersExpireFilesOnce(t *testing.T) {
 }
 
 func TestSweeperRemovesOrphans(t *testing.T) {
+	t.Parallel()
 	in := start(t, eventstest.Server(t, ""), Config{})
 	named := in.complete(t, testKey(1), "a", []byte("zip"), time.Now().Add(100*time.Hour))
 	in.underway(t, testKey(2))
@@ -254,6 +258,7 @@ func TestSweeperRemovesOrphans(t *testing.T) {
 }
 
 func TestSweeperMakesRoom(t *testing.T) {
+	t.Parallel()
 	streams := eventstest.StreamsOn(t, eventstest.Server(t, ""), events.Config{MaxPagesBytes: 2 << 20})
 	in := startOn(t, streams, Config{})
 	noise := make([]byte, 250<<10)
@@ -284,6 +289,7 @@ func TestSweeperMakesRoom(t *testing.T) {
 // is under way stays, and so do rows that came with a request, for whoever repeats
 // it counts on them.
 func TestSweeperRelievesTheDisk(t *testing.T) {
+	t.Parallel()
 	in := start(t, eventstest.Server(t, ""), Config{})
 	var full atomic.Bool
 	s := in.sweeper()
@@ -318,6 +324,7 @@ func TestSweeperRelievesTheDisk(t *testing.T) {
 }
 
 func TestSweeperRunsUntilTheEnd(t *testing.T) {
+	t.Parallel()
 	in := start(t, eventstest.Server(t, ""), Config{})
 	x := in.underway(t, testKey(1))
 	in.write(t, testKey(1), &events.ExportCancelled{})

@@ -339,6 +339,7 @@ func TestSweeperPurgesStrays(t *testing.T) {
 }
 
 func TestOrphansOfForgottenExportsGo(t *testing.T) {
+	t.Parallel()
 	created := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 	log := events.LogState{Created: created, First: 50, Trimmed: 50, FirstTime: created.Add(100 * time.Hour)}
 	made := func(after time.Duration) string {

@@ -41,6 +41,7 @@ func (l *lines) with(text string) (found []string) {
 // An ingress that is older than the writer of an event passes it by, with one
 // line, and answers as before.
 func TestProjectionPassesNewerEventsBy(t *testing.T) {
+	t.Parallel()
 	var log lines
 	eventstest.SetLog(t, slog.NewTextHandler(&log, nil))
 	srv := eventstest.Server(t, "")
