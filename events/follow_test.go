@@ -273,3 +273,54 @@ func TestProgressIsHeard(t *testing.T) {
 	s.TellProgress("default", testKey, want)
 	require.Equal(t, told{"default", testKey, want}, <-heard)
 }
+
+// ephemeral lists the consumers of followers, with the server of each.
+func ephemeral(t *testing.T, js jetstream.JetStream) map[string]string {
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	st, err := js.Stream(ctx, events.StreamEvents)
+	require.NoError(t, err)
+	on := map[string]string{}
+	consumers := st.ListConsumers(ctx)
+	for info := range consumers.Info() {
+		if info.Config.Durable == "" {
+			on[info.Name] = ""
+			if info.Cluster != nil {
+				on[info.Name] = info.Cluster.Leader
+			}
+		}
+	}
+	return on
+}
+
+// A follower whose consumer is removed makes another, and misses nothing.
+func TestFollowMakesItsConsumerAgain(t *testing.T) {
+	t.Parallel()
+	s := eventstest.Streams(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	got := make(chan uint64, 100)
+	done := make(chan error, 1)
+	go func() {
+		done <- s.Follow(ctx, 1, func(batch []events.Event) error {
+			for _, ev := range batch {
+				got <- ev.Sequence
+			}
+			return nil
+		})
+	}()
+	next := uint64(1)
+	for round := range 3 {
+		var names map[string]string
+		require.Eventually(t, func() bool { names = ephemeral(t, s.JetStream()); return len(names) == 1 }, 5*time.Second, 5*time.Millisecond)
+		for name := range names {
+			require.NoError(t, s.JetStream().DeleteConsumer(t.Context(), events.StreamEvents, name))
+		}
+		appendMany(t, s, 10*round, 3)
+		for range 3 {
+			require.Equal(t, next, <-got)
+			next++
+		}
+	}
+	cancel()
+	require.NoError(t, <-done)
+}

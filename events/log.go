@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"sheaf/events/failpoint"
@@ -312,15 +313,21 @@ type question struct {
 	err      error
 }
 
-// askLastSequence waits for the question before it, and is put then.
+// questionAlone is how long a question keeps the next one waiting. A leader that died
+// never answers, and the questions to the leader after it must not wait for that.
+const questionAlone = 500 * time.Millisecond
+
+// askLastSequence waits for the question before it, questionAlone at most, and is put then.
 func (s *Streams) askLastSequence(q *question) {
 	s.oneQuestion <- struct{}{}
-	defer func() { <-s.oneQuestion }()
+	next := sync.OnceFunc(func() { <-s.oneQuestion })
+	defer next()
+	defer time.AfterFunc(questionAlone, next).Stop()
 	s.asking.Lock()
 	s.nextQuestion = nil
 	s.asking.Unlock()
 	defer close(q.answered)
-	ctx, cancel := context.WithTimeout(context.Background(), s.cfg.PublishTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), min(s.cfg.PublishTimeout, answerWait))
 	defer cancel()
 	info, err := leaderInfo(ctx, s.events)
 	if err != nil {
@@ -330,71 +337,161 @@ func (s *Streams) askLastSequence(q *question) {
 	q.last = info.State.LastSeq
 }
 
-// followBatch bounds how many events Follow hands over at once.
-const followBatch = 512
+const (
+	// followBatch bounds how many events Follow hands over at once.
+	followBatch = 512
+	// followHeartbeat is how often the server of a follower's consumer says that it is
+	// there. After two missing ones the follower gives the consumer up.
+	followHeartbeat = time.Second
+	// followUnused is when a server removes a consumer that its follower has left.
+	followUnused = 30 * time.Second
+	// followPoll is the pause between two reads of a log that has nothing new.
+	followPoll = 50 * time.Millisecond
+)
+
+// errReconnected ends a follower's consumer: the server it was on may have been restarted.
+var errReconnected = errors.New("the connection was lost and is back")
 
 // Follow calls apply with every event from a sequence on, in the order of the
 // log and without gaps but for what was trimmed, as many at once as are there; it blocks until ctx ends
 // (then it returns nil) or apply fails. Events that cannot be decoded are
-// passed on without a payload, so that their sequence is not missed. An event
-// can come again after a lost connection only if apply returned an error.
+// passed on without a payload, so that their sequence is not missed. No event comes twice.
+//
+// An outage does not end it. Events come by a consumer on one of the servers. While that
+// server is away they are read one by one from the log's leader, so a follower is never blind for
+// longer than two heartbeats while events can be written.
 func (s *Streams) Follow(ctx context.Context, from uint64, apply func([]Event) error) error {
-	cons, err := s.js.OrderedConsumer(ctx, StreamEvents, jetstream.OrderedConsumerConfig{
-		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: max(from, 1),
-		// An outage is not the end: keep trying for as long as the caller does.
-		MaxResetAttempts: -1,
-	})
-	if err != nil {
-		if ctx.Err() != nil {
-			return nil
+	f := &follower{s: s, next: max(from, 1), apply: apply}
+	for again := false; ctx.Err() == nil; again = true {
+		cons, err := f.poll(ctx, again)
+		if err == nil && cons != nil {
+			err = f.consume(ctx, cons)
 		}
-		return fmt.Errorf("%w: following the log: %w", ErrUnavailable, err)
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case f.failed != nil:
+			return f.failed
+		case err != nil:
+			slog.Warn("following the log; trying again", "next", f.next, "error", err)
+		}
 	}
-	iter, err := cons.Messages(jetstream.PullMaxMessages(followBatch))
+	return nil
+}
+
+// follower is one call of Follow.
+type follower struct {
+	s      *Streams
+	next   uint64 // sequence from which on events are still to be applied
+	apply  func([]Event) error
+	failed error // what apply returned
+}
+
+// take applies a batch of events in order, without those that were applied before.
+func (f *follower) take(batch []Event) error {
+	for len(batch) > 0 && batch[0].Sequence < f.next {
+		batch = batch[1:]
+	}
+	if len(batch) == 0 {
+		return nil
+	}
+	if f.failed = f.apply(batch); f.failed != nil {
+		return f.failed
+	}
+	f.next = batch[len(batch)-1].Sequence + 1
+	return nil
+}
+
+// poll reads from the log's leader until there is a consumer, which is made after a
+// moment if one was lost again. It returns none when ctx ends or apply fails. A cluster whose own leader is away makes no consumers, and its log
+// may have a leader nevertheless.
+func (f *follower) poll(ctx context.Context, again bool) (jetstream.Consumer, error) {
+	making, stop := context.WithCancel(ctx)
+	made := make(chan jetstream.Consumer, 1)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer stop()
+	from := f.next
+	wg.Go(func() {
+		for ; making.Err() == nil; again = true {
+			if again {
+				wait(making, backoff(1))
+			}
+			if cons, err := f.s.newFollowConsumer(making, from); err == nil {
+				made <- cons
+				return
+			} else if making.Err() == nil {
+				slog.Debug("no consumer to follow the log; trying again", "error", err)
+			}
+		}
+	})
+	tick := time.NewTicker(followPoll)
+	defer tick.Stop()
+	for {
+		select {
+		case cons := <-made:
+			return cons, nil
+		case <-ctx.Done():
+			return nil, nil //nolint:nilnil // ended
+		case <-tick.C:
+		}
+		batch, _ := f.s.readOn(ctx, f.next)
+		if err := f.take(batch); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// newFollowConsumer makes a consumer for one follower. Its name is new: one that was made
+// by a request without an answer may be on a server that is away.
+func (s *Streams) newFollowConsumer(ctx context.Context, from uint64) (jetstream.Consumer, error) {
+	ctx, cancel := context.WithTimeout(ctx, answerWait)
+	defer cancel()
+	return s.js.CreateConsumer(ctx, StreamEvents, jetstream.ConsumerConfig{
+		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: from,
+		AckPolicy: jetstream.AckNonePolicy, MemoryStorage: true, Replicas: 1, InactiveThreshold: followUnused,
+	})
+}
+
+// readOn returns events from a sequence on as the log's leader holds them, at most
+// followBatch, and those that it has got when it fails.
+func (s *Streams) readOn(ctx context.Context, from uint64) (batch []Event, err error) {
+	ctx, cancel := context.WithTimeout(ctx, answerWait)
+	defer cancel()
+	for len(batch) < followBatch {
+		m, err := s.events.GetMsg(ctx, from, jetstream.WithGetMsgSubject(subjectEvent+">"))
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			return batch, nil
+		}
+		if err != nil {
+			return batch, err
+		}
+		ev := decodeRaw(m)
+		ev.Size = storedSize(m.Subject, m.Header, m.Data)
+		batch = append(batch, ev)
+		from = m.Sequence + 1
+	}
+	return batch, nil
+}
+
+// consume applies what a consumer delivers, until ctx ends, apply fails or the consumer
+// does.
+func (f *follower) consume(ctx context.Context, cons jetstream.Consumer) error {
+	reconnected := f.s.nc.StatusChanged(nats.CONNECTED)
+	defer f.s.nc.RemoveStatusListener(reconnected)
+	iter, err := cons.Messages(jetstream.PullMaxMessages(followBatch), jetstream.PullHeartbeat(followHeartbeat))
 	if err != nil {
-		return fmt.Errorf("%w: following the log: %w", ErrUnavailable, err)
+		return err
 	}
+	ctx, cancel := context.WithCancel(ctx)
 	messages := make(chan Event, followBatch)
 	failed := make(chan error, 1)
-	ctx, cancel := context.WithCancel(ctx)
-	go func() {
-		for next := max(from, 1); ; next++ {
-			m, err := iter.Next()
-			if err != nil {
-				failed <- err
-				return
-			}
-			meta, err := m.Metadata()
-			if err != nil {
-				failed <- err
-				return
-			}
-			if is := meta.Sequence.Stream; is > next {
-				if err := s.notThere(ctx, next, is-1); err != nil {
-					failed <- err
-					return
-				}
-			}
-			next = meta.Sequence.Stream
-			ev, err := Decode(m.Subject(), m.Headers(), m.Data(), meta.Sequence.Stream)
-			if err != nil {
-				slog.Warn("event skipped", "sequence", meta.Sequence.Stream, "subject", m.Subject(), "error", err)
-				ev.Sequence, ev.Payload = meta.Sequence.Stream, nil
-			}
-			ev.Size = storedSize(m.Subject(), m.Headers(), m.Data())
-			select {
-			case messages <- ev:
-			case <-ctx.Done():
-				failed <- ctx.Err()
-				return
-			}
-		}
-	}()
-	defer func() {
-		cancel()
-		iter.Stop()
-		<-failed //nolint:errcheck // only that the reader has ended counts here
-	}()
+	var wg sync.WaitGroup
+	next := f.next
+	wg.Go(func() { failed <- f.s.receive(ctx, iter, next, messages) })
+	defer wg.Wait()
+	defer iter.Stop()
+	defer cancel()
 	batch := make([]Event, 0, followBatch)
 	for {
 		batch = batch[:0]
@@ -402,11 +499,9 @@ func (s *Streams) Follow(ctx context.Context, from uint64, apply func([]Event) e
 		case <-ctx.Done():
 			return nil
 		case err := <-failed:
-			failed <- err // for the deferred receive
-			if ctx.Err() != nil {
-				return nil
-			}
-			return fmt.Errorf("%w: following the log: %w", ErrUnavailable, err)
+			return err
+		case <-reconnected:
+			return errReconnected
 		case ev := <-messages:
 			batch = append(batch, ev)
 		}
@@ -419,15 +514,54 @@ func (s *Streams) Follow(ctx context.Context, from uint64, apply func([]Event) e
 				break drain
 			}
 		}
-		if err := apply(batch); err != nil {
+		if err := f.take(batch); err != nil {
 			return err
 		}
 	}
 }
 
+// receive passes on what a consumer delivers, without those before the sequence next. It
+// ends with an error at a message that is missing.
+func (s *Streams) receive(ctx context.Context, iter jetstream.MessagesContext, next uint64, messages chan<- Event) error {
+	for delivered := uint64(1); ; delivered++ {
+		m, err := iter.Next()
+		if err != nil {
+			return err
+		}
+		meta, err := m.Metadata()
+		if err != nil {
+			return err
+		}
+		if meta.Sequence.Consumer != delivered {
+			return fmt.Errorf("message %d of the consumer was lost", delivered)
+		}
+		is := meta.Sequence.Stream
+		if is < next {
+			continue
+		}
+		if is > next {
+			if err := s.notThere(ctx, next, is-1); err != nil {
+				return err
+			}
+		}
+		next = is + 1
+		ev, err := Decode(m.Subject(), m.Headers(), m.Data(), is)
+		if err != nil {
+			slog.Warn("event skipped", "sequence", is, "subject", m.Subject(), "error", err)
+			ev.Sequence, ev.Payload = is, nil
+		}
+		ev.Size = storedSize(m.Subject(), m.Headers(), m.Data())
+		select {
+		case messages <- ev:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
 // notThere returns an error if the log holds the first or the last of the
-// sequences that its reader went over. An ordered consumer sees a gap in what was
-// delivered to it, not one in the log: on three servers that were killed in turn
+// sequences that its reader went over. A consumer shows a gap in what it
+// delivered, not one in the log: on three servers that were killed in turn
 // one was seen to begin with the second event of a log that held the first. A leader
 // that is behind the reader knows nothing of what lies between, and proves nothing.
 func (s *Streams) notThere(ctx context.Context, first, last uint64) error {

@@ -158,7 +158,7 @@ func Provision(ctx context.Context, nc *nats.Conn, cfg Config) (*Streams, error)
 	s := &Streams{cfg: cfg, nc: nc, js: js, keys: keys, batches: make(chan struct{}, maxBatchesInFlight), suspects: make(chan struct{}, 1), before: map[string]uint64{},
 		known: newKnown(), oneQuestion: make(chan struct{}, 1)}
 	// A process that does not belong here must not change what it finds.
-	s.private, err = provisioned(ctx, func(ctx context.Context) (jetstream.Stream, error) {
+	s.private, err = provisioned(ctx, nc, func(ctx context.Context) (jetstream.Stream, error) {
 		st, err := js.Stream(ctx, StreamPrivate)
 		if errors.Is(err, jetstream.ErrStreamNotFound) {
 			return nil, nil //nolint:nilnil // it is still to be made
@@ -189,7 +189,7 @@ func Provision(ctx context.Context, nc *nats.Conn, cfg Config) (*Streams, error)
 		}
 	}
 	for _, c := range consumerConfigs(cfg) {
-		_, err := provisioned(ctx, func(ctx context.Context) (jetstream.Consumer, error) { return c.provision(ctx, js) })
+		_, err := provisioned(ctx, nc, func(ctx context.Context) (jetstream.Consumer, error) { return c.provision(ctx, js) })
 		if err != nil {
 			return nil, fmt.Errorf("consumer %s of %s: %w", c.config.Durable, c.stream, explain(err))
 		}
@@ -216,7 +216,7 @@ const (
 func (s *Streams) provisionStream(ctx context.Context, want jetstream.StreamConfig) (st jetstream.Stream, err error) {
 	for look := 1; ; look++ {
 		changed := false
-		st, err = provisioned(ctx, func(ctx context.Context) (st jetstream.Stream, err error) {
+		st, err = provisioned(ctx, s.nc, func(ctx context.Context) (st jetstream.Stream, err error) {
 			st, changed, err = provisionStream(ctx, s.js, want, s.cfg.Shared)
 			return st, err
 		})
@@ -319,8 +319,9 @@ const answerWait = 2 * time.Second
 // provisioned calls create until it succeeds or refuses three times. Of several
 // processes that create the same stream at once the server counts the space of
 // each and may refuse them all but one, which then updates for the others. What
-// gets no answer is asked again for as long as ctx lasts.
-func provisioned[T any](ctx context.Context, create func(context.Context) (T, error)) (T, error) {
+// gets no answer is asked again for as long as ctx lasts, unless the server did not
+// permit the request.
+func provisioned[T any](ctx context.Context, nc *nats.Conn, create func(context.Context) (T, error)) (T, error) {
 	for refused := uint64(0); ; {
 		asked, cancel := context.WithTimeout(ctx, answerWait)
 		made, err := create(asked)
@@ -331,6 +332,8 @@ func provisioned[T any](ctx context.Context, create func(context.Context) (T, er
 		}
 		var api *jetstream.APIError
 		switch {
+		case unanswered && errors.Is(nc.LastError(), nats.ErrPermissionViolation):
+			return made, nc.LastError()
 		case errors.As(err, &api):
 			if refused++; refused == 3 {
 				return made, err
