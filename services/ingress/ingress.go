@@ -43,7 +43,10 @@ type Config struct {
 	KeepHistory time.Duration // how long ended exports stay in the log; default 168h
 	MaxHistory  int           // exports of one tenant in the log, beyond which its ended ones go early; default 100,000
 	MaxAge      time.Duration // of an unfinished export, which is then failed with LIMIT_TIME; default 72h
-	Health      func() error  // of what this process rests on, such as the embedded server; nil is healthy; default always healthy
+	// MaxLag is how far the projection may be behind the log before /readyz says so.
+	// Default 3s.
+	MaxLag time.Duration
+	Health func() error // of what this process rests on, such as the embedded server; nil is healthy; default always healthy
 	// ShutdownDelay is how long a service that shall stop still takes requests,
 	// while /readyz says that it is not ready and each answer ends its
 	// connection: load balancers notice, and no request meets a connection that
@@ -94,6 +97,9 @@ func (c Config) withDefaults(listener net.Listener) Config {
 	if c.MaxAge == 0 {
 		c.MaxAge = 72 * time.Hour
 	}
+	if c.MaxLag == 0 {
+		c.MaxLag = 3 * time.Second
+	}
 	if c.Health == nil {
 		c.Health = func() error { return nil }
 	}
@@ -122,7 +128,7 @@ func (c Config) withDefaults(listener net.Listener) Config {
 }
 
 func (c Config) check() error {
-	if c.KeepFiles < 0 || c.KeepPages < 0 || c.KeepHistory < 0 || c.MaxHistory < 0 || c.MaxAge < 0 || c.ShutdownDelay < 0 {
+	if c.KeepFiles < 0 || c.KeepPages < 0 || c.KeepHistory < 0 || c.MaxHistory < 0 || c.MaxAge < 0 || c.MaxLag < 0 || c.ShutdownDelay < 0 {
 		return errors.New("ingress: a duration or number to keep is negative")
 	}
 	if c.MaxBody < 0 || c.MaxRawBody < 0 {
@@ -185,6 +191,7 @@ type Service struct {
 	turns    pool          // of calls at work
 	bound    chan struct{} // closed when the projection is known to be of this log
 	caughtUp atomic.Bool   // the projection has seen what was in the log at the start
+	lag      lag
 	draining atomic.Bool
 }
 
@@ -227,7 +234,7 @@ func (s *Service) Run(ctx context.Context) error {
 	}
 
 	start(&atBack, back, s.project)
-	start(&atBack, back, s.catchUp)
+	start(&atBack, back, s.watchLag)
 	start(&atBack, back, s.watchProgress)
 	start(&atBack, back, s.watchOutlook)
 	start(&atFront, front, s.takeSubmissions)

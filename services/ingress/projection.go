@@ -3,6 +3,8 @@ package ingress
 import (
 	"context"
 	"fmt"
+	"sync"
+	"time"
 
 	"sheaf/events"
 )
@@ -42,25 +44,94 @@ func (s *Service) project(ctx context.Context) error {
 	})
 }
 
-// catchUp marks the service ready once the projection has seen what was in the
-// log at the start.
-func (s *Service) catchUp(ctx context.Context) error {
+// lagEvery is the pause between two looks at how far the projection is behind.
+const lagEvery = 500 * time.Millisecond
+
+// lag measures how far the projection is behind the log. The zero value is not behind.
+type lag struct {
+	mu     sync.Mutex
+	behind []seen // that are not applied yet, oldest first
+	newest uint64 // sequence of the log
+}
+
+// seen is the end of the log at a time.
+type seen struct {
+	sequence uint64
+	at       time.Time
+}
+
+// maxSeen bounds what lag keeps: half a minute of looks at a log that grows.
+const maxSeen = 64
+
+// look notes the end of the log at a time, and what is applied now.
+func (l *lag) look(newest uint64, at time.Time, applied uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.newest = max(l.newest, newest) // a leader that was overtaken knows less
+	l.advance(applied)
+	n := len(l.behind)
+	if newest > applied && n < maxSeen && (n == 0 || l.behind[n-1].sequence < newest) {
+		l.behind = append(l.behind, seen{newest, at})
+	}
+}
+
+// of returns how many events the projection is behind the log, and for how long the
+// oldest of them has been there at least.
+func (l *lag) of(applied uint64) (count uint64, age time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.advance(applied)
+	if len(l.behind) == 0 {
+		return 0, 0
+	}
+	return l.newest - applied, time.Since(l.behind[0].at)
+}
+
+// advance forgets what is applied. The caller holds mu.
+func (l *lag) advance(applied uint64) {
+	for len(l.behind) > 0 && l.behind[0].sequence <= applied {
+		l.behind = l.behind[1:]
+	}
+}
+
+// watchLag measures the lag until ctx ends, and marks the service as caught up once the
+// projection has seen what was in the log at a time after the start.
+func (s *Service) watchLag(ctx context.Context) error {
 	select {
 	case <-s.bound:
 	case <-ctx.Done():
 		return nil
 	}
-	return untilDone(ctx, "catching up with the log", func(ctx context.Context) error {
-		last, err := s.streams.LastSequence(ctx)
-		if err != nil {
-			return err
+	tick := time.NewTicker(lagEvery)
+	defer tick.Stop()
+	for {
+		at := time.Now()
+		if last, err := s.streams.LastSequence(ctx); err == nil {
+			if !s.caughtUp.Load() {
+				if s.tasks.WaitApplied(ctx, last) != nil {
+					return nil // the service ends
+				}
+				s.caughtUp.Store(true)
+			}
+			s.lag.look(last, at, s.tasks.Applied())
 		}
-		if err := s.tasks.WaitApplied(ctx, last); err != nil {
-			return err
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil
 		}
-		s.caughtUp.Store(true)
-		return nil
-	})
+	}
+}
+
+// lagging returns why the service should get no requests, "" while the projection keeps up.
+func (s *Service) lagging() string {
+	if !s.caughtUp.Load() {
+		return "reading the log"
+	}
+	if count, age := s.lag.of(s.tasks.Applied()); age > s.cfg.MaxLag {
+		return fmt.Sprintf("the projection is %d events and %.1f s behind the log", count, age.Seconds())
+	}
+	return ""
 }
 
 // watchProgress remembers what crawlers and assemblers tell.

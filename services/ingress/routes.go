@@ -173,13 +173,14 @@ func (s *Service) healthz(w http.ResponseWriter, r *http.Request) {
 func (s *Service) readyz(w http.ResponseWriter, r *http.Request) {
 	var msg string
 	var cause error
+	lagging := s.lagging()
 	switch {
 	case s.draining.Load():
 		msg = "not ready: shutting down"
 	case !s.streams.Conn().IsConnected():
 		msg = "not ready: no connection to NATS"
-	case !s.caughtUp.Load():
-		msg = "not ready: reading the log"
+	case lagging != "":
+		msg = "not ready: " + lagging
 	default:
 		if cause = s.cfg.Health(); cause == nil {
 			cause = s.store.health()
