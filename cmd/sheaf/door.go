@@ -54,6 +54,13 @@ func (d *door) close(why ingress.NotReady) {
 	go func() { d.served <- d.server.Serve(lentListener{d.listener}) }()
 }
 
+// say sets the reason, and leaves the door as it is.
+func (d *door) say(why ingress.NotReady) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.why = why
+}
+
 func (d *door) reason() ingress.NotReady {
 	d.mu.Lock()
 	defer d.mu.Unlock()

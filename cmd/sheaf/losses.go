@@ -64,7 +64,10 @@ func (s *system) checkStreams(ctx context.Context) error {
 			damage = append(damage, events.Damage{Stream: events.StreamEvents, What: fmt.Sprintf("%d messages of the log cannot be read", missing-had)})
 		}
 	}
-	if err := s.mend(ctx, damage, known, applied); err != nil {
+	err = s.retryWhileStarting(ctx, "repairing the streams", func(context.Context) error {
+		return s.mend(ctx, damage, known, applied) // a large log takes longer than an attempt may
+	})
+	if err != nil {
 		return err
 	}
 	var now events.Marks

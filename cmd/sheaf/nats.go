@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
+	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -21,14 +24,20 @@ import (
 	"sheaf/events/embedded"
 )
 
-// startWait is how long a starting process waits for its NATS servers, which
-// often start with it. Once connected it reconnects for ever.
-const startWait = 60 * time.Second
+const (
+	// startWait is how long a start waits for the embedded server. It waits for a
+	// cluster for as long as that takes.
+	startWait = 60 * time.Second
+	// startAttempt bounds one attempt of a step of the start, and startPause is the
+	// pause before the next.
+	startAttempt = 30 * time.Second
+	startPause   = time.Second
+)
 
 const (
 	// quorumEvery is the pause between two questions whether the cluster takes
 	// events, and quorumWait how long an answer may take.
-	quorumEvery = time.Second
+	quorumEvery = 500 * time.Millisecond
 	quorumWait  = 2 * time.Second
 )
 
@@ -38,7 +47,8 @@ type messaging struct {
 	conn    *nats.Conn       // of the log
 	callers *nats.Conn       // of requests and progress
 	streams *events.Streams
-	outage  atomic.Value // of the cluster: the last result of watchQuorum, a string
+	outage  atomic.Value     // of the cluster: the last result of watchQuorum, a string
+	waits   func(why string) // is given what the start waits for; nil if nothing asks
 }
 
 // openMessaging starts the embedded server or connects to the cluster, and
@@ -47,9 +57,9 @@ type messaging struct {
 // files names the file store as every process sees it, and filesMade says that
 // it was not there before this start.
 // Callers of the embedded server show one of keys, if there are any, and are shown
-// cert, if it is not nil.
-func openMessaging(ctx context.Context, cfg Config, secret []byte, files string, filesMade bool, keys *apiKeys, cert *certificate) (_ *messaging, err error) {
-	m := &messaging{}
+// cert, if it is not nil. waits is given what the start waits for.
+func openMessaging(ctx context.Context, cfg Config, secret []byte, files string, filesMade bool, keys *apiKeys, cert *certificate, waits func(string)) (_ *messaging, err error) {
+	m := &messaging{waits: waits}
 	defer func() {
 		if err != nil {
 			m.close()
@@ -129,14 +139,18 @@ func (m *messaging) connect(ctx context.Context, cfg Config) error {
 	}); err != nil {
 		return fmt.Errorf("%w; check %s and whether the servers run", err, strings.TrimSpace("--nats "+strings.Join(cfg.NATS, ",")+" "+cfg.NATSContext))
 	}
-	if v := m.conn.ConnectedServerVersion(); !atLeast(v, 2, 14, 0) {
-		return fmt.Errorf("the NATS server is %s; Sheaf needs 2.14.0 or newer (atomic batches, scheduled messages, and streams in which no Nats-Msg-Id hides another's message)", v)
-	}
 	js, err := jetstream.New(m.conn)
 	if err != nil {
 		return fmt.Errorf("jetstream: %w", err)
 	}
 	return m.retryWhileStarting(ctx, "asking JetStream for this account's limits", func(ctx context.Context) error {
+		v := m.conn.ConnectedServerVersion()
+		if v == "" {
+			return nats.ErrDisconnected
+		}
+		if !atLeast(v, 2, 14, 0) {
+			return fmt.Errorf("the NATS server is %s; Sheaf needs 2.14.0 or newer (atomic batches, scheduled messages, and streams in which no Nats-Msg-Id hides another's message)", v)
+		}
 		// A cluster without a leader gives no answer, not even no.
 		asked, cancel := context.WithTimeout(ctx, 3*time.Second)
 		defer cancel()
@@ -182,13 +196,22 @@ func natsURL(s string) string {
 
 func connectOptions(cfg Config) []nats.Option {
 	host, _ := os.Hostname()
+	// A server that hangs keeps its connections open. It is left about when the others
+	// have elected new leaders, after 4 to 6 s.
+	ping, write := 2*time.Second, 5*time.Second
+	if cfg.embedded() {
+		ping, write = 20*time.Second, time.Minute // the server hangs with this process
+	}
 	return []nats.Option{
 		nats.Name("sheaf " + strings.Join(cfg.Roles, ",") + " " + host),
 		nats.MaxReconnects(-1),
 		nats.ReconnectWait(500 * time.Millisecond),
 		// Credentials that are being rotated are an outage, not the end.
 		nats.IgnoreAuthErrorAbort(),
-		nats.PingInterval(20 * time.Second),
+		nats.PingInterval(ping),
+		nats.MaxPingsOutstanding(2),
+		nats.FlusherTimeout(write),
+		nats.ReconnectOnFlusherError(),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
 			if err != nil {
 				slog.Warn("NATS connection lost; reconnecting", "error", err)
@@ -205,51 +228,79 @@ func connectOptions(cfg Config) []nats.Option {
 	}
 }
 
-// retryWhileStarting repeats what fails because servers are still starting,
-// for startWait, and says so.
+// retryWhileStarting repeats a step of the start while its failure can pass: for as long as
+// ctx lasts with a cluster, for startWait with the embedded server. Callers and the log get the
+// reason.
 func (m *messaging) retryWhileStarting(ctx context.Context, what string, do func(context.Context) error) error {
-	deadline := time.Now().Add(startWait)
+	begun := time.Now()
+	var told time.Time
+	waits := func(why string) {
+		if m.waits != nil {
+			m.waits(why)
+		}
+	}
+	waits("starting: " + what)
 	for {
-		attempt, cancel := context.WithTimeout(ctx, startWait/2)
+		attempt, cancel := context.WithTimeout(ctx, startAttempt)
 		err := do(attempt)
 		cancel()
 		switch {
 		case err == nil:
+			if !told.IsZero() {
+				slog.Info("NATS is ready", "while", what, "waited", time.Since(begun).Round(time.Millisecond))
+			}
 			return nil
 		case ctx.Err() != nil:
 			return fmt.Errorf("%s: %w (%w)", what, ctx.Err(), err)
-		case !startingUp(err) || time.Now().After(deadline), m.server != nil && errors.Is(m.server.Health(), embedded.ErrWrite):
+		case m.conn != nil && errors.Is(m.conn.LastError(), nats.ErrPermissionViolation):
+			return fmt.Errorf("%s: %w", what, m.conn.LastError())
+		case !startingUp(err), m.server != nil && (time.Since(begun) > startWait || errors.Is(m.server.Health(), embedded.ErrWrite)):
 			return fmt.Errorf("%s: %w", what, err)
 		}
-		slog.Warn("NATS is not ready; trying again", "while", what, "error", err)
+		waits("waiting for NATS, while " + what)
+		if time.Since(told) >= tellWaitEvery {
+			told = time.Now()
+			slog.Warn("NATS is not ready; trying again", "while", what, "error", err)
+		}
 		select {
 		case <-ctx.Done():
-		case <-time.After(2 * time.Second):
+		case <-time.After(startPause):
 		}
 	}
 }
 
-// startingUp tells an error that time may mend from one that it will not.
+// startingUp reports whether time may mend an error of a start: servers are away, do not
+// answer or have no leader yet. What needs a person does not pass, such as wrong
+// credentials, a missing permission or a stream with other settings.
 func startingUp(err error) bool {
 	for _, transient := range []error{
 		nats.ErrNoServers, nats.ErrTimeout, nats.ErrNoResponders, jetstream.ErrNoStreamResponse,
-		nats.ErrDisconnected, context.DeadlineExceeded, events.ErrUnavailable,
+		nats.ErrDisconnected, nats.ErrConnectionClosed, nats.ErrStaleConnection, nats.ErrConnectionReconnecting,
+		nats.ErrMaxConnectionsExceeded, nats.ErrMaxAccountConnectionsExceeded, io.EOF, io.ErrUnexpectedEOF,
+		context.DeadlineExceeded, events.ErrUnavailable,
 	} {
 		if errors.Is(err, transient) {
 			return true
 		}
 	}
-	// A name that is not known yet, or a refused connection.
-	if network := net.Error(nil); errors.As(err, &network) {
-		return true
-	}
 	var api *jetstream.APIError
 	if errors.As(err, &api) {
-		// No suitable peers, system temporarily unavailable: a cluster that
-		// has not yet elected its leader.
-		return api.ErrorCode == 10005 || api.ErrorCode == 10008
+		switch api.ErrorCode {
+		case 10004, 10005, 10008, 10009, // incomplete results, no suitable peers, temporarily unavailable, not the leader
+			10118, 10119, 10163, 10194, 10195: // stream or consumer is offline, last sequence not ready
+			return true
+		}
+		return api.Code == http.StatusTooManyRequests
 	}
-	return false
+	var tls *net.OpError
+	var address *net.AddrError
+	var malformed *url.Error
+	if errors.As(err, &tls) && strings.HasSuffix(tls.Op, " error") || errors.As(err, &address) || errors.As(err, &malformed) {
+		return false // "remote error" and "local error" are alerts of TLS
+	}
+	// A name that is not known yet, or a refused connection.
+	network := net.Error(nil)
+	return errors.As(err, &network)
 }
 
 // checkAccount refuses an account that cannot hold the streams, and says what

@@ -78,6 +78,7 @@ type system struct {
 	marks    *storage.Watermarks // nil in a role of a cluster that keeps none
 	listener net.Listener        // of the ingress role, else nil
 	roles    map[string]role
+	waits    func(why string) // is given what the start waits for
 	closers  []func()
 }
 
@@ -121,9 +122,10 @@ func open(ctx context.Context, cfg Config) (_ *system, err error) {
 		slog.Warn("API keys travel in clear: serve with --tls-cert and --tls-key, or let a proxy in front speak TLS", "http", cfg.HTTP)
 	}
 	s.publicURL = publicURL(cfg, s.listener)
-	door := &door{listener: s.listener}
+	door := &door{listener: s.listener, why: "starting; try again"}
 	defer door.hand()
-	slow := time.AfterFunc(doorAfter, func() { door.close("starting; try again") })
+	s.waits = func(why string) { door.say(ingress.NotReady(why)) }
+	slow := time.AfterFunc(doorAfter, func() { door.close(door.reason()) })
 	defer slow.Stop()
 
 	if cfg.embedded() {
@@ -197,13 +199,17 @@ func (s *system) take(ctx context.Context) error {
 	})
 	s.onClose(s.egress.CloseIdleConnections)
 
-	if s.messaging, err = openMessaging(ctx, cfg, secret, store, made, s.keys, s.cert); err != nil {
+	if s.messaging, err = openMessaging(ctx, cfg, secret, store, made, s.keys, s.cert, s.waits); err != nil {
 		return err
 	}
 	s.onClose(s.messaging.close)
 	if cfg.has(roleIngress) || cfg.has(roleAssembler) {
 		// The store may live on the connection, so it is closed before it.
-		if s.files, err = storage.OpenFiles(ctx, cfg.Files, cfg.Data, s.streams.JetStream(), cfg.Replicas); err != nil {
+		err = s.retryWhileStarting(ctx, "opening the file store", func(ctx context.Context) (err error) {
+			s.files, err = storage.OpenFiles(ctx, cfg.Files, cfg.Data, s.streams.JetStream(), cfg.Replicas)
+			return err
+		})
+		if err != nil {
 			return err
 		}
 		s.onClose(func() { logClose("files", s.files.Close()) })
