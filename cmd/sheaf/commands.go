@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -448,5 +447,3 @@ func printJSON(w io.Writer, v any) error {
 	_, err = b.WriteTo(w)
 	return err
 }
-
-func randomName() string { return strings.ToLower(rand.Text()) }

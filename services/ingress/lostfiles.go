@@ -183,10 +183,14 @@ func (c *fileChecks) repeat(ctx context.Context, first, pause time.Duration, do 
 func (c *fileChecks) look(ctx context.Context) {
 	asked, cancel := context.WithTimeout(ctx, storeWait)
 	defer cancel()
-	answer := make(chan error, 1)
-	go func() { answer <- c.s.files.Check(asked) }()
+	var err error
+	answered := make(chan struct{})
+	go func() {
+		defer close(answered)
+		err = c.s.files.Check(asked)
+	}()
 	select {
-	case err := <-answer:
+	case <-answered:
 		if ctx.Err() == nil {
 			c.s.store.set(err)
 		}
@@ -196,7 +200,7 @@ func (c *fileChecks) look(ctx context.Context) {
 		}
 		c.s.store.set(fmt.Errorf("no answer within %v", storeWait))
 		select { // one question at a time
-		case <-answer:
+		case <-answered:
 		case <-ctx.Done():
 		}
 	}
