@@ -154,7 +154,7 @@ func referenceResponse(body []byte) (r rows.Response, ok bool) {
 			"total": {&r.Total, &r.HasTotal}, "total_page": {&r.TotalPage, &r.HasTotalPage},
 		} {
 			raw := numbers[name]
-			if raw == nil || string(raw) == "null" {
+			if raw == nil || string(raw) == "null" || name == "page" && string(raw) == `""` {
 				continue
 			}
 			text := string(raw)
@@ -163,12 +163,14 @@ func referenceResponse(body []byte) (r rows.Response, ok bool) {
 			}
 			var number json.Number
 			if !json.Valid([]byte(text)) || strings.TrimSpace(text) != text || json.Unmarshal([]byte(text), &number) != nil || text[0] == '"' {
-				right = false
+				right = right && name != "page"
+				*to.has = name != "page"
 				continue
 			}
 			rat, isRat := new(big.Rat).SetString(text)
 			if !isRat || !rat.IsInt() || rat.Sign() < 0 || !rat.Num().IsInt64() {
-				right = false
+				nothing := name == "limit" || name != "page" && isRat && (!rat.IsInt() || rat.Sign() < 0)
+				right, *to.has = right && nothing, nothing
 				continue
 			}
 			*to.n, *to.has = rat.Num().Int64(), true

@@ -24,7 +24,9 @@ type Response struct {
 	FirstRow []byte
 
 	// HasPagetag says that data.pagetag is an object. Each number in it may
-	// be a JSON number or a string that holds one.
+	// be a JSON number or a string that holds one. Limit, Total and TotalPage
+	// are 0 when what is there counts nothing: a negative or fractional number,
+	// any other string, a boolean, an array or an object.
 	HasPagetag                                bool
 	Page, Limit, Total, TotalPage             int64
 	HasPage, HasLimit, HasTotal, HasTotalPage bool
@@ -62,7 +64,8 @@ const (
 // When [Response.OK] is false, data is checked as JSON but may be of any form
 // or absent; what it holds in the expected form is still returned. When OK is
 // true, data and data.data must be there and of the right form. A missing
-// pagetag is no error, a number in it that is negative or fractional is.
+// pagetag is no error. A page in it that is no whole number is one, and so is a
+// total or total_page that is too large for an int64.
 //
 // An error is a [*SyntaxError], and the Response is empty then.
 func ScanResponse(body []byte, lim Limits) (Response, error) {
@@ -226,12 +229,12 @@ func (p *pagetag) member(s *scanner, name []byte, i int) int {
 		return i
 	}
 	raw := s.b[start:i]
-	if raw[0] == 'n' {
+	if raw[0] == 'n' || m == &p.page && string(raw) == `""` {
 		*m = member[int64]{}
 		return i
 	}
 	n, wrong := wholeNumber(raw)
-	if wrong != "" {
+	if wrong != "" && (m == &p.page || wrong == tooLarge && m != &p.limit) {
 		s.misshapen(start, 0, "data.pagetag.%s is %s; it must be a whole number from 0 on", name, wrong)
 	}
 	m.found(s, n)
@@ -308,6 +311,8 @@ func cut(b []byte) string {
 	return string(b[:end])
 }
 
+const tooLarge = "too large"
+
 // wholeNumber reads a checked JSON number, or a string that holds one; wrong
 // says what it is instead.
 func wholeNumber(raw []byte) (n int64, wrong string) {
@@ -326,7 +331,7 @@ func wholeNumber(raw []byte) (n int64, wrong string) {
 	d, ok := parseDecimal(text)
 	switch {
 	case !ok:
-		return 0, "too large"
+		return 0, tooLarge
 	case d.digits == "":
 		return 0, ""
 	case d.negative:
@@ -334,7 +339,7 @@ func wholeNumber(raw []byte) (n int64, wrong string) {
 	case d.exponent < 0:
 		return 0, "fractional"
 	case len(d.digits)+d.exponent > 19:
-		return 0, "too large"
+		return 0, tooLarge
 	}
 	for k := range len(d.digits) + d.exponent {
 		digit := int64(0)
@@ -342,7 +347,7 @@ func wholeNumber(raw []byte) (n int64, wrong string) {
 			digit = int64(d.digits[k] - '0')
 		}
 		if n > (math.MaxInt64-digit)/10 {
-			return 0, "too large"
+			return 0, tooLarge
 		}
 		n = n*10 + digit
 	}

@@ -36,7 +36,7 @@ func TestScanResponseHintsAtTheForm(t *testing.T) {
 		`{"data":{"data":[]}} {}`: `the body is a sequence of JSON objects (NDJSON); ` + reads,
 		`{"data":{"data":[]}} x`:  ``,
 		`{"data":{"data":[1]}}`:   ``,
-		`{"data":{"data":[],"pagetag":{"total":-1}}}`: ``,
+		`{"data":{"data":[],"pagetag":{"page":-1}}}`: ``,
 		`{"items":`:    ``,
 		`{"items":[}]`: ``,
 	} {
