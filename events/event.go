@@ -175,6 +175,7 @@ const (
 	CodeSourceTimeout     = "SOURCE_TIMEOUT"     // the source did not answer in time
 	CodeSourceUnreachable = "SOURCE_UNREACHABLE" // no connection, or an address that is not allowed
 	CodeSourceIncomplete  = "SOURCE_INCOMPLETE"  // rows or pages are missing against what the source announced
+	CodePagingStuck       = "PAGING_STUCK"       // the source answers further pages with rows that it gave before
 	CodeSourceChanged     = "SOURCE_CHANGED"     // the header or the total changed while pages were read
 	CodeLimitBytes        = "LIMIT_BYTES"        // larger than a limit on bytes
 	CodeLimitRows         = "LIMIT_ROWS"         // more rows than allowed

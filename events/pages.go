@@ -40,6 +40,7 @@ type Page struct {
 	HeaderRow  bool   // the first row is the header, not data
 	Total      int64  // pagetag.total, -1 when the source gave none
 	TotalPages int    // pagetag.total_page, 0 when the source gave none
+	Limit      int    // pagetag.limit, 0 when the source gave none
 	Attempts   int    // requests until the source answered
 	SHA256     [sha256.Size]byte
 	Stored     int64 // bytes of SHEAF_PAGES that it takes; set by GetPage, not written
@@ -63,6 +64,7 @@ const (
 	headerHeaderRow  = "ce-headerrow"
 	headerTotal      = "ce-total"
 	headerTotalPages = "ce-totalpages"
+	headerLimit      = "ce-limit"
 	headerAttempts   = "ce-attempts"
 	headerSHA256     = "ce-sha256" // of the rows before compression
 	headerCRC32C     = "ce-crc32c" // of the same
@@ -259,6 +261,7 @@ func (s *Streams) encodePage(p Page) (msgs []*nats.Msg, payload []byte, err erro
 				headerHeaderRow:   {strconv.FormatBool(p.HeaderRow)},
 				headerTotal:       {strconv.FormatInt(p.Total, 10)},
 				headerTotalPages:  {strconv.Itoa(p.TotalPages)},
+				headerLimit:       {strconv.Itoa(p.Limit)},
 				headerAttempts:    {strconv.Itoa(p.Attempts)},
 				headerSHA256:      {hex.EncodeToString(p.SHA256[:])},
 				headerCRC32C:      {checksum},
@@ -329,7 +332,10 @@ func decodePage(id PageID, h nats.Header, payload []byte) (Page, error) {
 	p.RowCount, p.Total = int(number(headerRows)), number(headerTotal)
 	p.TotalPages, p.Attempts = int(number(headerTotalPages)), int(number(headerAttempts))
 	p.HeaderRow = h.Get(headerHeaderRow) == "true"
-	if p.RowCount < 0 || p.Total < -1 || p.TotalPages < 0 || p.Attempts < 0 || number(headerPage) != int64(id.Number) {
+	if h.Get(headerLimit) != "" { // pages of earlier versions have none
+		p.Limit = int(number(headerLimit))
+	}
+	if p.RowCount < 0 || p.Limit < 0 || p.Total < -1 || p.TotalPages < 0 || p.Attempts < 0 || number(headerPage) != int64(id.Number) {
 		return damaged("headers", errors.New("missing or negative numbers"))
 	}
 	sum, err := hex.DecodeString(h.Get(headerSHA256))

@@ -39,7 +39,7 @@ func noise(seed uint64, n int) []byte {
 func page(number int, rows []byte) events.Page {
 	return events.Page{
 		PageID: events.PageID{Tenant: "default", Key: testKey, Run: 7, Number: number},
-		Rows:   rows, RowCount: 3, HeaderRow: true, Total: 12, TotalPages: 4, Attempts: 2,
+		Rows:   rows, RowCount: 3, HeaderRow: true, Total: 12, TotalPages: 4, Limit: 2, Attempts: 2,
 	}
 }
 

@@ -270,7 +270,7 @@ func (s *Service) assemble(ctx context.Context, x *events.Export, crawled uint64
 		return s.streams.GetPage(ctx, events.PageID{Tenant: x.Tenant, Key: x.Key, Run: x.Run, Number: n})
 	})
 	defer pages.Close()
-	check, keys := newProof(req.SourceType), newRowKeys(req.RowKey)
+	check, keys := newProof(), newRowKeys(req.RowKey)
 	created := time.Time{} // the writer's fixed default: never the clock
 	if req.Timestamp > 0 {
 		created = time.Unix(req.Timestamp, 0).UTC()

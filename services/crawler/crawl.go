@@ -63,8 +63,7 @@ type crawl struct {
 	full      int           // fetchers whose page found no room
 	fullSince time.Time     // when that was first so; zero once a page found room
 	refused   int64         // bytes of the largest such page
-	warnings  []events.Warning
-	left      bool // a page that was given out is left to the next crawler
+	left      bool          // a page that was given out is left to the next crawler
 }
 
 // errDraining ends a crawl that hands its export back in the middle.
@@ -125,18 +124,15 @@ func (c *crawl) run(ctx context.Context) (*events.ExportCrawled, error) {
 		return nil, err
 	}
 	c.tell(true)
-	for {
-		if err := c.fetchMissing(ctx); err != nil {
-			return nil, err
-		}
-		if !c.ledger.extend() {
-			break
-		}
-		c.warnings = append(c.warnings, events.Warning{Code: "TOTAL_PAGE_LOW",
-			Message: "total_page was too small for the total; the pages beyond it were read as well"})
+	if err := c.fetchMissing(ctx); err != nil {
+		return nil, err
+	}
+	warnings, failure := c.ledger.finish()
+	if failure != nil {
+		return nil, failure
 	}
 	c.tell(true)
-	return &events.ExportCrawled{Run: c.into, Pages: c.ledger.totalPages, Manifest: c.ledger.manifest(), Warnings: c.warnings}, nil
+	return &events.ExportCrawled{Run: c.into, Pages: c.ledger.end, Manifest: c.ledger.manifest(), Warnings: warnings}, nil
 }
 
 // openSecrets returns the source's headers, and its parameters with the secret
@@ -204,8 +200,12 @@ func (c *crawl) raw(ctx context.Context) (*events.ExportCrawled, error) {
 	}
 	c.into = events.RawRun
 	c.ledger = newLedger(0, want, c.cfg.MaxRows, c.cfg.MaxBytes)
+	c.ledger.raw = true
 	if err := c.restore(ctx, have[:want]); err != nil {
 		return nil, err
+	}
+	if _, failure := c.ledger.finish(); failure != nil {
+		return nil, failure
 	}
 	return &events.ExportCrawled{Run: events.RawRun, Pages: want, Manifest: c.ledger.manifest()}, nil
 }
@@ -341,12 +341,15 @@ func (c *crawl) page(ctx context.Context, run uint64, n int) (events.Page, error
 	return c.streams.GetPage(ctx, events.PageID{Tenant: c.x.Tenant, Key: c.x.Key, Run: run, Number: n})
 }
 
-// fetchMissing fetches every page that is announced and missing, with the
-// export's number of requests in flight. When the process shall stop it gives
-// out no more of them, has those in flight finished, and returns errDraining
-// unless they were the last.
+// fetchMissing fetches every page of the list that is missing, with the export's
+// number of requests in flight. When the process shall stop it gives out no more of
+// them, has those in flight finished, and returns errDraining unless they were the
+// last.
 func (c *crawl) fetchMissing(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
+	// Once the list has ended, nobody needs what is asked for beyond its end.
+	needed, stop := context.WithCancel(ctx)
+	defer stop()
 	pages := make(chan int)
 	var handed error
 	g.Go(func() error {
@@ -354,12 +357,13 @@ func (c *crawl) fetchMissing(ctx context.Context) error {
 		if handed = c.hand(ctx, pages); errors.Is(handed, errDraining) {
 			return nil // an error would cut off what is in flight
 		}
+		stop()
 		return handed
 	})
 	for range max(c.x.Request.HTTP.Conn, 1) {
 		g.Go(func() error {
 			for n := range pages {
-				if err := c.fetch(ctx, n); err != nil && !c.leave(err) {
+				if err := c.fetch(needed, n); err != nil && !c.ended() && !c.leave(err) {
 					return err
 				}
 			}
@@ -370,6 +374,13 @@ func (c *crawl) fetchMissing(ctx context.Context) error {
 		return err
 	}
 	return handed
+}
+
+// ended reports whether all pages of the list are there.
+func (c *crawl) ended() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.ledger.end > 0
 }
 
 // leave reports whether a page that was not fetched is left to the next
@@ -397,9 +408,10 @@ func (c *crawl) untilDrain(ctx context.Context) (context.Context, context.Cancel
 	}
 }
 
-// hand gives out the missing pages in order. It stops while the crawl is too
-// far ahead of its lowest missing page or may not go on for want of space, and
-// follows total_page as it grows. Before page 1 is there it is the only one.
+// hand gives out the missing pages in order, until the list has ended. It stops
+// while the crawl is too far ahead of its lowest missing page or may not go on for
+// want of space. Before page 1 is there it is the only one; how far the list may
+// reach is for the ledger to say.
 func (c *crawl) hand(ctx context.Context, pages chan<- int) error {
 	lowest, next := 1, 1
 	look := time.NewTicker(spaceEvery)
@@ -407,7 +419,7 @@ func (c *crawl) hand(ctx context.Context, pages chan<- int) error {
 	drained := c.drain.Done()
 	for {
 		c.mu.Lock()
-		last := max(c.ledger.totalPages, 1)
+		last := c.ledger.bound(max(c.x.Request.HTTP.Conn, 1))
 		for lowest <= last && !c.ledger.missing(lowest) {
 			c.ahead -= c.sizes[lowest]
 			delete(c.sizes, lowest)
@@ -417,7 +429,7 @@ func (c *crawl) hand(ctx context.Context, pages chan<- int) error {
 		for n <= last && !c.ledger.missing(n) {
 			n++
 		}
-		done := lowest > last
+		done := c.ledger.end > 0
 		left := c.left || n <= last
 		wait := n > last || n-lowest >= c.cfg.LeadPages || (c.ahead > c.cfg.LeadBytes && n != lowest)
 		c.mu.Unlock()
@@ -468,11 +480,27 @@ func (c *crawl) fetchOnce(ctx context.Context, n int) error {
 	ctx, work := c.piece(ctx)
 	defer work.rest()
 	p, done, err := c.ask(ctx, n)
+	var failure *Failure
+	if errors.As(err, &failure) && failure.Code != "" {
+		return c.miss(n, failure)
+	}
 	if err != nil {
 		return err
 	}
 	defer done()
 	return c.publish(ctx, p)
+}
+
+// miss enters a page that the source did not give into the ledger.
+func (c *crawl) miss(n int, f *Failure) error {
+	c.mu.Lock()
+	f = c.ledger.miss(n, f)
+	c.mu.Unlock()
+	if f != nil {
+		return f
+	}
+	c.stir()
+	return nil
 }
 
 // ask asks the source for a page and judges its answer. The page's rows are
@@ -564,7 +592,12 @@ func (c *crawl) tell(now bool) {
 		return
 	}
 	c.told = time.Now()
-	p := events.Progress{Phase: events.PhaseCrawling, PagesDone: len(c.ledger.taken), PagesTotal: c.ledger.totalPages, Rows: c.ledger.rows}
+	p := events.Progress{Phase: events.PhaseCrawling, PagesDone: len(c.ledger.taken), PagesTotal: c.ledger.announced, Rows: c.ledger.rows}
+	if c.ledger.end > 0 {
+		p.PagesDone, p.PagesTotal = c.ledger.end, c.ledger.end
+	} else if p.PagesDone > p.PagesTotal {
+		p.PagesTotal = 0 // the list is longer than announced
+	}
 	if c.paused || c.full > 0 {
 		p.Phase = events.PhaseWaitingForSpace
 	}
@@ -578,7 +611,7 @@ func (c *crawl) tell(now bool) {
 func (c *crawl) failed(f *Failure) *events.ExportFailed {
 	spoiled := false
 	switch f.Code {
-	case events.CodeSourceChanged, events.CodeSourceIncomplete, events.CodeStore:
+	case events.CodeSourceChanged, events.CodeSourceIncomplete, events.CodePagingStuck, events.CodeStore:
 		spoiled = true
 	}
 	return &events.ExportFailed{

@@ -27,6 +27,9 @@ type Failure struct {
 	// Err is the cause, for errors.Is and for logs. Its text may name
 	// addresses: it is not for callers.
 	Err error
+
+	answered int    // the earlier page that the source says its answer is, else 0
+	data     uint64 // hash of that answer's data rows, see ledger.hash
 }
 
 // Error is one sentence, such as "page 7: HTTP 503 after 6 attempts".

@@ -53,7 +53,7 @@ func TestFirstPage(t *testing.T) {
 		{"no rows but more pages fails", `{"page":1,"total_page":3}`, nil, events.CodeSourceIncomplete, 0, 0},
 		{"no pagetag fails", `null`, []string{headerRow, row(1)}, events.CodeSourceFormat, 0, 0},
 		{"a header without columns fails", `{"page":1,"total":1,"total_page":1}`, []string{`{ }`, row(1)}, events.CodeSourceFormat, 0, 0},
-		{"no total and no total_page fails", `{"page":1}`, []string{headerRow, row(1)}, events.CodeSourceFormat, 0, 0},
+		{"no total and no total_page leave the count unknown", `{"page":1}`, []string{headerRow, row(1)}, "", 0, -1},
 		{"total_page is computed from total", `{"page":1,"total":5}`, []string{headerRow, row(1), row(2)}, "", 3, 5},
 		{"no total is admitted", `{"page":1,"total_page":3}`, []string{headerRow, row(1), row(2)}, "", 3, -1},
 		{"another page than asked for fails", `{"page":2,"total":4,"total_page":2}`, []string{headerRow, row(1)}, events.CodeSourceChanged, 0, 0},
@@ -89,8 +89,8 @@ func TestLaterPages(t *testing.T) {
 		{"in any order of its keys", tag, []string{`{"name":"Name","id":"ID"}`, row(3), row(4)}, "", true},
 		{"another first row within limit is data", tag, []string{row(3), row(4)}, "", false},
 		{"another first row above limit fails", tag, []string{otherRow, row(3), row(4)}, events.CodeSourceChanged, false},
-		{"no rows before the last page fail", tag, nil, events.CodeSourceIncomplete, false},
-		{"only the header before the last page fails", tag, []string{headerRow}, events.CodeSourceIncomplete, false},
+		{"no rows before the last page are judged with the others", tag, nil, "", false},
+		{"so is only the header", tag, []string{headerRow}, "", true},
 		{"no rows on what is now the last page are admitted", `{"page":2,"total":2,"total_page":2}`, nil, "", false},
 		{"no rows beyond what is now the last page are admitted", `{"page":2,"total":2,"total_page":1}`, nil, "", false},
 		{"the page's own number is checked", `{"page":1,"total":6,"total_page":3}`, []string{headerRow, row(1)}, events.CodeSourceChanged, false},
@@ -114,36 +114,24 @@ func TestLedgerFollowsTheSource(t *testing.T) {
 	take := func(l *ledger, n int, pagetag string, rowTexts ...string) *Failure {
 		p, failure := l.admit(n, answer(t, pagetag, rowTexts...))
 		require.Nil(t, failure)
-		p.SHA256[0] = byte(n) // distinct pages
 		return l.take(p)
 	}
 	t.Run("a total_page that grows", func(t *testing.T) {
 		l := began(t, 2, 2, 4)
 		require.Nil(t, take(l, 2, `{"page":2,"total":6,"total_page":3}`, headerRow, row(3), row(4)))
-		require.Equal(t, 3, l.totalPages)
+		require.Equal(t, 3, l.bound(8))
 		require.True(t, l.missing(3))
 	})
 	t.Run("a total_page rounded down hides a page that is found", func(t *testing.T) {
 		l := began(t, 2, 2, 5)
 		require.Nil(t, take(l, 2, `{"page":2,"total":5,"total_page":2}`, headerRow, row(3), row(4)))
-		require.True(t, l.extend())
-		require.Equal(t, 3, l.totalPages)
-		require.False(t, l.extend(), "only once")
+		require.Equal(t, 3, l.bound(8))
+		require.Zero(t, l.end)
+		require.Nil(t, take(l, 3, `{"page":3,"total":5,"total_page":2}`, headerRow, row(5)))
+		require.Equal(t, 3, l.end)
 	})
-	t.Run("a complete run is not extended", func(t *testing.T) {
-		l := began(t, 2, 1, 2)
-		require.False(t, l.extend())
-	})
-	t.Run("equal neighbours without a total are a source that ignores page", func(t *testing.T) {
-		l := newLedger(2, 1000, 1000, 1<<40)
-		var failure *Failure
-		for n := 1; n <= 2; n++ {
-			p, f := l.admit(n, answer(t, `{"total_page":5}`, headerRow, row(1), row(2)))
-			require.Nil(t, f)
-			failure = l.take(p)
-		}
-		require.NotNil(t, failure)
-		require.Equal(t, events.CodeSourceChanged, failure.Code)
+	t.Run("a complete run ends", func(t *testing.T) {
+		require.Equal(t, 1, began(t, 2, 1, 2).end)
 	})
 	t.Run("too many rows end the crawl", func(t *testing.T) {
 		l := newLedger(2, 1000, 3, 1<<40)
@@ -156,5 +144,12 @@ func TestLedgerFollowsTheSource(t *testing.T) {
 		p, _ := newLedger(2, 1000, 1000, 1<<40).admit(1, answer(t, `{"page":1,"total":4,"total_page":2}`, headerRow, row(1), row(2)))
 		require.Nil(t, newLedger(2, 1000, 1000, int64(len(p.Rows))).take(p))
 		require.Equal(t, events.CodeLimitBytes, newLedger(2, 1000, 1000, int64(len(p.Rows))-1).take(p).Code)
+	})
+	t.Run("equal pages that are too many rows are a source that ignores page", func(t *testing.T) {
+		l := newLedger(2, 1000, 5, 1<<40)
+		tag := `{"total":40,"total_page":20}`
+		require.Nil(t, take(l, 1, tag, headerRow, row(1), row(2)))
+		require.Nil(t, take(l, 2, tag, headerRow, row(1), row(2)))
+		require.Equal(t, events.CodePagingStuck, take(l, 3, tag, headerRow, row(1), row(2)).Code)
 	})
 }

@@ -475,7 +475,7 @@ const mostMore = 1 << 50
 func (c *crawl) need() need {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	n := need{stored: c.stored, pages: len(c.ledger.taken), total: c.ledger.totalPages, refused: c.refused, full: c.fullSince}
+	n := need{stored: c.stored, pages: len(c.ledger.taken), total: max(c.ledger.announced, c.ledger.bound(max(c.x.Request.HTTP.Conn, 1))), refused: c.refused, full: c.fullSince}
 	if n.pages > 0 {
 		n.more = int64(min(float64(n.stored)/float64(n.pages)*float64(max(n.total-n.pages, 0)), mostMore))
 	}

@@ -165,9 +165,13 @@ func hostileSources(t *testing.T, release <-chan struct{}) map[string]hostile {
 		"more pages with each": {events.CodeLimitPages, paged(func(page int) string {
 			return hostilePage(page, 1, fmt.Sprintf(`{"page":%d,"limit":100,"total_page":%d}`, page, page*2))
 		})},
-		"the same page for ever": {events.CodeSourceChanged, paged(func(int) string { return hostilePage(1, 100, `{"limit":100,"total_page":300}`) })},
+		"the same page for ever": {events.CodePagingStuck, paged(func(int) string { return hostilePage(1, 100, `{"limit":100,"total_page":300}`) })},
 		"fewer rows than it says": {events.CodeSourceIncomplete, paged(func(page int) string {
-			return hostilePage(page, 50, fmt.Sprintf(`{"page":%d,"limit":100,"total":300,"total_page":3}`, page))
+			n := 50
+			if page > 3 {
+				n = 0
+			}
+			return hostilePage(page, n, fmt.Sprintf(`{"page":%d,"limit":100,"total":300,"total_page":3}`, page))
 		})},
 		"more rows than allowed": {events.CodeLimitRows, paged(func(page int) string {
 			return hostilePage(page, 100, fmt.Sprintf(`{"page":%d,"limit":100,"total":30000,"total_page":300}`, page))
