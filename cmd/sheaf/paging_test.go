@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -21,6 +22,7 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
 )
 
 // listSource is a source of rows of one column id. What it says of their number, and
@@ -500,4 +502,109 @@ func cmpRows(want, got []string) string {
 		}
 	}
 	return ""
+}
+
+// Whatever a source says and however it ends, its export has exactly its rows, or
+// fails by name; also when a crawler finds some of the pages there, as one does
+// after a crash.
+func TestRowsOfAnyListAreExactOrFail(t *testing.T) {
+	t.Parallel()
+	st := newPagingStage(t)
+	rapid.Check(t, func(rt *rapid.T) {
+		limit := rapid.IntRange(2, 7).Draw(rt, "limit")
+		src := &listSource{
+			rows: ids(rapid.IntRange(0, 40).Draw(rt, "rows")),
+			cap:  rapid.IntRange(0, 8).Draw(rt, "cap"),
+			bare: rapid.Bool().Draw(rt, "bare"),
+		}
+		if src.cap == 1 {
+			src.cap = 0
+		}
+		n := len(src.rows)
+		count := rapid.SampledFrom([]string{"honest", "total", "pages", "nothing", "zero", "one page of 0", "high total", "high pages", "low pages", "limit asked for"}).Draw(rt, "counts")
+		high := rapid.IntRange(1, 9).Draw(rt, "too high by")
+		low := rapid.IntRange(1, 3).Draw(rt, "too low by")
+		withTotal := rapid.Bool().Draw(rt, "with a total")
+		src.counts = func(l *listing) string {
+			pages := l.pages
+			total := fmt.Sprintf(`"total":%d,`, n)
+			if !withTotal {
+				total = ""
+			}
+			switch count {
+			case "total":
+				return fmt.Sprintf(`"total":%d`, n)
+			case "pages":
+				return fmt.Sprintf(`"total_page":%d`, pages)
+			case "nothing":
+				return ""
+			case "zero":
+				return `"total":0,"total_page":0`
+			case "one page of 0":
+				return `"total":0,"total_page":1`
+			case "high total":
+				return fmt.Sprintf(`"total":%d,"total_page":%d`, n+high, (n+high+l.size-1)/l.size)
+			case "high pages":
+				return fmt.Sprintf(`%s"total_page":%d`, total, pages+high)
+			case "low pages":
+				return fmt.Sprintf(`%s"total_page":%d`, total, max(pages-low, 1))
+			case "limit asked for":
+				return fmt.Sprintf(`%s"limit":%d,"total_page":%d`, total, limit, max((n+limit-1)/limit, 1))
+			}
+			return honest(l)
+		}
+		ending := rapid.SampledFrom([]string{"header", "nothing", "repeats", "repeats and says so", "404", "500", "errcode"}).Draw(rt, "ending")
+		src.after = map[string]func(*listing){
+			"nothing": noRowsAtAll, "repeats": repeatLast, "repeats and says so": repeatLastAndSaySo,
+			"404": answerStatus(404), "500": answerStatus(500), "errcode": answerErrcode,
+		}[ending]
+		conn := rapid.IntRange(1, 8).Draw(rt, "conn")
+
+		stop := st.crawl(t, crawler.Config{})
+		x := st.request(t, src, limit, conn)
+		got := st.await(t, x)
+		stored := map[int]events.Page{}
+		have, err := st.streams.ListPages(t.Context(), "default", x.Key, x.RequestedSeq)
+		require.NoError(t, err)
+		for _, page := range have {
+			stored[page], err = st.streams.GetPage(t.Context(), events.PageID{Tenant: "default", Key: x.Key, Run: x.RequestedSeq, Number: page})
+			require.NoError(t, err)
+		}
+		stop()
+		check := func(o outcome) {
+			if o.code != "" {
+				require.Contains(rt, []string{events.CodePagingStuck, events.CodeSourceHTTP, events.CodeSourceErrcode, events.CodeSourceIncomplete, events.CodeSourceChanged}, o.code, o.reason)
+				return
+			}
+			require.Empty(rt, cmpRows(src.rows, o.rows))
+			require.Len(rt, o.rows, n)
+		}
+		check(got)
+		// With a limit that was cut, total_page alone needs a clear answer beyond it.
+		unsure := count == "pages" && ending == "500" && src.cap > 0 && src.cap < limit
+		counted := count == "honest" || count == "total" || count == "pages" && !unsure
+		if counted || ending == "header" || ending == "nothing" {
+			if n > 0 && count != "high total" && !(count == "high pages" && !withTotal) {
+				require.Empty(rt, got.code, got.reason)
+			}
+		}
+
+		// Another export of the same source finds some of the pages there.
+		x = st.request(t, src, limit, rapid.IntRange(1, 8).Draw(rt, "conn after the crash"))
+		for _, page := range slices.Sorted(maps.Keys(stored)) {
+			p := stored[page]
+			if rapid.Bool().Draw(rt, "kept") {
+				p.Key, p.Run = x.Key, x.RequestedSeq
+				_, err := st.streams.PublishPage(t.Context(), p)
+				require.NoError(rt, err)
+			}
+		}
+		stop = st.crawl(t, crawler.Config{})
+		after := st.await(t, x)
+		stop()
+		require.Equal(rt, got.code, after.code, after.reason)
+		require.Equal(rt, got.rows, after.rows)
+		require.Equal(rt, got.warnings, after.warnings)
+		require.Equal(rt, got.sha256, after.sha256)
+	})
 }

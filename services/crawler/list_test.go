@@ -1,0 +1,135 @@
+package crawler
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"sheaf/events"
+	"sheaf/events/rows"
+
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+)
+
+// Whatever a source answers, in whatever order the answers come, with however many
+// requests at once and however often the crawler restarts: the list has the same
+// pages and warnings, or fails for the same reason.
+func TestTheEndOfAListDependsOnTheSourceAlone(t *testing.T) {
+	t.Parallel()
+	const maxPages, limit = 12, 3
+	rapid.Check(t, func(t *rapid.T) {
+		tag := rapid.SampledFrom([]string{``, `"total":0,"total_page":1`, `"total":%d`, `"total_page":%d`, `"total":%d,"total_page":4`, `"limit":2,"total":9`})
+		tags := []string{tag.Draw(t, "tag")}
+		tags = append(tags, tags[0], tags[0], tag.Draw(t, "other tag")) // most pages agree
+		bodies := map[int]string{}                                      // "" for a page that the source fails to give
+		var last string
+		for n := 1; n <= maxPages+20; n++ {
+			count := rapid.SampledFrom([]int{3, 3, 3, 2, 1, 0}).Draw(t, "rows")
+			all := []string{`{"id":"ID"}`}
+			for i := range count {
+				all = append(all, fmt.Sprintf(`{"id":%d}`, n*10+i))
+			}
+			list := strings.Join(all, ",")
+			switch rapid.SampledFrom([]string{"own", "own", "own", "own", "last", "last", "fails"}).Draw(t, "answer") {
+			case "last":
+				if last != "" {
+					list = last
+				}
+			case "fails":
+				if n > 1 {
+					continue
+				}
+			}
+			last = list
+			text := tags[rapid.IntRange(0, 3).Draw(t, "which tag")]
+			if strings.Contains(text, "%d") {
+				text = fmt.Sprintf(text, rapid.IntRange(0, 20).Draw(t, "number"))
+			}
+			if page := rapid.SampledFrom([]int{0, 0, n, n, n - 1}).Draw(t, "page"); page > 0 {
+				text = strings.TrimPrefix(text+fmt.Sprintf(`,"page":%d`, page), ",")
+			}
+			bodies[n] = `{"errcode":0,"data":{"data":[` + list + `],"pagetag":{` + text + `}}}`
+		}
+		// ask is one request; stored are the pages that are durable.
+		ask := func(l *ledger, n int, stored map[int]events.Page) *Failure {
+			if bodies[n] == "" {
+				return l.miss(n, &Failure{Page: n, Code: events.CodeSourceHTTP, Status: 404 + n%2*96})
+			}
+			r, err := rows.ScanResponse([]byte(bodies[n]), rows.Limits{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			p, f := l.admit(n, r)
+			if f != nil {
+				return l.miss(n, f)
+			}
+			p.SHA256 = sha256.Sum256(p.Rows)
+			stored[n] = p
+			return l.take(p)
+		}
+		outcome := func(l *ledger, f *Failure) string {
+			var warnings []events.Warning
+			if f == nil {
+				warnings, f = l.finish()
+			}
+			if f != nil {
+				return fmt.Sprintf("%s page %d: %s", f.Code, f.Page, f.Msg)
+			}
+			return fmt.Sprintf("%d pages, %d rows, %s %v", l.end, l.rows, l.manifest(), warnings)
+		}
+		crawl := func(conn int, next func(most int) int, restarts func() bool) string {
+			stored := map[int]events.Page{}
+			l := newLedger(limit, maxPages, 1000, 1<<20)
+			var flying []int
+			asked := map[int]bool{}
+			for {
+				for n := 1; l.end == 0 && n <= l.bound(conn) && len(flying) < conn; n++ {
+					if !asked[n] {
+						asked[n] = true
+						flying = append(flying, n)
+					}
+				}
+				if l.end > 0 {
+					return outcome(l, nil)
+				}
+				if len(flying) == 0 {
+					t.Fatalf("the list has not ended after page %d, and nothing may be asked for", l.read)
+				}
+				if restarts() {
+					l, flying, asked = newLedger(limit, maxPages, 1000, 1<<20), nil, map[int]bool{}
+					var f *Failure
+					for n, p := range stored { // in any order
+						asked[n] = true
+						if f = l.take(p); f != nil {
+							return outcome(l, f)
+						}
+					}
+					continue
+				}
+				i := next(len(flying))
+				n := flying[i]
+				flying = slices.Delete(flying, i, i+1)
+				if f := ask(l, n, stored); f != nil {
+					return outcome(l, f)
+				}
+			}
+		}
+		want := crawl(1, func(int) int { return 0 }, func() bool { return false })
+		for range 5 {
+			left := rapid.IntRange(0, 3).Draw(t, "restarts")
+			got := crawl(rapid.IntRange(1, 8).Draw(t, "conn"),
+				func(most int) int { return rapid.IntRange(0, most-1).Draw(t, "which answer comes") },
+				func() bool {
+					if left == 0 || rapid.IntRange(0, 3).Draw(t, "restart") > 0 {
+						return false
+					}
+					left--
+					return true
+				})
+			require.Equal(t, want, got)
+		}
+	})
+}
