@@ -197,6 +197,9 @@ func keepAlive(msg jetstream.Msg, every time.Duration) (stop func()) {
 // that is lost only means one more delivery.
 func settle(ctx context.Context, msg jetstream.Msg, d Delivery, consumer string, err error) {
 	log := slog.With("consumer", consumer, "subject", d.Subject, "sequence", d.Sequence, "delivered", d.Delivered)
+	if t, err := splitSubject(d.Subject, subjectEvent, 3); err == nil {
+		log = log.With("tenant", t[0], "hash_key", t[2])
+	}
 	failpoint.Hit("ack.before")
 	var he *handlingError
 	switch {

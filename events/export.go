@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 )
 
@@ -260,3 +261,13 @@ func (x *Export) Resumable() (run uint64, ok bool) {
 // WebhookID is the id of the callback that tells the export's last terminal
 // event: constant over its attempts, different for each ending of the key.
 func (x *Export) WebhookID() string { return fmt.Sprintf("%s-%d", x.Key, x.TerminalSeq) }
+
+// Logger returns the log of what a service does for the export. Each line has the same
+// attributes: service, tenant, hash_key, id, and request_id if the export has a CorrelationID.
+func (x *Export) Logger(service string) *slog.Logger {
+	log := slog.With("service", service, "tenant", x.Tenant, "hash_key", x.Key, "id", x.ID)
+	if x.CorrelationID != "" {
+		log = log.With("request_id", x.CorrelationID)
+	}
+	return log
+}

@@ -166,7 +166,7 @@ func (s *Service) handle(ctx context.Context, d events.Delivery) error {
 
 // carryOut writes the workbook of x and appends the event that says how it went.
 func (s *Service) carryOut(ctx, assembleCtx context.Context, x events.Export, d events.Delivery) error {
-	log := slog.With("tenant", x.Tenant, "hash_key", x.Key, "id", x.ID)
+	log := x.Logger("assembler")
 	begun := time.Now()
 	if err := s.cfg.Room(0); err != nil && s.waits(&x) < s.cfg.RoomWait {
 		return s.awaitRoom(&x, log, err)
@@ -365,7 +365,7 @@ func (s *Service) discard(ctx context.Context, after events.Export, store string
 		}
 	}
 	if err := s.files.Delete(ctx, store); err != nil {
-		slog.Warn("losing file not removed; the sweeper will", "file", store, "error", err)
+		after.Logger("assembler").Warn("losing file not removed; the sweeper will", "file", store, "error", err)
 	}
 }
 

@@ -26,7 +26,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net/http"
 	"time"
 
@@ -152,7 +151,7 @@ func (s *Service) handle(ctx context.Context, d events.Delivery) error {
 		return nil // crawled, ended, or requested anew: nothing to do for this event
 	}
 
-	log := slog.With("tenant", x.Tenant, "hash_key", x.Key, "id", x.ID)
+	log := x.Logger("crawler")
 	begun := time.Now()
 	c := &crawl{Service: s, x: x, log: log, drain: ctx, again: d.Delivered > 1, fresh: d.Fresh}
 	crawled, err := c.run(crawlCtx)

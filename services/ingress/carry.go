@@ -62,7 +62,7 @@ func (s *sweeper) carry(ctx context.Context, log events.LogState) (carried int, 
 		}
 		after, err := s.streams.Append(ctx, x, "", s.carriedOn(x))
 		if err != nil && !overtaken(err) {
-			slog.Warn("export not carried on; the log stays as it is before it", "service", "ingress", "tenant", x.Tenant, "hash_key", x.Key, "error", err)
+			x.Logger("ingress").Warn("export not carried on; the log stays as it is before it", "error", err)
 			more = false
 			break
 		}

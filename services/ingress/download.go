@@ -49,6 +49,8 @@ func (d *downloads) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		respond(w, r, nil, err)
 		return
 	}
+	l := lineOf(r)
+	l.tenant, l.key = x.Tenant, x.Key
 	entry := x.Files[0]
 	file, err := openFile(r.Context(), d.files, &x, smallFile)
 	if err != nil {

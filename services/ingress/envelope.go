@@ -54,7 +54,9 @@ func respondSealed(w http.ResponseWriter, r *http.Request, body []byte, failure 
 		if failure.RetryAfter > 0 {
 			h.Set("Retry-After", retryAfter(failure))
 		}
-		logFailure(r.Context(), requestID(r), failure)
+		l := lineOf(r)
+		l.errcode = failure.Errcode
+		logFailure(r.Context(), l.logger(), failure)
 	}
 	if status == http.StatusUnauthorized {
 		h.Set("WWW-Authenticate", `Bearer realm="sheaf"`)
@@ -91,4 +93,16 @@ func chooseRequestID(get func(name string) string) string {
 
 func logger(requestID string) *slog.Logger {
 	return slog.With("service", "ingress", "request_id", requestID)
+}
+
+// line is what the log says of a request, whichever way it came.
+type line struct {
+	id      string
+	tenant  string // "" until it is known
+	key     string // of the export that was made or named, "" for none
+	errcode int    // of the answer, 0 for a success
+}
+
+func (l *line) logger() *slog.Logger {
+	return logger(l.id).With("tenant", l.tenant, "hash_key", l.key, "errcode", l.errcode)
 }

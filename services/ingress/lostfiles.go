@@ -60,7 +60,7 @@ func lostReason(err error) string {
 }
 
 func logLost(x *events.Export) {
-	slog.Error("a finished file is lost; its export has expired", "service", "ingress", "tenant", x.Tenant, "hash_key", x.Key, "id", x.ID, "reason", x.ExpiredReason)
+	x.Logger("ingress").Error("a finished file is lost; its export has expired", "reason", x.ExpiredReason)
 }
 
 // expired is the event that says that the file of an export is gone.
@@ -241,7 +241,7 @@ func (c *fileChecks) pass(ctx context.Context, scrub bool) {
 			case errors.Is(err, storage.ErrNoStore) || ctx.Err() != nil:
 				return err
 			}
-			slog.Warn("a finished file cannot be read", "service", "ingress", "tenant", x.Tenant, "hash_key", x.Key, "id", x.ID, "error", err)
+			x.Logger("ingress").Warn("a finished file cannot be read", "error", err)
 			if unread++; unread >= unreadableFiles {
 				return fmt.Errorf("%d files in a row could not be read: %w", unread, err)
 			}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"net/textproto"
 	"strconv"
 	"strings"
@@ -118,34 +119,37 @@ func (m *microService) endpoint(name string, op operation) micro.Handler {
 			})
 			return
 		}
+		begin := time.Now()
 		id := chooseRequestID(func(header string) string { return headerOf(nats.Header(req.Headers()), header) })
 		// The tenant is a token of the subject: subjects are what a NATS user's
 		// permissions guard.
 		tenant, _, err := events.ParseAPISubject(req.Subject())
 		if err != nil {
-			m.reply(req, id, nil, invalid("subject", "%s", err))
+			m.reply(req, begin, &line{id: id}, invalid("subject", "%s", err))
 			return
 		}
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		if m.closed {
-			m.reply(req, id, nil, unavailable("shutting down; try again", retryEvery, nil))
+			m.reply(req, begin, &line{id: id, tenant: tenant}, unavailable("shutting down; try again", retryEvery, nil))
 			return
 		}
 		if !m.take(tenant) {
-			m.reply(req, id, nil, unavailable("too many requests of yours are under way; try again", retryEvery, nil))
+			m.reply(req, begin, &line{id: id, tenant: tenant}, unavailable("too many requests of yours are under way; try again", retryEvery, nil))
 			return
 		}
 		m.calls.Go(func() {
 			defer m.done(tenant)
-			body, failure := m.call(req, tenant, name, op, id)
-			m.send(req, id, body, failure)
+			l := line{id: id, tenant: tenant}
+			body, failure := m.call(req, name, op, &l)
+			m.send(req, begin, &l, body, failure)
 		})
 	})
 }
 
-// call returns the answer to a request.
-func (m *microService) call(req micro.Request, tenant, name string, op operation, id string) ([]byte, *apiError) {
+// call returns the answer to a request, and notes in l which export it is about.
+func (m *microService) call(req micro.Request, name string, op operation, l *line) ([]byte, *apiError) {
+	tenant, id := l.tenant, l.id
 	c := call{tenant: tenant, requestID: id, body: req.Data()}
 	if !takesBody(name) {
 		var err error
@@ -155,6 +159,7 @@ func (m *microService) call(req micro.Request, tenant, name string, op operation
 	} else if limit := m.s.bodyLimit(name); int64(len(c.body)) > limit {
 		return seal(nil, tooLarge("body", "is larger than %d bytes", limit), id)
 	}
+	l.key = c.key(nil)
 	release, ok := m.s.bodies.try(tenant, int64(len(c.body)))
 	if !ok { // the places of calls are everybody's
 		return seal(nil, unavailable("too many large requests are under way; try again", m.s.cfg.BodyWait, nil), id)
@@ -166,21 +171,23 @@ func (m *microService) call(req micro.Request, tenant, name string, op operation
 	}
 	defer leave()
 	data, err := m.s.do(m.back, op, c)
+	l.key = c.key(data)
 	return seal(data, err, id)
 }
 
-// reply sends the envelope.
-func (m *microService) reply(req micro.Request, id string, data any, err error) {
-	body, failure := seal(data, err, id)
-	m.send(req, id, body, failure)
+// reply refuses a request.
+func (m *microService) reply(req micro.Request, begin time.Time, l *line, err error) {
+	body, failure := seal(nil, err, l.id)
+	m.send(req, begin, l, body, failure)
 }
 
 // send goes around the library's own answer, which counts errors without a lock and so
 // cannot be sent from a goroutine.
-func (m *microService) send(req micro.Request, id string, body []byte, failure *apiError) {
+func (m *microService) send(req micro.Request, begin time.Time, l *line, body []byte, failure *apiError) {
 	if len(body) > maxMicroAnswer {
-		body, failure = seal(nil, tooLarge("limit", "the answer has %d bytes, at most %d are sent by NATS; ask for fewer with limit and before, or by REST", len(body), maxMicroAnswer), id)
+		body, failure = seal(nil, tooLarge("limit", "the answer has %d bytes, at most %d are sent by NATS; ask for fewer with limit and before, or by REST", len(body), maxMicroAnswer), l.id)
 	}
+	status := http.StatusOK
 	answer := &nats.Msg{Subject: req.Reply(), Data: body, Header: nats.Header{}}
 	if failure != nil {
 		answer.Header.Set(micro.ErrorCodeHeader, strconv.Itoa(failure.Status))
@@ -188,11 +195,16 @@ func (m *microService) send(req micro.Request, id string, body []byte, failure *
 		if failure.RetryAfter > 0 {
 			answer.Header.Set("Retry-After", retryAfter(failure))
 		}
-		logFailure(m.back, id, failure)
+		status, l.errcode = failure.Status, failure.Errcode
+		logFailure(m.back, l.logger(), failure)
 	}
-	logger(id).Debug("call", "subject", req.Subject(), "failed", failure != nil)
+	level := slog.LevelInfo
+	if strings.HasSuffix(req.Subject(), ".detail") || strings.HasSuffix(req.Subject(), ".history") {
+		level = slog.LevelDebug // as GET requests
+	}
+	l.logger().Log(m.back, level, "request", "subject", cut(req.Subject(), 256), "status", status, "bytes", len(body), "elapsed", time.Since(begin))
 	if err := m.s.streams.Callers().PublishMsg(answer); err != nil {
-		logger(id).Warn("answer not sent", "error", err)
+		l.logger().Warn("answer not sent", "error", err)
 	}
 }
 

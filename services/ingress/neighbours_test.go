@@ -129,7 +129,8 @@ func TestLargeAnswersByNATS(t *testing.T) {
 	sub, err := nc.SubscribeSync(inbox)
 	require.NoError(t, err)
 	for size, code := range map[int]string{maxMicroAnswer - 1000: "", maxMicroAnswer: "413"} {
-		m.reply(request{reply: inbox}, "id", strings.Repeat("x", size), nil)
+		body, failure := seal(strings.Repeat("x", size), nil, "id")
+		m.send(request{reply: inbox}, time.Now(), &line{id: "id"}, body, failure)
 		got, err := sub.NextMsg(10 * time.Second)
 		require.NoError(t, err)
 		require.Equal(t, code, got.Header.Get(micro.ErrorCodeHeader))

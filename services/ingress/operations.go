@@ -44,6 +44,18 @@ type call struct {
 	at          time.Time          // when a durable submission was stored; zero: now
 }
 
+// key is that of the export which the call made, as data says, or named. It is ""
+// for what is no key.
+func (c *call) key(data any) string {
+	if a, ok := data.(accepted); ok {
+		return a.HashKey
+	}
+	if key := c.params.Get("key"); events.ValidKey(key) {
+		return key
+	}
+	return ""
+}
+
 // operation does what a caller asks for. Its errors are told through
 // asAPIError.
 type operation func(ctx context.Context, c call) (data any, err error)
@@ -191,7 +203,7 @@ func (s *Service) submit(ctx context.Context, sourceType string, c call) (_ any,
 		// The end of the earlier run lets the sweeper purge what prepare
 		// wrote. It no longer may, but it may just have.
 		if err := s.prepare(ctx, c.tenant, sub); err != nil {
-			logger(c.requestID).Warn("could not write the source of an export again", "hash_key", sub.key, "error", err)
+			logger(c.requestID).Warn("could not write the source of an export again", "tenant", c.tenant, "hash_key", sub.key, "error", err)
 		}
 	}
 	return answer, nil
@@ -283,7 +295,7 @@ func (s *Service) dropPages(ctx context.Context, tenant, key string) {
 		err = s.streams.PurgeRun(ctx, tenant, key, events.RawRun)
 	}
 	if err != nil {
-		slog.Warn("pages of a refused request are left over", "service", "ingress", "hash_key", key, "error", err)
+		slog.Warn("pages of a refused request are left over", "service", "ingress", "tenant", tenant, "hash_key", key, "error", err)
 	}
 }
 

@@ -101,6 +101,8 @@ func (s *Service) rest(op operation, read func(http.ResponseWriter, *http.Reques
 			respond(w, r, nil, err)
 			return
 		}
+		l := lineOf(r)
+		l.tenant = tenant
 		c := call{tenant: tenant, requestID: requestID(r), idempotency: r.Header.Get("Idempotency-Key")}
 		if err := validIdempotencyKey(c.idempotency); err != nil {
 			respond(w, r, nil, err)
@@ -112,6 +114,7 @@ func (s *Service) rest(op operation, read func(http.ResponseWriter, *http.Reques
 			return
 		}
 		defer release()
+		l.key = c.key(nil)
 		leave, err := s.turn(r.Context(), tenant)
 		if err != nil {
 			respond(w, r, nil, err)
@@ -120,6 +123,7 @@ func (s *Service) rest(op operation, read func(http.ResponseWriter, *http.Reques
 		leave = sync.OnceFunc(leave)
 		defer leave()
 		data, err := s.do(r.Context(), op, c)
+		l.key = c.key(data)
 		body, failure := seal(data, err, c.requestID)
 		if len(body) <= lightBody {
 			leave()
@@ -212,20 +216,24 @@ func (s *Service) index(w http.ResponseWriter, r *http.Request) {
 	_, _ = w.Write([]byte(b.String()))
 }
 
-type requestIDKey struct{}
+type lineKey struct{}
 
-// requestID returns what identify put there.
-func requestID(r *http.Request) string {
-	id, _ := r.Context().Value(requestIDKey{}).(string)
-	return id
+// lineOf returns what identify put there.
+func lineOf(r *http.Request) *line {
+	if l, ok := r.Context().Value(lineKey{}).(*line); ok {
+		return l
+	}
+	return &line{} // a handler without identify
 }
+
+func requestID(r *http.Request) string { return lineOf(r).id }
 
 // identify gives each request its id, and tells it to the caller.
 func identify(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		id := chooseRequestID(r.Header.Get)
 		w.Header().Set("X-Request-Id", id)
-		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), requestIDKey{}, id)))
+		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), lineKey{}, &line{id: id})))
 	})
 }
 
@@ -237,10 +245,10 @@ func logRequests(next http.Handler) http.Handler {
 		ww := middleware.NewWrapResponseWriter(w, r.ProtoMajor)
 		defer func() {
 			level := slog.LevelDebug
-			if r.Method == http.MethodPost && strings.HasPrefix(r.URL.Path, "/v1/") {
+			if r.Method == http.MethodPost && strings.HasPrefix(r.URL.Path, "/v1/") || ww.Status() == http.StatusUnauthorized {
 				level = slog.LevelInfo
 			}
-			logger(requestID(r)).Log(r.Context(), level, "request", "method", r.Method, "path", cut(r.URL.Path, 256),
+			lineOf(r).logger().Log(r.Context(), level, "request", "method", r.Method, "path", cut(r.URL.Path, 256),
 				"status", ww.Status(), "bytes", ww.BytesWritten(), "elapsed", time.Since(begin))
 		}()
 		next.ServeHTTP(ww, r)
@@ -281,7 +289,7 @@ func recoverPanics(next http.Handler) http.Handler {
 }
 
 // logFailure tells the operator what the caller is not told.
-func logFailure(ctx context.Context, id string, failure *apiError) {
+func logFailure(ctx context.Context, log *slog.Logger, failure *apiError) {
 	if failure.cause == nil {
 		return
 	}
@@ -289,5 +297,5 @@ func logFailure(ctx context.Context, id string, failure *apiError) {
 	if failure.Status == http.StatusInternalServerError {
 		level = slog.LevelError
 	}
-	logger(id).Log(ctx, level, "request failed", "errcode", failure.Errcode, "error", failure.cause)
+	log.Log(ctx, level, "request failed", "error", failure.cause)
 }

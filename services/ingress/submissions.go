@@ -1,10 +1,10 @@
 package ingress
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"math/rand/v2"
 	"net/http"
 	"strings"
@@ -49,14 +49,18 @@ func (s *Service) takeSubmission(ctx context.Context, created time.Time, d event
 	if err := s.closed(); err != nil {
 		return events.RetryAfter(fmt.Errorf("submission %d: %w", d.Sequence, err), retryEvery)
 	}
+	begin := time.Now()
+	correlation := correlationOf(d.Header)
 	c := call{
-		tenant: tenant, requestID: fmt.Sprintf("submission-%d", d.Sequence), body: d.Data,
-		correlation: correlationOf(d.Header),
+		tenant: tenant, requestID: cmp.Or(correlation, fmt.Sprintf("submission-%d", d.Sequence)), body: d.Data,
+		correlation: correlation,
 		submission:  &events.Submission{StreamCreated: created, Sequence: d.Sequence},
 		at:          d.Time,
 	}
-	_, err = s.carryOut(ctx, sourceType, c)
+	data, err := s.carryOut(ctx, sourceType, c)
+	l := line{id: c.requestID, tenant: tenant, key: c.key(data)}
 	if err == nil {
+		l.logger().Info("submission accepted", "subject", d.Subject, "sequence", d.Sequence, "status", http.StatusOK, "elapsed", time.Since(begin))
 		s.waitsNoLonger(tenant, d.Sequence)
 		return nil
 	}
@@ -75,8 +79,9 @@ func (s *Service) takeSubmission(ctx context.Context, created time.Time, d event
 		return err
 	}
 	s.waitsNoLonger(tenant, d.Sequence)
-	logFailure(ctx, c.requestID, failure)
-	return s.reject(ctx, c, failure)
+	l.errcode = failure.Errcode
+	logFailure(ctx, l.logger(), failure)
+	return s.reject(ctx, c, begin, failure)
 }
 
 func (s *Service) carryOut(ctx context.Context, sourceType string, c call) (any, error) {
@@ -98,7 +103,7 @@ func (s *Service) carryOut(ctx context.Context, sourceType string, c call) (any,
 // that has far more of the log than its share it is told on a subject instead: it would
 // fill the part of the log that is kept for what ends exports, while results push out
 // only the tenant's own.
-func (s *Service) reject(ctx context.Context, c call, failure *apiError) error {
+func (s *Service) reject(ctx context.Context, c call, begin time.Time, failure *apiError) error {
 	key := s.streams.Keys().SubmissionKey(c.tenant, *c.submission)
 	rejected := &events.SubmissionRejected{
 		Submission: *c.submission, Errcode: failure.Errcode, Field: failure.Field, Reason: failure.Msg,
@@ -117,8 +122,9 @@ func (s *Service) reject(ctx context.Context, c call, failure *apiError) error {
 	if err != nil {
 		return fmt.Errorf("rejecting submission %d: %w", c.submission.Sequence, err)
 	}
-	slog.Info("submission rejected", "service", "ingress", "tenant", c.tenant, "sequence", c.submission.Sequence,
-		"hash_key", key, "errcode", failure.Errcode, "field", failure.Field)
+	l := line{id: c.requestID, tenant: c.tenant, key: key, errcode: failure.Errcode}
+	l.logger().Info("submission rejected", "sequence", c.submission.Sequence, "status", failure.Status, "field", failure.Field,
+		"elapsed", time.Since(begin))
 	return nil
 }
 

@@ -349,7 +349,7 @@ func (s *sweeper) expireFile(ctx context.Context, x events.Export, due func(*eve
 	if err != nil {
 		return after, err
 	}
-	slog.Info("export expired", "service", "ingress", "tenant", x.Tenant, "hash_key", x.Key, "id", x.ID)
+	x.Logger("ingress").Info("export expired")
 	deleteFiles(ctx, s.files, after)
 	return after, nil
 }
@@ -358,7 +358,7 @@ func (s *sweeper) expireFile(ctx context.Context, x events.Export, due func(*eve
 func deleteFiles(ctx context.Context, files storage.Files, x events.Export) {
 	for _, f := range x.Files {
 		if err := files.Delete(ctx, f.Store); err != nil {
-			slog.Warn("expired file not deleted; the search for orphans will find it", "service", "ingress", "tenant", x.Tenant, "hash_key", x.Key, "file", f.Store, "error", err)
+			x.Logger("ingress").Warn("expired file not deleted; the search for orphans will find it", "file", f.Store, "error", err)
 		}
 	}
 }
@@ -384,7 +384,7 @@ func (s *sweeper) fail(ctx context.Context, x events.Export, reason string) (eve
 		return &events.ExportFailed{Code: events.CodeLimitTime, Reason: reason, Phase: phase}, nil
 	})
 	if err == nil {
-		slog.Warn("export failed", "service", "ingress", "tenant", x.Tenant, "hash_key", x.Key, "id", x.ID,
+		x.Logger("ingress").Warn("export failed",
 			"error_code", events.CodeLimitTime, "reason", reason)
 	}
 	return after, err

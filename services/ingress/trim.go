@@ -285,7 +285,7 @@ func (s *sweeper) giveUpCallback(ctx context.Context, x events.Export) (events.E
 		}, nil
 	})
 	if err == nil {
-		slog.Warn("callback given up", "service", "ingress", "tenant", x.Tenant, "hash_key", x.Key, "webhook_id", x.WebhookID())
+		x.Logger("ingress").Warn("callback given up", "webhook_id", x.WebhookID())
 	}
 	return after, err
 }

@@ -22,7 +22,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net/http"
 	"net/url"
 	"sync"
@@ -380,7 +379,7 @@ func (s *Service) record(ctx context.Context, x events.Export, o outcome) error 
 }
 
 func logVerdict(x *events.Export, verdict events.Payload) {
-	log := slog.With("tenant", x.Tenant, "hash_key", x.Key, "webhook_id", x.WebhookID())
+	log := x.Logger("notifier").With("webhook_id", x.WebhookID())
 	switch p := verdict.(type) {
 	case *events.CallbackDelivered:
 		log.Debug("callback delivered", "attempt", p.Attempt, "status", p.Status, "elapsed_ms", p.Millis)

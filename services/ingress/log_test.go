@@ -1,0 +1,80 @@
+package ingress
+
+import (
+	"log/slog"
+	"testing"
+	"time"
+
+	"sheaf/events"
+	"sheaf/events/eventstest"
+
+	"github.com/nats-io/nats.go"
+	"github.com/stretchr/testify/require"
+)
+
+// One line for each request names the request, the tenant and the export,
+// whichever way it came. No line has an API key.
+func TestOneLineForEachRequest(t *testing.T) {
+	var log lines
+	eventstest.SetLog(t, slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	srv := eventstest.Server(t, "")
+	in := start(t, srv, Config{Authenticate: func(key string) (string, bool) { return "shop", key == "shop-key" }})
+	shop := func(id string) []string { return []string{"X-API-Key", "shop-key", "X-Request-Id", id} }
+	nc := eventstest.Connect(t, srv)
+	ask := func(operation, id, body string) {
+		t.Helper()
+		_, err := nc.RequestMsg(&nats.Msg{
+			Subject: events.APISubject("shop", operation), Data: []byte(body), Header: nats.Header{"X-Request-Id": {id}},
+		}, 5*time.Second)
+		require.NoError(t, err)
+	}
+	submit := func(id, body string) {
+		t.Helper()
+		_, err := in.streams.JetStream().PublishMsg(t.Context(), &nats.Msg{
+			Subject: events.SubmitSubject("shop", "http"), Data: []byte(body), Header: nats.Header{"ce-id": {id}},
+		})
+		require.NoError(t, err)
+	}
+
+	key := send(t, "POST", in.url+"/v1/export/http", httpBody(""), shop("rest-submit")...).key(t)
+	send(t, "GET", in.url+"/v1/export/detail?key="+key, "", shop("rest-detail")...)
+	send(t, "GET", in.url+"/v1/export/detail?key="+oneKey, "", shop("rest-unknown")...)
+	send(t, "POST", in.url+"/v1/export/cancel", `{"key":"`+key+`"}`, shop("rest-cancel")...)
+	send(t, "GET", in.url+"/v1/export/detail?key="+key, "", "X-API-Key", "no-such-key", "X-Request-Id", "rest-401")
+	send(t, "GET", in.url+"/v1/export/detail?key=a%20b", "", shop("rest-no-key")...)
+	ask("http", "nats-submit", httpBody(""))
+	ask("detail", "nats-detail", `{"key":"`+key+`"}`)
+	ask("detail", "nats-unknown", `{"key":"`+oneKey+`"}`)
+	submit("durable", httpBody(""))
+	submit("durable-bad", `{}`)
+
+	for _, want := range []struct{ id, level, tenant, key, status, errcode string }{
+		{"rest-submit", "INFO", "shop", key, "200", "0"},
+		{"rest-detail", "DEBUG", "shop", key, "200", "0"},
+		{"rest-unknown", "DEBUG", "shop", oneKey, "404", "404"},
+		{"rest-cancel", "INFO", "shop", key, "200", "0"},
+		{"rest-401", "INFO", `""`, `""`, "401", "40101"},
+		{"rest-no-key", "DEBUG", "shop", `""`, "404", "404"},
+		{"nats-submit", "INFO", "shop", key, "200", "0"},
+		{"nats-detail", "DEBUG", "shop", key, "200", "0"},
+		{"nats-unknown", "DEBUG", "shop", oneKey, "404", "404"},
+		{"durable", "INFO", "shop", key, "200", "0"},
+		{"durable-bad", "INFO", "shop", "", "400", ""}, // under a key of its own
+	} {
+		var found []string
+		require.Eventually(t, func() bool {
+			found = log.with("request_id=" + want.id + " ")
+			return len(found) > 0
+		}, 5*time.Second, time.Millisecond, want.id)
+		require.Len(t, found, 1, want.id)
+		line := found[0]
+		for _, attr := range []string{
+			"level=" + want.level + " ", "service=ingress ", "tenant=" + want.tenant + " ", "hash_key=" + want.key,
+			"status=" + want.status + " ", "errcode=" + want.errcode, "elapsed=",
+		} {
+			require.Contains(t, line, attr, want.id)
+		}
+	}
+	require.Empty(t, log.with("shop-key"))
+	require.Empty(t, log.with("no-such-key"))
+}
