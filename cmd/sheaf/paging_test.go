@@ -51,6 +51,7 @@ type listing struct {
 	status                   int
 	raw                      string // the whole body instead
 	tag                      string
+	done                     <-chan struct{} // the client gave up
 }
 
 func (s *listSource) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -59,7 +60,7 @@ func (s *listSource) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	s.asked = append(s.asked, page)
 	s.mu.Unlock()
-	l := &listing{w: w, src: s, page: page, limit: limit, size: limit, noHeader: s.bare && page > 1}
+	l := &listing{w: w, done: r.Context().Done(), src: s, page: page, limit: limit, size: limit, noHeader: s.bare && page > 1}
 	if s.cap > 0 {
 		l.size = min(l.size, s.cap)
 	}
@@ -607,4 +608,46 @@ func TestRowsOfAnyListAreExactOrFail(t *testing.T) {
 		require.Equal(rt, got.warnings, after.warnings)
 		require.Equal(rt, got.sha256, after.sha256)
 	})
+}
+
+// A crawler that stops in the middle of an uncounted list leaves it to another, and
+// the file is the same as without.
+func TestUncountedListGoesOnAfterARestart(t *testing.T) {
+	t.Parallel()
+	st := newPagingStage(t)
+	list := func() *listSource { return &listSource{rows: ids(250), after: repeatLast} }
+	stop := st.crawl(t, crawler.Config{})
+	want := st.export(t, list(), 10, 4)
+	require.Empty(t, want.code, want.reason)
+
+	reached, release := make(chan struct{}, 100), make(chan struct{})
+	src := list()
+	src.change = func(l *listing) {
+		if l.page >= 12 {
+			reached <- struct{}{}
+			select {
+			case <-release:
+			case <-l.done:
+			}
+		}
+	}
+	x := st.request(t, src, 10, 4)
+	<-reached
+	stopped := make(chan struct{})
+	go func() { stop(); close(stopped) }()
+	close(release) // what is in flight is kept
+	<-stopped
+	st.crawl(t, crawler.Config{})
+	got := st.await(t, x)
+	require.Empty(t, got.code, got.reason)
+	require.Equal(t, want.rows, got.rows)
+	require.Equal(t, want.sha256, got.sha256)
+	require.Equal(t, want.warnings, got.warnings)
+	asked := map[int]int{}
+	for _, page := range src.asked {
+		asked[page]++
+	}
+	for page := 1; page < 12; page++ {
+		require.Equal(t, 1, asked[page], "page %d is kept over the restart", page)
+	}
 }
