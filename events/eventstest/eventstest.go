@@ -26,10 +26,14 @@ var SecretKey = bytes.Repeat([]byte{7}, events.SecretKeySize)
 
 // Main runs the tests of a package and fails if they leave goroutines behind. Flags
 // that are not given get other defaults than go test's: six parallel tests at once, for
-// they wait most of the time, and 25 checks of a property unless Full.
+// they wait most of the time, unless the race detector has them compute; and 25 checks
+// of a property unless Full.
 func Main(m *testing.M) {
 	flag.Parse()
-	defaults := map[string]string{"test.parallel": "6"}
+	defaults := map[string]string{}
+	if !race {
+		defaults["test.parallel"] = "6"
+	}
 	if !Full {
 		defaults["rapid.checks"] = "25"
 	}

@@ -47,6 +47,7 @@ type Config struct {
 	SpaceWait time.Duration // how long the oldest export may find the page stream full before LIMIT_BYTES; default 10m
 	BodyBytes int64         // of answers in memory, over all exports; default 256 MiB
 	MaxStarts int           // starts without a new page before CRASHED_WORKER; default 5
+	DrainFor  time.Duration // how long requests in flight, and what follows from their answers, may outlast the drain; default 5s
 	Policy    Policy        // of one page's requests
 	Disk      Disk          // that the pages are stored on; default one without end
 }
@@ -62,6 +63,7 @@ func (c Config) withDefaults() Config {
 	c.SpaceWait = cmp.Or(c.SpaceWait, 10*time.Minute)
 	c.BodyBytes = cmp.Or(c.BodyBytes, 256<<20)
 	c.MaxStarts = cmp.Or(c.MaxStarts, 5)
+	c.DrainFor = cmp.Or(c.DrainFor, 5*time.Second)
 	if c.Disk == nil {
 		c.Disk = endless{}
 	}
@@ -101,12 +103,8 @@ func New(cfg Config, streams *events.Streams, client Client) (*Service, error) {
 	}, nil
 }
 
-// drainFor is how long requests in flight may go on after the drain began,
-// with what follows from their answers.
-const drainFor = 5 * time.Second
-
 // Run crawls until ctx ends. Then it asks for nothing more, lets the requests
-// in flight finish for at most 5 s, hands the exports back, and returns nil.
+// in flight finish for at most DrainFor, hands the exports back, and returns nil.
 // Pages that were published stay, so another crawler goes on after them.
 func (s *Service) Run(ctx context.Context) error {
 	var err error
@@ -136,7 +134,7 @@ func (s *Service) handle(ctx context.Context, d events.Delivery) error {
 		return err // another of the tenant goes first, those of others beside
 	}
 	defer done()
-	late, over := outlive(ctx, drainFor)
+	late, over := outlive(ctx, s.cfg.DrainFor)
 	defer over()
 	crawlCtx, leave, err := s.running.Enter(late, ev.Key)
 	if err != nil {

@@ -105,6 +105,7 @@ func wantRows(n int) []string {
 }
 
 func TestCrawlKeepsEveryPage(t *testing.T) {
+	t.Parallel()
 	s := eventstest.Streams(t)
 	src := sourcetest.New(t, 1003)
 	start(t, s, src.Client, Config{})
@@ -122,6 +123,7 @@ func TestCrawlKeepsEveryPage(t *testing.T) {
 }
 
 func TestCrawlRidesOutFaults(t *testing.T) {
+	t.Parallel()
 	s := eventstest.Streams(t)
 	src := sourcetest.New(t, 95)
 	src.Fault = func(page, attempt int) sourcetest.Fault {
@@ -141,6 +143,7 @@ func TestCrawlRidesOutFaults(t *testing.T) {
 }
 
 func TestCrawlGivesUpWithAReason(t *testing.T) {
+	t.Parallel()
 	for _, tc := range []struct {
 		claim  string
 		fault  sourcetest.Fault
@@ -181,6 +184,7 @@ func TestCrawlGivesUpWithAReason(t *testing.T) {
 
 // Whatever ends a crawler, the next one asks only for what is missing.
 func TestCrawlGoesOnAfterARestart(t *testing.T) {
+	t.Parallel()
 	s := eventstest.Streams(t)
 	src := sourcetest.New(t, 400)
 	var held atomic.Bool
@@ -193,7 +197,7 @@ func TestCrawlGoesOnAfterARestart(t *testing.T) {
 		}
 		return nil
 	}
-	stop := start(t, s, src.Client, Config{})
+	stop := start(t, s, src.Client, Config{DrainFor: 100 * time.Millisecond})
 	x := request(t, s, events.Export{}, src.URL, 10, 0)
 	for range 4 {
 		<-reached // all four requests in flight hang
@@ -213,6 +217,7 @@ func TestCrawlGoesOnAfterARestart(t *testing.T) {
 }
 
 func TestRetryContinuesTheRunOrBeginsAnew(t *testing.T) {
+	t.Parallel()
 	for _, tc := range []struct {
 		claim   string
 		changed bool
@@ -268,6 +273,7 @@ func TestRetryContinuesTheRunOrBeginsAnew(t *testing.T) {
 // next retry goes on with that one, not with the run before it; when it was
 // cancelled before its first page, with the run before.
 func TestRetryContinuesTheNewestRun(t *testing.T) {
+	t.Parallel()
 	for _, tc := range []struct {
 		claim string
 		began bool
@@ -338,6 +344,7 @@ func TestRetryContinuesTheNewestRun(t *testing.T) {
 }
 
 func TestCancelStopsTheCrawlAtOnce(t *testing.T) {
+	t.Parallel()
 	s := eventstest.Streams(t)
 	src := sourcetest.New(t, 100)
 	src.Fault = func(page, _ int) sourcetest.Fault {
@@ -366,6 +373,7 @@ func TestCancelStopsTheCrawlAtOnce(t *testing.T) {
 // Two crawlers that both have the export write one run, whole and unmixed,
 // although the source gives each of them different rows.
 func TestTwoCrawlersOnOneExport(t *testing.T) {
+	t.Parallel()
 	srv := eventstest.Server(t, "")
 	a, b := eventstest.StreamsOn(t, srv, events.Config{}), eventstest.StreamsOn(t, srv, events.Config{})
 	src := sourcetest.New(t, 300)
@@ -399,6 +407,7 @@ func TestTwoCrawlersOnOneExport(t *testing.T) {
 // A crawler that was stopped for so long that another took its export over asks
 // for nothing more once it goes on: only for what it had asked for already.
 func TestAStalledCrawlerLeavesTheExport(t *testing.T) {
+	t.Parallel()
 	srv := eventstest.Server(t, "")
 	stalled, other := eventstest.StreamsOn(t, srv, events.Config{}), eventstest.StreamsOn(t, srv, events.Config{})
 	src := sourcetest.New(t, 300)
@@ -474,6 +483,7 @@ func followOne(t *testing.T, s *events.Streams, d *events.Delivery) (context.Con
 }
 
 func TestPoisonExportEndsAfterFiveStarts(t *testing.T) {
+	t.Parallel()
 	server := eventstest.Server(t, "")
 	s := eventstest.StreamsOn(t, server, events.Config{})
 	src := sourcetest.New(t, 10)
@@ -492,6 +502,7 @@ func TestPoisonExportEndsAfterFiveStarts(t *testing.T) {
 // A source that is in its backoff holds no place, so another export goes on
 // even when there is only one.
 func TestBackoffHoldsNoPlace(t *testing.T) {
+	t.Parallel()
 	s := eventstest.Streams(t)
 	sick, well := sourcetest.New(t, 10), sourcetest.New(t, 50)
 	asked := make(chan struct{}, 10)
@@ -514,6 +525,7 @@ func TestBackoffHoldsNoPlace(t *testing.T) {
 // A source that never answers gives its place back after a second, and holds
 // no memory for the answer that does not come.
 func TestHangingSourceHoldsNoPlace(t *testing.T) {
+	t.Parallel()
 	s := eventstest.Streams(t)
 	hanging, well := sourcetest.New(t, 10), sourcetest.New(t, 50)
 	asked := make(chan struct{}, 10)
@@ -523,7 +535,7 @@ func TestHangingSourceHoldsNoPlace(t *testing.T) {
 	})
 	policy := quick
 	policy.SlowAfter = 20 * time.Millisecond
-	start(t, s, well.Client, Config{Fetches: 1, BodyBytes: 1 << 20, Policy: policy})
+	start(t, s, well.Client, Config{Fetches: 1, BodyBytes: 1 << 20, DrainFor: 100 * time.Millisecond, Policy: policy})
 	_, err := s.Append(t.Context(), events.Export{Tenant: "default", Key: "00000000000000000000000000000000"}, "", func(*events.Export) (events.Payload, error) {
 		return &events.ExportRequested{CreatedAt: time.Now().UTC(), Request: events.Request{SourceType: events.SourceHTTP,
 			HTTP: &events.HTTPRequest{URL: hanging.URL, Method: http.MethodGet, Limit: 10, Conn: 1}}}, nil
@@ -537,6 +549,7 @@ func TestHangingSourceHoldsNoPlace(t *testing.T) {
 // A value that was sealed for another tenant ends its export with a sentence, and the
 // source is never asked.
 func TestSealedForAnotherTenant(t *testing.T) {
+	t.Parallel()
 	s := eventstest.Streams(t)
 	src := sourcetest.New(t, 10)
 	sealed, err := events.SealValue(s.Keys().SealKey(), "other", "secret")
@@ -555,6 +568,7 @@ func TestSealedForAnotherTenant(t *testing.T) {
 }
 
 func TestSupersededRuns(t *testing.T) {
+	t.Parallel()
 	for name, tc := range map[string]struct {
 		x    events.Export
 		gone []uint64

@@ -15,6 +15,7 @@ import (
 // A disk without room stops the crawls where they are: no page is stored, none is
 // asked for that was not, and none a second time. When there is room they go on.
 func TestCrawlsWaitForRoomOnTheDisk(t *testing.T) {
+	t.Parallel()
 	srv := eventstest.Server(t, "")
 	s := spaceStreams(t, srv)
 	src := noisySource(t, 2000)
@@ -76,6 +77,7 @@ func (d diskOf) Hold(bytes int64) (func(), error) {
 // Exports that fit into the stream but not together onto the disk go one after
 // another.
 func TestTheDiskBoundsWhatIsReserved(t *testing.T) {
+	t.Parallel()
 	const limit = 1 << 20
 	own := events.Reservation{Requested: 2, Remaining: limit / 2}
 	claims := []events.Reservation{{Requested: 1, Remaining: limit / 4}, own}

@@ -37,6 +37,7 @@ func began(t *testing.T, limit, totalPages, total int) *ledger {
 }
 
 func TestFirstPage(t *testing.T) {
+	t.Parallel()
 	for _, tc := range []struct {
 		claim   string
 		pagetag string
@@ -77,6 +78,7 @@ func TestFirstPage(t *testing.T) {
 }
 
 func TestLaterPages(t *testing.T) {
+	t.Parallel()
 	tag := `{"page":2,"limit":2,"total":6,"total_page":3}`
 	for _, tc := range []struct {
 		claim   string
@@ -111,6 +113,7 @@ func TestLaterPages(t *testing.T) {
 }
 
 func TestLedgerFollowsTheSource(t *testing.T) {
+	t.Parallel()
 	take := func(l *ledger, n int, pagetag string, rowTexts ...string) *Failure {
 		p, failure := l.admit(n, answer(t, pagetag, rowTexts...))
 		require.Nil(t, failure)

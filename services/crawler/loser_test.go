@@ -15,6 +15,7 @@ import (
 // While one crawler waits for its answer another stores the page. What is
 // stored counts from then on: how many pages there are, the header, the rows.
 func TestTheLoserOfAPageGoesOnWithTheWinners(t *testing.T) {
+	t.Parallel()
 	s := eventstest.Streams(t)
 	requested := make(chan struct{})
 	var run uint64

@@ -18,6 +18,7 @@ import (
 // However many exports a tenant has queued, only its share is crawled at once, the
 // exports of others begin beside them, and all get their turn.
 func TestATenantHasItsShare(t *testing.T) {
+	t.Parallel()
 	s := eventstest.Streams(t)
 	var at, most atomic.Int32
 	hold := make(chan struct{})

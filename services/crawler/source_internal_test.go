@@ -28,6 +28,7 @@ func waits(t *testing.T, policy Policy, attempts int, fault sourcetest.Fault) []
 }
 
 func TestBackoffDoublesUpToItsMost(t *testing.T) {
+	t.Parallel()
 	require.Equal(t, []time.Duration{500 * time.Millisecond, time.Second, 2 * time.Second, 4 * time.Second, 8 * time.Second, 15 * time.Second, 15 * time.Second},
 		waits(t, Policy{}, 8, sourcetest.Reset))
 	require.Equal(t, []time.Duration{5, 5}, waits(t, Policy{BaseBackoff: 10, MaxBackoff: 5}, 3, sourcetest.Reset))
@@ -36,6 +37,7 @@ func TestBackoffDoublesUpToItsMost(t *testing.T) {
 }
 
 func TestJitterIsFull(t *testing.T) {
+	t.Parallel()
 	s, err := NewSource(http.DefaultClient, Request{URL: "http://a/", Limit: 1}, Policy{})
 	require.NoError(t, err)
 	low, high := time.Hour, time.Duration(0)
@@ -50,6 +52,7 @@ func TestJitterIsFull(t *testing.T) {
 }
 
 func TestRetryAfterIsHonouredAndCapped(t *testing.T) {
+	t.Parallel()
 	policy := Policy{BaseBackoff: time.Millisecond}
 	for value, want := range map[string]time.Duration{
 		"7":                             7*time.Second + time.Millisecond,

@@ -61,6 +61,7 @@ func failure(t *testing.T, err error) *crawler.Failure {
 }
 
 func TestFetchReturnsThePage(t *testing.T) {
+	t.Parallel()
 	src := sourcetest.New(t, 25)
 	s := open(t, src, crawler.Request{}, quick)
 	for page, want := range map[int]int{1: 11, 2: 11, 3: 6, 4: 1} {
@@ -78,6 +79,7 @@ func TestFetchReturnsThePage(t *testing.T) {
 
 // Pages fetched at once never share memory, also when buffers are recycled.
 func TestConcurrentFetchesKeepTheirPages(t *testing.T) {
+	t.Parallel()
 	src := sourcetest.New(t, 2000)
 	src.Fault = func(page, _ int) sourcetest.Fault {
 		if page%2 == 0 {
@@ -108,6 +110,7 @@ func TestConcurrentFetchesKeepTheirPages(t *testing.T) {
 }
 
 func TestGETCarriesParamInTheQuery(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct{ name, query, param, want string }{
 		{"nothing", "", ``, "page=2&limit=10"},
 		{"null", "", `null`, "page=2&limit=10"},
@@ -141,6 +144,7 @@ func TestGETCarriesParamInTheQuery(t *testing.T) {
 
 // Whatever string a caller gives, the source reads that string.
 func TestGETStringsArriveUnchanged(t *testing.T) {
+	t.Parallel()
 	src := sourcetest.New(t, 1)
 	rapid.Check(t, func(r *rapid.T) {
 		param := rapid.MapOf(rapid.String().Filter(func(s string) bool { return s != "page" && s != "limit" }), rapid.String()).Draw(r, "param")
@@ -160,6 +164,7 @@ func TestGETStringsArriveUnchanged(t *testing.T) {
 }
 
 func TestPOSTCarriesParamInTheBody(t *testing.T) {
+	t.Parallel()
 	for param, want := range map[string]string{
 		``:     `{"page":2,"limit":10}`,
 		`null`: `{"page":2,"limit":10}`,
@@ -182,6 +187,7 @@ func TestPOSTCarriesParamInTheBody(t *testing.T) {
 }
 
 func TestHeadersReachTheSource(t *testing.T) {
+	t.Parallel()
 	src := sourcetest.New(t, 1)
 	s := open(t, src, crawler.Request{Method: "POST", Header: map[string]string{
 		"authorization": "Bearer s3cret-token", "Content-type": "application/vnd.x+json", "Host": "shop.example:81",
@@ -200,6 +206,7 @@ func TestHeadersReachTheSource(t *testing.T) {
 }
 
 func TestNewSourceRefuses(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name string
 		req  crawler.Request
@@ -242,6 +249,7 @@ func TestNewSourceRefuses(t *testing.T) {
 
 // The first two attempts at the page meet the fault, the third one succeeds.
 func TestFetchAsksAgainAfter(t *testing.T) {
+	t.Parallel()
 	for name, fault := range map[string]sourcetest.Fault{
 		"408":                sourcetest.Status(408, ""),
 		"429":                sourcetest.Status(429, "slow down"),
@@ -265,14 +273,15 @@ func TestFetchAsksAgainAfter(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			src := sourcetest.New(t, 25)
 			src.Fault = sourcetest.First(2, fault)
 			policy := quick
 			if name == "no headers in time" {
-				policy.HeaderTimeout = 300 * time.Millisecond
+				policy.HeaderTimeout = time.Second
 			}
 			if name == "no body in time" || name == "a 503 without an end" {
-				policy.PageTimeout = 300 * time.Millisecond
+				policy.PageTimeout = time.Second
 			}
 			f, err := open(t, src, crawler.Request{}, policy).Fetch(t.Context(), 1)
 			require.NoError(t, err)
@@ -284,6 +293,7 @@ func TestFetchAsksAgainAfter(t *testing.T) {
 }
 
 func TestFetchFails(t *testing.T) {
+	t.Parallel()
 	const reads = `; Sheaf reads {"errcode":0,"data":{"data":[…],"pagetag":{…}}}`
 	page := string(sourcetest.New(t, 1).Page(1, 10))
 	for _, c := range []struct {
@@ -327,8 +337,8 @@ func TestFetchFails(t *testing.T) {
 		{"an encoding not asked for", sourcetest.Status(200, "x", "Content-Encoding", "br"), events.CodeSourceFormat, 1, "page 7: the answer's Content-Encoding br is not supported; gzip and deflate are"},
 		{"a reset", sourcetest.Reset, events.CodeSourceUnreachable, 3, "page 7: the connection broke after 3 attempts"},
 		{"a short body", sourcetest.Short(20), events.CodeSourceUnreachable, 3, "page 7: the answer broke off at byte 20 after 3 attempts"},
-		{"no headers", sourcetest.Hang, events.CodeSourceTimeout, 3, "page 7: no answer within 150ms after 3 attempts"},
-		{"no body", sourcetest.Stall(20), events.CodeSourceTimeout, 3, "page 7: the answer was not complete within 200ms after 3 attempts"},
+		{"no headers", sourcetest.Hang, events.CodeSourceTimeout, 3, "page 7: no answer within 1s after 3 attempts"},
+		{"no body", sourcetest.Stall(20), events.CodeSourceTimeout, 3, "page 7: the answer was not complete within 1s after 3 attempts"},
 		{"a drip", func(w http.ResponseWriter, r *http.Request, page []byte) {
 			for r.Context().Err() == nil { // a byte now and then
 				_, _ = w.Write([]byte(" "))
@@ -349,6 +359,7 @@ func TestFetchFails(t *testing.T) {
 		}, events.CodeSourceUnreachable, 3, "page 7: the connection broke after 3 attempts"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			src := sourcetest.New(t, 25)
 			src.Fault = sourcetest.Always(c.fault)
 			policy := quick
@@ -359,9 +370,9 @@ func TestFetchFails(t *testing.T) {
 			case "a long row":
 				policy.Rows.MaxRowBytes = 64 << 10
 			case "no headers":
-				policy.HeaderTimeout = 150 * time.Millisecond
+				policy.HeaderTimeout = time.Second
 			case "no body":
-				policy.PageTimeout = 200 * time.Millisecond
+				policy.PageTimeout = time.Second
 			}
 			got, err := open(t, src, crawler.Request{}, policy).Fetch(t.Context(), 7)
 			f := failure(t, err)
@@ -383,6 +394,7 @@ func spoil(b []byte, i int) []byte {
 }
 
 func TestRowsOfAPageAreBounded(t *testing.T) {
+	t.Parallel()
 	src := sourcetest.New(t, 1)
 	src.Fault = sourcetest.Always(sourcetest.Body(`{"data":{"data":[` + strings.Repeat("{},", 1_000_000) + `{}]}}`))
 	_, err := open(t, src, crawler.Request{}, quick).Fetch(t.Context(), 1)
@@ -392,6 +404,7 @@ func TestRowsOfAPageAreBounded(t *testing.T) {
 
 // A bomb ends at the ratio, long before the limit on bytes.
 func TestCompressionRatioIsBounded(t *testing.T) {
+	t.Parallel()
 	var bomb bytes.Buffer
 	z, err := gzip.NewWriterLevel(&bomb, gzip.BestCompression)
 	require.NoError(t, err)
@@ -416,6 +429,7 @@ func TestCompressionRatioIsBounded(t *testing.T) {
 }
 
 func TestGzipOfSeveralMembersIsOneBody(t *testing.T) {
+	t.Parallel()
 	src := sourcetest.New(t, 25)
 	src.Fault = sourcetest.Always(func(w http.ResponseWriter, r *http.Request, page []byte) {
 		w.Header().Set("Content-Encoding", "X-GZip")
@@ -428,6 +442,7 @@ func TestGzipOfSeveralMembersIsOneBody(t *testing.T) {
 }
 
 func TestFailuresNeverShowSecrets(t *testing.T) {
+	t.Parallel()
 	echo := sourcetest.Body(`{"errcode":"bad top-s3cret","msg":"invalid token top-s3cret of key 0123456789 (Basic dXNlcg==, pa55word)"}`)
 	for _, fault := range []sourcetest.Fault{echo, sourcetest.Status(403, `{"errcode":1,"msg":"top-s3cret"}`), sourcetest.Reset, sourcetest.Cut(30)} {
 		src := sourcetest.New(t, 1)
@@ -448,6 +463,7 @@ func TestFailuresNeverShowSecrets(t *testing.T) {
 }
 
 func TestUserInfoBecomesBasicAuthorization(t *testing.T) {
+	t.Parallel()
 	src := sourcetest.New(t, 1)
 	_, err := open(t, src, crawler.Request{URL: strings.Replace(src.URL, "://", "://user:pa55word@", 1)}, quick).Fetch(t.Context(), 1)
 	require.NoError(t, err)
@@ -455,6 +471,7 @@ func TestUserInfoBecomesBasicAuthorization(t *testing.T) {
 }
 
 func TestUnreachableSources(t *testing.T) {
+	t.Parallel()
 	closed, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	refused := "http://" + closed.Addr().String()
@@ -504,6 +521,7 @@ func TestUnreachableSources(t *testing.T) {
 }
 
 func TestFetchEndsWithItsContext(t *testing.T) {
+	t.Parallel()
 	stop := errors.New("the export was cancelled")
 	for name, fault := range map[string]sourcetest.Fault{
 		"before an answer": sourcetest.Hang,
@@ -544,6 +562,7 @@ func TestFetchEndsWithItsContext(t *testing.T) {
 
 // A connection is used again, also after an answer that was no success.
 func TestConnectionsAreKept(t *testing.T) {
+	t.Parallel()
 	src := sourcetest.New(t, 25)
 	src.Fault = sourcetest.First(1, sourcetest.Status(503, strings.Repeat("x", 10_000)))
 	var mu sync.Mutex
@@ -606,6 +625,7 @@ func (a answer) RoundTrip(r *http.Request) (*http.Response, error) { return a(r)
 // A source that repeats a secret, or the part of a header that is one, in its message
 // is not quoted.
 func TestMessagesHoldNoSecret(t *testing.T) {
+	t.Parallel()
 	const secret = "S3cretTokenOfShop"
 	for name, tc := range map[string]struct {
 		req    crawler.Request

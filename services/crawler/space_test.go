@@ -134,6 +134,7 @@ func spaceStreams(t *testing.T, srv *embedded.Server) *events.Streams {
 // Three exports of which no two fit into the page stream together all complete,
 // one after the other, in one process or in two.
 func TestExportsThatDoNotFitTogetherGoOneAfterAnother(t *testing.T) {
+	t.Parallel()
 	for _, processes := range []int{1, 2} {
 		t.Run(fmt.Sprintf("%d processes", processes), func(t *testing.T) {
 			srv := eventstest.Server(t, "")
@@ -172,6 +173,7 @@ func TestExportsThatDoNotFitTogetherGoOneAfterAnother(t *testing.T) {
 // With as many slots as exports that wait, the slots are given up for those
 // that came later, and everything ends.
 func TestWaitingExportsGiveUpTheirSlots(t *testing.T) {
+	t.Parallel()
 	srv := eventstest.Server(t, "")
 	s := spaceStreams(t, srv)
 	src, few := noisySource(t, streamBytes/1000*6/10), sourcetest.New(t, 100)
@@ -200,6 +202,7 @@ func TestWaitingExportsGiveUpTheirSlots(t *testing.T) {
 }
 
 func TestAnExportLargerThanTheStreamFailsSoon(t *testing.T) {
+	t.Parallel()
 	for _, tc := range []struct {
 		claim string
 		bytes int
@@ -228,6 +231,7 @@ func TestAnExportLargerThanTheStreamFailsSoon(t *testing.T) {
 // small and the younger one goes on beside it. Then the stream is full, the
 // younger one gives its pages up, and both complete.
 func TestTheYoungestGivesWayWhenEstimatesWereWrong(t *testing.T) {
+	t.Parallel()
 	srv := eventstest.Server(t, "")
 	s := spaceStreams(t, srv)
 	older, younger := noisySource(t, 7500), noisySource(t, streamBytes/1000*5/10)
@@ -282,6 +286,7 @@ func TestTheYoungestGivesWayWhenEstimatesWereWrong(t *testing.T) {
 
 // What a dead process reserved, and what a dead export did, holds nobody up.
 func TestTheDeadHoldNobodyUp(t *testing.T) {
+	t.Parallel()
 	srv := eventstest.Server(t, "")
 	s := spaceStreams(t, srv)
 	src := noisySource(t, streamBytes/1000*6/10)
@@ -313,6 +318,7 @@ func TestTheDeadHoldNobodyUp(t *testing.T) {
 // Of two crawlers that have one export only the last that took it over can
 // give its pages up.
 func TestReservationIsHeldByOneCrawler(t *testing.T) {
+	t.Parallel()
 	s := eventstest.Streams(t)
 	x := requestKey(t, s, spaceKey(1), "http://127.0.0.1:1/")
 	first := events.Reservation{Tenant: "default", Key: x.Key, Requested: x.RequestedSeq, Run: x.RequestedSeq, Remaining: 10}
@@ -354,6 +360,7 @@ func TestReservationIsHeldByOneCrawler(t *testing.T) {
 // Pages of stopped exports go for a crawl that waits, but not the rows that
 // came with a request.
 func TestWaitingCrawlGetsTheRoomOfStoppedExports(t *testing.T) {
+	t.Parallel()
 	srv := eventstest.Server(t, "")
 	s := spaceStreams(t, srv)
 	src := noisySource(t, streamBytes/1000*6/10)
@@ -409,6 +416,7 @@ func genRoom(t *rapid.T) room {
 }
 
 func TestJudge(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		r := genRoom(t)
 		oldest := slices.MinFunc(r.claims, func(a, b events.Reservation) int { return int(a.Requested) - int(b.Requested) })
@@ -446,6 +454,7 @@ func TestJudge(t *testing.T) {
 // Whatever the exports need, and however wrong they estimate it, following the
 // verdicts ends them all if each fits alone.
 func TestFollowingTheVerdictsEnds(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		const limit = 1 << 20
 		type export struct{ needs, stored, guess int64 }
@@ -508,6 +517,7 @@ func TestFollowingTheVerdictsEnds(t *testing.T) {
 }
 
 func TestTooLarge(t *testing.T) {
+	t.Parallel()
 	full := time.Now()
 	for _, tc := range []struct {
 		claim string
@@ -529,6 +539,7 @@ func TestTooLarge(t *testing.T) {
 // Answers that do not fit into the memory together are read one after another,
 // whole.
 func TestAnswersInMemoryAreBounded(t *testing.T) {
+	t.Parallel()
 	s := eventstest.Streams(t)
 	src := sourcetest.New(t, 400)
 	wide := string(bytes.Repeat([]byte("x"), 60<<10))
@@ -546,6 +557,7 @@ func TestAnswersInMemoryAreBounded(t *testing.T) {
 }
 
 func TestMemory(t *testing.T) {
+	t.Parallel()
 	m := newMemory(10 << 20)
 	a, err := m.take(t.Context(), 0)
 	require.NoError(t, err)
@@ -575,6 +587,7 @@ func TestMemory(t *testing.T) {
 // A source that answers quickly until much is reserved for it, and then a page now and
 // then, keeps no others waiting for the room that it will not fill for hours.
 func TestASlowSourceReservesLittle(t *testing.T) {
+	t.Parallel()
 	const limit = 50
 	srv := eventstest.Server(t, "")
 	s := spaceStreams(t, srv)
@@ -632,6 +645,7 @@ func TestASlowSourceReservesLittle(t *testing.T) {
 }
 
 func TestPace(t *testing.T) {
+	t.Parallel()
 	begun := time.Now()
 	at := func(s float64) time.Time { return begun.Add(time.Duration(s * float64(time.Second))) }
 	var p pace

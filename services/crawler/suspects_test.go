@@ -22,6 +22,7 @@ import (
 // a time, whatever their sources do: one answers 503 first, one hangs, and one
 // holds all the memory for answers. The others run beside them.
 func TestSuspectsGoOneAtATime(t *testing.T) {
+	t.Parallel()
 	server := eventstest.Server(t, "")
 	s := eventstest.StreamsOn(t, server, events.Config{})
 	var suspects, most, hangs atomic.Int32
@@ -94,6 +95,7 @@ func TestSuspectsGoOneAtATime(t *testing.T) {
 // A suspect that waits, here in its backoff after it read its page back, is not
 // counted: what ends the process then is something else.
 func TestASuspectIsCountedOnlyWhileItIsAtWork(t *testing.T) {
+	t.Parallel()
 	server := eventstest.Server(t, "")
 	s := eventstest.StreamsOn(t, server, events.Config{})
 	key := fmt.Sprintf("%032x", 7)
@@ -143,6 +145,7 @@ func TestASuspectIsCountedOnlyWhileItIsAtWork(t *testing.T) {
 // A suspect lets others go first, the longer the more often it began: a process that is
 // ended within moments of each start does not find the same one at work each time.
 func TestASuspectPausesBeforeItIsAtWork(t *testing.T) {
+	t.Parallel()
 	server := eventstest.Server(t, "")
 	s := eventstest.StreamsOn(t, server, events.Config{})
 	asked := make(chan time.Time, 10)

@@ -71,6 +71,7 @@ func TestTurnsGiveUpWithTheirContext(t *testing.T) {
 
 // However takers come, go and give up, no place is lost or doubled.
 func TestTurnsKeepTheirPlaces(t *testing.T) {
+	t.Parallel()
 	const places = 3
 	turns := newTurns(places, 0, 0)
 	var wg sync.WaitGroup
@@ -108,6 +109,7 @@ func TestTurnsKeepTheirPlaces(t *testing.T) {
 // may have it, an export waits for few turns of others, and all are
 // served in the end.
 func TestTurnsKeepTheirLimits(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(rt *rapid.T) {
 		places := rapid.IntRange(1, 4).Draw(rt, "places")
 		turns := newTurns(places, rapid.IntRange(0, 3).Draw(rt, "per host"), rapid.IntRange(0, 3).Draw(rt, "per tenant"))
