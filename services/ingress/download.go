@@ -136,9 +136,11 @@ func (d *downloads) find(r *http.Request) (events.Export, error) {
 	}
 }
 
-// attachment is a Content-Disposition (RFC 6266) with a name that every client
-// understands and, where that is another one, the full name for those that read
-// RFC 8187.
+// attachment is a Content-Disposition (RFC 6266) that gives a file its name in
+// two forms. Browsers read filename* (RFC 8187). curl -OJ and wget read filename
+// and write its bytes as they are, so it holds the name in UTF-8. Characters that
+// some clients decode or escape in quotes become "_" there (RFC 6266, appendix D).
+// A name of which nothing is left becomes plain.
 func attachment(name, plain string) string {
 	name = strings.Map(func(r rune) rune {
 		if r == utf8.RuneError || r == '/' || r == '\\' || unicode.IsControl(r) || unicode.Is(unicode.Bidi_Control, r) ||
@@ -150,22 +152,10 @@ func attachment(name, plain string) string {
 	if strings.Trim(name, ". ") == "" {
 		name = plain
 	}
-	if isPlain(name) {
-		plain = name
-	}
-	return `attachment; filename="` + plain + `"; filename*=UTF-8''` + extValue(name)
+	return `attachment; filename="` + inQuotes.Replace(name) + `"; filename*=UTF-8''` + extValue(name)
 }
 
-// isPlain reports whether a name survives in quotes in every client. Some decode
-// "%" there, and "\" and the quote would need an escape (RFC 6266, appendix D).
-func isPlain(name string) bool {
-	for i := range len(name) {
-		if c := name[i]; c < 0x20 || c > 0x7e || c == '"' || c == '\\' || c == '%' {
-			return false
-		}
-	}
-	return true
-}
+var inQuotes = strings.NewReplacer(`"`, "_", "%", "_")
 
 // extValue encodes all but attr-char (RFC 8187, section 3.2.1).
 func extValue(s string) string {

@@ -13,6 +13,9 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -120,7 +123,7 @@ func TestDownload(t *testing.T) {
 		"ETag": etag, "Last-Modified": x.FinishedAt.UTC().Format(http.TimeFormat),
 		"Content-Type": "application/zip", "Content-Length": fmt.Sprint(len(content)), "Accept-Ranges": "bytes",
 		"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cache-Control": "private",
-		"Content-Disposition": `attachment; filename="` + testKey(1) + `.zip"; filename*=UTF-8''%E8%AE%A2%E5%8D%95%202026.zip`,
+		"Content-Disposition": `attachment; filename="订单 2026.zip"; filename*=UTF-8''%E8%AE%A2%E5%8D%95%202026.zip`,
 	} {
 		require.Equal(t, want, resp.Header.Get(name), name)
 	}
@@ -241,9 +244,9 @@ func TestAttachmentNamesAreSafe(t *testing.T) {
 	const plain = "5ad5f7b92a816b76e70a21e4154c2485.zip"
 	for name, want := range map[string]string{
 		"orders.zip":       `attachment; filename="orders.zip"; filename*=UTF-8''orders.zip`,
-		"50% of it.zip":    `attachment; filename="` + plain + `"; filename*=UTF-8''50%25%20of%20it.zip`,
-		"é.zip":            `attachment; filename="` + plain + `"; filename*=UTF-8''%C3%A9.zip`,
-		`a"; x="b.zip`:     `attachment; filename="` + plain + `"; filename*=UTF-8''a%22%3B%20x%3D%22b.zip`,
+		"50% of it.zip":    `attachment; filename="50_ of it.zip"; filename*=UTF-8''50%25%20of%20it.zip`,
+		"é.zip":            `attachment; filename="é.zip"; filename*=UTF-8''%C3%A9.zip`,
+		`a"; x="b.zip`:     `attachment; filename="a_; x=_b.zip"; filename*=UTF-8''a%22%3B%20x%3D%22b.zip`,
 		"a\r\nSet: b.zip":  `attachment; filename="aSet: b.zip"; filename*=UTF-8''aSet%3A%20b.zip`,
 		"../../etc/passwd": `attachment; filename="....etcpasswd"; filename*=UTF-8''....etcpasswd`,
 		"":                 `attachment; filename="` + plain + `"; filename*=UTF-8''` + plain,
@@ -254,8 +257,8 @@ func TestAttachmentNamesAreSafe(t *testing.T) {
 	}
 }
 
-// FuzzAttachment: whatever a title holds, the header is one line of printable
-// ASCII that gives the name back.
+// FuzzAttachment: for any title the header is one line of UTF-8 that net/http
+// sends, and it gives the name back.
 func FuzzAttachment(f *testing.F) {
 	for _, seed := range []string{"订单.zip", "a\r\nb: c", `"`, `\`, "\x00", "\xff", "%", "a'b", "\u202e", strings.Repeat("长", 300)} {
 		f.Add(seed)
@@ -263,7 +266,7 @@ func FuzzAttachment(f *testing.F) {
 	f.Fuzz(func(t *testing.T, name string) {
 		header := attachment(name, "plain.zip")
 		for _, c := range header {
-			if c < 0x20 || c > 0x7e {
+			if c == utf8.RuneError || unicode.IsControl(c) {
 				t.Fatalf("%q in %q", c, header)
 			}
 		}
@@ -280,4 +283,26 @@ func FuzzAttachment(f *testing.F) {
 		require.False(t, strings.ContainsFunc(got, unicode.IsControl))
 		require.NotContains(t, got, "/")
 	})
+}
+
+// curl -OJ reads filename alone, and writes its bytes as they are.
+func TestCurlSavesUnderTheTitle(t *testing.T) {
+	t.Parallel()
+	curl, err := exec.LookPath("curl")
+	if err != nil {
+		t.Skip("curl is not installed")
+	}
+	for _, name := range []string{"订单导出.zip", "orders 2026.zip", "é.zip"} {
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Disposition", attachment(name, "plain.zip"))
+			_, _ = io.WriteString(w, "content")
+		}))
+		t.Cleanup(server.Close)
+		cmd := exec.CommandContext(t.Context(), curl, "-sOJ", server.URL+"/v1/down/key.zip?sig=x")
+		cmd.Dir = t.TempDir()
+		require.NoError(t, cmd.Run())
+		saved, err := os.ReadFile(filepath.Join(cmd.Dir, name))
+		require.NoError(t, err)
+		require.Equal(t, "content", string(saved))
+	}
 }
