@@ -82,14 +82,18 @@ const (
 // is waited for too; the handlers bound how much of it there is.
 func (s *Streams) Consume(ctx context.Context, stream, consumer string, slots int, h Handler) error {
 	cons, err := s.js.Consumer(ctx, stream, consumer)
-	for err != nil && ctx.Err() == nil {
+	for absent := uint64(0); err != nil && ctx.Err() == nil; cons, err = s.js.Consumer(ctx, stream, consumer) {
 		err = fmt.Errorf("%w: consumer %s of %s: %w", ErrUnavailable, consumer, stream, err)
 		if errors.Is(err, jetstream.ErrConsumerNotFound) || errors.Is(err, jetstream.ErrStreamNotFound) {
-			return err
+			// A cluster may say so of what was just made.
+			if absent++; absent == 3 {
+				return err
+			}
+			wait(ctx, backoff(absent))
+			continue
 		}
 		slog.Warn("trying again", "consumer", consumer, "error", err) // an outage
 		wait(ctx, time.Second)
-		cons, err = s.js.Consumer(ctx, stream, consumer)
 	}
 	if ctx.Err() != nil {
 		return nil

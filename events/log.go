@@ -345,8 +345,11 @@ const (
 	followHeartbeat = time.Second
 	// followUnused is when a server removes a consumer that its follower has left.
 	followUnused = 30 * time.Second
-	// followPoll is the pause between two reads of a log that has nothing new.
+	// followPoll is the pause between two reads of a log without a consumer, and
+	// followRead how long one may take: what it has got by then is applied, and a
+	// leader that just died answers nothing.
 	followPoll = 50 * time.Millisecond
+	followRead = 500 * time.Millisecond
 )
 
 // errReconnected ends a follower's consumer: the server it was on may have been restarted.
@@ -435,8 +438,7 @@ func (f *follower) poll(ctx context.Context, again bool) (jetstream.Consumer, er
 			return nil, nil //nolint:nilnil // ended
 		case <-tick.C:
 		}
-		batch, _ := f.s.readOn(ctx, f.next)
-		if err := f.take(batch); err != nil {
+		if err := f.take(f.s.readOn(ctx, f.next)); err != nil {
 			return nil, err
 		}
 	}
@@ -453,25 +455,22 @@ func (s *Streams) newFollowConsumer(ctx context.Context, from uint64) (jetstream
 	})
 }
 
-// readOn returns events from a sequence on as the log's leader holds them, at most
-// followBatch, and those that it has got when it fails.
-func (s *Streams) readOn(ctx context.Context, from uint64) (batch []Event, err error) {
-	ctx, cancel := context.WithTimeout(ctx, answerWait)
+// readOn returns events from a sequence on as the log's leader holds them: those that it
+// gets within followRead, at most followBatch.
+func (s *Streams) readOn(ctx context.Context, from uint64) (batch []Event) {
+	ctx, cancel := context.WithTimeout(ctx, followRead)
 	defer cancel()
 	for len(batch) < followBatch {
 		m, err := s.events.GetMsg(ctx, from, jetstream.WithGetMsgSubject(subjectEvent+">"))
-		if errors.Is(err, jetstream.ErrMsgNotFound) {
-			return batch, nil
-		}
 		if err != nil {
-			return batch, err
+			return batch // there are no more, or it is asked again
 		}
 		ev := decodeRaw(m)
 		ev.Size = storedSize(m.Subject, m.Header, m.Data)
 		batch = append(batch, ev)
 		from = m.Sequence + 1
 	}
-	return batch, nil
+	return batch
 }
 
 // consume applies what a consumer delivers, until ctx ends, apply fails or the consumer
