@@ -287,6 +287,7 @@ func startingUp(err error) bool {
 	if errors.As(err, &api) {
 		switch api.ErrorCode {
 		case 10004, 10005, 10008, 10009, // incomplete results, no suitable peers, temporarily unavailable, not the leader
+			10014, 10059, // consumer or stream not found, which a cluster may say of what was just made
 			10118, 10119, 10163, 10194, 10195: // stream or consumer is offline, last sequence not ready
 			return true
 		}

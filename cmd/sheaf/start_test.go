@@ -2,11 +2,16 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -169,5 +174,49 @@ func TestAStartEndsWhereWaitingIsInVain(t *testing.T) {
 			startNATS(t, o)
 			require.Contains(t, strings.ToLower(serve(t, fmt.Sprintf("nats://sheaf:p@127.0.0.1:%d", o.Port))), "permissions violation")
 		})
+	}
+}
+
+func TestStartingUp(t *testing.T) {
+	t.Parallel()
+	api := func(status int, code jetstream.ErrorCode) error {
+		return fmt.Errorf("stream X: %w", &jetstream.APIError{Code: status, ErrorCode: code})
+	}
+	dial := func(err error) error { return &net.OpError{Op: "dial", Net: "tcp", Err: err} }
+	for _, c := range []struct {
+		err  error
+		want bool
+	}{
+		{nats.ErrNoServers, true},
+		{nats.ErrTimeout, true},
+		{nats.ErrNoResponders, true},
+		{jetstream.ErrNoStreamResponse, true},
+		{fmt.Errorf("open files: %w", context.DeadlineExceeded), true},
+		{fmt.Errorf("%w: no leader", events.ErrUnavailable), true},
+		{io.EOF, true},
+		{&net.DNSError{IsNotFound: true}, true},
+		{dial(syscall.ECONNREFUSED), true},
+		{api(503, 10008), true},
+		{api(400, 10005), true},
+		{api(500, 10118), true},
+		{api(429, 10167), true},
+		{jetstream.ErrStreamNotFound, true},
+
+		{nats.ErrAuthorization, false},
+		{nats.ErrAuthExpired, false},
+		{nats.ErrPermissionViolation, false},
+		{nats.ErrSecureConnRequired, false},
+		{jetstream.ErrJetStreamNotEnabled, false},
+		{jetstream.ErrJetStreamNotEnabledForAccount, false},
+		{api(500, 10047), false}, // insufficient storage
+		{api(500, 10052), false}, // the configuration cannot be changed to this
+		{api(500, 10074), false}, // replicas > 1 without a cluster
+		{dial(&net.AddrError{Err: "missing port"}), false},
+		{&url.Error{Op: "parse", Err: errors.New("invalid port")}, false},
+		{&net.OpError{Op: "remote error", Err: errors.New("tls: certificate required")}, false},
+		{&tls.CertificateVerificationError{Err: x509.UnknownAuthorityError{}}, false},
+		{errors.New("this process has another secret key"), false},
+	} {
+		require.Equal(t, c.want, startingUp(c.err), "%T %v", c.err, c.err)
 	}
 }
