@@ -123,9 +123,7 @@ func smallParts(t *testing.T) *embedded.Server {
 // refused, since repeating would not help.
 func TestPagesLargerThanABatch(t *testing.T) {
 	t.Parallel()
-	if testing.Short() {
-		t.Skip("writes 66 MB")
-	}
+	eventstest.LongRunning(t) // writes 66 MB
 	rows := noise(8, 1000*(64<<10)+1)
 	s := eventstest.Streams(t)
 	p := page(1, rows)

@@ -67,6 +67,7 @@ type Config struct {
 	FilesMade       bool          // the file store was made for this start; a server of its own (not Shared) then takes it in place of a lost one
 	PublishTimeout  time.Duration // wait for the acknowledgement of one publish; default 5s
 	PublishAttempts int           // of one event before ErrUnavailable; default 3
+	SuspectPause    time.Duration // see Streams.SuspectPause; default 500ms
 	AckWait         time.Duration // how long a crashed process keeps its work from the others; default 10s
 	// Callers is the connection for what others than Sheaf send or receive: requests and
 	// progress. A flood of them then delays no event. Default: the connection of the log.
@@ -97,6 +98,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.PublishAttempts == 0 {
 		c.PublishAttempts = 3
+	}
+	if c.SuspectPause == 0 {
+		c.SuspectPause = 500 * time.Millisecond
 	}
 	if c.AckWait == 0 {
 		c.AckWait = 10 * time.Second

@@ -12,15 +12,15 @@ import (
 const SuspectAfter = 2
 
 // SuspectPause is how long a suspect of so many starts waits before it is at work again,
-// and lets the others go first: 500 ms, then twice as long each time. Of a process that
+// and lets the others go first: Config.SuspectPause, then twice as long each time. Of a process that
 // is ended again and again within moments of its start, not always the same export is at
 // work then. (Without it one of 1,000 was taken for the cause, of five SIGKILLs within
-// two seconds.) Until its fifth start a real cause waits for 3.5 s in all.
-func SuspectPause(starts int) time.Duration {
+// two seconds.) With 500 ms a real cause waits for 3.5 s in all until its fifth start.
+func (s *Streams) SuspectPause(starts int) time.Duration {
 	if starts < SuspectAfter {
 		return 0
 	}
-	return 500 * time.Millisecond << min(starts-SuspectAfter, 6)
+	return s.cfg.SuspectPause << min(starts-SuspectAfter, 6)
 }
 
 // Alone waits until no other suspect is at work in this process, of whatever

@@ -20,6 +20,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"github.com/xuri/excelize/v2"
 
+	"sheaf/events/eventstest"
 	"sheaf/events/rows"
 )
 
@@ -90,9 +91,7 @@ func TestStageOf(t *testing.T) {
 // builtPrograms builds what a test needs into a folder.
 func builtPrograms(t *testing.T) *bench {
 	t.Helper()
-	if testing.Short() {
-		t.Skip("builds sheaf and starts it")
-	}
+	eventstest.LongRunning(t) // builds sheaf and starts it
 	b := &bench{sizes: quick, dir: t.TempDir()}
 	t.Chdir("../..")
 	for pkg, path := range map[string]*string{"./cmd/sheaf": &b.sheaf, "./cmd/bench/baseline": &b.baseline} {

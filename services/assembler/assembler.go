@@ -181,7 +181,7 @@ func (s *Service) carryOut(ctx, assembleCtx context.Context, x events.Export, d 
 		}
 		if starts++; starts >= events.SuspectAfter { // the first one is not recorded
 			select {
-			case <-time.After(events.SuspectPause(starts)):
+			case <-time.After(s.streams.SuspectPause(starts)):
 			case <-assembleCtx.Done():
 				return assembleCtx.Err()
 			}

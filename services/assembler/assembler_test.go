@@ -148,6 +148,7 @@ func (st *stage) sheet(x events.Export) [][]string {
 }
 
 func TestAssembleCompletes(t *testing.T) {
+	t.Parallel()
 	st := newStage(t)
 	x := st.crawled(page(5, 3, 0, 2), page(5, 3, 2, 2), page(5, 3, 4, 1))
 	require.NoError(t, st.service(Config{}).handle(t.Context(), st.delivery(x)))
@@ -162,6 +163,7 @@ func TestAssembleCompletes(t *testing.T) {
 
 // A file is only called a success when it is proven to be whole.
 func TestProof(t *testing.T) {
+	t.Parallel()
 	for _, tc := range []struct {
 		claim    string
 		pages    []events.Page
@@ -210,6 +212,7 @@ func TestProof(t *testing.T) {
 
 // Pages that are whole but not those that were crawled are no success.
 func TestOtherPagesThanCrawledFail(t *testing.T) {
+	t.Parallel()
 	st := newStage(t)
 	x := st.crawled(page(4, 2, 0, 2), page(4, 2, 2, 2))
 	require.NoError(t, st.streams.PurgeRun(t.Context(), "default", testKey, x.Run))
@@ -226,6 +229,7 @@ func TestOtherPagesThanCrawledFail(t *testing.T) {
 }
 
 func TestMissingPageFails(t *testing.T) {
+	t.Parallel()
 	st := newStage(t)
 	x := st.crawled(page(4, 2, 0, 2), page(4, 2, 2, 2))
 	require.NoError(t, st.streams.PurgeRun(t.Context(), "default", testKey, x.Run))
@@ -239,6 +243,7 @@ func TestMissingPageFails(t *testing.T) {
 // However often and wherever the event is handled, there is one outcome and
 // one file.
 func TestTwoAssemblersOnOneExport(t *testing.T) {
+	t.Parallel()
 	srv, dir := eventstest.Server(t, ""), t.TempDir()
 	a := stageOn(t, eventstest.StreamsOn(t, srv, events.Config{}), dir)
 	b := stageOn(t, eventstest.StreamsOn(t, srv, events.Config{}), dir)
@@ -261,6 +266,7 @@ func TestTwoAssemblersOnOneExport(t *testing.T) {
 }
 
 func TestCancelledExportLeavesNoFile(t *testing.T) {
+	t.Parallel()
 	st := newStage(t)
 	x := st.crawled(page(5, 3, 0, 2), page(5, 3, 2, 2), page(5, 3, 4, 1))
 	st.append(x, &events.ExportCancelled{})
@@ -270,6 +276,7 @@ func TestCancelledExportLeavesNoFile(t *testing.T) {
 }
 
 func TestRunHandsBackOnDrain(t *testing.T) {
+	t.Parallel()
 	st := newStage(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
@@ -282,6 +289,7 @@ func TestRunHandsBackOnDrain(t *testing.T) {
 
 // An event that this version does not know leaves a crawled export what it is.
 func TestAnUnknownEventIsNoReasonNotToAssemble(t *testing.T) {
+	t.Parallel()
 	st := newStage(t)
 	x := st.crawled(page(1, 1, 0, 1))
 	_, err := st.streams.JetStream().PublishMsg(t.Context(), &nats.Msg{
@@ -296,7 +304,8 @@ func TestAnUnknownEventIsNoReasonNotToAssemble(t *testing.T) {
 }
 
 func TestPoisonAssemblyEndsAfterFiveStarts(t *testing.T) {
-	st := newStage(t)
+	t.Parallel()
+	st := stageOn(t, eventstest.StreamsOn(t, eventstest.Server(t, ""), events.Config{SuspectPause: time.Millisecond}), t.TempDir())
 	x := st.crawled(page(1, 1, 0, 1))
 	for range 5 { // five processes that died over it
 		_, err := st.streams.CountStart(t.Context(), "default", testKey, fmt.Sprintf("assemble:%d", x.LastSeq))
@@ -309,6 +318,7 @@ func TestPoisonAssemblyEndsAfterFiveStarts(t *testing.T) {
 // Pages come in order whatever the order in which they were read, and the
 // reader holds no more of them than its budget allows.
 func TestReadPagesInOrderWithinBudget(t *testing.T) {
+	t.Parallel()
 	const size, budget = 1000, 3500
 	var mu sync.Mutex
 	out, most := 0, 0
@@ -337,6 +347,7 @@ func TestReadPagesInOrderWithinBudget(t *testing.T) {
 
 // What the writer warns of reaches the event that completes the export.
 func TestWarningsOfTheWorkbookAreKept(t *testing.T) {
+	t.Parallel()
 	st := newStage(t)
 	p := bare(2, headerRow, `{"id":12345678901234567890,"name":"a"}`, `{"id":3.3000000000000003,"name":1}`)
 	p.HeaderRow, p.TotalPages = true, 1

@@ -218,6 +218,7 @@ func keysOf(t testing.TB, page []byte) []string {
 // The file is at most 1.05 times the size that StreamWriter makes of the same
 // rows, also at 20 rows a page.
 func TestFileSizeAgainstStreamWriter(t *testing.T) {
+	t.Parallel()
 	data := benchRows(20_000)
 	want := streamWrite(t, filepath.Join(t.TempDir(), "out.xlsx"), func(yield func([][]any) bool) {
 		for _, p := range cutPages(benchHeader, data, 1000) {

@@ -48,6 +48,7 @@ func oneCell(t testing.TB, value string) string {
 }
 
 func TestCellOfEachKindOfValue(t *testing.T) {
+	t.Parallel()
 	number := func(s string) string { return `<c r="A2"><v>` + s + `</v></c>` }
 	text := func(s string) string { return `<c r="A2" t="inlineStr"><is><t>` + s + `</t></is></c>` }
 	spaced := func(s string) string {
@@ -183,6 +184,7 @@ func TestCellOfEachKindOfValue(t *testing.T) {
 }
 
 func TestSmallWorkbookGolden(t *testing.T) {
+	t.Parallel()
 	spec := testSpec()
 	spec.MaxSheetRows = 5
 	_, _, xlsx := write(t, spec, cutPages(
@@ -214,6 +216,7 @@ func TestSmallWorkbookGolden(t *testing.T) {
 }
 
 func TestFieldsGoToTheirColumns(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct{ claim, header, row, want string }{
 		{"any order", `{"a":"A","b":"B"}`, `{"b":2,"a":1}`, `<c r="A2"><v>1</v></c><c r="B2"><v>2</v></c>`},
 		{"the last of a name counts", `{"a":"A","b":"B"}`, `{"a":1,"b":2,"a":3}`, `<c r="A2"><v>3</v></c><c r="B2"><v>2</v></c>`},
@@ -234,6 +237,7 @@ func TestFieldsGoToTheirColumns(t *testing.T) {
 // A text that is written without being looked at byte by byte is one that would be
 // written so anyway, wherever in it something else stands.
 func TestPlainTextsAreWrittenAsTheyAre(t *testing.T) {
+	t.Parallel()
 	check := func(t failer, text []byte) {
 		styled, cut := appendStyled(nil, text)
 		asItIs := string(styled) == ` t="inlineStr"><is><t>`+string(text)+`</t></is></c>`
@@ -256,6 +260,7 @@ func TestPlainTextsAreWrittenAsTheyAre(t *testing.T) {
 }
 
 func TestColumnName(t *testing.T) {
+	t.Parallel()
 	for i := range maxColumns {
 		want, err := excelize.ColumnNumberToName(i + 1)
 		require.NoError(t, err)
@@ -264,6 +269,7 @@ func TestColumnName(t *testing.T) {
 }
 
 func TestColumnWidths(t *testing.T) {
+	t.Parallel()
 	data := []string{`{"a":1,"b":"中文中文中文","c":"` + strings.Repeat("x", 500) + `","d":"short\na much longer line"}`}
 	for range widthRows - 1 {
 		data = append(data, `{"a":12345678}`)
@@ -388,6 +394,7 @@ func isCompact(text string) bool {
 // Whatever the rows, whatever the pages, parallelism and sheet limits: each
 // value reads back as it should, and the bytes depend on the rows alone.
 func TestHostileRowsReadBackAndGiveTheSameBytesHoweverTheyAreCut(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	header := `{"id":"编号","名":"Name","a b":"_x0041_","x":"X\u0001","_x0041_":" y ","ID":true}`
 	columns := []string{"id", "名", "a b", "x", "_x0041_", "ID"}
@@ -504,6 +511,7 @@ func openZip(file []byte) (*excelize.File, error) {
 }
 
 func TestLongCellsAreCutAtACharacter(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		claim, value, want string
 		cuts               int64

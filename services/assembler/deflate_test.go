@@ -12,6 +12,7 @@ import (
 )
 
 func TestCombineCRCEqualsCRCOfTheWhole(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		a := rapid.SliceOfN(rapid.Byte(), 0, 5000).Draw(t, "a")
 		b := rapid.SliceOfN(rapid.Byte(), 0, 5000).Draw(t, "b")
@@ -24,6 +25,7 @@ func TestCombineCRCEqualsCRCOfTheWhole(t *testing.T) {
 }
 
 func TestCombineCRCOfMoreThan4GiB(t *testing.T) {
+	t.Parallel()
 	// Zeros double: crc(ZZ) from crc(Z), checked against a running CRC up to
 	// 16 MiB, and against another way to the same length beyond.
 	zeros := make([]byte, 1<<20)
@@ -61,6 +63,7 @@ func deflated(t *rapid.T, w *deflater, xml []byte, last bool) []byte {
 // Joined blocks are one deflate stream, and a compressor that was used before
 // gives the same bytes as a new one.
 func TestBlocksJoinAndDoNotDependOnTheCompressorsPast(t *testing.T) {
+	t.Parallel()
 	used := getDeflater()
 	rapid.Check(t, func(t *rapid.T) {
 		fragment := rapid.SampledFrom([]string{`<c r="A1"><v>1</v></c>`, `<is><t>`, "订单", "\x00\xff", "12345"})
@@ -85,6 +88,7 @@ func TestBlocksJoinAndDoNotDependOnTheCompressorsPast(t *testing.T) {
 }
 
 func TestStoredBlocksHoldMoreThan64KiB(t *testing.T) {
+	t.Parallel()
 	p := bytes.Repeat([]byte("0123456789"), 20_000)
 	b := appendStored(nil, p)
 	require.Len(t, b, storedSize(len(p)))

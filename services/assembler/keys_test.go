@@ -18,6 +18,7 @@ func keyPage(n int, header bool, rowTexts ...string) events.Page {
 }
 
 func TestRowKeys(t *testing.T) {
+	t.Parallel()
 	codes := func(k *rowKeys) (codes []string) {
 		for _, w := range k.warnings() {
 			codes = append(codes, w.Code)
@@ -58,6 +59,7 @@ func TestRowKeys(t *testing.T) {
 // However many keys there are and however they repeat, the count is that of a
 // map.
 func TestRowKeysCountLikeAMap(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		ids := rapid.SliceOfN(rapid.IntRange(0, 3000), 0, 5000).Draw(t, "ids")
 		k, seen, want := newRowKeys("id"), map[int]bool{}, int64(0)

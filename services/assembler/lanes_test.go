@@ -37,6 +37,7 @@ func (g *gatedFiles) Create(ctx context.Context) (*storage.Draft, error) {
 // While as many large workbooks are written as may be, and more of them wait,
 // small ones are written; and then the others.
 func TestLargeWorkbooksKeepNoSmallOneWaiting(t *testing.T) {
+	t.Parallel()
 	st := newStage(t)
 	gated := &gatedFiles{Files: st.files, first: make(chan struct{}, 2), waiting: make(chan struct{}, 2), gate: make(chan struct{})}
 	gated.first <- struct{}{}

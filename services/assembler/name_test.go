@@ -12,6 +12,7 @@ import (
 )
 
 func TestEntryName(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		title, extType string
 		numbered       bool
@@ -41,6 +42,7 @@ func TestEntryName(t *testing.T) {
 }
 
 func TestEntryNameIsOneSafePathElement(t *testing.T) {
+	t.Parallel()
 	hostile := rapid.OneOf(
 		rapid.SampledFrom([]string{"/", "\\", "..", ".", " ", "con", "NUL", "com1", "\x00", "\u202e", "\u2066", "-1", "😀", "\xff", "\ufeff", "LPT¹", "CONIN$"}),
 		rapid.StringN(0, 3, -1), rapid.StringN(0, 300, -1))

@@ -14,6 +14,8 @@ import (
 	"strings"
 	"testing"
 
+	"sheaf/events/eventstest"
+
 	"github.com/stretchr/testify/require"
 	"github.com/xuri/excelize/v2"
 )
@@ -70,6 +72,7 @@ func hostileCells() (names []string, jsons []string, want []any) {
 // Those that are not installed are skipped: apt-get install python3-openpyxl
 // libreoffice-calc-nogui; npm install exceljs, with NODE_PATH naming its node_modules.
 func TestReadersShowTheSameCells(t *testing.T) {
+	t.Parallel()
 	t.Run("hostile", func(t *testing.T) {
 		names, jsons, want := hostileCells()
 		titles := make([]any, len(names))
@@ -207,9 +210,7 @@ wb.xlsx.readFile(process.argv[1]).then(() => console.log(JSON.stringify(wb.works
 	})
 
 	t.Run("LibreOffice", func(t *testing.T) {
-		if testing.Short() {
-			t.Skip("takes seconds")
-		}
+		eventstest.LongRunning(t)
 		soffice, err := exec.LookPath("soffice")
 		if err != nil {
 			t.Skip("LibreOffice is not installed")

@@ -82,6 +82,7 @@ func drawRows(t *rapid.T) []byte {
 // or something of them is another byte, and a deflater that was used before gives
 // the same bytes as a new one.
 func TestRowsInflate(t *testing.T) {
+	t.Parallel()
 	used := new(rowDeflater)
 	rapid.Check(t, func(t *rapid.T) {
 		xml := drawRows(t)
@@ -111,6 +112,7 @@ func FuzzRowDeflater(f *testing.F) {
 
 // Text is left to a compressor that finds more in it, wherever in a block it is.
 func TestMuchTextIsLeftToAnother(t *testing.T) {
+	t.Parallel()
 	var numbers, texts strings.Builder
 	for i := range 3000 {
 		fmt.Fprintf(&numbers, `<row r="%d"><c r="A%[1]d"><v>%d</v></c><c r="B%[1]d"><v>%d</v></c></row>`, i+1, i*i, i*i*i)
@@ -136,6 +138,7 @@ func TestMuchTextIsLeftToAnother(t *testing.T) {
 // More sequences than fit into one DEFLATE block, and literals that no code of 15
 // bits would suit.
 func TestRowsOfManySequencesAndOfSkewedLiterals(t *testing.T) {
+	t.Parallel()
 	var many strings.Builder
 	for i := range 40_000 {
 		fmt.Fprintf(&many, `<c r="A%d"><v>%d</v></c>`, i%7, i*7919%1000)
@@ -153,6 +156,7 @@ func TestRowsOfManySequencesAndOfSkewedLiterals(t *testing.T) {
 // Codes are complete, as decoders demand, and within their limit; without the
 // limit they are as short as Huffman's.
 func TestCodeLengths(t *testing.T) {
+	t.Parallel()
 	complete := func(t failer, freqs []uint32, limit int) {
 		lengths := make([]uint8, len(freqs))
 		codeLengths(lengths, freqs, limit)
@@ -191,6 +195,7 @@ func TestCodeLengths(t *testing.T) {
 // Codes and extra bits of every length come back: all literals and distances are made as
 // dear as they can be, and stand in runs that end anywhere in a word.
 func TestBlocksOfTheLongestCodesInflate(t *testing.T) {
+	t.Parallel()
 	r := rand.New(rand.NewPCG(5, 6))
 	dear := func(freqs []uint32) { // 1, 1, 2, 3, 5: each symbol's code is a bit longer than the next one's
 		a, b := uint32(1), uint32(1)
@@ -245,6 +250,7 @@ func TestBlocksOfTheLongestCodesInflate(t *testing.T) {
 
 // Matches that are longer than DEFLATE's longest are cut so that no rest is too short.
 func TestLongMatchesInflate(t *testing.T) {
+	t.Parallel()
 	r := rand.New(rand.NewPCG(7, 8))
 	for length := 240; length <= 560; length++ {
 		digits := make([]byte, length)

@@ -14,6 +14,7 @@ import (
 // The parts that come from a template are, byte for byte, those that excelize
 // makes of the same workbook.
 func TestTemplateIsWhatExcelizeMakes(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		spec := Spec{
 			Title: rapid.StringMatching(`[a-z订单<&"]{0,8}`).Draw(t, "title"), Creator: rapid.StringMatching(`[a-z$A-Z0-9]{0,8}`).Draw(t, "creator"),
@@ -50,6 +51,7 @@ func TestTemplateIsWhatExcelizeMakes(t *testing.T) {
 // Cells and titles that begin like a formula have a style with quotePrefix, also when
 // a second sheet has the workbook made anew, and their values are what they were.
 func TestFormulasAreQuoted(t *testing.T) {
+	t.Parallel()
 	spec := testSpec()
 	spec.MaxSheetRows = 3
 	_, _, xlsx := write(t, spec, cutPages(`{"=a":"=A","b":"B"}`, []string{`{"=a":"=1+2","b":"1+2"}`, `{"=a":"1","b":"@x"}`, `{"=a":"-","b":"c"}`}, 2)...)

@@ -19,6 +19,7 @@ import (
 // spin: the work is handed back for some seconds, is not counted as a crash,
 // and ends once there is room.
 func TestFullDiskIsWaitedOut(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=1m"); err != nil {
 		t.Skipf("a small disk needs root: %v", err)
@@ -57,6 +58,7 @@ func TestFullDiskIsWaitedOut(t *testing.T) {
 // A workbook that there is no room for is given up and begun again, with nothing
 // left behind, and that it waits is told.
 func TestAWorkbookWaitsForRoom(t *testing.T) {
+	t.Parallel()
 	st := newStage(t)
 	x := st.crawled(page(4, 2, 1, 2), page(4, 2, 3, 2))
 	told := make(chan events.Progress, 100)
@@ -85,6 +87,7 @@ func TestAWorkbookWaitsForRoom(t *testing.T) {
 // A workbook that finds no room for long fails with the disk's figures, so that
 // its pages do not fill the disk for ever. A retry may use them.
 func TestAWorkbookThatFindsNoRoomFails(t *testing.T) {
+	t.Parallel()
 	st := newStage(t)
 	x := st.crawled(page(4, 2, 1, 2), page(4, 2, 3, 2))
 	s := st.service(Config{RoomWait: time.Nanosecond})

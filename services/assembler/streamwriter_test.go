@@ -18,6 +18,7 @@ import (
 // texts such as "_xFFFE_x0041_", in which it escapes one underscore too few. Then
 // ours must be what it was given.
 func TestWritesWhatStreamWriterWrites(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	keys := []string{"id", "名", "a b", "x", "_x0041_", "ID"} // those of hostileRow
 	header, titles := make([]string, len(keys)), make([]any, len(keys))
@@ -149,6 +150,7 @@ func holdable(text string) string {
 }
 
 func TestReadersOfCellsTellKindsApart(t *testing.T) {
+	t.Parallel()
 	require.Equal(t, 1500.0, streamed(json.RawMessage(`1.5e3`)))
 	require.Equal(t, "12345678901234567890", streamed(json.RawMessage(`12345678901234567890`)))
 	require.Equal(t, true, streamed(json.RawMessage(`true`)))

@@ -133,6 +133,7 @@ func cells(t testing.TB, f *excelize.File, sheet string) [][]string {
 }
 
 func TestWorkbookReadsBack(t *testing.T) {
+	t.Parallel()
 	r, _, xlsx := write(t, testSpec(), cutPages(
 		`{"id":"编号","name":"姓名","ok":"Active"}`,
 		[]string{
@@ -192,6 +193,7 @@ func TestWorkbookReadsBack(t *testing.T) {
 }
 
 func TestPagesWithoutRows(t *testing.T) {
+	t.Parallel()
 	r, _, xlsx := write(t, testSpec(), Page{Number: 1, Rows: []byte(" [ ] ")})
 	require.Zero(t, r.Rows)
 	require.Equal(t, 1, r.Sheets)
@@ -211,6 +213,7 @@ func TestPagesWithoutRows(t *testing.T) {
 }
 
 func TestFirstRowOfALaterPageIsDataUnlessToldToSkipIt(t *testing.T) {
+	t.Parallel()
 	_, _, xlsx := write(t, testSpec(),
 		Page{Number: 1, Rows: []byte(`[{"a":"A"},{"a":1}]`), SkipFirst: true},
 		Page{Number: 2, Rows: []byte(`[{"a":2},{"a":3}]`)},
@@ -219,6 +222,7 @@ func TestFirstRowOfALaterPageIsDataUnlessToldToSkipIt(t *testing.T) {
 }
 
 func TestPagesThatCannotBeWritten(t *testing.T) {
+	t.Parallel()
 	page := func(n, count int, rows string) Page { return Page{Number: n, Rows: []byte(rows), RowCount: count} }
 	_, _, err := tryWrite(t, testSpec(), pagesOf())
 	require.ErrorIs(t, err, ErrNoPages)
@@ -256,6 +260,7 @@ func TestPagesThatCannotBeWritten(t *testing.T) {
 }
 
 func TestAsManyColumnsAsAWorksheetHas(t *testing.T) {
+	t.Parallel()
 	wide := func(columns int) Page {
 		var title, row []string
 		for i := range columns {
@@ -278,6 +283,7 @@ func TestAsManyColumnsAsAWorksheetHas(t *testing.T) {
 }
 
 func TestSheetsSplitByRows(t *testing.T) {
+	t.Parallel()
 	spec := testSpec()
 	spec.MaxSheetRows = 4
 	for n, want := range map[int][]int{0: {0}, 3: {3}, 4: {3, 1}, 6: {3, 3}, 7: {3, 3, 1}} {
@@ -317,9 +323,8 @@ func TestSheetsSplitByRows(t *testing.T) {
 }
 
 func TestSheetSplitsAfterExcelsLastRow(t *testing.T) {
-	if testing.Short() {
-		t.Skip("a million rows")
-	}
+	t.Parallel()
+	eventstest.LongRunning(t) // a million rows
 	// One page, one row more than a sheet holds.
 	page := append([]byte(`[{"a":"A"}`), bytes.Repeat([]byte(`,{"a":7}`), maxRows)...)
 	r, _, err := tryWrite(t, testSpec(), pagesOf(Page{Number: 1, Rows: append(page, ']')}))
@@ -331,6 +336,7 @@ func TestSheetSplitsAfterExcelsLastRow(t *testing.T) {
 // Rows of about a kilobyte and a limit far above a chunk, so that the split
 // falls amid batches that are on their way, more than once.
 func TestSheetsSplitBySize(t *testing.T) {
+	t.Parallel()
 	var data []string
 	for i := range 6000 {
 		data = append(data, fmt.Sprintf(`{"a":%d,"b":"%s","z":1}`, i, strings.Repeat("x", 700+i%500)))
@@ -368,6 +374,7 @@ func TestSheetsSplitBySize(t *testing.T) {
 }
 
 func TestSameRowsSameBytes(t *testing.T) {
+	t.Parallel()
 	data := benchRows(5000)
 	var first []byte
 	for _, perPage := range []int{1, 20, 1000, 5000} {
@@ -386,6 +393,7 @@ func TestSameRowsSameBytes(t *testing.T) {
 // A page may be overwritten from its Release on, also when its rows were encoded a
 // second time because a sheet ended before them.
 func TestPagesAreReleasedOnceTheyAreRead(t *testing.T) {
+	t.Parallel()
 	data := benchRows(6000)
 	for _, size := range []int64{0, 300_000} {
 		spec := testSpec()
@@ -408,6 +416,7 @@ func TestPagesAreReleasedOnceTheyAreRead(t *testing.T) {
 }
 
 func TestUnknownColumnsAreCounted(t *testing.T) {
+	t.Parallel()
 	long := strings.Repeat("长", 200)
 	for _, perPage := range []int{1, 3} {
 		r, _, _ := write(t, testSpec(), cutPages(`{"a":"A"}`, []string{
@@ -423,6 +432,7 @@ func TestUnknownColumnsAreCounted(t *testing.T) {
 }
 
 func TestTitlesBeyondACellAreCutOnce(t *testing.T) {
+	t.Parallel()
 	spec := testSpec()
 	spec.MaxSheetRows = 2
 	r, _, _ := write(t, spec, cutPages(`{"a":"A","b":"`+strings.Repeat("x", 40000)+`"}`, []string{`{}`, `{}`}, 5)...)
@@ -497,9 +507,8 @@ func peakHeap(do func()) uint64 {
 }
 
 func TestMemoryIsBounded(t *testing.T) {
-	if testing.Short() {
-		t.Skip("hundreds of thousands of rows")
-	}
+	t.Parallel()
+	eventstest.LongRunning(t) // hundreds of thousands of rows
 	page := cutPages(benchHeader, benchRows(1000), 1000)[0]
 	spec := testSpec()
 	spec.Parallel = 2
@@ -544,6 +553,7 @@ func TestMemoryIsBounded(t *testing.T) {
 }
 
 func TestOpenpyxlReadsIt(t *testing.T) {
+	t.Parallel()
 	python := ""
 	for _, name := range []string{"python3", "/usr/bin/python3"} {
 		if exec.Command(name, "-c", "import openpyxl").Run() == nil {

@@ -59,6 +59,7 @@ func streamZip(t testing.TB, r io.Reader) map[string][]byte {
 }
 
 func TestStrictStreamingReaderReadsBothZips(t *testing.T) {
+	t.Parallel()
 	spec := testSpec()
 	spec.MaxSheetRows = 3000
 	_, file, _ := write(t, spec, cutPages(benchHeader, benchRows(5000), 100)...)
@@ -73,6 +74,7 @@ func TestStrictStreamingReaderReadsBothZips(t *testing.T) {
 // An outer zip beyond 4 GiB, made of a file with a hole: the headers are all
 // that is written.
 func TestZipBeyond4GiB(t *testing.T) {
+	t.Parallel()
 	const size = 5 << 30
 	f, err := os.Create(filepath.Join(t.TempDir(), "large.zip"))
 	require.NoError(t, err)
@@ -117,6 +119,7 @@ func TestZipBeyond4GiB(t *testing.T) {
 }
 
 func TestOutputRefusesAHoleThatIsNotFilled(t *testing.T) {
+	t.Parallel()
 	f, err := os.Create(filepath.Join(t.TempDir(), "f"))
 	require.NoError(t, err)
 	defer f.Close()

@@ -269,7 +269,7 @@ func (c *crawl) begin(ctx context.Context) ([]int, error) {
 	}
 	if starts < events.SuspectAfter {
 		c.acquit()
-	} else if err := c.letOthersGo(ctx, events.SuspectPause(starts)); err != nil {
+	} else if err := c.letOthersGo(ctx, c.streams.SuspectPause(starts)); err != nil {
 		return nil, err
 	}
 	if !slices.Contains(before, 1) {

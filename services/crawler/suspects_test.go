@@ -79,7 +79,7 @@ func TestSuspectsGoOneAtATime(t *testing.T) {
 		keys = append(keys, ask(fmt.Sprintf("suspect%d", n), events.SuspectAfter))
 	}
 	innocent := ask("innocent", 0)
-	start(t, eventstest.StreamsOn(t, server, events.Config{}), source.Client(), Config{BodyBytes: 4 << 20}) // begun before this process
+	start(t, eventstest.StreamsOn(t, server, events.Config{SuspectPause: 50 * time.Millisecond}), source.Client(), Config{BodyBytes: 4 << 20}) // begun before this process
 
 	require.Eventually(t, func() bool { return crawled(innocent) }, 20*time.Second, 5*time.Millisecond)
 	for _, key := range keys {
@@ -162,5 +162,5 @@ func TestASuspectPausesBeforeItIsAtWork(t *testing.T) {
 	}
 	begun := time.Now()
 	start(t, eventstest.StreamsOn(t, server, events.Config{}), source.Client(), Config{}) // begun before this process
-	require.GreaterOrEqual(t, (<-asked).Sub(begun), events.SuspectPause(starts))
+	require.GreaterOrEqual(t, (<-asked).Sub(begun), s.SuspectPause(starts))
 }

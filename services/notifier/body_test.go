@@ -55,6 +55,7 @@ func sample(state events.State) events.Export {
 }
 
 func TestBodyIsWhatReceiversKnow(t *testing.T) {
+	t.Parallel()
 	keys, err := events.NewKeyring(eventstest.SecretKey)
 	require.NoError(t, err)
 	b := bodies{keys: keys, publicURL: "https://sheaf.example.com"}
@@ -71,6 +72,7 @@ func TestBodyIsWhatReceiversKnow(t *testing.T) {
 }
 
 func TestBodyTellsNoMoreThanItShould(t *testing.T) {
+	t.Parallel()
 	keys, err := events.NewKeyring(eventstest.SecretKey)
 	require.NoError(t, err)
 	b := bodies{keys: keys, publicURL: "https://sheaf.example.com/"}

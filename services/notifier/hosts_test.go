@@ -18,6 +18,7 @@ func entered(t require.TestingT, hs *hosts, host string) *attempt {
 }
 
 func TestAKeyIsLookedAtByOne(t *testing.T) {
+	t.Parallel()
 	hs := newHosts(4, time.Second)
 	require.True(t, hs.claim("a"))
 	require.False(t, hs.claim("a"))
@@ -27,6 +28,7 @@ func TestAKeyIsLookedAtByOne(t *testing.T) {
 }
 
 func TestHostsGiveTurnsInOrder(t *testing.T) {
+	t.Parallel()
 	hs := newHosts(2, time.Second)
 	var all []*attempt
 	for i := range 2 + hostQueue {
@@ -49,6 +51,7 @@ func TestHostsGiveTurnsInOrder(t *testing.T) {
 }
 
 func TestTheLongestQueueGivesWay(t *testing.T) {
+	t.Parallel()
 	hs := newHosts(1, time.Second)
 	fill := func(host string, waiting int) (last *attempt) {
 		for range 1 + waiting {
@@ -70,6 +73,7 @@ func TestTheLongestQueueGivesWay(t *testing.T) {
 }
 
 func TestTheOldestUnansweredGivesWay(t *testing.T) {
+	t.Parallel()
 	hs := newHosts(4, time.Second)
 	hs.most, hs.patience = 2*attemptWeight, 50*time.Millisecond
 	begin := func(host string) (*attempt, context.Context) {
@@ -111,6 +115,7 @@ func TestTheOldestUnansweredGivesWay(t *testing.T) {
 }
 
 func TestBeginEndsWithItsContext(t *testing.T) {
+	t.Parallel()
 	hs := newHosts(4, time.Second)
 	hs.most, hs.patience = attemptWeight, time.Hour
 	_, err := hs.begin(t.Context(), t.Context(), entered(t, hs, "a:1"))
@@ -127,6 +132,7 @@ func TestBeginEndsWithItsContext(t *testing.T) {
 // What is put off for one silent host comes back over as long as that host
 // needs, and holds up no other's.
 func TestPutOffIsSpread(t *testing.T) {
+	t.Parallel()
 	hs := newHosts(4, 15*time.Second)
 	hs.markSilent("dead:1")
 	now := time.Now()
@@ -144,6 +150,7 @@ func TestPutOffIsSpread(t *testing.T) {
 }
 
 func TestSilentHostsAreBounded(t *testing.T) {
+	t.Parallel()
 	hs := newHosts(4, time.Second)
 	for i := range mostSilentHosts + 10 {
 		hs.markSilent(fmt.Sprint(i))
@@ -154,6 +161,7 @@ func TestSilentHostsAreBounded(t *testing.T) {
 // Whatever attempts come and go, the counts agree with what is inside, no bound
 // is passed, and nothing is left when all have left.
 func TestHostsKeepCount(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		hs := newHosts(2, time.Second)
 		hs.most, hs.silently, hs.patience = 4*attemptWeight, 2*attemptWeight, 0

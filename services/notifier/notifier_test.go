@@ -27,7 +27,7 @@ import (
 )
 
 const (
-	soon = 10 * time.Second // what must happen, happens within
+	soon = 30 * time.Second // what must happen, happens within
 	tick = 20 * time.Millisecond
 )
 
@@ -203,6 +203,7 @@ func callbackEvents(t *testing.T, s *events.Streams, key string) []events.Type {
 }
 
 func TestTellsHowAnExportEnded(t *testing.T) {
+	t.Parallel()
 	s := eventstest.Streams(t)
 	run(t, newService(t, s, Config{}))
 	secret, err := standardwebhooks.NewWebhook(s.Keys().WebhookSecret("default"))
@@ -243,6 +244,7 @@ func TestTellsHowAnExportEnded(t *testing.T) {
 }
 
 func TestExportWithoutCallbackIsNotTold(t *testing.T) {
+	t.Parallel()
 	s := eventstest.Streams(t)
 	r := newReceiver(t, nil)
 	run(t, newService(t, s, Config{}))
@@ -254,6 +256,7 @@ func TestExportWithoutCallbackIsNotTold(t *testing.T) {
 }
 
 func TestFailedAttemptIsRepeated(t *testing.T) {
+	t.Parallel()
 	var elsewhere atomic.Int64
 	other := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { elsewhere.Add(1) }))
 	t.Cleanup(other.Close)
@@ -319,10 +322,8 @@ func timestamp(t *testing.T, c call) int64 {
 }
 
 func TestRefusedConnectionIsRepeatedAndExhausted(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	url := "http://" + l.Addr().String() + "/?token=secret"
-	require.NoError(t, l.Close())
+	t.Parallel()
+	url := fmt.Sprintf("http://127.0.0.1:%d/?token=secret", eventstest.FreePort())
 	s := eventstest.Streams(t)
 	run(t, newService(t, s, Config{Schedule: []time.Duration{time.Second}}))
 	x := ended(t, s, key(1), url)
@@ -333,6 +334,7 @@ func TestRefusedConnectionIsRepeatedAndExhausted(t *testing.T) {
 }
 
 func TestGoneStopsAtOnce(t *testing.T) {
+	t.Parallel()
 	s := eventstest.Streams(t)
 	r := newReceiver(t, func(_ int64, w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusGone) })
 	run(t, newService(t, s, Config{}))
@@ -343,6 +345,7 @@ func TestGoneStopsAtOnce(t *testing.T) {
 }
 
 func TestCallbackThatCannotBeAskedIsGivenUp(t *testing.T) {
+	t.Parallel()
 	s := eventstest.Streams(t)
 	run(t, newService(t, s, Config{}))
 	for i, callback := range []string{"ftp://example.com/", "http://", "://x", "nats:sheaf.callback.other.a", "nats:sheaf.event.default.failed.x", "nats:"} {
@@ -354,6 +357,7 @@ func TestCallbackThatCannotBeAskedIsGivenUp(t *testing.T) {
 }
 
 func TestRetryAfterIsHonoured(t *testing.T) {
+	t.Parallel()
 	s := eventstest.Streams(t)
 	asked := map[string]string{ // path to Retry-After
 		"/429": "3600", "/503": "3600.5", "/403": "3600", "/413": "3600", "/500": "3600", "/302": "3600",
@@ -376,6 +380,7 @@ func TestRetryAfterIsHonoured(t *testing.T) {
 }
 
 func TestEndlessAnswerDoesNotHoldADelivery(t *testing.T) {
+	t.Parallel()
 	s := eventstest.Streams(t)
 	r := newReceiver(t, func(_ int64, w http.ResponseWriter, req *http.Request) {
 		w.WriteHeader(http.StatusAccepted)
@@ -391,6 +396,7 @@ func TestEndlessAnswerDoesNotHoldADelivery(t *testing.T) {
 }
 
 func TestRestartBetweenAttemptsLosesNothing(t *testing.T) {
+	t.Parallel()
 	s := eventstest.Streams(t)
 	r := newReceiver(t, func(n int64, w http.ResponseWriter, _ *http.Request) {
 		if n <= 2 {
@@ -412,6 +418,7 @@ func TestRestartBetweenAttemptsLosesNothing(t *testing.T) {
 }
 
 func TestCrashBetweenEventAndScheduleLosesNothing(t *testing.T) {
+	t.Parallel()
 	s := eventstest.Streams(t)
 	r := newReceiver(t, nil)
 	x := ended(t, s, key(1), r.URL)
@@ -430,6 +437,7 @@ func TestCrashBetweenEventAndScheduleLosesNothing(t *testing.T) {
 // went with the head of the log before anybody had handled it for good, at its time if an
 // attempt was made, and once in any case.
 func TestWhatWasCarriedIsTold(t *testing.T) {
+	t.Parallel()
 	s := eventstest.Streams(t)
 	r := newReceiver(t, nil)
 	next := time.Now().Add(3 * time.Second)
@@ -470,6 +478,7 @@ func TestWhatWasCarriedIsTold(t *testing.T) {
 // The server purges a schedule when it fires, and with it a newer one that was
 // written meanwhile. The fired one then has to bring the newer one back.
 func TestScheduleLostToAnEarlierOneComesBack(t *testing.T) {
+	t.Parallel()
 	s := eventstest.Streams(t)
 	r := newReceiver(t, nil)
 	n := newService(t, s, Config{})
@@ -494,6 +503,7 @@ func TestScheduleLostToAnEarlierOneComesBack(t *testing.T) {
 }
 
 func TestAttemptThatFellDueWhileTheServerWasDownIsMade(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	r := newReceiver(t, func(n int64, w http.ResponseWriter, _ *http.Request) {
 		if n == 1 {
@@ -520,6 +530,7 @@ func TestAttemptThatFellDueWhileTheServerWasDownIsMade(t *testing.T) {
 }
 
 func TestEarlierEndingIsNotTold(t *testing.T) {
+	t.Parallel()
 	s := eventstest.Streams(t)
 	r := newReceiver(t, nil)
 	x := ended(t, s, key(1), r.URL)
@@ -534,6 +545,7 @@ func TestEarlierEndingIsNotTold(t *testing.T) {
 }
 
 func TestTwoNotifiersLeaveOneEventAnAttempt(t *testing.T) {
+	t.Parallel()
 	srv := eventstest.Server(t, "")
 	a, b := eventstest.StreamsOn(t, srv, events.Config{}), eventstest.StreamsOn(t, srv, events.Config{})
 	var failedOnce sync.Map
@@ -620,6 +632,7 @@ func untouched(t *testing.T, s *events.Streams, keys int) {
 // yet, and behind a flood to one silent host, is told before any of them is
 // given up.
 func TestDeadReceiversHoldUpNobody(t *testing.T) {
+	t.Parallel()
 	s := eventstest.Streams(t)
 	port := silence(t)
 	const hosts, flood = 1000, 4 + hostQueue + 40
@@ -644,6 +657,7 @@ func TestDeadReceiversHoldUpNobody(t *testing.T) {
 // More silent hosts than there is room for: those that came first give way, and
 // when they come back they have room of their own.
 func TestMoreDeadReceiversThanRoomHoldUpNobody(t *testing.T) {
+	t.Parallel()
 	s := eventstest.Streams(t)
 	port := silence(t)
 	const hosts, room = 600, 50
@@ -683,6 +697,7 @@ func TestMoreDeadReceiversThanRoomHoldUpNobody(t *testing.T) {
 }
 
 func TestOneHostIsAskedByFewAtOnce(t *testing.T) {
+	t.Parallel()
 	s := eventstest.Streams(t)
 	var now, most atomic.Int64
 	r := newReceiver(t, func(_ int64, _ http.ResponseWriter, _ *http.Request) {
@@ -704,11 +719,13 @@ func TestOneHostIsAskedByFewAtOnce(t *testing.T) {
 	require.Equal(t, int64(exports), r.count.Load())
 }
 
+const shortAckWait = 2 * time.Second
+
 // A receiver that takes longer than the server waits for a sign of life is asked
 // once.
 func TestSlowReceiverIsHeardBesideTheSlots(t *testing.T) {
 	t.Parallel()
-	s := eventstest.Streams(t)
+	s := eventstest.StreamsOn(t, eventstest.Server(t, ""), events.Config{AckWait: shortAckWait})
 	goOn := make(chan struct{})
 	slow := newReceiver(t, func(int64, http.ResponseWriter, *http.Request) { <-goOn })
 	quick := newReceiver(t, nil)
@@ -717,7 +734,7 @@ func TestSlowReceiverIsHeardBesideTheSlots(t *testing.T) {
 	slow.next(t)
 	ended(t, s, key(2), quick.URL)
 	quick.next(t) // the one slot is free
-	time.AfterFunc(12*time.Second, func() { close(goOn) })
+	time.AfterFunc(shortAckWait+500*time.Millisecond, func() { close(goOn) })
 	<-goOn
 	x = until(t, s, x.Key, is(events.CallbackDone))
 	require.Equal(t, 1, x.Callback.Attempts)
@@ -726,8 +743,8 @@ func TestSlowReceiverIsHeardBesideTheSlots(t *testing.T) {
 
 func TestCrashOfASlowAttemptIsTakenUpAgain(t *testing.T) {
 	t.Parallel()
-	srv := eventstest.Server(t, "")
-	s, dying := eventstest.StreamsOn(t, srv, events.Config{}), eventstest.StreamsOn(t, srv, events.Config{})
+	srv, cfg := eventstest.Server(t, ""), events.Config{AckWait: shortAckWait}
+	s, dying := eventstest.StreamsOn(t, srv, cfg), eventstest.StreamsOn(t, srv, cfg)
 	r := newReceiver(t, func(n int64, w http.ResponseWriter, req *http.Request) {
 		if n == 1 {
 			<-req.Context().Done()
@@ -744,10 +761,11 @@ func TestCrashOfASlowAttemptIsTakenUpAgain(t *testing.T) {
 	require.Eventually(t, func() bool {
 		done, err := s.Read(t.Context(), "default", x.Key)
 		return err == nil && done.Callback.State == events.CallbackDone && done.Callback.Attempts == 1
-	}, 30*time.Second, tick, "after the AckWait of 10 s; what was cut off is not the receiver's failure")
+	}, 30*time.Second, tick, "after the AckWait; what was cut off is not the receiver's failure")
 }
 
 func TestDrainHandsBackAnAttempt(t *testing.T) {
+	t.Parallel()
 	s := eventstest.Streams(t)
 	r := newReceiver(t, func(n int64, w http.ResponseWriter, req *http.Request) {
 		if n == 1 {
@@ -768,6 +786,7 @@ func TestDrainHandsBackAnAttempt(t *testing.T) {
 }
 
 func TestDrainLetsAQuickAttemptFinish(t *testing.T) {
+	t.Parallel()
 	s := eventstest.Streams(t)
 	arrived, goOn := make(chan struct{}), make(chan struct{})
 	r := newReceiver(t, func(int64, http.ResponseWriter, *http.Request) {
@@ -787,6 +806,7 @@ func TestDrainLetsAQuickAttemptFinish(t *testing.T) {
 }
 
 func TestRunThatEndsBeforeItBeganIsClean(t *testing.T) {
+	t.Parallel()
 	n := newService(t, eventstest.Streams(t), Config{})
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -794,6 +814,7 @@ func TestRunThatEndsBeforeItBeganIsClean(t *testing.T) {
 }
 
 func TestNATSCallbackArrivesDurably(t *testing.T) {
+	t.Parallel()
 	s := eventstest.Streams(t)
 	run(t, newService(t, s, Config{}))
 	const subject = "sheaf.callback.default.orders.done"
@@ -815,6 +836,7 @@ func TestNATSCallbackArrivesDurably(t *testing.T) {
 }
 
 func TestFullLogDoesNotRepeatACallback(t *testing.T) {
+	t.Parallel()
 	s := eventstest.StreamsOn(t, eventstest.Server(t, ""), events.Config{MaxEventsBytes: 64 << 10})
 	r := newReceiver(t, nil)
 	x := ended(t, s, key(1), r.URL)
@@ -845,6 +867,7 @@ func TestFullLogDoesNotRepeatACallback(t *testing.T) {
 }
 
 func TestNewRefusesWhatCannotWork(t *testing.T) {
+	t.Parallel()
 	s, c := &events.Streams{}, &http.Client{}
 	for _, bad := range []Config{
 		{}, {PublicURL: "sheaf.example.com"}, {PublicURL: "ftp://x"},

@@ -12,6 +12,7 @@ import (
 )
 
 func TestDefaultScheduleIsThePublishedOne(t *testing.T) {
+	t.Parallel()
 	var total time.Duration
 	for _, d := range DefaultSchedule() {
 		total += d
@@ -20,6 +21,7 @@ func TestDefaultScheduleIsThePublishedOne(t *testing.T) {
 }
 
 func TestPauseStaysWithinItsBounds(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		published := time.Duration(rapid.Int64Range(1, int64(48*time.Hour)).Draw(t, "published"))
 		asked := time.Duration(rapid.Int64Range(0, int64(100*time.Hour)).Draw(t, "asked"))
@@ -31,6 +33,7 @@ func TestPauseStaysWithinItsBounds(t *testing.T) {
 }
 
 func TestVerdict(t *testing.T) {
+	t.Parallel()
 	s := &Service{cfg: Config{Schedule: []time.Duration{time.Second, time.Hour}, KeepHistory: 2 * time.Hour}}
 	x := sample(events.StateCompleted)
 	x.FinishedAt = time.Now()
