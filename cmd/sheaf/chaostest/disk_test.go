@@ -111,9 +111,12 @@ func TestChaosDiskFull(t *testing.T) {
 	p.mu.Unlock()
 	fill(t, filler)
 	r = w.refusals(ctx, 7*time.Second, orders[16:], func() { fill(t, filler) }) // what the process gives up is taken as well
-	t.Logf("on a full disk: %s; the process ended %d times", r, w.ends())
-	if r.refused < r.sent*9/10 {
-		w.problem("a full disk: %s", r)
+	// A process that ends here starts again after 200 ms and is ready soon after: about
+	// three submissions find no listener. All others are answered.
+	ends := w.ends()
+	t.Logf("on a full disk: %s; the process ended %d times", r, ends)
+	if ends > 3 || r.unanswered > 5*ends {
+		w.problem("a full disk: %s; the process ended %d times", r, ends)
 	}
 	free(orders[16:])
 	w.settle(ctx)
