@@ -506,8 +506,7 @@ func peakHeap(do func()) uint64 {
 	return 0
 }
 
-func TestMemoryIsBounded(t *testing.T) {
-	t.Parallel()
+func TestMemoryIsBounded(t *testing.T) { // not parallel: it measures the heap of the process
 	eventstest.LongRunning(t) // hundreds of thousands of rows
 	page := cutPages(benchHeader, benchRows(1000), 1000)[0]
 	spec := testSpec()
