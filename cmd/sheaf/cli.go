@@ -56,7 +56,7 @@ Exit codes: 0 done; 1 failed, with the reason on stderr; 2 wrong usage; 3 the se
 
 With --json, stdout holds one JSON document. Of a failure it is {"error": {"message": "...", "code": "..."}}, unless a command that waits has printed the export that failed. The code is USAGE, UNREACHABLE, INTERRUPTED, REFUSED (with the errcode of the server), the error_code of an export, or FAILED. The message is on stderr too.
 
-Every flag of serve can be set as SHEAF_<FLAG> in the environment, such as SHEAF_MAX_PAGES_BYTES=8GiB, or in the YAML file of --config.`
+Every flag of serve can be set as SHEAF_<FLAG> in the environment, such as SHEAF_MAX_PAGES_BYTES=8GiB, or in the YAML file of --config. Unknown SHEAF_ variables and unknown keys are errors.`
 
 func newParser(c *cli, std stdio, exit func(int)) (*kong.Kong, error) {
 	return kong.New(c,

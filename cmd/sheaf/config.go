@@ -3,12 +3,14 @@ package main
 import (
 	"errors"
 	"fmt"
+	"iter"
 	"maps"
 	"net"
 	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -383,21 +385,85 @@ type fileSettings struct {
 // Validate refuses keys that name no setting.
 func (f fileSettings) Validate(app *kong.Application) error {
 	known := map[string]bool{}
-	err := kong.Visit(app, func(n kong.Visitable, next kong.Next) error {
-		if flag, ok := n.(*kong.Flag); ok && len(flag.Envs) > 0 {
-			known[flag.Name] = true
-		}
-		return next(nil)
-	})
-	if err != nil {
-		return err
+	for _, flag := range settings(app) {
+		known[flag.Name] = true
 	}
+	delete(known, "config")
 	for _, key := range slices.Sorted(maps.Keys(f.values)) {
-		if !known[key] || key == "config" {
-			return fmt.Errorf("--config %s: unknown setting %q; settings are named like the flags of sheaf serve, without dashes in front", f.path, key)
+		if !known[key] {
+			return fmt.Errorf("--config %s: unknown setting %q%s; settings are named like the flags of sheaf serve, without dashes in front",
+				f.path, key, didYouMean(key, maps.Keys(known)))
 		}
 	}
 	return nil
+}
+
+// settings are the flags of all commands that can be set by other means too.
+func settings(app *kong.Application) (flags []*kong.Flag) {
+	_ = kong.Visit(app, func(n kong.Visitable, next kong.Next) error { // no visit fails
+		if flag, ok := n.(*kong.Flag); ok && len(flag.Envs) > 0 {
+			flags = append(flags, flag)
+		}
+		return next(nil)
+	})
+	return flags
+}
+
+// ofServices are the variables that Kubernetes and Docker set for a service whose name begins with sheaf.
+var ofServices = regexp.MustCompile(`^SHEAF_(.+_)?(SERVICE_HOST|SERVICE_PORT(_.+)?|PORT(_[0-9]+_(TCP|UDP|SCTP)(_PROTO|_PORT|_ADDR)?)?)$`)
+
+// checkVariables refuses SHEAF_ variables that set nothing: a setting that is silently ignored is worse than none.
+func checkVariables(app *kong.Application, environ []string) error {
+	known := map[string]bool{"SHEAF_FAILPOINT": true} // see package failpoint
+	for _, flag := range settings(app) {
+		known[flag.Envs[0]] = true
+	}
+	for _, variable := range slices.Sorted(slices.Values(environ)) {
+		name, _, _ := strings.Cut(variable, "=")
+		if strings.HasPrefix(name, "SHEAF_") && !known[name] && !ofServices.MatchString(name) {
+			return usagef("unknown environment variable %s%s", name, didYouMean(name, maps.Keys(known)))
+		}
+	}
+	return nil
+}
+
+// didYouMean names the known name that is nearest to a wrong one, if any is near.
+func didYouMean(wrong string, known iter.Seq[string]) string {
+	best, least := "", max(2, len(wrong)/4)+1
+	for _, name := range slices.Sorted(known) {
+		d := editDistance(wrong, name)
+		if strings.HasPrefix(name, wrong) {
+			d = 1
+		}
+		if d < least {
+			best, least = name, d
+		}
+	}
+	if best == "" {
+		return ""
+	}
+	return ", did you mean " + best + "?"
+}
+
+// editDistance counts the bytes to insert, remove or replace to make one text of another.
+func editDistance(from, to string) int {
+	row := make([]int, len(to)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(from) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(to) {
+			replace := diagonal
+			if from[i] != to[j] {
+				replace++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(replace, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(to)]
 }
 
 // Resolve returns the file's text for a flag. The environment goes before the

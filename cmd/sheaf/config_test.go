@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -81,7 +82,9 @@ func TestFlagsGoBeforeEnvironmentBeforeFile(t *testing.T) {
 	require.Equal(t, 7, cfg.MaxHistory, "the file is found by the environment")
 
 	for text, want := range map[string]string{
-		"htp: x":             `unknown setting "htp"`,
+		"htp: x":             `unknown setting "htp", did you mean http?`,
+		"keep_files: 1h":     `unknown setting "keep_files", did you mean keep-files?`,
+		"nothing-of-ours: x": `unknown setting "nothing-of-ours"; settings are named`,
 		"config: x":          `unknown setting "config"`,
 		"help: true":         `unknown setting "help"`,
 		"keep-files: {a: b}": "want a text",
@@ -150,6 +153,56 @@ func TestEmptyEnvironmentVariablesSetNothing(t *testing.T) {
 	got, err := parseServe(t)
 	require.NoError(t, err)
 	require.Equal(t, want, got)
+}
+
+func TestUnknownEnvironmentVariables(t *testing.T) {
+	t.Parallel()
+	var c cli
+	parser, err := newParser(&c, stdio{nil, &output{}, &output{}}, func(int) {})
+	require.NoError(t, err)
+	for variable, want := range map[string]string{
+		"SHEAF_KEEP_FILE=1h":                "unknown environment variable SHEAF_KEEP_FILE, did you mean SHEAF_KEEP_FILES?",
+		"SHEAF_APIKEYS=keys":                "unknown environment variable SHEAF_APIKEYS, did you mean SHEAF_API_KEYS?",
+		"SHEAF_MAX_UNFINISHED=7":            "unknown environment variable SHEAF_MAX_UNFINISHED, did you mean SHEAF_MAX_UNFINISHED_PER_TENANT?",
+		"SHEAF_http=127.0.0.1:80":           "unknown environment variable SHEAF_http",
+		"SHEAF_NOTHING_OF_OURS=x":           "unknown environment variable SHEAF_NOTHING_OF_OURS",
+		"SHEAF_HTTP=127.0.0.1:80":           "",
+		"SHEAF_SERVER=http://127.0.0.1:80":  "", // of the client's commands
+		"SHEAF_LOG_LEVEL=warn":              "",
+		"SHEAF_CONFIG=sheaf.yaml":           "",
+		"SHEAF_FAILPOINT=ack.before":        "",
+		"SHEAFS=x":                          "",
+		"SHEAF_SERVICE_HOST=10.0.0.1":       "", // a Kubernetes service named sheaf
+		"SHEAF_SERVICE_PORT=8080":           "",
+		"SHEAF_SERVICE_PORT_HTTP=8080":      "",
+		"SHEAF_PORT=tcp://10.0.0.1:8080":    "",
+		"SHEAF_PORT_8080_TCP_ADDR=10.0.0.1": "",
+		"SHEAF_HTTP_SERVICE_HOST=10.0.0.1":  "", // and one named sheaf-http
+	} {
+		err := checkVariables(parser.Model, []string{"PATH=/bin", variable})
+		if want == "" {
+			require.NoError(t, err, variable)
+			continue
+		}
+		require.EqualError(t, err, want)
+		require.True(t, isUsage(err))
+	}
+}
+
+// Every command refuses them, also where they may be why another setting is missing. Help does not.
+func TestCommandsRefuseUnknownEnvironmentVariables(t *testing.T) {
+	t.Parallel()
+	for args, want := range map[string]int{
+		"serve": exitUsage, "status " + testKey: exitUsage, "keys list": exitUsage, "version": exitUsage, "--help": exitOK, "keys list --help": exitOK,
+	} {
+		cmd, stderr := command(t, t.TempDir(), strings.Fields(args)...)
+		cmd.Env = append(cmd.Env, "SHEAF_API_KEY_S=x")
+		require.NoError(t, cmd.Start())
+		require.Equal(t, want, exitStatus(t, cmd), args)
+		if want == exitUsage {
+			require.Contains(t, stderr.String(), "sheaf: unknown environment variable SHEAF_API_KEY_S, did you mean SHEAF_API_KEYS?\n")
+		}
+	}
 }
 
 // FuzzConfigFile reads any file of settings: it is understood, or refused with a

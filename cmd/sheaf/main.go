@@ -75,6 +75,9 @@ func run(ctx context.Context, args []string, std stdio) int {
 	if ended {
 		return exitOK
 	}
+	if unknown := checkVariables(parser.Model, os.Environ()); unknown != nil {
+		err = unknown // it may be why another setting is missing
+	}
 	if err == nil {
 		setLog(std.err, cli.logConfig, command.Command())
 		command.BindTo(ctx, (*context.Context)(nil))
