@@ -2,8 +2,10 @@ package main
 
 import (
 	"fmt"
+	"reflect"
 	"runtime"
 	"runtime/debug"
+	"time"
 
 	"github.com/alecthomas/kong"
 )
@@ -56,7 +58,7 @@ Exit codes: 0 done; 1 failed, with the reason on stderr; 2 wrong usage; 3 the se
 
 With --json, stdout holds one JSON document. Of a failure it is {"error": {"message": "...", "code": "..."}}, unless a command that waits has printed the export that failed. The code is USAGE, UNREACHABLE, INTERRUPTED, REFUSED (with the errcode of the server), the error_code of an export, or FAILED. The message is on stderr too.
 
-Every flag of serve can be set as SHEAF_<FLAG> in the environment, such as SHEAF_MAX_PAGES_BYTES=8GiB, or in the YAML file of --config. Unknown SHEAF_ variables and unknown keys are errors.`
+Every flag of serve can be set as SHEAF_<FLAG> in the environment, such as SHEAF_MAX_PAGES_BYTES=8GiB, or in the YAML file of --config. Unknown SHEAF_ variables and unknown keys are errors. A duration is such as 30s, 12h, 7d or 1d12h.`
 
 func newParser(c *cli, std stdio, exit func(int)) (*kong.Kong, error) {
 	return kong.New(c,
@@ -70,6 +72,7 @@ func newParser(c *cli, std stdio, exit func(int)) (*kong.Kong, error) {
 			{Key: "client", Title: "Client of a running server:"},
 			{Key: "limits", Title: "What the source may do (without --server):"},
 		}),
+		kong.TypeMapper(reflect.TypeFor[time.Duration](), kong.MapperFunc(decodeDuration)),
 		kong.Bind(std),
 	)
 }
@@ -150,7 +153,8 @@ Examples:
 A YAML file:
     http: 127.0.0.1:9000
     roles: [ingress, crawler, assembler, notifier]
-    keep-files: 72h`
+    keep-files: 3d
+    callback-schedule: [5s, 5m, 1h, 1d]`
 }
 
 func (demoCmd) Help() string {

@@ -1,15 +1,18 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"iter"
 	"maps"
+	"math"
 	"net"
 	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"slices"
 	"strconv"
@@ -49,9 +52,9 @@ type Config struct {
 	MaxPagesBytes    byteSize        `env:"SHEAF_MAX_PAGES_BYTES" default:"4GiB" placeholder:"SIZE" help:"Most bytes of pages that are kept at once (${default})."`
 	MaxLogBytes      byteSize        `env:"SHEAF_MAX_LOG_BYTES" default:"2GiB" placeholder:"SIZE" help:"Most bytes of the event log (${default}: some 500,000 exports). Of tenants that share it each may have an equal part of 60 %, at first more; beyond that it is answered 429."`
 	MaxHistory       int             `env:"SHEAF_MAX_HISTORY" default:"100000" placeholder:"N" help:"Most exports of one tenant that are remembered (${default})."`
-	KeepFiles        time.Duration   `env:"SHEAF_KEEP_FILES" default:"168h" placeholder:"DURATION" help:"How long finished files can be downloaded (${default})."`
+	KeepFiles        time.Duration   `env:"SHEAF_KEEP_FILES" default:"7d" placeholder:"DURATION" help:"How long finished files can be downloaded (${default})."`
 	KeepPages        time.Duration   `env:"SHEAF_KEEP_PAGES" default:"24h" placeholder:"DURATION" help:"At most how long pages of ended exports are kept for a retry (${default})."`
-	KeepHistory      time.Duration   `env:"SHEAF_KEEP_HISTORY" default:"168h" placeholder:"DURATION" help:"How long ended exports are remembered (${default})."`
+	KeepHistory      time.Duration   `env:"SHEAF_KEEP_HISTORY" default:"7d" placeholder:"DURATION" help:"How long ended exports are remembered (${default})."`
 	ShutdownDelay    *time.Duration  `env:"SHEAF_SHUTDOWN_DELAY" placeholder:"DURATION" help:"How long a stopping ingress still answers while /readyz says 503, so that load balancers send requests elsewhere. Default: 0s embedded, 2s with --nats."`
 	passing          bool            // the data folder goes with the process, so it is neither encrypted nor synced
 	CallbackSchedule []time.Duration `env:"SHEAF_CALLBACK_SCHEDULE" placeholder:"DURATION" help:"Pauses before each further attempt at a callback. Default: 5s,5m,30m,2h,5h,10h,14h,20h,24h."`
@@ -235,7 +238,7 @@ func (c *Config) complete() error {
 	}
 	for flag, d := range map[string]time.Duration{"--keep-files": c.KeepFiles, "--keep-pages": c.KeepPages, "--keep-history": c.KeepHistory} {
 		if d <= 0 {
-			return usagef("%s %s: want a positive duration such as 24h", flag, d)
+			return usagef("%s %s: want a positive duration such as 12h or 7d", flag, d)
 		}
 	}
 	for _, d := range c.CallbackSchedule {
@@ -349,6 +352,38 @@ func (b *byteSize) UnmarshalText(text []byte) error {
 		return fmt.Errorf("%q is not a size; want a number of bytes such as 4GiB or 500MB", text)
 	}
 	*b = byteSize(n)
+	return nil
+}
+
+// inDays is a duration that begins with whole days. At most 99999, or they would not fit.
+var inDays = regexp.MustCompile(`^([0-9]{1,5})d([0-9.].*)?$`)
+
+// parseDuration is time.ParseDuration with days of 24 hours in front: 7d, 1d12h.
+func parseDuration(text string) (time.Duration, error) {
+	var days, rest time.Duration
+	var err error
+	clock := text
+	if m := inDays.FindStringSubmatch(text); m != nil {
+		n, _ := strconv.Atoi(m[1]) // up to five digits
+		days, clock = time.Duration(n)*24*time.Hour, cmp.Or(m[2], "0")
+	}
+	if rest, err = time.ParseDuration(clock); err != nil || days > math.MaxInt64-max(rest, 0) {
+		return 0, fmt.Errorf("%q is not a duration; want one such as 30s, 12h, 7d or 1d12h", text)
+	}
+	return days + rest, nil
+}
+
+// decodeDuration has every flag of this type take days, also in lists and behind pointers.
+func decodeDuration(ctx *kong.DecodeContext, target reflect.Value) error {
+	var text string
+	if err := ctx.Scan.PopValueInto("duration", &text); err != nil {
+		return err
+	}
+	d, err := parseDuration(text)
+	if err != nil {
+		return err
+	}
+	target.SetInt(int64(d))
 	return nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -141,6 +142,53 @@ func TestByteSize(t *testing.T) {
 		var b byteSize
 		require.ErrorContains(t, b.UnmarshalText([]byte(text)), "not a size", text)
 	}
+}
+
+func TestParseDuration(t *testing.T) {
+	t.Parallel()
+	const day = 24 * time.Hour
+	for text, want := range map[string]time.Duration{
+		"7d": 7 * day, "1d12h": day + 12*time.Hour, "1d1.5h30m": day + 2*time.Hour, "0d": 0, "99999d": 99999 * day, "1d.5h": day + 30*time.Minute,
+		"0": 0, "168h": 7 * day, "1.5h": 90 * time.Minute, "-1h": -time.Hour,
+	} {
+		got, err := parseDuration(text)
+		require.NoError(t, err, text)
+		require.Equal(t, want, got, text)
+	}
+	for _, text := range []string{"", "d", "7", "7 d", "12h1d", "1.5d", "-7d", "1d-12h", "1d2d", "1d12", "100000d", "99999d2000000h", "7days", "7D", "1w"} {
+		_, err := parseDuration(text)
+		require.EqualError(t, err, strconv.Quote(text)+" is not a duration; want one such as 30s, 12h, 7d or 1d12h")
+	}
+}
+
+// Days are durations in flags, variables and the file, also in lists and for settings without a default.
+func TestDaysAreDurations(t *testing.T) {
+	const day = 24 * time.Hour
+	want := func(cfg Config, err error) {
+		t.Helper()
+		require.NoError(t, err)
+		require.Equal(t, 2*day, cfg.KeepFiles)
+		require.Equal(t, day+12*time.Hour, *cfg.ShutdownDelay)
+		require.Equal(t, []time.Duration{5 * time.Second, day, 7 * day}, cfg.CallbackSchedule)
+	}
+	want(parseServe(t, "--keep-files", "2d", "--shutdown-delay=1d12h", "--callback-schedule", "5s,1d,7d"))
+
+	file := filepath.Join(t.TempDir(), "sheaf.yaml")
+	require.NoError(t, os.WriteFile(file, []byte("keep-files: 2d\nshutdown-delay: 1d12h\ncallback-schedule: [5s, 1d, 7d]\n"), 0o600))
+	want(parseServe(t, "--config", file))
+
+	t.Setenv("SHEAF_KEEP_FILES", "2d")
+	t.Setenv("SHEAF_SHUTDOWN_DELAY", "1d12h")
+	t.Setenv("SHEAF_CALLBACK_SCHEDULE", "5s,1d,7d")
+	want(parseServe(t))
+
+	for _, args := range []string{"serve --keep-pages 7days", "serve --callback-schedule 5s,1w", "serve --shutdown-delay 1w", "secret-key rotate --in 1w", "export http://x/ -o x.xlsx --page-timeout 1w"} {
+		code, _, errs := sheaf(t, t.Context(), "", strings.Fields(args)...)
+		require.Equal(t, exitUsage, code, args)
+		require.Contains(t, errs, "is not a duration; want one such as 30s, 12h, 7d or 1d12h")
+	}
+	_, help, _ := sheaf(t, t.Context(), "", "serve", "--help")
+	require.Contains(t, strings.Join(strings.Fields(help), " "), "How long finished files can be downloaded (7d)")
 }
 
 func TestEmptyEnvironmentVariablesSetNothing(t *testing.T) {
