@@ -60,6 +60,19 @@ With --json, stdout holds one JSON document. Of a failure it is {"error": {"mess
 
 Every flag of serve can be set as SHEAF_<FLAG> in the environment, such as SHEAF_MAX_PAGES_BYTES=8GiB, or in the YAML file of --config. Unknown SHEAF_ variables and unknown keys are errors. A duration is such as 30s, 12h, 7d or 1d12h.`
 
+// helpGroups are the headings under which help lists commands and flags.
+var helpGroups = []kong.Group{
+	{Key: "client", Title: "Client of a running server:"},
+	{Key: "limits", Title: "What the source may do (without --server):"},
+	// Of serve.
+	{Key: "callers", Title: "Callers:"},
+	{Key: "data", Title: "Data and secret key:"},
+	{Key: "cluster", Title: "NATS, and more than one process:"},
+	{Key: "sources", Title: "Sources and callbacks:"},
+	{Key: "tenants", Title: "Quotas of each tenant:"},
+	{Key: "kept", Title: "What is kept, and how long:"},
+}
+
 func newParser(c *cli, std stdio, exit func(int)) (*kong.Kong, error) {
 	return kong.New(c,
 		kong.Name("sheaf"),
@@ -68,10 +81,7 @@ func newParser(c *cli, std stdio, exit func(int)) (*kong.Kong, error) {
 		kong.Writers(std.out, std.err),
 		kong.Exit(exit),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 110}),
-		kong.ExplicitGroups([]kong.Group{
-			{Key: "client", Title: "Client of a running server:"},
-			{Key: "limits", Title: "What the source may do (without --server):"},
-		}),
+		kong.ExplicitGroups(helpGroups),
 		kong.TypeMapper(reflect.TypeFor[time.Duration](), kong.MapperFunc(decodeDuration)),
 		kong.Bind(std),
 	)
@@ -147,7 +157,7 @@ func (serveCmd) Help() string {
 Examples:
     sheaf serve
     sheaf serve --http 127.0.0.1:9000 --data /var/lib/sheaf
-    sheaf serve --roles crawler --nats nats://a:4222,nats://b:4222 --secret-key-file key
+    sheaf serve --roles crawler --nats nats://a:4222,nats://b:4222 --secret-key-file sheaf-data/key
     SHEAF_HTTP=127.0.0.1:9000 sheaf serve --config sheaf.yaml
 
 A YAML file:

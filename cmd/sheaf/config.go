@@ -25,51 +25,58 @@ import (
 
 // Config is every setting of a Sheaf process. A setting is a flag, an
 // environment variable SHEAF_<FLAG> and a key of the YAML file, and the first
-// of these that names it wins, in that order.
+// of these that names it wins, in that order. Help shows the settings in this
+// order, under the headings of their groups (helpGroups).
 type Config struct {
-	HTTP             string          `name:"http" env:"SHEAF_HTTP" default:"127.0.0.1:8080" placeholder:"HOST:PORT" help:"Where the ingress serves REST (${default})."`
-	PublicURL        string          `env:"SHEAF_PUBLIC_URL" placeholder:"URL" help:"Base of the links that are handed out. Default: made from --http."`
-	APIKeys          string          `name:"api-keys" env:"SHEAF_API_KEYS" type:"path" placeholder:"FILE" help:"File of hashed API keys, each with a tenant (see sheaf keys). Default: none, and only this machine may call."`
-	TLSCert          string          `name:"tls-cert" env:"SHEAF_TLS_CERT" type:"path" placeholder:"FILE" help:"Certificate (PEM) with which REST and the embedded NATS server are served by TLS. Read again when it changes."`
-	TLSKey           string          `name:"tls-key" env:"SHEAF_TLS_KEY" type:"path" placeholder:"FILE" help:"Private key of --tls-cert."`
-	InsecureNoAuth   bool            `env:"SHEAF_INSECURE_NO_AUTH" help:"Serve other machines although nobody has to authenticate. Only behind something that does."`
-	Roles            []string        `env:"SHEAF_ROLES" default:"ingress,crawler,assembler,notifier" placeholder:"ROLE" help:"What this process does: ${default}."`
-	KeyConfig        `embed:""`      // --data, --secret-key, --secret-key-file
-	NATS             []string        `name:"nats" env:"SHEAF_NATS" placeholder:"URL" help:"NATS servers to use. Default: a server of its own inside the process."`
-	NATSCreds        string          `name:"nats-creds" env:"SHEAF_NATS_CREDS" placeholder:"FILE" help:"Credentials file for --nats."`
-	NATSContext      string          `name:"nats-context" env:"SHEAF_NATS_CONTEXT" placeholder:"NAME" help:"Connect as this context of the nats command line tool does, instead of --nats."`
-	NATSListen       string          `name:"nats-listen" env:"SHEAF_NATS_LISTEN" default:"127.0.0.1:4222" placeholder:"HOST:PORT" help:"Where the embedded NATS server takes producers; none for in-process only (${default})."`
-	Replicas         int             `env:"SHEAF_REPLICAS" placeholder:"N" help:"Copies of every stream. Default: 1 embedded, 3 with --nats."`
-	Files            string          `env:"SHEAF_FILES" placeholder:"URL" help:"Where finished files are kept: file://FOLDER or nats://BUCKET. Default: file://<data>/files, with --nats nats://sheaf-files."`
-	AllowCIDR        []string        `name:"allow-cidr" env:"SHEAF_ALLOW_CIDR" placeholder:"CIDR" help:"Private address ranges that sources and callbacks may live in, or none. Default: loopback, only while --http and NATS are on loopback, and --public-url too."`
-	ConnsPerHost     int             `env:"SHEAF_CONNS_PER_HOST" default:"32" placeholder:"N" help:"Most requests in flight to one host and port of sources, over all exports; 0 for no limit (${default}: half of the 64 of a process, so that a slow host leaves places to others)."`
-	ConnsPerTenant   int             `env:"SHEAF_CONNS_PER_TENANT" default:"0" placeholder:"N" help:"Most requests in flight to sources for one tenant, over all exports; 0 for no limit (${default})."`
-	sourceLimits     `embed:""`      // what a source may do
-	MaxUnfinished    int             `name:"max-unfinished-per-tenant" env:"SHEAF_MAX_UNFINISHED_PER_TENANT" default:"10000" placeholder:"N" help:"Most exports of one tenant that were accepted and have not ended; more are answered 429. 0 for no limit (${default})."`
-	MaxRunning       int             `name:"max-running-per-tenant" env:"SHEAF_MAX_RUNNING_PER_TENANT" default:"128" placeholder:"N" help:"Most exports of one tenant that a process crawls at once; others wait. 0 for no limit (${default}: half of those that a process crawls)."`
-	MaxFilesBytes    byteSize        `name:"max-files-bytes-per-tenant" env:"SHEAF_MAX_FILES_BYTES_PER_TENANT" default:"0" placeholder:"SIZE" help:"Most bytes of finished files of one tenant; above it new exports are answered 429. 0 for no limit (${default}: the disk is the limit)."`
-	MaxSkew          time.Duration   `env:"SHEAF_MAX_SKEW" default:"0s" placeholder:"DURATION" help:"How far the timestamp of a request may be from this clock, so that recorded requests cannot be sent again; 0s for any (${default})."`
-	MaxPagesBytes    byteSize        `env:"SHEAF_MAX_PAGES_BYTES" default:"4GiB" placeholder:"SIZE" help:"Most bytes of pages that are kept at once (${default})."`
-	MaxLogBytes      byteSize        `env:"SHEAF_MAX_LOG_BYTES" default:"2GiB" placeholder:"SIZE" help:"Most bytes of the event log (${default}: some 500,000 exports). Of tenants that share it each may have an equal part of 60 %, at first more; beyond that it is answered 429."`
-	MaxHistory       int             `env:"SHEAF_MAX_HISTORY" default:"100000" placeholder:"N" help:"Most exports of one tenant that are remembered (${default})."`
-	KeepFiles        time.Duration   `env:"SHEAF_KEEP_FILES" default:"7d" placeholder:"DURATION" help:"How long finished files can be downloaded (${default})."`
-	KeepPages        time.Duration   `env:"SHEAF_KEEP_PAGES" default:"24h" placeholder:"DURATION" help:"At most how long pages of ended exports are kept for a retry (${default})."`
-	KeepHistory      time.Duration   `env:"SHEAF_KEEP_HISTORY" default:"7d" placeholder:"DURATION" help:"How long ended exports are remembered (${default})."`
-	ShutdownDelay    *time.Duration  `env:"SHEAF_SHUTDOWN_DELAY" placeholder:"DURATION" help:"How long a stopping ingress still answers while /readyz says 503, so that load balancers send requests elsewhere. Default: 0s embedded, 2s with --nats."`
-	passing          bool            // the data folder goes with the process, so it is neither encrypted nor synced
-	CallbackSchedule []time.Duration `env:"SHEAF_CALLBACK_SCHEDULE" placeholder:"DURATION" help:"Pauses before each further attempt at a callback. Default: 5s,5m,30m,2h,5h,10h,14h,20h,24h."`
+	HTTP           string         `group:"callers" name:"http" env:"SHEAF_HTTP" default:"127.0.0.1:8080" placeholder:"HOST:PORT" help:"Where the ingress serves REST (${default})."`
+	PublicURL      string         `group:"callers" env:"SHEAF_PUBLIC_URL" placeholder:"URL" help:"Base of the links that are handed out. Default: made from --http."`
+	APIKeys        string         `group:"callers" name:"api-keys" env:"SHEAF_API_KEYS" type:"path" placeholder:"FILE" help:"File of hashed API keys, each with a tenant (see sheaf keys). Default: none, and only this machine may call."`
+	TLSCert        string         `group:"callers" name:"tls-cert" env:"SHEAF_TLS_CERT" type:"path" placeholder:"FILE" help:"Certificate (PEM) with which REST and the embedded NATS server are served by TLS. Read again when it changes."`
+	TLSKey         string         `group:"callers" name:"tls-key" env:"SHEAF_TLS_KEY" type:"path" placeholder:"FILE" help:"Private key of --tls-cert."`
+	InsecureNoAuth bool           `group:"callers" env:"SHEAF_INSECURE_NO_AUTH" help:"Serve other machines without authentication. Only behind a proxy that authenticates."`
+	MaxSkew        time.Duration  `group:"callers" env:"SHEAF_MAX_SKEW" default:"0s" placeholder:"DURATION" help:"How far the timestamp of a request may be from this clock, so that recorded requests cannot be sent again; 0s for any (${default})."`
+	ShutdownDelay  *time.Duration `group:"callers" env:"SHEAF_SHUTDOWN_DELAY" placeholder:"DURATION" help:"How long a stopping ingress still answers while /readyz says 503, so that load balancers send requests elsewhere. Default: 0s embedded, 2s with --nats."`
+
+	KeyConfig `embed:"" group:"data"` // --data, --secret-key, --secret-key-file
+	Files     string                  `group:"data" env:"SHEAF_FILES" placeholder:"URL" help:"Where finished files are kept: file://FOLDER or nats://BUCKET. Default: file://<data>/files, with --nats nats://sheaf-files."`
+
+	Roles       []string `group:"cluster" env:"SHEAF_ROLES" default:"ingress,crawler,assembler,notifier" placeholder:"ROLE" help:"What this process does: ${default}."`
+	NATSListen  string   `group:"cluster" name:"nats-listen" env:"SHEAF_NATS_LISTEN" default:"127.0.0.1:4222" placeholder:"HOST:PORT" help:"Where the embedded NATS server takes producers; none for in-process only (${default})."`
+	NATS        []string `group:"cluster" name:"nats" env:"SHEAF_NATS" placeholder:"URL" help:"NATS servers to use. Default: a server of its own inside the process."`
+	NATSCreds   string   `group:"cluster" name:"nats-creds" env:"SHEAF_NATS_CREDS" placeholder:"FILE" help:"Credentials file for --nats."`
+	NATSContext string   `group:"cluster" name:"nats-context" env:"SHEAF_NATS_CONTEXT" placeholder:"NAME" help:"Connect as this context of the nats command line tool does, instead of --nats."`
+	Replicas    int      `group:"cluster" env:"SHEAF_REPLICAS" placeholder:"N" help:"Copies of every stream. Default: 1 embedded, 3 with --nats."`
+
+	AllowCIDR        []string `group:"sources" name:"allow-cidr" env:"SHEAF_ALLOW_CIDR" placeholder:"CIDR" help:"Private address ranges that sources and callbacks may live in, or none. Default: loopback, only while --http and NATS are on loopback, and --public-url too."`
+	ConnsPerHost     int      `group:"sources" env:"SHEAF_CONNS_PER_HOST" default:"32" placeholder:"N" help:"Most requests in flight to one host and port of sources, over all exports; 0 for no limit (${default}: half of the 64 of a process, so that a slow host leaves places to others)."`
+	sourceLimits     `embed:"" group:"sources"`
+	CallbackSchedule []time.Duration `group:"sources" env:"SHEAF_CALLBACK_SCHEDULE" placeholder:"DURATION" help:"Pauses before each further attempt at a callback. Default: 5s,5m,30m,2h,5h,10h,14h,20h,24h."`
+
+	MaxUnfinished  int      `group:"tenants" name:"max-unfinished-per-tenant" env:"SHEAF_MAX_UNFINISHED_PER_TENANT" default:"10000" placeholder:"N" help:"Most exports of one tenant that were accepted and have not ended; more are answered 429. 0 for no limit (${default})."`
+	MaxRunning     int      `group:"tenants" name:"max-running-per-tenant" env:"SHEAF_MAX_RUNNING_PER_TENANT" default:"128" placeholder:"N" help:"Most exports of one tenant that a process crawls at once; others wait. 0 for no limit (${default}: half of those that a process crawls)."`
+	ConnsPerTenant int      `group:"tenants" env:"SHEAF_CONNS_PER_TENANT" default:"0" placeholder:"N" help:"Most requests in flight to sources for one tenant, over all exports; 0 for no limit (${default})."`
+	MaxFilesBytes  byteSize `group:"tenants" name:"max-files-bytes-per-tenant" env:"SHEAF_MAX_FILES_BYTES_PER_TENANT" default:"0" placeholder:"SIZE" help:"Most bytes of finished files of one tenant; above it new exports are answered 429. 0 for no limit (${default}: the disk is the limit)."`
+
+	KeepFiles     time.Duration `group:"kept" env:"SHEAF_KEEP_FILES" default:"7d" placeholder:"DURATION" help:"How long finished files can be downloaded (${default})."`
+	KeepPages     time.Duration `group:"kept" env:"SHEAF_KEEP_PAGES" default:"24h" placeholder:"DURATION" help:"At most how long pages of ended exports are kept for a retry (${default})."`
+	KeepHistory   time.Duration `group:"kept" env:"SHEAF_KEEP_HISTORY" default:"7d" placeholder:"DURATION" help:"How long ended exports are remembered (${default})."`
+	MaxHistory    int           `group:"kept" env:"SHEAF_MAX_HISTORY" default:"100000" placeholder:"N" help:"Most exports of one tenant that are remembered (${default})."`
+	MaxPagesBytes byteSize      `group:"kept" env:"SHEAF_MAX_PAGES_BYTES" default:"4GiB" placeholder:"SIZE" help:"Most bytes of pages that are kept at once (${default})."`
+	MaxLogBytes   byteSize      `group:"kept" env:"SHEAF_MAX_LOG_BYTES" default:"2GiB" placeholder:"SIZE" help:"Most bytes of the event log (${default}: some 500,000 exports). Tenants that share it may each fill an equal part of 60 %, at first more; beyond that they are answered 429."`
+
+	passing bool // the data folder goes with the process, so it is neither encrypted nor synced
 }
 
-// sourceLimits bound what a source may do, and what comes of it. The defaults let
-// every source through that means well, and are far below what would harm: an
-// export that meets one fails and names it.
+// sourceLimits bound what a source may do, and how large an export becomes. The
+// defaults let every well-meant source through, and are far below what would do
+// harm. An export that meets one fails and names it.
 type sourceLimits struct {
 	MaxPageBytes   byteSize      `env:"SHEAF_MAX_PAGE_BYTES" default:"64MiB" placeholder:"SIZE" help:"Most bytes of one answer of a source, decompressed (${default}: 10,000 rows of 6 KiB). A page is in memory as a whole."`
 	MaxRatio       int64         `name:"max-compression-ratio" env:"SHEAF_MAX_COMPRESSION_RATIO" default:"400" placeholder:"N" help:"Most decompressed bytes of an answer for each compressed one, above 8 MiB (${default}: a page of equal rows has 330)."`
 	PageTimeout    time.Duration `env:"SHEAF_PAGE_TIMEOUT" default:"60s" placeholder:"DURATION" help:"Most time for one answer (${default})."`
 	HeaderTimeout  time.Duration `env:"SHEAF_HEADER_TIMEOUT" default:"30s" placeholder:"DURATION" help:"Most time until an answer begins (${default}: slow queries)."`
 	MaxHeaderBytes byteSize      `env:"SHEAF_MAX_HEADER_BYTES" default:"64KiB" placeholder:"SIZE" help:"Most bytes of the headers of an answer (${default}: servers send a few hundred)."`
-	MinThroughput  byteSize      `env:"SHEAF_MIN_THROUGHPUT" default:"1KiB" placeholder:"SIZE" help:"Least bytes a second of an answer that has begun, on the average of 15 s (${default}: slower is no link but a grudge)."`
+	MinThroughput  byteSize      `env:"SHEAF_MIN_THROUGHPUT" default:"1KiB" placeholder:"SIZE" help:"Abort answers slower than this many bytes a second, averaged over 15 s (${default})."`
 	MaxJSONDepth   int           `name:"max-json-depth" env:"SHEAF_MAX_JSON_DEPTH" default:"64" placeholder:"N" help:"How deep arrays and objects of an answer may nest (${default})."`
 	MaxRowBytes    byteSize      `env:"SHEAF_MAX_ROW_BYTES" default:"16MiB" placeholder:"SIZE" help:"Most bytes of one row (${default}: 500 cells of the most that a cell holds)."`
 	MaxColumns     int           `env:"SHEAF_MAX_COLUMNS" default:"16384" placeholder:"N" help:"Most columns (${default}: those of a worksheet)."`

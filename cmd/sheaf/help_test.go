@@ -50,6 +50,33 @@ func TestUsageErrorsPointToTheHelpOfTheirCommand(t *testing.T) {
 	}
 }
 
+// The settings of serve are too many to be one list.
+func TestHelpOfServeIsGrouped(t *testing.T) {
+	t.Parallel()
+	var out output
+	parser, err := newParser(&cli{}, stdio{nil, &out, &out}, func(int) {})
+	require.NoError(t, err)
+	_, err = parser.Parse([]string{"serve", "--help"})
+	require.NoError(t, err)
+	help := out.String()
+	at := 0
+	for _, heading := range []string{
+		"Flags:", "Callers:", "Data and secret key:", "NATS, and more than one process:", "Sources and callbacks:", "Quotas of each tenant:", "What is kept, and how long:",
+	} {
+		next := strings.Index(help, "\n"+heading+"\n")
+		require.Greater(t, next, at, heading)
+		at = next
+	}
+	for _, command := range parser.Model.Children {
+		for _, flag := range command.Flags {
+			if command.Name == "serve" && !flag.Hidden {
+				require.NotNil(t, flag.Group, flag.Name)
+			}
+		}
+	}
+	require.Contains(t, help, "--secret-key-file sheaf-data/key\n")
+}
+
 // With --json stdout holds one JSON document, whatever happens.
 func TestJSONErrors(t *testing.T) {
 	t.Chdir(t.TempDir())
