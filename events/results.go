@@ -70,6 +70,32 @@ func (s *Streams) PublishRejected(ctx context.Context, tenant, key, correlation 
 	return s.publishResult(ctx, subjectCallback+tenant+"."+rejectedName, tenant, key, id, correlation, typeNames[TypeRejected], time.Now(), body)
 }
 
+// duplicateName is the last token of the subject that PublishDuplicate publishes on, and
+// duplicateTypeName the ce-type there.
+const (
+	duplicateName     = "duplicate"
+	duplicateTypeName = "sheaf.submission.duplicate.v1"
+)
+
+// SubmissionDuplicate answers a durable submission that began nothing, because an equal
+// request had begun its export. No event of the export has the submission's own id.
+type SubmissionDuplicate struct {
+	Submission Submission `json:"submission"`
+	Key        string     `json:"hash_key"` // of the export
+	Status     int        `json:"status"`   // of the export when the submission was handled, see State.Status
+}
+
+// PublishDuplicate tells a producer which export its submission is a duplicate of, on a subject
+// of SHEAF_CALLBACKS, sheaf.callback.<tenant>.duplicate. The ce-id is constant over repeats.
+func (s *Streams) PublishDuplicate(ctx context.Context, tenant, correlation string, d *SubmissionDuplicate) error {
+	body, err := json.Marshal(d)
+	if err != nil {
+		return fmt.Errorf("telling of a duplicate submission: %w", err)
+	}
+	id := s.keys.SubmissionKey(tenant, d.Submission)
+	return s.publishResult(ctx, subjectCallback+tenant+"."+duplicateName, tenant, d.Key, id, correlation, duplicateTypeName, time.Now(), body)
+}
+
 func (s *Streams) publishResult(ctx context.Context, subject, tenant, key, id, correlation, ceType string, at time.Time, body []byte) error {
 	s.makeRoomForResults(ctx, int64(len(body)))
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.PublishTimeout)

@@ -208,6 +208,8 @@ Examples:
 func (submitCmd) Help() string {
 	return `Takes the JSON body of the REST API from a file or, with -, from stdin; or the same by flags. Prints the key of the export. The user of --user-id is added to a body that names none.
 
+Equal requests are one export only if their timestamp is equal too. With flags the timestamp is the time of the call, so each call begins an export. A caller of the REST API can send the header Idempotency-Key instead. On NATS, Nats-Msg-Id and ce-id correlate and do not deduplicate: they come back as ce-correlationid in the events of the export, or, of a submission that is a duplicate, in a message on sheaf.callback.TENANT.duplicate.
+
 Examples:
     sheaf submit request.json
     sheaf submit - --wait < request.json

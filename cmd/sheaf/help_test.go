@@ -77,6 +77,13 @@ func TestHelpOfServeIsGrouped(t *testing.T) {
 	require.Contains(t, help, "--secret-key-file sheaf-data/key\n")
 }
 
+func TestHelpOfSubmitSaysWhatIsOneExport(t *testing.T) {
+	t.Parallel()
+	for _, want := range []string{"only if their timestamp is equal too", "Idempotency-Key", "correlate and do not deduplicate"} {
+		require.Contains(t, submitCmd{}.Help(), want)
+	}
+}
+
 // With --json stdout holds one JSON document, whatever happens.
 func TestJSONErrors(t *testing.T) {
 	t.Chdir(t.TempDir())

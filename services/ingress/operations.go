@@ -106,6 +106,8 @@ func panicked(requestID string, p any) error {
 type accepted struct {
 	HashKey  string   `json:"hash_key"`
 	Warnings []string `json:"warnings,omitempty"`
+
+	duplicate *events.SubmissionDuplicate // of a durable submission that another request had begun the export of
 }
 
 func (s *Service) submitHTTP(ctx context.Context, c call) (any, error) {
@@ -152,6 +154,12 @@ func (s *Service) submit(ctx context.Context, sourceType string, c call) (_ any,
 		}
 	}()
 
+	duplicate := func(x *events.Export) error {
+		if c.submission != nil && !began(x.Submission, *c.submission) {
+			answer.duplicate = &events.SubmissionDuplicate{Submission: *c.submission, Key: x.Key, Status: x.State.Status()}
+		}
+		return errDuplicate
+	}
 	decide := s.expireFirst(ctx, sizeOnly, func(x *events.Export) (events.Payload, error) {
 		switch x.State {
 		case events.StateNone:
@@ -161,7 +169,7 @@ func (s *Service) submit(ctx context.Context, sourceType string, c call) (_ any,
 			return &events.ExportRequested{CreatedAt: time.Now().UTC(), Request: sub.request, Submission: c.submission}, nil
 		case events.StateFailed, events.StateCancelled, events.StateExpired:
 			if c.submission != nil && handled(x.Submission, *c.submission) {
-				return nil, errDuplicate
+				return nil, duplicate(x)
 			}
 			if err := s.withinQuota(c.tenant); err != nil {
 				return nil, err
@@ -173,7 +181,7 @@ func (s *Service) submit(ctx context.Context, sourceType string, c call) (_ any,
 			}
 			return again, nil
 		}
-		return nil, errDuplicate
+		return nil, duplicate(x)
 	})
 
 	known := events.Export{Tenant: c.tenant, Key: sub.key}
@@ -304,6 +312,11 @@ func (s *Service) dropPages(ctx context.Context, tenant, key string) {
 // that is delivered again finds itself also after the export ended.
 func handled(by *events.Submission, sub events.Submission) bool {
 	return by != nil && by.StreamCreated.Equal(sub.StreamCreated) && by.Sequence >= sub.Sequence
+}
+
+// began reports whether an export came from sub itself, so that its events have the id of sub.
+func began(by *events.Submission, sub events.Submission) bool {
+	return handled(by, sub) && by.Sequence == sub.Sequence
 }
 
 // requestAgain is the event that begins an ended export anew.

@@ -58,6 +58,9 @@ func (s *Service) takeSubmission(ctx context.Context, created time.Time, d event
 		at:          d.Time,
 	}
 	data, err := s.carryOut(ctx, sourceType, c)
+	if err == nil {
+		err = s.tellDuplicate(ctx, c, data)
+	}
 	l := line{id: c.requestID, tenant: tenant, key: c.key(data)}
 	if err == nil {
 		l.logger().Info("submission accepted", "subject", d.Subject, "sequence", d.Sequence, "status", http.StatusOK, "elapsed", time.Since(begin))
@@ -82,6 +85,16 @@ func (s *Service) takeSubmission(ctx context.Context, created time.Time, d event
 	l.errcode = failure.Errcode
 	logFailure(ctx, l.logger(), failure)
 	return s.reject(ctx, c, begin, failure)
+}
+
+// tellDuplicate tells the producer of a submission that began nothing which export it is a
+// duplicate of. Without an id of its own nobody could tell which submission is meant.
+func (s *Service) tellDuplicate(ctx context.Context, c call, data any) error {
+	a, ok := data.(accepted)
+	if !ok || a.duplicate == nil || c.correlation == "" {
+		return nil
+	}
+	return s.streams.PublishDuplicate(ctx, c.tenant, c.correlation, a.duplicate)
 }
 
 func (s *Service) carryOut(ctx context.Context, sourceType string, c call) (any, error) {

@@ -473,6 +473,67 @@ func TestRedeliveredSubmissionStartsNothing(t *testing.T) {
 	require.Equal(t, `subject: ends in "csv"; want http or raw`, rejected.Failure.Reason)
 }
 
+// A producer learns under the id of its own submission what became of it, also when an equal one,
+// or a request by REST, has begun the export.
+func TestADuplicateSubmissionIsToldUnderItsOwnId(t *testing.T) {
+	t.Parallel()
+	in := start(t, eventstest.Server(t, ""), Config{})
+	js := in.streams.JetStream()
+	created, err := in.streams.SubmitStreamCreated(t.Context())
+	require.NoError(t, err)
+	results, err := in.streams.Conn().SubscribeSync("sheaf.callback.default.>")
+	require.NoError(t, err)
+	submit := func(header ...string) uint64 {
+		t.Helper()
+		m := &nats.Msg{Subject: events.SubmitSubject("default", "http"), Data: []byte(specHTTP), Header: nats.Header{}}
+		for i := 0; i < len(header); i += 2 {
+			m.Header.Set(header[i], header[i+1])
+		}
+		ack, err := js.PublishMsg(t.Context(), m)
+		require.NoError(t, err)
+		emptied(t, in)
+		return ack.Sequence
+	}
+	told := func(id string, sequence uint64, status int) {
+		t.Helper()
+		m, err := results.NextMsg(10 * time.Second)
+		require.NoError(t, err)
+		require.Equal(t, "sheaf.callback.default.duplicate", m.Subject)
+		require.Equal(t, "sheaf.submission.duplicate.v1", m.Header.Get("ce-type"))
+		require.Equal(t, id, m.Header.Get("ce-correlationid"))
+		var d events.SubmissionDuplicate
+		require.NoError(t, json.Unmarshal(m.Data, &d))
+		require.Equal(t, m.Header.Get("ce-subject"), d.Key)
+		require.Equal(t, events.SubmissionDuplicate{Submission: events.Submission{StreamCreated: created, Sequence: sequence}, Key: d.Key, Status: status}, d)
+		require.NotEqual(t, id, in.read(t, "default", d.Key).CorrelationID, "no event of the export has it")
+	}
+
+	submit("ce-id", "first") // its events have its id
+	told("second", submit("ce-id", "second"), events.StatusProcessing)
+	submit() // nobody could tell whose it was
+	key := in.post(t, "/v1/export/http", specHTTP).key(t)
+	in.write(t, key, &events.ExportCrawled{Run: 1, Pages: 1})
+	told("third", submit(nats.MsgIdHdr, "third"), events.StatusProcessing)
+	in.write(t, key, &events.ExportCompleted{Run: 1, ExpiresAt: time.Now().Add(time.Hour)})
+	told("fourth", submit("ce-id", "fourth"), events.StatusSucceeded)
+
+	in.write(t, key, &events.ExportExpired{})
+	submit("ce-id", "fifth") // runs it again
+	require.Equal(t, "fifth", in.read(t, "default", key).CorrelationID)
+	told("sixth", submit("ce-id", "sixth"), events.StatusProcessing)
+
+	// Handled twice, by a process that died in between.
+	again := func(id string, sequence uint64) {
+		t.Helper()
+		require.NoError(t, in.takeSubmission(t.Context(), created, events.Delivery{
+			Subject: events.SubmitSubject("default", "http"), Data: []byte(specHTTP), Sequence: sequence, Header: nats.Header{"ce-id": {id}},
+		}))
+	}
+	again("fifth", in.read(t, "default", key).Submission.Sequence)
+	again("second", 2)
+	told("second", 2, events.StatusProcessing)
+}
+
 // An answer is published with our rights, so it goes to inboxes alone: no caller has
 // us write into a stream, or to the server, by naming that as the reply.
 func TestAnswersGoToInboxesAlone(t *testing.T) {
