@@ -227,15 +227,16 @@ func TestEgressBoundsAnswers(t *testing.T) {
 	for _, c := range []struct {
 		path  string
 		bytes int64
+		time  time.Duration
 		want  error
 		read  int
 	}{
-		{"/whole", 10, nil, 10},
-		{"/whole", 9, ErrTooLarge, 9},
-		{"/silence", 0, errTimeout, 0},
-		{"/stall", 0, errTimeout, 10},
+		{"/whole", 10, time.Minute, nil, 10},
+		{"/whole", 9, time.Minute, ErrTooLarge, 9},
+		{"/silence", 0, 100 * time.Millisecond, errTimeout, 0},
+		{"/stall", 0, time.Second, errTimeout, 10},
 	} {
-		client := New(Config{Allowed: loopback, MaxBytes: c.bytes, MaxTime: 200 * time.Millisecond})
+		client := New(Config{Allowed: loopback, MaxBytes: c.bytes, MaxTime: c.time})
 		defer client.CloseIdleConnections()
 		resp, err := get(t, client, server.URL+c.path)
 		var body []byte
@@ -280,7 +281,7 @@ func TestEgressLeavesDeadConnections(t *testing.T) {
 	defer client.CloseIdleConnections()
 	require.Positive(t, client.transport.HTTP2.SendPingTimeout)
 	require.Positive(t, client.transport.HTTP2.PingTimeout)
-	client.transport.HTTP2.SendPingTimeout, client.transport.HTTP2.PingTimeout = 50*time.Millisecond, 50*time.Millisecond
+	client.transport.HTTP2.SendPingTimeout, client.transport.HTTP2.PingTimeout = 100*time.Millisecond, time.Second
 	roots := x509.NewCertPool()
 	roots.AddCert(server.Certificate())
 	client.transport.TLSClientConfig = &tls.Config{RootCAs: roots}
