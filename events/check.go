@@ -20,9 +20,7 @@ import (
 // second time (measured, nats-server 2.15.2).
 type Mark struct {
 	Created time.Time         `json:"created"`           // of the stream; names it for ever
-	First   uint64            `json:"first"`             // sequence of the oldest message; of the log, the oldest that it should have
 	Last    uint64            `json:"last"`              // sequence of the newest message there ever was
-	Missing int               `json:"missing,omitempty"` // of the log: messages from First on that are known to be lost
 	Subject string            `json:"subject,omitempty"` // of the message at Last; "" when it was gone already
 	SHA256  string            `json:"sha256,omitempty"`  // of that message's headers and data
 	Floors  map[string]uint64 `json:"floors,omitempty"`  // of each durable consumer: up to where all is acknowledged
@@ -55,19 +53,7 @@ func (s *Streams) Marks(ctx context.Context, before Marks) (Marks, error) {
 			return nil, fmt.Errorf("%w: state of %s: %w", ErrUnavailable, sc.Name, err)
 		}
 		old := before[sc.Name]
-		m := Mark{Created: info.Created, First: info.State.FirstSeq, Last: info.State.LastSeq}
-		if sc.Name == StreamEvents {
-			m.Missing = info.State.NumDeleted
-			if old.Created.Equal(m.Created) {
-				log, err := s.LogState(ctx)
-				if err != nil {
-					return nil, err
-				}
-				// The log begins where it was trimmed to; what lies between is gone.
-				m.First = max(old.First, log.Trimmed, 1)
-				m.Missing = max(m.Missing+int(max(log.First, m.First)-m.First), old.Missing)
-			}
-		}
+		m := Mark{Created: info.Created, Last: info.State.LastSeq}
 		if old.Last == m.Last && old.Created.Equal(m.Created) {
 			m.Subject, m.SHA256 = old.Subject, old.SHA256
 		} else if m.Last > 0 {
@@ -114,18 +100,14 @@ func messageAt(ctx context.Context, st jetstream.Stream, seq uint64) (subject, s
 }
 
 // Check holds the streams against marks and returns what contradicts them. A
-// stream without a mark is only held against itself: the log must have no
-// gaps, and no consumer may be beyond its stream's end. It changes nothing.
+// stream without a mark is only held against itself: no consumer may be beyond
+// its stream's end. Gaps are normal: keys are purged. It changes nothing.
 //
 // It is called after Provision and before this process writes anything: later a
 // stream that ended too early has reached its mark again. Other processes of a
 // cluster may write meanwhile.
 func (s *Streams) Check(ctx context.Context, marks Marks) ([]Damage, error) {
 	now, err := s.Marks(ctx, nil)
-	if err != nil {
-		return nil, err
-	}
-	log, err := s.LogState(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -145,7 +127,6 @@ func (s *Streams) Check(ctx context.Context, marks Marks) ([]Damage, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%w: state of %s: %w", ErrUnavailable, sc.Name, err)
 		}
-		isLog := sc.Name == StreamEvents
 		if is.Last < was.Last {
 			report("the stream ends at sequence %d although %d was acknowledged", is.Last, was.Last)
 		} else if was.Subject != "" {
@@ -153,20 +134,8 @@ func (s *Streams) Check(ctx context.Context, marks Marks) ([]Damage, error) {
 			if err != nil {
 				return nil, err
 			}
-			switch {
-			case subject == "" && isLog && was.Last >= is.First:
-				report("the message at sequence %d is gone", was.Last)
-			case subject != "" && (subject != was.Subject || sum != was.SHA256):
+			if subject != "" && (subject != was.Subject || sum != was.SHA256) {
 				report("the message at sequence %d is not the one that was acknowledged", was.Last)
-			}
-		}
-		if isLog {
-			// Nothing is ever deleted inside the log.
-			if is.Missing > was.Missing {
-				report("%d messages between sequences %d and %d are gone", is.Missing-was.Missing, is.First, is.Last)
-			}
-			if began := max(was.First, log.Trimmed, 1); log.First > began && is.Last >= was.Last {
-				report("the log begins at sequence %d; it was trimmed to %d", log.First, began)
 			}
 		}
 		for name, floor := range is.Floors {
@@ -197,55 +166,56 @@ func (s *Streams) Check(ctx context.Context, marks Marks) ([]Damage, error) {
 	return found, nil
 }
 
-// Unreadable reads the log from end to end and returns how many of its messages
-// are not there, cannot be read, or are no events. It finds what no state tells:
+// Readable reads the log from end to end and returns the sequences of its events, in
+// order, without those that cannot be read. It finds what no state tells:
 // a server that was stopped in order trusts its index, so a message whose
 // checksum is wrong shows only when it is read; and its checksum leaves out the
 // length of a message's headers.
-func (s *Streams) Unreadable(ctx context.Context) (int, error) {
+func (s *Streams) Readable(ctx context.Context) ([]uint64, error) {
 	log, err := s.LogState(ctx)
 	if err != nil || log.First > log.Last {
-		return 0, err
+		return nil, err
 	}
 	first, last := log.First, log.Last
-	total := int(last - first + 1)
 	// Reading ends at the last message that can be read: nothing would come
 	// after it.
 	for ; last >= first; last-- {
 		if _, err := s.events.GetMsg(ctx, last); err == nil {
 			break
 		} else if !errors.Is(err, jetstream.ErrMsgNotFound) {
-			return 0, fmt.Errorf("%w: reading sequence %d: %w", ErrUnavailable, last, err)
+			return nil, fmt.Errorf("%w: reading sequence %d: %w", ErrUnavailable, last, err)
 		}
 	}
 	if last < first {
-		return total, nil
+		return nil, nil
 	}
 	cons, err := s.js.OrderedConsumer(ctx, StreamEvents, jetstream.OrderedConsumerConfig{
 		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: first,
 	})
 	if err != nil {
-		return 0, fmt.Errorf("%w: reading the log: %w", ErrUnavailable, err)
+		return nil, fmt.Errorf("%w: reading the log: %w", ErrUnavailable, err)
 	}
 	iter, err := cons.Messages(jetstream.PullMaxMessages(4 * followBatch))
 	if err != nil {
-		return 0, fmt.Errorf("%w: reading the log: %w", ErrUnavailable, err)
+		return nil, fmt.Errorf("%w: reading the log: %w", ErrUnavailable, err)
 	}
 	defer iter.Stop()
-	for whole := 0; ; {
+	var whole []uint64
+	for {
 		m, err := iter.Next(jetstream.NextContext(ctx))
 		if err != nil {
-			return 0, fmt.Errorf("%w: reading the log: %w", ErrUnavailable, err)
+			return nil, fmt.Errorf("%w: reading the log: %w", ErrUnavailable, err)
 		}
 		meta, err := m.Metadata()
 		if err != nil {
-			return 0, fmt.Errorf("reading the log: %w", err)
+			return nil, fmt.Errorf("reading the log: %w", err)
 		}
+		is := meta.Sequence.Stream
 		if m.Headers().Get(headerID) != "" && json.Valid(m.Data()) {
-			whole++
+			whole = append(whole, is)
 		}
-		if meta.Sequence.Stream >= last {
-			return total - whole, nil
+		if is >= last {
+			return whole, nil
 		}
 	}
 }
@@ -279,8 +249,6 @@ func (m Marks) Contradicts(before Marks) error {
 			return fmt.Errorf("stream %s was made anew", name)
 		case is.Last < old.Last:
 			return fmt.Errorf("stream %s ends at sequence %d although %d was acknowledged", name, is.Last, old.Last)
-		case is.Missing > old.Missing:
-			return fmt.Errorf("stream %s has lost %d messages", name, is.Missing-old.Missing)
 		}
 	}
 	return nil

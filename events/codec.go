@@ -10,7 +10,6 @@ import (
 	"reflect"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -28,7 +27,6 @@ const (
 	headerTime          = "ce-time"
 	headerContentType   = "ce-datacontenttype"
 	headerCorrelationID = "ce-correlationid"
-	headerRequested     = "ce-requested"
 )
 
 // typeNames are the ce-type of each event. The version is part of the name: a
@@ -41,7 +39,6 @@ var typeNames = map[Type]string{
 	TypeCancelled:         "sheaf.export.cancelled.v1",
 	TypeExpired:           "sheaf.export.expired.v1",
 	TypeRejected:          "sheaf.submission.rejected.v1",
-	TypeCarried:           "sheaf.export.carried.v1",
 	TypeCallbackAttempted: "sheaf.callback.attempted.v1",
 	TypeCallbackDelivered: "sheaf.callback.delivered.v1",
 	TypeCallbackFailed:    "sheaf.callback.failed.v1",
@@ -101,14 +98,19 @@ func shape(t reflect.Type) string {
 	return "{" + b.String() + "}"
 }
 
-// Encode returns the message that carries ev.
+// Encode returns the message that carries ev and the export after it.
 func Encode(ev Event) (*nats.Msg, error) {
 	t := ev.Type()
 	name, ok := typeNames[t]
 	if !ok {
 		return nil, fmt.Errorf("%w: %q", ErrUnknownEvent, t)
 	}
-	data, err := json.Marshal(ev.Payload)
+	if ev.Export == nil {
+		return nil, fmt.Errorf("encoding %s: no export", t)
+	}
+	x := *ev.Export
+	x.stamp(t, 0, "")
+	data, err := encodeBody(ev.Payload, &x)
 	if err != nil {
 		return nil, fmt.Errorf("encoding %s: %w", t, err)
 	}
@@ -124,14 +126,11 @@ func Encode(ev Event) (*nats.Msg, error) {
 	if ev.CorrelationID != "" {
 		h[headerCorrelationID] = []string{ev.CorrelationID}
 	}
-	if ev.Requested != 0 {
-		h[headerRequested] = []string{strconv.FormatUint(ev.Requested, 10)}
-	}
 	return &nats.Msg{Subject: EventSubject(ev.Tenant, t, ev.Key), Header: h, Data: data}, nil
 }
 
-// Decode reads an event. Unknown fields of a payload are ignored: adding one
-// is not a new version.
+// Decode reads an event. Unknown fields are ignored: adding one is not a new version.
+// With an error the event has no Payload, and its Export only if that could be read.
 func Decode(subject string, h nats.Header, data []byte, sequence uint64) (Event, error) {
 	tokens, err := splitSubject(subject, subjectEvent, 3)
 	if err != nil {
@@ -148,6 +147,7 @@ func Decode(subject string, h nats.Header, data []byte, sequence uint64) (Event,
 		CorrelationID: h.Get(headerCorrelationID),
 		Sequence:      sequence,
 	}
+	ev.Export = decodeExport(ev, t, data)
 	p := newPayload(t)
 	if p == nil || h.Get(headerType) != typeNames[t] {
 		return ev, unknown(subject, h.Get(headerType))
@@ -155,14 +155,56 @@ func Decode(subject string, h nats.Header, data []byte, sequence uint64) (Event,
 	if ev.Time, err = time.Parse(time.RFC3339Nano, h.Get(headerTime)); err != nil {
 		return ev, fmt.Errorf("event %s at sequence %d: ce-time: %w", t, sequence, err)
 	}
-	if s := h.Get(headerRequested); s != "" {
-		if ev.Requested, err = strconv.ParseUint(s, 10, 64); err != nil {
-			return ev, fmt.Errorf("event %s at sequence %d: ce-requested: %w", t, sequence, err)
-		}
-	}
 	if err := json.Unmarshal(data, p); err != nil {
 		return ev, fmt.Errorf("event %s at sequence %d: %w", t, sequence, err)
 	}
+	if ev.Export == nil {
+		return ev, fmt.Errorf("event %s at sequence %d: %w", t, sequence, errNoExport)
+	}
+	if r, ok := p.(*ExportRequested); ok {
+		x := ev.Export
+		r.CreatedAt, r.Request, r.Submission, r.ContinuesRun = x.CreatedAt, x.Request, x.Submission, x.ContinuesRun
+		if x.ID != sequence {
+			r.ExportID = x.ID
+		}
+	}
 	ev.Payload = p
 	return ev, nil
+}
+
+var errNoExport = errors.New("it holds no export of its key")
+
+// body is what every event holds beside what happened.
+type body struct {
+	Export *Export `json:"export"`
+}
+
+// encodeBody writes the fields of a payload and the export into one object.
+func encodeBody(p Payload, x *Export) ([]byte, error) {
+	data, err := json.Marshal(p)
+	if err != nil {
+		return nil, err
+	}
+	more, err := json.Marshal(body{x})
+	if err != nil {
+		return nil, err
+	}
+	if len(data) > len("{}") {
+		more[0] = ','
+	} else {
+		data = data[:0]
+		more[0] = '{'
+	}
+	return append(data[:max(len(data)-1, 0)], more...), nil
+}
+
+// decodeExport returns the export that an event holds, if it is one of the event's key.
+// So what a newer version wrote can be read, whatever happened.
+func decodeExport(ev Event, t Type, data []byte) *Export {
+	var b body
+	if json.Unmarshal(data, &b) != nil || b.Export == nil || b.Export.Tenant != ev.Tenant || b.Export.Key != ev.Key || b.Export.State == StateNone {
+		return nil
+	}
+	b.Export.stamp(t, ev.Sequence, ev.ID)
+	return b.Export
 }

@@ -20,7 +20,6 @@ const (
 	TypeCancelled         Type = "cancelled"
 	TypeExpired           Type = "expired"
 	TypeRejected          Type = "rejected"
-	TypeCarried           Type = "carried"
 	TypeCallbackAttempted Type = "callback_attempted"
 	TypeCallbackDelivered Type = "callback_delivered"
 	TypeCallbackFailed    Type = "callback_failed"
@@ -34,10 +33,9 @@ type Event struct {
 	Key           string    // from the subject, and ce-subject
 	Time          time.Time // ce-time, UTC
 	CorrelationID string    // ce-correlationid: the submission's own id, "" when it had none
-	Requested     uint64    // ce-requested: sequence of the requested event that this one follows; 0 in requested itself
 	Sequence      uint64    // sequence in the stream; 0 until published
-	Size          int64     // bytes that it takes in the log, about; known to Follow alone
-	Payload       Payload
+	Payload       Payload   // what happened
+	Export        *Export   // the export after it; nil if the message holds none that is of this key
 }
 
 // Payload is the typed body of an event: one of the structs below.
@@ -118,17 +116,17 @@ type Submission struct {
 }
 
 // ExportRequested begins an export, or begins it again after it failed, was
-// cancelled or expired. Each one repeats everything, so that a rebuild from
-// the newest one alone yields the same export.
+// cancelled or expired. On the wire it has no fields of its own: all that it says
+// stands in the export.
 type ExportRequested struct {
-	ExportID   uint64      `json:"id,omitempty"` // sequence of the key's first requested event; absent in that one itself
-	CreatedAt  time.Time   `json:"created_at"`   // of the first one
-	Request    Request     `json:"request"`
-	Submission *Submission `json:"submission,omitempty"`
+	ExportID   uint64      `json:"-"` // sequence of the key's first requested event; 0 in that one itself
+	CreatedAt  time.Time   `json:"-"` // of the first one
+	Request    Request     `json:"-"`
+	Submission *Submission `json:"-"`
 	// ContinuesRun is the oldest run whose pages may be used again. The newest
 	// one from there on that has a page is, if page 1 is unchanged; what is
 	// older was superseded. 0: none.
-	ContinuesRun uint64 `json:"continues_run,omitempty"`
+	ContinuesRun uint64 `json:"-"`
 }
 
 // ExportCrawled says that every page of a run is in SHEAF_PAGES.
@@ -224,13 +222,6 @@ type SubmissionRejected struct {
 	Reason     string     `json:"reason"`
 }
 
-// ExportCarried repeats at the end of the log what an export that ended had come
-// to, so that the events that said so can be trimmed. Nothing happens by it: all
-// but CarriedSeq, and the newest event, stays as it was.
-type ExportCarried struct {
-	Export Export `json:"export"` // the fold of the events before this one
-}
-
 // CallbackAttempted is one failed try of a callback that will be tried again.
 type CallbackAttempted struct {
 	Terminal uint64    `json:"terminal_sequence"` // of the event that is being told
@@ -266,7 +257,6 @@ func (*ExportFailed) EventType() Type       { return TypeFailed }
 func (*ExportCancelled) EventType() Type    { return TypeCancelled }
 func (*ExportExpired) EventType() Type      { return TypeExpired }
 func (*SubmissionRejected) EventType() Type { return TypeRejected }
-func (*ExportCarried) EventType() Type      { return TypeCarried }
 func (*CallbackAttempted) EventType() Type  { return TypeCallbackAttempted }
 func (*CallbackDelivered) EventType() Type  { return TypeCallbackDelivered }
 func (*CallbackFailed) EventType() Type     { return TypeCallbackFailed }
@@ -288,8 +278,6 @@ func newPayload(t Type) Payload {
 		return &ExportExpired{}
 	case TypeRejected:
 		return &SubmissionRejected{}
-	case TypeCarried:
-		return &ExportCarried{}
 	case TypeCallbackAttempted:
 		return &CallbackAttempted{}
 	case TypeCallbackDelivered:

@@ -1,10 +1,10 @@
 package events
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 )
 
@@ -78,14 +78,15 @@ type CallbackState struct {
 	NextAt     time.Time `json:"next_at,omitzero"`
 }
 
-// Export is all that is known of one export: the fold of its events. It is
-// what the projection stores and what the fence decides by.
+// Export is all that is known of one export. Every event holds the export after it,
+// so the newest event of a key tells everything. It is what the projection stores and
+// what the fence decides by.
 //
 // The zero value with Tenant and Key set is an export that does not exist yet.
 type Export struct {
 	Tenant        string    `json:"tenant"`
 	Key           string    `json:"hash_key"`
-	ID            uint64    `json:"id"`
+	ID            uint64    `json:"id,omitempty"` // sequence of the key's first event
 	CreatedAt     time.Time `json:"created_at"`
 	CorrelationID string    `json:"correlation_id,omitempty"`
 	State         State     `json:"state"`
@@ -94,14 +95,16 @@ type Export struct {
 	Submission   *Submission `json:"submission,omitempty"`
 	ContinuesRun uint64      `json:"continues_run,omitempty"` // see ExportRequested
 
-	RequestedSeq uint64    `json:"requested_sequence"` // of the newest requested event
-	RequestedAt  time.Time `json:"requested_at"`
-	CrawledSeq   uint64    `json:"crawled_sequence,omitempty"` // of its crawled event, 0 while there is none
-	LastSeq      uint64    `json:"last_sequence"`              // of the newest event of any type
-	LastID       string    `json:"last_event_id"`              // ce-id of that event
-	TerminalSeq  uint64    `json:"terminal_sequence,omitempty"`
-	CarriedSeq   uint64    `json:"carried_sequence,omitempty"` // of the newest carried event since the requested one, 0 without
-	FinishedAt   time.Time `json:"finished_at,omitzero"`
+	// Sequences of events. In a message those that name the message itself are absent,
+	// for they are not known before it is written; Decode fills them in.
+	RequestedSeq uint64 `json:"requested_sequence,omitempty"` // of the newest requested event
+	CrawledSeq   uint64 `json:"crawled_sequence,omitempty"`   // of its crawled event, 0 while there is none
+	TerminalSeq  uint64 `json:"terminal_sequence,omitempty"`  // of the event that ended it
+	LastSeq      uint64 `json:"last_sequence,omitempty"`      // of the newest event of any type
+	LastID       string `json:"last_event_id,omitempty"`      // ce-id of that event
+
+	RequestedAt time.Time `json:"requested_at,omitzero"`
+	FinishedAt  time.Time `json:"finished_at,omitzero"`
 
 	Run       uint64       `json:"run,omitempty"` // the run that was crawled or failed
 	Pages     int          `json:"pages,omitempty"`
@@ -114,7 +117,74 @@ type Export struct {
 
 	ExpiredReason string `json:"expired_reason,omitempty"` // why the file expired before its time, see ExportExpired
 
-	Callback CallbackState `json:"callback"`
+	Callback CallbackState `json:"callback,omitzero"`
+
+	Timeline []Moment `json:"timeline,omitempty"` // of all rounds, oldest first; see Moment
+}
+
+// Moment is one event of an export in its timeline, which outlives the older events
+// themselves. There are at most mostMoments of them; what came between the first few
+// and the newest ones is one moment with a count.
+type Moment struct {
+	Type    Type      `json:"type,omitempty"` // "" for the one that sums up others
+	Time    time.Time `json:"time"`
+	EventID string    `json:"event_id,omitempty"` // ce-id
+	Run     uint64    `json:"run,omitempty"`      // of crawled, completed and failed
+	Attempt int       `json:"attempt,omitempty"`  // of a callback, from 1
+	Outcome string    `json:"outcome,omitempty"`  // an error code, a reason or an HTTP status
+	Events  int       `json:"events,omitempty"`   // how many events it sums up
+}
+
+const (
+	mostMoments  = 32
+	firstMoments = 8 // that stay as they are
+)
+
+// moment returns an event as it stands in a timeline.
+func moment(ev Event) Moment {
+	m := Moment{Type: ev.Type(), Time: ev.Time, EventID: ev.ID}
+	switch p := ev.Payload.(type) {
+	case *ExportCrawled:
+		m.Run = p.Run
+	case *ExportCompleted:
+		m.Run = p.Run
+	case *ExportFailed:
+		m.Run, m.Outcome = p.Run, p.Code
+	case *ExportCancelled:
+		m.Outcome = p.Reason
+	case *ExportExpired:
+		m.Outcome = p.Reason
+	case *SubmissionRejected:
+		m.Outcome = p.Reason
+	case *CallbackAttempted:
+		m.Attempt, m.Outcome = p.Attempt, p.Reason
+	case *CallbackDelivered:
+		m.Attempt = p.Attempt
+	case *CallbackFailed:
+		m.Attempt, m.Outcome = p.Attempt, p.Reason
+	}
+	return m
+}
+
+// withMoment returns a timeline with an event more. The one that it was given stays
+// as it is: other copies of the export share it.
+func withMoment(timeline []Moment, m Moment) []Moment {
+	if len(timeline) < mostMoments {
+		return append(slices.Clip(timeline), m)
+	}
+	next := slices.Clone(timeline[:firstMoments])
+	summed := timeline[firstMoments]
+	if summed.Type != "" {
+		summed = Moment{Time: summed.Time, Events: 1}
+	}
+	summed.Time = timeline[firstMoments+1].Time
+	summed.Events++
+	return append(append(append(next, summed), timeline[firstMoments+2:]...), m)
+}
+
+// has reports whether the timeline names an event.
+func (x *Export) has(id string) bool {
+	return slices.ContainsFunc(x.Timeline, func(m Moment) bool { return m.EventID == id })
 }
 
 // ErrNotAllowed is returned for an event that the export's state does not
@@ -138,8 +208,6 @@ func (x *Export) Allows(t Type) error {
 		ok = x.State == StateCompleted
 	case TypeRejected:
 		ok = x.State == StateNone
-	case TypeCarried:
-		ok = x.State.Terminal()
 	case TypeCallbackAttempted, TypeCallbackDelivered, TypeCallbackFailed:
 		ok = x.State.Terminal() && x.State != StateRejected && x.Callback.State == CallbackPending
 	}
@@ -153,22 +221,12 @@ func (x *Export) Allows(t Type) error {
 	return fmt.Errorf("%w: %s after %s", ErrNotAllowed, t, state)
 }
 
-// Apply folds one event into the export. An event that is not newer than the
-// last one applied is ignored, so applying twice is harmless. An event that
-// the state does not admit is returned as an error and changes only LastSeq:
-// the log may hold one written by an older or a foreign hand. Only a requested
-// and a carried event are applied in any state: they repeat all that lasts, so
-// whoever starts to read at the newest of them comes to the same export as
-// whoever read all.
+// Apply makes the export what it is after an event that follows it. One that its state
+// does not admit is refused with ErrNotAllowed and changes nothing.
 func (x *Export) Apply(ev Event) error {
-	if ev.Sequence <= x.LastSeq {
-		return nil
-	}
-	x.LastSeq, x.LastID = ev.Sequence, ev.ID
 	t := ev.Type()
-	// A log that was trimmed can begin in the middle of nothing.
-	if err := x.Allows(t); !ev.repeatsAll() && (err != nil || t == TypeCarried) {
-		return fmt.Errorf("key %s sequence %d: %w", ev.Key, ev.Sequence, cmp.Or(err, ErrNotAllowed))
+	if err := x.Allows(t); err != nil {
+		return err
 	}
 	switch p := ev.Payload.(type) {
 	case *ExportRequested:
@@ -176,14 +234,10 @@ func (x *Export) Apply(ev Event) error {
 			Tenant: ev.Tenant, Key: ev.Key,
 			ID: p.ExportID, CreatedAt: p.CreatedAt, CorrelationID: ev.CorrelationID,
 			State: StateRequested, Request: p.Request, Submission: p.Submission, ContinuesRun: p.ContinuesRun,
-			RequestedSeq: ev.Sequence, RequestedAt: ev.Time,
-			LastSeq: ev.Sequence, LastID: ev.ID,
-		}
-		if x.ID == 0 {
-			x.ID = ev.Sequence
+			RequestedAt: ev.Time, Timeline: x.Timeline,
 		}
 	case *ExportCrawled:
-		x.State, x.CrawledSeq, x.Run, x.Pages, x.Manifest, x.Warnings = StateCrawled, ev.Sequence, p.Run, p.Pages, p.Manifest, p.Warnings
+		x.State, x.Run, x.Pages, x.Manifest, x.Warnings = StateCrawled, p.Run, p.Pages, p.Manifest, p.Warnings
 	case *ExportCompleted:
 		x.finish(StateCompleted, ev)
 		x.Run, x.Pages, x.Manifest, x.Rows, x.Files, x.Warnings, x.ExpiresAt = p.Run, p.Pages, p.Manifest, p.Rows, p.Files, p.Warnings, p.ExpiresAt
@@ -200,13 +254,10 @@ func (x *Export) Apply(ev Event) error {
 		x.State = StateExpired
 		x.ExpiresAt, x.ExpiredReason = ev.Time, p.Reason
 	case *SubmissionRejected:
-		x.Tenant, x.Key, x.ID, x.CorrelationID = ev.Tenant, ev.Key, ev.Sequence, ev.CorrelationID
-		x.State, x.CreatedAt, x.FinishedAt, x.TerminalSeq = StateRejected, ev.Time, ev.Time, ev.Sequence
+		x.Tenant, x.Key, x.CorrelationID = ev.Tenant, ev.Key, ev.CorrelationID
+		x.State, x.CreatedAt, x.FinishedAt = StateRejected, ev.Time, ev.Time
 		x.Submission = &p.Submission
 		x.Failure = ExportFailed{Code: CodeRejected, Reason: p.Reason}
-	case *ExportCarried:
-		*x = p.Export
-		x.LastSeq, x.LastID, x.CarriedSeq = ev.Sequence, ev.ID, ev.Sequence
 	case *CallbackAttempted:
 		x.Callback.Attempts, x.Callback.LastStatus, x.Callback.LastReason, x.Callback.NextAt = p.Attempt, p.Status, p.Reason, p.NextAt
 	case *CallbackDelivered:
@@ -214,25 +265,37 @@ func (x *Export) Apply(ev Event) error {
 	case *CallbackFailed:
 		x.Callback = CallbackState{State: CallbackExhausted, Attempts: p.Attempt, LastStatus: p.Status, LastReason: p.Reason}
 	}
+	x.Timeline = withMoment(x.Timeline, moment(ev))
+	x.stamp(t, ev.Sequence, ev.ID)
 	return nil
 }
 
-// repeatsAll reports whether an event tells all that lasts of its export, whatever
-// came before it: a request does, and an event that carries the export on, if a
-// foreign hand did not make one of another export, or of one that had not ended.
-func (e Event) repeatsAll() bool {
-	switch p := e.Payload.(type) {
-	case *ExportRequested:
-		return true
-	case *ExportCarried:
-		x := &p.Export
-		return x.State.Terminal() && x.Tenant == e.Tenant && x.Key == e.Key && x.LastSeq < e.Sequence
+// stamp sets what names the newest event, which is of type t.
+func (x *Export) stamp(t Type, sequence uint64, id string) {
+	x.LastSeq, x.LastID = sequence, id
+	switch t {
+	case TypeRequested:
+		if x.ID == 0 || x.ID == x.RequestedSeq { // it is the key's first one
+			x.ID = sequence
+		}
+		x.RequestedSeq = sequence
+	case TypeCrawled:
+		x.CrawledSeq = sequence
+	case TypeCompleted, TypeFailed, TypeCancelled:
+		x.TerminalSeq = sequence
+	case TypeRejected:
+		x.ID, x.TerminalSeq = sequence, sequence
 	}
-	return false
+}
+
+// Settled reports whether nothing is left to do: the export has ended, and its callback
+// was told or given up.
+func (x *Export) Settled() bool {
+	return x.State.Terminal() && x.Callback.State != CallbackPending
 }
 
 func (x *Export) finish(s State, ev Event) {
-	x.State, x.TerminalSeq, x.FinishedAt = s, ev.Sequence, ev.Time
+	x.State, x.FinishedAt = s, ev.Time
 	if x.Request.Callback != "" {
 		x.Callback = CallbackState{State: CallbackPending}
 	}

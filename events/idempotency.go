@@ -34,7 +34,6 @@ var ErrTooManyKeys = errors.New("as many Idempotency-Keys of the tenant are reme
 type IdempotencyClaim struct {
 	Key    string `json:"hash_key"`        // of the export that its request asks for
 	Before uint64 `json:"round,omitempty"` // sequence of the round that the export was in when the key came, 0 for none: the key's own is a later one
-	Log    uint64 `json:"log,omitempty"`   // a sequence that the log had reached then: whatever the key begins comes after it
 }
 
 func (s *Streams) idempotencySubject(tenant, key string) string {

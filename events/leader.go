@@ -82,7 +82,8 @@ func (s *Streams) ReadSince(ctx context.Context, ev Event) (Export, error) {
 
 // notBehind returns ErrUnavailable if x, as the log's leader told it, is older
 // than an event of it that was seen: the leader was overtaken by another and does
-// not know yet. A key whose events were trimmed is older for good.
+// not know yet. A key that was purged since is older for good: then the leader knows the
+// log beyond that event, and says the same of the key again.
 func (s *Streams) notBehind(ctx context.Context, x *Export, seen uint64) error {
 	if x.LastSeq >= seen {
 		return nil
@@ -91,8 +92,15 @@ func (s *Streams) notBehind(ctx context.Context, x *Export, seen uint64) error {
 	if err != nil {
 		return fmt.Errorf("%w: state of %s: %w", ErrUnavailable, StreamEvents, err)
 	}
-	if info.State.FirstSeq > seen {
-		return nil
+	if info.State.LastSeq >= seen {
+		again, err := s.Read(ctx, x.Tenant, x.Key)
+		if err != nil {
+			return err
+		}
+		if again.LastSeq >= seen || again.LastSeq == x.LastSeq {
+			*x = again
+			return nil
+		}
 	}
 	return fmt.Errorf("%w: the log's leader does not know the event at sequence %d yet", ErrUnavailable, seen)
 }

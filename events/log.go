@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -37,8 +36,8 @@ type Decide func(x *Export) (Payload, error)
 // a decide that speaks for one round compares RequestedSeq.
 //
 // Append returns the export with the event applied, and with what others
-// added since. An acknowledgement that is lost is looked for by the event's
-// id, so the event is written once. After an error the event may still be
+// added since. An acknowledgement that is lost is looked for in the export's
+// timeline, so the event is written once. After an error the event may still be
 // written only if the error is ErrUnavailable. A request that is almost as large as
 // the server takes is refused with nats.ErrMaxPayload.
 func (s *Streams) Append(ctx context.Context, known Export, correlation string, decide Decide) (Export, error) {
@@ -53,84 +52,59 @@ func (s *Streams) Append(ctx context.Context, known Export, correlation string, 
 		if err != nil {
 			return x, err
 		}
-		if err := x.Allows(payload.EventType()); err != nil {
-			if fromLeader {
-				return x, err
-			}
-			seen := x.LastSeq
-			if x, err = s.Read(ctx, x.Tenant, x.Key); err != nil {
-				return x, err
-			}
-			if err := s.notBehind(ctx, &x, seen); err != nil {
-				return x, err
-			}
-			continue
-		}
 		ev.Payload = payload
-		ev.Requested = 0
-		if payload.EventType() != TypeRequested {
-			ev.Requested = x.RequestedSeq
-		}
-		if ev.CorrelationID == "" {
+		if correlation == "" {
 			ev.CorrelationID = x.CorrelationID
 		}
-		msg, err := Encode(ev)
-		if err != nil {
+		after := x
+		err = after.Apply(ev)
+		if err != nil && fromLeader {
 			return x, err
 		}
-		if most := s.nc.MaxPayload(); payload.EventType() == TypeRequested && int64(msg.Size()) > most-min(most/8, carriedMore) {
-			return x, fmt.Errorf("publishing: %w", nats.ErrMaxPayload) // it could not be carried on
-		}
-
-		ev.Sequence, err = s.publishFenced(ctx, msg, x.LastSeq, keyFilter(x.Tenant, x.Key))
 		if err == nil {
-			return x, x.Apply(ev)
-		}
-		if !errors.Is(err, errWrongLastSequence) {
-			if !errors.Is(err, ErrUnavailable) {
-				return x, err
+			ev.Export = &after
+			sequence, err := s.publishExport(ctx, ev, x.LastSeq)
+			if err == nil {
+				after.stamp(ev.Type(), sequence, ev.ID)
+				return after, nil
 			}
-			if unconfirmed++; unconfirmed >= s.cfg.PublishAttempts || ctx.Err() != nil {
+			if errors.Is(err, ErrUnavailable) {
+				if unconfirmed++; unconfirmed >= s.cfg.PublishAttempts || ctx.Err() != nil {
+					return x, err
+				}
+			} else if !errors.Is(err, errWrongLastSequence) {
 				return x, err
 			}
 		}
 
-		// Somebody wrote, or the answer was lost. The leader knows which. The
-		// event can lie before a newer round: with its answer lost, others
-		// had time to go on.
-		since := uint64(0)
-		if unconfirmed > 0 {
-			since = x.LastSeq + 1
-		}
-		history, err := s.history(ctx, x.Tenant, x.Key, since)
+		// Somebody wrote, or the answer was lost. The leader knows which.
+		now, err := s.Read(ctx, x.Tenant, x.Key)
 		if err != nil {
 			return x, err
 		}
-		now := fold(x.Tenant, x.Key, history)
 		if err := s.notBehind(ctx, &now, x.LastSeq); err != nil {
 			return x, err
 		}
-		x = now
-		for _, h := range history {
-			if h.ID == ev.ID {
-				return x, nil
-			}
+		if x = now; unconfirmed > 0 && x.has(ev.ID) {
+			return x, nil
 		}
 	}
 }
 
-// carriedMore is how many bytes larger than its request an export may be when it is
-// carried on: its files, its warnings, why it failed.
-const carriedMore = 64 << 10
+// growth is how many bytes larger than its request an export may become: its files, its
+// warnings, why it failed, its timeline. Each of its events holds the request.
+const growth = 64 << 10
 
-// HasUnknown reports whether the log holds an event of a key that this version cannot
-// read: perhaps a newer one knows an export here.
-func (s *Streams) HasUnknown(ctx context.Context, tenant, key string) (bool, error) {
-	if err := checkName(tenant, key); err != nil {
-		return false, err
+// publishExport publishes an event under the condition that the key's last sequence is last.
+func (s *Streams) publishExport(ctx context.Context, ev Event, last uint64) (uint64, error) {
+	msg, err := Encode(ev)
+	if err != nil {
+		return 0, err
 	}
-	history, err := s.history(ctx, tenant, key, 1)
-	return slices.ContainsFunc(history, func(ev Event) bool { return ev.Payload == nil }), err
+	if most := s.nc.MaxPayload(); ev.Type() == TypeRequested && int64(msg.Size()) > most-min(most/8, growth) {
+		return 0, fmt.Errorf("publishing: %w", nats.ErrMaxPayload)
+	}
+	return s.publishFenced(ctx, msg, last, keyFilter(ev.Tenant, ev.Key))
 }
 
 var errWrongLastSequence = errors.New("wrong last sequence")
@@ -174,50 +148,24 @@ func publishError(err error) error {
 	return fmt.Errorf("%w: %w", ErrUnavailable, err)
 }
 
-// Read returns an export as the stream's leader knows it now. One that does
-// not exist has StateNone.
+// Read returns an export as the stream's leader knows it now: one request, for the
+// newest event of the key. One that does not exist has StateNone. So has one whose
+// newest event cannot be read, with the sequence of that event.
 func (s *Streams) Read(ctx context.Context, tenant, key string) (Export, error) {
+	x := Export{Tenant: tenant, Key: key}
 	if err := checkName(tenant, key); err != nil {
 		return Export{}, err
 	}
-	filter := keyFilter(tenant, key)
-	last, err := s.last(ctx, filter)
+	last, err := s.last(ctx, keyFilter(tenant, key))
 	if err != nil || last == nil {
-		return Export{Tenant: tenant, Key: key}, err
+		return x, err
 	}
-	tail := decodeRaw(last)
-	if x, ok := s.known.with(filter, tail, last.Header); ok {
-		return x, nil
+	ev := decodeRaw(last)
+	if ev.Export != nil {
+		return *ev.Export, nil
 	}
-	history, err := s.historyTo(ctx, filter, tail, 0)
-	if err != nil {
-		return Export{}, err
-	}
-	x := fold(tenant, key, history)
-	s.known.keep(filter, x)
+	x.LastSeq, x.LastID = ev.Sequence, ev.ID
 	return x, nil
-}
-
-func fold(tenant, key string, history []Event) Export {
-	x := Export{Tenant: tenant, Key: key}
-	for _, ev := range history {
-		// An event that the state does not admit still moves LastSeq, which
-		// is all that the fence needs of it.
-		_ = x.Apply(ev)
-	}
-	return x
-}
-
-// history returns the key's events from its newest requested event on, or from a
-// carried one after it, in order, from the leader; with since also older ones from
-// that sequence on. What lies before adds nothing: both repeat all that lasts.
-func (s *Streams) history(ctx context.Context, tenant, key string, since uint64) ([]Event, error) {
-	filter := keyFilter(tenant, key)
-	last, err := s.last(ctx, filter)
-	if err != nil || last == nil {
-		return nil, err
-	}
-	return s.historyTo(ctx, filter, decodeRaw(last), since)
 }
 
 // last returns the newest message of a filter, nil if there is none.
@@ -230,48 +178,6 @@ func (s *Streams) last(ctx context.Context, filter string) (*jetstream.RawStream
 		return nil, fmt.Errorf("%w: reading %s: %w", ErrUnavailable, filter, err)
 	}
 	return last, nil
-}
-
-// historyTo is history up to tail, which is the newest event of filter.
-func (s *Streams) historyTo(ctx context.Context, filter string, tail Event, since uint64) ([]Event, error) {
-	begin := tail.Requested
-	if tail.repeatsAll() {
-		begin = tail.Sequence
-	}
-	if since > 0 {
-		begin = min(begin, since)
-	}
-	history, err := s.read(ctx, filter, begin, tail)
-	if err != nil {
-		return nil, err
-	}
-	if begin > 1 && !slices.ContainsFunc(history, Event.repeatsAll) {
-		// A foreign hand wrote the last event, or the head of the log was
-		// purged: only the whole of what is left tells.
-		return s.read(ctx, filter, 1, tail)
-	}
-	return history, nil
-}
-
-// read returns the events of a filter from a sequence on up to tail, which is
-// the newest one.
-func (s *Streams) read(ctx context.Context, filter string, from uint64, tail Event) ([]Event, error) {
-	var history []Event
-	for next := max(from, 1); next < tail.Sequence; {
-		m, err := s.events.GetMsg(ctx, next, jetstream.WithGetMsgSubject(filter))
-		if errors.Is(err, jetstream.ErrMsgNotFound) {
-			break
-		}
-		if err != nil {
-			return nil, fmt.Errorf("%w: reading %s: %w", ErrUnavailable, filter, err)
-		}
-		if m.Sequence >= tail.Sequence {
-			break
-		}
-		history = append(history, decodeRaw(m))
-		next = m.Sequence + 1
-	}
-	return append(history, tail), nil
 }
 
 // decodeRaw decodes a stored message. One that cannot be decoded keeps its
@@ -355,10 +261,10 @@ const (
 // errReconnected ends a follower's consumer: the server it was on may have been restarted.
 var errReconnected = errors.New("the connection was lost and is back")
 
-// Follow calls apply with every event from a sequence on, in the order of the
-// log and without gaps but for what was trimmed, as many at once as are there; it blocks until ctx ends
+// Follow calls apply with every event from a sequence on that was not purged, in the
+// order of the log, as many at once as are there; it blocks until ctx ends
 // (then it returns nil) or apply fails. Events that cannot be decoded are
-// passed on without a payload, so that their sequence is not missed. No event comes twice.
+// passed on without a payload. No event comes twice.
 //
 // An outage does not end it. Events come by a consumer on one of the servers. While that
 // server is away they are read one by one from the log's leader, so a follower is never blind for
@@ -466,7 +372,6 @@ func (s *Streams) readOn(ctx context.Context, from uint64) (batch []Event) {
 			return batch // there are no more, or it is asked again
 		}
 		ev := decodeRaw(m)
-		ev.Size = storedSize(m.Subject, m.Header, m.Data)
 		batch = append(batch, ev)
 		from = m.Sequence + 1
 	}
@@ -538,8 +443,9 @@ func (s *Streams) receive(ctx context.Context, iter jetstream.MessagesContext, n
 		if is < next {
 			continue
 		}
-		if is > next {
-			if err := s.notThere(ctx, next, is-1); err != nil {
+		// Keys are purged when they have ended, so later there are gaps.
+		if is > next && (delivered == 1 || time.Since(meta.Timestamp) < gapFor) {
+			if err := s.notThere(ctx, next, is); err != nil {
 				return err
 			}
 		}
@@ -549,7 +455,6 @@ func (s *Streams) receive(ctx context.Context, iter jetstream.MessagesContext, n
 			slog.Warn("event skipped", "sequence", is, "subject", m.Subject(), "error", err)
 			ev.Sequence, ev.Payload = is, nil
 		}
-		ev.Size = storedSize(m.Subject(), m.Headers(), m.Data())
 		select {
 		case messages <- ev:
 		case <-ctx.Done():
@@ -558,29 +463,28 @@ func (s *Streams) receive(ctx context.Context, iter jetstream.MessagesContext, n
 	}
 }
 
-// notThere returns an error if the log holds the first or the last of the
-// sequences that its reader went over. A consumer shows a gap in what it
-// delivered, not one in the log: on three servers that were killed in turn
-// one was seen to begin with the second event of a log that held the first. A leader
-// that is behind the reader knows nothing of what lies between, and proves nothing.
-func (s *Streams) notThere(ctx context.Context, first, last uint64) error {
-	for _, sequence := range slices.Compact([]uint64{first, last}) {
-		switch _, err := s.events.GetMsg(ctx, sequence); {
-		case errors.Is(err, jetstream.ErrMsgNotFound):
-		case err != nil:
-			return err
-		default:
-			return fmt.Errorf("sequence %d was passed over", sequence)
+// gapFor is how young an event is whose predecessors are looked for. Ended exports are
+// purged later than that, and nothing else makes gaps.
+const gapFor = 30 * time.Second
+
+// notThere returns an error if the log holds an event from next on that comes before the
+// one at sequence is. A consumer shows a gap in what it delivered, not one in the log: on
+// three servers that were killed in turn one was seen to begin with the second event of a
+// log that held the first. A leader that is behind the reader proves nothing.
+func (s *Streams) notThere(ctx context.Context, next, is uint64) error {
+	m, err := s.events.GetMsg(ctx, next, jetstream.WithGetMsgSubject(subjectEvent+">"))
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		// What was delivered may have been purged since. A leader that is behind says this too.
+		info, err := leaderInfo(ctx, s.events)
+		if err == nil && info.State.LastSeq < is {
+			err = fmt.Errorf("the log's leader knows %d events, and number %d was delivered", info.State.LastSeq, is)
 		}
-	}
-	info, err := leaderInfo(ctx, s.events)
-	if err != nil {
 		return err
 	}
-	if info.State.LastSeq <= last {
-		return fmt.Errorf("the log's leader knows %d events, and the one after sequence %d was delivered", info.State.LastSeq, last)
+	if err == nil && m.Sequence < is {
+		err = fmt.Errorf("sequence %d was passed over", m.Sequence)
 	}
-	return nil
+	return err
 }
 
 // OnCancelled calls fn for every cancellation, at once and at most once, until

@@ -71,6 +71,53 @@ func (s *Streams) PurgeEndedPages(ctx context.Context, x Export, mark PurgeMark)
 	return s.purgeUpTo(ctx, s.pages, subjectPage+x.Tenant+"."+x.Key+".>", mark.pages)
 }
 
+// LogState is how the log stands, as its leader says.
+type LogState struct {
+	Created time.Time // of the stream; names the log for ever
+	First   uint64    // sequence of the oldest event; one more than Last in an empty log
+	Last    uint64    // sequence of the newest event there ever was
+	Space   Space
+}
+
+// LogState returns the present state of the log.
+func (s *Streams) LogState(ctx context.Context) (LogState, error) {
+	info, err := leaderInfo(ctx, s.events)
+	if err != nil {
+		return LogState{}, fmt.Errorf("%w: state of %s: %w", ErrUnavailable, StreamEvents, err)
+	}
+	l := LogState{
+		Created: info.Created, First: info.State.FirstSeq, Last: info.State.LastSeq,
+		Space: Space{Limit: info.Config.MaxBytes, Used: int64(info.State.Bytes)},
+	}
+	if info.State.Msgs == 0 {
+		l.First = l.Last + 1
+	}
+	return l, nil
+}
+
+// KeepLast removes all events of a key but its newest one, which tells everything.
+// While work on the export is under way its consumers still need the others.
+func (s *Streams) KeepLast(ctx context.Context, tenant, key string) error {
+	return s.purgeEvents(ctx, tenant, key, jetstream.WithPurgeKeep(1))
+}
+
+// Forget removes an export from the log, unless it has begun anew since x was read.
+func (s *Streams) Forget(ctx context.Context, x Export) error {
+	return s.purgeEvents(ctx, x.Tenant, x.Key, jetstream.WithPurgeSequence(x.LastSeq+1))
+}
+
+func (s *Streams) purgeEvents(ctx context.Context, tenant, key string, opt jetstream.StreamPurgeOpt) error {
+	if err := checkName(tenant, key); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.PublishTimeout)
+	defer cancel()
+	if err := s.events.Purge(ctx, jetstream.WithPurgeSubject(keyFilter(tenant, key)), opt); err != nil {
+		return fmt.Errorf("%w: purging the events of key %s: %w", ErrUnavailable, key, err)
+	}
+	return nil
+}
+
 // purgeUpTo purges a subject up to a sequence. A request that waits longer than
 // a publish is given up, so that it cannot be carried out much later than the
 // look before it.

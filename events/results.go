@@ -55,21 +55,6 @@ func (s *Streams) PublishCallback(ctx context.Context, subject string, x *Export
 	return s.publishResult(ctx, subject, x.Tenant, x.Key, x.WebhookID(), x.CorrelationID, ceType, x.FinishedAt, body)
 }
 
-// rejectedName is the last token of the subject that PublishRejected publishes on.
-const rejectedName = "rejected"
-
-// PublishRejected tells a producer that its submission was rejected, on a subject of
-// SHEAF_CALLBACKS, sheaf.callback.<tenant>.rejected, where the log has no room for it.
-// The body is that of the event.
-func (s *Streams) PublishRejected(ctx context.Context, tenant, key, correlation string, r *SubmissionRejected) error {
-	body, err := json.Marshal(r)
-	if err != nil {
-		return fmt.Errorf("telling of a rejected submission: %w", err)
-	}
-	id := key + "-" + strconv.FormatUint(r.Submission.Sequence, 10)
-	return s.publishResult(ctx, subjectCallback+tenant+"."+rejectedName, tenant, key, id, correlation, typeNames[TypeRejected], time.Now(), body)
-}
-
 // duplicateName is the last token of the subject that PublishDuplicate publishes on, and
 // duplicateTypeName the ce-type there.
 const (

@@ -59,6 +59,7 @@ type Config struct {
 	MaxPagesBytes   int64         // of SHEAF_PAGES; default 4 GiB
 	MaxEventsBytes  int64         // of SHEAF_EVENTS; default 2 GiB, some 500,000 exports, 100,000 with large requests
 	MaxSubmitBytes  int64         // of SHEAF_SUBMIT; default 1 GiB
+	KeepLog         time.Duration // how long an event is kept; longer than any export or callback takes; 0: for ever
 	KeepCallbacks   time.Duration // how long results on SHEAF_CALLBACKS are kept; default 168h
 	KeepIdempotency time.Duration // how long an Idempotency-Key is remembered; default 168h
 	SecretKey       []byte        // see NewKeyring
@@ -133,7 +134,6 @@ type Streams struct {
 	batches  chan struct{}     // atomic batches in flight
 	suspects chan struct{}     // holds the one suspect that is at work
 	before   map[string]uint64 // last sequence of each stream when this process connected
-	known    *known
 	results  results
 	claims   claims
 
@@ -160,7 +160,7 @@ func Provision(ctx context.Context, nc *nats.Conn, cfg Config) (*Streams, error)
 		return nil, fmt.Errorf("jetstream: %w", err)
 	}
 	s := &Streams{cfg: cfg, nc: nc, js: js, keys: keys, batches: make(chan struct{}, maxBatchesInFlight), suspects: make(chan struct{}, 1), before: map[string]uint64{},
-		known: newKnown(), oneQuestion: make(chan struct{}, 1)}
+		oneQuestion: make(chan struct{}, 1)}
 	// A process that does not belong here must not change what it finds.
 	s.private, err = provisioned(ctx, nc, func(ctx context.Context) (jetstream.Stream, error) {
 		st, err := js.Stream(ctx, StreamPrivate)
@@ -210,8 +210,7 @@ const (
 	// same moment may have written since, and taken less. agreeLooks bounds the looks.
 	agreeFor   = 150 * time.Millisecond
 	agreeLooks = 5
-	// fullestLog is how full a log may become by a lower limit. Above it exports go
-	// before their time, to make room.
+	// fullestLog is how full a log may become by a lower limit.
 	fullestLog = 0.6
 )
 
@@ -253,9 +252,8 @@ func provisionStream(ctx context.Context, js jetstream.JetStream, want jetstream
 			want.MaxBytes = looser(want.MaxBytes, is.MaxBytes)
 			want.MaxAge = looser(want.MaxAge, is.MaxAge)
 		}
-		used := st.CachedInfo().State.Bytes
-		if want.Name == StreamEvents && want.MaxBytes < is.MaxBytes && float64(used) > fullestLog*float64(want.MaxBytes) {
-			slog.Warn("the event log stays larger than is asked for, or exports would be forgotten before their time; it is made smaller by the first start after enough of them have ended",
+		if used := st.CachedInfo().State.Bytes; want.Name == StreamEvents && want.MaxBytes < is.MaxBytes && float64(used) > fullestLog*float64(want.MaxBytes) {
+			slog.Warn("the event log stays larger than is asked for, because of what it holds; a later start makes it smaller",
 				"bytes", used, "max_bytes", is.MaxBytes, "asked_for", want.MaxBytes)
 			want.MaxBytes = is.MaxBytes
 		}
@@ -387,7 +385,8 @@ func streamConfigs(cfg Config) []jetstream.StreamConfig {
 
 	log := base(StreamEvents, "the log: every fact of every export", subjectEvent+"*.*.*")
 	log.MaxBytes = cfg.MaxEventsBytes
-	// Trimming needs purges; single events are never deleted.
+	log.MaxAge = cfg.KeepLog
+	// Keys are purged; single events are never deleted.
 	log.DenyDelete = true
 	// No direct gets: the fence needs the leader's word.
 	log.AllowDirect = false
@@ -449,7 +448,7 @@ func consumerConfigs(cfg Config) []consumerConfig {
 		durable(StreamSubmit, ConsumerSubmissions, subjectSubmit+"*.*"),
 		durable(StreamEvents, ConsumerCrawler, of(TypeRequested)),
 		durable(StreamEvents, ConsumerAssembler, of(TypeCrawled)),
-		durable(StreamEvents, ConsumerNotifier, of(TypeCompleted), of(TypeFailed), of(TypeCancelled), of(TypeCarried)),
+		durable(StreamEvents, ConsumerNotifier, of(TypeCompleted), of(TypeFailed), of(TypeCancelled)),
 		durable(StreamTimers, ConsumerDueCallback, subjectDue+"callback.*.*"),
 	}
 }

@@ -51,9 +51,6 @@ type Tasks struct {
 	waiters map[*waiter]struct{}
 	closed  bool
 	folded  int // events since the last Release by Apply
-
-	logBytes map[string]int64 // of the log, by tenant
-	logTotal int64
 }
 
 type waiter struct {
@@ -70,12 +67,12 @@ var (
 	bucketExpiring  = []byte("expiring")  // expires_at, key; completed exports
 	bucketFiles     = []byte("files")     // sha256 of a stored name, key; completed exports
 	bucketUnderway  = []byte("underway")  // requested_at, key; exports that have not ended
-	bucketBegun     = []byte("begun")     // see Begun, key
-	bucketLeftovers = []byte("leftovers") // kind, finished_at, terminal sequence, key
+	bucketNewest    = []byte("newest")    // tenant, NUL, last sequence, key -> isSettled or nothing
+	bucketLeftovers = []byte("leftovers") // kind, time, sequence, key
 
-	// What is in these is a function of the log and of how far it was trimmed.
-	foldedBuckets = [][]byte{bucketExports, bucketHistory, bucketExpiring, bucketFiles, bucketUnderway, bucketBegun, bucketUsage}
-	indexBuckets  = [][]byte{bucketHistory, bucketExpiring, bucketFiles, bucketUnderway, bucketBegun, bucketLeftovers}
+	// What is in these is a function of the log.
+	foldedBuckets = [][]byte{bucketExports, bucketHistory, bucketExpiring, bucketFiles, bucketUnderway, bucketNewest, bucketUsage}
+	indexBuckets  = [][]byte{bucketHistory, bucketExpiring, bucketFiles, bucketUnderway, bucketNewest, bucketLeftovers}
 )
 
 // Entries of the bucket meta.
@@ -83,7 +80,6 @@ var (
 	metaFormat  = []byte("format")
 	metaKnows   = []byte("knows") // events.Vocabulary of the version that folded the log
 	metaApplied = []byte("applied")
-	metaTrimmed = []byte("trimmed") // events below this sequence count for nothing
 	metaStream  = []byte("stream_created")
 	metaCounts  = []byte("counts") // JSON: exports by state
 	metaClean   = []byte("clean")  // set by Close, removed by the next change
@@ -158,11 +154,10 @@ func (t *Tasks) Bind(streamCreated time.Time, lastSeq uint64) error {
 	err := t.update(func(tx *bbolt.Tx) error {
 		meta := tx.Bucket(bucketMeta)
 		bound, applied := meta.Get(metaStream), number(meta.Get(metaApplied))
-		trimmed := number(meta.Get(metaTrimmed))
-		if bytes.Equal(bound, created) && applied <= lastSeq && trimmed <= lastSeq+1 {
+		if bytes.Equal(bound, created) && applied <= lastSeq {
 			return nil
 		}
-		if applied > 0 || trimmed > 0 {
+		if applied > 0 {
 			slog.Warn("the projection is of another log; it is made again from this one",
 				"file", t.db.Path(), "bound_to", string(bound), "log_created", string(created), "applied", applied, "log_ends", lastSeq)
 			emptied = true
@@ -183,16 +178,13 @@ func (t *Tasks) Bind(streamCreated time.Time, lastSeq uint64) error {
 
 // emptied brings what is kept in memory to the state of an empty file.
 func (t *Tasks) emptied() {
-	t.mu.Lock()
-	t.logBytes, t.logTotal = map[string]int64{}, 0
-	t.mu.Unlock()
 	t.reached(0)
 }
 
-// Apply folds events of the log into the projection, in the order given, all or
-// none of them. Events at or below Applied are skipped, so repeats are harmless.
-// An event that cannot be decoded (it has no payload), or that its export's
-// state does not admit, changes nothing but the sequences; the latter is logged.
+// Apply takes events of the log into the projection, all or none of them. Each holds the
+// whole export after it, so of several of one key only the newest counts. Events at or
+// below Applied are skipped, so repeats are harmless. One that holds no export changes
+// nothing but the sequence.
 //
 // After an error nothing has changed and the batch may be tried again.
 // ErrTasksDamaged will not improve: the process should end and start again.
@@ -201,49 +193,27 @@ func (t *Tasks) Apply(batch []events.Event) error {
 		return nil
 	}
 	var applied uint64
-	var byTenant map[string]int64 // how the bytes of the log that count for each have changed
-	var usage map[string]Usage
-	err := t.update(func(tx *bbolt.Tx) (err error) {
-		f := fold{exports: tx.Bucket(bucketExports), changed: map[string]*change{}}
-		took := map[logSegment]int64{}
+	err := t.update(func(tx *bbolt.Tx) error {
 		meta := tx.Bucket(bucketMeta)
 		applied = number(meta.Get(metaApplied))
-		f.trimmed = number(meta.Get(metaTrimmed))
+		newest := map[string]*events.Export{}
 		for _, ev := range batch {
 			if ev.Sequence <= applied {
 				continue
 			}
 			applied = ev.Sequence
-			if applied < f.trimmed {
-				continue // it was read just before it was removed
-			}
-			begun, err := f.apply(ev)
-			if err != nil {
-				return err
-			}
-			if events.ValidTenant(ev.Tenant) {
-				size := max(ev.Size, leastEventBytes)
-				took[segmentOf(ev.Tenant, ev.Sequence)] += size
-				if begun != 0 {
-					took[segmentOf(ev.Tenant, begun)] -= size // it stands for what lies there
-				}
+			if ev.Export != nil && events.ValidTenant(ev.Tenant) && events.ValidKey(ev.Key) {
+				newest[ev.Key] = ev.Export
 			}
 		}
-		if usage, err = f.write(tx); err != nil {
-			return err
-		}
-		if byTenant, err = addLogBytes(tx, took); err != nil {
-			return err
-		}
-		return cmp.Or(meta.Put(metaApplied, binary.BigEndian.AppendUint64(nil, applied)), meta.Delete(metaClean))
+		return cmp.Or(
+			replace(tx, newest),
+			meta.Put(metaApplied, binary.BigEndian.AppendUint64(nil, applied)),
+			meta.Delete(metaClean))
 	})
 	if err != nil {
 		return fmt.Errorf("applying events to the projection: %w", err)
 	}
-	for tenant, u := range usage {
-		byTenant[tenant] += u.Owed
-	}
-	t.tookLogBytes(byTenant)
 	t.reached(applied)
 	t.mu.Lock()
 	t.folded += len(batch)
@@ -258,89 +228,73 @@ func (t *Tasks) Apply(batch []events.Event) error {
 	return nil
 }
 
-// fold holds the exports that a batch touches, so that each is read, encoded and
-// written once.
-type fold struct {
-	exports *bbolt.Bucket
-	trimmed uint64
-	changed map[string]*change
-}
-
-type change struct{ before, after events.Export }
-
-// apply folds an event. begun is where the log held until now what it carries on, 0 for
-// an event that carries nothing.
-func (f *fold) apply(ev events.Event) (begun uint64, err error) {
-	log := slog.With("sequence", ev.Sequence, "tenant", ev.Tenant, "hash_key", ev.Key, "type", ev.Type())
-	if !events.ValidTenant(ev.Tenant) || !events.ValidKey(ev.Key) {
-		log.Warn("event of the log left out: its subject names no tenant and key")
-		return 0, nil
-	}
-	c := f.changed[ev.Key]
-	if c == nil {
-		x, err := load(f.exports, ev.Key)
-		if err != nil && !errors.Is(err, ErrUnknownKey) {
-			return 0, err
-		}
-		c = &change{before: x, after: x}
-		f.changed[ev.Key] = c
-	}
-	if c.after.State != events.StateNone && c.after.Tenant != ev.Tenant {
-		// Keys are made from the tenant, so only a foreign hand can do this.
-		log.Warn("event of the log left out: its key belongs to another tenant", "owner", c.after.Tenant)
-		return 0, nil
-	}
-	if _, err := ev.Time.MarshalText(); err != nil {
-		// Such a time can be read (an offset of 24 hours) but not written.
-		log.Warn("event of the log left out", "error", err)
-		ev.Payload = nil
-	}
-	if ev.Type() == events.TypeCarried {
-		begun = Begun(&c.after)
-	}
-	// An event without a payload was logged by whoever could not read it.
-	if err := c.after.Apply(ev); err != nil && ev.Payload != nil {
-		level := slog.LevelWarn
-		if c.after.State == events.StateNone && ev.Requested < f.trimmed {
-			level = slog.LevelDebug // the event that began it was trimmed
-		}
-		log.Log(context.Background(), level, "event of the log not admitted", "error", err)
-	}
-	return begun, nil
-}
-
-// write writes what has changed, and returns how what each tenant takes has.
-func (f *fold) write(tx *bbolt.Tx) (usage map[string]Usage, err error) {
+// replace sets exports to new values, by key; nil is none any more.
+func replace(tx *bbolt.Tx, values map[string]*events.Export) error {
 	counts, err := readCounts(tx)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	usage = map[string]Usage{}
+	exports, usage := tx.Bucket(bucketExports), map[string]Usage{}
 	// In the order of the keys, neighbouring ones share pages.
-	for _, key := range slices.Sorted(maps.Keys(f.changed)) {
-		c := f.changed[key]
-		if c.after.State == events.StateNone {
-			continue // only a request, a rejection or what was carried begins an export
-		}
-		data, err := json.Marshal(&c.after)
-		if err != nil {
-			return nil, fmt.Errorf("key %s: %w", key, err)
-		}
-		if err := f.exports.Put([]byte(key), append(checksum(key, data), data...)); err != nil {
-			return nil, fmt.Errorf("key %s: %w", key, err)
-		}
-		if err := reindex(tx, entries(&c.before), entries(&c.after)); err != nil {
-			return nil, fmt.Errorf("key %s: %w", key, err)
-		}
-		usage[c.after.Tenant] = usage[c.after.Tenant].plus(usageOf(&c.after)).minus(usageOf(&c.before))
-		if c.before.State != c.after.State {
-			if c.before.State != events.StateNone {
-				counts[c.before.State]--
+	for _, key := range slices.Sorted(maps.Keys(values)) {
+		x := values[key]
+		value := exports.Get([]byte(key))
+		var before events.Export
+		if value != nil {
+			if err := decode(key, value, &before); err != nil {
+				return err
 			}
-			counts[c.after.State]++
+			if x != nil && x.Tenant != before.Tenant {
+				// Keys are made from the tenant, so only a foreign hand can do this.
+				slog.Warn("event of the log left out: its key belongs to another tenant", "sequence", x.LastSeq, "tenant", x.Tenant, "hash_key", key)
+				continue
+			}
+			usage[before.Tenant] = usage[before.Tenant].minus(usageOf(&before, len(value)))
+			counts[before.State]--
 		}
+		if x == nil {
+			if err := cmp.Or(exports.Delete([]byte(key)), reindex(tx, entries(&before), nil)); err != nil {
+				return fmt.Errorf("key %s: %w", key, err)
+			}
+			continue
+		}
+		data, err := json.Marshal(x)
+		if err != nil {
+			return fmt.Errorf("key %s: %w", key, err)
+		}
+		value = append(checksum(key, data), data...)
+		if err := cmp.Or(exports.Put([]byte(key), value), reindex(tx, entries(&before), entries(x))); err != nil {
+			return fmt.Errorf("key %s: %w", key, err)
+		}
+		usage[x.Tenant] = usage[x.Tenant].plus(usageOf(x, len(value)))
+		counts[x.State]++
 	}
-	return usage, cmp.Or(addUsage(tx, usage), writeCounts(tx, counts))
+	return cmp.Or(addUsage(tx, usage), writeCounts(tx, counts))
+}
+
+// Forget takes exports out of the projection that the log does not hold any more.
+func (t *Tasks) Forget(list []events.Export) error {
+	if len(list) == 0 {
+		return nil
+	}
+	err := t.update(func(tx *bbolt.Tx) error {
+		gone := map[string]*events.Export{}
+		for i := range list {
+			x, err := load(tx.Bucket(bucketExports), list[i].Key)
+			if errors.Is(err, ErrUnknownKey) || err == nil && x.LastSeq != list[i].LastSeq {
+				continue // it was begun anew
+			}
+			if err != nil {
+				return err
+			}
+			gone[x.Key] = nil
+		}
+		return cmp.Or(replace(tx, gone), tx.Bucket(bucketMeta).Delete(metaClean))
+	})
+	if err != nil {
+		return fmt.Errorf("forgetting exports: %w", err)
+	}
+	return nil
 }
 
 // entry is one line of an index.
@@ -355,12 +309,19 @@ func entries(x *events.Export) []entry {
 	if x.State == events.StateNone {
 		return nil
 	}
-	begun := entry{string(bucketBegun), begunKey(x), ""}
+	settled := ""
+	if x.Settled() {
+		settled = isSettled
+	}
+	list := []entry{{string(bucketNewest), newestKey(x), settled}}
+	if x.Settled() && len(x.Timeline) > 1 {
+		list = append(list, entry{string(bucketLeftovers), leftoverKey(LeftoverEvents, x), ""})
+	}
 	if x.State == events.StateRejected {
-		return []entry{begun} // it has no user, no file and no pages
+		return list // it has no user, no file and no pages
 	}
 	id := binary.BigEndian.AppendUint64(nil, ^x.ID) // newest first
-	list := []entry{begun, {string(bucketHistory), owner(x.Tenant, x.Request.UserID) + string(id) + x.Key, sortable(x.CreatedAt)}}
+	list = append(list, entry{string(bucketHistory), owner(x.Tenant, x.Request.UserID) + string(id) + x.Key, sortable(x.CreatedAt)})
 	if x.State == events.StateCompleted {
 		list = append(list, entry{string(bucketExpiring), sortable(x.ExpiresAt) + x.Key, ""})
 		for _, file := range x.Files {
@@ -368,7 +329,7 @@ func entries(x *events.Export) []entry {
 		}
 	}
 	if x.State.Terminal() {
-		return append(list, entry{string(bucketLeftovers), leftoverKey(x), ""})
+		return append(list, entry{string(bucketLeftovers), leftoverKey(leftoverPages(x), x), ""})
 	}
 	return append(list, entry{string(bucketUnderway), sortable(x.RequestedAt) + x.Key, ""})
 }
@@ -458,28 +419,64 @@ func (t *Tasks) Overdue(before time.Time, limit int) ([]events.Export, error) {
 	})
 }
 
-// Leftover says how long the pages and sealed headers of an ended export stay.
+// isSettled marks exports of which nothing is left to do.
+const isSettled = "settled"
+
+func newestKey(x *events.Export) string {
+	return x.Tenant + "\x00" + string(binary.BigEndian.AppendUint64(nil, x.LastSeq)) + x.Key
+}
+
+// Settled returns the exports of a tenant that have ended and whose callback has, the
+// longest unchanged first, at most limit.
+func (t *Tasks) Settled(tenant string, limit int) ([]events.Export, error) {
+	prefix := []byte(tenant + "\x00")
+	return t.collect(bucketNewest, prefix, limit, func(k, v []byte) (take, more bool) {
+		return string(v) == isSettled, bytes.HasPrefix(k, prefix)
+	})
+}
+
+// LastSequences calls fn with the sequence of the newest event of every export, in no
+// order, until fn fails.
+func (t *Tasks) LastSequences(fn func(key string, sequence uint64) error) error {
+	return t.view(func(tx *bbolt.Tx) error {
+		return tx.Bucket(bucketNewest).ForEach(func(k, _ []byte) error {
+			at := len(k) - keySize
+			return fn(string(k[at:]), binary.BigEndian.Uint64(k[at-8:at]))
+		})
+	})
+}
+
+// Leftover is what an ended export leaves behind.
 type Leftover byte
 
 const (
-	// LeftoverDone is of exports that were completed, and perhaps expired: nothing
-	// will read their pages again.
+	// LeftoverDone is the pages and sealed headers of an export that was completed, and
+	// perhaps expired: nothing will read them again.
 	LeftoverDone Leftover = iota
-	// LeftoverStopped is of exports that failed or were cancelled: a retry may
-	// still go on with their pages.
+	// LeftoverStopped is those of one that failed or was cancelled: a retry may still go
+	// on with its pages.
 	LeftoverStopped
+	// LeftoverEvents is the events before the newest one, of an export that is settled.
+	LeftoverEvents
 )
 
-func leftoverKey(x *events.Export) string {
-	kind := LeftoverDone
+func leftoverPages(x *events.Export) Leftover {
 	if x.State == events.StateFailed || x.State == events.StateCancelled {
-		kind = LeftoverStopped
+		return LeftoverStopped
 	}
-	return string(byte(kind)) + sortable(x.FinishedAt) + string(binary.BigEndian.AppendUint64(nil, x.TerminalSeq)) + x.Key
+	return LeftoverDone
 }
 
-// Ended returns exports that ended before a time and were not yet reported with
-// Cleared, the oldest first, at most limit.
+func leftoverKey(kind Leftover, x *events.Export) string {
+	at, sequence := x.FinishedAt, x.TerminalSeq
+	if kind == LeftoverEvents {
+		at, sequence = x.Timeline[len(x.Timeline)-1].Time, x.LastSeq
+	}
+	return string(byte(kind)) + sortable(at) + string(binary.BigEndian.AppendUint64(nil, sequence)) + x.Key
+}
+
+// Ended returns exports that have left something behind since before a time and were not
+// yet reported with Cleared, the oldest first, at most limit.
 func (t *Tasks) Ended(kind Leftover, before time.Time, limit int) ([]events.Export, error) {
 	prefix, end := []byte{byte(kind)}, []byte(sortable(before))
 	return t.collect(bucketLeftovers, prefix, limit, func(k, _ []byte) (take, more bool) {
@@ -487,16 +484,16 @@ func (t *Tasks) Ended(kind Leftover, before time.Time, limit int) ([]events.Expo
 	})
 }
 
-// Cleared takes exports off what Ended returns, until they end anew. It is a
+// Cleared takes exports off what Ended returns, until they change anew. It is a
 // note of this projection and no fact: a rebuilt one lists them once more, and
 // clearing twice does no harm.
-func (t *Tasks) Cleared(list []events.Export) error {
+func (t *Tasks) Cleared(kind Leftover, list []events.Export) error {
 	if len(list) == 0 {
 		return nil
 	}
 	return t.update(func(tx *bbolt.Tx) error {
 		for i := range list {
-			if err := tx.Bucket(bucketLeftovers).Delete([]byte(leftoverKey(&list[i]))); err != nil {
+			if err := tx.Bucket(bucketLeftovers).Delete([]byte(leftoverKey(kind, &list[i]))); err != nil {
 				return fmt.Errorf("projection: %w", err)
 			}
 		}
@@ -504,11 +501,11 @@ func (t *Tasks) Cleared(list []events.Export) error {
 	})
 }
 
-// IsCleared reports whether an ended export was reported with Cleared since it
-// ended. One of which the projection knows nothing was.
+// IsCleared reports whether the pages of an ended export were reported with Cleared
+// since it ended. One of which the projection knows nothing was.
 func (t *Tasks) IsCleared(x *events.Export) (cleared bool, err error) {
 	err = t.view(func(tx *bbolt.Tx) error {
-		cleared = tx.Bucket(bucketLeftovers).Get([]byte(leftoverKey(x))) == nil
+		cleared = tx.Bucket(bucketLeftovers).Get([]byte(leftoverKey(leftoverPages(x), x))) == nil
 		return nil
 	})
 	return cleared, err
@@ -537,9 +534,7 @@ func (t *Tasks) Counts() (counts map[events.State]int, err error) {
 
 // Digest returns a SHA-256, in hexadecimal, over all exports and their indexes,
 // and the sequence at which it was taken. Two projections of one log at one
-// sequence, trimmed equally far, have the same digest, however they came there:
-// one that lived through the trimmings has that of one that was made from what
-// they left. It reads everything:
+// sequence have the same digest, whatever was purged before. It reads everything:
 // 0.1 s for 100,000 exports (measured).
 func (t *Tasks) Digest() (applied uint64, sum string, err error) {
 	err = t.view(func(tx *bbolt.Tx) error {

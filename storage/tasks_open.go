@@ -21,7 +21,7 @@ import (
 // folded. Any change to either gets the next number: the projection is then made
 // again. So it is, without a new number, when an event or a field was added, here
 // or by a newer version that ran before: see events.Vocabulary.
-const tasksFormat = 6
+const tasksFormat = 7
 
 // lockWait is how long OpenTasks waits for another process to let go of the
 // file. A process that takes over from one that is ending needs little.
@@ -90,7 +90,7 @@ func openTasks(path string) (*Tasks, error) {
 		return nil, fmt.Errorf("projection: %w", err)
 	}
 
-	t := &Tasks{db: db, waiters: map[*waiter]struct{}{}, logBytes: map[string]int64{}}
+	t := &Tasks{db: db, waiters: map[*waiter]struct{}{}}
 	err = t.guard(func() error { return t.ready(file) })
 	if err == nil {
 		return t, nil
@@ -165,20 +165,12 @@ func (t *Tasks) ready(file *os.File) error {
 			return err
 		}
 	}
-	return t.db.View(func(tx *bbolt.Tx) (err error) {
-		if t.logBytes, err = sumLogBytes(tx); err != nil {
-			return err
-		}
-		for _, n := range t.logBytes {
-			t.logTotal += n
-		}
-		return nil
-	})
+	return nil
 }
 
 // empty leaves a projection that has applied nothing.
 func empty(tx *bbolt.Tx) error {
-	for _, name := range append([][]byte{bucketExports, bucketUsage, bucketLogBytes}, indexBuckets...) {
+	for _, name := range append([][]byte{bucketExports, bucketUsage}, indexBuckets...) {
 		if tx.Bucket(name) != nil {
 			if err := tx.DeleteBucket(name); err != nil {
 				return err
@@ -189,7 +181,7 @@ func empty(tx *bbolt.Tx) error {
 		}
 	}
 	meta := tx.Bucket(bucketMeta)
-	for _, name := range [][]byte{metaApplied, metaTrimmed, metaCounts, metaStream, metaClean} {
+	for _, name := range [][]byte{metaApplied, metaCounts, metaStream, metaClean} {
 		if err := meta.Delete(name); err != nil {
 			return err
 		}
@@ -214,7 +206,7 @@ func verify(tx *bbolt.Tx) error {
 			return fmt.Errorf("%w: bucket %s is missing", ErrTasksDamaged, name)
 		}
 	}
-	for _, name := range [][]byte{bucketExports, bucketUsage, bucketLogBytes} {
+	for _, name := range [][]byte{bucketExports, bucketUsage} {
 		if tx.Bucket(name) == nil {
 			return fmt.Errorf("%w: bucket %s is missing", ErrTasksDamaged, name)
 		}

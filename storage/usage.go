@@ -11,42 +11,33 @@ import (
 
 // Usage is what a tenant takes.
 type Usage struct {
-	Exports    int   // that the log remembers, and submissions that were rejected
-	Unfinished int   // exports that were accepted and have not ended
-	Untold     int   // exports that have ended and whose callback is pending
+	Exports    int   // that are remembered, and submissions that were rejected
+	Settled    int   // of those, with nothing left to do
+	Unfinished int   // of those, that have not ended
 	FileBytes  int64 // of finished files that have not expired
-	Owed       int64 // bytes of the log that its exports may yet take, about
+	Bytes      int64 // of the log, about, when older events are purged
 }
 
-// What an export may yet take of the log.
-const (
-	owedEnd      = 2 * leastEventBytes  // how it was crawled and how it ended
-	owedCallback = 10 * leastEventBytes // a dead receiver is asked ten times
-)
-
 func (u Usage) plus(o Usage) Usage {
-	return Usage{u.Exports + o.Exports, u.Unfinished + o.Unfinished, u.Untold + o.Untold, u.FileBytes + o.FileBytes, u.Owed + o.Owed}
+	return Usage{u.Exports + o.Exports, u.Settled + o.Settled, u.Unfinished + o.Unfinished, u.FileBytes + o.FileBytes, u.Bytes + o.Bytes}
 }
 
 func (u Usage) minus(o Usage) Usage {
-	return Usage{u.Exports - o.Exports, u.Unfinished - o.Unfinished, u.Untold - o.Untold, u.FileBytes - o.FileBytes, u.Owed - o.Owed}
+	return Usage{u.Exports - o.Exports, u.Settled - o.Settled, u.Unfinished - o.Unfinished, u.FileBytes - o.FileBytes, u.Bytes - o.Bytes}
 }
 
-// usageOf is what one export takes.
-func usageOf(x *events.Export) (u Usage) {
-	if x.State == events.StateNone {
-		return u
+// eventOverhead is what an event takes in the log beside its export, about: the headers,
+// the subject, what happened.
+const eventOverhead = 700
+
+// usageOf is what one export takes whose value has so many bytes.
+func usageOf(x *events.Export, size int) Usage {
+	u := Usage{Exports: 1, Bytes: int64(size) + eventOverhead}
+	if x.Settled() {
+		u.Settled = 1
 	}
-	u.Exports = 1
-	if x.Callback.State == events.CallbackPending || !x.State.Terminal() && x.Request.Callback != "" {
-		u.Owed = max(owedCallback-int64(x.Callback.Attempts)*leastEventBytes, 0)
-	}
-	switch {
-	case !x.State.Terminal():
+	if !x.State.Terminal() {
 		u.Unfinished = 1
-		u.Owed += owedEnd
-	case x.Callback.State == events.CallbackPending:
-		u.Untold = 1
 	}
 	if x.State == events.StateCompleted {
 		for _, f := range x.Files {
@@ -71,6 +62,18 @@ func (t *Tasks) Usage(tenant string) (u Usage, err error) {
 	return u, err
 }
 
+// Usages returns what each tenant takes that takes anything.
+func (t *Tasks) Usages() (map[string]Usage, error) {
+	all := map[string]Usage{}
+	err := t.view(func(tx *bbolt.Tx) error {
+		return tx.Bucket(bucketUsage).ForEach(func(k, _ []byte) (err error) {
+			all[string(k)], err = readUsage(tx, string(k))
+			return err
+		})
+	})
+	return all, err
+}
+
 func readUsage(tx *bbolt.Tx, tenant string) (Usage, error) {
 	b := tx.Bucket(bucketUsage).Get([]byte(tenant))
 	if b == nil {
@@ -79,10 +82,8 @@ func readUsage(tx *bbolt.Tx, tenant string) (Usage, error) {
 	if len(b) != usageSize {
 		return Usage{}, fmt.Errorf("%w: usage of tenant %.32q", ErrTasksDamaged, tenant)
 	}
-	return Usage{
-		Exports: int(binary.BigEndian.Uint64(b)), Unfinished: int(binary.BigEndian.Uint64(b[8:])),
-		FileBytes: int64(binary.BigEndian.Uint64(b[16:])), Owed: int64(binary.BigEndian.Uint64(b[24:])), Untold: int(binary.BigEndian.Uint64(b[32:])),
-	}, nil
+	n := func(i int) uint64 { return binary.BigEndian.Uint64(b[8*i:]) }
+	return Usage{Exports: int(n(0)), Settled: int(n(1)), Unfinished: int(n(2)), FileBytes: int64(n(3)), Bytes: int64(n(4))}, nil
 }
 
 // addUsage adds what changed of each tenant.
@@ -100,11 +101,11 @@ func addUsage(tx *bbolt.Tx, changed map[string]Usage) error {
 		if now == (Usage{}) { // as in a projection that never heard of the tenant
 			err = bucket.Delete([]byte(tenant))
 		} else {
-			b := binary.BigEndian.AppendUint64(make([]byte, 0, usageSize), uint64(now.Exports))
-			b = binary.BigEndian.AppendUint64(b, uint64(now.Unfinished))
-			b = binary.BigEndian.AppendUint64(b, uint64(now.FileBytes))
-			b = binary.BigEndian.AppendUint64(b, uint64(now.Owed))
-			err = bucket.Put([]byte(tenant), binary.BigEndian.AppendUint64(b, uint64(now.Untold)))
+			b := make([]byte, 0, usageSize)
+			for _, n := range []int64{int64(now.Exports), int64(now.Settled), int64(now.Unfinished), now.FileBytes, now.Bytes} {
+				b = binary.BigEndian.AppendUint64(b, uint64(n))
+			}
+			err = bucket.Put([]byte(tenant), b)
 		}
 		if err != nil {
 			return err

@@ -139,9 +139,9 @@ func (t *Tasks) Each(fn func(events.Export) error) error {
 	}
 }
 
-// Forget empties the projection. Following the log from its beginning makes it
+// Reset empties the projection. Following the log from its beginning makes it
 // whole again.
-func (t *Tasks) Forget() error {
+func (t *Tasks) Reset() error {
 	if err := t.update(empty); err != nil {
 		return fmt.Errorf("emptying the projection: %w", err)
 	}

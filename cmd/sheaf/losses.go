@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -54,14 +55,14 @@ func (s *system) checkStreams(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	missing := 0
-	if s.server != nil {
+	if s.server != nil && s.tasks != nil && !lost(damage, events.StreamEvents) {
 		// A cluster has other copies, and its own way to mend them.
-		if missing, err = s.streams.Unreadable(ctx); err != nil {
-			return fmt.Errorf("reading the log: %w", err)
+		missing, err := s.missing(ctx)
+		if err != nil {
+			return err
 		}
-		if had := known[events.StreamEvents].Missing; missing > had && !lost(damage, events.StreamEvents) {
-			damage = append(damage, events.Damage{Stream: events.StreamEvents, What: fmt.Sprintf("%d messages of the log cannot be read", missing-had)})
+		if missing > 0 {
+			damage = append(damage, events.Damage{Stream: events.StreamEvents, What: fmt.Sprintf("the newest events of %d exports cannot be read", missing)})
 		}
 	}
 	err = s.retryWhileStarting(ctx, "repairing the streams", func(context.Context) error {
@@ -78,13 +79,33 @@ func (s *system) checkStreams(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	log := now[events.StreamEvents]
-	log.Missing = max(log.Missing, missing)
-	now[events.StreamEvents] = log
 	if err := s.marks.Save(now); err != nil {
 		return fmt.Errorf("--data: %w", err)
 	}
 	return nil
+}
+
+// missing returns of how many exports that the projection knows the newest event cannot
+// be read. The newest one tells everything of its export.
+func (s *system) missing(ctx context.Context) (n int, err error) {
+	if _, applied, err := s.tasks.Bound(); err != nil || applied == 0 {
+		return 0, err
+	}
+	log, err := s.streams.LogState(ctx)
+	if err != nil {
+		return 0, err
+	}
+	readable, err := s.streams.Readable(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("reading the log: %w", err)
+	}
+	err = s.tasks.LastSequences(func(_ string, last uint64) error {
+		if _, ok := slices.BinarySearch(readable, last); !ok && last >= log.First {
+			n++
+		}
+		return nil
+	})
+	return n, err
 }
 
 // maxLostFiles is how many lost files are named in LOSSES.txt.
@@ -218,7 +239,7 @@ func (s *system) mend(ctx context.Context, damage []events.Damage, known events.
 	if restored {
 		// Sequences are given out a second time, so what the projection has
 		// applied says nothing any more.
-		if err := s.tasks.Forget(); err != nil {
+		if err := s.tasks.Reset(); err != nil {
 			return err
 		}
 	}
@@ -241,8 +262,8 @@ func (s *system) restoreLog(ctx context.Context, was events.Mark, applied uint64
 	written, failed := 0, 0
 	if applied > 0 {
 		err := s.tasks.Each(func(x events.Export) error {
-			if storage.Begun(&x) < log.Trimmed {
-				return nil // forgotten on purpose
+			if x.Settled() && log.Created.Equal(was.Created) && x.LastSeq < log.First && log.Last >= was.Last {
+				return nil // too old for the log
 			}
 			done, err := s.streams.Restore(ctx, x)
 			if ctx.Err() != nil {

@@ -186,7 +186,6 @@ type Service struct {
 	store    fileStore
 	progress *progressCache
 	outlook  outlook
-	wanted   wanted
 	bodies   *bodyMemory
 	turns    pool          // of calls at work
 	bound    chan struct{} // closed when the projection is known to be of this log

@@ -136,7 +136,7 @@ func (s *Service) submit(ctx context.Context, sourceType string, c call) (_ any,
 	if sourceType == events.SourceRaw {
 		log = 0 // its event is small
 	}
-	admitted, err := s.admit(c.tenant, disk, log+eventBytes)
+	admitted, err := s.admit(disk, log+eventBytes)
 	if err != nil {
 		return nil, err
 	}
@@ -363,7 +363,7 @@ func (s *Service) retry(ctx context.Context, c call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	admitted, err := s.admit(c.tenant, 0, int64(len(again))+eventBytes)
+	admitted, err := s.admit(0, int64(len(again))+eventBytes)
 	if err != nil {
 		return nil, err
 	}

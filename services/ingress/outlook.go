@@ -19,8 +19,7 @@ const (
 	// connection that is back within a second has lost nothing.
 	brokenLooks = 4
 	// logShare is how much of the log new exports may fill. What is left is for
-	// the events that end exports, and for what the sweeper writes to make room:
-	// a full log could neither end nor expire anything.
+	// the events that end exports.
 	logShare = 0.9
 	// roomWait is when a caller may try again that was refused for want of room.
 	roomWait = 10 * time.Second
@@ -122,19 +121,15 @@ func (o *outlook) whileAlive(ctx context.Context) (context.Context, context.Canc
 // admit refuses a new export if there is no room for it, before anything of it
 // is written: for about so many bytes on the disk, and in the log. done is called
 // when what was admitted is written, or will not be.
-func (s *Service) admit(tenant string, disk, log int64) (done func(written bool), err error) {
+func (s *Service) admit(disk, log int64) (done func(written bool), err error) {
 	release, err := s.cfg.Room(disk)
 	if err != nil {
 		return nil, unavailable(err.Error()+"; nothing was accepted; try again later", roomWait, nil)
 	}
-	most := logShare
-	if own, _, _ := s.tasks.LogBytes(tenant); own == 0 {
-		most = newcomersLog
-	}
 	o := &s.outlook
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if err := o.refuse(log, most); err != nil {
+	if err := o.refuse(log); err != nil {
 		release()
 		return nil, err
 	}
@@ -150,12 +145,12 @@ func (s *Service) admit(tenant string, disk, log int64) (done func(written bool)
 	}, nil
 }
 
-// refuse returns an error if so many bytes more would fill the log beyond a part of
-// it. The caller holds mu.
-func (o *outlook) refuse(log int64, part float64) error {
-	if most := int64(float64(o.log.Limit) * part); o.log.Limit > 0 && o.log.Used+log > most {
+// refuse returns an error if so many bytes more would fill the log beyond logShare.
+// The caller holds mu.
+func (o *outlook) refuse(log int64) error {
+	if most := int64(float64(o.log.Limit) * logShare); o.log.Limit > 0 && o.log.Used+log > most {
 		return unavailable(fmt.Sprintf("the event log holds %d of %d bytes, and the last tenth is kept for exports that are under way; "+
-			"nothing was accepted; try again when the sweeper has removed what ended", o.log.Used, o.log.Limit), 3*roomWait, nil)
+			"nothing was accepted; try again in a minute, when what ended takes less room", o.log.Used, o.log.Limit), 3*roomWait, nil)
 	}
 	return nil
 }
@@ -168,7 +163,7 @@ func (s *Service) closed() error {
 	}
 	s.outlook.mu.Lock()
 	defer s.outlook.mu.Unlock()
-	return s.outlook.refuse(eventBytes, logShare)
+	return s.outlook.refuse(eventBytes)
 }
 
 // diskRoom returns an error while the disk has no room for new exports.

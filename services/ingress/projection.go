@@ -19,9 +19,6 @@ func (s *Service) project(ctx context.Context) error {
 		if err := s.tasks.Bind(log.Created, log.Last); err != nil {
 			return err
 		}
-		if _, err := s.tasks.Trim(log.Trimmed); err != nil {
-			return err
-		}
 		if log.First > log.Last {
 			// Nothing of the log is left, so no event would ever bring the
 			// projection to its end.

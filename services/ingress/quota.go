@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"sheaf/events"
+	"sheaf/storage"
 
 	"github.com/nats-io/nats.go"
 )
@@ -31,13 +32,6 @@ type Quota struct {
 // is accepted at the same moment, here or elsewhere, is not counted yet: the quota
 // can be passed by as many as are accepted at once.
 func (s *Service) withinQuota(tenant string) error {
-	if err := s.withinShare(tenant); err != nil {
-		return err
-	}
-	q := s.cfg.Quota
-	if q == (Quota{}) {
-		return nil
-	}
 	u, err := s.tasks.Usage(tenant)
 	if err != nil {
 		return err
@@ -45,7 +39,14 @@ func (s *Service) withinQuota(tenant string) error {
 	over := func(format string, args ...any) error {
 		return &apiError{Errcode: errcodeQuota, Status: http.StatusTooManyRequests, Msg: fmt.Sprintf(format, args...), RetryAfter: quotaWait}
 	}
+	s.outlook.mu.Lock()
+	log := s.outlook.log
+	s.outlook.mu.Unlock()
+	q := s.cfg.Quota
 	switch {
+	case u.Settled == 0 && tooMuch(storage.Usage{Exports: u.Exports + 1, Bytes: u.Bytes}, log, s.cfg.MaxHistory):
+		return over("%d exports of yours, which take %d bytes of the event log, are under way or wait for their callback, and nothing of yours can be forgotten; "+
+			"try again when some have ended", u.Exports, u.Bytes)
 	case q.Unfinished > 0 && u.Unfinished >= q.Unfinished:
 		return over("%d exports of yours are under way, as many as may be; try again when some have ended, or cancel some", u.Unfinished)
 	case q.FileBytes > 0 && u.FileBytes >= q.FileBytes:
@@ -85,9 +86,8 @@ func validIdempotencyKey(key string) error {
 
 // answered reports whether the Idempotency-Key of a call has begun its export before,
 // however that ended: then nothing is to be begun. A process that died after it bound
-// the key has left it without a round of its own; then the repetition begins it. So it
-// would look, too, when the export was forgotten before the key; but then what came
-// after the key has been trimmed from the log.
+// the key has left it without a round of its own; then the repetition begins it, and so
+// it does when the export was forgotten before the key.
 func (s *Service) answered(ctx context.Context, c call, hashKey string, claim events.IdempotencyClaim) (bool, error) {
 	if claim.Key != hashKey {
 		return false, &apiError{
@@ -96,11 +96,7 @@ func (s *Service) answered(ctx context.Context, c call, hashKey string, claim ev
 		}
 	}
 	x, err := s.streams.Read(ctx, c.tenant, hashKey)
-	if err != nil || x.State != events.StateNone {
-		return err == nil && x.RequestedSeq > claim.Before, err
-	}
-	log, err := s.streams.LogState(ctx)
-	return err == nil && log.Trimmed > claim.Log+1, err
+	return err == nil && x.RequestedSeq > claim.Before, err
 }
 
 // mayBegin says whether a submission may begin an export: it is fresh, its tenant has
@@ -133,9 +129,9 @@ func (s *Service) mayBegin(ctx context.Context, c call, sub *submission) (done, 
 			return false, false, err
 		}
 	}
-	claim := events.IdempotencyClaim{Key: sub.key, Before: x.RequestedSeq, Log: max(s.tasks.Applied(), x.LastSeq)}
+	claim := events.IdempotencyClaim{Key: sub.key, Before: x.RequestedSeq}
 	if there {
-		claim.Before, claim.Log = 0, x.RequestedSeq-1 // the round that is there answers it
+		claim.Before = 0 // the round that is there answers it
 	}
 	first, err := s.streams.ClaimIdempotencyKey(ctx, c.tenant, c.idempotency, claim)
 	if err != nil || first == claim {

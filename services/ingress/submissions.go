@@ -112,23 +112,12 @@ func (s *Service) carryOut(ctx context.Context, sourceType string, c call) (any,
 	return s.do(ctx, s.operations()[sourceType], c)
 }
 
-// reject tells that a submission was not accepted, under a key of its own. Of a tenant
-// that has far more of the log than its share it is told on a subject instead: it would
-// fill the part of the log that is kept for what ends exports, while results push out
-// only the tenant's own.
+// reject tells that a submission was not accepted, under a key of its own.
 func (s *Service) reject(ctx context.Context, c call, begin time.Time, failure *apiError) error {
 	key := s.streams.Keys().SubmissionKey(c.tenant, *c.submission)
-	rejected := &events.SubmissionRejected{
-		Submission: *c.submission, Errcode: failure.Errcode, Field: failure.Field, Reason: failure.Msg,
-	}
-	var err error
-	if s.mayTell(c.tenant) {
-		_, err = s.streams.Append(ctx, events.Export{Tenant: c.tenant, Key: key}, c.correlation, func(*events.Export) (events.Payload, error) {
-			return rejected, nil
-		})
-	} else {
-		err = s.streams.PublishRejected(ctx, c.tenant, key, c.correlation, rejected)
-	}
+	_, err := s.streams.Append(ctx, events.Export{Tenant: c.tenant, Key: key}, c.correlation, func(*events.Export) (events.Payload, error) {
+		return &events.SubmissionRejected{Submission: *c.submission, Errcode: failure.Errcode, Field: failure.Field, Reason: failure.Msg}, nil
+	})
 	if errors.Is(err, events.ErrNotAllowed) {
 		return nil // it was told before
 	}

@@ -26,30 +26,28 @@ const (
 	// settle is how long the pages of a completed export stay, for a second
 	// assembler that still reads them.
 	settle = time.Minute
-	// relieveEvery is the pause between two looks at the disk, and at whether somebody
-	// was refused for its share of the log.
+	// relieveEvery is the pause between two looks at the disk, and at what tenants have in
+	// the log.
 	relieveEvery = 2 * time.Second
-	// trimEvery is the pause between two trimmings while somebody is.
-	trimEvery = 10 * time.Second
 	// sweepBatch bounds the exports that are in memory at once.
 	sweepBatch = 64
 	// relieveAtMost bounds the exports whose pages go at one look at the disk.
 	relieveAtMost = 1024
-	// crowded is the share of a stream's space above which what ended goes before
-	// its time, oldest first: the pages of stopped exports, and the log's head.
+	// crowded is the share of the page stream's space above which the pages of stopped
+	// exports go before their time, oldest first.
 	crowded = 0.8
 )
 
-// sweeper removes what is needed no longer: files that expired, pages and sealed
-// headers of ended exports, what no export names, and the head of the log. It
+// sweeper removes what is needed no longer: files that expired, pages, sealed
+// headers and older events of ended exports, what no export names, and the oldest
+// exports of a tenant that has too many. It
 // fails exports that stay unfinished. Each ingress has one; that several sweep
 // at once is harmless.
 //
 // Why nothing is removed that an export under way needs:
 //
 //   - A file goes after the expired event that names it was written through the
-//     fence, unless the log takes no event any more. Stored names are never used
-//     twice.
+//     fence. Stored names are never used twice.
 //   - Pages and headers go in the order mark, look, purge. The mark is the one
 //     that the pass before took, so it lies at least a pause back. The look is
 //     the leader's word that the export is still at the end it was seen at. The
@@ -63,8 +61,7 @@ const (
 //     misses a page and fails the export with a reason: the proof against the log
 //     never lets a file with a gap pass. Ingresses that begin a key anew save its
 //     headers and rows again after the event, so those are there.
-//   - The log is trimmed last in a pass, and only over exports that have left
-//     nothing else behind, see trim.
+//   - An export is forgotten last, when it has left nothing else behind.
 //
 // What was purged is remembered in the projection, so a pass costs as much as
 // there is to remove, not as there is history.
@@ -73,32 +70,27 @@ type sweeper struct {
 	tasks       *storage.Tasks
 	files       storage.Files
 	bound       <-chan struct{} // closed when the projection is of this log
+	keepFiles   time.Duration   // of completed exports
 	keepPages   time.Duration   // of failed and cancelled exports
-	keepHistory time.Duration   // of ended exports in the log
 	maxHistory  int             // exports of one tenant in the log
 	maxAge      time.Duration   // of an unfinished export
 	settle      time.Duration
 	every       time.Duration
 	relief      time.Duration // between two looks at the disk
-	step        int           // exports that one step of the trimming looks at
-	trimEvery   time.Duration // while somebody is refused for its share of the log
 	now         func() time.Time
-	room        func() error                // whether the disk has room for new exports
-	wanted      func() map[string]time.Time // the tenants that were refused for their share lately
+	room        func() error // whether the disk has room for new exports
 
 	mark       events.PurgeMark // of the pass before; zero in the first one
-	before     events.PurgeMark // of the one before that
 	strayMark  events.PurgeMark // of the search for strays before; zero in the first one
 	filesSwept time.Time
-	trimmed    time.Time         // when the log was looked at last
 	relieved   map[string]uint64 // TerminalSeq of exports whose pages went since the disk had room, by key
 }
 
 func (s *Service) newSweeper() *sweeper {
 	return &sweeper{
 		streams: s.streams, tasks: s.tasks, files: s.files, bound: s.bound,
-		keepPages: s.cfg.KeepPages, keepHistory: s.cfg.KeepHistory, maxHistory: s.cfg.MaxHistory, maxAge: s.cfg.MaxAge,
-		settle: settle, every: sweepEvery, relief: relieveEvery, step: trimStep, trimEvery: trimEvery, now: time.Now, room: s.diskRoom, wanted: s.wanted.lately,
+		keepFiles: s.cfg.KeepFiles, keepPages: s.cfg.KeepPages, maxHistory: s.cfg.MaxHistory, maxAge: s.cfg.MaxAge,
+		settle: settle, every: sweepEvery, relief: relieveEvery, now: time.Now, room: s.diskRoom,
 		relieved: map[string]uint64{},
 	}
 }
@@ -133,8 +125,8 @@ func (s *sweeper) run(ctx context.Context) error {
 				if err := s.relieve(ctx); err != nil && ctx.Err() == nil {
 					slog.Warn("making room on the disk; it is tried again", "service", "ingress", "error", err)
 				}
-				if err := s.relieveLog(ctx); err != nil && ctx.Err() == nil {
-					slog.Warn("making room in the log; it is tried again", "service", "ingress", "error", err)
+				if err := s.forget(ctx); err != nil && ctx.Err() == nil {
+					slog.Warn("forgetting the oldest exports; it is tried again", "service", "ingress", "error", err)
 				}
 			case <-ctx.Done():
 				return nil
@@ -192,25 +184,6 @@ func (s *sweeper) relieve(ctx context.Context) error {
 	return nil
 }
 
-// relieveLog trims the log while it is crowded, or somebody is refused for its share of
-// it, without waiting for the next pass. The mark is the one of the pass before the last,
-// for that lies a pause back.
-func (s *sweeper) relieveLog(ctx context.Context) error {
-	if s.before.At.IsZero() || time.Since(s.trimmed) < s.trimEvery {
-		return nil
-	}
-	s.trimmed = time.Now()
-	if len(s.wanted()) == 0 {
-		if log, err := s.streams.LogState(ctx); err != nil || log.Full < crowded {
-			return err
-		}
-	}
-	last := s.mark
-	s.mark = s.before
-	defer func() { s.mark = last }()
-	return s.trim(ctx)
-}
-
 // pass removes what is due now. A failure of the file store does not keep the
 // streams from being swept.
 func (s *sweeper) pass(ctx context.Context) error {
@@ -222,19 +195,15 @@ func (s *sweeper) pass(ctx context.Context) error {
 		return err
 	}
 	if !s.mark.At.IsZero() {
-		err = s.purge(ctx)
+		err = errors.Join(s.purge(ctx), s.purgeEvents(ctx), s.forget(ctx))
 	}
 	err = errors.Join(err, s.expire(ctx), s.failOverdue(ctx), s.purgeStrays(ctx, mark), s.sweepFiles(ctx))
-	if !s.mark.At.IsZero() {
-		err = errors.Join(err, s.trim(ctx))
-	}
-	s.before, s.mark = s.mark, mark
+	s.mark = mark
 	s.tasks.Release()
 	return err
 }
 
-// upToDate waits until the projection has seen the whole log, and has it forget
-// what any ingress has trimmed.
+// upToDate waits until the projection has seen the whole log.
 func (s *sweeper) upToDate(ctx context.Context) (events.LogState, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.every)
 	defer cancel()
@@ -242,11 +211,7 @@ func (s *sweeper) upToDate(ctx context.Context) (events.LogState, error) {
 	if err != nil {
 		return log, err
 	}
-	if err := s.tasks.WaitApplied(ctx, log.Last); err != nil {
-		return log, err
-	}
-	_, err = s.tasks.Trim(log.Trimmed)
-	return log, err
+	return log, s.tasks.WaitApplied(ctx, log.Last)
 }
 
 // purge removes the pages and sealed headers of ended exports.
@@ -280,10 +245,10 @@ func (s *sweeper) purgeKind(ctx context.Context, kind storage.Leftover, before t
 			err := s.streams.PurgeEnded(ctx, x, s.mark)
 			// Begun anew, it comes back when it ends.
 			if err != nil && !errors.Is(err, events.ErrNotAllowed) {
-				return errors.Join(err, s.tasks.Cleared(list[:i]))
+				return errors.Join(err, s.tasks.Cleared(kind, list[:i]))
 			}
 		}
-		if err := s.tasks.Cleared(list); err != nil {
+		if err := s.tasks.Cleared(kind, list); err != nil {
 			return err
 		}
 		slog.Debug("pages purged", "service", "ingress", "exports", len(list))
@@ -484,9 +449,7 @@ func (s *sweeper) keep(ctx context.Context, log events.LogState, name string) bo
 	case err != nil:
 		return true
 	case x.State == events.StateNone:
-		// A newer version may have carried it on, by an event that this one cannot read.
-		unknown, err := s.streams.HasUnknown(ctx, tenant, key)
-		return unknown || err != nil || !forgotten(log, file)
+		return !s.ancient(log, file)
 	case !x.State.Terminal():
 		return true
 	case x.State == events.StateCompleted:
@@ -499,11 +462,11 @@ func (s *sweeper) keep(ctx context.Context, log events.LogState, name string) bo
 	return false
 }
 
-// forgotten reports whether a file was made in the part of a log that was trimmed
-// since. Any other file whose export the log does not know is left alone: after a
-// loss of the log the files are all there is.
-func forgotten(log events.LogState, file string) bool {
+// ancient reports whether a file of an export that the log does not know is older than any
+// file may become, and was made by this log. Any other is left alone: after a loss of the
+// log the files are all there is.
+func (s *sweeper) ancient(log events.LogState, file string) bool {
 	id, _, _ := strings.Cut(file, ".")
 	made, ok := events.IDTime(id)
-	return ok && log.Trimmed == log.First && made.After(log.Created) && made.Add(orphanAge).Before(log.FirstTime)
+	return ok && made.After(log.Created) && made.Add(s.keepFiles+s.maxAge+orphanAge).Before(s.now())
 }

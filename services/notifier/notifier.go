@@ -165,19 +165,15 @@ func (s *Service) Run(ctx context.Context) error {
 	return errors.Join(<-results, <-results)
 }
 
-// onEnded handles a terminal event, or the one that carried the export on since: the
-// terminal one may have been trimmed before it was handled for good. The export as
-// the leader knows it decides, not the event: the event may be a repeat.
+// onEnded handles a terminal event. The export as the leader knows it decides, not the
+// event: the event may be a repeat.
 func (s *Service) onEnded(ctx, posting context.Context, d events.Delivery) error {
 	ev, err := d.Event()
 	if err != nil {
 		return err
 	}
-	if carried, ok := ev.Payload.(*events.ExportCarried); ok && !pending(&carried.Export) {
-		return nil
-	}
 	return s.look(ctx, posting, ev, func(x *events.Export) error {
-		if ev.Sequence != max(x.TerminalSeq, x.CarriedSeq) {
+		if ev.Sequence != x.TerminalSeq {
 			return errNothing
 		}
 		if wait := untilDue(x); wait > 0 {
