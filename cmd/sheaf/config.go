@@ -59,10 +59,10 @@ type Config struct {
 
 	KeepFiles     time.Duration `group:"kept" env:"SHEAF_KEEP_FILES" default:"7d" placeholder:"DURATION" help:"How long finished files can be downloaded (${default})."`
 	KeepPages     time.Duration `group:"kept" env:"SHEAF_KEEP_PAGES" default:"24h" placeholder:"DURATION" help:"At most how long pages of ended exports are kept for a retry (${default})."`
-	KeepHistory   time.Duration `group:"kept" env:"SHEAF_KEEP_HISTORY" default:"7d" placeholder:"DURATION" help:"How long ended exports are remembered (${default})."`
-	MaxHistory    int           `group:"kept" env:"SHEAF_MAX_HISTORY" default:"100000" placeholder:"N" help:"Most exports of one tenant that are remembered (${default})."`
+	KeepHistory   time.Duration `group:"kept" env:"SHEAF_KEEP_HISTORY" default:"7d" placeholder:"DURATION" help:"How long ended exports are remembered at least, if their tenant has not too many (${default})."`
+	MaxHistory    int           `group:"kept" env:"SHEAF_MAX_HISTORY" default:"100000" placeholder:"N" help:"Most exports of one tenant that are remembered; the oldest that have ended are forgotten first (${default})."`
 	MaxPagesBytes byteSize      `group:"kept" env:"SHEAF_MAX_PAGES_BYTES" default:"4GiB" placeholder:"SIZE" help:"Most bytes of pages that are kept at once (${default})."`
-	MaxLogBytes   byteSize      `group:"kept" env:"SHEAF_MAX_LOG_BYTES" default:"2GiB" placeholder:"SIZE" help:"Most bytes of the event log (${default}: some 500,000 exports). Tenants that share it may each fill an equal part of 60 %, at first more; beyond that they are answered 429."`
+	MaxLogBytes   byteSize      `group:"kept" env:"SHEAF_MAX_LOG_BYTES" default:"2GiB" placeholder:"SIZE" help:"Most bytes of the event log (${default}: some 700,000 exports). One tenant may have half of it; above 90 % new exports are answered 503."`
 
 	passing bool // the data folder goes with the process, so it is neither encrypted nor synced
 }

@@ -275,42 +275,55 @@ func TestClusterLogMadeAnewIsShown(t *testing.T) {
 
 // A loss under a running process ends it, and the next start mends it.
 func TestLossWhileRunning(t *testing.T) {
-	for name, lose := range map[string]func(t *testing.T, js jetstream.JetStream){
-		"deleted": func(t *testing.T, js jetstream.JetStream) {
-			require.NoError(t, js.DeleteStream(t.Context(), events.StreamEvents))
-		},
-		"purged": func(t *testing.T, js jetstream.JetStream) {
-			st, err := js.Stream(t.Context(), events.StreamEvents)
-			require.NoError(t, err)
-			require.NoError(t, st.Purge(t.Context()))
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			data := t.TempDir()
-			p := startServe(t, "--roles", "ingress", "--http", "127.0.0.1:0", "--nats-listen", "127.0.0.1:0", "--data", data)
-			key := wireSubmit(t, p.http, "http://127.0.0.1:9/", "", 20)
-			var before, after wireDetail
-			wireCall(t, http.MethodGet, p.http+"/v1/export/detail?key="+key, "", &before)
+	data := t.TempDir()
+	p := startServe(t, "--roles", "ingress", "--http", "127.0.0.1:0", "--nats-listen", "127.0.0.1:0", "--data", data)
+	key := wireSubmit(t, p.http, "http://127.0.0.1:9/", "", 20)
+	var before, after wireDetail
+	wireCall(t, http.MethodGet, p.http+"/v1/export/detail?key="+key, "", &before)
 
-			nc, err := nats.Connect(p.nats)
-			require.NoError(t, err)
-			defer nc.Close()
-			js, err := jetstream.New(nc)
-			require.NoError(t, err)
-			lose(t, js)
-			select {
-			case code := <-p.ended:
-				require.Equal(t, exitFailed, code)
-				require.Contains(t, p.err.String(), "data was lost: ")
-			case <-time.After(20 * time.Second):
-				t.Fatal("nobody noticed")
-			}
-
-			p = startServe(t, "--roles", "ingress", "--http", "127.0.0.1:0", "--nats-listen", "none", "--data", data)
-			becomesReady(t, p.http)
-			wireCall(t, http.MethodGet, p.http+"/v1/export/detail?key="+key, "", &after)
-			require.Equal(t, before, after)
-			p.drain(t)
-		})
+	nc, err := nats.Connect(p.nats)
+	require.NoError(t, err)
+	defer nc.Close()
+	js, err := jetstream.New(nc)
+	require.NoError(t, err)
+	require.NoError(t, js.DeleteStream(t.Context(), events.StreamEvents))
+	select {
+	case code := <-p.ended:
+		require.Equal(t, exitFailed, code)
+		require.Contains(t, p.err.String(), "data was lost: ")
+	case <-time.After(20 * time.Second):
+		t.Fatal("nobody noticed")
 	}
+
+	p = startServe(t, "--roles", "ingress", "--http", "127.0.0.1:0", "--nats-listen", "none", "--data", data)
+	becomesReady(t, p.http)
+	wireCall(t, http.MethodGet, p.http+"/v1/export/detail?key="+key, "", &after)
+	require.Equal(t, before, after)
+	p.drain(t)
+}
+
+// So does one of single events, which nothing notices before.
+func TestPurgedLogIsMendedByTheNextStart(t *testing.T) {
+	data := t.TempDir()
+	serve := func() *process {
+		return startServe(t, "--roles", "ingress", "--http", "127.0.0.1:0", "--nats-listen", "127.0.0.1:0", "--data", data)
+	}
+	p := serve()
+	key := wireSubmit(t, p.http, "http://127.0.0.1:9/", "", 20)
+	var before, after wireDetail
+	wireCall(t, http.MethodGet, p.http+"/v1/export/detail?key="+key, "", &before)
+	nc, err := nats.Connect(p.nats)
+	require.NoError(t, err)
+	defer nc.Close()
+	js, err := jetstream.New(nc)
+	require.NoError(t, err)
+	st, err := js.Stream(t.Context(), events.StreamEvents)
+	require.NoError(t, err)
+	require.NoError(t, st.Purge(t.Context()))
+	p.drain(t)
+	p = serve()
+	becomesReady(t, p.http)
+	wireCall(t, http.MethodGet, p.http+"/v1/export/detail?key="+key, "", &after)
+	require.Equal(t, before, after)
+	p.drain(t)
 }

@@ -82,6 +82,7 @@ func openMessaging(ctx context.Context, cfg Config, secret []byte, files string,
 			Shared:   !cfg.embedded(),
 			Replicas: cfg.Replicas, MaxPagesBytes: int64(cfg.MaxPagesBytes), MaxEventsBytes: int64(cfg.MaxLogBytes),
 			SecretKey: secret, NewerKeys: newer, FilesURL: files, FilesMade: filesMade, KeepIdempotency: cfg.KeepHistory,
+			KeepLog: max(cfg.KeepHistory, cfg.KeepFiles) + longestExport,
 			Callers: m.callers,
 		})
 		return err
@@ -91,6 +92,10 @@ func openMessaging(ctx context.Context, cfg Config, secret []byte, files string,
 	}
 	return m, nil
 }
+
+// longestExport is how long after its first event an export and its callback have ended: 72 h
+// (ingress.Config.MaxAge), and a day for the callback.
+const longestExport = 96 * time.Hour
 
 func (m *messaging) startEmbedded(cfg Config, secret []byte, keys *apiKeys, cert *certificate) (err error) {
 	// The server would else reserve the limits of its streams against three quarters

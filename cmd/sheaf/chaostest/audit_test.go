@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -233,7 +234,7 @@ func (st *story) roundAt(at time.Time) time.Time {
 	return round
 }
 
-// readLog returns the log by key.
+// readLog returns the log by key, with the events that were purged since an earlier read.
 func (w *world) readLog(ctx context.Context) (map[string]*story, error) {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
@@ -241,27 +242,38 @@ func (w *world) readLog(ctx context.Context) (map[string]*story, error) {
 	if err != nil {
 		return nil, err
 	}
-	stories := map[string]*story{}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	last := uint64(0)
 	for _, m := range messages {
 		meta, err := m.Metadata()
 		if err != nil {
 			return nil, err
 		}
-		ev, err := events.Decode(m.Subject(), m.Headers(), m.Data(), meta.Sequence.Stream)
-		if err != nil {
+		last = meta.Sequence.Stream
+		if w.log[last], err = events.Decode(m.Subject(), m.Headers(), m.Data(), last); err != nil {
 			return nil, err
 		}
+	}
+	stories := map[string]*story{}
+	for _, sequence := range slices.Sorted(maps.Keys(w.log)) {
+		if sequence > last { // it was seen before it was written, and never was
+			delete(w.log, sequence)
+			continue
+		}
+		ev := w.log[sequence]
 		st := stories[ev.Key]
 		if st == nil {
 			st = &story{key: ev.Key, export: events.Export{Tenant: ev.Tenant, Key: ev.Key}}
 			stories[ev.Key] = st
 		}
-		if err := st.export.Allows(ev.Type()); err != nil {
+		after := st.export
+		if err := after.Apply(ev); err != nil {
 			st.wrong = append(st.wrong, err.Error())
+		} else if is, should := asJSON(ev.Export), asJSON(&after); is != should {
+			st.wrong = append(st.wrong, fmt.Sprintf("the %s event holds %s, and what happened makes it %s", ev.Type(), is, should))
 		}
-		if err := st.export.Apply(ev); err != nil {
-			st.wrong = append(st.wrong, err.Error())
-		}
+		st.export = *ev.Export
 		switch ev.Type() {
 		case events.TypeRequested:
 			st.rounds++
@@ -271,6 +283,32 @@ func (w *world) readLog(ctx context.Context) (map[string]*story, error) {
 		st.events = append(st.events, ev)
 	}
 	return stories, nil
+}
+
+func asJSON(x *events.Export) string {
+	text, err := json.Marshal(x)
+	if err != nil {
+		return err.Error()
+	}
+	return string(text)
+}
+
+// record reads the log again and again until stop is called: exports that have ended are
+// purged down to their last event after a minute.
+func (w *world) record(ctx context.Context) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for ctx.Err() == nil {
+			_, _ = w.readLog(ctx) // it may be away
+			select {
+			case <-ctx.Done():
+			case <-time.After(5 * time.Second):
+			}
+		}
+	}()
+	return func() { cancel(); <-done }
 }
 
 // storyOf finds the story of an order: by the answered key, or by the id that

@@ -225,6 +225,8 @@ type world struct {
 	waiting      time.Time      // since when nothing moved after a start; zero: it moves
 	recoveries   []time.Duration
 	problems     []string
+	log          map[uint64]events.Event // that was seen, by sequence
+	stopRecord   func()
 }
 
 const chaosSecret = "5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e"
@@ -237,7 +239,7 @@ func newWorld(t testing.TB, seed uint64, orders []*order) *world {
 	dir, err := os.MkdirTemp("", "sheaf-chaos-")
 	require.NoError(t, err)
 	w := &world{
-		t: t, seed: seed, dir: dir, sheaf: sheaf, orders: orders, blows: map[string]int{},
+		t: t, seed: seed, dir: dir, sheaf: sheaf, orders: orders, blows: map[string]int{}, log: map[uint64]events.Event{},
 		client: &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 32}},
 	}
 	w.source = newSource(seed, orders, w.moved)
@@ -250,6 +252,7 @@ func newWorld(t testing.TB, seed uint64, orders []*order) *world {
 func (w *world) close() {
 	w.closing.Do(func() {
 		if w.nc != nil {
+			w.stopRecord()
 			w.nc.Close()
 		}
 		for _, p := range w.processes {
@@ -335,6 +338,7 @@ func (w *world) connect() {
 		_, err := w.nc.Subscribe(subject, func(*nats.Msg) { w.moved() })
 		require.NoError(w.t, err)
 	}
+	w.stopRecord = w.record(w.t.Context())
 }
 
 // answer is the envelope of REST.

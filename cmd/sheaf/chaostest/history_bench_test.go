@@ -92,6 +92,7 @@ func writeHistory(b *testing.B, dir string, exports int) uint64 {
 		at := begin.Add(time.Duration(n) * 100 * time.Millisecond)
 		key := fmt.Sprintf("%032x", n*7919)
 		requested := sequence + 1
+		x := events.Export{Tenant: events.DefaultTenant, Key: key}
 		for _, payload := range []events.Payload{
 			&events.ExportRequested{CreatedAt: at, Request: events.Request{
 				ExtType: "XLSX", Title: "orders", UserID: fmt.Sprint(n % 100), SourceType: events.SourceHTTP, Callback: "http://127.0.0.1:9/callback",
@@ -102,10 +103,10 @@ func writeHistory(b *testing.B, dir string, exports int) uint64 {
 				Files: []events.File{{Name: "orders.zip", Store: "default/" + key + "/" + events.NewID() + ".zip", Size: 5000, SHA256: strings.Repeat("ab", 32), Rows: 100}}},
 			&events.CallbackDelivered{Attempt: 1, Status: http.StatusOK},
 		} {
-			ev := events.Event{ID: events.NewID(), Tenant: events.DefaultTenant, Key: key, Time: at, Payload: payload}
-			if sequence++; sequence > requested {
-				ev.Requested = requested
-			}
+			sequence++
+			ev := events.Event{ID: events.NewID(), Tenant: x.Tenant, Key: key, Time: at, Sequence: sequence, Payload: payload}
+			require.NoError(b, x.Apply(ev))
+			ev.Export = &x
 			msg, err := events.Encode(ev)
 			require.NoError(b, err)
 			_, err = js.PublishMsgAsync(msg, jetstream.WithStallWait(time.Minute))
