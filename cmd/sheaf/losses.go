@@ -55,14 +55,14 @@ func (s *system) checkStreams(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if s.server != nil && s.tasks != nil && !lost(damage, events.StreamEvents) {
+	if s.server != nil && !lost(damage, events.StreamEvents) {
 		// A cluster has other copies, and its own way to mend them.
-		missing, err := s.missing(ctx)
+		what, err := s.missing(ctx, known[events.StreamEvents], applied)
 		if err != nil {
 			return err
 		}
-		if missing > 0 {
-			damage = append(damage, events.Damage{Stream: events.StreamEvents, What: fmt.Sprintf("the newest events of %d exports cannot be read", missing)})
+		if what != "" {
+			damage = append(damage, events.Damage{Stream: events.StreamEvents, What: what})
 		}
 	}
 	err = s.retryWhileStarting(ctx, "repairing the streams", func(context.Context) error {
@@ -85,27 +85,39 @@ func (s *system) checkStreams(ctx context.Context) error {
 	return nil
 }
 
-// missing returns of how many exports that the projection knows the newest event cannot
-// be read. The newest one tells everything of its export.
-func (s *system) missing(ctx context.Context) (n int, err error) {
-	if _, applied, err := s.tasks.Bound(); err != nil || applied == 0 {
-		return 0, err
-	}
+// missing says what of the log cannot be read although it looks whole, "" for nothing: the
+// newest events of exports that the projection knows, each of which tells everything of its
+// export; without a projection, the event that was acknowledged last.
+func (s *system) missing(ctx context.Context, was events.Mark, applied uint64) (what string, err error) {
 	log, err := s.streams.LogState(ctx)
-	if err != nil {
-		return 0, err
+	if err != nil || applied == 0 && was.Last == 0 {
+		return "", err
 	}
 	readable, err := s.streams.Readable(ctx)
 	if err != nil {
-		return 0, fmt.Errorf("reading the log: %w", err)
+		return "", fmt.Errorf("reading the log: %w", err)
 	}
+	gone := func(sequence uint64) bool {
+		_, ok := slices.BinarySearch(readable, sequence)
+		return !ok && sequence >= log.First
+	}
+	if applied == 0 {
+		if was.Subject != "" && gone(was.Last) {
+			what = fmt.Sprintf("the message at sequence %d cannot be read", was.Last)
+		}
+		return what, nil
+	}
+	n := 0
 	err = s.tasks.LastSequences(func(_ string, last uint64) error {
-		if _, ok := slices.BinarySearch(readable, last); !ok && last >= log.First {
+		if gone(last) {
 			n++
 		}
 		return nil
 	})
-	return n, err
+	if n > 0 {
+		what = fmt.Sprintf("the newest events of %d exports cannot be read", n)
+	}
+	return what, err
 }
 
 // maxLostFiles is how many lost files are named in LOSSES.txt.
