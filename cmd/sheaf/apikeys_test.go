@@ -23,6 +23,7 @@ func addKey(t *testing.T, file, tenant string) string {
 }
 
 func TestKeysAreAddedListedAndRevoked(t *testing.T) {
+	t.Parallel()
 	file := filepath.Join(t.TempDir(), "keys")
 	key := addKey(t, file, "shop")
 	require.Regexp(t, apiKeyPattern, key)
@@ -67,6 +68,7 @@ func flip(s string, at int) string {
 
 // Commands at once lose no key of each other.
 func TestKeysAreAddedAtOnce(t *testing.T) {
+	t.Parallel()
 	file := filepath.Join(t.TempDir(), "keys")
 	var wg sync.WaitGroup
 	for range 20 {
@@ -83,6 +85,7 @@ func TestKeysAreAddedAtOnce(t *testing.T) {
 // A process that runs takes new keys, refuses revoked ones, and goes on with those
 // that it has while the file is broken or gone for a moment.
 func TestKeysAreReadAgain(t *testing.T) {
+	t.Parallel()
 	file := filepath.Join(t.TempDir(), "keys")
 	keys, err := openAPIKeys(file)
 	require.NoError(t, err, "a file that is not there yet")
@@ -126,6 +129,7 @@ func TestKeysAreReadAgain(t *testing.T) {
 }
 
 func TestBrokenKeysAreRefused(t *testing.T) {
+	t.Parallel()
 	hash := strings.Repeat("ab", 32)
 	for text, want := range map[string]string{
 		"aaaaaaaa shop " + hash:                                                 "too few fields",

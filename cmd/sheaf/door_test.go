@@ -20,6 +20,7 @@ import (
 // Callers that come while the door is closed are answered; those that come after
 // it was handed over are served by the next, on the same listener.
 func TestDoorHandsItsListenerOver(t *testing.T) {
+	t.Parallel()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	defer func() { _ = listener.Close() }()
@@ -58,8 +59,10 @@ func TestDoorHandsItsListenerOver(t *testing.T) {
 // A process that finds no room to start, on its first start as on any other,
 // answers and waits; it stops in order, and starts when there is room.
 func TestAStartWaitsForRoom(t *testing.T) {
+	t.Parallel()
 	for _, claim := range []string{"first start", "later start"} {
 		t.Run(claim, func(t *testing.T) {
+			t.Parallel()
 			data := t.TempDir()
 			if err := syscall.Mount("tmpfs", data, "tmpfs", 0, "size=64m"); err != nil {
 				t.Skipf("a small disk needs root: %v", err)
@@ -87,7 +90,7 @@ func TestAStartWaitsForRoom(t *testing.T) {
 				ctx, cancel := context.WithCancel(context.Background())
 				ended := make(chan int, 1)
 				out := &output{}
-				go func() { ended <- run(ctx, append([]string{"serve"}, args...), stdio{nil, out, out}) }()
+				go func() { ended <- run(ctx, append([]string{"serve"}, args...), stdio{nil, out, out}, noLog) }()
 				stopped := false
 				stop = func() int {
 					cancel()
@@ -133,6 +136,7 @@ func TestAStartWaitsForRoom(t *testing.T) {
 }
 
 func TestOnlyAFullDiskIsWaitedFor(t *testing.T) {
+	t.Parallel()
 	var none *disk
 	require.NoError(t, none.lacked(errors.New("no space left on device")), "a cluster's disks are not ours to watch")
 	_, err := open(t.Context(), Config{HTTP: "127.0.0.1:0", NATSListen: "none", Roles: allRoles, KeyConfig: KeyConfig{Data: filepath.Join(os.DevNull, "x")}})

@@ -14,6 +14,7 @@ import (
 )
 
 func TestHelpAndVersionAreCommands(t *testing.T) {
+	t.Parallel()
 	for command, same := range map[string]string{
 		"help": "--help", "help export": "export --help", "help keys": "keys --help", "help keys add": "keys add --help",
 		"help serve": "serve --help", "version": "--version", "help version": "version --help",
@@ -31,6 +32,7 @@ func TestHelpAndVersionAreCommands(t *testing.T) {
 }
 
 func TestUsageErrorsPointToTheHelpOfTheirCommand(t *testing.T) {
+	t.Parallel()
 	for command, want := range map[string]string{
 		"exprot": "sheaf", "--no-such-flag": "sheaf",
 		"export": "sheaf export", "export http://x/ -o x.xlsx --limit 0": "sheaf export", "export http://x/ -o x.xlsx --limit ten": "sheaf export",

@@ -38,6 +38,7 @@ func noisySource(t *testing.T, rows int) string {
 // Three exports that each take 60 % of the page stream all complete, in one
 // process and with two crawlers; one that is larger than the stream fails soon.
 func TestExportsThatDoNotFitTogether(t *testing.T) {
+	t.Parallel()
 	const stream = 64 << 20
 	rows := stream / 16_100 * 6 / 10
 	for _, tc := range []struct {
@@ -55,6 +56,7 @@ func TestExportsThatDoNotFitTogether(t *testing.T) {
 		}},
 	} {
 		t.Run(tc.claim, func(t *testing.T) {
+			t.Parallel()
 			server := tc.start(t)
 			var keys []string
 			for n := range 3 {
