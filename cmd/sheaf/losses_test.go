@@ -66,6 +66,7 @@ func TestLossesAreMendedOrShown(t *testing.T) {
 	t.Parallel()
 	var held atomic.Bool
 	held.Store(true)
+	release := make(chan struct{})
 	var fetched atomic.Int32
 	whole := t.TempDir()
 	demo := demoSource(50)
@@ -75,8 +76,8 @@ func TestLossesAreMendedOrShown(t *testing.T) {
 			_, _ = io.WriteString(w, `{"errcode":4711,"msg":"no such report","data":null}`)
 			return
 		case strings.HasPrefix(r.URL.Path, "/slow") && held.Load():
-			<-r.Context().Done()
-			return
+			<-release
+			panic(http.ErrAbortHandler)
 		case !strings.HasPrefix(r.URL.Path, "/slow"):
 			fetched.Add(1)
 		}
@@ -116,7 +117,10 @@ func TestLossesAreMendedOrShown(t *testing.T) {
 	// restore.
 	var d wireDetail
 	wireCall(t, http.MethodGet, p.http+"/v1/export/detail?key="+slow, "", &d)
-	p.drain(t)
+	p.stop()
+	require.Eventually(t, func() bool { return strings.Contains(p.err.String(), `"msg":"stopping"`) }, 10*time.Second, 5*time.Millisecond)
+	close(release) // the crawler need not wait for an answer
+	require.Zero(t, <-p.ended, p.err.String())
 	held.Store(false)
 	fetched.Store(0)
 

@@ -245,8 +245,8 @@ func TestCopyOfARunningSheaf(t *testing.T) {
 		copied = filepath.Join(t.TempDir(), "copy")
 		return os.CopyFS(copied, os.DirFS(data)) == nil
 	}, 10*time.Second, time.Millisecond)
-	p.drain(t)
 	close(release)
+	p.drain(t)
 
 	p = serveOn(t, copied)
 	if err := os.Remove(filepath.Join(copied, lossesName)); err != nil {

@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"sheaf/events/eventstest"
+
 	"github.com/stretchr/testify/require"
 )
 
@@ -49,6 +51,7 @@ func TestExportsThatDoNotFitTogether(t *testing.T) {
 			return startServe(t, "--http", "127.0.0.1:0", "--nats-listen", "none", "--data", t.TempDir(), "--max-pages-bytes", "64MiB").http
 		}},
 		{"two crawlers", func(t *testing.T) string {
+			eventstest.LongRunning(t) // services/crawler has it on a smaller stream
 			key, files := strings.Repeat("5e", 32), "file://"+t.TempDir()
 			first := startServe(t, "--http", "127.0.0.1:0", "--nats-listen", "127.0.0.1:0", "--data", t.TempDir(), "--files", files, "--secret-key", key, "--max-pages-bytes", "64MiB")
 			startServe(t, "--roles", "crawler", "--nats", first.nats, "--replicas", "1", "--data", t.TempDir(), "--files", files, "--secret-key", key, "--max-pages-bytes", "64MiB")
