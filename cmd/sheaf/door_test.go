@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"sheaf/events/eventstest"
+
 	"github.com/stretchr/testify/require"
 )
 
@@ -68,10 +70,7 @@ func TestAStartWaitsForRoom(t *testing.T) {
 				t.Skipf("a small disk needs root: %v", err)
 			}
 			t.Cleanup(func() { _ = syscall.Unmount(data, syscall.MNT_DETACH) })
-			probe, err := net.Listen("tcp", "127.0.0.1:0")
-			require.NoError(t, err)
-			address := probe.Addr().String()
-			require.NoError(t, probe.Close())
+			address := fmt.Sprintf("127.0.0.1:%d", eventstest.FreePort())
 			args := []string{"--http", address, "--nats-listen", "none", "--data", data}
 			if claim == "later start" {
 				startServe(t, args...).drain(t)

@@ -91,8 +91,6 @@ func TestJSONErrors(t *testing.T) {
 	t.Chdir(t.TempDir())
 	source := httptest.NewServer(http.NotFoundHandler())
 	defer source.Close()
-	down := httptest.NewServer(nil)
-	down.Close()
 	refusing := answers(t, nil)
 	failing := answers(t, map[string]any{
 		"/v1/export/http":   map[string]any{"hash_key": testKey},
@@ -107,7 +105,7 @@ func TestJSONErrors(t *testing.T) {
 		"unknown flag":      {"status " + testKey + " --no", exitUsage, "USAGE"},
 		"bad value":         {"export nowhere -o x.xlsx", exitUsage, "USAGE"},
 		"bad output":        {"download " + testKey + " -o /no/such/x", exitUsage, "USAGE"},
-		"not there":         {"status " + testKey + " --server " + down.URL, exitUnreachable, "UNREACHABLE"},
+		"not there":         {"status " + testKey + " --server http://127.0.0.1:1", exitUnreachable, "UNREACHABLE"},
 		"refused":           {"history --server " + refusing.URL, exitFailed, "REFUSED"},
 		"refused action":    {"cancel " + testKey + " --server " + refusing.URL, exitFailed, "REFUSED"},
 		"refused submit":    {"submit --url http://x/ --server " + refusing.URL, exitFailed, "REFUSED"},
