@@ -89,7 +89,7 @@ func missing(have, want *Export) (Payload, time.Time) {
 		case StateCompleted:
 			return &ExportExpired{}, want.RequestedAt
 		}
-		r := &ExportRequested{ExportID: want.ID, CreatedAt: want.CreatedAt, Request: want.Request, Submission: want.Submission, ContinuesRun: want.ContinuesRun}
+		r := &ExportRequested{ExportID: want.ID, CreatedAt: want.CreatedAt, Request: want.Request, Submission: want.Submission, ContinuesRun: want.ContinuesRun, RequestID: want.RequestID}
 		if !want.State.Terminal() && want.Request.SourceType == SourceHTTP {
 			r.ContinuesRun = want.RequestedSeq
 			if want.State == StateCrawled {

@@ -177,6 +177,7 @@ func (s *Service) onEnded(ctx, posting context.Context, d events.Delivery) error
 		return nil
 	}
 	return s.look(ctx, posting, ev, func(x *events.Export) error {
+		d.Concerns(x)
 		if ev.Sequence != max(x.TerminalSeq, x.CarriedSeq) {
 			return errNothing
 		}
@@ -196,6 +197,7 @@ func (s *Service) onDue(ctx, posting context.Context, d events.Delivery) error {
 		return events.Permanent(err)
 	}
 	return s.look(ctx, posting, events.Event{Tenant: tenant, Key: key}, func(x *events.Export) error {
+		d.Concerns(x)
 		switch wait := untilDue(x); {
 		case wait > time.Minute:
 			// A left-over of an earlier plan.
