@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"encoding/json"
 	"io"
 	"net/http"
@@ -9,7 +8,6 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -40,16 +38,10 @@ func TestOneRequestCanBeFollowedThroughTheLog(t *testing.T) {
 	}))
 	defer receiver.Close()
 
-	cmd, log := command(t, t.TempDir(), "serve", "--http", "127.0.0.1:0", "--nats-listen", "127.0.0.1:0", "--log-level", "debug", "--log-format", "json", "--callback-schedule", "1s")
-	stdout, err := cmd.StdoutPipe()
-	require.NoError(t, err)
-	require.NoError(t, cmd.Start())
-	var out strings.Builder
-	for lines := bufio.NewScanner(stdout); lines.Scan() && !strings.HasPrefix(lines.Text(), "roles "); {
-		out.WriteString(lines.Text() + "\n")
-	}
-	server := field(out.String(), "REST")
-	nc, err := nats.Connect(field(out.String(), "NATS"))
+	p := startServe(t, "--http", "127.0.0.1:0", "--nats-listen", "127.0.0.1:0", "--data", t.TempDir(),
+		"--log-level", "debug", "--log-format", "json", "--callback-schedule", "1s")
+	server := p.http
+	nc, err := nats.Connect(p.nats)
 	require.NoError(t, err)
 	defer nc.Close()
 	js, err := jetstream.New(nc)
@@ -109,11 +101,10 @@ func TestOneRequestCanBeFollowedThroughTheLog(t *testing.T) {
 	ended(key)
 	post("by-retry", "/v1/export/retry", `{"key":"`+key+`"}`)
 	ended(key)
-	require.NoError(t, cmd.Process.Signal(syscall.SIGTERM))
-	require.Zero(t, exitStatus(t, cmd), log.String())
+	p.drain(t)
 
 	said := map[string][]string{} // by request
-	for line := range strings.Lines(log.String()) {
+	for line := range strings.Lines(p.err.String()) {
 		var l struct {
 			Msg, Tenant, Method string
 			Key                 string `json:"hash_key"`
