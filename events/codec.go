@@ -163,7 +163,7 @@ func Decode(subject string, h nats.Header, data []byte, sequence uint64) (Event,
 	}
 	if r, ok := p.(*ExportRequested); ok {
 		x := ev.Export
-		r.CreatedAt, r.Request, r.Submission, r.ContinuesRun = x.CreatedAt, x.Request, x.Submission, x.ContinuesRun
+		r.CreatedAt, r.Request, r.Submission, r.ContinuesRun, r.RequestID = x.CreatedAt, x.Request, x.Submission, x.ContinuesRun, x.RequestID
 		if x.ID != sequence {
 			r.ExportID = x.ID
 		}

@@ -32,6 +32,16 @@ type Delivery struct {
 	// server that crashes within 100 ms of a delivery to a process that lives on
 	// can make a second one look like the first.
 	Fresh bool
+
+	requestID *string // see Concerns; nil outside Consume
+}
+
+// Concerns says that the delivery is about an export. What is logged about the delivery
+// then names the request that began the export.
+func (d Delivery) Concerns(x *Export) {
+	if d.requestID != nil {
+		*d.requestID = x.requestID()
+	}
 }
 
 // Event decodes the delivery as an event. An error is Permanent, for the message
@@ -158,6 +168,8 @@ func (s *Streams) handle(ctx context.Context, msg jetstream.Msg, stream, name st
 		Subject: msg.Subject(), Header: msg.Headers(), Data: msg.Data(),
 		Sequence: meta.Sequence.Stream, Delivered: meta.NumDelivered, Time: meta.Timestamp,
 		Fresh: meta.NumDelivered == 1 && meta.Sequence.Stream > s.before[stream],
+
+		requestID: new(string),
 	}
 
 	stop := keepAlive(msg, s.cfg.AckWait*3/10) // three chances
@@ -203,6 +215,11 @@ func settle(ctx context.Context, msg jetstream.Msg, d Delivery, consumer string,
 	log := slog.With("consumer", consumer, "subject", d.Subject, "sequence", d.Sequence, "delivered", d.Delivered)
 	if t, err := splitSubject(d.Subject, subjectEvent, 3); err == nil {
 		log = log.With("tenant", t[0], "hash_key", t[2])
+	} else if tenant, key, err := DueCallback(d.Subject); err == nil {
+		log = log.With("tenant", tenant, "hash_key", key)
+	}
+	if *d.requestID != "" {
+		log = log.With("request_id", *d.requestID)
 	}
 	failpoint.Hit("ack.before")
 	var he *handlingError

@@ -1,9 +1,13 @@
 package events_test
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -151,6 +155,44 @@ func TestConsumeBesideTheSlots(t *testing.T) {
 	close(last)
 	<-stopped
 	require.EqualValues(t, waiting+1, done.Load())
+}
+
+// A line about a delivery names the export, its tenant and the request that began it.
+func TestDeliveriesAreLoggedWithTheirRequest(t *testing.T) {
+	read, write, err := os.Pipe()
+	require.NoError(t, err)
+	defer read.Close()
+	eventstest.SetLog(t, slog.NewTextHandler(write, nil))
+	s := eventstest.Streams(t)
+	x, err := s.Append(t.Context(), events.Export{Tenant: "default", Key: testKey}, "", func(*events.Export) (events.Payload, error) {
+		r := payload(events.TypeRequested, 0, "").(*events.ExportRequested)
+		r.RequestID = "trace-7"
+		return r, nil
+	})
+	require.NoError(t, err)
+	require.Equal(t, "trace-7", x.RequestID)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() {
+		done <- s.Consume(ctx, events.StreamEvents, events.ConsumerCrawler, 1, func(_ context.Context, d events.Delivery) error {
+			x, err := s.Read(ctx, "default", testKey)
+			if err != nil {
+				return err
+			}
+			d.Concerns(&x)
+			return events.Permanent(errors.New("no"))
+		})
+	}()
+	line := ""
+	for lines := bufio.NewScanner(read); !strings.Contains(line, "message given up") && lines.Scan(); {
+		line = lines.Text()
+	}
+	cancel()
+	require.NoError(t, <-done)
+	require.NoError(t, write.Close())
+	for _, attr := range []string{"tenant=default ", "hash_key=" + testKey + " ", "request_id=trace-7 "} {
+		require.Contains(t, line, attr)
+	}
 }
 
 func TestDelaysGrow(t *testing.T) {

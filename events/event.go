@@ -127,6 +127,9 @@ type ExportRequested struct {
 	// one from there on that has a page is, if page 1 is unchanged; what is
 	// older was superseded. 0: none.
 	ContinuesRun uint64 `json:"-"`
+	// RequestID is the id of the request that began this round: a caller's, or one that the
+	// ingress made. It is left out where the event's CorrelationID is the same.
+	RequestID string `json:"-"`
 }
 
 // ExportCrawled says that every page of a run is in SHEAF_PAGES.

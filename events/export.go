@@ -1,6 +1,7 @@
 package events
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -89,6 +90,7 @@ type Export struct {
 	ID            uint64    `json:"id,omitempty"` // sequence of the key's first event
 	CreatedAt     time.Time `json:"created_at"`
 	CorrelationID string    `json:"correlation_id,omitempty"`
+	RequestID     string    `json:"request_id,omitempty"` // see ExportRequested
 	State         State     `json:"state"`
 	Request       Request   `json:"request"`
 
@@ -232,7 +234,7 @@ func (x *Export) Apply(ev Event) error {
 	case *ExportRequested:
 		*x = Export{
 			Tenant: ev.Tenant, Key: ev.Key,
-			ID: p.ExportID, CreatedAt: p.CreatedAt, CorrelationID: ev.CorrelationID,
+			ID: p.ExportID, CreatedAt: p.CreatedAt, CorrelationID: ev.CorrelationID, RequestID: p.RequestID,
 			State: StateRequested, Request: p.Request, Submission: p.Submission, ContinuesRun: p.ContinuesRun,
 			RequestedAt: ev.Time, Timeline: x.Timeline,
 		}
@@ -326,11 +328,14 @@ func (x *Export) Resumable() (run uint64, ok bool) {
 func (x *Export) WebhookID() string { return fmt.Sprintf("%s-%d", x.Key, x.TerminalSeq) }
 
 // Logger returns the log of what a service does for the export. Each line has the same
-// attributes: service, tenant, hash_key, id, and request_id if the export has a CorrelationID.
+// attributes: service, tenant, hash_key, id, and the request_id of the request that began
+// the round. Rounds that an earlier version began have one only if a producer gave it.
 func (x *Export) Logger(service string) *slog.Logger {
 	log := slog.With("service", service, "tenant", x.Tenant, "hash_key", x.Key, "id", x.ID)
-	if x.CorrelationID != "" {
-		log = log.With("request_id", x.CorrelationID)
+	if id := x.requestID(); id != "" {
+		log = log.With("request_id", id)
 	}
 	return log
 }
+
+func (x *Export) requestID() string { return cmp.Or(x.RequestID, x.CorrelationID) }

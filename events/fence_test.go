@@ -180,7 +180,7 @@ func proxied(t *testing.T) (p *proxy, behind, direct *events.Streams) {
 	nc, err := nats.Connect(p.url(), nats.MaxReconnects(-1), nats.ReconnectWait(5*time.Millisecond), nats.ReconnectJitter(0, 0))
 	require.NoError(t, err)
 	t.Cleanup(nc.Close)
-	behind, err = events.Provision(t.Context(), nc, events.Config{SecretKey: eventstest.SecretKey, PublishTimeout: 300 * time.Millisecond})
+	behind, err = events.Provision(t.Context(), nc, events.Config{SecretKey: eventstest.SecretKey, PublishTimeout: time.Second})
 	require.NoError(t, err)
 	return p, behind, direct
 }

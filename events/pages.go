@@ -193,6 +193,14 @@ func (s *Streams) PublishSized(ctx context.Context, p Page, room func(ctx contex
 }
 
 func (s *Streams) publishParts(ctx context.Context, msgs []*nats.Msg) error {
+	if len(msgs) > 1 { // the turn is no part of the time that the server has
+		select {
+		case s.batches <- struct{}{}:
+			defer func() { <-s.batches }()
+		case <-ctx.Done():
+			return fmt.Errorf("%w: %w", ErrUnavailable, ctx.Err())
+		}
+	}
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.PublishTimeout+time.Duration(len(msgs))*10*time.Millisecond)
 	defer cancel()
 	if len(msgs) == 1 {
@@ -202,12 +210,6 @@ func (s *Streams) publishParts(ctx context.Context, msgs []*nats.Msg) error {
 		}
 		failpoint.Hit("page.after")
 		return nil
-	}
-	select {
-	case s.batches <- struct{}{}:
-		defer func() { <-s.batches }()
-	case <-ctx.Done():
-		return fmt.Errorf("%w: %w", ErrUnavailable, ctx.Err())
 	}
 	failpoint.Hit("batch.before")
 	if _, err := jetstreamext.PublishMsgBatch(ctx, s.js, msgs); err != nil {

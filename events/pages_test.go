@@ -15,6 +15,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"sheaf/events"
 	"sheaf/events/embedded"
@@ -454,4 +455,24 @@ func TestPagesAreWrittenConcurrently(t *testing.T) {
 	info, err := s.JetStream().Stream(t.Context(), events.StreamPages)
 	require.NoError(t, err)
 	require.Equal(t, uint64(120), info.CachedInfo().State.Msgs)
+}
+
+// The wait for a turn among the batches costs a page none of the time that the server
+// has to take it.
+func TestAPageHasItsTimeFromItsTurn(t *testing.T) {
+	t.Parallel()
+	s := eventstest.StreamsOn(t, smallParts(t), events.Config{PublishTimeout: time.Second, PublishAttempts: 2})
+	giveBack := s.TakeTurns()
+	done := make(chan error, 1)
+	go func() {
+		_, err := s.PublishPage(t.Context(), page(1, noise(1, 70<<10)))
+		done <- err
+	}()
+	select {
+	case err := <-done:
+		require.FailNow(t, "not published in its turn", "%v", err)
+	case <-time.After(3 * time.Second): // longer than both attempts
+	}
+	giveBack()
+	require.NoError(t, <-done)
 }

@@ -85,7 +85,7 @@ func again(x *Export) Payload {
 		run = x.Run
 	}
 	*x = Export{
-		Tenant: x.Tenant, Key: x.Key, ID: x.ID, CreatedAt: x.CreatedAt, CorrelationID: x.CorrelationID, State: StateRequested,
+		Tenant: x.Tenant, Key: x.Key, ID: x.ID, CreatedAt: x.CreatedAt, CorrelationID: x.CorrelationID, RequestID: x.RequestID, State: StateRequested,
 		Request: x.Request, Submission: x.Submission, RequestedAt: x.RequestedAt, Timeline: x.Timeline,
 	}
 	if x.Request.SourceType == SourceHTTP {

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"math"
 	"net/http"
@@ -50,7 +51,12 @@ func TestExportAllocatesNothingPerRow(t *testing.T) {
 		_, _ = w.Write(b)
 	}))
 	defer source.Close()
-	p := startServe(t, "--http", "127.0.0.1:0", "--data", t.TempDir(), "--log-level", "error")
+	cfg := oneShot(t.TempDir())
+	cfg.passing = false
+	ctx, drain := context.WithCancel(t.Context())
+	opened, ended := make(chan *system, 1), make(chan error, 1)
+	go func() { ended <- serve(ctx, cfg, func(s *system) { opened <- s }) }()
+	server := (<-opened).httpURL()
 
 	n := 0
 	allocated := func(limit int) (objects, size float64) {
@@ -59,7 +65,7 @@ func TestExportAllocatesNothingPerRow(t *testing.T) {
 			n++
 			var before, after runtime.MemStats
 			runtime.ReadMemStats(&before)
-			d := wireWait(t, p.http, wireSubmit(t, p.http, fmt.Sprintf("%s/?n=%d", source.URL, n), "", limit))
+			d := wireWait(t, server, wireSubmit(t, server, fmt.Sprintf("%s/?n=%d", source.URL, n), "", limit))
 			runtime.ReadMemStats(&after)
 			require.Equal(t, 2, d.Status, "%+v", d)
 			objects = min(objects, float64(after.Mallocs-before.Mallocs))
@@ -74,5 +80,6 @@ func TestExportAllocatesNothingPerRow(t *testing.T) {
 	require.LessOrEqual(t, objects, objectsARow)
 	require.LessOrEqual(t, size, float64(bytesARow))
 	require.LessOrEqual(t, fewObjects/pages, float64(objectsAPage))
-	p.drain(t)
+	drain()
+	require.NoError(t, <-ended)
 }

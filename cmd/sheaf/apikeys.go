@@ -223,11 +223,11 @@ func (keysCmd) Help() string {
 	return `Keeps the file that sheaf serve --api-keys reads. It holds a hash of each key, never the key. A running server sees changes within a second.
 
 Examples:
-    sheaf keys add --api-keys keys --tenant shop --name "order back-end"
-    sheaf serve --api-keys keys
+    sheaf keys add --api-keys sheaf-data/keys --tenant shop --name "order back-end"
+    sheaf serve --api-keys sheaf-data/keys
     curl -H "Authorization: Bearer $KEY" ...
-    sheaf keys list --api-keys keys
-    sheaf keys revoke --api-keys keys k3x7q2ab`
+    sheaf keys list --api-keys sheaf-data/keys
+    sheaf keys revoke --api-keys sheaf-data/keys k3x7q2ab`
 }
 
 type keysFile struct {
@@ -333,7 +333,11 @@ func (c keysFile) missing() error {
 // change rewrites the file, whole or not at all. Two commands at once wait for
 // each other.
 func (c keysFile) change(edit func([]byte) ([]byte, error)) error {
-	lock, err := os.OpenFile(c.APIKeys+".lock", os.O_CREATE|os.O_RDWR, 0o600)
+	file, err := embedded.LinkTarget(c.APIKeys)
+	if err != nil {
+		return err
+	}
+	lock, err := os.OpenFile(file+".lock", os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return err
 	}
@@ -351,5 +355,5 @@ func (c keysFile) change(edit func([]byte) ([]byte, error)) error {
 	if data, err = edit(data); err != nil {
 		return err
 	}
-	return embedded.ReplaceFile(c.APIKeys, data)
+	return embedded.ReplaceFile(file, data)
 }

@@ -23,6 +23,7 @@ func addKey(t *testing.T, file, tenant string) string {
 }
 
 func TestKeysAreAddedListedAndRevoked(t *testing.T) {
+	t.Parallel()
 	file := filepath.Join(t.TempDir(), "keys")
 	key := addKey(t, file, "shop")
 	require.Regexp(t, apiKeyPattern, key)
@@ -67,6 +68,7 @@ func flip(s string, at int) string {
 
 // Commands at once lose no key of each other.
 func TestKeysAreAddedAtOnce(t *testing.T) {
+	t.Parallel()
 	file := filepath.Join(t.TempDir(), "keys")
 	var wg sync.WaitGroup
 	for range 20 {
@@ -80,9 +82,49 @@ func TestKeysAreAddedAtOnce(t *testing.T) {
 	require.Len(t, *keys.keys.Load(), 20)
 }
 
+// A link stays a link: what changes is the file that it leads to. So it is with the file of secret keys.
+func TestKeyFilesMayBeLinks(t *testing.T) {
+	t.Parallel()
+	folder := t.TempDir()
+	target, link := filepath.Join(folder, "real", "keys"), filepath.Join(folder, "link")
+	require.NoError(t, os.Mkdir(filepath.Dir(target), 0o700))
+	require.NoError(t, os.Symlink(filepath.Join("real", "keys"), link))
+
+	err := (&keysAddCmd{keysFile{link}, "shop", ""}).Run(stdio{out: &bytes.Buffer{}, err: &bytes.Buffer{}})
+	require.EqualError(t, err, link+" is a symbolic link to a file that is not there")
+
+	first := addKey(t, target, "shop")
+	second := addKey(t, link, "shop")
+	require.NoError(t, (&keysRevokeCmd{keysFile{link}, first}).Run(stdio{err: &bytes.Buffer{}}))
+	keys, err := openAPIKeys(target)
+	require.NoError(t, err)
+	_, good := keys.Tenant(second)
+	require.True(t, good)
+	_, good = keys.Tenant(first)
+	require.False(t, good)
+
+	secret, secretLink := filepath.Join(folder, "real", "secret"), filepath.Join(folder, "secret")
+	require.NoError(t, os.WriteFile(secret, []byte(strings.Repeat("ab", 32)+"\n"), 0o600))
+	require.NoError(t, os.Symlink(secret, secretLink))
+	require.NoError(t, (&secretKeyRotateCmd{KeyConfig: KeyConfig{SecretKeyFile: secretLink}}).Run(stdio{err: &bytes.Buffer{}}))
+	text, err := os.ReadFile(secret)
+	require.NoError(t, err)
+	require.Equal(t, 2, strings.Count(string(text), "\n"))
+
+	for _, name := range []string{link, secretLink} {
+		info, err := os.Lstat(name)
+		require.NoError(t, err)
+		require.NotZero(t, info.Mode()&os.ModeSymlink, name)
+	}
+	entries, err := os.ReadDir(folder)
+	require.NoError(t, err)
+	require.Len(t, entries, 3, "the lock is beside the file")
+}
+
 // A process that runs takes new keys, refuses revoked ones, and goes on with those
 // that it has while the file is broken or gone for a moment.
 func TestKeysAreReadAgain(t *testing.T) {
+	t.Parallel()
 	file := filepath.Join(t.TempDir(), "keys")
 	keys, err := openAPIKeys(file)
 	require.NoError(t, err, "a file that is not there yet")
@@ -126,6 +168,7 @@ func TestKeysAreReadAgain(t *testing.T) {
 }
 
 func TestBrokenKeysAreRefused(t *testing.T) {
+	t.Parallel()
 	hash := strings.Repeat("ab", 32)
 	for text, want := range map[string]string{
 		"aaaaaaaa shop " + hash:                                                 "too few fields",

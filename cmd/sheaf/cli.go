@@ -64,6 +64,7 @@ Every flag of serve can be set as SHEAF_<FLAG> in the environment, such as SHEAF
 var helpGroups = []kong.Group{
 	{Key: "client", Title: "Client of a running server:"},
 	{Key: "limits", Title: "What the source may do (without --server):"},
+	{Key: "byFlags", Title: "The export (with --url):"},
 	// Of serve.
 	{Key: "callers", Title: "Callers:"},
 	{Key: "data", Title: "Data and secret key:"},

@@ -153,10 +153,9 @@ func onlyFiles(t testing.TB, want ...string) {
 }
 
 func TestServerThatIsNotThere(t *testing.T) {
-	server := httptest.NewServer(nil)
-	server.Close()
+	t.Parallel()
 	for _, args := range [][]string{{"status", testKey}, {"history", "--user-id", "1"}, {"cancel", testKey}, {"submit", "--url", "http://127.0.0.1/"}} {
-		code, _, errs := sheaf(t, t.Context(), "", append(args, "--server", server.URL)...)
+		code, _, errs := sheaf(t, t.Context(), "", append(args, "--server", "http://127.0.0.1:1")...)
 		require.Equal(t, exitUnreachable, code, errs)
 		require.Contains(t, errs, "does sheaf serve run there?")
 		require.NotContains(t, errs, "Get \"")
@@ -164,6 +163,7 @@ func TestServerThatIsNotThere(t *testing.T) {
 }
 
 func TestServerThatIsSomethingElse(t *testing.T) {
+	t.Parallel()
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = io.WriteString(w, "<html>")
 	}))
@@ -182,6 +182,7 @@ func TestRefusalIsToldWithItsReason(t *testing.T) {
 }
 
 func TestStatusForPeopleAndForPrograms(t *testing.T) {
+	t.Parallel()
 	server := answers(t, map[string]any{"/v1/export/detail": succeeded("http://x/v1/down/x.zip", nil)})
 	code, out, _ := sheaf(t, t.Context(), "", "status", testKey, "--server", server.URL)
 	require.Zero(t, code)
@@ -195,6 +196,7 @@ func TestStatusForPeopleAndForPrograms(t *testing.T) {
 }
 
 func TestSubmitSendsWhatItWasGiven(t *testing.T) {
+	t.Parallel()
 	bodies := make(chan map[string]any, 1)
 	take := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		var body map[string]any
@@ -233,6 +235,7 @@ func TestSubmitSendsWhatItWasGiven(t *testing.T) {
 }
 
 func TestWatchTellsHowItEnded(t *testing.T) {
+	t.Parallel()
 	var asked atomic.Int64
 	server := answers(t, map[string]any{"/v1/export/detail": http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		n := asked.Add(1)

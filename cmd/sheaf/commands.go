@@ -23,6 +23,8 @@ import (
 	"unicode"
 
 	"sheaf/events"
+
+	"github.com/alecthomas/kong"
 )
 
 type serveCmd struct {
@@ -69,16 +71,21 @@ func (c *callbackSecretCmd) Run(std stdio) error {
 
 type submitCmd struct {
 	File        string `arg:"" optional:"" help:"JSON body of the REST API; - for stdin."`
-	URL         string `name:"url" help:"Source to export, instead of a file."`
-	sourceFlags `embed:""`
+	URL         string `name:"url" placeholder:"URL" help:"Source to export, instead of a file."`
+	sourceFlags `embed:"" group:"byFlags"`
+	Callback    string `group:"byFlags" placeholder:"URL" help:"Told when the export has ended."`
 	UserID      string `name:"user-id" placeholder:"ID" help:"Who exports; history lists by it (cli)."`
-	Callback    string `placeholder:"URL" help:"Told when the export has ended."`
 	Wait        bool   `help:"Show the progress until the export has ended; exit with 1 if it failed."`
 	JSON        bool   `name:"json" help:"Print JSON."`
 	serverFlag  `embed:""`
 }
 
-func (c *submitCmd) Run(ctx context.Context, std stdio) error {
+func (c *submitCmd) Run(ctx context.Context, std stdio, line *kong.Context) error {
+	if c.File != "" && c.URL == "" {
+		if flag := given(line, func(f *kong.Flag) bool { return f.Group != nil && f.Group.Key == "byFlags" }); flag != "" {
+			return usagef("%s: it goes with --url; of a file the body says it", flag)
+		}
+	}
 	body, sourceType, err := c.body(std.in)
 	if err != nil {
 		return err

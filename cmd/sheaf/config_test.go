@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -103,6 +104,7 @@ func TestFlagsGoBeforeEnvironmentBeforeFile(t *testing.T) {
 }
 
 func TestLoopbackMayBeCalledOnlyWhileNobodyElseCanAsk(t *testing.T) {
+	t.Parallel()
 	loopback := []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}
 	for name, c := range map[string]struct {
 		args []string
@@ -133,6 +135,7 @@ func TestLoopbackMayBeCalledOnlyWhileNobodyElseCanAsk(t *testing.T) {
 }
 
 func TestByteSize(t *testing.T) {
+	t.Parallel()
 	for text, want := range map[string]int64{"0": 0, "1024": 1024, "4GiB": 4 << 30, "1.5 MiB": 3 << 19, "10GB": 1e10, "2k": 2048, "7B": 7} {
 		var b byteSize
 		require.NoError(t, b.UnmarshalText([]byte(text)), text)
@@ -243,8 +246,8 @@ func TestCommandsRefuseUnknownEnvironmentVariables(t *testing.T) {
 	for args, want := range map[string]int{
 		"serve": exitUsage, "status " + testKey: exitUsage, "keys list": exitUsage, "version": exitUsage, "--help": exitOK, "keys list --help": exitOK,
 	} {
-		cmd, stderr := command(t, t.TempDir(), strings.Fields(args)...)
-		cmd.Env = append(cmd.Env, "SHEAF_API_KEY_S=x")
+		cmd, stderr := command(t, t.TempDir(), strings.Fields(args)...), &bytes.Buffer{}
+		cmd.Env, cmd.Stderr = append(cmd.Env, "SHEAF_API_KEY_S=x"), stderr
 		require.NoError(t, cmd.Start())
 		require.Equal(t, want, exitStatus(t, cmd), args)
 		if want == exitUsage {

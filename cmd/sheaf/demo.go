@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"sheaf/services/ingress"
+
+	"github.com/alecthomas/kong"
 )
 
 type demoCmd struct {
@@ -28,7 +30,14 @@ type demoCmd struct {
 // demoLimit is the page size of the demo.
 const demoLimit = 1000
 
-func (c *demoCmd) Run(ctx context.Context, std stdio) (err error) {
+func (c *demoCmd) Run(ctx context.Context, std stdio, line *kong.Context) (err error) {
+	if c.Server == "" {
+		if err := needsServer(line); err != nil {
+			return err
+		}
+	} else if c.Stay {
+		return usagef("--stay: there is no server to keep, with --server")
+	}
 	if c.Rows < 0 || c.Rows > 50_000_000 {
 		return usagef("--rows %d: want 0 to 50,000,000", c.Rows)
 	}

@@ -14,6 +14,7 @@ import (
 // A disk keeps a reserve free for what ends exports and frees space, and has
 // room again only when there is a quarter more.
 func TestDiskKeepsAReserve(t *testing.T) {
+	t.Parallel()
 	const mib = 1 << 20
 	for _, tc := range []struct {
 		claim         string
@@ -78,6 +79,7 @@ func TestDiskKeepsAReserve(t *testing.T) {
 // Where nothing is known of the disk, and where it is a cluster's, exports are
 // taken.
 func TestDiskThatIsNotKnownHasRoom(t *testing.T) {
+	t.Parallel()
 	unknown := newDisk("/data")
 	unknown.measure = func(string) (int64, int64, bool) { return 0, 0, false }
 	for _, d := range []*disk{nil, unknown} {

@@ -14,12 +14,15 @@ import (
 	"testing"
 	"time"
 
+	"sheaf/events/eventstest"
+
 	"github.com/stretchr/testify/require"
 )
 
 // Callers that come while the door is closed are answered; those that come after
 // it was handed over are served by the next, on the same listener.
 func TestDoorHandsItsListenerOver(t *testing.T) {
+	t.Parallel()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	defer func() { _ = listener.Close() }()
@@ -58,17 +61,16 @@ func TestDoorHandsItsListenerOver(t *testing.T) {
 // A process that finds no room to start, on its first start as on any other,
 // answers and waits; it stops in order, and starts when there is room.
 func TestAStartWaitsForRoom(t *testing.T) {
+	t.Parallel()
 	for _, claim := range []string{"first start", "later start"} {
 		t.Run(claim, func(t *testing.T) {
+			t.Parallel()
 			data := t.TempDir()
 			if err := syscall.Mount("tmpfs", data, "tmpfs", 0, "size=64m"); err != nil {
 				t.Skipf("a small disk needs root: %v", err)
 			}
 			t.Cleanup(func() { _ = syscall.Unmount(data, syscall.MNT_DETACH) })
-			probe, err := net.Listen("tcp", "127.0.0.1:0")
-			require.NoError(t, err)
-			address := probe.Addr().String()
-			require.NoError(t, probe.Close())
+			address := fmt.Sprintf("127.0.0.1:%d", eventstest.FreePort())
 			args := []string{"--http", address, "--nats-listen", "none", "--data", data}
 			if claim == "later start" {
 				startServe(t, args...).drain(t)
@@ -87,7 +89,7 @@ func TestAStartWaitsForRoom(t *testing.T) {
 				ctx, cancel := context.WithCancel(context.Background())
 				ended := make(chan int, 1)
 				out := &output{}
-				go func() { ended <- run(ctx, append([]string{"serve"}, args...), stdio{nil, out, out}) }()
+				go func() { ended <- run(ctx, append([]string{"serve"}, args...), stdio{nil, out, out}, noLog) }()
 				stopped := false
 				stop = func() int {
 					cancel()
@@ -133,6 +135,7 @@ func TestAStartWaitsForRoom(t *testing.T) {
 }
 
 func TestOnlyAFullDiskIsWaitedFor(t *testing.T) {
+	t.Parallel()
 	var none *disk
 	require.NoError(t, none.lacked(errors.New("no space left on device")), "a cluster's disks are not ours to watch")
 	_, err := open(t.Context(), Config{HTTP: "127.0.0.1:0", NATSListen: "none", Roles: allRoles, KeyConfig: KeyConfig{Data: filepath.Join(os.DevNull, "x")}})

@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/alecthomas/kong"
 )
 
 type exportCmd struct {
@@ -26,7 +28,14 @@ type exportCmd struct {
 	sourceLimits `embed:"" group:"limits"`
 }
 
-func (c *exportCmd) Run(ctx context.Context, std stdio) (err error) {
+func (c *exportCmd) Run(ctx context.Context, std stdio, line *kong.Context) (err error) {
+	if c.Server != "" {
+		if flag := given(line, func(f *kong.Flag) bool { return f.Group != nil && f.Group.Key == "limits" }); flag != "" {
+			return usagef("%s: with --server the limits are those of the server", flag)
+		}
+	} else if err := needsServer(line); err != nil {
+		return err
+	}
 	end, err := c.begin()
 	if err != nil {
 		return err
@@ -62,6 +71,25 @@ func (c *exportCmd) Run(ctx context.Context, std stdio) (err error) {
 	return inProcess(ctx, cfg, func(ctx context.Context, _ *system, client *client) error {
 		return c.export(ctx, std, client, work, body)
 	})
+}
+
+// given is the first flag of some that stands on the command line, "" for none. One of the environment or
+// of the YAML file may be meant for other commands.
+func given(line *kong.Context, which func(*kong.Flag) bool) string {
+	for _, p := range line.Path {
+		if p.Flag != nil && !p.Resolved && which(p.Flag) {
+			return "--" + p.Flag.Name
+		}
+	}
+	return ""
+}
+
+// needsServer refuses the flags of callers where no server is called.
+func needsServer(line *kong.Context) error {
+	if flag := given(line, func(f *kong.Flag) bool { return f.Name == "api-key" || f.Name == "ca-cert" }); flag != "" {
+		return usagef("%s: it is for a server; name that with --server", flag)
+	}
+	return nil
 }
 
 func (c *exportCmd) export(ctx context.Context, std stdio, client *client, work *scratch, body []byte) error {

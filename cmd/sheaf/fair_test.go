@@ -18,6 +18,7 @@ import (
 // A hundred small exports that come while a large one is crawled do not wait for
 // its end: most complete before it.
 func TestALargeExportKeepsNoSmallOneWaiting(t *testing.T) {
+	t.Parallel()
 	const rows, limit, small = 300_000, 500, 100
 	begun := make(chan struct{})
 	var asked atomic.Int64

@@ -15,6 +15,7 @@ import (
 // Rows come in four ways: pages of a source, source_raw as an array and as a string, and a
 // file that sheaf source serves. The same rows give the same cells in each, or in none.
 func TestRowsGiveTheSameCellsInEachWayIn(t *testing.T) {
+	t.Parallel()
 	server := startServe(t, "--http", "127.0.0.1:0", "--nats-listen", "none", "--data", t.TempDir())
 	nested := func(depth int) string {
 		return `{"a":` + strings.Repeat("[", depth) + strings.Repeat("]", depth) + "}"

@@ -10,6 +10,7 @@ import (
 )
 
 func TestMemoryLimitLeavesRoomForWhatIsInUse(t *testing.T) {
+	t.Parallel()
 	require.EqualValues(t, smallProcess, memoryLimit(0))
 	require.EqualValues(t, smallProcess, memoryLimit(50<<20))
 	require.EqualValues(t, 133<<20, memoryLimit(100<<20))

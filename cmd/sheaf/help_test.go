@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -14,6 +15,7 @@ import (
 )
 
 func TestHelpAndVersionAreCommands(t *testing.T) {
+	t.Parallel()
 	for command, same := range map[string]string{
 		"help": "--help", "help export": "export --help", "help keys": "keys --help", "help keys add": "keys add --help",
 		"help serve": "serve --help", "version": "--version", "help version": "version --help",
@@ -31,6 +33,7 @@ func TestHelpAndVersionAreCommands(t *testing.T) {
 }
 
 func TestUsageErrorsPointToTheHelpOfTheirCommand(t *testing.T) {
+	t.Parallel()
 	for command, want := range map[string]string{
 		"exprot": "sheaf", "--no-such-flag": "sheaf",
 		"export": "sheaf export", "export http://x/ -o x.xlsx --limit 0": "sheaf export", "export http://x/ -o x.xlsx --limit ten": "sheaf export",
@@ -84,13 +87,58 @@ func TestHelpOfSubmitSaysWhatIsOneExport(t *testing.T) {
 	}
 }
 
+// A flag that would do nothing is refused. In the environment or in the YAML file it may be meant for another
+// command.
+func TestFlagsThatWouldDoNothingAreRefused(t *testing.T) {
+	t.Parallel()
+	down := httptest.NewServer(nil)
+	down.Close()
+	folder := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(folder, "request.json"), []byte(`{"source_raw":[]}`), 0o600))
+	require.NoError(t, os.WriteFile(filepath.Join(folder, "sheaf.yaml"), []byte("max-rows: 7\n"), 0o600))
+	run := func(args string) (int, string) {
+		t.Helper()
+		cmd := command(t, folder, strings.Fields(args)...)
+		cmd.Env = append(cmd.Env, "SHEAF_MAX_PAGES=5", "SHEAF_API_KEY=x")
+		var stderr strings.Builder
+		cmd.Stderr = &stderr
+		require.NoError(t, cmd.Start())
+		return exitStatus(t, cmd), stderr.String()
+	}
+	for args, want := range map[string]string{
+		"export http://x/ -o x.xlsx --server " + down.URL + " --max-rows 9":      "--max-rows: with --server the limits are those of the server",
+		"export http://x/ -o x.xlsx --server " + down.URL + " --page-timeout=1h": "--page-timeout: with --server",
+		"export http://x/ -o x.xlsx --api-key k":                                 "--api-key: it is for a server; name that with --server",
+		"demo --ca-cert f":                                                       "--ca-cert: it is for a server; name that with --server",
+		"demo --stay --server " + down.URL:                                       "--stay: ",
+		"submit request.json --limit 500":                                        "--limit: it goes with --url; of a file the body says it",
+		"submit request.json -H a:b":                                             "--header: it goes with --url",
+		"submit request.json --param a=b":                                        "--param: ",
+		"submit request.json --conn 8":                                           "--conn: ",
+		"submit request.json --method GET":                                       "--method: ",
+		"submit request.json --title x":                                          "--title: ",
+		"submit request.json --callback http://h/":                               "--callback: ",
+	} {
+		code, errs := run(args)
+		require.Equal(t, exitUsage, code, "%s: %s", args, errs)
+		require.Contains(t, errs, "sheaf: "+want, args)
+	}
+	for _, args := range []string{
+		"export http://x/ -o x.xlsx --limit 7 --server " + down.URL,
+		"export http://x/ -o x.xlsx --config sheaf.yaml --server " + down.URL,
+		"submit request.json --user-id 7 --json --server " + down.URL,
+		"submit --url http://x/ --limit 7 --title x --server " + down.URL,
+	} {
+		code, errs := run(args)
+		require.Equal(t, exitUnreachable, code, "%s: %s", args, errs)
+	}
+}
+
 // With --json stdout holds one JSON document, whatever happens.
 func TestJSONErrors(t *testing.T) {
 	t.Chdir(t.TempDir())
 	source := httptest.NewServer(http.NotFoundHandler())
 	defer source.Close()
-	down := httptest.NewServer(nil)
-	down.Close()
 	refusing := answers(t, nil)
 	failing := answers(t, map[string]any{
 		"/v1/export/http":   map[string]any{"hash_key": testKey},
@@ -105,7 +153,7 @@ func TestJSONErrors(t *testing.T) {
 		"unknown flag":      {"status " + testKey + " --no", exitUsage, "USAGE"},
 		"bad value":         {"export nowhere -o x.xlsx", exitUsage, "USAGE"},
 		"bad output":        {"download " + testKey + " -o /no/such/x", exitUsage, "USAGE"},
-		"not there":         {"status " + testKey + " --server " + down.URL, exitUnreachable, "UNREACHABLE"},
+		"not there":         {"status " + testKey + " --server http://127.0.0.1:1", exitUnreachable, "UNREACHABLE"},
 		"refused":           {"history --server " + refusing.URL, exitFailed, "REFUSED"},
 		"refused action":    {"cancel " + testKey + " --server " + refusing.URL, exitFailed, "REFUSED"},
 		"refused submit":    {"submit --url http://x/ --server " + refusing.URL, exitFailed, "REFUSED"},

@@ -287,7 +287,7 @@ func (s *system) restoreLog(ctx context.Context, was events.Mark, applied uint64
 			}
 			if done {
 				written++
-				slog.Warn("export restored to the log", "tenant", x.Tenant, "hash_key", x.Key, "id", x.ID, "state", x.State)
+				x.Logger("start").Warn("export restored to the log", "state", x.State)
 			}
 			return nil
 		})

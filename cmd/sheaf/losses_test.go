@@ -63,8 +63,10 @@ func cutInHalf(t testing.TB, path string) {
 // ended are as they were, one that was under way ends after all, nobody is
 // called back twice, and what cannot be mended is shown.
 func TestLossesAreMendedOrShown(t *testing.T) {
+	t.Parallel()
 	var held atomic.Bool
 	held.Store(true)
+	release := make(chan struct{})
 	var fetched atomic.Int32
 	whole := t.TempDir()
 	demo := demoSource(50)
@@ -74,14 +76,14 @@ func TestLossesAreMendedOrShown(t *testing.T) {
 			_, _ = io.WriteString(w, `{"errcode":4711,"msg":"no such report","data":null}`)
 			return
 		case strings.HasPrefix(r.URL.Path, "/slow") && held.Load():
-			<-r.Context().Done()
-			return
+			<-release
+			panic(http.ErrAbortHandler)
 		case !strings.HasPrefix(r.URL.Path, "/slow"):
 			fetched.Add(1)
 		}
 		demo.ServeHTTP(w, r)
 	}))
-	defer source.Close()
+	t.Cleanup(source.Close)
 	callback, told := callbacks(t)
 
 	serveOn := func(t *testing.T, data string) *process {
@@ -115,7 +117,10 @@ func TestLossesAreMendedOrShown(t *testing.T) {
 	// restore.
 	var d wireDetail
 	wireCall(t, http.MethodGet, p.http+"/v1/export/detail?key="+slow, "", &d)
-	p.drain(t)
+	p.stop()
+	require.Eventually(t, func() bool { return strings.Contains(p.err.String(), `"msg":"stopping"`) }, 10*time.Second, 5*time.Millisecond)
+	close(release) // the crawler need not wait for an answer
+	require.Zero(t, <-p.ended, p.err.String())
 	held.Store(false)
 	fetched.Store(0)
 
@@ -123,11 +128,24 @@ func TestLossesAreMendedOrShown(t *testing.T) {
 		return filepath.Join(streamFolder(t, data, stream), "msgs", "1.blk")
 	}
 	forgetTasks := func(t *testing.T, data string) { require.NoError(t, os.Remove(filepath.Join(data, "tasks.db"))) }
-	for name, c := range map[string]struct {
+	type loss struct {
 		damage func(t *testing.T, data string)
 		shown  string // what stands in LOSSES.txt; "" when everything was mended
 		silent bool
-	}{
+	}
+	start := func(t *testing.T, c loss) (data string, p *process) {
+		data = filepath.Join(t.TempDir(), "data")
+		require.NoError(t, os.CopyFS(data, os.DirFS(whole)))
+		c.damage(t, data)
+		p = serveOn(t, data)
+		if c.silent {
+			require.NotContains(t, p.err.String(), "JetStream")
+		} else {
+			require.Regexp(t, "JetStream (has lost data|went back)", p.err.String())
+		}
+		return data, p
+	}
+	losses := map[string]loss{
 		"none": {func(*testing.T, string) {}, "", true},
 		"flipped bit": {func(t *testing.T, data string) {
 			path := block(t, data, events.StreamEvents)
@@ -164,21 +182,50 @@ func TestLossesAreMendedOrShown(t *testing.T) {
 			require.NoError(t, os.RemoveAll(streamFolder(t, data, events.StreamEvents)))
 			forgetTasks(t, data)
 		}, "tasks.db", false},
-	} {
-		t.Run(name, func(t *testing.T) {
-			data := filepath.Join(t.TempDir(), "data")
-			require.NoError(t, os.CopyFS(data, os.DirFS(whole)))
-			c.damage(t, data)
-			for len(told) > 0 {
-				<-told // of a process before that knew no better
-			}
-			p := serveOn(t, data)
-			if c.silent {
-				require.NotContains(t, p.err.String(), "JetStream")
-			} else {
-				require.Regexp(t, "JetStream (has lost data|went back)", p.err.String())
-			}
+	}
+	t.Run("mended", func(t *testing.T) {
+		for name, c := range losses {
 			if c.shown != "" {
+				continue
+			}
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				data, p := start(t, c)
+				becomesReady(t, p.http)
+				for key, want := range before {
+					got := wireWait(t, p.http, key)
+					require.Equal(t, []any{want.ID, want.Status, want.Rows, want.FailReason, want.CreatedAt}, []any{got.ID, got.Status, got.Rows, got.FailReason, got.CreatedAt})
+					if got.Status == 2 {
+						status, archive := downloaded(t, p.http, got.DownURL)
+						require.Equal(t, http.StatusOK, status)
+						requireDemo(t, workbookIn(t, archive), 50)
+					}
+				}
+				switch {
+				case strings.Contains(name, "JetStream"): // where its sealed headers were
+					require.Equal(t, 3, wireWait(t, p.http, slow).Status)
+				case !c.silent: // else the consumer waits for the process that had it
+					require.Equal(t, 2, wireWait(t, p.http, slow).Status)
+				}
+				p.drain(t)
+				p = serveOn(t, data)
+				require.NotContains(t, p.err.String(), "JetStream has lost data")
+				becomesReady(t, p.http)
+				p.drain(t)
+			})
+		}
+	})
+	require.Empty(t, told, "called back twice")
+	require.Zero(t, fetched.Load(), "what is done is not fetched again")
+	// Without the projection it is not known what is done.
+	t.Run("shown", func(t *testing.T) {
+		for name, c := range losses {
+			if c.shown == "" {
+				continue
+			}
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				data, p := start(t, c)
 				require.Eventually(t, func() bool {
 					status, msg := ready(t, p.http)
 					return status == http.StatusServiceUnavailable && strings.Contains(msg, lossesName)
@@ -192,40 +239,9 @@ func TestLossesAreMendedOrShown(t *testing.T) {
 				require.NoError(t, os.Remove(filepath.Join(data, lossesName)))
 				becomesReady(t, p.http)
 				p.drain(t)
-				return
-			}
-			becomesReady(t, p.http)
-			for key, want := range before {
-				got := wireWait(t, p.http, key)
-				require.Equal(t, []any{want.ID, want.Status, want.Rows, want.FailReason, want.CreatedAt}, []any{got.ID, got.Status, got.Rows, got.FailReason, got.CreatedAt})
-				if got.Status == 2 {
-					res, err := http.Get(got.DownURL)
-					require.NoError(t, err)
-					archive, err := io.ReadAll(res.Body)
-					require.NoError(t, err)
-					_ = res.Body.Close()
-					requireDemo(t, workbookIn(t, archive), 50)
-				}
-			}
-			switch {
-			case strings.Contains(name, "JetStream"): // where its sealed headers were
-				require.Equal(t, 3, wireWait(t, p.http, slow).Status)
-			case !c.silent: // else the consumer waits for the process that had it
-				require.Equal(t, 2, wireWait(t, p.http, slow).Status)
-			}
-			select {
-			case body := <-told:
-				t.Fatal("called back twice: " + body)
-			default:
-			}
-			require.Zero(t, fetched.Load(), "what is done is not fetched again")
-			p.drain(t)
-			p = serveOn(t, data)
-			require.NotContains(t, p.err.String(), "JetStream has lost data")
-			becomesReady(t, p.http)
-			p.drain(t)
-		})
-	}
+			})
+		}
+	})
 }
 
 func TestSmallDiskIsSaidSo(t *testing.T) {
@@ -246,11 +262,12 @@ func TestSmallDiskIsSaidSo(t *testing.T) {
 // A cluster's log that is made anew may have been meant: what an ingress still
 // remembers is not written to it.
 func TestClusterLogMadeAnewIsShown(t *testing.T) {
+	t.Parallel()
 	server := eventstest.Server(t, "127.0.0.1:0")
 	data := t.TempDir()
 	join := func() *process {
 		return startServe(t, "--roles", "ingress", "--http", "127.0.0.1:0", "--nats", server.URL(), "--data", data,
-			"--files", "nats://files", "--replicas", "1", "--secret-key", strings.Repeat("ab", 32))
+			"--files", "nats://files", "--replicas", "1", "--secret-key", strings.Repeat("ab", 32), "--shutdown-delay", "0s")
 	}
 	p := join()
 	key := wireSubmit(t, p.http, "http://127.0.0.1:9/", "", 20)
@@ -275,6 +292,7 @@ func TestClusterLogMadeAnewIsShown(t *testing.T) {
 
 // A loss under a running process ends it, and the next start mends it.
 func TestLossWhileRunning(t *testing.T) {
+	t.Parallel()
 	data := t.TempDir()
 	p := startServe(t, "--roles", "ingress", "--http", "127.0.0.1:0", "--nats-listen", "127.0.0.1:0", "--data", data)
 	key := wireSubmit(t, p.http, "http://127.0.0.1:9/", "", 20)

@@ -65,8 +65,9 @@ func storedFile(t testing.TB, data string) string {
 // expire with a reason, and can be made again. So it is with a data folder that
 // was restored from a backup.
 func TestStartWithoutFinishedFiles(t *testing.T) {
+	t.Parallel()
 	source := httptest.NewServer(demoSource(30))
-	defer source.Close()
+	t.Cleanup(source.Close)
 	whole := filepath.Join(t.TempDir(), "whole")
 	p := serveOn(t, whole)
 	key := wireSubmit(t, p.http, source.URL, "", 20)
@@ -101,6 +102,7 @@ func TestStartWithoutFinishedFiles(t *testing.T) {
 		}, "", false},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			data := filepath.Join(t.TempDir(), "data")
 			require.NoError(t, os.CopyFS(data, os.DirFS(whole)))
 			c.change(t, data)
@@ -159,6 +161,7 @@ func TestStartWithoutFinishedFiles(t *testing.T) {
 // The folder of finished files is removed under a running Sheaf: it is not ready
 // and says why, exports wait, nothing expires, and the exports end when it is back.
 func TestFinishedFilesRemovedWhileRunning(t *testing.T) {
+	t.Parallel()
 	release := make(chan struct{})
 	demo := demoSource(30)
 	source := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -219,6 +222,7 @@ func TestFinishedFilesRemovedWhileRunning(t *testing.T) {
 // A plain copy of a running Sheaf is of no single moment. It starts nevertheless,
 // what it lost it says, and it serves right files or none.
 func TestCopyOfARunningSheaf(t *testing.T) {
+	t.Parallel()
 	release := make(chan struct{})
 	demo := demoSource(30)
 	source := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -241,8 +245,8 @@ func TestCopyOfARunningSheaf(t *testing.T) {
 		copied = filepath.Join(t.TempDir(), "copy")
 		return os.CopyFS(copied, os.DirFS(data)) == nil
 	}, 10*time.Second, time.Millisecond)
-	p.drain(t)
 	close(release)
+	p.drain(t)
 
 	p = serveOn(t, copied)
 	if err := os.Remove(filepath.Join(copied, lossesName)); err != nil {
@@ -264,6 +268,7 @@ func TestCopyOfARunningSheaf(t *testing.T) {
 
 // A bucket of finished files that is gone is reported like a folder.
 func TestStartWithoutTheBucketOfFiles(t *testing.T) {
+	t.Parallel()
 	source := httptest.NewServer(demoSource(30))
 	defer source.Close()
 	data := t.TempDir()
@@ -291,6 +296,7 @@ func TestStartWithoutTheBucketOfFiles(t *testing.T) {
 // A cluster takes no folder in place of the one that it had: it may only be not
 // mounted here.
 func TestClusterRefusesAFolderWithoutMarker(t *testing.T) {
+	t.Parallel()
 	server := eventstest.Server(t, "127.0.0.1:0")
 	files := filepath.Join(t.TempDir(), "shared")
 	args := []string{"serve", "--roles", "ingress", "--http", "127.0.0.1:0", "--nats", server.URL(), "--replicas", "1",

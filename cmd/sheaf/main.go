@@ -51,12 +51,12 @@ func main() {
 		signal.Stop(signals)
 		drain()
 	}()
-	os.Exit(run(ctx, os.Args[1:], stdio{os.Stdin, os.Stdout, os.Stderr}))
+	os.Exit(run(ctx, os.Args[1:], stdio{os.Stdin, os.Stdout, os.Stderr}, slog.SetDefault))
 }
 
 // run carries a command line out and returns the exit code. ctx ends with the
-// first signal.
-func run(ctx context.Context, args []string, std stdio) int {
+// first signal. setLog is given the log that the command line asks for.
+func run(ctx context.Context, args []string, std stdio, setLog func(*slog.Logger)) int {
 	dropEmptyVariables()
 	std.err = &screen{w: std.err}
 	out := &noted{Writer: std.out}
@@ -79,7 +79,7 @@ func run(ctx context.Context, args []string, std stdio) int {
 		err = unknown // it may be why another setting is missing
 	}
 	if err == nil {
-		setLog(std.err, cli.logConfig, command.Command())
+		setLog(newLog(std.err, cli.logConfig, command.Command()))
 		command.BindTo(ctx, (*context.Context)(nil))
 		err = command.Run(std)
 	}
@@ -163,10 +163,10 @@ func exitCode(ctx context.Context, err error) int {
 	return exitFailed
 }
 
-// setLog makes the process's log. Commands for people log warnings alone, so
+// newLog makes the log of a command. Commands for people log warnings alone, so
 // that their own output can be read. Those with a server of their own log errors
 // alone: what it warns of ends in the command's own error, or is for an operator.
-func setLog(w io.Writer, cfg logConfig, command string) {
+func newLog(w io.Writer, cfg logConfig, command string) *slog.Logger {
 	level := slog.LevelWarn
 	switch name, _, _ := strings.Cut(command, " "); name {
 	case "serve":
@@ -179,8 +179,7 @@ func setLog(w io.Writer, cfg logConfig, command string) {
 	}
 	opts := &slog.HandlerOptions{Level: level}
 	if cfg.LogFormat == "text" || cfg.LogFormat == "" && isTerminal(w) {
-		slog.SetDefault(slog.New(slog.NewTextHandler(w, opts)))
-		return
+		return slog.New(slog.NewTextHandler(w, opts))
 	}
 	// Else a duration would be a bare number of nanoseconds.
 	opts.ReplaceAttr = func(_ []string, a slog.Attr) slog.Attr {
@@ -189,5 +188,5 @@ func setLog(w io.Writer, cfg logConfig, command string) {
 		}
 		return a
 	}
-	slog.SetDefault(slog.New(slog.NewJSONHandler(w, opts)))
+	return slog.New(slog.NewJSONHandler(w, opts))
 }

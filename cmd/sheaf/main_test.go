@@ -21,6 +21,7 @@ func TestMain(m *testing.M) {
 		_ = os.Unsetenv(asCommand)
 		main()
 	}
+	slog.SetLogLoggerLevel(slog.LevelError) // of servers within the tests' own process
 	eventstest.Main(m)
 }
 
@@ -42,12 +43,23 @@ func (o *output) String() string {
 	return o.text.String()
 }
 
-// sheaf carries a command line out, with the log kept apart from other tests.
+// sheaf carries a command line out in this process, without its log: there is one log,
+// and tests are parallel.
 func sheaf(t testing.TB, ctx context.Context, stdin string, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	var out, errs output
+	code = run(ctx, args, stdio{strings.NewReader(stdin), &out, &errs}, noLog)
+	return code, out.String(), errs.String()
+}
+
+func noLog(*slog.Logger) {}
+
+// logging is like sheaf, with the log in stderr. Its test cannot be parallel.
+func logging(t testing.TB, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
 	keepLog(t)
 	var out, errs output
-	code = run(ctx, args, stdio{strings.NewReader(stdin), &out, &errs})
+	code = run(t.Context(), args, stdio{strings.NewReader(""), &out, &errs}, slog.SetDefault)
 	return code, out.String(), errs.String()
 }
 
@@ -57,22 +69,23 @@ func keepLog(t testing.TB) {
 }
 
 func TestLogTellsDurationsWithTheirUnit(t *testing.T) {
+	t.Parallel()
 	for _, format := range []string{"json", "text"} {
-		keepLog(t)
 		var out output
-		setLog(&out, logConfig{LogFormat: format}, "serve")
-		slog.Info("done", "elapsed", 1500*time.Millisecond)
+		newLog(&out, logConfig{LogFormat: format}, "serve").Info("done", "elapsed", 1500*time.Millisecond)
 		require.Contains(t, out.String(), "1.5s")
 	}
 }
 
 func TestOutputIsAFile(t *testing.T) {
+	t.Parallel()
 	code, _, errs := sheaf(t, t.Context(), "", "export", "http://127.0.0.1:1/", "-o", "-")
 	require.Equal(t, exitUsage, code)
 	require.Contains(t, errs, "name a file")
 }
 
 func TestHelpTeaches(t *testing.T) {
+	t.Parallel()
 	for _, args := range [][]string{nil, {"--help"}} {
 		code, out, errs := sheaf(t, t.Context(), "", args...)
 		require.Zero(t, code)
@@ -90,12 +103,14 @@ func TestHelpTeaches(t *testing.T) {
 }
 
 func TestVersion(t *testing.T) {
+	t.Parallel()
 	code, out, _ := sheaf(t, t.Context(), "", "--version")
 	require.Zero(t, code)
 	require.Regexp(t, `^sheaf \S+ \(go1\.\d+`, out)
 }
 
 func TestEverySettingHasItsEnvironmentName(t *testing.T) {
+	t.Parallel()
 	var check func(reflect.Type)
 	check = func(typ reflect.Type) {
 		for i := range typ.NumField() {

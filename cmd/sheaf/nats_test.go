@@ -8,6 +8,7 @@ import (
 )
 
 func TestAccountMustHoldEveryCopy(t *testing.T) {
+	t.Parallel()
 	limits := func(bytes int64) jetstream.AccountLimits { return jetstream.AccountLimits{MaxStore: bytes} }
 	account := func(bytes int64) *jetstream.AccountInfo {
 		return &jetstream.AccountInfo{Tier: jetstream.Tier{Limits: limits(bytes)}}

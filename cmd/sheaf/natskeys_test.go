@@ -71,6 +71,7 @@ func natsRequest(source, title string) string {
 
 // A tenant does with its key what the subject table says.
 func TestNATSCallersWithKeys(t *testing.T) {
+	t.Parallel()
 	s := startNATSKeys(t)
 	events, err := s.shop.SubscribeSync("sheaf.event.shop.>")
 	require.NoError(t, err)
@@ -123,6 +124,7 @@ func TestNATSCallersWithKeys(t *testing.T) {
 // Whatever a producer tries, another's exports are neither read, forged, held up
 // nor wiped.
 func TestProducersCannotHarmEachOther(t *testing.T) {
+	t.Parallel()
 	s := startNATSKeys(t)
 	code, data := s.ask(t, s.shop, "sheaf.api.shop.http", natsRequest(s.http, "the victim's"))
 	require.Zero(t, code)
@@ -195,6 +197,7 @@ func (s *natsKeys) streams(t *testing.T) string {
 
 // The event streams of a server cannot be read from its disk.
 func TestStoreOfAServerIsEncrypted(t *testing.T) {
+	t.Parallel()
 	data := filepath.Join(t.TempDir(), "data")
 	p := startServe(t, "--http", "127.0.0.1:0", "--nats-listen", "127.0.0.1:0", "--data", data)
 	nc, err := nats.Connect(p.nats)

@@ -10,6 +10,7 @@ import (
 
 // An output has the name of what is written to it, or no ending.
 func TestOutputsEndAsTheyAreWritten(t *testing.T) {
+	t.Parallel()
 	folder := t.TempDir()
 	for name, good := range map[string]bool{
 		"x.xlsx": true, "x.XLSX": true, "x.zip": true, "x.Zip": true, "x": true, "x.csv.xlsx": true, "订单.xlsx": true,

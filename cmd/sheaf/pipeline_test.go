@@ -10,8 +10,10 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -25,38 +27,59 @@ import (
 	"github.com/xuri/excelize/v2"
 )
 
-// process is a sheaf serve in this process.
+// process is a sheaf serve in a process of its own, so that its log and environment are
+// its own too.
 type process struct {
 	http, nats string
-	ended      chan int
+	ended      chan int // its exit code, -1 if it was killed; closed then
 	out, err   *output
-	stop       context.CancelFunc
+	cmd        *exec.Cmd
 }
 
 // startServe starts sheaf serve with the flags and waits until it says where
 // it listens.
 func startServe(t testing.TB, args ...string) *process {
 	t.Helper()
-	keepLog(t)
-	ctx, stop := context.WithCancel(context.Background())
-	p := &process{ended: make(chan int, 1), out: &output{}, err: &output{}, stop: stop}
+	p := beginServe(t, args...)
+	require.Eventually(t, func() bool { return strings.Contains(p.out.String(), "roles ") || len(p.ended) > 0 }, 30*time.Second, 5*time.Millisecond)
+	require.Empty(t, p.ended, p.err.String())
+	p.http, p.nats = field(p.out.String(), "REST"), field(p.out.String(), "NATS")
+	return p
+}
+
+// beginServe starts sheaf serve with the flags. It is killed at the end of the test.
+func beginServe(t testing.TB, args ...string) *process {
+	t.Helper()
+	p := &process{ended: make(chan int, 1), out: &output{}, err: &output{}, cmd: command(t, "", append([]string{"serve"}, args...)...)}
+	p.cmd.Stdout, p.cmd.Stderr = p.out, p.err
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	started := make(chan error)
 	go func() {
-		p.ended <- run(ctx, append([]string{"serve"}, args...), stdio{nil, p.out, p.err})
-		close(p.ended)
+		// The kernel ends the process when the thread ends that started it: it does not
+		// outlive a test that was cut off.
+		runtime.LockOSThread()
+		defer close(p.ended)
+		err := p.cmd.Start()
+		started <- err
+		if err == nil {
+			_ = p.cmd.Wait()
+			p.ended <- p.cmd.ProcessState.ExitCode()
+		}
 	}()
+	require.NoError(t, <-started)
 	t.Cleanup(func() {
-		stop()
+		_ = p.cmd.Process.Kill()
 		for range p.ended { // its folders are removed next
 		}
 		if t.Failed() {
 			t.Logf("serve %v:\n%s", args, p.err)
 		}
 	})
-	require.Eventually(t, func() bool { return strings.Contains(p.out.String(), "roles ") || len(p.ended) > 0 }, 30*time.Second, 5*time.Millisecond)
-	require.Empty(t, p.ended, p.err.String())
-	p.http, p.nats = field(p.out.String(), "REST"), field(p.out.String(), "NATS")
 	return p
 }
+
+// stop has the process stop.
+func (p *process) stop() { _ = p.cmd.Process.Signal(syscall.SIGTERM) }
 
 func field(text, name string) string {
 	if m := regexp.MustCompile(`(?m)^` + name + ` +(\S.*)$`).FindStringSubmatch(text); m != nil {
@@ -65,7 +88,7 @@ func field(text, name string) string {
 	return ""
 }
 
-// drain does what SIGTERM does.
+// drain stops the process and waits until it has ended in order.
 func (p *process) drain(t testing.TB) {
 	t.Helper()
 	p.stop()
@@ -212,11 +235,10 @@ func TestDemo(t *testing.T) {
 
 func TestDemoStays(t *testing.T) {
 	t.Chdir(t.TempDir())
-	keepLog(t)
 	ctx, stop := context.WithCancel(t.Context())
 	var out, errs output
 	ended := make(chan int, 1)
-	go func() { ended <- run(ctx, []string{"demo", "--rows", "10", "--stay"}, stdio{nil, &out, &errs}) }()
+	go func() { ended <- run(ctx, []string{"demo", "--rows", "10", "--stay"}, stdio{nil, &out, &errs}, noLog) }()
 	require.Eventually(t, func() bool { return strings.Contains(errs.String(), "Still serving") || len(ended) > 0 }, 30*time.Second, 5*time.Millisecond)
 	var d wireDetail
 	wireCall(t, http.MethodGet, field(out.String(), "server")+"/v1/export/detail?key="+field(out.String(), "export"), "", &d)
@@ -322,6 +344,7 @@ func exportEndToEnd(t *testing.T, server string) {
 }
 
 func TestServeAllInOne(t *testing.T) {
+	t.Parallel()
 	data := t.TempDir()
 	p := startServe(t, "--http", "127.0.0.1:0", "--nats-listen", "127.0.0.1:0", "--data", data)
 	exportEndToEnd(t, p.http)
@@ -349,6 +372,7 @@ func TestServeAllInOne(t *testing.T) {
 }
 
 func TestServeSplit(t *testing.T) {
+	t.Parallel()
 	key := strings.Repeat("5e", 32)
 	files := "file://" + t.TempDir()
 	first := startServe(t, "--roles", "ingress", "--http", "127.0.0.1:0", "--nats-listen", "127.0.0.1:0", "--data", t.TempDir(), "--files", files, "--secret-key", key)
@@ -443,13 +467,12 @@ func TestClientCommandsAgainstAServer(t *testing.T) {
 
 func TestSourceCommand(t *testing.T) {
 	t.Chdir(t.TempDir())
-	keepLog(t)
 	require.NoError(t, os.WriteFile("orders.csv", []byte("id,name\n1,李雷\n2,韩梅梅\n"), 0o600))
 	ctx, stop := context.WithCancel(t.Context())
 	var out output
 	ended := make(chan int, 1)
 	go func() {
-		ended <- run(ctx, []string{"source", "orders.csv", "--listen", "127.0.0.1:0"}, stdio{nil, &out, &out})
+		ended <- run(ctx, []string{"source", "orders.csv", "--listen", "127.0.0.1:0"}, stdio{nil, &out, &out}, noLog)
 	}()
 	require.Eventually(t, func() bool { return strings.Contains(out.String(), "Stop with") || len(ended) > 0 }, 10*time.Second, time.Millisecond)
 	url := strings.Fields(out.String())[0]
@@ -465,7 +488,7 @@ func TestSourceCommand(t *testing.T) {
 }
 
 func TestServeEndsWithTheReasonOfAFailedRole(t *testing.T) {
-	keepLog(t)
+	t.Parallel()
 	cfg := oneShot(t.TempDir())
 	s, err := open(t.Context(), cfg)
 	require.NoError(t, err)
@@ -491,7 +514,6 @@ func TestServeEndsWithTheReasonOfAFailedRole(t *testing.T) {
 
 func TestOneShotEndsWithItsServer(t *testing.T) {
 	t.Chdir(t.TempDir())
-	keepLog(t)
 	work, err := newScratch(".")
 	require.NoError(t, err)
 	err = inProcess(t.Context(), oneShot(work.file("data")), func(ctx context.Context, s *system, _ *client) error {
@@ -510,7 +532,7 @@ type roleFunc func(context.Context) error
 func (f roleFunc) Run(ctx context.Context) error { return f(ctx) }
 
 func TestClusterThatIsNotThere(t *testing.T) {
-	keepLog(t)
+	t.Parallel()
 	ctx, stop := context.WithTimeout(t.Context(), 500*time.Millisecond)
 	defer stop()
 	cfg := Config{Roles: []string{roleCrawler}, NATS: []string{"127.0.0.1:1"}}
@@ -523,6 +545,7 @@ func TestClusterThatIsNotThere(t *testing.T) {
 }
 
 func TestServerVersion(t *testing.T) {
+	t.Parallel()
 	for version, want := range map[string]bool{
 		"2.14.0": true, "v2.14.10": true, "2.14.0-RC.1": true, "2.15": true, "2.15.2-beta": true, "3.0.0": true,
 		"2.13.9": false, "2.12.6": false, "2.13": false, "2.11.99": false, "1.99": false, "": false, "x.y": false, "2.14.x": false,

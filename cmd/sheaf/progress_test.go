@@ -94,7 +94,7 @@ func TestLogAndBarDoNotMix(t *testing.T) {
 	url := progressing(t, phase("crawling", 1), phase("crawling", 3), phase("assembling", 2), failedDetail)
 	tty, text := terminal(t)
 	keepLog(t)
-	code := run(t.Context(), []string{"export", "http://127.0.0.1:1/", "-o", "x.xlsx", "--server", url}, stdio{strings.NewReader(""), io.Discard, tty})
+	code := run(t.Context(), []string{"export", "http://127.0.0.1:1/", "-o", "x.xlsx", "--server", url}, stdio{strings.NewReader(""), io.Discard, tty}, slog.SetDefault)
 	require.Equal(t, exitFailed, code)
 	all := text()
 	require.Contains(t, all, "░", "a bar was drawn")
@@ -121,7 +121,7 @@ func TestBarOfASuccessStays(t *testing.T) {
 	})
 	tty, text := terminal(t)
 	keepLog(t)
-	code := run(t.Context(), []string{"export", "http://127.0.0.1:1/", "-o", "x.xlsx", "--server", server.URL}, stdio{strings.NewReader(""), io.Discard, tty})
+	code := run(t.Context(), []string{"export", "http://127.0.0.1:1/", "-o", "x.xlsx", "--server", server.URL}, stdio{strings.NewReader(""), io.Discard, tty}, slog.SetDefault)
 	require.Zero(t, code)
 	lines := shown(text())
 	require.Len(t, lines, 3)
@@ -142,7 +142,7 @@ func TestFailureIsSaidOnce(t *testing.T) {
 		{"submit", "--url", source.URL, "--wait", "--server", watching},
 		{"retry", testKey, "--wait", "--server", watching},
 	} {
-		code, out, errs := sheaf(t, t.Context(), "", args...)
+		code, out, errs := logging(t, args...)
 		require.Equal(t, exitFailed, code)
 		require.Equal(t, 1, strings.Count(out+errs, "HTTP "), "%s%s", out, errs)
 		require.NotContains(t, errs, "done")
@@ -154,7 +154,7 @@ func TestFailureIsSaidOnce(t *testing.T) {
 // flags that it has.
 func TestOneShotWarnsOfNothing(t *testing.T) {
 	t.Chdir(t.TempDir())
-	code, _, errs := sheaf(t, t.Context(), "", "demo", "--rows", "3", "--log-level", "warn")
+	code, _, errs := logging(t, "demo", "--rows", "3", "--log-level", "warn")
 	require.Zero(t, code)
 	require.NotContains(t, errs, "level")
 
@@ -162,7 +162,7 @@ func TestOneShotWarnsOfNothing(t *testing.T) {
 		fmt.Fprint(w, `{"data":{"data":[{"a":"A","b":"B"},{"a":1,"b":2}]}}`)
 	}))
 	defer source.Close()
-	code, _, errs = sheaf(t, t.Context(), "", "export", source.URL, "-o", "x.xlsx", "--max-columns", "1")
+	code, _, errs = logging(t, "export", source.URL, "-o", "x.xlsx", "--max-columns", "1")
 	require.Equal(t, exitFailed, code)
 	require.Contains(t, errs, "more than 1 fields (--max-columns)")
 	onlyFiles(t, "sheaf-demo")

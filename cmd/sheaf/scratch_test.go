@@ -18,15 +18,26 @@ import (
 // asCommand has the test binary run as sheaf.
 const asCommand = "SHEAF_TEST_AS_COMMAND"
 
-// command is a real process that runs sheaf in a folder. It is killed at the end of the test.
-func command(t testing.TB, folder string, args ...string) (cmd *exec.Cmd, stderr *bytes.Buffer) {
+// command is a command line of sheaf that is to run as a process in a folder, "" for the
+// package's.
+func command(t testing.TB, folder string, args ...string) *exec.Cmd {
 	t.Helper()
 	program, err := os.Executable()
 	require.NoError(t, err)
-	cmd, stderr = exec.Command(program, args...), &bytes.Buffer{}
-	cmd.Dir, cmd.Stderr, cmd.Env = folder, stderr, append(os.Environ(), asCommand+"=1")
+	cmd := exec.Command(program, args...)
+	cmd.Dir, cmd.Env = folder, append(os.Environ(), asCommand+"=1")
+	return cmd
+}
+
+// startCommand starts a command line of sheaf in a folder. It is killed at the end of the
+// test.
+func startCommand(t testing.TB, folder string, args ...string) (cmd *exec.Cmd, stderr *bytes.Buffer) {
+	t.Helper()
+	cmd, stderr = command(t, folder, args...), &bytes.Buffer{}
+	cmd.Stderr = stderr
+	require.NoError(t, cmd.Start())
 	t.Cleanup(func() {
-		if cmd.Process != nil && cmd.ProcessState == nil {
+		if cmd.ProcessState == nil {
 			_ = cmd.Process.Kill()
 			_ = cmd.Wait()
 		}
@@ -75,8 +86,7 @@ func TestSignalsLeaveNothingBehind(t *testing.T) {
 			t.Parallel()
 			folder := t.TempDir()
 			url, asked, _ := holdingSource(t)
-			cmd, stderr := command(t, folder, "export", url, "-o", "x.xlsx", "-H", "Authorization: Bearer secret")
-			require.NoError(t, cmd.Start())
+			cmd, stderr := startCommand(t, folder, "export", url, "-o", "x.xlsx", "-H", "Authorization: Bearer secret")
 			<-asked
 			require.Len(t, names(t, folder), 1, "the scratch folder")
 			require.NoError(t, cmd.Process.Signal(sig))
@@ -91,7 +101,7 @@ func TestIgnoredHangupStaysIgnored(t *testing.T) {
 	t.Parallel()
 	folder := t.TempDir()
 	url, asked, release := holdingSource(t)
-	inner, _ := command(t, folder, "export", url, "-o", "x.xlsx")
+	inner := command(t, folder, "export", url, "-o", "x.xlsx")
 	cmd := exec.Command("sh", append([]string{"-c", `trap "" HUP; exec "$0" "$@"`}, inner.Args...)...)
 	cmd.Dir, cmd.Env = inner.Dir, inner.Env
 	require.NoError(t, cmd.Start())
@@ -108,8 +118,7 @@ func TestNextRunRemovesWhatAKilledOneLeft(t *testing.T) {
 	url, asked, release := holdingSource(t)
 	var killed []string
 	for range 2 {
-		cmd, _ := command(t, folder, "export", url, "-o", "x.xlsx")
-		require.NoError(t, cmd.Start())
+		cmd, _ := startCommand(t, folder, "export", url, "-o", "x.xlsx")
 		<-asked
 		killed = names(t, folder)
 		require.Len(t, killed, 1, "the second has removed what the first left")
@@ -117,12 +126,10 @@ func TestNextRunRemovesWhatAKilledOneLeft(t *testing.T) {
 		require.Equal(t, -1, exitStatus(t, cmd))
 	}
 	// One that is alive keeps its folder, also while another runs and ends beside it.
-	alive, stderr := command(t, folder, "export", url, "-o", "a.xlsx")
-	require.NoError(t, alive.Start())
+	alive, stderr := startCommand(t, folder, "export", url, "-o", "a.xlsx")
 	<-asked
 	require.NotContains(t, names(t, folder), killed[0])
-	other, _ := command(t, folder, "export", url, "-o", "b.xlsx")
-	require.NoError(t, other.Start())
+	other, _ := startCommand(t, folder, "export", url, "-o", "b.xlsx")
 	<-asked
 	require.Len(t, names(t, folder), 2)
 	release()
@@ -257,7 +264,7 @@ func TestFilesHaveTheModeOfTheUmask(t *testing.T) {
 		t.Run(umask, func(t *testing.T) {
 			t.Parallel()
 			folder := t.TempDir()
-			inner, _ := command(t, folder, "demo", "--rows", "1", "--out", "demo")
+			inner := command(t, folder, "demo", "--rows", "1", "--out", "demo")
 			cmd := exec.Command("sh", append([]string{"-c", "umask " + umask + `; exec "$0" "$@"`}, inner.Args...)...)
 			cmd.Dir, cmd.Env = inner.Dir, inner.Env
 			out, err := cmd.CombinedOutput()

@@ -17,6 +17,7 @@ import (
 )
 
 func TestSecretKeyIsMadeOnceAndKeptPrivate(t *testing.T) {
+	t.Parallel()
 	data := filepath.Join(t.TempDir(), "data")
 	c := KeyConfig{Data: data}
 	_, err := c.secretKey()
@@ -62,6 +63,7 @@ func TestSecretKeyIsMadeOnceAndKeptPrivate(t *testing.T) {
 }
 
 func TestSecretKeyForms(t *testing.T) {
+	t.Parallel()
 	key := bytes.Repeat([]byte{0xfb, 0xff, 0x3e, 1}, 8)
 	file := filepath.Join(t.TempDir(), "key")
 	require.NoError(t, os.WriteFile(file, []byte(hex.EncodeToString(key)+"\n"), 0o440))
@@ -93,6 +95,7 @@ func TestSecretKeyForms(t *testing.T) {
 }
 
 func TestCallbackSecret(t *testing.T) {
+	t.Parallel()
 	key := strings.Repeat("ab", 32)
 	code, out, _ := sheaf(t, t.Context(), "", "callback-secret", "--secret-key", key)
 	require.Zero(t, code)
@@ -112,6 +115,7 @@ func TestCallbackSecret(t *testing.T) {
 // A rotated key file has the first key as before and the new one behind it; what
 // stands there wrongly is refused.
 func TestSecretKeyIsRotated(t *testing.T) {
+	t.Parallel()
 	c := KeyConfig{Data: t.TempDir()}
 	first, err := c.makeSecretKey()
 	require.NoError(t, err)

@@ -72,6 +72,7 @@ func ask(t testing.TB, h http.Handler, method, target, body string) (int, source
 }
 
 func TestSourcePageIsTheStandardFormat(t *testing.T) {
+	t.Parallel()
 	s := openTestSource(t, "a.json", `[{"ID":0,"Name":"Demo"},{"ID":1,"Name":"Demo"},{"ID":2,"Name":"李雷"}]`)
 	srv := httptest.NewServer(s)
 	defer srv.Close()
@@ -88,6 +89,7 @@ func TestSourcePageIsTheStandardFormat(t *testing.T) {
 }
 
 func TestSourcePages(t *testing.T) {
+	t.Parallel()
 	s := openTestSource(t, "a.json", `[{"a":1},{"a":2},{"a":3},{"a":4},{"a":5}]`)
 	header := `{"a":"a"}`
 	for _, c := range []struct {
@@ -121,6 +123,7 @@ func TestSourcePages(t *testing.T) {
 }
 
 func TestSourceRefusesBadRequests(t *testing.T) {
+	t.Parallel()
 	s := openTestSource(t, "a.json", `[{"a":1}]`)
 	for _, c := range []struct{ method, target, body, msg string }{
 		{"GET", "/?page=0", "", "page: "},
@@ -150,6 +153,7 @@ func TestSourceRefusesBadRequests(t *testing.T) {
 }
 
 func TestSourceReadsEachFormat(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name, file, content string
 		columns             []string
@@ -199,6 +203,7 @@ func TestSourceReadsEachFormat(t *testing.T) {
 }
 
 func TestSourceWithoutRows(t *testing.T) {
+	t.Parallel()
 	s := openTestSource(t, "a.json", " [ ] ")
 	_, page := ask(t, s, "GET", "/", "")
 	require.Empty(t, page.rows())
@@ -212,6 +217,7 @@ func TestSourceWithoutRows(t *testing.T) {
 }
 
 func TestSourceRefusesBadFiles(t *testing.T) {
+	t.Parallel()
 	wide := strings.Builder{}
 	for i := range maxSourceColumns + 1 {
 		fmt.Fprintf(&wide, ",c%d", i)
@@ -260,6 +266,7 @@ func TestSourceRefusesBadFiles(t *testing.T) {
 }
 
 func TestSourceBoundsColumns(t *testing.T) {
+	t.Parallel()
 	var b strings.Builder
 	for i := range maxSourceColumns + 1 {
 		fmt.Fprintf(&b, "{\"c%d\":1}\n", i)
@@ -269,6 +276,7 @@ func TestSourceBoundsColumns(t *testing.T) {
 }
 
 func TestSourceRefusesAChangedFile(t *testing.T) {
+	t.Parallel()
 	path := writeSource(t, "a.json", `[{"a":1}]`)
 	s, err := openSource(path, sourceOptions{})
 	require.NoError(t, err)
@@ -280,6 +288,7 @@ func TestSourceRefusesAChangedFile(t *testing.T) {
 }
 
 func TestSourceCutOffIsNoticedByTheCaller(t *testing.T) {
+	t.Parallel()
 	path := writeSource(t, "a.json", `[{"a":1},{"a":2}]`)
 	s, err := openSource(path, sourceOptions{})
 	require.NoError(t, err)
@@ -300,6 +309,7 @@ func TestSourceCutOffIsNoticedByTheCaller(t *testing.T) {
 
 // Whatever the page size, the pages together are the rows of the file.
 func TestSourcePagesAddUp(t *testing.T) {
+	t.Parallel()
 	var want []string
 	for i := range 257 {
 		want = append(want, fmt.Sprintf(`{"i":%d,"s":%q}`, i, strings.Repeat("x", i)))

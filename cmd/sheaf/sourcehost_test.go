@@ -33,12 +33,11 @@ func TestSourceAnswersUnderItsOwnHostsOnly(t *testing.T) {
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			keepLog(t)
 			ctx, stop := context.WithCancel(t.Context())
 			var out output
 			started, ended := &firstWrite{Writer: &out, done: make(chan struct{})}, make(chan int, 1)
 			go func() {
-				ended <- run(ctx, append([]string{"source", "x.json"}, c.args...), stdio{strings.NewReader(""), started, &out})
+				ended <- run(ctx, append([]string{"source", "x.json"}, c.args...), stdio{strings.NewReader(""), started, &out}, noLog)
 			}()
 			<-started.done
 			_, port, err := net.SplitHostPort(strings.Trim(strings.TrimPrefix(strings.Fields(out.String())[0], "http:"), "/"))

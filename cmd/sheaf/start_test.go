@@ -47,30 +47,16 @@ func startNATS(t testing.TB, o *server.Options) (end func()) {
 // A process that starts before its cluster does, or while that has no leader, is alive and
 // not ready and says why. It serves when there is a leader.
 func TestAStartWaitsForItsCluster(t *testing.T) {
-	keepLog(t)
+	t.Parallel()
 	alone := natsOptions(t) // of a cluster whose other servers are away
 	alone.ServerName = "alone"
 	alone.Cluster = server.ClusterOpts{Name: "sheaf", Host: "127.0.0.1", Port: eventstest.FreePort()}
 	alone.Routes = []*url.URL{{Scheme: "nats", Host: fmt.Sprintf("127.0.0.1:%d", eventstest.FreePort())}}
 	whole := natsOptions(t)
 	whole.Port = alone.Port
-	ctx, stop := context.WithCancel(t.Context())
-	out := &output{}
 	address := fmt.Sprintf("127.0.0.1:%d", eventstest.FreePort())
-	ended := make(chan int, 1)
-	go func() {
-		ended <- run(ctx, []string{"serve", "--nats", fmt.Sprintf("127.0.0.1:%d", alone.Port), "--replicas", "1", "--http", address, "--data", t.TempDir(), "--secret-key", strings.Repeat("5e", 32), "--shutdown-delay", "0s"},
-			stdio{nil, out, out})
-		close(ended)
-	}()
-	t.Cleanup(func() {
-		stop()
-		for range ended { // its folder is removed next
-		}
-		if t.Failed() {
-			t.Log(out.String())
-		}
-	})
+	p := beginServe(t, "--nats", fmt.Sprintf("127.0.0.1:%d", alone.Port), "--replicas", "1", "--http", address, "--data", t.TempDir(),
+		"--secret-key", strings.Repeat("5e", 32), "--shutdown-delay", "0s")
 	answers := func(path string, status int, text string) {
 		t.Helper()
 		require.Eventually(t, func() bool {
@@ -90,39 +76,29 @@ func TestAStartWaitsForItsCluster(t *testing.T) {
 	end()
 	startNATS(t, whole)
 	answers("/readyz", http.StatusOK, "")
-	stop()
-	require.Zero(t, <-ended)
+	p.drain(t)
 }
 
 // A process that waits for its cluster stops when it is asked to.
 func TestAStartThatWaitsStopsInOrder(t *testing.T) {
-	keepLog(t)
-	ctx, stop := context.WithCancel(t.Context())
-	out := &output{}
-	ended := make(chan int, 1)
-	go func() {
-		ended <- run(ctx, []string{"serve", "--roles", "assembler", "--nats", fmt.Sprintf("127.0.0.1:%d", eventstest.FreePort()), "--data", t.TempDir(), "--secret-key", strings.Repeat("5e", 32)}, stdio{nil, out, out})
-	}()
-	require.Eventually(t, func() bool { return strings.Contains(out.String(), "trying again") }, 10*time.Second, 5*time.Millisecond)
-	stop()
-	require.Zero(t, <-ended, out.String())
+	t.Parallel()
+	p := beginServe(t, "--roles", "assembler", "--nats", fmt.Sprintf("127.0.0.1:%d", eventstest.FreePort()), "--data", t.TempDir(), "--secret-key", strings.Repeat("5e", 32))
+	require.Eventually(t, func() bool { return strings.Contains(p.err.String(), "trying again") }, 30*time.Second, 5*time.Millisecond)
+	p.drain(t)
 }
 
 // What no time will mend ends a start at once, with the reason.
 func TestAStartEndsWhereWaitingIsInVain(t *testing.T) {
-	keepLog(t)
-	serve := func(t *testing.T, address string, args ...string) string {
-		out := &output{}
-		ended := make(chan int, 1)
-		ctx, stop := context.WithTimeout(t.Context(), 20*time.Second)
-		defer stop()
-		go func() {
-			ended <- run(ctx, append([]string{"serve", "--roles", "crawler", "--nats", address, "--replicas", "1", "--data", t.TempDir(), "--secret-key", strings.Repeat("5e", 32)}, args...), stdio{nil, out, out})
-		}()
-		code := <-ended
-		require.NoError(t, ctx.Err(), out.String())
-		require.NotZero(t, code)
-		return out.String()
+	t.Parallel()
+	serve := func(t *testing.T, address string) string {
+		p := beginServe(t, "--roles", "crawler", "--nats", address, "--replicas", "1", "--data", t.TempDir(), "--secret-key", strings.Repeat("5e", 32))
+		select {
+		case code := <-p.ended:
+			require.Equal(t, exitFailed, code, p.err.String())
+		case <-time.After(20 * time.Second):
+			t.Fatal("it does not end")
+		}
+		return p.err.String()
 	}
 	connect := func(t *testing.T, o *server.Options, opts ...nats.Option) jetstream.JetStream {
 		nc, err := nats.Connect(fmt.Sprintf("nats://127.0.0.1:%d", o.Port), opts...)

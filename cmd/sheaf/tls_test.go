@@ -51,7 +51,7 @@ func TestKeysAndTLS(t *testing.T) {
 	require.NoError(t, os.WriteFile(request, []byte(`{"timestamp":1,"ext_type":"XLSX","title":"t","user_id":"7","source_raw":"[{\"a\":\"A\"},{\"a\":1}]"}`), 0o600))
 	sheaf := func(args ...string) (code int, out, errs string) {
 		var o, e bytes.Buffer
-		code = run(t.Context(), append(args, "--server", p.http), stdio{nil, &o, &e})
+		code = run(t.Context(), append(args, "--server", p.http), stdio{nil, &o, &e}, noLog)
 		return code, strings.TrimSpace(o.String()), e.String()
 	}
 	code, _, errs := sheaf("submit", request, "--api-key", api)
@@ -70,7 +70,7 @@ func TestKeysAndTLS(t *testing.T) {
 	require.NotContains(t, p.err.String(), api)
 
 	var sealed, said bytes.Buffer
-	require.Zero(t, run(t.Context(), []string{"seal", "--tenant", "shop", "--server", p.http, "--ca-cert", cert}, stdio{strings.NewReader("s3cret\n"), &sealed, &said}), said.String())
+	require.Zero(t, run(t.Context(), []string{"seal", "--tenant", "shop", "--server", p.http, "--ca-cert", cert}, stdio{strings.NewReader("s3cret\n"), &sealed, &said}, noLog), said.String())
 	ring, err := KeyConfig{Data: filepath.Join(dir, "data")}.keyring()
 	require.NoError(t, err)
 	plain, err := ring.OpenValue("shop", strings.TrimSpace(sealed.String()))
@@ -81,6 +81,7 @@ func TestKeysAndTLS(t *testing.T) {
 // A renewed certificate is shown without a restart; one that is half written is
 // not.
 func TestCertificateIsReadAgain(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	cert, key := makeCertificate(t, dir, 1)
 	c, err := openCertificate(cert, key)

@@ -65,6 +65,10 @@ func markOf(key string) string {
 // owner alone. One that was there keeps owner, group and mode, for a service may run as
 // another user than who changes its files; what cannot be kept so is not changed.
 func ReplaceFile(name string, data []byte) error {
+	name, err := LinkTarget(name)
+	if err != nil {
+		return err
+	}
 	tmp, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+".*") // mode 0600
 	if err != nil {
 		return err
@@ -89,6 +93,18 @@ func ReplaceFile(name string, data []byte) error {
 	}
 	failpoint.Hit("replace.rename.after")
 	return SyncFolder(filepath.Dir(name))
+}
+
+// LinkTarget is the file that a name leads to: the name itself, unless it is a symbolic link.
+func LinkTarget(name string) (string, error) {
+	target, err := filepath.EvalSymlinks(name)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return target, err
+	}
+	if _, err := os.Lstat(name); err == nil {
+		return "", fmt.Errorf("%s is a symbolic link to a file that is not there", name)
+	}
+	return name, nil
 }
 
 // SyncFolder returns when the names of a folder are on disk.

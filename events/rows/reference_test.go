@@ -131,6 +131,9 @@ func referenceResponse(body []byte) (r rows.Response, ok bool) {
 	if data, isObject = object(top["data"]); !isObject {
 		right = false
 	}
+	if string(data["data"]) == "null" {
+		data["data"] = json.RawMessage("[]")
+	}
 	if all, isRows := referenceRows(data["data"]); isRows {
 		r.Rows, r.RowCount = data["data"], len(all)
 		if len(all) > 0 {

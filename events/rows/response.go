@@ -15,7 +15,7 @@ type Response struct {
 	// Msg is msg, decoded and cut at 500 characters. A msg that is a number
 	// or a boolean is its text; null, an object or an array is "".
 	Msg string
-	// Rows is the JSON array data.data as sent. It is nil when the answer is
+	// Rows is the JSON array data.data as sent, [] for null. It is nil when the answer is
 	// not OK and carries no such array.
 	Rows []byte
 	// RowCount is the number of rows, with the header row.
@@ -63,9 +63,9 @@ const (
 //
 // When [Response.OK] is false, data is checked as JSON but may be of any form
 // or absent; what it holds in the expected form is still returned. When OK is
-// true, data and data.data must be there and of the right form. A missing
-// pagetag is no error. A page in it that is no whole number is one, and so is a
-// total or total_page that is too large for an int64.
+// true, data and data.data must be there and of the right form; a data.data that
+// is null is an empty array. A missing pagetag is no error. A page in it that is no
+// whole number is one, and so is a total or total_page that is too large for an int64.
 //
 // An error is a [*SyntaxError], and the Response is empty then.
 func ScanResponse(body []byte, lim Limits) (Response, error) {
@@ -186,10 +186,14 @@ func (d *data) member(s *scanner, name []byte, i int) int {
 		var r rowArray
 		if s.b[i] == '[' {
 			r, i = s.rows(i)
-		} else if i = s.value(i, 2); i >= 0 {
+		} else if i = s.value(i, 2); i >= 0 && s.b[start] != 'n' {
 			s.misshapen(start, 0, "data.data is %s, not an array of rows", kindOf(s.b[start]))
 		}
-		if i >= 0 {
+		switch {
+		case i < 0:
+		case s.b[start] == 'n':
+			r.array = []byte("[]") // an empty list of a source written in Go
+		default:
 			r.array = s.b[start:i:i]
 		}
 		d.rows.found(s, r)

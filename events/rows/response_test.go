@@ -43,6 +43,8 @@ func TestScanResponseAccepts(t *testing.T) {
 		ok         bool
 	}{
 		{"no rows", `{"data":{"data":[]}}`, rows.Response{Rows: []byte(`[]`)}, true},
+		{"rows null", `{"data":{"data":null,"pagetag":{"page":3}}}`, rows.Response{Rows: []byte(`[]`), HasPagetag: true, Page: 3, HasPage: true}, true},
+		{"a later null replaces", `{"data":{"data":[{}],"data":null}}`, rows.Response{Rows: []byte(`[]`)}, true},
 		{"a byte order mark", "\xef\xbb\xbf {\"data\":{\"data\":[]}}\r\n", rows.Response{Rows: []byte(`[]`)}, true},
 		{"errcode null", `{"errcode":null,"data":{"data":[]}}`, rows.Response{Errcode: "null", Rows: []byte(`[]`)}, true},
 		{"errcode in a string", `{"errcode":"0","data":{"data":[]}}`, rows.Response{Errcode: `"0"`, Rows: []byte(`[]`)}, true},
@@ -104,7 +106,6 @@ var badBodies = []struct{ body, want string }{
 	{`{"data":null}`, "data is null, not an object"},
 	{`{"data":[]}`, "data is an array, not an object"},
 	{`{"data":{}}`, "data.data is missing"},
-	{`{"data":{"data":null}}`, "data.data is null, not an array of rows"},
 	{`{"data":{"data":{}}}`, "data.data is an object, not an array of rows"},
 	{`{"data":{"data":[{},[],3]}}`, "row 2 is an array, not an object"},
 	{`{"data":{"data":[{},"x"]},"msg":nope}`, "'o' at byte 33 where null should be"},

@@ -147,6 +147,7 @@ func (s *Service) handle(ctx context.Context, d events.Delivery) error {
 		leave()
 		return err // ended, or requested anew: nothing to do for this event
 	}
+	d.Concerns(&x)
 	if isSmall(&x) {
 		defer leave()
 		return s.carryOut(ctx, assembleCtx, x, d)

@@ -148,6 +148,7 @@ func (s *Service) handle(ctx context.Context, d events.Delivery) error {
 	if stillOpen(&x, d.Sequence) != nil {
 		return nil // crawled, ended, or requested anew: nothing to do for this event
 	}
+	d.Concerns(&x)
 
 	log := x.Logger("crawler")
 	begun := time.Now()

@@ -79,7 +79,7 @@ func format(page int, f string, args ...any) *Failure {
 func (l *ledger) admit(n int, r rows.Response) (events.Page, *Failure) {
 	p := events.Page{Rows: r.Rows, RowCount: r.RowCount, Total: -1}
 	p.Number = n
-	if !r.HasPagetag {
+	if !r.HasPagetag && (n == 1 || r.RowCount > 0) { // an empty page has nothing to count
 		return p, format(n, "the answer has no data.pagetag; it must give page, limit, total and total_page")
 	}
 	p.HeaderRow = r.RowCount > 0 && (n == 1 || rows.EqualRow(r.FirstRow, l.header))

@@ -1,6 +1,7 @@
 package crawler
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"strings"
 	"testing"
@@ -108,6 +109,67 @@ func TestLaterPages(t *testing.T) {
 			}
 			require.Nil(t, failure)
 			require.Equal(t, tc.header, p.HeaderRow)
+		})
+	}
+}
+
+// A source written in Go answers null for a list of nothing. It is an empty page, wherever [] is one.
+func TestNullIsAnEmptyPage(t *testing.T) {
+	t.Parallel()
+	full := func(tag string) string {
+		return `{"errcode":0,"data":{"data":[` + headerRow + `,` + row(1) + `,` + row(2) + `],"pagetag":` + tag + `}}`
+	}
+	other := func(tag string) string {
+		return `{"errcode":0,"data":{"data":[` + headerRow + `,` + row(3) + `,` + row(4) + `],"pagetag":` + tag + `}}`
+	}
+	const uncounted, null = `{}`, `{"errcode":0,"data":{"data":null,"pagetag":{}}}`
+	const bare = `{"data":{"data":null}}`
+	for _, tc := range []struct {
+		claim string
+		pages []string // the last one repeats
+		end   int      // pages of the list
+		rows  int64
+		code  string
+	}{
+		{"at the end of an uncounted list", []string{full(uncounted), other(uncounted), null}, 2, 4, ""},
+		{"there without a pagetag", []string{full(uncounted), other(uncounted), bare}, 2, 4, ""},
+		{"after the first page", []string{full(uncounted), bare}, 1, 2, ""},
+		{"on page 1", []string{null}, 1, 0, ""},
+		{"on page 1 of a counted list of nothing", []string{`{"data":{"data":null,"pagetag":{"total":0,"total_page":0}}}`}, 1, 0, ""},
+		{"on page 1 without a pagetag", []string{bare}, 0, 0, events.CodeSourceFormat},
+		{"on page 1 although rows are announced", []string{`{"data":{"data":null,"pagetag":{"total":9,"total_page":1}}}`}, 0, 0, events.CodeSourceIncomplete},
+		{"in place of an announced page", []string{full(`{"total_page":3}`), bare, other(`{"total_page":3}`), null}, 0, 0, events.CodeSourceIncomplete},
+		{"between pages of an uncounted list", []string{full(uncounted), null, other(uncounted), null}, 3, 4, ""},
+	} {
+		t.Run(tc.claim, func(t *testing.T) {
+			ends := map[string]string{}
+			for _, empty := range []string{"null", "[]"} {
+				l := newLedger(2, 20, 1000, 1<<20)
+				var failure *Failure
+				for n := 1; failure == nil && l.end == 0; n++ {
+					body := tc.pages[min(n, len(tc.pages))-1]
+					r, err := rows.ScanResponse([]byte(strings.Replace(body, `"data":null`, `"data":`+empty, 1)), rows.Limits{})
+					require.NoError(t, err)
+					p, f := l.admit(n, r)
+					if failure = f; f == nil {
+						p.SHA256 = sha256.Sum256(p.Rows)
+						failure = l.take(p)
+					}
+				}
+				if failure == nil {
+					_, failure = l.finish()
+				}
+				ends[empty] = fmt.Sprintf("%d pages, %d rows", l.end, l.rows)
+				if tc.code != "" {
+					require.NotNil(t, failure)
+					require.Equal(t, tc.code, failure.Code)
+					continue
+				}
+				require.Nil(t, failure)
+				require.Equal(t, tc.end, l.end)
+				require.Equal(t, tc.rows, l.rows)
+			}
+			require.Equal(t, ends["[]"], ends["null"])
 		})
 	}
 }

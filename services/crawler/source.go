@@ -692,7 +692,7 @@ func (s *Source) broken(ctx context.Context, err error) *wrong {
 	case errors.Is(cause, errNoBody):
 		return timeout(fmt.Sprintf("the answer was not complete within %s", s.policy.PageTimeout))
 	case errors.Is(err, ssrf.ErrProhibitedIP), errors.Is(err, ssrf.ErrProhibitedPort), errors.Is(err, ssrf.ErrProhibitedNetwork):
-		return unreachable(never, "the source's address is in a range that may not be asked; an operator can allow it with --allow-cidr")
+		return unreachable(never, "the source's address may not be asked: sheaf serve opens private ranges with --allow-cidr, nothing opens those of cloud metadata")
 	case errors.As(err, &certErr):
 		return unreachable(never, "the source's TLS certificate is not valid")
 	case errors.As(err, &tlsErr), errors.Is(err, http.ErrSchemeMismatch):

@@ -499,7 +499,7 @@ func TestUnreachableSources(t *testing.T) {
 		{"refused", refused, open, events.CodeSourceUnreachable, "page 1: connection refused after 2 attempts"},
 		{"an unknown host", "http://internal.example/", nowhere, events.CodeSourceUnreachable, "page 1: the source's host name could not be resolved after 2 attempts"},
 		{"a dial timeout", plain.URL, slow, events.CodeSourceTimeout, "page 1: the connection timed out after 2 attempts"},
-		{"an address that is not allowed", plain.URL, guarded, events.CodeSourceUnreachable, "page 1: the source's address is in a range that may not be asked; an operator can allow it with --allow-cidr"},
+		{"an address that is not allowed", plain.URL, guarded, events.CodeSourceUnreachable, "page 1: the source's address may not be asked: sheaf serve opens private ranges with --allow-cidr, nothing opens those of cloud metadata"},
 		{"a wrong certificate", secure.URL, open, events.CodeSourceUnreachable, "page 1: the source's TLS certificate is not valid"},
 		{"no TLS", strings.Replace(plain.URL, "http:", "https:", 1), open, events.CodeSourceUnreachable, "page 1: the source does not speak TLS; use http:// in its url"},
 	} {

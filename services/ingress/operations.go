@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net/url"
 	"runtime/debug"
 	"strconv"
@@ -54,6 +53,15 @@ func (c *call) key(data any) string {
 		return key
 	}
 	return ""
+}
+
+// roundID is the request id of a round that the call begins, "" where the id that the caller
+// gave its submission says it already.
+func (c *call) roundID() string {
+	if c.requestID == c.correlation {
+		return ""
+	}
+	return c.requestID
 }
 
 // operation does what a caller asks for. Its errors are told through
@@ -166,7 +174,7 @@ func (s *Service) submit(ctx context.Context, sourceType string, c call) (_ any,
 			if err := s.withinQuota(c.tenant); err != nil {
 				return nil, err
 			}
-			return &events.ExportRequested{CreatedAt: time.Now().UTC(), Request: sub.request, Submission: c.submission}, nil
+			return &events.ExportRequested{CreatedAt: time.Now().UTC(), Request: sub.request, Submission: c.submission, RequestID: c.roundID()}, nil
 		case events.StateFailed, events.StateCancelled, events.StateExpired:
 			if c.submission != nil && handled(x.Submission, *c.submission) {
 				return nil, duplicate(x)
@@ -174,7 +182,7 @@ func (s *Service) submit(ctx context.Context, sourceType string, c call) (_ any,
 			if err := s.withinQuota(c.tenant); err != nil {
 				return nil, err
 			}
-			again := requestAgain(x)
+			again := requestAgain(x, c)
 			again.Request = sub.request
 			if c.submission != nil {
 				again.Submission = c.submission
@@ -195,7 +203,7 @@ func (s *Service) submit(ctx context.Context, sourceType string, c call) (_ any,
 		case err != nil:
 			return nil, err
 		}
-		if err := s.prepare(ctx, c.tenant, sub); err != nil {
+		if err := s.prepare(ctx, c, sub); err != nil {
 			return nil, err
 		}
 	}
@@ -210,7 +218,7 @@ func (s *Service) submit(ctx context.Context, sourceType string, c call) (_ any,
 	if again {
 		// The end of the earlier run lets the sweeper purge what prepare
 		// wrote. It no longer may, but it may just have.
-		if err := s.prepare(ctx, c.tenant, sub); err != nil {
+		if err := s.prepare(ctx, c, sub); err != nil {
 			logger(c.requestID).Warn("could not write the source of an export again", "tenant", c.tenant, "hash_key", sub.key, "error", err)
 		}
 	}
@@ -270,7 +278,8 @@ func (s *Service) expireFirst(ctx context.Context, readUpTo int64, decide events
 // prepare writes what an export needs besides its event: the sealed headers of
 // the source, or the pages that came with the request. Repeating it is
 // harmless.
-func (s *Service) prepare(ctx context.Context, tenant string, sub *submission) error {
+func (s *Service) prepare(ctx context.Context, c call, sub *submission) error {
+	tenant := c.tenant
 	if len(sub.header) > 0 {
 		if err := s.streams.SaveHeaders(ctx, tenant, sub.key, sub.header); err != nil {
 			return err
@@ -284,7 +293,7 @@ func (s *Service) prepare(ctx context.Context, tenant string, sub *submission) e
 			Total: sub.request.Raw.Rows, TotalPages: len(sub.pages), Attempts: 1,
 		})
 		if errors.Is(err, events.ErrNoSpace) {
-			s.dropPages(context.WithoutCancel(ctx), tenant, sub.key)
+			s.dropPages(context.WithoutCancel(ctx), c, sub.key)
 		}
 		if err != nil {
 			return err
@@ -295,15 +304,15 @@ func (s *Service) prepare(ctx context.Context, tenant string, sub *submission) e
 
 // dropPages removes the first pages of a request that the page stream had no
 // room for: no event names them, so nothing else ever would.
-func (s *Service) dropPages(ctx context.Context, tenant, key string) {
+func (s *Service) dropPages(ctx context.Context, c call, key string) {
 	ctx, cancel := context.WithTimeout(ctx, readWait)
 	defer cancel()
-	x, err := s.streams.Read(ctx, tenant, key)
+	x, err := s.streams.Read(ctx, c.tenant, key)
 	if err == nil && x.State == events.StateNone {
-		err = s.streams.PurgeRun(ctx, tenant, key, events.RawRun)
+		err = s.streams.PurgeRun(ctx, c.tenant, key, events.RawRun)
 	}
 	if err != nil {
-		slog.Warn("pages of a refused request are left over", "service", "ingress", "tenant", tenant, "hash_key", key, "error", err)
+		logger(c.requestID).Warn("pages of a refused request are left over", "tenant", c.tenant, "hash_key", key, "error", err)
 	}
 }
 
@@ -319,9 +328,9 @@ func began(by *events.Submission, sub events.Submission) bool {
 	return handled(by, sub) && by.Sequence == sub.Sequence
 }
 
-// requestAgain is the event that begins an ended export anew.
-func requestAgain(x *events.Export) *events.ExportRequested {
-	r := &events.ExportRequested{ExportID: x.ID, CreatedAt: x.CreatedAt, Request: x.Request, Submission: x.Submission}
+// requestAgain is the event with which a call begins an ended export anew.
+func requestAgain(x *events.Export, c call) *events.ExportRequested {
+	r := &events.ExportRequested{ExportID: x.ID, CreatedAt: x.CreatedAt, Request: x.Request, Submission: x.Submission, RequestID: c.roundID()}
 	if x.Request.SourceType == events.SourceHTTP {
 		r.ContinuesRun, _ = x.Resumable()
 	}
@@ -380,7 +389,7 @@ func (s *Service) retry(ctx context.Context, c call) (any, error) {
 			if err := s.withinQuota(c.tenant); err != nil {
 				return nil, err
 			}
-			return requestAgain(x), nil
+			return requestAgain(x, c), nil
 		case events.StateRejected:
 			return nil, conflict("the submission was rejected; submit it again, corrected")
 		case events.StateCompleted:

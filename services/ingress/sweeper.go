@@ -66,19 +66,19 @@ const (
 // What was purged is remembered in the projection, so a pass costs as much as
 // there is to remove, not as there is history.
 type sweeper struct {
-	streams     *events.Streams
-	tasks       *storage.Tasks
-	files       storage.Files
-	bound       <-chan struct{} // closed when the projection is of this log
-	keepFiles   time.Duration   // of completed exports
-	keepPages   time.Duration   // of failed and cancelled exports
-	maxHistory  int             // exports of one tenant in the log
-	maxAge      time.Duration   // of an unfinished export
-	settle      time.Duration
-	every       time.Duration
-	relief      time.Duration // between two looks at the disk
-	now         func() time.Time
-	room        func() error // whether the disk has room for new exports
+	streams    *events.Streams
+	tasks      *storage.Tasks
+	files      storage.Files
+	bound      <-chan struct{} // closed when the projection is of this log
+	keepFiles  time.Duration   // of completed exports
+	keepPages  time.Duration   // of failed and cancelled exports
+	maxHistory int             // exports of one tenant in the log
+	maxAge     time.Duration   // of an unfinished export
+	settle     time.Duration
+	every      time.Duration
+	relief     time.Duration // between two looks at the disk
+	now        func() time.Time
+	room       func() error // whether the disk has room for new exports
 
 	mark       events.PurgeMark // of the pass before; zero in the first one
 	strayMark  events.PurgeMark // of the search for strays before; zero in the first one

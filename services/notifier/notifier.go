@@ -173,6 +173,7 @@ func (s *Service) onEnded(ctx, posting context.Context, d events.Delivery) error
 		return err
 	}
 	return s.look(ctx, posting, ev, func(x *events.Export) error {
+		d.Concerns(x)
 		if ev.Sequence != x.TerminalSeq {
 			return errNothing
 		}
@@ -192,6 +193,7 @@ func (s *Service) onDue(ctx, posting context.Context, d events.Delivery) error {
 		return events.Permanent(err)
 	}
 	return s.look(ctx, posting, events.Event{Tenant: tenant, Key: key}, func(x *events.Export) error {
+		d.Concerns(x)
 		switch wait := untilDue(x); {
 		case wait > time.Minute:
 			// A left-over of an earlier plan.
