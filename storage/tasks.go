@@ -67,12 +67,12 @@ var (
 	bucketExpiring  = []byte("expiring")  // expires_at, key; completed exports
 	bucketFiles     = []byte("files")     // sha256 of a stored name, key; completed exports
 	bucketUnderway  = []byte("underway")  // requested_at, key; exports that have not ended
-	bucketNewest    = []byte("newest")    // tenant, NUL, last sequence, key -> isSettled or nothing
+	bucketRounds    = []byte("rounds")    // tenant, NUL, sequence that began the newest round, key -> last sequence, isSettled or nothing
 	bucketLeftovers = []byte("leftovers") // kind, time, sequence, key
 
 	// What is in these is a function of the log.
-	foldedBuckets = [][]byte{bucketExports, bucketHistory, bucketExpiring, bucketFiles, bucketUnderway, bucketNewest, bucketUsage}
-	indexBuckets  = [][]byte{bucketHistory, bucketExpiring, bucketFiles, bucketUnderway, bucketNewest, bucketLeftovers}
+	foldedBuckets = [][]byte{bucketExports, bucketHistory, bucketExpiring, bucketFiles, bucketUnderway, bucketRounds, bucketUsage}
+	indexBuckets  = [][]byte{bucketHistory, bucketExpiring, bucketFiles, bucketUnderway, bucketRounds, bucketLeftovers}
 )
 
 // Entries of the bucket meta.
@@ -309,11 +309,7 @@ func entries(x *events.Export) []entry {
 	if x.State == events.StateNone {
 		return nil
 	}
-	settled := ""
-	if x.Settled() {
-		settled = isSettled
-	}
-	list := []entry{{string(bucketNewest), newestKey(x), settled}}
+	list := []entry{roundOf(x)}
 	if x.Settled() && len(x.Timeline) > 1 {
 		list = append(list, entry{string(bucketLeftovers), leftoverKey(LeftoverEvents, x), ""})
 	}
@@ -422,16 +418,31 @@ func (t *Tasks) Overdue(before time.Time, limit int) ([]events.Export, error) {
 // isSettled marks exports of which nothing is left to do.
 const isSettled = "settled"
 
-func newestKey(x *events.Export) string {
-	return x.Tenant + "\x00" + string(binary.BigEndian.AppendUint64(nil, x.LastSeq)) + x.Key
+// roundOf is the line of an export in the order in which exports began. The expiry of its
+// file does not change its place.
+func roundOf(x *events.Export) entry {
+	begun := cmp.Or(x.RequestedSeq, x.ID) // a rejected submission was never requested
+	value := string(binary.BigEndian.AppendUint64(nil, x.LastSeq))
+	if x.Settled() {
+		value += isSettled
+	}
+	return entry{string(bucketRounds), x.Tenant + "\x00" + string(binary.BigEndian.AppendUint64(nil, begun)) + x.Key, value}
 }
 
-// Settled returns the exports of a tenant that have ended and whose callback has, the
-// longest unchanged first, at most limit.
+// Settled returns the exports of a tenant that have ended and whose callback has, those
+// that began first before others, at most limit.
 func (t *Tasks) Settled(tenant string, limit int) ([]events.Export, error) {
 	prefix := []byte(tenant + "\x00")
-	return t.collect(bucketNewest, prefix, limit, func(k, v []byte) (take, more bool) {
-		return string(v) == isSettled, bytes.HasPrefix(k, prefix)
+	return t.collect(bucketRounds, prefix, limit, func(k, v []byte) (take, more bool) {
+		return string(v[8:]) == isSettled, bytes.HasPrefix(k, prefix)
+	})
+}
+
+// SettledBelow returns settled exports of any tenant whose newest event is below a
+// sequence, at most limit.
+func (t *Tasks) SettledBelow(sequence uint64, limit int) ([]events.Export, error) {
+	return t.collect(bucketRounds, nil, limit, func(_, v []byte) (take, more bool) {
+		return string(v[8:]) == isSettled && binary.BigEndian.Uint64(v) < sequence, true
 	})
 }
 
@@ -439,9 +450,8 @@ func (t *Tasks) Settled(tenant string, limit int) ([]events.Export, error) {
 // order, until fn fails.
 func (t *Tasks) LastSequences(fn func(key string, sequence uint64) error) error {
 	return t.view(func(tx *bbolt.Tx) error {
-		return tx.Bucket(bucketNewest).ForEach(func(k, _ []byte) error {
-			at := len(k) - keySize
-			return fn(string(k[at:]), binary.BigEndian.Uint64(k[at-8:at]))
+		return tx.Bucket(bucketRounds).ForEach(func(k, v []byte) error {
+			return fn(string(k[len(k)-keySize:]), binary.BigEndian.Uint64(v))
 		})
 	})
 }

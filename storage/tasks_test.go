@@ -25,21 +25,49 @@ var begin = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 
 func keyOf(n int) string { return fmt.Sprintf("%032x", n) }
 
-// logOf makes a log: it gives events their sequences and passes each through
-// the wire format, so that they hold what a follower of the log would see.
+// logOf makes a log: it gives events their sequences and the export after them, and
+// passes each through the wire format, so that they hold what a follower of the log
+// would see.
 type logOf struct {
-	t   require.TestingT
-	all []events.Event
+	t    require.TestingT
+	all  []events.Event // that were not purged
+	last uint64
+	now  map[string]events.Export // by key
 }
 
+// add appends an event that the state of its export admits.
 func (l *logOf) add(tenant, key string, at time.Time, p events.Payload) events.Event {
-	ev := events.Event{ID: fmt.Sprintf("e-%d", len(l.all)+1), Tenant: tenant, Key: key, Time: at, Payload: p}
+	x, ok := l.now[key]
+	if !ok {
+		x = events.Export{Tenant: tenant, Key: key}
+	}
+	if r, ok := p.(*events.ExportRequested); ok {
+		r.ExportID = x.ID // as whoever asks again writes it
+	}
+	ev := events.Event{ID: fmt.Sprintf("e-%d", l.last+1), Tenant: tenant, Key: key, Time: at, Payload: p}
+	require.NoError(l.t, x.Apply(ev))
+	ev.Export = &x
 	msg, err := events.Encode(ev)
 	require.NoError(l.t, err)
-	ev, err = events.Decode(msg.Subject, msg.Header, msg.Data, uint64(len(l.all)+1))
+	l.last++
+	ev, err = events.Decode(msg.Subject, msg.Header, msg.Data, l.last)
 	require.NoError(l.t, err)
 	l.all = append(l.all, ev)
+	if l.now == nil {
+		l.now = map[string]events.Export{}
+	}
+	l.now[key] = *ev.Export
 	return ev
+}
+
+// keepLast purges the events of a key but the newest one, and drop all of them.
+func (l *logOf) keepLast(key string) {
+	l.all = slices.DeleteFunc(l.all, func(ev events.Event) bool { return ev.Key == key && ev.Sequence < l.now[key].LastSeq })
+}
+
+func (l *logOf) drop(key string) {
+	l.all = slices.DeleteFunc(l.all, func(ev events.Event) bool { return ev.Key == key })
+	delete(l.now, key)
 }
 
 func request(user string, at time.Time) *events.ExportRequested {
@@ -103,23 +131,67 @@ func TestApplyShowsTheNewestState(t *testing.T) {
 	require.ErrorIs(t, err, ErrUnknownKey)
 }
 
-func TestEventsThatAreNotAdmittedOnlyMoveTheSequence(t *testing.T) {
+// Of several events of one key only the newest counts, wherever the batch was cut and
+// whatever was purged.
+func TestApplyTakesTheNewestOfABatch(t *testing.T) {
+	t.Parallel()
+	log := logOf{t: t}
+	for n := range 3 {
+		log.add("default", keyOf(n), begin, request("u", begin))
+	}
+	log.add("default", keyOf(1), begin, &events.ExportCrawled{Run: 1, Pages: 3})
+	log.add("default", keyOf(0), begin, &events.ExportFailed{Code: "X", Reason: "x"})
+	log.add("default", keyOf(1), begin, completed("default/a/1.zip", begin.Add(time.Hour)))
+	log.add("default", keyOf(0), begin, request("u", begin))
+	all := slices.Clone(log.all)
+	log.keepLast(keyOf(1))
+	var sums []string
+	for name, batches := range map[string][][]events.Event{
+		"at once":      {all},
+		"in two":       {all[:4], all[4:]},
+		"twice":        {all, all},
+		"overlapping":  {all[:5], all[2:]},
+		"after purges": {log.all},
+		"newest alone": {{all[2], all[5], all[6]}},
+	} {
+		tasks := openAt(t, filepath.Join(t.TempDir(), "tasks.db"))
+		for _, batch := range batches {
+			require.NoError(t, tasks.Apply(batch), name)
+		}
+		for key, want := range log.now {
+			got, err := tasks.Get(key)
+			require.NoError(t, err)
+			require.Equal(t, asJSON(t, want), asJSON(t, got), name)
+		}
+		require.EqualValues(t, 7, tasks.Applied())
+		sums = append(sums, digest(t, tasks))
+	}
+	require.Len(t, slices.Compact(sums), 1)
+}
+
+func asJSON(t require.TestingT, x events.Export) string {
+	b, err := json.Marshal(x)
+	require.NoError(t, err)
+	return string(b)
+}
+
+func TestEventsWithoutAnExportOfTheirKeyOnlyMoveTheSequence(t *testing.T) {
 	t.Parallel()
 	tasks := openAt(t, filepath.Join(t.TempDir(), "tasks.db"))
 	log := logOf{t: t}
 	log.add("default", keyOf(1), begin, request("u", begin))
 	require.NoError(t, tasks.Apply(log.all))
 
+	of := func(tenant, key string) *events.Export {
+		return &events.Export{Tenant: tenant, Key: key, State: events.StateCancelled, ID: 1, LastSeq: 2}
+	}
 	for name, ev := range map[string]events.Event{
-		"not decoded":           {Tenant: "default", Key: keyOf(1)},
-		"no subject":            {},
-		"no key":                {Tenant: "default", Key: "x", Payload: &events.ExportCancelled{}},
-		"no tenant":             {Tenant: "A B", Key: keyOf(1), Payload: &events.ExportCancelled{}},
-		"another tenant's":      {Tenant: "other", Key: keyOf(1), Payload: &events.ExportCancelled{}},
-		"not in this state":     {Tenant: "default", Key: keyOf(1), Payload: &events.ExportExpired{}},
-		"of an unknown export":  {Tenant: "default", Key: keyOf(9), Payload: &events.ExportCrawled{}},
-		"time without a year":   {Tenant: "default", Key: keyOf(1), Payload: &events.ExportCancelled{}, Time: time.Date(10_001, 1, 1, 0, 0, 0, 0, time.UTC)},
-		"time of an odd offset": {Tenant: "default", Key: keyOf(1), Payload: &events.ExportCancelled{}, Time: begin.In(time.FixedZone("", 24*3600))},
+		"not decoded":      {Tenant: "default", Key: keyOf(1)},
+		"no subject":       {},
+		"no export":        {Tenant: "default", Key: keyOf(1), Payload: &events.ExportCancelled{}},
+		"no key":           {Tenant: "default", Key: "x", Export: of("default", "x")},
+		"no tenant":        {Tenant: "A B", Key: keyOf(1), Export: of("A B", keyOf(1))},
+		"another tenant's": {Tenant: "other", Key: keyOf(1), Export: of("other", keyOf(1))},
 	} {
 		ev.Sequence = tasks.Applied() + 1
 		require.NoError(t, tasks.Apply([]events.Event{ev}), name)
@@ -127,12 +199,18 @@ func TestEventsThatAreNotAdmittedOnlyMoveTheSequence(t *testing.T) {
 		x, err := tasks.Get(keyOf(1))
 		require.NoError(t, err, name)
 		require.Equal(t, events.StateRequested, x.State, name)
-		_, err = tasks.Get(keyOf(9))
-		require.ErrorIs(t, err, ErrUnknownKey, name)
 	}
 	counts, err := tasks.Counts()
 	require.NoError(t, err)
 	require.Equal(t, map[events.State]int{events.StateRequested: 1}, counts)
+
+	// The export counts, also if what happened is not known.
+	x := log.now[keyOf(1)]
+	x.State, x.LastSeq = "paused", tasks.Applied()+1
+	require.NoError(t, tasks.Apply([]events.Event{{Tenant: "default", Key: keyOf(1), Sequence: x.LastSeq, Export: &x}}))
+	now, err := tasks.Get(keyOf(1))
+	require.NoError(t, err)
+	require.Equal(t, x.State, now.State)
 }
 
 func TestHistoryIsOfOneUserNewestFirst(t *testing.T) {
@@ -228,7 +306,7 @@ func TestSweeperQueries(t *testing.T) {
 	// What was cleared stays off the list, whatever the callback does next.
 	list, err := tasks.Ended(LeftoverStopped, late, 1)
 	require.NoError(t, err)
-	require.NoError(t, tasks.Cleared(list))
+	require.NoError(t, tasks.Cleared(LeftoverStopped, list))
 	log.add("default", keyOf(4), begin, &events.CallbackAttempted{Attempt: 1})
 	log.add("default", keyOf(1), begin, &events.ExportExpired{})
 	require.NoError(t, tasks.Apply(log.all))
@@ -489,100 +567,264 @@ func TestAFileThatWasNotClosedIsTrustedAfterACheck(t *testing.T) {
 	require.Equal(t, sum, digest(t, tasks))
 }
 
-// TestAnyCutOfTheLogGivesTheSameProjection applies one random log event by event
-// to one projection, and in batches of random size, with repeats and crashes, to
-// another.
-func TestAnyCutOfTheLogGivesTheSameProjection(t *testing.T) {
+// TestRebuiltEqualsLived takes exports through a random log. One projection gets it event
+// by event; another in batches of random size, with repeats, crashes and a sweeper that
+// purges keys down to their newest event and forgets settled ones; a third is made from
+// what is left.
+func TestRebuiltEqualsLived(t *testing.T) {
 	t.Parallel()
 	payload := func(t *rapid.T, n int) events.Payload {
 		at := begin.Add(time.Duration(rapid.IntRange(-1e6, 1e6).Draw(t, "seconds")) * time.Second)
-		switch rapid.IntRange(0, 10).Draw(t, "type") {
+		switch rapid.IntRange(0, 11).Draw(t, "type") {
 		case 0, 1, 2:
 			r := request(rapid.SampledFrom([]string{"u", "", "u\x00", "\x00", "用户", "\xff"}).Draw(t, "user"), at)
-			r.ExportID = uint64(rapid.IntRange(0, n).Draw(t, "id"))
 			if rapid.Bool().Draw(t, "no callback") {
 				r.Request.Callback = ""
 			}
 			return r
-		case 3:
+		case 3, 4:
 			return &events.ExportCrawled{Run: uint64(n), Pages: n, Warnings: []events.Warning{{Code: "A", Message: "b"}}}
-		case 4, 5:
+		case 5, 6:
 			return completed(fmt.Sprintf("default/%d.zip", rapid.IntRange(0, 5).Draw(t, "file")), at)
-		case 6:
-			return &events.ExportFailed{Code: events.CodeSourceHTTP, Reason: "503 \x80", Run: uint64(n)}
 		case 7:
-			return &events.ExportCancelled{Reason: "enough"}
+			return &events.ExportFailed{Code: events.CodeSourceHTTP, Reason: "503 \x80", Run: uint64(n)}
 		case 8:
-			return &events.ExportExpired{Files: []string{"x"}}
+			return &events.ExportCancelled{Reason: "enough"}
 		case 9:
+			return &events.ExportExpired{Files: []string{"x"}}
+		case 10:
 			return &events.CallbackAttempted{Attempt: n, Status: 500, NextAt: at}
 		}
-		return &events.SubmissionRejected{Reason: "no"}
+		return &events.CallbackDelivered{Attempt: n, Status: 200}
 	}
 	folder := t.TempDir()
 	runs := 0
+	late := begin.Add(1e9 * time.Second)
 	rapid.Check(t, func(t *rapid.T) {
 		runs++
-		log := logOf{t: t}
-		for n := range rapid.IntRange(1, 60).Draw(t, "events") {
-			ev := log.add(rapid.SampledFrom([]string{"default", "default", "default", "other"}).Draw(t, "tenant"),
-				keyOf(rapid.IntRange(1, 4).Draw(t, "key")), begin.Add(time.Duration(n)*time.Second), payload(t, n))
-			if rapid.IntRange(0, 20).Draw(t, "broken") == 0 {
-				log.all[ev.Sequence-1].Payload = nil
-			}
-		}
-
-		one, err := OpenTasks(filepath.Join(folder, fmt.Sprintf("%d-one.db", runs)))
-		require.NoError(t, err)
-		defer func() { _ = one.Close() }()
-		one.Passing()
-		states := map[string]events.Export{}
-		for _, ev := range log.all {
-			require.NoError(t, one.Apply([]events.Event{ev}))
-			// The fold that the projection must agree with.
-			if x := states[ev.Key]; x.State == events.StateNone || x.Tenant == ev.Tenant {
-				_ = x.Apply(ev)
-				states[ev.Key] = x
-			}
-		}
-		for key, want := range states {
-			got, err := one.Get(key)
-			if want.State == events.StateNone {
-				require.ErrorIs(t, err, ErrUnknownKey)
-				continue
-			}
+		open := func(name string) *Tasks {
+			tasks, err := OpenTasks(filepath.Join(folder, fmt.Sprintf("%d-%s.db", runs, name)))
 			require.NoError(t, err)
-			a, _ := json.Marshal(want)
-			b, _ := json.Marshal(got)
-			require.JSONEq(t, string(a), string(b))
+			tasks.Passing()
+			return tasks
 		}
-
-		path := filepath.Join(folder, fmt.Sprintf("%d-cut.db", runs))
-		cut, err := OpenTasks(path)
-		require.NoError(t, err)
-		defer func() { _ = cut.Close() }()
-		cut.Passing()
-		for at := 0; at < len(log.all); {
-			from := rapid.IntRange(0, at).Draw(t, "from")
-			to := rapid.IntRange(at+1, len(log.all)).Draw(t, "to")
-			require.NoError(t, cut.Apply(log.all[from:to]))
-			at = to
-			switch rapid.IntRange(0, 5).Draw(t, "then") {
+		log := logOf{t: t}
+		one, cut := open("one"), open("cut")
+		defer func() { _, _ = one.Close(), cut.Close() }()
+		for n := range rapid.IntRange(1, 80).Draw(t, "steps") {
+			key := rapid.IntRange(1, 4).Draw(t, "key")
+			tenant := []string{"default", "other"}[key%2]
+			switch p := payload(t, n); {
+			case rapid.IntRange(0, 15).Draw(t, "rejected") == 0:
+				log.add("default", keyOf(1000+n), begin, &events.SubmissionRejected{Reason: "no"})
+			case rapid.IntRange(0, 20).Draw(t, "broken") == 0:
+				log.last++
+				log.all = append(log.all, events.Event{Tenant: tenant, Key: keyOf(key), Sequence: log.last})
+			default:
+				x := log.now[keyOf(key)]
+				if x.Allows(p.EventType()) != nil {
+					continue
+				}
+				log.add(tenant, keyOf(key), begin.Add(time.Duration(n)*time.Second), p)
+			}
+			require.NoError(t, one.Apply(log.all[len(log.all)-1:]))
+			if rapid.Bool().Draw(t, "follows") {
+				seen := slices.IndexFunc(log.all, func(ev events.Event) bool { return ev.Sequence > cut.Applied() })
+				require.NoError(t, cut.Apply(log.all[rapid.IntRange(0, max(seen, 0)).Draw(t, "from"):]))
+			}
+			switch rapid.IntRange(0, 7).Draw(t, "then") {
 			case 0: // a crash
 				require.NoError(t, cut.db.Close())
-				cut, err = OpenTasks(path)
+				cut = open("cut")
+			case 1, 2: // a sweeper purges what was left behind
+				kind := rapid.SampledFrom([]Leftover{LeftoverDone, LeftoverStopped, LeftoverEvents}).Draw(t, "kind")
+				list, err := cut.Ended(kind, late, 2)
 				require.NoError(t, err)
-			case 1: // a sweeper
-				list, err := cut.Ended(LeftoverStopped, begin.Add(1e9*time.Second), 2)
+				for _, x := range list {
+					if kind == LeftoverEvents {
+						log.keepLast(x.Key)
+					}
+				}
+				require.NoError(t, cut.Cleared(kind, list))
+			case 3: // it forgets what it has seen the end of
+				list, err := cut.Settled(tenant, 1)
 				require.NoError(t, err)
-				require.NoError(t, cut.Cleared(list))
+				if len(list) == 1 && log.now[list[0].Key].LastSeq == list[0].LastSeq {
+					require.NoError(t, cut.Forget(list))
+					require.NoError(t, one.Forget(list))
+					log.drop(list[0].Key)
+				}
 			}
 		}
-		require.Equal(t, one.Applied(), cut.Applied())
+		// Its own newest event always stays, or another would move the sequence on.
+		log.last++
+		log.all = append(log.all, events.Event{Sequence: log.last})
+		rebuilt := open("rebuilt")
+		defer func() { _ = rebuilt.Close() }()
+		require.NoError(t, one.Apply(log.all))
+		require.NoError(t, cut.Apply(log.all))
+		require.NoError(t, rebuilt.Apply(log.all))
 		require.Equal(t, digest(t, one), digest(t, cut))
-		require.NoError(t, one.db.View(verify))
+		require.Equal(t, digest(t, one), digest(t, rebuilt))
 		require.NoError(t, cut.db.View(verify))
+
+		// And they hold what the newest event of each key says, and add up to it.
+		usages, last := map[string]Usage{}, map[string]uint64{}
+		for key, want := range log.now {
+			got, err := cut.Get(key)
+			require.NoError(t, err)
+			require.Equal(t, asJSON(t, want), asJSON(t, got))
+			last[key] = want.LastSeq
+			u := usages[want.Tenant]
+			u.Exports++
+			if want.State.Terminal() && want.Callback.State != events.CallbackPending {
+				u.Settled++
+			}
+			if !want.State.Terminal() {
+				u.Unfinished++
+			}
+			for _, f := range want.Files {
+				if want.State == events.StateCompleted {
+					u.FileBytes += f.Size
+				}
+			}
+			u.Bytes += int64(len(asJSON(t, want))) + 4 + eventOverhead
+			usages[want.Tenant] = u
+		}
+		got, err := cut.Usages()
+		require.NoError(t, err)
+		require.Equal(t, usages, got)
+		sequences := map[string]uint64{}
+		require.NoError(t, cut.LastSequences(func(key string, sequence uint64) error {
+			sequences[key] = sequence
+			return nil
+		}))
+		require.Equal(t, last, sequences)
 	})
+}
+
+// Events before the newest one are left behind by what is settled, and again after the
+// file of a settled export has expired.
+func TestLeftoverEvents(t *testing.T) {
+	t.Parallel()
+	tasks := openAt(t, filepath.Join(t.TempDir(), "tasks.db"))
+	log := logOf{t: t}
+	late := begin.Add(1000 * time.Hour)
+	left := func(before time.Time) []string {
+		require.NoError(t, tasks.Apply(log.all))
+		list, err := tasks.Ended(LeftoverEvents, before, 10)
+		require.NoError(t, err)
+		return keysOf(list)
+	}
+	clear := func() {
+		list, err := tasks.Ended(LeftoverEvents, late, 10)
+		require.NoError(t, err)
+		require.NoError(t, tasks.Cleared(LeftoverEvents, list))
+		require.Empty(t, left(late))
+	}
+	silent := func() events.Payload { r := request("u", begin); r.Request.Callback = ""; return r }
+	log.add("default", keyOf(1), begin, silent())
+	log.add("default", keyOf(2), begin, request("u", begin))
+	log.add("default", keyOf(3), begin, &events.SubmissionRejected{Reason: "no"})
+	require.Empty(t, left(late), "under way, and of one event")
+	log.add("default", keyOf(1), begin, &events.ExportCrawled{Run: 1, Pages: 1})
+	log.add("default", keyOf(1), begin.Add(time.Hour), completed("default/a/1.zip", begin))
+	log.add("default", keyOf(2), begin, &events.ExportCancelled{})
+	require.Equal(t, []string{keyOf(1)}, left(late), "the other's callback is due")
+	require.Empty(t, left(begin.Add(time.Hour)), "a moment later")
+	log.add("default", keyOf(2), begin, &events.CallbackAttempted{Attempt: 1, Status: 500})
+	require.Equal(t, []string{keyOf(1)}, left(late))
+	log.add("default", keyOf(2), begin.Add(2*time.Hour), &events.CallbackDelivered{Attempt: 2, Status: 200})
+	require.Equal(t, []string{keyOf(1), keyOf(2)}, left(late))
+	clear()
+
+	log.keepLast(keyOf(1))
+	log.add("default", keyOf(1), begin.Add(3*time.Hour), &events.ExportExpired{})
+	require.Equal(t, []string{keyOf(1)}, left(late))
+	pages, err := tasks.Ended(LeftoverDone, late, 10)
+	require.NoError(t, err)
+	require.Equal(t, []string{keyOf(1)}, keysOf(pages), "one kind does not clear the other")
+	clear()
+	log.add("default", keyOf(1), begin.Add(4*time.Hour), silent())
+	require.Empty(t, left(late))
+}
+
+// What a tenant forgets is what began first of what is settled. The expiry of a file is
+// not a beginning.
+func TestSettledAndForget(t *testing.T) {
+	t.Parallel()
+	tasks := openAt(t, filepath.Join(t.TempDir(), "tasks.db"))
+	log := logOf{t: t}
+	cancelled := func(tenant string, n int) {
+		r := request("u", begin)
+		r.Request.Callback = ""
+		log.add(tenant, keyOf(n), begin, r)
+		log.add(tenant, keyOf(n), begin, &events.ExportCancelled{})
+	}
+	settled := func(tenant string, limit int) []events.Export {
+		require.NoError(t, tasks.Apply(log.all))
+		list, err := tasks.Settled(tenant, limit)
+		require.NoError(t, err)
+		return list
+	}
+	cancelled("default", 1)
+	log.add("default", keyOf(2), begin, request("u", begin))
+	r := request("u", begin)
+	r.Request.Callback = ""
+	log.add("default", keyOf(3), begin, r)
+	log.add("default", keyOf(3), begin, &events.ExportCrawled{Run: 1})
+	log.add("default", keyOf(3), begin, completed("default/a/3.zip", begin.Add(time.Hour)))
+	log.add("default", keyOf(4), begin, &events.SubmissionRejected{Reason: "no"})
+	cancelled("default-2", 5)
+	log.add("default", keyOf(2), begin, &events.ExportCancelled{})
+	require.Equal(t, []string{keyOf(1), keyOf(3), keyOf(4)}, keysOf(settled("default", 10)), "the callback of 2 is due")
+	log.add("default", keyOf(2), begin, &events.CallbackFailed{Attempt: 10})
+	log.add("default", keyOf(3), begin, &events.ExportExpired{})
+	require.Equal(t, []string{keyOf(1), keyOf(2), keyOf(3), keyOf(4)}, keysOf(settled("default", 10)))
+	require.Equal(t, []string{keyOf(1)}, keysOf(settled("default", 1)))
+	require.Equal(t, []string{keyOf(5)}, keysOf(settled("default-2", 10)))
+	below, err := tasks.SettledBelow(log.now[keyOf(5)].LastSeq, 10)
+	require.NoError(t, err)
+	require.Equal(t, []string{keyOf(1), keyOf(4)}, keysOf(below))
+
+	// One that began again since it was looked at stays.
+	list := settled("default", 2)
+	log.add("default", keyOf(2), begin, request("u", begin))
+	require.NoError(t, tasks.Apply(log.all))
+	require.NoError(t, tasks.Forget(list))
+	_, err = tasks.Get(keyOf(1))
+	require.ErrorIs(t, err, ErrUnknownKey)
+	x, err := tasks.Get(keyOf(2))
+	require.NoError(t, err)
+	require.Equal(t, events.StateRequested, x.State)
+	require.NoError(t, tasks.Forget(list), "what is not there is no error")
+	log.drop(keyOf(1))
+	fresh := openAt(t, filepath.Join(t.TempDir(), "tasks.db"))
+	require.NoError(t, fresh.Apply(log.all))
+	require.Equal(t, digest(t, fresh), digest(t, tasks))
+	cancelled("default", 1)
+	require.NoError(t, tasks.Apply(log.all))
+	x, err = tasks.Get(keyOf(1))
+	require.NoError(t, err)
+	require.Equal(t, x.RequestedSeq, x.ID, "requested again it is a new export")
+}
+
+func TestIsCleared(t *testing.T) {
+	t.Parallel()
+	tasks := openAt(t, filepath.Join(t.TempDir(), "tasks.db"))
+	log := logOf{t: t}
+	log.add("default", keyOf(1), begin, request("u", begin))
+	log.add("default", keyOf(1), begin, &events.ExportCancelled{})
+	require.NoError(t, tasks.Apply(log.all))
+	x, err := tasks.Get(keyOf(1))
+	require.NoError(t, err)
+	cleared, err := tasks.IsCleared(&x)
+	require.NoError(t, err)
+	require.False(t, cleared)
+	require.NoError(t, tasks.Cleared(LeftoverStopped, []events.Export{x}))
+	cleared, err = tasks.IsCleared(&x)
+	require.NoError(t, err)
+	require.True(t, cleared)
 }
 
 // BenchmarkRebuild applies a log of exports of four events each, in the batches

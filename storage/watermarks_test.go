@@ -18,7 +18,7 @@ func TestWatermarksOutliveTheProcess(t *testing.T) {
 	w, err := OpenWatermarks(path)
 	require.NoError(t, err)
 	require.Nil(t, w.Marks())
-	marks := events.Marks{events.StreamEvents: {Created: time.Unix(7, 8).UTC(), First: 1, Last: 9, Subject: "s", SHA256: "ab", Floors: map[string]uint64{"crawler": 3}}}
+	marks := events.Marks{events.StreamEvents: {Created: time.Unix(7, 8).UTC(), Last: 9, Subject: "s", SHA256: "ab", Floors: map[string]uint64{"crawler": 3}}}
 	require.NoError(t, w.Save(marks))
 	again, err := OpenWatermarks(path)
 	require.NoError(t, err)
@@ -57,7 +57,7 @@ func TestWatermarksThatCannotBeReadAreSaidSo(t *testing.T) {
 	}
 }
 
-func TestTasksEachAndForget(t *testing.T) {
+func TestTasksEachAndReset(t *testing.T) {
 	t.Parallel()
 	tasks, err := OpenTasks(filepath.Join(t.TempDir(), "tasks.db"))
 	require.NoError(t, err)
@@ -70,13 +70,11 @@ func TestTasksEachAndForget(t *testing.T) {
 	made := time.Unix(5, 0).UTC()
 	require.NoError(t, tasks.Bind(made, 0))
 	const n = 2*pageOfExports + 1
-	var batch []events.Event
-	for i := range uint64(n) {
-		batch = append(batch, events.Event{
-			Tenant: "default", Key: keyOf(int(i)), Sequence: i + 1, Time: made,
-			Payload: &events.ExportRequested{CreatedAt: made},
-		})
+	log := logOf{t: t}
+	for i := range n {
+		log.add("default", keyOf(i), made, request("u", made))
 	}
+	batch := log.all
 	require.NoError(t, tasks.Apply(batch))
 	created, applied, err = tasks.Bound()
 	require.NoError(t, err)
@@ -88,7 +86,7 @@ func TestTasksEachAndForget(t *testing.T) {
 	stop := errors.New("enough")
 	require.ErrorIs(t, tasks.Each(func(events.Export) error { return stop }), stop)
 
-	require.NoError(t, tasks.Forget())
+	require.NoError(t, tasks.Reset())
 	require.Zero(t, tasks.Applied())
 	created, _, err = tasks.Bound()
 	require.NoError(t, err)

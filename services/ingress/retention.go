@@ -36,10 +36,8 @@ func (s *sweeper) purgeEvents(ctx context.Context) error {
 	}
 }
 
-// forget makes tenants forget exports of which nothing is left to do, oldest first: those
-// that are too old for the log, and those that a tenant has more of than it may.
-//
-// Others forget the same by their own look: it depends on the log alone.
+// forget makes tenants that have more than they may forget what began first, of the
+// exports of which nothing is left to do.
 func (s *sweeper) forget(ctx context.Context) error {
 	if s.mark.At.IsZero() {
 		return nil
@@ -70,37 +68,52 @@ func (s *sweeper) forget(ctx context.Context) error {
 	return nil
 }
 
-// forgetSome makes a tenant forget a batch of exports, and returns how many.
+// forgetSome makes a tenant that has more than it may forget a batch of exports, and
+// returns how many.
 func (s *sweeper) forgetSome(ctx context.Context, tenant string, log events.LogState) (int, error) {
 	u, err := s.tasks.Usage(tenant)
-	if err != nil {
+	if err != nil || !tooMuch(u, log.Space, s.maxHistory) {
 		return 0, err
 	}
 	list, err := s.tasks.Settled(tenant, sweepBatch)
 	if err != nil {
 		return 0, err
 	}
+	// Another ingress may have forgotten some, and not those that this one would.
+	var gone []events.Export
+	for _, x := range list {
+		now, err := s.streams.Read(ctx, x.Tenant, x.Key)
+		if err != nil {
+			return 0, err
+		}
+		if now.LastSeq == 0 {
+			gone = append(gone, x)
+		}
+	}
+	if len(gone) > 0 {
+		return len(gone), s.tasks.Forget(gone)
+	}
 	n := 0
-	for average := u.Bytes / int64(max(u.Exports, 1)); n < len(list) && (list[n].LastSeq < log.First || tooMuch(u, log.Space, s.maxHistory)); n++ {
+	for average := u.Bytes / int64(max(u.Exports, 1)); n < len(list) && tooMuch(u, log.Space, s.maxHistory); n++ {
 		u.Exports--
 		u.Bytes -= average
 	}
 	last := uint64(0)
 	for i, x := range list[:n] {
-		if x.State == events.StateCompleted && x.LastSeq >= log.First {
+		if x.State == events.StateCompleted {
 			x, err = s.expireFile(ctx, x, func(*events.Export) bool { return true })
 		}
 		if err == nil {
 			err = s.clear(ctx, x)
 		}
-		switch {
-		case err == nil:
-			list[i], last = x, max(last, x.LastSeq)
-		case !overtaken(err):
-			return 0, err
-		default:
-			return 0, nil // somebody uses it; the next look goes on
+		if overtaken(err) {
+			n, err = i, nil // somebody uses it; the next look goes on
+			break
 		}
+		if err != nil {
+			return 0, err
+		}
+		list[i], last = x, max(last, x.LastSeq)
 	}
 	if err := s.tasks.WaitApplied(ctx, last); err != nil {
 		return 0, err
@@ -115,6 +128,24 @@ func (s *sweeper) forgetSome(ctx context.Context, tenant string, log events.LogS
 		}
 	}
 	return n, nil
+}
+
+// forgetOld takes exports out of the projection whose events became too old for the log.
+// What they left behind is gone by then.
+func (s *sweeper) forgetOld(ctx context.Context) error {
+	log, err := s.upToDate(ctx)
+	if err != nil {
+		return err
+	}
+	for {
+		list, err := s.tasks.SettledBelow(log.First, sweepBatch)
+		if err != nil || len(list) == 0 {
+			return err
+		}
+		if err := s.tasks.Forget(list); err != nil {
+			return err
+		}
+	}
 }
 
 // clear removes what an ended export has left behind, if it has not been removed.

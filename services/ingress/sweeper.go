@@ -195,7 +195,7 @@ func (s *sweeper) pass(ctx context.Context) error {
 		return err
 	}
 	if !s.mark.At.IsZero() {
-		err = errors.Join(s.purge(ctx), s.purgeEvents(ctx), s.forget(ctx))
+		err = errors.Join(s.purge(ctx), s.purgeEvents(ctx), s.forget(ctx), s.forgetOld(ctx))
 	}
 	err = errors.Join(err, s.expire(ctx), s.failOverdue(ctx), s.purgeStrays(ctx, mark), s.sweepFiles(ctx))
 	s.mark = mark
