@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -104,10 +105,16 @@ func (s *Streams) publishExport(ctx context.Context, ev Event, last uint64) (uin
 	if most := s.nc.MaxPayload(); ev.Type() == TypeRequested && int64(msg.Size()) > most-min(most/8, growth) {
 		return 0, fmt.Errorf("publishing: %w", nats.ErrMaxPayload)
 	}
-	return s.publishFenced(ctx, msg, last, keyFilter(ev.Tenant, ev.Key))
+	return s.publishEvent(ctx, msg, last, keyFilter(ev.Tenant, ev.Key))
 }
 
 var errWrongLastSequence = errors.New("wrong last sequence")
+
+// fence makes the server refuse msg unless the last sequence over filter is last.
+func fence(msg *nats.Msg, last uint64, filter string) {
+	msg.Header.Set(jetstream.ExpectedLastSubjSeqHeader, strconv.FormatUint(last, 10))
+	msg.Header.Set(jetstream.ExpectedLastSubjSeqSubjHeader, filter)
+}
 
 // publishFenced publishes msg if the last sequence over filter is last.
 func (s *Streams) publishFenced(ctx context.Context, msg *nats.Msg, last uint64, filter string) (uint64, error) {

@@ -213,11 +213,7 @@ func (s *Streams) publishParts(ctx context.Context, msgs []*nats.Msg) error {
 	}
 	failpoint.Hit("batch.before")
 	if _, err := jetstreamext.PublishMsgBatch(ctx, s.js, msgs); err != nil {
-		var api interface{ APIError() *jetstream.APIError }
-		if errors.As(err, &api) && api.APIError() != nil {
-			return publishError(api.APIError())
-		}
-		return publishError(err)
+		return batchError(err)
 	}
 	failpoint.Hit("batch.after")
 	return nil

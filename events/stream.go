@@ -134,6 +134,7 @@ type Streams struct {
 	batches  chan struct{}     // atomic batches in flight
 	suspects chan struct{}     // holds the one suspect that is at work
 	before   map[string]uint64 // last sequence of each stream when this process connected
+	commits  commits
 	results  results
 	claims   claims
 
@@ -390,6 +391,7 @@ func streamConfigs(cfg Config) []jetstream.StreamConfig {
 	log.DenyDelete = true
 	// No direct gets: the fence needs the leader's word.
 	log.AllowDirect = false
+	log.AllowAtomicPublish = true // see commits
 
 	pages := base(StreamPages, "pages of rows, each written once", subjectPage+"*.*.*.*.*")
 	pages.MaxBytes = cfg.MaxPagesBytes
