@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -133,13 +134,14 @@ type Moment struct {
 	EventID string    `json:"event_id,omitempty"` // ce-id
 	Run     uint64    `json:"run,omitempty"`      // of crawled, completed and failed
 	Attempt int       `json:"attempt,omitempty"`  // of a callback, from 1
-	Outcome string    `json:"outcome,omitempty"`  // an error code, a reason or an HTTP status
+	Outcome string    `json:"outcome,omitempty"`  // an error code, or a reason of at most maxOutcome bytes
 	Events  int       `json:"events,omitempty"`   // how many events it sums up
 }
 
 const (
 	mostMoments  = 32
-	firstMoments = 8 // that stay as they are
+	firstMoments = 8   // that stay as they are
+	maxOutcome   = 256 // every event holds all of them
 )
 
 // moment returns an event as it stands in a timeline.
@@ -165,6 +167,7 @@ func moment(ev Event) Moment {
 	case *CallbackFailed:
 		m.Attempt, m.Outcome = p.Attempt, p.Reason
 	}
+	m.Outcome = strings.ToValidUTF8(m.Outcome[:min(len(m.Outcome), maxOutcome)], "")
 	return m
 }
 

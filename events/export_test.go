@@ -16,7 +16,7 @@ import (
 
 var allTypes = []events.Type{
 	events.TypeRequested, events.TypeCrawled, events.TypeCompleted, events.TypeFailed, events.TypeCancelled,
-	events.TypeExpired, events.TypeRejected, events.TypeCarried, events.TypeCallbackAttempted, events.TypeCallbackDelivered, events.TypeCallbackFailed,
+	events.TypeExpired, events.TypeRejected, events.TypeCallbackAttempted, events.TypeCallbackDelivered, events.TypeCallbackFailed,
 }
 
 // at is a fixed time, n seconds on.
@@ -41,11 +41,6 @@ func payload(t events.Type, n uint64, callback string) events.Payload {
 		return &events.ExportExpired{Files: []string{fmt.Sprint(n)}}
 	case events.TypeRejected:
 		return &events.SubmissionRejected{Submission: events.Submission{Sequence: n}, Reason: fmt.Sprint(n)}
-	case events.TypeCarried:
-		return &events.ExportCarried{Export: events.Export{
-			Tenant: "default", Key: testKey, ID: 1, CreatedAt: at(0), State: events.StateFailed, Request: events.Request{Callback: callback},
-			LastSeq: n - 1, TerminalSeq: n, FinishedAt: at(n), Failure: events.ExportFailed{RunSpoiled: true},
-		}}
 	case events.TypeCallbackAttempted:
 		return &events.CallbackAttempted{Attempt: int(n), Status: 500, NextAt: at(n + 5)}
 	case events.TypeCallbackDelivered:
@@ -114,12 +109,7 @@ func TestStateMachine(t *testing.T) {
 				next, ok = events.State(state), true
 			}
 			err := x.Allows(typ)
-			ev := event(typ, 9, callback)
-			if typ == events.TypeCarried && before.State.Terminal() {
-				next, ok = before.State, true
-				ev.Payload = &events.ExportCarried{Export: before}
-			}
-			applied := x.Apply(ev)
+			applied := x.Apply(event(typ, 9, callback))
 			if ok {
 				require.NoError(t, err, "%s after %s", typ, name)
 				require.NoError(t, applied, "%s after %s", typ, name)
@@ -127,22 +117,13 @@ func TestStateMachine(t *testing.T) {
 				if isCallback {
 					require.Equal(t, callbackTo, x.Callback.State)
 				}
-				if typ == events.TypeCarried {
-					before.LastSeq, before.LastID, before.CarriedSeq = 9, "e-9", 9
-					require.Equal(t, before, x, "nothing else has happened")
-				}
+				require.Equal(t, []any{uint64(9), "e-9"}, []any{x.LastSeq, x.LastID})
+				require.Len(t, x.Timeline, len(path)+1)
 				continue
 			}
 			require.ErrorIs(t, err, events.ErrNotAllowed, "%s after %s", typ, name)
-			if begins := map[events.Type]events.State{events.TypeRequested: events.StateRequested, events.TypeCarried: events.StateFailed}[typ]; begins != "" {
-				// A fold begins anew at what repeats all: see Apply.
-				require.NoError(t, applied)
-				require.Equal(t, begins, x.State)
-				continue
-			}
 			require.ErrorIs(t, applied, events.ErrNotAllowed, "%s after %s", typ, name)
-			before.LastSeq, before.LastID = 9, "e-9"
-			require.Equal(t, before, x, "%s after %s changes LastSeq alone", typ, name)
+			require.Equal(t, before, x, "%s after %s changes nothing", typ, name)
 		}
 	}
 	x := fresh()
@@ -165,51 +146,52 @@ func TestStates(t *testing.T) {
 	}
 }
 
-// fold applies events to an export that does not exist yet.
-func fold(log []events.Event) events.Export {
-	x := fresh()
-	for _, ev := range log {
-		_ = x.Apply(ev)
-	}
-	return x
-}
-
-// Whatever lies in the log, its fold is the same however often it is repeated,
-// wherever it is cut, and through a store that keeps JSON; and a round ends
-// once.
-func TestFold(t *testing.T) {
+// Whatever happens to an export, its newest event tells everything: it is read from the
+// wire as the writer had it, wherever the events before it are. A round ends once, the
+// identity lasts, and the timeline is bounded and counts every event.
+func TestTheNewestEventTellsEverything(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		callback := rapid.SampledFrom([]string{"", "https://example.com/done"}).Draw(t, "callback")
-		log := make([]events.Event, rapid.IntRange(0, 25).Draw(t, "length"))
-		honest := rapid.Bool().Draw(t, "honest")
 		x, sequence := fresh(), uint64(0)
+		var first []events.Moment
 		endings := map[uint64]int{}
-		for i := range log {
+		for n := 1; n <= 80; n++ {
+			candidates := slices.DeleteFunc(slices.Clone(allTypes), func(typ events.Type) bool {
+				return x.Allows(typ) != nil || typ == events.TypeRejected && n > 1
+			})
+			if len(candidates) == 0 {
+				require.Equal(t, events.StateRejected, x.State)
+				return
+			}
 			sequence += rapid.Uint64Range(1, 3).Draw(t, "gap")
-			candidates := allTypes
-			if honest { // only what the fence would let through
-				candidates = slices.DeleteFunc(slices.Clone(allTypes), func(typ events.Type) bool { return x.Allows(typ) != nil })
-				if len(candidates) == 0 {
-					log = log[:i]
-					break
-				}
-			}
-			typ := rapid.SampledFrom(candidates).Draw(t, "type")
-			log[i] = event(typ, sequence, callback)
-			log[i].Requested = x.RequestedSeq
-			if typ == events.TypeCarried && honest {
-				log[i].Payload = &events.ExportCarried{Export: x}
-			}
+			ev := event(rapid.SampledFrom(candidates).Draw(t, "type"), sequence, callback)
+			ev.CorrelationID = "order-17"
 			before := x
-			err := x.Apply(log[i])
-			require.False(t, honest && err != nil)
+			if p, ok := ev.Payload.(*events.ExportRequested); ok && x.ID != 0 {
+				p.ExportID, p.CreatedAt, p.ContinuesRun = x.ID, x.CreatedAt, x.RequestedSeq
+			}
+			stored := storedAs(t, before)
+			require.NoError(t, x.Apply(ev))
+			require.Equal(t, stored, storedAs(t, before), "other copies stay as they are")
+
+			ev.Export = &x
+			msg, err := events.Encode(ev)
+			require.NoError(t, err)
+			read, err := events.Decode(msg.Subject, msg.Header, msg.Data, sequence)
+			require.NoError(t, err)
+			require.Equal(t, storedAs(t, x), storedAs(t, *read.Export))
+			var kept events.Export // by a projection
+			require.NoError(t, json.Unmarshal([]byte(storedAs(t, x)), &kept))
+			require.Equal(t, *read.Export, kept)
+			require.Equal(t, ev.Payload, read.Payload)
+
 			require.Equal(t, sequence, x.LastSeq)
-			if typ == events.TypeCarried {
-				if honest {
-					require.Equal(t, storedAs(t, before), storedAs(t, x), "nothing has happened")
-				}
-			} else if x.TerminalSeq != before.TerminalSeq && x.TerminalSeq != 0 {
+			if before.ID != 0 {
+				require.Equal(t, before.ID, x.ID)
+				require.Equal(t, before.CreatedAt, x.CreatedAt)
+			}
+			if x.TerminalSeq != before.TerminalSeq && x.TerminalSeq != 0 {
 				endings[x.RequestedSeq]++
 				require.Equal(t, sequence, x.TerminalSeq)
 				require.Equal(t, 1, endings[x.RequestedSeq], "a round ends once")
@@ -222,87 +204,94 @@ func TestFold(t *testing.T) {
 				require.Zero(t, x.TerminalSeq)
 				require.Empty(t, x.Callback.State)
 				require.Empty(t, x.Files)
-			}
-			if before.ID != 0 && typ != events.TypeRequested && (honest || typ != events.TypeCarried) {
-				require.Equal(t, before.ID, x.ID)
-				require.Equal(t, before.CreatedAt, x.CreatedAt)
+				require.False(t, x.Settled())
 			}
 			run, ok := x.Resumable()
 			require.Equal(t, ok, run != 0)
-			if ok {
-				require.Contains(t, []events.State{events.StateFailed, events.StateCancelled}, x.State)
-				require.False(t, x.Failure.RunSpoiled)
-			}
-		}
 
-		require.Equal(t, x, fold(log), "again")
-		require.Equal(t, x, fold(append(slices.Clone(log), log...)), "the whole log twice")
-		var doubled []events.Event
-		for _, ev := range log {
-			doubled = append(doubled, ev, ev)
-		}
-		require.Equal(t, x, fold(doubled), "each event twice")
-
-		// A projection that stops anywhere, is written down, and goes on.
-		cut := rapid.IntRange(0, len(log)).Draw(t, "cut")
-		part := fold(log[:cut])
-		data, err := json.Marshal(part)
-		require.NoError(t, err)
-		var restored events.Export
-		require.NoError(t, json.Unmarshal(data, &restored))
-		for _, ev := range log[max(cut-3, 0):] { // a few come again
-			_ = restored.Apply(ev)
-		}
-		require.Equal(t, x, restored)
-
-		// A reader that starts at the newest event that repeats all comes to the same,
-		// as does one that was sent it.
-		for i := len(log) - 1; i >= 0; i-- {
-			if log[i].Type() == events.TypeCarried {
-				msg, err := events.Encode(log[i])
-				require.NoError(t, err)
-				read, err := events.Decode(msg.Subject, msg.Header, msg.Data, log[i].Sequence)
-				require.NoError(t, err)
-				require.Equal(t, x, fold(append([]events.Event{read}, log[i+1:]...)))
+			count := 0
+			for i, m := range x.Timeline {
+				count += max(m.Events, 1)
+				require.Equal(t, m.Events > 1, m.Type == "", "one that sums up others is of no type")
+				require.True(t, i == 0 || !m.Time.Before(x.Timeline[i-1].Time), "they are in order")
 			}
-			if log[i].Type() == events.TypeRequested || log[i].Type() == events.TypeCarried {
-				require.Equal(t, x, fold(log[i:]))
-				break
+			require.Equal(t, n, count, "no event is left out")
+			require.LessOrEqual(t, len(x.Timeline), 32)
+			newest := x.Timeline[len(x.Timeline)-1]
+			require.Equal(t, []any{ev.Type(), ev.ID, ev.Time}, []any{newest.Type, newest.EventID, newest.Time})
+			if n <= 8 {
+				first = slices.Clone(x.Timeline)
 			}
+			require.Equal(t, first, x.Timeline[:len(first)], "how it began stays")
 		}
 	})
 }
 
-// storedAs is what lasts of an export, but for where its newest events lie.
+// storedAs is what lasts of an export.
 func storedAs(t require.TestingT, x events.Export) string {
-	x.LastSeq, x.LastID, x.CarriedSeq = 0, "", 0
 	data, err := json.Marshal(x)
 	require.NoError(t, err)
 	return string(data)
 }
 
-// What a foreign hand carried on is none of this export, or had not ended.
-func TestCarriedIsRefused(t *testing.T) {
+// What names an event by its own sequence is not in the message, which is written before
+// the sequence is known, and is there when it was read.
+func TestAMessageDoesNotNameItsOwnSequence(t *testing.T) {
 	t.Parallel()
-	for name, change := range map[string]func(*events.Export){
-		"another tenant's": func(x *events.Export) { x.Tenant = "other" },
-		"another key's":    func(x *events.Export) { x.Key = strings.Repeat("b", 32) },
-		"under way":        func(x *events.Export) { x.State = events.StateCrawled },
-		"of later":         func(x *events.Export) { x.LastSeq = 9 },
+	for _, tc := range []struct {
+		path   []events.Type
+		absent string // one of these names the event itself
+		there  events.Export
+	}{
+		{[]events.Type{events.TypeRequested}, "id", events.Export{ID: 99, RequestedSeq: 99}},
+		{[]events.Type{events.TypeRequested}, "requested_sequence", events.Export{ID: 99, RequestedSeq: 99}},
+		{[]events.Type{events.TypeRequested, events.TypeCrawled}, "crawled_sequence", events.Export{ID: 1, RequestedSeq: 1, CrawledSeq: 99}},
+		{[]events.Type{events.TypeRequested, events.TypeFailed}, "terminal_sequence", events.Export{ID: 1, RequestedSeq: 1, TerminalSeq: 99}},
+		{[]events.Type{events.TypeRejected}, "terminal_sequence", events.Export{ID: 99, TerminalSeq: 99}},
+		{[]events.Type{events.TypeRequested, events.TypeCancelled, events.TypeCallbackDelivered}, "last_sequence", events.Export{ID: 1, RequestedSeq: 1, TerminalSeq: 2}},
 	} {
-		for _, path := range [][]events.Type{nil, {events.TypeRequested}, {events.TypeRequested, events.TypeFailed}} {
-			x := fresh()
-			for i, typ := range path {
-				require.NoError(t, x.Apply(event(typ, uint64(i+1), "")))
+		x := fresh()
+		var ev events.Event
+		for i, typ := range tc.path {
+			ev = event(typ, uint64(i+1), "https://example.com/done")
+			if i == len(tc.path)-1 {
+				ev.Sequence = 0 // it is not written yet
 			}
-			want := x
-			want.LastSeq, want.LastID = 9, "e-9"
-			ev := event(events.TypeCarried, 9, "")
-			change(&ev.Payload.(*events.ExportCarried).Export)
-			require.ErrorIs(t, x.Apply(ev), events.ErrNotAllowed, name)
-			require.Equal(t, want, x, name)
+			require.NoError(t, x.Apply(ev))
+		}
+		ev.Export = &x
+		for range 2 { // what was read is written as it was
+			msg, err := events.Encode(ev)
+			require.NoError(t, err)
+			var body struct{ Export map[string]any }
+			require.NoError(t, json.Unmarshal(msg.Data, &body))
+			require.NotContains(t, body.Export, tc.absent)
+			require.NotContains(t, body.Export, "last_sequence")
+			require.NotContains(t, body.Export, "last_event_id")
+			ev, err = events.Decode(msg.Subject, msg.Header, msg.Data, 99)
+			require.NoError(t, err)
+			got := *ev.Export
+			require.Equal(t, []any{uint64(99), ev.ID}, []any{got.LastSeq, got.LastID})
+			require.Equal(t, tc.there, events.Export{ID: got.ID, RequestedSeq: got.RequestedSeq, CrawledSeq: got.CrawledSeq, TerminalSeq: got.TerminalSeq}, tc.path)
 		}
 	}
+}
+
+// A long reason is cut in the timeline, which every event holds, at a whole character.
+func TestATimelineIsShort(t *testing.T) {
+	t.Parallel()
+	x := fresh()
+	require.NoError(t, x.Apply(event(events.TypeRequested, 1, "")))
+	ev := event(events.TypeCancelled, 2, "")
+	reason := "x" + strings.Repeat("中", 1000)
+	ev.Payload = &events.ExportCancelled{Reason: reason}
+	require.NoError(t, x.Apply(ev))
+	require.Equal(t, reason[:256], x.Timeline[1].Outcome)
+	require.Equal(t, reason, x.Failure.Reason)
+	require.NoError(t, x.Apply(event(events.TypeRequested, 3, "")))
+	ev.Sequence, ev.Payload = 4, &events.ExportCancelled{Reason: reason[1:]}
+	require.NoError(t, x.Apply(ev))
+	require.Equal(t, reason[1:256], x.Timeline[3].Outcome)
 }
 
 func TestIdentityLastsOverRounds(t *testing.T) {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"strconv"
 	"strings"
 	"sync"
@@ -285,99 +284,73 @@ func foreign(t *testing.T, s *events.Streams, subject string, h nats.Header, dat
 	return ack.Sequence
 }
 
-// Whatever lies in the log of a key, its state is that of the events that
-// count, the next event can be written, and nothing written is forgotten.
+// A message that cannot be read moves the sequence of its key, and tells nothing of it
+// unless it holds the export. The key can begin again, past the fence like any other.
 func TestForeignEventsDoNotBreakAKey(t *testing.T) {
 	t.Parallel()
-	// In the table 1 stands for the sequence of the key's request, 2 for an
-	// event of another key and 3 for the foreign event; one server serves all.
 	s := eventstest.Streams(t)
 	n := 0
-	subject := func(typ string) string { return "sheaf.event.default." + typ + "." }
-	good := nats.Header{"ce-id": {"f"}, "ce-type": {"sheaf.export.crawled.v1"}, "ce-time": {"2026-01-02T03:04:05Z"}}
-	with := func(h nats.Header, pairs ...string) nats.Header {
-		out := nats.Header{}
-		for k, v := range h {
-			out[k] = v
-		}
-		for i := 0; i < len(pairs); i += 2 {
-			out[pairs[i]] = []string{pairs[i+1]}
-		}
-		return out
+	export := func(key, state string) string {
+		return fmt.Sprintf(`{"run":1,"pages":1,"manifest":"","export":{"tenant":"default","hash_key":"%s","id":1,"state":"%s"}}`, key, state)
 	}
 	for name, tc := range map[string]struct {
-		subject string
-		header  nats.Header
-		data    string
-		state   events.State
-		request uint64 // sequence of the newest requested event
+		typ     string
+		ceType  string
+		ceTime  string
+		data    func(key string) string
+		state   events.State // none if it cannot be read
+		payload bool
 	}{
-		"unknown type":                      {subject("archived"), nil, `{}`, events.StateRequested, 1},
-		"unknown type that refers":          {subject("archived"), nats.Header{"ce-requested": {"1"}}, `{}`, events.StateRequested, 1},
-		"newer version":                     {subject("crawled"), with(good, "ce-type", "sheaf.export.crawled.v2", "ce-requested", "1"), `{}`, events.StateRequested, 1},
-		"no headers":                        {subject("crawled"), nil, `{"run":1,"pages":1}`, events.StateRequested, 1},
-		"no ce-requested":                   {subject("crawled"), good, `{"run":1,"pages":1}`, events.StateCrawled, 1},
-		"ce-requested is no number":         {subject("crawled"), with(good, "ce-requested", "x"), `{"run":1,"pages":1}`, events.StateRequested, 1},
-		"ce-requested of the future":        {subject("crawled"), with(good, "ce-requested", "999"), `{"run":1,"pages":1}`, events.StateCrawled, 1},
-		"ce-requested of another key":       {subject("crawled"), with(good, "ce-requested", "2"), `{"run":1,"pages":1}`, events.StateCrawled, 1},
-		"ce-requested is zero":              {subject("crawled"), with(good, "ce-requested", "0"), `{"run":1,"pages":1}`, events.StateCrawled, 1},
-		"ce-requested of itself":            {subject("crawled"), with(good, "ce-requested", "3"), `{"run":1,"pages":1}`, events.StateCrawled, 1},
-		"not JSON":                          {subject("crawled"), with(good, "ce-requested", "1"), `{`, events.StateRequested, 1},
-		"another JSON type":                 {subject("crawled"), with(good, "ce-requested", "1"), `[]`, events.StateRequested, 1},
-		"no time":                           {subject("crawled"), with(good, "ce-time", "yesterday", "ce-requested", "1"), `{}`, events.StateRequested, 1},
-		"an event that the state forbids":   {subject("completed"), with(good, "ce-type", "sheaf.export.completed.v1", "ce-requested", "1"), `{}`, events.StateRequested, 1},
-		"a second request under way":        {subject("requested"), with(good, "ce-type", "sheaf.export.requested.v1"), `{}`, events.StateRequested, 3},
-		"a request that refers to a former": {subject("requested"), with(good, "ce-type", "sheaf.export.requested.v1", "ce-requested", "1"), `{}`, events.StateRequested, 3},
+		"unknown type":                        {"archived", "sheaf.export.archived.v1", "2026-01-02T03:04:05Z", func(string) string { return `{}` }, "", false},
+		"unknown type with the export":        {"archived", "sheaf.export.archived.v1", "2026-01-02T03:04:05Z", func(key string) string { return export(key, "failed") }, "failed", false},
+		"newer version":                       {"crawled", "sheaf.export.crawled.v2", "2026-01-02T03:04:05Z", func(string) string { return `{}` }, "", false},
+		"no headers":                          {"crawled", "", "", func(string) string { return `{"run":1,"pages":1}` }, "", false},
+		"no export":                           {"crawled", "sheaf.export.crawled.v1", "2026-01-02T03:04:05Z", func(string) string { return `{"run":1,"pages":1}` }, "", false},
+		"another key's export":                {"crawled", "sheaf.export.crawled.v1", "2026-01-02T03:04:05Z", func(string) string { return export(otherKey, "crawled") }, "", false},
+		"not JSON":                            {"crawled", "sheaf.export.crawled.v1", "2026-01-02T03:04:05Z", func(string) string { return `{` }, "", false},
+		"another JSON type":                   {"crawled", "sheaf.export.crawled.v1", "2026-01-02T03:04:05Z", func(string) string { return `[]` }, "", false},
+		"no time":                             {"crawled", "sheaf.export.crawled.v1", "yesterday", func(key string) string { return export(key, "crawled") }, "crawled", false},
+		"one past the fence, with the export": {"crawled", "sheaf.export.crawled.v1", "2026-01-02T03:04:05Z", func(key string) string { return export(key, "crawled") }, "crawled", true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			n++
-			fresh := events.Export{Tenant: "default", Key: fmt.Sprintf("%032x", n)}
-			x, err := s.Append(t.Context(), fresh, "c", always(requested()))
+			x, err := s.Append(t.Context(), events.Export{Tenant: "default", Key: fmt.Sprintf("%032x", n)}, "c", always(requested()))
 			require.NoError(t, err)
-			before := x.LastSeq - 1
-			_, err = s.Append(t.Context(), events.Export{Tenant: "other", Key: fresh.Key}, "", always(requested()))
-			require.NoError(t, err)
-			header := maps.Clone(tc.header)
-			if r, err := strconv.ParseUint(header.Get("ce-requested"), 10, 64); err == nil && r > 0 {
-				header.Set("ce-requested", strconv.FormatUint(before+r, 10))
-			}
-			last := foreign(t, s, tc.subject+fresh.Key, header, tc.data)
-			require.Equal(t, before+3, last)
+			h := nats.Header{"ce-id": {"f"}, "ce-type": {tc.ceType}, "ce-time": {tc.ceTime}}
+			last := foreign(t, s, "sheaf.event.default."+tc.typ+"."+x.Key, h, tc.data(x.Key))
 
-			got, err := s.Read(t.Context(), "default", fresh.Key)
+			got, err := s.Read(t.Context(), "default", x.Key)
 			require.NoError(t, err)
-			require.Equal(t, tc.state, got.State)
-			require.Equal(t, last, got.LastSeq)
-			require.Equal(t, before+tc.request, got.RequestedSeq)
+			require.Equal(t, []any{last, "f", tc.state}, []any{got.LastSeq, got.LastID, got.State})
 
-			got, err = s.Append(t.Context(), x, "", always(&events.ExportCancelled{}))
-			require.NoError(t, err)
-			require.Equal(t, events.StateCancelled, got.State)
-			require.Equal(t, before+tc.request, got.RequestedSeq)
-			again, err := s.Read(t.Context(), "default", fresh.Key)
-			require.NoError(t, err)
-			require.Equal(t, again, got)
-
-			// Who follows the log from its beginning comes to the same.
-			followed := fresh
+			// Who follows the log is passed the same.
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
-			require.NoError(t, s.Follow(ctx, 1, func(batch []events.Event) error {
-				for _, ev := range batch {
-					if ev.Tenant == "default" && ev.Key == fresh.Key {
-						_ = followed.Apply(ev)
-					}
-					if ev.Sequence == got.LastSeq {
-						cancel()
-					}
-				}
+			require.NoError(t, s.Follow(ctx, last, func(batch []events.Event) error {
+				require.Equal(t, last, batch[0].Sequence)
+				require.Equal(t, tc.payload, batch[0].Payload != nil)
+				require.Equal(t, tc.state != "", batch[0].Export != nil)
+				cancel()
 				return nil
 			}))
-			require.Equal(t, got, followed)
+
+			// The next event is written behind it, by one who knows it and by one who does not.
+			ended, err := s.Append(t.Context(), x, "", func(x *events.Export) (events.Payload, error) {
+				if x.State == events.StateNone || x.State.Terminal() {
+					return requested(), nil
+				}
+				return &events.ExportCancelled{}, nil
+			})
+			require.NoError(t, err)
+			require.Equal(t, last+1, ended.LastSeq)
+			again, err := s.Read(t.Context(), "default", x.Key)
+			require.NoError(t, err)
+			require.Equal(t, again, ended)
 		})
 	}
 }
 
+// A key needs no event but its newest.
 func TestLogWhoseHeadWasPurged(t *testing.T) {
 	t.Parallel()
 	s := eventstest.Streams(t)
@@ -396,33 +369,51 @@ func TestLogWhoseHeadWasPurged(t *testing.T) {
 	purge(3) // only the ending is left
 	got, err := s.Read(t.Context(), "default", testKey)
 	require.NoError(t, err)
-	require.Equal(t, events.StateNone, got.State, "an ending alone is no export")
-	require.EqualValues(t, 3, got.LastSeq)
+	require.Equal(t, x, got)
 
-	// The key can begin again, both for one who knows the old state and for
-	// one who knows nothing.
-	x, err = s.Append(t.Context(), x, "", always(requested()))
-	require.NoError(t, err)
-	require.EqualValues(t, 4, x.RequestedSeq)
-	x, err = s.Append(t.Context(), events.Export{Tenant: "default", Key: testKey}, "", func(x *events.Export) (events.Payload, error) {
-		if x.State == events.StateNone {
-			return requested(), nil
-		}
-		return &events.ExportCancelled{}, nil
+	// The key can begin again for one who knows nothing of it, and has the same id.
+	x, err = s.Append(t.Context(), fresh(), "", func(x *events.Export) (events.Payload, error) {
+		p := requested()
+		p.ExportID, p.CreatedAt = x.ID, x.CreatedAt
+		return p, nil
 	})
 	require.NoError(t, err)
-	require.Equal(t, events.StateCancelled, x.State)
+	require.EqualValues(t, []uint64{1, 4}, []uint64{x.ID, x.RequestedSeq})
+	require.Equal(t, got.CreatedAt, x.CreatedAt)
 
 	purge(1000) // nothing is left
 	got, err = s.Read(t.Context(), "default", testKey)
 	require.NoError(t, err)
 	require.Equal(t, fresh(), got)
+	x, err = s.Append(t.Context(), x, "", always(&events.ExportCancelled{}))
+	require.ErrorIs(t, err, events.ErrNotAllowed, "it is gone")
 	x, err = s.Append(t.Context(), x, "", always(requested()))
 	require.NoError(t, err)
 	require.Equal(t, x.LastSeq, x.ID)
 	last, err := s.LastSequence(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, last, x.LastSeq)
+}
+
+// A request leaves room in a message for what its export may come to: its later events
+// hold it too.
+func TestARequestLeavesRoomForTheEndOfItsExport(t *testing.T) {
+	t.Parallel()
+	s := eventstest.Streams(t)
+	most := int(s.Conn().MaxPayload())
+	size := func(n int) *events.ExportRequested {
+		p := requested()
+		p.Request.Title = strings.Repeat("x", n)
+		return p
+	}
+	_, err := s.Append(t.Context(), fresh(), "", always(size(most-64<<10)))
+	require.ErrorIs(t, err, nats.ErrMaxPayload)
+	require.NotErrorIs(t, err, events.ErrUnavailable)
+	x, err := s.Append(t.Context(), fresh(), "", always(size(most-66<<10)))
+	require.NoError(t, err)
+	x, err = s.Append(t.Context(), x, "", always(&events.ExportFailed{Code: events.CodeInternal, Reason: strings.Repeat("r", 20<<10)}))
+	require.NoError(t, err)
+	require.Equal(t, events.StateFailed, x.State)
 }
 
 // The server's dedupe is stream-wide: whoever may publish could suppress

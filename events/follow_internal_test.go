@@ -1,9 +1,18 @@
 package events
 
-import "context"
+import (
+	"context"
 
-// NotThere lets the tests ask what Follow asks about a gap: no server can be made
-// to pass over an event at will.
-func (s *Streams) NotThere(ctx context.Context, first, last uint64) error {
-	return s.notThere(ctx, first, last)
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// NotThere lets the tests ask what Follow asks about a gap.
+func (s *Streams) NotThere(ctx context.Context, next, is uint64) error {
+	return s.notThere(ctx, next, is)
+}
+
+// Receive lets the tests give Follow a consumer of theirs: none of its own can be made to
+// pass over an event at will.
+func (s *Streams) Receive(ctx context.Context, iter jetstream.MessagesContext, next uint64, messages chan<- Event) error {
+	return s.receive(ctx, iter, next, messages)
 }

@@ -193,14 +193,15 @@ func TestFollowTakesAGapOnlyWhereNothingIs(t *testing.T) {
 	t.Parallel()
 	s := eventstest.Streams(t)
 	last := appendMany(t, s, 0, 10)
-	for _, held := range [][2]uint64{{1, 1}, {1, 3}, {last, last}} {
+	for _, held := range [][2]uint64{{1, 2}, {1, 4}, {last, last + 1}} {
 		require.ErrorContains(t, s.NotThere(t.Context(), held[0], held[1]), "passed over")
 	}
 	st, err := s.JetStream().Stream(t.Context(), events.StreamEvents)
 	require.NoError(t, err)
 	require.NoError(t, st.Purge(t.Context(), jetstream.WithPurgeSequence(6)))
-	require.NoError(t, s.NotThere(t.Context(), 1, 5))
-	require.ErrorContains(t, s.NotThere(t.Context(), 1, 6), "passed over", "the end of a gap counts as its beginning does")
+	require.NoError(t, s.NotThere(t.Context(), 1, 6))
+	require.ErrorContains(t, s.NotThere(t.Context(), 1, 7), "passed over")
+	require.ErrorContains(t, s.NotThere(t.Context(), last+1, last+2), "knows 10 events", "a leader that is behind proves nothing")
 
 	next := uint64(6)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -215,6 +216,45 @@ func TestFollowTakesAGapOnlyWhereNothingIs(t *testing.T) {
 		return nil
 	}))
 	require.Equal(t, last+1, next)
+}
+
+// A consumer that passes over an event that the log holds is given up, at its first
+// message and later. What purged keys leave is no such gap.
+func TestFollowGivesUpAConsumerThatPassesOverAnEvent(t *testing.T) {
+	t.Parallel()
+	for _, purged := range []bool{false, true} {
+		for _, from := range []uint64{1, 2} {
+			s := eventstest.Streams(t)
+			appendMany(t, s, 0, 4)
+			st, err := s.JetStream().Stream(t.Context(), events.StreamEvents)
+			require.NoError(t, err)
+			key := func(n int) string { return events.EventSubject("default", "*", fmt.Sprintf("%032x", n)) }
+			cons, err := st.CreateConsumer(t.Context(), jetstream.ConsumerConfig{FilterSubjects: []string{key(1), key(3)}, AckPolicy: jetstream.AckNonePolicy})
+			require.NoError(t, err)
+			if purged {
+				require.NoError(t, s.Forget(t.Context(), events.Export{Tenant: "default", Key: fmt.Sprintf("%032x", 0), LastSeq: 99}))
+				require.NoError(t, s.Forget(t.Context(), events.Export{Tenant: "default", Key: fmt.Sprintf("%032x", 2), LastSeq: 99}))
+			}
+			iter, err := cons.Messages()
+			require.NoError(t, err)
+			ctx, cancel := context.WithCancel(t.Context())
+			messages := make(chan events.Event)
+			ended := make(chan error, 1)
+			go func() { ended <- s.Receive(ctx, iter, from, messages) }()
+			if purged || from == 2 {
+				require.EqualValues(t, 2, (<-messages).Sequence)
+			}
+			if purged {
+				require.EqualValues(t, 4, (<-messages).Sequence)
+				iter.Stop()
+				require.ErrorIs(t, <-ended, jetstream.ErrMsgIteratorClosed)
+			} else {
+				require.ErrorContains(t, <-ended, "passed over")
+				iter.Stop()
+			}
+			cancel()
+		}
+	}
 }
 
 // Events that cannot be read keep their place.

@@ -48,15 +48,15 @@ func (s *Streams) Holders(ctx context.Context) ([]Holder, error) {
 }
 
 // PurgeUnknown removes the pages and private values, up to a mark, of a key that
-// the log knows no export of: it was trimmed, or never begun. With ErrNotAllowed
-// it removes nothing, because the leader of the log knows one.
+// the log has no event of: it was forgotten, or never begun. With ErrNotAllowed
+// it removes nothing, because the leader of the log has one.
 func (s *Streams) PurgeUnknown(ctx context.Context, h Holder, mark PurgeMark) error {
 	x, err := s.Read(ctx, h.Tenant, h.Key)
 	if err != nil {
 		return err
 	}
-	if x.State != StateNone {
-		return fmt.Errorf("%w: purging key %s, which is %s", ErrNotAllowed, h.Key, x.State)
+	if x.LastSeq != 0 { // also if only a newer version can read it
+		return fmt.Errorf("%w: purging key %s, which has an event at sequence %d", ErrNotAllowed, h.Key, x.LastSeq)
 	}
 	// A request that waits longer than this is given up, so that it cannot be
 	// carried out much later than the look.

@@ -42,20 +42,23 @@ func TestNothingIsDecidedBehindAnEvent(t *testing.T) {
 	require.Equal(t, 1, asked)
 }
 
-// A key whose events were trimmed is gone, not behind.
-func TestATrimmedExportIsNotBehind(t *testing.T) {
+// A key that was purged is gone, not behind, also for one who saw its events.
+func TestAPurgedExportIsNotBehind(t *testing.T) {
 	t.Parallel()
 	s := eventstest.Streams(t)
 	old := request(t, s, "0000000000000000000000000000000a")
 	request(t, s, "0000000000000000000000000000000b")
-	log, err := s.LogState(t.Context())
-	require.NoError(t, err)
-	require.NoError(t, s.TrimLog(t.Context(), log, log.Last))
+	require.NoError(t, s.Forget(t.Context(), old))
 
 	x, err := s.ReadSince(t.Context(), events.Event{Tenant: old.Tenant, Key: old.Key, Sequence: old.LastSeq})
 	require.NoError(t, err)
 	require.Equal(t, events.StateNone, x.State)
 	require.NoError(t, s.Quorum(t.Context()))
+	_, err = s.Append(t.Context(), old, "", always(&events.ExportCancelled{}))
+	require.ErrorIs(t, err, events.ErrNotAllowed)
+	x, err = s.Append(t.Context(), old, "", always(requested()))
+	require.NoError(t, err)
+	require.Equal(t, x.LastSeq, x.ID, "it is a new one")
 }
 
 func request(t *testing.T, s *events.Streams, key string) events.Export {

@@ -110,12 +110,15 @@ func TestProvisionChangesALimit(t *testing.T) {
 	t.Parallel()
 	srv := eventstest.Server(t, "")
 	eventstest.StreamsOn(t, srv, events.Config{})
-	s := eventstest.StreamsOn(t, srv, events.Config{MaxPagesBytes: 1 << 20, MaxEventsBytes: 2 << 20, MaxSubmitBytes: 3 << 20, KeepCallbacks: time.Hour})
+	s := eventstest.StreamsOn(t, srv, events.Config{MaxPagesBytes: 1 << 20, MaxEventsBytes: 2 << 20, MaxSubmitBytes: 3 << 20, KeepCallbacks: time.Hour, KeepLog: 2 * time.Hour})
 	all := configs(t, s.JetStream())
 	require.EqualValues(t, 1<<20, all[events.StreamPages].(jetstream.StreamConfig).MaxBytes)
 	require.EqualValues(t, 2<<20, all[events.StreamEvents].(jetstream.StreamConfig).MaxBytes)
 	require.EqualValues(t, 3<<20, all[events.StreamSubmit].(jetstream.StreamConfig).MaxBytes)
 	require.Equal(t, time.Hour, all[events.StreamCallbacks].(jetstream.StreamConfig).MaxAge)
+	require.Equal(t, 2*time.Hour, all[events.StreamEvents].(jetstream.StreamConfig).MaxAge)
+	s = eventstest.StreamsOn(t, srv, events.Config{})
+	require.Zero(t, configs(t, s.JetStream())[events.StreamEvents].(jetstream.StreamConfig).MaxAge, "for ever")
 }
 
 // Processes of one cluster may be started with other flags. In whatever order they
@@ -123,8 +126,8 @@ func TestProvisionChangesALimit(t *testing.T) {
 // --keep-history does not have the keys of callers forgotten.
 func TestProvisionOfASharedStreamOnlyLoosens(t *testing.T) {
 	t.Parallel()
-	one := events.Config{Shared: true, MaxPagesBytes: 8 << 20, KeepIdempotency: time.Hour, MaxEventsBytes: 1 << 20}
-	two := events.Config{Shared: true, MaxPagesBytes: 1 << 20, KeepIdempotency: 720 * time.Hour, MaxEventsBytes: 2 << 20}
+	one := events.Config{Shared: true, MaxPagesBytes: 8 << 20, KeepIdempotency: time.Hour, MaxEventsBytes: 1 << 20, KeepLog: 720 * time.Hour}
+	two := events.Config{Shared: true, MaxPagesBytes: 1 << 20, KeepIdempotency: 720 * time.Hour, MaxEventsBytes: 2 << 20, KeepLog: time.Hour}
 	for name, order := range map[string][]events.Config{"one, two": {one, two}, "two, one": {two, one}, "with a restart": {one, two, one}} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -137,6 +140,7 @@ func TestProvisionOfASharedStreamOnlyLoosens(t *testing.T) {
 			require.EqualValues(t, 8<<20, all[events.StreamPages].(jetstream.StreamConfig).MaxBytes)
 			require.EqualValues(t, 2<<20, all[events.StreamEvents].(jetstream.StreamConfig).MaxBytes)
 			require.Equal(t, 720*time.Hour, all[events.StreamIdempotency].(jetstream.StreamConfig).MaxAge)
+			require.Equal(t, 720*time.Hour, all[events.StreamEvents].(jetstream.StreamConfig).MaxAge)
 
 			// Who removed a limit by hand wants none.
 			unlimited := all[events.StreamPages].(jetstream.StreamConfig)
@@ -190,16 +194,16 @@ func TestProvisionKeepsALogThatIsFull(t *testing.T) {
 	s := eventstest.StreamsOn(t, srv, events.Config{MaxEventsBytes: 4 << 20})
 	limit := func() int64 { return configs(t, s.JetStream())[events.StreamEvents].(jetstream.StreamConfig).MaxBytes }
 	for n := range 40 {
-		_, err := s.Append(t.Context(), events.Export{Tenant: "default", Key: fmt.Sprintf("%032x", n)}, "", always(&events.SubmissionRejected{Reason: strings.Repeat("x", 20_000)}))
+		_, err := s.Append(t.Context(), events.Export{Tenant: "default", Key: fmt.Sprintf("%032x", n)}, "", always(&events.SubmissionRejected{Reason: strings.Repeat("x", 10_000)}))
 		require.NoError(t, err)
 	}
 	s = eventstest.StreamsOn(t, srv, events.Config{MaxEventsBytes: 1 << 20})
 	require.EqualValues(t, 4<<20, limit(), "it holds 0.8 MiB")
 	s = eventstest.StreamsOn(t, srv, events.Config{MaxEventsBytes: 2 << 20})
 	require.EqualValues(t, 2<<20, limit())
-	l, err := s.LogState(t.Context())
+	st, err := s.JetStream().Stream(t.Context(), events.StreamEvents)
 	require.NoError(t, err)
-	require.NoError(t, s.TrimLog(t.Context(), l, l.Last))
+	require.NoError(t, st.Purge(t.Context()))
 	s = eventstest.StreamsOn(t, srv, events.Config{MaxEventsBytes: 1 << 20})
 	require.EqualValues(t, 1<<20, limit())
 }

@@ -68,6 +68,93 @@ func TestPurgeEndedStopsAtTheMark(t *testing.T) {
 	require.Equal(t, []int{3}, pages(1))
 }
 
+// The newest event of a key outlives the others, and the export of one key those of others.
+func TestKeepLast(t *testing.T) {
+	t.Parallel()
+	s := eventstest.Streams(t)
+	write := func(tenant, key string, types ...events.Type) (x events.Export) {
+		x = events.Export{Tenant: tenant, Key: key}
+		for n, typ := range types {
+			var err error
+			x, err = s.Append(t.Context(), x, "", always(payload(typ, uint64(n+1), "")))
+			require.NoError(t, err)
+		}
+		return x
+	}
+	round := []events.Type{events.TypeRequested, events.TypeCrawled, events.TypeCompleted, events.TypeExpired}
+	x := write("default", testKey, append(round, round...)...)
+	other := write("default", otherKey, round...)
+	another := write("other", testKey, round...)
+	for range 2 {
+		require.NoError(t, s.KeepLast(t.Context(), x.Tenant, x.Key))
+		for _, want := range []events.Export{x, other, another} {
+			got, err := s.Read(t.Context(), want.Tenant, want.Key)
+			require.NoError(t, err)
+			require.Equal(t, want, got)
+		}
+		require.Len(t, stored(t, s, events.StreamEvents, ">"), 1+4+4)
+	}
+	require.Len(t, x.Timeline, 8, "what was purged is still told")
+
+	// It goes on from there.
+	x, err := s.Append(t.Context(), x, "", always(payload(events.TypeRequested, 9, "")))
+	require.NoError(t, err)
+	got, err := s.Read(t.Context(), x.Tenant, x.Key)
+	require.NoError(t, err)
+	require.Equal(t, x, got)
+	for _, name := range [][2]string{{"default", "*"}, {"*", testKey}, {"default", ">"}} {
+		require.Error(t, s.KeepLast(t.Context(), name[0], name[1]))
+		require.Error(t, s.Forget(t.Context(), events.Export{Tenant: name[0], Key: name[1], LastSeq: 99}))
+	}
+	require.Len(t, stored(t, s, events.StreamEvents, ">"), 2+4+4)
+}
+
+// An export that has begun anew since it was looked at is not forgotten.
+func TestForget(t *testing.T) {
+	t.Parallel()
+	s := eventstest.Streams(t)
+	x := request(t, s, testKey)
+	other := request(t, s, otherKey)
+	x, err := s.Append(t.Context(), x, "", always(&events.ExportCancelled{}))
+	require.NoError(t, err)
+	again, err := s.Append(t.Context(), x, "", always(requested()))
+	require.NoError(t, err)
+	require.NoError(t, s.Forget(t.Context(), x))
+	got, err := s.Read(t.Context(), x.Tenant, x.Key)
+	require.NoError(t, err)
+	require.Equal(t, again, got)
+	for range 2 {
+		require.NoError(t, s.Forget(t.Context(), again))
+		got, err = s.Read(t.Context(), x.Tenant, x.Key)
+		require.NoError(t, err)
+		require.Equal(t, fresh(), got)
+	}
+	got, err = s.Read(t.Context(), other.Tenant, other.Key)
+	require.NoError(t, err)
+	require.Equal(t, other, got)
+}
+
+// What a key left behind is purged only if the log has no event of it.
+func TestPurgeUnknown(t *testing.T) {
+	t.Parallel()
+	s := eventstest.Streams(t)
+	require.NoError(t, s.SaveHeaders(t.Context(), "default", testKey, map[string]string{"A": "b"}))
+	_, err := s.PublishPage(t.Context(), page(1, []byte(`[]`)))
+	require.NoError(t, err)
+	mark, err := s.PurgeMark(t.Context())
+	require.NoError(t, err)
+	x := request(t, s, testKey)
+	h := events.Holder{Tenant: "default", Key: testKey}
+	require.ErrorIs(t, s.PurgeUnknown(t.Context(), h, mark), events.ErrNotAllowed)
+	_, err = s.Headers(t.Context(), "default", testKey)
+	require.NoError(t, err)
+	require.NoError(t, s.Forget(t.Context(), x))
+	require.NoError(t, s.PurgeUnknown(t.Context(), h, mark))
+	_, err = s.Headers(t.Context(), "default", testKey)
+	require.ErrorIs(t, err, events.ErrNoHeaders)
+	require.Empty(t, stored(t, s, events.StreamPages, ">"))
+}
+
 // BenchmarkPurgeEnded is what a sweep costs for each ended export.
 func BenchmarkPurgeEnded(b *testing.B) {
 	s := eventstest.Streams(b)

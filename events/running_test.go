@@ -59,13 +59,15 @@ func TestRunningGoesOnWhenACancellationWasNotWritten(t *testing.T) {
 	stop, err := s.OnCancelled(func(_, key string) { heard <- key })
 	require.NoError(t, err)
 	defer stop()
-	_, err = s.Append(t.Context(), fresh(), "", always(requested()))
+	x, err := s.Append(t.Context(), fresh(), "", always(requested()))
 	require.NoError(t, err)
 	working, leave, err := r.Enter(t.Context(), testKey)
 	require.NoError(t, err)
 	defer leave()
 
-	msg, err := events.Encode(events.Event{ID: events.NewID(), Tenant: "default", Key: testKey, Time: time.Now(), Requested: 1, Payload: &events.ExportCancelled{}})
+	ev := events.Event{ID: events.NewID(), Tenant: "default", Key: testKey, Time: time.Now(), Payload: &events.ExportCancelled{}, Export: &x}
+	require.NoError(t, x.Apply(ev))
+	msg, err := events.Encode(ev)
 	require.NoError(t, err)
 	msg.Header.Set("Nats-Expected-Last-Subject-Sequence", "9")
 	_, err = s.JetStream().PublishMsg(t.Context(), msg)

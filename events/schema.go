@@ -5,10 +5,13 @@ import "embed"
 //go:embed schema/*.json
 var schemas embed.FS
 
-// Schema returns the JSON Schema (2020-12) of the payload of a type, nil for
+// Schema returns the JSON Schema (2020-12) of the body of a type of event, nil for
 // an unknown one. It is strict about what this version writes; a reader
-// ignores fields that it does not know.
+// ignores fields that it does not know. It refers to ExportSchema by its $id.
 func Schema(t Type) []byte { return schema(typeNames[t]) }
+
+// ExportSchema returns the JSON Schema of the export that every event holds.
+func ExportSchema() []byte { return schema("sheaf.export.v1") }
 
 // PageSchema returns the JSON Schema of a page's rows.
 func PageSchema() []byte { return schema(pageTypeName) }
