@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"io"
 	"strings"
@@ -82,7 +83,7 @@ func (st *stage) crawled(pages ...events.Page) events.Export {
 // delivery is the crawled event of x as its consumer gets it.
 func (st *stage) delivery(x events.Export) events.Delivery {
 	st.t.Helper()
-	ev := events.Event{ID: x.LastID, Tenant: x.Tenant, Key: x.Key, Time: time.Now(), Requested: x.RequestedSeq, Payload: &events.ExportCrawled{Run: x.Run, Pages: x.Pages}}
+	ev := events.Event{ID: x.LastID, Tenant: x.Tenant, Key: x.Key, Time: time.Now(), Payload: &events.ExportCrawled{Run: x.Run, Pages: x.Pages}, Export: &x}
 	m, err := events.Encode(ev)
 	require.NoError(st.t, err)
 	return events.Delivery{Subject: m.Subject, Header: m.Header, Data: m.Data, Sequence: x.LastSeq, Delivered: 1}
@@ -287,13 +288,15 @@ func TestRunHandsBackOnDrain(t *testing.T) {
 	require.NoError(t, <-done)
 }
 
-// An event that this version does not know leaves a crawled export what it is.
+// An event that this version does not know tells the export all the same.
 func TestAnUnknownEventIsNoReasonNotToAssemble(t *testing.T) {
 	t.Parallel()
 	st := newStage(t)
 	x := st.crawled(page(1, 1, 0, 1))
-	_, err := st.streams.JetStream().PublishMsg(t.Context(), &nats.Msg{
-		Subject: "sheaf.event.default.paused." + testKey, Data: []byte(`{}`), Header: nats.Header{
+	export, err := json.Marshal(x)
+	require.NoError(t, err)
+	_, err = st.streams.JetStream().PublishMsg(t.Context(), &nats.Msg{
+		Subject: "sheaf.event.default.paused." + testKey, Data: fmt.Appendf(nil, `{"export":%s}`, export), Header: nats.Header{
 			"ce-specversion": {"1.0"}, "ce-id": {events.NewID()}, "ce-source": {"/sheaf/default"}, "ce-type": {"sheaf.export.paused.v1"},
 			"ce-subject": {testKey}, "ce-time": {time.Now().UTC().Format(time.RFC3339Nano)},
 		},

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"io"
 	"log/slog"
@@ -190,6 +191,54 @@ func (in *ingress) read(t testing.TB, tenant, key string) events.Export {
 	x, err := in.streams.Read(t.Context(), tenant, key)
 	require.NoError(t, err)
 	return x
+}
+
+// bg is the context of what rapid.T cannot give one to.
+var bg = context.Background()
+
+func (in *ingress) log(t require.TestingT) events.LogState {
+	l, err := in.streams.LogState(bg)
+	require.NoError(t, err)
+	return l
+}
+
+// caughtUpTo waits until the projection has seen the log.
+func (in *ingress) caughtUpTo(t require.TestingT) events.LogState {
+	l := in.log(t)
+	require.NoError(t, in.tasks.WaitApplied(bg, l.Last))
+	return l
+}
+
+func (in *ingress) digest(t require.TestingT) string {
+	_, sum, err := in.tasks.Digest()
+	require.NoError(t, err)
+	return sum
+}
+
+// rebuilt is the digest of a projection that is made from what is left.
+func (in *ingress) rebuilt(t testing.TB) string {
+	other := startOn(t, in.streams, Config{})
+	other.caughtUpTo(t)
+	sum := other.digest(t)
+	require.NoError(t, other.stop())
+	return sum
+}
+
+func (in *ingress) knows(t testing.TB, n int) bool {
+	t.Helper()
+	_, err := in.tasks.Get(testKey(n))
+	if !errors.Is(err, storage.ErrUnknownKey) {
+		require.NoError(t, err)
+	}
+	leader := in.read(t, events.DefaultTenant, testKey(n)).State != events.StateNone
+	require.Equal(t, leader, err == nil, "the log and the projection disagree on key %d", n)
+	return leader
+}
+
+func withCallback(title string) *events.ExportRequested {
+	r := requestOf(title)
+	r.Request.Callback = "http://127.0.0.1/done"
+	return r
 }
 
 // golden holds got against a file of testdata.

@@ -224,35 +224,36 @@ func TestMaxSkew(t *testing.T) {
 	require.Error(t, in.isFresh(1000, time.Unix(1061, 0)))
 }
 
-// A key whose export was forgotten before its time still answers a repetition: the
-// caller wants it once. That of a process that died before it began an export begins it,
-// also when others have been forgotten since.
-func TestIdempotencyKeyOutlivesItsExport(t *testing.T) {
+// A key whose export was forgotten before it begins the export again, as a request without
+// a key would; so does that of a process that died before it began an export.
+func TestIdempotencyKeyOfAForgottenExport(t *testing.T) {
 	t.Parallel()
 	in := start(t, eventstest.Server(t, ""), Config{})
 	submit := func(title, key string) answer {
 		return send(t, http.MethodPost, in.url+"/v1/export/raw", titled(title), "Idempotency-Key", key)
 	}
 	key := submit("1", "k-1").key(t)
-	require.Zero(t, send(t, http.MethodPost, in.url+"/v1/export/cancel", fmt.Sprintf(`{"key":%q}`, key)).Errcode)
-	other := submit("2", "").key(t)
-	l := in.caughtUpTo(t)
-	require.NoError(t, in.streams.TrimLog(t.Context(), l, in.read(t, events.DefaultTenant, other).RequestedSeq))
+	require.Zero(t, in.post(t, "/v1/export/cancel", fmt.Sprintf(`{"key":%q}`, key)).Errcode)
 	require.Equal(t, key, submit("1", "k-1").key(t))
-	require.Equal(t, events.StateNone, in.read(t, events.DefaultTenant, key).State, "nothing is begun")
-	require.Equal(t, key, submit("1", "k-2").key(t), "another key begins it")
-	require.Equal(t, key, submit("1", "k-3").key(t), "a third is answered by that round")
-	require.Equal(t, events.StateRequested, in.read(t, events.DefaultTenant, key).State)
+	require.Equal(t, events.StateCancelled, in.read(t, events.DefaultTenant, key).State, "the repetition begins nothing")
+	x := in.read(t, events.DefaultTenant, key)
+	require.NoError(t, in.tasks.Forget([]events.Export{x}))
+	require.NoError(t, in.streams.Forget(t.Context(), x))
+	require.Equal(t, key, submit("1", "k-1").key(t))
+	begun := in.read(t, events.DefaultTenant, key)
+	require.Equal(t, events.StateRequested, begun.State)
+	require.Equal(t, begun.ID, begun.RequestedSeq, "a new export")
+	require.Equal(t, key, submit("1", "k-1").key(t))
+	require.Equal(t, key, submit("1", "k-3").key(t))
+	require.Equal(t, begun, in.read(t, events.DefaultTenant, key), "that round answers both")
 
-	dead := submit("3", "").key(t)
-	require.NoError(t, in.streams.TrimLog(t.Context(), in.caughtUpTo(t), in.caughtUpTo(t).Last))
-	require.Zero(t, send(t, http.MethodPost, in.url+"/v1/export/cancel", fmt.Sprintf(`{"key":%q}`, dead)).Errcode)
-	fourth, err := in.streams.ClaimIdempotencyKey(t.Context(), events.DefaultTenant, "k-4", events.IdempotencyClaim{Key: dead, Before: in.read(t, events.DefaultTenant, dead).RequestedSeq, Log: in.log(t).Last})
+	require.Zero(t, in.post(t, "/v1/export/cancel", fmt.Sprintf(`{"key":%q}`, key)).Errcode)
+	dead, err := in.streams.ClaimIdempotencyKey(t.Context(), events.DefaultTenant, "k-4", events.IdempotencyClaim{Key: key, Before: begun.RequestedSeq})
 	require.NoError(t, err)
-	require.Equal(t, dead, submit("3", "k-4").key(t))
-	x := in.read(t, events.DefaultTenant, dead)
+	require.Equal(t, key, submit("1", "k-4").key(t))
+	x = in.read(t, events.DefaultTenant, key)
 	require.Equal(t, events.StateRequested, x.State)
-	require.Greater(t, x.RequestedSeq, fourth.Before)
+	require.Greater(t, x.RequestedSeq, dead.Before)
 }
 
 // A key whose request was refused after it was bound is free again: it would answer for
@@ -260,7 +261,7 @@ func TestIdempotencyKeyOutlivesItsExport(t *testing.T) {
 func TestIdempotencyKeyOfARefusedRequest(t *testing.T) {
 	t.Parallel()
 	in := start(t, eventstest.Server(t, ""), Config{})
-	claim := events.IdempotencyClaim{Key: testKey(1), Log: 1}
+	claim := events.IdempotencyClaim{Key: testKey(1)}
 	first, err := in.streams.ClaimIdempotencyKey(t.Context(), events.DefaultTenant, "k", claim)
 	require.NoError(t, err)
 	require.Equal(t, claim, first)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 
 	"sheaf/events"
 	"sheaf/storage"
@@ -118,16 +119,22 @@ func (s *sweeper) forgetSome(ctx context.Context, tenant string, log events.LogS
 	if err := s.tasks.WaitApplied(ctx, last); err != nil {
 		return 0, err
 	}
-	// The projection first: what it knows and the log does not is taken for lost at a start.
-	if err := s.tasks.Forget(list[:n]); err != nil {
+	// The newest event of the log stays until there is another: whoever reads the log to
+	// its end would wait for it in vain.
+	if log, err = s.streams.LogState(ctx); err != nil {
 		return 0, err
 	}
-	for _, x := range list[:n] {
+	list = slices.DeleteFunc(list[:n], func(x events.Export) bool { return x.LastSeq >= log.Last })
+	// The projection first: what it knows and the log does not is taken for lost at a start.
+	if err := s.tasks.Forget(list); err != nil {
+		return 0, err
+	}
+	for _, x := range list {
 		if err := s.streams.Forget(ctx, x); err != nil {
 			return 0, err
 		}
 	}
-	return n, nil
+	return len(list), nil
 }
 
 // forgetOld takes exports out of the projection whose events became too old for the log.

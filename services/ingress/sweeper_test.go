@@ -2,7 +2,9 @@ package ingress
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"math/rand"
 	"sync"
 	"sync/atomic"
@@ -14,6 +16,7 @@ import (
 	"sheaf/storage"
 
 	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
 )
 
 // sweeper makes one of the test's own on the parts of an ingress, which keeps
@@ -347,4 +350,187 @@ func TestSweeperRunsUntilTheEnd(t *testing.T) {
 	require.NoError(t, closed.Close())
 	broken.tasks = closed
 	require.ErrorIs(t, broken.run(t.Context()), storage.ErrTasksClosed)
+}
+
+func TestSweeperFailsWhatStaysUnfinished(t *testing.T) {
+	t.Parallel()
+	srv := eventstest.Server(t, "")
+	in := start(t, srv, Config{MaxAge: time.Hour})
+	in.underway(t, testKey(0))
+	x := in.underway(t, testKey(1))
+	in.write(t, testKey(1), &events.ExportCrawled{Run: x.RequestedSeq, Pages: 2})
+	in.caughtUpTo(t)
+	now := time.Now()
+	s := in.sweeper()
+	passes(t, s, 2)
+	require.Equal(t, events.StateRequested, in.read(t, events.DefaultTenant, testKey(0)).State)
+	s.now = func() time.Time { return now.Add(2 * time.Hour) }
+	passes(t, s, 1)
+	for n, phase := range []string{events.PhaseCrawling, events.PhaseAssembling} {
+		x := in.read(t, events.DefaultTenant, testKey(n))
+		require.Equal(t, events.StateFailed, x.State)
+		require.Equal(t, events.ExportFailed{Code: events.CodeLimitTime, Reason: "not finished within 1h0m0s", Phase: phase}, x.Failure)
+		_, resumable := x.Resumable()
+		require.True(t, resumable)
+	}
+	var detail struct {
+		ErrorCode string `json:"error_code"`
+		Status    int    `json:"status"`
+	}
+	require.NoError(t, json.Unmarshal(in.get(t, "/v1/export/detail?key="+testKey(0)).Data, &detail))
+	require.Equal(t, "LIMIT_TIME", detail.ErrorCode)
+	require.Equal(t, events.StatusFailed, detail.Status)
+}
+
+func TestSweeperPurgesStrays(t *testing.T) {
+	t.Parallel()
+	in := start(t, eventstest.Server(t, ""), Config{})
+	x := in.underway(t, testKey(1))
+	in.write(t, testKey(1), &events.ExportCancelled{})
+	running := in.underway(t, testKey(2))
+	in.caughtUpTo(t)
+	s := in.sweeper()
+	passes(t, s, 2)
+	require.Empty(t, in.pages(t, testKey(1), x.RequestedSeq))
+
+	// A crawler that was cut off, and an ingress that died before its event.
+	in.page(t, testKey(1), x.RequestedSeq, 57, []byte(`[{"a":1}]`))
+	_, err := in.streams.CountStart(t.Context(), events.DefaultTenant, testKey(1), "m")
+	require.NoError(t, err)
+	in.page(t, testKey(3), events.RawRun, 2, []byte(`[{"a":1}]`))
+	require.NoError(t, in.streams.SaveHeaders(t.Context(), events.DefaultTenant, testKey(3), map[string]string{"Token": "s3cret"}))
+	passes(t, s, 2)
+	require.True(t, in.sealed(t, testKey(3)), "the search is rare")
+
+	hourLater := func() { s.strayMark.At = s.strayMark.At.Add(-2 * sweepFilesEvery) }
+	hourLater()
+	passes(t, s, 1)
+	require.Equal(t, []int{57}, in.pages(t, testKey(1), x.RequestedSeq), "it came after the search before")
+	hourLater()
+	in.page(t, testKey(3), events.RawRun, 3, []byte(`[{"a":1}]`))
+	passes(t, s, 1)
+	require.Empty(t, in.pages(t, testKey(1), x.RequestedSeq))
+	require.Equal(t, []int{3}, in.pages(t, testKey(3), events.RawRun), "what is newer may yet be named")
+	require.False(t, in.sealed(t, testKey(3)))
+	require.Len(t, in.pages(t, testKey(2), running.RequestedSeq), 2)
+	require.True(t, in.sealed(t, testKey(2)))
+	holders, err := in.streams.Holders(t.Context())
+	require.NoError(t, err)
+	require.Len(t, holders, 2)
+}
+
+// TestNoFileGoesBeforeItsTime takes exports through random lives, with sweepers
+// that do single steps in any order, die between an event and its deletion, and
+// live in the future.
+func TestNoFileGoesBeforeItsTime(t *testing.T) {
+	t.Parallel()
+	srv := eventstest.Server(t, "")
+	in := start(t, srv, Config{})
+	other := start(t, srv, Config{})
+	round := 0
+	rapid.Check(t, func(rt *rapid.T) {
+		round++
+		base := time.Now()
+		key := func(n int) string { return testKey(round*100 + n) }
+		sweepers := []*sweeper{in.sweeper(), other.sweeper()}
+		offset := time.Duration(0)
+		for _, s := range sweepers {
+			s.files, s.maxAge = in.files, 10_000*time.Hour
+			s.now = func() time.Time { return base.Add(offset) }
+		}
+		forgot := false                  // an export, before its time
+		stores := map[string]time.Time{} // files that some completed event names, and their time
+		try := func(k string, p events.Payload) (events.Export, bool) {
+			x := in.read(t, events.DefaultTenant, k)
+			x, err := in.streams.Append(bg, x, "", func(*events.Export) (events.Payload, error) { return p, nil })
+			if errors.Is(err, events.ErrNotAllowed) {
+				return x, false
+			}
+			require.NoError(rt, err)
+			return x, true
+		}
+		for range rapid.IntRange(5, 25).Draw(rt, "steps") {
+			k := key(rapid.IntRange(0, 3).Draw(rt, "key"))
+			s := sweepers[rapid.IntRange(0, 1).Draw(rt, "sweeper")]
+			_, err := s.upToDate(bg)
+			require.NoError(rt, err)
+			switch rapid.IntRange(0, 13).Draw(rt, "do") {
+			case 0, 1:
+				try(k, requestOf("a"))
+			case 2, 3:
+				try(k, &events.ExportCrawled{Run: 1, Pages: 1})
+			case 4, 5: // an assembler, or one that dies before its event
+				store := fmt.Sprintf("default/%s/%s.zip", k, events.NewID())
+				in.commit(t, store, []byte("zip"))
+				if rapid.Bool().Draw(rt, "dies") {
+					continue
+				}
+				expires := base.Add(time.Duration(rapid.IntRange(-5, 300).Draw(rt, "hours")) * time.Hour)
+				if _, ok := try(k, &events.ExportCompleted{Run: 1, Pages: 1, ExpiresAt: expires, Files: []events.File{{Name: "a", Store: store, Size: 3}}}); ok {
+					stores[store] = expires
+				}
+			case 6:
+				try(k, &events.ExportCancelled{})
+			case 7: // a sweeper that died before it deleted
+				x := in.read(t, events.DefaultTenant, k)
+				if x.State == events.StateCompleted && !s.now().Before(x.ExpiresAt) {
+					try(k, &events.ExportExpired{})
+				}
+			case 8:
+				require.NoError(rt, s.expire(bg))
+			case 9:
+				s.filesSwept = time.Time{}
+				require.NoError(rt, s.sweepFiles(bg))
+			case 10:
+				offset += time.Duration(rapid.IntRange(1, 60).Draw(rt, "later")) * time.Hour
+			case 11:
+				require.NoError(rt, s.pass(bg))
+			case 12: // keys are purged, by one that keeps nothing longer than it must
+				s.mark.At = time.Now()
+				require.NoError(rt, s.purgeEvents(bg))
+			case 13: // a tenant has too many
+				s.mark.At = time.Now()
+				s.maxHistory = rapid.IntRange(0, 3).Draw(rt, "most")
+				require.NoError(rt, s.forget(bg))
+				s.maxHistory = 1000
+				forgot = true
+			}
+			for n := range 4 {
+				x := in.read(t, events.DefaultTenant, key(n))
+				if x.State == events.StateCompleted {
+					require.True(rt, in.has(t, x.Files[0].Store), "state completed, expires in %v", x.ExpiresAt.Sub(s.now()))
+				}
+			}
+			for store, expires := range stores {
+				if !forgot && base.Add(offset).Before(expires) {
+					require.True(rt, in.has(t, store), "removed %v early", expires.Sub(base.Add(offset)))
+				}
+			}
+		}
+		// In the end nothing is left of what is over.
+		for _, s := range sweepers {
+			s.filesSwept = time.Time{}
+			require.NoError(rt, s.pass(bg))
+			require.NoError(rt, s.pass(bg))
+		}
+		offset += 20_000 * time.Hour
+		for n := range 4 {
+			try(key(n), &events.ExportCancelled{})
+		}
+		in.other(t, round)
+		for range 3 {
+			for _, s := range sweepers {
+				s.filesSwept, s.maxHistory = time.Time{}, 0 // all is forgotten, which one of them has begun with
+				other.caughtUpTo(rt)
+				require.NoError(rt, s.pass(bg))
+			}
+		}
+		for store := range stores {
+			require.False(rt, in.has(t, store))
+		}
+		in.caughtUpTo(rt)
+		other.caughtUpTo(rt)
+		require.Equal(rt, in.digest(rt), other.digest(rt))
+	})
+	require.Equal(t, in.rebuilt(t), in.digest(t))
 }

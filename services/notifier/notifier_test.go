@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -431,48 +430,6 @@ func TestCrashBetweenEventAndScheduleLosesNothing(t *testing.T) {
 	done := until(t, s, x.Key, is(events.CallbackDone))
 	require.Equal(t, 2, done.Callback.Attempts)
 	require.Equal(t, int64(1), r.count.Load())
-}
-
-// An export that was carried on is told of as before: at once if the event that ended it
-// went with the head of the log before anybody had handled it for good, at its time if an
-// attempt was made, and once in any case.
-func TestWhatWasCarriedIsTold(t *testing.T) {
-	t.Parallel()
-	s := eventstest.Streams(t)
-	r := newReceiver(t, nil)
-	next := time.Now().Add(3 * time.Second)
-	var list []events.Export
-	for n, attempt := range []*events.CallbackAttempted{nil, {Attempt: 1, NextAt: time.Now()}, {Attempt: 1, NextAt: next}} {
-		x := ended(t, s, key(n), r.URL)
-		var err error
-		if attempt != nil {
-			attempt.Terminal = x.TerminalSeq
-			x, err = s.Append(t.Context(), x, "", always(attempt))
-			require.NoError(t, err)
-		}
-		list = append(list, x)
-	}
-	told := ended(t, s, key(3), r.URL)
-	told, err := s.Append(t.Context(), told, "", always(&events.CallbackDelivered{Terminal: told.TerminalSeq, Attempt: 1, Status: 200}))
-	require.NoError(t, err)
-	for _, x := range append(list, told) {
-		_, err := s.Append(t.Context(), x, "", func(x *events.Export) (events.Payload, error) { return &events.ExportCarried{Export: *x}, nil })
-		require.NoError(t, err)
-	}
-	l, err := s.LogState(t.Context())
-	require.NoError(t, err)
-	require.NoError(t, s.TrimLog(t.Context(), l, list[0].TerminalSeq+1))
-	run(t, newService(t, s, Config{}))
-	for range list {
-		got := r.next(t)
-		n := slices.IndexFunc(list, func(x events.Export) bool { return x.WebhookID() == got.header.Get("webhook-id") })
-		require.GreaterOrEqual(t, n, 0, got.header.Get("webhook-id"))
-		require.False(t, n == 2 && got.at.Before(next.Add(-timerEarly)), "not before its time")
-	}
-	for _, x := range list {
-		until(t, s, x.Key, is(events.CallbackDone))
-	}
-	require.Equal(t, int64(len(list)), r.count.Load())
 }
 
 // The server purges a schedule when it fires, and with it a newer one that was
