@@ -41,7 +41,7 @@ func startStoreWith(t testing.TB, dir, key string) *store {
 	t.Helper()
 	s := &store{dir: dir}
 	var err error
-	s.srv, err = embedded.Start(embedded.Options{Dir: dir, MaxStore: 8 << 30, Passing: true, Key: key})
+	s.srv, err = embedded.Start(embedded.Options{Dir: dir, MaxStore: 8 << 30, Passing: true})
 	require.NoError(t, err)
 	nc, err := s.srv.Connect()
 	require.NoError(t, err)

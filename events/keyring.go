@@ -25,13 +25,13 @@ const SecretKeySize = 32
 // installation by HKDF-SHA256 (RFC 5869), one for each purpose, so that no use
 // weakens another. It is safe for concurrent use and never printed.
 //
-// The first secret key is the installation's for ever: the keys of exports, the
-// fingerprint and the encryption of the store come from it. What seals and signs
+// The first secret key is the installation's for ever: the keys of exports and the
+// fingerprint come from it. What seals and signs
 // comes from the newest one whose time has come; what an older one has sealed or
 // signed is good for as long as the keyring holds it.
 type Keyring struct {
-	hash, fingerprint, store []byte
-	versions                 []version // oldest first
+	hash, fingerprint []byte
+	versions          []version // oldest first
 }
 
 // KeyVersion is a further secret key.
@@ -60,7 +60,7 @@ func NewKeyring(secret []byte, newer ...KeyVersion) (*Keyring, error) {
 		var id, producers []byte
 		purposes := map[string]*[]byte{"seal": &one.seal, "link": &one.link, "webhook": &one.webhook, "producers": &producers}
 		if i == 0 {
-			purposes["hash_key"], purposes["fingerprint"], purposes["jetstream"] = &k.hash, &k.fingerprint, &k.store
+			purposes["hash_key"], purposes["fingerprint"] = &k.hash, &k.fingerprint
 		} else {
 			purposes["id"] = &id
 		}
@@ -139,9 +139,6 @@ func (v *version) webhookSecret(tenant string) string {
 	m.Write([]byte(tenant))
 	return "whsec_" + base64.StdEncoding.EncodeToString(m.Sum(nil))
 }
-
-// StoreKey encrypts what an embedded server keeps on disk.
-func (k *Keyring) StoreKey() string { return hex.EncodeToString(k.store) }
 
 // Fingerprint tells two secret keys apart without giving either away.
 func (k *Keyring) Fingerprint() string {

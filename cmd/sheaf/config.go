@@ -64,7 +64,7 @@ type Config struct {
 	MaxPagesBytes byteSize      `group:"kept" env:"SHEAF_MAX_PAGES_BYTES" default:"4GiB" placeholder:"SIZE" help:"Most bytes of pages that are kept at once (${default})."`
 	MaxLogBytes   byteSize      `group:"kept" env:"SHEAF_MAX_LOG_BYTES" default:"2GiB" placeholder:"SIZE" help:"Most bytes of the event log (${default}: some 700,000 exports). One tenant may have half of it; above 90 % new exports are answered 503."`
 
-	passing bool // the data folder goes with the process, so it is neither encrypted nor synced
+	passing bool // the data folder goes with the process, so it is not synced
 }
 
 // sourceLimits bound what a source may do, and how large an export becomes. The

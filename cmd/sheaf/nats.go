@@ -103,13 +103,6 @@ func (m *messaging) startEmbedded(cfg Config, secret []byte, keys *apiKeys, cert
 	// What there is room for on the disk is decided elsewhere.
 	const noLimit = 1 << 50
 	o := embedded.Options{Dir: filepath.Join(cfg.Data, "jetstream"), Listen: cfg.NATSListen, MaxStore: noLimit, Passing: cfg.passing}
-	ring, err := events.NewKeyring(secret)
-	if err != nil {
-		return err
-	}
-	if !cfg.passing {
-		o.Key = ring.StoreKey()
-	}
 	if keys != nil {
 		o.Authenticate = keys.Tenant
 	}

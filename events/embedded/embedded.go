@@ -7,13 +7,10 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"net"
 	"os"
-	"path"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -34,10 +31,6 @@ type Options struct {
 	// nobody needs one, and all may do everything.
 	Authenticate func(key string) (tenant string, ok bool)
 	TLS          *tls.Config // of Listen; default none
-	// Key encrypts what JetStream keeps, in a folder that it begins. A store that
-	// was begun in clear stays so; one of another key is refused with [ErrKey].
-	// Default: in clear.
-	Key string
 	// Passing says that the folder goes with the process, so that nothing in it need
 	// outlive a loss of power: no write is synced. Default: each is, before it is
 	// acknowledged.
@@ -76,98 +69,50 @@ var ErrSilent = errors.New("the embedded NATS server does not answer")
 // files; nothing in the server itself keeps them apart (measured).
 var ErrInUse = errors.New("in use by another process")
 
-// restoreTries is how often the server may try to read its streams. What it mends of
-// its state at one try is used at the next.
-const restoreTries = 3
-
-// leftOut returns the streams that lay in the folder before the start, by their second
-// names too, and were not restored.
-func leftOut(ns *server.Server, dir string) (names []string, err error) {
-	var there []string
-	for _, at := range []string{".", spareFolder} {
-		found, err := fs.Glob(os.DirFS(dir), path.Join(at, "jetstream", server.DEFAULT_GLOBAL_ACCOUNT, "streams/*/meta.inf"))
-		if err != nil {
-			return nil, err
-		}
-		there = append(there, found...)
-	}
-	if len(there) == 0 {
-		return nil, nil
-	}
-	info, err := ns.Jsz(&server.JSzOptions{Accounts: true, Streams: true})
-	if err != nil {
-		return nil, err
-	}
-	restored := map[string]bool{}
-	for _, account := range info.AccountDetails {
-		for _, stream := range account.Streams {
-			restored[stream.Name] = true
-		}
-	}
-	for _, file := range there {
-		if name := path.Base(path.Dir(file)); !restored[name] && !slices.Contains(names, name) {
-			names = append(names, name)
-		}
-	}
-	return names, nil
-}
-
 // Start runs a server and waits until it takes connections. It fails at once
 // when the address is taken or the folder is in use. Nobody from outside is let in
-// before the streams that lie in the folder have been read, or set aside.
+// before the streams that lie in the folder have been read.
+//
+// What JetStream keeps lies in clear on the disk. A folder that an older version
+// encrypted is refused.
 func Start(o Options) (*Server, error) {
+	of := func(err error) error { return fmt.Errorf("folder %s of the embedded NATS server: %w", o.Dir, err) }
 	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("folder of the embedded NATS server: %w", err)
 	}
 	held, err := lock(filepath.Join(o.Dir, "lock"))
 	if err != nil {
-		return nil, fmt.Errorf("folder %s of the embedded NATS server: %w", o.Dir, err)
+		return nil, of(err)
 	}
-	if o.Key, err = storeKey(o.Dir, o.Key); err != nil {
+	s := &Server{lock: held, fatal: make(chan string, 1), failed: &atomic.Pointer[string]{}}
+	if o.Authenticate != nil {
+		s.tenants = newTenants(o.Authenticate)
+	}
+	if _, err = os.Stat(filepath.Join(o.Dir, "encrypted")); err == nil {
+		err = of(errOldFormat)
+	} else if err = mendStore(o.Dir); err != nil {
+		err = of(err)
+	} else {
+		err = s.start(o)
+	}
+	if err != nil {
 		_ = held.Close()
-		return nil, fmt.Errorf("folder %s of the embedded NATS server: %w", o.Dir, err)
+		return nil, err
 	}
-	for try := 1; ; try++ {
-		if err := prepareStore(o.Dir); err != nil {
-			_ = held.Close()
-			return nil, fmt.Errorf("folder %s of the embedded NATS server: %w", o.Dir, err)
-		}
-		s := &Server{lock: held, fatal: make(chan string, 1), failed: &atomic.Pointer[string]{}}
-		if o.Authenticate != nil {
-			s.tenants = newTenants(o.Authenticate)
-		}
-		if err := s.start(o); err != nil {
-			_ = held.Close()
-			return nil, err
-		}
-		left, err := leftOut(s.ns, o.Dir)
-		if err == nil && (len(left) == 0 || try == restoreTries) {
-			if err := dropSpare(o.Dir, left); err != nil {
-				s.Stop()
-				return nil, fmt.Errorf("folder %s of the embedded NATS server: %w", o.Dir, err)
-			}
-			// Not before: whoever writes while there are second names may lose it again.
-			if o.Own != nil {
-				err = o.Own(s)
-			}
-			if err == nil {
-				err = s.listen(o)
-			}
-			if err != nil {
-				s.Stop()
-				return nil, err
-			}
-			return s, nil
-		}
-		if try == restoreTries {
-			s.Stop()
-			return nil, fmt.Errorf("folder %s of the embedded NATS server: %w", o.Dir, err)
-		}
-		slog.Warn("streams of the folder could not be read; the server starts once more", "component", "nats-server", "streams", left, "error", err)
-		s.ns.Shutdown()
-		s.ns.WaitForShutdown()
+	if o.Own != nil {
+		err = o.Own(s)
 	}
+	if err == nil {
+		err = s.listen(o)
+	}
+	if err != nil {
+		s.Stop()
+		return nil, err
+	}
+	return s, nil
 }
+
+var errOldFormat = errors.New("an older version of Sheaf encrypted it; start with a new data folder")
 
 // maxConnections bounds the connections of callers, maxSubscriptions what each of them
 // may listen to: some hundred bytes each. Callers with keys have less, see tenants.go.
@@ -203,10 +148,6 @@ func (s *Server) start(o Options) error {
 		// slowly: they would hold up the log.
 		NoFastProducerStall:   true,
 		StreamMaxBufferedSize: maxBuffered,
-	}
-	if o.Key != "" {
-		// Processors have instructions for AES, and none for ChaCha20.
-		opts.JetStreamKey, opts.JetStreamCipher = o.Key, server.AES
 	}
 	if s.tenants != nil {
 		opts.CustomClientAuthentication = s.tenants

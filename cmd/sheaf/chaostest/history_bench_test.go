@@ -4,7 +4,6 @@ package chaostest
 
 import (
 	"context"
-	"encoding/hex"
 	"fmt"
 	"net/http"
 	"os"
@@ -70,13 +69,7 @@ func BenchmarkStartWithHistory(b *testing.B) {
 // writeHistory appends finished exports to the log of a Sheaf that is stopped,
 // as if all consumers had seen them. It returns the last sequence.
 func writeHistory(b *testing.B, dir string, exports int) uint64 {
-	secret, err := os.ReadFile(filepath.Join(filepath.Dir(dir), "secret.key"))
-	require.NoError(b, err)
-	key, err := hex.DecodeString(strings.TrimSpace(string(secret)))
-	require.NoError(b, err)
-	ring, err := events.NewKeyring(key)
-	require.NoError(b, err)
-	srv, err := embedded.Start(embedded.Options{Dir: dir, Key: ring.StoreKey()})
+	srv, err := embedded.Start(embedded.Options{Dir: dir})
 	require.NoError(b, err)
 	defer srv.Stop()
 	nc, err := srv.Connect()
@@ -92,7 +85,7 @@ func writeHistory(b *testing.B, dir string, exports int) uint64 {
 		at := begin.Add(time.Duration(n) * 100 * time.Millisecond)
 		key := fmt.Sprintf("%032x", n*7919)
 		requested := sequence + 1
-		x := events.Export{Tenant: events.DefaultTenant, Key: key}
+		x := events.Export{Tenant: events.DefaultTenant}
 		for _, payload := range []events.Payload{
 			&events.ExportRequested{CreatedAt: at, Request: events.Request{
 				ExtType: "XLSX", Title: "orders", UserID: fmt.Sprint(n % 100), SourceType: events.SourceHTTP, Callback: "http://127.0.0.1:9/callback",

@@ -1,66 +1,16 @@
 package embedded
 
 import (
-	"crypto/hmac"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
-	"log/slog"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"sheaf/events/failpoint"
 )
 
-// ErrKey is returned by [Start] when the folder was encrypted with another key. The
-// server would take its streams for missing and make new ones over them (measured:
-// every block was cut to nothing), so it is not started, and nothing is changed.
-var ErrKey = errors.New("the store is encrypted with another secret key; start with the one that it was made with")
-
-// markFile says that a folder is encrypted, and with which key.
-const markFile = "encrypted"
-
-// storeKey returns the key that the store of a folder is encrypted with, "" for
-// none: a store that was begun in clear stays so. The server would encrypt it, but
-// overwrites each block in place for that, and what stops it in the middle leaves
-// a block that nobody can read.
-func storeKey(dir, key string) (string, error) {
-	name := filepath.Join(dir, markFile)
-	mark, err := os.ReadFile(name)
-	switch {
-	case err == nil:
-		if key == "" || !hmac.Equal([]byte(strings.TrimSpace(string(mark))), []byte(markOf(key))) {
-			return "", ErrKey
-		}
-		return key, nil
-	case !errors.Is(err, fs.ErrNotExist):
-		return "", err
-	case key == "":
-		return "", nil
-	}
-	begun, err := fs.Glob(os.DirFS(dir), "jetstream/*/streams/*") // no pattern is made of dir
-	if err != nil {
-		return "", err
-	}
-	if len(begun) > 0 {
-		slog.Info("the event streams were begun in clear and stay so; a new --data folder is encrypted", "folder", dir)
-		return "", nil
-	}
-	// The mark comes first: without it an encrypted store could be taken for none.
-	return key, ReplaceFile(name, []byte(markOf(key)+"\n"))
-}
-
-// markOf tells two keys apart without giving either away.
-func markOf(key string) string {
-	m := hmac.New(sha256.New, []byte(key))
-	m.Write([]byte("sheaf store"))
-	return hex.EncodeToString(m.Sum(nil)[:16])
-}
-
-// ReplaceFile writes a small file of this machine, a key or the mark of one, whole or
+// ReplaceFile writes a small file of this machine, such as one of keys, whole or
 // not at all, and returns when it and its name are on disk. A new one is readable by its
 // owner alone. One that was there keeps owner, group and mode, for a service may run as
 // another user than who changes its files; what cannot be kept so is not changed.
