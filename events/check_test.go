@@ -30,14 +30,7 @@ type store struct {
 	*events.Streams
 }
 
-// startStore starts a server whose store is encrypted, or stays in clear if it was
-// begun so.
 func startStore(t testing.TB, dir string) *store {
-	t.Helper()
-	return startStoreWith(t, dir, "a key")
-}
-
-func startStoreWith(t testing.TB, dir, key string) *store {
 	t.Helper()
 	s := &store{dir: dir}
 	var err error
@@ -220,19 +213,11 @@ func copyFolder(t testing.TB, from, to string) {
 }
 
 // Damage to the files of the log, each with the index that an orderly stop
-// leaves and without it, as after a crash; in a store that is encrypted, and in one
-// in clear.
+// leaves and without it, as after a crash.
 func TestEveryLossOfTheLogIsFound(t *testing.T) {
 	t.Parallel()
-	for name, key := range map[string]string{"encrypted": "a key", "in clear": ""} {
-		t.Run(name, func(t *testing.T) { everyLossOfTheLogIsFound(t, key) })
-	}
-}
-
-func everyLossOfTheLogIsFound(t *testing.T, secret string) {
-	t.Parallel()
 	whole := t.TempDir()
-	s := startStoreWith(t, whole, secret)
+	s := startStore(t, whole)
 	half := lived(t, s)
 	s.stop()
 	older := t.TempDir()
@@ -251,9 +236,6 @@ func everyLossOfTheLogIsFound(t *testing.T, secret string) {
 
 	for name, damage := range map[string]func(t *testing.T, dir string) (want string){
 		"a flipped bit in a length": func(t *testing.T, dir string) string {
-			if secret != "" {
-				t.Skip("nobody can tell where a length is")
-			}
 			blk := block(t, dir, events.StreamEvents)
 			data, err := os.ReadFile(blk)
 			require.NoError(t, err)
