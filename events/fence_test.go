@@ -260,12 +260,12 @@ func TestAppendOfACancelledContextWritesAtMostOnce(t *testing.T) {
 	for n := range 30 {
 		key := fmt.Sprintf("%032x", n)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Duration(n)*20*time.Microsecond)
-		_, err := s.Append(ctx, events.Export{Tenant: "default"}, "", always(requested()))
+		_, err := s.Append(ctx, events.Export{Tenant: "default", Key: key}, "", always(requested()))
 		cancel()
 		if err != nil {
 			require.ErrorIs(t, err, events.ErrUnavailable)
 		}
-		x, err := s.Append(t.Context(), events.Export{Tenant: "default"}, "", func(x *events.Export) (events.Payload, error) {
+		x, err := s.Append(t.Context(), events.Export{Tenant: "default", Key: key}, "", func(x *events.Export) (events.Payload, error) {
 			if x.State == events.StateRequested {
 				return nil, errors.New("under way")
 			}

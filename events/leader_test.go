@@ -63,7 +63,7 @@ func TestAPurgedExportIsNotBehind(t *testing.T) {
 
 func request(t *testing.T, s *events.Streams, key string) events.Export {
 	t.Helper()
-	x, err := s.Append(t.Context(), events.Export{Tenant: events.DefaultTenant}, "", func(*events.Export) (events.Payload, error) {
+	x, err := s.Append(t.Context(), events.Export{Tenant: events.DefaultTenant, Key: key}, "", func(*events.Export) (events.Payload, error) {
 		return &events.ExportRequested{CreatedAt: time.Now().UTC(), Request: events.Request{SourceType: events.SourceHTTP, ExtType: "XLSX"}}, nil
 	})
 	require.NoError(t, err)

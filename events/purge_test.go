@@ -73,7 +73,7 @@ func TestKeepLast(t *testing.T) {
 	t.Parallel()
 	s := eventstest.Streams(t)
 	write := func(tenant, key string, types ...events.Type) (x events.Export) {
-		x = events.Export{Tenant: tenant}
+		x = events.Export{Tenant: tenant, Key: key}
 		for n, typ := range types {
 			var err error
 			x, err = s.Append(t.Context(), x, "", always(payload(typ, uint64(n+1), "")))
