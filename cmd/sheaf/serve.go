@@ -255,13 +255,12 @@ func (s *system) makers() map[string]func() (role, error) {
 				Quota:        ingress.Quota{Unfinished: s.cfg.MaxUnfinished, FileBytes: int64(s.cfg.MaxFilesBytes)},
 				MaxSkew:      s.cfg.MaxSkew,
 
-				PublicURL:   s.publicURL,
-				KeepFiles:   s.cfg.KeepFiles,
-				KeepPages:   s.cfg.KeepPages,
-				KeepHistory: s.cfg.KeepHistory,
-				MaxHistory:  s.cfg.MaxHistory,
-				Health:      s.health,
-				Room:        s.disk.roomFor,
+				PublicURL:  s.publicURL,
+				KeepFiles:  s.cfg.KeepFiles,
+				KeepPages:  s.cfg.KeepPages,
+				MaxHistory: s.cfg.MaxHistory,
+				Health:     s.health,
+				Room:       s.disk.roomFor,
 
 				ShutdownDelay: *s.cfg.ShutdownDelay,
 			}, s.listener, s.streams, s.tasks, s.files)

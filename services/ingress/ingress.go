@@ -37,12 +37,11 @@ import (
 
 // Config of the service. The zero value works.
 type Config struct {
-	PublicURL   string        // base of the links it hands out, without a slash at its end; default http:// and the listener's address
-	KeepFiles   time.Duration // how long finished files are kept; default 168h
-	KeepPages   time.Duration // how long the pages and source headers of a failed or cancelled export are kept; default 24h
-	KeepHistory time.Duration // how long ended exports stay in the log; default 168h
-	MaxHistory  int           // exports of one tenant in the log, beyond which its ended ones go early; default 100,000
-	MaxAge      time.Duration // of an unfinished export, which is then failed with LIMIT_TIME; default 72h
+	PublicURL  string        // base of the links it hands out, without a slash at its end; default http:// and the listener's address
+	KeepFiles  time.Duration // how long finished files are kept; default 168h
+	KeepPages  time.Duration // how long the pages and source headers of a failed or cancelled export are kept; default 24h
+	MaxHistory int           // exports of one tenant that are remembered, beyond which its settled ones are forgotten; default 100,000
+	MaxAge     time.Duration // of an unfinished export, which is then failed with LIMIT_TIME; default 72h
 	// MaxLag is how far the projection may be behind the log before /readyz says so.
 	// Default 3s.
 	MaxLag time.Duration
@@ -88,9 +87,6 @@ func (c Config) withDefaults(listener net.Listener) Config {
 	if c.KeepPages == 0 {
 		c.KeepPages = 24 * time.Hour
 	}
-	if c.KeepHistory == 0 {
-		c.KeepHistory = 168 * time.Hour
-	}
 	if c.MaxHistory == 0 {
 		c.MaxHistory = 100_000
 	}
@@ -128,7 +124,7 @@ func (c Config) withDefaults(listener net.Listener) Config {
 }
 
 func (c Config) check() error {
-	if c.KeepFiles < 0 || c.KeepPages < 0 || c.KeepHistory < 0 || c.MaxHistory < 0 || c.MaxAge < 0 || c.MaxLag < 0 || c.ShutdownDelay < 0 {
+	if c.KeepFiles < 0 || c.KeepPages < 0 || c.MaxHistory < 0 || c.MaxAge < 0 || c.MaxLag < 0 || c.ShutdownDelay < 0 {
 		return errors.New("ingress: a duration or number to keep is negative")
 	}
 	if c.MaxBody < 0 || c.MaxRawBody < 0 {

@@ -2,6 +2,7 @@ package ingress
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -28,7 +29,7 @@ func (s *sweeper) purgeEvents(ctx context.Context) error {
 		}
 		for i, x := range list {
 			if err := s.streams.KeepLast(ctx, x.Tenant, x.Key); err != nil {
-				return fmt.Errorf("%w; the next pass goes on (%w)", err, s.tasks.Cleared(storage.LeftoverEvents, list[:i]))
+				return errors.Join(err, s.tasks.Cleared(storage.LeftoverEvents, list[:i]))
 			}
 		}
 		if err := s.tasks.Cleared(storage.LeftoverEvents, list); err != nil {
