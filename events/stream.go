@@ -135,7 +135,6 @@ type Streams struct {
 	suspects chan struct{}     // holds the one suspect that is at work
 	before   map[string]uint64 // last sequence of each stream when this process connected
 	commits  commits
-	results  results
 	claims   claims
 
 	oneQuestion  chan struct{} // holds the question that the log's leader is asked, see LastSequence
