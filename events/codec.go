@@ -110,7 +110,8 @@ func Encode(ev Event) (*nats.Msg, error) {
 	}
 	x := *ev.Export
 	x.stamp(t, 0, "")
-	data, err := encodeBody(ev.Payload, &x)
+	b := newBody(ev.Payload, &x)
+	data, err := json.Marshal(b.Addr().Interface())
 	if err != nil {
 		return nil, fmt.Errorf("encoding %s: %w", t, err)
 	}
@@ -147,22 +148,28 @@ func Decode(subject string, h nats.Header, data []byte, sequence uint64) (Event,
 		CorrelationID: h.Get(headerCorrelationID),
 		Sequence:      sequence,
 	}
-	ev.Export = decodeExport(ev, t, data)
 	p := newPayload(t)
-	if p == nil || h.Get(headerType) != typeNames[t] {
+	if h.Get(headerType) != typeNames[t] {
+		p = nil
+	}
+	x, err := decodeBody(p, data)
+	if x != nil && x.Tenant == ev.Tenant && x.Key == ev.Key && x.State != StateNone {
+		x.stamp(t, sequence, ev.ID)
+		ev.Export = x
+	}
+	if p == nil {
 		return ev, unknown(subject, h.Get(headerType))
+	}
+	if err != nil {
+		return ev, fmt.Errorf("event %s at sequence %d: %w", t, sequence, err)
 	}
 	if ev.Time, err = time.Parse(time.RFC3339Nano, h.Get(headerTime)); err != nil {
 		return ev, fmt.Errorf("event %s at sequence %d: ce-time: %w", t, sequence, err)
-	}
-	if err := json.Unmarshal(data, p); err != nil {
-		return ev, fmt.Errorf("event %s at sequence %d: %w", t, sequence, err)
 	}
 	if ev.Export == nil {
 		return ev, fmt.Errorf("event %s at sequence %d: %w", t, sequence, errNoExport)
 	}
 	if r, ok := p.(*ExportRequested); ok {
-		x := ev.Export
 		r.CreatedAt, r.Request, r.Submission, r.ContinuesRun, r.RequestID = x.CreatedAt, x.Request, x.Submission, x.ContinuesRun, x.RequestID
 		if x.ID != sequence {
 			r.ExportID = x.ID
@@ -174,37 +181,47 @@ func Decode(subject string, h nats.Header, data []byte, sequence uint64) (Event,
 
 var errNoExport = errors.New("it holds no export of its key")
 
-// body is what every event holds beside what happened.
-type body struct {
-	Export *Export `json:"export"`
+// bodies are what the types of events hold on the wire: the fields of the payload, and
+// after them the export.
+var bodies = func() map[Type]reflect.Type {
+	all := map[Type]reflect.Type{}
+	for t := range typeNames {
+		fields := reflect.VisibleFields(reflect.TypeOf(newPayload(t)).Elem())
+		all[t] = reflect.StructOf(append(fields, reflect.StructField{Name: "Export", Type: reflect.TypeFor[*Export](), Tag: `json:"export"`}))
+	}
+	return all
+}()
+
+// newBody returns a body with the fields of p and the export.
+func newBody(p Payload, x *Export) reflect.Value {
+	b, from := reflect.New(bodies[p.EventType()]).Elem(), reflect.ValueOf(p).Elem()
+	for i := range from.NumField() {
+		b.Field(i).Set(from.Field(i))
+	}
+	b.Field(b.NumField() - 1).Set(reflect.ValueOf(x))
+	return b
 }
 
-// encodeBody writes the fields of a payload and the export into one object.
-func encodeBody(p Payload, x *Export) ([]byte, error) {
-	data, err := json.Marshal(p)
-	if err != nil {
-		return nil, err
+// decodeBody reads a payload into p and returns the export beside it. With p nil, or with
+// an error, the export is all that can be read: a newer version may have written the rest.
+func decodeBody(p Payload, data []byte) (x *Export, err error) {
+	if p == nil {
+		var only struct {
+			Export *Export `json:"export"`
+		}
+		if err := json.Unmarshal(data, &only); err != nil {
+			return nil, err
+		}
+		return only.Export, nil
 	}
-	more, err := json.Marshal(body{x})
-	if err != nil {
-		return nil, err
+	b := newBody(p, nil)
+	if err = json.Unmarshal(data, b.Addr().Interface()); err != nil {
+		x, _ = decodeBody(nil, data)
+		return x, err
 	}
-	if len(data) > len("{}") {
-		more[0] = ','
-	} else {
-		data = data[:0]
-		more[0] = '{'
+	to := reflect.ValueOf(p).Elem()
+	for i := range to.NumField() {
+		to.Field(i).Set(b.Field(i))
 	}
-	return append(data[:max(len(data)-1, 0)], more...), nil
-}
-
-// decodeExport returns the export that an event holds, if it is one of the event's key.
-// So what a newer version wrote can be read, whatever happened.
-func decodeExport(ev Event, t Type, data []byte) *Export {
-	var b body
-	if json.Unmarshal(data, &b) != nil || b.Export == nil || b.Export.Tenant != ev.Tenant || b.Export.Key != ev.Key || b.Export.State == StateNone {
-		return nil
-	}
-	b.Export.stamp(t, ev.Sequence, ev.ID)
-	return b.Export
+	return b.Field(b.NumField() - 1).Interface().(*Export), nil
 }

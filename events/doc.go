@@ -5,8 +5,8 @@
 // # What it promises
 //
 //   - The log is the truth. Every fact of an export is an event of its key on
-//     the stream SHEAF_EVENTS, and [Export] folded over those events is all
-//     that any part knows of the export.
+//     the stream SHEAF_EVENTS, and each event holds the whole [Export] after it.
+//     So the newest event of a key tells everything, and gaps are normal.
 //   - First writer wins. Every event of a key is written by [Streams.Append]
 //     with the expected last sequence over all events of that key, and every
 //     page is written once to a subject of its own by [Streams.PublishPage].
@@ -34,6 +34,6 @@
 //	callback_delivered  notifier              projection
 //	callback_failed     notifier              projection
 //
-// The wire format of each event has a JSON schema in schema/ and a golden file
-// in testdata/; asyncapi.yaml documents the subjects.
+// The wire format of each event has a JSON schema in schema/, which refers to that of the
+// export, and a golden file in testdata/; asyncapi.yaml documents the subjects.
 package events

@@ -32,7 +32,7 @@ func samples() []events.Event {
 	submission := &events.Submission{StreamCreated: when.Add(-time.Hour), Sequence: 4}
 	warnings := []events.Warning{{Code: "CELL_CUT", Message: "第 3 行 a cell was longer than 32,767 characters"}}
 	request := &events.ExportRequested{
-		CreatedAt: when.Add(-24 * time.Hour), Submission: submission,
+		CreatedAt: when.Add(-24 * time.Hour), Submission: submission, RequestID: "trace-7",
 		Request: events.Request{
 			Timestamp: 1625106204, ExtType: "XLSX", Title: "http接口数据源导出 <&>", UserID: "123", RowKey: "id", Callback: "https://example.com/done?a=1&b=2",
 			SourceType: events.SourceHTTP, Warnings: []string{"priority: not known, ignored"},
