@@ -46,7 +46,7 @@ var typeNames = map[Type]string{
 
 var (
 	// ErrUnknownEvent is returned for a message whose type this version does not
-	// know. Whoever folds events skips it, and never guesses at it.
+	// know. A reader takes the export that it holds and guesses at nothing else.
 	ErrUnknownEvent = errors.New("unknown event type")
 
 	// ErrNewerEvent is an ErrUnknownEvent whose type has the form of ours: a
