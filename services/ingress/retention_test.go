@@ -135,6 +135,10 @@ func TestATenantForgetsItsOldestSettledExports(t *testing.T) {
 	for n := 2; n < 8; n++ {
 		x := in.underway(t, testKey(n))
 		old[n] = x
+		if n == 3 { // which keeps its pages for a retry
+			in.write(t, testKey(n), &events.ExportCancelled{})
+			continue
+		}
 		in.finish(t, testKey(n), []byte("zip"))
 	}
 	for n := range 4 {
@@ -149,7 +153,7 @@ func TestATenantForgetsItsOldestSettledExports(t *testing.T) {
 	require.Equal(t, http.StatusOK, status)
 
 	s := in.sweeper()
-	s.maxHistory = 4
+	s.maxHistory, s.keepPages = 4, time.Hour
 	require.NoError(t, s.forget(t.Context()))
 	require.True(t, in.knows(t, 2), "there is no mark yet")
 	passes(t, s, 2)
