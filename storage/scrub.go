@@ -9,7 +9,7 @@ import (
 )
 
 // Scrub says how far a process has come with reading all finished files. It is kept beside the
-// projection, so that the next process goes on where this one stopped.
+// projection, so that the next process resumes where this one stopped.
 type Scrub struct {
 	Begun time.Time `json:"begun,omitzero"` // of the newest pass; zero before the first
 	After string    `json:"after"`          // key of the last export whose file was read
@@ -18,7 +18,7 @@ type Scrub struct {
 
 var metaScrub = []byte("scrub") // JSON of Scrub
 
-// Scrub returns what was last saved. What cannot be read counts as nothing.
+// Scrub returns the record that was saved last. An unreadable one counts as none.
 func (t *Tasks) Scrub() (s Scrub, err error) {
 	err = t.view(func(tx *bbolt.Tx) error {
 		if data := tx.Bucket(bucketMeta).Get(metaScrub); data != nil && json.Unmarshal(data, &s) != nil {
@@ -33,7 +33,7 @@ func (t *Tasks) Scrub() (s Scrub, err error) {
 func (t *Tasks) SaveScrub(s Scrub) error {
 	data, err := json.Marshal(s)
 	if err != nil {
-		return fmt.Errorf("saving how far a scrub has come: %w", err)
+		return fmt.Errorf("saving the progress of a scrub: %w", err)
 	}
 	return t.update(func(tx *bbolt.Tx) error {
 		meta := tx.Bucket(bucketMeta)

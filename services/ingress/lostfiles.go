@@ -24,8 +24,8 @@ const (
 	storeWait  = 3 * time.Second
 	// sizesEvery is the pause between two passes over the sizes of all files.
 	sizesEvery = time.Hour
-	// scrubEvery is how often all files are read. scrubFirst after the start, and every
-	// scrubLook from then on, it is seen whether that is due, or was cut short.
+	// scrubEvery is how often all files are read. An ingress looks scrubFirst after its start,
+	// and every scrubLook from then on, whether a scrub is due or was cut short.
 	scrubEvery = 24 * time.Hour
 	scrubFirst = 10 * time.Minute
 	scrubLook  = time.Hour
@@ -217,7 +217,7 @@ func (c *fileChecks) look(ctx context.Context) {
 	}
 }
 
-// scrubDue reports whether a pass over the content of all files is to begin or go on.
+// scrubDue reports whether a pass over the content of all files is to start or resume.
 func (c *fileChecks) scrubDue(ctx context.Context, now time.Time) bool {
 	mark, err := c.s.tasks.Scrub()
 	if err != nil {
@@ -228,8 +228,8 @@ func (c *fileChecks) scrubDue(ctx context.Context, now time.Time) bool {
 	return !mark.Done || since < 0 || since >= scrubEvery
 }
 
-// pass looks at the files of all exports, with scrub also at their content. A scrub goes on
-// where the last one was cut short, by the end of the process above all.
+// pass looks at the files of all exports, with scrub also at their content. A scrub resumes
+// where the last one was cut short, such as by the end of its process.
 func (c *fileChecks) pass(ctx context.Context, scrub bool) {
 	begun, checked, lost, unread := time.Now(), 0, 0, 0
 	var mark storage.Scrub

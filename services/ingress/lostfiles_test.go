@@ -330,8 +330,8 @@ func TestAbsentStoreExpiresNothing(t *testing.T) {
 	}
 }
 
-// A scrub goes on where the last process stopped, and begins again when a day is over.
-func TestScrubGoesOnWhereItStopped(t *testing.T) {
+// A scrub resumes where the last process stopped, and starts again when a day is over.
+func TestScrubResumesWhereItStopped(t *testing.T) {
 	t.Parallel()
 	in := start(t, eventstest.Server(t, ""), Config{})
 	keys := []string{

@@ -59,7 +59,7 @@ func (s *Service) takeSubmission(ctx context.Context, created time.Time, d event
 	}
 	data, err := s.carryOut(ctx, sourceType, c)
 	if err == nil {
-		err = s.tellDuplicate(ctx, c, data)
+		err = s.reportDuplicate(ctx, c, data)
 	}
 	l := line{id: c.requestID, tenant: tenant, key: c.key(data)}
 	if err == nil {
@@ -87,9 +87,9 @@ func (s *Service) takeSubmission(ctx context.Context, created time.Time, d event
 	return s.reject(ctx, c, begin, failure)
 }
 
-// tellDuplicate tells the producer of a submission that began nothing which export it is a
-// duplicate of. Without an id of its own nobody could tell which submission is meant.
-func (s *Service) tellDuplicate(ctx context.Context, c call, data any) error {
+// reportDuplicate answers a submission that began nothing with the export that it duplicates.
+// A submission without an id gets no answer: no producer could recognise it.
+func (s *Service) reportDuplicate(ctx context.Context, c call, data any) error {
 	a, ok := data.(accepted)
 	if !ok || a.duplicate == nil || c.correlation == "" {
 		return nil
