@@ -609,6 +609,10 @@ func TestReadiness(t *testing.T) {
 	require.Equal(t, "not ready: shutting down", a.Msg)
 	in.draining.Store(false)
 
+	in.onNATS.Store(false)
+	require.Equal(t, "not ready: starting", in.get(t, "/readyz").Msg)
+	in.onNATS.Store(true)
+
 	in.streams.Conn().Close()
 	require.Equal(t, "not ready: no connection to NATS", in.get(t, "/readyz").Msg)
 	require.Equal(t, 200, in.get(t, "/healthz").Status)

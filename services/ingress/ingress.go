@@ -191,6 +191,7 @@ type Service struct {
 	turns    pool          // of calls at work
 	bound    chan struct{} // closed when the projection is known to be of this log
 	caughtUp atomic.Bool   // the projection has seen what was in the log at the start
+	onNATS   atomic.Bool   // the NATS servers know that this process answers requests
 	lag      lag
 	draining atomic.Bool
 }

@@ -93,6 +93,10 @@ func (s *Service) serveMicro(front, back context.Context) error {
 			return fmt.Errorf("micro service: endpoint %s: %w", name, err)
 		}
 	}
+	known, cancel := context.WithTimeout(front, readWait)
+	_ = nc.FlushWithContext(known) // without a connection it is not ready for that
+	cancel()
+	s.onNATS.Store(true)
 	<-front.Done()
 	if err := service.Stop(); err != nil {
 		slog.Warn("stopping the micro service", "service", "ingress", "error", err)

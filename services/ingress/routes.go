@@ -183,6 +183,8 @@ func (s *Service) readyz(w http.ResponseWriter, r *http.Request) {
 		msg = "not ready: shutting down"
 	case !s.streams.Conn().IsConnected():
 		msg = "not ready: no connection to NATS"
+	case !s.onNATS.Load():
+		msg = "not ready: starting"
 	case lagging != "":
 		msg = "not ready: " + lagging
 	default:
