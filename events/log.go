@@ -82,7 +82,12 @@ func (s *Streams) Append(ctx context.Context, known Export, correlation string, 
 			return x, fmt.Errorf("publishing: %w", nats.ErrMaxPayload) // it could not be carried on
 		}
 
+		leave, err := s.logWriters.enter(ctx, x.Tenant)
+		if err != nil {
+			return x, err
+		}
 		ev.Sequence, err = s.publishFenced(ctx, msg, x.LastSeq, keyFilter(x.Tenant, x.Key))
+		leave()
 		if err == nil {
 			return x, x.Apply(ev)
 		}

@@ -169,7 +169,7 @@ func (m *microService) call(req micro.Request, name string, op operation, l *lin
 		return seal(nil, unavailable("too many large requests are under way; try again", m.s.cfg.BodyWait, nil), id)
 	}
 	defer release()
-	leave, err := m.s.turn(m.back, tenant)
+	leave, err := m.s.turn(m.back, tenant, name)
 	if err != nil {
 		return seal(nil, err, id)
 	}

@@ -19,6 +19,13 @@ import (
 // submissionSlots is how many durable submissions are handled at once.
 const submissionSlots = 16
 
+// tenantSubmissions is how many of those are one tenant's. Its others are handed back,
+// and submissionOffers of them are offered again in a second: more than are handled.
+const (
+	tenantSubmissions = 8
+	submissionOffers  = 1000
+)
+
 // maxCorrelation is the length in bytes of an id that a producer gives its
 // submission and gets back with every event.
 const maxCorrelation = 256
@@ -49,6 +56,13 @@ func (s *Service) takeSubmission(ctx context.Context, created time.Time, d event
 	if err := s.closed(); err != nil {
 		return events.RetryAfter(fmt.Errorf("submission %d: %w", d.Sequence, err), retryEvery)
 	}
+	leave, err := s.submissions.Enter(tenant)
+	if err != nil {
+		s.countHandBack(d.Sequence)
+		return err
+	}
+	defer leave()
+	again := d.Delivered > 1+s.handBacks(d.Sequence) // it waited for its quota, perhaps elsewhere
 	begin := time.Now()
 	correlation := correlationOf(d.Header)
 	c := call{
@@ -68,7 +82,7 @@ func (s *Service) takeSubmission(ctx context.Context, created time.Time, d event
 		return nil
 	}
 	failure := asAPIError(err)
-	if failure.Status == http.StatusTooManyRequests && s.waitsForQuota(tenant, d.Sequence, len(d.Data), d.Delivered > 1) {
+	if failure.Status == http.StatusTooManyRequests && s.waitsForQuota(tenant, d.Sequence, len(d.Data), again) {
 		// It stays where it is until the tenant has room again, and is offered now
 		// and then; those of others come between. One that was to wait once is not
 		// rejected later, when others have its place meanwhile.
@@ -95,6 +109,29 @@ func (s *Service) reportDuplicate(ctx context.Context, c call, data any) error {
 		return nil
 	}
 	return s.streams.PublishDuplicate(ctx, c.tenant, c.correlation, a.duplicate)
+}
+
+// maxHandBacks bounds the submissions of which it is known how often they were handed
+// back. Of those that another process took nothing is heard.
+const maxHandBacks = 100_000
+
+// countHandBack notes that a submission waits for its tenant's share of the slots.
+func (s *Service) countHandBack(sequence uint64) {
+	s.waitingMu.Lock()
+	defer s.waitingMu.Unlock()
+	if len(s.handedBack) >= maxHandBacks {
+		clear(s.handedBack)
+	}
+	s.handedBack[sequence]++
+}
+
+// handBacks returns how often a submission waited for that. It counts anew from here.
+func (s *Service) handBacks(sequence uint64) uint64 {
+	s.waitingMu.Lock()
+	defer s.waitingMu.Unlock()
+	n := s.handedBack[sequence]
+	delete(s.handedBack, sequence)
+	return n
 }
 
 func (s *Service) carryOut(ctx context.Context, sourceType string, c call) (any, error) {
