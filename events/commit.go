@@ -18,6 +18,9 @@ const (
 	// server takes 1,000 messages.
 	mostCommitted      = 64
 	mostCommittedBytes = 4 << 20
+	// mostOfOne is how many of them may be one tenant's: whoever comes beside a flood waits
+	// for the write in flight alone.
+	mostOfOne = mostCommitted / 2
 )
 
 // commits is the group commit of the log. The server syncs an atomic batch once, but a
@@ -33,7 +36,8 @@ type commits struct {
 // commit is one event that waits to be written.
 type commit struct {
 	msg    *nats.Msg // with its fence
-	filter string    // of its key
+	tenant string
+	filter string // of its key
 
 	done     chan struct{} // closed when what follows is set
 	sequence uint64
@@ -41,10 +45,11 @@ type commit struct {
 }
 
 // publishEvent writes an event to the log under the condition that the last sequence over
-// filter is last.
-func (s *Streams) publishEvent(ctx context.Context, msg *nats.Msg, last uint64, filter string) (uint64, error) {
+// its key is last.
+func (s *Streams) publishEvent(ctx context.Context, msg *nats.Msg, last uint64, tenant, key string) (uint64, error) {
+	filter := keyFilter(tenant, key)
 	fence(msg, last, filter)
-	c := &commit{msg: msg, filter: filter, done: make(chan struct{})}
+	c := &commit{msg: msg, tenant: tenant, filter: filter, done: make(chan struct{})}
 	q := &s.commits
 	q.mu.Lock()
 	q.waiting = append(q.waiting, c)
@@ -78,15 +83,16 @@ func (s *Streams) carryOut() {
 func (q *commits) take() (group []*commit) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	keys, bytes := map[string]bool{}, 0
+	keys, tenants, bytes := map[string]bool{}, map[string]int{}, 0
 	var left []*commit
 	for _, c := range q.waiting {
 		size := c.msg.Size()
-		if keys[c.filter] || len(group) == mostCommitted || len(group) > 0 && bytes+size > mostCommittedBytes {
+		if keys[c.filter] || tenants[c.tenant] == mostOfOne || len(group) == mostCommitted || len(group) > 0 && bytes+size > mostCommittedBytes {
 			left = append(left, c)
 			continue
 		}
 		keys[c.filter] = true
+		tenants[c.tenant]++
 		bytes += size
 		group = append(group, c)
 	}

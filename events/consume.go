@@ -36,8 +36,8 @@ type Delivery struct {
 	requestID *string // see Concerns; nil outside Consume
 }
 
-// Concerns says that the delivery is about an export. What is logged about the delivery
-// then names the request that began the export.
+// Concerns says that the delivery is about an export. Log lines about the delivery then
+// name the request that began the export.
 func (d Delivery) Concerns(x *Export) {
 	if d.requestID != nil {
 		*d.requestID = x.requestID()

@@ -105,7 +105,7 @@ func (s *Streams) publishExport(ctx context.Context, ev Event, last uint64) (uin
 	if most := s.nc.MaxPayload(); ev.Type() == TypeRequested && int64(msg.Size()) > most-min(most/8, growth) {
 		return 0, fmt.Errorf("publishing: %w", nats.ErrMaxPayload)
 	}
-	return s.publishEvent(ctx, msg, last, keyFilter(ev.Tenant, ev.Key))
+	return s.publishEvent(ctx, msg, last, ev.Tenant, ev.Key)
 }
 
 var errWrongLastSequence = errors.New("wrong last sequence")

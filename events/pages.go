@@ -171,7 +171,7 @@ func (s *Streams) PublishSized(ctx context.Context, p Page, room func(ctx contex
 		defer release()
 	}
 	for attempt := 1; ; attempt++ {
-		err = s.publishParts(ctx, msgs)
+		err = s.publishParts(ctx, p.Tenant, msgs)
 		if !errors.Is(err, ErrUnavailable) || attempt >= s.cfg.PublishAttempts || ctx.Err() != nil {
 			break
 		}
@@ -192,8 +192,13 @@ func (s *Streams) PublishSized(ctx context.Context, p Page, room func(ctx contex
 	return size, true, nil
 }
 
-func (s *Streams) publishParts(ctx context.Context, msgs []*nats.Msg) error {
-	if len(msgs) > 1 { // the turn is no part of the time that the server has
+func (s *Streams) publishParts(ctx context.Context, tenant string, msgs []*nats.Msg) error {
+	leave, err := s.pageWriters.enter(ctx, tenant) // the turn is no part of the time that the server has
+	if err != nil {
+		return err
+	}
+	defer leave()
+	if len(msgs) > 1 {
 		select {
 		case s.batches <- struct{}{}:
 			defer func() { <-s.batches }()

@@ -40,12 +40,12 @@ type SubmissionDuplicate struct {
 	Status     int        `json:"status"`   // of the export when the submission was handled, see State.Status
 }
 
-// PublishDuplicate tells a producer which export its submission is a duplicate of, on a subject
-// of SHEAF_CALLBACKS, sheaf.callback.<tenant>.duplicate. The ce-id is constant over repeats.
+// PublishDuplicate reports to a producer which export its submission duplicates, on the subject
+// sheaf.callback.<tenant>.duplicate of SHEAF_CALLBACKS. The ce-id is constant over repeats.
 func (s *Streams) PublishDuplicate(ctx context.Context, tenant, correlation string, d *SubmissionDuplicate) error {
 	body, err := json.Marshal(d)
 	if err != nil {
-		return fmt.Errorf("telling of a duplicate submission: %w", err)
+		return fmt.Errorf("reporting a duplicate submission: %w", err)
 	}
 	id := s.keys.SubmissionKey(tenant, d.Submission)
 	return s.publishResult(ctx, subjectCallback+tenant+"."+duplicateName, tenant, d.Key, id, correlation, duplicateTypeName, time.Now(), body)

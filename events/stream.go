@@ -60,6 +60,7 @@ type Config struct {
 	MaxEventsBytes  int64         // of SHEAF_EVENTS; default 2 GiB, some 500,000 exports, 100,000 with large requests
 	MaxSubmitBytes  int64         // of SHEAF_SUBMIT; default 1 GiB
 	KeepLog         time.Duration // how long an event is kept; longer than any export or callback takes; 0: for ever
+	MaxQueued       int64         // submissions of one subject in SHEAF_SUBMIT; default no limit
 	KeepCallbacks   time.Duration // how long results on SHEAF_CALLBACKS are kept; default 168h
 	KeepIdempotency time.Duration // how long an Idempotency-Key is remembered; default 168h
 	SecretKey       []byte        // see NewKeyring
@@ -137,6 +138,7 @@ type Streams struct {
 	commits  commits
 	claims   claims
 
+	pageWriters  *writers      // to SHEAF_PAGES
 	oneQuestion  chan struct{} // holds the question that the log's leader is asked, see LastSequence
 	asking       sync.Mutex    // guards what follows
 	nextQuestion *question     // which waits for the one that is asked
@@ -160,7 +162,7 @@ func Provision(ctx context.Context, nc *nats.Conn, cfg Config) (*Streams, error)
 		return nil, fmt.Errorf("jetstream: %w", err)
 	}
 	s := &Streams{cfg: cfg, nc: nc, js: js, keys: keys, batches: make(chan struct{}, maxBatchesInFlight), suspects: make(chan struct{}, 1), before: map[string]uint64{},
-		oneQuestion: make(chan struct{}, 1)}
+		pageWriters: newWriters(cfg.Shared), oneQuestion: make(chan struct{}, 1)}
 	// A process that does not belong here must not change what it finds.
 	s.private, err = provisioned(ctx, nc, func(ctx context.Context) (jetstream.Stream, error) {
 		st, err := js.Stream(ctx, StreamPrivate)
@@ -256,6 +258,10 @@ func provisionStream(ctx context.Context, js jetstream.JetStream, want jetstream
 			slog.Warn("the event log stays larger than is asked for, because of what it holds; a later start makes it smaller",
 				"bytes", used, "max_bytes", is.MaxBytes, "asked_for", want.MaxBytes)
 			want.MaxBytes = is.MaxBytes
+		}
+		if want.MaxMsgsPerSubject > 0 && is.MaxMsgsPerSubject <= 0 && st.CachedInfo().State.Msgs > uint64(want.MaxMsgsPerSubject) {
+			// The server would delete what is beyond the limit. A later start sets it.
+			want.MaxMsgsPerSubject, want.DiscardNewPerSubject = is.MaxMsgsPerSubject, is.DiscardNewPerSubject
 		}
 		if has(is, want) {
 			return st, false, nil
@@ -374,6 +380,10 @@ func streamConfigs(cfg Config) []jetstream.StreamConfig {
 	submit := base(StreamSubmit, "submissions of producers, until an ingress has taken them", subjectSubmit+"*.*")
 	submit.Retention = jetstream.WorkQueuePolicy
 	submit.MaxBytes = cfg.MaxSubmitBytes
+	if cfg.MaxQueued > 0 {
+		// A producer is refused before anything of its message is written.
+		submit.MaxMsgsPerSubject, submit.DiscardNewPerSubject = cfg.MaxQueued, true
+	}
 	// A producer may publish here and do nothing else.
 	submit.DenyDelete, submit.DenyPurge = true, true
 	// Nor may one suppress another's submission by a Nats-Msg-Id. The server dedupes by

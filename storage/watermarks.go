@@ -112,8 +112,14 @@ const pageOfExports = 256
 
 // Each calls fn with every export, in the order of the keys, until fn fails. No
 // transaction is open meanwhile, so fn may take its time.
-func (t *Tasks) Each(fn func(events.Export) error) error {
+func (t *Tasks) Each(fn func(events.Export) error) error { return t.EachAfter("", fn) }
+
+// EachAfter is Each from the key after a given one on.
+func (t *Tasks) EachAfter(key string, fn func(events.Export) error) error {
 	var last []byte
+	if key != "" {
+		last = append([]byte(key), 0)
+	}
 	for {
 		var list []events.Export
 		err := t.view(func(tx *bbolt.Tx) error {

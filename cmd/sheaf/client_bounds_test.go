@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"io"
 	"net"
@@ -54,15 +55,17 @@ func TestNoCommandFollowsARedirect(t *testing.T) {
 	onlyFiles(t)
 }
 
-// bounded is a client that waits for fractions of a second.
-func bounded(t *testing.T, h http.HandlerFunc) *client {
+// bounded is a client of a server with the bounds that are not 0, and else of a minute, so
+// that no other than those ends it.
+func bounded(t *testing.T, h http.HandlerFunc, short clientBounds) *client {
 	server := httptest.NewServer(h)
 	t.Cleanup(func() {
 		server.CloseClientConnections() // a handler may hang
 		server.Close()
 	})
 	c, err := newBoundedClient(server.URL, callerFlags{}, clientBounds{
-		dial: 5 * time.Second, header: 100 * time.Millisecond, answer: 200 * time.Millisecond, idle: 200 * time.Millisecond,
+		dial: cmp.Or(short.dial, time.Minute), header: cmp.Or(short.header, time.Minute),
+		answer: cmp.Or(short.answer, time.Minute), idle: cmp.Or(short.idle, time.Minute),
 	})
 	require.NoError(t, err)
 	t.Cleanup(c.close)
@@ -79,36 +82,34 @@ func TestAnswersHaveBounds(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
 		answer http.HandlerFunc
+		short  clientBounds
 		want   string
 	}{
-		"no headers": {func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, "timeout awaiting response headers"},
+		"no headers": {func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, clientBounds{header: 100 * time.Millisecond}, "timeout awaiting response headers"},
 		"no end": {func(w http.ResponseWriter, r *http.Request) {
 			_, _ = io.WriteString(w, `{"errcode":0,`)
 			hang(w, r)
-		}, "no whole answer within 200ms"},
+		}, clientBounds{answer: 200 * time.Millisecond}, "no whole answer within 200ms"},
 		"endless": {func(w http.ResponseWriter, r *http.Request) {
 			for r.Context().Err() == nil {
 				_, _ = w.Write(bytes.Repeat([]byte(" "), 1<<20))
 			}
-		}, "larger than 8.0 MiB"},
+		}, clientBounds{}, "larger than 8.0 MiB"},
 		"endless headers": {func(w http.ResponseWriter, _ *http.Request) {
 			for range 1000 {
 				w.Header().Add("X", strings.Repeat("x", 1000))
 			}
-		}, "headers exceeded"},
+		}, clientBounds{}, "headers exceeded"},
 		"another protocol": {func(w http.ResponseWriter, r *http.Request) {
 			conn, buf, _ := http.NewResponseController(w).Hijack()
 			_, _ = buf.WriteString("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n")
 			_ = buf.Flush()
 			_, _ = io.Copy(io.Discard, conn) // and says nothing
-		}, "HTTP 101"},
+		}, clientBounds{}, "HTTP 101"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			client := bounded(t, c.answer)
-			if name == "endless" { // its time is not to end it
-				client.bounds.answer = time.Minute
-			}
+			client := bounded(t, c.answer, c.short)
 			_, _, err := client.detail(t.Context(), testKey)
 			require.ErrorContains(t, err, c.want)
 		})
@@ -135,9 +136,10 @@ func TestDownloadsHaveBounds(t *testing.T) {
 	whole.Files = []exportFile{{Size: int64(len(file))}}
 	for name, c := range map[string]struct {
 		answer http.HandlerFunc
+		short  clientBounds
 		want   string
 	}{
-		"no end": {hang, "less than 30.0 KiB came in 200ms"},
+		"no end": {hang, clientBounds{idle: 200 * time.Millisecond}, "less than 30.0 KiB came in 200ms"},
 		"a drip": {func(w http.ResponseWriter, r *http.Request) {
 			for r.Context().Err() == nil {
 				_, _ = w.Write([]byte("x"))
@@ -147,21 +149,21 @@ func TestDownloadsHaveBounds(t *testing.T) {
 				case <-time.After(5 * time.Millisecond):
 				}
 			}
-		}, "less than 30.0 KiB came in 200ms"},
+		}, clientBounds{idle: 200 * time.Millisecond}, "less than 30.0 KiB came in 200ms"},
 		"endless": {func(w http.ResponseWriter, r *http.Request) {
 			for r.Context().Err() == nil {
 				_, _ = w.Write(file)
 			}
-		}, "larger than the export: 262144 bytes"},
+		}, clientBounds{}, "larger than the export: 262144 bytes"},
 		"larger when announced": {func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Content-Length", "262145")
 			hang(w, r)
-		}, "larger than the export: 262144 bytes"},
-		"short": {func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(file[:1000]) }, "1000 bytes"},
+		}, clientBounds{}, "larger than the export: 262144 bytes"},
+		"short": {func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(file[:1000]) }, clientBounds{}, "1000 bytes"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			client := bounded(t, c.answer)
+			client := bounded(t, c.answer, c.short)
 			if name == "a drip" { // one attempt is enough
 				_, err := client.downloadFrom(t.Context(), whole.DownURL, io.Discard, 0, int64(len(file)))
 				require.ErrorContains(t, err, c.want)
@@ -179,7 +181,7 @@ func TestDownloadsHaveBounds(t *testing.T) {
 				return
 			}
 			http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(file))
-		})
+		}, clientBounds{idle: 500 * time.Millisecond})
 		name := filepath.Join(t.TempDir(), "x")
 		require.NoError(t, client.download(t.Context(), whole, name))
 		got, err := os.ReadFile(name)
@@ -192,7 +194,7 @@ func TestDownloadsHaveBounds(t *testing.T) {
 		client := bounded(t, func(w http.ResponseWriter, r *http.Request) {
 			interrupt()
 			hang(w, r)
-		})
+		}, clientBounds{})
 		require.ErrorIs(t, client.download(ctx, whole, filepath.Join(t.TempDir(), "x")), context.Canceled)
 	})
 }

@@ -440,7 +440,7 @@ func (f fileSettings) Validate(app *kong.Application) error {
 	return nil
 }
 
-// settings are the flags of all commands that can be set by other means too.
+// settings are the flags of all commands that the environment and the YAML file can set too.
 func settings(app *kong.Application) (flags []*kong.Flag) {
 	_ = kong.Visit(app, func(n kong.Visitable, next kong.Next) error { // no visit fails
 		if flag, ok := n.(*kong.Flag); ok && len(flag.Envs) > 0 {

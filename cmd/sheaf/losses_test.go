@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -141,7 +142,8 @@ func TestLossesAreMendedOrShown(t *testing.T) {
 		if c.silent {
 			require.NotContains(t, p.err.String(), "JetStream")
 		} else {
-			require.Regexp(t, "JetStream (has lost data|went back)", p.err.String())
+			lost := regexp.MustCompile("JetStream (has lost data|went back)")
+			require.Eventually(t, func() bool { return lost.MatchString(p.err.String()) }, 5*time.Second, 5*time.Millisecond)
 		}
 		return data, p
 	}

@@ -112,7 +112,7 @@ func TestStartWithoutFinishedFiles(t *testing.T) {
 				require.NoError(t, err)
 				require.Contains(t, string(text), "1 of 1 finished files are not in it")
 				require.Contains(t, string(text), key)
-				require.Contains(t, p.err.String(), "finished files are lost")
+				require.Eventually(t, func() bool { return strings.Contains(p.err.String(), "finished files are lost") }, 5*time.Second, 5*time.Millisecond)
 				status, msg := ready(t, p.http)
 				require.Equal(t, http.StatusServiceUnavailable, status, msg)
 				require.NoError(t, os.Remove(filepath.Join(data, lossesName)))

@@ -41,6 +41,11 @@ const (
 	quorumWait  = 2 * time.Second
 )
 
+// maxQueued is how many durable submissions of a tenant, of either kind, wait in the embedded
+// server; further ones are refused. All tenants wait in one queue. In a cluster there is no
+// such limit, for submissions wait there also while no ingress runs.
+const maxQueued = 1000
+
 // messaging is the connection to NATS, and the embedded server if there is one.
 type messaging struct {
 	server  *embedded.Server // nil with --nats
@@ -77,13 +82,17 @@ func openMessaging(ctx context.Context, cfg Config, secret []byte, files string,
 	if err != nil {
 		return nil, err
 	}
+	queued := int64(0)
+	if cfg.embedded() {
+		queued = maxQueued
+	}
 	err = m.retryWhileStarting(ctx, "provisioning the streams", func(ctx context.Context) error {
 		m.streams, err = events.Provision(ctx, m.conn, events.Config{
 			Shared:   !cfg.embedded(),
 			Replicas: cfg.Replicas, MaxPagesBytes: int64(cfg.MaxPagesBytes), MaxEventsBytes: int64(cfg.MaxLogBytes),
 			SecretKey: secret, NewerKeys: newer, FilesURL: files, FilesMade: filesMade, KeepIdempotency: cfg.KeepHistory,
 			KeepLog: max(cfg.KeepHistory, cfg.KeepFiles) + longestExport,
-			Callers: m.callers,
+			Callers: m.callers, MaxQueued: queued,
 		})
 		return err
 	})

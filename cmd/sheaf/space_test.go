@@ -41,6 +41,7 @@ func noisySource(t *testing.T, rows int) string {
 // process and with two crawlers; one that is larger than the stream fails soon.
 func TestExportsThatDoNotFitTogether(t *testing.T) {
 	t.Parallel()
+	eventstest.LongRunning(t) // services/crawler has it on a smaller stream
 	const stream = 64 << 20
 	rows := stream / 16_100 * 6 / 10
 	for _, tc := range []struct {
@@ -51,7 +52,6 @@ func TestExportsThatDoNotFitTogether(t *testing.T) {
 			return startServe(t, "--http", "127.0.0.1:0", "--nats-listen", "none", "--data", t.TempDir(), "--max-pages-bytes", "64MiB").http
 		}},
 		{"two crawlers", func(t *testing.T) string {
-			eventstest.LongRunning(t) // services/crawler has it on a smaller stream
 			key, files := strings.Repeat("5e", 32), "file://"+t.TempDir()
 			first := startServe(t, "--http", "127.0.0.1:0", "--nats-listen", "127.0.0.1:0", "--data", t.TempDir(), "--files", files, "--secret-key", key, "--max-pages-bytes", "64MiB")
 			startServe(t, "--roles", "crawler", "--nats", first.nats, "--replicas", "1", "--data", t.TempDir(), "--files", files, "--secret-key", key, "--max-pages-bytes", "64MiB")

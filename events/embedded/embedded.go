@@ -125,6 +125,13 @@ const (
 // default of 128 MiB is what one flood of submissions would take.
 const maxBuffered = 32 << 20
 
+const (
+	// pingInterval is how long a connection may be silent before it is pinged, and
+	// maxPingsOut how many pings it may leave unanswered.
+	pingInterval = 20 * time.Second
+	maxPingsOut  = 2
+)
+
 // listens reports whether callers from outside are wanted.
 func (o Options) listens() bool { return o.Listen != "" && o.Listen != "none" }
 
@@ -142,8 +149,12 @@ func (s *Server) start(o Options) error {
 		NoLog:             false,
 		JetStreamMaxStore: o.MaxStore,
 		MaxPayload:        o.MaxPayload,
-		MaxConn:           maxConnections,
-		MaxSubs:           maxSubscriptions,
+		// Who is in the middle of a message answers no ping. So one that is not
+		// finished within a minute is given up.
+		PingInterval: pingInterval,
+		MaxPingsOut:  maxPingsOut,
+		MaxConn:      maxConnections,
+		MaxSubs:      maxSubscriptions,
 		// By default the server makes a publisher wait for subscribers that read
 		// slowly: they would hold up the log.
 		NoFastProducerStall:   true,

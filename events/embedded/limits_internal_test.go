@@ -183,6 +183,62 @@ func TestAFloodIsCutOff(t *testing.T) {
 	require.NoError(t, connect("mallory").Flush())
 }
 
+// A message that is not finished is given up, also while bytes of it come now and then.
+func TestAnUnfinishedMessageIsGivenUp(t *testing.T) {
+	t.Parallel()
+	srv, err := Start(Options{
+		Dir: t.TempDir(), Listen: "127.0.0.1:0", Authenticate: byName,
+		Own: func(s *Server) error {
+			s.opts.PingInterval = 50 * time.Millisecond
+			return nil
+		},
+	})
+	require.NoError(t, err)
+	t.Cleanup(srv.Stop)
+	connect := func() net.Conn {
+		c, err := net.Dial("tcp", strings.TrimPrefix(srv.URL(), "nats://"))
+		require.NoError(t, err)
+		c, _ = rawCaller(t, c, `"auth_token":"shop"`)
+		return c
+	}
+	whole, err := nats.Connect(srv.URL(), nats.Token("shop"), nats.NoReconnect())
+	require.NoError(t, err)
+	defer whole.Close()
+	for _, begun := range []string{"PUB sheaf.submit.shop.raw 1000000\r\nx", "PUB sheaf.submit"} {
+		c := connect()
+		_, err := io.WriteString(c, begun)
+		require.NoError(t, err)
+		require.Eventually(t, func() bool {
+			_, err := io.WriteString(c, "x")
+			return err != nil
+		}, 10*time.Second, 10*time.Millisecond, begun)
+	}
+	require.NoError(t, whole.Flush(), "one that answers")
+}
+
+// A tenant submits on the subjects that there are, each of which may have so many queued.
+func TestATenantSubmitsOnTwoSubjects(t *testing.T) {
+	t.Parallel()
+	srv := keyed(t, byName)
+	own, err := srv.Connect()
+	require.NoError(t, err)
+	defer own.Close()
+	got, err := own.SubscribeSync("sheaf.submit.>")
+	require.NoError(t, err)
+	require.NoError(t, own.Flush())
+	shop, err := nats.Connect(srv.URL(), nats.Token("shop"), nats.NoReconnect())
+	require.NoError(t, err)
+	defer shop.Close()
+	for _, kind := range []string{"1", "http", "raw"} {
+		require.NoError(t, shop.Publish("sheaf.submit.shop."+kind, nil))
+	}
+	for _, kind := range []string{"http", "raw"} {
+		m, err := got.NextMsg(10 * time.Second)
+		require.NoError(t, err)
+		require.Equal(t, "sheaf.submit.shop."+kind, m.Subject)
+	}
+}
+
 // Own connections that cannot be made end the start.
 func TestStartEndsWithItsOwnConnections(t *testing.T) {
 	t.Parallel()

@@ -266,7 +266,8 @@ func heardBy(tenant string) []string {
 // permissions of a tenant within its own account: it is there to talk to Sheaf.
 func permissions(tenant string) *server.Permissions {
 	return &server.Permissions{
-		Publish:   &server.SubjectPermission{Allow: []string{"sheaf.submit." + tenant + ".*", "sheaf.api." + tenant + ".*"}},
+		// Of submissions the subjects that there are: each may have so many queued.
+		Publish:   &server.SubjectPermission{Allow: []string{"sheaf.submit." + tenant + ".http", "sheaf.submit." + tenant + ".raw", "sheaf.api." + tenant + ".*"}},
 		Subscribe: &server.SubjectPermission{Allow: append(heardBy(tenant), "_INBOX.>", "_INBOX_"+tenant+".>")},
 	}
 }

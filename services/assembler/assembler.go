@@ -66,6 +66,7 @@ type Service struct {
 	streams *events.Streams
 	files   storage.Files
 
+	shares  *events.Shares  // of the slots for small workbooks
 	large   chan struct{}   // holds the large workbooks that are written
 	running *events.Running // set by Run
 	short   atomic.Bool     // the last workbook found no room on the disk
@@ -81,7 +82,8 @@ func New(cfg Config, streams *events.Streams, files storage.Files) (*Service, er
 		return nil, errors.New("assembler: streams and files are required")
 	}
 	cfg = cfg.withDefaults()
-	return &Service{cfg: cfg, streams: streams, files: files, large: make(chan struct{}, cfg.Workbooks)}, nil
+	return &Service{cfg: cfg, streams: streams, files: files, large: make(chan struct{}, cfg.Workbooks),
+		shares: events.NewShares((cfg.Small+1)/2, offers)}, nil
 }
 
 // Run assembles until ctx ends, hands back what is under way, and returns nil.
@@ -124,6 +126,10 @@ func isSmall(x *events.Export) bool {
 	return x.Pages <= smallRows/limit
 }
 
+// offers is how many of a tenant's exports that wait for its share of the slots are
+// offered again in a second: more than are written.
+const offers = 1000
+
 // laneWait is how long a large workbook at least stays with the server when this
 // process writes as many as it may. Another process may have a place for it.
 const laneWait = time.Second
@@ -138,6 +144,11 @@ func (s *Service) handle(ctx context.Context, d events.Delivery) error {
 	if err != nil {
 		return err
 	}
+	done, err := s.shares.Enter(ev.Tenant)
+	if err != nil {
+		return err
+	}
+	defer done()
 	assembleCtx, leave, err := s.running.Enter(ctx, ev.Key)
 	if err != nil {
 		return err

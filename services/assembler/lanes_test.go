@@ -80,17 +80,60 @@ func TestLargeWorkbooksKeepNoSmallOneWaiting(t *testing.T) {
 	require.NoError(t, <-done)
 }
 
+// Small workbooks of one tenant leave slots for those of others, and are written later.
+func TestSmallWorkbooksOfOneTenantLeaveSlots(t *testing.T) {
+	t.Parallel()
+	st := newStage(t)
+	const small = 4
+	gated := &gatedFiles{Files: st.files, first: make(chan struct{}, small/2), waiting: make(chan struct{}, small), gate: make(chan struct{})}
+	for range small / 2 {
+		gated.first <- struct{}{}
+	}
+	s, err := New(Config{Small: small}, st.streams, gated)
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx) }()
+	completed := func(tenant string, n int) bool {
+		x, err := st.streams.Read(t.Context(), tenant, fmt.Sprintf("%032d", n))
+		require.NoError(t, err)
+		return x.State == events.StateCompleted
+	}
+	for n := range 3 * small {
+		crawlFor(t, st, "busy", fmt.Sprintf("%032d", n), 2)
+	}
+	for range small / 2 {
+		<-gated.waiting
+	}
+	crawlFor(t, st, "other", fmt.Sprintf("%032d", 100), 2)
+	require.Eventually(t, func() bool { return completed("other", 100) }, 30*time.Second, 5*time.Millisecond)
+	for n := range 3 * small {
+		require.False(t, completed("busy", n))
+	}
+	close(gated.gate)
+	for n := range 3 * small {
+		require.Eventually(t, func() bool { return completed("busy", n) }, 30*time.Second, 5*time.Millisecond)
+	}
+	cancel()
+	require.NoError(t, <-done)
+}
+
 // crawlAs is an export of one page whose limit is a number of rows.
 func crawlAs(t *testing.T, st *stage, key string, limit int) {
 	t.Helper()
-	x, err := st.streams.Append(t.Context(), events.Export{Tenant: "default", Key: key}, "", func(*events.Export) (events.Payload, error) {
+	crawlFor(t, st, "default", key, limit)
+}
+
+func crawlFor(t *testing.T, st *stage, tenant, key string, limit int) {
+	t.Helper()
+	x, err := st.streams.Append(t.Context(), events.Export{Tenant: tenant, Key: key}, "", func(*events.Export) (events.Payload, error) {
 		return &events.ExportRequested{CreatedAt: time.Now().UTC(), Request: events.Request{
 			ExtType: "XLSX", SourceType: events.SourceHTTP, HTTP: &events.HTTPRequest{URL: "http://127.0.0.1/", Method: "GET", Limit: limit, Conn: 1},
 		}}, nil
 	})
 	require.NoError(t, err)
 	p := page(1, 1, 0, 1)
-	p.PageID = events.PageID{Tenant: "default", Key: key, Run: x.RequestedSeq, Number: 1}
+	p.PageID = events.PageID{Tenant: tenant, Key: key, Run: x.RequestedSeq, Number: 1}
 	_, err = st.streams.PublishPage(t.Context(), p)
 	require.NoError(t, err)
 	manifest := events.NewManifest()

@@ -77,6 +77,10 @@ type Client interface {
 	Do(req *http.Request) (*http.Response, error)
 }
 
+// offers is how many of a tenant's exports that wait for its share are offered again in
+// a second.
+const offers = 100
+
 // Service is the crawler role.
 type Service struct {
 	cfg     Config
@@ -87,7 +91,7 @@ type Service struct {
 	space   *space
 
 	running *events.Running // set by Run
-	shares  *shares
+	shares  *events.Shares
 }
 
 // New returns a crawler that reaches sources through client. It does no I/O.
@@ -99,7 +103,7 @@ func New(cfg Config, streams *events.Streams, client Client) (*Service, error) {
 	return &Service{
 		cfg: cfg, streams: streams, client: client,
 		turns: newTurns(cfg.Fetches, cfg.PerHost, cfg.PerTenant), memory: newMemory(cfg.BodyBytes), space: newSpace(streams, cfg.Disk),
-		shares: newShares(cfg.Running),
+		shares: events.NewShares(cfg.Running, offers),
 	}, nil
 }
 
@@ -129,7 +133,7 @@ func (s *Service) handle(ctx context.Context, d events.Delivery) error {
 	if err != nil {
 		return err
 	}
-	done, err := s.shares.enter(ev.Tenant)
+	done, err := s.shares.Enter(ev.Tenant)
 	if err != nil {
 		return err // another of the tenant goes first, those of others beside
 	}

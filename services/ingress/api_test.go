@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -586,28 +587,31 @@ func TestNoSpaceIsUnavailable(t *testing.T) {
 
 func TestReadiness(t *testing.T) {
 	t.Parallel()
-	health := make(chan error, 1)
+	var full atomic.Bool
 	srv := eventstest.Server(t, "")
 	in := start(t, srv, Config{Health: func() error {
-		select {
-		case err := <-health:
-			return err
-		default:
-			return nil
+		if full.Load() {
+			return errors.New("disk /var/lib full")
 		}
+		return nil
 	}})
 	require.Equal(t, 200, in.get(t, "/readyz").Status)
 	require.Equal(t, 200, in.get(t, "/healthz").Status)
-	health <- errors.New("disk /var/lib full")
+	full.Store(true)
 	a := in.get(t, "/readyz")
 	require.Equal(t, 503, a.Status)
 	require.NotContains(t, a.Raw, "/var/lib")
+	full.Store(false)
 
 	in.draining.Store(true)
 	a = in.get(t, "/readyz")
 	require.Equal(t, 503, a.Status)
 	require.Equal(t, "not ready: shutting down", a.Msg)
 	in.draining.Store(false)
+
+	in.onNATS.Store(false)
+	require.Equal(t, "not ready: starting", in.get(t, "/readyz").Msg)
+	in.onNATS.Store(true)
 
 	in.streams.Conn().Close()
 	require.Equal(t, "not ready: no connection to NATS", in.get(t, "/readyz").Msg)

@@ -29,12 +29,14 @@ type downloads struct {
 	// fresh waits until the projection has seen every acknowledged event. A link
 	// may come from another ingress that is ahead of this one.
 	fresh func(ctx context.Context) error
+	// turn waits until a tenant may have a file checked as a whole.
+	turn func(ctx context.Context, tenant string) (leave func(), err error)
 	// expire expires an export whose file is lost. No error: it has expired.
 	expire func(ctx context.Context, x *events.Export, lost error) error
 }
 
 func (s *Service) newDownloads() *downloads {
-	return &downloads{keys: s.streams.Keys(), tasks: s.tasks, files: s.files, now: time.Now, fresh: s.readYourWrites, expire: s.expireLost}
+	return &downloads{keys: s.streams.Keys(), tasks: s.tasks, files: s.files, now: time.Now, fresh: s.readYourWrites, turn: s.readTurn, expire: s.expireLost}
 }
 
 // ServeHTTP serves GET and HEAD of /v1/down/YYYY/M/D/<key>.zip?exp=&sig=, whole
@@ -52,7 +54,13 @@ func (d *downloads) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	l := lineOf(r)
 	l.tenant, l.key = x.Tenant, x.Key
 	entry := x.Files[0]
+	leave, err := d.turn(r.Context(), x.Tenant)
+	if err != nil {
+		respond(w, r, nil, err)
+		return
+	}
 	file, err := openFile(r.Context(), d.files, &x, smallFile)
+	leave()
 	if err != nil {
 		respond(w, r, nil, d.unreadable(r, &x, err))
 		return

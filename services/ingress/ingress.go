@@ -71,6 +71,8 @@ type Config struct {
 	HeaderTimeout time.Duration
 	// BodyWait is how long a large body waits for its turn; default 5s.
 	BodyWait time.Duration
+	// TurnWait is how long a call waits for others of its tenant; default 5s.
+	TurnWait time.Duration
 	// OperationWait bounds an operation: a caller that waits longer gets 503. Each MiB
 	// of rows adds a second, for what takes a few milliseconds. Default 5s.
 	OperationWait time.Duration
@@ -116,6 +118,9 @@ func (c Config) withDefaults(listener net.Listener) Config {
 	}
 	if c.BodyWait == 0 {
 		c.BodyWait = 5 * time.Second
+	}
+	if c.TurnWait == 0 {
+		c.TurnWait = 5 * time.Second
 	}
 	if c.OperationWait == 0 {
 		c.OperationWait = 5 * time.Second
@@ -163,8 +168,13 @@ const (
 	// and NATS together, and maxCalls those of all. Further ones wait.
 	maxTenantCalls = 32
 	maxCalls       = 128
-	// turnWait is how long a call waits for that.
-	turnWait = 5 * time.Second
+	// maxReads bounds the calls that read much, of which a tenant has one at a time: the
+	// history, and files that are checked. They take milliseconds of a processor each.
+	maxReads = 8
+	// maxTenantAnswers bounds the bytes of one tenant's answers above lightBody that are
+	// being sent by REST, and maxAnswers those of all. Further ones wait.
+	maxTenantAnswers = 8 << 20
+	maxAnswers       = 32 << 20
 )
 
 // Service answers callers. It is made by [New] and lives through one call of
@@ -176,18 +186,23 @@ type Service struct {
 	tasks    *storage.Tasks
 	files    storage.Files
 
-	waitingMu sync.Mutex
-	waiting   map[string]map[uint64]waitingSubmission // by tenant and sequence
+	waitingMu  sync.Mutex
+	waiting    map[string]map[uint64]waitingSubmission // by tenant and sequence
+	handedBack map[uint64]uint64                       // by sequence, how often it waited for a slot
 
-	store    fileStore
-	progress *progressCache
-	outlook  outlook
-	bodies   *bodyMemory
-	turns    pool          // of calls at work
-	bound    chan struct{} // closed when the projection is known to be of this log
-	caughtUp atomic.Bool   // the projection has seen what was in the log at the start
-	lag      lag
-	draining atomic.Bool
+	store       fileStore
+	progress    *progressCache
+	outlook     outlook
+	bodies      *bodyMemory
+	turns       pool // of calls at work
+	reads       pool // of those that read much
+	answers     pool // bytes of large answers
+	submissions *events.Shares
+	bound       chan struct{} // closed when the projection is known to be of this log
+	caughtUp    atomic.Bool   // the projection has seen what was in the log at the start
+	onNATS      atomic.Bool   // the NATS servers know that this process answers requests
+	lag         lag
+	draining    atomic.Bool
 }
 
 // New makes a service on a listener that is already bound. It does no I/O.
@@ -200,12 +215,15 @@ func New(cfg Config, listener net.Listener, streams *events.Streams, tasks *stor
 	}
 	return &Service{
 		cfg: cfg, listener: listener, streams: streams, tasks: tasks, files: files,
-		waiting: map[string]map[uint64]waitingSubmission{}, progress: newProgressCache(), bound: make(chan struct{}),
+		waiting: map[string]map[uint64]waitingSubmission{}, handedBack: map[uint64]uint64{}, progress: newProgressCache(), bound: make(chan struct{}),
 		// A body of rows is in memory twice, as received and without the escapes of
 		// its string, and the garbage of the one before may still be there: 252 MB
 		// for one of 64 MiB, 325 MB after two (measured).
-		bodies: newBodyMemory(cfg.MaxRawBody),
-		turns:  newPool(maxTenantCalls, maxCalls),
+		bodies:      newBodyMemory(cfg.MaxRawBody),
+		turns:       newPool(maxTenantCalls, maxCalls),
+		reads:       newPool(1, maxReads),
+		answers:     newPool(maxTenantAnswers, maxAnswers),
+		submissions: events.NewShares(tenantSubmissions, submissionOffers),
 	}, nil
 }
 
@@ -330,11 +348,30 @@ func (s *Service) reserve(ctx context.Context, tenant string, size int64) (relea
 // turn waits until a call of a tenant may be worked on. Its own calls keep it waiting,
 // and hardly those of others: one tenant that calls without end takes its part of the
 // processors, and no more.
-func (s *Service) turn(ctx context.Context, tenant string) (leave func(), err error) {
-	ctx, cancel := context.WithTimeout(ctx, turnWait)
+func (s *Service) turn(ctx context.Context, tenant, operation string) (leave func(), err error) {
+	if operation == "history" || operation == "retry" {
+		return s.readTurn(ctx, tenant)
+	}
+	return s.await(ctx, &s.turns, tenant, 1)
+}
+
+// readTurn waits until a tenant may read much. After leave the tenant's next such call
+// waits for as long as this one took, so that it never takes all of a processor.
+func (s *Service) readTurn(ctx context.Context, tenant string) (leave func(), err error) {
+	done, err := s.await(ctx, &s.reads, tenant, 1)
+	if err != nil {
+		return nil, err
+	}
+	begin := time.Now()
+	return sync.OnceFunc(func() { time.AfterFunc(min(time.Since(begin), time.Second), done) }), nil
+}
+
+// await takes a part of a pool, for which it waits at most TurnWait.
+func (s *Service) await(ctx context.Context, p *pool, tenant string, size int64) (leave func(), err error) {
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.TurnWait)
 	defer cancel()
-	if leave, err = s.turns.acquire(ctx, tenant, 1); err != nil {
-		return nil, unavailable("too many requests of yours are under way; try again", retryEvery, err)
+	if leave, err = p.acquire(ctx, tenant, size); err != nil {
+		return nil, unavailable("too many requests of yours are under way; try again", retryEvery, nil)
 	}
 	return leave, nil
 }

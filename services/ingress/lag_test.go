@@ -83,6 +83,7 @@ func TestReadyzNamesTheLag(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, tasks.Bind(log.Created, log.Last))
 	close(s.bound)
+	s.onNATS.Store(true)
 	wg.Go(func() { _ = s.watchLag(ctx) })
 	require.Eventually(t, func() bool { code, _ := ready(); return code == http.StatusOK }, 5*time.Second, 5*time.Millisecond)
 

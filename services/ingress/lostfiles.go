@@ -24,10 +24,13 @@ const (
 	storeWait  = 3 * time.Second
 	// sizesEvery is the pause between two passes over the sizes of all files.
 	sizesEvery = time.Hour
-	// scrubEvery is the pause between two passes that read all files. The first
-	// begins scrubFirst after the start.
+	// scrubEvery is how often all files are read. An ingress looks scrubFirst after its start,
+	// and every scrubLook from then on, whether a scrub is due or was cut short.
 	scrubEvery = 24 * time.Hour
-	scrubFirst = time.Hour
+	scrubFirst = 10 * time.Minute
+	scrubLook  = time.Hour
+	// scrubSave is how often it is saved how far a pass has come.
+	scrubSave = time.Minute
 	// scrubRate is how many bytes a second a scrub reads at most.
 	scrubRate = 8 << 20
 	// unreadableFiles is after how many files in a row that cannot be read a pass ends:
@@ -131,20 +134,24 @@ func (f *fileStore) set(err error) {
 }
 
 // fileChecks looks at the file store: every second whether it is there, every hour
-// whether it has all files in their size, and once a day, slowly, whether their
-// content is right. An export whose file is lost expires. Each ingress does this;
+// whether it has all files in their size, and once a day, slowly and over restarts,
+// whether their content is right. An export whose file is lost expires. Each ingress does this;
 // of two that find the same one writes the event.
 type fileChecks struct {
 	s          *Service
 	storeEvery time.Duration
 	sizesEvery time.Duration
 	scrubFirst time.Duration
-	scrubEvery time.Duration
+	scrubLook  time.Duration
+	scrubSave  time.Duration
 	rate       int64 // of a scrub, in bytes a second
 }
 
 func (s *Service) newFileChecks() *fileChecks {
-	return &fileChecks{s: s, storeEvery: storeEvery, sizesEvery: sizesEvery, scrubFirst: scrubFirst, scrubEvery: scrubEvery, rate: scrubRate}
+	return &fileChecks{
+		s: s, storeEvery: storeEvery, sizesEvery: sizesEvery,
+		scrubFirst: scrubFirst, scrubLook: scrubLook, scrubSave: scrubSave, rate: scrubRate,
+	}
 }
 
 // run checks until ctx ends. A read that hangs does not hold it.
@@ -155,7 +162,11 @@ func (c *fileChecks) run(ctx context.Context) error {
 		c.repeat(ctx, 0, c.sizesEvery, func(ctx context.Context) { c.pass(ctx, false) })
 	})
 	checks.Go(func() {
-		c.repeat(ctx, c.scrubFirst, c.scrubEvery, func(ctx context.Context) { c.pass(ctx, true) })
+		c.repeat(ctx, c.scrubFirst, c.scrubLook, func(ctx context.Context) {
+			if c.scrubDue(ctx, time.Now()) {
+				c.pass(ctx, true)
+			}
+		})
 	})
 	<-ctx.Done()
 	ended := make(chan struct{})
@@ -206,9 +217,27 @@ func (c *fileChecks) look(ctx context.Context) {
 	}
 }
 
-// pass looks at the files of all exports, with scrub also at their content.
+// scrubDue reports whether a pass over the content of all files is to start or resume.
+func (c *fileChecks) scrubDue(ctx context.Context, now time.Time) bool {
+	mark, err := c.s.tasks.Scrub()
+	if err != nil {
+		slog.WarnContext(ctx, "finished files are not read", "service", "ingress", "error", err)
+		return false
+	}
+	since := now.Sub(mark.Begun) // below 0: the clock was wrong
+	return !mark.Done || since < 0 || since >= scrubEvery
+}
+
+// pass looks at the files of all exports, with scrub also at their content. A scrub resumes
+// where the last one was cut short, such as by the end of its process.
 func (c *fileChecks) pass(ctx context.Context, scrub bool) {
 	begun, checked, lost, unread := time.Now(), 0, 0, 0
+	var mark storage.Scrub
+	saved := begun
+	save := func() error {
+		saved = time.Now()
+		return c.s.tasks.SaveScrub(mark)
+	}
 	err := untilDone(ctx, "reading the log's end", func(ctx context.Context) error {
 		select {
 		case <-c.s.bound:
@@ -221,8 +250,13 @@ func (c *fileChecks) pass(ctx context.Context, scrub bool) {
 		}
 		return c.s.tasks.WaitApplied(ctx, last)
 	})
+	if err == nil && scrub {
+		if mark, err = c.s.tasks.Scrub(); err == nil && (mark.Done || mark.Begun.IsZero()) {
+			mark = storage.Scrub{Begun: begun.UTC()}
+		}
+	}
 	if err == nil {
-		err = c.s.tasks.Each(func(x events.Export) error {
+		err = c.s.tasks.EachAfter(mark.After, func(x events.Export) error {
 			if err := ctx.Err(); err != nil {
 				return err
 			}
@@ -234,19 +268,30 @@ func (c *fileChecks) pass(ctx context.Context, scrub bool) {
 			switch {
 			case err == nil:
 				unread = 0
-				return nil
 			case storage.IsLost(err):
 				lost++
-				return c.s.expireLost(ctx, &x, err)
+				if err := c.s.expireLost(ctx, &x, err); err != nil {
+					return err
+				}
 			case errors.Is(err, storage.ErrNoStore) || ctx.Err() != nil:
 				return err
+			default:
+				x.Logger("ingress").Warn("a finished file cannot be read", "error", err)
+				if unread++; unread >= unreadableFiles {
+					return fmt.Errorf("%d files in a row could not be read: %w", unread, err)
+				}
+				return nil
 			}
-			x.Logger("ingress").Warn("a finished file cannot be read", "error", err)
-			if unread++; unread >= unreadableFiles {
-				return fmt.Errorf("%d files in a row could not be read: %w", unread, err)
+			mark.After = x.Key
+			if scrub && time.Since(saved) >= c.scrubSave {
+				return save()
 			}
 			return nil
 		})
+	}
+	if !mark.Begun.IsZero() {
+		mark.Done = err == nil
+		err = errors.Join(err, save())
 	}
 	c.s.tasks.Release()
 	if ctx.Err() != nil {

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -327,6 +328,50 @@ func TestAbsentStoreExpiresNothing(t *testing.T) {
 			require.Equal(t, content, got)
 		})
 	}
+}
+
+// A scrub resumes where the last process stopped, and starts again when a day is over.
+func TestScrubResumesWhereItStopped(t *testing.T) {
+	t.Parallel()
+	in := start(t, eventstest.Server(t, ""), Config{})
+	keys := []string{
+		in.post(t, "/v1/export/http", httpBody("", `"title":"one"`)).key(t),
+		in.post(t, "/v1/export/http", httpBody("", `"title":"two"`)).key(t),
+	}
+	slices.Sort(keys)
+	first := in.finish(t, keys[0], []byte("x"))
+	in.finish(t, keys[1], noise(7, 1<<20))
+	c := in.newFileChecks()
+	now := time.Now()
+	require.True(t, c.scrubDue(t.Context(), now), "there was none")
+
+	c.scrubSave, c.rate = 0, 1000 // the second file would take 17 minutes
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	go func() { c.pass(ctx, true); close(ended) }()
+	require.Eventually(t, func() bool {
+		mark, err := in.tasks.Scrub()
+		return err == nil && mark.After == keys[0]
+	}, 10*time.Second, time.Millisecond)
+	stop()
+	<-ended
+	require.True(t, c.scrubDue(t.Context(), now), "it was cut short")
+
+	damage(t, "flipped", filepath.Join(storeOf(t), first.Files[0].Store))
+	c = in.newFileChecks() // of the next process
+	c.rate = 0
+	c.pass(t.Context(), true)
+	require.Equal(t, events.StateCompleted, in.read(t, "default", keys[0]).State, "it was read before")
+	mark, err := in.tasks.Scrub()
+	require.NoError(t, err)
+	require.True(t, mark.Done)
+	require.Equal(t, keys[1], mark.After)
+	require.False(t, c.scrubDue(t.Context(), mark.Begun.Add(scrubEvery-time.Second)))
+	require.True(t, c.scrubDue(t.Context(), mark.Begun.Add(scrubEvery)))
+	require.True(t, c.scrubDue(t.Context(), mark.Begun.Add(-time.Second)), "the clock was put back")
+
+	c.pass(t.Context(), true)
+	require.Equal(t, events.StateExpired, in.read(t, "default", keys[0]).State)
 }
 
 // A scrub that reads slowly does not hold the end, and one look that fails says

@@ -80,7 +80,7 @@ func startOn(t testing.TB, streams *events.Streams, cfg Config) *ingress {
 		require.NoError(t, in.stop())
 		http.DefaultClient.CloseIdleConnections()
 	})
-	require.Eventually(t, func() bool { return in.caughtUp.Load() }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return in.caughtUp.Load() && in.onNATS.Load() }, 10*time.Second, time.Millisecond)
 	return in
 }
 

@@ -93,6 +93,10 @@ func (s *Service) serveMicro(front, back context.Context) error {
 			return fmt.Errorf("micro service: endpoint %s: %w", name, err)
 		}
 	}
+	known, cancel := context.WithTimeout(front, readWait)
+	_ = nc.FlushWithContext(known) // without a connection it is not ready for that
+	cancel()
+	s.onNATS.Store(true)
 	<-front.Done()
 	if err := service.Stop(); err != nil {
 		slog.Warn("stopping the micro service", "service", "ingress", "error", err)
@@ -165,7 +169,7 @@ func (m *microService) call(req micro.Request, name string, op operation, l *lin
 		return seal(nil, unavailable("too many large requests are under way; try again", m.s.cfg.BodyWait, nil), id)
 	}
 	defer release()
-	leave, err := m.s.turn(m.back, tenant)
+	leave, err := m.s.turn(m.back, tenant, name)
 	if err != nil {
 		return seal(nil, err, id)
 	}

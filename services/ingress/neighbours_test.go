@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"sheaf/events"
@@ -101,13 +102,13 @@ func TestCallsOfOneTenantWaitForTheirTurn(t *testing.T) {
 	t.Parallel()
 	in := start(t, eventstest.Server(t, ""), Config{Authenticate: func(key string) (string, bool) { return key, true }})
 	for range maxTenantCalls {
-		leave, err := in.turn(t.Context(), "busy")
+		leave, err := in.turn(t.Context(), "busy", "detail")
 		require.NoError(t, err)
 		defer leave()
 	}
 	soon, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 	defer cancel()
-	_, err := in.turn(soon, "busy")
+	_, err := in.turn(soon, "busy", "detail")
 	var refused *apiError
 	require.ErrorAs(t, err, &refused)
 	require.Equal(t, http.StatusServiceUnavailable, refused.Status)
@@ -117,6 +118,99 @@ func TestCallsOfOneTenantWaitForTheirTurn(t *testing.T) {
 	m, err := in.streams.Callers().Request("sheaf.api.other.history", []byte(`{"user_id":"7"}`), 10*time.Second)
 	require.NoError(t, err)
 	require.Contains(t, string(m.Data), `"errcode":0`)
+}
+
+// A tenant reads one history, or checks one file, at a time, and rests as long as that
+// took. Its other calls, and those of others, go on.
+func TestATenantReadsMuchOneAtATime(t *testing.T) {
+	t.Parallel()
+	in := start(t, eventstest.Server(t, ""), Config{Authenticate: func(key string) (string, bool) { return key, true }, TurnWait: 10 * time.Millisecond})
+	get := func(tenant, path string) int {
+		return send(t, http.MethodGet, in.url+"/v1/export/"+path, "", "X-API-Key", tenant).Status
+	}
+	leave, err := in.readTurn(t.Context(), "busy")
+	require.NoError(t, err)
+	require.Equal(t, http.StatusServiceUnavailable, get("busy", "history?user_id=7"))
+	m, err := in.streams.Callers().Request("sheaf.api.busy.history", []byte(`{"user_id":"7"}`), 10*time.Second)
+	require.NoError(t, err)
+	require.Contains(t, string(m.Data), `"errcode":503`)
+	require.Equal(t, http.StatusServiceUnavailable, send(t, http.MethodPost, in.url+"/v1/export/retry", `{"key":"x"}`, "X-API-Key", "busy").Status)
+	require.Equal(t, http.StatusNotFound, get("busy", "detail?key=x"))
+	require.Equal(t, http.StatusOK, get("other", "history?user_id=7"))
+	leave()
+	require.Eventually(t, func() bool { return get("busy", "history?user_id=7") == http.StatusOK }, 10*time.Second, time.Millisecond)
+
+	synctest.Test(t, func(t *testing.T) {
+		s := &Service{reads: newPool(1, 2), cfg: Config{TurnWait: time.Minute}}
+		leave, err := s.readTurn(t.Context(), "busy")
+		require.NoError(t, err)
+		time.Sleep(300 * time.Millisecond) // of the bubble's clock, as are those below
+		leave()
+		begin := time.Now()
+		leave, err = s.readTurn(t.Context(), "busy")
+		require.NoError(t, err)
+		require.Equal(t, 300*time.Millisecond, time.Since(begin))
+		leave()
+	})
+}
+
+// Large answers by REST that are not read yet take a bounded part of the memory.
+func TestLargeAnswersByRESTAreBounded(t *testing.T) {
+	t.Parallel()
+	in := start(t, eventstest.Server(t, ""), Config{Authenticate: func(key string) (string, bool) { return key, true }, TurnWait: 10 * time.Millisecond})
+	for _, tenant := range []string{"busy", "other"} {
+		for n := range 200 { // an answer above lightBody
+			x := events.Export{Tenant: tenant, Key: fmt.Sprintf("%032x", n)}
+			_, err := in.streams.Append(t.Context(), x, "", func(*events.Export) (events.Payload, error) {
+				p := requestOf("{}")
+				p.Request.UserID, p.Request.Title = "7", strings.Repeat("x", 255)
+				return p, nil
+			})
+			require.NoError(t, err)
+		}
+	}
+	history := func(tenant string) answer {
+		return send(t, http.MethodGet, in.url+"/v1/export/history?user_id=7", "", "X-API-Key", tenant)
+	}
+	require.Greater(t, len(history("busy").Raw), lightBody)
+	leave, err := in.await(t.Context(), &in.answers, "busy", maxTenantAnswers)
+	require.NoError(t, err)
+	require.Eventually(t, func() bool { return history("busy").Status == http.StatusServiceUnavailable }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return history("other").Status == http.StatusOK }, 10*time.Second, time.Millisecond)
+	leave()
+	require.Eventually(t, func() bool { return history("busy").Status == http.StatusOK }, 10*time.Second, time.Millisecond)
+}
+
+// Durable submissions of a tenant leave slots for those of others, and are taken later.
+func TestSubmissionsOfOneTenantLeaveSlots(t *testing.T) {
+	t.Parallel()
+	in := start(t, eventstest.Server(t, ""), Config{})
+	var leaves []func()
+	for range tenantSubmissions {
+		leave, err := in.submissions.Enter("busy")
+		require.NoError(t, err)
+		leaves = append(leaves, leave)
+	}
+	requested, err := in.streams.Conn().SubscribeSync("sheaf.event.*.requested.*")
+	require.NoError(t, err)
+	const queued = 3 * submissionSlots
+	for n := range queued {
+		_, err := in.streams.JetStream().Publish(t.Context(), "sheaf.submit.busy.raw", []byte(titled(fmt.Sprint(n))))
+		require.NoError(t, err)
+	}
+	_, err = in.streams.JetStream().Publish(t.Context(), "sheaf.submit.other.raw", []byte(titled("one")))
+	require.NoError(t, err)
+	m, err := requested.NextMsg(10 * time.Second)
+	require.NoError(t, err)
+	require.Contains(t, m.Subject, "sheaf.event.other.")
+	for _, leave := range leaves {
+		leave()
+	}
+	for range queued {
+		m, err := requested.NextMsg(20 * time.Second)
+		require.NoError(t, err)
+		require.Contains(t, m.Subject, "sheaf.event.busy.")
+	}
 }
 
 // An answer that is too large for NATS is an error that says what to do.

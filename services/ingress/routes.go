@@ -23,12 +23,12 @@ type route struct {
 // routes are all paths, with a line for the page that lists them.
 func (s *Service) routes() []route {
 	ops := s.operations()
-	get := func(name string) http.HandlerFunc { return s.rest(ops[name], s.queryCall) }
-	post := func(name string) http.HandlerFunc { return s.rest(ops[name], s.objectCall) }
+	get := func(name string) http.HandlerFunc { return s.rest(name, ops[name], s.queryCall) }
+	post := func(name string) http.HandlerFunc { return s.rest(name, ops[name], s.objectCall) }
 	down := s.newDownloads().ServeHTTP
 	return []route{
-		{http.MethodPost, "/v1/export/http", s.rest(ops["http"], s.bodyCall(s.cfg.MaxBody)), "export a paginated HTTP source"},
-		{http.MethodPost, "/v1/export/raw", s.rest(ops["raw"], s.bodyCall(s.cfg.MaxRawBody)), "export the rows in the request"},
+		{http.MethodPost, "/v1/export/http", s.rest("http", ops["http"], s.bodyCall(s.cfg.MaxBody)), "export a paginated HTTP source"},
+		{http.MethodPost, "/v1/export/raw", s.rest("raw", ops["raw"], s.bodyCall(s.cfg.MaxRawBody)), "export the rows in the request"},
 		{http.MethodGet, "/v1/export/detail", get("detail"), "?key= how an export stands, and its link"},
 		{http.MethodGet, "/v1/export/history", get("history"), "?user_id= a user's exports of the last seven days"},
 		{http.MethodPost, "/v1/export/cancel", post("cancel"), `{"key"} stop an export`},
@@ -94,7 +94,7 @@ func Closed(why func() NotReady) http.Handler {
 }
 
 // rest makes an operation a REST handler.
-func (s *Service) rest(op operation, read func(http.ResponseWriter, *http.Request, *call) (release func(), err error)) http.HandlerFunc {
+func (s *Service) rest(name string, op operation, read func(http.ResponseWriter, *http.Request, *call) (release func(), err error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		tenant, err := s.tenantOf(r)
 		if err != nil {
@@ -115,21 +115,26 @@ func (s *Service) rest(op operation, read func(http.ResponseWriter, *http.Reques
 		}
 		defer release()
 		l.key = c.key(nil)
-		leave, err := s.turn(r.Context(), tenant)
+		leave, err := s.turn(r.Context(), tenant, name)
 		if err != nil {
 			respond(w, r, nil, err)
 			return
 		}
 		leave = sync.OnceFunc(leave)
-		defer leave()
+		defer leave() // of a panic
 		data, err := s.do(r.Context(), op, c)
 		l.key = c.key(data)
 		body, failure := seal(data, err, c.requestID)
-		if len(body) <= lightBody {
-			leave()
-		} else { // callers that do not read it wait for each other
+		if len(body) > lightBody { // it is in memory until the caller has read it
+			sent, err := s.await(r.Context(), &s.answers, tenant, int64(len(body)))
+			if err != nil {
+				respond(w, r, nil, err)
+				return
+			}
+			defer sent()
 			_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(largeAnswerWait))
 		}
+		leave()
 		respondSealed(w, r, body, failure)
 	}
 }
@@ -183,6 +188,8 @@ func (s *Service) readyz(w http.ResponseWriter, r *http.Request) {
 		msg = "not ready: shutting down"
 	case !s.streams.Conn().IsConnected():
 		msg = "not ready: no connection to NATS"
+	case !s.onNATS.Load():
+		msg = "not ready: starting"
 	case lagging != "":
 		msg = "not ready: " + lagging
 	default:

@@ -19,6 +19,13 @@ import (
 // submissionSlots is how many durable submissions are handled at once.
 const submissionSlots = 16
 
+// tenantSubmissions is how many of those are one tenant's. Its others are handed back,
+// and submissionOffers of them are offered again in a second: more than are handled.
+const (
+	tenantSubmissions = 8
+	submissionOffers  = 1000
+)
+
 // maxCorrelation is the length in bytes of an id that a producer gives its
 // submission and gets back with every event.
 const maxCorrelation = 256
@@ -49,6 +56,13 @@ func (s *Service) takeSubmission(ctx context.Context, created time.Time, d event
 	if err := s.closed(); err != nil {
 		return events.RetryAfter(fmt.Errorf("submission %d: %w", d.Sequence, err), retryEvery)
 	}
+	leave, err := s.submissions.Enter(tenant)
+	if err != nil {
+		s.countHandBack(d.Sequence)
+		return err
+	}
+	defer leave()
+	again := d.Delivered > 1+s.handBacks(d.Sequence) // it waited for its quota, perhaps elsewhere
 	begin := time.Now()
 	correlation := correlationOf(d.Header)
 	c := call{
@@ -59,7 +73,7 @@ func (s *Service) takeSubmission(ctx context.Context, created time.Time, d event
 	}
 	data, err := s.carryOut(ctx, sourceType, c)
 	if err == nil {
-		err = s.tellDuplicate(ctx, c, data)
+		err = s.reportDuplicate(ctx, c, data)
 	}
 	l := line{id: c.requestID, tenant: tenant, key: c.key(data)}
 	if err == nil {
@@ -68,7 +82,7 @@ func (s *Service) takeSubmission(ctx context.Context, created time.Time, d event
 		return nil
 	}
 	failure := asAPIError(err)
-	if failure.Status == http.StatusTooManyRequests && s.waitsForQuota(tenant, d.Sequence, len(d.Data), d.Delivered > 1) {
+	if failure.Status == http.StatusTooManyRequests && s.waitsForQuota(tenant, d.Sequence, len(d.Data), again) {
 		// It stays where it is until the tenant has room again, and is offered now
 		// and then; those of others come between. One that was to wait once is not
 		// rejected later, when others have its place meanwhile.
@@ -87,14 +101,37 @@ func (s *Service) takeSubmission(ctx context.Context, created time.Time, d event
 	return s.reject(ctx, c, begin, failure)
 }
 
-// tellDuplicate tells the producer of a submission that began nothing which export it is a
-// duplicate of. Without an id of its own nobody could tell which submission is meant.
-func (s *Service) tellDuplicate(ctx context.Context, c call, data any) error {
+// reportDuplicate answers a submission that began nothing with the export that it duplicates.
+// A submission without an id gets no answer: no producer could recognise it.
+func (s *Service) reportDuplicate(ctx context.Context, c call, data any) error {
 	a, ok := data.(accepted)
 	if !ok || a.duplicate == nil || c.correlation == "" {
 		return nil
 	}
 	return s.streams.PublishDuplicate(ctx, c.tenant, c.correlation, a.duplicate)
+}
+
+// maxHandBacks bounds the submissions of which it is known how often they were handed
+// back. Of those that another process took nothing is heard.
+const maxHandBacks = 100_000
+
+// countHandBack notes that a submission waits for its tenant's share of the slots.
+func (s *Service) countHandBack(sequence uint64) {
+	s.waitingMu.Lock()
+	defer s.waitingMu.Unlock()
+	if len(s.handedBack) >= maxHandBacks {
+		clear(s.handedBack)
+	}
+	s.handedBack[sequence]++
+}
+
+// handBacks returns how often a submission waited for that. It counts anew from here.
+func (s *Service) handBacks(sequence uint64) uint64 {
+	s.waitingMu.Lock()
+	defer s.waitingMu.Unlock()
+	n := s.handedBack[sequence]
+	delete(s.handedBack, sequence)
+	return n
 }
 
 func (s *Service) carryOut(ctx context.Context, sourceType string, c call) (any, error) {

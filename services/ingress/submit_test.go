@@ -475,7 +475,7 @@ func TestRedeliveredSubmissionStartsNothing(t *testing.T) {
 
 // A producer learns under the id of its own submission what became of it, also when an equal one,
 // or a request by REST, has begun the export.
-func TestADuplicateSubmissionIsToldUnderItsOwnId(t *testing.T) {
+func TestADuplicateSubmissionIsAnsweredUnderItsOwnID(t *testing.T) {
 	t.Parallel()
 	in := start(t, eventstest.Server(t, ""), Config{})
 	js := in.streams.JetStream()

@@ -1,4 +1,4 @@
-package crawler
+package events
 
 import (
 	"testing"
@@ -12,12 +12,13 @@ import (
 // because another process crawls them, make nobody wait.
 func TestWhoWaitsForAShareComesByInTurn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newShares(1)
-		leave, err := s.enter("shop")
+		const offers = 100
+		s := NewShares(1, offers)
+		leave, err := s.Enter("shop")
 		require.NoError(t, err)
-		_, err = s.enter("shop")
+		_, err = s.Enter("shop")
 		require.ErrorIs(t, err, errShareTaken)
-		other, err := s.enter("bank")
+		other, err := s.Enter("bank")
 		require.NoError(t, err, "the share is each tenant's own")
 		other()
 

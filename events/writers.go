@@ -1,0 +1,67 @@
+package events
+
+import (
+	"context"
+	"fmt"
+	"sync"
+)
+
+const (
+	// tenantWrites is how many messages of one tenant a process sends to a stream at once.
+	// A single server writes one after another and syncs each, so more of them only make
+	// other tenants wait. In a cluster each waits for the others' acknowledgement, and
+	// more at once are faster.
+	tenantWrites       = 4
+	tenantWritesShared = 64
+)
+
+// writers keeps the messages of one tenant from taking the whole queue of a stream. It is
+// safe for concurrent use.
+type writers struct {
+	most int // of one tenant
+
+	mu      sync.Mutex
+	tenants map[string]*tenantWriters // that write or wait
+}
+
+type tenantWriters struct {
+	slots chan struct{}
+	users int
+}
+
+func newWriters(shared bool) *writers {
+	most := tenantWrites
+	if shared {
+		most = tenantWritesShared
+	}
+	return &writers{most: most, tenants: map[string]*tenantWriters{}}
+}
+
+// enter waits until a message of a tenant may be sent.
+func (w *writers) enter(ctx context.Context, tenant string) (leave func(), err error) {
+	w.mu.Lock()
+	of := w.tenants[tenant]
+	if of == nil {
+		of = &tenantWriters{slots: make(chan struct{}, w.most)}
+		w.tenants[tenant] = of
+	}
+	of.users++
+	w.mu.Unlock()
+	gone := func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if of.users--; of.users == 0 {
+			delete(w.tenants, tenant)
+		}
+	}
+	select {
+	case of.slots <- struct{}{}:
+		return func() {
+			<-of.slots
+			gone()
+		}, nil
+	case <-ctx.Done():
+		gone()
+		return nil, fmt.Errorf("%w: %w", ErrUnavailable, ctx.Err())
+	}
+}
