@@ -5,10 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net/http"
 	"net/url"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -193,28 +191,4 @@ func (s *natsKeys) streams(t *testing.T) string {
 	t.Helper()
 	_, data := s.ask(t, s.shop, "sheaf.api.shop.history", `{"user_id":"7"}`)
 	return string(data)
-}
-
-// The event streams of a server cannot be read from its disk.
-func TestStoreOfAServerIsEncrypted(t *testing.T) {
-	t.Parallel()
-	data := filepath.Join(t.TempDir(), "data")
-	p := startServe(t, "--http", "127.0.0.1:0", "--nats-listen", "127.0.0.1:0", "--data", data)
-	nc, err := nats.Connect(p.nats)
-	require.NoError(t, err)
-	js, err := jetstream.New(nc)
-	require.NoError(t, err)
-	_, err = js.Publish(t.Context(), "sheaf.submit.default.http", []byte(natsRequest(p.http, "a title of nobody else")))
-	require.NoError(t, err)
-	nc.Close()
-	p.stop()
-	require.Zero(t, <-p.ended)
-	require.NoError(t, filepath.WalkDir(filepath.Join(data, "jetstream"), func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
-			return err
-		}
-		content, err := os.ReadFile(path)
-		require.NotContains(t, string(content), "a title of nobody else", path)
-		return err
-	}))
 }

@@ -189,7 +189,7 @@ func TestAnUnfinishedMessageIsGivenUp(t *testing.T) {
 	srv, err := Start(Options{
 		Dir: t.TempDir(), Listen: "127.0.0.1:0", Authenticate: byName,
 		Own: func(s *Server) error {
-			s.opts.PingInterval = 50 * time.Millisecond
+			s.opts.PingInterval = 300 * time.Millisecond
 			return nil
 		},
 	})

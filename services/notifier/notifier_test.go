@@ -286,7 +286,7 @@ func TestFailedAttemptIsRepeated(t *testing.T) {
 					c.answer(w, r)
 				}
 			})
-			run(t, newService(t, s, Config{Timeout: 500 * time.Millisecond}))
+			run(t, newService(t, s, Config{Timeout: 2 * time.Second}))
 			x := ended(t, s, key(1), r.URL+"/?token=secret")
 			first := r.next(t)
 			failed := until(t, s, x.Key, attempted(1))
