@@ -45,6 +45,7 @@ var ErrTasksClosed = errors.New("projection is closed")
 type Tasks struct {
 	db      *bbolt.DB
 	damaged atomic.Bool
+	torn    bool
 
 	mu      sync.Mutex // guards what follows
 	applied uint64
@@ -83,6 +84,7 @@ var (
 	metaStream  = []byte("stream_created")
 	metaCounts  = []byte("counts") // JSON: exports by state
 	metaClean   = []byte("clean")  // set by Close, removed by the next change
+	metaBoot    = []byte("boot")   // the run of the machine in which the file was opened last
 )
 
 const keySize = 32

@@ -152,5 +152,9 @@ func (t *Tasks) Reset() error {
 		return fmt.Errorf("emptying the projection: %w", err)
 	}
 	t.emptied()
+	if t.torn {
+		t.torn = false
+		return t.begin()
+	}
 	return nil
 }

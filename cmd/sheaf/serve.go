@@ -219,15 +219,18 @@ func (s *system) take(ctx context.Context) error {
 			return err
 		}
 		s.onClose(func() { logClose("tasks.db", s.tasks.Close()) })
-		if cfg.passing {
-			s.tasks.Passing()
-		}
 	}
 	if err := s.checkFiles(ctx); err != nil {
 		return err
 	}
 	if err := s.checkStreams(ctx); err != nil {
 		return err
+	}
+	if s.tasks != nil && s.tasks.Torn() {
+		slog.Info("the machine was started anew while tasks.db was open; it is made again from the log")
+		if err := s.tasks.Reset(); err != nil {
+			return err
+		}
 	}
 	if s.marks != nil {
 		s.onClose(s.lastMarks)

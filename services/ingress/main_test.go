@@ -53,7 +53,6 @@ func startOn(t testing.TB, streams *events.Streams, cfg Config) *ingress {
 	t.Helper()
 	tasks, err := storage.OpenTasks(filepath.Join(t.TempDir(), "tasks.db"))
 	require.NoError(t, err)
-	tasks.Passing() // no test cuts the power
 	t.Cleanup(func() { require.NoError(t, tasks.Close()) })
 	files, err := storage.OpenFiles(t.Context(), "file://"+storeOf(t), t.TempDir(), streams.JetStream(), 1)
 	require.NoError(t, err)

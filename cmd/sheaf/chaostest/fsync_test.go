@@ -79,7 +79,7 @@ func TestChaosFsyncFails(t *testing.T) {
 	}
 	needStrace(t)
 	t.Parallel()
-	const log, projection = "jetstream/jetstream/$G/streams/" + events.StreamEvents + "/msgs/1.blk", "tasks.db"
+	const log = "jetstream/jetstream/$G/streams/" + events.StreamEvents + "/msgs/1.blk"
 	for _, c := range []struct {
 		name    string
 		only    string // file
@@ -90,7 +90,6 @@ func TestChaosFsyncFails(t *testing.T) {
 		{name: "all"},
 		{name: "all as it stops", stops: true},
 		{name: "log", only: log, answers: true},
-		{name: "projection", only: projection, accepts: true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
