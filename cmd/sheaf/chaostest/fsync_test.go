@@ -84,7 +84,6 @@ func TestChaosFsyncFails(t *testing.T) {
 		name    string
 		only    string // file
 		answers bool   // with 503 at least once: nothing else fails before
-		accepts bool   // what is in the log, which is synced
 		stops   bool   // was asked to, just before
 	}{
 		{name: "all"},
@@ -141,10 +140,6 @@ func TestChaosFsyncFails(t *testing.T) {
 			var refused atomic.Int64
 			for _, o := range meanwhile {
 				callers.Go(func() {
-					if c.accepts {
-						_ = w.submit(lives, o)
-						return
-					}
 					r := w.refusals(lives, time.Minute, []*order{o}, func() {})
 					refused.Add(int64(r.refused))
 				})
