@@ -351,6 +351,7 @@ func (l *ledger) judgeByTotal() *Failure {
 		if l.empties > 1 || l.rows >= low {
 			l.end = k - l.empties
 		}
+	case k == 1 && l.rows == high && l.firstRows >= l.limit: // a total that counts its page alone looks like this
 	case l.rows >= high:
 		l.end = k
 	}
@@ -413,7 +414,11 @@ func (l *ledger) without(f *Failure) *Failure {
 	if l.raw || k == 0 {
 		return f
 	}
-	data := k - l.empties // the last page with rows
+	data := k - l.empties                                               // the last page with rows
+	if f.answered > 0 && k == 1 && l.fits(l.rows) && l.announced <= 1 { // no other page was announced
+		l.end = 1
+		return nil
+	}
 	if f.answered > 0 {
 		// The source says that this is an earlier page: it repeats its last one.
 		if same := f.data == l.taken[data].data && f.answered <= data && f.answered > data-max(l.equal, 1); !same {
@@ -552,13 +557,13 @@ const sampleRows = 20
 // firstRowIsData reports whether the first row cannot hold titles: a value of it
 // is no text, and the rows after it have values of the same kind under the same
 // names. Null is no value, and a number or boolean that reads like its name is a
-// title.
+// title. A column below may have values of other kinds as well.
 func firstRowIsData(array []byte) bool {
 	odd := false
 	for _, k := range compareFirstRow(array) {
 		switch {
 		case k.first == rows.Null || k.named:
-		case k.other, k.first != rows.String && !k.same:
+		case !k.same && (k.other || k.first != rows.String):
 			return false
 		case k.first != rows.String:
 			odd = true
