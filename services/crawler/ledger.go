@@ -414,8 +414,9 @@ func (l *ledger) without(f *Failure) *Failure {
 	if l.raw || k == 0 {
 		return f
 	}
-	data := k - l.empties                                               // the last page with rows
-	if f.answered > 0 && k == 1 && l.fits(l.rows) && l.announced <= 1 { // no other page was announced
+	data := k - l.empties // the last page with rows
+	// No page but the first was announced, and this is page 1 again.
+	if f.answered > 0 && k == 1 && l.fits(l.rows) && l.announced <= 1 {
 		l.end = 1
 		return nil
 	}
