@@ -448,6 +448,8 @@ func TestEndOfAList(t *testing.T) {
 		{claim: "or with a low total_page", src: &listSource{rows: ids(250), counts: says(`"total":300,"total_page":5`), after: repeatLast}, code: events.CodeSourceIncomplete},
 		{claim: "a total of the page alone fails", src: &listSource{rows: ids(250), counts: func(l *listing) string { return fmt.Sprintf(`"total":%d`, len(l.rows)) }}, code: events.CodeSourceIncomplete, reason: "100 rows were read, but the source announced 50"},
 		{claim: "with total_page too", src: &listSource{rows: ids(250), counts: says(`"total":50,"total_page":1`)}, code: events.CodeSourceIncomplete, asked: 2},
+		{claim: "a total of the rows so far", src: &listSource{rows: ids(250), counts: func(l *listing) string { return fmt.Sprintf(`"total":%d`, min(50*l.page, 250)) }}, warnings: []string{"TOTAL_MOVED"}, asked: 6},
+		{claim: "a total of the rows so far, then the last page under its number", src: &listSource{rows: ids(250), counts: func(l *listing) string { return fmt.Sprintf(`"total":%d`, min(50*l.page, 250)) }, after: repeatLastAndSaySo}, warnings: []string{"TOTAL_MOVED"}, asked: 6},
 		{claim: "a full page that is all", src: &listSource{rows: ids(50), counts: honest}, asked: 2},
 		{claim: "a full page that is all, then 404", src: &listSource{rows: ids(50), counts: honest, after: answerStatus(404)}, asked: 2},
 		{claim: "a full page that is all, then itself under its number", src: &listSource{rows: ids(50), counts: honest, after: repeatLastAndSaySo}, asked: 2},

@@ -351,7 +351,8 @@ func (l *ledger) judgeByTotal() *Failure {
 		if l.empties > 1 || l.rows >= low {
 			l.end = k - l.empties
 		}
-	case k == 1 && l.rows == high && l.firstRows >= l.limit: // a total that counts its page alone looks like this
+	case l.rows == high && l.taken[k].rows >= l.limit && (k == 1 || l.first < l.last):
+		// A total that counts its page alone, or the rows so far, looks like this.
 	case l.rows >= high:
 		l.end = k
 	}
@@ -415,9 +416,8 @@ func (l *ledger) without(f *Failure) *Failure {
 		return f
 	}
 	data := k - l.empties // the last page with rows
-	// No page but the first was announced, and this is page 1 again.
-	if f.answered > 0 && k == 1 && l.fits(l.rows) && l.announced <= 1 {
-		l.end = 1
+	if f.answered > 0 && k == l.announced && l.equal == 1 && l.fits(l.rows) {
+		l.end = k // an earlier page comes after all that were announced
 		return nil
 	}
 	if f.answered > 0 {
