@@ -13,11 +13,11 @@ import (
 func TestWhoWaitsForAShareComesByInTurn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const offers = 100
-		s := NewShares(1, offers)
+		s := NewShares(1, 0, offers)
 		leave, err := s.Enter("shop")
 		require.NoError(t, err)
 		_, err = s.Enter("shop")
-		require.ErrorIs(t, err, errShareTaken)
+		require.ErrorIs(t, err, ErrShareTaken)
 		other, err := s.Enter("bank")
 		require.NoError(t, err, "the share is each tenant's own")
 		other()

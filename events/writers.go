@@ -11,7 +11,7 @@ const (
 	// A single server writes one after another and syncs each, so more of them only make
 	// other tenants wait. In a cluster each waits for the others' acknowledgement, and
 	// more at once are faster.
-	tenantWrites       = 4
+	tenantWrites       = 2
 	tenantWritesShared = 64
 )
 

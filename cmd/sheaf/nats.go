@@ -44,7 +44,7 @@ const (
 // maxQueued is how many durable submissions of a tenant, of either kind, wait in the embedded
 // server; further ones are refused. All tenants wait in one queue. In a cluster there is no
 // such limit, for submissions wait there also while no ingress runs.
-const maxQueued = 1000
+const maxQueued = 250
 
 // messaging is the connection to NATS, and the embedded server if there is one.
 type messaging struct {

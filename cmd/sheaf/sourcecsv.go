@@ -362,15 +362,15 @@ func (s *fileSource) loadCSV(opts sourceOptions) error {
 	return nil
 }
 
-// dropEOFMarks leaves out the bytes 0x1A with which DOS ends a file.
+// dropEOFMarks leaves out the bytes 0x1A with which DOS ends a file, and line ends after them.
 func (s *fileSource) dropEOFMarks() error {
-	for last := make([]byte, 1); s.end > s.start; s.end-- {
-		if _, err := s.data.ReadAt(last, s.end-1); err != nil {
-			return err
-		}
-		if last[0] != 0x1A {
-			break
-		}
+	tail := make([]byte, min(4<<10, s.end-s.start))
+	if _, err := s.data.ReadAt(tail, s.end-int64(len(tail))); err != nil {
+		return err
+	}
+	kept := bytes.TrimRight(tail, "\x1a\r\n")
+	if mark := bytes.IndexByte(tail[len(kept):], 0x1A); mark >= 0 {
+		s.end -= int64(len(tail) - len(kept) - mark)
 	}
 	return nil
 }

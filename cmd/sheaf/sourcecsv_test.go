@@ -127,6 +127,8 @@ func TestCSVLines(t *testing.T) {
 		{"an empty value in quotes", "a,b\n\"\"\n", []string{`{"a":""}`}},
 		{"the mark of DOS", "a\nx\n\x1a", []string{`{"a":"x"}`}},
 		{"marks of DOS", "a\nx\x1a\x1a\x1a", []string{`{"a":"x"}`}},
+		{"a mark of DOS and line ends", "a\nx\n\n\x1a\r\n\x1a\n", []string{`{"a":"x"}`, `{"a":""}`}},
+		{"line ends without a mark of DOS", "a\nx\n\n", []string{`{"a":"x"}`, `{"a":""}`}},
 		{"a mark of DOS within", "a\nx\x1ay\n", []string{`{"a":"x\u001ay"}`}},
 		{"a NUL", "a,b\n" + strings.Repeat("x,y\n", 200) + "\x00,\n", append(repeat(`{"a":"x","b":"y"}`, 200), `{"a":"\u0000","b":""}`)},
 		{"doubled quotes", "a,b\n\"\"\"x\"\"\",\"\"\"\"\n", []string{`{"a":"\"x\"","b":"\""}`}},

@@ -83,7 +83,7 @@ func New(cfg Config, streams *events.Streams, files storage.Files) (*Service, er
 	}
 	cfg = cfg.withDefaults()
 	return &Service{cfg: cfg, streams: streams, files: files, large: make(chan struct{}, cfg.Workbooks),
-		shares: events.NewShares((cfg.Small+1)/2, offers)}, nil
+		shares: events.NewShares((cfg.Small+3)/4, cfg.Small, offers)}, nil
 }
 
 // Run assembles until ctx ends, hands back what is under way, and returns nil.
@@ -126,9 +126,9 @@ func isSmall(x *events.Export) bool {
 	return x.Pages <= smallRows/limit
 }
 
-// offers is how many of a tenant's exports that wait for its share of the slots are
-// offered again in a second: more than are written.
-const offers = 1000
+// offers is how many of a tenant's exports that wait for its share of the slots, and have
+// no place in this process, are offered again in a second.
+const offers = 300
 
 // laneWait is how long a large workbook at least stays with the server when this
 // process writes as many as it may. Another process may have a place for it.
@@ -144,11 +144,11 @@ func (s *Service) handle(ctx context.Context, d events.Delivery) error {
 	if err != nil {
 		return err
 	}
-	done, err := s.shares.Enter(ev.Tenant)
-	if err != nil {
-		return err
-	}
-	defer done()
+	return s.shares.Run(ctx, ev.Tenant, len(d.Data), func() error { return s.handleEvent(ctx, d, ev) })
+}
+
+// handleEvent does that when the export's tenant has its turn.
+func (s *Service) handleEvent(ctx context.Context, d events.Delivery, ev events.Event) error {
 	assembleCtx, leave, err := s.running.Enter(ctx, ev.Key)
 	if err != nil {
 		return err

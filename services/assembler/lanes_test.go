@@ -84,9 +84,9 @@ func TestLargeWorkbooksKeepNoSmallOneWaiting(t *testing.T) {
 func TestSmallWorkbooksOfOneTenantLeaveSlots(t *testing.T) {
 	t.Parallel()
 	st := newStage(t)
-	const small = 4
-	gated := &gatedFiles{Files: st.files, first: make(chan struct{}, small/2), waiting: make(chan struct{}, small), gate: make(chan struct{})}
-	for range small / 2 {
+	const small = 8
+	gated := &gatedFiles{Files: st.files, first: make(chan struct{}, small/4), waiting: make(chan struct{}, small), gate: make(chan struct{})}
+	for range small / 4 {
 		gated.first <- struct{}{}
 	}
 	s, err := New(Config{Small: small}, st.streams, gated)
@@ -102,7 +102,7 @@ func TestSmallWorkbooksOfOneTenantLeaveSlots(t *testing.T) {
 	for n := range 3 * small {
 		crawlFor(t, st, "busy", fmt.Sprintf("%032d", n), 2)
 	}
-	for range small / 2 {
+	for range small / 4 {
 		<-gated.waiting
 	}
 	crawlFor(t, st, "other", fmt.Sprintf("%032d", 100), 2)

@@ -103,7 +103,7 @@ func New(cfg Config, streams *events.Streams, client Client) (*Service, error) {
 	return &Service{
 		cfg: cfg, streams: streams, client: client,
 		turns: newTurns(cfg.Fetches, cfg.PerHost, cfg.PerTenant), memory: newMemory(cfg.BodyBytes), space: newSpace(streams, cfg.Disk),
-		shares: events.NewShares(cfg.Running, offers),
+		shares: events.NewShares(cfg.Running, 0, offers),
 	}, nil
 }
 

@@ -121,7 +121,7 @@ func (l *ledger) admit(n int, r rows.Response) (events.Page, *Failure) {
 		switch {
 		case r.RowCount > 1 && !namesColumns(r.FirstRow):
 			return p, format(n, "row 1 is the header and names no column")
-		case r.RowCount > 1 && firstRowIsData(r.Rows):
+		case r.RowCount > 1 && rows.FirstRowIsData(r.Rows):
 			return p, format(n, "row 1 has the same kinds of values as the rows after it; the first row of a page must hold the titles of the columns")
 		case r.RowCount == 0 && (p.Total > 0 || p.TotalPages > 1):
 			return p, &Failure{Page: 1, Code: events.CodeSourceIncomplete,
@@ -132,7 +132,7 @@ func (l *ledger) admit(n int, r rows.Response) (events.Page, *Failure) {
 	// A full page that begins with another header has a row too many. Without
 	// pagetag.limit a page 1 that is short does not tell what full means, so the
 	// row itself must look like titles.
-	if count := r.RowCount; !p.HeaderRow && count > l.size && (l.sized || count > l.limit || firstRowIsTitles(r.Rows)) {
+	if count := r.RowCount; !p.HeaderRow && count > l.size && (l.sized || count > l.limit || rows.FirstRowIsTitles(r.Rows)) {
 		return p, &Failure{Page: n, Code: events.CodeSourceChanged,
 			Msg: fmt.Sprintf("the first row differs from the header of page 1, and the page has %d rows where a full page has %d", count, l.size)}
 	}
@@ -351,6 +351,8 @@ func (l *ledger) judgeByTotal() *Failure {
 		if l.empties > 1 || l.rows >= low {
 			l.end = k - l.empties
 		}
+	case l.rows == high && l.taken[k].rows >= l.limit && (k == 1 || l.first < l.last):
+		// A total that counts its page alone, or the rows so far, looks like this.
 	case l.rows >= high:
 		l.end = k
 	}
@@ -414,6 +416,10 @@ func (l *ledger) without(f *Failure) *Failure {
 		return f
 	}
 	data := k - l.empties // the last page with rows
+	if f.answered > 0 && k == l.announced && l.equal == 1 && l.fits(l.rows) {
+		l.end = k // an earlier page comes after all that were announced
+		return nil
+	}
 	if f.answered > 0 {
 		// The source says that this is an earlier page: it repeats its last one.
 		if same := f.data == l.taken[data].data && f.answered <= data && f.answered > data-max(l.equal, 1); !same {
@@ -544,78 +550,6 @@ func namesColumns(header []byte) bool {
 	c.NextRow()
 	_, _, _, ok := c.NextField()
 	return ok
-}
-
-// sampleRows is how many rows after the first one are compared with it.
-const sampleRows = 20
-
-// firstRowIsData reports whether the first row cannot hold titles: a value of it
-// is no text, and the rows after it have values of the same kind under the same
-// names. Null is no value, and a number or boolean that reads like its name is a
-// title.
-func firstRowIsData(array []byte) bool {
-	odd := false
-	for _, k := range compareFirstRow(array) {
-		switch {
-		case k.first == rows.Null || k.named:
-		case k.other, k.first != rows.String && !k.same:
-			return false
-		case k.first != rows.String:
-			odd = true
-		}
-	}
-	return odd
-}
-
-// firstRowIsTitles reports whether the first row is all text and the rows after
-// it are not.
-func firstRowIsTitles(array []byte) bool {
-	below := false
-	for _, k := range compareFirstRow(array) {
-		if k.first != rows.String {
-			return false
-		}
-		below = below || k.other
-	}
-	return below
-}
-
-// column compares a value of the first row with those below it. Null is no value.
-type column struct {
-	first       rows.Kind
-	named       bool // the first row's value is no text and reads like its name
-	same, other bool // there are values of its kind, of others
-}
-
-// compareFirstRow compares the first row of a checked array with the next ones.
-// Names are as they stand there.
-func compareFirstRow(array []byte) map[string]*column {
-	columns := map[string]*column{}
-	c := rows.NewCursor(array)
-	for n := 0; n <= sampleRows && c.NextRow(); n++ {
-		for {
-			name, _, v, ok := c.NextField()
-			if !ok {
-				break
-			}
-			kind := kindGroup(v.Kind)
-			if n == 0 {
-				columns[string(name)] = &column{first: kind, named: kind != rows.String && bytes.Equal(v.Raw, name)}
-			} else if k := columns[string(name)]; k != nil && kind != rows.Null {
-				k.same = k.same || kind == k.first
-				k.other = k.other || kind != k.first
-			}
-		}
-	}
-	return columns
-}
-
-// kindGroup makes one kind of the two booleans.
-func kindGroup(k rows.Kind) rows.Kind {
-	if k == rows.False {
-		return rows.True
-	}
-	return k
 }
 
 // firstRow returns the first row of a checked array, nil when it is empty.

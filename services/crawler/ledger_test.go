@@ -196,7 +196,19 @@ func TestLedgerFollowsTheSource(t *testing.T) {
 		require.Equal(t, 3, l.end)
 	})
 	t.Run("a complete run ends", func(t *testing.T) {
-		require.Equal(t, 1, began(t, 2, 1, 2).end)
+		require.Equal(t, 1, began(t, 3, 1, 2).end)
+	})
+	t.Run("a complete run of one full page ends after the next", func(t *testing.T) {
+		l := began(t, 2, 1, 2)
+		require.Zero(t, l.end)
+		require.Nil(t, take(l, 2, `{"page":2,"total":2,"total_page":1}`, headerRow))
+		require.Equal(t, 1, l.end)
+	})
+	t.Run("or when that is another answer of page 1", func(t *testing.T) {
+		l := began(t, 2, 1, 2)
+		_, failure := l.admit(2, answer(t, `{"page":1,"total":2,"total_page":1}`, headerRow, row(8), row(9)))
+		require.Nil(t, l.miss(2, failure))
+		require.Equal(t, 1, l.end)
 	})
 	t.Run("too many rows end the crawl", func(t *testing.T) {
 		l := newLedger(2, 1000, 3, 1<<40)

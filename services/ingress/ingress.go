@@ -223,7 +223,7 @@ func New(cfg Config, listener net.Listener, streams *events.Streams, tasks *stor
 		turns:       newPool(maxTenantCalls, maxCalls),
 		reads:       newPool(1, maxReads),
 		answers:     newPool(maxTenantAnswers, maxAnswers),
-		submissions: events.NewShares(tenantSubmissions, submissionOffers),
+		submissions: events.NewShares(tenantSubmissions, submissionSlots, submissionOffers),
 	}, nil
 }
 

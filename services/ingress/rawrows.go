@@ -63,6 +63,9 @@ func cutRows(array []byte) ([]rawPage, *events.RawRows, error) {
 	if _, _, _, ok := header.NextField(); !ok {
 		return nil, nil, invalid(rawField, "row 1 is the header and names no column")
 	}
+	if rows.FirstRowIsData(array) {
+		return nil, nil, invalid(rawField, "row 1 has the same kinds of values as the rows after it; it must hold the titles of the columns")
+	}
 
 	var pages []rawPage
 	data, start, end := 0, 0, 0 // of the page under way: data rows, and its stretch of the array

@@ -19,11 +19,12 @@ import (
 // submissionSlots is how many durable submissions are handled at once.
 const submissionSlots = 16
 
-// tenantSubmissions is how many of those are one tenant's. Its others are handed back,
-// and submissionOffers of them are offered again in a second: more than are handled.
+// tenantSubmissions is how many of those are one tenant's. Its others wait, see
+// [events.Shares]. Of those that are handed back submissionOffers are offered again in a
+// second.
 const (
-	tenantSubmissions = 8
-	submissionOffers  = 1000
+	tenantSubmissions = 4
+	submissionOffers  = 300
 )
 
 // maxCorrelation is the length in bytes of an id that a producer gives its
@@ -56,12 +57,15 @@ func (s *Service) takeSubmission(ctx context.Context, created time.Time, d event
 	if err := s.closed(); err != nil {
 		return events.RetryAfter(fmt.Errorf("submission %d: %w", d.Sequence, err), retryEvery)
 	}
-	leave, err := s.submissions.Enter(tenant)
-	if err != nil {
+	err = s.submissions.Run(ctx, tenant, len(d.Data), func() error { return s.takeInTurn(ctx, created, d, tenant, sourceType) })
+	if errors.Is(err, events.ErrShareTaken) {
 		s.countHandBack(d.Sequence)
-		return err
 	}
-	defer leave()
+	return err
+}
+
+// takeInTurn takes a submission when its tenant has its turn.
+func (s *Service) takeInTurn(ctx context.Context, created time.Time, d events.Delivery, tenant, sourceType string) error {
 	again := d.Delivered > 1+s.handBacks(d.Sequence) // it waited for its quota, perhaps elsewhere
 	begin := time.Now()
 	correlation := correlationOf(d.Header)

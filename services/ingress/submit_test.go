@@ -238,6 +238,8 @@ func TestSubmissions(t *testing.T) {
 		{"source_raw an object", "raw", rawBody(`{}`), 400, "source_raw: must be a string that holds a JSON array"},
 		{"no rows", "raw", rawBody(`"[]"`), 400, "source_raw: is an empty array; its first row must be the header"},
 		{"a header without columns", "raw", rawBody(`[{},{"a":1}]`), 400, "source_raw: row 1 is the header and names no column"},
+		{"no header", "raw", rawBody(`[{"a":1},{"a":2}]`), 400, "source_raw: row 1 has the same kinds of values as the rows after it"},
+		{"no header, in a string", "raw", rawBody(`" [{\"a\":1,\"b\":\"x\"},{\"a\":2,\"b\":\"y\"}]"`), 400, "source_raw: row 1 has the same kinds"},
 		{"a row that is an array", "raw", rawBody(`[{"a":"A"},[1]]`), 400, "source_raw: row 2 is an array, not an object"},
 		{"rows that end early", "raw", rawBody(`"[{\"a\":1},{\"a\""`), 400, "source_raw: "},
 		{"rows that are no JSON", "raw", rawBody(`"hello"`), 400, "source_raw: must hold a JSON array of rows"},
