@@ -498,34 +498,15 @@ func (s *Streams) notThere(ctx context.Context, next, is uint64) error {
 // stop is called. It is a hint that saves work; the fence is what makes a
 // cancellation final.
 func (s *Streams) OnCancelled(fn func(tenant, key string)) (stop func(), err error) {
-	return s.onEvents(func(tenant string, _ Type, key string) { fn(tenant, key) }, TypeCancelled)
-}
-
-// OnEnded calls fn for every event that ends an export, as OnCancelled does.
-func (s *Streams) OnEnded(fn func(tenant string, t Type, key string)) (stop func(), err error) {
-	return s.onEvents(fn, TypeCompleted, TypeFailed, TypeCancelled)
-}
-
-func (s *Streams) onEvents(fn func(tenant string, t Type, key string), types ...Type) (stop func(), err error) {
-	var subs []*nats.Subscription
-	stop = func() {
-		for _, sub := range subs {
-			_ = sub.Unsubscribe()
+	sub, err := s.nc.Subscribe(EventSubject("*", TypeCancelled, "*"), func(m *nats.Msg) {
+		if tokens, err := splitSubject(m.Subject, subjectEvent, 3); err == nil {
+			fn(tokens[0], tokens[2])
 		}
+	})
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
-	for _, t := range types {
-		sub, err := s.nc.Subscribe(EventSubject("*", t, "*"), func(m *nats.Msg) {
-			if tokens, err := splitSubject(m.Subject, subjectEvent, 3); err == nil {
-				fn(tokens[0], t, tokens[2])
-			}
-		})
-		if err != nil {
-			stop()
-			return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
-		}
-		subs = append(subs, sub)
-	}
-	return stop, nil
+	return func() { _ = sub.Unsubscribe() }, nil
 }
 
 // backoff is the delay before a message is handled again: 100 ms doubled for

@@ -143,11 +143,10 @@ func (s *Streams) PublishPage(ctx context.Context, p Page) (stored bool, err err
 
 // PublishSized is PublishPage that also says how many bytes of SHEAF_PAGES p
 // takes, or would have taken. Before anything is written it asks room, if not
-// nil, for the bytes that the disk has to have, which are twice as many for a
-// page of several parts: the server keeps a batch beside its stream until it is
-// complete. It calls release when they are written, or will not be. An error of
-// room is returned as it is.
-func (s *Streams) PublishSized(ctx context.Context, p Page, room func(ctx context.Context, bytes int64) (release func(), err error)) (size int64, stored bool, err error) {
+// nil, for the bytes that the disk needs for all pages that this process is
+// writing. A page of several parts needs twice its size: the server keeps a batch
+// beside its stream until it is complete. An error of room becomes ErrNoSpace.
+func (s *Streams) PublishSized(ctx context.Context, p Page, room func(bytes int64) error) (size int64, stored bool, err error) {
 	if err := checkName(p.Tenant, p.Key); err != nil {
 		return 0, false, err
 	}
@@ -164,11 +163,10 @@ func (s *Streams) PublishSized(ctx context.Context, p Page, room func(ctx contex
 		if len(msgs) > 1 {
 			disk *= 2
 		}
-		release, err := room(ctx, disk)
-		if err != nil {
-			return size, false, err
+		defer s.writing.Add(-disk)
+		if err := room(s.writing.Add(disk)); err != nil {
+			return size, false, fmt.Errorf("page %d: %w: %w", p.Number, ErrNoSpace, err)
 		}
-		defer release()
 	}
 	for attempt := 1; ; attempt++ {
 		err = s.publishParts(ctx, p.Tenant, msgs)
@@ -512,19 +510,27 @@ func cmpErr(a, b error) error {
 // NewestRun returns the newest run of a key, from one on, that has page 1, which
 // is the first that a run gets. Without any it returns from.
 func (s *Streams) NewestRun(ctx context.Context, tenant, key string, from uint64) (uint64, error) {
-	prefix := subjectPage + tenant + "." + key + "."
-	info, err := leaderInfo(ctx, s.pages, jetstream.WithSubjectFilter(prefix+"*.1.1"))
-	if err != nil {
-		return 0, fmt.Errorf("%w: listing runs: %w", ErrUnavailable, err)
-	}
+	runs, err := s.runs(ctx, tenant, key)
 	newest := from
-	for subject := range info.State.Subjects {
-		text, _, _ := strings.Cut(strings.TrimPrefix(subject, prefix), ".")
-		if run, err := strconv.ParseUint(text, 10, 64); err == nil {
-			newest = max(newest, run)
+	for _, r := range runs {
+		newest = max(newest, r.Run)
+	}
+	return newest, err
+}
+
+// PurgeEarlierRuns removes the pages of the runs of a key that began before run. Rows
+// that came with a request stay.
+func (s *Streams) PurgeEarlierRuns(ctx context.Context, tenant, key string, run uint64) error {
+	runs, err := s.runs(ctx, tenant, key)
+	if err != nil {
+		return err
+	}
+	for _, r := range runs {
+		if r.Run < run && r.Run != RawRun {
+			err = errors.Join(err, s.PurgeRun(ctx, tenant, key, r.Run))
 		}
 	}
-	return newest, nil
+	return err
 }
 
 // ListPages returns the numbers of the pages that a run has, ascending, from

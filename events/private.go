@@ -62,10 +62,9 @@ func (s *Streams) Headers(ctx context.Context, tenant, key string) (Secrets, err
 }
 
 // leftByExports is what an export leaves on SHEAF_PRIVATE.
-var leftByExports = []string{"headers", "starts", "space"}
+var leftByExports = []string{"headers", "starts"}
 
-// ForgetExport purges the sealed headers, the start count and the reservation
-// of an export.
+// ForgetExport purges the sealed headers and the start count of an export.
 func (s *Streams) ForgetExport(ctx context.Context, tenant, key string) error {
 	for _, what := range leftByExports {
 		if err := s.private.Purge(ctx, jetstream.WithPurgeSubject(privateSubject(what, tenant, key))); err != nil {

@@ -15,7 +15,6 @@ import (
 // written after the look.
 type PurgeMark struct {
 	At      time.Time // when it was taken, by this process's clock
-	Full    float64   // how much of SHEAF_PAGES' space was taken, 0 to 1
 	pages   uint64
 	private uint64
 }
@@ -32,17 +31,13 @@ func (s *Streams) PurgeMark(ctx context.Context) (PurgeMark, error) {
 		return m, fmt.Errorf("%w: state of %s: %w", ErrUnavailable, StreamPrivate, err)
 	}
 	m.pages, m.private = pages.State.LastSeq, private.State.LastSeq
-	if limit := pages.Config.MaxBytes; limit > 0 {
-		m.Full = float64(pages.State.Bytes) / float64(limit)
-	}
 	return m, nil
 }
 
 // PurgeEnded removes what an ended export needs no longer, up to a mark: the
-// pages of all its runs, its sealed source headers, its start count and its
-// reservation. It asks the leader of the log first, and removes nothing, with
-// ErrNotAllowed, if the export is under way or was begun anew since x was read.
-// A repetition finds nothing to remove.
+// pages of all its runs, its sealed source headers and its start count. It asks the
+// leader of the log first, and removes nothing, with ErrNotAllowed, if the export is
+// under way or was begun anew since x was read. A repetition finds nothing to remove.
 //
 // The leader's word and the removal are two steps. An export that begins between
 // them loses what it means to use of an earlier run; what it writes itself lies

@@ -161,6 +161,13 @@ func (s *Shares) work(ctx context.Context, tenant string, work func() error) err
 	}
 }
 
+// Taken reports whether no slot of the tenant's share is left.
+func (s *Shares) Taken(tenant string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.most > 0 && s.running[tenant] >= s.most
+}
+
 // pause gives each that is sent away a place in time after the one before, so that
 // all who wait come by in turn. Nothing is kept of them: one that was cancelled
 // meanwhile, or that another process took, leaves its place empty.

@@ -10,6 +10,7 @@ import (
 	"reflect"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -22,7 +23,7 @@ const (
 	StreamEvents    = "SHEAF_EVENTS"    // the log
 	StreamPages     = "SHEAF_PAGES"     // the rows
 	StreamTimers    = "SHEAF_TIMERS"    // schedules of callback attempts
-	StreamPrivate   = "SHEAF_PRIVATE"   // sealed source headers, start counts, reservations of space, the cluster's fingerprint
+	StreamPrivate   = "SHEAF_PRIVATE"   // sealed source headers, start counts, the cluster's fingerprint
 	StreamCallbacks = "SHEAF_CALLBACKS" // results for producers without HTTP
 
 	StreamIdempotency = "SHEAF_IDEMPOTENCY" // the exports that callers' Idempotency-Keys began
@@ -133,6 +134,7 @@ type Streams struct {
 	pages    jetstream.Stream
 	private  jetstream.Stream
 	batches  chan struct{}     // atomic batches in flight
+	writing  atomic.Int64      // bytes that the disk needs for pages in flight
 	suspects chan struct{}     // holds the one suspect that is at work
 	before   map[string]uint64 // last sequence of each stream when this process connected
 	commits  commits

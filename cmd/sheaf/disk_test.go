@@ -11,8 +11,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A disk keeps a reserve free for what ends exports and frees space, and has
-// room again only when there is a quarter more.
+// A disk keeps a reserve free for what ends exports and frees space. Workbooks in progress
+// may use half of it, and a start needs a sixteenth.
 func TestDiskKeepsAReserve(t *testing.T) {
 	t.Parallel()
 	const mib = 1 << 20
@@ -20,7 +20,8 @@ func TestDiskKeepsAReserve(t *testing.T) {
 		claim         string
 		size, reserve int64
 	}{
-		{"large", 1 << 40, 64 * mib},
+		{"large", 1 << 40, 1 << 40 / 20},
+		{"usual", 4 << 30, 256 * mib},
 		{"small", 64 * mib, 8 * mib},
 	} {
 		t.Run(tc.claim, func(t *testing.T) {
@@ -30,46 +31,26 @@ func TestDiskKeepsAReserve(t *testing.T) {
 				require.Equal(t, "/data", folder)
 				return tc.size, free, true
 			}
-			release, err := d.roomFor(tc.size - tc.reserve)
-			require.NoError(t, err)
-			_, err = d.Hold(1)
-			require.Error(t, err, "what is held is not for others")
-			release()
-			release()
-			_, err = d.roomFor(tc.size - tc.reserve + 1)
-			require.Error(t, err, "the reserve is not for new work")
-			require.NoError(t, d.lacksRoom(), "what is too large alone shuts nobody else out")
+			require.NoError(t, d.room(tc.size-tc.reserve))
+			require.Error(t, d.room(tc.size-tc.reserve+1))
+			require.NoError(t, d.roomForWorkbook(tc.size-tc.reserve/2))
+			require.Error(t, d.roomForWorkbook(tc.size-tc.reserve/2+1))
 
 			free = tc.reserve
-			require.NoError(t, d.lacksRoom())
+			require.NoError(t, d.room(0))
 			free--
-			err = d.lacksRoom()
-			require.ErrorContains(t, err, "/data")
-			require.ErrorContains(t, err, humanBytes(free)+" free")
-			require.ErrorContains(t, err, humanBytes(tc.reserve+tc.reserve/4)+" needed")
+			err := d.room(0)
+			require.EqualError(t, err, "the disk of the data folder /data is full or almost full: "+humanBytes(free)+" free, "+humanBytes(tc.reserve)+" needed")
 			var told ingress.NotReady
 			require.ErrorAs(t, err, &told, "callers and /readyz may be told")
-			_, err = d.Hold(0)
-			require.Error(t, err)
-			require.Equal(t, int64(-1), d.Room().Free)
-			require.NoError(t, d.roomForDrafts(0), "what frees pages goes on")
+			require.NoError(t, d.roomForWorkbook(0), "what frees pages goes on")
 
-			free = tc.reserve + tc.reserve/4 - 1
-			require.Error(t, d.lacksRoom(), "no flapping")
-			free++
-			require.NoError(t, d.lacksRoom())
-			require.Equal(t, tc.reserve/4, d.Room().Free)
-			require.Equal(t, tc.size-tc.reserve, d.Room().Most)
-			require.False(t, d.Room().Drafts)
-
-			free = tc.reserve/2 - 1
-			require.Error(t, d.roomForDrafts(0))
-			require.True(t, d.Room().Drafts, "pages make room")
+			free = tc.reserve / 16
 			require.NoError(t, d.roomToStart())
 			require.NoError(t, d.lacked(errors.New("refused")))
 			require.Error(t, d.lacked(fmt.Errorf("tasks.db: %w", syscall.ENOSPC)))
 			require.Error(t, d.lacked(errors.New("nats: write /x/1.blk: no space left on device")), "of JetStream's API")
-			free = tc.reserve/16 - 1
+			free--
 			require.Error(t, d.roomToStart())
 			require.Error(t, d.lacked(errors.New("refused")))
 		})
@@ -83,11 +64,8 @@ func TestDiskThatIsNotKnownHasRoom(t *testing.T) {
 	unknown := newDisk("/data")
 	unknown.measure = func(string) (int64, int64, bool) { return 0, 0, false }
 	for _, d := range []*disk{nil, unknown} {
-		_, err := d.roomFor(1 << 50)
-		require.NoError(t, err)
-		_, err = d.Hold(1 << 50)
-		require.NoError(t, err)
-		require.NoError(t, d.roomForDrafts(0))
+		require.NoError(t, d.room(1<<50))
+		require.NoError(t, d.roomForWorkbook(1<<50))
 		require.NoError(t, d.roomToStart())
 	}
 }

@@ -332,7 +332,7 @@ func (s *system) health() error {
 			return ingress.NotReady("data was lost; read " + lossesName + " in the data folder and move it away")
 		}
 	}
-	return s.disk.lacksRoom()
+	return s.disk.room(0)
 }
 
 // keepMarks takes the watermarks until ctx ends. It returns an error when a

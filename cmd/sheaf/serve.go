@@ -134,9 +134,6 @@ func open(ctx context.Context, cfg Config) (_ *system, err error) {
 	var waiting, told time.Time
 	for {
 		why := s.disk.roomToStart()
-		if why != nil && s.disk.dropBallast() {
-			why = s.disk.roomToStart()
-		}
 		if why == nil {
 			taken := len(s.closers)
 			if err = s.take(ctx); err == nil {
@@ -146,9 +143,6 @@ func open(ctx context.Context, cfg Config) (_ *system, err error) {
 				return nil, err
 			}
 			s.release(taken)
-			if s.disk.dropBallast() {
-				continue
-			}
 		}
 		door.close(ingress.NotReady(why.Error()))
 		if waiting.IsZero() {
@@ -263,7 +257,7 @@ func (s *system) makers() map[string]func() (role, error) {
 				KeepPages:  s.cfg.KeepPages,
 				MaxHistory: s.cfg.MaxHistory,
 				Health:     s.health,
-				Room:       s.disk.roomFor,
+				Room:       s.disk.room,
 
 				ShutdownDelay: *s.cfg.ShutdownDelay,
 			}, s.listener, s.streams, s.tasks, s.files)
@@ -271,7 +265,7 @@ func (s *system) makers() map[string]func() (role, error) {
 		roleCrawler: func() (role, error) {
 			l := s.cfg.sourceLimits
 			return crawler.New(crawler.Config{
-				PerHost: s.cfg.ConnsPerHost, PerTenant: s.cfg.ConnsPerTenant, Running: s.cfg.MaxRunning, Disk: s.disk,
+				PerHost: s.cfg.ConnsPerHost, PerTenant: s.cfg.ConnsPerTenant, Running: s.cfg.MaxRunning, Room: s.disk.room,
 				MaxPages: l.MaxPages, MaxRows: l.MaxRows, MaxBytes: int64(l.MaxExportBytes),
 				Policy: crawler.Policy{
 					PageTimeout: l.PageTimeout, HeaderTimeout: l.HeaderTimeout, MinRate: int64(l.MinThroughput), RateOver: minRateOver,
@@ -281,7 +275,7 @@ func (s *system) makers() map[string]func() (role, error) {
 			}, s.streams, s.egress)
 		},
 		roleAssembler: func() (role, error) {
-			return assembler.New(assembler.Config{KeepFiles: s.cfg.KeepFiles, Room: s.disk.roomForDrafts}, s.streams, s.files)
+			return assembler.New(assembler.Config{KeepFiles: s.cfg.KeepFiles, Room: s.disk.roomForWorkbook}, s.streams, s.files)
 		},
 		roleNotifier: func() (role, error) {
 			return notifier.New(notifier.Config{PublicURL: s.publicURL, Schedule: s.cfg.CallbackSchedule, KeepHistory: s.cfg.KeepHistory}, s.streams, s.egress)
@@ -386,7 +380,7 @@ func (s *system) watch(ctx context.Context) error {
 			return nil
 		case <-tick.C:
 		}
-		s.disk.keepBallast() // and tells the log when the disk is short of room
+		s.disk.watch()
 		if s.conn.IsClosed() || s.callers.IsClosed() {
 			return errors.New("the NATS connection was closed for good")
 		}

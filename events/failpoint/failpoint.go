@@ -39,10 +39,8 @@ var Names = []string{
 	// services/notifier.
 	"post-callback.before", "post-callback.after",
 
-	// cmd/sheaf: the secret key and the name of the store, and the room set aside
-	// for a start on a full disk.
+	// cmd/sheaf: the secret key and the name of the store.
 	"once.link.before", "once.link.after",
-	"ballast.before", "ballast.after",
 
 	// cmd/sheaf: a start that mends what a stream has lost.
 	"losses.restored", "losses.reported", "losses.forgotten",

@@ -37,33 +37,24 @@ type crawl struct {
 	suspect context.Context // the process ended while it was at work before; ends when it gets further
 	acquit  func()          // ends suspect
 
-	again bool // the event was delivered before
 	fresh bool // nobody has begun the crawl before
 
 	progress chan struct{} // something changed; holds one
 
-	// How the crawl stands in the queue for space. All of it belongs to the
-	// goroutine that hands out pages.
-	reservation events.Reservation
-	reserved    bool // the reservation is written
-	verdict     verdict
-	pace        pace
-	nextLook    time.Time
-	news        <-chan struct{}
-	waitSince   time.Time
-	waitDone    func() // nil while the crawl may go on
+	// Of the goroutine that hands out pages.
+	begun     bool      // it may ask for pages
+	shared    bool      // there were other pages when it began
+	waitSince time.Time // since when it waits to begin
 
-	mu        sync.Mutex // guards what follows
-	ledger    *ledger
-	sizes     map[int]int64 // bytes of rows of the pages taken above the lowest missing one
-	ahead     int64         // their sum
-	told      time.Time     // when progress was last told
-	stored    int64         // bytes of SHEAF_PAGES that the pages taken are
-	paused    bool          // the crawl waits for older ones
-	full      int           // fetchers whose page found no room
-	fullSince time.Time     // when that was first so; zero once a page found room
-	refused   int64         // bytes of the largest such page
-	left      bool          // a page that was given out is left to the next crawler
+	mu     sync.Mutex // guards what follows
+	ledger *ledger
+	sizes  map[int]int64 // bytes of rows of the pages taken above the lowest missing one
+	ahead  int64         // their sum
+	told   time.Time     // when progress was last told
+	stored int64         // bytes of SHEAF_PAGES that the pages taken are
+	paused bool          // it waits for room before its first page
+	full   int           // pages that wait for room
+	left   bool          // a page that was given out is left to the next crawler
 }
 
 // errDraining ends a crawl that hands its export back in the middle.
@@ -77,7 +68,6 @@ func (c *crawl) run(ctx context.Context) (*events.ExportCrawled, error) {
 	c.sizes, c.progress = map[int]int64{}, make(chan struct{}, 1)
 	c.suspect, c.acquit = context.WithCancel(ctx)
 	defer c.acquit()
-	defer c.waitEnds()
 	if req.SourceType == events.SourceRaw {
 		return c.raw(ctx)
 	}
@@ -231,19 +221,10 @@ func (c *crawl) begin(ctx context.Context) ([]int, error) {
 			return nil, err
 		}
 	}
-	if c.again || len(have)+len(before) > 0 {
-		if err := c.takeOver(ctx); err != nil {
+	if len(c.x.Timeline) > 1 && len(have) == 0 && !slices.Contains(before, 1) {
+		// There were earlier rounds, and nobody will read what they have left.
+		if err := c.streams.PurgeEarlierRuns(ctx, c.x.Tenant, c.x.Key, c.into); err != nil {
 			return nil, err
-		}
-		if c.reserved { // pages may just have given way
-			if have, err = c.streams.ListPages(ctx, c.x.Tenant, c.x.Key, c.into); err != nil {
-				return nil, err
-			}
-			if before != nil {
-				if before, err = c.streams.ListPages(ctx, c.x.Tenant, c.x.Key, c.x.ContinuesRun); err != nil {
-					return nil, err
-				}
-			}
 		}
 	}
 	c.mark = markAt(c.into, len(have)+len(before))
@@ -293,7 +274,14 @@ func (c *crawl) begin(ctx context.Context) ([]int, error) {
 		return nil, err
 	}
 	c.log.Info("source changed: crawl begins anew")
-	if err := c.publish(ctx, anew); !errors.Is(err, events.ErrNoSpace) {
+	if err := c.stillMine(ctx); err != nil {
+		return nil, err
+	}
+	if err := c.streams.PurgeEarlierRuns(ctx, c.x.Tenant, c.x.Key, c.into); err != nil {
+		return nil, err
+	}
+	var refused *refusedPage
+	if err := c.publish(ctx, anew); !errors.As(err, &refused) {
 		return nil, err
 	}
 	return nil, nil // it is asked for once more when there is room
@@ -357,7 +345,9 @@ func (c *crawl) fetchMissing(ctx context.Context) error {
 		if handed = c.hand(ctx, pages); errors.Is(handed, errDraining) {
 			return nil // an error would cut off what is in flight
 		}
-		stop()
+		if handed == nil {
+			stop() // an error ends the requests itself, and must be the first
+		}
 		return handed
 	})
 	for range max(c.x.Request.HTTP.Conn, 1) {
@@ -409,15 +399,19 @@ func (c *crawl) untilDrain(ctx context.Context) (context.Context, context.Cancel
 }
 
 // hand gives out the missing pages in order, until the list has ended. It stops
-// while the crawl is too far ahead of its lowest missing page or may not go on for
-// want of space. Before page 1 is there it is the only one; how far the list may
-// reach is for the ledger to say.
+// while the crawl is too far ahead of its lowest missing page, and waits for room
+// before the first page. Before page 1 is there it is the only one; how far the list
+// may reach is for the ledger to say.
 func (c *crawl) hand(ctx context.Context, pages chan<- int) error {
 	lowest, next := 1, 1
-	look := time.NewTicker(spaceEvery)
+	look := time.NewTicker(c.space.every)
 	defer look.Stop()
 	drained := c.drain.Done()
+	open, err := c.mayGoOn(ctx)
 	for {
+		if err != nil {
+			return err
+		}
 		c.mu.Lock()
 		last := c.ledger.bound(max(c.x.Request.HTTP.Conn, 1))
 		for lowest <= last && !c.ledger.missing(lowest) {
@@ -439,20 +433,16 @@ func (c *crawl) hand(ctx context.Context, pages chan<- int) error {
 		if left && c.drain.Err() != nil {
 			return errDraining
 		}
-		on, err := c.mayGoOn(ctx)
-		if err != nil {
-			return err
-		}
 		to := pages
-		if wait || !on {
+		if wait || !open {
 			to = nil
 		}
 		select {
 		case to <- n:
 			next = n + 1
 		case <-c.progress:
-		case <-c.news:
 		case <-look.C:
+			open, err = c.mayGoOn(ctx)
 		case <-drained:
 			drained = nil
 		case <-ctx.Done():
@@ -461,8 +451,8 @@ func (c *crawl) hand(ctx context.Context, pages chan<- int) error {
 	}
 }
 
-// fetch asks for a page, publishes it and accounts for it. A page that the
-// stream has no room for is asked for again when there may be.
+// fetch asks for a page, publishes it and accounts for it. A page that finds no room
+// is asked for again when there may be.
 func (c *crawl) fetch(ctx context.Context, n int) error {
 	for {
 		err := c.fetchOnce(ctx, n)
@@ -470,7 +460,7 @@ func (c *crawl) fetch(ctx context.Context, n int) error {
 		if !errors.As(err, &refused) {
 			return err
 		}
-		if err := c.awaitRoom(ctx, refused.size); err != nil {
+		if err := c.awaitRoom(ctx, refused); err != nil {
 			return err
 		}
 	}
@@ -527,7 +517,7 @@ func (c *crawl) ask(ctx context.Context, n int) (p events.Page, done func(), err
 func (c *crawl) publish(ctx context.Context, p events.Page) error {
 	p.Run = c.into
 	p.SHA256 = sha256.Sum256(p.Rows)
-	size, stored, err := c.streams.PublishSized(ctx, p, c.awaitDisk)
+	size, stored, err := c.streams.PublishSized(ctx, p, c.cfg.Room)
 	if errors.Is(err, events.ErrNoSpace) {
 		return &refusedPage{err, size}
 	}
@@ -547,21 +537,12 @@ func (c *crawl) publish(ctx context.Context, p events.Page) error {
 	return c.account(p, size)
 }
 
-// refusedPage is a page that the stream had no room for.
-type refusedPage struct {
-	error
-	size int64 // bytes that it takes
-}
-
-func (r *refusedPage) Unwrap() error { return r.error }
-
 // account enters a durable page, which takes size bytes, into the ledger.
 func (c *crawl) account(p events.Page, size int64) error {
 	c.mu.Lock()
 	if c.ledger.missing(p.Number) {
 		c.stored += size
 	}
-	c.fullSince, c.refused = time.Time{}, 0
 	failure := c.ledger.take(p)
 	c.sizes[p.Number] = int64(len(p.Rows))
 	c.ahead += int64(len(p.Rows))

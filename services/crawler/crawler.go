@@ -14,8 +14,8 @@
 //   - Answers of two crawlers never mix in a page, and whoever loses the race
 //     for a page goes on with the winner's.
 //   - Memory is bounded over all exports, whatever their number and pages.
-//   - Exports that together do not fit into the page stream go one after
-//     another, the oldest first; one that does not fit alone fails.
+//   - Exports that together do not fit into the page stream, or onto its disk, all
+//     end: the younger ones begin again. One that does not fit alone fails.
 //   - An export that ends its process each time fails after five starts, and
 //     takes none with it that ran beside it.
 //   - A cancelled export stops at once, in the middle of a request too.
@@ -34,22 +34,22 @@ import (
 
 // Config of the crawler. The zero value works.
 type Config struct {
-	Exports   int           // exports crawled at once; default 256
-	Fetches   int           // requests in flight over all exports; default 64. One that takes longer than Policy.SlowAfter no longer counts
-	PerHost   int           // requests in flight to one host and port, over all exports; default no limit
-	PerTenant int           // requests in flight of one tenant, over all exports; default no limit
-	Running   int           // exports of one tenant crawled at once; default no limit
-	LeadPages int           // how far a crawl may run ahead of its lowest missing page; default 256 pages
-	LeadBytes int64         // and by how many bytes of rows; default 64 MiB
-	MaxPages  int           // of one export; default 1,000,000
-	MaxRows   int64         // of one export; default 100,000,000
-	MaxBytes  int64         // of the rows of one export, as JSON; default 64 GiB
-	SpaceWait time.Duration // how long the oldest export may find the page stream full before LIMIT_BYTES; default 10m
-	BodyBytes int64         // of answers in memory, over all exports; default 256 MiB
-	MaxStarts int           // starts without a new page before CRASHED_WORKER; default 5
-	DrainFor  time.Duration // how long requests in flight, and what follows from their answers, may outlast the drain; default 5s
-	Policy    Policy        // of one page's requests
-	Disk      Disk          // that the pages are stored on; default one without end
+	Exports   int                     // exports crawled at once; default 256
+	Fetches   int                     // requests in flight over all exports; default 64. One that takes longer than Policy.SlowAfter no longer counts
+	PerHost   int                     // requests in flight to one host and port, over all exports; default no limit
+	PerTenant int                     // requests in flight of one tenant, over all exports; default no limit
+	Running   int                     // exports of one tenant crawled at once; default no limit
+	LeadPages int                     // how far a crawl may run ahead of its lowest missing page; default 256 pages
+	LeadBytes int64                   // and by how many bytes of rows; default 64 MiB
+	MaxPages  int                     // of one export; default 1,000,000
+	MaxRows   int64                   // of one export; default 100,000,000
+	MaxBytes  int64                   // of the rows of one export, as JSON; default 64 GiB
+	SpaceWait time.Duration           // how long an export that is alone may find no room before LIMIT_BYTES; after a third of it the youngest of several yields; default 15s
+	BodyBytes int64                   // of answers in memory, over all exports; default 256 MiB
+	MaxStarts int                     // starts without a new page before CRASHED_WORKER; default 5
+	DrainFor  time.Duration           // how long requests in flight, and what follows from their answers, may outlast the drain; default 5s
+	Policy    Policy                  // of one page's requests
+	Room      func(bytes int64) error // returns an error when the disk of the pages has no room for so many bytes; default nil
 }
 
 func (c Config) withDefaults() Config {
@@ -60,12 +60,12 @@ func (c Config) withDefaults() Config {
 	c.MaxPages = cmp.Or(c.MaxPages, 1_000_000)
 	c.MaxRows = cmp.Or(c.MaxRows, 100_000_000)
 	c.MaxBytes = cmp.Or(c.MaxBytes, 64<<30)
-	c.SpaceWait = cmp.Or(c.SpaceWait, 10*time.Minute)
+	c.SpaceWait = cmp.Or(c.SpaceWait, 15*time.Second)
 	c.BodyBytes = cmp.Or(c.BodyBytes, 256<<20)
 	c.MaxStarts = cmp.Or(c.MaxStarts, 5)
 	c.DrainFor = cmp.Or(c.DrainFor, 5*time.Second)
-	if c.Disk == nil {
-		c.Disk = endless{}
+	if c.Room == nil {
+		c.Room = func(int64) error { return nil }
 	}
 	return c
 }
@@ -102,7 +102,7 @@ func New(cfg Config, streams *events.Streams, client Client) (*Service, error) {
 	cfg = cfg.withDefaults()
 	return &Service{
 		cfg: cfg, streams: streams, client: client,
-		turns: newTurns(cfg.Fetches, cfg.PerHost, cfg.PerTenant), memory: newMemory(cfg.BodyBytes), space: newSpace(streams, cfg.Disk),
+		turns: newTurns(cfg.Fetches, cfg.PerHost, cfg.PerTenant), memory: newMemory(cfg.BodyBytes), space: newSpace(streams, cfg.Room, cfg.SpaceWait),
 		shares: events.NewShares(cfg.Running, 0, offers),
 	}, nil
 }
@@ -116,11 +116,6 @@ func (s *Service) Run(ctx context.Context) error {
 		return fmt.Errorf("crawler: %w", err)
 	}
 	defer s.running.Close()
-	stop, err := s.streams.OnEnded(s.space.heard)
-	if err != nil {
-		return fmt.Errorf("crawler: %w", err)
-	}
-	defer stop()
 	if err := s.streams.Consume(ctx, events.StreamEvents, events.ConsumerCrawler, s.cfg.Exports, s.handle); err != nil {
 		return fmt.Errorf("crawler: %w", err)
 	}
@@ -156,14 +151,13 @@ func (s *Service) handle(ctx context.Context, d events.Delivery) error {
 
 	log := x.Logger("crawler")
 	begun := time.Now()
-	c := &crawl{Service: s, x: x, log: log, drain: ctx, again: d.Delivered > 1, fresh: d.Fresh}
+	c := &crawl{Service: s, x: x, log: log, drain: ctx, fresh: d.Fresh}
 	crawled, err := c.run(crawlCtx)
 	if events.Ended(crawlCtx) {
 		log.Info("crawl stopped: the export has ended")
-		c.release(ctx)
 		return nil
 	}
-	if errors.Is(err, errGiveWay) {
+	if errors.Is(err, errYield) {
 		err = c.retreat(crawlCtx)
 	}
 	var failure *Failure
@@ -186,9 +180,6 @@ func (s *Service) handle(ctx context.Context, d events.Delivery) error {
 	default:
 		c.handBack()
 		return err
-	}
-	if err == nil || errors.Is(err, events.ErrEnded) || errors.Is(err, events.ErrNotAllowed) {
-		c.release(ctx)
 	}
 	if errors.Is(err, events.ErrEnded) || errors.Is(err, events.ErrNotAllowed) {
 		return nil

@@ -334,7 +334,6 @@ func TestRetryContinuesTheNewestRun(t *testing.T) {
 			round.Store(2)
 			asked := len(src.Requests())
 			third := retry()
-			require.False(t, superseded(&third, from), "nobody takes its room")
 			start(t, s, src.Client, Config{})
 			crawled, ok := await(t, s, third.RequestedSeq, events.TypeCrawled, events.TypeFailed).Payload.(*events.ExportCrawled)
 			require.True(t, ok)
@@ -573,24 +572,33 @@ func TestSealedForAnotherTenant(t *testing.T) {
 	require.Empty(t, src.Requests())
 }
 
-func TestSupersededRuns(t *testing.T) {
+// A crawl that begins a new run purges the earlier ones at once: one that the source has
+// moved on from, and one that is of no use. Only it reads them.
+func TestEarlierRunsArePurged(t *testing.T) {
 	t.Parallel()
-	for name, tc := range map[string]struct {
-		x    events.Export
-		gone []uint64
-	}{
-		"requested":            {events.Export{State: events.StateRequested, RequestedSeq: 9}, []uint64{5, 7}},
-		"continues a run":      {events.Export{State: events.StateRequested, RequestedSeq: 9, ContinuesRun: 7}, []uint64{5}},
-		"crawled":              {events.Export{State: events.StateCrawled, RequestedSeq: 9, Run: 9}, []uint64{events.RawRun, 5, 7}},
-		"crawled by an older":  {events.Export{State: events.StateCrawled, RequestedSeq: 9, Run: 7}, []uint64{events.RawRun, 5, 9}},
-		"crawled from its own": {events.Export{State: events.StateCrawled, RequestedSeq: 9, Run: events.RawRun}, []uint64{5, 7, 9}},
-	} {
-		var gone []uint64
-		for _, run := range []uint64{events.RawRun, 5, 7, 9, 12} { // 12 is of a round that x knows nothing of
-			if superseded(&tc.x, run) {
-				gone = append(gone, run)
-			}
-		}
-		require.Equal(t, tc.gone, gone, name)
+	for claim, spoiled := range map[string]bool{"the source has changed": false, "the run was spoiled": true} {
+		t.Run(claim, func(t *testing.T) {
+			t.Parallel()
+			s := eventstest.Streams(t)
+			src, changed := sourcetest.New(t, 30), sourcetest.New(t, 30)
+			changed.Row = func(n int) string { return fmt.Sprintf(`{"id":%d,"name":"moved","amount":1}`, n) }
+			changed.Rows = 40
+			x := request(t, s, events.Export{}, changed.URL, 10, 0)
+			store(t, s, src, key, x.RequestedSeq, 10, 2)
+			x, err := s.Append(t.Context(), x, "", func(*events.Export) (events.Payload, error) {
+				return &events.ExportFailed{Code: events.CodeSourceHTTP, Reason: "x", Phase: events.PhaseCrawling, Run: x.RequestedSeq, RunSpoiled: spoiled}, nil
+			})
+			require.NoError(t, err)
+			run, resumable := x.Resumable()
+			require.Equal(t, !spoiled, resumable)
+			start(t, s, src.Client, Config{})
+			again := request(t, s, x, changed.URL, 10, run)
+			crawled, ok := await(t, s, again.RequestedSeq, events.TypeCrawled, events.TypeFailed).Payload.(*events.ExportCrawled)
+			require.True(t, ok)
+			require.Equal(t, again.RequestedSeq, crawled.Run)
+			runs, err := s.Runs(t.Context())
+			require.NoError(t, err)
+			require.Equal(t, []events.RunID{{Tenant: "default", Key: key, Run: crawled.Run}}, runs)
+		})
 	}
 }

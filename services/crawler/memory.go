@@ -3,7 +3,6 @@ package crawler
 import (
 	"context"
 	"fmt"
-	"sync/atomic"
 
 	"golang.org/x/sync/semaphore"
 )
@@ -20,9 +19,8 @@ const leastShare = 1 << 20
 //
 // Compression, and the copying when a buffer grows, take some memory besides.
 type memory struct {
-	size  int64
-	free  *semaphore.Weighted
-	waits atomic.Int64 // attempts that wait for memory
+	size int64
+	free *semaphore.Weighted
 }
 
 func newMemory(size int64) *memory { return &memory{size: size, free: semaphore.NewWeighted(size)} }
@@ -33,17 +31,11 @@ func (m *memory) take(ctx context.Context, size int64) (*share, error) {
 		return nil, nil
 	}
 	size = min(max(size, leastShare), m.size)
-	m.waits.Add(1)
-	err := m.free.Acquire(ctx, size)
-	m.waits.Add(-1)
-	if err != nil {
+	if err := m.free.Acquire(ctx, size); err != nil {
 		return nil, err
 	}
 	return &share{of: m, held: size}, nil
 }
-
-// wanted reports whether somebody waits for memory.
-func (m *memory) wanted() bool { return m.waits.Load() > 0 }
 
 // share is the memory of one answer. A nil share is without limit.
 type share struct {

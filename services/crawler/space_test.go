@@ -2,16 +2,17 @@ package crawler
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/base64"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"net/http"
-	"net/http/httptest"
 	"slices"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -59,8 +60,8 @@ func requestKey(t *testing.T, s *events.Streams, key, url string) events.Export 
 	return x
 }
 
-// assemble stands in for the assembler: it reads every page of what was crawled
-// and appends completed. It removes nothing.
+// assemble stands in for the assembler and the sweeper: it reads every page of what was
+// crawled, appends completed and purges the pages.
 func assemble(t *testing.T, s *events.Streams) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
@@ -95,7 +96,10 @@ func assemble(t *testing.T, s *events.Streams) {
 				}
 				return &events.ExportCompleted{Run: x.Run, Pages: x.Pages, Rows: total}, nil
 			})
-			return err
+			if err != nil {
+				return err
+			}
+			return s.PurgePages(ctx, ev.Tenant, ev.Key)
 		})
 	})
 	t.Cleanup(func() { cancel(); wg.Wait() })
@@ -131,409 +135,390 @@ func spaceStreams(t *testing.T, srv *embedded.Server) *events.Streams {
 	return eventstest.StreamsOn(t, srv, events.Config{MaxPagesBytes: streamBytes})
 }
 
-// Three exports of which no two fit into the page stream together all complete,
-// one after the other, in one process or in two.
-func TestExportsThatDoNotFitTogetherGoOneAfterAnother(t *testing.T) {
+// briefly has crawls yield after 0.4 s, and fail after 1.2 s.
+var briefly = Config{SpaceWait: 1200 * time.Millisecond}
+
+// store publishes the first pages of a run.
+func store(t *testing.T, s *events.Streams, src *sourcetest.Source, key string, run uint64, limit, pages int) {
+	t.Helper()
+	l := newLedger(limit, 1000, 1<<20, 1<<40)
+	for n := 1; n <= pages; n++ {
+		r, err := rows.ScanResponse(src.Page(n, limit), rows.Limits{})
+		require.NoError(t, err)
+		p, failure := l.admit(n, r)
+		require.Nil(t, failure)
+		p.Tenant, p.Key, p.Run = "default", key, run
+		_, err = s.PublishPage(t.Context(), p)
+		require.NoError(t, err)
+		require.Nil(t, l.take(p))
+	}
+}
+
+// told collects the keys whose progress says that they wait for space.
+func told(t *testing.T, s *events.Streams) *sync.Map {
+	t.Helper()
+	var waited sync.Map
+	stop, err := s.OnProgress(func(_, key string, p events.Progress) {
+		if p.Phase == events.PhaseWaitingForSpace {
+			waited.Store(key, true)
+		}
+	})
+	require.NoError(t, err)
+	t.Cleanup(stop)
+	return &waited
+}
+
+func has(m *sync.Map, key string) bool {
+	_, ok := m.Load(key)
+	return ok
+}
+
+func asksOf(src *sourcetest.Source, page int) (n int) {
+	for _, r := range src.Requests() {
+		if r.Page == page {
+			n++
+		}
+	}
+	return n
+}
+
+// Three exports of which no two fit into the page stream together all complete, in one
+// process or in two.
+func TestExportsThatDoNotFitTogetherAllEnd(t *testing.T) {
 	t.Parallel()
 	for _, processes := range []int{1, 2} {
 		t.Run(fmt.Sprintf("%d processes", processes), func(t *testing.T) {
+			t.Parallel()
 			srv := eventstest.Server(t, "")
 			s := spaceStreams(t, srv)
 			src := noisySource(t, streamBytes/1000*6/10)
 			assemble(t, s)
-			var waited sync.Map
-			stop, err := s.OnProgress(func(_, key string, p events.Progress) {
-				if p.Phase == events.PhaseWaitingForSpace {
-					waited.Store(key, true)
-				}
-			})
-			require.NoError(t, err)
-			defer stop()
-			for range processes {
-				start(t, spaceStreams(t, srv), src.Client, Config{})
-			}
+			waited := told(t, s)
 			var keys []string
 			for n := range 3 {
 				keys = append(keys, spaceKey(n))
 				requestKey(t, s, keys[n], src.URL)
 			}
+			for range processes {
+				start(t, spaceStreams(t, srv), src.Client, briefly)
+			}
 			for key, x := range awaitEnds(t, s, keys...) {
 				require.Equal(t, events.StateCompleted, x.State, "%s: %+v", key, x.Failure)
 			}
-			told := 0
-			waited.Range(func(any, any) bool { told++; return true })
-			require.GreaterOrEqual(t, told, 2, "waiting_for_space is told")
-			left, err := s.Reservations(t.Context())
-			require.NoError(t, err)
-			require.Empty(t, left)
+			require.True(t, has(waited, keys[1]) || has(waited, keys[2]), "waiting_for_space is told")
 		})
 	}
 }
 
-// With as many slots as exports that wait, the slots are given up for those
-// that came later, and everything ends.
+// A crawl begins when the page stream and its disk have room, and asks for nothing before.
+func TestACrawlWaitsToBegin(t *testing.T) {
+	t.Parallel()
+	for _, full := range []string{"stream", "disk"} {
+		t.Run(full, func(t *testing.T) {
+			t.Parallel()
+			s := spaceStreams(t, eventstest.Server(t, ""))
+			src := noisySource(t, 100)
+			assemble(t, s)
+			waited := told(t, s)
+			cfg := briefly
+			var diskFull atomic.Bool
+			cfg.Room = func(int64) error {
+				if diskFull.Load() {
+					return errors.New("the disk is almost full")
+				}
+				return nil
+			}
+			if full == "disk" {
+				diskFull.Store(true)
+			} else {
+				store(t, s, noisySource(t, streamBytes/1000), spaceKey(7), 7, 50, 90)
+				space, err := s.PageSpace(t.Context())
+				require.NoError(t, err)
+				require.Greater(t, float64(space.Used), startBelow*streamBytes)
+			}
+			start(t, s, src.Client, cfg)
+			requestKey(t, s, spaceKey(1), src.URL)
+			require.Eventually(t, func() bool { return has(waited, spaceKey(1)) }, 20*time.Second, time.Millisecond)
+			require.Empty(t, src.Requests())
+			diskFull.Store(false)
+			require.NoError(t, s.PurgePages(t.Context(), "default", spaceKey(7)))
+			require.Equal(t, events.StateCompleted, awaitEnds(t, s, spaceKey(1))[spaceKey(1)].State)
+		})
+	}
+}
+
+// Crawls that wait to begin give their slots up for one that has pages already, those of
+// the process and those of their tenant.
 func TestWaitingExportsGiveUpTheirSlots(t *testing.T) {
 	t.Parallel()
-	srv := eventstest.Server(t, "")
-	s := spaceStreams(t, srv)
-	src, few := noisySource(t, streamBytes/1000*6/10), sourcetest.New(t, 100)
-	requestKey(t, s, spaceKey(1), src.URL)
-	hold := make(chan struct{})
-	var held atomic.Int32
-	src.Fault = func(page, _ int) sourcetest.Fault {
-		if page == 40 && held.Add(1) == 1 {
-			return func(w http.ResponseWriter, r *http.Request, body []byte) {
-				<-hold
-				sourcetest.Body(string(body))(w, r, body)
-			}
-		}
-		return nil
-	}
-	assemble(t, s)
-	start(t, s, src.Client, Config{Exports: 2})
-	require.Eventually(t, func() bool { return held.Load() > 0 }, 20*time.Second, time.Millisecond)
-	requestKey(t, s, spaceKey(2), src.URL)
-	requestKey(t, s, spaceKey(3), few.URL)
-	require.Equal(t, events.StateCompleted, awaitEnds(t, s, spaceKey(3))[spaceKey(3)].State, "while one of two slots waits and the other works")
-	close(hold)
-	for _, x := range awaitEnds(t, s, spaceKey(1), spaceKey(2)) {
-		require.Equal(t, events.StateCompleted, x.State, "%+v", x.Failure)
-	}
-}
-
-func TestAnExportLargerThanTheStreamFailsSoon(t *testing.T) {
-	t.Parallel()
-	for _, tc := range []struct {
-		claim string
-		bytes int
-		pages int // most that are asked for
-	}{
-		{"three times", 3 * streamBytes, 30},
-		{"by a tenth", streamBytes / 10 * 11, 1 << 20},
-	} {
-		t.Run(tc.claim, func(t *testing.T) {
-			srv := eventstest.Server(t, "")
-			s := spaceStreams(t, srv)
-			src := noisySource(t, tc.bytes/1000)
-			start(t, s, src.Client, Config{})
+	for claim, cfg := range map[string]Config{"of the process": {Exports: 2}, "of the tenant": {Running: 2}} {
+		t.Run(claim, func(t *testing.T) {
+			t.Parallel()
+			s := spaceStreams(t, eventstest.Server(t, ""))
+			src, few := noisySource(t, 100), sourcetest.New(t, 100)
+			store(t, s, noisySource(t, streamBytes/1000), spaceKey(7), 7, 50, 90)
 			requestKey(t, s, spaceKey(1), src.URL)
-			begun := time.Now()
-			x := awaitEnds(t, s, spaceKey(1))[spaceKey(1)]
-			require.Less(t, time.Since(begun), 20*time.Second)
-			require.Equal(t, events.CodeLimitBytes, x.Failure.Code)
-			require.Regexp(t, `the pages need about \d+\.\d MiB \(\d+ of \d+ pages take \d+\.\d MiB\), the page stream holds at most 8\.0 MiB; raise --max-pages-bytes`, x.Failure.Reason)
-			require.LessOrEqual(t, len(src.Requests()), tc.pages)
+			requestKey(t, s, spaceKey(2), src.URL)
+			begun := requestKey(t, s, spaceKey(3), few.URL)
+			store(t, s, few, begun.Key, begun.RequestedSeq, 50, 1)
+			assemble(t, s)
+			cfg.SpaceWait = briefly.SpaceWait
+			start(t, s, src.Client, cfg)
+			require.Equal(t, events.StateCompleted, awaitEnds(t, s, begun.Key)[begun.Key].State)
+			require.Empty(t, src.Requests(), "the others wait")
+			require.NoError(t, s.PurgePages(t.Context(), "default", spaceKey(7)))
+			for _, x := range awaitEnds(t, s, spaceKey(1), spaceKey(2)) {
+				require.Equal(t, events.StateCompleted, x.State, "%+v", x.Failure)
+			}
 		})
 	}
 }
 
-// The first pages of the older export are small, so its need is believed to be
-// small and the younger one goes on beside it. Then the stream is full, the
-// younger one gives its pages up, and both complete.
-func TestTheYoungestGivesWayWhenEstimatesWereWrong(t *testing.T) {
+// An export that does not fit alone fails, with what its pages take and what there is. What
+// others left, and will be purged, is waited for.
+func TestAnExportThatDoesNotFitAloneFails(t *testing.T) {
 	t.Parallel()
-	srv := eventstest.Server(t, "")
-	s := spaceStreams(t, srv)
-	older, younger := noisySource(t, 7500), noisySource(t, streamBytes/1000*5/10)
-	older.Row = func(n int) string {
-		if n < 2000 {
-			return noisyRow(n, 60)
+	t.Run("the stream", func(t *testing.T) {
+		t.Parallel()
+		s := spaceStreams(t, eventstest.Server(t, ""))
+		src := noisySource(t, streamBytes/1000*11/10)
+		start(t, s, src.Client, briefly)
+		requestKey(t, s, spaceKey(1), src.URL)
+		x := awaitEnds(t, s, spaceKey(1))[spaceKey(1)]
+		require.Equal(t, events.CodeLimitBytes, x.Failure.Code)
+		require.Regexp(t, `: \d+ of 185 pages take [78]\.\d MiB, and the page stream holds at most 8\.0 MiB, of which [78]\.\d MiB are used; raise --max-pages-bytes`, x.Failure.Reason)
+		require.False(t, x.Failure.RunSpoiled)
+	})
+	t.Run("the disk", func(t *testing.T) {
+		t.Parallel()
+		s := spaceStreams(t, eventstest.Server(t, ""))
+		src := noisySource(t, 2000)
+		cfg := briefly
+		cfg.Room = func(bytes int64) error {
+			space, err := s.PageSpace(context.Background())
+			if err == nil && space.Used+bytes > 1<<20 {
+				err = errors.New("the disk is almost full: 1 B free, 2 B needed")
+			}
+			return err
 		}
-		return noisyRow(n, 950)
-	}
-	// The older one waits at its page 30 until the younger one has filled the
-	// stream by a half, and hangs.
-	var hanging atomic.Int64
-	enough := make(chan struct{})
-	younger.Fault = func(page, attempt int) sourcetest.Fault {
-		if page <= 80 || attempt > 1 {
-			return nil
-		}
-		if hanging.Add(1) == 4 {
-			close(enough)
-		}
-		return sourcetest.Hang
-	}
+		start(t, s, src.Client, cfg)
+		requestKey(t, s, spaceKey(1), src.URL)
+		x := awaitEnds(t, s, spaceKey(1))[spaceKey(1)]
+		require.Equal(t, events.CodeLimitBytes, x.Failure.Code)
+		require.Regexp(t, `of 40 pages take \d\.\d MiB, and there is no room for more: the disk is almost full: 1 B free, 2 B needed; make room there`, x.Failure.Reason)
+	})
+	t.Run("until others are purged", func(t *testing.T) {
+		t.Parallel()
+		s := spaceStreams(t, eventstest.Server(t, ""))
+		src := noisySource(t, streamBytes/1000*8/10)
+		assemble(t, s)
+		store(t, s, noisySource(t, streamBytes/1000), spaceKey(7), 7, 50, 50)
+		waited := told(t, s)
+		start(t, s, src.Client, Config{SpaceWait: 10 * time.Minute})
+		requestKey(t, s, spaceKey(1), src.URL)
+		require.Eventually(t, func() bool { return has(waited, spaceKey(1)) }, 20*time.Second, time.Millisecond)
+		require.NoError(t, s.PurgePages(t.Context(), "default", spaceKey(7)))
+	})
+}
+
+// When two exports fill the stream the younger one gives its pages up, whichever was the
+// slower, and both complete.
+func TestTheYoungestYields(t *testing.T) {
+	t.Parallel()
+	s := spaceStreams(t, eventstest.Server(t, ""))
+	older, younger := noisySource(t, streamBytes/1000*7/10), noisySource(t, streamBytes/1000*7/10)
+	assemble(t, s)
+	waited := told(t, s)
+	full := make(chan struct{})
+	var begun atomic.Bool
 	older.Fault = func(page, _ int) sourcetest.Fault {
-		if page < 30 {
+		if page < 50 {
 			return nil
 		}
+		begun.Store(true)
 		return func(w http.ResponseWriter, r *http.Request, body []byte) {
 			select {
-			case <-enough:
+			case <-full:
 			case <-r.Context().Done():
 			}
 			sourcetest.Body(string(body))(w, r, body)
 		}
 	}
-	assemble(t, s)
-	start(t, s, older.Client, Config{})
+	start(t, s, older.Client, briefly)
 	requestKey(t, s, spaceKey(1), older.URL)
+	require.Eventually(t, begun.Load, 20*time.Second, time.Millisecond)
 	requestKey(t, s, spaceKey(2), younger.URL)
+	require.Eventually(t, func() bool { return has(waited, spaceKey(2)) }, 20*time.Second, time.Millisecond)
+	close(full)
 	ends := awaitEnds(t, s, spaceKey(1), spaceKey(2))
 	for _, x := range ends {
 		require.Equal(t, events.StateCompleted, x.State, "%+v", x.Failure)
 	}
 	require.Less(t, ends[spaceKey(1)].LastSeq, ends[spaceKey(2)].LastSeq)
-	firsts := 0
-	for _, r := range younger.Requests() {
-		if r.Page == 1 {
-			firsts++
-		}
-	}
-	require.GreaterOrEqual(t, firsts, 2, "the younger one began again")
+	require.Equal(t, 1, asksOf(older, 1))
+	require.GreaterOrEqual(t, asksOf(younger, 1), 2, "the younger one began again")
 }
 
-// What a dead process reserved, and what a dead export did, holds nobody up.
-func TestTheDeadHoldNobodyUp(t *testing.T) {
-	t.Parallel()
-	srv := eventstest.Server(t, "")
-	s := spaceStreams(t, srv)
-	src := noisySource(t, streamBytes/1000*6/10)
-	dead := requestKey(t, s, spaceKey(1), src.URL)
-	require.NoError(t, s.Reserve(t.Context(), &events.Reservation{Tenant: "default", Key: dead.Key, Requested: dead.RequestedSeq, Run: dead.RequestedSeq, Remaining: streamBytes / 2}))
-	_, err := s.Append(t.Context(), dead, "", func(*events.Export) (events.Payload, error) { return &events.ExportCancelled{}, nil })
-	require.NoError(t, err)
-
-	crashed := requestKey(t, s, spaceKey(2), src.URL)
-	// It had written pages, and was about to give way, when its process died.
-	var m events.Page
-	for n := 1; n <= 4; n++ {
-		m = events.Page{PageID: events.PageID{Tenant: "default", Key: crashed.Key, Run: crashed.RequestedSeq, Number: n},
-			Rows: src.Page(n, 50), RowCount: 51, HeaderRow: true, Total: int64(src.Rows), TotalPages: src.Pages(50)}
-		_, err = s.PublishPage(t.Context(), m)
-		require.NoError(t, err)
-	}
-	require.NoError(t, s.Reserve(t.Context(), &events.Reservation{Tenant: "default", Key: crashed.Key, Requested: crashed.RequestedSeq,
-		Run: crashed.RequestedSeq, Remaining: streamBytes / 2, GaveWay: 1 << 40}))
-
-	third := requestKey(t, s, spaceKey(3), src.URL)
-	assemble(t, s)
-	start(t, s, src.Client, Config{})
-	for _, x := range awaitEnds(t, s, crashed.Key, third.Key) {
-		require.Equal(t, events.StateCompleted, x.State, "%+v", x.Failure)
-	}
-}
-
-// Of two crawlers that have one export only the last that took it over can
-// give its pages up.
-func TestReservationIsHeldByOneCrawler(t *testing.T) {
+// Only the crawl that began last purges the run: another would purge what that one counts on.
+func TestOnlyTheLatestCrawlYields(t *testing.T) {
 	t.Parallel()
 	s := eventstest.Streams(t)
-	x := requestKey(t, s, spaceKey(1), "http://127.0.0.1:1/")
-	first := events.Reservation{Tenant: "default", Key: x.Key, Requested: x.RequestedSeq, Run: x.RequestedSeq, Remaining: 10}
-	require.NoError(t, s.Reserve(t.Context(), &first))
-	second, err := s.TakeOver(t.Context(), &x)
+	src := noisySource(t, 100)
+	x := requestKey(t, s, spaceKey(1), src.URL)
+	store(t, s, src, x.Key, x.RequestedSeq, 50, 2)
+	service, err := New(Config{}, s, src.Client)
 	require.NoError(t, err)
-	id := events.PageID{Tenant: "default", Key: x.Key, Run: x.RequestedSeq, Number: 1}
-	_, err = s.PublishPage(t.Context(), events.Page{PageID: id, Rows: []byte(`[]`)})
-	require.NoError(t, err)
-
-	require.ErrorIs(t, s.Reserve(t.Context(), &first), events.ErrReservationLost)
-	require.ErrorIs(t, s.GiveWay(t.Context(), &first), events.ErrReservationLost)
+	crawlOf := func() *crawl {
+		c := &crawl{Service: service, x: x, log: slog.New(slog.DiscardHandler), into: x.RequestedSeq, mark: markAt(x.RequestedSeq, 2)}
+		c.ledger = newLedger(50, 10, 1000, 1<<30)
+		c.suspect, c.acquit = context.WithCancel(t.Context())
+		c.acquit()
+		require.NoError(t, c.count(t.Context()))
+		return c
+	}
+	first, second := crawlOf(), crawlOf()
+	require.ErrorIs(t, first.retreat(t.Context()), events.ErrTakenOver)
 	pages, err := s.ListPages(t.Context(), "default", x.Key, x.RequestedSeq)
 	require.NoError(t, err)
-	require.Equal(t, []int{1}, pages)
-	require.NoError(t, s.Release(t.Context(), first), "too old to remove anything")
-
-	late := second
-	require.NoError(t, s.GiveWay(t.Context(), &second))
-	third, err := s.TakeOver(t.Context(), &x)
-	require.NoError(t, err)
-	require.Zero(t, third.GaveWay)
-	_, err = s.PublishPage(t.Context(), events.Page{PageID: id, Rows: []byte(`[]`)})
-	require.NoError(t, err)
-	require.ErrorIs(t, s.GiveWay(t.Context(), &late), events.ErrReservationLost)
+	require.Len(t, pages, 2)
+	require.ErrorIs(t, second.retreat(t.Context()), errYield)
 	pages, err = s.ListPages(t.Context(), "default", x.Key, x.RequestedSeq)
 	require.NoError(t, err)
-	require.Equal(t, []int{1}, pages, "what the next crawl wrote stays")
-	list, err := s.Reservations(t.Context())
-	require.NoError(t, err)
-	require.Equal(t, []events.Reservation{{Tenant: "default", Key: x.Key, Requested: x.RequestedSeq, Run: x.RequestedSeq, Remaining: 10}},
-		[]events.Reservation{{Tenant: list[0].Tenant, Key: list[0].Key, Requested: list[0].Requested, Run: list[0].Run, Remaining: list[0].Remaining, Stored: list[0].Stored, GaveWay: list[0].GaveWay}})
-	require.NoError(t, s.Release(t.Context(), third))
-	list, err = s.Reservations(t.Context())
-	require.NoError(t, err)
-	require.Empty(t, list)
+	require.Empty(t, pages)
 }
 
-// Pages of stopped exports go for a crawl that waits, but not the rows that
-// came with a request.
-func TestWaitingCrawlGetsTheRoomOfStoppedExports(t *testing.T) {
+// A small export writes its pages and its event, and nothing else.
+func TestASmallExportWritesNothingElse(t *testing.T) {
 	t.Parallel()
-	srv := eventstest.Server(t, "")
-	s := spaceStreams(t, srv)
-	src := noisySource(t, streamBytes/1000*6/10)
-	stopped := requestKey(t, s, spaceKey(1), src.URL)
-	var number int
-	fill := func(key string, run uint64, n int) {
-		for range n {
-			number++
-			_, err := s.PublishPage(t.Context(), events.Page{PageID: events.PageID{Tenant: "default", Key: key, Run: run, Number: number}, Rows: src.Page(number, 50)})
-			require.NoError(t, err)
-		}
-	}
-	fill(stopped.Key, stopped.RequestedSeq, 80)
-	_, err := s.Append(t.Context(), stopped, "", func(*events.Export) (events.Payload, error) { return &events.ExportCancelled{}, nil })
-	require.NoError(t, err)
-	raw, err := s.Append(t.Context(), events.Export{Tenant: "default", Key: spaceKey(2)}, "", func(*events.Export) (events.Payload, error) {
-		return &events.ExportRequested{CreatedAt: time.Now().UTC(), Request: events.Request{ExtType: "XLSX", SourceType: events.SourceRaw, Raw: &events.RawRows{Pages: 1}}}, nil
-	})
-	require.NoError(t, err)
-	number = 0
-	fill(raw.Key, events.RawRun, 10)
-	_, err = s.Append(t.Context(), raw, "", func(*events.Export) (events.Payload, error) { return &events.ExportCancelled{}, nil })
-	require.NoError(t, err)
-
-	assemble(t, s)
+	s := eventstest.Streams(t)
+	src := noisySource(t, 100)
 	start(t, s, src.Client, Config{})
-	requestKey(t, s, spaceKey(3), src.URL)
-	x := awaitEnds(t, s, spaceKey(3))[spaceKey(3)]
-	require.Equal(t, events.StateCompleted, x.State, "%+v", x.Failure)
-	pages, err := s.ListPages(t.Context(), "default", raw.Key, events.RawRun)
-	require.NoError(t, err)
-	require.Len(t, pages, 10)
-}
-
-// genRoom draws a stream and who wants what of it.
-func genRoom(t *rapid.T) room {
-	r := room{limit: rapid.Int64Range(1<<10, 1<<40).Draw(t, "limit")}
-	r.used = rapid.Int64Range(0, r.limit).Draw(t, "used")
-	n := rapid.IntRange(1, 12).Draw(t, "claims")
-	for i := range n {
-		r.claims = append(r.claims, events.Reservation{
-			Requested: uint64(i + 1),
-			Stored:    rapid.Int64Range(0, r.limit/int64(n)).Draw(t, "stored"),
-			Remaining: rapid.Int64Range(0, r.limit).Draw(t, "remaining"),
-		})
+	last := func() (list []uint64) {
+		for _, name := range []string{events.StreamEvents, events.StreamPages, events.StreamPrivate} {
+			stream, err := s.JetStream().Stream(t.Context(), name)
+			require.NoError(t, err)
+			list = append(list, stream.CachedInfo().State.LastSeq)
+		}
+		return list
 	}
-	if rapid.Bool().Draw(t, "starved") {
-		r.claims[0].Starved = rapid.Int64Range(1, 1<<20).Draw(t, "page")
-	}
-	shuffle := rapid.Permutation(r.claims).Draw(t, "order")
-	r.claims = shuffle
-	return r
+	before := last()
+	requestKey(t, s, spaceKey(1), src.URL)
+	require.Eventually(t, func() bool {
+		x, err := s.Read(t.Context(), "default", spaceKey(1))
+		return err == nil && x.State == events.StateCrawled
+	}, 20*time.Second, time.Millisecond)
+	require.Equal(t, []uint64{before[0] + 2, before[1] + 2, before[2]}, last())
 }
 
 func TestJudge(t *testing.T) {
 	t.Parallel()
-	rapid.Check(t, func(t *rapid.T) {
-		r := genRoom(t)
-		oldest := slices.MinFunc(r.claims, func(a, b events.Reservation) int { return int(a.Requested) - int(b.Requested) })
-		var sum int64
-		var on, away []events.Reservation
-		for _, c := range r.claims {
-			switch r.judge(c) {
-			case goOn:
-				on, sum = append(on, c), sum+c.Remaining
-			case giveWay:
-				away = append(away, c)
-			}
-		}
-		require.Equal(t, goOn, r.judge(oldest), "the oldest may always go on")
-		if len(on) > 1 {
-			require.LessOrEqual(t, sum, r.usable()-r.used, "what goes on fits, unless it is the oldest alone")
-		}
-		for _, w := range r.claims {
-			for _, c := range on {
-				if w.Requested < c.Requested && r.judge(w) != goOn {
-					require.Less(t, c.Remaining, w.Remaining, "nobody overtakes who wants as much")
-				}
-			}
-		}
-		holders := slices.DeleteFunc(slices.Clone(r.claims), func(c events.Reservation) bool { return c.Stored == 0 || c.Requested == oldest.Requested })
-		if oldest.Starved > r.limit-r.used && len(holders) > 0 {
-			youngest := slices.MaxFunc(holders, func(a, b events.Reservation) int { return int(a.Requested) - int(b.Requested) })
-			require.Equal(t, []events.Reservation{youngest}, away, "one gives way to the starved")
-		} else {
-			require.Empty(t, away)
-		}
-	})
+	const wait = 15 * time.Second
+	begun := time.Now()
+	at := func(s int) time.Time { return begun.Add(time.Duration(s) * time.Second) }
+	three := []string{"young", "middle", "old"}
+	disk := errors.New("full")
+	for _, tc := range []struct {
+		claim string
+		room  room
+		key   string
+		after int // seconds
+		want  verdict
+	}{
+		{"not full", room{}, "old", 0, goOn},
+		{"the youngest has some time", room{full: begun, freed: begun}, "young", 4, goOn},
+		{"the youngest", room{full: begun, freed: begun, crawled: three[:2]}, "young", 5, yield},
+		{"the next one", room{full: begun, freed: begun, crawled: three[:2]}, "middle", 5, goOn},
+		{"the next one, when the youngest is dead", room{full: begun, freed: begun, crawled: three}, "middle", 10, yield},
+		{"the next one, when the youngest yielded", room{full: begun, freed: at(9), crawled: three}, "middle", 10, goOn},
+		{"the oldest of several", room{full: begun, freed: begun, crawled: three}, "old", 100, goOn},
+		{"alone", room{full: begun, freed: begun, alone: begun, crawled: three[2:]}, "old", 14, goOn},
+		{"alone for long", room{full: begun, freed: begun, alone: begun, crawled: three[2:]}, "old", 15, fail},
+		{"alone, and others were just purged", room{full: begun, freed: at(10), alone: begun, crawled: three[2:]}, "old", 20, goOn},
+		{"alone, and another has just ended", room{full: begun, freed: begun, alone: at(10), crawled: three[2:]}, "old", 20, goOn},
+		{"with a workbook in progress", room{full: begun, freed: begun, crawled: three[2:], assembling: 1}, "old", 100, goOn},
+		{"with a workbook in progress, on a full disk", room{full: begun, freed: begun, crawled: three[2:], assembling: 1, disk: disk}, "old", 15, yield},
+		{"without a page", room{full: begun, freed: begun, crawled: three}, "other", 100, goOn},
+	} {
+		require.Equal(t, tc.want, tc.room.judge(tc.key, true, at(tc.after), wait), tc.claim)
+	}
+	alone := room{full: begun, freed: begun, alone: begun, crawled: three[2:]}
+	require.Equal(t, goOn, alone.judge("old", false, at(100), wait), "its pages find room")
 }
 
-// Whatever the exports need, and however wrong they estimate it, following the
-// verdicts ends them all if each fits alone.
+// Whatever the exports need, following the verdicts completes them all if each fits alone.
 func TestFollowingTheVerdictsEnds(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
-		const limit = 1 << 20
-		type export struct{ needs, stored, guess int64 }
-		var all []*export
-		for range rapid.IntRange(1, 8).Draw(t, "exports") {
-			needs := rapid.Int64Range(1, limit).Draw(t, "needs")
-			all = append(all, &export{needs: needs, guess: rapid.Int64Range(1, 2*limit).Draw(t, "guess")})
+		const limit, wait = 1 << 20, 15 * time.Second
+		type export struct {
+			key           string
+			needs, stored int64
+			refused       int64
+			left          int // seconds until its pages go, when all are there
 		}
-		crawled := int64(0) // bytes that are in the stream until they are assembled
-		starved := false
-		for step := 0; ; step++ {
-			require.Less(t, step, 10_000, "it ends")
-			r := room{limit: limit, used: crawled}
-			for i, x := range all {
-				if x == nil {
-					continue
-				}
+		var all []*export // oldest first
+		for n := range rapid.IntRange(1, 6).Draw(t, "exports") {
+			all = append(all, &export{key: fmt.Sprint(n), needs: rapid.Int64Range(1, limit).Draw(t, "needs"), left: rapid.IntRange(0, 20).Draw(t, "assembly")})
+		}
+		r := room{limit: limit}
+		for now := time.Unix(0, 0); len(all) > 0; now = now.Add(time.Second) {
+			require.Less(t, now.Unix(), int64(10_000), "it ends")
+			before, largest := r, int64(0)
+			r = room{limit: limit}
+			for _, x := range slices.Backward(all) {
 				r.used += x.stored
-				// What is believed comes closer to the truth the more is there.
-				c := events.Reservation{Requested: uint64(i + 1), Stored: x.stored, Remaining: x.needs - x.stored}
-				if x.stored*4 < x.needs {
-					c.Remaining = x.guess
+				switch {
+				case x.stored == x.needs:
+					r.assembling++
+				case x.stored > 0:
+					r.crawled = append(r.crawled, x.key)
 				}
-				r.claims = append(r.claims, c)
 			}
-			if len(r.claims) == 0 {
-				return
-			}
-			if starved {
-				r.claims[0].Starved = 1
-			}
-			turn := rapid.IntRange(0, len(r.claims)-1).Draw(t, "turn")
-			if step%3 == 0 { // nobody is left out for ever
-				turn = step / 3 % len(r.claims)
-			}
-			c := r.claims[turn]
-			x := all[c.Requested-1]
-			switch r.judge(c) {
-			case goOn:
-				write := min(x.needs-x.stored, rapid.Int64Range(1, limit/4).Draw(t, "write"), limit-r.used)
-				x.stored += write
-				if turn == 0 {
-					starved = write == 0
+			free := limit - r.used
+			for _, x := range all {
+				largest = max(largest, x.refused)
+				if x.refused <= free { // it is asked for again
+					free -= x.refused
+					x.refused = 0
 				}
-				if x.stored == x.needs {
-					crawled += x.needs
-					all[c.Requested-1] = nil
-					if turn == 0 {
-						starved = false
+			}
+			r.since(&before, now, largest > limit-r.used)
+			if r.yielding(now, wait) > 0 {
+				r.sinceAlone(&before, now)
+			} else {
+				r.crawled, r.assembling = nil, 0
+			}
+			if rapid.Bool().Draw(t, "order") {
+				slices.Reverse(all)
+			}
+			for _, x := range all {
+				switch {
+				case x.stored == x.needs:
+					x.left--
+				case x.stored == 0 && !r.mayBegin():
+				default:
+					verdict := r.judge(x.key, x.refused > 0, now, wait)
+					require.NotEqual(t, fail, verdict, "each fits alone")
+					if verdict == yield {
+						x.stored, x.refused = 0, 0
+						continue
 					}
+					used := int64(0)
+					for _, x := range all {
+						used += x.stored
+					}
+					page := min(x.needs-x.stored, rapid.Int64Range(1, limit/4).Draw(t, "page"))
+					if x.refused = 0; used+page > limit {
+						x.refused = page
+						continue
+					}
+					x.stored += page
 				}
-			case giveWay:
-				x.stored = 0
 			}
-			if rapid.IntRange(0, 3).Draw(t, "assembled") == 0 || step%7 == 0 {
-				crawled = 0
-			}
+			slices.SortFunc(all, func(a, b *export) int { return cmp.Compare(a.key, b.key) })
+			all = slices.DeleteFunc(all, func(x *export) bool { return x.stored == x.needs && x.left < 0 })
 		}
 	})
-}
-
-func TestTooLarge(t *testing.T) {
-	t.Parallel()
-	full := time.Now()
-	for _, tc := range []struct {
-		claim string
-		need  need
-		want  bool
-	}{
-		{"half the stream", need{stored: 10, more: 40, pages: 10, total: 50}, false},
-		{"a little over, by an early guess", need{stored: 5, more: 115, pages: 5, total: 120}, false},
-		{"twice, by an early guess", need{stored: 2, more: 198, pages: 1, total: 100}, true},
-		{"a little over, near the end", need{stored: 95, more: 12, pages: 95, total: 107}, true},
-		{"over, and the stream is full of it", need{stored: 90, more: 20, pages: 9, total: 11, full: full}, true},
-		{"over, and the stream is full of others", need{stored: 10, more: 100, pages: 9, total: 99, full: full}, false},
-		{"a page that is larger than the stream", need{more: 101, refused: 101, full: full}, true},
-	} {
-		require.Equal(t, tc.want, tc.need.tooLarge(100), tc.claim)
-	}
 }
 
 // Answers that do not fit into the memory together are read one after another,
@@ -582,83 +567,4 @@ func TestMemory(t *testing.T) {
 	var none *share
 	require.NoError(t, none.grow(1<<40))
 	none.release()
-}
-
-// A source that answers quickly until much is reserved for it, and then a page now and
-// then, keeps no others waiting for the room that it will not fill for hours.
-func TestASlowSourceReservesLittle(t *testing.T) {
-	t.Parallel()
-	const limit = 50
-	srv := eventstest.Server(t, "")
-	s := spaceStreams(t, srv)
-	assemble(t, s)
-	release := make(chan struct{})
-	page := func(w http.ResponseWriter, r *http.Request, total int) {
-		n, _ := strconv.Atoi(r.URL.Query().Get("page"))
-		pages := (total + limit - 1) / limit
-		b := []byte(`{"errcode":0,"data":{"data":[{"id":"ID","name":"Name","amount":"Amount"}`)
-		for i := range min(limit, total-(n-1)*limit) {
-			b = append(append(b, ','), noisyRow((n-1)*limit+i, 1000)...)
-		}
-		b = fmt.Appendf(b, `],"pagetag":{"page":%d,"limit":%d,"total":%d,"total_page":%d}}}`, n, limit, total, pages)
-		_, _ = w.Write(b)
-	}
-	const all = streamBytes / 1000 / 10 // a tenth of the stream
-	sources := http.NewServeMux()
-	sources.HandleFunc("/slow", func(w http.ResponseWriter, r *http.Request) {
-		if n, _ := strconv.Atoi(r.URL.Query().Get("page")); n > 10 {
-			select {
-			case <-release:
-			case <-r.Context().Done():
-				return
-			}
-		}
-		page(w, r, 6*all)
-	})
-	sources.HandleFunc("/other", func(w http.ResponseWriter, r *http.Request) { page(w, r, 4*all) })
-	server := httptest.NewServer(sources)
-	defer server.Close()
-
-	service, err := New(Config{Policy: quick}, s, server.Client())
-	require.NoError(t, err)
-	service.space.paceWindow, service.space.paceAhead, service.space.paceLong = 200*time.Millisecond, time.Second, time.Second
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- service.Run(ctx) }()
-	defer func() {
-		cancel()
-		require.NoError(t, <-done)
-	}()
-	slow, other := spaceKey(0), spaceKey(1)
-	requestKey(t, s, slow, server.URL+"/slow")
-	require.Eventually(t, func() bool {
-		held, err := s.Reservations(t.Context())
-		return err == nil && len(held) == 1 && held[0].Remaining > streamBytes/3
-	}, 20*time.Second, 5*time.Millisecond, "it is the oldest, and has reserved most of the stream")
-	requestKey(t, s, other, server.URL+"/other")
-	require.Equal(t, events.StateCompleted, awaitEnds(t, s, other)[other].State)
-	x, err := s.Read(t.Context(), "default", slow)
-	require.NoError(t, err)
-	require.Equal(t, events.StateRequested, x.State)
-	close(release)
-	require.Equal(t, events.StateCompleted, awaitEnds(t, s, slow)[slow].State)
-}
-
-func TestPace(t *testing.T) {
-	t.Parallel()
-	begun := time.Now()
-	at := func(s float64) time.Time { return begun.Add(time.Duration(s * float64(time.Second))) }
-	var p pace
-	require.EqualValues(t, 1000, p.atMost(1000, 1, time.Minute, time.Second), "nothing is known of it yet")
-	p.look(at(0), 0, 10*time.Second)
-	p.look(at(9), 900, 10*time.Second)
-	require.EqualValues(t, 1000, p.atMost(1000, 1, 5*time.Second, time.Second))
-	p.look(at(10), 1000, 10*time.Second)
-	require.EqualValues(t, 500, p.atMost(1000, 1, 5*time.Second, time.Second))
-	require.EqualValues(t, 1000, p.atMost(1000, 1, 5*time.Second, 10*time.Second), "it is done soon")
-	require.EqualValues(t, 700, p.atMost(1000, 700, 5*time.Second, time.Second), "one page in any case")
-	p.look(at(15), 1000, 10*time.Second)
-	require.EqualValues(t, 500, p.atMost(1000, 1, 5*time.Second, time.Second), "by the newest whole window")
-	p.look(at(20), 1000, 10*time.Second)
-	require.EqualValues(t, 1, p.atMost(1000, 1, 5*time.Second, time.Second))
 }

@@ -51,11 +51,9 @@ type Config struct {
 	// connection: load balancers notice, and no request meets a connection that
 	// is being closed. Default 0.
 	ShutdownDelay time.Duration
-	// Room sets so many bytes of the disk aside for a new export, until release.
-	// Without room for them it returns an error, whose text is told to callers.
-	// Of no bytes it says whether there is room for new exports at all. Default:
-	// always.
-	Room func(bytes int64) (release func(), err error)
+	// Room returns an error when the disk has no room for so many bytes of a new
+	// export. Callers read its text. Default: there is room.
+	Room func(bytes int64) error
 	// Authenticate returns whose API key it is. It is called for every request,
 	// and does no I/O. Default: nobody needs a key, and all are of
 	// events.DefaultTenant.
@@ -102,7 +100,7 @@ func (c Config) withDefaults(listener net.Listener) Config {
 		c.Health = func() error { return nil }
 	}
 	if c.Room == nil {
-		c.Room = func(int64) (func(), error) { return func() {}, nil }
+		c.Room = func(int64) error { return nil }
 	}
 	if c.MaxBody == 0 {
 		c.MaxBody = 256 << 10

@@ -122,21 +122,18 @@ func (o *outlook) whileAlive(ctx context.Context) (context.Context, context.Canc
 // is written: for about so many bytes on the disk, and in the log. done is called
 // when what was admitted is written, or will not be.
 func (s *Service) admit(disk, log int64) (done func(written bool), err error) {
-	release, err := s.cfg.Room(disk)
-	if err != nil {
+	if err := s.cfg.Room(disk); err != nil {
 		return nil, unavailable(err.Error()+"; nothing was accepted; try again later", roomWait, nil)
 	}
 	o := &s.outlook
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if err := o.refuse(log); err != nil {
-		release()
 		return nil, err
 	}
 	o.log.Used += log // until the next look
 	look := o.looks
 	return func(written bool) {
-		release()
 		o.mu.Lock()
 		defer o.mu.Unlock()
 		if !written && o.looks == look {
@@ -158,21 +155,12 @@ func (o *outlook) refuse(log int64) error {
 // closed returns an error if not even the smallest export would be admitted.
 // Asking takes nothing.
 func (s *Service) closed() error {
-	if err := s.diskRoom(); err != nil {
+	if err := s.cfg.Room(0); err != nil {
 		return err
 	}
 	s.outlook.mu.Lock()
 	defer s.outlook.mu.Unlock()
 	return s.outlook.refuse(eventBytes)
-}
-
-// diskRoom returns an error while the disk has no room for new exports.
-func (s *Service) diskRoom() error {
-	release, err := s.cfg.Room(0)
-	if err == nil {
-		release()
-	}
-	return err
 }
 
 // whileRoom runs take with a context that ends when there is no room for new

@@ -33,11 +33,11 @@ func TestNewExportsWaitForRoomOnTheDisk(t *testing.T) {
 	t.Parallel()
 	streams := eventstest.Streams(t)
 	var full atomic.Bool
-	in := startOn(t, streams, Config{Room: func(bytes int64) (func(), error) {
+	in := startOn(t, streams, Config{Room: func(int64) error {
 		if full.Load() {
-			return nil, NotReady("the disk of the data folder is almost full: 1 B free, 2 B needed")
+			return NotReady("the disk of the data folder is almost full: 1 B free, 2 B needed")
 		}
-		return func() {}, nil
+		return nil
 	}})
 	failed := in.post(t, "/v1/export/http", specHTTP).key(t)
 	in.write(t, failed, &events.ExportFailed{Code: events.CodeInternal, Reason: "x", Phase: events.PhaseCrawling})

@@ -26,16 +26,19 @@ const (
 	// settle is how long the pages of a completed export stay, for a second
 	// assembler that still reads them.
 	settle = time.Minute
-	// relieveEvery is the pause between two looks at the disk, and at what tenants have in
-	// the log.
+	// relieveEvery is the pause between two looks at the page stream and its disk, and
+	// at what tenants have in the log.
 	relieveEvery = 2 * time.Second
 	// sweepBatch bounds the exports that are in memory at once.
 	sweepBatch = 64
-	// relieveAtMost bounds the exports whose pages go at one look at the disk.
+	// relieveAtMost bounds the exports whose pages go at one look.
 	relieveAtMost = 1024
-	// crowded is the share of the page stream's space above which the pages of stopped
-	// exports go before their time, oldest first.
-	crowded = 0.8
+	// crowded is the part of the page stream above which the pages of ended exports go
+	// before their time, oldest first. It is less than what keeps crawls from beginning.
+	crowded = 0.6
+	// largestPage is the room on the disk below which they go too: the server writes a
+	// large page twice.
+	largestPage = 2 * 64 << 20
 )
 
 // sweeper removes what is needed no longer: files that expired, pages, sealed
@@ -76,21 +79,21 @@ type sweeper struct {
 	maxAge     time.Duration   // of an unfinished export
 	settle     time.Duration
 	every      time.Duration
-	relief     time.Duration // between two looks at the disk
+	relief     time.Duration // between two looks at the page stream and its disk
 	now        func() time.Time
-	room       func() error // whether the disk has room for new exports
+	room       func() error // whether the disk has room for the pages of new exports
 
 	mark       events.PurgeMark // of the pass before; zero in the first one
 	strayMark  events.PurgeMark // of the search for strays before; zero in the first one
 	filesSwept time.Time
-	relieved   map[string]uint64 // TerminalSeq of exports whose pages went since the disk had room, by key
+	relieved   map[string]uint64 // TerminalSeq of exports whose pages went since there was room, by key
 }
 
 func (s *Service) newSweeper() *sweeper {
 	return &sweeper{
 		streams: s.streams, tasks: s.tasks, files: s.files, bound: s.bound,
 		keepFiles: s.cfg.KeepFiles, keepPages: s.cfg.KeepPages, maxHistory: s.cfg.MaxHistory, maxAge: s.cfg.MaxAge,
-		settle: settle, every: sweepEvery, relief: relieveEvery, now: time.Now, room: s.diskRoom,
+		settle: settle, every: sweepEvery, relief: relieveEvery, now: time.Now, room: func() error { return s.cfg.Room(largestPage) },
 		relieved: map[string]uint64{},
 	}
 }
@@ -123,7 +126,7 @@ func (s *sweeper) run(ctx context.Context) error {
 				due = true
 			case <-look.C:
 				if err := s.relieve(ctx); err != nil && ctx.Err() == nil {
-					slog.Warn("making room on the disk; it is tried again", "service", "ingress", "error", err)
+					slog.Warn("making room for pages; it is tried again", "service", "ingress", "error", err)
 				}
 				if err := s.forget(ctx); err != nil && ctx.Err() == nil {
 					slog.Warn("forgetting the oldest exports; it is tried again", "service", "ingress", "error", err)
@@ -135,31 +138,24 @@ func (s *sweeper) run(ctx context.Context) error {
 	}
 }
 
-// relieve removes pages while the disk has no room for new exports, without the
-// patience of a pass: first those of completed exports, then, once they lie there
-// for settle, those that stopped ones keep for a retry, oldest first. A second
-// assembler of a completed export that still reads finds the pages gone, and that
-// the export has ended. Retries are refused while there is no room. The marks that a
-// pass waits for protect what an ingress saves before its event; so here
-// nothing is removed that an ingress saves: neither headers nor rows that came
-// with a request.
+// relieve removes pages while the page stream is crowded or its disk has no room for a
+// large page, without the patience of a pass: first those of completed exports, then those
+// that stopped ones keep for a retry, oldest first, until there is room. A second assembler
+// of a completed export that still reads finds the pages gone, and that the export has
+// ended. The marks that a pass waits for protect what an ingress saves before its event; so
+// relieve removes nothing that an ingress saves: neither headers nor rows that came with a
+// request.
 func (s *sweeper) relieve(ctx context.Context) error {
-	if s.room() == nil {
+	if roomy, err := s.roomy(ctx); roomy || err != nil {
 		clear(s.relieved)
-		return nil
+		return err
 	}
 	mark, err := s.streams.PurgeMark(ctx)
 	if err != nil {
 		return err
 	}
-	for _, of := range []struct {
-		kind   storage.Leftover
-		before time.Time
-	}{
-		{storage.LeftoverDone, s.now()},
-		{storage.LeftoverStopped, s.now().Add(-s.settle)},
-	} {
-		list, err := s.tasks.Ended(of.kind, of.before, relieveAtMost)
+	for _, kind := range []storage.Leftover{storage.LeftoverDone, storage.LeftoverStopped} {
+		list, err := s.tasks.Ended(kind, s.now(), relieveAtMost)
 		if err != nil {
 			return err
 		}
@@ -168,8 +164,14 @@ func (s *sweeper) relieve(ctx context.Context) error {
 			if x.Request.SourceType != events.SourceHTTP || s.relieved[x.Key] == x.TerminalSeq {
 				continue
 			}
-			if of.kind == storage.LeftoverStopped && s.room() == nil {
-				break
+			if kind == storage.LeftoverStopped {
+				roomy, err := s.roomy(ctx)
+				if err != nil {
+					return err
+				}
+				if roomy {
+					break
+				}
 			}
 			if err := s.streams.PurgeEndedPages(ctx, x, mark); err != nil && !errors.Is(err, events.ErrNotAllowed) {
 				return err
@@ -178,10 +180,19 @@ func (s *sweeper) relieve(ctx context.Context) error {
 			purged++
 		}
 		if purged > 0 {
-			slog.Info("pages purged to make room on the disk", "service", "ingress", "exports", purged)
+			slog.Info("pages purged to make room", "service", "ingress", "exports", purged)
 		}
 	}
 	return nil
+}
+
+// roomy reports whether there is room for the pages of new exports.
+func (s *sweeper) roomy(ctx context.Context) (bool, error) {
+	if s.room() != nil {
+		return false, nil
+	}
+	space, err := s.streams.PageSpace(ctx)
+	return space.Limit <= 0 || float64(space.Used) <= crowded*float64(space.Limit), err
 }
 
 // pass removes what is due now. A failure of the file store does not keep the
@@ -222,10 +233,7 @@ func (s *sweeper) purge(ctx context.Context) error {
 	if err := s.purgeKind(ctx, storage.LeftoverStopped, s.mark.At.Add(-s.keepPages), nil); err != nil {
 		return err
 	}
-	return s.purgeKind(ctx, storage.LeftoverStopped, s.mark.At.Add(-s.settle), func() (bool, error) {
-		now, err := s.streams.PurgeMark(ctx)
-		return now.Full < crowded && s.room() == nil, err
-	})
+	return s.purgeKind(ctx, storage.LeftoverStopped, s.mark.At.Add(-s.settle), func() (bool, error) { return s.roomy(ctx) })
 }
 
 // purgeKind purges what ended before a time, oldest first, until nothing is left

@@ -277,13 +277,13 @@ func TestSweeperMakesRoom(t *testing.T) {
 	}
 	s := in.sweeper()
 	s.keepPages = time.Hour
-	mark, err := streams.PurgeMark(t.Context())
+	roomy, err := s.roomy(t.Context())
 	require.NoError(t, err)
-	require.Greater(t, mark.Full, crowded)
+	require.False(t, roomy)
 	passes(t, s, 2)
-	mark, err = streams.PurgeMark(t.Context())
+	roomy, err = s.roomy(t.Context())
 	require.NoError(t, err)
-	require.Less(t, mark.Full, crowded)
+	require.True(t, roomy)
 	require.Equal(t, []int{1}, in.pages(t, testKey(0), begun[0].RequestedSeq), "what is under way stays")
 	require.Empty(t, in.pages(t, testKey(1), begun[1].RequestedSeq), "the oldest went")
 }
@@ -309,21 +309,47 @@ func TestSweeperRelievesTheDisk(t *testing.T) {
 	running := in.underway(t, testKey(2))
 	stopped := in.underway(t, testKey(3))
 	in.write(t, testKey(3), &events.ExportCancelled{})
+	in.caughtUpTo(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- s.run(ctx) }()
 	left := func(x events.Export) int { return len(in.pages(t, x.Key, x.RequestedSeq)) }
-	require.Positive(t, left(done))
+	require.NoError(t, s.relieve(t.Context()))
+	require.Positive(t, left(done), "there is room")
 	full.Store(true)
-	require.Eventually(t, func() bool { return left(done) == 0 }, 10*time.Second, 5*time.Millisecond)
+	require.Eventually(t, func() bool { return left(done) == 0 && left(stopped) == 0 }, 10*time.Second, 5*time.Millisecond)
 	require.Positive(t, left(running))
-	require.Positive(t, left(stopped), "it has not settled")
 	cancel()
 	require.NoError(t, <-ended)
-	s.settle = 0
+}
+
+// While the page stream is crowded, pages of completed exports go first, then those of
+// stopped ones, oldest first, until it no longer is.
+func TestSweeperRelievesThePageStream(t *testing.T) {
+	t.Parallel()
+	streams := eventstest.StreamsOn(t, eventstest.Server(t, ""), events.Config{MaxPagesBytes: 2 << 20})
+	in := startOn(t, streams, Config{})
+	noise := make([]byte, 250<<10)
+	var begun []events.Export
+	for n := range 7 {
+		x := in.write(t, testKey(n), requestOf("a"))
+		rand.New(rand.NewSource(int64(n))).Read(noise)
+		in.page(t, testKey(n), x.RequestedSeq, 1, noise)
+		switch {
+		case n == 6:
+			in.write(t, testKey(n), &events.ExportCrawled{Run: x.RequestedSeq, Pages: 1})
+			in.write(t, testKey(n), &events.ExportCompleted{Run: x.RequestedSeq, Pages: 1, Rows: 1, ExpiresAt: time.Now().Add(time.Hour)})
+		case n > 0:
+			in.write(t, testKey(n), &events.ExportCancelled{})
+		}
+		begun = append(begun, x)
+	}
+	in.caughtUpTo(t)
+	s := in.sweeper()
 	require.NoError(t, s.relieve(t.Context()))
-	require.Zero(t, left(stopped))
-	require.Positive(t, left(running))
+	for n, stays := range []bool{true, false, false, true, true, true, false} {
+		require.Equal(t, stays, len(in.pages(t, testKey(n), begun[n].RequestedSeq)) > 0, n)
+	}
 }
 
 func TestSweeperRunsUntilTheEnd(t *testing.T) {

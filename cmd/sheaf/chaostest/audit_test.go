@@ -26,6 +26,7 @@ import (
 	"sheaf/events"
 	"sheaf/storage"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/xuri/excelize/v2"
 	"golang.org/x/sync/errgroup"
@@ -195,7 +196,14 @@ func (w *world) readOnce(ctx context.Context, stream string, headersOnly bool) (
 	}
 	defer iter.Stop()
 	for {
-		m, err := iter.Next(jetstream.NextContext(ctx))
+		m, err := iter.Next(jetstream.NextMaxWait(5 * time.Second))
+		if errors.Is(err, nats.ErrTimeout) && ctx.Err() == nil { // the last ones may have been purged
+			info, err := st.Info(ctx)
+			if err != nil {
+				return nil, 0, err
+			}
+			return messages, info.State.Msgs, nil
+		}
 		if err != nil {
 			return nil, 0, err
 		}

@@ -76,8 +76,14 @@ func TestChaosDiskFull(t *testing.T) {
 		}
 	}
 	filler := filepath.Join(data, "filler")
+	disturbed := func() { // a page that finds no room is asked for again
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.disturbances = append(w.disturbances, time.Now())
+	}
 	free := func(next []*order) {
 		freed := time.Now()
+		disturbed()
 		require.NoError(t, os.Remove(filler))
 		accept(next)
 		t.Logf("everything was accepted %s after there was room", time.Since(freed).Round(time.Millisecond))
@@ -86,6 +92,7 @@ func TestChaosDiskFull(t *testing.T) {
 	// A disk that becomes fuller and fuller: the process never ends, and nothing
 	// is ever written to where there is no room for it.
 	accept(orders[:8])
+	disturbed()
 	fillTo(t, filler, data, 3<<20)
 	r := w.refusals(ctx, 2*time.Second, orders[8:16], func() {})
 	t.Logf("on an almost full disk: %s", r)
@@ -109,6 +116,7 @@ func TestChaosDiskFull(t *testing.T) {
 	p.mu.Lock()
 	p.mayEnd = true
 	p.mu.Unlock()
+	disturbed()
 	fill(t, filler)
 	r = w.refusals(ctx, 7*time.Second, orders[16:], func() { fill(t, filler) }) // what the process gives up is taken as well
 	// A process that ends here starts again after 200 ms and is ready soon after: about

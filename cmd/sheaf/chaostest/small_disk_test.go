@@ -106,7 +106,7 @@ func (d *smallDisk) submit(ctx context.Context, name string, pages, bytes, conn 
 // submitted begins an export and waits until it has ended.
 func (d *smallDisk) submitted(ctx context.Context, name string, pages, bytes, conn int, more string) detail {
 	d.submit(ctx, name, pages, bytes, conn, more)
-	return d.ended(ctx, name, 45*time.Second)
+	return d.ended(ctx, name, 90*time.Second)
 }
 
 // ended waits until an export has ended.
@@ -132,21 +132,21 @@ func (d *smallDisk) figures() string {
 // that the disk cannot hold fails, with the disk's figures, and others go on.
 func TestChaosPagesDoNotFillTheDisk(t *testing.T) {
 	d := newSmallDisk(t, 96)
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 	defer cancel()
 	d.p.start("")
 	for _, more := range []string{"", "/growing"} {
 		x := d.submitted(ctx, "giant"+strings.Trim(more, "/"), 40, 12<<20, 16, more)
 		require.Equal(t, events.StatusFailed, x.Status)
-		require.Contains(t, x.Reason, "the disk of the page stream has room for at most")
+		require.Contains(t, x.Reason, "there is no room for more: the disk of the data folder")
 	}
 	// Its pages fit, but not twice, as they are while they are written.
 	require.Equal(t, events.StatusSucceeded, d.submitted(ctx, "tight", 6, 12<<20, 16, "/growing").Status)
 	require.Zero(t, d.ends(), "the process never ended\n%s", d.p.tail(3000))
 }
 
-// A process starts on a disk without a byte, far enough to cancel an export and
-// to purge its pages, after which it goes on by itself.
+// A process that starts on a disk without a byte waits until there is room, and goes on
+// with the export that it had.
 func TestChaosStartsOnAFullDisk(t *testing.T) {
 	d := newSmallDisk(t, 96)
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
@@ -157,9 +157,15 @@ func TestChaosStartsOnAFullDisk(t *testing.T) {
 		return d.stuck.Load()
 	}), d.p.tail(3000))
 	d.p.shutdown(syscall.SIGKILL)
-	fill(t, filepath.Join(d.data, "filler"))
+	filler := filepath.Join(d.data, "filler")
+	fill(t, filler)
 	t.Log(d.figures())
 	d.p.start("")
+	require.True(t, eventually(ctx, time.Minute, 20*time.Millisecond, func() bool {
+		status, a, err := d.ask(ctx, http.MethodGet, d.ingresses[0]+"/readyz", nil)
+		return err == nil && status == http.StatusServiceUnavailable && strings.Contains(a.Msg, "the disk of the data folder")
+	}), d.p.tail(3000))
+	require.NoError(t, os.Remove(filler))
 	status, a, err := d.insist(ctx, http.MethodPost, "/v1/export/cancel", fmt.Appendf(nil, `{"key":%q}`, d.key("stuck")))
 	require.NoError(t, err)
 	require.Equal(t, http.StatusOK, status, a.Msg)
