@@ -105,6 +105,11 @@ func (s *Streams) publishExport(ctx context.Context, ev Event, last uint64) (uin
 	if most := s.nc.MaxPayload(); ev.Type() == TypeRequested && int64(msg.Size()) > most-min(most/8, growth) {
 		return 0, fmt.Errorf("publishing: %w", nats.ErrMaxPayload)
 	}
+	leave, err := s.logWriters.enter(ctx, ev.Tenant)
+	if err != nil {
+		return 0, err
+	}
+	defer leave()
 	return s.publishEvent(ctx, msg, last, ev.Tenant, ev.Key)
 }
 

@@ -140,6 +140,7 @@ type Streams struct {
 	commits  commits
 	claims   claims
 
+	logWriters   *writers      // to SHEAF_EVENTS
 	pageWriters  *writers      // to SHEAF_PAGES
 	oneQuestion  chan struct{} // holds the question that the log's leader is asked, see LastSequence
 	asking       sync.Mutex    // guards what follows
@@ -164,7 +165,7 @@ func Provision(ctx context.Context, nc *nats.Conn, cfg Config) (*Streams, error)
 		return nil, fmt.Errorf("jetstream: %w", err)
 	}
 	s := &Streams{cfg: cfg, nc: nc, js: js, keys: keys, batches: make(chan struct{}, maxBatchesInFlight), suspects: make(chan struct{}, 1), before: map[string]uint64{},
-		pageWriters: newWriters(cfg.Shared), oneQuestion: make(chan struct{}, 1)}
+		logWriters: newWriters(cfg.Shared, tenantEvents), pageWriters: newWriters(cfg.Shared, tenantWrites), oneQuestion: make(chan struct{}, 1)}
 	// A process that does not belong here must not change what it finds.
 	s.private, err = provisioned(ctx, nc, func(ctx context.Context) (jetstream.Stream, error) {
 		st, err := js.Stream(ctx, StreamPrivate)

@@ -7,11 +7,13 @@ import (
 )
 
 const (
-	// tenantWrites is how many messages of one tenant a process sends to a stream at once.
+	// tenantWrites is how many pages of one tenant a process sends to their stream at once.
 	// A single server writes one after another and syncs each, so more of them only make
 	// other tenants wait. In a cluster each waits for the others' acknowledgement, and
 	// more at once are faster.
-	tenantWrites       = 2
+	tenantWrites = 2
+	// tenantEvents is the same for events, which go together, see commits.
+	tenantEvents       = 8
 	tenantWritesShared = 64
 )
 
@@ -29,8 +31,7 @@ type tenantWriters struct {
 	users int
 }
 
-func newWriters(shared bool) *writers {
-	most := tenantWrites
+func newWriters(shared bool, most int) *writers {
 	if shared {
 		most = tenantWritesShared
 	}

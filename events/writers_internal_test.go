@@ -13,7 +13,7 @@ import (
 // those that have none.
 func TestWritersOfOneTenant(t *testing.T) {
 	t.Parallel()
-	w := newWriters(false)
+	w := newWriters(false, tenantWrites)
 	var leaves []func()
 	enter := func(tenant string) {
 		t.Helper()
