@@ -18,13 +18,15 @@ type Shares struct {
 	all    chan struct{} // holds the work of Run
 
 	mu      sync.Mutex
+	company company
 	running map[string]int       // by tenant
 	waiting map[string]*waiting  // by tenant, see Run
 	next    map[string]time.Time // by tenant, when the last one that was sent away is offered again
 }
 
 // NewShares gives each tenant at most that many slots, 0 for all, and does the work of Run
-// for all tenants in as many at once as all says. About offers of a tenant's
+// for all tenants in as many at once as all says; a tenant that is alone may have all of
+// these. About offers of a tenant's
 // waiting messages are offered again in a second: enough for a slot that becomes free to
 // be taken soon, and few enough to cost little.
 func NewShares(most, all, offers int) *Shares {
@@ -60,17 +62,28 @@ func (s *Shares) Enter(tenant string) (leave func(), err error) {
 func (s *Shares) leave(tenant string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.running[tenant]--
 	if w := s.waiting[tenant]; w != nil {
-		w.take(0) // its slot is this one
+		for most := s.mostOf(tenant); len(w.queue) > 0 && s.running[tenant] < most; {
+			s.running[tenant]++
+			w.take(0)
+		}
 		if len(w.queue) == 0 {
 			delete(s.waiting, tenant)
 		}
-		return
 	}
-	if s.running[tenant]--; s.running[tenant] == 0 {
+	if s.running[tenant] == 0 {
 		delete(s.running, tenant)
 		delete(s.next, tenant)
 	}
+}
+
+// mostOf is how many messages of a tenant may be worked on now.
+func (s *Shares) mostOf(tenant string) int {
+	if s.company.alone(tenant) {
+		return max(s.most, cap(s.all))
+	}
+	return s.most
 }
 
 // waiting are the messages of a tenant that wait in this process, in order.
@@ -105,7 +118,7 @@ const (
 func (s *Shares) Run(ctx context.Context, tenant string, bytes int, work func() error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.running[tenant] < s.most {
+	if s.running[tenant] < s.mostOf(tenant) {
 		s.running[tenant]++
 		s.mu.Unlock()
 		defer s.mu.Lock() // which the return unlocks

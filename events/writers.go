@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"time"
 )
 
 const (
@@ -13,9 +14,27 @@ const (
 	// more at once are faster.
 	tenantWrites = 2
 	// tenantEvents is the same for events, which go together, see commits.
-	tenantEvents       = 8
+	tenantEvents       = 4
 	tenantWritesShared = 64
 )
+
+// aloneAfter is how long no other tenant has come before one counts as alone.
+const aloneAfter = 10 * time.Second
+
+// company tells whether a tenant is alone: then what is kept free for others would be
+// free for nobody. The caller guards it.
+type company struct {
+	last  string    // who came last
+	mixed time.Time // when it was another than the one before
+}
+
+// alone notes that a tenant has come, and reports whether no other has for a while.
+func (c *company) alone(tenant string) bool {
+	if c.last != tenant {
+		c.last, c.mixed = tenant, time.Now()
+	}
+	return time.Since(c.mixed) > aloneAfter
+}
 
 // writers keeps the messages of one tenant from taking the whole queue of a stream. It is
 // safe for concurrent use.
@@ -24,6 +43,7 @@ type writers struct {
 
 	mu      sync.Mutex
 	tenants map[string]*tenantWriters // that write or wait
+	company company
 }
 
 type tenantWriters struct {
@@ -38,7 +58,7 @@ func newWriters(shared bool, most int) *writers {
 	return &writers{most: most, tenants: map[string]*tenantWriters{}}
 }
 
-// enter waits until a message of a tenant may be sent.
+// enter waits until a message of a tenant may be sent. One that is alone need not wait.
 func (w *writers) enter(ctx context.Context, tenant string) (leave func(), err error) {
 	w.mu.Lock()
 	of := w.tenants[tenant]
@@ -47,6 +67,7 @@ func (w *writers) enter(ctx context.Context, tenant string) (leave func(), err e
 		w.tenants[tenant] = of
 	}
 	of.users++
+	alone := w.company.alone(tenant)
 	w.mu.Unlock()
 	gone := func() {
 		w.mu.Lock()
@@ -54,6 +75,9 @@ func (w *writers) enter(ctx context.Context, tenant string) (leave func(), err e
 		if of.users--; of.users == 0 {
 			delete(w.tenants, tenant)
 		}
+	}
+	if alone {
+		return gone, nil
 	}
 	select {
 	case of.slots <- struct{}{}:

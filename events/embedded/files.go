@@ -6,8 +6,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-
-	"sheaf/events/failpoint"
 )
 
 // ReplaceFile writes a small file of this machine, such as one of keys, whole or
@@ -33,15 +31,12 @@ func ReplaceFile(name string, data []byte) error {
 		return err
 	}
 	_, err = tmp.Write(data)
-	failpoint.Hit("replace.sync.before")
 	if err = errors.Join(err, tmp.Sync(), tmp.Close()); err != nil {
 		return err
 	}
-	failpoint.Hit("replace.rename.before")
 	if err := os.Rename(tmp.Name(), name); err != nil {
 		return err
 	}
-	failpoint.Hit("replace.rename.after")
 	return SyncFolder(filepath.Dir(name))
 }
 

@@ -44,7 +44,4 @@ var Names = []string{
 
 	// cmd/sheaf: a start that mends what a stream has lost.
 	"losses.restored", "losses.reported", "losses.forgotten",
-
-	// events/embedded: the mark of an encrypted store, and checksums that are mended.
-	"replace.sync.before", "replace.rename.before", "replace.rename.after",
 }
