@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -28,6 +29,8 @@ type scratch struct {
 
 // newScratch makes a scratch folder in parent, and removes those that killed commands of this user left there.
 func newScratch(parent string) (*scratch, error) {
+	// A write to a pipe that nobody reads fails then, and does not end the process, which would leave the folder.
+	signal.Ignore(syscall.SIGPIPE)
 	sweepScratch(parent)
 	for range 100 {
 		path, err := os.MkdirTemp(parent, scratchPrefix+"*") // mode 0700

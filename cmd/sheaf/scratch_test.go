@@ -97,6 +97,23 @@ func TestSignalsLeaveNothingBehind(t *testing.T) {
 	}
 }
 
+// As in sheaf export … | head -1.
+func TestOutputThatNobodyReadsLeavesNothingBehind(t *testing.T) {
+	t.Parallel()
+	folder := t.TempDir()
+	url, _, release := holdingSource(t)
+	release()
+	cmd := command(t, folder, "export", url, "-o", "x.xlsx")
+	reader, writer, err := os.Pipe()
+	require.NoError(t, err)
+	cmd.Stdout, cmd.Stderr = writer, writer
+	require.NoError(t, reader.Close())
+	require.NoError(t, cmd.Start())
+	require.NoError(t, writer.Close())
+	require.GreaterOrEqual(t, exitStatus(t, cmd), 0, "no signal ends it")
+	require.Equal(t, []string{"x.xlsx"}, names(t, folder))
+}
+
 func TestIgnoredHangupStaysIgnored(t *testing.T) {
 	t.Parallel()
 	folder := t.TempDir()
