@@ -109,7 +109,7 @@ func (s *sweeper) forgetSome(ctx context.Context, tenant string, log events.LogS
 			err = s.clear(ctx, x)
 		}
 		if overtaken(err) {
-			n, err = i, nil // somebody uses it; the next look goes on
+			n = i // somebody uses it; the next look goes on
 			break
 		}
 		if err != nil {
