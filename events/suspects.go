@@ -29,9 +29,6 @@ func (s *Streams) SuspectPause(starts int) time.Duration {
 // from those that only ran beside it: these are counted at most as often as it
 // takes to suspect them, and get further while they are alone. It fails only
 // when ctx ends.
-//
-// Who waits for something else than its own work must leave: others may be what
-// it waits for.
 func (s *Streams) Alone(ctx context.Context, atMost time.Duration) (leave func(), err error) {
 	select {
 	case s.suspects <- struct{}{}:

@@ -32,10 +32,8 @@ type crawl struct {
 
 	counting sync.Mutex // guards what follows
 	starts   int        // how often it is recorded that the crawl began at mark, this time included; 0 while this time is not
-	atWork   int        // pieces of a suspect that the start is counted for
 
-	suspect context.Context // the process ended while it was at work before; ends when it gets further
-	acquit  func()          // ends suspect
+	acquit func() // lets the next suspect work: the crawl got further, or ended
 
 	fresh bool // nobody has begun the crawl before
 
@@ -66,8 +64,8 @@ var errDraining = errors.New("the process stops; the missing pages are left to a
 func (c *crawl) run(ctx context.Context) (*events.ExportCrawled, error) {
 	req := c.x.Request
 	c.sizes, c.progress = map[int]int64{}, make(chan struct{}, 1)
-	c.suspect, c.acquit = context.WithCancel(ctx)
-	defer c.acquit()
+	c.acquit = func() {}
+	defer func() { c.acquit() }()
 	if req.SourceType == events.SourceRaw {
 		return c.raw(ctx)
 	}
@@ -100,10 +98,7 @@ func (c *crawl) run(ctx context.Context) (*events.ExportCrawled, error) {
 	c.asker = asker{c.x.Tenant, c.x.Key, hostOf(&source.url)}
 	source.turn = c.turn
 	source.memory = c.memory
-	source.sleep = func(ctx context.Context, d time.Duration) error {
-		pieceOf(ctx).rest()
-		return c.letOthersGo(ctx, d)
-	}
+	source.sleep = c.letOthersGo
 	c.source = source
 
 	have, err := c.begin(ctx)
@@ -229,7 +224,6 @@ func (c *crawl) begin(ctx context.Context) ([]int, error) {
 	}
 	c.mark = markAt(c.into, len(have)+len(before))
 	if c.fresh && len(have)+len(before) == 0 { // nobody has begun, so no start is recorded
-		c.acquit()
 		return nil, nil
 	}
 	if len(have) > 0 {
@@ -248,17 +242,19 @@ func (c *crawl) begin(ctx context.Context) ([]int, error) {
 		return nil, &Failure{Code: events.CodeCrashedWorker,
 			Msg: fmt.Sprintf("crawling began %d times without getting past %d pages; the process ended each time", c.cfg.MaxStarts, len(have)+len(before))}
 	}
-	if starts < events.SuspectAfter {
-		c.acquit()
-	} else if err := c.letOthersGo(ctx, c.streams.SuspectPause(starts)); err != nil {
-		return nil, err
+	if starts >= events.SuspectAfter {
+		if err := c.letOthersGo(ctx, c.streams.SuspectPause(starts)); err != nil {
+			return nil, err
+		}
+		if c.acquit, err = c.streams.Alone(ctx, aloneFor); err != nil {
+			c.acquit = func() {}
+			return nil, err
+		}
 	}
 	if !slices.Contains(before, 1) {
 		return have, nil
 	}
 
-	ctx, work := c.piece(ctx)
-	defer work.rest()
 	anew, done, err := c.ask(ctx, 1)
 	if err != nil {
 		return nil, err
@@ -301,10 +297,7 @@ func (c *crawl) restore(ctx context.Context, have []int) error {
 	ctx, stop := c.untilDrain(ctx)
 	defer stop()
 	if c.mark != "" { // of a source: reading what is there is work as well
-		var work *piece
-		ctx, work = c.piece(ctx)
-		defer work.rest()
-		if err := c.begins(ctx); err != nil {
+		if err := c.count(ctx); err != nil {
 			return err
 		}
 	}
@@ -467,8 +460,6 @@ func (c *crawl) fetch(ctx context.Context, n int) error {
 }
 
 func (c *crawl) fetchOnce(ctx context.Context, n int) error {
-	ctx, work := c.piece(ctx)
-	defer work.rest()
 	p, done, err := c.ask(ctx, n)
 	var failure *Failure
 	if errors.As(err, &failure) && failure.Code != "" {
@@ -607,9 +598,6 @@ func (c *crawl) failed(f *Failure) *events.ExportFailed {
 func (c *crawl) turn(ctx context.Context) (*place, error) {
 	ctx, stop := c.untilDrain(ctx)
 	defer stop()
-	if err := pieceOf(ctx).begin(ctx); err != nil {
-		return nil, err
-	}
 	turn, err := c.turns.take(ctx, c.asker)
 	if err != nil {
 		return nil, err
@@ -621,9 +609,8 @@ func (c *crawl) turn(ctx context.Context) (*place, error) {
 	return turn, nil
 }
 
-// aloneFor is how long a piece of a suspect's work keeps other suspects waiting
-// at most. A source may take longer to answer, but most answers that end a
-// process have done so by then.
+// aloneFor is how long a suspect keeps the others waiting at most, if it gets no further.
+// A source may take longer to answer, but most answers that end a process have done so by then.
 const aloneFor = 5 * time.Second
 
 // letOthersGo waits, at most until the drain.
@@ -633,98 +620,16 @@ func (c *crawl) letOthersGo(ctx context.Context, d time.Duration) error {
 	return sleep(ctx, d)
 }
 
-// piece is one piece of a crawl's work, such as fetching a page. While the crawl
-// is a suspect, a piece waits until it is the only one of all suspects, and the
-// start counts only as long as one is at work: of all suspects, a crash then
-// counts against the one that was. A piece rests while it waits for something
-// else than its own work.
-type piece struct {
-	crawl   *crawl
-	leave   func() // nil while it keeps nobody waiting
-	counted bool   // among atWork
-}
-
-type pieceKey struct{}
-
-// piece begins a piece of work, which belongs to one goroutine. Its rest must
-// be called at the end.
-func (c *crawl) piece(ctx context.Context) (context.Context, *piece) {
-	p := &piece{crawl: c}
-	return context.WithValue(ctx, pieceKey{}, p), p
-}
-
-func pieceOf(ctx context.Context) *piece {
-	p, _ := ctx.Value(pieceKey{}).(*piece)
-	return p
-}
-
-// begin waits until the piece may be worked on.
-func (p *piece) begin(ctx context.Context) error {
-	suspect := p.crawl.suspect
-	if suspect.Err() != nil || p.leave != nil {
-		return nil
-	}
-	waiting, stop := context.WithCancel(ctx)
-	defer stop()
-	defer context.AfterFunc(suspect, stop)()
-	leave, err := p.crawl.streams.Alone(waiting, aloneFor)
-	if err != nil {
-		return ctx.Err() // nil: the crawl got further meanwhile
-	}
-	p.leave = leave
-	return nil
-}
-
-// rest lets another suspect work, and takes the start of its own back.
-func (p *piece) rest() {
-	p.crawl.discount(p)
-	if p.leave != nil {
-		p.leave()
-		p.leave = nil
-	}
-}
-
-// begins begins the piece of ctx and counts the start.
-func (c *crawl) begins(ctx context.Context) error {
-	if err := pieceOf(ctx).begin(ctx); err != nil {
-		return err
-	}
-	return c.count(ctx)
-}
-
 // count records the start of the crawl, once, before its work begins. The first
 // start of all is not recorded, which spares small exports a write to the disk:
 // whoever finds no record although others may have begun takes it for one start.
 func (c *crawl) count(ctx context.Context) (err error) {
 	c.counting.Lock()
 	defer c.counting.Unlock()
-	if c.fresh {
-		return nil
+	if !c.fresh && c.starts == 0 {
+		c.starts, err = c.streams.CountStart(ctx, c.x.Tenant, c.x.Key, c.mark)
 	}
-	if c.starts == 0 {
-		if c.starts, err = c.streams.CountStart(ctx, c.x.Tenant, c.x.Key, c.mark); err != nil {
-			return err
-		}
-	}
-	if p := pieceOf(ctx); c.suspect.Err() == nil && !p.counted {
-		p.counted = true
-		c.atWork++
-	}
-	return nil
-}
-
-// discount takes the start of a suspect back when its last piece at work rests.
-// Once it got further nothing needs to be taken back: the mark has moved on.
-func (c *crawl) discount(p *piece) {
-	c.counting.Lock()
-	defer c.counting.Unlock()
-	if !p.counted {
-		return
-	}
-	p.counted = false
-	if c.atWork--; c.atWork == 0 && c.suspect.Err() == nil {
-		c.uncount()
-	}
+	return err
 }
 
 // stillMine is asked when a page was there already. If another crawler has begun

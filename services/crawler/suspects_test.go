@@ -1,7 +1,6 @@
 package crawler
 
 import (
-	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -13,7 +12,6 @@ import (
 
 	"sheaf/events"
 	"sheaf/events/eventstest"
-	"sheaf/events/rows"
 
 	"github.com/stretchr/testify/require"
 )
@@ -90,56 +88,6 @@ func TestSuspectsGoOneAtATime(t *testing.T) {
 	require.False(t, crawled(hanging))
 	close(unhang)
 	require.Eventually(t, func() bool { return crawled(hanging) }, 20*time.Second, 5*time.Millisecond)
-}
-
-// A suspect that waits, here in its backoff after it read its page back, is not
-// counted: what ends the process then is something else.
-func TestASuspectIsCountedOnlyWhileItIsAtWork(t *testing.T) {
-	t.Parallel()
-	server := eventstest.Server(t, "")
-	s := eventstest.StreamsOn(t, server, events.Config{})
-	key := fmt.Sprintf("%032x", 7)
-	var mark string
-	starts := func() int {
-		n, err := s.Starts(t.Context(), "default", key, mark)
-		require.NoError(t, err)
-		return n
-	}
-	during := make(chan int, 1)
-	source := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		select {
-		case during <- starts():
-		default:
-		}
-		w.Header().Set("Retry-After", "60")
-		http.Error(w, "later", http.StatusServiceUnavailable)
-	}))
-	t.Cleanup(source.Close)
-	x, err := s.Append(t.Context(), events.Export{Tenant: "default", Key: key}, "", func(*events.Export) (events.Payload, error) {
-		return &events.ExportRequested{CreatedAt: time.Now().UTC(), Request: events.Request{
-			ExtType: "XLSX", SourceType: events.SourceHTTP,
-			HTTP: &events.HTTPRequest{URL: source.URL, Method: http.MethodGet, Limit: 1, Conn: 1, Param: json.RawMessage(`{}`)},
-		}}, nil
-	})
-	require.NoError(t, err)
-	body := fmt.Appendf(nil, `{"errcode":0,"data":{"data":[{"id":"ID"},{"id":"1"}],"pagetag":{"page":1,"limit":1,"total":2,"total_page":2}}}`)
-	r, err := rows.ScanResponse(body, rows.Limits{})
-	require.NoError(t, err)
-	p, failure := newLedger(1, 10, 10, 1<<40).admit(1, r)
-	require.Nil(t, failure)
-	p.Tenant, p.Key, p.Run, p.SHA256 = "default", key, x.RequestedSeq, sha256.Sum256(p.Rows)
-	stored, err := s.PublishPage(t.Context(), p)
-	require.NoError(t, err)
-	require.True(t, stored)
-	mark = fmt.Sprintf("%d:1", x.RequestedSeq)
-	for range events.SuspectAfter {
-		_, err := s.CountStart(t.Context(), "default", key, mark)
-		require.NoError(t, err)
-	}
-	start(t, eventstest.StreamsOn(t, server, events.Config{}), source.Client(), Config{}) // begun before this process
-
-	require.Equal(t, events.SuspectAfter+1, <-during, "while the source is asked")
-	require.Eventually(t, func() bool { return starts() == events.SuspectAfter }, 20*time.Second, 5*time.Millisecond, "while it waits")
 }
 
 // A suspect lets others go first, the longer the more often it began: a process that is
