@@ -15,7 +15,7 @@ import (
 
 // These are the parts of "go run ./cmd/bench" one by one and smaller, for work
 // on one of them: go test -run '^$' -bench Stages ./cmd/bench. The sheet
-// writer's stand in services/assembler, the scanner's in events/rows.
+// writer's stand in services/assembler/encode/xlsx, the scanner's in events/rows.
 
 // openBench builds the programs and starts the source.
 func openBench(b *testing.B) *bench {

@@ -15,7 +15,7 @@ import (
 
 // The source makes its rows as it is asked for them, from their number alone:
 // it keeps nothing and leaves the two cores to what is measured. Its rows are
-// those of services/assembler's benchmarks in kind: integers, decimals,
+// those of the sheet writer's benchmarks in kind: integers, decimals,
 // booleans, short and long strings, Chinese text, nulls and dates.
 
 const sourceHeader = `{"id":"编号","sn":"订单号","name":"姓名","amount":"金额","paid":"已付款","city":"城市","created_at":"下单时间","note":"备注"}`

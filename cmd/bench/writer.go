@@ -19,7 +19,7 @@ import (
 
 	"github.com/xuri/excelize/v2"
 
-	"sheaf/services/assembler"
+	"sheaf/services/assembler/encode/xlsx"
 )
 
 // columns are the keys of sourceHeader in their order.
@@ -27,7 +27,7 @@ var columns = []string{"id", "sn", "name", "amount", "paid", "city", "created_at
 
 // The ways to write a sheet that are compared.
 const (
-	waySheaf  = "sheaf"         // pages to workbook: assembler.WriteWorkbook
+	waySheaf  = "sheaf"         // pages to workbook: xlsx.WriteWorkbook
 	wayPages  = "stream-pages"  // the same with encoding/json and excelize's StreamWriter
 	wayValues = "stream-values" // StreamWriter alone: the rows are Go values when the clock starts
 )
@@ -143,13 +143,13 @@ type pageFile struct {
 	n int
 }
 
-func (p *pageFile) next(context.Context) (assembler.Page, error) {
+func (p *pageFile) next(context.Context) (xlsx.Page, error) {
 	var head [8]byte
 	if _, err := io.ReadFull(p.r, head[:]); err != nil {
-		return assembler.Page{}, err // io.EOF at the end
+		return xlsx.Page{}, err // io.EOF at the end
 	}
 	p.n++
-	page := assembler.Page{
+	page := xlsx.Page{
 		Number: p.n, SkipFirst: p.n > 1, RowCount: int(binary.LittleEndian.Uint32(head[4:])),
 		Rows: make([]byte, binary.LittleEndian.Uint32(head[:])),
 	}
@@ -200,7 +200,7 @@ func write(ctx context.Context, args []string, report io.Writer) error {
 	begin := time.Now()
 	switch *way {
 	case waySheaf:
-		_, err = assembler.WriteWorkbook(ctx, f, assembler.Spec{}, source.next)
+		_, err = xlsx.WriteWorkbook(ctx, f, xlsx.Spec{}, source.next)
 	case wayPages:
 		err = streamWrite(f, func() ([][]any, error) { return decodePage(ctx, source) })
 	case wayValues:

@@ -1,7 +1,7 @@
 // Package assembler binds the pages of an export into a workbook.
 //
 // It takes ExportCrawled events, reads the pages of the run by subject and in
-// order, writes them through the parallel sheet writer (see WriteWorkbook) and
+// order, writes them through the parallel sheet writer (see xlsx.WriteWorkbook) and
 // proves the result against the log before it appends ExportCompleted.
 //
 // What it promises:
@@ -30,6 +30,7 @@ import (
 	"time"
 
 	"sheaf/events"
+	"sheaf/services/assembler/encode/xlsx"
 	"sheaf/storage"
 )
 
@@ -288,27 +289,27 @@ func (s *Service) assemble(ctx context.Context, x *events.Export, crawled uint64
 		created = time.Unix(req.Timestamp, 0).UTC()
 	}
 	told := time.Now()
-	res, err := WriteWorkbook(ctx, draft.File(), Spec{
+	res, err := xlsx.WriteWorkbook(ctx, draft.File(), xlsx.Spec{
 		Title: req.Title, Creator: req.UserID, Created: created,
 		EntryName: entry, Parallel: parallel,
-	}, func(ctx context.Context) (Page, error) {
+	}, func(ctx context.Context) (xlsx.Page, error) {
 		p, err := pages.Next(ctx)
 		if err != nil {
-			return Page{}, err
+			return xlsx.Page{}, err
 		}
 		// What a page adds to the file is never more than its rows.
 		if err := s.cfg.Room(int64(len(p.Rows))); err != nil {
-			return Page{}, fmt.Errorf("%w: %w", errNoRoom, err)
+			return xlsx.Page{}, fmt.Errorf("%w: %w", errNoRoom, err)
 		}
 		if err := check.add(p); err != nil {
-			return Page{}, err
+			return xlsx.Page{}, err
 		}
 		keys.add(p)
 		if time.Since(told) > 250*time.Millisecond {
 			told = time.Now()
 			s.streams.TellProgress(x.Tenant, x.Key, events.Progress{Phase: events.PhaseAssembling, PagesDone: p.Number, PagesTotal: x.Pages, Rows: check.rows})
 		}
-		return Page{Number: p.Number, Rows: p.Rows, RowCount: p.RowCount, SkipFirst: p.Number > 1 && p.HeaderRow, Release: p.Release}, nil
+		return xlsx.Page{Number: p.Number, Rows: p.Rows, RowCount: p.RowCount, SkipFirst: p.Number > 1 && p.HeaderRow, Release: p.Release}, nil
 	})
 	if err != nil {
 		return nil, s.explain(ctx, err)
@@ -350,16 +351,16 @@ func (s *Service) explain(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return err
 	}
-	var columns *TooManyColumnsError
-	var malformed *RowsError
+	var columns *xlsx.TooManyColumnsError
+	var malformed *xlsx.RowsError
 	switch {
 	case errors.Is(err, events.ErrPageMissing), errors.Is(err, events.ErrPageDamaged):
 		return &failure{code: events.CodeStore, reason: err.Error() + "; a retry crawls from the beginning"}
 	case errors.As(err, &columns):
 		return &failure{code: events.CodeLimitColumns, reason: err.Error()}
-	case errors.Is(err, ErrSheetTooLarge):
+	case errors.Is(err, xlsx.ErrSheetTooLarge):
 		return &failure{code: events.CodeLimitBytes, reason: err.Error()}
-	case errors.Is(err, ErrNoHeader), errors.Is(err, ErrNoPages), errors.Is(err, ErrPageOrder), errors.As(err, &malformed):
+	case errors.Is(err, xlsx.ErrNoHeader), errors.Is(err, xlsx.ErrNoPages), errors.Is(err, xlsx.ErrPageOrder), errors.As(err, &malformed):
 		return &failure{code: events.CodeSourceIncomplete, reason: err.Error()}
 	}
 	return fmt.Errorf("writing the workbook: %w", err)

@@ -16,6 +16,7 @@ import (
 
 	"sheaf/events"
 	"sheaf/events/eventstest"
+	"sheaf/services/assembler/encode/xlsx"
 	"sheaf/storage"
 
 	"github.com/nats-io/nats.go"
@@ -358,6 +359,6 @@ func TestWarningsOfTheWorkbookAreKept(t *testing.T) {
 	require.NoError(t, st.service(Config{}).handle(t.Context(), st.delivery(x)))
 	got := st.read()
 	require.Equal(t, events.StateCompleted, got.State, "%+v", got.Failure)
-	require.Equal(t, []events.Warning{{Code: WarnNumberAsText,
+	require.Equal(t, []events.Warning{{Code: xlsx.WarnNumberAsText,
 		Message: `1 numbers in column "编号" are text, because a number cell would lose digits; the first is Sheet1!A2.`}}, got.Warnings)
 }

@@ -1,5 +1,5 @@
 //go:build race
 
-package assembler
+package xlsx
 
 const raceDetector = true

@@ -1,4 +1,7 @@
-package assembler
+// Package xlsx writes workbooks: pages of JSON rows in, a zip with an .xlsx out, encoded and
+// deflated in parallel. The same pages give the same bytes, however they were cut and on
+// whatever machine. Memory does not grow with the rows. See WriteWorkbook.
+package xlsx
 
 import (
 	"context"
