@@ -244,7 +244,6 @@ func settle(ctx context.Context, msg jetstream.Msg, d Delivery, consumer string,
 	if err != nil {
 		log.Warn("acknowledgement not sent", "error", err)
 	}
-	failpoint.Hit("ack.after")
 }
 
 // handBack has a message delivered again at once. A plain negative

@@ -78,6 +78,13 @@ const (
 	// storedOverhead is what the file store adds to the subject, headers and
 	// body of a message.
 	storedOverhead = 34
+	// partSize is how much of a page one message carries where the server's
+	// max_payload lets it; its default is 1 MiB. Few pages are larger, and that
+	// matters: a page of several messages is an atomic batch, for which the server
+	// writes and syncs a store of its own (measured: a million rows in pages of
+	// 220 KB took 2.3 to 7.5 s to crawl in parts of 64 KiB, 0.8 to 2.5 s whole).
+	// Pages are read by direct gets, which large messages do not slow.
+	partSize = 1 << 20
 	// maxParts is the server's limit on messages in one atomic batch.
 	maxParts = 1000
 	// maxBatchesInFlight stays below the server's 50 for one stream, leaving
@@ -214,11 +221,9 @@ func (s *Streams) publishParts(ctx context.Context, tenant string, msgs []*nats.
 		failpoint.Hit("page.after")
 		return nil
 	}
-	failpoint.Hit("batch.before")
 	if _, err := jetstreamext.PublishMsgBatch(ctx, s.js, msgs); err != nil {
 		return batchError(err)
 	}
-	failpoint.Hit("batch.after")
 	return nil
 }
 

@@ -32,11 +32,9 @@ func (s *Streams) SaveHeaders(ctx context.Context, tenant, key string, header Se
 	if err != nil {
 		return err
 	}
-	failpoint.Hit("headers.before")
 	if err := s.publishPrivate(ctx, privateSubject("headers", tenant, key), sealed); err != nil {
 		return err
 	}
-	failpoint.Hit("headers.after")
 	return nil
 }
 
@@ -110,7 +108,6 @@ func (s *Streams) CountStart(ctx context.Context, tenant, key, mark string) (int
 	if err != nil {
 		return 0, fmt.Errorf("counting starts: %w", err)
 	}
-	failpoint.Hit("starts.before")
 	if err := s.publishPrivate(ctx, privateSubject("starts", tenant, key), data); err != nil {
 		return 0, err
 	}
@@ -214,13 +211,11 @@ func (s *Streams) checkFingerprint(ctx context.Context) error {
 func (s *Streams) ScheduleCallback(ctx context.Context, tenant, key string, at time.Time) error {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.PublishTimeout)
 	defer cancel()
-	failpoint.Hit("schedule.before")
 	_, err := s.js.Publish(ctx, subjectTimer+"callback."+tenant+"."+key, nil,
 		jetstream.WithScheduleAt(at), jetstream.WithScheduleTarget(subjectDue+"callback."+tenant+"."+key))
 	if err != nil {
 		return publishError(err)
 	}
-	failpoint.Hit("schedule.after")
 	return nil
 }
 

@@ -119,7 +119,6 @@ func (s *Streams) purgeEvents(ctx context.Context, tenant, key string, opt jetst
 func (s *Streams) purgeUpTo(ctx context.Context, stream jetstream.Stream, subject string, last uint64) error {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.PublishTimeout)
 	defer cancel()
-	failpoint.Hit("purge.before")
 	if err := stream.Purge(ctx, jetstream.WithPurgeSubject(subject), jetstream.WithPurgeSequence(last+1)); err != nil {
 		return fmt.Errorf("%w: purging %s: %w", ErrUnavailable, subject, err)
 	}

@@ -66,7 +66,6 @@ func (s *Streams) publishResult(ctx context.Context, subject, tenant, key, id, c
 	if correlation != "" {
 		h[headerCorrelationID] = []string{correlation}
 	}
-	failpoint.Hit("publish-callback.before")
 	if _, err := s.js.PublishMsg(ctx, &nats.Msg{Subject: subject, Data: body, Header: h}); err != nil {
 		return publishError(err)
 	}

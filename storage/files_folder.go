@@ -200,11 +200,9 @@ func (s *folderFiles) Commit(ctx context.Context, d *Draft, name string) error {
 }
 
 func (s *folderFiles) commit(ctx context.Context, d *Draft, name string) error {
-	failpoint.Hit("file.sync.before")
 	if err := d.file.Sync(); err != nil {
 		return err
 	}
-	failpoint.Hit("file.sync.after")
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -216,11 +214,9 @@ func (s *folderFiles) commit(ctx context.Context, d *Draft, name string) error {
 		return err
 	}
 	// Also for equal content: the Commit that placed it may have stopped here.
-	failpoint.Hit("file.folders.before")
 	if err := s.syncFolders(path.Dir(name)); err != nil {
 		return err
 	}
-	failpoint.Hit("file.folders.after")
 	return nil
 }
 
@@ -233,7 +229,6 @@ func (s *folderFiles) place(d *Draft, name string) error {
 		if made {
 			// A hard link, because rename would replace what another process has
 			// just placed under the name.
-			failpoint.Hit("file.link.before")
 			err = root.Link(d.name, name)
 			failpoint.Hit("file.link.after")
 			if err == nil || errors.Is(err, fs.ErrExist) {
@@ -403,7 +398,6 @@ func (s *folderFiles) Delete(ctx context.Context, name string) error {
 	if absent(err) || (err == nil && info.IsDir()) {
 		return nil
 	}
-	failpoint.Hit("file.delete.before")
 	if err := s.root().Remove(name); err != nil && !absent(err) {
 		return fmt.Errorf("delete %s: %w", name, err)
 	}

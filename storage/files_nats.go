@@ -192,12 +192,10 @@ func (s *natsFiles) upload(ctx context.Context, d *Draft, object string, size in
 		}
 		// The fence keeps a publish that is repeated after a lost ack from storing
 		// the chunk twice. One at a time: pipelined ones could be reordered by it.
-		failpoint.Hit("object.chunk.before")
 		ack, err := s.publish(ctx, s.chunkSubject(object), buf[:n], chunks.last(), "")
 		if err != nil {
 			return nil, err
 		}
-		failpoint.Hit("object.chunk.after")
 		chunks.add(ack.Sequence)
 		offset += int64(n)
 	}
@@ -235,7 +233,6 @@ func (s *natsFiles) publishMeta(ctx context.Context, info *jetstream.ObjectInfo,
 	if err != nil {
 		return err
 	}
-	failpoint.Hit("object.meta.before")
 	_, err = s.publish(ctx, s.metaSubject(info.Name), data, lastSequence, jetstream.MsgRollupSubject)
 	failpoint.Hit("object.meta.after")
 	var refused *jetstream.APIError
@@ -303,11 +300,9 @@ func (s *natsFiles) Delete(ctx context.Context, name string) error {
 
 // remove takes the name first: a crash in between leaves an orphan, not a ruin.
 func (s *natsFiles) remove(ctx context.Context, name, object string) error {
-	failpoint.Hit("object.delete.before")
 	if err := s.stream.Purge(ctx, jetstream.WithPurgeSubject(s.metaSubject(name))); err != nil {
 		return err
 	}
-	failpoint.Hit("object.delete.after")
 	return s.stream.Purge(ctx, jetstream.WithPurgeSubject(s.chunkSubject(object)))
 }
 

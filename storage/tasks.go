@@ -663,7 +663,6 @@ func (t *Tasks) view(fn func(*bbolt.Tx) error) error {
 }
 
 func (t *Tasks) update(fn func(*bbolt.Tx) error) error {
-	failpoint.Hit("tasks.commit.before")
 	err := t.guard(func() error { return t.db.Update(fn) })
 	failpoint.Hit("tasks.commit.after")
 	return err

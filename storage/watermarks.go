@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"sheaf/events"
-	"sheaf/events/failpoint"
 
 	"go.etcd.io/bbolt"
 )
@@ -76,11 +75,9 @@ func replaceFile(path string, data []byte) error {
 	if err = errors.Join(err, file.Sync(), file.Close()); err != nil {
 		return classify(err)
 	}
-	failpoint.Hit("watermarks.rename.before")
 	if err := os.Rename(path+".new", path); err != nil {
 		return classify(err)
 	}
-	failpoint.Hit("watermarks.rename.after")
 	folder, err := os.Open(filepath.Dir(path))
 	if err != nil {
 		return err

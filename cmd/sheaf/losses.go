@@ -255,7 +255,6 @@ func (s *system) mend(ctx context.Context, damage []events.Damage, known events.
 			return err
 		}
 	}
-	failpoint.Hit("losses.forgotten")
 	return s.streams.Redeliver(ctx)
 }
 

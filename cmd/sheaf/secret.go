@@ -15,7 +15,6 @@ import (
 
 	"sheaf/events"
 	"sheaf/events/embedded"
-	"sheaf/events/failpoint"
 )
 
 // keptKeyName is the file in the data folder that holds the key which Sheaf
@@ -201,13 +200,11 @@ func writeOnce(name string, data []byte) error {
 	if err = errors.Join(err, tmp.Close()); err != nil {
 		return err
 	}
-	failpoint.Hit("once.link.before")
 	if err := os.Link(tmp.Name(), name); err != nil {
 		if _, absent := os.Stat(name); absent != nil {
 			return err
 		}
 	}
-	failpoint.Hit("once.link.after")
 	dir, err := os.Open(filepath.Dir(name))
 	if err != nil {
 		return err

@@ -98,7 +98,6 @@ func (s *Service) post(ctx context.Context, x *events.Export, body []byte, o *ou
 		o.reason, o.final = err.Error(), true
 		return
 	}
-	failpoint.Hit("post-callback.before")
 	res, err := s.client.Do(req)
 	failpoint.Hit("post-callback.after")
 	if err != nil {

@@ -114,7 +114,7 @@ type plan struct {
 
 // busyFailpoints are met all the time. TestChaosFailpoints dies at the others.
 var busyFailpoints = slices.DeleteFunc(slices.Clone(failpoint.Names), func(name string) bool {
-	for _, rare := range []string{"headers.", "purge.", "publish-callback.", "file.delete.", "object.delete.", "once.", "replace.", "losses."} {
+	for _, rare := range []string{"purge.", "publish-callback.", "file.delete.", "losses."} {
 		if strings.HasPrefix(name, rare) {
 			return true
 		}

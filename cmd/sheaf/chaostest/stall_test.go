@@ -22,7 +22,7 @@ func TestChaosStalls(t *testing.T) {
 	}
 	t.Parallel()
 	seed := chaosSeed(t)
-	points := []string{"page.before:1", "page.before:3", "batch.before:1", "starts.before:1", "object.meta.before:1", "ack.before:2", "post-callback.before:1"}
+	points := []string{"page.before:1", "page.before:3", "starts.after:1", "object.meta.after:1", "ack.before:2", "post-callback.after:1"}
 	for n := 1; n <= 6; n++ { // events of several kinds
 		points = append(points, fmt.Sprintf("append.before:%d", n))
 	}
