@@ -211,7 +211,7 @@ func TestSubmitAndHistoryAgree(t *testing.T) {
 		_, _ = io.WriteString(w, `{"errcode":0,"data":{"data":[{"id":"ID"},{"id":1}],"pagetag":{"page":1,"limit":500,"total":1,"total_page":1}}}`)
 	}))
 	defer source.Close()
-	p := startServe(t, "--http", "127.0.0.1:0", "--data", t.TempDir(), "--log-level", "error")
+	p := startServe(t, "--http", "127.0.0.1:0", "--nats-listen", "none", "--data", t.TempDir(), "--log-level", "error")
 	server := p.http
 	t.Setenv("SHEAF_SERVER", server)
 	require.NoError(t, os.WriteFile("raw.json", []byte(` { "source_raw": "[{\"a\":\"A\"}]", "title": "no user", "ext_type": "XLSX", "timestamp": 1 } `), 0o600))
