@@ -58,7 +58,7 @@ type Config struct {
 	Shared          bool
 	Replicas        int           // of every stream; default 1
 	MaxPagesBytes   int64         // of SHEAF_PAGES; default 4 GiB
-	MaxEventsBytes  int64         // of SHEAF_EVENTS; default 2 GiB, some 500,000 exports, 100,000 with large requests
+	MaxEventsBytes  int64         // of SHEAF_EVENTS; default 2 GiB, some 700,000 exports, 100,000 with large requests
 	MaxSubmitBytes  int64         // of SHEAF_SUBMIT; default 1 GiB
 	KeepLog         time.Duration // how long an event is kept; longer than any export or callback takes; 0: for ever
 	MaxQueued       int64         // submissions of one subject in SHEAF_SUBMIT; default no limit

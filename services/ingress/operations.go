@@ -193,7 +193,10 @@ func (s *Service) submit(ctx context.Context, sourceType string, c call) (_ any,
 	})
 
 	known := events.Export{Tenant: c.tenant, Key: sub.key}
-	if len(sub.header) > 0 || len(sub.pages) > 0 {
+	// Plain subscribers also hear an event that the log then refuses, so a repetition
+	// looks before it publishes.
+	_, unknown := s.tasks.Get(sub.key)
+	if unknown == nil || len(sub.header) > 0 || len(sub.pages) > 0 {
 		if known, err = s.streams.Read(ctx, c.tenant, sub.key); err != nil {
 			return nil, err
 		}

@@ -561,3 +561,21 @@ func TestAnswersGoToInboxesAlone(t *testing.T) {
 		require.Equal(t, "sheaf.api.default.history", m.Subject)
 	}
 }
+
+// A repetition publishes nothing, not even what the log would refuse: plain subscribers
+// would hear it.
+func TestARepetitionIsHeardByNobody(t *testing.T) {
+	t.Parallel()
+	in := start(t, eventstest.Server(t, ""), Config{})
+	heard, err := in.streams.Conn().SubscribeSync("sheaf.event.>")
+	require.NoError(t, err)
+	key := in.post(t, "/v1/export/http", specHTTP).key(t)
+	m, err := heard.NextMsg(10 * time.Second)
+	require.NoError(t, err)
+	require.Equal(t, events.EventSubject("default", events.TypeRequested, key), m.Subject)
+	in.caughtUpTo(t)
+	require.Equal(t, key, in.post(t, "/v1/export/http", specHTTP).key(t))
+	require.NoError(t, in.streams.Conn().Flush())
+	_, err = heard.NextMsg(10 * time.Millisecond)
+	require.ErrorIs(t, err, nats.ErrTimeout)
+}
