@@ -304,18 +304,22 @@ func statusName(status int) string {
 }
 
 // submit hands an export in and returns its key. sourceType is http or raw.
-func (c *client) submit(ctx context.Context, sourceType string, body []byte) (string, error) {
+func (c *client) submit(ctx context.Context, sourceType string, body []byte) (acceptedExport, error) {
+	var accepted acceptedExport
 	data, err := c.call(ctx, "/v1/export/"+sourceType, nil, body)
 	if err != nil {
-		return "", err
-	}
-	var accepted struct {
-		Key string `json:"hash_key"`
+		return accepted, err
 	}
 	if err := json.Unmarshal(data, &accepted); err != nil || accepted.Key == "" {
-		return "", errors.New("the server accepted the export but named no hash_key")
+		return accepted, errors.New("the server accepted the export but named no hash_key")
 	}
-	return accepted.Key, nil
+	return accepted, nil
+}
+
+// acceptedExport is the answer to a submission.
+type acceptedExport struct {
+	Key      string   `json:"hash_key"`
+	Warnings []string `json:"warnings,omitempty"` // what was odd about the request, such as unknown fields
 }
 
 // detail returns what is known of an export, parsed and as it came.

@@ -234,6 +234,23 @@ func TestSubmitSendsWhatItWasGiven(t *testing.T) {
 	require.Contains(t, errs, "not a JSON body")
 }
 
+// What was odd about a request is told, whether or not its end is waited for.
+func TestSubmitTellsWarnings(t *testing.T) {
+	t.Parallel()
+	server := answers(t, map[string]any{"/v1/export/http": http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = fmt.Fprintf(w, `{"errcode":0,"msg":"","data":{"hash_key":%q,"warnings":["parm: not known, ignored"]},"request_id":""}`, testKey)
+	})})
+	const body = `{"source_http":{"url":"http://x","parm":{}}}`
+	code, out, errs := sheaf(t, t.Context(), body, "submit", "-", "--server", server.URL)
+	require.Zero(t, code, errs)
+	require.Equal(t, testKey+"\n", out)
+	require.Equal(t, "warning: parm: not known, ignored\n", errs)
+	code, out, errs = sheaf(t, t.Context(), body, "submit", "-", "--json", "--server", server.URL)
+	require.Zero(t, code, errs)
+	require.JSONEq(t, `{"hash_key":"`+testKey+`","warnings":["parm: not known, ignored"]}`, out)
+	require.Empty(t, errs)
+}
+
 func TestWatchTellsHowItEnded(t *testing.T) {
 	t.Parallel()
 	var asked atomic.Int64

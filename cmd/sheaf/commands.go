@@ -95,19 +95,22 @@ func (c *submitCmd) Run(ctx context.Context, std stdio, line *kong.Context) erro
 		return err
 	}
 	defer client.close()
-	key, err := client.submit(ctx, sourceType, body)
+	accepted, err := client.submit(ctx, sourceType, body)
 	if err != nil {
 		return err
 	}
+	if !c.Wait && c.JSON {
+		return printJSON(std.out, accepted)
+	}
+	for _, warning := range accepted.Warnings {
+		fmt.Fprintln(std.err, "warning:", warning)
+	}
 	if !c.Wait {
-		if c.JSON {
-			return printJSON(std.out, map[string]string{"hash_key": key})
-		}
-		fmt.Fprintln(std.out, key)
+		fmt.Fprintln(std.out, accepted.Key)
 		return nil
 	}
-	fmt.Fprintln(std.err, "export", key)
-	return watch(ctx, std, client, key, c.JSON)
+	fmt.Fprintln(std.err, "export", accepted.Key)
+	return watch(ctx, std, client, accepted.Key, c.JSON)
 }
 
 func (c *submitCmd) body(stdin io.Reader) (body []byte, sourceType string, err error) {

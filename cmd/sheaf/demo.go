@@ -102,10 +102,11 @@ func (c *demoCmd) export(ctx context.Context, std stdio, client *client, work *s
 		return err
 	}
 	begin := time.Now()
-	key, err := client.submit(ctx, "http", body)
+	accepted, err := client.submit(ctx, "http", body)
 	if err != nil {
 		return err
 	}
+	key := accepted.Key
 	fmt.Fprintf(std.out, "export    %s\n", key)
 	d, err := client.wait(ctx, key, newProgress(std.err))
 	if err != nil {

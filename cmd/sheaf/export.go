@@ -94,10 +94,11 @@ func needsServer(line *kong.Context) error {
 
 func (c *exportCmd) export(ctx context.Context, std stdio, client *client, work *scratch, body []byte) error {
 	begin := time.Now()
-	key, err := client.submit(ctx, "http", body)
+	accepted, err := client.submit(ctx, "http", body)
 	if err != nil {
 		return err
 	}
+	key := accepted.Key
 	d, err := client.wait(ctx, key, newProgress(std.err))
 	if ctx.Err() != nil {
 		if !errors.Is(context.Cause(ctx), errServerEnded) {
