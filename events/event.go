@@ -168,7 +168,7 @@ type ExportCompleted struct {
 	ExpiresAt time.Time `json:"expires_at"` // when the file is deleted
 }
 
-// Error codes of failed exports. They are stable; README.md explains each.
+// Error codes of failed exports. They are stable; services/REFERENCE.md explains each.
 const (
 	CodeSourceHTTP        = "SOURCE_HTTP"        // the source answered with an HTTP status that is not 200
 	CodeSourceErrcode     = "SOURCE_ERRCODE"     // the source answered errcode != 0

@@ -6,7 +6,7 @@
 //	go run ./cmd/bench                  # all parts, some ten minutes
 //	go run ./cmd/bench -quick           # everything small, for a look
 //	go run ./cmd/bench -only export,small
-//	go run ./cmd/bench -readme          # and replace the section in README.md
+//	go run ./cmd/bench -results         # and replace the section in RESULTS.md
 //
 // It must run in the project's folder, and builds what it measures: sheaf, and
 // baseline, the program that one would write by hand (cmd/bench/baseline).
@@ -158,7 +158,7 @@ func command(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	only := flags.String("only", strings.Join(names, ","), "`parts` to run")
 	small := flags.Bool("quick", false, "run everything small, in less than two minutes: the figures are for nobody")
-	readme := flags.Bool("readme", false, "replace the section in README.md; needs all parts")
+	results := flags.Bool("results", false, "replace the section in cmd/bench/RESULTS.md; needs all parts")
 	note := flags.String("note", "", "`sentence` to put above the figures")
 	dir := flags.String("dir", os.TempDir(), "`folder` on the file system to measure on")
 	if err := flags.Parse(args); err != nil {
@@ -173,19 +173,19 @@ func command(ctx context.Context, args []string) error {
 			return fmt.Errorf("-only %s: the parts are %s", name, strings.Join(names, ", "))
 		}
 	}
-	if *readme && len(chosen) < len(parts) {
-		return errors.New("-readme needs all parts: the figures belong to one machine and one hour")
+	if *results && len(chosen) < len(parts) {
+		return errors.New("-results needs all parts: the figures belong to one machine and one hour")
 	}
 	b := &bench{sizes: full}
 	if *small {
 		b.sizes = quick
 	}
-	return b.report(ctx, *dir, chosen, *readme, *note)
+	return b.report(ctx, *dir, chosen, *results, *note)
 }
 
 // report measures the chosen parts, shows each on stderr as it is done, and
 // prints them together.
-func (b *bench) report(ctx context.Context, dir string, chosen []string, readme bool, note string) (err error) {
+func (b *bench) report(ctx context.Context, dir string, chosen []string, results bool, note string) (err error) {
 	m, err := describe(dir)
 	if err != nil {
 		return err
@@ -206,7 +206,7 @@ func (b *bench) report(ctx context.Context, dir string, chosen []string, readme 
 			return fmt.Errorf("%s: %w", p.name, err)
 		}
 		progress("%s: %s", p.title, time.Since(begin).Round(time.Second))
-		section = fmt.Sprintf("\n### %s\n\n%s", p.title, section)
+		section = fmt.Sprintf("\n## %s\n\n%s", p.title, section)
 		fmt.Fprint(watcher, section)
 		sections.WriteString(section)
 	}
@@ -216,8 +216,8 @@ func (b *bench) report(ctx context.Context, dir string, chosen []string, readme 
 	}
 	text += targetTable(b.targets) + sections.String()
 	fmt.Print("\n" + text)
-	if readme {
-		return replaceSection("README.md", text)
+	if results {
+		return replaceSection("cmd/bench/RESULTS.md", text)
 	}
 	return nil
 }

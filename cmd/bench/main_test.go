@@ -304,7 +304,7 @@ func TestWithSection(t *testing.T) {
 		_, err := withSection(bad, "new\n")
 		require.Error(t, err, bad)
 	}
-	readme, err := os.ReadFile("../../README.md")
+	readme, err := os.ReadFile("RESULTS.md")
 	require.NoError(t, err)
 	_, err = withSection(string(readme), "new\n")
 	require.NoError(t, err)
@@ -312,5 +312,5 @@ func TestWithSection(t *testing.T) {
 
 func TestReportRefuses(t *testing.T) {
 	require.ErrorContains(t, command(t.Context(), []string{"-only", "export,nothing"}), "nothing")
-	require.ErrorContains(t, command(t.Context(), []string{"-only", "export", "-readme"}), "needs all parts")
+	require.ErrorContains(t, command(t.Context(), []string{"-only", "export", "-results"}), "needs all parts")
 }

@@ -9,7 +9,7 @@ import (
 )
 
 const (
-	sectionBegin = "<!-- begin: task bench -- -readme -->\n"
+	sectionBegin = "<!-- begin: task bench -- -results -->\n"
 	sectionEnd   = "<!-- end: task bench -->\n"
 )
 
