@@ -42,7 +42,13 @@ func (c *serveCmd) Run(ctx context.Context, std stdio) (err error) {
 	if allowed, err := c.allowed(); err == nil && len(c.AllowCIDR) > 0 && len(allowed) > 0 {
 		slog.Warn("whoever may submit exports reaches what answers at these private addresses", "allow_cidr", allowed)
 	}
-	err = serve(ctx, c.Config, func(s *system) { s.announce(std.out) })
+	err = serve(ctx, c.Config, func(s *system) {
+		s.announce(std.out)
+		slog.Info("started", "http", s.httpURL(), "nats", s.natsURL(), "data", s.cfg.Data, "files", s.cfg.Files, "roles", s.cfg.Roles)
+	})
+	if err == nil {
+		slog.Info("stopped")
+	}
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		return nil // stopped before it had started
 	}

@@ -553,3 +553,12 @@ func TestServerVersion(t *testing.T) {
 		require.Equal(t, want, atLeast(version, 2, 14, 0), version)
 	}
 }
+
+// The log of a server says where it serves, and that it has ended.
+func TestServeLogsItsStartAndEnd(t *testing.T) {
+	t.Parallel()
+	p := startServe(t, "--http", "127.0.0.1:0", "--nats-listen", "none", "--data", t.TempDir(), "--log-format", "json")
+	require.Eventually(t, func() bool { return strings.Contains(p.err.String(), `"msg":"started","http":"`+p.http+`"`) }, 10*time.Second, 5*time.Millisecond)
+	p.drain(t)
+	require.Eventually(t, func() bool { return strings.Contains(p.err.String(), `"msg":"stopped"`) }, 10*time.Second, 5*time.Millisecond)
+}
