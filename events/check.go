@@ -100,7 +100,7 @@ func messageAt(ctx context.Context, st jetstream.Stream, seq uint64) (subject, s
 }
 
 // Check holds the streams against marks and returns what contradicts them. A
-// stream without a mark is only held against itself: no consumer may be beyond
+// stream without a mark is only checked against itself: no consumer may be beyond
 // its stream's end. Gaps are normal: keys are purged. It changes nothing.
 //
 // It is called after Provision and before this process writes anything: later a

@@ -18,8 +18,8 @@ const (
 	// server takes 1,000 messages.
 	mostCommitted      = 64
 	mostCommittedBytes = 4 << 20
-	// mostOfOne is how many of them may be one tenant's: whoever comes beside a flood waits
-	// for the write in flight alone.
+	// mostOfOne is how many of them may be one tenant's. Another tenant's event then waits
+	// for one write at most, whatever the first one floods.
 	mostOfOne = mostCommitted / 2
 )
 

@@ -117,7 +117,7 @@ type Submission struct {
 
 // ExportRequested begins an export, or begins it again after it failed, was
 // cancelled or expired. On the wire it has no fields of its own: all that it says
-// stands in the export.
+// is in the export.
 type ExportRequested struct {
 	ExportID   uint64      `json:"-"` // sequence of the key's first requested event; 0 in that one itself
 	CreatedAt  time.Time   `json:"-"` // of the first one

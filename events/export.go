@@ -144,7 +144,7 @@ const (
 	maxOutcome   = 256 // every event holds all of them
 )
 
-// moment returns an event as it stands in a timeline.
+// moment returns the timeline entry of an event.
 func moment(ev Event) Moment {
 	m := Moment{Type: ev.Type(), Time: ev.Time, EventID: ev.ID}
 	switch p := ev.Payload.(type) {

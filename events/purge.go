@@ -37,7 +37,7 @@ func (s *Streams) PurgeMark(ctx context.Context) (PurgeMark, error) {
 // PurgeEnded removes what an ended export needs no longer, up to a mark: the
 // pages of all its runs, its sealed source headers and its start count. It asks the
 // leader of the log first, and removes nothing, with ErrNotAllowed, if the export is
-// under way or was begun anew since x was read. A repetition finds nothing to remove.
+// under way or has begun again since x was read. A repetition finds nothing to remove.
 //
 // The leader's word and the removal are two steps. An export that begins between
 // them loses what it means to use of an earlier run; what it writes itself lies
@@ -96,7 +96,7 @@ func (s *Streams) KeepLast(ctx context.Context, tenant, key string) error {
 	return s.purgeEvents(ctx, tenant, key, jetstream.WithPurgeKeep(1))
 }
 
-// Forget removes an export from the log, unless it has begun anew since x was read.
+// Forget removes an export from the log, unless it has begun again since x was read.
 func (s *Streams) Forget(ctx context.Context, x Export) error {
 	return s.purgeEvents(ctx, x.Tenant, x.Key, jetstream.WithPurgeSequence(x.LastSeq+1))
 }

@@ -21,8 +21,8 @@ const (
 // aloneAfter is how long no other tenant has come before one counts as alone.
 const aloneAfter = 10 * time.Second
 
-// company tells whether a tenant is alone: then what is kept free for others would be
-// free for nobody. The caller guards it.
+// company tells whether a tenant is alone: then nothing need be kept free for others.
+// The caller guards it.
 type company struct {
 	last  string    // who came last
 	mixed time.Time // when it was another than the one before

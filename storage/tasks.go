@@ -284,7 +284,7 @@ func (t *Tasks) Forget(list []events.Export) error {
 		for i := range list {
 			x, err := load(tx.Bucket(bucketExports), list[i].Key)
 			if errors.Is(err, ErrUnknownKey) || err == nil && x.LastSeq != list[i].LastSeq {
-				continue // it was begun anew
+				continue // it has begun again
 			}
 			if err != nil {
 				return err
@@ -417,7 +417,7 @@ func (t *Tasks) Overdue(before time.Time, limit int) ([]events.Export, error) {
 	})
 }
 
-// isSettled marks exports of which nothing is left to do.
+// isSettled marks exports with nothing left to do.
 const isSettled = "settled"
 
 // roundOf is the line of an export in the order in which exports began. The expiry of its
@@ -496,7 +496,7 @@ func (t *Tasks) Ended(kind Leftover, before time.Time, limit int) ([]events.Expo
 	})
 }
 
-// Cleared takes exports off what Ended returns, until they change anew. It is a
+// Cleared takes exports off what Ended returns, until they change. It is a
 // note of this projection and no fact: a rebuilt one lists them once more, and
 // clearing twice does no harm.
 func (t *Tasks) Cleared(kind Leftover, list []events.Export) error {
@@ -514,7 +514,7 @@ func (t *Tasks) Cleared(kind Leftover, list []events.Export) error {
 }
 
 // IsCleared reports whether the pages of an ended export were reported with Cleared
-// since it ended. One of which the projection knows nothing was.
+// since it ended. One that the projection does not know counts as cleared.
 func (t *Tasks) IsCleared(x *events.Export) (cleared bool, err error) {
 	err = t.view(func(tx *bbolt.Tx) error {
 		cleared = tx.Bucket(bucketLeftovers).Get([]byte(leftoverKey(leftoverPages(x), x))) == nil

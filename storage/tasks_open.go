@@ -57,7 +57,7 @@ func OpenTasks(path string) (*Tasks, error) {
 	return openTasks(path)
 }
 
-// Torn reports whether the file was not closed and the machine was started anew since: what
+// Torn reports whether the file was not closed and the machine was restarted since: what
 // was written last may be on the disk in part. It has passed the check of its structure, so
 // it can still be asked; then Reset has it made again from the log.
 func (t *Tasks) Torn() bool { return t.torn }

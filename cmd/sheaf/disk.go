@@ -16,7 +16,7 @@ import (
 )
 
 // disk decides what there is room for on the disk of --data: the one place. A write error
-// of JetStream stays until a restart and is silent to whoever waits for an acknowledgement
+// of JetStream stays until a restart and leaves callers waiting for an acknowledgement
 // (measured), so the disk must never be full.
 //
 // New exports and pages leave a reserve free. It is what the server needs to purge (it

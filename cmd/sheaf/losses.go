@@ -86,7 +86,7 @@ func (s *system) checkStreams(ctx context.Context) error {
 }
 
 // missing says what of the log cannot be read although it looks whole, "" for nothing: the
-// newest events of exports that the projection knows, each of which tells everything of its
+// newest events of exports that the projection knows; each tells everything about its
 // export; without a projection, the event that was acknowledged last.
 func (s *system) missing(ctx context.Context, was events.Mark, applied uint64) (what string, err error) {
 	log, err := s.streams.LogState(ctx)

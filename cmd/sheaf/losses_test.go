@@ -153,7 +153,7 @@ func TestLossesAreMendedOrShown(t *testing.T) {
 			path := block(t, data, events.StreamEvents)
 			content, err := os.ReadFile(path)
 			require.NoError(t, err)
-			content[len(content)-200] ^= 4 // of the newest event: nobody misses one that was followed
+			content[len(content)-200] ^= 4 // of the newest event: an older one is not missed
 			require.NoError(t, os.WriteFile(path, content, 0o600))
 		}, "", false},
 		"truncated block": {func(t *testing.T, data string) { cutInHalf(t, block(t, data, events.StreamEvents)) }, "", false},

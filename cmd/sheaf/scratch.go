@@ -29,7 +29,7 @@ type scratch struct {
 
 // newScratch makes a scratch folder in parent, and removes those that killed commands of this user left there.
 func newScratch(parent string) (*scratch, error) {
-	// A write to a pipe that nobody reads fails then, and does not end the process, which would leave the folder.
+	// A write to a pipe without a reader fails then, and does not end the process, which would leave the folder.
 	signal.Ignore(syscall.SIGPIPE)
 	sweepScratch(parent)
 	for range 100 {

@@ -221,7 +221,7 @@ func (s *system) take(ctx context.Context) error {
 		return err
 	}
 	if s.tasks != nil && s.tasks.Torn() {
-		slog.Info("the machine was started anew while tasks.db was open; it is made again from the log")
+		slog.Info("the machine was restarted while tasks.db was open; it is rebuilt from the log")
 		if err := s.tasks.Reset(); err != nil {
 			return err
 		}

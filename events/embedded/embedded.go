@@ -242,7 +242,7 @@ func (s *Server) listen(o Options) error {
 // boundPending lets connections that are made from now on leave less unread than Sheaf's
 // own. The server has one limit for all and reads it for each connection that it makes.
 // One of its inner ones, which has no use for the limit, may be made at this moment: the
-// word is written whole, and nobody from outside is let in yet.
+// word is written whole, and no caller from outside is let in yet.
 //
 //go:norace
 func boundPending(opts *server.Options) { opts.MaxPending = callerPending }

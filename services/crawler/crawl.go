@@ -217,7 +217,7 @@ func (c *crawl) begin(ctx context.Context) ([]int, error) {
 		}
 	}
 	if len(c.x.Timeline) > 1 && len(have) == 0 && !slices.Contains(before, 1) {
-		// There were earlier rounds, and nobody will read what they have left.
+		// There were earlier rounds; what they left is not read again.
 		if err := c.streams.PurgeEarlierRuns(ctx, c.x.Tenant, c.x.Key, c.into); err != nil {
 			return nil, err
 		}

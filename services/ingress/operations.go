@@ -331,7 +331,7 @@ func began(by *events.Submission, sub events.Submission) bool {
 	return handled(by, sub) && by.Sequence == sub.Sequence
 }
 
-// requestAgain is the event with which a call begins an ended export anew.
+// requestAgain is the event with which a call begins an ended export again.
 func requestAgain(x *events.Export, c call) *events.ExportRequested {
 	r := &events.ExportRequested{ExportID: x.ID, CreatedAt: x.CreatedAt, Request: x.Request, Submission: x.Submission, RequestID: c.roundID()}
 	if x.Request.SourceType == events.SourceHTTP {

@@ -39,7 +39,7 @@ func (s *sweeper) purgeEvents(ctx context.Context) error {
 }
 
 // forget makes tenants that have more than they may forget what began first, of the
-// exports of which nothing is left to do.
+// exports that are settled.
 func (s *sweeper) forget(ctx context.Context) error {
 	if s.mark.At.IsZero() {
 		return nil
@@ -109,7 +109,7 @@ func (s *sweeper) forgetSome(ctx context.Context, tenant string, log events.LogS
 			err = s.clear(ctx, x)
 		}
 		if overtaken(err) {
-			n = i // somebody uses it; the next look goes on
+			n = i // it is in use; the next look continues
 			break
 		}
 		if err != nil {
@@ -120,13 +120,13 @@ func (s *sweeper) forgetSome(ctx context.Context, tenant string, log events.LogS
 	if err := s.tasks.WaitApplied(ctx, last); err != nil {
 		return 0, err
 	}
-	// The newest event of the log stays until there is another: whoever reads the log to
-	// its end would wait for it in vain.
+	// The newest event of the log stays until there is another: a reader of the log would
+	// wait for its end in vain.
 	if log, err = s.streams.LogState(ctx); err != nil {
 		return 0, err
 	}
 	list = slices.DeleteFunc(list[:n], func(x events.Export) bool { return x.LastSeq >= log.Last })
-	// The projection first: what it knows and the log does not is taken for lost at a start.
+	// The projection first: a start takes what it knows and the log does not for a loss.
 	if err := s.tasks.Forget(list); err != nil {
 		return 0, err
 	}
