@@ -295,3 +295,19 @@ func TestInterruptedExportIsCancelled(t *testing.T) {
 	require.JSONEq(t, `{"key":"`+testKey+`"}`, <-cancelled)
 	onlyFiles(t)
 }
+
+func TestCallbackLine(t *testing.T) {
+	t.Parallel()
+	for want, c := range map[string]struct {
+		state            string
+		attempts, status int
+	}{
+		"pending": {"pending", 0, 0},
+		"pending after 1 attempt, last status 500":    {"pending", 1, 500},
+		"pending after 2 attempts, no answer":         {"pending", 2, 0},
+		"delivered after 1 attempt":                   {"delivered", 1, 0},
+		"delivered after 3 attempts, last status 204": {"delivered", 3, 204},
+	} {
+		require.Equal(t, want, callbackLine(c.state, c.attempts, c.status))
+	}
+}

@@ -434,9 +434,29 @@ func printDetail(out io.Writer, d exportDetail) {
 		line("warning", x.Code+": "+oneLine(x.Message))
 	}
 	if d.Callback != nil && d.Callback.State != "" {
-		line("callback", fmt.Sprintf("%s after %d attempts, last status %d", d.Callback.State, d.Callback.Attempts, d.Callback.LastStatus))
+		line("callback", callbackLine(d.Callback.State, d.Callback.Attempts, d.Callback.LastStatus))
 	}
 	_ = w.Flush()
+}
+
+// callbackLine says how far a callback has come, such as "pending after 2 attempts, last status 500".
+func callbackLine(state string, attempts, status int) string {
+	line := state
+	switch attempts {
+	case 0:
+		return line
+	case 1:
+		line += " after 1 attempt"
+	default:
+		line += fmt.Sprintf(" after %d attempts", attempts)
+	}
+	switch {
+	case status > 0:
+		line += fmt.Sprintf(", last status %d", status)
+	case state != events.CallbackDone: // a callback on NATS has no status
+		line += ", no answer"
+	}
+	return line
 }
 
 // oneLine keeps the text of a caller or a source from moving the cursor of a
