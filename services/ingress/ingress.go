@@ -166,7 +166,7 @@ const (
 	// and NATS together, and maxCalls those of all. Further ones wait.
 	maxTenantCalls = 32
 	maxCalls       = 128
-	// maxReads bounds the calls that read much, of which a tenant has one at a time: the
+	// maxReads bounds the calls that read much; a tenant has one at a time: the
 	// history, and files that are checked. They take milliseconds of a processor each.
 	maxReads = 8
 	// maxTenantAnswers bounds the bytes of one tenant's answers above lightBody that are

@@ -115,8 +115,8 @@ func (s *Service) reportDuplicate(ctx context.Context, c call, data any) error {
 	return s.streams.PublishDuplicate(ctx, c.tenant, c.correlation, a.duplicate)
 }
 
-// maxHandBacks bounds the submissions of which it is known how often they were handed
-// back. Of those that another process took nothing is heard.
+// maxHandBacks bounds the submissions whose number of waits is remembered. When another
+// process takes one, this one does not hear of it.
 const maxHandBacks = 100_000
 
 // countHandBack notes that a submission waits for its tenant's share of the slots.
@@ -129,7 +129,7 @@ func (s *Service) countHandBack(sequence uint64) {
 	s.handedBack[sequence]++
 }
 
-// handBacks returns how often a submission waited for that. It counts anew from here.
+// handBacks returns how often a submission waited for that. It starts from 0 in each process.
 func (s *Service) handBacks(sequence uint64) uint64 {
 	s.waitingMu.Lock()
 	defer s.waitingMu.Unlock()

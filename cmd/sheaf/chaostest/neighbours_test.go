@@ -40,7 +40,7 @@ const (
 	// and Sheaf share the processors, so one pause of the machine is more than that. On two
 	// idle cores no attack comes to 200 ms; without the bounds some take 4 to 20 s.
 	maxSlowdown   = 3
-	slowdownFloor = 600 * time.Millisecond
+	slowdownFloor = 300 * time.Millisecond
 	// maxResident is what the process may have in memory at any time, in bytes.
 	maxResident = 256 << 20
 	// overRate is the messages a second of a flood, well above the 2,000 that a tenant may
@@ -80,7 +80,7 @@ var attacks = []attack{
 				c.hold()
 			})
 		}
-		a.start(func() { // exports with large events, each of which is delivered 1,024 times
+		a.start(func() { // exports with large events; each is delivered 1,024 times
 			for n := 0; a.pace(10); n++ {
 				a.post("/v1/export/http", fmt.Sprintf(`{"timestamp":%d,"ext_type":"XLSX","title":"large","user_id":"7","source_http":{"url":%q,"param":{"limit":100,"pad":%q}}}`,
 					n, a.source, strings.Repeat("x", 100<<10)))

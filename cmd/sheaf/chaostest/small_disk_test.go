@@ -145,7 +145,7 @@ func TestChaosPagesDoNotFillTheDisk(t *testing.T) {
 	require.Zero(t, d.ends(), "the process never ended\n%s", d.p.tail(3000))
 }
 
-// A process that starts on a disk without a byte waits until there is room, and goes on
+// A process that starts on a disk without a byte waits until there is room, and then starts
 // with the export that it had.
 func TestChaosStartsOnAFullDisk(t *testing.T) {
 	d := newSmallDisk(t, 96)
