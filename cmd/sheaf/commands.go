@@ -461,9 +461,12 @@ func callbackLine(state string, attempts, status int) string {
 
 // oneLine keeps the text of a caller or a source from moving the cursor of a
 // terminal, or turning its writing around.
-func oneLine(s string) string {
+func oneLine(s string) string { return strings.ReplaceAll(printable(s), "\n", " ") }
+
+// printable is like oneLine, and keeps line breaks.
+func printable(s string) string {
 	return strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) || unicode.Is(unicode.Bidi_Control, r) {
+		if r != '\n' && unicode.IsControl(r) || unicode.Is(unicode.Bidi_Control, r) {
 			return ' '
 		}
 		return r

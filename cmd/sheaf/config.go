@@ -21,6 +21,8 @@ import (
 
 	"github.com/alecthomas/kong"
 	"go.yaml.in/yaml/v3"
+
+	"sheaf/cmd/sheaf/filesource"
 )
 
 // Config is every setting of a Sheaf process. A setting is a flag, an
@@ -550,5 +552,6 @@ func usagef(format string, args ...any) error { return usageError{fmt.Errorf(for
 
 func isUsage(err error) bool {
 	var usage usageError
-	return errors.As(err, &usage)
+	var option filesource.OptionError
+	return errors.As(err, &usage) || errors.As(err, &option)
 }

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -13,9 +12,9 @@ import (
 	"strings"
 	"time"
 
-	"sheaf/services/ingress"
-
 	"github.com/alecthomas/kong"
+
+	"sheaf/cmd/sheaf/filesource"
 )
 
 type demoCmd struct {
@@ -58,7 +57,7 @@ func (c *demoCmd) Run(ctx context.Context, std stdio, line *kong.Context) (err e
 		return fmt.Errorf("--out: %w", err)
 	}
 	defer func() { err = errors.Join(err, work.close()) }()
-	source, stop, err := serveSource("127.0.0.1:0", demoSource(c.Rows))
+	source, stop, err := filesource.Serve("127.0.0.1:0", demoSource(c.Rows))
 	if err != nil {
 		return err
 	}
@@ -183,38 +182,4 @@ func appendDemoRow(b []byte, n int) []byte {
 		cents/100, cents%100, n%3 == 0,
 		demoFirstDay.AddDate(0, 0, n%365).Format(time.DateOnly),
 		note, 200_000+n%1000)
-}
-
-// serveSource serves a handler as a source until stop is called. Nobody has to authenticate, so it answers
-// under its own hosts alone, of which names are further ones: else any web site could have a browser read it.
-func serveSource(listen string, h http.Handler, names ...string) (url string, stop func(), err error) {
-	l, err := net.Listen("tcp", listen)
-	if err != nil {
-		return "", nil, fmt.Errorf("the source cannot listen (choose another --listen): %w", err)
-	}
-	own := ingress.OwnHosts(l.Addr(), names...)
-	guarded := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if !own(r.Host) {
-			w.Header().Set("Content-Type", "application/json; charset=utf-8")
-			w.WriteHeader(http.StatusMisdirectedRequest)
-			msg := fmt.Sprintf("this source is not %.64q; ask it by its address, or name it with --host", r.Host)
-			_ = json.NewEncoder(w).Encode(map[string]any{"errcode": http.StatusMisdirectedRequest, "msg": msg, "data": nil})
-			return
-		}
-		h.ServeHTTP(w, r)
-	})
-	server := &http.Server{Handler: guarded, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute}
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		_ = server.Serve(l) // it ends by stop alone
-	}()
-	return "http://" + l.Addr().String() + "/", func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
-		defer cancel()
-		if errors.Is(server.Shutdown(ctx), context.DeadlineExceeded) {
-			_ = server.Close()
-		}
-		<-ended
-	}, nil
 }

@@ -6,10 +6,14 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"sheaf/cmd/sheaf/filesource"
 )
 
 // Rows come in four ways: pages of a source, source_raw as an array and as a string, and a
@@ -66,7 +70,9 @@ func TestRowsGiveTheSameCellsInEachWayIn(t *testing.T) {
 			"string": `{"ext_type":"XLSX","source_raw":"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\x01", `\u0001`).Replace(array) + `"}`,
 		}
 		for name, content := range map[string]string{"a.ndjson": strings.Join(c.rows, "\n"), "a.json": "[" + strings.Join(c.rows, ",") + "]"} {
-			file, err := openSource(writeSource(t, name, content), sourceOptions{})
+			path := filepath.Join(t.TempDir(), name)
+			require.NoError(t, os.WriteFile(path, []byte(content), 0o600))
+			file, err := filesource.Open(path, filesource.Options{})
 			if err != nil {
 				require.Nil(t, c.want, "%s, %s: %v", c.name, name, err)
 				continue

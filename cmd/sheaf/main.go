@@ -88,7 +88,7 @@ func run(ctx context.Context, args []string, std stdio, setLog func(*slog.Logger
 		return code
 	}
 	if code != exitInterrupted {
-		fmt.Fprintf(std.err, "sheaf: %v\n", err)
+		fmt.Fprintf(std.err, "sheaf: %s\n", printable(err.Error()))
 	}
 	if code == exitUsage {
 		fmt.Fprintf(std.err, "see: %s --help\n", helpFor(command, err))

@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"github.com/alecthomas/kong"
+
+	"sheaf/cmd/sheaf/filesource"
 )
 
 type sourceCmd struct {
@@ -37,15 +39,15 @@ func (t *textColumns) Decode(ctx *kong.DecodeContext) error {
 }
 
 // options are those of the file.
-func (c *sourceCmd) options() (sourceOptions, error) {
-	opts := sourceOptions{MaxLimit: c.MaxLimit, Encoding: c.Encoding, AllText: c.Text.given && c.Text.value == ""}
+func (c *sourceCmd) options() (filesource.Options, error) {
+	opts := filesource.Options{MaxLimit: c.MaxLimit, Encoding: c.Encoding, AllText: c.Text.given && c.Text.value == ""}
 	if c.Text.value != "" {
 		opts.Text = strings.Split(c.Text.value, ",")
 	}
 	switch d := c.Delimiter; {
 	case d == "tab", d == `\t`:
 		opts.Delimiter = '\t'
-	case len(d) == 1 && isDelimiter(d[0]):
+	case len(d) == 1 && filesource.IsDelimiter(d[0]):
 		opts.Delimiter = d[0]
 	case d != "":
 		return opts, usagef("--delimiter %q: want one ASCII character that is no quote, or tab", d)
@@ -70,20 +72,20 @@ func (c *sourceCmd) Run(ctx context.Context, std stdio) error {
 	if err != nil {
 		return err
 	}
-	source, err := openSource(c.File, opts)
+	source, err := filesource.Open(c.File, opts)
 	if err != nil {
 		return err
 	}
 	defer source.Close()
-	url, stop, err := serveSource(c.Listen, source, c.hosts()...)
+	url, stop, err := filesource.Serve(c.Listen, source, c.hosts()...)
 	if err != nil {
 		return err
 	}
 	defer stop()
 	name := strings.TrimSuffix(filepath.Base(c.File), filepath.Ext(c.File))
 	fmt.Fprintf(std.out, "%s  %s rows, %d columns\n", url, thousands(int64(source.Rows())), len(source.Columns()))
-	if source.csv != nil {
-		fmt.Fprintf(std.out, "CSV in %s, %s\n", source.encoding, source.csv)
+	if how := source.Describe(); how != "" {
+		fmt.Fprintln(std.out, oneLine(how))
 	}
 	fmt.Fprintf(std.out, "export it with:  sheaf export '%s' -o '%s.xlsx'\nStop with Ctrl-C.\n", url, name)
 	<-ctx.Done()

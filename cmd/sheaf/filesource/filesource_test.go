@@ -1,4 +1,4 @@
-package main
+package filesource
 
 import (
 	"encoding/json"
@@ -48,9 +48,9 @@ func writeSource(t testing.TB, name, content string) string {
 	return path
 }
 
-func openTestSource(t testing.TB, name, content string) *fileSource {
+func openTestSource(t testing.TB, name, content string) *Source {
 	t.Helper()
-	s, err := openSource(writeSource(t, name, content), sourceOptions{})
+	s, err := Open(writeSource(t, name, content), Options{})
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = s.Close() })
 	return s
@@ -139,7 +139,7 @@ func TestSourceRefusesBadRequests(t *testing.T) {
 		{"POST", "/", `{"limit":{}}`, "limit: "},
 		{"POST", "/", `[1]`, "body: "},
 		{"POST", "/", `{"page":`, "body: "},
-		{"POST", "/", strings.Repeat(" ", maxSourceBody+1), "body: "},
+		{"POST", "/", strings.Repeat(" ", maxBody+1), "body: "},
 	} {
 		status, page := ask(t, s, c.method, c.target, c.body)
 		require.Equal(t, http.StatusBadRequest, status, "%s %s", c.target, c.body)
@@ -219,7 +219,7 @@ func TestSourceWithoutRows(t *testing.T) {
 func TestSourceRefusesBadFiles(t *testing.T) {
 	t.Parallel()
 	wide := strings.Builder{}
-	for i := range maxSourceColumns + 1 {
+	for i := range maxColumns + 1 {
 		fmt.Fprintf(&wide, ",c%d", i)
 	}
 	for _, c := range []struct{ name, file, content, msg string }{
@@ -254,31 +254,31 @@ func TestSourceRefusesBadFiles(t *testing.T) {
 		{"too deep", "a.json", "[{\"a\":" + strings.Repeat("[", 20_000), "row 1: "},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			_, err := openSource(writeSource(t, c.file, c.content), sourceOptions{})
+			_, err := Open(writeSource(t, c.file, c.content), Options{})
 			require.ErrorContains(t, err, c.msg)
 			require.ErrorContains(t, err, c.file)
 		})
 	}
-	_, err := openSource(t.TempDir(), sourceOptions{})
+	_, err := Open(t.TempDir(), Options{})
 	require.ErrorContains(t, err, "not a regular file")
-	_, err = openSource(filepath.Join(t.TempDir(), "absent.json"), sourceOptions{})
+	_, err = Open(filepath.Join(t.TempDir(), "absent.json"), Options{})
 	require.ErrorIs(t, err, os.ErrNotExist)
 }
 
 func TestSourceBoundsColumns(t *testing.T) {
 	t.Parallel()
 	var b strings.Builder
-	for i := range maxSourceColumns + 1 {
+	for i := range maxColumns + 1 {
 		fmt.Fprintf(&b, "{\"c%d\":1}\n", i)
 	}
-	_, err := openSource(writeSource(t, "a.ndjson", b.String()), sourceOptions{})
+	_, err := Open(writeSource(t, "a.ndjson", b.String()), Options{})
 	require.ErrorContains(t, err, "row 16385: more than 16384 columns")
 }
 
 func TestSourceRefusesAChangedFile(t *testing.T) {
 	t.Parallel()
 	path := writeSource(t, "a.json", `[{"a":1}]`)
-	s, err := openSource(path, sourceOptions{})
+	s, err := Open(path, Options{})
 	require.NoError(t, err)
 	defer func() { require.NoError(t, s.Close()) }()
 	require.NoError(t, os.Chtimes(path, time.Time{}, time.Now().Add(time.Hour)))
@@ -290,7 +290,7 @@ func TestSourceRefusesAChangedFile(t *testing.T) {
 func TestSourceCutOffIsNoticedByTheCaller(t *testing.T) {
 	t.Parallel()
 	path := writeSource(t, "a.json", `[{"a":1},{"a":2}]`)
-	s, err := openSource(path, sourceOptions{})
+	s, err := Open(path, Options{})
 	require.NoError(t, err)
 	defer func() { require.NoError(t, s.Close()) }()
 	require.NoError(t, os.Truncate(path, 5))
@@ -314,7 +314,7 @@ func TestSourcePagesAddUp(t *testing.T) {
 	for i := range 257 {
 		want = append(want, fmt.Sprintf(`{"i":%d,"s":%q}`, i, strings.Repeat("x", i)))
 	}
-	sources := []*fileSource{
+	sources := []*Source{
 		openTestSource(t, "a.json", "["+strings.Join(want, " ,\n")+"]"),
 		openTestSource(t, "a.ndjson", strings.Join(want, "\n")),
 		openTestSource(t, "a.csv", "i,s\n"+strings.NewReplacer(`{"i":`, "", `"s":`, "", "}", "").Replace(strings.Join(want, "\n"))),
@@ -332,7 +332,7 @@ func TestSourcePagesAddUp(t *testing.T) {
 	})
 }
 
-// What openSource accepts, it serves whole and as valid JSON.
+// What Open accepts, it serves whole and as valid JSON.
 func FuzzSource(f *testing.F) {
 	for _, content := range []string{
 		"", "[]", `[{"a":1},{"b":[2,{"c":null}]}]`, "{\"a\":1}\n{\"\\u0061\":2}", "\xef\xbb\xbf[{}]", `[{"a":`, `[1]`, "[{}]x",
@@ -350,7 +350,7 @@ func FuzzSource(f *testing.F) {
 			path += ".csv"
 		}
 		require.NoError(t, os.WriteFile(path, []byte(content), 0o600))
-		s, err := openSource(path, sourceOptions{})
+		s, err := Open(path, Options{})
 		if err != nil {
 			return
 		}
@@ -391,7 +391,7 @@ func BenchmarkOpenSource(b *testing.B) {
 	b.SetBytes(int64(content.Len()))
 	b.ReportAllocs()
 	for b.Loop() {
-		s, err := openSource(path, sourceOptions{})
+		s, err := Open(path, Options{})
 		require.NoError(b, err)
 		require.Equal(b, 171_000, s.Rows())
 		require.NoError(b, s.Close())

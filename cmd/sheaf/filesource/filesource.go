@@ -1,4 +1,5 @@
-package main
+// Package filesource serves a JSON, NDJSON or CSV file as a source of an export.
+package filesource
 
 import (
 	"bufio"
@@ -26,14 +27,14 @@ import (
 )
 
 const (
-	defaultSourceLimit = 50     // rows a page, when the request does not say
-	maxSourceLimit     = 10_000 // rows a page, at most
-	maxSourceColumns   = 16_384 // what a worksheet can hold (ECMA-376)
-	maxSourceBody      = 1 << 20
+	defaultLimit = 50     // rows a page, when the request does not say
+	maxLimit     = 10_000 // rows a page, at most
+	maxColumns   = 16_384 // what a worksheet can hold (ECMA-376)
+	maxBody      = 1 << 20
 )
 
-// sourceOptions sets how a fileSource reads and serves. The zero value is good.
-type sourceOptions struct {
+// Options sets how a Source reads and serves. The zero value is good.
+type Options struct {
 	MaxLimit  int          // rows a page at most; a larger limit is cut to it; 0 means 10,000
 	Encoding  string       // a name of the WHATWG Encoding Standard; "" means that it is found
 	Delimiter byte         // of a CSV file; 0 means that it is found
@@ -42,10 +43,10 @@ type sourceOptions struct {
 	Log       *slog.Logger // nil means slog.Default()
 }
 
-// fileSource serves a file of rows as a Source, in the standard page format.
+// Source serves a file of rows as a source, in the standard page format.
 //
 // The file is a JSON array of objects, a sequence of JSON objects (NDJSON), or
-// CSV with a header record. It is read through by openSource, which keeps
+// CSV with a header record. It is read through by Open, which keeps
 // 16 bytes a row; a page is read from the file when it is asked for. JSON rows are
 // sent byte for byte as they stand in the file, so that numbers keep every digit.
 // CSV values are numbers where kindOfCSV says so, and else strings.
@@ -59,7 +60,7 @@ type sourceOptions struct {
 // that is refused with status 500.
 //
 // It answers GET, HEAD and POST on every path, from several goroutines.
-type fileSource struct {
+type Source struct {
 	file     *os.File
 	opened   fs.FileInfo
 	data     *os.File // file, or a copy in UTF-8 that has no name
@@ -84,7 +85,7 @@ type rowSpan struct {
 	sent   uint32
 }
 
-// openSource reads the file through and refuses what it could not serve whole,
+// Open reads the file through and refuses what it could not serve whole,
 // with an error that names the row (from 1, without the header) or the line.
 //
 // The extensions .csv and .tsv mean CSV, and so does a delimiter in opts. Every other
@@ -97,14 +98,14 @@ type rowSpan struct {
 // the last columns; in one with more these are empty, or it is an error, for those
 // values have no name. An empty line is a row of a file of one column, and nothing in
 // others. See kindOfCSV for numbers.
-func openSource(path string, opts sourceOptions) (*fileSource, error) {
+func Open(path string, opts Options) (*Source, error) {
 	file, err := os.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("open source: %w", err)
 	}
-	s := &fileSource{file: file, maxLimit: opts.MaxLimit, log: opts.Log}
+	s := &Source{file: file, maxLimit: opts.MaxLimit, log: opts.Log}
 	if s.maxLimit <= 0 {
-		s.maxLimit = maxSourceLimit
+		s.maxLimit = maxLimit
 	}
 	if s.log == nil {
 		s.log = slog.Default()
@@ -116,14 +117,27 @@ func openSource(path string, opts sourceOptions) (*fileSource, error) {
 	return s, nil
 }
 
+// OptionError is an option that does not fit the file. It names the flag of sheaf source.
+type OptionError struct{ error }
+
+func optionf(format string, args ...any) error { return OptionError{fmt.Errorf(format, args...)} }
+
+// Describe says how a CSV file was read, "" for other files. Names of columns stand in it as they are.
+func (s *Source) Describe() string {
+	if s.csv == nil {
+		return ""
+	}
+	return "CSV in " + s.encoding + ", " + s.csv.String()
+}
+
 // Rows is the number of rows in the file, without a header.
-func (s *fileSource) Rows() int { return len(s.rows) }
+func (s *Source) Rows() int { return len(s.rows) }
 
 // Columns is the names of the columns in the order of the header row.
-func (s *fileSource) Columns() []string { return slices.Clone(s.columns) }
+func (s *Source) Columns() []string { return slices.Clone(s.columns) }
 
 // Close ends the source. Pages that are being sent are cut off.
-func (s *fileSource) Close() error {
+func (s *Source) Close() error {
 	if s.data == nil || s.data == s.file {
 		return s.file.Close()
 	}
@@ -132,7 +146,7 @@ func (s *fileSource) Close() error {
 	return err
 }
 
-func (s *fileSource) load(extension string, opts sourceOptions) error {
+func (s *Source) load(extension string, opts Options) error {
 	info, err := s.file.Stat()
 	if err != nil {
 		return err
@@ -151,7 +165,7 @@ func (s *fileSource) load(extension string, opts sourceOptions) error {
 		opts.Delimiter = '\t'
 	}
 	if !isCSV && (opts.AllText || len(opts.Text) > 0) {
-		return usagef("--text is for CSV; in JSON a number in quotes is text")
+		return optionf("--text is for CSV; in JSON a number in quotes is text")
 	}
 	if bytes.HasPrefix(head[:n], []byte("\x1f\x8b")) {
 		return errors.New("the file is compressed with gzip: unpack it first")
@@ -173,7 +187,7 @@ func (s *fileSource) load(extension string, opts sourceOptions) error {
 	return s.makeHeader()
 }
 
-func (s *fileSource) makeHeader() error {
+func (s *Source) makeHeader() error {
 	s.header = append(s.header, '{')
 	for i, name := range s.columns {
 		quoted, err := jsontext.AppendQuote(nil, name)
@@ -193,9 +207,9 @@ func (s *fileSource) makeHeader() error {
 
 // --- JSON ---
 
-func (s *fileSource) loadJSON(extension string) error {
+func (s *Source) loadJSON(extension string) error {
 	scan := &jsonScan{
-		fileSource: s,
+		Source: s,
 		// Of a name that comes twice the reader of the page takes the last, and half a surrogate
 		// pair becomes U+FFFD there, as in every page. Bytes that are not UTF-8 are refused below.
 		dec: jsontext.NewDecoder(io.NewSectionReader(s.data, s.start, s.end-s.start),
@@ -222,7 +236,7 @@ func (s *fileSource) loadJSON(extension string) error {
 }
 
 type jsonScan struct {
-	*fileSource
+	*Source
 	dec       *jsontext.Decoder
 	columns   map[string]bool
 	spellings map[string]bool // raw names that are known to be a column
@@ -332,13 +346,13 @@ func (s *jsonScan) column(spelling jsontext.Value) error {
 		return s.notText(spelling)
 	}
 	if name := string(rows.Unquote(nil, spelling)); !s.columns[name] {
-		if len(s.columns) == maxSourceColumns {
-			return fmt.Errorf("row %d: more than %d columns", len(s.rows)+1, maxSourceColumns)
+		if len(s.columns) == maxColumns {
+			return fmt.Errorf("row %d: more than %d columns", len(s.rows)+1, maxColumns)
 		}
 		s.columns[name] = true
-		s.fileSource.columns = append(s.fileSource.columns, name)
+		s.Source.columns = append(s.Source.columns, name)
 	}
-	if len(s.spellings) < 2*maxSourceColumns {
+	if len(s.spellings) < 2*maxColumns {
 		s.spellings[string(spelling)] = true
 	}
 	return nil
@@ -370,7 +384,7 @@ func describeKind(kind jsontext.Kind) string {
 	return "a boolean"
 }
 
-func (s *fileSource) copyJSON(w *bufio.Writer, rows []rowSpan) error {
+func (s *Source) copyJSON(w *bufio.Writer, rows []rowSpan) error {
 	r := bufio.NewReaderSize(s.section(rows), 64<<10)
 	at := rows[0].offset
 	for _, row := range rows {
@@ -386,25 +400,25 @@ func (s *fileSource) copyJSON(w *bufio.Writer, rows []rowSpan) error {
 	return nil
 }
 
-func (s *fileSource) section(rows []rowSpan) *io.SectionReader {
+func (s *Source) section(rows []rowSpan) *io.SectionReader {
 	last := rows[len(rows)-1]
 	return io.NewSectionReader(s.data, rows[0].offset, last.offset+int64(last.length)-rows[0].offset)
 }
 
 // --- HTTP ---
 
-// sourceError is what the caller did wrong, or the file.
-type sourceError struct {
+// requestError is what the caller did wrong, or the file.
+type requestError struct {
 	status int
 	msg    string
 }
 
-func (e *sourceError) Error() string { return e.msg }
+func (e *requestError) Error() string { return e.msg }
 
 // ServeHTTP answers with the page that page and limit ask for: in the query, or
 // in the JSON object of a POST, which goes before the query. Both may be numbers
 // or strings of digits. What is absent is 1 and 50.
-func (s *fileSource) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (s *Source) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/json; charset=utf-8")
 	page, limit, err := s.pageAndLimit(w, r)
 	if err == nil {
@@ -439,7 +453,7 @@ func (s *fileSource) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-func (s *fileSource) send(w io.Writer, head []byte, rows []rowSpan, tail []byte) error {
+func (s *Source) send(w io.Writer, head []byte, rows []rowSpan, tail []byte) error {
 	out := bufio.NewWriterSize(w, 64<<10)
 	_, _ = out.Write(head) // its error stays and comes back from Flush
 	if len(rows) > 0 {
@@ -451,8 +465,8 @@ func (s *fileSource) send(w io.Writer, head []byte, rows []rowSpan, tail []byte)
 	return out.Flush()
 }
 
-func (s *fileSource) refuse(w http.ResponseWriter, err error) {
-	refusal := &sourceError{status: http.StatusInternalServerError, msg: "the file cannot be read"}
+func (s *Source) refuse(w http.ResponseWriter, err error) {
+	refusal := &requestError{status: http.StatusInternalServerError, msg: "the file cannot be read"}
 	if !errors.As(err, &refusal) {
 		s.log.Error("page refused", "error", err)
 	}
@@ -466,19 +480,19 @@ func (s *fileSource) refuse(w http.ResponseWriter, err error) {
 	_, _ = w.Write(body)
 }
 
-func (s *fileSource) unchanged() error {
+func (s *Source) unchanged() error {
 	info, err := s.file.Stat()
 	if err != nil {
 		return err
 	}
 	if info.Size() != s.opened.Size() || !info.ModTime().Equal(s.opened.ModTime()) {
-		return &sourceError{http.StatusInternalServerError,
+		return &requestError{http.StatusInternalServerError,
 			"the file has changed since " + s.opened.ModTime().UTC().Format(time.RFC3339) + ": serve it anew"}
 	}
 	return nil
 }
 
-func (s *fileSource) pageAndLimit(w http.ResponseWriter, r *http.Request) (page, limit int64, err error) {
+func (s *Source) pageAndLimit(w http.ResponseWriter, r *http.Request) (page, limit int64, err error) {
 	var body map[string]json.RawMessage
 	switch r.Method {
 	case http.MethodGet, http.MethodHead:
@@ -488,7 +502,7 @@ func (s *fileSource) pageAndLimit(w http.ResponseWriter, r *http.Request) (page,
 		}
 	default:
 		w.Header().Set("Allow", "GET, HEAD, POST")
-		return 0, 0, &sourceError{http.StatusMethodNotAllowed, "method " + r.Method + ": want GET or POST"}
+		return 0, 0, &requestError{http.StatusMethodNotAllowed, "method " + r.Method + ": want GET or POST"}
 	}
 	query := r.URL.Query()
 	number := func(name string, absent int64) (int64, error) {
@@ -511,20 +525,20 @@ func (s *fileSource) pageAndLimit(w http.ResponseWriter, r *http.Request) (page,
 	if page, err = number("page", 1); err != nil {
 		return 0, 0, err
 	}
-	if limit, err = number("limit", defaultSourceLimit); err != nil {
+	if limit, err = number("limit", defaultLimit); err != nil {
 		return 0, 0, err
 	}
 	return page, min(limit, int64(s.maxLimit)), nil
 }
 
 func readParams(w http.ResponseWriter, r *http.Request) (map[string]json.RawMessage, error) {
-	text, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxSourceBody))
+	text, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 	if err != nil {
-		return nil, &sourceError{http.StatusBadRequest, "body: cannot be read, or is larger than 1 MiB"}
+		return nil, &requestError{http.StatusBadRequest, "body: cannot be read, or is larger than 1 MiB"}
 	}
 	var params map[string]json.RawMessage
 	if len(bytes.TrimSpace(text)) > 0 && json.Unmarshal(text, &params) != nil {
-		return nil, &sourceError{http.StatusBadRequest, "body: want a JSON object with page and limit"}
+		return nil, &requestError{http.StatusBadRequest, "body: want a JSON object with page and limit"}
 	}
 	return params, nil
 }
@@ -546,5 +560,5 @@ func parseNumber(name, text string) (int64, error) {
 }
 
 func badNumber(name, text string) error {
-	return &sourceError{http.StatusBadRequest, fmt.Sprintf("%s: want a whole number from 1 up, got %.40q", name, text)}
+	return &requestError{http.StatusBadRequest, fmt.Sprintf("%s: want a whole number from 1 up, got %.40q", name, text)}
 }

@@ -1,8 +1,7 @@
-package main
+package filesource
 
 import (
 	"bytes"
-	"context"
 	"encoding/csv"
 	"encoding/json"
 	"errors"
@@ -53,9 +52,9 @@ func TestNumbersInCSV(t *testing.T) {
 
 // csvRows opens a CSV file and returns the rows of its pages, which are the same
 // whether they are asked for together or one by one.
-func csvRows(t testing.TB, name, content string, opts sourceOptions) (*fileSource, []string) {
+func csvRows(t testing.TB, name, content string, opts Options) (*Source, []string) {
 	t.Helper()
-	s, err := openSource(writeSource(t, name, content), opts)
+	s, err := Open(writeSource(t, name, content), opts)
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = s.Close() })
 	_, page := ask(t, s, "GET", "/?limit=1000", "")
@@ -74,32 +73,32 @@ func TestCSVColumnsOfNumbers(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		claim, content string
-		opts           sourceOptions
+		opts           Options
 		rows           []string
 		dialect        string
 	}{
-		{"numbers beside texts", "a\n1\nNaN\n-2.50\n\"3\"\n\" 4\"\nn/a\n5.\n", sourceOptions{},
+		{"numbers beside texts", "a\n1\nNaN\n-2.50\n\"3\"\n\" 4\"\nn/a\n5.\n", Options{},
 			[]string{`{"a":1}`, `{"a":"NaN"}`, `{"a":-2.50}`, `{"a":3}`, `{"a":4}`, `{"a":"n/a"}`, `{"a":"5."}`}, `delimiter ","; numbers in: a`},
-		{"a leading zero after a number", "zip,n\n98765,1\n01234,2\n5,3\n", sourceOptions{},
+		{"a leading zero after a number", "zip,n\n98765,1\n01234,2\n5,3\n", Options{},
 			[]string{`{"zip":"98765","n":1}`, `{"zip":"01234","n":2}`, `{"zip":"5","n":3}`},
 			`delimiter ","; numbers in: n; text, because of values such as 007, +1, 1e5 or more than 15 digits: zip`},
-		{"a leading zero before a number", "zip\n01234\n98765\n", sourceOptions{},
+		{"a leading zero before a number", "zip\n01234\n98765\n", Options{},
 			[]string{`{"zip":"01234"}`, `{"zip":"98765"}`}, `delimiter ","; text, because of values such as 007, +1, 1e5 or more than 15 digits: zip`},
-		{"phones, ids, parts", "p,i,k\n13812345678,1,12\n+8613812345678,1234567890123456,12E45\n", sourceOptions{},
+		{"phones, ids, parts", "p,i,k\n13812345678,1,12\n+8613812345678,1234567890123456,12E45\n", Options{},
 			[]string{`{"p":"13812345678","i":"1","k":"12"}`, `{"p":"+8613812345678","i":"1234567890123456","k":"12E45"}`},
 			`delimiter ","; text, because of values such as 007, +1, 1e5 or more than 15 digits: p, i, k`},
-		{"white space stays in texts", "a\n 1 \n x \n", sourceOptions{}, []string{`{"a":1}`, `{"a":" x "}`}, `delimiter ","; numbers in: a`},
-		{"no number", "a\nx\n", sourceOptions{}, []string{`{"a":"x"}`}, `delimiter ","`},
-		{"--text", "a,b\n1,2\n", sourceOptions{AllText: true}, []string{`{"a":"1","b":"2"}`}, `delimiter ","`},
-		{"--text of columns", "a,b,b\n1, 2,3\n", sourceOptions{Text: []string{"b", "b_2"}}, []string{`{"a":1,"b":" 2","b_2":"3"}`}, `delimiter ","; numbers in: a`},
+		{"white space stays in texts", "a\n 1 \n x \n", Options{}, []string{`{"a":1}`, `{"a":" x "}`}, `delimiter ","; numbers in: a`},
+		{"no number", "a\nx\n", Options{}, []string{`{"a":"x"}`}, `delimiter ","`},
+		{"--text", "a,b\n1,2\n", Options{AllText: true}, []string{`{"a":"1","b":"2"}`}, `delimiter ","`},
+		{"--text of columns", "a,b,b\n1, 2,3\n", Options{Text: []string{"b", "b_2"}}, []string{`{"a":1,"b":" 2","b_2":"3"}`}, `delimiter ","; numbers in: a`},
 	} {
 		s, rows := csvRows(t, "a.csv", c.content, c.opts)
 		require.Equal(t, c.rows, rows, c.claim)
 		require.Equal(t, c.dialect, s.csv.String(), c.claim)
 	}
-	_, err := openSource(writeSource(t, "a.csv", "a,b\n1,2\n"), sourceOptions{Text: []string{"c"}})
+	_, err := Open(writeSource(t, "a.csv", "a,b\n1,2\n"), Options{Text: []string{"c"}})
 	require.ErrorContains(t, err, `--text: the file has no column "c"; it has a, b`)
-	_, err = openSource(writeSource(t, "a.json", `[{"a":1}]`), sourceOptions{AllText: true})
+	_, err = Open(writeSource(t, "a.json", `[{"a":1}]`), Options{AllText: true})
 	require.ErrorContains(t, err, "--text is for CSV")
 }
 
@@ -137,7 +136,7 @@ func TestCSVLines(t *testing.T) {
 		{"only empty fields", "a,b\n,\n,,\n", []string{`{"a":"","b":""}`, `{"a":"","b":""}`}},
 		{"a header without a line end", "a,b", []string{}},
 	} {
-		_, rows := csvRows(t, "a.csv", c.content, sourceOptions{})
+		_, rows := csvRows(t, "a.csv", c.content, Options{})
 		require.Equal(t, c.rows, rows, c.claim)
 	}
 }
@@ -179,7 +178,7 @@ func TestCSVDelimiters(t *testing.T) {
 		{"one column", "a.csv", "a\nx;y\nz|1\n", 0, ',', []string{"a"}, []string{`{"a":"x;y"}`, `{"a":"z|1"}`}},
 		{"one column, semicolons given", "a.csv", "a\n1,5\n2\n", ';', ';', []string{"a"}, []string{`{"a":"1,5"}`, `{"a":2}`}},
 	} {
-		s, rows := csvRows(t, c.file, c.content, sourceOptions{Delimiter: c.given})
+		s, rows := csvRows(t, c.file, c.content, Options{Delimiter: c.given})
 		require.Equal(t, string(c.delimiter), string(s.csv.delimiter), c.claim)
 		require.Equal(t, c.columns, s.Columns(), c.claim)
 		require.Equal(t, c.rows, rows, c.claim)
@@ -214,7 +213,7 @@ func TestSourceEncodings(t *testing.T) {
 		{"JSON in UTF-16", "a.json", encode(utf16(unicode.LittleEndian, unicode.UseBOM), "["+strings.Join(want, ",")+"]"), "", "utf-16le"},
 		{"NDJSON in GBK, given", "a.ndjson", encode(simplifiedchinese.GBK, strings.Join(want, "\n")), "gbk", "gbk"},
 	} {
-		s, rows := csvRows(t, c.file, c.content, sourceOptions{Encoding: c.given})
+		s, rows := csvRows(t, c.file, c.content, Options{Encoding: c.given})
 		require.Equal(t, want, rows, c.claim)
 		require.Equal(t, c.found, s.encoding, c.claim)
 		require.NoError(t, s.Close(), c.claim)
@@ -228,7 +227,7 @@ func TestSourceEncodings(t *testing.T) {
 		{"half a surrogate pair in UTF-16", "\xff\xfea\x00\n\x00x\x00\x00\xd8y\x00", "", `{"a":"x` + "\ufffd" + `y"}`},
 		{"U+FFFD in UTF-8", "a\n\ufffd\n", "", `{"a":"` + "\ufffd" + `"}`},
 	} {
-		_, rows := csvRows(t, "a.csv", c.content, sourceOptions{Encoding: c.given})
+		_, rows := csvRows(t, "a.csv", c.content, Options{Encoding: c.given})
 		require.Equal(t, []string{c.row}, rows, c.claim)
 	}
 	for _, c := range []struct{ claim, file, content, given, msg string }{
@@ -244,7 +243,7 @@ func TestSourceEncodings(t *testing.T) {
 		{"unknown", "a.csv", "a\n", "klingon", `--encoding "klingon" is not known; known are utf-8, gbk`},
 		{"a workbook", "a.csv", "PK\x03\x04\x14", "", "the file is a workbook or a zip"},
 	} {
-		_, err := openSource(writeSource(t, c.file, c.content), sourceOptions{Encoding: c.given})
+		_, err := Open(writeSource(t, c.file, c.content), Options{Encoding: c.given})
 		require.ErrorContains(t, err, c.msg, c.claim)
 	}
 }
@@ -264,7 +263,7 @@ func TestCSVRefusesWhatItCannotTell(t *testing.T) {
 		{"empty lines", "\n\r\n\r", "the file is empty"},
 		{"sep= alone", "sep=;\n", "the file is empty"},
 	} {
-		_, err := openSource(writeSource(t, "a.csv", c.content), sourceOptions{})
+		_, err := Open(writeSource(t, "a.csv", c.content), Options{})
 		require.ErrorContains(t, err, c.msg, c.claim)
 	}
 }
@@ -285,62 +284,16 @@ func TestSourceLeavesNoCopy(t *testing.T) {
 	folder := t.TempDir()
 	t.Setenv("TMPDIR", folder)
 	path := writeSource(t, "a.csv", "\xb1\xe0\xba\xc5\n1\n")
-	s, err := openSource(path, sourceOptions{})
+	s, err := Open(path, Options{})
 	require.NoError(t, err)
 	require.NotSame(t, s.file, s.data)
 	require.NoError(t, s.Close())
-	_, err = openSource(writeSource(t, "a.csv", "\xb1\xe0\xba\n\xff"), sourceOptions{})
+	_, err = Open(writeSource(t, "a.csv", "\xb1\xe0\xba\n\xff"), Options{})
 	require.Error(t, err)
 	left, err := os.ReadDir(folder)
 	require.NoError(t, err)
 	for _, entry := range left {
 		require.NotContains(t, entry.Name(), "sheaf-source")
-	}
-}
-
-func TestSourceCommandReadsCSV(t *testing.T) {
-	t.Chdir(t.TempDir())
-	require.NoError(t, os.WriteFile("a.csv", []byte("编号;zip;n\n1;01234;2\n"), 0o600))
-	require.NoError(t, os.WriteFile("a.txt", []byte("a,b\n1,2\n"), 0o600))
-	stopped, stop := context.WithCancel(t.Context())
-	stop()
-	for _, c := range []struct {
-		args []string
-		want string
-	}{
-		{[]string{"a.csv"}, "1 rows, 3 columns\nCSV in utf-8, delimiter \";\"; numbers in: 编号, n; text, because of values such as 007, +1, 1e5 or more than 15 digits: zip\n"},
-		{[]string{"a.csv", "--text"}, "CSV in utf-8, delimiter \";\"\n"},
-		{[]string{"--text", "a.csv"}, "CSV in utf-8, delimiter \";\"\n"},
-		{[]string{"--text", "n", "a.csv"}, "numbers in: 编号; text"},
-		{[]string{"a.csv", "--text=n,编号"}, "delimiter \";\"; text, because"},
-		{[]string{"a.csv", "--text", "--max-limit", "5"}, "CSV in utf-8, delimiter \";\"\n"},
-		{[]string{"a.txt", "--delimiter", "tab"}, "1 columns\nCSV in utf-8, delimiter tab\n"},
-		{[]string{"a.txt", "--delimiter", ",", "--encoding", "gbk"}, "2 columns\nCSV in gbk, delimiter \",\"; numbers in: a, b\n"},
-	} {
-		code, out, errs := sheaf(t, stopped, "", append([]string{"source", "--listen", "127.0.0.1:0"}, c.args...)...)
-		require.Zero(t, code, errs)
-		require.Contains(t, out, c.want, c.args)
-	}
-	for _, c := range []struct {
-		args []string
-		want string
-	}{
-		{nil, "give a file"},
-		{[]string{"--text"}, "give a file"},
-		{[]string{"a.csv", "--text", "x"}, `no column "x"`},
-		{[]string{"a.csv", "--delimiter", ";;"}, "--delimiter"},
-		{[]string{"a.csv", "--delimiter", "；"}, "--delimiter"},
-		{[]string{"a.csv", "--delimiter", "\""}, "--delimiter"},
-		{[]string{"a.csv", "--encoding", "x"}, "--encoding"},
-	} {
-		code, _, errs := sheaf(t, stopped, "", append([]string{"source", "--listen", "127.0.0.1:0"}, c.args...)...)
-		require.Equal(t, exitUsage, code, errs)
-		require.Contains(t, errs, c.want)
-	}
-	code, out, _ := sheaf(t, t.Context(), "", "source", "--help")
-	require.Zero(t, code)
-	for _, want := range []string{"--text", "--delimiter", "--encoding", "007", "An empty line is a row"} {
-		require.Contains(t, out, want)
 	}
 }
 
@@ -352,7 +305,7 @@ func FuzzCSVScanner(f *testing.F) {
 		f.Add([]byte(strings.ReplaceAll(content, ",", ";")), byte(';'))
 	}
 	f.Fuzz(func(t *testing.T, content []byte, delimiter byte) {
-		if !isDelimiter(delimiter) {
+		if !IsDelimiter(delimiter) {
 			return
 		}
 		s := newCSVScanner(bytes.NewReader(content), delimiter)
@@ -399,7 +352,7 @@ func BenchmarkOpenCSV(b *testing.B) {
 	require.NoError(b, os.WriteFile(path, []byte(content.String()), 0o600))
 	b.SetBytes(int64(content.Len()))
 	for b.Loop() {
-		s, err := openSource(path, sourceOptions{})
+		s, err := Open(path, Options{})
 		require.NoError(b, err)
 		require.Equal(b, 200_000, s.Rows())
 		require.NoError(b, s.Close())

@@ -69,3 +69,49 @@ func (f *firstWrite) Write(p []byte) (int, error) {
 	defer f.once.Do(func() { close(f.done) })
 	return f.Writer.Write(p)
 }
+
+func TestSourceCommandReadsCSV(t *testing.T) {
+	t.Chdir(t.TempDir())
+	require.NoError(t, os.WriteFile("a.csv", []byte("编号;zip;n\n1;01234;2\n"), 0o600))
+	require.NoError(t, os.WriteFile("a.txt", []byte("a,b\n1,2\n"), 0o600))
+	stopped, stop := context.WithCancel(t.Context())
+	stop()
+	for _, c := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"a.csv"}, "1 rows, 3 columns\nCSV in utf-8, delimiter \";\"; numbers in: 编号, n; text, because of values such as 007, +1, 1e5 or more than 15 digits: zip\n"},
+		{[]string{"a.csv", "--text"}, "CSV in utf-8, delimiter \";\"\n"},
+		{[]string{"--text", "a.csv"}, "CSV in utf-8, delimiter \";\"\n"},
+		{[]string{"--text", "n", "a.csv"}, "numbers in: 编号; text"},
+		{[]string{"a.csv", "--text=n,编号"}, "delimiter \";\"; text, because"},
+		{[]string{"a.csv", "--text", "--max-limit", "5"}, "CSV in utf-8, delimiter \";\"\n"},
+		{[]string{"a.txt", "--delimiter", "tab"}, "1 columns\nCSV in utf-8, delimiter tab\n"},
+		{[]string{"a.txt", "--delimiter", ",", "--encoding", "gbk"}, "2 columns\nCSV in gbk, delimiter \",\"; numbers in: a, b\n"},
+	} {
+		code, out, errs := sheaf(t, stopped, "", append([]string{"source", "--listen", "127.0.0.1:0"}, c.args...)...)
+		require.Zero(t, code, errs)
+		require.Contains(t, out, c.want, c.args)
+	}
+	for _, c := range []struct {
+		args []string
+		want string
+	}{
+		{nil, "give a file"},
+		{[]string{"--text"}, "give a file"},
+		{[]string{"a.csv", "--text", "x"}, `no column "x"`},
+		{[]string{"a.csv", "--delimiter", ";;"}, "--delimiter"},
+		{[]string{"a.csv", "--delimiter", "；"}, "--delimiter"},
+		{[]string{"a.csv", "--delimiter", "\""}, "--delimiter"},
+		{[]string{"a.csv", "--encoding", "x"}, "--encoding"},
+	} {
+		code, _, errs := sheaf(t, stopped, "", append([]string{"source", "--listen", "127.0.0.1:0"}, c.args...)...)
+		require.Equal(t, exitUsage, code, errs)
+		require.Contains(t, errs, c.want)
+	}
+	code, out, _ := sheaf(t, t.Context(), "", "source", "--help")
+	require.Zero(t, code)
+	for _, want := range []string{"--text", "--delimiter", "--encoding", "007", "An empty line is a row"} {
+		require.Contains(t, out, want)
+	}
+}

@@ -1,4 +1,4 @@
-package main
+package filesource
 
 import (
 	"bufio"
@@ -48,9 +48,9 @@ func showDelimiter(c byte) string {
 func listed(columns []string) string {
 	const most = 10
 	if n := len(columns); n > most {
-		return oneLine(strings.Join(columns[:most], ", ")) + fmt.Sprintf(" and %d more", n-most)
+		return strings.Join(columns[:most], ", ") + fmt.Sprintf(" and %d more", n-most)
 	}
-	return oneLine(strings.Join(columns, ", "))
+	return strings.Join(columns, ", ")
 }
 
 // csvScanner reads the records of a CSV file (RFC 4180) in UTF-8. A line ends with
@@ -286,7 +286,7 @@ const csvCandidates = ",;\t|"
 func findDelimiter(head []byte, given byte) (delimiter byte, start int64) {
 	lines := newCSVScanner(bytes.NewReader(head), 0)
 	if lines.next() == nil && lines.fields() == 1 {
-		if name := lines.field(0); len(name) == 5 && strings.EqualFold(string(name[:4]), "sep=") && isDelimiter(name[4]) {
+		if name := lines.field(0); len(name) == 5 && strings.EqualFold(string(name[:4]), "sep=") && IsDelimiter(name[4]) {
 			delimiter, start = name[4], lines.offset
 		}
 	}
@@ -319,11 +319,11 @@ func findDelimiter(head []byte, given byte) (delimiter byte, start int64) {
 	return delimiter, start
 }
 
-// isDelimiter reports whether a byte can stand between two values.
-func isDelimiter(c byte) bool { return c == '\t' || c > ' ' && c < utf8.RuneSelf && c != '"' }
+// IsDelimiter reports whether a byte can stand between two values.
+func IsDelimiter(c byte) bool { return c == '\t' || c > ' ' && c < utf8.RuneSelf && c != '"' }
 
 // loadCSV reads the records of the file.
-func (s *fileSource) loadCSV(opts sourceOptions) error {
+func (s *Source) loadCSV(opts Options) error {
 	if err := s.dropEOFMarks(); err != nil {
 		return err
 	}
@@ -363,7 +363,7 @@ func (s *fileSource) loadCSV(opts sourceOptions) error {
 }
 
 // dropEOFMarks leaves out the bytes 0x1A with which DOS ends a file, and line ends after them.
-func (s *fileSource) dropEOFMarks() error {
+func (s *Source) dropEOFMarks() error {
 	tail := make([]byte, min(4<<10, s.end-s.start))
 	if _, err := s.data.ReadAt(tail, s.end-int64(len(tail))); err != nil {
 		return err
@@ -377,7 +377,7 @@ func (s *fileSource) dropEOFMarks() error {
 
 // scanCSV reads the file through. The kinds of the columns are those that a scan
 // before has found. again says that this one found other ones too late.
-func (s *fileSource) scanCSV(opts sourceOptions) (again bool, err error) {
+func (s *Source) scanCSV(opts Options) (again bool, err error) {
 	d := s.csv
 	records := newCSVScanner(io.NewSectionReader(s.data, d.start, s.end-d.start), d.delimiter)
 	if d.start > s.start {
@@ -432,12 +432,12 @@ func (s *fileSource) scanCSV(opts sourceOptions) (again bool, err error) {
 }
 
 // keepText returns the columns' kinds before any value is seen.
-func (s *fileSource) keepText(opts sourceOptions) ([]csvValue, error) {
+func (s *Source) keepText(opts Options) ([]csvValue, error) {
 	kinds := make([]csvValue, len(s.columns))
 	for _, name := range opts.Text {
 		i := slices.Index(s.columns, name)
 		if i < 0 {
-			return nil, usagef("--text: the file has no column %q; it has %s", name, listed(s.columns))
+			return nil, optionf("--text: the file has no column %q; it has %s", name, listed(s.columns))
 		}
 		kinds[i] = csvKept
 	}
@@ -449,9 +449,9 @@ func (s *fileSource) keepText(opts sourceOptions) ([]csvValue, error) {
 	return kinds, nil
 }
 
-func (s *fileSource) nameColumns(record *csvScanner) error {
-	if record.fields() > maxSourceColumns {
-		return fmt.Errorf("the header has %d columns, more than %d", record.fields(), maxSourceColumns)
+func (s *Source) nameColumns(record *csvScanner) error {
+	if record.fields() > maxColumns {
+		return fmt.Errorf("the header has %d columns, more than %d", record.fields(), maxColumns)
 	}
 	given := map[string]bool{}
 	for i := range record.fields() {
@@ -482,7 +482,7 @@ func (s *fileSource) nameColumns(record *csvScanner) error {
 }
 
 // appendRecord appends a record as a JSON row. Fields beyond the header are empty.
-func (s *fileSource) appendRecord(dst []byte, record *csvScanner) (_ []byte, err error) {
+func (s *Source) appendRecord(dst []byte, record *csvScanner) (_ []byte, err error) {
 	dst = append(dst, '{')
 	for i := range min(len(s.columns), record.fields()) {
 		if i > 0 {
@@ -500,7 +500,7 @@ func (s *fileSource) appendRecord(dst []byte, record *csvScanner) (_ []byte, err
 	return append(dst, '}'), nil
 }
 
-func (s *fileSource) copyCSV(w *bufio.Writer, rows []rowSpan) error {
+func (s *Source) copyCSV(w *bufio.Writer, rows []rowSpan) error {
 	records := newCSVScanner(s.section(rows), s.csv.delimiter)
 	var scratch []byte
 	for range rows {

@@ -1,4 +1,4 @@
-package main
+package filesource
 
 import (
 	"bufio"
@@ -16,7 +16,7 @@ import (
 )
 
 // decode sets data to the file, or to a copy of it in UTF-8. head is the file's beginning.
-func (s *fileSource) decode(head []byte, isCSV bool, name string) error {
+func (s *Source) decode(head []byte, isCSV bool, name string) error {
 	s.data, s.end = s.file, s.opened.Size()
 	e, err := s.findEncoding(head, isCSV, name)
 	if err != nil {
@@ -47,7 +47,7 @@ func (s *fileSource) decode(head []byte, isCSV bool, name string) error {
 // mark decides, then the name that was given. A CSV file with neither is UTF-8 when it
 // is valid, else GB18030, which holds GBK. Bytes that are not UTF-8 in a file that
 // mostly is make no other encoding of it.
-func (s *fileSource) findEncoding(head []byte, isCSV bool, name string) (encoding.Encoding, error) {
+func (s *Source) findEncoding(head []byte, isCSV bool, name string) (encoding.Encoding, error) {
 	s.encoding = "utf-8"
 	switch {
 	case bytes.HasPrefix(head, []byte("\xef\xbb\xbf")):
@@ -71,7 +71,7 @@ func (s *fileSource) findEncoding(head []byte, isCSV bool, name string) (encodin
 	}
 	e, err := htmlindex.Get(name)
 	if err != nil {
-		return nil, usagef("--encoding %q is not known; known are utf-8, gbk, gb18030, big5, windows-1252, utf-16le and others of the WHATWG standard", name)
+		return nil, optionf("--encoding %q is not known; known are utf-8, gbk, gb18030, big5, windows-1252, utf-16le and others of the WHATWG standard", name)
 	}
 	s.encoding, err = htmlindex.Name(e)
 	return e, err
@@ -79,7 +79,7 @@ func (s *fileSource) findEncoding(head []byte, isCSV bool, name string) (encodin
 
 // countUTF8 counts the characters of several bytes in a file, and the bytes that belong
 // to none.
-func (s *fileSource) countUTF8() (characters, others int64, err error) {
+func (s *Source) countUTF8() (characters, others int64, err error) {
 	r := bufio.NewReaderSize(io.NewSectionReader(s.file, 0, s.end), 64<<10)
 	for {
 		c, n, err := r.ReadRune()
@@ -97,12 +97,12 @@ func (s *fileSource) countUTF8() (characters, others int64, err error) {
 }
 
 // isText reports whether a piece of data is text in the file's encoding.
-func (s *fileSource) isText(piece []byte) bool {
+func (s *Source) isText(piece []byte) bool {
 	return utf8.Valid(piece) && !(s.strict && bytes.Contains(piece, []byte("\uFFFD")))
 }
 
 // encodingTried names what the file's bytes should have been.
-func (s *fileSource) encodingTried() string {
+func (s *Source) encodingTried() string {
 	switch s.encoding {
 	case "utf-8":
 		return "UTF-8 (--encoding sets another encoding)"

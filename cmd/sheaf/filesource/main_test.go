@@ -1,0 +1,9 @@
+package filesource
+
+import (
+	"testing"
+
+	"sheaf/events/eventstest"
+)
+
+func TestMain(m *testing.M) { eventstest.Main(m) }

@@ -1,0 +1,47 @@
+package filesource
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"time"
+
+	"sheaf/services/ingress"
+)
+
+// Serve serves a handler as a source until stop is called. Nobody has to authenticate, so it answers
+// under its own hosts alone, of which names are further ones: else any web site could have a browser read it.
+func Serve(listen string, h http.Handler, names ...string) (url string, stop func(), err error) {
+	l, err := net.Listen("tcp", listen)
+	if err != nil {
+		return "", nil, fmt.Errorf("the source cannot listen (choose another --listen): %w", err)
+	}
+	own := ingress.OwnHosts(l.Addr(), names...)
+	guarded := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !own(r.Host) {
+			w.Header().Set("Content-Type", "application/json; charset=utf-8")
+			w.WriteHeader(http.StatusMisdirectedRequest)
+			msg := fmt.Sprintf("this source is not %.64q; ask it by its address, or name it with --host", r.Host)
+			_ = json.NewEncoder(w).Encode(map[string]any{"errcode": http.StatusMisdirectedRequest, "msg": msg, "data": nil})
+			return
+		}
+		h.ServeHTTP(w, r)
+	})
+	server := &http.Server{Handler: guarded, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = server.Serve(l) // it ends by stop alone
+	}()
+	return "http://" + l.Addr().String() + "/", func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+		defer cancel()
+		if errors.Is(server.Shutdown(ctx), context.DeadlineExceeded) {
+			_ = server.Close()
+		}
+		<-ended
+	}, nil
+}
