@@ -111,6 +111,7 @@ var rules = []rule{
 	{"sheaf/services/assembler/encode/xlsx.deflate", "", stageDeflate},
 	{"sheaf/services/assembler/encode/xlsx.", "", stageCells},
 	{"sheaf/services/crawler.", "", stageFetch},
+	{"sheaf/services/crawler/source.", "", stageFetch},
 	{"net/http.(*persistConn)", "", stageFetch},
 	{"net/http.(*Transport)", "", stageFetch},
 	{"sheaf/services/ingress.", "", stageAnswer},

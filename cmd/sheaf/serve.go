@@ -23,6 +23,7 @@ import (
 	"sheaf/events/rows"
 	"sheaf/services/assembler"
 	"sheaf/services/crawler"
+	"sheaf/services/crawler/source"
 	"sheaf/services/ingress"
 	"sheaf/services/notifier"
 	"sheaf/storage"
@@ -267,7 +268,7 @@ func (s *system) makers() map[string]func() (role, error) {
 			return crawler.New(crawler.Config{
 				PerHost: s.cfg.ConnsPerHost, PerTenant: s.cfg.ConnsPerTenant, Running: s.cfg.MaxRunning, Room: s.disk.room,
 				MaxPages: l.MaxPages, MaxRows: l.MaxRows, MaxBytes: int64(l.MaxExportBytes),
-				Policy: crawler.Policy{
+				Policy: source.Policy{
 					PageTimeout: l.PageTimeout, HeaderTimeout: l.HeaderTimeout, MinRate: int64(l.MinThroughput), RateOver: minRateOver,
 					MaxBodyBytes: int64(l.MaxPageBytes), MaxRatio: l.MaxRatio,
 					Rows: rows.Limits{MaxDepth: l.MaxJSONDepth, MaxFields: l.MaxColumns, MaxRowBytes: int(l.MaxRowBytes)},

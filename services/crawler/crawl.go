@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"sheaf/events"
+	"sheaf/services/crawler/source"
 
 	"golang.org/x/sync/errgroup"
 )
@@ -24,7 +25,7 @@ type crawl struct {
 	*Service
 	x      events.Export
 	log    *slog.Logger
-	source *Source
+	source *source.Source
 	drain  context.Context // ends when the process shall stop
 	into   uint64          // the run that is written
 	mark   string          // of the start count
@@ -59,7 +60,7 @@ type crawl struct {
 var errDraining = errors.New("the process stops; the missing pages are left to another")
 
 // run crawls all pages and returns the event that says so. An error is a
-// *Failure when the export cannot succeed, anything else when it is to be
+// *source.Failure when the export cannot succeed, anything else when it is to be
 // tried again.
 func (c *crawl) run(ctx context.Context) (*events.ExportCrawled, error) {
 	req := c.x.Request
@@ -70,7 +71,7 @@ func (c *crawl) run(ctx context.Context) (*events.ExportCrawled, error) {
 		return c.raw(ctx)
 	}
 	if req.HTTP == nil {
-		return nil, &Failure{Code: events.CodeInternal, Msg: "the request names no source"}
+		return nil, &source.Failure{Code: events.CodeInternal, Msg: "the request names no source"}
 	}
 	c.ledger = newLedger(req.HTTP.Limit, c.cfg.MaxPages, c.cfg.MaxRows, c.cfg.MaxBytes)
 
@@ -79,7 +80,7 @@ func (c *crawl) run(ctx context.Context) (*events.ExportCrawled, error) {
 	if len(req.HTTP.Header)+len(req.HTTP.SecretParam) > 0 {
 		kept, err := c.streams.Headers(ctx, c.x.Tenant, c.x.Key)
 		if errors.Is(err, events.ErrNoHeaders) || errors.Is(err, events.ErrSealed) {
-			return nil, &Failure{Code: events.CodeInternal, Msg: "the source's headers are no longer kept; submit the export again"}
+			return nil, &source.Failure{Code: events.CodeInternal, Msg: "the source's headers are no longer kept; submit the export again"}
 		}
 		if err != nil {
 			return nil, err
@@ -88,18 +89,18 @@ func (c *crawl) run(ctx context.Context) (*events.ExportCrawled, error) {
 			return nil, err
 		}
 	}
-	source, err := NewSource(c.client, Request{
+	src, err := source.New(c.client, source.Request{
 		URL: req.HTTP.URL, Method: req.HTTP.Method, Header: header, Param: param, SecretParam: req.HTTP.SecretParam,
 		Limit: req.HTTP.Limit, TaskID: c.x.Key,
 	}, c.cfg.Policy)
 	if err != nil {
-		return nil, &Failure{Code: events.CodeInternal, Msg: err.Error()}
+		return nil, &source.Failure{Code: events.CodeInternal, Msg: err.Error()}
 	}
-	c.asker = asker{c.x.Tenant, c.x.Key, hostOf(&source.url)}
-	source.turn = c.turn
-	source.memory = c.memory
-	source.sleep = c.letOthersGo
-	c.source = source
+	c.asker = asker{c.x.Tenant, c.x.Key, src.Host()}
+	src.Turn = c.turn
+	src.Memory = c.memory
+	src.Sleep = c.letOthersGo
+	c.source = src
 
 	have, err := c.begin(ctx)
 	if err != nil {
@@ -127,7 +128,7 @@ func (c *crawl) openSecrets(kept events.Secrets, param json.RawMessage) (events.
 	open := func(value string) (string, error) {
 		plain, err := c.streams.Keys().OpenValue(c.x.Tenant, value)
 		if err != nil {
-			err = &Failure{Code: events.CodeSealed, Msg: "a sealed value cannot be opened: it was sealed for another tenant or with a key that is not this server's; seal it with the key of GET /v1/seal-key and submit the export again"}
+			err = &source.Failure{Code: events.CodeSealed, Msg: "a sealed value cannot be opened: it was sealed for another tenant or with a key that is not this server's; seal it with the key of GET /v1/seal-key and submit the export again"}
 		}
 		return plain, err
 	}
@@ -181,7 +182,7 @@ func (c *crawl) raw(ctx context.Context) (*events.ExportCrawled, error) {
 		return nil, err
 	}
 	if want == 0 || len(have) < want {
-		return nil, &Failure{Code: events.CodeStore, Msg: fmt.Sprintf("%d of %d pages of the request's rows are no longer kept; submit the export again", len(have), want)}
+		return nil, &source.Failure{Code: events.CodeStore, Msg: fmt.Sprintf("%d of %d pages of the request's rows are no longer kept; submit the export again", len(have), want)}
 	}
 	c.into = events.RawRun
 	c.ledger = newLedger(0, want, c.cfg.MaxRows, c.cfg.MaxBytes)
@@ -239,7 +240,7 @@ func (c *crawl) begin(ctx context.Context) ([]int, error) {
 		starts++ // the first one is not recorded, see count
 	}
 	if starts >= c.cfg.MaxStarts {
-		return nil, &Failure{Code: events.CodeCrashedWorker,
+		return nil, &source.Failure{Code: events.CodeCrashedWorker,
 			Msg: fmt.Sprintf("crawling began %d times without getting past %d pages; the process ended each time", c.cfg.MaxStarts, len(have)+len(before))}
 	}
 	if starts >= events.SuspectAfter {
@@ -307,7 +308,7 @@ func (c *crawl) restore(ctx context.Context, have []int) error {
 		g.Go(func() error {
 			p, err := c.page(ctx, c.into, n)
 			if errors.Is(err, events.ErrPageDamaged) {
-				return &Failure{Page: n, Code: events.CodeStore, Msg: "a stored page is damaged; a retry crawls from the beginning"}
+				return &source.Failure{Page: n, Code: events.CodeStore, Msg: "a stored page is damaged; a retry crawls from the beginning"}
 			}
 			if err != nil {
 				return err
@@ -369,7 +370,7 @@ func (c *crawl) ended() bool {
 // leave reports whether a page that was not fetched is left to the next
 // crawler, so that others in flight are not cut off for it.
 func (c *crawl) leave(err error) bool {
-	var failure *Failure
+	var failure *source.Failure
 	if c.drain.Err() == nil || errors.As(err, &failure) && failure.Code != "" || errors.Is(err, events.ErrTakenOver) {
 		return false
 	}
@@ -461,7 +462,7 @@ func (c *crawl) fetch(ctx context.Context, n int) error {
 
 func (c *crawl) fetchOnce(ctx context.Context, n int) error {
 	p, done, err := c.ask(ctx, n)
-	var failure *Failure
+	var failure *source.Failure
 	if errors.As(err, &failure) && failure.Code != "" {
 		return c.miss(n, failure)
 	}
@@ -473,7 +474,7 @@ func (c *crawl) fetchOnce(ctx context.Context, n int) error {
 }
 
 // miss enters a page that the source did not give into the ledger.
-func (c *crawl) miss(n int, f *Failure) error {
+func (c *crawl) miss(n int, f *source.Failure) error {
 	c.mu.Lock()
 	f = c.ledger.miss(n, f)
 	c.mu.Unlock()
@@ -580,7 +581,7 @@ func (c *crawl) tell(now bool) {
 // failed is the event that ends the export. Pages that contradict each other
 // or what was announced are not used again; after any other failure a retry
 // goes on where this crawl stopped.
-func (c *crawl) failed(f *Failure) *events.ExportFailed {
+func (c *crawl) failed(f *source.Failure) *events.ExportFailed {
 	spoiled := false
 	switch f.Code {
 	case events.CodeSourceChanged, events.CodeSourceIncomplete, events.CodePagingStuck, events.CodeStore:
@@ -595,7 +596,7 @@ func (c *crawl) failed(f *Failure) *events.ExportFailed {
 // turn waits for a place to make one request, and counts the start before the
 // first one, see count. A crawl that only waits for its turn is not to blame when the
 // process ends.
-func (c *crawl) turn(ctx context.Context) (*place, error) {
+func (c *crawl) turn(ctx context.Context) (source.Place, error) {
 	ctx, stop := c.untilDrain(ctx)
 	defer stop()
 	turn, err := c.turns.take(ctx, c.asker)
@@ -603,7 +604,7 @@ func (c *crawl) turn(ctx context.Context) (*place, error) {
 		return nil, err
 	}
 	if err := c.count(ctx); err != nil {
-		turn.done()
+		turn.Done()
 		return nil, err
 	}
 	return turn, nil
@@ -617,7 +618,7 @@ const aloneFor = 5 * time.Second
 func (c *crawl) letOthersGo(ctx context.Context, d time.Duration) error {
 	ctx, stop := c.untilDrain(ctx)
 	defer stop()
-	return sleep(ctx, d)
+	return source.Sleep(ctx, d)
 }
 
 // count records the start of the crawl, once, before its work begins. The first

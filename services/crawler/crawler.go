@@ -26,10 +26,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"time"
 
 	"sheaf/events"
+	"sheaf/services/crawler/source"
 )
 
 // Config of the crawler. The zero value works.
@@ -48,7 +48,7 @@ type Config struct {
 	BodyBytes int64                   // of answers in memory, over all exports; default 256 MiB
 	MaxStarts int                     // starts without a new page before CRASHED_WORKER; default 5
 	DrainFor  time.Duration           // how long requests in flight, and what follows from their answers, may outlast the drain; default 5s
-	Policy    Policy                  // of one page's requests
+	Policy    source.Policy           // of one page's requests
 	Room      func(bytes int64) error // returns an error when the disk of the pages has no room for so many bytes; default nil
 }
 
@@ -70,13 +70,6 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
-// Client sends requests to sources. It decides which addresses may be asked, and
-// never follows a redirect: the address behind one was not checked. A context has to end its
-// requests and the reading of their answers.
-type Client interface {
-	Do(req *http.Request) (*http.Response, error)
-}
-
 // offers is how many of a tenant's exports that wait for its share are offered again in
 // a second.
 const offers = 100
@@ -85,9 +78,9 @@ const offers = 100
 type Service struct {
 	cfg     Config
 	streams *events.Streams
-	client  Client
+	client  source.Client
 	turns   *turns
-	memory  *memory
+	memory  *source.Memory
 	space   *space
 
 	running *events.Running // set by Run
@@ -95,14 +88,14 @@ type Service struct {
 }
 
 // New returns a crawler that reaches sources through client. It does no I/O.
-func New(cfg Config, streams *events.Streams, client Client) (*Service, error) {
+func New(cfg Config, streams *events.Streams, client source.Client) (*Service, error) {
 	if streams == nil || client == nil {
 		return nil, errors.New("crawler: streams and client are required")
 	}
 	cfg = cfg.withDefaults()
 	return &Service{
 		cfg: cfg, streams: streams, client: client,
-		turns: newTurns(cfg.Fetches, cfg.PerHost, cfg.PerTenant), memory: newMemory(cfg.BodyBytes), space: newSpace(streams, cfg.Room, cfg.SpaceWait),
+		turns: newTurns(cfg.Fetches, cfg.PerHost, cfg.PerTenant), memory: source.NewMemory(cfg.BodyBytes), space: newSpace(streams, cfg.Room, cfg.SpaceWait),
 		shares: events.NewShares(cfg.Running, 0, offers),
 	}, nil
 }
@@ -160,7 +153,7 @@ func (s *Service) handle(ctx context.Context, d events.Delivery) error {
 	if errors.Is(err, errYield) {
 		err = c.retreat(crawlCtx)
 	}
-	var failure *Failure
+	var failure *source.Failure
 	switch {
 	case err == nil:
 		_, err = s.streams.Append(late, x, "", func(x *events.Export) (events.Payload, error) {

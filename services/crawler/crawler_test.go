@@ -14,7 +14,8 @@ import (
 	"sheaf/events"
 	"sheaf/events/eventstest"
 	"sheaf/events/rows"
-	"sheaf/services/crawler/sourcetest"
+	"sheaf/services/crawler/source"
+	"sheaf/services/crawler/source/sourcetest"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -22,12 +23,12 @@ import (
 
 const key = "5ad5f7b92a816b76e70a21e4154c2485"
 
-var quick = Policy{Attempts: 3, BaseBackoff: time.Millisecond, MaxBackoff: 5 * time.Millisecond}
+var quick = source.Policy{Attempts: 3, BaseBackoff: time.Millisecond, MaxBackoff: 5 * time.Millisecond}
 
 // start runs a crawler until the test ends or stop is called.
 func start(t *testing.T, s *events.Streams, client *http.Client, cfg Config) (stop func()) {
 	t.Helper()
-	if cfg.Policy == (Policy{}) {
+	if cfg.Policy == (source.Policy{}) {
 		cfg.Policy = quick
 	}
 	service, err := New(cfg, s, client)
@@ -305,7 +306,7 @@ func TestRetryContinuesTheNewestRun(t *testing.T) {
 				}
 				return nil
 			}
-			stop := start(t, s, src.Client, Config{Policy: Policy{Attempts: 1000, BaseBackoff: 10 * time.Millisecond, MaxBackoff: 20 * time.Millisecond}})
+			stop := start(t, s, src.Client, Config{Policy: source.Policy{Attempts: 1000, BaseBackoff: 10 * time.Millisecond, MaxBackoff: 20 * time.Millisecond}})
 			x := request(t, s, events.Export{}, src.URL, 10, 0)
 			await(t, s, x.LastSeq, events.TypeFailed)
 			retry := func() events.Export {

@@ -11,6 +11,7 @@ import (
 
 	"sheaf/events"
 	"sheaf/events/rows"
+	"sheaf/services/crawler/source"
 )
 
 // ledger is what a crawl knows of its run: the header, which pages it has, and
@@ -61,7 +62,7 @@ type reply struct {
 	bytes   int
 	total   int64
 	pages   int
-	failure *Failure
+	failure *source.Failure
 }
 
 func newLedger(limit, maxPages int, maxRows, maxBytes int64) *ledger {
@@ -71,12 +72,12 @@ func newLedger(limit, maxPages int, maxRows, maxBytes int64) *ledger {
 	}
 }
 
-func format(page int, f string, args ...any) *Failure {
-	return &Failure{Page: page, Code: events.CodeSourceFormat, Attempts: 1, Msg: fmt.Sprintf(f, args...)}
+func format(page int, f string, args ...any) *source.Failure {
+	return &source.Failure{Page: page, Code: events.CodeSourceFormat, Attempts: 1, Msg: fmt.Sprintf(f, args...)}
 }
 
 // admit judges one answer of the source and returns the page to publish.
-func (l *ledger) admit(n int, r rows.Response) (events.Page, *Failure) {
+func (l *ledger) admit(n int, r rows.Response) (events.Page, *source.Failure) {
 	p := events.Page{Rows: r.Rows, RowCount: r.RowCount, Total: -1}
 	p.Number = n
 	if !r.HasPagetag && (n == 1 || r.RowCount > 0) { // an empty page has nothing to count
@@ -84,9 +85,9 @@ func (l *ledger) admit(n int, r rows.Response) (events.Page, *Failure) {
 	}
 	p.HeaderRow = r.RowCount > 0 && (n == 1 || rows.EqualRow(r.FirstRow, l.header))
 	if r.HasPage && r.Page != int64(n) {
-		f := &Failure{Page: n, Code: events.CodeSourceChanged, Msg: fmt.Sprintf("asked for page %d, the source answered page %d", n, r.Page)}
+		f := &source.Failure{Page: n, Code: events.CodeSourceChanged, Msg: fmt.Sprintf("asked for page %d, the source answered page %d", n, r.Page)}
 		if r.Page < int64(n) {
-			f.answered, f.data = int(r.Page), l.hash(p)
+			f.Answered, f.Data = int(r.Page), l.hash(p)
 		}
 		return p, f
 	}
@@ -105,12 +106,12 @@ func (l *ledger) admit(n int, r rows.Response) (events.Page, *Failure) {
 	switch {
 	case pages > 0:
 		if pages > int64(l.maxPages) {
-			return p, &Failure{Page: n, Code: events.CodeLimitPages, Msg: fmt.Sprintf("the source announces %d pages, at most %d are allowed (--max-pages)", pages, l.maxPages)}
+			return p, &source.Failure{Page: n, Code: events.CodeLimitPages, Msg: fmt.Sprintf("the source announces %d pages, at most %d are allowed (--max-pages)", pages, l.maxPages)}
 		}
 		p.TotalPages = int(pages)
 	case r.Total > 0:
 		if pages = (r.Total-1)/int64(size) + 1; pages > int64(l.maxPages) {
-			return p, &Failure{Page: n, Code: events.CodeLimitPages, Msg: fmt.Sprintf("the source announces %d rows, that is %d pages; at most %d are allowed (--max-pages)", r.Total, pages, l.maxPages)}
+			return p, &source.Failure{Page: n, Code: events.CodeLimitPages, Msg: fmt.Sprintf("the source announces %d rows, that is %d pages; at most %d are allowed (--max-pages)", r.Total, pages, l.maxPages)}
 		}
 		p.TotalPages = int(pages)
 	case n == 1 && r.RowCount <= 1:
@@ -124,7 +125,7 @@ func (l *ledger) admit(n int, r rows.Response) (events.Page, *Failure) {
 		case r.RowCount > 1 && rows.FirstRowIsData(r.Rows):
 			return p, format(n, "row 1 has the same kinds of values as the rows after it; the first row of a page must hold the titles of the columns")
 		case r.RowCount == 0 && (p.Total > 0 || p.TotalPages > 1):
-			return p, &Failure{Page: 1, Code: events.CodeSourceIncomplete,
+			return p, &source.Failure{Page: 1, Code: events.CodeSourceIncomplete,
 				Msg: fmt.Sprintf("page 1 is empty, but the source announces %d pages and %d rows", p.TotalPages, max(p.Total, 0))}
 		}
 		return p, nil
@@ -133,7 +134,7 @@ func (l *ledger) admit(n int, r rows.Response) (events.Page, *Failure) {
 	// pagetag.limit a page 1 that is short does not tell what full means, so the
 	// row itself must look like titles.
 	if count := r.RowCount; !p.HeaderRow && count > l.size && (l.sized || count > l.limit || rows.FirstRowIsTitles(r.Rows)) {
-		return p, &Failure{Page: n, Code: events.CodeSourceChanged,
+		return p, &source.Failure{Page: n, Code: events.CodeSourceChanged,
 			Msg: fmt.Sprintf("the first row differs from the header of page 1, and the page has %d rows where a full page has %d", count, l.size)}
 	}
 	return p, nil
@@ -155,7 +156,7 @@ func (l *ledger) sizeOf(p events.Page) (size int, given bool) {
 
 // take accounts for a page that is durable. The page may be another's answer
 // than the one that was admitted.
-func (l *ledger) take(p events.Page) *Failure {
+func (l *ledger) take(p events.Page) *source.Failure {
 	if _, ok := l.taken[p.Number]; ok {
 		return nil
 	}
@@ -170,7 +171,7 @@ func (l *ledger) take(p events.Page) *Failure {
 
 // miss accounts for a page that the source did not give. That is a failure once
 // all pages before it were read and the list goes beyond them.
-func (l *ledger) miss(n int, f *Failure) *Failure {
+func (l *ledger) miss(n int, f *source.Failure) *source.Failure {
 	if _, ok := l.taken[n]; ok {
 		return nil
 	}
@@ -226,7 +227,7 @@ func (l *ledger) fits(n int64) bool {
 }
 
 // walk reads the answers that are there, in page order, until the list ends.
-func (l *ledger) walk() *Failure {
+func (l *ledger) walk() *source.Failure {
 	for l.end == 0 {
 		n := l.read + 1
 		a, ok := l.replies[n]
@@ -248,7 +249,7 @@ func (l *ledger) walk() *Failure {
 }
 
 // add reads page n, the next one.
-func (l *ledger) add(n int, a reply) *Failure {
+func (l *ledger) add(n int, a reply) *source.Failure {
 	t := l.taken[n]
 	l.read, l.rows, l.bytes = n, l.rows+int64(t.rows), l.bytes+int64(a.bytes)
 	if n == 1 {
@@ -283,19 +284,19 @@ func (l *ledger) add(n int, a reply) *Failure {
 		return l.repeats() // the better reason
 	}
 	if l.rows > l.maxRows {
-		return &Failure{Page: n, Code: events.CodeLimitRows, Msg: fmt.Sprintf("more than %d rows (--max-rows)", l.maxRows)}
+		return &source.Failure{Page: n, Code: events.CodeLimitRows, Msg: fmt.Sprintf("more than %d rows (--max-rows)", l.maxRows)}
 	}
 	if l.bytes > l.maxBytes {
-		return &Failure{Page: n, Code: events.CodeLimitBytes, Msg: fmt.Sprintf("the rows of the export have more than %d bytes (--max-export-bytes)", l.maxBytes)}
+		return &source.Failure{Page: n, Code: events.CodeLimitBytes, Msg: fmt.Sprintf("the rows of the export have more than %d bytes (--max-export-bytes)", l.maxBytes)}
 	}
 	return nil
 }
 
 // judge decides, when a page has just been read, whether the list ends.
-func (l *ledger) judge() *Failure {
+func (l *ledger) judge() *source.Failure {
 	k := l.read
 	_, high := l.totals()
-	var f *Failure
+	var f *source.Failure
 	switch {
 	case l.end > 0:
 		return nil
@@ -307,7 +308,7 @@ func (l *ledger) judge() *Failure {
 	case k == 1 && l.rows == 0 && l.announced <= 1 && high == 0: // a list of nothing
 		l.end = 1
 	case high == 0 && l.hole > 0:
-		return &Failure{Page: l.hole, Code: events.CodeSourceIncomplete, Msg: fmt.Sprintf("it is empty, but the source announces %d pages", l.holeIn)}
+		return &source.Failure{Page: l.hole, Code: events.CodeSourceIncomplete, Msg: fmt.Sprintf("it is empty, but the source announces %d pages", l.holeIn)}
 	case k >= 3 && k == l.announced && l.equal == k && l.firstRows > 1:
 		// One row is no proof: a table of equal rows read one by one looks the same.
 		f = l.repeats()
@@ -329,13 +330,13 @@ func (l *ledger) judge() *Failure {
 		l.end = k
 		return nil
 	}
-	return &Failure{Page: k, Code: events.CodeLimitPages, Msg: fmt.Sprintf("the list does not end within the %d pages that are allowed (--max-pages)", l.maxPages)}
+	return &source.Failure{Page: k, Code: events.CodeLimitPages, Msg: fmt.Sprintf("the list does not end within the %d pages that are allowed (--max-pages)", l.maxPages)}
 }
 
 // judgeByTotal decides whether a list with an announced total ends. All announced
 // pages are read unless an empty one follows all announced rows. If rows are
 // missing then, further pages are read: total_page may be too low.
-func (l *ledger) judgeByTotal() *Failure {
+func (l *ledger) judgeByTotal() *source.Failure {
 	k := l.read
 	low, high := l.totals()
 	switch {
@@ -363,7 +364,7 @@ func (l *ledger) judgeByTotal() *Failure {
 // announced, at the last of them and the one after it. A last page that is shorter
 // than page 1 ends it. A full one may be the last before the limit was cut or
 // total_page rounded down, so the next page is asked for.
-func (l *ledger) judgeByPages() *Failure {
+func (l *ledger) judgeByPages() *source.Failure {
 	k := l.read
 	switch {
 	case k < l.announced:
@@ -383,7 +384,7 @@ func (l *ledger) judgeByPages() *Failure {
 
 // repeats decides what it means that the last pages read have the same rows, for
 // the source gives them again for every page after.
-func (l *ledger) repeats() *Failure {
+func (l *ledger) repeats() *source.Failure {
 	k := l.read
 	from := k - l.equal + 1
 	n := l.taken[k].rows
@@ -403,35 +404,35 @@ func (l *ledger) repeats() *Failure {
 	return nil
 }
 
-func stuck(from, to, n int, text string) *Failure {
-	return &Failure{Page: to, Code: events.CodePagingStuck, Msg: fmt.Sprintf("pages %d to %d have the same rows (%d): %s", from, to, n, text)}
+func stuck(from, to, n int, text string) *source.Failure {
+	return &source.Failure{Page: to, Code: events.CodePagingStuck, Msg: fmt.Sprintf("pages %d to %d have the same rows (%d): %s", from, to, n, text)}
 }
 
 // without decides what it means that the source gave no answer for the page that
 // comes next. That is an end only if nothing announced goes beyond, see DESIGN.md.
-func (l *ledger) without(f *Failure) *Failure {
+func (l *ledger) without(f *source.Failure) *source.Failure {
 	k := l.read
 	low, high := l.totals()
 	if l.raw || k == 0 {
 		return f
 	}
 	data := k - l.empties // the last page with rows
-	if f.answered > 0 && k == l.announced && l.equal == 1 && l.fits(l.rows) {
+	if f.Answered > 0 && k == l.announced && l.equal == 1 && l.fits(l.rows) {
 		l.end = k // an earlier page comes after all that were announced
 		return nil
 	}
-	if f.answered > 0 {
+	if f.Answered > 0 {
 		// The source says that this is an earlier page: it repeats its last one.
-		if same := f.data == l.taken[data].data && f.answered <= data && f.answered > data-max(l.equal, 1); !same {
+		if same := f.Data == l.taken[data].data && f.Answered <= data && f.Answered > data-max(l.equal, 1); !same {
 			return f
 		}
-		if rest := l.rows - int64(data-f.answered)*int64(l.taken[data].rows); k < l.announced && !l.fits(rest) {
+		if rest := l.rows - int64(data-f.Answered)*int64(l.taken[data].rows); k < l.announced && !l.fits(rest) {
 			return f
 		}
-		if f.answered == 1 && l.announced == 0 {
+		if f.Answered == 1 && l.announced == 0 {
 			return stuck(1, f.Page, l.firstRows, "does the source know the parameter page?")
 		}
-		l.end, l.repeated = f.answered, k != l.announced
+		l.end, l.repeated = f.Answered, k != l.announced
 		return nil
 	}
 	switch f.Code {
@@ -462,7 +463,7 @@ func (l *ledger) without(f *Failure) *Failure {
 }
 
 // noSuchPage reports whether a source said that it has no such page.
-func noSuchPage(f *Failure) bool {
+func noSuchPage(f *source.Failure) bool {
 	switch f.Status {
 	case http.StatusNotFound, http.StatusGone, http.StatusRequestedRangeNotSatisfiable:
 		return true
@@ -483,7 +484,7 @@ func (l *ledger) manifest() string {
 
 // finish is called when the list has ended. It returns what a reader of the file
 // should know.
-func (l *ledger) finish() ([]events.Warning, *Failure) {
+func (l *ledger) finish() ([]events.Warning, *source.Failure) {
 	l.rows = 0
 	most, full := 0, 0 // rows of the largest page; pages with rows
 	seen := map[uint64]int{}
@@ -506,7 +507,7 @@ func (l *ledger) finish() ([]events.Warning, *Failure) {
 		return nil, nil
 	}
 	if _, high := l.totals(); l.hole > 0 && l.hole < l.end && !l.fits(l.rows) {
-		return nil, &Failure{Page: l.hole, Code: events.CodeSourceIncomplete,
+		return nil, &source.Failure{Page: l.hole, Code: events.CodeSourceIncomplete,
 			Msg: fmt.Sprintf("it is empty, but the source announces %d pages and %d rows; %d rows were read", l.holeIn, high, l.rows)}
 	}
 	var warnings []events.Warning

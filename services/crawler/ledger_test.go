@@ -8,6 +8,7 @@ import (
 
 	"sheaf/events"
 	"sheaf/events/rows"
+	"sheaf/services/crawler/source"
 
 	"github.com/stretchr/testify/require"
 )
@@ -145,7 +146,7 @@ func TestNullIsAnEmptyPage(t *testing.T) {
 			ends := map[string]string{}
 			for _, empty := range []string{"null", "[]"} {
 				l := newLedger(2, 20, 1000, 1<<20)
-				var failure *Failure
+				var failure *source.Failure
 				for n := 1; failure == nil && l.end == 0; n++ {
 					body := tc.pages[min(n, len(tc.pages))-1]
 					r, err := rows.ScanResponse([]byte(strings.Replace(body, `"data":null`, `"data":`+empty, 1)), rows.Limits{})
@@ -176,7 +177,7 @@ func TestNullIsAnEmptyPage(t *testing.T) {
 
 func TestLedgerFollowsTheSource(t *testing.T) {
 	t.Parallel()
-	take := func(l *ledger, n int, pagetag string, rowTexts ...string) *Failure {
+	take := func(l *ledger, n int, pagetag string, rowTexts ...string) *source.Failure {
 		p, failure := l.admit(n, answer(t, pagetag, rowTexts...))
 		require.Nil(t, failure)
 		return l.take(p)

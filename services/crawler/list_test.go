@@ -9,6 +9,7 @@ import (
 
 	"sheaf/events"
 	"sheaf/events/rows"
+	"sheaf/services/crawler/source"
 
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
@@ -54,9 +55,9 @@ func TestTheEndOfAListDependsOnTheSourceAlone(t *testing.T) {
 			bodies[n] = `{"errcode":0,"data":{"data":[` + list + `],"pagetag":{` + text + `}}}`
 		}
 		// ask is one request; stored are the pages that are durable.
-		ask := func(l *ledger, n int, stored map[int]events.Page) *Failure {
+		ask := func(l *ledger, n int, stored map[int]events.Page) *source.Failure {
 			if bodies[n] == "" {
-				return l.miss(n, &Failure{Page: n, Code: events.CodeSourceHTTP, Status: 404 + n%2*96})
+				return l.miss(n, &source.Failure{Page: n, Code: events.CodeSourceHTTP, Status: 404 + n%2*96})
 			}
 			r, err := rows.ScanResponse([]byte(bodies[n]), rows.Limits{})
 			if err != nil {
@@ -70,7 +71,7 @@ func TestTheEndOfAListDependsOnTheSourceAlone(t *testing.T) {
 			stored[n] = p
 			return l.take(p)
 		}
-		outcome := func(l *ledger, f *Failure) string {
+		outcome := func(l *ledger, f *source.Failure) string {
 			var warnings []events.Warning
 			if f == nil {
 				warnings, f = l.finish()
@@ -100,7 +101,7 @@ func TestTheEndOfAListDependsOnTheSourceAlone(t *testing.T) {
 				}
 				if restarts() {
 					l, flying, asked = newLedger(limit, maxPages, 1000, 1<<20), nil, map[int]bool{}
-					var f *Failure
+					var f *source.Failure
 					for n, p := range stored { // in any order
 						asked[n] = true
 						if f = l.take(p); f != nil {

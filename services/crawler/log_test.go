@@ -11,7 +11,7 @@ import (
 
 	"sheaf/events"
 	"sheaf/events/eventstest"
-	"sheaf/services/crawler/sourcetest"
+	"sheaf/services/crawler/source/sourcetest"
 
 	"github.com/stretchr/testify/require"
 )

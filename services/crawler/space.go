@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"sheaf/events"
+	"sheaf/services/crawler/source"
 )
 
 // SHEAF_PAGES holds a bounded number of bytes, and its disk may have room for fewer. Four
@@ -284,7 +285,7 @@ func (c *crawl) mayGoOn(ctx context.Context) (bool, error) {
 		if r.disk != nil {
 			fits = fmt.Sprintf("there is no room for more: %v; make room there, use a larger disk or export less at once", r.disk)
 		}
-		return false, &Failure{Code: events.CodeLimitBytes, Msg: fmt.Sprintf(
+		return false, &source.Failure{Code: events.CodeLimitBytes, Msg: fmt.Sprintf(
 			"the pages find no room: %d of %d pages take %s, and %s", pages, max(total, pages), mebibytes(stored), fits)}
 	}
 	if refused {

@@ -22,7 +22,7 @@ import (
 	"sheaf/events/embedded"
 	"sheaf/events/eventstest"
 	"sheaf/events/rows"
-	"sheaf/services/crawler/sourcetest"
+	"sheaf/services/crawler/source/sourcetest"
 
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
@@ -538,32 +538,4 @@ func TestAnswersInMemoryAreBounded(t *testing.T) {
 		return nil
 	}))
 	require.ErrorIs(t, ctx.Err(), context.Canceled)
-}
-
-func TestMemory(t *testing.T) {
-	t.Parallel()
-	m := newMemory(10 << 20)
-	a, err := m.take(t.Context(), 0)
-	require.NoError(t, err)
-	b, err := m.take(t.Context(), 8<<20)
-	require.NoError(t, err)
-	require.NoError(t, a.grow(2<<20))
-	short := (*shortError)(nil)
-	require.ErrorAs(t, a.grow(3<<20), &short)
-	require.EqualValues(t, 3<<20, short.want)
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	_, err = m.take(ctx, 1)
-	require.ErrorIs(t, err, context.Canceled)
-	b.release()
-	b.release()
-	require.NoError(t, a.grow(64<<20), "alone it may have all")
-	require.NoError(t, a.grow(128<<20), "and more")
-	a.release()
-	all, err := m.take(t.Context(), 1<<40)
-	require.NoError(t, err)
-	all.release()
-	var none *share
-	require.NoError(t, none.grow(1<<40))
-	none.release()
 }

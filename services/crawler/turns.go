@@ -1,11 +1,8 @@
 package crawler
 
 import (
-	"cmp"
 	"context"
-	"net/url"
 	"slices"
-	"strings"
 	"sync"
 )
 
@@ -45,12 +42,6 @@ func newTurns(places, perHost, perTenant int) *turns {
 	return &turns{perHost: perHost, perTenant: perTenant, free: places, ofHost: map[string]int{}, ofTenant: map[string]int{}}
 }
 
-// hostOf names what a limit per host counts: scheme, host and port of a URL.
-func hostOf(u *url.URL) string {
-	port := cmp.Or(u.Port(), map[string]string{"http": "80", "https": "443"}[u.Scheme])
-	return u.Scheme + "://" + strings.ToLower(u.Hostname()) + ":" + port
-}
-
 // place is the right to make one request. A nil place is one without limits.
 type place struct {
 	turns     *turns
@@ -59,9 +50,9 @@ type place struct {
 	completed bool
 }
 
-// yield gives the place to somebody else although the request goes on. It still
+// Yield gives the place to somebody else although the request goes on. It still
 // counts against the limits of its host and tenant. It may be called again.
-func (p *place) yield() {
+func (p *place) Yield() {
 	if p == nil {
 		return
 	}
@@ -71,8 +62,8 @@ func (p *place) yield() {
 	p.turns.serve()
 }
 
-// done says that the request has ended. It may be called again.
-func (p *place) done() {
+// Done says that the request has ended. It may be called again.
+func (p *place) Done() {
 	if p == nil {
 		return
 	}
@@ -122,7 +113,7 @@ func (t *turns) take(ctx context.Context, of asker) (*place, error) {
 		gone := t.dequeue(of, turn)
 		t.mu.Unlock()
 		if !gone {
-			(<-turn).done() // it came at the same moment
+			(<-turn).Done() // it came at the same moment
 		}
 		return nil, ctx.Err()
 	}

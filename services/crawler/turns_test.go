@@ -31,7 +31,7 @@ func TestTurnsAreFair(t *testing.T) {
 				mu.Lock()
 				served = append(served, tenant+"/"+key)
 				mu.Unlock()
-				place.done()
+				place.Done()
 			}()
 			synctest.Wait() // the order of asking is part of the claim
 		}
@@ -40,7 +40,7 @@ func TestTurnsAreFair(t *testing.T) {
 		}
 		ask("a", "small")
 		ask("b", "small")
-		place.done()
+		place.Done()
 		synctest.Wait()
 		require.Equal(t, []string{"a/giant", "b/small", "a/small", "a/giant", "a/giant", "a/giant"}, served)
 	})
@@ -60,10 +60,10 @@ func TestTurnsGiveUpWithTheirContext(t *testing.T) {
 		synctest.Wait()
 		cancel()
 		require.ErrorIs(t, <-gone, context.Canceled)
-		place.done()
+		place.Done()
 		again, err := turns.take(t.Context(), asker{tenant: "b", key: "z"})
 		require.NoError(t, err, "the place of the one who left is free")
-		again.done()
+		again.Done()
 		require.Empty(t, turns.tenants)
 		require.Equal(t, 1, turns.free)
 	})
@@ -95,7 +95,7 @@ func TestTurnsKeepTheirPlaces(t *testing.T) {
 			mu.Lock()
 			inside--
 			mu.Unlock()
-			place.done()
+			place.Done()
 		})
 	}
 	wg.Wait()
@@ -178,7 +178,7 @@ func TestTurnsKeepTheirLimits(t *testing.T) {
 			},
 			"yield": func(rt *rapid.T) {
 				if len(held) > 0 {
-					rapid.SampledFrom(held).Draw(rt, "place").yield()
+					rapid.SampledFrom(held).Draw(rt, "place").Yield()
 				}
 			},
 			"done": func(rt *rapid.T) {
@@ -188,8 +188,8 @@ func TestTurnsKeepTheirLimits(t *testing.T) {
 				i := rapid.IntRange(0, len(held)-1).Draw(rt, "place")
 				p := held[i]
 				held = slices.Delete(held, i, i+1)
-				p.done()
-				p.done() // harmless
+				p.Done()
+				p.Done() // harmless
 			},
 			"give up": func(rt *rapid.T) {
 				if len(waiting) == 0 {
@@ -218,13 +218,13 @@ func TestTurnsKeepTheirLimits(t *testing.T) {
 			p := held[0]
 			held = held[1:]
 			ask(p.of)
-			p.done()
+			p.Done()
 		}
 		for range 1000 {
 			if check(); len(held) == 0 {
 				break
 			}
-			held[0].done()
+			held[0].Done()
 			held = held[1:]
 		}
 		require.Empty(rt, waiting)

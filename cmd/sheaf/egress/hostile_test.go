@@ -24,7 +24,7 @@ import (
 
 	"sheaf/events"
 	"sheaf/events/eventstest"
-	"sheaf/services/crawler"
+	"sheaf/services/crawler/source"
 	"sheaf/services/notifier"
 )
 
@@ -334,17 +334,17 @@ func within(t *testing.T, d time.Duration, otherwise string, f func()) {
 
 // fetch returns the failure of fetching one page, "" without one.
 func fetch(t *testing.T, client *Client, url string, waits bool) string {
-	policy := crawler.Policy{Attempts: 1, HeaderTimeout: time.Second, PageTimeout: 1500 * time.Millisecond, MaxBodyBytes: 1 << 16}
+	policy := source.Policy{Attempts: 1, HeaderTimeout: time.Second, PageTimeout: 1500 * time.Millisecond, MaxBodyBytes: 1 << 16}
 	most := 10 * time.Second
 	if !waits { // time is not what ends it
 		policy.HeaderTimeout, policy.PageTimeout = time.Minute, time.Minute
 	}
-	source, err := crawler.NewSource(client, crawler.Request{URL: url, Limit: 1}, policy)
+	src, err := source.New(client, source.Request{URL: url, Limit: 1}, policy)
 	if !assert.NoError(t, err) {
 		return ""
 	}
 	begin := time.Now()
-	got, err := source.Fetch(t.Context(), 1)
+	got, err := src.Fetch(t.Context(), 1)
 	assert.Less(t, time.Since(begin), most, url)
 	if err != nil {
 		return err.Error()

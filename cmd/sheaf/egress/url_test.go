@@ -17,7 +17,7 @@ import (
 	"pgregory.net/rapid"
 
 	"sheaf/events/eventstest"
-	"sheaf/services/crawler"
+	"sheaf/services/crawler/source"
 	"sheaf/services/notifier"
 )
 
@@ -141,9 +141,9 @@ func TestServicesPassURLsAsReceived(t *testing.T) {
 	const want = `/a%2Fb/%E5%8C%97%E4%BA%AC%20x?q=%E5%8C%97%E4%BA%AC%20%7B%60%7D&p=100%25&f%5Ba%5D=%e5+;&u=%5C%5E%7C%3C%3E%22`
 
 	for param, more := range map[string]string{"": "", `{"x y":"北 [100%]"}`: "&x+y=%E5%8C%97+%5B100%25%5D"} {
-		source, err := crawler.NewSource(client, crawler.Request{URL: server.URL + given, Limit: 1, Param: json.RawMessage(param)}, crawler.Policy{})
+		src, err := source.New(client, source.Request{URL: server.URL + given, Limit: 1, Param: json.RawMessage(param)}, source.Policy{})
 		require.NoError(t, err)
-		got, err := source.Fetch(t.Context(), 1)
+		got, err := src.Fetch(t.Context(), 1)
 		require.NoError(t, err)
 		got.Release()
 		require.Equal(t, want+more+"&page=1&limit=1", <-asked)

@@ -1,4 +1,4 @@
-package crawler
+package source
 
 import (
 	"context"
@@ -8,7 +8,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"sheaf/services/crawler/sourcetest"
+	"sheaf/services/crawler/source/sourcetest"
 )
 
 // waits fetches a page whose first attempts fail and returns the waits between
@@ -17,10 +17,10 @@ func waits(t *testing.T, policy Policy, attempts int, fault sourcetest.Fault) []
 	src := sourcetest.New(t, 1)
 	src.Fault = sourcetest.First(attempts-1, fault)
 	policy.Attempts = attempts
-	s, err := NewSource(src.Client, Request{URL: src.URL, Limit: 1}, policy)
+	s, err := New(src.Client, Request{URL: src.URL, Limit: 1}, policy)
 	require.NoError(t, err)
 	var got []time.Duration
-	s.sleep = func(_ context.Context, d time.Duration) error { got = append(got, d); return nil }
+	s.Sleep = func(_ context.Context, d time.Duration) error { got = append(got, d); return nil }
 	s.jitter = func(limit time.Duration) time.Duration { return limit }
 	_, err = s.Fetch(t.Context(), 1)
 	require.NoError(t, err)
@@ -38,7 +38,7 @@ func TestBackoffDoublesUpToItsMost(t *testing.T) {
 
 func TestJitterIsFull(t *testing.T) {
 	t.Parallel()
-	s, err := NewSource(http.DefaultClient, Request{URL: "http://a/", Limit: 1}, Policy{})
+	s, err := New(http.DefaultClient, Request{URL: "http://a/", Limit: 1}, Policy{})
 	require.NoError(t, err)
 	low, high := time.Hour, time.Duration(0)
 	for range 10_000 {
@@ -98,16 +98,16 @@ func TestRefusalsWithoutRetryAfterAreFinal(t *testing.T) {
 	} {
 		src := sourcetest.New(t, 1)
 		src.Fault = sourcetest.Always(sourcetest.Status(c.status, "", "Retry-After", c.value))
-		s, err := NewSource(src.Client, Request{URL: src.URL, Limit: 1}, Policy{Attempts: 3})
+		s, err := New(src.Client, Request{URL: src.URL, Limit: 1}, Policy{Attempts: 3})
 		require.NoError(t, err)
-		s.sleep = func(context.Context, time.Duration) error { return nil }
+		s.Sleep = func(context.Context, time.Duration) error { return nil }
 		_, err = s.Fetch(t.Context(), 1)
 		require.EqualError(t, err, c.want)
 		require.Len(t, src.Requests(), c.attempts)
 	}
 	src := sourcetest.New(t, 1) // a 202 that asks for nothing is a page
 	src.Fault = sourcetest.Always(sourcetest.Status(202, string(src.Page(1, 1))))
-	s, err := NewSource(src.Client, Request{URL: src.URL, Limit: 1}, Policy{})
+	s, err := New(src.Client, Request{URL: src.URL, Limit: 1}, Policy{})
 	require.NoError(t, err)
 	got, err := s.Fetch(t.Context(), 1)
 	require.NoError(t, err)
@@ -124,7 +124,7 @@ func TestAcceptIsSent(t *testing.T) {
 			if given != "" {
 				req.Header = map[string]string{"accept": given}
 			}
-			s, err := NewSource(src.Client, req, Policy{})
+			s, err := New(src.Client, req, Policy{})
 			require.NoError(t, err)
 			got, err := s.Fetch(t.Context(), 1)
 			require.NoError(t, err)
@@ -132,4 +132,32 @@ func TestAcceptIsSent(t *testing.T) {
 			require.Equal(t, []string{want}, src.Requests()[0].Header["Accept"])
 		}
 	}
+}
+
+func TestMemory(t *testing.T) {
+	t.Parallel()
+	m := NewMemory(10 << 20)
+	a, err := m.take(t.Context(), 0)
+	require.NoError(t, err)
+	b, err := m.take(t.Context(), 8<<20)
+	require.NoError(t, err)
+	require.NoError(t, a.grow(2<<20))
+	short := (*shortError)(nil)
+	require.ErrorAs(t, a.grow(3<<20), &short)
+	require.EqualValues(t, 3<<20, short.want)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err = m.take(ctx, 1)
+	require.ErrorIs(t, err, context.Canceled)
+	b.release()
+	b.release()
+	require.NoError(t, a.grow(64<<20), "alone it may have all")
+	require.NoError(t, a.grow(128<<20), "and more")
+	a.release()
+	all, err := m.take(t.Context(), 1<<40)
+	require.NoError(t, err)
+	all.release()
+	var none *share
+	require.NoError(t, none.grow(1<<40))
+	none.release()
 }

@@ -1,4 +1,4 @@
-package crawler
+package source
 
 import (
 	"context"
@@ -10,7 +10,7 @@ import (
 // leastShare is set aside for every answer: most are smaller.
 const leastShare = 1 << 20
 
-// memory bounds the bytes of answers that are held at once, from the first byte
+// Memory bounds the bytes of answers that are held at once, from the first byte
 // read until the page is published. How large an answer will be is not known
 // before it is read, so an attempt sets aside as much as the largest answer of
 // its export took so far. One that grows beyond takes more if there is more. If
@@ -18,15 +18,16 @@ const leastShare = 1 << 20
 // memory ever waits for more, so nobody waits for ever.
 //
 // Compression, and the copying when a buffer grows, take some memory besides.
-type memory struct {
+type Memory struct {
 	size int64
 	free *semaphore.Weighted
 }
 
-func newMemory(size int64) *memory { return &memory{size: size, free: semaphore.NewWeighted(size)} }
+// NewMemory returns a budget of size bytes.
+func NewMemory(size int64) *Memory { return &Memory{size: size, free: semaphore.NewWeighted(size)} }
 
 // take waits for memory for an answer of size bytes, or for all there is.
-func (m *memory) take(ctx context.Context, size int64) (*share, error) {
+func (m *Memory) take(ctx context.Context, size int64) (*share, error) {
 	if m == nil {
 		return nil, nil
 	}
@@ -39,7 +40,7 @@ func (m *memory) take(ctx context.Context, size int64) (*share, error) {
 
 // share is the memory of one answer. A nil share is without limit.
 type share struct {
-	of   *memory
+	of   *Memory
 	held int64
 }
 

@@ -1,7 +1,9 @@
-package crawler
+// Package source asks a paginated HTTP source for pages and reads its answers.
+package source
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"encoding/base64"
@@ -105,6 +107,25 @@ func positive[T int | int64 | time.Duration](v, otherwise T) T {
 	return otherwise
 }
 
+// Client sends requests to sources. It decides which addresses may be asked, and
+// never follows a redirect: the address behind one was not checked. A context has to end its
+// requests and the reading of their answers.
+type Client interface {
+	Do(req *http.Request) (*http.Response, error)
+}
+
+// Place is the right to make one request.
+type Place interface {
+	Yield() // gives the place to another request, although this one goes on
+	Done()  // the request has ended
+}
+
+// anywhere is a place without limits.
+type anywhere struct{}
+
+func (anywhere) Yield() {}
+func (anywhere) Done()  {}
+
 // Source fetches the pages of one export. It is safe for concurrent use.
 type Source struct {
 	client  Client
@@ -118,27 +139,27 @@ type Source struct {
 	limit   int
 	secrets []string // never shown, longest first
 
-	// turn waits for a place to make one request. It is asked for each
+	// Turn waits for a place to make one request. It is asked for each
 	// attempt anew, so that a source in its backoff keeps nobody waiting.
-	turn   func(context.Context) (*place, error)
-	memory *memory      // for answers; nil: without limit
-	usual  atomic.Int64 // bytes of the largest answer so far
-	sleep  func(context.Context, time.Duration) error
-	jitter func(limit time.Duration) time.Duration // from 0 to limit
+	Turn   func(context.Context) (Place, error)
+	Memory *Memory                                    // for answers; nil: without limit
+	Sleep  func(context.Context, time.Duration) error // waits before the next attempt
+	usual  atomic.Int64                               // bytes of the largest answer so far
+	jitter func(limit time.Duration) time.Duration    // from 0 to limit
 }
 
-// NewSource checks req and prepares its requests. It asks nothing yet. The
+// New checks req and prepares its requests. It asks nothing yet. The
 // error names the field; it never holds the value of a header.
-func NewSource(client Client, req Request, policy Policy) (*Source, error) {
+func New(client Client, req Request, policy Policy) (*Source, error) {
 	if client == nil {
-		return nil, errors.New("crawler: NewSource needs an HTTP client")
+		return nil, errors.New("source: New needs an HTTP client")
 	}
 	s := &Source{
 		client: client,
 		policy: policy.withDefaults(),
 		limit:  req.Limit,
-		turn:   func(context.Context) (*place, error) { return nil, nil }, //nolint:nilnil // without limits
-		sleep:  sleep,
+		Turn:   func(context.Context) (Place, error) { return anywhere{}, nil },
+		Sleep:  Sleep,
 		jitter: func(limit time.Duration) time.Duration { return rand.N(limit + 1) },
 	}
 	if req.Limit < 1 {
@@ -185,6 +206,12 @@ func (s *Source) setURL(raw string) error {
 	u.Fragment = ""
 	s.url = *u
 	return nil
+}
+
+// Host names what a limit per host counts: scheme, host and port of the URL.
+func (s *Source) Host() string {
+	port := cmp.Or(s.url.Port(), map[string]string{"http": "80", "https": "443"}[s.url.Scheme])
+	return s.url.Scheme + "://" + strings.ToLower(s.url.Hostname()) + ":" + port
 }
 
 // Fields that describe one connection or its framing (RFC 9110, 7.6.1 and
@@ -431,16 +458,16 @@ func (s *Source) Fetch(ctx context.Context, page int) (Fetched, error) {
 	start := time.Now()
 	early := 0 // answers whose JSON ended too early
 	for n := 1; ; n++ {
-		turn, err := s.turn(ctx)
+		turn, err := s.Turn(ctx)
 		if err != nil {
 			return Fetched{}, ended(ctx, page, n-1)
 		}
 		// A source that does not answer must not keep the others waiting: its
 		// place goes to somebody else, and the request goes on without.
-		slow := time.AfterFunc(s.policy.SlowAfter, turn.yield)
+		slow := time.AfterFunc(s.policy.SlowAfter, turn.Yield)
 		f, wrong := s.attempt(ctx, page)
 		slow.Stop()
-		turn.done()
+		turn.Done()
 		if wrong == nil {
 			f.Attempts, f.Elapsed = n, time.Since(start)
 			return f, nil
@@ -462,7 +489,7 @@ func (s *Source) Fetch(ctx context.Context, page int) (Fetched, error) {
 		if wrong.again == never || early > 1 || n >= s.policy.Attempts {
 			return Fetched{}, &wrong.failure
 		}
-		if err := s.sleep(ctx, s.wait(n, wrong.after)); err != nil {
+		if err := s.Sleep(ctx, s.wait(n, wrong.after)); err != nil {
 			return Fetched{}, ended(ctx, page, n)
 		}
 	}
@@ -490,7 +517,8 @@ func (s *Source) wait(n int, after time.Duration) time.Duration {
 	return s.jitter(min(limit, s.policy.MaxBackoff))
 }
 
-func sleep(ctx context.Context, d time.Duration) error {
+// Sleep waits for d, or until ctx ends.
+func Sleep(ctx context.Context, d time.Duration) error {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
@@ -550,7 +578,7 @@ func (s *Source) attempt(parent context.Context, page int) (_ Fetched, bad *wron
 	// Memory is set aside for an answer that has begun, not for one that may
 	// never come. Waiting for it is not the source's time.
 	total.Stop()
-	share, err := s.memory.take(parent, s.usual.Load())
+	share, err := s.Memory.take(parent, s.usual.Load())
 	if err != nil {
 		return Fetched{}, s.broken(parent, err)
 	}

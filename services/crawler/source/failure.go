@@ -1,4 +1,4 @@
-package crawler
+package source
 
 import (
 	"fmt"
@@ -28,8 +28,8 @@ type Failure struct {
 	// addresses: it is not for callers.
 	Err error
 
-	answered int    // the earlier page that the source says its answer is, else 0
-	data     uint64 // hash of that answer's data rows, see ledger.hash
+	Answered int    // the earlier page that the source says its answer is, else 0
+	Data     uint64 // hash of that answer's data rows, see ledger.hash
 }
 
 // Error is one sentence, such as "page 7: HTTP 503 after 6 attempts".

@@ -1,4 +1,4 @@
-package crawler_test
+package source_test
 
 import (
 	"bytes"
@@ -28,16 +28,16 @@ import (
 
 	"sheaf/events"
 	"sheaf/events/rows"
-	"sheaf/services/crawler"
-	"sheaf/services/crawler/sourcetest"
+	"sheaf/services/crawler/source"
+	"sheaf/services/crawler/source/sourcetest"
 )
 
 const key = "5ad5f7b92a816b76e70a21e4154c2485"
 
 // quick is the default policy with waits that a test can afford.
-var quick = crawler.Policy{BaseBackoff: time.Millisecond, MaxBackoff: 2 * time.Millisecond, MaxRetryAfter: 5 * time.Millisecond}
+var quick = source.Policy{BaseBackoff: time.Millisecond, MaxBackoff: 2 * time.Millisecond, MaxRetryAfter: 5 * time.Millisecond}
 
-func open(t *testing.T, src *sourcetest.Source, req crawler.Request, policy crawler.Policy) *crawler.Source {
+func open(t *testing.T, src *sourcetest.Source, req source.Request, policy source.Policy) *source.Source {
 	t.Helper()
 	if req.URL == "" {
 		req.URL = src.URL
@@ -48,14 +48,14 @@ func open(t *testing.T, src *sourcetest.Source, req crawler.Request, policy craw
 	if req.TaskID == "" {
 		req.TaskID = key
 	}
-	s, err := crawler.NewSource(src.Client, req, policy)
+	s, err := source.New(src.Client, req, policy)
 	require.NoError(t, err)
 	return s
 }
 
-func failure(t *testing.T, err error) *crawler.Failure {
+func failure(t *testing.T, err error) *source.Failure {
 	t.Helper()
-	var f *crawler.Failure
+	var f *source.Failure
 	require.ErrorAs(t, err, &f)
 	return f
 }
@@ -63,7 +63,7 @@ func failure(t *testing.T, err error) *crawler.Failure {
 func TestFetchReturnsThePage(t *testing.T) {
 	t.Parallel()
 	src := sourcetest.New(t, 25)
-	s := open(t, src, crawler.Request{}, quick)
+	s := open(t, src, source.Request{}, quick)
 	for page, want := range map[int]int{1: 11, 2: 11, 3: 6, 4: 1} {
 		f, err := s.Fetch(t.Context(), page)
 		require.NoError(t, err)
@@ -87,7 +87,7 @@ func TestConcurrentFetchesKeepTheirPages(t *testing.T) {
 		}
 		return nil
 	}
-	s := open(t, src, crawler.Request{}, quick)
+	s := open(t, src, source.Request{}, quick)
 	var wg sync.WaitGroup
 	wrong := make(chan string, 200)
 	for range 8 {
@@ -128,7 +128,7 @@ func TestGETCarriesParamInTheQuery(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			src := sourcetest.New(t, 25)
 			for _, method := range []string{"", "get", "GET"} {
-				s := open(t, src, crawler.Request{URL: src.URL + c.query + "#part", Method: method, Param: json.RawMessage(c.param)}, quick)
+				s := open(t, src, source.Request{URL: src.URL + c.query + "#part", Method: method, Param: json.RawMessage(c.param)}, quick)
 				_, err := s.Fetch(t.Context(), 2)
 				require.NoError(t, err)
 			}
@@ -150,7 +150,7 @@ func TestGETStringsArriveUnchanged(t *testing.T) {
 		param := rapid.MapOf(rapid.String().Filter(func(s string) bool { return s != "page" && s != "limit" }), rapid.String()).Draw(r, "param")
 		raw, err := json.Marshal(param)
 		require.NoError(r, err)
-		s, err := crawler.NewSource(src.Client, crawler.Request{URL: src.URL, Param: raw, Limit: 10}, quick)
+		s, err := source.New(src.Client, source.Request{URL: src.URL, Param: raw, Limit: 10}, quick)
 		require.NoError(r, err)
 		_, err = s.Fetch(t.Context(), 1)
 		require.NoError(r, err)
@@ -172,7 +172,7 @@ func TestPOSTCarriesParamInTheBody(t *testing.T) {
 	} {
 		src := sourcetest.New(t, 25)
 		src.Fault = sourcetest.First(1, sourcetest.Status(503, ""))
-		s := open(t, src, crawler.Request{URL: src.URL + "?shop=1", Method: "pOsT", Param: json.RawMessage(param)}, quick)
+		s := open(t, src, source.Request{URL: src.URL + "?shop=1", Method: "pOsT", Param: json.RawMessage(param)}, quick)
 		f, err := s.Fetch(t.Context(), 2)
 		require.NoError(t, err)
 		require.Equal(t, 2, f.Attempts)
@@ -189,7 +189,7 @@ func TestPOSTCarriesParamInTheBody(t *testing.T) {
 func TestHeadersReachTheSource(t *testing.T) {
 	t.Parallel()
 	src := sourcetest.New(t, 1)
-	s := open(t, src, crawler.Request{Method: "POST", Header: map[string]string{
+	s := open(t, src, source.Request{Method: "POST", Header: map[string]string{
 		"authorization": "Bearer s3cret-token", "Content-type": "application/vnd.x+json", "Host": "shop.example:81",
 		"X-Export-Empty": "", "XT-EXPORT-TASKID": "forged", "User-Agent": "mine",
 	}}, quick)
@@ -205,45 +205,45 @@ func TestHeadersReachTheSource(t *testing.T) {
 	require.Equal(t, "shop.example:81", r.Host)
 }
 
-func TestNewSourceRefuses(t *testing.T) {
+func TestNewRefuses(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		name string
-		req  crawler.Request
+		req  source.Request
 		want string
 	}{
-		{"no limit", crawler.Request{URL: "http://a/", Limit: -1}, "source limit is -1; it must be at least 1"},
-		{"PUT", crawler.Request{URL: "http://a/", Method: "put"}, `source method "put" is not supported; use GET or POST`},
-		{"no url", crawler.Request{}, "source url must be absolute and begin with http:// or https://"},
-		{"relative", crawler.Request{URL: "/demo/page"}, "source url must be absolute and begin with http:// or https://"},
-		{"no host", crawler.Request{URL: "http:///x"}, "source url must be absolute and begin with http:// or https://"},
-		{"only a port", crawler.Request{URL: "http://:80/x"}, "source url must be absolute and begin with http:// or https://"},
-		{"file", crawler.Request{URL: "file:///etc/passwd"}, "source url must be absolute and begin with http:// or https://"},
-		{"broken url", crawler.Request{URL: "http://u:pa55word@h/%zz"}, `source url is not a URL: invalid URL escape "%zz"`},
-		{"param array", crawler.Request{URL: "http://a/", Param: json.RawMessage(`[1]`)}, "source param must be a JSON object"},
-		{"param two", crawler.Request{URL: "http://a/", Param: json.RawMessage(`{},{}`)}, "source param must be a JSON object"},
-		{"param string", crawler.Request{URL: "http://a/", Param: json.RawMessage(`"a"`)}, "source param must be a JSON object"},
-		{"param broken", crawler.Request{URL: "http://a/", Param: json.RawMessage(`{"a":`)}, "source param must be a JSON object"},
-		{"param tricky", crawler.Request{URL: "http://a/", Param: json.RawMessage(`{}],[{}`)}, "source param must be a JSON object"},
-		{"header name", crawler.Request{URL: "http://a/", Header: map[string]string{"a b": "v"}}, `source header "a b" is not a header name`},
-		{"header name CRLF", crawler.Request{URL: "http://a/", Header: map[string]string{"a\r\nb": "v"}}, `source header "a\r\nb" is not a header name`},
-		{"header value CRLF", crawler.Request{URL: "http://a/", Header: map[string]string{"x-a": "s3cret\r\nEvil: 1"}},
+		{"no limit", source.Request{URL: "http://a/", Limit: -1}, "source limit is -1; it must be at least 1"},
+		{"PUT", source.Request{URL: "http://a/", Method: "put"}, `source method "put" is not supported; use GET or POST`},
+		{"no url", source.Request{}, "source url must be absolute and begin with http:// or https://"},
+		{"relative", source.Request{URL: "/demo/page"}, "source url must be absolute and begin with http:// or https://"},
+		{"no host", source.Request{URL: "http:///x"}, "source url must be absolute and begin with http:// or https://"},
+		{"only a port", source.Request{URL: "http://:80/x"}, "source url must be absolute and begin with http:// or https://"},
+		{"file", source.Request{URL: "file:///etc/passwd"}, "source url must be absolute and begin with http:// or https://"},
+		{"broken url", source.Request{URL: "http://u:pa55word@h/%zz"}, `source url is not a URL: invalid URL escape "%zz"`},
+		{"param array", source.Request{URL: "http://a/", Param: json.RawMessage(`[1]`)}, "source param must be a JSON object"},
+		{"param two", source.Request{URL: "http://a/", Param: json.RawMessage(`{},{}`)}, "source param must be a JSON object"},
+		{"param string", source.Request{URL: "http://a/", Param: json.RawMessage(`"a"`)}, "source param must be a JSON object"},
+		{"param broken", source.Request{URL: "http://a/", Param: json.RawMessage(`{"a":`)}, "source param must be a JSON object"},
+		{"param tricky", source.Request{URL: "http://a/", Param: json.RawMessage(`{}],[{}`)}, "source param must be a JSON object"},
+		{"header name", source.Request{URL: "http://a/", Header: map[string]string{"a b": "v"}}, `source header "a b" is not a header name`},
+		{"header name CRLF", source.Request{URL: "http://a/", Header: map[string]string{"a\r\nb": "v"}}, `source header "a\r\nb" is not a header name`},
+		{"header value CRLF", source.Request{URL: "http://a/", Header: map[string]string{"x-a": "s3cret\r\nEvil: 1"}},
 			"the value of source header X-A holds a line break or another control character"},
-		{"twice", crawler.Request{URL: "http://a/", Header: map[string]string{"x-a": "1", "X-A": "2"}}, "source header X-A is given twice"},
-		{"bad host", crawler.Request{URL: "http://a/", Header: map[string]string{"host": "a/b c"}}, "the value of source header Host is not a host"},
-		{"key", crawler.Request{URL: "http://a/", TaskID: "a\nb"}, "the key of the export is not a header value"},
+		{"twice", source.Request{URL: "http://a/", Header: map[string]string{"x-a": "1", "X-A": "2"}}, "source header X-A is given twice"},
+		{"bad host", source.Request{URL: "http://a/", Header: map[string]string{"host": "a/b c"}}, "the value of source header Host is not a host"},
+		{"key", source.Request{URL: "http://a/", TaskID: "a\nb"}, "the key of the export is not a header value"},
 	} {
 		if c.req.Limit == 0 {
 			c.req.Limit = 1
 		}
-		_, err := crawler.NewSource(http.DefaultClient, c.req, quick)
+		_, err := source.New(http.DefaultClient, c.req, quick)
 		require.EqualError(t, err, c.want, c.name)
 	}
 	for _, name := range []string{"content-length", "Transfer-Encoding", "connection", "Proxy-Authorization", "Proxy-X", "Keep-Alive", "TE", "Trailer", "Upgrade", "Expect"} {
-		_, err := crawler.NewSource(http.DefaultClient, crawler.Request{URL: "http://a/", Limit: 1, Header: map[string]string{name: "s3cret-value"}}, quick)
+		_, err := source.New(http.DefaultClient, source.Request{URL: "http://a/", Limit: 1, Header: map[string]string{name: "s3cret-value"}}, quick)
 		require.EqualError(t, err, "source header "+http.CanonicalHeaderKey(name)+" cannot be set; leave it out")
 	}
-	_, err := crawler.NewSource(nil, crawler.Request{URL: "http://a/", Limit: 1}, quick)
+	_, err := source.New(nil, source.Request{URL: "http://a/", Limit: 1}, quick)
 	require.Error(t, err)
 }
 
@@ -283,7 +283,7 @@ func TestFetchAsksAgainAfter(t *testing.T) {
 			if name == "no body in time" || name == "a 503 without an end" {
 				policy.PageTimeout = time.Second
 			}
-			f, err := open(t, src, crawler.Request{}, policy).Fetch(t.Context(), 1)
+			f, err := open(t, src, source.Request{}, policy).Fetch(t.Context(), 1)
 			require.NoError(t, err)
 			require.Equal(t, 3, f.Attempts)
 			require.Equal(t, string(src.Page(1, 10)), string(f.Body))
@@ -374,13 +374,13 @@ func TestFetchFails(t *testing.T) {
 			case "no body":
 				policy.PageTimeout = time.Second
 			}
-			got, err := open(t, src, crawler.Request{}, policy).Fetch(t.Context(), 7)
+			got, err := open(t, src, source.Request{}, policy).Fetch(t.Context(), 7)
 			f := failure(t, err)
 			require.Equal(t, c.want, f.Error())
 			require.Equal(t, c.code, f.Code)
 			require.Equal(t, c.attempts, f.Attempts)
 			require.Equal(t, 7, f.Page)
-			require.Equal(t, crawler.Fetched{}, got)
+			require.Equal(t, source.Fetched{}, got)
 			require.Len(t, src.Requests(), c.attempts)
 			require.NotContains(t, f.Error()+f.Msg, "secret")
 		})
@@ -397,7 +397,7 @@ func TestRowsOfAPageAreBounded(t *testing.T) {
 	t.Parallel()
 	src := sourcetest.New(t, 1)
 	src.Fault = sourcetest.Always(sourcetest.Body(`{"data":{"data":[` + strings.Repeat("{},", 1_000_000) + `{}]}}`))
-	_, err := open(t, src, crawler.Request{}, quick).Fetch(t.Context(), 1)
+	_, err := open(t, src, source.Request{}, quick).Fetch(t.Context(), 1)
 	require.Equal(t, events.CodeLimitRows, failure(t, err).Code)
 	require.EqualError(t, err, "page 1: the page has more than 1000000 rows")
 }
@@ -414,7 +414,7 @@ func TestCompressionRatioIsBounded(t *testing.T) {
 	require.NoError(t, z.Close())
 	src := sourcetest.New(t, 1)
 	src.Fault = sourcetest.Always(sourcetest.GzipOf(bomb.Bytes()))
-	_, err = open(t, src, crawler.Request{}, quick).Fetch(t.Context(), 1)
+	_, err = open(t, src, source.Request{}, quick).Fetch(t.Context(), 1)
 	f := failure(t, err)
 	require.Equal(t, events.CodeLimitBytes, f.Code)
 	require.EqualError(t, f, "page 1: the answer grows to more than 400 times its compressed size (--max-compression-ratio)")
@@ -423,7 +423,7 @@ func TestCompressionRatioIsBounded(t *testing.T) {
 	src = sourcetest.New(t, 20_000)
 	src.Row = func(int) string { return `{"id":null,"name":"","amount":0}` }
 	src.Fault = sourcetest.Always(sourcetest.Gzip)
-	got, err := open(t, src, crawler.Request{Limit: 50_000}, quick).Fetch(t.Context(), 1)
+	got, err := open(t, src, source.Request{Limit: 50_000}, quick).Fetch(t.Context(), 1)
 	require.NoError(t, err)
 	require.Equal(t, 20_001, got.Response.RowCount)
 }
@@ -436,7 +436,7 @@ func TestGzipOfSeveralMembersIsOneBody(t *testing.T) {
 		_, _ = w.Write(sourcetest.Compress(page[:50]))
 		_, _ = w.Write(sourcetest.Compress(page[50:]))
 	})
-	f, err := open(t, src, crawler.Request{}, quick).Fetch(t.Context(), 1)
+	f, err := open(t, src, source.Request{}, quick).Fetch(t.Context(), 1)
 	require.NoError(t, err)
 	require.Equal(t, string(src.Page(1, 10)), string(f.Body))
 }
@@ -450,7 +450,7 @@ func TestFailuresNeverShowSecrets(t *testing.T) {
 		u, err := url.Parse(src.URL)
 		require.NoError(t, err)
 		u.User = url.UserPassword("user", "pa55word")
-		s := open(t, src, crawler.Request{URL: u.String() + "?sign=top-s3cret", Header: map[string]string{
+		s := open(t, src, source.Request{URL: u.String() + "?sign=top-s3cret", Header: map[string]string{
 			"Authorization": "Bearer top-s3cret", "X-Key": "0123456789",
 		}}, quick)
 		_, err = s.Fetch(t.Context(), 1)
@@ -465,7 +465,7 @@ func TestFailuresNeverShowSecrets(t *testing.T) {
 func TestUserInfoBecomesBasicAuthorization(t *testing.T) {
 	t.Parallel()
 	src := sourcetest.New(t, 1)
-	_, err := open(t, src, crawler.Request{URL: strings.Replace(src.URL, "://", "://user:pa55word@", 1)}, quick).Fetch(t.Context(), 1)
+	_, err := open(t, src, source.Request{URL: strings.Replace(src.URL, "://", "://user:pa55word@", 1)}, quick).Fetch(t.Context(), 1)
 	require.NoError(t, err)
 	require.Equal(t, "Basic dXNlcjpwYTU1d29yZA==", src.Requests()[0].Header.Get("Authorization"))
 }
@@ -506,7 +506,7 @@ func TestUnreachableSources(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			policy := quick
 			policy.Attempts = 2
-			s, err := crawler.NewSource(&http.Client{Transport: c.transport}, crawler.Request{URL: c.url, Limit: 1}, policy)
+			s, err := source.New(&http.Client{Transport: c.transport}, source.Request{URL: c.url, Limit: 1}, policy)
 			require.NoError(t, err)
 			_, err = s.Fetch(t.Context(), 1)
 			f := failure(t, err)
@@ -546,7 +546,7 @@ func TestFetchEndsWithItsContext(t *testing.T) {
 				cancel(stop)
 			}()
 			start := time.Now()
-			_, err := open(t, src, crawler.Request{}, crawler.Policy{}).Fetch(ctx, 1) // default waits
+			_, err := open(t, src, source.Request{}, source.Policy{}).Fetch(ctx, 1) // default waits
 			f := failure(t, err)
 			require.Empty(t, f.Code)
 			require.ErrorIs(t, err, stop)
@@ -556,7 +556,7 @@ func TestFetchEndsWithItsContext(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	_, err := open(t, sourcetest.New(t, 1), crawler.Request{}, quick).Fetch(ctx, 1)
+	_, err := open(t, sourcetest.New(t, 1), source.Request{}, quick).Fetch(ctx, 1)
 	require.ErrorIs(t, err, context.Canceled)
 }
 
@@ -575,7 +575,7 @@ func TestConnectionsAreKept(t *testing.T) {
 	}}
 	defer transport.CloseIdleConnections()
 	src.Client = &http.Client{Transport: transport}
-	s := open(t, src, crawler.Request{}, quick)
+	s := open(t, src, source.Request{}, quick)
 	for page := range 3 {
 		_, err := s.Fetch(t.Context(), page+1)
 		require.NoError(t, err)
@@ -604,7 +604,7 @@ func FuzzFetch(f *testing.F) {
 		})}
 		policy := quick
 		policy.Attempts = 2
-		s, err := crawler.NewSource(client, crawler.Request{URL: "http://source.example/", Limit: 1}, policy)
+		s, err := source.New(client, source.Request{URL: "http://source.example/", Limit: 1}, policy)
 		require.NoError(t, err)
 		got, err := s.Fetch(t.Context(), 1)
 		if err == nil {
@@ -628,18 +628,18 @@ func TestMessagesHoldNoSecret(t *testing.T) {
 	t.Parallel()
 	const secret = "S3cretTokenOfShop"
 	for name, tc := range map[string]struct {
-		req    crawler.Request
+		req    source.Request
 		secret string
 	}{
-		"bearer":          {crawler.Request{Header: map[string]string{"Authorization": "Bearer " + secret}}, secret},
-		"cookie":          {crawler.Request{Header: map[string]string{"Cookie": "lang=en; sid=" + secret + "; x=1"}}, secret},
-		"quoted":          {crawler.Request{Header: map[string]string{"Authorization": `Token token="` + secret + `"`}}, secret},
-		"basic, password": {crawler.Request{Header: map[string]string{"Authorization": "Basic " + base64.StdEncoding.EncodeToString([]byte("shop:"+secret))}}, secret},
-		"basic, user":     {crawler.Request{Header: map[string]string{"Authorization": "basic " + base64.StdEncoding.EncodeToString([]byte(secret+":x"))}}, secret},
-		"short":           {crawler.Request{Header: map[string]string{"X-Pin": "12345"}}, "12345"},
-		"secret param":    {crawler.Request{Param: json.RawMessage(`{"auth":"` + secret + `"}`), SecretParam: []string{"auth"}}, secret},
-		"in an object":    {crawler.Request{Method: "POST", Param: json.RawMessage(`{"auth":{"a":["x",{"token":"` + secret + `"}]}}`), SecretParam: []string{"auth"}}, secret},
-		"escaped":         {crawler.Request{Method: "POST", Param: json.RawMessage(`{"auth":{"token":"S3cret\u0020TokenOfShop"}}`), SecretParam: []string{"auth"}}, "S3cret TokenOfShop"},
+		"bearer":          {source.Request{Header: map[string]string{"Authorization": "Bearer " + secret}}, secret},
+		"cookie":          {source.Request{Header: map[string]string{"Cookie": "lang=en; sid=" + secret + "; x=1"}}, secret},
+		"quoted":          {source.Request{Header: map[string]string{"Authorization": `Token token="` + secret + `"`}}, secret},
+		"basic, password": {source.Request{Header: map[string]string{"Authorization": "Basic " + base64.StdEncoding.EncodeToString([]byte("shop:"+secret))}}, secret},
+		"basic, user":     {source.Request{Header: map[string]string{"Authorization": "basic " + base64.StdEncoding.EncodeToString([]byte(secret+":x"))}}, secret},
+		"short":           {source.Request{Header: map[string]string{"X-Pin": "12345"}}, "12345"},
+		"secret param":    {source.Request{Param: json.RawMessage(`{"auth":"` + secret + `"}`), SecretParam: []string{"auth"}}, secret},
+		"in an object":    {source.Request{Method: "POST", Param: json.RawMessage(`{"auth":{"a":["x",{"token":"` + secret + `"}]}}`), SecretParam: []string{"auth"}}, secret},
+		"escaped":         {source.Request{Method: "POST", Param: json.RawMessage(`{"auth":{"token":"S3cret\u0020TokenOfShop"}}`), SecretParam: []string{"auth"}}, "S3cret TokenOfShop"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -647,7 +647,7 @@ func TestMessagesHoldNoSecret(t *testing.T) {
 			}))
 			defer server.Close()
 			tc.req.URL, tc.req.Limit = server.URL, 1
-			s, err := crawler.NewSource(server.Client(), tc.req, crawler.Policy{Attempts: 1})
+			s, err := source.New(server.Client(), tc.req, source.Policy{Attempts: 1})
 			require.NoError(t, err)
 			_, err = s.Fetch(t.Context(), 1)
 			require.ErrorContains(t, err, "session *** has expired")

@@ -1,0 +1,9 @@
+package source_test
+
+import (
+	"testing"
+
+	"sheaf/events/eventstest"
+)
+
+func TestMain(m *testing.M) { eventstest.Main(m) }
