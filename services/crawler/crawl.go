@@ -511,7 +511,7 @@ func (c *crawl) publish(ctx context.Context, p events.Page) error {
 	p.SHA256 = sha256.Sum256(p.Rows)
 	size, stored, err := c.streams.PublishSized(ctx, p, c.cfg.Room)
 	if errors.Is(err, events.ErrNoSpace) {
-		return &refusedPage{err, size}
+		return &refusedPage{err, p.Run, size}
 	}
 	if err != nil {
 		return err

@@ -16,8 +16,10 @@ import (
 // SHEAF_PAGES holds a bounded number of bytes, and its disk may have room for fewer. Four
 // rules keep the crawls that share it from stopping each other for good:
 //
-//  1. A crawl without a page waits while the stream is filled above startBelow.
-//  2. A page that finds no room is dropped and asked for again when there is room.
+//  1. A crawl without a page waits while pages take more than startBelow of what they may
+//     take, in the stream and on its disk.
+//  2. A page that finds no room is dropped and asked for again when there is room, those of
+//     older runs first.
 //  3. While pages find no room, the youngest run that is being crawled yields: its crawl
 //     purges it and begins again later.
 //  4. A crawl that is alone and still finds no room fails with LIMIT_BYTES.
@@ -50,6 +52,7 @@ const (
 type room struct {
 	limit, used int64     // bytes of SHEAF_PAGES; a limit of 0 or less is none
 	disk        error     // why the disk has no room; nil while it has
+	begin       error     // why no crawl may begin; nil while one may
 	full        time.Time // since when pages find no room; zero while they do
 	freed       time.Time // when bytes were last freed since full, at first full itself
 	alone       time.Time // since when only one export is under way; zero while there are others
@@ -58,9 +61,13 @@ type room struct {
 	assembling int      // exports that are crawled and not yet assembled
 }
 
-// mayBegin reports whether a crawl without a page may ask for one.
-func (r *room) mayBegin() bool {
-	return r.disk == nil && (r.limit <= 0 || float64(r.used) <= startBelow*float64(r.limit))
+// mayBegin returns nil if a crawl without a page may ask for one. disk says whether so many
+// bytes more have room there.
+func (r *room) mayBegin(disk func(bytes int64) error) error {
+	if r.limit > 0 && float64(r.used) > startBelow*float64(r.limit) {
+		return fmt.Errorf("%s of the %s of the page stream are used", mebibytes(r.used), mebibytes(r.limit))
+	}
+	return cmp.Or(r.disk, disk(int64(float64(r.used)*(1-startBelow)/startBelow)))
 }
 
 // yielding is how many of the youngest runs are to yield. It is one after a third of wait,
@@ -182,6 +189,7 @@ func (s *space) read(ctx context.Context) error {
 	free := s.free
 	s.mu.Unlock()
 	r.disk = s.disk(onDisk(largest))
+	r.begin = r.mayBegin(s.disk)
 	r.since(&before, now, r.disk != nil || refused || free < max(largest, int64(nearlyFull*float64(r.limit))))
 	if yielding := r.yielding(now, s.wait); yielding > 0 {
 		err = s.readRuns(ctx, &r, yielding)
@@ -231,15 +239,23 @@ func (s *space) await(page *refusedPage) (done func()) {
 	}
 }
 
-// claim reports whether a page of so many bytes may be asked for again. What was claimed
-// since the last look counts, so the source is not asked for pages in vain.
-func (s *space) claim(size int64) bool {
+// claim reports whether a page may be asked for again. What was claimed since the last look
+// counts, so the source is not asked for pages in vain, and so do the waiting pages of older
+// runs: room that was made goes to the oldest.
+func (s *space) claim(page *refusedPage) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.claimed+size > s.free || s.disk(onDisk(s.claimed+size)) != nil {
+	needed := s.claimed + page.size
+	for other := range s.waiting {
+		if other.run < page.run {
+			needed += other.size
+		}
+	}
+	if needed > s.free || s.disk(onDisk(needed)) != nil {
 		return false
 	}
-	s.claimed += size
+	s.claimed += page.size
+	delete(s.waiting, page) // it is among those claimed now
 	return true
 }
 
@@ -266,7 +282,7 @@ func (c *crawl) mayGoOn(ctx context.Context) (bool, error) {
 	c.mu.Lock()
 	pages, stored, total, refused := len(c.ledger.taken), c.stored, c.ledger.announced, c.full > 0
 	if !c.begun {
-		c.begun, c.shared = pages > 0 || r.mayBegin(), r.used > 0
+		c.begun, c.shared = pages > 0 || r.begin == nil, r.used > 0
 	}
 	c.paused = !c.begun
 	c.mu.Unlock()
@@ -298,8 +314,7 @@ func (c *crawl) mayGoOn(ctx context.Context) (bool, error) {
 func (c *crawl) pause(r *room) error {
 	if c.waitSince.IsZero() {
 		c.waitSince = time.Now()
-		why := cmp.Or(r.disk, fmt.Errorf("%s of the %s of the page stream are used", mebibytes(r.used), mebibytes(r.limit)))
-		c.log.Info("waiting for space", "reason", why)
+		c.log.Info("waiting for space", "reason", r.begin)
 	}
 	c.tell(true)
 	if time.Since(c.waitSince) > slotAfter && (c.running.Len() >= c.cfg.Exports || c.shares.Taken(c.x.Tenant)) {
@@ -311,6 +326,7 @@ func (c *crawl) pause(r *room) error {
 // refusedPage is a page that found no room.
 type refusedPage struct {
 	error
+	run  uint64
 	size int64 // bytes of SHEAF_PAGES that it takes
 }
 
@@ -336,7 +352,7 @@ func (c *crawl) awaitRoom(ctx context.Context, page *refusedPage) error {
 		if _, err := c.space.look(ctx); err != nil {
 			return err
 		}
-		if c.space.claim(page.size) {
+		if c.space.claim(page) {
 			return nil
 		}
 	}

@@ -444,7 +444,39 @@ func TestJudge(t *testing.T) {
 	require.Equal(t, goOn, alone.judge("old", false, at(100), wait), "its pages find room")
 }
 
-// Whatever the exports need, following the verdicts completes them all if each fits alone.
+// A crawl begins while pages take at most 70 % of what they may take, in the stream and on
+// the disk: an export that has just made room does not take it again at once.
+func TestMayBegin(t *testing.T) {
+	t.Parallel()
+	full := errors.New("full")
+	free := func(free int64) func(int64) error {
+		return func(bytes int64) error {
+			if bytes > free {
+				return full
+			}
+			return nil
+		}
+	}
+	for _, tc := range []struct {
+		claim string
+		room  room
+		free  int64 // bytes of the disk
+		want  bool
+	}{
+		{"nothing is used", room{limit: 100}, 0, true},
+		{"70 % of the stream", room{limit: 100, used: 70}, 1000, true},
+		{"more of the stream", room{limit: 100, used: 71}, 1000, false},
+		{"no limit", room{used: 70}, 30, true},
+		{"70 % of the disk", room{limit: 1000, used: 70}, 30, true},
+		{"more of the disk", room{limit: 1000, used: 70}, 29, false},
+		{"a page finds no room on the disk", room{limit: 1000, disk: full}, 1000, false},
+	} {
+		require.Equal(t, tc.want, tc.room.mayBegin(free(tc.free)) == nil, tc.claim)
+	}
+}
+
+// Whatever the exports need, following the verdicts completes them all if each fits alone,
+// in the stream or on the disk.
 func TestFollowingTheVerdictsEnds(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
@@ -459,11 +491,12 @@ func TestFollowingTheVerdictsEnds(t *testing.T) {
 		for n := range rapid.IntRange(1, 6).Draw(t, "exports") {
 			all = append(all, &export{key: fmt.Sprint(n), needs: rapid.Int64Range(1, limit).Draw(t, "needs"), left: rapid.IntRange(0, 20).Draw(t, "assembly")})
 		}
-		r := room{limit: limit}
+		streamLimit := rapid.SampledFrom([]int64{limit, 0}).Draw(t, "streamLimit") // else it is the disk's
+		r := room{limit: streamLimit}
 		for now := time.Unix(0, 0); len(all) > 0; now = now.Add(time.Second) {
 			require.Less(t, now.Unix(), int64(10_000), "it ends")
 			before, largest := r, int64(0)
-			r = room{limit: limit}
+			r = room{limit: streamLimit}
 			for _, x := range slices.Backward(all) {
 				r.used += x.stored
 				switch {
@@ -481,6 +514,14 @@ func TestFollowingTheVerdictsEnds(t *testing.T) {
 					x.refused = 0
 				}
 			}
+			disk := func(bytes int64) error {
+				if streamLimit == 0 && bytes > limit-r.used {
+					return errors.New("full")
+				}
+				return nil
+			}
+			r.disk = disk(largest)
+			r.begin = r.mayBegin(disk)
 			r.since(&before, now, largest > limit-r.used)
 			if r.yielding(now, wait) > 0 {
 				r.sinceAlone(&before, now)
@@ -494,7 +535,7 @@ func TestFollowingTheVerdictsEnds(t *testing.T) {
 				switch {
 				case x.stored == x.needs:
 					x.left--
-				case x.stored == 0 && !r.mayBegin():
+				case x.stored == 0 && r.begin != nil:
 				default:
 					verdict := r.judge(x.key, x.refused > 0, now, wait)
 					require.NotEqual(t, fail, verdict, "each fits alone")
