@@ -217,6 +217,16 @@ type ExportExpired struct {
 	Reason string   `json:"reason,omitempty"` // a sentence for a person: what is wrong with the file; "" when its time was over
 }
 
+// Expired is the event that ends the time of a completed export's file. reason is ""
+// unless the file is lost.
+func Expired(x *Export, reason string) *ExportExpired {
+	stored := make([]string, len(x.Files))
+	for i, f := range x.Files {
+		stored[i] = f.Store
+	}
+	return &ExportExpired{Files: stored, Reason: reason}
+}
+
 // SubmissionRejected answers a durable submission that could not be accepted.
 type SubmissionRejected struct {
 	Submission Submission `json:"submission"`

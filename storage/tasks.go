@@ -46,6 +46,7 @@ type Tasks struct {
 	db      *bbolt.DB
 	damaged atomic.Bool
 	torn    bool
+	bound   chan struct{} // see BoundToLog
 
 	mu      sync.Mutex // guards what follows
 	applied uint64

@@ -105,7 +105,7 @@ func openTasks(path string) (*Tasks, error) {
 		return nil, fmt.Errorf("projection: %w", err)
 	}
 
-	t := &Tasks{db: db, waiters: map[*waiter]struct{}{}}
+	t := &Tasks{db: db, bound: make(chan struct{}), waiters: map[*waiter]struct{}{}}
 	err = t.guard(func() error { return t.ready(file) })
 	if err == nil && !t.torn {
 		err = t.begin()

@@ -47,6 +47,15 @@ func usageOf(x *events.Export, size int) Usage {
 	return u
 }
 
+// TooMuch reports whether a tenant has more in the log than it may: more than so many
+// exports, or more than half of the log's bytes.
+func (u Usage) TooMuch(log events.Space, maxExports int) bool {
+	return u.Exports > maxExports || log.Limit > 0 && float64(u.Bytes) > tenantLog*float64(log.Limit)
+}
+
+// tenantLog is how much of the log the exports of one tenant may take.
+const tenantLog = 0.5
+
 // bucketUsage holds what each tenant takes: tenant -> five big-endian numbers. It is
 // changed in the transaction that changes the exports.
 var bucketUsage = []byte("usage")

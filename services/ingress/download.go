@@ -36,7 +36,9 @@ type downloads struct {
 }
 
 func (s *Service) newDownloads() *downloads {
-	return &downloads{keys: s.streams.Keys(), tasks: s.tasks, files: s.files, now: time.Now, fresh: s.readYourWrites, turn: s.readTurn, expire: s.expireLost}
+	return &downloads{keys: s.streams.Keys(), tasks: s.tasks, files: s.files, now: time.Now, fresh: s.readYourWrites, turn: s.readTurn, expire: func(ctx context.Context, x *events.Export, lost error) error {
+		return storage.ExpireLost(ctx, s.streams, s.files, x, lost)
+	}}
 }
 
 // ServeHTTP serves GET and HEAD of /v1/down/YYYY/M/D/<key>.zip?exp=&sig=, whole
@@ -59,7 +61,7 @@ func (d *downloads) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		respond(w, r, nil, err)
 		return
 	}
-	file, err := openFile(r.Context(), d.files, &x, smallFile)
+	file, err := storage.OpenFinished(r.Context(), d.files, &x, smallFile)
 	leave()
 	if err != nil {
 		respond(w, r, nil, d.unreadable(r, &x, err))

@@ -196,9 +196,8 @@ type Service struct {
 	reads       pool // of those that read much
 	answers     pool // bytes of large answers
 	submissions *events.Shares
-	bound       chan struct{} // closed when the projection is known to be of this log
-	caughtUp    atomic.Bool   // the projection has seen what was in the log at the start
-	onNATS      atomic.Bool   // the NATS servers know that this process answers requests
+	caughtUp    atomic.Bool // the projection has seen what was in the log at the start
+	onNATS      atomic.Bool // the NATS servers know that this process answers requests
 	lag         lag
 	draining    atomic.Bool
 }
@@ -213,7 +212,7 @@ func New(cfg Config, listener net.Listener, streams *events.Streams, tasks *stor
 	}
 	return &Service{
 		cfg: cfg, listener: listener, streams: streams, tasks: tasks, files: files,
-		waiting: map[string]map[uint64]waitingSubmission{}, handedBack: map[uint64]uint64{}, progress: newProgressCache(), bound: make(chan struct{}),
+		waiting: map[string]map[uint64]waitingSubmission{}, handedBack: map[uint64]uint64{}, progress: newProgressCache(),
 		// A body of rows is in memory twice, as received and without the escapes of
 		// its string, and the garbage of the one before may still be there: 252 MB
 		// for one of 64 MiB, 325 MB after two (measured).

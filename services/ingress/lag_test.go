@@ -79,10 +79,7 @@ func TestReadyzNamesTheLag(t *testing.T) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer cancel()
-	log, err := streams.LogState(ctx)
-	require.NoError(t, err)
-	require.NoError(t, tasks.Bind(log.Created, log.Last))
-	close(s.bound)
+	bind(t, streams, tasks)
 	s.onNATS.Store(true)
 	wg.Go(func() { _ = s.watchLag(ctx) })
 	require.Eventually(t, func() bool { code, _ := ready(); return code == http.StatusOK }, 5*time.Second, 5*time.Millisecond)

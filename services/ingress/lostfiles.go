@@ -16,8 +16,6 @@ const (
 	// smallFile is the size up to which a file is read whole before the first byte
 	// of it is sent: some 10 ms. A larger one is compared while it is sent.
 	smallFile = 4 << 20
-	// sizeOnly has openFile look at a file's size alone.
-	sizeOnly = 0
 	// storeEvery is the pause between two looks at whether the file store is there,
 	// and storeWait how long one may take. It is also when a caller may try again.
 	storeEvery = time.Second
@@ -37,63 +35,6 @@ const (
 	// then it is the store that cannot be read.
 	unreadableFiles = 3
 )
-
-// openFile opens the file of a completed export. One that is missing or of
-// another size is lost, see [storage.IsLost]. A file of at most readUpTo bytes
-// is read whole first.
-func openFile(ctx context.Context, files storage.Files, x *events.Export, readUpTo int64) (*storage.CheckedFile, error) {
-	entry := x.Files[0]
-	file, err := storage.OpenChecked(ctx, files, entry.Store, entry.Size, entry.SHA256)
-	if err != nil || entry.Size > readUpTo {
-		return file, err
-	}
-	if err := file.Verify(ctx, 0); err != nil {
-		return nil, errors.Join(err, file.Close())
-	}
-	return file, nil
-}
-
-// lostReason says to a caller why a file is lost.
-func lostReason(err error) string {
-	var damaged *storage.DamagedError
-	if errors.As(err, &damaged) {
-		return "the finished file is damaged: " + damaged.What
-	}
-	return "the finished file is missing from the file store"
-}
-
-func logLost(x *events.Export) {
-	x.Logger("ingress").Error("a finished file is lost; its export has expired", "reason", x.ExpiredReason)
-}
-
-// expired is the event that says that the file of an export is gone.
-func expired(x *events.Export, reason string) *events.ExportExpired {
-	stored := make([]string, len(x.Files))
-	for i, f := range x.Files {
-		stored[i] = f.Store
-	}
-	return &events.ExportExpired{Files: stored, Reason: reason}
-}
-
-// expireLost expires an export whose file is lost, and deletes what is left of
-// the file. Several may find the same: the first one's reason is kept.
-func (s *Service) expireLost(ctx context.Context, x *events.Export, lost error) error {
-	after, err := s.streams.Append(ctx, *x, "", func(now *events.Export) (events.Payload, error) {
-		if now.State != events.StateCompleted || now.TerminalSeq != x.TerminalSeq {
-			return nil, errNotDue
-		}
-		return expired(now, lostReason(lost)), nil
-	})
-	if overtaken(err) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	logLost(&after)
-	deleteFiles(ctx, s.files, after)
-	return nil
-}
 
 // fileStore is whether the file store is there. The zero value says that it is.
 type fileStore struct {
@@ -240,7 +181,7 @@ func (c *fileChecks) pass(ctx context.Context, scrub bool) {
 	}
 	err := untilDone(ctx, "reading the log's end", func(ctx context.Context) error {
 		select {
-		case <-c.s.bound:
+		case <-c.s.tasks.BoundToLog():
 		case <-ctx.Done():
 			return nil
 		}
@@ -270,7 +211,7 @@ func (c *fileChecks) pass(ctx context.Context, scrub bool) {
 				unread = 0
 			case storage.IsLost(err):
 				lost++
-				if err := c.s.expireLost(ctx, &x, err); err != nil {
+				if err := storage.ExpireLost(ctx, c.s.streams, c.s.files, &x, err); err != nil {
 					return err
 				}
 			case errors.Is(err, storage.ErrNoStore) || ctx.Err() != nil:
@@ -309,7 +250,7 @@ func (c *fileChecks) pass(ctx context.Context, scrub bool) {
 }
 
 func (c *fileChecks) check(ctx context.Context, x *events.Export, scrub bool) error {
-	file, err := openFile(ctx, c.s.files, x, sizeOnly)
+	file, err := storage.OpenFinished(ctx, c.s.files, x, storage.SizeOnly)
 	if err != nil {
 		return err
 	}

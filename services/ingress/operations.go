@@ -168,7 +168,7 @@ func (s *Service) submit(ctx context.Context, sourceType string, c call) (_ any,
 		}
 		return errDuplicate
 	}
-	decide := s.expireFirst(ctx, sizeOnly, func(x *events.Export) (events.Payload, error) {
+	decide := s.expireFirst(ctx, storage.SizeOnly, func(x *events.Export) (events.Payload, error) {
 		switch x.State {
 		case events.StateNone:
 			if err := s.withinQuota(c.tenant); err != nil {
@@ -247,7 +247,7 @@ func (s *Service) begin(ctx context.Context, known events.Export, correlation st
 			return again, err
 		}
 		if known.ExpiredReason != "" {
-			logLost(&known)
+			storage.LogLost(&known)
 		}
 	}
 }
@@ -262,17 +262,17 @@ func (s *Service) expireFirst(ctx context.Context, readUpTo int64, decide events
 			return decide(x)
 		}
 		if !time.Now().Before(x.ExpiresAt) {
-			return expired(x, ""), nil
+			return events.Expired(x, ""), nil
 		}
 		if len(x.Files) == 0 || s.store.health() != nil {
 			return decide(x) // a store that is away may not answer at all
 		}
-		file, err := openFile(ctx, s.files, x, readUpTo)
+		file, err := storage.OpenFinished(ctx, s.files, x, readUpTo)
 		if err == nil {
 			err = file.Close()
 		}
 		if storage.IsLost(err) {
-			return expired(x, lostReason(err)), nil
+			return events.Expired(x, storage.LostReason(err)), nil
 		}
 		return decide(x) // also when the file cannot be read now
 	}

@@ -5,39 +5,12 @@ import (
 	"fmt"
 	"sync"
 	"time"
-
-	"sheaf/events"
 )
 
 // project applies the log to this ingress's own projection.
 func (s *Service) project(ctx context.Context) error {
-	err := untilDone(ctx, "reading the log's bounds", func(ctx context.Context) error {
-		log, err := s.streams.LogState(ctx)
-		if err != nil {
-			return err
-		}
-		if err := s.tasks.Bind(log.Created, log.Last); err != nil {
-			return err
-		}
-		if log.First > log.Last {
-			// Nothing of the log is left, so no event would ever bring the
-			// projection to its end.
-			return s.tasks.Apply([]events.Event{{Sequence: log.Last}})
-		}
-		return nil
-	})
-	if err != nil || ctx.Err() != nil {
-		return err
-	}
-	close(s.bound)
 	return untilDone(ctx, "following the log", func(ctx context.Context) error {
-		return s.streams.Follow(ctx, s.tasks.Applied()+1, func(batch []events.Event) error {
-			if err := s.tasks.Apply(batch); err != nil {
-				return fmt.Errorf("applying sequences %d to %d: %w", batch[0].Sequence, batch[len(batch)-1].Sequence, err)
-			}
-			s.progress.apply(batch)
-			return nil
-		})
+		return s.tasks.Follow(ctx, s.streams, s.progress.apply)
 	})
 }
 
@@ -95,7 +68,7 @@ func (l *lag) advance(applied uint64) {
 // projection has seen what was in the log at a time after the start.
 func (s *Service) watchLag(ctx context.Context) error {
 	select {
-	case <-s.bound:
+	case <-s.tasks.BoundToLog():
 	case <-ctx.Done():
 		return nil
 	}

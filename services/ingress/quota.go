@@ -44,7 +44,7 @@ func (s *Service) withinQuota(tenant string) error {
 	s.outlook.mu.Unlock()
 	q := s.cfg.Quota
 	switch {
-	case u.Settled == 0 && tooMuch(storage.Usage{Exports: u.Exports + 1, Bytes: u.Bytes}, log, s.cfg.MaxHistory):
+	case u.Settled == 0 && storage.Usage{Exports: u.Exports + 1, Bytes: u.Bytes}.TooMuch(log, s.cfg.MaxHistory):
 		return over("%d exports of yours, which take %d bytes of the event log, are under way or wait for their callback, and nothing of yours can be forgotten; "+
 			"try again when some have ended", u.Exports, u.Bytes)
 	case q.Unfinished > 0 && u.Unfinished >= q.Unfinished:

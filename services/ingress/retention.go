@@ -11,14 +11,6 @@ import (
 	"sheaf/storage"
 )
 
-// tenantLog is how much of the log the exports of one tenant may take.
-const tenantLog = 0.5
-
-// tooMuch reports whether a tenant has more in the log than it may.
-func tooMuch(u storage.Usage, log events.Space, maxHistory int) bool {
-	return u.Exports > maxHistory || log.Limit > 0 && float64(u.Bytes) > tenantLog*float64(log.Limit)
-}
-
 // purgeEvents removes all events but the newest of exports that are settled for a while.
 // The newest tells everything.
 func (s *sweeper) purgeEvents(ctx context.Context) error {
@@ -74,7 +66,7 @@ func (s *sweeper) forget(ctx context.Context) error {
 // returns how many.
 func (s *sweeper) forgetSome(ctx context.Context, tenant string, log events.LogState) (int, error) {
 	u, err := s.tasks.Usage(tenant)
-	if err != nil || !tooMuch(u, log.Space, s.maxHistory) {
+	if err != nil || !u.TooMuch(log.Space, s.maxHistory) {
 		return 0, err
 	}
 	list, err := s.tasks.Settled(tenant, sweepBatch)
@@ -96,7 +88,7 @@ func (s *sweeper) forgetSome(ctx context.Context, tenant string, log events.LogS
 		return len(gone), s.tasks.Forget(gone)
 	}
 	n := 0
-	for average := u.Bytes / int64(max(u.Exports, 1)); n < len(list) && tooMuch(u, log.Space, s.maxHistory); n++ {
+	for average := u.Bytes / int64(max(u.Exports, 1)); n < len(list) && u.TooMuch(log.Space, s.maxHistory); n++ {
 		u.Exports--
 		u.Bytes -= average
 	}

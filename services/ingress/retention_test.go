@@ -242,7 +242,7 @@ func TestATenantForgetsWhatTakesMoreThanHalfOfTheLog(t *testing.T) {
 	log := in.caughtUpTo(t)
 	u, err := in.tasks.Usage(events.DefaultTenant)
 	require.NoError(t, err)
-	require.False(t, tooMuch(u, log.Space, s.maxHistory))
+	require.False(t, u.TooMuch(log.Space, s.maxHistory))
 	require.Greater(t, u.Bytes, int64(limit)*2/5, "no more goes than must")
 	require.InDelta(t, log.Space.Used, u.Bytes, limit/10, "what is counted is about what the log holds")
 	require.False(t, in.knows(t, 0))

@@ -72,11 +72,10 @@ type sweeper struct {
 	streams    *events.Streams
 	tasks      *storage.Tasks
 	files      storage.Files
-	bound      <-chan struct{} // closed when the projection is of this log
-	keepFiles  time.Duration   // of completed exports
-	keepPages  time.Duration   // of failed and cancelled exports
-	maxHistory int             // exports of one tenant in the log
-	maxAge     time.Duration   // of an unfinished export
+	keepFiles  time.Duration // of completed exports
+	keepPages  time.Duration // of failed and cancelled exports
+	maxHistory int           // exports of one tenant in the log
+	maxAge     time.Duration // of an unfinished export
 	settle     time.Duration
 	every      time.Duration
 	relief     time.Duration // between two looks at the page stream and its disk
@@ -91,7 +90,7 @@ type sweeper struct {
 
 func (s *Service) newSweeper() *sweeper {
 	return &sweeper{
-		streams: s.streams, tasks: s.tasks, files: s.files, bound: s.bound,
+		streams: s.streams, tasks: s.tasks, files: s.files,
 		keepFiles: s.cfg.KeepFiles, keepPages: s.cfg.KeepPages, maxHistory: s.cfg.MaxHistory, maxAge: s.cfg.MaxAge,
 		settle: settle, every: sweepEvery, relief: relieveEvery, now: time.Now, room: func() error { return s.cfg.Room(largestPage) },
 		relieved: map[string]uint64{},
@@ -102,7 +101,7 @@ func (s *Service) newSweeper() *sweeper {
 // projection cannot be used; all else is tried again in the next pass.
 func (s *sweeper) run(ctx context.Context) error {
 	select {
-	case <-s.bound:
+	case <-s.tasks.BoundToLog():
 	case <-ctx.Done():
 		return nil
 	}
@@ -317,23 +316,14 @@ func (s *sweeper) expireFile(ctx context.Context, x events.Export, due func(*eve
 		if x.State != events.StateCompleted || !due(x) {
 			return nil, errNotDue
 		}
-		return expired(x, ""), nil
+		return events.Expired(x, ""), nil
 	})
 	if err != nil {
 		return after, err
 	}
 	x.Logger("ingress").Info("export expired")
-	deleteFiles(ctx, s.files, after)
+	storage.DeleteFinished(ctx, s.files, &after)
 	return after, nil
-}
-
-// deleteFiles deletes the files of an export that expired.
-func deleteFiles(ctx context.Context, files storage.Files, x events.Export) {
-	for _, f := range x.Files {
-		if err := files.Delete(ctx, f.Store); err != nil {
-			x.Logger("ingress").Warn("expired file not deleted; the search for orphans will find it", "file", f.Store, "error", err)
-		}
-	}
 }
 
 // failOverdue fails the exports that are unfinished for too long.

@@ -352,6 +352,17 @@ func TestSweeperRelievesThePageStream(t *testing.T) {
 	}
 }
 
+// bind ties a projection to the log and reads nothing more of it.
+func bind(t testing.TB, streams *events.Streams, tasks *storage.Tasks) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- tasks.Follow(ctx, streams, func([]events.Event) {}) }()
+	<-tasks.BoundToLog()
+	cancel()
+	require.NoError(t, <-done)
+}
+
 func TestSweeperRunsUntilTheEnd(t *testing.T) {
 	t.Parallel()
 	in := start(t, eventstest.Server(t, ""), Config{})
@@ -367,12 +378,16 @@ func TestSweeperRunsUntilTheEnd(t *testing.T) {
 	require.NoError(t, <-done)
 
 	unbound := in.sweeper()
-	unbound.bound = make(chan struct{})
+	fresh, err := storage.OpenTasks(t.TempDir() + "/tasks.db")
+	require.NoError(t, err)
+	defer func() { require.NoError(t, fresh.Close()) }()
+	unbound.tasks = fresh
 	require.NoError(t, unbound.run(ctx), "without a projection it only waits")
 
 	broken := in.sweeper()
 	closed, err := storage.OpenTasks(t.TempDir() + "/tasks.db")
 	require.NoError(t, err)
+	bind(t, in.streams, closed)
 	require.NoError(t, closed.Close())
 	broken.tasks = closed
 	require.ErrorIs(t, broken.run(t.Context()), storage.ErrTasksClosed)

@@ -1,0 +1,49 @@
+package storage
+
+import (
+	"context"
+	"fmt"
+
+	"sheaf/events"
+)
+
+// BoundToLog is closed when the projection is known to be of the log that Follow reads.
+// Until then it may hold exports of another log.
+func (t *Tasks) BoundToLog() <-chan struct{} { return t.bound }
+
+// Follow binds the projection to a log and applies the log's events until ctx ends;
+// then it returns nil. applied gets each batch after it was applied. After
+// [events.ErrUnavailable] it can be called again.
+func (t *Tasks) Follow(ctx context.Context, streams *events.Streams, applied func([]events.Event)) error {
+	select {
+	case <-t.bound:
+	default:
+		if err := t.bindTo(ctx, streams); err != nil {
+			return err
+		}
+		close(t.bound)
+	}
+	return streams.Follow(ctx, t.Applied()+1, func(batch []events.Event) error {
+		if err := t.Apply(batch); err != nil {
+			return fmt.Errorf("sequences %d to %d: %w", batch[0].Sequence, batch[len(batch)-1].Sequence, err)
+		}
+		applied(batch)
+		return nil
+	})
+}
+
+func (t *Tasks) bindTo(ctx context.Context, streams *events.Streams) error {
+	log, err := streams.LogState(ctx)
+	if err != nil {
+		return fmt.Errorf("reading the log's bounds: %w", err)
+	}
+	if err := t.Bind(log.Created, log.Last); err != nil {
+		return err
+	}
+	if log.First > log.Last {
+		// Nothing of the log is left, so no event would ever bring the projection to
+		// its end.
+		return t.Apply([]events.Event{{Sequence: log.Last}})
+	}
+	return nil
+}
