@@ -103,7 +103,7 @@ func openMessaging(ctx context.Context, cfg Config, secret []byte, files string,
 }
 
 // longestExport is how long after its first event an export and its callback have ended: 72 h
-// (ingress.Config.MaxAge), and a day for the callback.
+// (keeper.Config.MaxAge), and a day for the callback.
 const longestExport = 96 * time.Hour
 
 func (m *messaging) startEmbedded(cfg Config, secret []byte, keys *apiKeys, cert *certificate) (err error) {

@@ -25,6 +25,7 @@ import (
 	"sheaf/services/crawler"
 	"sheaf/services/crawler/source"
 	"sheaf/services/ingress"
+	"sheaf/services/keeper"
 	"sheaf/services/notifier"
 	"sheaf/storage"
 )
@@ -237,7 +238,21 @@ func (s *system) take(ctx context.Context) error {
 			return fmt.Errorf("%s: %w", name, err)
 		}
 	}
+	if cfg.has(roleIngress) {
+		if s.roles[keeperOfIngress], err = s.makeKeeper(); err != nil {
+			return fmt.Errorf("%s: %w", keeperOfIngress, err)
+		}
+	}
 	return nil
+}
+
+// keeperOfIngress names the keeper, which runs wherever an ingress keeps a projection.
+const keeperOfIngress = "keeper"
+
+func (s *system) makeKeeper() (role, error) {
+	return keeper.New(keeper.Config{
+		KeepFiles: s.cfg.KeepFiles, KeepPages: s.cfg.KeepPages, MaxHistory: s.cfg.MaxHistory, Room: s.disk.room,
+	}, s.streams, s.tasks, s.files)
 }
 
 // makers is the table of roles.
@@ -254,8 +269,6 @@ func (s *system) makers() map[string]func() (role, error) {
 				MaxSkew:      s.cfg.MaxSkew,
 
 				PublicURL:  s.publicURL,
-				KeepFiles:  s.cfg.KeepFiles,
-				KeepPages:  s.cfg.KeepPages,
 				MaxHistory: s.cfg.MaxHistory,
 				Health:     s.health,
 				Room:       s.disk.room,

@@ -711,7 +711,7 @@ func TestConfigIsChecked(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	defer l.Close()
-	for _, cfg := range []Config{{PublicURL: "sheaf.example"}, {KeepFiles: -1}, {MaxBody: -1}} {
+	for _, cfg := range []Config{{PublicURL: "sheaf.example"}, {MaxHistory: -1}, {MaxBody: -1}} {
 		_, err := New(cfg, l, nil, nil, nil)
 		require.Error(t, err)
 	}

@@ -18,6 +18,10 @@ import (
 // errcodeGone is of a link that was good once: it has expired, or its file has.
 const errcodeGone = 410
 
+// smallFile is the size up to which a file is read whole before the first byte
+// of it is sent: some 10 ms. A larger one is compared while it is sent.
+const smallFile = 4 << 20
+
 // downloads serves finished files to whoever holds a signed link. The link is
 // all that is asked for: it names one file of one export until the file
 // expires.

@@ -37,11 +37,8 @@ import (
 
 // Config of the service. The zero value works.
 type Config struct {
-	PublicURL  string        // base of the links it hands out, without a slash at its end; default http:// and the listener's address
-	KeepFiles  time.Duration // how long finished files are kept; default 168h
-	KeepPages  time.Duration // how long the pages and source headers of a failed or cancelled export are kept; default 24h
-	MaxHistory int           // exports of one tenant that are remembered, beyond which its settled ones are forgotten; default 100,000
-	MaxAge     time.Duration // of an unfinished export, which is then failed with LIMIT_TIME; default 72h
+	PublicURL  string // base of the links it hands out, without a slash at its end; default http:// and the listener's address
+	MaxHistory int    // exports of one tenant that are remembered, beyond which its settled ones are forgotten; default 100,000
 	// MaxLag is how far the projection may be behind the log before /readyz says so.
 	// Default 3s.
 	MaxLag time.Duration
@@ -81,17 +78,8 @@ func (c Config) withDefaults(listener net.Listener) Config {
 		c.PublicURL = "http://" + listener.Addr().String()
 	}
 	c.PublicURL = strings.TrimRight(c.PublicURL, "/")
-	if c.KeepFiles == 0 {
-		c.KeepFiles = 168 * time.Hour
-	}
-	if c.KeepPages == 0 {
-		c.KeepPages = 24 * time.Hour
-	}
 	if c.MaxHistory == 0 {
 		c.MaxHistory = 100_000
-	}
-	if c.MaxAge == 0 {
-		c.MaxAge = 72 * time.Hour
 	}
 	if c.MaxLag == 0 {
 		c.MaxLag = 3 * time.Second
@@ -127,7 +115,7 @@ func (c Config) withDefaults(listener net.Listener) Config {
 }
 
 func (c Config) check() error {
-	if c.KeepFiles < 0 || c.KeepPages < 0 || c.MaxHistory < 0 || c.MaxAge < 0 || c.MaxLag < 0 || c.ShutdownDelay < 0 {
+	if c.MaxHistory < 0 || c.MaxLag < 0 || c.ShutdownDelay < 0 {
 		return errors.New("ingress: a duration or number to keep is negative")
 	}
 	if c.MaxBody < 0 || c.MaxRawBody < 0 {
@@ -248,8 +236,7 @@ func (s *Service) Run(ctx context.Context) error {
 	start(&atBack, back, s.watchProgress)
 	start(&atBack, back, s.watchOutlook)
 	start(&atFront, front, s.takeSubmissions)
-	start(&atFront, front, s.newSweeper().run)
-	start(&atFront, front, s.newFileChecks().run)
+	start(&atFront, front, s.watchStore)
 	start(&atFront, front, func(front context.Context) error { return s.serveMicro(front, back) })
 	start(&atFront, front, func(front context.Context) error { return s.serveHTTP(front, back) })
 

@@ -2,7 +2,6 @@ package ingress
 
 import (
 	"bytes"
-	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -11,14 +10,13 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"sheaf/events"
 	"sheaf/events/eventstest"
+	"sheaf/storage"
 
 	"github.com/stretchr/testify/require"
 )
@@ -71,6 +69,22 @@ func (in *ingress) finish(t testing.TB, key string, content []byte) events.Expor
 
 func (in *ingress) link(x *events.Export) string {
 	return events.DownloadURL(in.streams.Keys(), in.url, x)
+}
+
+// scrub reads the whole file of an export, as the keeper does.
+func (in *ingress) scrub(t testing.TB, x *events.Export) {
+	t.Helper()
+	file, err := storage.OpenFinished(t.Context(), in.files, x, x.Files[0].Size)
+	if err == nil {
+		err = file.Close()
+	}
+	if !storage.IsLost(err) {
+		t.Errorf("the scrub found nothing: %v", err)
+		return
+	}
+	if err := storage.ExpireLost(t.Context(), in.streams, in.files, x, err); err != nil {
+		t.Error(err)
+	}
 }
 
 // partly reads a link as far as it goes.
@@ -139,16 +153,6 @@ func TestLostFileExpiresItsExport(t *testing.T) {
 			require.Equal(t, kind != "flipped", state(x.Key) == events.StateRequested)
 			return kind != "flipped"
 		},
-		"sizes": func(t *testing.T, kind, _ string, content []byte, x *events.Export) bool {
-			in.newFileChecks().pass(t.Context(), false)
-			return kind != "flipped"
-		},
-		"scrub": func(t *testing.T, kind, _ string, content []byte, x *events.Export) bool {
-			c := in.newFileChecks()
-			c.rate = 0
-			c.pass(t.Context(), true)
-			return true
-		},
 	}
 	for by, found := range find {
 		for _, kind := range []string{"missing", "shorter", "longer", "flipped"} {
@@ -162,9 +166,7 @@ func TestLostFileExpiresItsExport(t *testing.T) {
 					link := in.link(&x)
 					if !found(t, kind, body, content, &x) {
 						require.Equal(t, events.StateCompleted, state(x.Key))
-						c := in.newFileChecks()
-						c.rate = 0
-						c.pass(t.Context(), true)
+						in.scrub(t, &x)
 					}
 					if by == "retry" || by == "equal request" {
 						if state(x.Key) != events.StateExpired { // begun again at once
@@ -216,7 +218,9 @@ func TestLostFileOfARequestWithSecretsOrRows(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			key := in.post(t, c.path, c.body).key(t)
 			x := in.finish(t, key, noise(3, 100))
-			passes(t, in.sweeper(), 3)
+			mark, err := in.streams.PurgeMark(t.Context())
+			require.NoError(t, err)
+			require.NoError(t, in.streams.PurgeEnded(t.Context(), x, mark))
 			require.NoError(t, os.Remove(filepath.Join(folder, x.Files[0].Store)))
 			a := in.post(t, "/v1/export/retry", `{"key":"`+key+`"}`)
 			require.Equal(t, 409, a.Errcode)
@@ -245,7 +249,7 @@ func TestLostFileIsDecidedOnce(t *testing.T) {
 					t.Errorf("status %d", status)
 				}
 			})
-			finders.Go(func() { in.newFileChecks().pass(t.Context(), true) })
+			finders.Go(func() { in.scrub(t, &x) })
 		}
 	}
 	finders.Wait()
@@ -293,16 +297,12 @@ func TestAbsentStoreExpiresNothing(t *testing.T) {
 			folder, kept := storeOf(t), t.TempDir()
 			content := noise(5, 100)
 			body, x := in.submitted(t, "kept", content)
-			for range unreadableFiles { // so that a pass meets enough of them
-				in.complete(t, testKey(rand.Int()), "a", content, time.Now().Add(time.Hour))
-			}
 			require.NoError(t, os.CopyFS(kept, os.DirFS(folder)))
-			checks := in.newFileChecks()
-			checks.look(t.Context())
+			in.lookAtStore(t.Context())
 			require.Equal(t, 200, in.get(t, "/readyz").Status)
 
 			c.take(t, folder, kept)
-			checks.look(t.Context())
+			in.lookAtStore(t.Context())
 			if a := in.get(t, "/readyz"); c.msg == "" {
 				require.Equal(t, 200, a.Status)
 			} else {
@@ -316,12 +316,10 @@ func TestAbsentStoreExpiresNothing(t *testing.T) {
 			require.NotEmpty(t, send(t, "GET", in.link(&x), "").Header.Get("Retry-After"))
 			require.Equal(t, 409, in.post(t, "/v1/export/retry", `{"key":"`+x.Key+`"}`).Errcode)
 			require.Equal(t, x.Key, in.post(t, "/v1/export/http", body).key(t))
-			checks.pass(t.Context(), false)
-			checks.pass(t.Context(), true)
 			require.Equal(t, x, in.read(t, "default", x.Key))
 
 			c.back(t, folder, kept)
-			checks.look(t.Context())
+			in.lookAtStore(t.Context())
 			require.Equal(t, 200, in.get(t, "/readyz").Status)
 			resp, got := fetch(t, "GET", in.link(&x))
 			require.Equal(t, 200, resp.StatusCode)
@@ -330,70 +328,9 @@ func TestAbsentStoreExpiresNothing(t *testing.T) {
 	}
 }
 
-// A scrub resumes where the last process stopped, and starts again when a day is over.
-func TestScrubResumesWhereItStopped(t *testing.T) {
+// One look at the file store that fails says nothing yet.
+func TestOneFailedLookSaysNothing(t *testing.T) {
 	t.Parallel()
-	in := start(t, eventstest.Server(t, ""), Config{})
-	keys := []string{
-		in.post(t, "/v1/export/http", httpBody("", `"title":"one"`)).key(t),
-		in.post(t, "/v1/export/http", httpBody("", `"title":"two"`)).key(t),
-	}
-	slices.Sort(keys)
-	first := in.finish(t, keys[0], []byte("x"))
-	in.finish(t, keys[1], noise(7, 1<<20))
-	c := in.newFileChecks()
-	now := time.Now()
-	require.True(t, c.scrubDue(t.Context(), now), "there was none")
-
-	c.scrubSave, c.rate = 0, 1000 // the second file would take 17 minutes
-	ctx, stop := context.WithCancel(t.Context())
-	ended := make(chan struct{})
-	go func() { c.pass(ctx, true); close(ended) }()
-	require.Eventually(t, func() bool {
-		mark, err := in.tasks.Scrub()
-		return err == nil && mark.After == keys[0]
-	}, 10*time.Second, time.Millisecond)
-	stop()
-	<-ended
-	require.True(t, c.scrubDue(t.Context(), now), "it was cut short")
-
-	damage(t, "flipped", filepath.Join(storeOf(t), first.Files[0].Store))
-	c = in.newFileChecks() // of the next process
-	c.rate = 0
-	c.pass(t.Context(), true)
-	require.Equal(t, events.StateCompleted, in.read(t, "default", keys[0]).State, "it was read before")
-	mark, err := in.tasks.Scrub()
-	require.NoError(t, err)
-	require.True(t, mark.Done)
-	require.Equal(t, keys[1], mark.After)
-	require.False(t, c.scrubDue(t.Context(), mark.Begun.Add(scrubEvery-time.Second)))
-	require.True(t, c.scrubDue(t.Context(), mark.Begun.Add(scrubEvery)))
-	require.True(t, c.scrubDue(t.Context(), mark.Begun.Add(-time.Second)), "the clock was put back")
-
-	c.pass(t.Context(), true)
-	require.Equal(t, events.StateExpired, in.read(t, "default", keys[0]).State)
-}
-
-// A scrub that reads slowly does not hold the end, and one look that fails says
-// nothing yet.
-func TestFileChecksEndAtOnce(t *testing.T) {
-	t.Parallel()
-	in := start(t, eventstest.Server(t, ""), Config{})
-	_, x := in.submitted(t, "slow", noise(6, 1<<20))
-	c := in.newFileChecks()
-	c.scrubFirst, c.rate = 0, 1 // a week for this file
-	ctx, cancel := context.WithCancel(t.Context())
-	ended := make(chan error)
-	go func() { ended <- c.run(ctx) }()
-	cancel()
-	select {
-	case err := <-ended:
-		require.NoError(t, err)
-	case <-time.After(5 * time.Second):
-		t.Fatal("held")
-	}
-	require.Equal(t, events.StateCompleted, in.read(t, "default", x.Key).State)
-
 	var f fileStore
 	f.set(errors.New("no answer"))
 	require.NoError(t, f.health())

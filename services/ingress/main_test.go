@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"flag"
 	"io"
 	"log/slog"
@@ -223,17 +222,6 @@ func (in *ingress) rebuilt(t testing.TB) string {
 	return sum
 }
 
-func (in *ingress) knows(t testing.TB, n int) bool {
-	t.Helper()
-	_, err := in.tasks.Get(testKey(n))
-	if !errors.Is(err, storage.ErrUnknownKey) {
-		require.NoError(t, err)
-	}
-	leader := in.read(t, events.DefaultTenant, testKey(n)).State != events.StateNone
-	require.Equal(t, leader, err == nil, "the log and the projection disagree on key %d", n)
-	return leader
-}
-
 func withCallback(title string) *events.ExportRequested {
 	r := requestOf(title)
 	r.Request.Callback = "http://127.0.0.1/done"
@@ -253,4 +241,23 @@ func golden(t testing.TB, name string, got []byte) {
 	want, err := os.ReadFile(path)
 	require.NoError(t, err)
 	require.Equal(t, string(want), b.String())
+}
+
+// as appends an event to an export of any tenant.
+func (in *ingress) as(t testing.TB, tenant, key string, p events.Payload) events.Export {
+	t.Helper()
+	x, err := in.streams.Append(t.Context(), in.read(t, tenant, key), "", func(*events.Export) (events.Payload, error) { return p, nil })
+	require.NoError(t, err)
+	return x
+}
+
+// bind ties a projection to the log and reads nothing more of it.
+func bind(t testing.TB, streams *events.Streams, tasks *storage.Tasks) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- tasks.Follow(ctx, streams, func([]events.Event) {}) }()
+	<-tasks.BoundToLog()
+	cancel()
+	require.NoError(t, <-done)
 }

@@ -274,9 +274,64 @@ func TestIdempotencyKeyOfARefusedRequest(t *testing.T) {
 	sub := &submission{key: testKey(1)}
 	in.release(t.Context(), c, sub, events.ErrUnavailable)
 	require.True(t, bound(), "it may have been written")
-	in.underway(t, testKey(1))
+	in.write(t, testKey(1), requestOf("a"))
 	in.release(t.Context(), c, sub, conflict("no"))
 	require.True(t, bound(), "an equal request has begun it")
 	in.release(t.Context(), c, &submission{key: testKey(2)}, fmt.Errorf("x: %w", conflict("no")))
 	require.False(t, bound())
+}
+
+// A tenant whose exports are all under way, or wait for their callback, and are as many as
+// may be remembered is refused. Others are not.
+func TestATenantThatCanForgetNothingIsRefused(t *testing.T) {
+	t.Parallel()
+	const limit = 512 << 10
+	streams := eventstest.StreamsOn(t, eventstest.Server(t, ""), events.Config{MaxEventsBytes: limit})
+	in := startOn(t, streams, Config{MaxHistory: 3, Authenticate: func(key string) (string, bool) { return key, true }})
+	submit := func(tenant, title string) answer {
+		return send(t, http.MethodPost, in.url+"/v1/export/raw", titled(title), "X-API-Key", tenant)
+	}
+	look := func() {
+		in.outlook.mu.Lock()
+		defer in.outlook.mu.Unlock()
+		in.outlook.log = in.caughtUpTo(t).Space
+	}
+	refused := func(a answer) {
+		t.Helper()
+		require.Equal(t, http.StatusTooManyRequests, a.Status, a.Raw)
+		require.Equal(t, errcodeQuota, a.Errcode)
+		require.Equal(t, "30", a.Header.Get("Retry-After"))
+		require.Contains(t, a.Msg, "nothing of yours can be forgotten")
+	}
+	key := ""
+	for n := range 3 {
+		key = submit("shop", fmt.Sprint(n)).key(t)
+		look()
+	}
+	in.as(t, "told", testKey(1), withCallback("a"))
+	in.as(t, "told", testKey(1), &events.ExportCancelled{})
+	look()
+	before := in.log(t).Last
+	refused(submit("shop", "more"))
+	require.Equal(t, before, in.log(t).Last)
+	require.Equal(t, key, submit("shop", "2").key(t), "what is there is found")
+	require.Zero(t, submit("other", "more").Errcode)
+	require.Zero(t, submit("told", "1").Errcode)
+	require.Zero(t, send(t, http.MethodPost, in.url+"/v1/export/cancel", fmt.Sprintf(`{"key":%q}`, key), "X-API-Key", "shop").Errcode)
+	look()
+	require.Zero(t, submit("shop", "more").Errcode, "one can be forgotten")
+
+	// The same with bytes.
+	for n := 0; ; n++ {
+		in.as(t, "large", testKey(100+n), requestOf(strings.Repeat("long ", 4000)))
+		look()
+		if u, err := in.tasks.Usage("large"); err != nil || u.Bytes > limit/2 {
+			require.NoError(t, err)
+			break
+		}
+	}
+	in.cfg.MaxHistory = 1000
+	refused(submit("large", "more"))
+	require.Zero(t, submit("shop", "and more").Errcode)
+	require.Less(t, in.log(t).Space.Used, int64(limit)/10*9)
 }

@@ -1,4 +1,4 @@
-package ingress
+package keeper
 
 import (
 	"context"
@@ -56,7 +56,7 @@ func (s *sweeper) forget(ctx context.Context) error {
 			}
 		}
 		if forgotten > 0 {
-			slog.Info("oldest exports forgotten", "service", "ingress", "tenant", tenant, "exports", forgotten)
+			slog.Info("oldest exports forgotten", "service", "keeper", "tenant", tenant, "exports", forgotten)
 		}
 	}
 	return nil

@@ -1,4 +1,4 @@
-package ingress
+package keeper
 
 import (
 	"context"
@@ -13,13 +13,6 @@ import (
 )
 
 const (
-	// smallFile is the size up to which a file is read whole before the first byte
-	// of it is sent: some 10 ms. A larger one is compared while it is sent.
-	smallFile = 4 << 20
-	// storeEvery is the pause between two looks at whether the file store is there,
-	// and storeWait how long one may take. It is also when a caller may try again.
-	storeEvery = time.Second
-	storeWait  = 3 * time.Second
 	// sizesEvery is the pause between two passes over the sizes of all files.
 	sizesEvery = time.Hour
 	// scrubEvery is how often all files are read. An ingress looks scrubFirst after its start,
@@ -36,51 +29,11 @@ const (
 	unreadableFiles = 3
 )
 
-// fileStore is whether the file store is there. The zero value says that it is.
-type fileStore struct {
-	mu  sync.Mutex
-	bad int // looks in a row that failed
-	err error
-}
-
-func (f *fileStore) health() error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.err
-}
-
-// set remembers the result of a look, and logs a change. One look without an
-// answer says nothing yet: a server may be electing a leader.
-func (f *fileStore) set(err error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	var is error
-	switch f.bad++; {
-	case err == nil:
-		f.bad = 0
-	case errors.Is(err, storage.ErrNoStore):
-		is = NotReady("the file store is not there; put it back, or restart Sheaf to go without the finished files that were in it")
-	case f.bad > 1:
-		is = NotReady("the file store cannot be read; the server's log says why")
-	default:
-		return
-	}
-	switch {
-	case is != nil && f.err == nil:
-		slog.Error("not ready: finished files can be neither kept nor downloaded; no export expires because of that", "service", "ingress", "error", err)
-	case is == nil && f.err != nil:
-		slog.Info("the file store is there again", "service", "ingress")
-	}
-	f.err = is
-}
-
-// fileChecks looks at the file store: every second whether it is there, every hour
-// whether it has all files in their size, and once a day, slowly and over restarts,
-// whether their content is right. An export whose file is lost expires. Each ingress does this;
-// of two that find the same one writes the event.
+// fileChecks looks at the finished files: every hour whether all are there in their
+// size, and once a day, slowly and over restarts, whether their content is right. An export
+// whose file is lost expires. Each keeper does this; of two that find the same one writes the event.
 type fileChecks struct {
 	s          *Service
-	storeEvery time.Duration
 	sizesEvery time.Duration
 	scrubFirst time.Duration
 	scrubLook  time.Duration
@@ -90,7 +43,7 @@ type fileChecks struct {
 
 func (s *Service) newFileChecks() *fileChecks {
 	return &fileChecks{
-		s: s, storeEvery: storeEvery, sizesEvery: sizesEvery,
+		s: s, sizesEvery: sizesEvery,
 		scrubFirst: scrubFirst, scrubLook: scrubLook, scrubSave: scrubSave, rate: scrubRate,
 	}
 }
@@ -98,7 +51,6 @@ func (s *Service) newFileChecks() *fileChecks {
 // run checks until ctx ends. A read that hangs does not hold it.
 func (c *fileChecks) run(ctx context.Context) error {
 	var checks sync.WaitGroup
-	checks.Go(func() { c.repeat(ctx, 0, c.storeEvery, c.look) })
 	checks.Go(func() {
 		c.repeat(ctx, 0, c.sizesEvery, func(ctx context.Context) { c.pass(ctx, false) })
 	})
@@ -131,38 +83,11 @@ func (c *fileChecks) repeat(ctx context.Context, first, pause time.Duration, do 
 	}
 }
 
-// look asks whether the store is there. A folder on a network may not answer.
-func (c *fileChecks) look(ctx context.Context) {
-	asked, cancel := context.WithTimeout(ctx, storeWait)
-	defer cancel()
-	var err error
-	answered := make(chan struct{})
-	go func() {
-		defer close(answered)
-		err = c.s.files.Check(asked)
-	}()
-	select {
-	case <-answered:
-		if ctx.Err() == nil {
-			c.s.store.set(err)
-		}
-	case <-asked.Done():
-		if ctx.Err() != nil {
-			return
-		}
-		c.s.store.set(fmt.Errorf("no answer within %v", storeWait))
-		select { // one question at a time
-		case <-answered:
-		case <-ctx.Done():
-		}
-	}
-}
-
 // scrubDue reports whether a pass over the content of all files is to start or resume.
 func (c *fileChecks) scrubDue(ctx context.Context, now time.Time) bool {
 	mark, err := c.s.tasks.Scrub()
 	if err != nil {
-		slog.WarnContext(ctx, "finished files are not read", "service", "ingress", "error", err)
+		slog.WarnContext(ctx, "finished files are not read", "service", "keeper", "error", err)
 		return false
 	}
 	since := now.Sub(mark.Begun) // below 0: the clock was wrong
@@ -179,18 +104,7 @@ func (c *fileChecks) pass(ctx context.Context, scrub bool) {
 		saved = time.Now()
 		return c.s.tasks.SaveScrub(mark)
 	}
-	err := untilDone(ctx, "reading the log's end", func(ctx context.Context) error {
-		select {
-		case <-c.s.tasks.BoundToLog():
-		case <-ctx.Done():
-			return nil
-		}
-		last, err := c.s.streams.LastSequence(ctx)
-		if err != nil {
-			return err
-		}
-		return c.s.tasks.WaitApplied(ctx, last)
-	})
+	err := c.caughtUp(ctx)
 	if err == nil && scrub {
 		if mark, err = c.s.tasks.Scrub(); err == nil && (mark.Done || mark.Begun.IsZero()) {
 			mark = storage.Scrub{Begun: begun.UTC()}
@@ -217,7 +131,7 @@ func (c *fileChecks) pass(ctx context.Context, scrub bool) {
 			case errors.Is(err, storage.ErrNoStore) || ctx.Err() != nil:
 				return err
 			default:
-				x.Logger("ingress").Warn("a finished file cannot be read", "error", err)
+				x.Logger("keeper").Warn("a finished file cannot be read", "error", err)
 				if unread++; unread >= unreadableFiles {
 					return fmt.Errorf("%d files in a row could not be read: %w", unread, err)
 				}
@@ -238,7 +152,7 @@ func (c *fileChecks) pass(ctx context.Context, scrub bool) {
 	if ctx.Err() != nil {
 		return
 	}
-	log, level := slog.With("service", "ingress", "content", scrub, "files", checked, "lost", lost, "elapsed", time.Since(begun).Round(time.Millisecond)), slog.LevelDebug
+	log, level := slog.With("service", "keeper", "content", scrub, "files", checked, "lost", lost, "elapsed", time.Since(begun).Round(time.Millisecond)), slog.LevelDebug
 	switch {
 	case err != nil:
 		log.Warn("the check of the finished files was cut short", "error", err)
@@ -247,6 +161,29 @@ func (c *fileChecks) pass(ctx context.Context, scrub bool) {
 		level = slog.LevelInfo
 	}
 	log.Log(ctx, level, "finished files checked")
+}
+
+// caughtUp waits until the projection has seen the log as it is now.
+func (c *fileChecks) caughtUp(ctx context.Context) error {
+	select {
+	case <-c.s.tasks.BoundToLog():
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	for {
+		last, err := c.s.streams.LastSequence(ctx)
+		if err == nil {
+			return c.s.tasks.WaitApplied(ctx, last)
+		}
+		if !errors.Is(err, events.ErrUnavailable) {
+			return err
+		}
+		select {
+		case <-time.After(time.Second):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }
 
 func (c *fileChecks) check(ctx context.Context, x *events.Export, scrub bool) error {

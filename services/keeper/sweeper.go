@@ -1,4 +1,4 @@
-package ingress
+package keeper
 
 import (
 	"context"
@@ -117,7 +117,7 @@ func (s *sweeper) run(ctx context.Context) error {
 		case errors.Is(err, storage.ErrTasksDamaged), errors.Is(err, storage.ErrTasksClosed):
 			return fmt.Errorf("sweeping: %w", err)
 		case err != nil:
-			slog.Warn("sweep cut short; the next one goes on", "service", "ingress", "error", err)
+			slog.Warn("sweep cut short; the next one goes on", "service", "keeper", "error", err)
 		}
 		for due := false; !due; {
 			select {
@@ -125,10 +125,10 @@ func (s *sweeper) run(ctx context.Context) error {
 				due = true
 			case <-look.C:
 				if err := s.relieve(ctx); err != nil && ctx.Err() == nil {
-					slog.Warn("making room for pages; it is tried again", "service", "ingress", "error", err)
+					slog.Warn("making room for pages; it is tried again", "service", "keeper", "error", err)
 				}
 				if err := s.forget(ctx); err != nil && ctx.Err() == nil {
-					slog.Warn("forgetting the oldest exports; it is tried again", "service", "ingress", "error", err)
+					slog.Warn("forgetting the oldest exports; it is tried again", "service", "keeper", "error", err)
 				}
 			case <-ctx.Done():
 				return nil
@@ -179,7 +179,7 @@ func (s *sweeper) relieve(ctx context.Context) error {
 			purged++
 		}
 		if purged > 0 {
-			slog.Info("pages purged to make room", "service", "ingress", "exports", purged)
+			slog.Info("pages purged to make room", "service", "keeper", "exports", purged)
 		}
 	}
 	return nil
@@ -258,7 +258,7 @@ func (s *sweeper) purgeKind(ctx context.Context, kind storage.Leftover, before t
 		if err := s.tasks.Cleared(kind, list); err != nil {
 			return err
 		}
-		slog.Debug("pages purged", "service", "ingress", "exports", len(list))
+		slog.Debug("pages purged", "service", "keeper", "exports", len(list))
 	}
 }
 
@@ -321,7 +321,7 @@ func (s *sweeper) expireFile(ctx context.Context, x events.Export, due func(*eve
 	if err != nil {
 		return after, err
 	}
-	x.Logger("ingress").Info("export expired")
+	x.Logger("keeper").Info("export expired")
 	storage.DeleteFinished(ctx, s.files, &after)
 	return after, nil
 }
@@ -347,7 +347,7 @@ func (s *sweeper) fail(ctx context.Context, x events.Export, reason string) (eve
 		return &events.ExportFailed{Code: events.CodeLimitTime, Reason: reason, Phase: phase}, nil
 	})
 	if err == nil {
-		x.Logger("ingress").Warn("export failed",
+		x.Logger("keeper").Warn("export failed",
 			"error_code", events.CodeLimitTime, "reason", reason)
 	}
 	return after, err
@@ -376,7 +376,7 @@ func (s *sweeper) purgeStrays(ctx context.Context, mark events.PurgeMark) error 
 			}
 		}
 		if purged > 0 {
-			slog.Info("stray pages or headers purged", "service", "ingress", "exports", purged)
+			slog.Info("stray pages or headers purged", "service", "keeper", "exports", purged)
 		}
 	}
 	s.strayMark = mark
@@ -418,7 +418,7 @@ func (s *sweeper) sweepFiles(ctx context.Context) error {
 	}
 	removed, err := s.files.Sweep(ctx, func(name string) bool { return s.keep(ctx, log, name) }, begun.Add(-orphanAge))
 	if removed > 0 {
-		slog.Info("orphaned files removed", "service", "ingress", "files", removed)
+		slog.Info("orphaned files removed", "service", "keeper", "files", removed)
 	}
 	if err != nil {
 		return fmt.Errorf("sweeping files: %w", err)

@@ -1,4 +1,4 @@
-package ingress
+package keeper
 
 import (
 	"context"
@@ -73,13 +73,13 @@ func finish(streams *events.Streams, n int) error {
 // forget them all. Run it with -benchtime 1x and nothing else.
 func BenchmarkHistory(b *testing.B) {
 	const first, further = 1000, 20_000
-	in := start(b, eventstest.Server(b, ""), Config{})
+	node := start(b, eventstest.Server(b, ""), Config{})
 	fill := func(from, to int) {
 		var wg sync.WaitGroup
 		for lane := range 4 {
 			wg.Go(func() {
 				for n := from + lane; n < to; n += 4 {
-					if err := finish(in.streams, n); err != nil {
+					if err := finish(node.streams, n); err != nil {
 						b.Error(err)
 						return
 					}
@@ -87,18 +87,18 @@ func BenchmarkHistory(b *testing.B) {
 			})
 		}
 		wg.Wait()
-		in.caughtUpTo(b)
+		node.caughtUpTo(b)
 	}
 	fill(0, first)
-	in.tasks.Release()
+	node.tasks.Release()
 	all, anonymous := resident(b)
 	fill(first, first+further)
-	in.tasks.Release()
+	node.tasks.Release()
 	allThen, anonymousThen := resident(b)
 	b.ReportMetric((allThen-all)/further, "RSS-bytes/export")
 	b.ReportMetric((anonymousThen-anonymous)/further, "RSS-without-files-bytes/export")
 
-	s := in.sweeper()
+	s := node.sweeper()
 	passes(b, s, 1)
 	begun := time.Now()
 	passes(b, s, 1) // clears them
@@ -114,10 +114,10 @@ func BenchmarkHistory(b *testing.B) {
 	begun = time.Now()
 	require.NoError(b, s.forget(b.Context()))
 	b.ReportMetric(float64(time.Since(begun).Microseconds())/(first+further), "forget-µs/export")
-	counts, err := in.tasks.Counts()
+	counts, err := node.tasks.Counts()
 	require.NoError(b, err)
 	require.Empty(b, counts)
-	in.tasks.Release() // as a pass does
+	node.tasks.Release() // as a pass does
 	all, _ = resident(b)
 	b.ReportMetric((allThen-all)/(first+further), "RSS-bytes-back/export")
 	b.ReportMetric(0, "ns/op")
@@ -127,7 +127,7 @@ func BenchmarkHistory(b *testing.B) {
 // due.
 func BenchmarkIdlePass(b *testing.B) {
 	const exports = 100_000
-	in := start(b, eventstest.Server(b, ""), Config{})
+	node := start(b, eventstest.Server(b, ""), Config{})
 	tasks, err := storage.OpenTasks(filepath.Join(b.TempDir(), "tasks.db"))
 	require.NoError(b, err)
 	defer func() { require.NoError(b, tasks.Close()) }()
@@ -145,7 +145,7 @@ func BenchmarkIdlePass(b *testing.B) {
 	for batch := range slices.Chunk(log, 4096) {
 		require.NoError(b, tasks.Apply(batch))
 	}
-	s := in.sweeper()
+	s := node.sweeper()
 	s.tasks, s.keepPages = tasks, time.Hour
 	passes(b, s, 2)
 	for b.Loop() {
