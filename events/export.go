@@ -330,11 +330,14 @@ func (x *Export) Resumable() (run uint64, ok bool) {
 // event: constant over its attempts, different for each ending of the key.
 func (x *Export) WebhookID() string { return fmt.Sprintf("%s-%d", x.Key, x.TerminalSeq) }
 
-// Logger returns the log of what a service does for the export. Each line has the same
-// attributes: service, tenant, hash_key, id, and the request_id of the request that began
-// the round. Rounds that an earlier version began have one only if a producer gave it.
-func (x *Export) Logger(service string) *slog.Logger {
-	log := slog.With("service", service, "tenant", x.Tenant, "hash_key", x.Key, "id", x.ID)
+// Logger is With for the process's log.
+func (x *Export) Logger(service string) *slog.Logger { return x.With(slog.With("service", service)) }
+
+// With returns log with the attributes that name the export: tenant, hash_key, id, and
+// the request_id of the request that began the round. Rounds that an earlier version
+// began have one only if a producer gave it.
+func (x *Export) With(log *slog.Logger) *slog.Logger {
+	log = log.With("tenant", x.Tenant, "hash_key", x.Key, "id", x.ID)
 	if id := x.requestID(); id != "" {
 		log = log.With("request_id", id)
 	}

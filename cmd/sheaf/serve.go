@@ -279,7 +279,7 @@ func (s *system) makers() map[string]func() (role, error) {
 		roleCrawler: func() (role, error) {
 			l := s.cfg.sourceLimits
 			return crawler.New(crawler.Config{
-				PerHost: s.cfg.ConnsPerHost, PerTenant: s.cfg.ConnsPerTenant, Running: s.cfg.MaxRunning, Room: s.disk.room,
+				Log: slog.Default(), PerHost: s.cfg.ConnsPerHost, PerTenant: s.cfg.ConnsPerTenant, Running: s.cfg.MaxRunning, Room: s.disk.room,
 				MaxPages: l.MaxPages, MaxRows: l.MaxRows, MaxBytes: int64(l.MaxExportBytes),
 				Policy: source.Policy{
 					PageTimeout: l.PageTimeout, HeaderTimeout: l.HeaderTimeout, MinRate: int64(l.MinThroughput), RateOver: minRateOver,
@@ -289,10 +289,10 @@ func (s *system) makers() map[string]func() (role, error) {
 			}, s.streams, s.egress)
 		},
 		roleAssembler: func() (role, error) {
-			return assembler.New(assembler.Config{KeepFiles: s.cfg.KeepFiles, Room: s.disk.roomForWorkbook}, s.streams, s.files)
+			return assembler.New(assembler.Config{Log: slog.Default(), KeepFiles: s.cfg.KeepFiles, Room: s.disk.roomForWorkbook}, s.streams, s.files)
 		},
 		roleNotifier: func() (role, error) {
-			return notifier.New(notifier.Config{PublicURL: s.publicURL, Schedule: s.cfg.CallbackSchedule, KeepHistory: s.cfg.KeepHistory}, s.streams, s.egress)
+			return notifier.New(notifier.Config{Log: slog.Default(), PublicURL: s.publicURL, Schedule: s.cfg.CallbackSchedule, KeepHistory: s.cfg.KeepHistory}, s.streams, s.egress)
 		},
 	}
 }

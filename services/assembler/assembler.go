@@ -46,6 +46,7 @@ type Config struct {
 	// Room returns nil while the disk has room for a workbook in progress to grow
 	// by so many bytes. Default: always.
 	Room func(bytes int64) error
+	Log  *slog.Logger // default: nothing is logged
 }
 
 func (c Config) withDefaults() Config {
@@ -55,6 +56,7 @@ func (c Config) withDefaults() Config {
 	c.KeepFiles = cmp.Or(c.KeepFiles, 168*time.Hour)
 	c.MaxStarts = cmp.Or(c.MaxStarts, 5)
 	c.RoomWait = cmp.Or(c.RoomWait, 10*time.Minute)
+	c.Log = cmp.Or(c.Log, slog.New(slog.DiscardHandler)).With("service", "assembler")
 	if c.Room == nil {
 		c.Room = func(int64) error { return nil }
 	}
@@ -179,7 +181,7 @@ func (s *Service) handleEvent(ctx context.Context, d events.Delivery, ev events.
 
 // carryOut writes the workbook of x and appends the event that says how it went.
 func (s *Service) carryOut(ctx, assembleCtx context.Context, x events.Export, d events.Delivery) error {
-	log := x.Logger("assembler")
+	log := x.With(s.cfg.Log)
 	begun := time.Now()
 	if err := s.cfg.Room(0); err != nil && s.waits(&x) < s.cfg.RoomWait {
 		return s.awaitRoom(&x, log, err)
@@ -378,7 +380,7 @@ func (s *Service) discard(ctx context.Context, after events.Export, store string
 		}
 	}
 	if err := s.files.Delete(ctx, store); err != nil {
-		after.Logger("assembler").Warn("losing file not removed; the sweeper will", "file", store, "error", err)
+		after.With(s.cfg.Log).Warn("losing file not removed; the sweeper will", "file", store, "error", err)
 	}
 }
 

@@ -26,6 +26,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"sheaf/events"
@@ -50,6 +51,7 @@ type Config struct {
 	DrainFor  time.Duration           // how long requests in flight, and what follows from their answers, may outlast the drain; default 5s
 	Policy    source.Policy           // of one page's requests
 	Room      func(bytes int64) error // returns an error when the disk of the pages has no room for so many bytes; default nil
+	Log       *slog.Logger            // default: nothing is logged
 }
 
 func (c Config) withDefaults() Config {
@@ -64,6 +66,7 @@ func (c Config) withDefaults() Config {
 	c.BodyBytes = cmp.Or(c.BodyBytes, 256<<20)
 	c.MaxStarts = cmp.Or(c.MaxStarts, 5)
 	c.DrainFor = cmp.Or(c.DrainFor, 5*time.Second)
+	c.Log = cmp.Or(c.Log, slog.New(slog.DiscardHandler)).With("service", "crawler")
 	if c.Room == nil {
 		c.Room = func(int64) error { return nil }
 	}
@@ -142,7 +145,7 @@ func (s *Service) handle(ctx context.Context, d events.Delivery) error {
 	}
 	d.Concerns(&x)
 
-	log := x.Logger("crawler")
+	log := x.With(s.cfg.Log)
 	begun := time.Now()
 	c := &crawl{Service: s, x: x, log: log, drain: ctx, fresh: d.Fresh}
 	crawled, err := c.run(crawlCtx)

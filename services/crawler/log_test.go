@@ -1,11 +1,7 @@
 package crawler
 
 import (
-	"bytes"
-	"log/slog"
 	"net/http"
-	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -16,32 +12,15 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-type logged struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *logged) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *logged) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
-
 // The line of a failure can be found by the export, its tenant, and the id that a
 // producer gave its submission.
 func TestFailureIsLoggedWithItsExport(t *testing.T) {
-	var log logged
-	eventstest.SetLog(t, slog.NewTextHandler(&log, nil))
+	t.Parallel()
+	var log eventstest.Log
 	s := eventstest.Streams(t)
 	src := sourcetest.New(t, 10)
 	src.Fault = func(int, int) sourcetest.Fault { return sourcetest.Status(404, "no such page") }
-	start(t, s, src.Client, Config{})
+	start(t, s, src.Client, Config{Log: log.Logger()})
 	x, err := s.Append(t.Context(), events.Export{Tenant: "default", Key: key}, "order-17", func(*events.Export) (events.Payload, error) {
 		return &events.ExportRequested{CreatedAt: time.Now().UTC(), Request: events.Request{
 			ExtType: "XLSX", SourceType: events.SourceHTTP,
@@ -50,12 +29,12 @@ func TestFailureIsLoggedWithItsExport(t *testing.T) {
 	})
 	require.NoError(t, err)
 	await(t, s, x.LastSeq, events.TypeFailed)
-	var line string
+	var lines []string
 	require.Eventually(t, func() bool {
-		_, line, _ = strings.Cut(log.String(), `msg="export failed" `)
-		return strings.Contains(line, "\n")
+		lines = log.With(`msg="export failed" `)
+		return len(lines) > 0
 	}, 5*time.Second, time.Millisecond)
 	for _, attr := range []string{"service=crawler ", "tenant=default ", "hash_key=" + key + " ", "request_id=order-17 ", "error_code="} {
-		require.Contains(t, line, attr)
+		require.Contains(t, lines[0], attr)
 	}
 }

@@ -15,7 +15,7 @@ import (
 // One line for each request names the request, the tenant and the export,
 // whichever way it came. No line has an API key.
 func TestOneLineForEachRequest(t *testing.T) {
-	var log lines
+	var log eventstest.Log
 	eventstest.SetLog(t, slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	srv := eventstest.Server(t, "")
 	in := start(t, srv, Config{Authenticate: func(key string) (string, bool) { return "shop", key == "shop-key" }})
@@ -63,7 +63,7 @@ func TestOneLineForEachRequest(t *testing.T) {
 	} {
 		var found []string
 		require.Eventually(t, func() bool {
-			found = log.with("request_id=" + want.id + " ")
+			found = log.With("request_id=" + want.id + " ")
 			return len(found) > 0
 		}, 5*time.Second, time.Millisecond, want.id)
 		require.Len(t, found, 1, want.id)
@@ -75,6 +75,6 @@ func TestOneLineForEachRequest(t *testing.T) {
 			require.Contains(t, line, attr, want.id)
 		}
 	}
-	require.Empty(t, log.with("shop-key"))
-	require.Empty(t, log.with("no-such-key"))
+	require.Empty(t, log.With("shop-key"))
+	require.Empty(t, log.With("no-such-key"))
 }

@@ -1,12 +1,10 @@
 package ingress
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"log/slog"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -17,34 +15,11 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// lines is a log that may be read while it is written.
-type lines struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lines) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lines) with(text string) (found []string) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for line := range strings.Lines(l.b.String()) {
-		if strings.Contains(line, text) {
-			found = append(found, line)
-		}
-	}
-	return found
-}
-
 // An ingress that is older than the writer of an event does not know what happened, says
 // so once, and knows the export after it all the same: every event holds it.
 func TestProjectionKeepsTheExportOfNewerEvents(t *testing.T) {
 	t.Parallel()
-	var log lines
+	var log eventstest.Log
 	eventstest.SetLog(t, slog.NewTextHandler(&log, nil))
 	srv := eventstest.Server(t, "")
 	in := start(t, srv, Config{})
@@ -71,7 +46,7 @@ func TestProjectionKeepsTheExportOfNewerEvents(t *testing.T) {
 	require.Equal(t, "crawled", title(in))
 	for _, newer := range []string{"sheaf.export.paused.v1", "sheaf.export.crawled.v2"} {
 		var applied []string
-		for _, line := range log.with(newer) {
+		for _, line := range log.With(newer) {
 			if strings.Contains(line, "event skipped") {
 				applied = append(applied, line)
 			}

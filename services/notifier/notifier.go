@@ -22,6 +22,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"net/url"
 	"sync"
@@ -38,6 +39,7 @@ type Config struct {
 	Slots       int             // endings that are looked at at once, see DESIGN.md; default 64
 	PerHost     int             // attempts at one host and port at once; default 4
 	KeepHistory time.Duration   // no attempt is made later than this after the export ended, for the log forgets it then; default 168h
+	Log         *slog.Logger    // default: nothing is logged
 }
 
 const (
@@ -112,6 +114,7 @@ func New(cfg Config, streams *events.Streams, client Client) (*Service, error) {
 	if cfg.Slots < 0 || cfg.PerHost < 0 {
 		return nil, fmt.Errorf("notifier: %d slots and %d attempts per host, want more than 0", cfg.Slots, cfg.PerHost)
 	}
+	cfg.Log = cmp.Or(cfg.Log, slog.New(slog.DiscardHandler)).With("service", "notifier")
 	return &Service{
 		cfg: cfg, streams: streams, client: client,
 		bodies:   bodies{keys: streams.Keys(), publicURL: cfg.PublicURL},
@@ -368,7 +371,7 @@ func (s *Service) record(ctx context.Context, x events.Export, o outcome) error 
 		s.hosts.remember(x.WebhookID(), o)
 		return err
 	default:
-		logVerdict(&x, verdict)
+		s.logVerdict(&x, verdict)
 	}
 	if pending(&after) && after.Callback.Attempts > 0 {
 		return s.schedule(ctx, &after, after.Callback.NextAt)
@@ -376,8 +379,8 @@ func (s *Service) record(ctx context.Context, x events.Export, o outcome) error 
 	return nil
 }
 
-func logVerdict(x *events.Export, verdict events.Payload) {
-	log := x.Logger("notifier").With("webhook_id", x.WebhookID())
+func (s *Service) logVerdict(x *events.Export, verdict events.Payload) {
+	log := x.With(s.cfg.Log).With("webhook_id", x.WebhookID())
 	switch p := verdict.(type) {
 	case *events.CallbackDelivered:
 		log.Debug("callback delivered", "attempt", p.Attempt, "status", p.Status, "elapsed_ms", p.Millis)
