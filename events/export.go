@@ -330,9 +330,6 @@ func (x *Export) Resumable() (run uint64, ok bool) {
 // event: constant over its attempts, different for each ending of the key.
 func (x *Export) WebhookID() string { return fmt.Sprintf("%s-%d", x.Key, x.TerminalSeq) }
 
-// Logger is With for the process's log.
-func (x *Export) Logger(service string) *slog.Logger { return x.With(slog.With("service", service)) }
-
 // With returns log with the attributes that name the export: tenant, hash_key, id, and
 // the request_id of the request that began the round. Rounds that an earlier version
 // began have one only if a producer gave it.

@@ -176,6 +176,42 @@ func TestOneJetStreamInterface(t *testing.T) {
 	}
 }
 
+// A service logs to its Config's Log and counts in its Config's Metrics, so that a process can
+// run two of them and a test can look at one.
+func TestServicesUseNoGlobalLogOrRegistry(t *testing.T) {
+	allowed := map[string][]string{
+		"slog":       {"Logger", "DiscardHandler", "Level", "LevelDebug", "LevelInfo", "LevelWarn", "LevelError", "New", "NewLogLogger"},
+		"promauto":   {"With"},
+		"prometheus": nil, // all but what follows
+	}
+	denied := []string{"DefaultRegisterer", "DefaultGatherer", "Register", "MustRegister", "Unregister"}
+	for _, p := range packages(t) {
+		if service(p.name()) == "" || forTests(p.name()) {
+			continue
+		}
+		for _, file := range p.GoFiles {
+			fset := token.NewFileSet()
+			f, err := parser.ParseFile(fset, filepath.Join(p.Dir, file), nil, parser.SkipObjectResolution)
+			require.NoError(t, err)
+			ast.Inspect(f, func(n ast.Node) bool {
+				sel, ok := n.(*ast.SelectorExpr)
+				if !ok {
+					return true
+				}
+				x, ok := sel.X.(*ast.Ident)
+				if !ok {
+					return true
+				}
+				names, named := allowed[x.Name]
+				if named && (names != nil && !slices.Contains(names, sel.Sel.Name) || names == nil && slices.Contains(denied, sel.Sel.Name)) {
+					t.Errorf("%s uses %s.%s: a service is given its log and its registry", fset.Position(n.Pos()), x.Name, sel.Sel.Name)
+				}
+				return true
+			})
+		}
+	}
+}
+
 // The top level is a table of contents. What Git ignores does not count.
 func TestTopLevel(t *testing.T) {
 	allowed := []string{"cmd", "services", "events", "storage", "deploy", "go.mod", "go.sum", "Taskfile.yml", "README.md"}

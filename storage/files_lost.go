@@ -3,6 +3,7 @@ package storage
 import (
 	"context"
 	"errors"
+	"log/slog"
 
 	"sheaf/events"
 )
@@ -58,14 +59,14 @@ func ExpireLost(ctx context.Context, streams *events.Streams, files Files, x *ev
 
 // LogLost logs that an export expired because its file is lost.
 func LogLost(x *events.Export) {
-	x.Logger("storage").Error("a finished file is lost; its export has expired", "reason", x.ExpiredReason)
+	x.With(slog.With("service", "storage")).Error("a finished file is lost; its export has expired", "reason", x.ExpiredReason)
 }
 
 // DeleteFinished deletes the files of an export that expired.
 func DeleteFinished(ctx context.Context, files Files, x *events.Export) {
 	for _, f := range x.Files {
 		if err := files.Delete(ctx, f.Store); err != nil {
-			x.Logger("storage").Warn("expired file not deleted; the search for orphans will find it", "file", f.Store, "error", err)
+			x.With(slog.With("service", "storage")).Warn("expired file not deleted; the search for orphans will find it", "file", f.Store, "error", err)
 		}
 	}
 }

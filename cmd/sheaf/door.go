@@ -42,7 +42,7 @@ func (d *door) close(why ingress.NotReady) {
 		return
 	}
 	d.server = &http.Server{
-		Handler:           ingress.Closed(d.reason),
+		Handler:           ingress.Closed(slog.Default(), d.reason),
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       10 * time.Second,
 		MaxHeaderBytes:    16 << 10,

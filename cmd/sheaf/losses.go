@@ -286,7 +286,7 @@ func (s *system) restoreLog(ctx context.Context, was events.Mark, applied uint64
 			}
 			if done {
 				written++
-				x.Logger("start").Warn("export restored to the log", "state", x.State)
+				x.With(slog.With("service", "start")).Warn("export restored to the log", "state", x.State)
 			}
 			return nil
 		})

@@ -251,6 +251,7 @@ const keeperOfIngress = "keeper"
 
 func (s *system) makeKeeper() (role, error) {
 	return keeper.New(keeper.Config{
+		Log:       slog.Default(),
 		KeepFiles: s.cfg.KeepFiles, KeepPages: s.cfg.KeepPages, MaxHistory: s.cfg.MaxHistory, Room: s.disk.room,
 	}, s.streams, s.tasks, s.files)
 }
@@ -264,6 +265,7 @@ func (s *system) makers() map[string]func() (role, error) {
 				authenticate = s.keys.Tenant
 			}
 			return ingress.New(ingress.Config{
+				Log:          slog.Default(),
 				Authenticate: authenticate,
 				Quota:        ingress.Quota{Unfinished: s.cfg.MaxUnfinished, FileBytes: int64(s.cfg.MaxFilesBytes)},
 				MaxSkew:      s.cfg.MaxSkew,

@@ -166,7 +166,7 @@ func TestBodyCutShort(t *testing.T) {
 
 func TestPanicIsAnEnvelope(t *testing.T) {
 	t.Parallel()
-	h := identify(logRequests(recoverPanics(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic("secret inner state") }))))
+	h := quiet.identify(logRequests(recoverPanics(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic("secret inner state") }))))
 	w := httptest.NewRecorder()
 	h.ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
 	a := decode(t, w.Result())
@@ -182,7 +182,7 @@ func TestPanicIsAnEnvelope(t *testing.T) {
 		logRequests(h).ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil))
 	}, "an answer that was begun must not look whole")
 
-	s := &Service{streams: eventstest.Streams(t)}
+	s := &Service{cfg: quiet.cfg, streams: eventstest.Streams(t)}
 	_, err := s.do(t.Context(), func(context.Context, call) (any, error) { panic("secret") }, call{requestID: "r"})
 	require.Equal(t, 500, asAPIError(err).Errcode)
 	require.NotContains(t, asAPIError(err).Msg, "secret")

@@ -16,7 +16,7 @@ import (
 func askDemo(t testing.TB, method, query, body string) answer {
 	t.Helper()
 	w := httptest.NewRecorder()
-	identify(http.HandlerFunc(demoPage)).ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), method, "/demo/page"+query, strings.NewReader(body)))
+	quiet.identify(http.HandlerFunc(demoPage)).ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), method, "/demo/page"+query, strings.NewReader(body)))
 	return decode(t, w.Result())
 }
 

@@ -91,12 +91,12 @@ func chooseRequestID(get func(name string) string) string {
 	return uuid.NewString()
 }
 
-func logger(requestID string) *slog.Logger {
-	return slog.With("service", "ingress", "request_id", requestID)
-}
+// log returns the log of one request.
+func (s *Service) log(requestID string) *slog.Logger { return s.cfg.Log.With("request_id", requestID) }
 
 // line is what the log says of a request, whichever way it came.
 type line struct {
+	log     *slog.Logger // of the service
 	id      string
 	tenant  string // "" until it is known
 	key     string // of the export that was made or named, "" for none
@@ -104,5 +104,5 @@ type line struct {
 }
 
 func (l *line) logger() *slog.Logger {
-	return logger(l.id).With("tenant", l.tenant, "hash_key", l.key, "errcode", l.errcode)
+	return l.log.With("request_id", l.id, "tenant", l.tenant, "hash_key", l.key, "errcode", l.errcode)
 }

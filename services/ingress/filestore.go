@@ -33,7 +33,7 @@ func (f *fileStore) health() error {
 
 // set remembers the result of a look, and logs a change. One look without an
 // answer says nothing yet: a server may be electing a leader.
-func (f *fileStore) set(err error) {
+func (f *fileStore) set(log *slog.Logger, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	var is error
@@ -49,9 +49,9 @@ func (f *fileStore) set(err error) {
 	}
 	switch {
 	case is != nil && f.err == nil:
-		slog.Error("not ready: finished files can be neither kept nor downloaded; no export expires because of that", "service", "ingress", "error", err)
+		log.Error("not ready: finished files can be neither kept nor downloaded; no export expires because of that", "error", err)
 	case is == nil && f.err != nil:
-		slog.Info("the file store is there again", "service", "ingress")
+		log.Info("the file store is there again")
 	}
 	f.err = is
 }
@@ -79,13 +79,13 @@ func (s *Service) lookAtStore(ctx context.Context) {
 	select {
 	case err := <-answered:
 		if ctx.Err() == nil {
-			s.store.set(err)
+			s.store.set(s.cfg.Log, err)
 		}
 	case <-asked.Done():
 		if ctx.Err() != nil {
 			return
 		}
-		s.store.set(fmt.Errorf("no answer within %v", storeWait))
+		s.store.set(s.cfg.Log, fmt.Errorf("no answer within %v", storeWait))
 		select { // one question at a time
 		case <-answered:
 		case <-ctx.Done():

@@ -18,6 +18,7 @@
 package ingress
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -71,6 +72,7 @@ type Config struct {
 	// OperationWait bounds an operation: a caller that waits longer gets 503. Each MiB
 	// of rows adds a second, for what takes a few milliseconds. Default 5s.
 	OperationWait time.Duration
+	Log           *slog.Logger // default: nothing is logged
 }
 
 func (c Config) withDefaults(listener net.Listener) Config {
@@ -84,6 +86,7 @@ func (c Config) withDefaults(listener net.Listener) Config {
 	if c.MaxLag == 0 {
 		c.MaxLag = 3 * time.Second
 	}
+	c.Log = cmp.Or(c.Log, slog.New(slog.DiscardHandler)).With("service", "ingress")
 	if c.Health == nil {
 		c.Health = func() error { return nil }
 	}
@@ -269,7 +272,7 @@ func (s *Service) serveHTTP(front, back context.Context) error {
 		IdleTimeout:                  2 * time.Minute,
 		MaxHeaderBytes:               16 << 10,
 		BaseContext:                  func(net.Listener) context.Context { return back },
-		ErrorLog:                     slog.NewLogLogger(slog.With("service", "ingress").Handler(), slog.LevelDebug),
+		ErrorLog:                     slog.NewLogLogger(s.cfg.Log.Handler(), slog.LevelDebug),
 	}
 	stopped := make(chan error, 1)
 	go func() {
@@ -288,7 +291,7 @@ func (s *Service) serveHTTP(front, back context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(front), drainWait)
 	defer cancel()
 	if err := server.Shutdown(ctx); err != nil {
-		slog.Warn("requests were cut off", "service", "ingress", "error", err)
+		s.cfg.Log.Warn("requests were cut off", "error", err)
 		_ = server.Close()
 	}
 	if err := <-stopped; !errors.Is(err, http.ErrServerClosed) {
@@ -299,7 +302,7 @@ func (s *Service) serveHTTP(front, back context.Context) error {
 
 // untilDone runs fn again and again while the streams are unavailable, until
 // ctx ends or fn fails for another reason.
-func untilDone(ctx context.Context, what string, fn func(context.Context) error) error {
+func (s *Service) untilDone(ctx context.Context, what string, fn func(context.Context) error) error {
 	for {
 		err := fn(ctx)
 		switch {
@@ -310,7 +313,7 @@ func untilDone(ctx context.Context, what string, fn func(context.Context) error)
 		case !errors.Is(err, events.ErrUnavailable):
 			return fmt.Errorf("%s: %w", what, err)
 		}
-		slog.Warn("trying again", "service", "ingress", "what", what, "error", err)
+		s.cfg.Log.Warn("trying again", "what", what, "error", err)
 		select {
 		case <-ctx.Done():
 			return nil

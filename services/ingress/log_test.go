@@ -1,7 +1,6 @@
 package ingress
 
 import (
-	"log/slog"
 	"testing"
 	"time"
 
@@ -15,10 +14,10 @@ import (
 // One line for each request names the request, the tenant and the export,
 // whichever way it came. No line has an API key.
 func TestOneLineForEachRequest(t *testing.T) {
+	t.Parallel()
 	var log eventstest.Log
-	eventstest.SetLog(t, slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	srv := eventstest.Server(t, "")
-	in := start(t, srv, Config{Authenticate: func(key string) (string, bool) { return "shop", key == "shop-key" }})
+	in := start(t, srv, Config{Log: log.Logger(), Authenticate: func(key string) (string, bool) { return "shop", key == "shop-key" }})
 	shop := func(id string) []string { return []string{"X-API-Key", "shop-key", "X-Request-Id", id} }
 	nc := eventstest.Connect(t, srv)
 	ask := func(operation, id, body string) {

@@ -332,10 +332,10 @@ func TestAbsentStoreExpiresNothing(t *testing.T) {
 func TestOneFailedLookSaysNothing(t *testing.T) {
 	t.Parallel()
 	var f fileStore
-	f.set(errors.New("no answer"))
+	f.set(quiet.cfg.Log, errors.New("no answer"))
 	require.NoError(t, f.health())
-	f.set(errors.New("no answer"))
+	f.set(quiet.cfg.Log, errors.New("no answer"))
 	require.ErrorContains(t, f.health(), "cannot be read")
-	f.set(nil)
+	f.set(quiet.cfg.Log, nil)
 	require.NoError(t, f.health())
 }

@@ -29,10 +29,13 @@ func TestMain(m *testing.M) {
 	flag.Parse()
 	time.Local = time.FixedZone("CST", 8*60*60) // golden files hold local times
 	if !testing.Verbose() {
-		slog.SetDefault(slog.New(slog.DiscardHandler))
+		slog.SetDefault(slog.New(slog.DiscardHandler)) // of package events
 	}
 	eventstest.Main(m)
 }
+
+// quiet is a service that logs nothing, for handlers that need no more of one.
+var quiet = &Service{cfg: Config{Log: slog.New(slog.DiscardHandler)}}
 
 // ingress is a running service of a test.
 type ingress struct {

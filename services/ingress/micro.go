@@ -79,7 +79,7 @@ func (s *Service) serveMicro(front, back context.Context) error {
 	service, err := micro.AddService(nc, micro.Config{
 		Name: microName, Version: microVersion, Description: "exports of paginated HTTP sources as workbooks",
 		ErrorHandler: func(_ micro.Service, err *micro.NATSError) {
-			slog.Warn("micro service", "service", "ingress", "subject", err.Subject, "error", err.Description)
+			s.cfg.Log.Warn("micro service", "subject", err.Subject, "error", err.Description)
 		},
 	})
 	if err != nil {
@@ -99,7 +99,7 @@ func (s *Service) serveMicro(front, back context.Context) error {
 	s.onNATS.Store(true)
 	<-front.Done()
 	if err := service.Stop(); err != nil {
-		slog.Warn("stopping the micro service", "service", "ingress", "error", err)
+		s.cfg.Log.Warn("stopping the micro service", "error", err)
 	}
 	m.mu.Lock()
 	m.closed = true
@@ -118,7 +118,7 @@ func (m *microService) endpoint(name string, op operation) micro.Handler {
 	return micro.HandlerFunc(func(req micro.Request) {
 		if !isInbox(req.Reply()) {
 			m.warn.Do(func() {
-				slog.Warn("a request is dropped: its reply is no inbox, which begins with _INBOX", "service", "ingress",
+				m.s.cfg.Log.Warn("a request is dropped: its reply is no inbox, which begins with _INBOX",
 					"subject", cut(req.Subject(), 128), "reply", cut(req.Reply(), 64))
 			})
 			return
@@ -129,22 +129,22 @@ func (m *microService) endpoint(name string, op operation) micro.Handler {
 		// permissions guard.
 		tenant, _, err := events.ParseAPISubject(req.Subject())
 		if err != nil {
-			m.reply(req, begin, &line{id: id}, invalid("subject", "%s", err))
+			m.reply(req, begin, &line{log: m.s.cfg.Log, id: id}, invalid("subject", "%s", err))
 			return
 		}
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		if m.closed {
-			m.reply(req, begin, &line{id: id, tenant: tenant}, unavailable("shutting down; try again", retryEvery, nil))
+			m.reply(req, begin, &line{log: m.s.cfg.Log, id: id, tenant: tenant}, unavailable("shutting down; try again", retryEvery, nil))
 			return
 		}
 		if !m.take(tenant) {
-			m.reply(req, begin, &line{id: id, tenant: tenant}, unavailable("too many requests of yours are under way; try again", retryEvery, nil))
+			m.reply(req, begin, &line{log: m.s.cfg.Log, id: id, tenant: tenant}, unavailable("too many requests of yours are under way; try again", retryEvery, nil))
 			return
 		}
 		m.calls.Go(func() {
 			defer m.done(tenant)
-			l := line{id: id, tenant: tenant}
+			l := line{log: m.s.cfg.Log, id: id, tenant: tenant}
 			body, failure := m.call(req, name, op, &l)
 			m.send(req, begin, &l, body, failure)
 		})

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/url"
 	"runtime/debug"
 	"strconv"
@@ -98,15 +99,15 @@ func (s *Service) do(ctx context.Context, op operation, c call) (data any, err e
 	defer leave()
 	defer func() {
 		if p := recover(); p != nil {
-			data, err = nil, panicked(c.requestID, p)
+			data, err = nil, panicked(s.log(c.requestID), p)
 		}
 	}()
 	return op(ctx, c)
 }
 
 // panicked logs a panic with its stack and returns what the caller is told.
-func panicked(requestID string, p any) error {
-	logger(requestID).Error("panic", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+func panicked(log *slog.Logger, p any) error {
+	log.Error("panic", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
 	return internal(fmt.Errorf("panic: %v", p))
 }
 
@@ -222,7 +223,7 @@ func (s *Service) submit(ctx context.Context, sourceType string, c call) (_ any,
 		// The end of the earlier run lets the sweeper purge what prepare
 		// wrote. It no longer may, but it may just have.
 		if err := s.prepare(ctx, c, sub); err != nil {
-			logger(c.requestID).Warn("could not write the source of an export again", "tenant", c.tenant, "hash_key", sub.key, "error", err)
+			s.log(c.requestID).Warn("could not write the source of an export again", "tenant", c.tenant, "hash_key", sub.key, "error", err)
 		}
 	}
 	return answer, nil
@@ -315,7 +316,7 @@ func (s *Service) dropPages(ctx context.Context, c call, key string) {
 		err = s.streams.PurgeRun(ctx, c.tenant, key, events.RawRun)
 	}
 	if err != nil {
-		logger(c.requestID).Warn("pages of a refused request are left over", "tenant", c.tenant, "hash_key", key, "error", err)
+		s.log(c.requestID).Warn("pages of a refused request are left over", "tenant", c.tenant, "hash_key", key, "error", err)
 	}
 }
 

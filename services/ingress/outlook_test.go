@@ -238,7 +238,7 @@ func (l *link) close() {
 // A process that has not started says that it lives, and when to come again.
 func TestClosed(t *testing.T) {
 	t.Parallel()
-	h := Closed(func() NotReady { return "no room" })
+	h := Closed(quiet.cfg.Log, func() NotReady { return "no room" })
 	for _, tc := range []struct {
 		method, path string
 		status       int

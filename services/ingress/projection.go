@@ -9,7 +9,7 @@ import (
 
 // project applies the log to this ingress's own projection.
 func (s *Service) project(ctx context.Context) error {
-	return untilDone(ctx, "following the log", func(ctx context.Context) error {
+	return s.untilDone(ctx, "following the log", func(ctx context.Context) error {
 		return s.tasks.Follow(ctx, s.streams, s.progress.apply)
 	})
 }
@@ -106,7 +106,7 @@ func (s *Service) lagging() string {
 
 // watchProgress remembers what crawlers and assemblers tell.
 func (s *Service) watchProgress(ctx context.Context) error {
-	return untilDone(ctx, "watching progress", func(ctx context.Context) error {
+	return s.untilDone(ctx, "watching progress", func(ctx context.Context) error {
 		stop, err := s.streams.OnProgress(s.progress.tell)
 		if err != nil {
 			return err

@@ -158,7 +158,7 @@ func (s *Service) release(ctx context.Context, c call, sub *submission, err erro
 		return // an equal request, at the same time, has begun it
 	}
 	if err := s.streams.ReleaseIdempotencyKey(ctx, c.tenant, c.idempotency); err != nil {
-		logger(c.requestID).Warn("an Idempotency-Key stays bound although nothing was begun", "tenant", c.tenant, "hash_key", sub.key, "error", err)
+		s.log(c.requestID).Warn("an Idempotency-Key stays bound although nothing was begun", "tenant", c.tenant, "hash_key", sub.key, "error", err)
 	}
 }
 

@@ -46,7 +46,7 @@ func (s *Service) routes() []route {
 
 func (s *Service) handler() http.Handler {
 	mux := chi.NewRouter()
-	mux.Use(identify, logRequests, s.sendAway, recoverPanics, s.protect, middleware.GetHead)
+	mux.Use(s.identify, logRequests, s.sendAway, recoverPanics, s.protect, middleware.GetHead)
 	for _, r := range s.routes() {
 		mux.Method(r.method, r.path, r.handler)
 	}
@@ -80,10 +80,10 @@ func (s *Service) handler() http.Handler {
 
 // Closed answers callers of a process that does not take requests yet: /healthz
 // that it is alive, and all else 503 with why.
-func Closed(why func() NotReady) http.Handler {
-	s := &Service{}
+func Closed(log *slog.Logger, why func() NotReady) http.Handler {
+	s := &Service{cfg: Config{Log: log.With("service", "ingress")}}
 	mux := chi.NewRouter()
-	mux.Use(identify, logRequests, recoverPanics)
+	mux.Use(s.identify, logRequests, recoverPanics)
 	mux.Get("/healthz", s.healthz)
 	refuse := func(w http.ResponseWriter, r *http.Request) {
 		respond(w, r, nil, unavailable("not ready: "+why().Error(), closedWait, nil))
@@ -230,17 +230,17 @@ func lineOf(r *http.Request) *line {
 	if l, ok := r.Context().Value(lineKey{}).(*line); ok {
 		return l
 	}
-	return &line{} // a handler without identify
+	return &line{log: slog.New(slog.DiscardHandler)} // a handler without identify
 }
 
 func requestID(r *http.Request) string { return lineOf(r).id }
 
 // identify gives each request its id, and tells it to the caller.
-func identify(next http.Handler) http.Handler {
+func (s *Service) identify(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		id := chooseRequestID(r.Header.Get)
 		w.Header().Set("X-Request-Id", id)
-		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), lineKey{}, &line{id: id})))
+		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), lineKey{}, &line{log: s.cfg.Log, id: id})))
 	})
 }
 
@@ -285,7 +285,7 @@ func recoverPanics(next http.Handler) http.Handler {
 			if err, ok := p.(error); ok && errors.Is(err, http.ErrAbortHandler) {
 				panic(http.ErrAbortHandler)
 			}
-			err := panicked(requestID(r), p)
+			err := panicked(lineOf(r).logger(), p)
 			if ww, ok := w.(middleware.WrapResponseWriter); ok && ww.Status() != 0 {
 				panic(http.ErrAbortHandler)
 			}

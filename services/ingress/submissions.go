@@ -33,7 +33,7 @@ const maxCorrelation = 256
 
 // takeSubmissions handles the durable submissions until ctx ends.
 func (s *Service) takeSubmissions(ctx context.Context) error {
-	return untilDone(ctx, "taking submissions", func(ctx context.Context) error {
+	return s.untilDone(ctx, "taking submissions", func(ctx context.Context) error {
 		created, err := s.streams.SubmitStreamCreated(ctx)
 		if err != nil {
 			return err
@@ -79,7 +79,7 @@ func (s *Service) takeInTurn(ctx context.Context, created time.Time, d events.De
 	if err == nil {
 		err = s.reportDuplicate(ctx, c, data)
 	}
-	l := line{id: c.requestID, tenant: tenant, key: c.key(data)}
+	l := line{log: s.cfg.Log, id: c.requestID, tenant: tenant, key: c.key(data)}
 	if err == nil {
 		l.logger().Info("submission accepted", "subject", d.Subject, "sequence", d.Sequence, "status", http.StatusOK, "elapsed", time.Since(begin))
 		s.waitsNoLonger(tenant, d.Sequence)
@@ -165,7 +165,7 @@ func (s *Service) reject(ctx context.Context, c call, begin time.Time, failure *
 	if err != nil {
 		return fmt.Errorf("rejecting submission %d: %w", c.submission.Sequence, err)
 	}
-	l := line{id: c.requestID, tenant: c.tenant, key: key, errcode: failure.Errcode}
+	l := line{log: s.cfg.Log, id: c.requestID, tenant: c.tenant, key: key, errcode: failure.Errcode}
 	l.logger().Info("submission rejected", "sequence", c.submission.Sequence, "status", failure.Status, "field", failure.Field,
 		"elapsed", time.Since(begin))
 	return nil

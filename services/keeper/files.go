@@ -87,7 +87,7 @@ func (c *fileChecks) repeat(ctx context.Context, first, pause time.Duration, do 
 func (c *fileChecks) scrubDue(ctx context.Context, now time.Time) bool {
 	mark, err := c.s.tasks.Scrub()
 	if err != nil {
-		slog.WarnContext(ctx, "finished files are not read", "service", "keeper", "error", err)
+		c.s.cfg.Log.Warn("finished files are not read", "error", err)
 		return false
 	}
 	since := now.Sub(mark.Begun) // below 0: the clock was wrong
@@ -131,7 +131,7 @@ func (c *fileChecks) pass(ctx context.Context, scrub bool) {
 			case errors.Is(err, storage.ErrNoStore) || ctx.Err() != nil:
 				return err
 			default:
-				x.Logger("keeper").Warn("a finished file cannot be read", "error", err)
+				x.With(c.s.cfg.Log).Warn("a finished file cannot be read", "error", err)
 				if unread++; unread >= unreadableFiles {
 					return fmt.Errorf("%d files in a row could not be read: %w", unread, err)
 				}
@@ -152,7 +152,7 @@ func (c *fileChecks) pass(ctx context.Context, scrub bool) {
 	if ctx.Err() != nil {
 		return
 	}
-	log, level := slog.With("service", "keeper", "content", scrub, "files", checked, "lost", lost, "elapsed", time.Since(begun).Round(time.Millisecond)), slog.LevelDebug
+	log, level := c.s.cfg.Log.With("content", scrub, "files", checked, "lost", lost, "elapsed", time.Since(begun).Round(time.Millisecond)), slog.LevelDebug
 	switch {
 	case err != nil:
 		log.Warn("the check of the finished files was cut short", "error", err)

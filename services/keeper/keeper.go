@@ -8,8 +8,10 @@
 package keeper
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"log/slog"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -27,6 +29,7 @@ type Config struct {
 	// Room returns an error when the disk has no room for so many bytes of pages.
 	// Default: there is room.
 	Room func(bytes int64) error
+	Log  *slog.Logger // default: nothing is logged
 }
 
 func (c Config) withDefaults() Config {
@@ -42,6 +45,7 @@ func (c Config) withDefaults() Config {
 	if c.MaxAge == 0 {
 		c.MaxAge = 72 * time.Hour
 	}
+	c.Log = cmp.Or(c.Log, slog.New(slog.DiscardHandler)).With("service", "keeper")
 	if c.Room == nil {
 		c.Room = func(int64) error { return nil }
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"slices"
 
 	"sheaf/events"
@@ -56,7 +55,7 @@ func (s *sweeper) forget(ctx context.Context) error {
 			}
 		}
 		if forgotten > 0 {
-			slog.Info("oldest exports forgotten", "service", "keeper", "tenant", tenant, "exports", forgotten)
+			s.log.Info("oldest exports forgotten", "tenant", tenant, "exports", forgotten)
 		}
 	}
 	return nil

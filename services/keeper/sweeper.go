@@ -76,6 +76,7 @@ type sweeper struct {
 	keepPages  time.Duration // of failed and cancelled exports
 	maxHistory int           // exports of one tenant in the log
 	maxAge     time.Duration // of an unfinished export
+	log        *slog.Logger
 	settle     time.Duration
 	every      time.Duration
 	relief     time.Duration // between two looks at the page stream and its disk
@@ -90,7 +91,7 @@ type sweeper struct {
 
 func (s *Service) newSweeper() *sweeper {
 	return &sweeper{
-		streams: s.streams, tasks: s.tasks, files: s.files,
+		streams: s.streams, tasks: s.tasks, files: s.files, log: s.cfg.Log,
 		keepFiles: s.cfg.KeepFiles, keepPages: s.cfg.KeepPages, maxHistory: s.cfg.MaxHistory, maxAge: s.cfg.MaxAge,
 		settle: settle, every: sweepEvery, relief: relieveEvery, now: time.Now, room: func() error { return s.cfg.Room(largestPage) },
 		relieved: map[string]uint64{},
@@ -117,7 +118,7 @@ func (s *sweeper) run(ctx context.Context) error {
 		case errors.Is(err, storage.ErrTasksDamaged), errors.Is(err, storage.ErrTasksClosed):
 			return fmt.Errorf("sweeping: %w", err)
 		case err != nil:
-			slog.Warn("sweep cut short; the next one goes on", "service", "keeper", "error", err)
+			s.log.Warn("sweep cut short; the next one goes on", "error", err)
 		}
 		for due := false; !due; {
 			select {
@@ -125,10 +126,10 @@ func (s *sweeper) run(ctx context.Context) error {
 				due = true
 			case <-look.C:
 				if err := s.relieve(ctx); err != nil && ctx.Err() == nil {
-					slog.Warn("making room for pages; it is tried again", "service", "keeper", "error", err)
+					s.log.Warn("making room for pages; it is tried again", "error", err)
 				}
 				if err := s.forget(ctx); err != nil && ctx.Err() == nil {
-					slog.Warn("forgetting the oldest exports; it is tried again", "service", "keeper", "error", err)
+					s.log.Warn("forgetting the oldest exports; it is tried again", "error", err)
 				}
 			case <-ctx.Done():
 				return nil
@@ -179,7 +180,7 @@ func (s *sweeper) relieve(ctx context.Context) error {
 			purged++
 		}
 		if purged > 0 {
-			slog.Info("pages purged to make room", "service", "keeper", "exports", purged)
+			s.log.Info("pages purged to make room", "exports", purged)
 		}
 	}
 	return nil
@@ -258,7 +259,7 @@ func (s *sweeper) purgeKind(ctx context.Context, kind storage.Leftover, before t
 		if err := s.tasks.Cleared(kind, list); err != nil {
 			return err
 		}
-		slog.Debug("pages purged", "service", "keeper", "exports", len(list))
+		s.log.Debug("pages purged", "exports", len(list))
 	}
 }
 
@@ -321,7 +322,7 @@ func (s *sweeper) expireFile(ctx context.Context, x events.Export, due func(*eve
 	if err != nil {
 		return after, err
 	}
-	x.Logger("keeper").Info("export expired")
+	x.With(s.log).Info("export expired")
 	storage.DeleteFinished(ctx, s.files, &after)
 	return after, nil
 }
@@ -347,7 +348,7 @@ func (s *sweeper) fail(ctx context.Context, x events.Export, reason string) (eve
 		return &events.ExportFailed{Code: events.CodeLimitTime, Reason: reason, Phase: phase}, nil
 	})
 	if err == nil {
-		x.Logger("keeper").Warn("export failed",
+		x.With(s.log).Warn("export failed",
 			"error_code", events.CodeLimitTime, "reason", reason)
 	}
 	return after, err
@@ -376,7 +377,7 @@ func (s *sweeper) purgeStrays(ctx context.Context, mark events.PurgeMark) error 
 			}
 		}
 		if purged > 0 {
-			slog.Info("stray pages or headers purged", "service", "keeper", "exports", purged)
+			s.log.Info("stray pages or headers purged", "exports", purged)
 		}
 	}
 	s.strayMark = mark
@@ -418,7 +419,7 @@ func (s *sweeper) sweepFiles(ctx context.Context) error {
 	}
 	removed, err := s.files.Sweep(ctx, func(name string) bool { return s.keep(ctx, log, name) }, begun.Add(-orphanAge))
 	if removed > 0 {
-		slog.Info("orphaned files removed", "service", "keeper", "files", removed)
+		s.log.Info("orphaned files removed", "files", removed)
 	}
 	if err != nil {
 		return fmt.Errorf("sweeping files: %w", err)
