@@ -119,7 +119,7 @@ func TestImportsWithOnePlace(t *testing.T) {
 			"the projection has one format and one owner, and any node can rebuild it"},
 		"github.com/nats-io/nats-server/v2/server": {[]string{"events/embedded"},
 			"the server's settings carry the promise of durability and stand in one place"},
-		module + "events/embedded": {[]string{"events/eventstest", "cmd/sheaf"},
+		module + "events/embedded": {[]string{"events/eventstest", "cmd/sheaf/node"},
 			"services are given a connection and cannot tell an embedded server from a cluster"},
 		"github.com/go-chi/chi/v5": {[]string{"services/ingress"},
 			"the ingress alone answers HTTP"},

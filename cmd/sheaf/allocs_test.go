@@ -13,6 +13,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"sheaf/cmd/sheaf/node"
 )
 
 // What a whole export allocates, from the submission to the finished file, all roles,
@@ -51,12 +53,12 @@ func TestExportAllocatesNothingPerRow(t *testing.T) {
 		_, _ = w.Write(b)
 	}))
 	defer source.Close()
-	cfg := oneShot(t.TempDir())
-	cfg.passing = false
+	cfg := node.OneShot(t.TempDir())
+	cfg.Ephemeral = false
 	ctx, drain := context.WithCancel(t.Context())
-	opened, ended := make(chan *system, 1), make(chan error, 1)
-	go func() { ended <- serve(ctx, cfg, func(s *system) { opened <- s }) }()
-	server := (<-opened).httpURL()
+	opened, ended := make(chan node.Info, 1), make(chan error, 1)
+	go func() { ended <- node.Run(ctx, cfg, func(at node.Info) { opened <- at }) }()
+	server := (<-opened).HTTP
 
 	n := 0
 	allocated := func(limit int) (objects, size float64) {

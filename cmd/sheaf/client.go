@@ -6,6 +6,8 @@ import (
 	"cmp"
 	"context"
 	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -21,6 +23,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"sheaf/cmd/sheaf/node"
 )
 
 // client speaks to the REST API of a running server.
@@ -67,6 +71,26 @@ func newBoundedClient(server string, as callerFlags, bounds clientBounds) (*clie
 		// What goes to a server is for it alone: the API key, and the secrets of a source.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}, nil
+}
+
+// trusting returns the settings of a client that trusts the authorities of a file
+// beside those of the system.
+func trusting(caFile string) (*tls.Config, error) {
+	if caFile == "" {
+		return nil, nil
+	}
+	pem, err := os.ReadFile(caFile)
+	if err != nil {
+		return nil, fmt.Errorf("--ca-cert: %w", err)
+	}
+	pool, err := x509.SystemCertPool()
+	if err != nil {
+		pool = x509.NewCertPool()
+	}
+	if !pool.AppendCertsFromPEM(pem) {
+		return nil, usagef("--ca-cert %s: holds no certificate in PEM", caFile)
+	}
+	return &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: pool}, nil
 }
 
 // clientBounds limit how long a client waits for a server, and how much it takes.
@@ -166,7 +190,7 @@ func (c *client) call(ctx context.Context, path string, query url.Values, body [
 	case err != nil:
 		return nil, &unreachableError{c.base.Redacted(), cmp.Or(context.Cause(within), err)}
 	case len(data) > maxAnswer:
-		return nil, fmt.Errorf("the answer of %s is larger than %s; of a history ask for fewer exports with --limit", c.base.Redacted(), humanBytes(maxAnswer))
+		return nil, fmt.Errorf("the answer of %s is larger than %s; of a history ask for fewer exports with --limit", c.base.Redacted(), node.ByteSize(maxAnswer))
 	}
 	var answer struct {
 		Errcode   *int            `json:"errcode"`
@@ -491,7 +515,7 @@ func (c *client) downloadFrom(ctx context.Context, link string, w io.Writer, off
 	}
 	body := &flow{r: io.LimitReader(res.Body, size-offset+1)}
 	defer body.watch(c.bounds.idle, func() {
-		cancel(fmt.Errorf("less than %s came in %s", humanBytes(minDownload), c.bounds.idle))
+		cancel(fmt.Errorf("less than %s came in %s", node.ByteSize(minDownload), c.bounds.idle))
 	})()
 	n, err := io.Copy(w, body)
 	switch {

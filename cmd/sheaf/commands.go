@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"log/slog"
 	"net/url"
 	"os"
 	"os/signal"
@@ -22,13 +21,14 @@ import (
 	"time"
 	"unicode"
 
-	"sheaf/events"
-
 	"github.com/alecthomas/kong"
+
+	"sheaf/cmd/sheaf/node"
+	"sheaf/events"
 )
 
 type serveCmd struct {
-	Config      `embed:""`
+	node.Config `embed:""`
 	profileFlag `embed:""`
 }
 
@@ -39,16 +39,12 @@ func (c *serveCmd) Run(ctx context.Context, std stdio) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, end()) }()
-	if allowed, err := c.allowed(); err == nil && len(c.AllowCIDR) > 0 && len(allowed) > 0 {
-		slog.Warn("whoever may submit exports reaches what answers at these private addresses", "allow_cidr", allowed)
-	}
-	err = serve(ctx, c.Config, func(s *system) {
-		s.announce(std.out)
-		slog.Info("started", "http", s.httpURL(), "nats", s.natsURL(), "data", s.cfg.Data, "files", s.cfg.Files, "roles", s.cfg.Roles)
+	err = node.Run(ctx, c.Config, func(at node.Info) {
+		if at.HTTP != "" {
+			fmt.Fprintf(std.out, "REST   %s\n", at.HTTP)
+		}
+		fmt.Fprintf(std.out, "NATS   %s\ndata   %s\nfiles  %s\nroles  %s\n", at.NATS, at.Data, at.Files, strings.Join(at.Roles, ", "))
 	})
-	if err == nil {
-		slog.Info("stopped")
-	}
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		return nil // stopped before it had started
 	}
@@ -56,15 +52,15 @@ func (c *serveCmd) Run(ctx context.Context, std stdio) (err error) {
 }
 
 type callbackSecretCmd struct {
-	Tenant    string `default:"default" help:"Tenant whose callbacks are meant (${default})."`
-	KeyConfig `embed:""`
+	Tenant         string `default:"default" help:"Tenant whose callbacks are meant (${default})."`
+	node.KeyConfig `embed:""`
 }
 
 func (c *callbackSecretCmd) Run(std stdio) error {
 	if !events.ValidTenant(c.Tenant) {
 		return usagef("--tenant %q: want 1 to 32 of a-z, 0-9, _ and -", c.Tenant)
 	}
-	keys, err := c.keyring()
+	keys, err := c.Keyring()
 	if errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("%w; sheaf serve makes one at its first start", err)
 	}
@@ -427,7 +423,7 @@ func printDetail(out io.Writer, d exportDetail) {
 		line("expires", d.ExpiresAt.String())
 	}
 	for _, f := range d.Files {
-		line("file", fmt.Sprintf("%s, %s, sha256 %s", oneLine(f.Name), humanBytes(f.Size), f.SHA256))
+		line("file", fmt.Sprintf("%s, %s, sha256 %s", oneLine(f.Name), node.ByteSize(f.Size), f.SHA256))
 	}
 	line("link", d.DownURL)
 	for _, x := range d.Warnings {

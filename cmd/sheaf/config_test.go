@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -11,10 +10,12 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"sheaf/cmd/sheaf/node"
 )
 
 // parseServe returns what serve would be given.
-func parseServe(t testing.TB, args ...string) (Config, error) {
+func parseServe(t testing.TB, args ...string) (node.Config, error) {
 	t.Helper()
 	var c cli
 	parser, err := newParser(&c, stdio{nil, &output{}, &output{}}, func(int) {})
@@ -30,14 +31,14 @@ func TestDefaults(t *testing.T) {
 	require.NoError(t, err)
 	cfg, err := parseServe(t)
 	require.NoError(t, err)
-	require.NoError(t, cfg.complete())
-	require.Equal(t, Config{
-		HTTP: "127.0.0.1:8080", Roles: allRoles, KeyConfig: KeyConfig{Data: filepath.Join(dir, "sheaf-data")},
+	require.NoError(t, cfg.Complete())
+	require.Equal(t, node.Config{
+		HTTP: "127.0.0.1:8080", Roles: node.AllRoles, KeyConfig: node.KeyConfig{Data: filepath.Join(dir, "sheaf-data")},
 		NATSListen: "127.0.0.1:4222", Replicas: 1, Files: "file://" + filepath.Join(dir, "sheaf-data", "files"),
 		ConnsPerHost: 32, MaxPagesBytes: 4 << 30, MaxLogBytes: 2 << 30, MaxHistory: 100_000,
 		KeepFiles: 168 * time.Hour, KeepPages: 24 * time.Hour, KeepHistory: 168 * time.Hour,
 		ShutdownDelay: new(time.Duration), MaxUnfinished: 10_000, MaxRunning: 128,
-		sourceLimits: sourceLimits{
+		SourceLimits: node.SourceLimits{
 			MaxPageBytes: 64 << 20, MaxRatio: 400, PageTimeout: time.Minute, HeaderTimeout: 30 * time.Second,
 			MaxHeaderBytes: 64 << 10, MinThroughput: 1 << 10,
 			MaxJSONDepth: 64, MaxRowBytes: 16 << 20, MaxColumns: 16_384, MaxPages: 1_000_000, MaxRows: 100_000_000, MaxExportBytes: 64 << 30,
@@ -46,7 +47,7 @@ func TestDefaults(t *testing.T) {
 
 	cfg, err = parseServe(t, "--nats", "a:4222,nats://b:4222", "--secret-key", "x")
 	require.NoError(t, err)
-	require.NoError(t, cfg.complete())
+	require.NoError(t, cfg.Complete())
 	require.Equal(t, []string{"a:4222", "nats://b:4222"}, cfg.NATS)
 	require.Equal(t, 3, cfg.Replicas)
 	require.Equal(t, 2*time.Second, *cfg.ShutdownDelay)
@@ -67,7 +68,7 @@ func TestFlagsGoBeforeEnvironmentBeforeFile(t *testing.T) {
 	require.Equal(t, time.Hour, cfg.KeepFiles)
 	require.Equal(t, []string{"crawler", "notifier"}, cfg.Roles)
 	require.Equal(t, []string{"10.0.0.0/8"}, cfg.AllowCIDR)
-	require.Equal(t, byteSize(1<<30), cfg.MaxPagesBytes)
+	require.Equal(t, node.ByteSize(1<<30), cfg.MaxPagesBytes)
 
 	t.Setenv("SHEAF_HTTP", "127.0.0.1:1002")
 	t.Setenv("SHEAF_ROLES", "assembler")
@@ -103,50 +104,6 @@ func TestFlagsGoBeforeEnvironmentBeforeFile(t *testing.T) {
 	require.ErrorContains(t, err, "missing.yaml")
 }
 
-func TestLoopbackMayBeCalledOnlyWhileNobodyElseCanAsk(t *testing.T) {
-	t.Parallel()
-	loopback := []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}
-	for name, c := range map[string]struct {
-		args []string
-		want []netip.Prefix
-	}{
-		"default":             {nil, loopback},
-		"open HTTP":           {[]string{"--http", "0.0.0.0:80", "--insecure-no-auth"}, nil},
-		"open NATS":           {[]string{"--nats-listen", ":4222", "--insecure-no-auth"}, nil},
-		"in-process NATS":     {[]string{"--nats-listen", "none"}, loopback},
-		"cluster":             {[]string{"--nats", "nats://a:4222", "--secret-key", "x"}, nil},
-		"cluster here":        {[]string{"--nats", "localhost:4222", "--secret-key", "x"}, loopback},
-		"context":             {[]string{"--nats-context", "a", "--secret-key", "x"}, nil},
-		"none":                {[]string{"--allow-cidr", "none"}, nil},
-		"named":               {[]string{"--allow-cidr", "10.1.2.3/8,fd00::/8"}, []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/8")}},
-		"IPv6 loopback":       {[]string{"--http", "[::1]:80"}, loopback},
-		"mapped loopback":     {[]string{"--http", "[::ffff:127.0.0.1]:80"}, loopback},
-		"behind a proxy":      {[]string{"--public-url", "https://sheaf.example.com/exports"}, nil},
-		"public on loopback":  {[]string{"--public-url", "http://localhost:8080"}, loopback},
-		"IPv6, all addresses": {[]string{"--http", "[::]:80", "--insecure-no-auth"}, nil},
-	} {
-		cfg, err := parseServe(t, c.args...)
-		require.NoError(t, err, name)
-		require.NoError(t, cfg.complete(), name)
-		got, err := cfg.allowed()
-		require.NoError(t, err, name)
-		require.Equal(t, c.want, got, name)
-	}
-}
-
-func TestByteSize(t *testing.T) {
-	t.Parallel()
-	for text, want := range map[string]int64{"0": 0, "1024": 1024, "4GiB": 4 << 30, "1.5 MiB": 3 << 19, "10GB": 1e10, "2k": 2048, "7B": 7} {
-		var b byteSize
-		require.NoError(t, b.UnmarshalText([]byte(text)), text)
-		require.Equal(t, byteSize(want), b, text)
-	}
-	for _, text := range []string{"", "GiB", "-1", "1e99", "NaN", "Inf", "1 XB", "9999999TiB"} {
-		var b byteSize
-		require.ErrorContains(t, b.UnmarshalText([]byte(text)), "not a size", text)
-	}
-}
-
 func TestParseDuration(t *testing.T) {
 	t.Parallel()
 	const day = 24 * time.Hour
@@ -167,7 +124,7 @@ func TestParseDuration(t *testing.T) {
 // Days are durations in flags, variables and the file, also in lists and for settings without a default.
 func TestDaysAreDurations(t *testing.T) {
 	const day = 24 * time.Hour
-	want := func(cfg Config, err error) {
+	want := func(cfg node.Config, err error) {
 		t.Helper()
 		require.NoError(t, err)
 		require.Equal(t, 2*day, cfg.KeepFiles)
@@ -271,7 +228,7 @@ func FuzzConfigFile(f *testing.F) {
 		}
 		cfg, err := parseServe(t, "--config", name)
 		if err == nil {
-			_ = cfg.complete()
+			_ = cfg.Complete()
 		}
 	})
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/alecthomas/kong"
 
 	"sheaf/cmd/sheaf/filesource"
+	"sheaf/cmd/sheaf/node"
 )
 
 type demoCmd struct {
@@ -72,8 +73,8 @@ func (c *demoCmd) Run(ctx context.Context, std stdio, line *kong.Context) (err e
 		defer client.close()
 		return c.export(ctx, std, client, work, source)
 	}
-	return inProcess(ctx, oneShot(work.file("data")), func(ctx context.Context, s *system, client *client) error {
-		fmt.Fprintf(std.out, "server    %s\n", s.httpURL())
+	return inProcess(ctx, node.OneShot(work.file("data")), func(ctx context.Context, client *client) error {
+		fmt.Fprintf(std.out, "server    %s\n", client.base)
 		if err := c.export(ctx, std, client, work, source); err != nil {
 			if ctx.Err() != nil {
 				return ctx.Err()
@@ -81,7 +82,7 @@ func (c *demoCmd) Run(ctx context.Context, std stdio, line *kong.Context) (err e
 			return err
 		}
 		if c.Stay {
-			fmt.Fprintf(std.err, "Still serving at %s; stop with Ctrl-C.\n", s.httpURL())
+			fmt.Fprintf(std.err, "Still serving at %s; stop with Ctrl-C.\n", client.base)
 			<-ctx.Done()
 		}
 		return nil
@@ -128,7 +129,7 @@ func (c *demoCmd) export(ctx context.Context, std stdio, client *client, work *s
 	}
 	fmt.Fprintf(std.out, "rows      %s and the header, in %.2f s: %s rows a second\n",
 		thousands(d.Rows), took.Seconds(), thousands(int64(float64(d.Rows)/took.Seconds())))
-	fmt.Fprintf(std.out, "zip       %s  (%s, sha256 %s: checked)\n", archive, humanBytes(d.Files[0].Size), d.Files[0].SHA256)
+	fmt.Fprintf(std.out, "zip       %s  (%s, sha256 %s: checked)\n", archive, node.ByteSize(d.Files[0].Size), d.Files[0].SHA256)
 	fmt.Fprintf(std.out, "workbook: %s\n", workbook)
 	return nil
 }

@@ -6,13 +6,14 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
 	"time"
 
 	"github.com/alecthomas/kong"
+
+	"sheaf/cmd/sheaf/node"
 )
 
 type exportCmd struct {
@@ -25,7 +26,7 @@ type exportCmd struct {
 	callerFlags `embed:""`
 	profileFlag `embed:""`
 
-	sourceLimits `embed:"" group:"limits"`
+	node.SourceLimits `embed:"" group:"limits"`
 }
 
 func (c *exportCmd) Run(ctx context.Context, std stdio, line *kong.Context) (err error) {
@@ -64,11 +65,11 @@ func (c *exportCmd) Run(ctx context.Context, std stdio, line *kong.Context) (err
 		defer client.close()
 		return c.export(ctx, std, client, work, body)
 	}
-	cfg := oneShot(work.file("data"))
+	cfg := node.OneShot(work.file("data"))
 	// The person who types a URL here can ask it with any other tool too.
-	cfg.sourceLimits = c.sourceLimits
+	cfg.SourceLimits = c.SourceLimits
 	cfg.AllowCIDR = []string{"0.0.0.0/0", "::/0"}
-	return inProcess(ctx, cfg, func(ctx context.Context, _ *system, client *client) error {
+	return inProcess(ctx, cfg, func(ctx context.Context, client *client) error {
 		return c.export(ctx, std, client, work, body)
 	})
 }
@@ -101,7 +102,7 @@ func (c *exportCmd) export(ctx context.Context, std stdio, client *client, work 
 	key := accepted.Key
 	d, err := client.wait(ctx, key, newProgress(std.err))
 	if ctx.Err() != nil {
-		if !errors.Is(context.Cause(ctx), errServerEnded) {
+		if !errors.Is(context.Cause(ctx), node.ErrEnded) {
 			client.cancelInterrupted(ctx, std, key)
 		}
 		return ctx.Err()
@@ -198,61 +199,19 @@ func printFile(w io.Writer, name string, d exportDetail, asJSON bool) error {
 	if asJSON {
 		return printJSON(w, map[string]any{"hash_key": d.Key, "file": name, "size": info.Size(), "rows": d.Rows, "warnings": d.Warnings})
 	}
-	_, err = fmt.Fprintf(w, "%s  %s\n", name, humanBytes(info.Size()))
+	_, err = fmt.Fprintf(w, "%s  %s\n", name, node.ByteSize(info.Size()))
 	return err
 }
 
-// oneShot is the configuration of a Sheaf that lives as long as one command: in a folder of its own, on free
-// ports of this machine.
-func oneShot(data string) Config {
-	// One export has the disk to itself, and the disk is its limit.
-	pages := int64(256 << 30)
-	if size, _, known := diskSpace(filepath.Dir(data)); known {
-		pages = max(min(size, pages), 64<<20)
-	}
-	return Config{
-		HTTP: "127.0.0.1:0", NATSListen: "none", Roles: allRoles,
-		KeyConfig: KeyConfig{Data: data}, passing: true,
-		MaxPagesBytes: byteSize(pages), MaxHistory: 1000,
-		KeepFiles: 24 * time.Hour, KeepPages: 24 * time.Hour, KeepHistory: 24 * time.Hour,
-	}
-}
-
-// errServerEnded is the cause with which work on a Sheaf in this process is
-// stopped when that Sheaf has failed.
-var errServerEnded = errors.New("the server in this process has ended")
-
-// inProcess starts a Sheaf, has do work with it, and stops it. The Sheaf outlives ctx until do has returned,
-// so that do can still cancel.
-func inProcess(ctx context.Context, cfg Config, do func(context.Context, *system, *client) error) error {
-	own, stop := context.WithCancel(context.WithoutCancel(ctx))
-	defer stop()
-	opened, ended := make(chan *system, 1), make(chan error, 1)
-	go func() { ended <- serve(own, cfg, func(s *system) { opened <- s }) }()
-	var s *system
-	select {
-	case s = <-opened:
-	case err := <-ended:
-		return err
-	}
-	client, err := newClient(s.httpURL(), callerFlags{})
-	if err != nil {
-		return err
-	}
-	defer client.close()
-
-	work, giveUp := context.WithCancelCause(ctx)
-	defer giveUp(nil)
-	done := make(chan error, 1)
-	go func() { done <- do(work, s, client) }()
-	select {
-	case err := <-done:
-		client.close() // a drain waits for idle connections too
-		stop()
-		return errors.Join(err, <-ended)
-	case err := <-ended:
-		giveUp(errServerEnded)
-		slog.Debug("stopped with its server", "error", <-done)
-		return err
-	}
+// inProcess has do work with a Sheaf in this process. The Sheaf outlives ctx until do has returned, so that
+// do can still cancel.
+func inProcess(ctx context.Context, cfg node.Config, do func(context.Context, *client) error) error {
+	return node.Use(ctx, cfg, func(ctx context.Context, at node.Info) error {
+		client, err := newClient(at.HTTP, callerFlags{})
+		if err != nil {
+			return err
+		}
+		defer client.close() // a drain waits for idle connections too
+		return do(ctx, client)
+	})
 }

@@ -1,11 +1,9 @@
 package main
 
 import (
-	"bytes"
 	"encoding/json"
 	"io"
 	"io/fs"
-	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -167,7 +165,7 @@ func TestLossesAreMendedOrShown(t *testing.T) {
 		}, "", false},
 		"no watermarks and no log": {func(t *testing.T, data string) {
 			require.NoError(t, os.RemoveAll(streamFolder(t, data, events.StreamEvents)))
-			require.NoError(t, os.Remove(filepath.Join(data, marksName)))
+			require.NoError(t, os.Remove(filepath.Join(data, "watermarks.json")))
 		}, "", false},
 		"no pages": {func(t *testing.T, data string) {
 			require.NoError(t, os.RemoveAll(streamFolder(t, data, events.StreamPages)))
@@ -230,35 +228,20 @@ func TestLossesAreMendedOrShown(t *testing.T) {
 				data, p := start(t, c)
 				require.Eventually(t, func() bool {
 					status, msg := ready(t, p.http)
-					return status == http.StatusServiceUnavailable && strings.Contains(msg, lossesName)
+					return status == http.StatusServiceUnavailable && strings.Contains(msg, "LOSSES.txt")
 				}, 20*time.Second, 20*time.Millisecond)
 				p.drain(t)
 				p = serveOn(t, data)
-				text, err := os.ReadFile(filepath.Join(data, lossesName))
+				text, err := os.ReadFile(filepath.Join(data, "LOSSES.txt"))
 				require.NoError(t, err)
 				require.Contains(t, string(text), c.shown)
 				require.Equal(t, 1, strings.Count(string(text), "data was lost"), "it is told once")
-				require.NoError(t, os.Remove(filepath.Join(data, lossesName)))
+				require.NoError(t, os.Remove(filepath.Join(data, "LOSSES.txt")))
 				becomesReady(t, p.http)
 				p.drain(t)
 			})
 		}
 	})
-}
-
-func TestSmallDiskIsSaidSo(t *testing.T) {
-	keepLog(t)
-	warned := func(cfg Config) string {
-		var text bytes.Buffer
-		slog.SetDefault(slog.New(slog.NewTextHandler(&text, nil)))
-		warnOfSmallDisk(cfg)
-		return text.String()
-	}
-	cfg := Config{MaxPagesBytes: 1 << 60}
-	cfg.Data = t.TempDir()
-	require.Contains(t, warned(cfg), "--max-pages-bytes")
-	cfg.NATS = []string{"nats://elsewhere"}
-	require.Empty(t, warned(cfg), "the disk is not ours")
 }
 
 // A cluster's log that is made anew may have been meant: what an ingress still
@@ -284,10 +267,10 @@ func TestClusterLogMadeAnewIsShown(t *testing.T) {
 	p = join()
 	require.Eventually(t, func() bool {
 		status, msg := ready(t, p.http)
-		return status == http.StatusServiceUnavailable && strings.Contains(msg, lossesName)
+		return status == http.StatusServiceUnavailable && strings.Contains(msg, "LOSSES.txt")
 	}, 20*time.Second, 20*time.Millisecond)
 	require.Equal(t, 404, wireCall(t, http.MethodGet, p.http+"/v1/export/detail?key="+key, "", nil).Errcode)
-	require.NoError(t, os.Remove(filepath.Join(data, lossesName)))
+	require.NoError(t, os.Remove(filepath.Join(data, "LOSSES.txt")))
 	becomesReady(t, p.http)
 	p.drain(t)
 }

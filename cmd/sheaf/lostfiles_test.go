@@ -108,16 +108,16 @@ func TestStartWithoutFinishedFiles(t *testing.T) {
 			c.change(t, data)
 			p := serveOn(t, data)
 			if c.losses {
-				text, err := os.ReadFile(filepath.Join(data, lossesName))
+				text, err := os.ReadFile(filepath.Join(data, "LOSSES.txt"))
 				require.NoError(t, err)
 				require.Contains(t, string(text), "1 of 1 finished files are not in it")
 				require.Contains(t, string(text), key)
 				require.Eventually(t, func() bool { return strings.Contains(p.err.String(), "finished files are lost") }, 5*time.Second, 5*time.Millisecond)
 				status, msg := ready(t, p.http)
 				require.Equal(t, http.StatusServiceUnavailable, status, msg)
-				require.NoError(t, os.Remove(filepath.Join(data, lossesName)))
+				require.NoError(t, os.Remove(filepath.Join(data, "LOSSES.txt")))
 			} else {
-				require.NoFileExists(t, filepath.Join(data, lossesName))
+				require.NoFileExists(t, filepath.Join(data, "LOSSES.txt"))
 			}
 			becomesReady(t, p.http)
 			if c.reason == "" {
@@ -249,7 +249,7 @@ func TestCopyOfARunningSheaf(t *testing.T) {
 	p.drain(t)
 
 	p = serveOn(t, copied)
-	if err := os.Remove(filepath.Join(copied, lossesName)); err != nil {
+	if err := os.Remove(filepath.Join(copied, "LOSSES.txt")); err != nil {
 		require.ErrorIs(t, err, os.ErrNotExist)
 	}
 	becomesReady(t, p.http)
@@ -281,7 +281,7 @@ func TestStartWithoutTheBucketOfFiles(t *testing.T) {
 	p.drain(t)
 	require.NoError(t, os.RemoveAll(streamFolder(t, data, "OBJ_sheaf-files")))
 	p = serveOn()
-	text, err := os.ReadFile(filepath.Join(data, lossesName))
+	text, err := os.ReadFile(filepath.Join(data, "LOSSES.txt"))
 	require.NoError(t, err)
 	require.Contains(t, string(text), "1 of 1 finished files are not in it")
 	require.Eventually(t, func() bool { return lostDetailOf(t, p.http, key).Reason != "" }, 10*time.Second, 5*time.Millisecond)

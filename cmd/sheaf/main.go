@@ -1,8 +1,7 @@
 // Command sheaf gathers the pages of an HTTP API into a workbook.
 //
-// Everything it does begins with a command line (cli.go) and a [Config]
-// (config.go). serve.go is the main path: connect, provision, open, run the
-// roles of this process, and close in order.
+// Everything it does begins with a command line (cli.go) and its settings
+// (config.go). Package node runs the process of sheaf serve, export and demo.
 package main
 
 import (
@@ -161,6 +160,12 @@ func exitCode(ctx context.Context, err error) int {
 		return exitUnreachable
 	}
 	return exitFailed
+}
+
+// logConfig says how to log.
+type logConfig struct {
+	LogFormat string `env:"SHEAF_LOG_FORMAT" enum:",text,json" default:"" placeholder:"text|json" help:"Default: text on a terminal, else json."`
+	LogLevel  string `env:"SHEAF_LOG_LEVEL" enum:",debug,info,warn,error" default:"" placeholder:"LEVEL" help:"debug, info, warn or error. Default: info for serve, error for demo and export, warn else."`
 }
 
 // newLog makes the log of a command. Commands for people log warnings alone, so

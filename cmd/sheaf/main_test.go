@@ -11,9 +11,10 @@ import (
 	"testing"
 	"time"
 
-	"sheaf/events/eventstest"
-
 	"github.com/stretchr/testify/require"
+
+	"sheaf/cmd/sheaf/node"
+	"sheaf/events/eventstest"
 )
 
 func TestMain(m *testing.M) {
@@ -119,7 +120,7 @@ func TestEverySettingHasItsEnvironmentName(t *testing.T) {
 				check(f.Type)
 				continue
 			}
-			if !f.IsExported() { // no setting
+			if f.Tag.Get("kong") == "-" { // no setting
 				continue
 			}
 			name := f.Tag.Get("name")
@@ -129,7 +130,7 @@ func TestEverySettingHasItsEnvironmentName(t *testing.T) {
 			require.Equal(t, "SHEAF_"+strings.ToUpper(strings.ReplaceAll(name, "-", "_")), f.Tag.Get("env"), f.Name)
 		}
 	}
-	check(reflect.TypeFor[Config]())
+	check(reflect.TypeFor[node.Config]())
 	check(reflect.TypeFor[logConfig]())
 }
 

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -108,7 +107,8 @@ func TestNATSCallersWithKeys(t *testing.T) {
 	// A key that is revoked ends its connections.
 	closed := make(chan struct{})
 	s.mallory.SetClosedHandler(func(*nats.Conn) { close(closed) })
-	require.NoError(t, (&keysRevokeCmd{keysFile{s.keys}, s.malKey}).Run(stdio{err: &bytes.Buffer{}}))
+	code, _, _ = sheaf(t, t.Context(), "", "keys", "revoke", "--api-keys", s.keys, s.malKey)
+	require.Zero(t, code)
 	select {
 	case <-closed:
 	case <-time.After(10 * time.Second):

@@ -21,7 +21,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"github.com/xuri/excelize/v2"
@@ -485,73 +484,6 @@ func TestSourceCommand(t *testing.T) {
 	require.Equal(t, [][]string{{"id", "name"}, {"1", "李雷"}, {"2", "韩梅梅"}}, workbookRows(t, data))
 	stop()
 	require.Zero(t, <-ended)
-}
-
-func TestServeEndsWithTheReasonOfAFailedRole(t *testing.T) {
-	t.Parallel()
-	cfg := oneShot(t.TempDir())
-	s, err := open(t.Context(), cfg)
-	require.NoError(t, err)
-	defer s.close()
-	s.roles = map[string]role{
-		roleCrawler:   roleFunc(func(context.Context) error { return syscall.ENOSPC }),
-		roleAssembler: roleFunc(func(ctx context.Context) error { <-ctx.Done(); return nil }),
-	}
-	drained, err := s.run(t.Context())
-	require.True(t, drained)
-	require.ErrorIs(t, err, syscall.ENOSPC)
-	require.ErrorContains(t, err, "the crawler has failed")
-
-	s.roles = map[string]role{roleNotifier: roleFunc(func(context.Context) error { return nil })}
-	_, err = s.run(t.Context())
-	require.ErrorContains(t, err, "the notifier has ended by itself")
-
-	s.roles = nil
-	s.conn.Close()
-	_, err = s.run(t.Context())
-	require.ErrorContains(t, err, "closed for good")
-}
-
-func TestOneShotEndsWithItsServer(t *testing.T) {
-	t.Chdir(t.TempDir())
-	work, err := newScratch(".")
-	require.NoError(t, err)
-	err = inProcess(t.Context(), oneShot(work.file("data")), func(ctx context.Context, s *system, _ *client) error {
-		s.conn.Close()
-		<-ctx.Done()
-		return ctx.Err()
-	})
-	require.NoError(t, work.close())
-	require.ErrorContains(t, err, "closed")
-	require.NotErrorIs(t, err, context.Canceled)
-	onlyFiles(t)
-}
-
-type roleFunc func(context.Context) error
-
-func (f roleFunc) Run(ctx context.Context) error { return f(ctx) }
-
-func TestClusterThatIsNotThere(t *testing.T) {
-	t.Parallel()
-	ctx, stop := context.WithTimeout(t.Context(), 500*time.Millisecond)
-	defer stop()
-	cfg := Config{Roles: []string{roleCrawler}, NATS: []string{"127.0.0.1:1"}}
-	m := &messaging{}
-	err := m.connect(ctx, cfg)
-	require.ErrorIs(t, err, context.DeadlineExceeded)
-	require.ErrorContains(t, err, "127.0.0.1:1")
-	require.True(t, startingUp(nats.ErrNoServers))
-	require.False(t, startingUp(nats.ErrAuthorization))
-}
-
-func TestServerVersion(t *testing.T) {
-	t.Parallel()
-	for version, want := range map[string]bool{
-		"2.14.0": true, "v2.14.10": true, "2.14.0-RC.1": true, "2.15": true, "2.15.2-beta": true, "3.0.0": true,
-		"2.13.9": false, "2.12.6": false, "2.13": false, "2.11.99": false, "1.99": false, "": false, "x.y": false, "2.14.x": false,
-	} {
-		require.Equal(t, want, atLeast(version, 2, 14, 0), version)
-	}
 }
 
 // The log of a server says where it serves, and that it has ended.

@@ -172,16 +172,3 @@ func thousands(n int64) string {
 	}
 	return s
 }
-
-// humanBytes writes 31457280 as 30.0 MiB.
-func humanBytes(n int64) string {
-	const units = "KMGT"
-	if n < 1<<10 {
-		return strconv.FormatInt(n, 10) + " B"
-	}
-	v, i := float64(n)/1024, 0
-	for v >= 1024 && i < len(units)-1 {
-		v, i = v/1024, i+1
-	}
-	return strconv.FormatFloat(v, 'f', 1, 64) + " " + units[i:i+1] + "iB"
-}

@@ -62,9 +62,6 @@ func (c *sourceCmd) Run(ctx context.Context, std stdio) error {
 	if c.File == "" {
 		return usagef("source: give a file")
 	}
-	if err := checkAddress("--listen", c.Listen); err != nil {
-		return err
-	}
 	if c.MaxLimit < 1 {
 		return usagef("--max-limit %d: want at least 1", c.MaxLimit)
 	}

@@ -2,26 +2,24 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
-	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
+	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
-	"sheaf/events"
-	"sheaf/events/eventstest"
-
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
+
+	"sheaf/events"
+	"sheaf/events/eventstest"
 )
 
 func natsOptions(t testing.TB) *server.Options {
@@ -153,46 +151,78 @@ func TestAStartEndsWhereWaitingIsInVain(t *testing.T) {
 	}
 }
 
-func TestStartingUp(t *testing.T) {
+// A process that finds no room to start, on its first start as on any other,
+// answers and waits; it stops in order, and starts when there is room.
+func TestAStartWaitsForRoom(t *testing.T) {
 	t.Parallel()
-	api := func(status int, code jetstream.ErrorCode) error {
-		return fmt.Errorf("stream X: %w", &jetstream.APIError{Code: status, ErrorCode: code})
-	}
-	dial := func(err error) error { return &net.OpError{Op: "dial", Net: "tcp", Err: err} }
-	for _, c := range []struct {
-		err  error
-		want bool
-	}{
-		{nats.ErrNoServers, true},
-		{nats.ErrTimeout, true},
-		{nats.ErrNoResponders, true},
-		{jetstream.ErrNoStreamResponse, true},
-		{fmt.Errorf("open files: %w", context.DeadlineExceeded), true},
-		{fmt.Errorf("%w: no leader", events.ErrUnavailable), true},
-		{io.EOF, true},
-		{&net.DNSError{IsNotFound: true}, true},
-		{dial(syscall.ECONNREFUSED), true},
-		{api(503, 10008), true},
-		{api(400, 10005), true},
-		{api(500, 10118), true},
-		{api(429, 10167), true},
-		{jetstream.ErrStreamNotFound, true},
+	for _, claim := range []string{"first start", "later start"} {
+		t.Run(claim, func(t *testing.T) {
+			t.Parallel()
+			data := t.TempDir()
+			if err := syscall.Mount("tmpfs", data, "tmpfs", 0, "size=64m"); err != nil {
+				t.Skipf("a small disk needs root: %v", err)
+			}
+			t.Cleanup(func() { _ = syscall.Unmount(data, syscall.MNT_DETACH) })
+			address := fmt.Sprintf("127.0.0.1:%d", eventstest.FreePort())
+			args := []string{"--http", address, "--nats-listen", "none", "--data", data}
+			if claim == "later start" {
+				startServe(t, args...).drain(t)
+			}
+			filler := filepath.Join(data, "filler")
+			block := make([]byte, 64<<10)
+			f, err := os.Create(filler)
+			require.NoError(t, err)
+			for err == nil {
+				_, err = f.Write(block)
+			}
+			require.ErrorIs(t, err, syscall.ENOSPC)
+			require.NoError(t, f.Close())
 
-		{nats.ErrAuthorization, false},
-		{nats.ErrAuthExpired, false},
-		{nats.ErrPermissionViolation, false},
-		{nats.ErrSecureConnRequired, false},
-		{jetstream.ErrJetStreamNotEnabled, false},
-		{jetstream.ErrJetStreamNotEnabledForAccount, false},
-		{api(500, 10047), false}, // insufficient storage
-		{api(500, 10052), false}, // the configuration cannot be changed to this
-		{api(500, 10074), false}, // replicas > 1 without a cluster
-		{dial(&net.AddrError{Err: "missing port"}), false},
-		{&url.Error{Op: "parse", Err: errors.New("invalid port")}, false},
-		{&net.OpError{Op: "remote error", Err: errors.New("tls: certificate required")}, false},
-		{&tls.CertificateVerificationError{Err: x509.UnknownAuthorityError{}}, false},
-		{errors.New("this process has another secret key"), false},
-	} {
-		require.Equal(t, c.want, startingUp(c.err), "%T %v", c.err, c.err)
+			begin := func() (stop func() int) {
+				ctx, cancel := context.WithCancel(context.Background())
+				ended := make(chan int, 1)
+				out := &output{}
+				go func() { ended <- run(ctx, append([]string{"serve"}, args...), stdio{nil, out, out}, noLog) }()
+				stopped := false
+				stop = func() int {
+					cancel()
+					if stopped {
+						return 0
+					}
+					stopped = true
+					return <-ended
+				}
+				t.Cleanup(func() { stop() })
+				return stop
+			}
+			answers := func(path string, want int) (header http.Header) {
+				require.Eventually(t, func() bool {
+					res, err := http.Get("http://" + address + path)
+					if err != nil {
+						return false
+					}
+					_ = res.Body.Close()
+					header = res.Header
+					return res.StatusCode == want
+				}, 20*time.Second, 5*time.Millisecond, path)
+				return header
+			}
+			stop := begin()
+			require.NotEmpty(t, answers("/readyz", http.StatusServiceUnavailable).Get("Retry-After"))
+			answers("/healthz", http.StatusOK)
+			begun := time.Now()
+			require.Zero(t, stop(), "an orderly stop")
+			require.Less(t, time.Since(begun), 5*time.Second)
+
+			stop = begin()
+			answers("/readyz", http.StatusServiceUnavailable)
+			res, err := http.Post("http://"+address+"/v1/export/http", "application/json", strings.NewReader("{}"))
+			require.NoError(t, err)
+			require.NoError(t, res.Body.Close())
+			require.Equal(t, http.StatusServiceUnavailable, res.StatusCode)
+			require.NoError(t, os.Remove(filler))
+			answers("/readyz", http.StatusOK)
+			require.Zero(t, stop())
+		})
 	}
 }

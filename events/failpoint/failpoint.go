@@ -30,6 +30,6 @@ var Names = []string{
 	// services/notifier
 	"post-callback.after",
 
-	// cmd/sheaf: a start that mends what a stream has lost.
+	// cmd/sheaf/node: a start that mends what a stream has lost.
 	"losses.restored", "losses.reported",
 }

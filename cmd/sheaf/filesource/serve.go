@@ -16,6 +16,9 @@ import (
 // under its own hosts alone, of which names are further ones: else any web site could have a browser read it.
 func Serve(listen string, h http.Handler, names ...string) (url string, stop func(), err error) {
 	l, err := net.Listen("tcp", listen)
+	if malformed := (*net.AddrError)(nil); errors.As(err, &malformed) {
+		return "", nil, optionf("--listen %q: want HOST:PORT such as 127.0.0.1:8090", listen)
+	}
 	if err != nil {
 		return "", nil, fmt.Errorf("the source cannot listen (choose another --listen): %w", err)
 	}

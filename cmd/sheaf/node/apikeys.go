@@ -1,4 +1,4 @@
-package main
+package node
 
 import (
 	"bufio"
@@ -22,7 +22,6 @@ import (
 	"strings"
 	"sync/atomic"
 	"syscall"
-	"text/tabwriter"
 	"time"
 
 	"sheaf/events"
@@ -45,9 +44,9 @@ const apiKeysEvery = 500 * time.Millisecond
 // maxAPIKeysFile bounds the file of keys: some 100,000 of them.
 const maxAPIKeysFile = 16 << 20
 
-// apiKey is one line of the file of keys: id, tenant, SHA-256, time of making,
+// APIKey is one line of the file of keys: id, tenant, SHA-256, time of making,
 // and a name for people, which may be missing.
-type apiKey struct {
+type APIKey struct {
 	ID      string
 	Tenant  string
 	Hash    [sha256.Size]byte
@@ -55,15 +54,15 @@ type apiKey struct {
 	Name    string
 }
 
-func (k apiKey) line() string {
+func (k APIKey) line() string {
 	return strings.TrimRight(fmt.Sprintf("%s %s %s %s %s", k.ID, k.Tenant, hex.EncodeToString(k.Hash[:]), k.Created.UTC().Format(time.RFC3339), k.Name), " ") + "\n"
 }
 
 // parseAPIKeys reads a file of keys. Lines that are empty or begin with # are
 // skipped; every other must be whole, for a key that is silently ignored is a
 // caller that is locked out, or one that was to be.
-func parseAPIKeys(data []byte) (map[string]apiKey, error) {
-	keys := map[string]apiKey{}
+func parseAPIKeys(data []byte) (map[string]APIKey, error) {
+	keys := map[string]APIKey{}
 	lines := bufio.NewScanner(bytes.NewReader(data))
 	for n := 1; lines.Scan(); n++ {
 		line := strings.TrimSpace(lines.Text())
@@ -75,7 +74,7 @@ func parseAPIKeys(data []byte) (map[string]apiKey, error) {
 		if len(fields) < 4 {
 			return nil, wrong("too few fields")
 		}
-		k := apiKey{ID: fields[0], Tenant: fields[1], Name: strings.Join(fields[4:], " ")}
+		k := APIKey{ID: fields[0], Tenant: fields[1], Name: strings.Join(fields[4:], " ")}
 		sum, err := hex.DecodeString(fields[2])
 		if err != nil || copy(k.Hash[:], sum) != sha256.Size || len(sum) != sha256.Size {
 			return nil, wrong("no SHA-256 in hexadecimal")
@@ -104,7 +103,7 @@ func parseAPIKeys(data []byte) (map[string]apiKey, error) {
 // use. A nil one has none, and asks nobody for one.
 type apiKeys struct {
 	path string
-	keys atomic.Pointer[map[string]apiKey]
+	keys atomic.Pointer[map[string]APIKey]
 
 	seen    fs.FileInfo // of the file when it was last read; belongs to watch after open
 	broken  bool        // it could not be read; what was read before counts
@@ -114,7 +113,7 @@ type apiKeys struct {
 // openAPIKeys reads a file of keys. Without one no key is good, until there is.
 func openAPIKeys(path string) (*apiKeys, error) {
 	a := &apiKeys{path: path}
-	a.keys.Store(&map[string]apiKey{})
+	a.keys.Store(&map[string]APIKey{})
 	if err := a.read(); err != nil {
 		return nil, fmt.Errorf("--api-keys %s: %w", path, err)
 	}
@@ -212,100 +211,50 @@ func (a *apiKeys) watch(ctx context.Context) error {
 	}
 }
 
-// keysCmd keeps the file of keys.
-type keysCmd struct {
-	Add    keysAddCmd    `cmd:"" help:"Make a key and print it, once."`
-	List   keysListCmd   `cmd:"" help:"List the keys, without their secrets."`
-	Revoke keysRevokeCmd `cmd:"" help:"Take a key back."`
-}
-
-func (keysCmd) Help() string {
-	return `Keeps the file that sheaf serve --api-keys reads. It holds a hash of each key, never the key. A running server sees changes within a second.
-
-Examples:
-    sheaf keys add --api-keys sheaf-data/keys --tenant shop --name "order back-end"
-    sheaf serve --api-keys sheaf-data/keys
-    curl -H "Authorization: Bearer $KEY" ...
-    sheaf keys list --api-keys sheaf-data/keys
-    sheaf keys revoke --api-keys sheaf-data/keys k3x7q2ab`
-}
-
-type keysFile struct {
-	APIKeys string `name:"api-keys" env:"SHEAF_API_KEYS" required:"" type:"path" placeholder:"FILE" help:"File of hashed keys."`
-}
-
-type keysAddCmd struct {
-	keysFile `embed:""`
-	Tenant   string `required:"" help:"Whose key it is: 1 to 32 of a-z, 0-9, _ and -. A tenant sees only its own exports."`
-	Name     string `help:"What the key is for, for people."`
-}
-
-func (c *keysAddCmd) Run(std stdio) error {
-	if !events.ValidTenant(c.Tenant) {
-		return usagef("--tenant %q: want 1 to 32 of a-z, 0-9, _ and -", c.Tenant)
-	}
-	name := strings.Join(strings.Fields(c.Name), " ")
-	if len(name) > 200 || strings.ContainsFunc(name, func(r rune) bool { return r < ' ' || r == 0x7f }) {
-		return usagef("--name: want at most 200 bytes, without control characters")
-	}
-	var id [5]byte
+// AddAPIKey makes a key of a tenant and adds its hash to a file of keys, which it makes if there
+// is none. It returns the key, which is nowhere else, and its id.
+func AddAPIKey(file, tenant, name string) (key, id string, err error) {
+	var random [5]byte
 	var secret [32]byte
-	rand.Read(id[:])
+	rand.Read(random[:])
 	rand.Read(secret[:])
-	k := apiKey{ID: strings.ToLower(base32.StdEncoding.EncodeToString(id[:])), Tenant: c.Tenant, Created: time.Now(), Name: name}
-	text := apiKeyPrefix + k.ID + "_" + base64.RawURLEncoding.EncodeToString(secret[:])
-	k.Hash = sha256.Sum256([]byte(text))
-	if err := c.change(func(data []byte) ([]byte, error) {
+	k := APIKey{ID: strings.ToLower(base32.StdEncoding.EncodeToString(random[:])), Tenant: tenant, Created: time.Now(), Name: name}
+	key = apiKeyPrefix + k.ID + "_" + base64.RawURLEncoding.EncodeToString(secret[:])
+	k.Hash = sha256.Sum256([]byte(key))
+	return key, k.ID, changeAPIKeys(file, func(data []byte) ([]byte, error) {
 		if len(data) > 0 && data[len(data)-1] != '\n' {
 			data = append(data, '\n')
 		}
 		return append(data, k.line()...), nil
-	}); err != nil {
-		return err
-	}
-	fmt.Fprintf(std.err, "key %s of tenant %s; it is shown this once\n", k.ID, k.Tenant)
-	_, err := fmt.Fprintln(std.out, text)
-	return err
+	})
 }
 
-type keysListCmd struct {
-	keysFile `embed:""`
-}
-
-func (c *keysListCmd) Run(std stdio) error {
-	data, info, err := readAPIKeys(c.APIKeys)
+// ListAPIKeys returns the keys of a file, oldest first.
+func ListAPIKeys(file string) ([]APIKey, error) {
+	data, info, err := readAPIKeys(file)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if info == nil {
-		return c.missing()
+		return nil, errNoAPIKeys(file)
 	}
 	keys, err := parseAPIKeys(data)
 	if err != nil {
-		return fmt.Errorf("%s: %w", c.APIKeys, err)
+		return nil, fmt.Errorf("%s: %w", file, err)
 	}
-	w := tabwriter.NewWriter(std.out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "ID\tTENANT\tMADE\tNAME")
-	for _, k := range slices.SortedFunc(maps.Values(keys), func(a, b apiKey) int { return a.Created.Compare(b.Created) }) {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", k.ID, k.Tenant, k.Created.Local().Format(time.DateTime), k.Name)
-	}
-	return w.Flush()
+	return slices.SortedFunc(maps.Values(keys), func(a, b APIKey) int { return a.Created.Compare(b.Created) }), nil
 }
 
-type keysRevokeCmd struct {
-	keysFile `embed:""`
-	ID       string `arg:"" help:"Id of the key, as list shows it."`
-}
-
-func (c *keysRevokeCmd) Run(std stdio) error {
-	id := c.ID
-	if m := apiKeyPattern.FindStringSubmatch(id); m != nil { // the whole key
+// RevokeAPIKey removes a key, or the key with an id, from a file. It returns the id.
+func RevokeAPIKey(file, key string) (id string, err error) {
+	id = key
+	if m := apiKeyPattern.FindStringSubmatch(key); m != nil {
 		id = m[1]
 	}
-	if _, err := os.Stat(c.APIKeys); errors.Is(err, fs.ErrNotExist) {
-		return c.missing()
+	if _, err := os.Stat(file); errors.Is(err, fs.ErrNotExist) {
+		return id, errNoAPIKeys(file)
 	}
-	err := c.change(func(data []byte) ([]byte, error) {
+	return id, changeAPIKeys(file, func(data []byte) ([]byte, error) {
 		var kept bytes.Buffer
 		found := false
 		for line := range bytes.Lines(data) {
@@ -316,24 +265,20 @@ func (c *keysRevokeCmd) Run(std stdio) error {
 			kept.Write(line)
 		}
 		if !found {
-			return nil, fmt.Errorf("%s has no key %s (see sheaf keys list)", c.APIKeys, id)
+			return nil, fmt.Errorf("%s has no key %s (see sheaf keys list)", file, id)
 		}
 		return kept.Bytes(), nil
 	})
-	if err == nil {
-		fmt.Fprintf(std.err, "key %s is revoked; running servers refuse it within a second\n", id)
-	}
-	return err
 }
 
-func (c keysFile) missing() error {
-	return fmt.Errorf("there is no file %s (see --api-keys); sheaf keys add makes it", c.APIKeys)
+func errNoAPIKeys(file string) error {
+	return fmt.Errorf("there is no file %s (see --api-keys); sheaf keys add makes it", file)
 }
 
-// change rewrites the file, whole or not at all. Two commands at once wait for
+// changeAPIKeys rewrites the file, whole or not at all. Two processes at once wait for
 // each other.
-func (c keysFile) change(edit func([]byte) ([]byte, error)) error {
-	file, err := embedded.LinkTarget(c.APIKeys)
+func changeAPIKeys(name string, edit func([]byte) ([]byte, error)) error {
+	file, err := embedded.LinkTarget(name)
 	if err != nil {
 		return err
 	}
@@ -343,14 +288,14 @@ func (c keysFile) change(edit func([]byte) ([]byte, error)) error {
 	}
 	defer lock.Close()
 	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
-		return fmt.Errorf("locking %s: %w", c.APIKeys, err)
+		return fmt.Errorf("locking %s: %w", name, err)
 	}
-	data, _, err := readAPIKeys(c.APIKeys)
+	data, _, err := readAPIKeys(name)
 	if err != nil {
 		return err
 	}
 	if _, err := parseAPIKeys(data); err != nil {
-		return fmt.Errorf("%s: %w", c.APIKeys, err)
+		return fmt.Errorf("%s: %w", name, err)
 	}
 	if data, err = edit(data); err != nil {
 		return err

@@ -1,4 +1,4 @@
-package main
+package node
 
 import (
 	"context"
@@ -111,7 +111,7 @@ func (m *messaging) startEmbedded(cfg Config, secret []byte, keys *apiKeys, cert
 	// of the disk that is free now, and so refuse after a restart what it took before.
 	// What there is room for on the disk is decided elsewhere.
 	const noLimit = 1 << 50
-	o := embedded.Options{Dir: filepath.Join(cfg.Data, "jetstream"), Listen: cfg.NATSListen, MaxStore: noLimit, Passing: cfg.passing}
+	o := embedded.Options{Dir: filepath.Join(cfg.Data, "jetstream"), Listen: cfg.NATSListen, MaxStore: noLimit, Passing: cfg.Ephemeral}
 	if keys != nil {
 		o.Authenticate = keys.Tenant
 	}
@@ -179,7 +179,7 @@ func dial(cfg Config) (*nats.Conn, error) {
 		}
 		if settings.JSDomain != "" || settings.JSAPIPrefix != "" {
 			nc.Close()
-			return nil, usagef("--nats-context %s names a JetStream domain or API prefix; connect to the servers of that domain instead", cfg.NATSContext)
+			return nil, settingf("--nats-context %s names a JetStream domain or API prefix; connect to the servers of that domain instead", cfg.NATSContext)
 		}
 		return nc, nil
 	}

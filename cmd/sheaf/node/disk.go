@@ -1,4 +1,4 @@
-package main
+package node
 
 import (
 	"fmt"
@@ -8,11 +8,11 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"sheaf/events"
 	"sheaf/services/ingress"
 	"sheaf/storage"
-
-	"golang.org/x/time/rate"
 )
 
 // disk decides what there is room for on the disk of --data: the one place. A write error
@@ -65,7 +65,7 @@ func (d *disk) beside(part, bytes int64) error {
 	if !known || free >= need {
 		return nil
 	}
-	return ingress.NotReady(fmt.Sprintf("the disk of the data folder %s is full or almost full: %s free, %s needed", d.folder, humanBytes(free), humanBytes(need)))
+	return ingress.NotReady(fmt.Sprintf("the disk of the data folder %s is full or almost full: %s free, %s needed", d.folder, ByteSize(free), ByteSize(need)))
 }
 
 // watch writes to the log, once a minute, that the disk has no room.
@@ -94,7 +94,7 @@ func (d *disk) lacked(err error) error {
 // their limits that hold exports back but what is left of the disk, also for
 // others. A server of one command has no limits of its own.
 func warnOfSmallDisk(cfg Config) {
-	if !cfg.embedded() || cfg.passing {
+	if !cfg.embedded() || cfg.Ephemeral {
 		return
 	}
 	_, free, known := diskSpace(cfg.Data)

@@ -1,9 +1,8 @@
-package main
+package node
 
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"fmt"
 	"io/fs"
 	"log/slog"
@@ -98,24 +97,4 @@ func (l tlsListener) Accept() (net.Conn, error) {
 		return nil, err
 	}
 	return tls.Server(conn, l.config), nil
-}
-
-// trusting returns the settings of a client that trusts the authorities of a file
-// beside those of the system.
-func trusting(caFile string) (*tls.Config, error) {
-	if caFile == "" {
-		return nil, nil
-	}
-	pem, err := os.ReadFile(caFile)
-	if err != nil {
-		return nil, fmt.Errorf("--ca-cert: %w", err)
-	}
-	pool, err := x509.SystemCertPool()
-	if err != nil {
-		pool = x509.NewCertPool()
-	}
-	if !pool.AppendCertsFromPEM(pem) {
-		return nil, usagef("--ca-cert %s: holds no certificate in PEM", caFile)
-	}
-	return &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: pool}, nil
 }

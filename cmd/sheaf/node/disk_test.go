@@ -1,14 +1,16 @@
-package main
+package node
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"log/slog"
 	"syscall"
 	"testing"
 
-	"sheaf/services/ingress"
-
 	"github.com/stretchr/testify/require"
+
+	"sheaf/services/ingress"
 )
 
 // A disk keeps a reserve free for what ends exports and frees space. Workbooks in progress
@@ -40,7 +42,7 @@ func TestDiskKeepsAReserve(t *testing.T) {
 			require.NoError(t, d.room(0))
 			free--
 			err := d.room(0)
-			require.EqualError(t, err, "the disk of the data folder /data is full or almost full: "+humanBytes(free)+" free, "+humanBytes(tc.reserve)+" needed")
+			require.EqualError(t, err, "the disk of the data folder /data is full or almost full: "+ByteSize(free).String()+" free, "+ByteSize(tc.reserve).String()+" needed")
 			var told ingress.NotReady
 			require.ErrorAs(t, err, &told, "callers and /readyz may be told")
 			require.NoError(t, d.roomForWorkbook(0), "what frees pages goes on")
@@ -68,4 +70,20 @@ func TestDiskThatIsNotKnownHasRoom(t *testing.T) {
 		require.NoError(t, d.roomForWorkbook(1<<50))
 		require.NoError(t, d.roomToStart())
 	}
+}
+
+func TestSmallDiskIsSaidSo(t *testing.T) {
+	before := slog.Default()
+	defer slog.SetDefault(before)
+	warned := func(cfg Config) string {
+		var text bytes.Buffer
+		slog.SetDefault(slog.New(slog.NewTextHandler(&text, nil)))
+		warnOfSmallDisk(cfg)
+		return text.String()
+	}
+	cfg := Config{MaxPagesBytes: 1 << 60}
+	cfg.Data = t.TempDir()
+	require.Contains(t, warned(cfg), "--max-pages-bytes")
+	cfg.NATS = []string{"nats://elsewhere"}
+	require.Empty(t, warned(cfg), "the disk is not ours")
 }

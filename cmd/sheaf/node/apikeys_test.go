@@ -1,11 +1,9 @@
-package main
+package node
 
 import (
-	"bytes"
 	"context"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -14,12 +12,12 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// addKey makes a key as the command does, and returns it.
+// addKey makes a key and returns it.
 func addKey(t *testing.T, file, tenant string) string {
 	t.Helper()
-	var out, errs bytes.Buffer
-	require.NoError(t, (&keysAddCmd{keysFile{file}, tenant, "a  name"}).Run(stdio{out: &out, err: &errs}))
-	return strings.TrimSpace(out.String())
+	key, _, err := AddAPIKey(file, tenant, "a name")
+	require.NoError(t, err)
+	return key
 }
 
 func TestKeysAreAddedListedAndRevoked(t *testing.T) {
@@ -45,13 +43,15 @@ func TestKeysAreAddedListedAndRevoked(t *testing.T) {
 		require.False(t, ok, wrong)
 	}
 
-	var out bytes.Buffer
-	require.NoError(t, (&keysListCmd{keysFile{file}}).Run(stdio{out: &out}))
-	require.Regexp(t, regexp.MustCompile(`(?m)^[a-z2-7]{8}  shop    \d{4}-.* a name$`), out.String())
+	listed, err := ListAPIKeys(file)
+	require.NoError(t, err)
+	require.Len(t, listed, 1)
+	require.Equal(t, []string{"shop", "a name"}, []string{listed[0].Tenant, listed[0].Name})
 
-	id := apiKeyPattern.FindStringSubmatch(key)[1]
-	require.ErrorContains(t, (&keysRevokeCmd{keysFile{file}, "aaaaaaaa"}).Run(stdio{err: &out}), "no key aaaaaaaa")
-	require.NoError(t, (&keysRevokeCmd{keysFile{file}, id}).Run(stdio{err: &out}))
+	_, err = RevokeAPIKey(file, "aaaaaaaa")
+	require.ErrorContains(t, err, "no key aaaaaaaa")
+	_, err = RevokeAPIKey(file, listed[0].ID)
+	require.NoError(t, err)
 	keys, err = openAPIKeys(file)
 	require.NoError(t, err)
 	_, ok = keys.Tenant(key)
@@ -73,7 +73,7 @@ func TestKeysAreAddedAtOnce(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 20 {
 		wg.Go(func() {
-			_ = (&keysAddCmd{keysFile{file}, "shop", ""}).Run(stdio{out: &bytes.Buffer{}, err: &bytes.Buffer{}})
+			_, _, _ = AddAPIKey(file, "shop", "")
 		})
 	}
 	wg.Wait()
@@ -90,12 +90,13 @@ func TestKeyFilesMayBeLinks(t *testing.T) {
 	require.NoError(t, os.Mkdir(filepath.Dir(target), 0o700))
 	require.NoError(t, os.Symlink(filepath.Join("real", "keys"), link))
 
-	err := (&keysAddCmd{keysFile{link}, "shop", ""}).Run(stdio{out: &bytes.Buffer{}, err: &bytes.Buffer{}})
+	_, _, err := AddAPIKey(link, "shop", "")
 	require.EqualError(t, err, link+" is a symbolic link to a file that is not there")
 
 	first := addKey(t, target, "shop")
 	second := addKey(t, link, "shop")
-	require.NoError(t, (&keysRevokeCmd{keysFile{link}, first}).Run(stdio{err: &bytes.Buffer{}}))
+	_, err = RevokeAPIKey(link, first)
+	require.NoError(t, err)
 	keys, err := openAPIKeys(target)
 	require.NoError(t, err)
 	_, good := keys.Tenant(second)
@@ -106,7 +107,8 @@ func TestKeyFilesMayBeLinks(t *testing.T) {
 	secret, secretLink := filepath.Join(folder, "real", "secret"), filepath.Join(folder, "secret")
 	require.NoError(t, os.WriteFile(secret, []byte(strings.Repeat("ab", 32)+"\n"), 0o600))
 	require.NoError(t, os.Symlink(secret, secretLink))
-	require.NoError(t, (&secretKeyRotateCmd{KeyConfig: KeyConfig{SecretKeyFile: secretLink}}).Run(stdio{err: &bytes.Buffer{}}))
+	_, err = KeyConfig{SecretKeyFile: secretLink}.Rotate(time.Now())
+	require.NoError(t, err)
 	text, err := os.ReadFile(secret)
 	require.NoError(t, err)
 	require.Equal(t, 2, strings.Count(string(text), "\n"))
@@ -161,7 +163,8 @@ func TestKeysAreReadAgain(t *testing.T) {
 	require.True(t, good(key))
 	require.True(t, good(second))
 
-	require.NoError(t, (&keysRevokeCmd{keysFile{file}, key}).Run(stdio{err: &bytes.Buffer{}}))
+	_, err = RevokeAPIKey(file, key)
+	require.NoError(t, err)
 	changed()
 	require.False(t, good(key))
 	require.True(t, good(second))

@@ -2,46 +2,53 @@ package main
 
 import (
 	"bytes"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/x509"
 	"encoding/pem"
-	"math/big"
-	"net"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"sheaf/cmd/sheaf/node"
+	"sheaf/events"
 )
 
-// makeCertificate writes a certificate of 127.0.0.1 that signs itself.
-func makeCertificate(t *testing.T, dir string, serial int64) (cert, key string) {
+// addKey makes a key as the command does, and returns it.
+func addKey(t *testing.T, file, tenant string) string {
 	t.Helper()
-	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	require.NoError(t, err)
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(serial), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &private.PublicKey, private)
-	require.NoError(t, err)
-	pkcs8, err := x509.MarshalPKCS8PrivateKey(private)
-	require.NoError(t, err)
-	cert, key = filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
-	require.NoError(t, os.WriteFile(cert, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600))
-	require.NoError(t, os.WriteFile(key, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8}), 0o600))
-	return cert, key
+	code, out, errs := sheaf(t, t.Context(), "", "keys", "add", "--api-keys", file, "--tenant", tenant, "--name", "a  name")
+	require.Zero(t, code, errs)
+	return strings.TrimSpace(out)
+}
+
+func TestKeysCommands(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "keys")
+	key := addKey(t, file, "shop")
+	require.Regexp(t, `^sheaf_[a-z2-7]{8}_`, key)
+	_, out, _ := sheaf(t, t.Context(), "", "keys", "list", "--api-keys", file)
+	require.Regexp(t, regexp.MustCompile(`(?m)^[a-z2-7]{8}  shop    \d{4}-.* a name$`), out)
+	code, _, errs := sheaf(t, t.Context(), "", "keys", "revoke", "--api-keys", file, key)
+	require.Zero(t, code, errs)
+	_, out, _ = sheaf(t, t.Context(), "", "keys", "list", "--api-keys", file)
+	require.NotContains(t, out, "shop")
 }
 
 // The client commands reach a server that asks for keys and speaks TLS; without
 // the one or the other they say what is missing.
 func TestKeysAndTLS(t *testing.T) {
 	dir := t.TempDir()
-	cert, key := makeCertificate(t, dir, 1)
+	pair := httptest.NewTLSServer(nil)
+	pair.Close()
+	pkcs8, err := x509.MarshalPKCS8PrivateKey(pair.TLS.Certificates[0].PrivateKey)
+	require.NoError(t, err)
+	cert, key := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
+	require.NoError(t, os.WriteFile(cert, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: pair.Certificate().Raw}), 0o600))
+	require.NoError(t, os.WriteFile(key, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8}), 0o600))
 	keys := filepath.Join(dir, "keys")
 	api := addKey(t, keys, "shop")
 	p := startServe(t, "--http", "127.0.0.1:0", "--nats-listen", "none", "--data", filepath.Join(dir, "data"),
@@ -71,33 +78,27 @@ func TestKeysAndTLS(t *testing.T) {
 
 	var sealed, said bytes.Buffer
 	require.Zero(t, run(t.Context(), []string{"seal", "--tenant", "shop", "--server", p.http, "--ca-cert", cert}, stdio{strings.NewReader("s3cret\n"), &sealed, &said}, noLog), said.String())
-	ring, err := KeyConfig{Data: filepath.Join(dir, "data")}.keyring()
+	ring, err := node.KeyConfig{Data: filepath.Join(dir, "data")}.Keyring()
 	require.NoError(t, err)
 	plain, err := ring.OpenValue("shop", strings.TrimSpace(sealed.String()))
 	require.NoError(t, err)
 	require.Equal(t, "s3cret", plain)
 }
 
-// A renewed certificate is shown without a restart; one that is half written is
-// not.
-func TestCertificateIsReadAgain(t *testing.T) {
+func TestCallbackSecret(t *testing.T) {
 	t.Parallel()
-	dir := t.TempDir()
-	cert, key := makeCertificate(t, dir, 1)
-	c, err := openCertificate(cert, key)
+	key := strings.Repeat("ab", 32)
+	code, out, _ := sheaf(t, t.Context(), "", "callback-secret", "--secret-key", key)
+	require.Zero(t, code)
+	keys, err := events.NewKeyring(bytes.Repeat([]byte{0xab}, 32))
 	require.NoError(t, err)
-	serial := func() int64 {
-		shown, err := c.config().GetCertificate(nil)
-		require.NoError(t, err)
-		return shown.Leaf.SerialNumber.Int64()
-	}
-	require.EqualValues(t, 1, serial())
-	require.NoError(t, os.WriteFile(cert, []byte("half"), 0o600))
-	require.Error(t, c.read())
-	require.EqualValues(t, 1, serial())
-	makeCertificate(t, dir, 2)
-	require.NoError(t, c.read())
-	require.EqualValues(t, 2, serial())
-	_, err = openCertificate(key, cert)
-	require.ErrorContains(t, err, "--tls-cert")
+	require.Equal(t, keys.WebhookSecret(events.DefaultTenant)+"\n", out)
+
+	data := t.TempDir()
+	code, _, errs := sheaf(t, t.Context(), "", "callback-secret", "--data", data)
+	require.Equal(t, exitFailed, code)
+	require.Contains(t, errs, "sheaf serve makes one")
+	entries, err := os.ReadDir(data)
+	require.NoError(t, err)
+	require.Empty(t, entries)
 }

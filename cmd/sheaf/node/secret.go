@@ -1,4 +1,4 @@
-package main
+package node
 
 import (
 	"crypto/rand"
@@ -41,8 +41,8 @@ func (c KeyConfig) newerKeys() ([]events.KeyVersion, error) {
 	return keys[1:], nil
 }
 
-// keyring is what is derived from all of them.
-func (c KeyConfig) keyring() (*events.Keyring, error) {
+// Keyring is what is derived from all of them.
+func (c KeyConfig) Keyring() (*events.Keyring, error) {
 	keys, err := c.secretKeys()
 	if err != nil {
 		return nil, err
@@ -102,45 +102,26 @@ func decodeKeys(text string) (keys []events.KeyVersion, err error) {
 	return keys, nil
 }
 
-// secretKeyCmd keeps the file of secret keys.
-type secretKeyCmd struct {
-	Rotate secretKeyRotateCmd `cmd:"" help:"Add a new secret key to the file, which seals and signs from then on."`
-}
-
-type secretKeyRotateCmd struct {
-	KeyConfig `embed:""`
-	In        time.Duration `default:"0s" placeholder:"DURATION" help:"When the new key begins to seal and sign. On a cluster long enough to have every process know it before: 1h."`
-}
-
-func (secretKeyRotateCmd) Help() string {
-	return `Appends a key to secret.key of --data, or to --secret-key-file. Restart every process with it. The first line stays: the keys of exports and the encryption of the store come from it. Links, sealed headers and callbacks of the older keys stay good while their lines are there; remove a line once --keep-files and --keep-pages have passed and receivers have the new callback secret.`
-}
-
-func (c *secretKeyRotateCmd) Run(std stdio) error {
-	file := c.SecretKeyFile
-	switch {
-	case c.SecretKey != "":
-		return usagef("--secret-key cannot be rotated here; add a line to it where it is kept, or use --secret-key-file")
-	case c.In < 0:
-		return usagef("--in %s: want a duration such as 1h", c.In)
-	case file == "":
+// Rotate adds a new key to the file of secret keys, which seals and signs from a time on. It
+// returns the file's name.
+func (c KeyConfig) Rotate(from time.Time) (file string, err error) {
+	if file = c.SecretKeyFile; file == "" {
 		file = filepath.Join(c.Data, keptKeyName)
 	}
 	before, err := os.ReadFile(file)
 	if err != nil {
-		return fmt.Errorf("secret key: %w", err)
+		return "", fmt.Errorf("secret key: %w", err)
 	}
 	if _, err := decodeKeys(string(before)); err != nil {
-		return fmt.Errorf("secret key in %s: %w", file, err)
+		return "", fmt.Errorf("secret key in %s: %w", file, err)
 	}
 	key := make([]byte, events.SecretKeySize)
 	rand.Read(key)
-	line := hex.EncodeToString(key) + " from=" + time.Now().Add(c.In).UTC().Format(time.RFC3339) + "\n"
+	line := hex.EncodeToString(key) + " from=" + from.UTC().Format(time.RFC3339) + "\n"
 	if err := embedded.ReplaceFile(file, append(append([]byte(strings.TrimRight(string(before), "\n")), '\n'), line...)); err != nil {
-		return fmt.Errorf("secret key: %w", err)
+		return "", fmt.Errorf("secret key: %w", err)
 	}
-	fmt.Fprintf(std.err, "%s has a new key; restart every process that reads it\n", file)
-	return nil
+	return file, nil
 }
 
 // guardKeptKey takes back what a careless copy gave away.

@@ -1,17 +1,16 @@
-package main
+// Package node is a Sheaf process: it opens what the roles need, runs them, and closes in order.
+package node
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"maps"
 	"net"
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -50,24 +49,37 @@ const (
 	tellWaitEvery = time.Minute
 )
 
-// serve runs a Sheaf process until ctx ends. opened is told of the system when
-// it takes requests.
-func serve(ctx context.Context, cfg Config, opened func(*system)) error {
+// Info says where a Sheaf that takes requests is to be found.
+type Info struct {
+	HTTP  string // URL of REST, "" without the ingress role
+	NATS  string // URL where producers reach the embedded server, else the cluster's server
+	Data  string
+	Files string // URL of the file store
+	Roles []string
+}
+
+// Run runs a Sheaf process until ctx ends. opened is called when it takes requests.
+func Run(ctx context.Context, cfg Config, opened func(Info)) error {
 	s, err := open(ctx, cfg)
 	if err != nil {
 		return err
 	}
-	opened(s)
+	at := Info{HTTP: s.httpURL(), NATS: s.natsURL(), Data: s.cfg.Data, Files: s.cfg.Files, Roles: s.cfg.Roles}
+	opened(at)
+	slog.Info("started", "http", at.HTTP, "nats", at.NATS, "data", at.Data, "files", at.Files, "roles", at.Roles)
 	warnOfSmallDisk(s.cfg)
 	drained, err := s.run(ctx)
 	if drained {
 		s.close()
 	}
+	if err == nil {
+		slog.Info("stopped")
+	}
 	return err
 }
 
-// system is one running Sheaf process: its connections and its roles.
-type system struct {
+// node is one running Sheaf process: its connections and its roles.
+type node struct {
 	cfg       Config
 	publicURL string
 	*messaging
@@ -90,17 +102,20 @@ type role interface{ Run(context.Context) error }
 // open takes everything that the roles need, in the order in which the need
 // arises, and makes the roles. It returns ready to run. While the disk is too
 // full for that it waits, and callers are told so.
-func open(ctx context.Context, cfg Config) (_ *system, err error) {
-	if err := cfg.complete(); err != nil {
+func open(ctx context.Context, cfg Config) (_ *node, err error) {
+	if err := cfg.Complete(); err != nil {
 		return nil, err
 	}
-	s := &system{cfg: cfg, roles: map[string]role{}}
+	s := &node{cfg: cfg, roles: map[string]role{}}
 	defer func() {
 		if err != nil {
 			s.close()
 		}
 	}()
 
+	if allowed, err := cfg.allowed(); err == nil && len(cfg.AllowCIDR) > 0 && len(allowed) > 0 && !cfg.Ephemeral {
+		slog.Warn("whoever may submit exports reaches what answers at these private addresses", "allow_cidr", allowed)
+	}
 	// Addresses and locks first: they fail at once if another Sheaf runs here.
 	if cfg.has(roleIngress) {
 		if s.listener, err = net.Listen("tcp", cfg.HTTP); err != nil {
@@ -167,7 +182,7 @@ func open(ctx context.Context, cfg Config) (_ *system, err error) {
 }
 
 // take takes what comes after the addresses.
-func (s *system) take(ctx context.Context) error {
+func (s *node) take(ctx context.Context) error {
 	cfg := s.cfg
 	if cfg.embedded() {
 		unlock, err := lockData(cfg.Data)
@@ -249,7 +264,7 @@ func (s *system) take(ctx context.Context) error {
 // keeperOfIngress names the keeper, which runs wherever an ingress keeps a projection.
 const keeperOfIngress = "keeper"
 
-func (s *system) makeKeeper() (role, error) {
+func (s *node) makeKeeper() (role, error) {
 	return keeper.New(keeper.Config{
 		Log:       slog.Default(),
 		KeepFiles: s.cfg.KeepFiles, KeepPages: s.cfg.KeepPages, MaxHistory: s.cfg.MaxHistory, Room: s.disk.room,
@@ -257,7 +272,7 @@ func (s *system) makeKeeper() (role, error) {
 }
 
 // makers is the table of roles.
-func (s *system) makers() map[string]func() (role, error) {
+func (s *node) makers() map[string]func() (role, error) {
 	return map[string]func() (role, error){
 		roleIngress: func() (role, error) {
 			var authenticate func(string) (string, bool)
@@ -279,7 +294,7 @@ func (s *system) makers() map[string]func() (role, error) {
 			}, s.listener, s.streams, s.tasks, s.files)
 		},
 		roleCrawler: func() (role, error) {
-			l := s.cfg.sourceLimits
+			l := s.cfg.SourceLimits
 			return crawler.New(crawler.Config{
 				Log: slog.Default(), PerHost: s.cfg.ConnsPerHost, PerTenant: s.cfg.ConnsPerTenant, Running: s.cfg.MaxRunning, Room: s.disk.room,
 				MaxPages: l.MaxPages, MaxRows: l.MaxRows, MaxBytes: int64(l.MaxExportBytes),
@@ -303,7 +318,7 @@ func (s *system) makers() map[string]func() (role, error) {
 // others. drained is false when a role did not come back in time: what it
 // holds must not be closed under its feet, and what it worked on is delivered
 // again to another process.
-func (s *system) run(ctx context.Context) (drained bool, err error) {
+func (s *node) run(ctx context.Context) (drained bool, err error) {
 	group, groupCtx := errgroup.WithContext(ctx)
 	var mu sync.Mutex
 	busy := maps.Clone(s.roles)
@@ -386,7 +401,7 @@ func (s *system) run(ctx context.Context) (drained bool, err error) {
 
 // watch ends the process when it cannot go on: a write error of the embedded
 // JetStream stays until a restart, also after the disk has room again.
-func (s *system) watch(ctx context.Context) error {
+func (s *node) watch(ctx context.Context) error {
 	tick := time.NewTicker(healthEvery)
 	defer tick.Stop()
 	unhealthy := time.Time{}
@@ -416,14 +431,14 @@ func (s *system) watch(ctx context.Context) error {
 	}
 }
 
-func (s *system) onClose(f func()) { s.closers = append(s.closers, f) }
+func (s *node) onClose(f func()) { s.closers = append(s.closers, f) }
 
 // close gives everything back, last taken first: who uses goes before what is
 // used.
-func (s *system) close() { s.release(0) }
+func (s *node) close() { s.release(0) }
 
 // release gives back what was taken after the first n.
-func (s *system) release(n int) {
+func (s *node) release(n int) {
 	for _, f := range slices.Backward(s.closers[n:]) {
 		f()
 	}
@@ -431,7 +446,7 @@ func (s *system) release(n int) {
 }
 
 // httpURL is where this process serves REST, "" without the ingress role.
-func (s *system) httpURL() string {
+func (s *node) httpURL() string {
 	if s.listener == nil {
 		return ""
 	}
@@ -440,7 +455,7 @@ func (s *system) httpURL() string {
 
 // natsURL is where producers reach the embedded server, else the cluster's
 // server.
-func (s *system) natsURL() string {
+func (s *node) natsURL() string {
 	switch {
 	case s.server == nil:
 		return s.conn.ConnectedUrlRedacted()
@@ -448,17 +463,6 @@ func (s *system) natsURL() string {
 		return "in this process only"
 	}
 	return s.server.URL()
-}
-
-// announce says where everything is.
-func (s *system) announce(w io.Writer) {
-	if url := s.httpURL(); url != "" {
-		fmt.Fprintf(w, "REST   %s\n", url)
-	}
-	fmt.Fprintf(w, "NATS   %s\n", s.natsURL())
-	fmt.Fprintf(w, "data   %s\n", s.cfg.Data)
-	fmt.Fprintf(w, "files  %s\n", s.cfg.Files)
-	fmt.Fprintf(w, "roles  %s\n", strings.Join(s.cfg.Roles, ", "))
 }
 
 // publicURL is the base of links: as configured, else where this process

@@ -1,4 +1,4 @@
-package main
+package node
 
 import (
 	"context"
@@ -35,7 +35,7 @@ const (
 // which keeps the process from being ready until a person has taken it away.
 //
 // It comes after the streams are provisioned and before the roles begin.
-func (s *system) checkStreams(ctx context.Context) error {
+func (s *node) checkStreams(ctx context.Context) error {
 	if s.tasks == nil && s.server == nil {
 		return nil // an ingress of the cluster does it
 	}
@@ -88,7 +88,7 @@ func (s *system) checkStreams(ctx context.Context) error {
 // missing says what of the log cannot be read although it looks whole, "" for nothing: the
 // newest events of exports that the projection knows; each tells everything about its
 // export; without a projection, the event that was acknowledged last.
-func (s *system) missing(ctx context.Context, was events.Mark, applied uint64) (what string, err error) {
+func (s *node) missing(ctx context.Context, was events.Mark, applied uint64) (what string, err error) {
 	log, err := s.streams.LogState(ctx)
 	if err != nil || applied == 0 && was.Last == 0 {
 		return "", err
@@ -126,7 +126,7 @@ const maxLostFiles = 100
 // checkFiles reports which finished files went with a file store that is not
 // there any more. The ingress finds them too, and expires their exports. It comes
 // before checkStreams, which may empty the projection.
-func (s *system) checkFiles(ctx context.Context) error {
+func (s *node) checkFiles(ctx context.Context) error {
 	if s.files == nil || !s.files.Made() {
 		return nil
 	}
@@ -170,7 +170,7 @@ func (s *system) checkFiles(ctx context.Context) error {
 // known are the watermarks, with what the projection knows beyond them: it is a
 // second witness of the log. applied is how far the projection has come in the
 // log that the marks are of, 0 if it is of another.
-func (s *system) known() (marks events.Marks, applied uint64, err error) {
+func (s *node) known() (marks events.Marks, applied uint64, err error) {
 	marks = events.Marks{}
 	for name, m := range s.marks.Marks() {
 		marks[name] = m
@@ -207,7 +207,7 @@ func lost(damage []events.Damage, stream string) bool {
 }
 
 // mend tells the damage and does what can be done about it.
-func (s *system) mend(ctx context.Context, damage []events.Damage, known events.Marks, applied uint64) error {
+func (s *node) mend(ctx context.Context, damage []events.Damage, known events.Marks, applied uint64) error {
 	var report []string // what is lost for good
 	any := false
 	for _, d := range damage {
@@ -260,7 +260,7 @@ func (s *system) mend(ctx context.Context, damage []events.Damage, known events.
 
 // restoreLog writes back to the log what the projection had seen, which has to be made
 // again then: restored says so. It returns what remains lost.
-func (s *system) restoreLog(ctx context.Context, was events.Mark, applied uint64) (remains []string, restored bool, err error) {
+func (s *node) restoreLog(ctx context.Context, was events.Mark, applied uint64) (remains []string, restored bool, err error) {
 	log, err := s.streams.LogState(ctx)
 	if err != nil {
 		return nil, false, err
@@ -303,7 +303,7 @@ func (s *system) restoreLog(ctx context.Context, was events.Mark, applied uint64
 }
 
 // keepReport writes what is lost where a person finds it.
-func (s *system) keepReport(report []string) error {
+func (s *node) keepReport(report []string) error {
 	if len(report) == 0 {
 		return nil
 	}
@@ -322,7 +322,7 @@ func (s *system) keepReport(report []string) error {
 }
 
 // health returns an error while this process should get no requests.
-func (s *system) health() error {
+func (s *node) health() error {
 	if err := s.messaging.health(); err != nil {
 		return err
 	}
@@ -336,7 +336,7 @@ func (s *system) health() error {
 
 // keepMarks takes the watermarks until ctx ends. It returns an error when a
 // stream has lost something meanwhile: the check at the next start mends it.
-func (s *system) keepMarks(ctx context.Context) error {
+func (s *node) keepMarks(ctx context.Context) error {
 	if s.marks == nil {
 		return nil
 	}
@@ -378,7 +378,7 @@ func (s *system) keepMarks(ctx context.Context) error {
 
 // lastMarks takes the watermarks once more when the roles have ended, so that a
 // start after an orderly stop is held against the very last event.
-func (s *system) lastMarks() {
+func (s *node) lastMarks() {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	now, err := s.streams.Marks(ctx, s.marks.Marks())

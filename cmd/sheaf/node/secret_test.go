@@ -1,4 +1,4 @@
-package main
+package node
 
 import (
 	"bytes"
@@ -94,24 +94,6 @@ func TestSecretKeyForms(t *testing.T) {
 	}
 }
 
-func TestCallbackSecret(t *testing.T) {
-	t.Parallel()
-	key := strings.Repeat("ab", 32)
-	code, out, _ := sheaf(t, t.Context(), "", "callback-secret", "--secret-key", key)
-	require.Zero(t, code)
-	keys, err := events.NewKeyring(bytes.Repeat([]byte{0xab}, 32))
-	require.NoError(t, err)
-	require.Equal(t, keys.WebhookSecret(events.DefaultTenant)+"\n", out)
-
-	data := t.TempDir()
-	code, _, errs := sheaf(t, t.Context(), "", "callback-secret", "--data", data)
-	require.Equal(t, exitFailed, code)
-	require.Contains(t, errs, "sheaf serve makes one")
-	entries, err := os.ReadDir(data)
-	require.NoError(t, err)
-	require.Empty(t, entries)
-}
-
 // A rotated key file has the first key as before and the new one behind it; what
 // stands there wrongly is refused.
 func TestSecretKeyIsRotated(t *testing.T) {
@@ -119,11 +101,12 @@ func TestSecretKeyIsRotated(t *testing.T) {
 	c := KeyConfig{Data: t.TempDir()}
 	first, err := c.makeSecretKey()
 	require.NoError(t, err)
-	before, err := c.keyring()
+	before, err := c.Keyring()
 	require.NoError(t, err)
-	var errs bytes.Buffer
-	require.NoError(t, (&secretKeyRotateCmd{KeyConfig: c}).Run(stdio{err: &errs}))
-	require.NoError(t, (&secretKeyRotateCmd{KeyConfig: c, In: time.Hour}).Run(stdio{err: &errs}))
+	for _, from := range []time.Time{time.Now(), time.Now().Add(time.Hour)} {
+		_, err = c.Rotate(from)
+		require.NoError(t, err)
+	}
 	again, err := c.secretKey()
 	require.NoError(t, err)
 	require.Equal(t, first, again)
@@ -131,7 +114,7 @@ func TestSecretKeyIsRotated(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, newer, 2)
 	require.True(t, newer[1].From.After(time.Now().Add(59*time.Minute)))
-	after, err := c.keyring()
+	after, err := c.Keyring()
 	require.NoError(t, err)
 	require.NotEqual(t, before.WebhookSecret("default"), after.WebhookSecret("default"))
 	require.Contains(t, after.WebhookSecrets("default"), before.WebhookSecret("default"))

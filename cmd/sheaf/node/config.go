@@ -1,0 +1,366 @@
+package node
+
+import (
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"net/url"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// SettingError is a setting that is wrong, by itself or beside another. It names the flag.
+type SettingError struct{ error }
+
+func settingf(format string, args ...any) error { return SettingError{fmt.Errorf(format, args...)} }
+
+// Config is every setting of a Sheaf process. A setting is a flag, an
+// environment variable SHEAF_<FLAG> and a key of the YAML file, and the first
+// of these that names it wins, in that order. Help shows the settings in this
+// order, under the headings of their groups.
+type Config struct {
+	HTTP           string         `group:"callers" name:"http" env:"SHEAF_HTTP" default:"127.0.0.1:8080" placeholder:"HOST:PORT" help:"Where the ingress serves REST (${default})."`
+	PublicURL      string         `group:"callers" env:"SHEAF_PUBLIC_URL" placeholder:"URL" help:"Base of the links that are handed out. Default: made from --http."`
+	APIKeys        string         `group:"callers" name:"api-keys" env:"SHEAF_API_KEYS" type:"path" placeholder:"FILE" help:"File of hashed API keys, each with a tenant (see sheaf keys). Default: none, and only this machine may call."`
+	TLSCert        string         `group:"callers" name:"tls-cert" env:"SHEAF_TLS_CERT" type:"path" placeholder:"FILE" help:"Certificate (PEM) with which REST and the embedded NATS server are served by TLS. Read again when it changes."`
+	TLSKey         string         `group:"callers" name:"tls-key" env:"SHEAF_TLS_KEY" type:"path" placeholder:"FILE" help:"Private key of --tls-cert."`
+	InsecureNoAuth bool           `group:"callers" env:"SHEAF_INSECURE_NO_AUTH" help:"Serve other machines without authentication. Only behind a proxy that authenticates."`
+	MaxSkew        time.Duration  `group:"callers" env:"SHEAF_MAX_SKEW" default:"0s" placeholder:"DURATION" help:"How far the timestamp of a request may be from this clock, so that recorded requests cannot be sent again; 0s for any (${default})."`
+	ShutdownDelay  *time.Duration `group:"callers" env:"SHEAF_SHUTDOWN_DELAY" placeholder:"DURATION" help:"How long a stopping ingress still answers while /readyz says 503, so that load balancers send requests elsewhere. Default: 0s embedded, 2s with --nats."`
+
+	KeyConfig `embed:"" group:"data"` // --data, --secret-key, --secret-key-file
+	Files     string                  `group:"data" env:"SHEAF_FILES" placeholder:"URL" help:"Where finished files are kept: file://FOLDER or nats://BUCKET. Default: file://<data>/files, with --nats nats://sheaf-files."`
+
+	Roles       []string `group:"cluster" env:"SHEAF_ROLES" default:"ingress,crawler,assembler,notifier" placeholder:"ROLE" help:"What this process does: ${default}."`
+	NATSListen  string   `group:"cluster" name:"nats-listen" env:"SHEAF_NATS_LISTEN" default:"127.0.0.1:4222" placeholder:"HOST:PORT" help:"Where the embedded NATS server takes producers; none for in-process only (${default})."`
+	NATS        []string `group:"cluster" name:"nats" env:"SHEAF_NATS" placeholder:"URL" help:"NATS servers to use. Default: a server of its own inside the process."`
+	NATSCreds   string   `group:"cluster" name:"nats-creds" env:"SHEAF_NATS_CREDS" placeholder:"FILE" help:"Credentials file for --nats."`
+	NATSContext string   `group:"cluster" name:"nats-context" env:"SHEAF_NATS_CONTEXT" placeholder:"NAME" help:"Connect as this context of the nats command line tool does, instead of --nats."`
+	Replicas    int      `group:"cluster" env:"SHEAF_REPLICAS" placeholder:"N" help:"Copies of every stream. Default: 1 embedded, 3 with --nats."`
+
+	AllowCIDR        []string `group:"sources" name:"allow-cidr" env:"SHEAF_ALLOW_CIDR" placeholder:"CIDR" help:"Private address ranges that sources and callbacks may live in, or none. Default: loopback, only while --http and NATS are on loopback, and --public-url too."`
+	ConnsPerHost     int      `group:"sources" env:"SHEAF_CONNS_PER_HOST" default:"32" placeholder:"N" help:"Most requests in flight to one host and port of sources, over all exports; 0 for no limit (${default}: half of the 64 of a process, so that a slow host leaves places to others)."`
+	SourceLimits     `embed:"" group:"sources"`
+	CallbackSchedule []time.Duration `group:"sources" env:"SHEAF_CALLBACK_SCHEDULE" placeholder:"DURATION" help:"Pauses before each further attempt at a callback. Default: 5s,5m,30m,2h,5h,10h,14h,20h,24h."`
+
+	MaxUnfinished  int      `group:"tenants" name:"max-unfinished-per-tenant" env:"SHEAF_MAX_UNFINISHED_PER_TENANT" default:"10000" placeholder:"N" help:"Most exports of one tenant that were accepted and have not ended; more are answered 429. 0 for no limit (${default})."`
+	MaxRunning     int      `group:"tenants" name:"max-running-per-tenant" env:"SHEAF_MAX_RUNNING_PER_TENANT" default:"128" placeholder:"N" help:"Most exports of one tenant that a process crawls at once; others wait. 0 for no limit (${default}: half of those that a process crawls)."`
+	ConnsPerTenant int      `group:"tenants" env:"SHEAF_CONNS_PER_TENANT" default:"0" placeholder:"N" help:"Most requests in flight to sources for one tenant, over all exports; 0 for no limit (${default})."`
+	MaxFilesBytes  ByteSize `group:"tenants" name:"max-files-bytes-per-tenant" env:"SHEAF_MAX_FILES_BYTES_PER_TENANT" default:"0" placeholder:"SIZE" help:"Most bytes of finished files of one tenant; above it new exports are answered 429. 0 for no limit (${default}: the disk is the limit)."`
+
+	KeepFiles     time.Duration `group:"kept" env:"SHEAF_KEEP_FILES" default:"7d" placeholder:"DURATION" help:"How long finished files can be downloaded (${default})."`
+	KeepPages     time.Duration `group:"kept" env:"SHEAF_KEEP_PAGES" default:"24h" placeholder:"DURATION" help:"At most how long pages of ended exports are kept for a retry (${default})."`
+	KeepHistory   time.Duration `group:"kept" env:"SHEAF_KEEP_HISTORY" default:"7d" placeholder:"DURATION" help:"How long ended exports are remembered at least, if their tenant has not too many (${default})."`
+	MaxHistory    int           `group:"kept" env:"SHEAF_MAX_HISTORY" default:"100000" placeholder:"N" help:"Most exports of one tenant that are remembered; the oldest that have ended are forgotten first (${default})."`
+	MaxPagesBytes ByteSize      `group:"kept" env:"SHEAF_MAX_PAGES_BYTES" default:"4GiB" placeholder:"SIZE" help:"Most bytes of pages that are kept at once (${default})."`
+	MaxLogBytes   ByteSize      `group:"kept" env:"SHEAF_MAX_LOG_BYTES" default:"2GiB" placeholder:"SIZE" help:"Most bytes of the event log (${default}: some 700,000 exports). One tenant may have half of it; above 90 % new exports are answered 503."`
+
+	Ephemeral bool         `kong:"-"` // the data folder goes with the process, so it is not synced
+	Log       *slog.Logger `kong:"-"` // nil for slog.Default()
+}
+
+// SourceLimits bound what a source may do, and how large an export becomes. The
+// defaults let every well-meant source through, and are far below what would do
+// harm. An export that meets one fails and names it.
+type SourceLimits struct {
+	MaxPageBytes   ByteSize      `env:"SHEAF_MAX_PAGE_BYTES" default:"64MiB" placeholder:"SIZE" help:"Most bytes of one answer of a source, decompressed (${default}: 10,000 rows of 6 KiB). A page is in memory as a whole."`
+	MaxRatio       int64         `name:"max-compression-ratio" env:"SHEAF_MAX_COMPRESSION_RATIO" default:"400" placeholder:"N" help:"Most decompressed bytes of an answer for each compressed one, above 8 MiB (${default}: a page of equal rows has 330)."`
+	PageTimeout    time.Duration `env:"SHEAF_PAGE_TIMEOUT" default:"60s" placeholder:"DURATION" help:"Most time for one answer (${default})."`
+	HeaderTimeout  time.Duration `env:"SHEAF_HEADER_TIMEOUT" default:"30s" placeholder:"DURATION" help:"Most time until an answer begins (${default}: slow queries)."`
+	MaxHeaderBytes ByteSize      `env:"SHEAF_MAX_HEADER_BYTES" default:"64KiB" placeholder:"SIZE" help:"Most bytes of the headers of an answer (${default}: servers send a few hundred)."`
+	MinThroughput  ByteSize      `env:"SHEAF_MIN_THROUGHPUT" default:"1KiB" placeholder:"SIZE" help:"Abort answers slower than this many bytes a second, averaged over 15 s (${default})."`
+	MaxJSONDepth   int           `name:"max-json-depth" env:"SHEAF_MAX_JSON_DEPTH" default:"64" placeholder:"N" help:"How deep arrays and objects of an answer may nest (${default})."`
+	MaxRowBytes    ByteSize      `env:"SHEAF_MAX_ROW_BYTES" default:"16MiB" placeholder:"SIZE" help:"Most bytes of one row (${default}: 500 cells of the most that a cell holds)."`
+	MaxColumns     int           `env:"SHEAF_MAX_COLUMNS" default:"16384" placeholder:"N" help:"Most columns (${default}: those of a worksheet)."`
+	MaxPages       int           `env:"SHEAF_MAX_PAGES" default:"1000000" placeholder:"N" help:"Most pages of one export (${default})."`
+	MaxRows        int64         `env:"SHEAF_MAX_ROWS" default:"100000000" placeholder:"N" help:"Most rows of one export (${default}: 96 full sheets)."`
+	MaxExportBytes ByteSize      `env:"SHEAF_MAX_EXPORT_BYTES" default:"64GiB" placeholder:"SIZE" help:"Most bytes of the rows of one export, as JSON (${default})."`
+}
+
+// minRateOver is the span over which the throughput of an answer is taken.
+const minRateOver = 15 * time.Second
+
+func (l SourceLimits) check() error {
+	for flag, n := range map[string]int64{
+		"--max-page-bytes": int64(l.MaxPageBytes), "--max-compression-ratio": l.MaxRatio, "--page-timeout": int64(l.PageTimeout), "--header-timeout": int64(l.HeaderTimeout),
+		"--max-header-bytes": int64(l.MaxHeaderBytes), "--min-throughput": int64(l.MinThroughput), "--max-json-depth": int64(l.MaxJSONDepth), "--max-row-bytes": int64(l.MaxRowBytes), "--max-columns": int64(l.MaxColumns),
+		"--max-pages": int64(l.MaxPages), "--max-rows": l.MaxRows, "--max-export-bytes": int64(l.MaxExportBytes),
+	} {
+		if n < 0 {
+			return settingf("%s: want more than 0; leave it out for the default", flag)
+		}
+	}
+	if l.MaxPageBytes > 256<<20 {
+		return settingf("--max-page-bytes %d: at most 256MiB, for pages are in memory as a whole", l.MaxPageBytes)
+	}
+	if l.MaxColumns > 16_384 {
+		return settingf("--max-columns %d: a worksheet has 16384", l.MaxColumns)
+	}
+	return nil
+}
+
+// KeyConfig says where the secret key is.
+type KeyConfig struct {
+	Data          string `env:"SHEAF_DATA" default:"./sheaf-data" type:"path" placeholder:"FOLDER" help:"Folder of the embedded JetStream, the projection, finished files and the secret key (./sheaf-data)."`
+	SecretKey     string `env:"SHEAF_SECRET_KEY" placeholder:"KEY" help:"At least 32 random bytes as hex or base64, or @FILE. Seals, signs and keys. Default: made and kept in --data; required with --nats."`
+	SecretKeyFile string `env:"SHEAF_SECRET_KEY_FILE" type:"path" placeholder:"FILE" help:"File that holds the secret key."`
+}
+
+// The roles of a process.
+const (
+	roleIngress   = "ingress"
+	roleCrawler   = "crawler"
+	roleAssembler = "assembler"
+	roleNotifier  = "notifier"
+)
+
+var AllRoles = []string{roleIngress, roleCrawler, roleAssembler, roleNotifier}
+
+func (c *Config) has(role string) bool { return slices.Contains(c.Roles, role) }
+
+// embedded reports whether the process runs its own NATS server.
+func (c *Config) embedded() bool { return len(c.NATS) == 0 && c.NATSContext == "" }
+
+// Complete checks the settings against each other and fills in the defaults
+// that depend on others. It touches neither disk nor network. Every error is a
+// SettingError.
+func (c *Config) Complete() error {
+	for _, r := range c.Roles {
+		if !slices.Contains(AllRoles, r) {
+			return settingf("--roles: unknown role %q; the roles are %s", r, strings.Join(AllRoles, ", "))
+		}
+	}
+	if len(c.Roles) == 0 {
+		return settingf("--roles: name at least one of %s", strings.Join(AllRoles, ", "))
+	}
+	if c.has(roleIngress) {
+		if err := checkAddress("--http", c.HTTP); err != nil {
+			return err
+		}
+		if !loopbackAddress(c.HTTP) && c.APIKeys == "" && !c.InsecureNoAuth {
+			return settingf("--http %s can be reached from other machines, and nobody has to authenticate: make API keys with "+
+				"sheaf keys add --api-keys FILE --tenant NAME and say --api-keys FILE, or listen on 127.0.0.1, "+
+				"or put a proxy that authenticates in front and say --insecure-no-auth", c.HTTP)
+		}
+	}
+	if c.embedded() {
+		if c.NATSListen != "none" {
+			if err := checkAddress("--nats-listen", c.NATSListen); err != nil {
+				return err
+			}
+			if !loopbackAddress(c.NATSListen) && c.APIKeys == "" && !c.InsecureNoAuth {
+				return settingf("--nats-listen %s can be reached from other machines, and nobody has to authenticate: make API keys with "+
+					"sheaf keys add --api-keys FILE --tenant NAME and say --api-keys FILE, or listen on 127.0.0.1, "+
+					"use a NATS server of your own with --nats, or say --insecure-no-auth", c.NATSListen)
+			}
+		}
+		if c.NATSCreds != "" {
+			return settingf("--nats-creds needs --nats: the embedded server asks for no credentials")
+		}
+	} else {
+		if len(c.NATS) > 0 && c.NATSContext != "" {
+			return settingf("--nats and --nats-context exclude each other")
+		}
+		if c.NATSContext != "" && c.NATSCreds != "" {
+			return settingf("--nats-creds and --nats-context exclude each other: a context names its own credentials")
+		}
+		if c.SecretKey == "" && c.SecretKeyFile == "" {
+			return settingf("--nats needs --secret-key or --secret-key-file, the same for every process; make one with: openssl rand -hex 32")
+		}
+	}
+	if (c.TLSCert == "") != (c.TLSKey == "") {
+		return settingf("--tls-cert and --tls-key belong together: give both or neither")
+	}
+	if c.SecretKey != "" && c.SecretKeyFile != "" {
+		return settingf("--secret-key and --secret-key-file exclude each other")
+	}
+	switch {
+	case c.Replicas == 0 && c.embedded():
+		c.Replicas = 1
+	case c.Replicas == 0:
+		c.Replicas = 3
+	case c.embedded() && c.Replicas != 1:
+		return settingf("--replicas %d: the embedded server is alone and keeps one copy; use --nats for more", c.Replicas)
+	case c.Replicas != 1 && c.Replicas != 3 && c.Replicas != 5:
+		return settingf("--replicas %d: want 1, 3 or 5", c.Replicas)
+	}
+	if c.Files == "" {
+		c.Files = "nats://sheaf-files"
+		if c.embedded() {
+			c.Files = "file://" + filepath.Join(c.Data, "files")
+		}
+	}
+	if !strings.HasPrefix(c.Files, "file://") && !strings.HasPrefix(c.Files, "nats://") {
+		return settingf("--files %s: want file://FOLDER or nats://BUCKET", c.Files)
+	}
+	if c.ShutdownDelay == nil {
+		// An embedded Sheaf has no other that could take its requests.
+		delay := 2 * time.Second
+		if c.embedded() {
+			delay = 0
+		}
+		c.ShutdownDelay = &delay
+	}
+	if *c.ShutdownDelay < 0 {
+		return settingf("--shutdown-delay %s: want a duration such as 5s, or 0s", *c.ShutdownDelay)
+	}
+	if c.MaxPagesBytes < 64<<20 {
+		return settingf("--max-pages-bytes %d: want at least 64MiB", c.MaxPagesBytes)
+	}
+	if c.MaxLogBytes != 0 && c.MaxLogBytes < 64<<20 {
+		return settingf("--max-log-bytes %d: want at least 64MiB", c.MaxLogBytes)
+	}
+	for flag, n := range map[string]int{"--conns-per-host": c.ConnsPerHost, "--conns-per-tenant": c.ConnsPerTenant} {
+		if n < 0 {
+			return settingf("%s %d: want a number of requests, or 0 for no limit", flag, n)
+		}
+	}
+	for flag, n := range map[string]int{"--max-unfinished-per-tenant": c.MaxUnfinished, "--max-running-per-tenant": c.MaxRunning} {
+		if n < 0 {
+			return settingf("%s %d: want a number of exports, or 0 for no limit", flag, n)
+		}
+	}
+	if c.MaxSkew < 0 {
+		return settingf("--max-skew %s: want a duration such as 5s, or 0s for any", c.MaxSkew)
+	}
+	if err := c.SourceLimits.check(); err != nil {
+		return err
+	}
+	if c.MaxHistory < 1 {
+		return settingf("--max-history %d: want at least 1", c.MaxHistory)
+	}
+	for flag, d := range map[string]time.Duration{"--keep-files": c.KeepFiles, "--keep-pages": c.KeepPages, "--keep-history": c.KeepHistory} {
+		if d <= 0 {
+			return settingf("%s %s: want a positive duration such as 12h or 7d", flag, d)
+		}
+	}
+	for _, d := range c.CallbackSchedule {
+		if d <= 0 {
+			return settingf("--callback-schedule %s: want positive durations such as 5s,5m,1h", d)
+		}
+	}
+	if c.PublicURL != "" {
+		u, err := url.Parse(c.PublicURL)
+		if err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {
+			return settingf("--public-url %q: want http://HOST or https://HOST, with an optional path", c.PublicURL)
+		}
+		c.PublicURL = strings.TrimRight(c.PublicURL, "/")
+	}
+	_, err := c.allowed()
+	return err
+}
+
+// allowed are the private ranges that this process may call. Loopback is the
+// default only while nothing but this machine can hand requests in, nor is told
+// where to: else a stranger's export could read what listens here. A public URL
+// says that something on this machine passes requests of others on.
+func (c *Config) allowed() ([]netip.Prefix, error) {
+	if len(c.AllowCIDR) == 0 {
+		if c.reachableFromLoopbackOnly() {
+			return []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}, nil
+		}
+		return nil, nil
+	}
+	if slices.Equal(c.AllowCIDR, []string{"none"}) {
+		return nil, nil
+	}
+	var prefixes []netip.Prefix
+	for _, s := range c.AllowCIDR {
+		p, err := netip.ParsePrefix(strings.TrimSpace(s))
+		if err != nil {
+			return nil, settingf("--allow-cidr %q: want address ranges such as 10.0.0.0/8 or fd00::/8, or none", s)
+		}
+		prefixes = append(prefixes, p.Masked())
+	}
+	return prefixes, nil
+}
+
+func (c *Config) reachableFromLoopbackOnly() bool {
+	if !loopbackAddress(c.HTTP) || c.NATSContext != "" {
+		return false
+	}
+	if u, err := url.Parse(c.PublicURL); c.PublicURL != "" && (err != nil || !loopbackHost(u.Hostname())) {
+		return false
+	}
+	if c.embedded() {
+		return c.NATSListen == "none" || loopbackAddress(c.NATSListen)
+	}
+	for _, s := range c.NATS {
+		if u, err := url.Parse(natsURL(s)); err != nil || !loopbackHost(u.Hostname()) {
+			return false
+		}
+	}
+	return true
+}
+
+func checkAddress(flag, address string) error {
+	_, port, err := net.SplitHostPort(address)
+	if err == nil {
+		_, err = strconv.ParseUint(port, 10, 16)
+	}
+	if err != nil {
+		return settingf("%s %q: want HOST:PORT such as 127.0.0.1:8080", flag, address)
+	}
+	return nil
+}
+
+func loopbackAddress(address string) bool {
+	host, _, err := net.SplitHostPort(address)
+	return err == nil && loopbackHost(host)
+}
+
+// loopbackHost does not ask DNS: a name other than localhost may point
+// anywhere tomorrow.
+func loopbackHost(host string) bool {
+	if host == "localhost" {
+		return true
+	}
+	ip, err := netip.ParseAddr(host)
+	return err == nil && ip.Unmap().IsLoopback()
+}
+
+// ByteSize is a number of bytes. As text it is 4294967296, 4GiB, 512MiB or 10GB.
+type ByteSize int64
+
+// String writes 31457280 as 30.0 MiB.
+func (b ByteSize) String() string {
+	const units = "KMGT"
+	if b < 1<<10 {
+		return strconv.FormatInt(int64(b), 10) + " B"
+	}
+	v, i := float64(b)/1024, 0
+	for v >= 1024 && i < len(units)-1 {
+		v, i = v/1024, i+1
+	}
+	return strconv.FormatFloat(v, 'f', 1, 64) + " " + units[i:i+1] + "iB"
+}
+
+var byteUnits = []struct {
+	suffix string
+	factor float64
+}{
+	{"KIB", 1 << 10}, {"MIB", 1 << 20}, {"GIB", 1 << 30}, {"TIB", 1 << 40},
+	{"KB", 1e3}, {"MB", 1e6}, {"GB", 1e9}, {"TB", 1e12},
+	{"K", 1 << 10}, {"M", 1 << 20}, {"G", 1 << 30}, {"T", 1 << 40}, {"B", 1},
+}
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (b *ByteSize) UnmarshalText(text []byte) error {
+	s, factor := strings.ToUpper(strings.TrimSpace(string(text))), 1.0
+	for _, u := range byteUnits {
+		if rest, ok := strings.CutSuffix(s, u.suffix); ok {
+			s, factor = strings.TrimSpace(rest), u.factor
+			break
+		}
+	}
+	n, err := strconv.ParseFloat(s, 64)
+	if n *= factor; err != nil || !(n >= 0 && n < 1<<62) {
+		return fmt.Errorf("%q is not a size; want a number of bytes such as 4GiB or 500MB", text)
+	}
+	*b = ByteSize(n)
+	return nil
+}
