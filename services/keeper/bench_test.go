@@ -108,11 +108,11 @@ func BenchmarkHistory(b *testing.B) {
 	b.ReportMetric(float64(time.Since(begun).Microseconds())/1000, "idle-pass-ms")
 	s.now = func() time.Time { return time.Now().Add(2 * time.Hour) }
 	begun = time.Now()
-	require.NoError(b, s.expire(b.Context()))
+	require.NoError(b, s.deadlines.expire(b.Context()))
 	b.ReportMetric(float64(time.Since(begun).Microseconds())/(first+further), "expire-µs/export")
-	s.maxHistory = 0
+	s.history.maxExports = 0
 	begun = time.Now()
-	require.NoError(b, s.forget(b.Context()))
+	require.NoError(b, s.history.forget(b.Context(), s.mark))
 	b.ReportMetric(float64(time.Since(begun).Microseconds())/(first+further), "forget-µs/export")
 	counts, err := node.tasks.Counts()
 	require.NoError(b, err)
@@ -146,7 +146,7 @@ func BenchmarkIdlePass(b *testing.B) {
 		require.NoError(b, tasks.Apply(batch))
 	}
 	s := node.sweeper()
-	s.tasks, s.keepPages = tasks, time.Hour
+	s.tasks, s.leftovers.keepPages = tasks, time.Hour
 	passes(b, s, 2)
 	for b.Loop() {
 		passes(b, s, 1)

@@ -3,6 +3,12 @@
 // exports, forgets the oldest exports of a tenant that has too many, and removes files
 // that no export names. It also checks that the finished files are as they were completed.
 //
+// # What it promises
+//
+//   - Nothing goes that an export under way needs; DESIGN.md says why.
+//   - A file is deleted after the event that says so, and never before its time.
+//   - A pass costs as much as there is to remove, not as there is history.
+//
 // Each process with a projection runs one. That several do the same at once is harmless:
 // the fence over the events of an export lets one of them win.
 package keeper
@@ -11,6 +17,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"time"
 
@@ -45,19 +52,51 @@ func (c Config) withDefaults() Config {
 	if c.MaxAge == 0 {
 		c.MaxAge = 72 * time.Hour
 	}
-	c.Log = cmp.Or(c.Log, slog.New(slog.DiscardHandler)).With("service", "keeper")
 	if c.Room == nil {
 		c.Room = func(int64) error { return nil }
 	}
+	c.Log = cmp.Or(c.Log, slog.New(slog.DiscardHandler)).With("service", "keeper")
 	return c
 }
 
+const (
+	// passEvery is the pause between two passes. It is also the least age of what a
+	// pass removes from the streams.
+	passEvery = time.Minute
+	// lookEvery is the pause between two looks at the page stream, its disk and what
+	// tenants have in the log.
+	lookEvery = 2 * time.Second
+	// searchEvery is the pause between two searches for orphans, which read the whole
+	// store, and between two for strays, which list all pages.
+	searchEvery = time.Hour
+	// settle is how long the pages of a completed export stay, for a second assembler
+	// that still reads them.
+	settle = time.Minute
+	// batch bounds the exports that are in memory at once.
+	batch = 64
+)
+
 // Service is the keeper. It is made by [New] and lives through one call of [Service.Run].
 type Service struct {
-	cfg     Config
+	*parts
+	deadlines deadlines
+	leftovers leftovers
+	strays    strays
+	history   history
+	orphans   orphans
+	checks    checks
+
+	passEvery, lookEvery time.Duration
+	mark                 events.PurgeMark // of the pass before; zero in the first one
+}
+
+// parts is what all tasks of the keeper work with.
+type parts struct {
 	streams *events.Streams
 	tasks   *storage.Tasks
 	files   storage.Files
+	log     *slog.Logger
+	now     func() time.Time
 }
 
 // New makes a service. It does no I/O. Streams, tasks and files stay open after Run.
@@ -66,14 +105,108 @@ func New(cfg Config, streams *events.Streams, tasks *storage.Tasks, files storag
 	if cfg.KeepFiles < 0 || cfg.KeepPages < 0 || cfg.MaxHistory < 0 || cfg.MaxAge < 0 {
 		return nil, errors.New("keeper: a duration or number to keep is negative")
 	}
-	return &Service{cfg: cfg.withDefaults(), streams: streams, tasks: tasks, files: files}, nil
+	cfg = cfg.withDefaults()
+	p := &parts{streams: streams, tasks: tasks, files: files, log: cfg.Log, now: time.Now}
+	return &Service{
+		parts:     p,
+		deadlines: deadlines{parts: p, maxAge: cfg.MaxAge},
+		leftovers: leftovers{parts: p, keepPages: cfg.KeepPages, settle: settle, room: cfg.Room, relieved: map[string]uint64{}},
+		strays:    strays{parts: p},
+		history:   history{parts: p, maxExports: cfg.MaxHistory, settle: settle},
+		orphans:   orphans{parts: p, maxAge: cfg.KeepFiles + cfg.MaxAge + orphanAge},
+		checks:    checks{parts: p, sizesEvery: sizesEvery, scrubFirst: scrubFirst, scrubLook: scrubLook, scrubSave: scrubSave, rate: scrubRate},
+		passEvery: passEvery, lookEvery: lookEvery,
+	}, nil
 }
 
 // Run works until ctx ends and then returns nil. It returns an error only if the
 // projection cannot be used; all else is tried again.
 func (s *Service) Run(ctx context.Context) error {
+	select {
+	case <-s.tasks.BoundToLog():
+	case <-ctx.Done():
+		return nil
+	}
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return s.newSweeper().run(ctx) })
-	group.Go(func() error { return s.newFileChecks().run(ctx) })
+	group.Go(func() error { return s.sweep(ctx) })
+	group.Go(func() error { s.checks.run(ctx); return nil })
 	return group.Wait()
+}
+
+// sweep removes what is due until ctx ends.
+func (s *Service) sweep(ctx context.Context) error {
+	tick := time.NewTicker(s.passEvery)
+	defer tick.Stop()
+	look := time.NewTicker(s.lookEvery)
+	defer look.Stop()
+	for pass := true; ; {
+		var err error
+		if pass {
+			err = s.pass(ctx)
+		} else {
+			err = errors.Join(s.leftovers.relieve(ctx), s.history.forget(ctx, s.mark))
+		}
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case errors.Is(err, storage.ErrTasksDamaged), errors.Is(err, storage.ErrTasksClosed):
+			return fmt.Errorf("sweeping: %w", err)
+		case err != nil:
+			s.log.Warn("sweep cut short; the next one continues", "error", err)
+		}
+		select {
+		case <-tick.C:
+			pass = true
+		case <-look.C:
+			pass = false
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// pass removes what is due now. A failure of the file store does not keep the
+// streams from being swept.
+func (s *Service) pass(ctx context.Context) error {
+	if _, err := s.upToDate(ctx); err != nil {
+		return err
+	}
+	mark, err := s.streams.PurgeMark(ctx)
+	if err != nil {
+		return err
+	}
+	if !s.mark.At.IsZero() {
+		err = errors.Join(
+			s.leftovers.purge(ctx, s.mark),
+			s.history.purgeEvents(ctx, s.mark),
+			s.history.forget(ctx, s.mark),
+			s.history.forgetOld(ctx))
+	}
+	err = errors.Join(err,
+		s.deadlines.expire(ctx),
+		s.deadlines.failOverdue(ctx),
+		s.strays.purge(ctx, mark),
+		s.orphans.remove(ctx))
+	s.mark = mark
+	s.tasks.Release()
+	return err
+}
+
+// upToDate waits until the projection has seen the whole log.
+func (p *parts) upToDate(ctx context.Context) (events.LogState, error) {
+	ctx, cancel := context.WithTimeout(ctx, passEvery)
+	defer cancel()
+	log, err := p.streams.LogState(ctx)
+	if err != nil {
+		return log, err
+	}
+	return log, p.tasks.WaitApplied(ctx, log.Last)
+}
+
+// errNotDue ends an Append: another was first.
+var errNotDue = errors.New("not due")
+
+// overtaken reports whether an Append wrote nothing because of what others wrote.
+func overtaken(err error) bool {
+	return errors.Is(err, errNotDue) || errors.Is(err, events.ErrNotAllowed)
 }

@@ -30,6 +30,7 @@ func TestMain(m *testing.M) {
 // node is a keeper of a test that does not run, and a projection that is kept up to date.
 type node struct {
 	*Service
+	cfg  Config
 	stop func() // ends the projection; the test's end does it too
 }
 
@@ -50,9 +51,15 @@ func startOn(t testing.TB, streams *events.Streams, cfg Config) *node {
 	require.NoError(t, err)
 	stop := follow(t, streams, tasks)
 	t.Cleanup(stop)
-	node := &node{Service: s, stop: stop}
+	node := &node{Service: s, cfg: cfg, stop: stop}
 	node.caughtUpTo(t)
 	return node
+}
+
+// another is a keeper with settings, a clock and a memory of its own.
+func (node *node) another() *Service {
+	s, _ := New(node.cfg, node.streams, node.tasks, node.files) // as at the start
+	return s
 }
 
 func openTasks(t testing.TB) *storage.Tasks {

@@ -18,11 +18,10 @@ import (
 	"pgregory.net/rapid"
 )
 
-// sweeper makes one of the test's own on the parts of an ingress, which keeps
-// nothing longer than it must.
-func (node *node) sweeper() *sweeper {
-	s := node.newSweeper()
-	s.settle, s.keepPages = 0, 0
+// sweeper makes another keeper on the node's parts, which keeps nothing longer than it must.
+func (node *node) sweeper() *Service {
+	s := node.another()
+	s.leftovers.settle, s.leftovers.keepPages, s.history.settle = 0, 0, 0
 	return s
 }
 
@@ -59,7 +58,7 @@ func (node *node) underway(t testing.TB, key string) events.Export {
 	return x
 }
 
-func passes(t testing.TB, s *sweeper, n int) {
+func passes(t testing.TB, s *Service, n int) {
 	t.Helper()
 	for range n {
 		require.NoError(t, s.pass(t.Context()))
@@ -109,7 +108,7 @@ func TestSweeperPurgesWhatEndedExportsLeft(t *testing.T) {
 	}
 
 	patient := node.sweeper()
-	patient.keepPages = time.Hour
+	patient.leftovers.keepPages = time.Hour
 	passes(t, patient, 1)
 	for i, c := range cases {
 		require.True(t, left(i), "%s: the first pass has no mark", c.name)
@@ -160,7 +159,7 @@ func TestSweepersExpireFilesOnce(t *testing.T) {
 	node := start(t, srv, Config{})
 	due := time.Now().Add(time.Hour)
 	var exports []events.Export
-	for n := range sweepBatch + 10 {
+	for n := range batch + 10 {
 		exports = append(exports, node.complete(t, testKey(n), "a", []byte("zip"), due))
 	}
 	stays := node.complete(t, testKey(1000), "a", []byte("zip"), due.Add(time.Hour))
@@ -174,7 +173,7 @@ func TestSweepersExpireFilesOnce(t *testing.T) {
 	other := start(t, srv, Config{}).sweeper()
 	other.files = node.files
 	var wg sync.WaitGroup
-	for _, s := range []*sweeper{node.sweeper(), other} {
+	for _, s := range []*Service{node.sweeper(), other} {
 		s.now = func() time.Time { return due }
 		wg.Go(func() {
 			for range 2 {
@@ -275,12 +274,12 @@ func TestSweeperMakesRoom(t *testing.T) {
 		begun = append(begun, x)
 	}
 	s := node.sweeper()
-	s.keepPages = time.Hour
-	roomy, err := s.roomy(t.Context())
+	s.leftovers.keepPages = time.Hour
+	roomy, err := s.leftovers.roomy(t.Context())
 	require.NoError(t, err)
 	require.False(t, roomy)
 	passes(t, s, 2)
-	roomy, err = s.roomy(t.Context())
+	roomy, err = s.leftovers.roomy(t.Context())
 	require.NoError(t, err)
 	require.True(t, roomy)
 	require.Equal(t, []int{1}, node.pages(t, testKey(0), begun[0].RequestedSeq), "what is under way stays")
@@ -295,8 +294,8 @@ func TestSweeperRelievesTheDisk(t *testing.T) {
 	node := start(t, eventstest.Server(t, ""), Config{})
 	var full atomic.Bool
 	s := node.sweeper()
-	s.every, s.relief, s.settle = time.Hour, 5*time.Millisecond, time.Hour
-	s.room = func() error {
+	s.passEvery, s.lookEvery, s.leftovers.settle = time.Hour, 5*time.Millisecond, time.Hour
+	s.leftovers.room = func(int64) error {
 		if full.Load() {
 			return errors.New("the disk is almost full")
 		}
@@ -311,9 +310,9 @@ func TestSweeperRelievesTheDisk(t *testing.T) {
 	node.caughtUpTo(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
-	go func() { ended <- s.run(ctx) }()
+	go func() { ended <- s.Run(ctx) }()
 	left := func(x events.Export) int { return len(node.pages(t, x.Key, x.RequestedSeq)) }
-	require.NoError(t, s.relieve(t.Context()))
+	require.NoError(t, s.leftovers.relieve(t.Context()))
 	require.Positive(t, left(done), "there is room")
 	full.Store(true)
 	require.Eventually(t, func() bool { return left(done) == 0 && left(stopped) == 0 }, 10*time.Second, 5*time.Millisecond)
@@ -345,7 +344,7 @@ func TestSweeperRelievesThePageStream(t *testing.T) {
 	}
 	node.caughtUpTo(t)
 	s := node.sweeper()
-	require.NoError(t, s.relieve(t.Context()))
+	require.NoError(t, s.leftovers.relieve(t.Context()))
 	for n, stays := range []bool{true, false, false, true, true, true, false} {
 		require.Equal(t, stays, len(node.pages(t, testKey(n), begun[n].RequestedSeq)) > 0, n)
 	}
@@ -357,17 +356,17 @@ func TestSweeperRunsUntilTheEnd(t *testing.T) {
 	x := node.underway(t, testKey(1))
 	node.write(t, testKey(1), &events.ExportCancelled{})
 	s := node.sweeper()
-	s.every = 20 * time.Millisecond
+	s.passEvery = 20 * time.Millisecond
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
-	go func() { done <- s.run(ctx) }()
+	go func() { done <- s.Run(ctx) }()
 	require.Eventually(t, func() bool { return len(node.pages(t, testKey(1), x.RequestedSeq)) == 0 }, 10*time.Second, 5*time.Millisecond)
 	cancel()
 	require.NoError(t, <-done)
 
 	unbound := node.sweeper()
 	unbound.tasks = openTasks(t)
-	require.NoError(t, unbound.run(ctx), "without a projection it only waits")
+	require.NoError(t, unbound.Run(ctx), "without a projection it only waits")
 
 	broken := node.sweeper()
 	closed, err := storage.OpenTasks(t.TempDir() + "/tasks.db")
@@ -375,7 +374,7 @@ func TestSweeperRunsUntilTheEnd(t *testing.T) {
 	follow(t, node.streams, closed)()
 	require.NoError(t, closed.Close())
 	broken.tasks = closed
-	require.ErrorIs(t, broken.run(t.Context()), storage.ErrTasksClosed)
+	require.ErrorIs(t, broken.Run(t.Context()), storage.ErrTasksClosed)
 }
 
 func TestSweeperFailsWhatStaysUnfinished(t *testing.T) {
@@ -421,7 +420,7 @@ func TestSweeperPurgesStrays(t *testing.T) {
 	passes(t, s, 2)
 	require.True(t, node.sealed(t, testKey(3)), "the search is rare")
 
-	hourLater := func() { s.strayMark.At = s.strayMark.At.Add(-2 * sweepFilesEvery) }
+	hourLater := func() { s.strays.mark.At = s.strays.mark.At.Add(-2 * searchEvery) }
 	hourLater()
 	passes(t, s, 1)
 	require.Equal(t, []int{57}, node.pages(t, testKey(1), x.RequestedSeq), "it came after the search before")
@@ -451,10 +450,10 @@ func TestNoFileGoesBeforeItsTime(t *testing.T) {
 		round++
 		base := time.Now()
 		key := func(n int) string { return testKey(round*100 + n) }
-		sweepers := []*sweeper{node.sweeper(), other.sweeper()}
+		sweepers := []*Service{node.sweeper(), other.sweeper()}
 		offset := time.Duration(0)
 		for _, s := range sweepers {
-			s.files, s.maxAge = node.files, 10_000*time.Hour
+			s.files, s.deadlines.maxAge = node.files, 10_000*time.Hour
 			s.now = func() time.Time { return base.Add(offset) }
 		}
 		forgot := false                  // an export, before its time
@@ -496,22 +495,22 @@ func TestNoFileGoesBeforeItsTime(t *testing.T) {
 					try(k, &events.ExportExpired{})
 				}
 			case 8:
-				require.NoError(rt, s.expire(bg))
+				require.NoError(rt, s.deadlines.expire(bg))
 			case 9:
-				s.filesSwept = time.Time{}
-				require.NoError(rt, s.sweepFiles(bg))
+				s.orphans.searched = time.Time{}
+				require.NoError(rt, s.orphans.remove(bg))
 			case 10:
 				offset += time.Duration(rapid.IntRange(1, 60).Draw(rt, "later")) * time.Hour
 			case 11:
 				require.NoError(rt, s.pass(bg))
 			case 12: // keys are purged, by one that keeps nothing longer than it must
 				s.mark.At = time.Now()
-				require.NoError(rt, s.purgeEvents(bg))
+				require.NoError(rt, s.history.purgeEvents(bg, s.mark))
 			case 13: // a tenant has too many
 				s.mark.At = time.Now()
-				s.maxHistory = rapid.IntRange(0, 3).Draw(rt, "most")
-				require.NoError(rt, s.forget(bg))
-				s.maxHistory = 1000
+				s.history.maxExports = rapid.IntRange(0, 3).Draw(rt, "most")
+				require.NoError(rt, s.history.forget(bg, s.mark))
+				s.history.maxExports = 1000
 				forgot = true
 			}
 			for n := range 4 {
@@ -528,7 +527,7 @@ func TestNoFileGoesBeforeItsTime(t *testing.T) {
 		}
 		// In the end nothing is left of what is over.
 		for _, s := range sweepers {
-			s.filesSwept = time.Time{}
+			s.orphans.searched = time.Time{}
 			require.NoError(rt, s.pass(bg))
 			require.NoError(rt, s.pass(bg))
 		}
@@ -539,7 +538,7 @@ func TestNoFileGoesBeforeItsTime(t *testing.T) {
 		node.other(t, round)
 		for range 3 {
 			for _, s := range sweepers {
-				s.filesSwept, s.maxHistory = time.Time{}, 0 // all is forgotten, which one of them has begun with
+				s.orphans.searched, s.history.maxExports = time.Time{}, 0 // all is forgotten, which one of them has begun with
 				other.caughtUpTo(rt)
 				require.NoError(rt, s.pass(bg))
 			}

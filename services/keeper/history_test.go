@@ -45,7 +45,7 @@ func TestSettledKeysArePurgedToOneEvent(t *testing.T) {
 	sum := node.digest(t)
 
 	patient := node.sweeper()
-	patient.settle = time.Hour
+	patient.history.settle = time.Hour
 	passes(t, patient, 2)
 	require.Equal(t, []int{5, 2, 3, 2, 3}, counts(), "not before its time")
 	s := node.sweeper()
@@ -91,8 +91,8 @@ func TestATenantForgetsItsOldestSettledExports(t *testing.T) {
 	first := node.read(t, events.DefaultTenant, testKey(2))
 
 	s := node.sweeper()
-	s.maxHistory, s.keepPages = 4, time.Hour
-	require.NoError(t, s.forget(t.Context()))
+	s.history.maxExports, s.leftovers.keepPages = 4, time.Hour
+	require.NoError(t, s.history.forget(t.Context(), s.mark))
 	require.True(t, node.knows(t, 2), "there is no mark yet")
 	passes(t, s, 2)
 	node.caughtUpTo(t)
@@ -123,7 +123,7 @@ func TestATenantForgetsItsOldestSettledExports(t *testing.T) {
 	require.Equal(t, node.rebuilt(t), node.digest(t))
 
 	// What cannot be forgotten counts, and stays.
-	s.maxHistory = 1
+	s.history.maxExports = 1
 	passes(t, s, 1)
 	node.other(t, 2)
 	passes(t, s, 1)
@@ -171,7 +171,7 @@ func TestATenantForgetsWhatTakesMoreThanHalfOfTheLog(t *testing.T) {
 	log := node.caughtUpTo(t)
 	u, err := node.tasks.Usage(events.DefaultTenant)
 	require.NoError(t, err)
-	require.False(t, u.TooMuch(log.Space, s.maxHistory))
+	require.False(t, u.TooMuch(log.Space, s.history.maxExports))
 	require.Greater(t, u.Bytes, int64(limit)*2/5, "no more goes than must")
 	require.InDelta(t, log.Space.Used, u.Bytes, limit/10, "what is counted is about what the log holds")
 	require.False(t, node.knows(t, 0))
@@ -191,14 +191,14 @@ func TestForgettingIsTheSameOnTwoIngresses(t *testing.T) {
 	due := time.Now().Add(time.Hour)
 	a, b := node.sweeper(), other.sweeper()
 	b.files = node.files
-	for _, s := range []*sweeper{a, b} {
-		s.maxHistory = 5
+	for _, s := range []*Service{a, b} {
+		s.history.maxExports = 5
 		passes(t, s, 1)
 	}
 	marks := 0
 	same := func(known ...int) {
 		t.Helper()
-		for _, s := range []*sweeper{a, b, a} { // and what was the newest event
+		for _, s := range []*Service{a, b, a} { // and what was the newest event
 			node.other(t, marks)
 			marks++
 			other.caughtUpTo(t)
@@ -229,7 +229,7 @@ func TestForgettingIsTheSameOnTwoIngresses(t *testing.T) {
 	for n := 10; n < 50; n++ {
 		node.complete(t, testKey(n), "a", []byte("zip"), due)
 	}
-	for _, s := range []*sweeper{a, b} {
+	for _, s := range []*Service{a, b} {
 		wg.Go(func() {
 			for range 3 {
 				if err := s.pass(t.Context()); err != nil {
@@ -270,7 +270,7 @@ func TestACrashWhileForgetting(t *testing.T) {
 	_, err := again.tasks.Get(last.Key)
 	require.NoError(t, err, "a projection that is made from the log knows it")
 	s := again.sweeper()
-	s.maxHistory = 0
+	s.history.maxExports = 0
 	passes(t, s, 2)
 	require.Equal(t, events.StateNone, again.read(t, last.Tenant, last.Key).State)
 	require.Equal(t, node.digest(t), again.digest(t))
@@ -287,7 +287,7 @@ func TestRejectionsPushOutOnlyTheTenantsOwn(t *testing.T) {
 	}
 	node.other(t, 1)
 	s := node.sweeper()
-	s.maxHistory = 10
+	s.history.maxExports = 10
 	passes(t, s, 2)
 	u, err := node.tasks.Usage("shop")
 	require.NoError(t, err)
@@ -339,14 +339,14 @@ func TestFilesOfUnknownExports(t *testing.T) {
 	}
 	s := node.sweeper()
 	left := func(at time.Time) (list []bool) {
-		s.now, s.filesSwept = func() time.Time { return at }, time.Time{}
-		require.NoError(t, s.sweepFiles(t.Context()))
+		s.now, s.orphans.searched = func() time.Time { return at }, time.Time{}
+		require.NoError(t, s.orphans.remove(t.Context()))
 		for _, store := range stores {
 			list = append(list, node.has(t, store))
 		}
 		return list
 	}
-	ancient := made.Add(s.keepFiles + s.maxAge + orphanAge)
+	ancient := made.Add(s.orphans.maxAge)
 	require.Equal(t, []bool{true, true, true, true}, left(ancient))
 	require.Equal(t, []bool{false, false, true, true}, left(ancient.Add(time.Second)))
 }

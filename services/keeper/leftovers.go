@@ -1,0 +1,184 @@
+package keeper
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"sheaf/events"
+	"sheaf/storage"
+)
+
+const (
+	// maxRelieved bounds the exports whose pages go at one look.
+	maxRelieved = 1024
+	// crowded is the part of the page stream above which the pages of ended exports go
+	// before their time, oldest first. It is less than what keeps crawls from beginning.
+	crowded = 0.6
+	// largestPage is the room on the disk below which they go too: the server writes a
+	// large page twice.
+	largestPage = 2 * 64 << 20
+)
+
+// leftovers removes the pages and sealed headers of ended exports.
+type leftovers struct {
+	*parts
+	keepPages time.Duration // of failed and cancelled exports
+	settle    time.Duration
+	room      func(bytes int64) error
+	relieved  map[string]uint64 // TerminalSeq of exports whose pages went since there was room, by key
+}
+
+// purge removes what is old enough, up to a mark.
+func (l *leftovers) purge(ctx context.Context, mark events.PurgeMark) error {
+	remove := func(x events.Export) error {
+		err := l.streams.PurgeEnded(ctx, x, mark)
+		if errors.Is(err, events.ErrNotAllowed) {
+			return nil // it began again, and comes back when it ends
+		}
+		return err
+	}
+	never := func() (bool, error) { return false, nil }
+	if err := l.removeEnded(storage.LeftoverDone, mark.At.Add(-l.settle), never, remove); err != nil {
+		return err
+	}
+	if err := l.removeEnded(storage.LeftoverStopped, mark.At.Add(-l.keepPages), never, remove); err != nil {
+		return err
+	}
+	return l.removeEnded(storage.LeftoverStopped, mark.At.Add(-l.settle), func() (bool, error) { return l.roomy(ctx) }, remove)
+}
+
+// removeEnded calls remove for exports that have left something behind since before a
+// time, oldest first, until there are none or enough says so before a batch.
+func (p *parts) removeEnded(kind storage.Leftover, before time.Time, enough func() (bool, error), remove func(events.Export) error) error {
+	for {
+		if done, err := enough(); done || err != nil {
+			return err
+		}
+		list, err := p.tasks.Ended(kind, before, batch)
+		if err != nil || len(list) == 0 {
+			return err
+		}
+		for i, x := range list {
+			if err := remove(x); err != nil {
+				return errors.Join(err, p.tasks.Cleared(kind, list[:i]))
+			}
+		}
+		if err := p.tasks.Cleared(kind, list); err != nil {
+			return err
+		}
+	}
+}
+
+// relieve removes pages while the page stream is crowded or its disk has no room for a
+// large page, without waiting for a pass: first those of completed exports, then those
+// that stopped ones keep for a retry, oldest first, until there is room. A second assembler
+// of a completed export that still reads finds the pages gone, and that the export has
+// ended. The marks that a pass waits for protect what an ingress saves before its event; so
+// relieve removes nothing that an ingress saves: neither headers nor rows that came with a
+// request.
+func (l *leftovers) relieve(ctx context.Context) error {
+	if roomy, err := l.roomy(ctx); roomy || err != nil {
+		clear(l.relieved)
+		return err
+	}
+	mark, err := l.streams.PurgeMark(ctx)
+	if err != nil {
+		return err
+	}
+	for _, kind := range []storage.Leftover{storage.LeftoverDone, storage.LeftoverStopped} {
+		list, err := l.tasks.Ended(kind, l.now(), maxRelieved)
+		if err != nil {
+			return err
+		}
+		purged := 0
+		for _, x := range list {
+			if x.Request.SourceType != events.SourceHTTP || l.relieved[x.Key] == x.TerminalSeq {
+				continue
+			}
+			if kind == storage.LeftoverStopped {
+				if roomy, err := l.roomy(ctx); err != nil {
+					return err
+				} else if roomy {
+					break
+				}
+			}
+			if err := l.streams.PurgeEndedPages(ctx, x, mark); err != nil && !errors.Is(err, events.ErrNotAllowed) {
+				return err
+			}
+			l.relieved[x.Key] = x.TerminalSeq
+			purged++
+		}
+		if purged > 0 {
+			l.log.Info("pages purged to make room", "exports", purged)
+		}
+	}
+	return nil
+}
+
+// roomy reports whether there is room for the pages of new exports.
+func (l *leftovers) roomy(ctx context.Context) (bool, error) {
+	if l.room(largestPage) != nil {
+		return false, nil
+	}
+	space, err := l.streams.PageSpace(ctx)
+	return space.Limit <= 0 || float64(space.Used) <= crowded*float64(space.Limit), err
+}
+
+// strays removes pages and private values that came after their export was cleared, or
+// that no export ever named: a crawler or an ingress was cut off for a while.
+type strays struct {
+	*parts
+	mark events.PurgeMark // of the search before; zero in the first one
+}
+
+// purge searches once an hour. It stops at the mark of the search before.
+func (s *strays) purge(ctx context.Context, mark events.PurgeMark) error {
+	if mark.At.Sub(s.mark.At) < searchEvery {
+		return nil
+	}
+	if !s.mark.At.IsZero() {
+		holders, err := s.streams.Holders(ctx)
+		if err != nil {
+			return err
+		}
+		purged := 0
+		for _, h := range holders {
+			err := s.purgeOne(ctx, h)
+			switch {
+			case err == nil:
+				purged++
+			case !overtaken(err):
+				return err
+			}
+		}
+		if purged > 0 {
+			s.log.Info("stray pages or headers purged", "exports", purged)
+		}
+	}
+	s.mark = mark
+	return nil
+}
+
+// purgeOne purges what is kept of one key, unless its export is under way or is yet to
+// be cleared.
+func (s *strays) purgeOne(ctx context.Context, h events.Holder) error {
+	x, err := s.tasks.Get(h.Key)
+	if errors.Is(err, storage.ErrUnknownKey) || err == nil && x.Tenant != h.Tenant {
+		return s.streams.PurgeUnknown(ctx, h, s.mark)
+	}
+	if err != nil {
+		return err
+	}
+	if !x.State.Terminal() {
+		return errNotDue
+	}
+	cleared, err := s.tasks.IsCleared(&x)
+	if err != nil {
+		return err
+	}
+	if !cleared {
+		return errNotDue
+	}
+	return s.streams.PurgeEnded(ctx, x, s.mark)
+}
