@@ -31,8 +31,10 @@ const (
 	answerFor  = time.Second
 )
 
-// reasonTimeout is the reason of an attempt that nobody answered.
-const reasonTimeout = "timeout"
+const (
+	reasonTimeout = "timeout"
+	reasonBusy    = "not attempted in time: the host did not answer, or too many callbacks waited for it"
+)
 
 // outcome is what came of one attempt.
 type outcome struct {
@@ -43,33 +45,28 @@ type outcome struct {
 	retryAfter time.Duration
 	elapsed    time.Duration
 	silent     bool // no answer within the timeout
-
-	gaveWay bool // cut off because newer attempts had no room
-	aborted bool // cut off by the drain; the receiver is not to blame
+	aborted    bool // cut off by the drain; the receiver is not to blame
 }
 
-func (o outcome) delivered() bool { return o.reason == "" && !o.gaveWay && !o.aborted }
+func (o outcome) delivered() bool { return o.reason == "" && !o.aborted }
 
 // deliver makes one attempt. It ends early when ctx does.
-func (s *Service) deliver(ctx context.Context, a *attempt, x events.Export) outcome {
+func (s *Service) deliver(ctx context.Context, x *events.Export) outcome {
 	o := outcome{attempt: x.Callback.Attempts + 1}
-	body, err := s.bodies.of(&x)
+	body, err := s.bodies.of(x)
 	if err != nil {
 		o.reason, o.final = "the body could not be made", true
 		return o
 	}
 	begin := time.Now()
 	if strings.HasPrefix(x.Request.Callback, "nats:") {
-		s.publish(ctx, &x, body, &o)
+		s.publish(ctx, x, body, &o)
 	} else {
-		s.post(ctx, &x, body, &o)
+		s.post(ctx, x, body, &o)
 	}
 	o.elapsed = time.Since(begin)
-	// What the receiver answered counts, also of an attempt that was cut off.
-	if ctx.Err() != nil && o.reason != "" && !o.final && o.status == 0 {
-		o.gaveWay = s.hosts.wasCut(a)
-		o.aborted = !o.gaveWay
-	}
+	// An answer counts, even if the attempt was cut off after it.
+	o.aborted = ctx.Err() != nil && o.reason != "" && !o.final && o.status == 0
 	return o
 }
 

@@ -3,222 +3,244 @@ package notifier
 import (
 	"context"
 	"fmt"
+	"slices"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/semaphore"
 	"pgregory.net/rapid"
 )
 
-// entered counts an attempt in that must be admitted.
-func entered(t require.TestingT, hs *hosts, host string) *attempt {
-	a, err := hs.enter(host, attemptWeight)
+var timedOut, answered = outcome{silent: true, reason: reasonTimeout}, outcome{status: 500, reason: "HTTP 500"}
+
+// enter gives a callback its turn, or a place in the queue.
+func enter(t require.TestingT, hs *hosts, host string) *turn {
+	turn, err := hs.enter(host, callbackWeight)
 	require.NoError(t, err)
-	return a
+	return turn
 }
 
-func TestAKeyIsLookedAtByOne(t *testing.T) {
-	t.Parallel()
-	hs := newHosts(4, time.Second)
-	require.True(t, hs.claim("a"))
-	require.False(t, hs.claim("a"))
-	require.True(t, hs.claim("b"))
-	hs.unclaim("a")
-	require.True(t, hs.claim("a"))
-}
-
-func TestHostsGiveTurnsInOrder(t *testing.T) {
-	t.Parallel()
-	hs := newHosts(2, time.Second)
-	var all []*attempt
-	for i := range 2 + hostQueue {
-		all = append(all, entered(t, hs, "h:1"))
-		require.Equal(t, i >= 2, hs.queued(all[i]))
-	}
-	_, err := hs.enter("h:1", attemptWeight)
+func refused(t require.TestingT, hs *hosts, host string) {
+	_, err := hs.enter(host, callbackWeight)
 	require.ErrorIs(t, err, errPutOff)
-	other := entered(t, hs, "h:2")
-	require.False(t, hs.queued(other), "another host is not concerned")
-	gone, cancel := context.WithCancel(t.Context())
-	cancel()
-	require.ErrorIs(t, hs.awaitTurn(gone, all[3]), context.Canceled)
-	hs.leave(all[3], outcome{}) // one that waits no longer loses its place
-	hs.leave(all[0], outcome{})
-	require.NoError(t, hs.awaitTurn(t.Context(), all[2]))
-	hs.leave(all[1], outcome{})
-	require.NoError(t, hs.awaitTurn(t.Context(), all[4]))
-	require.True(t, hs.queued(all[5]))
 }
 
-func TestTheLongestQueueGivesWay(t *testing.T) {
+func TestAHostGivesTurnsInOrder(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		hs := newHosts(2, time.Second)
+		running := []*turn{enter(t, hs, "h:1"), enter(t, hs, "h:1")}
+		gone, cancel := context.WithCancel(t.Context())
+		var waiting, order []*turn
+		for i := range maxHostWaiting {
+			w := enter(t, hs, "h:1")
+			require.True(t, w.waits)
+			waiting = append(waiting, w)
+			ctx := t.Context()
+			if i == 1 {
+				ctx = gone
+			}
+			go func() {
+				if hs.wait(ctx, w) == nil {
+					order = append(order, w)
+				} else {
+					hs.leave(w, outcome{aborted: true})
+				}
+			}()
+			synctest.Wait()
+		}
+		refused(t, hs, "h:1")
+		require.False(t, enter(t, hs, "h:2").waits, "another host is not concerned")
+		cancel() // one that waits no longer loses its place
+		synctest.Wait()
+		for _, next := range slices.Delete(waiting, 1, 2) {
+			hs.leave(running[0], answered)
+			synctest.Wait()
+			require.Same(t, next, order[len(order)-1])
+			running = append(running[1:], next)
+		}
+	})
+}
+
+func TestQueuesOfAllHostsAreBounded(t *testing.T) {
 	t.Parallel()
 	hs := newHosts(1, time.Second)
-	fill := func(host string, waiting int) (last *attempt) {
-		for range 1 + waiting {
-			last = entered(t, hs, host)
+	for i := 0; hs.waiting < maxWaiting; i++ {
+		for range 1 + maxHostWaiting {
+			enter(t, hs, fmt.Sprint("slow:", i))
 		}
-		return last
 	}
-	newest := fill("long:0", hostQueue)
-	for i := 1; hs.waiting < mostWaiting; i++ {
-		fill(fmt.Sprintf("long:%d", i), min(hostQueue-1, mostWaiting-hs.waiting))
-	}
-	fill("short:1", 1)
-	require.Equal(t, mostWaiting, hs.waiting)
-	require.ErrorIs(t, hs.awaitTurn(t.Context(), newest), errPutOff)
-	hs.leave(newest, outcome{})
-	require.Equal(t, mostWaiting, hs.waiting)
-	_, err := hs.enter("long:0", attemptWeight)
-	require.ErrorIs(t, err, errPutOff, "it has the longest queue")
+	require.False(t, enter(t, hs, "other:1").waits, "a free host needs no queue")
+	refused(t, hs, "other:1")
 }
 
-func TestTheOldestUnansweredGivesWay(t *testing.T) {
+// After three timeouts in a row one callback at a time finds out whether the host answers
+// again, after growing pauses.
+func TestASilentHostIsProbed(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		hs := newHosts(4, 15*time.Second)
+		for range maxFailures - 1 {
+			hs.leave(enter(t, hs, "h:1"), timedOut)
+		}
+		hs.leave(enter(t, hs, "h:1"), answered) // of any kind
+		for range maxFailures - 1 {
+			hs.leave(enter(t, hs, "h:1"), timedOut)
+		}
+		hs.leave(enter(t, hs, "h:1"), outcome{aborted: true}) // says nothing about the host
+		probe := enter(t, hs, "h:1")
+		for _, pause := range []time.Duration{15, 30, 60, 120, 240, 300, 300} {
+			hs.leave(probe, timedOut)
+			<-time.After(pause*time.Second - time.Millisecond)
+			refused(t, hs, "h:1")
+			hs.leave(enter(t, hs, "other:1"), answered)
+			<-time.After(time.Millisecond)
+			probe = enter(t, hs, "h:1")
+			refused(t, hs, "h:1") // one probe
+		}
+		hs.leave(probe, answered)
+		require.False(t, enter(t, hs, "h:1").waits)
+		require.False(t, enter(t, hs, "h:1").waits)
+	})
+}
+
+// Callbacks that wait for a host are put off when its breaker opens.
+func TestAQueueEndsWhenItsHostIsSilent(t *testing.T) {
+	t.Parallel()
+	hs := newHosts(maxFailures, time.Second)
+	var running []*turn
+	for range maxFailures {
+		running = append(running, enter(t, hs, "h:1"))
+	}
+	waits := enter(t, hs, "h:1")
+	for _, r := range running[:maxFailures-1] {
+		hs.leave(r, timedOut)
+	}
+	require.NoError(t, hs.wait(t.Context(), waits))
+	last := enter(t, hs, "h:1")
+	hs.leave(running[maxFailures-1], timedOut)
+	hs.leave(waits, timedOut)
+	hs.leave(last, timedOut)
+	refused(t, hs, "h:1")
+	require.Zero(t, hs.byName["h:1"].callbacks)
+}
+
+func TestSilentHostsTakeNoRoomFromOthers(t *testing.T) {
 	t.Parallel()
 	hs := newHosts(4, time.Second)
-	hs.most, hs.patience = 2*attemptWeight, 50*time.Millisecond
-	begin := func(host string) (*attempt, context.Context) {
-		a := entered(t, hs, host)
-		ctx, err := hs.begin(t.Context(), t.Context(), a)
-		require.NoError(t, err)
-		return a, ctx
+	hs.room, hs.silent = semaphore.NewWeighted(2*callbackWeight), semaphore.NewWeighted(callbackWeight)
+	for _, host := range []string{"a:1", "b:1"} {
+		hs.leave(enter(t, hs, host), timedOut)
 	}
-	a, actx := begin("a:1")
-	b, bctx := begin("b:1")
-	c, cctx := begin("c:1")
-	require.GreaterOrEqual(t, time.Since(a.begun), hs.patience, "it had its time")
-	require.Error(t, actx.Err())
-	require.True(t, hs.wasCut(a))
-	require.NoError(t, bctx.Err())
-	hs.leave(a, outcome{attempt: 1, gaveWay: true})
-	hs.leave(b, outcome{attempt: 1})
-	begin("d:1")
-	require.NoError(t, cctx.Err(), "there was room")
-	hs.leave(c, outcome{attempt: 1, silent: true})
-
-	// Silent hosts have one attempt at a time, in room of their own.
-	a, actx = begin("a:1")
-	require.True(t, hs.queued(entered(t, hs, "a:1")))
-	begin("e:1")
-	e, _ := begin("f:1")
-	require.NoError(t, actx.Err())
-	hs.leave(e, outcome{})
-	hs.silently = attemptWeight
-	c = entered(t, hs, "c:1")
-	_, err := hs.begin(t.Context(), t.Context(), c)
-	require.ErrorIs(t, err, errPutOff)
-	hs.leave(c, outcome{})
-	require.Contains(t, hs.silent, "c:1", "nobody asked it")
-
-	// An answer, of any kind, ends the silence.
-	hs.leave(a, outcome{attempt: 2, status: 500, reason: "HTTP 500"})
-	require.NotContains(t, hs.silent, "a:1")
+	silent := enter(t, hs, "a:1")
+	refused(t, hs, "b:1")
+	enter(t, hs, "c:1")
+	d := enter(t, hs, "d:1")
+	refused(t, hs, "e:1")
+	hs.leave(d, answered)
+	enter(t, hs, "e:1")
+	hs.leave(silent, answered)
+	enter(t, hs, "b:1")
 }
 
-func TestBeginEndsWithItsContext(t *testing.T) {
-	t.Parallel()
-	hs := newHosts(4, time.Second)
-	hs.most, hs.patience = attemptWeight, time.Hour
-	_, err := hs.begin(t.Context(), t.Context(), entered(t, hs, "a:1"))
-	require.NoError(t, err)
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
-	defer cancel()
-	b := entered(t, hs, "b:1")
-	_, err = hs.begin(ctx, t.Context(), b)
-	require.ErrorIs(t, err, context.DeadlineExceeded)
-	hs.leave(b, outcome{})
-	require.Equal(t, attemptWeight, hs.weight)
-}
-
-// What is put off for one silent host comes back over as long as that host
-// needs, and holds up no other's.
+// What is put off for a silent host comes back spread over the pause.
 func TestPutOffIsSpread(t *testing.T) {
 	t.Parallel()
 	hs := newHosts(4, 15*time.Second)
-	hs.markSilent("dead:1")
+	for range maxFailures {
+		hs.leave(enter(t, hs, "dead:1"), timedOut)
+	}
+	hs.byName["dead:1"].pausedUntil = time.Now().Add(maxPause)
 	now := time.Now()
 	within := map[time.Duration]int{}
 	for range 3000 {
 		wait := hs.putOff("dead:1").Sub(now)
-		require.GreaterOrEqual(t, wait, postponeLeast)
-		require.Less(t, wait, postponeLeast+postponeSilent+postponeMost)
+		require.Greater(t, wait, maxPause-time.Second)
+		require.Less(t, wait, 2*maxPause+time.Second)
 		within[wait.Truncate(time.Minute)]++
 	}
 	for minute, n := range within {
-		require.Less(t, n, 400, "%v", minute)
+		require.Less(t, n, 800, "%v", minute)
 	}
-	require.Less(t, hs.putOff("other:1").Sub(now), postponeMost+time.Second)
+	require.Less(t, hs.putOff("other:1").Sub(now), minPutOff+putOffSpread+time.Second)
 }
 
 func TestSilentHostsAreBounded(t *testing.T) {
 	t.Parallel()
 	hs := newHosts(4, time.Second)
-	for i := range mostSilentHosts + 10 {
-		hs.markSilent(fmt.Sprint(i))
+	running := enter(t, hs, "running")
+	for i := range maxHosts + 10 {
+		hs.leave(enter(t, hs, fmt.Sprint(i)), timedOut)
 	}
-	require.Len(t, hs.silent, mostSilentHosts)
+	require.Len(t, hs.byName, maxHosts)
+	hs.leave(running, answered)
+	require.Len(t, hs.byName, maxHosts-1)
 }
 
-// Whatever attempts come and go, the counts agree with what is inside, no bound
-// is passed, and nothing is left when all have left.
+// Whatever callbacks come and go, no bound is passed, and nothing is left when all
+// have left.
 func TestHostsKeepCount(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
-		hs := newHosts(2, time.Second)
-		hs.most, hs.silently, hs.patience = 4*attemptWeight, 2*attemptWeight, 0
-		begun := map[*attempt]bool{}
-		var inside []*attempt
+		const room, silent = 4 * callbackWeight, 2 * callbackWeight
+		hs := newHosts(2, time.Nanosecond) // pauses are over at once
+		hs.room, hs.silent = semaphore.NewWeighted(room), semaphore.NewWeighted(silent)
+		var inside []*turn
 		for range rapid.IntRange(1, 80).Draw(t, "steps") {
 			if len(inside) > 0 && rapid.Bool().Draw(t, "leave") {
 				i := rapid.IntRange(0, len(inside)-1).Draw(t, "which")
-				a := inside[i]
+				left := inside[i]
 				inside = append(inside[:i], inside[i+1:]...)
-				o := outcome{attempt: 1, silent: rapid.Bool().Draw(t, "silent")}
-				if !begun[a] {
-					o = outcome{}
+				if left.waits {
+					gone, cancel := context.WithCancel(context.Background())
+					cancel()
+					_ = hs.wait(gone, left)
 				}
-				hs.leave(a, o)
+				hs.leave(left, outcome{silent: rapid.Bool().Draw(t, "silent")})
 			} else {
-				weight := attemptWeight * rapid.IntRange(1, 9).Draw(t, "weight")
-				a, err := hs.enter(rapid.SampledFrom([]string{"a", "b", "c"}).Draw(t, "host"), weight)
-				require.NoError(t, err)
-				inside = append(inside, a)
-			}
-			for _, a := range inside {
-				if begun[a] || hs.queued(a) {
-					continue
-				}
-				if _, err := hs.begin(context.Background(), context.Background(), a); err == nil {
-					begun[a] = true
+				weight := callbackWeight * rapid.Int64Range(1, 3).Draw(t, "weight")
+				if a, err := hs.enter(rapid.SampledFrom([]string{"a", "b", "c"}).Draw(t, "host"), weight); err == nil {
+					inside = append(inside, a)
 				}
 			}
-			weight, quiet, waiting := 0, 0, 0
-			turns := map[string]int{}
+			var weights [2]int64
+			waiting := 0
+			running := map[string]int{}
 			for _, a := range inside {
-				if a.element != nil {
-					weight += a.weight
-				}
-				if a.quiet {
-					quiet += a.weight
-				}
-				if a.hasTurn {
-					turns[a.host.name]++
-				} else {
+				switch a.room {
+				case nil:
 					waiting++
+					continue
+				case hs.room:
+					weights[0] += a.weight
+				case hs.silent:
+					weights[1] += a.weight
 				}
+				running[a.name]++
 			}
-			require.Equal(t, weight, hs.weight)
-			require.Equal(t, quiet, hs.quiet)
+			require.LessOrEqual(t, weights[0], int64(room))
+			require.LessOrEqual(t, weights[1], int64(silent))
 			require.Equal(t, waiting, hs.waiting)
-			require.LessOrEqual(t, weight, hs.most)
-			require.LessOrEqual(t, quiet, hs.silently)
-			for name, n := range turns {
+			for name, n := range running {
 				require.LessOrEqual(t, n, 2, name)
 			}
 		}
 		for _, a := range inside {
-			hs.leave(a, outcome{})
+			if a.waits {
+				gone, cancel := context.WithCancel(context.Background())
+				cancel()
+				_ = hs.wait(gone, a)
+			}
+			hs.leave(a, answered)
 		}
-		require.Empty(t, hs.byName)
-		require.Zero(t, hs.weight+hs.quiet+hs.waiting+hs.running.Len())
+		for name, h := range hs.byName {
+			require.NotZero(t, h.failures, name)
+			require.Zero(t, h.callbacks+h.waiting)
+		}
+		require.Zero(t, hs.waiting)
+		require.True(t, hs.room.TryAcquire(room))
+		require.True(t, hs.silent.TryAcquire(silent))
 	})
 }

@@ -29,6 +29,8 @@ import (
 	"time"
 
 	"sheaf/events"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // Config bounds the deliveries.
@@ -57,6 +59,7 @@ var (
 	errHandedBack = errors.New("attempt given up to drain")
 	errOvertaken  = errors.New("another notifier recorded this attempt first")
 	errNothing    = errors.New("nothing is due")
+	errBusy       = errors.New("an attempt at this callback is under way")
 	errMoved      = errors.New("the export has moved on since it was read")
 )
 
@@ -67,6 +70,7 @@ type Service struct {
 	client   Client
 	bodies   bodies
 	hosts    *hosts
+	claimed  sync.Map // tenant.key of the exports that are looked at
 	drainFor time.Duration
 }
 
@@ -93,26 +97,11 @@ func New(cfg Config, streams *events.Streams, client Client) (*Service, error) {
 			return nil, fmt.Errorf("notifier: pause %d of the callback schedule is %v, want more than 0", i+1, d)
 		}
 	}
-	for _, v := range []struct {
-		name  string
-		value *time.Duration
-		or    time.Duration
-	}{{"timeout", &cfg.Timeout, 15 * time.Second}, {"keep-history", &cfg.KeepHistory, 168 * time.Hour}} {
-		if *v.value == 0 {
-			*v.value = v.or
-		}
-		if *v.value < 0 {
-			return nil, fmt.Errorf("notifier: %s is %v, want more than 0", v.name, *v.value)
-		}
-	}
-	if cfg.Slots == 0 {
-		cfg.Slots = 64
-	}
-	if cfg.PerHost == 0 {
-		cfg.PerHost = 4
-	}
-	if cfg.Slots < 0 || cfg.PerHost < 0 {
-		return nil, fmt.Errorf("notifier: %d slots and %d attempts per host, want more than 0", cfg.Slots, cfg.PerHost)
+	cfg.Timeout = cmp.Or(cfg.Timeout, 15*time.Second)
+	cfg.KeepHistory = cmp.Or(cfg.KeepHistory, 168*time.Hour)
+	cfg.Slots, cfg.PerHost = cmp.Or(cfg.Slots, 64), cmp.Or(cfg.PerHost, 4)
+	if cfg.Timeout < 0 || cfg.KeepHistory < 0 || cfg.Slots < 0 || cfg.PerHost < 0 {
+		return nil, errors.New("notifier: timeout, keep-history, slots and per-host must be more than 0")
 	}
 	cfg.Log = cmp.Or(cfg.Log, slog.New(slog.DiscardHandler)).With("service", "notifier")
 	return &Service{
@@ -127,45 +116,23 @@ func New(cfg Config, streams *events.Streams, client Client) (*Service, error) {
 // attempts under way finish for at most 5 s, hands the others back, and
 // returns nil. An error means that the streams could not be consumed.
 func (s *Service) Run(ctx context.Context) error {
-	ctx, stop := context.WithCancel(ctx)
-	defer stop()
+	group, ctx := errgroup.WithContext(ctx)
 	// Attempts outlive ctx by drainFor.
 	posting, cut := context.WithCancel(context.WithoutCancel(ctx))
 	defer cut()
+	defer context.AfterFunc(ctx, func() { time.AfterFunc(s.drainFor, cut) })()
 
-	var consumers sync.WaitGroup
-	results := make(chan error, 2)
-	consume := func(stream, consumer string, h events.Handler) {
-		consumers.Go(func() {
-			err := s.streams.Consume(ctx, stream, consumer, s.cfg.Slots, h)
-			if err != nil {
-				stop()
-			}
-			results <- err
+	group.Go(func() error {
+		return s.streams.Consume(ctx, events.StreamEvents, events.ConsumerNotifier, s.cfg.Slots, func(ctx context.Context, d events.Delivery) error {
+			return s.onEnded(ctx, posting, d)
 		})
-	}
-	consume(events.StreamEvents, events.ConsumerNotifier, func(ctx context.Context, d events.Delivery) error {
-		return s.onEnded(ctx, posting, d)
 	})
-	consume(events.StreamTimers, events.ConsumerDueCallback, func(ctx context.Context, d events.Delivery) error {
-		return s.onDue(ctx, posting, d)
+	group.Go(func() error {
+		return s.streams.Consume(ctx, events.StreamTimers, events.ConsumerDueCallback, s.cfg.Slots, func(ctx context.Context, d events.Delivery) error {
+			return s.onDue(ctx, posting, d)
+		})
 	})
-
-	finished := make(chan struct{})
-	go func() {
-		consumers.Wait()
-		close(finished)
-	}()
-	<-ctx.Done()
-	grace := time.NewTimer(s.drainFor)
-	defer grace.Stop()
-	select {
-	case <-finished:
-	case <-grace.C:
-		cut()
-		<-finished
-	}
-	return errors.Join(<-results, <-results)
+	return group.Wait()
 }
 
 // onEnded handles a terminal event. The export as the leader knows it decides, not the
@@ -210,48 +177,49 @@ func (s *Service) onDue(ctx, posting context.Context, d events.Delivery) error {
 	})
 }
 
-// look reads the export of an event and makes an attempt, if something is to be
-// told and due does not say otherwise. A key is looked at by one goroutine at a
-// time, from the reading until the outcome is in the log: so each sees the
-// outcome of the one before.
+// look reads the export of an event and makes an attempt, if one is pending and due
+// does not object. Only one goroutine looks at a key at a time, until the outcome is
+// in the log, so each sees the outcome of the one before.
 func (s *Service) look(ctx, posting context.Context, ev events.Event, due func(*events.Export) error) error {
 	if !events.ValidTenant(ev.Tenant) || !events.ValidKey(ev.Key) {
 		return events.Permanent(fmt.Errorf("tenant %q, key %q: not an export", ev.Tenant, ev.Key))
 	}
 	name := ev.Tenant + "." + ev.Key
-	if !s.hosts.claim(name) {
-		// Not acknowledged: it may be the very message that the attempt under
-		// way will want to have delivered again.
+	if _, taken := s.claimed.LoadOrStore(name, true); taken {
+		// Not acknowledged: the attempt under way may need this very message again.
 		return events.RetryAfter(errBusy, time.Second)
 	}
-	goesOn, err := s.lookClaimed(ctx, posting, ev, due)
-	if goesOn == nil {
-		s.hosts.unclaim(name)
+	attempt, err := s.plan(ctx, posting, ev, due)
+	if attempt == nil {
+		s.claimed.Delete(name)
 		return err
 	}
 	return events.Beside(func() error {
-		defer s.hosts.unclaim(name)
-		return goesOn()
+		defer s.claimed.Delete(name)
+		return attempt()
 	})
 }
 
-// lookClaimed does what look says; goesOn is nil or what is done beside the
-// slots.
-func (s *Service) lookClaimed(ctx, posting context.Context, ev events.Event, due func(*events.Export) error) (goesOn func() error, err error) {
+// plan does what look says, and returns the attempt, which needs no slot.
+func (s *Service) plan(ctx, posting context.Context, ev events.Event, due func(*events.Export) error) (attempt func() error, err error) {
 	x, err := s.streams.ReadSince(ctx, ev)
 	if err != nil || !pending(&x) {
 		return nil, err
 	}
-	if err := due(&x); err != nil {
-		if errors.Is(err, errNothing) {
-			err = nil
-		}
+	if err := due(&x); errors.Is(err, errNothing) {
+		return nil, nil
+	} else if err != nil {
 		return nil, err
 	}
-	if o, ok := s.hosts.unrecorded(x.WebhookID(), x.Callback.Attempts+1); ok {
-		return nil, s.record(ctx, x, o)
+	c := callback{tenant: x.Tenant, key: x.Key, host: hostOf(&x), seq: x.LastSeq, latest: x.FinishedAt.Add(s.cfg.KeepHistory)}
+	t, err := s.hosts.enter(c.host, weigh(&x))
+	switch {
+	case err != nil:
+		return nil, s.putOff(ctx, c)
+	case t.waits:
+		return func() error { return s.attemptInTurn(ctx, posting, t, c) }, nil
 	}
-	return s.attempt(ctx, posting, x)
+	return func() error { return s.attempt(ctx, posting, t, x) }, nil
 }
 
 // pending reports whether there is something to tell about x.
@@ -275,40 +243,17 @@ func (s *Service) schedule(ctx context.Context, x *events.Export, at time.Time) 
 	return s.streams.ScheduleCallback(ctx, x.Tenant, x.Key, at)
 }
 
-// attempt sees to one attempt at telling x, and returns what has to wait for
-// others. In the slot it only finds a place for it. What finds no room yet keeps
-// its slot, so that what comes behind stays with the server.
-func (s *Service) attempt(ctx, posting context.Context, x events.Export) (goesOn func() error, err error) {
-	c := callback{tenant: x.Tenant, key: x.Key, host: hostOf(&x), seq: x.LastSeq}
-	a, err := s.hosts.enter(c.host, weigh(&x))
-	if err != nil {
-		return nil, s.refused(ctx, c, err)
-	}
-	if s.hosts.queued(a) {
-		return func() error { return s.attemptInTurn(ctx, posting, a, c) }, nil
-	}
-	running, err := s.hosts.begin(ctx, posting, a)
-	if err != nil {
-		s.hosts.leave(a, outcome{})
-		return nil, s.refused(ctx, c, err)
-	}
-	return func() error { return s.carryOut(ctx, running, a, x) }, nil
-}
-
-// callback names what an attempt is to tell, for one that may wait for long.
+// callback names what an attempt is about while it waits, possibly for minutes.
 type callback struct {
 	tenant, key, host string
-	seq               uint64 // of the export's newest event when it was read
+	seq               uint64    // of the export's newest event when it was read
+	latest            time.Time // no attempt is made after this
 }
 
-// attemptInTurn makes an attempt when its turn at the host has come. Much may
-// have happened by then, so the export is read again.
-func (s *Service) attemptInTurn(ctx, posting context.Context, a *attempt, c callback) error {
-	err := s.hosts.awaitTurn(ctx, a)
-	var running context.Context
-	if err == nil {
-		running, err = s.hosts.begin(ctx, posting, a)
-	}
+// attemptInTurn makes an attempt when it has its turn at the host. By then the
+// export may have changed, so it reads it again.
+func (s *Service) attemptInTurn(ctx, posting context.Context, t *turn, c callback) error {
+	err := s.hosts.wait(ctx, t)
 	var x events.Export
 	if err == nil {
 		x, err = s.streams.Read(ctx, c.tenant, c.key)
@@ -316,44 +261,69 @@ func (s *Service) attemptInTurn(ctx, posting context.Context, a *attempt, c call
 	if err == nil && x.LastSeq != c.seq {
 		err = events.RetryAfter(errMoved, time.Second)
 	}
-	if err != nil {
-		s.hosts.leave(a, outcome{})
-		return s.refused(ctx, c, err)
+	if err == nil {
+		return s.attempt(ctx, posting, t, x)
 	}
-	return s.carryOut(ctx, running, a, x)
+	s.hosts.leave(t, outcome{aborted: true})
+	if errors.Is(err, errPutOff) {
+		return s.putOff(ctx, c)
+	}
+	return err
 }
 
-// carryOut makes an attempt that has begun, and records it.
-func (s *Service) carryOut(ctx, running context.Context, a *attempt, x events.Export) error {
-	o := s.deliver(running, a, x)
-	s.hosts.leave(a, o)
+// attempt makes an attempt that has its turn, and records it. The turn ends with the
+// record: while the log cannot be written, few receivers are called.
+func (s *Service) attempt(ctx, posting context.Context, t *turn, x events.Export) error {
+	o := s.deliver(posting, &x)
+	defer s.hosts.leave(t, o)
+	if o.aborted {
+		return errHandedBack
+	}
 	return s.record(ctx, x, o)
 }
 
-// refused says what becomes of a callback that no attempt is made at now.
-func (s *Service) refused(ctx context.Context, c callback, err error) error {
-	if !errors.Is(err, errPutOff) {
-		return err
+// putOff has a callback come back later, or gives it up if that is too late.
+func (s *Service) putOff(ctx context.Context, c callback) error {
+	at := s.hosts.putOff(c.host)
+	if at.Before(c.latest) {
+		// Not a delayed repeat: that would stay in the consumer's pending set, and a
+		// full set stops all deliveries.
+		return s.streams.ScheduleCallback(ctx, c.tenant, c.key, at)
 	}
-	// Not a delayed repeat: it would stay in the consumer's pending set, and a
-	// full set stops all deliveries.
-	return s.streams.ScheduleCallback(ctx, c.tenant, c.key, s.hosts.putOff(c.host))
+	x, err := s.streams.Read(ctx, c.tenant, c.key)
+	if err != nil || x.LastSeq != c.seq {
+		return cmp.Or(err, events.RetryAfter(errMoved, time.Second))
+	}
+	return s.record(ctx, x, outcome{attempt: x.Callback.Attempts + 1, reason: reasonBusy, final: true})
 }
 
-// record writes the one event of an attempt, then the schedule of the next. An
-// error leaves the attempt to a repeat of the message; what came out of it is
-// remembered, so that the repeat only writes.
+// record writes the one event of an attempt, then the schedule of the next. It tries
+// until ctx ends: if it gave up, the receiver would get the same callback again.
 func (s *Service) record(ctx context.Context, x events.Export, o outcome) error {
-	switch {
-	case o.aborted:
-		return errHandedBack
-	case o.gaveWay:
-		c := callback{tenant: x.Tenant, key: x.Key, host: hostOf(&x)}
-		return s.refused(ctx, c, fmt.Errorf("%w: no answer in time to keep its room", errPutOff))
+	verdict := s.verdict(&x, o)
+	after, err := s.append(ctx, x, o, verdict)
+	for pause := time.Second; err != nil && ctx.Err() == nil; pause = min(2*pause, 30*time.Second) {
+		x.With(s.cfg.Log).Warn("outcome of a callback not recorded; trying again", "attempt", o.attempt, "error", err)
+		select {
+		case <-ctx.Done():
+		case <-time.After(pause):
+		}
+		after, err = s.append(ctx, x, o, verdict)
 	}
+	if err != nil {
+		return err
+	}
+	if pending(&after) && after.Callback.Attempts > 0 {
+		return s.schedule(ctx, &after, after.Callback.NextAt)
+	}
+	return nil
+}
+
+// append writes the event of an attempt, unless another notifier made the attempt
+// meanwhile, and returns the export as it is then.
+func (s *Service) append(ctx context.Context, x events.Export, o outcome, verdict events.Payload) (events.Export, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordFor)
 	defer cancel()
-	verdict := s.verdict(&x, o)
 	after, err := s.streams.Append(ctx, x, "", func(now *events.Export) (events.Payload, error) {
 		if now.TerminalSeq != x.TerminalSeq || !pending(now) {
 			return nil, errOvertaken
@@ -365,18 +335,13 @@ func (s *Service) record(ctx context.Context, x events.Export, o outcome) error 
 		}
 		return verdict, nil
 	})
-	switch {
-	case errors.Is(err, errOvertaken), errors.Is(err, events.ErrNotAllowed):
-	case err != nil:
-		s.hosts.remember(x.WebhookID(), o)
-		return err
-	default:
+	if errors.Is(err, errOvertaken) || errors.Is(err, events.ErrNotAllowed) {
+		return after, nil
+	}
+	if err == nil {
 		s.logVerdict(&x, verdict)
 	}
-	if pending(&after) && after.Callback.Attempts > 0 {
-		return s.schedule(ctx, &after, after.Callback.NextAt)
-	}
-	return nil
+	return after, err
 }
 
 func (s *Service) logVerdict(x *events.Export, verdict events.Payload) {

@@ -23,6 +23,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/semaphore"
 )
 
 const (
@@ -592,7 +593,7 @@ func TestDeadReceiversHoldUpNobody(t *testing.T) {
 	t.Parallel()
 	s := eventstest.Streams(t)
 	port := silence(t)
-	const hosts, flood = 1000, 4 + hostQueue + 40
+	const hosts, flood = 1000, 4 + maxHostWaiting + 40
 	dead(t, s, 0, hosts, port)
 	for i := range flood {
 		ended(t, s, key(hosts+i), "http://127.0.2.1:"+port+"/")
@@ -611,46 +612,54 @@ func TestDeadReceiversHoldUpNobody(t *testing.T) {
 	untouched(t, s, hosts+flood) // none of which was given up before
 }
 
-// More silent hosts than there is room for: those that came first give way, and
-// when they come back they have room of their own.
+// More callbacks to silent hosts than there is room for hold up no other: once a host
+// was silent, its callbacks have room of their own.
 func TestMoreDeadReceiversThanRoomHoldUpNobody(t *testing.T) {
 	t.Parallel()
 	s := eventstest.Streams(t)
 	port := silence(t)
-	const hosts, room = 600, 50
-	dead(t, s, 0, hosts, port)
-	r := newReceiver(t, nil)
-	ended(t, s, key(9998), r.URL)
-
-	n := newService(t, s, Config{})
+	const hosts, room = 50, 60
+	n := newService(t, s, Config{Timeout: 5 * time.Second, Schedule: []time.Duration{time.Second, time.Hour}})
 	n.drainFor = 100 * time.Millisecond
-	n.hosts.most, n.hosts.silently, n.hosts.patience = room*2*attemptWeight, room*attemptWeight, 100*time.Millisecond
+	n.hosts.room, n.hosts.silent = semaphore.NewWeighted(room*callbackWeight), semaphore.NewWeighted(room/2*callbackWeight)
 	stop := run(t, n)
-	r.next(t)
-	until(t, s, key(9998), is(events.CallbackDone))
-
-	require.Eventually(t, func() bool {
-		n.hosts.mu.Lock()
-		defer n.hosts.mu.Unlock()
-		return len(n.hosts.silent) >= hosts-2*room-1
-	}, soon, tick, "the others gave way")
-	for i := range hosts { // all at once, as if their time had come
-		require.NoError(t, s.ScheduleCallback(t.Context(), "default", key(i), time.Now()))
+	dead(t, s, 0, hosts, port)
+	for i := range hosts {
+		until(t, s, key(i), attempted(1))
 	}
 	require.Eventually(t, func() bool {
-		n.hosts.mu.Lock()
-		defer n.hosts.mu.Unlock()
-		return n.hosts.quiet > (room-1)*attemptWeight
-	}, soon, tick, "known ones take the room that is theirs")
+		if n.hosts.silent.TryAcquire(2 * callbackWeight) {
+			n.hosts.silent.Release(2 * callbackWeight)
+			return false
+		}
+		return true
+	}, soon, tick, "all come back, and take the room that is theirs")
+	r := newReceiver(t, nil)
+	begin := time.Now()
 	ended(t, s, key(9999), r.URL)
 	r.next(t)
+	require.Less(t, time.Since(begin), minPutOff, "it was not put off")
 	until(t, s, key(9999), is(events.CallbackDone))
-	n.hosts.mu.Lock()
-	require.LessOrEqual(t, n.hosts.quiet, n.hosts.silently)
-	require.LessOrEqual(t, n.hosts.weight, n.hosts.most)
-	n.hosts.mu.Unlock()
 	stop()
-	untouched(t, s, hosts)
+	for i := range hosts {
+		x, err := s.Read(t.Context(), "default", key(i))
+		require.NoError(t, err)
+		require.Equal(t, events.CallbackPending, x.Callback.State)
+	}
+}
+
+// A callback that is put off for longer than the history lasts ends, and says so.
+func TestCallbackThatIsPutOffForTooLongIsGivenUp(t *testing.T) {
+	t.Parallel()
+	s := eventstest.Streams(t)
+	r := newReceiver(t, nil)
+	n := newService(t, s, Config{KeepHistory: minPutOff - time.Second})
+	n.hosts.room = semaphore.NewWeighted(0)
+	run(t, n)
+	x := until(t, s, ended(t, s, key(1), r.URL).Key, is(events.CallbackExhausted))
+	require.Equal(t, reasonBusy, x.Callback.LastReason)
+	require.Equal(t, []events.Type{events.TypeCallbackFailed}, callbackEvents(t, s, x.Key))
+	require.Zero(t, r.count.Load())
 }
 
 func TestOneHostIsAskedByFewAtOnce(t *testing.T) {
@@ -689,6 +698,7 @@ func TestSlowReceiverIsHeardBesideTheSlots(t *testing.T) {
 	run(t, newService(t, s, Config{Slots: 1}))
 	x := ended(t, s, key(1), slow.URL)
 	slow.next(t)
+	require.NoError(t, s.ScheduleCallback(t.Context(), "default", x.Key, time.Now())) // the same once more
 	ended(t, s, key(2), quick.URL)
 	quick.next(t) // the one slot is free
 	time.AfterFunc(shortAckWait+500*time.Millisecond, func() { close(goOn) })
@@ -808,14 +818,10 @@ func TestFullLogDoesNotRepeatACallback(t *testing.T) {
 			}
 		}
 	}
-	run(t, newService(t, s, Config{}))
+	var lines eventstest.Log
+	run(t, newService(t, s, Config{Log: lines.Logger()}))
 	r.next(t)
-	due, err := s.JetStream().Consumer(t.Context(), events.StreamEvents, events.ConsumerNotifier)
-	require.NoError(t, err)
-	require.Eventually(t, func() bool {
-		info, err := due.Info(t.Context())
-		return err == nil && info.NumRedelivered > 0 && info.Delivered.Consumer >= 3
-	}, soon, tick)
+	require.Eventually(t, func() bool { return len(lines.With("not recorded; trying again")) >= 2 }, soon, tick)
 	log, err := s.JetStream().Stream(t.Context(), events.StreamEvents)
 	require.NoError(t, err)
 	require.NoError(t, log.Purge(t.Context(), jetstream.WithPurgeSubject(events.EventSubject("default", events.TypeRequested, key(1000*(40<<10))))))
