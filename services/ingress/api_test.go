@@ -17,6 +17,7 @@ import (
 
 	"sheaf/events"
 	"sheaf/events/eventstest"
+	"sheaf/services/ingress/request"
 
 	"github.com/nats-io/nats.go"
 	"github.com/stretchr/testify/require"
@@ -272,7 +273,7 @@ func TestGoldenAnswers(t *testing.T) {
 	golden(t, "history.json", b)
 	b, _ = seal(accepted{HashKey: oneKey}, nil, "ba35f44b-d408-45d9-b384-69efd507deb0")
 	golden(t, "accepted.json", b)
-	b, _ = seal(nil, invalid("title", "has %d characters, at most %d are allowed", 300, 255), "ba35f44b-d408-45d9-b384-69efd507deb0")
+	b, _ = seal(nil, request.Invalid("title", "has %d characters, at most %d are allowed", 300, 255), "ba35f44b-d408-45d9-b384-69efd507deb0")
 	golden(t, "failure.json", b)
 
 	x := goldenExport(events.StateCompleted)

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"sheaf/events"
+	"sheaf/services/ingress/request"
 )
 
 // errcodeUnauthorized is of a request without a good API key. 401 was taken.
@@ -93,7 +94,7 @@ func (s *Service) protect(next http.Handler) http.Handler {
 		if own != nil && !own(r.Host) {
 			respond(w, r, nil, &apiError{
 				Errcode: errcodeMisdirected, Status: http.StatusMisdirectedRequest,
-				Msg: fmt.Sprintf("this server is not %q; call it as 127.0.0.1 or localhost, or say --public-url", cut(r.Host, 64)),
+				Msg: fmt.Sprintf("this server is not %q; call it as 127.0.0.1 or localhost, or say --public-url", request.Cut(r.Host, 64)),
 			})
 			return
 		}

@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"strings"
 	"time"
+
+	"sheaf/services/ingress/request"
 )
 
 // bodyReadWait is how long a caller may take to send a body.
@@ -72,7 +74,7 @@ func openBody(w http.ResponseWriter, r *http.Request, limit int64) (src io.Reade
 	if enc := r.Header.Get("Content-Encoding"); enc != "" && !strings.EqualFold(enc, "identity") {
 		return nil, &apiError{
 			Errcode: errcodeEncoding, Status: http.StatusUnsupportedMediaType, Field: "body",
-			Msg: fmt.Sprintf("body: Content-Encoding %q is not supported; send it uncompressed", cut(enc, 32)),
+			Msg: fmt.Sprintf("body: Content-Encoding %q is not supported; send it uncompressed", request.Cut(enc, 32)),
 		}
 	}
 	if r.ContentLength > limit {
@@ -89,5 +91,5 @@ func bodyError(err error) error {
 	if err == nil || errors.As(err, &tooMany) {
 		return err
 	}
-	return invalid("body", "could not be read to its end")
+	return request.Invalid("body", "could not be read to its end")
 }

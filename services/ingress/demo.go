@@ -1,9 +1,10 @@
 package ingress
 
 import (
-	"bytes"
 	"net/http"
 	"net/url"
+
+	"sheaf/services/ingress/request"
 )
 
 // The demo source: 500 rows in the standard page format.
@@ -44,11 +45,11 @@ func demoData(w http.ResponseWriter, r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	page, err := number(q, "page", 1, 1, demoMaxPage)
+	page, err := request.Number(q, "page", 1, 1, demoMaxPage)
 	if err != nil {
 		return nil, err
 	}
-	limit, err := number(q, "limit", 10, 1, demoMaxLimit)
+	limit, err := request.Number(q, "limit", 10, 1, demoMaxLimit)
 	if err != nil {
 		return nil, err
 	}
@@ -72,27 +73,5 @@ func demoQuery(w http.ResponseWriter, r *http.Request) (url.Values, error) {
 	if err != nil {
 		return nil, err
 	}
-	q := url.Values{}
-	if len(bytes.TrimSpace(body)) == 0 {
-		return q, nil
-	}
-	members, err := readObject(body, "")
-	if err != nil {
-		return nil, err
-	}
-	for _, m := range members {
-		kind := m.value.Kind()
-		if (m.name != "page" && m.name != "limit") || kind == 'n' {
-			continue // a source ignores what it does not know
-		}
-		if kind != '0' && kind != '"' {
-			return nil, invalid(m.name, "must be an integer, not %s", kindName(kind))
-		}
-		text, err := textOrNumber(m, 24)
-		if err != nil {
-			return nil, err
-		}
-		q.Set(m.name, text)
-	}
-	return q, nil
+	return request.Params(body, "page", "limit")
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"sheaf/events"
+	"sheaf/services/ingress/request"
 
 	"github.com/nats-io/nats.go"
 )
@@ -52,25 +53,10 @@ func (e *apiError) Error() string {
 
 func (e *apiError) Unwrap() error { return e.cause }
 
-// invalid is the answer to a field that is missing or wrong. The message
-// begins with the field's name.
-func invalid(field, format string, args ...any) *apiError {
-	return &apiError{
-		Errcode: errcodeInvalid, Status: http.StatusBadRequest, Field: field,
-		Msg: field + ": " + fmt.Sprintf(format, args...),
-	}
-}
-
-func tooLarge(field, format string, args ...any) *apiError {
-	e := invalid(field, format, args...)
-	e.Errcode, e.Status = errcodeTooLarge, http.StatusRequestEntityTooLarge
-	return e
-}
-
 func unknownKey(key string) *apiError {
 	return &apiError{
 		Errcode: errcodeNotFound, Status: http.StatusNotFound, Field: "key",
-		Msg: fmt.Sprintf("资源不存在 (no export has the key %q)", cut(key, 64)),
+		Msg: fmt.Sprintf("资源不存在 (no export has the key %q)", request.Cut(key, 64)),
 	}
 }
 
@@ -100,14 +86,19 @@ func internal(cause error) *apiError {
 // Whatever is not known here is internal and told without its text.
 func asAPIError(err error) *apiError {
 	var e *apiError
+	var bad *request.Error
 	var tooMany *http.MaxBytesError
 	switch {
 	case errors.As(err, &e):
 		return e
+	case errors.As(err, &bad) && bad.TooLarge:
+		return &apiError{Errcode: errcodeTooLarge, Status: http.StatusRequestEntityTooLarge, Field: bad.Field, Msg: bad.Msg}
+	case errors.As(err, &bad):
+		return &apiError{Errcode: errcodeInvalid, Status: http.StatusBadRequest, Field: bad.Field, Msg: bad.Msg}
 	case errors.As(err, &tooMany):
-		return tooLarge("body", "is larger than %d bytes", tooMany.Limit)
+		return asAPIError(request.TooLarge("body", "is larger than %d bytes", tooMany.Limit))
 	case errors.Is(err, nats.ErrMaxPayload):
-		return tooLarge("body", "is larger than a message of the event stream may be")
+		return asAPIError(request.TooLarge("body", "is larger than a message of the event stream may be"))
 	case errors.Is(err, events.ErrTooManyKeys):
 		return &apiError{
 			Errcode: errcodeQuota, Status: http.StatusTooManyRequests, Field: "Idempotency-Key", RetryAfter: quotaWait,
@@ -119,15 +110,4 @@ func asAPIError(err error) *apiError {
 		return unavailable("the event stream is unavailable; try again", 2*time.Second, err)
 	}
 	return internal(err)
-}
-
-// cut shortens text that came from outside to at most n characters.
-func cut(s string, n int) string {
-	for i := range s {
-		if n == 0 {
-			return s[:i] + "…"
-		}
-		n--
-	}
-	return s
 }

@@ -31,6 +31,7 @@ import (
 	"time"
 
 	"sheaf/events"
+	"sheaf/services/ingress/request"
 	"sheaf/storage"
 
 	"golang.org/x/net/netutil"
@@ -124,7 +125,7 @@ func (c Config) check() error {
 	if c.MaxBody < 0 || c.MaxRawBody < 0 {
 		return errors.New("ingress: a limit on bodies is negative")
 	}
-	if err := httpURL("public URL", c.PublicURL, 2048); err != nil {
+	if err := request.URL("public URL", c.PublicURL, 2048); err != nil {
 		return fmt.Errorf("ingress: %w", err)
 	}
 	return nil

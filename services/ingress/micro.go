@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"sheaf/events"
+	"sheaf/services/ingress/request"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/micro"
@@ -119,7 +120,7 @@ func (m *microService) endpoint(name string, op operation) micro.Handler {
 		if !isInbox(req.Reply()) {
 			m.warn.Do(func() {
 				m.s.cfg.Log.Warn("a request is dropped: its reply is no inbox, which begins with _INBOX",
-					"subject", cut(req.Subject(), 128), "reply", cut(req.Reply(), 64))
+					"subject", request.Cut(req.Subject(), 128), "reply", request.Cut(req.Reply(), 64))
 			})
 			return
 		}
@@ -129,7 +130,7 @@ func (m *microService) endpoint(name string, op operation) micro.Handler {
 		// permissions guard.
 		tenant, _, err := events.ParseAPISubject(req.Subject())
 		if err != nil {
-			m.reply(req, begin, &line{log: m.s.cfg.Log, id: id}, invalid("subject", "%s", err))
+			m.reply(req, begin, &line{log: m.s.cfg.Log, id: id}, request.Invalid("subject", "%s", err))
 			return
 		}
 		m.mu.Lock()
@@ -157,11 +158,11 @@ func (m *microService) call(req micro.Request, name string, op operation, l *lin
 	c := call{tenant: tenant, requestID: id, body: req.Data()}
 	if !takesBody(name) {
 		var err error
-		if c.params, err = parseParams(c.body); err != nil {
+		if c.params, err = request.Params(c.body); err != nil {
 			return seal(nil, err, id)
 		}
 	} else if limit := m.s.bodyLimit(name); int64(len(c.body)) > limit {
-		return seal(nil, tooLarge("body", "is larger than %d bytes", limit), id)
+		return seal(nil, request.TooLarge("body", "is larger than %d bytes", limit), id)
 	}
 	l.key = c.key(nil)
 	release, ok := m.s.bodies.try(tenant, int64(len(c.body)))
@@ -189,7 +190,7 @@ func (m *microService) reply(req micro.Request, begin time.Time, l *line, err er
 // cannot be sent from a goroutine.
 func (m *microService) send(req micro.Request, begin time.Time, l *line, body []byte, failure *apiError) {
 	if len(body) > maxMicroAnswer {
-		body, failure = seal(nil, tooLarge("limit", "the answer has %d bytes, at most %d are sent by NATS; ask for fewer with limit and before, or by REST", len(body), maxMicroAnswer), l.id)
+		body, failure = seal(nil, request.TooLarge("limit", "the answer has %d bytes, at most %d are sent by NATS; ask for fewer with limit and before, or by REST", len(body), maxMicroAnswer), l.id)
 	}
 	status := http.StatusOK
 	answer := &nats.Msg{Subject: req.Reply(), Data: body, Header: nats.Header{}}
@@ -206,7 +207,7 @@ func (m *microService) send(req micro.Request, begin time.Time, l *line, body []
 	if strings.HasSuffix(req.Subject(), ".detail") || strings.HasSuffix(req.Subject(), ".history") {
 		level = slog.LevelDebug // as GET requests
 	}
-	l.logger().Log(m.back, level, "request", "subject", cut(req.Subject(), 256), "status", status, "bytes", len(body), "elapsed", time.Since(begin))
+	l.logger().Log(m.back, level, "request", "subject", request.Cut(req.Subject(), 256), "status", status, "bytes", len(body), "elapsed", time.Since(begin))
 	if err := m.s.streams.Callers().PublishMsg(answer); err != nil {
 		l.logger().Warn("answer not sent", "error", err)
 	}

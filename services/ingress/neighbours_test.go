@@ -224,7 +224,7 @@ func TestLargeAnswersByNATS(t *testing.T) {
 	require.NoError(t, err)
 	for size, code := range map[int]string{maxMicroAnswer - 1000: "", maxMicroAnswer: "413"} {
 		body, failure := seal(strings.Repeat("x", size), nil, "id")
-		m.send(request{reply: inbox}, time.Now(), &line{log: quiet.cfg.Log, id: "id"}, body, failure)
+		m.send(microRequest{reply: inbox}, time.Now(), &line{log: quiet.cfg.Log, id: "id"}, body, failure)
 		got, err := sub.NextMsg(10 * time.Second)
 		require.NoError(t, err)
 		require.Equal(t, code, got.Header.Get(micro.ErrorCodeHeader))
@@ -232,11 +232,11 @@ func TestLargeAnswersByNATS(t *testing.T) {
 	}
 }
 
-// request is what an answer needs to know of a request.
-type request struct {
+// microRequest is what an answer needs to know of a request.
+type microRequest struct {
 	micro.Request
 	reply string
 }
 
-func (r request) Reply() string   { return r.reply }
-func (r request) Subject() string { return "sheaf.api.default.history" }
+func (r microRequest) Reply() string   { return r.reply }
+func (r microRequest) Subject() string { return "sheaf.api.default.history" }

@@ -6,12 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"net/url"
 	"runtime/debug"
-	"strconv"
 	"time"
 
 	"sheaf/events"
+	"sheaf/services/ingress/request"
 	"sheaf/storage"
 )
 
@@ -133,7 +134,7 @@ var errDuplicate = errors.New("duplicate request")
 // submit begins an export, or finds the one that an equal request began. What
 // the export needs is durable before the event that announces it.
 func (s *Service) submit(ctx context.Context, sourceType string, c call) (_ any, err error) {
-	sub, err := parseSubmission(s.streams.Keys(), c.tenant, sourceType, c.body)
+	sub, err := request.Parse(s.streams.Keys(), c.tenant, sourceType, c.body)
 	if err != nil {
 		return nil, err
 	}
@@ -151,7 +152,7 @@ func (s *Service) submit(ctx context.Context, sourceType string, c call) (_ any,
 	}
 	written := false
 	defer func() { admitted(written) }()
-	answer := accepted{HashKey: sub.key, Warnings: sub.request.Warnings}
+	answer := accepted{HashKey: sub.Key, Warnings: sub.Request.Warnings}
 
 	done, bound, err := s.mayBegin(ctx, c, sub)
 	if err != nil || done {
@@ -175,7 +176,7 @@ func (s *Service) submit(ctx context.Context, sourceType string, c call) (_ any,
 			if err := s.withinQuota(c.tenant); err != nil {
 				return nil, err
 			}
-			return &events.ExportRequested{CreatedAt: time.Now().UTC(), Request: sub.request, Submission: c.submission, RequestID: c.roundID()}, nil
+			return &events.ExportRequested{CreatedAt: time.Now().UTC(), Request: sub.Request, Submission: c.submission, RequestID: c.roundID()}, nil
 		case events.StateFailed, events.StateCancelled, events.StateExpired:
 			if c.submission != nil && handled(x.Submission, *c.submission) {
 				return nil, duplicate(x)
@@ -184,7 +185,7 @@ func (s *Service) submit(ctx context.Context, sourceType string, c call) (_ any,
 				return nil, err
 			}
 			again := requestAgain(x, c)
-			again.Request = sub.request
+			again.Request = sub.Request
 			if c.submission != nil {
 				again.Submission = c.submission
 			}
@@ -193,12 +194,12 @@ func (s *Service) submit(ctx context.Context, sourceType string, c call) (_ any,
 		return nil, duplicate(x)
 	})
 
-	known := events.Export{Tenant: c.tenant, Key: sub.key}
+	known := events.Export{Tenant: c.tenant, Key: sub.Key}
 	// Plain subscribers also hear an event that the log then refuses, so a repetition
 	// looks before it publishes.
-	_, unknown := s.tasks.Get(sub.key)
-	if unknown == nil || len(sub.header) > 0 || len(sub.pages) > 0 {
-		if known, err = s.streams.Read(ctx, c.tenant, sub.key); err != nil {
+	_, unknown := s.tasks.Get(sub.Key)
+	if unknown == nil || len(sub.Secrets) > 0 || len(sub.Pages) > 0 {
+		if known, err = s.streams.Read(ctx, c.tenant, sub.Key); err != nil {
 			return nil, err
 		}
 		switch _, err := decide(&known); {
@@ -223,7 +224,7 @@ func (s *Service) submit(ctx context.Context, sourceType string, c call) (_ any,
 		// The end of the earlier run lets the sweeper purge what prepare
 		// wrote. It no longer may, but it may just have.
 		if err := s.prepare(ctx, c, sub); err != nil {
-			s.log(c.requestID).Warn("could not write the source of an export again", "tenant", c.tenant, "hash_key", sub.key, "error", err)
+			s.log(c.requestID).Warn("could not write the source of an export again", "tenant", c.tenant, "hash_key", sub.Key, "error", err)
 		}
 	}
 	return answer, nil
@@ -282,22 +283,22 @@ func (s *Service) expireFirst(ctx context.Context, readUpTo int64, decide events
 // prepare writes what an export needs besides its event: the sealed headers of
 // the source, or the pages that came with the request. Repeating it is
 // harmless.
-func (s *Service) prepare(ctx context.Context, c call, sub *submission) error {
+func (s *Service) prepare(ctx context.Context, c call, sub *request.Checked) error {
 	tenant := c.tenant
-	if len(sub.header) > 0 {
-		if err := s.streams.SaveHeaders(ctx, tenant, sub.key, sub.header); err != nil {
+	if len(sub.Secrets) > 0 {
+		if err := s.streams.SaveHeaders(ctx, tenant, sub.Key, sub.Secrets); err != nil {
 			return err
 		}
 	}
-	for i, p := range sub.pages {
+	for i, p := range sub.Pages {
 		_, err := s.streams.PublishPage(ctx, events.Page{
-			PageID:   events.PageID{Tenant: tenant, Key: sub.key, Run: events.RawRun, Number: i + 1},
-			Rows:     p.array(),
-			RowCount: p.count, HeaderRow: i == 0,
-			Total: sub.request.Raw.Rows, TotalPages: len(sub.pages), Attempts: 1,
+			PageID:   events.PageID{Tenant: tenant, Key: sub.Key, Run: events.RawRun, Number: i + 1},
+			Rows:     p.Array(),
+			RowCount: p.Count, HeaderRow: i == 0,
+			Total: sub.Request.Raw.Rows, TotalPages: len(sub.Pages), Attempts: 1,
 		})
 		if errors.Is(err, events.ErrNoSpace) {
-			s.dropPages(context.WithoutCancel(ctx), c, sub.key)
+			s.dropPages(context.WithoutCancel(ctx), c, sub.Key)
 		}
 		if err != nil {
 			return err
@@ -444,13 +445,13 @@ func (s *Service) history(ctx context.Context, c call) (any, error) {
 		userID = c.params.Get("uid")
 	}
 	if userID == "" {
-		return nil, invalid("user_id", "不能为空 (user_id is required)")
+		return nil, request.Invalid("user_id", "不能为空 (user_id is required)")
 	}
-	limit, err := number(c.params, "limit", maxHistoryPage, 1, maxHistoryPage)
+	limit, err := request.Number(c.params, "limit", maxHistoryPage, 1, maxHistoryPage)
 	if err != nil {
 		return nil, err
 	}
-	before, err := number(c.params, "before", 0, 1, 1<<63-1)
+	before, err := request.Number(c.params, "before", 0, 1, 1<<63-1)
 	if err != nil {
 		return nil, err
 	}
@@ -470,28 +471,13 @@ func (s *Service) history(ctx context.Context, c call) (any, error) {
 	return summaries, nil
 }
 
-// number reads an optional positive integer of a query.
-func number(q url.Values, field string, absent, least, most uint64) (uint64, error) {
-	text := q.Get(field)
-	if text == "" {
-		return absent, nil
-	}
-	n, err := strconv.ParseUint(text, 10, 64)
-	if err != nil || n < least || n > most {
-		return 0, invalid(field, "is %q; want an integer from %d to %d", cut(text, 24), least, most)
-	}
-	return n, nil
-}
-
 // find returns the export that a call names, as new as everything that was
 // acknowledged before the call. Another tenant's is as unknown as one that
 // does not exist.
 func (s *Service) find(ctx context.Context, c call) (events.Export, error) {
 	key := c.params.Get("key")
 	if key == "" {
-		e := invalid("key", "")
-		e.Errcode, e.Msg = errcodeNoKey, "key 不能为空 (key is required)"
-		return events.Export{}, e
+		return events.Export{}, &apiError{Errcode: errcodeNoKey, Status: http.StatusBadRequest, Field: "key", Msg: "key 不能为空 (key is required)"}
 	}
 	if !events.ValidKey(key) {
 		return events.Export{}, unknownKey(key)

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"sheaf/events"
+	"sheaf/services/ingress/request"
 	"sheaf/storage"
 
 	"github.com/nats-io/nats.go"
@@ -55,35 +56,6 @@ func (s *Service) withinQuota(tenant string) error {
 	return nil
 }
 
-// isFresh refuses a request whose timestamp is further from the clock than MaxSkew: it
-// may be one that somebody has recorded. at is when it came.
-func (s *Service) isFresh(timestamp int64, at time.Time) error {
-	skew := s.cfg.MaxSkew
-	if skew <= 0 {
-		return nil
-	}
-	if off := at.Sub(time.Unix(timestamp, 0)); off > skew || off < -skew {
-		return invalid("timestamp", "请求时间与标准时间差不可大于%s (is %s off the server's clock; at most %s is allowed)", skew, off.Round(time.Second), skew)
-	}
-	return nil
-}
-
-// maxIdempotencyKey is how long an Idempotency-Key may be.
-const maxIdempotencyKey = 255
-
-// validIdempotencyKey checks the header of that name: visible ASCII.
-func validIdempotencyKey(key string) error {
-	if len(key) > maxIdempotencyKey {
-		return invalid("Idempotency-Key", "has %d characters, at most %d are allowed", len(key), maxIdempotencyKey)
-	}
-	for _, c := range []byte(key) {
-		if c < 0x21 || c > 0x7e {
-			return invalid("Idempotency-Key", "must be visible ASCII characters")
-		}
-	}
-	return nil
-}
-
 // answered reports whether the Idempotency-Key of a call has begun its export before,
 // however that ended: then nothing is to be begun. A process that died after it bound
 // the key has left it without a round of its own; then the repetition begins it, and so
@@ -104,21 +76,21 @@ func (s *Service) answered(ctx context.Context, c call, hashKey string, claim ev
 // export before, bound that it was bound by this call. The key is bound last, so that a
 // request that is refused can be sent again, corrected, with the same one; and asked
 // first, so that a repetition is answered however old it is.
-func (s *Service) mayBegin(ctx context.Context, c call, sub *submission) (done, bound bool, err error) {
+func (s *Service) mayBegin(ctx context.Context, c call, sub *request.Checked) (done, bound bool, err error) {
 	if c.idempotency != "" {
 		claim, known, err := s.streams.IdempotencyKey(ctx, c.tenant, c.idempotency)
 		if err != nil {
 			return false, false, err
 		}
 		if known {
-			done, err := s.answered(ctx, c, sub.key, claim)
+			done, err := s.answered(ctx, c, sub.Key, claim)
 			return done, false, err
 		}
 	}
-	if err := s.isFresh(sub.request.Timestamp, c.at); err != nil || c.idempotency == "" {
+	if err := request.Fresh(sub.Request.Timestamp, c.at, s.cfg.MaxSkew); err != nil || c.idempotency == "" {
 		return false, false, err
 	}
-	x, err := s.streams.Read(ctx, c.tenant, sub.key)
+	x, err := s.streams.Read(ctx, c.tenant, sub.Key)
 	if err != nil {
 		return false, false, err
 	}
@@ -129,7 +101,7 @@ func (s *Service) mayBegin(ctx context.Context, c call, sub *submission) (done, 
 			return false, false, err
 		}
 	}
-	claim := events.IdempotencyClaim{Key: sub.key, Before: x.RequestedSeq}
+	claim := events.IdempotencyClaim{Key: sub.Key, Before: x.RequestedSeq}
 	if there {
 		claim.Before = 0 // the round that is there answers it
 	}
@@ -137,13 +109,13 @@ func (s *Service) mayBegin(ctx context.Context, c call, sub *submission) (done, 
 	if err != nil || first == claim {
 		return false, err == nil, err
 	}
-	done, err = s.answered(ctx, c, sub.key, first) // another was first
+	done, err = s.answered(ctx, c, sub.Key, first) // another was first
 	return done, false, err
 }
 
 // release takes back a key that a call has bound, after an error that says that nothing
 // was begun: a repetition is not to be answered for it.
-func (s *Service) release(ctx context.Context, c call, sub *submission, err error) {
+func (s *Service) release(ctx context.Context, c call, sub *request.Checked, err error) {
 	var refused *apiError
 	if !errors.As(err, &refused) && !errors.Is(err, events.ErrNoSpace) && !errors.Is(err, nats.ErrMaxPayload) {
 		return // it may be written
@@ -154,11 +126,11 @@ func (s *Service) release(ctx context.Context, c call, sub *submission, err erro
 	if err != nil || !known {
 		return
 	}
-	if x, err := s.streams.Read(ctx, c.tenant, sub.key); err != nil || x.RequestedSeq > claim.Before {
+	if x, err := s.streams.Read(ctx, c.tenant, sub.Key); err != nil || x.RequestedSeq > claim.Before {
 		return // an equal request, at the same time, has begun it
 	}
 	if err := s.streams.ReleaseIdempotencyKey(ctx, c.tenant, c.idempotency); err != nil {
-		s.log(c.requestID).Warn("an Idempotency-Key stays bound although nothing was begun", "tenant", c.tenant, "hash_key", sub.key, "error", err)
+		s.log(c.requestID).Warn("an Idempotency-Key stays bound although nothing was begun", "tenant", c.tenant, "hash_key", sub.Key, "error", err)
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"sheaf/events"
 	"sheaf/events/eventstest"
+	"sheaf/services/ingress/request"
 
 	"github.com/nats-io/nats.go"
 	"github.com/stretchr/testify/require"
@@ -171,14 +172,14 @@ func TestIdempotencyKey(t *testing.T) {
 func TestIdempotencyKeyWithoutAnExport(t *testing.T) {
 	t.Parallel()
 	in := start(t, eventstest.Server(t, ""), Config{})
-	sub, err := parseSubmission(in.streams.Keys(), events.DefaultTenant, events.SourceRaw, []byte(titled("1")))
+	sub, err := request.Parse(in.streams.Keys(), events.DefaultTenant, events.SourceRaw, []byte(titled("1")))
 	require.NoError(t, err)
-	claim := events.IdempotencyClaim{Key: sub.key}
+	claim := events.IdempotencyClaim{Key: sub.Key}
 	first, err := in.streams.ClaimIdempotencyKey(t.Context(), events.DefaultTenant, "k", claim)
 	require.NoError(t, err)
 	require.Equal(t, claim, first)
-	require.Equal(t, sub.key, send(t, http.MethodPost, in.url+"/v1/export/raw", titled("1"), "Idempotency-Key", "k").key(t))
-	x, err := in.streams.Read(t.Context(), events.DefaultTenant, sub.key)
+	require.Equal(t, sub.Key, send(t, http.MethodPost, in.url+"/v1/export/raw", titled("1"), "Idempotency-Key", "k").key(t))
+	x, err := in.streams.Read(t.Context(), events.DefaultTenant, sub.Key)
 	require.NoError(t, err)
 	require.Equal(t, events.StateRequested, x.State)
 }
@@ -220,8 +221,8 @@ func TestMaxSkew(t *testing.T) {
 		require.Contains(t, a.Msg, "timestamp: 请求时间与标准时间差不可大于1m0s")
 	}
 	// A submission is as old as it was when it was stored.
-	require.NoError(t, in.isFresh(1000, time.Unix(1030, 0)))
-	require.Error(t, in.isFresh(1000, time.Unix(1061, 0)))
+	require.NoError(t, request.Fresh(1000, time.Unix(1030, 0), in.cfg.MaxSkew))
+	require.Error(t, request.Fresh(1000, time.Unix(1061, 0), in.cfg.MaxSkew))
 }
 
 // A key whose export was forgotten before it begins the export again, as a request without
@@ -271,13 +272,13 @@ func TestIdempotencyKeyOfARefusedRequest(t *testing.T) {
 		return ok
 	}
 	c := call{tenant: events.DefaultTenant, idempotency: "k"}
-	sub := &submission{key: testKey(1)}
+	sub := &request.Checked{Key: testKey(1)}
 	in.release(t.Context(), c, sub, events.ErrUnavailable)
 	require.True(t, bound(), "it may have been written")
 	in.write(t, testKey(1), requestOf("a"))
 	in.release(t.Context(), c, sub, conflict("no"))
 	require.True(t, bound(), "an equal request has begun it")
-	in.release(t.Context(), c, &submission{key: testKey(2)}, fmt.Errorf("x: %w", conflict("no")))
+	in.release(t.Context(), c, &request.Checked{Key: testKey(2)}, fmt.Errorf("x: %w", conflict("no")))
 	require.False(t, bound())
 }
 

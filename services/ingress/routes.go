@@ -10,6 +10,8 @@ import (
 	"sync"
 	"time"
 
+	"sheaf/services/ingress/request"
+
 	"github.com/go-chi/chi/v5"
 	"github.com/go-chi/chi/v5/middleware"
 )
@@ -53,7 +55,7 @@ func (s *Service) handler() http.Handler {
 	notFound := func(w http.ResponseWriter, r *http.Request) {
 		respond(w, r, nil, &apiError{
 			Errcode: errcodeNotFound, Status: http.StatusNotFound,
-			Msg: fmt.Sprintf("there is no path %q; GET / lists the paths", cut(r.URL.Path, 128)),
+			Msg: fmt.Sprintf("there is no path %q; GET / lists the paths", request.Cut(r.URL.Path, 128)),
 		})
 	}
 	mux.NotFound(notFound)
@@ -72,7 +74,7 @@ func (s *Service) handler() http.Handler {
 		w.Header().Set("Allow", allow)
 		respond(w, r, nil, &apiError{
 			Errcode: errcodeMethod, Status: http.StatusMethodNotAllowed,
-			Msg: fmt.Sprintf("the method %s is not allowed here; allowed: %s", cut(r.Method, 16), allow),
+			Msg: fmt.Sprintf("the method %s is not allowed here; allowed: %s", request.Cut(r.Method, 16), allow),
 		})
 	})
 	return mux
@@ -104,7 +106,7 @@ func (s *Service) rest(name string, op operation, read func(http.ResponseWriter,
 		l := lineOf(r)
 		l.tenant = tenant
 		c := call{tenant: tenant, requestID: requestID(r), idempotency: r.Header.Get("Idempotency-Key")}
-		if err := validIdempotencyKey(c.idempotency); err != nil {
+		if err := request.CheckIdempotencyKey(c.idempotency); err != nil {
 			respond(w, r, nil, err)
 			return
 		}
@@ -150,7 +152,7 @@ func (s *Service) objectCall(w http.ResponseWriter, r *http.Request, c *call) (r
 	if release, err = s.bodyCall(s.cfg.MaxBody)(w, r, c); err != nil {
 		return nil, err
 	}
-	if c.params, err = parseParams(c.body); err != nil {
+	if c.params, err = request.Params(c.body); err != nil {
 		release()
 		return nil, err
 	}
@@ -255,7 +257,7 @@ func logRequests(next http.Handler) http.Handler {
 			if r.Method == http.MethodPost && strings.HasPrefix(r.URL.Path, "/v1/") || ww.Status() == http.StatusUnauthorized {
 				level = slog.LevelInfo
 			}
-			lineOf(r).logger().Log(r.Context(), level, "request", "method", r.Method, "path", cut(r.URL.Path, 256),
+			lineOf(r).logger().Log(r.Context(), level, "request", "method", r.Method, "path", request.Cut(r.URL.Path, 256),
 				"status", ww.Status(), "bytes", ww.BytesWritten(), "elapsed", time.Since(begin))
 		}()
 		next.ServeHTTP(ww, r)

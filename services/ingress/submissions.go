@@ -12,6 +12,7 @@ import (
 	"unicode/utf8"
 
 	"sheaf/events"
+	"sheaf/services/ingress/request"
 
 	"github.com/nats-io/nats.go"
 )
@@ -140,10 +141,10 @@ func (s *Service) handBacks(sequence uint64) uint64 {
 
 func (s *Service) carryOut(ctx context.Context, sourceType string, c call) (any, error) {
 	if !takesBody(sourceType) {
-		return nil, invalid("subject", "ends in %q; want %s or %s", cut(sourceType, 32), events.SourceHTTP, events.SourceRaw)
+		return nil, request.Invalid("subject", "ends in %q; want %s or %s", request.Cut(sourceType, 32), events.SourceHTTP, events.SourceRaw)
 	}
 	if limit := s.bodyLimit(sourceType); int64(len(c.body)) > limit {
-		return nil, tooLarge("body", "is larger than %d bytes", limit)
+		return nil, request.TooLarge("body", "is larger than %d bytes", limit)
 	}
 	release, ok := s.bodies.try(c.tenant, int64(len(c.body)))
 	if !ok { // others of the stream are not kept waiting for it

@@ -13,6 +13,7 @@ import (
 	"sheaf/events"
 	"sheaf/events/embedded"
 	"sheaf/events/eventstest"
+	"sheaf/services/ingress/request"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/micro"
@@ -75,10 +76,10 @@ func transports(t *testing.T, srv *embedded.Server, in *ingress) []transport {
 				}
 				return outcome{errcode: p.Errcode, msg: p.Reason}
 			}
-			s, err := parseSubmission(in.streams.Keys(), "tenant_s", operation, []byte(body))
+			s, err := request.Parse(in.streams.Keys(), "tenant_s", operation, []byte(body))
 			require.NoError(t, err, "neither accepted nor rejected")
-			require.Equal(t, events.StateRequested, in.read(t, "tenant_s", s.key).State)
-			return outcome{key: s.key}
+			require.Equal(t, events.StateRequested, in.read(t, "tenant_s", s.Key).State)
+			return outcome{key: s.Key}
 		}},
 	}
 }
@@ -310,31 +311,6 @@ func TestSubmissionBecomesARequest(t *testing.T) {
 	require.NotContains(t, in.post(t, "/v1/export/http", httpBody("")).Raw, "warnings")
 }
 
-func TestKeyIsOfTheRequestAndTheTenant(t *testing.T) {
-	t.Parallel()
-	keys, err := events.NewKeyring(eventstest.SecretKey)
-	require.NoError(t, err)
-	key := func(tenant, sourceType, body string) string {
-		s, err := parseSubmission(keys, tenant, sourceType, []byte(body))
-		require.NoError(t, err)
-		return s.key
-	}
-	of := func(body string) string { return key("default", "http", body) }
-	same := of(`{"ext_type":"XLSX","title":"中","source_http":{"url":"http://h/p","param":{"a":1,"b":2}}}`)
-	require.Equal(t, same, of(` { "source_http" : {"param":{"b":2,"a":1},"url":"http:\/\/h/p"}, "title":"\u4e2d", "ext_type":"XLSX"}`),
-		"order, white space and escapes do not matter")
-	require.NotEqual(t, same, of(`{"ext_type":"XLSX","title":"中","source_http":{"url":"http://h/p","param":{"a":1.0,"b":2}}}`),
-		"a number is what was written: no two ids are taken for one")
-	require.NotEqual(t, same, of(`{"ext_type":"XLSX","title":"中","source_http":{"url":"http://h/p","param":{"a":1,"b":2}},"x":0}`),
-		"unknown fields count")
-	require.NotEqual(t, of(httpBody(`,"param":{"id":9007199254740993}`)), of(httpBody(`,"param":{"id":9007199254740992}`)))
-	require.NotEqual(t, same, key("other", "http", `{"ext_type":"XLSX","title":"中","source_http":{"url":"http://h/p","param":{"a":1,"b":2}}}`))
-	require.NotEqual(t, key("default", "raw", rawBody(`[{"a":1,"b":2}]`)), key("default", "raw", rawBody(`[{"b":2,"a":1}]`)),
-		"the order of a header's names is the order of the columns")
-	require.NotEqual(t, key("default", "raw", rawBody(`[{"a":1}]`)), key("default", "raw", rawBody(`[{"a":2}]`)))
-	require.Equal(t, "49baf791fddde7be7446a0efb7ffc4df", of(specHTTP), "the key of a request is for ever")
-}
-
 func TestRawRowsBecomePages(t *testing.T) {
 	t.Parallel()
 	in := start(t, eventstest.Server(t, ""), Config{})
@@ -416,9 +392,9 @@ func TestSubmissionsWaitForAnIngress(t *testing.T) {
 	in := start(t, srv, Config{})
 	emptied(t, in)
 	for i := range 3 {
-		s, err := parseSubmission(in.streams.Keys(), "shop", "http", []byte(httpBody("", fmt.Sprintf(`"title":"%d"`, i))))
+		s, err := request.Parse(in.streams.Keys(), "shop", "http", []byte(httpBody("", fmt.Sprintf(`"title":"%d"`, i))))
 		require.NoError(t, err)
-		x := in.read(t, "shop", s.key)
+		x := in.read(t, "shop", s.Key)
 		require.Equal(t, events.StateRequested, x.State)
 		require.Equal(t, fmt.Sprintf("order-%d", i), x.CorrelationID)
 		require.Equal(t, uint64(i+1), x.Submission.Sequence)

@@ -1,4 +1,4 @@
-package ingress
+package request
 
 import (
 	"bytes"
@@ -23,10 +23,10 @@ const rawField = "source_raw"
 // maxRawRows is the number of rows in one request, the header included.
 const maxRawRows = 1_000_000
 
-// rawPage is a stretch of the rows of a raw request.
-type rawPage struct {
+// Page is a stretch of the rows of a raw request.
+type Page struct {
 	rows  []byte // with the commas between them, aliasing the request
-	count int    // of rows, the header included
+	Count int    // of rows, the header included
 }
 
 // rowArray returns the rows of source_raw, a JSON array or a string that holds
@@ -39,37 +39,37 @@ func rowArray(source jsontext.Value) ([]byte, error) {
 		array := rows.Unquote(make([]byte, 0, len(source)), source)
 		return bytes.TrimPrefix(array, []byte("\xef\xbb\xbf")), nil // as before a page
 	}
-	return nil, invalid(rawField, "must be a string that holds a JSON array of rows, not %s", kindName(source.Kind()))
+	return nil, Invalid(rawField, "must be a string that holds a JSON array of rows, not %s", kindName(source.Kind()))
 }
 
 // cutRows checks an array of rows and cuts it into pages. The first row is the
 // header; it stands in the first page alone.
-func cutRows(array []byte) ([]rawPage, *events.RawRows, error) {
+func cutRows(array []byte) ([]Page, *events.RawRows, error) {
 	if trimmed := bytes.TrimLeft(array, " \t\r\n"); len(trimmed) == 0 || trimmed[0] != '[' {
-		return nil, nil, invalid(rawField, "must hold a JSON array of rows, such as %s", `[{"name":"Name"},{"name":"Li Lei"}]`)
+		return nil, nil, Invalid(rawField, "must hold a JSON array of rows, such as %s", `[{"name":"Name"},{"name":"Li Lei"}]`)
 	}
 	count, err := rows.Check(array, rows.Limits{MaxRows: maxRawRows})
 	if errors.Is(err, rows.ErrTooManyRows) {
-		return nil, nil, tooLarge(rawField, "has more than %d rows", maxRawRows)
+		return nil, nil, TooLarge(rawField, "has more than %d rows", maxRawRows)
 	}
 	if err != nil {
-		return nil, nil, invalid(rawField, "%s", err)
+		return nil, nil, Invalid(rawField, "%s", err)
 	}
 	if count == 0 {
-		return nil, nil, invalid(rawField, "is an empty array; its first row must be the header")
+		return nil, nil, Invalid(rawField, "is an empty array; its first row must be the header")
 	}
 	header := rows.NewCursor(array)
 	header.NextRow()
 	if _, _, _, ok := header.NextField(); !ok {
-		return nil, nil, invalid(rawField, "row 1 is the header and names no column")
+		return nil, nil, Invalid(rawField, "row 1 is the header and names no column")
 	}
 	if rows.FirstRowIsData(array) {
-		return nil, nil, invalid(rawField, "row 1 has the same kinds of values as the rows after it; it must hold the titles of the columns")
+		return nil, nil, Invalid(rawField, "row 1 has the same kinds of values as the rows after it; it must hold the titles of the columns")
 	}
 
-	var pages []rawPage
+	var pages []Page
 	data, start, end := 0, 0, 0 // of the page under way: data rows, and its stretch of the array
-	page := rawPage{}
+	page := Page{}
 	c := rows.NewCursor(array)
 	for n := 0; ; n++ {
 		row, ok := c.NextRaw()
@@ -80,13 +80,13 @@ func cutRows(array []byte) ([]rawPage, *events.RawRows, error) {
 			if !ok {
 				break
 			}
-			page, data = rawPage{}, 0
+			page, data = Page{}, 0
 		}
-		if page.count == 0 {
+		if page.Count == 0 {
 			start = at
 		}
 		end = c.Offset()
-		page.count++
+		page.Count++
 		if n > 0 {
 			data++
 		}
@@ -94,8 +94,8 @@ func cutRows(array []byte) ([]rawPage, *events.RawRows, error) {
 	return pages, &events.RawRows{Pages: len(pages), Rows: int64(count - 1)}, nil
 }
 
-// array returns the page's rows as a JSON array.
-func (p rawPage) array() []byte {
+// Array returns the page's rows as a JSON array.
+func (p Page) Array() []byte {
 	b := make([]byte, 0, len(p.rows)+2)
 	return append(append(append(b, '['), p.rows...), ']')
 }

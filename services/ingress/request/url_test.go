@@ -1,4 +1,4 @@
-package ingress
+package request
 
 import (
 	"encoding/json"
@@ -42,17 +42,17 @@ func TestURLsAreKeptAsReceived(t *testing.T) {
 			}
 			body, err := json.Marshal(map[string]any{"ext_type": "XLSX", "callback": callback, "source_http": map[string]any{"url": source}})
 			require.NoError(t, err)
-			s, err := parseSubmission(keys, "default", events.SourceHTTP, body)
+			s, err := Parse(keys, "default", events.SourceHTTP, body)
 			if c.want != "" {
 				require.ErrorContains(t, err, c.want, field)
 				continue
 			}
 			require.NoError(t, err, c.url)
-			require.Equal(t, source, s.request.HTTP.URL)
-			require.Equal(t, callback, s.request.Callback)
+			require.Equal(t, source, s.Request.HTTP.URL)
+			require.Equal(t, callback, s.Request.Callback)
 			request := fmt.Sprint(source, " ", callback)
-			require.Empty(t, seen[s.key], "%s has the key of another", request)
-			seen[s.key] = request
+			require.Empty(t, seen[s.Key], "%s has the key of another", request)
+			seen[s.Key] = request
 		}
 	}
 }

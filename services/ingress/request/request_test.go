@@ -1,0 +1,142 @@
+package request
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"strings"
+	"testing"
+
+	"sheaf/events"
+	"sheaf/events/eventstest"
+	"sheaf/events/rows"
+
+	"github.com/stretchr/testify/require"
+)
+
+// The two requests of the specification, word for word without their comments
+// and the comma too many.
+const (
+	specHTTP = `{
+      "timestamp": 1625106204,
+      "ext_type": "XLSX",
+      "title": "http接口数据源导出",
+      "user_id": "123",
+      "callback": "http://www.baidu.com",
+      "source_http": {
+          "url": "http://127.0.0.1:8080/demo/page",
+          "method": "GET",
+          "header": {},
+          "param": {
+              "limit": 20
+          }
+      }
+  }`
+	specRaw = `{
+        "timestamp": 1625106207,
+        "ext_type": "XLSX",
+        "title": "请求直接携带数据导出",
+        "user_id": "1231",
+        "callback": "",
+        "source_raw": "[{\"name\":\"姓名\",\"age\":\"年龄\"},{\"name\":\"李雷\",\"age\":17}]"
+    }`
+)
+
+// httpBody is a request with members in place of, or besides, the usual ones.
+func httpBody(source string, more ...string) string {
+	members := append([]string{`"ext_type":"XLSX"`, `"source_http":{"url":"http://source/p"` + source + `}`}, more...)
+	return "{" + strings.Join(members, ",") + "}"
+}
+
+func rawBody(rows string) string { return `{"ext_type":"XLSX","source_raw":` + rows + `}` }
+
+func TestKeyIsOfTheRequestAndTheTenant(t *testing.T) {
+	t.Parallel()
+	keys, err := events.NewKeyring(eventstest.SecretKey)
+	require.NoError(t, err)
+	key := func(tenant, sourceType, body string) string {
+		s, err := Parse(keys, tenant, sourceType, []byte(body))
+		require.NoError(t, err)
+		return s.Key
+	}
+	of := func(body string) string { return key("default", "http", body) }
+	same := of(`{"ext_type":"XLSX","title":"中","source_http":{"url":"http://h/p","param":{"a":1,"b":2}}}`)
+	require.Equal(t, same, of(` { "source_http" : {"param":{"b":2,"a":1},"url":"http:\/\/h/p"}, "title":"\u4e2d", "ext_type":"XLSX"}`),
+		"order, white space and escapes do not matter")
+	require.NotEqual(t, same, of(`{"ext_type":"XLSX","title":"中","source_http":{"url":"http://h/p","param":{"a":1.0,"b":2}}}`),
+		"a number is what was written: no two ids are taken for one")
+	require.NotEqual(t, same, of(`{"ext_type":"XLSX","title":"中","source_http":{"url":"http://h/p","param":{"a":1,"b":2}},"x":0}`),
+		"unknown fields count")
+	require.NotEqual(t, of(httpBody(`,"param":{"id":9007199254740993}`)), of(httpBody(`,"param":{"id":9007199254740992}`)))
+	require.NotEqual(t, same, key("other", "http", `{"ext_type":"XLSX","title":"中","source_http":{"url":"http://h/p","param":{"a":1,"b":2}}}`))
+	require.NotEqual(t, key("default", "raw", rawBody(`[{"a":1,"b":2}]`)), key("default", "raw", rawBody(`[{"b":2,"a":1}]`)),
+		"the order of a header's names is the order of the columns")
+	require.NotEqual(t, key("default", "raw", rawBody(`[{"a":1}]`)), key("default", "raw", rawBody(`[{"a":2}]`)))
+	require.Equal(t, "49baf791fddde7be7446a0efb7ffc4df", of(specHTTP), "the key of a request is for ever")
+}
+
+// FuzzSubmission holds the reading of a request to its word: an envelope's
+// error or a request that is within bounds, the same each time.
+func FuzzSubmission(f *testing.F) {
+	for _, body := range []string{
+		specHTTP, specRaw, `{}`, `{"ext_type":"xlsx","source_http":{"url":"http://h","header":{"A":1},"param":{"limit":"9"}}}`,
+		rawBody(`[{"a":1},{"b":[1]}]`), rawBody(`"[{\"a\":\"\\u4e2d\"} , {}]"`), "{ // \n}", `{"a":1,}`, `{"a":{"a":1,"a":2}}`,
+	} {
+		f.Add([]byte(body), false)
+		f.Add([]byte(body), true)
+	}
+	keys, err := events.NewKeyring(eventstest.SecretKey)
+	require.NoError(f, err)
+	f.Fuzz(func(t *testing.T, body []byte, raw bool) {
+		sourceType := events.SourceHTTP
+		if raw {
+			sourceType = events.SourceRaw
+		}
+		kept := bytes.Clone(body)
+		s, err := Parse(keys, "default", sourceType, body)
+		require.Equal(t, kept, body, "the body is only read")
+		if err != nil {
+			var e *Error
+			require.True(t, errors.As(err, &e))
+			require.NotEmpty(t, e.Field)
+			require.Less(t, len(e.Msg), 2048)
+			return
+		}
+		require.True(t, events.ValidKey(s.Key))
+		data, err := json.Marshal(s.Request)
+		require.NoError(t, err)
+		var back events.Request
+		require.NoError(t, json.Unmarshal(data, &back), "what is kept can be read back")
+		if !raw {
+			require.NotEmpty(t, s.Request.HTTP.URL)
+			require.True(t, s.Request.HTTP.Limit >= 1 && s.Request.HTTP.Limit <= maxLimit)
+			require.True(t, s.Request.HTTP.Conn >= 1 && s.Request.HTTP.Conn <= maxConn)
+			return
+		}
+		var n int64
+		for i, p := range s.Pages {
+			count, err := rows.Check(p.Array(), rows.Limits{})
+			require.NoError(t, err)
+			require.Equal(t, p.Count, count)
+			n += int64(count)
+			require.True(t, i == 0 || count <= rawPageRows)
+		}
+		require.Equal(t, s.Request.Raw.Rows+1, n)
+		require.Equal(t, s.Request.Raw.Pages, len(s.Pages))
+		again, err := Parse(keys, "default", sourceType, body)
+		require.NoError(t, err)
+		require.Equal(t, s, again)
+	})
+}
+
+func FuzzParams(f *testing.F) {
+	f.Add([]byte(`{"key":"x","limit":5}`))
+	f.Add([]byte(` `))
+	f.Fuzz(func(t *testing.T, body []byte) {
+		if _, err := Params(body); err != nil {
+			var e *Error
+			require.True(t, errors.As(err, &e))
+			require.False(t, e.TooLarge)
+		}
+	})
+}

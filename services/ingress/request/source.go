@@ -1,0 +1,292 @@
+package request
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+
+	"sheaf/events"
+	"sheaf/events/rows"
+
+	"github.com/go-json-experiment/json/jsontext"
+	"golang.org/x/net/http/httpguts"
+	"golang.org/x/net/idna"
+)
+
+// sourceHTTP checks how to ask the source for its pages. more are the names of
+// unknown fields.
+// header holds the secret parameters too, see events.SecretParam.
+func sourceHTTP(source jsontext.Value) (req *events.HTTPRequest, header events.Secrets, more []string, err error) {
+	members, err := objectMembers("source_http", source)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	req = &events.HTTPRequest{Method: "GET", Limit: defaultLimit, Conn: defaultConn}
+	for _, m := range members {
+		name := m.name
+		m.name = "source_http." + name
+		var err error
+		switch name {
+		case "url":
+			req.URL, err = sourceURL(m)
+		case "method":
+			var method string
+			if method, err = text(m, 64); err == nil && method != "" {
+				req.Method = strings.ToUpper(method)
+				if req.Method != "GET" && req.Method != "POST" {
+					err = Invalid(m.name, "%q is not supported; supported: GET, POST", Cut(method, 16))
+				}
+			}
+		case "conn":
+			if m.value.Kind() != 'n' {
+				var n int64
+				if n, err = integer(m, 0, maxConn); n != 0 {
+					req.Conn = int(n)
+				}
+			}
+		case "header":
+			header, err = sourceHeader(m)
+		case "param":
+			req.Param, req.Limit, err = param(m)
+		case "secret_param":
+			req.SecretParam, err = secretParams(m)
+		default:
+			more = append(more, m.name)
+		}
+		if err != nil {
+			return nil, nil, nil, err
+		}
+	}
+	if req.URL == "" {
+		return nil, nil, nil, Invalid("source_http.url", "is required")
+	}
+	req.Header = slices.Sorted(maps.Keys(header))
+	for name, value := range header {
+		if events.CheckSealed(value) != nil {
+			return nil, nil, nil, Invalid(fmt.Sprintf("source_http.header[%q]", Cut(name, 64)), "begins like a sealed value and is none; see sheaf seal")
+		}
+	}
+	if len(req.SecretParam) > 0 {
+		if header == nil {
+			header = events.Secrets{}
+		}
+		if err := takeSecretParams(req, header); err != nil {
+			return nil, nil, nil, err
+		}
+	}
+	return req, header, more, nil
+}
+
+// maxSecretParams is how many parameters of a source may be secret.
+const maxSecretParams = 64
+
+// secretParams reads the names of the parameters that are secret.
+func secretParams(m member) ([]string, error) {
+	if m.value.Kind() == 'n' {
+		return nil, nil
+	}
+	var names []string
+	if m.value.Kind() != '[' || json.Unmarshal(m.value, &names) != nil {
+		return nil, Invalid(m.name, "must be an array of names of source_http.param")
+	}
+	if len(names) > maxSecretParams {
+		return nil, Invalid(m.name, "has %d names, at most %d are allowed", len(names), maxSecretParams)
+	}
+	slices.Sort(names)
+	for i, name := range names {
+		switch {
+		case name == "page" || name == "limit":
+			return nil, Invalid(m.name, "%q is the crawler's and no secret", name)
+		case i > 0 && names[i-1] == name:
+			return nil, Invalid(m.name, "names %q twice", Cut(name, maxWarningField))
+		}
+	}
+	return names, nil
+}
+
+// takeSecretParams moves the secret parameters from where the log would hold them
+// to what is sealed.
+func takeSecretParams(req *events.HTTPRequest, secrets events.Secrets) error {
+	var members []member
+	if req.Param != nil {
+		var err error
+		if members, err = objectMembers("source_http.param", jsontext.Value(req.Param)); err != nil {
+			return err
+		}
+	}
+	rest, found := []byte{'{'}, 0
+	for _, m := range members {
+		if !slices.Contains(req.SecretParam, m.name) {
+			if len(rest) > 1 {
+				rest = append(rest, ',')
+			}
+			var err error
+			if rest, err = jsontext.AppendQuote(rest, m.name); err != nil {
+				return err
+			}
+			rest = append(append(rest, ':'), m.value...)
+			continue
+		}
+		found++
+		if m.value.Kind() == '"' {
+			value, err := text(member{name: "source_http.param." + m.name, value: m.value}, maxHeaderBytes)
+			if err != nil {
+				return err
+			}
+			if events.CheckSealed(value) != nil {
+				return Invalid("source_http.param."+Cut(m.name, 64), "begins like a sealed value and is none; see sheaf seal")
+			}
+		}
+		if len(m.value) > maxHeaderBytes {
+			return Invalid("source_http.param."+Cut(m.name, 64), "has more than %d bytes, the most of a secret", maxHeaderBytes)
+		}
+		secrets[events.SecretParam(m.name)] = string(m.value)
+	}
+	if found < len(req.SecretParam) {
+		for _, name := range req.SecretParam {
+			if _, ok := secrets[events.SecretParam(name)]; !ok {
+				return Invalid("source_http.secret_param", "%q is no parameter in source_http.param", Cut(name, maxWarningField))
+			}
+		}
+	}
+	req.Param = append(rest, '}')
+	return nil
+}
+
+func sourceURL(m member) (string, error) {
+	s, err := text(m, maxSourceURL)
+	if err != nil || s == "" {
+		return "", err
+	}
+	return s, URL(m.name, s, maxSourceURL)
+}
+
+// URL checks an absolute http or https URL.
+func URL(field, s string, maxBytes int) error {
+	if len(s) > maxBytes {
+		return Invalid(field, "has %d bytes, at most %d are allowed", len(s), maxBytes)
+	}
+	u, err := url.Parse(s)
+	var escape url.EscapeError
+	switch {
+	case strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f }):
+		return Invalid(field, "is not a URL: it holds a control character, such as a line break; percent-encode it")
+	case errors.As(err, &escape):
+		return Invalid(field, "is not a URL: it holds %q, which is no percent-encoding; write %%25 for a percent sign", Cut(string(escape), 8))
+	case err != nil:
+		return Invalid(field, "is not a URL; want http://host/path or https://host/path")
+	}
+	switch {
+	case u.Scheme != "http" && u.Scheme != "https":
+		return Invalid(field, "must begin with http:// or https://")
+	case u.User != nil:
+		return Invalid(field, "must not hold a user name or password; send them in source_http.header")
+	case u.Hostname() == "":
+		return Invalid(field, "names no host")
+	}
+	if host := u.Hostname(); strings.ContainsFunc(host, func(r rune) bool { return r >= utf8.RuneSelf }) {
+		if _, err := idna.Lookup.ToASCII(host); err != nil {
+			return Invalid(field, "has the host %q, which is not a domain name", Cut(host, 64))
+		}
+	}
+	if p := u.Port(); p != "" {
+		if n, err := strconv.ParseUint(p, 10, 16); err != nil || n == 0 {
+			return Invalid(field, "has port %s; want 1 to 65535", Cut(p, 16))
+		}
+	}
+	return nil
+}
+
+// forbiddenHeaders frame the message or belong to the connection, so they are
+// the crawler's alone (RFC 9110, sections 7.6.1 and 10.1.1; RFC 9112, section 6).
+var forbiddenHeaders = map[string]bool{
+	"host": true, "content-length": true, "transfer-encoding": true, "connection": true,
+	"keep-alive": true, "te": true, "trailer": true, "upgrade": true, "expect": true,
+}
+
+// sourceHeader checks the headers that the source is to be asked with. No
+// error repeats a value: values are secrets.
+func sourceHeader(m member) (events.Secrets, error) {
+	if m.value.Kind() == 'n' {
+		return nil, nil
+	}
+	members, err := objectMembers(m.name, m.value)
+	if err != nil {
+		return nil, err
+	}
+	if len(members) > maxHeaders {
+		return nil, Invalid(m.name, "has %d headers, at most %d are allowed", len(members), maxHeaders)
+	}
+	header := make(events.Secrets, len(members))
+	seen := make(map[string]bool, len(members))
+	size := 0
+	for _, h := range members {
+		field := fmt.Sprintf("%s[%q]", m.name, Cut(h.name, 64))
+		lower := strings.ToLower(h.name)
+		switch {
+		case !httpguts.ValidHeaderFieldName(h.name):
+			return nil, Invalid(field, "is not a header name; want letters, digits and -")
+		case forbiddenHeaders[lower] || strings.HasPrefix(lower, "proxy-"):
+			return nil, Invalid(field, "is set by the crawler and cannot be given")
+		case seen[lower]:
+			return nil, Invalid(field, "is given twice")
+		}
+		seen[lower] = true
+		value, err := textOrNumber(member{name: field, value: h.value}, maxHeaderBytes)
+		if err != nil {
+			return nil, err
+		}
+		if !httpguts.ValidHeaderFieldValue(value) {
+			return nil, Invalid(field, "has a value with control characters, such as a line break")
+		}
+		if size += len(h.name) + len(value); size > maxHeaderBytes {
+			return nil, Invalid(m.name, "has more than %d bytes", maxHeaderBytes)
+		}
+		header[h.name] = value
+	}
+	return header, nil
+}
+
+// param checks the parameters of the source and returns them as received,
+// with the rows a page that they ask for.
+func param(m member) (json.RawMessage, int, error) {
+	if m.value.Kind() == 'n' {
+		return nil, defaultLimit, nil
+	}
+	members, err := objectMembers(m.name, m.value)
+	if err != nil {
+		return nil, 0, err
+	}
+	// The crawler reads it as it reads a row.
+	if _, err := rows.Check(slices.Concat([]byte{'['}, m.value, []byte{']'}), rows.Limits{}); err != nil {
+		return nil, 0, Invalid(m.name, "cannot be sent to the source: %s", Cut(err.Error(), 120))
+	}
+	limit := int64(defaultLimit)
+	for _, p := range members {
+		if p.name != "limit" || p.value.Kind() == 'n' {
+			continue
+		}
+		p.name = m.name + ".limit"
+		if p.value.Kind() == '"' {
+			s, err := text(p, 64)
+			if err != nil {
+				return nil, 0, err
+			}
+			p.value = jsontext.Value(s)
+			if !p.value.IsValid() {
+				return nil, 0, Invalid(p.name, "must be an integer from 1 to %d", maxLimit)
+			}
+		}
+		if limit, err = integer(p, 1, maxLimit); err != nil {
+			return nil, 0, err
+		}
+	}
+	return json.RawMessage(bytes.Clone(m.value)), int(limit), nil
+}
