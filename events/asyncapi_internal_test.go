@@ -44,9 +44,9 @@ func TestAsyncAPINamesEverySubject(t *testing.T) {
 	want := map[string]string{ // address to stream
 		SubmitSubject("{tenant}", "{source}"):              StreamSubmit,
 		APISubject("{tenant}", "{operation}"):              "",
-		subjectPage + "{tenant}.{key}.{run}.{page}.{part}": StreamPages,
+		SubjectPage + "{tenant}.{key}.{run}.{page}.{part}": StreamPages,
 		ProgressSubject("{tenant}", "{key}"):               "",
-		subjectCallback + "{tenant}.{name}":                StreamCallbacks,
+		SubjectCallback + "{tenant}.{name}":                StreamCallbacks,
 	}
 	for typ := range typeNames {
 		want[EventSubject("{tenant}", typ, "{key}")] = StreamEvents
@@ -109,7 +109,7 @@ func TestAsyncAPIMessages(t *testing.T) {
 		byName[m.(object)["name"].(string)] = m.(object)
 	}
 	types := maps.Clone(typeNames)
-	types["page"] = pageTypeName
+	types["page"] = PageTypeName
 	for _, ceType := range types {
 		m := byName[ceType]
 		require.NotNil(t, m, ceType)
@@ -128,7 +128,7 @@ func TestAsyncAPIMessages(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, slices.Sorted(maps.Keys(msg.Header)), slices.Sorted(maps.Keys(at(doc, "components", "schemas", "eventHeaders", "properties").(object))))
 	var pageHeaders []string
-	for _, line := range strings.Split(readGolden(t, pageTypeName), "\n")[1:] {
+	for _, line := range strings.Split(readGolden(t, PageTypeName), "\n")[1:] {
 		if line == "" {
 			break
 		}

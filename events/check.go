@@ -211,7 +211,7 @@ func (s *Streams) Readable(ctx context.Context) ([]uint64, error) {
 			return nil, fmt.Errorf("reading the log: %w", err)
 		}
 		is := meta.Sequence.Stream
-		if m.Headers().Get(headerID) != "" && json.Valid(m.Data()) {
+		if m.Headers().Get(HeaderID) != "" && json.Valid(m.Data()) {
 			whole = append(whole, is)
 		}
 		if is >= last {

@@ -20,13 +20,13 @@ import (
 // Extension names are lower-case letters and digits, as the specification asks.
 const (
 	headerSpecVersion   = "ce-specversion"
-	headerID            = "ce-id"
+	HeaderID            = "ce-id"
 	headerSource        = "ce-source"
 	headerType          = "ce-type"
 	headerSubject       = "ce-subject"
 	headerTime          = "ce-time"
 	headerContentType   = "ce-datacontenttype"
-	headerCorrelationID = "ce-correlationid"
+	HeaderCorrelationID = "ce-correlationid"
 )
 
 // typeNames are the ce-type of each event. The version is part of the name: a
@@ -109,43 +109,49 @@ func Encode(ev Event) (*nats.Msg, error) {
 		return nil, fmt.Errorf("encoding %s: no export", t)
 	}
 	x := *ev.Export
-	x.stamp(t, 0, "")
+	x.Stamp(t, 0, "")
 	b := newBody(ev.Payload, &x)
 	data, err := json.Marshal(b.Addr().Interface())
 	if err != nil {
 		return nil, fmt.Errorf("encoding %s: %w", t, err)
 	}
-	h := nats.Header{
-		headerSpecVersion: {"1.0"},
-		headerID:          {ev.ID},
-		headerSource:      {"/sheaf/" + ev.Tenant},
-		headerType:        {name},
-		headerSubject:     {ev.Key},
-		headerTime:        {ev.Time.UTC().Format(time.RFC3339Nano)},
-		headerContentType: {"application/json"},
-	}
+	h := Header(ev.ID, ev.Tenant, ev.Key, name, ev.Time)
 	if ev.CorrelationID != "" {
-		h[headerCorrelationID] = []string{ev.CorrelationID}
+		h[HeaderCorrelationID] = []string{ev.CorrelationID}
 	}
 	return &nats.Msg{Subject: EventSubject(ev.Tenant, t, ev.Key), Header: h, Data: data}, nil
+}
+
+// Header returns the attributes that every message of Sheaf has, as headers: id is its
+// ce-id, ceType its ce-type.
+func Header(id, tenant, key, ceType string, at time.Time) nats.Header {
+	return nats.Header{
+		headerSpecVersion: {"1.0"},
+		HeaderID:          {id},
+		headerSource:      {"/sheaf/" + tenant},
+		headerType:        {ceType},
+		headerSubject:     {key},
+		headerTime:        {at.UTC().Format(time.RFC3339Nano)},
+		headerContentType: {"application/json"},
+	}
 }
 
 // Decode reads an event. Unknown fields are ignored: adding one is not a new version.
 // With an error the event has no Payload, and its Export only if that could be read.
 func Decode(subject string, h nats.Header, data []byte, sequence uint64) (Event, error) {
-	tokens, err := splitSubject(subject, subjectEvent, 3)
+	tokens, err := SplitSubject(subject, SubjectEvent, 3)
 	if err != nil {
 		return Event{}, err
 	}
-	if err := checkName(tokens[0], tokens[2]); err != nil {
+	if err := CheckName(tokens[0], tokens[2]); err != nil {
 		return Event{}, err
 	}
 	t := Type(tokens[1])
 	ev := Event{
-		ID:            h.Get(headerID),
+		ID:            h.Get(HeaderID),
 		Tenant:        tokens[0],
 		Key:           tokens[2],
-		CorrelationID: h.Get(headerCorrelationID),
+		CorrelationID: h.Get(HeaderCorrelationID),
 		Sequence:      sequence,
 	}
 	p := newPayload(t)
@@ -154,7 +160,7 @@ func Decode(subject string, h nats.Header, data []byte, sequence uint64) (Event,
 	}
 	x, err := decodeBody(p, data)
 	if x != nil && x.Tenant == ev.Tenant && x.Key == ev.Key && x.State != StateNone {
-		x.stamp(t, sequence, ev.ID)
+		x.Stamp(t, sequence, ev.ID)
 		ev.Export = x
 	}
 	if p == nil {

@@ -47,7 +47,7 @@ type commit struct {
 // publishEvent writes an event to the log under the condition that the last sequence over
 // its key is last.
 func (s *Streams) publishEvent(ctx context.Context, msg *nats.Msg, last uint64, tenant, key string) (uint64, error) {
-	filter := keyFilter(tenant, key)
+	filter := KeyFilter(tenant, key)
 	fence(msg, last, filter)
 	c := &commit{msg: msg, tenant: tenant, filter: filter, done: make(chan struct{})}
 	q := &s.commits

@@ -40,7 +40,7 @@ type Delivery struct {
 // name the request that began the export.
 func (d Delivery) Concerns(x *Export) {
 	if d.requestID != nil {
-		*d.requestID = x.requestID()
+		*d.requestID = x.Origin()
 	}
 }
 
@@ -213,7 +213,7 @@ func keepAlive(msg jetstream.Msg, every time.Duration) (stop func()) {
 // that is lost only means one more delivery.
 func settle(ctx context.Context, msg jetstream.Msg, d Delivery, consumer string, err error) {
 	log := slog.With("consumer", consumer, "subject", d.Subject, "sequence", d.Sequence, "delivered", d.Delivered)
-	if t, err := splitSubject(d.Subject, subjectEvent, 3); err == nil {
+	if t, err := SplitSubject(d.Subject, SubjectEvent, 3); err == nil {
 		log = log.With("tenant", t[0], "hash_key", t[2])
 	} else if tenant, key, err := DueCallback(d.Subject); err == nil {
 		log = log.With("tenant", tenant, "hash_key", key)

@@ -171,6 +171,9 @@ func moment(ev Event) Moment {
 	return m
 }
 
+// Note adds an event to the timeline.
+func (x *Export) Note(ev Event) { x.Timeline = withMoment(x.Timeline, moment(ev)) }
+
 // withMoment returns a timeline with an event more. The one that it was given stays
 // as it is: other copies of the export share it.
 func withMoment(timeline []Moment, m Moment) []Moment {
@@ -187,8 +190,8 @@ func withMoment(timeline []Moment, m Moment) []Moment {
 	return append(append(append(next, summed), timeline[firstMoments+2:]...), m)
 }
 
-// has reports whether the timeline names an event.
-func (x *Export) has(id string) bool {
+// Has reports whether the timeline names an event.
+func (x *Export) Has(id string) bool {
 	return slices.ContainsFunc(x.Timeline, func(m Moment) bool { return m.EventID == id })
 }
 
@@ -270,13 +273,13 @@ func (x *Export) Apply(ev Event) error {
 	case *CallbackFailed:
 		x.Callback = CallbackState{State: CallbackExhausted, Attempts: p.Attempt, LastStatus: p.Status, LastReason: p.Reason}
 	}
-	x.Timeline = withMoment(x.Timeline, moment(ev))
-	x.stamp(t, ev.Sequence, ev.ID)
+	x.Note(ev)
+	x.Stamp(t, ev.Sequence, ev.ID)
 	return nil
 }
 
-// stamp sets what names the newest event, which is of type t.
-func (x *Export) stamp(t Type, sequence uint64, id string) {
+// Stamp sets what names the newest event, which is of type t.
+func (x *Export) Stamp(t Type, sequence uint64, id string) {
 	x.LastSeq, x.LastID = sequence, id
 	switch t {
 	case TypeRequested:
@@ -335,10 +338,12 @@ func (x *Export) WebhookID() string { return fmt.Sprintf("%s-%d", x.Key, x.Termi
 // began have one only if a producer gave it.
 func (x *Export) With(log *slog.Logger) *slog.Logger {
 	log = log.With("tenant", x.Tenant, "hash_key", x.Key, "id", x.ID)
-	if id := x.requestID(); id != "" {
+	if id := x.Origin(); id != "" {
 		log = log.With("request_id", id)
 	}
 	return log
 }
 
-func (x *Export) requestID() string { return cmp.Or(x.RequestID, x.CorrelationID) }
+// Origin is the id of the request that began the export's present round, "" if it is not
+// known.
+func (x *Export) Origin() string { return cmp.Or(x.RequestID, x.CorrelationID) }

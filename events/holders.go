@@ -22,8 +22,8 @@ func (s *Streams) Holders(ctx context.Context) ([]Holder, error) {
 			return fmt.Errorf("%w: listing %s: %w", ErrUnavailable, filter, err)
 		}
 		for subject := range info.State.Subjects {
-			t, err := splitSubject(subject, prefix, tokens)
-			if err != nil || checkName(t[tenant], t[tenant+1]) != nil {
+			t, err := SplitSubject(subject, prefix, tokens)
+			if err != nil || CheckName(t[tenant], t[tenant+1]) != nil {
 				continue
 			}
 			if _, known := found[Holder{t[tenant], t[tenant+1]}]; !known {
@@ -34,7 +34,7 @@ func (s *Streams) Holders(ctx context.Context) ([]Holder, error) {
 		return nil
 	}
 	// Pages are written whole, so the first part stands for the page.
-	if err := list(s.pages, subjectPage+"*.*.*.*.1", subjectPage, 5, 0); err != nil {
+	if err := list(s.pages, SubjectPage+"*.*.*.*.1", SubjectPage, 5, 0); err != nil {
 		return nil, err
 	}
 	if err := list(s.private, subjectPrivate+"*.*.*", subjectPrivate, 3, 1); err != nil {
@@ -67,7 +67,7 @@ func (s *Streams) PurgeUnknown(ctx context.Context, h Holder, mark PurgeMark) er
 		subject string
 		upTo    uint64
 	}{
-		{s.pages, subjectPage + h.Tenant + "." + h.Key + ".>", mark.pages},
+		{s.pages, SubjectPage + h.Tenant + "." + h.Key + ".>", mark.pages},
 		{s.private, privateSubject("*", h.Tenant, h.Key), mark.private},
 	} {
 		if err := what.stream.Purge(ctx, jetstream.WithPurgeSubject(what.subject), jetstream.WithPurgeSequence(what.upTo+1)); err != nil {

@@ -2,9 +2,6 @@ package events
 
 import (
 	"context"
-	"crypto/hmac"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -37,9 +34,7 @@ type IdempotencyClaim struct {
 }
 
 func (s *Streams) idempotencySubject(tenant, key string) string {
-	m := hmac.New(sha256.New, s.keys.hash)
-	m.Write([]byte("idempotency\x00" + tenant + "\x00" + key))
-	return subjectIdempotency + tenant + "." + hex.EncodeToString(m.Sum(nil)[:16])
+	return subjectIdempotency + tenant + "." + s.keys.IdempotencyName(tenant, key)
 }
 
 // IdempotencyKey returns what a key is bound to, from the leader, and whether it is.
@@ -68,7 +63,7 @@ func (s *Streams) IdempotencyKey(ctx context.Context, tenant, key string) (c Ide
 // tenant may have twice what is free, and gets ErrTooManyKeys beyond that: one alone
 // can take two thirds, and something is left for whoever comes.
 func (s *Streams) ClaimIdempotencyKey(ctx context.Context, tenant, key string, c IdempotencyClaim) (first IdempotencyClaim, err error) {
-	if err := checkName(tenant, c.Key); err != nil {
+	if err := CheckName(tenant, c.Key); err != nil {
 		return first, err
 	}
 	data, err := json.Marshal(c)

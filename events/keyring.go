@@ -110,6 +110,13 @@ func (k *Keyring) HashKey(tenant, sourceType string, canonical []byte) string {
 	return hex.EncodeToString(m.Sum(nil)[:16])
 }
 
+// IdempotencyName returns what is kept of an Idempotency-Key that a caller has chosen.
+func (k *Keyring) IdempotencyName(tenant, key string) string {
+	m := hmac.New(sha256.New, k.hash)
+	m.Write([]byte("idempotency\x00" + tenant + "\x00" + key))
+	return hex.EncodeToString(m.Sum(nil)[:16])
+}
+
 // SubmissionKey returns the key under which a submission that could not be
 // accepted is told: made from its place in the stream, since its content
 // cannot be trusted to have one.

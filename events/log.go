@@ -43,7 +43,7 @@ type Decide func(x *Export) (Payload, error)
 // the server takes is refused with nats.ErrMaxPayload.
 func (s *Streams) Append(ctx context.Context, known Export, correlation string, decide Decide) (Export, error) {
 	x := known
-	if err := checkName(x.Tenant, x.Key); err != nil {
+	if err := CheckName(x.Tenant, x.Key); err != nil {
 		return x, err
 	}
 	ev := Event{ID: NewID(), Tenant: x.Tenant, Key: x.Key, Time: time.Now().UTC(), CorrelationID: correlation}
@@ -66,7 +66,7 @@ func (s *Streams) Append(ctx context.Context, known Export, correlation string, 
 			ev.Export = &after
 			sequence, err := s.publishExport(ctx, ev, x.LastSeq)
 			if err == nil {
-				after.stamp(ev.Type(), sequence, ev.ID)
+				after.Stamp(ev.Type(), sequence, ev.ID)
 				return after, nil
 			}
 			if errors.Is(err, ErrUnavailable) {
@@ -86,7 +86,7 @@ func (s *Streams) Append(ctx context.Context, known Export, correlation string, 
 		if err := s.notBehind(ctx, &now, x.LastSeq); err != nil {
 			return x, err
 		}
-		if x = now; unconfirmed > 0 && x.has(ev.ID) {
+		if x = now; unconfirmed > 0 && x.Has(ev.ID) {
 			return x, nil
 		}
 	}
@@ -165,10 +165,10 @@ func publishError(err error) error {
 // newest event cannot be read, with the sequence of that event.
 func (s *Streams) Read(ctx context.Context, tenant, key string) (Export, error) {
 	x := Export{Tenant: tenant, Key: key}
-	if err := checkName(tenant, key); err != nil {
+	if err := CheckName(tenant, key); err != nil {
 		return Export{}, err
 	}
-	last, err := s.last(ctx, keyFilter(tenant, key))
+	last, err := s.last(ctx, KeyFilter(tenant, key))
 	if err != nil || last == nil {
 		return x, err
 	}
@@ -379,7 +379,7 @@ func (s *Streams) readOn(ctx context.Context, from uint64) (batch []Event) {
 	ctx, cancel := context.WithTimeout(ctx, followRead)
 	defer cancel()
 	for len(batch) < followBatch {
-		m, err := s.events.GetMsg(ctx, from, jetstream.WithGetMsgSubject(subjectEvent+">"))
+		m, err := s.events.GetMsg(ctx, from, jetstream.WithGetMsgSubject(SubjectEvent+">"))
 		if err != nil {
 			return batch // there are no more, or it is asked again
 		}
@@ -484,7 +484,7 @@ const gapFor = 30 * time.Second
 // three servers that were killed in turn one was seen to begin with the second event of a
 // log that held the first. A leader that is behind the reader proves nothing.
 func (s *Streams) notThere(ctx context.Context, next, is uint64) error {
-	m, err := s.events.GetMsg(ctx, next, jetstream.WithGetMsgSubject(subjectEvent+">"))
+	m, err := s.events.GetMsg(ctx, next, jetstream.WithGetMsgSubject(SubjectEvent+">"))
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		// What was delivered may have been purged since. A leader that is behind says this too.
 		info, err := leaderInfo(ctx, s.events)
@@ -504,7 +504,7 @@ func (s *Streams) notThere(ctx context.Context, next, is uint64) error {
 // cancellation final.
 func (s *Streams) OnCancelled(fn func(tenant, key string)) (stop func(), err error) {
 	sub, err := s.nc.Subscribe(EventSubject("*", TypeCancelled, "*"), func(m *nats.Msg) {
-		if tokens, err := splitSubject(m.Subject, subjectEvent, 3); err == nil {
+		if tokens, err := SplitSubject(m.Subject, SubjectEvent, 3); err == nil {
 			fn(tokens[0], tokens[2])
 		}
 	})

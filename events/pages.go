@@ -55,7 +55,7 @@ func (p Page) DataRows() int {
 }
 
 const (
-	pageTypeName = "sheaf.page.fetched.v1"
+	PageTypeName = "sheaf.page.fetched.v1"
 
 	headerPage       = "ce-page"
 	headerPart       = "ce-part"
@@ -154,7 +154,7 @@ func (s *Streams) PublishPage(ctx context.Context, p Page) (stored bool, err err
 // writing. A page of several parts needs twice its size: the server keeps a batch
 // beside its stream until it is complete. An error of room becomes ErrNoSpace.
 func (s *Streams) PublishSized(ctx context.Context, p Page, room func(bytes int64) error) (size int64, stored bool, err error) {
-	if err := checkName(p.Tenant, p.Key); err != nil {
+	if err := CheckName(p.Tenant, p.Key); err != nil {
 		return 0, false, err
 	}
 	msgs, payload, err := s.encodePage(p)
@@ -244,35 +244,28 @@ func (s *Streams) encodePage(p Page) (msgs []*nats.Msg, payload []byte, err erro
 		p.SHA256 = sha256.Sum256(p.Rows)
 	}
 	parts := max(1, (len(payload)+size-1)/size)
-	id, now := NewID(), time.Now().UTC().Format(time.RFC3339Nano)
+	id, now := NewID(), time.Now()
 	checksum := crc32c(p.Rows)
 	msgs = make([]*nats.Msg, parts)
 	for i := range parts {
-		msgs[i] = &nats.Msg{
-			Subject: PageSubject(p.PageID, i+1),
-			Data:    payload[i*size : min((i+1)*size, len(payload))],
-			Header: nats.Header{
-				headerSpecVersion: {"1.0"},
-				headerID:          {id + "-" + strconv.Itoa(i+1)},
-				headerSource:      {"/sheaf/" + p.Tenant},
-				headerType:        {pageTypeName},
-				headerSubject:     {p.Key},
-				headerTime:        {now},
-				headerContentType: {"application/json"},
-				headerEncoding:    {encoding},
-				headerPage:        {strconv.Itoa(p.Number)},
-				headerPart:        {strconv.Itoa(i + 1)},
-				headerParts:       {strconv.Itoa(parts)},
-				headerRows:        {strconv.Itoa(p.RowCount)},
-				headerHeaderRow:   {strconv.FormatBool(p.HeaderRow)},
-				headerTotal:       {strconv.FormatInt(p.Total, 10)},
-				headerTotalPages:  {strconv.Itoa(p.TotalPages)},
-				headerLimit:       {strconv.Itoa(p.Limit)},
-				headerAttempts:    {strconv.Itoa(p.Attempts)},
-				headerSHA256:      {hex.EncodeToString(p.SHA256[:])},
-				headerCRC32C:      {checksum},
-			},
+		h := Header(id+"-"+strconv.Itoa(i+1), p.Tenant, p.Key, PageTypeName, now)
+		for _, own := range [...][2]string{
+			{headerEncoding, encoding},
+			{headerPage, strconv.Itoa(p.Number)},
+			{headerPart, strconv.Itoa(i + 1)},
+			{headerParts, strconv.Itoa(parts)},
+			{headerRows, strconv.Itoa(p.RowCount)},
+			{headerHeaderRow, strconv.FormatBool(p.HeaderRow)},
+			{headerTotal, strconv.FormatInt(p.Total, 10)},
+			{headerTotalPages, strconv.Itoa(p.TotalPages)},
+			{headerLimit, strconv.Itoa(p.Limit)},
+			{headerAttempts, strconv.Itoa(p.Attempts)},
+			{headerSHA256, hex.EncodeToString(p.SHA256[:])},
+			{headerCRC32C, checksum},
+		} {
+			h[own[0]] = []string{own[1]}
 		}
+		msgs[i] = &nats.Msg{Subject: PageSubject(p.PageID, i+1), Header: h, Data: payload[i*size : min((i+1)*size, len(payload))]}
 	}
 	return msgs, payload, nil
 }
@@ -562,7 +555,7 @@ func (s *Streams) ListPages(ctx context.Context, tenant, key string, run uint64)
 // PurgeRun removes the pages of one run. Pages of an export that is under way
 // must not be purged.
 func (s *Streams) PurgeRun(ctx context.Context, tenant, key string, run uint64) error {
-	if err := checkName(tenant, key); err != nil {
+	if err := CheckName(tenant, key); err != nil {
 		return err
 	}
 	if err := s.pages.Purge(ctx, jetstream.WithPurgeSubject(runPrefix(tenant, key, run)+">")); err != nil {
@@ -573,10 +566,10 @@ func (s *Streams) PurgeRun(ctx context.Context, tenant, key string, run uint64) 
 
 // PurgePages removes the pages of every run of a key.
 func (s *Streams) PurgePages(ctx context.Context, tenant, key string) error {
-	if err := checkName(tenant, key); err != nil {
+	if err := CheckName(tenant, key); err != nil {
 		return err
 	}
-	if err := s.pages.Purge(ctx, jetstream.WithPurgeSubject(subjectPage+tenant+"."+key+".>")); err != nil {
+	if err := s.pages.Purge(ctx, jetstream.WithPurgeSubject(SubjectPage+tenant+"."+key+".>")); err != nil {
 		return fmt.Errorf("%w: purging pages: %w", ErrUnavailable, err)
 	}
 	return nil

@@ -221,7 +221,7 @@ func (s *Streams) ScheduleCallback(ctx context.Context, tenant, key string, at t
 
 // DueCallback returns the export that a fired schedule names.
 func DueCallback(subject string) (tenant, key string, err error) {
-	t, err := splitSubject(subject, subjectDue+"callback.", 2)
+	t, err := SplitSubject(subject, subjectDue+"callback.", 2)
 	if err != nil {
 		return "", "", err
 	}

@@ -35,7 +35,7 @@ func (s *Streams) TellProgress(tenant, key string, p Progress) {
 // OnProgress calls fn for every progress that is told, until stop is called.
 func (s *Streams) OnProgress(fn func(tenant, key string, p Progress)) (stop func(), err error) {
 	sub, err := s.cfg.Callers.Subscribe(ProgressSubject("*", "*"), func(m *nats.Msg) {
-		t, err := splitSubject(m.Subject, subjectProgress, 2)
+		t, err := SplitSubject(m.Subject, subjectProgress, 2)
 		if err != nil {
 			return
 		}

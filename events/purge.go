@@ -63,7 +63,7 @@ func (s *Streams) PurgeEndedPages(ctx context.Context, x Export, mark PurgeMark)
 	if !now.State.Terminal() || now.RequestedSeq != x.RequestedSeq {
 		return fmt.Errorf("%w: purging key %s, which is not at the end it was seen at", ErrNotAllowed, x.Key)
 	}
-	return s.purgeUpTo(ctx, s.pages, subjectPage+x.Tenant+"."+x.Key+".>", mark.pages)
+	return s.purgeUpTo(ctx, s.pages, SubjectPage+x.Tenant+"."+x.Key+".>", mark.pages)
 }
 
 // LogState is how the log stands, as its leader says.
@@ -102,12 +102,12 @@ func (s *Streams) Forget(ctx context.Context, x Export) error {
 }
 
 func (s *Streams) purgeEvents(ctx context.Context, tenant, key string, opt jetstream.StreamPurgeOpt) error {
-	if err := checkName(tenant, key); err != nil {
+	if err := CheckName(tenant, key); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.PublishTimeout)
 	defer cancel()
-	if err := s.events.Purge(ctx, jetstream.WithPurgeSubject(keyFilter(tenant, key)), opt); err != nil {
+	if err := s.events.Purge(ctx, jetstream.WithPurgeSubject(KeyFilter(tenant, key)), opt); err != nil {
 		return fmt.Errorf("%w: purging the events of key %s: %w", ErrUnavailable, key, err)
 	}
 	return nil

@@ -18,7 +18,7 @@ import (
 // The event goes through the fence, so several processes may do the same at once, and
 // a second call finds nothing left to do.
 func (s *Streams) Restore(ctx context.Context, want Export) (restored bool, err error) {
-	if err := checkName(want.Tenant, want.Key); err != nil {
+	if err := CheckName(want.Tenant, want.Key); err != nil {
 		return false, err
 	}
 	for range 3 {
@@ -31,7 +31,7 @@ func (s *Streams) Restore(ctx context.Context, want Export) (restored bool, err 
 		}
 		x := want
 		ev := Event{ID: NewID(), Tenant: x.Tenant, Key: x.Key, Time: time.Now().UTC(), CorrelationID: x.CorrelationID, Payload: again(&x), Export: &x}
-		x.Timeline = withMoment(x.Timeline, moment(ev))
+		x.Note(ev)
 		_, err = s.publishExport(ctx, ev, have.LastSeq)
 		if err == nil {
 			return true, nil
@@ -49,7 +49,7 @@ func lost(have, want *Export) bool {
 	if want.State == StateNone || have.State == StateNone {
 		return want.State != StateNone
 	}
-	return len(want.Timeline) > 0 && !have.has(want.LastID) && newest(want).After(newest(have))
+	return len(want.Timeline) > 0 && !have.Has(want.LastID) && newest(want).After(newest(have))
 }
 
 // newest is the time of an export's newest event.

@@ -48,23 +48,15 @@ func (s *Streams) PublishDuplicate(ctx context.Context, tenant, correlation stri
 		return fmt.Errorf("reporting a duplicate submission: %w", err)
 	}
 	id := s.keys.SubmissionKey(tenant, d.Submission)
-	return s.publishResult(ctx, subjectCallback+tenant+"."+duplicateName, tenant, d.Key, id, correlation, duplicateTypeName, time.Now(), body)
+	return s.publishResult(ctx, SubjectCallback+tenant+"."+duplicateName, tenant, d.Key, id, correlation, duplicateTypeName, time.Now(), body)
 }
 
 func (s *Streams) publishResult(ctx context.Context, subject, tenant, key, id, correlation, ceType string, at time.Time, body []byte) error {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.PublishTimeout)
 	defer cancel()
-	h := nats.Header{
-		headerSpecVersion: {"1.0"},
-		headerID:          {id},
-		headerSource:      {"/sheaf/" + tenant},
-		headerType:        {ceType},
-		headerSubject:     {key},
-		headerTime:        {at.UTC().Format(time.RFC3339Nano)},
-		headerContentType: {"application/json"},
-	}
+	h := Header(id, tenant, key, ceType, at)
 	if correlation != "" {
-		h[headerCorrelationID] = []string{correlation}
+		h[HeaderCorrelationID] = []string{correlation}
 	}
 	if _, err := s.js.PublishMsg(ctx, &nats.Msg{Subject: subject, Data: body, Header: h}); err != nil {
 		return publishError(err)

@@ -14,7 +14,7 @@ func Schema(t Type) []byte { return schema(typeNames[t]) }
 func ExportSchema() []byte { return schema("sheaf.export.v1") }
 
 // PageSchema returns the JSON Schema of a page's rows.
-func PageSchema() []byte { return schema(pageTypeName) }
+func PageSchema() []byte { return schema(PageTypeName) }
 
 func schema(ceType string) []byte {
 	data, err := schemas.ReadFile("schema/" + ceType + ".json")

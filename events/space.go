@@ -43,13 +43,13 @@ type RunID struct {
 func (s *Streams) Runs(ctx context.Context) ([]RunID, error) { return s.runs(ctx, "*", "*") }
 
 func (s *Streams) runs(ctx context.Context, tenant, key string) ([]RunID, error) {
-	info, err := leaderInfo(ctx, s.pages, jetstream.WithSubjectFilter(subjectPage+tenant+"."+key+".*.1.1"))
+	info, err := leaderInfo(ctx, s.pages, jetstream.WithSubjectFilter(SubjectPage+tenant+"."+key+".*.1.1"))
 	if err != nil {
 		return nil, fmt.Errorf("%w: listing runs: %w", ErrUnavailable, err)
 	}
 	runs := make([]RunID, 0, len(info.State.Subjects))
 	for subject := range info.State.Subjects {
-		t, err := splitSubject(subject, subjectPage, 5)
+		t, err := SplitSubject(subject, SubjectPage, 5)
 		if err != nil {
 			continue
 		}

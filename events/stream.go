@@ -380,7 +380,7 @@ func streamConfigs(cfg Config) []jetstream.StreamConfig {
 		}
 	}
 
-	submit := base(StreamSubmit, "submissions of producers, until an ingress has taken them", subjectSubmit+"*.*")
+	submit := base(StreamSubmit, "submissions of producers, until an ingress has taken them", SubmitSubject("*", "*"))
 	submit.Retention = jetstream.WorkQueuePolicy
 	submit.MaxBytes = cfg.MaxSubmitBytes
 	if cfg.MaxQueued > 0 {
@@ -396,7 +396,7 @@ func streamConfigs(cfg Config) []jetstream.StreamConfig {
 	submit.Duplicates = 0
 	submit.Sources = []*jetstream.StreamSource{{Name: StreamPrivate, FilterSubject: subjectPrivate + "nothing"}}
 
-	log := base(StreamEvents, "the log: every fact of every export", subjectEvent+"*.*.*")
+	log := base(StreamEvents, "the log: every fact of every export", SubjectEvent+"*.*.*")
 	log.MaxBytes = cfg.MaxEventsBytes
 	log.MaxAge = cfg.KeepLog
 	// Keys are purged; single events are never deleted.
@@ -405,7 +405,7 @@ func streamConfigs(cfg Config) []jetstream.StreamConfig {
 	log.AllowDirect = false
 	log.AllowAtomicPublish = true // see commits
 
-	pages := base(StreamPages, "pages of rows, each written once", subjectPage+"*.*.*.*.*")
+	pages := base(StreamPages, "pages of rows, each written once", SubjectPage+"*.*.*.*.*")
 	pages.MaxBytes = cfg.MaxPagesBytes
 	pages.MaxMsgsPerSubject = 1
 	pages.DiscardNewPerSubject = true
@@ -422,7 +422,7 @@ func streamConfigs(cfg Config) []jetstream.StreamConfig {
 	private.MaxMsgsPerSubject = 1
 	private.Discard = jetstream.DiscardOld
 
-	callbacks := base(StreamCallbacks, "results of exports whose callback is a NATS subject", subjectCallback+">")
+	callbacks := base(StreamCallbacks, "results of exports whose callback is a NATS subject", SubjectCallback+">")
 	callbacks.Discard = jetstream.DiscardOld
 	callbacks.MaxAge = cfg.KeepCallbacks
 	callbacks.MaxBytes = maxResultsBytes
@@ -459,7 +459,7 @@ func consumerConfigs(cfg Config) []consumerConfig {
 	}
 	of := func(t Type) string { return EventSubject("*", t, "*") }
 	return []consumerConfig{
-		durable(StreamSubmit, ConsumerSubmissions, subjectSubmit+"*.*"),
+		durable(StreamSubmit, ConsumerSubmissions, SubmitSubject("*", "*")),
 		durable(StreamEvents, ConsumerCrawler, of(TypeRequested)),
 		durable(StreamEvents, ConsumerAssembler, of(TypeCrawled)),
 		durable(StreamEvents, ConsumerNotifier, of(TypeCompleted), of(TypeFailed), of(TypeCancelled)),

@@ -12,10 +12,10 @@ import (
 const (
 	subjectAPI      = "sheaf.api."      // sheaf.api.<tenant>.<operation>
 	subjectSubmit   = "sheaf.submit."   // sheaf.submit.<tenant>.http|raw
-	subjectEvent    = "sheaf.event."    // sheaf.event.<tenant>.<type>.<key>
-	subjectPage     = "sheaf.page."     // sheaf.page.<tenant>.<key>.<run>.<page>.<part>
+	SubjectEvent    = "sheaf.event."    // sheaf.event.<tenant>.<type>.<key>
+	SubjectPage     = "sheaf.page."     // sheaf.page.<tenant>.<key>.<run>.<page>.<part>
 	subjectProgress = "sheaf.progress." // sheaf.progress.<tenant>.<key>
-	subjectCallback = "sheaf.callback." // sheaf.callback.<tenant>.<name>: results for producers without HTTP
+	SubjectCallback = "sheaf.callback." // sheaf.callback.<tenant>.<name>: results for producers without HTTP
 	subjectTimer    = "sheaf.timer."    // sheaf.timer.callback.<tenant>.<key>: a schedule
 	subjectDue      = "sheaf.due."      // sheaf.due.callback.<tenant>.<key>: a schedule that fired
 	subjectPrivate  = "sheaf.private."  // sheaf.private.<what>.<tenant>.<key>
@@ -40,9 +40,9 @@ func ValidTenant(s string) bool { return tenantPattern.MatchString(s) }
 // hexadecimal characters.
 func ValidKey(s string) bool { return keyPattern.MatchString(s) }
 
-// checkName refuses a tenant or key that is no plain token: as a part of a
+// CheckName refuses a tenant or key that is no plain token: as a part of a
 // filter it would name the exports of others.
-func checkName(tenant, key string) error {
+func CheckName(tenant, key string) error {
 	if !ValidTenant(tenant) {
 		return fmt.Errorf("tenant %q: want 1 to 32 of a-z, 0-9, _ and -", tenant)
 	}
@@ -64,14 +64,14 @@ func SubmitSubject(tenant, sourceType string) string {
 
 // EventSubject is where an event of an export is published.
 func EventSubject(tenant string, t Type, key string) string {
-	return subjectEvent + tenant + "." + string(t) + "." + key
+	return SubjectEvent + tenant + "." + string(t) + "." + key
 }
 
-// keyFilter matches every event of one key. It is the fence's filter, and on
+// KeyFilter matches every event of one key. It is the fence's filter, and on
 // a cluster in-flight writes are matched by its literal text, so this is the
 // one place that spells it. The tenant is named because with 400,000 subjects
 // "*.*.<key>" costs 8.5 ms a publish and "<tenant>.*.<key>" 0.9 ms (measured).
-func keyFilter(tenant, key string) string { return subjectEvent + tenant + ".*." + key }
+func KeyFilter(tenant, key string) string { return SubjectEvent + tenant + ".*." + key }
 
 // PageSubject is where one part of a page is published. Pages and parts count
 // from 1.
@@ -80,7 +80,7 @@ func PageSubject(id PageID, part int) string {
 }
 
 func runPrefix(tenant, key string, run uint64) string {
-	return subjectPage + tenant + "." + key + "." + strconv.FormatUint(run, 10) + "."
+	return SubjectPage + tenant + "." + key + "." + strconv.FormatUint(run, 10) + "."
 }
 
 // ProgressSubject is where the progress of an export is told, on plain NATS.
@@ -94,16 +94,16 @@ func CallbackSubject(tenant, callback string) (string, error) {
 	if !ok {
 		return "", fmt.Errorf("callback %q has no nats: in front", callback)
 	}
-	name, ok := strings.CutPrefix(subject, subjectCallback+tenant+".")
+	name, ok := strings.CutPrefix(subject, SubjectCallback+tenant+".")
 	if !ok || !callbackNamePattern.MatchString(name) || len(subject) > 200 {
-		return "", fmt.Errorf("a nats: callback must name a subject under %s%s., without wildcards", subjectCallback, tenant)
+		return "", fmt.Errorf("a nats: callback must name a subject under %s%s., without wildcards", SubjectCallback, tenant)
 	}
 	return subject, nil
 }
 
-// splitSubject returns the tokens of subject after prefix, or an error when
+// SplitSubject returns the tokens of subject after prefix, or an error when
 // there are not exactly n of them.
-func splitSubject(subject, prefix string, n int) ([]string, error) {
+func SplitSubject(subject, prefix string, n int) ([]string, error) {
 	rest, ok := strings.CutPrefix(subject, prefix)
 	if !ok {
 		return nil, fmt.Errorf("subject %q does not begin with %q", subject, prefix)
@@ -119,7 +119,7 @@ func splitSubject(subject, prefix string, n int) ([]string, error) {
 // tenant is always taken from the subject, never from the payload: subjects
 // are what a NATS user's permissions guard.
 func ParseSubmitSubject(subject string) (tenant, sourceType string, err error) {
-	t, err := splitSubject(subject, subjectSubmit, 2)
+	t, err := SplitSubject(subject, subjectSubmit, 2)
 	if err != nil {
 		return "", "", err
 	}
@@ -131,7 +131,7 @@ func ParseSubmitSubject(subject string) (tenant, sourceType string, err error) {
 
 // ParseAPISubject returns the tenant of a request to the micro service.
 func ParseAPISubject(subject string) (tenant, operation string, err error) {
-	t, err := splitSubject(subject, subjectAPI, 2)
+	t, err := SplitSubject(subject, subjectAPI, 2)
 	if err != nil {
 		return "", "", err
 	}
