@@ -17,6 +17,7 @@ import (
 
 	"sheaf/events"
 	"sheaf/events/eventstest"
+	"sheaf/events/journal"
 )
 
 func TestNATSConfig(t *testing.T) {
@@ -87,7 +88,7 @@ func TestNATSConfigExamples(t *testing.T) {
 
 	// An acknowledgement goes to the producer's own account, whatever it names as
 	// the reply.
-	streams, err := events.Provision(t.Context(), sheaf, events.Config{SecretKey: eventstest.SecretKey})
+	streams, err := journal.Provision(t.Context(), sheaf, journal.Config{SecretKey: eventstest.SecretKey})
 	require.NoError(t, err)
 	require.NoError(t, shop.PublishRequest("sheaf.submit.shop.http", "sheaf.page.other."+strings.Repeat("0", 32)+".1.1.1", nil))
 	ack, err := shop.Request("sheaf.submit.shop.http", nil, 10*time.Second)

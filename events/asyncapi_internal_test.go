@@ -1,8 +1,6 @@
 package events
 
 import (
-	"encoding/json"
-	"fmt"
 	"maps"
 	"os"
 	"reflect"
@@ -67,38 +65,6 @@ func TestAsyncAPINamesEverySubject(t *testing.T) {
 		require.Equal(t, named, parameters, name)
 	}
 	require.Equal(t, want, got)
-
-	// Each address is one that its stream takes.
-	subjects := map[string][]string{}
-	for _, sc := range streamConfigs(Config{}.withDefaults()) {
-		subjects[sc.Name] = sc.Subjects
-	}
-	for address, stream := range want {
-		if stream != "" {
-			require.True(t, slices.ContainsFunc(subjects[stream], func(filter string) bool { return takes(filter, address) }), "%s is not of %s", address, stream)
-		}
-	}
-
-	// Inner streams have no channel: nobody else reads or writes them.
-	for _, sc := range streamConfigs(Config{}.withDefaults()) {
-		if !slices.Contains(slices.Collect(maps.Values(want)), sc.Name) {
-			require.Contains(t, []string{StreamTimers, StreamPrivate, StreamIdempotency}, sc.Name)
-		}
-	}
-}
-
-// takes reports whether a subject filter matches a subject.
-func takes(filter, subject string) bool {
-	f, s := strings.Split(filter, "."), strings.Split(subject, ".")
-	for i, token := range f {
-		if token == ">" {
-			return len(s) > i
-		}
-		if i >= len(s) || token != "*" && token != s[i] {
-			return false
-		}
-	}
-	return len(f) == len(s)
 }
 
 func TestAsyncAPIMessages(t *testing.T) {
@@ -182,42 +148,4 @@ func TestAsyncAPIRefersToWhatIsThere(t *testing.T) {
 			require.True(t, referred["#/components/"+kind+"/"+name], "%s %s is not used", kind, name)
 		}
 	}
-}
-
-// The streams and consumers stand in the document as the code makes them.
-func TestAsyncAPIHoldsTheStreams(t *testing.T) {
-	t.Parallel()
-	want := object{"streams": object{}, "consumers": object{}}
-	for _, sc := range streamConfigs(Config{}.withDefaults()) {
-		want["streams"].(object)[sc.Name] = said(t, sc, "name")
-	}
-	for _, c := range consumerConfigs(Config{}.withDefaults()) {
-		one := said(t, c.config, "name", "durable_name")
-		one["stream"] = c.stream
-		want["consumers"].(object)[c.config.Durable] = one
-	}
-	got := readAsyncAPI(t)["x-jetstream"]
-	text, err := yaml.Marshal(object{"x-jetstream": want})
-	require.NoError(t, err)
-	require.Equal(t, fmt.Sprint(want), fmt.Sprint(got), "x-jetstream should be:\n%s", text)
-}
-
-// said returns a configuration as the JetStream API names it, without what is
-// left to the server.
-func said(t *testing.T, config any, without ...string) object {
-	t.Helper()
-	data, err := json.Marshal(config)
-	require.NoError(t, err)
-	var all object
-	require.NoError(t, json.Unmarshal(data, &all))
-	maps.DeleteFunc(all, func(name string, v any) bool {
-		_, nested := v.(object)
-		return v == nil || nested || slices.Contains(without, name) || reflect.ValueOf(v).IsZero()
-	})
-	for name, v := range all {
-		if f, ok := v.(float64); ok {
-			all[name] = int64(f)
-		}
-	}
-	return all
 }

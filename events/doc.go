@@ -1,18 +1,25 @@
-// Package events is the contract between the parts of Sheaf: the subjects,
-// the streams and consumers with their limits, the typed events, and the few
-// ways to write and read them.
+// Package events is the contract between the parts of Sheaf: the typed events, the
+// export with its state machine, the wire format, and the names of subjects, streams
+// and consumers. It does no I/O. Three packages do:
+//
+//   - events/journal writes and reads the log: the fence, group commit, consumers,
+//     and what the log keeps beside events.
+//   - events/pages writes and reads the rows.
+//   - events/secrets derives keys, seals values and signs links.
+//
+// The imports go events, secrets, pages, journal.
 //
 // # What it promises
 //
 //   - The log is the truth. Every fact of an export is an event of its key on
 //     the stream SHEAF_EVENTS, and each event holds the whole [Export] after it.
 //     So the newest event of a key tells everything, and gaps are normal.
-//   - First writer wins. Every event of a key is written by [Streams.Append]
+//   - First writer wins. Every event of a key is written by journal.Log.Append
 //     with the expected last sequence over all events of that key, and every
-//     page is written once to a subject of its own by [Streams.PublishPage].
+//     page is written once to a subject of its own by pages.Store.Publish.
 //     A handler may therefore run twice, or on two machines at once.
-//   - Whatever Append, PublishPage or SaveHeaders returned without an error is on disk.
-//   - Acknowledgement is decided in one place, [Streams.Consume]. A message is
+//   - Whatever Append, Publish or SaveHeaders returned without an error is on disk.
+//   - Acknowledgement is decided in one place, journal.Log.Consume. A message is
 //     delivered at least once; its handler must expect repeats.
 //
 // # The flow

@@ -92,7 +92,7 @@ type HTTPRequest struct {
 	Param  json.RawMessage `json:"param,omitempty"`  // a JSON object as received; page and limit are set on top
 	Limit  int             `json:"limit"`            // rows a page, from param.limit or the default
 	Conn   int             `json:"conn"`             // requests in flight at once
-	Header []string        `json:"header,omitempty"` // names only; the values are sealed, see Streams.SaveHeaders
+	Header []string        `json:"header,omitempty"` // names only; the values are sealed, see journal.Log.SaveHeaders
 
 	SecretParam []string `json:"secret_param,omitempty"` // names of parameters that are not in Param but sealed with the headers
 }

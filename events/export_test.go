@@ -9,50 +9,26 @@ import (
 	"time"
 
 	"sheaf/events"
+	"sheaf/events/eventstest"
 
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 )
+
+const (
+	testKey  = "5ad5f7b92a816b76e70a21e4154c2485"
+	otherKey = "68b5e20e3da35f7a4040844a63aaac89"
+)
+
+func fresh() events.Export { return events.Export{Tenant: "default", Key: testKey} }
 
 var allTypes = []events.Type{
 	events.TypeRequested, events.TypeCrawled, events.TypeCompleted, events.TypeFailed, events.TypeCancelled,
 	events.TypeExpired, events.TypeRejected, events.TypeCallbackAttempted, events.TypeCallbackDelivered, events.TypeCallbackFailed,
 }
 
-// at is a fixed time, n seconds on.
-func at(n uint64) time.Time {
-	return time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC).Add(time.Duration(n) * time.Second)
-}
-
-// payload returns a payload of a type whose content depends on n.
-func payload(t events.Type, n uint64, callback string) events.Payload {
-	switch t {
-	case events.TypeRequested:
-		return &events.ExportRequested{CreatedAt: at(n), Request: events.Request{Title: fmt.Sprint(n), SourceType: events.SourceHTTP, Callback: callback}}
-	case events.TypeCrawled:
-		return &events.ExportCrawled{Run: n, Pages: int(n)}
-	case events.TypeCompleted:
-		return &events.ExportCompleted{Run: n, Pages: int(n), Rows: int64(n), Files: []events.File{{Store: fmt.Sprint(n)}}, ExpiresAt: at(n + 100)}
-	case events.TypeFailed:
-		return &events.ExportFailed{Code: events.CodeInternal, Reason: fmt.Sprint(n), Run: n, RunSpoiled: n%3 == 0}
-	case events.TypeCancelled:
-		return &events.ExportCancelled{Reason: fmt.Sprint(n)}
-	case events.TypeExpired:
-		return &events.ExportExpired{Files: []string{fmt.Sprint(n)}}
-	case events.TypeRejected:
-		return &events.SubmissionRejected{Submission: events.Submission{Sequence: n}, Reason: fmt.Sprint(n)}
-	case events.TypeCallbackAttempted:
-		return &events.CallbackAttempted{Attempt: int(n), Status: 500, NextAt: at(n + 5)}
-	case events.TypeCallbackDelivered:
-		return &events.CallbackDelivered{Attempt: int(n), Status: 204}
-	case events.TypeCallbackFailed:
-		return &events.CallbackFailed{Attempt: int(n), Status: 410}
-	}
-	return nil
-}
-
 func event(t events.Type, sequence uint64, callback string) events.Event {
-	return events.Event{ID: fmt.Sprintf("e-%d", sequence), Tenant: "default", Key: testKey, Time: at(sequence), Sequence: sequence, Payload: payload(t, sequence, callback)}
+	return events.Event{ID: fmt.Sprintf("e-%d", sequence), Tenant: "default", Key: testKey, Time: eventstest.At(sequence), Sequence: sequence, Payload: eventstest.Payload(t, sequence, callback)}
 }
 
 // The whole state machine: which type may follow in which state, and what it
@@ -302,10 +278,10 @@ func TestIdentityLastsOverRounds(t *testing.T) {
 	require.NoError(t, x.Apply(event(events.TypeFailed, 6, "")))
 	again := event(events.TypeRequested, 9, "")
 	p := again.Payload.(*events.ExportRequested)
-	p.ExportID, p.CreatedAt, p.ContinuesRun = 5, at(5), 5
+	p.ExportID, p.CreatedAt, p.ContinuesRun = 5, eventstest.At(5), 5
 	require.NoError(t, x.Apply(again))
 	require.EqualValues(t, 5, x.ID)
-	require.Equal(t, at(5), x.CreatedAt)
+	require.Equal(t, eventstest.At(5), x.CreatedAt)
 	require.EqualValues(t, 9, x.RequestedSeq)
 	require.EqualValues(t, 5, x.ContinuesRun)
 	require.Zero(t, x.Failure)

@@ -16,6 +16,7 @@ import (
 
 	"sheaf/events"
 	"sheaf/events/eventstest"
+	"sheaf/events/pages"
 
 	"github.com/klauspost/compress/s2"
 	"github.com/nats-io/nats.go"
@@ -176,12 +177,14 @@ func TestWireFormat(t *testing.T) {
 
 func TestWireFormatOfAPage(t *testing.T) {
 	t.Parallel()
-	s := eventstest.Streams(t)
-	p := page(2, []byte(`[{"ID":"编号"},{"ID":12345678901234567890}]`))
-	p.RowCount = 2
-	_, err := s.PublishPage(t.Context(), p)
+	s := eventstest.Journal(t)
+	p := pages.Page{
+		ID:   pages.ID{Tenant: "default", Key: testKey, Run: 7, Number: 2},
+		Rows: []byte(`[{"ID":"编号"},{"ID":12345678901234567890}]`), RowCount: 2, HeaderRow: true, Total: 12, TotalPages: 4, Limit: 2, Attempts: 2,
+	}
+	_, err := s.Pages().Publish(t.Context(), p)
 	require.NoError(t, err)
-	m := stored(t, s, events.StreamPages, ">")[0]
+	m := eventstest.Stored(t, s, events.StreamPages, ">")[0]
 	require.Regexp(t, `^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f-]{21}-1$`, m.Header.Get("ce-id"))
 	when, err := time.Parse(time.RFC3339Nano, m.Header.Get("ce-time"))
 	require.NoError(t, err)
@@ -388,4 +391,22 @@ func FuzzDecode(f *testing.F) {
 		x := *ev.Export
 		_ = x.Apply(ev)
 	})
+}
+
+// Fields and attributes that a newer version added are no hindrance.
+func TestUnknownFieldsAreAccepted(t *testing.T) {
+	t.Parallel()
+	for _, ev := range samples() {
+		msg, err := events.Encode(ev)
+		require.NoError(t, err)
+		msg.Header.Set("ce-colour", "red")
+		data := `{"colour":{"of":["x"]},` + strings.TrimPrefix(string(msg.Data), "{")
+		data = strings.Replace(data, ",}", "}", 1)
+		data = strings.ReplaceAll(data, `"request":{`, `"request":{"shade":7,`)
+		got, err := events.Decode(msg.Subject, msg.Header, []byte(data), 1)
+		require.NoError(t, err, ev.Type())
+		plain, err := events.Decode(msg.Subject, msg.Header, msg.Data, 1)
+		require.NoError(t, err)
+		require.Equal(t, plain, got)
+	}
 }

@@ -2,6 +2,9 @@ package events
 
 import "embed"
 
+// PageTypeName is the ce-type of a page.
+const PageTypeName = "sheaf.page.fetched.v1"
+
 //go:embed schema/*.json
 var schemas embed.FS
 

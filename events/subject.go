@@ -3,7 +3,6 @@ package events
 import (
 	"fmt"
 	"regexp"
-	"strconv"
 	"strings"
 )
 
@@ -14,13 +13,8 @@ const (
 	subjectSubmit   = "sheaf.submit."   // sheaf.submit.<tenant>.http|raw
 	SubjectEvent    = "sheaf.event."    // sheaf.event.<tenant>.<type>.<key>
 	SubjectPage     = "sheaf.page."     // sheaf.page.<tenant>.<key>.<run>.<page>.<part>
-	subjectProgress = "sheaf.progress." // sheaf.progress.<tenant>.<key>
+	SubjectProgress = "sheaf.progress." // sheaf.progress.<tenant>.<key>
 	SubjectCallback = "sheaf.callback." // sheaf.callback.<tenant>.<name>: results for producers without HTTP
-	subjectTimer    = "sheaf.timer."    // sheaf.timer.callback.<tenant>.<key>: a schedule
-	subjectDue      = "sheaf.due."      // sheaf.due.callback.<tenant>.<key>: a schedule that fired
-	subjectPrivate  = "sheaf.private."  // sheaf.private.<what>.<tenant>.<key>
-
-	subjectIdempotency = "sheaf.idempotency." // sheaf.idempotency.<tenant>.<HMAC of the caller's key>
 )
 
 // DefaultTenant is the tenant of every caller while no API keys are configured.
@@ -73,18 +67,8 @@ func EventSubject(tenant string, t Type, key string) string {
 // "*.*.<key>" costs 8.5 ms a publish and "<tenant>.*.<key>" 0.9 ms (measured).
 func KeyFilter(tenant, key string) string { return SubjectEvent + tenant + ".*." + key }
 
-// PageSubject is where one part of a page is published. Pages and parts count
-// from 1.
-func PageSubject(id PageID, part int) string {
-	return runPrefix(id.Tenant, id.Key, id.Run) + strconv.Itoa(id.Number) + "." + strconv.Itoa(part)
-}
-
-func runPrefix(tenant, key string, run uint64) string {
-	return SubjectPage + tenant + "." + key + "." + strconv.FormatUint(run, 10) + "."
-}
-
 // ProgressSubject is where the progress of an export is told, on plain NATS.
-func ProgressSubject(tenant, key string) string { return subjectProgress + tenant + "." + key }
+func ProgressSubject(tenant, key string) string { return SubjectProgress + tenant + "." + key }
 
 // CallbackSubject resolves a callback of the form "nats:<subject>" for a
 // tenant. The subject must lie under sheaf.callback.<tenant>., so that no

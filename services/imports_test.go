@@ -135,7 +135,7 @@ func TestImportsWithOnePlace(t *testing.T) {
 // nats.go has two JetStream interfaces. The old one hangs on the connection;
 // its subscriptions acknowledge by themselves and its errors are others.
 func TestOneJetStreamInterface(t *testing.T) {
-	const reason = "nats.go's old JetStream interface acknowledges by itself; use package jetstream, and for messages events.Consume"
+	const reason = "nats.go's old JetStream interface acknowledges by itself; use package jetstream, and for messages journal.Log.Consume"
 	old := []string{
 		"JetStreamContext", "JetStreamManager", "PubOpt", "SubOpt", "PullOpt", "AckOpt", "StreamConfig", "ConsumerConfig",
 		"KeyValueConfig", "ObjectStoreConfig", "Durable", "ManualAck", "AckExplicit", "Bind", "BindStream", "PullSubscribe", "MsgId", "ExpectLastSequence",
@@ -160,7 +160,7 @@ func TestOneJetStreamInterface(t *testing.T) {
 					if x, ok := n.X.(*ast.Ident); ok && nats != "" && x.Name == nats && slices.Contains(old, n.Sel.Name) {
 						t.Errorf("%s uses nats.%s: %s", fset.Position(n.Pos()), n.Sel.Name, reason)
 					}
-				case *ast.AssignStmt: // js, err := nc.JetStream(); that of Streams returns one value
+				case *ast.AssignStmt: // js, err := nc.JetStream(); that of journal.Log returns one value
 					if len(n.Lhs) != 2 || len(n.Rhs) != 1 {
 						break
 					}

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 
 	"sheaf/events"
+	"sheaf/events/journal"
 )
 
 // SizeOnly has [OpenFinished] compare a file's size alone.
@@ -39,7 +40,7 @@ var errExpired = errors.New("expired by another")
 
 // ExpireLost expires an export whose file is lost, and deletes what is left of
 // the file. If several processes find the same, the first one's reason is kept.
-func ExpireLost(ctx context.Context, streams *events.Streams, files Files, x *events.Export, lost error) error {
+func ExpireLost(ctx context.Context, streams *journal.Log, files Files, x *events.Export, lost error) error {
 	after, err := streams.Append(ctx, *x, "", func(now *events.Export) (events.Payload, error) {
 		if now.State != events.StateCompleted || now.TerminalSeq != x.TerminalSeq {
 			return nil, errExpired

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"sheaf/events"
+	"sheaf/events/journal"
 )
 
 // BoundToLog is closed when the projection is known to be of the log that Follow reads.
@@ -14,7 +15,7 @@ func (t *Tasks) BoundToLog() <-chan struct{} { return t.bound }
 // Follow binds the projection to a log and applies the log's events until ctx ends;
 // then it returns nil. applied gets each batch after it was applied. After
 // [events.ErrUnavailable] it can be called again.
-func (t *Tasks) Follow(ctx context.Context, streams *events.Streams, applied func([]events.Event)) error {
+func (t *Tasks) Follow(ctx context.Context, streams *journal.Log, applied func([]events.Event)) error {
 	select {
 	case <-t.bound:
 	default:
@@ -32,7 +33,7 @@ func (t *Tasks) Follow(ctx context.Context, streams *events.Streams, applied fun
 	})
 }
 
-func (t *Tasks) bindTo(ctx context.Context, streams *events.Streams) error {
+func (t *Tasks) bindTo(ctx context.Context, streams *journal.Log) error {
 	log, err := streams.LogState(ctx)
 	if err != nil {
 		return fmt.Errorf("reading the log's bounds: %w", err)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"sheaf/events"
+	"sheaf/events/journal"
 
 	"go.etcd.io/bbolt"
 )
@@ -20,7 +21,7 @@ import (
 // still has the witness. It is for one goroutine.
 type Watermarks struct {
 	path  string
-	marks events.Marks
+	marks journal.Marks
 }
 
 // ErrWatermarks means that the file of watermarks cannot be read. It is
@@ -46,11 +47,11 @@ func OpenWatermarks(path string) (*Watermarks, error) {
 }
 
 // Marks is what was last saved; nil when nothing is known.
-func (w *Watermarks) Marks() events.Marks { return w.marks }
+func (w *Watermarks) Marks() journal.Marks { return w.marks }
 
 // Save replaces the file, whole or not at all, and returns when it is on disk.
 // Marks that are as they were cost nothing.
-func (w *Watermarks) Save(marks events.Marks) error {
+func (w *Watermarks) Save(marks journal.Marks) error {
 	if reflect.DeepEqual(marks, w.marks) {
 		return nil
 	}

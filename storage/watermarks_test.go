@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"sheaf/events"
+	"sheaf/events/journal"
 
 	"github.com/stretchr/testify/require"
 )
@@ -18,7 +19,7 @@ func TestWatermarksOutliveTheProcess(t *testing.T) {
 	w, err := OpenWatermarks(path)
 	require.NoError(t, err)
 	require.Nil(t, w.Marks())
-	marks := events.Marks{events.StreamEvents: {Created: time.Unix(7, 8).UTC(), Last: 9, Subject: "s", SHA256: "ab", Floors: map[string]uint64{"crawler": 3}}}
+	marks := journal.Marks{events.StreamEvents: {Created: time.Unix(7, 8).UTC(), Last: 9, Subject: "s", SHA256: "ab", Floors: map[string]uint64{"crawler": 3}}}
 	require.NoError(t, w.Save(marks))
 	again, err := OpenWatermarks(path)
 	require.NoError(t, err)
@@ -33,7 +34,7 @@ func TestWatermarksOutliveTheProcess(t *testing.T) {
 
 	// A Save that fails leaves the file, and what is known, as they were.
 	require.NoError(t, os.Mkdir(path+".new", 0o700))
-	newer := events.Marks{events.StreamEvents: {Last: 10}}
+	newer := journal.Marks{events.StreamEvents: {Last: 10}}
 	require.Error(t, again.Save(newer))
 	require.Equal(t, marks, again.Marks())
 	require.NoError(t, os.Remove(path+".new"))
@@ -51,7 +52,7 @@ func TestWatermarksThatCannotBeReadAreSaidSo(t *testing.T) {
 		w, err := OpenWatermarks(path)
 		require.ErrorIs(t, err, ErrWatermarks)
 		require.Nil(t, w.Marks())
-		require.NoError(t, w.Save(events.Marks{}))
+		require.NoError(t, w.Save(journal.Marks{}))
 		_, err = OpenWatermarks(path)
 		require.NoError(t, err)
 	}

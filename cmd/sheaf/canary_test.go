@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"sheaf/events"
+	"sheaf/events/secrets"
 
 	"github.com/nats-io/nats.go"
 	"github.com/stretchr/testify/require"
@@ -144,7 +145,7 @@ func TestSecretsAreNowhere(t *testing.T) {
 	var seal struct{ Key string }
 	require.NoError(t, json.Unmarshal(ask(http.MethodGet, "/v1/seal-key", ""), &seal))
 	sealed := func(place string) string {
-		text, err := events.SealValue(seal.Key, "default", planted[place])
+		text, err := secrets.SealValue(seal.Key, "default", planted[place])
 		require.NoError(t, err)
 		return text
 	}

@@ -15,6 +15,7 @@ import (
 
 	"sheaf/cmd/sheaf/node"
 	"sheaf/events"
+	"sheaf/events/secrets"
 )
 
 // addKey makes a key as the command does, and returns it.
@@ -90,7 +91,7 @@ func TestCallbackSecret(t *testing.T) {
 	key := strings.Repeat("ab", 32)
 	code, out, _ := sheaf(t, t.Context(), "", "callback-secret", "--secret-key", key)
 	require.Zero(t, code)
-	keys, err := events.NewKeyring(bytes.Repeat([]byte{0xab}, 32))
+	keys, err := secrets.NewKeyring(bytes.Repeat([]byte{0xab}, 32))
 	require.NoError(t, err)
 	require.Equal(t, keys.WebhookSecret(events.DefaultTenant)+"\n", out)
 

@@ -16,6 +16,8 @@ import (
 
 	"sheaf/events"
 	"sheaf/events/eventstest"
+	"sheaf/events/journal"
+	"sheaf/events/pages"
 	"sheaf/services/assembler"
 	"sheaf/services/crawler"
 	"sheaf/storage"
@@ -138,7 +140,7 @@ func ids(n int) []string {
 // pagingStage exports lists from source to workbook: a JetStream server, crawlers,
 // an assembler, files.
 type pagingStage struct {
-	streams *events.Streams
+	journal *journal.Log
 	files   storage.Files
 	url     string
 	client  *http.Client
@@ -149,7 +151,7 @@ type pagingStage struct {
 
 func newPagingStage(t *testing.T) *pagingStage {
 	t.Helper()
-	st := &pagingStage{streams: eventstest.Streams(t), sources: map[string]*listSource{}}
+	st := &pagingStage{journal: eventstest.Journal(t), sources: map[string]*listSource{}}
 	var err error
 	st.files, err = storage.OpenFiles(t.Context(), "file://"+t.TempDir(), "", nil, 1)
 	require.NoError(t, err)
@@ -167,7 +169,7 @@ func newPagingStage(t *testing.T) *pagingStage {
 		transport.CloseIdleConnections()
 		server.Close()
 	})
-	a, err := assembler.New(assembler.Config{}, st.streams, st.files)
+	a, err := assembler.New(assembler.Config{}, st.journal, st.files)
 	require.NoError(t, err)
 	runs(t, a)
 	return st
@@ -190,7 +192,7 @@ func runs(t testing.TB, s interface{ Run(context.Context) error }) (stop func())
 func (st *pagingStage) crawl(t testing.TB, cfg crawler.Config) (stop func()) {
 	t.Helper()
 	cfg.Policy.Attempts, cfg.Policy.BaseBackoff, cfg.Policy.MaxBackoff = 2, time.Microsecond, time.Microsecond
-	c, err := crawler.New(cfg, st.streams, st.client)
+	c, err := crawler.New(cfg, st.journal, st.client)
 	require.NoError(t, err)
 	return runs(t, c)
 }
@@ -202,7 +204,7 @@ func (st *pagingStage) request(t testing.TB, src *listSource, limit, conn int) e
 	key := fmt.Sprintf("%032x", len(st.sources)+1)
 	st.sources[key] = src
 	st.mu.Unlock()
-	x, err := st.streams.Append(t.Context(), events.Export{Tenant: "default", Key: key}, "", func(*events.Export) (events.Payload, error) {
+	x, err := st.journal.Append(t.Context(), events.Export{Tenant: "default", Key: key}, "", func(*events.Export) (events.Payload, error) {
 		return &events.ExportRequested{CreatedAt: time.Now().UTC(), Request: events.Request{
 			Timestamp: 1625106204, ExtType: "XLSX", Title: "list", SourceType: events.SourceHTTP,
 			HTTP: &events.HTTPRequest{URL: st.url + key, Method: http.MethodGet, Limit: limit, Conn: conn},
@@ -227,7 +229,7 @@ func (st *pagingStage) await(t testing.TB, x events.Export) outcome {
 	t.Helper()
 	var err error
 	require.Eventually(t, func() bool {
-		x, err = st.streams.Read(t.Context(), x.Tenant, x.Key)
+		x, err = st.journal.Read(t.Context(), x.Tenant, x.Key)
 		return err == nil && x.State.Terminal()
 	}, 30*time.Second, 2*time.Millisecond)
 	o := outcome{code: x.Failure.Code, reason: x.Failure.Reason, run: x.Run}
@@ -572,11 +574,11 @@ func TestRowsOfAnyListAreExactOrFail(t *testing.T) {
 		stop := st.crawl(t, crawler.Config{})
 		x := st.request(t, src, limit, conn)
 		got := st.await(t, x)
-		stored := map[int]events.Page{}
-		have, err := st.streams.ListPages(t.Context(), "default", x.Key, x.RequestedSeq)
+		stored := map[int]pages.Page{}
+		have, err := st.journal.Pages().List(t.Context(), "default", x.Key, x.RequestedSeq)
 		require.NoError(t, err)
 		for _, page := range have {
-			stored[page], err = st.streams.GetPage(t.Context(), events.PageID{Tenant: "default", Key: x.Key, Run: x.RequestedSeq, Number: page})
+			stored[page], err = st.journal.Pages().Get(t.Context(), pages.ID{Tenant: "default", Key: x.Key, Run: x.RequestedSeq, Number: page})
 			require.NoError(t, err)
 		}
 		stop()
@@ -604,7 +606,7 @@ func TestRowsOfAnyListAreExactOrFail(t *testing.T) {
 			p := stored[page]
 			if rapid.Bool().Draw(rt, "kept") {
 				p.Key, p.Run = x.Key, x.RequestedSeq
-				_, err := st.streams.PublishPage(t.Context(), p)
+				_, err := st.journal.Pages().Publish(t.Context(), p)
 				require.NoError(rt, err)
 			}
 		}

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"sheaf/events"
+	"sheaf/events/secrets"
 )
 
 // sealCmd seals a secret that is read from stdin: on a command line others could
@@ -63,7 +64,7 @@ func (c *sealCmd) Run(ctx context.Context, std stdio) error {
 		}
 		key = answer.Key
 	}
-	sealed, err := events.SealValue(key, c.Tenant, value)
+	sealed, err := secrets.SealValue(key, c.Tenant, value)
 	if err != nil {
 		return err
 	}

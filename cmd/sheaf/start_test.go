@@ -20,6 +20,7 @@ import (
 
 	"sheaf/events"
 	"sheaf/events/eventstest"
+	"sheaf/events/journal"
 )
 
 func natsOptions(t testing.TB) *server.Options {
@@ -128,7 +129,7 @@ func TestAStartEndsWhereWaitingIsInVain(t *testing.T) {
 		t.Parallel()
 		o := natsOptions(t)
 		startNATS(t, o)
-		_, err := events.Provision(t.Context(), connect(t, o).Conn(), events.Config{SecretKey: []byte(strings.Repeat("k", 32)), FilesURL: "nats://sheaf-files"})
+		_, err := journal.Provision(t.Context(), connect(t, o).Conn(), journal.Config{SecretKey: []byte(strings.Repeat("k", 32)), FilesURL: "nats://sheaf-files"})
 		require.NoError(t, err)
 		require.Contains(t, serve(t, fmt.Sprintf("127.0.0.1:%d", o.Port)), "another secret key")
 	})

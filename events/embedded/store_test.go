@@ -16,9 +16,10 @@ import (
 	"sheaf/events"
 	"sheaf/events/embedded"
 	"sheaf/events/eventstest"
+	"sheaf/events/journal"
 )
 
-func visit(t *testing.T, dir string, look func(*events.Streams)) {
+func visit(t *testing.T, dir string, look func(*journal.Log)) {
 	t.Helper()
 	srv, err := embedded.Start(embedded.Options{Dir: dir, Passing: true})
 	require.NoError(t, err)
@@ -26,7 +27,7 @@ func visit(t *testing.T, dir string, look func(*events.Streams)) {
 	nc, err := srv.Connect()
 	require.NoError(t, err)
 	defer nc.Close()
-	s, err := events.Provision(t.Context(), nc, events.Config{SecretKey: eventstest.SecretKey})
+	s, err := journal.Provision(t.Context(), nc, journal.Config{SecretKey: eventstest.SecretKey})
 	require.NoError(t, err)
 	look(s)
 }
@@ -60,7 +61,7 @@ func TestAConfigurationWithoutItsChecksum(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			dir := filepath.Join(t.TempDir(), tc.folder)
 			var created [2]time.Time // of the stream, and of its consumer
-			look := func(s *events.Streams) (at [2]time.Time) {
+			look := func(s *journal.Log) (at [2]time.Time) {
 				st, err := s.JetStream().Stream(t.Context(), events.StreamSubmit)
 				require.NoError(t, err)
 				require.EqualValues(t, 1, st.CachedInfo().State.Msgs)
@@ -68,7 +69,7 @@ func TestAConfigurationWithoutItsChecksum(t *testing.T) {
 				require.NoError(t, err)
 				return [2]time.Time{st.CachedInfo().Created, cons.CachedInfo().Created}
 			}
-			visit(t, dir, func(s *events.Streams) {
+			visit(t, dir, func(s *journal.Log) {
 				_, err := s.JetStream().Publish(t.Context(), "sheaf.submit.shop.http", []byte("{}"))
 				require.NoError(t, err)
 				created = look(s)
@@ -91,7 +92,7 @@ func TestAConfigurationWithoutItsChecksum(t *testing.T) {
 			for _, f := range []string{folder, filepath.Join(folder, "obs", events.ConsumerSubmissions)} {
 				require.NoError(t, tc.blow(filepath.Join(f, "meta.sum")))
 			}
-			visit(t, dir, func(s *events.Streams) {
+			visit(t, dir, func(s *journal.Log) {
 				require.Equal(t, created, look(s))
 				require.Equal(t, are, sums(), "the server's own, to the byte")
 			})
@@ -118,7 +119,7 @@ func TestHalfAConsumer(t *testing.T) {
 		t.Run(fmt.Sprintf("left %03b", left), func(t *testing.T) {
 			t.Parallel()
 			dir := t.TempDir()
-			visit(t, dir, func(s *events.Streams) {
+			visit(t, dir, func(s *journal.Log) {
 				for range 2 {
 					_, err := s.JetStream().Publish(t.Context(), "sheaf.submit.shop.http", []byte("{}"))
 					require.NoError(t, err)
@@ -136,7 +137,7 @@ func TestHalfAConsumer(t *testing.T) {
 				}
 			}
 			for range 2 {
-				visit(t, dir, func(s *events.Streams) {
+				visit(t, dir, func(s *journal.Log) {
 					c, err := s.JetStream().Consumer(t.Context(), events.StreamSubmit, events.ConsumerSubmissions)
 					require.NoError(t, err)
 					info, err := c.Info(t.Context())

@@ -11,6 +11,7 @@ import (
 	"sheaf/events"
 	"sheaf/events/embedded"
 	"sheaf/events/eventstest"
+	"sheaf/events/journal"
 )
 
 // Where an acknowledgement goes is for the producer to say, and it is the server
@@ -36,7 +37,7 @@ func TestAcknowledgementsStayInTheAccount(t *testing.T) {
 			own, err := srv.Connect()
 			require.NoError(t, err)
 			t.Cleanup(own.Close)
-			s, err := events.Provision(t.Context(), own, events.Config{SecretKey: eventstest.SecretKey})
+			s, err := journal.Provision(t.Context(), own, journal.Config{SecretKey: eventstest.SecretKey})
 			require.NoError(t, err)
 			stored := func() (n uint64) {
 				for _, name := range []string{events.StreamEvents, events.StreamPages, events.StreamPrivate, events.StreamTimers, events.StreamCallbacks, events.StreamSubmit} {

@@ -14,8 +14,9 @@ import (
 	"sync"
 	"testing"
 
-	"sheaf/events"
 	"sheaf/events/embedded"
+	"sheaf/events/journal"
+	"sheaf/events/secrets"
 
 	"github.com/nats-io/nats.go"
 	"github.com/stretchr/testify/require"
@@ -23,7 +24,7 @@ import (
 )
 
 // SecretKey is the secret key of every test.
-var SecretKey = bytes.Repeat([]byte{7}, events.SecretKeySize)
+var SecretKey = bytes.Repeat([]byte{7}, secrets.KeySize)
 
 // Main runs the tests of a package and fails if they leave goroutines behind. Flags
 // that are not given get other defaults than go test's: six parallel tests at once, for
@@ -123,21 +124,21 @@ func Connect(t testing.TB, srv *embedded.Server) *nats.Conn {
 	return nc
 }
 
-// Streams provisions streams on a server of the test's own. Further handles on
-// the same server come from StreamsOn.
-func Streams(t testing.TB) *events.Streams {
+// Journal provisions streams on a server of the test's own. Further handles on
+// the same server come from JournalOn.
+func Journal(t testing.TB) *journal.Log {
 	t.Helper()
-	return StreamsOn(t, Server(t, ""), events.Config{})
+	return JournalOn(t, Server(t, ""), journal.Config{})
 }
 
-// StreamsOn provisions streams on srv over a connection of its own, as another
+// JournalOn provisions streams on srv over a connection of its own, as another
 // process would.
-func StreamsOn(t testing.TB, srv *embedded.Server, cfg events.Config) *events.Streams {
+func JournalOn(t testing.TB, srv *embedded.Server, cfg journal.Config) *journal.Log {
 	t.Helper()
 	if cfg.SecretKey == nil {
 		cfg.SecretKey = SecretKey
 	}
-	s, err := events.Provision(t.Context(), Connect(t, srv), cfg)
+	s, err := journal.Provision(t.Context(), Connect(t, srv), cfg)
 	require.NoError(t, err)
 	return s
 }

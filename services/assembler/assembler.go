@@ -30,6 +30,8 @@ import (
 	"time"
 
 	"sheaf/events"
+	"sheaf/events/journal"
+	"sheaf/events/pages"
 	"sheaf/services/assembler/encode/xlsx"
 	"sheaf/storage"
 )
@@ -66,37 +68,37 @@ func (c Config) withDefaults() Config {
 // Service is the assembler role.
 type Service struct {
 	cfg     Config
-	streams *events.Streams
+	journal *journal.Log
 	files   storage.Files
 
-	shares  *events.Shares  // of the slots for small workbooks
-	large   chan struct{}   // holds the large workbooks that are written
-	running *events.Running // set by Run
-	short   atomic.Bool     // the last workbook found no room on the disk
-	waited  sync.Map        // since when a crawled export finds no room, by CrawledSeq
+	shares  *journal.Shares  // of the slots for small workbooks
+	large   chan struct{}    // holds the large workbooks that are written
+	running *journal.Running // set by Run
+	short   atomic.Bool      // the last workbook found no room on the disk
+	waited  sync.Map         // since when a crawled export finds no room, by CrawledSeq
 }
 
 // aloneFor is how long a suspect keeps the others waiting at most.
 const aloneFor = 30 * time.Second
 
 // New returns an assembler that keeps finished files in files. It does no I/O.
-func New(cfg Config, streams *events.Streams, files storage.Files) (*Service, error) {
+func New(cfg Config, streams *journal.Log, files storage.Files) (*Service, error) {
 	if streams == nil || files == nil {
 		return nil, errors.New("assembler: streams and files are required")
 	}
 	cfg = cfg.withDefaults()
-	return &Service{cfg: cfg, streams: streams, files: files, large: make(chan struct{}, cfg.Workbooks),
-		shares: events.NewShares((cfg.Small+3)/4, cfg.Small, offers)}, nil
+	return &Service{cfg: cfg, journal: streams, files: files, large: make(chan struct{}, cfg.Workbooks),
+		shares: journal.NewShares((cfg.Small+3)/4, cfg.Small, offers)}, nil
 }
 
 // Run assembles until ctx ends, hands back what is under way, and returns nil.
 func (s *Service) Run(ctx context.Context) error {
 	var err error
-	if s.running, err = s.streams.Watch(); err != nil {
+	if s.running, err = s.journal.Watch(); err != nil {
 		return fmt.Errorf("assembler: %w", err)
 	}
 	defer s.running.Close()
-	if err := s.streams.Consume(ctx, events.StreamEvents, events.ConsumerAssembler, s.cfg.Small, s.handle); err != nil {
+	if err := s.journal.Consume(ctx, events.StreamEvents, events.ConsumerAssembler, s.cfg.Small, s.handle); err != nil {
 		return fmt.Errorf("assembler: %w", err)
 	}
 	return nil
@@ -142,7 +144,7 @@ var errLaneFull = errors.New("as many large workbooks as may be are being writte
 // handle assembles the export of one crawled event. The slots are for small
 // workbooks, which are written there; large ones are written beside them. So a
 // hundred giants, each at work for minutes, keep no small one waiting.
-func (s *Service) handle(ctx context.Context, d events.Delivery) error {
+func (s *Service) handle(ctx context.Context, d journal.Delivery) error {
 	ev, err := d.Event()
 	if err != nil {
 		return err
@@ -151,12 +153,12 @@ func (s *Service) handle(ctx context.Context, d events.Delivery) error {
 }
 
 // handleEvent does that when the export's tenant has its turn.
-func (s *Service) handleEvent(ctx context.Context, d events.Delivery, ev events.Event) error {
+func (s *Service) handleEvent(ctx context.Context, d journal.Delivery, ev events.Event) error {
 	assembleCtx, leave, err := s.running.Enter(ctx, ev.Key)
 	if err != nil {
 		return err
 	}
-	x, err := s.streams.ReadSince(assembleCtx, ev)
+	x, err := s.journal.ReadSince(assembleCtx, ev)
 	if err != nil || stillOpen(&x, d.Sequence) != nil {
 		leave()
 		return err // ended, or requested anew: nothing to do for this event
@@ -170,9 +172,9 @@ func (s *Service) handleEvent(ctx context.Context, d events.Delivery, ev events.
 	case s.large <- struct{}{}:
 	default:
 		leave()
-		return events.RetryAfter(errLaneFull, laneWait+rand.N(laneWait))
+		return journal.RetryAfter(errLaneFull, laneWait+rand.N(laneWait))
 	}
-	return events.Beside(func() error {
+	return journal.Beside(func() error {
 		defer leave()
 		defer func() { <-s.large }()
 		return s.carryOut(ctx, assembleCtx, x, d)
@@ -180,7 +182,7 @@ func (s *Service) handleEvent(ctx context.Context, d events.Delivery, ev events.
 }
 
 // carryOut writes the workbook of x and appends the event that says how it went.
-func (s *Service) carryOut(ctx, assembleCtx context.Context, x events.Export, d events.Delivery) error {
+func (s *Service) carryOut(ctx, assembleCtx context.Context, x events.Export, d journal.Delivery) error {
 	log := x.With(s.cfg.Log)
 	begun := time.Now()
 	if err := s.cfg.Room(0); err != nil && s.waits(&x) < s.cfg.RoomWait {
@@ -191,22 +193,22 @@ func (s *Service) carryOut(ctx, assembleCtx context.Context, x events.Export, d 
 	starts, recorded := 0, 0
 	var err error
 	if !d.Fresh { // of a fresh one nobody has begun
-		if starts, err = s.streams.Starts(assembleCtx, x.Tenant, x.Key, mark); err != nil {
+		if starts, err = s.journal.Starts(assembleCtx, x.Tenant, x.Key, mark); err != nil {
 			return err
 		}
-		if starts++; starts >= events.SuspectAfter { // the first one is not recorded
+		if starts++; starts >= journal.SuspectAfter { // the first one is not recorded
 			select {
-			case <-time.After(s.streams.SuspectPause(starts)):
+			case <-time.After(s.journal.SuspectPause(starts)):
 			case <-assembleCtx.Done():
 				return assembleCtx.Err()
 			}
-			leave, err := s.streams.Alone(assembleCtx, aloneFor)
+			leave, err := s.journal.Alone(assembleCtx, aloneFor)
 			if err != nil {
 				return err
 			}
 			defer leave()
 		}
-		if recorded, err = s.streams.CountStart(assembleCtx, x.Tenant, x.Key, mark); err != nil {
+		if recorded, err = s.journal.CountStart(assembleCtx, x.Tenant, x.Key, mark); err != nil {
 			return err
 		}
 	}
@@ -216,9 +218,9 @@ func (s *Service) carryOut(ctx, assembleCtx context.Context, x events.Export, d 
 	} else {
 		completed, err = s.assemble(assembleCtx, &x, d.Sequence)
 	}
-	if events.Ended(assembleCtx) {
+	if journal.Ended(assembleCtx) {
 		log.Info("assembly stopped: the export has ended")
-		err = events.ErrEnded
+		err = journal.ErrEnded
 	}
 
 	if errors.Is(err, errNoRoom) || storage.IsNoSpace(err) {
@@ -234,7 +236,7 @@ func (s *Service) carryOut(ctx, assembleCtx context.Context, x events.Export, d 
 	switch {
 	case err == nil:
 		var after events.Export
-		after, err = s.streams.Append(ctx, x, "", func(x *events.Export) (events.Payload, error) {
+		after, err = s.journal.Append(ctx, x, "", func(x *events.Export) (events.Payload, error) {
 			return completed, stillOpen(x, d.Sequence)
 		})
 		if err == nil {
@@ -248,20 +250,20 @@ func (s *Service) carryOut(ctx, assembleCtx context.Context, x events.Export, d 
 		s.discard(ctx, after, completed.Files[0].Store, err)
 	case errors.As(err, &f):
 		log.Warn("export failed", "error_code", f.code, "reason", f.reason)
-		_, err = s.streams.Append(ctx, x, "", func(x *events.Export) (events.Payload, error) {
+		_, err = s.journal.Append(ctx, x, "", func(x *events.Export) (events.Payload, error) {
 			return &events.ExportFailed{
 				Code: f.code, Reason: f.reason, Phase: events.PhaseAssembling, Page: f.page,
 				Run: x.Run, RunSpoiled: f.code != events.CodeCrashedWorker && f.code != events.CodeLimitBytes,
 			}, stillOpen(x, d.Sequence)
 		})
-	case !errors.Is(err, events.ErrEnded):
+	case !errors.Is(err, journal.ErrEnded):
 		s.handBack(ctx, &x, mark, recorded, log)
 		if errors.Is(err, errNoRoom) || storage.IsNoSpace(err) {
 			return s.awaitRoom(&x, log, err)
 		}
 		return err
 	}
-	if errors.Is(err, events.ErrEnded) || errors.Is(err, events.ErrNotAllowed) {
+	if errors.Is(err, journal.ErrEnded) || errors.Is(err, events.ErrNotAllowed) {
 		return nil
 	}
 	return err
@@ -281,8 +283,8 @@ func (s *Service) assemble(ctx context.Context, x *events.Export, crawled uint64
 	if isSmall(x) { // there may be many, and a core each is enough
 		ahead, parallel = min(ahead, smallAhead), 1
 	}
-	pages := readPages(ctx, x.Pages, ahead, func(ctx context.Context, n int) (events.Page, error) {
-		return s.streams.GetPage(ctx, events.PageID{Tenant: x.Tenant, Key: x.Key, Run: x.Run, Number: n})
+	pages := readPages(ctx, x.Pages, ahead, func(ctx context.Context, n int) (pages.Page, error) {
+		return s.journal.Pages().Get(ctx, pages.ID{Tenant: x.Tenant, Key: x.Key, Run: x.Run, Number: n})
 	})
 	defer pages.Close()
 	check, keys := newProof(), newRowKeys(req.RowKey)
@@ -309,7 +311,7 @@ func (s *Service) assemble(ctx context.Context, x *events.Export, crawled uint64
 		keys.add(p)
 		if time.Since(told) > 250*time.Millisecond {
 			told = time.Now()
-			s.streams.TellProgress(x.Tenant, x.Key, events.Progress{Phase: events.PhaseAssembling, PagesDone: p.Number, PagesTotal: x.Pages, Rows: check.rows})
+			s.journal.TellProgress(x.Tenant, x.Key, events.Progress{Phase: events.PhaseAssembling, PagesDone: p.Number, PagesTotal: x.Pages, Rows: check.rows})
 		}
 		return xlsx.Page{Number: p.Number, Rows: p.Rows, RowCount: p.RowCount, SkipFirst: p.Number > 1 && p.HeaderRow, Release: p.Release}, nil
 	})
@@ -371,7 +373,7 @@ func (s *Service) explain(ctx context.Context, err error) error {
 // discard removes a file that lost: only after an event that names another
 // was read, for an unknown outcome may still turn out to be a win.
 func (s *Service) discard(ctx context.Context, after events.Export, store string, err error) {
-	if !errors.Is(err, events.ErrEnded) && !errors.Is(err, events.ErrNotAllowed) {
+	if !errors.Is(err, journal.ErrEnded) && !errors.Is(err, events.ErrNotAllowed) {
 		return
 	}
 	for _, f := range after.Files {
@@ -391,7 +393,7 @@ func (s *Service) handBack(ctx context.Context, x *events.Export, mark string, c
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
 	defer cancel()
-	if err := s.streams.UncountStart(ctx, x.Tenant, x.Key, mark, count); err != nil && !errors.Is(err, events.ErrTakenOver) {
+	if err := s.journal.UncountStart(ctx, x.Tenant, x.Key, mark, count); err != nil && !errors.Is(err, journal.ErrTakenOver) {
 		log.Warn("start not taken back", "error", err)
 	}
 }
@@ -418,15 +420,15 @@ func (s *Service) awaitRoom(x *events.Export, log *slog.Logger, err error) error
 	if !s.short.Swap(true) {
 		log.Warn("workbooks wait for room on the disk", "error", err)
 	}
-	s.streams.TellProgress(x.Tenant, x.Key, events.Progress{Phase: events.PhaseWaitingForSpace, PagesDone: x.Pages, PagesTotal: x.Pages})
-	return events.RetryAfter(err, roomWait+rand.N(roomWait))
+	s.journal.TellProgress(x.Tenant, x.Key, events.Progress{Phase: events.PhaseWaitingForSpace, PagesDone: x.Pages, PagesTotal: x.Pages})
+	return journal.RetryAfter(err, roomWait+rand.N(roomWait))
 }
 
 // stillOpen refuses to add to an export that is no longer the one that was
 // taken.
 func stillOpen(x *events.Export, crawled uint64) error {
 	if x.State != events.StateCrawled || x.CrawledSeq != crawled {
-		return events.ErrEnded
+		return journal.ErrEnded
 	}
 	return nil
 }

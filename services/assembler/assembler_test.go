@@ -16,6 +16,8 @@ import (
 
 	"sheaf/events"
 	"sheaf/events/eventstest"
+	"sheaf/events/journal"
+	"sheaf/events/pages"
 	"sheaf/services/assembler/encode/xlsx"
 	"sheaf/storage"
 
@@ -29,28 +31,28 @@ const testKey = "5ad5f7b92a816b76e70a21e4154c2485"
 // bench is a stage for one export: streams, a file store, and its pages.
 type stage struct {
 	t       *testing.T
-	streams *events.Streams
+	journal *journal.Log
 	files   storage.Files
 }
 
 func newStage(t *testing.T) *stage {
 	t.Helper()
-	return stageOn(t, eventstest.Streams(t), t.TempDir())
+	return stageOn(t, eventstest.Journal(t), t.TempDir())
 }
 
-func stageOn(t *testing.T, s *events.Streams, dir string) *stage {
+func stageOn(t *testing.T, s *journal.Log, dir string) *stage {
 	t.Helper()
 	files, err := storage.OpenFiles(t.Context(), "file://"+dir, dir, s.JetStream(), 1)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, files.Close()) })
-	return &stage{t: t, streams: s, files: files}
+	return &stage{t: t, journal: s, files: files}
 }
 
 func (st *stage) service(cfg Config) *Service {
 	st.t.Helper()
-	s, err := New(cfg, st.streams, st.files)
+	s, err := New(cfg, st.journal, st.files)
 	require.NoError(st.t, err)
-	s.running, err = st.streams.Watch()
+	s.running, err = st.journal.Watch()
 	require.NoError(st.t, err)
 	st.t.Cleanup(s.running.Close)
 	return s
@@ -59,40 +61,40 @@ func (st *stage) service(cfg Config) *Service {
 func (st *stage) append(known events.Export, p events.Payload) events.Export {
 	st.t.Helper()
 	known.Tenant, known.Key = "default", testKey
-	x, err := st.streams.Append(st.t.Context(), known, "", func(*events.Export) (events.Payload, error) { return p, nil })
+	x, err := st.journal.Append(st.t.Context(), known, "", func(*events.Export) (events.Payload, error) { return p, nil })
 	require.NoError(st.t, err)
 	return x
 }
 
 // crawled publishes pages and the events up to crawled.
-func (st *stage) crawled(pages ...events.Page) events.Export {
+func (st *stage) crawled(all ...pages.Page) events.Export {
 	st.t.Helper()
 	x := st.append(events.Export{}, &events.ExportRequested{CreatedAt: time.Now().UTC(), Request: events.Request{
 		Timestamp: 1625106204, ExtType: "XLSX", Title: "订单", UserID: "123", SourceType: events.SourceHTTP,
 		HTTP: &events.HTTPRequest{URL: "http://127.0.0.1/", Method: "GET", Limit: 2, Conn: 1},
 	}})
-	manifest := events.NewManifest()
-	for i, p := range pages {
-		p.PageID = events.PageID{Tenant: "default", Key: testKey, Run: x.RequestedSeq, Number: i + 1}
+	manifest := pages.NewManifest()
+	for i, p := range all {
+		p.ID = pages.ID{Tenant: "default", Key: testKey, Run: x.RequestedSeq, Number: i + 1}
 		manifest.Add(p.Number, p.DataRows(), sha256.Sum256(p.Rows))
-		_, err := st.streams.PublishPage(st.t.Context(), p)
+		_, err := st.journal.Pages().Publish(st.t.Context(), p)
 		require.NoError(st.t, err)
 	}
-	return st.append(x, &events.ExportCrawled{Run: x.RequestedSeq, Pages: len(pages), Manifest: manifest.Sum()})
+	return st.append(x, &events.ExportCrawled{Run: x.RequestedSeq, Pages: len(all), Manifest: manifest.Sum()})
 }
 
 // delivery is the crawled event of x as its consumer gets it.
-func (st *stage) delivery(x events.Export) events.Delivery {
+func (st *stage) delivery(x events.Export) journal.Delivery {
 	st.t.Helper()
 	ev := events.Event{ID: x.LastID, Tenant: x.Tenant, Key: x.Key, Time: time.Now(), Payload: &events.ExportCrawled{Run: x.Run, Pages: x.Pages}, Export: &x}
 	m, err := events.Encode(ev)
 	require.NoError(st.t, err)
-	return events.Delivery{Subject: m.Subject, Header: m.Header, Data: m.Data, Sequence: x.LastSeq, Delivered: 1}
+	return journal.Delivery{Subject: m.Subject, Header: m.Header, Data: m.Data, Sequence: x.LastSeq, Delivered: 1}
 }
 
 func (st *stage) read() events.Export {
 	st.t.Helper()
-	x, err := st.streams.Read(st.t.Context(), "default", testKey)
+	x, err := st.journal.Read(st.t.Context(), "default", testKey)
 	require.NoError(st.t, err)
 	return x
 }
@@ -108,19 +110,19 @@ func (st *stage) stored() []string {
 const headerRow = `{"id":"编号","name":"姓名"}`
 
 // page is a page of n data rows from id on, beginning with the header.
-func page(total int64, pages, from, n int) events.Page {
+func page(total int64, of, from, n int) pages.Page {
 	var b strings.Builder
 	b.WriteString("[" + headerRow)
 	for i := range n {
 		fmt.Fprintf(&b, `,{"id":%d,"name":"客户 %d"}`, from+i, from+i)
 	}
 	b.WriteString("]")
-	return events.Page{Rows: []byte(b.String()), RowCount: n + 1, HeaderRow: true, Total: total, TotalPages: pages, Attempts: 1}
+	return pages.Page{Rows: []byte(b.String()), RowCount: n + 1, HeaderRow: true, Total: total, TotalPages: of, Attempts: 1}
 }
 
 // bare is a page whose first row is data.
-func bare(total int64, rowTexts ...string) events.Page {
-	return events.Page{Rows: []byte("[" + strings.Join(rowTexts, ",") + "]"), RowCount: len(rowTexts), Total: total, Attempts: 1}
+func bare(total int64, rowTexts ...string) pages.Page {
+	return pages.Page{Rows: []byte("[" + strings.Join(rowTexts, ",") + "]"), RowCount: len(rowTexts), Total: total, Attempts: 1}
 }
 
 // sheet opens the workbook of a completed export and returns its rows.
@@ -168,21 +170,21 @@ func TestProof(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct {
 		claim    string
-		pages    []events.Page
+		pages    []pages.Page
 		code     string   // of the failure
 		reason   string   // part of it
 		warnings []string // codes, of a success
 	}{
-		{"all there", []events.Page{page(3, 2, 0, 2), page(3, 2, 2, 1)}, "", "", nil},
-		{"too few rows", []events.Page{page(9, 2, 0, 2), page(9, 2, 2, 1)}, events.CodeSourceIncomplete, "3 rows were read, but the source announced 9", nil},
-		{"too many rows", []events.Page{page(2, 2, 0, 2), page(2, 2, 2, 1)}, events.CodeSourceIncomplete, "3 rows were read, but the source announced 2", nil},
-		{"a total that moved, and the rows within", []events.Page{page(3, 2, 0, 2), page(4, 2, 2, 2)}, "", "", []string{"TOTAL_MOVED"}},
-		{"a total that moved, and the rows outside", []events.Page{page(8, 2, 0, 2), page(9, 2, 2, 2)}, events.CodeSourceIncomplete, "between 8 and 9", nil},
-		{"no total", []events.Page{page(-1, 2, 0, 2), page(-1, 2, 2, 2)}, "", "", []string{"TOTAL_MISSING"}},
-		{"the same rows on two pages", []events.Page{page(4, 2, 0, 2), page(4, 2, 0, 2)}, "", "", nil},
-		{"only the header", []events.Page{page(0, 1, 0, 0)}, "", "", nil},
-		{"nothing at all", []events.Page{bare(0)}, "", "", []string{"EMPTY"}},
-		{"later pages without the header", []events.Page{page(4, 2, 0, 2), bare(4, `{"id":2,"name":"客户 2"}`, `{"id":3,"name":"客户 3"}`)}, "", "", []string{"HEADER_MISSING"}},
+		{"all there", []pages.Page{page(3, 2, 0, 2), page(3, 2, 2, 1)}, "", "", nil},
+		{"too few rows", []pages.Page{page(9, 2, 0, 2), page(9, 2, 2, 1)}, events.CodeSourceIncomplete, "3 rows were read, but the source announced 9", nil},
+		{"too many rows", []pages.Page{page(2, 2, 0, 2), page(2, 2, 2, 1)}, events.CodeSourceIncomplete, "3 rows were read, but the source announced 2", nil},
+		{"a total that moved, and the rows within", []pages.Page{page(3, 2, 0, 2), page(4, 2, 2, 2)}, "", "", []string{"TOTAL_MOVED"}},
+		{"a total that moved, and the rows outside", []pages.Page{page(8, 2, 0, 2), page(9, 2, 2, 2)}, events.CodeSourceIncomplete, "between 8 and 9", nil},
+		{"no total", []pages.Page{page(-1, 2, 0, 2), page(-1, 2, 2, 2)}, "", "", []string{"TOTAL_MISSING"}},
+		{"the same rows on two pages", []pages.Page{page(4, 2, 0, 2), page(4, 2, 0, 2)}, "", "", nil},
+		{"only the header", []pages.Page{page(0, 1, 0, 0)}, "", "", nil},
+		{"nothing at all", []pages.Page{bare(0)}, "", "", []string{"EMPTY"}},
+		{"later pages without the header", []pages.Page{page(4, 2, 0, 2), bare(4, `{"id":2,"name":"客户 2"}`, `{"id":3,"name":"客户 3"}`)}, "", "", []string{"HEADER_MISSING"}},
 	} {
 		t.Run(tc.claim, func(t *testing.T) {
 			st := newStage(t)
@@ -217,11 +219,11 @@ func TestOtherPagesThanCrawledFail(t *testing.T) {
 	t.Parallel()
 	st := newStage(t)
 	x := st.crawled(page(4, 2, 0, 2), page(4, 2, 2, 2))
-	require.NoError(t, st.streams.PurgeRun(t.Context(), "default", testKey, x.Run))
+	require.NoError(t, st.journal.Pages().PurgeRun(t.Context(), "default", testKey, x.Run))
 	for n, from := range []int{0, 7} {
 		p := page(4, 2, from, 2)
-		p.PageID = events.PageID{Tenant: "default", Key: testKey, Run: x.Run, Number: n + 1}
-		_, err := st.streams.PublishPage(t.Context(), p)
+		p.ID = pages.ID{Tenant: "default", Key: testKey, Run: x.Run, Number: n + 1}
+		_, err := st.journal.Pages().Publish(t.Context(), p)
 		require.NoError(t, err)
 	}
 	require.NoError(t, st.service(Config{}).handle(t.Context(), st.delivery(x)))
@@ -234,7 +236,7 @@ func TestMissingPageFails(t *testing.T) {
 	t.Parallel()
 	st := newStage(t)
 	x := st.crawled(page(4, 2, 0, 2), page(4, 2, 2, 2))
-	require.NoError(t, st.streams.PurgeRun(t.Context(), "default", testKey, x.Run))
+	require.NoError(t, st.journal.Pages().PurgeRun(t.Context(), "default", testKey, x.Run))
 	require.NoError(t, st.service(Config{}).handle(t.Context(), st.delivery(x)))
 	got := st.read()
 	require.Equal(t, events.StateFailed, got.State)
@@ -247,8 +249,8 @@ func TestMissingPageFails(t *testing.T) {
 func TestTwoAssemblersOnOneExport(t *testing.T) {
 	t.Parallel()
 	srv, dir := eventstest.Server(t, ""), t.TempDir()
-	a := stageOn(t, eventstest.StreamsOn(t, srv, events.Config{}), dir)
-	b := stageOn(t, eventstest.StreamsOn(t, srv, events.Config{}), dir)
+	a := stageOn(t, eventstest.JournalOn(t, srv, journal.Config{}), dir)
+	b := stageOn(t, eventstest.JournalOn(t, srv, journal.Config{}), dir)
 	x := a.crawled(page(5, 3, 0, 2), page(5, 3, 2, 2), page(5, 3, 4, 1))
 	d := a.delivery(x)
 	d.Fresh = true // six at once would else be taken for crashes
@@ -296,7 +298,7 @@ func TestAnUnknownEventIsNoReasonNotToAssemble(t *testing.T) {
 	x := st.crawled(page(1, 1, 0, 1))
 	export, err := json.Marshal(x)
 	require.NoError(t, err)
-	_, err = st.streams.JetStream().PublishMsg(t.Context(), &nats.Msg{
+	_, err = st.journal.JetStream().PublishMsg(t.Context(), &nats.Msg{
 		Subject: "sheaf.event.default.paused." + testKey, Data: fmt.Appendf(nil, `{"export":%s}`, export), Header: nats.Header{
 			"ce-specversion": {"1.0"}, "ce-id": {events.NewID()}, "ce-source": {"/sheaf/default"}, "ce-type": {"sheaf.export.paused.v1"},
 			"ce-subject": {testKey}, "ce-time": {time.Now().UTC().Format(time.RFC3339Nano)},
@@ -309,10 +311,10 @@ func TestAnUnknownEventIsNoReasonNotToAssemble(t *testing.T) {
 
 func TestPoisonAssemblyEndsAfterFiveStarts(t *testing.T) {
 	t.Parallel()
-	st := stageOn(t, eventstest.StreamsOn(t, eventstest.Server(t, ""), events.Config{SuspectPause: time.Millisecond}), t.TempDir())
+	st := stageOn(t, eventstest.JournalOn(t, eventstest.Server(t, ""), journal.Config{SuspectPause: time.Millisecond}), t.TempDir())
 	x := st.crawled(page(1, 1, 0, 1))
 	for range 5 { // five processes that died over it
-		_, err := st.streams.CountStart(t.Context(), "default", testKey, fmt.Sprintf("assemble:%d", x.LastSeq))
+		_, err := st.journal.CountStart(t.Context(), "default", testKey, fmt.Sprintf("assemble:%d", x.LastSeq))
 		require.NoError(t, err)
 	}
 	require.NoError(t, st.service(Config{}).handle(t.Context(), st.delivery(x)))
@@ -326,12 +328,12 @@ func TestReadPagesInOrderWithinBudget(t *testing.T) {
 	const size, budget = 1000, 3500
 	var mu sync.Mutex
 	out, most := 0, 0
-	r := readPages(t.Context(), 50, budget, func(_ context.Context, n int) (events.Page, error) {
+	r := readPages(t.Context(), 50, budget, func(_ context.Context, n int) (pages.Page, error) {
 		mu.Lock()
 		out++
 		most = max(most, out)
 		mu.Unlock()
-		p := events.Page{Rows: make([]byte, size)}
+		p := pages.Page{Rows: make([]byte, size)}
 		p.Number = n
 		return p, nil
 	})

@@ -5,6 +5,7 @@ import (
 	"hash/maphash"
 
 	"sheaf/events"
+	"sheaf/events/pages"
 	"sheaf/events/rows"
 )
 
@@ -37,7 +38,7 @@ func newRowKeys(column string) *rowKeys {
 	return &rowKeys{column: column, seed: maphash.MakeSeed(), table: make([]uint64, 1<<10)}
 }
 
-func (k *rowKeys) add(p events.Page) {
+func (k *rowKeys) add(p pages.Page) {
 	if k.column == "" {
 		return
 	}

@@ -5,14 +5,14 @@ import (
 	"strings"
 	"testing"
 
-	"sheaf/events"
+	"sheaf/events/pages"
 
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 )
 
-func keyPage(n int, header bool, rowTexts ...string) events.Page {
-	p := events.Page{Rows: []byte("[" + strings.Join(rowTexts, ",") + "]"), RowCount: len(rowTexts), HeaderRow: header}
+func keyPage(n int, header bool, rowTexts ...string) pages.Page {
+	p := pages.Page{Rows: []byte("[" + strings.Join(rowTexts, ",") + "]"), RowCount: len(rowTexts), HeaderRow: header}
 	p.Number = n
 	return p
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"sheaf/events"
+	"sheaf/events/pages"
 	"sheaf/storage"
 
 	"github.com/stretchr/testify/require"
@@ -42,14 +43,14 @@ func TestLargeWorkbooksKeepNoSmallOneWaiting(t *testing.T) {
 	gated := &gatedFiles{Files: st.files, first: make(chan struct{}, 2), waiting: make(chan struct{}, 2), gate: make(chan struct{})}
 	gated.first <- struct{}{}
 	gated.first <- struct{}{}
-	s, err := New(Config{Workbooks: 2, Small: 2}, st.streams, gated)
+	s, err := New(Config{Workbooks: 2, Small: 2}, st.journal, gated)
 	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx) }()
 
 	state := func(key string) events.State {
-		x, err := st.streams.Read(t.Context(), "default", key)
+		x, err := st.journal.Read(t.Context(), "default", key)
 		require.NoError(t, err)
 		return x.State
 	}
@@ -89,13 +90,13 @@ func TestSmallWorkbooksOfOneTenantLeaveSlots(t *testing.T) {
 	for range small / 4 {
 		gated.first <- struct{}{}
 	}
-	s, err := New(Config{Small: small}, st.streams, gated)
+	s, err := New(Config{Small: small}, st.journal, gated)
 	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx) }()
 	completed := func(tenant string, n int) bool {
-		x, err := st.streams.Read(t.Context(), tenant, fmt.Sprintf("%032d", n))
+		x, err := st.journal.Read(t.Context(), tenant, fmt.Sprintf("%032d", n))
 		require.NoError(t, err)
 		return x.State == events.StateCompleted
 	}
@@ -126,19 +127,19 @@ func crawlAs(t *testing.T, st *stage, key string, limit int) {
 
 func crawlFor(t *testing.T, st *stage, tenant, key string, limit int) {
 	t.Helper()
-	x, err := st.streams.Append(t.Context(), events.Export{Tenant: tenant, Key: key}, "", func(*events.Export) (events.Payload, error) {
+	x, err := st.journal.Append(t.Context(), events.Export{Tenant: tenant, Key: key}, "", func(*events.Export) (events.Payload, error) {
 		return &events.ExportRequested{CreatedAt: time.Now().UTC(), Request: events.Request{
 			ExtType: "XLSX", SourceType: events.SourceHTTP, HTTP: &events.HTTPRequest{URL: "http://127.0.0.1/", Method: "GET", Limit: limit, Conn: 1},
 		}}, nil
 	})
 	require.NoError(t, err)
 	p := page(1, 1, 0, 1)
-	p.PageID = events.PageID{Tenant: tenant, Key: key, Run: x.RequestedSeq, Number: 1}
-	_, err = st.streams.PublishPage(t.Context(), p)
+	p.ID = pages.ID{Tenant: tenant, Key: key, Run: x.RequestedSeq, Number: 1}
+	_, err = st.journal.Pages().Publish(t.Context(), p)
 	require.NoError(t, err)
-	manifest := events.NewManifest()
+	manifest := pages.NewManifest()
 	manifest.Add(1, p.DataRows(), sha256.Sum256(p.Rows))
-	_, err = st.streams.Append(t.Context(), x, "", func(*events.Export) (events.Payload, error) {
+	_, err = st.journal.Append(t.Context(), x, "", func(*events.Export) (events.Payload, error) {
 		return &events.ExportCrawled{Run: x.RequestedSeq, Pages: 1, Manifest: manifest.Sum()}, nil
 	})
 	require.NoError(t, err)

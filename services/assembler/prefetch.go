@@ -5,7 +5,7 @@ import (
 	"io"
 	"sync"
 
-	"sheaf/events"
+	"sheaf/events/pages"
 )
 
 // readAhead is how many pages are read at once. Direct gets of 64 KiB messages,
@@ -16,7 +16,7 @@ const readAhead = 8
 // meanwhile, as many as a budget of bytes allows. Page sizes are learnt as
 // they come: the first page is read alone.
 type pageReader struct {
-	get    func(ctx context.Context, n int) (events.Page, error)
+	get    func(ctx context.Context, n int) (pages.Page, error)
 	last   int
 	budget int64
 
@@ -30,20 +30,20 @@ type pageReader struct {
 }
 
 type pageRead struct {
-	page events.Page
+	page pages.Page
 	err  error
 }
 
-func readPages(ctx context.Context, last int, budget int64, get func(ctx context.Context, n int) (events.Page, error)) *pageReader {
+func readPages(ctx context.Context, last int, budget int64, get func(ctx context.Context, n int) (pages.Page, error)) *pageReader {
 	r := &pageReader{get: get, last: last, budget: budget, next: 1}
 	r.ctx, r.cancel = context.WithCancel(ctx)
 	return r
 }
 
 // Next returns the next page, io.EOF after the last.
-func (r *pageReader) Next(ctx context.Context) (events.Page, error) {
+func (r *pageReader) Next(ctx context.Context) (pages.Page, error) {
 	if r.next > r.last {
-		return events.Page{}, io.EOF
+		return pages.Page{}, io.EOF
 	}
 	r.start()
 	ready := r.ready[0]
@@ -51,10 +51,10 @@ func (r *pageReader) Next(ctx context.Context) (events.Page, error) {
 	select {
 	case got = <-ready:
 	case <-ctx.Done():
-		return events.Page{}, ctx.Err()
+		return pages.Page{}, ctx.Err()
 	}
 	if got.err != nil {
-		return events.Page{}, got.err
+		return pages.Page{}, got.err
 	}
 	r.ready = r.ready[1:]
 	r.next++

@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"sheaf/events"
+	"sheaf/events/pages"
 )
 
 // proof compares the rows and pages of a run with what the source announced. It
@@ -11,7 +12,7 @@ import (
 // is never called a success. The rows must be as many as the first and the last
 // announced total, or lie between them. A total on another page only warns.
 type proof struct {
-	manifest        events.Manifest
+	manifest        pages.Manifest
 	pages           int
 	rows            int64
 	first, last     int64 // the first and the last total announced; 0 while there is none
@@ -21,10 +22,10 @@ type proof struct {
 	empty           bool  // page 1 has no rows at all, not even a header
 }
 
-func newProof() *proof { return &proof{manifest: events.NewManifest()} }
+func newProof() *proof { return &proof{manifest: pages.NewManifest()} }
 
 // add takes the next page. Pages must come in order and without gaps.
-func (p *proof) add(page events.Page) error {
+func (p *proof) add(page pages.Page) error {
 	p.pages++
 	if page.Number != p.pages {
 		return fmt.Errorf("page %d where page %d belongs", page.Number, p.pages)

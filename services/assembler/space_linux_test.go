@@ -25,7 +25,7 @@ func TestFullDiskIsWaitedOut(t *testing.T) {
 		t.Skipf("a small disk needs root: %v", err)
 	}
 	t.Cleanup(func() { require.NoError(t, syscall.Unmount(dir, syscall.MNT_DETACH)) })
-	st := stageOn(t, eventstest.Streams(t), dir)
+	st := stageOn(t, eventstest.Journal(t), dir)
 	x := st.crawled(page(2, 1, 1, 2))
 	filler := filepath.Join(dir, "filler")
 	f, err := os.Create(filler)
@@ -62,7 +62,7 @@ func TestAWorkbookWaitsForRoom(t *testing.T) {
 	st := newStage(t)
 	x := st.crawled(page(4, 2, 1, 2), page(4, 2, 3, 2))
 	told := make(chan events.Progress, 100)
-	stop, err := st.streams.OnProgress(func(_, _ string, p events.Progress) { told <- p })
+	stop, err := st.journal.OnProgress(func(_, _ string, p events.Progress) { told <- p })
 	require.NoError(t, err)
 	defer stop()
 	s := st.service(Config{MaxStarts: 2})

@@ -15,6 +15,9 @@ import (
 	"time"
 
 	"sheaf/events"
+	"sheaf/events/journal"
+	"sheaf/events/pages"
+	"sheaf/events/secrets"
 	"sheaf/services/crawler/source"
 
 	"golang.org/x/sync/errgroup"
@@ -75,10 +78,10 @@ func (c *crawl) run(ctx context.Context) (*events.ExportCrawled, error) {
 	}
 	c.ledger = newLedger(req.HTTP.Limit, c.cfg.MaxPages, c.cfg.MaxRows, c.cfg.MaxBytes)
 
-	var header events.Secrets
+	var header secrets.Values
 	param := req.HTTP.Param
 	if len(req.HTTP.Header)+len(req.HTTP.SecretParam) > 0 {
-		kept, err := c.streams.Headers(ctx, c.x.Tenant, c.x.Key)
+		kept, err := c.journal.Headers(ctx, c.x.Tenant, c.x.Key)
 		if errors.Is(err, events.ErrNoHeaders) || errors.Is(err, events.ErrSealed) {
 			return nil, &source.Failure{Code: events.CodeInternal, Msg: "the source's headers are no longer kept; submit the export again"}
 		}
@@ -123,10 +126,10 @@ func (c *crawl) run(ctx context.Context) (*events.ExportCrawled, error) {
 
 // openSecrets returns the source's headers, and its parameters with the secret
 // ones among them.
-func (c *crawl) openSecrets(kept events.Secrets, param json.RawMessage) (events.Secrets, json.RawMessage, error) {
-	header, secret := events.SplitSecrets(kept)
+func (c *crawl) openSecrets(kept secrets.Values, param json.RawMessage) (secrets.Values, json.RawMessage, error) {
+	header, secret := secrets.Split(kept)
 	open := func(value string) (string, error) {
-		plain, err := c.streams.Keys().OpenValue(c.x.Tenant, value)
+		plain, err := c.journal.Keys().OpenValue(c.x.Tenant, value)
 		if err != nil {
 			err = &source.Failure{Code: events.CodeSealed, Msg: "a sealed value cannot be opened: it was sealed for another tenant or with a key that is not this server's; seal it with the key of GET /v1/seal-key and submit the export again"}
 		}
@@ -177,7 +180,7 @@ func (c *crawl) raw(ctx context.Context) (*events.ExportCrawled, error) {
 	if c.x.Request.Raw != nil {
 		want = c.x.Request.Raw.Pages
 	}
-	have, err := c.streams.ListPages(ctx, c.x.Tenant, c.x.Key, events.RawRun)
+	have, err := c.journal.Pages().List(ctx, c.x.Tenant, c.x.Key, events.RawRun)
 	if err != nil {
 		return nil, err
 	}
@@ -203,23 +206,23 @@ func (c *crawl) begin(ctx context.Context) ([]int, error) {
 	ctx, stop := c.untilDrain(ctx)
 	defer stop()
 	c.into = c.x.RequestedSeq
-	have, err := c.streams.ListPages(ctx, c.x.Tenant, c.x.Key, c.into)
+	have, err := c.journal.Pages().List(ctx, c.x.Tenant, c.x.Key, c.into)
 	if err != nil {
 		return nil, err
 	}
 	var before []int
 	if len(have) == 0 && c.x.ContinuesRun != 0 {
 		// A round that was to continue a run may have begun one of its own.
-		if c.x.ContinuesRun, err = c.streams.NewestRun(ctx, c.x.Tenant, c.x.Key, c.x.ContinuesRun); err != nil {
+		if c.x.ContinuesRun, err = c.journal.Pages().NewestRun(ctx, c.x.Tenant, c.x.Key, c.x.ContinuesRun); err != nil {
 			return nil, err
 		}
-		if before, err = c.streams.ListPages(ctx, c.x.Tenant, c.x.Key, c.x.ContinuesRun); err != nil {
+		if before, err = c.journal.Pages().List(ctx, c.x.Tenant, c.x.Key, c.x.ContinuesRun); err != nil {
 			return nil, err
 		}
 	}
 	if len(c.x.Timeline) > 1 && len(have) == 0 && !slices.Contains(before, 1) {
 		// There were earlier rounds; what they left is not read again.
-		if err := c.streams.PurgeEarlierRuns(ctx, c.x.Tenant, c.x.Key, c.into); err != nil {
+		if err := c.journal.Pages().PurgeEarlierRuns(ctx, c.x.Tenant, c.x.Key, c.into); err != nil {
 			return nil, err
 		}
 	}
@@ -232,7 +235,7 @@ func (c *crawl) begin(ctx context.Context) ([]int, error) {
 		// count of deliveries can be lost with its leader.
 		c.fresh = false
 	}
-	starts, err := c.streams.Starts(ctx, c.x.Tenant, c.x.Key, c.mark)
+	starts, err := c.journal.Starts(ctx, c.x.Tenant, c.x.Key, c.mark)
 	if err != nil {
 		return nil, err
 	}
@@ -243,11 +246,11 @@ func (c *crawl) begin(ctx context.Context) ([]int, error) {
 		return nil, &source.Failure{Code: events.CodeCrashedWorker,
 			Msg: fmt.Sprintf("crawling began %d times without getting past %d pages; the process ended each time", c.cfg.MaxStarts, len(have)+len(before))}
 	}
-	if starts >= events.SuspectAfter {
-		if err := c.letOthersGo(ctx, c.streams.SuspectPause(starts)); err != nil {
+	if starts >= journal.SuspectAfter {
+		if err := c.letOthersGo(ctx, c.journal.SuspectPause(starts)); err != nil {
 			return nil, err
 		}
-		if c.acquit, err = c.streams.Alone(ctx, aloneFor); err != nil {
+		if c.acquit, err = c.journal.Alone(ctx, aloneFor); err != nil {
 			c.acquit = func() {}
 			return nil, err
 		}
@@ -274,7 +277,7 @@ func (c *crawl) begin(ctx context.Context) ([]int, error) {
 	if err := c.stillMine(ctx); err != nil {
 		return nil, err
 	}
-	if err := c.streams.PurgeEarlierRuns(ctx, c.x.Tenant, c.x.Key, c.into); err != nil {
+	if err := c.journal.Pages().PurgeEarlierRuns(ctx, c.x.Tenant, c.x.Key, c.into); err != nil {
 		return nil, err
 	}
 	var refused *refusedPage
@@ -319,8 +322,8 @@ func (c *crawl) restore(ctx context.Context, have []int) error {
 	return g.Wait()
 }
 
-func (c *crawl) page(ctx context.Context, run uint64, n int) (events.Page, error) {
-	return c.streams.GetPage(ctx, events.PageID{Tenant: c.x.Tenant, Key: c.x.Key, Run: run, Number: n})
+func (c *crawl) page(ctx context.Context, run uint64, n int) (pages.Page, error) {
+	return c.journal.Pages().Get(ctx, pages.ID{Tenant: c.x.Tenant, Key: c.x.Key, Run: run, Number: n})
 }
 
 // fetchMissing fetches every page of the list that is missing, with the export's
@@ -371,7 +374,7 @@ func (c *crawl) ended() bool {
 // crawler, so that others in flight are not cut off for it.
 func (c *crawl) leave(err error) bool {
 	var failure *source.Failure
-	if c.drain.Err() == nil || errors.As(err, &failure) && failure.Code != "" || errors.Is(err, events.ErrTakenOver) {
+	if c.drain.Err() == nil || errors.As(err, &failure) && failure.Code != "" || errors.Is(err, journal.ErrTakenOver) {
 		return false
 	}
 	c.mu.Lock()
@@ -487,7 +490,7 @@ func (c *crawl) miss(n int, f *source.Failure) error {
 
 // ask asks the source for a page and judges its answer. The page's rows are
 // valid until done is called.
-func (c *crawl) ask(ctx context.Context, n int) (p events.Page, done func(), err error) {
+func (c *crawl) ask(ctx context.Context, n int) (p pages.Page, done func(), err error) {
 	got, err := c.source.Fetch(ctx, n)
 	if err != nil {
 		return p, nil, err
@@ -506,10 +509,10 @@ func (c *crawl) ask(ctx context.Context, n int) (p events.Page, done func(), err
 
 // publish makes a page durable and accounts for it. If another crawler was
 // first, its answer is the one that counts.
-func (c *crawl) publish(ctx context.Context, p events.Page) error {
+func (c *crawl) publish(ctx context.Context, p pages.Page) error {
 	p.Run = c.into
 	p.SHA256 = sha256.Sum256(p.Rows)
-	size, stored, err := c.streams.PublishSized(ctx, p, c.cfg.Room)
+	size, stored, err := c.journal.Pages().PublishSized(ctx, p, c.cfg.Room)
 	if errors.Is(err, events.ErrNoSpace) {
 		return &refusedPage{err, p.Run, size}
 	}
@@ -530,7 +533,7 @@ func (c *crawl) publish(ctx context.Context, p events.Page) error {
 }
 
 // account enters a durable page, which takes size bytes, into the ledger.
-func (c *crawl) account(p events.Page, size int64) error {
+func (c *crawl) account(p pages.Page, size int64) error {
 	c.mu.Lock()
 	if c.ledger.missing(p.Number) {
 		c.stored += size
@@ -575,7 +578,7 @@ func (c *crawl) tell(now bool) {
 		p.Phase = events.PhaseWaitingForSpace
 	}
 	c.mu.Unlock()
-	c.streams.TellProgress(c.x.Tenant, c.x.Key, p)
+	c.journal.TellProgress(c.x.Tenant, c.x.Key, p)
 }
 
 // failed is the event that ends the export. Pages that contradict each other
@@ -628,7 +631,7 @@ func (c *crawl) count(ctx context.Context) (err error) {
 	c.counting.Lock()
 	defer c.counting.Unlock()
 	if !c.fresh && c.starts == 0 {
-		c.starts, err = c.streams.CountStart(ctx, c.x.Tenant, c.x.Key, c.mark)
+		c.starts, err = c.journal.CountStart(ctx, c.x.Tenant, c.x.Key, c.mark)
 	}
 	return err
 }
@@ -641,15 +644,15 @@ func (c *crawl) count(ctx context.Context) (err error) {
 func (c *crawl) stillMine(ctx context.Context) error {
 	c.counting.Lock()
 	defer c.counting.Unlock()
-	latest, err := c.streams.Starts(ctx, c.x.Tenant, c.x.Key, c.mark)
+	latest, err := c.journal.Starts(ctx, c.x.Tenant, c.x.Key, c.mark)
 	if err != nil {
 		return err
 	}
 	if latest != c.starts {
-		return events.ErrTakenOver
+		return journal.ErrTakenOver
 	}
 	if c.starts == 0 {
-		c.starts, err = c.streams.CountStart(ctx, c.x.Tenant, c.x.Key, c.mark)
+		c.starts, err = c.journal.CountStart(ctx, c.x.Tenant, c.x.Key, c.mark)
 	}
 	return err
 }
@@ -669,10 +672,10 @@ func (c *crawl) uncount() {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
-	switch err := c.streams.UncountStart(ctx, c.x.Tenant, c.x.Key, c.mark, c.starts); {
+	switch err := c.journal.UncountStart(ctx, c.x.Tenant, c.x.Key, c.mark, c.starts); {
 	case err == nil:
 		c.starts = 0
-	case !errors.Is(err, events.ErrTakenOver): // which stillMine will find
+	case !errors.Is(err, journal.ErrTakenOver): // which stillMine will find
 		c.log.Warn("start not taken back", "error", err)
 	}
 }

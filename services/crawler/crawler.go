@@ -30,6 +30,7 @@ import (
 	"time"
 
 	"sheaf/events"
+	"sheaf/events/journal"
 	"sheaf/services/crawler/source"
 )
 
@@ -80,26 +81,26 @@ const offers = 100
 // Service is the crawler role.
 type Service struct {
 	cfg     Config
-	streams *events.Streams
+	journal *journal.Log
 	client  source.Client
 	turns   *turns
 	memory  *source.Memory
 	space   *space
 
-	running *events.Running // set by Run
-	shares  *events.Shares
+	running *journal.Running // set by Run
+	shares  *journal.Shares
 }
 
 // New returns a crawler that reaches sources through client. It does no I/O.
-func New(cfg Config, streams *events.Streams, client source.Client) (*Service, error) {
+func New(cfg Config, streams *journal.Log, client source.Client) (*Service, error) {
 	if streams == nil || client == nil {
 		return nil, errors.New("crawler: streams and client are required")
 	}
 	cfg = cfg.withDefaults()
 	return &Service{
-		cfg: cfg, streams: streams, client: client,
+		cfg: cfg, journal: streams, client: client,
 		turns: newTurns(cfg.Fetches, cfg.PerHost, cfg.PerTenant), memory: source.NewMemory(cfg.BodyBytes), space: newSpace(streams, cfg.Room, cfg.SpaceWait),
-		shares: events.NewShares(cfg.Running, 0, offers),
+		shares: journal.NewShares(cfg.Running, 0, offers),
 	}, nil
 }
 
@@ -108,18 +109,18 @@ func New(cfg Config, streams *events.Streams, client source.Client) (*Service, e
 // Pages that were published stay, so another crawler goes on after them.
 func (s *Service) Run(ctx context.Context) error {
 	var err error
-	if s.running, err = s.streams.Watch(); err != nil {
+	if s.running, err = s.journal.Watch(); err != nil {
 		return fmt.Errorf("crawler: %w", err)
 	}
 	defer s.running.Close()
-	if err := s.streams.Consume(ctx, events.StreamEvents, events.ConsumerCrawler, s.cfg.Exports, s.handle); err != nil {
+	if err := s.journal.Consume(ctx, events.StreamEvents, events.ConsumerCrawler, s.cfg.Exports, s.handle); err != nil {
 		return fmt.Errorf("crawler: %w", err)
 	}
 	return nil
 }
 
 // handle crawls the export of one requested event.
-func (s *Service) handle(ctx context.Context, d events.Delivery) error {
+func (s *Service) handle(ctx context.Context, d journal.Delivery) error {
 	ev, err := d.Event()
 	if err != nil {
 		return err
@@ -136,7 +137,7 @@ func (s *Service) handle(ctx context.Context, d events.Delivery) error {
 		return err
 	}
 	defer leave()
-	x, err := s.streams.ReadSince(crawlCtx, ev)
+	x, err := s.journal.ReadSince(crawlCtx, ev)
 	if err != nil {
 		return err
 	}
@@ -149,7 +150,7 @@ func (s *Service) handle(ctx context.Context, d events.Delivery) error {
 	begun := time.Now()
 	c := &crawl{Service: s, x: x, log: log, drain: ctx, fresh: d.Fresh}
 	crawled, err := c.run(crawlCtx)
-	if events.Ended(crawlCtx) {
+	if journal.Ended(crawlCtx) {
 		log.Info("crawl stopped: the export has ended")
 		return nil
 	}
@@ -159,7 +160,7 @@ func (s *Service) handle(ctx context.Context, d events.Delivery) error {
 	var failure *source.Failure
 	switch {
 	case err == nil:
-		_, err = s.streams.Append(late, x, "", func(x *events.Export) (events.Payload, error) {
+		_, err = s.journal.Append(late, x, "", func(x *events.Export) (events.Payload, error) {
 			return crawled, stillOpen(x, d.Sequence)
 		})
 		if err == nil {
@@ -167,17 +168,17 @@ func (s *Service) handle(ctx context.Context, d events.Delivery) error {
 		}
 	case errors.As(err, &failure) && failure.Code != "" && late.Err() == nil:
 		log.Warn("export failed", "error_code", failure.Code, "page", failure.Page, "reason", failure.Error())
-		_, err = s.streams.Append(late, x, "", func(x *events.Export) (events.Payload, error) {
+		_, err = s.journal.Append(late, x, "", func(x *events.Export) (events.Payload, error) {
 			return c.failed(failure), stillOpen(x, d.Sequence)
 		})
-	case errors.Is(err, events.ErrTakenOver):
+	case errors.Is(err, journal.ErrTakenOver):
 		log.Info("crawl left to another crawler, which took it over")
 		return err
 	default:
 		c.handBack()
 		return err
 	}
-	if errors.Is(err, events.ErrEnded) || errors.Is(err, events.ErrNotAllowed) {
+	if errors.Is(err, journal.ErrEnded) || errors.Is(err, events.ErrNotAllowed) {
 		return nil
 	}
 	return err
@@ -196,7 +197,7 @@ func outlive(ctx context.Context, d time.Duration) (late context.Context, over f
 // stillOpen refuses to add to an export that is no longer the one that was taken.
 func stillOpen(x *events.Export, requested uint64) error {
 	if x.State != events.StateRequested || x.RequestedSeq != requested {
-		return events.ErrEnded
+		return journal.ErrEnded
 	}
 	return nil
 }

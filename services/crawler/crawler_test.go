@@ -13,7 +13,10 @@ import (
 
 	"sheaf/events"
 	"sheaf/events/eventstest"
+	"sheaf/events/journal"
+	"sheaf/events/pages"
 	"sheaf/events/rows"
+	"sheaf/events/secrets"
 	"sheaf/services/crawler/source"
 	"sheaf/services/crawler/source/sourcetest"
 
@@ -26,7 +29,7 @@ const key = "5ad5f7b92a816b76e70a21e4154c2485"
 var quick = source.Policy{Attempts: 3, BaseBackoff: time.Millisecond, MaxBackoff: 5 * time.Millisecond}
 
 // start runs a crawler until the test ends or stop is called.
-func start(t *testing.T, s *events.Streams, client *http.Client, cfg Config) (stop func()) {
+func start(t *testing.T, s *journal.Log, client *http.Client, cfg Config) (stop func()) {
 	t.Helper()
 	if cfg.Policy == (source.Policy{}) {
 		cfg.Policy = quick
@@ -45,7 +48,7 @@ func start(t *testing.T, s *events.Streams, client *http.Client, cfg Config) (st
 }
 
 // request appends a requested event for the source.
-func request(t *testing.T, s *events.Streams, known events.Export, url string, limit int, continues uint64) events.Export {
+func request(t *testing.T, s *journal.Log, known events.Export, url string, limit int, continues uint64) events.Export {
 	t.Helper()
 	known.Tenant, known.Key = "default", key
 	x, err := s.Append(t.Context(), known, "", func(*events.Export) (events.Payload, error) {
@@ -59,7 +62,7 @@ func request(t *testing.T, s *events.Streams, known events.Export, url string, l
 }
 
 // await follows the log until the key's next event of one of the types.
-func await(t *testing.T, s *events.Streams, after uint64, types ...events.Type) events.Event {
+func await(t *testing.T, s *journal.Log, after uint64, types ...events.Type) events.Event {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
@@ -80,11 +83,11 @@ func await(t *testing.T, s *events.Streams, after uint64, types ...events.Type) 
 }
 
 // dataRows reads all pages of a run and returns the ids of their data rows.
-func dataRows(t *testing.T, s *events.Streams, run uint64, pages int) []string {
+func dataRows(t *testing.T, s *journal.Log, run uint64, last int) []string {
 	t.Helper()
 	var ids []string
-	for n := 1; n <= pages; n++ {
-		p, err := s.GetPage(t.Context(), events.PageID{Tenant: "default", Key: key, Run: run, Number: n})
+	for n := 1; n <= last; n++ {
+		p, err := s.Pages().Get(t.Context(), pages.ID{Tenant: "default", Key: key, Run: run, Number: n})
 		require.NoError(t, err)
 		c := rows.NewCursor(p.Rows)
 		for first := true; c.NextRow(); first = false {
@@ -107,7 +110,7 @@ func wantRows(n int) []string {
 
 func TestCrawlKeepsEveryPage(t *testing.T) {
 	t.Parallel()
-	s := eventstest.Streams(t)
+	s := eventstest.Journal(t)
 	src := sourcetest.New(t, 1003)
 	start(t, s, src.Client, Config{})
 	x := request(t, s, events.Export{}, src.URL, 10, 0)
@@ -125,7 +128,7 @@ func TestCrawlKeepsEveryPage(t *testing.T) {
 
 func TestCrawlRidesOutFaults(t *testing.T) {
 	t.Parallel()
-	s := eventstest.Streams(t)
+	s := eventstest.Journal(t)
 	src := sourcetest.New(t, 95)
 	src.Fault = func(page, attempt int) sourcetest.Fault {
 		switch {
@@ -160,7 +163,7 @@ func TestCrawlGivesUpWithAReason(t *testing.T) {
 		{"rows that are no objects", sourcetest.Body(`{"errcode":0,"data":{"data":[1],"pagetag":{"total_page":1}}}`), events.CodeSourceFormat, 0, 1},
 	} {
 		t.Run(tc.claim, func(t *testing.T) {
-			s := eventstest.Streams(t)
+			s := eventstest.Journal(t)
 			src := sourcetest.New(t, 100)
 			src.Fault = func(page, _ int) sourcetest.Fault {
 				if page == 4 {
@@ -186,7 +189,7 @@ func TestCrawlGivesUpWithAReason(t *testing.T) {
 // Whatever ends a crawler, the next one asks only for what is missing.
 func TestCrawlGoesOnAfterARestart(t *testing.T) {
 	t.Parallel()
-	s := eventstest.Streams(t)
+	s := eventstest.Journal(t)
 	src := sourcetest.New(t, 400)
 	var held atomic.Bool
 	held.Store(true)
@@ -204,7 +207,7 @@ func TestCrawlGoesOnAfterARestart(t *testing.T) {
 		<-reached // all four requests in flight hang
 	}
 	stop()
-	before, err := s.ListPages(t.Context(), "default", key, x.RequestedSeq)
+	before, err := s.Pages().List(t.Context(), "default", key, x.RequestedSeq)
 	require.NoError(t, err)
 	require.Len(t, before, 19)
 	asked := len(src.Requests())
@@ -227,7 +230,7 @@ func TestRetryContinuesTheRunOrBeginsAnew(t *testing.T) {
 		{"a changed one for everything, with page 1 only once", true},
 	} {
 		t.Run(tc.claim, func(t *testing.T) {
-			s := eventstest.Streams(t)
+			s := eventstest.Journal(t)
 			src := sourcetest.New(t, 100)
 			var broken, changed atomic.Bool
 			broken.Store(true)
@@ -249,7 +252,7 @@ func TestRetryContinuesTheRunOrBeginsAnew(t *testing.T) {
 			start(t, s, src.Client, Config{})
 			x := request(t, s, events.Export{}, src.URL, 10, 0)
 			failed := await(t, s, x.LastSeq, events.TypeFailed)
-			have, err := s.ListPages(t.Context(), "default", key, x.RequestedSeq)
+			have, err := s.Pages().List(t.Context(), "default", key, x.RequestedSeq)
 			require.NoError(t, err)
 			require.Equal(t, []int{1, 2, 3, 4}, have)
 			asked := len(src.Requests())
@@ -289,7 +292,7 @@ func TestRetryContinuesTheNewestRun(t *testing.T) {
 		{"the retry before had none", false},
 	} {
 		t.Run(tc.claim, func(t *testing.T) {
-			s := eventstest.Streams(t)
+			s := eventstest.Journal(t)
 			src := sourcetest.New(t, 100)
 			var round atomic.Int64
 			stuck := make(chan struct{}, 100)
@@ -328,7 +331,7 @@ func TestRetryContinuesTheNewestRun(t *testing.T) {
 			if tc.began {
 				from = second.RequestedSeq
 			}
-			have, err := s.ListPages(t.Context(), "default", key, from)
+			have, err := s.Pages().List(t.Context(), "default", key, from)
 			require.NoError(t, err)
 			require.Contains(t, have, 1)
 
@@ -351,7 +354,7 @@ func TestRetryContinuesTheNewestRun(t *testing.T) {
 
 func TestCancelStopsTheCrawlAtOnce(t *testing.T) {
 	t.Parallel()
-	s := eventstest.Streams(t)
+	s := eventstest.Journal(t)
 	src := sourcetest.New(t, 100)
 	src.Fault = func(page, _ int) sourcetest.Fault {
 		if page > 1 {
@@ -381,16 +384,16 @@ func TestCancelStopsTheCrawlAtOnce(t *testing.T) {
 func TestTwoCrawlersOnOneExport(t *testing.T) {
 	t.Parallel()
 	srv := eventstest.Server(t, "")
-	a, b := eventstest.StreamsOn(t, srv, events.Config{}), eventstest.StreamsOn(t, srv, events.Config{})
+	a, b := eventstest.JournalOn(t, srv, journal.Config{}), eventstest.JournalOn(t, srv, journal.Config{})
 	src := sourcetest.New(t, 300)
 	var asked atomic.Int64
 	src.Row = func(n int) string { return fmt.Sprintf(`{"id":%d,"name":"%d"}`, n, asked.Add(1)) }
 	x := request(t, a, events.Export{}, src.URL, 10, 0)
 
-	d := events.Delivery{}
+	d := journal.Delivery{}
 	require.NoError(t, a.Follow(followOne(t, a, &d)))
 	var wg sync.WaitGroup
-	for _, s := range []*events.Streams{a, b} {
+	for _, s := range []*journal.Log{a, b} {
 		service, err := New(Config{Policy: quick}, s, src.Client)
 		require.NoError(t, err)
 		service.running, err = s.Watch()
@@ -398,7 +401,7 @@ func TestTwoCrawlersOnOneExport(t *testing.T) {
 		defer service.running.Close()
 		wg.Go(func() {
 			if err := service.handle(t.Context(), d); err != nil {
-				assert.ErrorIs(t, err, events.ErrTakenOver)
+				assert.ErrorIs(t, err, journal.ErrTakenOver)
 			}
 		})
 	}
@@ -415,7 +418,7 @@ func TestTwoCrawlersOnOneExport(t *testing.T) {
 func TestAStalledCrawlerLeavesTheExport(t *testing.T) {
 	t.Parallel()
 	srv := eventstest.Server(t, "")
-	stalled, other := eventstest.StreamsOn(t, srv, events.Config{}), eventstest.StreamsOn(t, srv, events.Config{})
+	stalled, other := eventstest.JournalOn(t, srv, journal.Config{}), eventstest.JournalOn(t, srv, journal.Config{})
 	src := sourcetest.New(t, 300)
 	stall, last := make(chan struct{}), make(chan struct{})
 	atPages, atLast := make(chan int, 30), make(chan struct{})
@@ -437,9 +440,9 @@ func TestAStalledCrawlerLeavesTheExport(t *testing.T) {
 		return nil
 	}
 	request(t, stalled, events.Export{}, src.URL, 10, 0)
-	d := events.Delivery{}
+	d := journal.Delivery{}
 	require.NoError(t, stalled.Follow(followOne(t, stalled, &d)))
-	handle := func(s *events.Streams, d events.Delivery) chan error {
+	handle := func(s *journal.Log, d journal.Delivery) chan error {
 		service, err := New(Config{Policy: quick}, s, src.Client)
 		require.NoError(t, err)
 		service.running, err = s.Watch()
@@ -457,7 +460,7 @@ func TestAStalledCrawlerLeavesTheExport(t *testing.T) {
 	second := handle(other, d)
 	<-atLast
 	close(stall)
-	require.ErrorIs(t, <-first, events.ErrTakenOver)
+	require.ErrorIs(t, <-first, journal.ErrTakenOver)
 	close(last)
 	require.NoError(t, <-second)
 	require.Equal(t, wantRows(300), dataRows(t, other, d.Sequence, 30))
@@ -475,7 +478,7 @@ func TestAStalledCrawlerLeavesTheExport(t *testing.T) {
 }
 
 // followOne fills d with the first event of the log, as its consumer would.
-func followOne(t *testing.T, s *events.Streams, d *events.Delivery) (context.Context, uint64, func([]events.Event) error) {
+func followOne(t *testing.T, s *journal.Log, d *journal.Delivery) (context.Context, uint64, func([]events.Event) error) {
 	ctx, cancel := context.WithCancel(t.Context())
 	return ctx, 1, func(batch []events.Event) error {
 		defer cancel()
@@ -483,7 +486,7 @@ func followOne(t *testing.T, s *events.Streams, d *events.Delivery) (context.Con
 		if err != nil {
 			return err
 		}
-		*d = events.Delivery{Subject: m.Subject, Header: m.Header, Data: m.Data, Sequence: batch[0].Sequence, Delivered: 1}
+		*d = journal.Delivery{Subject: m.Subject, Header: m.Header, Data: m.Data, Sequence: batch[0].Sequence, Delivered: 1}
 		return nil
 	}
 }
@@ -491,14 +494,14 @@ func followOne(t *testing.T, s *events.Streams, d *events.Delivery) (context.Con
 func TestPoisonExportEndsAfterFiveStarts(t *testing.T) {
 	t.Parallel()
 	server := eventstest.Server(t, "")
-	s := eventstest.StreamsOn(t, server, events.Config{})
+	s := eventstest.JournalOn(t, server, journal.Config{})
 	src := sourcetest.New(t, 10)
 	x := request(t, s, events.Export{}, src.URL, 10, 0)
 	for range 5 { // five processes that died before page 1
 		_, err := s.CountStart(t.Context(), "default", key, fmt.Sprintf("%d:0", x.RequestedSeq))
 		require.NoError(t, err)
 	}
-	start(t, eventstest.StreamsOn(t, server, events.Config{}), src.Client, Config{})
+	start(t, eventstest.JournalOn(t, server, journal.Config{}), src.Client, Config{})
 	f, ok := await(t, s, x.LastSeq, events.TypeCrawled, events.TypeFailed).Payload.(*events.ExportFailed)
 	require.True(t, ok)
 	require.Equal(t, events.CodeCrashedWorker, f.Code)
@@ -509,7 +512,7 @@ func TestPoisonExportEndsAfterFiveStarts(t *testing.T) {
 // even when there is only one.
 func TestBackoffHoldsNoPlace(t *testing.T) {
 	t.Parallel()
-	s := eventstest.Streams(t)
+	s := eventstest.Journal(t)
 	sick, well := sourcetest.New(t, 10), sourcetest.New(t, 50)
 	asked := make(chan struct{}, 10)
 	sick.Fault = sourcetest.Always(func(w http.ResponseWriter, _ *http.Request, _ []byte) {
@@ -532,7 +535,7 @@ func TestBackoffHoldsNoPlace(t *testing.T) {
 // no memory for the answer that does not come.
 func TestHangingSourceHoldsNoPlace(t *testing.T) {
 	t.Parallel()
-	s := eventstest.Streams(t)
+	s := eventstest.Journal(t)
 	hanging, well := sourcetest.New(t, 10), sourcetest.New(t, 50)
 	asked := make(chan struct{}, 10)
 	hanging.Fault = sourcetest.Always(func(w http.ResponseWriter, r *http.Request, page []byte) {
@@ -556,9 +559,9 @@ func TestHangingSourceHoldsNoPlace(t *testing.T) {
 // source is never asked.
 func TestSealedForAnotherTenant(t *testing.T) {
 	t.Parallel()
-	s := eventstest.Streams(t)
+	s := eventstest.Journal(t)
 	src := sourcetest.New(t, 10)
-	sealed, err := events.SealValue(s.Keys().SealKey(), "other", "secret")
+	sealed, err := secrets.SealValue(s.Keys().SealKey(), "other", "secret")
 	require.NoError(t, err)
 	require.NoError(t, s.SaveHeaders(t.Context(), "default", key, map[string]string{"Authorization": sealed}))
 	x, err := s.Append(t.Context(), events.Export{Tenant: "default", Key: key}, "", func(*events.Export) (events.Payload, error) {
@@ -580,7 +583,7 @@ func TestEarlierRunsArePurged(t *testing.T) {
 	for claim, spoiled := range map[string]bool{"the source has changed": false, "the run was spoiled": true} {
 		t.Run(claim, func(t *testing.T) {
 			t.Parallel()
-			s := eventstest.Streams(t)
+			s := eventstest.Journal(t)
 			src, changed := sourcetest.New(t, 30), sourcetest.New(t, 30)
 			changed.Row = func(n int) string { return fmt.Sprintf(`{"id":%d,"name":"moved","amount":1}`, n) }
 			changed.Rows = 40
@@ -597,9 +600,9 @@ func TestEarlierRunsArePurged(t *testing.T) {
 			crawled, ok := await(t, s, again.RequestedSeq, events.TypeCrawled, events.TypeFailed).Payload.(*events.ExportCrawled)
 			require.True(t, ok)
 			require.Equal(t, again.RequestedSeq, crawled.Run)
-			runs, err := s.Runs(t.Context())
+			runs, err := s.Pages().Runs(t.Context())
 			require.NoError(t, err)
-			require.Equal(t, []events.RunID{{Tenant: "default", Key: key, Run: crawled.Run}}, runs)
+			require.Equal(t, []pages.RunID{{Tenant: "default", Key: key, Run: crawled.Run}}, runs)
 		})
 	}
 }

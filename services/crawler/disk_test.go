@@ -43,7 +43,7 @@ func TestCrawlsWaitForRoomOnTheDisk(t *testing.T) {
 	requestKey(t, s, spaceKey(1), src.URL)
 	require.Eventually(t, func() bool { return waits.Load() > 0 }, 20*time.Second, time.Millisecond)
 	stored := func() int64 {
-		space, err := s.PageSpace(t.Context())
+		space, err := s.Pages().Space(t.Context())
 		require.NoError(t, err)
 		return space.Used
 	}

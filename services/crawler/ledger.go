@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"sheaf/events"
+	"sheaf/events/pages"
 	"sheaf/events/rows"
 	"sheaf/services/crawler/source"
 )
@@ -77,8 +78,8 @@ func format(page int, f string, args ...any) *source.Failure {
 }
 
 // admit judges one answer of the source and returns the page to publish.
-func (l *ledger) admit(n int, r rows.Response) (events.Page, *source.Failure) {
-	p := events.Page{Rows: r.Rows, RowCount: r.RowCount, Total: -1}
+func (l *ledger) admit(n int, r rows.Response) (pages.Page, *source.Failure) {
+	p := pages.Page{Rows: r.Rows, RowCount: r.RowCount, Total: -1}
 	p.Number = n
 	if !r.HasPagetag && (n == 1 || r.RowCount > 0) { // an empty page has nothing to count
 		return p, format(n, "the answer has no data.pagetag; it must give page, limit, total and total_page")
@@ -143,7 +144,7 @@ func (l *ledger) admit(n int, r rows.Response) (events.Page, *source.Failure) {
 // sizeOf returns how many rows a full page has by page 1: its pagetag.limit,
 // which given reports, else its row count. A pagetag.limit that page 1 or the
 // request contradicts does not count.
-func (l *ledger) sizeOf(p events.Page) (size int, given bool) {
+func (l *ledger) sizeOf(p pages.Page) (size int, given bool) {
 	n := p.DataRows()
 	if p.Limit > 0 && p.Limit >= n && p.Limit <= max(l.limit, n) {
 		return p.Limit, true
@@ -156,7 +157,7 @@ func (l *ledger) sizeOf(p events.Page) (size int, given bool) {
 
 // take accounts for a page that is durable. The page may be another's answer
 // than the one that was admitted.
-func (l *ledger) take(p events.Page) *source.Failure {
+func (l *ledger) take(p pages.Page) *source.Failure {
 	if _, ok := l.taken[p.Number]; ok {
 		return nil
 	}
@@ -474,7 +475,7 @@ func noSuchPage(f *source.Failure) bool {
 // manifest sums up the pages from 1 to the last. It is asked when the list has
 // ended.
 func (l *ledger) manifest() string {
-	m := events.NewManifest()
+	m := pages.NewManifest()
 	for n := 1; n <= l.end; n++ {
 		t := l.taken[n]
 		m.Add(n, t.rows, t.sum)
@@ -535,7 +536,7 @@ func (l *ledger) finish() ([]events.Warning, *source.Failure) {
 
 // hash is equal for pages with the same data rows, byte for byte, whether or not
 // the header stands before them.
-func (l *ledger) hash(p events.Page) uint64 {
+func (l *ledger) hash(p pages.Page) uint64 {
 	c := rows.NewCursor(p.Rows)
 	if p.HeaderRow {
 		c.NextRaw()
@@ -563,7 +564,7 @@ func firstRow(array []byte) []byte {
 // sameStart reports whether page 1, asked again, begins like the page 1 of an
 // earlier run, so that its pages still count: equal header and equal total.
 // Without a total only equal rows tell that nothing moved.
-func sameStart(old, new events.Page) bool {
+func sameStart(old, new pages.Page) bool {
 	if old.Total != new.Total || old.HeaderRow != new.HeaderRow || old.Total <= 0 && old.RowCount != new.RowCount {
 		return false
 	}

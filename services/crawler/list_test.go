@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"sheaf/events"
+	"sheaf/events/pages"
 	"sheaf/events/rows"
 	"sheaf/services/crawler/source"
 
@@ -55,7 +56,7 @@ func TestTheEndOfAListDependsOnTheSourceAlone(t *testing.T) {
 			bodies[n] = `{"errcode":0,"data":{"data":[` + list + `],"pagetag":{` + text + `}}}`
 		}
 		// ask is one request; stored are the pages that are durable.
-		ask := func(l *ledger, n int, stored map[int]events.Page) *source.Failure {
+		ask := func(l *ledger, n int, stored map[int]pages.Page) *source.Failure {
 			if bodies[n] == "" {
 				return l.miss(n, &source.Failure{Page: n, Code: events.CodeSourceHTTP, Status: 404 + n%2*96})
 			}
@@ -82,7 +83,7 @@ func TestTheEndOfAListDependsOnTheSourceAlone(t *testing.T) {
 			return fmt.Sprintf("%d pages, %d rows, %s %v", l.end, l.rows, l.manifest(), warnings)
 		}
 		crawl := func(conn int, next func(most int) int, restarts func() bool) string {
-			stored := map[int]events.Page{}
+			stored := map[int]pages.Page{}
 			l := newLedger(limit, maxPages, 1000, 1<<20)
 			var flying []int
 			asked := map[int]bool{}
@@ -139,12 +140,12 @@ func TestTheEndOfAListDependsOnTheSourceAlone(t *testing.T) {
 // same rows: no total would tell that they moved.
 func TestSameStart(t *testing.T) {
 	t.Parallel()
-	page := func(total int64, rowTexts ...string) events.Page {
-		return events.Page{Rows: []byte("[" + strings.Join(rowTexts, ",") + "]"), RowCount: len(rowTexts), HeaderRow: true, Total: total}
+	page := func(total int64, rowTexts ...string) pages.Page {
+		return pages.Page{Rows: []byte("[" + strings.Join(rowTexts, ",") + "]"), RowCount: len(rowTexts), HeaderRow: true, Total: total}
 	}
 	for _, tc := range []struct {
 		claim    string
-		old, new events.Page
+		old, new pages.Page
 		want     bool
 	}{
 		{"equal", page(-1, headerRow, row(1)), page(-1, headerRow, row(1)), true},

@@ -17,7 +17,7 @@ import (
 func TestFailureIsLoggedWithItsExport(t *testing.T) {
 	t.Parallel()
 	var log eventstest.Log
-	s := eventstest.Streams(t)
+	s := eventstest.Journal(t)
 	src := sourcetest.New(t, 10)
 	src.Fault = func(int, int) sourcetest.Fault { return sourcetest.Status(404, "no such page") }
 	start(t, s, src.Client, Config{Log: log.Logger()})

@@ -8,6 +8,7 @@ import (
 
 	"sheaf/events"
 	"sheaf/events/eventstest"
+	"sheaf/events/pages"
 
 	"github.com/stretchr/testify/require"
 )
@@ -16,15 +17,15 @@ import (
 // stored counts from then on: how many pages there are, the header, the rows.
 func TestTheLoserOfAPageGoesOnWithTheWinners(t *testing.T) {
 	t.Parallel()
-	s := eventstest.Streams(t)
+	s := eventstest.Journal(t)
 	requested := make(chan struct{})
 	var run uint64
 	src := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		<-requested
 		winners := []byte(`[{"id":"ID"},{"id":0}]`)
-		_, err := s.PublishPage(r.Context(), events.Page{
-			PageID: events.PageID{Tenant: "default", Key: key, Run: run, Number: 1},
-			Rows:   winners, RowCount: 2, HeaderRow: true, Total: 1, TotalPages: 1, Attempts: 1,
+		_, err := s.Pages().Publish(r.Context(), pages.Page{
+			ID:   pages.ID{Tenant: "default", Key: key, Run: run, Number: 1},
+			Rows: winners, RowCount: 2, HeaderRow: true, Total: 1, TotalPages: 1, Attempts: 1,
 		})
 		if err != nil {
 			t.Error(err)

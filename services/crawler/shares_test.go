@@ -19,7 +19,7 @@ import (
 // exports of others begin beside them, and all get their turn.
 func TestATenantHasItsShare(t *testing.T) {
 	t.Parallel()
-	s := eventstest.Streams(t)
+	s := eventstest.Journal(t)
 	var at, most atomic.Int32
 	hold := make(chan struct{})
 	source := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

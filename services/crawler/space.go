@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"sheaf/events"
+	"sheaf/events/journal"
+	"sheaf/events/pages"
 	"sheaf/services/crawler/source"
 )
 
@@ -126,7 +128,7 @@ func (r *room) sinceAlone(before *room, now time.Time) {
 // space is what the crawls of this process know of the room for pages. They share one
 // look a second.
 type space struct {
-	streams *events.Streams
+	journal *journal.Log
 	disk    func(bytes int64) error
 	wait    time.Duration // Config.SpaceWait
 	every   time.Duration // between two looks
@@ -145,9 +147,9 @@ type space struct {
 	begunAgain string // key of the last export that was alone and began again
 }
 
-func newSpace(streams *events.Streams, disk func(int64) error, wait time.Duration) *space {
+func newSpace(streams *journal.Log, disk func(int64) error, wait time.Duration) *space {
 	return &space{
-		streams: streams, disk: disk, wait: wait, every: wait / 15,
+		journal: streams, disk: disk, wait: wait, every: wait / 15,
 		looking: make(chan struct{}, 1), waiting: map[*refusedPage]struct{}{},
 	}
 }
@@ -171,7 +173,7 @@ func (s *space) look(ctx context.Context) (room, error) {
 }
 
 func (s *space) read(ctx context.Context) error {
-	state, err := s.streams.PageSpace(ctx)
+	state, err := s.journal.Pages().Space(ctx)
 	if err != nil {
 		return err
 	}
@@ -201,16 +203,16 @@ func (s *space) read(ctx context.Context) error {
 
 // readRuns finds out whose runs are in the stream.
 func (s *space) readRuns(ctx context.Context, r *room, yielding int) error {
-	runs, err := s.streams.Runs(ctx)
+	runs, err := s.journal.Pages().Runs(ctx)
 	if err != nil {
 		return err
 	}
-	slices.SortFunc(runs, func(a, b events.RunID) int { return int(int64(b.Run) - int64(a.Run)) })
+	slices.SortFunc(runs, func(a, b pages.RunID) int { return int(int64(b.Run) - int64(a.Run)) })
 	for _, run := range runs {
 		if run.Run == events.RawRun || slices.Contains(r.crawled, run.Key) {
 			continue
 		}
-		x, err := s.streams.Read(ctx, run.Tenant, run.Key)
+		x, err := s.journal.Read(ctx, run.Tenant, run.Key)
 		if err != nil {
 			return err
 		}
@@ -318,7 +320,7 @@ func (c *crawl) pause(r *room) error {
 	}
 	c.tell(true)
 	if time.Since(c.waitSince) > slotAfter && (c.running.Len() >= c.cfg.Exports || c.shares.Taken(c.x.Tenant)) {
-		return events.RetryAfter(errNoSlot, slotFor)
+		return journal.RetryAfter(errNoSlot, slotFor)
 	}
 	return nil
 }
@@ -370,11 +372,11 @@ func (c *crawl) retreat(ctx context.Context) error {
 	if err := c.stillMine(ctx); err != nil {
 		return err
 	}
-	if err := c.streams.PurgeRun(ctx, c.x.Tenant, c.x.Key, c.into); err != nil {
+	if err := c.journal.Pages().PurgeRun(ctx, c.x.Tenant, c.x.Key, c.into); err != nil {
 		return err
 	}
 	c.log.Info("pages gave way to an older export", "pages", len(c.ledger.taken), "bytes", c.stored)
-	return events.RetryAfter(errYield, c.space.wait/3) // the older ones use the room first
+	return journal.RetryAfter(errYield, c.space.wait/3) // the older ones use the room first
 }
 
 func mebibytes(n int64) string { return fmt.Sprintf("%.1f MiB", float64(max(n, 0))/(1<<20)) }

@@ -21,6 +21,8 @@ import (
 	"sheaf/events"
 	"sheaf/events/embedded"
 	"sheaf/events/eventstest"
+	"sheaf/events/journal"
+	"sheaf/events/pages"
 	"sheaf/events/rows"
 	"sheaf/services/crawler/source/sourcetest"
 
@@ -48,7 +50,7 @@ func noisyRow(n, size int) string {
 	return fmt.Sprintf(`{"id":%d,"name":"%s","amount":1}`, n, base64.StdEncoding.EncodeToString(b))
 }
 
-func requestKey(t *testing.T, s *events.Streams, key, url string) events.Export {
+func requestKey(t *testing.T, s *journal.Log, key, url string) events.Export {
 	t.Helper()
 	x, err := s.Append(t.Context(), events.Export{Tenant: "default", Key: key}, "", func(*events.Export) (events.Payload, error) {
 		return &events.ExportRequested{CreatedAt: time.Now().UTC(), Request: events.Request{
@@ -62,11 +64,11 @@ func requestKey(t *testing.T, s *events.Streams, key, url string) events.Export 
 
 // assemble stands in for the assembler and the sweeper: it reads every page of what was
 // crawled, appends completed and purges the pages.
-func assemble(t *testing.T, s *events.Streams) {
+func assemble(t *testing.T, s *journal.Log) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		_ = s.Consume(ctx, events.StreamEvents, events.ConsumerAssembler, 2, func(ctx context.Context, d events.Delivery) error {
+		_ = s.Consume(ctx, events.StreamEvents, events.ConsumerAssembler, 2, func(ctx context.Context, d journal.Delivery) error {
 			ev, err := d.Event()
 			if err != nil {
 				return err
@@ -74,7 +76,7 @@ func assemble(t *testing.T, s *events.Streams) {
 			crawled := ev.Payload.(*events.ExportCrawled)
 			ids, total := map[string]bool{}, int64(0)
 			for n := 1; n <= crawled.Pages; n++ {
-				p, err := s.GetPage(ctx, events.PageID{Tenant: ev.Tenant, Key: ev.Key, Run: crawled.Run, Number: n})
+				p, err := s.Pages().Get(ctx, pages.ID{Tenant: ev.Tenant, Key: ev.Key, Run: crawled.Run, Number: n})
 				if err != nil {
 					return err
 				}
@@ -99,14 +101,14 @@ func assemble(t *testing.T, s *events.Streams) {
 			if err != nil {
 				return err
 			}
-			return s.PurgePages(ctx, ev.Tenant, ev.Key)
+			return s.Pages().Purge(ctx, ev.Tenant, ev.Key)
 		})
 	})
 	t.Cleanup(func() { cancel(); wg.Wait() })
 }
 
 // awaitEnds waits until all exports have ended and returns them.
-func awaitEnds(t *testing.T, s *events.Streams, keys ...string) map[string]events.Export {
+func awaitEnds(t *testing.T, s *journal.Log, keys ...string) map[string]events.Export {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 90*time.Second)
 	defer cancel()
@@ -131,15 +133,15 @@ func awaitEnds(t *testing.T, s *events.Streams, keys ...string) map[string]event
 	return ends
 }
 
-func spaceStreams(t *testing.T, srv *embedded.Server) *events.Streams {
-	return eventstest.StreamsOn(t, srv, events.Config{MaxPagesBytes: streamBytes})
+func spaceStreams(t *testing.T, srv *embedded.Server) *journal.Log {
+	return eventstest.JournalOn(t, srv, journal.Config{MaxPagesBytes: streamBytes})
 }
 
 // briefly has crawls yield after 0.4 s, and fail after 1.2 s.
 var briefly = Config{SpaceWait: 1200 * time.Millisecond}
 
 // store publishes the first pages of a run.
-func store(t *testing.T, s *events.Streams, src *sourcetest.Source, key string, run uint64, limit, pages int) {
+func store(t *testing.T, s *journal.Log, src *sourcetest.Source, key string, run uint64, limit, pages int) {
 	t.Helper()
 	l := newLedger(limit, 1000, 1<<20, 1<<40)
 	for n := 1; n <= pages; n++ {
@@ -148,14 +150,14 @@ func store(t *testing.T, s *events.Streams, src *sourcetest.Source, key string, 
 		p, failure := l.admit(n, r)
 		require.Nil(t, failure)
 		p.Tenant, p.Key, p.Run = "default", key, run
-		_, err = s.PublishPage(t.Context(), p)
+		_, err = s.Pages().Publish(t.Context(), p)
 		require.NoError(t, err)
 		require.Nil(t, l.take(p))
 	}
 }
 
 // told collects the keys whose progress says that they wait for space.
-func told(t *testing.T, s *events.Streams) *sync.Map {
+func told(t *testing.T, s *journal.Log) *sync.Map {
 	t.Helper()
 	var waited sync.Map
 	stop, err := s.OnProgress(func(_, key string, p events.Progress) {
@@ -232,7 +234,7 @@ func TestACrawlWaitsToBegin(t *testing.T) {
 				diskFull.Store(true)
 			} else {
 				store(t, s, noisySource(t, streamBytes/1000), spaceKey(7), 7, 50, 90)
-				space, err := s.PageSpace(t.Context())
+				space, err := s.Pages().Space(t.Context())
 				require.NoError(t, err)
 				require.Greater(t, float64(space.Used), startBelow*streamBytes)
 			}
@@ -241,7 +243,7 @@ func TestACrawlWaitsToBegin(t *testing.T) {
 			require.Eventually(t, func() bool { return has(waited, spaceKey(1)) }, 20*time.Second, time.Millisecond)
 			require.Empty(t, src.Requests())
 			diskFull.Store(false)
-			require.NoError(t, s.PurgePages(t.Context(), "default", spaceKey(7)))
+			require.NoError(t, s.Pages().Purge(t.Context(), "default", spaceKey(7)))
 			require.Equal(t, events.StateCompleted, awaitEnds(t, s, spaceKey(1))[spaceKey(1)].State)
 		})
 	}
@@ -266,7 +268,7 @@ func TestWaitingExportsGiveUpTheirSlots(t *testing.T) {
 			start(t, s, src.Client, cfg)
 			require.Equal(t, events.StateCompleted, awaitEnds(t, s, begun.Key)[begun.Key].State)
 			require.Empty(t, src.Requests(), "the others wait")
-			require.NoError(t, s.PurgePages(t.Context(), "default", spaceKey(7)))
+			require.NoError(t, s.Pages().Purge(t.Context(), "default", spaceKey(7)))
 			for _, x := range awaitEnds(t, s, spaceKey(1), spaceKey(2)) {
 				require.Equal(t, events.StateCompleted, x.State, "%+v", x.Failure)
 			}
@@ -295,7 +297,7 @@ func TestAnExportThatDoesNotFitAloneFails(t *testing.T) {
 		src := noisySource(t, 2000)
 		cfg := briefly
 		cfg.Room = func(bytes int64) error {
-			space, err := s.PageSpace(context.Background())
+			space, err := s.Pages().Space(context.Background())
 			if err == nil && space.Used+bytes > 1<<20 {
 				err = errors.New("the disk is almost full: 1 B free, 2 B needed")
 			}
@@ -317,7 +319,7 @@ func TestAnExportThatDoesNotFitAloneFails(t *testing.T) {
 		start(t, s, src.Client, Config{SpaceWait: 10 * time.Minute})
 		requestKey(t, s, spaceKey(1), src.URL)
 		require.Eventually(t, func() bool { return has(waited, spaceKey(1)) }, 20*time.Second, time.Millisecond)
-		require.NoError(t, s.PurgePages(t.Context(), "default", spaceKey(7)))
+		require.NoError(t, s.Pages().Purge(t.Context(), "default", spaceKey(7)))
 	})
 }
 
@@ -362,7 +364,7 @@ func TestTheYoungestYields(t *testing.T) {
 // Only the crawl that began last purges the run: another would purge what that one counts on.
 func TestOnlyTheLatestCrawlYields(t *testing.T) {
 	t.Parallel()
-	s := eventstest.Streams(t)
+	s := eventstest.Journal(t)
 	src := noisySource(t, 100)
 	x := requestKey(t, s, spaceKey(1), src.URL)
 	store(t, s, src, x.Key, x.RequestedSeq, 50, 2)
@@ -376,12 +378,12 @@ func TestOnlyTheLatestCrawlYields(t *testing.T) {
 		return c
 	}
 	first, second := crawlOf(), crawlOf()
-	require.ErrorIs(t, first.retreat(t.Context()), events.ErrTakenOver)
-	pages, err := s.ListPages(t.Context(), "default", x.Key, x.RequestedSeq)
+	require.ErrorIs(t, first.retreat(t.Context()), journal.ErrTakenOver)
+	pages, err := s.Pages().List(t.Context(), "default", x.Key, x.RequestedSeq)
 	require.NoError(t, err)
 	require.Len(t, pages, 2)
 	require.ErrorIs(t, second.retreat(t.Context()), errYield)
-	pages, err = s.ListPages(t.Context(), "default", x.Key, x.RequestedSeq)
+	pages, err = s.Pages().List(t.Context(), "default", x.Key, x.RequestedSeq)
 	require.NoError(t, err)
 	require.Empty(t, pages)
 }
@@ -389,7 +391,7 @@ func TestOnlyTheLatestCrawlYields(t *testing.T) {
 // A small export writes its pages and its event, and nothing else.
 func TestASmallExportWritesNothingElse(t *testing.T) {
 	t.Parallel()
-	s := eventstest.Streams(t)
+	s := eventstest.Journal(t)
 	src := noisySource(t, 100)
 	start(t, s, src.Client, Config{})
 	last := func() (list []uint64) {
@@ -565,7 +567,7 @@ func TestFollowingTheVerdictsEnds(t *testing.T) {
 // whole.
 func TestAnswersInMemoryAreBounded(t *testing.T) {
 	t.Parallel()
-	s := eventstest.Streams(t)
+	s := eventstest.Journal(t)
 	src := sourcetest.New(t, 400)
 	wide := string(bytes.Repeat([]byte("x"), 60<<10))
 	src.Row = func(n int) string { return fmt.Sprintf(`{"id":%d,"name":"%s","amount":1}`, n, wide) }

@@ -12,6 +12,7 @@ import (
 
 	"sheaf/events"
 	"sheaf/events/eventstest"
+	"sheaf/events/journal"
 
 	"github.com/stretchr/testify/require"
 )
@@ -22,7 +23,7 @@ import (
 func TestSuspectsGoOneAtATime(t *testing.T) {
 	t.Parallel()
 	server := eventstest.Server(t, "")
-	s := eventstest.StreamsOn(t, server, events.Config{})
+	s := eventstest.JournalOn(t, server, journal.Config{})
 	var suspects, most, hangs atomic.Int32
 	unhang := make(chan struct{})
 	failed := make(map[string]bool) // by the one suspect at a time
@@ -71,13 +72,13 @@ func TestSuspectsGoOneAtATime(t *testing.T) {
 		x, err := s.Read(t.Context(), "default", key)
 		return err == nil && x.State == events.StateCrawled
 	}
-	hanging := ask("hangs", events.SuspectAfter)
+	hanging := ask("hangs", journal.SuspectAfter)
 	var keys []string
 	for n := range 4 {
-		keys = append(keys, ask(fmt.Sprintf("suspect%d", n), events.SuspectAfter))
+		keys = append(keys, ask(fmt.Sprintf("suspect%d", n), journal.SuspectAfter))
 	}
 	innocent := ask("innocent", 0)
-	start(t, eventstest.StreamsOn(t, server, events.Config{SuspectPause: 50 * time.Millisecond}), source.Client(), Config{BodyBytes: 4 << 20}) // begun before this process
+	start(t, eventstest.JournalOn(t, server, journal.Config{SuspectPause: 50 * time.Millisecond}), source.Client(), Config{BodyBytes: 4 << 20}) // begun before this process
 
 	require.Eventually(t, func() bool { return crawled(innocent) }, 20*time.Second, 5*time.Millisecond)
 	for _, key := range keys {
@@ -95,7 +96,7 @@ func TestSuspectsGoOneAtATime(t *testing.T) {
 func TestASuspectPausesBeforeItIsAtWork(t *testing.T) {
 	t.Parallel()
 	server := eventstest.Server(t, "")
-	s := eventstest.StreamsOn(t, server, events.Config{})
+	s := eventstest.JournalOn(t, server, journal.Config{})
 	asked := make(chan time.Time, 10)
 	source := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		asked <- time.Now()
@@ -109,6 +110,6 @@ func TestASuspectPausesBeforeItIsAtWork(t *testing.T) {
 		require.NoError(t, err)
 	}
 	begun := time.Now()
-	start(t, eventstest.StreamsOn(t, server, events.Config{}), source.Client(), Config{}) // begun before this process
+	start(t, eventstest.JournalOn(t, server, journal.Config{}), source.Client(), Config{}) // begun before this process
 	require.GreaterOrEqual(t, (<-asked).Sub(begun), s.SuspectPause(starts))
 }

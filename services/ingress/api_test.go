@@ -17,6 +17,8 @@ import (
 
 	"sheaf/events"
 	"sheaf/events/eventstest"
+	"sheaf/events/journal"
+	"sheaf/events/secrets"
 	"sheaf/services/ingress/request"
 
 	"github.com/nats-io/nats.go"
@@ -183,7 +185,7 @@ func TestPanicIsAnEnvelope(t *testing.T) {
 		logRequests(h).ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil))
 	}, "an answer that was begun must not look whole")
 
-	s := &Service{cfg: quiet.cfg, streams: eventstest.Streams(t)}
+	s := &Service{cfg: quiet.cfg, journal: eventstest.Journal(t)}
 	_, err := s.do(t.Context(), func(context.Context, call) (any, error) { panic("secret") }, call{requestID: "r"})
 	require.Equal(t, 500, asAPIError(err).Errcode)
 	require.NotContains(t, asAPIError(err).Msg, "secret")
@@ -257,8 +259,8 @@ func goldenExport(s events.State) events.Export {
 
 func TestGoldenAnswers(t *testing.T) {
 	t.Parallel()
-	streams := eventstest.Streams(t)
-	s := &Service{streams: streams, cfg: Config{PublicURL: "https://sheaf.example"}, progress: newProgressCache()}
+	streams := eventstest.Journal(t)
+	s := &Service{journal: streams, cfg: Config{PublicURL: "https://sheaf.example"}, progress: newProgressCache()}
 	seen := time.Date(2021, 9, 6, 9, 30, 0, 0, time.UTC)
 	s.progress.tell("default", oneKey, events.Progress{Phase: events.PhaseCrawling, PagesDone: 2, PagesTotal: 3, Rows: 40})
 	var history []summaryView
@@ -294,7 +296,7 @@ func TestDetailFollowsTheExport(t *testing.T) {
 	told := func(p events.Progress) {
 		// What is told before the ingress listens is lost, and nobody misses it.
 		require.Eventually(t, func() bool {
-			in.streams.TellProgress(events.DefaultTenant, key, p)
+			in.journal.TellProgress(events.DefaultTenant, key, p)
 			return remembered() == p
 		}, 5*time.Second, time.Millisecond)
 	}
@@ -320,7 +322,7 @@ func TestDetailFollowsTheExport(t *testing.T) {
 	d = detail()
 	require.Equal(t, 2, d.Status)
 	require.Equal(t, events.Progress{Phase: "done", PagesDone: 3, PagesTotal: 3, Rows: 41}, d.Progress)
-	require.Equal(t, events.DownloadURL(in.streams.Keys(), "http://files.example", &x), d.DownURL)
+	require.Equal(t, secrets.DownloadURL(in.journal.Keys(), "http://files.example", &x), d.DownURL)
 	require.True(t, strings.HasPrefix(d.DownURL, "http://files.example/v1/down/"))
 	require.Equal(t, int64(41), d.Rows)
 	require.Equal(t, []fileView{{"T.zip", 9, strings.Repeat("a", 64), 41}}, d.Files)
@@ -532,12 +534,12 @@ func TestRetryNeedsWhatTheRequestBrought(t *testing.T) {
 	end(t, in, key, events.StateFailed)
 	require.Zero(t, retry(key).Errcode)
 	end(t, in, key, events.StateFailed)
-	require.NoError(t, in.streams.ForgetExport(t.Context(), "default", key))
+	require.NoError(t, in.journal.ForgetExport(t.Context(), "default", key))
 	a := retry(key)
 	require.Equal(t, 409, a.Errcode)
 	require.Contains(t, a.Msg, "headers are no longer kept; submit the request again")
 	require.Equal(t, key, in.post(t, "/v1/export/http", body).key(t))
-	header, err := in.streams.Headers(t.Context(), "default", key)
+	header, err := in.journal.Headers(t.Context(), "default", key)
 	require.NoError(t, err)
 	require.Equal(t, "secret", header["X-A"])
 
@@ -546,7 +548,7 @@ func TestRetryNeedsWhatTheRequestBrought(t *testing.T) {
 	require.Zero(t, retry(key).Errcode)
 	require.Zero(t, in.read(t, "default", key).ContinuesRun)
 	end(t, in, key, events.StateFailed)
-	require.NoError(t, in.streams.PurgePages(t.Context(), "default", key))
+	require.NoError(t, in.journal.Pages().Purge(t.Context(), "default", key))
 	a = retry(key)
 	require.Equal(t, 409, a.Errcode)
 	require.Contains(t, a.Msg, "rows that came with the request are no longer kept; submit the request again")
@@ -554,12 +556,12 @@ func TestRetryNeedsWhatTheRequestBrought(t *testing.T) {
 	again := in.read(t, "default", key)
 	require.Equal(t, events.StateRequested, again.State)
 	require.Equal(t, x.ID, again.ID)
-	numbers, err := in.streams.ListPages(t.Context(), "default", key, events.RawRun)
+	numbers, err := in.journal.Pages().List(t.Context(), "default", key, events.RawRun)
 	require.NoError(t, err)
 	require.Equal(t, []int{1}, numbers)
 
 	// A submission that never became an export.
-	rejected := in.streams.Keys().SubmissionKey("default", events.Submission{Sequence: 1})
+	rejected := in.journal.Keys().SubmissionKey("default", events.Submission{Sequence: 1})
 	in.write(t, rejected, &events.SubmissionRejected{Errcode: 400, Field: "title", Reason: "title: is too long"})
 	d := in.get(t, "/v1/export/detail?key="+rejected).detail(t)
 	require.Equal(t, 3, d.Status)
@@ -570,7 +572,7 @@ func TestRetryNeedsWhatTheRequestBrought(t *testing.T) {
 func TestNoSpaceIsUnavailable(t *testing.T) {
 	t.Parallel()
 	srv := eventstest.Server(t, "")
-	streams := eventstest.StreamsOn(t, srv, events.Config{MaxPagesBytes: 16 << 10})
+	streams := eventstest.JournalOn(t, srv, journal.Config{MaxPagesBytes: 16 << 10})
 	in := startOn(t, streams, Config{})
 	var rows []string
 	for i := range 5000 {
@@ -614,7 +616,7 @@ func TestReadiness(t *testing.T) {
 	require.Equal(t, "not ready: starting", in.get(t, "/readyz").Msg)
 	in.onNATS.Store(true)
 
-	in.streams.Conn().Close()
+	in.journal.Conn().Close()
 	require.Equal(t, "not ready: no connection to NATS", in.get(t, "/readyz").Msg)
 	require.Equal(t, 200, in.get(t, "/healthz").Status)
 	a = in.post(t, "/v1/export/http", specHTTP)
@@ -699,7 +701,7 @@ func TestEmptiedLog(t *testing.T) {
 	key := in.post(t, "/v1/export/http", specHTTP).key(t)
 	end(t, in, key, events.StateFailed)
 	require.NoError(t, in.stop())
-	log, err := in.streams.JetStream().Stream(t.Context(), events.StreamEvents)
+	log, err := in.journal.JetStream().Stream(t.Context(), events.StreamEvents)
 	require.NoError(t, err)
 	require.NoError(t, log.Purge(t.Context()))
 	in = start(t, srv, Config{})

@@ -12,6 +12,7 @@ import (
 	"unicode/utf8"
 
 	"sheaf/events"
+	"sheaf/events/secrets"
 	"sheaf/storage"
 )
 
@@ -26,7 +27,7 @@ const smallFile = 4 << 20
 // all that is asked for: it names one file of one export until the file
 // expires.
 type downloads struct {
-	keys  *events.Keyring
+	keys  *secrets.Keyring
 	tasks *storage.Tasks
 	files storage.Files
 	now   func() time.Time
@@ -40,8 +41,8 @@ type downloads struct {
 }
 
 func (s *Service) newDownloads() *downloads {
-	return &downloads{keys: s.streams.Keys(), tasks: s.tasks, files: s.files, now: time.Now, fresh: s.readYourWrites, turn: s.readTurn, expire: func(ctx context.Context, x *events.Export, lost error) error {
-		return storage.ExpireLost(ctx, s.streams, s.files, x, lost)
+	return &downloads{keys: s.journal.Keys(), tasks: s.tasks, files: s.files, now: time.Now, fresh: s.readYourWrites, turn: s.readTurn, expire: func(ctx context.Context, x *events.Export, lost error) error {
+		return storage.ExpireLost(ctx, s.journal, s.files, x, lost)
 	}}
 }
 
@@ -131,7 +132,7 @@ func (d *downloads) find(r *http.Request) (events.Export, error) {
 		if err != nil && !errors.Is(err, storage.ErrUnknownKey) {
 			return x, err
 		}
-		ok, gone := events.ValidDownload(d.keys, &x, r.URL.Path, q, d.now())
+		ok, gone := secrets.ValidDownload(d.keys, &x, r.URL.Path, q, d.now())
 		switch {
 		case ok:
 			return x, nil

@@ -24,6 +24,7 @@ import (
 
 	"sheaf/events"
 	"sheaf/events/eventstest"
+	"sheaf/events/secrets"
 	"sheaf/storage"
 
 	"github.com/stretchr/testify/require"
@@ -112,7 +113,7 @@ func TestDownload(t *testing.T) {
 	in := start(t, eventstest.Server(t, ""), Config{})
 	content := testZip(t)
 	x := in.complete(t, testKey(1), "订单 2026", content, time.Now().Add(time.Hour))
-	link := events.DownloadURL(in.streams.Keys(), in.url, &x)
+	link := secrets.DownloadURL(in.journal.Keys(), in.url, &x)
 
 	resp, body := fetch(t, "GET", link)
 	require.Equal(t, http.StatusOK, resp.StatusCode, string(body))
@@ -151,8 +152,8 @@ func TestDownloadRefuses(t *testing.T) {
 	other := in.complete(t, testKey(2), "b", testZip(t), time.Now().Add(time.Hour))
 	over := in.complete(t, testKey(3), "c", testZip(t), time.Now().Add(-time.Second))
 	running := in.write(t, testKey(4), requestOf("d"))
-	keys := in.streams.Keys()
-	link := func(x *events.Export) string { return events.DownloadURL(keys, in.url, x) }
+	keys := in.journal.Keys()
+	link := func(x *events.Export) string { return secrets.DownloadURL(keys, in.url, x) }
 	change := func(link string, fn func(u *url.URL, q url.Values)) string {
 		u, err := url.Parse(link)
 		require.NoError(t, err)
@@ -169,11 +170,11 @@ func TestDownloadRefuses(t *testing.T) {
 		"another signature":   {change(link(&x), func(_ *url.URL, q url.Values) { q.Set("sig", "AAAA") }), 404},
 		"a longer life":       {change(link(&x), func(_ *url.URL, q url.Values) { q.Set("exp", "99999999999") }), 404},
 		"no life":             {change(link(&x), func(_ *url.URL, q url.Values) { q.Del("exp") }), 404},
-		"another's signature": {change(link(&x), func(u *url.URL, _ url.Values) { u.Path = events.DownloadPath(&other) }), 404},
+		"another's signature": {change(link(&x), func(u *url.URL, _ url.Values) { u.Path = secrets.DownloadPath(&other) }), 404},
 		"another day":         {change(link(&x), func(u *url.URL, _ url.Values) { u.Path = "/v1/down/2020/1/1/" + x.Key + ".zip" }), 404},
 		"an unknown key":      {change(link(&x), func(u *url.URL, _ url.Values) { u.Path = "/v1/down/2020/1/1/" + testKey(99) + ".zip" }), 404},
 		"no key":              {change(link(&x), func(u *url.URL, _ url.Values) { u.Path = "/v1/down/2020/1/1/passwd" }), 404},
-		"under way":           {in.url + events.DownloadPath(&running) + "?exp=99999999999&sig=AAAA", 404},
+		"under way":           {in.url + secrets.DownloadPath(&running) + "?exp=99999999999&sig=AAAA", 404},
 		"expired":             {link(&over), 410},
 	} {
 		a := send(t, "GET", c.link, "")
@@ -215,13 +216,13 @@ func TestDownloadWaitsForTheProjection(t *testing.T) {
 		d.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), "GET", link, nil))
 		return w.Code
 	}
-	link := events.DownloadURL(in.streams.Keys(), "", &x)
+	link := secrets.DownloadURL(in.journal.Keys(), "", &x)
 
 	d.fresh = func(context.Context) error { return events.ErrUnavailable }
 	require.Equal(t, 503, ask(link))
 	d.fresh = func(ctx context.Context) error {
 		stop := errors.New("caught up")
-		err := in.streams.Follow(ctx, behind.Applied()+1, func(batch []events.Event) error {
+		err := in.journal.Follow(ctx, behind.Applied()+1, func(batch []events.Event) error {
 			require.NoError(t, behind.Apply(batch))
 			if behind.Applied() >= x.LastSeq {
 				return stop

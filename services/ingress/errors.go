@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"sheaf/events"
+	"sheaf/events/journal"
 	"sheaf/services/ingress/request"
 
 	"github.com/nats-io/nats.go"
@@ -99,7 +100,7 @@ func asAPIError(err error) *apiError {
 		return asAPIError(request.TooLarge("body", "is larger than %d bytes", tooMany.Limit))
 	case errors.Is(err, nats.ErrMaxPayload):
 		return asAPIError(request.TooLarge("body", "is larger than a message of the event stream may be"))
-	case errors.Is(err, events.ErrTooManyKeys):
+	case errors.Is(err, journal.ErrTooManyKeys):
 		return &apiError{
 			Errcode: errcodeQuota, Status: http.StatusTooManyRequests, Field: "Idempotency-Key", RetryAfter: quotaWait,
 			Msg: "Idempotency-Key: as many of yours are remembered as may be; try again when the oldest are forgotten, or without one: an equal request is the same export",

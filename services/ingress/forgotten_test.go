@@ -45,7 +45,7 @@ func TestAnswersOfAnExportWithOneEvent(t *testing.T) {
 	}
 	before, sum := answers(), in.digest(t)
 	for _, key := range all {
-		require.NoError(t, in.streams.KeepLast(t.Context(), events.DefaultTenant, key))
+		require.NoError(t, in.journal.KeepLast(t.Context(), events.DefaultTenant, key))
 	}
 	require.Equal(t, before, answers())
 	require.Equal(t, sum, in.digest(t))
@@ -75,7 +75,7 @@ func TestAForgottenExportIsUnknown(t *testing.T) {
 	in.write(t, testKey(1), requestOf("the newest of the log"))
 	in.caughtUpTo(t)
 	require.NoError(t, in.tasks.Forget([]events.Export{x}))
-	require.NoError(t, in.streams.Forget(t.Context(), x))
+	require.NoError(t, in.journal.Forget(t.Context(), x))
 	require.Equal(t, http.StatusNotFound, in.get(t, strings.TrimPrefix(link, in.url)).Status)
 	require.Equal(t, http.StatusNotFound, in.get(t, "/v1/export/detail?key="+x.Key).Status)
 	require.Equal(t, x.Key, in.post(t, "/v1/export/http", body).key(t))
@@ -108,7 +108,7 @@ func TestRejectionsCountAsExports(t *testing.T) {
 	in := start(t, eventstest.Server(t, ""), Config{})
 	const sent = 100
 	for range sent {
-		_, err := in.streams.JetStream().PublishMsg(t.Context(), &nats.Msg{Subject: events.SubmitSubject("shop", "raw"), Data: []byte(`{"title":1}`)})
+		_, err := in.journal.JetStream().PublishMsg(t.Context(), &nats.Msg{Subject: events.SubmitSubject("shop", "raw"), Data: []byte(`{"title":1}`)})
 		require.NoError(t, err)
 	}
 	emptied(t, in)

@@ -31,6 +31,7 @@ import (
 	"time"
 
 	"sheaf/events"
+	"sheaf/events/journal"
 	"sheaf/services/ingress/request"
 	"sheaf/storage"
 
@@ -172,7 +173,7 @@ const (
 type Service struct {
 	cfg      Config
 	listener net.Listener
-	streams  *events.Streams
+	journal  *journal.Log
 	tasks    *storage.Tasks
 	files    storage.Files
 
@@ -187,7 +188,7 @@ type Service struct {
 	turns       pool // of calls at work
 	reads       pool // of those that read much
 	answers     pool // bytes of large answers
-	submissions *events.Shares
+	submissions *journal.Shares
 	caughtUp    atomic.Bool // the projection has seen what was in the log at the start
 	onNATS      atomic.Bool // the NATS servers know that this process answers requests
 	lag         lag
@@ -197,13 +198,13 @@ type Service struct {
 // New makes a service on a listener that is already bound. It does no I/O.
 // The service closes the listener at the end of Run; streams, tasks and files
 // stay open.
-func New(cfg Config, listener net.Listener, streams *events.Streams, tasks *storage.Tasks, files storage.Files) (*Service, error) {
+func New(cfg Config, listener net.Listener, streams *journal.Log, tasks *storage.Tasks, files storage.Files) (*Service, error) {
 	cfg = cfg.withDefaults(listener)
 	if err := cfg.check(); err != nil {
 		return nil, err
 	}
 	return &Service{
-		cfg: cfg, listener: listener, streams: streams, tasks: tasks, files: files,
+		cfg: cfg, listener: listener, journal: streams, tasks: tasks, files: files,
 		waiting: map[string]map[uint64]waitingSubmission{}, handedBack: map[uint64]uint64{}, progress: newProgressCache(),
 		// A body of rows is in memory twice, as received and without the escapes of
 		// its string, and the garbage of the one before may still be there: 252 MB
@@ -212,7 +213,7 @@ func New(cfg Config, listener net.Listener, streams *events.Streams, tasks *stor
 		turns:       newPool(maxTenantCalls, maxCalls),
 		reads:       newPool(1, maxReads),
 		answers:     newPool(maxTenantAnswers, maxAnswers),
-		submissions: events.NewShares(tenantSubmissions, submissionSlots, submissionOffers),
+		submissions: journal.NewShares(tenantSubmissions, submissionSlots, submissionOffers),
 	}, nil
 }
 

@@ -57,7 +57,7 @@ func TestLag(t *testing.T) {
 // and is ready again when it has them.
 func TestReadyzNamesTheLag(t *testing.T) {
 	t.Parallel()
-	streams := eventstest.Streams(t)
+	streams := eventstest.Journal(t)
 	tasks, err := storage.OpenTasks(filepath.Join(t.TempDir(), "tasks.db"))
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, tasks.Close()) })

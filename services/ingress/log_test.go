@@ -29,7 +29,7 @@ func TestOneLineForEachRequest(t *testing.T) {
 	}
 	submit := func(id, body string) {
 		t.Helper()
-		_, err := in.streams.JetStream().PublishMsg(t.Context(), &nats.Msg{
+		_, err := in.journal.JetStream().PublishMsg(t.Context(), &nats.Msg{
 			Subject: events.SubmitSubject("shop", "http"), Data: []byte(body), Header: nats.Header{"ce-id": {id}},
 		})
 		require.NoError(t, err)

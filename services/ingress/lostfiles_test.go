@@ -16,6 +16,7 @@ import (
 
 	"sheaf/events"
 	"sheaf/events/eventstest"
+	"sheaf/events/secrets"
 	"sheaf/storage"
 
 	"github.com/stretchr/testify/require"
@@ -68,7 +69,7 @@ func (in *ingress) finish(t testing.TB, key string, content []byte) events.Expor
 }
 
 func (in *ingress) link(x *events.Export) string {
-	return events.DownloadURL(in.streams.Keys(), in.url, x)
+	return secrets.DownloadURL(in.journal.Keys(), in.url, x)
 }
 
 // scrub reads the whole file of an export, as the keeper does.
@@ -82,7 +83,7 @@ func (in *ingress) scrub(t testing.TB, x *events.Export) {
 		t.Errorf("the scrub found nothing: %v", err)
 		return
 	}
-	if err := storage.ExpireLost(t.Context(), in.streams, in.files, x, err); err != nil {
+	if err := storage.ExpireLost(t.Context(), in.journal, in.files, x, err); err != nil {
 		t.Error(err)
 	}
 }
@@ -218,9 +219,9 @@ func TestLostFileOfARequestWithSecretsOrRows(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			key := in.post(t, c.path, c.body).key(t)
 			x := in.finish(t, key, noise(3, 100))
-			mark, err := in.streams.PurgeMark(t.Context())
+			mark, err := in.journal.PurgeMark(t.Context())
 			require.NoError(t, err)
-			require.NoError(t, in.streams.PurgeEnded(t.Context(), x, mark))
+			require.NoError(t, in.journal.PurgeEnded(t.Context(), x, mark))
 			require.NoError(t, os.Remove(filepath.Join(folder, x.Files[0].Store)))
 			a := in.post(t, "/v1/export/retry", `{"key":"`+key+`"}`)
 			require.Equal(t, 409, a.Errcode)

@@ -18,6 +18,7 @@ import (
 	"sheaf/events"
 	"sheaf/events/embedded"
 	"sheaf/events/eventstest"
+	"sheaf/events/journal"
 	"sheaf/storage"
 
 	"github.com/stretchr/testify/require"
@@ -48,10 +49,10 @@ type ingress struct {
 // as another process would.
 func start(t testing.TB, srv *embedded.Server, cfg Config) *ingress {
 	t.Helper()
-	return startOn(t, eventstest.StreamsOn(t, srv, events.Config{}), cfg)
+	return startOn(t, eventstest.JournalOn(t, srv, journal.Config{}), cfg)
 }
 
-func startOn(t testing.TB, streams *events.Streams, cfg Config) *ingress {
+func startOn(t testing.TB, streams *journal.Log, cfg Config) *ingress {
 	t.Helper()
 	tasks, err := storage.OpenTasks(filepath.Join(t.TempDir(), "tasks.db"))
 	require.NoError(t, err)
@@ -180,16 +181,16 @@ func (in *ingress) get(t testing.TB, path string) answer {
 // write appends an event to an export as another part of Sheaf would.
 func (in *ingress) write(t testing.TB, key string, p events.Payload) events.Export {
 	t.Helper()
-	x, err := in.streams.Read(t.Context(), events.DefaultTenant, key)
+	x, err := in.journal.Read(t.Context(), events.DefaultTenant, key)
 	require.NoError(t, err)
-	x, err = in.streams.Append(t.Context(), x, "", func(*events.Export) (events.Payload, error) { return p, nil })
+	x, err = in.journal.Append(t.Context(), x, "", func(*events.Export) (events.Payload, error) { return p, nil })
 	require.NoError(t, err)
 	return x
 }
 
 func (in *ingress) read(t testing.TB, tenant, key string) events.Export {
 	t.Helper()
-	x, err := in.streams.Read(t.Context(), tenant, key)
+	x, err := in.journal.Read(t.Context(), tenant, key)
 	require.NoError(t, err)
 	return x
 }
@@ -197,14 +198,14 @@ func (in *ingress) read(t testing.TB, tenant, key string) events.Export {
 // bg is the context of what rapid.T cannot give one to.
 var bg = context.Background()
 
-func (in *ingress) log(t require.TestingT) events.LogState {
-	l, err := in.streams.LogState(bg)
+func (in *ingress) log(t require.TestingT) journal.LogState {
+	l, err := in.journal.LogState(bg)
 	require.NoError(t, err)
 	return l
 }
 
 // caughtUpTo waits until the projection has seen the log.
-func (in *ingress) caughtUpTo(t require.TestingT) events.LogState {
+func (in *ingress) caughtUpTo(t require.TestingT) journal.LogState {
 	l := in.log(t)
 	require.NoError(t, in.tasks.WaitApplied(bg, l.Last))
 	return l
@@ -218,7 +219,7 @@ func (in *ingress) digest(t require.TestingT) string {
 
 // rebuilt is the digest of a projection that is made from what is left.
 func (in *ingress) rebuilt(t testing.TB) string {
-	other := startOn(t, in.streams, Config{})
+	other := startOn(t, in.journal, Config{})
 	other.caughtUpTo(t)
 	sum := other.digest(t)
 	require.NoError(t, other.stop())
@@ -249,13 +250,13 @@ func golden(t testing.TB, name string, got []byte) {
 // as appends an event to an export of any tenant.
 func (in *ingress) as(t testing.TB, tenant, key string, p events.Payload) events.Export {
 	t.Helper()
-	x, err := in.streams.Append(t.Context(), in.read(t, tenant, key), "", func(*events.Export) (events.Payload, error) { return p, nil })
+	x, err := in.journal.Append(t.Context(), in.read(t, tenant, key), "", func(*events.Export) (events.Payload, error) { return p, nil })
 	require.NoError(t, err)
 	return x
 }
 
 // bind ties a projection to the log and reads nothing more of it.
-func bind(t testing.TB, streams *events.Streams, tasks *storage.Tasks) {
+func bind(t testing.TB, streams *journal.Log, tasks *storage.Tasks) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)

@@ -76,7 +76,7 @@ func (m *microService) done(tenant string) {
 // to try again.
 func (s *Service) serveMicro(front, back context.Context) error {
 	m := &microService{s: s, back: back, taken: map[string]int{}, warn: rate.Sometimes{First: 10, Interval: time.Second}}
-	nc := s.streams.Callers()
+	nc := s.journal.Callers()
 	service, err := micro.AddService(nc, micro.Config{
 		Name: microName, Version: microVersion, Description: "exports of paginated HTTP sources as workbooks",
 		ErrorHandler: func(_ micro.Service, err *micro.NATSError) {
@@ -208,7 +208,7 @@ func (m *microService) send(req micro.Request, begin time.Time, l *line, body []
 		level = slog.LevelDebug // as GET requests
 	}
 	l.logger().Log(m.back, level, "request", "subject", request.Cut(req.Subject(), 256), "status", status, "bytes", len(body), "elapsed", time.Since(begin))
-	if err := m.s.streams.Callers().PublishMsg(answer); err != nil {
+	if err := m.s.journal.Callers().PublishMsg(answer); err != nil {
 		l.logger().Warn("answer not sent", "error", err)
 	}
 }

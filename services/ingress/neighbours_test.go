@@ -12,6 +12,7 @@ import (
 
 	"sheaf/events"
 	"sheaf/events/eventstest"
+	"sheaf/events/journal"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/micro"
@@ -56,7 +57,7 @@ func TestCallsOfOneTenantLeaveRoomForOthers(t *testing.T) {
 func TestRequestsWithoutAnInboxAreNotWorkedOn(t *testing.T) {
 	t.Parallel()
 	in := start(t, eventstest.Server(t, ""), Config{})
-	nc := in.streams.Callers()
+	nc := in.journal.Callers()
 	for n, reply := range []string{"", "sheaf.api.default.http", "inbox.mine"} {
 		require.NoError(t, nc.PublishMsg(&nats.Msg{Subject: "sheaf.api.default.raw", Reply: reply, Data: []byte(titled(fmt.Sprint("without ", n)))}))
 	}
@@ -66,7 +67,7 @@ func TestRequestsWithoutAnInboxAreNotWorkedOn(t *testing.T) {
 	var a answer
 	require.NoError(t, json.Unmarshal(m.Data, &a))
 	in.read(t, "default", a.key(t))
-	log, err := in.streams.LogState(t.Context())
+	log, err := in.journal.LogState(t.Context())
 	require.NoError(t, err)
 	require.EqualValues(t, 1, log.Last, "events")
 }
@@ -78,7 +79,7 @@ func TestRequestsHaveAConnectionOfTheirOwn(t *testing.T) {
 	callers, err := srv.Connect()
 	require.NoError(t, err)
 	t.Cleanup(callers.Close)
-	in := startOn(t, eventstest.StreamsOn(t, srv, events.Config{Callers: callers}), Config{})
+	in := startOn(t, eventstest.JournalOn(t, srv, journal.Config{Callers: callers}), Config{})
 	nc, err := srv.Connect()
 	require.NoError(t, err)
 	t.Cleanup(nc.Close)
@@ -91,7 +92,7 @@ func TestRequestsHaveAConnectionOfTheirOwn(t *testing.T) {
 	require.NoError(t, err)
 	require.Greater(t, callers.Stats().InMsgs, before)
 	sent := callers.Stats().OutMsgs
-	in.streams.TellProgress("default", strings.Repeat("0", 32), events.Progress{Phase: events.PhaseCrawling})
+	in.journal.TellProgress("default", strings.Repeat("0", 32), events.Progress{Phase: events.PhaseCrawling})
 	_, err = heard.NextMsg(10 * time.Second)
 	require.NoError(t, err)
 	require.Equal(t, sent+1, callers.Stats().OutMsgs)
@@ -115,7 +116,7 @@ func TestCallsOfOneTenantWaitForTheirTurn(t *testing.T) {
 	require.NotZero(t, refused.RetryAfter)
 
 	require.Zero(t, send(t, http.MethodGet, in.url+"/v1/export/history?user_id=7", "", "X-API-Key", "other").Errcode)
-	m, err := in.streams.Callers().Request("sheaf.api.other.history", []byte(`{"user_id":"7"}`), 10*time.Second)
+	m, err := in.journal.Callers().Request("sheaf.api.other.history", []byte(`{"user_id":"7"}`), 10*time.Second)
 	require.NoError(t, err)
 	require.Contains(t, string(m.Data), `"errcode":0`)
 }
@@ -131,7 +132,7 @@ func TestATenantReadsMuchOneAtATime(t *testing.T) {
 	leave, err := in.readTurn(t.Context(), "busy")
 	require.NoError(t, err)
 	require.Equal(t, http.StatusServiceUnavailable, get("busy", "history?user_id=7"))
-	m, err := in.streams.Callers().Request("sheaf.api.busy.history", []byte(`{"user_id":"7"}`), 10*time.Second)
+	m, err := in.journal.Callers().Request("sheaf.api.busy.history", []byte(`{"user_id":"7"}`), 10*time.Second)
 	require.NoError(t, err)
 	require.Contains(t, string(m.Data), `"errcode":503`)
 	require.Equal(t, http.StatusServiceUnavailable, send(t, http.MethodPost, in.url+"/v1/export/retry", `{"key":"x"}`, "X-API-Key", "busy").Status)
@@ -161,7 +162,7 @@ func TestLargeAnswersByRESTAreBounded(t *testing.T) {
 	for _, tenant := range []string{"busy", "other"} {
 		for n := range 200 { // an answer above lightBody
 			x := events.Export{Tenant: tenant, Key: fmt.Sprintf("%032x", n)}
-			_, err := in.streams.Append(t.Context(), x, "", func(*events.Export) (events.Payload, error) {
+			_, err := in.journal.Append(t.Context(), x, "", func(*events.Export) (events.Payload, error) {
 				p := requestOf("{}")
 				p.Request.UserID, p.Request.Title = "7", strings.Repeat("x", 255)
 				return p, nil
@@ -191,14 +192,14 @@ func TestSubmissionsOfOneTenantLeaveSlots(t *testing.T) {
 		require.NoError(t, err)
 		leaves = append(leaves, leave)
 	}
-	requested, err := in.streams.Conn().SubscribeSync("sheaf.event.*.requested.*")
+	requested, err := in.journal.Conn().SubscribeSync("sheaf.event.*.requested.*")
 	require.NoError(t, err)
 	const queued = 3 * submissionSlots
 	for n := range queued {
-		_, err := in.streams.JetStream().Publish(t.Context(), "sheaf.submit.busy.raw", []byte(titled(fmt.Sprint(n))))
+		_, err := in.journal.JetStream().Publish(t.Context(), "sheaf.submit.busy.raw", []byte(titled(fmt.Sprint(n))))
 		require.NoError(t, err)
 	}
-	_, err = in.streams.JetStream().Publish(t.Context(), "sheaf.submit.other.raw", []byte(titled("one")))
+	_, err = in.journal.JetStream().Publish(t.Context(), "sheaf.submit.other.raw", []byte(titled("one")))
 	require.NoError(t, err)
 	m, err := requested.NextMsg(10 * time.Second)
 	require.NoError(t, err)
@@ -218,7 +219,7 @@ func TestLargeAnswersByNATS(t *testing.T) {
 	t.Parallel()
 	in := start(t, eventstest.Server(t, ""), Config{})
 	m := &microService{s: in.Service, back: t.Context()}
-	nc := in.streams.Callers()
+	nc := in.journal.Callers()
 	inbox := nc.NewInbox()
 	sub, err := nc.SubscribeSync(inbox)
 	require.NoError(t, err)

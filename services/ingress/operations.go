@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"sheaf/events"
+	"sheaf/events/journal"
+	"sheaf/events/pages"
 	"sheaf/services/ingress/request"
 	"sheaf/storage"
 )
@@ -91,7 +93,7 @@ func takesBody(name string) bool { return name == "http" || name == "raw" }
 // can no longer be written; what was asked for may then be stored, and a
 // repetition finds it.
 func (s *Service) do(ctx context.Context, op operation, c call) (data any, err error) {
-	if !s.streams.Conn().IsConnected() {
+	if !s.journal.Conn().IsConnected() {
 		return nil, events.ErrUnavailable
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.OperationWait+time.Duration(len(c.body)>>20)*time.Second)
@@ -117,7 +119,7 @@ type accepted struct {
 	HashKey  string   `json:"hash_key"`
 	Warnings []string `json:"warnings,omitempty"`
 
-	duplicate *events.SubmissionDuplicate // of a durable submission that another request had begun the export of
+	duplicate *journal.SubmissionDuplicate // of a durable submission that another request had begun the export of
 }
 
 func (s *Service) submitHTTP(ctx context.Context, c call) (any, error) {
@@ -134,7 +136,7 @@ var errDuplicate = errors.New("duplicate request")
 // submit begins an export, or finds the one that an equal request began. What
 // the export needs is durable before the event that announces it.
 func (s *Service) submit(ctx context.Context, sourceType string, c call) (_ any, err error) {
-	sub, err := request.Parse(s.streams.Keys(), c.tenant, sourceType, c.body)
+	sub, err := request.Parse(s.journal.Keys(), c.tenant, sourceType, c.body)
 	if err != nil {
 		return nil, err
 	}
@@ -166,7 +168,7 @@ func (s *Service) submit(ctx context.Context, sourceType string, c call) (_ any,
 
 	duplicate := func(x *events.Export) error {
 		if c.submission != nil && !began(x.Submission, *c.submission) {
-			answer.duplicate = &events.SubmissionDuplicate{Submission: *c.submission, Key: x.Key, Status: x.State.Status()}
+			answer.duplicate = &journal.SubmissionDuplicate{Submission: *c.submission, Key: x.Key, Status: x.State.Status()}
 		}
 		return errDuplicate
 	}
@@ -199,7 +201,7 @@ func (s *Service) submit(ctx context.Context, sourceType string, c call) (_ any,
 	// looks before it publishes.
 	_, unknown := s.tasks.Get(sub.Key)
 	if unknown == nil || len(sub.Secrets) > 0 || len(sub.Pages) > 0 {
-		if known, err = s.streams.Read(ctx, c.tenant, sub.Key); err != nil {
+		if known, err = s.journal.Read(ctx, c.tenant, sub.Key); err != nil {
 			return nil, err
 		}
 		switch _, err := decide(&known); {
@@ -233,12 +235,12 @@ func (s *Service) submit(ctx context.Context, sourceType string, c call) (_ any,
 // begin appends the event that begins an export, which decide returns, after
 // the expired event that decide may ask for first. again reports that the
 // export had ended before.
-func (s *Service) begin(ctx context.Context, known events.Export, correlation string, decide events.Decide) (again bool, err error) {
+func (s *Service) begin(ctx context.Context, known events.Export, correlation string, decide journal.Decide) (again bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, beginWait)
 	defer cancel()
 	for {
 		var next events.Type
-		known, err = s.streams.Append(ctx, known, correlation, func(x *events.Export) (events.Payload, error) {
+		known, err = s.journal.Append(ctx, known, correlation, func(x *events.Export) (events.Payload, error) {
 			p, err := decide(x)
 			if err == nil {
 				next, again = p.EventType(), x.State != events.StateNone
@@ -258,7 +260,7 @@ func (s *Service) begin(ctx context.Context, known events.Export, correlation st
 // time is over or the file is lost, so that it can begin again at once. A file
 // of at most readUpTo bytes is read whole for that, of a larger one the size is
 // looked at. What is left of the file is found by the search for orphans.
-func (s *Service) expireFirst(ctx context.Context, readUpTo int64, decide events.Decide) events.Decide {
+func (s *Service) expireFirst(ctx context.Context, readUpTo int64, decide journal.Decide) journal.Decide {
 	return func(x *events.Export) (events.Payload, error) {
 		if x.State != events.StateCompleted {
 			return decide(x)
@@ -286,13 +288,13 @@ func (s *Service) expireFirst(ctx context.Context, readUpTo int64, decide events
 func (s *Service) prepare(ctx context.Context, c call, sub *request.Checked) error {
 	tenant := c.tenant
 	if len(sub.Secrets) > 0 {
-		if err := s.streams.SaveHeaders(ctx, tenant, sub.Key, sub.Secrets); err != nil {
+		if err := s.journal.SaveHeaders(ctx, tenant, sub.Key, sub.Secrets); err != nil {
 			return err
 		}
 	}
 	for i, p := range sub.Pages {
-		_, err := s.streams.PublishPage(ctx, events.Page{
-			PageID:   events.PageID{Tenant: tenant, Key: sub.Key, Run: events.RawRun, Number: i + 1},
+		_, err := s.journal.Pages().Publish(ctx, pages.Page{
+			ID:       pages.ID{Tenant: tenant, Key: sub.Key, Run: events.RawRun, Number: i + 1},
 			Rows:     p.Array(),
 			RowCount: p.Count, HeaderRow: i == 0,
 			Total: sub.Request.Raw.Rows, TotalPages: len(sub.Pages), Attempts: 1,
@@ -312,9 +314,9 @@ func (s *Service) prepare(ctx context.Context, c call, sub *request.Checked) err
 func (s *Service) dropPages(ctx context.Context, c call, key string) {
 	ctx, cancel := context.WithTimeout(ctx, readWait)
 	defer cancel()
-	x, err := s.streams.Read(ctx, c.tenant, key)
+	x, err := s.journal.Read(ctx, c.tenant, key)
 	if err == nil && x.State == events.StateNone {
-		err = s.streams.PurgeRun(ctx, c.tenant, key, events.RawRun)
+		err = s.journal.Pages().PurgeRun(ctx, c.tenant, key, events.RawRun)
 	}
 	if err != nil {
 		s.log(c.requestID).Warn("pages of a refused request are left over", "tenant", c.tenant, "hash_key", key, "error", err)
@@ -353,7 +355,7 @@ func (s *Service) cancel(ctx context.Context, c call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	x, err = s.streams.Append(ctx, x, c.correlation, func(x *events.Export) (events.Payload, error) {
+	x, err = s.journal.Append(ctx, x, c.correlation, func(x *events.Export) (events.Payload, error) {
 		switch {
 		case x.State == events.StateNone: // swept from the log since it was found
 			return nil, unknownKey(x.Key)
@@ -413,14 +415,14 @@ func (s *Service) retry(ctx context.Context, c call) (any, error) {
 func (s *Service) repeatable(ctx context.Context, x *events.Export) error {
 	req := x.Request
 	if req.HTTP != nil && len(req.HTTP.Header)+len(req.HTTP.SecretParam) > 0 {
-		_, err := s.streams.Headers(ctx, x.Tenant, x.Key)
+		_, err := s.journal.Headers(ctx, x.Tenant, x.Key)
 		if errors.Is(err, events.ErrNoHeaders) || errors.Is(err, events.ErrSealed) {
 			return conflict("the source headers are no longer kept; submit the request again")
 		}
 		return err
 	}
 	if req.Raw != nil {
-		pages, err := s.streams.ListPages(ctx, x.Tenant, x.Key, events.RawRun)
+		pages, err := s.journal.Pages().List(ctx, x.Tenant, x.Key, events.RawRun)
 		if err != nil {
 			return err
 		}
@@ -497,7 +499,7 @@ func (s *Service) find(ctx context.Context, c call) (events.Export, error) {
 func (s *Service) readYourWrites(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, readWait)
 	defer cancel()
-	last, err := s.streams.LastSequence(ctx)
+	last, err := s.journal.LastSequence(ctx)
 	if err != nil {
 		return err
 	}

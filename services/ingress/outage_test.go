@@ -8,6 +8,7 @@ import (
 	"sheaf/events"
 	"sheaf/events/embedded"
 	"sheaf/events/eventstest"
+	"sheaf/events/journal"
 
 	"github.com/nats-io/nats.go"
 	"github.com/stretchr/testify/require"
@@ -28,7 +29,7 @@ func TestOutage(t *testing.T) {
 	nc, err := nats.Connect(srv.URL(), nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond))
 	require.NoError(t, err)
 	t.Cleanup(nc.Close)
-	streams, err := events.Provision(t.Context(), nc, events.Config{SecretKey: eventstest.SecretKey, PublishTimeout: 200 * time.Millisecond})
+	streams, err := journal.Provision(t.Context(), nc, journal.Config{SecretKey: eventstest.SecretKey, PublishTimeout: 200 * time.Millisecond})
 	require.NoError(t, err)
 	in := startOn(t, streams, Config{})
 	key := in.post(t, "/v1/export/http", specHTTP).key(t)

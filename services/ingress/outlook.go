@@ -77,7 +77,7 @@ func (s *Service) watchOutlook(ctx context.Context) error {
 		}
 		if bad == 0 && n%logLooks == 0 {
 			look, cancel := context.WithTimeout(ctx, readWait)
-			if space, err := s.streams.LogSpace(look); err == nil {
+			if space, err := s.journal.LogSpace(look); err == nil {
 				o.mu.Lock()
 				o.log = space
 				o.looks++
@@ -96,7 +96,7 @@ func (s *Service) watchOutlook(ctx context.Context) error {
 // broken reports whether nothing can be written now. That this process should
 // get no requests for another reason does not count.
 func (s *Service) broken() bool {
-	if !s.streams.Conn().IsConnected() {
+	if !s.journal.Conn().IsConnected() {
 		return true
 	}
 	err := s.cfg.Health()

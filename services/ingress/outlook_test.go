@@ -12,6 +12,7 @@ import (
 
 	"sheaf/events"
 	"sheaf/events/eventstest"
+	"sheaf/events/journal"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/micro"
@@ -21,7 +22,7 @@ import (
 // submitted is how many submissions wait in their stream.
 func submitted(t testing.TB, in *ingress) uint64 {
 	t.Helper()
-	stream, err := in.streams.JetStream().Stream(t.Context(), events.StreamSubmit)
+	stream, err := in.journal.JetStream().Stream(t.Context(), events.StreamSubmit)
 	require.NoError(t, err)
 	return stream.CachedInfo().State.Msgs
 }
@@ -31,7 +32,7 @@ func submitted(t testing.TB, in *ingress) uint64 {
 // room so do new exports, by themselves.
 func TestNewExportsWaitForRoomOnTheDisk(t *testing.T) {
 	t.Parallel()
-	streams := eventstest.Streams(t)
+	streams := eventstest.Journal(t)
 	var full atomic.Bool
 	in := startOn(t, streams, Config{Room: func(int64) error {
 		if full.Load() {
@@ -44,7 +45,7 @@ func TestNewExportsWaitForRoomOnTheDisk(t *testing.T) {
 	running := in.post(t, "/v1/export/raw", specRaw).key(t)
 	before, err := streams.LastSequence(t.Context())
 	require.NoError(t, err)
-	pages, err := streams.PageSpace(t.Context())
+	pages, err := streams.Pages().Space(t.Context())
 	require.NoError(t, err)
 
 	full.Store(true)
@@ -69,7 +70,7 @@ func TestNewExportsWaitForRoomOnTheDisk(t *testing.T) {
 	after, err := streams.LastSequence(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, before, after, "nothing was written")
-	now, err := streams.PageSpace(t.Context())
+	now, err := streams.Pages().Space(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, pages, now)
 	require.Equal(t, uint64(1), submitted(t, in))
@@ -88,7 +89,7 @@ func TestNewExportsWaitForRoomOnTheDisk(t *testing.T) {
 func TestTheLogKeepsRoomForEnds(t *testing.T) {
 	t.Parallel()
 	const limit = 256 << 10
-	streams := eventstest.StreamsOn(t, eventstest.Server(t, ""), events.Config{MaxEventsBytes: limit})
+	streams := eventstest.JournalOn(t, eventstest.Server(t, ""), journal.Config{MaxEventsBytes: limit})
 	in := startOn(t, streams, Config{Authenticate: func(key string) (string, bool) { return key, true }})
 	// No tenant may have more than half of it.
 	tenant := func(n int) string { return fmt.Sprint("tenant-", n%4) }
@@ -150,7 +151,7 @@ func TestASubmissionIsNotWaitedForInVain(t *testing.T) {
 	nc, err := nats.Connect(link.url, nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond))
 	require.NoError(t, err)
 	t.Cleanup(nc.Close)
-	streams, err := events.Provision(t.Context(), nc, events.Config{SecretKey: eventstest.SecretKey})
+	streams, err := journal.Provision(t.Context(), nc, journal.Config{SecretKey: eventstest.SecretKey})
 	require.NoError(t, err)
 	in := startOn(t, streams, Config{OperationWait: operationWait})
 

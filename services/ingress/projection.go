@@ -10,7 +10,7 @@ import (
 // project applies the log to this ingress's own projection.
 func (s *Service) project(ctx context.Context) error {
 	return s.untilDone(ctx, "following the log", func(ctx context.Context) error {
-		return s.tasks.Follow(ctx, s.streams, s.progress.apply)
+		return s.tasks.Follow(ctx, s.journal, s.progress.apply)
 	})
 }
 
@@ -76,7 +76,7 @@ func (s *Service) watchLag(ctx context.Context) error {
 	defer tick.Stop()
 	for {
 		at := time.Now()
-		if last, err := s.streams.LastSequence(ctx); err == nil {
+		if last, err := s.journal.LastSequence(ctx); err == nil {
 			if !s.caughtUp.Load() {
 				if s.tasks.WaitApplied(ctx, last) != nil {
 					return nil // the service ends
@@ -107,7 +107,7 @@ func (s *Service) lagging() string {
 // watchProgress remembers what crawlers and assemblers tell.
 func (s *Service) watchProgress(ctx context.Context) error {
 	return s.untilDone(ctx, "watching progress", func(ctx context.Context) error {
-		stop, err := s.streams.OnProgress(s.progress.tell)
+		stop, err := s.journal.OnProgress(s.progress.tell)
 		if err != nil {
 			return err
 		}

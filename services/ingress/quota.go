@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"sheaf/events"
+	"sheaf/events/journal"
 	"sheaf/services/ingress/request"
 	"sheaf/storage"
 
@@ -60,14 +61,14 @@ func (s *Service) withinQuota(tenant string) error {
 // however that ended: then nothing is to be begun. A process that died after it bound
 // the key has left it without a round of its own; then the repetition begins it, and so
 // it does when the export was forgotten before the key.
-func (s *Service) answered(ctx context.Context, c call, hashKey string, claim events.IdempotencyClaim) (bool, error) {
+func (s *Service) answered(ctx context.Context, c call, hashKey string, claim journal.IdempotencyClaim) (bool, error) {
 	if claim.Key != hashKey {
 		return false, &apiError{
 			Errcode: errcodeIdempotency, Status: http.StatusUnprocessableEntity, Field: "Idempotency-Key",
 			Msg: "Idempotency-Key: it came with another request before; give each request a key of its own",
 		}
 	}
-	x, err := s.streams.Read(ctx, c.tenant, hashKey)
+	x, err := s.journal.Read(ctx, c.tenant, hashKey)
 	return err == nil && x.RequestedSeq > claim.Before, err
 }
 
@@ -78,7 +79,7 @@ func (s *Service) answered(ctx context.Context, c call, hashKey string, claim ev
 // first, so that a repetition is answered however old it is.
 func (s *Service) mayBegin(ctx context.Context, c call, sub *request.Checked) (done, bound bool, err error) {
 	if c.idempotency != "" {
-		claim, known, err := s.streams.IdempotencyKey(ctx, c.tenant, c.idempotency)
+		claim, known, err := s.journal.IdempotencyKey(ctx, c.tenant, c.idempotency)
 		if err != nil {
 			return false, false, err
 		}
@@ -90,7 +91,7 @@ func (s *Service) mayBegin(ctx context.Context, c call, sub *request.Checked) (d
 	if err := request.Fresh(sub.Request.Timestamp, c.at, s.cfg.MaxSkew); err != nil || c.idempotency == "" {
 		return false, false, err
 	}
-	x, err := s.streams.Read(ctx, c.tenant, sub.Key)
+	x, err := s.journal.Read(ctx, c.tenant, sub.Key)
 	if err != nil {
 		return false, false, err
 	}
@@ -101,11 +102,11 @@ func (s *Service) mayBegin(ctx context.Context, c call, sub *request.Checked) (d
 			return false, false, err
 		}
 	}
-	claim := events.IdempotencyClaim{Key: sub.Key, Before: x.RequestedSeq}
+	claim := journal.IdempotencyClaim{Key: sub.Key, Before: x.RequestedSeq}
 	if there {
 		claim.Before = 0 // the round that is there answers it
 	}
-	first, err := s.streams.ClaimIdempotencyKey(ctx, c.tenant, c.idempotency, claim)
+	first, err := s.journal.ClaimIdempotencyKey(ctx, c.tenant, c.idempotency, claim)
 	if err != nil || first == claim {
 		return false, err == nil, err
 	}
@@ -122,14 +123,14 @@ func (s *Service) release(ctx context.Context, c call, sub *request.Checked, err
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), readWait)
 	defer cancel()
-	claim, known, err := s.streams.IdempotencyKey(ctx, c.tenant, c.idempotency)
+	claim, known, err := s.journal.IdempotencyKey(ctx, c.tenant, c.idempotency)
 	if err != nil || !known {
 		return
 	}
-	if x, err := s.streams.Read(ctx, c.tenant, sub.Key); err != nil || x.RequestedSeq > claim.Before {
+	if x, err := s.journal.Read(ctx, c.tenant, sub.Key); err != nil || x.RequestedSeq > claim.Before {
 		return // an equal request, at the same time, has begun it
 	}
-	if err := s.streams.ReleaseIdempotencyKey(ctx, c.tenant, c.idempotency); err != nil {
+	if err := s.journal.ReleaseIdempotencyKey(ctx, c.tenant, c.idempotency); err != nil {
 		s.log(c.requestID).Warn("an Idempotency-Key stays bound although nothing was begun", "tenant", c.tenant, "hash_key", sub.Key, "error", err)
 	}
 }

@@ -10,6 +10,7 @@ import (
 
 	"sheaf/events"
 	"sheaf/events/eventstest"
+	"sheaf/events/journal"
 	"sheaf/services/ingress/request"
 
 	"github.com/nats-io/nats.go"
@@ -59,10 +60,10 @@ func TestQuotaOfExports(t *testing.T) {
 func TestDurableSubmissionsWaitForTheQuota(t *testing.T) {
 	t.Parallel()
 	in := start(t, eventstest.Server(t, ""), Config{Quota: Quota{Unfinished: 1}})
-	events1, err := in.streams.Conn().SubscribeSync("sheaf.event.*.*.*")
+	events1, err := in.journal.Conn().SubscribeSync("sheaf.event.*.*.*")
 	require.NoError(t, err)
 	publish := func(tenant, title string) {
-		_, err := in.streams.JetStream().PublishMsg(t.Context(), &nats.Msg{Subject: events.SubmitSubject(tenant, "raw"), Data: []byte(titled(title))})
+		_, err := in.journal.JetStream().PublishMsg(t.Context(), &nats.Msg{Subject: events.SubmitSubject(tenant, "raw"), Data: []byte(titled(title))})
 		require.NoError(t, err)
 	}
 	publish("shop", "1")
@@ -75,7 +76,7 @@ func TestDurableSubmissionsWaitForTheQuota(t *testing.T) {
 	m, err = events1.NextMsg(10 * time.Second)
 	require.NoError(t, err)
 	require.Contains(t, m.Subject, "sheaf.event.other.requested.", "not rejected, and nobody waits behind it")
-	st, err := in.streams.JetStream().Stream(t.Context(), events.StreamSubmit)
+	st, err := in.journal.JetStream().Stream(t.Context(), events.StreamSubmit)
 	require.NoError(t, err)
 	require.Eventually(t, func() bool {
 		info, err := st.Info(t.Context())
@@ -87,13 +88,13 @@ func TestQuotaOfFiles(t *testing.T) {
 	t.Parallel()
 	in := start(t, eventstest.Server(t, ""), Config{Quota: Quota{FileBytes: 1000}})
 	key := send(t, http.MethodPost, in.url+"/v1/export/raw", titled("1")).key(t)
-	x, err := in.streams.Read(t.Context(), events.DefaultTenant, key)
+	x, err := in.journal.Read(t.Context(), events.DefaultTenant, key)
 	require.NoError(t, err)
 	for _, p := range []events.Payload{
 		&events.ExportCrawled{Pages: 1},
 		&events.ExportCompleted{Pages: 1, ExpiresAt: time.Now().Add(time.Hour).UTC(), Files: []events.File{{Name: "a", Store: "default/a.zip", Size: 1000}}},
 	} {
-		x, err = in.streams.Append(t.Context(), x, "", func(*events.Export) (events.Payload, error) { return p, nil })
+		x, err = in.journal.Append(t.Context(), x, "", func(*events.Export) (events.Payload, error) { return p, nil })
 		require.NoError(t, err)
 	}
 	require.Eventually(t, func() bool {
@@ -103,7 +104,7 @@ func TestQuotaOfFiles(t *testing.T) {
 	over := send(t, http.MethodPost, in.url+"/v1/export/raw", titled("2"))
 	require.Equal(t, http.StatusTooManyRequests, over.Status)
 	require.Contains(t, over.Msg, "take 1000 bytes, of 1000")
-	_, err = in.streams.Append(t.Context(), x, "", func(*events.Export) (events.Payload, error) { return &events.ExportExpired{}, nil })
+	_, err = in.journal.Append(t.Context(), x, "", func(*events.Export) (events.Payload, error) { return &events.ExportExpired{}, nil })
 	require.NoError(t, err)
 	require.Eventually(t, func() bool { u, _ := in.tasks.Usage(events.DefaultTenant); return u.FileBytes == 0 }, 10*time.Second, time.Millisecond)
 	require.Zero(t, send(t, http.MethodPost, in.url+"/v1/export/raw", titled("2")).Errcode)
@@ -127,11 +128,11 @@ func TestIdempotencyKey(t *testing.T) {
 
 	require.Zero(t, send(t, http.MethodPost, a.url+"/v1/export/cancel", fmt.Sprintf(`{"key":%q}`, key)).Errcode)
 	require.Equal(t, key, submit(a, "1", "k-1").key(t))
-	x, err := a.streams.Read(t.Context(), events.DefaultTenant, key)
+	x, err := a.journal.Read(t.Context(), events.DefaultTenant, key)
 	require.NoError(t, err)
 	require.Equal(t, events.StateCancelled, x.State, "the repetition has begun nothing")
 	require.Equal(t, key, send(t, http.MethodPost, a.url+"/v1/export/raw", titled("1")).key(t))
-	x, err = a.streams.Read(t.Context(), events.DefaultTenant, key)
+	x, err = a.journal.Read(t.Context(), events.DefaultTenant, key)
 	require.NoError(t, err)
 	require.Equal(t, events.StateRequested, x.State, "without the key it begins again")
 
@@ -139,7 +140,7 @@ func TestIdempotencyKey(t *testing.T) {
 	require.Zero(t, send(t, http.MethodPost, a.url+"/v1/export/cancel", fmt.Sprintf(`{"key":%q}`, key)).Errcode)
 	for range 2 {
 		require.Equal(t, key, submit(b, "1", "k-3").key(t))
-		again, err := a.streams.Read(t.Context(), events.DefaultTenant, key)
+		again, err := a.journal.Read(t.Context(), events.DefaultTenant, key)
 		require.NoError(t, err)
 		require.Greater(t, again.RequestedSeq, x.RequestedSeq)
 		require.Equal(t, again.RequestedSeq, again.LastSeq)
@@ -172,14 +173,14 @@ func TestIdempotencyKey(t *testing.T) {
 func TestIdempotencyKeyWithoutAnExport(t *testing.T) {
 	t.Parallel()
 	in := start(t, eventstest.Server(t, ""), Config{})
-	sub, err := request.Parse(in.streams.Keys(), events.DefaultTenant, events.SourceRaw, []byte(titled("1")))
+	sub, err := request.Parse(in.journal.Keys(), events.DefaultTenant, events.SourceRaw, []byte(titled("1")))
 	require.NoError(t, err)
-	claim := events.IdempotencyClaim{Key: sub.Key}
-	first, err := in.streams.ClaimIdempotencyKey(t.Context(), events.DefaultTenant, "k", claim)
+	claim := journal.IdempotencyClaim{Key: sub.Key}
+	first, err := in.journal.ClaimIdempotencyKey(t.Context(), events.DefaultTenant, "k", claim)
 	require.NoError(t, err)
 	require.Equal(t, claim, first)
 	require.Equal(t, sub.Key, send(t, http.MethodPost, in.url+"/v1/export/raw", titled("1"), "Idempotency-Key", "k").key(t))
-	x, err := in.streams.Read(t.Context(), events.DefaultTenant, sub.Key)
+	x, err := in.journal.Read(t.Context(), events.DefaultTenant, sub.Key)
 	require.NoError(t, err)
 	require.Equal(t, events.StateRequested, x.State)
 }
@@ -239,7 +240,7 @@ func TestIdempotencyKeyOfAForgottenExport(t *testing.T) {
 	require.Equal(t, events.StateCancelled, in.read(t, events.DefaultTenant, key).State, "the repetition begins nothing")
 	x := in.read(t, events.DefaultTenant, key)
 	require.NoError(t, in.tasks.Forget([]events.Export{x}))
-	require.NoError(t, in.streams.Forget(t.Context(), x))
+	require.NoError(t, in.journal.Forget(t.Context(), x))
 	require.Equal(t, key, submit("1", "k-1").key(t))
 	begun := in.read(t, events.DefaultTenant, key)
 	require.Equal(t, events.StateRequested, begun.State)
@@ -249,7 +250,7 @@ func TestIdempotencyKeyOfAForgottenExport(t *testing.T) {
 	require.Equal(t, begun, in.read(t, events.DefaultTenant, key), "that round answers both")
 
 	require.Zero(t, in.post(t, "/v1/export/cancel", fmt.Sprintf(`{"key":%q}`, key)).Errcode)
-	dead, err := in.streams.ClaimIdempotencyKey(t.Context(), events.DefaultTenant, "k-4", events.IdempotencyClaim{Key: key, Before: begun.RequestedSeq})
+	dead, err := in.journal.ClaimIdempotencyKey(t.Context(), events.DefaultTenant, "k-4", journal.IdempotencyClaim{Key: key, Before: begun.RequestedSeq})
 	require.NoError(t, err)
 	require.Equal(t, key, submit("1", "k-4").key(t))
 	x = in.read(t, events.DefaultTenant, key)
@@ -262,12 +263,12 @@ func TestIdempotencyKeyOfAForgottenExport(t *testing.T) {
 func TestIdempotencyKeyOfARefusedRequest(t *testing.T) {
 	t.Parallel()
 	in := start(t, eventstest.Server(t, ""), Config{})
-	claim := events.IdempotencyClaim{Key: testKey(1)}
-	first, err := in.streams.ClaimIdempotencyKey(t.Context(), events.DefaultTenant, "k", claim)
+	claim := journal.IdempotencyClaim{Key: testKey(1)}
+	first, err := in.journal.ClaimIdempotencyKey(t.Context(), events.DefaultTenant, "k", claim)
 	require.NoError(t, err)
 	require.Equal(t, claim, first)
 	bound := func() bool {
-		_, ok, err := in.streams.IdempotencyKey(t.Context(), events.DefaultTenant, "k")
+		_, ok, err := in.journal.IdempotencyKey(t.Context(), events.DefaultTenant, "k")
 		require.NoError(t, err)
 		return ok
 	}
@@ -287,7 +288,7 @@ func TestIdempotencyKeyOfARefusedRequest(t *testing.T) {
 func TestATenantThatCanForgetNothingIsRefused(t *testing.T) {
 	t.Parallel()
 	const limit = 512 << 10
-	streams := eventstest.StreamsOn(t, eventstest.Server(t, ""), events.Config{MaxEventsBytes: limit})
+	streams := eventstest.JournalOn(t, eventstest.Server(t, ""), journal.Config{MaxEventsBytes: limit})
 	in := startOn(t, streams, Config{MaxHistory: 3, Authenticate: func(key string) (string, bool) { return key, true }})
 	submit := func(tenant, title string) answer {
 		return send(t, http.MethodPost, in.url+"/v1/export/raw", titled(title), "X-API-Key", tenant)

@@ -172,7 +172,7 @@ func (s *Service) bodyCall(limit int64) func(http.ResponseWriter, *http.Request,
 }
 
 func (s *Service) sealKey(w http.ResponseWriter, r *http.Request) {
-	respond(w, r, map[string]string{"key": s.streams.Keys().SealKey(), "form": "sealed:v1"}, nil)
+	respond(w, r, map[string]string{"key": s.journal.Keys().SealKey(), "form": "sealed:v1"}, nil)
 }
 
 func (s *Service) healthz(w http.ResponseWriter, r *http.Request) {
@@ -188,7 +188,7 @@ func (s *Service) readyz(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case s.draining.Load():
 		msg = "not ready: shutting down"
-	case !s.streams.Conn().IsConnected():
+	case !s.journal.Conn().IsConnected():
 		msg = "not ready: no connection to NATS"
 	case !s.onNATS.Load():
 		msg = "not ready: starting"

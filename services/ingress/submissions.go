@@ -12,6 +12,7 @@ import (
 	"unicode/utf8"
 
 	"sheaf/events"
+	"sheaf/events/journal"
 	"sheaf/services/ingress/request"
 
 	"github.com/nats-io/nats.go"
@@ -21,7 +22,7 @@ import (
 const submissionSlots = 16
 
 // tenantSubmissions is how many of those are one tenant's. Its others wait, see
-// [events.Shares]. Of those that are handed back submissionOffers are offered again in a
+// [journal.Shares]. Of those that are handed back submissionOffers are offered again in a
 // second.
 const (
 	tenantSubmissions = 4
@@ -35,38 +36,38 @@ const maxCorrelation = 256
 // takeSubmissions handles the durable submissions until ctx ends.
 func (s *Service) takeSubmissions(ctx context.Context) error {
 	return s.untilDone(ctx, "taking submissions", func(ctx context.Context) error {
-		created, err := s.streams.SubmitStreamCreated(ctx)
+		created, err := s.journal.SubmitStreamCreated(ctx)
 		if err != nil {
 			return err
 		}
 		// Without room for new exports they stay where they are.
 		return s.whileRoom(ctx, func(ctx context.Context) error {
-			return s.streams.Consume(ctx, events.StreamSubmit, events.ConsumerSubmissions, submissionSlots,
-				func(ctx context.Context, d events.Delivery) error { return s.takeSubmission(ctx, created, d) })
+			return s.journal.Consume(ctx, events.StreamSubmit, events.ConsumerSubmissions, submissionSlots,
+				func(ctx context.Context, d journal.Delivery) error { return s.takeSubmission(ctx, created, d) })
 		})
 	})
 }
 
 // takeSubmission begins the export that a submission asks for. One that cannot
 // be accepted is told as a rejected event and is done with.
-func (s *Service) takeSubmission(ctx context.Context, created time.Time, d events.Delivery) error {
+func (s *Service) takeSubmission(ctx context.Context, created time.Time, d journal.Delivery) error {
 	tenant, sourceType, err := events.ParseSubmitSubject(d.Subject)
 	if err != nil {
-		return events.Permanent(err) // there is no tenant to tell
+		return journal.Permanent(err) // there is no tenant to tell
 	}
 	// Not even a rejected event is written into the room that is kept for ends.
 	if err := s.closed(); err != nil {
-		return events.RetryAfter(fmt.Errorf("submission %d: %w", d.Sequence, err), retryEvery)
+		return journal.RetryAfter(fmt.Errorf("submission %d: %w", d.Sequence, err), retryEvery)
 	}
 	err = s.submissions.Run(ctx, tenant, len(d.Data), func() error { return s.takeInTurn(ctx, created, d, tenant, sourceType) })
-	if errors.Is(err, events.ErrShareTaken) {
+	if errors.Is(err, journal.ErrShareTaken) {
 		s.countHandBack(d.Sequence)
 	}
 	return err
 }
 
 // takeInTurn takes a submission when its tenant has its turn.
-func (s *Service) takeInTurn(ctx context.Context, created time.Time, d events.Delivery, tenant, sourceType string) error {
+func (s *Service) takeInTurn(ctx context.Context, created time.Time, d journal.Delivery, tenant, sourceType string) error {
 	again := d.Delivered > 1+s.handBacks(d.Sequence) // it waited for its quota, perhaps elsewhere
 	begin := time.Now()
 	correlation := correlationOf(d.Header)
@@ -91,12 +92,12 @@ func (s *Service) takeInTurn(ctx context.Context, created time.Time, d events.De
 		// It stays where it is until the tenant has room again, and is offered now
 		// and then; those of others come between. One that was to wait once is not
 		// rejected later, when others have its place meanwhile.
-		return events.RetryAfter(fmt.Errorf("submission %d: %w", d.Sequence, err), failure.RetryAfter/2+rand.N(failure.RetryAfter))
+		return journal.RetryAfter(fmt.Errorf("submission %d: %w", d.Sequence, err), failure.RetryAfter/2+rand.N(failure.RetryAfter))
 	}
 	if failure.Status == http.StatusServiceUnavailable {
 		err = fmt.Errorf("submission %d: %w", d.Sequence, err)
 		if failure.cause == nil {
-			return events.RetryAfter(err, retryEvery) // no room for it: that is told once
+			return journal.RetryAfter(err, retryEvery) // no room for it: that is told once
 		}
 		return err
 	}
@@ -113,7 +114,7 @@ func (s *Service) reportDuplicate(ctx context.Context, c call, data any) error {
 	if !ok || a.duplicate == nil || c.correlation == "" {
 		return nil
 	}
-	return s.streams.PublishDuplicate(ctx, c.tenant, c.correlation, a.duplicate)
+	return s.journal.PublishDuplicate(ctx, c.tenant, c.correlation, a.duplicate)
 }
 
 // maxHandBacks bounds the submissions whose number of waits is remembered. When another
@@ -156,8 +157,8 @@ func (s *Service) carryOut(ctx context.Context, sourceType string, c call) (any,
 
 // reject tells that a submission was not accepted, under a key of its own.
 func (s *Service) reject(ctx context.Context, c call, begin time.Time, failure *apiError) error {
-	key := s.streams.Keys().SubmissionKey(c.tenant, *c.submission)
-	_, err := s.streams.Append(ctx, events.Export{Tenant: c.tenant, Key: key}, c.correlation, func(*events.Export) (events.Payload, error) {
+	key := s.journal.Keys().SubmissionKey(c.tenant, *c.submission)
+	_, err := s.journal.Append(ctx, events.Export{Tenant: c.tenant, Key: key}, c.correlation, func(*events.Export) (events.Payload, error) {
 		return &events.SubmissionRejected{Submission: *c.submission, Errcode: failure.Errcode, Field: failure.Field, Reason: failure.Msg}, nil
 	})
 	if errors.Is(err, events.ErrNotAllowed) {

@@ -13,6 +13,9 @@ import (
 	"sheaf/events"
 	"sheaf/events/embedded"
 	"sheaf/events/eventstest"
+	"sheaf/events/journal"
+	"sheaf/events/pages"
+	"sheaf/events/secrets"
 	"sheaf/services/ingress/request"
 
 	"github.com/nats-io/nats.go"
@@ -35,8 +38,8 @@ type transport struct {
 
 func transports(t *testing.T, srv *embedded.Server, in *ingress) []transport {
 	nc := eventstest.Connect(t, srv)
-	js := in.streams.JetStream()
-	created, err := in.streams.SubmitStreamCreated(t.Context())
+	js := in.journal.JetStream()
+	created, err := in.journal.SubmitStreamCreated(t.Context())
 	require.NoError(t, err)
 	outcomeOf := func(t *testing.T, a answer) outcome {
 		if a.Errcode != 0 {
@@ -66,7 +69,7 @@ func transports(t *testing.T, srv *embedded.Server, in *ingress) []transport {
 			})
 			require.NoError(t, err)
 			emptied(t, in)
-			rejected := in.read(t, "tenant_s", in.streams.Keys().SubmissionKey("tenant_s", events.Submission{StreamCreated: created, Sequence: ack.Sequence}))
+			rejected := in.read(t, "tenant_s", in.journal.Keys().SubmissionKey("tenant_s", events.Submission{StreamCreated: created, Sequence: ack.Sequence}))
 			if rejected.State == events.StateRejected {
 				require.Equal(t, id, rejected.CorrelationID)
 				require.Equal(t, ack.Sequence, rejected.Submission.Sequence)
@@ -76,7 +79,7 @@ func transports(t *testing.T, srv *embedded.Server, in *ingress) []transport {
 				}
 				return outcome{errcode: p.Errcode, msg: p.Reason}
 			}
-			s, err := request.Parse(in.streams.Keys(), "tenant_s", operation, []byte(body))
+			s, err := request.Parse(in.journal.Keys(), "tenant_s", operation, []byte(body))
 			require.NoError(t, err, "neither accepted nor rejected")
 			require.Equal(t, events.StateRequested, in.read(t, "tenant_s", s.Key).State)
 			return outcome{key: s.Key}
@@ -89,7 +92,7 @@ func rejection(t testing.TB, in *ingress, sequence uint64) *events.SubmissionRej
 	t.Helper()
 	var p *events.SubmissionRejected
 	stop := errors.New("found")
-	err := in.streams.Follow(t.Context(), sequence, func(batch []events.Event) error {
+	err := in.journal.Follow(t.Context(), sequence, func(batch []events.Event) error {
 		p, _ = batch[0].Payload.(*events.SubmissionRejected)
 		return stop
 	})
@@ -101,7 +104,7 @@ func rejection(t testing.TB, in *ingress, sequence uint64) *events.SubmissionRej
 // emptied waits until every submission was acknowledged.
 func emptied(t testing.TB, in *ingress) {
 	t.Helper()
-	stream, err := in.streams.JetStream().Stream(t.Context(), events.StreamSubmit)
+	stream, err := in.journal.JetStream().Stream(t.Context(), events.StreamSubmit)
 	require.NoError(t, err)
 	require.Eventually(t, func() bool {
 		info, err := stream.Info(t.Context())
@@ -302,9 +305,9 @@ func TestSubmissionBecomesARequest(t *testing.T) {
 		},
 		Warnings: []string{`unknown field "shape" was ignored`, `unknown field "source_http.verb" was ignored`},
 	}, x.Request)
-	header, err := in.streams.Headers(t.Context(), events.DefaultTenant, a.key(t))
+	header, err := in.journal.Headers(t.Context(), events.DefaultTenant, a.key(t))
 	require.NoError(t, err)
-	require.Equal(t, events.Secrets{"X-A": "1", "X-B": "2"}, header)
+	require.Equal(t, secrets.Values{"X-A": "1", "X-B": "2"}, header)
 
 	x = in.read(t, events.DefaultTenant, in.post(t, "/v1/export/http", httpBody("")).key(t))
 	require.Equal(t, &events.HTTPRequest{URL: "http://source/p", Method: "GET", Limit: 50, Conn: 8}, x.Request.HTTP)
@@ -326,12 +329,12 @@ func TestRawRowsBecomePages(t *testing.T) {
 	a := in.post(t, "/v1/export/raw", rawBody(string(text)))
 	x := in.read(t, events.DefaultTenant, a.key(t))
 	require.Equal(t, &events.RawRows{Pages: 4, Rows: 2502}, x.Request.Raw)
-	numbers, err := in.streams.ListPages(t.Context(), x.Tenant, x.Key, events.RawRun)
+	numbers, err := in.journal.Pages().List(t.Context(), x.Tenant, x.Key, events.RawRun)
 	require.NoError(t, err)
 	require.Equal(t, []int{1, 2, 3, 4}, numbers)
 	var all []json.RawMessage
 	for _, n := range numbers {
-		p, err := in.streams.GetPage(t.Context(), events.PageID{Tenant: x.Tenant, Key: x.Key, Run: events.RawRun, Number: n})
+		p, err := in.journal.Pages().Get(t.Context(), pages.ID{Tenant: x.Tenant, Key: x.Key, Run: events.RawRun, Number: n})
 		require.NoError(t, err)
 		require.Equal(t, n == 1, p.HeaderRow)
 		require.Equal(t, int64(2502), p.Total)
@@ -381,7 +384,7 @@ func TestManyIngressesStartOneExport(t *testing.T) {
 func TestSubmissionsWaitForAnIngress(t *testing.T) {
 	t.Parallel()
 	srv := eventstest.Server(t, "")
-	streams := eventstest.StreamsOn(t, srv, events.Config{})
+	streams := eventstest.JournalOn(t, srv, journal.Config{})
 	for i := range 3 {
 		_, err := streams.JetStream().PublishMsg(t.Context(), &nats.Msg{
 			Subject: events.SubmitSubject("shop", "http"), Data: []byte(httpBody("", fmt.Sprintf(`"title":"%d"`, i))),
@@ -392,7 +395,7 @@ func TestSubmissionsWaitForAnIngress(t *testing.T) {
 	in := start(t, srv, Config{})
 	emptied(t, in)
 	for i := range 3 {
-		s, err := request.Parse(in.streams.Keys(), "shop", "http", []byte(httpBody("", fmt.Sprintf(`"title":"%d"`, i))))
+		s, err := request.Parse(in.journal.Keys(), "shop", "http", []byte(httpBody("", fmt.Sprintf(`"title":"%d"`, i))))
 		require.NoError(t, err)
 		x := in.read(t, "shop", s.Key)
 		require.Equal(t, events.StateRequested, x.State)
@@ -404,10 +407,10 @@ func TestSubmissionsWaitForAnIngress(t *testing.T) {
 func TestRedeliveredSubmissionStartsNothing(t *testing.T) {
 	t.Parallel()
 	in := start(t, eventstest.Server(t, ""), Config{})
-	created, err := in.streams.SubmitStreamCreated(t.Context())
+	created, err := in.journal.SubmitStreamCreated(t.Context())
 	require.NoError(t, err)
 	deliver := func(sequence uint64, body string) {
-		require.NoError(t, in.takeSubmission(t.Context(), created, events.Delivery{
+		require.NoError(t, in.takeSubmission(t.Context(), created, journal.Delivery{
 			Subject: events.SubmitSubject("default", "http"), Data: []byte(body), Sequence: sequence,
 			Header: nats.Header{"ce-id": {fmt.Sprintf("s-%d", sequence)}},
 		}))
@@ -437,17 +440,17 @@ func TestRedeliveredSubmissionStartsNothing(t *testing.T) {
 
 	// A rejected one that comes again is told once.
 	deliver(7, `{}`)
-	rejected := in.read(t, "default", in.streams.Keys().SubmissionKey("default", events.Submission{StreamCreated: created, Sequence: 7}))
+	rejected := in.read(t, "default", in.journal.Keys().SubmissionKey("default", events.Submission{StreamCreated: created, Sequence: 7}))
 	require.Equal(t, events.StateRejected, rejected.State)
 	deliver(7, `{}`)
 	require.Equal(t, rejected, in.read(t, "default", rejected.Key))
 
 	// Of a subject that names no tenant nobody can be told.
-	err = in.takeSubmission(t.Context(), created, events.Delivery{Subject: "sheaf.submit.TENANT.http", Data: []byte(specHTTP), Sequence: 8})
+	err = in.takeSubmission(t.Context(), created, journal.Delivery{Subject: "sheaf.submit.TENANT.http", Data: []byte(specHTTP), Sequence: 8})
 	require.ErrorContains(t, err, "tenant")
-	deliverUnknown := events.Delivery{Subject: "sheaf.submit.default.csv", Data: []byte(specHTTP), Sequence: 9}
+	deliverUnknown := journal.Delivery{Subject: "sheaf.submit.default.csv", Data: []byte(specHTTP), Sequence: 9}
 	require.NoError(t, in.takeSubmission(t.Context(), created, deliverUnknown))
-	rejected = in.read(t, "default", in.streams.Keys().SubmissionKey("default", events.Submission{StreamCreated: created, Sequence: 9}))
+	rejected = in.read(t, "default", in.journal.Keys().SubmissionKey("default", events.Submission{StreamCreated: created, Sequence: 9}))
 	require.Equal(t, `subject: ends in "csv"; want http or raw`, rejected.Failure.Reason)
 }
 
@@ -456,10 +459,10 @@ func TestRedeliveredSubmissionStartsNothing(t *testing.T) {
 func TestADuplicateSubmissionIsAnsweredUnderItsOwnID(t *testing.T) {
 	t.Parallel()
 	in := start(t, eventstest.Server(t, ""), Config{})
-	js := in.streams.JetStream()
-	created, err := in.streams.SubmitStreamCreated(t.Context())
+	js := in.journal.JetStream()
+	created, err := in.journal.SubmitStreamCreated(t.Context())
 	require.NoError(t, err)
-	results, err := in.streams.Conn().SubscribeSync("sheaf.callback.default.>")
+	results, err := in.journal.Conn().SubscribeSync("sheaf.callback.default.>")
 	require.NoError(t, err)
 	submit := func(header ...string) uint64 {
 		t.Helper()
@@ -479,10 +482,10 @@ func TestADuplicateSubmissionIsAnsweredUnderItsOwnID(t *testing.T) {
 		require.Equal(t, "sheaf.callback.default.duplicate", m.Subject)
 		require.Equal(t, "sheaf.submission.duplicate.v1", m.Header.Get("ce-type"))
 		require.Equal(t, id, m.Header.Get("ce-correlationid"))
-		var d events.SubmissionDuplicate
+		var d journal.SubmissionDuplicate
 		require.NoError(t, json.Unmarshal(m.Data, &d))
 		require.Equal(t, m.Header.Get("ce-subject"), d.Key)
-		require.Equal(t, events.SubmissionDuplicate{Submission: events.Submission{StreamCreated: created, Sequence: sequence}, Key: d.Key, Status: status}, d)
+		require.Equal(t, journal.SubmissionDuplicate{Submission: events.Submission{StreamCreated: created, Sequence: sequence}, Key: d.Key, Status: status}, d)
 		require.NotEqual(t, id, in.read(t, "default", d.Key).CorrelationID, "no event of the export has it")
 	}
 
@@ -503,7 +506,7 @@ func TestADuplicateSubmissionIsAnsweredUnderItsOwnID(t *testing.T) {
 	// Handled twice, by a process that died in between.
 	again := func(id string, sequence uint64) {
 		t.Helper()
-		require.NoError(t, in.takeSubmission(t.Context(), created, events.Delivery{
+		require.NoError(t, in.takeSubmission(t.Context(), created, journal.Delivery{
 			Subject: events.SubmitSubject("default", "http"), Data: []byte(specHTTP), Sequence: sequence, Header: nats.Header{"ce-id": {id}},
 		}))
 	}
@@ -517,7 +520,7 @@ func TestADuplicateSubmissionIsAnsweredUnderItsOwnID(t *testing.T) {
 func TestAnswersGoToInboxesAlone(t *testing.T) {
 	t.Parallel()
 	in := start(t, eventstest.Server(t, ""), Config{})
-	nc := in.streams.Conn()
+	nc := in.journal.Conn()
 	heard, err := nc.SubscribeSync("sheaf.>")
 	require.NoError(t, err)
 	request := []byte(`{"user_id":"7"}`)
@@ -543,7 +546,7 @@ func TestAnswersGoToInboxesAlone(t *testing.T) {
 func TestARepetitionIsHeardByNobody(t *testing.T) {
 	t.Parallel()
 	in := start(t, eventstest.Server(t, ""), Config{})
-	heard, err := in.streams.Conn().SubscribeSync("sheaf.event.>")
+	heard, err := in.journal.Conn().SubscribeSync("sheaf.event.>")
 	require.NoError(t, err)
 	key := in.post(t, "/v1/export/http", specHTTP).key(t)
 	m, err := heard.NextMsg(10 * time.Second)
@@ -551,7 +554,7 @@ func TestARepetitionIsHeardByNobody(t *testing.T) {
 	require.Equal(t, events.EventSubject("default", events.TypeRequested, key), m.Subject)
 	in.caughtUpTo(t)
 	require.Equal(t, key, in.post(t, "/v1/export/http", specHTTP).key(t))
-	require.NoError(t, in.streams.Conn().Flush())
+	require.NoError(t, in.journal.Conn().Flush())
 	_, err = heard.NextMsg(10 * time.Millisecond)
 	require.ErrorIs(t, err, nats.ErrTimeout)
 }

@@ -27,7 +27,7 @@ func TestProjectionKeepsTheExportOfNewerEvents(t *testing.T) {
 	publish := func(typ, ceType string, x events.Export, more string) {
 		export, err := json.Marshal(x)
 		require.NoError(t, err)
-		ack, err := in.streams.JetStream().PublishMsg(t.Context(), &nats.Msg{
+		ack, err := in.journal.JetStream().PublishMsg(t.Context(), &nats.Msg{
 			Subject: events.EventSubject("default", events.Type(typ), key), Data: fmt.Appendf(nil, `{"export":%s%s}`, export, more),
 			Header: nats.Header{"ce-id": {events.NewID()}, "ce-type": {ceType}, "ce-time": {time.Now().UTC().Format(time.RFC3339Nano)}},
 		})

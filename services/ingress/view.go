@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"sheaf/events"
+	"sheaf/events/secrets"
 )
 
 // summaryView is a line of the history: the spec's eight keys.
@@ -78,7 +79,7 @@ func (s *Service) detailOf(x *events.Export, now time.Time) detailView {
 		Callback: callbackView{State: x.Callback.State, Attempts: x.Callback.Attempts, LastStatus: x.Callback.LastStatus},
 	}
 	if x.State == events.StateCompleted && now.Before(x.ExpiresAt) {
-		d.DownURL = events.DownloadURL(s.streams.Keys(), s.cfg.PublicURL, x)
+		d.DownURL = secrets.DownloadURL(s.journal.Keys(), s.cfg.PublicURL, x)
 	}
 	for _, f := range x.Files {
 		d.Files = append(d.Files, fileView{Name: f.Name, Size: f.Size, SHA256: f.SHA256, Rows: f.Rows})

@@ -16,6 +16,7 @@ import (
 
 	"sheaf/events"
 	"sheaf/events/eventstest"
+	"sheaf/events/journal"
 	"sheaf/storage"
 
 	"github.com/stretchr/testify/require"
@@ -51,7 +52,7 @@ func resident(b *testing.B) (all, anonymous float64) {
 }
 
 // finish takes an export through four events.
-func finish(streams *events.Streams, n int) error {
+func finish(streams *journal.Log, n int) error {
 	x := events.Export{Tenant: events.DefaultTenant, Key: fmt.Sprintf("%032x", n*7919)}
 	for _, p := range []events.Payload{
 		withCallback("orders of " + x.Key),
@@ -79,7 +80,7 @@ func BenchmarkHistory(b *testing.B) {
 		for lane := range 4 {
 			wg.Go(func() {
 				for n := from + lane; n < to; n += 4 {
-					if err := finish(node.streams, n); err != nil {
+					if err := finish(node.journal, n); err != nil {
 						b.Error(err)
 						return
 					}

@@ -142,7 +142,7 @@ func (c *checks) all(ctx context.Context, after string, content bool, done func(
 			found.unreadable = 0
 		case storage.IsLost(err):
 			found.lost++
-			if err := storage.ExpireLost(ctx, c.streams, c.files, &x, err); err != nil {
+			if err := storage.ExpireLost(ctx, c.journal, c.files, &x, err); err != nil {
 				return err
 			}
 		case errors.Is(err, storage.ErrNoStore) || ctx.Err() != nil:
@@ -173,7 +173,7 @@ func (c *checks) check(ctx context.Context, x *events.Export, content bool) erro
 // caughtUp waits until the projection has seen the log as it is now. It waits out an outage.
 func (c *checks) caughtUp(ctx context.Context) error {
 	for {
-		last, err := c.streams.LastSequence(ctx)
+		last, err := c.journal.LastSequence(ctx)
 		if err == nil {
 			return c.tasks.WaitApplied(ctx, last)
 		}

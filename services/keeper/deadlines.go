@@ -65,7 +65,7 @@ func (d *deadlines) forEach(ctx context.Context, list func() ([]events.Export, e
 // expireFile writes that the file of an export is gone, if due says so of what
 // the leader knows of it, and then deletes the file.
 func (p *parts) expireFile(ctx context.Context, x events.Export, due func(*events.Export) bool) (events.Export, error) {
-	after, err := p.streams.Append(ctx, x, "", func(x *events.Export) (events.Payload, error) {
+	after, err := p.journal.Append(ctx, x, "", func(x *events.Export) (events.Payload, error) {
 		if x.State != events.StateCompleted || !due(x) {
 			return nil, errNotDue
 		}
@@ -81,7 +81,7 @@ func (p *parts) expireFile(ctx context.Context, x events.Export, due func(*event
 
 // fail ends an export that is under way.
 func (d *deadlines) fail(ctx context.Context, x events.Export, reason string) (events.Export, error) {
-	after, err := d.streams.Append(ctx, x, "", func(now *events.Export) (events.Payload, error) {
+	after, err := d.journal.Append(ctx, x, "", func(now *events.Export) (events.Payload, error) {
 		if now.State.Terminal() || now.RequestedSeq != x.RequestedSeq {
 			return nil, errNotDue
 		}

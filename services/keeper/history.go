@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"sheaf/events"
+	"sheaf/events/journal"
 	"sheaf/storage"
 )
 
@@ -20,16 +21,16 @@ type history struct {
 
 // purgeEvents removes all events but the newest of exports that are settled for a while.
 // The newest tells everything.
-func (h *history) purgeEvents(ctx context.Context, mark events.PurgeMark) error {
+func (h *history) purgeEvents(ctx context.Context, mark journal.PurgeMark) error {
 	never := func() (bool, error) { return false, nil }
 	return h.removeEnded(storage.LeftoverEvents, mark.At.Add(-h.settle), never, func(x events.Export) error {
-		return h.streams.KeepLast(ctx, x.Tenant, x.Key)
+		return h.journal.KeepLast(ctx, x.Tenant, x.Key)
 	})
 }
 
 // forget makes tenants that have more than they may forget what began first, of the
 // exports that are settled. Without a mark it does nothing.
-func (h *history) forget(ctx context.Context, mark events.PurgeMark) error {
+func (h *history) forget(ctx context.Context, mark journal.PurgeMark) error {
 	if mark.At.IsZero() {
 		return nil
 	}
@@ -61,7 +62,7 @@ func (h *history) forget(ctx context.Context, mark events.PurgeMark) error {
 
 // forgetSome makes a tenant that has more than it may forget a batch of exports, and
 // returns how many.
-func (h *history) forgetSome(ctx context.Context, tenant string, log events.LogState, mark events.PurgeMark) (int, error) {
+func (h *history) forgetSome(ctx context.Context, tenant string, log journal.LogState, mark journal.PurgeMark) (int, error) {
 	u, err := h.tasks.Usage(tenant)
 	if err != nil || !u.TooMuch(log.Space, h.maxExports) {
 		return 0, err
@@ -73,7 +74,7 @@ func (h *history) forgetSome(ctx context.Context, tenant string, log events.LogS
 	// Another keeper may have forgotten some, and not those that this one would.
 	var gone []events.Export
 	for _, x := range list {
-		now, err := h.streams.Read(ctx, x.Tenant, x.Key)
+		now, err := h.journal.Read(ctx, x.Tenant, x.Key)
 		if err != nil {
 			return 0, err
 		}
@@ -97,7 +98,7 @@ func (h *history) forgetSome(ctx context.Context, tenant string, log events.LogS
 		return 0, err
 	}
 	for _, x := range list {
-		if err := h.streams.Forget(ctx, x); err != nil {
+		if err := h.journal.Forget(ctx, x); err != nil {
 			return 0, err
 		}
 	}
@@ -106,7 +107,7 @@ func (h *history) forgetSome(ctx context.Context, tenant string, log events.LogS
 
 // clear removes the files and pages of exports, and returns those exports, as they are
 // then, that have nothing left but their events. The first one that is in use ends it.
-func (h *history) clear(ctx context.Context, list []events.Export, mark events.PurgeMark) ([]events.Export, error) {
+func (h *history) clear(ctx context.Context, list []events.Export, mark journal.PurgeMark) ([]events.Export, error) {
 	last := uint64(0)
 	for i, x := range list {
 		var err error
@@ -130,12 +131,12 @@ func (h *history) clear(ctx context.Context, list []events.Export, mark events.P
 	}
 	// The newest event of the log stays until there is another: a reader of the log would
 	// wait for its end in vain.
-	log, err := h.streams.LogState(ctx)
+	log, err := h.journal.LogState(ctx)
 	return slices.DeleteFunc(list, func(x events.Export) bool { return x.LastSeq >= log.Last }), err
 }
 
 // clearPages removes what an ended export has left behind, if it has not been removed.
-func (h *history) clearPages(ctx context.Context, x events.Export, mark events.PurgeMark) error {
+func (h *history) clearPages(ctx context.Context, x events.Export, mark journal.PurgeMark) error {
 	cleared, err := h.tasks.IsCleared(&x)
 	if cleared || err != nil {
 		return err
@@ -143,7 +144,7 @@ func (h *history) clearPages(ctx context.Context, x events.Export, mark events.P
 	if !x.FinishedAt.Before(mark.At.Add(-h.settle)) {
 		return errNotDue // its pages may be read yet
 	}
-	return h.streams.PurgeEnded(ctx, x, mark)
+	return h.journal.PurgeEnded(ctx, x, mark)
 }
 
 // forgetOld takes exports out of the projection whose events became too old for the log.

@@ -8,6 +8,7 @@ import (
 
 	"sheaf/events"
 	"sheaf/events/eventstest"
+	"sheaf/events/journal"
 	"sheaf/storage"
 
 	"github.com/stretchr/testify/require"
@@ -148,7 +149,7 @@ func TestATenantForgetsItsOldestSettledExports(t *testing.T) {
 func TestATenantForgetsWhatTakesMoreThanHalfOfTheLog(t *testing.T) {
 	t.Parallel()
 	const limit = 512 << 10
-	node := startOn(t, eventstest.StreamsOn(t, eventstest.Server(t, ""), events.Config{MaxEventsBytes: limit}), Config{})
+	node := startOn(t, eventstest.JournalOn(t, eventstest.Server(t, ""), journal.Config{MaxEventsBytes: limit}), Config{})
 	node.as(t, "other", testKey(1000), requestOf("a"))
 	node.as(t, "other", testKey(1000), &events.ExportCancelled{})
 	long := requestOf(strings.Repeat("long ", 1000))
@@ -266,7 +267,7 @@ func TestACrashWhileForgetting(t *testing.T) {
 	last := node.read(t, events.DefaultTenant, testKey(0))
 	node.other(t, 1)
 	require.NoError(t, node.tasks.Forget([]events.Export{last}))
-	again := startOn(t, node.streams, Config{})
+	again := startOn(t, node.journal, Config{})
 	_, err := again.tasks.Get(last.Key)
 	require.NoError(t, err, "a projection that is made from the log knows it")
 	s := again.sweeper()
@@ -299,7 +300,7 @@ func TestRejectionsPushOutOnlyTheTenantsOwn(t *testing.T) {
 // What is too old for the log goes from the projection too.
 func TestWhatIsTooOldForTheLogIsForgotten(t *testing.T) {
 	t.Parallel()
-	node := startOn(t, eventstest.StreamsOn(t, eventstest.Server(t, ""), events.Config{KeepLog: 2 * time.Second}), Config{})
+	node := startOn(t, eventstest.JournalOn(t, eventstest.Server(t, ""), journal.Config{KeepLog: 2 * time.Second}), Config{})
 	node.cancelled(t, 0)
 	node.write(t, testKey(1), &events.SubmissionRejected{Reason: "no"})
 	last := node.caughtUpTo(t).Last

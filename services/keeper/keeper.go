@@ -24,6 +24,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"sheaf/events"
+	"sheaf/events/journal"
 	"sheaf/storage"
 )
 
@@ -87,12 +88,12 @@ type Service struct {
 	checks    checks
 
 	passEvery, lookEvery time.Duration
-	mark                 events.PurgeMark // of the pass before; zero in the first one
+	mark                 journal.PurgeMark // of the pass before; zero in the first one
 }
 
 // parts is what all tasks of the keeper work with.
 type parts struct {
-	streams *events.Streams
+	journal *journal.Log
 	tasks   *storage.Tasks
 	files   storage.Files
 	log     *slog.Logger
@@ -101,12 +102,12 @@ type parts struct {
 
 // New makes a service. It does no I/O. Streams, tasks and files stay open after Run.
 // Another part of the process keeps tasks up to date, see [storage.Tasks.Follow].
-func New(cfg Config, streams *events.Streams, tasks *storage.Tasks, files storage.Files) (*Service, error) {
+func New(cfg Config, streams *journal.Log, tasks *storage.Tasks, files storage.Files) (*Service, error) {
 	if cfg.KeepFiles < 0 || cfg.KeepPages < 0 || cfg.MaxHistory < 0 || cfg.MaxAge < 0 {
 		return nil, errors.New("keeper: a duration or number to keep is negative")
 	}
 	cfg = cfg.withDefaults()
-	p := &parts{streams: streams, tasks: tasks, files: files, log: cfg.Log, now: time.Now}
+	p := &parts{journal: streams, tasks: tasks, files: files, log: cfg.Log, now: time.Now}
 	return &Service{
 		parts:     p,
 		deadlines: deadlines{parts: p, maxAge: cfg.MaxAge},
@@ -171,7 +172,7 @@ func (s *Service) pass(ctx context.Context) error {
 	if _, err := s.upToDate(ctx); err != nil {
 		return err
 	}
-	mark, err := s.streams.PurgeMark(ctx)
+	mark, err := s.journal.PurgeMark(ctx)
 	if err != nil {
 		return err
 	}
@@ -193,10 +194,10 @@ func (s *Service) pass(ctx context.Context) error {
 }
 
 // upToDate waits until the projection has seen the whole log.
-func (p *parts) upToDate(ctx context.Context) (events.LogState, error) {
+func (p *parts) upToDate(ctx context.Context) (journal.LogState, error) {
 	ctx, cancel := context.WithTimeout(ctx, passEvery)
 	defer cancel()
-	log, err := p.streams.LogState(ctx)
+	log, err := p.journal.LogState(ctx)
 	if err != nil {
 		return log, err
 	}

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"sheaf/events"
+	"sheaf/events/journal"
 	"sheaf/storage"
 )
 
@@ -30,9 +31,9 @@ type leftovers struct {
 }
 
 // purge removes what is old enough, up to a mark.
-func (l *leftovers) purge(ctx context.Context, mark events.PurgeMark) error {
+func (l *leftovers) purge(ctx context.Context, mark journal.PurgeMark) error {
 	remove := func(x events.Export) error {
-		err := l.streams.PurgeEnded(ctx, x, mark)
+		err := l.journal.PurgeEnded(ctx, x, mark)
 		if errors.Is(err, events.ErrNotAllowed) {
 			return nil // it began again, and comes back when it ends
 		}
@@ -82,7 +83,7 @@ func (l *leftovers) relieve(ctx context.Context) error {
 		clear(l.relieved)
 		return err
 	}
-	mark, err := l.streams.PurgeMark(ctx)
+	mark, err := l.journal.PurgeMark(ctx)
 	if err != nil {
 		return err
 	}
@@ -103,7 +104,7 @@ func (l *leftovers) relieve(ctx context.Context) error {
 					break
 				}
 			}
-			if err := l.streams.PurgeEndedPages(ctx, x, mark); err != nil && !errors.Is(err, events.ErrNotAllowed) {
+			if err := l.journal.PurgeEndedPages(ctx, x, mark); err != nil && !errors.Is(err, events.ErrNotAllowed) {
 				return err
 			}
 			l.relieved[x.Key] = x.TerminalSeq
@@ -121,7 +122,7 @@ func (l *leftovers) roomy(ctx context.Context) (bool, error) {
 	if l.room(largestPage) != nil {
 		return false, nil
 	}
-	space, err := l.streams.PageSpace(ctx)
+	space, err := l.journal.Pages().Space(ctx)
 	return space.Limit <= 0 || float64(space.Used) <= crowded*float64(space.Limit), err
 }
 
@@ -129,16 +130,16 @@ func (l *leftovers) roomy(ctx context.Context) (bool, error) {
 // that no export ever named: a crawler or an ingress was cut off for a while.
 type strays struct {
 	*parts
-	mark events.PurgeMark // of the search before; zero in the first one
+	mark journal.PurgeMark // of the search before; zero in the first one
 }
 
 // purge searches once an hour. It stops at the mark of the search before.
-func (s *strays) purge(ctx context.Context, mark events.PurgeMark) error {
+func (s *strays) purge(ctx context.Context, mark journal.PurgeMark) error {
 	if mark.At.Sub(s.mark.At) < searchEvery {
 		return nil
 	}
 	if !s.mark.At.IsZero() {
-		holders, err := s.streams.Holders(ctx)
+		holders, err := s.journal.Holders(ctx)
 		if err != nil {
 			return err
 		}
@@ -162,10 +163,10 @@ func (s *strays) purge(ctx context.Context, mark events.PurgeMark) error {
 
 // purgeOne purges what is kept of one key, unless its export is under way or is yet to
 // be cleared.
-func (s *strays) purgeOne(ctx context.Context, h events.Holder) error {
+func (s *strays) purgeOne(ctx context.Context, h journal.Holder) error {
 	x, err := s.tasks.Get(h.Key)
 	if errors.Is(err, storage.ErrUnknownKey) || err == nil && x.Tenant != h.Tenant {
-		return s.streams.PurgeUnknown(ctx, h, s.mark)
+		return s.journal.PurgeUnknown(ctx, h, s.mark)
 	}
 	if err != nil {
 		return err
@@ -180,5 +181,5 @@ func (s *strays) purgeOne(ctx context.Context, h events.Holder) error {
 	if !cleared {
 		return errNotDue
 	}
-	return s.streams.PurgeEnded(ctx, x, s.mark)
+	return s.journal.PurgeEnded(ctx, x, s.mark)
 }

@@ -16,6 +16,7 @@ import (
 	"sheaf/events"
 	"sheaf/events/embedded"
 	"sheaf/events/eventstest"
+	"sheaf/events/journal"
 	"sheaf/storage"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -38,10 +39,10 @@ type node struct {
 // another process would.
 func start(t testing.TB, srv *embedded.Server, cfg Config) *node {
 	t.Helper()
-	return startOn(t, eventstest.StreamsOn(t, srv, events.Config{}), cfg)
+	return startOn(t, eventstest.JournalOn(t, srv, journal.Config{}), cfg)
 }
 
-func startOn(t testing.TB, streams *events.Streams, cfg Config) *node {
+func startOn(t testing.TB, streams *journal.Log, cfg Config) *node {
 	t.Helper()
 	tasks := openTasks(t)
 	files, err := storage.OpenFiles(t.Context(), "file://"+storeOf(t), t.TempDir(), streams.JetStream(), 1)
@@ -58,7 +59,7 @@ func startOn(t testing.TB, streams *events.Streams, cfg Config) *node {
 
 // another is a keeper with settings, a clock and a memory of its own.
 func (node *node) another() *Service {
-	s, _ := New(node.cfg, node.streams, node.tasks, node.files) // as at the start
+	s, _ := New(node.cfg, node.journal, node.tasks, node.files) // as at the start
 	return s
 }
 
@@ -72,7 +73,7 @@ func openTasks(t testing.TB) *storage.Tasks {
 
 // follow keeps a projection up to date until stop, as an ingress does. It returns when
 // the projection is bound to the log.
-func follow(t testing.TB, streams *events.Streams, tasks *storage.Tasks) (stop func()) {
+func follow(t testing.TB, streams *journal.Log, tasks *storage.Tasks) (stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
@@ -125,7 +126,7 @@ func noise(seed byte, size int) []byte {
 
 func (node *node) read(t testing.TB, tenant, key string) events.Export {
 	t.Helper()
-	x, err := node.streams.Read(t.Context(), tenant, key)
+	x, err := node.journal.Read(t.Context(), tenant, key)
 	require.NoError(t, err)
 	return x
 }
@@ -139,7 +140,7 @@ func (node *node) write(t testing.TB, key string, p events.Payload) events.Expor
 // as appends an event to an export of any tenant.
 func (node *node) as(t testing.TB, tenant, key string, p events.Payload) events.Export {
 	t.Helper()
-	x, err := node.streams.Append(t.Context(), node.read(t, tenant, key), "", func(*events.Export) (events.Payload, error) { return p, nil })
+	x, err := node.journal.Append(t.Context(), node.read(t, tenant, key), "", func(*events.Export) (events.Payload, error) { return p, nil })
 	require.NoError(t, err)
 	return x
 }
@@ -207,14 +208,14 @@ func (node *node) finishUntil(t testing.TB, key string, content []byte, expires 
 // bg is the context of what rapid.T cannot give one to.
 var bg = context.Background()
 
-func (node *node) log(t require.TestingT) events.LogState {
-	l, err := node.streams.LogState(bg)
+func (node *node) log(t require.TestingT) journal.LogState {
+	l, err := node.journal.LogState(bg)
 	require.NoError(t, err)
 	return l
 }
 
 // caughtUpTo waits until the projection has seen the log.
-func (node *node) caughtUpTo(t require.TestingT) events.LogState {
+func (node *node) caughtUpTo(t require.TestingT) journal.LogState {
 	l := node.log(t)
 	require.NoError(t, node.tasks.WaitApplied(bg, l.Last))
 	return l
@@ -228,7 +229,7 @@ func (node *node) digest(t require.TestingT) string {
 
 // rebuilt is the digest of a projection that is made from what is left.
 func (node *node) rebuilt(t testing.TB) string {
-	other := startOn(t, node.streams, Config{})
+	other := startOn(t, node.journal, Config{})
 	sum := other.digest(t)
 	other.stop()
 	return sum
@@ -248,7 +249,7 @@ func (node *node) knows(t testing.TB, n int) bool {
 // eventsOf is how many events the log holds of a key.
 func (node *node) eventsOf(t testing.TB, key string) int {
 	t.Helper()
-	stream, err := node.streams.JetStream().Stream(t.Context(), events.StreamEvents)
+	stream, err := node.journal.JetStream().Stream(t.Context(), events.StreamEvents)
 	require.NoError(t, err)
 	info, err := stream.Info(t.Context(), jetstream.WithSubjectFilter("sheaf.event.*.*."+key))
 	require.NoError(t, err)

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"sheaf/events"
+	"sheaf/events/journal"
 )
 
 // orphanAge is how long a file may lie in the store without an event that names it. A
@@ -28,7 +29,7 @@ func (o *orphans) remove(ctx context.Context) error {
 	if begun.Sub(o.searched) < searchEvery {
 		return nil
 	}
-	log, err := o.streams.LogState(ctx)
+	log, err := o.journal.LogState(ctx)
 	if err != nil {
 		return err
 	}
@@ -45,7 +46,7 @@ func (o *orphans) remove(ctx context.Context) error {
 
 // keep reports whether a stored file may be named by an export, now or soon. The
 // projection says what is named; that a file is not, the leader must say.
-func (o *orphans) keep(ctx context.Context, log events.LogState, name string) bool {
+func (o *orphans) keep(ctx context.Context, log journal.LogState, name string) bool {
 	if named, err := o.tasks.Names(name); named || err != nil {
 		return true
 	}
@@ -58,7 +59,7 @@ func (o *orphans) keep(ctx context.Context, log events.LogState, name string) bo
 	if !events.ValidTenant(tenant) || !events.ValidKey(key) {
 		return true
 	}
-	x, err := o.streams.Read(ctx, tenant, key)
+	x, err := o.journal.Read(ctx, tenant, key)
 	switch {
 	case err != nil:
 		return true
@@ -73,7 +74,7 @@ func (o *orphans) keep(ctx context.Context, log events.LogState, name string) bo
 // ancient reports whether a file of an export that the log does not know is older than any
 // file may become, and was made by this log. Any other is left alone: after a loss of the
 // log the files are all there is.
-func (o *orphans) ancient(log events.LogState, file string) bool {
+func (o *orphans) ancient(log journal.LogState, file string) bool {
 	id, _, _ := strings.Cut(file, ".")
 	made, ok := events.IDTime(id)
 	return ok && made.After(log.Created) && made.Add(o.maxAge).Before(o.now())

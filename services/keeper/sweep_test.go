@@ -12,6 +12,8 @@ import (
 
 	"sheaf/events"
 	"sheaf/events/eventstest"
+	"sheaf/events/journal"
+	"sheaf/events/pages"
 	"sheaf/storage"
 
 	"github.com/stretchr/testify/require"
@@ -27,21 +29,21 @@ func (node *node) sweeper() *Service {
 
 func (node *node) page(t testing.TB, key string, run uint64, number int, rows []byte) {
 	t.Helper()
-	id := events.PageID{Tenant: events.DefaultTenant, Key: key, Run: run, Number: number}
-	_, err := node.streams.PublishPage(t.Context(), events.Page{PageID: id, Rows: rows, RowCount: 1, Total: -1})
+	id := pages.ID{Tenant: events.DefaultTenant, Key: key, Run: run, Number: number}
+	_, err := node.journal.Pages().Publish(t.Context(), pages.Page{ID: id, Rows: rows, RowCount: 1, Total: -1})
 	require.NoError(t, err)
 }
 
 func (node *node) pages(t testing.TB, key string, run uint64) []int {
 	t.Helper()
-	list, err := node.streams.ListPages(t.Context(), events.DefaultTenant, key, run)
+	list, err := node.journal.Pages().List(t.Context(), events.DefaultTenant, key, run)
 	require.NoError(t, err)
 	return list
 }
 
 func (node *node) sealed(t testing.TB, key string) bool {
 	t.Helper()
-	_, err := node.streams.Headers(t.Context(), events.DefaultTenant, key)
+	_, err := node.journal.Headers(t.Context(), events.DefaultTenant, key)
 	if !errors.Is(err, events.ErrNoHeaders) {
 		require.NoError(t, err)
 	}
@@ -51,7 +53,7 @@ func (node *node) sealed(t testing.TB, key string) bool {
 // underway starts an export that has pages and sealed headers.
 func (node *node) underway(t testing.TB, key string) events.Export {
 	t.Helper()
-	require.NoError(t, node.streams.SaveHeaders(t.Context(), events.DefaultTenant, key, map[string]string{"Token": "s3cret"}))
+	require.NoError(t, node.journal.SaveHeaders(t.Context(), events.DefaultTenant, key, map[string]string{"Token": "s3cret"}))
 	x := node.write(t, key, requestOf("a"))
 	node.page(t, key, x.RequestedSeq, 1, []byte(`[{"a":1}]`))
 	node.page(t, key, x.RequestedSeq, 2, []byte(`[{"a":2}]`))
@@ -140,7 +142,7 @@ func TestSweeperLeavesWhatARequestIsAboutToUse(t *testing.T) {
 	node.write(t, testKey(1), &events.ExportCancelled{})
 	s := node.sweeper()
 	passes(t, s, 1)
-	require.NoError(t, node.streams.SaveHeaders(t.Context(), events.DefaultTenant, testKey(1), map[string]string{"Token": "new"}))
+	require.NoError(t, node.journal.SaveHeaders(t.Context(), events.DefaultTenant, testKey(1), map[string]string{"Token": "new"}))
 	node.page(t, testKey(1), events.RawRun, 1, []byte(`[{"a":1}]`))
 
 	passes(t, s, 1)
@@ -163,7 +165,7 @@ func TestSweepersExpireFilesOnce(t *testing.T) {
 		exports = append(exports, node.complete(t, testKey(n), "a", []byte("zip"), due))
 	}
 	stays := node.complete(t, testKey(1000), "a", []byte("zip"), due.Add(time.Hour))
-	require.NoError(t, node.streams.SaveHeaders(t.Context(), events.DefaultTenant, testKey(0), map[string]string{"Token": "late"}))
+	require.NoError(t, node.journal.SaveHeaders(t.Context(), events.DefaultTenant, testKey(0), map[string]string{"Token": "late"}))
 
 	early := node.sweeper()
 	early.now = func() time.Time { return due.Add(-2 * time.Second) }
@@ -194,11 +196,11 @@ func TestSweepersExpireFilesOnce(t *testing.T) {
 	require.Equal(t, events.StateCompleted, node.read(t, stays.Tenant, stays.Key).State)
 	require.True(t, node.has(t, stays.Files[0].Store))
 
-	last, err := node.streams.LastSequence(t.Context())
+	last, err := node.journal.LastSequence(t.Context())
 	require.NoError(t, err)
 	expired := map[string]int{}
 	all := errors.New("all read")
-	err = node.streams.Follow(t.Context(), 1, func(batch []events.Event) error {
+	err = node.journal.Follow(t.Context(), 1, func(batch []events.Event) error {
 		for _, ev := range batch {
 			if p, ok := ev.Payload.(*events.ExportExpired); ok {
 				expired[ev.Key]++
@@ -260,7 +262,7 @@ func TestSweeperRemovesOrphans(t *testing.T) {
 
 func TestSweeperMakesRoom(t *testing.T) {
 	t.Parallel()
-	streams := eventstest.StreamsOn(t, eventstest.Server(t, ""), events.Config{MaxPagesBytes: 2 << 20})
+	streams := eventstest.JournalOn(t, eventstest.Server(t, ""), journal.Config{MaxPagesBytes: 2 << 20})
 	node := startOn(t, streams, Config{})
 	noise := make([]byte, 250<<10)
 	var begun []events.Export
@@ -325,7 +327,7 @@ func TestSweeperRelievesTheDisk(t *testing.T) {
 // stopped ones, oldest first, until it no longer is.
 func TestSweeperRelievesThePageStream(t *testing.T) {
 	t.Parallel()
-	streams := eventstest.StreamsOn(t, eventstest.Server(t, ""), events.Config{MaxPagesBytes: 2 << 20})
+	streams := eventstest.JournalOn(t, eventstest.Server(t, ""), journal.Config{MaxPagesBytes: 2 << 20})
 	node := startOn(t, streams, Config{})
 	noise := make([]byte, 250<<10)
 	var begun []events.Export
@@ -371,7 +373,7 @@ func TestSweeperRunsUntilTheEnd(t *testing.T) {
 	broken := node.sweeper()
 	closed, err := storage.OpenTasks(t.TempDir() + "/tasks.db")
 	require.NoError(t, err)
-	follow(t, node.streams, closed)()
+	follow(t, node.journal, closed)()
 	require.NoError(t, closed.Close())
 	broken.tasks = closed
 	require.ErrorIs(t, broken.Run(t.Context()), storage.ErrTasksClosed)
@@ -413,10 +415,10 @@ func TestSweeperPurgesStrays(t *testing.T) {
 
 	// A crawler that was cut off, and an ingress that died before its event.
 	node.page(t, testKey(1), x.RequestedSeq, 57, []byte(`[{"a":1}]`))
-	_, err := node.streams.CountStart(t.Context(), events.DefaultTenant, testKey(1), "m")
+	_, err := node.journal.CountStart(t.Context(), events.DefaultTenant, testKey(1), "m")
 	require.NoError(t, err)
 	node.page(t, testKey(3), events.RawRun, 2, []byte(`[{"a":1}]`))
-	require.NoError(t, node.streams.SaveHeaders(t.Context(), events.DefaultTenant, testKey(3), map[string]string{"Token": "s3cret"}))
+	require.NoError(t, node.journal.SaveHeaders(t.Context(), events.DefaultTenant, testKey(3), map[string]string{"Token": "s3cret"}))
 	passes(t, s, 2)
 	require.True(t, node.sealed(t, testKey(3)), "the search is rare")
 
@@ -432,7 +434,7 @@ func TestSweeperPurgesStrays(t *testing.T) {
 	require.False(t, node.sealed(t, testKey(3)))
 	require.Len(t, node.pages(t, testKey(2), running.RequestedSeq), 2)
 	require.True(t, node.sealed(t, testKey(2)))
-	holders, err := node.streams.Holders(t.Context())
+	holders, err := node.journal.Holders(t.Context())
 	require.NoError(t, err)
 	require.Len(t, holders, 2)
 }
@@ -460,7 +462,7 @@ func TestNoFileGoesBeforeItsTime(t *testing.T) {
 		stores := map[string]time.Time{} // files that some completed event names, and their time
 		try := func(k string, p events.Payload) (events.Export, bool) {
 			x := node.read(t, events.DefaultTenant, k)
-			x, err := node.streams.Append(bg, x, "", func(*events.Export) (events.Payload, error) { return p, nil })
+			x, err := node.journal.Append(bg, x, "", func(*events.Export) (events.Payload, error) { return p, nil })
 			if errors.Is(err, events.ErrNotAllowed) {
 				return x, false
 			}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"sheaf/events"
+	"sheaf/events/secrets"
 )
 
 // Body is what a callback carries: the fields that receivers of the original
@@ -60,7 +61,7 @@ type param struct {
 }
 
 type bodies struct {
-	keys      *events.Keyring
+	keys      *secrets.Keyring
 	publicURL string
 }
 
@@ -86,7 +87,7 @@ func (b bodies) of(x *events.Export) ([]byte, error) {
 			Status: x.State.Status(), FailReason: x.Failure.Reason,
 			CreatedAt: seconds(x.CreatedAt), UpdatedAt: seconds(x.FinishedAt),
 		},
-		DownURL: events.DownloadURL(b.keys, b.publicURL, x),
+		DownURL: secrets.DownloadURL(b.keys, b.publicURL, x),
 	}
 	if h := x.Request.HTTP; h != nil {
 		text, err := encode(param{Conn: h.Conn, URL: h.URL, Method: h.Method, Param: h.Param})
@@ -101,7 +102,7 @@ func (b bodies) of(x *events.Export) ([]byte, error) {
 	case events.TypeCompleted:
 		body.File = File{
 			ID: x.ID, HashKey: x.Key, Type: x.Request.ExtType,
-			Path:     strings.TrimPrefix(events.DownloadPath(x), "/v1/down/"),
+			Path:     strings.TrimPrefix(secrets.DownloadPath(x), "/v1/down/"),
 			CreateAt: seconds(x.FinishedAt), UpdateAt: seconds(x.FinishedAt),
 		}
 	}

@@ -11,6 +11,7 @@ import (
 
 	"sheaf/events"
 	"sheaf/events/eventstest"
+	"sheaf/events/secrets"
 
 	"github.com/stretchr/testify/require"
 )
@@ -56,7 +57,7 @@ func sample(state events.State) events.Export {
 
 func TestBodyIsWhatReceiversKnow(t *testing.T) {
 	t.Parallel()
-	keys, err := events.NewKeyring(eventstest.SecretKey)
+	keys, err := secrets.NewKeyring(eventstest.SecretKey)
 	require.NoError(t, err)
 	b := bodies{keys: keys, publicURL: "https://sheaf.example.com"}
 	for _, state := range []events.State{events.StateCompleted, events.StateFailed, events.StateCancelled} {
@@ -73,7 +74,7 @@ func TestBodyIsWhatReceiversKnow(t *testing.T) {
 
 func TestBodyTellsNoMoreThanItShould(t *testing.T) {
 	t.Parallel()
-	keys, err := events.NewKeyring(eventstest.SecretKey)
+	keys, err := secrets.NewKeyring(eventstest.SecretKey)
 	require.NoError(t, err)
 	b := bodies{keys: keys, publicURL: "https://sheaf.example.com/"}
 	decode := func(x events.Export) (body Body) {

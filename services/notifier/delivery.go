@@ -77,7 +77,7 @@ func (s *Service) publish(ctx context.Context, x *events.Export, body []byte, o 
 		o.reason, o.final = "not a subject that this tenant may use", true
 		return
 	}
-	err = s.streams.PublishCallback(ctx, subject, x, ceType(x), body)
+	err = s.journal.PublishCallback(ctx, subject, x, ceType(x), body)
 	switch {
 	case errors.Is(err, events.ErrUnavailable):
 		o.reason = "the stream did not confirm"
@@ -131,7 +131,7 @@ func (s *Service) request(ctx context.Context, x *events.Export, body []byte) (*
 	}
 	now := time.Now()
 	var signatures []string
-	for _, secret := range s.streams.Keys().WebhookSecrets(x.Tenant) {
+	for _, secret := range s.journal.Keys().WebhookSecrets(x.Tenant) {
 		key, err := standardwebhooks.NewWebhook(secret)
 		if err != nil {
 			return nil, errors.New("the signing key cannot be used")

@@ -29,6 +29,7 @@ import (
 	"time"
 
 	"sheaf/events"
+	"sheaf/events/journal"
 
 	"golang.org/x/sync/errgroup"
 )
@@ -66,7 +67,7 @@ var (
 // Service delivers callbacks. Any number of them may run on the same streams.
 type Service struct {
 	cfg      Config
-	streams  *events.Streams
+	journal  *journal.Log
 	client   Client
 	bodies   bodies
 	hosts    *hosts
@@ -81,7 +82,7 @@ type Client interface {
 }
 
 // New checks cfg and returns a notifier.
-func New(cfg Config, streams *events.Streams, client Client) (*Service, error) {
+func New(cfg Config, streams *journal.Log, client Client) (*Service, error) {
 	if streams == nil || client == nil {
 		return nil, errors.New("notifier: streams and client are required")
 	}
@@ -105,7 +106,7 @@ func New(cfg Config, streams *events.Streams, client Client) (*Service, error) {
 	}
 	cfg.Log = cmp.Or(cfg.Log, slog.New(slog.DiscardHandler)).With("service", "notifier")
 	return &Service{
-		cfg: cfg, streams: streams, client: client,
+		cfg: cfg, journal: streams, client: client,
 		bodies:   bodies{keys: streams.Keys(), publicURL: cfg.PublicURL},
 		hosts:    newHosts(cfg.PerHost, cfg.Timeout),
 		drainFor: drainFor,
@@ -123,12 +124,12 @@ func (s *Service) Run(ctx context.Context) error {
 	defer context.AfterFunc(ctx, func() { time.AfterFunc(s.drainFor, cut) })()
 
 	group.Go(func() error {
-		return s.streams.Consume(ctx, events.StreamEvents, events.ConsumerNotifier, s.cfg.Slots, func(ctx context.Context, d events.Delivery) error {
+		return s.journal.Consume(ctx, events.StreamEvents, events.ConsumerNotifier, s.cfg.Slots, func(ctx context.Context, d journal.Delivery) error {
 			return s.onEnded(ctx, posting, d)
 		})
 	})
 	group.Go(func() error {
-		return s.streams.Consume(ctx, events.StreamTimers, events.ConsumerDueCallback, s.cfg.Slots, func(ctx context.Context, d events.Delivery) error {
+		return s.journal.Consume(ctx, events.StreamTimers, events.ConsumerDueCallback, s.cfg.Slots, func(ctx context.Context, d journal.Delivery) error {
 			return s.onDue(ctx, posting, d)
 		})
 	})
@@ -137,7 +138,7 @@ func (s *Service) Run(ctx context.Context) error {
 
 // onEnded handles a terminal event. The export as the leader knows it decides, not the
 // event: the event may be a repeat.
-func (s *Service) onEnded(ctx, posting context.Context, d events.Delivery) error {
+func (s *Service) onEnded(ctx, posting context.Context, d journal.Delivery) error {
 	ev, err := d.Event()
 	if err != nil {
 		return err
@@ -157,10 +158,10 @@ func (s *Service) onEnded(ctx, posting context.Context, d events.Delivery) error
 
 // onDue handles a schedule that fired. It names only a key; whatever is due of
 // that key by now is done.
-func (s *Service) onDue(ctx, posting context.Context, d events.Delivery) error {
-	tenant, key, err := events.DueCallback(d.Subject)
+func (s *Service) onDue(ctx, posting context.Context, d journal.Delivery) error {
+	tenant, key, err := journal.DueCallback(d.Subject)
 	if err != nil {
-		return events.Permanent(err)
+		return journal.Permanent(err)
 	}
 	return s.look(ctx, posting, events.Event{Tenant: tenant, Key: key}, func(x *events.Export) error {
 		d.Concerns(x)
@@ -171,7 +172,7 @@ func (s *Service) onDue(ctx, posting context.Context, d events.Delivery) error {
 		case wait > 0:
 			// A span instead of a time of day: if the server's clock is ahead, a
 			// schedule would fire again at once, and again.
-			return events.RetryAfter(errEarly, wait)
+			return journal.RetryAfter(errEarly, wait)
 		}
 		return nil
 	})
@@ -182,19 +183,19 @@ func (s *Service) onDue(ctx, posting context.Context, d events.Delivery) error {
 // in the log, so each sees the outcome of the one before.
 func (s *Service) look(ctx, posting context.Context, ev events.Event, due func(*events.Export) error) error {
 	if !events.ValidTenant(ev.Tenant) || !events.ValidKey(ev.Key) {
-		return events.Permanent(fmt.Errorf("tenant %q, key %q: not an export", ev.Tenant, ev.Key))
+		return journal.Permanent(fmt.Errorf("tenant %q, key %q: not an export", ev.Tenant, ev.Key))
 	}
 	name := ev.Tenant + "." + ev.Key
 	if _, taken := s.claimed.LoadOrStore(name, true); taken {
 		// Not acknowledged: the attempt under way may need this very message again.
-		return events.RetryAfter(errBusy, time.Second)
+		return journal.RetryAfter(errBusy, time.Second)
 	}
 	attempt, err := s.plan(ctx, posting, ev, due)
 	if attempt == nil {
 		s.claimed.Delete(name)
 		return err
 	}
-	return events.Beside(func() error {
+	return journal.Beside(func() error {
 		defer s.claimed.Delete(name)
 		return attempt()
 	})
@@ -202,7 +203,7 @@ func (s *Service) look(ctx, posting context.Context, ev events.Event, due func(*
 
 // plan does what look says, and returns the attempt, which needs no slot.
 func (s *Service) plan(ctx, posting context.Context, ev events.Event, due func(*events.Export) error) (attempt func() error, err error) {
-	x, err := s.streams.ReadSince(ctx, ev)
+	x, err := s.journal.ReadSince(ctx, ev)
 	if err != nil || !pending(&x) {
 		return nil, err
 	}
@@ -240,7 +241,7 @@ func untilDue(x *events.Export) time.Duration {
 }
 
 func (s *Service) schedule(ctx context.Context, x *events.Export, at time.Time) error {
-	return s.streams.ScheduleCallback(ctx, x.Tenant, x.Key, at)
+	return s.journal.ScheduleCallback(ctx, x.Tenant, x.Key, at)
 }
 
 // callback names what an attempt is about while it waits, possibly for minutes.
@@ -256,10 +257,10 @@ func (s *Service) attemptInTurn(ctx, posting context.Context, t *turn, c callbac
 	err := s.hosts.wait(ctx, t)
 	var x events.Export
 	if err == nil {
-		x, err = s.streams.Read(ctx, c.tenant, c.key)
+		x, err = s.journal.Read(ctx, c.tenant, c.key)
 	}
 	if err == nil && x.LastSeq != c.seq {
-		err = events.RetryAfter(errMoved, time.Second)
+		err = journal.RetryAfter(errMoved, time.Second)
 	}
 	if err == nil {
 		return s.attempt(ctx, posting, t, x)
@@ -288,11 +289,11 @@ func (s *Service) putOff(ctx context.Context, c callback) error {
 	if at.Before(c.latest) {
 		// Not a delayed repeat: that would stay in the consumer's pending set, and a
 		// full set stops all deliveries.
-		return s.streams.ScheduleCallback(ctx, c.tenant, c.key, at)
+		return s.journal.ScheduleCallback(ctx, c.tenant, c.key, at)
 	}
-	x, err := s.streams.Read(ctx, c.tenant, c.key)
+	x, err := s.journal.Read(ctx, c.tenant, c.key)
 	if err != nil || x.LastSeq != c.seq {
-		return cmp.Or(err, events.RetryAfter(errMoved, time.Second))
+		return cmp.Or(err, journal.RetryAfter(errMoved, time.Second))
 	}
 	return s.record(ctx, x, outcome{attempt: x.Callback.Attempts + 1, reason: reasonBusy, final: true})
 }
@@ -324,7 +325,7 @@ func (s *Service) record(ctx context.Context, x events.Export, o outcome) error 
 func (s *Service) append(ctx context.Context, x events.Export, o outcome, verdict events.Payload) (events.Export, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordFor)
 	defer cancel()
-	after, err := s.streams.Append(ctx, x, "", func(now *events.Export) (events.Payload, error) {
+	after, err := s.journal.Append(ctx, x, "", func(now *events.Export) (events.Payload, error) {
 		if now.TerminalSeq != x.TerminalSeq || !pending(now) {
 			return nil, errOvertaken
 		}

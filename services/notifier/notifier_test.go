@@ -19,6 +19,7 @@ import (
 	"sheaf/events"
 	"sheaf/events/embedded"
 	"sheaf/events/eventstest"
+	"sheaf/events/journal"
 
 	"github.com/nats-io/nats.go/jetstream"
 	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
@@ -79,7 +80,7 @@ func newClient(t *testing.T) *http.Client {
 	return &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 }
 
-func newService(t *testing.T, s *events.Streams, cfg Config) *Service {
+func newService(t *testing.T, s *journal.Log, cfg Config) *Service {
 	t.Helper()
 	if cfg.PublicURL == "" {
 		cfg.PublicURL = "https://sheaf.example.com"
@@ -116,11 +117,11 @@ func run(t *testing.T, n *Service) (stop func()) {
 
 func key(n int) string { return fmt.Sprintf("%032x", n) }
 
-func always(p events.Payload) events.Decide {
+func always(p events.Payload) journal.Decide {
 	return func(*events.Export) (events.Payload, error) { return p, nil }
 }
 
-func begin(t *testing.T, s *events.Streams, key, callback string) events.Export {
+func begin(t *testing.T, s *journal.Log, key, callback string) events.Export {
 	t.Helper()
 	now := time.Now().UTC()
 	x, err := s.Append(t.Context(), events.Export{Tenant: "default", Key: key}, "order 7", always(&events.ExportRequested{
@@ -134,7 +135,7 @@ func begin(t *testing.T, s *events.Streams, key, callback string) events.Export 
 	return x
 }
 
-func end(t *testing.T, s *events.Streams, x events.Export, state events.State) events.Export {
+func end(t *testing.T, s *journal.Log, x events.Export, state events.State) events.Export {
 	t.Helper()
 	var err error
 	switch state {
@@ -155,13 +156,13 @@ func end(t *testing.T, s *events.Streams, x events.Export, state events.State) e
 }
 
 // ended writes a failed export, which takes the fewest events.
-func ended(t *testing.T, s *events.Streams, key, callback string) events.Export {
+func ended(t *testing.T, s *journal.Log, key, callback string) events.Export {
 	t.Helper()
 	return end(t, s, begin(t, s, key, callback), events.StateFailed)
 }
 
 // until waits for the callback of an export to come to a state.
-func until(t *testing.T, s *events.Streams, key string, ok func(c events.CallbackState) bool) events.Export {
+func until(t *testing.T, s *journal.Log, key string, ok func(c events.CallbackState) bool) events.Export {
 	t.Helper()
 	var x events.Export
 	require.Eventually(t, func() bool {
@@ -181,7 +182,7 @@ func attempted(n int) func(events.CallbackState) bool {
 }
 
 // callbackEvents returns the types of the callback events of a key, in order.
-func callbackEvents(t *testing.T, s *events.Streams, key string) []events.Type {
+func callbackEvents(t *testing.T, s *journal.Log, key string) []events.Type {
 	t.Helper()
 	last, err := s.LastSequence(t.Context())
 	require.NoError(t, err)
@@ -204,7 +205,7 @@ func callbackEvents(t *testing.T, s *events.Streams, key string) []events.Type {
 
 func TestTellsHowAnExportEnded(t *testing.T) {
 	t.Parallel()
-	s := eventstest.Streams(t)
+	s := eventstest.Journal(t)
 	run(t, newService(t, s, Config{}))
 	secret, err := standardwebhooks.NewWebhook(s.Keys().WebhookSecret("default"))
 	require.NoError(t, err)
@@ -245,7 +246,7 @@ func TestTellsHowAnExportEnded(t *testing.T) {
 
 func TestExportWithoutCallbackIsNotTold(t *testing.T) {
 	t.Parallel()
-	s := eventstest.Streams(t)
+	s := eventstest.Journal(t)
 	r := newReceiver(t, nil)
 	run(t, newService(t, s, Config{}))
 	silent := ended(t, s, key(1), "")
@@ -281,7 +282,7 @@ func TestFailedAttemptIsRepeated(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s := eventstest.Streams(t)
+			s := eventstest.Journal(t)
 			r := newReceiver(t, func(n int64, w http.ResponseWriter, r *http.Request) {
 				if n == 1 {
 					c.answer(w, r)
@@ -324,7 +325,7 @@ func timestamp(t *testing.T, c call) int64 {
 func TestRefusedConnectionIsRepeatedAndExhausted(t *testing.T) {
 	t.Parallel()
 	url := fmt.Sprintf("http://127.0.0.1:%d/?token=secret", eventstest.FreePort())
-	s := eventstest.Streams(t)
+	s := eventstest.Journal(t)
 	run(t, newService(t, s, Config{Schedule: []time.Duration{time.Second}}))
 	x := ended(t, s, key(1), url)
 	failed := until(t, s, x.Key, is(events.CallbackExhausted))
@@ -335,7 +336,7 @@ func TestRefusedConnectionIsRepeatedAndExhausted(t *testing.T) {
 
 func TestGoneStopsAtOnce(t *testing.T) {
 	t.Parallel()
-	s := eventstest.Streams(t)
+	s := eventstest.Journal(t)
 	r := newReceiver(t, func(_ int64, w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusGone) })
 	run(t, newService(t, s, Config{}))
 	x := ended(t, s, key(1), r.URL)
@@ -346,7 +347,7 @@ func TestGoneStopsAtOnce(t *testing.T) {
 
 func TestCallbackThatCannotBeAskedIsGivenUp(t *testing.T) {
 	t.Parallel()
-	s := eventstest.Streams(t)
+	s := eventstest.Journal(t)
 	run(t, newService(t, s, Config{}))
 	for i, callback := range []string{"ftp://example.com/", "http://", "://x", "nats:sheaf.callback.other.a", "nats:sheaf.event.default.failed.x", "nats:"} {
 		x := ended(t, s, key(i), callback)
@@ -358,7 +359,7 @@ func TestCallbackThatCannotBeAskedIsGivenUp(t *testing.T) {
 
 func TestRetryAfterIsHonoured(t *testing.T) {
 	t.Parallel()
-	s := eventstest.Streams(t)
+	s := eventstest.Journal(t)
 	asked := map[string]string{ // path to Retry-After
 		"/429": "3600", "/503": "3600.5", "/403": "3600", "/413": "3600", "/500": "3600", "/302": "3600",
 		"/408": time.Now().Add(time.Hour).UTC().Format(http.TimeFormat),
@@ -381,7 +382,7 @@ func TestRetryAfterIsHonoured(t *testing.T) {
 
 func TestEndlessAnswerDoesNotHoldADelivery(t *testing.T) {
 	t.Parallel()
-	s := eventstest.Streams(t)
+	s := eventstest.Journal(t)
 	r := newReceiver(t, func(_ int64, w http.ResponseWriter, req *http.Request) {
 		w.WriteHeader(http.StatusAccepted)
 		for req.Context().Err() == nil {
@@ -397,7 +398,7 @@ func TestEndlessAnswerDoesNotHoldADelivery(t *testing.T) {
 
 func TestRestartBetweenAttemptsLosesNothing(t *testing.T) {
 	t.Parallel()
-	s := eventstest.Streams(t)
+	s := eventstest.Journal(t)
 	r := newReceiver(t, func(n int64, w http.ResponseWriter, _ *http.Request) {
 		if n <= 2 {
 			w.WriteHeader(http.StatusBadGateway)
@@ -419,7 +420,7 @@ func TestRestartBetweenAttemptsLosesNothing(t *testing.T) {
 
 func TestCrashBetweenEventAndScheduleLosesNothing(t *testing.T) {
 	t.Parallel()
-	s := eventstest.Streams(t)
+	s := eventstest.Journal(t)
 	r := newReceiver(t, nil)
 	x := ended(t, s, key(1), r.URL)
 	next := time.Now().Add(3 * time.Second)
@@ -437,7 +438,7 @@ func TestCrashBetweenEventAndScheduleLosesNothing(t *testing.T) {
 // written meanwhile. The fired one then has to bring the newer one back.
 func TestScheduleLostToAnEarlierOneComesBack(t *testing.T) {
 	t.Parallel()
-	s := eventstest.Streams(t)
+	s := eventstest.Journal(t)
 	r := newReceiver(t, nil)
 	n := newService(t, s, Config{})
 	const exports = 40
@@ -468,10 +469,10 @@ func TestAttemptThatFellDueWhileTheServerWasDownIsMade(t *testing.T) {
 			w.WriteHeader(http.StatusServiceUnavailable)
 		}
 	})
-	start := func() (*embedded.Server, *events.Streams) {
+	start := func() (*embedded.Server, *journal.Log) {
 		srv, err := embedded.Start(embedded.Options{Dir: dir, MaxStore: 8 << 30, Passing: true})
 		require.NoError(t, err)
-		return srv, eventstest.StreamsOn(t, srv, events.Config{})
+		return srv, eventstest.JournalOn(t, srv, journal.Config{})
 	}
 	srv, s := start()
 	stop := run(t, newService(t, s, Config{Schedule: []time.Duration{time.Second}}))
@@ -489,7 +490,7 @@ func TestAttemptThatFellDueWhileTheServerWasDownIsMade(t *testing.T) {
 
 func TestEarlierEndingIsNotTold(t *testing.T) {
 	t.Parallel()
-	s := eventstest.Streams(t)
+	s := eventstest.Journal(t)
 	r := newReceiver(t, nil)
 	x := ended(t, s, key(1), r.URL)
 	req := x.Request
@@ -505,7 +506,7 @@ func TestEarlierEndingIsNotTold(t *testing.T) {
 func TestTwoNotifiersLeaveOneEventAnAttempt(t *testing.T) {
 	t.Parallel()
 	srv := eventstest.Server(t, "")
-	a, b := eventstest.StreamsOn(t, srv, events.Config{}), eventstest.StreamsOn(t, srv, events.Config{})
+	a, b := eventstest.JournalOn(t, srv, journal.Config{}), eventstest.JournalOn(t, srv, journal.Config{})
 	var failedOnce sync.Map
 	r := newReceiver(t, func(_ int64, w http.ResponseWriter, req *http.Request) {
 		if _, again := failedOnce.LoadOrStore(req.Header.Get("webhook-id"), true); !again {
@@ -563,7 +564,7 @@ func silence(t *testing.T) (port string) {
 
 // dead writes exports whose callbacks go to hosts of their own on 127.1.0.0/16,
 // with the keys from first on.
-func dead(t *testing.T, s *events.Streams, first, hosts int, port string) {
+func dead(t *testing.T, s *journal.Log, first, hosts int, port string) {
 	t.Helper()
 	for i := range hosts {
 		ended(t, s, key(first+i), fmt.Sprintf("http://127.1.%d.%d:%s/", i/250, i%250+1, port))
@@ -572,7 +573,7 @@ func dead(t *testing.T, s *events.Streams, first, hosts int, port string) {
 
 // untouched holds that no attempt was recorded of the exports of some keys, and
 // that each still waits in a consumer or in a schedule.
-func untouched(t *testing.T, s *events.Streams, keys int) {
+func untouched(t *testing.T, s *journal.Log, keys int) {
 	t.Helper()
 	for i := range keys {
 		x, err := s.Read(t.Context(), "default", key(i))
@@ -591,7 +592,7 @@ func untouched(t *testing.T, s *events.Streams, keys int) {
 // given up.
 func TestDeadReceiversHoldUpNobody(t *testing.T) {
 	t.Parallel()
-	s := eventstest.Streams(t)
+	s := eventstest.Journal(t)
 	port := silence(t)
 	const hosts, flood = 1000, 4 + maxHostWaiting + 40
 	dead(t, s, 0, hosts, port)
@@ -616,7 +617,7 @@ func TestDeadReceiversHoldUpNobody(t *testing.T) {
 // was silent, its callbacks have room of their own.
 func TestMoreDeadReceiversThanRoomHoldUpNobody(t *testing.T) {
 	t.Parallel()
-	s := eventstest.Streams(t)
+	s := eventstest.Journal(t)
 	port := silence(t)
 	const hosts, room = 50, 60
 	n := newService(t, s, Config{Timeout: 5 * time.Second, Schedule: []time.Duration{time.Second, time.Hour}})
@@ -651,7 +652,7 @@ func TestMoreDeadReceiversThanRoomHoldUpNobody(t *testing.T) {
 // A callback that is put off for longer than the history lasts ends, and says so.
 func TestCallbackThatIsPutOffForTooLongIsGivenUp(t *testing.T) {
 	t.Parallel()
-	s := eventstest.Streams(t)
+	s := eventstest.Journal(t)
 	r := newReceiver(t, nil)
 	n := newService(t, s, Config{KeepHistory: minPutOff - time.Second})
 	n.hosts.room = semaphore.NewWeighted(0)
@@ -664,7 +665,7 @@ func TestCallbackThatIsPutOffForTooLongIsGivenUp(t *testing.T) {
 
 func TestOneHostIsAskedByFewAtOnce(t *testing.T) {
 	t.Parallel()
-	s := eventstest.Streams(t)
+	s := eventstest.Journal(t)
 	var now, most atomic.Int64
 	r := newReceiver(t, func(_ int64, _ http.ResponseWriter, _ *http.Request) {
 		n := now.Add(1)
@@ -691,7 +692,7 @@ const shortAckWait = 2 * time.Second
 // once.
 func TestSlowReceiverIsHeardBesideTheSlots(t *testing.T) {
 	t.Parallel()
-	s := eventstest.StreamsOn(t, eventstest.Server(t, ""), events.Config{AckWait: shortAckWait})
+	s := eventstest.JournalOn(t, eventstest.Server(t, ""), journal.Config{AckWait: shortAckWait})
 	goOn := make(chan struct{})
 	slow := newReceiver(t, func(int64, http.ResponseWriter, *http.Request) { <-goOn })
 	quick := newReceiver(t, nil)
@@ -710,8 +711,8 @@ func TestSlowReceiverIsHeardBesideTheSlots(t *testing.T) {
 
 func TestCrashOfASlowAttemptIsTakenUpAgain(t *testing.T) {
 	t.Parallel()
-	srv, cfg := eventstest.Server(t, ""), events.Config{AckWait: shortAckWait}
-	s, dying := eventstest.StreamsOn(t, srv, cfg), eventstest.StreamsOn(t, srv, cfg)
+	srv, cfg := eventstest.Server(t, ""), journal.Config{AckWait: shortAckWait}
+	s, dying := eventstest.JournalOn(t, srv, cfg), eventstest.JournalOn(t, srv, cfg)
 	r := newReceiver(t, func(n int64, w http.ResponseWriter, req *http.Request) {
 		if n == 1 {
 			<-req.Context().Done()
@@ -733,7 +734,7 @@ func TestCrashOfASlowAttemptIsTakenUpAgain(t *testing.T) {
 
 func TestDrainHandsBackAnAttempt(t *testing.T) {
 	t.Parallel()
-	s := eventstest.Streams(t)
+	s := eventstest.Journal(t)
 	r := newReceiver(t, func(n int64, w http.ResponseWriter, req *http.Request) {
 		if n == 1 {
 			<-req.Context().Done()
@@ -754,7 +755,7 @@ func TestDrainHandsBackAnAttempt(t *testing.T) {
 
 func TestDrainLetsAQuickAttemptFinish(t *testing.T) {
 	t.Parallel()
-	s := eventstest.Streams(t)
+	s := eventstest.Journal(t)
 	arrived, goOn := make(chan struct{}), make(chan struct{})
 	r := newReceiver(t, func(int64, http.ResponseWriter, *http.Request) {
 		close(arrived)
@@ -774,7 +775,7 @@ func TestDrainLetsAQuickAttemptFinish(t *testing.T) {
 
 func TestRunThatEndsBeforeItBeganIsClean(t *testing.T) {
 	t.Parallel()
-	n := newService(t, eventstest.Streams(t), Config{})
+	n := newService(t, eventstest.Journal(t), Config{})
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	require.NoError(t, n.Run(ctx))
@@ -782,7 +783,7 @@ func TestRunThatEndsBeforeItBeganIsClean(t *testing.T) {
 
 func TestNATSCallbackArrivesDurably(t *testing.T) {
 	t.Parallel()
-	s := eventstest.Streams(t)
+	s := eventstest.Journal(t)
 	run(t, newService(t, s, Config{}))
 	const subject = "sheaf.callback.default.orders.done"
 	x := end(t, s, begin(t, s, key(1), "nats:"+subject), events.StateCompleted)
@@ -804,7 +805,7 @@ func TestNATSCallbackArrivesDurably(t *testing.T) {
 
 func TestFullLogDoesNotRepeatACallback(t *testing.T) {
 	t.Parallel()
-	s := eventstest.StreamsOn(t, eventstest.Server(t, ""), events.Config{MaxEventsBytes: 64 << 10})
+	s := eventstest.JournalOn(t, eventstest.Server(t, ""), journal.Config{MaxEventsBytes: 64 << 10})
 	r := newReceiver(t, nil)
 	x := ended(t, s, key(1), r.URL)
 	filler := events.Export{Tenant: "default", Key: key(2)}
@@ -831,7 +832,7 @@ func TestFullLogDoesNotRepeatACallback(t *testing.T) {
 
 func TestNewRefusesWhatCannotWork(t *testing.T) {
 	t.Parallel()
-	s, c := &events.Streams{}, &http.Client{}
+	s, c := &journal.Log{}, &http.Client{}
 	for _, bad := range []Config{
 		{}, {PublicURL: "sheaf.example.com"}, {PublicURL: "ftp://x"},
 		{PublicURL: "http://x", Schedule: []time.Duration{time.Second, 0}},

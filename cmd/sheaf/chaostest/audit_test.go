@@ -24,6 +24,7 @@ import (
 	"time"
 
 	"sheaf/events"
+	"sheaf/events/pages"
 	"sheaf/storage"
 
 	"github.com/nats-io/nats.go"
@@ -577,8 +578,8 @@ func (w *world) auditSource(o *order, st *story, stored map[string]time.Time, ga
 		if got := len(asked) - w.source.faults[at]; got > allowed {
 			w.problem("I5 order %d page %d was asked for %d times without a fault; at most %d were needed", o.n, page, got, allowed)
 		}
-		id := events.PageID{Tenant: st.export.Tenant, Key: st.key, Run: st.export.Run, Number: page}
-		there, ok := stored[events.PageSubject(id, 1)]
+		id := pages.ID{Tenant: st.export.Tenant, Key: st.key, Run: st.export.Run, Number: page}
+		there, ok := stored[pages.Subject(id, 1)]
 		if !ok || len(w.processes) > 1 {
 			continue
 		}

@@ -24,6 +24,7 @@ import (
 
 	"sheaf/events"
 	"sheaf/events/eventstest"
+	"sheaf/events/journal"
 	"sheaf/services/crawler/source"
 	"sheaf/services/notifier"
 )
@@ -246,7 +247,7 @@ func TestHostileAnswers(t *testing.T) {
 	client.transport.TLSClientConfig = &tls.Config{RootCAs: roots}
 	secure := &tls.Config{Certificates: []tls.Certificate{certificate}, NextProtos: []string{"h2"}}
 
-	streams := eventstest.Streams(t)
+	streams := eventstest.Journal(t)
 	service, err := notifier.New(notifier.Config{PublicURL: "http://127.0.0.1", Schedule: []time.Duration{time.Hour}, Timeout: 4 * time.Second}, streams, client)
 	require.NoError(t, err)
 	ctx, stop := context.WithCancel(context.Background())
@@ -355,7 +356,7 @@ func fetch(t *testing.T, client *Client, url string, waits bool) string {
 }
 
 // callback waits for the first attempt at a callback and returns its status and reason.
-func callback(t *testing.T, s *events.Streams, key string) string {
+func callback(t *testing.T, s *journal.Log, key string) string {
 	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); {
 		x, err := s.Read(t.Context(), "default", key)
 		if assert.NoError(t, err) && x.Callback.Attempts > 0 {
@@ -367,7 +368,7 @@ func callback(t *testing.T, s *events.Streams, key string) string {
 }
 
 // endedExport writes a failed export that has a callback.
-func endedExport(t *testing.T, s *events.Streams, key, callback string) {
+func endedExport(t *testing.T, s *journal.Log, key, callback string) {
 	t.Helper()
 	x := events.Export{Tenant: "default", Key: key}
 	for _, p := range []events.Payload{

@@ -149,7 +149,7 @@ func TestServicesPassURLsAsReceived(t *testing.T) {
 		require.Equal(t, want+more+"&page=1&limit=1", <-asked)
 	}
 
-	streams := eventstest.Streams(t)
+	streams := eventstest.Journal(t)
 	service, err := notifier.New(notifier.Config{PublicURL: "http://127.0.0.1"}, streams, client)
 	require.NoError(t, err)
 	ctx, stop := context.WithCancel(context.Background())

@@ -10,7 +10,7 @@ import (
 
 	"golang.org/x/time/rate"
 
-	"sheaf/events"
+	"sheaf/events/journal"
 	"sheaf/services/ingress"
 	"sheaf/storage"
 )
@@ -101,7 +101,7 @@ func warnOfSmallDisk(cfg Config) {
 	if !known {
 		return
 	}
-	limits := events.Config{MaxPagesBytes: int64(cfg.MaxPagesBytes), MaxEventsBytes: int64(cfg.MaxLogBytes)}.MaxBytes()
+	limits := journal.Config{MaxPagesBytes: int64(cfg.MaxPagesBytes), MaxEventsBytes: int64(cfg.MaxLogBytes)}.MaxBytes()
 	used := int64(0)
 	_ = filepath.WalkDir(filepath.Join(cfg.Data, "jetstream"), func(_ string, d fs.DirEntry, err error) error {
 		if err == nil && d.Type().IsRegular() {

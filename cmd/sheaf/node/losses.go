@@ -16,6 +16,7 @@ import (
 	"sheaf/events"
 	"sheaf/events/embedded"
 	"sheaf/events/failpoint"
+	"sheaf/events/journal"
 	"sheaf/services/ingress"
 	"sheaf/storage"
 )
@@ -47,9 +48,9 @@ func (s *node) checkStreams(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var damage []events.Damage
+	var damage []journal.Damage
 	err = s.retryWhileStarting(ctx, "checking the streams", func(ctx context.Context) (err error) {
-		damage, err = s.streams.Check(ctx, known)
+		damage, err = s.journal.Check(ctx, known)
 		return err
 	})
 	if err != nil {
@@ -62,7 +63,7 @@ func (s *node) checkStreams(ctx context.Context) error {
 			return err
 		}
 		if what != "" {
-			damage = append(damage, events.Damage{Stream: events.StreamEvents, What: what})
+			damage = append(damage, journal.Damage{Stream: events.StreamEvents, What: what})
 		}
 	}
 	err = s.retryWhileStarting(ctx, "repairing the streams", func(context.Context) error {
@@ -71,9 +72,9 @@ func (s *node) checkStreams(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var now events.Marks
+	var now journal.Marks
 	err = s.retryWhileStarting(ctx, "checking the streams", func(ctx context.Context) (err error) {
-		now, err = s.streams.Marks(ctx, nil)
+		now, err = s.journal.Marks(ctx, nil)
 		return err
 	})
 	if err != nil {
@@ -88,12 +89,12 @@ func (s *node) checkStreams(ctx context.Context) error {
 // missing says what of the log cannot be read although it looks whole, "" for nothing: the
 // newest events of exports that the projection knows; each tells everything about its
 // export; without a projection, the event that was acknowledged last.
-func (s *node) missing(ctx context.Context, was events.Mark, applied uint64) (what string, err error) {
-	log, err := s.streams.LogState(ctx)
+func (s *node) missing(ctx context.Context, was journal.Mark, applied uint64) (what string, err error) {
+	log, err := s.journal.LogState(ctx)
 	if err != nil || applied == 0 && was.Last == 0 {
 		return "", err
 	}
-	readable, err := s.streams.Readable(ctx)
+	readable, err := s.journal.Readable(ctx)
 	if err != nil {
 		return "", fmt.Errorf("reading the log: %w", err)
 	}
@@ -170,8 +171,8 @@ func (s *node) checkFiles(ctx context.Context) error {
 // known are the watermarks, with what the projection knows beyond them: it is a
 // second witness of the log. applied is how far the projection has come in the
 // log that the marks are of, 0 if it is of another.
-func (s *node) known() (marks events.Marks, applied uint64, err error) {
-	marks = events.Marks{}
+func (s *node) known() (marks journal.Marks, applied uint64, err error) {
+	marks = journal.Marks{}
 	for name, m := range s.marks.Marks() {
 		marks[name] = m
 	}
@@ -197,7 +198,7 @@ func (s *node) known() (marks events.Marks, applied uint64, err error) {
 }
 
 // lost reports whether a stream has lost something.
-func lost(damage []events.Damage, stream string) bool {
+func lost(damage []journal.Damage, stream string) bool {
 	for _, d := range damage {
 		if d.Stream == stream && !d.Harmless {
 			return true
@@ -207,7 +208,7 @@ func lost(damage []events.Damage, stream string) bool {
 }
 
 // mend tells the damage and does what can be done about it.
-func (s *node) mend(ctx context.Context, damage []events.Damage, known events.Marks, applied uint64) error {
+func (s *node) mend(ctx context.Context, damage []journal.Damage, known journal.Marks, applied uint64) error {
 	var report []string // what is lost for good
 	any := false
 	for _, d := range damage {
@@ -255,13 +256,13 @@ func (s *node) mend(ctx context.Context, damage []events.Damage, known events.Ma
 			return err
 		}
 	}
-	return s.streams.Redeliver(ctx)
+	return s.journal.Redeliver(ctx)
 }
 
 // restoreLog writes back to the log what the projection had seen, which has to be made
 // again then: restored says so. It returns what remains lost.
-func (s *node) restoreLog(ctx context.Context, was events.Mark, applied uint64) (remains []string, restored bool, err error) {
-	log, err := s.streams.LogState(ctx)
+func (s *node) restoreLog(ctx context.Context, was journal.Mark, applied uint64) (remains []string, restored bool, err error) {
+	log, err := s.journal.LogState(ctx)
 	if err != nil {
 		return nil, false, err
 	}
@@ -276,7 +277,7 @@ func (s *node) restoreLog(ctx context.Context, was events.Mark, applied uint64) 
 			if x.Settled() && log.Created.Equal(was.Created) && x.LastSeq < log.First && log.Last >= was.Last {
 				return nil // too old for the log
 			}
-			done, err := s.streams.Restore(ctx, x)
+			done, err := s.journal.Restore(ctx, x)
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
@@ -349,7 +350,7 @@ func (s *node) keepMarks(ctx context.Context) error {
 			return nil
 		case <-tick.C:
 		}
-		now, err := s.streams.Marks(ctx, s.marks.Marks())
+		now, err := s.journal.Marks(ctx, s.marks.Marks())
 		if s.messaging.health() != nil {
 			// A message whose write failed counts in the stream's state and was
 			// never acknowledged. The watchdog ends the process.
@@ -381,7 +382,7 @@ func (s *node) keepMarks(ctx context.Context) error {
 func (s *node) lastMarks() {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-	now, err := s.streams.Marks(ctx, s.marks.Marks())
+	now, err := s.journal.Marks(ctx, s.marks.Marks())
 	if err == nil && s.messaging.health() == nil && now.Contradicts(s.marks.Marks()) == nil {
 		err = s.marks.Save(now)
 	}

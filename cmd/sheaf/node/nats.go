@@ -22,6 +22,7 @@ import (
 
 	"sheaf/events"
 	"sheaf/events/embedded"
+	"sheaf/events/journal"
 )
 
 const (
@@ -51,7 +52,7 @@ type messaging struct {
 	server  *embedded.Server // nil with --nats
 	conn    *nats.Conn       // of the log
 	callers *nats.Conn       // of requests and progress
-	streams *events.Streams
+	journal *journal.Log
 	outage  atomic.Value     // of the cluster: the last result of watchQuorum, a string
 	waits   func(why string) // is given what the start waits for; nil if nothing asks
 }
@@ -87,7 +88,7 @@ func openMessaging(ctx context.Context, cfg Config, secret []byte, files string,
 		queued = maxQueued
 	}
 	err = m.retryWhileStarting(ctx, "provisioning the streams", func(ctx context.Context) error {
-		m.streams, err = events.Provision(ctx, m.conn, events.Config{
+		m.journal, err = journal.Provision(ctx, m.conn, journal.Config{
 			Shared:   !cfg.embedded(),
 			Replicas: cfg.Replicas, MaxPagesBytes: int64(cfg.MaxPagesBytes), MaxEventsBytes: int64(cfg.MaxLogBytes),
 			SecretKey: secret, NewerKeys: newer, FilesURL: files, FilesMade: filesMade, KeepIdempotency: cfg.KeepHistory,
@@ -336,7 +337,7 @@ func accountRoom(info *jetstream.AccountInfo, cfg Config) error {
 	if tier, ok := info.Tiers[fmt.Sprintf("R%d", cfg.Replicas)]; ok {
 		limit, copies = tier.Limits.MaxStore, 1
 	}
-	need := copies * (events.Config{MaxPagesBytes: int64(cfg.MaxPagesBytes), MaxEventsBytes: int64(cfg.MaxLogBytes)}).MaxBytes()
+	need := copies * (journal.Config{MaxPagesBytes: int64(cfg.MaxPagesBytes), MaxEventsBytes: int64(cfg.MaxLogBytes)}).MaxBytes()
 	if limit > 0 && limit < need {
 		return fmt.Errorf("this NATS account may store %d bytes; the streams take up to %d, and finished files come on top: "+
 			"raise the account's limit or lower --max-pages-bytes or --max-log-bytes", limit, need)
@@ -383,7 +384,7 @@ func (m *messaging) watchQuorum(ctx context.Context) error {
 	defer tick.Stop()
 	for m.server == nil {
 		asked, cancel := context.WithTimeout(ctx, quorumWait)
-		err := m.streams.Quorum(asked)
+		err := m.journal.Quorum(asked)
 		cancel()
 		if ctx.Err() != nil {
 			return nil

@@ -217,7 +217,7 @@ func (s *node) take(ctx context.Context) error {
 	if cfg.has(roleIngress) || cfg.has(roleAssembler) {
 		// The store may live on the connection, so it is closed before it.
 		err = s.retryWhileStarting(ctx, "opening the file store", func(ctx context.Context) (err error) {
-			s.files, err = storage.OpenFiles(ctx, cfg.Files, cfg.Data, s.streams.JetStream(), cfg.Replicas)
+			s.files, err = storage.OpenFiles(ctx, cfg.Files, cfg.Data, s.journal.JetStream(), cfg.Replicas)
 			return err
 		})
 		if err != nil {
@@ -268,7 +268,7 @@ func (s *node) makeKeeper() (role, error) {
 	return keeper.New(keeper.Config{
 		Log:       slog.Default(),
 		KeepFiles: s.cfg.KeepFiles, KeepPages: s.cfg.KeepPages, MaxHistory: s.cfg.MaxHistory, Room: s.disk.room,
-	}, s.streams, s.tasks, s.files)
+	}, s.journal, s.tasks, s.files)
 }
 
 // makers is the table of roles.
@@ -291,7 +291,7 @@ func (s *node) makers() map[string]func() (role, error) {
 				Room:       s.disk.room,
 
 				ShutdownDelay: *s.cfg.ShutdownDelay,
-			}, s.listener, s.streams, s.tasks, s.files)
+			}, s.listener, s.journal, s.tasks, s.files)
 		},
 		roleCrawler: func() (role, error) {
 			l := s.cfg.SourceLimits
@@ -303,13 +303,13 @@ func (s *node) makers() map[string]func() (role, error) {
 					MaxBodyBytes: int64(l.MaxPageBytes), MaxRatio: l.MaxRatio,
 					Rows: rows.Limits{MaxDepth: l.MaxJSONDepth, MaxFields: l.MaxColumns, MaxRowBytes: int(l.MaxRowBytes)},
 				},
-			}, s.streams, s.egress)
+			}, s.journal, s.egress)
 		},
 		roleAssembler: func() (role, error) {
-			return assembler.New(assembler.Config{Log: slog.Default(), KeepFiles: s.cfg.KeepFiles, Room: s.disk.roomForWorkbook}, s.streams, s.files)
+			return assembler.New(assembler.Config{Log: slog.Default(), KeepFiles: s.cfg.KeepFiles, Room: s.disk.roomForWorkbook}, s.journal, s.files)
 		},
 		roleNotifier: func() (role, error) {
-			return notifier.New(notifier.Config{Log: slog.Default(), PublicURL: s.publicURL, Schedule: s.cfg.CallbackSchedule, KeepHistory: s.cfg.KeepHistory}, s.streams, s.egress)
+			return notifier.New(notifier.Config{Log: slog.Default(), PublicURL: s.publicURL, Schedule: s.cfg.CallbackSchedule, KeepHistory: s.cfg.KeepHistory}, s.journal, s.egress)
 		},
 	}
 }

@@ -13,8 +13,8 @@ import (
 	"strings"
 	"time"
 
-	"sheaf/events"
 	"sheaf/events/embedded"
+	"sheaf/events/secrets"
 )
 
 // keptKeyName is the file in the data folder that holds the key which Sheaf
@@ -33,7 +33,7 @@ func (c KeyConfig) secretKey() ([]byte, error) {
 }
 
 // newerKeys are those that came after it.
-func (c KeyConfig) newerKeys() ([]events.KeyVersion, error) {
+func (c KeyConfig) newerKeys() ([]secrets.KeyVersion, error) {
 	keys, err := c.secretKeys()
 	if err != nil {
 		return nil, err
@@ -42,17 +42,17 @@ func (c KeyConfig) newerKeys() ([]events.KeyVersion, error) {
 }
 
 // Keyring is what is derived from all of them.
-func (c KeyConfig) Keyring() (*events.Keyring, error) {
+func (c KeyConfig) Keyring() (*secrets.Keyring, error) {
 	keys, err := c.secretKeys()
 	if err != nil {
 		return nil, err
 	}
-	return events.NewKeyring(keys[0].Secret, keys[1:]...)
+	return secrets.NewKeyring(keys[0].Secret, keys[1:]...)
 }
 
 // secretKeys returns the first secret key and those that came after it: one a
 // line, and behind a newer one "from=" and the time from which it seals and signs.
-func (c KeyConfig) secretKeys() ([]events.KeyVersion, error) {
+func (c KeyConfig) secretKeys() ([]secrets.KeyVersion, error) {
 	text, file := c.SecretKey, c.SecretKeyFile
 	if name, ok := strings.CutPrefix(text, "@"); ok {
 		text, file = "", name
@@ -78,13 +78,13 @@ func (c KeyConfig) secretKeys() ([]events.KeyVersion, error) {
 	return keys, nil
 }
 
-func decodeKeys(text string) (keys []events.KeyVersion, err error) {
+func decodeKeys(text string) (keys []secrets.KeyVersion, err error) {
 	for line := range strings.Lines(strings.TrimSpace(text)) {
 		fields := strings.Fields(line)
 		if len(fields) == 0 || strings.HasPrefix(fields[0], "#") {
 			continue
 		}
-		var k events.KeyVersion
+		var k secrets.KeyVersion
 		if k.Secret, err = decodeKey(fields[0]); err != nil {
 			return nil, err
 		}
@@ -115,7 +115,7 @@ func (c KeyConfig) Rotate(from time.Time) (file string, err error) {
 	if _, err := decodeKeys(string(before)); err != nil {
 		return "", fmt.Errorf("secret key in %s: %w", file, err)
 	}
-	key := make([]byte, events.SecretKeySize)
+	key := make([]byte, secrets.KeySize)
 	rand.Read(key)
 	line := hex.EncodeToString(key) + " from=" + from.UTC().Format(time.RFC3339) + "\n"
 	if err := embedded.ReplaceFile(file, append(append([]byte(strings.TrimRight(string(before), "\n")), '\n'), line...)); err != nil {
@@ -150,7 +150,7 @@ func (c KeyConfig) makeSecretKey() ([]byte, error) {
 		}
 		return key, err
 	}
-	key = make([]byte, events.SecretKeySize)
+	key = make([]byte, secrets.KeySize)
 	rand.Read(key)
 	if err := os.MkdirAll(c.Data, 0o700); err != nil {
 		return nil, fmt.Errorf("secret key: %w", err)
@@ -216,8 +216,8 @@ func decodeKey(text string) ([]byte, error) {
 	if err != nil {
 		return nil, errors.New("neither hexadecimal nor base64; make one with: openssl rand -hex 32")
 	}
-	if len(key) < events.SecretKeySize {
-		return nil, fmt.Errorf("has %d bytes, want at least %d random ones; make it with: openssl rand -hex 32", len(key), events.SecretKeySize)
+	if len(key) < secrets.KeySize {
+		return nil, fmt.Errorf("has %d bytes, want at least %d random ones; make it with: openssl rand -hex 32", len(key), secrets.KeySize)
 	}
 	return key, nil
 }

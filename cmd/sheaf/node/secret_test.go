@@ -13,7 +13,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"sheaf/events"
+	"sheaf/events/secrets"
 )
 
 func TestSecretKeyIsMadeOnceAndKeptPrivate(t *testing.T) {
@@ -30,7 +30,7 @@ func TestSecretKeyIsMadeOnceAndKeptPrivate(t *testing.T) {
 	}
 	wg.Wait()
 	for _, key := range keys {
-		require.Len(t, key, events.SecretKeySize)
+		require.Len(t, key, secrets.KeySize)
 		require.Equal(t, keys[0], key, "all who start at once get one key")
 	}
 

@@ -30,6 +30,7 @@ import (
 	"sheaf/events"
 	"sheaf/events/retryafter"
 	"sheaf/events/rows"
+	"sheaf/events/secrets"
 )
 
 // Request is how a source is asked, as the export request says it.
@@ -39,7 +40,7 @@ type Request struct {
 	// Header is sent as it is. Host sets the host that is asked. Fields that
 	// belong to one connection (RFC 9110, 7.6.1) and Content-Length are
 	// refused.
-	Header events.Secrets
+	Header secrets.Values
 	// Param is a JSON object, null or empty. A GET carries it in the query, a
 	// POST as a JSON body. The text of its numbers is never changed.
 	Param json.RawMessage
@@ -220,7 +221,7 @@ var refusedHeaders = []string{
 	"Connection", "Content-Length", "Expect", "Keep-Alive", "Te", "Trailer", "Transfer-Encoding", "Upgrade",
 }
 
-func (s *Source) setHeader(header events.Secrets) error {
+func (s *Source) setHeader(header secrets.Values) error {
 	s.header = http.Header{
 		// Asking for gzip here and not in the transport keeps the decoding, and
 		// so its limits, in our hands.

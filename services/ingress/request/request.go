@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"sheaf/events"
+	"sheaf/events/secrets"
 
 	"github.com/go-json-experiment/json/jsontext"
 )
@@ -74,13 +75,13 @@ const extTypes = "XLSX"
 type Checked struct {
 	Key     string
 	Request events.Request
-	Secrets events.Secrets // of the source, to be sealed
+	Secrets secrets.Values // of the source, to be sealed
 	Pages   []Page         // of a raw export
 }
 
 // Parse checks the body of a request of a tenant and makes of it what the log keeps.
 // What a caller can mend is an [*Error].
-func Parse(keys *events.Keyring, tenant, sourceType string, body []byte) (*Checked, error) {
+func Parse(keys *secrets.Keyring, tenant, sourceType string, body []byte) (*Checked, error) {
 	rowField := ""
 	if sourceType == events.SourceRaw {
 		rowField = rawField

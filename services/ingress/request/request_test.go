@@ -10,6 +10,7 @@ import (
 	"sheaf/events"
 	"sheaf/events/eventstest"
 	"sheaf/events/rows"
+	"sheaf/events/secrets"
 
 	"github.com/stretchr/testify/require"
 )
@@ -52,7 +53,7 @@ func rawBody(rows string) string { return `{"ext_type":"XLSX","source_raw":` + r
 
 func TestKeyIsOfTheRequestAndTheTenant(t *testing.T) {
 	t.Parallel()
-	keys, err := events.NewKeyring(eventstest.SecretKey)
+	keys, err := secrets.NewKeyring(eventstest.SecretKey)
 	require.NoError(t, err)
 	key := func(tenant, sourceType, body string) string {
 		s, err := Parse(keys, tenant, sourceType, []byte(body))
@@ -85,7 +86,7 @@ func FuzzSubmission(f *testing.F) {
 		f.Add([]byte(body), false)
 		f.Add([]byte(body), true)
 	}
-	keys, err := events.NewKeyring(eventstest.SecretKey)
+	keys, err := secrets.NewKeyring(eventstest.SecretKey)
 	require.NoError(f, err)
 	f.Fuzz(func(t *testing.T, body []byte, raw bool) {
 		sourceType := events.SourceHTTP

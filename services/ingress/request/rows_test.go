@@ -7,12 +7,13 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"sheaf/events"
+	"sheaf/events/secrets"
 )
 
 // What is lenient about rows is strict about every other field of a raw request.
 func TestOnlyRowsMayRepeatNamesAndHoldHalfAPair(t *testing.T) {
 	t.Parallel()
-	keys, err := events.NewKeyring([]byte(strings.Repeat("k", 32)))
+	keys, err := secrets.NewKeyring([]byte(strings.Repeat("k", 32)))
 	require.NoError(t, err)
 	for _, c := range []struct{ claim, body, refused string }{
 		{"half a pair in a row", `{"ext_type":"XLSX","source_raw":[{"a":"\ud800"}]}`, ""},

@@ -14,6 +14,7 @@ import (
 
 	"sheaf/events"
 	"sheaf/events/rows"
+	"sheaf/events/secrets"
 
 	"github.com/go-json-experiment/json/jsontext"
 	"golang.org/x/net/http/httpguts"
@@ -22,8 +23,8 @@ import (
 
 // sourceHTTP checks how to ask the source for its pages. more are the names of
 // unknown fields.
-// header holds the secret parameters too, see events.SecretParam.
-func sourceHTTP(source jsontext.Value) (req *events.HTTPRequest, header events.Secrets, more []string, err error) {
+// header holds the secret parameters too, see secrets.Param.
+func sourceHTTP(source jsontext.Value) (req *events.HTTPRequest, header secrets.Values, more []string, err error) {
 	members, err := objectMembers("source_http", source)
 	if err != nil {
 		return nil, nil, nil, err
@@ -69,13 +70,13 @@ func sourceHTTP(source jsontext.Value) (req *events.HTTPRequest, header events.S
 	}
 	req.Header = slices.Sorted(maps.Keys(header))
 	for name, value := range header {
-		if events.CheckSealed(value) != nil {
+		if secrets.CheckSealed(value) != nil {
 			return nil, nil, nil, Invalid(fmt.Sprintf("source_http.header[%q]", Cut(name, 64)), "begins like a sealed value and is none; see sheaf seal")
 		}
 	}
 	if len(req.SecretParam) > 0 {
 		if header == nil {
-			header = events.Secrets{}
+			header = secrets.Values{}
 		}
 		if err := takeSecretParams(req, header); err != nil {
 			return nil, nil, nil, err
@@ -113,7 +114,7 @@ func secretParams(m member) ([]string, error) {
 
 // takeSecretParams moves the secret parameters from where the log would hold them
 // to what is sealed.
-func takeSecretParams(req *events.HTTPRequest, secrets events.Secrets) error {
+func takeSecretParams(req *events.HTTPRequest, into secrets.Values) error {
 	var members []member
 	if req.Param != nil {
 		var err error
@@ -140,18 +141,18 @@ func takeSecretParams(req *events.HTTPRequest, secrets events.Secrets) error {
 			if err != nil {
 				return err
 			}
-			if events.CheckSealed(value) != nil {
+			if secrets.CheckSealed(value) != nil {
 				return Invalid("source_http.param."+Cut(m.name, 64), "begins like a sealed value and is none; see sheaf seal")
 			}
 		}
 		if len(m.value) > maxHeaderBytes {
 			return Invalid("source_http.param."+Cut(m.name, 64), "has more than %d bytes, the most of a secret", maxHeaderBytes)
 		}
-		secrets[events.SecretParam(m.name)] = string(m.value)
+		into[secrets.Param(m.name)] = string(m.value)
 	}
 	if found < len(req.SecretParam) {
 		for _, name := range req.SecretParam {
-			if _, ok := secrets[events.SecretParam(name)]; !ok {
+			if _, ok := into[secrets.Param(name)]; !ok {
 				return Invalid("source_http.secret_param", "%q is no parameter in source_http.param", Cut(name, maxWarningField))
 			}
 		}
@@ -213,7 +214,7 @@ var forbiddenHeaders = map[string]bool{
 
 // sourceHeader checks the headers that the source is to be asked with. No
 // error repeats a value: values are secrets.
-func sourceHeader(m member) (events.Secrets, error) {
+func sourceHeader(m member) (secrets.Values, error) {
 	if m.value.Kind() == 'n' {
 		return nil, nil
 	}
@@ -224,7 +225,7 @@ func sourceHeader(m member) (events.Secrets, error) {
 	if len(members) > maxHeaders {
 		return nil, Invalid(m.name, "has %d headers, at most %d are allowed", len(members), maxHeaders)
 	}
-	header := make(events.Secrets, len(members))
+	header := make(secrets.Values, len(members))
 	seen := make(map[string]bool, len(members))
 	size := 0
 	for _, h := range members {

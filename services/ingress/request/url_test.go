@@ -7,6 +7,7 @@ import (
 
 	"sheaf/events"
 	"sheaf/events/eventstest"
+	"sheaf/events/secrets"
 
 	"github.com/stretchr/testify/require"
 )
@@ -14,7 +15,7 @@ import (
 // URLs are kept as received, for they are part of the key: what they may not hold is encoded when they are asked.
 func TestURLsAreKeptAsReceived(t *testing.T) {
 	t.Parallel()
-	keys, err := events.NewKeyring(eventstest.SecretKey)
+	keys, err := secrets.NewKeyring(eventstest.SecretKey)
 	require.NoError(t, err)
 	seen := map[string]string{}
 	for _, c := range []struct{ url, want string }{

@@ -1,0 +1,195 @@
+package journal
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"sheaf/events"
+	"sheaf/events/internal/streams"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sync/singleflight"
+)
+
+const (
+	// maxClaimsBytes is the space of SHEAF_IDEMPOTENCY: some 1,300,000 keys.
+	maxClaimsBytes = 256 << 20
+	// claimsEvery is how long a look at that space, and at the keys of one tenant,
+	// is believed.
+	claimsEvery = 2 * time.Second
+	// plentyOfClaims is the part of the space below which nobody counts.
+	plentyOfClaims = 0.5
+)
+
+// ErrTooManyKeys means that as many Idempotency-Keys of a tenant are remembered as
+// may be. They are forgotten with time.
+var ErrTooManyKeys = errors.New("as many Idempotency-Keys of the tenant are remembered as may be")
+
+// IdempotencyClaim is what an Idempotency-Key of a caller is bound to.
+type IdempotencyClaim struct {
+	Key    string `json:"hash_key"`        // of the export that its request asks for
+	Before uint64 `json:"round,omitempty"` // sequence of the round that the export was in when the key came, 0 for none: the key's own is a later one
+}
+
+func (s *Log) idempotencySubject(tenant, key string) string {
+	return subjectIdempotency + tenant + "." + s.keys.IdempotencyName(tenant, key)
+}
+
+// IdempotencyKey returns what a key is bound to, from the leader, and whether it is.
+func (s *Log) IdempotencyKey(ctx context.Context, tenant, key string) (c IdempotencyClaim, ok bool, err error) {
+	st, err := s.js.Stream(ctx, events.StreamIdempotency)
+	if err != nil {
+		return c, false, fmt.Errorf("%w: %w", events.ErrUnavailable, err)
+	}
+	m, err := st.GetLastMsgForSubject(ctx, s.idempotencySubject(tenant, key))
+	switch {
+	case errors.Is(err, jetstream.ErrMsgNotFound):
+		return c, false, nil
+	case err != nil:
+		return c, false, fmt.Errorf("%w: %w", events.ErrUnavailable, err)
+	}
+	if err := json.Unmarshal(m.Data, &c); err != nil {
+		return c, false, fmt.Errorf("Idempotency-Key: %w", err)
+	}
+	return c, true, nil
+}
+
+// ClaimIdempotencyKey binds a key that a caller has chosen, and returns what it was
+// bound to first: c, or what another request with the key was for. Of two that come
+// at once one is first. The binding lasts as long as Config.KeepIdempotency; only an
+// HMAC of the key is kept. While more than half of the space for keys is taken, one
+// tenant may have twice what is free, and gets ErrTooManyKeys beyond that: one alone
+// can take two thirds, and something is left for whoever comes.
+func (s *Log) ClaimIdempotencyKey(ctx context.Context, tenant, key string, c IdempotencyClaim) (first IdempotencyClaim, err error) {
+	if err := events.CheckName(tenant, c.Key); err != nil {
+		return first, err
+	}
+	data, err := json.Marshal(c)
+	if err != nil {
+		return first, fmt.Errorf("Idempotency-Key: %w", err)
+	}
+	publish, cancel := context.WithTimeout(ctx, s.cfg.PublishTimeout)
+	defer cancel()
+	if err := s.mayClaim(publish, tenant); err != nil {
+		return first, err
+	}
+	for attempt := uint64(1); ; attempt++ {
+		_, err = s.js.PublishMsg(publish, &nats.Msg{Subject: s.idempotencySubject(tenant, key), Data: data})
+		if err == nil {
+			return c, nil
+		}
+		if err = streams.PublishError(err); !errors.Is(err, streams.ErrSubjectTaken) {
+			return first, err
+		}
+		first, ok, err := s.IdempotencyKey(ctx, tenant, key)
+		if err != nil || ok {
+			return first, err
+		}
+		if attempt >= uint64(s.cfg.PublishAttempts) {
+			return first, fmt.Errorf("%w: an Idempotency-Key is taken and not there", events.ErrUnavailable)
+		}
+		streams.Wait(ctx, streams.Backoff(attempt)) // it expired in between
+	}
+}
+
+// ReleaseIdempotencyKey takes back what a key was bound to: nothing was begun by it.
+func (s *Log) ReleaseIdempotencyKey(ctx context.Context, tenant, key string) error {
+	st, err := s.js.Stream(ctx, events.StreamIdempotency)
+	if err == nil {
+		err = st.Purge(ctx, jetstream.WithPurgeSubject(s.idempotencySubject(tenant, key)))
+	}
+	if err != nil {
+		return fmt.Errorf("%w: releasing an Idempotency-Key: %w", events.ErrUnavailable, err)
+	}
+	return nil
+}
+
+// claims is what a process knows of the keys that are remembered.
+type claims struct {
+	counts singleflight.Group // of the keys of a tenant
+
+	mu      sync.Mutex
+	at      time.Time // of what follows; those that are bound since are added
+	limit   int64     // bytes of the stream; 0 or less: no limit
+	used    int64
+	all     int64 // keys
+	counted map[string]int64
+}
+
+// claimBytes is what a key takes, about.
+const claimBytes = 200
+
+// mayClaim returns ErrTooManyKeys if a tenant may bind no further key.
+func (s *Log) mayClaim(ctx context.Context, tenant string) error {
+	c := &s.claims
+	c.mu.Lock()
+	stale := time.Since(c.at) > claimsEvery
+	c.mu.Unlock()
+	if stale {
+		_, err, _ := c.counts.Do("", func() (any, error) { // not for the first that asks alone
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.PublishTimeout)
+			defer cancel()
+			st, err := s.js.Stream(ctx, events.StreamIdempotency)
+			if err != nil {
+				return nil, err
+			}
+			state := st.CachedInfo().State
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			c.at, c.limit = time.Now(), st.CachedInfo().Config.MaxBytes
+			c.used, c.all, c.counted = int64(state.Bytes), int64(state.Msgs), map[string]int64{}
+			return nil, nil
+		})
+		if err != nil {
+			return fmt.Errorf("%w: %w", events.ErrUnavailable, err)
+		}
+	}
+	c.mu.Lock()
+	_, known := c.counted[tenant]
+	plenty := c.limit <= 0 || float64(c.used) < float64(c.limit)*plentyOfClaims
+	c.mu.Unlock()
+	if !plenty && !known {
+		n, err, _ := c.counts.Do(tenant, func() (any, error) {
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.PublishTimeout)
+			defer cancel()
+			return s.countClaims(ctx, tenant)
+		})
+		if err != nil {
+			return fmt.Errorf("%w: counting Idempotency-Keys: %w", events.ErrUnavailable, err)
+		}
+		c.mu.Lock()
+		if _, ok := c.counted[tenant]; !ok {
+			c.counted[tenant] = n.(int64)
+		}
+		c.mu.Unlock()
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if n, ok := c.counted[tenant]; ok && !plenty {
+		if own := float64(c.used) / float64(max(c.all, 1)) * float64(n); own > 2*float64(c.limit-c.used) {
+			return ErrTooManyKeys
+		}
+		c.counted[tenant]++
+	}
+	c.used, c.all = c.used+claimBytes, c.all+1
+	return nil
+}
+
+// countClaims counts the keys of a tenant. The server does that when it makes a
+// consumer, without reading them.
+func (s *Log) countClaims(ctx context.Context, tenant string) (int64, error) {
+	cons, err := s.js.CreateConsumer(ctx, events.StreamIdempotency, jetstream.ConsumerConfig{
+		FilterSubject: subjectIdempotency + tenant + ".*", AckPolicy: jetstream.AckNonePolicy, HeadersOnly: true,
+		MemoryStorage: true, Replicas: 1, InactiveThreshold: claimsEvery,
+	})
+	if err != nil {
+		return 0, err
+	}
+	info := cons.CachedInfo()
+	return int64(info.NumPending), s.js.DeleteConsumer(ctx, events.StreamIdempotency, info.Name)
+}

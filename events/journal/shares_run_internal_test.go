@@ -1,0 +1,75 @@
+package journal
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+
+	"github.com/stretchr/testify/require"
+)
+
+// beside does the work of a handler as Consume would.
+func beside(t *testing.T, err error) func() error {
+	t.Helper()
+	var he *handlingError
+	require.ErrorAs(t, err, &he)
+	require.NotNil(t, he.work)
+	return he.work
+}
+
+// Work beyond a tenant's share waits without a slot, in order; work of others is done
+// meanwhile; what is too much is handed back; and nothing is kept at the end.
+func TestRunWaitsForTheTenantsShare(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := NewShares(2, 4, 100)
+		ctx, cancel := context.WithCancel(t.Context())
+		hold, done := make(chan struct{}), make(chan error, 2*maxWaitingHere)
+		for range 2 {
+			go func() { done <- s.Run(ctx, "busy", 1, func() error { <-hold; return nil }) }()
+		}
+		synctest.Wait()
+		var order []int
+		for n := range maxWaitingHere {
+			work := beside(t, s.Run(ctx, "busy", 1, func() error {
+				order = append(order, n)
+				if n == 0 {
+					return Beside(func() error { return errors.New("beside again") })
+				}
+				return nil
+			}))
+			go func() { done <- work() }()
+		}
+		require.ErrorIs(t, s.Run(ctx, "busy", 1, nil), ErrShareTaken)
+		require.NoError(t, s.Run(ctx, "other", 1, func() error { return nil }))
+		synctest.Wait()
+		require.Empty(t, order)
+		hold <- struct{}{}
+		synctest.Wait()
+		require.Len(t, order, maxWaitingHere)
+		require.IsIncreasing(t, order)
+		failed := 0
+		for range maxWaitingHere + 1 {
+			if err := <-done; err != nil {
+				require.EqualError(t, err, "beside again")
+				failed++
+			}
+		}
+		require.Equal(t, 1, failed)
+
+		// What waits ends with the process.
+		go func() { done <- s.Run(ctx, "busy", 1, func() error { <-hold; return nil }) }()
+		synctest.Wait()
+		work := beside(t, s.Run(ctx, "busy", maxWaitingHereBytes, nil))
+		require.ErrorIs(t, s.Run(ctx, "busy", 1, nil), ErrShareTaken, "bytes")
+		cancel()
+		require.ErrorIs(t, work(), context.Canceled)
+		close(hold)
+		require.NoError(t, <-done)
+		require.NoError(t, <-done)
+		require.Empty(t, s.waiting)
+		require.Empty(t, s.running)
+		require.Empty(t, s.all)
+	})
+}

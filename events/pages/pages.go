@@ -1,0 +1,616 @@
+// Package pages writes and reads the rows of exports, SHEAF_PAGES. It promises:
+//
+//   - A page is written once. [Store.Publish] keeps what the first writer wrote, whole,
+//     also if it takes several messages. What it returned without an error is on disk.
+//   - [Store.Get] returns what one writer wrote, checked by a checksum, or an error.
+//     That a page is missing is the word of the stream's leader.
+//   - A full stream refuses pages with events.ErrNoSpace and loses none.
+package pages
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"sheaf/events"
+	"sheaf/events/failpoint"
+	"sheaf/events/internal/streams"
+
+	"github.com/klauspost/compress/s2"
+	"github.com/klauspost/compress/zstd"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/synadia-io/orbit.go/jetstreamext"
+)
+
+// PageID names a page of a run.
+type ID struct {
+	Tenant string
+	Key    string
+	Run    uint64
+	Number int // from 1
+}
+
+// Page is the payload of a PageFetched event: the rows of one answer of the
+// source, byte for byte as it sent them, and what it said of the whole.
+type Page struct {
+	ID
+	Rows       []byte // a JSON array of row objects
+	RowCount   int    // rows in it, the header included
+	HeaderRow  bool   // the first row is the header, not data
+	Total      int64  // pagetag.total, -1 when the source gave none
+	TotalPages int    // pagetag.total_page, 0 when the source gave none
+	Limit      int    // pagetag.limit, 0 when the source gave none
+	Attempts   int    // requests until the source answered
+	SHA256     [sha256.Size]byte
+	Stored     int64 // bytes of SHEAF_PAGES that it takes; set by GetPage, not written
+}
+
+// DataRows is how many rows of the page are data.
+func (p Page) DataRows() int {
+	if p.HeaderRow {
+		return p.RowCount - 1
+	}
+	return p.RowCount
+}
+
+// PageSubject is where one part of a page is published. Pages and parts count
+// from 1.
+func Subject(id ID, part int) string {
+	return runPrefix(id.Tenant, id.Key, id.Run) + strconv.Itoa(id.Number) + "." + strconv.Itoa(part)
+}
+
+func runPrefix(tenant, key string, run uint64) string {
+	return events.SubjectPage + tenant + "." + key + "." + strconv.FormatUint(run, 10) + "."
+}
+
+const (
+	headerPage       = "ce-page"
+	headerPart       = "ce-part"
+	headerParts      = "ce-parts"
+	headerRows       = "ce-rows"
+	headerHeaderRow  = "ce-headerrow"
+	headerTotal      = "ce-total"
+	headerTotalPages = "ce-totalpages"
+	headerLimit      = "ce-limit"
+	headerAttempts   = "ce-attempts"
+	headerSHA256     = "ce-sha256" // of the rows before compression
+	headerCRC32C     = "ce-crc32c" // of the same
+	headerEncoding   = "Content-Encoding"
+
+	encodingZstd = "zstd"
+	encodingS2   = "s2" // one S2 block, https://github.com/klauspost/compress/tree/master/s2
+
+	// partOverhead is room for headers below the server's max_payload.
+	partOverhead = 4 << 10
+	// storedOverhead is what the file store adds to the subject, headers and
+	// body of a message.
+	storedOverhead = 34
+	// partSize is how much of a page one message carries where the server's
+	// max_payload lets it; its default is 1 MiB. Few pages are larger, and that
+	// matters: a page of several messages is an atomic batch, for which the server
+	// writes and syncs a store of its own (measured: a million rows in pages of
+	// 220 KB took 2.3 to 7.5 s to crawl in parts of 64 KiB, 0.8 to 2.5 s whole).
+	// Pages are read by direct gets, which large messages do not slow.
+	partSize = 1 << 20
+	// maxParts is the server's limit on messages in one atomic batch.
+	maxParts = 1000
+	// maxBatchesInFlight stays below the server's 50 for one stream, leaving
+	// room for other processes.
+	maxBatchesInFlight = 8
+	// maxPageBytes bounds what a page may decompress to, so that a damaged or
+	// hostile message cannot fill the memory. Sources are held to less.
+	maxPageBytes = 1 << 30
+)
+
+// zstd's encoder and decoder keep tables; EncodeAll and DecodeAll are safe for
+// concurrent use. Their options are constant, so only a change of this code
+// can make them fail.
+var (
+	pageEncoder = sync.OnceValues(func() (*zstd.Encoder, error) {
+		return zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(2), zstd.WithLowerEncoderMem(true), zstd.WithWindowSize(1<<20))
+	})
+	pageDecoder = sync.OnceValues(func() (*zstd.Decoder, error) {
+		return zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecodeAllCapLimit(true), zstd.WithDecoderLowmem(true))
+	})
+)
+
+// buffers are used again: without that they would be most of what a large export
+// allocates. Those of giant pages are left to the garbage collector.
+type buffers struct{ pool sync.Pool }
+
+var packedPages, pageRows buffers
+
+const mostPooled = 4 << 20
+
+// get returns an empty buffer with room for size bytes.
+func (p *buffers) get(size int) []byte {
+	if b, ok := p.pool.Get().(*[]byte); ok && cap(*b) >= size {
+		return (*b)[:0]
+	}
+	return make([]byte, 0, size)
+}
+
+func (p *buffers) put(b []byte) {
+	if cap(b) > 0 && cap(b) <= mostPooled {
+		p.pool.Put(&b)
+	}
+}
+
+// Release gives the memory of the rows of a page that GetPage returned to later
+// pages. It need not be called. Nothing may use the rows any more.
+func (p *Page) Release() {
+	pageRows.put(p.Rows)
+	p.Rows = nil
+}
+
+// PageStore is the handle on SHEAF_PAGES. It is safe for concurrent use and holds no
+// goroutines of its own.
+type Store struct {
+	cfg     Config
+	js      jetstream.JetStream
+	stream  jetstream.Stream
+	writers *streams.Writers
+	batches chan struct{} // atomic batches in flight
+	writing atomic.Int64  // bytes that the disk needs for pages in flight
+}
+
+// PageConfig says how pages are written.
+type Config struct {
+	Shared   bool          // other processes write pages too
+	Timeout  time.Duration // wait for the acknowledgement of one publish
+	Attempts int           // of one page before ErrUnavailable
+}
+
+// NewPageStore returns the handle on the stream of pages. There is to be one in a process:
+// it bounds what is in flight.
+func New(js jetstream.JetStream, stream jetstream.Stream, cfg Config) *Store {
+	return &Store{cfg: cfg, js: js, stream: stream, writers: streams.NewWriters(cfg.Shared, streams.TenantPages), batches: make(chan struct{}, maxBatchesInFlight)}
+}
+
+// PublishPage writes a page once. It returns nil when the page is durable,
+// also when it was there before: then p is dropped, and what the first writer
+// wrote stays, so readers must take the page from GetPage. stored says which.
+// A page of more than one part is written as one atomic batch: all or nothing.
+// ErrNoSpace means that the stream is full.
+func (s *Store) Publish(ctx context.Context, p Page) (stored bool, err error) {
+	_, stored, err = s.PublishSized(ctx, p, nil)
+	return stored, err
+}
+
+// PublishSized is PublishPage that also says how many bytes of SHEAF_PAGES p
+// takes, or would have taken. Before anything is written it asks room, if not
+// nil, for the bytes that the disk needs for all pages that this process is
+// writing. A page of several parts needs twice its size: the server keeps a batch
+// beside its stream until it is complete. An error of room becomes ErrNoSpace.
+func (s *Store) PublishSized(ctx context.Context, p Page, room func(bytes int64) error) (size int64, stored bool, err error) {
+	if err := events.CheckName(p.Tenant, p.Key); err != nil {
+		return 0, false, err
+	}
+	msgs, payload, err := s.encodePage(p)
+	if err != nil {
+		return 0, false, err
+	}
+	defer packedPages.put(payload) // what is published was copied to the connection
+	for _, m := range msgs {
+		size += int64(m.Size()) + storedOverhead
+	}
+	if room != nil {
+		disk := size
+		if len(msgs) > 1 {
+			disk *= 2
+		}
+		defer s.writing.Add(-disk)
+		if err := room(s.writing.Add(disk)); err != nil {
+			return size, false, fmt.Errorf("page %d: %w: %w", p.Number, events.ErrNoSpace, err)
+		}
+	}
+	for attempt := 1; ; attempt++ {
+		err = s.publishParts(ctx, p.Tenant, msgs)
+		if !errors.Is(err, events.ErrUnavailable) || attempt >= s.cfg.Attempts || ctx.Err() != nil {
+			break
+		}
+		streams.Wait(ctx, streams.Backoff(uint64(attempt)))
+	}
+	if errors.Is(err, streams.ErrSubjectTaken) {
+		return size, false, nil
+	}
+	if errors.Is(err, events.ErrNoSpace) {
+		// A full stream says so also of a page that it has.
+		if _, missing := s.getPart(ctx, p.ID, 1); missing == nil {
+			return size, false, nil
+		}
+	}
+	if err != nil {
+		return size, false, fmt.Errorf("page %d: %w", p.Number, err)
+	}
+	return size, true, nil
+}
+
+func (s *Store) publishParts(ctx context.Context, tenant string, msgs []*nats.Msg) error {
+	leave, err := s.writers.Enter(ctx, tenant) // the turn is no part of the time that the server has
+	if err != nil {
+		return err
+	}
+	defer leave()
+	if len(msgs) > 1 {
+		select {
+		case s.batches <- struct{}{}:
+			defer func() { <-s.batches }()
+		case <-ctx.Done():
+			return fmt.Errorf("%w: %w", events.ErrUnavailable, ctx.Err())
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.Timeout+time.Duration(len(msgs))*10*time.Millisecond)
+	defer cancel()
+	if len(msgs) == 1 {
+		failpoint.Hit("page.before")
+		if _, err := s.js.PublishMsg(ctx, msgs[0]); err != nil {
+			return streams.PublishError(err)
+		}
+		failpoint.Hit("page.after")
+		return nil
+	}
+	if _, err := jetstreamext.PublishMsgBatch(ctx, s.js, msgs); err != nil {
+		return streams.BatchError(err)
+	}
+	return nil
+}
+
+// encodePage compresses a page and cuts it into parts, which alias payload.
+// Nothing is assumed of the server's max_payload but that it leaves room for the
+// headers.
+func (s *Store) encodePage(p Page) (msgs []*nats.Msg, payload []byte, err error) {
+	payload, encoding, err := compress(p.Rows)
+	if err != nil {
+		return nil, nil, streams.Permanent(fmt.Errorf("page %d: %w", p.Number, err))
+	}
+	limit := int(s.js.Conn().MaxPayload()) - partOverhead
+	size := min(partSize, limit)
+	if limit <= 0 || len(payload) > size*maxParts {
+		return nil, nil, streams.Permanent(fmt.Errorf("page %d: %d bytes compressed do not fit into %d messages of at most %d bytes (the server's max_payload)", p.Number, len(payload), maxParts, size))
+	}
+	if p.SHA256 == [sha256.Size]byte{} {
+		p.SHA256 = sha256.Sum256(p.Rows)
+	}
+	parts := max(1, (len(payload)+size-1)/size)
+	id, now := events.NewID(), time.Now()
+	checksum := crc32c(p.Rows)
+	msgs = make([]*nats.Msg, parts)
+	for i := range parts {
+		h := events.Header(id+"-"+strconv.Itoa(i+1), p.Tenant, p.Key, events.PageTypeName, now)
+		for _, own := range [...][2]string{
+			{headerEncoding, encoding},
+			{headerPage, strconv.Itoa(p.Number)},
+			{headerPart, strconv.Itoa(i + 1)},
+			{headerParts, strconv.Itoa(parts)},
+			{headerRows, strconv.Itoa(p.RowCount)},
+			{headerHeaderRow, strconv.FormatBool(p.HeaderRow)},
+			{headerTotal, strconv.FormatInt(p.Total, 10)},
+			{headerTotalPages, strconv.Itoa(p.TotalPages)},
+			{headerLimit, strconv.Itoa(p.Limit)},
+			{headerAttempts, strconv.Itoa(p.Attempts)},
+			{headerSHA256, hex.EncodeToString(p.SHA256[:])},
+			{headerCRC32C, checksum},
+		} {
+			h[own[0]] = []string{own[1]}
+		}
+		msgs[i] = &nats.Msg{Subject: Subject(p.ID, i+1), Header: h, Data: payload[i*size : min((i+1)*size, len(payload))]}
+	}
+	return msgs, payload, nil
+}
+
+// GetPage returns a page with its parts joined and its checksum verified.
+// ErrPageMissing is the leader's word; ErrPageDamaged means that what is
+// stored is not what one writer wrote.
+func (s *Store) Get(ctx context.Context, id ID) (Page, error) {
+	first, err := s.getPart(ctx, id, 1)
+	if err != nil {
+		return Page{}, err
+	}
+	parts, err := strconv.Atoi(first.Header.Get(headerParts))
+	if err != nil || parts < 1 || parts > maxParts {
+		return Page{}, fmt.Errorf("%w: page %d: %s %q", events.ErrPageDamaged, id.Number, headerParts, first.Header.Get(headerParts))
+	}
+	// No room is made before a part is there: parts is only a claim.
+	chunks, size, stored := [][]byte{first.Data}, len(first.Data), storedSize(first.Subject, first.Header, first.Data)
+	for n := 2; n <= parts; n++ {
+		part, err := s.getPart(ctx, id, n)
+		if errors.Is(err, events.ErrPageMissing) {
+			return Page{}, fmt.Errorf("%w: page %d: part %d of %d is missing", events.ErrPageDamaged, id.Number, n, parts)
+		}
+		if err != nil {
+			return Page{}, err
+		}
+		for _, h := range []string{headerSHA256, headerParts, headerPage} {
+			if part.Header.Get(h) != first.Header.Get(h) {
+				return Page{}, fmt.Errorf("%w: page %d: part %d belongs to another answer (%s differs)", events.ErrPageDamaged, id.Number, n, h)
+			}
+		}
+		chunks, size, stored = append(chunks, part.Data), size+len(part.Data), stored+storedSize(part.Subject, part.Header, part.Data)
+		if size > maxPageBytes {
+			return Page{}, fmt.Errorf("%w: page %d: more than %d bytes", events.ErrPageDamaged, id.Number, maxPageBytes)
+		}
+	}
+	payload := first.Data
+	if parts > 1 {
+		payload = slices.Concat(chunks...)
+	}
+	p, err := decodePage(id, first.Header, payload)
+	p.Stored = stored
+	return p, err
+}
+
+// storedSize is what a message takes in its stream, about.
+func storedSize(subject string, h nats.Header, data []byte) int64 {
+	return int64((&nats.Msg{Subject: subject, Header: h, Data: data}).Size()) + storedOverhead
+}
+
+func decodePage(id ID, h nats.Header, payload []byte) (Page, error) {
+	p := Page{ID: id}
+	damaged := func(what string, err error) (Page, error) {
+		return Page{}, fmt.Errorf("%w: page %d: %s: %w", events.ErrPageDamaged, id.Number, what, err)
+	}
+	number := func(name string) int64 {
+		n, err := strconv.ParseInt(h.Get(name), 10, 64)
+		if err != nil {
+			return -2
+		}
+		return n
+	}
+	p.RowCount, p.Total = int(number(headerRows)), number(headerTotal)
+	p.TotalPages, p.Attempts = int(number(headerTotalPages)), int(number(headerAttempts))
+	p.HeaderRow = h.Get(headerHeaderRow) == "true"
+	if h.Get(headerLimit) != "" { // pages of earlier versions have none
+		p.Limit = int(number(headerLimit))
+	}
+	if p.RowCount < 0 || p.Limit < 0 || p.Total < -1 || p.TotalPages < 0 || p.Attempts < 0 || number(headerPage) != int64(id.Number) {
+		return damaged("headers", errors.New("missing or negative numbers"))
+	}
+	sum, err := hex.DecodeString(h.Get(headerSHA256))
+	if err != nil || len(sum) != sha256.Size {
+		return damaged(headerSHA256, errors.New("not 32 bytes in hexadecimal"))
+	}
+	p.SHA256 = [sha256.Size]byte(sum)
+	switch e := h.Get(headerEncoding); e {
+	case encodingZstd:
+		p.Rows, err = decompressZstd(payload)
+	case encodingS2:
+		p.Rows, err = decompressS2(payload)
+	default:
+		err = fmt.Errorf("%s %q is not known", headerEncoding, e)
+	}
+	if err != nil {
+		return damaged("decompressing", err)
+	}
+	if !intact(h, p.Rows, p.SHA256) {
+		return damaged("checksum", errors.New("the rows are not those that were written"))
+	}
+	return p, nil
+}
+
+// intact says whether rows are those that headers were made for. Damage is what
+// it is about, and the store and its encryption have checksums of their own, so the
+// CRC is enough: a fifteenth of what SHA-256 costs (measured), which is for telling
+// pages apart. Pages that an earlier version wrote have only that.
+func intact(h nats.Header, rows []byte, sum [sha256.Size]byte) bool {
+	if crc := h.Get(headerCRC32C); crc != "" {
+		return crc == crc32c(rows)
+	}
+	return sha256.Sum256(rows) == sum
+}
+
+func crc32c(rows []byte) string {
+	return fmt.Sprintf("%08x", crc32.Checksum(rows, crc32.MakeTable(crc32.Castagnoli)))
+}
+
+// compress returns rows in the encoding that costs least: S2, which takes a
+// fifth of zstd's processor time and 1.7 times its space (measured). What S2
+// makes so small that nobody would believe it goes through zstd, and becomes
+// smaller still.
+func compress(rows []byte) (payload []byte, encoding string, err error) {
+	if most := s2.MaxEncodedLen(len(rows)); most >= 0 {
+		payload = s2.Encode(packedPages.get(most)[:most], rows)
+		if len(rows) <= max(freeOfRatio, s2Ratio*len(payload)) {
+			return payload, encodingS2, nil
+		}
+	}
+	encoder, err := pageEncoder()
+	if err != nil {
+		return nil, "", err
+	}
+	return encoder.EncodeAll(rows, payload[:0]), encodingZstd, nil
+}
+
+// An S2 block can claim to hold almost anything. One that holds more than
+// freeOfRatio bytes is written only if it is at most s2Ratio times its size, so
+// that who reads it need not believe more.
+const (
+	s2Ratio     = 64
+	freeOfRatio = 1 << 20
+)
+
+// decompressS2 returns what one S2 block holds. It allocates what the block
+// claims, unless that is more than was written.
+func decompressS2(payload []byte) ([]byte, error) {
+	size, err := s2.DecodedLen(payload)
+	if err != nil {
+		return nil, err
+	}
+	if size > maxPageBytes || size > max(freeOfRatio, s2Ratio*len(payload)) {
+		return nil, fmt.Errorf("%d bytes are not taken to hold %d", len(payload), size)
+	}
+	return s2.Decode(pageRows.get(size)[:size], payload)
+}
+
+// decompressZstd returns what one zstd frame (RFC 8878) holds. It allocates what
+// the frame claims, once that is possible: a block takes at least four bytes
+// and holds at most 128 KiB.
+func decompressZstd(payload []byte) ([]byte, error) {
+	if len(payload) == 0 {
+		return nil, nil
+	}
+	var h zstd.Header
+	if err := h.Decode(payload); err != nil {
+		return nil, err
+	}
+	const (
+		leastBlock, mostOfBlock = 4, 128 << 10
+		// A frame of less than 256 bytes may leave its size out.
+		unsaid = 255
+		// With so many bytes to spare the decoder takes its fast path.
+		spare = 16
+	)
+	size := uint64(unsaid)
+	if h.HasFCS {
+		size = h.FrameContentSize
+	}
+	if size > maxPageBytes || size > unsaid && size > uint64(len(payload))/leastBlock*mostOfBlock {
+		return nil, fmt.Errorf("%d bytes cannot hold %d", len(payload), size)
+	}
+	decoder, err := pageDecoder()
+	if err != nil {
+		return nil, err
+	}
+	return decoder.DecodeAll(payload, pageRows.get(int(size)+spare))
+}
+
+// getPart reads one part by a direct get, which any replica may answer, and
+// asks the leader before it says that the part is missing.
+func (s *Store) getPart(ctx context.Context, id ID, part int) (*jetstream.RawStreamMsg, error) {
+	subject := Subject(id, part)
+	for attempt := uint64(1); ; attempt++ {
+		m, err := s.stream.GetLastMsgForSubject(ctx, subject)
+		if err == nil {
+			return m, nil
+		}
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			info, infoErr := streams.LeaderInfo(ctx, s.stream, jetstream.WithSubjectFilter(subject))
+			if infoErr == nil && len(info.State.Subjects) == 0 {
+				return nil, fmt.Errorf("%w: page %d part %d", events.ErrPageMissing, id.Number, part)
+			}
+			err = cmpErr(infoErr, err)
+			if infoErr == nil && attempt >= 5 {
+				if unreadable, leaderErr := s.leaderCannotRead(ctx, subject); unreadable {
+					return nil, fmt.Errorf("%w: page %d part %d is stored and cannot be read", events.ErrPageDamaged, id.Number, part)
+				} else if leaderErr != nil {
+					err = leaderErr
+				}
+			}
+		}
+		if attempt >= 5 || ctx.Err() != nil {
+			return nil, fmt.Errorf("%w: reading page %d: %w", events.ErrUnavailable, id.Number, err)
+		}
+		if attempt > 1 { // the first time it may just have been written
+			streams.Wait(ctx, streams.Backoff(attempt))
+		}
+	}
+}
+
+// leaderCannotRead reports whether the leader has no message to give for a
+// subject that it lists: the message's checksum is wrong. A direct get would
+// not tell, for it may be answered by a replica that is behind.
+func (s *Store) leaderCannotRead(ctx context.Context, subject string) (bool, error) {
+	ask, err := json.Marshal(map[string]string{"last_by_subj": subject})
+	if err != nil {
+		return false, err
+	}
+	m, err := s.js.Conn().RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET."+events.StreamPages, ask)
+	if err != nil {
+		return false, err
+	}
+	var answer struct {
+		Error *jetstream.APIError `json:"error"`
+	}
+	if err := json.Unmarshal(m.Data, &answer); err != nil {
+		return false, err
+	}
+	return answer.Error != nil && answer.Error.ErrorCode == jetstream.JSErrCodeMessageNotFound, nil
+}
+
+func cmpErr(a, b error) error {
+	if a != nil {
+		return a
+	}
+	return b
+}
+
+// NewestRun returns the newest run of a key, from one on, that has page 1, which
+// is the first that a run gets. Without any it returns from.
+func (s *Store) NewestRun(ctx context.Context, tenant, key string, from uint64) (uint64, error) {
+	runs, err := s.runs(ctx, tenant, key)
+	newest := from
+	for _, r := range runs {
+		newest = max(newest, r.Run)
+	}
+	return newest, err
+}
+
+// PurgeEarlierRuns removes the pages of the runs of a key that began before run. Rows
+// that came with a request stay.
+func (s *Store) PurgeEarlierRuns(ctx context.Context, tenant, key string, run uint64) error {
+	runs, err := s.runs(ctx, tenant, key)
+	if err != nil {
+		return err
+	}
+	for _, r := range runs {
+		if r.Run < run && r.Run != events.RawRun {
+			err = errors.Join(err, s.PurgeRun(ctx, tenant, key, r.Run))
+		}
+	}
+	return err
+}
+
+// ListPages returns the numbers of the pages that a run has, ascending, from
+// the leader. Pages are written whole, so the first part stands for the page.
+func (s *Store) List(ctx context.Context, tenant, key string, run uint64) ([]int, error) {
+	prefix := runPrefix(tenant, key, run)
+	info, err := streams.LeaderInfo(ctx, s.stream, jetstream.WithSubjectFilter(prefix+"*.1"))
+	if err != nil {
+		return nil, fmt.Errorf("%w: listing pages: %w", events.ErrUnavailable, err)
+	}
+	numbers := make([]int, 0, len(info.State.Subjects))
+	for subject := range info.State.Subjects {
+		page, _, _ := strings.Cut(strings.TrimPrefix(subject, prefix), ".")
+		n, err := strconv.Atoi(page)
+		if err != nil || n < 1 {
+			continue
+		}
+		numbers = append(numbers, n)
+	}
+	slices.Sort(numbers)
+	return numbers, nil
+}
+
+// PurgeRun removes the pages of one run. Pages of an export that is under way
+// must not be purged.
+func (s *Store) PurgeRun(ctx context.Context, tenant, key string, run uint64) error {
+	if err := events.CheckName(tenant, key); err != nil {
+		return err
+	}
+	if err := s.stream.Purge(ctx, jetstream.WithPurgeSubject(runPrefix(tenant, key, run)+">")); err != nil {
+		return fmt.Errorf("%w: purging pages: %w", events.ErrUnavailable, err)
+	}
+	return nil
+}
+
+// PurgePages removes the pages of every run of a key.
+func (s *Store) Purge(ctx context.Context, tenant, key string) error {
+	if err := events.CheckName(tenant, key); err != nil {
+		return err
+	}
+	if err := s.stream.Purge(ctx, jetstream.WithPurgeSubject(events.SubjectPage+tenant+"."+key+".>")); err != nil {
+		return fmt.Errorf("%w: purging pages: %w", events.ErrUnavailable, err)
+	}
+	return nil
+}

@@ -1,0 +1,36 @@
+package pages
+
+import (
+	"context"
+
+	"sheaf/events/internal/streams"
+)
+
+// TakeTurns takes the turns of all batches that may be in flight at once.
+func (s *Store) TakeTurns() (giveBack func()) {
+	for range maxBatchesInFlight {
+		s.batches <- struct{}{}
+	}
+	return func() {
+		for range maxBatchesInFlight {
+			<-s.batches
+		}
+	}
+}
+
+// HoldWriters takes all that a tenant may have on its way to SHEAF_PAGES.
+func (s *Store) HoldWriters(ctx context.Context, tenant string) (leave func()) {
+	var leaves []func()
+	for range streams.TenantPages {
+		leave, err := s.writers.Enter(ctx, tenant)
+		if err != nil {
+			panic(err)
+		}
+		leaves = append(leaves, leave)
+	}
+	return func() {
+		for _, leave := range leaves {
+			leave()
+		}
+	}
+}

@@ -1,0 +1,38 @@
+package secrets_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"testing"
+
+	"sheaf/events/secrets"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestSecretsAreNeverShown(t *testing.T) {
+	t.Parallel()
+	kept := secrets.Values{"Authorization": "canary"}
+	inside := struct {
+		Name   string
+		Header secrets.Values
+	}{"x", kept}
+	var shown bytes.Buffer
+	for _, v := range []any{kept, &kept, inside, &inside, []secrets.Values{kept}, errors.Join(fmt.Errorf("%v", kept))} {
+		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%d"} {
+			_, _ = fmt.Fprintf(&shown, verb+"\n", v)
+		}
+		for _, h := range []slog.Handler{slog.NewTextHandler(&shown, nil), slog.NewJSONHandler(&shown, nil)} {
+			slog.New(h).Info("m", "value", v)
+		}
+		b, err := json.Marshal(v)
+		require.NoError(t, err)
+		shown.Write(b)
+	}
+	require.Contains(t, shown.String(), "[redacted]")
+	require.NotContains(t, shown.String(), "canary")
+	require.NotContains(t, shown.String(), fmt.Sprintf("%x", "canary"))
+}
