@@ -17,6 +17,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -215,6 +216,10 @@ func TestNeighbours(t *testing.T) {
 		t.Logf("| %s | %d | %d ms | %d ms | %d |", name, len(s), s.at(50).Milliseconds(), s.p99().Milliseconds(), most>>20)
 	}
 	row("none", alone, most)
+	stop := n.busy()
+	beside, most := n.measure(neighbourFor)
+	stop()
+	row("none, beside a busy process for each processor", beside, most)
 	for i, attack := range attacks {
 		if only := os.Getenv("NEIGHBOURS"); only != "" && !regexp.MustCompile(only).MatchString(attack.name) {
 			continue
@@ -307,6 +312,24 @@ func startNeighbours(t *testing.T) *neighbours {
 	require.NoError(t, err)
 	require.NoError(t, n.conn.Flush())
 	return n
+}
+
+// busy starts a process for each processor that only uses it. What they cost is what any
+// attack costs that keeps the processors busy, whatever Sheaf does.
+func (n *neighbours) busy() (stop func()) {
+	ctx, cancel := context.WithCancel(n.t.Context())
+	var spinning []*exec.Cmd
+	for range runtime.NumCPU() {
+		cmd := exec.CommandContext(ctx, "sh", "-c", "while :; do :; done")
+		require.NoError(n.t, cmd.Start())
+		spinning = append(spinning, cmd)
+	}
+	return func() {
+		cancel()
+		for _, cmd := range spinning {
+			_ = cmd.Wait()
+		}
+	}
 }
 
 // samples are how long exports took.
