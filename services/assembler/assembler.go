@@ -69,6 +69,7 @@ func (c Config) withDefaults() Config {
 type Service struct {
 	cfg     Config
 	journal *journal.Log
+	pages   *pages.Store
 	files   storage.Files
 
 	shares  *journal.Shares  // of the slots for small workbooks
@@ -82,12 +83,12 @@ type Service struct {
 const aloneFor = 30 * time.Second
 
 // New returns an assembler that keeps finished files in files. It does no I/O.
-func New(cfg Config, streams *journal.Log, files storage.Files) (*Service, error) {
-	if streams == nil || files == nil {
-		return nil, errors.New("assembler: streams and files are required")
+func New(cfg Config, log *journal.Log, files storage.Files) (*Service, error) {
+	if log == nil || files == nil {
+		return nil, errors.New("assembler: a log and files are required")
 	}
 	cfg = cfg.withDefaults()
-	return &Service{cfg: cfg, journal: streams, files: files, large: make(chan struct{}, cfg.Workbooks),
+	return &Service{cfg: cfg, journal: log, pages: log.Pages(), files: files, large: make(chan struct{}, cfg.Workbooks),
 		shares: journal.NewShares((cfg.Small+3)/4, cfg.Small, offers)}, nil
 }
 
@@ -284,7 +285,7 @@ func (s *Service) assemble(ctx context.Context, x *events.Export, crawled uint64
 		ahead, parallel = min(ahead, smallAhead), 1
 	}
 	pages := readPages(ctx, x.Pages, ahead, func(ctx context.Context, n int) (pages.Page, error) {
-		return s.journal.Pages().Get(ctx, pages.ID{Tenant: x.Tenant, Key: x.Key, Run: x.Run, Number: n})
+		return s.pages.Get(ctx, pages.ID{Tenant: x.Tenant, Key: x.Key, Run: x.Run, Number: n})
 	})
 	defer pages.Close()
 	check, keys := newProof(), newRowKeys(req.RowKey)

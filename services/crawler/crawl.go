@@ -180,7 +180,7 @@ func (c *crawl) raw(ctx context.Context) (*events.ExportCrawled, error) {
 	if c.x.Request.Raw != nil {
 		want = c.x.Request.Raw.Pages
 	}
-	have, err := c.journal.Pages().List(ctx, c.x.Tenant, c.x.Key, events.RawRun)
+	have, err := c.pages.List(ctx, c.x.Tenant, c.x.Key, events.RawRun)
 	if err != nil {
 		return nil, err
 	}
@@ -206,23 +206,23 @@ func (c *crawl) begin(ctx context.Context) ([]int, error) {
 	ctx, stop := c.untilDrain(ctx)
 	defer stop()
 	c.into = c.x.RequestedSeq
-	have, err := c.journal.Pages().List(ctx, c.x.Tenant, c.x.Key, c.into)
+	have, err := c.pages.List(ctx, c.x.Tenant, c.x.Key, c.into)
 	if err != nil {
 		return nil, err
 	}
 	var before []int
 	if len(have) == 0 && c.x.ContinuesRun != 0 {
 		// A round that was to continue a run may have begun one of its own.
-		if c.x.ContinuesRun, err = c.journal.Pages().NewestRun(ctx, c.x.Tenant, c.x.Key, c.x.ContinuesRun); err != nil {
+		if c.x.ContinuesRun, err = c.pages.NewestRun(ctx, c.x.Tenant, c.x.Key, c.x.ContinuesRun); err != nil {
 			return nil, err
 		}
-		if before, err = c.journal.Pages().List(ctx, c.x.Tenant, c.x.Key, c.x.ContinuesRun); err != nil {
+		if before, err = c.pages.List(ctx, c.x.Tenant, c.x.Key, c.x.ContinuesRun); err != nil {
 			return nil, err
 		}
 	}
 	if len(c.x.Timeline) > 1 && len(have) == 0 && !slices.Contains(before, 1) {
 		// There were earlier rounds; what they left is not read again.
-		if err := c.journal.Pages().PurgeEarlierRuns(ctx, c.x.Tenant, c.x.Key, c.into); err != nil {
+		if err := c.pages.PurgeEarlierRuns(ctx, c.x.Tenant, c.x.Key, c.into); err != nil {
 			return nil, err
 		}
 	}
@@ -277,7 +277,7 @@ func (c *crawl) begin(ctx context.Context) ([]int, error) {
 	if err := c.stillMine(ctx); err != nil {
 		return nil, err
 	}
-	if err := c.journal.Pages().PurgeEarlierRuns(ctx, c.x.Tenant, c.x.Key, c.into); err != nil {
+	if err := c.pages.PurgeEarlierRuns(ctx, c.x.Tenant, c.x.Key, c.into); err != nil {
 		return nil, err
 	}
 	var refused *refusedPage
@@ -323,7 +323,7 @@ func (c *crawl) restore(ctx context.Context, have []int) error {
 }
 
 func (c *crawl) page(ctx context.Context, run uint64, n int) (pages.Page, error) {
-	return c.journal.Pages().Get(ctx, pages.ID{Tenant: c.x.Tenant, Key: c.x.Key, Run: run, Number: n})
+	return c.pages.Get(ctx, pages.ID{Tenant: c.x.Tenant, Key: c.x.Key, Run: run, Number: n})
 }
 
 // fetchMissing fetches every page of the list that is missing, with the export's
@@ -512,7 +512,7 @@ func (c *crawl) ask(ctx context.Context, n int) (p pages.Page, done func(), err 
 func (c *crawl) publish(ctx context.Context, p pages.Page) error {
 	p.Run = c.into
 	p.SHA256 = sha256.Sum256(p.Rows)
-	size, stored, err := c.journal.Pages().PublishSized(ctx, p, c.cfg.Room)
+	size, stored, err := c.pages.PublishSized(ctx, p, c.cfg.Room)
 	if errors.Is(err, events.ErrNoSpace) {
 		return &refusedPage{err, p.Run, size}
 	}

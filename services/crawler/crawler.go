@@ -31,6 +31,7 @@ import (
 
 	"sheaf/events"
 	"sheaf/events/journal"
+	"sheaf/events/pages"
 	"sheaf/services/crawler/source"
 )
 
@@ -82,6 +83,7 @@ const offers = 100
 type Service struct {
 	cfg     Config
 	journal *journal.Log
+	pages   *pages.Store
 	client  source.Client
 	turns   *turns
 	memory  *source.Memory
@@ -92,14 +94,14 @@ type Service struct {
 }
 
 // New returns a crawler that reaches sources through client. It does no I/O.
-func New(cfg Config, streams *journal.Log, client source.Client) (*Service, error) {
-	if streams == nil || client == nil {
-		return nil, errors.New("crawler: streams and client are required")
+func New(cfg Config, log *journal.Log, client source.Client) (*Service, error) {
+	if log == nil || client == nil {
+		return nil, errors.New("crawler: a log and client are required")
 	}
 	cfg = cfg.withDefaults()
 	return &Service{
-		cfg: cfg, journal: streams, client: client,
-		turns: newTurns(cfg.Fetches, cfg.PerHost, cfg.PerTenant), memory: source.NewMemory(cfg.BodyBytes), space: newSpace(streams, cfg.Room, cfg.SpaceWait),
+		cfg: cfg, journal: log, pages: log.Pages(), client: client,
+		turns: newTurns(cfg.Fetches, cfg.PerHost, cfg.PerTenant), memory: source.NewMemory(cfg.BodyBytes), space: newSpace(log, cfg.Room, cfg.SpaceWait),
 		shares: journal.NewShares(cfg.Running, 0, offers),
 	}, nil
 }

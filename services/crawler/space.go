@@ -129,6 +129,7 @@ func (r *room) sinceAlone(before *room, now time.Time) {
 // look a second.
 type space struct {
 	journal *journal.Log
+	pages   *pages.Store
 	disk    func(bytes int64) error
 	wait    time.Duration // Config.SpaceWait
 	every   time.Duration // between two looks
@@ -147,9 +148,9 @@ type space struct {
 	begunAgain string // key of the last export that was alone and began again
 }
 
-func newSpace(streams *journal.Log, disk func(int64) error, wait time.Duration) *space {
+func newSpace(log *journal.Log, disk func(int64) error, wait time.Duration) *space {
 	return &space{
-		journal: streams, disk: disk, wait: wait, every: wait / 15,
+		journal: log, pages: log.Pages(), disk: disk, wait: wait, every: wait / 15,
 		looking: make(chan struct{}, 1), waiting: map[*refusedPage]struct{}{},
 	}
 }
@@ -173,7 +174,7 @@ func (s *space) look(ctx context.Context) (room, error) {
 }
 
 func (s *space) read(ctx context.Context) error {
-	state, err := s.journal.Pages().Space(ctx)
+	state, err := s.pages.Space(ctx)
 	if err != nil {
 		return err
 	}
@@ -203,7 +204,7 @@ func (s *space) read(ctx context.Context) error {
 
 // readRuns finds out whose runs are in the stream.
 func (s *space) readRuns(ctx context.Context, r *room, yielding int) error {
-	runs, err := s.journal.Pages().Runs(ctx)
+	runs, err := s.pages.Runs(ctx)
 	if err != nil {
 		return err
 	}
@@ -372,7 +373,7 @@ func (c *crawl) retreat(ctx context.Context) error {
 	if err := c.stillMine(ctx); err != nil {
 		return err
 	}
-	if err := c.journal.Pages().PurgeRun(ctx, c.x.Tenant, c.x.Key, c.into); err != nil {
+	if err := c.pages.PurgeRun(ctx, c.x.Tenant, c.x.Key, c.into); err != nil {
 		return err
 	}
 	c.log.Info("pages gave way to an older export", "pages", len(c.ledger.taken), "bytes", c.stored)

@@ -32,6 +32,7 @@ import (
 
 	"sheaf/events"
 	"sheaf/events/journal"
+	"sheaf/events/pages"
 	"sheaf/services/ingress/request"
 	"sheaf/storage"
 
@@ -174,6 +175,7 @@ type Service struct {
 	cfg      Config
 	listener net.Listener
 	journal  *journal.Log
+	pages    *pages.Store
 	tasks    *storage.Tasks
 	files    storage.Files
 
@@ -198,13 +200,13 @@ type Service struct {
 // New makes a service on a listener that is already bound. It does no I/O.
 // The service closes the listener at the end of Run; streams, tasks and files
 // stay open.
-func New(cfg Config, listener net.Listener, streams *journal.Log, tasks *storage.Tasks, files storage.Files) (*Service, error) {
+func New(cfg Config, listener net.Listener, log *journal.Log, tasks *storage.Tasks, files storage.Files) (*Service, error) {
 	cfg = cfg.withDefaults(listener)
 	if err := cfg.check(); err != nil {
 		return nil, err
 	}
 	return &Service{
-		cfg: cfg, listener: listener, journal: streams, tasks: tasks, files: files,
+		cfg: cfg, listener: listener, journal: log, pages: log.Pages(), tasks: tasks, files: files,
 		waiting: map[string]map[uint64]waitingSubmission{}, handedBack: map[uint64]uint64{}, progress: newProgressCache(),
 		// A body of rows is in memory twice, as received and without the escapes of
 		// its string, and the garbage of the one before may still be there: 252 MB

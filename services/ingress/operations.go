@@ -293,7 +293,7 @@ func (s *Service) prepare(ctx context.Context, c call, sub *request.Checked) err
 		}
 	}
 	for i, p := range sub.Pages {
-		_, err := s.journal.Pages().Publish(ctx, pages.Page{
+		_, err := s.pages.Publish(ctx, pages.Page{
 			ID:       pages.ID{Tenant: tenant, Key: sub.Key, Run: events.RawRun, Number: i + 1},
 			Rows:     p.Array(),
 			RowCount: p.Count, HeaderRow: i == 0,
@@ -316,7 +316,7 @@ func (s *Service) dropPages(ctx context.Context, c call, key string) {
 	defer cancel()
 	x, err := s.journal.Read(ctx, c.tenant, key)
 	if err == nil && x.State == events.StateNone {
-		err = s.journal.Pages().PurgeRun(ctx, c.tenant, key, events.RawRun)
+		err = s.pages.PurgeRun(ctx, c.tenant, key, events.RawRun)
 	}
 	if err != nil {
 		s.log(c.requestID).Warn("pages of a refused request are left over", "tenant", c.tenant, "hash_key", key, "error", err)
@@ -422,11 +422,11 @@ func (s *Service) repeatable(ctx context.Context, x *events.Export) error {
 		return err
 	}
 	if req.Raw != nil {
-		pages, err := s.journal.Pages().List(ctx, x.Tenant, x.Key, events.RawRun)
+		have, err := s.pages.List(ctx, x.Tenant, x.Key, events.RawRun)
 		if err != nil {
 			return err
 		}
-		if len(pages) < req.Raw.Pages {
+		if len(have) < req.Raw.Pages {
 			return conflict("the rows that came with the request are no longer kept; submit the request again")
 		}
 	}

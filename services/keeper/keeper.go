@@ -102,12 +102,12 @@ type parts struct {
 
 // New makes a service. It does no I/O. Streams, tasks and files stay open after Run.
 // Another part of the process keeps tasks up to date, see [storage.Tasks.Follow].
-func New(cfg Config, streams *journal.Log, tasks *storage.Tasks, files storage.Files) (*Service, error) {
+func New(cfg Config, log *journal.Log, tasks *storage.Tasks, files storage.Files) (*Service, error) {
 	if cfg.KeepFiles < 0 || cfg.KeepPages < 0 || cfg.MaxHistory < 0 || cfg.MaxAge < 0 {
 		return nil, errors.New("keeper: a duration or number to keep is negative")
 	}
 	cfg = cfg.withDefaults()
-	p := &parts{journal: streams, tasks: tasks, files: files, log: cfg.Log, now: time.Now}
+	p := &parts{journal: log, tasks: tasks, files: files, log: cfg.Log, now: time.Now}
 	return &Service{
 		parts:     p,
 		deadlines: deadlines{parts: p, maxAge: cfg.MaxAge},

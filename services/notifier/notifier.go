@@ -82,9 +82,9 @@ type Client interface {
 }
 
 // New checks cfg and returns a notifier.
-func New(cfg Config, streams *journal.Log, client Client) (*Service, error) {
-	if streams == nil || client == nil {
-		return nil, errors.New("notifier: streams and client are required")
+func New(cfg Config, log *journal.Log, client Client) (*Service, error) {
+	if log == nil || client == nil {
+		return nil, errors.New("notifier: a log and client are required")
 	}
 	u, err := url.Parse(cfg.PublicURL)
 	if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" {
@@ -106,8 +106,8 @@ func New(cfg Config, streams *journal.Log, client Client) (*Service, error) {
 	}
 	cfg.Log = cmp.Or(cfg.Log, slog.New(slog.DiscardHandler)).With("service", "notifier")
 	return &Service{
-		cfg: cfg, journal: streams, client: client,
-		bodies:   bodies{keys: streams.Keys(), publicURL: cfg.PublicURL},
+		cfg: cfg, journal: log, client: client,
+		bodies:   bodies{keys: log.Keys(), publicURL: cfg.PublicURL},
 		hosts:    newHosts(cfg.PerHost, cfg.Timeout),
 		drainFor: drainFor,
 	}, nil
