@@ -183,18 +183,19 @@ type Service struct {
 	waiting    map[string]map[uint64]waitingSubmission // by tenant and sequence
 	handedBack map[uint64]uint64                       // by sequence, how often it waited for a slot
 
-	store       fileStore
-	progress    *progressCache
-	outlook     outlook
-	bodies      *bodyMemory
-	turns       pool // of calls at work
-	reads       pool // of those that read much
-	answers     pool // bytes of large answers
-	submissions *journal.Shares
-	caughtUp    atomic.Bool // the projection has seen what was in the log at the start
-	onNATS      atomic.Bool // the NATS servers know that this process answers requests
-	lag         lag
-	draining    atomic.Bool
+	store        fileStore
+	progress     *progressCache
+	availability availability
+	admission    admission
+	bodies       *bodyMemory
+	turns        pool // of calls at work
+	reads        pool // of those that read much
+	answers      pool // bytes of large answers
+	submissions  *journal.Shares
+	caughtUp     atomic.Bool // the projection has seen what was in the log at the start
+	onNATS       atomic.Bool // the NATS servers know that this process answers requests
+	lag          lag
+	draining     atomic.Bool
 }
 
 // New makes a service on a listener that is already bound. It does no I/O.
@@ -215,6 +216,7 @@ func New(cfg Config, listener net.Listener, log *journal.Log, tasks *storage.Tas
 		turns:       newPool(maxTenantCalls, maxCalls),
 		reads:       newPool(1, maxReads),
 		answers:     newPool(maxTenantAnswers, maxAnswers),
+		admission:   admission{room: cfg.Room, usage: tasks.Usage, quota: cfg.Quota, maxHistory: cfg.MaxHistory},
 		submissions: journal.NewShares(tenantSubmissions, submissionSlots, submissionOffers),
 	}, nil
 }
@@ -241,7 +243,7 @@ func (s *Service) Run(ctx context.Context) error {
 	start(&atBack, back, s.project)
 	start(&atBack, back, s.watchLag)
 	start(&atBack, back, s.watchProgress)
-	start(&atBack, back, s.watchOutlook)
+	start(&atBack, back, s.watchAvailability)
 	start(&atFront, front, s.takeSubmissions)
 	start(&atFront, front, s.watchStore)
 	start(&atFront, front, func(front context.Context) error { return s.serveMicro(front, back) })
@@ -318,11 +320,7 @@ func (s *Service) untilDone(ctx context.Context, what string, fn func(context.Co
 			return fmt.Errorf("%s: %w", what, err)
 		}
 		s.cfg.Log.Warn("trying again", "what", what, "error", err)
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(retryEvery):
-		}
+		pause(ctx, retryEvery)
 	}
 }
 

@@ -294,9 +294,7 @@ func TestATenantThatCanForgetNothingIsRefused(t *testing.T) {
 		return send(t, http.MethodPost, in.url+"/v1/export/raw", titled(title), "X-API-Key", tenant)
 	}
 	look := func() {
-		in.outlook.mu.Lock()
-		defer in.outlook.mu.Unlock()
-		in.outlook.log = in.caughtUpTo(t).Space
+		in.admission.look(in.caughtUpTo(t).Space)
 	}
 	refused := func(a answer) {
 		t.Helper()
@@ -332,7 +330,7 @@ func TestATenantThatCanForgetNothingIsRefused(t *testing.T) {
 			break
 		}
 	}
-	in.cfg.MaxHistory = 1000
+	in.admission.maxHistory = 1000
 	refused(submit("large", "more"))
 	require.Zero(t, submit("shop", "and more").Errcode)
 	require.Less(t, in.log(t).Space.Used, int64(limit)/10*9)

@@ -41,7 +41,7 @@ func (s *Service) takeSubmissions(ctx context.Context) error {
 			return err
 		}
 		// Without room for new exports they stay where they are.
-		return s.whileRoom(ctx, func(ctx context.Context) error {
+		return s.admission.whileOpen(ctx, func(ctx context.Context) error {
 			return s.journal.Consume(ctx, events.StreamSubmit, events.ConsumerSubmissions, submissionSlots,
 				func(ctx context.Context, d journal.Delivery) error { return s.takeSubmission(ctx, created, d) })
 		})
@@ -56,7 +56,7 @@ func (s *Service) takeSubmission(ctx context.Context, created time.Time, d journ
 		return journal.Permanent(err) // there is no tenant to tell
 	}
 	// Not even a rejected event is written into the room that is kept for ends.
-	if err := s.closed(); err != nil {
+	if err := s.admission.closed(); err != nil {
 		return journal.RetryAfter(fmt.Errorf("submission %d: %w", d.Sequence, err), retryEvery)
 	}
 	err = s.submissions.Run(ctx, tenant, len(d.Data), func() error { return s.takeInTurn(ctx, created, d, tenant, sourceType) })
@@ -115,29 +115,6 @@ func (s *Service) reportDuplicate(ctx context.Context, c call, data any) error {
 		return nil
 	}
 	return s.journal.PublishDuplicate(ctx, c.tenant, c.correlation, a.duplicate)
-}
-
-// maxHandBacks bounds the submissions whose number of waits is remembered. When another
-// process takes one, this one does not hear of it.
-const maxHandBacks = 100_000
-
-// countHandBack notes that a submission waits for its tenant's share of the slots.
-func (s *Service) countHandBack(sequence uint64) {
-	s.waitingMu.Lock()
-	defer s.waitingMu.Unlock()
-	if len(s.handedBack) >= maxHandBacks {
-		clear(s.handedBack)
-	}
-	s.handedBack[sequence]++
-}
-
-// handBacks returns how often a submission waited for that. It starts from 0 in each process.
-func (s *Service) handBacks(sequence uint64) uint64 {
-	s.waitingMu.Lock()
-	defer s.waitingMu.Unlock()
-	n := s.handedBack[sequence]
-	delete(s.handedBack, sequence)
-	return n
 }
 
 func (s *Service) carryOut(ctx context.Context, sourceType string, c call) (any, error) {

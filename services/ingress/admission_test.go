@@ -99,9 +99,7 @@ func TestTheLogKeepsRoomForEnds(t *testing.T) {
 	look := func() { // estimates of what is admitted become what the log says
 		space, err := streams.LogSpace(t.Context())
 		require.NoError(t, err)
-		in.outlook.mu.Lock()
-		defer in.outlook.mu.Unlock()
-		in.outlook.log = space
+		in.admission.look(space)
 	}
 	var keys []string
 	var a answer
@@ -122,7 +120,7 @@ func TestTheLogKeepsRoomForEnds(t *testing.T) {
 	require.LessOrEqual(t, space.Used, int64(limit/10*9+limit%10))
 	require.Greater(t, space.Used, int64(limit/2))
 	for n, key := range keys {
-		if n >= 10 && in.closed() != nil {
+		if n >= 10 && in.admission.closed() != nil {
 			break
 		}
 		require.Equal(t, http.StatusOK, ask(n, "/v1/export/cancel", `{"key":"`+key+`"}`).Status)
@@ -134,7 +132,7 @@ func TestTheLogKeepsRoomForEnds(t *testing.T) {
 	require.NoError(t, err)
 	for range 4 { // looks of whoever takes submissions
 		<-time.After(roomEvery)
-		require.Error(t, in.closed())
+		require.Error(t, in.admission.closed())
 	}
 	require.Equal(t, uint64(1), submitted(t, in), "not even refused: that would be an event")
 	after, err := streams.LogState(t.Context())

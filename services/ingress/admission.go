@@ -1,0 +1,169 @@
+package ingress
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"sync"
+	"time"
+
+	"sheaf/events"
+	"sheaf/storage"
+)
+
+const (
+	// logShare is how much of the log new exports may fill. What is left is for
+	// the events that end exports.
+	logShare = 0.9
+	// eventBytes is about what the event that begins an export takes of the log
+	// besides the request.
+	eventBytes = 1 << 10
+	// roomWait is when a caller may try again that was refused for want of room, and
+	// quotaWait one that is over its quota.
+	roomWait  = 10 * time.Second
+	quotaWait = 30 * time.Second
+	// roomEvery is how often durable submissions look whether there is room.
+	roomEvery = 250 * time.Millisecond
+
+	errcodeQuota = 429 // the tenant has as much as it may
+)
+
+// Quota bounds what one tenant takes. 0 is no limit.
+type Quota struct {
+	Unfinished int   // exports that were accepted and have not ended
+	FileBytes  int64 // of finished files that have not expired
+}
+
+// admission answers whether a further export may begin. It is the one place. The reasons
+// against it are 503: the disk is full, the log is almost full; and 429: the tenant has as
+// many exports as are remembered, as many under way, or as many bytes of files as it may.
+type admission struct {
+	room       func(bytes int64) error // on the disk
+	usage      func(tenant string) (storage.Usage, error)
+	quota      Quota
+	maxHistory int
+
+	mu    sync.Mutex
+	log   events.Space
+	looks int // at log; what was reserved before the last one is in it
+}
+
+// look takes the log's size. Until the next look what is admitted is counted.
+func (a *admission) look(log events.Space) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.log = log
+	a.looks++
+}
+
+// candidate is an export that is to begin.
+type candidate struct {
+	*admission
+	tenant    string
+	disk, log int64 // bytes that it takes, about
+	reserved  bool
+	seen      int // looks at the log before it was reserved
+}
+
+// admit refuses the export unless it may begin now. It is asked before anything of the
+// export is written, and may be asked again.
+//
+// What is accepted at the same moment, here or elsewhere, is not in the tenant's usage
+// yet: a quota can be passed by as many as are accepted at once.
+func (c *candidate) admit() error {
+	if err := c.room(c.disk); err != nil {
+		return unavailable(err.Error()+"; nothing was accepted; try again later", roomWait, nil)
+	}
+	u, err := c.usage(c.tenant)
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.reserved {
+		if err := c.refuse(c.log); err != nil {
+			return err
+		}
+	}
+	if err := c.withinQuota(u); err != nil {
+		return err
+	}
+	if !c.reserved {
+		c.admission.log.Used += c.log
+		c.reserved, c.seen = true, c.looks
+	}
+	return nil
+}
+
+// release gives back what was reserved for an export that did not begin.
+func (c *candidate) release() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.reserved && c.looks == c.seen {
+		c.admission.log.Used -= c.log
+	}
+	c.reserved = false
+}
+
+// refuse returns an error if so many bytes more would fill the log beyond logShare.
+// The caller holds mu.
+func (a *admission) refuse(bytes int64) error {
+	if most := int64(float64(a.log.Limit) * logShare); a.log.Limit > 0 && a.log.Used+bytes > most {
+		return unavailable(fmt.Sprintf("the event log holds %d of %d bytes, and the last tenth is kept for exports that are under way; "+
+			"nothing was accepted; try again in a minute, when what ended takes less room", a.log.Used, a.log.Limit), 3*roomWait, nil)
+	}
+	return nil
+}
+
+// withinQuota refuses a further export of a tenant that has as much as it may. The caller
+// holds mu.
+func (a *admission) withinQuota(u storage.Usage) error {
+	over := func(format string, args ...any) error {
+		return &apiError{Errcode: errcodeQuota, Status: http.StatusTooManyRequests, Msg: fmt.Sprintf(format, args...), RetryAfter: quotaWait}
+	}
+	switch {
+	case u.Settled == 0 && storage.Usage{Exports: u.Exports + 1, Bytes: u.Bytes}.TooMuch(a.log, a.maxHistory):
+		return over("%d exports of yours, which take %d bytes of the event log, are under way or wait for their callback, and nothing of yours can be forgotten; "+
+			"try again when some have ended", u.Exports, u.Bytes)
+	case a.quota.Unfinished > 0 && u.Unfinished >= a.quota.Unfinished:
+		return over("%d exports of yours are under way, as many as may be; try again when some have ended, or cancel some", u.Unfinished)
+	case a.quota.FileBytes > 0 && u.FileBytes >= a.quota.FileBytes:
+		return over("your finished files take %d bytes, of %d that they may; try again when some have expired", u.FileBytes, a.quota.FileBytes)
+	}
+	return nil
+}
+
+// closed returns an error if not even the smallest export of any tenant would be admitted.
+func (a *admission) closed() error {
+	if err := a.room(0); err != nil {
+		return err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.refuse(eventBytes)
+}
+
+// whileOpen runs take with a context that ends when admission is closed, and again when it
+// is open, until ctx ends or take fails.
+func (a *admission) whileOpen(ctx context.Context, take func(context.Context) error) error {
+	for ; ctx.Err() == nil; pause(ctx, roomEvery) {
+		if a.closed() != nil {
+			continue
+		}
+		taking, stop := context.WithCancel(ctx)
+		watched := make(chan struct{})
+		go func() {
+			defer close(watched)
+			for pause(taking, roomEvery) && a.closed() == nil {
+			}
+			stop()
+		}()
+		err := take(taking)
+		stop()
+		<-watched
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}

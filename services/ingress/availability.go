@@ -1,0 +1,102 @@
+package ingress
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+)
+
+const (
+	// availabilityEvery is the pause between two looks at what operations rest on,
+	// and logLooks the number of them between two at the log's space.
+	availabilityEvery = 250 * time.Millisecond
+	logLooks          = 4
+	// brokenLooks is after how many bad looks operations are given up. A
+	// connection that is back within a second has lost nothing.
+	brokenLooks = 4
+	// closedWait is when a caller may try again that came during a start.
+	closedWait = 2 * time.Second
+)
+
+// availability tracks whether the streams can be written. up lets operations wait for
+// their acknowledgements; down cancels those that wait. The zero value is up.
+type availability struct {
+	mu     sync.Mutex
+	alive  context.Context // ends when nothing can be written any more; nil before the first look
+	cancel context.CancelFunc
+}
+
+func (a *availability) up() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.alive == nil || a.alive.Err() != nil {
+		a.alive, a.cancel = context.WithCancel(context.Background())
+	}
+}
+
+func (a *availability) down() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.cancel()
+}
+
+// whileUp returns a context that also ends when nothing can be written any more: an
+// acknowledgement would be waited for in vain.
+func (a *availability) whileUp(ctx context.Context) (context.Context, context.CancelFunc) {
+	a.mu.Lock()
+	alive := a.alive
+	a.mu.Unlock()
+	ctx, cancel := context.WithCancel(ctx)
+	if alive == nil {
+		return ctx, cancel
+	}
+	stop := context.AfterFunc(alive, cancel)
+	return ctx, func() { stop(); cancel() }
+}
+
+// watchAvailability looks until ctx ends whether the streams can be written, and how full
+// the log is.
+func (s *Service) watchAvailability(ctx context.Context) error {
+	s.availability.up()
+	defer s.availability.down()
+	for n, bad := 0, 0; ; n++ {
+		if bad++; !s.broken() {
+			bad = 0
+			s.availability.up()
+		} else if bad == brokenLooks {
+			s.availability.down()
+		}
+		if bad == 0 && n%logLooks == 0 {
+			look, cancel := context.WithTimeout(ctx, readWait)
+			if log, err := s.journal.LogSpace(look); err == nil {
+				s.admission.look(log)
+			}
+			cancel()
+		}
+		if !pause(ctx, availabilityEvery) {
+			return nil
+		}
+	}
+}
+
+// broken reports whether nothing can be written now. That this process should
+// get no requests for another reason does not count.
+func (s *Service) broken() bool {
+	if !s.journal.Conn().IsConnected() {
+		return true
+	}
+	err := s.cfg.Health()
+	var said NotReady
+	return err != nil && !errors.As(err, &said)
+}
+
+// pause waits, and reports false when ctx ended before.
+func pause(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-time.After(d):
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
