@@ -32,7 +32,7 @@ func privateSubject(what, tenant, key string) string {
 }
 
 // SaveHeaders keeps the header values of a source, and its secret parameters (see
-// SecretParam), sealed, until the export no longer needs them. Equal requests have
+// secrets.Param), sealed, until the export no longer needs them. Equal requests have
 // equal headers, so whoever writes last changes nothing.
 func (s *Log) SaveHeaders(ctx context.Context, tenant, key string, header secrets.Values) error {
 	plain, err := json.Marshal(map[string]string(header))

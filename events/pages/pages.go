@@ -33,7 +33,7 @@ import (
 	"github.com/synadia-io/orbit.go/jetstreamext"
 )
 
-// PageID names a page of a run.
+// ID names a page of a run.
 type ID struct {
 	Tenant string
 	Key    string
@@ -53,7 +53,7 @@ type Page struct {
 	Limit      int    // pagetag.limit, 0 when the source gave none
 	Attempts   int    // requests until the source answered
 	SHA256     [sha256.Size]byte
-	Stored     int64 // bytes of SHEAF_PAGES that it takes; set by GetPage, not written
+	Stored     int64 // bytes of SHEAF_PAGES that it takes; set by Get, not written
 }
 
 // DataRows is how many rows of the page are data.
@@ -64,7 +64,7 @@ func (p Page) DataRows() int {
 	return p.RowCount
 }
 
-// PageSubject is where one part of a page is published. Pages and parts count
+// Subject is where one part of a page is published. Pages and parts count
 // from 1.
 func Subject(id ID, part int) string {
 	return runPrefix(id.Tenant, id.Key, id.Run) + strconv.Itoa(id.Number) + "." + strconv.Itoa(part)
@@ -147,14 +147,14 @@ func (p *buffers) put(b []byte) {
 	}
 }
 
-// Release gives the memory of the rows of a page that GetPage returned to later
+// Release gives the memory of the rows of a page that Get returned to later
 // pages. It need not be called. Nothing may use the rows any more.
 func (p *Page) Release() {
 	pageRows.put(p.Rows)
 	p.Rows = nil
 }
 
-// PageStore is the handle on SHEAF_PAGES. It is safe for concurrent use and holds no
+// Store is the handle on SHEAF_PAGES. It is safe for concurrent use and holds no
 // goroutines of its own.
 type Store struct {
 	cfg     Config
@@ -165,22 +165,22 @@ type Store struct {
 	writing atomic.Int64  // bytes that the disk needs for pages in flight
 }
 
-// PageConfig says how pages are written.
+// Config says how pages are written.
 type Config struct {
 	Shared   bool          // other processes write pages too
 	Timeout  time.Duration // wait for the acknowledgement of one publish
 	Attempts int           // of one page before ErrUnavailable
 }
 
-// NewPageStore returns the handle on the stream of pages. There is to be one in a process:
+// New returns the handle on the stream of pages. There is to be one in a process:
 // it bounds what is in flight.
 func New(js jetstream.JetStream, stream jetstream.Stream, cfg Config) *Store {
 	return &Store{cfg: cfg, js: js, stream: stream, writers: streams.NewWriters(cfg.Shared, streams.TenantPages), batches: make(chan struct{}, maxBatchesInFlight)}
 }
 
-// PublishPage writes a page once. It returns nil when the page is durable,
+// Publish writes a page once. It returns nil when the page is durable,
 // also when it was there before: then p is dropped, and what the first writer
-// wrote stays, so readers must take the page from GetPage. stored says which.
+// wrote stays, so readers must take the page from Get. stored says which.
 // A page of more than one part is written as one atomic batch: all or nothing.
 // ErrNoSpace means that the stream is full.
 func (s *Store) Publish(ctx context.Context, p Page) (stored bool, err error) {
@@ -188,7 +188,7 @@ func (s *Store) Publish(ctx context.Context, p Page) (stored bool, err error) {
 	return stored, err
 }
 
-// PublishSized is PublishPage that also says how many bytes of SHEAF_PAGES p
+// PublishSized is Publish that also says how many bytes of SHEAF_PAGES p
 // takes, or would have taken. Before anything is written it asks room, if not
 // nil, for the bytes that the disk needs for all pages that this process is
 // writing. A page of several parts needs twice its size: the server keeps a batch
@@ -310,7 +310,7 @@ func (s *Store) encodePage(p Page) (msgs []*nats.Msg, payload []byte, err error)
 	return msgs, payload, nil
 }
 
-// GetPage returns a page with its parts joined and its checksum verified.
+// Get returns a page with its parts joined and its checksum verified.
 // ErrPageMissing is the leader's word; ErrPageDamaged means that what is
 // stored is not what one writer wrote.
 func (s *Store) Get(ctx context.Context, id ID) (Page, error) {
@@ -571,7 +571,7 @@ func (s *Store) PurgeEarlierRuns(ctx context.Context, tenant, key string, run ui
 	return err
 }
 
-// ListPages returns the numbers of the pages that a run has, ascending, from
+// List returns the numbers of the pages that a run has, ascending, from
 // the leader. Pages are written whole, so the first part stands for the page.
 func (s *Store) List(ctx context.Context, tenant, key string, run uint64) ([]int, error) {
 	prefix := runPrefix(tenant, key, run)
@@ -604,7 +604,7 @@ func (s *Store) PurgeRun(ctx context.Context, tenant, key string, run uint64) er
 	return nil
 }
 
-// PurgePages removes the pages of every run of a key.
+// Purge removes the pages of every run of a key.
 func (s *Store) Purge(ctx context.Context, tenant, key string) error {
 	if err := events.CheckName(tenant, key); err != nil {
 		return err

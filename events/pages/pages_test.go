@@ -213,7 +213,7 @@ func TestPagesAfterALostAcknowledgement(t *testing.T) {
 	}
 }
 
-// part returns a message as PublishPage makes it, for tests to damage.
+// part returns a message as Publish makes it, for tests to damage.
 func part(p pages.Page, n, parts int, payload []byte) *nats.Msg {
 	sum := sha256.Sum256(p.Rows)
 	crc := crc32.Checksum(p.Rows, crc32.MakeTable(crc32.Castagnoli))

@@ -11,7 +11,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// PageSpace returns the room of SHEAF_PAGES, from the leader.
+// Space returns the room of SHEAF_PAGES, from the leader.
 func (s *Store) Space(ctx context.Context) (events.Space, error) {
 	return streams.Space(ctx, events.StreamPages, s.stream)
 }

@@ -24,7 +24,7 @@ import (
 	"sheaf/events"
 )
 
-// SecretKeySize is the least length of the secret key in bytes.
+// KeySize is the least length of the secret key in bytes.
 const KeySize = 32
 
 // Keyring holds the keys that are derived from the secret keys of an
@@ -42,7 +42,7 @@ type Keyring struct {
 
 // KeyVersion is a further secret key.
 type KeyVersion struct {
-	Secret []byte    // at least SecretKeySize random bytes
+	Secret []byte    // at least KeySize random bytes
 	From   time.Time // when it begins to seal and sign, so that all processes can know it by then; zero: at once
 }
 
@@ -54,7 +54,7 @@ type version struct {
 	producers           hpke.PrivateKey
 }
 
-// NewKeyring derives the keys. secret must be at least SecretKeySize random
+// NewKeyring derives the keys. secret must be at least KeySize random
 // bytes; newer are those that came after it, in that order.
 func NewKeyring(secret []byte, newer ...KeyVersion) (*Keyring, error) {
 	k := &Keyring{}

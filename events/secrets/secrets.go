@@ -8,8 +8,8 @@ import (
 	"strings"
 )
 
-// Secrets are the header values of a source by their names, and its secret parameters,
-// see SecretParam. However it is printed, logged or encoded, it shows neither: the one
+// Values are the header values of a source by their names, and its secret parameters,
+// see Param. However it is printed, logged or encoded, it shows neither: the one
 // way out is to seal it, or to send it to the source. (Of a struct's field that is not
 // exported package fmt calls no method: such a struct is not to be printed.)
 type Values map[string]string
@@ -27,13 +27,13 @@ func (Values) LogValue() slog.Value { return slog.StringValue(redacted) }
 // MarshalJSON is for what would be encoded by mistake.
 func (Values) MarshalJSON() ([]byte, error) { return json.Marshal(redacted) }
 
-// SecretParam is the name under which SaveHeaders keeps a secret parameter of a
+// Param is the name under which SaveHeaders keeps a secret parameter of a
 // source, as JSON. No header has a colon in its name.
 func Param(name string) string { return secretParamPrefix + name }
 
 const secretParamPrefix = "param:"
 
-// SplitSecrets divides what SaveHeaders kept into headers and parameters.
+// Split divides what SaveHeaders kept into headers and parameters.
 func Split(kept Values) (header Values, param map[string]json.RawMessage) {
 	header, param = Values{}, map[string]json.RawMessage{}
 	for name, value := range kept {

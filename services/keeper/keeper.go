@@ -100,7 +100,7 @@ type parts struct {
 	now     func() time.Time
 }
 
-// New makes a service. It does no I/O. Streams, tasks and files stay open after Run.
+// New makes a service. It does no I/O. The log, tasks and files stay open after Run.
 // Another part of the process keeps tasks up to date, see [storage.Tasks.Follow].
 func New(cfg Config, log *journal.Log, tasks *storage.Tasks, files storage.Files) (*Service, error) {
 	if cfg.KeepFiles < 0 || cfg.KeepPages < 0 || cfg.MaxHistory < 0 || cfg.MaxAge < 0 {

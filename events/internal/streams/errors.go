@@ -55,10 +55,10 @@ func BatchError(err error) error {
 	return PublishError(err)
 }
 
-// MarkPermanent marks an error that no repetition can mend.
+// Permanent marks an error that no repetition can mend.
 func Permanent(err error) error { return permanentError{err} }
 
-// IsPermanent reports whether an error was marked by MarkPermanent.
+// IsPermanent reports whether an error was marked by Permanent.
 func IsPermanent(err error) bool { return errors.As(err, new(permanentError)) }
 
 type permanentError struct{ error }

@@ -64,7 +64,7 @@ func ByLeader(info *jetstream.StreamInfo) error {
 	return nil
 }
 
-// StreamSpace returns the room of a stream, from its leader.
+// Space returns the room of a stream, from its leader.
 func Space(ctx context.Context, name string, stream jetstream.Stream) (events.Space, error) {
 	info, err := LeaderInfo(ctx, stream)
 	if err != nil {
