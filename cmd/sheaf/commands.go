@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"net/url"
 	"os"
 	"os/signal"
@@ -39,6 +40,7 @@ func (c *serveCmd) Run(ctx context.Context, std stdio) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, end()) }()
+	c.Log = slog.Default()
 	err = node.Run(ctx, c.Config, func(at node.Info) {
 		if at.HTTP != "" {
 			fmt.Fprintf(std.out, "REST   %s\n", at.HTTP)
@@ -60,7 +62,7 @@ func (c *callbackSecretCmd) Run(std stdio) error {
 	if !events.ValidTenant(c.Tenant) {
 		return usagef("--tenant %q: want 1 to 32 of a-z, 0-9, _ and -", c.Tenant)
 	}
-	keys, err := c.Keyring()
+	keys, err := c.Keyring(slog.Default())
 	if errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("%w; sheaf serve makes one at its first start", err)
 	}

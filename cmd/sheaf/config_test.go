@@ -32,6 +32,7 @@ func TestDefaults(t *testing.T) {
 	cfg, err := parseServe(t)
 	require.NoError(t, err)
 	require.NoError(t, cfg.Complete())
+	cfg.Log = nil // nothing is logged
 	require.Equal(t, node.Config{
 		HTTP: "127.0.0.1:8080", Roles: node.AllRoles, KeyConfig: node.KeyConfig{Data: filepath.Join(dir, "sheaf-data")},
 		NATSListen: "127.0.0.1:4222", Replicas: 1, Files: "file://" + filepath.Join(dir, "sheaf-data", "files"),

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -206,6 +207,7 @@ func printFile(w io.Writer, name string, d exportDetail, asJSON bool) error {
 // inProcess has do work with a Sheaf in this process. The Sheaf outlives ctx until do has returned, so that
 // do can still cancel.
 func inProcess(ctx context.Context, cfg node.Config, do func(context.Context, *client) error) error {
+	cfg.Log = slog.Default()
 	return node.Use(ctx, cfg, func(ctx context.Context, at node.Info) error {
 		client, err := newClient(at.HTTP, callerFlags{})
 		if err != nil {

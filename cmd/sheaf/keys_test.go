@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/x509"
 	"encoding/pem"
+	"log/slog"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
@@ -79,7 +80,7 @@ func TestKeysAndTLS(t *testing.T) {
 
 	var sealed, said bytes.Buffer
 	require.Zero(t, run(t.Context(), []string{"seal", "--tenant", "shop", "--server", p.http, "--ca-cert", cert}, stdio{strings.NewReader("s3cret\n"), &sealed, &said}, noLog), said.String())
-	ring, err := node.KeyConfig{Data: filepath.Join(dir, "data")}.Keyring()
+	ring, err := node.KeyConfig{Data: filepath.Join(dir, "data")}.Keyring(slog.Default())
 	require.NoError(t, err)
 	plain, err := ring.OpenValue("shop", strings.TrimSpace(sealed.String()))
 	require.NoError(t, err)

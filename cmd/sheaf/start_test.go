@@ -121,6 +121,13 @@ func TestAStartEndsWhereWaitingIsInVain(t *testing.T) {
 		startNATS(t, o)
 		require.Contains(t, serve(t, fmt.Sprintf("127.0.0.1:%d", o.Port)), "enable JetStream")
 	})
+	t.Run("too little storage", func(t *testing.T) {
+		t.Parallel()
+		o := natsOptions(t)
+		o.JetStreamMaxStore = 1 << 30
+		startNATS(t, o)
+		require.Contains(t, serve(t, fmt.Sprintf("127.0.0.1:%d", o.Port)), "lower --max-pages-bytes")
+	})
 	t.Run("a malformed address", func(t *testing.T) {
 		t.Parallel()
 		require.Contains(t, serve(t, "127.0.0.1:port"), "invalid port")

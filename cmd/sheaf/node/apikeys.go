@@ -3,7 +3,6 @@ package node
 import (
 	"bufio"
 	"bytes"
-	"context"
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
@@ -37,9 +36,6 @@ var (
 	apiKeyPattern = regexp.MustCompile(`^sheaf_([a-z2-7]{8})_[A-Za-z0-9_-]{43}$`)
 	apiKeyID      = regexp.MustCompile(`^[a-z2-7]{8}$`)
 )
-
-// apiKeysEvery is how soon a running process sees that the file has changed.
-const apiKeysEvery = 500 * time.Millisecond
 
 // maxAPIKeysFile bounds the file of keys: some 100,000 of them.
 const maxAPIKeysFile = 16 << 20
@@ -99,62 +95,55 @@ func parseAPIKeys(data []byte) (map[string]APIKey, error) {
 	return keys, nil
 }
 
-// apiKeys are the keys that callers authenticate with. It is safe for concurrent
-// use. A nil one has none, and asks nobody for one.
+// apiKeys are the keys that callers authenticate with. It is safe for concurrent use.
 type apiKeys struct {
-	path string
-	keys atomic.Pointer[map[string]APIKey]
-
-	seen    fs.FileInfo // of the file when it was last read; belongs to watch after open
-	broken  bool        // it could not be read; what was read before counts
-	changed []func()    // set before watch
+	*watchedFiles
+	keys    atomic.Pointer[map[string]APIKey]
+	changed func() // called when other keys are good than before; set before watch
 }
 
 // openAPIKeys reads a file of keys. Without one no key is good, until there is.
-func openAPIKeys(path string) (*apiKeys, error) {
-	a := &apiKeys{path: path}
+func openAPIKeys(path string, log *slog.Logger) (*apiKeys, error) {
+	a := &apiKeys{changed: func() {}}
 	a.keys.Store(&map[string]APIKey{})
-	if err := a.read(); err != nil {
+	a.watchedFiles = &watchedFiles{what: "API keys", names: []string{path}, read: func() error {
+		data, _, err := readAPIKeys(path)
+		if err != nil {
+			return err
+		}
+		keys, err := parseAPIKeys(data)
+		if err != nil {
+			return err
+		}
+		if before := a.keys.Swap(&keys); !maps.Equal(*before, keys) {
+			a.changed()
+		}
+		return nil
+	}}
+	if err := a.load(); err != nil {
 		return nil, fmt.Errorf("--api-keys %s: %w", path, err)
 	}
 	if len(*a.keys.Load()) == 0 {
-		slog.Warn("there are no API keys, so nobody gets in; add one with: sheaf keys add --api-keys "+path+" --tenant NAME", "file", path)
+		log.Warn("there are no API keys, so nobody gets in; add one with: sheaf keys add --api-keys "+path+" --tenant NAME", "file", path)
 	}
 	return a, nil
 }
 
-func (a *apiKeys) read() error {
-	data, info, err := readAPIKeys(a.path)
-	if err != nil {
-		return err
-	}
-	keys, err := parseAPIKeys(data)
-	if err != nil {
-		return err
-	}
-	a.seen = info
-	a.keys.Store(&keys)
-	return nil
-}
-
-func readAPIKeys(path string) ([]byte, fs.FileInfo, error) {
+// readAPIKeys returns the text of a file of keys, and whether there is one.
+func readAPIKeys(path string) (data []byte, exists bool, err error) {
 	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil, nil
+		return nil, false, nil
 	}
 	if err != nil {
-		return nil, nil, err
+		return nil, false, err
 	}
 	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, nil, err
-	}
-	data, err := io.ReadAll(io.LimitReader(f, maxAPIKeysFile+1))
+	data, err = io.ReadAll(io.LimitReader(f, maxAPIKeysFile+1))
 	if err == nil && len(data) > maxAPIKeysFile {
 		err = fmt.Errorf("is larger than %d bytes", maxAPIKeysFile)
 	}
-	return data, info, err
+	return data, true, err
 }
 
 // Tenant returns whose key it is. It takes a microsecond and does no I/O.
@@ -169,46 +158,6 @@ func (a *apiKeys) Tenant(key string) (tenant string, ok bool) {
 		return "", false
 	}
 	return known.Tenant, true
-}
-
-// onChange has f called, by watch, whenever other keys are good than before.
-func (a *apiKeys) onChange(f func()) { a.changed = append(a.changed, f) }
-
-// watch looks for changes of the file until ctx ends. One that cannot be read is
-// told to the log; the keys that were read last stay good.
-func (a *apiKeys) watch(ctx context.Context) error {
-	tick := time.NewTicker(apiKeysEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
-		info, err := os.Stat(a.path)
-		if err != nil {
-			info = nil
-		}
-		if !a.broken && (info == nil) == (a.seen == nil) &&
-			(info == nil || os.SameFile(info, a.seen) && info.Size() == a.seen.Size() && info.ModTime().Equal(a.seen.ModTime())) {
-			continue
-		}
-		before := *a.keys.Load()
-		if err := a.read(); err != nil {
-			if !a.broken {
-				slog.Error("the API keys cannot be read; those that were read before stay good", "file", a.path, "error", err)
-			}
-			a.broken = true
-			continue
-		}
-		a.broken = false
-		if after := *a.keys.Load(); !maps.Equal(before, after) {
-			slog.Info("API keys read", "file", a.path, "keys", len(after))
-			for _, f := range a.changed {
-				f()
-			}
-		}
-	}
 }
 
 // AddAPIKey makes a key of a tenant and adds its hash to a file of keys, which it makes if there
@@ -231,12 +180,12 @@ func AddAPIKey(file, tenant, name string) (key, id string, err error) {
 
 // ListAPIKeys returns the keys of a file, oldest first.
 func ListAPIKeys(file string) ([]APIKey, error) {
-	data, info, err := readAPIKeys(file)
+	data, exists, err := readAPIKeys(file)
+	if err == nil && !exists {
+		err = errNoAPIKeys(file)
+	}
 	if err != nil {
 		return nil, err
-	}
-	if info == nil {
-		return nil, errNoAPIKeys(file)
 	}
 	keys, err := parseAPIKeys(data)
 	if err != nil {

@@ -33,7 +33,7 @@ func TestKeysAreAddedListedAndRevoked(t *testing.T) {
 	require.NoError(t, err)
 	require.EqualValues(t, 0o600, info.Mode().Perm())
 
-	keys, err := openAPIKeys(file)
+	keys, err := openAPIKeys(file, noLog)
 	require.NoError(t, err)
 	tenant, ok := keys.Tenant(key)
 	require.True(t, ok)
@@ -52,7 +52,7 @@ func TestKeysAreAddedListedAndRevoked(t *testing.T) {
 	require.ErrorContains(t, err, "no key aaaaaaaa")
 	_, err = RevokeAPIKey(file, listed[0].ID)
 	require.NoError(t, err)
-	keys, err = openAPIKeys(file)
+	keys, err = openAPIKeys(file, noLog)
 	require.NoError(t, err)
 	_, ok = keys.Tenant(key)
 	require.False(t, ok)
@@ -77,7 +77,7 @@ func TestKeysAreAddedAtOnce(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	keys, err := openAPIKeys(file)
+	keys, err := openAPIKeys(file, noLog)
 	require.NoError(t, err)
 	require.Len(t, *keys.keys.Load(), 20)
 }
@@ -97,7 +97,7 @@ func TestKeyFilesMayBeLinks(t *testing.T) {
 	second := addKey(t, link, "shop")
 	_, err = RevokeAPIKey(link, first)
 	require.NoError(t, err)
-	keys, err := openAPIKeys(target)
+	keys, err := openAPIKeys(target, noLog)
 	require.NoError(t, err)
 	_, good := keys.Tenant(second)
 	require.True(t, good)
@@ -128,14 +128,14 @@ func TestKeyFilesMayBeLinks(t *testing.T) {
 func TestKeysAreReadAgain(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), "keys")
-	keys, err := openAPIKeys(file)
+	keys, err := openAPIKeys(file, noLog)
 	require.NoError(t, err, "a file that is not there yet")
 	changes := make(chan struct{}, 10)
-	keys.onChange(func() { changes <- struct{}{} })
+	keys.changed = func() { changes <- struct{}{} }
 	ctx, stop := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() { done <- keys.watch(ctx) }()
-	defer func() { stop(); require.NoError(t, <-done) }()
+	done := make(chan struct{})
+	go func() { defer close(done); keys.watch(ctx, noLog) }()
+	defer func() { stop(); <-done }()
 	good := func(key string) bool { _, ok := keys.Tenant(key); return ok }
 	changed := func() {
 		t.Helper()

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"fmt"
 	"log/slog"
 	"net"
@@ -60,7 +61,7 @@ type Config struct {
 	MaxLogBytes   ByteSize      `group:"kept" env:"SHEAF_MAX_LOG_BYTES" default:"2GiB" placeholder:"SIZE" help:"Most bytes of the event log (${default}: some 700,000 exports). One tenant may have half of it; above 90 % new exports are answered 503."`
 
 	Ephemeral bool         `kong:"-"` // the data folder goes with the process, so it is not synced
-	Log       *slog.Logger `kong:"-"` // nil for slog.Default()
+	Log       *slog.Logger `kong:"-"` // default: nothing is logged
 }
 
 // SourceLimits bound what a source may do, and how large an export becomes. The
@@ -84,23 +85,16 @@ type SourceLimits struct {
 // minRateOver is the span over which the throughput of an answer is taken.
 const minRateOver = 15 * time.Second
 
-func (l SourceLimits) check() error {
+func (l SourceLimits) check(refuse func(wrong bool, format string, args ...any)) {
 	for flag, n := range map[string]int64{
 		"--max-page-bytes": int64(l.MaxPageBytes), "--max-compression-ratio": l.MaxRatio, "--page-timeout": int64(l.PageTimeout), "--header-timeout": int64(l.HeaderTimeout),
 		"--max-header-bytes": int64(l.MaxHeaderBytes), "--min-throughput": int64(l.MinThroughput), "--max-json-depth": int64(l.MaxJSONDepth), "--max-row-bytes": int64(l.MaxRowBytes), "--max-columns": int64(l.MaxColumns),
 		"--max-pages": int64(l.MaxPages), "--max-rows": l.MaxRows, "--max-export-bytes": int64(l.MaxExportBytes),
 	} {
-		if n < 0 {
-			return settingf("%s: want more than 0; leave it out for the default", flag)
-		}
+		refuse(n < 0, "%s: want more than 0; leave it out for the default", flag)
 	}
-	if l.MaxPageBytes > 256<<20 {
-		return settingf("--max-page-bytes %d: at most 256MiB, for pages are in memory as a whole", l.MaxPageBytes)
-	}
-	if l.MaxColumns > 16_384 {
-		return settingf("--max-columns %d: a worksheet has 16384", l.MaxColumns)
-	}
-	return nil
+	refuse(l.MaxPageBytes > 256<<20, "--max-page-bytes %d: at most 256MiB, for pages are in memory as a whole", l.MaxPageBytes)
+	refuse(l.MaxColumns > 16_384, "--max-columns %d: a worksheet has 16384", l.MaxColumns)
 }
 
 // KeyConfig says where the secret key is.
@@ -110,16 +104,6 @@ type KeyConfig struct {
 	SecretKeyFile string `env:"SHEAF_SECRET_KEY_FILE" type:"path" placeholder:"FILE" help:"File that holds the secret key."`
 }
 
-// The roles of a process.
-const (
-	roleIngress   = "ingress"
-	roleCrawler   = "crawler"
-	roleAssembler = "assembler"
-	roleNotifier  = "notifier"
-)
-
-var AllRoles = []string{roleIngress, roleCrawler, roleAssembler, roleNotifier}
-
 func (c *Config) has(role string) bool { return slices.Contains(c.Roles, role) }
 
 // embedded reports whether the process runs its own NATS server.
@@ -128,130 +112,90 @@ func (c *Config) embedded() bool { return len(c.NATS) == 0 && c.NATSContext == "
 // Complete checks the settings against each other and fills in the defaults
 // that depend on others. It touches neither disk nor network. Every error is a
 // SettingError.
-func (c *Config) Complete() error {
-	for _, r := range c.Roles {
-		if !slices.Contains(AllRoles, r) {
-			return settingf("--roles: unknown role %q; the roles are %s", r, strings.Join(AllRoles, ", "))
+func (c *Config) Complete() (err error) {
+	refuse := func(wrong bool, format string, args ...any) {
+		if wrong && err == nil {
+			err = settingf(format, args...)
 		}
 	}
-	if len(c.Roles) == 0 {
-		return settingf("--roles: name at least one of %s", strings.Join(AllRoles, ", "))
+	refuseAddress := func(flag, address string) {
+		_, port, split := net.SplitHostPort(address)
+		_, number := strconv.ParseUint(port, 10, 16)
+		refuse(split != nil || number != nil, "%s %q: want HOST:PORT such as 127.0.0.1:8080", flag, address)
+	}
+	open := func(address string) bool { return !loopbackAddress(address) && c.APIKeys == "" && !c.InsecureNoAuth }
+	const (
+		nobodyAsked = "%s %s can be reached from other machines, and nobody has to authenticate: make API keys with " +
+			"sheaf keys add --api-keys FILE --tenant NAME and say --api-keys FILE, or listen on 127.0.0.1, or %s --insecure-no-auth"
+		wantLimit = "%s %d: want a number of %s, or 0 for no limit"
+		wantTime  = "%s %s: want a duration such as %s"
+	)
+
+	refuse(len(c.Roles) == 0, "--roles: name at least one of %s", strings.Join(AllRoles, ", "))
+	for _, r := range c.Roles {
+		refuse(!slices.Contains(AllRoles, r), "--roles: unknown role %q; the roles are %s", r, strings.Join(AllRoles, ", "))
 	}
 	if c.has(roleIngress) {
-		if err := checkAddress("--http", c.HTTP); err != nil {
-			return err
-		}
-		if !loopbackAddress(c.HTTP) && c.APIKeys == "" && !c.InsecureNoAuth {
-			return settingf("--http %s can be reached from other machines, and nobody has to authenticate: make API keys with "+
-				"sheaf keys add --api-keys FILE --tenant NAME and say --api-keys FILE, or listen on 127.0.0.1, "+
-				"or put a proxy that authenticates in front and say --insecure-no-auth", c.HTTP)
-		}
+		refuseAddress("--http", c.HTTP)
+		refuse(open(c.HTTP), nobodyAsked, "--http", c.HTTP, "put a proxy that authenticates in front and say")
 	}
 	if c.embedded() {
 		if c.NATSListen != "none" {
-			if err := checkAddress("--nats-listen", c.NATSListen); err != nil {
-				return err
-			}
-			if !loopbackAddress(c.NATSListen) && c.APIKeys == "" && !c.InsecureNoAuth {
-				return settingf("--nats-listen %s can be reached from other machines, and nobody has to authenticate: make API keys with "+
-					"sheaf keys add --api-keys FILE --tenant NAME and say --api-keys FILE, or listen on 127.0.0.1, "+
-					"use a NATS server of your own with --nats, or say --insecure-no-auth", c.NATSListen)
-			}
+			refuseAddress("--nats-listen", c.NATSListen)
+			refuse(open(c.NATSListen), nobodyAsked, "--nats-listen", c.NATSListen, "use a NATS server of your own with --nats, or say")
 		}
-		if c.NATSCreds != "" {
-			return settingf("--nats-creds needs --nats: the embedded server asks for no credentials")
-		}
+		refuse(c.NATSCreds != "", "--nats-creds needs --nats: the embedded server asks for no credentials")
+		refuse(c.Replicas > 1, "--replicas %d: the embedded server is alone and keeps one copy; use --nats for more", c.Replicas)
 	} else {
-		if len(c.NATS) > 0 && c.NATSContext != "" {
-			return settingf("--nats and --nats-context exclude each other")
-		}
-		if c.NATSContext != "" && c.NATSCreds != "" {
-			return settingf("--nats-creds and --nats-context exclude each other: a context names its own credentials")
-		}
-		if c.SecretKey == "" && c.SecretKeyFile == "" {
-			return settingf("--nats needs --secret-key or --secret-key-file, the same for every process; make one with: openssl rand -hex 32")
-		}
+		refuse(len(c.NATS) > 0 && c.NATSContext != "", "--nats and --nats-context exclude each other")
+		refuse(c.NATSContext != "" && c.NATSCreds != "", "--nats-creds and --nats-context exclude each other: a context names its own credentials")
+		refuse(c.SecretKey == "" && c.SecretKeyFile == "", "--nats needs --secret-key or --secret-key-file, the same for every process; make one with: openssl rand -hex 32")
 	}
-	if (c.TLSCert == "") != (c.TLSKey == "") {
-		return settingf("--tls-cert and --tls-key belong together: give both or neither")
-	}
-	if c.SecretKey != "" && c.SecretKeyFile != "" {
-		return settingf("--secret-key and --secret-key-file exclude each other")
-	}
-	switch {
-	case c.Replicas == 0 && c.embedded():
-		c.Replicas = 1
-	case c.Replicas == 0:
-		c.Replicas = 3
-	case c.embedded() && c.Replicas != 1:
-		return settingf("--replicas %d: the embedded server is alone and keeps one copy; use --nats for more", c.Replicas)
-	case c.Replicas != 1 && c.Replicas != 3 && c.Replicas != 5:
-		return settingf("--replicas %d: want 1, 3 or 5", c.Replicas)
-	}
-	if c.Files == "" {
-		c.Files = "nats://sheaf-files"
-		if c.embedded() {
-			c.Files = "file://" + filepath.Join(c.Data, "files")
-		}
-	}
-	if !strings.HasPrefix(c.Files, "file://") && !strings.HasPrefix(c.Files, "nats://") {
-		return settingf("--files %s: want file://FOLDER or nats://BUCKET", c.Files)
-	}
-	if c.ShutdownDelay == nil {
-		// An embedded Sheaf has no other that could take its requests.
-		delay := 2 * time.Second
-		if c.embedded() {
-			delay = 0
-		}
-		c.ShutdownDelay = &delay
-	}
-	if *c.ShutdownDelay < 0 {
-		return settingf("--shutdown-delay %s: want a duration such as 5s, or 0s", *c.ShutdownDelay)
-	}
-	if c.MaxPagesBytes < 64<<20 {
-		return settingf("--max-pages-bytes %d: want at least 64MiB", c.MaxPagesBytes)
-	}
-	if c.MaxLogBytes != 0 && c.MaxLogBytes < 64<<20 {
-		return settingf("--max-log-bytes %d: want at least 64MiB", c.MaxLogBytes)
-	}
-	for flag, n := range map[string]int{"--conns-per-host": c.ConnsPerHost, "--conns-per-tenant": c.ConnsPerTenant} {
-		if n < 0 {
-			return settingf("%s %d: want a number of requests, or 0 for no limit", flag, n)
-		}
-	}
-	for flag, n := range map[string]int{"--max-unfinished-per-tenant": c.MaxUnfinished, "--max-running-per-tenant": c.MaxRunning} {
-		if n < 0 {
-			return settingf("%s %d: want a number of exports, or 0 for no limit", flag, n)
-		}
-	}
-	if c.MaxSkew < 0 {
-		return settingf("--max-skew %s: want a duration such as 5s, or 0s for any", c.MaxSkew)
-	}
-	if err := c.SourceLimits.check(); err != nil {
-		return err
-	}
-	if c.MaxHistory < 1 {
-		return settingf("--max-history %d: want at least 1", c.MaxHistory)
-	}
+	refuse(!slices.Contains([]int{0, 1, 3, 5}, c.Replicas), "--replicas %d: want 1, 3 or 5", c.Replicas)
+	refuse((c.TLSCert == "") != (c.TLSKey == ""), "--tls-cert and --tls-key belong together: give both or neither")
+	refuse(c.SecretKey != "" && c.SecretKeyFile != "", "--secret-key and --secret-key-file exclude each other")
+	refuse(c.Files != "" && !strings.HasPrefix(c.Files, "file://") && !strings.HasPrefix(c.Files, "nats://"), "--files %s: want file://FOLDER or nats://BUCKET", c.Files)
+	refuse(c.ShutdownDelay != nil && *c.ShutdownDelay < 0, wantTime, "--shutdown-delay", c.ShutdownDelay, "5s, or 0s")
+	refuse(c.MaxSkew < 0, wantTime, "--max-skew", c.MaxSkew, "5s, or 0s for any")
+	refuse(c.MaxPagesBytes < 64<<20, "--max-pages-bytes %d: want at least 64MiB", c.MaxPagesBytes)
+	refuse(c.MaxLogBytes != 0 && c.MaxLogBytes < 64<<20, "--max-log-bytes %d: want at least 64MiB", c.MaxLogBytes)
+	refuse(c.ConnsPerHost < 0, wantLimit, "--conns-per-host", c.ConnsPerHost, "requests")
+	refuse(c.ConnsPerTenant < 0, wantLimit, "--conns-per-tenant", c.ConnsPerTenant, "requests")
+	refuse(c.MaxUnfinished < 0, wantLimit, "--max-unfinished-per-tenant", c.MaxUnfinished, "exports")
+	refuse(c.MaxRunning < 0, wantLimit, "--max-running-per-tenant", c.MaxRunning, "exports")
+	refuse(c.MaxHistory < 1, "--max-history %d: want at least 1", c.MaxHistory)
 	for flag, d := range map[string]time.Duration{"--keep-files": c.KeepFiles, "--keep-pages": c.KeepPages, "--keep-history": c.KeepHistory} {
-		if d <= 0 {
-			return settingf("%s %s: want a positive duration such as 12h or 7d", flag, d)
-		}
+		refuse(d <= 0, "%s %s: want a positive duration such as 12h or 7d", flag, d)
 	}
 	for _, d := range c.CallbackSchedule {
-		if d <= 0 {
-			return settingf("--callback-schedule %s: want positive durations such as 5s,5m,1h", d)
-		}
+		refuse(d <= 0, "--callback-schedule %s: want positive durations such as 5s,5m,1h", d)
 	}
 	if c.PublicURL != "" {
-		u, err := url.Parse(c.PublicURL)
-		if err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {
-			return settingf("--public-url %q: want http://HOST or https://HOST, with an optional path", c.PublicURL)
-		}
-		c.PublicURL = strings.TrimRight(c.PublicURL, "/")
+		u, malformed := url.Parse(c.PublicURL)
+		refuse(malformed != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https"),
+			"--public-url %q: want http://HOST or https://HOST, with an optional path", c.PublicURL)
 	}
-	_, err := c.allowed()
-	return err
+	c.SourceLimits.check(refuse)
+	if _, malformed := c.allowed(); err == nil {
+		err = malformed
+	}
+	if err != nil {
+		return err
+	}
+
+	replicas, files, delay := 3, "nats://sheaf-files", 2*time.Second
+	if c.embedded() { // there is no other that could take its requests
+		replicas, files, delay = 1, "file://"+filepath.Join(c.Data, "files"), 0
+	}
+	c.Replicas, c.Files = cmp.Or(c.Replicas, replicas), cmp.Or(c.Files, files)
+	if c.ShutdownDelay == nil {
+		c.ShutdownDelay = &delay
+	}
+	c.PublicURL = strings.TrimRight(c.PublicURL, "/")
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	return nil
 }
 
 // allowed are the private ranges that this process may call. Loopback is the
@@ -290,22 +234,14 @@ func (c *Config) reachableFromLoopbackOnly() bool {
 		return c.NATSListen == "none" || loopbackAddress(c.NATSListen)
 	}
 	for _, s := range c.NATS {
-		if u, err := url.Parse(natsURL(s)); err != nil || !loopbackHost(u.Hostname()) {
+		if s = strings.TrimSpace(s); !strings.Contains(s, "://") {
+			s = "nats://" + s
+		}
+		if u, err := url.Parse(s); err != nil || !loopbackHost(u.Hostname()) {
 			return false
 		}
 	}
 	return true
-}
-
-func checkAddress(flag, address string) error {
-	_, port, err := net.SplitHostPort(address)
-	if err == nil {
-		_, err = strconv.ParseUint(port, 10, 16)
-	}
-	if err != nil {
-		return settingf("%s %q: want HOST:PORT such as 127.0.0.1:8080", flag, address)
-	}
-	return nil
 }
 
 func loopbackAddress(address string) bool {

@@ -1,18 +1,14 @@
 package node
 
 import (
+	"context"
 	"fmt"
-	"io/fs"
-	"log/slog"
-	"path/filepath"
-	"strings"
 	"time"
 
 	"golang.org/x/time/rate"
 
 	"sheaf/events/journal"
 	"sheaf/services/ingress"
-	"sheaf/storage"
 )
 
 // disk decides what there is room for on the disk of --data: the one place. A write error
@@ -68,51 +64,42 @@ func (d *disk) beside(part, bytes int64) error {
 	return ingress.NotReady(fmt.Sprintf("the disk of the data folder %s is full or almost full: %s free, %s needed", d.folder, ByteSize(free), ByteSize(need)))
 }
 
-// watch writes to the log, once a minute, that the disk has no room.
-func (d *disk) watch() {
-	if err := d.room(0); err != nil {
-		d.warn.Do(func() { slog.Warn("no new exports are taken until there is room", "reason", err) })
+// waitForRoom waits until the disk has room to start.
+func (n *node) waitForRoom(ctx context.Context) error {
+	begun, warn := time.Now(), rate.Sometimes{First: 1, Interval: time.Minute}
+	for waited := false; ; waited = true {
+		why := n.disk.roomToStart()
+		if why == nil {
+			if waited {
+				n.log.Info("there is room to start", "waited", time.Since(begun).Round(time.Millisecond))
+			}
+			return nil
+		}
+		n.startup.say(why.Error())
+		warn.Do(func() { n.log.Error("waiting for room on the disk of the data folder before the start", "reason", why) })
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(tryStartEvery):
+		}
 	}
-}
-
-// lacked reports whether an error of a start comes from a full disk, and returns what a
-// caller may be told. JetStream reports a full disk as text.
-func (d *disk) lacked(err error) error {
-	if d == nil {
-		return nil
-	}
-	if why := d.roomToStart(); why != nil {
-		return why
-	}
-	if storage.IsNoSpace(err) || strings.Contains(err.Error(), "no space left on device") {
-		return ingress.NotReady(fmt.Sprintf("the disk of the data folder %s is full", d.folder))
-	}
-	return nil
 }
 
 // warnOfSmallDisk says so when the streams may outgrow the disk: then it is not
 // their limits that hold exports back but what is left of the disk, also for
 // others. A server of one command has no limits of its own.
-func warnOfSmallDisk(cfg Config) {
-	if !cfg.embedded() || cfg.Ephemeral {
+func (n *node) warnOfSmallDisk(ctx context.Context) {
+	if n.disk == nil || n.cfg.Ephemeral {
 		return
 	}
-	_, free, known := diskSpace(cfg.Data)
-	if !known {
+	_, free, known := n.disk.measure(n.disk.folder)
+	account, err := n.journal.JetStream().AccountInfo(ctx)
+	if !known || err != nil {
 		return
 	}
-	limits := journal.Config{MaxPagesBytes: int64(cfg.MaxPagesBytes), MaxEventsBytes: int64(cfg.MaxLogBytes)}.MaxBytes()
-	used := int64(0)
-	_ = filepath.WalkDir(filepath.Join(cfg.Data, "jetstream"), func(_ string, d fs.DirEntry, err error) error {
-		if err == nil && d.Type().IsRegular() {
-			if info, err := d.Info(); err == nil {
-				used += info.Size()
-			}
-		}
-		return nil // what cannot be read counts for nothing
-	})
-	if free+used < limits {
-		slog.Warn("the event streams may outgrow the disk of --data, and an almost full disk takes no exports: make room, or lower --max-pages-bytes",
-			"streams_at_most", limits, "streams_now", used, "free", free, "max_pages_bytes", int64(cfg.MaxPagesBytes))
+	limits := journal.Config{MaxPagesBytes: int64(n.cfg.MaxPagesBytes), MaxEventsBytes: int64(n.cfg.MaxLogBytes)}.MaxBytes()
+	if used := int64(account.Store); free+used < limits {
+		n.log.Warn("the event streams may outgrow the disk of --data, and an almost full disk takes no exports: make room, or lower --max-pages-bytes",
+			"streams_at_most", limits, "streams_now", used, "free", free, "max_pages_bytes", int64(n.cfg.MaxPagesBytes))
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -36,29 +35,29 @@ const (
 // which keeps the process from being ready until a person has taken it away.
 //
 // It comes after the streams are provisioned and before the roles begin.
-func (s *node) checkStreams(ctx context.Context) error {
-	if s.tasks == nil && s.server == nil {
+func (n *node) checkStreams(ctx context.Context) error {
+	if n.tasks == nil && n.server == nil {
 		return nil // an ingress of the cluster does it
 	}
 	var err error
-	if s.marks, err = storage.OpenWatermarks(filepath.Join(s.cfg.Data, marksName)); err != nil {
-		slog.Warn("a loss before this start may go unnoticed", "error", err)
+	if n.marks, err = storage.OpenWatermarks(filepath.Join(n.cfg.Data, marksName)); err != nil {
+		n.log.Warn("a loss before this start may go unnoticed", "error", err)
 	}
-	known, applied, err := s.known()
+	known, applied, err := n.known()
 	if err != nil {
 		return err
 	}
 	var damage []journal.Damage
-	err = s.retryWhileStarting(ctx, "checking the streams", func(ctx context.Context) (err error) {
-		damage, err = s.journal.Check(ctx, known)
+	err = n.retryWhileStarting(ctx, "checking the streams", func(ctx context.Context) (err error) {
+		damage, err = n.journal.Check(ctx, known)
 		return err
 	})
 	if err != nil {
 		return err
 	}
-	if s.server != nil && !lost(damage, events.StreamEvents) {
+	if n.server != nil && !lost(damage, events.StreamEvents) {
 		// A cluster has other copies, and its own way to mend them.
-		what, err := s.missing(ctx, known[events.StreamEvents], applied)
+		what, err := n.missing(ctx, known[events.StreamEvents], applied)
 		if err != nil {
 			return err
 		}
@@ -66,21 +65,21 @@ func (s *node) checkStreams(ctx context.Context) error {
 			damage = append(damage, journal.Damage{Stream: events.StreamEvents, What: what})
 		}
 	}
-	err = s.retryWhileStarting(ctx, "repairing the streams", func(context.Context) error {
-		return s.mend(ctx, damage, known, applied) // a large log takes longer than an attempt may
+	err = n.retryWhileStarting(ctx, "repairing the streams", func(context.Context) error {
+		return n.mend(ctx, damage, known, applied) // a large log takes longer than an attempt may
 	})
 	if err != nil {
 		return err
 	}
 	var now journal.Marks
-	err = s.retryWhileStarting(ctx, "checking the streams", func(ctx context.Context) (err error) {
-		now, err = s.journal.Marks(ctx, nil)
+	err = n.retryWhileStarting(ctx, "checking the streams", func(ctx context.Context) (err error) {
+		now, err = n.journal.Marks(ctx, nil)
 		return err
 	})
 	if err != nil {
 		return err
 	}
-	if err := s.marks.Save(now); err != nil {
+	if err := n.marks.Save(now); err != nil {
 		return fmt.Errorf("--data: %w", err)
 	}
 	return nil
@@ -89,12 +88,12 @@ func (s *node) checkStreams(ctx context.Context) error {
 // missing says what of the log cannot be read although it looks whole, "" for nothing: the
 // newest events of exports that the projection knows; each tells everything about its
 // export; without a projection, the event that was acknowledged last.
-func (s *node) missing(ctx context.Context, was journal.Mark, applied uint64) (what string, err error) {
-	log, err := s.journal.LogState(ctx)
+func (n *node) missing(ctx context.Context, was journal.Mark, applied uint64) (what string, err error) {
+	log, err := n.journal.LogState(ctx)
 	if err != nil || applied == 0 && was.Last == 0 {
 		return "", err
 	}
-	readable, err := s.journal.Readable(ctx)
+	readable, err := n.journal.Readable(ctx)
 	if err != nil {
 		return "", fmt.Errorf("reading the log: %w", err)
 	}
@@ -108,15 +107,15 @@ func (s *node) missing(ctx context.Context, was journal.Mark, applied uint64) (w
 		}
 		return what, nil
 	}
-	n := 0
-	err = s.tasks.LastSequences(func(_ string, last uint64) error {
+	unreadable := 0
+	err = n.tasks.LastSequences(func(_ string, last uint64) error {
 		if gone(last) {
-			n++
+			unreadable++
 		}
 		return nil
 	})
-	if n > 0 {
-		what = fmt.Sprintf("the newest events of %d exports cannot be read", n)
+	if unreadable > 0 {
+		what = fmt.Sprintf("the newest events of %d exports cannot be read", unreadable)
 	}
 	return what, err
 }
@@ -127,18 +126,18 @@ const maxLostFiles = 100
 // checkFiles reports which finished files went with a file store that is not
 // there any more. The ingress finds them too, and expires their exports. It comes
 // before checkStreams, which may empty the projection.
-func (s *node) checkFiles(ctx context.Context) error {
-	if s.files == nil || !s.files.Made() {
+func (n *node) checkFiles(ctx context.Context) error {
+	if n.files == nil || !n.files.Made() {
 		return nil
 	}
-	if s.tasks != nil {
+	if n.tasks != nil {
 		finished, gone := 0, []string{}
-		err := s.tasks.Each(func(x events.Export) error {
+		err := n.tasks.Each(func(x events.Export) error {
 			if x.State != events.StateCompleted || len(x.Files) == 0 || !time.Now().Before(x.ExpiresAt) {
 				return nil
 			}
 			finished++
-			file, err := s.files.Open(ctx, x.Files[0].Store)
+			file, err := n.files.Open(ctx, x.Files[0].Store)
 			switch {
 			case err == nil:
 				return file.Close()
@@ -151,18 +150,18 @@ func (s *node) checkFiles(ctx context.Context) error {
 			return err
 		}
 		if len(gone) > 0 {
-			slog.Error("the file store had to be made again: finished files are lost", "lost", len(gone), "finished", finished)
+			n.log.Error("the file store had to be made again: finished files are lost", "lost", len(gone), "finished", finished)
 			named := strings.Join(gone[:min(len(gone), maxLostFiles)], " ")
 			if len(gone) > maxLostFiles {
 				named += " ..."
 			}
-			if err := s.keepReport([]string{fmt.Sprintf("--files: the file store had to be made again, and %d of %d finished files are not in it. "+
+			if err := n.keepReport([]string{fmt.Sprintf("--files: the file store had to be made again, and %d of %d finished files are not in it. "+
 				"Their exports expire; a retry or an equal request makes them again. hash_keys: %s", len(gone), finished, named)}); err != nil {
 				return err
 			}
 		}
 	}
-	if err := s.files.Accept(); err != nil {
+	if err := n.files.Accept(); err != nil {
 		return fmt.Errorf("--files: %w", err)
 	}
 	return nil
@@ -171,15 +170,15 @@ func (s *node) checkFiles(ctx context.Context) error {
 // known are the watermarks, with what the projection knows beyond them: it is a
 // second witness of the log. applied is how far the projection has come in the
 // log that the marks are of, 0 if it is of another.
-func (s *node) known() (marks journal.Marks, applied uint64, err error) {
+func (n *node) known() (marks journal.Marks, applied uint64, err error) {
 	marks = journal.Marks{}
-	for name, m := range s.marks.Marks() {
+	for name, m := range n.marks.Marks() {
 		marks[name] = m
 	}
-	if s.tasks == nil {
+	if n.tasks == nil {
 		return marks, 0, nil
 	}
-	created, applied, err := s.tasks.Bound()
+	created, applied, err := n.tasks.Bound()
 	if err != nil || applied == 0 {
 		return marks, 0, err
 	}
@@ -208,16 +207,16 @@ func lost(damage []journal.Damage, stream string) bool {
 }
 
 // mend tells the damage and does what can be done about it.
-func (s *node) mend(ctx context.Context, damage []journal.Damage, known journal.Marks, applied uint64) error {
+func (n *node) mend(ctx context.Context, damage []journal.Damage, known journal.Marks, applied uint64) error {
 	var report []string // what is lost for good
 	any := false
 	for _, d := range damage {
 		if d.Harmless {
-			slog.Info("JetStream went back", "stream", d.Stream, "what", d.What)
+			n.log.Info("JetStream went back", "stream", d.Stream, "what", d.What)
 			continue
 		}
 		any = true
-		slog.Error("JetStream has lost data", "stream", d.Stream, "what", d.What)
+		n.log.Error("JetStream has lost data", "stream", d.Stream, "what", d.What)
 		switch d.Stream {
 		case events.StreamSubmit:
 			report = append(report, d.Stream+": "+d.What+". Submissions that no ingress had taken yet are lost; their producers must send them again.")
@@ -237,7 +236,7 @@ func (s *node) mend(ctx context.Context, damage []journal.Damage, known journal.
 	if lost(damage, events.StreamEvents) {
 		var told []string
 		var err error
-		if told, restored, err = s.restoreLog(ctx, known[events.StreamEvents], applied); err != nil {
+		if told, restored, err = n.restoreLog(ctx, known[events.StreamEvents], applied); err != nil {
 			return err
 		}
 		report = append(report, told...)
@@ -245,39 +244,39 @@ func (s *node) mend(ctx context.Context, damage []journal.Damage, known journal.
 	failpoint.Hit("losses.restored")
 	// The report comes first: a process that ends here tells it again at its next
 	// start, and never less.
-	if err := s.keepReport(report); err != nil {
+	if err := n.keepReport(report); err != nil {
 		return err
 	}
 	failpoint.Hit("losses.reported")
 	if restored {
 		// Sequences are given out a second time, so what the projection has
 		// applied says nothing any more.
-		if err := s.tasks.Reset(); err != nil {
+		if err := n.tasks.Reset(); err != nil {
 			return err
 		}
 	}
-	return s.journal.Redeliver(ctx)
+	return n.journal.Redeliver(ctx)
 }
 
 // restoreLog writes back to the log what the projection had seen, which has to be made
 // again then: restored says so. It returns what remains lost.
-func (s *node) restoreLog(ctx context.Context, was journal.Mark, applied uint64) (remains []string, restored bool, err error) {
-	log, err := s.journal.LogState(ctx)
+func (n *node) restoreLog(ctx context.Context, was journal.Mark, applied uint64) (remains []string, restored bool, err error) {
+	log, err := n.journal.LogState(ctx)
 	if err != nil {
 		return nil, false, err
 	}
-	if s.server == nil && !log.Created.Equal(was.Created) {
+	if n.server == nil && !log.Created.Equal(was.Created) {
 		// Somebody may have meant it, and this folder may be an old one.
 		return []string{events.StreamEvents + ": the cluster's log was made anew, and nothing was written to it. " +
 			"Exports that callers have a key of must be requested again."}, false, nil
 	}
 	written, failed := 0, 0
 	if applied > 0 {
-		err := s.tasks.Each(func(x events.Export) error {
+		err := n.tasks.Each(func(x events.Export) error {
 			if x.Settled() && log.Created.Equal(was.Created) && x.LastSeq < log.First && log.Last >= was.Last {
 				return nil // too old for the log
 			}
-			done, err := s.journal.Restore(ctx, x)
+			done, err := n.journal.Restore(ctx, x)
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
@@ -287,7 +286,7 @@ func (s *node) restoreLog(ctx context.Context, was journal.Mark, applied uint64)
 			}
 			if done {
 				written++
-				x.With(slog.With("service", "start")).Warn("export restored to the log", "state", x.State)
+				x.With(n.log.With("service", "start")).Warn("export restored to the log", "state", x.State)
 			}
 			return nil
 		})
@@ -299,46 +298,46 @@ func (s *node) restoreLog(ctx context.Context, was journal.Mark, applied uint64)
 		remains = append(remains, fmt.Sprintf("%s: the projection tasks.db had seen sequence %d of %d, so it is not known which exports the lost events were of. "+
 			"Exports that callers have a key of and that are now unknown must be requested again.", events.StreamEvents, applied, was.Last))
 	}
-	slog.Warn("the log was restored from the projection", "exports", written, "failed", failed, "known_to_sequence", applied, "acknowledged_to_sequence", was.Last)
+	n.log.Warn("the log was restored from the projection", "exports", written, "failed", failed, "known_to_sequence", applied, "acknowledged_to_sequence", was.Last)
 	return remains, applied > 0, nil
 }
 
 // keepReport writes what is lost where a person finds it.
-func (s *node) keepReport(report []string) error {
+func (n *node) keepReport(report []string) error {
 	if len(report) == 0 {
 		return nil
 	}
-	path := filepath.Join(s.cfg.Data, lossesName)
+	path := filepath.Join(n.cfg.Data, lossesName)
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
 		return fmt.Errorf("--data: %w", err)
 	}
 	_, err = fmt.Fprintf(f, "%s: data was lost before this start.\n  %s\nSheaf works, and /readyz answers 503 until this file is moved away.\n\n",
 		time.Now().UTC().Format(time.RFC3339), strings.Join(report, "\n  "))
-	if err = errors.Join(err, f.Sync(), f.Close(), embedded.SyncFolder(s.cfg.Data)); err != nil {
+	if err = errors.Join(err, f.Sync(), f.Close(), embedded.SyncFolder(n.cfg.Data)); err != nil {
 		return fmt.Errorf("--data: %w", err)
 	}
-	slog.Error("not ready until a person has seen to the losses", "file", path)
+	n.log.Error("not ready until a person has seen to the losses", "file", path)
 	return nil
 }
 
 // health returns an error while this process should get no requests.
-func (s *node) health() error {
-	if err := s.messaging.health(); err != nil {
+func (n *node) health() error {
+	if err := n.natsHealth(); err != nil {
 		return err
 	}
-	if s.marks != nil {
-		if _, err := os.Stat(filepath.Join(s.cfg.Data, lossesName)); err == nil {
+	if n.marks != nil {
+		if _, err := os.Stat(filepath.Join(n.cfg.Data, lossesName)); err == nil {
 			return ingress.NotReady("data was lost; read " + lossesName + " in the data folder and move it away")
 		}
 	}
-	return s.disk.room(0)
+	return n.disk.room(0)
 }
 
 // keepMarks takes the watermarks until ctx ends. It returns an error when a
 // stream has lost something meanwhile: the check at the next start mends it.
-func (s *node) keepMarks(ctx context.Context) error {
-	if s.marks == nil {
+func (n *node) keepMarks(ctx context.Context) error {
+	if n.marks == nil {
 		return nil
 	}
 	tick := time.NewTicker(markEvery)
@@ -350,14 +349,14 @@ func (s *node) keepMarks(ctx context.Context) error {
 			return nil
 		case <-tick.C:
 		}
-		now, err := s.journal.Marks(ctx, s.marks.Marks())
-		if s.messaging.health() != nil {
+		now, err := n.journal.Marks(ctx, n.marks.Marks())
+		if n.natsHealth() != nil {
 			// A message whose write failed counts in the stream's state and was
 			// never acknowledged. The watchdog ends the process.
 			continue
 		}
 		if err == nil {
-			err = now.Contradicts(s.marks.Marks())
+			err = now.Contradicts(n.marks.Marks())
 		} else if !errors.Is(err, jetstream.ErrStreamNotFound) {
 			continue // an outage; the watchdog tells it
 		}
@@ -369,9 +368,9 @@ func (s *node) keepMarks(ctx context.Context) error {
 			continue
 		}
 		bad = 0
-		err = s.marks.Save(now)
+		err = n.marks.Save(now)
 		if err != nil && !complained {
-			slog.Warn("a loss before the next start may go unnoticed", "error", err)
+			n.log.Warn("a loss before the next start may go unnoticed", "error", err)
 		}
 		complained = err != nil
 	}
@@ -379,14 +378,14 @@ func (s *node) keepMarks(ctx context.Context) error {
 
 // lastMarks takes the watermarks once more when the roles have ended, so that a
 // start after an orderly stop is held against the very last event.
-func (s *node) lastMarks() {
+func (n *node) lastMarks() {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-	now, err := s.journal.Marks(ctx, s.marks.Marks())
-	if err == nil && s.messaging.health() == nil && now.Contradicts(s.marks.Marks()) == nil {
-		err = s.marks.Save(now)
+	now, err := n.journal.Marks(ctx, n.marks.Marks())
+	if err == nil && n.natsHealth() == nil && now.Contradicts(n.marks.Marks()) == nil {
+		err = n.marks.Save(now)
 	}
 	if err != nil {
-		slog.Warn("watermarks not taken", "error", err)
+		n.log.Warn("watermarks not taken", "error", err)
 	}
 }

@@ -5,24 +5,23 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/synadia-io/orbit.go/natscontext"
+	"golang.org/x/time/rate"
 
 	"sheaf/events"
 	"sheaf/events/embedded"
 	"sheaf/events/journal"
+	"sheaf/storage"
 )
 
 const (
@@ -47,171 +46,141 @@ const (
 // such limit, for submissions wait there also while no ingress runs.
 const maxQueued = 250
 
-// messaging is the connection to NATS, and the embedded server if there is one.
-type messaging struct {
-	server  *embedded.Server // nil with --nats
-	conn    *nats.Conn       // of the log
-	callers *nats.Conn       // of requests and progress
-	journal *journal.Log
-	outage  atomic.Value     // of the cluster: the last result of watchQuorum, a string
-	waits   func(why string) // is given what the start waits for; nil if nothing asks
-}
-
-// openMessaging starts the embedded server or connects to the cluster, and
+// openNATS starts the embedded server or connects to the cluster, and
 // brings the streams to their settings.
-//
-// files names the file store as every process sees it, and filesMade says that
-// it was not there before this start.
-// Callers of the embedded server show one of keys, if there are any, and are shown
-// cert, if it is not nil. waits is given what the start waits for.
-func openMessaging(ctx context.Context, cfg Config, secret []byte, files string, filesMade bool, keys *apiKeys, cert *certificate, waits func(string)) (_ *messaging, err error) {
-	m := &messaging{waits: waits}
-	defer func() {
-		if err != nil {
-			m.close()
-		}
-	}()
-	if cfg.embedded() {
-		err = m.startEmbedded(cfg, secret, keys, cert)
-	} else {
-		err = m.connect(ctx, cfg)
-	}
+func (n *node) openNATS(ctx context.Context) error {
+	keys, err := n.cfg.makeSecretKeys(n.log)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	newer, err := cfg.newerKeys()
+	// files names the file store as every process sees it, and made says that it was not
+	// there before this start.
+	files, made, err := storage.StoreName(n.cfg.Files)
 	if err != nil {
-		return nil, err
+		return fmt.Errorf("--files: %w", err)
 	}
 	queued := int64(0)
-	if cfg.embedded() {
+	if n.cfg.embedded() {
 		queued = maxQueued
+		err = n.startEmbedded()
+	} else {
+		err = n.connect(ctx)
 	}
-	err = m.retryWhileStarting(ctx, "provisioning the streams", func(ctx context.Context) error {
-		m.journal, err = journal.Provision(ctx, m.conn, journal.Config{
-			Shared:   !cfg.embedded(),
-			Replicas: cfg.Replicas, MaxPagesBytes: int64(cfg.MaxPagesBytes), MaxEventsBytes: int64(cfg.MaxLogBytes),
-			SecretKey: secret, NewerKeys: newer, FilesURL: files, FilesMade: filesMade, KeepIdempotency: cfg.KeepHistory,
-			KeepLog: max(cfg.KeepHistory, cfg.KeepFiles) + longestExport,
-			Callers: m.callers, MaxQueued: queued,
+	if err != nil {
+		return err
+	}
+	return n.retryWhileStarting(ctx, "provisioning the streams", func(ctx context.Context) error {
+		n.journal, err = journal.Provision(ctx, n.conn, journal.Config{
+			Shared: !n.cfg.embedded(), Replicas: n.cfg.Replicas,
+			MaxPagesBytes: int64(n.cfg.MaxPagesBytes), MaxEventsBytes: int64(n.cfg.MaxLogBytes),
+			SecretKey: keys[0].Secret, NewerKeys: keys[1:], FilesURL: files, FilesMade: made,
+			KeepIdempotency: n.cfg.KeepHistory, KeepLog: max(n.cfg.KeepHistory, n.cfg.KeepFiles) + longestExport,
+			Callers: n.callers, MaxQueued: queued,
 		})
 		return err
 	})
-	if err != nil {
-		return nil, err
-	}
-	return m, nil
 }
 
 // longestExport is how long after its first event an export and its callback have ended: 72 h
 // (keeper.Config.MaxAge), and a day for the callback.
 const longestExport = 96 * time.Hour
 
-func (m *messaging) startEmbedded(cfg Config, secret []byte, keys *apiKeys, cert *certificate) (err error) {
+func (n *node) startEmbedded() (err error) {
 	// The server would else reserve the limits of its streams against three quarters
 	// of the disk that is free now, and so refuse after a restart what it took before.
 	// What there is room for on the disk is decided elsewhere.
 	const noLimit = 1 << 50
-	o := embedded.Options{Dir: filepath.Join(cfg.Data, "jetstream"), Listen: cfg.NATSListen, MaxStore: noLimit, Passing: cfg.Ephemeral}
-	if keys != nil {
-		o.Authenticate = keys.Tenant
+	o := embedded.Options{Dir: filepath.Join(n.cfg.Data, "jetstream"), Listen: n.cfg.NATSListen, MaxStore: noLimit, Passing: n.cfg.Ephemeral}
+	if n.keys != nil {
+		o.Authenticate = n.keys.Tenant
 	}
-	if cert != nil && cfg.NATSListen != "none" {
-		o.TLS = cert.config()
+	if n.cert != nil && n.cfg.NATSListen != "none" {
+		o.TLS = n.cert.config()
 	}
 	o.Own = func(server *embedded.Server) (err error) {
-		if m.conn, err = server.Connect(connectOptions(cfg)...); err != nil {
-			return err
+		if n.conn, err = server.Connect(n.connectOptions()...); err == nil {
+			n.callers, err = server.Connect(n.connectOptions()...)
 		}
-		m.callers, err = server.Connect(connectOptions(cfg)...)
 		return err
 	}
-	if m.server, err = embedded.Start(o); err != nil {
-		return err
+	if n.server, err = embedded.Start(o); err == nil && n.keys != nil {
+		n.keys.changed = n.server.Recheck
 	}
-	if keys != nil {
-		keys.onChange(m.server.Recheck)
-	}
-	return nil
+	return err
 }
 
-func (m *messaging) connect(ctx context.Context, cfg Config) error {
-	if err := m.retryWhileStarting(ctx, "connecting to NATS", func(context.Context) (err error) {
-		if m.conn == nil {
-			if m.conn, err = dial(cfg); err != nil {
-				return err
-			}
+func (n *node) connect(ctx context.Context) error {
+	if err := n.retryWhileStarting(ctx, "connecting to NATS", func(context.Context) (err error) {
+		if n.conn == nil {
+			n.conn, err = n.dial()
 		}
-		m.callers, err = dial(cfg)
+		if err == nil {
+			n.callers, err = n.dial()
+		}
 		return err
 	}); err != nil {
-		return fmt.Errorf("%w; check %s and whether the servers run", err, strings.TrimSpace("--nats "+strings.Join(cfg.NATS, ",")+" "+cfg.NATSContext))
+		return fmt.Errorf("%w; check %s and whether the servers run", err, strings.TrimSpace("--nats "+strings.Join(n.cfg.NATS, ",")+" "+n.cfg.NATSContext))
 	}
-	js, err := jetstream.New(m.conn)
+	js, err := jetstream.New(n.conn)
 	if err != nil {
 		return fmt.Errorf("jetstream: %w", err)
 	}
-	return m.retryWhileStarting(ctx, "asking JetStream for this account's limits", func(ctx context.Context) error {
-		v := m.conn.ConnectedServerVersion()
+	err = n.retryWhileStarting(ctx, "asking JetStream for this account's limits", func(ctx context.Context) error {
+		v := n.conn.ConnectedServerVersion()
 		if v == "" {
 			return nats.ErrDisconnected
 		}
-		if !atLeast(v, 2, 14, 0) {
+		if !newEnough(v) {
 			return fmt.Errorf("the NATS server is %s; Sheaf needs 2.14.0 or newer (atomic batches, scheduled messages, and streams in which no Nats-Msg-Id hides another's message)", v)
 		}
 		// A cluster without a leader gives no answer, not even no.
 		asked, cancel := context.WithTimeout(ctx, 3*time.Second)
 		defer cancel()
-		err := checkAccount(asked, js, cfg)
+		_, err := js.AccountInfo(asked)
 		var api *jetstream.APIError
-		if asked.Err() != nil && ctx.Err() == nil || errors.As(err, &api) && api.ErrorCode == 10008 {
+		switch {
+		case errors.Is(err, jetstream.ErrJetStreamNotEnabled), errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount):
+			return fmt.Errorf("%w: enable JetStream on the servers and for this account", err)
+		case asked.Err() != nil && ctx.Err() == nil, errors.As(err, &api) && api.ErrorCode == 10008:
 			return fmt.Errorf("%w: the servers' cluster has no leader; most of them must run, and all of them until they first met", err)
 		}
 		return err
 	})
+	if err == nil {
+		n.log.Info("a client cannot see the servers' sync_interval; set it to \"always\", or an acknowledged event can be lost when all copies lose power at once")
+	}
+	return err
 }
 
-func dial(cfg Config) (*nats.Conn, error) {
-	opts := connectOptions(cfg)
-	if cfg.NATSContext != "" {
-		nc, settings, err := natscontext.Connect(cfg.NATSContext, opts...)
+func (n *node) dial() (*nats.Conn, error) {
+	opts := n.connectOptions()
+	if n.cfg.NATSContext != "" {
+		nc, settings, err := natscontext.Connect(n.cfg.NATSContext, opts...)
 		if err != nil {
-			return nil, fmt.Errorf("--nats-context %s: %w", cfg.NATSContext, err)
+			return nil, fmt.Errorf("--nats-context %s: %w", n.cfg.NATSContext, err)
 		}
 		if settings.JSDomain != "" || settings.JSAPIPrefix != "" {
 			nc.Close()
-			return nil, settingf("--nats-context %s names a JetStream domain or API prefix; connect to the servers of that domain instead", cfg.NATSContext)
+			return nil, settingf("--nats-context %s names a JetStream domain or API prefix; connect to the servers of that domain instead", n.cfg.NATSContext)
 		}
 		return nc, nil
 	}
-	if cfg.NATSCreds != "" {
-		opts = append(opts, nats.UserCredentials(cfg.NATSCreds))
+	if n.cfg.NATSCreds != "" {
+		opts = append(opts, nats.UserCredentials(n.cfg.NATSCreds))
 	}
-	urls := make([]string, len(cfg.NATS))
-	for i, s := range cfg.NATS {
-		urls[i] = natsURL(s)
-	}
-	return nats.Connect(strings.Join(urls, ","), opts...)
+	return nats.Connect(strings.Join(n.cfg.NATS, ","), opts...)
 }
 
-// natsURL adds the scheme that people leave out.
-func natsURL(s string) string {
-	if s = strings.TrimSpace(s); strings.Contains(s, "://") {
-		return s
-	}
-	return "nats://" + s
-}
-
-func connectOptions(cfg Config) []nats.Option {
+func (n *node) connectOptions() []nats.Option {
 	host, _ := os.Hostname()
 	// A server that hangs keeps its connections open. It is left about when the others
 	// have elected new leaders, after 4 to 6 s.
 	ping, write := 2*time.Second, 5*time.Second
-	if cfg.embedded() {
+	if n.cfg.embedded() {
 		ping, write = 20*time.Second, time.Minute // the server hangs with this process
 	}
 	return []nats.Option{
-		nats.Name("sheaf " + strings.Join(cfg.Roles, ",") + " " + host),
+		nats.Name("sheaf " + strings.Join(n.cfg.Roles, ",") + " " + host),
 		nats.MaxReconnects(-1),
 		nats.ReconnectWait(500 * time.Millisecond),
 		// Credentials that are being rotated are an outage, not the end.
@@ -222,16 +191,16 @@ func connectOptions(cfg Config) []nats.Option {
 		nats.ReconnectOnFlusherError(),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
 			if err != nil {
-				slog.Warn("NATS connection lost; reconnecting", "error", err)
+				n.log.Warn("NATS connection lost; reconnecting", "error", err)
 			}
 		}),
-		nats.ReconnectHandler(func(nc *nats.Conn) { slog.Info("NATS connection is back", "server", nc.ConnectedUrlRedacted()) }),
+		nats.ReconnectHandler(func(nc *nats.Conn) { n.log.Info("NATS connection is back", "server", nc.ConnectedUrlRedacted()) }),
 		nats.ErrorHandler(func(_ *nats.Conn, sub *nats.Subscription, err error) {
 			subject := ""
 			if sub != nil {
 				subject = sub.Subject
 			}
-			slog.Warn("NATS", "error", err, "subject", subject)
+			n.log.Warn("NATS", "error", err, "subject", subject)
 		}),
 	}
 }
@@ -239,37 +208,28 @@ func connectOptions(cfg Config) []nats.Option {
 // retryWhileStarting repeats a step of the start while its failure can pass: for as long as
 // ctx lasts with a cluster, for startWait with the embedded server. Callers and the log get the
 // reason.
-func (m *messaging) retryWhileStarting(ctx context.Context, what string, do func(context.Context) error) error {
-	begun := time.Now()
-	var told time.Time
-	waits := func(why string) {
-		if m.waits != nil {
-			m.waits(why)
-		}
-	}
-	waits("starting: " + what)
-	for {
+func (n *node) retryWhileStarting(ctx context.Context, what string, do func(context.Context) error) error {
+	begun, warn := time.Now(), rate.Sometimes{First: 1, Interval: time.Minute}
+	n.startup.say("starting: " + what)
+	for waited := false; ; waited = true {
 		attempt, cancel := context.WithTimeout(ctx, startAttempt)
 		err := do(attempt)
 		cancel()
 		switch {
 		case err == nil:
-			if !told.IsZero() {
-				slog.Info("NATS is ready", "while", what, "waited", time.Since(begun).Round(time.Millisecond))
+			if waited {
+				n.log.Info("NATS is ready", "while", what, "waited", time.Since(begun).Round(time.Millisecond))
 			}
 			return nil
 		case ctx.Err() != nil:
 			return fmt.Errorf("%s: %w (%w)", what, ctx.Err(), err)
-		case m.conn != nil && errors.Is(m.conn.LastError(), nats.ErrPermissionViolation):
-			return fmt.Errorf("%s: %w", what, m.conn.LastError())
-		case !startingUp(err), m.server != nil && (time.Since(begun) > startWait || errors.Is(m.server.Health(), embedded.ErrWrite)):
+		case n.conn != nil && errors.Is(n.conn.LastError(), nats.ErrPermissionViolation):
+			return fmt.Errorf("%s: %w", what, n.conn.LastError())
+		case !startingUp(err), n.server != nil && (time.Since(begun) > startWait || errors.Is(n.server.Health(), embedded.ErrWrite)):
 			return fmt.Errorf("%s: %w", what, err)
 		}
-		waits("waiting for NATS, while " + what)
-		if time.Since(told) >= tellWaitEvery {
-			told = time.Now()
-			slog.Warn("NATS is not ready; trying again", "while", what, "error", err)
-		}
+		n.startup.say("waiting for NATS, while " + what)
+		warn.Do(func() { n.log.Warn("NATS is not ready; trying again", "while", what, "error", err) })
 		select {
 		case <-ctx.Done():
 		case <-time.After(startPause):
@@ -312,66 +272,22 @@ func startingUp(err error) bool {
 	return errors.As(err, &network)
 }
 
-// checkAccount refuses an account that cannot hold the streams, and says what
-// cannot be seen from here.
-func checkAccount(ctx context.Context, js jetstream.JetStream, cfg Config) error {
-	info, err := js.AccountInfo(ctx)
-	if errors.Is(err, jetstream.ErrJetStreamNotEnabled) || errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount) {
-		return fmt.Errorf("%w: enable JetStream on the servers and for this account", err)
-	}
-	if err != nil {
-		return err
-	}
-	if err := accountRoom(info, cfg); err != nil {
-		return err
-	}
-	slog.Info("a client cannot see the servers' sync_interval; set it to \"always\", or an acknowledged event can be lost when all copies lose power at once")
-	return nil
+// newEnough reports whether a server's version, such as v2.14.0-RC.1, is 2.14 or newer.
+func newEnough(version string) bool {
+	var major, minor int
+	_, err := fmt.Sscanf(strings.TrimPrefix(version, "v"), "%d.%d", &major, &minor)
+	return err == nil && (major > 2 || major == 2 && minor >= 14)
 }
 
-// accountRoom refuses an account whose limit is below what the streams may take.
-// Finished files come on top of that. A limit of the account counts each copy;
-// that of a tier, such as R3, has them counted in (read in nats-server 2.15.2).
-func accountRoom(info *jetstream.AccountInfo, cfg Config) error {
-	limit, copies := info.Limits.MaxStore, int64(cfg.Replicas)
-	if tier, ok := info.Tiers[fmt.Sprintf("R%d", cfg.Replicas)]; ok {
-		limit, copies = tier.Limits.MaxStore, 1
+// natsHealth returns an error while events cannot be written: not ready.
+func (n *node) natsHealth() error {
+	if n.server != nil {
+		return n.server.Health()
 	}
-	need := copies * (journal.Config{MaxPagesBytes: int64(cfg.MaxPagesBytes), MaxEventsBytes: int64(cfg.MaxLogBytes)}).MaxBytes()
-	if limit > 0 && limit < need {
-		return fmt.Errorf("this NATS account may store %d bytes; the streams take up to %d, and finished files come on top: "+
-			"raise the account's limit or lower --max-pages-bytes or --max-log-bytes", limit, need)
-	}
-	return nil
-}
-
-func atLeast(version string, least ...int) bool {
-	version, _, _ = strings.Cut(strings.TrimPrefix(version, "v"), "-")
-	is := strings.Split(version, ".")
-	for i, want := range least {
-		n := 0
-		if i < len(is) {
-			var err error
-			if n, err = strconv.Atoi(is[i]); err != nil {
-				return false
-			}
-		}
-		if n != want {
-			return n > want
-		}
-	}
-	return true
-}
-
-// health returns an error while events cannot be written: not ready.
-func (m *messaging) health() error {
-	if m.server != nil {
-		return m.server.Health()
-	}
-	if !m.conn.IsConnected() {
+	if !n.conn.IsConnected() {
 		return errors.New("not connected to NATS")
 	}
-	if outage, _ := m.outage.Load().(string); outage != "" {
+	if outage, _ := n.outage.Load().(string); outage != "" {
 		return errors.New(outage)
 	}
 	return nil
@@ -379,48 +295,49 @@ func (m *messaging) health() error {
 
 // watchQuorum asks the cluster again and again, until ctx ends, whether it can
 // take events. Its servers take connections when most of them are away.
-func (m *messaging) watchQuorum(ctx context.Context) error {
+func (n *node) watchQuorum(ctx context.Context) {
+	if n.server != nil {
+		return
+	}
 	tick := time.NewTicker(quorumEvery)
 	defer tick.Stop()
-	for m.server == nil {
+	for was := ""; ; {
 		asked, cancel := context.WithTimeout(ctx, quorumWait)
-		err := m.journal.Quorum(asked)
+		err := n.journal.Quorum(asked)
 		cancel()
 		if ctx.Err() != nil {
-			return nil
+			return
 		}
-		was, _ := m.outage.Load().(string)
 		now := ""
 		if err != nil {
 			now = err.Error()
 		}
-		m.outage.Store(now)
 		switch {
 		case was == "" && now != "":
-			slog.Warn("the NATS cluster takes no events; waiting for it", "error", err)
+			n.log.Warn("the NATS cluster takes no events; waiting for it", "error", err)
 		case was != "" && now == "":
-			slog.Info("the NATS cluster takes events again")
+			n.log.Info("the NATS cluster takes events again")
 		}
+		n.outage.Store(now)
+		was = now
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return nil
+			return
 		}
 	}
-	<-ctx.Done()
-	return nil
 }
 
-// close gives the connection back, then the server: a client must not see its
+// closeNATS gives the connections back, then the server: a client must not see its
 // server go first.
-func (m *messaging) close() {
-	for _, conn := range []*nats.Conn{m.callers, m.conn} {
+func (n *node) closeNATS() {
+	for _, conn := range []*nats.Conn{n.callers, n.conn} {
 		if conn != nil {
 			_ = conn.FlushTimeout(time.Second)
 			conn.Close()
 		}
 	}
-	if m.server != nil {
-		m.server.Stop()
+	if n.server != nil {
+		n.server.Stop()
 	}
 }

@@ -3,6 +3,7 @@ package node
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -12,20 +13,17 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/time/rate"
 
 	"sheaf/cmd/sheaf/egress"
 	"sheaf/events/embedded"
-	"sheaf/events/rows"
-	"sheaf/services/assembler"
-	"sheaf/services/crawler"
-	"sheaf/services/crawler/source"
-	"sheaf/services/ingress"
-	"sheaf/services/keeper"
-	"sheaf/services/notifier"
+	"sheaf/events/journal"
 	"sheaf/storage"
 )
 
@@ -43,10 +41,8 @@ const (
 	// pass, such as a stream that is still being set up.
 	unhealthyFor = 3 * time.Second
 	// tryStartEvery is how often a process that waits for room on its disk
-	// tries to start.
+	// looks for it.
 	tryStartEvery = 500 * time.Millisecond
-	// tellWaitEvery is how often it says that it waits.
-	tellWaitEvery = time.Minute
 )
 
 // Info says where a Sheaf that takes requests is to be found.
@@ -60,20 +56,20 @@ type Info struct {
 
 // Run runs a Sheaf process until ctx ends. opened is called when it takes requests.
 func Run(ctx context.Context, cfg Config, opened func(Info)) error {
-	s, err := open(ctx, cfg)
+	n, err := open(ctx, cfg)
 	if err != nil {
 		return err
 	}
-	at := Info{HTTP: s.httpURL(), NATS: s.natsURL(), Data: s.cfg.Data, Files: s.cfg.Files, Roles: s.cfg.Roles}
+	at := Info{HTTP: n.httpURL(), NATS: n.natsURL(), Data: n.cfg.Data, Files: n.cfg.Files, Roles: n.cfg.Roles}
+	n.warnOfSmallDisk(ctx)
 	opened(at)
-	slog.Info("started", "http", at.HTTP, "nats", at.NATS, "data", at.Data, "files", at.Files, "roles", at.Roles)
-	warnOfSmallDisk(s.cfg)
-	drained, err := s.run(ctx)
+	n.log.Info("started", "http", at.HTTP, "nats", at.NATS, "data", at.Data, "files", at.Files, "roles", at.Roles)
+	drained, err := n.run(ctx)
 	if drained {
-		s.close()
+		n.close()
 	}
 	if err == nil {
-		slog.Info("stopped")
+		n.log.Info("stopped")
 	}
 	return err
 }
@@ -81,23 +77,25 @@ func Run(ctx context.Context, cfg Config, opened func(Info)) error {
 // node is one running Sheaf process: its connections and its roles.
 type node struct {
 	cfg       Config
+	log       *slog.Logger
 	publicURL string
-	*messaging
-	disk     *disk        // of --data, nil without an embedded server
-	keys     *apiKeys     // nil if nobody needs one
-	cert     *certificate // nil without TLS
-	egress   *egress.Client
-	files    storage.Files       // of the ingress and assembler roles, else nil
-	tasks    *storage.Tasks      // of the ingress role, else nil
-	marks    *storage.Watermarks // nil in a role of a cluster that keeps none
-	listener net.Listener        // of the ingress role, else nil
-	roles    map[string]role
-	waits    func(why string) // is given what the start waits for
-	closers  []func()
+	listener  net.Listener // of the ingress role, else nil
+	startup   *startupServer
+	disk      *disk        // of --data, nil without an embedded server
+	keys      *apiKeys     // nil if nobody needs one
+	cert      *certificate // nil without TLS
+	egress    *egress.Client
+	server    *embedded.Server // nil with --nats
+	conn      *nats.Conn       // of the log
+	callers   *nats.Conn       // of requests and progress
+	journal   *journal.Log
+	outage    atomic.Value        // of the cluster: the last result of watchQuorum, a string
+	files     storage.Files       // of the ingress and assembler roles, else nil
+	tasks     *storage.Tasks      // of the ingress role, else nil
+	marks     *storage.Watermarks // nil in a role of a cluster that keeps none
+	roles     map[string]role
+	closers   []func()
 }
-
-// role is a service of this process. Run returns nil after a clean drain.
-type role interface{ Run(context.Context) error }
 
 // open takes everything that the roles need, in the order in which the need
 // arises, and makes the roles. It returns ready to run. While the disk is too
@@ -106,227 +104,137 @@ func open(ctx context.Context, cfg Config) (_ *node, err error) {
 	if err := cfg.Complete(); err != nil {
 		return nil, err
 	}
-	s := &node{cfg: cfg, roles: map[string]role{}}
+	n := &node{cfg: cfg, log: cfg.Log, roles: map[string]role{}}
 	defer func() {
 		if err != nil {
-			s.close()
+			n.close()
 		}
 	}()
-
-	if allowed, err := cfg.allowed(); err == nil && len(cfg.AllowCIDR) > 0 && len(allowed) > 0 && !cfg.Ephemeral {
-		slog.Warn("whoever may submit exports reaches what answers at these private addresses", "allow_cidr", allowed)
+	if err := n.listen(); err != nil {
+		return nil, err
 	}
-	// Addresses and locks first: they fail at once if another Sheaf runs here.
-	if cfg.has(roleIngress) {
-		if s.listener, err = net.Listen("tcp", cfg.HTTP); err != nil {
-			return nil, fmt.Errorf("REST cannot listen (choose another --http): %w", err)
-		}
-		s.onClose(func() { _ = s.listener.Close() })
-	}
-	if cfg.APIKeys != "" {
-		if s.keys, err = openAPIKeys(cfg.APIKeys); err != nil {
+	defer func() { n.startup.stop() }()
+	if cfg.embedded() {
+		n.disk = newDisk(cfg.Data)
+		if err := n.waitForRoom(ctx); err != nil {
 			return nil, err
 		}
-	}
-	if cfg.TLSCert != "" {
-		if s.cert, err = openCertificate(cfg.TLSCert, cfg.TLSKey); err != nil {
-			return nil, err
-		}
-		if tcp, ok := s.listener.(*net.TCPListener); ok {
-			s.listener = tlsListener{tcp, s.cert.config()}
-		}
-	} else if s.listener != nil && s.keys != nil && !loopbackAddress(cfg.HTTP) {
-		slog.Warn("API keys travel in clear: serve with --tls-cert and --tls-key, or let a proxy in front speak TLS", "http", cfg.HTTP)
-	}
-	s.publicURL = publicURL(cfg, s.listener)
-	door := &door{listener: s.listener, why: "starting; try again"}
-	defer door.hand()
-	s.waits = func(why string) { door.say(ingress.NotReady(why)) }
-	slow := time.AfterFunc(doorAfter, func() { door.close(door.reason()) })
-	defer slow.Stop()
-
-	if cfg.embedded() {
-		s.disk = newDisk(cfg.Data)
-	}
-	var waiting, told time.Time
-	for {
-		why := s.disk.roomToStart()
-		if why == nil {
-			taken := len(s.closers)
-			if err = s.take(ctx); err == nil {
-				break
-			}
-			if why = s.disk.lacked(err); why == nil || ctx.Err() != nil {
-				return nil, err
-			}
-			s.release(taken)
-		}
-		door.close(ingress.NotReady(why.Error()))
-		if waiting.IsZero() {
-			waiting = time.Now()
-		}
-		if time.Since(told) >= tellWaitEvery {
-			told = time.Now()
-			slog.Error("waiting for room on the disk of the data folder before the start", "reason", why, "since", waiting.Format(time.RFC3339), "error", err)
-		}
-		select {
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		case <-time.After(tryStartEvery):
-		}
-	}
-	if !waiting.IsZero() {
-		slog.Info("there is room to start", "waited", time.Since(waiting).Round(time.Millisecond))
-	}
-	return s, nil
-}
-
-// take takes what comes after the addresses.
-func (s *node) take(ctx context.Context) error {
-	cfg := s.cfg
-	if cfg.embedded() {
 		unlock, err := lockData(cfg.Data)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		s.onClose(unlock)
-	}
-	secret, err := cfg.makeSecretKey()
-	if err != nil {
-		return err
-	}
-	store, made, err := storage.StoreName(cfg.Files)
-	if err != nil {
-		return fmt.Errorf("--files: %w", err)
+		n.onClose(unlock)
 	}
 	allowed, err := cfg.allowed()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	s.egress = egress.New(egress.Config{
+	if len(cfg.AllowCIDR) > 0 && len(allowed) > 0 && !cfg.Ephemeral {
+		n.log.Warn("whoever may submit exports reaches what answers at these private addresses", "allow_cidr", allowed)
+	}
+	n.egress = egress.New(egress.Config{
 		Allowed: allowed, MaxHeaderBytes: int64(cfg.MaxHeaderBytes),
 		// The crawler's own timeouts end earlier, and their failures name the flag.
 		MaxTime: max(cfg.PageTimeout, cfg.HeaderTimeout, 4*time.Minute) + time.Minute,
 	})
-	s.onClose(s.egress.CloseIdleConnections)
-
-	if s.messaging, err = openMessaging(ctx, cfg, secret, store, made, s.keys, s.cert, s.waits); err != nil {
-		return err
+	n.onClose(n.egress.CloseIdleConnections)
+	n.onClose(n.closeNATS)
+	if err := n.openNATS(ctx); err != nil {
+		return nil, err
 	}
-	s.onClose(s.messaging.close)
-	if cfg.has(roleIngress) || cfg.has(roleAssembler) {
+	if err := n.openStores(ctx); err != nil {
+		return nil, err
+	}
+	return n, n.makeRoles()
+}
+
+// listen takes the addresses, which fail at once if another Sheaf has them and before anything
+// is written, and reads who may call.
+func (n *node) listen() (err error) {
+	var tcp *net.TCPListener
+	if n.cfg.has(roleIngress) {
+		if n.listener, err = net.Listen("tcp", n.cfg.HTTP); err != nil {
+			return fmt.Errorf("REST cannot listen (choose another --http): %w", err)
+		}
+		tcp = n.listener.(*net.TCPListener)
+		n.onClose(func() { _ = tcp.Close() })
+	}
+	if n.cfg.embedded() && n.cfg.NATSListen != "none" {
+		probe, err := net.Listen("tcp", n.cfg.NATSListen) // the server listens later
+		if err != nil {
+			return fmt.Errorf("embedded NATS server cannot listen (choose another --nats-listen, or none): %w", err)
+		}
+		_ = probe.Close()
+	}
+	if n.cfg.APIKeys != "" {
+		if n.keys, err = openAPIKeys(n.cfg.APIKeys, n.log); err != nil {
+			return err
+		}
+	}
+	if n.cfg.TLSCert != "" {
+		if n.cert, err = openCertificate(n.cfg.TLSCert, n.cfg.TLSKey); err != nil {
+			return err
+		}
+		if tcp != nil {
+			n.listener = tls.NewListener(tcp, n.cert.config())
+		}
+	} else if tcp != nil && n.keys != nil && !loopbackAddress(n.cfg.HTTP) {
+		n.log.Warn("API keys travel in clear: serve with --tls-cert and --tls-key, or let a proxy in front speak TLS", "http", n.cfg.HTTP)
+	}
+	n.publicURL = n.linkBase()
+	n.startup = n.serveStartup(n.listener, tcp)
+	return nil
+}
+
+// openStores opens the file store and the projection, and checks both and the streams for losses.
+func (n *node) openStores(ctx context.Context) error {
+	if n.cfg.has(roleIngress) || n.cfg.has(roleAssembler) {
 		// The store may live on the connection, so it is closed before it.
-		err = s.retryWhileStarting(ctx, "opening the file store", func(ctx context.Context) (err error) {
-			s.files, err = storage.OpenFiles(ctx, cfg.Files, cfg.Data, s.journal.JetStream(), cfg.Replicas)
+		err := n.retryWhileStarting(ctx, "opening the file store", func(ctx context.Context) (err error) {
+			n.files, err = storage.OpenFiles(ctx, n.cfg.Files, n.cfg.Data, n.journal.JetStream(), n.cfg.Replicas)
 			return err
 		})
 		if err != nil {
 			return err
 		}
-		s.onClose(func() { logClose("files", s.files.Close()) })
+		n.onClose(func() { n.logClose("files", n.files.Close()) })
 	}
-	if cfg.has(roleIngress) {
-		if s.tasks, err = storage.OpenTasks(filepath.Join(cfg.Data, "tasks.db")); err != nil {
+	if n.cfg.has(roleIngress) {
+		var err error
+		if n.tasks, err = storage.OpenTasks(filepath.Join(n.cfg.Data, "tasks.db")); err != nil {
 			return err
 		}
-		s.onClose(func() { logClose("tasks.db", s.tasks.Close()) })
+		n.onClose(func() { n.logClose("tasks.db", n.tasks.Close()) })
 	}
-	if err := s.checkFiles(ctx); err != nil {
+	if err := n.checkFiles(ctx); err != nil {
 		return err
 	}
-	if err := s.checkStreams(ctx); err != nil {
+	if err := n.checkStreams(ctx); err != nil {
 		return err
 	}
-	if s.tasks != nil && s.tasks.Torn() {
-		slog.Info("the machine was restarted while tasks.db was open; it is rebuilt from the log")
-		if err := s.tasks.Reset(); err != nil {
-			return err
-		}
+	if n.marks != nil {
+		n.onClose(n.lastMarks)
 	}
-	if s.marks != nil {
-		s.onClose(s.lastMarks)
-	}
-
-	makers := s.makers()
-	for _, name := range cfg.Roles {
-		if s.roles[name], err = makers[name](); err != nil {
-			return fmt.Errorf("%s: %w", name, err)
-		}
-	}
-	if cfg.has(roleIngress) {
-		if s.roles[keeperOfIngress], err = s.makeKeeper(); err != nil {
-			return fmt.Errorf("%s: %w", keeperOfIngress, err)
-		}
+	if n.tasks != nil && n.tasks.Torn() {
+		n.log.Info("the machine was restarted while tasks.db was open; it is rebuilt from the log")
+		return n.tasks.Reset()
 	}
 	return nil
-}
-
-// keeperOfIngress names the keeper, which runs wherever an ingress keeps a projection.
-const keeperOfIngress = "keeper"
-
-func (s *node) makeKeeper() (role, error) {
-	return keeper.New(keeper.Config{
-		Log:       slog.Default(),
-		KeepFiles: s.cfg.KeepFiles, KeepPages: s.cfg.KeepPages, MaxHistory: s.cfg.MaxHistory, Room: s.disk.room,
-	}, s.journal, s.tasks, s.files)
-}
-
-// makers is the table of roles.
-func (s *node) makers() map[string]func() (role, error) {
-	return map[string]func() (role, error){
-		roleIngress: func() (role, error) {
-			var authenticate func(string) (string, bool)
-			if s.keys != nil {
-				authenticate = s.keys.Tenant
-			}
-			return ingress.New(ingress.Config{
-				Log:          slog.Default(),
-				Authenticate: authenticate,
-				Quota:        ingress.Quota{Unfinished: s.cfg.MaxUnfinished, FileBytes: int64(s.cfg.MaxFilesBytes)},
-				MaxSkew:      s.cfg.MaxSkew,
-
-				PublicURL:  s.publicURL,
-				MaxHistory: s.cfg.MaxHistory,
-				Health:     s.health,
-				Room:       s.disk.room,
-
-				ShutdownDelay: *s.cfg.ShutdownDelay,
-			}, s.listener, s.journal, s.tasks, s.files)
-		},
-		roleCrawler: func() (role, error) {
-			l := s.cfg.SourceLimits
-			return crawler.New(crawler.Config{
-				Log: slog.Default(), PerHost: s.cfg.ConnsPerHost, PerTenant: s.cfg.ConnsPerTenant, Running: s.cfg.MaxRunning, Room: s.disk.room,
-				MaxPages: l.MaxPages, MaxRows: l.MaxRows, MaxBytes: int64(l.MaxExportBytes),
-				Policy: source.Policy{
-					PageTimeout: l.PageTimeout, HeaderTimeout: l.HeaderTimeout, MinRate: int64(l.MinThroughput), RateOver: minRateOver,
-					MaxBodyBytes: int64(l.MaxPageBytes), MaxRatio: l.MaxRatio,
-					Rows: rows.Limits{MaxDepth: l.MaxJSONDepth, MaxFields: l.MaxColumns, MaxRowBytes: int(l.MaxRowBytes)},
-				},
-			}, s.journal, s.egress)
-		},
-		roleAssembler: func() (role, error) {
-			return assembler.New(assembler.Config{Log: slog.Default(), KeepFiles: s.cfg.KeepFiles, Room: s.disk.roomForWorkbook}, s.journal, s.files)
-		},
-		roleNotifier: func() (role, error) {
-			return notifier.New(notifier.Config{Log: slog.Default(), PublicURL: s.publicURL, Schedule: s.cfg.CallbackSchedule, KeepHistory: s.cfg.KeepHistory}, s.journal, s.egress)
-		},
-	}
 }
 
 // run supervises the roles until ctx ends or one of them fails, which ends the
 // others. drained is false when a role did not come back in time: what it
 // holds must not be closed under its feet, and what it worked on is delivered
 // again to another process.
-func (s *node) run(ctx context.Context) (drained bool, err error) {
+func (n *node) run(ctx context.Context) (drained bool, err error) {
 	group, groupCtx := errgroup.WithContext(ctx)
 	var mu sync.Mutex
-	busy := maps.Clone(s.roles)
+	busy := maps.Clone(n.roles)
 	answered := make(chan struct{}) // closed when no caller waits any more
-	if s.roles[roleIngress] == nil {
+	if n.roles[roleIngress] == nil {
 		close(answered)
 	}
-	for name, r := range s.roles {
+	for name, r := range n.roles {
 		group.Go(func() error {
 			err := r.Run(groupCtx)
 			if name == roleIngress {
@@ -344,27 +252,27 @@ func (s *node) run(ctx context.Context) (drained bool, err error) {
 			return nil
 		})
 	}
-	group.Go(func() error { return s.watch(groupCtx) })
-	group.Go(func() error { return s.watchQuorum(groupCtx) })
-	group.Go(func() error { return s.keepMarks(groupCtx) })
-	if s.keys != nil {
-		group.Go(func() error { return s.keys.watch(groupCtx) })
-	}
-	if s.cert != nil {
-		group.Go(func() error { return s.cert.watch(groupCtx) })
-	}
+	group.Go(func() error { return n.watch(groupCtx) })
+	group.Go(func() error { return n.keepMarks(groupCtx) })
+	group.Go(func() error { n.watchQuorum(groupCtx); return nil })
 	group.Go(func() error { keepSmall(groupCtx); return nil })
+	if n.keys != nil {
+		group.Go(func() error { n.keys.watch(groupCtx, n.log); return nil })
+	}
+	if n.cert != nil {
+		group.Go(func() error { n.cert.watch(groupCtx, n.log); return nil })
+	}
 
 	done := make(chan error, 1)
 	go func() { done <- group.Wait() }()
 	<-groupCtx.Done()
 	within := drainFor
-	if s.cfg.has(roleIngress) {
-		within += *s.cfg.ShutdownDelay
+	if n.cfg.has(roleIngress) {
+		within += *n.cfg.ShutdownDelay
 	}
 	cause := context.Cause(groupCtx)
 	if ctx.Err() != nil {
-		slog.Info("stopping", "at_most", within.String())
+		n.log.Info("stopping", "at_most", within.String())
 	}
 	tick := time.NewTicker(healthEvery)
 	defer tick.Stop()
@@ -375,15 +283,15 @@ func (s *node) run(ctx context.Context) (drained bool, err error) {
 		case <-tick.C:
 			// The watchdog has ended too, and who waits for an acknowledgement
 			// would keep the process from starting anew.
-			if s.server != nil {
-				if err := s.server.Health(); errors.Is(err, embedded.ErrWrite) {
+			if n.server != nil {
+				if err := n.server.Health(); errors.Is(err, embedded.ErrWrite) {
 					cause = err
 				}
 			}
 		case <-end:
 			mu.Lock()
 			defer mu.Unlock()
-			slog.Warn("not everything could be handed back in time; another process takes it up after 10 s", "roles", slices.Sorted(maps.Keys(busy)))
+			n.log.Warn("not everything could be handed back in time; another process takes it up after 10 s", "roles", slices.Sorted(maps.Keys(busy)))
 			if ctx.Err() == nil {
 				return false, cause
 			}
@@ -401,9 +309,10 @@ func (s *node) run(ctx context.Context) (drained bool, err error) {
 
 // watch ends the process when it cannot go on: a write error of the embedded
 // JetStream stays until a restart, also after the disk has room again.
-func (s *node) watch(ctx context.Context) error {
+func (n *node) watch(ctx context.Context) error {
 	tick := time.NewTicker(healthEvery)
 	defer tick.Stop()
+	full := rate.Sometimes{First: 1, Interval: time.Minute}
 	unhealthy := time.Time{}
 	for {
 		select {
@@ -411,14 +320,16 @@ func (s *node) watch(ctx context.Context) error {
 			return nil
 		case <-tick.C:
 		}
-		s.disk.watch()
-		if s.conn.IsClosed() || s.callers.IsClosed() {
+		if err := n.disk.room(0); err != nil {
+			full.Do(func() { n.log.Warn("no new exports are taken until there is room", "reason", err) })
+		}
+		if n.conn.IsClosed() || n.callers.IsClosed() {
 			return errors.New("the NATS connection was closed for good")
 		}
-		if s.server == nil {
+		if n.server == nil {
 			continue // an outage of the cluster is waited out
 		}
-		err := s.server.Health()
+		err := n.server.Health()
 		switch {
 		case err == nil:
 			unhealthy = time.Time{}
@@ -431,61 +342,64 @@ func (s *node) watch(ctx context.Context) error {
 	}
 }
 
-func (s *node) onClose(f func()) { s.closers = append(s.closers, f) }
+func (n *node) onClose(f func()) { n.closers = append(n.closers, f) }
 
 // close gives everything back, last taken first: who uses goes before what is
 // used.
-func (s *node) close() { s.release(0) }
-
-// release gives back what was taken after the first n.
-func (s *node) release(n int) {
-	for _, f := range slices.Backward(s.closers[n:]) {
+func (n *node) close() {
+	for _, f := range slices.Backward(n.closers) {
 		f()
 	}
-	s.closers = s.closers[:n]
+	n.closers = nil
+}
+
+func (n *node) logClose(what string, err error) {
+	if err != nil {
+		n.log.Warn("closing "+what, "error", err)
+	}
 }
 
 // httpURL is where this process serves REST, "" without the ingress role.
-func (s *node) httpURL() string {
-	if s.listener == nil {
+func (n *node) httpURL() string {
+	if n.listener == nil {
 		return ""
 	}
-	return s.cfg.scheme() + s.listener.Addr().String()
+	return n.cfg.scheme() + n.listener.Addr().String()
 }
 
 // natsURL is where producers reach the embedded server, else the cluster's
 // server.
-func (s *node) natsURL() string {
+func (n *node) natsURL() string {
 	switch {
-	case s.server == nil:
-		return s.conn.ConnectedUrlRedacted()
-	case s.server.URL() == "":
+	case n.server == nil:
+		return n.conn.ConnectedUrlRedacted()
+	case n.server.URL() == "":
 		return "in this process only"
 	}
-	return s.server.URL()
+	return n.server.URL()
 }
 
-// publicURL is the base of links: as configured, else where this process
+// linkBase is the base of links: as configured, else where this process
 // listens, else where --http says that an ingress does.
-func publicURL(cfg Config, l net.Listener) string {
-	if cfg.PublicURL != "" {
-		return cfg.PublicURL
+func (n *node) linkBase() string {
+	if n.cfg.PublicURL != "" {
+		return n.cfg.PublicURL
 	}
-	address := cfg.HTTP
-	if l != nil {
-		address = l.Addr().String()
-	} else if cfg.has(roleNotifier) {
-		slog.Warn("links in callbacks are made from --http; say --public-url to have them name the ingress", "http", address)
+	address := n.cfg.HTTP
+	if n.listener != nil {
+		address = n.listener.Addr().String()
+	} else if n.cfg.has(roleNotifier) {
+		n.log.Warn("links in callbacks are made from --http; say --public-url to have them name the ingress", "http", address)
 	}
 	host, port, err := net.SplitHostPort(address)
 	if err != nil {
-		return cfg.scheme() + address
+		return n.cfg.scheme() + address
 	}
 	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
 		host = "127.0.0.1"
-		slog.Warn("links will name 127.0.0.1; say --public-url to have them work from other machines")
+		n.log.Warn("links will name 127.0.0.1; say --public-url to have them work from other machines")
 	}
-	return cfg.scheme() + net.JoinHostPort(host, port)
+	return n.cfg.scheme() + net.JoinHostPort(host, port)
 }
 
 // scheme is how REST is served.
@@ -511,10 +425,4 @@ func lockData(data string) (unlock func(), err error) {
 		return nil, fmt.Errorf("another Sheaf uses the folder %s (choose another --data, or --nats to join it): %w", data, err)
 	}
 	return func() { _ = f.Close() }, nil
-}
-
-func logClose(what string, err error) {
-	if err != nil {
-		slog.Warn("closing "+what, "error", err)
-	}
 }

