@@ -34,6 +34,8 @@ import (
 	"sheaf/events/pages"
 	"sheaf/services/assembler/encode/xlsx"
 	"sheaf/storage"
+
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 // Config of the assembler. The zero value works.
@@ -49,6 +51,8 @@ type Config struct {
 	// by so many bytes. Default: always.
 	Room func(bytes int64) error
 	Log  *slog.Logger // default: nothing is logged
+	// Metrics is where the service registers its metrics. Default: none.
+	Metrics prometheus.Registerer
 }
 
 func (c Config) withDefaults() Config {
@@ -71,6 +75,7 @@ type Service struct {
 	journal *journal.Log
 	pages   *pages.Store
 	files   storage.Files
+	metrics *metrics
 
 	shares  *journal.Shares  // of the slots for small workbooks
 	large   chan struct{}    // holds the large workbooks that are written
@@ -88,7 +93,7 @@ func New(cfg Config, log *journal.Log, files storage.Files) (*Service, error) {
 		return nil, errors.New("assembler: a log and files are required")
 	}
 	cfg = cfg.withDefaults()
-	return &Service{cfg: cfg, journal: log, pages: log.Pages(), files: files, large: make(chan struct{}, cfg.Workbooks),
+	return &Service{cfg: cfg, journal: log, pages: log.Pages(), files: files, metrics: newMetrics(cfg.Metrics), large: make(chan struct{}, cfg.Workbooks),
 		shares: journal.NewShares((cfg.Small+3)/4, cfg.Small, offers)}, nil
 }
 
@@ -246,6 +251,10 @@ func (s *Service) carryOut(ctx, assembleCtx context.Context, x events.Export, d 
 			}
 			log.Info("export completed", "pages", completed.Pages, "rows", completed.Rows, "bytes", completed.Files[0].Size,
 				"elapsed", time.Since(begun).Round(time.Millisecond))
+			s.metrics.ended.WithLabelValues(string(events.TypeCompleted), "").Inc()
+			s.metrics.rows.Add(float64(completed.Rows))
+			s.metrics.bytes.Add(float64(completed.Files[0].Size))
+			s.metrics.seconds.Observe(time.Since(begun).Seconds())
 			return nil
 		}
 		s.discard(ctx, after, completed.Files[0].Store, err)
@@ -257,6 +266,9 @@ func (s *Service) carryOut(ctx, assembleCtx context.Context, x events.Export, d 
 				Run: x.Run, RunSpoiled: f.code != events.CodeCrashedWorker && f.code != events.CodeLimitBytes,
 			}, stillOpen(x, d.Sequence)
 		})
+		if err == nil {
+			s.metrics.ended.WithLabelValues(string(events.TypeFailed), f.code).Inc()
+		}
 	case !errors.Is(err, journal.ErrEnded):
 		s.handBack(ctx, &x, mark, recorded, log)
 		if errors.Is(err, errNoRoom) || storage.IsNoSpace(err) {

@@ -492,7 +492,11 @@ func (c *crawl) miss(n int, f *source.Failure) error {
 // valid until done is called.
 func (c *crawl) ask(ctx context.Context, n int) (p pages.Page, done func(), err error) {
 	got, err := c.source.Fetch(ctx, n)
+	c.metrics.again.Add(float64(max(got.Attempts-1, 0)))
 	if err != nil {
+		if ctx.Err() == nil {
+			c.metrics.pages.WithLabelValues("failed").Inc()
+		}
 		return p, nil, err
 	}
 	c.mu.Lock()
@@ -519,7 +523,11 @@ func (c *crawl) publish(ctx context.Context, p pages.Page) error {
 	if err != nil {
 		return err
 	}
-	if !stored {
+	if stored {
+		c.metrics.pages.WithLabelValues("stored").Inc()
+		c.metrics.rows.Add(float64(p.RowCount))
+		c.metrics.bytes.Add(float64(len(p.Rows)))
+	} else {
 		if err := c.stillMine(ctx); err != nil {
 			return err
 		}

@@ -33,6 +33,8 @@ import (
 	"sheaf/events/journal"
 	"sheaf/events/pages"
 	"sheaf/services/crawler/source"
+
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 // Config of the crawler. The zero value works.
@@ -54,6 +56,7 @@ type Config struct {
 	Policy    source.Policy           // of one page's requests
 	Room      func(bytes int64) error // returns an error when the disk of the pages has no room for so many bytes; default nil
 	Log       *slog.Logger            // default: nothing is logged
+	Metrics   prometheus.Registerer   // default: none
 }
 
 func (c Config) withDefaults() Config {
@@ -87,6 +90,7 @@ type Service struct {
 	client  source.Client
 	turns   *turns
 	memory  *source.Memory
+	metrics *metrics
 	space   *space
 
 	running *journal.Running // set by Run
@@ -100,7 +104,7 @@ func New(cfg Config, log *journal.Log, client source.Client) (*Service, error) {
 	}
 	cfg = cfg.withDefaults()
 	return &Service{
-		cfg: cfg, journal: log, pages: log.Pages(), client: client,
+		cfg: cfg, journal: log, pages: log.Pages(), client: client, metrics: newMetrics(cfg.Metrics),
 		turns: newTurns(cfg.Fetches, cfg.PerHost, cfg.PerTenant), memory: source.NewMemory(cfg.BodyBytes), space: newSpace(log, cfg.Room, cfg.SpaceWait),
 		shares: journal.NewShares(cfg.Running, 0, offers),
 	}, nil
@@ -173,6 +177,9 @@ func (s *Service) handle(ctx context.Context, d journal.Delivery) error {
 		_, err = s.journal.Append(late, x, "", func(x *events.Export) (events.Payload, error) {
 			return c.failed(failure), stillOpen(x, d.Sequence)
 		})
+		if err == nil {
+			s.metrics.ended.WithLabelValues(string(events.TypeFailed), failure.Code).Inc()
+		}
 	case errors.Is(err, journal.ErrTakenOver):
 		log.Info("crawl left to another crawler, which took it over")
 		return err

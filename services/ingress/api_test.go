@@ -169,7 +169,7 @@ func TestBodyCutShort(t *testing.T) {
 
 func TestPanicIsAnEnvelope(t *testing.T) {
 	t.Parallel()
-	h := quiet.identify(logRequests(recoverPanics(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic("secret inner state") }))))
+	h := quiet.identify(quiet.logRequests(recoverPanics(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic("secret inner state") }))))
 	w := httptest.NewRecorder()
 	h.ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
 	a := decode(t, w.Result())
@@ -182,10 +182,10 @@ func TestPanicIsAnEnvelope(t *testing.T) {
 		panic("later")
 	}))
 	require.PanicsWithValue(t, http.ErrAbortHandler, func() {
-		logRequests(h).ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil))
+		quiet.logRequests(h).ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil))
 	}, "an answer that was begun must not look whole")
 
-	s := &Service{cfg: quiet.cfg, journal: eventstest.Journal(t)}
+	s := &Service{cfg: quiet.cfg, metrics: quiet.metrics, journal: eventstest.Journal(t)}
 	_, err := s.do(t.Context(), func(context.Context, call) (any, error) { panic("secret") }, call{requestID: "r"})
 	require.Equal(t, 500, asAPIError(err).Errcode)
 	require.NotContains(t, asAPIError(err).Msg, "secret")

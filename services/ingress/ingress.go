@@ -36,6 +36,7 @@ import (
 	"sheaf/services/ingress/request"
 	"sheaf/storage"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/net/netutil"
 )
 
@@ -75,7 +76,8 @@ type Config struct {
 	// OperationWait bounds an operation: a caller that waits longer gets 503. Each MiB
 	// of rows adds a second, for what takes a few milliseconds. Default 5s.
 	OperationWait time.Duration
-	Log           *slog.Logger // default: nothing is logged
+	Log           *slog.Logger          // default: nothing is logged
+	Metrics       prometheus.Registerer // default: none
 }
 
 func (c Config) withDefaults(listener net.Listener) Config {
@@ -178,6 +180,7 @@ type Service struct {
 	pages    *pages.Store
 	tasks    *storage.Tasks
 	files    storage.Files
+	metrics  *metrics
 
 	waitingMu  sync.Mutex
 	waiting    map[string]map[uint64]waitingSubmission // by tenant and sequence
@@ -207,7 +210,7 @@ func New(cfg Config, listener net.Listener, log *journal.Log, tasks *storage.Tas
 		return nil, err
 	}
 	return &Service{
-		cfg: cfg, listener: listener, journal: log, pages: log.Pages(), tasks: tasks, files: files,
+		cfg: cfg, listener: listener, journal: log, pages: log.Pages(), tasks: tasks, files: files, metrics: newMetrics(cfg.Metrics),
 		waiting: map[string]map[uint64]waitingSubmission{}, handedBack: map[uint64]uint64{}, progress: newProgressCache(),
 		// A body of rows is in memory twice, as received and without the escapes of
 		// its string, and the garbage of the one before may still be there: 252 MB

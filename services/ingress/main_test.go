@@ -36,7 +36,7 @@ func TestMain(m *testing.M) {
 }
 
 // quiet is a service that logs nothing, for handlers that need no more of one.
-var quiet = &Service{cfg: Config{Log: slog.New(slog.DiscardHandler)}}
+var quiet = &Service{cfg: Config{Log: slog.New(slog.DiscardHandler)}, metrics: newMetrics(nil)}
 
 // ingress is a running service of a test.
 type ingress struct {

@@ -155,7 +155,7 @@ func (m *microService) endpoint(name string, op operation) micro.Handler {
 // call returns the answer to a request, and notes in l which export it is about.
 func (m *microService) call(req micro.Request, name string, op operation, l *line) ([]byte, *apiError) {
 	tenant, id := l.tenant, l.id
-	c := call{tenant: tenant, requestID: id, body: req.Data()}
+	c := call{operation: name, tenant: tenant, requestID: id, body: req.Data()}
 	if !takesBody(name) {
 		var err error
 		if c.params, err = request.Params(c.body); err != nil {

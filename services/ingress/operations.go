@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"runtime/debug"
+	"strconv"
 	"time"
 
 	"sheaf/events"
@@ -32,6 +33,7 @@ const (
 
 // call is one request of a caller, whichever way it came.
 type call struct {
+	operation   string // its name
 	tenant      string
 	requestID   string
 	body        []byte             // of http and raw, as received
@@ -88,6 +90,13 @@ func takesBody(name string) bool { return name == "http" || name == "raw" }
 // can no longer be written; what was asked for may then be stored, and a
 // repetition finds it.
 func (s *Service) do(ctx context.Context, op operation, c call) (data any, err error) {
+	defer func() {
+		errcode := 0
+		if err != nil {
+			errcode = asAPIError(err).Errcode
+		}
+		s.metrics.operations.WithLabelValues(c.operation, strconv.Itoa(errcode)).Inc()
+	}()
 	if !s.journal.Conn().IsConnected() {
 		return nil, events.ErrUnavailable
 	}
@@ -132,6 +141,7 @@ func (s *Service) cancel(ctx context.Context, c call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	s.metrics.ended.WithLabelValues(string(events.TypeCancelled), "").Inc()
 	return changed{HashKey: x.Key, Status: x.State.Status()}, nil
 }
 

@@ -48,7 +48,7 @@ func (s *Service) routes() []route {
 
 func (s *Service) handler() http.Handler {
 	mux := chi.NewRouter()
-	mux.Use(s.identify, logRequests, s.sendAway, recoverPanics, s.protect, middleware.GetHead)
+	mux.Use(s.identify, s.logRequests, s.sendAway, recoverPanics, s.protect, middleware.GetHead)
 	for _, r := range s.routes() {
 		mux.Method(r.method, r.path, r.handler)
 	}
@@ -83,9 +83,9 @@ func (s *Service) handler() http.Handler {
 // Closed answers callers of a process that does not take requests yet: /healthz
 // that it is alive, and all else 503 with why.
 func Closed(log *slog.Logger, why func() NotReady) http.Handler {
-	s := &Service{cfg: Config{Log: log.With("service", "ingress")}}
+	s := &Service{cfg: Config{Log: log.With("service", "ingress")}, metrics: newMetrics(nil)}
 	mux := chi.NewRouter()
-	mux.Use(s.identify, logRequests, recoverPanics)
+	mux.Use(s.identify, s.logRequests, recoverPanics)
 	mux.Get("/healthz", s.healthz)
 	refuse := func(w http.ResponseWriter, r *http.Request) {
 		respond(w, r, nil, unavailable("not ready: "+why().Error(), closedWait, nil))
@@ -105,7 +105,7 @@ func (s *Service) rest(name string, op operation, read func(http.ResponseWriter,
 		}
 		l := lineOf(r)
 		l.tenant = tenant
-		c := call{tenant: tenant, requestID: requestID(r), idempotency: r.Header.Get("Idempotency-Key")}
+		c := call{operation: name, tenant: tenant, requestID: requestID(r), idempotency: r.Header.Get("Idempotency-Key")}
 		if err := request.CheckIdempotencyKey(c.idempotency); err != nil {
 			respond(w, r, nil, err)
 			return
@@ -246,9 +246,9 @@ func (s *Service) identify(next http.Handler) http.Handler {
 	})
 }
 
-// logRequests writes a line for each request: never a body, a header's value or
+// logRequests counts each request and writes a line for it: never a body, a header's value or
 // the query, which can hold a signature.
-func logRequests(next http.Handler) http.Handler {
+func (s *Service) logRequests(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		begin := time.Now()
 		ww := middleware.NewWrapResponseWriter(w, r.ProtoMajor)
@@ -259,6 +259,7 @@ func logRequests(next http.Handler) http.Handler {
 			}
 			lineOf(r).logger().Log(r.Context(), level, "request", "method", r.Method, "path", request.Cut(r.URL.Path, 256),
 				"status", ww.Status(), "bytes", ww.BytesWritten(), "elapsed", time.Since(begin))
+			s.metrics.request(r, ww.Status())
 		}()
 		next.ServeHTTP(ww, r)
 	})

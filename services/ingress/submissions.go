@@ -129,6 +129,7 @@ func (s *Service) carryOut(ctx context.Context, sourceType string, c call) (any,
 		return nil, unavailable("too many large requests are under way; try again", s.cfg.BodyWait, nil)
 	}
 	defer release()
+	c.operation = sourceType
 	return s.do(ctx, s.operations()[sourceType], c)
 }
 

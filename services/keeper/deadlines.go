@@ -75,6 +75,7 @@ func (p *parts) expireFile(ctx context.Context, x events.Export, due func(*event
 		return after, err
 	}
 	x.With(p.log).Info("export expired")
+	p.metrics.removed.WithLabelValues("expired").Inc()
 	storage.DeleteFinished(ctx, p.files, &after)
 	return after, nil
 }
@@ -92,6 +93,7 @@ func (d *deadlines) fail(ctx context.Context, x events.Export, reason string) (e
 		return &events.ExportFailed{Code: events.CodeLimitTime, Reason: reason, Phase: phase}, nil
 	})
 	if err == nil {
+		d.metrics.ended.WithLabelValues(string(events.TypeFailed), events.CodeLimitTime).Inc()
 		x.With(d.log).Warn("export failed", "error_code", events.CodeLimitTime, "reason", reason)
 	}
 	return after, err

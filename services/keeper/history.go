@@ -54,6 +54,7 @@ func (h *history) forget(ctx context.Context, mark journal.PurgeMark) error {
 			}
 		}
 		if forgotten > 0 {
+			h.metrics.removed.WithLabelValues("history").Add(float64(forgotten))
 			h.log.Info("oldest exports forgotten", "tenant", tenant, "exports", forgotten)
 		}
 	}

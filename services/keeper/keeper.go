@@ -21,6 +21,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
 	"sheaf/events"
@@ -38,6 +39,8 @@ type Config struct {
 	// Default: there is room.
 	Room func(bytes int64) error
 	Log  *slog.Logger // default: nothing is logged
+	// Metrics is where the service registers its metrics. Default: none.
+	Metrics prometheus.Registerer
 }
 
 func (c Config) withDefaults() Config {
@@ -97,6 +100,7 @@ type parts struct {
 	tasks   *storage.Tasks
 	files   storage.Files
 	log     *slog.Logger
+	metrics *metrics
 	now     func() time.Time
 }
 
@@ -107,7 +111,7 @@ func New(cfg Config, log *journal.Log, tasks *storage.Tasks, files storage.Files
 		return nil, errors.New("keeper: a duration or number to keep is negative")
 	}
 	cfg = cfg.withDefaults()
-	p := &parts{journal: log, tasks: tasks, files: files, log: cfg.Log, now: time.Now}
+	p := &parts{journal: log, tasks: tasks, files: files, metrics: newMetrics(cfg.Metrics), log: cfg.Log, now: time.Now}
 	return &Service{
 		parts:     p,
 		deadlines: deadlines{parts: p, maxAge: cfg.MaxAge},

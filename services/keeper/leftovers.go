@@ -111,6 +111,7 @@ func (l *leftovers) relieve(ctx context.Context) error {
 			purged++
 		}
 		if purged > 0 {
+			l.metrics.removed.WithLabelValues("pages").Add(float64(purged))
 			l.log.Info("pages purged to make room", "exports", purged)
 		}
 	}
@@ -154,6 +155,7 @@ func (s *strays) purge(ctx context.Context, mark journal.PurgeMark) error {
 			}
 		}
 		if purged > 0 {
+			s.metrics.removed.WithLabelValues("strays").Add(float64(purged))
 			s.log.Info("stray pages or headers purged", "exports", purged)
 		}
 	}

@@ -35,6 +35,7 @@ func (o *orphans) remove(ctx context.Context) error {
 	}
 	removed, err := o.files.Sweep(ctx, func(name string) bool { return o.keep(ctx, log, name) }, begun.Add(-orphanAge))
 	if removed > 0 {
+		o.metrics.removed.WithLabelValues("orphans").Add(float64(removed))
 		o.log.Info("orphaned files removed", "files", removed)
 	}
 	if err != nil {

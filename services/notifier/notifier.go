@@ -25,24 +25,27 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
+	"strings"
 	"sync"
 	"time"
 
 	"sheaf/events"
 	"sheaf/events/journal"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 )
 
 // Config bounds the deliveries.
 type Config struct {
-	PublicURL   string          // base of the download links; required
-	Schedule    []time.Duration // pause before each further attempt, counted from the end of the last; default DefaultSchedule
-	Timeout     time.Duration   // of one attempt, from the connection to the status; default 15s
-	Slots       int             // endings that are looked at at once, see DESIGN.md; default 64
-	PerHost     int             // attempts at one host and port at once; default 4
-	KeepHistory time.Duration   // no attempt is made later than this after the export ended, for the log forgets it then; default 168h
-	Log         *slog.Logger    // default: nothing is logged
+	PublicURL   string                // base of the download links; required
+	Schedule    []time.Duration       // pause before each further attempt, counted from the end of the last; default DefaultSchedule
+	Timeout     time.Duration         // of one attempt, from the connection to the status; default 15s
+	Slots       int                   // endings that are looked at at once, see DESIGN.md; default 64
+	PerHost     int                   // attempts at one host and port at once; default 4
+	KeepHistory time.Duration         // no attempt is made later than this after the export ended, for the log forgets it then; default 168h
+	Log         *slog.Logger          // default: nothing is logged
+	Metrics     prometheus.Registerer // default: none
 }
 
 const (
@@ -71,6 +74,7 @@ type Service struct {
 	client   Client
 	bodies   bodies
 	hosts    *hosts
+	metrics  *metrics
 	claimed  sync.Map // tenant.key of the exports that are looked at
 	drainFor time.Duration
 }
@@ -109,6 +113,7 @@ func New(cfg Config, log *journal.Log, client Client) (*Service, error) {
 		cfg: cfg, journal: log, client: client,
 		bodies:   bodies{keys: log.Keys(), publicURL: cfg.PublicURL},
 		hosts:    newHosts(cfg.PerHost, cfg.Timeout),
+		metrics:  newMetrics(cfg.Metrics),
 		drainFor: drainFor,
 	}, nil
 }
@@ -340,19 +345,28 @@ func (s *Service) append(ctx context.Context, x events.Export, o outcome, verdic
 		return after, nil
 	}
 	if err == nil {
-		s.logVerdict(&x, verdict)
+		s.report(&x, verdict)
 	}
 	return after, err
 }
 
-func (s *Service) logVerdict(x *events.Export, verdict events.Payload) {
+// report logs and counts an attempt that was recorded.
+func (s *Service) report(x *events.Export, verdict events.Payload) {
+	transport := "http"
+	if strings.HasPrefix(x.Request.Callback, "nats:") {
+		transport = "nats"
+	}
+	count := func(outcome string) { s.metrics.attempts.WithLabelValues(outcome, transport).Inc() }
 	log := x.With(s.cfg.Log).With("webhook_id", x.WebhookID())
 	switch p := verdict.(type) {
 	case *events.CallbackDelivered:
+		count("delivered")
 		log.Debug("callback delivered", "attempt", p.Attempt, "status", p.Status, "elapsed_ms", p.Millis)
 	case *events.CallbackAttempted:
+		count("failed")
 		log.Info("callback will be tried again", "attempt", p.Attempt, "reason", p.Reason, "next_at", p.NextAt)
 	case *events.CallbackFailed:
+		count("given_up")
 		log.Warn("callback given up", "attempt", p.Attempt, "reason", p.Reason)
 	}
 }
