@@ -152,7 +152,7 @@ func (s *Log) publishBatch(ctx context.Context, group []*commit) (last uint64, e
 	}
 	ack, err := jetstreamext.PublishMsgBatch(ctx, s.js, msgs, jetstreamext.BatchFlowControl{AckTimeout: s.cfg.PublishTimeout})
 	if err != nil {
-		return 0, streams.BatchError(err)
+		return 0, streams.PublishError(err)
 	}
 	return ack.Sequence, nil
 }

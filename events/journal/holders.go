@@ -61,21 +61,8 @@ func (s *Log) PurgeUnknown(ctx context.Context, h Holder, mark PurgeMark) error 
 	if x.LastSeq != 0 { // also if only a newer version can read it
 		return fmt.Errorf("%w: purging key %s, which has an event at sequence %d", events.ErrNotAllowed, h.Key, x.LastSeq)
 	}
-	// A request that waits longer than this is given up, so that it cannot be
-	// carried out much later than the look.
-	ctx, cancel := context.WithTimeout(ctx, s.cfg.PublishTimeout)
-	defer cancel()
-	for _, what := range []struct {
-		stream  jetstream.Stream
-		subject string
-		upTo    uint64
-	}{
-		{s.pages, events.SubjectPage + h.Tenant + "." + h.Key + ".>", mark.pages},
-		{s.private, privateSubject("*", h.Tenant, h.Key), mark.private},
-	} {
-		if err := what.stream.Purge(ctx, jetstream.WithPurgeSubject(what.subject), jetstream.WithPurgeSequence(what.upTo+1)); err != nil {
-			return fmt.Errorf("%w: purging %s: %w", events.ErrUnavailable, what.subject, err)
-		}
+	if err := s.purgeUpTo(ctx, s.pages, events.SubjectPage+h.Tenant+"."+h.Key+".>", mark.pages); err != nil {
+		return err
 	}
-	return nil
+	return s.purgeUpTo(ctx, s.private, privateSubject("*", h.Tenant, h.Key), mark.private)
 }

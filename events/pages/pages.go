@@ -262,7 +262,7 @@ func (s *Store) publishParts(ctx context.Context, tenant string, msgs []*nats.Ms
 		return nil
 	}
 	if _, err := jetstreamext.PublishMsgBatch(ctx, s.js, msgs); err != nil {
-		return streams.BatchError(err)
+		return streams.PublishError(err)
 	}
 	return nil
 }

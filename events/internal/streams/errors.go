@@ -20,12 +20,13 @@ var (
 	ErrSubjectTaken = errors.New("subject is taken")
 )
 
-// PublishError sorts the errors of a publish. The server says "wrong last
+// PublishError sorts the errors of a publish, of one message or of a batch. The server says "wrong last
 // sequence" with one code on a single server and with another on a cluster,
 // and uses one code for a full stream and for a subject that is taken.
 func PublishError(err error) error {
-	var api *jetstream.APIError
-	if errors.As(err, &api) {
+	var refused interface{ APIError() *jetstream.APIError }
+	if errors.As(err, &refused) && refused.APIError() != nil {
+		api := refused.APIError()
 		switch {
 		case api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence || api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequenceConstant:
 			return ErrWrongLastSequence
@@ -38,21 +39,12 @@ func PublishError(err error) error {
 			// An incomplete batch lost a message on its way.
 			return fmt.Errorf("%w: %s", events.ErrUnavailable, api.Description)
 		}
-		return fmt.Errorf("publishing: %w", err)
+		return fmt.Errorf("publishing: %w", api)
 	}
 	if errors.Is(err, nats.ErrMaxPayload) {
 		return fmt.Errorf("publishing: %w", err)
 	}
 	return fmt.Errorf("%w: %w", events.ErrUnavailable, err)
-}
-
-// BatchError is PublishError for a batch.
-func BatchError(err error) error {
-	var api interface{ APIError() *jetstream.APIError }
-	if errors.As(err, &api) && api.APIError() != nil {
-		return PublishError(api.APIError())
-	}
-	return PublishError(err)
 }
 
 // Permanent marks an error that no repetition can mend.
