@@ -62,3 +62,11 @@ func Payload(t events.Type, n uint64, callback string) events.Payload {
 	}
 	return nil
 }
+
+// Purge removes the messages of a stream whose subject matches a filter.
+func Purge(t testing.TB, log *journal.Log, stream, filter string) {
+	t.Helper()
+	st, err := log.JetStream().Stream(t.Context(), stream)
+	require.NoError(t, err)
+	require.NoError(t, st.Purge(t.Context(), jetstream.WithPurgeSubject(filter)))
+}

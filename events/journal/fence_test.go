@@ -445,7 +445,6 @@ func TestUnavailableServerIsSaidSo(t *testing.T) {
 	require.ErrorIs(t, err, events.ErrUnavailable)
 	_, err = s.Headers(ctx, "default", testKey)
 	require.ErrorIs(t, err, events.ErrUnavailable)
-	require.ErrorIs(t, s.ForgetExport(ctx, "default", testKey), events.ErrUnavailable)
 }
 
 func TestCorrelationOfTheSubmissionIsKept(t *testing.T) {

@@ -73,16 +73,6 @@ func (s *Log) Headers(ctx context.Context, tenant, key string) (secrets.Values, 
 // leftByExports is what an export leaves on SHEAF_PRIVATE.
 var leftByExports = []string{"headers", "starts"}
 
-// ForgetExport purges the sealed headers and the start count of an export.
-func (s *Log) ForgetExport(ctx context.Context, tenant, key string) error {
-	for _, what := range leftByExports {
-		if err := s.private.Purge(ctx, jetstream.WithPurgeSubject(privateSubject(what, tenant, key))); err != nil {
-			return fmt.Errorf("%w: %w", events.ErrUnavailable, err)
-		}
-	}
-	return nil
-}
-
 // starts counts how often work on an export was begun without getting further.
 type starts struct {
 	Mark  string `json:"mark"`

@@ -30,8 +30,7 @@ func TestSealedHeaders(t *testing.T) {
 	_, err = s.Headers(t.Context(), "default", otherKey)
 	require.ErrorIs(t, err, events.ErrSealed, "moved to another export")
 
-	require.NoError(t, s.ForgetExport(t.Context(), "default", testKey))
-	require.NoError(t, s.ForgetExport(t.Context(), "default", testKey), "twice")
+	eventstest.Purge(t, s, events.StreamPrivate, "sheaf.private.*.default."+testKey)
 	_, err = s.Headers(t.Context(), "default", testKey)
 	require.ErrorIs(t, err, events.ErrNoHeaders)
 }
@@ -49,6 +48,6 @@ func TestStartsAreCountedByMark(t *testing.T) {
 	require.Equal(t, []int{1, 2}, []int{count(b, "5/40"), count(a, "5/40")}, "further than before")
 	foreign(t, a, "sheaf.private.starts.default."+testKey, nil, `{`)
 	require.Equal(t, 1, count(a, "5/40"), "unreadable counts as none")
-	require.NoError(t, a.ForgetExport(t.Context(), "default", testKey))
+	eventstest.Purge(t, a, events.StreamPrivate, "sheaf.private.*.default."+testKey)
 	require.Equal(t, 1, count(a, "5/40"))
 }

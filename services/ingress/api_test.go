@@ -534,7 +534,7 @@ func TestRetryNeedsWhatTheRequestBrought(t *testing.T) {
 	end(t, in, key, events.StateFailed)
 	require.Zero(t, retry(key).Errcode)
 	end(t, in, key, events.StateFailed)
-	require.NoError(t, in.journal.ForgetExport(t.Context(), "default", key))
+	eventstest.Purge(t, in.journal, events.StreamPrivate, "sheaf.private.*.default."+key)
 	a := retry(key)
 	require.Equal(t, 409, a.Errcode)
 	require.Contains(t, a.Msg, "headers are no longer kept; submit the request again")
