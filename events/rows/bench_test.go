@@ -10,8 +10,8 @@ import (
 	"sheaf/events/rows"
 )
 
-// answers of 1,000 rows: eight mixed columns, the same with Chinese text, and
-// the same indented.
+// answers returns responses of 1,000 rows: eight mixed columns, the same with Chinese text, and the same
+// indented.
 func answers() map[string][]byte {
 	out := map[string][]byte{}
 	for name, c := range map[string]struct{ customer, note, nl string }{
@@ -23,7 +23,8 @@ func answers() map[string][]byte {
 		b.WriteString(`{"errcode":0,"msg":"","data":{"data":[{"id":"ID","order_no":"Order"}`)
 		for i := range 1000 {
 			fmt.Fprintf(&b, `,{"id":%d,%s"order_no":"SO-2026-%08d",%s"customer":"%s %d",%s"amount":%d.%02d,%s"paid":%t,%s"created_at":"2026-11-22T10:%02d:00Z",%s"note":"%s",%s"parent":null}`,
-				i, c.nl, i*7919, c.nl, c.customer, i%97, c.nl, i*13, i%100, c.nl, i%3 == 0, c.nl, i%60, c.nl, c.note, c.nl)
+				i, c.nl, i*7919, c.nl, c.customer, i%97, c.nl, i*13, i%100, c.nl, i%3 == 0, c.nl, i%60, c.nl,
+				c.note, c.nl)
 		}
 		b.WriteString(`],"pagetag":{"page":1,"limit":1000,"total":1000,"total_page":1}}}`)
 		out[name] = []byte(b.String())
@@ -83,5 +84,6 @@ func TestScanAllocatesNothingPerRow(t *testing.T) {
 			}
 		}
 	}))
-	require.LessOrEqual(t, testing.AllocsPerRun(5, func() { _, _ = rows.ScanResponse(body, rows.Limits{}) }), 20.0)
+	require.LessOrEqual(t, testing.AllocsPerRun(5, func() { _, _ = rows.ScanResponse(body, rows.Limits{}) }),
+		20.0)
 }

@@ -17,7 +17,7 @@ import (
 
 var hostile = []struct {
 	page string
-	want string // the sentence of the error
+	want string // error message
 }{
 	{``, "the page is empty"},
 	{" \n", "the page is empty"},
@@ -81,12 +81,13 @@ func TestCheckSaysWhatIsWrong(t *testing.T) {
 		require.ErrorAs(t, err, &e, "%.80q", h.page)
 		require.Equal(t, h.want, e.Error(), "%.80q", h.page)
 		require.Zero(t, n)
-		require.Equal(t, strings.Contains(h.want, "truncated") || strings.Contains(h.want, "empty"), e.Truncated, "%.80q", h.page)
+		require.Equal(t, strings.Contains(h.want, "truncated") || strings.Contains(h.want, "empty"),
+			e.Truncated, "%.80q", h.page)
 		require.LessOrEqual(t, e.Offset, len(h.page))
 	}
 }
 
-// Strings end, break and carry non-ASCII at every offset of a word.
+// The scanner reads words of eight bytes: strings end, escape and hold non-ASCII at every offset of one.
 func TestCheckAtEveryAlignment(t *testing.T) {
 	for n := range 40 {
 		pad := strings.Repeat("x", n)
@@ -109,8 +110,8 @@ func TestCheckAtEveryAlignment(t *testing.T) {
 	}
 }
 
-// A name is compared with that of the row before: what differs from it is judged by
-// itself, wherever the two begin to differ.
+// A name equal to the previous row's is skipped. Names that differ from it anywhere are still checked in
+// full.
 func TestCheckNamesLikeThoseBefore(t *testing.T) {
 	for _, name := range []string{`"name"`, `"日本"`, `"a\"b"`, `""`} {
 		for cut := range len(name) + 1 {
@@ -133,7 +134,7 @@ func TestCheckKeepsLimits(t *testing.T) {
 	wide := func(n int) []byte {
 		var b bytes.Buffer
 		b.WriteString(`[{"a":`)
-		b.WriteString(`{`) // the limit is on a row, not on what is nested in it
+		b.WriteString(`{`) // MaxFields limits a row, not the objects nested in it
 		for i := range 20 {
 			fmt.Fprintf(&b, `"n%d":0,`, i)
 		}
@@ -162,7 +163,8 @@ func TestCheckKeepsLimits(t *testing.T) {
 		{"depth", nested(8), rows.Limits{MaxDepth: 7}, "row 1: nested deeper than 7 levels at byte 19"},
 		{"depth by default", nested(64), rows.Limits{}, ""},
 		{"depth by default", nested(66), rows.Limits{}, "row 1: nested deeper than 64 levels at byte 192"},
-		{"depth is at most 10,000", nested(10_002), rows.Limits{MaxDepth: 1e9}, "row 1: nested deeper than 10000 levels at byte 30000"},
+		{"depth is at most 10,000", nested(10_002), rows.Limits{MaxDepth: 1e9},
+			"row 1: nested deeper than 10000 levels at byte 30000"},
 		{"rows", many(3), rows.Limits{MaxRows: 3}, ""},
 		{"rows", many(4), rows.Limits{MaxRows: 3}, "the page has more than 3 rows"},
 		{"rows by default", many(1_000_000), rows.Limits{}, ""},
@@ -173,7 +175,8 @@ func TestCheckKeepsLimits(t *testing.T) {
 			require.NoError(t, err, c.name)
 		} else {
 			require.EqualError(t, err, c.want, c.name)
-			limit := map[string]error{"fields": rows.ErrTooManyFields, "depth": rows.ErrTooDeep, "rows": rows.ErrTooManyRows}
+			limit := map[string]error{"fields": rows.ErrTooManyFields, "depth": rows.ErrTooDeep,
+				"rows": rows.ErrTooManyRows}
 			word, _, _ := strings.Cut(c.name, " ")
 			require.ErrorIs(t, err, limit[word], c.name)
 		}
@@ -183,7 +186,7 @@ func TestCheckKeepsLimits(t *testing.T) {
 func TestCheckAndCursorAgreeWithEncodingJSON(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		page := []byte(drawPage(t))
-		if rapid.Bool().Draw(t, "spoil") && len(page) > 0 { // one wrong byte anywhere
+		if rapid.Bool().Draw(t, "spoil") && len(page) > 0 { // corrupt one byte anywhere
 			i := rapid.IntRange(0, len(page)-1).Draw(t, "at")
 			page[i] = rapid.SampledFrom([]byte("\"\\{}[],:0-.e \n\x00\x1f\x80\xe6\xffx")).Draw(t, "byte")
 		}
@@ -207,7 +210,8 @@ func agree(t failer, page []byte) {
 	}
 	if err != nil {
 		var e *rows.SyntaxError
-		if !errors.As(err, &e) || e.Offset < 0 || e.Offset > len(page) || e.Msg == "" || !utf8.ValidString(e.Msg) || len(e.Msg) > 200 {
+		if !errors.As(err, &e) || e.Offset < 0 || e.Offset > len(page) || e.Msg == "" ||
+			!utf8.ValidString(e.Msg) || len(e.Msg) > 200 {
 			t.Fatalf("bad error %#v", err)
 		}
 		return
@@ -243,7 +247,7 @@ func drawObject(t *rapid.T, b *strings.Builder, depth int) {
 			b.WriteString("," + space(t))
 		}
 		name := drawString(t)
-		if rapid.IntRange(0, 3).Draw(t, "as ever") > 0 { // rows mostly have the same names
+		if rapid.IntRange(0, 3).Draw(t, "as ever") > 0 { // most rows repeat the names of the row before
 			name = [...]string{`"a"`, `"ab"`, `"日本"`, `"\""`, `""`}[i]
 		}
 		b.WriteString(name + space(t) + ":" + space(t))
@@ -282,7 +286,8 @@ func drawValue(t *rapid.T, b *strings.Builder, depth int) {
 }
 
 func drawNumber(t *rapid.T) string {
-	return rapid.StringMatching(`-?(0|[1-9][0-9]{0,20})(\.[0-9]{1,5})?([eE][+-]?[0-9]{1,2})?`).Draw(t, "number")
+	return rapid.StringMatching(`-?(0|[1-9][0-9]{0,20})(\.[0-9]{1,5})?([eE][+-]?[0-9]{1,2})?`).Draw(t,
+		"number")
 }
 
 func drawString(t *rapid.T) string {
@@ -295,7 +300,7 @@ func drawString(t *rapid.T) string {
 
 func FuzzCheck(f *testing.F) {
 	for _, h := range hostile {
-		f.Add([]byte(h.page[:min(len(h.page), 1000)])) // the long ones only slow the fuzzer
+		f.Add([]byte(h.page[:min(len(h.page), 1000)])) // longer seeds only slow down the fuzzer
 	}
 	f.Add([]byte(`[{"a":1,"b":"日本\ud83d\ude00","c":[{}],"a":null}, {} ]`))
 	f.Fuzz(func(t *testing.T, page []byte) { agree(t, page) })
@@ -303,7 +308,7 @@ func FuzzCheck(f *testing.F) {
 
 func FuzzCursor(f *testing.F) {
 	for _, h := range hostile {
-		f.Add([]byte(h.page[:min(len(h.page), 1000)])) // the long ones only slow the fuzzer
+		f.Add([]byte(h.page[:min(len(h.page), 1000)])) // longer seeds only slow down the fuzzer
 	}
 	f.Add([]byte(`[{"a":1,"b":"日本\ud83d\ude00","c":[{}],"a":null}, {} ]`))
 	f.Fuzz(func(t *testing.T, page []byte) {

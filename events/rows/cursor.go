@@ -6,12 +6,11 @@ import (
 	"math/bits"
 )
 
-// Cursor walks the rows of an array and the fields of each row, in the order
-// of the page. It allocates nothing; names and values alias the array.
+// Cursor walks the rows of an array and the fields of each row, in the order of the page. It does not
+// allocate; names and values alias the array.
 //
-// The array must have passed [Check] or come from [ScanResponse]. On other
-// bytes a cursor may return wrong values, but it never panics, never reads
-// out of bounds and always comes to an end.
+// The array must have passed [Check] or come from [ScanResponse]. On other bytes a cursor may return wrong
+// values, but it never panics, stays within bounds and always terminates.
 type Cursor struct {
 	b     []byte
 	i     int
@@ -20,8 +19,8 @@ type Cursor struct {
 	nameStart, nameEnd int // of the current field
 }
 
-// Span is where a value stands in the array of a [Cursor]. Unlike a [Value] it
-// holds no pointer, so that many of them can be kept at little cost.
+// Span locates a value in the array of a [Cursor]. Unlike a [Value] it holds no pointer, so keeping many
+// costs little.
 type Span struct {
 	start, end int
 	Kind       Kind
@@ -40,8 +39,7 @@ func NewCursor(array []byte) Cursor {
 	return c
 }
 
-// NextRow moves to the next row and reports whether there is one. Fields of
-// the current row that were not read are skipped.
+// NextRow moves to the next row and reports whether there is one. It skips unread fields of the current row.
 func (c *Cursor) NextRow() bool {
 	for c.inRow {
 		_, _, _ = c.Next(nil)
@@ -58,9 +56,8 @@ func (c *Cursor) NextRow() bool {
 	return true
 }
 
-// NextField returns the next field of the current row. name is the raw name
-// without its quotes; nameEscaped says that it holds a backslash. ok is false
-// when the row has no further field.
+// NextField returns the next field of the current row. name is the raw name without its quotes; nameEscaped
+// reports a backslash in it. ok is false after the last field.
 func (c *Cursor) NextField() (name []byte, nameEscaped bool, v Value, ok bool) {
 	at, _, ok := c.Next(nil)
 	if !ok {
@@ -70,10 +67,9 @@ func (c *Cursor) NextField() (name []byte, nameEscaped bool, v Value, ok bool) {
 	return name, bytes.IndexByte(name, '\\') >= 0, c.At(at), true
 }
 
-// Next moves to the next field of the current row, and returns where its value
-// stands; ok is false when there is none. It looks first for the expected name, as [Expect] makes it of a raw name;
-// when that is what comes, same is true: rows repeat the names of the row before,
-// and comparing costs less than reading.
+// Next moves to the next field of the current row and returns where its value is; ok is false after the last
+// field. expected is the name that probably comes next, as [Expect] returns it; same reports that it did.
+// Rows mostly repeat the names of the row before, and comparing is cheaper than reading.
 func (c *Cursor) Next(expected []byte) (v Span, same, ok bool) {
 	if !c.inRow {
 		return Span{}, false, false
@@ -130,8 +126,7 @@ func (c *Cursor) Next(expected []byte) (v Span, same, ok bool) {
 	return v, same, true
 }
 
-// readName reads the name at i, where a field or the end of the row is, and
-// returns the offset after its colon, -1 when there is no field.
+// readName reads the name at i and returns the offset after its colon, or -1 if the row ends there.
 func (c *Cursor) readName(i int) int {
 	b := c.b
 	if i >= len(b) || b[i] != '"' {
@@ -159,13 +154,13 @@ func (c *Cursor) readName(i int) int {
 // Name returns the current field's raw name, without its quotes.
 func (c *Cursor) Name() []byte { return c.b[c.nameStart:c.nameEnd:c.nameEnd] }
 
-// Raw returns the bytes that stand there, as in a [Value].
+// Raw returns the bytes of s, as in a [Value].
 func (c *Cursor) Raw(s Span) []byte { return c.b[s.start:s.end:s.end] }
 
-// At returns the value that stands there.
+// At returns the value at s.
 func (c *Cursor) At(s Span) Value { return Value{Kind: s.Kind, Raw: c.Raw(s), Escaped: s.Escaped} }
 
-// Expect appends to dst what [Cursor.Next] looks for when it expects a raw name.
+// Expect appends the form of a raw name that [Cursor.Next] takes as expected.
 func Expect(dst, raw []byte) []byte {
 	return append(append(append(dst, '"'), raw...), '"', ':')
 }

@@ -7,13 +7,12 @@ import (
 	"strconv"
 )
 
-// EqualRow reports whether two rows hold the same names and values, in any
-// order. Names and strings are compared decoded, numbers by their exact
-// decimal value (1, 1.0 and 10e-1 are equal), nested values likewise. Of a
-// name that occurs twice the last value counts. Bytes that are no JSON object, or
-// one that nests deeper than 64 levels, equal nothing.
+// EqualRow reports whether two rows hold the same names and values, in any order. Names and strings are
+// compared decoded, numbers by their exact decimal value (1, 1.0 and 10e-1 are equal), and nested values
+// likewise. If a name occurs twice, the last value counts. Bytes that are not a JSON object, or nest deeper
+// than 64 levels, equal nothing.
 //
-// It allocates for every field: it is meant for one row of each page.
+// EqualRow allocates for every field: use it for one row of each page at most.
 func EqualRow(a, b []byte) bool {
 	if !isRow(a) || !isRow(b) {
 		return false
@@ -35,9 +34,8 @@ func isRow(row []byte) bool {
 
 func trim(b []byte) []byte { return b[skipSpace(b, 0):] }
 
-// canonical appends a form of a checked JSON value that is equal for equal
-// values and for no others: sorted names, decoded strings with their length,
-// normalised numbers.
+// canonical appends a form of a checked JSON value that is equal for equal values only: sorted names, decoded
+// strings with their length, normalised numbers.
 func canonical(dst, raw []byte) []byte {
 	switch raw[0] {
 	case '{':
@@ -107,8 +105,7 @@ type decimal struct {
 	exponent int
 }
 
-// parseDecimal reads a checked JSON number. ok is false when its exponent is
-// beyond a billion.
+// parseDecimal reads a checked JSON number. ok is false if its exponent is beyond a billion.
 func parseDecimal(raw []byte) (d decimal, ok bool) {
 	if raw[0] == '-' {
 		d.negative = true

@@ -130,7 +130,8 @@ func TestUnquoteAgreesWithEncodingJSON(t *testing.T) {
 
 func TestUnquoteOfUncheckedBytes(t *testing.T) {
 	for raw, want := range map[string]string{
-		``: ``, `"`: ``, `""`: ``, `"\`: "\ufffd", `\u`: "\ufffd", `\u12`: "\ufffd12", `\ud800\u`: "\ufffd\ufffd", `\q`: `q`,
+		``: ``, `"`: ``, `""`: ``, `"\`: "\ufffd", `\u`: "\ufffd", `\u12`: "\ufffd12",
+		`\ud800\u`: "\ufffd\ufffd", `\q`: `q`,
 	} {
 		require.Equal(t, want, string(rows.Unquote(nil, []byte(raw))), "%q", raw)
 	}

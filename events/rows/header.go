@@ -2,13 +2,13 @@ package rows
 
 import "bytes"
 
-// sampleRows is how many rows after the first one are compared with it.
+// sampleRows is the number of rows after the first that are compared with it.
 const sampleRows = 20
 
-// FirstRowIsData reports whether the first row of a checked array cannot hold titles: a
-// value of it is no text, and the rows after it have values of the same kind under the
-// same names. Null is no value, and a number or boolean that reads like its name is a
-// title. A column below may have values of other kinds as well.
+// FirstRowIsData reports whether the first row of a checked array cannot hold titles. That is so if at least
+// one of its values is not a string and the rows below have values of the same kind under the same names.
+// Null counts as no value; a number or boolean that reads like its name counts as a title. Columns may mix
+// kinds below the first row.
 func FirstRowIsData(array []byte) bool {
 	odd := false
 	for _, k := range compareFirstRow(array) {
@@ -23,8 +23,8 @@ func FirstRowIsData(array []byte) bool {
 	return odd
 }
 
-// FirstRowIsTitles reports whether the first row of a checked array is all text and the
-// rows after it are not.
+// FirstRowIsTitles reports whether the first row of a checked array holds only strings while the rows below
+// also hold other kinds.
 func FirstRowIsTitles(array []byte) bool {
 	below := false
 	for _, k := range compareFirstRow(array) {
@@ -36,15 +36,15 @@ func FirstRowIsTitles(array []byte) bool {
 	return below
 }
 
-// column compares a value of the first row with those below it. Null is no value.
+// column compares a value of the first row with those below it. Null counts as no value.
 type column struct {
 	first       Kind
-	named       bool // the first row's value is no text and reads like its name
-	same, other bool // there are values of its kind, of others
+	named       bool // the first row's value is not a string and reads like its name
+	same, other bool // the rows below have values of the same kind, of another kind
 }
 
-// compareFirstRow compares the first row of a checked array with the next ones.
-// Names are as they stand there.
+// compareFirstRow compares the first row of a checked array with the next sampleRows rows. The keys of the
+// result are raw names.
 func compareFirstRow(array []byte) map[string]*column {
 	columns := map[string]*column{}
 	c := NewCursor(array)
@@ -56,7 +56,8 @@ func compareFirstRow(array []byte) map[string]*column {
 			}
 			kind := kindGroup(v.Kind)
 			if n == 0 {
-				columns[string(name)] = &column{first: kind, named: kind != String && bytes.Equal(v.Raw, name)}
+				columns[string(name)] = &column{first: kind, named: kind != String &&
+					bytes.Equal(v.Raw, name)}
 			} else if k := columns[string(name)]; k != nil && kind != Null {
 				k.same = k.same || kind == k.first
 				k.other = k.other || kind != k.first
@@ -66,7 +67,7 @@ func compareFirstRow(array []byte) map[string]*column {
 	return columns
 }
 
-// kindGroup makes one kind of the two booleans.
+// kindGroup treats both booleans as one kind.
 func kindGroup(k Kind) Kind {
 	if k == False {
 		return True

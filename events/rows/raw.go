@@ -1,8 +1,7 @@
 package rows
 
-// NextRaw moves over the next row and returns it as it stands in the array,
-// with its braces. It is cheaper than reading the fields. Fields of the
-// current row that were not read are skipped.
+// NextRaw moves past the next row and returns its bytes as sent, braces included. It is cheaper than reading
+// the fields. It skips unread fields of the current row.
 func (c *Cursor) NextRaw() (row []byte, ok bool) {
 	if !c.NextRow() {
 		return nil, false
@@ -17,6 +16,6 @@ func (c *Cursor) NextRaw() (row []byte, ok bool) {
 	return c.b[start:end:end], true
 }
 
-// Offset is where the cursor stands in the array: after [Cursor.NextRaw], just
-// behind the row that it returned.
+// Offset returns the cursor's position in the array. After [Cursor.NextRaw] it is the end of the row that
+// NextRaw returned.
 func (c *Cursor) Offset() int { return c.i }

@@ -10,7 +10,7 @@ import (
 	"sheaf/events/rows"
 )
 
-// The slow readers of encoding/json that the scanner is held against.
+// Slow readers built on encoding/json, the reference for the scanner.
 
 var deep = rows.Limits{MaxDepth: 10_000} // the depth of encoding/json
 
@@ -19,7 +19,7 @@ type field struct {
 	Raw  string
 }
 
-// referenceRows decodes an array of objects, or says that it is none.
+// referenceRows decodes an array of objects; ok is false if it is not one.
 func referenceRows(array []byte) ([][]field, bool) {
 	var elements []json.RawMessage
 	if !utf8.Valid(array) || json.Unmarshal(array, &elements) != nil || elements == nil {
@@ -51,13 +51,12 @@ func referenceRows(array []byte) ([][]field, bool) {
 	return all, true
 }
 
-// cursorRows walks an array, and beside it a second time with the names of the row
-// before expected; ok is false when the walk takes more steps than the array has
-// bytes, or the two see different things.
+// cursorRows walks an array twice side by side, the second time expecting the names of the row before. ok is
+// false if a walk takes more steps than the array has bytes, or if the two differ.
 func cursorRows(array []byte) (all [][]field, ok bool) {
 	all = [][]field{}
 	steps := 0
-	var before [][]byte // names, as they are expected
+	var before [][]byte // the expected names
 	expecting := rows.NewCursor(array)
 	for c := rows.NewCursor(array); c.NextRow(); {
 		if !expecting.NextRow() {
@@ -79,7 +78,8 @@ func cursorRows(array []byte) (all [][]field, ok bool) {
 			if !more {
 				break
 			}
-			if !bytes.Equal(expecting.Name(), name) || !bytes.Equal(expecting.Raw(at), v.Raw) || at.Kind != v.Kind || at.Escaped != v.Escaped {
+			if !bytes.Equal(expecting.Name(), name) || !bytes.Equal(expecting.Raw(at), v.Raw) ||
+				at.Kind != v.Kind || at.Escaped != v.Escaped {
 				return nil, false
 			}
 			expected := rows.Expect(nil, name)
@@ -87,7 +87,8 @@ func cursorRows(array []byte) (all [][]field, ok bool) {
 				return nil, false
 			}
 			before[i] = expected
-			if escaped != bytes.ContainsRune(name, '\\') || v.Escaped != (v.Kind == rows.String && bytes.ContainsRune(v.Raw, '\\')) {
+			if escaped != bytes.ContainsRune(name, '\\') ||
+				v.Escaped != (v.Kind == rows.String && bytes.ContainsRune(v.Raw, '\\')) {
 				return nil, false
 			}
 			row = append(row, field{string(rows.Unquote(nil, name)), string(v.Raw)})
@@ -97,7 +98,7 @@ func cursorRows(array []byte) (all [][]field, ok bool) {
 	return all, !expecting.NextRow()
 }
 
-// referenceResponse is ScanResponse by way of maps.
+// referenceResponse does what ScanResponse does, with maps.
 func referenceResponse(body []byte) (r rows.Response, ok bool) {
 	body = bytes.TrimPrefix(body, []byte("\xef\xbb\xbf"))
 	if !utf8.Valid(body) {
@@ -165,7 +166,8 @@ func referenceResponse(body []byte) (r rows.Response, ok bool) {
 				_ = json.Unmarshal(raw, &text)
 			}
 			var number json.Number
-			if !json.Valid([]byte(text)) || strings.TrimSpace(text) != text || json.Unmarshal([]byte(text), &number) != nil || text[0] == '"' {
+			if !json.Valid([]byte(text)) || strings.TrimSpace(text) != text ||
+				json.Unmarshal([]byte(text), &number) != nil || text[0] == '"' {
 				right = right && name != "page"
 				*to.has = name != "page"
 				continue

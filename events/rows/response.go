@@ -6,41 +6,39 @@ import (
 	"unicode/utf8"
 )
 
-// Response is what one scan of a source's answer finds. Rows and FirstRow
-// alias the scanned body; all else is a copy.
+// Response holds the fields of a source's response. Rows and FirstRow alias the scanned body; all else is
+// copied.
 type Response struct {
-	// Errcode is the raw JSON of errcode, "" when absent, cut before the
-	// character that would go beyond 128 bytes.
+	// Errcode is the raw JSON of errcode, at most 128 bytes of it, cut between characters. Empty if absent.
 	Errcode string
-	// Msg is msg, decoded and cut at 500 characters. A msg that is a number
-	// or a boolean is its text; null, an object or an array is "".
+	// Msg is msg, decoded and cut at 500 characters. A number or boolean appears as its JSON text; null, an
+	// object or an array as "".
 	Msg string
-	// Rows is the JSON array data.data as sent, [] for null. It is nil when the answer is
-	// not OK and carries no such array.
+	// Rows is the JSON array data.data as sent, [] for null. It is nil if the response is not OK and has no
+	// such array.
 	Rows []byte
-	// RowCount is the number of rows, with the header row.
+	// RowCount is the number of rows, header row included.
 	RowCount int
-	// FirstRow is the first object of Rows, nil when Rows is empty.
+	// FirstRow is the first object of Rows, nil if Rows is empty.
 	FirstRow []byte
 
-	// HasPagetag says that data.pagetag is an object. Each number in it may
-	// be a JSON number or a string that holds one. Limit, Total and TotalPage
-	// are 0 when what is there counts nothing: a negative or fractional number,
+	// HasPagetag reports that data.pagetag is an object. Each number in it may be a JSON number or a string
+	// that holds one. Limit, Total and TotalPage are 0 if the value is not a count: a negative or fractional
+	// number, any other string, a boolean, an array or an object.
 	// any other string, a boolean, an array or an object.
 	HasPagetag                                bool
 	Page, Limit, Total, TotalPage             int64
 	HasPage, HasLimit, HasTotal, HasTotalPage bool
 }
 
-// OK reports whether the source calls its answer a success: errcode is
-// absent, null, a number equal to zero, or "0".
+// OK reports whether the source signals success: errcode is absent, null, a number equal to zero, or "0".
 func (r Response) OK() bool {
 	switch r.Errcode {
 	case "", "null", "0", `"0"`:
 		return true
 	}
 	if kindOf(r.Errcode[0]) != Number || len(r.Errcode) == maxErrcodeBytes {
-		return false // a number that long may have been cut
+		return false // a number this long may have been cut
 	}
 	d, ok := parseDecimal([]byte(r.Errcode))
 	return ok && d.digits == ""
@@ -51,23 +49,20 @@ const (
 	maxMsgRunes     = 500
 )
 
-// ScanResponse checks a whole answer in one pass and finds its fields, in
-// whatever order they come:
+// ScanResponse checks a whole response in one pass and finds its fields, in any order:
 //
 //	{"errcode": 0, "msg": "", "data": {"data": [...], "pagetag": {...}}}
 //
-// The body must be one JSON object in valid UTF-8 with nothing but white space
-// around it; a byte order mark before it is ignored (RFC 8259, section 8.1).
-// Names are matched exactly. Of a name that occurs twice the last one counts,
-// and a second data replaces the first one whole.
+// The body must be one JSON object in valid UTF-8, surrounded by white space only. A byte order mark before
+// it is ignored (RFC 8259, section 8.1). Names are matched exactly. If a name occurs twice, the last one
+// counts, and a second data replaces all of the first.
 //
-// When [Response.OK] is false, data is checked as JSON but may be of any form
-// or absent; what it holds in the expected form is still returned. When OK is
-// true, data and data.data must be there and of the right form; a data.data that
-// is null is an empty array. A missing pagetag is no error. A page in it that is no
-// whole number is one, and so is a total or total_page that is too large for an int64.
+// If [Response.OK] is false, data may be absent or of any form, but must be JSON; parts in the expected form
+// are still returned. If OK is true, data and data.data must be present and in the expected form; a null
+// data.data is an empty array. A missing pagetag is not an error. A page that is not a whole number is, and
+// so is a total or total_page too large for an int64.
 //
-// An error is a [*SyntaxError], and the Response is empty then.
+// Every error is a [*SyntaxError], returned with an empty Response.
 func ScanResponse(body []byte, lim Limits) (Response, error) {
 	s := scanner{b: body, lim: lim.withDefaults()}
 	i := 0
@@ -98,7 +93,7 @@ func ScanResponse(body []byte, lim Limits) (Response, error) {
 	case s.err != nil && whole && body[start] == '{' && body[s.err.Offset] == '{':
 		s.err.Hint = "the body is a sequence of JSON objects (NDJSON); " + reads
 		return Response{}, s.err
-	case s.err != nil && s.err.Offset == start && !s.err.Truncated: // no JSON at all
+	case s.err != nil && s.err.Offset == start && !s.err.Truncated: // not JSON at all
 		s.err.Hint = reads
 		return Response{}, s.err
 	case s.err != nil:
@@ -123,9 +118,8 @@ func ScanResponse(body []byte, lim Limits) (Response, error) {
 	return r, nil
 }
 
-// answer gathers the members of a body while it is scanned. Each member keeps
-// its own finding of a wrong form, so that a later one of the same name
-// replaces it too.
+// answer gathers the members of a body during the scan. Each member keeps its own error about a wrong form,
+// so that a later member of the same name replaces that too.
 type answer struct {
 	errcode, msg []byte
 	data         member[data]
@@ -147,7 +141,7 @@ type pagetag struct {
 	page, limit, total, totalPage member[int64]
 }
 
-// found makes m the member that the scanner has just read.
+// found stores the member that the scanner has just read.
 func (m *member[T]) found(s *scanner, v T) {
 	*m = member[T]{has: s.shape == nil, value: v, shape: s.shape}
 	s.shape = nil
@@ -192,7 +186,7 @@ func (d *data) member(s *scanner, name []byte, i int) int {
 		switch {
 		case i < 0:
 		case s.b[start] == 'n':
-			r.array = []byte("[]") // an empty list of a source written in Go
+			r.array = []byte("[]") // Go programs encode an empty list as null
 		default:
 			r.array = s.b[start:i:i]
 		}
@@ -245,7 +239,7 @@ func (p *pagetag) member(s *scanner, name []byte, i int) int {
 	return i
 }
 
-// misshapen returns what a successful answer lacks. end is the body's length.
+// misshapen returns the part that a successful response lacks. end is the body's length.
 func (a *answer) misshapen(end int) *SyntaxError {
 	d := &a.data.value
 	p := &d.pagetag.value
@@ -317,8 +311,8 @@ func cut(b []byte) string {
 
 const tooLarge = "too large"
 
-// wholeNumber reads a checked JSON number, or a string that holds one; wrong
-// says what it is instead.
+// wholeNumber reads a checked JSON number, or a string that holds one. If it is neither, wrong describes the
+// value.
 func wholeNumber(raw []byte) (n int64, wrong string) {
 	text := raw
 	switch k := kindOf(raw[0]); k {

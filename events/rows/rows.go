@@ -1,16 +1,13 @@
 // Package rows reads the rows of a page as the source sent them.
 //
-// A page's rows are a JSON array of objects. The array stays bytes from the
-// source's answer to the workbook: this package finds the borders of its
-// rows, names and values, and never builds a map or allocates per cell.
+// A page's rows are a JSON array of objects. They stay bytes from the source's response to the workbook: this
+// package finds where rows, names and values begin and end. It never builds a map or allocates per cell.
 //
-// [ScanResponse] checks a whole answer of a source and finds the array in it.
-// [Check] checks an array alone. Both accept exactly the texts of RFC 8259 in
-// valid UTF-8. [Cursor] then walks the checked array.
+// [ScanResponse] checks a whole response and finds the array in it. [Check] checks an array alone. Both
+// accept exactly the texts of RFC 8259 in valid UTF-8. [Cursor] then walks the checked array.
 //
-// A name may occur twice in one row. The scan accepts that, as RFC 8259 does,
-// and the cursor returns both fields in order; for the consumer the last one
-// counts.
+// A name may occur twice in one row. The scan accepts that, as RFC 8259 does, and the cursor returns both
+// fields in order. Consumers use the last one.
 package rows
 
 import (
@@ -55,20 +52,18 @@ func (k Kind) String() string {
 	return fmt.Sprintf("kind %d", byte(k))
 }
 
-// Value is one JSON value as it stands in the page. Raw aliases the page and
-// is never decoded; for a String it includes the quotes.
+// Value is one JSON value, as sent. Raw aliases the page and is never decoded. For a String it includes the
+// quotes.
 type Value struct {
 	Kind    Kind
 	Raw     []byte
 	Escaped bool // a String that holds at least one backslash
 }
 
-// Limits bounds what a scan accepts. A field that is zero or less means its
-// default.
+// Limits bounds what a scan accepts. A field of zero or less means its default.
 type Limits struct {
-	// MaxDepth is how deep arrays and objects may nest: in the rows, the
-	// array itself is 1 and each row 2; in the rest of an answer the body is
-	// 1. Default 64, at most 10,000, the depth of encoding/json.
+	// MaxDepth is how deep arrays and objects may nest. In the rows, the array is level 1 and each row level
+	// 2; elsewhere in a response the body is level 1. Default 64, at most 10,000, as in encoding/json.
 	MaxDepth int
 	// MaxRows is the number of rows in one page. Default 1,000,000.
 	MaxRows int
@@ -98,22 +93,20 @@ func (l Limits) withDefaults() Limits {
 	return l
 }
 
-// SyntaxError says why bytes are not an acceptable page. Its text holds at
-// most one character of the input.
+// SyntaxError says why a page or response was refused. Its text holds at most one character of the input.
 type SyntaxError struct {
-	Offset int    // byte offset in the scanned bytes where the trouble shows
-	Row    int    // row it lies in, counted from 1; 0 outside the rows
+	Offset int    // where the error was found
+	Row    int    // the row of Offset, from 1; 0 outside the rows
 	Msg    string // one sentence for a person
-	// Hint says what an answer in another form holds, with the names of its
-	// keys, and which form is read. It is "" for every other error.
+	// Hint lists the keys of a response in an unknown form and says which form is read. Empty for all other
+	// errors.
 	Hint      string
 	Truncated bool // the bytes end before the JSON text does
 	limit     error
 }
 
-// Sentinel errors that a [*SyntaxError] wraps when the bytes are JSON but
-// beyond one of the [Limits]. The scan stopped there, so what follows was not
-// checked.
+// A [*SyntaxError] wraps one of these errors if the bytes are JSON that exceeds [Limits]. The scan stopped
+// there and did not check the rest.
 var (
 	ErrTooManyRows   = errors.New("too many rows")   // Limits.MaxRows
 	ErrTooManyFields = errors.New("too many fields") // Limits.MaxFields
@@ -124,13 +117,12 @@ var (
 // Unwrap returns the limit that was exceeded, or nil.
 func (e *SyntaxError) Unwrap() error { return e.limit }
 
-// Error returns the sentence.
+// Error returns Msg.
 func (e *SyntaxError) Error() string { return e.Msg }
 
-// Unquote decodes a JSON string, given with its quotes or, like the names of
-// [Cursor.NextField], without them, and appends the result to dst. A surrogate without its partner becomes U+FFFD, as in
-// encoding/json. Bytes that no check has passed decode to something, never
-// to a panic.
+// Unquote decodes a JSON string and appends the result to dst. raw may have its quotes or, like the names of
+// [Cursor.NextField], lack them. A surrogate without its partner becomes U+FFFD, as in encoding/json.
+// Unchecked bytes give an arbitrary result, never a panic.
 func Unquote(dst, raw []byte) []byte {
 	if len(raw) > 0 && raw[0] == '"' { // contents never begin with a bare quote
 		raw = raw[1:]
@@ -184,7 +176,7 @@ func Unquote(dst, raw []byte) []byte {
 	return dst
 }
 
-// hex4 reads the four hexadecimal digits that b begins with.
+// hex4 reads the four hexadecimal digits at the start of b.
 func hex4(b []byte) (rune, bool) {
 	if len(b) < 4 {
 		return 0, false

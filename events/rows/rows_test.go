@@ -34,8 +34,10 @@ func TestCursorReturnsFieldsAsTheyStand(t *testing.T) {
 		got = append(got, row)
 	}
 	require.Equal(t, [][]field{
-		{{"a", false, rows.Number, "1.50", false}, {`b\"`, true, rows.String, `"x\ny"`, true}, {"c", false, rows.Object, `{"d":["}"]}`, false}},
+		{{"a", false, rows.Number, "1.50", false}, {`b\"`, true, rows.String, `"x\ny"`, true},
+			{"c", false, rows.Object, `{"d":["}"]}`, false}},
 		{},
-		{{"a", false, rows.Null, "null", false}, {"a", false, rows.True, "true", false}, {"e", false, rows.False, "false", false}, {"f", false, rows.Array, "[1,2]", false}},
+		{{"a", false, rows.Null, "null", false}, {"a", false, rows.True, "true", false},
+			{"e", false, rows.False, "false", false}, {"f", false, rows.Array, "[1,2]", false}},
 	}, got)
 }

@@ -8,10 +8,8 @@ import (
 	"unicode/utf8"
 )
 
-// Check scans array once and says whether it is one JSON array of objects:
-// the grammar of RFC 8259, valid UTF-8, within lim, and nothing but white
-// space around it. It returns the number of rows. An error is a
-// [*SyntaxError].
+// Check scans array once and returns its number of rows. It accepts one JSON array of objects: the grammar of
+// RFC 8259, valid UTF-8, within lim, surrounded by white space only. Every error is a [*SyntaxError].
 func Check(array []byte, lim Limits) (n int, err error) {
 	s := scanner{b: array, lim: lim.withDefaults()}
 	i := skipSpace(array, 0)
@@ -35,20 +33,20 @@ func Check(array []byte, lim Limits) (n int, err error) {
 	return a.count, nil
 }
 
-// scanner checks JSON. Its methods take an offset and return the offset after
-// what they read, or -1 once err is set.
+// scanner checks JSON. Its methods take an offset and return the offset after the text they read, or -1 once
+// err is set.
 type scanner struct {
 	b     []byte
 	lim   Limits
-	row   int          // row the scan is in, from 1; 0 outside the rows
+	row   int          // row that the scan is in, from 1; 0 outside the rows
 	err   *SyntaxError // not JSON, or beyond a limit: the scan has stopped
-	shape *SyntaxError // JSON, but not of the expected form: the first such finding
+	shape *SyntaxError // JSON, but not in the expected form: the first such error
 
-	names [expectedNames][2]int // where the names of the row before stand, with quotes
+	names [expectedNames][2]int // positions of the previous row's names, with quotes
 }
 
-// expectedNames is how many of a row's names are compared with those of the row
-// before. One that is equal is right too, and need not be scanned.
+// expectedNames is how many of a row's names are compared with those of the row before. An equal name is
+// valid too, so the scanner skips it.
 const expectedNames = 64
 
 func (s *scanner) fail(i int, format string, args ...any) int {
@@ -60,7 +58,7 @@ func (s *scanner) fail(i int, format string, args ...any) int {
 	return -1
 }
 
-// beyond fails because of a limit.
+// beyond fails with a limit error.
 func (s *scanner) beyond(limit error, i int, format string, args ...any) int {
 	s.fail(i, format, args...)
 	s.err.limit = limit
@@ -73,7 +71,7 @@ func (s *scanner) misshapen(i, row int, format string, args ...any) {
 	}
 }
 
-// unexpected fails because b[i] is not what the grammar wants there.
+// unexpected fails because the grammar wants something else at i.
 func (s *scanner) unexpected(i int, want string) int {
 	if i >= len(s.b) {
 		s.fail(len(s.b), "the JSON is truncated at byte %d", len(s.b))
@@ -83,7 +81,7 @@ func (s *scanner) unexpected(i int, want string) int {
 	return s.fail(i, "%s at byte %d where %s should be", show(s.b[i]), i, want)
 }
 
-// show writes one byte of the input for a person.
+// show renders one byte of the input for an error message.
 func show(c byte) string {
 	if c > ' ' && c < 0x7f {
 		return fmt.Sprintf("'%c'", c)
@@ -91,7 +89,7 @@ func show(c byte) string {
 	return fmt.Sprintf("byte 0x%02x", c)
 }
 
-// end checks that only white space follows.
+// end checks that only white space is left.
 func (s *scanner) end(i int) {
 	if i = skipSpace(s.b, i); i < len(s.b) {
 		s.row = 0
@@ -99,7 +97,7 @@ func (s *scanner) end(i int) {
 	}
 }
 
-// rowArray is what a scan finds of an array of rows.
+// rowArray is the result of scanning an array of rows.
 type rowArray struct {
 	array, first []byte
 	count        int
@@ -129,7 +127,8 @@ func (s *scanner) rows(i int) (a rowArray, end int) {
 			return a, -1
 		}
 		if i-start > s.lim.MaxRowBytes {
-			return a, s.beyond(ErrRowTooLong, start, "has %d bytes, at most %d are allowed", i-start, s.lim.MaxRowBytes)
+			return a, s.beyond(ErrRowTooLong, start, "has %d bytes, at most %d are allowed", i-start,
+				s.lim.MaxRowBytes)
 		}
 		if a.count == 1 {
 			a.first = b[start:i:i]
@@ -147,7 +146,7 @@ func (s *scanner) rows(i int) (a rowArray, end int) {
 	}
 }
 
-// kindOf returns the kind of a checked value by its first byte.
+// kindOf returns the kind of a checked value from its first byte.
 func kindOf(c byte) Kind {
 	switch c {
 	case 'n':
@@ -166,7 +165,7 @@ func kindOf(c byte) Kind {
 	return Number
 }
 
-// value reads any value at i, which lies inside depth arrays and objects.
+// value reads any value at i, inside depth arrays and objects.
 func (s *scanner) value(i, depth int) int {
 	if i >= len(s.b) {
 		return s.unexpected(i, "a value")
@@ -235,13 +234,14 @@ func (s *scanner) object(i, depth, maxFields int) int {
 	}
 }
 
-// name reads the n-th name of an object at a depth. Its quote is at i.
+// name reads the n-th name of an object at the given depth. Its quote is at i.
 func (s *scanner) name(i, n, depth int) int {
 	if depth != 2 || n > len(s.names) {
 		return s.str(i + 1)
 	}
 	before := &s.names[n-1]
-	if size := before[1] - before[0]; size > 0 && size <= len(s.b)-i && string(s.b[i:i+size]) == string(s.b[before[0]:before[1]]) {
+	if size := before[1] - before[0]; size > 0 && size <= len(s.b)-i &&
+		string(s.b[i:i+size]) == string(s.b[before[0]:before[1]]) {
 		return i + size
 	}
 	end := s.str(i + 1)
@@ -249,9 +249,8 @@ func (s *scanner) name(i, n, depth int) int {
 	return end
 }
 
-// members reads the object that opens at i and hands each
-// unquoted name with the offset of its value to read, which returns the offset
-// after the value.
+// members reads the object that opens at i. It passes each unquoted name and the offset of its value to read,
+// which returns the offset after the value.
 func (s *scanner) members(i int, read func(name []byte, at int) int) int {
 	b := s.b
 	i = skipSpace(b, i+1)
@@ -398,7 +397,7 @@ func (s *scanner) str(i int) int {
 			i += bits.TrailingZeros64(m) >> 3
 			break
 		}
-		// The stopping byte, or the last bytes of the input.
+		// The byte that stopped the word, or the last bytes of the input.
 		for i < len(b) && b[i] != '"' && b[i] != '\\' && b[i] >= ' ' {
 			seen |= uint64(b[i])
 			i++
@@ -422,7 +421,7 @@ func (s *scanner) str(i int) int {
 	}
 }
 
-// escape reads the escape whose backslash stands before i.
+// escape reads the escape whose backslash is just before i.
 func (s *scanner) escape(i int) int {
 	if i >= len(s.b) {
 		return s.unexpected(i, "")

@@ -7,16 +7,16 @@ import (
 	"unicode/utf8"
 )
 
-// reads says which form of an answer [ScanResponse] reads.
+// reads is the part of a hint that names the only response form that [ScanResponse] accepts.
 const reads = `Sheaf reads {"errcode":0,"data":{"data":[…],"pagetag":{…}}}`
 
-// Bounds of the names in a hint.
+// Limits of the key names that a hint lists.
 const (
 	maxHintNames = 8
 	maxHintRunes = 40
 )
 
-// keysOf lists the names of the checked object at i, in the order of the body.
+// keysOf lists the keys of the checked object at i, in the order of the body.
 func keysOf(body []byte, i int) string {
 	s := scanner{b: body, lim: Limits{}.withDefaults()}
 	var names []string
@@ -41,8 +41,8 @@ func keysOf(body []byte, i int) string {
 	}
 }
 
-// quoteName quotes a name. One that is long or has characters to escape is left out: the others stand in the hint
-// as they are, so that a secret that a source repeats can be found in it.
+// quoteName quotes a key. It replaces a key that is long or needs escaping by "…". All other keys appear
+// unchanged, so that redaction can find a secret that a source echoes as a key.
 func quoteName(name []byte) string {
 	quoted := strconv.Quote(string(name))
 	if len(quoted) != len(name)+2 || utf8.RuneCount(name) > maxHintRunes {

@@ -29,7 +29,8 @@ func benchRows(n int) []string {
 			note = fmt.Sprintf(`"note %x & more"`, r.Uint64())
 		}
 		data[i] = fmt.Sprintf(`{"id":%d,"sn":"SN%012d","name":"客户%d","amount":%d.%02d,"paid":%t,"city":"%s","created_at":"2026-%02d-%02d %02d:%02d:%02d","note":%s}`,
-			i+1, r.Uint64N(1e12), r.IntN(50000), r.IntN(100000), r.IntN(100), r.IntN(4) > 0, cities[r.IntN(len(cities))],
+			i+1, r.Uint64N(1e12), r.IntN(50000), r.IntN(100000), r.IntN(100), r.IntN(4) > 0,
+			cities[r.IntN(len(cities))],
 			1+r.IntN(12), 1+r.IntN(28), r.IntN(24), r.IntN(60), r.IntN(60), note)
 	}
 	return data
@@ -59,7 +60,7 @@ func BenchmarkWriteWorkbook(b *testing.B) {
 	}
 }
 
-// BenchmarkSmallWorkbook measures what a workbook of 100 rows costs.
+// BenchmarkSmallWorkbook measures a workbook of 100 rows.
 func BenchmarkSmallWorkbook(b *testing.B) {
 	pages := cutPages(benchHeader, benchRows(100), 50)
 	f, err := os.Create(filepath.Join(b.TempDir(), "out.zip"))
@@ -86,7 +87,7 @@ func blocksOf(b *testing.B, n int) (blocks [][]byte) {
 	return blocks
 }
 
-// BenchmarkRowDeflater compresses the XML of some 20,000 rows.
+// BenchmarkRowDeflater compresses the XML of about 20,000 rows.
 func BenchmarkRowDeflater(b *testing.B) {
 	blocks := blocksOf(b, 20_000)
 	d, packed := new(rowDeflater), []byte(nil)
@@ -98,7 +99,7 @@ func BenchmarkRowDeflater(b *testing.B) {
 	}
 }
 
-// BenchmarkEncoder makes the XML of 20,000 rows.
+// BenchmarkEncoder encodes 20,000 rows.
 func BenchmarkEncoder(b *testing.B) {
 	const n, columns = 20_000, 8
 	head, err := newHeader([]byte("[" + benchHeader + "]"))
@@ -108,16 +109,16 @@ func BenchmarkEncoder(b *testing.B) {
 	pages := cutPages(benchHeader, benchRows(n), n)
 	b.SetBytes(int64(len(pages[0].Rows)))
 	for b.Loop() {
-		if err := e.batch(&batch{pages: pages, first: widthRows}, 0); err != nil { // none of them measured
+		// past the rows whose widths are measured
+		if err := e.batch(&batch{pages: pages, first: widthRows}, 0); err != nil {
 			b.Fatal(err)
 		}
 	}
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/n/columns, "ns/cell")
 }
 
-// BenchmarkStreamWriter measures excelize's StreamWriter on the same rows.
-// In "values" they lie decoded in memory before the clock starts; "pages" is
-// the whole way that WriteWorkbook goes, with encoding/json in front.
+// BenchmarkStreamWriter measures excelize's StreamWriter on the same rows. In "values" they are decoded
+// before the clock starts. "pages" does all that WriteWorkbook does, with encoding/json as decoder.
 func BenchmarkStreamWriter(b *testing.B) {
 	pages := cutPages(benchHeader, benchRows(benchRowCount), 1000)
 	name := filepath.Join(b.TempDir(), "out.xlsx")
@@ -148,8 +149,7 @@ func BenchmarkStreamWriter(b *testing.B) {
 	}
 }
 
-// decodeRows returns the values of a page's rows in column order, the header
-// only of page 1.
+// decodeRows returns the values of a page's rows in column order; only page 1 includes the header.
 func decodeRows(t testing.TB, p Page) [][]any {
 	var objects []map[string]any
 	d := json.NewDecoder(bytes.NewReader(p.Rows))
@@ -197,7 +197,7 @@ func streamWrite(t testing.TB, name string, pages iter.Seq[[][]any]) int64 {
 	return info.Size()
 }
 
-// keysOf returns the keys of the first row in their order.
+// keysOf returns the keys of the first row in order.
 func keysOf(t testing.TB, page []byte) []string {
 	d := json.NewDecoder(bytes.NewReader(page))
 	var keys []string
@@ -215,8 +215,7 @@ func keysOf(t testing.TB, page []byte) []string {
 	return keys
 }
 
-// The file is at most 1.05 times the size that StreamWriter makes of the same
-// rows, also at 20 rows a page.
+// The file is at most 1.05 times as large as StreamWriter's of the same rows, also with 20 rows a page.
 func TestFileSizeAgainstStreamWriter(t *testing.T) {
 	t.Parallel()
 	data := benchRows(20_000)

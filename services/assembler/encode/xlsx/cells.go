@@ -23,13 +23,12 @@ const (
 	maxCellText = 32_767 // UTF-16 code units
 )
 
-// Column widths, in characters of the default font. A CJK character counts
-// as two.
+// Column widths, in characters of the default font. A CJK character counts as two.
 const (
 	minWidth    = 8
 	maxWidth    = 60
 	widthMargin = 2
-	// widthRows is how many data rows the widths are measured on.
+	// widthRows is the number of data rows that the column widths are measured on.
 	widthRows = 100
 )
 
@@ -40,9 +39,8 @@ type header struct {
 	refs    []snippet        // `<c r="A` and so on
 }
 
-// newHeader reads the first row of a page; h is nil when it has none. Of a
-// name that occurs twice, the first place and the last title count. A title that
-// is null or "" is the name.
+// newHeader reads the first row of a page; h is nil if there is none. If a name occurs twice, its first
+// position and its last title count. If a title is null or "", the name is the title.
 func newHeader(page []byte) (h *header, err error) {
 	c := rows.NewCursor(page)
 	if !c.NextRow() {
@@ -87,7 +85,7 @@ func columnName(i int) string {
 	return string(b[at:])
 }
 
-// appendRow appends the header row and reports which titles had to be cut.
+// appendRow appends the header row and reports which titles were cut.
 func (h *header) appendRow(dst []byte) (_ []byte, cuts cellCuts) {
 	dst = append(dst, `<row r="1">`...)
 	for i, title := range h.titles {
@@ -108,12 +106,12 @@ func (h *header) appendRow(dst []byte) (_ []byte, cuts cellCuts) {
 	return append(dst, `</row>`...), cuts
 }
 
-// cellCuts counts the cells whose text was cut, and knows the first.
+// cellCuts counts the cells whose text was cut, and locates the first.
 type cellCuts struct {
 	n      int64
 	row    int // from 1, on its sheet
 	column int // from 0
-	sheet  int // from 1; set when chunks are joined
+	sheet  int // from 1; set when chunks are merged
 }
 
 func (c *cellCuts) add(row, column int) {
@@ -122,13 +120,13 @@ func (c *cellCuts) add(row, column int) {
 	}
 }
 
-// textNumbers counts the numbers in a column of a chunk that became text.
+// textNumbers counts the numbers of a column in a chunk that became text.
 type textNumbers struct {
 	n   int32
 	row int32 // of the first, from 1, on its sheet
 }
 
-// textNumber counts a number that became text, in a column of so many.
+// textNumber counts a number that became text. columns is the number of columns.
 func (c *chunk) textNumber(column int32, row, columns int) {
 	if c.numbers == nil {
 		c.numbers = make([]textNumbers, columns)
@@ -139,32 +137,31 @@ func (c *chunk) textNumber(column int32, row, columns int) {
 	}
 }
 
-// unknownFields counts fields whose name is not in the header, and knows the
-// first.
+// unknownFields counts fields whose name is not in the header, and records the first.
 type unknownFields struct {
 	n    int64
 	name string
 	row  int64 // data row of the export, from 1
 }
 
-// chunk is the XML of some successive rows of a batch, in a buffer that goes
-// back to a pool when all blocks that it lends to are deflated.
+// chunk is the XML of successive rows of a batch. Its buffer returns to a pool once all blocks that borrow
+// from it are deflated.
 type chunk struct {
 	xml []byte
-	// first is the index in its batch of the first row that begins in the
-	// chunk. A chunk that continues a row holds no other.
+	// first is the index in its batch of the first row that begins in the chunk. A chunk that continues a row
+	// holds no other row.
 	first     int
-	rows      int // that begin in it
+	rows      int // rows that begin in it
 	continues bool
-	newSheet  bool // it begins with the first row of a further sheet
+	newSheet  bool // it begins with the first row of a new sheet
 
 	cuts    cellCuts
 	unknown unknownFields
-	numbers []textNumbers // of the columns, when it holds numbers that are text
-	widths  []uint8       // of the columns, when it holds rows that are measured
+	numbers []textNumbers // by column; only if it holds numbers that became text
+	widths  []uint8       // by column; only if it holds measured rows
 	err     error         // the batch ends here
 
-	holders atomic.Int32 // who still reads xml
+	holders atomic.Int32 // number of readers of xml
 }
 
 var chunks sync.Pool
@@ -179,7 +176,7 @@ func newChunk(first int) *chunk {
 	return c
 }
 
-// release says that a holder is done with the chunk.
+// release drops one reference to the chunk.
 func (c *chunk) release() {
 	if c.holders.Add(-1) > 0 {
 		return
@@ -189,16 +186,16 @@ func (c *chunk) release() {
 	}
 }
 
-// encoder makes sheet XML of rows. It has state for one goroutine.
+// encoder turns rows into sheet XML. It is used by one goroutine.
 //
 // A row of n fields costs O(n), whatever the number of columns.
 type encoder struct {
 	head    *header
-	maxRows int // of a sheet, with the header
-	limit   int // a chunk is emitted when it has reached this size
+	maxRows int // per sheet, header included
+	limit   int // chunk size from which on it is emitted
 	emit    func(*chunk) error
-	// before, when set, is called before each row, with all earlier rows
-	// emitted. It may move the batch's base.
+	// before, if set, is called before each row, once all earlier rows are emitted. It may change the batch's
+	// base.
 	before func(b *batch, global int64) error
 
 	now *chunk
@@ -206,28 +203,28 @@ type encoder struct {
 	slots   []rows.Span // by column, valid where stamp is generation
 	stamps  []uint32
 	stamp   uint32
-	touched []int32 // columns of the row
+	touched []int32 // columns that the row has
 	guesses []guess // by position in the row
 	digits  [8]byte // of the row's number
 	scratch []byte
 	text    []byte
 }
 
-// guess is the column that the previous row's field at a position had. Rows
-// mostly repeat their names in one order, which saves the map.
+// guess is the column of the previous row's field at this position. Rows mostly repeat their names in one
+// order, which saves the map lookup.
 type guess struct {
 	name   []byte // as rows.Expect makes it
 	column int32  // -1: none
 }
 
-// snippet is a short text that is written often: it is copied whole, whatever its
-// length, which needs no call.
+// snippet is a short text that is written often. It is copied as a whole array, whatever its length, which
+// needs no function call.
 type snippet struct {
 	bytes  [snippetSize]byte
 	length int
 }
 
-// snippetSize has room for a row's number and the tags before a text.
+// snippetSize fits a row's number and the tags before a text.
 const snippetSize = 32
 
 func newSnippet[T []byte | string](a T, b string) (s snippet) {
@@ -238,7 +235,7 @@ func newSnippet[T []byte | string](a T, b string) (s snippet) {
 
 func (s *snippet) text() []byte { return s.bytes[:s.length] }
 
-// appendTo appends the snippet to dst, which has room for snippetSize bytes.
+// appendTo appends the snippet to dst, which has snippetSize bytes of spare capacity.
 func (s *snippet) appendTo(dst []byte) []byte {
 	*(*[snippetSize]byte)(dst[len(dst) : len(dst)+snippetSize]) = s.bytes
 	return dst[:len(dst)+s.length]
@@ -279,8 +276,8 @@ func (e *encoder) batch(b *batch, from int) error {
 	return e.flush(i, false)
 }
 
-// place returns the number on its sheet of the data row with global index i,
-// when data row base was the first of a sheet.
+// place returns the row number on its sheet of the data row with global index i. Data row base is the first
+// of a sheet.
 func place(i, base int64, maxRows int) (number int, newSheet bool) {
 	at := (i - base) % int64(maxRows-1)
 	return int(at) + 2, at == 0 && i > base
@@ -357,7 +354,7 @@ func (e *encoder) row(c *rows.Cursor, b *batch, index int) error {
 			e.now.widths[col] = max(e.now.widths[col], textWidth(text))
 		}
 		if len(out) >= e.limit {
-			// Even within a row, so that memory does not depend on its size.
+			// Also within a row, so that memory does not depend on its size.
 			e.now.xml = out
 			if err := e.flush(index+1, true); err != nil {
 				return err
@@ -375,8 +372,7 @@ func (e *encoder) row(c *rows.Cursor, b *batch, index int) error {
 	return nil
 }
 
-// flush emits the current chunk. With within, a chunk that continues the row
-// follows.
+// flush emits the current chunk. If within is true, the next chunk continues the row.
 func (e *encoder) flush(next int, within bool) error {
 	c := e.now
 	e.now = nil
@@ -392,7 +388,7 @@ func (e *encoder) flush(next int, within bool) error {
 
 // read fills slots and touched with the current row's fields, in column order.
 func (e *encoder) read(c *rows.Cursor, global int64) {
-	if e.stamp++; e.stamp == 0 { // 2^32 rows: old stamps would come back
+	if e.stamp++; e.stamp == 0 { // it wrapped around after 2^32 rows, so old stamps would count as current
 		clear(e.stamps)
 		e.stamp = 1
 	}
@@ -422,7 +418,7 @@ func (e *encoder) read(c *rows.Cursor, global int64) {
 			e.now.unknown.n++
 			continue
 		}
-		e.slots[col] = at // the last of a name counts
+		e.slots[col] = at // the last field of a name counts
 		if e.stamps[col] == e.stamp {
 			continue
 		}
@@ -441,20 +437,20 @@ const maxGuessed = 256
 
 // shownName returns the first 100 characters of a raw name.
 func shownName(name []byte) string {
-	const most = 100
-	return shownText(rows.Unquote(nil, name[:min(len(name), (most+1)*len(`\uD83D\uDE00`))]), most)
+	const maxRunes = 100
+	return shownText(rows.Unquote(nil, name[:min(len(name), (maxRunes+1)*len(`\uD83D\uDE00`))]), maxRunes)
 }
 
 // shownText returns the first characters of a text.
-func shownText(text []byte, most int) string {
-	r := []rune(string(text[:min(len(text), (most+1)*utf8.UTFMax)]))
-	if len(r) > most {
-		return string(r[:most]) + "…"
+func shownText(text []byte, maxRunes int) string {
+	r := []rune(string(text[:min(len(text), (maxRunes+1)*utf8.UTFMax)]))
+	if len(r) > maxRunes {
+		return string(r[:maxRunes]) + "…"
 	}
 	return string(r)
 }
 
-// column returns the column of a raw name, -1 when the header has none.
+// column returns the column of a raw name, or -1 if the header lacks it.
 func (e *encoder) column(name []byte) int32 {
 	if bytes.IndexByte(name, '\\') >= 0 {
 		e.scratch = rows.Unquote(e.scratch[:0], name)
@@ -468,14 +464,13 @@ func (e *encoder) column(name []byte) int32 {
 
 var zeroNumber = []byte{'0'}
 
-// maxFloatDigits is the most significant digits of the shortest decimal of a float64.
+// maxFloatDigits is the maximum number of significant digits in the shortest decimal of a float64.
 const maxFloatDigits = 17
 
-// cellNumber returns the text of a JSON number as a number cell holds it, or nil when
-// a number cell would lose digits. It keeps an integer of at most 15 digits, and a
-// number with a fraction or an exponent that equals the shortest decimal of its
-// float64 and is within the magnitudes that Excel knows. Excel shows 15 digits of it
-// but calculates with all. Nothing but a zero is written in another form than sent.
+// cellNumber returns a JSON number as text for a number cell, or nil if a number cell would lose digits.
+// Integers keep up to 15 digits. A number with a fraction or an exponent must equal the shortest decimal of
+// its float64 and lie within Excel's range: Excel shows 15 digits but calculates with all. Only zeros change
+// their notation.
 func cellNumber(raw []byte) []byte {
 	if len(raw) <= 15 && bytes.IndexByte(raw, 'e') < 0 && bytes.IndexByte(raw, 'E') < 0 {
 		return raw // a float64 holds any 15 significant digits (IEEE 754, DBL_DIG)
@@ -502,8 +497,7 @@ func cellNumber(raw []byte) []byte {
 			return nil
 		}
 	}
-	// first and last are the places of the outermost digits other than zero;
-	// place 0 is the ones.
+	// first and last are the places of the outermost digits other than zero; the ones are place 0.
 	first, last, isZero := 0, 0, true
 	for i, c := range digits {
 		if c == '0' || c == '.' {
@@ -525,7 +519,8 @@ func cellNumber(raw []byte) []byte {
 		return raw
 	}
 	// Excel's numbers reach from 2.2251E-308 to 9.99999999999999E+307.
-	if exponent >= math.MaxInt32 || exponent <= math.MinInt32 || first+exponent > 307 || first+exponent < -307 {
+	if exponent >= math.MaxInt32 || exponent <= math.MinInt32 || first+exponent > 307 ||
+		first+exponent < -307 {
 		return nil
 	}
 	if n := first - last + 1; n > maxFloatDigits || n > 15 && !isShortest(digits, n, first+exponent) {
@@ -534,9 +529,8 @@ func cellNumber(raw []byte) []byte {
 	return raw
 }
 
-// isShortest reports whether a decimal is the shortest one of its float64. It has n
-// significant digits, of which the first stands for 10^exponent. digits may hold a
-// point, and zeros around them.
+// isShortest reports whether a decimal is the shortest one of its float64. It has n significant digits; the
+// first stands for 10^exponent. digits may include a point and surrounding zeros.
 func isShortest(digits []byte, n, exponent int) bool {
 	var buffer, shortest [2 * maxFloatDigits]byte
 	scientific := buffer[:0]
@@ -551,7 +545,7 @@ func isShortest(digits []byte, n, exponent int) bool {
 			break
 		}
 	}
-	// The form of strconv's 'e' has two digits of exponent at least.
+	// strconv's 'e' format has at least two digits of exponent.
 	scientific = append(scientific, 'e', '+')
 	if exponent < 0 {
 		scientific[len(scientific)-1] = '-'
@@ -565,15 +559,14 @@ func isShortest(digits []byte, n, exponent int) bool {
 	return err == nil && bytes.Equal(strconv.AppendFloat(shortest[:0], f, 'e', -1, 64), scientific)
 }
 
-// appendValueText appends the text of a value as a cell shows it: a string
-// decoded, null as nothing, a nested value as compact JSON. Of a text that a
-// cell cannot hold it may append any part that a cell cannot hold either.
+// appendValueText appends a value as a cell shows it: a string decoded, null as nothing, a nested value as
+// compact JSON. It may append a text longer than a cell holds only in part, but still too long for a cell.
 func appendValueText(dst []byte, v rows.Value) []byte {
 	switch v.Kind {
 	case rows.Null:
 		return dst
 	case rows.String:
-		// No more than a cell can show, of a text of any length.
+		// Enough to see that the text is too long for a cell.
 		return rows.Unquote(dst, v.Raw[:min(len(v.Raw), (maxCellText+3)*len(`\u0000`))])
 	case rows.Object, rows.Array:
 		return appendCompact(dst, v.Raw)
@@ -581,12 +574,11 @@ func appendValueText(dst []byte, v rows.Value) []byte {
 	return append(dst, v.Raw...)
 }
 
-// appendCompact appends a checked JSON value without white space, and with
-// the characters of its strings as themselves where JSON lets them: many
-// sources escape all that is not ASCII, and nobody can read that in a cell.
+// appendCompact appends a checked JSON value without white space. It writes the characters of strings
+// unescaped where JSON allows: many sources escape all non-ASCII text, which is unreadable in a cell.
 func appendCompact(dst, raw []byte) []byte {
 	inString := false
-	for i, most := 0, len(dst)+3*(maxCellText+1); i < len(raw) && len(dst) <= most; {
+	for i, maxLen := 0, len(dst)+3*(maxCellText+1); i < len(raw) && len(dst) <= maxLen; {
 		c := raw[i]
 		switch {
 		case c == '"':
@@ -602,7 +594,7 @@ func appendCompact(dst, raw []byte) []byte {
 			piece := raw[i:min(i+n, len(raw))]
 			text := rows.Unquote(dst, piece)[len(dst):]
 			if bytes.Equal(text, []byte("\uFFFD")) && i+12 <= len(raw) {
-				// Perhaps the first half of a surrogate pair.
+				// Possibly the first half of a surrogate pair.
 				if pair := rows.Unquote(dst, raw[i:i+12])[len(dst):]; len(pair) == 4 && pair[0] >= 0xf0 {
 					piece, text = raw[i:i+12], pair
 				}
@@ -620,12 +612,12 @@ func appendCompact(dst, raw []byte) []byte {
 	return dst
 }
 
-// Classes of bytes in a cell's text. Bytes of class 0 stand for themselves.
+// Classes of bytes in a cell's text. Bytes of class 0 need no escaping.
 const (
 	escapeMarkup = 1 + iota
 	escapeControl
 	escapeUnderscore
-	escapeNoncharacter // perhaps: the first byte of U+FFFE and U+FFFF, and of others
+	escapeNoncharacter // possibly: the first byte of U+FFFE and U+FFFF, and of others
 )
 
 var textClass = func() (t [256]byte) {
@@ -639,8 +631,8 @@ var textClass = func() (t [256]byte) {
 	return t
 }()
 
-// appendInline appends the rest of a text cell after its reference: an inline
-// string, which no reader takes for a formula. Text beyond maxCellText is cut.
+// appendInline appends the rest of a text cell after its reference. An inline string is never read as a
+// formula. Text beyond maxCellText is cut.
 func appendInline(dst, text []byte) (_ []byte, cut bool) {
 	if len(text) > maxCellText {
 		if n := cutAt(text); n < len(text) {
@@ -656,7 +648,7 @@ func appendInline(dst, text []byte) (_ []byte, cut bool) {
 	return append(dst, `</t></is></c>`...), cut
 }
 
-// appendStyled is appendInline for a cell that has no style of its own.
+// appendStyled is appendInline with the style that the text needs.
 func appendStyled(dst, text []byte) (_ []byte, cut bool) {
 	if beginsFormula(text) {
 		dst = append(dst, quotedStyle...)
@@ -666,9 +658,8 @@ func appendStyled(dst, text []byte) (_ []byte, cut bool) {
 
 var quotedStyle = ` s="` + strconv.Itoa(styleQuoted) + `"`
 
-// beginsFormula reports whether a text begins as a formula does in some program that
-// it may be brought to: the characters of the OWASP list for CSV, and their
-// full-width forms, which some take for the same.
+// beginsFormula reports whether some program would read the text as a formula: it begins with a character of
+// OWASP's CSV injection list, or with the full-width form of one.
 func beginsFormula(text []byte) bool {
 	if len(text) == 0 {
 		return false
@@ -677,13 +668,14 @@ func beginsFormula(text []byte) bool {
 	case '=', '+', '-', '@', '\t', '\r', '\n':
 		return true
 	case 0xEF: // U+FF1D, U+FF0B, U+FF0D, U+FF20
-		return len(text) >= 3 && text[1] == 0xBC && (text[2] == 0x9D || text[2] == 0x8B || text[2] == 0x8D || text[2] == 0xA0)
+		return len(text) >= 3 && text[1] == 0xBC &&
+			(text[2] == 0x9D || text[2] == 0x8B || text[2] == 0x8D || text[2] == 0xA0)
 	}
 	return false
 }
 
-// isPlain reports whether a text is one that appendStyled writes as it is, without
-// style and without space to be kept. It may say no of some that are.
+// isPlain reports whether appendStyled would write a text unchanged, without a style and without xml:space.
+// It may return false for texts that are plain.
 func isPlain(text []byte) bool {
 	if len(text) > maxCellText || beginsFormula(text) ||
 		len(text) > 0 && (text[0] == ' ' || text[len(text)-1] == ' ') {
@@ -702,8 +694,8 @@ func isPlain(text []byte) bool {
 	return true
 }
 
-// standForThemselves reports whether eight bytes of text are all of class 0 and no
-// control characters. A byte of x-ones has its high bit set where that of x was 0.
+// standForThemselves reports whether all eight bytes of a word are of class 0 and not control characters. In
+// x-ones, a byte has its high bit set if it was 0 in x.
 func standForThemselves(w uint64) bool {
 	const ones = 0x0101010101010101
 	controls := (w - ones*' ') &^ w
@@ -715,8 +707,8 @@ func standForThemselves(w uint64) bool {
 
 func isSpace(c byte) bool { return c == ' ' || c == '\t' || c == '\n' }
 
-// cutAt returns the length of the longest beginning of text that has at most
-// maxCellText UTF-16 code units and ends between two characters.
+// cutAt returns the length of the longest prefix of text that has at most maxCellText UTF-16 code units and
+// ends between two characters.
 func cutAt(text []byte) int {
 	units := 0
 	for i := 0; i < len(text); {
@@ -733,11 +725,9 @@ func cutAt(text []byte) int {
 	return len(text)
 }
 
-// appendText appends valid UTF-8 as character data of an ST_Xstring (ECMA-376
-// part 1, 22.9.2.19): what XML 1.0 cannot hold is written _xHHHH_, and an
-// underscore that a reader would take for the beginning of such a sequence is
-// written so itself. A carriage return is too, since XML readers turn it into
-// a line feed.
+// appendText appends valid UTF-8 as character data of an ST_Xstring (ECMA-376 part 1, 22.9.2.19). Characters
+// that XML 1.0 cannot hold become _xHHHH_. So does an underscore that would read as the start of such a
+// sequence, and a carriage return, because XML readers turn it into a line feed.
 func appendText(dst, text []byte) []byte {
 	start := 0
 	for i := 0; i < len(text); i++ {
@@ -788,9 +778,8 @@ func appendText(dst, text []byte) []byte {
 
 const upperHex = "0123456789ABCDEF"
 
-// looksEscaped reports whether text, which begins with an underscore, begins
-// with _xHHHH_ once it is written. The last underscore may be the first of an
-// escape that is about to be written.
+// looksEscaped reports whether text, which begins with an underscore, begins with _xHHHH_ once written. The
+// last underscore may belong to the next escape.
 func looksEscaped(text []byte) bool {
 	if len(text) < 7 || text[1] != 'x' {
 		return false
@@ -809,8 +798,7 @@ func looksEscaped(text []byte) bool {
 	return false
 }
 
-// noncharacter returns 0xFFFE or 0xFFFF when text begins with that character,
-// else 0.
+// noncharacter returns 0xFFFE or 0xFFFF if text begins with that character, else 0.
 func noncharacter(text []byte) rune {
 	if len(text) >= 3 && text[0] == 0xEF && text[1] == 0xBF && text[2] >= 0xBE {
 		return 0xFF00 | rune(text[2]) | 0x40
@@ -818,11 +806,11 @@ func noncharacter(text []byte) rune {
 	return 0
 }
 
-// narrow makes ambiguous characters one column wide on every machine;
-// runewidth's default reads the locale.
+// narrow makes ambiguous characters one column wide on every machine; runewidth's default depends on the
+// locale.
 var narrow = &runewidth.Condition{}
 
-// textWidth returns the columns of text's widest line, at most maxWidth.
+// textWidth returns the width of text's widest line in columns, at most maxWidth.
 func textWidth(text []byte) uint8 {
 	widest, width := 0, 0
 	for len(text) > 0 && width < maxWidth {

@@ -56,7 +56,7 @@ func TestCellOfEachKindOfValue(t *testing.T) {
 	}
 	quoted := func(s string) string { return `<c r="A2" s="2" t="inlineStr"><is><t>` + s + `</t></is></c>` }
 	for _, c := range []struct{ value, want string }{
-		// What begins like a formula is text, and stays so when it is edited.
+		// Text that begins like a formula is text, and stays text when edited.
 		{`"=1+2"`, quoted("=1+2")},
 		{`"+86 138"`, quoted("+86 138")},
 		{`"-1"`, quoted("-1")},
@@ -73,7 +73,7 @@ func TestCellOfEachKindOfValue(t *testing.T) {
 		{`"\uFF1D1"`, quoted("＝1")},
 		{`["=1"]`, text(`["=1"]`)},
 
-		// Numbers keep every digit: as a number if that can be, else as text.
+		// Numbers keep every digit: as a number if possible, else as text.
 		{`0`, number("0")},
 		{`-1`, number("-1")},
 		{`0.5`, number("0.5")},
@@ -202,7 +202,7 @@ func TestSmallWorkbookGolden(t *testing.T) {
 		"xl/workbook.xml":   "workbook.xml",
 		"docProps/core.xml": "core.xml",
 	} {
-		// One element a line, to be read and compared by people.
+		// One element a line, for readable diffs.
 		got := bytes.ReplaceAll(partOf(t, xlsx, part), []byte("><"), []byte(">\n<"))
 		name := filepath.Join("testdata", golden)
 		if *update {
@@ -219,13 +219,16 @@ func TestFieldsGoToTheirColumns(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct{ claim, header, row, want string }{
 		{"any order", `{"a":"A","b":"B"}`, `{"b":2,"a":1}`, `<c r="A2"><v>1</v></c><c r="B2"><v>2</v></c>`},
-		{"the last of a name counts", `{"a":"A","b":"B"}`, `{"a":1,"b":2,"a":3}`, `<c r="A2"><v>3</v></c><c r="B2"><v>2</v></c>`},
+		{"the last of a name counts", `{"a":"A","b":"B"}`, `{"a":1,"b":2,"a":3}`,
+			`<c r="A2"><v>3</v></c><c r="B2"><v>2</v></c>`},
 		{"even if it is null", `{"a":"A"}`, `{"a":1,"a":null}`, ``},
 		{"escaped names are the same", `{"\u0061":"A"}`, `{"a":1}`, `<c r="A2"><v>1</v></c>`},
 		{"and the other way", `{"a":"A"}`, `{"\u0061":1}`, `<c r="A2"><v>1</v></c>`},
 		{"an empty name", `{"":"A"}`, `{"":1}`, `<c r="A2"><v>1</v></c>`},
-		{"a name twice in the header is one column", `{"a":"A","b":"B","a":"C"}`, `{"b":1}`, `<c r="B2"><v>1</v></c>`},
-		{"a long name", `{"` + strings.Repeat("n", 1000) + `":"A"}`, `{"` + strings.Repeat("n", 1000) + `":1}`, `<c r="A2"><v>1</v></c>`},
+		{"a name twice in the header is one column", `{"a":"A","b":"B","a":"C"}`, `{"b":1}`,
+			`<c r="B2"><v>1</v></c>`},
+		{"a long name", `{"` + strings.Repeat("n", 1000) + `":"A"}`, `{"` + strings.Repeat("n", 1000) +
+			`":1}`, `<c r="A2"><v>1</v></c>`},
 		{"a header without columns", `{}`, `{"a":1}`, ``},
 	} {
 		_, _, xlsx := write(t, testSpec(), cutPages(c.header, []string{c.row}, 1)...)
@@ -234,8 +237,8 @@ func TestFieldsGoToTheirColumns(t *testing.T) {
 	}
 }
 
-// A text that is written without being looked at byte by byte is one that would be
-// written so anyway, wherever in it something else stands.
+// The fast path for plain text writes the same bytes as the slow one, with any other character at any
+// position.
 func TestPlainTextsAreWrittenAsTheyAre(t *testing.T) {
 	t.Parallel()
 	check := func(t failer, text []byte) {
@@ -245,7 +248,8 @@ func TestPlainTextsAreWrittenAsTheyAre(t *testing.T) {
 			t.Fatalf("%q is called plain, and written %s", text, styled)
 		}
 	}
-	for _, special := range []string{"&", "<", ">", "_", "_x0041_", "\x00", "\x1f", "\t", "\n", "\r", " ", "=", "＝", "\uFFFE", "\uFFFF", "\uFFEF", "\u007f", "x"} {
+	for _, special := range []string{"&", "<", ">", "_", "_x0041_", "\x00", "\x1f", "\t", "\n", "\r", " ",
+		"=", "＝", "\uFFFE", "\uFFFF", "\uFFEF", "\u007f", "x"} {
 		for before := range 20 {
 			for after := range 20 {
 				check(t, []byte(strings.Repeat("b", before)+special+strings.Repeat("客", after)))
@@ -254,7 +258,8 @@ func TestPlainTextsAreWrittenAsTheyAre(t *testing.T) {
 	}
 	check(t, bytes.Repeat([]byte("x"), maxCellText+1))
 	rapid.Check(t, func(t *rapid.T) { check(t, []byte(rapid.String().Draw(t, "text"))) })
-	for _, text := range []string{"", "x", "SN123456789012", "客户12345", "2026-01-02 03:04:05", "a longer text, with some: punctuation!"} {
+	for _, text := range []string{"", "x", "SN123456789012", "客户12345", "2026-01-02 03:04:05",
+		"a longer text, with some: punctuation!"} {
 		require.True(t, isPlain([]byte(text)), text)
 	}
 }
@@ -270,12 +275,14 @@ func TestColumnName(t *testing.T) {
 
 func TestColumnWidths(t *testing.T) {
 	t.Parallel()
-	data := []string{`{"a":1,"b":"中文中文中文","c":"` + strings.Repeat("x", 500) + `","d":"short\na much longer line"}`}
+	data := []string{`{"a":1,"b":"中文中文中文","c":"` + strings.Repeat("x", 500) +
+		`","d":"short\na much longer line"}`}
 	for range widthRows - 1 {
 		data = append(data, `{"a":12345678}`)
 	}
-	data = append(data, `{"a":"`+strings.Repeat("x", 50)+`"}`) // after the rows that are measured
-	_, _, xlsx := write(t, testSpec(), cutPages(`{"a":"A","b":"B","c":"C","d":"D","e":"a title of 24 characters"}`, data, 7)...)
+	data = append(data, `{"a":"`+strings.Repeat("x", 50)+`"}`) // beyond the measured rows
+	_, _, xlsx := write(t, testSpec(),
+		cutPages(`{"a":"A","b":"B","c":"C","d":"D","e":"a title of 24 characters"}`, data, 7)...)
 	f := open(t, xlsx)
 	for column, want := range map[string]float64{"A": 10, "B": 14, "C": 60, "D": 20, "E": 26} {
 		got, err := f.GetColWidth("Sheet1", column)
@@ -284,12 +291,14 @@ func TestColumnWidths(t *testing.T) {
 	}
 }
 
-// hostileText is JSON string contents, spelled in many ways.
+// hostileText is JSON string contents in many spellings.
 var hostileText = rapid.Custom(func(t *rapid.T) string {
 	return strings.Join(rapid.SliceOfN(rapid.OneOf(
 		rapid.SampledFrom([]string{
-			`_x0041_`, `_x00`, `_`, `x0041_`, `_xFFFE`, `\u0000`, `\u0001`, `\r`, `\n`, `\t`, `\ufffe`, "\uffff", `\uFFFF`,
-			`😀`, `\ud83d\ude00`, `\ud83d`, `\ude00`, `&`, `<`, `>`, `]]>`, ` `, `\"`, `\\`, `\/`, `中文`, `=1+1`, `\u005f`, "\u0085", "\u00a0",
+			`_x0041_`, `_x00`, `_`, `x0041_`, `_xFFFE`, `\u0000`, `\u0001`, `\r`, `\n`, `\t`, `\ufffe`,
+			"\uffff", `\uFFFF`,
+			`😀`, `\ud83d\ude00`, `\ud83d`, `\ude00`, `&`, `<`, `>`, `]]>`, ` `, `\"`, `\\`, `\/`, `中文`,
+			`=1+1`, `\u005f`, "\u0085", "\u00a0",
 		}),
 		rapid.StringMatching(`[a-z0-9 _x]{0,8}`),
 	), 0, 6).Draw(t, "text"), "")
@@ -306,7 +315,8 @@ var hostileValue = rapid.Custom(func(t *rapid.T) string {
 			format := rapid.SampledFrom([]byte("eEfg")).Draw(t, "format")
 			return strconv.FormatFloat(rapid.Float64Range(-1e25, 1e25).Draw(t, "float"), format, -1, 64)
 		}
-		return rapid.StringMatching(`-?(0|[1-9][0-9]{0,20})(\.[0-9]{1,18})?([eE][+-]?[0-9]{1,3})?`).Draw(t, "number")
+		return rapid.StringMatching(`-?(0|[1-9][0-9]{0,20})(\.[0-9]{1,18})?([eE][+-]?[0-9]{1,3})?`).Draw(t,
+			"number")
 	case 3:
 		return `{ "k" : [ 1 , "` + hostileText.Draw(t, "nested") + `" ] }`
 	}
@@ -317,14 +327,15 @@ var columnPool = []string{"id", "名", `\u540d`, "a b", "x", "_x0041_", "ID"}
 
 var hostileRow = rapid.Custom(func(t *rapid.T) string {
 	var fields []string
-	for _, name := range rapid.SliceOfN(rapid.SampledFrom(append([]string{"unknown"}, columnPool...)), 0, 8).Draw(t, "names") {
+	for _, name := range rapid.SliceOfN(rapid.SampledFrom(append([]string{"unknown"}, columnPool...)), 0,
+		8).Draw(t, "names") {
 		fields = append(fields, `"`+name+`":`+hostileValue.Draw(t, "value"))
 	}
 	return "{" + strings.Join(fields, ",") + "}"
 })
 
-// shows says what a cell must show for a JSON value, by other means than the
-// writer: encoding/json and exact rationals.
+// shows computes independently of the writer, with encoding/json and exact rationals, what a cell must show
+// for a JSON value.
 func shows(raw json.RawMessage) (value string, kind excelize.CellType) {
 	switch raw[0] {
 	case 'n':
@@ -346,7 +357,7 @@ func shows(raw json.RawMessage) (value string, kind excelize.CellType) {
 	return string(raw), excelize.CellTypeInlineString
 }
 
-// fitsNumber says whether a JSON number is a number in a cell, and how it is written.
+// fitsNumber reports whether a JSON number becomes a number cell, and its text there.
 func fitsNumber(s string) (text string, ok bool) {
 	if !strings.ContainsAny(s, ".eE") {
 		return s, len(strings.TrimPrefix(s, "-")) <= 15
@@ -391,8 +402,8 @@ func isCompact(text string) bool {
 	return json.Compact(&b, []byte(text)) == nil && b.Len() == len(text)
 }
 
-// Whatever the rows, whatever the pages, parallelism and sheet limits: each
-// value reads back as it should, and the bytes depend on the rows alone.
+// For any rows, pages, parallelism and sheet limits, each value reads back correctly and the bytes depend on
+// the rows alone.
 func TestHostileRowsReadBackAndGiveTheSameBytesHoweverTheyAreCut(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -516,17 +527,26 @@ func TestLongCellsAreCutAtACharacter(t *testing.T) {
 		claim, value, want string
 		cuts               int64
 	}{
-		{"exactly the limit", `"` + strings.Repeat("x", maxCellText) + `"`, strings.Repeat("x", maxCellText), 0},
+		{"exactly the limit", `"` + strings.Repeat("x", maxCellText) + `"`, strings.Repeat("x", maxCellText),
+			0},
 		{"one more", `"` + strings.Repeat("x", maxCellText+1) + `"`, strings.Repeat("x", maxCellText), 1},
-		{"many bytes, few characters", `"` + strings.Repeat("中", maxCellText) + `"`, strings.Repeat("中", maxCellText), 0},
-		{"not within a surrogate pair", `"` + strings.Repeat("😀", maxCellText) + `"`, strings.Repeat("😀", maxCellText/2), 1},
-		{"an escape counts as its character", `"` + strings.Repeat(`\u0001`, maxCellText+5) + `"`, strings.Repeat("\x01", maxCellText), 1},
-		{"escaped pairs", `"` + strings.Repeat(`\ud83d\ude00`, maxCellText) + `"`, strings.Repeat("😀", maxCellText/2), 1},
-		{"nested", `["` + strings.Repeat(`\u4e2d`, maxCellText+7) + `"]`, `["` + strings.Repeat("中", maxCellText-2), 1},
-		{"an array of a number", "[" + strings.Repeat("9", maxCellText+1) + "]", "[" + strings.Repeat("9", maxCellText-1), 1},
-		{"after a cut no sequence begins", `"` + strings.Repeat("x", maxCellText-6) + `_x0041_"`, strings.Repeat("x", maxCellText-6) + "_x0041", 1},
+		{"many bytes, few characters", `"` + strings.Repeat("中", maxCellText) + `"`,
+			strings.Repeat("中", maxCellText), 0},
+		{"not within a surrogate pair", `"` + strings.Repeat("😀", maxCellText) + `"`,
+			strings.Repeat("😀", maxCellText/2), 1},
+		{"an escape counts as its character", `"` + strings.Repeat(`\u0001`, maxCellText+5) + `"`,
+			strings.Repeat("\x01", maxCellText), 1},
+		{"escaped pairs", `"` + strings.Repeat(`\ud83d\ude00`, maxCellText) + `"`,
+			strings.Repeat("😀", maxCellText/2), 1},
+		{"nested", `["` + strings.Repeat(`\u4e2d`, maxCellText+7) + `"]`,
+			`["` + strings.Repeat("中", maxCellText-2), 1},
+		{"an array of a number", "[" + strings.Repeat("9", maxCellText+1) + "]",
+			"[" + strings.Repeat("9", maxCellText-1), 1},
+		{"after a cut no sequence begins", `"` + strings.Repeat("x", maxCellText-6) + `_x0041_"`,
+			strings.Repeat("x", maxCellText-6) + "_x0041", 1},
 	} {
-		r, _, xlsx := write(t, testSpec(), cutPages(`{"a":"A"}`, []string{`{}`, `{"a":` + c.value + `}`}, 1)...)
+		r, _, xlsx := write(t, testSpec(),
+			cutPages(`{"a":"A"}`, []string{`{}`, `{"a":` + c.value + `}`}, 1)...)
 		got := cells(t, open(t, xlsx), "Sheet1")
 		require.Len(t, got, 3, c.claim)
 		require.Len(t, got[2], 1, c.claim)
@@ -543,24 +563,28 @@ func TestLongCellsAreCutAtACharacter(t *testing.T) {
 	}
 }
 
-// FuzzCells writes any array that passes the check and reads the sheet's XML.
+// FuzzCells writes any array that passes the check and reads the sheet's XML back.
 func FuzzCells(f *testing.F) {
 	for _, seed := range []string{
-		`[]`, `[{}]`, `[{"a":"A"},{"a":1}]`, `[{"a":"A","b":null},{"b":"\u0000\ud800_x0041_\uFFFE","a":[{"x":" "}]}]`,
-		`[{"a":{}},{"a":1e400},{"a":-0.0},{"c":true}]`, ` [ {"":""} , {"":"]]>"} ] `, `[{"a":"_x0041\u0001"},{"a":"\r\n"}]`,
+		`[]`, `[{}]`, `[{"a":"A"},{"a":1}]`,
+		`[{"a":"A","b":null},{"b":"\u0000\ud800_x0041_\uFFFE","a":[{"x":" "}]}]`,
+		`[{"a":{}},{"a":1e400},{"a":-0.0},{"c":true}]`, ` [ {"":""} , {"":"]]>"} ] `,
+		`[{"a":"_x0041\u0001"},{"a":"\r\n"}]`,
 	} {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, page []byte) {
 		n, err := rows.Check(page, rows.Limits{})
 		if err != nil {
-			// Even so it must not panic.
-			e := newEncoder(&header{columns: map[string]int32{"a": 0}, titles: [][]byte{nil}, refs: []snippet{newSnippet(`<c r="`, "A")}}, maxRows)
+			// An unchecked array must not make it panic.
+			e := newEncoder(&header{columns: map[string]int32{"a": 0}, titles: [][]byte{nil},
+				refs: []snippet{newSnippet(`<c r="`, "A")}}, maxRows)
 			e.emit = func(c *chunk) error { c.release(); return nil }
 			_ = e.batch(&batch{pages: []Page{{Number: 2, Rows: page}}}, 0)
 			return
 		}
-		file, err := writeFile(filepath.Join(t.TempDir(), "out.zip"), testSpec(), []Page{{Number: 1, Rows: page, RowCount: n}})
+		file, err := writeFile(filepath.Join(t.TempDir(), "out.zip"), testSpec(),
+			[]Page{{Number: 1, Rows: page, RowCount: n}})
 		if err != nil {
 			t.Fatal(err)
 		}

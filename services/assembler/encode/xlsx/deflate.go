@@ -8,23 +8,22 @@ import (
 	"github.com/klauspost/compress/flate"
 )
 
-// deflateLevel is for blocks that hold much text, and gives files about as large
-// as those of excelize's StreamWriter; see DESIGN.md for the measurement.
+// deflateLevel applies to blocks with much text. At 6, files are about as large as those of excelize's
+// StreamWriter; DESIGN.md has the measurement.
 const deflateLevel = 6
 
-// blockSize is how much of a sheet's XML one deflate block holds. Each block
-// starts with an empty window, so small blocks cost file size: at 256 KiB
-// less than one percent (measured, see DESIGN.md).
+// blockSize is how much of a sheet's XML one deflate block holds. Each block starts with an empty window, so
+// small blocks cost file size: less than one percent at 256 KiB (measured, see DESIGN.md).
 const blockSize = 256 << 10
 
-// block is a stretch of a sheet's XML that is deflated on its own. The blocks
-// of an entry, joined, are one deflate stream: all but the last end at a byte
-// border, with a sync marker (RFC 1951, section 3.2.4: an empty stored block).
+// block is a stretch of a sheet's XML that is deflated on its own. The blocks of an entry, joined, are one
+// deflate stream: all but the last end at a byte border with a sync marker (RFC 1951, section 3.2.4: an empty
+// stored block).
 type block struct {
 	pieces []piece
 	n      int  // bytes in pieces
 	last   bool // ends the deflate stream
-	other  bool // no XML of rows
+	other  bool // not the XML of rows
 
 	done      chan struct{} // closed when the fields below are set
 	crc       uint32        // of the XML
@@ -32,17 +31,17 @@ type block struct {
 	packedCRC uint32
 }
 
-// piece is a part of a block. It is lent by a chunk, or owned when that is nil.
+// piece is a part of a block, borrowed from chunk; if chunk is nil, the block owns it.
 type piece struct {
 	xml  []byte
 	from *chunk
 }
 
-// deflater compresses blocks. It holds about a megabyte, two if it met text. Its
-// output does not depend on what it compressed before.
+// deflater compresses blocks. It takes about a megabyte, two once it has met text. Its output does not depend
+// on earlier input.
 type deflater struct {
 	rows    rowDeflater
-	general *flate.Writer // nil until it is needed
+	general *flate.Writer // nil until needed
 }
 
 var deflaters, packedBuffers sync.Pool
@@ -55,7 +54,7 @@ func (a *appender) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// deflate compresses b's pieces, gives them back, and closes done.
+// deflate compresses b's pieces, releases them, and closes done.
 func (b *block) deflate(d *deflater) error {
 	defer close(b.done)
 	out, ok := packedBuffers.Get().(*appender)
@@ -86,7 +85,7 @@ func (b *block) deflate(d *deflater) error {
 	return nil
 }
 
-// deflate compresses anything.
+// deflate compresses any bytes.
 func (d *deflater) deflate(out *appender, pieces []piece, last bool) error {
 	if d.general == nil {
 		var err error
@@ -107,7 +106,7 @@ func (d *deflater) deflate(out *appender, pieces []piece, last bool) error {
 	return w.Flush()
 }
 
-// free gives the compressed bytes back.
+// free returns the buffer to its pool.
 func (b *block) free() {
 	a := appender(b.packed)
 	b.packed = nil
@@ -123,14 +122,13 @@ func getDeflater() *deflater {
 
 func putDeflater(d *deflater) { deflaters.Put(d) }
 
-// storedSize is the length that appendStored makes of n bytes.
+// storedSize returns the length of appendStored's output for n bytes.
 func storedSize(n int) int { return n + (n+maxStored-1)/maxStored*5 }
 
 const maxStored = 65535
 
-// appendStored appends p as stored deflate blocks that are not the last ones
-// (RFC 1951, section 3.2.4). Their length depends only on p's, so a file can
-// leave room for them.
+// appendStored appends p as stored deflate blocks, none of them the last (RFC 1951, section 3.2.4). Their
+// length depends only on p's, so a file can reserve space for them.
 func appendStored(b, p []byte) []byte {
 	for len(p) > 0 {
 		n := min(len(p), maxStored)
@@ -143,13 +141,11 @@ func appendStored(b, p []byte) []byte {
 	return b
 }
 
-// combineCRC returns the CRC-32 of A followed by B from their CRCs and the
-// length n of B.
+// combineCRC returns the CRC-32 of A followed by B, from both CRCs and the length n of B.
 //
-// Without its initial and final complement, a CRC is the remainder of the
-// message, times x^32, modulo the polynomial P over GF(2). Appending n bytes
-// multiplies what came before by x^(8n), and the complements of the two parts
-// cancel out so that crc(AB) = crc(A)·x^(8n) + crc(B) mod P.
+// Without its initial and final complement, a CRC is the remainder of the message, times x^32, modulo the
+// polynomial P over GF(2). Appending n bytes multiplies the remainder by x^(8n). The complements of the two
+// parts cancel out: crc(AB) = crc(A)·x^(8n) + crc(B) mod P.
 func combineCRC(a, b uint32, n int64) uint32 {
 	// Square and multiply over the bits of n. powers[i] is x^(8·2^i).
 	for i := 0; n > 0; i, n = i+1, n>>1 {

@@ -26,8 +26,8 @@ func TestCombineCRCEqualsCRCOfTheWhole(t *testing.T) {
 
 func TestCombineCRCOfMoreThan4GiB(t *testing.T) {
 	t.Parallel()
-	// Zeros double: crc(ZZ) from crc(Z), checked against a running CRC up to
-	// 16 MiB, and against another way to the same length beyond.
+	// CRCs of zeros by doubling: crc(ZZ) from crc(Z). Up to 16 MiB a running CRC is the reference; beyond,
+	// another decomposition of the same length.
 	zeros := make([]byte, 1<<20)
 	mib := crc32.ChecksumIEEE(zeros)
 	crc, running := mib, mib
@@ -60,19 +60,20 @@ func deflated(t *rapid.T, w *deflater, xml []byte, last bool) []byte {
 	return b.packed
 }
 
-// Joined blocks are one deflate stream, and a compressor that was used before
-// gives the same bytes as a new one.
+// Joined blocks are one deflate stream, and a used compressor writes the same bytes as a new one.
 func TestBlocksJoinAndDoNotDependOnTheCompressorsPast(t *testing.T) {
 	t.Parallel()
 	used := getDeflater()
 	rapid.Check(t, func(t *rapid.T) {
-		fragment := rapid.SampledFrom([]string{`<c r="A1"><v>1</v></c>`, `<is><t>`, "订单", "\x00\xff", "12345"})
+		fragment := rapid.SampledFrom([]string{`<c r="A1"><v>1</v></c>`, `<is><t>`, "订单", "\x00\xff",
+			"12345"})
 		var all, joined []byte
 		joined = appendStored(joined, []byte("head"))
 		all = append(all, "head"...)
 		n := rapid.IntRange(1, 4).Draw(t, "blocks")
 		for i := range n {
-			xml := bytes.Repeat([]byte(rapid.StringOfN(rapid.RuneFrom([]rune("abc<>&年")), 0, 50, -1).Draw(t, "x")+fragment.Draw(t, "f")),
+			xml := bytes.Repeat([]byte(rapid.StringOfN(rapid.RuneFrom([]rune("abc<>&年")), 0, 50, -1).Draw(t,
+				"x")+fragment.Draw(t, "f")),
 				rapid.SampledFrom([]int{0, 1, 100, 9000}).Draw(t, "times"))
 			packed := deflated(t, used, xml, i == n-1)
 			if !bytes.Equal(packed, deflated(t, new(deflater), xml, i == n-1)) {

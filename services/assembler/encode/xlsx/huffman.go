@@ -20,19 +20,19 @@ const (
 	maxDistance = 32 << 10
 
 	maxCodeLength     = 15
-	maxLiteralLength  = 14 // our own limit: four literals and seven bits more fit into a word
+	maxLiteralLength  = 14 // our own limit: four literals and seven more bits fit into a word
 	maxCodeLengthCode = 7
 )
 
-// What a length or a distance is written as: the code of its range and the
-// place within it. Distances are counted from 0 here.
+// Lengths and distances are written as the code of their range plus the offset within it. Distances count
+// from 0 here.
 var (
 	lengthCode    [maxMatch + 1]uint8
 	lengthBase    [29]uint16
 	lengthExtra   [29]uint8
 	distanceExtra [1 << 5]uint8
 	nearDistance  [256]uint8 // code of distances below 256
-	farDistance   [256]uint8 // of all others, by their upper bits
+	farDistance   [256]uint8 // code of other distances, by their upper bits
 )
 
 func init() {
@@ -70,8 +70,7 @@ func distanceCode(d uint16) uint8 {
 	return farDistance[d>>7]
 }
 
-// code is the code of a symbol, its first bit lowest, and above codeBits its
-// length. A length of zero is no code.
+// code is a symbol's code with its first bit lowest; its length is above codeBits. Length 0 means no code.
 type code uint32
 
 const codeBits = 24
@@ -79,11 +78,11 @@ const codeBits = 24
 func (c code) bits() uint64 { return uint64(c) & (1<<codeBits - 1) }
 func (c code) length() uint { return uint(c >> codeBits) }
 
-// after returns n bits with c after them.
+// after appends c to the n bits in b.
 func (c code) after(b uint64, n uint) (uint64, uint) { return b | c.bits()<<(n&63), n + c.length() }
 
-// codeLengths sets out to the lengths, of limit bits at most, of a Huffman code
-// for symbols of the given frequencies; 0 for those that do not occur.
+// codeLengths sets out to the code lengths, at most limit bits, of a Huffman code for the given frequencies.
+// Symbols that do not occur get 0.
 func codeLengths(out []uint8, freqs []uint32, limit int) {
 	type symbol struct {
 		freq uint32
@@ -108,8 +107,8 @@ func codeLengths(out []uint8, freqs []uint32, limit int) {
 		return cmp.Or(cmp.Compare(a.freq, b.freq), cmp.Compare(a.at, b.at))
 	})
 
-	// Moffat and Katajainen, "In-place calculation of minimum-redundancy codes"
-	// (1995): first a holds weights, then parents, then depths.
+	// Moffat and Katajainen, "In-place calculation of minimum-redundancy codes" (1995): a first holds
+	// weights, then parents, then depths.
 	var a [literalCodes]uint32
 	for i, s := range symbols {
 		a[i] = s.freq
@@ -149,8 +148,7 @@ func codeLengths(out []uint8, freqs []uint32, limit int) {
 		depth++
 	}
 
-	// Leaves that lie too deep go up to the limit, and others down for them
-	// until the code is complete again.
+	// Leaves deeper than the limit move up to it. Others move down until the code is complete again.
 	for l := limit + 1; l < depth; l++ {
 		count[limit] += count[l]
 	}
@@ -176,7 +174,7 @@ func codeLengths(out []uint8, freqs []uint32, limit int) {
 	}
 }
 
-// assignCodes makes the codes of given lengths (RFC 1951, section 3.2.2).
+// assignCodes returns the codes for the given lengths (RFC 1951, section 3.2.2).
 func assignCodes(codes []code, lengths []uint8) {
 	var count, next [maxCodeLength + 1]uint16
 	for _, l := range lengths {
@@ -201,8 +199,8 @@ var codeLengthOrder = [codeLengthCodes]uint8{16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 1
 // bitWriter appends bits to out.
 type bitWriter struct {
 	out  []byte
-	bits uint64 // that are not in out, the first one lowest
-	n    uint   // how many: less than 8, up to 16 after body
+	bits uint64 // bits not yet in out, the first one lowest
+	n    uint   // number of those bits: below 8, up to 16 after body
 }
 
 func (w *bitWriter) put(v uint64, n uint) {
@@ -220,9 +218,8 @@ func (w *bitWriter) align() {
 	}
 }
 
-// sequence is some literals and the match that follows, as it is written: the
-// distance less 1, above distanceBits the length, above lengthBits the code of
-// the distance.
+// sequence is a run of literals and the match after it, encoded for writing: the low bits of match are the
+// distance less 1, then the length above distanceBits and the distance's code above lengthBits.
 type sequence struct{ literals, match uint32 }
 
 const (
@@ -231,21 +228,22 @@ const (
 )
 
 func newSequence(literals, length int, distance uint16, symbol uint8) sequence {
-	return sequence{uint32(literals), uint32(distance) | uint32(length)<<distanceBits | uint32(symbol)<<lengthBits}
+	return sequence{uint32(literals),
+		uint32(distance) | uint32(length)<<distanceBits | uint32(symbol)<<lengthBits}
 }
 
 func (s sequence) length() int {
 	return int(s.match >> distanceBits & (1<<(lengthBits-distanceBits) - 1))
 }
 
-// dynamicBlock writes a DEFLATE block with its own Huffman codes (RFC 1951,
-// section 3.2.7): the sequences, whose bytes are in, and the literals after
-// them. The frequencies are those of their symbols, with one end of block.
-func (w *bitWriter) dynamicBlock(in []byte, sequences []sequence, literals *[literalCodes]uint32, distances *[distanceCodes]uint32, last bool) {
+// dynamicBlock writes a DEFLATE block with its own Huffman codes (RFC 1951, section 3.2.7): the sequences,
+// whose literals come from in, and the literals after them. The frequencies include one end of block.
+func (w *bitWriter) dynamicBlock(in []byte, sequences []sequence, literals *[literalCodes]uint32,
+	distances *[distanceCodes]uint32, last bool) {
 	var lengths [literalCodes + distanceCodes]uint8
 	codeLengths(lengths[:literalCodes], literals[:], maxLiteralLength)
 	for d := range 2 {
-		// zlib never writes fewer than two, for the sake of old decoders.
+		// zlib never writes fewer than two codes, for the sake of old decoders.
 		distances[d] = max(distances[d], 1)
 	}
 	codeLengths(lengths[literalCodes:], distances[:], maxCodeLength)
@@ -278,8 +276,7 @@ func (w *bitWriter) dynamicBlock(in []byte, sequences []sequence, literals *[lit
 	w.put(end.bits(), end.length())
 }
 
-// codeLengths writes the lengths of both codes, in a code of their own that has
-// symbols for repetitions.
+// codeLengths writes the lengths of both codes, in a code of its own with symbols for repetitions.
 func (w *bitWriter) codeLengths(lengths []uint8) {
 	type run struct {
 		symbol, extra uint8
@@ -339,12 +336,12 @@ func (w *bitWriter) codeLengths(lengths []uint8) {
 	}
 }
 
-// body writes the symbols. It is written for speed: what fits into a word is written at
-// once. Four literals are 56 bits at most, behind 7 that are left of the byte before; a
-// match is 47, behind 16 at most. At 64 bits the word would be full and nothing be taken
-// from it. Up to 16 bits are left at the end.
-func (w *bitWriter) body(in []byte, sequences []sequence, literals *[literalCodes]code, distances *[distanceCodes]code) {
-	// Each length's code with its extra bits.
+// body writes the symbols. For speed it writes all that fits into a word at once. Four literals take at most
+// 56 bits, after at most 7 pending ones; a match takes 47, after at most 16. 64 bits would overflow the word.
+// Up to 16 bits stay pending at the end.
+func (w *bitWriter) body(in []byte, sequences []sequence, literals *[literalCodes]code,
+	distances *[distanceCodes]code) {
+	// The code of each length with its extra bits.
 	var lengths [1 << (lengthBits - distanceBits)]code
 	for l := minMatch; l <= maxMatch; l++ {
 		symbol := lengthCode[l]
@@ -352,7 +349,7 @@ func (w *bitWriter) body(in []byte, sequences []sequence, literals *[literalCode
 		extra := code(uint16(l)-lengthBase[symbol]) << c.length()
 		lengths[l] = c + extra + code(lengthExtra[symbol])<<codeBits
 	}
-	// A literal takes two bytes at most, a match six; and eight are written at once.
+	// A literal takes at most two bytes, a match six; writes are eight bytes long.
 	room := slices.Grow(w.out, 2*len(in)+6*len(sequences)+16)
 	out, at := room[:cap(room)], len(w.out)
 	acc, n := w.bits, w.n
@@ -383,7 +380,7 @@ func (w *bitWriter) body(in []byte, sequences []sequence, literals *[literalCode
 			acc >>= n & 56
 			n &= 7
 		}
-		if s.match == 0 { // only after the last: a match has three bytes at least
+		if s.match == 0 { // only after the last sequence: a match has at least three bytes
 			break
 		}
 		acc, n = lengths[s.match>>distanceBits&(1<<(lengthBits-distanceBits)-1)].after(acc, n)

@@ -16,7 +16,7 @@ func codes(warnings []Warning) (all []string) {
 	return all
 }
 
-// ignoredRanges returns where a sheet has Excel not mark numbers that are text.
+// ignoredRanges returns the ranges in which a sheet suppresses Excel's warning about numbers stored as text.
 func ignoredRanges(t *testing.T, xlsx []byte, sheet int) string {
 	t.Helper()
 	_, after, ok := strings.Cut(string(partOf(t, xlsx, sheetPath(sheet))), "</sheetData>")
@@ -32,8 +32,7 @@ func ignoredRanges(t *testing.T, xlsx []byte, sheet int) string {
 	return ranges
 }
 
-// Each sheet names the columns that hold numbers as text on it, and no other; the
-// warnings count over all sheets.
+// Each sheet lists exactly the columns that hold numbers as text on it; the warnings count over all sheets.
 func TestNumbersThatAreTextAreToldByColumn(t *testing.T) {
 	t.Parallel()
 	spec := testSpec()
@@ -50,7 +49,8 @@ func TestNumbersThatAreTextAreToldByColumn(t *testing.T) {
 	var first []byte
 	for _, perPage := range []int{1, 2, 6} {
 		spec.Parallel = perPage
-		r, file, xlsx := write(t, spec, cutPages(`{"a":"A","b":"Order \"no\"","c":null,"d":"D","e":"E"}`, data, perPage)...)
+		r, file, xlsx := write(t, spec,
+			cutPages(`{"a":"A","b":"Order \"no\"","c":null,"d":"D","e":"E"}`, data, perPage)...)
 		var got []Warning
 		for _, w := range r.Warnings {
 			if w.Code == WarnNumberAsText {
@@ -58,10 +58,14 @@ func TestNumbersThatAreTextAreToldByColumn(t *testing.T) {
 			}
 		}
 		require.Equal(t, []Warning{
-			{Code: WarnNumberAsText, Count: 1, First: "Sheet3!A3", Message: `1 numbers in column "A" are text, because a number cell would lose digits; the first is Sheet3!A3.`},
-			{Code: WarnNumberAsText, Count: 2, First: "Sheet1!B2", Message: `2 numbers in column "Order \"no\"" are text, because a number cell would lose digits; the first is Sheet1!B2.`},
-			{Code: WarnNumberAsText, Count: 2, First: "Sheet1!C2", Message: `2 numbers in column "c" are text, because a number cell would lose digits; the first is Sheet1!C2.`},
-			{Code: WarnNumberAsText, Count: 1, First: "Sheet3!E3", Message: `1 numbers in column "E" are text, because a number cell would lose digits; the first is Sheet3!E3.`},
+			{Code: WarnNumberAsText, Count: 1, First: "Sheet3!A3",
+				Message: `1 numbers in column "A" are text, because a number cell would lose digits; the first is Sheet3!A3.`},
+			{Code: WarnNumberAsText, Count: 2, First: "Sheet1!B2",
+				Message: `2 numbers in column "Order \"no\"" are text, because a number cell would lose digits; the first is Sheet1!B2.`},
+			{Code: WarnNumberAsText, Count: 2, First: "Sheet1!C2",
+				Message: `2 numbers in column "c" are text, because a number cell would lose digits; the first is Sheet1!C2.`},
+			{Code: WarnNumberAsText, Count: 1, First: "Sheet3!E3",
+				Message: `1 numbers in column "E" are text, because a number cell would lose digits; the first is Sheet3!E3.`},
 		}, got)
 		require.Equal(t, "B2:C3", ignoredRanges(t, xlsx, 1))
 		require.Equal(t, "C2:C3", ignoredRanges(t, xlsx, 2))
@@ -75,12 +79,13 @@ func TestNumbersThatAreTextAreToldByColumn(t *testing.T) {
 
 func TestASheetWithoutNumbersThatAreTextMarksNothing(t *testing.T) {
 	t.Parallel()
-	r, _, xlsx := write(t, testSpec(), cutPages(`{"a":"A"}`, []string{`{"a":1.50}`, `{"a":"007"}`, `{"a":3.3000000000000003}`}, 1)...)
+	r, _, xlsx := write(t, testSpec(),
+		cutPages(`{"a":"A"}`, []string{`{"a":1.50}`, `{"a":"007"}`, `{"a":3.3000000000000003}`}, 1)...)
 	require.Empty(t, r.Warnings)
 	require.Empty(t, ignoredRanges(t, xlsx, 1))
 }
 
-// Warnings stay few however many columns there are, and so do the ranges.
+// Any number of columns gives a bounded number of warnings and ranges.
 func TestManyColumnsOfNumbersThatAreText(t *testing.T) {
 	t.Parallel()
 	const columns = 2*maxIgnored + 2*maxNumberWarnings
@@ -106,7 +111,7 @@ func TestManyColumnsOfNumbersThatAreText(t *testing.T) {
 	require.Equal(t, "C2:C3", ranges[1])
 }
 
-// A title that is null or empty is the column's name; any other is shown as it is.
+// A null or empty title becomes the column's name; any other title is shown unchanged.
 func TestTitlesThatAreMissing(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct{ header, want string }{

@@ -20,8 +20,8 @@ import (
 	"github.com/xuri/excelize/v2"
 )
 
-// hostileCells are values that readers of workbooks stumble over, and what each
-// must show. Numbers are compared as numbers.
+// hostileCells returns values that break readers of workbooks, and what each must show. Numbers are compared
+// as numbers.
 func hostileCells() (names []string, jsons []string, want []any) {
 	long := strings.Repeat("长", maxCellText)
 	for _, c := range []struct {
@@ -67,10 +67,10 @@ func hostileCells() (names []string, jsons []string, want []any) {
 	return names, jsons, want
 }
 
-// Every reader opens the same workbooks without complaint and shows the same cells: a
-// hostile one of two sheets, and one of several blocks that the compressor of rows made.
-// Those that are not installed are skipped: apt-get install python3-openpyxl
-// libreoffice-calc-nogui; npm install exceljs, with NODE_PATH naming its node_modules.
+// Every reader opens the same workbooks without complaint and shows the same cells: a hostile one of two
+// sheets, and one of several row blocks. Readers that are not installed are skipped. To install them: apt-get
+// install python3-openpyxl libreoffice-calc-nogui; npm install exceljs, with NODE_PATH naming its
+// node_modules.
 func TestReadersShowTheSameCells(t *testing.T) {
 	t.Parallel()
 	t.Run("hostile", func(t *testing.T) {
@@ -85,7 +85,8 @@ func TestReadersShowTheSameCells(t *testing.T) {
 		row := "{" + strings.Join(fields, ",") + "}"
 		spec := testSpec()
 		spec.MaxSheetRows = 4
-		_, _, xlsx := write(t, spec, cutPages("{"+strings.Join(header, ",")+"}", []string{row, row, row, row, row}, 2)...)
+		_, _, xlsx := write(t, spec,
+			cutPages("{"+strings.Join(header, ",")+"}", []string{row, row, row, row, row}, 2)...)
 		showTheSame(t, xlsx, [][][]any{{titles, want, want, want}, {titles, want, want}})
 	})
 	t.Run("numbers", func(t *testing.T) {
@@ -101,9 +102,12 @@ func TestReadersShowTheSameCells(t *testing.T) {
 				note, line[5] = `"a & b"`, "a & b"
 			}
 			sheet = append(sheet, line)
-			data = append(data, fmt.Sprintf(`{"id":%d,"sn":%q,"amount":%.2f,"paid":%t,"city":%q,"note":%s}`, n, sn, amount, paid, city, note))
+			data = append(data, fmt.Sprintf(`{"id":%d,"sn":%q,"amount":%.2f,"paid":%t,"city":%q,"note":%s}`,
+				n, sn, amount, paid, city, note))
 		}
-		_, _, xlsx := write(t, testSpec(), cutPages(`{"id":"id","sn":"sn","amount":"amount","paid":"paid","city":"city","note":"note"}`, data, 500)...)
+		_, _, xlsx := write(t, testSpec(),
+			cutPages(`{"id":"id","sn":"sn","amount":"amount","paid":"paid","city":"city","note":"note"}`,
+				data, 500)...)
 		rows := partOf(t, xlsx, sheetPath(1))
 		require.Greater(t, len(rows), 2*blockSize)
 		_, own := new(rowDeflater).deflate(nil, []piece{{rows[:blockSize], nil}}, false)
@@ -124,7 +128,8 @@ func showTheSame(t *testing.T, xlsx []byte, sheets [][][]any) {
 			require.Len(t, got[s], len(sheets[s]))
 			for r := range sheets[s] {
 				for c := range names {
-					require.Equal(t, sheets[s][r][c], got[s][r][c], "sheet %d, row %d, %s", s+1, r+1, names[c])
+					require.Equal(t, sheets[s][r][c], got[s][r][c], "sheet %d, row %d, %s", s+1, r+1,
+						names[c])
 				}
 			}
 		}
@@ -215,9 +220,11 @@ wb.xlsx.readFile(process.argv[1]).then(() => console.log(JSON.stringify(wb.works
 		if err != nil {
 			t.Skip("LibreOffice is not installed")
 		}
-		// Comma, quote, UTF-8, not as shown but as stored, every sheet.
-		tool(t, soffice, "-env:UserInstallation=file://"+filepath.Join(dir, "profile"), "--headless", "--convert-to",
-			"csv:Text - txt - csv (StarCalc):44,34,76,1,,0,false,false,false,false,false,-1", "--outdir", dir, name)
+		// Comma-separated, quoted, UTF-8, values as stored instead of as shown, every sheet.
+		tool(t, soffice, "-env:UserInstallation=file://"+filepath.Join(dir, "profile"), "--headless",
+			"--convert-to",
+			"csv:Text - txt - csv (StarCalc):44,34,76,1,,0,false,false,false,false,false,-1", "--outdir", dir,
+			name)
 		got := make([][][]any, len(sheets))
 		for s := range sheets {
 			text, err := os.ReadFile(filepath.Join(dir, "book-"+sheetName(s+1)+".csv"))
@@ -244,7 +251,7 @@ wb.xlsx.readFile(process.argv[1]).then(() => console.log(JSON.stringify(wb.works
 						row[c] = n
 						want := sheets[s][r][c].(float64)
 						if math.Abs(n-want) <= 1e-12*math.Abs(want) {
-							row[c] = want // its CSV has 13 to 15 digits
+							row[c] = want // LibreOffice's CSV has 13 to 15 digits
 						}
 					}
 				}

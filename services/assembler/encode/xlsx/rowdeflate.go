@@ -6,33 +6,31 @@ import (
 	"math/bits"
 )
 
-// rowDeflater compresses a block of sheet XML. A general compressor looks for
-// repetitions everywhere; this one knows where they are. Of a row
+// rowDeflater compresses a block of sheet XML. A general compressor searches for repetitions everywhere;
+// rowDeflater knows where they are. In a row
 //
 //	<row r="7"><c r="A7"><v>6</v></c><c r="B7" t="inlineStr"><is><t>text</t></is></c></row>
 //
-// all but the values stands in the row before, at the same column, and the
-// number of the row stands in the cell before. So it walks from cell to cell and
-// tries one or two such places at each border, and only in the texts it looks
-// things up in a hash table. Where it guesses wrong, or the XML is another,
-// nothing is lost but size.
+// everything but the values also occurs in the row above, at the same column. The row's number also occurs in
+// the cell before. So rowDeflater walks from cell to cell and tries one or two such places at each border.
+// Only texts are looked up in a hash table. A wrong guess, or other XML, costs nothing but size.
 //
 // Sheets with much text are left to a general compressor, see maxWords.
 type rowDeflater struct {
-	in  []byte // the block, and padding
-	n   int    // bytes of the block
-	pos int    // what lies before is in sequences or counted as literals
-	// from is where the literals begin that are in no sequence.
-	from, begun int // begun is where the current DEFLATE block begins
-	words       int // bytes of text that are no numbers, roughly
+	in         []byte // the block, and padding
+	n          int    // bytes of the block
+	pos        int    // everything before it is in sequences or counted as literals
+	from       int    // where the literals begin that are not in a sequence yet
+	blockStart int    // where the current DEFLATE block begins
+	words      int    // approximate number of text bytes that are not numbers
 
 	sequences []sequence
 	literals  [literalCodes]uint32 // frequencies
 	distances [distanceCodes]uint32
 
-	texts [1 << textBits]uint32 // by the hash of what begins there, see textEntry
+	texts [1 << textBits]uint32 // by the hash of the text that begins there, see textEntry
 
-	// Places, each plus one so that 0 is none.
+	// Places, each plus one so that 0 means none.
 	cells [cellSlots]cellPlaces    // of the last cell of a column
 	ends  [cellSlots]int32         // of the last text before the same two columns
 	near  [len(endKinds) + 1]int32 // of the last text before the same tags
@@ -41,7 +39,7 @@ type rowDeflater struct {
 	w bitWriter
 }
 
-// cellPlaces are places in a cell.
+// cellPlaces are the places of a cell's parts.
 type cellPlaces struct {
 	start  int32 // its '<'
 	number int32 // the quote after its row number
@@ -53,26 +51,25 @@ const (
 	placeBits = 19 // for a block's bytes, each plus one
 	tagBits   = 32 - placeBits
 	cellSlots = 1 << 10
-	// inPadding lets eight bytes be read at any place, and a little behind it.
+	// inPadding allows reading eight bytes at any place, and slightly beyond.
 	inPadding = 32
 
-	// nearRows is how far back the row before may lie to be better than the
-	// cell before: distances cost bits.
+	// nearRows is the maximum distance at which the row above is a better match than the cell before:
+	// distances cost bits.
 	nearRows = 2 << 10
-	// leastMatch is the shortest match that is worth while, leastText in texts.
-	leastMatch = 4
-	leastText  = 5
-	// mostMatching is how far is looked how long a match is. What repeats itself
-	// without end would be compared to its end from each of its repetitions.
-	mostMatching = 4 << 10
-	// mostSequences go into one DEFLATE block. A block of rows makes one of its
-	// own, some 12,000.
-	mostSequences = 16 << 10
+	// Shortest matches worth writing, outside and inside texts.
+	minRowMatch  = 4
+	minTextMatch = 5
+	// maxMatching limits the comparison of two places. Without it, a long repetition would be compared to its
+	// end from every position in it.
+	maxMatching = 4 << 10
+	// maxSequences is the maximum number of sequences in a DEFLATE block. A block of rows makes one, of about
+	// 12,000 sequences.
+	maxSequences = 16 << 10
 
-	// A block is left to the general compressor when more than one byte in
-	// maxWords is text that is no number: it finds more in text (measured: by 3
-	// to 10 percent), and there the difference in speed is small. The first
-	// probe bytes decide already.
+	// A block goes to the general compressor if more than one byte in maxWords is text other than numbers.
+	// There the general compressor is 3 to 10 percent smaller (measured) and hardly slower. The first probe
+	// bytes already decide.
 	maxWords = 7
 	probe    = 32 << 10
 )
@@ -85,19 +82,18 @@ func word(s string) uint64 {
 
 const sixBytes = 1<<48 - 1
 
-const _ = uint(1<<placeBits - 1 - (blockSize + 1)) // every place of a block has room
+const _ = uint(1<<placeBits - 1 - (blockSize + 1)) // every place of a block fits
 
 var (
 	cellTag = word(`<c r="`) // six bytes
 	rowTag  = word(`<row r="`)
 	rowEnd  = word(`</row>`) // six bytes
-	// endKinds are what the tags that end a cell begin with.
+	// endKinds are the first eight bytes of the tags that end a cell.
 	endKinds = [2]uint64{word(`</v></c>`), word(`</t></is></c>`)}
 	endSizes = [2]int{len(`</v></c>`), len(`</t></is></c>`)}
 )
 
-// isWord says which bytes go on with a word: matches begin at the others, or
-// after them.
+// isWord marks the bytes that continue a word. Matches begin at other bytes, or right after them.
 var isWord = func() (is [256]bool) {
 	for c := range is {
 		is[c] = c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c >= 0x80
@@ -105,9 +101,8 @@ var isWord = func() (is [256]bool) {
 	return is
 }()
 
-// deflate appends the compressed XML to dst. Without last it ends at a byte
-// border with a sync marker. ok is false when a general compressor should do it;
-// dst is then as it was.
+// deflate appends the compressed XML to dst. Without last it ends at a byte border with a sync marker. If ok
+// is false, dst is unchanged and a general compressor should compress the block.
 func (d *rowDeflater) deflate(dst []byte, pieces []piece, last bool) (_ []byte, ok bool) {
 	d.in = d.in[:0]
 	for _, p := range pieces {
@@ -115,7 +110,7 @@ func (d *rowDeflater) deflate(dst []byte, pieces []piece, last bool) (_ []byte, 
 	}
 	d.n = len(d.in)
 	d.in = append(d.in, make([]byte, inPadding)...)
-	d.pos, d.from, d.begun, d.words, d.digit = 0, 0, 0, 0, 0
+	d.pos, d.from, d.blockStart, d.words, d.digit = 0, 0, 0, 0, 0
 	d.sequences = d.sequences[:0]
 	clear(d.literals[:])
 	clear(d.distances[:])
@@ -142,8 +137,7 @@ func (d *rowDeflater) deflate(dst []byte, pieces []piece, last bool) (_ []byte, 
 
 func (d *rowDeflater) load(i int) uint64 { return binary.LittleEndian.Uint64(d.in[i:]) }
 
-// walk goes through the block from cell to cell. It returns false when there is
-// too much text.
+// walk goes through the block from cell to cell. It returns false if there is too much text.
 func (d *rowDeflater) walk() bool {
 	in, n := d.in, d.n
 	column := uint32(0)
@@ -154,7 +148,7 @@ func (d *rowDeflater) walk() bool {
 				return false
 			}
 		}
-		if len(d.sequences) >= mostSequences {
+		if len(d.sequences) >= maxSequences {
 			d.flush(false)
 		}
 		start := i
@@ -168,7 +162,7 @@ func (d *rowDeflater) walk() bool {
 			column = 0
 			i += 8
 		default:
-			// Something else: text up to the next tag.
+			// Not a cell: text up to the next tag.
 			if i = d.until(i+1, '<'); d.pos < i {
 				d.text(i, n)
 			}
@@ -176,11 +170,11 @@ func (d *rowDeflater) walk() bool {
 		}
 		cell := &d.cells[(column^column>>10)%cellSlots]
 		if d.pos == start {
-			d.match(cell.start, d.matching(cell.start, start, nearRows), leastMatch)
+			d.match(cell.start, d.matching(cell.start, start, nearRows), minRowMatch)
 		}
 		if d.pos <= i {
 			d.skip(i)
-			d.match(d.digit, d.matching(d.digit, i, maxDistance), leastMatch)
+			d.match(d.digit, d.matching(d.digit, i, maxDistance), minRowMatch)
 		}
 		d.digit = int32(i + 1)
 		for in[i]-'0' <= 9 {
@@ -189,9 +183,8 @@ func (d *rowDeflater) walk() bool {
 		number := i
 		d.skip(number)
 
-		// The tags up to the value, and of the value what it has in common with
-		// the one above. If the table knows more of the value, the match ends
-		// before it.
+		// The tags up to the value, and the part of the value that equals the one above. If the table has a
+		// longer match for the value, the first match ends before it.
 		value, slot, slotted := -1, uint64(0), uint32(0)
 		if from := cell.number; d.pos == number && from > 0 {
 			length, tags := d.matching(from, number, maxDistance), int(cell.text-from)
@@ -199,12 +192,13 @@ func (d *rowDeflater) walk() bool {
 				value = number + tags
 				var known int32
 				slot, slotted = textEntry(d.load(value), value)
-				if known = seenAt(d.texts[slot], slotted); known > 0 && common < 8 && in[value+common] != '<' &&
-					d.matching(known, value, maxDistance) >= common+leastMatch {
+				if known = seenAt(d.texts[slot], slotted); known > 0 && common < 8 &&
+					in[value+common] != '<' &&
+					d.matching(known, value, maxDistance) >= common+minRowMatch {
 					length = tags
 				}
 			}
-			d.match(from, length, leastMatch)
+			d.match(from, length, minRowMatch)
 		}
 		if value < 0 {
 			value = d.valueAt(number)
@@ -245,18 +239,18 @@ func (d *rowDeflater) walk() bool {
 			d.texts[slot] = slotted
 		}
 		if d.pos == end {
-			d.match(from, tail, leastMatch)
+			d.match(from, tail, minRowMatch)
 		}
 	}
 	d.skip(n)
 	return d.words*maxWords <= n
 }
 
-// until returns the place of the next c from i on, or the end.
+// until returns the place of the next c from i on, or the end of the block.
 func (d *rowDeflater) until(i int, c byte) int {
 	const ones = 0x0101010101010101
 	for near := i + 16; i < near && i < d.n; i += 8 {
-		// The lowest byte of x that is 0 is where c is.
+		// The lowest zero byte of x marks c.
 		x := d.load(i) ^ ones*uint64(c)
 		if x = (x - ones) &^ x & (ones << 7); x != 0 {
 			return min(i+bits.TrailingZeros64(x)/8, d.n)
@@ -270,8 +264,7 @@ func (d *rowDeflater) until(i int, c byte) int {
 	return d.n
 }
 
-// valueAt returns where the value of a cell begins: after tags that follow one
-// upon another.
+// valueAt returns where the value of a cell begins: after a run of tags.
 func (d *rowDeflater) valueAt(i int) int {
 	for {
 		if i = d.until(i, '>') + 1; i >= d.n {
@@ -283,14 +276,14 @@ func (d *rowDeflater) valueAt(i int) int {
 	}
 }
 
-// matching returns how many bytes at to are those at a place, 0 if that is none or
-// lies too far back.
+// matching returns how many bytes at to equal those at place. It returns 0 if there is no place or it is too
+// far away.
 func (d *rowDeflater) matching(place int32, to, far int) int {
 	from := int(place) - 1
 	if from < 0 || from >= to || to-from > far {
 		return 0
 	}
-	end := min(d.n, to+mostMatching)
+	end := min(d.n, to+maxMatching)
 	for at := to; at < end; at, from = at+8, from+8 {
 		if x := d.load(from) ^ d.load(at); x != 0 {
 			return min(at+bits.TrailingZeros64(x)/8, end) - to
@@ -299,7 +292,7 @@ func (d *rowDeflater) matching(place int32, to, far int) int {
 	return end - to
 }
 
-// match covers length bytes at pos by those at a place, if they are enough.
+// match replaces length bytes at pos by a reference to place, if they are at least least.
 func (d *rowDeflater) match(place int32, length, least int) {
 	if length < least {
 		return
@@ -313,7 +306,7 @@ func (d *rowDeflater) match(place int32, length, least int) {
 	d.add(length, distance, symbol)
 }
 
-// add covers length bytes, of which a match can have so many.
+// add covers length bytes with one match, so length is at most maxMatch.
 func (d *rowDeflater) add(length int, distance uint16, symbol uint8) {
 	d.sequences = append(d.sequences, newSequence(d.pos-d.from, length, distance, symbol))
 	d.literals[firstLength+int(lengthCode[length])]++
@@ -329,15 +322,14 @@ func (d *rowDeflater) skip(to int) {
 	}
 }
 
-// textEntry is what the table keeps of the text that begins with v, and where: its
-// place, and of the hash of the first five bytes what does not say where in the
-// table it is. So a text that was never there is nearly never compared.
+// textEntry returns the table slot and entry for the text at at that begins with v. An entry holds the place
+// and the hash bits that are not part of the slot, so that different texts are almost never compared.
 func textEntry(v uint64, at int) (slot uint64, e uint32) {
 	h := v << 24 * 889523592379
 	return h >> (64 - textBits), uint32(at+1) | uint32(h>>(64-textBits-tagBits))<<placeBits
 }
 
-// seenAt returns where an entry's text was before, if it was that of another.
+// seenAt returns the place of entry e if it is of the same text as of, else none.
 func seenAt(e, of uint32) int32 {
 	if (e^of)>>placeBits != 0 {
 		return 0
@@ -345,11 +337,10 @@ func seenAt(e, of uint32) int32 {
 	return int32(e & (1<<placeBits - 1))
 }
 
-// text covers the bytes up to a place, by matches that the table finds where
-// words begin. Tail bytes that follow them can be matched more cheaply than by
-// going on with a match of the text, unless that is about as long.
+// text covers the bytes up to a place with matches that the table finds at word starts. The tail bytes after
+// them have a cheaper match, which wins unless the text's match is about as long.
 func (d *rowDeflater) text(to, tail int) {
-	tail = max(tail-1, leastMatch)
+	tail = max(tail-1, minRowMatch)
 	in, pos, words := d.in, d.pos, 0
 	for pos < to {
 		c := in[pos]
@@ -359,18 +350,18 @@ func (d *rowDeflater) text(to, tail int) {
 		if at > 0 {
 			length := d.matching(at, pos, maxDistance)
 			inText := min(length, to-pos)
-			if length-inText < tail || inText < leastMatch && c <= '9' {
-				length = inText // few digits cost less than a match that is far
+			if length-inText < tail || inText < minRowMatch && c <= '9' {
+				length = inText // a few digits cost less than a distant match
 			}
-			if length >= leastText {
+			if length >= minTextMatch {
 				words += inText
 				d.pos = pos
-				d.match(at, length, leastText)
+				d.match(at, length, minTextMatch)
 				pos = d.pos
 				continue
 			}
 		}
-		// Literals up to where a word begins, or what is no word.
+		// Literals up to the next start of a word or a byte outside words.
 		for {
 			d.literals[c]++
 			if c > '9' {
@@ -388,12 +379,12 @@ func (d *rowDeflater) text(to, tail int) {
 	d.words += words
 }
 
-// flush writes what is covered as one DEFLATE block.
+// flush writes the covered bytes as one DEFLATE block.
 func (d *rowDeflater) flush(last bool) {
 	d.literals[endOfBlock] = 1
-	d.w.dynamicBlock(d.in[d.begun:d.pos], d.sequences, &d.literals, &d.distances, last)
+	d.w.dynamicBlock(d.in[d.blockStart:d.pos], d.sequences, &d.literals, &d.distances, last)
 	d.sequences = d.sequences[:0]
-	d.begun, d.from = d.pos, d.pos
+	d.blockStart, d.from = d.pos, d.pos
 	clear(d.literals[:])
 	clear(d.distances[:])
 }

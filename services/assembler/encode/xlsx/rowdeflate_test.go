@@ -15,8 +15,8 @@ import (
 
 type failer interface{ Fatalf(string, ...any) }
 
-// inflates holds what a rowDeflater makes of xml, cut into pieces, against an
-// inflater that it does not know.
+// inflates compresses xml, cut into pieces, with a rowDeflater and checks the result with an independent
+// inflater.
 func inflates(t failer, d *rowDeflater, xml []byte, last bool) (packed []byte, ok bool) {
 	cut := len(xml) / 3
 	packed, ok = d.deflate([]byte("before"), []piece{{xml[:cut], nil}, {xml[cut:], nil}}, last)
@@ -41,8 +41,7 @@ func inflates(t failer, d *rowDeflater, xml []byte, last bool) (packed []byte, o
 	return packed, true
 }
 
-// drawRows draws sheet XML of rows whose columns, kinds and values repeat, or do
-// not.
+// drawRows draws sheet XML of rows whose columns, kinds and values may or may not repeat.
 func drawRows(t *rapid.T) []byte {
 	var b strings.Builder
 	columns := rapid.SampledFrom([]int{1, 3, 8, 20, 800}).Draw(t, "columns")
@@ -50,7 +49,8 @@ func drawRows(t *rapid.T) []byte {
 	values := rapid.SliceOfN(rapid.OneOf(
 		rapid.StringMatching(`[0-9]{1,18}(\.[0-9]{1,3})?`),
 		rapid.StringMatching(`[a-z]{0,9}`),
-		rapid.SampledFrom([]string{"", "北京", "2026-01-02 03:04:05", "_x000A_", "&lt;c r=", `r="`, strings.Repeat("7", 600), "\"><v>", "<t>"}),
+		rapid.SampledFrom([]string{"", "北京", "2026-01-02 03:04:05", "_x000A_", "&lt;c r=", `r="`,
+			strings.Repeat("7", 600), "\"><v>", "<t>"}),
 	), 1, 12).Draw(t, "values")
 	pick := rapid.IntRange(0, len(values)-1)
 	for range rapid.IntRange(1, 20).Draw(t, "rows") {
@@ -78,9 +78,8 @@ func drawRows(t *rapid.T) []byte {
 	return []byte(b.String())
 }
 
-// Rows come back as they were, also when a block begins or ends anywhere in them
-// or something of them is another byte, and a deflater that was used before gives
-// the same bytes as a new one.
+// Rows survive compression, also if a block begins or ends anywhere in them or one byte is corrupt. A used
+// deflater writes the same bytes as a new one.
 func TestRowsInflate(t *testing.T) {
 	t.Parallel()
 	used := new(rowDeflater)
@@ -110,12 +109,13 @@ func FuzzRowDeflater(f *testing.F) {
 	f.Fuzz(func(t *testing.T, xml []byte, last bool) { inflates(t, d, xml, last) })
 }
 
-// Text is left to a compressor that finds more in it, wherever in a block it is.
+// Text is left to the general compressor, wherever in a block it is.
 func TestMuchTextIsLeftToAnother(t *testing.T) {
 	t.Parallel()
 	var numbers, texts strings.Builder
 	for i := range 3000 {
-		fmt.Fprintf(&numbers, `<row r="%d"><c r="A%[1]d"><v>%d</v></c><c r="B%[1]d"><v>%d</v></c></row>`, i+1, i*i, i*i*i)
+		fmt.Fprintf(&numbers, `<row r="%d"><c r="A%[1]d"><v>%d</v></c><c r="B%[1]d"><v>%d</v></c></row>`, i+1,
+			i*i, i*i*i)
 		fmt.Fprintf(&texts, `<row r="%d"><c r="A%[1]d" t="inlineStr"><is><t>%x and more of %x</t></is></c></row>`, i+1, i*i*i*12345, i*i*54321)
 	}
 	for _, tc := range []struct {
@@ -135,8 +135,8 @@ func TestMuchTextIsLeftToAnother(t *testing.T) {
 	}
 }
 
-// More sequences than fit into one DEFLATE block, and literals that no code of 15
-// bits would suit.
+// More sequences than fit into one DEFLATE block, and literals so skewed that a code of 15 bits cannot fit
+// them.
 func TestRowsOfManySequencesAndOfSkewedLiterals(t *testing.T) {
 	t.Parallel()
 	var many strings.Builder
@@ -153,8 +153,8 @@ func TestRowsOfManySequencesAndOfSkewedLiterals(t *testing.T) {
 	}
 }
 
-// Codes are complete, as decoders demand, and within their limit; without the
-// limit they are as short as Huffman's.
+// Codes are complete, as decoders demand, and within the limit; without a limit they are as short as
+// Huffman's.
 func TestCodeLengths(t *testing.T) {
 	t.Parallel()
 	complete := func(t failer, freqs []uint32, limit int) {
@@ -175,7 +175,8 @@ func TestCodeLengths(t *testing.T) {
 		}
 	}
 	rapid.Check(t, func(t *rapid.T) {
-		freqs := rapid.SliceOfN(rapid.OneOf(rapid.Just(uint32(0)), rapid.Uint32Range(0, 5), rapid.Uint32Range(0, 1<<18)), 19, literalCodes).Draw(t, "frequencies")
+		freqs := rapid.SliceOfN(rapid.OneOf(rapid.Just(uint32(0)), rapid.Uint32Range(0, 5),
+			rapid.Uint32Range(0, 1<<18)), 19, literalCodes).Draw(t, "frequencies")
 		complete(t, freqs, maxCodeLength)
 		complete(t, freqs, maxLiteralLength)
 		complete(t, freqs[:codeLengthCodes], maxCodeLengthCode)
@@ -192,12 +193,12 @@ func TestCodeLengths(t *testing.T) {
 	require.Equal(t, []uint8{1, 3, 0, 3, 2}, lengths)
 }
 
-// Codes and extra bits of every length come back: all literals and distances are made as
-// dear as they can be, and stand in runs that end anywhere in a word.
+// Codes and extra bits of every length survive: all literals and distances get the longest possible codes, in
+// runs that end anywhere in a word.
 func TestBlocksOfTheLongestCodesInflate(t *testing.T) {
 	t.Parallel()
 	r := rand.New(rand.NewPCG(5, 6))
-	dear := func(freqs []uint32) { // 1, 1, 2, 3, 5: each symbol's code is a bit longer than the next one's
+	dear := func(freqs []uint32) { // 1, 1, 2, 3, 5: each symbol's code is one bit longer than the next
 		a, b := uint32(1), uint32(1)
 		for _, i := range r.Perm(len(freqs)) {
 			if freqs[i] = a; a < 1<<20 {
@@ -225,9 +226,12 @@ func TestBlocksOfTheLongestCodesInflate(t *testing.T) {
 					n = 40_000
 				}
 				literals(n)
-				distance := []int{1, 1 + r.IntN(min(len(whole), maxDistance)), min(len(whole), maxDistance)}[r.IntN(3)]
-				length := []int{minMatch, minMatch + r.IntN(maxMatch-minMatch+1), 227 + r.IntN(30), maxMatch}[r.IntN(4)]
-				sequences = append(sequences, newSequence(n, length, uint16(distance-1), distanceCode(uint16(distance-1))))
+				distance := []int{1, 1 + r.IntN(min(len(whole), maxDistance)),
+					min(len(whole), maxDistance)}[r.IntN(3)]
+				length := []int{minMatch, minMatch + r.IntN(maxMatch-minMatch+1), 227 + r.IntN(30),
+					maxMatch}[r.IntN(4)]
+				sequences = append(sequences,
+					newSequence(n, length, uint16(distance-1), distanceCode(uint16(distance-1))))
 				for range length {
 					whole = append(whole, whole[len(whole)-distance])
 				}
@@ -248,7 +252,7 @@ func TestBlocksOfTheLongestCodesInflate(t *testing.T) {
 	}
 }
 
-// Matches that are longer than DEFLATE's longest are cut so that no rest is too short.
+// Matches beyond DEFLATE's maximum length are split without leaving a rest that is too short.
 func TestLongMatchesInflate(t *testing.T) {
 	t.Parallel()
 	r := rand.New(rand.NewPCG(7, 8))

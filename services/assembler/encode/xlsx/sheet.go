@@ -12,21 +12,20 @@ import (
 	"sync/atomic"
 )
 
-// sheets lays the chunks of all batches, in order, into sheets and these into
-// blocks. Where a sheet and a block end depends on the rows alone. One
-// goroutine drives it.
+// sheets lays the chunks of all batches, in order, into sheets and their XML into blocks. The ends of sheets
+// and blocks depend on the rows alone. It is used by one goroutine.
 type sheets struct {
 	ctx      context.Context
 	spec     Spec
 	skeleton *skeleton
 	head     *header
-	out      func(item) error // hands on what goes into the file, in order
+	out      func(item) error // receives everything that goes into the file, in order
 
 	number   int   // of the current sheet, from 1
-	rows     int   // on it, with the header
-	xml      int64 // bytes of it
+	rows     int   // on it, header included
+	xml      int64 // its size in bytes
 	block    *block
-	reserved int // bytes for the XML before the rows, of each sheet
+	reserved int // bytes reserved on each sheet for the XML before the rows
 	base     atomic.Int64
 
 	widths  []uint8
@@ -45,18 +44,18 @@ type columnNumbers struct {
 	current bool // the current sheet has some
 }
 
-// item is one thing that goes into the file.
+// item is one thing to write into the file; exactly one group of fields is set.
 type item struct {
 	part    string // name of a whole entry
 	content []byte // of part
 	open    string // path of an entry that begins here
-	reserve int    // length of the XML before the rows, with open
+	reserve int    // with open: length of the XML before the rows
 	block   *block
-	close   []byte // the XML before the rows, which ends the entry
+	close   []byte // ends the entry: the XML before its rows
 }
 
-// maxEntry keeps a sheet below the size at which a zip needs 64-bit records
-// for it, which some readers of workbooks refuse.
+// maxEntry keeps a sheet below the size from which a zip needs 64-bit records for it. Some readers of
+// workbooks refuse those.
 const maxEntry = math.MaxUint32 - 1
 
 // open begins the next sheet.
@@ -66,14 +65,14 @@ func (s *sheets) open() error {
 		return err
 	}
 	if s.number == 1 {
-		// The widest and longest that the head can become.
+		// The widest columns and the longest ranges that the head can have.
 		widest := bytes.Repeat([]byte{maxWidth}, len(s.widths))
 		head, _, err := s.skeleton.render(s.spec.MaxSheetRows, widest)
 		if err != nil {
 			return err
 		}
 		s.reserved = len(head)
-		// This first rendering has these parts as they stay.
+		// The early parts do not change after the first rendering.
 		for _, name := range early {
 			if err := s.out(item{part: name, content: s.skeleton.parts[name]}); err != nil {
 				return err
@@ -119,11 +118,11 @@ func (s *sheets) end() error {
 	return s.out(item{close: pad(head, s.reserved)})
 }
 
-// maxIgnored is how many ranges of columns of one sheet are not marked.
+// maxIgnored is the maximum number of column ranges per sheet that suppress Excel's number warning.
 const maxIgnored = 1000
 
-// ignored returns the ranges of the current sheet in which numbers are text, as a
-// list that XML takes: whole columns without the header.
+// ignored returns the ranges of the current sheet in which numbers are text, in XML's list form: whole
+// columns without the header.
 func (s *sheets) ignored() string {
 	var ranges []string
 	for i := 0; i < len(s.numbers) && len(ranges) < maxIgnored; i++ {
@@ -139,8 +138,7 @@ func (s *sheets) ignored() string {
 	return strings.Join(ranges, " ")
 }
 
-// pad makes a sheet's head n bytes long with white space after the XML
-// declaration, where it means nothing.
+// pad makes a sheet's head n bytes long by adding white space after the XML declaration, where it is ignored.
 func pad(head []byte, n int) []byte {
 	after := bytes.Index(head, []byte("?>")) + len("?>")
 	b := append(make([]byte, 0, n), head[:after]...)
@@ -158,7 +156,7 @@ func (s *sheets) shownWidths() []uint8 {
 
 func newBlock() *block { return &block{done: make(chan struct{})} }
 
-// add appends XML to the current sheet. It belongs to c, or to nobody else.
+// add appends XML to the current sheet. The XML belongs to c, or, if c is nil, to the block.
 func (s *sheets) add(xml []byte, c *chunk) error {
 	s.xml += int64(len(xml))
 	if s.xml > maxEntry {
@@ -182,10 +180,10 @@ func (s *sheets) add(xml []byte, c *chunk) error {
 	return nil
 }
 
-// batch lays down the rows of a batch from its chunks.
+// batch lays down the chunks of a batch.
 func (s *sheets) batch(b *batch) error {
 	if b.base != s.base.Load() {
-		// It was encoded for places that its rows do not have.
+		// The rows were encoded with the wrong row numbers.
 		return s.again(b, 0, nil)
 	}
 	for {
@@ -202,7 +200,7 @@ func (s *sheets) batch(b *batch) error {
 			}
 			c.newSheet = false
 			if int64(len(c.xml)) > s.spec.MaxSheetXML-s.xml {
-				s.base.Store(b.first + int64(c.first)) // its first row has its place now
+				s.base.Store(b.first + int64(c.first)) // its first row has its final number now
 			}
 		}
 		if !c.continues && int64(len(c.xml)) > s.spec.MaxSheetXML-s.xml {
@@ -214,9 +212,8 @@ func (s *sheets) batch(b *batch) error {
 	}
 }
 
-// again encodes a batch anew from row first on, row by row, since a further
-// sheet begins within it or began before it. It throws away the chunks there
-// are. That happens to a few batches in gigabytes of XML.
+// again re-encodes a batch row by row from row first on, because a new sheet begins within it or began before
+// it. It drops the existing chunks. A few batches in gigabytes of XML need this.
 func (s *sheets) again(b *batch, first int, c *chunk) error {
 	for {
 		if c != nil {
@@ -239,8 +236,8 @@ func (s *sheets) again(b *batch, first int, c *chunk) error {
 	return s.rerun.batch(b, first)
 }
 
-// before begins a sheet at a row when the one so far has reached its size.
-// A sheet has at least one row, whatever its size.
+// before begins a new sheet before a row once the current one has reached MaxSheetXML. Every sheet has at
+// least one row.
 func (s *sheets) before(b *batch, global int64) error {
 	_, newSheet := place(global, b.base, s.spec.MaxSheetRows)
 	if newSheet || s.rows < 2 || s.xml < s.spec.MaxSheetXML {
@@ -309,8 +306,7 @@ func (s *sheets) countCuts(c cellCuts) {
 	}
 }
 
-// entryWriter writes items into the zip of a workbook. One goroutine drives
-// it.
+// entryWriter writes items into the zip of a workbook. It is used by one goroutine.
 type entryWriter struct {
 	out     *output
 	entries []zipEntry
@@ -371,15 +367,14 @@ type packedPart struct {
 	crc, packedCRC uint32 // of the content, and of packed
 }
 
-// packedParts are compressed parts by their content. Most parts of all workbooks
-// are the same; to compress them took a third of the time of a workbook of 100
-// rows (measured).
+// packedParts caches compressed parts by their content. Most parts are the same in all workbooks; compressing
+// them took a third of the time of a workbook of 100 rows (measured).
 var packedParts struct {
 	sync.RWMutex
 	by map[string]packedPart
 }
 
-// maxPackedParts bounds packedParts: some parts differ with the number of sheets.
+// maxPackedParts bounds packedParts, as some parts differ with the number of sheets.
 const maxPackedParts = 64
 
 func packPart(name string, content []byte) (packedPart, error) {

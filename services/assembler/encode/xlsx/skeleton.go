@@ -16,19 +16,18 @@ import (
 	"github.com/xuri/excelize/v2"
 )
 
-// skeleton is the workbook around the rows. excelize makes all its parts; the
-// rows are spliced into its sheets where sheetData stands.
+// skeleton is the workbook around the rows. excelize renders its parts; the rows go into each sheet's
+// sheetData.
 //
-// excelize takes about 1 ms for that, several times what the rows of a small
-// export take (measured). Two workbooks of one sheet differ only in the ranges
-// of their cells and in their properties. So these come from a template, which
-// excelize made once, and excelize is asked anew only when a second sheet begins.
+// excelize takes about 1 ms for that, several times as long as the rows of a small export (measured).
+// Workbooks of one sheet differ only in their cell ranges and document properties. Their parts come from a
+// template that excelize rendered once; only a second sheet needs excelize again.
 type skeleton struct {
 	spec   Spec
-	f      *excelize.File // nil while the workbook has one sheet
-	done   []func() error // what f has missed
+	f      *excelize.File // nil as long as the workbook has one sheet
+	done   []func() error // calls to make on f once it exists
 	sheets int
-	head   *header // nil: the workbook has no rows at all
+	head   *header // nil: the workbook has no rows
 	parts  map[string][]byte
 }
 
@@ -40,21 +39,21 @@ func newSkeleton(spec Spec, h *header) (*skeleton, error) {
 	return s, nil
 }
 
-// The styles of cells, as indexes into cellXfs. A quoted cell shows its text as any
-// other; its quotePrefix says that it is text even where it begins like a formula
-// (ECMA-376 part 1, 18.8.45), so that neither who edits the cell nor who saves the
-// sheet in another form makes one of it.
+// Cell styles, as indexes into cellXfs. A quoted cell looks like any other. Its quotePrefix marks it as text
+// even if it begins like a formula (ECMA-376 part 1, 18.8.45). It stays text when a user edits the cell or
+// saves the sheet in another format.
 const (
 	styleBold = 1 + iota
 	styleQuoted
 	styleBoldQuoted
 )
 
-// addStyles makes the styles. excelize has no name for quotePrefix but keeps it. A
-// cell is locked anyway; that it is said makes the style another one.
+// addStyles adds the styles. excelize cannot set quotePrefix but preserves it. Cells are locked by default;
+// setting that explicitly makes excelize create a second style.
 func addStyles(f *excelize.File) error {
 	bold, locked, quoted := &excelize.Font{Bold: true}, &excelize.Protection{Locked: true}, true
-	for want, style := range []*excelize.Style{styleBold: {Font: bold}, styleQuoted: {Protection: locked}, styleBoldQuoted: {Font: bold, Protection: locked}} {
+	for want, style := range []*excelize.Style{styleBold: {Font: bold}, styleQuoted: {Protection: locked},
+		styleBoldQuoted: {Font: bold, Protection: locked}} {
 		if style == nil {
 			continue
 		}
@@ -72,7 +71,7 @@ func addStyles(f *excelize.File) error {
 	return nil
 }
 
-// file has excelize make the workbook, as far as it has come.
+// file makes excelize build the workbook up to its current state.
 func (s *skeleton) file() error {
 	s.f = excelize.NewFile()
 	s.f.SetZipWriter(func(io.Writer) excelize.ZipWriter { return s })
@@ -92,7 +91,7 @@ func (s *skeleton) file() error {
 	return nil
 }
 
-// do does something with f, or when there is one.
+// do applies a call to f now, or once f exists.
 func (s *skeleton) do(what func() error) error {
 	if s.f == nil {
 		s.done = append(s.done, what)
@@ -101,8 +100,8 @@ func (s *skeleton) do(what func() error) error {
 	return what()
 }
 
-// coreProperties returns corePart. excelize's SetDocProps writes it
-// without the cp prefix, which is as right, but exceljs refuses such files.
+// coreProperties returns corePart. excelize's SetDocProps writes it without the cp prefix, which is valid,
+// but exceljs refuses such files.
 func coreProperties(spec Spec) []byte {
 	creator := spec.Creator
 	if creator == "" {
@@ -160,7 +159,7 @@ func (s *skeleton) addSheet() error {
 
 var errNoSheetData = errors.New("excelize wrote a sheet in which sheetData or the end is not found")
 
-// filled is the range of a sheet's cells; "" when it has none.
+// filled returns the cell range of a sheet's rows; "" if it has no cells.
 func (s *skeleton) filled(fromRow, toRow int) string {
 	if s.head == nil || len(s.head.titles) == 0 || toRow < fromRow {
 		return ""
@@ -168,8 +167,8 @@ func (s *skeleton) filled(fromRow, toRow int) string {
 	return "A" + strconv.Itoa(fromRow) + ":" + columnName(len(s.head.titles)-1) + strconv.Itoa(toRow)
 }
 
-// render returns the XML before and after the rows of the last sheet, which
-// has that many rows with the header, and renders all other parts.
+// render returns the XML before and after the rows of the last sheet, which has rowCount rows, header
+// included. It also renders all other parts.
 func (s *skeleton) render(rowCount int, widths []uint8) (head, tail []byte, err error) {
 	if all, name := s.filled(1, rowCount), sheetName(s.sheets); all != "" {
 		err := s.do(func() error {
@@ -204,8 +203,8 @@ func (s *skeleton) render(rowCount int, widths []uint8) (head, tail []byte, err 
 	return append(head, open...), sheet[i+len(open):], nil
 }
 
-// appendColumns appends the widths. They go right before sheetData (ECMA-376
-// part 1, 18.3.1.99). excelize's SetColWidth costs the square of the columns.
+// appendColumns appends the column widths, which belong right before sheetData (ECMA-376 part 1, 18.3.1.99).
+// excelize's SetColWidth takes quadratic time in the number of columns.
 func appendColumns(b []byte, widths []uint8) []byte {
 	if len(widths) == 0 {
 		return b
@@ -223,9 +222,9 @@ func appendColumns(b []byte, widths []uint8) []byte {
 	return append(b, `</cols>`...)
 }
 
-// insertIgnoredErrors has Excel not mark numbers that are text in the given ranges. The
-// element stands last in the XML after the rows: excelize writes nothing that goes
-// after it (ECMA-376 part 1, 18.3.1.99).
+// insertIgnoredErrors stops Excel from marking numbers stored as text in the given ranges. The element goes
+// last in the XML after the rows: excelize writes none of the elements that must follow it (ECMA-376 part 1,
+// 18.3.1.99).
 func insertIgnoredErrors(tail []byte, ranges string) ([]byte, error) {
 	if ranges == "" {
 		return tail, nil
@@ -239,12 +238,12 @@ func insertIgnoredErrors(tail []byte, ranges string) ([]byte, error) {
 		[]byte(`" numberStoredAsText="1"/></ignoredErrors>`+end)), nil
 }
 
-// Create, AddFS and Close make skeleton the zip that excelize writes to.
+// Create, AddFS and Close implement the zip writer that excelize writes to.
 func (s *skeleton) Create(name string) (io.Writer, error) {
 	return part{s, name}, nil
 }
 
-// AddFS refuses: excelize adds no files to a workbook that it made itself.
+// AddFS refuses: excelize adds no files to a workbook that it created itself.
 func (s *skeleton) AddFS(fs.FS) error { return errors.ErrUnsupported }
 
 // Close does nothing.
@@ -260,26 +259,24 @@ func (p part) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// template is a workbook of one sheet without rows, and with the marks where
-// the ranges of its cells go.
+// template is a workbook of one sheet without rows, with markers for its cell ranges.
 type template struct {
 	parts map[string][]byte
 }
 
-// kind is what else two workbooks of one sheet can differ in.
+// kind lists how else two workbooks of one sheet can differ.
 type kind struct{ header, cells bool }
 
-// templates are the templates that were asked for, by kind.
+// templates caches a *template for each kind in use.
 var templates sync.Map
 
-// markColumns and markRows make a range that stands for the real one, in the two
-// forms in which ranges are written.
+// markColumns and markRows form a placeholder for the real range, in the two notations of ranges.
 const (
 	markColumns, markRows = 702, 987_654
 	mark, absoluteMark    = "ZZ987654", "$ZZ$987654"
 )
 
-// template returns the template of s as it is.
+// template returns the template for s's kind.
 func (s *skeleton) template() (*template, error) {
 	k := kind{header: s.head != nil, cells: s.filled(1, 1) != ""}
 	if t, ok := templates.Load(k); ok {
@@ -306,8 +303,7 @@ func (s *skeleton) template() (*template, error) {
 	return t, nil
 }
 
-// fill returns the parts of a workbook whose sheet has so many rows, with the
-// header.
+// fill returns the parts of a workbook whose sheet has rowCount rows, header included.
 func (t *template) fill(s *skeleton, rowCount int) map[string][]byte {
 	parts := maps.Clone(t.parts)
 	parts[corePart] = coreProperties(s.spec)

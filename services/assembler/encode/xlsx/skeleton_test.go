@@ -11,13 +11,13 @@ import (
 	"pgregory.net/rapid"
 )
 
-// The parts that come from a template are, byte for byte, those that excelize
-// makes of the same workbook.
+// The parts from a template equal, byte for byte, those that excelize renders for the same workbook.
 func TestTemplateIsWhatExcelizeMakes(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		spec := Spec{
-			Title: rapid.StringMatching(`[a-z订单<&"]{0,8}`).Draw(t, "title"), Creator: rapid.StringMatching(`[a-z$A-Z0-9]{0,8}`).Draw(t, "creator"),
+			Title:   rapid.StringMatching(`[a-z订单<&"]{0,8}`).Draw(t, "title"),
+			Creator: rapid.StringMatching(`[a-z$A-Z0-9]{0,8}`).Draw(t, "creator"),
 			Created: time.Unix(rapid.Int64Range(0, 4e9).Draw(t, "created"), 0).UTC(), MaxSheetRows: 1 << 20,
 		}
 		var head *header
@@ -48,13 +48,14 @@ func TestTemplateIsWhatExcelizeMakes(t *testing.T) {
 	})
 }
 
-// Cells and titles that begin like a formula have a style with quotePrefix, also when
-// a second sheet has the workbook made anew, and their values are what they were.
+// Cells and titles that begin like a formula have a style with quotePrefix, also after a second sheet has
+// rebuilt the workbook. Their values are unchanged.
 func TestFormulasAreQuoted(t *testing.T) {
 	t.Parallel()
 	spec := testSpec()
 	spec.MaxSheetRows = 3
-	_, _, xlsx := write(t, spec, cutPages(`{"=a":"=A","b":"B"}`, []string{`{"=a":"=1+2","b":"1+2"}`, `{"=a":"1","b":"@x"}`, `{"=a":"-","b":"c"}`}, 2)...)
+	_, _, xlsx := write(t, spec, cutPages(`{"=a":"=A","b":"B"}`,
+		[]string{`{"=a":"=1+2","b":"1+2"}`, `{"=a":"1","b":"@x"}`, `{"=a":"-","b":"c"}`}, 2)...)
 	f, err := excelize.OpenReader(bytes.NewReader(xlsx))
 	require.NoError(t, err)
 	defer func() { require.NoError(t, f.Close()) }()
@@ -72,10 +73,12 @@ func TestFormulasAreQuoted(t *testing.T) {
 			style, err := f.GetCellStyle(sheet, cell)
 			require.NoError(t, err)
 			quoted := f.Styles.CellXfs.Xf[style].QuotePrefix
-			require.Equal(t, strings.Contains("=@-", want[:1]), quoted != nil && *quoted, "%s!%s", sheet, cell)
+			require.Equal(t, strings.Contains("=@-", want[:1]), quoted != nil && *quoted, "%s!%s", sheet,
+				cell)
 			full, err := f.GetStyle(style)
 			require.NoError(t, err)
-			require.Equal(t, strings.HasSuffix(cell, "1"), full.Font != nil && full.Font.Bold, "%s!%s", sheet, cell)
+			require.Equal(t, strings.HasSuffix(cell, "1"), full.Font != nil && full.Font.Bold, "%s!%s", sheet,
+				cell)
 		}
 	}
 }

@@ -12,11 +12,9 @@ import (
 	"pgregory.net/rapid"
 )
 
-// Rows that WriteWorkbook writes read back as those that excelize's StreamWriter
-// writes of the same values, by type and value. The two differ where StreamWriter
-// loses something: characters that XML cannot hold, which it replaces, and
-// texts such as "_xFFFE_x0041_", in which it escapes one underscore too few. Then
-// ours must be what it was given.
+// Rows written by WriteWorkbook read back like those written by excelize's StreamWriter, by type and value.
+// They differ where StreamWriter loses data: it replaces characters that XML cannot hold, and escapes one
+// underscore too few in texts such as "_xFFFE_x0041_". There WriteWorkbook must keep the original.
 func TestWritesWhatStreamWriterWrites(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -72,7 +70,8 @@ func TestWritesWhatStreamWriterWrites(t *testing.T) {
 		}
 		defer theirs.Close()
 
-		file, err := writeFile(filepath.Join(dir, "out.zip"), testSpec(), cutPages("{"+strings.Join(header, ",")+"}", data, rapid.IntRange(1, 50).Draw(t, "rows a page")))
+		file, err := writeFile(filepath.Join(dir, "out.zip"), testSpec(),
+			cutPages("{"+strings.Join(header, ",")+"}", data, rapid.IntRange(1, 50).Draw(t, "rows a page")))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -92,7 +91,7 @@ func TestWritesWhatStreamWriterWrites(t *testing.T) {
 	})
 }
 
-// streamed is a JSON value as StreamWriter takes it.
+// streamed converts a JSON value for StreamWriter.
 func streamed(raw json.RawMessage) any {
 	if raw == nil {
 		return nil
@@ -113,8 +112,7 @@ func streamed(raw json.RawMessage) any {
 	return n
 }
 
-// readCell is the type of a cell, and its value: of a number the exact one, of a
-// text what XML can hold of it.
+// readCell returns a cell's type and value: the exact number, or the text as far as XML can hold it.
 func readCell(t *rapid.T, f *excelize.File, at string) string {
 	value, err := f.GetCellValue("Sheet1", at, excelize.Options{RawCellValue: true})
 	if err != nil {
@@ -139,7 +137,7 @@ func readCell(t *rapid.T, f *excelize.File, at string) string {
 	return "number " + strconv.FormatFloat(n+0, 'g', -1, 64) // +0: no negative zero
 }
 
-// holdable is what XML 1.0 can hold of a text.
+// holdable returns the part of a text that XML 1.0 can hold.
 func holdable(text string) string {
 	return strings.Map(func(r rune) rune {
 		if r < ' ' && r != '\t' && r != '\n' && r != '\r' || r == 0xFFFE || r == 0xFFFF {

@@ -1,6 +1,6 @@
-// Package xlsx writes workbooks: pages of JSON rows in, a zip with an .xlsx out, encoded and
-// deflated in parallel. The same pages give the same bytes, however they were cut and on
-// whatever machine. Memory does not grow with the rows. See WriteWorkbook.
+// Package xlsx writes workbooks: it takes pages of JSON rows and writes a zip that contains an .xlsx file.
+// Rows are encoded and deflated in parallel. The same rows give the same bytes on every machine, however they
+// are cut into pages. Memory does not grow with the number of rows. See [WriteWorkbook].
 package xlsx
 
 import (
@@ -24,40 +24,37 @@ import (
 
 // Page is one page of a source.
 type Page struct {
-	Number int    // from 1, ascending without a gap
-	Rows   []byte // a JSON array that passed rows.Check; not changed before Release, or WriteWorkbook's return
-	// RowCount is the number of rows in Rows, with the first. 0 means that
-	// it is not known: it is then counted, which costs time. A wrong one
-	// fails with a [*RowsError].
+	Number int // from 1, ascending without gaps
+	// Rows is a JSON array that passed rows.Check. It must not change before Release is called or
+	// WriteWorkbook returns.
+	Rows []byte
+	// RowCount is the number of rows in Rows, the first included. 0 means unknown: the writer then counts
+	// them, which costs time. A wrong count fails with a [*RowsError].
 	RowCount int
-	// SkipFirst says that the first row repeats the header and is no data.
-	// Page 1's first row is the header in any case.
+	// SkipFirst says that the first row repeats the header. Page 1's first row is always the header.
 	SkipFirst bool
-	// Release, when set, is called when Rows is no longer read. After an error it
-	// may not be.
+	// Release, if set, is called once Rows is no longer read. After an error it may not be called.
 	Release func()
 }
 
-// drops reports whether the first row is no data.
+// drops reports whether the first row is a header.
 func (p Page) drops() bool { return p.SkipFirst || p.Number == 1 }
 
-// Spec is what a workbook is made from besides its pages.
+// Spec holds all inputs of a workbook besides its pages.
 type Spec struct {
 	Title   string    // document property
 	Creator string    // document property; default "Sheaf"
-	Created time.Time // document property, also of the last change; default 1980-01-01
-	// EntryName is the name of the workbook in the zip. See [EntryName].
-	// Default "export.xlsx".
+	Created time.Time // document property, also as the time of the last change; default 1980-01-01
+	// EntryName is the name of the workbook in the zip. Default "export.xlsx".
 	EntryName string
-	// Parallel is how many goroutines encode rows, and how many deflate.
-	// The file does not depend on it. Memory does: a few megabytes each.
-	// Default GOMAXPROCS.
+	// Parallel is the number of goroutines that encode rows, and of those that deflate. It does not affect
+	// the file, but each takes a few megabytes. Default GOMAXPROCS.
 	Parallel int
-	// MaxSheetRows is the number of rows of a sheet, with the header; a
-	// further row begins a further sheet. Default and most 1,048,576, least 2.
+	// MaxSheetRows is the maximum number of rows on a sheet, header included. Further rows go to a new sheet.
+	// Default and maximum 1,048,576, minimum 2.
 	MaxSheetRows int
-	// MaxSheetXML is the size of a sheet's XML, in bytes, at and after which
-	// no further row begins on it. Default and most 3.5 GiB.
+	// MaxSheetXML is the size of a sheet's XML, in bytes, from which on the next row begins a new sheet.
+	// Default and maximum 3.5 GiB.
 	MaxSheetXML int64
 }
 
@@ -81,73 +78,72 @@ func (s Spec) withDefaults() Spec {
 	return s
 }
 
-// maxSheetXML leaves half a gibibyte below the 4 GiB of [maxEntry] for the row
-// that begins last. A row of 64 MiB of JSON makes at most 320 MiB of XML.
+// maxSheetXML leaves half a gibibyte below the 4 GiB of [maxEntry] for a sheet's last row. 64 MiB of JSON,
+// the longest row, make at most 320 MiB of XML.
 const maxSheetXML = 7 << 29
 
-// Result says what was written.
+// Result describes the written workbook.
 type Result struct {
-	Rows     int64 // data rows, without headers
-	Sheets   int
-	Size     int64             // of the zip, in bytes
-	Sha256   [sha256.Size]byte // of the zip
-	Warnings []Warning         // at most one of each code; of WarnNumberAsText one a column, see there
+	Rows   int64 // data rows, without headers
+	Sheets int
+	Size   int64             // of the zip, in bytes
+	Sha256 [sha256.Size]byte // of the zip
+	// Warnings has at most one entry of each code, except WarnNumberAsText.
+	Warnings []Warning
 }
 
-// Warning is something about the workbook that its owner should know.
+// Warning is a flaw of the workbook that its owner should know about.
 type Warning struct {
 	Code    string
-	Message string // a sentence for a person
-	Count   int64  // how many cells, sheets or values it is about
-	// First is the first of them: a cell such as "Sheet1!C7", or the name of
-	// a field, cut at 100 characters.
+	Message string // one sentence for the export's owner
+	Count   int64  // number of affected cells, sheets or values
+	// First is the first affected place: a cell such as "Sheet1!C7", or the name of a field, cut at 100
+	// characters.
 	First string
 }
 
-// The codes of warnings.
+// Warning codes.
 const (
-	WarnCellCut       = "CELL_CUT"       // texts longer than a cell holds were cut
+	WarnCellCut       = "CELL_CUT"       // texts too long for a cell were cut
 	WarnSheetSplit    = "SHEET_SPLIT"    // the rows did not fit on one sheet
-	WarnColumnUnknown = "COLUMN_UNKNOWN" // values whose name the header lacks were left out
-	// Numbers in a column are text, because a number cell would lose digits. There
-	// is one for each of the first 20 such columns, and one for all others.
+	WarnColumnUnknown = "COLUMN_UNKNOWN" // values whose name is not in the header were left out
+	// Numbers in a column became text, because a number cell would lose digits. Each of the first 20 such
+	// columns has its own warning; one more covers the rest.
 	WarnNumberAsText = "NUMBER_AS_TEXT"
 )
 
-// maxNumberWarnings is how many columns have a WarnNumberAsText of their own: an event
-// holds them all, and a terminal shows them.
+// maxNumberWarnings is the maximum number of columns with their own WarnNumberAsText. One event holds all
+// warnings, and terminals print them.
 const maxNumberWarnings = 20
 
-// maxTitleShown is how many characters of a title a warning shows.
+// maxTitleShown is the maximum number of characters of a title in a warning.
 const maxTitleShown = 40
 
-// ErrNoPages means that next returned io.EOF before any page.
+// ErrNoPages is returned if next returns io.EOF before the first page.
 var ErrNoPages = errors.New("there are no pages, not even an empty first one")
 
-// ErrPageOrder means that next did not return the pages 1, 2, 3 and so on.
+// ErrPageOrder is returned if next does not return the pages 1, 2, 3 and so on.
 var ErrPageOrder = errors.New("the pages are not in order")
 
-// ErrNoHeader means that page 1 is empty, so that there are no columns, but a
-// later page has rows.
+// ErrNoHeader is returned if page 1 is empty, which leaves no columns, but a later page has rows.
 var ErrNoHeader = errors.New("page 1 is empty and so gives no header, but a later page has rows")
 
-// ErrSheetTooLarge means that a single row would make a sheet's XML larger
-// than 4 GiB, which readers of workbooks refuse. Pages of up to 64 MiB cannot.
+// ErrSheetTooLarge is returned if a single row would push a sheet's XML beyond 4 GiB, which readers of
+// workbooks refuse. Rows of up to 64 MiB of JSON cannot.
 var ErrSheetTooLarge = errors.New("a sheet would exceed 4 GiB of XML because of a single row")
 
-// TooManyColumnsError means that the header has more columns than a worksheet
-// can have.
+// TooManyColumnsError means that the header has more columns than a worksheet allows.
 type TooManyColumnsError struct {
-	Columns int // of the header
+	Columns int // in the header
 }
 
-// Error gives the number and the limit.
+// Error names the number of columns and the limit.
 func (e *TooManyColumnsError) Error() string {
 	return fmt.Sprintf("the header has %d columns, but a worksheet has at most %d", e.Columns, maxColumns)
 }
 
-// RowsError means that a page does not have the rows that it was said to
-// have: its bytes are not the ones that were checked.
+// RowsError means that a page does not have as many rows as it claims: its bytes are not those that were
+// checked.
 type RowsError struct {
 	Page, Want, Got int
 }
@@ -158,32 +154,31 @@ func (e *RowsError) Error() string {
 }
 
 const (
-	// batchBytes is how much JSON is encoded at once: small pages are joined
-	// so that the goroutines meet seldom.
+	// batchBytes is how much JSON is encoded at once. Small pages are joined, so that the goroutines
+	// synchronise rarely.
 	batchBytes = 128 << 10
-	// flightBytes is how much JSON may be on its way through the writer. A
-	// larger page goes alone.
+	// flightBytes is how much JSON may be in the writer at once. A larger page goes through alone.
 	flightBytes = 16 << 20
 )
 
-// WriteWorkbook writes a zip with one stored entry, the workbook of the pages,
-// to dst. dst must be empty and open for reading and writing; on an error it
-// holds rubbish. It is not synced.
+// WriteWorkbook writes a zip to dst. The zip has one stored entry, the workbook of the pages. dst must be
+// empty and open for reading and writing. WriteWorkbook does not sync it, and leaves garbage in it on an
+// error.
 //
-// next returns the pages in ascending order from 1 on, then io.EOF. It is
-// called from one goroutine at a time and must return when its context ends.
-// Its other errors are returned wrapped.
+// next returns the pages in ascending order from 1, then io.EOF. Calls never overlap. next must return when
+// its context ends. WriteWorkbook returns its other errors wrapped.
 //
-// The file's bytes depend on the spec's document properties, entry name and
-// sheet limits and on the rows, and on nothing else: not on how the rows are
-// cut into pages, the clock, the machine or Parallel.
+// The file's bytes depend on nothing but the rows and the spec's document properties, entry name and sheet
+// limits. How the rows are cut into pages, the clock, the machine and Parallel make no difference.
 //
-// Memory is bounded whatever the number of rows, of pages and the size of a
-// row. No goroutine is left when WriteWorkbook returns.
-func WriteWorkbook(ctx context.Context, dst *os.File, spec Spec, next func(context.Context) (Page, error)) (Result, error) {
+// Memory is bounded whatever the number of rows and pages and the size of a row. No goroutine outlives the
+// call.
+func WriteWorkbook(ctx context.Context, dst *os.File, spec Spec,
+	next func(context.Context) (Page, error)) (Result, error) {
 	w := &workbookWriter{spec: spec.withDefaults(), next: next}
 	if len(w.spec.EntryName) > math.MaxUint16 {
-		return Result{}, fmt.Errorf("the entry name has %d bytes, more than a zip can hold", len(w.spec.EntryName))
+		return Result{}, fmt.Errorf("the entry name has %d bytes, more than a zip can hold",
+			len(w.spec.EntryName))
 	}
 	w.outer = zipEntry{name: w.spec.EntryName, method: methodStore, large: true}
 	start := int64(w.outer.headerSize())
@@ -201,9 +196,8 @@ func WriteWorkbook(ctx context.Context, dst *os.File, spec Spec, next func(conte
 //
 //	feed → encoders → lay (sheets) → deflaters → save (entryWriter)
 //
-// feed and lay are joined by ordered, lay and save by saved: both are queues
-// in file order, whose elements the encoders and deflaters complete in any
-// order. That is also what bounds memory.
+// feed and lay are connected by the queue ordered, lay and save by the queue saved. Both are in file order;
+// encoders and deflaters complete the elements in any order. The queues also bound memory.
 type workbookWriter struct {
 	spec     Spec
 	next     func(context.Context) (Page, error)
@@ -213,14 +207,15 @@ type workbookWriter struct {
 	outer    zipEntry
 }
 
-// early are the parts that go before the sheets. Tools that look at the first
-// entries to tell a workbook from any zip find what they look for.
-var early = []string{"_rels/.rels", "docProps/app.xml", "docProps/core.xml", "xl/theme/theme1.xml", "xl/styles.xml"}
+// early are the parts written before the sheets. Tools that tell a workbook from other zips look for them
+// among the first entries.
+var early = []string{"_rels/.rels", "docProps/app.xml", "docProps/core.xml", "xl/theme/theme1.xml",
+	"xl/styles.xml"}
 
 // late are the parts that depend on the number of sheets.
 var late = []string{workbookPart, "xl/_rels/workbook.xml.rels", "[Content_Types].xml"}
 
-// rows writes all entries but the late ones.
+// rows writes all entries except the late ones.
 func (w *workbookWriter) rows(ctx context.Context) error {
 	first, err := w.next(ctx)
 	switch {
@@ -269,12 +264,13 @@ func (w *workbookWriter) rows(ctx context.Context) error {
 		}
 	}
 
-	f := &feeder{next: w.next, base: &w.sheets.base, head: head, flight: flight, batches: batches, ordered: ordered, page: first}
+	f := &feeder{next: w.next, base: &w.sheets.base, head: head, flight: flight, batches: batches,
+		ordered: ordered, page: first}
 	running.Go(func() {
 		defer close(batches)
 		defer close(ordered)
 		if err := f.run(ctx); err != nil {
-			// In its place, so that rows before it fail first.
+			// Queued in order, so that errors of earlier rows win.
 			_ = send(ctx, ordered, &batch{err: err})
 		}
 	})
@@ -317,7 +313,7 @@ func send[T any](ctx context.Context, to chan<- T, v T) error {
 	}
 }
 
-// receive returns the next value, or ok false at the end.
+// receive returns the next value; ok is false at the end.
 func receive[T any](ctx context.Context, from <-chan T) (v T, ok bool, err error) {
 	select {
 	case v, ok = <-from:
@@ -327,14 +323,14 @@ func receive[T any](ctx context.Context, from <-chan T) (v T, ok bool, err error
 	}
 }
 
-// batch is some successive pages that are encoded at once.
+// batch is a run of successive pages that are encoded together.
 type batch struct {
 	pages  []Page
 	first  int64 // number of data rows before it
-	rows   int   // data rows in it
-	base   int64 // the data row that is taken as the first of a sheet; see place
-	weight int64 // its part of flightBytes
-	err    error // in place of all else: the pages end with this error
+	rows   int   // number of data rows in it
+	base   int64 // global index of the data row assumed to start the current sheet; see place
+	weight int64 // its share of flightBytes
+	err    error // the pages end with this error; all other fields are unset
 
 	chunks chan *chunk // closed after the last
 }
@@ -344,7 +340,7 @@ func (b *batch) receive(ctx context.Context) (*chunk, error) {
 	return c, err
 }
 
-// feeder calls next and makes batches of the pages.
+// feeder calls next and groups the pages into batches.
 type feeder struct {
 	next    func(context.Context) (Page, error)
 	base    *atomic.Int64 // of the sheets
@@ -353,12 +349,12 @@ type feeder struct {
 	batches chan<- *batch
 	ordered chan<- *batch
 
-	page Page // at first, page 1
+	page Page // page 1 at first
 	b    *batch
-	rows int64 // data rows in all batches that are on their way
+	rows int64 // data rows in all batches sent so far
 }
 
-// run feeds all pages. An error comes after the pages before it.
+// run feeds all pages. It queues an error behind the pages before it.
 func (f *feeder) run(ctx context.Context) error {
 	f.b = &batch{}
 	var failed error
@@ -373,7 +369,8 @@ func (f *feeder) run(ctx context.Context) error {
 		case failed != nil:
 			failed = fmt.Errorf("page %d: %w", number, failed)
 		case f.page.Number != number:
-			failed = fmt.Errorf("%w: page %d came where page %d should be", ErrPageOrder, f.page.Number, number)
+			failed = fmt.Errorf("%w: page %d came where page %d should be", ErrPageOrder, f.page.Number,
+				number)
 		}
 	}
 	if err := f.flush(ctx); err != nil {
@@ -385,7 +382,7 @@ func (f *feeder) run(ctx context.Context) error {
 	return failed
 }
 
-// add puts a page into the batch, and sends that on when it is full.
+// add adds a page to the batch and sends the batch once it is full.
 func (f *feeder) add(ctx context.Context, p Page) error {
 	if p.RowCount <= 0 {
 		for c := rows.NewCursor(p.Rows); c.NextRow(); {
@@ -419,7 +416,7 @@ func (f *feeder) add(ctx context.Context, p Page) error {
 	return nil
 }
 
-// flush sends the batch on its way.
+// flush sends the batch.
 func (f *feeder) flush(ctx context.Context) error {
 	b := f.b
 	if len(b.pages) == 0 {
@@ -435,7 +432,7 @@ func (f *feeder) flush(ctx context.Context) error {
 	return send(ctx, f.batches, b)
 }
 
-// encode encodes batches until there are no more.
+// encode encodes batches until the channel is closed.
 func encode(ctx context.Context, e *encoder, batches <-chan *batch) {
 	for b := range batches {
 		e.emit = func(c *chunk) error { return send(ctx, b.chunks, c) }
@@ -473,7 +470,7 @@ func (w *workbookWriter) lay(ctx context.Context, ordered <-chan *batch, flight 
 	}
 }
 
-// deflate compresses blocks until there are no more.
+// deflate compresses blocks until the channel is closed.
 func deflate(blocks <-chan *block) error {
 	d := getDeflater()
 	defer putDeflater(d)
@@ -485,7 +482,7 @@ func deflate(blocks <-chan *block) error {
 	return nil
 }
 
-// save writes items to the file until there are no more.
+// save writes items to the file until the channel is closed.
 func (w *workbookWriter) save(ctx context.Context, items <-chan item) error {
 	for it := range items {
 		if it.block != nil {
@@ -500,7 +497,7 @@ func (w *workbookWriter) save(ctx context.Context, items <-chan item) error {
 	return nil
 }
 
-// finish writes the late parts, both directories and the outer header.
+// finish writes the late parts, both central directories and the outer local header.
 func (w *workbookWriter) finish() error {
 	e, o := &w.entries, w.entries.out
 	for _, name := range late {
@@ -528,8 +525,7 @@ func (w *workbookWriter) finish() error {
 	return nil
 }
 
-// result hashes the file. The header in front is known last, so this must
-// read the file again.
+// result hashes the file. The outer header at its front is written last, so hashing needs a second pass.
 func (w *workbookWriter) result(ctx context.Context, dst *os.File) (Result, error) {
 	s := w.sheets
 	r := Result{Rows: s.total, Sheets: s.number, Size: w.entries.out.at}
@@ -552,13 +548,15 @@ func (w *workbookWriter) result(ctx context.Context, dst *os.File) (Result, erro
 		ref := sheetName(c.sheet) + "!" + columnName(c.column) + strconv.Itoa(c.row)
 		r.Warnings = append(r.Warnings, Warning{
 			Code: WarnCellCut, Count: c.n, First: ref,
-			Message: fmt.Sprintf("%d cells held more than %d characters and were cut; the first is %s.", c.n, maxCellText, ref),
+			Message: fmt.Sprintf("%d cells held more than %d characters and were cut; the first is %s.", c.n,
+				maxCellText, ref),
 		})
 	}
 	if s.number > 1 {
 		r.Warnings = append(r.Warnings, Warning{
 			Code: WarnSheetSplit, Count: int64(s.number), First: sheetName(2),
-			Message: fmt.Sprintf("The rows did not fit on one sheet; there are %d, each with the header.", s.number),
+			Message: fmt.Sprintf("The rows did not fit on one sheet; there are %d, each with the header.",
+				s.number),
 		})
 	}
 	r.Warnings = append(r.Warnings, s.numberWarnings()...)
@@ -571,7 +569,7 @@ func (w *workbookWriter) result(ctx context.Context, dst *os.File) (Result, erro
 	return r, nil
 }
 
-// numberWarnings names the columns with numbers that are text.
+// numberWarnings returns the warnings about columns with numbers that became text.
 func (s *sheets) numberWarnings() (all []Warning) {
 	var others, numbers int64
 	for i, c := range s.numbers {

@@ -38,8 +38,8 @@ func pagesOf(pages ...Page) func(context.Context) (Page, error) {
 	}
 }
 
-// cutPages puts header and rows on pages of at most perPage data rows, each
-// with the header first, as sources send them.
+// cutPages splits data into pages of at most perPage rows. Each page begins with the header, as sources send
+// them.
 func cutPages(header string, data []string, perPage int) []Page {
 	var pages []Page
 	for n := 1; n == 1 || len(data) > 0; n++ {
@@ -199,9 +199,10 @@ func TestPagesWithoutRows(t *testing.T) {
 	require.Equal(t, 1, r.Sheets)
 	require.Empty(t, cells(t, open(t, xlsx), "Sheet1"))
 
-	// Empty pages in between and a header alone change nothing.
+	// Empty pages in between and pages with only a header change nothing.
 	page := func(n int, rows string) Page { return Page{Number: n, Rows: []byte(rows), SkipFirst: n > 1} }
-	r, file, xlsx := write(t, testSpec(), page(1, `[{"a":"A"}]`), page(2, `[]`), page(3, `[{"a":"A"},{"a":1}]`), page(4, `[{"a":"A"}]`))
+	r, file, xlsx := write(t, testSpec(), page(1, `[{"a":"A"}]`), page(2, `[]`),
+		page(3, `[{"a":"A"},{"a":1}]`), page(4, `[{"a":"A"}]`))
 	require.EqualValues(t, 1, r.Rows)
 	require.Equal(t, [][]string{{"A"}, {"1"}}, cells(t, open(t, xlsx), "Sheet1"))
 	_, same, _ := write(t, testSpec(), page(1, `[{"a":"A"},{"a":1}]`))
@@ -223,7 +224,9 @@ func TestFirstRowOfALaterPageIsDataUnlessToldToSkipIt(t *testing.T) {
 
 func TestPagesThatCannotBeWritten(t *testing.T) {
 	t.Parallel()
-	page := func(n, count int, rows string) Page { return Page{Number: n, Rows: []byte(rows), RowCount: count} }
+	page := func(n, count int, rows string) Page {
+		return Page{Number: n, Rows: []byte(rows), RowCount: count}
+	}
 	_, _, err := tryWrite(t, testSpec(), pagesOf())
 	require.ErrorIs(t, err, ErrNoPages)
 	_, _, err = tryWrite(t, testSpec(), pagesOf(page(2, 1, `[{"a":1}]`)))
@@ -235,7 +238,8 @@ func TestPagesThatCannotBeWritten(t *testing.T) {
 
 	var wrong *RowsError
 	for _, count := range []int{1, 3} {
-		_, _, err = tryWrite(t, testSpec(), pagesOf(page(1, 1, `[{"a":1}]`), page(2, count, `[{"a":1},{"a":2}]`)))
+		_, _, err = tryWrite(t, testSpec(),
+			pagesOf(page(1, 1, `[{"a":1}]`), page(2, count, `[{"a":1},{"a":2}]`)))
 		require.ErrorAs(t, err, &wrong)
 		require.Equal(t, RowsError{Page: 2, Want: count, Got: 2}, *wrong)
 	}
@@ -267,7 +271,8 @@ func TestAsManyColumnsAsAWorksheetHas(t *testing.T) {
 			title = append(title, fmt.Sprintf(`"c%d":"T%d"`, i, i))
 			row = append(row, fmt.Sprintf(`"c%d":%d`, columns-1-i, i))
 		}
-		return Page{Number: 1, Rows: []byte(`[{` + strings.Join(title, ",") + `},{` + strings.Join(row, ",") + `}]`)}
+		return Page{Number: 1, Rows: []byte(`[{` + strings.Join(title, ",") + `},{` + strings.Join(row, ",") +
+			`}]`)}
 	}
 	_, _, xlsx := write(t, testSpec(), wide(maxColumns))
 	f := open(t, xlsx)
@@ -325,7 +330,7 @@ func TestSheetsSplitByRows(t *testing.T) {
 func TestSheetSplitsAfterExcelsLastRow(t *testing.T) {
 	t.Parallel()
 	eventstest.LongRunning(t) // a million rows
-	// One page, one row more than a sheet holds.
+	// One page with one row more than a sheet holds.
 	page := append([]byte(`[{"a":"A"}`), bytes.Repeat([]byte(`,{"a":7}`), maxRows)...)
 	r, _, err := tryWrite(t, testSpec(), pagesOf(Page{Number: 1, Rows: append(page, ']')}))
 	require.NoError(t, err)
@@ -333,8 +338,8 @@ func TestSheetSplitsAfterExcelsLastRow(t *testing.T) {
 	require.Equal(t, 2, r.Sheets)
 }
 
-// Rows of about a kilobyte and a limit far above a chunk, so that the split
-// falls amid batches that are on their way, more than once.
+// Rows of about a kilobyte and a limit far above a chunk, so that sheets end amid batches in flight, several
+// times.
 func TestSheetsSplitBySize(t *testing.T) {
 	t.Parallel()
 	var data []string
@@ -390,8 +395,8 @@ func TestSameRowsSameBytes(t *testing.T) {
 	}
 }
 
-// A page may be overwritten from its Release on, also when its rows were encoded a
-// second time because a sheet ended before them.
+// A page's bytes may be reused from Release on, also if its rows were re-encoded because a sheet ended before
+// them.
 func TestPagesAreReleasedOnceTheyAreRead(t *testing.T) {
 	t.Parallel()
 	data := benchRows(6000)
@@ -435,7 +440,8 @@ func TestTitlesBeyondACellAreCutOnce(t *testing.T) {
 	t.Parallel()
 	spec := testSpec()
 	spec.MaxSheetRows = 2
-	r, _, _ := write(t, spec, cutPages(`{"a":"A","b":"`+strings.Repeat("x", 40000)+`"}`, []string{`{}`, `{}`}, 5)...)
+	r, _, _ := write(t, spec,
+		cutPages(`{"a":"A","b":"`+strings.Repeat("x", 40000)+`"}`, []string{`{}`, `{}`}, 5)...)
 	require.Equal(t, WarnCellCut, r.Warnings[0].Code)
 	require.EqualValues(t, 1, r.Warnings[0].Count)
 	require.Equal(t, "Sheet1!B1", r.Warnings[0].First)
@@ -473,13 +479,12 @@ func TestFileThatCannotBeWritten(t *testing.T) {
 	require.NoError(t, goleak.Find(eventstest.OutlivesServer()), "goroutines are left")
 }
 
-// peakHeap runs do and returns by how much the heap grew at its highest.
+// peakHeap runs do and returns the growth of the heap at its peak.
 func peakHeap(do func()) uint64 {
 	runtime.GC()
 	var before runtime.MemStats
 	runtime.ReadMemStats(&before)
-	// The collector lets as much garbage gather as is alive, and that may be
-	// what other tests left.
+	// The collector allows as much garbage as there is live memory, which may stem from earlier tests.
 	if left := float64(before.HeapAlloc); left > 16<<20 {
 		defer debug.SetGCPercent(debug.SetGCPercent(max(10, int(100*(16<<20)/left))))
 	}
@@ -521,7 +526,7 @@ func TestMemoryIsBounded(t *testing.T) { // not parallel: it measures the heap o
 				if n++; n > times {
 					return Page{}, io.EOF
 				}
-				return Page{Number: n, Rows: bytes.Clone(rows), SkipFirst: true}, nil // as if it were read
+				return Page{Number: n, Rows: bytes.Clone(rows), SkipFirst: true}, nil // a fresh copy, as if read
 			})
 			require.NoError(t, err)
 		}
@@ -546,7 +551,7 @@ func TestMemoryIsBounded(t *testing.T) { // not parallel: it measures the heap o
 	t.Logf("a row of %d MiB: %d MiB", len(wide)>>20, giant>>20)
 	bound := uint64(len(wide) + limit)
 	if raceDetector {
-		bound *= 2 // it slows the collector more than the writer
+		bound *= 2 // the race detector slows the collector more than the writer
 	}
 	require.Less(t, giant, bound)
 }

@@ -8,10 +8,9 @@ import (
 	"os"
 )
 
-// Zip records as in PKWARE's APPNOTE.TXT 6.3.10. archive/zip cannot be used:
-// it writes a data descriptor after every entry whose size it does not know
-// beforehand, and a stored entry with a descriptor is refused by streaming
-// readers such as Java's ZipInputStream.
+// Zip records as in PKWARE's APPNOTE.TXT 6.3.10. archive/zip does not fit: it writes a data descriptor after
+// each entry whose size it does not know in advance. Streaming readers such as Java's ZipInputStream refuse a
+// stored entry with a descriptor.
 const (
 	localSignature   = 0x04034b50
 	centralSignature = 0x02014b50
@@ -28,10 +27,10 @@ const (
 	version45 = 45 // zip64
 
 	dosTime = 0               // 00:00:00
-	dosDate = 0<<9 | 1<<5 | 1 // 1980-01-01, the first day that a zip can tell
+	dosDate = 0<<9 | 1<<5 | 1 // 1980-01-01, the first day that a zip can represent
 
-	// Info-ZIP's unzip converts the names of entries that FAT made, UTF-8 or
-	// not, from a DOS code page when the locale is not UTF-8 (measured).
+	// madeByUnix keeps Info-ZIP's unzip from converting names. It converts those of entries made on FAT,
+	// UTF-8 or not, from a DOS code page if the locale is not UTF-8 (measured).
 	madeByUnix = 3 << 8
 	unixMode   = 0o100644 // a regular file
 
@@ -50,14 +49,14 @@ type zipEntry struct {
 	size   int64  // uncompressed
 	packed int64  // compressed
 	offset int64  // of the local header, from the start of the zip
-	large  bool   // its local header has room for 64-bit sizes
+	large  bool   // its local header reserves space for 64-bit sizes
 }
 
 func (e zipEntry) needs64() bool {
 	return e.size >= math.MaxUint32 || e.packed >= math.MaxUint32
 }
 
-// headerSize is the length of the local header.
+// headerSize returns the length of the local header.
 func (e zipEntry) headerSize() int {
 	n := localHeaderSize + len(e.name)
 	if e.large {
@@ -66,9 +65,8 @@ func (e zipEntry) headerSize() int {
 	return n
 }
 
-// appendLocal appends the local header. Its length depends only on the name
-// and on large, so that it can be reserved before the sizes are known: room
-// for 64-bit sizes that turn out small is marked as padding.
+// appendLocal appends the local header. Its length depends only on the name and on large, so it can be
+// reserved before the sizes are known. If 64-bit sizes turn out small, their space becomes padding.
 func (e zipEntry) appendLocal(b []byte) []byte {
 	le := binary.LittleEndian
 	version, size, packed := uint16(version20), uint32(e.size), uint32(e.packed)
@@ -105,9 +103,8 @@ func (e zipEntry) appendLocal(b []byte) []byte {
 	return b
 }
 
-// appendDirectory appends the central directory of entries, which begins at
-// offset at, and the end records. 64-bit records appear only where a value
-// needs them.
+// appendDirectory appends the central directory of entries, which begins at offset at, and the end records.
+// It writes 64-bit records only for values that need them.
 func appendDirectory(b []byte, entries []zipEntry, at int64) []byte {
 	le := binary.LittleEndian
 	start := len(b)
@@ -180,16 +177,16 @@ func appendDirectory(b []byte, entries []zipEntry, at int64) []byte {
 	return le.AppendUint16(b, 0)
 }
 
-// output writes a file from front to back and keeps the CRC-32 of what it
-// wrote since begin, in any order: a part can be reserved and written later.
+// output writes a file from front to back and computes the CRC-32 of all bytes since begin. A part can be
+// reserved and written later.
 type output struct {
 	f     *os.File
 	at    int64  // where the next byte goes
-	begin int64  // where the summed part begins
+	begin int64  // where the checksummed part begins
 	spans []span // of [begin, at), in order
 }
 
-// span is a stretch of summed bytes, or one that is reserved.
+// span is a stretch of checksummed or reserved bytes.
 type span struct {
 	crc      uint32
 	n        int64
@@ -201,7 +198,7 @@ var errReserved = errors.New("a reserved part of the file was not filled exactly
 // write appends p.
 func (o *output) write(p []byte) error { return o.writeSummed(p, crc32.ChecksumIEEE(p)) }
 
-// writeSummed appends p, whose CRC-32 the caller knows.
+// writeSummed appends p, whose CRC-32 is crc.
 func (o *output) writeSummed(p []byte, crc uint32) error {
 	if _, err := o.f.WriteAt(p, o.at); err != nil {
 		return err
@@ -217,14 +214,14 @@ func (o *output) writeSummed(p []byte, crc uint32) error {
 	return nil
 }
 
-// reserve leaves n bytes out, to be given to fill with the returned id.
+// reserve skips n bytes and returns the id under which fill writes them later.
 func (o *output) reserve(n int) (id int) {
 	o.at += int64(n)
 	o.spans = append(o.spans, span{n: int64(n), reserved: true})
 	return len(o.spans) - 1
 }
 
-// fill writes the bytes that were reserved at offset at under id.
+// fill writes the bytes reserved as id, which begin at offset at.
 func (o *output) fill(id int, at int64, p []byte) error {
 	s := &o.spans[id]
 	if !s.reserved || s.n != int64(len(p)) {
@@ -233,7 +230,7 @@ func (o *output) fill(id int, at int64, p []byte) error {
 	if _, err := o.f.WriteAt(p, at); err != nil {
 		return err
 	}
-	// It stays a span of its own, so that the ids of others stay right.
+	// Not merged with its neighbours, because ids are indexes into spans.
 	s.crc, s.reserved = crc32.ChecksumIEEE(p), false
 	return nil
 }

@@ -15,8 +15,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// streamZip reads a zip as a strict reader does that cannot seek: by local
-// headers alone, which must tell the sizes.
+// streamZip reads a zip like a strict streaming reader: from local headers alone, which must contain the
+// sizes.
 func streamZip(t testing.TB, r io.Reader) map[string][]byte {
 	t.Helper()
 	found := map[string][]byte{}
@@ -71,8 +71,7 @@ func TestStrictStreamingReaderReadsBothZips(t *testing.T) {
 	require.Contains(t, inner, "xl/workbook.xml")
 }
 
-// An outer zip beyond 4 GiB, made of a file with a hole: the headers are all
-// that is written.
+// An outer zip beyond 4 GiB in a sparse file: only the headers are written.
 func TestZipBeyond4GiB(t *testing.T) {
 	t.Parallel()
 	const size = 5 << 30
@@ -105,7 +104,9 @@ func TestZipBeyond4GiB(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, b.Close())
 	if python, err := exec.LookPath("python3"); err == nil {
-		out, err := exec.Command(python, "-c", "import sys,zipfile; print([i.file_size for i in zipfile.ZipFile(sys.argv[1]).infolist()])", f.Name()).CombinedOutput()
+		out, err := exec.Command(python, "-c",
+			"import sys,zipfile; print([i.file_size for i in zipfile.ZipFile(sys.argv[1]).infolist()])",
+			f.Name()).CombinedOutput()
 		require.NoError(t, err, string(out))
 		require.Equal(t, "[5368709120, 0]\n", string(out))
 	}
