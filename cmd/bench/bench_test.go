@@ -13,9 +13,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// These are the parts of "go run ./cmd/bench" one by one and smaller, for work
-// on one of them: go test -run '^$' -bench Stages ./cmd/bench. The sheet
-// writer's stand in services/assembler/encode/xlsx, the scanner's in events/rows.
+// Benchmarks of single parts of "go run ./cmd/bench", smaller: go test -run '^$' -bench Stages ./cmd/bench.
+// Those of the sheet writer are in services/assembler/encode/xlsx, those of the scanner in events/rows.
 
 // openBench builds the programs and starts the source.
 func openBench(b *testing.B) *bench {
@@ -29,14 +28,13 @@ func openBench(b *testing.B) *bench {
 	return x
 }
 
-// perRow reports what a row took of the time that was measured.
+// perRow reports the measured time per row.
 func perRow(b *testing.B, rows int) {
 	b.ReportMetric(float64(b.Elapsed())/float64(time.Microsecond)/float64(rows*b.N), "µs/row")
 	b.ReportMetric(0, "ns/op")
 }
 
-// BenchmarkExport is a whole export of 100,000 rows through a running server,
-// and the ways that it is held against.
+// BenchmarkExport measures a whole export of 100,000 rows through a running server, and the alternatives.
 func BenchmarkExport(b *testing.B) {
 	const rows = 100_000
 	x := openBench(b)
@@ -47,7 +45,8 @@ func BenchmarkExport(b *testing.B) {
 		n := 0
 		for b.Loop() {
 			n++
-			_, _, err := server.export(b.Context(), request{fmt.Sprint("export ", n), source, exportLimit, ""}, rows)
+			_, _, err := server.export(b.Context(),
+				request{fmt.Sprint("export ", n), source, exportLimit, ""}, rows)
 			require.NoError(b, err)
 		}
 		perRow(b, rows)
@@ -61,7 +60,8 @@ func BenchmarkExport(b *testing.B) {
 		name string
 		argv []string
 	}{
-		{"sheaf-export", []string{x.sheaf, "export", source, "-f", "-o", out, "--limit", limit, "--conn", conn}},
+		{"sheaf-export", []string{x.sheaf, "export", source, "-f", "-o", out, "--limit", limit,
+			"--conn", conn}},
 		{"baseline", []string{x.baseline, "-o", out, "-limit", limit, "-conn", conn, source}},
 		{"floor", []string{x.self, "floor", "-limit", limit, "-conn", conn, source}},
 	} {
@@ -78,32 +78,32 @@ func BenchmarkExport(b *testing.B) {
 	}
 }
 
-// BenchmarkScaling exports ever more rows, each time through a new server,
-// whose start does not count.
+// BenchmarkScaling exports more and more rows, each time through a new server, whose start does not count.
 func BenchmarkScaling(b *testing.B) {
 	x := openBench(b)
 	for _, rows := range []int{10_000, 100_000, 1_000_000} {
 		b.Run(fmt.Sprint(rows), func(b *testing.B) {
-			most := int64(0)
+			highest := int64(0)
 			took := time.Duration(0)
 			for b.Loop() {
 				server, err := x.startServer(b.Context(), nil)
 				require.NoError(b, err)
-				t, _, err := server.export(b.Context(), request{"scaling", x.rowsURL(rows), exportLimit, ""}, rows)
+				t, _, err := server.export(b.Context(),
+					request{"scaling", x.rowsURL(rows), exportLimit, ""}, rows)
 				require.NoError(b, err)
 				took += t
 				peak, err := server.peak()
 				require.NoError(b, err)
-				most = max(most, peak)
+				highest = max(highest, peak)
 				require.NoError(b, server.close())
 			}
 			b.ReportMetric(float64(took)/float64(time.Microsecond)/float64(rows*b.N), "µs/row")
-			b.ReportMetric(float64(most)/(1<<20), "peak-MiB")
+			b.ReportMetric(float64(highest)/(1<<20), "peak-MiB")
 		})
 	}
 }
 
-// BenchmarkSmallExport is an export of 100 rows by callers who are called back.
+// BenchmarkSmallExport measures an export of 100 rows with a callback.
 func BenchmarkSmallExport(b *testing.B) {
 	x := openBench(b)
 	for _, callers := range []int{1, 32} {
@@ -111,7 +111,8 @@ func BenchmarkSmallExport(b *testing.B) {
 			e, stop, err := x.startExporter(b.Context())
 			require.NoError(b, err)
 			b.ResetTimer()
-			latencies, took, err := e.crowd(b.Context(), callers, func(begun int) bool { return begun >= b.N }, e.byCallback)
+			latencies, took, err := e.crowd(b.Context(), callers,
+				func(started int) bool { return started >= b.N }, e.byCallback)
 			b.StopTimer()
 			require.NoError(b, err)
 			b.ReportMetric(float64(len(latencies))/took.Seconds(), "exports/s")
@@ -122,8 +123,7 @@ func BenchmarkSmallExport(b *testing.B) {
 	}
 }
 
-// BenchmarkFairness is the p99 of small exports beside a large one, against
-// their p99 alone.
+// BenchmarkFairness compares the p99 of small exports beside a large one with their p99 alone.
 func BenchmarkFairness(b *testing.B) {
 	x := openBench(b)
 	for b.Loop() {
@@ -135,7 +135,7 @@ func BenchmarkFairness(b *testing.B) {
 	}
 }
 
-// BenchmarkStages is the processor time of each stage of an export.
+// BenchmarkStages measures the processor time of each stage of an export.
 func BenchmarkStages(b *testing.B) {
 	const rows = 500_000
 	x := openBench(b)

@@ -18,7 +18,7 @@ import (
 	"time"
 )
 
-// exportLimit and exportConn are what all large exports ask with.
+// exportLimit and exportConn are the limit and concurrency of all large exports.
 const exportLimit, exportConn = 1000, 8
 
 // export compares whole exports over HTTP.
@@ -46,7 +46,8 @@ func (b *bench) export(ctx context.Context) (_ string, err error) {
 	}
 	oneShot := &runs{name: "`sheaf export URL -o FILE`, with its start and end; nothing but the file stays, so nothing is synced", outFile: filepath.Join(b.dir, "sheaf.zip")}
 	oneShot.once = func(int) (usage, error) {
-		return run(ctx, b.sheaf, "export", source, "-f", "-o", oneShot.outFile, "--limit", limit, "--conn", conn)
+		return run(ctx, b.sheaf, "export", source, "-f", "-o", oneShot.outFile, "--limit", limit,
+			"--conn", conn)
 	}
 	served := &runs{name: "a running `sheaf serve`, submitted to downloaded"}
 	served.once = func(i int) (u usage, err error) {
@@ -54,7 +55,8 @@ func (b *bench) export(ctx context.Context) (_ string, err error) {
 		if err != nil {
 			return u, err
 		}
-		u.wall, served.size, err = server.export(ctx, request{fmt.Sprintf("export %d", i), source, exportLimit, ""}, b.exportRows)
+		u.wall, served.size, err = server.export(ctx,
+			request{fmt.Sprintf("export %d", i), source, exportLimit, ""}, b.exportRows)
 		if err != nil {
 			return u, err
 		}
@@ -106,7 +108,8 @@ func (b *bench) export(ctx context.Context) (_ string, err error) {
 		if r == oneShot {
 			what = "one command"
 		}
-		b.target(what+" against the program written by hand: "+r.name, "at least 5×", fmt.Sprintf("%.1f×", ratio), ratio >= 5)
+		b.target(what+" against the program written by hand: "+r.name, "at least 5×",
+			fmt.Sprintf("%.1f×", ratio), ratio >= 5)
 	}
 	for _, r := range all {
 		times, size := "", ""
@@ -116,13 +119,14 @@ func (b *bench) export(ctx context.Context) (_ string, err error) {
 		if r.size > 0 {
 			size = megabytes(r.size)
 		}
-		fmt.Fprintf(&text, "| %s | %.2f | %s | %.2f | %s | %s |\n", r.name, median(r.times), times, median(r.cpu), size, mebibytes(r.peak))
+		fmt.Fprintf(&text, "| %s | %.2f | %s | %.2f | %s | %s |\n", r.name, median(r.times), times,
+			median(r.cpu), size, mebibytes(r.peak))
 	}
 	return text.String(), nil
 }
 
-// floor is the process "bench floor": it fetches all pages of a source, throws
-// them away, and prints its peak memory in bytes.
+// floor is the process "bench floor": it fetches all pages of a source, discards them, and prints its peak
+// memory in bytes.
 func floor(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("floor", flag.ContinueOnError)
 	limit := flags.Int("limit", exportLimit, "")
@@ -133,7 +137,8 @@ func floor(ctx context.Context, args []string) error {
 	source := flags.Arg(0)
 	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: *conn}}
 	fetch := func(page int, to io.Writer) error {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("%s?page=%d&limit=%d", source, page, *limit), nil)
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet,
+			fmt.Sprintf("%s?page=%d&limit=%d", source, page, *limit), nil)
 		if err != nil {
 			return err
 		}
@@ -188,7 +193,7 @@ func floor(ctx context.Context, args []string) error {
 	return err
 }
 
-// scaling exports ever more rows, each through a server of its own.
+// scaling exports more and more rows, each time through a new server.
 func (b *bench) scaling(ctx context.Context) (string, error) {
 	var text strings.Builder
 	fmt.Fprintf(&text, "Through a `sheaf serve` that was just started, submitted to downloaded, %s rows a page:\n\n"+
@@ -205,7 +210,8 @@ func (b *bench) scaling(ctx context.Context) (string, error) {
 			return "", err
 		}
 		if total >= 1_000_000 {
-			b.target(fmt.Sprintf("peak memory at %s rows", thousands(total)), "at most 192 MiB", mebibytes(peak), peak <= 192<<20)
+			b.target(fmt.Sprintf("peak memory at %s rows", thousands(total)), "at most 192 MiB",
+				mebibytes(peak), peak <= 192<<20)
 		}
 		fmt.Fprintf(&text, "| %s | %.2f | %.2f | %s | %s |\n", thousands(total), took.Seconds(),
 			float64(took)/float64(time.Microsecond)/float64(total), mebibytes(peak), megabytes(size))

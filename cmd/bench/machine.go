@@ -14,20 +14,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// machine is what figures depend on besides the program.
+// machine describes the hardware and system that the figures depend on.
 type machine struct {
 	cpu        string
 	cores      int
 	memory     int64 // bytes
 	kernel     string
 	fileSystem string
-	load       string // over the last minute, before the first part
+	load       string // 1-minute average before the first part
 	goVersion  string
 	when       time.Time
 }
 
-// describe looks at this machine and at the file system of dir. A file system
-// in memory is refused: nothing would be durable on it.
+// describe inspects this machine and the file system of dir. It refuses a file system in memory, where
+// nothing would be durable.
 func describe(dir string) (m machine, err error) {
 	m = machine{cores: runtime.NumCPU(), goVersion: runtime.Version(), when: time.Now()}
 	m.cpu = after("/proc/cpuinfo", "model name")
@@ -51,7 +51,8 @@ func describe(dir string) (m machine, err error) {
 	}
 	m.fileSystem = fileSystemOf(dir, string(mounts))
 	if m.fileSystem == "tmpfs" || m.fileSystem == "ramfs" {
-		return m, fmt.Errorf("%s is a %s, where nothing is durable: name a folder on a disk with -dir", dir, m.fileSystem)
+		return m, fmt.Errorf("%s is a %s, where nothing is durable: name a folder on a disk with -dir",
+			dir, m.fileSystem)
 	}
 	loads, err := os.ReadFile("/proc/loadavg")
 	m.load, _, _ = strings.Cut(string(loads), " ")
@@ -72,8 +73,7 @@ func after(file, key string) string {
 	return "unknown"
 }
 
-// fileSystemOf returns the type of the file system that dir lies on, from the
-// table of mounts.
+// fileSystemOf returns the type of the file system that contains dir, from the mount table.
 func fileSystemOf(dir, mounts string) string {
 	longest, kind := -1, "unknown file system"
 	for line := range strings.Lines(mounts) {
@@ -89,11 +89,12 @@ func fileSystemOf(dir, mounts string) string {
 	return kind
 }
 
-// String is the first paragraph of the report.
+// String returns the first paragraph of the report.
 func (m machine) String() string {
 	return fmt.Sprintf("Measured on %s by `task bench`: %s, %d cores, %.0f GB of memory, %s, %s, %s. "+
-		"Load of the machine before it began: %s. The source, Sheaf and the caller share the cores. "+
+		"Load before the run: %s. The source, Sheaf and the caller share the cores. "+
 		"Sheaf runs with its defaults: an embedded NATS server, every message synced to disk before it is acknowledged. "+
-		"What is compared ran in turns; ratios are medians of neighbouring runs, with the least and the greatest.\n",
-		m.when.Format(time.DateOnly), m.cpu, m.cores, float64(m.memory)/1e9, m.kernel, m.fileSystem, m.goVersion, m.load)
+		"Compared programs ran in turns; ratios are medians of neighbouring runs, with minimum and maximum.\n",
+		m.when.Format(time.DateOnly), m.cpu, m.cores, float64(m.memory)/1e9, m.kernel, m.fileSystem,
+		m.goVersion, m.load)
 }

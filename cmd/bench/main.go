@@ -1,23 +1,21 @@
 //go:build linux
 
-// Command bench measures Sheaf against its targets and writes what it found as
-// Markdown. Start it on a quiet machine:
+// Command bench measures Sheaf against its targets and prints the results as Markdown. Run it on a quiet
+// machine:
 //
-//	go run ./cmd/bench                  # all parts, some ten minutes
-//	go run ./cmd/bench -quick           # everything small, for a look
+//	go run ./cmd/bench                  # all parts, about ten minutes
+//	go run ./cmd/bench -quick           # smaller sizes, for a first impression
 //	go run ./cmd/bench -only export,small
-//	go run ./cmd/bench -results         # and replace the section in RESULTS.md
+//	go run ./cmd/bench -results         # also replace the section in RESULTS.md
 //
-// It must run in the project's folder, and builds what it measures: sheaf, and
-// baseline, the program that one would write by hand (cmd/bench/baseline).
-// Everything is a process of its own: the source that makes the rows, Sheaf,
-// the baseline, and each run of a sheet writer. This process only asks,
-// receives callbacks and looks at the clock.
+// It must run in the project's folder. It builds the programs that it measures: sheaf, and baseline, a
+// typical hand-written exporter (cmd/bench/baseline). Everything is a separate process: the source that
+// generates the rows, Sheaf, the baseline, and each run of a sheet writer. This process only sends requests,
+// receives callbacks and measures time.
 //
-// Times are of the wall. What is compared runs in turns, and the ratio is the
-// median over pairs that ran next to each other, with the range beside it, so
-// that a machine that is busy for a while does not decide. Peak memory is
-// VmHWM or rusage's maxrss.
+// Times are wall-clock times. Programs that are compared run in turns. The ratio is the median over
+// neighbouring pairs, with the range beside it, so a temporarily busy machine does not distort it. Peak
+// memory is VmHWM or rusage's maxrss.
 package main
 
 import (
@@ -35,13 +33,13 @@ import (
 	"time"
 )
 
-// sizes say how much is measured.
+// sizes are the sizes of the measurements.
 type sizes struct {
 	writerRows, writerPairs int
 	exportRows, exportPairs int
 	scales                  []int
-	smallExports            int           // one after another
-	sustained               time.Duration // of callers at once
+	smallExports            int           // in sequence
+	sustained               time.Duration // concurrent callers
 	stageRows               int
 	fairExports, fairGiant  int
 	callers                 int
@@ -68,7 +66,7 @@ var (
 	}
 )
 
-// smallRows is the size of a small export, in pages of the default limit.
+// smallRows is the number of rows of a small export; smallLimit makes that two pages.
 const smallRows, smallLimit = 100, 50
 
 // part is one section of the report.
@@ -87,18 +85,18 @@ var parts = []part{
 	{"stages", "Where the time goes", (*bench).stages},
 }
 
-// bench is what all parts share.
+// bench is the state shared by all parts.
 type bench struct {
 	sizes
-	dir      string // for everything that is written
-	self     string // this program
+	dir      string // for all files written
+	self     string // path of this program
 	sheaf    string
 	baseline string
 	source   *process
 	targets  []target
 }
 
-// target is a figure that Sheaf is to reach, and what was measured.
+// target is a figure that Sheaf should reach, and the measured one.
 type target struct {
 	what, want, got string
 	met             bool
@@ -108,7 +106,7 @@ func (b *bench) target(what, want, got string, met bool) {
 	b.targets = append(b.targets, target{what, want, got, met})
 }
 
-// targetTable says which targets were met in this run, nothing if it had none.
+// targetTable lists which targets this run met; "" if it measured none.
 func targetTable(targets []target) string {
 	if len(targets) == 0 {
 		return ""
@@ -125,7 +123,7 @@ func targetTable(targets []target) string {
 	return text.String()
 }
 
-// rowsURL is the address of a source of total rows.
+// rowsURL returns the address of a source of total rows.
 func (b *bench) rowsURL(total int) string { return fmt.Sprintf("%s/rows/%d", b.source.first, total) }
 
 func main() {
@@ -138,8 +136,7 @@ func main() {
 	}
 }
 
-// command carries a command line out. The first word may name what this
-// program is as a child.
+// command runs a command line. The first word may name a child process of the benchmark.
 func command(ctx context.Context, args []string) error {
 	if len(args) > 0 {
 		switch args[0] {
@@ -157,7 +154,8 @@ func command(ctx context.Context, args []string) error {
 	}
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	only := flags.String("only", strings.Join(names, ","), "`parts` to run")
-	small := flags.Bool("quick", false, "run everything small, in less than two minutes: the figures are for nobody")
+	small := flags.Bool("quick", false,
+		"run everything small, in less than two minutes; the figures are not meaningful")
 	results := flags.Bool("results", false, "replace the section in cmd/bench/RESULTS.md; needs all parts")
 	note := flags.String("note", "", "`sentence` to put above the figures")
 	dir := flags.String("dir", os.TempDir(), "`folder` on the file system to measure on")
@@ -183,9 +181,9 @@ func command(ctx context.Context, args []string) error {
 	return b.report(ctx, *dir, chosen, *results, *note)
 }
 
-// report measures the chosen parts, shows each on stderr as it is done, and
-// prints them together.
-func (b *bench) report(ctx context.Context, dir string, chosen []string, results bool, note string) (err error) {
+// report measures the chosen parts, prints each to stderr when it is done, and all of them to stdout.
+func (b *bench) report(ctx context.Context, dir string, chosen []string, results bool,
+	note string) (err error) {
 	m, err := describe(dir)
 	if err != nil {
 		return err
@@ -248,10 +246,10 @@ func (b *bench) open(ctx context.Context, dir string) (err error) {
 
 func (b *bench) close() error { return errors.Join(b.source.stop(), os.RemoveAll(b.dir)) }
 
-// watcher is who watches.
+// watcher receives progress messages.
 var watcher io.Writer = os.Stderr
 
-// progress tells whoever watches what is being done.
+// progress prints which step is running.
 func progress(format string, args ...any) {
 	fmt.Fprintf(watcher, time.Now().Format(time.TimeOnly)+" "+format+"\n", args...)
 }

@@ -53,33 +53,68 @@ func TestMedianAndRatios(t *testing.T) {
 	require.Equal(t, "1,000,050", thousands(1_000_050))
 }
 
-// A stack counts for the first function from the leaf up that a stage knows.
+// A stack counts for the first function, from the leaf up, that a stage knows.
 func TestStageOf(t *testing.T) {
 	for name, c := range map[string]struct {
 		want  string
 		stack []string // the leaf first
 	}{
-		"memory is moved for whoever asked":         {stageCells, []string{"runtime.memmove", "sheaf/services/assembler/encode/xlsx.(*encoder).row", "sheaf/services/assembler/encode/xlsx.encode"}},
-		"the same scanner, two users":               {stageScan, []string{"sheaf/events/rows.(*scanner).str", "sheaf/events/rows.ScanResponse", "sheaf/services/crawler.(*crawl).ask"}},
-		"... and the other":                         {stageCells, []string{"sheaf/events/rows.(*Cursor).NextField", "sheaf/services/assembler/encode/xlsx.(*encoder).read"}},
-		"S2 forth":                                  {stageCompress, []string{"github.com/klauspost/compress/s2.encodeBlockAsm4MB", "sheaf/events/pages.compress", "sheaf/events/pages.(*Store).encodePage"}},
-		"S2 back":                                   {stageDecompress, []string{"github.com/klauspost/compress/s2.s2Decode", "sheaf/events/pages.decompressS2", "sheaf/events/pages.decodePage"}},
-		"deflate":                                   {stageDeflate, []string{"github.com/klauspost/compress/flate.matchLen", "sheaf/services/assembler/encode/xlsx.deflate"}},
-		"deflate of our own":                        {stageDeflate, []string{"sheaf/services/assembler/encode/xlsx.(*rowDeflater).walk", "sheaf/services/assembler/encode/xlsx.(*block).deflate", "sheaf/services/assembler/encode/xlsx.deflate"}},
-		"a hash is a hash wherever it is made":      {stageHash, []string{"crypto/internal/fips140/sha256.blockSHANI", "crypto/sha256.Sum256", "sheaf/events/pages.(*Store).encodePage"}},
-		"garbage that the encoder has to help with": {stageMemory, []string{"runtime.scanObject", "runtime.gcDrain", "runtime.mallocgc", "sheaf/services/assembler/encode/xlsx.newChunk"}},
-		"a page is stored":                          {stageStore, []string{"internal/runtime/syscall/linux.Syscall6", "os.(*File).WriteAt", natsServer + "(*msgBlock).writeAt", natsServer + "(*stream).processJetStreamMsg", natsServer + "(*stream).internalLoop"}},
-		"a page is synced":                          {stageSync, []string{"syscall.Fsync", "os.(*File).Sync", natsServer + "(*msgBlock).flushPendingMsgsLocked"}},
-		"a page is asked for":                       {stageConsume, []string{natsServer + "(*fileStore).LoadMsg", natsServer + "(*stream).getDirectRequest", natsServer + "(*client).processInboundClientMsg"}},
-		"a page is sent":                            {stageConsume, []string{"net.(*pipe).write", natsServer + "(*client).flushOutbound", natsServer + "(*client).writeLoop"}},
-		"a page is received":                        {stageConsume, []string{"net.(*pipe).read", natsClient + ".(*Conn).readLoop"}},
-		"a page is handed to the server":            {stagePublish, []string{"net.(*pipe).write", natsClient + ".(*Conn).flusher"}},
-		"the workbook is read back":                 {stageFile, []string{"syscall.Pread", "os.(*File).ReadAt", "sheaf/services/assembler/encode/xlsx.(*workbookWriter).result"}},
-		"the source's bytes":                        {stageFetch, []string{"syscall.Read", "net.(*conn).Read", "net/http.(*persistConn).readLoop"}},
-		"a caller":                                  {stageAnswer, []string{"syscall.Write", "net.(*conn).Write", "net/http.(*conn).serve"}},
-		"nothing to do":                             {stageSchedule, []string{"runtime.futex", "runtime.findRunnable", "runtime.schedule", "runtime.park_m", "runtime.mcall"}},
-		"unknown":                                   {stageOther, []string{"main.main"}},
-		"empty":                                     {stageOther, nil},
+		"memory is moved for a caller": {stageCells,
+			[]string{"runtime.memmove", "sheaf/services/assembler/encode/xlsx.(*encoder).row",
+				"sheaf/services/assembler/encode/xlsx.encode"}},
+		"the same scanner, two users": {stageScan,
+			[]string{"sheaf/events/rows.(*scanner).str", "sheaf/events/rows.ScanResponse",
+				"sheaf/services/crawler.(*crawl).ask"}},
+		"... and the other": {stageCells,
+			[]string{"sheaf/events/rows.(*Cursor).NextField",
+				"sheaf/services/assembler/encode/xlsx.(*encoder).read"}},
+		"S2 forth": {stageCompress,
+			[]string{"github.com/klauspost/compress/s2.encodeBlockAsm4MB", "sheaf/events/pages.compress",
+				"sheaf/events/pages.(*Store).encodePage"}},
+		"S2 back": {stageDecompress,
+			[]string{"github.com/klauspost/compress/s2.s2Decode", "sheaf/events/pages.decompressS2",
+				"sheaf/events/pages.decodePage"}},
+		"deflate": {stageDeflate,
+			[]string{"github.com/klauspost/compress/flate.matchLen",
+				"sheaf/services/assembler/encode/xlsx.deflate"}},
+		"our own deflate": {stageDeflate,
+			[]string{"sheaf/services/assembler/encode/xlsx.(*rowDeflater).walk",
+				"sheaf/services/assembler/encode/xlsx.(*block).deflate",
+				"sheaf/services/assembler/encode/xlsx.deflate"}},
+		"a hash is a hash wherever it is made": {stageHash,
+			[]string{"crypto/internal/fips140/sha256.blockSHANI", "crypto/sha256.Sum256",
+				"sheaf/events/pages.(*Store).encodePage"}},
+		"garbage that the encoder has to help with": {stageMemory,
+			[]string{"runtime.scanObject", "runtime.gcDrain", "runtime.mallocgc",
+				"sheaf/services/assembler/encode/xlsx.newChunk"}},
+		"a page is stored": {stageStore,
+			[]string{"internal/runtime/syscall/linux.Syscall6", "os.(*File).WriteAt",
+				natsServer + "(*msgBlock).writeAt", natsServer + "(*stream).processJetStreamMsg", natsServer +
+					"(*stream).internalLoop"}},
+		"a page is synced": {stageSync,
+			[]string{"syscall.Fsync", "os.(*File).Sync", natsServer + "(*msgBlock).flushPendingMsgsLocked"}},
+		"a page is asked for": {stageConsume,
+			[]string{natsServer + "(*fileStore).LoadMsg", natsServer + "(*stream).getDirectRequest",
+				natsServer + "(*client).processInboundClientMsg"}},
+		"a page is sent": {stageConsume,
+			[]string{"net.(*pipe).write", natsServer + "(*client).flushOutbound",
+				natsServer + "(*client).writeLoop"}},
+		"a page is received": {stageConsume,
+			[]string{"net.(*pipe).read", natsClient + ".(*Conn).readLoop"}},
+		"a page is handed to the server": {stagePublish,
+			[]string{"net.(*pipe).write", natsClient + ".(*Conn).flusher"}},
+		"the workbook is read back": {stageFile,
+			[]string{"syscall.Pread", "os.(*File).ReadAt",
+				"sheaf/services/assembler/encode/xlsx.(*workbookWriter).result"}},
+		"the source's bytes": {stageFetch,
+			[]string{"syscall.Read", "net.(*conn).Read", "net/http.(*persistConn).readLoop"}},
+		"a caller": {stageAnswer,
+			[]string{"syscall.Write", "net.(*conn).Write", "net/http.(*conn).serve"}},
+		"nothing to do": {stageSchedule,
+			[]string{"runtime.futex", "runtime.findRunnable", "runtime.schedule", "runtime.park_m",
+				"runtime.mcall"}},
+		"unknown": {stageOther, []string{"main.main"}},
+		"empty":   {stageOther, nil},
 	} {
 		require.Equal(t, c.want, stageOf(c.stack), name)
 	}
@@ -88,7 +123,7 @@ func TestStageOf(t *testing.T) {
 	}
 }
 
-// builtPrograms builds what a test needs into a folder.
+// builtPrograms builds the programs that a test needs.
 func builtPrograms(t *testing.T) *bench {
 	t.Helper()
 	eventstest.LongRunning(t) // builds sheaf and starts it
@@ -102,8 +137,8 @@ func builtPrograms(t *testing.T) *bench {
 	return b
 }
 
-// A function that was renamed would quietly count as other.
-func TestRulesNameFunctionsThatThereAre(t *testing.T) {
+// A renamed function would silently count as other.
+func TestRulesNameExistingFunctions(t *testing.T) {
 	b := builtPrograms(t)
 	u, err := run(t.Context(), "go", "tool", "nm", b.sheaf)
 	require.NoError(t, err)
@@ -114,13 +149,16 @@ func TestRulesNameFunctionsThatThereAre(t *testing.T) {
 	}
 	for _, r := range rules {
 		for _, prefix := range []string{r.prefix, r.under} {
-			require.True(t, slices.ContainsFunc(names, func(name string) bool { return strings.HasPrefix(name, prefix) }),
-				"no function of sheaf begins with %q: the time of stage %q would count elsewhere", prefix, r.stage)
+			require.True(t, slices.ContainsFunc(names, func(name string) bool {
+				return strings.HasPrefix(name, prefix)
+			}),
+				"no function of sheaf begins with %q: the time of stage %q would count elsewhere",
+				prefix, r.stage)
 		}
 	}
 }
 
-// Two programs are compared: they must do the same work.
+// The two compared programs must do the same work.
 func TestBaselineMakesTheSameCells(t *testing.T) {
 	b := builtPrograms(t)
 	source := httptest.NewServer(sourceHandler())
@@ -142,8 +180,8 @@ func TestBaselineMakesTheSameCells(t *testing.T) {
 	}
 }
 
-// cells returns the values of the workbook in a zip, numbers in their shortest
-// form and every row of equal length.
+// cells returns the values of the workbook in a zip: numbers in their shortest form, all rows of equal
+// length.
 func cells(t *testing.T, name string) [][]string {
 	t.Helper()
 	z, err := zip.OpenReader(name)
@@ -171,8 +209,7 @@ func cells(t *testing.T, name string) [][]string {
 	return all
 }
 
-// The source is one sequence of rows, however it is cut, in the format that
-// Sheaf reads.
+// The source's rows are one sequence, however it is cut into pages, in the format that Sheaf reads.
 func TestSourceRowsDoNotDependOnPages(t *testing.T) {
 	const total = 257
 	var want []byte
@@ -228,7 +265,7 @@ func TestSourceRowsAreMixed(t *testing.T) {
 	}
 }
 
-// Each way to write a sheet makes the same cells from the same pages.
+// Each way to write a sheet gives the same cells for the same pages.
 func TestWritersMakeTheSameCells(t *testing.T) {
 	dir := t.TempDir()
 	pages := filepath.Join(dir, "pages")
@@ -269,7 +306,8 @@ func TestReadSyncs(t *testing.T) {
 `))
 	require.NoError(t, err)
 	require.Len(t, all, 3)
-	require.Equal(t, 10*time.Millisecond, covered(all).Round(time.Microsecond), "spans that overlap count once")
+	require.Equal(t, 10*time.Millisecond, covered(all).Round(time.Microsecond),
+		"spans that overlap count once")
 	require.Equal(t, 9*time.Millisecond, all[2].end.Sub(all[2].begin).Round(time.Microsecond))
 	require.Equal(t, time.Duration(0), covered(nil))
 }
@@ -288,7 +326,8 @@ func TestTargetTable(t *testing.T) {
 
 func TestFileSystemOf(t *testing.T) {
 	const mounts = "rootfs / rootfs rw 0 0\n/dev/vda / ext4 rw 0 0\ntmpfs /tmp tmpfs rw 0 0\n/dev/vdb /tmp/data xfs rw 0 0\n"
-	for dir, want := range map[string]string{"/home/x": "ext4", "/tmp": "tmpfs", "/tmp/x": "tmpfs", "/tmpx": "ext4", "/tmp/data/1": "xfs", "/": "ext4"} {
+	for dir, want := range map[string]string{"/home/x": "ext4", "/tmp": "tmpfs", "/tmp/x": "tmpfs",
+		"/tmpx": "ext4", "/tmp/data/1": "xfs", "/": "ext4"} {
 		require.Equal(t, want, fileSystemOf(dir, mounts), dir)
 	}
 }
@@ -300,7 +339,8 @@ func TestWithSection(t *testing.T) {
 	again, err := withSection(changed, "new\n")
 	require.NoError(t, err)
 	require.Equal(t, changed, again)
-	for _, bad := range []string{"", sectionBegin, sectionEnd, sectionEnd + sectionBegin, sectionBegin + sectionEnd + sectionBegin + sectionEnd} {
+	for _, bad := range []string{"", sectionBegin, sectionEnd, sectionEnd + sectionBegin,
+		sectionBegin + sectionEnd + sectionBegin + sectionEnd} {
 		_, err := withSection(bad, "new\n")
 		require.Error(t, err, bad)
 	}

@@ -18,20 +18,19 @@ import (
 	"time"
 )
 
-// stopWithin is how long a process has after SIGTERM. Sheaf promises 15 s.
+// stopWithin is how long a process may take to end after SIGTERM. Sheaf promises 15 s.
 const stopWithin = 20 * time.Second
 
-// process is a child that runs beside the benchmark.
+// process is a child process that runs beside the benchmark.
 type process struct {
 	cmd   *exec.Cmd
-	first string // the first line that it printed
-	pid   int    // of the program itself, also when it is traced
+	first string // first line of its stdout
+	pid   int    // of the program itself, even under strace
 	ended chan error
 	log   string
 }
 
-// start starts a program and waits for its first line. What it says on stderr
-// goes to a file in dir.
+// start starts a program and waits for its first line. Its stderr goes to a file in dir.
 func start(ctx context.Context, dir string, argv ...string) (*process, error) {
 	log, err := os.CreateTemp(dir, filepath.Base(argv[0])+"-*.log")
 	if err != nil {
@@ -40,7 +39,7 @@ func start(ctx context.Context, dir string, argv ...string) (*process, error) {
 	defer log.Close()
 	p := &process{cmd: exec.Command(argv[0], argv[1:]...), ended: make(chan error, 1), log: log.Name()}
 	p.cmd.Stderr = log
-	// Nothing outlives a benchmark that was cut off.
+	// Children must not outlive a benchmark that was killed.
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	out, err := p.cmd.StdoutPipe()
 	if err != nil {
@@ -64,18 +63,19 @@ func start(ctx context.Context, dir string, argv ...string) (*process, error) {
 	}
 	if p.first == "" {
 		_ = p.cmd.Process.Kill()
-		return nil, fmt.Errorf("%s did not start: %w; it said:\n%s", argv[0], errors.Join(ctx.Err(), <-p.ended), p.said())
+		return nil, fmt.Errorf("%s did not start: %w; it said:\n%s", argv[0],
+			errors.Join(ctx.Err(), <-p.ended), p.said())
 	}
 	return p, nil
 }
 
-// said is the end of what the process wrote to stderr.
+// said returns the end of the process's stderr.
 func (p *process) said() []byte {
 	b, _ := os.ReadFile(p.log)
 	return b[max(0, len(b)-2000):]
 }
 
-// stop ends the process in order.
+// stop ends the process with SIGTERM.
 func (p *process) stop() error {
 	_ = syscall.Kill(p.pid, syscall.SIGTERM)
 	select {
@@ -90,10 +90,10 @@ func (p *process) stop() error {
 	}
 }
 
-// peak is the most memory that the process had resident, in bytes.
+// peak returns the process's peak resident memory, in bytes.
 func (p *process) peak() (int64, error) { return peakOf(strconv.Itoa(p.pid)) }
 
-// peakOf reads VmHWM of a process, "self" for this one.
+// peakOf returns VmHWM of a process; "self" means this one.
 func peakOf(pid string) (int64, error) {
 	status, err := os.ReadFile("/proc/" + pid + "/status")
 	if err != nil {
@@ -108,18 +108,18 @@ func peakOf(pid string) (int64, error) {
 	return 0, fmt.Errorf("no VmHWM of process %s", pid)
 }
 
-// clockTick is the unit of processor time in /proc/PID/stat; Linux shows user
-// programs 100 a second on every machine (USER_HZ).
+// clockTick is the unit of processor time in /proc/PID/stat. Linux reports 100 ticks per second on every
+// machine (USER_HZ).
 const clockTick = time.Second / 100
 
-// cpu is the processor time that the process has used, to 20 ms.
+// cpu returns the processor time used by the process, with a resolution of 20 ms.
 func (p *process) cpu() (time.Duration, error) {
 	stat, err := os.ReadFile("/proc/" + strconv.Itoa(p.pid) + "/stat")
 	if err != nil {
 		return 0, err
 	}
-	// The name in parentheses may hold anything; utime and stime are the 14th
-	// and 15th fields (proc_pid_stat(5)).
+	// The name in parentheses may contain anything; utime and stime are the 14th and 15th fields
+	// (proc_pid_stat(5)).
 	fields := bytes.Fields(stat[bytes.LastIndexByte(stat, ')')+1:])
 	if len(fields) < 13 {
 		return 0, fmt.Errorf("/proc/%d/stat is short", p.pid)
@@ -129,16 +129,15 @@ func (p *process) cpu() (time.Duration, error) {
 	return time.Duration(user+system) * clockTick, errors.Join(err, err2)
 }
 
-// usage is what a program took that ran to its end.
+// usage is the resource usage of a finished program.
 type usage struct {
 	wall, cpu time.Duration
-	peak      int64 // most resident memory, in bytes
+	peak      int64 // resident memory, in bytes
 	out       string
 }
 
-// run carries a program out. Its peak counts from the size of this process,
-// which Linux gives to a child for the moment before it is another program;
-// so this process must stay small, and does its heavy work in children.
+// run runs a program to its end. Linux starts a child with the memory of this process, which counts towards
+// the child's peak. So this process must stay small and does heavy work in children.
 func run(ctx context.Context, argv ...string) (usage, error) {
 	var stdout, stderr bytes.Buffer
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
@@ -149,14 +148,15 @@ func run(ctx context.Context, argv ...string) (usage, error) {
 	u := usage{wall: time.Since(begin), out: stdout.String()}
 	if err != nil {
 		said := stderr.Bytes()
-		return u, fmt.Errorf("%s: %w; it said:\n%s", strings.Join(argv, " "), err, said[max(0, len(said)-2000):])
+		return u, fmt.Errorf("%s: %w; it said:\n%s", strings.Join(argv, " "), err,
+			said[max(0, len(said)-2000):])
 	}
 	u.cpu = cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
 	u.peak = cmd.ProcessState.SysUsage().(*syscall.Rusage).Maxrss << 10
 	return u, nil
 }
 
-// childOf returns the one child of a process.
+// childOf returns the only child of a process.
 func childOf(pid int) (int, error) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
 	if err != nil {

@@ -13,7 +13,7 @@ const (
 	sectionEnd   = "<!-- end: task bench -->\n"
 )
 
-// replaceSection replaces what stands between the two markers of a file.
+// replaceSection replaces the text between the two markers of a file.
 func replaceSection(file, text string) error {
 	old, err := os.ReadFile(file)
 	if err != nil {
@@ -30,7 +30,8 @@ func withSection(old, text string) (string, error) {
 	before, rest, ok := strings.Cut(old, sectionBegin)
 	_, after, ok2 := strings.Cut(rest, sectionEnd)
 	if !ok || !ok2 || strings.Contains(after, sectionBegin) {
-		return "", fmt.Errorf("want the markers %q and %q, once each and in this order", sectionBegin, sectionEnd)
+		return "", fmt.Errorf("want the markers %q and %q, once each and in this order",
+			sectionBegin, sectionEnd)
 	}
 	return before + sectionBegin + text + sectionEnd + after, nil
 }

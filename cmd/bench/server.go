@@ -21,19 +21,17 @@ import (
 	"time"
 )
 
-// server is a running "sheaf serve" with a data folder of its own, seen as a
-// caller sees it.
+// server is a running "sheaf serve" with its own data folder, used through its API.
 type server struct {
 	*process
 	base   string
 	data   string
 	client *http.Client
-	busy   atomic.Int64 // answers that asked to come again
+	busy   atomic.Int64 // number of 503 responses
 }
 
-// startServer starts a Sheaf with its defaults on a free port: all roles, an
-// embedded NATS server, every message synced before it is acknowledged.
-// before is put in front of the command line, extra behind it.
+// startServer starts Sheaf with its defaults on a free port: all roles, an embedded NATS server, every
+// message synced before it is acknowledged. The command line is before, sheaf serve, extra.
 func (b *bench) startServer(ctx context.Context, before []string, extra ...string) (*server, error) {
 	data, err := os.MkdirTemp(b.dir, "data-*")
 	if err != nil {
@@ -46,9 +44,11 @@ func (b *bench) startServer(ctx context.Context, before []string, extra ...strin
 	}
 	base, ok := strings.CutPrefix(p.first, "REST")
 	if !ok {
-		return nil, errors.Join(fmt.Errorf("sheaf serve began with %q, not with where it listens", p.first), p.stop())
+		return nil, errors.Join(fmt.Errorf("sheaf serve began with %q, not with where it listens",
+			p.first), p.stop())
 	}
-	s := &server{process: p, base: strings.TrimSpace(base), data: data, client: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 64}}}
+	s := &server{process: p, base: strings.TrimSpace(base), data: data,
+		client: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 64}}}
 	if len(before) > 0 {
 		if p.pid, err = childOf(p.pid); err != nil {
 			return nil, errors.Join(err, p.stop())
@@ -57,7 +57,7 @@ func (b *bench) startServer(ctx context.Context, before []string, extra ...strin
 	return s, s.ready(ctx)
 }
 
-// ready waits until the server takes work.
+// ready waits until the server accepts work.
 func (s *server) ready(ctx context.Context) error {
 	for {
 		res, err := s.client.Get(s.base + "/readyz")
@@ -90,7 +90,7 @@ func (s *server) close() error {
 	return errors.Join(s.stop(), os.RemoveAll(s.data))
 }
 
-// detail is what the benchmarks need of a detail.
+// detail holds the fields of a detail that the benchmarks use.
 type detail struct {
 	Status     int    `json:"status"`
 	Rows       int    `json:"rows"`
@@ -101,7 +101,7 @@ type detail struct {
 	} `json:"progress"`
 }
 
-// request is an export that is asked for.
+// request is an export request.
 type request struct {
 	title    string
 	source   string
@@ -109,8 +109,8 @@ type request struct {
 	callback string
 }
 
-// do sends a request, and again when the server says so: 503 promises that
-// nothing was done. The time counts.
+// do sends a request, and retries it after a 503, which promises that nothing was done. Retries count towards
+// the measured time.
 func (s *server) do(ctx context.Context, method, link string, body []byte) (*http.Response, error) {
 	for {
 		req, err := http.NewRequestWithContext(ctx, method, link, bytes.NewReader(body))
@@ -134,7 +134,7 @@ func (s *server) do(ctx context.Context, method, link string, body []byte) (*htt
 	}
 }
 
-// busyNote tells of the answers that asked to come again, if there were any.
+// busyNote reports the number of 503 responses, if there were any.
 func (s *server) busyNote() string {
 	if n := s.busy.Load(); n > 0 {
 		return fmt.Sprintf("\nThe server answered 503 with Retry-After %d times; the callers came again, and their time counts.\n", n)
@@ -142,7 +142,7 @@ func (s *server) busyNote() string {
 	return ""
 }
 
-// call sends a request of the REST API and reads the data of its answer.
+// call sends a request to the REST API and decodes the data of its response.
 func (s *server) call(ctx context.Context, method, path string, body []byte, data any) error {
 	res, err := s.do(ctx, method, s.base+path, body)
 	if err != nil {
@@ -160,15 +160,17 @@ func (s *server) call(ctx context.Context, method, path string, body []byte, dat
 	if answer.Errcode != 0 {
 		return fmt.Errorf("%s: errcode %d: %s", path, answer.Errcode, answer.Msg)
 	}
-	_, err = io.Copy(io.Discard, res.Body) // so that the connection is used again
+	_, err = io.Copy(io.Discard, res.Body) // so that the connection can be reused
 	return err
 }
 
-// submit hands an export in and returns its key.
+// submit submits an export and returns its key.
 func (s *server) submit(ctx context.Context, r request) (key string, err error) {
 	body, err := json.Marshal(map[string]any{
-		"timestamp": 1625106204, "ext_type": "XLSX", "title": r.title, "user_id": "bench", "callback": r.callback,
-		"source_http": map[string]any{"url": r.source, "method": "GET", "param": map[string]any{"limit": r.limit}, "conn": 8},
+		"timestamp": 1625106204, "ext_type": "XLSX", "title": r.title, "user_id": "bench",
+		"callback": r.callback,
+		"source_http": map[string]any{"url": r.source, "method": "GET",
+			"param": map[string]any{"limit": r.limit}, "conn": 8},
 	})
 	if err != nil {
 		return "", err
@@ -185,8 +187,7 @@ func (s *server) detail(ctx context.Context, key string) (d detail, err error) {
 	return d, err
 }
 
-// wait asks for the detail until the export has ended, with a pause between
-// two questions.
+// wait polls the detail every between until the export has ended.
 func (s *server) wait(ctx context.Context, key string, between time.Duration) (detail, error) {
 	for {
 		d, err := s.detail(ctx, key)
@@ -206,7 +207,7 @@ func (d detail) succeeded() error {
 	return nil
 }
 
-// download fetches a finished file and returns its size.
+// download downloads a finished file and returns its size.
 func (s *server) download(ctx context.Context, link string, to io.Writer) (int64, error) {
 	res, err := s.do(ctx, http.MethodGet, link, nil)
 	if err != nil {
@@ -223,9 +224,8 @@ func (s *server) download(ctx context.Context, link string, to io.Writer) (int64
 	return n, err
 }
 
-// export carries a large export out, as a caller does who asks for the detail
-// now and then, and returns the time from submit to the last byte on disk
-// (not synced) and the file's size.
+// export runs a large export, polling the detail as a typical caller does. It returns the file's size and the
+// time from submit to the last byte on disk (not synced).
 func (s *server) export(ctx context.Context, r request, rows int) (time.Duration, int64, error) {
 	begin := time.Now()
 	key, err := s.submit(ctx, r)
@@ -248,7 +248,7 @@ func (s *server) export(ctx context.Context, r request, rows int) (time.Duration
 	return time.Since(begin), size, errors.Join(err, f.Close())
 }
 
-// receiver takes callbacks.
+// receiver receives callbacks.
 type receiver struct {
 	server  *http.Server
 	base    string
@@ -270,9 +270,8 @@ func startReceiver() (*receiver, error) {
 
 func (r *receiver) close() { _ = r.server.Close() }
 
-// expect returns a callback address that is used once and where its body will
-// arrive.
-func (r *receiver) expect() (callback string, told <-chan detail) {
+// expect returns a callback address for one use, and a channel that receives its body.
+func (r *receiver) expect() (callback string, received <-chan detail) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.next++
@@ -282,8 +281,7 @@ func (r *receiver) expect() (callback string, told <-chan detail) {
 	return r.base + id, c
 }
 
-// ServeHTTP takes a callback. One that comes a second time is taken and
-// dropped.
+// ServeHTTP accepts a callback and ignores duplicates.
 func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	var body struct {
 		Log     detail `json:"log"`

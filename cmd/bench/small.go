@@ -13,35 +13,33 @@ import (
 	"time"
 )
 
-// exporter carries small exports out, one after another or many at once.
+// exporter runs small exports, in sequence or concurrently.
 type exporter struct {
 	server   *server
 	receiver *receiver
 	source   string
-	n        atomic.Int64 // gives each export a title of its own: equal ones would be one
+	n        atomic.Int64 // gives each export a unique title: equal ones would be deduplicated
 }
 
-// byCallback is an export as callers make it who are called back: submit, wait
-// for the callback, download.
+// byCallback runs an export with a callback: submit, wait for the callback, download.
 func (e *exporter) byCallback(ctx context.Context) (time.Duration, error) {
-	callback, told := e.receiver.expect()
+	callback, received := e.receiver.expect()
 	begin := time.Now()
 	if _, err := e.submit(ctx, callback); err != nil {
 		return 0, err
 	}
 	select {
-	case d := <-told:
+	case d := <-received:
 		return e.finish(ctx, begin, d)
 	case <-ctx.Done():
 		return 0, ctx.Err()
 	}
 }
 
-// pollEvery is the pause between two questions of a caller who asks.
+// pollEvery is the polling interval of byAsking.
 const pollEvery = 2 * time.Millisecond
 
-// byAsking is the same for callers who ask for the detail until it says that
-// the file is there.
+// byAsking runs an export without a callback: it polls the detail until the file is ready.
 func (e *exporter) byAsking(ctx context.Context) (time.Duration, error) {
 	begin := time.Now()
 	key, err := e.submit(ctx, "")
@@ -67,19 +65,19 @@ func (e *exporter) finish(ctx context.Context, begin time.Time, d detail) (time.
 	return time.Since(begin), err
 }
 
-// crowd has callers at once export one after another until enough says so of
-// the number that were begun, and returns the latency of each export and the
-// time that all took.
-func (e *exporter) crowd(ctx context.Context, callers int, enough func(begun int) bool, once func(context.Context) (time.Duration, error)) ([]time.Duration, time.Duration, error) {
+// crowd runs exports from concurrent callers, each caller one after another. It starts no more once enough
+// returns true for the number started. It returns the latency of each export and the total time.
+func (e *exporter) crowd(ctx context.Context, callers int, enough func(started int) bool,
+	once func(context.Context) (time.Duration, error)) ([]time.Duration, time.Duration, error) {
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
-	var begun atomic.Int64
+	var started atomic.Int64
 	latencies := make([][]time.Duration, callers)
 	var group sync.WaitGroup
 	begin := time.Now()
 	for i := range callers {
 		group.Go(func() {
-			for !enough(int(begun.Add(1)) - 1) {
+			for !enough(int(started.Add(1)) - 1) {
 				took, err := once(ctx)
 				if err != nil {
 					stop(err)
@@ -101,8 +99,7 @@ func (e *exporter) crowd(ctx context.Context, callers int, enough func(begun int
 	return all, took, context.Cause(ctx)
 }
 
-// startExporter starts a server and a receiver for small exports, and exports
-// a few to have everything in place.
+// startExporter starts a server and a receiver for small exports, and warms them up with a few exports.
 func (b *bench) startExporter(ctx context.Context) (_ *exporter, stop func() error, err error) {
 	server, err := b.startServer(ctx, nil)
 	if err != nil {
@@ -126,13 +123,13 @@ func (b *bench) startExporter(ctx context.Context) (_ *exporter, stop func() err
 	return e, stop, nil
 }
 
-// small measures the latency of small exports, and how many a second go
-// through.
+// small measures the latency and throughput of small exports.
 func (b *bench) small(ctx context.Context) (string, error) {
 	var text, notes strings.Builder
 	fmt.Fprintf(&text, "%d rows in %d pages, from before the submission by REST to the last byte of the download; everything durable. "+
 		"A caller is called back, or asks for the detail every %d ms:\n\n"+
-		"| | exports | p50 | p90 | p99 | exports a second |\n|---|---|---|---|---|---|\n", smallRows, pageCount(smallLimit, smallRows), pollEvery.Milliseconds())
+		"| | exports | p50 | p90 | p99 | exports a second |\n|---|---|---|---|---|---|\n", smallRows,
+		pageCount(smallLimit, smallRows), pollEvery.Milliseconds())
 	for _, way := range []struct {
 		name string
 		once func(*exporter, context.Context) (time.Duration, error)
@@ -143,34 +140,40 @@ func (b *bench) small(ctx context.Context) (string, error) {
 			if err != nil {
 				return "", err
 			}
-			enough := func(begun int) bool { return begun >= b.smallExports }
+			enough := func(started int) bool { return started >= b.smallExports }
 			name := "one caller, " + way.name
 			if callers > 1 {
 				end := time.Now().Add(b.sustained)
 				enough = func(int) bool { return !time.Now().Before(end) }
 				name = fmt.Sprintf("%d callers for %s, %s", callers, b.sustained, way.name)
 			}
-			latencies, took, err := e.crowd(ctx, callers, enough, func(ctx context.Context) (time.Duration, error) { return way.once(e, ctx) })
+			latencies, took, err := e.crowd(ctx, callers, enough,
+				func(ctx context.Context) (time.Duration, error) {
+					return way.once(e, ctx)
+				})
 			if err := errors.Join(err, stop()); err != nil {
 				return "", err
 			}
 			notes.WriteString(e.server.busyNote())
 			each := float64(len(latencies)) / took.Seconds()
 			if p50 := percentile(latencies, 50); callers == 1 {
-				b.target(fmt.Sprintf("a %d-row export, submit to download, %s, p50", smallRows, way.name), "at most 25 ms", milliseconds(p50)+" ms", p50 <= 25*time.Millisecond)
+				b.target(fmt.Sprintf("a %d-row export, submit to download, %s, p50", smallRows, way.name),
+					"at most 25 ms", milliseconds(p50)+" ms", p50 <= 25*time.Millisecond)
 			} else {
-				b.target(fmt.Sprintf("such exports a second, %d callers, %s", callers, way.name), "at least 200", fmt.Sprintf("%.0f", each), each >= 200)
+				b.target(fmt.Sprintf("such exports a second, %d callers, %s", callers, way.name),
+					"at least 200", fmt.Sprintf("%.0f", each), each >= 200)
 			}
-			fmt.Fprintf(&text, "| %s | %s | %s ms | %s ms | %s ms | %.0f |\n", name, thousands(len(latencies)),
-				milliseconds(percentile(latencies, 50)), milliseconds(percentile(latencies, 90)), milliseconds(percentile(latencies, 99)),
+			fmt.Fprintf(&text, "| %s | %s | %s ms | %s ms | %s ms | %.0f |\n", name,
+				thousands(len(latencies)),
+				milliseconds(percentile(latencies, 50)), milliseconds(percentile(latencies, 90)),
+				milliseconds(percentile(latencies, 99)),
 				each)
 		}
 	}
 	return text.String() + notes.String(), nil
 }
 
-// fairness is what small exports take alone, and beside a large one that is
-// under way all the time.
+// fairness holds the latencies of small exports alone, and beside a large one that runs all the time.
 type fairness struct {
 	alone, beside           []time.Duration
 	largeAlone, largeBeside time.Duration
@@ -189,7 +192,8 @@ func (b *bench) measureFairness(ctx context.Context) (f fairness, err error) {
 	}
 	defer func() { err = errors.Join(err, stop()) }()
 	progress("%d small exports alone", b.fairExports)
-	f.alone, _, err = e.crowd(ctx, b.callers, func(begun int) bool { return begun >= b.fairExports }, e.byCallback)
+	f.alone, _, err = e.crowd(ctx, b.callers,
+		func(started int) bool { return started >= b.fairExports }, e.byCallback)
 	if err != nil {
 		return f, err
 	}
@@ -218,25 +222,28 @@ func (b *bench) measureFairness(ctx context.Context) (f fairness, err error) {
 	return f, err
 }
 
-// fair shows whether a large export holds small ones up.
+// fair measures whether a large export delays small ones.
 func (b *bench) fair(ctx context.Context) (string, error) {
 	f, err := b.measureFairness(ctx)
 	if err != nil {
 		return "", err
 	}
-	b.target(fmt.Sprintf("p99 of small exports beside one of %s rows, against alone", thousands(b.fairGiant)), "at most 5×", fmt.Sprintf("%.1f×", f.ratio(99)), f.ratio(99) <= 5)
+	b.target(fmt.Sprintf("p99 of small exports beside one of %s rows, against alone", thousands(b.fairGiant)),
+		"at most 5×", fmt.Sprintf("%.1f×", f.ratio(99)), f.ratio(99) <= 5)
 	var text strings.Builder
-	fmt.Fprintf(&text, "Exports of %d rows by %d callers at once, who are called back, on one `sheaf serve`: alone, and for as long as an export of %s rows is under way "+
-		"(%.1f s; alone it takes %.1f s).\n\n| | exports | p50 | p99 | most |\n|---|---|---|---|---|\n",
+	fmt.Fprintf(&text, "Exports of %d rows by %d concurrent callers with callbacks, on one `sheaf serve`: alone, and for as long as an export of %s rows is under way "+
+		"(%.1f s; alone it takes %.1f s).\n\n| | exports | p50 | p99 | max |\n|---|---|---|---|---|\n",
 		smallRows, b.callers, thousands(b.fairGiant), f.largeBeside.Seconds(), f.largeAlone.Seconds())
 	for _, r := range []struct {
 		name      string
 		latencies []time.Duration
 	}{{"alone", f.alone}, {"beside the large one", f.beside}} {
-		fmt.Fprintf(&text, "| %s | %s | %s ms | %s ms | %s ms |\n", r.name, thousands(len(r.latencies)), milliseconds(percentile(r.latencies, 50)),
+		fmt.Fprintf(&text, "| %s | %s | %s ms | %s ms | %s ms |\n", r.name, thousands(len(r.latencies)),
+			milliseconds(percentile(r.latencies, 50)),
 			milliseconds(percentile(r.latencies, 99)), milliseconds(percentile(r.latencies, 100)))
 	}
-	fmt.Fprintf(&text, "| ratio | | %.1f | %.1f | |\n\nPeak memory of the server: %s.\n", f.ratio(50), f.ratio(99), mebibytes(f.peak))
+	fmt.Fprintf(&text, "| ratio | | %.1f | %.1f | |\n\nPeak memory of the server: %s.\n", f.ratio(50),
+		f.ratio(99), mebibytes(f.peak))
 	text.WriteString(f.busy)
 	return text.String(), nil
 }

@@ -13,17 +13,16 @@ import (
 	"sync"
 )
 
-// The source makes its rows as it is asked for them, from their number alone:
-// it keeps nothing and leaves the two cores to what is measured. Its rows are
-// those of the sheet writer's benchmarks in kind: integers, decimals,
+// The source computes its rows on request from their number alone. It keeps no state and leaves the two cores
+// to the measured program. Its rows resemble those of the sheet writer's benchmarks: integers, decimals,
 // booleans, short and long strings, Chinese text, nulls and dates.
 
 const sourceHeader = `{"id":"编号","sn":"订单号","name":"姓名","amount":"金额","paid":"已付款","city":"城市","created_at":"下单时间","note":"备注"}`
 
 var cities = [...]string{"北京", "上海", "广州", "深圳", "杭州", "成都"}
 
-// random is the k-th number that belongs to row i: SplitMix64's finaliser over
-// a counter (Steele, Lea and Flood, 2014).
+// random returns the k-th random number of row i: SplitMix64's finaliser over a counter (Steele, Lea and
+// Flood, 2014).
 func random(i int, k uint64) uint64 {
 	x := (uint64(i)<<4 | k) * 0x9e3779b97f4a7c15
 	x = (x ^ x>>30) * 0xbf58476d1ce4e5b9
@@ -37,7 +36,7 @@ func below(r, n uint64) uint64 {
 	return high
 }
 
-// appendDigits appends n in exactly width digits.
+// appendDigits appends n with exactly width digits.
 func appendDigits(b []byte, n uint64, width int) []byte {
 	for range width {
 		b = append(b, '0')
@@ -49,9 +48,9 @@ func appendDigits(b []byte, n uint64, width int) []byte {
 	return b
 }
 
-// appendRow appends the data row i, from 0.
+// appendRow appends data row i, counted from 0.
 func appendRow(b []byte, i int) []byte {
-	r := random(i, 0) // small values come from the bits of one number
+	r := random(i, 0) // small values use the bits of one number
 	b = append(b, `{"id":`...)
 	b = strconv.AppendInt(b, int64(i)+1, 10)
 	b = append(b, `,"sn":"SN`...)
@@ -84,8 +83,8 @@ func appendRow(b []byte, i int) []byte {
 	return append(b, `","note":null}`...)
 }
 
-// appendRows appends the rows of page n of total rows as a JSON array, the
-// header first, and returns their number with the header.
+// appendRows appends page n of total rows as a JSON array, header first. It returns the number of rows,
+// header included.
 func appendRows(b []byte, n, limit, total int) ([]byte, int) {
 	b = append(b, '[')
 	b = append(b, sourceHeader...)
@@ -98,19 +97,20 @@ func appendRows(b []byte, n, limit, total int) ([]byte, int) {
 	return append(b, ']'), to - from + 1
 }
 
-// appendPage appends the source's answer for page n.
+// appendPage appends the source's response for page n.
 func appendPage(b []byte, n, limit, total int) []byte {
 	b = append(b, `{"errcode":0,"msg":"","data":{"data":`...)
 	b, _ = appendRows(b, n, limit, total)
-	return fmt.Appendf(b, `,"pagetag":{"page":%d,"limit":%d,"total":%d,"total_page":%d}}}`, n, limit, total, pageCount(limit, total))
+	return fmt.Appendf(b, `,"pagetag":{"page":%d,"limit":%d,"total":%d,"total_page":%d}}}`, n, limit, total,
+		pageCount(limit, total))
 }
 
 func pageCount(limit, total int) int { return (total + limit - 1) / limit }
 
-// maxPageRows bounds the memory that a request may ask for.
+// maxPageRows bounds the memory of a request.
 const maxPageRows = 10_000
 
-// sourceHandler answers GET /rows/TOTAL?page=&limit= with a page of TOTAL rows.
+// sourceHandler serves GET /rows/TOTAL?page=&limit= with a page of TOTAL rows.
 func sourceHandler() http.Handler {
 	buffers := sync.Pool{New: func() any { return new([]byte) }}
 	mux := http.NewServeMux()
@@ -119,7 +119,8 @@ func sourceHandler() http.Handler {
 		total, err := strconv.Atoi(r.PathValue("total"))
 		page, err2 := strconv.Atoi(query.Get("page"))
 		limit, err3 := strconv.Atoi(query.Get("limit"))
-		if err := errors.Join(err, err2, err3); err != nil || total < 0 || page < 1 || limit < 1 || limit > maxPageRows {
+		if err := errors.Join(err, err2, err3); err != nil || total < 0 || page < 1 || limit < 1 ||
+			limit > maxPageRows {
 			http.Error(w, "want /rows/TOTAL?page=1&limit=1000", http.StatusBadRequest)
 			return
 		}
@@ -128,13 +129,12 @@ func sourceHandler() http.Handler {
 		*b = appendPage((*b)[:0], page, limit, total)
 		w.Header().Set("Content-Type", "application/json")
 		w.Header().Set("Content-Length", strconv.Itoa(len(*b)))
-		_, _ = w.Write(*b) // a caller that left is not an error of the source
+		_, _ = w.Write(*b) // a caller that disconnects is not the source's error
 	})
 	return mux
 }
 
-// serveSource is the process "bench source": it prints where it listens, and
-// serves until ctx ends.
+// serveSource is the process "bench source": it prints its address and serves until ctx ends.
 func serveSource(ctx context.Context) error {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

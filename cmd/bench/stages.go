@@ -52,13 +52,12 @@ const (
 	codecs     = "github.com/klauspost/compress/"
 )
 
-// rule gives the functions whose names begin with a prefix to a stage, if
-// under is "" or a caller's name begins with under.
+// rule assigns functions whose names begin with prefix to a stage, if under is "" or the name of a caller
+// begins with under.
 type rule struct{ prefix, under, stage string }
 
-// rules are tried in order for each frame, from the leaf up; the first frame
-// that one of them knows decides. Frames that none knows, such as
-// runtime.memmove or syscall.write, count for who called them.
+// rules are tried in order for each frame, from the leaf up. The first frame with a match decides. Frames
+// without one, such as runtime.memmove or syscall.write, count for their caller.
 var rules = []rule{
 	{"runtime.mallocgc", "", stageMemory},
 	{"runtime.growslice", "", stageMemory},
@@ -118,14 +117,14 @@ var rules = []rule{
 	{"net/http.(*conn)", "", stageAnswer},
 }
 
-// stageOf returns the stage that a stack counts for: the names of its
-// functions from the leaf up.
+// stageOf returns the stage of a stack: the names of its functions from the leaf up.
 func stageOf(stack []string) string {
 	for i, name := range stack {
 		for _, r := range rules {
-			if strings.HasPrefix(name, r.prefix) && (r.under == "" || slices.ContainsFunc(stack[i+1:], func(caller string) bool {
-				return strings.HasPrefix(caller, r.under)
-			})) {
+			if strings.HasPrefix(name, r.prefix) &&
+				(r.under == "" || slices.ContainsFunc(stack[i+1:], func(caller string) bool {
+					return strings.HasPrefix(caller, r.under)
+				})) {
 				return r.stage
 			}
 		}
@@ -133,17 +132,18 @@ func stageOf(stack []string) string {
 	return stageOther
 }
 
-// plainName undoes what the linker does to a dot in the last element of an
-// import path.
+// plainName reverts the linker's escape of a dot in the last element of an import path.
 func plainName(symbol string) string { return strings.ReplaceAll(symbol, "%2e", ".") }
 
-// attribute sums the processor time of a profile up by stage.
+// attribute sums up the processor time of a profile by stage.
 func attribute(r io.Reader) (byStage map[string]time.Duration, total time.Duration, err error) {
 	p, err := profile.Parse(r)
 	if err != nil {
 		return nil, 0, err
 	}
-	value := slices.IndexFunc(p.SampleType, func(t *profile.ValueType) bool { return t.Type == "cpu" && t.Unit == "nanoseconds" })
+	value := slices.IndexFunc(p.SampleType, func(t *profile.ValueType) bool {
+		return t.Type == "cpu" && t.Unit == "nanoseconds"
+	})
 	if value < 0 {
 		return nil, 0, errors.New("the profile has no processor time")
 	}
@@ -165,23 +165,24 @@ func attribute(r io.Reader) (byStage map[string]time.Duration, total time.Durati
 	return byStage, total, nil
 }
 
-// costs is where the time of one large export goes.
+// costs is the processor time of one large export.
 type costs struct {
 	byStage map[string]time.Duration
 	total   time.Duration // of the profile
 	wall    time.Duration
-	// Processor time while the export ran.
+	// Processor time during the export.
 	sheaf, source, caller time.Duration
 }
 
-// profiled exports rows through a server that writes a profile.
+// profiled runs an export through a server that writes a profile.
 func (b *bench) profiled(ctx context.Context, large request, rows int) (c costs, err error) {
 	prof := filepath.Join(b.dir, "cpu.prof")
 	server, err := b.startServer(ctx, nil, "--cpuprofile", prof)
 	if err != nil {
 		return c, err
 	}
-	used := map[*process]*time.Duration{server.process: &c.sheaf, b.source: &c.source, {pid: os.Getpid()}: &c.caller}
+	used := map[*process]*time.Duration{server.process: &c.sheaf, b.source: &c.source,
+		{pid: os.Getpid()}: &c.caller}
 	count := func(sign time.Duration) error {
 		for p, sum := range used {
 			cpu, err := p.cpu()
@@ -207,7 +208,7 @@ func (b *bench) profiled(ctx context.Context, large request, rows int) (c costs,
 	return c, err
 }
 
-// stages shows where the time of one large export goes.
+// stages breaks down the time of one large export by stage.
 func (b *bench) stages(ctx context.Context) (string, error) {
 	progress("an export with a profile")
 	large := request{"stages", b.rowsURL(b.stageRows), exportLimit, ""}
@@ -215,7 +216,7 @@ func (b *bench) stages(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	// No export goes without them.
+	// Every export spends time in these.
 	for _, stage := range []string{stageScan, stageStore, stageCells, stageDeflate} {
 		if c.byStage[stage] == 0 && c.total > time.Second {
 			return "", fmt.Errorf("the profile has nothing in the stage %q: the rules do not fit the program any more", stage)
@@ -226,7 +227,9 @@ func (b *bench) stages(ctx context.Context) (string, error) {
 		"first function from the leaf up that belongs to a stage ([cmd/bench/stages.go](cmd/bench/stages.go)).\n\n"+
 		"| stage | seconds | µs a row | share |\n|---|---|---|---|\n", thousands(b.stageRows))
 	line := func(name string, d time.Duration) {
-		fmt.Fprintf(&text, "| %s | %.2f | %.3f | %.1f %% |\n", name, d.Seconds(), float64(d)/float64(time.Microsecond)/float64(b.stageRows), 100*float64(d)/float64(max(c.total, 1)))
+		fmt.Fprintf(&text, "| %s | %.2f | %.3f | %.1f %% |\n", name, d.Seconds(),
+			float64(d)/float64(time.Microsecond)/float64(b.stageRows),
+			100*float64(d)/float64(max(c.total, 1)))
 	}
 	for _, stage := range stageOrder {
 		line(stage, c.byStage[stage])
@@ -235,14 +238,15 @@ func (b *bench) stages(ctx context.Context) (string, error) {
 	cores := runtime.NumCPU()
 	all := time.Duration(cores) * c.wall
 	fmt.Fprintf(&text, "\nThe export took %.2f s, which is %.2f s of %d cores: Sheaf %.2f, the source %.2f, the caller %.2f; for %.2f the cores were idle or did something else.\n",
-		c.wall.Seconds(), all.Seconds(), cores, c.sheaf.Seconds(), c.source.Seconds(), c.caller.Seconds(), (all - c.sheaf - c.source - c.caller).Seconds())
+		c.wall.Seconds(), all.Seconds(), cores, c.sheaf.Seconds(), c.source.Seconds(), c.caller.Seconds(),
+		(all - c.sheaf - c.source - c.caller).Seconds())
 	syncs, err := b.syncs(ctx, large)
 	text.WriteString(syncs)
 	return text.String(), err
 }
 
-// syncs exports once more and has strace write down each fsync: they cost
-// little processor time, and are waited for.
+// syncs repeats the export under strace, which records each fsync. fsyncs take little processor time, but the
+// server waits for them.
 func (b *bench) syncs(ctx context.Context, large request) (string, error) {
 	strace, err := exec.LookPath("strace")
 	if err != nil {
@@ -250,7 +254,9 @@ func (b *bench) syncs(ctx context.Context, large request) (string, error) {
 	}
 	progress("an export under strace")
 	traced := filepath.Join(b.dir, "strace")
-	server, err := b.startServer(ctx, []string{strace, "-f", "--seccomp-bpf", "-ttt", "-T", "-e", "trace=fsync,fdatasync", "-e", "signal=none", "-o", traced})
+	server, err := b.startServer(ctx,
+		[]string{strace, "-f", "--seccomp-bpf", "-ttt", "-T", "-e", "trace=fsync,fdatasync", "-e",
+			"signal=none", "-o", traced})
 	if err != nil {
 		return "", err
 	}
@@ -281,18 +287,18 @@ func (b *bench) syncs(ctx context.Context, large request) (string, error) {
 	}
 	return fmt.Sprintf("\nIn a second run (%.2f s) strace saw %s calls of fsync that took %.2f s together, p50 %s ms, p99 %s ms, the longest %s ms; "+
 		"during %.2f s at least one was under way.\n",
-		wall.Seconds(), thousands(len(all)), sum.Seconds(), milliseconds(percentile(took, 50)), milliseconds(percentile(took, 99)), milliseconds(percentile(took, 100)), covered(all).Seconds()), nil
+		wall.Seconds(), thousands(len(all)), sum.Seconds(), milliseconds(percentile(took, 50)),
+		milliseconds(percentile(took, 99)), milliseconds(percentile(took, 100)), covered(all).Seconds()), nil
 }
 
-// span is one call, from its begin to its end.
+// span is one call, from begin to end.
 type span struct{ begin, end time.Time }
 
-// A call is on one line with the time of its begin, or, when another thread
-// made one meanwhile, its result is on a line of its own with the time of its
-// end.
+// A call is one line that begins with its start time. If another thread makes a call meanwhile, the result is
+// on a separate line with its end time.
 var syncLine = regexp.MustCompile(`^\d+ +(\d+\.\d+) (<\.\.\. )?f(?:data)?sync.*<(\d+\.\d+)>$`)
 
-// readSyncs reads what strace -f -ttt -T wrote.
+// readSyncs reads the output of strace -f -ttt -T.
 func readSyncs(r io.Reader) (all []span, err error) {
 	lines := bufio.NewScanner(r)
 	for lines.Scan() {
@@ -316,7 +322,7 @@ func readSyncs(r io.Reader) (all []span, err error) {
 	return all, lines.Err()
 }
 
-// covered is how long at least one of the spans lasted.
+// covered returns how long at least one of the spans was active.
 func covered(all []span) (total time.Duration) {
 	all = slices.SortedFunc(slices.Values(all), func(a, b span) int { return a.begin.Compare(b.begin) })
 	var until time.Time

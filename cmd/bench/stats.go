@@ -10,23 +10,23 @@ import (
 	"time"
 )
 
-// percentile returns the smallest of values that at least p percent of them do
-// not exceed (nearest rank). values must not be empty.
+// percentile returns the smallest of values that is at least as large as p percent of them (nearest rank).
+// values must not be empty.
 func percentile[T ~int64 | ~float64](values []T, p float64) T {
 	sorted := slices.Sorted(slices.Values(values))
 	rank := int(math.Ceil(p / 100 * float64(len(sorted))))
 	return sorted[min(max(rank, 1), len(sorted))-1]
 }
 
-// median returns the middle of values, the mean of the two middle ones if
-// their number is even. values must not be empty.
+// median returns the middle one of values, or the mean of the two middle ones if their number is even. values
+// must not be empty.
 func median(values []float64) float64 {
 	sorted := slices.Sorted(slices.Values(values))
 	n := len(sorted)
 	return (sorted[(n-1)/2] + sorted[n/2]) / 2
 }
 
-// ratios are the quotients of pairs that were measured next to each other.
+// ratios are quotients of neighbouring pairs of measurements.
 type ratios []float64
 
 // of returns the quotients a[i]/b[i].
@@ -38,7 +38,7 @@ func of(a, b []float64) ratios {
 	return r
 }
 
-// String gives the median and the range.
+// String returns the median and the range.
 func (r ratios) String() string {
 	if len(r) == 1 {
 		return fmt.Sprintf("%.2f", r[0])
@@ -54,7 +54,7 @@ func milliseconds(d time.Duration) string {
 	return fmt.Sprintf("%.1f", float64(d)/float64(time.Millisecond))
 }
 
-// thousands writes n with commas.
+// thousands formats n with commas.
 func thousands(n int) string {
 	if n < 1000 {
 		return strconv.Itoa(n)

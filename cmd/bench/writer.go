@@ -22,17 +22,17 @@ import (
 	"sheaf/services/assembler/encode/xlsx"
 )
 
-// columns are the keys of sourceHeader in their order.
+// columns are the keys of sourceHeader in order.
 var columns = []string{"id", "sn", "name", "amount", "paid", "city", "created_at", "note"}
 
-// The ways to write a sheet that are compared.
+// The compared ways to write a sheet.
 const (
 	waySheaf  = "sheaf"         // pages to workbook: xlsx.WriteWorkbook
-	wayPages  = "stream-pages"  // the same with encoding/json and excelize's StreamWriter
-	wayValues = "stream-values" // StreamWriter alone: the rows are Go values when the clock starts
+	wayPages  = "stream-pages"  // the same, with encoding/json and excelize's StreamWriter
+	wayValues = "stream-values" // only StreamWriter: rows are Go values before the clock starts
 )
 
-// written is what the child "bench write" reports, as JSON.
+// written is the report of the child "bench write", as JSON.
 type written struct {
 	Seconds float64
 	CPU     float64 // processor seconds
@@ -40,12 +40,13 @@ type written struct {
 	Peak    int64 // resident bytes
 }
 
-// writer compares the sheet writers. The pages lie in a file that is read page
-// by page, so that they count in nobody's memory, and each run is a process.
+// writer compares the sheet writers. Each run is a process that reads the pages one by one from a file, so
+// the pages do not count as its memory.
 func (b *bench) writer(ctx context.Context) (string, error) {
 	var text strings.Builder
-	fmt.Fprintf(&text, "%s rows of 8 mixed columns from JSON pages on disk to a finished workbook, each run a process of its own, %d runs each:\n\n"+
-		"| | seconds | × | processor seconds | file | × | peak memory |\n|---|---|---|---|---|---|---|\n", thousands(b.writerRows), b.writerPairs)
+	fmt.Fprintf(&text, "%s rows of 8 mixed columns from JSON pages on disk to a finished workbook, each run in a separate process, %d runs each:\n\n"+
+		"| | seconds | × | processor seconds | file | × | peak memory |\n|---|---|---|---|---|---|---|\n",
+		thousands(b.writerRows), b.writerPairs)
 	for _, limit := range []int{1000, 20} {
 		pages := filepath.Join(b.dir, "pages")
 		if err := writePages(pages, b.writerRows, limit); err != nil {
@@ -56,7 +57,8 @@ func (b *bench) writer(ctx context.Context) (string, error) {
 		for i := range b.writerPairs {
 			for _, way := range ways {
 				progress("%d rows a page, run %d of %d: %s", limit, i+1, b.writerPairs, way)
-				u, err := run(ctx, b.self, "write", "-way", way, "-pages", pages, "-o", filepath.Join(b.dir, "written"))
+				u, err := run(ctx, b.self, "write", "-way", way, "-pages", pages, "-o",
+					filepath.Join(b.dir, "written"))
 				if err != nil {
 					return "", err
 				}
@@ -91,25 +93,28 @@ func (b *bench) writer(ctx context.Context) (string, error) {
 				ratio = fmt.Sprintf("%.3f", float64(results[waySheaf][0].Size)/float64(size))
 			}
 			fmt.Fprintf(&text, "| %s, %s rows a page | %.2f | %s | %.2f | %s | %s | %s |\n",
-				name, thousands(limit), median(took(way)), times, median(used(way)), megabytes(size), ratio, mebibytes(slices.Max(peaks)))
+				name, thousands(limit), median(took(way)), times, median(used(way)), megabytes(size), ratio,
+				mebibytes(slices.Max(peaks)))
 		}
-		for _, against := range []struct{ way, from string }{{wayPages, "from the same pages"}, {wayValues, "its rows decoded before"}} {
+		for _, against := range []struct{ way, from string }{{wayPages, "from the same pages"},
+			{wayValues, "its rows decoded before"}} {
 			r := median(of(took(against.way), took(waySheaf)))
-			b.target(fmt.Sprintf("the sheet writer against StreamWriter, %s, %s rows a page", against.from, thousands(limit)), "at least 8×", fmt.Sprintf("%.1f×", r), r >= 8)
+			b.target(fmt.Sprintf("the sheet writer against StreamWriter, %s, %s rows a page", against.from,
+				thousands(limit)), "at least 8×", fmt.Sprintf("%.1f×", r), r >= 8)
 		}
 		size := float64(results[waySheaf][0].Size) / float64(results[wayPages][0].Size)
-		b.target(fmt.Sprintf("its file against StreamWriter's, %s rows a page", thousands(limit)), "at most 1.05×", fmt.Sprintf("%.3f×", size), size <= 1.05)
+		b.target(fmt.Sprintf("its file against StreamWriter's, %s rows a page", thousands(limit)),
+			"at most 1.05×", fmt.Sprintf("%.3f×", size), size <= 1.05)
 		row("Sheaf", waySheaf, false)
 		row("encoding/json and StreamWriter", wayPages, true)
 		row("StreamWriter, rows decoded before the clock starts", wayValues, true)
 	}
-	text.WriteString("\nThe first × says how many times Sheaf's time it took, the second what Sheaf's file is of its size. " +
-		"The last row has all values in memory, which counts in its peak.\n")
+	text.WriteString("\nThe first × is the time relative to Sheaf's, the second the size of Sheaf's file relative to this one. " +
+		"StreamWriter with decoded rows holds all values in memory, which counts towards its peak.\n")
 	return text.String(), nil
 }
 
-// writePages writes pages to a file, each with its length and number of rows
-// in front.
+// writePages writes pages to a file, each preceded by its length and number of rows.
 func writePages(name string, total, limit int) error {
 	f, err := os.Create(name)
 	if err != nil {
@@ -137,7 +142,7 @@ func writePages(name string, total, limit int) error {
 	return f.Close()
 }
 
-// pageFile reads what writePages wrote.
+// pageFile reads a file written by writePages.
 type pageFile struct {
 	r *bufio.Reader
 	n int
@@ -157,8 +162,7 @@ func (p *pageFile) next(context.Context) (xlsx.Page, error) {
 	return page, err
 }
 
-// write is the process "bench write": it makes one workbook and tells how long
-// it took.
+// write is the process "bench write": it writes one workbook and reports the time it took.
 func write(ctx context.Context, args []string, report io.Writer) error {
 	flags := flag.NewFlagSet("write", flag.ContinueOnError)
 	way := flags.String("way", "", "")
@@ -234,8 +238,7 @@ func write(ctx context.Context, args []string, report io.Writer) error {
 	return json.NewEncoder(report).Encode(w)
 }
 
-// decodePage returns the values of the next page's rows in the order of the
-// columns, the header only of page 1.
+// decodePage returns the values of the next page's rows in column order; only page 1 includes the header.
 func decodePage(ctx context.Context, source *pageFile) ([][]any, error) {
 	p, err := source.next(ctx)
 	if err != nil {
@@ -259,8 +262,7 @@ func decodePage(ctx context.Context, source *pageFile) ([][]any, error) {
 	return rows, nil
 }
 
-// streamWrite writes pages as a workbook with excelize's StreamWriter. next
-// ends with io.EOF.
+// streamWrite writes pages as a workbook with excelize's StreamWriter, until next returns io.EOF.
 func streamWrite(f *os.File, next func() ([][]any, error)) error {
 	book := excelize.NewFile()
 	defer book.Close()

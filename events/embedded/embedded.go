@@ -1,6 +1,5 @@
-// Package embedded runs a NATS server inside the process, with the settings
-// that Sheaf's promises rest on: JetStream with every write synced to disk
-// before it is acknowledged.
+// Package embedded runs a NATS server inside the process, with the settings that Sheaf's promises depend on:
+// JetStream syncs every write to disk before it acknowledges it.
 package embedded
 
 import (
@@ -20,61 +19,53 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// Options of the server.
+// Options configure the server.
 type Options struct {
-	Dir        string // where JetStream keeps its files; required
-	Listen     string // host:port for producers; "" or "none" takes no connections from outside
-	MaxStore   int64  // bytes on disk; 0 leaves it to the server: three quarters of what is free
-	MaxPayload int32  // bytes of one message; default 8 MiB, above which the server warns
-	// Authenticate returns whose API key it is. A caller gives its key as password
-	// or token, and reaches the subjects of its tenant and nothing else. Default:
-	// nobody needs one, and all may do everything.
+	Dir        string // JetStream's files; required
+	Listen     string // host:port for producers; "" or "none" refuses connections from outside
+	MaxStore   int64  // disk limit in bytes; 0 means the server's default, three quarters of the free space
+	MaxPayload int32  // bytes of a message; default 8 MiB, above which the server warns
+	// Authenticate returns the tenant of an API key. A caller sends its key as password or token, and can
+	// only use the subjects of its tenant. Default: no key is needed and everything is allowed.
 	Authenticate func(key string) (tenant string, ok bool)
-	TLS          *tls.Config // of Listen; default none
-	// Passing says that the folder goes with the process, so that nothing in it need
-	// outlive a loss of power: no write is synced. Default: each is, before it is
-	// acknowledged.
-	Passing bool
-	// Own is called before callers are let in. What it connects with [Server.Connect]
-	// may have 64 MiB pending; later connections are bounded like those of callers.
-	// An error ends the start. Default: nothing.
+	TLS          *tls.Config // for Listen; default none
+	// Ephemeral says that the folder is temporary, so writes are not synced. Default: every write is synced
+	// before it is acknowledged.
+	Ephemeral bool
+	// Own is called before callers are admitted. Connections that it makes with [Server.Connect] may have 64
+	// MiB pending; later ones have the limit of callers. An error aborts the start. Default: nothing.
 	Own func(*Server) error
 }
 
 // Server is a running server.
 type Server struct {
 	ns      *server.Server
-	opts    *server.Options // those of ns
+	opts    *server.Options // options of ns
 	lock    *os.File
-	fatal   chan string             // the first reason for which it cannot start or listen
-	failed  *atomic.Pointer[string] // the first write error, nil while there is none
-	tenants *tenants                // nil if nobody needs a key
+	fatal   chan string             // the first error that stops it from starting or listening
+	failed  *atomic.Pointer[string] // the first write error; nil while there is none
+	tenants *tenants                // nil if no key is needed
 }
 
-// ErrNotReady is returned when the server did not come up in time.
+// ErrNotReady is returned if the server did not start in time.
 var ErrNotReady = errors.New("embedded NATS server is not ready")
 
-// ErrWrite is returned by [Server.Health] when a stream could not be written.
-// That stays so until the process starts anew, whatever becomes of its cause,
-// and who waits for an acknowledgement of the stream waits in vain (measured).
+// ErrWrite is returned by [Server.Health] after a stream could not be written. Only a restart of the process
+// clears it, even if its cause is gone. Until then the stream acknowledges nothing (measured).
 var ErrWrite = errors.New("a stream cannot be written until a restart")
 
-// ErrSilent is returned by [Server.Health] when the server does not answer. After
-// some write errors it holds a lock for ever (measured: of a stream with
-// schedules), and with it all streams.
+// ErrSilent is returned by [Server.Health] if the server does not answer. After some write errors it holds a
+// lock forever, which blocks all streams (measured for a stream with schedules).
 var ErrSilent = errors.New("the embedded NATS server does not answer")
 
-// ErrInUse is returned when another process, or another server of this one,
-// keeps its streams in the same folder. Two would overwrite each other's
-// files; nothing in the server itself keeps them apart (measured).
+// ErrInUse is returned if another server, of this or another process, has its streams in the folder. Both
+// would overwrite each other's files; NATS does not prevent that (measured).
 var ErrInUse = errors.New("in use by another process")
 
-// Start runs a server and waits until it takes connections. It fails at once
-// when the address is taken or the folder is in use. Nobody from outside is let in
-// before the streams that lie in the folder have been read.
+// Start runs a server and waits until it accepts connections. It fails at once if the address or the folder
+// is in use. It admits callers from outside once the existing streams are loaded.
 //
-// What JetStream keeps lies in clear on the disk. A folder that an older version
-// encrypted is refused.
+// JetStream's files are not encrypted. A folder that an older version encrypted is refused.
 func Start(o Options) (*Server, error) {
 	of := func(err error) error { return fmt.Errorf("folder %s of the embedded NATS server: %w", o.Dir, err) }
 	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
@@ -114,49 +105,48 @@ func Start(o Options) (*Server, error) {
 
 var errOldFormat = errors.New("an older version of Sheaf encrypted it; start with a new data folder")
 
-// maxConnections bounds the connections of callers, maxSubscriptions what each of them
-// may listen to: some hundred bytes each. Callers with keys have less, see tenants.go.
+// maxConnections bounds the connections of callers, maxSubscriptions the subscriptions of each: a few hundred
+// bytes each. Callers with keys have lower limits, see tenants.go.
 const (
 	maxConnections   = 4096
 	maxSubscriptions = 1000
 )
 
-// maxBuffered is how many bytes may wait for one stream to be written. The server's
-// default of 128 MiB is what one flood of submissions would take.
+// maxBuffered is how many bytes may be queued for writing to one stream. A flood of submissions would fill
+// the server's default of 128 MiB.
 const maxBuffered = 32 << 20
 
 const (
-	// pingInterval is how long a connection may be silent before it is pinged, and
-	// maxPingsOut how many pings it may leave unanswered.
+	// pingInterval is how long a connection may be idle before it is pinged, and maxPingsOut how many pings
+	// may be unanswered.
 	pingInterval = 20 * time.Second
 	maxPingsOut  = 2
 )
 
-// listens reports whether callers from outside are wanted.
+// listens reports whether the server accepts callers from outside.
 func (o Options) listens() bool { return o.Listen != "" && o.Listen != "none" }
 
-// start runs the server, for this process alone.
+// start runs the server for this process alone.
 func (s *Server) start(o Options) error {
 	opts := &server.Options{
 		ServerName: "sheaf",
 		DontListen: true, // until listen
 		JetStream:  true,
 		StoreDir:   o.Dir,
-		// Without it an acknowledged message can be lost for two minutes
-		// after a power failure (the server's default sync interval).
-		SyncAlways:        !o.Passing,
+		// Otherwise a power failure can lose messages acknowledged in the last two minutes (the server's
+		// default sync interval).
+		SyncAlways:        !o.Ephemeral,
 		NoSigs:            true,
 		NoLog:             false,
 		JetStreamMaxStore: o.MaxStore,
 		MaxPayload:        o.MaxPayload,
-		// Who is in the middle of a message answers no ping. So one that is not
-		// finished within a minute is given up.
+		// A client in the middle of a message does not answer pings, so a message must arrive within a
+		// minute.
 		PingInterval: pingInterval,
 		MaxPingsOut:  maxPingsOut,
 		MaxConn:      maxConnections,
 		MaxSubs:      maxSubscriptions,
-		// By default the server makes a publisher wait for subscribers that read
-		// slowly: they would hold up the log.
+		// By default the server makes publishers wait for slow subscribers, which would delay the log.
 		NoFastProducerStall:   true,
 		StreamMaxBufferedSize: maxBuffered,
 	}
@@ -181,7 +171,7 @@ func (s *Server) start(o Options) error {
 		if opts.Port == 0 {
 			opts.Port = server.RANDOM_PORT
 		}
-		// The server would wait and retry; a taken port is better said now.
+		// The server would retry forever; report a taken port now.
 		probe, err := net.Listen("tcp", o.Listen)
 		if err != nil {
 			return fmt.Errorf("embedded NATS server cannot listen (choose another --nats-listen, or none): %w", err)
@@ -199,7 +189,7 @@ func (s *Server) start(o Options) error {
 	go ns.Start()
 	for end := time.Now().Add(readyWait); !ns.ReadyForConnections(readyWait / 300); {
 		select {
-		case why := <-s.fatal: // it would never be ready
+		case why := <-s.fatal: // it would never become ready
 			ns.Shutdown()
 			return fmt.Errorf("%w: %s", ErrNotReady, why)
 		default:
@@ -217,8 +207,8 @@ func (s *Server) start(o Options) error {
 	return nil
 }
 
-// listen lets callers from outside in, as the server's own start would do in its last
-// step, right behind the one that start waits for (nats-server 2.15.2).
+// listen admits callers from outside. It does the last step of the server's own start, right after the one
+// that start waits for (nats-server 2.15.2).
 func (s *Server) listen(o Options) error {
 	if !o.listens() {
 		return nil
@@ -227,7 +217,7 @@ func (s *Server) listen(o Options) error {
 		boundPending(s.opts)
 		s.tenants.begin()
 	}
-	s.ns.AcceptLoop(make(chan struct{})) // returns when the address is bound
+	s.ns.AcceptLoop(make(chan struct{})) // returns once the address is bound
 	if s.ns.Addr() != nil {
 		return nil
 	}
@@ -239,10 +229,9 @@ func (s *Server) listen(o Options) error {
 	}
 }
 
-// boundPending lets connections that are made from now on leave less unread than Sheaf's
-// own. The server has one limit for all and reads it for each connection that it makes.
-// One of its inner ones, which has no use for the limit, may be made at this moment: the
-// word is written whole, and no caller from outside is let in yet.
+// boundPending gives all later connections the pending limit of callers. The server has one limit for all,
+// which it reads for each new connection. It may be making an internal connection now, which does not use the
+// limit. The race is harmless: the word is written atomically, and no caller is admitted yet.
 //
 //go:norace
 func boundPending(opts *server.Options) { opts.MaxPending = callerPending }
@@ -260,15 +249,15 @@ func (s *Server) Connect(opts ...nats.Option) (*nats.Conn, error) {
 	return nc, nil
 }
 
-// Recheck closes the connections of callers whose key is no longer good. It is
-// called when Authenticate has come to know others.
+// Recheck closes the connections of callers whose key is no longer valid. Call it after the result of
+// Authenticate has changed.
 func (s *Server) Recheck() {
 	if s.tenants != nil {
 		s.tenants.recheck()
 	}
 }
 
-// URL is where producers connect, "" when the server does not listen.
+// URL returns the address for producers, "" if the server does not listen.
 func (s *Server) URL() string {
 	if s.ns.Addr() == nil {
 		return ""
@@ -276,9 +265,8 @@ func (s *Server) URL() string {
 	return s.ns.ClientURL()
 }
 
-// Health returns an error when JetStream cannot go on. A write error of a
-// stream is sticky: only a restart of the process mends it, also after space
-// was freed (measured). It takes two seconds at most.
+// Health returns an error if JetStream cannot work. A write error of a stream is sticky: only a restart of
+// the process clears it, even after space was freed (measured). Health takes at most two seconds.
 func (s *Server) Health() error {
 	if why := s.failed.Load(); why != nil {
 		return fmt.Errorf("%w: %s", ErrWrite, *why)
@@ -310,23 +298,22 @@ func (s *Server) ask() error {
 	return err
 }
 
-// readyWait is how long a server may take to come up.
+// readyWait is how long the server may take to start.
 const readyWait = 30 * time.Second
 
 const (
-	// healthWait is how long the server may take to say how it is.
+	// healthWait is how long the server may take to report its health.
 	healthWait = 2 * time.Second
 	// stopWait is how long it may take to stop.
 	stopWait = 10 * time.Second
 )
 
-// healthTries is how often the server is asked before it counts as unhealthy.
-// It gives itself a millisecond to be scheduled, and on a busy machine says that it
-// has not started when it only had to wait.
+// healthTries is how many failed health checks in a row count as unhealthy. The server's check allows it one
+// millisecond; on a busy machine it therefore reports that it has not started.
 const healthTries = 5
 
-// Stop shuts the server down and waits for it. One that does not answer is left
-// behind, with its folder still locked.
+// Stop shuts the server down and waits for it. It abandons a server that does not respond, with the folder
+// still locked.
 func (s *Server) Stop() {
 	if s.tenants != nil {
 		s.tenants.end()
@@ -347,12 +334,13 @@ func (s *Server) Stop() {
 	}
 }
 
-// logger passes the server's log on. Its notices at start are of no interest
-// to a user of Sheaf.
+// logger forwards the server's log. Its notices are logged at debug level, as users of Sheaf do not need
+// them.
 type logger struct {
-	log    *slog.Logger
-	fatal  chan<- string           // takes the first reason for which the server cannot start or listen
-	failed *atomic.Pointer[string] // takes the first write error
+	log *slog.Logger
+	// receives the first error that stops the server from starting or listening
+	fatal  chan<- string
+	failed *atomic.Pointer[string] // receives the first write error
 }
 
 func (l logger) Noticef(f string, v ...any) { l.log.Debug(fmt.Sprintf(f, v...)) }
@@ -366,8 +354,8 @@ func (l logger) Fatalf(f string, v ...any) {
 	}
 }
 
-// Errorf is also how the server tells a write error at once: its health shows
-// some of them late and others never (measured: of removing a message).
+// Errorf also detects write errors: the server logs them at once, but reports some late and others never in
+// its health (measured when removing a message).
 func (l logger) Errorf(f string, v ...any) {
 	what := fmt.Sprintf(f, v...)
 	l.log.Error(what)

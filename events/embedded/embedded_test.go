@@ -19,7 +19,7 @@ import (
 
 func TestMain(m *testing.M) { eventstest.Main(m) }
 
-// Two servers on one folder would both believe that its files are theirs.
+// Two servers on one folder would overwrite each other's files.
 func TestFolderIsUsedOnce(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -48,7 +48,8 @@ func TestWhatIsAcknowledgedOutlivesTheServer(t *testing.T) {
 		require.NoError(t, err)
 		js, err := jetstream.New(nc)
 		require.NoError(t, err)
-		_, err = js.CreateOrUpdateStream(t.Context(), jetstream.StreamConfig{Name: "S", Subjects: []string{"s"}})
+		_, err = js.CreateOrUpdateStream(t.Context(),
+			jetstream.StreamConfig{Name: "S", Subjects: []string{"s"}})
 		require.NoError(t, err)
 		ack, err := js.Publish(t.Context(), "s", nil)
 		require.NoError(t, err)
@@ -75,7 +76,7 @@ func TestStartSaysWhatIsWrong(t *testing.T) {
 		_, err := embedded.Start(o)
 		require.ErrorContains(t, err, name)
 		if o.Dir != "" {
-			// Nothing is left behind that would keep the next start off.
+			// The failed start does not block the next one.
 			if srv, err := embedded.Start(embedded.Options{Dir: o.Dir}); err == nil {
 				srv.Stop()
 			} else {
@@ -85,8 +86,8 @@ func TestStartSaysWhatIsWrong(t *testing.T) {
 	}
 }
 
-// The address may be taken while the server reads its streams, which can be long.
-func TestAnAddressThatIsTakenMeanwhile(t *testing.T) {
+// The address may be taken while the server loads its streams, which can take long.
+func TestAnAddressTakenMeanwhileFailsTheStart(t *testing.T) {
 	address := fmt.Sprintf("127.0.0.1:%d", eventstest.FreePort())
 	var other net.Listener
 	take := sync.OnceFunc(func() {
@@ -94,7 +95,7 @@ func TestAnAddressThatIsTakenMeanwhile(t *testing.T) {
 		other, err = net.Listen("tcp", address)
 		assert.NoError(t, err)
 	})
-	onLog(t, func(slog.Record) { take() }) // the first that the server says
+	onLog(t, func(slog.Record) { take() }) // at the server's first log record
 	dir := t.TempDir()
 	_, err := embedded.Start(embedded.Options{Dir: dir, Listen: address})
 	require.NotNil(t, other)

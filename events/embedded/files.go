@@ -8,10 +8,10 @@ import (
 	"path/filepath"
 )
 
-// ReplaceFile writes a small file of this machine, such as one of keys, whole or
-// not at all, and returns when it and its name are on disk. A new one is readable by its
-// owner alone. One that was there keeps owner, group and mode, for a service may run as
-// another user than who changes its files; what cannot be kept so is not changed.
+// ReplaceFile replaces a small local file, such as a key file, atomically. It returns once the file and its
+// name are on disk. Only the owner can read a new file. An existing file keeps owner, group and mode, because
+// a service may run as another user than the one who edits its files. If it cannot keep them, ReplaceFile
+// fails and changes nothing.
 func ReplaceFile(name string, data []byte) error {
 	name, err := LinkTarget(name)
 	if err != nil {
@@ -25,7 +25,7 @@ func ReplaceFile(name string, data []byte) error {
 	defer tmp.Close()
 	if was, err := os.Stat(name); err == nil {
 		if err := keepOwner(tmp, was); err != nil {
-			return fmt.Errorf("%s is not changed, for its owner could not read it any more; do this as its owner or root: %w", name, err)
+			return fmt.Errorf("%s is unchanged, because its owner could no longer read it; run this as its owner or root: %w", name, err)
 		}
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -40,7 +40,7 @@ func ReplaceFile(name string, data []byte) error {
 	return SyncFolder(filepath.Dir(name))
 }
 
-// LinkTarget is the file that a name leads to: the name itself, unless it is a symbolic link.
+// LinkTarget returns the file that a symbolic link points to, or the name itself if it is not a link.
 func LinkTarget(name string) (string, error) {
 	target, err := filepath.EvalSymlinks(name)
 	if !errors.Is(err, fs.ErrNotExist) {
@@ -52,7 +52,7 @@ func LinkTarget(name string) (string, error) {
 	return name, nil
 }
 
-// SyncFolder returns when the names of a folder are on disk.
+// SyncFolder returns once the names in a folder are on disk.
 func SyncFolder(name string) error {
 	dir, err := os.Open(name)
 	if err != nil {

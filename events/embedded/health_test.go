@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A process that does not listen must not be ended because its machine is busy.
+// A busy machine must not make an idle process look unhealthy and get it killed.
 func TestABusyServerIsHealthy(t *testing.T) {
 	srv, err := embedded.Start(embedded.Options{Dir: t.TempDir()})
 	require.NoError(t, err)

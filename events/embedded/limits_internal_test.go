@@ -17,7 +17,7 @@ import (
 
 func byName(key string) (string, bool) { return key, true }
 
-// The limits of callers are one product: what all of them may have in memory together.
+// The limits of callers multiply to the memory that all of them can use together.
 func TestCallersFitTheMemory(t *testing.T) {
 	t.Parallel()
 	const budget = 128 << 20
@@ -26,7 +26,7 @@ func TestCallersFitTheMemory(t *testing.T) {
 	require.LessOrEqual(t, tenantConnections*callerSubscriptions, 1024, "deliveries of one event")
 }
 
-// rawCaller is a connection that was let in. Nothing reads it.
+// rawCaller returns a connection that was admitted. It reads nothing by itself.
 func rawCaller(t *testing.T, c net.Conn, connect string) (net.Conn, *bufio.Reader) {
 	t.Helper()
 	t.Cleanup(func() { _ = c.Close() })
@@ -43,7 +43,7 @@ func rawCaller(t *testing.T, c net.Conn, connect string) (net.Conn, *bufio.Reade
 	return c, r
 }
 
-// pending is how many bytes wait for the connection of a user that has most of them.
+// pending returns the largest number of pending bytes of a user's connections.
 func pending(t *testing.T, srv *Server, user string) (most int) {
 	t.Helper()
 	conns, err := srv.ns.Connz(&server.ConnzOptions{Username: true})
@@ -56,8 +56,8 @@ func pending(t *testing.T, srv *Server, user string) (most int) {
 	return most
 }
 
-// A tenant that does not read costs little memory, delays no publisher, and is cut off.
-// Sheaf's own connections are not bounded like that.
+// A tenant that does not read uses little memory, delays no publisher, and is disconnected. Sheaf's own
+// connections have a higher limit.
 func TestASlowReaderIsCutOff(t *testing.T) {
 	t.Parallel()
 	var own net.Conn
@@ -73,7 +73,7 @@ func TestASlowReaderIsCutOff(t *testing.T) {
 				return err
 			}
 			own, _ = rawCaller(t, c, fmt.Sprintf(`"user":%q,"pass":%q`, ownUser, s.tenants.own))
-			s.opts.WriteDeadline = time.Second // of callers, for a test
+			s.opts.WriteDeadline = time.Second // of callers, shortened
 			return nil
 		},
 	})
@@ -104,14 +104,14 @@ func TestASlowReaderIsCutOff(t *testing.T) {
 	require.NoError(t, nc.Flush())
 	require.Less(t, time.Since(begin), 5*time.Second, "a publisher that is made to wait")
 	require.Greater(t, pending(t, srv, ownUser), callerPending, "of Sheaf's own")
-	require.NoError(t, own.Close()) // or Stop would wait for it
+	require.NoError(t, own.Close()) // Stop would wait for it
 	require.Eventually(t, func() bool {
 		conns, err := srv.ns.Connz(&server.ConnzOptions{})
 		return err == nil && conns.NumConns < 3
 	}, 20*time.Second, 5*time.Millisecond, "the deadline of writes")
 }
 
-// Each tenant that comes is let in, however many take all they may.
+// Each new tenant can connect, however many others use all their connections.
 func TestTenantsLeaveConnectionsForOthers(t *testing.T) {
 	t.Parallel()
 	srv := keyed(t, byName)
@@ -136,14 +136,15 @@ func TestTenantsLeaveConnectionsForOthers(t *testing.T) {
 	require.LessOrEqual(t, all, callerConnections)
 }
 
-// What a tenant may send at once is bounded by what the server says and holds to.
+// The server announces and enforces a maximum message size for tenants.
 func TestACallersMessageIsBounded(t *testing.T) {
 	t.Parallel()
 	srv := keyed(t, byName)
 	nc, err := nats.Connect(srv.URL(), nats.Token("shop"), nats.NoReconnect())
 	require.NoError(t, err)
 	defer nc.Close()
-	require.Eventually(t, func() bool { return nc.MaxPayload() == callerPayload }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return nc.MaxPayload() == callerPayload }, 10*time.Second,
+		time.Millisecond)
 	require.ErrorIs(t, nc.Publish("sheaf.submit.shop.raw", make([]byte, callerPayload+1)), nats.ErrMaxPayload)
 	own, err := srv.Connect()
 	require.NoError(t, err)
@@ -151,7 +152,7 @@ func TestACallersMessageIsBounded(t *testing.T) {
 	require.EqualValues(t, 8<<20, own.MaxPayload())
 }
 
-// A tenant that sends without end has no connections for a while. Others keep theirs.
+// A tenant that sends without pause is disconnected for a while. Others stay connected.
 func TestAFloodIsCutOff(t *testing.T) {
 	t.Parallel()
 	srv := keyed(t, byName)
@@ -162,7 +163,7 @@ func TestAFloodIsCutOff(t *testing.T) {
 		return nc
 	}
 	shop, mallory := connect("shop"), connect("mallory")
-	for range 100 { // much at once is no flood
+	for range 100 { // a burst is not a flood
 		require.NoError(t, shop.Publish("sheaf.api.shop.history", nil))
 	}
 	for n := 0; n < 50*tenantBurst; n++ {
@@ -183,8 +184,8 @@ func TestAFloodIsCutOff(t *testing.T) {
 	require.NoError(t, connect("mallory").Flush())
 }
 
-// A message that is not finished is given up, also while bytes of it come now and then.
-func TestAnUnfinishedMessageIsGivenUp(t *testing.T) {
+// An unfinished message ends the connection, even if bytes of it trickle in.
+func TestAnUnfinishedMessageEndsTheConnection(t *testing.T) {
 	t.Parallel()
 	srv, err := Start(Options{
 		Dir: t.TempDir(), Listen: "127.0.0.1:0", Authenticate: byName,
@@ -216,7 +217,7 @@ func TestAnUnfinishedMessageIsGivenUp(t *testing.T) {
 	require.NoError(t, whole.Flush(), "one that answers")
 }
 
-// A tenant submits on the subjects that there are, each of which may have so many queued.
+// A tenant can submit only on the two existing subjects, because the queue limit applies per subject.
 func TestATenantSubmitsOnTwoSubjects(t *testing.T) {
 	t.Parallel()
 	srv := keyed(t, byName)
@@ -239,7 +240,7 @@ func TestATenantSubmitsOnTwoSubjects(t *testing.T) {
 	}
 }
 
-// Own connections that cannot be made end the start.
+// Failing own connections abort the start.
 func TestStartEndsWithItsOwnConnections(t *testing.T) {
 	t.Parallel()
 	failure := errors.New("no connection")

@@ -8,8 +8,8 @@ import (
 	"syscall"
 )
 
-// lock takes the one lock of a folder. It ends with the file, and so with the
-// process, however that ends.
+// lock takes the exclusive lock of a folder. Closing the file releases it, and so does every end of the
+// process.
 func lock(path string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
@@ -25,7 +25,7 @@ func lock(path string) (*os.File, error) {
 	return f, nil
 }
 
-// keepOwner gives a file the owner, group and mode of another.
+// keepOwner gives a file the owner, group and mode of another one.
 func keepOwner(f *os.File, as os.FileInfo) error {
 	owner := as.Sys().(*syscall.Stat_t)
 	return errors.Join(f.Chown(int(owner.Uid), int(owner.Gid)), f.Chmod(as.Mode().Perm()))

@@ -6,15 +6,15 @@ import (
 	"syscall"
 )
 
-// lock opens a file that nobody else can open until it is closed, or the
-// process ends.
+// lock opens a file exclusively until it is closed or the process ends.
 func lock(path string) (*os.File, error) {
 	name, err := syscall.UTF16PtrFromString(path)
 	if err != nil {
 		return nil, err
 	}
 	const shareNothing = 0
-	h, err := syscall.CreateFile(name, syscall.GENERIC_READ|syscall.GENERIC_WRITE, shareNothing, nil, syscall.OPEN_ALWAYS, syscall.FILE_ATTRIBUTE_NORMAL, 0)
+	h, err := syscall.CreateFile(name, syscall.GENERIC_READ|syscall.GENERIC_WRITE, shareNothing, nil,
+		syscall.OPEN_ALWAYS, syscall.FILE_ATTRIBUTE_NORMAL, 0)
 	if err != nil {
 		const sharingViolation = syscall.Errno(32)
 		if errors.Is(err, sharingViolation) {
@@ -25,5 +25,5 @@ func lock(path string) (*os.File, error) {
 	return os.NewFile(uintptr(h), path), nil
 }
 
-// keepOwner does nothing: a folder's files inherit who may read them.
+// keepOwner does nothing: files inherit their permissions from the folder.
 func keepOwner(*os.File, os.FileInfo) error { return nil }

@@ -15,11 +15,11 @@ import (
 	"github.com/minio/highwayhash"
 )
 
-// mendStore mends what a process that was killed may leave of a store: the server renames a
-// new configuration of a stream or consumer into place, and then a new checksum. Between
-// the two they differ, or there is none, and the server takes the stream for missing, with
-// all that it holds (filestore.go of nats-server 2.15.2). Each configuration is whole, so
-// it is given the checksum that it has. Limits that are not those wanted are set right after.
+// mendStore repairs a store after a process was killed. The server renames a stream's or consumer's new
+// configuration into place, then its new checksum. In between they differ, or the checksum is missing. The
+// server then treats the stream as missing, with all its messages (filestore.go of nats-server 2.15.2). Each
+// configuration file is complete, so mendStore writes the checksum that it needs. Provisioning corrects
+// outdated limits right after.
 func mendStore(dir string) error {
 	root := os.DirFS(dir)
 	streams, err := fs.Glob(root, "jetstream/*/streams/*")
@@ -45,12 +45,12 @@ func mendStore(dir string) error {
 	return nil
 }
 
-// mendChecksum mends that of the configuration in a folder, if it is one that belongs
-// there. name is what the server keys its hash with.
+// mendChecksum repairs the checksum of the configuration in a folder, if the configuration belongs there.
+// name is the key of the server's hash.
 func mendChecksum(folder, name string) error {
 	meta, err := os.ReadFile(filepath.Join(folder, "meta.inf"))
 	if err != nil {
-		return ifThere(err) // killed before it was made
+		return ifThere(err) // killed before it was created
 	}
 	var is struct{ Name string }
 	if json.Unmarshal(meta, &is) != nil || is.Name != filepath.Base(folder) {
@@ -71,11 +71,12 @@ func mendChecksum(folder, name string) error {
 	if string(sum) == want {
 		return nil
 	}
-	slog.Warn("the process ended while a configuration was written; its checksum is written anew", "component", "nats-server", "of", name)
+	slog.Warn("repairing a configuration's checksum: the process ended while writing it", "component",
+		"nats-server", "of", name)
 	return ReplaceFile(file, []byte(want))
 }
 
-// ifThere returns an error of reading a file, nil if that is only not there.
+// ifThere returns err, or nil if it means that the file does not exist.
 func ifThere(err error) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil

@@ -21,7 +21,7 @@ import (
 
 func visit(t *testing.T, dir string, look func(*journal.Log)) {
 	t.Helper()
-	srv, err := embedded.Start(embedded.Options{Dir: dir, Passing: true})
+	srv, err := embedded.Start(embedded.Options{Dir: dir, Ephemeral: true})
 	require.NoError(t, err)
 	defer srv.Stop()
 	nc, err := srv.Connect()
@@ -32,7 +32,7 @@ func visit(t *testing.T, dir string, look func(*journal.Log)) {
 	look(s)
 }
 
-// A folder that an older version encrypted is refused, and stays as it is.
+// A folder that an older version encrypted is refused and stays unchanged.
 func TestAnEncryptedFolderIsRefused(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -44,8 +44,8 @@ func TestAnEncryptedFolderIsRefused(t *testing.T) {
 	require.FileExists(t, mark)
 }
 
-// A process that is killed while the server writes a configuration finds its streams
-// and consumers again, whatever its folder is called.
+// A process killed while the server writes a configuration finds its streams and consumers again, whatever
+// the name of its folder.
 func TestAConfigurationWithoutItsChecksum(t *testing.T) {
 	t.Parallel()
 	torn := func(sum string) error { return os.WriteFile(sum, []byte("57db7250baa12fd7"), 0o600) }
@@ -77,7 +77,8 @@ func TestAConfigurationWithoutItsChecksum(t *testing.T) {
 			sums := func() map[string]string {
 				found := map[string]string{}
 				require.NoError(t, filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
-					if err != nil || filepath.Base(path) != "meta.sum" || filepath.Base(filepath.Dir(filepath.Dir(path))) == "obs" {
+					if err != nil || filepath.Base(path) != "meta.sum" ||
+						filepath.Base(filepath.Dir(filepath.Dir(path))) == "obs" {
 						return err
 					}
 					data, err := os.ReadFile(path)
@@ -87,7 +88,7 @@ func TestAConfigurationWithoutItsChecksum(t *testing.T) {
 				return found
 			}
 			are := sums()
-			require.Len(t, are, 7) // a consumer is written at every start
+			require.Len(t, are, 7) // every start writes a consumer
 			folder := filepath.Join(dir, "jetstream", "$G", "streams", events.StreamSubmit)
 			for _, f := range []string{folder, filepath.Join(folder, "obs", events.ConsumerSubmissions)} {
 				require.NoError(t, tc.blow(filepath.Join(f, "meta.sum")))
@@ -100,7 +101,7 @@ func TestAConfigurationWithoutItsChecksum(t *testing.T) {
 	}
 }
 
-// onLog has fn see what is logged, see [eventstest.SetLog].
+// onLog passes log records to fn, see [eventstest.SetLog].
 func onLog(t *testing.T, fn func(slog.Record)) { eventstest.SetLog(t, onRecord(fn)) }
 
 type onRecord func(slog.Record)
@@ -110,8 +111,8 @@ func (f onRecord) Handle(_ context.Context, r slog.Record) error { f(r); return 
 func (f onRecord) WithAttrs([]slog.Attr) slog.Handler            { return f }
 func (f onRecord) WithGroup(string) slog.Handler                 { return f }
 
-// A process that is killed while the server makes or removes a consumer, one file after
-// the other, starts again, and the consumer delivers what is there.
+// A process killed while the server creates or deletes a consumer, file by file, starts again, and the
+// consumer delivers all messages.
 func TestHalfAConsumer(t *testing.T) {
 	t.Parallel()
 	files := []string{"meta.inf", "meta.sum", "o.dat"}
@@ -130,7 +131,8 @@ func TestHalfAConsumer(t *testing.T) {
 				require.NoError(t, err)
 				require.NoError(t, m.DoubleAck(t.Context()))
 			})
-			folder := filepath.Join(dir, "jetstream", "$G", "streams", events.StreamSubmit, "obs", events.ConsumerSubmissions)
+			folder := filepath.Join(dir, "jetstream", "$G", "streams", events.StreamSubmit, "obs",
+				events.ConsumerSubmissions)
 			for i, name := range files {
 				if left>>i&1 == 0 {
 					require.NoError(t, os.RemoveAll(filepath.Join(folder, name)))
@@ -138,7 +140,8 @@ func TestHalfAConsumer(t *testing.T) {
 			}
 			for range 2 {
 				visit(t, dir, func(s *journal.Log) {
-					c, err := s.JetStream().Consumer(t.Context(), events.StreamSubmit, events.ConsumerSubmissions)
+					c, err := s.JetStream().Consumer(t.Context(), events.StreamSubmit,
+						events.ConsumerSubmissions)
 					require.NoError(t, err)
 					info, err := c.Info(t.Context())
 					require.NoError(t, err)
@@ -149,8 +152,8 @@ func TestHalfAConsumer(t *testing.T) {
 	}
 }
 
-// A file that is replaced stays readable for whom it was: a service runs as another user
-// than who changes its keys.
+// A replaced file stays readable for the same users: a service may run as another user than the one who
+// changes its keys.
 func TestReplaceFileKeepsOwnerAndMode(t *testing.T) {
 	t.Parallel()
 	name := filepath.Join(t.TempDir(), "keys")

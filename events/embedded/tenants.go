@@ -14,80 +14,76 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// tenants lets callers in by their API keys, each into an account of its tenant.
+// tenants admits callers by their API keys, each into the account of its tenant.
 //
-// An account is a world of its own: what is published there stays there, and only
-// what is named below crosses over to Sheaf's. Permissions would not do. They guard
-// the subject of a message and not its reply, and a reply is where somebody else
-// publishes: the server its acknowledgement of a submission, and Sheaf its answer
-// to a request, with Sheaf's rights. With a reply of "$JS.API.STREAM.PURGE.…" one
-// producer emptied the log, and with "sheaf.page.…" it took the place of another's
-// page (tried). Between accounts a reply is replaced by one of the server's own.
+// Accounts are separate namespaces: only the subjects exported below cross over to Sheaf's account.
+// Permissions would not suffice. They guard the subject of a message, but not its reply subject, to which
+// someone else publishes: the server its acknowledgement, and Sheaf its response, with Sheaf's rights. With
+// the reply subject "$JS.API.STREAM.PURGE.…" one producer emptied the log, and with "sheaf.page.…" it
+// replaced another's page (tried). Between accounts the server replaces the reply subject by one of its own.
 type tenants struct {
 	authenticate func(key string) (tenant string, ok bool)
 	own          string // password of this process
 
-	mu       sync.Mutex
-	ns       *server.Server // set before the first connection
-	accounts map[string]*server.Account
-	traffic  map[string]*traffic
-	let      map[uint64]let // the connections that were let in, and some that have gone
-	of       map[string]int // how many of those are of a tenant
-	pruneAt  int            // how many of them are looked through for those
+	mu          sync.Mutex
+	ns          *server.Server // set before the first connection
+	accounts    map[string]*server.Account
+	traffic     map[string]*traffic
+	admitted    map[uint64]admission // admitted connections, including some closed ones
+	connections map[string]int       // size of admitted by tenant
+	pruneAt     int                  // size of admitted at which closed connections are removed
 
-	refusals chan struct{} // those that are being delayed
+	refusals chan struct{} // one slot for each refusal that is delayed
 	stop     chan struct{}
-	refused  rate.Sometimes // is logged
+	refused  rate.Sometimes // limits the log
 	stopping sync.Once
 	watching sync.WaitGroup
 }
 
-// let is by what a connection was let in, and as whose.
-type let struct{ key, tenant string }
+// admission is the key that a connection used, and its tenant.
+type admission struct{ key, tenant string }
 
-// leastPruned is how many connections that have gone may be remembered.
-const leastPruned = 256
+// minPruneAt is the smallest value of tenants.pruneAt.
+const minPruneAt = 256
 
-// accountPrefix begins the names of the tenants' accounts.
+// accountPrefix is the prefix of the names of the tenants' accounts.
 const accountPrefix = "tenant-"
 
-// Limits of callers with keys. Memory: each connection may hold a message half sent and
-// as many bytes that it does not read, so all take at most callerConnections times
-// (callerPayload + callerPending), which is 128 MiB, and one tenant 32 MiB. Work: an
-// event is delivered at most tenantConnections times callerSubscriptions times.
+// Limits of callers with keys. Memory: each connection may hold a half-sent message and as many unread bytes,
+// so all take at most callerConnections times (callerPayload + callerPending), which is 128 MiB, and one
+// tenant 32 MiB. Work: an event is delivered at most tenantConnections times callerSubscriptions times.
 const (
-	callerConnections   = 64 // of all tenants
+	callerConnections   = 64 // of all tenants together
 	tenantConnections   = 16
-	callerSubscriptions = 64 // of one connection
+	callerSubscriptions = 64 // per connection
 	callerPayload       = 1 << 20
 	callerPending       = 1 << 20
 )
 
 const (
-	// tenantRate is how many messages a second a tenant may send in the long run, and
-	// tenantBurst how many at once. A connection counts as connectionCost messages, and
-	// so does each bytesCost of payload.
+	// tenantRate is how many messages per second a tenant may send on average, and tenantBurst how many at
+	// once. A connection counts as connectionCost messages, and so do every bytesCost bytes of payload.
 	tenantRate     = 2000
 	tenantBurst    = 20_000
 	connectionCost = 20
 	bytesCost      = 2 << 10
-	// floodPause is how long a tenant that sends more has no connections.
+	// floodPause is how long a tenant that exceeds the rate is disconnected.
 	floodPause = time.Minute
-	// floodEvery is the pause between two looks at what tenants send. A flood of small
-	// messages takes both cores of a small machine until it is seen.
+	// floodEvery is the interval at which traffic is checked. An unnoticed flood of small messages uses both
+	// cores of a small machine.
 	floodEvery = 20 * time.Millisecond
-	// responseWait is how long the server remembers where the answer to a request goes.
-	// Its default of two minutes would let unanswered requests pile up.
+	// responseWait is how long the server remembers the reply subject of a request. With its default of two
+	// minutes, unanswered requests would pile up.
 	responseWait = 15 * time.Second
-	// refusalDelay slows down callers that connect again at once, maxRefusals of them.
+	// refusalDelay slows down callers that reconnect at once, up to maxRefusals of them.
 	refusalDelay = 100 * time.Millisecond
 	maxRefusals  = 128
 )
 
-// traffic is what a tenant has sent.
+// traffic counts the messages of a tenant.
 type traffic struct {
 	limit       *rate.Limiter
-	sent        server.MsgBytes // as of the last look
+	sent        server.MsgBytes // at the last check
 	pausedUntil time.Time
 }
 
@@ -96,22 +92,24 @@ const ownUser = "sheaf"
 func newTenants(authenticate func(string) (string, bool)) *tenants {
 	return &tenants{
 		authenticate: authenticate, own: rand.Text(),
-		accounts: map[string]*server.Account{}, traffic: map[string]*traffic{}, let: map[uint64]let{}, of: map[string]int{}, pruneAt: leastPruned,
-		refused: rate.Sometimes{First: 10, Interval: time.Second}, refusals: make(chan struct{}, maxRefusals), stop: make(chan struct{}),
+		accounts: map[string]*server.Account{}, traffic: map[string]*traffic{},
+		admitted: map[uint64]admission{}, connections: map[string]int{}, pruneAt: minPruneAt,
+		refused: rate.Sometimes{First: 10, Interval: time.Second}, refusals: make(chan struct{}, maxRefusals),
+		stop: make(chan struct{}),
 	}
 }
 
-// begin starts to watch for floods. It is called once.
+// begin starts the watch for floods. Call it once.
 func (t *tenants) begin() { t.watching.Go(t.watch) }
 
-// end stops that.
+// end stops the watch.
 func (t *tenants) end() {
 	t.stopping.Do(func() { close(t.stop) })
 	t.watching.Wait()
 }
 
-// watch closes the connections of tenants that send too much. The server itself has no
-// limit on that, and works on what it receives before anyone can refuse it.
+// watch disconnects tenants that send too much. The server has no such limit, and processes received messages
+// before Sheaf could refuse them.
 func (t *tenants) watch() {
 	tick := time.NewTicker(floodEvery)
 	defer tick.Stop()
@@ -125,11 +123,11 @@ func (t *tenants) watch() {
 	}
 }
 
-// look counts what tenants have sent since the last look.
+// look charges each tenant for the messages since the last call.
 func (t *tenants) look(now time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if len(t.let) == 0 {
+	if len(t.admitted) == 0 {
 		return
 	}
 	names := make([]string, 0, len(t.accounts))
@@ -144,8 +142,9 @@ func (t *tenants) look(now time.Time) {
 		tenant := strings.TrimPrefix(stat.Account, accountPrefix)
 		is, was := stat.Received.MsgBytes, t.traffic[tenant].sent
 		t.traffic[tenant].sent = is
-		if cost := is.Msgs - was.Msgs + (is.Bytes-was.Bytes)/bytesCost; cost > 0 && !t.spend(tenant, int(cost), now) {
-			for id, by := range t.let {
+		if cost := is.Msgs - was.Msgs + (is.Bytes-was.Bytes)/bytesCost; cost > 0 &&
+			!t.spend(tenant, int(cost), now) {
+			for id, by := range t.admitted {
 				if by.tenant == tenant {
 					t.forget(id, by)
 					_ = t.ns.DisconnectClientByID(id)
@@ -155,8 +154,8 @@ func (t *tenants) look(now time.Time) {
 	}
 }
 
-// spend takes from what a tenant may send. It returns false while the tenant is paused,
-// and pauses it when it has sent too much. It is called with mu held.
+// spend charges a tenant for messages. It returns false while the tenant is paused, and pauses a tenant that
+// exceeds its rate. Call it with mu held.
 func (t *tenants) spend(tenant string, messages int, now time.Time) bool {
 	of := t.traffic[tenant]
 	if now.Before(of.pausedUntil) {
@@ -166,13 +165,15 @@ func (t *tenants) spend(tenant string, messages int, now time.Time) bool {
 		return true
 	}
 	of.pausedUntil = now.Add(floodPause)
-	slog.Warn("connections closed: their tenant sends too many messages, or connects too often", "component", "nats-server", "tenant", tenant,
-		"messages", messages, "messages_per_second", tenantRate, "at_once", tenantBurst, "again_in", floodPause.String())
+	slog.Warn("connections closed: their tenant sends too many messages, or connects too often", "component",
+		"nats-server", "tenant", tenant,
+		"messages", messages, "messages_per_second", tenantRate, "at_once", tenantBurst, "again_in",
+		floodPause.String())
 	return false
 }
 
-// refuse answers no. It does so late, unless many wait for that already: a caller that
-// tries again at once costs the others time.
+// refuse returns false. It delays the refusal, unless too many are delayed already: callers that retry at
+// once slow down others.
 func (t *tenants) refuse() bool {
 	select {
 	case t.refusals <- struct{}{}:
@@ -207,12 +208,14 @@ func (t *tenants) Check(c server.ClientAuthentication) bool {
 			slog.Error("no account for a tenant", "component", "nats-server", "tenant", tenant, "error", err)
 			return false
 		}
-		if why := t.remember(c.GetID(), let{key, tenant}); why != "" {
-			t.refused.Do(func() { slog.Warn("connection refused: "+why, "component", "nats-server", "tenant", tenant) })
+		if why := t.remember(c.GetID(), admission{key, tenant}); why != "" {
+			t.refused.Do(func() {
+				slog.Warn("connection refused: "+why, "component", "nats-server", "tenant", tenant)
+			})
 			return t.refuse()
 		}
 		if now, ok := t.authenticate(key); !ok || now != tenant {
-			return false // revoked since it was asked, and recheck may not have seen the connection yet
+			return false // revoked meanwhile, and recheck may have missed the connection
 		}
 		c.RegisterUser(&server.User{Username: tenant, Account: account, Permissions: permissions(tenant)})
 		return true
@@ -220,7 +223,7 @@ func (t *tenants) Check(c server.ClientAuthentication) bool {
 	return t.refuse()
 }
 
-// account returns the account of a tenant, made when it is first needed.
+// account returns the account of a tenant and creates it when it is first needed.
 func (t *tenants) account(tenant string) (*server.Account, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -231,9 +234,9 @@ func (t *tenants) account(tenant string) (*server.Account, error) {
 	if err != nil {
 		return nil, err
 	}
-	limits := jwt.NewAccountClaims(a.Name) // a form in which the server takes limits
+	limits := jwt.NewAccountClaims(a.Name) // the form in which the server accepts limits
 	limits.Limits.Payload, limits.Limits.Subs = callerPayload, callerSubscriptions
-	t.ns.UpdateAccountClaims(a, limits) // before there are exports and imports, which it removes
+	t.ns.UpdateAccountClaims(a, limits) // first, because it removes exports and imports
 	sheaf, only := t.ns.GlobalAccount(), []*server.Account{a}
 	for _, subject := range []string{"sheaf.submit." + tenant + ".*", "sheaf.api." + tenant + ".*"} {
 		if err := sheaf.AddServiceExport(subject, only); err != nil {
@@ -258,71 +261,76 @@ func (t *tenants) account(tenant string) (*server.Account, error) {
 	return a, nil
 }
 
-// heardBy is what a tenant may subscribe to of Sheaf's.
+// heardBy returns Sheaf's subjects that a tenant may subscribe to.
 func heardBy(tenant string) []string {
-	return []string{"sheaf.event." + tenant + ".>", "sheaf.progress." + tenant + ".*", "sheaf.callback." + tenant + ".>"}
+	return []string{"sheaf.event." + tenant + ".>", "sheaf.progress." + tenant + ".*",
+		"sheaf.callback." + tenant + ".>"}
 }
 
-// permissions of a tenant within its own account: it is there to talk to Sheaf.
+// permissions returns a tenant's permissions within its account: they allow nothing but talking to Sheaf.
 func permissions(tenant string) *server.Permissions {
 	return &server.Permissions{
-		// Of submissions the subjects that there are: each may have so many queued.
-		Publish:   &server.SubjectPermission{Allow: []string{"sheaf.submit." + tenant + ".http", "sheaf.submit." + tenant + ".raw", "sheaf.api." + tenant + ".*"}},
-		Subscribe: &server.SubjectPermission{Allow: append(heardBy(tenant), "_INBOX.>", "_INBOX_"+tenant+".>")},
+		// Only the existing submission subjects, because the queue limit applies per subject.
+		Publish: &server.SubjectPermission{Allow: []string{"sheaf.submit." + tenant + ".http",
+			"sheaf.submit." + tenant + ".raw", "sheaf.api." + tenant + ".*"}},
+		Subscribe: &server.SubjectPermission{Allow: append(heardBy(tenant), "_INBOX.>",
+			"_INBOX_"+tenant+".>")},
 	}
 }
 
-// remember notes a connection. It returns why there may be no more of its tenant, "" if
-// there may. The server tells nobody when one ends, so now and then those that have are
-// looked for: callers that connect for each message would else be remembered for ever.
+// remember records a connection. It returns why the tenant may not have it, or "". The server does not report
+// closed connections, so remember removes them now and then. Otherwise callers that connect for each message
+// would fill the memory.
 //
-// A tenant may have as many connections as are left for others: each that comes has a
-// share, however many take all they may.
-func (t *tenants) remember(id uint64, by let) (why string) {
+// A tenant may have at most as many connections as are free. So each new tenant finds some, even if all
+// others use as many as they can.
+func (t *tenants) remember(id uint64, by admission) (why string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if !t.spend(by.tenant, connectionCost, time.Now()) {
 		return "its tenant has sent too much, or connects too often"
 	}
-	t.let[id] = by
-	t.of[by.tenant]++
+	t.admitted[id] = by
+	t.connections[by.tenant]++
 	full := func() bool {
-		return t.of[by.tenant] > min(tenantConnections, callerConnections+1-len(t.let))
+		return t.connections[by.tenant] > min(tenantConnections, callerConnections+1-len(t.admitted))
 	}
-	if len(t.let) >= t.pruneAt || full() {
-		for other, was := range t.let {
+	if len(t.admitted) >= t.pruneAt || full() {
+		for other, was := range t.admitted {
 			if other != id && t.ns.GetClient(other) == nil {
 				t.forget(other, was)
 			}
 		}
-		t.pruneAt = max(leastPruned, 2*len(t.let))
+		t.pruneAt = max(minPruneAt, 2*len(t.admitted))
 	}
 	if full() {
 		t.forget(id, by)
-		return fmt.Sprintf("its tenant has as many as it may, at most %d and what is left of %d", tenantConnections, callerConnections)
+		return fmt.Sprintf("its tenant has too many connections: at most %d, and no more than are free of %d",
+			tenantConnections, callerConnections)
 	}
 	return ""
 }
 
-// forget is called with mu held.
-func (t *tenants) forget(id uint64, by let) {
-	delete(t.let, id)
-	if t.of[by.tenant]--; t.of[by.tenant] == 0 {
-		delete(t.of, by.tenant)
+// forget removes a connection. Call it with mu held.
+func (t *tenants) forget(id uint64, by admission) {
+	delete(t.admitted, id)
+	if t.connections[by.tenant]--; t.connections[by.tenant] == 0 {
+		delete(t.connections, by.tenant)
 	}
 }
 
-// recheck closes the connections whose key is no longer good, or is another's.
+// recheck closes connections whose key is no longer valid or belongs to another tenant.
 func (t *tenants) recheck() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for id, by := range t.let {
+	for id, by := range t.admitted {
 		if tenant, ok := t.authenticate(by.key); ok && tenant == by.tenant {
 			continue
 		}
 		t.forget(id, by)
 		if err := t.ns.DisconnectClientByID(id); err == nil {
-			slog.Info("connection closed: its API key was revoked, or is another tenant's", "component", "nats-server", "connection", id)
+			slog.Info("connection closed: its API key was revoked, or is another tenant's", "component",
+				"nats-server", "connection", id)
 		}
 	}
 }

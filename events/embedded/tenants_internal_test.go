@@ -18,7 +18,7 @@ func keyed(t *testing.T, authenticate func(string) (string, bool)) *Server {
 	return srv
 }
 
-func TestAConnectionEndsWhenItsKeyIsAnothers(t *testing.T) {
+func TestAConnectionClosesWhenItsKeyChangesTenant(t *testing.T) {
 	t.Parallel()
 	var tenant atomic.Value
 	tenant.Store("shop")
@@ -29,7 +29,10 @@ func TestAConnectionEndsWhenItsKeyIsAnothers(t *testing.T) {
 		return tenant.Load().(string), key == "moves"
 	})
 	closed := make(chan struct{})
-	moves, err := nats.Connect(srv.URL(), nats.Token("moves"), nats.NoReconnect(), nats.ClosedHandler(func(*nats.Conn) { close(closed) }))
+	moves, err := nats.Connect(srv.URL(), nats.Token("moves"), nats.NoReconnect(),
+		nats.ClosedHandler(func(*nats.Conn) {
+			close(closed)
+		}))
 	require.NoError(t, err)
 	defer moves.Close()
 	stays, err := nats.Connect(srv.URL(), nats.Token("stays"), nats.NoReconnect())
@@ -51,18 +54,18 @@ func TestAConnectionEndsWhenItsKeyIsAnothers(t *testing.T) {
 func TestConnectionsThatHaveGoneAreForgotten(t *testing.T) {
 	t.Parallel()
 	srv := keyed(t, func(key string) (string, bool) { return "shop", strings.HasPrefix(key, "key") })
-	for range 3 * leastPruned {
+	for range 3 * minPruneAt {
 		nc, err := nats.Connect(srv.URL(), nats.Token("key"), nats.NoReconnect())
 		require.NoError(t, err)
 		nc.Close()
 	}
 	srv.tenants.mu.Lock()
 	defer srv.tenants.mu.Unlock()
-	require.Less(t, len(srv.tenants.let), 2*leastPruned)
+	require.Less(t, len(srv.tenants.admitted), 2*minPruneAt)
 }
 
-// A key that is revoked while a connection is let in by it does not keep it.
-func TestAKeyThatIsRevokedMeanwhileLetsNobodyIn(t *testing.T) {
+// A key revoked while its connection is being admitted does not keep the connection open.
+func TestAKeyRevokedMeanwhileIsRefused(t *testing.T) {
 	t.Parallel()
 	var srv *Server
 	var revoked atomic.Bool
@@ -70,16 +73,15 @@ func TestAKeyThatIsRevokedMeanwhileLetsNobodyIn(t *testing.T) {
 		if !revoked.CompareAndSwap(false, true) {
 			return "", false
 		}
-		srv.Recheck() // before the connection is remembered
+		srv.Recheck() // before the connection is recorded
 		return "shop", true
 	})
 	_, err := nats.Connect(srv.URL(), nats.Token("key"), nats.NoReconnect())
 	require.ErrorIs(t, err, nats.ErrAuthorization)
 }
 
-// One tenant leaves room for the connections of others, and may have as many again when
-// its own have ended.
-func TestATenantHasItsConnections(t *testing.T) {
+// One tenant leaves connections for others, and regains its own once they are closed.
+func TestATenantHasOnlyItsConnections(t *testing.T) {
 	t.Parallel()
 	srv := keyed(t, func(key string) (string, bool) { return key, true })
 	connect := func(tenant string) (*nats.Conn, error) {
@@ -100,20 +102,22 @@ func TestATenantHasItsConnections(t *testing.T) {
 		for _, nc := range all {
 			nc.Close()
 		}
-		require.Eventually(t, func() bool { return srv.ns.NumClients() == 0 }, 10*time.Second, time.Millisecond)
+		require.Eventually(t, func() bool { return srv.ns.NumClients() == 0 }, 10*time.Second,
+			time.Millisecond)
 	}
 }
 
-func TestAConnectionHasItsSubscriptions(t *testing.T) {
+func TestAConnectionHasLimitedSubscriptions(t *testing.T) {
 	t.Parallel()
 	srv := keyed(t, func(string) (string, bool) { return "shop", true })
 	failed := make(chan error, 10)
-	nc, err := nats.Connect(srv.URL(), nats.Token("key"), nats.NoReconnect(), nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
-		select {
-		case failed <- err:
-		default:
-		}
-	}))
+	nc, err := nats.Connect(srv.URL(), nats.Token("key"), nats.NoReconnect(),
+		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
+			select {
+			case failed <- err:
+			default:
+			}
+		}))
 	require.NoError(t, err)
 	defer nc.Close()
 	for range maxSubscriptions + 1 {

@@ -14,14 +14,14 @@ import (
 	"sheaf/events/journal"
 )
 
-// Where an acknowledgement goes is for the producer to say, and it is the server
-// that publishes it. On a server whose callers share an account it lands in the
-// streams, as another's page or event; between accounts it does not.
+// The producer chooses where its acknowledgement goes, and the server publishes it there. If callers shared
+// an account, it would reach the streams as another caller's page or event; between accounts it does not.
 func TestAcknowledgementsStayInTheAccount(t *testing.T) {
 	t.Parallel()
 	key := strings.Repeat("0", 32)
 	targets := []string{
-		"sheaf.page.shop." + key + ".9.1.1", "sheaf.event.shop.completed." + key, "sheaf.private.headers.shop." + key,
+		"sheaf.page.shop." + key + ".9.1.1", "sheaf.event.shop.completed." + key,
+		"sheaf.private.headers.shop." + key,
 		"sheaf.due.callback.shop." + key, "sheaf.callback.shop.x", "sheaf.submit.shop.http",
 	}
 	for name, authenticate := range map[string]func(string) (string, bool){
@@ -31,7 +31,8 @@ func TestAcknowledgementsStayInTheAccount(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			srv, err := embedded.Start(embedded.Options{Dir: t.TempDir(), Listen: "127.0.0.1:0", Authenticate: authenticate})
+			srv, err := embedded.Start(embedded.Options{Dir: t.TempDir(), Listen: "127.0.0.1:0",
+				Authenticate: authenticate})
 			require.NoError(t, err)
 			t.Cleanup(srv.Stop)
 			own, err := srv.Connect()
@@ -40,7 +41,8 @@ func TestAcknowledgementsStayInTheAccount(t *testing.T) {
 			s, err := journal.Provision(t.Context(), own, journal.Config{SecretKey: eventstest.SecretKey})
 			require.NoError(t, err)
 			stored := func() (n uint64) {
-				for _, name := range []string{events.StreamEvents, events.StreamPages, events.StreamPrivate, events.StreamTimers, events.StreamCallbacks, events.StreamSubmit} {
+				for _, name := range []string{events.StreamEvents, events.StreamPages, events.StreamPrivate,
+					events.StreamTimers, events.StreamCallbacks, events.StreamSubmit} {
 					st, err := s.JetStream().Stream(t.Context(), name)
 					require.NoError(t, err)
 					n += st.CachedInfo().State.LastSeq
@@ -54,13 +56,15 @@ func TestAcknowledgementsStayInTheAccount(t *testing.T) {
 			for _, target := range targets {
 				require.NoError(t, mallory.PublishRequest("sheaf.submit.mallory.http", target, []byte(`{}`)))
 			}
-			m, err := mallory.Request("sheaf.submit.mallory.http", []byte(`{}`), 5*time.Second) // acknowledged after those
+			// acknowledged after the others
+			m, err := mallory.Request("sheaf.submit.mallory.http", []byte(`{}`), 5*time.Second)
 			require.NoError(t, err)
 			require.Contains(t, string(m.Data), events.StreamSubmit)
 			require.NoError(t, own.Flush())
 			own7 := uint64(len(targets) + 1) // the submissions themselves
 			if authenticate == nil {
-				require.Eventually(t, func() bool { return stored() >= before+own7+uint64(len(targets))-1 }, 5*time.Second, 5*time.Millisecond,
+				require.Eventually(t, func() bool { return stored() >= before+own7+uint64(len(targets))-1 },
+					5*time.Second, 5*time.Millisecond,
 					"the trap that this is about is no longer there")
 				return
 			}

@@ -61,7 +61,7 @@ func LongRunning(t testing.TB) {
 // the disk otherwise. Package chaostest checks that a real process syncs.
 func Server(t testing.TB, listen string) *embedded.Server {
 	t.Helper()
-	srv, err := embedded.Start(embedded.Options{Dir: t.TempDir(), Listen: listen, MaxStore: 8 << 30, Passing: true})
+	srv, err := embedded.Start(embedded.Options{Dir: t.TempDir(), Listen: listen, MaxStore: 8 << 30, Ephemeral: true})
 	require.NoError(t, err)
 	t.Cleanup(srv.Stop)
 	return srv

@@ -36,7 +36,7 @@ func startStore(t testing.TB, dir string) *store {
 	t.Helper()
 	s := &store{dir: dir}
 	var err error
-	s.srv, err = embedded.Start(embedded.Options{Dir: dir, MaxStore: 8 << 30, Passing: true})
+	s.srv, err = embedded.Start(embedded.Options{Dir: dir, MaxStore: 8 << 30, Ephemeral: true})
 	require.NoError(t, err)
 	nc, err := s.srv.Connect()
 	require.NoError(t, err)

@@ -383,7 +383,7 @@ func TestLongWorkKeepsItsMessage(t *testing.T) {
 func TestConsumeSurvivesARestartOfTheServer(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	srv, err := embedded.Start(embedded.Options{Dir: dir, Listen: "127.0.0.1:0", MaxStore: 8 << 30, Passing: true})
+	srv, err := embedded.Start(embedded.Options{Dir: dir, Listen: "127.0.0.1:0", MaxStore: 8 << 30, Ephemeral: true})
 	require.NoError(t, err)
 	s := overTCP(t, srv.URL())
 	handled := make(chan string, 10)
@@ -395,7 +395,7 @@ func TestConsumeSurvivesARestartOfTheServer(t *testing.T) {
 	require.Equal(t, "1", <-handled)
 	listen := srv.URL()[len("nats://"):]
 	srv.Stop()
-	srv, err = embedded.Start(embedded.Options{Dir: dir, Listen: listen, MaxStore: 8 << 30, Passing: true})
+	srv, err = embedded.Start(embedded.Options{Dir: dir, Listen: listen, MaxStore: 8 << 30, Ephemeral: true})
 	require.NoError(t, err)
 	t.Cleanup(srv.Stop)
 	require.Eventually(t, func() bool {
@@ -443,7 +443,7 @@ func TestDeliveryThatIsNoEvent(t *testing.T) {
 // A process whose server is gone still ends soon.
 func TestDrainWithoutAServer(t *testing.T) {
 	t.Parallel()
-	srv, err := embedded.Start(embedded.Options{Dir: t.TempDir(), Listen: "127.0.0.1:0", MaxStore: 8 << 30, Passing: true})
+	srv, err := embedded.Start(embedded.Options{Dir: t.TempDir(), Listen: "127.0.0.1:0", MaxStore: 8 << 30, Ephemeral: true})
 	require.NoError(t, err)
 	s := overTCP(t, srv.URL())
 	begun := make(chan struct{})

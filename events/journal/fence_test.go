@@ -430,7 +430,7 @@ func TestLogIsFull(t *testing.T) {
 
 func TestUnavailableServerIsSaidSo(t *testing.T) {
 	t.Parallel()
-	srv, err := embedded.Start(embedded.Options{Dir: t.TempDir(), MaxStore: 8 << 30, Passing: true})
+	srv, err := embedded.Start(embedded.Options{Dir: t.TempDir(), MaxStore: 8 << 30, Ephemeral: true})
 	require.NoError(t, err)
 	defer srv.Stop()
 	s := eventstest.JournalOn(t, srv, journal.Config{PublishTimeout: 100 * time.Millisecond, PublishAttempts: 2})

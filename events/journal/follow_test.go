@@ -128,7 +128,7 @@ func TestFollowSlowly(t *testing.T) {
 func TestFollowGoesOnAfterARestartOfTheServer(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	srv, err := embedded.Start(embedded.Options{Dir: dir, Listen: "127.0.0.1:0", MaxStore: 8 << 30, Passing: true})
+	srv, err := embedded.Start(embedded.Options{Dir: dir, Listen: "127.0.0.1:0", MaxStore: 8 << 30, Ephemeral: true})
 	require.NoError(t, err)
 	listen := strings.TrimPrefix(srv.URL(), "nats://")
 	s := overTCP(t, srv.URL())
@@ -151,7 +151,7 @@ func TestFollowGoesOnAfterARestartOfTheServer(t *testing.T) {
 	}
 	for restart := range uint64(2) {
 		srv.Stop()
-		srv, err = embedded.Start(embedded.Options{Dir: dir, Listen: listen, MaxStore: 8 << 30, Passing: true})
+		srv, err = embedded.Start(embedded.Options{Dir: dir, Listen: listen, MaxStore: 8 << 30, Ephemeral: true})
 		require.NoError(t, err)
 		t.Cleanup(srv.Stop)
 		require.Eventually(t, func() bool { _, err := s.LastSequence(t.Context()); return err == nil }, 10*time.Second, 10*time.Millisecond)

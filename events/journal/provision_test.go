@@ -294,7 +294,7 @@ func TestMessageIDsSuppressNothing(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	start := func() *embedded.Server {
-		srv, err := embedded.Start(embedded.Options{Dir: dir, MaxStore: 8 << 30, Passing: true})
+		srv, err := embedded.Start(embedded.Options{Dir: dir, MaxStore: 8 << 30, Ephemeral: true})
 		require.NoError(t, err)
 		t.Cleanup(srv.Stop)
 		return srv

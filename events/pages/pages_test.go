@@ -53,7 +53,7 @@ func page(number int, rows []byte) pages.Page {
 
 func serverWith(t *testing.T, o embedded.Options) *embedded.Server {
 	t.Helper()
-	o.Dir, o.MaxStore, o.Passing = t.TempDir(), 8<<30, true
+	o.Dir, o.MaxStore, o.Ephemeral = t.TempDir(), 8<<30, true
 	srv, err := embedded.Start(o)
 	require.NoError(t, err)
 	t.Cleanup(srv.Stop)

@@ -21,7 +21,7 @@ func TestOutage(t *testing.T) {
 	require.NoError(t, err)
 	listen := probe.Addr().String()
 	require.NoError(t, probe.Close())
-	options := embedded.Options{Dir: t.TempDir(), Listen: listen, MaxStore: 8 << 30, Passing: true}
+	options := embedded.Options{Dir: t.TempDir(), Listen: listen, MaxStore: 8 << 30, Ephemeral: true}
 	srv, err := embedded.Start(options)
 	require.NoError(t, err)
 	t.Cleanup(func() { srv.Stop() })

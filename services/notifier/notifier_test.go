@@ -470,7 +470,7 @@ func TestAttemptThatFellDueWhileTheServerWasDownIsMade(t *testing.T) {
 		}
 	})
 	start := func() (*embedded.Server, *journal.Log) {
-		srv, err := embedded.Start(embedded.Options{Dir: dir, MaxStore: 8 << 30, Passing: true})
+		srv, err := embedded.Start(embedded.Options{Dir: dir, MaxStore: 8 << 30, Ephemeral: true})
 		require.NoError(t, err)
 		return srv, eventstest.JournalOn(t, srv, journal.Config{})
 	}

@@ -1,8 +1,7 @@
-// Command baseline is what the benchmarks hold Sheaf against: the program that
-// one writes by hand when an API has to become a workbook. It fetches pages
-// with net/http, eight at once, decodes them with encoding/json, writes the
-// rows in order with excelize's StreamWriter, and zips the workbook. Memory is
-// bounded by the pages in flight. Nothing is durable: what fails begins again.
+// Command baseline is the program that the benchmarks compare Sheaf with: a typical hand-written exporter
+// from an API to a workbook. It fetches pages with net/http, eight at once, decodes them with encoding/json,
+// writes the rows in order with excelize's StreamWriter, and zips the workbook. Memory is bounded by the
+// pages in flight. Nothing is durable: after a failure it has to start over.
 package main
 
 import (
@@ -20,7 +19,7 @@ import (
 	"github.com/xuri/excelize/v2"
 )
 
-// page is an answer of the source. The first row is the header.
+// page is the source's response. The first row is the header.
 type page struct {
 	Errcode int    `json:"errcode"`
 	Msg     string `json:"msg"`
@@ -32,7 +31,7 @@ type page struct {
 	} `json:"data"`
 }
 
-// fetched is a page or why there is none.
+// fetched is a page or the error of fetching it.
 type fetched struct {
 	page page
 	err  error
@@ -60,16 +59,17 @@ func main() {
 	fmt.Println(rows)
 }
 
-// export writes the rows of the source at address to a zip and returns their
+// export writes the rows of the source at address to a zip. It returns their number, without the header.
 // number, without the header.
 func export(address, out string, limit, conn int) (rows int, err error) {
-	s := source{limit: limit, url: address, client: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: conn}}}
+	s := source{limit: limit, url: address,
+		client: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: conn}}}
 	first, columns, err := s.first()
 	if err != nil {
 		return 0, err
 	}
 
-	// Each page has a channel of its own, queued in page order.
+	// Each page has a channel, queued in page order.
 	queue := make(chan chan fetched, conn-1)
 	go func() {
 		defer close(queue)
@@ -129,8 +129,7 @@ func export(address, out string, limit, conn int) (rows int, err error) {
 	return line - 1, save(book, out)
 }
 
-// first returns page 1 and the names of its columns in the order in which the
-// header has them, which a map does not keep.
+// first returns page 1 and the names of its columns in header order, which a map would lose.
 func (s source) first() (first page, columns []string, err error) {
 	body, err := s.fetch(1, &first)
 	if err != nil {
@@ -198,7 +197,7 @@ func (s source) fetch(n int, p *page) ([]byte, error) {
 	return body.Bytes(), nil
 }
 
-// save writes the workbook into a zip. It is compressed already.
+// save writes the workbook into a zip, uncompressed because it is compressed already.
 func save(book *excelize.File, out string) error {
 	f, err := os.Create(out)
 	if err != nil {

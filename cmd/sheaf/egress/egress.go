@@ -1,7 +1,7 @@
-// Package egress is the one HTTP client for addresses that strangers name: sources and callbacks.
+// Package egress is the only HTTP client for addresses that outsiders choose: sources and callbacks.
 //
-// It holds what is true for every request, whatever its caller does. The services hold tighter limits on
-// time and bytes of their own.
+// It enforces the limits that apply to every request, whatever its caller does. The services set tighter
+// limits on time and bytes themselves.
 package egress
 
 import (
@@ -16,17 +16,17 @@ import (
 )
 
 const (
-	// streamBuffer is how many bytes of an answer over HTTP/2 are taken before they are read. The transport's
-	// default is 4 MiB, which no limit on the memory of answers would see.
+	// streamBuffer is how many unread bytes of an HTTP/2 response the transport buffers. Its default of 4 MiB
+	// would escape every limit on response memory.
 	streamBuffer = 256 << 10
-	// closeTime bounds the closing of an answer that was not read to its end.
+	// closeTime bounds closing a response that was not read to its end.
 	closeTime = time.Second
 )
 
-// ErrTooLarge is the error of reading an answer of more than Config.MaxBytes.
+// ErrTooLarge is returned when a response body exceeds Config.MaxBytes.
 var ErrTooLarge = errors.New("egress: the answer is too large")
 
-// errTimeout is the error of a request that took longer than Config.MaxTime. It is a [net.Error].
+// errTimeout is returned when a request exceeds Config.MaxTime.
 var errTimeout net.Error = timeoutError{}
 
 type timeoutError struct{}
@@ -37,46 +37,47 @@ func (timeoutError) Temporary() bool { return true }
 
 // Config bounds a [Client]. Zero means the default.
 type Config struct {
-	// Allowed are private ranges that may be dialled besides public addresses.
+	// Allowed are private ranges that may be dialled in addition to public addresses.
 	Allowed []netip.Prefix
-	// MaxHeaderBytes bounds the headers of an answer, with all 1xx answers before it. Default 64 KiB.
+	// MaxHeaderBytes bounds the headers of a response, including all 1xx responses before it. Default 64 KiB.
 	MaxHeaderBytes int64
-	// MaxBytes bounds a body as it comes from the network, before decompression. Default 257 MiB: a page of the
-	// largest size that can be configured, which does not compress.
+	// MaxBytes bounds a body as received, before decompression. Default 257 MiB: an incompressible page of
+	// the largest configurable size.
 	MaxBytes int64
-	// MaxTime bounds the wait for the headers of an answer, and all waits for its body together. The time
-	// between two reads does not count. Default 5 min.
+	// MaxTime bounds the wait for the headers of a response, and the total wait for its body. Time between
+	// two reads does not count. Default 5 min.
 	MaxTime time.Duration
 }
 
-// Client asks strangers. It is safe for concurrent use.
+// Client sends requests to untrusted servers. It is safe for concurrent use.
 type Client struct {
 	cfg       Config
 	client    http.Client
 	transport *http.Transport
 }
 
-// New returns a client. It dials public addresses and the allowed private ranges, and judges the address that
-// is dialled, after DNS, so a name cannot change between check and use.
+// New returns a client. It dials public addresses and the allowed private ranges. It checks the address that
+// is dialled, after DNS, so a name cannot resolve to another address between check and use.
 func New(cfg Config) *Client {
 	cfg.MaxBytes = cmp.Or(cfg.MaxBytes, 257<<20)
 	cfg.MaxTime = cmp.Or(cfg.MaxTime, 5*time.Minute)
 	dialer := &net.Dialer{Timeout: 5 * time.Second, Control: guard(cfg.Allowed)}
 	transport := &http.Transport{
-		// A proxy would do the dialling, out of the guard's sight.
+		// A proxy would dial instead, bypassing the guard.
 		Proxy:             nil,
 		DialContext:       dialer.DialContext,
 		ForceAttemptHTTP2: true,
 		HTTP2: &http.HTTP2Config{
 			MaxReceiveBufferPerStream: streamBuffer, MaxReceiveBufferPerConnection: 4 * streamBuffer,
-			// A connection whose other end is gone without a word is not used for the next request.
-			SendPingTimeout: 15 * time.Second, PingTimeout: 10 * time.Second, WriteByteTimeout: 10 * time.Second,
+			// Detect dead connections, so that the next request does not use one.
+			SendPingTimeout: 15 * time.Second, PingTimeout: 10 * time.Second,
+			WriteByteTimeout: 10 * time.Second,
 		},
 		TLSHandshakeTimeout:    10 * time.Second,
 		MaxResponseHeaderBytes: cmp.Or(cfg.MaxHeaderBytes, 64<<10),
-		// The transport's own decompression has no limits.
+		// The transport's own decompression is unlimited.
 		DisableCompression: true,
-		// One export may ask with many requests at once; each is to find its connection again for the next page.
+		// An export may send many requests at once; each should find an idle connection for the next page.
 		MaxIdleConns:        1024,
 		MaxIdleConnsPerHost: 128,
 		IdleConnTimeout:     90 * time.Second,
@@ -87,12 +88,12 @@ func New(cfg Config) *Client {
 	}}
 }
 
-// CloseIdleConnections closes the connections that no request uses.
+// CloseIdleConnections closes all connections that are not in use.
 func (c *Client) CloseIdleConnections() { c.transport.CloseIdleConnections() }
 
-// Do sends a request and returns the answer. It follows no redirect, keeps no cookie, uses no proxy, changes to no
-// other protocol and decompresses nothing. It percent-encodes what a URL may not hold, so callers pass it as they
-// received it. The caller must close the body.
+// Do sends a request and returns the response. It does not follow redirects, keep cookies, use a proxy,
+// switch protocols or decompress. It percent-encodes bytes that a URL must not contain, so callers pass URLs
+// as they received them. The caller must close the body.
 func (c *Client) Do(req *http.Request) (*http.Response, error) {
 	to, err := encoded(req.URL)
 	if err != nil {
@@ -111,17 +112,18 @@ func (c *Client) Do(req *http.Request) (*http.Response, error) {
 		cancel(nil)
 		return nil, err
 	}
-	b := &body{from: resp.Body, ctx: ctx, cancel: cancel, timer: timer, time: c.cfg.MaxTime, room: c.cfg.MaxBytes}
+	b := &body{from: resp.Body, ctx: ctx, cancel: cancel, timer: timer, timeLeft: c.cfg.MaxTime,
+		bytesLeft: c.cfg.MaxBytes}
 	resp.Body = b
 	if resp.StatusCode == http.StatusSwitchingProtocols {
-		// Its body is the bare connection: no context ends a read of it.
+		// The body would be the bare connection, and no context interrupts a read of it.
 		_ = b.Close()
 		resp.Body, resp.ContentLength = http.NoBody, 0
 	}
 	return resp, nil
 }
 
-// ended returns errTimeout if that ended ctx, else err.
+// ended returns errTimeout if it ended ctx, else err.
 func ended(ctx context.Context, err error) error {
 	if errors.Is(context.Cause(ctx), errTimeout) {
 		return errTimeout
@@ -129,26 +131,26 @@ func ended(ctx context.Context, err error) error {
 	return err
 }
 
-// body is the body of an answer within the limits of a client.
+// body is a response body within the limits of a client.
 type body struct {
-	from   io.ReadCloser
-	ctx    context.Context // of the request
-	cancel context.CancelCauseFunc
-	timer  *time.Timer   // cancels
-	time   time.Duration // that reads may still wait
-	room   int64         // bytes that may still come
+	from      io.ReadCloser
+	ctx       context.Context // of the request
+	cancel    context.CancelCauseFunc
+	timer     *time.Timer   // cancels ctx
+	timeLeft  time.Duration // for waiting in reads
+	bytesLeft int64         // to read
 }
 
 func (b *body) Read(p []byte) (int, error) {
-	if b.room < 0 {
+	if b.bytesLeft < 0 {
 		return 0, ErrTooLarge
 	}
 	begin := time.Now()
-	b.timer.Reset(b.time)
-	n, err := b.from.Read(p[:min(int64(len(p)), b.room+1)])
+	b.timer.Reset(b.timeLeft)
+	n, err := b.from.Read(p[:min(int64(len(p)), b.bytesLeft+1)])
 	b.timer.Stop()
-	b.time -= time.Since(begin)
-	if b.room -= int64(n); b.room < 0 {
+	b.timeLeft -= time.Since(begin)
+	if b.bytesLeft -= int64(n); b.bytesLeft < 0 {
 		b.cancel(ErrTooLarge)
 		return n - 1, ErrTooLarge
 	}

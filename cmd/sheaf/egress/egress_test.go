@@ -40,7 +40,7 @@ func TestGuard(t *testing.T) {
 	}{
 		{"93.184.216.34:80", nil, true},
 		{"93.184.216.34:8443", nil, true},
-		{"93.184.216.34:22", nil, false}, // ports of other protocols, unless the range was allowed
+		{"93.184.216.34:22", nil, false}, // ports of other protocols, unless the range is allowed
 		{"93.184.216.34:6379", nil, true},
 		{"93.184.216.34:25", nil, false},
 		{"[2606:2800:220:1::1]:6667", nil, false},
@@ -75,7 +75,7 @@ func TestGuard(t *testing.T) {
 		{"192.0.2.1:80", nil, false},
 		{"[ff02::1]:80", nil, false},
 
-		// No setting opens these.
+		// No setting allows these.
 		{"169.254.169.254:80", everything, false},
 		{"[::ffff:169.254.169.254]:80", everything, false},
 		{"[64:ff9b::a9fe:a9fe]:80", everything, false},
@@ -138,7 +138,8 @@ func TestEgressFollowsNoRedirectAndUsesNoProxy(t *testing.T) {
 	defer server.Close()
 	client := New(Config{Allowed: loopback})
 	defer client.CloseIdleConnections()
-	require.Nil(t, client.transport.Proxy) // one of the environment is never used for loopback
+	// checked here, because a proxy of the environment is never used for loopback
+	require.Nil(t, client.transport.Proxy)
 	res, err := get(t, client, server.URL+"/page")
 	require.NoError(t, err)
 	defer res.Body.Close()
@@ -155,7 +156,8 @@ func TestEgressBoundsHeaders(t *testing.T) {
 	}{{0, 100 << 10, false}, {0, 50 << 10, true}, {128 << 10, 100 << 10, true}, {8 << 10, 50 << 10, false}} {
 		for _, http2 := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%d of %d, HTTP/2 %t", c.sent, c.limit, http2), func(t *testing.T) {
-				server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter,
+					_ *http.Request) {
 					w.Header().Set("X-Long", strings.Repeat("x", c.sent))
 				}))
 				server.EnableHTTP2 = http2
@@ -177,8 +179,8 @@ func TestEgressBoundsHeaders(t *testing.T) {
 	}
 }
 
-// An answer over HTTP/2 that nobody reads yet takes little memory: the other side has to
-// wait. The limits of answers count what is read alone.
+// An unread HTTP/2 response takes little memory: the server has to wait. Other limits count only bytes that
+// were read.
 func TestEgressTakesLittleOfAnUnreadAnswer(t *testing.T) {
 	var sent atomic.Int64
 	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -201,17 +203,17 @@ func TestEgressTakesLittleOfAnUnreadAnswer(t *testing.T) {
 	defer resp.Body.Close()
 	require.Equal(t, 2, resp.ProtoMajor)
 	before := int64(-1)
-	require.Eventually(t, func() bool { // until it sends no more
+	require.Eventually(t, func() bool { // until the server stops sending
 		now := sent.Load()
 		defer func() { before = now }()
 		return now == before
 	}, 20*time.Second, 200*time.Millisecond)
 	require.Less(t, before, int64(1<<20))
-	_, err = io.CopyN(io.Discard, resp.Body, 4<<20) // and all of it comes
+	_, err = io.CopyN(io.Discard, resp.Body, 4<<20) // all of it arrives
 	require.NoError(t, err)
 }
 
-// The client bounds an answer, whatever its caller does.
+// The client bounds responses whatever its caller does.
 func TestEgressBoundsAnswers(t *testing.T) {
 	t.Parallel()
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -249,7 +251,7 @@ func TestEgressBoundsAnswers(t *testing.T) {
 	}
 }
 
-// Nothing is decompressed out of sight of the limits, also when no encoding was asked for.
+// Nothing is decompressed outside the limits, even if the request did not ask for an encoding.
 func TestEgressDecompressesNothing(t *testing.T) {
 	t.Parallel()
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -269,11 +271,13 @@ func TestEgressDecompressesNothing(t *testing.T) {
 	require.Empty(t, resp.Header.Get("X-Asked"))
 }
 
-// A connection of HTTP/2 whose other end is gone without a word is given up. Pings find it: else each next request
-// would wait on it.
+// An HTTP/2 connection whose peer vanished is closed. Pings detect it; without them every next request would
+// wait on it.
 func TestEgressLeavesDeadConnections(t *testing.T) {
 	t.Parallel()
-	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, page) }))
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, page)
+	}))
 	server.EnableHTTP2 = true
 	server.StartTLS()
 	defer server.Close()
@@ -281,7 +285,8 @@ func TestEgressLeavesDeadConnections(t *testing.T) {
 	defer client.CloseIdleConnections()
 	require.Positive(t, client.transport.HTTP2.SendPingTimeout)
 	require.Positive(t, client.transport.HTTP2.PingTimeout)
-	client.transport.HTTP2.SendPingTimeout, client.transport.HTTP2.PingTimeout = 100*time.Millisecond, time.Second
+	client.transport.HTTP2.SendPingTimeout,
+		client.transport.HTTP2.PingTimeout = 100*time.Millisecond, time.Second
 	roots := x509.NewCertPool()
 	roots.AddCert(server.Certificate())
 	client.transport.TLSClientConfig = &tls.Config{RootCAs: roots}
@@ -311,13 +316,13 @@ func TestEgressLeavesDeadConnections(t *testing.T) {
 	require.NoError(t, ask())
 	close(silent)
 	begin := time.Now()
-	_ = ask() // may be on the dead connection
+	_ = ask() // may use the dead connection
 	require.NoError(t, ask())
 	require.Less(t, time.Since(begin), 5*time.Second)
 	require.EqualValues(t, 2, dials.Load())
 }
 
-// mute is a connection that loses all that is written once silent is closed.
+// mute is a connection that drops all writes once silent is closed.
 type mute struct {
 	net.Conn
 	silent <-chan struct{}

@@ -9,15 +9,13 @@ import (
 	"code.dny.dev/ssrf"
 )
 
-// errAddressNotAllowed is what a source or callback at a private address
-// meets. It does not tell the address: the caller may be fishing for what a
-// name resolves to inside.
+// errAddressNotAllowed is returned for a source or callback at a private address. It omits the address,
+// because the caller may be probing what a name resolves to inside the network.
 var errAddressNotAllowed = fmt.Errorf("address not allowed (see --allow-cidr): %w", ssrf.ErrProhibitedIP)
 
-// forbidden are addresses that no setting opens, because what answers there
-// hands out credentials of the machine. Link-local holds the metadata services
-// of most clouds (169.254.169.254, fe80::); the others are of AWS, Google Cloud,
-// Oracle and Scaleway (IPv6), Alibaba Cloud, Azure and Oracle.
+// forbidden are addresses that no setting allows, because servers there hand out credentials of the machine.
+// Link-local includes the metadata services of most clouds (169.254.169.254, fe80::). The others belong to
+// AWS, Google Cloud, Oracle and Scaleway (IPv6), Alibaba Cloud, Azure and Oracle.
 var forbidden = []netip.Prefix{
 	netip.MustParsePrefix("169.254.0.0/16"),
 	netip.MustParsePrefix("fe80::/10"),
@@ -30,8 +28,8 @@ var forbidden = []netip.Prefix{
 	netip.MustParsePrefix("192.0.0.192/32"),
 }
 
-// embedding are forms of IPv6 addresses that lead to the IPv4 address in them, which
-// begins at a byte. Teredo holds that of its client inverted.
+// embedding are IPv6 prefixes whose addresses lead to the IPv4 address in them, which starts at byte at.
+// Teredo stores its client's address inverted.
 var embedding = []struct {
 	prefix   netip.Prefix
 	at       int
@@ -45,17 +43,21 @@ var embedding = []struct {
 	{netip.MustParsePrefix("::ffff:0:0:0/96"), 12, false}, // SIIT, RFC 7915
 }
 
-// otherPorts are ports of protocols that are not HTTP and that a request could be
-// mistaken by: the ones that browsers refuse and that mail, login, chat and printing
-// use (Fetch standard, "bad port"). On public addresses they are not dialled.
+// otherPorts are ports of other protocols that could misread an HTTP request: those that browsers refuse
+// (Fetch standard, "bad port") and that mail, login, chat and printing use. On public addresses they are not
+// dialled.
 var otherPorts = map[uint16]bool{
-	7: true, 9: true, 19: true, 20: true, 21: true, 22: true, 23: true, 25: true, 53: true, 69: true, 110: true, 111: true, 119: true, 123: true, 135: true,
-	137: true, 139: true, 143: true, 161: true, 179: true, 389: true, 427: true, 465: true, 512: true, 513: true, 514: true, 515: true, 526: true,
-	548: true, 554: true, 563: true, 587: true, 601: true, 636: true, 989: true, 990: true, 993: true, 995: true, 1719: true, 1720: true, 1723: true,
-	2049: true, 3659: true, 4045: true, 5060: true, 5061: true, 6000: true, 6566: true, 6665: true, 6666: true, 6667: true, 6668: true, 6669: true, 6697: true, 10080: true,
+	7: true, 9: true, 19: true, 20: true, 21: true, 22: true, 23: true, 25: true, 53: true, 69: true,
+	110: true, 111: true, 119: true, 123: true, 135: true,
+	137: true, 139: true, 143: true, 161: true, 179: true, 389: true, 427: true, 465: true, 512: true,
+	513: true, 514: true, 515: true, 526: true,
+	548: true, 554: true, 563: true, 587: true, 601: true, 636: true, 989: true, 990: true, 993: true,
+	995: true, 1719: true, 1720: true, 1723: true,
+	2049: true, 3659: true, 4045: true, 5060: true, 5061: true, 6000: true, 6566: true, 6665: true,
+	6666: true, 6667: true, 6668: true, 6669: true, 6697: true, 10080: true,
 }
 
-// guard returns a net.Dialer.Control that lets only safe addresses through.
+// guard returns a net.Dialer.Control that allows only safe addresses.
 func guard(allowed []netip.Prefix) func(network, address string, _ syscall.RawConn) error {
 	var v4, v6 []netip.Prefix
 	for _, p := range allowed {
@@ -65,7 +67,8 @@ func guard(allowed []netip.Prefix) func(network, address string, _ syscall.RawCo
 			v6 = append(v6, p)
 		}
 	}
-	guardian := ssrf.New(ssrf.WithAnyPort(), ssrf.WithAllowedV4Prefixes(v4...), ssrf.WithAllowedV6Prefixes(v6...))
+	guardian := ssrf.New(ssrf.WithAnyPort(), ssrf.WithAllowedV4Prefixes(v4...),
+		ssrf.WithAllowedV6Prefixes(v6...))
 	return func(network, address string, _ syscall.RawConn) error {
 		to, err := netip.ParseAddrPort(address)
 		if err != nil || (network != "tcp4" && network != "tcp6") {
@@ -75,7 +78,8 @@ func guard(allowed []netip.Prefix) func(network, address string, _ syscall.RawCo
 		if isForbidden(ip) || guardian.SafeAddr(ip) != nil {
 			return errAddressNotAllowed
 		}
-		if otherPorts[to.Port()] && !slices.ContainsFunc(allowed, func(p netip.Prefix) bool { return p.Contains(ip) }) {
+		if otherPorts[to.Port()] &&
+			!slices.ContainsFunc(allowed, func(p netip.Prefix) bool { return p.Contains(ip) }) {
 			return errAddressNotAllowed
 		}
 		return nil

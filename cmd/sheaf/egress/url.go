@@ -9,16 +9,16 @@ import (
 	"golang.org/x/net/idna"
 )
 
-// Of ASCII, besides letters and digits, what a path and a query may hold as it is (RFC 3986, 3.3 and 3.4). Brackets
-// in a path are not allowed there, but [url.URL] keeps them.
+// Besides letters and digits, the ASCII characters that a path and a query may contain unencoded (RFC 3986,
+// 3.3 and 3.4). A path must not contain brackets, but [url.URL] keeps them.
 const (
 	pathChars  = "-._~!$&'()*+,;=:@/" + "[]"
 	queryChars = "-._~!$&'()*+,;=:@/?"
 )
 
-// encoded returns u with percent-encoding for all bytes that its path and query may not hold. What is encoded
-// already stays as it is, also where another encoding would mean the same.
-// A host in Unicode becomes the ASCII name that DNS has; net/http would ask for another name than it dials.
+// encoded returns u with all bytes percent-encoded that its path and query must not contain. Existing escapes
+// stay unchanged, even where another spelling means the same. A Unicode host becomes its ASCII name in DNS;
+// net/http would otherwise send another host name than it dials.
 func encoded(u *url.URL) (*url.URL, error) {
 	e := *u
 	if !isASCII(u.Host) {
@@ -31,12 +31,12 @@ func encoded(u *url.URL) (*url.URL, error) {
 		}
 		e.Host = host
 	}
-	e.RawPath = encode(u.RawPath, pathChars) // empty if the path needs no encoding or the usual one
+	e.RawPath = encode(u.RawPath, pathChars) // empty if the path needs no encoding or the default one
 	e.RawQuery = encode(u.RawQuery, queryChars)
 	return &e, nil
 }
 
-// errHost is a [net.DNSError], for no server is asked for a name that cannot be one.
+// errHost is a [net.DNSError] because such a name cannot exist in DNS.
 var errHost = &net.DNSError{Err: "not a domain name", IsNotFound: true}
 
 func isASCII(s string) bool {
@@ -49,7 +49,8 @@ func encode(s, allowed string) string {
 	for i := range len(s) {
 		c := s[i]
 		switch {
-		case isAlphanumeric(c), strings.IndexByte(allowed, c) >= 0, c == '%' && i+2 < len(s) && isHex(s[i+1]) && isHex(s[i+2]):
+		case isAlphanumeric(c), strings.IndexByte(allowed, c) >= 0, c == '%' && i+2 < len(s) &&
+			isHex(s[i+1]) && isHex(s[i+2]):
 			if b != nil {
 				b = append(b, c)
 			}

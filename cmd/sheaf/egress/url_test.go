@@ -21,11 +21,13 @@ import (
 	"sheaf/services/notifier"
 )
 
-// What arrives is what a URL means, in characters that a URL may hold.
+// The server receives the URL that was meant, in characters that a URL may contain.
 func TestURLsAreSentEncoded(t *testing.T) {
 	t.Parallel()
 	asked := make(chan string, 1)
-	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { asked <- r.RequestURI }))
+	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		asked <- r.RequestURI
+	}))
 	defer server.Close()
 	client := New(Config{Allowed: loopback})
 	defer client.CloseIdleConnections()
@@ -57,7 +59,7 @@ func TestURLsAreSentEncoded(t *testing.T) {
 	}
 }
 
-// Encoding changes no meaning, and encodes nothing twice.
+// Encoding preserves the meaning and never encodes twice.
 func TestEncodedURLsMeanTheSame(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
@@ -79,18 +81,22 @@ func TestEncodedURLsMeanTheSame(t *testing.T) {
 		again, err := url.Parse(e.String())
 		require.NoError(t, err)
 		require.Equal(t, u.Path, again.Path)
-		if query, err := url.ParseQuery(u.RawQuery); err == nil { // a stray % is none
+		if query, err := url.ParseQuery(u.RawQuery); err == nil { // a stray % is not valid
 			require.Equal(t, query, again.Query())
 		}
-		require.Equal(t, -1, strings.IndexFunc(e.RequestURI(), func(r rune) bool { return r <= ' ' || r > '~' || strings.ContainsRune("\"<>\\^{|}`#", r) }))
+		require.Equal(t, -1, strings.IndexFunc(e.RequestURI(), func(r rune) bool {
+			return r <= ' ' || r > '~' || strings.ContainsRune("\"<>\\^{|}`#", r)
+		}))
 	})
 }
 
-// A name in Unicode is looked up and asked for in ASCII, as DNS has it. The address behind it is judged all the same.
+// A Unicode name is resolved and sent in its ASCII form. Its address is still checked.
 func TestNamesInUnicode(t *testing.T) {
 	t.Parallel()
 	hosts := make(chan string, 1)
-	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { hosts <- r.Host }))
+	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		hosts <- r.Host
+	}))
 	defer server.Close()
 	for given, want := range map[string]string{
 		"北京.example":                    "xn--1lq90i.example",
@@ -126,7 +132,7 @@ func TestNamesInUnicode(t *testing.T) {
 	require.ErrorAs(t, err, new(*net.DNSError))
 }
 
-// A source and a receiver of callbacks are asked at the same address when they have the same URL.
+// The crawler and the notifier request the same address for the same URL.
 func TestServicesPassURLsAsReceived(t *testing.T) {
 	t.Parallel()
 	asked := make(chan string, 1)
@@ -141,7 +147,8 @@ func TestServicesPassURLsAsReceived(t *testing.T) {
 	const want = `/a%2Fb/%E5%8C%97%E4%BA%AC%20x?q=%E5%8C%97%E4%BA%AC%20%7B%60%7D&p=100%25&f%5Ba%5D=%e5+;&u=%5C%5E%7C%3C%3E%22`
 
 	for param, more := range map[string]string{"": "", `{"x y":"北 [100%]"}`: "&x+y=%E5%8C%97+%5B100%25%5D"} {
-		src, err := source.New(client, source.Request{URL: server.URL + given, Limit: 1, Param: json.RawMessage(param)}, source.Policy{})
+		src, err := source.New(client,
+			source.Request{URL: server.URL + given, Limit: 1, Param: json.RawMessage(param)}, source.Policy{})
 		require.NoError(t, err)
 		got, err := src.Fetch(t.Context(), 1)
 		require.NoError(t, err)

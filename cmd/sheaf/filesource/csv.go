@@ -14,18 +14,18 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 )
 
-// csvDialect is how a CSV file is written.
+// csvDialect is the dialect of a CSV file.
 type csvDialect struct {
 	delimiter byte
-	numbers   []string // columns that have numbers
-	codes     []string // columns that are text because of codes in them
+	numbers   []string // columns with number cells
+	codes     []string // columns that are text because they contain codes
 
 	start  int64 // of the first record
 	quoted [][]byte
-	kinds  []csvValue // of the columns: the greatest that a value has
+	kinds  []csvValue // by column: the greatest kind of a value so far
 }
 
-// String describes the dialect for a person.
+// String describes the dialect for log lines and the command line.
 func (d *csvDialect) String() string {
 	text := "delimiter " + showDelimiter(d.delimiter)
 	if len(d.numbers) > 0 {
@@ -44,18 +44,17 @@ func showDelimiter(c byte) string {
 	return strconv.Quote(string(c))
 }
 
-// listed names the first of some columns.
+// listed joins the first few column names.
 func listed(columns []string) string {
-	const most = 10
-	if n := len(columns); n > most {
-		return strings.Join(columns[:most], ", ") + fmt.Sprintf(" and %d more", n-most)
+	const maxListed = 10
+	if n := len(columns); n > maxListed {
+		return strings.Join(columns[:maxListed], ", ") + fmt.Sprintf(" and %d more", n-maxListed)
 	}
 	return strings.Join(columns, ", ")
 }
 
-// csvScanner reads the records of a CSV file (RFC 4180) in UTF-8. A line ends with
-// LF, CR, CR LF or CR CR LF. A line break in quotes is read as LF. A quote within a
-// field that does not begin with one is a character like any other.
+// csvScanner reads the records of a CSV file (RFC 4180) in UTF-8. A line ends with LF, CR, CR LF or CR CR LF.
+// A line break in quotes is read as LF. A quote inside an unquoted field is an ordinary character.
 type csvScanner struct {
 	r         *bufio.Reader
 	delimiter byte
@@ -63,22 +62,23 @@ type csvScanner struct {
 	offset    int64 // of the next byte
 	line      int   // of the next byte, from 1
 
-	// Of the record that was read last:
-	started int   // its line
-	begun   int64 // its offset
-	blank   bool  // it is an empty line
-	text    []byte
-	ends    []int // of its fields, in text
+	// The last record:
+	recordLine  int   // its line
+	recordStart int64 // its offset
+	blank       bool  // it is an empty line
+	text        []byte
+	ends        []int // of its fields, in text
 }
 
 func newCSVScanner(r io.Reader, delimiter byte) *csvScanner {
-	return &csvScanner{r: bufio.NewReaderSize(r, 64<<10), delimiter: delimiter, maxRecord: maxCSVRecord, line: 1}
+	return &csvScanner{r: bufio.NewReaderSize(r, 64<<10), delimiter: delimiter,
+		maxRecord: maxCSVRecord, line: 1}
 }
 
-// fields returns how many fields the record has.
+// fields returns the number of fields of the record.
 func (s *csvScanner) fields() int { return len(s.ends) }
 
-// field returns field i of the record, until the next call of next.
+// field returns field i of the record, valid until the next call of next.
 func (s *csvScanner) field(i int) []byte {
 	start := 0
 	if i > 0 {
@@ -93,19 +93,19 @@ var (
 	errCSVBefore = errors.New("white space stands before a quote")
 )
 
-// maxCSVRecord is the size of a record. A row of a page has no more either.
+// maxCSVRecord is the maximum size of a record, the same as of a row in a page.
 const maxCSVRecord = 64 << 20
 
-// next reads a record. An empty line is one with an empty field, and blank. The error
-// is io.EOF at the end, or names the line.
+// next reads a record. An empty line is a record of one empty field, with blank set. The error is io.EOF at
+// the end of the file, or names the line.
 func (s *csvScanner) next() error {
-	s.text, s.ends, s.blank, s.started, s.begun = s.text[:0], s.ends[:0], false, s.line, s.offset
+	s.text, s.ends, s.blank, s.recordLine, s.recordStart = s.text[:0], s.ends[:0], false, s.line, s.offset
 	for first := true; ; first = false {
 		start := len(s.text)
 		c, err := s.read()
 		switch {
 		case err != nil && first:
-			return err // io.EOF too: no record begins here
+			return err // io.EOF too: the file ends before a record
 		case err == nil && c == '"':
 			if c, err = s.quoted(); err != nil && !errors.Is(err, io.EOF) {
 				return err
@@ -134,8 +134,8 @@ func (s *csvScanner) next() error {
 
 func isLineEnd(c byte) bool { return c == '\n' || c == '\r' }
 
-// quoted reads the rest of a field that began with a quote and returns the byte after
-// the closing one: a delimiter or the end of the line. io.EOF is the end of the file.
+// quoted reads the rest of a field that began with a quote. It returns the byte after the closing quote, a
+// delimiter or a line end, or io.EOF at the end of the file.
 func (s *csvScanner) quoted() (byte, error) {
 	opened := s.line
 	for {
@@ -162,17 +162,18 @@ func (s *csvScanner) quoted() (byte, error) {
 	}
 }
 
-// read returns the next byte, of a line end the first, and counts the line.
+// read returns the next byte, the first one of a line end, and counts lines.
 func (s *csvScanner) read() (byte, error) {
 	c, err := s.r.ReadByte()
 	if err != nil {
 		return 0, err
 	}
-	if s.offset++; s.offset-s.begun > s.maxRecord {
-		return 0, fmt.Errorf("line %d has more than %d MiB; is a quote missing?", s.started, s.maxRecord>>20)
+	if s.offset++; s.offset-s.recordStart > s.maxRecord {
+		return 0, fmt.Errorf("line %d has more than %d MiB; is a quote missing?", s.recordLine,
+			s.maxRecord>>20)
 	}
 	if c == '\r' {
-		// CR CR LF is what a program leaves that writes CR LF as text.
+		// Programs that translate line ends write CR CR LF for CR LF.
 		if after, _ := s.r.Peek(2); len(after) == 2 && after[0] == '\r' && after[1] == '\n' {
 			s.discard(2)
 		} else if len(after) > 0 && after[0] == '\n' {
@@ -186,32 +187,32 @@ func (s *csvScanner) read() (byte, error) {
 }
 
 func (s *csvScanner) discard(n int) {
-	_, _ = s.r.Discard(n) // they were peeked at
+	_, _ = s.r.Discard(n) // cannot fail, the bytes are buffered
 	s.offset += int64(n)
 }
 
-// csvValue is what the text of a CSV value is taken for.
+// csvValue is the kind of a CSV value.
 type csvValue int
 
 const (
 	csvText   csvValue = iota
-	csvNumber          // a number of JSON, but perhaps for a zero before its point
-	csvCode            // digits as no number is written: its column is text
-	csvKept            // of a column: it is text by --text
+	csvNumber          // a JSON number, except that the zero before its point may be missing
+	csvCode            // digits, but not written as a number: its column is text
+	csvKept            // column kind: text because of --text
 )
 
-// maxCSVDigits is how many digits an integer of a CSV file has at most.
+// maxCSVDigits is the maximum number of digits of an integer; longer ones are codes.
 const maxCSVDigits = 15
 
-// kindOfCSV tells numbers from other texts. White space around them does not count.
+// kindOfCSV returns the kind of a value, ignoring spaces around it.
 //
 //	number  12  -3  0  -0  1.50  .5  -.5  1e-05  1.5E3  3.3000000000000003
 //	code    007  -01  00.5  +5  1234567890123456  1e5  12E45
-//	text    5.  1,000  1_000  0x10  NaN  inf  50%  １２  1-2  TRUE  and whatever else
+//	text    5.  1,000  1_000  0x10  NaN  inf  50%  １２  1-2  TRUE  and everything else
 //
-// A code is digits that a number cell would show in another way: a leading zero, a
-// plus sign, more than maxCSVDigits digits, or an exponent that no program writes. A
-// fraction of any length is a number, and the workbook keeps its digits.
+// A code is digits that a number cell would change: a leading zero, a plus sign, more than maxCSVDigits
+// digits, or an exponent as no program writes it. A fraction of any length is a number, and the workbook
+// keeps its digits.
 func kindOfCSV(value []byte) csvValue {
 	v := bytes.Trim(value, " ")
 	plus := false
@@ -231,7 +232,7 @@ func kindOfCSV(value []byte) csvValue {
 	if len(whole)+len(fraction) == 0 {
 		return csvText
 	}
-	marked := len(fraction) > 0 // 1e5 may be the name of something; 1e-05, 1e+20 and 1.5E3 are numbers
+	marked := len(fraction) > 0 // 1e5 may be a name; 1e-05, 1e+20 and 1.5E3 are numbers
 	if len(v) > 0 && v[0]|0x20 == 'e' {
 		if v = v[1:]; len(v) > 0 && (v[0] == '-' || v[0] == '+') {
 			marked = true
@@ -276,17 +277,17 @@ func appendCSVNumber(dst, value []byte) []byte {
 	return append(dst, v...)
 }
 
-// csvCandidates are the delimiters that are looked for.
+// csvCandidates are the delimiters that findDelimiter tries.
 const csvCandidates = ",;\t|"
 
-// findDelimiter says how a file's values are delimited, and where its records begin:
-// Excel writes and reads a first line such as sep=; that names the delimiter. Without
-// it, the delimiter is that of the candidates with which most of the first records have
-// as many fields as the header, more than one.
+// findDelimiter returns the file's delimiter and where its records begin. Excel reads and writes a first line
+// such as sep=; that sets the delimiter. Otherwise the candidate wins with which most of the first records
+// have as many fields as the header, and more than one.
 func findDelimiter(head []byte, given byte) (delimiter byte, start int64) {
 	lines := newCSVScanner(bytes.NewReader(head), 0)
 	if lines.next() == nil && lines.fields() == 1 {
-		if name := lines.field(0); len(name) == 5 && strings.EqualFold(string(name[:4]), "sep=") && IsDelimiter(name[4]) {
+		if name := lines.field(0); len(name) == 5 && strings.EqualFold(string(name[:4]), "sep=") &&
+			IsDelimiter(name[4]) {
 			delimiter, start = name[4], lines.offset
 		}
 	}
@@ -296,13 +297,13 @@ func findDelimiter(head []byte, given byte) (delimiter byte, start int64) {
 	if delimiter != 0 {
 		return delimiter, start
 	}
-	const most = 50 // records
+	const maxRecords = 50
 	bestFit, bestFields := 0, 1
 	delimiter = csvCandidates[0]
 	for i := range len(csvCandidates) {
 		s := newCSVScanner(bytes.NewReader(head), csvCandidates[i])
 		header, fit := 0, 0
-		for n := 0; n < most && s.next() == nil; {
+		for n := 0; n < maxRecords && s.next() == nil; {
 			if s.blank {
 				continue
 			}
@@ -319,7 +320,7 @@ func findDelimiter(head []byte, given byte) (delimiter byte, start int64) {
 	return delimiter, start
 }
 
-// IsDelimiter reports whether a byte can stand between two values.
+// IsDelimiter reports whether a byte can separate two values.
 func IsDelimiter(c byte) bool { return c == '\t' || c > ' ' && c < utf8.RuneSelf && c != '"' }
 
 // loadCSV reads the records of the file.
@@ -342,7 +343,7 @@ func (s *Source) loadCSV(opts Options) error {
 	d.delimiter, d.start = findDelimiter(head, opts.Delimiter)
 	d.start += s.start
 
-	// A column in which a code comes after numbers is text, and so are these.
+	// A code below numbers makes the whole column text, so the numbers need a second scan.
 	again, err := s.scanCSV(opts)
 	if err == nil && again {
 		s.rows = s.rows[:0]
@@ -362,7 +363,7 @@ func (s *Source) loadCSV(opts Options) error {
 	return nil
 }
 
-// dropEOFMarks leaves out the bytes 0x1A with which DOS ends a file, and line ends after them.
+// dropEOFMarks cuts off the bytes 0x1A with which DOS ends a file, and line ends after them.
 func (s *Source) dropEOFMarks() error {
 	tail := make([]byte, min(4<<10, s.end-s.start))
 	if _, err := s.data.ReadAt(tail, s.end-int64(len(tail))); err != nil {
@@ -375,8 +376,8 @@ func (s *Source) dropEOFMarks() error {
 	return nil
 }
 
-// scanCSV reads the file through. The kinds of the columns are those that a scan
-// before has found. again says that this one found other ones too late.
+// scanCSV scans the file. The kinds of the columns may come from an earlier scan. again reports that this
+// scan changed the kind of a column after it had used the old one.
 func (s *Source) scanCSV(opts Options) (again bool, err error) {
 	d := s.csv
 	records := newCSVScanner(io.NewSectionReader(s.data, d.start, s.end-d.start), d.delimiter)
@@ -394,7 +395,7 @@ func (s *Source) scanCSV(opts Options) (again bool, err error) {
 		case err != nil:
 			return false, err
 		case !s.isText(records.text):
-			return false, fmt.Errorf("line %d is not %s", records.started, s.encodingTried())
+			return false, fmt.Errorf("line %d is not %s", records.recordLine, s.encodingTried())
 		case records.blank && (header || len(s.columns) > 1):
 			continue
 		case header:
@@ -413,7 +414,7 @@ func (s *Source) scanCSV(opts Options) (again bool, err error) {
 		for i := len(s.columns); i < records.fields(); i++ {
 			if len(records.field(i)) > 0 {
 				return false, fmt.Errorf("line %d has %d fields, the header has %d (the delimiter is %s; --delimiter sets another)",
-					records.started, records.fields(), len(s.columns), showDelimiter(d.delimiter))
+					records.recordLine, records.fields(), len(s.columns), showDelimiter(d.delimiter))
 			}
 		}
 		for i := range min(len(s.columns), records.fields()) {
@@ -423,15 +424,16 @@ func (s *Source) scanCSV(opts Options) (again bool, err error) {
 			}
 		}
 		if scratch, err = s.appendRecord(scratch[:0], records); err != nil {
-			return false, fmt.Errorf("line %d: %w", records.started, err)
+			return false, fmt.Errorf("line %d: %w", records.recordLine, err)
 		}
 		s.rows = append(s.rows, rowSpan{
-			offset: d.start + records.begun, length: uint32(records.offset - records.begun), sent: uint32(len(scratch)),
+			offset: d.start + records.recordStart, length: uint32(records.offset - records.recordStart),
+			sent: uint32(len(scratch)),
 		})
 	}
 }
 
-// keepText returns the columns' kinds before any value is seen.
+// keepText returns the columns' kinds before the first record.
 func (s *Source) keepText(opts Options) ([]csvValue, error) {
 	kinds := make([]csvValue, len(s.columns))
 	for _, name := range opts.Text {
@@ -465,7 +467,7 @@ func (s *Source) nameColumns(record *csvScanner) error {
 			name = fmt.Sprintf("column_%d", i+1)
 		}
 		unique := name
-		// A made-up name must not be one that stands further right.
+		// A generated name must differ from all later titles.
 		for taken[unique] || unique != title && given[unique] {
 			count[name] = max(count[name], 1) + 1
 			unique = fmt.Sprintf("%s_%d", name, count[name])
@@ -481,7 +483,7 @@ func (s *Source) nameColumns(record *csvScanner) error {
 	return nil
 }
 
-// appendRecord appends a record as a JSON row. Fields beyond the header are empty.
+// appendRecord appends a record as a JSON row. It drops fields beyond the header.
 func (s *Source) appendRecord(dst []byte, record *csvScanner) (_ []byte, err error) {
 	dst = append(dst, '{')
 	for i := range min(len(s.columns), record.fields()) {
@@ -514,7 +516,7 @@ func (s *Source) copyCSV(w *bufio.Writer, rows []rowSpan) error {
 		if scratch, err = s.appendRecord(scratch[:0], records); err != nil {
 			return err
 		}
-		_ = w.WriteByte(',') // its error stays and comes back from the next call
+		_ = w.WriteByte(',') // an error is sticky and returned by the next call
 		if _, err := w.Write(scratch); err != nil {
 			return err
 		}

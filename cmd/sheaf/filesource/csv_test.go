@@ -27,15 +27,20 @@ func TestNumbersInCSV(t *testing.T) {
 		values []string
 	}{
 		{csvNumber, []string{
-			"0", "-0", "7", "-12", "0.5", "1.50", "-0.00", ".5", "-.5", " 12", "12 ", "999999999999999", "-999999999999999",
-			"3.3000000000000003", "0.1234567890123456789", "1e-05", "1E+20", "1.5E3", "-1.5e300", "1.0e400", "0e-3", ".5e+1",
+			"0", "-0", "7", "-12", "0.5", "1.50", "-0.00", ".5", "-.5", " 12", "12 ", "999999999999999",
+			"-999999999999999",
+			"3.3000000000000003", "0.1234567890123456789", "1e-05", "1E+20", "1.5E3", "-1.5e300", "1.0e400",
+			"0e-3", ".5e+1",
 		}},
 		{csvCode, []string{
-			"007", "00", "-01", "00.5", "+5", "+0.5", "+8613812345678", "1234567890123456", "-1234567890123456", "1e5", "12E45", "0123e-1",
+			"007", "00", "-01", "00.5", "+5", "+0.5", "+8613812345678", "1234567890123456",
+			"-1234567890123456", "1e5", "12E45", "0123e-1",
 		}},
 		{csvText, []string{
-			"", " ", "-", "+", ".", "5.", "-5.", "1,000", "1.000,5", "1_000", "1 000", "1'000", "0x10", "0b1", "NaN", "nan", "inf", "-Infinity",
-			"50%", "$5", "(5)", "5-", "--5", "1-2", "1.2.3", "2026-11-29", "12:30", "１２", "٣", "TRUE", "null", "1e", "1e+", "e5", "1.e5",
+			"", " ", "-", "+", ".", "5.", "-5.", "1,000", "1.000,5", "1_000", "1 000", "1'000", "0x10", "0b1",
+			"NaN", "nan", "inf", "-Infinity",
+			"50%", "$5", "(5)", "5-", "--5", "1-2", "1.2.3", "2026-11-29", "12:30", "１２", "٣", "TRUE", "null",
+			"1e", "1e+", "e5", "1.e5",
 			"\t12", "12\n", "12\u00a0", "1f", "12a", "1.5E3.2", "−5",
 		}},
 	} {
@@ -50,8 +55,8 @@ func TestNumbersInCSV(t *testing.T) {
 	require.Equal(t, "1.50", string(appendCSVNumber(nil, []byte("1.50 "))))
 }
 
-// csvRows opens a CSV file and returns the rows of its pages, which are the same
-// whether they are asked for together or one by one.
+// csvRows opens a CSV file and returns the rows of its pages. They are the same on one page and on single-row
+// pages.
 func csvRows(t testing.TB, name, content string, opts Options) (*Source, []string) {
 	t.Helper()
 	s, err := Open(writeSource(t, name, content), opts)
@@ -67,8 +72,8 @@ func csvRows(t testing.TB, name, content string, opts Options) (*Source, []strin
 	return s, rows
 }
 
-// A column is numbers, or text as a whole where one of its values is written as no
-// number is: its other values would be changed, or summed without it.
+// A column holds numbers, or it is text as a whole if one of its values is a code. A mixed column would
+// change values or leave some out of sums.
 func TestCSVColumnsOfNumbers(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -78,19 +83,24 @@ func TestCSVColumnsOfNumbers(t *testing.T) {
 		dialect        string
 	}{
 		{"numbers beside texts", "a\n1\nNaN\n-2.50\n\"3\"\n\" 4\"\nn/a\n5.\n", Options{},
-			[]string{`{"a":1}`, `{"a":"NaN"}`, `{"a":-2.50}`, `{"a":3}`, `{"a":4}`, `{"a":"n/a"}`, `{"a":"5."}`}, `delimiter ","; numbers in: a`},
+			[]string{`{"a":1}`, `{"a":"NaN"}`, `{"a":-2.50}`, `{"a":3}`, `{"a":4}`, `{"a":"n/a"}`,
+				`{"a":"5."}`}, `delimiter ","; numbers in: a`},
 		{"a leading zero after a number", "zip,n\n98765,1\n01234,2\n5,3\n", Options{},
 			[]string{`{"zip":"98765","n":1}`, `{"zip":"01234","n":2}`, `{"zip":"5","n":3}`},
 			`delimiter ","; numbers in: n; text, because of values such as 007, +1, 1e5 or more than 15 digits: zip`},
 		{"a leading zero before a number", "zip\n01234\n98765\n", Options{},
-			[]string{`{"zip":"01234"}`, `{"zip":"98765"}`}, `delimiter ","; text, because of values such as 007, +1, 1e5 or more than 15 digits: zip`},
+			[]string{`{"zip":"01234"}`, `{"zip":"98765"}`},
+			`delimiter ","; text, because of values such as 007, +1, 1e5 or more than 15 digits: zip`},
 		{"phones, ids, parts", "p,i,k\n13812345678,1,12\n+8613812345678,1234567890123456,12E45\n", Options{},
-			[]string{`{"p":"13812345678","i":"1","k":"12"}`, `{"p":"+8613812345678","i":"1234567890123456","k":"12E45"}`},
+			[]string{`{"p":"13812345678","i":"1","k":"12"}`,
+				`{"p":"+8613812345678","i":"1234567890123456","k":"12E45"}`},
 			`delimiter ","; text, because of values such as 007, +1, 1e5 or more than 15 digits: p, i, k`},
-		{"white space stays in texts", "a\n 1 \n x \n", Options{}, []string{`{"a":1}`, `{"a":" x "}`}, `delimiter ","; numbers in: a`},
+		{"white space stays in texts", "a\n 1 \n x \n", Options{}, []string{`{"a":1}`, `{"a":" x "}`},
+			`delimiter ","; numbers in: a`},
 		{"no number", "a\nx\n", Options{}, []string{`{"a":"x"}`}, `delimiter ","`},
 		{"--text", "a,b\n1,2\n", Options{AllText: true}, []string{`{"a":"1","b":"2"}`}, `delimiter ","`},
-		{"--text of columns", "a,b,b\n1, 2,3\n", Options{Text: []string{"b", "b_2"}}, []string{`{"a":1,"b":" 2","b_2":"3"}`}, `delimiter ","; numbers in: a`},
+		{"--text of columns", "a,b,b\n1, 2,3\n", Options{Text: []string{"b", "b_2"}},
+			[]string{`{"a":1,"b":" 2","b_2":"3"}`}, `delimiter ","; numbers in: a`},
 	} {
 		s, rows := csvRows(t, "a.csv", c.content, c.opts)
 		require.Equal(t, c.rows, rows, c.claim)
@@ -118,8 +128,10 @@ func TestCSVLines(t *testing.T) {
 		{"empty lines among columns", "\n\r\na,b\n\nx,y\r\r\rz\n\n\n", ab},
 		{"quoted line breaks are LF", "a,b\r\n\"1\r\n2\",\"\r\"\r\n", []string{`{"a":"1\n2","b":"\n"}`}},
 		{"quoted line breaks in a file of CR", "a\r\"x\ry\"\r", []string{`{"a":"x\ny"}`}},
-		{"empty lines of one column", "a\nx\n\ny\n\n\n", []string{`{"a":"x"}`, `{"a":""}`, `{"a":"y"}`, `{"a":""}`, `{"a":""}`}},
-		{"empty lines of one column, CR LF", "a\r\n\r\nx\r\n\r\n", []string{`{"a":""}`, `{"a":"x"}`, `{"a":""}`}},
+		{"empty lines of one column", "a\nx\n\ny\n\n\n",
+			[]string{`{"a":"x"}`, `{"a":""}`, `{"a":"y"}`, `{"a":""}`, `{"a":""}`}},
+		{"empty lines of one column, CR LF", "a\r\n\r\nx\r\n\r\n",
+			[]string{`{"a":""}`, `{"a":"x"}`, `{"a":""}`}},
 		{"empty lines of one column, CR", "a\rx\r\ry\r", []string{`{"a":"x"}`, `{"a":""}`, `{"a":"y"}`}},
 		{"empty lines of one column, CR CR LF", "a\r\r\nx\r\r\n\r\r\n", []string{`{"a":"x"}`, `{"a":""}`}},
 		{"empty lines before one column", "\n\na\nx\n", []string{`{"a":"x"}`}},
@@ -129,7 +141,8 @@ func TestCSVLines(t *testing.T) {
 		{"a mark of DOS and line ends", "a\nx\n\n\x1a\r\n\x1a\n", []string{`{"a":"x"}`, `{"a":""}`}},
 		{"line ends without a mark of DOS", "a\nx\n\n", []string{`{"a":"x"}`, `{"a":""}`}},
 		{"a mark of DOS within", "a\nx\x1ay\n", []string{`{"a":"x\u001ay"}`}},
-		{"a NUL", "a,b\n" + strings.Repeat("x,y\n", 200) + "\x00,\n", append(repeat(`{"a":"x","b":"y"}`, 200), `{"a":"\u0000","b":""}`)},
+		{"a NUL", "a,b\n" + strings.Repeat("x,y\n", 200) + "\x00,\n",
+			append(repeat(`{"a":"x","b":"y"}`, 200), `{"a":"\u0000","b":""}`)},
 		{"doubled quotes", "a,b\n\"\"\"x\"\"\",\"\"\"\"\n", []string{`{"a":"\"x\"","b":"\""}`}},
 		{"a quote within a value", "a,b\n27\" screen,5'11\"\n", []string{`{"a":"27\" screen","b":"5'11\""}`}},
 		{"empty fields beyond the header", "a,b\nx,y,,\n", []string{`{"a":"x","b":"y"}`}},
@@ -157,26 +170,42 @@ func TestCSVDelimiters(t *testing.T) {
 		columns              []string
 		rows                 []string
 	}{
-		{"semicolons, decimal commas", "a.csv", "a;b\n1,5;x\n2,5;y\n", 0, ';', []string{"a", "b"}, []string{`{"a":"1,5","b":"x"}`, `{"a":"2,5","b":"y"}`}},
+		{"semicolons, decimal commas", "a.csv", "a;b\n1,5;x\n2,5;y\n", 0, ';', []string{"a", "b"},
+			[]string{`{"a":"1,5","b":"x"}`, `{"a":"2,5","b":"y"}`}},
 		{"tabs", "a.csv", "a\tb\nx, y\tz\n", 0, '\t', []string{"a", "b"}, []string{`{"a":"x, y","b":"z"}`}},
 		{"bars", "a.csv", "a|b\nx|z\n", 0, '|', []string{"a", "b"}, []string{`{"a":"x","b":"z"}`}},
-		{"sep=", "a.csv", "sep=;\r\na,1;b\r\nx;y\r\n", 0, ';', []string{"a,1", "b"}, []string{`{"a,1":"x","b":"y"}`}},
-		{"sep= after a mark, in quotes and capitals", "a.csv", "\xef\xbb\xbf\"SEP=|\"\na|b\nx|y\n", 0, '|', []string{"a", "b"}, []string{`{"a":"x","b":"y"}`}},
-		{"sep= tab", "a.csv", "sep=\t\na\tb\nx\ty\n", 0, '\t', []string{"a", "b"}, []string{`{"a":"x","b":"y"}`}},
-		{"sep=, as the only delimiter", "a.csv", "sep=,\na;b\nx;y\n", 0, ',', []string{"a;b"}, []string{`{"a;b":"x;y"}`}},
-		{"a title like sep", "a.csv", "sep=x,b\n1,2\n", 0, ',', []string{"sep=x", "b"}, []string{`{"sep=x":1,"b":2}`}},
-		{"given", "a.csv", "a,b;c\nx,y;z\n", ';', ';', []string{"a,b", "c"}, []string{`{"a,b":"x,y","c":"z"}`}},
-		{"given, and sep=", "a.csv", "sep=;\na,b;c\nx,y;z\n", ',', ',', []string{"a", "b;c"}, []string{`{"a":"x","b;c":"y;z"}`}},
-		{"given, another ending", "a.txt", "a^b\nx^y\n", '^', '^', []string{"a", "b"}, []string{`{"a":"x","b":"y"}`}},
-		{".tsv", "a.tsv", "a,b\tc\nx,y\tz\n", 0, '\t', []string{"a,b", "c"}, []string{`{"a,b":"x,y","c":"z"}`}},
-		{".tsv with commas alone", "a.tsv", "a,b\nx,y\n", 0, '\t', []string{"a,b"}, []string{`{"a,b":"x,y"}`}},
-		{"more commas in the titles", "a.csv", "id;name, first, last\n1;Li\n2;Han\n", 0, ';', []string{"id", "name, first, last"},
+		{"sep=", "a.csv", "sep=;\r\na,1;b\r\nx;y\r\n", 0, ';', []string{"a,1", "b"},
+			[]string{`{"a,1":"x","b":"y"}`}},
+		{"sep= after a mark, in quotes and capitals", "a.csv", "\xef\xbb\xbf\"SEP=|\"\na|b\nx|y\n", 0, '|',
+			[]string{"a", "b"}, []string{`{"a":"x","b":"y"}`}},
+		{"sep= tab", "a.csv", "sep=\t\na\tb\nx\ty\n", 0, '\t', []string{"a", "b"},
+			[]string{`{"a":"x","b":"y"}`}},
+		{"sep=, as the only delimiter", "a.csv", "sep=,\na;b\nx;y\n", 0, ',', []string{"a;b"},
+			[]string{`{"a;b":"x;y"}`}},
+		{"a title like sep", "a.csv", "sep=x,b\n1,2\n", 0, ',', []string{"sep=x", "b"},
+			[]string{`{"sep=x":1,"b":2}`}},
+		{"given", "a.csv", "a,b;c\nx,y;z\n", ';', ';', []string{"a,b", "c"},
+			[]string{`{"a,b":"x,y","c":"z"}`}},
+		{"given, and sep=", "a.csv", "sep=;\na,b;c\nx,y;z\n", ',', ',', []string{"a", "b;c"},
+			[]string{`{"a":"x","b;c":"y;z"}`}},
+		{"given, another ending", "a.txt", "a^b\nx^y\n", '^', '^', []string{"a", "b"},
+			[]string{`{"a":"x","b":"y"}`}},
+		{".tsv", "a.tsv", "a,b\tc\nx,y\tz\n", 0, '\t', []string{"a,b", "c"},
+			[]string{`{"a,b":"x,y","c":"z"}`}},
+		{".tsv with commas alone", "a.tsv", "a,b\nx,y\n", 0, '\t', []string{"a,b"},
+			[]string{`{"a,b":"x,y"}`}},
+		{"more commas in the titles", "a.csv", "id;name, first, last\n1;Li\n2;Han\n", 0, ';',
+			[]string{"id", "name, first, last"},
 			[]string{`{"id":1,"name, first, last":"Li"}`, `{"id":2,"name, first, last":"Han"}`}},
-		{"other delimiters in quotes", "a.csv", "\"a;1;2\",\"b\tx\"\n\"x;y;z\",1\n", 0, ',', []string{"a;1;2", "b\tx"}, []string{`{"a;1;2":"x;y;z","b\tx":1}`}},
-		{"short records", "a.csv", "a,b,c\nx\ny,z\n", 0, ',', []string{"a", "b", "c"}, []string{`{"a":"x"}`, `{"a":"y","b":"z"}`}},
+		{"other delimiters in quotes", "a.csv", "\"a;1;2\",\"b\tx\"\n\"x;y;z\",1\n", 0, ',',
+			[]string{"a;1;2", "b\tx"}, []string{`{"a;1;2":"x;y;z","b\tx":1}`}},
+		{"short records", "a.csv", "a,b,c\nx\ny,z\n", 0, ',', []string{"a", "b", "c"},
+			[]string{`{"a":"x"}`, `{"a":"y","b":"z"}`}},
 		{"a header alone", "a.csv", "a;b;c\n", 0, ';', []string{"a", "b", "c"}, []string{}},
-		{"one column", "a.csv", "a\nx;y\nz|1\n", 0, ',', []string{"a"}, []string{`{"a":"x;y"}`, `{"a":"z|1"}`}},
-		{"one column, semicolons given", "a.csv", "a\n1,5\n2\n", ';', ';', []string{"a"}, []string{`{"a":"1,5"}`, `{"a":2}`}},
+		{"one column", "a.csv", "a\nx;y\nz|1\n", 0, ',', []string{"a"},
+			[]string{`{"a":"x;y"}`, `{"a":"z|1"}`}},
+		{"one column, semicolons given", "a.csv", "a\n1,5\n2\n", ';', ';', []string{"a"},
+			[]string{`{"a":"1,5"}`, `{"a":2}`}},
 	} {
 		s, rows := csvRows(t, c.file, c.content, Options{Delimiter: c.given})
 		require.Equal(t, string(c.delimiter), string(s.csv.delimiter), c.claim)
@@ -205,13 +234,21 @@ func TestSourceEncodings(t *testing.T) {
 		{"GBK, given", "a.csv", encode(simplifiedchinese.GBK, text), "GBK", "gbk"},
 		{"GB2312, given", "a.csv", encode(simplifiedchinese.GBK, text), "gb2312", "gbk"},
 		{"GB18030", "a.csv", encode(simplifiedchinese.GB18030, text), "", "gb18030"},
-		{"UTF-16, little-endian", "a.csv", encode(utf16(unicode.LittleEndian, unicode.UseBOM), text), "", "utf-16le"},
-		{"UTF-16, big-endian", "a.csv", encode(utf16(unicode.BigEndian, unicode.UseBOM), text), "", "utf-16be"},
-		{"UTF-16 without a mark, given", "a.csv", encode(utf16(unicode.BigEndian, unicode.IgnoreBOM), text), "utf-16be", "utf-16be"},
-		{"a mark wins", "a.csv", encode(utf16(unicode.BigEndian, unicode.UseBOM), text), "utf-16le", "utf-16be"},
-		{"UTF-16 and the mark of DOS", "a.csv", encode(utf16(unicode.LittleEndian, unicode.UseBOM), text+"\x1a"), "", "utf-16le"},
-		{"JSON in UTF-16", "a.json", encode(utf16(unicode.LittleEndian, unicode.UseBOM), "["+strings.Join(want, ",")+"]"), "", "utf-16le"},
-		{"NDJSON in GBK, given", "a.ndjson", encode(simplifiedchinese.GBK, strings.Join(want, "\n")), "gbk", "gbk"},
+		{"UTF-16, little-endian", "a.csv", encode(utf16(unicode.LittleEndian, unicode.UseBOM), text),
+			"", "utf-16le"},
+		{"UTF-16, big-endian", "a.csv", encode(utf16(unicode.BigEndian, unicode.UseBOM), text),
+			"", "utf-16be"},
+		{"UTF-16 without a mark, given", "a.csv", encode(utf16(unicode.BigEndian, unicode.IgnoreBOM), text),
+			"utf-16be", "utf-16be"},
+		{"a mark wins", "a.csv", encode(utf16(unicode.BigEndian, unicode.UseBOM), text),
+			"utf-16le", "utf-16be"},
+		{"UTF-16 and the mark of DOS", "a.csv",
+			encode(utf16(unicode.LittleEndian, unicode.UseBOM), text+"\x1a"), "", "utf-16le"},
+		{"JSON in UTF-16", "a.json",
+			encode(utf16(unicode.LittleEndian, unicode.UseBOM), "["+strings.Join(want, ",")+"]"),
+			"", "utf-16le"},
+		{"NDJSON in GBK, given", "a.ndjson",
+			encode(simplifiedchinese.GBK, strings.Join(want, "\n")), "gbk", "gbk"},
 	} {
 		s, rows := csvRows(t, c.file, c.content, Options{Encoding: c.given})
 		require.Equal(t, want, rows, c.claim)
@@ -222,22 +259,26 @@ func TestSourceEncodings(t *testing.T) {
 		{"GB18030 beyond GBK", encode(simplifiedchinese.GB18030, "a\n😀 ɐ 编号\n"), "", `{"a":"😀 ɐ 编号"}`},
 		{"the euro of GBK", "a\n\x80 \xb1\xe0\xba\xc5\n", "", `{"a":"€ 编号"}`},
 		{"Big5", encode(traditionalchinese.Big5, "a\n編號\n"), "big5", `{"a":"編號"}`},
-		{"Windows-1252", encode(charmap.Windows1252, "a\nMüller € 5\n"), "windows-1252", `{"a":"Müller € 5"}`},
+		{"Windows-1252", encode(charmap.Windows1252, "a\nMüller € 5\n"), "windows-1252",
+			`{"a":"Müller € 5"}`},
 		{"Latin-1", encode(charmap.ISO8859_1, "a\nMüller\n"), "latin1", `{"a":"Müller"}`},
-		{"half a surrogate pair in UTF-16", "\xff\xfea\x00\n\x00x\x00\x00\xd8y\x00", "", `{"a":"x` + "\ufffd" + `y"}`},
+		{"half a surrogate pair in UTF-16", "\xff\xfea\x00\n\x00x\x00\x00\xd8y\x00", "",
+			`{"a":"x` + "\ufffd" + `y"}`},
 		{"U+FFFD in UTF-8", "a\n\ufffd\n", "", `{"a":"` + "\ufffd" + `"}`},
 	} {
 		_, rows := csvRows(t, "a.csv", c.content, Options{Encoding: c.given})
 		require.Equal(t, []string{c.row}, rows, c.claim)
 	}
 	for _, c := range []struct{ claim, file, content, given, msg string }{
-		{"UTF-8 with a bad byte is no GB18030", "a.csv", "编号,名称\n1,李雷\n2,韩\xe6梅\n", "", "line 3 is not UTF-8 (--encoding"},
+		{"UTF-8 with a bad byte is no GB18030", "a.csv", "编号,名称\n1,李雷\n2,韩\xe6梅\n", "",
+			"line 3 is not UTF-8 (--encoding"},
 		{"UTF-8 cut off", "a.csv", "编号,名称\n1,李\xe9\x9b", "", "line 2 is not UTF-8"},
 		{"a bad byte after a mark", "a.csv", "\xef\xbb\xbfa\n\xb1\xe0\xba\xc5\n", "", "line 2 is not UTF-8"},
 		{"neither", "a.csv", "a\nb\n\xb1\xe0\xba\n", "", "line 3 is not GB18030, and the file is not UTF-8"},
 		{"not as given", "a.csv", "a\n\"x\n\xff\"\n", "gbk", "line 2 is not gbk (--encoding"},
 		{"UTF-8 given", "a.csv", "a\n\xb1\xe0\n", "utf-8", "line 2 is not UTF-8"},
-		{"JSON in GBK", "a.json", "[{\"a\":\"\xb1\xe0\"}]", "", "row 1 is not UTF-8 (--encoding sets another encoding) (byte 7)"},
+		{"JSON in GBK", "a.json", "[{\"a\":\"\xb1\xe0\"}]", "",
+			"row 1 is not UTF-8 (--encoding sets another encoding) (byte 7)"},
 		{"UTF-16 without a mark", "a.csv", "a\x00\n\x00", "", "give --encoding utf-16le or utf-16be"},
 		{"half a character", "a.csv", "\xff\xfea\x00b", "", "the file is UTF-16 and cut off"},
 		{"unknown", "a.csv", "a\n", "klingon", `--encoding "klingon" is not known; known are utf-8, gbk`},
@@ -248,16 +289,19 @@ func TestSourceEncodings(t *testing.T) {
 	}
 }
 
-func TestCSVRefusesWhatItCannotTell(t *testing.T) {
+func TestCSVRefusesAmbiguousFiles(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct{ claim, content, msg string }{
 		{"text after a closing quote", "a,b\nx,y\n\"x\"y,z\n", "line 3: text follows a closing quote"},
 		{"white space after a closing quote", "a,b\n\"x\" ,z\n", "line 2: text follows a closing quote"},
-		{"white space before a quote", "a,b,c\n1, \"Li, Lei\"\n", "line 2: white space stands before a quote"},
+		{"white space before a quote", "a,b,c\n1, \"Li, Lei\"\n",
+			"line 2: white space stands before a quote"},
 		{"an open quote", "a,b\nx,y\n\"x,y\nz,1\n", "line 3: a quote is not closed"},
-		{"a value without a title", "a,b\nx,y\n1,2,3\n", "line 3 has 3 fields, the header has 2 (the delimiter is \",\"; --delimiter sets another)"},
+		{"a value without a title", "a,b\nx,y\n1,2,3\n",
+			"line 3 has 3 fields, the header has 2 (the delimiter is \",\"; --delimiter sets another)"},
 		{"lines are counted in CR", "a,b\r\"x\ry\",\rx,y,z\r", "line 4 has 3 fields"},
-		{"lines are counted after sep=", "sep=;\na;b\n1;2;3\n", "line 3 has 3 fields, the header has 2 (the delimiter is \";\""},
+		{"lines are counted after sep=", "sep=;\na;b\n1;2;3\n",
+			"line 3 has 3 fields, the header has 2 (the delimiter is \";\""},
 		{"decimal commas in one column", "a\n1,5\n", "line 2 has 2 fields, the header has 1"},
 		{"a line of marks", "\x1a\x1a", "the file is empty"},
 		{"empty lines", "\n\r\n\r", "the file is empty"},
@@ -270,7 +314,8 @@ func TestCSVRefusesWhatItCannotTell(t *testing.T) {
 
 func TestCSVRecordsHaveABound(t *testing.T) {
 	t.Parallel()
-	for _, content := range []string{strings.Repeat("x", 1<<20+1), "\"" + strings.Repeat("x\n", 1<<19), strings.Repeat(",", 1<<20+1)} {
+	for _, content := range []string{strings.Repeat("x", 1<<20+1), "\"" + strings.Repeat("x\n", 1<<19),
+		strings.Repeat(",", 1<<20+1)} {
 		s := newCSVScanner(strings.NewReader("a\n"+content), ',')
 		require.EqualValues(t, maxCSVRecord, s.maxRecord)
 		s.maxRecord = 1 << 20
@@ -279,7 +324,7 @@ func TestCSVRecordsHaveABound(t *testing.T) {
 	}
 }
 
-// The copy in UTF-8 has no name while it is served, and none is left.
+// The UTF-8 copy has no name while it is served, and is gone afterwards.
 func TestSourceLeavesNoCopy(t *testing.T) {
 	folder := t.TempDir()
 	t.Setenv("TMPDIR", folder)
@@ -297,10 +342,10 @@ func TestSourceLeavesNoCopy(t *testing.T) {
 	}
 }
 
-// What encoding/csv reads, the scanner reads as well, and the same; it has the empty
-// lines besides.
+// The scanner reads all that encoding/csv reads, with the same result, plus the empty lines.
 func FuzzCSVScanner(f *testing.F) {
-	for _, content := range []string{"a,b\n1,\"2\n\"\"\"\n\n3\n", "a\r\n\r\n\"\"\r\n", ",,\n\"\",\n", "\"a\"b", "x\"y\n", "a\n\"b", "\n\n"} {
+	for _, content := range []string{"a,b\n1,\"2\n\"\"\"\n\n3\n", "a\r\n\r\n\"\"\r\n", ",,\n\"\",\n",
+		"\"a\"b", "x\"y\n", "a\n\"b", "\n\n"} {
 		f.Add([]byte(content), byte(','))
 		f.Add([]byte(strings.ReplaceAll(content, ",", ";")), byte(';'))
 	}
@@ -315,7 +360,7 @@ func FuzzCSVScanner(f *testing.F) {
 			if err = s.next(); err != nil {
 				break
 			}
-			require.LessOrEqual(t, s.begun, s.offset)
+			require.LessOrEqual(t, s.recordStart, s.offset)
 			if s.blank {
 				require.Equal(t, 1, s.fields())
 				require.Empty(t, s.field(0))
@@ -331,7 +376,7 @@ func FuzzCSVScanner(f *testing.F) {
 			require.EqualValues(t, len(content), s.offset)
 		}
 		if bytes.Contains(bytes.ReplaceAll(content, []byte("\r\n"), nil), []byte("\r")) {
-			return // encoding/csv knows no CR
+			return // encoding/csv does not support CR
 		}
 		theirs := csv.NewReader(bytes.NewReader(content))
 		theirs.Comma, theirs.FieldsPerRecord = rune(delimiter), -1

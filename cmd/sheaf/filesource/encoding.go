@@ -15,7 +15,7 @@ import (
 	"golang.org/x/text/transform"
 )
 
-// decode sets data to the file, or to a copy of it in UTF-8. head is the file's beginning.
+// decode sets data to the file, or to a UTF-8 copy of it. head is the start of the file.
 func (s *Source) decode(head []byte, isCSV bool, name string) error {
 	s.data, s.end = s.file, s.opened.Size()
 	e, err := s.findEncoding(head, isCSV, name)
@@ -35,7 +35,7 @@ func (s *Source) decode(head []byte, isCSV bool, name string) error {
 		return fmt.Errorf("a copy of the file in UTF-8: %w", err)
 	}
 	s.data = copied
-	_ = os.Remove(copied.Name()) // it ends with the process; Close removes it where this cannot be
+	_ = os.Remove(copied.Name()) // the open file survives; Close removes it where this fails
 	in := transform.NewReader(bufio.NewReader(s.file), unicode.BOMOverride(e.NewDecoder()))
 	if s.end, err = io.Copy(copied, in); err != nil {
 		return fmt.Errorf("a copy of the file in UTF-8: %w", err)
@@ -43,10 +43,9 @@ func (s *Source) decode(head []byte, isCSV bool, name string) error {
 	return nil
 }
 
-// findEncoding sets encoding, and start where the file is served as it is. A byte order
-// mark decides, then the name that was given. A CSV file with neither is UTF-8 when it
-// is valid, else GB18030, which holds GBK. Bytes that are not UTF-8 in a file that
-// mostly is make no other encoding of it.
+// findEncoding sets encoding, and sets start if the file needs no copy. A byte order mark decides, then the
+// given name. A CSV file without either is UTF-8 if it is valid, else GB18030, which includes GBK. A few
+// invalid bytes in a file that is mostly UTF-8 do not make it GB18030.
 func (s *Source) findEncoding(head []byte, isCSV bool, name string) (encoding.Encoding, error) {
 	s.encoding = "utf-8"
 	switch {
@@ -77,8 +76,7 @@ func (s *Source) findEncoding(head []byte, isCSV bool, name string) (encoding.En
 	return e, err
 }
 
-// countUTF8 counts the characters of several bytes in a file, and the bytes that belong
-// to none.
+// countUTF8 counts the multi-byte characters of a file, and the bytes outside any character.
 func (s *Source) countUTF8() (characters, others int64, err error) {
 	r := bufio.NewReaderSize(io.NewSectionReader(s.file, 0, s.end), 64<<10)
 	for {
@@ -96,12 +94,12 @@ func (s *Source) countUTF8() (characters, others int64, err error) {
 	}
 }
 
-// isText reports whether a piece of data is text in the file's encoding.
+// isText reports whether data is valid text in the file's encoding.
 func (s *Source) isText(piece []byte) bool {
 	return utf8.Valid(piece) && !(s.strict && bytes.Contains(piece, []byte("\uFFFD")))
 }
 
-// encodingTried names what the file's bytes should have been.
+// encodingTried names the encoding that the file was read in, for errors.
 func (s *Source) encodingTried() string {
 	switch s.encoding {
 	case "utf-8":

@@ -27,49 +27,46 @@ import (
 )
 
 const (
-	defaultLimit = 50     // rows a page, when the request does not say
-	maxLimit     = 10_000 // rows a page, at most
-	maxColumns   = 16_384 // what a worksheet can hold (ECMA-376)
+	defaultLimit = 50     // rows per page if the request has no limit
+	maxLimit     = 10_000 // maximum number of rows per page
+	maxColumns   = 16_384 // columns of a worksheet (ECMA-376)
 	maxBody      = 1 << 20
 )
 
-// Options sets how a Source reads and serves. The zero value is good.
+// Options configures how a Source reads and serves a file. The zero value is ready to use.
 type Options struct {
-	MaxLimit  int          // rows a page at most; a larger limit is cut to it; 0 means 10,000
-	Encoding  string       // a name of the WHATWG Encoding Standard; "" means that it is found
-	Delimiter byte         // of a CSV file; 0 means that it is found
-	Text      []string     // columns of a CSV file whose numbers stay text
+	MaxLimit  int          // maximum rows per page; larger limits are reduced to it; 0 means 10,000
+	Encoding  string       // name in the WHATWG Encoding Standard; "" means automatic
+	Delimiter byte         // of a CSV file; 0 means automatic
+	Text      []string     // columns of a CSV file that are text even if they hold numbers
 	AllText   bool         // as if Text named all columns
 	Log       *slog.Logger // nil means slog.Default()
 }
 
 // Source serves a file of rows as a source, in the standard page format.
 //
-// The file is a JSON array of objects, a sequence of JSON objects (NDJSON), or
-// CSV with a header record. It is read through by Open, which keeps
-// 16 bytes a row; a page is read from the file when it is asked for. JSON rows are
-// sent byte for byte as they stand in the file, so that numbers keep every digit.
-// CSV values are numbers where kindOfCSV says so, and else strings.
+// The file is a JSON array of objects, a sequence of JSON objects (NDJSON), or CSV with a header record. Open
+// scans it and keeps 16 bytes per row; each page is read from the file on request. JSON rows are sent byte
+// for byte as in the file, so numbers keep every digit. CSV values are numbers where kindOfCSV says so, and
+// strings otherwise.
 //
-// Every page begins with the header row, which gives each column its own name as
-// its title and is not counted in limit. Columns are all names that occur in any
-// row, in order of first appearance. A page beyond the end holds the header alone.
-// A file without rows and columns has no header either.
+// Every page begins with the header row, which titles each column with its own name and does not count
+// towards limit. The columns are all names that occur in any row, in order of first appearance. A page beyond
+// the end has only the header. A file without rows and columns has no header either.
 //
-// The file must not change while it is served: a page that is asked for after
-// that is refused with status 500.
+// The file must not change while it is served: later requests fail with status 500.
 //
-// It answers GET, HEAD and POST on every path, from several goroutines.
+// It serves GET, HEAD and POST on every path and is safe for concurrent use.
 type Source struct {
 	file     *os.File
 	opened   fs.FileInfo
-	data     *os.File // file, or a copy in UTF-8 that has no name
-	encoding string   // of file; a WHATWG name
-	strict   bool     // U+FFFD in data stands for what encoding cannot be
-	start    int64    // of the first byte of data after a byte order mark
+	data     *os.File // file, or an unnamed UTF-8 copy of it
+	encoding string   // of file; the WHATWG name
+	strict   bool     // U+FFFD in data means a byte sequence that encoding does not allow
+	start    int64    // of the first byte of data after the byte order mark
 	end      int64
 	columns  []string
-	header   []byte // the header row, nil if there is none
+	header   []byte // nil if there is no header
 	rows     []rowSpan
 	csv      *csvDialect // nil for JSON
 	copyRow  func(w *bufio.Writer, rows []rowSpan) error
@@ -78,26 +75,25 @@ type Source struct {
 	log      *slog.Logger
 }
 
-// rowSpan is where a row lies in the file, and how long it is in a page.
+// rowSpan is where a row is in the file, and its length in a page.
 type rowSpan struct {
 	offset int64
 	length uint32
 	sent   uint32
 }
 
-// Open reads the file through and refuses what it could not serve whole,
-// with an error that names the row (from 1, without the header) or the line.
+// Open scans the file. It refuses a file that it cannot serve completely, with an error that names the row
+// (from 1, without the header) or the line.
 //
-// The extensions .csv and .tsv mean CSV, and so does a delimiter in opts. Every other
-// file is told by its first character: "[" is an array, "{" a sequence of objects. A
-// single object in a .json file is refused, since it is likelier an answer that wraps
-// the rows than a row. See findEncoding for the encoding, and findDelimiter.
+// The extensions .csv and .tsv mean CSV, and so does a delimiter in opts. Other files are recognised by their
+// first character: "[" starts an array, "{" a sequence of objects. A .json file with a single object is
+// refused, because that is more likely a response that wraps the rows. See findEncoding for the encoding, and
+// findDelimiter.
 //
-// In a CSV file a header name that is empty becomes column_N, and one that occurs
-// before gets _2, _3 and so on. A record with fewer fields than the header lacks
-// the last columns; in one with more these are empty, or it is an error, for those
-// values have no name. An empty line is a row of a file of one column, and nothing in
-// others. See kindOfCSV for numbers.
+// In a CSV file, an empty header name becomes column_N, and a repeated one gets _2, _3 and so on. A record
+// shorter than the header lacks the last columns. In a longer record the extra fields must be empty, because
+// they have no name. An empty line is a row if the file has one column; otherwise it is skipped. See
+// kindOfCSV for numbers.
 func Open(path string, opts Options) (*Source, error) {
 	file, err := os.Open(path)
 	if err != nil {
@@ -117,12 +113,12 @@ func Open(path string, opts Options) (*Source, error) {
 	return s, nil
 }
 
-// OptionError is an option that does not fit the file. It names the flag of sheaf source.
+// OptionError means that an option does not fit the file. It names the flag of sheaf source.
 type OptionError struct{ error }
 
 func optionf(format string, args ...any) error { return OptionError{fmt.Errorf(format, args...)} }
 
-// Describe says how a CSV file was read, "" for other files. Names of columns stand in it as they are.
+// Describe says how a CSV file was read; "" for other files. It quotes column names unescaped.
 func (s *Source) Describe() string {
 	if s.csv == nil {
 		return ""
@@ -130,19 +126,19 @@ func (s *Source) Describe() string {
 	return "CSV in " + s.encoding + ", " + s.csv.String()
 }
 
-// Rows is the number of rows in the file, without a header.
+// Rows returns the number of rows in the file, without the header.
 func (s *Source) Rows() int { return len(s.rows) }
 
-// Columns is the names of the columns in the order of the header row.
+// Columns returns the names of the columns in the order of the header row.
 func (s *Source) Columns() []string { return slices.Clone(s.columns) }
 
-// Close ends the source. Pages that are being sent are cut off.
+// Close closes the source. It cuts off pages in transit.
 func (s *Source) Close() error {
 	if s.data == nil || s.data == s.file {
 		return s.file.Close()
 	}
 	err := errors.Join(s.data.Close(), s.file.Close())
-	_ = os.Remove(s.data.Name()) // where an open file cannot lose its name
+	_ = os.Remove(s.data.Name()) // for systems where an open file cannot be unlinked
 	return err
 }
 
@@ -210,8 +206,8 @@ func (s *Source) makeHeader() error {
 func (s *Source) loadJSON(extension string) error {
 	scan := &jsonScan{
 		Source: s,
-		// Of a name that comes twice the reader of the page takes the last, and half a surrogate
-		// pair becomes U+FFFD there, as in every page. Bytes that are not UTF-8 are refused below.
+		// As in every page, the last of two equal names counts and half a surrogate pair becomes U+FFFD.
+		// notText refuses bytes that are not UTF-8.
 		dec: jsontext.NewDecoder(io.NewSectionReader(s.data, s.start, s.end-s.start),
 			jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true)),
 		columns: map[string]bool{}, spellings: map[string]bool{},
@@ -239,7 +235,7 @@ type jsonScan struct {
 	*Source
 	dec       *jsontext.Decoder
 	columns   map[string]bool
-	spellings map[string]bool // raw names that are known to be a column
+	spellings map[string]bool // raw names that belong to a known column
 }
 
 func (s *jsonScan) array() error {
@@ -283,7 +279,7 @@ func (s *jsonScan) sequence() error {
 	}
 }
 
-// notARow explains why there is no row: io.EOF means that the file is at its end.
+// notARow returns why the next value is not a row; io.EOF at the end of the file.
 func (s *jsonScan) notARow(kind jsontext.Kind) error {
 	switch kind {
 	case '[', '"', '0', 'n', 't', 'f':
@@ -330,17 +326,18 @@ func (s *jsonScan) row() error {
 	return nil
 }
 
-// notText refuses what the decoder has just read.
+// notText returns an error for the value that the decoder has just read.
 func (s *jsonScan) notText(value jsontext.Value) error {
 	valid := 0
-	for r, n := utf8.DecodeRune(value); r != utf8.RuneError || n > 1 && !s.strict; r, n = utf8.DecodeRune(value[valid:]) {
+	for r, n := utf8.DecodeRune(value); r != utf8.RuneError || n > 1 &&
+		!s.strict; r, n = utf8.DecodeRune(value[valid:]) {
 		valid += n
 	}
 	at := s.start + s.dec.InputOffset() - int64(len(value)-valid)
 	return fmt.Errorf("row %d is not %s (byte %d)", len(s.rows)+1, s.encodingTried(), at)
 }
 
-// column notes a spelling of a name: one name can be escaped in many ways.
+// column records a spelling of a name, as one name can be escaped in many ways.
 func (s *jsonScan) column(spelling jsontext.Value) error {
 	if !s.isText(spelling) {
 		return s.notText(spelling)
@@ -391,7 +388,7 @@ func (s *Source) copyJSON(w *bufio.Writer, rows []rowSpan) error {
 		if _, err := r.Discard(int(row.offset - at)); err != nil {
 			return err
 		}
-		_ = w.WriteByte(',') // its error stays and comes back from the next call
+		_ = w.WriteByte(',') // an error is sticky and returned by the next call
 		if _, err := io.CopyN(w, r, int64(row.length)); err != nil {
 			return err
 		}
@@ -407,7 +404,7 @@ func (s *Source) section(rows []rowSpan) *io.SectionReader {
 
 // --- HTTP ---
 
-// requestError is what the caller did wrong, or the file.
+// requestError is an error whose text the client receives, with its status.
 type requestError struct {
 	status int
 	msg    string
@@ -415,9 +412,8 @@ type requestError struct {
 
 func (e *requestError) Error() string { return e.msg }
 
-// ServeHTTP answers with the page that page and limit ask for: in the query, or
-// in the JSON object of a POST, which goes before the query. Both may be numbers
-// or strings of digits. What is absent is 1 and 50.
+// ServeHTTP sends the page that page and limit ask for. Both come from the JSON object of a POST, else from
+// the query, as numbers or strings of digits. Defaults: 1 and 50.
 func (s *Source) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/json; charset=utf-8")
 	page, limit, err := s.pageAndLimit(w, r)
@@ -436,14 +432,14 @@ func (s *Source) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	head := []byte(`{"errcode":0,"msg":"","data":{"data":[`)
 	head = append(head, s.header...)
-	tail := fmt.Appendf(nil, `],"pagetag":{"page":%d,"limit":%d,"total":%d,"total_page":%d}},"request_id":"%s"}`+"\n",
+	tail := fmt.Appendf(nil,
+		`],"pagetag":{"page":%d,"limit":%d,"total":%d,"total_page":%d}},"request_id":"%s"}`+"\n",
 		page, limit, total, pages, uuid.NewString())
 	length := int64(len(head) + len(tail))
 	for _, row := range rows {
 		length += 1 + int64(row.sent)
 	}
-	// The length is promised before the rows are read, so that the caller sees a
-	// page that is cut off as such.
+	// Content-Length is sent before the rows are read, so that the client notices a page that is cut off.
 	w.Header().Set("Content-Length", strconv.FormatInt(length, 10))
 	if r.Method == http.MethodHead {
 		return
@@ -455,7 +451,7 @@ func (s *Source) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 func (s *Source) send(w io.Writer, head []byte, rows []rowSpan, tail []byte) error {
 	out := bufio.NewWriterSize(w, 64<<10)
-	_, _ = out.Write(head) // its error stays and comes back from Flush
+	_, _ = out.Write(head) // an error is sticky and returned by Flush
 	if len(rows) > 0 {
 		if err := s.copyRow(out, rows); err != nil {
 			return err
@@ -487,7 +483,8 @@ func (s *Source) unchanged() error {
 	}
 	if info.Size() != s.opened.Size() || !info.ModTime().Equal(s.opened.ModTime()) {
 		return &requestError{http.StatusInternalServerError,
-			"the file has changed since " + s.opened.ModTime().UTC().Format(time.RFC3339) + ": serve it anew"}
+			"the file has changed since " + s.opened.ModTime().UTC().Format(time.RFC3339) +
+				": restart the source"}
 	}
 	return nil
 }
@@ -543,7 +540,7 @@ func readParams(w http.ResponseWriter, r *http.Request) (map[string]json.RawMess
 	return params, nil
 }
 
-// parseNumber also takes 1e+06, which is how some clients print a million.
+// parseNumber also accepts 1e+06, as some clients print a million.
 func parseNumber(name, text string) (int64, error) {
 	n, err := strconv.ParseInt(text, 10, 64)
 	if err != nil {
@@ -560,5 +557,6 @@ func parseNumber(name, text string) (int64, error) {
 }
 
 func badNumber(name, text string) error {
-	return &requestError{http.StatusBadRequest, fmt.Sprintf("%s: want a whole number from 1 up, got %.40q", name, text)}
+	return &requestError{http.StatusBadRequest,
+		fmt.Sprintf("%s: want a whole number from 1 up, got %.40q", name, text)}
 }

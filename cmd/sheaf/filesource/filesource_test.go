@@ -85,7 +85,8 @@ func TestSourcePageIsTheStandardFormat(t *testing.T) {
 	var page sourcePage
 	require.NoError(t, json.Unmarshal(body, &page))
 	require.Equal(t, `{"errcode":0,"msg":"","data":{"data":[{"ID":"ID","Name":"Name"},{"ID":2,"Name":"李雷"}],`+
-		`"pagetag":{"page":2,"limit":2,"total":3,"total_page":2}},"request_id":"`+page.RequestID+"\"}\n", string(body))
+		`"pagetag":{"page":2,"limit":2,"total":3,"total_page":2}},"request_id":"`+page.RequestID+
+		"\"}\n", string(body))
 }
 
 func TestSourcePages(t *testing.T) {
@@ -97,17 +98,23 @@ func TestSourcePages(t *testing.T) {
 		page, limit, pages         int64
 		rows                       []string
 	}{
-		{"defaults", "GET", "/", "", 1, 50, 1, []string{`{"a":1}`, `{"a":2}`, `{"a":3}`, `{"a":4}`, `{"a":5}`}},
-		{"empty values are absent", "GET", "/?page=&limit=", "", 1, 50, 1, []string{`{"a":1}`, `{"a":2}`, `{"a":3}`, `{"a":4}`, `{"a":5}`}},
+		{"defaults", "GET", "/", "", 1, 50, 1,
+			[]string{`{"a":1}`, `{"a":2}`, `{"a":3}`, `{"a":4}`, `{"a":5}`}},
+		{"empty values are absent", "GET", "/?page=&limit=", "", 1, 50, 1,
+			[]string{`{"a":1}`, `{"a":2}`, `{"a":3}`, `{"a":4}`, `{"a":5}`}},
 		{"any path", "GET", "/x/y?page=1&limit=2", "", 1, 2, 3, []string{`{"a":1}`, `{"a":2}`}},
 		{"last, partial page", "GET", "/?page=3&limit=2", "", 3, 2, 3, []string{`{"a":5}`}},
 		{"beyond the end", "GET", "/?page=4&limit=2", "", 4, 2, 3, nil},
-		{"far beyond the end", "GET", "/?page=9223372036854775807&limit=2", "", 9223372036854775807, 2, 3, nil},
-		{"limit equals the rows", "GET", "/?limit=5", "", 1, 5, 1, []string{`{"a":1}`, `{"a":2}`, `{"a":3}`, `{"a":4}`, `{"a":5}`}},
-		{"limit is capped", "GET", "/?limit=1e%2B06", "", 1, 10_000, 1, []string{`{"a":1}`, `{"a":2}`, `{"a":3}`, `{"a":4}`, `{"a":5}`}},
+		{"far beyond the end", "GET", "/?page=9223372036854775807&limit=2", "",
+			9223372036854775807, 2, 3, nil},
+		{"limit equals the rows", "GET", "/?limit=5", "", 1, 5, 1,
+			[]string{`{"a":1}`, `{"a":2}`, `{"a":3}`, `{"a":4}`, `{"a":5}`}},
+		{"limit is capped", "GET", "/?limit=1e%2B06", "", 1, 10_000, 1,
+			[]string{`{"a":1}`, `{"a":2}`, `{"a":3}`, `{"a":4}`, `{"a":5}`}},
 		{"JSON body, numbers", "POST", "/", `{"page":2,"limit":4,"other":[]}`, 2, 4, 2, []string{`{"a":5}`}},
 		{"JSON body, strings", "POST", "/", `{"page":"2","limit":"4"}`, 2, 4, 2, []string{`{"a":5}`}},
-		{"JSON body, null is absent", "POST", "/?limit=7", `{"page":null}`, 1, 7, 1, []string{`{"a":1}`, `{"a":2}`, `{"a":3}`, `{"a":4}`, `{"a":5}`}},
+		{"JSON body, null is absent", "POST", "/?limit=7", `{"page":null}`, 1, 7, 1,
+			[]string{`{"a":1}`, `{"a":2}`, `{"a":3}`, `{"a":4}`, `{"a":5}`}},
 		{"body goes before query", "POST", "/?page=1&limit=1", `{"page":5}`, 5, 1, 5, []string{`{"a":5}`}},
 		{"POST without a body", "POST", "/?page=5&limit=1", "", 5, 1, 5, []string{`{"a":5}`}},
 	} {
@@ -117,7 +124,8 @@ func TestSourcePages(t *testing.T) {
 			require.Zero(t, page.Errcode)
 			require.Equal(t, append([]string{header}, c.rows...), page.rows())
 			tag := page.Data.PageTag
-			require.Equal(t, []int64{c.page, c.limit, 5, c.pages}, []int64{tag.Page, tag.Limit, tag.Total, tag.TotalPage})
+			require.Equal(t, []int64{c.page, c.limit, 5, c.pages},
+				[]int64{tag.Page, tag.Limit, tag.Total, tag.TotalPage})
 		})
 	}
 }
@@ -161,25 +169,31 @@ func TestSourceReadsEachFormat(t *testing.T) {
 	}{
 		{"numbers keep every digit", "a.json", `[{"n":12345678901234567890.10,"e":1E400}]`,
 			[]string{"n", "e"}, []string{`{"n":12345678901234567890.10,"e":1E400}`}},
-		{"rows keep their bytes", "a.json", "\t[ {\n \"a\" : \"\\u0041\\/\" ,\"b\":{\"c\":[1,{}]} } ,\r\n{} ]\n",
+		{"rows keep their bytes", "a.json",
+			"\t[ {\n \"a\" : \"\\u0041\\/\" ,\"b\":{\"c\":[1,{}]} } ,\r\n{} ]\n",
 			[]string{"a", "b"}, []string{"{\n \"a\" : \"\\u0041\\/\" ,\"b\":{\"c\":[1,{}]} }", "{}"}},
 		{"columns of all rows, first appearance first", "a.json", `[{"b":1},{"a":1,"b":2},{"c":{"d":1}}]`,
 			[]string{"b", "a", "c"}, []string{`{"b":1}`, `{"a":1,"b":2}`, `{"c":{"d":1}}`}},
 		{"one name in two spellings is one column", "a.json", `[{"\u0061":1},{"a":2},{"\u0061":3}]`,
 			[]string{"a"}, []string{`{"\u0061":1}`, `{"a":2}`, `{"\u0061":3}`}},
-		{"names that need escapes", "a.json", `[{"\"\n":1,"":2}]`, []string{"\"\n", ""}, []string{`{"\"\n":1,"":2}`}},
+		{"names that need escapes", "a.json", `[{"\"\n":1,"":2}]`, []string{"\"\n", ""},
+			[]string{`{"\"\n":1,"":2}`}},
 		{"byte order mark", "a.json", "\xef\xbb\xbf[{\"a\":1}]", []string{"a"}, []string{`{"a":1}`}},
-		{"NDJSON", "a.ndjson", "{\"a\":1}\n\n{\"b\":2}\r\n", []string{"a", "b"}, []string{`{"a":1}`, `{"b":2}`}},
+		{"NDJSON", "a.ndjson", "{\"a\":1}\n\n{\"b\":2}\r\n", []string{"a", "b"},
+			[]string{`{"a":1}`, `{"b":2}`}},
 		{"NDJSON, no newline at the end", "a.jsonl", `{"a":1}`, []string{"a"}, []string{`{"a":1}`}},
-		{"objects in a .json file", "a.json", "{\"a\":1}\n{\"a\":2}", []string{"a"}, []string{`{"a":1}`, `{"a":2}`}},
+		{"objects in a .json file", "a.json", "{\"a\":1}\n{\"a\":2}", []string{"a"},
+			[]string{`{"a":1}`, `{"a":2}`}},
 		{"array in an .ndjson file", "a.ndjson", `[{"a":1}]`, []string{"a"}, []string{`{"a":1}`}},
 		{"any other extension", "a.txt", `[{"a":1}]`, []string{"a"}, []string{`{"a":1}`}},
 		{"CSV", "a.csv", "id,name\r\n007,\"a \"\"b\"\"\r\nc\"\r\n1e5,\n", []string{"id", "name"},
 			[]string{`{"id":"007","name":"a \"b\"\nc"}`, `{"id":"1e5","name":""}`}},
-		{"CSV, byte order mark, extension in capitals", "A.CSV", "\xef\xbb\xbf编号\n1", []string{"编号"}, []string{`{"编号":1}`}},
+		{"CSV, byte order mark, extension in capitals", "A.CSV", "\xef\xbb\xbf编号\n1", []string{"编号"},
+			[]string{`{"编号":1}`}},
 		{"CSV, short records and blank lines", "a.csv", "a,b,c\n\n1\n\n1,2\n1,2,3\n", []string{"a", "b", "c"},
 			[]string{`{"a":1}`, `{"a":1,"b":2}`, `{"a":1,"b":2,"c":3}`}},
-		{"CSV, names made unique", "a.csv", "a,,a,a_2,a,\n1,2,3,4,5,6\n", []string{"a", "column_2", "a_3", "a_2", "a_4", "column_6"},
+		{"CSV, names made unique", "a.csv", "a,,a,a_2,a,\n1,2,3,4,5,6\n",
+			[]string{"a", "column_2", "a_3", "a_2", "a_4", "column_6"},
 			[]string{`{"a":1,"column_2":2,"a_3":3,"a_2":4,"a_4":5,"column_6":6}`}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -194,7 +208,7 @@ func TestSourceReadsEachFormat(t *testing.T) {
 			for _, column := range c.columns {
 				require.Equal(t, column, header[column])
 			}
-			for i, row := range c.rows { // each alone, as from the middle of the file
+			for i, row := range c.rows { // each row alone, as from the middle of the file
 				_, page := ask(t, s, "GET", fmt.Sprintf("/?limit=1&page=%d", i+1), "")
 				require.Equal(t, row, page.rows()[1])
 			}
@@ -245,9 +259,11 @@ func TestSourceRefusesBadFiles(t *testing.T) {
 		{"more after the array", "a.json", `[{"a":1}] [`, "more data after the end of the array (byte 9)"},
 		{"missing comma", "a.json", `[{"a":1}{"a":2}]`, "row 2: "},
 		{"not JSON inside", "a.json", `[{"a":1},{"a":NaN}]`, "row 2: "},
-		{"invalid UTF-8", "a.json", "[{\"a\":\"\xff\"}]", "row 1 is not UTF-8 (--encoding sets another encoding) (byte 7)"},
+		{"invalid UTF-8", "a.json", "[{\"a\":\"\xff\"}]",
+			"row 1 is not UTF-8 (--encoding sets another encoding) (byte 7)"},
 		{"invalid UTF-8 in CSV", "a.csv", "a\nx\n\xff\n", "line 3 is not GB18030, and the file is not UTF-8"},
-		{"invalid UTF-8 in a CSV header", "a.csv", "\xff\n", "line 1 is not GB18030, and the file is not UTF-8"},
+		{"invalid UTF-8 in a CSV header", "a.csv", "\xff\n",
+			"line 1 is not GB18030, and the file is not UTF-8"},
 		{"CSV record too long", "a.csv", "a,b\n1,2\n\"3\n\",4,5\n", "line 3 has 3 fields, the header has 2"},
 		{"CSV quote not closed", "a.csv", "a,b\n\"1,2\n", "line 2: a quote is not closed"},
 		{"CSV, too many columns", "a.csv", wide.String(), "more than 16384"},
@@ -294,7 +310,7 @@ func TestSourceCutOffIsNoticedByTheCaller(t *testing.T) {
 	require.NoError(t, err)
 	defer func() { require.NoError(t, s.Close()) }()
 	require.NoError(t, os.Truncate(path, 5))
-	// As if the file had been cut after the check of the page's start.
+	// As if the file had been truncated after the check.
 	s.opened, err = s.file.Stat()
 	require.NoError(t, err)
 	srv := httptest.NewServer(s)
@@ -307,7 +323,7 @@ func TestSourceCutOffIsNoticedByTheCaller(t *testing.T) {
 	require.ErrorIs(t, err, io.ErrUnexpectedEOF)
 }
 
-// Whatever the page size, the pages together are the rows of the file.
+// For any page size, all pages together hold all rows of the file.
 func TestSourcePagesAddUp(t *testing.T) {
 	t.Parallel()
 	var want []string
@@ -317,7 +333,8 @@ func TestSourcePagesAddUp(t *testing.T) {
 	sources := []*Source{
 		openTestSource(t, "a.json", "["+strings.Join(want, " ,\n")+"]"),
 		openTestSource(t, "a.ndjson", strings.Join(want, "\n")),
-		openTestSource(t, "a.csv", "i,s\n"+strings.NewReplacer(`{"i":`, "", `"s":`, "", "}", "").Replace(strings.Join(want, "\n"))),
+		openTestSource(t, "a.csv",
+			"i,s\n"+strings.NewReplacer(`{"i":`, "", `"s":`, "", "}", "").Replace(strings.Join(want, "\n"))),
 	}
 	rapid.Check(t, func(rt *rapid.T) {
 		s := sources[rapid.IntRange(0, 2).Draw(rt, "source")]
@@ -332,13 +349,16 @@ func TestSourcePagesAddUp(t *testing.T) {
 	})
 }
 
-// What Open accepts, it serves whole and as valid JSON.
+// Every file that Open accepts is served completely and as valid JSON.
 func FuzzSource(f *testing.F) {
 	for _, content := range []string{
-		"", "[]", `[{"a":1},{"b":[2,{"c":null}]}]`, "{\"a\":1}\n{\"\\u0061\":2}", "\xef\xbb\xbf[{}]", `[{"a":`, `[1]`, "[{}]x",
+		"", "[]", `[{"a":1},{"b":[2,{"c":null}]}]`, "{\"a\":1}\n{\"\\u0061\":2}", "\xef\xbb\xbf[{}]",
+		`[{"a":`, `[1]`, "[{}]x",
 		"a,b\n1,2\n", "a,a,\n\"1\n\",2\n", "\xef\xbb\xbfa\r\n\r\n1", "\"a", ",\n,\n,,",
-		"sep=;\na;b\r007;-.5\r\r\n1;2\x1a", "a\n\n1\n\n", "a\tb\n+1\t1e-05\n\t", "\xff\xfea\x00\n\x001\x00\x00\xd8", "\xfe\xff\x00[\x00]",
-		"\xb1\xe0\xba\xc5,\xd0\xd5\xc3\xfb\n1,\xc0\xee\xc0\xd7\n", "编号\xff,b\n", `[{"\ud800":"\udc00"}]`, "a|b\n\"x\ry\"|z\r",
+		"sep=;\na;b\r007;-.5\r\r\n1;2\x1a", "a\n\n1\n\n", "a\tb\n+1\t1e-05\n\t",
+		"\xff\xfea\x00\n\x001\x00\x00\xd8", "\xfe\xff\x00[\x00]",
+		"\xb1\xe0\xba\xc5,\xd0\xd5\xc3\xfb\n1,\xc0\xee\xc0\xd7\n", "编号\xff,b\n", `[{"\ud800":"\udc00"}]`,
+		"a|b\n\"x\ry\"|z\r",
 	} {
 		f.Add(content, true)
 		f.Add(content, false)
@@ -399,7 +419,8 @@ func BenchmarkOpenSource(b *testing.B) {
 }
 
 func BenchmarkSourcePage(b *testing.B) {
-	rows := strings.Repeat(`{"id":1,"order":"ORD-000000000001","name":"Customer 1","amount":7.01},`+"\n", 10_000)
+	rows := strings.Repeat(`{"id":1,"order":"ORD-000000000001","name":"Customer 1","amount":7.01},`+"\n",
+		10_000)
 	s := openTestSource(b, "a.json", "["+rows[:len(rows)-2]+"]")
 	b.SetBytes(int64(len(rows)))
 	b.ReportAllocs()

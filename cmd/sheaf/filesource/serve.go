@@ -12,8 +12,8 @@ import (
 	"sheaf/services/ingress"
 )
 
-// Serve serves a handler as a source until stop is called. Nobody has to authenticate, so it answers
-// under its own hosts alone, of which names are further ones: else any web site could have a browser read it.
+// Serve serves a handler as a source until stop is called. There is no authentication, so it accepts only its
+// own host names, plus names. Otherwise any web site could read the source through a visitor's browser.
 func Serve(listen string, h http.Handler, names ...string) (url string, stop func(), err error) {
 	l, err := net.Listen("tcp", listen)
 	if malformed := (*net.AddrError)(nil); errors.As(err, &malformed) {
@@ -27,17 +27,20 @@ func Serve(listen string, h http.Handler, names ...string) (url string, stop fun
 		if !own(r.Host) {
 			w.Header().Set("Content-Type", "application/json; charset=utf-8")
 			w.WriteHeader(http.StatusMisdirectedRequest)
-			msg := fmt.Sprintf("this source is not %.64q; ask it by its address, or name it with --host", r.Host)
-			_ = json.NewEncoder(w).Encode(map[string]any{"errcode": http.StatusMisdirectedRequest, "msg": msg, "data": nil})
+			msg := fmt.Sprintf("this source is not %.64q; ask it by its address, or name it with --host",
+				r.Host)
+			_ = json.NewEncoder(w).Encode(map[string]any{"errcode": http.StatusMisdirectedRequest,
+				"msg": msg, "data": nil})
 			return
 		}
 		h.ServeHTTP(w, r)
 	})
-	server := &http.Server{Handler: guarded, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute}
+	server := &http.Server{Handler: guarded, ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout: 2 * time.Minute}
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		_ = server.Serve(l) // it ends by stop alone
+		_ = server.Serve(l) // returns only after stop
 	}()
 	return "http://" + l.Addr().String() + "/", func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)

@@ -90,7 +90,7 @@ func (n *node) startEmbedded() (err error) {
 	// of the disk that is free now, and so refuse after a restart what it took before.
 	// What there is room for on the disk is decided elsewhere.
 	const noLimit = 1 << 50
-	o := embedded.Options{Dir: filepath.Join(n.cfg.Data, "jetstream"), Listen: n.cfg.NATSListen, MaxStore: noLimit, Passing: n.cfg.Ephemeral}
+	o := embedded.Options{Dir: filepath.Join(n.cfg.Data, "jetstream"), Listen: n.cfg.NATSListen, MaxStore: noLimit, Ephemeral: n.cfg.Ephemeral}
 	if n.keys != nil {
 		o.Authenticate = n.keys.Tenant
 	}

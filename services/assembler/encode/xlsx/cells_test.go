@@ -404,7 +404,7 @@ func isCompact(text string) bool {
 
 // For any rows, pages, parallelism and sheet limits, each value reads back correctly and the bytes depend on
 // the rows alone.
-func TestHostileRowsReadBackAndGiveTheSameBytesHoweverTheyAreCut(t *testing.T) {
+func TestHostileRowsReadBackAndBytesDoNotDependOnPages(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	header := `{"id":"编号","名":"Name","a b":"_x0041_","x":"X\u0001","_x0041_":" y ","ID":true}`

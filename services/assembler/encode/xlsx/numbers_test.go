@@ -33,7 +33,7 @@ func ignoredRanges(t *testing.T, xlsx []byte, sheet int) string {
 }
 
 // Each sheet lists exactly the columns that hold numbers as text on it; the warnings count over all sheets.
-func TestNumbersThatAreTextAreToldByColumn(t *testing.T) {
+func TestNumbersStoredAsTextAreReportedByColumn(t *testing.T) {
 	t.Parallel()
 	spec := testSpec()
 	spec.MaxSheetRows = 3

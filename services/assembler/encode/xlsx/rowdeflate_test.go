@@ -110,7 +110,7 @@ func FuzzRowDeflater(f *testing.F) {
 }
 
 // Text is left to the general compressor, wherever in a block it is.
-func TestMuchTextIsLeftToAnother(t *testing.T) {
+func TestMuchTextIsLeftToTheGeneralCompressor(t *testing.T) {
 	t.Parallel()
 	var numbers, texts strings.Builder
 	for i := range 3000 {

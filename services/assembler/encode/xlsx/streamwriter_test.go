@@ -147,7 +147,7 @@ func holdable(text string) string {
 	}, text)
 }
 
-func TestReadersOfCellsTellKindsApart(t *testing.T) {
+func TestCellReadersDistinguishKinds(t *testing.T) {
 	t.Parallel()
 	require.Equal(t, 1500.0, streamed(json.RawMessage(`1.5e3`)))
 	require.Equal(t, "12345678901234567890", streamed(json.RawMessage(`12345678901234567890`)))

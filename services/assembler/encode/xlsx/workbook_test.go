@@ -213,7 +213,7 @@ func TestPagesWithoutRows(t *testing.T) {
 	require.Equal(t, [][]string{{"A"}}, cells(t, open(t, xlsx), "Sheet1"))
 }
 
-func TestFirstRowOfALaterPageIsDataUnlessToldToSkipIt(t *testing.T) {
+func TestFirstRowOfALaterPageIsDataUnlessSkipFirst(t *testing.T) {
 	t.Parallel()
 	_, _, xlsx := write(t, testSpec(),
 		Page{Number: 1, Rows: []byte(`[{"a":"A"},{"a":1}]`), SkipFirst: true},
