@@ -11,14 +11,14 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// Holder is the name of an export that something is kept of, beside its events.
-type Holder struct{ Tenant, Key string }
+// Leftover names an export that still has pages or private values.
+type Leftover struct{ Tenant, Key string }
 
-// Holders returns every key that has pages, sealed headers or other private
+// Leftovers returns every key that has pages, sealed headers or other private
 // values, whether the log knows it or not, in no order. It lists the subjects of
 // all pages, 1.0 s for 250,000 (measured), so it is for a rare pass.
-func (s *Log) Holders(ctx context.Context) ([]Holder, error) {
-	found := map[Holder]struct{}{}
+func (s *Log) Leftovers(ctx context.Context) ([]Leftover, error) {
+	found := map[Leftover]struct{}{}
 	list := func(stream jetstream.Stream, filter, prefix string, tokens, tenant int) error {
 		info, err := streams.LeaderInfo(ctx, stream, jetstream.WithSubjectFilter(filter))
 		if err != nil {
@@ -29,9 +29,9 @@ func (s *Log) Holders(ctx context.Context) ([]Holder, error) {
 			if err != nil || events.CheckName(t[tenant], t[tenant+1]) != nil {
 				continue
 			}
-			if _, known := found[Holder{t[tenant], t[tenant+1]}]; !known {
+			if _, known := found[Leftover{t[tenant], t[tenant+1]}]; !known {
 				// Copied, or each would keep its whole subject in memory.
-				found[Holder{strings.Clone(t[tenant]), strings.Clone(t[tenant+1])}] = struct{}{}
+				found[Leftover{strings.Clone(t[tenant]), strings.Clone(t[tenant+1])}] = struct{}{}
 			}
 		}
 		return nil
@@ -43,7 +43,7 @@ func (s *Log) Holders(ctx context.Context) ([]Holder, error) {
 	if err := list(s.private, subjectPrivate+"*.*.*", subjectPrivate, 3, 1); err != nil {
 		return nil, err
 	}
-	holders := make([]Holder, 0, len(found))
+	holders := make([]Leftover, 0, len(found))
 	for h := range found {
 		holders = append(holders, h)
 	}
@@ -53,7 +53,7 @@ func (s *Log) Holders(ctx context.Context) ([]Holder, error) {
 // PurgeUnknown removes the pages and private values, up to a mark, of a key that
 // the log has no event of: it was forgotten, or never begun. With ErrNotAllowed
 // it removes nothing, because the leader of the log has one.
-func (s *Log) PurgeUnknown(ctx context.Context, h Holder, mark PurgeMark) error {
+func (s *Log) PurgeUnknown(ctx context.Context, h Leftover, mark PurgeMark) error {
 	x, err := s.Read(ctx, h.Tenant, h.Key)
 	if err != nil {
 		return err

@@ -145,7 +145,7 @@ func TestPurgeUnknown(t *testing.T) {
 	mark, err := s.PurgeMark(t.Context())
 	require.NoError(t, err)
 	x := request(t, s, testKey)
-	h := journal.Holder{Tenant: "default", Key: testKey}
+	h := journal.Leftover{Tenant: "default", Key: testKey}
 	require.ErrorIs(t, s.PurgeUnknown(t.Context(), h, mark), events.ErrNotAllowed)
 	_, err = s.Headers(t.Context(), "default", testKey)
 	require.NoError(t, err)

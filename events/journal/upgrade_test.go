@@ -148,7 +148,7 @@ func TestUnknownEventDoesNotStopAKey(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, events.StateNone, now.State)
 	require.Equal(t, last, now.LastSeq)
-	require.ErrorIs(t, s.PurgeUnknown(t.Context(), journal.Holder{Tenant: x.Tenant, Key: x.Key}, mark), events.ErrNotAllowed)
+	require.ErrorIs(t, s.PurgeUnknown(t.Context(), journal.Leftover{Tenant: x.Tenant, Key: x.Key}, mark), events.ErrNotAllowed)
 	require.ErrorIs(t, s.PurgeEnded(t.Context(), x, mark), events.ErrNotAllowed)
 	_, err = s.Append(t.Context(), x, "", always(&events.ExportCancelled{}))
 	require.ErrorIs(t, err, events.ErrNotAllowed, "nobody ends what he cannot read")

@@ -140,12 +140,12 @@ func (s *strays) purge(ctx context.Context, mark journal.PurgeMark) error {
 		return nil
 	}
 	if !s.mark.At.IsZero() {
-		holders, err := s.journal.Holders(ctx)
+		found, err := s.journal.Leftovers(ctx)
 		if err != nil {
 			return err
 		}
 		purged := 0
-		for _, h := range holders {
+		for _, h := range found {
 			err := s.purgeOne(ctx, h)
 			switch {
 			case err == nil:
@@ -165,7 +165,7 @@ func (s *strays) purge(ctx context.Context, mark journal.PurgeMark) error {
 
 // purgeOne purges what is kept of one key, unless its export is under way or is yet to
 // be cleared.
-func (s *strays) purgeOne(ctx context.Context, h journal.Holder) error {
+func (s *strays) purgeOne(ctx context.Context, h journal.Leftover) error {
 	x, err := s.tasks.Get(h.Key)
 	if errors.Is(err, storage.ErrUnknownKey) || err == nil && x.Tenant != h.Tenant {
 		return s.journal.PurgeUnknown(ctx, h, s.mark)

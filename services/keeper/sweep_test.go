@@ -434,9 +434,9 @@ func TestSweeperPurgesStrays(t *testing.T) {
 	require.False(t, node.sealed(t, testKey(3)))
 	require.Len(t, node.pages(t, testKey(2), running.RequestedSeq), 2)
 	require.True(t, node.sealed(t, testKey(2)))
-	holders, err := node.journal.Holders(t.Context())
+	found, err := node.journal.Leftovers(t.Context())
 	require.NoError(t, err)
-	require.Len(t, holders, 2)
+	require.Len(t, found, 2)
 }
 
 // TestNoFileGoesBeforeItsTime takes exports through random lives, with sweepers
