@@ -18,74 +18,67 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// ErrNoFile means that the store is there and holds no file of that name: it was
-// never committed, or it was deleted. Both drivers answer it only from a source
-// that cannot lag: the file system, or the leader of the bucket's stream.
+// ErrNoFile means that the store exists but has no file of that name: it was never committed, or was deleted.
+// Both drivers read this from a source that cannot lag: the file system, or the leader of the bucket's
+// stream.
 var ErrNoFile = errors.New("no such file")
 
-// ErrFileExists means that the name is taken by a file with other content. A
-// name is written once; the file that is there stays.
+// ErrFileExists means that a file with other content has this name. A name is written once; the existing file
+// stays.
 var ErrFileExists = errors.New("file exists with other content")
 
-// ErrFileName means that a name is not made of id elements (see [Files]).
+// ErrFileName means that a name does not consist of id elements (see [Files]).
 var ErrFileName = errors.New("not a file name of this store")
 
-// ErrNoSpace means that the disk, a quota or a JetStream limit is full. Nothing
-// of the file is visible; the same Commit may be tried again once there is room.
+// ErrNoSpace means that the disk, a quota or a JetStream limit is full. No part of the file is visible.
+// Commit can be retried once there is space.
 var ErrNoSpace = errors.New("no space left for files")
 
-// Files keeps finished workbooks.
+// Files stores finished workbooks.
 //
-// A name is made from ids alone: elements of [a-z0-9_-], joined by "/", the last
-// one with an optional extension, at most 200 bytes in all, as in
-// "default/5ad5f7b92a816b76e70a21e4154c2485/17.zip". Anything else is refused
-// with [ErrFileName], so no title or other caller's text ever becomes a path.
+// A name consists of ids: elements of [a-z0-9_-], joined by "/", the last one with an optional extension, at
+// most 200 bytes in all, as in "default/5ad5f7b92a816b76e70a21e4154c2485/17.zip". Other names are refused
+// with [ErrFileName], so text from callers, such as a title, never becomes a path.
 //
-// A name is written once. What Open returns is whole: no reader ever sees a part
-// of a file. After Commit has returned nil the file outlives a power failure, as
-// far as the disk (or the cluster's sync settings) keep their word.
+// A name is written once. Readers never see a partial file. Once Commit has returned nil the file survives a
+// power failure, provided that the disk (or the cluster's sync setting) really syncs.
 //
-// All methods may be called from several goroutines, and several processes may
-// share one folder or bucket.
+// All methods are safe for concurrent use, and several processes may share one folder or bucket.
 type Files interface {
-	// Create opens a draft. Whoever calls it calls [Draft.Discard] too; after a
-	// successful Commit that does nothing.
+	// Create creates a draft. The caller must call [Draft.Discard]; after a successful Commit that does
+	// nothing.
 	Create(ctx context.Context) (*Draft, error)
 
-	// Commit makes the draft durable and visible under name, and takes it over.
-	// Equal content that is there already is a success; other content is
-	// [ErrFileExists]. After an error the draft is as it was, and Commit may be
-	// called again, also after one whose outcome is unknown (a timeout).
+	// Commit makes the draft durable and visible under name, and takes ownership of it. If equal content
+	// exists already, Commit succeeds; if other content does, it returns [ErrFileExists]. After an error the
+	// draft is unchanged and Commit can be retried, even if the outcome is unknown (a timeout).
 	Commit(ctx context.Context, d *Draft, name string) error
 
-	// Open returns [ErrNoFile] when name is absent, and [ErrNoStore] when the store
-	// is. ctx bounds the reads of the file too. The file suits http.ServeContent with ranges.
+	// Open returns [ErrNoFile] if name does not exist, and [ErrNoStore] if the store does not. ctx also
+	// bounds reads of the file. The file works with http.ServeContent and ranges.
 	Open(ctx context.Context, name string) (File, error)
 
-	// Delete removes a file. An absent one is no error. Who has it open may be
-	// cut off with [ErrNoFile].
+	// Delete removes a file. Deleting a missing file is not an error. Readers that have it open may get
+	// [ErrNoFile].
 	Delete(ctx context.Context, name string) error
 
-	// Sweep removes what a crash left behind: drafts and half-stored files that
-	// were last written before olderThan, and files that were committed before
-	// olderThan and for which keep is false. What it cannot prove to be an orphan,
-	// it leaves. olderThan must lie further back than the longest time between
-	// two writes to a draft, and between a Commit and the event that names the
-	// file; a day is plenty. Of what it could not remove it reports the first
-	// error, after it has tried the rest.
+	// Sweep removes leftovers of crashes: drafts and half-stored files last written before olderThan, and
+	// files committed before olderThan for which keep is false. It leaves everything that is not provably an
+	// orphan. olderThan must be longer ago than the longest time between two writes to a draft, and between a
+	// Commit and the event that names the file; a day is plenty. If some removals fail, Sweep tries the rest
+	// and returns the first error.
 	Sweep(ctx context.Context, keep func(name string) bool, olderThan time.Time) (removed int, err error)
 
-	// Check returns nil while the store is there, and [ErrNoStore] when it is not.
-	// Any other error means that this cannot be known now. A folder that was gone
-	// and is back under its path is used again.
+	// Check returns nil if the store exists, and [ErrNoStore] if it does not. After any other error that is
+	// unknown. A folder that reappears under its path is used again.
 	Check(ctx context.Context) error
 
-	// Made reports that the store was not there when it was opened: it is new, or
-	// what it held is lost. Accept ends that for later opens.
+	// Made reports that the store did not exist when it was opened: it is new, or its content is lost. After
+	// Accept, later opens report false.
 	Made() bool
 	Accept() error
 
-	// Close gives the store's handles back. Open files and drafts stay usable.
+	// Close releases the store's handles. Open files and drafts stay usable.
 	Close() error
 }
 
@@ -96,15 +89,15 @@ type File interface {
 	ModTime() time.Time // when it was finished
 }
 
-// OpenFiles opens the store that url names, and makes it if need be:
+// OpenFiles opens the store that url names, and creates it if necessary:
 //
-//   - file://PATH: a folder, absolute (file:///var/lib/sheaf/files) or relative
-//     to the working directory. PATH is taken as it stands, without %-decoding.
-//   - nats://BUCKET: a bucket of the JetStream Object Store, which every process
-//     of a cluster sees. js is its connection and replicas the count that a new
-//     bucket gets; an existing bucket keeps its own. Drafts live in
-//     dataDir/drafts.
-func OpenFiles(ctx context.Context, url, dataDir string, js jetstream.JetStream, replicas int) (Files, error) {
+//   - file://PATH: a folder, absolute (file:///var/lib/sheaf/files) or relative to the working directory.
+//     PATH is used literally, without %-decoding.
+//   - nats://BUCKET: a bucket of the JetStream Object Store, shared by every process of a cluster. js is the
+//     connection and replicas the replica count of a new bucket; an existing bucket keeps its own. Drafts are
+//     in dataDir/drafts.
+func OpenFiles(ctx context.Context, url, dataDir string, js jetstream.JetStream,
+	replicas int) (Files, error) {
 	scheme, rest, ok := strings.Cut(url, "://")
 	switch {
 	case ok && scheme == "file" && rest != "":
@@ -118,13 +111,13 @@ func OpenFiles(ctx context.Context, url, dataDir string, js jetstream.JetStream,
 	return nil, fmt.Errorf("open files %q: want file://PATH (a folder) or nats://BUCKET (a JetStream Object Store)", url)
 }
 
-// IsNoSpace tells whether err is [ErrNoSpace], or the bare error of a write to a
-// draft whose disk or quota is full.
+// IsNoSpace reports whether err is [ErrNoSpace], or the bare error of writing to a draft on a full disk or
+// quota.
 func IsNoSpace(err error) bool {
 	return errors.Is(err, ErrNoSpace) || errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
 }
 
-// classify gives errors of the operating system their sentinel.
+// classify wraps errors of the operating system in their sentinel errors.
 func classify(err error) error {
 	switch {
 	case err == nil:
@@ -154,27 +147,27 @@ func checkFileName(name string) error {
 	return nil
 }
 
-// Draft is a file in the making: local, seekable, writable, and invisible to
-// readers until Commit. It is for one goroutine.
+// Draft is an unfinished file: local, seekable, writable, and invisible to readers until Commit. It is for
+// one goroutine.
 type Draft struct {
 	file *os.File
-	root *os.Root // that name is in
+	root *os.Root // contains name
 	name string
 	in   *drafts
 	done bool
 }
 
-// File is the draft's file, open for reading and writing.
+// File returns the draft's file, open for reading and writing.
 func (d *Draft) File() *os.File { return d.file }
 
-// Discard gives the draft up. After Commit, or a second time, it does nothing.
+// Discard deletes the draft. After Commit, or a second time, it does nothing.
 func (d *Draft) Discard() {
 	if d.done {
 		return
 	}
 	d.done = true
 	_ = d.file.Close()
-	_ = d.root.Remove(d.name) // what stays behind, Sweep removes
+	_ = d.root.Remove(d.name) // Sweep removes it if this fails
 }
 
 // drafts is a folder of temporary files.
@@ -198,7 +191,7 @@ func (s *drafts) create(ctx context.Context) (*Draft, error) {
 	}
 	root, name := s.root.Load(), path.Join(s.folder, rand.Text())
 	file, err := root.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
-	if errors.Is(err, fs.ErrNotExist) { // somebody removed the folder of drafts
+	if errors.Is(err, fs.ErrNotExist) { // the folder of drafts was removed
 		if err = root.MkdirAll(s.folder, 0o700); err == nil {
 			file, err = root.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 		}
@@ -236,7 +229,7 @@ func (s *drafts) sweep(ctx context.Context, olderThan time.Time) (removed int, e
 		}
 		info, err := entry.Info()
 		if err != nil || !info.Mode().IsRegular() || !info.ModTime().Before(olderThan) {
-			continue // gone since, not a draft, or perhaps in use
+			continue // gone, not a draft, or possibly in use
 		}
 		if err := root.Remove(path.Join(s.folder, entry.Name())); err == nil {
 			removed++

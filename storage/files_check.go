@@ -13,14 +13,13 @@ import (
 	"time"
 )
 
-// ErrNoStore means that the store itself is not there: its folder is gone, is not
-// mounted or was replaced by another one, or its bucket was deleted. It says
-// nothing about a single file.
+// ErrNoStore means that the store itself is missing: its folder is gone, not mounted or replaced by another
+// one, or its bucket was deleted. It proves nothing about a single file.
 var ErrNoStore = errors.New("the file store is not there")
 
-// DamagedError means that a file is there, but is not what was committed.
+// DamagedError means that a file exists, but with other content than was committed.
 type DamagedError struct {
-	What  string // a phrase for a person, without names of the store
+	What  string // describes the damage without naming the store
 	cause error
 }
 
@@ -33,36 +32,36 @@ func (e *DamagedError) Error() string {
 
 func (e *DamagedError) Unwrap() error { return e.cause }
 
-// IsLost reports whether err proves that a file is missing or damaged. A store
-// that is not there, a refused permission, a read error or a time-out prove
-// nothing.
+// IsLost reports whether err proves that a file is missing or damaged. A missing store, a refused permission,
+// a read error or a time-out prove nothing.
 func IsLost(err error) bool {
 	var damaged *DamagedError
 	return !errors.Is(err, ErrNoStore) && (errors.Is(err, ErrNoFile) || errors.As(err, &damaged))
 }
 
-// CheckedFile is a [File] that knows what was committed. When it is read from its
-// first byte to its last it compares the checksum and keeps back the last bytes
-// of a file that differs: the reader gets a [DamagedError] instead of them.
-// Reads of a part are not checked.
+// CheckedFile is a [File] that knows its committed checksum. When it is read from first to last byte it
+// verifies the checksum. If that differs, the reader gets a [DamagedError] instead of the last bytes. Partial
+// reads are not verified.
 type CheckedFile struct {
 	File
 	sha256 string
 
-	offset, hashed int64 // hashed counts the bytes from the start that are in sum
+	offset, hashed int64 // hashed is the number of bytes from the start that sum includes
 	sum            hash.Hash
 	err            atomic.Pointer[error]
 }
 
-// OpenChecked opens a file that was committed with so many bytes and this
-// SHA-256, in hexadecimal. A file of another size is a [DamagedError].
-func OpenChecked(ctx context.Context, files Files, name string, size int64, sha256Hex string) (*CheckedFile, error) {
+// OpenChecked opens a file that was committed with this size and SHA-256, in hexadecimal. If the size
+// differs, the error is a [DamagedError].
+func OpenChecked(ctx context.Context, files Files, name string, size int64,
+	sha256Hex string) (*CheckedFile, error) {
 	file, err := files.Open(ctx, name)
 	if err != nil {
 		return nil, err
 	}
 	if file.Size() != size {
-		return nil, errors.Join(&DamagedError{What: fmt.Sprintf("it has %d bytes, it was completed with %d", file.Size(), size)}, file.Close())
+		return nil, errors.Join(&DamagedError{What: fmt.Sprintf("it has %d bytes, it was completed with %d",
+			file.Size(), size)}, file.Close())
 	}
 	return &CheckedFile{File: file, sha256: sha256Hex, sum: sha256.New()}, nil
 }
@@ -100,7 +99,7 @@ func (f *CheckedFile) Seek(offset int64, whence int) (int64, error) {
 	return at, nil
 }
 
-// Err returns the last error of a Read, nil if there was none but the end.
+// Err returns the last error of a Read other than io.EOF, or nil.
 func (f *CheckedFile) Err() error {
 	if err := f.err.Load(); err != nil {
 		return *err
@@ -108,14 +107,13 @@ func (f *CheckedFile) Err() error {
 	return nil
 }
 
-// Verify reads the file to its end and goes back to its start. It reads at most
-// rate bytes a second; 0 is as fast as it can. [IsLost] says whether an error
-// proves damage.
+// Verify reads the file to its end and seeks back to its start. It reads at most rate bytes a second; 0 means
+// unlimited. [IsLost] reports whether its error proves damage.
 func (f *CheckedFile) Verify(ctx context.Context, rate int64) error {
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
 		return err
 	}
-	begun, read := time.Now(), int64(0)
+	start, read := time.Now(), int64(0)
 	block := make([]byte, 256<<10)
 	for {
 		if err := ctx.Err(); err != nil {
@@ -131,7 +129,7 @@ func (f *CheckedFile) Verify(ctx context.Context, rate int64) error {
 			return err
 		}
 		if rate > 0 {
-			due := begun.Add(time.Duration(float64(read) / float64(rate) * float64(time.Second)))
+			due := start.Add(time.Duration(float64(read) / float64(rate) * float64(time.Second)))
 			select {
 			case <-time.After(time.Until(due)):
 			case <-ctx.Done():
@@ -140,18 +138,16 @@ func (f *CheckedFile) Verify(ctx context.Context, rate int64) error {
 	}
 }
 
-// markerName is a file in a store's folder. It holds the folder's random name, by
-// which a folder is told from another under the same path: from an empty mount
-// point above all.
+// markerName is a file in a store's folder that holds the folder's random name. The name distinguishes the
+// folder from others under the same path, above all from an empty mount point.
 const markerName = ".sheaf-store"
 
 // newMark follows the name until [Files.Accept].
 const newMark = " new"
 
-// StoreName names the store of url for the comparison between the processes of a
-// cluster: a folder by the random name in it, since it may be mounted or moved
-// elsewhere, and two machines have different folders under one path. made reports
-// that the folder had no name yet: it is new, or what was in it is lost.
+// StoreName returns a name for the store of url, so that the processes of a cluster can compare their stores.
+// A folder's name is the random name in it: it may be mounted elsewhere, and two machines may have different
+// folders under one path. made reports that the folder had no name yet: it is new, or its content is lost.
 func StoreName(url string) (name string, made bool, err error) {
 	folder, ok := strings.CutPrefix(url, "file://")
 	if !ok {

@@ -18,12 +18,12 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// damages are what can happen to a finished file behind the store's back.
+// damages are ways to change a finished file outside the store.
 var damages = []string{"missing", "shorter", "longer", "flipped"}
 
-// forEachDamage runs a claim for every driver and damage. damage does it to a
-// file with that content.
-func forEachDamage(t *testing.T, claim func(t *testing.T, files Files, kind string, damage func(name string, content []byte))) {
+// forEachDamage runs a claim for every driver and damage. damage inflicts it on a file with that content.
+func forEachDamage(t *testing.T,
+	claim func(t *testing.T, files Files, kind string, damage func(name string, content []byte))) {
 	changed := func(kind string, content []byte) []byte {
 		switch kind {
 		case "shorter":
@@ -64,24 +64,27 @@ func forEachDamage(t *testing.T, claim func(t *testing.T, files Files, kind stri
 					list, err := parseChunkList(placed.info.Metadata[chunksKey])
 					require.NoError(t, err)
 					require.NoError(t, n.stream.DeleteMsg(t.Context(), list.last()))
-				case "longer": // another client's
+				case "longer": // another client's upload
 					bucket, err := js.ObjectStore(t.Context(), "sheaf-files")
 					require.NoError(t, err)
 					_, err = bucket.PutBytes(t.Context(), name, changed(kind, content))
 					require.NoError(t, err)
-				default: // the bytes alone, the description stays
+				default: // only the bytes change, the metadata stays
 					info := placed.info
 					size := int64(info.Opts.ChunkSize)
 					var list chunkList
-					for part := changed(kind, content); len(part) > 0; part = part[min(size, int64(len(part))):] {
-						ack, err := js.Publish(t.Context(), n.chunkSubject(info.NUID), part[:min(size, int64(len(part)))])
+					for part := changed(kind,
+						content); len(part) > 0; part = part[min(size, int64(len(part))):] {
+						ack, err := js.Publish(t.Context(), n.chunkSubject(info.NUID),
+							part[:min(size, int64(len(part)))])
 						require.NoError(t, err)
 						list.add(ack.Sequence)
 					}
 					info.Metadata[chunksKey] = list.String()
 					data, err := json.Marshal(info)
 					require.NoError(t, err)
-					msg := &nats.Msg{Subject: n.metaSubject(name), Data: data, Header: nats.Header{jetstream.MsgRollup: {jetstream.MsgRollupSubject}}}
+					msg := &nats.Msg{Subject: n.metaSubject(name), Data: data,
+						Header: nats.Header{jetstream.MsgRollup: {jetstream.MsgRollupSubject}}}
 					_, err = js.PublishMsg(t.Context(), msg)
 					require.NoError(t, err)
 				}
@@ -95,7 +98,7 @@ func sumOf(content []byte) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// readChecked opens a file, which must be content, and reads it.
+// readChecked opens a file and reads it; it must have this content.
 func readChecked(files Files, name string, content []byte) ([]byte, error) {
 	f, err := OpenChecked(context.Background(), files, name, int64(len(content)), sumOf(content))
 	if err != nil {
@@ -105,8 +108,8 @@ func readChecked(files Files, name string, content []byte) ([]byte, error) {
 	return io.ReadAll(f)
 }
 
-// A file that is missing, cut, longer or changed is proven to be so, and its last
-// bytes are never read. A neighbour is as it was.
+// A missing, truncated, longer or changed file is detected, and its last bytes are never returned. Other
+// files are unaffected.
 func TestDamageIsProven(t *testing.T) {
 	t.Parallel()
 	forEachDamage(t, func(t *testing.T, files Files, kind string, damage func(string, []byte)) {
@@ -120,14 +123,15 @@ func TestDamageIsProven(t *testing.T) {
 		damage(name, content)
 		got, err = readChecked(files, name, content)
 		require.True(t, IsLost(err), "%v", err)
-		require.Equal(t, kind == "missing", errors.Is(err, ErrNoFile) && len(got) == 0 && !errors.As(err, new(*DamagedError)), "%v", err)
+		require.Equal(t, kind == "missing", errors.Is(err, ErrNoFile) && len(got) == 0 &&
+			!errors.As(err, new(*DamagedError)), "%v", err)
 		require.Less(t, len(got), len(content))
 		require.NoError(t, files.Check(t.Context()), "the store is there")
 		got, err = readChecked(files, "default/neighbour.zip", neighbour)
 		require.NoError(t, err)
 		require.Equal(t, neighbour, got)
 
-		// The name can be used again once the rest is deleted.
+		// The name is free again once the rest is deleted.
 		require.NoError(t, files.Delete(t.Context(), name))
 		put(t, files, name, content)
 		got, err = readChecked(files, name, content)
@@ -144,14 +148,14 @@ func TestCheckedFileReadsAndVerifies(t *testing.T) {
 		put(t, files, "default/empty.zip", nil)
 		f, err := OpenChecked(t.Context(), files, name, int64(len(content)), sumOf(content))
 		require.NoError(t, err)
-		begun := time.Now()
+		start := time.Now()
 		require.NoError(t, f.Verify(t.Context(), int64(len(content))*10))
-		require.GreaterOrEqual(t, time.Since(begun), 90*time.Millisecond, "throttled")
+		require.GreaterOrEqual(t, time.Since(start), 90*time.Millisecond, "throttled")
 		got, err := io.ReadAll(f) // from the start
 		require.NoError(t, err)
 		require.True(t, bytes.Equal(content, got))
 
-		// A part is not checked, and what is read afterwards from the start is.
+		// A partial read is not verified, but a later read from the start is.
 		_, err = f.Seek(-5, io.SeekEnd)
 		require.NoError(t, err)
 		got, err = io.ReadAll(f)
@@ -176,7 +180,7 @@ func TestCheckedFileReadsAndVerifies(t *testing.T) {
 	})
 }
 
-// Without its store no file is proven missing, and none is made elsewhere.
+// A missing store proves no file missing, and no other store is created in its place.
 func TestStoreThatIsGone(t *testing.T) {
 	t.Parallel()
 	content := []byte("workbook")
@@ -199,7 +203,10 @@ func TestStoreThatIsGone(t *testing.T) {
 	}{
 		"removed": {
 			func(t *testing.T, folder, _ string) { require.NoError(t, os.RemoveAll(folder)) },
-			func(t *testing.T, folder, copied string) { require.NoError(t, os.CopyFS(folder, os.DirFS(copied))) }},
+			func(t *testing.T, folder,
+				copied string) {
+				require.NoError(t, os.CopyFS(folder, os.DirFS(copied)))
+			}},
 		"moved away": {
 			func(t *testing.T, folder, _ string) { require.NoError(t, os.Rename(folder, folder+"-")) },
 			func(t *testing.T, folder, _ string) { require.NoError(t, os.Rename(folder+"-", folder)) }},
@@ -208,7 +215,10 @@ func TestStoreThatIsGone(t *testing.T) {
 				require.NoError(t, os.RemoveAll(folder))
 				require.NoError(t, os.Mkdir(folder, 0o700))
 			},
-			func(t *testing.T, folder, copied string) { require.NoError(t, os.CopyFS(folder, os.DirFS(copied))) }},
+			func(t *testing.T, folder,
+				copied string) {
+				require.NoError(t, os.CopyFS(folder, os.DirFS(copied)))
+			}},
 		"another store in its place": {
 			func(t *testing.T, folder, _ string) {
 				require.NoError(t, os.RemoveAll(folder))
@@ -221,7 +231,9 @@ func TestStoreThatIsGone(t *testing.T) {
 				require.NoError(t, os.CopyFS(folder, os.DirFS(copied)))
 			}},
 		"marker removed": {
-			func(t *testing.T, folder, _ string) { require.NoError(t, os.Remove(filepath.Join(folder, markerName))) },
+			func(t *testing.T, folder, _ string) {
+				require.NoError(t, os.Remove(filepath.Join(folder, markerName)))
+			},
 			func(t *testing.T, folder, copied string) {
 				data, err := os.ReadFile(filepath.Join(copied, markerName))
 				require.NoError(t, err)
@@ -236,7 +248,7 @@ func TestStoreThatIsGone(t *testing.T) {
 			require.NoError(t, os.CopyFS(copied, os.DirFS(folder)))
 			d := draft(t, files, content)
 			c.take(t, folder, copied)
-			if how == "marker removed" { // its files are there
+			if how == "marker removed" { // its files are still there
 				require.ErrorIs(t, files.Check(t.Context()), ErrNoStore)
 				_, err := files.Open(t.Context(), "default/unknown.zip")
 				require.ErrorIs(t, err, ErrNoStore)
@@ -261,7 +273,7 @@ func TestStoreThatIsGone(t *testing.T) {
 	})
 }
 
-// What cannot be read now is not proven missing.
+// A file that cannot be read now is not proven missing.
 func TestUnreadableIsNotMissing(t *testing.T) {
 	t.Parallel()
 	t.Run("folder", func(t *testing.T) {
@@ -269,14 +281,14 @@ func TestUnreadableIsNotMissing(t *testing.T) {
 		folder := filepath.Join(t.TempDir(), "files")
 		files := openTestFiles(t, "file://"+folder, "", nil)
 		put(t, files, name, []byte("x"))
-		// A link that leads out of the store is refused like a permission is.
+		// A link that leads outside the store is refused like a missing permission.
 		require.NoError(t, os.Rename(filepath.Join(folder, "default"), folder+"-"))
 		require.NoError(t, os.Symlink(folder+"-", filepath.Join(folder, "default")))
 		_, err := files.Open(t.Context(), name)
 		require.Error(t, err)
 		require.False(t, IsLost(err), "%v", err)
 		if os.Getuid() == 0 {
-			return // root may read everything
+			return // root can read everything
 		}
 		require.NoError(t, os.Chmod(folder, 0))
 		defer func() { require.NoError(t, os.Chmod(folder, 0o700)) }()
@@ -300,7 +312,7 @@ func TestUnreadableIsNotMissing(t *testing.T) {
 	})
 }
 
-// A store that was made is said to be new until it is accepted; its name stays.
+// A created store is reported as new until it is accepted; its name stays.
 func TestStoreIsNewUntilAccepted(t *testing.T) {
 	t.Parallel()
 	folder := filepath.Join(t.TempDir(), "files")
@@ -321,7 +333,7 @@ func TestStoreIsNewUntilAccepted(t *testing.T) {
 	require.Equal(t, first, again)
 	require.False(t, openTestFiles(t, "file://"+folder, "", nil).Made())
 
-	// An empty marker, of a full disk say, is none.
+	// An empty marker, for example from a full disk, does not count.
 	require.NoError(t, os.WriteFile(filepath.Join(folder, markerName), nil, 0o600))
 	_, made, err = StoreName("file://" + folder)
 	require.NoError(t, err)

@@ -19,25 +19,25 @@ import (
 	"sheaf/events/failpoint"
 )
 
-// draftsFolder lies inside the store's folder, so that a draft becomes a file
-// without being copied: both are on one file system.
+// draftsFolder is inside the store's folder, so that both are on one file system and a draft becomes a file
+// without being copied.
 const draftsFolder = ".drafts"
 
-// folderFiles keeps files in a local folder. Everything goes through os.Root, so
-// that neither a name nor a symbolic link leads out of it.
+// folderFiles stores files in a local folder. All access goes through os.Root, so that no name and no
+// symbolic link leads outside it.
 type folderFiles struct {
 	folder string // absolute
-	id     string // what markerName holds
+	id     string // content of markerName
 	made   bool   // by this open
 	drafts *drafts
 
 	mu      sync.Mutex
-	roots   []*os.Root          // all that were opened, the one in use last
+	roots   []*os.Root          // all that were opened, the current one last
 	durable map[string]*os.File // folders whose own names are durable, held open: see syncFolders
 }
 
-// mostDurable bounds the folders that are held open: one for each tenant.
-const mostDurable = 256
+// maxDurable bounds the folders that are held open, one for each tenant.
+const maxDurable = 256
 
 func openFolderFiles(folder string) (*folderFiles, error) {
 	folder, err := filepath.Abs(folder)
@@ -57,14 +57,15 @@ func openFolderFiles(folder string) (*folderFiles, error) {
 	}
 	s := &folderFiles{folder: folder, drafts: drafts, roots: []*os.Root{root}, durable: map[string]*os.File{}}
 	if err := s.mark(); err != nil {
-		return nil, errors.Join(fmt.Errorf("open files: %s in %s: %w", markerName, folder, classify(err)), root.Close())
+		return nil, errors.Join(fmt.Errorf("open files: %s in %s: %w", markerName, folder,
+			classify(err)), root.Close())
 	}
 	return s, nil
 }
 
 func (s *folderFiles) root() *os.Root { return s.drafts.root.Load() }
 
-// readMark returns the name that a folder has.
+// readMark returns the random name of a folder.
 func readMark(root *os.Root) (id string, made bool, err error) {
 	data, err := root.ReadFile(markerName)
 	if err != nil {
@@ -74,13 +75,13 @@ func readMark(root *os.Root) (id string, made bool, err error) {
 	return id, made, nil
 }
 
-// mark reads the folder's name, or gives it one.
+// mark reads the folder's random name, or creates one.
 func (s *folderFiles) mark() (err error) {
 	s.id, s.made, err = readMark(s.root())
 	if err == nil && s.id != "" || err != nil && !absent(err) {
 		return err
 	}
-	// Of several processes that do this at once one has the link.
+	// If several processes do this at once, one of the links succeeds.
 	if err := s.writeMark(rand.Text()+newMark, err != nil); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
@@ -88,7 +89,7 @@ func (s *folderFiles) mark() (err error) {
 	return err
 }
 
-// writeMark writes the marker, whole or not at all. With once an existing one stays.
+// writeMark writes the marker atomically. With once, an existing marker stays.
 func (s *folderFiles) writeMark(text string, once bool) (err error) {
 	root, draft := s.root(), path.Join(draftsFolder, rand.Text())
 	f, err := root.OpenFile(draft, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
@@ -138,18 +139,18 @@ func (s *folderFiles) Check(ctx context.Context) error {
 		return fmt.Errorf("%w: the folder is gone", ErrNoStore)
 	}
 	if err != nil {
-		return fmt.Errorf("look at the file store: %w", err)
+		return fmt.Errorf("checking the file store: %w", err)
 	}
 	is, err := root.Stat(".")
 	if err != nil {
-		return fmt.Errorf("look at the file store: %w", err)
+		return fmt.Errorf("checking the file store: %w", err)
 	}
 	if os.SameFile(at, is) {
 		return s.marked(root)
 	}
-	// Another folder is under the path: it may be the store, put back.
+	// Another folder is at the path; it may be the store, mounted again.
 	if root, err = os.OpenRoot(s.folder); err != nil {
-		return fmt.Errorf("look at the file store: %w", err)
+		return fmt.Errorf("checking the file store: %w", err)
 	}
 	if err := s.marked(root); err != nil {
 		return errors.Join(err, root.Close())
@@ -167,9 +168,9 @@ func (s *folderFiles) marked(root *os.Root) error {
 	case absent(err):
 		return fmt.Errorf("%w: %s is not in its folder", ErrNoStore, markerName)
 	case err != nil:
-		return fmt.Errorf("look at the file store: %w", err)
+		return fmt.Errorf("checking the file store: %w", err)
 	case id != s.id:
-		return fmt.Errorf("%w: %s in its folder is of another one", ErrNoStore, markerName)
+		return fmt.Errorf("%w: %s in its folder belongs to another store", ErrNoStore, markerName)
 	}
 	return nil
 }
@@ -213,22 +214,21 @@ func (s *folderFiles) commit(ctx context.Context, d *Draft, name string) error {
 	} else if err != nil {
 		return err
 	}
-	// Also for equal content: the Commit that placed it may have stopped here.
+	// Needed for equal content too: the Commit that placed it may have stopped before this.
 	if err := s.syncFolders(path.Dir(name)); err != nil {
 		return err
 	}
 	return nil
 }
 
-// place gives the draft its name, or fails with fs.ErrExist.
+// place gives the draft its final name, or fails with fs.ErrExist.
 func (s *folderFiles) place(d *Draft, name string) error {
 	root := d.root
 	for try := 1; ; try++ {
 		err := root.MkdirAll(path.Dir(name), 0o700)
 		made := err == nil
 		if made {
-			// A hard link, because rename would replace what another process has
-			// just placed under the name.
+			// A hard link, because a rename would replace a file that another process has just placed.
 			err = root.Link(d.name, name)
 			failpoint.Hit("file.link.after")
 			if err == nil || errors.Is(err, fs.ErrExist) {
@@ -238,13 +238,14 @@ func (s *folderFiles) place(d *Draft, name string) error {
 		if _, lost := root.Stat(d.name); lost != nil {
 			return fmt.Errorf("draft: %w", lost)
 		}
-		if raced := errors.Is(err, fs.ErrNotExist) || !made && errors.Is(err, fs.ErrExist); raced && try < 100 {
-			continue // a Delete took the folder while it was empty
+		if raced := errors.Is(err, fs.ErrNotExist) || !made &&
+			errors.Is(err, fs.ErrExist); raced && try < 100 {
+			continue // a Delete removed the folder while it was empty
 		}
 		if errors.Is(err, errors.ErrUnsupported) || errors.Is(err, fs.ErrPermission) {
-			// No hard links here (FAT, some network folders). What two processes
-			// could do to each other between the two calls, the event log settles:
-			// names hold the run, and one run's file is named by one event.
+			// No hard links here (FAT, some network folders). Two processes could interfere between the two
+			// calls. The event log resolves that: names contain the run, and only one event names a run's
+			// file.
 			if _, err := root.Stat(name); err == nil {
 				return fs.ErrExist
 			}
@@ -270,7 +271,7 @@ func (s *folderFiles) equal(ctx context.Context, d *Draft, name string) error {
 		return err
 	}
 	if os.SameFile(info, placed) {
-		return nil // an earlier Commit of this draft got as far as the link
+		return nil // an earlier Commit of this draft has linked it
 	}
 	if info.Size() != placed.Size() {
 		return ErrFileExists
@@ -297,13 +298,12 @@ func (s *folderFiles) equal(ctx context.Context, d *Draft, name string) error {
 	}
 }
 
-// syncFolders makes the names durable, up to the root: a folder that was made on
-// the way is a name too. What was done once for a folder need not be repeated
-// while it is the same one. A Delete may have removed it meanwhile, and a Commit
-// made another; as long as the first is held open, the two can be told apart.
+// syncFolders makes a name durable, with the names of all folders up to the root, which may be new too. Once
+// a folder's name is durable it need not be synced again, as long as the folder is the same. A Delete may
+// have removed it and a Commit created another; holding the first one open distinguishes the two.
 func (s *folderFiles) syncFolders(folder string) error {
 	if runtime.GOOS == "windows" {
-		return nil // a folder cannot be synced there
+		return nil // a folder cannot be synced on this system
 	}
 	f, err := s.root().Open(folder)
 	if err != nil {
@@ -326,15 +326,14 @@ func (s *folderFiles) syncFolders(folder string) error {
 	defer s.mu.Unlock()
 	if old, ok := s.durable[folder]; ok {
 		_ = old.Close()
-	} else if len(s.durable) >= mostDurable {
+	} else if len(s.durable) >= maxDurable {
 		return f.Close()
 	}
 	s.durable[folder] = f
 	return nil
 }
 
-// isDurable reports whether f is the folder of that name whose own name was made
-// durable before.
+// isDurable reports whether f is the folder of that name that was made durable.
 func (s *folderFiles) isDurable(folder string, f *os.File) bool {
 	s.mu.Lock()
 	held := s.durable[folder]
@@ -357,8 +356,8 @@ func (s *folderFiles) Open(ctx context.Context, name string) (File, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("open %s: %w", name, err)
 	}
-	// Neither a link to another file of the folder nor a pipe, which would keep
-	// whoever opens it waiting, is a file of the store.
+	// A symbolic link to another file of the folder, or a pipe, on which opening would block, is not a file
+	// of the store.
 	root := s.root()
 	info, err := root.Lstat(name)
 	if err == nil && !info.Mode().IsRegular() {
@@ -402,7 +401,7 @@ func (s *folderFiles) Delete(ctx context.Context, name string) error {
 		return fmt.Errorf("delete %s: %w", name, err)
 	}
 	failpoint.Hit("file.delete.after")
-	// Folders that are empty now go too; the first that is not ends it.
+	// Remove empty parent folders too, up to the first that is not empty.
 	for folder := path.Dir(name); folder != "."; folder = path.Dir(folder) {
 		if s.root().Remove(folder) != nil {
 			break
@@ -411,7 +410,8 @@ func (s *folderFiles) Delete(ctx context.Context, name string) error {
 	return nil
 }
 
-func (s *folderFiles) Sweep(ctx context.Context, keep func(name string) bool, olderThan time.Time) (removed int, err error) {
+func (s *folderFiles) Sweep(ctx context.Context, keep func(name string) bool,
+	olderThan time.Time) (removed int, err error) {
 	removed, failed := s.drafts.sweep(ctx, olderThan)
 	walk := func(name string, entry fs.DirEntry, err error) error {
 		if ctx.Err() != nil {
@@ -430,7 +430,7 @@ func (s *folderFiles) Sweep(ctx context.Context, keep func(name string) bool, ol
 			return nil
 		}
 		if !entry.Type().IsRegular() || checkFileName(name) != nil {
-			return nil // not ours
+			return nil // not a file of the store
 		}
 		info, err := entry.Info()
 		if err != nil || !info.ModTime().Before(olderThan) || keep(name) {

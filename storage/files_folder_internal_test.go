@@ -7,8 +7,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// The name of a folder is made durable with its first file, and again when the
-// folder was removed with its last file and made anew.
+// The name of a folder is made durable with its first file, and again after the folder was removed with its
+// last file and re-created.
 func TestNamesOfFoldersAreMadeDurable(t *testing.T) {
 	t.Parallel()
 	s, err := openFolderFiles(t.TempDir())

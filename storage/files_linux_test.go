@@ -7,7 +7,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A full disk, for real: needs the right to mount, and is skipped without it.
+// Uses a really full disk. It needs the right to mount, and is skipped without it.
 func TestFullDisk(t *testing.T) {
 	t.Parallel()
 	folder := t.TempDir()

@@ -9,11 +9,11 @@ import (
 	"sheaf/events/journal"
 )
 
-// SizeOnly has [OpenFinished] compare a file's size alone.
+// SizeOnly makes [OpenFinished] compare only a file's size.
 const SizeOnly = 0
 
-// OpenFinished opens the file of a completed export. A file that is missing or of
-// another size is lost, see [IsLost]. A file of at most readUpTo bytes is read whole first.
+// OpenFinished opens the file of a completed export. A file that is missing or has another size is lost, see
+// [IsLost]. A file of at most readUpTo bytes is also read and verified first.
 func OpenFinished(ctx context.Context, files Files, x *events.Export, readUpTo int64) (*CheckedFile, error) {
 	entry := x.Files[0]
 	file, err := OpenChecked(ctx, files, entry.Store, entry.Size, entry.SHA256)
@@ -26,7 +26,7 @@ func OpenFinished(ctx context.Context, files Files, x *events.Export, readUpTo i
 	return file, nil
 }
 
-// LostReason tells a caller why a file is lost.
+// LostReason describes to a caller why a file is lost.
 func LostReason(err error) string {
 	var damaged *DamagedError
 	if errors.As(err, &damaged) {
@@ -35,11 +35,11 @@ func LostReason(err error) string {
 	return "the finished file is missing from the file store"
 }
 
-// errExpired ends an Append: the export is not completed any more.
+// errExpired aborts an Append: the export is no longer completed.
 var errExpired = errors.New("expired by another")
 
-// ExpireLost expires an export whose file is lost, and deletes what is left of
-// the file. If several processes find the same, the first one's reason is kept.
+// ExpireLost expires an export whose file is lost, and deletes the rest of the file. If several processes
+// notice the loss, the first reason is kept.
 func ExpireLost(ctx context.Context, streams *journal.Log, files Files, x *events.Export, lost error) error {
 	after, err := streams.Append(ctx, *x, "", func(now *events.Export) (events.Payload, error) {
 		if now.State != events.StateCompleted || now.TerminalSeq != x.TerminalSeq {
@@ -60,14 +60,17 @@ func ExpireLost(ctx context.Context, streams *journal.Log, files Files, x *event
 
 // LogLost logs that an export expired because its file is lost.
 func LogLost(x *events.Export) {
-	x.With(slog.With("service", "storage")).Error("a finished file is lost; its export has expired", "reason", x.ExpiredReason)
+	x.With(slog.With("service", "storage")).Error("a finished file is lost; its export has expired", "reason",
+		x.ExpiredReason)
 }
 
-// DeleteFinished deletes the files of an export that expired.
+// DeleteFinished deletes the files of an expired export.
 func DeleteFinished(ctx context.Context, files Files, x *events.Export) {
 	for _, f := range x.Files {
 		if err := files.Delete(ctx, f.Store); err != nil {
-			x.With(slog.With("service", "storage")).Warn("expired file not deleted; the search for orphans will find it", "file", f.Store, "error", err)
+			x.With(slog.With("service",
+				"storage")).Warn("expired file not deleted; the search for orphans will find it", "file",
+				f.Store, "error", err)
 		}
 	}
 }

@@ -21,36 +21,33 @@ import (
 )
 
 const (
-	// Every chunk costs the server a message, a round trip and, with
-	// sync_interval: always, an fsync. Half of the server's default max_payload
-	// keeps them few.
+	// Every chunk costs the server a message, a round trip and, with sync_interval: always, an fsync. Half of
+	// the server's default max_payload keeps the number of chunks low.
 	maxChunk = 512 << 10
 
-	// Room in max_payload for what is not the chunk: its headers.
+	// Part of max_payload reserved for a chunk's headers.
 	chunkOverhead = 4 << 10
 
-	// Bounds each request to the server; ctx bounds the whole.
+	// Timeout of each request to the server; ctx bounds the whole operation.
 	requestTimeout = 10 * time.Second
 
 	// Metadata key of the chunks' stream sequences, in the form of chunkList.
 	chunksKey = "sheaf-chunks"
 )
 
-// natsFiles keeps files in a bucket of the JetStream Object Store, in its format
-// (NATS ADR-20): chunk messages on one subject for each upload, and one meta
-// message on the name's subject. Any Object Store client can read the files.
+// natsFiles stores files in a bucket of the JetStream Object Store, in its format (NATS ADR-20): chunk
+// messages on one subject per upload, and one meta message on the name's subject. Any Object Store client can
+// read the files.
 //
-// It writes them by itself, because ObjectStore.Put would break three promises
-// of [Files]. Put sends the meta message before it has seen the acks of the
-// chunks, so that a full stream leaves a visible file without its last chunks; it
-// replaces a file of the same name; and its reader starts at the first byte only.
-// Here the chunks are acknowledged, read back and compared by SHA-256 before the
-// meta message makes them visible; the meta message is fenced with the expected
-// last sequence of its subject; and it lists the sequences of the chunks, so that
-// a reader fetches any byte with one direct get.
+// It does not use ObjectStore.Put, which would break three promises of [Files]. Put sends the meta message
+// before the chunks are acknowledged, so a full stream leaves a visible file without its last chunks. Put
+// replaces an existing file of the same name. Its reader can only start at the first byte. Here the chunks
+// are acknowledged, read back and verified by SHA-256 before the meta message makes them visible. The meta
+// message is fenced with the expected last sequence of its subject. It lists the sequences of the chunks, so
+// that a reader fetches any byte with one direct get.
 //
-// A crash between chunks and meta leaves chunks that no meta message names. Their
-// subject holds the file's name, so that Sweep finds them with one listing.
+// A crash between chunks and meta message leaves chunks that no meta message names. Their subject contains
+// the file's name, so Sweep finds them with one listing.
 type natsFiles struct {
 	drafts *drafts
 	root   *os.Root
@@ -60,7 +57,8 @@ type natsFiles struct {
 	made   bool // by this open
 }
 
-func openNATSFiles(ctx context.Context, bucket, dataDir string, js jetstream.JetStream, replicas int) (*natsFiles, error) {
+func openNATSFiles(ctx context.Context, bucket, dataDir string, js jetstream.JetStream,
+	replicas int) (*natsFiles, error) {
 	stream, made, err := openBucket(ctx, js, jetstream.ObjectStoreConfig{
 		Bucket:      bucket,
 		Description: "Sheaf: finished workbooks",
@@ -84,11 +82,11 @@ func openNATSFiles(ctx context.Context, bucket, dataDir string, js jetstream.Jet
 	return &natsFiles{drafts: drafts, root: root, js: js, stream: stream, bucket: bucket, made: made}, nil
 }
 
-// openBucket returns the bucket's stream, and makes it if there is none. A cluster
-// that makes it for several processes at once leaves requests without an answer, and
-// says of a bucket that exists that it is not found (seen with nats-server 2.15.2);
-// it is asked again, for a minute at most.
-func openBucket(ctx context.Context, js jetstream.JetStream, cfg jetstream.ObjectStoreConfig) (stream jetstream.Stream, made bool, err error) {
+// openBucket returns the bucket's stream, and creates it if there is none. A cluster that creates it for
+// several processes at once drops requests and reports an existing bucket as not found (seen with nats-server
+// 2.15.2). openBucket therefore retries for up to a minute.
+func openBucket(ctx context.Context, js jetstream.JetStream,
+	cfg jetstream.ObjectStoreConfig) (stream jetstream.Stream, made bool, err error) {
 	const answerWait, most = 3 * time.Second, 20
 	for attempt := 1; ; attempt++ {
 		asked, cancel := context.WithTimeout(ctx, answerWait)
@@ -117,7 +115,7 @@ func openBucket(ctx context.Context, js jetstream.JetStream, cfg jetstream.Objec
 
 func (s *natsFiles) Made() bool { return s.made }
 
-func (s *natsFiles) Accept() error { return nil } // the bucket is there
+func (s *natsFiles) Accept() error { return nil } // only folders need it
 
 func (s *natsFiles) Check(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
@@ -127,7 +125,7 @@ func (s *natsFiles) Check(ctx context.Context) error {
 		return fmt.Errorf("%w: the bucket %s is gone", ErrNoStore, s.bucket)
 	}
 	if err != nil {
-		return fmt.Errorf("look at the file store: %w", err)
+		return fmt.Errorf("checking the file store: %w", err)
 	}
 	return nil
 }
@@ -170,18 +168,20 @@ func (s *natsFiles) commit(ctx context.Context, d *Draft, name string) error {
 		err = s.verify(ctx, info, digest)
 	}
 	if err != nil {
-		s.purgeChunks(ctx, object) // nothing names them yet
+		s.purgeChunks(ctx, object) // no meta message names them yet
 		return err
 	}
 	info.Name, info.Digest = name, digest
 	return s.publishMeta(ctx, info, placed.sequence)
 }
 
-// upload stores the draft's bytes as chunks and returns what it stored.
-func (s *natsFiles) upload(ctx context.Context, d *Draft, object string, size int64) (*jetstream.ObjectInfo, error) {
+// upload stores the draft's bytes as chunks and describes them.
+func (s *natsFiles) upload(ctx context.Context, d *Draft, object string,
+	size int64) (*jetstream.ObjectInfo, error) {
 	chunk := min(maxChunk, s.js.Conn().MaxPayload()-chunkOverhead)
 	if chunk < chunkOverhead {
-		return nil, fmt.Errorf("server's max_payload of %d bytes is too small for files", s.js.Conn().MaxPayload())
+		return nil, fmt.Errorf("server's max_payload of %d bytes is too small for files",
+			s.js.Conn().MaxPayload())
 	}
 	buf := make([]byte, chunk)
 	var chunks chunkList
@@ -190,8 +190,8 @@ func (s *natsFiles) upload(ctx context.Context, d *Draft, object string, size in
 		if _, err := d.file.ReadAt(buf[:n], offset); err != nil {
 			return nil, fmt.Errorf("read draft: %w", err)
 		}
-		// The fence keeps a publish that is repeated after a lost ack from storing
-		// the chunk twice. One at a time: pipelined ones could be reordered by it.
+		// The fence prevents a publish retried after a lost ack from storing the chunk twice. Pipelined
+		// publishes could be reordered, which the fence would refuse; so there is one at a time.
 		ack, err := s.publish(ctx, s.chunkSubject(object), buf[:n], chunks.last(), "")
 		if err != nil {
 			return nil, err
@@ -211,7 +211,7 @@ func (s *natsFiles) upload(ctx context.Context, d *Draft, object string, size in
 	}, nil
 }
 
-// verify reads the chunks back, as a reader will.
+// verify reads the chunks back as a reader does.
 func (s *natsFiles) verify(ctx context.Context, info *jetstream.ObjectInfo, digest string) error {
 	file, err := s.file(ctx, info, time.Time{})
 	if err != nil {
@@ -237,10 +237,11 @@ func (s *natsFiles) publishMeta(ctx context.Context, info *jetstream.ObjectInfo,
 	failpoint.Hit("object.meta.after")
 	var refused *jetstream.APIError
 	if err == nil || !errors.As(err, &refused) {
-		// Not refused: without an answer it may be stored, so its chunks stay.
+		// The outcome is unknown. The message may be stored, so the chunks must stay.
 		return err
 	}
-	if refused.ErrorCode != jetstream.JSErrCodeStreamWrongLastSequence && refused.ErrorCode != jetstream.JSErrCodeStreamWrongLastSequenceConstant {
+	if refused.ErrorCode != jetstream.JSErrCodeStreamWrongLastSequence &&
+		refused.ErrorCode != jetstream.JSErrCodeStreamWrongLastSequenceConstant {
 		s.purgeChunks(ctx, info.NUID)
 		return err
 	}
@@ -249,13 +250,14 @@ func (s *natsFiles) publishMeta(ctx context.Context, info *jetstream.ObjectInfo,
 		return errors.Join(err, metaErr)
 	}
 	if placed.info.NUID == info.NUID {
-		return nil // our own, its ack was lost
+		return nil // our own message, whose ack was lost
 	}
 	s.purgeChunks(ctx, info.NUID)
 	return placed.equal(int64(info.Size), info.Digest)
 }
 
-func (s *natsFiles) publish(ctx context.Context, subject string, data []byte, lastSequence uint64, rollup string) (*jetstream.PubAck, error) {
+func (s *natsFiles) publish(ctx context.Context, subject string, data []byte, lastSequence uint64,
+	rollup string) (*jetstream.PubAck, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	msg := nats.NewMsg(subject)
@@ -298,7 +300,7 @@ func (s *natsFiles) Delete(ctx context.Context, name string) error {
 	return nil
 }
 
-// remove takes the name first: a crash in between leaves an orphan, not a ruin.
+// remove deletes the name first: a crash in between leaves orphaned chunks, not a damaged file.
 func (s *natsFiles) remove(ctx context.Context, name, object string) error {
 	if err := s.stream.Purge(ctx, jetstream.WithPurgeSubject(s.metaSubject(name))); err != nil {
 		return err
@@ -306,14 +308,15 @@ func (s *natsFiles) remove(ctx context.Context, name, object string) error {
 	return s.stream.Purge(ctx, jetstream.WithPurgeSubject(s.chunkSubject(object)))
 }
 
-// purgeChunks tidies up after a failed Commit. What it leaves, Sweep finds.
+// purgeChunks cleans up after a failed Commit. Sweep finds the chunks that it misses.
 func (s *natsFiles) purgeChunks(ctx context.Context, object string) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), requestTimeout)
 	defer cancel()
 	_ = s.stream.Purge(ctx, jetstream.WithPurgeSubject(s.chunkSubject(object)))
 }
 
-func (s *natsFiles) Sweep(ctx context.Context, keep func(name string) bool, olderThan time.Time) (removed int, err error) {
+func (s *natsFiles) Sweep(ctx context.Context, keep func(name string) bool,
+	olderThan time.Time) (removed int, err error) {
 	removed, failed := s.drafts.sweep(ctx, olderThan)
 	n, err := s.sweepBucket(ctx, keep, olderThan)
 	if failed == nil {
@@ -325,12 +328,13 @@ func (s *natsFiles) Sweep(ctx context.Context, keep func(name string) bool, olde
 	return removed + n, nil
 }
 
-func (s *natsFiles) sweepBucket(ctx context.Context, keep func(name string) bool, olderThan time.Time) (removed int, err error) {
+func (s *natsFiles) sweepBucket(ctx context.Context, keep func(name string) bool,
+	olderThan time.Time) (removed int, err error) {
 	info, err := s.stream.Info(ctx, jetstream.WithSubjectFilter("$O."+s.bucket+".>"))
 	if err != nil {
 		return 0, err
 	}
-	objects := map[string][]string{} // of each name, the uploads that have chunks
+	objects := map[string][]string{} // uploads with chunks, by name
 	names := map[string]bool{}
 	for subject := range info.State.Subjects {
 		if token, ok := strings.CutPrefix(subject, s.metaSubject("")); ok {
@@ -338,7 +342,7 @@ func (s *natsFiles) sweepBucket(ctx context.Context, keep func(name string) bool
 				names[name] = true
 			}
 		} else if object, ok := strings.CutPrefix(subject, s.chunkSubject("")); ok {
-			// nuid's alphabet has no hyphen, base64's has: cut at the last one.
+			// Cut at the last hyphen: base64's alphabet has hyphens, nuid's does not.
 			if i := strings.LastIndexByte(object, '-'); i > 0 {
 				if name, ok := s.decode(object[:i]); ok {
 					objects[name] = append(objects[name], object)
@@ -365,7 +369,7 @@ func (s *natsFiles) sweepBucket(ctx context.Context, keep func(name string) bool
 	}
 	for name, uploads := range objects {
 		if names[name] && len(uploads) == 1 {
-			continue // the file's own, or gone with it just now
+			continue // the file's own chunks, or deleted meanwhile
 		}
 		for _, object := range uploads {
 			if err := ctx.Err(); err != nil {
@@ -388,8 +392,8 @@ func (s *natsFiles) sweepFile(ctx context.Context, name string, olderThan time.T
 	return err == nil, err
 }
 
-// sweepChunks removes an upload's chunks if its last one is old and the name's
-// meta message, asked for after that, does not name the upload.
+// sweepChunks deletes an upload's chunks if the last one is old and the name's meta message, read after that,
+// does not refer to the upload.
 func (s *natsFiles) sweepChunks(ctx context.Context, name, object string, olderThan time.Time) (bool, error) {
 	last, err := s.leaderGet(ctx, messageGet{LastFor: s.chunkSubject(object)})
 	if errors.Is(err, ErrNoFile) || (err == nil && !last.Time.Before(olderThan)) {
@@ -416,7 +420,7 @@ func (s *natsFiles) Close() error { return s.root.Close() }
 func (s *natsFiles) metaSubject(name string) string    { return "$O." + s.bucket + ".M." + s.encode(name) }
 func (s *natsFiles) chunkSubject(object string) string { return "$O." + s.bucket + ".C." + object }
 
-// encode is the Object Store's own, so that its clients find the name.
+// encode encodes a name as the Object Store does, so that its clients find it.
 func (s *natsFiles) encode(name string) string {
 	return base64.URLEncoding.EncodeToString([]byte(name))
 }
@@ -430,7 +434,7 @@ func (s *natsFiles) decode(token string) (name string, ok bool) {
 type placedObject struct {
 	info     jetstream.ObjectInfo
 	time     time.Time
-	sequence uint64 // also with ErrNoFile: that of a deletion marker, else 0
+	sequence uint64 // with ErrNoFile: of a deletion marker, else 0
 }
 
 func (p *placedObject) equal(size int64, digest string) error {
@@ -440,7 +444,7 @@ func (p *placedObject) equal(size int64, digest string) error {
 	return nil
 }
 
-// meta asks the leader: a direct get may come from a replica that lags.
+// meta asks the leader, as a direct get may reach a lagging replica.
 func (s *natsFiles) meta(ctx context.Context, name string) (placedObject, error) {
 	msg, err := s.leaderGet(ctx, messageGet{LastFor: s.metaSubject(name)})
 	if err != nil {
@@ -448,7 +452,7 @@ func (s *natsFiles) meta(ctx context.Context, name string) (placedObject, error)
 	}
 	placed := placedObject{time: msg.Time, sequence: msg.Sequence}
 	if err := json.Unmarshal(msg.Data, &placed.info); err != nil {
-		return placed, &DamagedError{What: "its description in the bucket cannot be read", cause: err}
+		return placed, &DamagedError{What: "its metadata in the bucket cannot be read", cause: err}
 	}
 	if placed.info.Deleted {
 		return placed, ErrNoFile
@@ -469,9 +473,8 @@ type storedMessage struct {
 	Time     time.Time `json:"time"`
 }
 
-// leaderGet reads one message from the stream's leader, which jetstream.Stream
-// cannot be told to do: it always asks any replica of a bucket's stream. Absence
-// is ErrNoFile.
+// leaderGet reads one message from the stream's leader. jetstream.Stream cannot do that for a bucket: it
+// always asks any replica. If there is no such message, the error is ErrNoFile.
 func (s *natsFiles) leaderGet(ctx context.Context, get messageGet) (storedMessage, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
@@ -509,9 +512,8 @@ func (s *natsFiles) leaderGet(ctx context.Context, get messageGet) (storedMessag
 	return *response.Message, nil
 }
 
-// chunk reads one message of a file: from any replica, and from the leader when
-// that one does not have it. The disk of a single replica may be at fault, so
-// several are asked.
+// chunk reads one message of a file from any replica, and from the leader if that replica does not have it.
+// It asks several times, because the disk of a single replica may be damaged.
 func (s *natsFiles) chunk(ctx context.Context, sequence uint64, subject string) ([]byte, error) {
 	const looks = 3
 	for range looks {
@@ -538,8 +540,9 @@ func (s *natsFiles) chunk(ctx context.Context, sequence uint64, subject string) 
 	return stored.Data, nil
 }
 
-func (s *natsFiles) file(ctx context.Context, info *jetstream.ObjectInfo, modTime time.Time) (*natsFile, error) {
-	const damaged = "its description in the bucket is not what was written"
+func (s *natsFiles) file(ctx context.Context, info *jetstream.ObjectInfo,
+	modTime time.Time) (*natsFile, error) {
+	const damaged = "its metadata in the bucket has changed"
 	chunks, err := parseChunkList(info.Metadata[chunksKey])
 	if err != nil {
 		return nil, &DamagedError{What: damaged, cause: err}
@@ -549,15 +552,16 @@ func (s *natsFiles) file(ctx context.Context, info *jetstream.ObjectInfo, modTim
 	}
 	size := int64(info.Opts.ChunkSize)
 	if want := (int64(info.Size) + size - 1) / size; int64(chunks.count) != want {
-		return nil, &DamagedError{What: damaged, cause: fmt.Errorf("meta message lists %d chunks, want %d", chunks.count, want)}
+		return nil, &DamagedError{What: damaged,
+			cause: fmt.Errorf("meta message lists %d chunks, want %d", chunks.count, want)}
 	}
 	return &natsFile{ctx: ctx, files: s, subject: s.chunkSubject(info.NUID), chunks: chunks,
 		chunkSize: size, size: int64(info.Size), modTime: modTime, loaded: -1}, nil
 }
 
-// natsFile holds one chunk at a time.
+// natsFile buffers one chunk at a time.
 type natsFile struct {
-	ctx       context.Context // of Open
+	ctx       context.Context // passed to Open
 	files     *natsFiles
 	subject   string
 	chunks    chunkList
@@ -566,7 +570,7 @@ type natsFile struct {
 	modTime   time.Time
 
 	offset int64
-	loaded int64 // index of the chunk in data, -1 for none
+	loaded int64 // index of the chunk in data; -1 if there is none
 	data   []byte
 	closed bool
 }
@@ -624,9 +628,8 @@ func (f *natsFile) Close() error {
 	return nil
 }
 
-// chunkList is the stream sequences of a file's chunks, as runs of consecutive
-// ones: uploads that go on at the same time interleave, one that is alone is one
-// run. Its text is FIRST+COUNT for each run, joined by commas.
+// chunkList holds the stream sequences of a file's chunks, as runs of consecutive ones: concurrent uploads
+// interleave, while a lone upload is one run. Its text is FIRST+COUNT for each run, joined by commas.
 type chunkList struct {
 	runs  []chunkRun
 	count int
@@ -634,11 +637,11 @@ type chunkList struct {
 
 type chunkRun struct {
 	first uint64 // sequence of the run's first chunk
-	index int64  // of that chunk in the file
+	index int64  // index of that chunk in the file
 	count int
 }
 
-// last is the sequence of the last chunk, 0 if there is none.
+// last returns the sequence of the last chunk, 0 if there is none.
 func (l *chunkList) last() uint64 {
 	if len(l.runs) == 0 {
 		return 0
@@ -656,7 +659,7 @@ func (l *chunkList) add(sequence uint64) {
 	l.count++
 }
 
-// sequence of the chunk at index, which must be less than count.
+// sequence returns the sequence of the chunk at index, which must be less than count.
 func (l *chunkList) sequence(index int64) uint64 {
 	low, high := 0, len(l.runs)-1
 	for low < high {
@@ -698,7 +701,7 @@ func parseChunkList(text string) (chunkList, error) {
 	return l, nil
 }
 
-// digestOf is the Object Store's form of the SHA-256 of what r holds.
+// digestOf returns the SHA-256 of r's content in the Object Store's form.
 func digestOf(ctx context.Context, r io.Reader) (string, error) {
 	h := sha256.New()
 	if _, err := io.Copy(h, contextReader{ctx, r}); err != nil {
@@ -719,7 +722,7 @@ func (r contextReader) Read(p []byte) (int, error) {
 	return r.r.Read(p)
 }
 
-// JetStream API error codes for a limit that is reached (nats-server errors.json).
+// JetStream API error codes for exhausted limits (nats-server errors.json).
 const (
 	codeAccountResources      jetstream.ErrorCode = 10002 // resource limits exceeded for account
 	codeInsufficientResources jetstream.ErrorCode = 10023 // insufficient resources

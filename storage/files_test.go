@@ -25,7 +25,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-// startNATS runs a real server with the durability of production.
+// startNATS runs a real server with production durability.
 func startNATS(t *testing.T, adjust func(*server.Options)) jetstream.JetStream {
 	t.Helper()
 	opts := &server.Options{
@@ -48,8 +48,8 @@ func startNATS(t *testing.T, adjust func(*server.Options)) jetstream.JetStream {
 	return js
 }
 
-// forEachDriver runs the claims of [Files] against every driver. open opens the
-// same store once more, as another process would.
+// forEachDriver runs a claim about [Files] with every driver. open opens the same store again, like another
+// process.
 func forEachDriver(t *testing.T, claim func(t *testing.T, open func(t *testing.T) Files)) {
 	t.Run("folder", func(t *testing.T) {
 		folder := filepath.Join(t.TempDir(), "files")
@@ -105,7 +105,7 @@ func absentFile(t *testing.T, files Files, name string) {
 	require.ErrorIs(t, err, ErrNoFile)
 }
 
-// noise is incompressible and the same for the same seed.
+// noise returns incompressible bytes that depend only on the seed.
 func noise(seed uint64, size int) []byte {
 	b := make([]byte, size)
 	_, _ = rand.NewChaCha8([32]byte{byte(seed), byte(seed >> 8)}).Read(b)
@@ -162,7 +162,7 @@ func TestNameIsWrittenOnce(t *testing.T) {
 		for _, content := range [][]byte{changed, content[:100], nil} {
 			d := draft(t, other, content)
 			require.ErrorIs(t, other.Commit(t.Context(), d, name), ErrFileExists)
-			// The draft is as it was: it can still go elsewhere.
+			// The draft is unchanged and can be committed under another name.
 			elsewhere := fmt.Sprintf("default/%d.zip", len(content))
 			require.NoError(t, other.Commit(t.Context(), d, elsewhere))
 			require.True(t, bytes.Equal(content, get(t, files, elsewhere)))
@@ -242,7 +242,7 @@ func TestRangesAreServed(t *testing.T) {
 	})
 }
 
-// A File is bytes.Reader's equal under any seeks and reads.
+// A File behaves like a bytes.Reader for all seeks and reads.
 func TestFileReadsLikeItsBytes(t *testing.T) {
 	t.Parallel()
 	forEachDriver(t, func(t *testing.T, open func(t *testing.T) Files) {
@@ -280,7 +280,8 @@ func TestNamesAreIDs(t *testing.T) {
 	t.Parallel()
 	good := []string{"a", "a.zip", name, "a-b_c/0/x.zip", strings.Repeat("a", maxFileName)}
 	bad := []string{"", ".", "..", "/a", "a/", "a//b", "../a", "a/../b", "a/./b", "A", "a b", "a\x00", "a\nb",
-		".drafts/a", "a.b/c", ".zip", "a.", "a..zip", "报表.zip", `a\b`, "a*", "a>b", strings.Repeat("a", maxFileName+1)}
+		".drafts/a", "a.b/c", ".zip", "a.", "a..zip", "报表.zip", `a\b`, "a*", "a>b",
+		strings.Repeat("a", maxFileName+1)}
 	forEachDriver(t, func(t *testing.T, open func(t *testing.T) Files) {
 		files := open(t)
 		for _, name := range good {
@@ -363,7 +364,7 @@ func TestSweepRemovesOnlyOldOrphans(t *testing.T) {
 		require.Len(t, get(t, files, "default/kept.zip"), maxChunk+1)
 		absentFile(t, files, "default/orphan.zip")
 
-		// A draft that was swept too early fails loudly or is still whole.
+		// A draft that was swept too early fails to commit or is complete.
 		if err := files.Commit(t.Context(), d, name); err == nil {
 			require.Equal(t, "in the making", string(get(t, files, name)))
 		} else {
@@ -395,7 +396,8 @@ func TestCancelledContextStops(t *testing.T) {
 
 func TestOpenFilesNamesWhatItTakes(t *testing.T) {
 	t.Parallel()
-	for _, url := range []string{"", "file:", "file://", "nats://", "/tmp/files", "s3://bucket", "ftp://x", "://x"} {
+	for _, url := range []string{"", "file:", "file://", "nats://", "/tmp/files", "s3://bucket",
+		"ftp://x", "://x"} {
 		_, err := OpenFiles(t.Context(), url, t.TempDir(), nil, 1)
 		require.ErrorContains(t, err, "file://PATH", "%q", url)
 		require.ErrorContains(t, err, "nats://BUCKET", "%q", url)
@@ -485,7 +487,7 @@ func TestObjectStoreClientsReadTheFiles(t *testing.T) {
 	require.NoError(t, err)
 	require.True(t, bytes.Equal(content, got))
 
-	// Deleted by such a client, it is absent, and the name is free again.
+	// After such a client deletes a file, it is missing and its name is free.
 	require.NoError(t, bucket.Delete(t.Context(), name))
 	absentFile(t, files, name)
 	put(t, files, name, content[:5])
@@ -593,13 +595,14 @@ func TestLostChunkIsAnErrorNotAShortFile(t *testing.T) {
 	require.NoError(t, err)
 	f, err := files.Open(t.Context(), name)
 	require.NoError(t, err)
-	require.NoError(t, files.stream.Purge(t.Context(), jetstream.WithPurgeSubject(files.chunkSubject(placed.info.NUID))))
+	require.NoError(t, files.stream.Purge(t.Context(),
+		jetstream.WithPurgeSubject(files.chunkSubject(placed.info.NUID))))
 	_, err = io.ReadAll(f)
 	require.ErrorIs(t, err, ErrNoFile)
 	require.NoError(t, f.Close())
 }
 
-// What a list of chunks is made from, its text gives back.
+// The text of a list of chunks restores the list.
 func TestChunkListText(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(rt *rapid.T) {
@@ -636,7 +639,7 @@ func FuzzChunkList(f *testing.F) {
 	})
 }
 
-// lateJetStream says of a stream at first that it is not found.
+// lateJetStream first reports that a stream is not found.
 type lateJetStream struct {
 	jetstream.JetStream
 	asked int
@@ -649,7 +652,7 @@ func (l *lateJetStream) Stream(ctx context.Context, name string) (jetstream.Stre
 	return l.JetStream.Stream(ctx, name)
 }
 
-// A bucket that several processes make at once may not be found by all of them.
+// A bucket that several processes create at once may be invisible to some of them for a while.
 func TestABucketIsAskedForAgain(t *testing.T) {
 	t.Parallel()
 	js := &lateJetStream{JetStream: startNATS(t, nil)}

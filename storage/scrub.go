@@ -8,17 +8,17 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// Scrub says how far a process has come with reading all finished files. It is kept beside the
-// projection, so that the next process resumes where this one stopped.
+// Scrub is the progress of reading all finished files. It is stored with the projection, so that the next
+// process resumes where this one stopped.
 type Scrub struct {
-	Begun time.Time `json:"begun,omitzero"` // of the newest pass; zero before the first
+	Begun time.Time `json:"begun,omitzero"` // start of the newest pass; zero before the first
 	After string    `json:"after"`          // key of the last export whose file was read
-	Done  bool      `json:"done"`           // the pass has read all
+	Done  bool      `json:"done"`           // the pass has read all files
 }
 
 var metaScrub = []byte("scrub") // JSON of Scrub
 
-// Scrub returns the record that was saved last. An unreadable one counts as none.
+// Scrub returns the last saved progress, or the zero value if there is none or it is unreadable.
 func (t *Tasks) Scrub() (s Scrub, err error) {
 	err = t.view(func(tx *bbolt.Tx) error {
 		if data := tx.Bucket(bucketMeta).Get(metaScrub); data != nil && json.Unmarshal(data, &s) != nil {
@@ -29,7 +29,7 @@ func (t *Tasks) Scrub() (s Scrub, err error) {
 	return s, err
 }
 
-// SaveScrub replaces what Scrub returns.
+// SaveScrub replaces the saved progress.
 func (t *Tasks) SaveScrub(s Scrub) error {
 	data, err := json.Marshal(s)
 	if err != nil {

@@ -31,7 +31,9 @@ func TestScrubIsKept(t *testing.T) {
 	got, err := tasks.Scrub()
 	require.NoError(t, err)
 	require.Equal(t, want, got)
-	require.NoError(t, tasks.update(func(tx *bbolt.Tx) error { return tx.Bucket(bucketMeta).Put(metaScrub, []byte("{")) }))
+	require.NoError(t, tasks.update(func(tx *bbolt.Tx) error {
+		return tx.Bucket(bucketMeta).Put(metaScrub, []byte("{"))
+	}))
 	got, err = tasks.Scrub()
 	require.NoError(t, err)
 	require.Zero(t, got)

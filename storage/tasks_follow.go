@@ -8,13 +8,12 @@ import (
 	"sheaf/events/journal"
 )
 
-// BoundToLog is closed when the projection is known to be of the log that Follow reads.
-// Until then it may hold exports of another log.
+// BoundToLog is closed once the projection belongs to the log that Follow reads. Before that it may hold
+// exports of another log.
 func (t *Tasks) BoundToLog() <-chan struct{} { return t.bound }
 
-// Follow binds the projection to a log and applies the log's events until ctx ends;
-// then it returns nil. applied gets each batch after it was applied. After
-// [events.ErrUnavailable] it can be called again.
+// Follow binds the projection to a log and applies the log's events until ctx ends; then it returns nil. It
+// calls applied with each batch after applying it. After [events.ErrUnavailable] it can be called again.
 func (t *Tasks) Follow(ctx context.Context, streams *journal.Log, applied func([]events.Event)) error {
 	select {
 	case <-t.bound:
@@ -42,8 +41,7 @@ func (t *Tasks) bindTo(ctx context.Context, streams *journal.Log) error {
 		return err
 	}
 	if log.First > log.Last {
-		// Nothing of the log is left, so no event would ever bring the projection to
-		// its end.
+		// The log is empty, so no event would ever bring the projection to the log's end.
 		return t.Apply([]events.Event{{Sequence: log.Last}})
 	}
 	return nil

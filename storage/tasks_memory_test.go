@@ -10,9 +10,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Readers and a writer that makes the file grow go on while its pages are
-// released under them.
-func TestReleaseDisturbsNobody(t *testing.T) {
+// Readers, and a writer that grows the file, keep working while the file's pages are released.
+func TestReleaseDuringReadsAndWrites(t *testing.T) {
 	t.Parallel()
 	tasks := openAt(t, filepath.Join(t.TempDir(), "tasks.db"))
 	log := logOf{t: t}

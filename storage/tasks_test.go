@@ -25,24 +25,23 @@ var begin = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 
 func keyOf(n int) string { return fmt.Sprintf("%032x", n) }
 
-// logOf makes a log: it gives events their sequences and the export after them, and
-// passes each through the wire format, so that they hold what a follower of the log
-// would see.
+// logOf builds a log: it assigns events their sequences and resulting exports, and passes each through the
+// wire format, so that they equal those read from the log.
 type logOf struct {
 	t    require.TestingT
-	all  []events.Event // that were not purged
+	all  []events.Event // those not purged
 	last uint64
 	now  map[string]events.Export // by key
 }
 
-// add appends an event that the state of its export admits.
+// add appends an event that the state of its export allows.
 func (l *logOf) add(tenant, key string, at time.Time, p events.Payload) events.Event {
 	x, ok := l.now[key]
 	if !ok {
 		x = events.Export{Tenant: tenant, Key: key}
 	}
 	if r, ok := p.(*events.ExportRequested); ok {
-		r.ExportID = x.ID // as whoever asks again writes it
+		r.ExportID = x.ID // as every retry of a request does
 	}
 	ev := events.Event{ID: fmt.Sprintf("e-%d", l.last+1), Tenant: tenant, Key: key, Time: at, Payload: p}
 	require.NoError(l.t, x.Apply(ev))
@@ -60,9 +59,11 @@ func (l *logOf) add(tenant, key string, at time.Time, p events.Payload) events.E
 	return ev
 }
 
-// keepLast purges the events of a key but the newest one, and drop all of them.
+// keepLast purges all events of a key except the newest, and drop purges all of them.
 func (l *logOf) keepLast(key string) {
-	l.all = slices.DeleteFunc(l.all, func(ev events.Event) bool { return ev.Key == key && ev.Sequence < l.now[key].LastSeq })
+	l.all = slices.DeleteFunc(l.all, func(ev events.Event) bool {
+		return ev.Key == key && ev.Sequence < l.now[key].LastSeq
+	})
 }
 
 func (l *logOf) drop(key string) {
@@ -74,14 +75,17 @@ func request(user string, at time.Time) *events.ExportRequested {
 	return &events.ExportRequested{CreatedAt: at, Request: events.Request{
 		Timestamp: at.Unix(), ExtType: "XLSX", Title: "订单", UserID: user, Callback: "http://example.com/done",
 		SourceType: events.SourceHTTP, HTTP: &events.HTTPRequest{
-			URL: "http://127.0.0.1:8080/demo/page", Method: "GET", Param: json.RawMessage(`{"limit":20,"q":"<a>"}`), Limit: 20, Conn: 5, Header: []string{"Authorization"},
+			URL: "http://127.0.0.1:8080/demo/page", Method: "GET",
+			Param: json.RawMessage(`{"limit":20,"q":"<a>"}`), Limit: 20, Conn: 5,
+			Header: []string{"Authorization"},
 		},
 	}}
 }
 
 func completed(store string, expires time.Time) *events.ExportCompleted {
 	return &events.ExportCompleted{Run: 1, Pages: 3, Rows: 60, ExpiresAt: expires,
-		Files: []events.File{{Name: "订单.zip", Store: store, Size: 1000, SHA256: strings.Repeat("ab", 32), Rows: 60}}}
+		Files: []events.File{{Name: "订单.zip", Store: store, Size: 1000,
+			SHA256: strings.Repeat("ab", 32), Rows: 60}}}
 }
 
 func openAt(t testing.TB, path string) *Tasks {
@@ -130,8 +134,7 @@ func TestApplyShowsTheNewestState(t *testing.T) {
 	require.ErrorIs(t, err, ErrUnknownKey)
 }
 
-// Of several events of one key only the newest counts, wherever the batch was cut and
-// whatever was purged.
+// Only the newest event of a key counts, however the log is cut into batches and purged.
 func TestApplyTakesTheNewestOfABatch(t *testing.T) {
 	t.Parallel()
 	log := logOf{t: t}
@@ -203,10 +206,11 @@ func TestEventsWithoutAnExportOfTheirKeyOnlyMoveTheSequence(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, map[events.State]int{events.StateRequested: 1}, counts)
 
-	// The export counts, also if what happened is not known.
+	// The export in an unknown event still counts.
 	x := log.now[keyOf(1)]
 	x.State, x.LastSeq = "paused", tasks.Applied()+1
-	require.NoError(t, tasks.Apply([]events.Event{{Tenant: "default", Key: keyOf(1), Sequence: x.LastSeq, Export: &x}}))
+	require.NoError(t, tasks.Apply([]events.Event{{Tenant: "default", Key: keyOf(1),
+		Sequence: x.LastSeq, Export: &x}}))
 	now, err := tasks.Get(keyOf(1))
 	require.NoError(t, err)
 	require.Equal(t, x.State, now.State)
@@ -216,7 +220,8 @@ func TestHistoryIsOfOneUserNewestFirst(t *testing.T) {
 	t.Parallel()
 	tasks := openAt(t, filepath.Join(t.TempDir(), "tasks.db"))
 	log := logOf{t: t}
-	users := []string{"u", "u\x00", "", "u\x00\x00\x00\x00\x00\x00\x00\x01", "用户", strings.Repeat("长", 100_000), "a' OR '1'='1"}
+	users := []string{"u", "u\x00", "", "u\x00\x00\x00\x00\x00\x00\x00\x01", "用户",
+		strings.Repeat("长", 100_000), "a' OR '1'='1"}
 	n := 0
 	for round := range 3 {
 		for _, user := range users {
@@ -231,7 +236,8 @@ func TestHistoryIsOfOneUserNewestFirst(t *testing.T) {
 	for i, user := range users {
 		list, err := tasks.History("default", user, time.Time{}, 0, 100)
 		require.NoError(t, err)
-		require.Equal(t, []string{keyOf(i + 1 + 2*len(users)), keyOf(i + 1 + len(users)), keyOf(i + 1)}, keysOf(list), "%.20q", user)
+		require.Equal(t, []string{keyOf(i + 1 + 2*len(users)), keyOf(i + 1 + len(users)), keyOf(i + 1)},
+			keysOf(list), "%.20q", user)
 	}
 	list, err := tasks.History("other", "u", time.Time{}, 0, 100)
 	require.NoError(t, err)
@@ -245,7 +251,8 @@ func TestHistoryIsOfOneUserNewestFirst(t *testing.T) {
 	require.Equal(t, []string{keyOf(1 + 2*len(users))}, keysOf(list))
 	list, err = tasks.History("default", "u", time.Time{}, list[0].ID, 100)
 	require.NoError(t, err)
-	require.Equal(t, []string{keyOf(1 + len(users)), keyOf(1)}, keysOf(list), "the next page begins below the last id")
+	require.Equal(t, []string{keyOf(1 + len(users)), keyOf(1)}, keysOf(list),
+		"the next page begins below the last id")
 	for _, before := range []uint64{1, 1 << 63, ^uint64(0)} {
 		_, err = tasks.History("default", "u", time.Time{}, before, 100)
 		require.NoError(t, err)
@@ -302,7 +309,7 @@ func TestSweeperQueries(t *testing.T) {
 	require.False(t, named("default/a/3.zip"))
 	require.False(t, named(""))
 
-	// What was cleared stays off the list, whatever the callback does next.
+	// Cleared entries stay off the list, whatever happens to the callback.
 	list, err := tasks.Ended(LeftoverStopped, late, 1)
 	require.NoError(t, err)
 	require.NoError(t, tasks.Cleared(LeftoverStopped, list))
@@ -314,7 +321,7 @@ func TestSweeperQueries(t *testing.T) {
 	require.False(t, named("default/a/1.zip"), "an expired export names no file")
 	require.Equal(t, []string{keyOf(2), keyOf(1)}, ended(LeftoverDone, late, 10), "still to be cleared")
 
-	// Begun anew it is nobody's leftover; ended anew it is one again.
+	// A restarted export has no leftovers; when it ends it has them again.
 	log.add("default", keyOf(4), begin, request("u", begin))
 	require.NoError(t, tasks.Apply(log.all))
 	log.add("default", keyOf(3), begin, request("u", begin))
@@ -327,7 +334,8 @@ func TestSweeperQueries(t *testing.T) {
 	counts, err := tasks.Counts()
 	require.NoError(t, err)
 	require.Equal(t, map[events.State]int{
-		events.StateCompleted: 1, events.StateExpired: 1, events.StateCancelled: 1, events.StateRequested: 2, events.StateRejected: 1,
+		events.StateCompleted: 1, events.StateExpired: 1, events.StateCancelled: 1, events.StateRequested: 2,
+		events.StateRejected: 1,
 	}, counts)
 }
 
@@ -425,7 +433,7 @@ func TestOpenRefusesAFileInUse(t *testing.T) {
 	require.Len(t, entries, 1, "nothing was set aside")
 }
 
-// filled makes a projection of 200 exports and returns its digest.
+// filled creates a projection of 200 exports and returns its digest.
 func filled(t *testing.T, path string, clean bool) (*logOf, string) {
 	tasks := openAt(t, path)
 	log := &logOf{t: t}
@@ -467,7 +475,9 @@ func TestOpenSetsADamagedFileAside(t *testing.T) {
 	}
 	ones := slices.Repeat([]byte{0xff}, 4096)
 	for name, damage := range map[string]func(*testing.T, string){
-		"not a database":    func(t *testing.T, path string) { require.NoError(t, os.WriteFile(path, ones, 0o600)) },
+		"not a database": func(t *testing.T, path string) {
+			require.NoError(t, os.WriteFile(path, ones, 0o600))
+		},
 		"half a page":       truncate(2000),
 		"meta pages alone":  truncate(8192),
 		"shortened":         truncate(100_000),
@@ -501,7 +511,9 @@ func TestOpenSetsADamagedFileAside(t *testing.T) {
 		"another version's events": meta(func(tx *bbolt.Tx) error {
 			return tx.Bucket(bucketMeta).Put(metaKnows, []byte("0123456789abcdef"))
 		}),
-		"no word of its events": meta(func(tx *bbolt.Tx) error { return tx.Bucket(bucketMeta).Delete(metaKnows) }),
+		"no word of its events": meta(func(tx *bbolt.Tx) error {
+			return tx.Bucket(bucketMeta).Delete(metaKnows)
+		}),
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "tasks.db")
@@ -512,7 +524,7 @@ func TestOpenSetsADamagedFileAside(t *testing.T) {
 			tasks := openAt(t, path)
 			require.Zero(t, tasks.Applied())
 			require.NoError(t, tasks.Apply(log.all))
-			require.Equal(t, sum, digest(t, tasks), "made again from the log")
+			require.Equal(t, sum, digest(t, tasks), "rebuilt from the log")
 			require.NoError(t, tasks.Close())
 
 			var aside []string
@@ -566,23 +578,24 @@ func TestAFileThatWasNotClosedIsTrustedAfterACheck(t *testing.T) {
 	require.Equal(t, sum, digest(t, tasks))
 }
 
-// TestRebuiltEqualsLived takes exports through a random log. One projection gets it event
-// by event; another in batches of random size, with repeats, crashes and a sweeper that
-// purges keys down to their newest event and forgets settled ones; a third is made from
-// what is left.
+// TestRebuiltEqualsLived puts exports through a random log. One projection applies it event by event. Another
+// applies random batches, with repeats, crashes and a sweeper that purges all but the newest event of a key
+// and forgets settled keys. A third is built from the remaining events.
 func TestRebuiltEqualsLived(t *testing.T) {
 	t.Parallel()
 	payload := func(t *rapid.T, n int) events.Payload {
 		at := begin.Add(time.Duration(rapid.IntRange(-1e6, 1e6).Draw(t, "seconds")) * time.Second)
 		switch rapid.IntRange(0, 11).Draw(t, "type") {
 		case 0, 1, 2:
-			r := request(rapid.SampledFrom([]string{"u", "", "u\x00", "\x00", "用户", "\xff"}).Draw(t, "user"), at)
+			r := request(rapid.SampledFrom([]string{"u", "", "u\x00", "\x00", "用户", "\xff"}).Draw(t, "user"),
+				at)
 			if rapid.Bool().Draw(t, "no callback") {
 				r.Request.Callback = ""
 			}
 			return r
 		case 3, 4:
-			return &events.ExportCrawled{Run: uint64(n), Pages: n, Warnings: []events.Warning{{Code: "A", Message: "b"}}}
+			return &events.ExportCrawled{Run: uint64(n), Pages: n,
+				Warnings: []events.Warning{{Code: "A", Message: "b"}}}
 		case 5, 6:
 			return completed(fmt.Sprintf("default/%d.zip", rapid.IntRange(0, 5).Draw(t, "file")), at)
 		case 7:
@@ -627,15 +640,18 @@ func TestRebuiltEqualsLived(t *testing.T) {
 			}
 			require.NoError(t, one.Apply(log.all[len(log.all)-1:]))
 			if rapid.Bool().Draw(t, "follows") {
-				seen := slices.IndexFunc(log.all, func(ev events.Event) bool { return ev.Sequence > cut.Applied() })
+				seen := slices.IndexFunc(log.all, func(ev events.Event) bool {
+					return ev.Sequence > cut.Applied()
+				})
 				require.NoError(t, cut.Apply(log.all[rapid.IntRange(0, max(seen, 0)).Draw(t, "from"):]))
 			}
 			switch rapid.IntRange(0, 7).Draw(t, "then") {
 			case 0: // a crash
 				require.NoError(t, cut.db.Close())
 				cut = open("cut")
-			case 1, 2: // a sweeper purges what was left behind
-				kind := rapid.SampledFrom([]Leftover{LeftoverDone, LeftoverStopped, LeftoverEvents}).Draw(t, "kind")
+			case 1, 2: // a sweeper purges leftovers
+				kind := rapid.SampledFrom([]Leftover{LeftoverDone, LeftoverStopped, LeftoverEvents}).Draw(t,
+					"kind")
 				list, err := cut.Ended(kind, late, 2)
 				require.NoError(t, err)
 				for _, x := range list {
@@ -644,7 +660,7 @@ func TestRebuiltEqualsLived(t *testing.T) {
 					}
 				}
 				require.NoError(t, cut.Cleared(kind, list))
-			case 3: // it forgets what it has seen the end of
+			case 3: // it forgets a settled export
 				list, err := cut.Settled(tenant, 1)
 				require.NoError(t, err)
 				if len(list) == 1 && log.now[list[0].Key].LastSeq == list[0].LastSeq {
@@ -654,7 +670,7 @@ func TestRebuiltEqualsLived(t *testing.T) {
 				}
 			}
 		}
-		// Its own newest event always stays, or another would move the sequence on.
+		// The log's newest event is never purged; without it, another event would advance the sequence.
 		log.last++
 		log.all = append(log.all, events.Event{Sequence: log.last})
 		rebuilt := open("rebuilt")
@@ -666,7 +682,7 @@ func TestRebuiltEqualsLived(t *testing.T) {
 		require.Equal(t, digest(t, one), digest(t, rebuilt))
 		require.NoError(t, cut.db.View(verify))
 
-		// And they hold what the newest event of each key says, and add up to it.
+		// They also equal the newest event of each key, and their totals add up.
 		usages, last := map[string]Usage{}, map[string]uint64{}
 		for key, want := range log.now {
 			got, err := cut.Get(key)
@@ -701,8 +717,7 @@ func TestRebuiltEqualsLived(t *testing.T) {
 	})
 }
 
-// Events before the newest one are left behind by what is settled, and again after the
-// file of a settled export has expired.
+// A settled export leaves all but its newest event behind, and does so again when its file expires.
 func TestLeftoverEvents(t *testing.T) {
 	t.Parallel()
 	tasks := openAt(t, filepath.Join(t.TempDir(), "tasks.db"))
@@ -747,8 +762,8 @@ func TestLeftoverEvents(t *testing.T) {
 	require.Empty(t, left(late))
 }
 
-// What a tenant forgets is what began first of what is settled. The expiry of a file is
-// not a beginning.
+// A tenant forgets its settled exports in the order in which they started. The expiry of a file is not a
+// start.
 func TestSettledAndForget(t *testing.T) {
 	t.Parallel()
 	tasks := openAt(t, filepath.Join(t.TempDir(), "tasks.db"))
@@ -775,7 +790,8 @@ func TestSettledAndForget(t *testing.T) {
 	log.add("default", keyOf(4), begin, &events.SubmissionRejected{Reason: "no"})
 	cancelled("default-2", 5)
 	log.add("default", keyOf(2), begin, &events.ExportCancelled{})
-	require.Equal(t, []string{keyOf(1), keyOf(3), keyOf(4)}, keysOf(settled("default", 10)), "the callback of 2 is due")
+	require.Equal(t, []string{keyOf(1), keyOf(3), keyOf(4)}, keysOf(settled("default", 10)),
+		"the callback of 2 is due")
 	log.add("default", keyOf(2), begin, &events.CallbackFailed{Attempt: 10})
 	log.add("default", keyOf(3), begin, &events.ExportExpired{})
 	require.Equal(t, []string{keyOf(1), keyOf(2), keyOf(3), keyOf(4)}, keysOf(settled("default", 10)))
@@ -785,7 +801,7 @@ func TestSettledAndForget(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, []string{keyOf(1), keyOf(4)}, keysOf(below))
 
-	// One that began again since it was looked at stays.
+	// An export that was restarted meanwhile stays.
 	list := settled("default", 2)
 	log.add("default", keyOf(2), begin, request("u", begin))
 	require.NoError(t, tasks.Apply(log.all))
@@ -795,7 +811,7 @@ func TestSettledAndForget(t *testing.T) {
 	x, err := tasks.Get(keyOf(2))
 	require.NoError(t, err)
 	require.Equal(t, events.StateRequested, x.State)
-	require.NoError(t, tasks.Forget(list), "what is not there is no error")
+	require.NoError(t, tasks.Forget(list), "forgetting unknown exports is not an error")
 	log.drop(keyOf(1))
 	fresh := openAt(t, filepath.Join(t.TempDir(), "tasks.db"))
 	require.NoError(t, fresh.Apply(log.all))
@@ -825,8 +841,8 @@ func TestIsCleared(t *testing.T) {
 	require.True(t, cleared)
 }
 
-// BenchmarkRebuild applies a log of exports of four events each, in the batches
-// that a follower gets, and reports events a second.
+// BenchmarkRebuild applies a log of exports of four events each, in batches as a follower receives them, and
+// reports events per second.
 func BenchmarkRebuild(b *testing.B) {
 	const exports = 20_000
 	log := logOf{t: b}
@@ -846,26 +862,25 @@ func BenchmarkRebuild(b *testing.B) {
 		for batch := range slices.Chunk(log.all, 512) {
 			require.NoError(b, tasks.Apply(batch))
 		}
-		require.NoError(b, tasks.db.Close()) // not tasks.Close: as a crash leaves it
+		require.NoError(b, tasks.db.Close()) // unlike tasks.Close, leaves it as a crash does
 		b.StopTimer()
 		info, err := os.Stat(path)
 		require.NoError(b, err)
 		b.ReportMetric(float64(info.Size())/exports, "bytes/export")
-		begun := time.Now()
+		start := time.Now()
 		tasks, err = OpenTasks(path)
 		require.NoError(b, err)
-		b.ReportMetric(float64(time.Since(begun).Milliseconds())*100_000/exports, "ms-check/100k")
-		begun = time.Now()
+		b.ReportMetric(float64(time.Since(start).Milliseconds())*100_000/exports, "ms-check/100k")
+		start = time.Now()
 		_ = digest(b, tasks)
-		b.ReportMetric(float64(time.Since(begun).Milliseconds())*100_000/exports, "ms-digest/100k")
+		b.ReportMetric(float64(time.Since(start).Milliseconds())*100_000/exports, "ms-digest/100k")
 		require.NoError(b, tasks.Close())
 		b.StartTimer()
 	}
 	b.ReportMetric(float64(b.N)*4*exports/b.Elapsed().Seconds(), "events/s")
 }
 
-// BenchmarkApplyOne is the cost of one event applied by itself: what a caller
-// who reads his own write waits for.
+// BenchmarkApplyOne measures applying a single event, which delays callers that read their own write.
 func BenchmarkApplyOne(b *testing.B) {
 	tasks := openAt(b, filepath.Join(b.TempDir(), "tasks.db"))
 	log := logOf{t: b}
@@ -877,8 +892,8 @@ func BenchmarkApplyOne(b *testing.B) {
 	}
 }
 
-// A file that was open when the machine went down is asked once more and made again,
-// whatever is on the disk of it. One of a process that was killed is trusted.
+// A file that was open when the machine went down can be read once more and is rebuilt, whatever its content.
+// A file left open by a killed process is trusted.
 func TestATornFileIsMadeAgain(t *testing.T) {
 	t.Parallel()
 	if bootID() == "" {
@@ -898,7 +913,9 @@ func TestATornFileIsMadeAgain(t *testing.T) {
 
 	db, err := bbolt.Open(torn, 0o600, nil)
 	require.NoError(t, err)
-	require.NoError(t, db.Update(func(tx *bbolt.Tx) error { return tx.Bucket(bucketMeta).Put(metaBoot, []byte("an earlier run")) }))
+	require.NoError(t, db.Update(func(tx *bbolt.Tx) error {
+		return tx.Bucket(bucketMeta).Put(metaBoot, []byte("an earlier run"))
+	}))
 	require.NoError(t, db.Close())
 	for range 2 { // a process that ends before Reset leaves it torn
 		tasks := openAt(t, torn)

@@ -9,28 +9,29 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// Usage is what a tenant takes.
+// Usage is a tenant's resource usage.
 type Usage struct {
-	Exports    int   // that are remembered, and submissions that were rejected
-	Settled    int   // of those, with nothing left to do
-	Unfinished int   // of those, that have not ended
-	FileBytes  int64 // of finished files that have not expired
-	Bytes      int64 // of the log, about, when older events are purged
+	Exports    int   // remembered exports, including rejected submissions
+	Settled    int   // exports with nothing left to do
+	Unfinished int   // exports that have not ended
+	FileBytes  int64 // size of finished files that have not expired
+	Bytes      int64 // approximate size in the log once older events are purged
 }
 
 func (u Usage) plus(o Usage) Usage {
-	return Usage{u.Exports + o.Exports, u.Settled + o.Settled, u.Unfinished + o.Unfinished, u.FileBytes + o.FileBytes, u.Bytes + o.Bytes}
+	return Usage{u.Exports + o.Exports, u.Settled + o.Settled, u.Unfinished + o.Unfinished,
+		u.FileBytes + o.FileBytes, u.Bytes + o.Bytes}
 }
 
 func (u Usage) minus(o Usage) Usage {
-	return Usage{u.Exports - o.Exports, u.Settled - o.Settled, u.Unfinished - o.Unfinished, u.FileBytes - o.FileBytes, u.Bytes - o.Bytes}
+	return Usage{u.Exports - o.Exports, u.Settled - o.Settled, u.Unfinished - o.Unfinished,
+		u.FileBytes - o.FileBytes, u.Bytes - o.Bytes}
 }
 
-// eventOverhead is what an event takes in the log beside its export, about: the headers,
-// the subject, what happened.
+// eventOverhead is the approximate size of an event in the log without its export: headers, subject, payload.
 const eventOverhead = 700
 
-// usageOf is what one export takes whose value has so many bytes.
+// usageOf returns the usage of one export whose value has size bytes.
 func usageOf(x *events.Export, size int) Usage {
 	u := Usage{Exports: 1, Bytes: int64(size) + eventOverhead}
 	if x.Settled() {
@@ -47,22 +48,22 @@ func usageOf(x *events.Export, size int) Usage {
 	return u
 }
 
-// TooMuch reports whether a tenant has more in the log than it may: more than so many
-// exports, or more than half of the log's bytes.
+// TooMuch reports whether a tenant exceeds its part of the log: more than maxExports exports, or more than
+// tenantLog of the log's bytes.
 func (u Usage) TooMuch(log events.Space, maxExports int) bool {
 	return u.Exports > maxExports || log.Limit > 0 && float64(u.Bytes) > tenantLog*float64(log.Limit)
 }
 
-// tenantLog is how much of the log the exports of one tenant may take.
+// tenantLog is the fraction of the log that the exports of one tenant may use.
 const tenantLog = 0.5
 
-// bucketUsage holds what each tenant takes: tenant -> five big-endian numbers. It is
-// changed in the transaction that changes the exports.
+// bucketUsage holds the usage of each tenant: tenant -> five big-endian numbers. It changes in the same
+// transaction as the exports.
 var bucketUsage = []byte("usage")
 
 const usageSize = 40
 
-// Usage returns what a tenant takes, as far as the log was applied.
+// Usage returns a tenant's usage as of the last applied event.
 func (t *Tasks) Usage(tenant string) (u Usage, err error) {
 	err = t.view(func(tx *bbolt.Tx) error {
 		u, err = readUsage(tx, tenant)
@@ -71,7 +72,7 @@ func (t *Tasks) Usage(tenant string) (u Usage, err error) {
 	return u, err
 }
 
-// Usages returns what each tenant takes that takes anything.
+// Usages returns the usage of each tenant that has any.
 func (t *Tasks) Usages() (map[string]Usage, error) {
 	all := map[string]Usage{}
 	err := t.view(func(tx *bbolt.Tx) error {
@@ -92,10 +93,11 @@ func readUsage(tx *bbolt.Tx, tenant string) (Usage, error) {
 		return Usage{}, fmt.Errorf("%w: usage of tenant %.32q", ErrTasksDamaged, tenant)
 	}
 	n := func(i int) uint64 { return binary.BigEndian.Uint64(b[8*i:]) }
-	return Usage{Exports: int(n(0)), Settled: int(n(1)), Unfinished: int(n(2)), FileBytes: int64(n(3)), Bytes: int64(n(4))}, nil
+	return Usage{Exports: int(n(0)), Settled: int(n(1)), Unfinished: int(n(2)), FileBytes: int64(n(3)),
+		Bytes: int64(n(4))}, nil
 }
 
-// addUsage adds what changed of each tenant.
+// addUsage adds the changes of each tenant's usage.
 func addUsage(tx *bbolt.Tx, changed map[string]Usage) error {
 	bucket := tx.Bucket(bucketUsage)
 	for tenant, u := range changed {
@@ -107,11 +109,12 @@ func addUsage(tx *bbolt.Tx, changed map[string]Usage) error {
 			return err
 		}
 		now := was.plus(u)
-		if now == (Usage{}) { // as in a projection that never heard of the tenant
+		if now == (Usage{}) { // as in a projection that never had exports of the tenant
 			err = bucket.Delete([]byte(tenant))
 		} else {
 			b := make([]byte, 0, usageSize)
-			for _, n := range []int64{int64(now.Exports), int64(now.Settled), int64(now.Unfinished), now.FileBytes, now.Bytes} {
+			for _, n := range []int64{int64(now.Exports), int64(now.Settled), int64(now.Unfinished),
+				now.FileBytes, now.Bytes} {
 				b = binary.BigEndian.AppendUint64(b, uint64(n))
 			}
 			err = bucket.Put([]byte(tenant), b)

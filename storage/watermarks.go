@@ -16,20 +16,19 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// Watermarks is the small file in which a process keeps how far the streams had
-// come, apart from JetStream and from the projection: whoever loses one of these
-// still has the witness. It is for one goroutine.
+// Watermarks is a small file with the last known positions of the streams. It is separate from JetStream and
+// from the projection, so it can prove the loss of either. It is for one goroutine.
 type Watermarks struct {
 	path  string
 	marks journal.Marks
 }
 
-// ErrWatermarks means that the file of watermarks cannot be read. It is
-// written anew by the next Save; what it would have told is unknown.
+// ErrWatermarks means that the file of watermarks cannot be read. The next Save rewrites it; losses before
+// that go unnoticed.
 var ErrWatermarks = errors.New("watermarks cannot be read")
 
-// OpenWatermarks reads the file at path. An absent one knows nothing yet. With
-// ErrWatermarks the returned Watermarks can be used and knows nothing.
+// OpenWatermarks reads the file at path. If the file does not exist, there are no marks. With ErrWatermarks
+// the returned Watermarks is usable and has no marks.
 func OpenWatermarks(path string) (*Watermarks, error) {
 	w := &Watermarks{path: path}
 	data, err := os.ReadFile(path)
@@ -46,11 +45,10 @@ func OpenWatermarks(path string) (*Watermarks, error) {
 	return w, nil
 }
 
-// Marks is what was last saved; nil when nothing is known.
+// Marks returns the last saved marks; nil if there are none.
 func (w *Watermarks) Marks() journal.Marks { return w.marks }
 
-// Save replaces the file, whole or not at all, and returns when it is on disk.
-// Marks that are as they were cost nothing.
+// Save replaces the file atomically and returns once it is on disk. Unchanged marks cost nothing.
 func (w *Watermarks) Save(marks journal.Marks) error {
 	if reflect.DeepEqual(marks, w.marks) {
 		return nil
@@ -66,7 +64,7 @@ func (w *Watermarks) Save(marks journal.Marks) error {
 	return nil
 }
 
-// replaceFile writes a file next to path, syncs it, and renames it.
+// replaceFile writes a temporary file next to path, syncs it, and renames it to path.
 func replaceFile(path string, data []byte) error {
 	file, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
@@ -86,8 +84,8 @@ func replaceFile(path string, data []byte) error {
 	return errors.Join(folder.Sync(), folder.Close())
 }
 
-// Bound returns when the log was created that the projection is of, the zero
-// time when it is of none yet, and the sequence that it has applied.
+// Bound returns the creation time of the projection's log, zero if it is not bound yet, and the last applied
+// sequence.
 func (t *Tasks) Bound() (logCreated time.Time, applied uint64, err error) {
 	err = t.view(func(tx *bbolt.Tx) error {
 		meta := tx.Bucket(bucketMeta)
@@ -105,14 +103,14 @@ func (t *Tasks) Bound() (logCreated time.Time, applied uint64, err error) {
 	return logCreated, applied, nil
 }
 
-// pageOfExports is how many exports Each reads at once.
+// pageOfExports is the number of exports that Each reads at once.
 const pageOfExports = 256
 
-// Each calls fn with every export, in the order of the keys, until fn fails. No
-// transaction is open meanwhile, so fn may take its time.
+// Each calls fn with every export, in key order, until fn fails. No transaction is open meanwhile, so fn may
+// be slow.
 func (t *Tasks) Each(fn func(events.Export) error) error { return t.EachAfter("", fn) }
 
-// EachAfter is Each from the key after a given one on.
+// EachAfter is Each, starting after a given key.
 func (t *Tasks) EachAfter(key string, fn func(events.Export) error) error {
 	var last []byte
 	if key != "" {
@@ -143,8 +141,7 @@ func (t *Tasks) EachAfter(key string, fn func(events.Export) error) error {
 	}
 }
 
-// Reset empties the projection. Following the log from its beginning makes it
-// whole again.
+// Reset empties the projection. Following the log from its beginning rebuilds it.
 func (t *Tasks) Reset() error {
 	if err := t.update(empty); err != nil {
 		return fmt.Errorf("emptying the projection: %w", err)

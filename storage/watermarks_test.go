@@ -19,7 +19,8 @@ func TestWatermarksOutliveTheProcess(t *testing.T) {
 	w, err := OpenWatermarks(path)
 	require.NoError(t, err)
 	require.Nil(t, w.Marks())
-	marks := journal.Marks{events.StreamEvents: {Created: time.Unix(7, 8).UTC(), Last: 9, Subject: "s", SHA256: "ab", Floors: map[string]uint64{"crawler": 3}}}
+	marks := journal.Marks{events.StreamEvents: {Created: time.Unix(7, 8).UTC(), Last: 9, Subject: "s",
+		SHA256: "ab", Floors: map[string]uint64{"crawler": 3}}}
 	require.NoError(t, w.Save(marks))
 	again, err := OpenWatermarks(path)
 	require.NoError(t, err)
@@ -32,7 +33,7 @@ func TestWatermarksOutliveTheProcess(t *testing.T) {
 	require.NoError(t, err)
 	require.True(t, os.SameFile(before, after), "what is unchanged is not written")
 
-	// A Save that fails leaves the file, and what is known, as they were.
+	// A failed Save changes neither the file nor the known marks.
 	require.NoError(t, os.Mkdir(path+".new", 0o700))
 	newer := journal.Marks{events.StreamEvents: {Last: 10}}
 	require.Error(t, again.Save(newer))
@@ -44,7 +45,7 @@ func TestWatermarksOutliveTheProcess(t *testing.T) {
 	require.Len(t, entries, 1)
 }
 
-func TestWatermarksThatCannotBeReadAreSaidSo(t *testing.T) {
+func TestUnreadableWatermarksAreReported(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "watermarks.json")
 	for _, content := range []string{"", "{", `{"SHEAF_EVENTS":7}`, "\x00\x00"} {
