@@ -51,6 +51,8 @@ type Page struct {
 	Total      int64  // pagetag.total, -1 when the source gave none
 	TotalPages int    // pagetag.total_page, 0 when the source gave none
 	Limit      int    // pagetag.limit, 0 when the source gave none
+	Next       string // token of the next page, sealed; "" where pages are numbered
+	Last       bool   // the source says that no page follows
 	Attempts   int    // requests until the source answered
 	SHA256     [sha256.Size]byte
 	Stored     int64 // bytes of SHEAF_PAGES that it takes; set by Get, not written
@@ -83,6 +85,8 @@ const (
 	headerTotal      = "ce-total"
 	headerTotalPages = "ce-totalpages"
 	headerLimit      = "ce-limit"
+	headerNext       = "ce-next"
+	headerLast       = "ce-last"
 	headerAttempts   = "ce-attempts"
 	headerSHA256     = "ce-sha256" // of the rows before compression
 	headerCRC32C     = "ce-crc32c" // of the same
@@ -307,6 +311,12 @@ func (s *Store) encodePage(p Page) (msgs []*nats.Msg, payload []byte, err error)
 		}
 		msgs[i] = &nats.Msg{Subject: Subject(p.ID, i+1), Header: h, Data: payload[i*size : min((i+1)*size, len(payload))]}
 	}
+	if p.Next != "" {
+		msgs[0].Header.Set(headerNext, p.Next)
+	}
+	if p.Last {
+		msgs[0].Header.Set(headerLast, "true")
+	}
 	return msgs, payload, nil
 }
 
@@ -371,6 +381,7 @@ func decodePage(id ID, h nats.Header, payload []byte) (Page, error) {
 	p.RowCount, p.Total = int(number(headerRows)), number(headerTotal)
 	p.TotalPages, p.Attempts = int(number(headerTotalPages)), int(number(headerAttempts))
 	p.HeaderRow = h.Get(headerHeaderRow) == "true"
+	p.Next, p.Last = h.Get(headerNext), h.Get(headerLast) == "true"
 	if h.Get(headerLimit) != "" { // pages of earlier versions have none
 		p.Limit = int(number(headerLimit))
 	}
