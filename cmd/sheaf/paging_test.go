@@ -116,6 +116,8 @@ func (l *listing) take(page int) {
 
 func repeatLast(l *listing)         { l.take(l.pages) }
 func repeatLastAndSaySo(l *listing) { l.take(l.pages); l.tag = strconv.Itoa(l.pages) }
+func firstAgain(l *listing)         { l.take(1) }
+func firstAgainAndSaySo(l *listing) { l.take(1); l.tag = "1" }
 func noRowsAtAll(l *listing)        { l.noHeader = true }
 func answerStatus(status int) func(*listing) {
 	return func(l *listing) { l.status, l.raw = status, "no" }
@@ -444,6 +446,12 @@ func TestEndOfAList(t *testing.T) {
 		{claim: "the last page again after all rows", src: &listSource{rows: ids(250), counts: says(`"total":250,"total_page":9`), after: repeatLast}, warnings: []string{"PAGE_REPEATED"}},
 		{claim: "the only page again after all rows", src: &listSource{rows: ids(10), counts: says(`"total":10,"total_page":9`), after: repeatLast}, warnings: []string{"PAGE_REPEATED"}},
 		{claim: "the last page again under its number", src: &listSource{rows: ids(250), counts: says(`"total":250,"total_page":9`), after: repeatLastAndSaySo}, warnings: []string{"PAGE_REPEATED"}},
+		{claim: "page 1 again after all rows", src: &listSource{rows: ids(250), counts: says(`"total":250,"total_page":9`), after: firstAgain}, warnings: []string{"PAGE_REPEATED"}, text: "after page 5 the source answers page 1 again"},
+		{claim: "page 1 again under its number", src: &listSource{rows: ids(250), counts: says(`"total":250,"total_page":9`), after: firstAgainAndSaySo}, warnings: []string{"PAGE_REPEATED"}},
+		{claim: "page 1 again after one page too many", src: &listSource{rows: ids(250), counts: says(`"total":250,"total_page":6`), after: firstAgain}, warnings: []string{"PAGE_REPEATED"}},
+		{claim: "page 1 again after the pages announced", src: &listSource{rows: ids(250), counts: says(`"total_page":5`), after: firstAgain}, warnings: []string{"TOTAL_MISSING"}, asked: 6},
+		{claim: "page 1 again after a total that grew", src: &listSource{rows: ids(250), counts: func(l *listing) string { return fmt.Sprintf(`"total":%d`, min(50*l.page, 250)) }, after: firstAgain}, warnings: []string{"TOTAL_MOVED"}},
+		{claim: "page 1 again before all rows fails", src: &listSource{rows: ids(250), counts: says(`"total":290,"total_page":6`), after: firstAgain}, code: events.CodeSourceIncomplete},
 		{claim: "a total that is too high fails", src: &listSource{rows: ids(250), counts: says(`"total":300,"total_page":6`)}, code: events.CodeSourceIncomplete, reason: "300"},
 		{claim: "so it does when the last page comes again", src: &listSource{rows: ids(250), counts: says(`"total":300,"total_page":6`), after: repeatLast}, code: events.CodeSourceIncomplete, reason: "250 rows were read, but the source announced 300"},
 		{claim: "or under its number", src: &listSource{rows: ids(250), counts: says(`"total":300,"total_page":6`), after: repeatLastAndSaySo}, code: events.CodeSourceChanged},
@@ -564,9 +572,12 @@ func TestRowsOfAnyListAreExactOrFail(t *testing.T) {
 			}
 			return honest(l)
 		}
-		ending := rapid.SampledFrom([]string{"header", "nothing", "repeats", "repeats and says so", "404", "500", "errcode"}).Draw(rt, "ending")
+		ending := rapid.SampledFrom([]string{"header", "nothing", "repeats", "repeats and says so", "begins again", "404", "500", "errcode"}).Draw(rt, "ending")
+		if ending == "begins again" && !slices.Contains([]string{"honest", "total", "pages"}, count) && !(count == "high pages" && withTotal) {
+			ending = "repeats" // nothing tells that all rows were there before
+		}
 		src.after = map[string]func(*listing){
-			"nothing": noRowsAtAll, "repeats": repeatLast, "repeats and says so": repeatLastAndSaySo,
+			"nothing": noRowsAtAll, "begins again": firstAgain, "repeats": repeatLast, "repeats and says so": repeatLastAndSaySo,
 			"404": answerStatus(404), "500": answerStatus(500), "errcode": answerErrcode,
 		}[ending]
 		conn := rapid.IntRange(1, 8).Draw(rt, "conn")

@@ -44,8 +44,7 @@ type Config struct {
 	PerHost   int                     // requests in flight to one host and port, over all exports; default no limit
 	PerTenant int                     // requests in flight of one tenant, over all exports; default no limit
 	Running   int                     // exports of one tenant crawled at once; default no limit
-	LeadPages int                     // how far a crawl may run ahead of its lowest missing page; default 256 pages
-	LeadBytes int64                   // and by how many bytes of rows; default 64 MiB
+	Lead      int                     // pages that a crawl may run ahead of its lowest missing page; default 256
 	MaxPages  int                     // of one export; default 1,000,000
 	MaxRows   int64                   // of one export; default 100,000,000
 	MaxBytes  int64                   // of the rows of one export, as JSON; default 64 GiB
@@ -62,8 +61,7 @@ type Config struct {
 func (c Config) withDefaults() Config {
 	c.Exports = cmp.Or(c.Exports, 256)
 	c.Fetches = cmp.Or(c.Fetches, 64)
-	c.LeadPages = cmp.Or(c.LeadPages, 256)
-	c.LeadBytes = cmp.Or(c.LeadBytes, 64<<20)
+	c.Lead = cmp.Or(c.Lead, 256)
 	c.MaxPages = cmp.Or(c.MaxPages, 1_000_000)
 	c.MaxRows = cmp.Or(c.MaxRows, 100_000_000)
 	c.MaxBytes = cmp.Or(c.MaxBytes, 64<<30)
@@ -93,6 +91,8 @@ type Service struct {
 	metrics *metrics
 	space   *space
 
+	newSource func(source.Client, source.Request, source.Policy) (*source.Fetcher, error)
+
 	running *journal.Running // set by Run
 	shares  *journal.Shares
 }
@@ -106,7 +106,7 @@ func New(cfg Config, log *journal.Log, client source.Client) (*Service, error) {
 	return &Service{
 		cfg: cfg, journal: log, pages: log.Pages(), client: client, metrics: newMetrics(cfg.Metrics),
 		turns: newTurns(cfg.Fetches, cfg.PerHost, cfg.PerTenant), memory: source.NewMemory(cfg.BodyBytes), space: newSpace(log, cfg.Room, cfg.SpaceWait),
-		shares: journal.NewShares(cfg.Running, 0, offers),
+		newSource: source.New, shares: journal.NewShares(cfg.Running, 0, offers),
 	}, nil
 }
 
@@ -152,9 +152,9 @@ func (s *Service) handle(ctx context.Context, d journal.Delivery) error {
 	}
 	d.Concerns(&x)
 
-	log := x.With(s.cfg.Log)
 	begun := time.Now()
-	c := &crawl{Service: s, x: x, log: log, drain: ctx, fresh: d.Fresh}
+	c := s.newCrawl(ctx, x, d.Fresh)
+	log := c.log
 	crawled, err := c.run(crawlCtx)
 	if journal.Ended(crawlCtx) {
 		log.Info("crawl stopped: the export has ended")
@@ -170,7 +170,7 @@ func (s *Service) handle(ctx context.Context, d journal.Delivery) error {
 			return crawled, stillOpen(x, d.Sequence)
 		})
 		if err == nil {
-			log.Info("export crawled", "pages", crawled.Pages, "rows", c.ledger.rows, "elapsed", time.Since(begun).Round(time.Millisecond))
+			log.Info("export crawled", "pages", crawled.Pages, "rows", c.rows, "elapsed", time.Since(begun).Round(time.Millisecond))
 		}
 	case errors.As(err, &failure) && failure.Code != "" && late.Err() == nil:
 		log.Warn("export failed", "error_code", failure.Code, "page", failure.Page, "reason", failure.Error())
@@ -184,7 +184,7 @@ func (s *Service) handle(ctx context.Context, d journal.Delivery) error {
 		log.Info("crawl left to another crawler, which took it over")
 		return err
 	default:
-		c.handBack()
+		c.attempt.takeBack()
 		return err
 	}
 	if errors.Is(err, journal.ErrEnded) || errors.Is(err, events.ErrNotAllowed) {

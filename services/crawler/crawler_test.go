@@ -31,11 +31,17 @@ var quick = source.Policy{Attempts: 3, BaseBackoff: time.Millisecond, MaxBackoff
 // start runs a crawler until the test ends or stop is called.
 func start(t *testing.T, s *journal.Log, client *http.Client, cfg Config) (stop func()) {
 	t.Helper()
+	return startWith(t, s, client, cfg, func(*Service) {})
+}
+
+func startWith(t *testing.T, s *journal.Log, client *http.Client, cfg Config, change func(*Service)) (stop func()) {
+	t.Helper()
 	if cfg.Policy == (source.Policy{}) {
 		cfg.Policy = quick
 	}
 	service, err := New(cfg, s, client)
 	require.NoError(t, err)
+	change(service)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- service.Run(ctx) }()

@@ -2,12 +2,14 @@ package crawler
 
 import (
 	"crypto/sha256"
+	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 	"testing"
 
 	"sheaf/events"
-	"sheaf/events/rows"
+	"sheaf/events/pages"
 	"sheaf/services/crawler/source"
 
 	"github.com/stretchr/testify/require"
@@ -19,11 +21,22 @@ const (
 )
 
 // answer is a source's page: a pagetag and rows.
-func answer(t *testing.T, pagetag string, rowTexts ...string) rows.Response {
-	t.Helper()
-	r, err := rows.ScanResponse([]byte(`{"errcode":0,"data":{"data":[`+strings.Join(rowTexts, ",")+`],"pagetag":`+pagetag+`}}`), rows.Limits{})
+func answer(pagetag string, rowTexts ...string) string {
+	return `{"errcode":0,"data":{"data":[` + strings.Join(rowTexts, ",") + `],"pagetag":` + pagetag + `}}`
+}
+
+// admit has a ledger's plan judge an answer.
+func admit(t require.TestingT, l *ledger, n int, body string) (pages.Page, *missed) {
+	f, err := source.New(http.DefaultClient, source.Request{URL: "http://a/", Limit: 1}, source.Policy{})
 	require.NoError(t, err)
-	return r
+	a, err := f.Shape.Parse([]byte(body), nil, source.Position{Page: n})
+	if failure := (*source.Failure)(nil); errors.As(err, &failure) {
+		failure.Page = n
+		return pages.Page{}, &missed{Failure: failure}
+	}
+	p, m := l.plan.admit(n, a, l.limits)
+	p.SHA256 = sha256.Sum256(p.Rows)
+	return p, m
 }
 
 func row(n int) string { return fmt.Sprintf(`{"id":%d,"name":"n"}`, n) }
@@ -32,7 +45,7 @@ func row(n int) string { return fmt.Sprintf(`{"id":%d,"name":"n"}`, n) }
 func began(t *testing.T, limit, totalPages, total int) *ledger {
 	t.Helper()
 	l := newLedger(limit, 1000, 1_000_000, 1<<40)
-	p, failure := l.admit(1, answer(t, fmt.Sprintf(`{"page":1,"limit":%d,"total":%d,"total_page":%d}`, limit, total, totalPages), headerRow, row(1), row(2)))
+	p, failure := admit(t, l, 1, answer(fmt.Sprintf(`{"page":1,"limit":%d,"total":%d,"total_page":%d}`, limit, total, totalPages), headerRow, row(1), row(2)))
 	require.Nil(t, failure)
 	require.Nil(t, l.take(p))
 	return l
@@ -64,7 +77,7 @@ func TestFirstPage(t *testing.T) {
 		{"too many rows announced fail at once", `{"page":1,"total":1000000000000}`, []string{headerRow, row(1)}, events.CodeLimitPages, 0, 0},
 	} {
 		t.Run(tc.claim, func(t *testing.T) {
-			p, failure := newLedger(2, 1000, 1_000_000, 1<<40).admit(1, answer(t, tc.pagetag, tc.rows...))
+			p, failure := admit(t, newLedger(2, 1000, 1_000_000, 1<<40), 1, answer(tc.pagetag, tc.rows...))
 			if tc.code != "" {
 				require.NotNil(t, failure)
 				require.Equal(t, tc.code, failure.Code)
@@ -101,7 +114,7 @@ func TestLaterPages(t *testing.T) {
 		{"no pagetag fails", `null`, []string{headerRow, row(3)}, events.CodeSourceFormat, false},
 	} {
 		t.Run(tc.claim, func(t *testing.T) {
-			p, failure := began(t, 2, 3, 6).admit(2, answer(t, tc.pagetag, tc.rows...))
+			p, failure := admit(t, began(t, 2, 3, 6), 2, answer(tc.pagetag, tc.rows...))
 			if tc.code != "" {
 				require.NotNil(t, failure)
 				require.Equal(t, tc.code, failure.Code)
@@ -149,12 +162,11 @@ func TestNullIsAnEmptyPage(t *testing.T) {
 				var failure *source.Failure
 				for n := 1; failure == nil && l.end == 0; n++ {
 					body := tc.pages[min(n, len(tc.pages))-1]
-					r, err := rows.ScanResponse([]byte(strings.Replace(body, `"data":null`, `"data":`+empty, 1)), rows.Limits{})
-					require.NoError(t, err)
-					p, f := l.admit(n, r)
-					if failure = f; f == nil {
-						p.SHA256 = sha256.Sum256(p.Rows)
+					p, m := admit(t, l, n, strings.Replace(body, `"data":null`, `"data":`+empty, 1))
+					if m == nil {
 						failure = l.take(p)
+					} else {
+						failure = m.Failure
 					}
 				}
 				if failure == nil {
@@ -178,7 +190,7 @@ func TestNullIsAnEmptyPage(t *testing.T) {
 func TestLedgerFollowsTheSource(t *testing.T) {
 	t.Parallel()
 	take := func(l *ledger, n int, pagetag string, rowTexts ...string) *source.Failure {
-		p, failure := l.admit(n, answer(t, pagetag, rowTexts...))
+		p, failure := admit(t, l, n, answer(pagetag, rowTexts...))
 		require.Nil(t, failure)
 		return l.take(p)
 	}
@@ -207,19 +219,19 @@ func TestLedgerFollowsTheSource(t *testing.T) {
 	})
 	t.Run("or when that is another answer of page 1", func(t *testing.T) {
 		l := began(t, 2, 1, 2)
-		_, failure := l.admit(2, answer(t, `{"page":1,"total":2,"total_page":1}`, headerRow, row(8), row(9)))
+		_, failure := admit(t, l, 2, answer(`{"page":1,"total":2,"total_page":1}`, headerRow, row(8), row(9)))
 		require.Nil(t, l.miss(2, failure))
 		require.Equal(t, 1, l.end)
 	})
 	t.Run("too many rows end the crawl", func(t *testing.T) {
 		l := newLedger(2, 1000, 3, 1<<40)
-		p, _ := l.admit(1, answer(t, `{"page":1,"total":4,"total_page":2}`, headerRow, row(1), row(2)))
+		p, _ := admit(t, l, 1, answer(`{"page":1,"total":4,"total_page":2}`, headerRow, row(1), row(2)))
 		require.Nil(t, l.take(p))
-		p, _ = l.admit(2, answer(t, `{"page":2,"total":4,"total_page":2}`, headerRow, row(3), row(4)))
+		p, _ = admit(t, l, 2, answer(`{"page":2,"total":4,"total_page":2}`, headerRow, row(3), row(4)))
 		require.Equal(t, events.CodeLimitRows, l.take(p).Code)
 	})
 	t.Run("too many bytes end the crawl", func(t *testing.T) {
-		p, _ := newLedger(2, 1000, 1000, 1<<40).admit(1, answer(t, `{"page":1,"total":4,"total_page":2}`, headerRow, row(1), row(2)))
+		p, _ := admit(t, newLedger(2, 1000, 1000, 1<<40), 1, answer(`{"page":1,"total":4,"total_page":2}`, headerRow, row(1), row(2)))
 		require.Nil(t, newLedger(2, 1000, 1000, int64(len(p.Rows))).take(p))
 		require.Equal(t, events.CodeLimitBytes, newLedger(2, 1000, 1000, int64(len(p.Rows))-1).take(p).Code)
 	})

@@ -1,7 +1,6 @@
 package crawler
 
 import (
-	"crypto/sha256"
 	"fmt"
 	"slices"
 	"strings"
@@ -9,7 +8,6 @@ import (
 
 	"sheaf/events"
 	"sheaf/events/pages"
-	"sheaf/events/rows"
 	"sheaf/services/crawler/source"
 
 	"github.com/stretchr/testify/require"
@@ -58,17 +56,12 @@ func TestTheEndOfAListDependsOnTheSourceAlone(t *testing.T) {
 		// ask is one request; stored are the pages that are durable.
 		ask := func(l *ledger, n int, stored map[int]pages.Page) *source.Failure {
 			if bodies[n] == "" {
-				return l.miss(n, &source.Failure{Page: n, Code: events.CodeSourceHTTP, Status: 404 + n%2*96})
+				return l.miss(n, &missed{Failure: &source.Failure{Page: n, Code: events.CodeSourceHTTP, Status: 404 + n%2*96}})
 			}
-			r, err := rows.ScanResponse([]byte(bodies[n]), rows.Limits{})
-			if err != nil {
-				t.Fatal(err)
+			p, m := admit(t, l, n, bodies[n])
+			if m != nil {
+				return l.miss(n, m)
 			}
-			p, f := l.admit(n, r)
-			if f != nil {
-				return l.miss(n, f)
-			}
-			p.SHA256 = sha256.Sum256(p.Rows)
 			stored[n] = p
 			return l.take(p)
 		}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"sheaf/events"
@@ -275,6 +276,19 @@ func (s *space) mayBeginAgain(key string) bool {
 // onDisk is how many bytes the disk needs for a page: a large one is written twice.
 func onDisk(size int64) int64 { return 2 * size }
 
+// gate is how a crawl stands to the room for pages.
+type gate struct {
+	paused  atomic.Bool  // it waits for room before its first page
+	refused atomic.Int32 // pages that wait for room
+
+	// Of the goroutine that hands out pages.
+	begun  bool      // it may ask for pages
+	shared bool      // there were other pages when it began
+	since  time.Time // since when it waits to begin
+}
+
+func (g *gate) waits() bool { return g.paused.Load() || g.refused.Load() > 0 }
+
 // mayGoOn reports whether the crawl may ask for pages. It is called at the begin and
 // then once a second, so that small exports look at most once.
 func (c *crawl) mayGoOn(ctx context.Context) (bool, error) {
@@ -282,21 +296,19 @@ func (c *crawl) mayGoOn(ctx context.Context) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	c.mu.Lock()
-	pages, stored, total, refused := len(c.ledger.taken), c.stored, c.ledger.announced, c.full > 0
-	if !c.begun {
-		c.begun, c.shared = pages > 0 || r.begin == nil, r.used > 0
+	have, refused := c.have.sum(), c.gate.refused.Load() > 0
+	if !c.gate.begun {
+		c.gate.begun, c.gate.shared = have.pages > 0 || r.begin == nil, r.used > 0
 	}
-	c.paused = !c.begun
-	c.mu.Unlock()
-	if !c.begun {
+	c.gate.paused.Store(!c.gate.begun)
+	if !c.gate.begun {
 		return false, c.pause(&r)
 	}
 	switch r.judge(c.x.Key, refused, time.Now(), c.space.wait) {
 	case yield:
 		return false, errYield
 	case fail:
-		if r.disk != nil && c.shared && c.space.mayBeginAgain(c.x.Key) {
+		if r.disk != nil && c.gate.shared && c.space.mayBeginAgain(c.x.Key) {
 			return false, errYield
 		}
 		fits := fmt.Sprintf("the page stream holds at most %s, of which %s are used; raise --max-pages-bytes or export less at once",
@@ -305,7 +317,7 @@ func (c *crawl) mayGoOn(ctx context.Context) (bool, error) {
 			fits = fmt.Sprintf("there is no room for more: %v; make room there, use a larger disk or export less at once", r.disk)
 		}
 		return false, &source.Failure{Code: events.CodeLimitBytes, Msg: fmt.Sprintf(
-			"the pages find no room: %d of %d pages take %s, and %s", pages, max(total, pages), mebibytes(stored), fits)}
+			"the pages find no room: %d of %d pages take %s, and %s", have.pages, max(have.announced, have.pages), mebibytes(have.bytes), fits)}
 	}
 	if refused {
 		c.tell(true)
@@ -315,12 +327,12 @@ func (c *crawl) mayGoOn(ctx context.Context) (bool, error) {
 
 // pause has a crawl that has not begun wait. An error says that others need its slot.
 func (c *crawl) pause(r *room) error {
-	if c.waitSince.IsZero() {
-		c.waitSince = time.Now()
+	if c.gate.since.IsZero() {
+		c.gate.since = time.Now()
 		c.log.Info("waiting for space", "reason", r.begin)
 	}
 	c.tell(true)
-	if time.Since(c.waitSince) > slotAfter && (c.running.Len() >= c.cfg.Exports || c.shares.Taken(c.x.Tenant)) {
+	if time.Since(c.gate.since) > slotAfter && (c.running.Len() >= c.cfg.Exports || c.shares.Taken(c.x.Tenant)) {
 		return journal.RetryAfter(errNoSlot, slotFor)
 	}
 	return nil
@@ -339,8 +351,8 @@ func (r *refusedPage) Unwrap() error { return r.error }
 // memory may be what an older crawl needs to go on.
 func (c *crawl) awaitRoom(ctx context.Context, page *refusedPage) error {
 	defer c.space.await(page)()
-	c.findsItFull(1)
-	defer c.findsItFull(-1)
+	c.gate.refused.Add(1)
+	defer c.gate.refused.Add(-1)
 	c.tell(true)
 	ctx, stop := c.untilDrain(ctx)
 	defer stop()
@@ -361,22 +373,15 @@ func (c *crawl) awaitRoom(ctx context.Context, page *refusedPage) error {
 	}
 }
 
-// findsItFull counts the pages of the crawl that wait for room.
-func (c *crawl) findsItFull(n int) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.full += n
-}
-
 // retreat purges the run, unless another crawler has taken the export over.
 func (c *crawl) retreat(ctx context.Context) error {
-	if err := c.stillMine(ctx); err != nil {
+	if err := c.attempt.stillMine(ctx); err != nil {
 		return err
 	}
 	if err := c.pages.PurgeRun(ctx, c.x.Tenant, c.x.Key, c.into); err != nil {
 		return err
 	}
-	c.log.Info("pages gave way to an older export", "pages", len(c.ledger.taken), "bytes", c.stored)
+	c.log.Info("pages gave way to an older export", "pages", c.have.sum().pages, "bytes", c.have.sum().bytes)
 	return journal.RetryAfter(errYield, c.space.wait/3) // the older ones use the room first
 }
 

@@ -9,7 +9,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"log/slog"
 	"math/rand/v2"
 	"net/http"
 	"slices"
@@ -145,12 +144,10 @@ func store(t *testing.T, s *journal.Log, src *sourcetest.Source, key string, run
 	t.Helper()
 	l := newLedger(limit, 1000, 1<<20, 1<<40)
 	for n := 1; n <= pages; n++ {
-		r, err := rows.ScanResponse(src.Page(n, limit), rows.Limits{})
-		require.NoError(t, err)
-		p, failure := l.admit(n, r)
-		require.Nil(t, failure)
+		p, refused := admit(t, l, n, string(src.Page(n, limit)))
+		require.Nil(t, refused)
 		p.Tenant, p.Key, p.Run = "default", key, run
-		_, err = s.Pages().Publish(t.Context(), p)
+		_, err := s.Pages().Publish(t.Context(), p)
 		require.NoError(t, err)
 		require.Nil(t, l.take(p))
 	}
@@ -371,10 +368,10 @@ func TestOnlyTheLatestCrawlYields(t *testing.T) {
 	service, err := New(Config{}, s, src.Client)
 	require.NoError(t, err)
 	crawlOf := func() *crawl {
-		c := &crawl{Service: service, x: x, log: slog.New(slog.DiscardHandler), into: x.RequestedSeq, mark: markAt(x.RequestedSeq, 2)}
-		c.ledger = newLedger(50, 10, 1000, 1<<30)
-		c.acquit = func() {}
-		require.NoError(t, c.count(t.Context()))
+		c := service.newCrawl(t.Context(), x, false)
+		c.into, c.attempt.mark = x.RequestedSeq, markAt(x.RequestedSeq, 2)
+		c.have = newInventory(newLedger(50, 10, 1000, 1<<30))
+		require.NoError(t, c.attempt.count(t.Context()))
 		return c
 	}
 	first, second := crawlOf(), crawlOf()

@@ -6,15 +6,13 @@ import (
 	"sync"
 )
 
-// turns shares a fixed number of places for requests among exports: round-robin
-// by tenant, within a tenant by export, within an export in the order of asking.
-// So a giant with a thousand waiting pages delays a small export by one turn, not
-// by a thousand.
+// turns shares a fixed number of places for requests among exports: round-robin by tenant, within a tenant by
+// export, within an export in the order of asking. So a giant with a thousand waiting pages delays a small
+// export by one turn, not by a thousand.
 //
-// No host and no tenant has more requests in flight than its limit, whichever
-// exports they belong to. Who waits for a limit is passed over and keeps its
-// turn. Whoever is let in has at once all that it needs, so nobody holds what
-// another waits for; and no place is free while somebody waits who may have it.
+// No host and no tenant has more requests in flight than its limit, whichever exports they belong to. Who
+// waits for a limit is passed over and keeps its turn. Whoever is let in has at once all that it needs, so
+// nobody holds what another waits for; and no place is free while somebody waits who may have it.
 type turns struct {
 	perHost, perTenant int // requests in flight; 0: no limit
 
@@ -50,8 +48,8 @@ type place struct {
 	completed bool
 }
 
-// Yield gives the place to somebody else although the request goes on. It still
-// counts against the limits of its host and tenant. It may be called again.
+// Yield gives the place to somebody else although the request goes on. It still counts against the limits of
+// its host and tenant. It may be called again.
 func (p *place) Yield() {
 	if p == nil {
 		return
@@ -130,8 +128,8 @@ func (t *turns) give(of asker) *place {
 	return &place{turns: t, of: of}
 }
 
-// serve gives out the places that are free. Whoever was served goes to the end
-// of its row, or leaves it when nothing more of it waits.
+// serve gives out the places that are free. Whoever was served goes to the end of its row, or leaves it when
+// nothing more of it waits.
 func (t *turns) serve() {
 	for t.free > 0 {
 		i, j := t.next()

@@ -388,7 +388,7 @@ func fetch(t *testing.T, client *Client, url string, waits bool) string {
 		return ""
 	}
 	begin := time.Now()
-	got, err := src.Fetch(t.Context(), 1)
+	got, err := src.Fetch(t.Context(), source.Position{Page: 1})
 	assert.Less(t, time.Since(begin), maxTime, url)
 	if err != nil {
 		return err.Error()

@@ -150,7 +150,7 @@ func TestServicesPassURLsAsReceived(t *testing.T) {
 		src, err := source.New(client,
 			source.Request{URL: server.URL + given, Limit: 1, Param: json.RawMessage(param)}, source.Policy{})
 		require.NoError(t, err)
-		got, err := src.Fetch(t.Context(), 1)
+		got, err := src.Fetch(t.Context(), source.Position{Page: 1})
 		require.NoError(t, err)
 		got.Release()
 		require.Equal(t, want+more+"&page=1&limit=1", <-asked)

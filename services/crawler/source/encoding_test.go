@@ -103,7 +103,7 @@ func TestContentEncodings(t *testing.T) {
 		src.Fault = sourcetest.Always(encoded(c.body, c.values...))
 		policy := quick
 		policy.Attempts = 2
-		got, err := open(t, src, source.Request{}, policy).Fetch(t.Context(), 1)
+		got, err := open(t, src, source.Request{}, policy).Fetch(t.Context(), source.Position{Page: 1})
 		if c.want == "" {
 			require.NoError(t, err, c.name)
 			require.Equal(t, string(page), string(got.Body), c.name)
@@ -142,7 +142,7 @@ func TestCompressedBytesAreBounded(t *testing.T) {
 		src.Fault = sourcetest.Always(encoded(c.body, c.coding))
 		policy := quick
 		policy.MaxBodyBytes = limit
-		got, err := open(t, src, source.Request{}, policy).Fetch(t.Context(), 1)
+		got, err := open(t, src, source.Request{}, policy).Fetch(t.Context(), source.Position{Page: 1})
 		if c.want == "" {
 			require.NoError(t, err, c.name)
 			got.Release()

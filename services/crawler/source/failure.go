@@ -6,30 +6,24 @@ import (
 	"strings"
 )
 
-// Failure says why a page, or the export, has failed. Its text and its Msg are made
-// for the person who asked for the export: they never hold a response body, a
-// header value or an address that a name resolved to.
+// Failure says why a page, or the export, has failed. Its text and its Msg are made for the person who asked
+// for the export: they never hold a response body, a header value or an address that a name resolved to.
 type Failure struct {
 	Page int // from 1; 0 when the export as a whole failed
-	// Code is one of the error codes of [sheaf/events], such as
-	// events.CodeSourceHTTP. It is empty when the context of the fetch ended:
-	// that says nothing about the source.
+	// Code is one of the error codes of [sheaf/events], such as events.CodeSourceHTTP. It is empty when the
+	// context of the fetch ended: that says nothing about the source.
 	Code     string
 	Status   int    // HTTP status, 0 without an answer
 	Errcode  string // errcode of the answer as raw JSON, "" when it had none
 	Attempts int    // requests that were made
-	// Msg is the msg of the answer, cut at 500 characters, with every header
-	// value of the request blotted out; without one it is a sentence of ours.
+	// Msg is the msg of the answer, cut at 500 characters, with every header value of the request blotted
+	// out; without one it is a sentence of ours.
 	Msg string
-	// Hint is what an answer in another form holds, by the names of its keys,
-	// and which form is read; "" for every other failure.
+	// Hint is what an answer in another form holds, by the names of its keys, and which form is read; "" for
+	// every other failure.
 	Hint string
-	// Err is the cause, for errors.Is and for logs. Its text may name
-	// addresses: it is not for callers.
+	// Err is the cause, for errors.Is and for logs. Its text may name addresses: it is not for callers.
 	Err error
-
-	Answered int    // the earlier page that the source says its answer is, else 0
-	Data     uint64 // hash of that answer's data rows, see ledger.hash
 }
 
 // Error is one sentence, such as "page 7: HTTP 503 after 6 attempts".

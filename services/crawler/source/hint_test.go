@@ -19,7 +19,7 @@ func TestHintsShowNoSecrets(t *testing.T) {
 		body, err := json.Marshal(map[string]int{token: 1, "items": 2})
 		require.NoError(t, err)
 		src.Fault = sourcetest.Always(sourcetest.Body(string(body)))
-		_, err = open(t, src, source.Request{Header: secrets.Values{"X-Token": token}}, quick).Fetch(t.Context(), 1)
+		_, err = open(t, src, source.Request{Header: secrets.Values{"X-Token": token}}, quick).Fetch(t.Context(), source.Position{Page: 1})
 		require.ErrorContains(t, err, `page 1: data is missing; the answer has the keys `)
 		require.ErrorContains(t, err, `"items"`)
 		require.NotContains(t, err.Error(), token[:8])

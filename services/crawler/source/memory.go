@@ -10,12 +10,11 @@ import (
 // leastShare is set aside for every answer: most are smaller.
 const leastShare = 1 << 20
 
-// Memory bounds the bytes of answers that are held at once, from the first byte
-// read until the page is published. How large an answer will be is not known
-// before it is read, so an attempt sets aside as much as the largest answer of
-// its export took so far. One that grows beyond takes more if there is more. If
-// not, it gives up what it has and is made again with enough: nobody who holds
-// memory ever waits for more, so nobody waits for ever.
+// Memory bounds the bytes of answers that are held at once, from the first byte read until the page is
+// published. How large an answer will be is not known before it is read, so an attempt sets aside as much as
+// the largest answer of its export took so far. One that grows beyond takes more if there is more. If not, it
+// gives up what it has and is made again with enough: nobody who holds memory ever waits for more, so nobody
+// waits for ever.
 //
 // Compression, and the copying when a buffer grows, take some memory besides.
 type Memory struct {
@@ -51,8 +50,7 @@ func (e *shortError) Error() string {
 	return fmt.Sprintf("%d bytes of memory are not free", e.want)
 }
 
-// grow makes the share at least size bytes, if they are free. Who holds all the
-// memory may have more.
+// grow makes the share at least size bytes, if they are free. Who holds all the memory may have more.
 func (s *share) grow(size int64) error {
 	if s == nil || size <= s.held || s.held == s.of.size {
 		return nil

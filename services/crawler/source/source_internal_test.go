@@ -22,7 +22,7 @@ func waits(t *testing.T, policy Policy, attempts int, fault sourcetest.Fault) []
 	var got []time.Duration
 	s.Sleep = func(_ context.Context, d time.Duration) error { got = append(got, d); return nil }
 	s.jitter = func(limit time.Duration) time.Duration { return limit }
-	_, err = s.Fetch(t.Context(), 1)
+	_, err = s.Fetch(t.Context(), Position{Page: 1})
 	require.NoError(t, err)
 	return got
 }
@@ -101,7 +101,7 @@ func TestRefusalsWithoutRetryAfterAreFinal(t *testing.T) {
 		s, err := New(src.Client, Request{URL: src.URL, Limit: 1}, Policy{Attempts: 3})
 		require.NoError(t, err)
 		s.Sleep = func(context.Context, time.Duration) error { return nil }
-		_, err = s.Fetch(t.Context(), 1)
+		_, err = s.Fetch(t.Context(), Position{Page: 1})
 		require.EqualError(t, err, c.want)
 		require.Len(t, src.Requests(), c.attempts)
 	}
@@ -109,7 +109,7 @@ func TestRefusalsWithoutRetryAfterAreFinal(t *testing.T) {
 	src.Fault = sourcetest.Always(sourcetest.Status(202, string(src.Page(1, 1))))
 	s, err := New(src.Client, Request{URL: src.URL, Limit: 1}, Policy{})
 	require.NoError(t, err)
-	got, err := s.Fetch(t.Context(), 1)
+	got, err := s.Fetch(t.Context(), Position{Page: 1})
 	require.NoError(t, err)
 	got.Release()
 }
@@ -126,7 +126,7 @@ func TestAcceptIsSent(t *testing.T) {
 			}
 			s, err := New(src.Client, req, Policy{})
 			require.NoError(t, err)
-			got, err := s.Fetch(t.Context(), 1)
+			got, err := s.Fetch(t.Context(), Position{Page: 1})
 			require.NoError(t, err)
 			got.Release()
 			require.Equal(t, []string{want}, src.Requests()[0].Header["Accept"])

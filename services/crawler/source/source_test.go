@@ -37,7 +37,7 @@ const key = "5ad5f7b92a816b76e70a21e4154c2485"
 // quick is the default policy with waits that a test can afford.
 var quick = source.Policy{BaseBackoff: time.Millisecond, MaxBackoff: 2 * time.Millisecond, MaxRetryAfter: 5 * time.Millisecond}
 
-func open(t *testing.T, src *sourcetest.Source, req source.Request, policy source.Policy) *source.Source {
+func open(t *testing.T, src *sourcetest.Source, req source.Request, policy source.Policy) *source.Fetcher {
 	t.Helper()
 	if req.URL == "" {
 		req.URL = src.URL
@@ -65,13 +65,12 @@ func TestFetchReturnsThePage(t *testing.T) {
 	src := sourcetest.New(t, 25)
 	s := open(t, src, source.Request{}, quick)
 	for page, want := range map[int]int{1: 11, 2: 11, 3: 6, 4: 1} {
-		f, err := s.Fetch(t.Context(), page)
+		f, err := s.Fetch(t.Context(), source.Position{Page: page})
 		require.NoError(t, err)
 		require.Equal(t, string(src.Page(page, 10)), string(f.Body))
-		require.Equal(t, want, f.Response.RowCount)
-		require.Equal(t, int64(page), f.Response.Page)
+		require.Equal(t, want, f.RowCount)
+		require.Equal(t, int64(page), f.Page)
 		require.Equal(t, 1, f.Attempts)
-		require.Positive(t, f.Elapsed)
 		f.Release()
 		require.Nil(t, f.Body)
 	}
@@ -93,8 +92,8 @@ func TestConcurrentFetchesKeepTheirPages(t *testing.T) {
 	for range 8 {
 		wg.Go(func() {
 			for page := 1; page <= 25; page++ {
-				f, err := s.Fetch(t.Context(), page)
-				if err != nil || !bytes.Equal(f.Body, src.Page(page, 10)) || !bytes.Contains(f.Body, f.Response.Rows) {
+				f, err := s.Fetch(t.Context(), source.Position{Page: page})
+				if err != nil || !bytes.Equal(f.Body, src.Page(page, 10)) || !bytes.Contains(f.Body, f.Rows) {
 					wrong <- fmt.Sprintf("page %d: %v", page, err)
 					return
 				}
@@ -129,7 +128,7 @@ func TestGETCarriesParamInTheQuery(t *testing.T) {
 			src := sourcetest.New(t, 25)
 			for _, method := range []string{"", "get", "GET"} {
 				s := open(t, src, source.Request{URL: src.URL + c.query + "#part", Method: method, Param: json.RawMessage(c.param)}, quick)
-				_, err := s.Fetch(t.Context(), 2)
+				_, err := s.Fetch(t.Context(), source.Position{Page: 2})
 				require.NoError(t, err)
 			}
 			for _, r := range src.Requests() {
@@ -152,7 +151,7 @@ func TestGETStringsArriveUnchanged(t *testing.T) {
 		require.NoError(r, err)
 		s, err := source.New(src.Client, source.Request{URL: src.URL, Param: raw, Limit: 10}, quick)
 		require.NoError(r, err)
-		_, err = s.Fetch(t.Context(), 1)
+		_, err = s.Fetch(t.Context(), source.Position{Page: 1})
 		require.NoError(r, err)
 		requests := src.Requests()
 		want := url.Values{"page": {"1"}, "limit": {"10"}}
@@ -173,7 +172,7 @@ func TestPOSTCarriesParamInTheBody(t *testing.T) {
 		src := sourcetest.New(t, 25)
 		src.Fault = sourcetest.First(1, sourcetest.Status(503, ""))
 		s := open(t, src, source.Request{URL: src.URL + "?shop=1", Method: "pOsT", Param: json.RawMessage(param)}, quick)
-		f, err := s.Fetch(t.Context(), 2)
+		f, err := s.Fetch(t.Context(), source.Position{Page: 2})
 		require.NoError(t, err)
 		require.Equal(t, 2, f.Attempts)
 		for _, r := range src.Requests() { // the second attempt has the whole body again
@@ -193,7 +192,7 @@ func TestHeadersReachTheSource(t *testing.T) {
 		"authorization": "Bearer s3cret-token", "Content-type": "application/vnd.x+json", "Host": "shop.example:81",
 		"X-Export-Empty": "", "XT-EXPORT-TASKID": "forged", "User-Agent": "mine",
 	}}, quick)
-	_, err := s.Fetch(t.Context(), 1)
+	_, err := s.Fetch(t.Context(), source.Position{Page: 1})
 	require.NoError(t, err)
 	r := src.Requests()[0]
 	require.Equal(t, "Bearer s3cret-token", r.Header.Get("Authorization"))
@@ -283,7 +282,7 @@ func TestFetchAsksAgainAfter(t *testing.T) {
 			if name == "no body in time" || name == "a 503 without an end" {
 				policy.PageTimeout = time.Second
 			}
-			f, err := open(t, src, source.Request{}, policy).Fetch(t.Context(), 1)
+			f, err := open(t, src, source.Request{}, policy).Fetch(t.Context(), source.Position{Page: 1})
 			require.NoError(t, err)
 			require.Equal(t, 3, f.Attempts)
 			require.Equal(t, string(src.Page(1, 10)), string(f.Body))
@@ -374,13 +373,13 @@ func TestFetchFails(t *testing.T) {
 			case "no body":
 				policy.PageTimeout = time.Second
 			}
-			got, err := open(t, src, source.Request{}, policy).Fetch(t.Context(), 7)
+			got, err := open(t, src, source.Request{}, policy).Fetch(t.Context(), source.Position{Page: 7})
 			f := failure(t, err)
 			require.Equal(t, c.want, f.Error())
 			require.Equal(t, c.code, f.Code)
 			require.Equal(t, c.attempts, f.Attempts)
 			require.Equal(t, 7, f.Page)
-			require.Equal(t, source.Fetched{}, got)
+			require.Equal(t, source.Page{}, got)
 			require.Len(t, src.Requests(), c.attempts)
 			require.NotContains(t, f.Error()+f.Msg, "secret")
 		})
@@ -397,7 +396,7 @@ func TestRowsOfAPageAreBounded(t *testing.T) {
 	t.Parallel()
 	src := sourcetest.New(t, 1)
 	src.Fault = sourcetest.Always(sourcetest.Body(`{"data":{"data":[` + strings.Repeat("{},", 1_000_000) + `{}]}}`))
-	_, err := open(t, src, source.Request{}, quick).Fetch(t.Context(), 1)
+	_, err := open(t, src, source.Request{}, quick).Fetch(t.Context(), source.Position{Page: 1})
 	require.Equal(t, events.CodeLimitRows, failure(t, err).Code)
 	require.EqualError(t, err, "page 1: the page has more than 1000000 rows")
 }
@@ -414,7 +413,7 @@ func TestCompressionRatioIsBounded(t *testing.T) {
 	require.NoError(t, z.Close())
 	src := sourcetest.New(t, 1)
 	src.Fault = sourcetest.Always(sourcetest.GzipOf(bomb.Bytes()))
-	_, err = open(t, src, source.Request{}, quick).Fetch(t.Context(), 1)
+	_, err = open(t, src, source.Request{}, quick).Fetch(t.Context(), source.Position{Page: 1})
 	f := failure(t, err)
 	require.Equal(t, events.CodeLimitBytes, f.Code)
 	require.EqualError(t, f, "page 1: the answer grows to more than 400 times its compressed size (--max-compression-ratio)")
@@ -423,9 +422,9 @@ func TestCompressionRatioIsBounded(t *testing.T) {
 	src = sourcetest.New(t, 20_000)
 	src.Row = func(int) string { return `{"id":null,"name":"","amount":0}` }
 	src.Fault = sourcetest.Always(sourcetest.Gzip)
-	got, err := open(t, src, source.Request{Limit: 50_000}, quick).Fetch(t.Context(), 1)
+	got, err := open(t, src, source.Request{Limit: 50_000}, quick).Fetch(t.Context(), source.Position{Page: 1})
 	require.NoError(t, err)
-	require.Equal(t, 20_001, got.Response.RowCount)
+	require.Equal(t, 20_001, got.RowCount)
 }
 
 func TestGzipOfSeveralMembersIsOneBody(t *testing.T) {
@@ -436,7 +435,7 @@ func TestGzipOfSeveralMembersIsOneBody(t *testing.T) {
 		_, _ = w.Write(sourcetest.Compress(page[:50]))
 		_, _ = w.Write(sourcetest.Compress(page[50:]))
 	})
-	f, err := open(t, src, source.Request{}, quick).Fetch(t.Context(), 1)
+	f, err := open(t, src, source.Request{}, quick).Fetch(t.Context(), source.Position{Page: 1})
 	require.NoError(t, err)
 	require.Equal(t, string(src.Page(1, 10)), string(f.Body))
 }
@@ -453,7 +452,7 @@ func TestFailuresNeverShowSecrets(t *testing.T) {
 		s := open(t, src, source.Request{URL: u.String() + "?sign=top-s3cret", Header: map[string]string{
 			"Authorization": "Bearer top-s3cret", "X-Key": "0123456789",
 		}}, quick)
-		_, err = s.Fetch(t.Context(), 1)
+		_, err = s.Fetch(t.Context(), source.Position{Page: 1})
 		f := failure(t, err)
 		all := fmt.Sprint(f.Error(), f.Msg, f.Errcode, f.Err)
 		for _, secret := range []string{"top-s3cret", "0123456789", "pa55word"} {
@@ -465,7 +464,7 @@ func TestFailuresNeverShowSecrets(t *testing.T) {
 func TestUserInfoBecomesBasicAuthorization(t *testing.T) {
 	t.Parallel()
 	src := sourcetest.New(t, 1)
-	_, err := open(t, src, source.Request{URL: strings.Replace(src.URL, "://", "://user:pa55word@", 1)}, quick).Fetch(t.Context(), 1)
+	_, err := open(t, src, source.Request{URL: strings.Replace(src.URL, "://", "://user:pa55word@", 1)}, quick).Fetch(t.Context(), source.Position{Page: 1})
 	require.NoError(t, err)
 	require.Equal(t, "Basic dXNlcjpwYTU1d29yZA==", src.Requests()[0].Header.Get("Authorization"))
 }
@@ -508,7 +507,7 @@ func TestUnreachableSources(t *testing.T) {
 			policy.Attempts = 2
 			s, err := source.New(&http.Client{Transport: c.transport}, source.Request{URL: c.url, Limit: 1}, policy)
 			require.NoError(t, err)
-			_, err = s.Fetch(t.Context(), 1)
+			_, err = s.Fetch(t.Context(), source.Position{Page: 1})
 			f := failure(t, err)
 			require.EqualError(t, f, c.want)
 			require.Equal(t, c.code, f.Code)
@@ -546,7 +545,7 @@ func TestFetchEndsWithItsContext(t *testing.T) {
 				cancel(stop)
 			}()
 			start := time.Now()
-			_, err := open(t, src, source.Request{}, source.Policy{}).Fetch(ctx, 1) // default waits
+			_, err := open(t, src, source.Request{}, source.Policy{}).Fetch(ctx, source.Position{Page: 1}) // default waits
 			f := failure(t, err)
 			require.Empty(t, f.Code)
 			require.ErrorIs(t, err, stop)
@@ -556,7 +555,7 @@ func TestFetchEndsWithItsContext(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	_, err := open(t, sourcetest.New(t, 1), source.Request{}, quick).Fetch(ctx, 1)
+	_, err := open(t, sourcetest.New(t, 1), source.Request{}, quick).Fetch(ctx, source.Position{Page: 1})
 	require.ErrorIs(t, err, context.Canceled)
 }
 
@@ -577,7 +576,7 @@ func TestConnectionsAreKept(t *testing.T) {
 	src.Client = &http.Client{Transport: transport}
 	s := open(t, src, source.Request{}, quick)
 	for page := range 3 {
-		_, err := s.Fetch(t.Context(), page+1)
+		_, err := s.Fetch(t.Context(), source.Position{Page: page + 1})
 		require.NoError(t, err)
 	}
 	require.Equal(t, 1, dials)
@@ -606,11 +605,11 @@ func FuzzFetch(f *testing.F) {
 		policy.Attempts = 2
 		s, err := source.New(client, source.Request{URL: "http://source.example/", Limit: 1}, policy)
 		require.NoError(t, err)
-		got, err := s.Fetch(t.Context(), 1)
+		got, err := s.Fetch(t.Context(), source.Position{Page: 1})
 		if err == nil {
-			n, err := rows.Check(got.Response.Rows, rows.Limits{})
+			n, err := rows.Check(got.Rows, rows.Limits{})
 			require.NoError(t, err)
-			require.Equal(t, got.Response.RowCount, n)
+			require.Equal(t, got.RowCount, n)
 			return
 		}
 		require.NotEmpty(t, failure(t, err).Code)
@@ -649,7 +648,7 @@ func TestMessagesHoldNoSecret(t *testing.T) {
 			tc.req.URL, tc.req.Limit = server.URL, 1
 			s, err := source.New(server.Client(), tc.req, source.Policy{Attempts: 1})
 			require.NoError(t, err)
-			_, err = s.Fetch(t.Context(), 1)
+			_, err = s.Fetch(t.Context(), source.Position{Page: 1})
 			require.ErrorContains(t, err, "session *** has expired")
 			require.NotContains(t, err.Error(), tc.secret)
 		})

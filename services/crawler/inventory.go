@@ -1,0 +1,99 @@
+package crawler
+
+import (
+	"sync"
+
+	"sheaf/events"
+	"sheaf/events/pages"
+	"sheaf/services/crawler/source"
+)
+
+// inventory is what is there of a run. It is safe for concurrent use.
+type inventory struct {
+	changed chan struct{} // something changed; holds one
+
+	mu     sync.Mutex
+	ledger *ledger
+	bytes  int64 // of SHEAF_PAGES that the pages take
+}
+
+func newInventory(l *ledger) *inventory {
+	return &inventory{changed: make(chan struct{}, 1), ledger: l}
+}
+
+// add accounts for a page that is durable.
+func (v *inventory) add(p pages.Page) *source.Failure {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	defer v.stir()
+	if v.ledger.missing(p.Number) {
+		v.bytes += p.Stored
+	}
+	return v.ledger.take(p)
+}
+
+// miss accounts for a page that the source did not give.
+func (v *inventory) miss(n int, m *missed) *source.Failure {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	defer v.stir()
+	return v.ledger.miss(n, m)
+}
+
+func (v *inventory) stir() {
+	select {
+	case v.changed <- struct{}{}:
+	default:
+	}
+}
+
+// next is the lowest missing page from one on that may be asked for now, 0 without one: as far as the list may
+// reach, and at most lead pages behind those that were read.
+func (v *inventory) next(from, conn, lead int) int {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	n, last := from, min(v.ledger.bound(conn), v.ledger.read+lead)
+	for n <= last && !v.ledger.missing(n) {
+		n++
+	}
+	if n > last {
+		return 0
+	}
+	return n
+}
+
+// position is where a page begins, and the plan that it is judged by.
+func (v *inventory) position(n int) (source.Position, *plan) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	at := source.Position{Page: n, Token: v.ledger.next}
+	if n > 1 {
+		at.Size = v.ledger.plan.size
+	}
+	return at, v.ledger.plan
+}
+
+func (v *inventory) limits() limits { return v.ledger.limits }
+
+func (v *inventory) ended() bool { return v.sum().end > 0 }
+
+// finish is called when the list has ended.
+func (v *inventory) finish() (manifest string, warnings []events.Warning, f *source.Failure) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	warnings, f = v.ledger.finish()
+	return v.ledger.manifest(), warnings, f
+}
+
+// sum counts what is there.
+type sum struct {
+	pages, announced, end int
+	rows, bytes           int64
+}
+
+func (v *inventory) sum() sum {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	l := v.ledger
+	return sum{pages: len(l.taken), announced: l.announced, end: l.end, rows: l.stored, bytes: v.bytes}
+}

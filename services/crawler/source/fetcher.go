@@ -1,0 +1,398 @@
+package source
+
+import (
+	"cmp"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"code.dny.dev/ssrf"
+
+	"sheaf/events"
+	"sheaf/events/retryafter"
+	"sheaf/events/rows"
+)
+
+// Policy bounds the fetching of one page. A field that is zero or less means its default.
+type Policy struct {
+	Attempts      int           // requests for one page, the first one included; default 6
+	HeaderTimeout time.Duration // of one attempt up to the headers of the answer; default 30s
+	PageTimeout   time.Duration // of a whole attempt; default 60s
+	BaseBackoff   time.Duration // the wait before attempt n+1 is a random time up to BaseBackoff·2^(n-1); default 500ms
+	MaxBackoff    time.Duration // and at most this; default 15s
+	SlowAfter     time.Duration // how long an attempt keeps its place among the requests in flight; default 1s
+	MaxRetryAfter time.Duration // the longest Retry-After that is waited for; default 60s
+	MaxBodyBytes  int64         // of one answer after decompression; default 64 MiB
+	// MaxRatio bounds the decompressed bytes for each compressed one, once an answer is larger than 8 MiB.
+	// Measured: a page of mixed rows 11, one of equal rows 330; the most that DEFLATE can do is 1032. Default 400.
+	MaxRatio int64
+	// MinRate is how many bytes a second an answer brings at least, once it has begun, on the average of any
+	// RateOver. Below it a source is not slow but holds a connection open. Default 1 KiB over 15 s.
+	MinRate  int64
+	RateOver time.Duration
+	Rows     rows.Limits // of the JSON of an answer
+}
+
+func (p Policy) withDefaults() Policy {
+	p.Attempts = cmp.Or(max(p.Attempts, 0), 6)
+	p.HeaderTimeout = cmp.Or(max(p.HeaderTimeout, 0), 30*time.Second)
+	p.PageTimeout = cmp.Or(max(p.PageTimeout, 0), 60*time.Second)
+	p.BaseBackoff = cmp.Or(max(p.BaseBackoff, 0), 500*time.Millisecond)
+	p.MaxBackoff = cmp.Or(max(p.MaxBackoff, 0), 15*time.Second)
+	p.SlowAfter = cmp.Or(max(p.SlowAfter, 0), time.Second)
+	p.MaxRetryAfter = cmp.Or(max(p.MaxRetryAfter, 0), 60*time.Second)
+	p.MaxBodyBytes = cmp.Or(max(p.MaxBodyBytes, 0), 64<<20)
+	p.MaxRatio = cmp.Or(max(p.MaxRatio, 0), 400)
+	p.MinRate = cmp.Or(max(p.MinRate, 0), 1<<10)
+	p.RateOver = cmp.Or(max(p.RateOver, 0), 15*time.Second)
+	return p
+}
+
+// Client sends requests to sources. It decides which addresses may be asked, and never follows a redirect:
+// the address behind one was not checked. A context has to end its requests and the reading of their answers.
+type Client interface {
+	Do(req *http.Request) (*http.Response, error)
+}
+
+// Place is the right to make one request.
+type Place interface {
+	Yield() // gives the place to another request, although this one goes on
+	Done()  // the request has ended
+}
+
+// anywhere is a place without limits.
+type anywhere struct{}
+
+func (anywhere) Yield() {}
+func (anywhere) Done()  {}
+
+// Fetcher fetches the pages of one export. It is safe for concurrent use. Change its fields only before the
+// first page.
+type Fetcher struct {
+	Shape  Shape
+	Turn   func(context.Context) (Place, error)       // waits for a place, for each attempt anew
+	Memory *Memory                                    // for answers; nil: without limit
+	Sleep  func(context.Context, time.Duration) error // waits before the next attempt
+
+	client  Client
+	policy  Policy
+	url     url.URL
+	secrets redactor
+	usual   atomic.Int64                            // bytes of the largest answer so far
+	jitter  func(limit time.Duration) time.Duration // from 0 to limit
+}
+
+// New checks req and prepares its requests. It asks nothing yet. The error names the field; it never holds
+// the value of a header.
+func New(client Client, req Request, policy Policy) (*Fetcher, error) {
+	if client == nil {
+		return nil, errors.New("source: New needs an HTTP client")
+	}
+	e, err := newEndpoint(req)
+	if err != nil {
+		return nil, err
+	}
+	policy = policy.withDefaults()
+	shape, err := newShape(e, req, policy.Rows)
+	if err != nil {
+		return nil, err
+	}
+	return &Fetcher{
+		Shape: shape, Turn: func(context.Context) (Place, error) { return anywhere{}, nil }, Sleep: Sleep,
+		client: client, policy: policy, url: e.url, secrets: e.secrets,
+		jitter: func(limit time.Duration) time.Duration { return rand.N(limit + 1) },
+	}, nil
+}
+
+// Host names what a limit per host counts: scheme, host and port of the URL.
+func (f *Fetcher) Host() string {
+	port := cmp.Or(f.url.Port(), map[string]string{"http": "80", "https": "443"}[f.url.Scheme])
+	return f.url.Scheme + "://" + strings.ToLower(f.url.Hostname()) + ":" + port
+}
+
+// Page is one page. Body is the answer after decompression; Answer aliases it.
+type Page struct {
+	Answer
+	Body     []byte
+	Attempts int // requests that were made
+
+	share *share // of the memory for answers
+}
+
+// Release gives the memory of Body back for later pages. It must be called. Nothing may use Body or Answer
+// any more.
+func (p *Page) Release() {
+	recycle(p.Body)
+	p.share.release()
+	p.Body, p.Answer = nil, Answer{}
+}
+
+// Fetch asks for one page until it has it, the failure is final or the attempts are used up. An error is a
+// [*Failure].
+//
+// It asks again after timeouts, broken connections and transfers, and the statuses 408, 425, 429 and 5xx;
+// with a Retry-After also after 202 and any other 4xx, such as 403; once more after a body whose JSON ends
+// too early. All else is final at once: other statuses, redirects, errcode != 0, HTML, a wrong form, a limit.
+// A source may therefore see a page asked for more than once. Fetch returns as soon as ctx ends, also while
+// it waits.
+func (f *Fetcher) Fetch(ctx context.Context, at Position) (Page, error) {
+	early := 0 // answers whose JSON ended too early
+	for n := 1; ; n++ {
+		place, err := f.Turn(ctx)
+		if err != nil {
+			return Page{}, stopped(ctx, at, n-1)
+		}
+		// A source that does not answer must not keep the others waiting: another request gets its place.
+		slow := time.AfterFunc(f.policy.SlowAfter, place.Yield)
+		page, bad := f.attempt(ctx, at)
+		slow.Stop()
+		place.Done()
+		if bad == nil {
+			page.Attempts = n
+			return page, nil
+		}
+		if short := (*shortError)(nil); errors.As(bad.Err, &short) {
+			// Not the source's fault, and no attempt of its: the same page is asked for again with enough
+			// memory.
+			f.expect(short.want)
+			n--
+			continue
+		}
+		bad.Page, bad.Attempts = at.Page, n
+		if ctx.Err() != nil {
+			return Page{}, stopped(ctx, at, n)
+		}
+		if bad.retry == onceMore {
+			early++
+		}
+		if bad.retry == never || early > 1 || n >= f.policy.Attempts {
+			return Page{}, &bad.Failure
+		}
+		if err := f.Sleep(ctx, f.wait(n, bad.after)); err != nil {
+			return Page{}, stopped(ctx, at, n)
+		}
+	}
+}
+
+// stopped is the failure of a fetch whose context is over.
+func stopped(ctx context.Context, at Position, attempts int) *Failure {
+	return &Failure{Page: at.Page, Attempts: attempts, Msg: "the fetch was stopped", Err: context.Cause(ctx)}
+}
+
+// wait is the time before attempt n+1. With a Retry-After it adds a little jitter, so that all pages of a
+// source do not come back in the same instant.
+func (f *Fetcher) wait(n int, after time.Duration) time.Duration {
+	if after > 0 {
+		return min(after, f.policy.MaxRetryAfter) + f.jitter(f.policy.BaseBackoff)
+	}
+	limit := f.policy.BaseBackoff
+	for i := 1; i < n && limit < f.policy.MaxBackoff; i++ {
+		if limit *= 2; limit < 0 {
+			limit = f.policy.MaxBackoff
+		}
+	}
+	return f.jitter(min(limit, f.policy.MaxBackoff))
+}
+
+// Sleep waits for d, or until ctx ends.
+func Sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// failedAttempt is an attempt that brought no page.
+type failedAttempt struct {
+	Failure
+	retry retry
+	after time.Duration // Retry-After, 0 without
+}
+
+type retry int
+
+const (
+	never retry = iota
+	onceMore
+	always
+)
+
+var (
+	errNoHeaders = errors.New("no answer in time")
+	errNoBody    = errors.New("answer not complete in time")
+	errTooSlow   = errors.New("answer slower than the least rate")
+)
+
+// expect has later attempts set aside memory for answers of size bytes.
+func (f *Fetcher) expect(size int64) {
+	for old := f.usual.Load(); size > old && !f.usual.CompareAndSwap(old, size); {
+		old = f.usual.Load()
+	}
+}
+
+func (f *Fetcher) attempt(parent context.Context, at Position) (_ Page, bad *failedAttempt) {
+	ctx, cancel := context.WithCancelCause(parent)
+	defer cancel(nil)
+	total := time.AfterFunc(f.policy.PageTimeout, func() { cancel(errNoBody) })
+	defer total.Stop()
+	headers := time.AfterFunc(f.policy.HeaderTimeout, func() { cancel(errNoHeaders) })
+	defer headers.Stop()
+
+	req, err := f.Shape.Request(ctx, at)
+	if err != nil {
+		return Page{}, f.refused(0, err)
+	}
+	resp, err := f.client.Do(req)
+	headers.Stop()
+	if err != nil {
+		return Page{}, f.broken(ctx, err)
+	}
+	defer resp.Body.Close()
+	wait, asked := retryafter.Parse(resp.Header, time.Now())
+	// A 202 alone is a page like any other: some sources answer so.
+	if !success(resp.StatusCode) || resp.StatusCode == http.StatusAccepted && asked {
+		total.Reset(min(f.policy.PageTimeout, refusalTimeout))
+		return Page{}, f.refusal(ctx, resp, at, wait, asked)
+	}
+	// Memory is set aside for an answer that has begun, not for one that may never come. Waiting for it is
+	// not the source's time.
+	total.Stop()
+	share, err := f.Memory.take(parent, f.usual.Load())
+	if err != nil {
+		return Page{}, f.broken(parent, err)
+	}
+	total.Reset(f.policy.PageTimeout)
+	defer pace(resp, f.policy.MinRate, f.policy.RateOver, func() { cancel(errTooSlow) })()
+	body, bad := f.read(ctx, resp, f.policy.MaxBodyBytes, share)
+	var answer Answer
+	if bad == nil {
+		f.expect(int64(len(body)))
+		if answer, err = f.Shape.Parse(body, resp.Header, at); err != nil {
+			bad = f.refused(resp.StatusCode, err)
+			if _, strange, _ := contentCoding(resp.Header); strange != "" && bad.Errcode == "" {
+				bad.Msg += fmt.Sprintf("; the Content-Encoding %s is not supported, gzip and deflate are", strange)
+			}
+		}
+	}
+	if bad != nil {
+		recycle(body)
+		share.release()
+		return Page{}, bad
+	}
+	return Page{Answer: answer, Body: body, share: share}, nil
+}
+
+// refused is the failure of what the shape refused. What it quotes of the source is redacted.
+func (f *Fetcher) refused(status int, err error) *failedAttempt {
+	bad := &failedAttempt{Failure: Failure{Code: events.CodeInternal, Msg: err.Error(), Err: err}}
+	if refused := (*Failure)(nil); errors.As(err, &refused) {
+		bad.Failure = *refused
+	}
+	bad.Status = status
+	bad.Hint = f.secrets.redact(bad.Hint)
+	if bad.Errcode != "" {
+		bad.Errcode, bad.Msg = f.secrets.redactJSON(bad.Errcode), f.secrets.redact(bad.Msg)
+	}
+	if e := (*rows.SyntaxError)(nil); errors.As(err, &e) && e.Truncated {
+		bad.retry = onceMore
+	}
+	return bad
+}
+
+// What is read of an answer that is no success, and how long that may take.
+const (
+	maxRefusal     = 64 << 10
+	refusalTimeout = 5 * time.Second
+)
+
+// refusal is the failure of an answer whose status is not a success. If the shape finds an errcode in it that
+// is a number, the failure has that, and nothing else of the body: an answer that is not a page of a source
+// may be anything, and whoever named the address must not read it.
+func (f *Fetcher) refusal(ctx context.Context, resp *http.Response, at Position, wait time.Duration, asked bool) *failedAttempt {
+	bad := &failedAttempt{Failure: Failure{Code: events.CodeSourceHTTP, Status: resp.StatusCode}}
+	switch status := resp.StatusCode; {
+	case status == http.StatusAccepted:
+		bad.retry = always
+		bad.Msg = "the source answers 202: the page is not ready"
+	case status == http.StatusRequestTimeout, status == http.StatusTooEarly, status == http.StatusTooManyRequests, status >= 500,
+		status >= 400 && asked: // as rate limits answer 403 (GitHub), and 413 (RFC 9110, 15.5.14)
+		bad.retry = always
+	case status >= 300 && status < 400:
+		bad.Msg = "redirects are not followed; give the address it leads to"
+	case status == http.StatusPartialContent:
+		bad.Msg = "the source sent a part of the answer"
+	}
+	if bad.retry == always && asked {
+		bad.after = wait
+		if bad.Msg == "" && wait > f.policy.MaxRetryAfter {
+			bad.Msg = fmt.Sprintf("the source asks to wait %s, at most %s is waited", wait.Round(time.Second), f.policy.MaxRetryAfter)
+		}
+	}
+	// Reading also frees the connection for the next request. Nothing that goes wrong here changes what the
+	// status says.
+	body, unread := f.read(ctx, resp, maxRefusal, nil)
+	if unread == nil {
+		_, err := f.Shape.Parse(body, resp.Header, at)
+		if refused := (*Failure)(nil); errors.As(err, &refused) {
+			if n, err := strconv.ParseInt(refused.Errcode, 10, 32); err == nil {
+				bad.Errcode = strconv.FormatInt(n, 10)
+			}
+		}
+	}
+	recycle(body)
+	return bad
+}
+
+// broken is the failure of a request that brought no answer, or not all of it.
+func (f *Fetcher) broken(ctx context.Context, err error) *failedAttempt {
+	if e := (*url.Error)(nil); errors.As(err, &e) {
+		err = e.Err // without the URL, which may hold secrets
+	}
+	unreachable := func(r retry, msg string) *failedAttempt {
+		return &failedAttempt{Failure: Failure{Code: events.CodeSourceUnreachable, Msg: msg, Err: err}, retry: r}
+	}
+	timeout := func(msg string) *failedAttempt {
+		return &failedAttempt{Failure: Failure{Code: events.CodeSourceTimeout, Msg: msg, Err: err}, retry: always}
+	}
+	var (
+		netErr  net.Error
+		dnsErr  *net.DNSError
+		certErr *tls.CertificateVerificationError
+		tlsErr  tls.RecordHeaderError
+	)
+	switch cause := context.Cause(ctx); {
+	case errors.Is(cause, errNoHeaders):
+		return timeout(fmt.Sprintf("no answer within %s", f.policy.HeaderTimeout))
+	case errors.Is(cause, errTooSlow):
+		return timeout(fmt.Sprintf("the answer brought less than %d bytes a second over %s (--min-throughput)", f.policy.MinRate, f.policy.RateOver))
+	case errors.Is(cause, errNoBody):
+		return timeout(fmt.Sprintf("the answer was not complete within %s", f.policy.PageTimeout))
+	case errors.Is(err, ssrf.ErrProhibitedIP), errors.Is(err, ssrf.ErrProhibitedPort), errors.Is(err, ssrf.ErrProhibitedNetwork):
+		return unreachable(never, "the source's address may not be asked: sheaf serve opens private ranges with --allow-cidr, nothing opens those of cloud metadata")
+	case errors.As(err, &certErr):
+		return unreachable(never, "the source's TLS certificate is not valid")
+	case errors.As(err, &tlsErr), errors.Is(err, http.ErrSchemeMismatch):
+		return unreachable(never, "the source does not speak TLS; use http:// in its url")
+	case errors.As(err, &dnsErr):
+		return unreachable(always, "the source's host name could not be resolved")
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return unreachable(always, "connection refused")
+	case errors.As(err, &netErr) && netErr.Timeout():
+		return timeout("the connection timed out")
+	}
+	return unreachable(always, "the connection broke")
+}

@@ -1,0 +1,96 @@
+package source
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"slices"
+	"strings"
+	"unicode"
+)
+
+// redactor keeps what no message may show, longest first.
+type redactor []string
+
+// Shorter values, and shorter words in them, are left out. Blotting them out would make messages unreadable
+// and hide little.
+const (
+	minSecret     = 4
+	minSecretWord = 6
+)
+
+// add remembers a value, and the words in it, which may be all that a source repeats of "Bearer abc",
+// "sid=abc; lang=en" or `token="abc"`.
+func (s *redactor) add(value string) {
+	if len(value) >= minSecret {
+		*s = append(*s, value)
+	}
+	for _, word := range strings.FieldsFunc(value, func(r rune) bool { return unicode.IsSpace(r) || strings.ContainsRune(`=;,&"'`, r) }) {
+		if len(word) >= minSecretWord && word != value {
+			*s = append(*s, word)
+		}
+	}
+	if kind, credentials, _ := strings.Cut(value, " "); strings.EqualFold(kind, "Basic") { // RFC 7617
+		if plain, err := base64.StdEncoding.DecodeString(credentials); err == nil {
+			user, password, _ := strings.Cut(string(plain), ":")
+			s.add(user)
+			s.add(password)
+		}
+	}
+	slices.SortFunc(*s, func(a, b string) int { return len(b) - len(a) })
+}
+
+// addJSON remembers every text in a JSON value.
+func (s *redactor) addJSON(raw []byte) {
+	var v any
+	if json.Unmarshal(raw, &v) == nil {
+		s.addAll(v)
+	}
+}
+
+func (s *redactor) addAll(v any) {
+	switch v := v.(type) {
+	case string:
+		s.add(v)
+	case []any:
+		for _, e := range v {
+			s.addAll(e)
+		}
+	case map[string]any:
+		for _, e := range v {
+			s.addAll(e)
+		}
+	}
+}
+
+// redact makes a text fit for logs, terminals and pages.
+func (s redactor) redact(msg string) string {
+	for _, secret := range s {
+		msg = strings.ReplaceAll(msg, secret, "***")
+		// A message is cut before it comes here, perhaps in the middle of a secret.
+		for n := len(secret) - 1; n >= minSecret; n-- {
+			if rest, cut := strings.CutSuffix(msg, secret[:n]); cut {
+				msg = rest + "***"
+				break
+			}
+		}
+	}
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) || unicode.Is(unicode.Bidi_Control, r) { // no moving of a cursor, no turning of the writing
+			return ' '
+		}
+		return r
+	}, msg)
+}
+
+// redactJSON is redact for a JSON value, in whose escapes a secret could hide.
+func (s redactor) redactJSON(raw string) string {
+	var text string
+	if json.Unmarshal([]byte(raw), &text) != nil {
+		return s.redact(raw)
+	}
+	quoted, err := json.Marshal(s.redact(text))
+	if err != nil {
+		return ""
+	}
+	return string(quoted)
+}

@@ -1,0 +1,83 @@
+// Package source asks paginated HTTP APIs for their pages.
+//
+// A [Shape] is one form of API: what to ask for a page, and what an answer says. A [Fetcher] does the asking,
+// the same way for every shape: attempts and their waits, limits of time, memory and size, compression,
+// redaction. Which pages are asked for, which rows are data and where the list ends is not decided here but
+// in package crawler.
+package source
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+
+	"sheaf/events"
+	"sheaf/events/rows"
+	"sheaf/events/secrets"
+)
+
+// Shape is one form of paginated API. It does no I/O and keeps no state, so any process can go on where
+// another stopped. It is safe for concurrent use.
+type Shape interface {
+	// Request asks for a page. An error is a *Failure if the export cannot go on.
+	Request(ctx context.Context, at Position) (*http.Request, error)
+	// Parse reads a successful answer, decompressed. The Answer aliases body. An error is a *Failure. One
+	// with an Errcode quotes the source; its Errcode and Msg are redacted later, as Hint is.
+	Parse(body []byte, header http.Header, at Position) (Answer, error)
+}
+
+// Position is where a page begins.
+type Position struct {
+	Page  int    // from 1
+	Size  int    // rows of a full page as page 1 shows it; 0 for page 1. An offset advances by it
+	Token string // Next of the page before, "" for page 1 and where pages are numbered
+}
+
+// Answer is what a page says.
+type Answer struct {
+	Rows     []byte // a JSON array of objects
+	RowCount int    // objects in Rows
+	// Header is the first of Rows if that may name the columns. On page 1 it has to; a shape without such a
+	// row puts one there. On later pages it is dropped if it equals that of page 1. nil: all rows are data.
+	Header []byte
+	Page   int64  // the number that the answer gives itself; that of the position if it has none
+	Limit  int    // rows of a full page, 0: not said
+	Total  int64  // rows of the list, -1: not said
+	Pages  int64  // pages of the list, 0: not said
+	Next   string // token of the next page. With one, pages are asked for one after another; it is sealed with the page
+	Last   bool   // no page follows
+}
+
+// Request is how a source is asked, as the export request says it.
+type Request struct {
+	URL    string // absolute, http or https; its own query is kept
+	Method string // GET or POST in any case; empty means GET
+	// Header is sent as it is. Host sets the host that is asked. Fields that belong to one connection (RFC
+	// 9110, 7.6.1) and Content-Length are refused.
+	Header secrets.Values
+	// Param is a JSON object, null or empty. A GET carries it in the query, a POST as a JSON body. The text
+	// of its numbers is never changed.
+	Param json.RawMessage
+	// SecretParam are the names in Param whose values no message may show.
+	SecretParam []string
+	Limit       int    // rows a page, at least 1; replaces a limit in Param
+	TaskID      string // the hash_key, sent as xt-export-taskId
+}
+
+// NewRequest is the request of an export, with its header and with the secret ones among its param.
+func NewRequest(x *events.Export, header secrets.Values, param json.RawMessage) Request {
+	from := x.Request.HTTP
+	return Request{
+		URL: from.URL, Method: from.Method, Header: header, Param: param, SecretParam: from.SecretParam,
+		Limit: from.Limit, TaskID: x.Key,
+	}
+}
+
+// newShape chooses the shape of a request.
+func newShape(e *endpoint, req Request, limits rows.Limits) (Shape, error) {
+	if req.Limit < 1 {
+		return nil, fmt.Errorf("source limit is %d; it must be at least 1", req.Limit)
+	}
+	return newStandard(e, req, limits)
+}
