@@ -61,7 +61,7 @@ func TestStageOf(t *testing.T) {
 	}{
 		"memory is moved for a caller": {stageCells,
 			[]string{"runtime.memmove", "sheaf/services/assembler/encode/xlsx.(*encoder).row",
-				"sheaf/services/assembler/encode/xlsx.encode"}},
+				"sheaf/services/assembler/encode/xlsx.encodeBatches"}},
 		"the same scanner, two users": {stageScan,
 			[]string{"sheaf/events/rows.(*scanner).str", "sheaf/events/rows.ScanResponse",
 				"sheaf/services/crawler.(*crawl).ask"}},

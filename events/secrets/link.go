@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"net/url"
+	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -15,10 +16,15 @@ import (
 )
 
 // DownloadPath is the path of the download of a finished export:
-// /v1/down/YYYY/M/D/<key>.zip, with the day on which it was created.
+// /v1/down/YYYY/M/D/<key>.zip, with the day on which it was created, and the suffix that
+// its file has in the store.
 func DownloadPath(x *events.Export) string {
 	y, m, d := x.CreatedAt.Date()
-	return fmt.Sprintf("/v1/down/%d/%d/%d/%s.zip", y, int(m), d, x.Key)
+	suffix := ""
+	if len(x.Files) > 0 {
+		suffix = path.Ext(x.Files[0].Store)
+	}
+	return fmt.Sprintf("/v1/down/%d/%d/%d/%s%s", y, int(m), d, x.Key, suffix)
 }
 
 // DownloadURL is the signed link to the file of a completed export, valid
@@ -28,13 +34,13 @@ func DownloadURL(keys *Keyring, publicURL string, x *events.Export) string {
 	if x.State != events.StateCompleted || len(x.Files) == 0 {
 		return ""
 	}
-	path, exp := DownloadPath(x), x.ExpiresAt.Unix()
+	at, exp := DownloadPath(x), x.ExpiresAt.Unix()
 	v := keys.current()
-	q := url.Values{"exp": {strconv.FormatInt(exp, 10)}, "sig": {v.linkSignature(path, x.Files[0].Store, exp)}}
+	q := url.Values{"exp": {strconv.FormatInt(exp, 10)}, "sig": {v.linkSignature(at, x.Files[0].Store, exp)}}
 	if v.id != "" {
 		q.Set("kid", v.id)
 	}
-	return strings.TrimRight(publicURL, "/") + path + "?" + q.Encode()
+	return strings.TrimRight(publicURL, "/") + at + "?" + q.Encode()
 }
 
 // ValidDownload reports whether the exp, kid and sig of a link's query allow the

@@ -1,7 +1,7 @@
-// Package assembler binds the pages of an export into a workbook.
+// Package assembler binds the pages of an export into a file, such as a workbook.
 //
 // It takes ExportCrawled events, reads the pages of the run by subject and in
-// order, writes them through the parallel sheet writer (see xlsx.WriteWorkbook) and
+// order, writes them in the format that was asked for (see package encode) and
 // proves the result against the log before it appends ExportCompleted.
 //
 // What it promises:
@@ -32,7 +32,7 @@ import (
 	"sheaf/events"
 	"sheaf/events/journal"
 	"sheaf/events/pages"
-	"sheaf/services/assembler/encode/xlsx"
+	"sheaf/services/assembler/encode"
 	"sheaf/storage"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -290,7 +290,7 @@ func (s *Service) assemble(ctx context.Context, x *events.Export, crawled uint64
 	}
 	defer draft.Discard()
 
-	req := x.Request
+	req, format := x.Request, formatOf(x.Request.ExtType)
 	entry := EntryName(req.Title, req.ExtType, req.SourceType == events.SourceHTTP)
 	ahead, parallel := s.cfg.ReadAhead, s.cfg.Parallel
 	if isSmall(x) { // there may be many, and a core each is enough
@@ -306,27 +306,37 @@ func (s *Service) assemble(ctx context.Context, x *events.Export, crawled uint64
 		created = time.Unix(req.Timestamp, 0).UTC()
 	}
 	told := time.Now()
-	res, err := xlsx.WriteWorkbook(ctx, draft.File(), xlsx.Spec{
-		Title: req.Title, Creator: req.UserID, Created: created,
-		EntryName: entry, Parallel: parallel,
-	}, func(ctx context.Context) (xlsx.Page, error) {
+	next := func(ctx context.Context) (encode.Page, error) {
 		p, err := pages.Next(ctx)
 		if err != nil {
-			return xlsx.Page{}, err
+			return encode.Page{}, err
 		}
 		// What a page adds to the file is never more than its rows.
 		if err := s.cfg.Room(int64(len(p.Rows))); err != nil {
-			return xlsx.Page{}, fmt.Errorf("%w: %w", errNoRoom, err)
+			return encode.Page{}, fmt.Errorf("%w: %w", errNoRoom, err)
 		}
 		if err := check.add(p); err != nil {
-			return xlsx.Page{}, err
+			return encode.Page{}, err
 		}
 		keys.add(p)
 		if time.Since(told) > 250*time.Millisecond {
 			told = time.Now()
 			s.journal.TellProgress(x.Tenant, x.Key, events.Progress{Phase: events.PhaseAssembling, PagesDone: p.Number, PagesTotal: x.Pages, Rows: check.rows})
 		}
-		return xlsx.Page{Number: p.Number, Rows: p.Rows, RowCount: p.RowCount, SkipFirst: p.Number > 1 && p.HeaderRow, Release: p.Release}, nil
+		return encode.Page{Number: p.Number, Rows: p.Rows, RowCount: p.RowCount, SkipFirst: p.Number > 1 && p.HeaderRow, Release: p.Release}, nil
+	}
+	doc := encode.Document{Entry: entry, Title: req.Title, Creator: req.UserID, Created: created, Parallel: parallel}
+	handed := false
+	first, firstErr := next(ctx) // it has the header
+	if firstErr == nil {
+		doc.Sheet.Columns = encode.Columns(first.Rows)
+	}
+	res, err := format.Write(ctx, draft.File(), doc, func(ctx context.Context) (encode.Page, error) {
+		if !handed {
+			handed = true
+			return first, firstErr
+		}
+		return next(ctx)
 	})
 	if err != nil {
 		return nil, s.explain(ctx, err)
@@ -341,7 +351,7 @@ func (s *Service) assemble(ctx context.Context, x *events.Export, crawled uint64
 
 	// No folder of its own: making one durable takes five times as long as the
 	// file (measured on ext4).
-	store := fmt.Sprintf("%s/%s-%s.zip", x.Tenant, x.Key, events.NewID())
+	store := fmt.Sprintf("%s/%s-%s%s", x.Tenant, x.Key, events.NewID(), format.Ext)
 	if err := s.files.Commit(ctx, draft, store); err != nil {
 		// It may have got its name, and the next attempt makes another. What this does
 		// not remove, the sweeper will.
@@ -355,7 +365,7 @@ func (s *Service) assemble(ctx context.Context, x *events.Export, crawled uint64
 	return &events.ExportCompleted{
 		Run: x.Run, Pages: x.Pages, Manifest: x.Manifest, Rows: res.Rows, Warnings: all,
 		Files: []events.File{{
-			Name:  EntryName(req.Title, "zip", false),
+			Name:  EntryName(req.Title, format.Ext, false),
 			Store: store, Size: res.Size, SHA256: hex.EncodeToString(res.Sha256[:]), Rows: res.Rows,
 		}},
 		ExpiresAt: time.Now().UTC().Add(s.cfg.KeepFiles).Truncate(time.Second),
@@ -368,16 +378,16 @@ func (s *Service) explain(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return err
 	}
-	var columns *xlsx.TooManyColumnsError
-	var malformed *xlsx.RowsError
+	var columns *encode.TooManyColumnsError
+	var malformed *encode.RowsError
 	switch {
 	case errors.Is(err, events.ErrPageMissing), errors.Is(err, events.ErrPageDamaged):
 		return &failure{code: events.CodeStore, reason: err.Error() + "; a retry crawls from the beginning"}
 	case errors.As(err, &columns):
 		return &failure{code: events.CodeLimitColumns, reason: err.Error()}
-	case errors.Is(err, xlsx.ErrSheetTooLarge):
+	case errors.Is(err, encode.ErrTooLarge):
 		return &failure{code: events.CodeLimitBytes, reason: err.Error()}
-	case errors.Is(err, xlsx.ErrNoHeader), errors.Is(err, xlsx.ErrNoPages), errors.Is(err, xlsx.ErrPageOrder), errors.As(err, &malformed):
+	case errors.Is(err, encode.ErrNoHeader), errors.Is(err, encode.ErrNoPages), errors.Is(err, encode.ErrPageOrder), errors.As(err, &malformed):
 		return &failure{code: events.CodeSourceIncomplete, reason: err.Error()}
 	}
 	return fmt.Errorf("writing the workbook: %w", err)

@@ -27,10 +27,11 @@ const smallFile = 4 << 20
 // all that is asked for: it names one file of one export until the file
 // expires.
 type downloads struct {
-	keys  *secrets.Keyring
-	tasks *storage.Tasks
-	files storage.Files
-	now   func() time.Time
+	formats []events.Format
+	keys    *secrets.Keyring
+	tasks   *storage.Tasks
+	files   storage.Files
+	now     func() time.Time
 	// fresh waits until the projection has seen every acknowledged event. A link
 	// may come from another ingress that is ahead of this one.
 	fresh func(ctx context.Context) error
@@ -41,7 +42,7 @@ type downloads struct {
 }
 
 func (s *Service) newDownloads() *downloads {
-	return &downloads{keys: s.journal.Keys(), tasks: s.tasks, files: s.files, now: time.Now, fresh: s.readYourWrites, turn: s.readTurn, expire: func(ctx context.Context, x *events.Export, lost error) error {
+	return &downloads{formats: s.cfg.Formats, keys: s.journal.Keys(), tasks: s.tasks, files: s.files, now: time.Now, fresh: s.readYourWrites, turn: s.readTurn, expire: func(ctx context.Context, x *events.Export, lost error) error {
 		return storage.ExpireLost(ctx, s.journal, s.files, x, lost)
 	}}
 }
@@ -76,8 +77,8 @@ func (d *downloads) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	// A caller that reads a byte now and then would hold the file open for ever.
 	_ = http.NewResponseController(w).SetWriteDeadline(d.now().Add(downloadWait(entry.Size))) // a test's recorder has none
 	h.Set("Cache-Control", "private")
-	h.Set("Content-Type", "application/zip")
-	h.Set("Content-Disposition", attachment(entry.Name, x.Key+".zip"))
+	h.Set("Content-Type", d.mediaType(path.Ext(entry.Store)))
+	h.Set("Content-Disposition", attachment(entry.Name, path.Base(r.URL.Path)))
 	h.Set("ETag", `"`+entry.SHA256+`"`)
 	http.ServeContent(w, r, "", x.FinishedAt, file)
 	if err := file.Err(); err != nil {
@@ -85,6 +86,16 @@ func (d *downloads) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		_ = d.unreadable(r, &x, err)
 		panic(http.ErrAbortHandler)
 	}
+}
+
+// mediaType is that of the format whose files have a suffix.
+func (d *downloads) mediaType(suffix string) string {
+	for _, f := range d.formats {
+		if f.Ext == suffix {
+			return f.MediaType
+		}
+	}
+	return "application/octet-stream"
 }
 
 // unreadable returns the answer to a download whose file cannot be read. It
@@ -118,7 +129,7 @@ func downloadWait(size int64) time.Duration {
 
 // find returns the export whose file the request's link allows.
 func (d *downloads) find(r *http.Request) (events.Export, error) {
-	key, _ := strings.CutSuffix(path.Base(r.URL.Path), ".zip")
+	key, _, _ := strings.Cut(path.Base(r.URL.Path), ".")
 	q := r.URL.Query()
 	missing := &apiError{
 		Errcode: errcodeNotFound, Status: http.StatusNotFound,

@@ -60,10 +60,11 @@ type Config struct {
 	// and does no I/O. Default: nobody needs a key, and all are of
 	// events.DefaultTenant.
 	Authenticate func(key string) (tenant string, ok bool)
-	Quota        Quota         // of each tenant; default no limits
-	MaxSkew      time.Duration // how far a request's timestamp may be from the clock; default any
-	MaxBody      int64         // bytes of a request without rows; default 256 KiB
-	MaxRawBody   int64         // bytes of a request with rows; default 64 MiB
+	Formats      []events.Format // of finished files that can be asked for; default events.XLSX
+	Quota        Quota           // of each tenant; default no limits
+	MaxSkew      time.Duration   // how far a request's timestamp may be from the clock; default any
+	MaxBody      int64           // bytes of a request without rows; default 256 KiB
+	MaxRawBody   int64           // bytes of a request with rows; default 64 MiB
 	// ReadTimeout bounds a body that no handler reads, of a request that is refused,
 	// say: net/http reads on before it answers. Handlers set their own. Default 10s.
 	ReadTimeout time.Duration
@@ -85,6 +86,9 @@ func (c Config) withDefaults(listener net.Listener) Config {
 		c.PublicURL = "http://" + listener.Addr().String()
 	}
 	c.PublicURL = strings.TrimRight(c.PublicURL, "/")
+	if c.Formats == nil {
+		c.Formats = []events.Format{events.XLSX}
+	}
 	if c.MaxHistory == 0 {
 		c.MaxHistory = 100_000
 	}

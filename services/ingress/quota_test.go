@@ -173,7 +173,7 @@ func TestIdempotencyKey(t *testing.T) {
 func TestIdempotencyKeyWithoutAnExport(t *testing.T) {
 	t.Parallel()
 	in := start(t, eventstest.Server(t, ""), Config{})
-	sub, err := request.Parse(in.journal.Keys(), events.DefaultTenant, events.SourceRaw, []byte(titled("1")))
+	sub, err := request.Parse(in.journal.Keys(), events.DefaultTenant, events.SourceRaw, in.cfg.Formats, []byte(titled("1")))
 	require.NoError(t, err)
 	claim := journal.IdempotencyClaim{Key: sub.Key}
 	first, err := in.journal.ClaimIdempotencyKey(t.Context(), events.DefaultTenant, "k", claim)

@@ -34,7 +34,7 @@ var errDuplicate = errors.New("duplicate request")
 // submit begins an export, or finds the one that an equal request began. What
 // the export needs is durable before the event that announces it.
 func (s *Service) submit(ctx context.Context, sourceType string, c call) (_ any, err error) {
-	sub, err := request.Parse(s.journal.Keys(), c.tenant, sourceType, c.body)
+	sub, err := request.Parse(s.journal.Keys(), c.tenant, sourceType, s.cfg.Formats, c.body)
 	if err != nil {
 		return nil, err
 	}

@@ -79,7 +79,7 @@ func transports(t *testing.T, srv *embedded.Server, in *ingress) []transport {
 				}
 				return outcome{errcode: p.Errcode, msg: p.Reason}
 			}
-			s, err := request.Parse(in.journal.Keys(), "tenant_s", operation, []byte(body))
+			s, err := request.Parse(in.journal.Keys(), "tenant_s", operation, in.cfg.Formats, []byte(body))
 			require.NoError(t, err, "neither accepted nor rejected")
 			require.Equal(t, events.StateRequested, in.read(t, "tenant_s", s.Key).State)
 			return outcome{key: s.Key}
@@ -395,7 +395,7 @@ func TestSubmissionsWaitForAnIngress(t *testing.T) {
 	in := start(t, srv, Config{})
 	emptied(t, in)
 	for i := range 3 {
-		s, err := request.Parse(in.journal.Keys(), "shop", "http", []byte(httpBody("", fmt.Sprintf(`"title":"%d"`, i))))
+		s, err := request.Parse(in.journal.Keys(), "shop", "http", in.cfg.Formats, []byte(httpBody("", fmt.Sprintf(`"title":"%d"`, i))))
 		require.NoError(t, err)
 		x := in.read(t, "shop", s.Key)
 		require.Equal(t, events.StateRequested, x.State)

@@ -40,6 +40,7 @@ var makers = map[string]func(*node) (role, error){
 		return ingress.New(ingress.Config{
 			Log: n.log, PublicURL: n.publicURL, Authenticate: authenticate, MaxSkew: n.cfg.MaxSkew,
 			Quota:      ingress.Quota{Unfinished: n.cfg.MaxUnfinished, FileBytes: int64(n.cfg.MaxFilesBytes)},
+			Formats:    assembler.Formats(),
 			MaxHistory: n.cfg.MaxHistory, Health: n.health, Room: n.disk.room, ShutdownDelay: *n.cfg.ShutdownDelay,
 		}, n.listener, n.journal, n.tasks, n.files)
 	},

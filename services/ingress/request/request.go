@@ -10,6 +10,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"sheaf/events"
@@ -68,9 +69,6 @@ const (
 	maxWarningField = 64           // characters of one
 )
 
-// extTypes are the file types that an export can be asked for.
-const extTypes = "XLSX"
-
 // Checked is a request to export that may be kept.
 type Checked struct {
 	Key     string
@@ -79,9 +77,10 @@ type Checked struct {
 	Pages   []Page         // of a raw export
 }
 
-// Parse checks the body of a request of a tenant and makes of it what the log keeps.
+// Parse checks the body of a request of a tenant and makes of it what the log keeps. The
+// export can be asked for in one of the formats.
 // What a caller can mend is an [*Error].
-func Parse(keys *secrets.Keyring, tenant, sourceType string, body []byte) (*Checked, error) {
+func Parse(keys *secrets.Keyring, tenant, sourceType string, formats []events.Format, body []byte) (*Checked, error) {
 	rowField := ""
 	if sourceType == events.SourceRaw {
 		rowField = rawField
@@ -126,9 +125,9 @@ func Parse(keys *secrets.Keyring, tenant, sourceType string, body []byte) (*Chec
 
 	switch {
 	case req.ExtType == "":
-		return nil, Invalid("ext_type", "is required; supported: %s", extTypes)
-	case !strings.EqualFold(req.ExtType, extTypes):
-		return nil, Invalid("ext_type", "%q is not supported; supported: %s", Cut(req.ExtType, 32), extTypes)
+		return nil, Invalid("ext_type", "is required; supported: %s", names(formats))
+	case !slices.ContainsFunc(formats, func(f events.Format) bool { return strings.EqualFold(f.Name, req.ExtType) }):
+		return nil, Invalid("ext_type", "%q is not supported; supported: %s", Cut(req.ExtType, 32), names(formats))
 	case len(callbacks) > 1 && callbacks[0] != callbacks[1]:
 		return nil, Invalid("callback", "differs from call_back; give one of them")
 	case len(callbacks) > 0:
@@ -158,6 +157,14 @@ func Parse(keys *secrets.Keyring, tenant, sourceType string, body []byte) (*Chec
 	}
 	s.Key = keys.HashKey(tenant, sourceType, canonical)
 	return s, nil
+}
+
+func names(formats []events.Format) string {
+	list := make([]string, len(formats))
+	for i, f := range formats {
+		list[i] = f.Name
+	}
+	return strings.Join(list, ", ")
 }
 
 // canonicalForm is equal for equal requests: the object as received with its

@@ -15,6 +15,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+var xlsx = []events.Format{events.XLSX}
+
 // The two requests of the specification, word for word without their comments
 // and the comma too many.
 const (
@@ -56,7 +58,7 @@ func TestKeyIsOfTheRequestAndTheTenant(t *testing.T) {
 	keys, err := secrets.NewKeyring(eventstest.SecretKey)
 	require.NoError(t, err)
 	key := func(tenant, sourceType, body string) string {
-		s, err := Parse(keys, tenant, sourceType, []byte(body))
+		s, err := Parse(keys, tenant, sourceType, xlsx, []byte(body))
 		require.NoError(t, err)
 		return s.Key
 	}
@@ -94,7 +96,7 @@ func FuzzSubmission(f *testing.F) {
 			sourceType = events.SourceRaw
 		}
 		kept := bytes.Clone(body)
-		s, err := Parse(keys, "default", sourceType, body)
+		s, err := Parse(keys, "default", sourceType, xlsx, body)
 		require.Equal(t, kept, body, "the body is only read")
 		if err != nil {
 			var e *Error
@@ -124,7 +126,7 @@ func FuzzSubmission(f *testing.F) {
 		}
 		require.Equal(t, s.Request.Raw.Rows+1, n)
 		require.Equal(t, s.Request.Raw.Pages, len(s.Pages))
-		again, err := Parse(keys, "default", sourceType, body)
+		again, err := Parse(keys, "default", sourceType, xlsx, body)
 		require.NoError(t, err)
 		require.Equal(t, s, again)
 	})

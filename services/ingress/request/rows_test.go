@@ -28,7 +28,7 @@ func TestOnlyRowsMayRepeatNamesAndHoldHalfAPair(t *testing.T) {
 		{"bytes that are not UTF-8", "{\"source_raw\":[{\"a\":\"\xff\"}]}", "body: is not valid JSON at byte 21"},
 		{"escaped halves are no bytes", `{"ext_type":"XLSX","source_raw":"[{\"a\":\"\\xff\"}]"}`, "source_raw: "},
 	} {
-		s, err := Parse(keys, "default", events.SourceRaw, []byte(c.body))
+		s, err := Parse(keys, "default", events.SourceRaw, xlsx, []byte(c.body))
 		if c.refused == "" {
 			require.NoError(t, err, c.claim)
 			require.Len(t, s.Pages, 1, c.claim)
@@ -37,6 +37,6 @@ func TestOnlyRowsMayRepeatNamesAndHoldHalfAPair(t *testing.T) {
 		require.Error(t, err, c.claim)
 		require.True(t, strings.HasPrefix(err.Error(), c.refused), "%s: %s", c.claim, err)
 	}
-	_, err = Parse(keys, "default", events.SourceHTTP, []byte(`{"source_raw":[{"a":"\ud800"}]}`))
+	_, err = Parse(keys, "default", events.SourceHTTP, xlsx, []byte(`{"source_raw":[{"a":"\ud800"}]}`))
 	require.ErrorContains(t, err, "byte 21")
 }

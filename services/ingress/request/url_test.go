@@ -43,7 +43,7 @@ func TestURLsAreKeptAsReceived(t *testing.T) {
 			}
 			body, err := json.Marshal(map[string]any{"ext_type": "XLSX", "callback": callback, "source_http": map[string]any{"url": source}})
 			require.NoError(t, err)
-			s, err := Parse(keys, "default", events.SourceHTTP, body)
+			s, err := Parse(keys, "default", events.SourceHTTP, xlsx, body)
 			if c.want != "" {
 				require.ErrorContains(t, err, c.want, field)
 				continue

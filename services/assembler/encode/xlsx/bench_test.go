@@ -13,6 +13,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"github.com/xuri/excelize/v2"
+
+	"sheaf/services/assembler/encode"
 )
 
 const benchHeader = `{"id":"编号","sn":"订单号","name":"姓名","amount":"金额","paid":"已付款","city":"城市","created_at":"下单时间","note":"备注"}`
@@ -75,7 +77,7 @@ func BenchmarkSmallWorkbook(b *testing.B) {
 
 // blocksOf returns blocks of sheet XML of n rows.
 func blocksOf(b *testing.B, n int) (blocks [][]byte) {
-	head, err := newHeader([]byte("[" + benchHeader + "]"))
+	head, err := newHeader(encode.Columns([]byte("[" + benchHeader + "]")))
 	require.NoError(b, err)
 	var sheet []byte
 	e := newEncoder(head, maxRows)
@@ -102,7 +104,7 @@ func BenchmarkRowDeflater(b *testing.B) {
 // BenchmarkEncoder encodes 20,000 rows.
 func BenchmarkEncoder(b *testing.B) {
 	const n, columns = 20_000, 8
-	head, err := newHeader([]byte("[" + benchHeader + "]"))
+	head, err := newHeader(encode.Columns([]byte("[" + benchHeader + "]")))
 	require.NoError(b, err)
 	e := newEncoder(head, maxRows)
 	e.emit = func(c *chunk) error { c.release(); return nil }

@@ -13,6 +13,7 @@ import (
 	"github.com/mattn/go-runewidth"
 
 	"sheaf/events/rows"
+	"sheaf/services/assembler/encode"
 )
 
 // Limits of a worksheet (Microsoft, "Excel specifications and limits"; the
@@ -39,36 +40,19 @@ type header struct {
 	refs    []snippet        // `<c r="A` and so on
 }
 
-// newHeader reads the first row of a page; h is nil if there is none. If a name occurs twice, its first
-// position and its last title count. If a title is null or "", the name is the title.
-func newHeader(page []byte) (h *header, err error) {
-	c := rows.NewCursor(page)
-	if !c.NextRow() {
+// newHeader makes the header of columns; h is nil if there is none.
+func newHeader(columns []encode.Column) (h *header, err error) {
+	if columns == nil {
 		return nil, nil
 	}
-	h = &header{columns: map[string]int32{}}
-	for {
-		name, escaped, v, ok := c.NextField()
-		if !ok {
-			break
-		}
-		if escaped {
-			name = rows.Unquote(nil, name)
-		}
-		title := appendValueText(nil, v)
-		if len(title) == 0 { // PivotTables refuse a column without a title
-			title = bytes.Clone(name)
-		}
-		if at, twice := h.columns[string(name)]; twice {
-			h.titles[at] = title
-			continue
-		}
-		h.columns[string(name)] = int32(len(h.titles))
-		h.titles = append(h.titles, title)
-		h.refs = append(h.refs, newSnippet(`<c r="`, columnName(len(h.refs))))
+	if len(columns) > maxColumns {
+		return nil, &encode.TooManyColumnsError{Columns: len(columns), Max: maxColumns}
 	}
-	if len(h.titles) > maxColumns {
-		return nil, &TooManyColumnsError{Columns: len(h.titles)}
+	h = &header{columns: map[string]int32{}}
+	for i, column := range columns {
+		h.columns[column.Name] = int32(i)
+		h.titles = append(h.titles, []byte(column.Title))
+		h.refs = append(h.refs, newSnippet(`<c r="`, columnName(i)))
 	}
 	return h, nil
 }
@@ -259,7 +243,7 @@ func (e *encoder) batch(b *batch, from int) error {
 		c := rows.NewCursor(p.Rows)
 		n := 0
 		for c.NextRow() {
-			if n++; n == 1 && p.drops() {
+			if n++; n == 1 && p.FirstIsHeader() {
 				continue
 			}
 			if i++; i <= from {
@@ -270,7 +254,7 @@ func (e *encoder) batch(b *batch, from int) error {
 			}
 		}
 		if n != p.RowCount {
-			return &RowsError{Page: p.Number, Want: p.RowCount, Got: n}
+			return &encode.RowsError{Page: p.Number, Want: p.RowCount, Got: n}
 		}
 	}
 	return e.flush(i, false)
@@ -338,7 +322,7 @@ func (e *encoder) row(c *rows.Cursor, b *batch, index int) error {
 			if span.Kind == rows.String && !span.Escaped {
 				text = raw[1 : len(raw)-1]
 			} else {
-				e.text = appendValueText(e.text[:0], c.At(span))
+				e.text = encode.AppendText(e.text[:0], c.At(span), maxCellText)
 				text = e.text
 			}
 			if isPlain(text) {
@@ -557,59 +541,6 @@ func isShortest(digits []byte, n, exponent int) bool {
 	scientific = strconv.AppendInt(scientific, int64(exponent), 10)
 	f, err := strconv.ParseFloat(string(scientific), 64)
 	return err == nil && bytes.Equal(strconv.AppendFloat(shortest[:0], f, 'e', -1, 64), scientific)
-}
-
-// appendValueText appends a value as a cell shows it: a string decoded, null as nothing, a nested value as
-// compact JSON. It may append a text longer than a cell holds only in part, but still too long for a cell.
-func appendValueText(dst []byte, v rows.Value) []byte {
-	switch v.Kind {
-	case rows.Null:
-		return dst
-	case rows.String:
-		// Enough to see that the text is too long for a cell.
-		return rows.Unquote(dst, v.Raw[:min(len(v.Raw), (maxCellText+3)*len(`\u0000`))])
-	case rows.Object, rows.Array:
-		return appendCompact(dst, v.Raw)
-	}
-	return append(dst, v.Raw...)
-}
-
-// appendCompact appends a checked JSON value without white space. It writes the characters of strings
-// unescaped where JSON allows: many sources escape all non-ASCII text, which is unreadable in a cell.
-func appendCompact(dst, raw []byte) []byte {
-	inString := false
-	for i, maxLen := 0, len(dst)+3*(maxCellText+1); i < len(raw) && len(dst) <= maxLen; {
-		c := raw[i]
-		switch {
-		case c == '"':
-			inString = !inString
-		case !inString && (c == ' ' || c == '\t' || c == '\n' || c == '\r'):
-			i++
-			continue
-		case inString && c == '\\' && i+1 < len(raw):
-			n := 2
-			if raw[i+1] == 'u' {
-				n = 6
-			}
-			piece := raw[i:min(i+n, len(raw))]
-			text := rows.Unquote(dst, piece)[len(dst):]
-			if bytes.Equal(text, []byte("\uFFFD")) && i+12 <= len(raw) {
-				// Possibly the first half of a surrogate pair.
-				if pair := rows.Unquote(dst, raw[i:i+12])[len(dst):]; len(pair) == 4 && pair[0] >= 0xf0 {
-					piece, text = raw[i:i+12], pair
-				}
-			}
-			if text[0] < ' ' || text[0] == '"' || text[0] == '\\' || bytes.Equal(text, []byte("\uFFFD")) {
-				text = piece
-			}
-			dst = append(dst, text...)
-			i += len(piece)
-			continue
-		}
-		dst = append(dst, c)
-		i++
-	}
-	return dst
 }
 
 // Classes of bytes in a cell's text. Bytes of class 0 need no escaping.

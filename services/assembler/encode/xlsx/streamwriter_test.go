@@ -10,6 +10,9 @@ import (
 	"github.com/stretchr/testify/require"
 	"github.com/xuri/excelize/v2"
 	"pgregory.net/rapid"
+
+	"sheaf/events/rows"
+	"sheaf/services/assembler/encode"
 )
 
 // Rows written by WriteWorkbook read back like those written by excelize's StreamWriter, by type and value.
@@ -103,7 +106,7 @@ func streamed(raw json.RawMessage) any {
 	case kind == excelize.CellTypeBool:
 		return value == "1"
 	case raw[0] == '{' || raw[0] == '[':
-		return string(appendCompact(nil, raw))
+		return string(encode.AppendText(nil, rows.Value{Kind: rows.Object, Raw: raw}, maxCellText))
 	case kind == excelize.CellTypeInlineString:
 		return value
 	}

@@ -19,26 +19,31 @@ import (
 
 	"golang.org/x/sync/semaphore"
 
+	"sheaf/events"
 	"sheaf/events/rows"
+	"sheaf/services/assembler/encode"
 )
 
-// Page is one page of a source.
-type Page struct {
-	Number int // from 1, ascending without gaps
-	// Rows is a JSON array that passed rows.Check. It must not change before Release is called or
-	// WriteWorkbook returns.
-	Rows []byte
-	// RowCount is the number of rows in Rows, the first included. 0 means unknown: the writer then counts
-	// them, which costs time. A wrong count fails with a [*RowsError].
-	RowCount int
-	// SkipFirst says that the first row repeats the header. Page 1's first row is always the header.
-	SkipFirst bool
-	// Release, if set, is called once Rows is no longer read. After an error it may not be called.
-	Release func()
+// Format is the workbook in a zip.
+var Format = encode.Format{Format: events.XLSX, Write: writeDocument}
+
+func writeDocument(ctx context.Context, dst *os.File, doc encode.Document, next func(context.Context) (Page, error)) (Result, error) {
+	return WriteWorkbook(ctx, dst, Spec{
+		Title: doc.Title, Creator: doc.Creator, Created: doc.Created,
+		EntryName: doc.Entry, Columns: doc.Sheet.Columns, Parallel: doc.Parallel,
+	}, next)
 }
 
-// drops reports whether the first row is a header.
-func (p Page) drops() bool { return p.SkipFirst || p.Number == 1 }
+// The types of the seam.
+type (
+	Page    = encode.Page
+	Result  = encode.Result
+	Warning = encode.Warning
+)
+
+// ErrSheetTooLarge is returned if a single row would push a sheet's XML beyond 4 GiB, which readers of
+// workbooks refuse. Rows of up to 64 MiB of JSON cannot.
+var ErrSheetTooLarge = fmt.Errorf("%w: a sheet would exceed 4 GiB of XML because of a single row", encode.ErrTooLarge)
 
 // Spec holds all inputs of a workbook besides its pages.
 type Spec struct {
@@ -47,6 +52,8 @@ type Spec struct {
 	Created time.Time // document property, also as the time of the last change; default 1980-01-01
 	// EntryName is the name of the workbook in the zip. Default "export.xlsx".
 	EntryName string
+	// Columns of the header. Default: those of page 1's first row, see encode.Columns.
+	Columns []encode.Column
 	// Parallel is the number of goroutines that encode rows, and of those that deflate. It does not affect
 	// the file, but each takes a few megabytes. Default GOMAXPROCS.
 	Parallel int
@@ -82,26 +89,6 @@ func (s Spec) withDefaults() Spec {
 // the longest row, make at most 320 MiB of XML.
 const maxSheetXML = 7 << 29
 
-// Result describes the written workbook.
-type Result struct {
-	Rows   int64 // data rows, without headers
-	Sheets int
-	Size   int64             // of the zip, in bytes
-	Sha256 [sha256.Size]byte // of the zip
-	// Warnings has at most one entry of each code, except WarnNumberAsText.
-	Warnings []Warning
-}
-
-// Warning is a flaw of the workbook that its owner should know about.
-type Warning struct {
-	Code    string
-	Message string // one sentence for the export's owner
-	Count   int64  // number of affected cells, sheets or values
-	// First is the first affected place: a cell such as "Sheet1!C7", or the name of a field, cut at 100
-	// characters.
-	First string
-}
-
 // Warning codes.
 const (
 	WarnCellCut       = "CELL_CUT"       // texts too long for a cell were cut
@@ -118,40 +105,6 @@ const maxNumberWarnings = 20
 
 // maxTitleShown is the maximum number of characters of a title in a warning.
 const maxTitleShown = 40
-
-// ErrNoPages is returned if next returns io.EOF before the first page.
-var ErrNoPages = errors.New("there are no pages, not even an empty first one")
-
-// ErrPageOrder is returned if next does not return the pages 1, 2, 3 and so on.
-var ErrPageOrder = errors.New("the pages are not in order")
-
-// ErrNoHeader is returned if page 1 is empty, which leaves no columns, but a later page has rows.
-var ErrNoHeader = errors.New("page 1 is empty and so gives no header, but a later page has rows")
-
-// ErrSheetTooLarge is returned if a single row would push a sheet's XML beyond 4 GiB, which readers of
-// workbooks refuse. Rows of up to 64 MiB of JSON cannot.
-var ErrSheetTooLarge = errors.New("a sheet would exceed 4 GiB of XML because of a single row")
-
-// TooManyColumnsError means that the header has more columns than a worksheet allows.
-type TooManyColumnsError struct {
-	Columns int // in the header
-}
-
-// Error names the number of columns and the limit.
-func (e *TooManyColumnsError) Error() string {
-	return fmt.Sprintf("the header has %d columns, but a worksheet has at most %d", e.Columns, maxColumns)
-}
-
-// RowsError means that a page does not have as many rows as it claims: its bytes are not those that were
-// checked.
-type RowsError struct {
-	Page, Want, Got int
-}
-
-// Error names the page and both counts.
-func (e *RowsError) Error() string {
-	return fmt.Sprintf("page %d should have %d rows but has %d", e.Page, e.Want, e.Got)
-}
 
 const (
 	// batchBytes is how much JSON is encoded at once. Small pages are joined, so that the goroutines
@@ -220,13 +173,17 @@ func (w *workbookWriter) rows(ctx context.Context) error {
 	first, err := w.next(ctx)
 	switch {
 	case errors.Is(err, io.EOF):
-		return ErrNoPages
+		return encode.ErrNoPages
 	case err != nil:
 		return fmt.Errorf("page 1: %w", err)
 	case first.Number != 1:
-		return fmt.Errorf("%w: page %d came first", ErrPageOrder, first.Number)
+		return fmt.Errorf("%w: page %d came first", encode.ErrPageOrder, first.Number)
 	}
-	head, err := newHeader(first.Rows)
+	columns := w.spec.Columns
+	if columns == nil {
+		columns = encode.Columns(first.Rows)
+	}
+	head, err := newHeader(columns)
 	if err != nil {
 		return err
 	}
@@ -276,7 +233,7 @@ func (w *workbookWriter) rows(ctx context.Context) error {
 	})
 	for range n {
 		if head != nil {
-			running.Go(func() { encode(ctx, newEncoder(head, w.spec.MaxSheetRows), batches) })
+			running.Go(func() { encodeBatches(ctx, newEncoder(head, w.spec.MaxSheetRows), batches) })
 		}
 		running.Go(func() {
 			if err := deflate(deflating); err != nil {
@@ -369,7 +326,7 @@ func (f *feeder) run(ctx context.Context) error {
 		case failed != nil:
 			failed = fmt.Errorf("page %d: %w", number, failed)
 		case f.page.Number != number:
-			failed = fmt.Errorf("%w: page %d came where page %d should be", ErrPageOrder, f.page.Number,
+			failed = fmt.Errorf("%w: page %d came where page %d should be", encode.ErrPageOrder, f.page.Number,
 				number)
 		}
 	}
@@ -393,7 +350,7 @@ func (f *feeder) add(ctx context.Context, p Page) error {
 		return nil
 	}
 	if f.head == nil {
-		return fmt.Errorf("%w: page %d", ErrNoHeader, p.Number)
+		return fmt.Errorf("%w: page %d", encode.ErrNoHeader, p.Number)
 	}
 	weight := min(int64(len(p.Rows)), flightBytes)
 	if f.b.weight > 0 && f.b.weight+weight > batchBytes {
@@ -407,7 +364,7 @@ func (f *feeder) add(ctx context.Context, p Page) error {
 	f.b.pages = append(f.b.pages, p)
 	f.b.weight += weight
 	f.b.rows += p.RowCount
-	if p.drops() {
+	if p.FirstIsHeader() {
 		f.b.rows--
 	}
 	if f.b.weight >= batchBytes {
@@ -432,8 +389,8 @@ func (f *feeder) flush(ctx context.Context) error {
 	return send(ctx, f.batches, b)
 }
 
-// encode encodes batches until the channel is closed.
-func encode(ctx context.Context, e *encoder, batches <-chan *batch) {
+// encodeBatches encodes batches until the channel is closed.
+func encodeBatches(ctx context.Context, e *encoder, batches <-chan *batch) {
 	for b := range batches {
 		e.emit = func(c *chunk) error { return send(ctx, b.chunks, c) }
 		if err := e.batch(b, 0); err != nil {

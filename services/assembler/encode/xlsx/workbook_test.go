@@ -24,6 +24,8 @@ import (
 
 	"sheaf/events/eventstest"
 	"sheaf/events/rows"
+
+	"sheaf/services/assembler/encode"
 )
 
 // pagesOf returns a next that yields the given pages.
@@ -228,20 +230,20 @@ func TestPagesThatCannotBeWritten(t *testing.T) {
 		return Page{Number: n, Rows: []byte(rows), RowCount: count}
 	}
 	_, _, err := tryWrite(t, testSpec(), pagesOf())
-	require.ErrorIs(t, err, ErrNoPages)
+	require.ErrorIs(t, err, encode.ErrNoPages)
 	_, _, err = tryWrite(t, testSpec(), pagesOf(page(2, 1, `[{"a":1}]`)))
-	require.ErrorIs(t, err, ErrPageOrder)
+	require.ErrorIs(t, err, encode.ErrPageOrder)
 	_, _, err = tryWrite(t, testSpec(), pagesOf(page(1, 1, `[{"a":1}]`), page(3, 1, `[{"a":1}]`)))
-	require.ErrorIs(t, err, ErrPageOrder)
+	require.ErrorIs(t, err, encode.ErrPageOrder)
 	_, _, err = tryWrite(t, testSpec(), pagesOf(page(1, 0, `[]`), page(2, 1, `[{"a":1}]`)))
-	require.ErrorIs(t, err, ErrNoHeader)
+	require.ErrorIs(t, err, encode.ErrNoHeader)
 
-	var wrong *RowsError
+	var wrong *encode.RowsError
 	for _, count := range []int{1, 3} {
 		_, _, err = tryWrite(t, testSpec(),
 			pagesOf(page(1, 1, `[{"a":1}]`), page(2, count, `[{"a":1},{"a":2}]`)))
 		require.ErrorAs(t, err, &wrong)
-		require.Equal(t, RowsError{Page: 2, Want: count, Got: 2}, *wrong)
+		require.Equal(t, encode.RowsError{Page: 2, Want: count, Got: 2}, *wrong)
 	}
 
 	gone := errors.New("page 2 is gone")
@@ -282,7 +284,7 @@ func TestAsManyColumnsAsAWorksheetHas(t *testing.T) {
 		require.Equal(t, want, got, cell)
 	}
 	_, _, err := tryWrite(t, testSpec(), pagesOf(wide(maxColumns+1)))
-	var columns *TooManyColumnsError
+	var columns *encode.TooManyColumnsError
 	require.ErrorAs(t, err, &columns)
 	require.Equal(t, maxColumns+1, columns.Columns)
 }
