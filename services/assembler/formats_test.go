@@ -1,0 +1,28 @@
+package assembler
+
+import (
+	"mime"
+	"path"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"sheaf/events"
+)
+
+// A request names a format in any case, and a link and an answer tell a file's format from
+// its suffix. An export of a type that is no format any more gets a workbook.
+func TestFormats(t *testing.T) {
+	t.Parallel()
+	names, suffixes := map[string]bool{}, map[string]bool{}
+	for _, f := range Formats() {
+		require.Equal(t, f, formatOf(strings.ToLower(f.Name)).Format)
+		require.Equal(t, f.Ext, path.Ext("x"+f.Ext))
+		_, _, err := mime.ParseMediaType(f.MediaType)
+		require.NoError(t, err)
+		require.False(t, names[f.Name] || suffixes[f.Ext], f.Name)
+		names[f.Name], suffixes[f.Ext] = true, true
+	}
+	require.Equal(t, events.XLSX, formatOf("?").Format)
+}
