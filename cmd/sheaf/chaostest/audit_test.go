@@ -33,15 +33,15 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// fileFact is what an undisturbed Sheaf makes of an order.
+// fileFact describes the file that an undisturbed Sheaf makes of an order.
 type fileFact struct {
 	size   int64
 	sha256 string
 	rows   int64
 }
 
-// quietRun has an undisturbed Sheaf carry out every order, and holds a file of
-// each shape against the rows that it must have, cell by cell (I4).
+// quietRun runs every order on an undisturbed Sheaf, and compares a file of each shape with its rows, cell by
+// cell (I4).
 func (w *world) quietRun(ctx context.Context) map[int]fileFact {
 	address, data := freeAddress(), filepath.Join(w.dir, "quiet")
 	quiet := &process{name: "quiet", path: w.sheaf, log: filepath.Join(w.dir, "quiet.log"), args: []string{
@@ -140,7 +140,8 @@ func (w *world) inspect(ctx context.Context, o *order, url string) error {
 		return err
 	}
 	if len(got) != o.total()+1 {
-		return fmt.Errorf("order %d: the workbook has %d rows, want %d and the header", o.n, len(got)-1, o.total())
+		return fmt.Errorf("order %d: the workbook has %d rows, want %d and the header", o.n,
+			len(got)-1, o.total())
 	}
 	for i, c := range columns {
 		if got[0][i] != c[1] {
@@ -153,7 +154,8 @@ func (w *world) inspect(ctx context.Context, o *order, url string) error {
 			n++
 			for i, cell := range o.cells(w.seed, page, row) {
 				if got[n][i] != text(cell) {
-					return fmt.Errorf("order %d: row %d cell %d is %q, want %q", o.n, n, i, got[n][i], text(cell))
+					return fmt.Errorf("order %d: row %d cell %d is %q, want %q", o.n, n, i,
+						got[n][i], text(cell))
 				}
 			}
 		}
@@ -161,10 +163,10 @@ func (w *world) inspect(ctx context.Context, o *order, url string) error {
 	return nil
 }
 
-// readAll returns every message of a stream, in order. An ordered consumer of a
-// cluster whose servers have just come back can pass messages over, so what it
-// brought is counted, and read again if it is too little.
-func (w *world) readAll(ctx context.Context, stream string, headersOnly bool) (messages []jetstream.Msg, err error) {
+// readAll returns every message of a stream, in order. An ordered consumer may skip messages of a cluster
+// whose servers have just restarted, so readAll counts the messages and reads again if some are missing.
+func (w *world) readAll(ctx context.Context, stream string,
+	headersOnly bool) (messages []jetstream.Msg, err error) {
 	for attempt := 1; ; attempt++ {
 		messages, there, err := w.readOnce(ctx, stream, headersOnly)
 		if err != nil || uint64(len(messages)) >= there {
@@ -172,13 +174,15 @@ func (w *world) readAll(ctx context.Context, stream string, headersOnly bool) (m
 		}
 		w.t.Logf("the reader of %s passed over %d of %d messages", stream, there-uint64(len(messages)), there)
 		if attempt == 3 {
-			return nil, fmt.Errorf("%d of the %d messages of %s cannot be read", there-uint64(len(messages)), there, stream)
+			return nil, fmt.Errorf("%d of the %d messages of %s cannot be read",
+				there-uint64(len(messages)), there, stream)
 		}
 	}
 }
 
-// readOnce returns also how many messages the server counted before it read.
-func (w *world) readOnce(ctx context.Context, stream string, headersOnly bool) (messages []jetstream.Msg, there uint64, err error) {
+// readOnce also returns the server's count of messages before the read.
+func (w *world) readOnce(ctx context.Context, stream string, headersOnly bool) (messages []jetstream.Msg,
+	there uint64, err error) {
 	st, err := w.js.Stream(ctx, stream)
 	if err != nil {
 		return nil, 0, err
@@ -222,17 +226,17 @@ func (w *world) readOnce(ctx context.Context, stream string, headersOnly bool) (
 	}
 }
 
-// story is all that the log says of one key.
+// story is everything that the log records about one key.
 type story struct {
 	key    string
 	events []events.Event
 	export events.Export
 	wrong  []string
-	ends   []events.Event // terminal ones
+	ends   []events.Event // terminal events
 	rounds int
 }
 
-// roundAt is when the round began that ran at a time.
+// roundAt returns when the round that ran at a time started.
 func (st *story) roundAt(at time.Time) time.Time {
 	round := st.events[0].Time
 	for _, ev := range st.events {
@@ -243,7 +247,7 @@ func (st *story) roundAt(at time.Time) time.Time {
 	return round
 }
 
-// readLog returns the log by key, with the events that were purged since an earlier read.
+// readLog returns the log by key, including events purged since an earlier read.
 func (w *world) readLog(ctx context.Context) (map[string]*story, error) {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
@@ -266,7 +270,7 @@ func (w *world) readLog(ctx context.Context) (map[string]*story, error) {
 	}
 	stories := map[string]*story{}
 	for _, sequence := range slices.Sorted(maps.Keys(w.log)) {
-		if sequence > last { // it was seen before it was written, and never was
+		if sequence > last { // a message is visible before it is written, so it never was in the log
 			delete(w.log, sequence)
 			continue
 		}
@@ -280,7 +284,8 @@ func (w *world) readLog(ctx context.Context) (map[string]*story, error) {
 		if err := after.Apply(ev); err != nil {
 			st.wrong = append(st.wrong, err.Error())
 		} else if is, should := asJSON(ev.Export), asJSON(&after); is != should {
-			st.wrong = append(st.wrong, fmt.Sprintf("the %s event holds %s, and what happened makes it %s", ev.Type(), is, should))
+			st.wrong = append(st.wrong,
+				fmt.Sprintf("the %s event holds %s, and what happened makes it %s", ev.Type(), is, should))
 		}
 		st.export = *ev.Export
 		switch ev.Type() {
@@ -302,15 +307,15 @@ func asJSON(x *events.Export) string {
 	return string(text)
 }
 
-// record reads the log again and again until stop is called: exports that have ended are
-// purged down to their last event after a minute.
+// record reads the log repeatedly until stop is called, because ended exports are purged down to their last
+// event after a minute.
 func (w *world) record(ctx context.Context) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		for ctx.Err() == nil {
-			_, _ = w.readLog(ctx) // it may be away
+			_, _ = w.readLog(ctx) // the server may be down
 			select {
 			case <-ctx.Done():
 			case <-time.After(5 * time.Second):
@@ -320,8 +325,7 @@ func (w *world) record(ctx context.Context) (stop func()) {
 	return func() { cancel(); <-done }
 }
 
-// storyOf finds the story of an order: by the answered key, or by the id that
-// a durable submission had.
+// storyOf finds the story of an order: by the acknowledged key, or by the id of a durable submission.
 func storyOf(stories map[string]*story, o *order) *story {
 	o.mu.Lock()
 	key := o.key
@@ -337,7 +341,7 @@ func storyOf(stories map[string]*story, o *order) *story {
 	return nil
 }
 
-// under tells what of the accepted is not at its end yet.
+// under lists the accepted orders that have not ended.
 func (w *world) under(stories map[string]*story) (open []string) {
 	for _, o := range w.orders {
 		if !o.accepted {
@@ -356,8 +360,8 @@ func (w *world) under(stories map[string]*story) (open []string) {
 	return open
 }
 
-// restless tells which consumers have work left (I10).
-func (w *world) restless(ctx context.Context) (busy []string) {
+// busyConsumers lists consumers that have work left (I10).
+func (w *world) busyConsumers(ctx context.Context) (busy []string) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	for _, c := range [][2]string{
@@ -375,16 +379,19 @@ func (w *world) restless(ctx context.Context) (busy []string) {
 		}
 		info := cons.CachedInfo()
 		if info.NumPending > 0 || info.NumAckPending > 0 {
-			busy = append(busy, fmt.Sprintf("consumer %s: %d pending, %d not acknowledged", c[1], info.NumPending, info.NumAckPending))
+			busy = append(busy, fmt.Sprintf("consumer %s: %d pending, %d not acknowledged", c[1],
+				info.NumPending, info.NumAckPending))
 		}
-		if last := st.CachedInfo().State.LastSeq; info.AckFloor.Stream > last || info.Delivered.Stream > last {
-			busy = append(busy, fmt.Sprintf("consumer %s: floor %d, delivered %d, but the stream ends at %d", c[1], info.AckFloor.Stream, info.Delivered.Stream, last))
+		if last := st.CachedInfo().State.LastSeq; info.AckFloor.Stream > last ||
+			info.Delivered.Stream > last {
+			busy = append(busy, fmt.Sprintf("consumer %s: floor %d, delivered %d, but the stream ends at %d",
+				c[1], info.AckFloor.Stream, info.Delivered.Stream, last))
 		}
 	}
 	return busy
 }
 
-// settle waits until every accepted export has come to its end.
+// settle waits until every accepted export has ended.
 func (w *world) settle(ctx context.Context) {
 	var open []string
 	if !eventually(ctx, 3*time.Minute, 500*time.Millisecond, func() bool {
@@ -394,7 +401,7 @@ func (w *world) settle(ctx context.Context) {
 			return false
 		}
 		if open = w.under(stories); len(open) == 0 {
-			open = w.restless(ctx)
+			open = w.busyConsumers(ctx)
 		}
 		return len(open) == 0
 	}) {
@@ -404,14 +411,14 @@ func (w *world) settle(ctx context.Context) {
 	}
 }
 
-// audit holds everything against everything else.
+// audit compares all records with each other.
 func (w *world) audit(ctx context.Context) {
 	stories, err := w.readLog(ctx)
 	if err != nil {
 		w.problem("reading the log: %v", err)
 		return
 	}
-	stored, gaveWay := w.pagesStored(ctx), w.gaveWay()
+	stored, droppedPages := w.pagesStored(ctx), w.droppedPages()
 	natsCallbacks := w.natsCallbacks(ctx)
 	known := map[string]bool{}
 	for _, o := range w.orders {
@@ -428,7 +435,7 @@ func (w *world) audit(ctx context.Context) {
 		}
 		known[st.key] = true
 		w.auditStory(o, st)
-		w.auditSource(o, st, stored, gaveWay)
+		w.auditSource(o, st, stored, droppedPages)
 		w.auditCallbacks(o, st, natsCallbacks)
 		w.auditREST(ctx, o, st)
 	}
@@ -476,19 +483,24 @@ func (w *world) auditStory(o *order, st *story) {
 		rounds = 2
 	}
 	if o.broken > 0 {
-		// A submission that was stored, but not answered, may have failed when it
-		// is repeated, and then begins it again.
+		// A stored submission whose response was lost may have failed before it is repeated, and then starts
+		// the export again.
 		rounds += o.repeated
 	}
 	if st.rounds > rounds {
-		w.problem("I2 order %d (%s) was begun %d times; its submission was repeated %d times", o.n, st.key, st.rounds, o.repeated)
+		w.problem("I2 order %d (%s) was begun %d times; its submission was repeated %d times", o.n, st.key,
+			st.rounds, o.repeated)
 	}
-	cancelled := slices.ContainsFunc(st.ends, func(ev events.Event) bool { return ev.Type() == events.TypeCancelled })
+	cancelled := slices.ContainsFunc(st.ends, func(ev events.Event) bool {
+		return ev.Type() == events.TypeCancelled
+	})
 	if o.cancelled && !cancelled {
-		w.problem("I7 order %d (%s): its cancelling was answered with success, but it was not cancelled", o.n, st.key)
+		w.problem("I7 order %d (%s): its cancelling was answered with success, but it was not cancelled", o.n,
+			st.key)
 	}
 	for _, ev := range st.ends {
-		if failed, ok := ev.Payload.(*events.ExportFailed); ok && !o.poison && (o.broken == 0 || failed.Code != events.CodeSourceErrcode) {
+		if failed, ok := ev.Payload.(*events.ExportFailed); ok && !o.poison &&
+			(o.broken == 0 || failed.Code != events.CodeSourceErrcode) {
 			w.problem("I3 order %d (%s) failed: %s %s", o.n, st.key, failed.Code, failed.Reason)
 		}
 	}
@@ -498,14 +510,14 @@ func (w *world) auditStory(o *order, st *story) {
 	fact := w.quiet[o.n]
 	if len(x.Files) != 1 {
 		w.problem("I4 order %d (%s) has %d files", o.n, st.key, len(x.Files))
-	} else if f := x.Files[0]; f.SHA256 != fact.sha256 || f.Size != fact.size || x.Rows != int64(o.total()) || fact.rows != x.Rows {
+	} else if f := x.Files[0]; f.SHA256 != fact.sha256 || f.Size != fact.size || x.Rows != int64(o.total()) ||
+		fact.rows != x.Rows {
 		w.problem("I4 order %d (%s): the file has %d rows, %d bytes, sha256 %.12s; undisturbed %d rows, %d bytes, %.12s; want %d rows",
 			o.n, st.key, x.Rows, f.Size, f.SHA256, fact.rows, fact.size, fact.sha256, o.total())
 	}
 }
 
-// pagesStored is when each page of each run was stored, as far as it is still
-// there.
+// pagesStored returns when each remaining page of each run was stored.
 func (w *world) pagesStored(ctx context.Context) map[string]time.Time {
 	stored := map[string]time.Time{}
 	ctx, cancel := context.WithTimeout(ctx, 60*time.Second)
@@ -525,9 +537,9 @@ func (w *world) pagesStored(ctx context.Context) map[string]time.Time {
 	return stored
 }
 
-// gaveWay counts, for each key, how often its pages were removed to make room for
-// an older export, by what the logs say.
-func (w *world) gaveWay() map[string]int {
+// droppedPages counts, by key, how often an export's pages were dropped to free space for an older one,
+// according to the logs.
+func (w *world) droppedPages() map[string]int {
 	counts := map[string]int{}
 	for _, p := range w.processes {
 		text, err := os.ReadFile(p.log)
@@ -535,7 +547,8 @@ func (w *world) gaveWay() map[string]int {
 			w.problem("reading a log: %v", err)
 		}
 		for line := range strings.Lines(string(text)) {
-			if !strings.Contains(line, "pages gave way to an older export") || strings.Contains(line, " pages=0 ") {
+			if !strings.Contains(line, "pages gave way to an older export") ||
+				strings.Contains(line, " pages=0 ") {
 				continue
 			}
 			_, after, _ := strings.Cut(line, "hash_key=")
@@ -546,8 +559,8 @@ func (w *world) gaveWay() map[string]int {
 	return counts
 }
 
-// auditSource checks how often each page was asked for (I5).
-func (w *world) auditSource(o *order, st *story, stored map[string]time.Time, gaveWay map[string]int) {
+// auditSource checks how often each page was requested (I5).
+func (w *world) auditSource(o *order, st *story, stored map[string]time.Time, droppedPages map[string]int) {
 	if o.raw {
 		return
 	}
@@ -568,15 +581,16 @@ func (w *world) auditSource(o *order, st *story, stored map[string]time.Time, ga
 		}
 		allowed := 1
 		for _, d := range disturbances {
-			// A process that was struck before may have taken the export up.
+			// A process that was struck earlier may have resumed the export.
 			if d.After(begun.Add(-time.Second)) && d.Before(asked[len(asked)-1].Add(time.Second)) {
 				allowed++
 			}
 		}
-		allowed += st.rounds - 1 // a retry asks page 1 anew, and what the end cut off
-		allowed += gaveWay[st.key]
+		allowed += st.rounds - 1 // a retry requests page 1 again, and pages in flight at the end
+		allowed += droppedPages[st.key]
 		if got := len(asked) - w.source.faults[at]; got > allowed {
-			w.problem("I5 order %d page %d was asked for %d times without a fault; at most %d were needed", o.n, page, got, allowed)
+			w.problem("I5 order %d page %d was asked for %d times without a fault; at most %d were needed",
+				o.n, page, got, allowed)
 		}
 		id := pages.ID{Tenant: st.export.Tenant, Key: st.key, Run: st.export.Run, Number: page}
 		there, ok := stored[pages.Subject(id, 1)]
@@ -587,20 +601,20 @@ func (w *world) auditSource(o *order, st *story, stored map[string]time.Time, ga
 			round := st.roundAt(when)
 			switch {
 			case when.Before(there):
-			case page == 1 && round.After(there): // asked anew, to see whether the source changed
+			case page == 1 && round.After(there): // requested again, to check whether the source changed
 			case round != begun && there.Sub(round).Abs() < 2*time.Second:
-				// A page can be on its way into the stream when its round is
-				// cancelled, and be stored after the next round has looked.
+				// A page may be stored after its round was cancelled and after the next round has checked.
 			default:
-				w.problem("I5 order %d page %d was asked for %s after it was stored", o.n, page, when.Sub(there))
+				w.problem("I5 order %d page %d was asked for %s after it was stored", o.n, page,
+					when.Sub(there))
 			}
 		}
 	}
 }
 
-// natsCallbacks are the callbacks on subjects, by subject.
-func (w *world) natsCallbacks(ctx context.Context) map[string][]told {
-	result := map[string][]told{}
+// natsCallbacks returns the callbacks on NATS subjects, by subject.
+func (w *world) natsCallbacks(ctx context.Context) map[string][]delivery {
+	result := map[string][]delivery{}
 	messages, err := w.readAll(ctx, events.StreamCallbacks, false)
 	if err != nil {
 		w.problem("reading the callbacks: %v", err)
@@ -612,18 +626,19 @@ func (w *world) natsCallbacks(ctx context.Context) map[string][]told {
 		if err := json.Unmarshal(m.Data(), &body); err != nil {
 			w.problem("I6 %s: %v", m.Subject(), err)
 		}
-		result[m.Subject()] = append(result[m.Subject()], told{id: m.Headers().Get("ce-id"), event: body.Event, status: 200})
+		result[m.Subject()] = append(result[m.Subject()],
+			delivery{id: m.Headers().Get("ce-id"), event: body.Event, status: 200})
 	}
 	return result
 }
 
-// auditCallbacks checks what the receiver was told (I6).
-func (w *world) auditCallbacks(o *order, st *story, onNATS map[string][]told) {
+// auditCallbacks checks the received callbacks (I6).
+func (w *world) auditCallbacks(o *order, st *story, onNATS map[string][]delivery) {
 	w.receiver.mu.Lock()
 	calls := slices.Clone(w.receiver.calls[o.n])
 	w.receiver.mu.Unlock()
 	calls = append(calls, onNATS[o.callbackSubject()]...)
-	want := map[string]string{} // webhook-id -> event
+	want := map[string]string{} // event by webhook-id
 	if o.callback != "" {
 		for _, ev := range st.ends {
 			want[st.key+"-"+strconv.FormatUint(ev.Sequence, 10)] = "export." + string(ev.Type())
@@ -633,9 +648,11 @@ func (w *world) auditCallbacks(o *order, st *story, onNATS map[string][]told) {
 	for _, c := range calls {
 		event, ok := want[c.id]
 		if !ok {
-			w.problem("I6 order %d (%s): a callback with webhook-id %s, which no terminal event has", o.n, st.key, c.id)
+			w.problem("I6 order %d (%s): a callback with webhook-id %s, which no terminal event has",
+				o.n, st.key, c.id)
 		} else if event != c.event {
-			w.problem("I6 order %d (%s): callback %s says %s, the log says %s", o.n, st.key, c.id, c.event, event)
+			w.problem("I6 order %d (%s): callback %s says %s, the log says %s", o.n, st.key, c.id,
+				c.event, event)
 		}
 		if c.status == 200 {
 			delivered[c.id] = true
@@ -647,11 +664,12 @@ func (w *world) auditCallbacks(o *order, st *story, onNATS map[string][]told) {
 		}
 	}
 	if o.callback != "" && st.export.Callback.State != events.CallbackDone {
-		w.problem("I6 order %d (%s): the log says its callback is %q: %s", o.n, st.key, st.export.Callback.State, st.export.Callback.LastReason)
+		w.problem("I6 order %d (%s): the log says its callback is %q: %s", o.n, st.key,
+			st.export.Callback.State, st.export.Callback.LastReason)
 	}
 }
 
-// auditREST checks that every ingress says what the log says (I7).
+// auditREST checks that every ingress agrees with the log (I7).
 func (w *world) auditREST(ctx context.Context, o *order, st *story) {
 	for _, base := range w.ingresses {
 		var d detail
@@ -666,15 +684,16 @@ func (w *world) auditREST(ctx context.Context, o *order, st *story) {
 			continue
 		}
 		x := &st.export
-		if d.Status != x.State.Status() || d.Callback.State != x.Callback.State || d.Rows != x.Rows || len(d.Files) != len(x.Files) {
+		if d.Status != x.State.Status() || d.Callback.State != x.Callback.State || d.Rows != x.Rows ||
+			len(d.Files) != len(x.Files) {
 			w.problem("I7 order %d (%s): REST says status %d, %d rows, callback %q; the log says %s, %d rows, %q",
 				o.n, st.key, d.Status, d.Rows, d.Callback.State, x.State, x.Rows, x.Callback.State)
 		}
 	}
 }
 
-// auditReplay has the whole log delivered once more to everybody who acts on
-// it, and checks that nobody acts (I11).
+// auditReplay redelivers the whole log to all consumers that act on it, and checks that none acts again
+// (I11).
 func (w *world) auditReplay(ctx context.Context, before map[string]*story) {
 	w.receiver.mu.Lock()
 	calls := 0
@@ -685,7 +704,7 @@ func (w *world) auditReplay(ctx context.Context, before map[string]*story) {
 	w.strike(ctx, blow{kind: "replay"})
 	var busy []string
 	if !eventually(ctx, time.Minute, 200*time.Millisecond, func() bool {
-		busy = w.restless(ctx)
+		busy = w.busyConsumers(ctx)
 		return len(busy) == 0
 	}) {
 		w.problem("I11 after a full replay: %v", busy)
@@ -714,8 +733,8 @@ func (w *world) auditReplay(ctx context.Context, before map[string]*story) {
 	}
 }
 
-// auditProjection deletes the projection of every ingress and compares what is
-// made again (I9). It leaves all Sheaf processes stopped.
+// auditProjection deletes the projection of every ingress and compares the rebuilt one (I9). It leaves all
+// Sheaf processes stopped.
 func (w *world) auditProjection(ctx context.Context) {
 	for _, p := range w.processes {
 		p.shutdown(syscall.SIGTERM)
@@ -756,7 +775,8 @@ func (w *world) auditProjection(ctx context.Context) {
 		p.shutdown(syscall.SIGTERM)
 		again, sumAgain := digest(path)
 		if applied != again || sum != sumAgain {
-			w.problem("I9 %s: digest %.12s at %d, made again %.12s at %d", p.name, sum, applied, sumAgain, again)
+			w.problem("I9 %s: digest %.12s at %d, made again %.12s at %d", p.name, sum, applied,
+				sumAgain, again)
 		}
 		sums[sum] = true
 	}
@@ -765,8 +785,7 @@ func (w *world) auditProjection(ctx context.Context) {
 	}
 }
 
-// auditFiles sweeps the store and compares what is left with the log (I8, I4).
-// All Sheaf processes are stopped.
+// auditFiles sweeps the store and compares the rest with the log (I8, I4). All Sheaf processes are stopped.
 func (w *world) auditFiles(ctx context.Context, stories map[string]*story) {
 	named := map[string]events.File{}
 	for _, st := range stories {
@@ -786,8 +805,9 @@ func (w *world) auditFiles(ctx context.Context, stories map[string]*story) {
 			return
 		}
 		defer func() { _ = opened.Close() }()
-		// Nothing runs, so whatever no event names is an orphan, however young.
-		_, err = opened.Sweep(ctx, func(name string) bool { _, ok := named[name]; return ok }, time.Now().Add(time.Second))
+		// No process is running, so every unnamed file is an orphan, however new.
+		_, err = opened.Sweep(ctx, func(name string) bool { _, ok := named[name]; return ok },
+			time.Now().Add(time.Second))
 		if err != nil {
 			w.problem("I8 %v", err)
 		}
@@ -813,7 +833,8 @@ func (w *world) auditFiles(ctx context.Context, stories map[string]*story) {
 		size, err := io.Copy(h, file)
 		_ = file.Close()
 		if sum := hex.EncodeToString(h.Sum(nil)); err != nil || size != f.Size || sum != f.SHA256 {
-			w.problem("I4 the file %s has %d bytes, sha256 %.12s; its event says %d, %.12s (%v)", name, size, sum, f.Size, f.SHA256, err)
+			w.problem("I4 the file %s has %d bytes, sha256 %.12s; its event says %d, %.12s (%v)", name, size,
+				sum, f.Size, f.SHA256, err)
 		}
 	}
 	for name := range w.namesInStore(ctx) {
@@ -823,7 +844,7 @@ func (w *world) auditFiles(ctx context.Context, stories map[string]*story) {
 	}
 }
 
-// objectStore is the connection for a store on NATS, nil for a folder.
+// objectStore returns the connection of a store on NATS, nil for a folder.
 func (w *world) objectStore() jetstream.JetStream {
 	if strings.HasPrefix(w.files, "file://") {
 		return nil
@@ -831,8 +852,7 @@ func (w *world) objectStore() jetstream.JetStream {
 	return w.js
 }
 
-// namesInStore reads the store's own form: the files of a folder, or the
-// subjects of a bucket.
+// namesInStore lists the store's raw content: the files of a folder, or the subjects of a bucket.
 func (w *world) namesInStore(ctx context.Context) map[string]bool {
 	names := map[string]bool{}
 	if folder, ok := strings.CutPrefix(w.files, "file://"); ok {

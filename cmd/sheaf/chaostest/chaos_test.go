@@ -1,48 +1,46 @@
 //go:build chaos && linux
 
-// The chaos suite: real processes are killed, stopped, restarted and run into
-// their failpoints while they export from a source with faults and call back a
-// receiver with faults. Afterwards an auditor reads the log, the pages, the
-// files, REST, the projection, and what the source and the receiver counted.
+// The chaos suite: real processes are killed, stopped, restarted and crashed at failpoints while they export
+// from a faulty source and call back a faulty receiver. Afterwards an auditor reads the log, the pages, the
+// files, REST, the projection, and the counts of the source and the receiver.
 //
-// The promise that it tries to break: once Sheaf has answered a submission, that
-// export ends exactly once, its file has every row exactly once and in order,
-// and its callback is delivered at least once with one constant webhook-id.
+// It tries to break this promise: once Sheaf has acknowledged a submission, the export ends exactly once, its
+// file has every row exactly once and in order, and its callback is delivered at least once with one constant
+// webhook-id.
 //
 // The invariants, by the number that a violation is reported with:
 //
-//	I1  Every accepted export is in the log, under the key that was answered, and
-//	    nothing is in the log that nobody asked for.
+//	I1  Every accepted export is in the log under the acknowledged key, and the log has no export that was
+//	    not submitted.
 //	I2  Each round of an export (from one requested event to the next) has exactly
 //	    one terminal event, and every event is one that the state admits.
-//	I3  An export that nobody cancelled and whose source can be read completes.
-//	    One that ends its process each time fails with CRASHED_WORKER, and none
-//	    with it.
-//	I4  A completed export's file is there with the size and SHA-256 of its event,
-//	    and is byte for byte the file that an undisturbed Sheaf makes of the same
-//	    request. In that one every row stands once and in order, cell by cell.
-//	I5  A page is asked for once, and once more for each fault of the source and
-//	    at most once more for each disturbance while its export was crawled and
-//	    each time that its pages gave way to an older one, for want of room; a
-//	    retry asks page 1 anew. No page is stored twice, and one that was stored
-//	    is not asked for again (checked to the moment in one process; of two, one
-//	    that was stopped may have asked before it learns that the other went on).
-//	I6  The callback of each terminal event is delivered at least once; it has one
-//	    webhook-id, and says what the log says. No other webhook-id ever arrives.
-//	I7  REST tells of each export what the log tells, through every ingress.
+//	I3  An export completes if it was not cancelled and its source can be read.
+//	    One that crashes its process each time fails with CRASHED_WORKER; all
+//	    others are unaffected.
+//	I4  A completed export's file has the size and SHA-256 of its event, and is
+//	    byte for byte the file that an undisturbed Sheaf makes for the same
+//	    request. That file has every row once and in order, cell by cell.
+//	I5  A page is requested once, plus once for each fault of the source, at most
+//	    once for each disturbance during the crawl, and at most once each time
+//	    its pages were dropped to free space for an older export. A retry
+//	    requests page 1 again. No page is stored twice, and a stored page is not
+//	    requested again. (This is exact for one process. Of two, a stopped one
+//	    may send a request before it learns that the other has continued.)
+//	I6  The callback of each terminal event is delivered at least once, with one
+//	    webhook-id, and agrees with the log. No other webhook-id ever arrives.
+//	I7  REST agrees with the log about each export, through every ingress.
 //	I8  After a sweep the store holds the files of completed exports and nothing
-//	    else: no draft, no orphan, no half of a file.
-//	I9  A projection that was deleted is made again with the same digest.
-//	I10 All consumers come to rest: nothing pending, no acknowledgement beyond the
-//	    end of the stream.
-//	I11 A full replay of the log into crawler, assembler and notifier, in the
-//	    middle and at the end, brings no new event and no new webhook-id.
-//	I12 No process ends by itself, panics, or needs more than 20 s for SIGTERM.
+//	    else: no drafts, no orphans, no partial files.
+//	I9  A deleted projection is rebuilt with the same digest.
+//	I10 All consumers drain: nothing is pending, and no acknowledgement is beyond
+//	    the end of the stream.
+//	I11 A full replay of the log to crawler, assembler and notifier, in the
+//	    middle and at the end, adds no event and no webhook-id.
+//	I12 No process exits by itself, panics, or takes more than 20 s after SIGTERM.
 //
-// The plan comes from a seed, which is printed at the start: CHAOS_SEED repeats
-// it, though not the moments at which the machine does things. CHAOS_EXPORTS,
-// CHAOS_KILLS and CHAOS_DURATION (of the disturbances) set the size; CHAOS_HITS
-// how many hits of each failpoint are tried, CHAOS_FAILPOINT is for one alone. After a failure the folder with all
+// A seed, printed at the start, determines the plan: CHAOS_SEED repeats it, although timing on the machine
+// differs. CHAOS_EXPORTS, CHAOS_KILLS and CHAOS_DURATION (of the disturbances) set the size. CHAOS_HITS is
+// how many hits of each failpoint are tried; CHAOS_FAILPOINT selects one. After a failure the folder with all
 // data and logs is kept and named.
 package chaostest
 
@@ -73,7 +71,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// setting is a number from the environment.
+// setting returns a number from the environment.
 func setting(t testing.TB, name string, or int) int {
 	t.Helper()
 	text := os.Getenv(name)
@@ -99,12 +97,12 @@ func chaosSeed(t testing.TB) uint64 {
 type blow struct {
 	at        time.Duration
 	kind      string // "kill", "failpoint", "term", "stop", "nats", "replay"
-	target    int    // of the processes
+	target    int    // index of the process
 	failpoint string // NAME:N
 	lasts     time.Duration
 }
 
-// plan is all that is decided before anything runs.
+// plan holds all decisions made before anything runs.
 type plan struct {
 	seed   uint64
 	orders []*order
@@ -112,7 +110,7 @@ type plan struct {
 	spread time.Duration
 }
 
-// busyFailpoints are met all the time. TestChaosFailpoints dies at the others.
+// busyFailpoints are hit all the time. TestChaosFailpoints covers the others.
 var busyFailpoints = slices.DeleteFunc(slices.Clone(failpoint.Names), func(name string) bool {
 	for _, rare := range []string{"purge.", "publish-callback.", "file.delete.", "losses."} {
 		if strings.HasPrefix(name, rare) {
@@ -198,7 +196,7 @@ func newOrders(r *rand.Rand, count int, spread time.Duration) []*order {
 	return orders
 }
 
-// world is everything that is there during a run.
+// world is the state of one run.
 type world struct {
 	t         testing.TB
 	seed      uint64
@@ -208,7 +206,7 @@ type world struct {
 	files     string   // --files
 	ingresses []string // base URLs
 	processes []*process
-	server    *process // nats-server, nil when embedded
+	server    *process // nats-server; nil if embedded
 	source    *source
 	receiver  *receiver
 	orders    []*order
@@ -216,22 +214,22 @@ type world struct {
 	nc        *nats.Conn
 	js        jetstream.JetStream
 	quiet     map[int]fileFact
-	expiring  bool // files live for a moment only
+	expiring  bool // files expire after a moment
 	closing   sync.Once
 
 	mu           sync.Mutex
 	disturbances []time.Time
-	blows        map[string]int // that took effect, by kind
-	waiting      time.Time      // since when nothing moved after a start; zero: it moves
+	blows        map[string]int // number of effective blows, by kind
+	waiting      time.Time      // since when there was no progress after a start; zero: there is progress
 	recoveries   []time.Duration
 	problems     []string
-	log          map[uint64]events.Event // that was seen, by sequence
+	log          map[uint64]events.Event // all events seen, by sequence
 	stopRecord   func()
 }
 
 const chaosSecret = "5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e"
 
-// callbackSchedule is short, and longer than the receiver has faults.
+// callbackSchedule is short, and longer than the receiver's faults last.
 const callbackSchedule = "1s,1s,2s,2s,3s,3s,5s,5s,5s,5s,5s,5s"
 
 func newWorld(t testing.TB, seed uint64, orders []*order) *world {
@@ -239,7 +237,8 @@ func newWorld(t testing.TB, seed uint64, orders []*order) *world {
 	dir, err := os.MkdirTemp("", "sheaf-chaos-")
 	require.NoError(t, err)
 	w := &world{
-		t: t, seed: seed, dir: dir, sheaf: sheaf, orders: orders, blows: map[string]int{}, log: map[uint64]events.Event{},
+		t: t, seed: seed, dir: dir, sheaf: sheaf, orders: orders, blows: map[string]int{},
+		log:    map[uint64]events.Event{},
 		client: &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 32}},
 	}
 	w.source = newSource(seed, orders, w.moved)
@@ -248,7 +247,7 @@ func newWorld(t testing.TB, seed uint64, orders []*order) *world {
 	return w
 }
 
-// close ends everything. What was found wrong can be looked at in the folder.
+// close ends everything. After a violation the folder stays for inspection.
 func (w *world) close() {
 	w.closing.Do(func() {
 		if w.nc != nil {
@@ -290,16 +289,17 @@ func (w *world) newProcess(name, path string, args ...string) *process {
 	return p
 }
 
-// serve is a Sheaf process that is not started yet.
+// serve returns a Sheaf process that is not started yet.
 func (w *world) serve(name string, args ...string) *process {
 	p := w.newProcess(name, w.sheaf, append([]string{
-		"serve", "--data", filepath.Join(w.dir, name), "--log-format", "text", "--callback-schedule", callbackSchedule,
+		"serve", "--data", filepath.Join(w.dir, name), "--log-format", "text", "--callback-schedule",
+		callbackSchedule,
 	}, args...)...)
 	w.processes = append(w.processes, p)
 	return p
 }
 
-// moved notes that an event, progress or a request to the source was seen.
+// moved records progress: an event, a progress message or a request to the source.
 func (w *world) moved() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -321,11 +321,12 @@ func (w *world) disturbed() {
 	w.disturbances = append(w.disturbances, time.Now())
 }
 
-// connect opens the suite's own connection, which outlives every server.
+// connect opens the suite's own connection, which survives every server.
 func (w *world) connect() {
 	var err error
 	ok := eventually(w.t.Context(), 30*time.Second, 20*time.Millisecond, func() bool {
-		w.nc, err = nats.Connect(w.natsURL, nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond), nats.ReconnectJitter(0, 0), nats.RetryOnFailedConnect(false))
+		w.nc, err = nats.Connect(w.natsURL, nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond),
+			nats.ReconnectJitter(0, 0), nats.RetryOnFailedConnect(false))
 		return err == nil
 	})
 	if !ok {
@@ -341,16 +342,16 @@ func (w *world) connect() {
 	w.stopRecord = w.record(w.t.Context())
 }
 
-// answer is the envelope of REST.
+// answer is the envelope of REST responses.
 type answer struct {
 	Errcode int             `json:"errcode"`
 	Msg     string          `json:"msg"`
 	Data    json.RawMessage `json:"data"`
 
-	repeated int // how often it was asked for before, in vain as far as the caller knows
+	repeated int // earlier attempts without a response
 }
 
-// ask makes one REST request; an error means that no answer came.
+// ask sends one REST request; an error means that there was no response.
 func (w *world) ask(ctx context.Context, method, url string, body []byte) (status int, a answer, err error) {
 	req, err := http.NewRequestWithContext(ctx, method, url, bytes.NewReader(body))
 	if err != nil {
@@ -369,9 +370,9 @@ func (w *world) ask(ctx context.Context, method, url string, body []byte) (statu
 	return res.StatusCode, a, json.Unmarshal(data, &a)
 }
 
-// insist repeats a REST request, through any ingress, until it is answered
-// with something else than "try again".
-func (w *world) insist(ctx context.Context, method, path string, body []byte) (status int, a answer, err error) {
+// insist repeats a REST request, through any ingress, until the response is not "try again".
+func (w *world) insist(ctx context.Context, method, path string, body []byte) (status int,
+	a answer, err error) {
 	for repeated := 0; ; repeated++ {
 		url := w.ingresses[rand.IntN(len(w.ingresses))] + path
 		status, a, err = w.ask(ctx, method, url, body)
@@ -390,12 +391,13 @@ func (w *world) insist(ctx context.Context, method, path string, body []byte) (s
 	}
 }
 
-// submission is an order as it is submitted by NATS.
+// submission returns an order's submission by NATS.
 func (w *world) submission(o *order) *nats.Msg {
-	return &nats.Msg{Subject: events.SubmitSubject(events.DefaultTenant, o.kind()), Data: o.body(w, false), Header: nats.Header{nats.MsgIdHdr: {o.correlation()}}}
+	return &nats.Msg{Subject: events.SubmitSubject(events.DefaultTenant, o.kind()), Data: o.body(w, false),
+		Header: nats.Header{nats.MsgIdHdr: {o.correlation()}}}
 }
 
-// submit asks until the order is accepted.
+// submit retries until the order is accepted.
 func (w *world) submit(ctx context.Context, o *order) error {
 	body := o.body(w, false)
 	if o.durable {
@@ -410,7 +412,7 @@ func (w *world) submit(ctx context.Context, o *order) error {
 				break
 			}
 			select {
-			case <-tick.C: // the server is away
+			case <-tick.C: // the server is down
 			case <-ctx.Done():
 				return fmt.Errorf("durable submission: %w", err)
 			}
@@ -428,8 +430,8 @@ func (w *world) submit(ctx context.Context, o *order) error {
 	return nil
 }
 
-// answered notes the answer to a submission by REST. An error is any that is
-// not an acceptance.
+// answered records the response to a submission by REST. It returns an error unless the submission was
+// accepted.
 func (o *order) answered(status int, a answer) error {
 	var data struct {
 		HashKey string `json:"hash_key"`
@@ -443,7 +445,7 @@ func (o *order) answered(status int, a answer) error {
 	return nil
 }
 
-// detail is what REST tells of an export.
+// detail is an export as REST reports it.
 type detail struct {
 	Status   int    `json:"status"`
 	Reason   string `json:"fail_reason"`
@@ -469,7 +471,7 @@ func (w *world) detail(ctx context.Context, key string) (d detail, err error) {
 	return d, json.Unmarshal(a.Data, &d)
 }
 
-// live submits an order at its time and does with it what the plan says.
+// live submits an order at its time and follows its plan.
 func (w *world) live(ctx context.Context, o *order) error {
 	select {
 	case <-time.After(o.at):
@@ -482,7 +484,7 @@ func (w *world) live(ctx context.Context, o *order) error {
 	key := []byte(fmt.Sprintf(`{"key":%q}`, o.key))
 	if o.cancel > 0 {
 		select {
-		case <-time.After(o.cancel): // the race is the point
+		case <-time.After(o.cancel): // the race is intended
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -511,8 +513,7 @@ func (w *world) live(ctx context.Context, o *order) error {
 		if d.Status == events.StatusSucceeded {
 			return nil
 		}
-		// An ending that is overtaken by a new round is not told any more, so
-		// wait until it was.
+		// A new round drops the callback of the previous one, so wait until that was sent.
 		if d.Status != events.StatusProcessing && d.Callback.State != events.CallbackPending {
 			break
 		}
@@ -524,18 +525,20 @@ func (w *world) live(ctx context.Context, o *order) error {
 	}
 	w.source.mend(o.n)
 	status, a, err := w.insist(ctx, http.MethodPost, "/v1/export/retry", key)
-	if err == nil && status != http.StatusOK && status != http.StatusConflict { // conflict: the first answer was lost
+	// conflict: the first response was lost
+	if err == nil && status != http.StatusOK && status != http.StatusConflict {
 		err = fmt.Errorf("retry was answered %d %q", status, a.Msg)
 	}
 	return err
 }
 
-// strike carries one blow out.
+// strike applies one blow.
 func (w *world) strike(ctx context.Context, b blow) {
 	switch b.kind {
 	case "replay":
 		w.disturbed()
-		for _, name := range []string{events.ConsumerCrawler, events.ConsumerAssembler, events.ConsumerNotifier} {
+		for _, name := range []string{events.ConsumerCrawler, events.ConsumerAssembler,
+			events.ConsumerNotifier} {
 			eventually(ctx, 10*time.Second, 100*time.Millisecond, func() bool {
 				c, cancel := context.WithTimeout(ctx, 2*time.Second)
 				defer cancel()
@@ -562,7 +565,7 @@ func (w *world) strike(ctx context.Context, b blow) {
 	}
 }
 
-// disturb carries the plan's blows out, each at its time.
+// disturb applies the plan's blows, each at its time.
 func (w *world) disturb(ctx context.Context, blows []blow) {
 	begun := time.Now()
 	var stopped sync.WaitGroup
@@ -575,7 +578,7 @@ func (w *world) disturb(ctx context.Context, blows []blow) {
 		if b.kind == "stop" {
 			stopped.Go(func() { w.strike(ctx, b) })
 			if len(w.processes) > 1 {
-				continue // the others live on meanwhile
+				continue // the other processes keep running meanwhile
 			}
 			stopped.Wait()
 			begun = begun.Add(b.lasts)
@@ -586,11 +589,12 @@ func (w *world) disturb(ctx context.Context, blows []blow) {
 	stopped.Wait()
 }
 
-// run lives through a plan and audits what is left.
+// run runs a plan and audits the result.
 func (w *world) run(p *plan) {
 	t := w.t
 	began := time.Now()
-	t.Logf("CHAOS_SEED=%d: %d exports, %d blows over %s, in %s", p.seed, len(p.orders), len(p.blows), p.spread, w.dir)
+	t.Logf("CHAOS_SEED=%d: %d exports, %d blows over %s, in %s", p.seed, len(p.orders), len(p.blows),
+		p.spread, w.dir)
 	if w.quiet = w.quietRun(t.Context()); w.quiet == nil {
 		return
 	}
@@ -626,14 +630,16 @@ func (w *world) run(p *plan) {
 	slices.Sort(w.recoveries)
 	recovery := "none seen"
 	if n := len(w.recoveries); n > 0 {
-		recovery = fmt.Sprintf("p50 %s, max %s", w.recoveries[n/2].Round(time.Millisecond), w.recoveries[n-1].Round(time.Millisecond))
+		recovery = fmt.Sprintf("p50 %s, max %s", w.recoveries[n/2].Round(time.Millisecond),
+			w.recoveries[n-1].Round(time.Millisecond))
 	}
 	t.Logf("CHAOS SUMMARY seed=%d exports=%d blows=%v recovery(%d)=%s settled=%s wall=%s problems=%d",
-		p.seed, len(w.orders), struck, len(w.recoveries), recovery, settled.Round(time.Second), time.Since(began).Round(time.Second), len(w.problems))
+		p.seed, len(w.orders), struck, len(w.recoveries), recovery, settled.Round(time.Second),
+		time.Since(began).Round(time.Second), len(w.problems))
 	w.report()
 }
 
-// report fails the test if anything was found.
+// report fails the test if there were violations.
 func (w *world) report() {
 	for _, p := range append(slices.Clone(w.processes), w.server) {
 		if p == nil {
@@ -650,9 +656,9 @@ func (w *world) report() {
 	}
 	slices.Sort(w.problems)
 	w.problems = slices.Compact(w.problems)
-	const most = 60
+	const maxShown = 60
 	w.t.Errorf("CHAOS_SEED=%d: %d violations; data and logs are in %s:\n%s", w.seed, len(w.problems), w.dir,
-		strings.Join(w.problems[:min(most, len(w.problems))], "\n"))
+		strings.Join(w.problems[:min(maxShown, len(w.problems))], "\n"))
 }
 
 func TestChaosOneProcess(t *testing.T) {
@@ -669,7 +675,7 @@ func TestChaosOneProcess(t *testing.T) {
 	w.run(p)
 }
 
-// externalServer has everybody use a NATS server of its own, and files live there.
+// externalServer makes all processes use one external NATS server, which also stores the files.
 func (w *world) externalServer(path, address string) {
 	config := filepath.Join(w.dir, "nats.conf")
 	require.NoError(w.t, os.WriteFile(config, fmt.Appendf(nil,
@@ -691,7 +697,8 @@ func TestChaosSeparateProcesses(t *testing.T) {
 	var first string
 	for i := range 2 {
 		for _, role := range []string{"ingress", "crawler", "assembler", "notifier"} {
-			args := []string{"--roles", role, "--nats", w.natsURL, "--replicas", "1", "--secret-key", chaosSecret}
+			args := []string{"--roles", role, "--nats", w.natsURL, "--replicas", "1",
+				"--secret-key", chaosSecret}
 			if role == "ingress" {
 				http := freeAddress()
 				w.ingresses = append(w.ingresses, "http://"+http)

@@ -19,13 +19,13 @@ import (
 )
 
 const (
-	// readsMayFail is how much longer than writes reads may fail after a server is lost.
+	// readsMayFail is how much longer than writes reads may fail after the loss of a server.
 	readsMayFail = time.Second
-	// refusedWhileReady is how long reads may be refused while /readyz says 200.
+	// refusedWhileReady is how long reads may be refused while /readyz returns 200.
 	refusedWhileReady = 2 * time.Second
 )
 
-// attempt is one request of a prober.
+// attempt is one request of a probe.
 type attempt struct {
 	asked, answered time.Time
 	ok              bool
@@ -33,19 +33,20 @@ type attempt struct {
 	msg             string
 }
 
-// probe asks one ingress for writes, reads and its readiness, all the time and without
-// waiting for the answer before.
+// probe continuously sends writes, reads and readiness checks to one ingress, without waiting for earlier
+// responses.
 type probe struct {
 	w    *world
 	base string
-	last atomic.Pointer[string] // key of the newest export that was accepted
+	last atomic.Pointer[string] // key of the newest accepted export
 
 	mu                   sync.Mutex
 	writes, reads, ready []attempt
 }
 
-// every asks about each 50 ms, until ctx ends and each request is answered.
-func (p *probe) every(ctx context.Context, list *[]attempt, ask func(ctx context.Context, n int) (int, answer, error)) {
+// every calls ask every 50 ms until ctx ends, and waits for all responses.
+func (p *probe) every(ctx context.Context, list *[]attempt,
+	ask func(ctx context.Context, n int) (int, answer, error)) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	tick := time.NewTicker(50 * time.Millisecond)
@@ -54,7 +55,8 @@ func (p *probe) every(ctx context.Context, list *[]attempt, ask func(ctx context
 		wg.Go(func() {
 			a := attempt{asked: time.Now()}
 			status, said, err := ask(context.WithoutCancel(ctx), n)
-			a.answered, a.status, a.msg, a.ok = time.Now(), status, said.Msg, err == nil && status == http.StatusOK
+			a.answered, a.status, a.msg, a.ok = time.Now(), status, said.Msg, err == nil &&
+				status == http.StatusOK
 			if err != nil {
 				a.msg = err.Error()
 			}
@@ -101,7 +103,7 @@ func (p *probe) run(ctx context.Context, round int) {
 	wg.Wait()
 }
 
-// quiet reports whether nothing that was asked within the last seconds failed.
+// quiet reports whether no request of the last seconds failed.
 func (p *probe) quiet(lasts time.Duration) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -122,8 +124,8 @@ func (p *probe) quiet(lasts time.Duration) bool {
 	return true
 }
 
-// failed returns how long requests failed: from the first one that did to the last one,
-// by the time they were asked at, and how many they were.
+// failed returns the time between the first and the last failed request, by when they were sent, and their
+// number.
 func failed(list []attempt) (lasted time.Duration, count int, slowest time.Duration) {
 	var first, last time.Time
 	for _, a := range list {
@@ -142,8 +144,7 @@ func failed(list []attempt) (lasted time.Duration, count int, slowest time.Durat
 	return last.Sub(first), count, slowest
 }
 
-// refused returns the longest time for which reads were refused, one after another,
-// while the answers of /readyz were 200.
+// refused returns the longest period of refused reads while /readyz returned 200.
 func refused(reads, ready []attempt) (longest time.Duration) {
 	type answered struct {
 		at   time.Time
@@ -184,7 +185,7 @@ func refused(reads, ready []attempt) (longest time.Duration) {
 	return longest
 }
 
-// why lists the different messages of requests that failed.
+// why lists the distinct error messages of failed requests.
 func why(list []attempt) string {
 	var said []string
 	for _, a := range list {
@@ -195,7 +196,7 @@ func why(list []attempt) string {
 	return strings.Join(said, "; ")
 }
 
-// leads lists what a server leads: streams, and consumers that followers read by.
+// leads lists the streams and follower consumers that a server leads.
 func (c *cluster) leads(ctx context.Context, s *process) string {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
@@ -217,8 +218,8 @@ func (c *cluster) leads(ctx context.Context, s *process) string {
 	return strings.Join(leads, ", ")
 }
 
-// TestClusterReads loses each of three NATS servers in turn, and has one hang. Two
-// ingresses answer writes and reads all the time.
+// TestClusterReads stops, kills or hangs each of three NATS servers in turn, while two ingresses serve writes
+// and reads.
 func TestClusterReads(t *testing.T) {
 	seed := chaosSeed(t)
 	w := newWorld(t, seed, nil)
@@ -231,10 +232,11 @@ func TestClusterReads(t *testing.T) {
 		address := freeAddress()
 		w.ingresses = append(w.ingresses, "http://"+address)
 		probes = append(probes, &probe{w: w, base: "http://" + address})
-		w.serve(fmt.Sprintf("ingress-%d", i+1), "--roles", "ingress", "--nats", w.natsURL, "--secret-key", chaosSecret,
+		w.serve(fmt.Sprintf("ingress-%d", i+1), "--roles", "ingress", "--nats", w.natsURL,
+			"--secret-key", chaosSecret,
 			"--http", address, "--public-url", "http://127.0.0.1:8080").start("")
 	}
-	// The ingresses wait for servers that come up one after another.
+	// The ingresses wait for servers that start one after another.
 	for _, s := range c.servers {
 		s.start("")
 	}
@@ -247,7 +249,8 @@ func TestClusterReads(t *testing.T) {
 		return
 	}
 	for _, p := range probes {
-		_, a, err := w.insist(ctx, http.MethodPost, "/v1/export/http", []byte(`{"ext_type":"XLSX","title":"first","user_id":"reader","source_http":{"url":"http://127.0.0.1:1/","method":"GET"}}`))
+		_, a, err := w.insist(ctx, http.MethodPost, "/v1/export/http",
+			[]byte(`{"ext_type":"XLSX","title":"first","user_id":"reader","source_http":{"url":"http://127.0.0.1:1/","method":"GET"}}`))
 		var data struct {
 			HashKey string `json:"hash_key"`
 		}
@@ -267,12 +270,15 @@ func TestClusterReads(t *testing.T) {
 		for _, p := range probes {
 			wg.Go(func() { p.run(probing, round) })
 		}
-		eventually(ctx, 5*time.Second, 20*time.Millisecond, func() bool { return probes[0].quiet(300*time.Millisecond) && probes[1].quiet(300*time.Millisecond) })
+		eventually(ctx, 5*time.Second, 20*time.Millisecond, func() bool {
+			return probes[0].quiet(300*time.Millisecond) && probes[1].quiet(300*time.Millisecond)
+		})
 		lostAt := time.Now()
 		lost()
-		// It is away for so long that others lead, and answers come again without it.
+		// It stays down until the others lead and serve again without it.
 		if !eventually(ctx, 60*time.Second, 100*time.Millisecond, func() bool {
-			return time.Since(lostAt) > 6*time.Second && probes[0].quiet(3*time.Second) && probes[1].quiet(3*time.Second)
+			return time.Since(lostAt) > 6*time.Second && probes[0].quiet(3*time.Second) &&
+				probes[1].quiet(3*time.Second)
 		}) {
 			w.problem("I12 %s %s: requests fail for a minute", s.name, how)
 		}
@@ -285,14 +291,17 @@ func TestClusterReads(t *testing.T) {
 			notReady, notReadyCount, _ := failed(p.ready)
 			longest := refused(p.reads, p.ready)
 			t.Logf("%s, which led %s, was %s: ingress %d: writes failed for %s (%d of %d), reads for %s (%d of %d, slowest answer %s), not ready for %s (%d); reads refused while ready for %s at most",
-				s.name, led, how, i+1, writes.Round(10*time.Millisecond), writesFailed, len(p.writes), reads.Round(10*time.Millisecond), readsFailed, len(p.reads),
-				slowest.Round(10*time.Millisecond), notReady.Round(10*time.Millisecond), notReadyCount, longest.Round(10*time.Millisecond))
+				s.name, led, how, i+1, writes.Round(10*time.Millisecond), writesFailed, len(p.writes),
+				reads.Round(10*time.Millisecond), readsFailed, len(p.reads),
+				slowest.Round(10*time.Millisecond), notReady.Round(10*time.Millisecond), notReadyCount,
+				longest.Round(10*time.Millisecond))
 			t.Logf("  writes: %s\n  reads: %s\n  ready: %s", why(p.writes), why(p.reads), why(p.ready))
 			if reads > writes+readsMayFail {
 				w.problem("I12 %s %s: reads failed for %s, writes for %s", s.name, how, reads, writes)
 			}
 			if longest > refusedWhileReady {
-				w.problem("I12 %s %s: reads were refused for %s while the ingress was ready", s.name, how, longest)
+				w.problem("I12 %s %s: reads were refused for %s while the ingress was ready",
+					s.name, how, longest)
 			}
 		}
 		if !c.whole(ctx) {
@@ -303,7 +312,8 @@ func TestClusterReads(t *testing.T) {
 		lose(i, s, "killed", func() { s.shutdown(syscall.SIGKILL) }, func() { s.start("") })
 	}
 	if leader := c.led(ctx, events.StreamEvents, nil); leader != nil {
-		lose(3, leader, "stopped", func() { leader.signal(syscall.SIGSTOP) }, func() { leader.signal(syscall.SIGCONT) })
+		lose(3, leader, "stopped", func() { leader.signal(syscall.SIGSTOP) },
+			func() { leader.signal(syscall.SIGCONT) })
 	}
 	t.Logf("done after %s", time.Since(began).Round(100*time.Millisecond))
 	c.report()

@@ -26,16 +26,15 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// cluster is three nats-servers, each of which can be killed, stopped, and cut off
-// from the other two.
+// cluster is three nats-servers that can each be killed, stopped, and cut off from the other two.
 type cluster struct {
 	*world
 	servers []*process
-	clients []string             // addresses, by server
-	links   [][]*eventstest.Link // by the servers that they join
+	clients []string             // client addresses, by server
+	links   [][]*eventstest.Link // by the two servers that they connect
 }
 
-// newCluster makes a world on three servers that are not started yet.
+// newCluster creates a world on three servers that are not started yet.
 func newCluster(t testing.TB, w *world) *cluster {
 	_, natsServer := build(t)
 	c := &cluster{world: w}
@@ -75,7 +74,7 @@ func newCluster(t testing.TB, w *world) *cluster {
 	return c
 }
 
-// leader is the server that leads a stream, nil while nobody does.
+// leader returns the leader of a stream, nil while there is none.
 func (c *cluster) leader(ctx context.Context, stream string) *process {
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
@@ -91,7 +90,7 @@ func (c *cluster) leader(ctx context.Context, stream string) *process {
 	return nil
 }
 
-// whole waits until every stream has its leader and two copies that follow.
+// whole waits until every stream has a leader and two current replicas.
 func (c *cluster) whole(ctx context.Context) bool {
 	return eventually(ctx, time.Minute, 100*time.Millisecond, func() bool {
 		ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
@@ -113,11 +112,13 @@ func (c *cluster) whole(ctx context.Context) bool {
 	})
 }
 
-// once asks an ingress to begin an order, a single time.
-func (c *cluster) once(ctx context.Context, base string, o *order) (status int, retryAfter string, a answer, err error) {
+// once submits an order to an ingress without retries.
+func (c *cluster) once(ctx context.Context, base string, o *order) (status int, retryAfter string,
+	a answer, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, base+"/v1/export/"+o.kind(), bytes.NewReader(o.body(c.world, false)))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, base+"/v1/export/"+o.kind(),
+		bytes.NewReader(o.body(c.world, false)))
 	if err != nil {
 		return 0, "", a, err
 	}
@@ -137,7 +138,7 @@ func (c *cluster) ready(ctx context.Context, base string) int {
 	return status
 }
 
-// led waits until a stream has a leader other than one.
+// led waits until a stream has a leader other than the given one.
 func (c *cluster) led(ctx context.Context, stream string, other *process) (leader *process) {
 	if !eventually(ctx, 30*time.Second, 20*time.Millisecond, func() bool {
 		leader = c.leader(ctx, stream)
@@ -149,11 +150,12 @@ func (c *cluster) led(ctx context.Context, stream string, other *process) (leade
 	return leader
 }
 
-// overtake has the leader of a stream stopped, or cut off from the other two, for
-// longer than they take to elect another. It believes that it still leads: a stopped
-// one when it goes on, one that is cut off all the time, and clients stay connected to
-// both. Orders are submitted meanwhile, the first by NATS and to the old leader too.
-func (c *cluster) overtake(ctx context.Context, stream string, cut bool, lasts time.Duration, orders []*order) {
+// overtake stops the leader of a stream, or cuts it off from the other two, for longer than an election
+// takes. The old leader still believes that it leads: a stopped one after it resumes, one that is cut off all
+// the time. Clients stay connected to both. Orders are submitted meanwhile, the first one by NATS, to the old
+// leader too.
+func (c *cluster) overtake(ctx context.Context, stream string, cut bool, lasts time.Duration,
+	orders []*order) {
 	leader := c.led(ctx, stream, nil)
 	if leader == nil {
 		return
@@ -173,16 +175,16 @@ func (c *cluster) overtake(ctx context.Context, stream string, cut bool, lasts t
 		}
 	} else {
 		leader.signal(syscall.SIGSTOP)
-		if !eventually(ctx, 5*time.Second, time.Millisecond, leader.stopped) { // a moment after it was sent
+		if !eventually(ctx, 5*time.Second, time.Millisecond, leader.stopped) { // shortly after the signal
 			c.problem("I12 %s does not stop", leader.name)
 		}
 	}
 	c.disturbed()
 	begun := time.Now()
-	over, cancel := context.WithTimeout(ctx, lasts) // the time itself is the fault
+	over, cancel := context.WithTimeout(ctx, lasts) // the duration is the fault
 	defer cancel()
 	if c.nc.ConnectedServerName() == leader.name {
-		_ = c.nc.ForceReconnect() // the suite watches from where there is a quorum
+		_ = c.nc.ForceReconnect() // the suite observes from the side with a quorum
 	}
 	var wg sync.WaitGroup
 	refused, acceptedAfter := 0, make([]time.Duration, len(orders))
@@ -202,8 +204,7 @@ func (c *cluster) overtake(ctx context.Context, stream string, cut bool, lasts t
 		electedAfter = time.Since(begun)
 	})
 	for js, _ := jetstream.New(direct); over.Err() == nil; refused++ {
-		// Under the id of an order that is submitted anyway it is the same submission,
-		// whenever it is written.
+		// With the id of an order that is submitted anyway it is the same submission, whenever it is written.
 		try, cancel := context.WithTimeout(over, time.Second)
 		if _, err := js.PublishMsg(try, c.submission(orders[0])); err == nil {
 			c.problem("I1 %s acknowledged a submission while it was %s", leader.name, how)
@@ -222,12 +223,13 @@ func (c *cluster) overtake(ctx context.Context, stream string, cut bool, lasts t
 	wg.Wait()
 	if now != nil {
 		c.t.Logf("%s, the leader of %s, was %s for %s: %s led after %s, submissions accepted after %v, %d not acknowledged by the old leader",
-			leader.name, stream, how, lasts, now.name, electedAfter.Round(10*time.Millisecond), acceptedAfter, refused)
+			leader.name, stream, how, lasts, now.name, electedAfter.Round(10*time.Millisecond),
+			acceptedAfter, refused)
 	}
 }
 
-// killLeader kills the leader of a stream, and has it away for a while. An order
-// that is submitted at that moment is accepted when there is a new one.
+// killLeader kills the leader of a stream for a while. An order submitted at that moment is accepted once
+// there is a new leader.
 func (c *cluster) killLeader(ctx context.Context, stream string, away time.Duration, o *order) {
 	leader := c.led(ctx, stream, nil)
 	if leader == nil {
@@ -238,21 +240,21 @@ func (c *cluster) killLeader(ctx context.Context, stream string, away time.Durat
 	leader.shutdown(syscall.SIGKILL)
 	killed := time.Now()
 	back.Go(func() {
-		time.Sleep(time.Until(killed.Add(away))) // the time itself is the fault
+		time.Sleep(time.Until(killed.Add(away))) // the duration is the fault
 		leader.start("")
 	})
-	// Only a leader answers: that of before cannot, if it is the same it was elected anew.
+	// Only a leader answers. The old one can only if it was elected again.
 	c.led(ctx, stream, nil)
 	electedAfter := time.Since(killed)
 	if err := c.submit(ctx, o); err != nil {
 		c.problem("I1 order %d: %v", o.n, err)
 	}
 	c.t.Logf("%s, the leader of %s, was killed: a new one after %s, a submission accepted after %s",
-		leader.name, stream, electedAfter.Round(10*time.Millisecond), time.Since(killed).Round(10*time.Millisecond))
+		leader.name, stream, electedAfter.Round(10*time.Millisecond),
+		time.Since(killed).Round(10*time.Millisecond))
 }
 
-// loseQuorum stops two of the servers for a while. What is asked meanwhile gets
-// no for an answer.
+// loseQuorum stops two of the servers for a while. All requests meanwhile are refused.
 func (c *cluster) loseQuorum(ctx context.Context, lasts time.Duration, orders []*order) {
 	stopped := c.servers[:2]
 	for _, s := range stopped {
@@ -266,21 +268,23 @@ func (c *cluster) loseQuorum(ctx context.Context, lasts time.Duration, orders []
 	for i, base := range c.ingresses {
 		asking.Go(func() {
 			n := i
-			eventually(ctx, lasts, 200*time.Millisecond, func() bool { // as a caller would
+			eventually(ctx, lasts, 200*time.Millisecond, func() bool { // retry like a caller
 				asked := time.Now()
 				status, retryAfter, a, err := c.once(ctx, base, orders[n%len(orders)])
 				if err != nil || status != http.StatusServiceUnavailable || retryAfter == "" {
-					c.problem("I1 without a quorum a submission was answered %d %q, Retry-After %q, %v", status, a.Msg, retryAfter, err)
+					c.problem("I1 without a quorum a submission was answered %d %q, Retry-After %q, %v",
+						status, a.Msg, retryAfter, err)
 				}
 				mu.Lock()
 				refused, slowest = refused+1, max(slowest, time.Since(asked))
 				mu.Unlock()
 				n++
-				return false // for as long as there is no quorum
+				return false // as long as there is no quorum
 			})
 		})
 		asking.Go(func() {
-			if eventually(ctx, lasts, 50*time.Millisecond, func() bool { return c.ready(ctx, base) == http.StatusServiceUnavailable }) {
+			if eventually(ctx, lasts, 50*time.Millisecond,
+				func() bool { return c.ready(ctx, base) == http.StatusServiceUnavailable }) {
 				notReady[i] = time.Since(lost)
 			}
 		})
@@ -317,13 +321,13 @@ func (c *cluster) loseQuorum(ctx context.Context, lasts time.Duration, orders []
 		c.problem("I12 not ready again after the servers are back")
 	}
 	c.t.Logf("without a quorum for %s: not ready after %v; %d submissions refused, the slowest after %s; accepted %s after the servers were started",
-		time.Since(lost).Round(time.Second), notReady, refused, slowest.Round(time.Millisecond), accepted.Round(10*time.Millisecond))
+		time.Since(lost).Round(time.Second), notReady, refused, slowest.Round(time.Millisecond),
+		accepted.Round(10*time.Millisecond))
 }
 
-// TestCluster has separate processes work on three NATS servers with three
-// copies of everything. Leaders are cut off and stopped for so long that others take
-// their place, and killed; then two servers are away at once. The invariants are
-// those of the chaos suite.
+// TestCluster runs separate processes on three NATS servers with three replicas of everything. Leaders are
+// cut off and stopped until others take their role, and killed; then two servers are stopped at once. The
+// invariants are those of the chaos suite.
 func TestCluster(t *testing.T) {
 	if testing.Short() {
 		t.Skip("stops and kills processes for a minute")
@@ -334,16 +338,16 @@ func TestCluster(t *testing.T) {
 	const spread = 60 * time.Second // of the submissions: over six elections
 	count := setting(t, "CHAOS_EXPORTS", 40)
 	orders := newOrders(r, count, spread)
-	extra := newOrders(r, 6+4*3, 0) // submitted at certain moments
+	extra := newOrders(r, 6+4*3, 0) // submitted at specific moments
 	for i, o := range extra {
 		o.n, o.durable, o.cancel, o.broken, o.retry = count+i, i%3 == 0 && i >= 6, 0, 0, false
 	}
 	orders = append(orders, extra...)
 	for _, o := range orders {
-		o.hangs = false // for 15 s, which the chaos suite waits for
-		// A submission whose leader dies is written and answered 503. It is sent
-		// again, and were its export broken it would have failed by then and
-		// begin anew: once more than the auditor can tell from a fault.
+		o.hangs = false // for 15 s, which the chaos suite covers
+		// A submission whose leader dies is written but gets 503, so it is repeated. If its export were
+		// broken, it would have failed by then and would start again, which the auditor cannot distinguish
+		// from a fault.
 		o.broken, o.retry = 0, o.retry && o.cancel > 0
 	}
 	w := newWorld(t, seed, orders)
@@ -391,7 +395,8 @@ func TestCluster(t *testing.T) {
 			}
 		})
 	}
-	for i, stream := range []string{events.StreamEvents, events.StreamEvents, events.StreamPages, events.StreamEvents} {
+	for i, stream := range []string{events.StreamEvents, events.StreamEvents, events.StreamPages,
+		events.StreamEvents} {
 		c.overtake(ctx, stream, i == 0, 10*time.Second, extra[6+3*i:][:3])
 		if !c.whole(ctx) {
 			w.problem("I12 the cluster is not whole again")

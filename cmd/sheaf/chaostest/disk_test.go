@@ -25,11 +25,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// While the disk of --data is full, or almost, callers are told so: each
-// submission is answered 503 with Retry-After, soon, and nothing is answered with
-// success that is not there afterwards. What was accepted can still be asked for.
-// Once there is room everything goes on by itself; where the disk was full at
-// once, under a supervisor.
+// While the disk of --data is full or almost full, each submission gets 503 with Retry-After promptly, and
+// every acknowledged one is stored. Accepted exports can still be read. Once there is space everything
+// resumes by itself; if the disk filled up suddenly, under a supervisor.
 func TestChaosDiskFull(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes a quarter of a minute")
@@ -50,7 +48,7 @@ func TestChaosDiskFull(t *testing.T) {
 	if err := syscall.Mount("tmpfs", data, "tmpfs", 0, "size=64m"); err != nil {
 		t.Skipf("a small disk needs root: %v", err)
 	}
-	t.Cleanup(func() { // after w.close has ended the processes; before it the folder is busy
+	t.Cleanup(func() { // after w.close has ended the processes; before that the folder is busy
 		w.close()
 		_ = syscall.Unmount(data, syscall.MNT_DETACH)
 		if len(w.problems) == 0 {
@@ -76,7 +74,7 @@ func TestChaosDiskFull(t *testing.T) {
 		}
 	}
 	filler := filepath.Join(data, "filler")
-	disturbed := func() { // a page that finds no room is asked for again
+	disturbed := func() { // a page that does not fit is requested again
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		w.disturbances = append(w.disturbances, time.Now())
@@ -89,8 +87,7 @@ func TestChaosDiskFull(t *testing.T) {
 		t.Logf("everything was accepted %s after there was room", time.Since(freed).Round(time.Millisecond))
 	}
 
-	// A disk that becomes fuller and fuller: the process never ends, and nothing
-	// is ever written to where there is no room for it.
+	// On a slowly filling disk the process never exits, and nothing is written without space for it.
 	accept(orders[:8])
 	disturbed()
 	fillTo(t, filler, data, 3<<20)
@@ -101,7 +98,8 @@ func TestChaosDiskFull(t *testing.T) {
 	}
 	for path, want := range map[string]int{
 		"/healthz": http.StatusOK, "/readyz": http.StatusServiceUnavailable,
-		"/v1/export/detail?key=" + orders[0].key: http.StatusOK, "/v1/export/history?user_id=chaos": http.StatusOK,
+		"/v1/export/detail?key=" + orders[0].key: http.StatusOK,
+		"/v1/export/history?user_id=chaos":       http.StatusOK,
 	} {
 		if status, a, err := w.ask(ctx, http.MethodGet, w.ingresses[0]+path, nil); status != want {
 			w.problem("an almost full disk: %s was answered %d %q %v", path, status, a.Msg, err)
@@ -111,16 +109,17 @@ func TestChaosDiskFull(t *testing.T) {
 		w.problem("an almost full disk ended the process %d times", ends)
 	}
 
-	// A disk that others fill to the last byte while exports are under way.
+	// Others fill the disk to the last byte during exports.
 	free(orders[8:16])
 	p.mu.Lock()
 	p.mayEnd = true
 	p.mu.Unlock()
 	disturbed()
 	fill(t, filler)
-	r = w.refusals(ctx, 7*time.Second, orders[16:], func() { fill(t, filler) }) // what the process gives up is taken as well
-	// A process that ends here starts again after 200 ms and is ready soon after: about
-	// three submissions find no listener. All others are answered.
+	// also use the space that the process frees
+	r = w.refusals(ctx, 7*time.Second, orders[16:], func() { fill(t, filler) })
+	// A process that exits here restarts after 200 ms and is ready soon after. About three submissions meet a
+	// closed port; all others get a response.
 	ends := w.ends()
 	t.Logf("on a full disk: %s; the process ended %d times", r, ends)
 	if ends > 3 || r.unanswered > 5*ends {
@@ -141,7 +140,7 @@ func (w *world) ends() int {
 	return w.blows[endItself]
 }
 
-// refusals counts what became of submissions that there was no room for.
+// refusals counts the outcomes of submissions on a full disk.
 type refusals struct {
 	sent, refused, unanswered int
 	longest                   time.Duration
@@ -152,10 +151,10 @@ func (r refusals) String() string {
 		r.sent, r.refused, r.unanswered, r.longest.Round(time.Millisecond))
 }
 
-// refusals submits orders again and again for a time, or until ctx ends. None may be
-// accepted, for the disk does not take it, and each is answered soon. before is called
-// before each.
-func (w *world) refusals(ctx context.Context, lasts time.Duration, orders []*order, before func()) (r refusals) {
+// refusals submits orders repeatedly for a while, or until ctx ends, calling before first each time. None may
+// be accepted, as the disk is full, and each must get a response soon.
+func (w *world) refusals(ctx context.Context, lasts time.Duration, orders []*order,
+	before func()) (r refusals) {
 	client := &http.Client{Timeout: 10 * time.Second}
 	defer client.CloseIdleConnections()
 	tick := time.NewTicker(100 * time.Millisecond)
@@ -164,9 +163,9 @@ func (w *world) refusals(ctx context.Context, lasts time.Duration, orders []*ord
 		before()
 		o := orders[r.sent%len(orders)]
 		r.sent++
-		begun := time.Now()
+		began := time.Now()
 		status, retry, body, err := send(ctx, client, w.ingresses[0]+"/v1/export/"+o.kind(), o.body(w, false))
-		waited := time.Since(begun)
+		waited := time.Since(began)
 		r.longest = max(r.longest, waited)
 		if waited > 5*time.Second {
 			w.problem("a disk that takes nothing was answered after %s", waited)
@@ -186,7 +185,8 @@ func (w *world) refusals(ctx context.Context, lasts time.Duration, orders []*ord
 	return r
 }
 
-func send(ctx context.Context, client *http.Client, url string, body []byte) (status int, retryAfter, answer string, err error) {
+func send(ctx context.Context, client *http.Client, url string, body []byte) (status int, retryAfter,
+	answer string, err error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(body))
 	if err != nil {
 		return 0, "", "", err
@@ -200,7 +200,7 @@ func send(ctx context.Context, client *http.Client, url string, body []byte) (st
 	return res.StatusCode, res.Header.Get("Retry-After"), string(text), err
 }
 
-// fillTo makes a file grow until so many bytes are free on the disk of a folder.
+// fillTo grows a file until the disk of a folder has only free bytes left.
 func fillTo(t testing.TB, name, folder string, free int64) {
 	t.Helper()
 	f, err := os.Create(name)
@@ -218,12 +218,12 @@ func fillTo(t testing.TB, name, folder string, free int64) {
 	}
 }
 
-// fill makes a file grow until the disk has no byte left.
+// fill grows a file until the disk is full.
 func fill(t testing.TB, name string) {
 	t.Helper()
 	f, err := os.OpenFile(name, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
-		return // not even room for its name
+		return // no space even for its name
 	}
 	defer func() { _ = f.Close() }()
 	block := make([]byte, 1<<20)
@@ -236,9 +236,8 @@ func fill(t testing.TB, name string) {
 	}
 }
 
-// Every acknowledged publish was synced first. This is what breaks when the
-// embedded server loses its SyncAlways: a killed process would not show it, for
-// the kernel still has what was written.
+// Every acknowledged publish is synced first. This test fails if the embedded server loses SyncAlways.
+// Killing the process would not show that, because the kernel keeps all written data.
 func TestChaosSyncsBeforeItAnswers(t *testing.T) {
 	needStrace(t)
 	orders := newOrders(rand.New(rand.NewPCG(1, 3)), 1, 0)
@@ -264,18 +263,18 @@ func TestChaosSyncsBeforeItAnswers(t *testing.T) {
 	}
 	var spans []span
 	for i := range 20 {
-		begun := time.Now()
+		began := time.Now()
 		msg := &nats.Msg{Subject: events.SubmitSubject(events.DefaultTenant, "http"), Data: []byte("{}")}
 		_, err := w.js.PublishMsg(t.Context(), msg)
 		require.NoError(t, err)
-		spans = append(spans, span{"durable submission", begun, time.Now(), events.StreamSubmit, i})
-		begun = time.Now()
+		spans = append(spans, span{"durable submission", began, time.Now(), events.StreamSubmit, i})
+		began = time.Now()
 		status, a, err := w.ask(t.Context(), http.MethodPost, w.ingresses[0]+"/v1/export/raw",
 			fmt.Appendf(nil, `{"timestamp":%d,"ext_type":"XLSX","title":"t","user_id":"u","source_raw":"[{\"a\":\"A\"},{\"a\":1}]"}`, i+1))
 		require.NoError(t, err)
 		require.Equal(t, http.StatusOK, status, a.Msg)
 		for _, stream := range []string{events.StreamEvents, events.StreamPages} {
-			spans = append(spans, span{"REST submission", begun, time.Now(), stream, i})
+			spans = append(spans, span{"REST submission", began, time.Now(), stream, i})
 		}
 	}
 	detach()
@@ -288,7 +287,7 @@ func TestChaosSyncsBeforeItAnswers(t *testing.T) {
 		from, to time.Time
 	}
 	var syncs []sync
-	begun := map[string]sync{} // of calls that are shown in two lines, by thread
+	begun := map[string]sync{} // calls that strace shows on two lines, by thread
 	whole := regexp.MustCompile(`^(\d+) +(\d+\.\d+) f(?:data)?sync\(\d+<([^>]*)>\) += 0 <([\d.]+)>`)
 	start := regexp.MustCompile(`^(\d+) +(\d+\.\d+) f(?:data)?sync\(\d+<([^>]*)> <unfinished`)
 	end := regexp.MustCompile(`^(\d+) +(\d+\.\d+) <\.\.\. f(?:data)?sync resumed>\) += 0`)
@@ -308,16 +307,18 @@ func TestChaosSyncsBeforeItAnswers(t *testing.T) {
 	for _, sp := range spans {
 		found := false
 		for _, s := range syncs {
-			if strings.Contains(s.file, "/"+sp.stream+"/") && strings.HasSuffix(s.file, ".blk") && s.from.After(sp.from) && s.to.Before(sp.to) {
+			if strings.Contains(s.file, "/"+sp.stream+"/") && strings.HasSuffix(s.file, ".blk") &&
+				s.from.After(sp.from) && s.to.Before(sp.to) {
 				found = true
 				break
 			}
 		}
-		require.True(t, found, "%s %d was answered before its block of %s was synced (%d syncs in all)", sp.what, sp.submitted, sp.stream, len(syncs))
+		require.True(t, found, "%s %d was answered before its block of %s was synced (%d syncs in all)",
+			sp.what, sp.submitted, sp.stream, len(syncs))
 	}
 }
 
-// stamp reads a time that strace wrote: seconds with a fraction.
+// stamp parses a time as strace prints it: seconds with a fraction.
 func stamp(text string) time.Time {
 	seconds, fraction, _ := strings.Cut(text, ".")
 	s, _ := strconv.ParseInt(seconds, 10, 64)

@@ -1,18 +1,17 @@
 //go:build chaos && linux
 
-// What a restart in order costs. Real processes get SIGTERM in the middle of
-// their work, with their successors up or started after them on the same data.
-// A source counts the requests for each page, a receiver the callbacks. Promised
-// is:
+// Orderly restarts. Real processes get SIGTERM in the middle of their work; their successors run already or
+// are started afterwards on the same data. A source counts the requests for each page, a receiver the
+// callbacks. The promises:
 //
 //   - A process exits with 0 within 15 s.
-//   - No page is asked for twice: what is in flight is finished and kept.
-//   - The successor goes on at once. Work that is not handed back would come
-//     again only when its acknowledgement is overdue, after 7 to 10 s.
-//   - Every export completes, and its callback has one id; attempts that are
-//     under way are finished or made again, and none is lost.
-//   - No request to an ingress breaks, if whoever sends it stops sending to
-//     one that says it is not ready. A download under way is finished.
+//   - No page is requested twice: requests in flight are finished and their pages kept.
+//   - The successor continues at once. Work that is not handed back would be redelivered only after its
+//     acknowledgement timed out, after 7 to 10 s.
+//   - Every export completes, and its callback has one id. Attempts in flight are finished or repeated, never
+//     lost.
+//   - No request to an ingress fails, if its sender avoids ingresses that are not ready. A download in flight
+//     is finished.
 //   - A second signal ends the process at once.
 package chaostest
 
@@ -48,24 +47,24 @@ import (
 )
 
 const (
-	// exitWithin is the promise.
+	// exitWithin is the promised time.
 	exitWithin = 15 * time.Second
-	// goesOnWithin is far above what it takes to go on with work that was
-	// handed back, and below the 7 s that work waits at least that was not.
-	goesOnWithin = 5 * time.Second
-	// longConn is how many requests of the long export are in flight.
+	// resumesWithin is far above the time to resume work that was handed back, and below the 7 s after which
+	// other work is redelivered.
+	resumesWithin = 5 * time.Second
+	// longConn is the number of concurrent requests of the long export.
 	longConn = 4
-	// longPages outlast all restarts.
+	// longPages last longer than all restarts.
 	longPages = 2500
 )
 
-// calmSource serves exports without faults, at a pace, and counts.
+// calmSource serves paced exports without faults, and counts requests.
 type calmSource struct {
 	server *httptest.Server
-	pace   atomic.Int64 // of a page of the long export, in nanoseconds
+	pace   atomic.Int64 // per page of the long export, in nanoseconds
 
 	mu    sync.Mutex
-	asked map[string]map[int][]time.Time // when, by export and page
+	asked map[string]map[int][]time.Time // request times, by export and page
 }
 
 func newCalmSource(t testing.TB) *calmSource {
@@ -79,8 +78,7 @@ func newCalmSource(t testing.TB) *calmSource {
 	return s
 }
 
-// ServeHTTP answers /NAME/PAGES/LIMIT[/wide]. A NAME that begins with hangs-
-// gets no answer.
+// ServeHTTP serves /NAME/PAGES/LIMIT[/wide]. A NAME that begins with hangs- gets no response.
 func (s *calmSource) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	part := strings.Split(strings.Trim(r.URL.Path, "/"), "/")
 	page, _ := strconv.Atoi(r.URL.Query().Get("page"))
@@ -105,22 +103,23 @@ func (s *calmSource) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		<-r.Context().Done()
 		return
 	case name == "long":
-		time.Sleep(time.Duration(s.pace.Load())) // the source's own time
+		time.Sleep(time.Duration(s.pace.Load())) // simulated latency of the source
 	}
 	w.Header().Set("Content-Type", "application/json")
 	b := append([]byte(nil), `{"errcode":0,"msg":"","data":{"data":`...)
 	b = o.appendRows(b, 1, page)
-	_, _ = w.Write(fmt.Appendf(b, `,"pagetag":{"page":%d,"limit":%d,"total":%d,"total_page":%d}}}`, page, o.limit, o.total(), o.pages))
+	_, _ = w.Write(fmt.Appendf(b, `,"pagetag":{"page":%d,"limit":%d,"total":%d,"total_page":%d}}}`, page,
+		o.limit, o.total(), o.pages))
 }
 
-// pagesOf is how many pages of an export were asked for.
+// pagesOf returns how many pages of an export were requested.
 func (s *calmSource) pagesOf(name string) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return len(s.asked[name])
 }
 
-// twice lists the pages that were asked for more than once.
+// twice lists the pages that were requested more than once.
 func (s *calmSource) twice() (pages []string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -135,8 +134,7 @@ func (s *calmSource) twice() (pages []string) {
 	return pages
 }
 
-// gap is the longest time without a request for an export, of those that end
-// after since.
+// gap returns the longest time without a request for an export, among gaps that end after since.
 func (s *calmSource) gap(name string, since time.Time) (longest time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -153,20 +151,19 @@ func (s *calmSource) gap(name string, since time.Time) (longest time.Duration) {
 	return longest
 }
 
-// listener records callbacks. Its paths are /NAME, or /NAME/slow, /NAME/hangs
-// and /NAME/refuses for those whose first attempt is answered when it is let
-// go, never, and with 500.
+// listener records callbacks. For /NAME/slow the first attempt waits until it is released, for /NAME/hangs it
+// gets no response, and for /NAME/refuses it gets 500. Plain /NAME succeeds.
 type listener struct {
 	server *httptest.Server
 	letGo  chan struct{}
 	ending chan struct{}
 
 	mu    sync.Mutex
-	calls map[string][]told
+	calls map[string][]delivery
 }
 
 func newListener(t testing.TB) *listener {
-	l := &listener{letGo: make(chan struct{}), ending: make(chan struct{}), calls: map[string][]told{}}
+	l := &listener{letGo: make(chan struct{}), ending: make(chan struct{}), calls: map[string][]delivery{}}
 	l.server = quietServer(l)
 	t.Cleanup(func() {
 		close(l.ending)
@@ -187,7 +184,8 @@ func (l *listener) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case how == "hangs" && first:
 		status = 0
 	}
-	l.calls[name] = append(l.calls[name], told{id: r.Header.Get("webhook-id"), status: status, at: time.Now()})
+	l.calls[name] = append(l.calls[name],
+		delivery{id: r.Header.Get("webhook-id"), status: status, at: time.Now()})
 	l.mu.Unlock()
 	switch {
 	case how == "slow" && first:
@@ -205,14 +203,13 @@ func (l *listener) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(status)
 }
 
-func (l *listener) callsOf(name string) []told {
+func (l *listener) callsOf(name string) []delivery {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return slices.Clone(l.calls[name])
 }
 
-// slowLink is a TCP proxy that passes on what a NATS server says, with a pause
-// after each chunk while it is slow.
+// slowLink is a TCP proxy that pauses after each chunk from a NATS server while it is slow.
 type slowLink struct {
 	listener net.Listener
 	pause    atomic.Int64 // nanoseconds
@@ -245,7 +242,7 @@ func newSlowLink(t testing.TB, target string) *slowLink {
 					if _, failed := to.Write(buf[:n]); err != nil || failed != nil {
 						return
 					}
-					time.Sleep(time.Duration(pause.Load())) // the slowness itself
+					time.Sleep(time.Duration(pause.Load())) // the simulated slowness
 				}
 			}
 			wg.Go(func() { pump(server, client, new(atomic.Int64)) })
@@ -264,12 +261,12 @@ func newSlowLink(t testing.TB, target string) *slowLink {
 type backend struct {
 	url      string
 	ready    bool
-	notReady time.Time // when it first said that it is not
+	notReady time.Time // when it first reported that it is not ready
 	refused  time.Time // when it first refused a connection
 }
 
-// balancer sends each request to an ingress that says it is ready, and to
-// another if a connection is refused. It keeps its connections.
+// balancer sends each request to a ready ingress, and to another one if the connection is refused. It reuses
+// its connections.
 type balancer struct {
 	client *http.Client
 
@@ -282,15 +279,15 @@ type balancer struct {
 }
 
 func newBalancer(ctx context.Context, wg *sync.WaitGroup, backends ...*backend) *balancer {
-	b := &balancer{backends: backends, client: &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 16}}}
+	b := &balancer{backends: backends,
+		client: &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 16}}}
 	for _, at := range backends {
 		wg.Go(func() { b.check(ctx, at) })
 	}
 	return b
 }
 
-// check asks a backend every 50 ms whether it is ready, as balancers do with
-// more patience, over connections of its own.
+// check polls a backend's readiness every 50 ms over separate connections. Real balancers are more patient.
 func (b *balancer) check(ctx context.Context, at *backend) {
 	probe := &http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
 	eventually(ctx, time.Hour, 50*time.Millisecond, func() bool {
@@ -333,8 +330,7 @@ func (b *balancer) is(at *backend, state func(*backend) bool) bool {
 	return state(at)
 }
 
-// post sends one request. ok is false when nobody was ready, or the answer
-// was broken, which is noted.
+// post sends one request. ok is false if no ingress was ready or the response was broken, which is recorded.
 func (b *balancer) post(ctx context.Context, path string, body []byte) (a answer, ok bool) {
 	var not *backend
 	for range 3 {
@@ -395,8 +391,9 @@ func newExporting(t testing.TB) *exporting {
 func (e *exporting) request(name string, pages, limit int, more, callback string) []byte {
 	body, _ := json.Marshal(map[string]any{
 		"timestamp": 1_700_000_000, "ext_type": "xlsx", "title": name, "user_id": "drain",
-		"callback":    e.listener.server.URL + "/" + name + callback,
-		"source_http": map[string]any{"url": fmt.Sprintf("%s/%s/%d/%d%s", e.source.server.URL, name, pages, limit, more), "method": "GET", "conn": longConn, "param": map[string]any{"limit": limit}},
+		"callback": e.listener.server.URL + "/" + name + callback,
+		"source_http": map[string]any{"url": fmt.Sprintf("%s/%s/%d/%d%s", e.source.server.URL, name, pages,
+			limit, more), "method": "GET", "conn": longConn, "param": map[string]any{"limit": limit}},
 	})
 	return body
 }
@@ -411,9 +408,10 @@ func (e *exporting) accepted(name string, a answer) {
 	e.keys[name] = data.HashKey
 }
 
-// begin submits an export and insists until it is accepted.
+// begin retries the submission of an export until it is accepted.
 func (e *exporting) begin(ctx context.Context, name string, pages, limit int, more, callback string) {
-	status, a, err := e.insist(ctx, http.MethodPost, "/v1/export/http", e.request(name, pages, limit, more, callback))
+	status, a, err := e.insist(ctx, http.MethodPost, "/v1/export/http",
+		e.request(name, pages, limit, more, callback))
 	require.NoError(e.t, err)
 	require.Equal(e.t, http.StatusOK, status, a.Msg)
 	e.accepted(name, a)
@@ -425,7 +423,7 @@ func (e *exporting) key(name string) string {
 	return e.keys[name]
 }
 
-// completed waits for the end of an export.
+// completed waits until an export has ended.
 func (e *exporting) completed(ctx context.Context, name string, within time.Duration) (d detail) {
 	ok := eventually(ctx, within, 20*time.Millisecond, func() bool {
 		var err error
@@ -437,8 +435,8 @@ func (e *exporting) completed(ctx context.Context, name string, within time.Dura
 	return d
 }
 
-// everyExport sees that all exports completed, and that each was called back
-// with one id. It returns how many callbacks came twice.
+// everyExport checks that all exports completed, each with callbacks of one id. It returns the number of
+// duplicate callbacks.
 func (e *exporting) everyExport(ctx context.Context) (exports, repeats int) {
 	e.mu.Lock()
 	names := make([]string, 0, len(e.keys))
@@ -467,7 +465,7 @@ func (e *exporting) everyExport(ctx context.Context) (exports, repeats int) {
 	return len(names), repeats
 }
 
-// up starts a process and waits until it says that its roles run.
+// up starts a process and waits until it reports that its roles run.
 func (e *exporting) up(ctx context.Context, p *process) {
 	p.start("")
 	e.saysReady(ctx, p, 1)
@@ -481,11 +479,11 @@ func (e *exporting) saysReady(ctx context.Context, p *process, starts int) {
 	require.True(e.t, ok, "%s does not start:\n%s", p.name, p.tail(20))
 }
 
-// drained sends SIGTERM and waits for the end.
+// drained sends SIGTERM and waits for the exit.
 func (e *exporting) drained(p *process) (took time.Duration) {
-	begun := time.Now()
+	began := time.Now()
 	p.shutdown(syscall.SIGTERM)
-	took = time.Since(begun)
+	took = time.Since(began)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	require.Zero(e.t, p.last.ExitCode(), "%s: %v", p.name, p.last)
@@ -497,7 +495,7 @@ func TestDrain(t *testing.T) {
 	if testing.Short() {
 		t.Skip("restarts processes for half a minute")
 	}
-	build(t) // once for all
+	build(t) // once for all subtests
 	t.Run("rolling restart", testRollingRestart)
 	t.Run("restart in place", testRestartInPlace)
 	t.Run("second signal", testSecondSignal)
@@ -505,8 +503,7 @@ func TestDrain(t *testing.T) {
 
 func ms(d time.Duration) string { return d.Round(time.Millisecond).String() }
 
-// testRollingRestart replaces every role, one after another, while a long
-// export and many small ones run.
+// testRollingRestart replaces every role, one after another, during a long export and many small ones.
 func testRollingRestart(t *testing.T) {
 	e := newExporting(t)
 	_, natsServer := build(t)
@@ -520,7 +517,8 @@ func testRollingRestart(t *testing.T) {
 
 	urls := []string{"http://" + freeAddress(), "http://" + freeAddress()}
 	role := func(role string, n int, nats string) *process {
-		args := []string{"--roles", role, "--nats", nats, "--replicas", "1", "--secret-key", chaosSecret, "--public-url", urls[0]}
+		args := []string{"--roles", role, "--nats", nats, "--replicas", "1", "--secret-key", chaosSecret,
+			"--public-url", urls[0]}
 		if role == "ingress" {
 			args = append(args, "--http", strings.TrimPrefix(urls[n-1], "http://"))
 		}
@@ -592,13 +590,14 @@ func testRollingRestart(t *testing.T) {
 	t.Run("crawler", func(t *testing.T) {
 		next := role("crawler", 2, e.natsURL)
 		e.up(ctx, next)
-		begun := time.Now()
+		began := time.Now()
 		took := e.drained(old["crawler"])
 		before := e.source.pagesOf("long")
-		require.True(t, eventually(ctx, time.Minute, 10*time.Millisecond, func() bool { return e.source.pagesOf("long") > before+50 }), "nobody goes on")
-		gap := e.source.gap("long", begun)
+		require.True(t, eventually(ctx, time.Minute, 10*time.Millisecond,
+			func() bool { return e.source.pagesOf("long") > before+50 }), "nobody goes on")
+		gap := e.source.gap("long", began)
 		t.Logf("crawler: exit after %s; at most %s between two requests of the long export; %d pages asked for twice", ms(took), ms(gap), len(e.source.twice()))
-		require.Less(t, gap, goesOnWithin)
+		require.Less(t, gap, resumesWithin)
 		e.source.pace.Store(int64(100 * time.Millisecond)) // so that it outlasts the others
 	})
 
@@ -615,7 +614,9 @@ func testRollingRestart(t *testing.T) {
 		})
 		require.NoError(t, err)
 		defer func() { _ = sub.Unsubscribe() }()
-		require.True(t, eventually(ctx, time.Minute, time.Millisecond, func() bool { return e.source.pagesOf("bound") > 200 }))
+		require.True(t, eventually(ctx, time.Minute, time.Millisecond, func() bool {
+			return e.source.pagesOf("bound") > 200
+		}))
 		link.pause.Store(int64(100 * time.Millisecond))
 		select {
 		case <-assembling:
@@ -624,13 +625,14 @@ func testRollingRestart(t *testing.T) {
 		}
 		next := role("assembler", 2, e.natsURL)
 		e.up(ctx, next)
-		begun := time.Now()
+		began := time.Now()
 		exited := make(chan time.Duration, 1)
 		go func() { exited <- e.drained(old["assembler"]) }()
 		e.completed(ctx, "bound", time.Minute)
-		done := time.Since(begun)
-		t.Logf("assembler: exit after %s; a workbook in its middle was complete %s after SIGTERM", ms(<-exited), ms(done))
-		require.Less(t, done, goesOnWithin)
+		done := time.Since(began)
+		t.Logf("assembler: exit after %s; a workbook in its middle was complete %s after SIGTERM",
+			ms(<-exited), ms(done))
+		require.Less(t, done, resumesWithin)
 		log, err := os.ReadFile(next.log)
 		require.NoError(t, err)
 		require.Regexp(t, `export completed.*`+e.key("bound"), string(log), "the successor made it")
@@ -641,11 +643,12 @@ func testRollingRestart(t *testing.T) {
 			e.begin(ctx, how, 1, 10, "", "/"+how)
 		}
 		require.True(t, eventually(ctx, time.Minute, 10*time.Millisecond, func() bool {
-			return len(e.listener.callsOf("slow")) == 1 && len(e.listener.callsOf("hangs")) == 1 && len(e.listener.callsOf("refuses")) > 0
+			return len(e.listener.callsOf("slow")) == 1 && len(e.listener.callsOf("hangs")) == 1 &&
+				len(e.listener.callsOf("refuses")) > 0
 		}), "no attempts")
 		next := role("notifier", 2, e.natsURL)
 		e.up(ctx, next)
-		begun := time.Now()
+		began := time.Now()
 		exited := make(chan time.Duration, 1)
 		go func() { exited <- e.drained(old["notifier"]) }()
 		require.True(t, eventually(ctx, 10*time.Second, 10*time.Millisecond, func() bool {
@@ -656,8 +659,9 @@ func testRollingRestart(t *testing.T) {
 		require.True(t, eventually(ctx, time.Minute, 10*time.Millisecond, func() bool {
 			return len(e.listener.callsOf("hangs")) > 1 && len(e.listener.callsOf("refuses")) > 1
 		}), "a callback is lost")
-		again := e.listener.callsOf("hangs")[1].at.Sub(begun)
-		t.Logf("notifier: exit after %s; an attempt without an answer was made again %s after SIGTERM", ms(took), ms(again))
+		again := e.listener.callsOf("hangs")[1].at.Sub(began)
+		t.Logf("notifier: exit after %s; an attempt without an answer was made again %s after SIGTERM",
+			ms(took), ms(again))
 		require.Less(t, again, exitWithin)
 	})
 
@@ -676,19 +680,21 @@ func testRollingRestart(t *testing.T) {
 	e.report()
 }
 
-// download is one that is under way, with all buffers full.
+// download is a download in flight whose buffers are all full.
 type download struct {
 	body io.ReadCloser
 	sum  []byte
 }
 
-// beginDownload reads the first bytes alone. Small buffers keep the rest at
-// the server.
+// beginDownload reads only the first bytes. Small buffers keep the rest on the server.
 func beginDownload(t testing.TB, url string) *download {
 	small := &net.Dialer{Control: func(_, _ string, c syscall.RawConn) error {
-		return c.Control(func(fd uintptr) { _ = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, 16<<10) })
+		return c.Control(func(fd uintptr) {
+			_ = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, 16<<10)
+		})
 	}}
-	client := &http.Client{Transport: &http.Transport{DialContext: small.DialContext, DisableKeepAlives: true}}
+	client := &http.Client{Transport: &http.Transport{DialContext: small.DialContext,
+		DisableKeepAlives: true}}
 	res, err := client.Get(url) //nolint:bodyclose // the caller does, when it has finished
 	require.NoError(t, err)
 	require.Equal(t, http.StatusOK, res.StatusCode)
@@ -698,7 +704,7 @@ func beginDownload(t testing.TB, url string) *download {
 	return d
 }
 
-// finish reads the rest and returns the SHA-256 of all.
+// finish reads the rest and returns the SHA-256 of the whole file.
 func (d *download) finish(t testing.TB) string {
 	hash := sha256.New()
 	_, _ = hash.Write(d.sum)
@@ -707,8 +713,7 @@ func (d *download) finish(t testing.TB) string {
 	return hex.EncodeToString(hash.Sum(nil))
 }
 
-// testRestartInPlace stops the one process of a small installation and starts
-// it again on the same data.
+// testRestartInPlace stops the only process of a small installation and restarts it on the same data.
 func testRestartInPlace(t *testing.T) {
 	e := newExporting(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
@@ -721,28 +726,30 @@ func testRestartInPlace(t *testing.T) {
 	for i := range 10 {
 		e.begin(ctx, fmt.Sprintf("small-%d", i), 1+i%3, 10, "", "")
 	}
-	require.True(t, eventually(ctx, time.Minute, 10*time.Millisecond, func() bool { return e.source.pagesOf("long") > 100 }))
-	begun := time.Now()
+	require.True(t, eventually(ctx, time.Minute, 10*time.Millisecond, func() bool {
+		return e.source.pagesOf("long") > 100
+	}))
+	began := time.Now()
 	exit := e.drained(p)
 	stopped := time.Now()
 	before := e.source.pagesOf("long")
 	p.start("")
 	e.saysReady(ctx, p, 2)
 	started := time.Since(stopped)
-	require.True(t, eventually(ctx, time.Minute, 5*time.Millisecond, func() bool { return e.source.pagesOf("long") > before+50 }), "nobody goes on")
-	gap := e.source.gap("long", begun)
+	require.True(t, eventually(ctx, time.Minute, 5*time.Millisecond,
+		func() bool { return e.source.pagesOf("long") > before+50 }), "nobody goes on")
+	gap := e.source.gap("long", began)
 	require.Less(t, before, longPages-100, "the long export must outlast the restart")
 	e.source.pace.Store(0)
 	exports, repeats := e.everyExport(ctx)
 	t.Logf("one process: exit after %s; up again after %s; at most %s between two requests of the long export; %d exports, %d callbacks came twice; pages asked for twice: %v",
 		ms(exit), ms(started), ms(gap), exports, repeats, e.source.twice())
-	require.Less(t, gap-exit-started, goesOnWithin)
+	require.Less(t, gap-exit-started, resumesWithin)
 	require.Empty(t, e.source.twice())
 	e.report()
 }
 
-// testSecondSignal ends a process that drains, as people do who press Ctrl-C
-// twice.
+// testSecondSignal ends a draining process, like a user who presses Ctrl-C twice.
 func testSecondSignal(t *testing.T) {
 	e := newExporting(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
@@ -753,7 +760,8 @@ func testSecondSignal(t *testing.T) {
 		log := filepath.Join(e.dir, signal.String()+".log")
 		out, err := os.Create(log)
 		require.NoError(t, err)
-		cmd := exec.CommandContext(ctx, e.sheaf, "serve", "--data", filepath.Join(e.dir, "sheaf"), "--http", at, "--nats-listen", natsAt, "--log-format", "text")
+		cmd := exec.CommandContext(ctx, e.sheaf, "serve", "--data", filepath.Join(e.dir, "sheaf"), "--http",
+			at, "--nats-listen", natsAt, "--log-format", "text")
 		cmd.Stdout, cmd.Stderr = out, out
 		require.NoError(t, cmd.Start())
 		_ = out.Close()
@@ -762,10 +770,12 @@ func testSecondSignal(t *testing.T) {
 			_ = cmd.Wait()
 			close(ended)
 		}()
-		// A page that does not come holds the drain up.
+		// A page that never arrives delays the drain.
 		name := "hangs-" + strconv.Itoa(int(signal))
 		e.begin(ctx, name, 1, 10, "", "")
-		require.True(t, eventually(ctx, time.Minute, 10*time.Millisecond, func() bool { return e.source.pagesOf(name) > 0 }))
+		require.True(t, eventually(ctx, time.Minute, 10*time.Millisecond, func() bool {
+			return e.source.pagesOf(name) > 0
+		}))
 		require.NoError(t, cmd.Process.Signal(signal))
 		require.True(t, eventually(ctx, 10*time.Second, 10*time.Millisecond, func() bool {
 			text, _ := os.ReadFile(log)
@@ -776,10 +786,10 @@ func testSecondSignal(t *testing.T) {
 			require.Fail(t, "nothing was left to drain")
 		default:
 		}
-		begun := time.Now()
+		began := time.Now()
 		require.NoError(t, cmd.Process.Signal(signal))
 		<-ended
-		took := time.Since(begun)
+		took := time.Since(began)
 		status, _ := cmd.ProcessState.Sys().(syscall.WaitStatus)
 		t.Logf("%v twice: ended %s after the second, %v", signal, ms(took), cmd.ProcessState)
 		require.True(t, status.Signaled() && status.Signal() == signal, "%v", cmd.ProcessState)

@@ -19,8 +19,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestChaosFailpoints has one process die at each failpoint by name, starts it
-// again without, and audits.
+// TestChaosFailpoints lets one process die at each failpoint, restarts it without the failpoint, and audits.
 func TestChaosFailpoints(t *testing.T) {
 	if testing.Short() {
 		t.Skip("kills processes for a minute")
@@ -29,19 +28,22 @@ func TestChaosFailpoints(t *testing.T) {
 	seed, hits := chaosSeed(t), setting(t, "CHAOS_HITS", 1)
 	t.Logf("CHAOS_SEED=%d: %d failpoints", seed, len(failpoint.Names))
 	var wg sync.WaitGroup
-	slots := make(chan struct{}, 10) // they wait for the most part: 10 s until work is handed out again
+	slots := make(chan struct{}, 10) // they mostly wait: 10 s until work is redelivered
 	names := slices.Clone(failpoint.Names)
-	slices.SortStableFunc(names, func(a, b string) int { return strings.Count(b, "purge.") - strings.Count(a, "purge.") }) // these take longest
+	// these take longest
+	slices.SortStableFunc(names, func(a, b string) int {
+		return strings.Count(b, "purge.") - strings.Count(a, "purge.")
+	})
 	for _, name := range names {
 		if only := os.Getenv("CHAOS_FAILPOINT"); only != "" && name != only {
 			continue
 		}
 		if strings.HasPrefix(name, "losses.") {
-			continue // they are met by TestAStartThatDiesWhileItMends
+			continue // TestAStartKilledDuringRepair covers them
 		}
 		most := hits
 		if strings.HasPrefix(name, "append.") || strings.HasPrefix(name, "ack.") {
-			most += 5 // they stand for several kinds of events and deliveries
+			most += 5 // they cover several kinds of events and deliveries
 		}
 		for n := range most {
 			slots <- struct{}{}
@@ -54,17 +56,18 @@ func TestChaosFailpoints(t *testing.T) {
 	wg.Wait()
 }
 
-// dieAt lives through one death.
+// dieAt runs one death.
 func dieAt(t *testing.T, seed uint64, name string, n int) {
 	orders := []*order{
 		{n: 0, pages: 3, limit: 7, last: 3, headers: true, callback: "http", refuses: 1},
 		{n: 1, raw: true, pages: 1, limit: 40, last: 40, callback: "nats"},
 		{n: 2, wide: true, pages: 2, limit: 200, last: 100, durable: true, callback: "http"},
 	}
-	// A first start is not recorded: the process must die in the middle of one.
+	// A first start is not recorded: the process must first die during an export.
 	again := strings.HasPrefix(name, "starts.")
 	if again {
-		orders = append(orders, &order{n: 3, pages: 2, limit: 5, last: 5, slow: 2 * time.Second, callback: "http"})
+		orders = append(orders,
+			&order{n: 3, pages: 2, limit: 5, last: 5, slow: 2 * time.Second, callback: "http"})
 	}
 	w := newWorld(t, seed, orders)
 	defer w.close()
@@ -108,10 +111,11 @@ func dieAt(t *testing.T, seed uint64, name string, n int) {
 	}
 	if w.expiring {
 		w.settle(ctx)
-		// The sweep at the start finds files that are due.
+		// The sweep at the start finds expired files.
 		require.True(t, eventually(ctx, 30*time.Second, 100*time.Millisecond, func() bool {
 			for _, o := range orders {
-				if st, err := w.readLog(ctx); err != nil || storyOf(st, o) == nil || storyOf(st, o).export.ExpiresAt.After(time.Now()) {
+				if st, err := w.readLog(ctx); err != nil || storyOf(st, o) == nil ||
+					storyOf(st, o).export.ExpiresAt.After(time.Now()) {
 					return false
 				}
 			}
@@ -121,8 +125,7 @@ func dieAt(t *testing.T, seed uint64, name string, n int) {
 	}
 	if purging {
 		w.settle(ctx)
-		// A minute after it ended an export's pages are swept, from the second
-		// pass on.
+		// An export's pages are swept one minute after it ended, from the second pass on.
 		select {
 		case <-time.After(62 * time.Second):
 		case <-ctx.Done():
@@ -138,14 +141,15 @@ func dieAt(t *testing.T, seed uint64, name string, n int) {
 	if !died && n == 1 {
 		w.problem("%s was never hit", point)
 	}
-	if w.expiring { // what the death left over, the next start finds
+	if w.expiring { // the next start finds the leftovers of the death
 		eventually(ctx, 20*time.Second, 100*time.Millisecond, func() bool {
 			stories, err := w.readLog(ctx)
 			if err != nil {
 				return false
 			}
 			for _, st := range stories {
-				if !st.export.State.Terminal() || st.export.State.Status() == 2 && st.export.State != "expired" {
+				if !st.export.State.Terminal() || st.export.State.Status() == 2 &&
+					st.export.State != "expired" {
 					return false
 				}
 			}

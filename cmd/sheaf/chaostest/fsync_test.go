@@ -21,7 +21,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// needStrace skips a test that could not attach strace.
+// needStrace skips a test that cannot attach strace.
 func needStrace(t testing.TB) {
 	t.Helper()
 	if _, err := exec.LookPath("strace"); err != nil {
@@ -29,12 +29,13 @@ func needStrace(t testing.TB) {
 	}
 }
 
-// strace attaches strace to the process that runs, until detach is called or the
-// process ends. However strace ends, the kernel lets the process go on.
+// strace attaches strace to the running process until detach is called or the process ends. However strace
+// ends, the kernel resumes the process.
 func (p *process) strace(t testing.TB, args ...string) (detach func()) {
 	t.Helper()
 	p.mu.Lock()
-	tracer := exec.CommandContext(t.Context(), "strace", append([]string{"-f", "-p", strconv.Itoa(p.cmd.Process.Pid)}, args...)...)
+	tracer := exec.CommandContext(t.Context(), "strace",
+		append([]string{"-f", "-p", strconv.Itoa(p.cmd.Process.Pid)}, args...)...)
 	p.mu.Unlock()
 	said, err := tracer.StderrPipe()
 	require.NoError(t, err)
@@ -59,7 +60,7 @@ func (p *process) strace(t testing.TB, args ...string) (detach func()) {
 	return detach
 }
 
-// failSyncs has each fsync fail, if only is not "" of that file or folder alone.
+// failSyncs fails every fsync, or, if only is not "", those of that file or folder.
 func (p *process) failSyncs(t testing.TB, only string) (detach func()) {
 	t.Helper()
 	args := []string{"-o", "/dev/null", "-e", "inject=fsync,fdatasync:error=EIO"} // bbolt calls fdatasync
@@ -69,10 +70,9 @@ func (p *process) failSyncs(t testing.TB, only string) (detach func()) {
 	return p.strace(t, args...)
 }
 
-// A disk that reports an error for each fsync: nothing is accepted, for what the
-// kernel still shows of a file need not be on the disk, callers are told to come
-// again, and the process ends soon, by itself, and says why. The next process, on a
-// disk that works, carries out all that was accepted and takes what was refused.
+// On a disk that fails every fsync, nothing is accepted, because cached data of a file need not be on disk.
+// Callers get Retry-After, and the process soon exits with an error. On a working disk, the next process
+// completes all accepted exports and accepts the refused ones.
 func TestChaosFsyncFails(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes a quarter of a minute")
@@ -83,8 +83,8 @@ func TestChaosFsyncFails(t *testing.T) {
 	for _, c := range []struct {
 		name    string
 		only    string // file
-		answers bool   // with 503 at least once: nothing else fails before
-		stops   bool   // was asked to, just before
+		answers bool   // with at least one 503: nothing else fails earlier
+		stops   bool   // it was sent SIGTERM just before
 	}{
 		{name: "all"},
 		{name: "all as it stops", stops: true},
@@ -99,7 +99,7 @@ func TestChaosFsyncFails(t *testing.T) {
 				case n%3 == 0:
 					o.raw, o.pages, o.last = true, 1, 5
 				case n < 5 && n%3 == 1 && !c.answers:
-					o.slow = 400 * time.Millisecond // still runs when the disk fails
+					o.slow = 400 * time.Millisecond // still running when the disk fails
 				}
 				orders = append(orders, o)
 			}
@@ -124,14 +124,14 @@ func TestChaosFsyncFails(t *testing.T) {
 			}
 
 			p.mu.Lock()
-			p.mayEnd, p.closing = true, true // and is not started again
+			p.mayEnd, p.closing = true, true // do not restart it
 			ended := p.done
 			p.mu.Unlock()
 			if c.only != "" {
 				c.only = filepath.Join(w.dir, "sheaf", c.only)
 			}
 			p.failSyncs(t, c.only)
-			begun := time.Now()
+			began := time.Now()
 			if c.stops {
 				p.hit(syscall.SIGTERM, "")
 			}
@@ -150,20 +150,21 @@ func TestChaosFsyncFails(t *testing.T) {
 				w.problem("I12 not ended within 4 s of the first error")
 				p.shutdown(syscall.SIGKILL)
 			}
-			took := time.Since(begun)
+			took := time.Since(began)
 			dead()
 			callers.Wait()
 			t.Logf("ended after %s, %d refused: %s", took.Round(time.Millisecond), refused.Load(), p.tail(2))
 			if c.answers && refused.Load() == 0 {
 				w.problem("I12 nobody was answered 503")
 			}
-			if why := p.tail(2); p.last.ExitCode() != 1 || !strings.HasPrefix(why, "sheaf: ") || !strings.Contains(why, syscall.EIO.Error()) {
+			if why := p.tail(2); p.last.ExitCode() != 1 || !strings.HasPrefix(why, "sheaf: ") ||
+				!strings.Contains(why, syscall.EIO.Error()) {
 				w.problem("I12 the process ended with %v and said: %s", p.last, p.tail(15))
 			}
 
 			p.mayEnd = false
 			p.start("")
-			// Spares the time for which the server keeps work for a process that died.
+			// The replay saves waiting until the server redelivers a dead process's work.
 			w.strike(ctx, blow{kind: "replay"})
 			for _, o := range meanwhile {
 				if !o.accepted {
@@ -171,16 +172,15 @@ func TestChaosFsyncFails(t *testing.T) {
 				}
 			}
 			w.settle(ctx)
-			t.Logf("settled %s after the first error", time.Since(begun).Round(time.Millisecond))
+			t.Logf("settled %s after the first error", time.Since(began).Round(time.Millisecond))
 			w.audit(ctx)
 			w.report()
 		})
 	}
 }
 
-// A disk that does not make a finished workbook durable, or only not its name: the
-// export is not completed, but tried again with a new file, and none of the others
-// stays.
+// On a disk that cannot make a finished workbook or its name durable, the export is not completed. It is
+// retried with a new file, and the earlier files are deleted.
 func TestChaosFsyncOfAWorkbookFails(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes some seconds")
@@ -193,7 +193,8 @@ func TestChaosFsyncOfAWorkbookFails(t *testing.T) {
 	w.externalServer(natsServer, freeAddress()) // so that the process below syncs nothing else
 	files, listen := filepath.Join(w.dir, "files"), freeAddress()
 	w.ingresses, w.files = []string{"http://" + listen}, "file://"+files
-	args := []string{"--nats", w.natsURL, "--replicas", "1", "--secret-key", chaosSecret, "--files", w.files, "--public-url", w.ingresses[0]}
+	args := []string{"--nats", w.natsURL, "--replicas", "1", "--secret-key", chaosSecret, "--files", w.files,
+		"--public-url", w.ingresses[0]}
 	w.serve("ingress", append([]string{"--roles", "ingress", "--http", listen}, args...)...)
 	p := w.serve("worker", append([]string{"--roles", "crawler,assembler,notifier"}, args...)...)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)

@@ -20,10 +20,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// BenchmarkStartWithHistory is how long a process takes from its start until
-// it is ready, with HISTORY finished exports (default 100,000) of four events in
-// the log: with its projection, and when the projection was deleted and is made
-// again from the log. Run it with -benchtime 1x.
+// BenchmarkStartWithHistory measures how long a process takes from start to ready with HISTORY finished
+// exports (default 100,000) of four events in the log: with its projection, and when it must rebuild a
+// deleted projection from the log. Run it with -benchtime 1x.
 func BenchmarkStartWithHistory(b *testing.B) {
 	exports := setting(b, "HISTORY", 100_000)
 	sheaf, _ := build(b)
@@ -32,7 +31,7 @@ func BenchmarkStartWithHistory(b *testing.B) {
 	p := &process{name: "sheaf", path: sheaf, log: filepath.Join(dir, "sheaf.log"), args: []string{
 		"serve", "--data", data, "--http", listen, "--nats-listen", "none", "--log-format", "text"}}
 	started := func() time.Duration {
-		begun := time.Now()
+		began := time.Now()
 		p.start("")
 		require.True(b, eventually(b.Context(), 5*time.Minute, 5*time.Millisecond, func() bool {
 			res, err := http.Get("http://" + listen + "/readyz")
@@ -42,7 +41,7 @@ func BenchmarkStartWithHistory(b *testing.B) {
 			_ = res.Body.Close()
 			return res.StatusCode == http.StatusOK
 		}), p.tail(20))
-		return time.Since(begun)
+		return time.Since(began)
 	}
 	stop := func() {
 		p.shutdown(syscall.SIGTERM)
@@ -51,7 +50,7 @@ func BenchmarkStartWithHistory(b *testing.B) {
 	started()
 	stop()
 	last := writeHistory(b, filepath.Join(data, "jetstream"), exports)
-	started() // applies it
+	started() // builds the projection
 	stop()
 	for b.Loop() {
 		with := started()
@@ -66,8 +65,8 @@ func BenchmarkStartWithHistory(b *testing.B) {
 	b.ReportMetric(0, "ns/op")
 }
 
-// writeHistory appends finished exports to the log of a Sheaf that is stopped,
-// as if all consumers had seen them. It returns the last sequence.
+// writeHistory appends finished exports to the log of a stopped Sheaf, as if all consumers had acknowledged
+// them. It returns the last sequence.
 func writeHistory(b *testing.B, dir string, exports int) uint64 {
 	srv, err := embedded.Start(embedded.Options{Dir: dir})
 	require.NoError(b, err)
@@ -88,16 +87,20 @@ func writeHistory(b *testing.B, dir string, exports int) uint64 {
 		x := events.Export{Tenant: events.DefaultTenant}
 		for _, payload := range []events.Payload{
 			&events.ExportRequested{CreatedAt: at, Request: events.Request{
-				ExtType: "XLSX", Title: "orders", UserID: fmt.Sprint(n % 100), SourceType: events.SourceHTTP, Callback: "http://127.0.0.1:9/callback",
-				HTTP: &events.HTTPRequest{URL: "http://127.0.0.1:9/orders", Method: http.MethodGet, Limit: 1000, Conn: 4, Param: []byte(`{}`)},
+				ExtType: "XLSX", Title: "orders", UserID: fmt.Sprint(n % 100), SourceType: events.SourceHTTP,
+				Callback: "http://127.0.0.1:9/callback",
+				HTTP: &events.HTTPRequest{URL: "http://127.0.0.1:9/orders", Method: http.MethodGet,
+					Limit: 1000, Conn: 4, Param: []byte(`{}`)},
 			}},
 			&events.ExportCrawled{Run: requested, Pages: 1},
 			&events.ExportCompleted{Run: requested, Pages: 1, Rows: 100, ExpiresAt: at.Add(168 * time.Hour),
-				Files: []events.File{{Name: "orders.zip", Store: "default/" + key + "/" + events.NewID() + ".zip", Size: 5000, SHA256: strings.Repeat("ab", 32), Rows: 100}}},
+				Files: []events.File{{Name: "orders.zip", Store: "default/" + key + "/" + events.NewID() +
+					".zip", Size: 5000, SHA256: strings.Repeat("ab", 32), Rows: 100}}},
 			&events.CallbackDelivered{Attempt: 1, Status: http.StatusOK},
 		} {
 			sequence++
-			ev := events.Event{ID: events.NewID(), Tenant: x.Tenant, Key: key, Time: at, Sequence: sequence, Payload: payload}
+			ev := events.Event{ID: events.NewID(), Tenant: x.Tenant, Key: key, Time: at, Sequence: sequence,
+				Payload: payload}
 			require.NoError(b, x.Apply(ev))
 			ev.Export = &x
 			msg, err := events.Encode(ev)

@@ -23,9 +23,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A start that mends what the streams have lost, and is killed meanwhile, is made up
-// for by the next: exports are as they were, and what cannot be mended is shown.
-func TestAStartThatDiesWhileItMends(t *testing.T) {
+// If a start is killed while it repairs the streams, the next start finishes the repair: exports are
+// unchanged, and losses that cannot be repaired are reported.
+func TestAStartKilledDuringRepair(t *testing.T) {
 	t.Parallel()
 	binary, _ := build(t)
 	source := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -60,7 +60,8 @@ func TestAStartThatDiesWhileItMends(t *testing.T) {
 		Data json.RawMessage
 	}
 	ask := func(method, path, body string) (status int) {
-		req, err := http.NewRequestWithContext(t.Context(), method, "http://"+listen+path, strings.NewReader(body))
+		req, err := http.NewRequestWithContext(t.Context(), method, "http://"+listen+path,
+			strings.NewReader(body))
 		require.NoError(t, err)
 		resp, err := http.DefaultClient.Do(req)
 		if err != nil {
@@ -93,8 +94,10 @@ func TestAStartThatDiesWhileItMends(t *testing.T) {
 	var accepted struct {
 		Key string `json:"hash_key"`
 	}
-	require.True(t, eventually(t.Context(), 30*time.Second, 20*time.Millisecond, func() bool { // an equal request is the same export
-		return ask(http.MethodPost, "/v1/export/http", body) == http.StatusOK && json.Unmarshal(answer.Data, &accepted) == nil
+	// an equal request is the same export
+	require.True(t, eventually(t.Context(), 30*time.Second, 20*time.Millisecond, func() bool {
+		return ask(http.MethodPost, "/v1/export/http", body) == http.StatusOK &&
+			json.Unmarshal(answer.Data, &accepted) == nil
 	}))
 	detail := func() string {
 		var d map[string]any
@@ -102,7 +105,9 @@ func TestAStartThatDiesWhileItMends(t *testing.T) {
 		require.NoError(t, json.Unmarshal(answer.Data, &d))
 		return fmt.Sprint(d["status"], d["id"], d["rows"], d["created_at"], d["files"])
 	}
-	require.True(t, eventually(t.Context(), 30*time.Second, 20*time.Millisecond, func() bool { return strings.HasPrefix(detail(), "2") }))
+	require.True(t, eventually(t.Context(), 30*time.Second, 20*time.Millisecond, func() bool {
+		return strings.HasPrefix(detail(), "2")
+	}))
 	before := detail()
 	require.True(t, stop(syscall.SIGTERM).Success())
 

@@ -36,34 +36,34 @@ import (
 const (
 	// neighbourFor is how long each attack lasts.
 	neighbourFor = 2500 * time.Millisecond
-	// An export beside an attack may take maxSlowdown times as long as alone. Below
-	// slowdownFloor nothing is judged: an export takes some 20 ms, and attackers, victim
-	// and Sheaf share the processors, so one pause of the machine is more than that. On two
-	// idle cores no attack comes to 200 ms; without the bounds some take 4 to 20 s.
+	// An export beside an attack may take maxSlowdown times as long as alone. Times below slowdownFloor
+	// always pass: an export takes about 20 ms, and attackers, victim and Sheaf share the processors, so one
+	// pause of the machine is longer. On two idle cores no attack reaches 200 ms; without Sheaf's limits some
+	// take 4 to 20 s.
 	maxSlowdown   = 3
 	slowdownFloor = 300 * time.Millisecond
-	// maxResident is what the process may have in memory at any time, in bytes.
+	// maxResident is the maximum resident memory of the process at any time, in bytes.
 	maxResident = 256 << 20
-	// overRate is the messages a second of a flood, well above the 2,000 that a tenant may
-	// send. An attacker without a pace would use the processors that Sheaf needs, and the
-	// test would measure the attacker.
+	// overRate is the messages per second of a flood, well above the 2,000 that a tenant may send. Without
+	// pacing, the attacker would use the processors that Sheaf needs, and the test would measure the
+	// attacker.
 	overRate = 10_000
-	// underRate stays below that limit, so such an attack is never cut off.
+	// underRate is below that limit, so such an attack is never cut off.
 	underRate = 1_900
-	// restRate is the requests a second of a flood by REST, more than are answered.
+	// restRate is the requests per second of a REST flood, more than Sheaf can answer.
 	restRate = 3_000
 )
 
-// attack is one thing that a tenant does. run begins it: what it starts with a.start
-// ends with a.ctx.
+// attack is one kind of abuse by a tenant. run starts it; everything that it runs with a.start ends with
+// a.ctx.
 type attack struct {
 	name    string
-	exports bool // its tenant has as many as one answer of the history holds
+	exports bool // its tenant has as many exports as one history response can list
 	run     func(a *attacker)
 }
 
-// tenant is who does it. Each attack has its own, for one that was cut off has no
-// connections for a minute; those that need many exports make them once.
+// tenant returns the attacking tenant. Each attack has its own, because a tenant that was cut off stays
+// disconnected for a minute. Attacks that need many exports share a tenant, which creates them once.
 func (a attack) tenant(i int) string {
 	if a.exports {
 		return "attacker-exports"
@@ -83,8 +83,9 @@ var attacks = []attack{
 		}
 		a.start(func() { // exports with large events; each is delivered 1,024 times
 			for n := 0; a.pace(10); n++ {
-				a.post("/v1/export/http", fmt.Sprintf(`{"timestamp":%d,"ext_type":"XLSX","title":"large","user_id":"7","source_http":{"url":%q,"param":{"limit":100,"pad":%q}}}`,
-					n, a.source, strings.Repeat("x", 100<<10)))
+				a.post("/v1/export/http",
+					fmt.Sprintf(`{"timestamp":%d,"ext_type":"XLSX","title":"large","user_id":"7","source_http":{"url":%q,"param":{"limit":100,"pad":%q}}}`,
+						n, a.source, strings.Repeat("x", 100<<10)))
 			}
 		})
 	}},
@@ -100,7 +101,8 @@ var attacks = []attack{
 			a.connection(func(c *natsCaller) {
 				c.send("SUB _INBOX.a 1\r\n")
 				c.flood(underRate/16, func() []byte {
-					return fmt.Appendf(nil, "PUB sheaf.api.%s.history _INBOX.a 15\r\n{\"user_id\":\"7\"}\r\n", a.tenant)
+					return fmt.Appendf(nil,
+						"PUB sheaf.api.%s.history _INBOX.a 15\r\n{\"user_id\":\"7\"}\r\n", a.tenant)
 				})
 			})
 		}
@@ -111,7 +113,8 @@ var attacks = []attack{
 				c.send("SUB _INBOX.a 1\r\n")
 				a.start(c.read)
 				c.flood(underRate/16, func() []byte {
-					return fmt.Appendf(nil, "PUB sheaf.api.%s.detail _INBOX.a 42\r\n{\"key\":%q}\r\n", a.tenant, strings.Repeat("0", 32))
+					return fmt.Appendf(nil, "PUB sheaf.api.%s.detail _INBOX.a 42\r\n{\"key\":%q}\r\n",
+						a.tenant, strings.Repeat("0", 32))
 				})
 			})
 		}
@@ -122,20 +125,26 @@ var attacks = []attack{
 				c.send("SUB _INBOX.a 1\r\n")
 				a.start(c.read)
 				c.flood(overRate/16, func() []byte {
-					return fmt.Appendf(nil, "PUB sheaf.api.%s.history _INBOX.a 15\r\n{\"user_id\":\"7\"}\r\n", a.tenant)
+					return fmt.Appendf(nil,
+						"PUB sheaf.api.%s.history _INBOX.a 15\r\n{\"user_id\":\"7\"}\r\n", a.tenant)
 				})
 			})
 		}
 	}},
 	{"PINGs, answers not read", false, func(a *attacker) {
 		for range 64 {
-			a.connection(func(c *natsCaller) { c.flood(4*overRate/16, func() []byte { return []byte("PING\r\n") }) })
+			a.connection(func(c *natsCaller) {
+				c.flood(4*overRate/16,
+					func() []byte { return []byte("PING\r\n") })
+			})
 		}
 	}},
 	{"subscribing and unsubscribing", false, func(a *attacker) {
 		for range 64 {
 			a.connection(func(c *natsCaller) {
-				c.flood(overRate/16, func() []byte { return fmt.Appendf(nil, "SUB sheaf.event.%s.> 1\r\nUNSUB 1\r\n", a.tenant) })
+				c.flood(overRate/16, func() []byte {
+					return fmt.Appendf(nil, "SUB sheaf.event.%s.> 1\r\nUNSUB 1\r\n", a.tenant)
+				})
 			})
 		}
 	}},
@@ -162,7 +171,7 @@ var attacks = []attack{
 			})
 		}
 		for range 200 {
-			a.start(func() { // a connection that never says who it is
+			a.start(func() { // a connection that never authenticates
 				if c, err := net.Dial("tcp", a.nats); err == nil {
 					defer c.Close()
 					_, _ = io.WriteString(c, "CONNECT {")
@@ -184,7 +193,8 @@ var attacks = []attack{
 	}},
 	{"many requests by REST", false, func(a *attacker) {
 		for n := range 128 {
-			path := []string{"/v1/export/history?user_id=7", "/v1/export/detail?key=" + strings.Repeat("0", 32)}[n%2]
+			path := []string{"/v1/export/history?user_id=7",
+				"/v1/export/detail?key=" + strings.Repeat("0", 32)}[n%2]
 			a.start(func() {
 				for a.pace(restRate / 128) {
 					a.get(path)
@@ -205,43 +215,46 @@ var attacks = []attack{
 	}},
 }
 
-// Another tenant's exports take at most three times as long while a tenant does its worst,
-// and the process stays small. The test is not parallel: it measures.
+// Another tenant's exports take at most three times as long during any attack, and the process stays small.
+// The test measures, so it is not parallel.
 func TestNeighbours(t *testing.T) {
 	n := startNeighbours(t)
-	alone, most := n.measure(neighbourFor)
+	alone, peak := n.measure(neighbourFor)
 	limit := max(maxSlowdown*alone.p99(), slowdownFloor)
 	t.Logf("| attack | exports | p50 | p99 | resident, MiB |")
-	row := func(name string, s samples, most int) {
-		t.Logf("| %s | %d | %d ms | %d ms | %d |", name, len(s), s.at(50).Milliseconds(), s.p99().Milliseconds(), most>>20)
+	row := func(name string, s samples, peak int) {
+		t.Logf("| %s | %d | %d ms | %d ms | %d |", name, len(s), s.at(50).Milliseconds(),
+			s.p99().Milliseconds(), peak>>20)
 	}
-	row("none", alone, most)
+	row("none", alone, peak)
 	stop := n.busy()
-	beside, most := n.measure(neighbourFor)
+	beside, peak := n.measure(neighbourFor)
 	stop()
-	row("none, beside a busy process for each processor", beside, most)
+	row("none, beside a busy process for each processor", beside, peak)
 	for i, attack := range attacks {
 		if only := os.Getenv("NEIGHBOURS"); only != "" && !regexp.MustCompile(only).MatchString(attack.name) {
 			continue
 		}
 		ctx, cancel := context.WithCancel(t.Context())
-		transport := &http.Transport{MaxIdleConnsPerHost: 128} // so that it need not connect again
-		a := &attacker{t: t, client: http.Client{Transport: transport}, ctx: ctx, tenant: attack.tenant(i), http: n.http, nats: n.nats, source: n.source}
+		transport := &http.Transport{MaxIdleConnsPerHost: 128} // so that it reuses connections
+		a := &attacker{t: t, client: http.Client{Transport: transport}, ctx: ctx, tenant: attack.tenant(i),
+			http: n.http, nats: n.nats, source: n.source}
 		a.key = n.keys[a.tenant]
 		if attack.exports {
 			a.manyExports()
 		}
 		attack.run(a)
-		s, most := n.measure(neighbourFor)
+		s, peak := n.measure(neighbourFor)
 		cancel()
 		a.wg.Wait()
 		transport.CloseIdleConnections()
-		row(attack.name, s, most)
+		row(attack.name, s, peak)
 		if s.p99() > limit {
-			t.Errorf("%s: p99 of another tenant's exports is %s, and %s alone", attack.name, s.p99(), alone.p99())
+			t.Errorf("%s: p99 of another tenant's exports is %s, and %s alone", attack.name,
+				s.p99(), alone.p99())
 		}
-		if most > maxResident {
-			t.Errorf("%s: %d MiB resident", attack.name, most>>20)
+		if peak > maxResident {
+			t.Errorf("%s: %d MiB resident", attack.name, peak>>20)
 		}
 	}
 }
@@ -261,7 +274,8 @@ type neighbours struct {
 func startNeighbours(t *testing.T) *neighbours {
 	binary, _ := build(t)
 	dir := t.TempDir()
-	n := &neighbours{t: t, http: freeAddress(), nats: freeAddress(), keys: map[string]string{}, completed: make(chan string, 10_000)}
+	n := &neighbours{t: t, http: freeAddress(), nats: freeAddress(), keys: map[string]string{},
+		completed: make(chan string, 10_000)}
 	source := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.WriteString(w, hostilePage(1, 1, `{"page":1,"limit":100,"total":1,"total_page":1}`))
 	}))
@@ -275,7 +289,8 @@ func startNeighbours(t *testing.T) *neighbours {
 		}
 	}
 	for _, tenant := range tenants {
-		out, err := exec.CommandContext(t.Context(), binary, "keys", "add", "--api-keys", file, "--tenant", tenant).Output()
+		out, err := exec.CommandContext(t.Context(), binary, "keys", "add", "--api-keys", file, "--tenant",
+			tenant).Output()
 		require.NoError(t, err)
 		n.keys[tenant] = regexp.MustCompile(`sheaf_\S+`).FindString(string(out))
 		require.NotEmpty(t, n.keys[tenant])
@@ -283,7 +298,8 @@ func startNeighbours(t *testing.T) *neighbours {
 	logs, err := os.Create(filepath.Join(dir, "log"))
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = logs.Close() })
-	cmd := exec.Command(binary, "serve", "--http", n.http, "--nats-listen", n.nats, "--data", filepath.Join(dir, "data"), "--api-keys", file,
+	cmd := exec.Command(binary, "serve", "--http", n.http, "--nats-listen", n.nats, "--data",
+		filepath.Join(dir, "data"), "--api-keys", file,
 		"--log-level", "warn", "--allow-cidr", "127.0.0.0/8")
 	cmd.Stdout, cmd.Stderr = logs, logs
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -308,14 +324,16 @@ func startNeighbours(t *testing.T) *neighbours {
 	n.conn, err = nats.Connect(n.nats, nats.Token(n.keys["victim"]))
 	require.NoError(t, err)
 	t.Cleanup(n.conn.Close)
-	_, err = n.conn.Subscribe("sheaf.event.victim.completed.*", func(m *nats.Msg) { n.completed <- m.Header.Get("ce-correlationid") })
+	_, err = n.conn.Subscribe("sheaf.event.victim.completed.*", func(m *nats.Msg) {
+		n.completed <- m.Header.Get("ce-correlationid")
+	})
 	require.NoError(t, err)
 	require.NoError(t, n.conn.Flush())
 	return n
 }
 
-// busy starts a process for each processor that only uses it. What they cost is what any
-// attack costs that keeps the processors busy, whatever Sheaf does.
+// busy starts one busy process per processor. Their effect is that of any attack that keeps the processors
+// busy, whatever Sheaf does.
 func (n *neighbours) busy() (stop func()) {
 	ctx, cancel := context.WithCancel(n.t.Context())
 	var spinning []*exec.Cmd
@@ -332,7 +350,7 @@ func (n *neighbours) busy() (stop func()) {
 	}
 }
 
-// samples are how long exports took.
+// samples are durations of exports.
 type samples []time.Duration
 
 func (s samples) at(percent int) time.Duration {
@@ -342,10 +360,10 @@ func (s samples) at(percent int) time.Duration {
 
 func (s samples) p99() time.Duration { return s.at(99) }
 
-// measure makes small exports of the victim one after another, by REST, NATS and durable
-// submission in turn, and returns how long they took and the most bytes that were resident.
-func (n *neighbours) measure(during time.Duration) (s samples, most int) {
-	// 5 clears the peak (proc_pid_clear_refs(5)).
+// measure runs small exports of the victim one after another, by REST, NATS and durable submission in turn.
+// It returns their durations and the peak resident memory in bytes.
+func (n *neighbours) measure(during time.Duration) (s samples, peak int) {
+	// 5 resets the peak (proc_pid_clear_refs(5)).
 	require.NoError(n.t, os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", n.pid), []byte("5"), 0))
 	for end := time.Now().Add(during); time.Now().Before(end); {
 		n.n++
@@ -367,7 +385,7 @@ func (n *neighbours) measure(during time.Duration) (s samples, most int) {
 	return s, kib << 10
 }
 
-// export lives through one export, from its request to its file.
+// export runs one export, from its request to its file.
 func (n *neighbours) export(ask func(operation, argument string) ([]byte, error)) {
 	ctx, cancel := context.WithTimeout(n.t.Context(), time.Minute)
 	defer cancel()
@@ -386,7 +404,7 @@ func (n *neighbours) export(ask func(operation, argument string) ([]byte, error)
 		}
 		body, err := ask(operation, argument)
 		if err != nil || json.Unmarshal(body, &a) != nil {
-			return false // it is asked again, which is the caller's time too
+			return false // the retry counts towards the caller's time
 		}
 		key, link = a.Data.Key, a.Data.URL
 		return a.Data.Status == events.StatusSucceeded
@@ -399,7 +417,7 @@ func (n *neighbours) export(ask func(operation, argument string) ([]byte, error)
 	require.Equal(n.t, http.StatusOK, res.StatusCode)
 }
 
-// submit lives through one export that is submitted durably, from there to its event.
+// submit runs one export that is submitted durably, from the submission to its event.
 func (n *neighbours) submit() {
 	id := fmt.Sprintf("victim-%d", n.n)
 	m := nats.NewMsg("sheaf.submit.victim.raw")
@@ -454,13 +472,14 @@ func request(ctx context.Context, client *http.Client, method, url, key, body st
 	return answer, err
 }
 
-// rawExport is the n-th request of its title, with ten rows.
+// rawExport returns the n-th request with a title, with ten rows.
 func rawExport(n int, user, title string) string {
 	rows := `[{\"id\":\"ID\"}` + strings.Repeat(`,{\"id\":1}`, 10) + `]`
-	return fmt.Sprintf(`{"timestamp":%d,"ext_type":"XLSX","title":%q,"user_id":%q,"source_raw":"%s"}`, n, title, user, rows)
+	return fmt.Sprintf(`{"timestamp":%d,"ext_type":"XLSX","title":%q,"user_id":%q,"source_raw":"%s"}`, n,
+		title, user, rows)
 }
 
-// attacker is a tenant that means harm.
+// attacker is a hostile tenant.
 type attacker struct {
 	t                  *testing.T
 	ctx                context.Context
@@ -474,7 +493,7 @@ type attacker struct {
 // start runs a part of the attack.
 func (a *attacker) start(run func()) { a.wg.Go(run) }
 
-// pace waits as long as something that is done perSecond times has to.
+// pace waits so that its caller loops perSecond times per second.
 func (a *attacker) pace(perSecond float64) bool {
 	select {
 	case <-time.After(time.Duration(float64(time.Second) / perSecond)):
@@ -492,7 +511,7 @@ func (a *attacker) get(path string) {
 	_, _ = request(a.ctx, &a.client, http.MethodGet, "http://"+a.http+path, a.key, "")
 }
 
-// dial connects with the attacker's key, and returns nil when that is refused.
+// dial connects with the attacker's key; it returns nil if that is refused.
 func (a *attacker) dial() *natsCaller {
 	conn, err := net.Dial("tcp", a.nats)
 	if err != nil {
@@ -516,7 +535,7 @@ func (a *attacker) dial() *natsCaller {
 	}
 }
 
-// connection runs something on a connection, again and again while it is cut off.
+// connection runs something on a connection, and reconnects whenever it is cut off.
 func (a *attacker) connection(run func(*natsCaller)) {
 	a.start(func() {
 		for {
@@ -531,7 +550,7 @@ func (a *attacker) connection(run func(*natsCaller)) {
 	})
 }
 
-// natsCaller is a connection of an attacker, on which it writes what it likes.
+// natsCaller is a raw connection of an attacker.
 type natsCaller struct {
 	net.Conn
 	a      *attacker
@@ -544,10 +563,10 @@ func (c *natsCaller) send(format string, args ...any) {
 	}
 }
 
-// read takes all that comes.
+// read discards all input.
 func (c *natsCaller) read() { _, _ = io.Copy(io.Discard, c.Conn) }
 
-// hold keeps the connection until the server ends it, and reads nothing.
+// hold keeps the connection open without reading until the server closes it.
 func (c *natsCaller) hold() {
 	for !c.broken && c.a.pace(5) {
 		raw, err := c.Conn.(*net.TCPConn).SyscallConn()
@@ -578,7 +597,7 @@ func (c *natsCaller) flood(perSecond float64, message func() []byte) {
 	}
 }
 
-// submissions submits durably, of each kind half.
+// submissions submits durably, half of each kind.
 func (a *attacker) submissions(perSecond float64) {
 	n := 0
 	a.connection(func(c *natsCaller) {
@@ -593,8 +612,7 @@ func (a *attacker) submissions(perSecond float64) {
 	})
 }
 
-// unread asks by REST for something and reads nothing of it, again and again while it is
-// cut off.
+// unread sends a REST request and does not read the response; it reconnects whenever it is cut off.
 func (a *attacker) unread(path string) {
 	a.start(func() {
 		for a.pace(20) {
@@ -604,7 +622,8 @@ func (a *attacker) unread(path string) {
 			}
 			_ = conn.(*net.TCPConn).SetReadBuffer(4 << 10)
 			stop := context.AfterFunc(a.ctx, func() { _ = conn.Close() })
-			_, _ = fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: %s\r\nX-API-Key: %s\r\n\r\n", path, a.http, a.key)
+			_, _ = fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: %s\r\nX-API-Key: %s\r\n\r\n",
+				path, a.http, a.key)
 			(&natsCaller{Conn: conn, a: a}).hold()
 			stop()
 			_ = conn.Close()
@@ -612,8 +631,8 @@ func (a *attacker) unread(path string) {
 	})
 }
 
-// manyExports begins as many exports as one answer of the history holds. Their titles make
-// the answer as large as NATS callers may get it.
+// manyExports creates as many exports as one history response can list. Their titles make the response as
+// large as NATS callers may receive.
 func (a *attacker) manyExports() {
 	var wg sync.WaitGroup
 	for lane := range 16 {
@@ -626,8 +645,8 @@ func (a *attacker) manyExports() {
 	wg.Wait()
 }
 
-// largeFile makes a file of almost 4 MiB, the largest that is read as a whole before its
-// first byte is sent.
+// largeFile creates a file of almost 4 MiB, the largest that is read completely before its first byte is
+// sent.
 func (a *attacker) largeFile() {
 	noise := make([]byte, 3500<<10)
 	_, _ = rand.NewChaCha8([32]byte{}).Read(noise)
@@ -648,7 +667,8 @@ func (a *attacker) finish(key string) (link string) {
 		}
 	}
 	if !eventually(a.ctx, 30*time.Second, 20*time.Millisecond, func() bool {
-		body, err := request(a.ctx, &a.client, http.MethodGet, "http://"+a.http+"/v1/export/detail?key="+key, a.key, "")
+		body, err := request(a.ctx, &a.client, http.MethodGet,
+			"http://"+a.http+"/v1/export/detail?key="+key, a.key, "")
 		return err == nil && json.Unmarshal(body, &detail) == nil && detail.Data.URL != ""
 	}) {
 		a.t.Error("an export of the attacker does not end")
@@ -656,7 +676,7 @@ func (a *attacker) finish(key string) (link string) {
 	return detail.Data.URL
 }
 
-// begin begins an export and returns its key.
+// begin submits an export and returns its key.
 func (a *attacker) begin(body string) (key string) {
 	var accepted struct {
 		Data struct {

@@ -12,8 +12,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// An export ends its process each time that it is crawled. It fails after five
-// starts; those that were at work beside it, each time, complete.
+// An export crashes its process each time it is crawled. It fails after five starts; exports that ran beside
+// it complete.
 func TestChaosPoison(t *testing.T) {
 	if testing.Short() {
 		t.Skip("waits five times for work to be handed out again")
@@ -21,7 +21,8 @@ func TestChaosPoison(t *testing.T) {
 	t.Parallel()
 	orders := []*order{{n: 0, pages: 2, limit: 5, last: 5, poison: true, callback: "http"}}
 	for n := 1; n <= 8; n++ {
-		orders = append(orders, &order{n: n, pages: 2, limit: 5, last: n%5 + 1, slow: 700 * time.Millisecond, callback: "http"})
+		orders = append(orders, &order{n: n, pages: 2, limit: 5, last: n%5 + 1, slow: 700 * time.Millisecond,
+			callback: "http"})
 	}
 	w := newWorld(t, chaosSeed(t), orders)
 	http, address := freeAddress(), freeAddress()
@@ -36,7 +37,7 @@ func TestChaosPoison(t *testing.T) {
 	}
 	p.start("")
 	w.connect()
-	// The poison last, so that it finds the others at work.
+	// The poison last, so that the others are running when it starts.
 	for n := len(orders) - 1; n >= 0; n-- {
 		require.NoError(t, w.submit(ctx, orders[n]))
 	}

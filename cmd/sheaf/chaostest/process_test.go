@@ -21,16 +21,14 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// built are the binaries under test, made once for all tests that want them at
-// the same time.
+// built holds the binaries under test, built once for all concurrent tests.
 var built struct {
 	mu    sync.Mutex
 	users int
 	dir   string
 }
 
-// build returns the path of a sheaf with failpoints, and of a nats-server of
-// the version in go.mod.
+// build returns the paths of a sheaf with failpoints and of a nats-server of the version in go.mod.
 func build(t testing.TB) (sheaf, natsServer string) {
 	t.Helper()
 	built.mu.Lock()
@@ -59,25 +57,24 @@ func goBuild(t testing.TB, args ...string) {
 	require.NoError(t, err, "go build %v:\n%s", args, out)
 }
 
-// freeAddress returns a loopback address that no process listens on or was given.
+// freeAddress returns a loopback address that is not in use and was not returned before.
 func freeAddress() string { return fmt.Sprintf("127.0.0.1:%d", eventstest.FreePort()) }
 
-// process is a real process that is started again whenever it ends, until it
-// is shut down.
+// process is a real process that is restarted whenever it ends, until it is shut down.
 type process struct {
 	name   string
 	path   string
 	args   []string
-	log    string // file with all that it wrote
-	mayEnd bool   // by itself, with an exit code of 1
+	log    string // file with all its output
+	mayEnd bool   // it may exit by itself with code 1
 	ended  func(p *process, how string)
 	begun  func(p *process)
 
 	mu        sync.Mutex
 	cmd       *exec.Cmd
-	failpoint string         // of the next start
-	sent      syscall.Signal // to the run that is on, the last that ends it
-	asked     bool           // a SIGTERM was among them
+	failpoint string         // for the next start
+	sent      syscall.Signal // to the current run: the last signal that ends it
+	asked     bool           // a SIGTERM was among the signals
 	starts    int
 	last      *os.ProcessState // how the last run ended
 	closing   bool
@@ -85,7 +82,7 @@ type process struct {
 	problems  []string
 }
 
-// Why a process ended.
+// Reasons why a process ended.
 const (
 	endKilled    = "SIGKILL"
 	endFailpoint = "failpoint"
@@ -93,7 +90,7 @@ const (
 	endItself    = "by itself"
 )
 
-// start begins to supervise. failpoint is for the first run alone, "" for none.
+// start starts and supervises the process. failpoint applies to the first run only; "" means none.
 func (p *process) start(failpoint string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -103,8 +100,8 @@ func (p *process) start(failpoint string) {
 
 func (p *process) supervise(done chan struct{}) {
 	defer close(done)
-	// The kernel ends the child when the thread ends that made it: nothing
-	// outlives a test that was cut off.
+	// The kernel kills the child when the thread that created it ends, so no process outlives an aborted
+	// test.
 	runtime.LockOSThread()
 	for {
 		log, err := os.OpenFile(p.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
@@ -125,7 +122,8 @@ func (p *process) supervise(done chan struct{}) {
 		if failpoint != "" {
 			cmd.Env = append(os.Environ(), "SHEAF_FAILPOINT="+failpoint)
 		}
-		_, _ = fmt.Fprintf(log, "--- %s start %d, failpoint %q\n", time.Now().Format(time.StampMilli), p.starts+1, failpoint)
+		_, _ = fmt.Fprintf(log, "--- %s start %d, failpoint %q\n", time.Now().Format(time.StampMilli),
+			p.starts+1, failpoint)
 		p.failpoint, p.sent, p.asked = "", 0, false
 		err = cmd.Start()
 		if err == nil {
@@ -147,7 +145,7 @@ func (p *process) supervise(done chan struct{}) {
 	}
 }
 
-// judge tells an end that the suite brought about from one of the process's own.
+// judge classifies an exit: caused by the suite, or by the process itself.
 func (p *process) judge(state *os.ProcessState, failpoint string) {
 	p.mu.Lock()
 	sent, asked, mayEnd := p.sent, p.asked, p.mayEnd
@@ -161,9 +159,9 @@ func (p *process) judge(state *os.ProcessState, failpoint string) {
 	case status.Signaled() && status.Signal() == syscall.SIGKILL && failpoint != "":
 		how = endFailpoint
 	case asked && status.Exited() && status.ExitStatus() == 0:
-		how = endDrained // a SIGKILL may have come when it had just ended
+		how = endDrained // it had just exited when the SIGKILL arrived
 	case asked && status.Signaled() && status.Signal() == syscall.SIGTERM:
-		how = endDrained // before it had set up its handling of signals
+		how = endDrained // it had not installed its signal handler yet
 	case mayEnd && status.Exited() && status.ExitStatus() == 1:
 		how = endItself
 		time.Sleep(200 * time.Millisecond) // like any supervisor
@@ -182,13 +180,12 @@ func (p *process) problem(format string, args ...any) {
 	p.problems = append(p.problems, p.name+": "+fmt.Sprintf(format, args...))
 }
 
-// hit sends a signal to the running process, if there is one. The next run has
-// the failpoint.
+// hit sends a signal to the process if it is running. The next run gets the failpoint.
 func (p *process) hit(sig syscall.Signal, failpoint string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.cmd == nil || p.sent == syscall.SIGKILL {
-		return // it is away, or as good as
+		return // it has ended, or is about to
 	}
 	if sig == syscall.SIGKILL || sig == syscall.SIGTERM {
 		p.sent, p.failpoint = sig, failpoint
@@ -209,7 +206,7 @@ func (p *process) hit(sig syscall.Signal, failpoint string) {
 	}
 }
 
-// signal sends a signal that does not end the process, if it runs.
+// signal sends the process a signal that does not end it, if it is running.
 func (p *process) signal(sig syscall.Signal) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -218,7 +215,7 @@ func (p *process) signal(sig syscall.Signal) {
 	}
 }
 
-// stopped reports whether the process runs and is stopped by SIGSTOP.
+// stopped reports whether the process is running and stopped by SIGSTOP.
 func (p *process) stopped() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -231,7 +228,7 @@ func (p *process) stopped() bool {
 	return err == nil && found && strings.HasPrefix(state, "T")
 }
 
-// pause stops the process without ending it.
+// pause stops the process for a while.
 func (p *process) pause(d time.Duration) {
 	p.mu.Lock()
 	cmd := p.cmd
@@ -240,7 +237,7 @@ func (p *process) pause(d time.Duration) {
 		return
 	}
 	_ = cmd.Process.Signal(syscall.SIGSTOP)
-	time.Sleep(d) // nothing to wait for: the time itself is the fault
+	time.Sleep(d) // not waiting for anything: the duration is the fault
 	_ = cmd.Process.Signal(syscall.SIGCONT)
 }
 
@@ -257,8 +254,7 @@ func (p *process) shutdown(sig syscall.Signal) {
 	<-done
 }
 
-// complaints are the ends that nobody brought about, and what the log says of
-// panics.
+// complaints lists exits that the suite did not cause, and panics in the log.
 func (p *process) complaints() []string {
 	p.mu.Lock()
 	found := append([]string(nil), p.problems...)
@@ -268,7 +264,8 @@ func (p *process) complaints() []string {
 		return append(found, err.Error())
 	}
 	for line := range strings.Lines(string(text)) {
-		for _, bad := range []string{"panic:", "level=ERROR msg=panic", "fatal error:", "DATA RACE", "SIGSEGV"} {
+		for _, bad := range []string{"panic:", "level=ERROR msg=panic", "fatal error:",
+			"DATA RACE", "SIGSEGV"} {
 			if strings.Contains(line, bad) {
 				found = append(found, p.name+": "+strings.TrimSpace(line))
 			}
@@ -277,15 +274,14 @@ func (p *process) complaints() []string {
 	return found
 }
 
-// tail is the end of the log.
+// tail returns the last n lines of the log.
 func (p *process) tail(n int) string {
 	text, _ := os.ReadFile(p.log)
 	lines := strings.Split(string(text), "\n")
 	return strings.Join(lines[max(0, len(lines)-n):], "\n")
 }
 
-// eventually asks every few milliseconds until ok, and reports whether it came
-// to that before the time was over.
+// eventually polls ok until it returns true, and reports whether it did so in time.
 func eventually(ctx context.Context, within, every time.Duration, ok func() bool) bool {
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()

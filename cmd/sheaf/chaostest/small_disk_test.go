@@ -23,18 +23,17 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// smallDisk is a process whose data folder is a disk of its own, and a source of
-// pages that no compression makes smaller.
+// smallDisk is a process with its own disk as data folder, and a source of incompressible pages.
 type smallDisk struct {
 	*exporting
 	t      *testing.T
 	data   string
 	p      *process
 	source *httptest.Server
-	stuck  atomic.Bool // a page was asked for that never comes
+	stuck  atomic.Bool // a page that never arrives was requested
 }
 
-// newSmallDisk mounts a disk of so many MiB.
+// newSmallDisk mounts a disk of mib MiB.
 func newSmallDisk(t *testing.T, mib int, args ...string) *smallDisk {
 	if testing.Short() {
 		t.Skip("takes a quarter of a minute")
@@ -50,7 +49,7 @@ func newSmallDisk(t *testing.T, mib int, args ...string) *smallDisk {
 	if err := syscall.Mount("tmpfs", d.data, "tmpfs", 0, fmt.Sprintf("size=%dm", mib)); err != nil {
 		t.Skipf("a small disk needs root: %v", err)
 	}
-	t.Cleanup(func() { // after the processes have ended; before it the folder is busy
+	t.Cleanup(func() { // after the processes have ended; before that the folder is busy
 		e.close()
 		_ = syscall.Unmount(d.data, syscall.MNT_DETACH)
 		_ = os.RemoveAll(e.dir)
@@ -61,8 +60,8 @@ func newSmallDisk(t *testing.T, mib int, args ...string) *smallDisk {
 	return d
 }
 
-// ServeHTTP answers /NAME/PAGES/BYTES[/growing|/stuck]. The first page
-// of what grows is small; the last of what is stuck never comes.
+// ServeHTTP serves /NAME/PAGES/BYTES[/growing|/stuck]. With growing, the first page is small; with stuck, the
+// last one never arrives.
 func (d *smallDisk) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	part := strings.Split(strings.Trim(r.URL.Path, "/"), "/")
 	page, _ := strconv.Atoi(r.URL.Query().Get("page"))
@@ -89,10 +88,11 @@ func (d *smallDisk) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		b = append(b, `"}`...)
 	}
 	w.Header().Set("Content-Type", "application/json")
-	_, _ = w.Write(fmt.Appendf(b, `],"pagetag":{"page":%d,"limit":%d,"total":%d,"total_page":%d}}}`, page, rows, pages*rows, pages))
+	_, _ = w.Write(fmt.Appendf(b, `],"pagetag":{"page":%d,"limit":%d,"total":%d,"total_page":%d}}}`, page,
+		rows, pages*rows, pages))
 }
 
-// submit begins an export of pages of so many bytes.
+// submit submits an export with pages of the given size.
 func (d *smallDisk) submit(ctx context.Context, name string, pages, bytes, conn int, more string) {
 	d.t.Helper()
 	status, a, err := d.insist(ctx, http.MethodPost, "/v1/export/http", fmt.Appendf(nil,
@@ -103,7 +103,7 @@ func (d *smallDisk) submit(ctx context.Context, name string, pages, bytes, conn 
 	d.accepted(name, a)
 }
 
-// submitted begins an export and waits until it has ended.
+// submitted submits an export and waits until it has ended.
 func (d *smallDisk) submitted(ctx context.Context, name string, pages, bytes, conn int, more string) detail {
 	d.submit(ctx, name, pages, bytes, conn, more)
 	return d.ended(ctx, name, 90*time.Second)
@@ -111,25 +111,26 @@ func (d *smallDisk) submitted(ctx context.Context, name string, pages, bytes, co
 
 // ended waits until an export has ended.
 func (d *smallDisk) ended(ctx context.Context, name string, within time.Duration) (x detail) {
-	begun := time.Now()
+	began := time.Now()
 	ok := eventually(ctx, within, 20*time.Millisecond, func() bool {
 		var err error
 		x, err = d.detail(ctx, d.key(name))
 		return err == nil && x.Status != events.StatusProcessing
 	})
 	require.True(d.t, ok, "%s does not end: %s\n%s", name, d.figures(), d.p.tail(3000))
-	d.t.Logf("%s: %d after %s: %s", name, x.Status, time.Since(begun).Round(time.Millisecond), x.Reason)
+	d.t.Logf("%s: %d after %s: %s", name, x.Status, time.Since(began).Round(time.Millisecond), x.Reason)
 	return x
 }
 
 func (d *smallDisk) figures() string {
 	var fs syscall.Statfs_t
 	_ = syscall.Statfs(d.data, &fs)
-	return fmt.Sprintf("%d KiB of %d KiB are free", int64(fs.Bavail)*fs.Bsize>>10, int64(fs.Blocks)*fs.Bsize>>10)
+	return fmt.Sprintf("%d KiB of %d KiB are free", int64(fs.Bavail)*fs.Bsize>>10,
+		int64(fs.Blocks)*fs.Bsize>>10)
 }
 
-// Many large pages at once never fill the disk, whatever is in flight; an export
-// that the disk cannot hold fails, with the disk's figures, and others go on.
+// Many large concurrent pages never fill the disk. An export that does not fit fails with the disk's figures;
+// others complete.
 func TestChaosPagesDoNotFillTheDisk(t *testing.T) {
 	d := newSmallDisk(t, 96)
 	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
@@ -140,13 +141,12 @@ func TestChaosPagesDoNotFillTheDisk(t *testing.T) {
 		require.Equal(t, events.StatusFailed, x.Status)
 		require.Contains(t, x.Reason, "there is no room for more: the disk of the data folder")
 	}
-	// Its pages fit, but not twice, as they are while they are written.
+	// Its pages fit once, but not twice, which they need while they are written.
 	require.Equal(t, events.StatusSucceeded, d.submitted(ctx, "tight", 6, 12<<20, 16, "/growing").Status)
 	require.Zero(t, d.ends(), "the process never ended\n%s", d.p.tail(3000))
 }
 
-// A process that starts on a disk without a byte waits until there is room, and then starts
-// with the export that it had.
+// A process that starts on a full disk waits until there is space, then starts and resumes its export.
 func TestChaosStartsOnAFullDisk(t *testing.T) {
 	d := newSmallDisk(t, 96)
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
@@ -163,17 +163,19 @@ func TestChaosStartsOnAFullDisk(t *testing.T) {
 	d.p.start("")
 	require.True(t, eventually(ctx, time.Minute, 20*time.Millisecond, func() bool {
 		status, a, err := d.ask(ctx, http.MethodGet, d.ingresses[0]+"/readyz", nil)
-		return err == nil && status == http.StatusServiceUnavailable && strings.Contains(a.Msg, "the disk of the data folder")
+		return err == nil && status == http.StatusServiceUnavailable &&
+			strings.Contains(a.Msg, "the disk of the data folder")
 	}), d.p.tail(3000))
 	require.NoError(t, os.Remove(filler))
-	status, a, err := d.insist(ctx, http.MethodPost, "/v1/export/cancel", fmt.Appendf(nil, `{"key":%q}`, d.key("stuck")))
+	status, a, err := d.insist(ctx, http.MethodPost, "/v1/export/cancel",
+		fmt.Appendf(nil, `{"key":%q}`, d.key("stuck")))
 	require.NoError(t, err)
 	require.Equal(t, http.StatusOK, status, a.Msg)
 	require.Zero(t, d.ends(), d.p.tail(3000))
 }
 
-// Exports that the disk cannot hold together all end, one after another, and
-// submissions are taken again.
+// Exports that do not fit on the disk together all complete, one after another, and submissions are accepted
+// again.
 func TestChaosExportsShareTheDisk(t *testing.T) {
 	d := newSmallDisk(t, 128)
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)

@@ -18,37 +18,37 @@ import (
 	"time"
 )
 
-// An order is one export that the suite asks for, and what became of it.
+// order is one export that the suite submits, and its outcome.
 type order struct {
 	n     int
-	raw   bool // the rows come with the request
+	raw   bool // the request contains the rows
 	pages int
-	limit int // rows of each page but the last
+	limit int // rows of each page except the last
 	last  int // rows of the last page
 	wide  bool
 
 	at       time.Duration // when it is submitted
 	durable  bool          // by NATS instead of REST
-	headers  bool          // the source wants a secret header
+	headers  bool          // the source requires a secret header
 	callback string        // "", "http" or "nats"
-	hangs    bool          // the first attempt at the callback gets no answer
-	refuses  int           // attempts at the callback that are answered 500 for certain
-	cancel   time.Duration // after it was accepted; 0: never
-	retry    bool          // once it failed or was cancelled
-	broken   int           // page that answers an errcode until it is mended; 0: none
+	hangs    bool          // the first callback attempt gets no response
+	refuses  int           // callback attempts that always get 500
+	cancel   time.Duration // after acceptance; 0: never
+	retry    bool          // after it failed or was cancelled
+	broken   int           // page that returns an errcode until it is repaired; 0: none
 	slow     time.Duration // before each page
-	poison   bool          // the process ends whenever it is asked for
+	poison   bool          // every crawl crashes the process
 
 	mu        sync.Mutex
 	accepted  bool
 	key       string
-	repeated  int  // how often its submission was repeated, without an answer to the one before
-	cancelled bool // somebody answered that it is
+	repeated  int  // how often its submission was repeated after a lost response
+	cancelled bool // a response confirmed the cancellation
 }
 
 func (o *order) total() int { return (o.pages-1)*o.limit + o.last }
 
-// kind is the last part of where it is submitted.
+// kind is the last part of its submission path or subject.
 func (o *order) kind() string {
 	if o.raw {
 		return "raw"
@@ -58,7 +58,7 @@ func (o *order) kind() string {
 
 func (o *order) correlation() string { return fmt.Sprintf("order-%d", o.n) }
 
-// rowsOf is how many rows a page has.
+// rowsOf returns the number of rows of a page.
 func (o *order) rowsOf(page int) int {
 	switch {
 	case page < 1 || page > o.pages:
@@ -69,9 +69,10 @@ func (o *order) rowsOf(page int) int {
 	return o.limit
 }
 
-var columns = [][2]string{{"id", "编号"}, {"name", "姓名"}, {"amount", "金额"}, {"paid", "已付"}, {"note", "备注"}, {"end", "结束"}}
+var columns = [][2]string{{"id", "编号"}, {"name", "姓名"}, {"amount", "金额"}, {"paid", "已付"},
+	{"note", "备注"}, {"end", "结束"}}
 
-// cells are the values of one row, derived from nothing but their place.
+// cells returns the values of one row, which depend only on its position.
 func (o *order) cells(seed uint64, page, row int) []any {
 	r := rand.New(rand.NewPCG(seed, uint64(o.n)<<40|uint64(page)<<16|uint64(row)))
 	note := any(nil)
@@ -85,10 +86,11 @@ func (o *order) cells(seed uint64, page, row int) []any {
 	case r.IntN(3) > 0:
 		note = fmt.Sprintf("<%d> & \"%x\" 备注", r.IntN(1000), r.Uint32())
 	}
-	return []any{(page-1)*o.limit + row, fmt.Sprintf("客户 %x", r.Uint64()), json.Number(fmt.Sprintf("%d.%d", r.IntN(100000), 1+r.IntN(9))), r.IntN(2) == 0, note, "·"}
+	return []any{(page-1)*o.limit + row, fmt.Sprintf("客户 %x", r.Uint64()),
+		json.Number(fmt.Sprintf("%d.%d", r.IntN(100000), 1+r.IntN(9))), r.IntN(2) == 0, note, "·"}
 }
 
-// text is how a cell reads in the workbook.
+// text returns a cell's text in the workbook.
 func text(cell any) string {
 	switch v := cell.(type) {
 	case nil:
@@ -99,7 +101,7 @@ func text(cell any) string {
 	return fmt.Sprint(cell)
 }
 
-// appendRows writes the header and the rows of a page.
+// appendRows appends the header and the rows of a page.
 func (o *order) appendRows(b []byte, seed uint64, page int) []byte {
 	b = append(b, "[{"...)
 	for i, c := range columns {
@@ -124,10 +126,11 @@ func (o *order) appendRows(b []byte, seed uint64, page int) []byte {
 	return append(b, ']')
 }
 
-// body is the request; a quiet one meets no faults and tells nobody.
+// body returns the request. A quiet one has no faults and no callback.
 func (o *order) body(w *world, quiet bool) []byte {
 	request := map[string]any{
-		"timestamp": 1_700_000_000 + o.n, "ext_type": "XLSX", "title": fmt.Sprintf("订单 %d", o.n), "user_id": "chaos",
+		"timestamp": 1_700_000_000 + o.n, "ext_type": "XLSX", "title": fmt.Sprintf("订单 %d", o.n),
+		"user_id": "chaos",
 	}
 	switch {
 	case quiet:
@@ -143,7 +146,8 @@ func (o *order) body(w *world, quiet bool) []byte {
 		if quiet {
 			kind = "quiet"
 		}
-		from := map[string]any{"url": fmt.Sprintf("%s/%s/%d", w.source.server.URL, kind, o.n), "method": "GET", "conn": 1 + o.n%8, "param": map[string]any{"limit": o.limit}}
+		from := map[string]any{"url": fmt.Sprintf("%s/%s/%d", w.source.server.URL, kind, o.n),
+			"method": "GET", "conn": 1 + o.n%8, "param": map[string]any{"limit": o.limit}}
 		if o.headers {
 			from["header"] = map[string]string{"Authorization": "Bearer " + o.correlation()}
 		}
@@ -155,28 +159,29 @@ func (o *order) body(w *world, quiet bool) []byte {
 
 func (o *order) callbackSubject() string { return fmt.Sprintf("sheaf.callback.default.chaos-%d", o.n) }
 
-// pageOf names one page of one order.
+// pageOf identifies one page of one order.
 type pageOf struct{ order, page int }
 
-// source serves the rows of every order, with faults, and counts.
+// source serves the rows of every order, with faults, and counts the requests.
 type source struct {
 	seed   uint64
 	orders []*order
 	server *httptest.Server
-	busy   func() // told of each request
-	poison func() // ends the process that asks
+	busy   func() // called for each request
+	poison func() // crashes the process that sends the request
 
 	mu     sync.Mutex
 	asked  map[pageOf][]time.Time // every request
-	served map[pageOf]int         // answered in full
-	faults map[pageOf]int         // answered with a fault
+	served map[pageOf]int         // complete responses
+	faults map[pageOf]int         // faulty responses
 	mended map[int]bool
 	bad    []string
 }
 
 func newSource(seed uint64, orders []*order, busy func()) *source {
 	s := &source{seed: seed, orders: orders, busy: busy,
-		asked: map[pageOf][]time.Time{}, served: map[pageOf]int{}, faults: map[pageOf]int{}, mended: map[int]bool{}}
+		asked: map[pageOf][]time.Time{}, served: map[pageOf]int{}, faults: map[pageOf]int{},
+		mended: map[int]bool{}}
 	s.server = quietServer(s)
 	return s
 }
@@ -188,7 +193,7 @@ func quietServer(h http.Handler) *httptest.Server {
 	return server
 }
 
-// faultsOf are what the first requests for a page meet.
+// faultsOf returns the faults of the first requests for a page.
 func (s *source) faultsOf(at pageOf) []string {
 	r := rand.New(rand.NewPCG(s.seed^0xfa17, uint64(at.order)<<32|uint64(at.page)))
 	if r.IntN(100) >= 5 {
@@ -220,10 +225,11 @@ func (s *source) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	answer := func() []byte {
 		b := append([]byte(nil), `{"errcode":0,"msg":"","data":{"data":`...)
 		b = o.appendRows(b, s.seed, page)
-		return fmt.Appendf(b, `,"pagetag":{"page":%d,"limit":%d,"total":%d,"total_page":%d}}}`, page, o.limit, o.total(), o.pages)
+		return fmt.Appendf(b, `,"pagetag":{"page":%d,"limit":%d,"total":%d,"total_page":%d}}}`, page, o.limit,
+			o.total(), o.pages)
 	}
 	w.Header().Set("Content-Type", "application/json")
-	// Behind one full page the crawler looks whether its total counts that page alone.
+	// After a single full page the crawler requests page 2, to check whether the total counts only page 1.
 	beyond := page == 2 && o.pages == 1 && o.last == o.limit
 	if kind == "quiet" || beyond {
 		_, _ = w.Write(answer())
@@ -236,7 +242,8 @@ func (s *source) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.bad = append(s.bad, fmt.Sprintf("order %d page %d was asked for without its header", n, page))
 	}
 	if got := r.URL.Query().Get("limit"); got != strconv.Itoa(o.limit) || page < 1 || page > o.pages {
-		s.bad = append(s.bad, fmt.Sprintf("order %d was asked for page %d with limit %s; it has %d pages", n, page, got, o.pages))
+		s.bad = append(s.bad, fmt.Sprintf("order %d was asked for page %d with limit %s; it has %d pages", n,
+			page, got, o.pages))
 	}
 	s.asked[at] = append(s.asked[at], time.Now())
 	fault := ""
@@ -315,11 +322,11 @@ func reset(w http.ResponseWriter) {
 	_ = conn.Close()
 }
 
-// told is one arrival at the receiver of callbacks.
-type told struct {
+// delivery is one callback that arrived.
+type delivery struct {
 	id     string
 	event  string
-	status int // that was answered; 0: none
+	status int // status of the response; 0: none
 	at     time.Time
 }
 
@@ -331,14 +338,13 @@ type receiver struct {
 	ending  chan struct{}
 
 	mu    sync.Mutex
-	calls map[int][]told
+	calls map[int][]delivery
 	bad   []string
 }
 
-// newReceiver listens on several ports, because a notifier asks one host only
-// a few times at once.
+// newReceiver listens on several ports, because a notifier limits the concurrent requests per host.
 func newReceiver(seed uint64, orders []*order) *receiver {
-	r := &receiver{seed: seed, orders: orders, ending: make(chan struct{}), calls: map[int][]told{}}
+	r := &receiver{seed: seed, orders: orders, ending: make(chan struct{}), calls: map[int][]delivery{}}
 	for range 6 {
 		r.servers = append(r.servers, quietServer(r))
 	}
@@ -352,7 +358,7 @@ func (r *receiver) close() {
 	}
 }
 
-// url is where an order is told. Those that hang have a host of their own.
+// url returns an order's callback URL. Orders whose callback hangs have a separate host.
 func (r *receiver) url(o *order) string {
 	i := 0
 	if !o.hangs {
@@ -378,7 +384,8 @@ func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 
 	r.mu.Lock()
 	if wrong != nil || !strings.HasPrefix(id, body.Log.HashKey+"-") || body.Log.HashKey == "" {
-		r.bad = append(r.bad, fmt.Sprintf("order %d: callback %q with key %q: %v", n, id, body.Log.HashKey, wrong))
+		r.bad = append(r.bad, fmt.Sprintf("order %d: callback %q with key %q: %v", n, id,
+			body.Log.HashKey, wrong))
 	}
 	before := 0
 	for _, c := range r.calls[n] {
@@ -400,7 +407,7 @@ func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		}
 	}
 	status := map[string]int{"": 200, "500": 500, "503": 503}[fault]
-	r.calls[n] = append(r.calls[n], told{id: id, event: body.Event, status: status, at: time.Now()})
+	r.calls[n] = append(r.calls[n], delivery{id: id, event: body.Event, status: status, at: time.Now()})
 	r.mu.Unlock()
 
 	switch fault {

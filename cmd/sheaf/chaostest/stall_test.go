@@ -13,21 +13,21 @@ import (
 	"time"
 )
 
-// TestChaosStalls stops a process right before it writes something, for so
-// long that another does all its work, and lets it go on: what it writes then
-// must be refused by the fences, or be the same.
+// TestChaosStalls stops a process right before a write, for so long that another process does all its work,
+// and then lets it continue. The fences must refuse the late write, or it must be identical.
 func TestChaosStalls(t *testing.T) {
 	if testing.Short() {
 		t.Skip("waits for work to be handed out again")
 	}
 	t.Parallel()
 	seed := chaosSeed(t)
-	points := []string{"page.before:1", "page.before:3", "starts.after:1", "object.meta.after:1", "ack.before:2", "post-callback.after:1"}
+	points := []string{"page.before:1", "page.before:3", "starts.after:1", "object.meta.after:1",
+		"ack.before:2", "post-callback.after:1"}
 	for n := 1; n <= 6; n++ { // events of several kinds
 		points = append(points, fmt.Sprintf("append.before:%d", n))
 	}
 	var wg sync.WaitGroup
-	slots := make(chan struct{}, 13) // they wait for the most part
+	slots := make(chan struct{}, 13) // stalls mostly wait
 	for _, point := range points {
 		if only := os.Getenv("CHAOS_FAILPOINT"); only != "" && !strings.HasPrefix(point, only) {
 			continue
@@ -41,17 +41,18 @@ func TestChaosStalls(t *testing.T) {
 	wg.Wait()
 }
 
-// stallAt lives through one stall.
+// stallAt runs one stall.
 func stallAt(t *testing.T, seed uint64, point string) {
 	orders := []*order{
 		{n: 0, pages: 4, limit: 7, last: 3, headers: true, callback: "http"},
 		{n: 1, raw: true, pages: 1, limit: 40, last: 40, callback: "http"},
 		{n: 2, wide: true, pages: 2, limit: 200, last: 100, callback: "http"},
 	}
-	// A first start is not recorded: the process must die in the middle of one.
+	// A first start is not recorded: the process must first die during an export.
 	again := strings.HasPrefix(point, "starts.")
 	if again {
-		orders = append(orders, &order{n: 3, pages: 2, limit: 5, last: 5, slow: 2 * time.Second, callback: "http"})
+		orders = append(orders,
+			&order{n: 3, pages: 2, limit: 5, last: 5, slow: 2 * time.Second, callback: "http"})
 	}
 	w := newWorld(t, seed, orders)
 	defer w.close()
@@ -61,7 +62,8 @@ func stallAt(t *testing.T, seed uint64, point string) {
 	for i := range 2 {
 		http := freeAddress()
 		w.ingresses = append(w.ingresses, "http://"+http)
-		both = append(both, w.serve(fmt.Sprintf("sheaf-%d", i+1), "--http", http, "--public-url", w.ingresses[0],
+		both = append(both, w.serve(fmt.Sprintf("sheaf-%d", i+1), "--http", http, "--public-url",
+			w.ingresses[0],
 			"--nats", w.natsURL, "--replicas", "1", "--secret-key", chaosSecret))
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
