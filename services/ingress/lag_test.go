@@ -71,7 +71,7 @@ func TestReadyzNamesTheLag(t *testing.T) {
 	require.NoError(t, err)
 	ready := func() (int, string) {
 		w := httptest.NewRecorder()
-		s.readyz(w, httptest.NewRequest(http.MethodGet, "/readyz", nil))
+		s.Ready(w, httptest.NewRequest(http.MethodGet, "/readyz", nil))
 		return w.Code, w.Body.String()
 	}
 

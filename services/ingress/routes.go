@@ -41,7 +41,7 @@ func (s *Service) routes() []route {
 		{http.MethodGet, "/demo/page", demoPage, "a source to try exports with"},
 		{http.MethodPost, "/demo/page", demoPage, ""},
 		{http.MethodGet, "/healthz", s.healthz, "whether the process is alive"},
-		{http.MethodGet, "/readyz", s.readyz, "whether it can take requests"},
+		{http.MethodGet, "/readyz", s.Ready, "whether it can take requests"},
 		{http.MethodGet, "/", s.index, "this page"},
 	}
 }
@@ -179,9 +179,9 @@ func (s *Service) healthz(w http.ResponseWriter, r *http.Request) {
 	respond(w, r, map[string]bool{"alive": true}, nil)
 }
 
-// readyz says whether a load balancer may send requests here. The reason is
+// Ready says whether a load balancer may send requests here. The reason is
 // for operators and names no address.
-func (s *Service) readyz(w http.ResponseWriter, r *http.Request) {
+func (s *Service) Ready(w http.ResponseWriter, r *http.Request) {
 	var msg string
 	var cause error
 	lagging := s.lagging()

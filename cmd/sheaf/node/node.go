@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/time/rate"
 
@@ -48,6 +49,7 @@ const (
 // Info says where a Sheaf that takes requests is to be found.
 type Info struct {
 	HTTP  string // URL of REST, "" without the ingress role
+	Ops   string // address for operators, "" without --ops
 	NATS  string // URL where producers reach the embedded server, else the cluster's server
 	Data  string
 	Files string // URL of the file store
@@ -61,9 +63,12 @@ func Run(ctx context.Context, cfg Config, opened func(Info)) error {
 		return err
 	}
 	at := Info{HTTP: n.httpURL(), NATS: n.natsURL(), Data: n.cfg.Data, Files: n.cfg.Files, Roles: n.cfg.Roles}
+	if n.ops != nil {
+		at.Ops = n.ops.Addr().String()
+	}
 	n.warnOfSmallDisk(ctx)
 	opened(at)
-	n.log.Info("started", "http", at.HTTP, "nats", at.NATS, "data", at.Data, "files", at.Files, "roles", at.Roles)
+	n.log.Info("started", "http", at.HTTP, "ops", at.Ops, "nats", at.NATS, "data", at.Data, "files", at.Files, "roles", at.Roles)
 	drained, err := n.run(ctx)
 	if drained {
 		n.close()
@@ -80,6 +85,8 @@ type node struct {
 	log       *slog.Logger
 	publicURL string
 	listener  net.Listener // of the ingress role, else nil
+	ops       net.Listener // of operators, nil without --ops
+	metrics   *prometheus.Registry
 	startup   *startupServer
 	disk      *disk        // of --data, nil without an embedded server
 	keys      *apiKeys     // nil if nobody needs one
@@ -165,6 +172,12 @@ func (n *node) listen() (err error) {
 			return fmt.Errorf("embedded NATS server cannot listen (choose another --nats-listen, or none): %w", err)
 		}
 		_ = probe.Close()
+	}
+	if n.cfg.Ops != "" {
+		if n.ops, err = net.Listen("tcp", n.cfg.Ops); err != nil {
+			return fmt.Errorf("operators cannot be served (choose another --ops): %w", err)
+		}
+		n.onClose(func() { _ = n.ops.Close() })
 	}
 	if n.cfg.APIKeys != "" {
 		if n.keys, err = openAPIKeys(n.cfg.APIKeys, n.log); err != nil {
@@ -256,6 +269,9 @@ func (n *node) run(ctx context.Context) (drained bool, err error) {
 	group.Go(func() error { return n.keepMarks(groupCtx) })
 	group.Go(func() error { n.watchQuorum(groupCtx); return nil })
 	group.Go(func() error { keepSmall(groupCtx); return nil })
+	if n.ops != nil {
+		group.Go(func() error { return n.serveOps(groupCtx) })
+	}
 	if n.keys != nil {
 		group.Go(func() error { n.keys.watch(groupCtx, n.log); return nil })
 	}

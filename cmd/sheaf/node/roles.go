@@ -38,7 +38,7 @@ var makers = map[string]func(*node) (role, error){
 			authenticate = n.keys.Tenant
 		}
 		return ingress.New(ingress.Config{
-			Log: n.log, PublicURL: n.publicURL, Authenticate: authenticate, MaxSkew: n.cfg.MaxSkew,
+			Log: n.log, Metrics: n.metrics, PublicURL: n.publicURL, Authenticate: authenticate, MaxSkew: n.cfg.MaxSkew,
 			Quota:      ingress.Quota{Unfinished: n.cfg.MaxUnfinished, FileBytes: int64(n.cfg.MaxFilesBytes)},
 			Formats:    assembler.Formats(),
 			MaxHistory: n.cfg.MaxHistory, Health: n.health, Room: n.disk.room, ShutdownDelay: *n.cfg.ShutdownDelay,
@@ -47,7 +47,7 @@ var makers = map[string]func(*node) (role, error){
 	roleCrawler: func(n *node) (role, error) {
 		l := n.cfg.SourceLimits
 		return crawler.New(crawler.Config{
-			Log: n.log, PerHost: n.cfg.ConnsPerHost, PerTenant: n.cfg.ConnsPerTenant, Running: n.cfg.MaxRunning, Room: n.disk.room,
+			Log: n.log, Metrics: n.metrics, PerHost: n.cfg.ConnsPerHost, PerTenant: n.cfg.ConnsPerTenant, Running: n.cfg.MaxRunning, Room: n.disk.room,
 			MaxPages: l.MaxPages, MaxRows: l.MaxRows, MaxBytes: int64(l.MaxExportBytes),
 			Policy: source.Policy{
 				PageTimeout: l.PageTimeout, HeaderTimeout: l.HeaderTimeout, MinRate: int64(l.MinThroughput), RateOver: minRateOver,
@@ -57,19 +57,22 @@ var makers = map[string]func(*node) (role, error){
 		}, n.journal, n.egress)
 	},
 	roleAssembler: func(n *node) (role, error) {
-		return assembler.New(assembler.Config{Log: n.log, KeepFiles: n.cfg.KeepFiles, Room: n.disk.roomForWorkbook}, n.journal, n.files)
+		return assembler.New(assembler.Config{Log: n.log, Metrics: n.metrics, KeepFiles: n.cfg.KeepFiles, Room: n.disk.roomForWorkbook}, n.journal, n.files)
 	},
 	roleNotifier: func(n *node) (role, error) {
-		return notifier.New(notifier.Config{Log: n.log, PublicURL: n.publicURL, Schedule: n.cfg.CallbackSchedule, KeepHistory: n.cfg.KeepHistory}, n.journal, n.egress)
+		return notifier.New(notifier.Config{
+			Log: n.log, Metrics: n.metrics, PublicURL: n.publicURL, Schedule: n.cfg.CallbackSchedule, KeepHistory: n.cfg.KeepHistory,
+		}, n.journal, n.egress)
 	},
 	roleKeeper: func(n *node) (role, error) {
 		return keeper.New(keeper.Config{
-			Log: n.log, KeepFiles: n.cfg.KeepFiles, KeepPages: n.cfg.KeepPages, MaxHistory: n.cfg.MaxHistory, Room: n.disk.room,
+			Log: n.log, Metrics: n.metrics, KeepFiles: n.cfg.KeepFiles, KeepPages: n.cfg.KeepPages, MaxHistory: n.cfg.MaxHistory, Room: n.disk.room,
 		}, n.journal, n.tasks, n.files)
 	},
 }
 
 func (n *node) makeRoles() (err error) {
+	n.metrics = n.newRegistry()
 	names := n.cfg.Roles
 	if n.cfg.has(roleIngress) {
 		names = append(slices.Clone(names), roleKeeper)
