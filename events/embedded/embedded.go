@@ -208,7 +208,9 @@ func (s *Server) start(o Options) error {
 }
 
 // listen admits callers from outside. It does the last step of the server's own start, right after the one
-// that start waits for (nats-server 2.15.2).
+// that start waits for (nats-server 2.15.2). There is no later moment in the public interface: a reload refuses
+// another DontListen. A server that listens from the start would have to refuse logins until Own is done, and
+// clients stop for good after two refused logins.
 func (s *Server) listen(o Options) error {
 	if !o.listens() {
 		return nil
@@ -232,6 +234,10 @@ func (s *Server) listen(o Options) error {
 // boundPending gives all later connections the pending limit of callers. The server has one limit for all,
 // which it reads for each new connection. It may be making an internal connection now, which does not use the
 // limit. The race is harmless: the word is written atomically, and no caller is admitted yet.
+//
+// A reload refuses another MaxPending, and no single limit suits both: the server refuses one below MaxPayload,
+// and 64 callers with 8 MiB each could hold half a GiB, while Sheaf's own connection carries the pages of several
+// workbooks at once. A second server for callers, joined as a leaf, would need all accounts and limits twice.
 //
 //go:norace
 func boundPending(opts *server.Options) { opts.MaxPending = callerPending }
