@@ -176,6 +176,15 @@ func TestProducersCannotHarmEachOther(t *testing.T) {
 		m := <-heard
 		require.True(t, strings.HasPrefix(m.Subject, "_INBOX."), m.Subject) // of its own
 	}
+	// The log says so, and that it is no fault of the server.
+	violations := 0
+	for line := range strings.Lines(s.err.String()) {
+		if strings.Contains(line, "Violation") {
+			violations++
+			require.Contains(t, line, `"level":"WARN"`)
+		}
+	}
+	require.NotZero(t, violations)
 	// And the victim's next export works.
 	code, _ = s.ask(t, s.shop, "sheaf.api.shop.http", natsRequest(s.http, "after it"))
 	require.Zero(t, code)

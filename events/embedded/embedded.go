@@ -364,6 +364,10 @@ func (l logger) Fatalf(f string, v ...any) {
 // its health (measured when removing a message).
 func (l logger) Errorf(f string, v ...any) {
 	what := fmt.Sprintf(f, v...)
+	if strings.Contains(what, " Violation") || strings.Contains(what, "authentication error") {
+		l.log.Warn(what) // a caller did what it may not
+		return
+	}
 	l.log.Error(what)
 	if strings.Contains(what, "ritical write error") {
 		l.failed.CompareAndSwap(nil, &what)
