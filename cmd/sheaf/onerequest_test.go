@@ -11,11 +11,11 @@ import (
 	"testing"
 	"time"
 
-	"sheaf/events"
-
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
+
+	"sheaf/events"
 )
 
 // Every line about an export, of whichever service, names the tenant and the request that began it: by
@@ -97,6 +97,10 @@ func TestOneRequestCanBeFollowedThroughTheLog(t *testing.T) {
 		require.NoError(t, err)
 		ended(m.Header.Get("ce-subject"))
 	}
+	// The same request again begins nothing, and the log says so.
+	_, err = js.PublishMsg(t.Context(), &nats.Msg{Subject: "sheaf.submit.default.http", Data: []byte(body("durable ", "/")), Header: nats.Header{"ce-id": {"by-duplicate"}}})
+	require.NoError(t, err)
+	require.Eventually(t, func() bool { return strings.Contains(p.err.String(), "submission is a duplicate") }, 10*time.Second, 5*time.Millisecond)
 	key := post("first", "/v1/export/http", body("retry", "/missing"))
 	ended(key)
 	post("by-retry", "/v1/export/retry", `{"key":"`+key+`"}`)
@@ -122,6 +126,7 @@ func TestOneRequestCanBeFollowedThroughTheLog(t *testing.T) {
 		"by-call":       {"request", "export crawled", "export completed", "callback delivered"},
 		"by-submission": {"submission accepted", "export crawled", "export completed", "callback delivered"},
 		"submission-2":  {"submission accepted", "export crawled", "export completed", "callback delivered"},
+		"by-duplicate":  {"submission is a duplicate"},
 		"first":         {"request", "export failed", "callback delivered"},
 		"by-retry":      {"request", "export failed", "callback delivered"},
 	}, sorted(said))

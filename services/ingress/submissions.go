@@ -11,11 +11,11 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/nats-io/nats.go"
+
 	"sheaf/events"
 	"sheaf/events/journal"
 	"sheaf/services/ingress/request"
-
-	"github.com/nats-io/nats.go"
 )
 
 // submissionSlots is how many durable submissions are handled at once.
@@ -83,7 +83,11 @@ func (s *Service) takeInTurn(ctx context.Context, created time.Time, d journal.D
 	}
 	l := line{log: s.cfg.Log, id: c.requestID, tenant: tenant, key: c.key(data)}
 	if err == nil {
-		l.logger().Info("submission accepted", "subject", d.Subject, "sequence", d.Sequence, "status", http.StatusOK, "elapsed", time.Since(begin))
+		what := "submission accepted"
+		if a, ok := data.(accepted); ok && a.duplicate != nil {
+			what = "submission is a duplicate"
+		}
+		l.logger().Info(what, "subject", d.Subject, "sequence", d.Sequence, "status", http.StatusOK, "elapsed", time.Since(begin))
 		s.waitsNoLonger(tenant, d.Sequence)
 		return nil
 	}
