@@ -136,6 +136,9 @@ type serverFlag struct {
 	callerFlags `embed:""`
 }
 
+// client is a client of that server.
+func (s *serverFlag) client() (*client, error) { return newClient(s.Server, s.callerFlags) }
+
 // callerFlags say who calls a server, and whom it has to prove to be.
 type callerFlags struct {
 	APIKey string `name:"api-key" env:"SHEAF_API_KEY" placeholder:"KEY" help:"API key of the server, or @FILE. Better in the environment than on a command line, which others can see."`

@@ -188,6 +188,12 @@ func TestStatusForPeopleAndForPrograms(t *testing.T) {
 	require.Zero(t, code)
 	require.Contains(t, out, "succeeded")
 	require.NotContains(t, out, "\x1b", "a title moves no cursor")
+	lost := map[string]any{"hash_key": testKey, "status": statusSucceeded, "reason": "the file is missing"}
+	gone := answers(t, map[string]any{"/v1/export/detail": lost, "/v1/export/history": []any{lost}})
+	_, text, _ := sheaf(t, t.Context(), "", "status", testKey, "--server", gone.URL)
+	require.Contains(t, text, "succeeded, but its file is gone")
+	_, text, _ = sheaf(t, t.Context(), "", "history", "--server", gone.URL)
+	require.Contains(t, text, "the file is missing")
 	code, out, _ = sheaf(t, t.Context(), "", "status", testKey, "--json", "--server", server.URL)
 	require.Zero(t, code)
 	var d map[string]any

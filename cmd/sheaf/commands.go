@@ -84,7 +84,7 @@ type submitCmd struct {
 	serverFlag  `embed:""`
 }
 
-func (c *submitCmd) Run(ctx context.Context, std stdio, line *kong.Context) error {
+func (c *submitCmd) Run(ctx context.Context, std stdio, client *client, line *kong.Context) error {
 	if c.File != "" && c.URL == "" {
 		if flag := given(line, func(f *kong.Flag) bool { return f.Group != nil && f.Group.Key == "byFlags" }); flag != "" {
 			return usagef("%s: it goes with --url; of a file the body says it", flag)
@@ -94,11 +94,6 @@ func (c *submitCmd) Run(ctx context.Context, std stdio, line *kong.Context) erro
 	if err != nil {
 		return err
 	}
-	client, err := newClient(c.Server, c.callerFlags)
-	if err != nil {
-		return err
-	}
-	defer client.close()
 	accepted, err := client.submit(ctx, sourceType, body)
 	if err != nil {
 		return err
@@ -218,12 +213,7 @@ type statusCmd struct {
 	serverFlag `embed:""`
 }
 
-func (c *statusCmd) Run(ctx context.Context, std stdio) error {
-	client, err := newClient(c.Server, c.callerFlags)
-	if err != nil {
-		return err
-	}
-	defer client.close()
+func (c *statusCmd) Run(ctx context.Context, std stdio, client *client) error {
 	d, raw, err := client.detail(ctx, c.Key)
 	if err != nil {
 		return err
@@ -241,12 +231,7 @@ type watchCmd struct {
 	serverFlag `embed:""`
 }
 
-func (c *watchCmd) Run(ctx context.Context, std stdio) error {
-	client, err := newClient(c.Server, c.callerFlags)
-	if err != nil {
-		return err
-	}
-	defer client.close()
+func (c *watchCmd) Run(ctx context.Context, std stdio, client *client) error {
 	return watch(ctx, std, client, c.Key, c.JSON)
 }
 
@@ -275,12 +260,7 @@ type historyCmd struct {
 	serverFlag `embed:""`
 }
 
-func (c *historyCmd) Run(ctx context.Context, std stdio) error {
-	client, err := newClient(c.Server, c.callerFlags)
-	if err != nil {
-		return err
-	}
-	defer client.close()
+func (c *historyCmd) Run(ctx context.Context, std stdio, client *client) error {
 	query := url.Values{"user_id": {c.UserID}}
 	if c.Limit > 0 {
 		query.Set("limit", strconv.Itoa(c.Limit))
@@ -299,7 +279,7 @@ func (c *historyCmd) Run(ctx context.Context, std stdio) error {
 	w := tabwriter.NewWriter(std.out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "CREATED\tSTATUS\tKEY\tTITLE\tREASON")
 	for _, d := range exports {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", d.CreatedAt, statusName(d.Status), d.Key, oneLine(d.Title), oneLine(d.FailReason))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", d.CreatedAt, statusName(d.Status), d.Key, oneLine(d.Title), oneLine(cmp.Or(d.FailReason, d.Reason)))
 	}
 	return w.Flush()
 }
@@ -310,8 +290,8 @@ type cancelCmd struct {
 	serverFlag `embed:""`
 }
 
-func (c *cancelCmd) Run(ctx context.Context, std stdio) error {
-	return act(ctx, std, c.serverFlag, "cancel", c.Key, c.JSON)
+func (c *cancelCmd) Run(ctx context.Context, std stdio, client *client) error {
+	return act(ctx, std, client, "cancel", c.Key, c.JSON)
 }
 
 type retryCmd struct {
@@ -321,15 +301,10 @@ type retryCmd struct {
 	serverFlag `embed:""`
 }
 
-func (c *retryCmd) Run(ctx context.Context, std stdio) error {
+func (c *retryCmd) Run(ctx context.Context, std stdio, client *client) error {
 	if !c.Wait {
-		return act(ctx, std, c.serverFlag, "retry", c.Key, c.JSON)
+		return act(ctx, std, client, "retry", c.Key, c.JSON)
 	}
-	client, err := newClient(c.Server, c.callerFlags)
-	if err != nil {
-		return err
-	}
-	defer client.close()
 	if _, err := client.act(ctx, "retry", c.Key); err != nil {
 		return err
 	}
@@ -337,12 +312,7 @@ func (c *retryCmd) Run(ctx context.Context, std stdio) error {
 }
 
 // act cancels or retries, and prints how the export stands then.
-func act(ctx context.Context, std stdio, server serverFlag, operation, key string, asJSON bool) error {
-	client, err := newClient(server.Server, server.callerFlags)
-	if err != nil {
-		return err
-	}
-	defer client.close()
+func act(ctx context.Context, std stdio, client *client, operation, key string, asJSON bool) error {
 	raw, err := client.act(ctx, operation, key)
 	if err != nil {
 		return err
@@ -366,7 +336,7 @@ type downloadCmd struct {
 	serverFlag `embed:""`
 }
 
-func (c *downloadCmd) Run(ctx context.Context, std stdio) (err error) {
+func (c *downloadCmd) Run(ctx context.Context, std stdio, client *client) (err error) {
 	if !events.ValidKey(c.Key) {
 		return usagef("%q is not the key of an export: want 32 hexadecimal characters", c.Key)
 	}
@@ -377,11 +347,6 @@ func (c *downloadCmd) Run(ctx context.Context, std stdio) (err error) {
 	if err := checkOutput(out, c.Force); err != nil {
 		return err
 	}
-	client, err := newClient(c.Server, c.callerFlags)
-	if err != nil {
-		return err
-	}
-	defer client.close()
 	d, _, err := client.detail(ctx, c.Key)
 	if err != nil {
 		return err
@@ -407,7 +372,11 @@ func printDetail(out io.Writer, d exportDetail) {
 	}
 	line("key", d.Key)
 	line("title", oneLine(d.Title))
-	line("status", statusName(d.Status))
+	status := statusName(d.Status)
+	if d.Status == statusSucceeded && d.Reason != "" {
+		status += ", but its file is gone"
+	}
+	line("status", status)
 	if d.Status == statusProcessing && d.Progress != nil {
 		line("phase", phaseName(d.Progress.Phase))
 		line("pages", fmt.Sprintf("%s of %s", thousands(int64(d.Progress.PagesDone)), thousands(int64(d.Progress.PagesTotal))))

@@ -80,6 +80,7 @@ func TestKeysAndTLS(t *testing.T) {
 
 	var sealed, said bytes.Buffer
 	require.Zero(t, run(t.Context(), []string{"seal", "--tenant", "shop", "--server", p.http, "--ca-cert", cert}, stdio{strings.NewReader("s3cret\n"), &sealed, &said}, noLog), said.String())
+	require.Equal(t, "sealed for tenant shop\n", said.String())
 	ring, err := node.KeyConfig{Data: filepath.Join(dir, "data")}.Keyring(slog.Default())
 	require.NoError(t, err)
 	plain, err := ring.OpenValue("shop", strings.TrimSpace(sealed.String()))

@@ -79,8 +79,7 @@ func run(ctx context.Context, args []string, std stdio, setLog func(*slog.Logger
 	}
 	if err == nil {
 		setLog(newLog(std.err, cli.logConfig, command.Command()))
-		command.BindTo(ctx, (*context.Context)(nil))
-		err = command.Run(std)
+		err = carryOut(ctx, command)
 	}
 	code := exitCode(ctx, err)
 	if err == nil {
@@ -96,6 +95,20 @@ func run(ctx context.Context, args []string, std stdio, setLog func(*slog.Logger
 		_ = printJSON(out, map[string]any{"error": describe(code, err)})
 	}
 	return code
+}
+
+// carryOut runs the command that was chosen. Those of the client are given one.
+func carryOut(ctx context.Context, command *kong.Context) error {
+	if target, ok := command.Selected().Target.Addr().Interface().(interface{ client() (*client, error) }); ok {
+		client, err := target.client()
+		if err != nil {
+			return err
+		}
+		defer client.close()
+		command.Bind(client)
+	}
+	command.BindTo(ctx, (*context.Context)(nil))
+	return command.Run()
 }
 
 // noted is stdout. With --json it holds one document, so an error is written only where nothing was.

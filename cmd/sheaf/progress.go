@@ -9,7 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/schollz/progressbar/v3"
 	"golang.org/x/term"
 
 	"sheaf/events"
@@ -85,48 +84,44 @@ func isTerminal(w io.Writer) bool {
 // second.
 type barProgress struct {
 	screen *screen
-	bar    *progressbar.ProgressBar
-	failed bool
+	begun  time.Time // zero before the bar is drawn
+	last   exportDetail
+	drawn  time.Time
 }
 
 func (p *barProgress) update(d exportDetail) {
-	if p.failed = failed(d); p.failed || d.Progress == nil || d.Progress.Phase == "" {
+	if p.last = d; failed(d) || d.Progress == nil || d.Progress.Phase == "" {
 		return
 	}
-	done, total := int64(d.Progress.PagesDone), int64(d.Progress.PagesTotal)
+	if d.Status != statusProcessing || time.Since(p.drawn) > 65*time.Millisecond {
+		p.draw(d)
+	}
+}
+
+func (p *barProgress) draw(d exportDetail) {
+	p.drawn = time.Now()
+	if p.begun.IsZero() {
+		p.begun = p.drawn
+	}
+	const width = 32
+	done, all := d.Progress.PagesDone, max(2*d.Progress.PagesTotal, 1)
 	if d.Progress.Phase == events.PhaseAssembling || d.Status == statusSucceeded {
-		done += total
+		done += d.Progress.PagesTotal
 	}
-	if p.bar == nil {
-		// A bar without a length would turn a wheel in a goroutine of its own.
-		p.bar = progressbar.NewOptions64(max(2*total, 1),
-			progressbar.OptionSetWriter(barWriter{p.screen}),
-			progressbar.OptionSetWidth(32),
-			progressbar.OptionThrottle(65*time.Millisecond),
-			progressbar.OptionSetPredictTime(false),
-			progressbar.OptionSetElapsedTime(true),
-			progressbar.OptionUseANSICodes(true),
-			progressbar.OptionSetTheme(progressbar.Theme{Saucer: "█", SaucerPadding: "░", BarStart: " ", BarEnd: " "}),
-		)
-	}
-	if total > 0 && p.bar.GetMax64() != 2*total {
-		p.bar.ChangeMax64(2 * total)
-	}
-	// A full bar is not drawn again, so the text goes first.
-	p.bar.Describe(fmt.Sprintf("%-18s %11s rows", phaseName(d.Progress.Phase), thousands(d.Progress.Rows)))
-	_ = p.bar.Set64(min(done, 2*total)) // drawing is all that can fail
+	done = min(done, all)
+	full := width * done / all
+	_, _ = fmt.Fprintf(barWriter{p.screen}, clearLine+"%-18s %11s rows  %3d%% %s%s  %s", phaseName(d.Progress.Phase), thousands(d.Progress.Rows),
+		100*done/all, strings.Repeat("█", full), strings.Repeat("░", width-full), p.drawn.Sub(p.begun).Round(time.Second))
 }
 
 func (p *barProgress) close() {
-	if p.bar == nil {
-		return
-	}
-	_ = p.bar.Exit()
-	if p.failed {
+	switch {
+	case p.begun.IsZero():
+	case failed(p.last):
 		_, _ = p.screen.Write(nil) // the error takes the bar's place
-		return
+	default:
+		barWriter{p.screen}.keep()
 	}
-	barWriter{p.screen}.keep()
 }
 
 // failed reports whether an export ended without a file. The phase of such a one is "done" too.

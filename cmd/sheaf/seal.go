@@ -15,7 +15,7 @@ import (
 // sealCmd seals a secret that is read from stdin: on a command line others could
 // see it.
 type sealCmd struct {
-	Tenant     string `default:"default" help:"Tenant whose exports it is for (${default})."`
+	Tenant     string `default:"default" help:"Tenant whose exports it is for; in those of others it opens nothing (${default})."`
 	Key        string `placeholder:"KEY" help:"Key to seal with, as GET /v1/seal-key answers. Default: asked of the server."`
 	serverFlag `embed:""`
 }
@@ -30,7 +30,7 @@ Example:
 // maxSealed bounds a secret: no header may be longer.
 const maxSealed = 16 << 10
 
-func (c *sealCmd) Run(ctx context.Context, std stdio) error {
+func (c *sealCmd) Run(ctx context.Context, std stdio, client *client) error {
 	if !events.ValidTenant(c.Tenant) {
 		return usagef("--tenant %q: want 1 to 32 of a-z, 0-9, _ and -", c.Tenant)
 	}
@@ -47,11 +47,6 @@ func (c *sealCmd) Run(ctx context.Context, std stdio) error {
 	}
 	key := c.Key
 	if key == "" {
-		client, err := newClient(c.Server, c.callerFlags)
-		if err != nil {
-			return err
-		}
-		defer client.close()
 		data, err := client.call(ctx, "/v1/seal-key", nil, nil)
 		if err != nil {
 			return err
@@ -68,6 +63,7 @@ func (c *sealCmd) Run(ctx context.Context, std stdio) error {
 	if err != nil {
 		return err
 	}
+	fmt.Fprintf(std.err, "sealed for tenant %s\n", c.Tenant)
 	_, err = fmt.Fprintln(std.out, sealed)
 	return err
 }
