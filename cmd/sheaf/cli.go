@@ -186,7 +186,7 @@ Row n of the built-in source, for n from 1:
 }
 
 func (exportCmd) Help() string {
-	return `Without --server everything runs in this process, in a temporary folder beside the output, and any address but those of cloud metadata may be asked. An output that ends in .zip is the zip as a caller of the API would get it; else it is the workbook. --force replaces regular files only. Ctrl-C cancels the export. A temporary folder .sheaf-* of a command that was killed is removed by the next one in the same place.
+	return `Without --server everything runs in this process, in a temporary folder beside the output, and any address but those of cloud metadata may be asked. An output that ends in .zip is the zip as a caller of the API would get it; else it is the workbook. --force replaces regular files only. Ctrl-C cancels the export. A temporary folder .sheaf-scratch-* of a command that was killed is removed by the next one in the same place.
 
 Examples:
     sheaf export https://api.example.com/orders -o orders.xlsx

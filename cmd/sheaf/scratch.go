@@ -12,19 +12,16 @@ import (
 	"syscall"
 )
 
-const (
-	// scratchPrefix begins the name of each scratch folder.
-	scratchPrefix = ".sheaf-"
-	// scratchLock is the file in it that its command holds locked.
-	scratchLock = "lock"
-)
+// scratchPrefix begins the name of each scratch folder.
+const scratchPrefix = ".sheaf-scratch-"
 
 // scratch is the temporary folder of one command. It lies beside the output: there must be room for the output
 // anyway, the system's temporary folder is often memory, and a rename into place stays on one file system.
-// Only its user can read it. The lock shows that its command is alive.
+// Only its user can read it. The folder is locked while its command is alive.
 type scratch struct {
-	path string
-	lock *os.File
+	path   string
+	root   *os.Root
+	folder *os.File
 }
 
 // newScratch makes a scratch folder in parent, and removes those that killed commands of this user left there.
@@ -37,62 +34,55 @@ func newScratch(parent string) (*scratch, error) {
 		if err != nil {
 			return nil, err
 		}
-		lock, err := os.OpenFile(filepath.Join(path, scratchLock), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue // another command has swept the folder, which was empty
-		}
-		if err != nil {
-			return nil, errors.Join(err, os.Remove(path))
-		}
-		s := &scratch{path: path, lock: lock}
-		if err := flock(lock, syscall.LOCK_EX); err != nil {
-			return nil, errors.Join(fmt.Errorf("locking %s: %w", lock.Name(), err), s.close())
-		}
-		if mine, err := lock.Stat(); err == nil {
-			if there, err := os.Stat(lock.Name()); err == nil && os.SameFile(mine, there) {
+		// Where folders cannot be locked, as on NFS, no command removes another's.
+		if s, err := openScratch(path); err == nil {
+			_ = flock(s.folder, syscall.LOCK_EX)
+			if s.there() {
 				return s, nil
 			}
-		}
-		_ = lock.Close() // another command has swept it before it was locked
+			s.release()
+		} // another command has swept the folder before it was locked
 	}
 	return nil, fmt.Errorf("no temporary folder can be made in %s", parent)
+}
+
+func openScratch(path string) (*scratch, error) {
+	root, err := os.OpenRoot(path)
+	if err != nil {
+		return nil, err
+	}
+	folder, err := root.Open(".")
+	if err != nil {
+		return nil, errors.Join(err, root.Close())
+	}
+	return &scratch{path, root, folder}, nil
+}
+
+// there reports whether the path still names the folder, and not a link or another one.
+func (s *scratch) there() bool {
+	named, err := os.Lstat(s.path)
+	opened, err2 := s.folder.Stat()
+	return err == nil && err2 == nil && os.SameFile(named, opened)
 }
 
 // file is the path of a file in the folder.
 func (s *scratch) file(name string) string { return filepath.Join(s.path, name) }
 
-// close removes the folder and all in it.
-func (s *scratch) close() error {
-	defer s.lock.Close()
-	parent, err := os.OpenRoot(filepath.Dir(s.path))
-	if err != nil {
-		return err
-	}
-	defer parent.Close()
-	folder, err := parent.OpenRoot(filepath.Base(s.path))
-	if err != nil {
-		return err
-	}
-	defer folder.Close()
-	return removeScratch(parent, folder, filepath.Base(s.path))
-}
+func (s *scratch) release() { _, _ = s.folder.Close(), s.root.Close() }
 
-// removeScratch removes a folder of parent. The lock goes last, because a folder with files and no lock is
-// never swept. It tries three times: a server that did not drain in time may still write.
-func removeScratch(parent, folder *os.Root, name string) (err error) {
+// close removes the folder and all in it. It tries three times: a server that did not drain in time may still write.
+func (s *scratch) close() (err error) {
+	defer s.release()
 	for range 3 {
 		var entries []fs.DirEntry
-		entries, err = fs.ReadDir(folder.FS(), ".")
+		entries, err = fs.ReadDir(s.root.FS(), ".")
 		for _, e := range entries {
-			if e.Name() != scratchLock {
-				err = errors.Join(err, folder.RemoveAll(e.Name()))
-			}
+			err = errors.Join(err, s.root.RemoveAll(e.Name()))
 		}
 		if err == nil {
-			_ = folder.Remove(scratchLock) // what is wrong shows next
-			err = parent.Remove(name)
+			err = os.Remove(s.path)
 		}
-		if err == nil || errors.Is(err, fs.ErrNotExist) { // another command may have swept the empty folder
+		if err == nil || errors.Is(err, fs.ErrNotExist) {
 			return nil
 		}
 	}
@@ -110,44 +100,19 @@ func sweepScratch(parent string) {
 		if !strings.HasPrefix(e.Name(), scratchPrefix) || !e.IsDir() {
 			continue
 		}
-		if err := sweepOne(parent, e.Name()); err != nil {
-			slog.Error("a temporary folder of an earlier command cannot be removed; remove it by hand",
-				"folder", filepath.Join(parent, e.Name()), "error", err)
+		s, err := openScratch(filepath.Join(parent, e.Name()))
+		if err != nil {
+			continue // it is gone, or belongs to another user
+		}
+		info, err := s.folder.Stat()
+		if err != nil || !ownFolder(info) || flock(s.folder, syscall.LOCK_EX|syscall.LOCK_NB) != nil || !s.there() {
+			s.release()
+			continue
+		}
+		if err := s.close(); err != nil {
+			slog.Error("a temporary folder of an earlier command cannot be removed; remove it by hand", "folder", s.path, "error", err)
 		}
 	}
-}
-
-func sweepOne(parent, name string) error {
-	root, err := os.OpenRoot(parent)
-	if err != nil {
-		return err
-	}
-	defer root.Close()
-	listed, err := root.Lstat(name)
-	if err != nil || !ownFolder(listed) {
-		return nil //nolint:nilerr // it is gone, or belongs to another user
-	}
-	folder, err := root.OpenRoot(name)
-	if err != nil {
-		return nil //nolint:nilerr // it is gone
-	}
-	defer folder.Close()
-	if opened, err := folder.Stat("."); err != nil || !os.SameFile(listed, opened) {
-		return nil //nolint:nilerr // it was replaced meanwhile
-	}
-	lock, err := folder.OpenFile(scratchLock, os.O_RDWR|syscall.O_NONBLOCK, 0)
-	if errors.Is(err, fs.ErrNotExist) {
-		_ = root.Remove(name) // only if it is empty
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	defer lock.Close()
-	if flock(lock, syscall.LOCK_EX|syscall.LOCK_NB) != nil {
-		return nil // its command is alive
-	}
-	return removeScratch(root, folder, name)
 }
 
 func ownFolder(info fs.FileInfo) bool {

@@ -169,20 +169,18 @@ func TestSweepTakesOnlyFoldersOfDeadCommands(t *testing.T) {
 		}
 		require.NoError(t, os.Chmod(filepath.Join(folder, name), mode))
 	}
-	scratchOf(".sheaf-dead", 0o700, "lock", "workbook")
-	require.NoError(t, os.Symlink(elsewhere, filepath.Join(folder, ".sheaf-dead", "link")))
-	scratchOf(".sheaf-empty", 0o700)
-	scratchOf(".sheaf-older", 0o700, "workbook")         // no lock says whose it is
-	scratchOf(".sheaf-shared", 0o777, "lock", "x")       // others could have put anything there
-	scratchOf("sheaf-data", 0o700, "lock", "secret.key") // another name
-	require.NoError(t, os.Symlink(elsewhere, filepath.Join(folder, ".sheaf-link")))
-	require.NoError(t, os.WriteFile(filepath.Join(folder, ".sheaf-store"), nil, 0o600))
-	require.NoError(t, os.WriteFile(filepath.Join(elsewhere, "lock"), nil, 0o600))
+	scratchOf(".sheaf-scratch-dead", 0o700, "workbook")
+	require.NoError(t, os.Symlink(elsewhere, filepath.Join(folder, ".sheaf-scratch-dead", "link")))
+	scratchOf(".sheaf-scratch-empty", 0o700)
+	scratchOf(".sheaf-scratch-shared", 0o777, "x") // others could have put anything there
+	scratchOf(".sheaf-data", 0o700, "secret.key")  // another name
+	require.NoError(t, os.Symlink(elsewhere, filepath.Join(folder, ".sheaf-scratch-link")))
+	require.NoError(t, os.WriteFile(filepath.Join(folder, ".sheaf-scratch-file"), nil, 0o600))
 
 	next, err := newScratch(folder)
 	require.NoError(t, err)
 	require.ElementsMatch(t, []string{
-		filepath.Base(live.path), filepath.Base(next.path), ".sheaf-older", ".sheaf-shared", "sheaf-data", ".sheaf-link", ".sheaf-store",
+		filepath.Base(live.path), filepath.Base(next.path), ".sheaf-scratch-shared", ".sheaf-data", ".sheaf-scratch-link", ".sheaf-scratch-file",
 	}, names(t, folder))
 	require.FileExists(t, keep)
 	require.NoError(t, live.close())

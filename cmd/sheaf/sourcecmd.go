@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -38,23 +39,6 @@ func (t *textColumns) Decode(ctx *kong.DecodeContext) error {
 	return ctx.Scan.PopValueInto("columns", &t.value)
 }
 
-// options are those of the file.
-func (c *sourceCmd) options() (filesource.Options, error) {
-	opts := filesource.Options{MaxLimit: c.MaxLimit, Encoding: c.Encoding, AllText: c.Text.given && c.Text.value == ""}
-	if c.Text.value != "" {
-		opts.Text = strings.Split(c.Text.value, ",")
-	}
-	switch d := c.Delimiter; {
-	case d == "tab", d == `\t`:
-		opts.Delimiter = '\t'
-	case len(d) == 1 && filesource.IsDelimiter(d[0]):
-		opts.Delimiter = d[0]
-	case d != "":
-		return opts, usagef("--delimiter %q: want one ASCII character that is no quote, or tab", d)
-	}
-	return opts, nil
-}
-
 func (c *sourceCmd) Run(ctx context.Context, std stdio) error {
 	if c.File == "" && c.Text.value != "" { // sheaf source --text FILE
 		c.File, c.Text.value = kong.ExpandPath(c.Text.value), ""
@@ -65,9 +49,9 @@ func (c *sourceCmd) Run(ctx context.Context, std stdio) error {
 	if c.MaxLimit < 1 {
 		return usagef("--max-limit %d: want at least 1", c.MaxLimit)
 	}
-	opts, err := c.options()
-	if err != nil {
-		return err
+	opts := filesource.Options{MaxLimit: c.MaxLimit, Encoding: c.Encoding, Delimiter: c.Delimiter, AllText: c.Text.given && c.Text.value == "", Log: slog.Default()}
+	if c.Text.value != "" {
+		opts.Text = strings.Split(c.Text.value, ",")
 	}
 	source, err := filesource.Open(c.File, opts)
 	if err != nil {

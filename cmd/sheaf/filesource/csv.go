@@ -287,7 +287,7 @@ func findDelimiter(head []byte, given byte) (delimiter byte, start int64) {
 	lines := newCSVScanner(bytes.NewReader(head), 0)
 	if lines.next() == nil && lines.fields() == 1 {
 		if name := lines.field(0); len(name) == 5 && strings.EqualFold(string(name[:4]), "sep=") &&
-			IsDelimiter(name[4]) {
+			isDelimiter(name[4]) {
 			delimiter, start = name[4], lines.offset
 		}
 	}
@@ -320,11 +320,11 @@ func findDelimiter(head []byte, given byte) (delimiter byte, start int64) {
 	return delimiter, start
 }
 
-// IsDelimiter reports whether a byte can separate two values.
-func IsDelimiter(c byte) bool { return c == '\t' || c > ' ' && c < utf8.RuneSelf && c != '"' }
+// isDelimiter reports whether a byte can separate two values.
+func isDelimiter(c byte) bool { return c == '\t' || c > ' ' && c < utf8.RuneSelf && c != '"' }
 
 // loadCSV reads the records of the file.
-func (s *Source) loadCSV(opts Options) error {
+func (s *Source) loadCSV(opts Options, given byte) error {
 	if err := s.dropEOFMarks(); err != nil {
 		return err
 	}
@@ -340,7 +340,7 @@ func (s *Source) loadCSV(opts Options) error {
 	}
 	d := &csvDialect{}
 	s.csv, s.copyRow = d, s.copyCSV
-	d.delimiter, d.start = findDelimiter(head, opts.Delimiter)
+	d.delimiter, d.start = findDelimiter(head, given)
 	d.start += s.start
 
 	// A code below numbers makes the whole column text, so the numbers need a second scan.

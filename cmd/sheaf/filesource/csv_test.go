@@ -165,46 +165,46 @@ func TestCSVDelimiters(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		claim, file, content string
-		given                byte
+		given                string
 		delimiter            byte
 		columns              []string
 		rows                 []string
 	}{
-		{"semicolons, decimal commas", "a.csv", "a;b\n1,5;x\n2,5;y\n", 0, ';', []string{"a", "b"},
+		{"semicolons, decimal commas", "a.csv", "a;b\n1,5;x\n2,5;y\n", "", ';', []string{"a", "b"},
 			[]string{`{"a":"1,5","b":"x"}`, `{"a":"2,5","b":"y"}`}},
-		{"tabs", "a.csv", "a\tb\nx, y\tz\n", 0, '\t', []string{"a", "b"}, []string{`{"a":"x, y","b":"z"}`}},
-		{"bars", "a.csv", "a|b\nx|z\n", 0, '|', []string{"a", "b"}, []string{`{"a":"x","b":"z"}`}},
-		{"sep=", "a.csv", "sep=;\r\na,1;b\r\nx;y\r\n", 0, ';', []string{"a,1", "b"},
+		{"tabs", "a.csv", "a\tb\nx, y\tz\n", "", '\t', []string{"a", "b"}, []string{`{"a":"x, y","b":"z"}`}},
+		{"bars", "a.csv", "a|b\nx|z\n", "", '|', []string{"a", "b"}, []string{`{"a":"x","b":"z"}`}},
+		{"sep=", "a.csv", "sep=;\r\na,1;b\r\nx;y\r\n", "", ';', []string{"a,1", "b"},
 			[]string{`{"a,1":"x","b":"y"}`}},
-		{"sep= after a mark, in quotes and capitals", "a.csv", "\xef\xbb\xbf\"SEP=|\"\na|b\nx|y\n", 0, '|',
+		{"sep= after a mark, in quotes and capitals", "a.csv", "\xef\xbb\xbf\"SEP=|\"\na|b\nx|y\n", "", '|',
 			[]string{"a", "b"}, []string{`{"a":"x","b":"y"}`}},
-		{"sep= tab", "a.csv", "sep=\t\na\tb\nx\ty\n", 0, '\t', []string{"a", "b"},
+		{"sep= tab", "a.csv", "sep=\t\na\tb\nx\ty\n", "", '\t', []string{"a", "b"},
 			[]string{`{"a":"x","b":"y"}`}},
-		{"sep=, as the only delimiter", "a.csv", "sep=,\na;b\nx;y\n", 0, ',', []string{"a;b"},
+		{"sep=, as the only delimiter", "a.csv", "sep=,\na;b\nx;y\n", "", ',', []string{"a;b"},
 			[]string{`{"a;b":"x;y"}`}},
-		{"a title like sep", "a.csv", "sep=x,b\n1,2\n", 0, ',', []string{"sep=x", "b"},
+		{"a title like sep", "a.csv", "sep=x,b\n1,2\n", "", ',', []string{"sep=x", "b"},
 			[]string{`{"sep=x":1,"b":2}`}},
-		{"given", "a.csv", "a,b;c\nx,y;z\n", ';', ';', []string{"a,b", "c"},
+		{"given", "a.csv", "a,b;c\nx,y;z\n", ";", ';', []string{"a,b", "c"},
 			[]string{`{"a,b":"x,y","c":"z"}`}},
-		{"given, and sep=", "a.csv", "sep=;\na,b;c\nx,y;z\n", ',', ',', []string{"a", "b;c"},
+		{"given, and sep=", "a.csv", "sep=;\na,b;c\nx,y;z\n", ",", ',', []string{"a", "b;c"},
 			[]string{`{"a":"x","b;c":"y;z"}`}},
-		{"given, another ending", "a.txt", "a^b\nx^y\n", '^', '^', []string{"a", "b"},
+		{"given, another ending", "a.txt", "a^b\nx^y\n", "^", '^', []string{"a", "b"},
 			[]string{`{"a":"x","b":"y"}`}},
-		{".tsv", "a.tsv", "a,b\tc\nx,y\tz\n", 0, '\t', []string{"a,b", "c"},
+		{".tsv", "a.tsv", "a,b\tc\nx,y\tz\n", "", '\t', []string{"a,b", "c"},
 			[]string{`{"a,b":"x,y","c":"z"}`}},
-		{".tsv with commas alone", "a.tsv", "a,b\nx,y\n", 0, '\t', []string{"a,b"},
+		{".tsv with commas alone", "a.tsv", "a,b\nx,y\n", "", '\t', []string{"a,b"},
 			[]string{`{"a,b":"x,y"}`}},
-		{"more commas in the titles", "a.csv", "id;name, first, last\n1;Li\n2;Han\n", 0, ';',
+		{"more commas in the titles", "a.csv", "id;name, first, last\n1;Li\n2;Han\n", "", ';',
 			[]string{"id", "name, first, last"},
 			[]string{`{"id":1,"name, first, last":"Li"}`, `{"id":2,"name, first, last":"Han"}`}},
-		{"other delimiters in quotes", "a.csv", "\"a;1;2\",\"b\tx\"\n\"x;y;z\",1\n", 0, ',',
+		{"other delimiters in quotes", "a.csv", "\"a;1;2\",\"b\tx\"\n\"x;y;z\",1\n", "", ',',
 			[]string{"a;1;2", "b\tx"}, []string{`{"a;1;2":"x;y;z","b\tx":1}`}},
-		{"short records", "a.csv", "a,b,c\nx\ny,z\n", 0, ',', []string{"a", "b", "c"},
+		{"short records", "a.csv", "a,b,c\nx\ny,z\n", "", ',', []string{"a", "b", "c"},
 			[]string{`{"a":"x"}`, `{"a":"y","b":"z"}`}},
-		{"a header alone", "a.csv", "a;b;c\n", 0, ';', []string{"a", "b", "c"}, []string{}},
-		{"one column", "a.csv", "a\nx;y\nz|1\n", 0, ',', []string{"a"},
+		{"a header alone", "a.csv", "a;b;c\n", "", ';', []string{"a", "b", "c"}, []string{}},
+		{"one column", "a.csv", "a\nx;y\nz|1\n", "", ',', []string{"a"},
 			[]string{`{"a":"x;y"}`, `{"a":"z|1"}`}},
-		{"one column, semicolons given", "a.csv", "a\n1,5\n2\n", ';', ';', []string{"a"},
+		{"one column, semicolons given", "a.csv", "a\n1,5\n2\n", ";", ';', []string{"a"},
 			[]string{`{"a":"1,5"}`, `{"a":2}`}},
 	} {
 		s, rows := csvRows(t, c.file, c.content, Options{Delimiter: c.given})
@@ -350,7 +350,7 @@ func FuzzCSVScanner(f *testing.F) {
 		f.Add([]byte(strings.ReplaceAll(content, ",", ";")), byte(';'))
 	}
 	f.Fuzz(func(t *testing.T, content []byte, delimiter byte) {
-		if !IsDelimiter(delimiter) {
+		if !isDelimiter(delimiter) {
 			return
 		}
 		s := newCSVScanner(bytes.NewReader(content), delimiter)

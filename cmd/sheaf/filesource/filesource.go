@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"math"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -37,10 +38,10 @@ const (
 type Options struct {
 	MaxLimit  int          // maximum rows per page; larger limits are reduced to it; 0 means 10,000
 	Encoding  string       // name in the WHATWG Encoding Standard; "" means automatic
-	Delimiter byte         // of a CSV file; 0 means automatic
+	Delimiter string       // of a CSV file: an ASCII character, or tab; "" means automatic
 	Text      []string     // columns of a CSV file that are text even if they hold numbers
 	AllText   bool         // as if Text named all columns
-	Log       *slog.Logger // nil means slog.Default()
+	Log       *slog.Logger // default: nothing is logged
 }
 
 // Source serves a file of rows as a source, in the standard page format.
@@ -104,7 +105,7 @@ func Open(path string, opts Options) (*Source, error) {
 		s.maxLimit = maxLimit
 	}
 	if s.log == nil {
-		s.log = slog.Default()
+		s.log = slog.New(slog.DiscardHandler)
 	}
 	if err := s.load(strings.ToLower(filepath.Ext(path)), opts); err != nil {
 		_ = s.Close()
@@ -156,10 +157,16 @@ func (s *Source) load(extension string, opts Options) error {
 	if err != nil && !errors.Is(err, io.EOF) {
 		return err
 	}
-	isCSV := extension == ".csv" || extension == ".tsv" || opts.Delimiter != 0
-	if extension == ".tsv" && opts.Delimiter == 0 {
-		opts.Delimiter = '\t'
+	var delimiter byte
+	switch d := opts.Delimiter; {
+	case d == "tab", d == `\t`, d == "" && extension == ".tsv":
+		delimiter = '\t'
+	case len(d) == 1 && isDelimiter(d[0]):
+		delimiter = d[0]
+	case d != "":
+		return optionf("--delimiter %q: want one ASCII character that is no quote, or tab", d)
 	}
+	isCSV := extension == ".csv" || delimiter != 0
 	if !isCSV && (opts.AllText || len(opts.Text) > 0) {
 		return optionf("--text is for CSV; in JSON a number in quotes is text")
 	}
@@ -170,7 +177,7 @@ func (s *Source) load(extension string, opts Options) error {
 		return err
 	}
 	if isCSV {
-		err = s.loadCSV(opts)
+		err = s.loadCSV(opts, delimiter)
 	} else {
 		err = s.loadJSON(extension)
 	}
@@ -490,73 +497,48 @@ func (s *Source) unchanged() error {
 }
 
 func (s *Source) pageAndLimit(w http.ResponseWriter, r *http.Request) (page, limit int64, err error) {
-	var body map[string]json.RawMessage
+	params := r.URL.Query()
 	switch r.Method {
 	case http.MethodGet, http.MethodHead:
 	case http.MethodPost:
-		if body, err = readParams(w, r); err != nil {
-			return 0, 0, err
+		text, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+		if err != nil {
+			return 0, 0, &requestError{http.StatusBadRequest, "body: cannot be read, or is larger than 1 MiB"}
+		}
+		var body map[string]json.RawMessage
+		if len(bytes.TrimSpace(text)) > 0 && json.Unmarshal(text, &body) != nil {
+			return 0, 0, &requestError{http.StatusBadRequest, "body: want a JSON object with page and limit"}
+		}
+		for name, value := range body {
+			var digits string
+			if json.Unmarshal(value, &digits) != nil { // no string, and no null
+				digits = string(value)
+			}
+			params.Set(name, digits)
 		}
 	default:
 		w.Header().Set("Allow", "GET, HEAD, POST")
 		return 0, 0, &requestError{http.StatusMethodNotAllowed, "method " + r.Method + ": want GET or POST"}
 	}
-	query := r.URL.Query()
-	number := func(name string, absent int64) (int64, error) {
-		text := query.Get(name)
-		if raw, ok := body[name]; ok {
-			text = string(raw)
-			if text == "null" {
-				text = ""
-			} else if text[0] == '"' {
-				if err := json.Unmarshal(raw, &text); err != nil {
-					return 0, badNumber(name, text)
-				}
-			}
-		}
-		if text == "" {
-			return absent, nil
-		}
-		return parseNumber(name, text)
-	}
-	if page, err = number("page", 1); err != nil {
+	if page, err = number(params, "page", 1); err != nil {
 		return 0, 0, err
 	}
-	if limit, err = number("limit", defaultLimit); err != nil {
-		return 0, 0, err
-	}
-	return page, min(limit, int64(s.maxLimit)), nil
+	limit, err = number(params, "limit", defaultLimit)
+	return page, min(limit, int64(s.maxLimit)), err
 }
 
-func readParams(w http.ResponseWriter, r *http.Request) (map[string]json.RawMessage, error) {
-	text, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
-	if err != nil {
-		return nil, &requestError{http.StatusBadRequest, "body: cannot be read, or is larger than 1 MiB"}
+// number also takes 1e+06, which is how some clients print a million.
+func number(params url.Values, name string, absent int64) (int64, error) {
+	text := params.Get(name)
+	if text == "" {
+		return absent, nil
 	}
-	var params map[string]json.RawMessage
-	if len(bytes.TrimSpace(text)) > 0 && json.Unmarshal(text, &params) != nil {
-		return nil, &requestError{http.StatusBadRequest, "body: want a JSON object with page and limit"}
-	}
-	return params, nil
-}
-
-// parseNumber also accepts 1e+06, as some clients print a million.
-func parseNumber(name, text string) (int64, error) {
 	n, err := strconv.ParseInt(text, 10, 64)
-	if err != nil {
-		f, err := strconv.ParseFloat(text, 64)
-		if err != nil || f != math.Trunc(f) || math.Abs(f) > 1<<53 {
-			return 0, badNumber(name, text)
-		}
-		n = int64(f)
+	if f, notFloat := strconv.ParseFloat(text, 64); err != nil && notFloat == nil && f == math.Trunc(f) && math.Abs(f) <= 1<<53 {
+		n, err = int64(f), nil
 	}
-	if n < 1 {
-		return 0, badNumber(name, text)
+	if err != nil || n < 1 {
+		return 0, &requestError{http.StatusBadRequest, fmt.Sprintf("%s: want a whole number from 1 up, got %.40q", name, text)}
 	}
 	return n, nil
-}
-
-func badNumber(name, text string) error {
-	return &requestError{http.StatusBadRequest,
-		fmt.Sprintf("%s: want a whole number from 1 up, got %.40q", name, text)}
 }
