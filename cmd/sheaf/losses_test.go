@@ -275,58 +275,49 @@ func TestClusterLogMadeAnewIsShown(t *testing.T) {
 	p.drain(t)
 }
 
-// A loss under a running process ends it, and the next start mends it.
+// A loss under a running process is mended by the next start: of the whole log, which ends the
+// process, and of its events, which nothing notices before.
 func TestLossWhileRunning(t *testing.T) {
 	t.Parallel()
-	data := t.TempDir()
-	p := startServe(t, "--roles", "ingress", "--http", "127.0.0.1:0", "--nats-listen", "127.0.0.1:0", "--data", data)
-	key := wireSubmit(t, p.http, "http://127.0.0.1:9/", "", 20)
-	var before, after wireDetail
-	wireCall(t, http.MethodGet, p.http+"/v1/export/detail?key="+key, "", &before)
-
-	nc, err := nats.Connect(p.nats)
-	require.NoError(t, err)
-	defer nc.Close()
-	js, err := jetstream.New(nc)
-	require.NoError(t, err)
-	require.NoError(t, js.DeleteStream(t.Context(), events.StreamEvents))
-	select {
-	case code := <-p.ended:
-		require.Equal(t, exitFailed, code)
-		require.Contains(t, p.err.String(), "data was lost: ")
-	case <-time.After(20 * time.Second):
-		t.Fatal("nobody noticed")
+	for claim, lose := range map[string]func(t *testing.T, js jetstream.JetStream, p *process){
+		"the log": func(t *testing.T, js jetstream.JetStream, p *process) {
+			require.NoError(t, js.DeleteStream(t.Context(), events.StreamEvents))
+			select {
+			case code := <-p.ended:
+				require.Equal(t, exitFailed, code)
+				require.Contains(t, p.err.String(), "data was lost: ")
+			case <-time.After(20 * time.Second):
+				t.Fatal("nobody noticed")
+			}
+		},
+		"its events": func(t *testing.T, js jetstream.JetStream, p *process) {
+			st, err := js.Stream(t.Context(), events.StreamEvents)
+			require.NoError(t, err)
+			require.NoError(t, st.Purge(t.Context()))
+			p.drain(t)
+		},
+	} {
+		t.Run(claim, func(t *testing.T) {
+			t.Parallel()
+			data := t.TempDir()
+			serve := func() *process {
+				return startServe(t, "--roles", "ingress", "--http", "127.0.0.1:0", "--nats-listen", "127.0.0.1:0", "--data", data)
+			}
+			p := serve()
+			key := wireSubmit(t, p.http, "http://127.0.0.1:9/", "", 20)
+			var before, after wireDetail
+			wireCall(t, http.MethodGet, p.http+"/v1/export/detail?key="+key, "", &before)
+			nc, err := nats.Connect(p.nats)
+			require.NoError(t, err)
+			defer nc.Close()
+			js, err := jetstream.New(nc)
+			require.NoError(t, err)
+			lose(t, js, p)
+			p = serve()
+			becomesReady(t, p.http)
+			wireCall(t, http.MethodGet, p.http+"/v1/export/detail?key="+key, "", &after)
+			require.Equal(t, before, after)
+			p.drain(t)
+		})
 	}
-
-	p = startServe(t, "--roles", "ingress", "--http", "127.0.0.1:0", "--nats-listen", "none", "--data", data)
-	becomesReady(t, p.http)
-	wireCall(t, http.MethodGet, p.http+"/v1/export/detail?key="+key, "", &after)
-	require.Equal(t, before, after)
-	p.drain(t)
-}
-
-// So does one of single events, which nothing notices before.
-func TestPurgedLogIsMendedByTheNextStart(t *testing.T) {
-	data := t.TempDir()
-	serve := func() *process {
-		return startServe(t, "--roles", "ingress", "--http", "127.0.0.1:0", "--nats-listen", "127.0.0.1:0", "--data", data)
-	}
-	p := serve()
-	key := wireSubmit(t, p.http, "http://127.0.0.1:9/", "", 20)
-	var before, after wireDetail
-	wireCall(t, http.MethodGet, p.http+"/v1/export/detail?key="+key, "", &before)
-	nc, err := nats.Connect(p.nats)
-	require.NoError(t, err)
-	defer nc.Close()
-	js, err := jetstream.New(nc)
-	require.NoError(t, err)
-	st, err := js.Stream(t.Context(), events.StreamEvents)
-	require.NoError(t, err)
-	require.NoError(t, st.Purge(t.Context()))
-	p.drain(t)
-	p = serve()
-	becomesReady(t, p.http)
-	wireCall(t, http.MethodGet, p.http+"/v1/export/detail?key="+key, "", &after)
-	require.Equal(t, before, after)
-	p.drain(t)
 }
