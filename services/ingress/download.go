@@ -27,24 +27,15 @@ const smallFile = 4 << 20
 // all that is asked for: it names one file of one export until the file
 // expires.
 type downloads struct {
-	formats []events.Format
-	keys    *secrets.Keyring
-	tasks   *storage.Tasks
-	files   storage.Files
-	now     func() time.Time
+	*Service
+	tasks *storage.Tasks
 	// fresh waits until the projection has seen every acknowledged event. A link
 	// may come from another ingress that is ahead of this one.
 	fresh func(ctx context.Context) error
-	// turn waits until a tenant may have a file checked as a whole.
-	turn func(ctx context.Context, tenant string) (leave func(), err error)
-	// expire expires an export whose file is lost. No error: it has expired.
-	expire func(ctx context.Context, x *events.Export, lost error) error
 }
 
 func (s *Service) newDownloads() *downloads {
-	return &downloads{formats: s.cfg.Formats, keys: s.journal.Keys(), tasks: s.tasks, files: s.files, now: time.Now, fresh: s.readYourWrites, turn: s.readTurn, expire: func(ctx context.Context, x *events.Export, lost error) error {
-		return storage.ExpireLost(ctx, s.journal, s.files, x, lost)
-	}}
+	return &downloads{Service: s, tasks: s.tasks, fresh: s.readYourWrites}
 }
 
 // ServeHTTP serves GET and HEAD of /v1/down/YYYY/M/D/<key>.zip?exp=&sig=, whole
@@ -62,7 +53,7 @@ func (d *downloads) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	l := lineOf(r)
 	l.tenant, l.key = x.Tenant, x.Key
 	entry := x.Files[0]
-	leave, err := d.turn(r.Context(), x.Tenant)
+	leave, err := d.readTurn(r.Context(), x.Tenant)
 	if err != nil {
 		respond(w, r, nil, err)
 		return
@@ -75,7 +66,7 @@ func (d *downloads) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	defer func() { _ = file.Close() }()
 	// A caller that reads a byte now and then would hold the file open for ever.
-	_ = http.NewResponseController(w).SetWriteDeadline(d.now().Add(downloadWait(entry.Size))) // a test's recorder has none
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(downloadWait(entry.Size))) // a test's recorder has none
 	h.Set("Cache-Control", "private")
 	h.Set("Content-Type", d.mediaType(path.Ext(entry.Store)))
 	h.Set("Content-Disposition", attachment(entry.Name, path.Base(r.URL.Path)))
@@ -90,7 +81,7 @@ func (d *downloads) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // mediaType is that of the format whose files have a suffix.
 func (d *downloads) mediaType(suffix string) string {
-	for _, f := range d.formats {
+	for _, f := range d.cfg.Formats {
 		if f.Ext == suffix {
 			return f.MediaType
 		}
@@ -106,7 +97,7 @@ func (d *downloads) unreadable(r *http.Request, x *events.Export, err error) err
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), beginWait) // also for a caller that went away
 	defer cancel()
-	if err := d.expire(ctx, x, err); err != nil {
+	if err := storage.ExpireLost(ctx, d.journal, d.files, x, err); err != nil {
 		return err
 	}
 	if err := d.fresh(ctx); err != nil {
@@ -143,7 +134,7 @@ func (d *downloads) find(r *http.Request) (events.Export, error) {
 		if err != nil && !errors.Is(err, storage.ErrUnknownKey) {
 			return x, err
 		}
-		ok, gone := secrets.ValidDownload(d.keys, &x, r.URL.Path, q, d.now())
+		ok, gone := secrets.ValidDownload(d.journal.Keys(), &x, r.URL.Path, q, time.Now())
 		switch {
 		case ok:
 			return x, nil

@@ -89,39 +89,21 @@ func (c Config) withDefaults(listener net.Listener) Config {
 	if c.Formats == nil {
 		c.Formats = []events.Format{events.XLSX}
 	}
-	if c.MaxHistory == 0 {
-		c.MaxHistory = 100_000
-	}
-	if c.MaxLag == 0 {
-		c.MaxLag = 3 * time.Second
-	}
+	c.MaxHistory = cmp.Or(c.MaxHistory, 100_000)
+	c.MaxLag = cmp.Or(c.MaxLag, 3*time.Second)
+	c.MaxBody = cmp.Or(c.MaxBody, 256<<10)
+	c.MaxRawBody = cmp.Or(c.MaxRawBody, 64<<20)
+	c.ReadTimeout = cmp.Or(c.ReadTimeout, 10*time.Second)
+	c.HeaderTimeout = cmp.Or(c.HeaderTimeout, 5*time.Second)
+	c.BodyWait = cmp.Or(c.BodyWait, 5*time.Second)
+	c.TurnWait = cmp.Or(c.TurnWait, 5*time.Second)
+	c.OperationWait = cmp.Or(c.OperationWait, 5*time.Second)
 	c.Log = cmp.Or(c.Log, slog.New(slog.DiscardHandler)).With("service", "ingress")
 	if c.Health == nil {
 		c.Health = func() error { return nil }
 	}
 	if c.Room == nil {
 		c.Room = func(int64) error { return nil }
-	}
-	if c.MaxBody == 0 {
-		c.MaxBody = 256 << 10
-	}
-	if c.MaxRawBody == 0 {
-		c.MaxRawBody = 64 << 20
-	}
-	if c.ReadTimeout == 0 {
-		c.ReadTimeout = 10 * time.Second
-	}
-	if c.HeaderTimeout == 0 {
-		c.HeaderTimeout = 5 * time.Second
-	}
-	if c.BodyWait == 0 {
-		c.BodyWait = 5 * time.Second
-	}
-	if c.TurnWait == 0 {
-		c.TurnWait = 5 * time.Second
-	}
-	if c.OperationWait == 0 {
-		c.OperationWait = 5 * time.Second
 	}
 	return c
 }

@@ -44,18 +44,10 @@ type Config struct {
 }
 
 func (c Config) withDefaults() Config {
-	if c.KeepFiles == 0 {
-		c.KeepFiles = 168 * time.Hour
-	}
-	if c.KeepPages == 0 {
-		c.KeepPages = 24 * time.Hour
-	}
-	if c.MaxHistory == 0 {
-		c.MaxHistory = 100_000
-	}
-	if c.MaxAge == 0 {
-		c.MaxAge = 72 * time.Hour
-	}
+	c.KeepFiles = cmp.Or(c.KeepFiles, 168*time.Hour)
+	c.KeepPages = cmp.Or(c.KeepPages, 24*time.Hour)
+	c.MaxHistory = cmp.Or(c.MaxHistory, 100_000)
+	c.MaxAge = cmp.Or(c.MaxAge, 72*time.Hour)
 	if c.Room == nil {
 		c.Room = func(int64) error { return nil }
 	}
