@@ -168,10 +168,7 @@ type Service struct {
 	files    storage.Files
 	metrics  *metrics
 
-	waitingMu  sync.Mutex
-	waiting    map[string]map[uint64]waitingSubmission // by tenant and sequence
-	handedBack map[uint64]uint64                       // by sequence, how often it waited for a slot
-
+	backlog      *backlog
 	store        fileStore
 	progress     *progressCache
 	availability availability
@@ -197,7 +194,7 @@ func New(cfg Config, listener net.Listener, log *journal.Log, tasks *storage.Tas
 	}
 	return &Service{
 		cfg: cfg, listener: listener, journal: log, pages: log.Pages(), tasks: tasks, files: files, metrics: newMetrics(cfg.Metrics),
-		waiting: map[string]map[uint64]waitingSubmission{}, handedBack: map[uint64]uint64{}, progress: newProgressCache(),
+		backlog: newBacklog(), progress: newProgressCache(),
 		// A body of rows is in memory twice, as received and without the escapes of
 		// its string, and the garbage of the one before may still be there: 252 MB
 		// for one of 64 MiB, 325 MB after two (measured).

@@ -61,14 +61,14 @@ func (s *Service) takeSubmission(ctx context.Context, created time.Time, d journ
 	}
 	err = s.submissions.Run(ctx, tenant, len(d.Data), func() error { return s.takeInTurn(ctx, created, d, tenant, sourceType) })
 	if errors.Is(err, journal.ErrShareTaken) {
-		s.countHandBack(d.Sequence)
+		s.backlog.countHandBack(d.Sequence)
 	}
 	return err
 }
 
 // takeInTurn takes a submission when its tenant has its turn.
 func (s *Service) takeInTurn(ctx context.Context, created time.Time, d journal.Delivery, tenant, sourceType string) error {
-	again := d.Delivered > 1+s.handBacks(d.Sequence) // it waited for its quota, perhaps elsewhere
+	again := d.Delivered > 1+s.backlog.handBacks(d.Sequence) // it waited for its quota, perhaps elsewhere
 	begin := time.Now()
 	correlation := correlationOf(d.Header)
 	c := call{
@@ -88,11 +88,11 @@ func (s *Service) takeInTurn(ctx context.Context, created time.Time, d journal.D
 			what = "submission is a duplicate"
 		}
 		l.logger().Info(what, "subject", d.Subject, "sequence", d.Sequence, "status", http.StatusOK, "elapsed", time.Since(begin))
-		s.waitsNoLonger(tenant, d.Sequence)
+		s.backlog.remove(tenant, d.Sequence)
 		return nil
 	}
 	failure := asAPIError(err)
-	if failure.Status == http.StatusTooManyRequests && s.waitsForQuota(tenant, d.Sequence, len(d.Data), again) {
+	if failure.Status == http.StatusTooManyRequests && s.backlog.add(tenant, d.Sequence, len(d.Data), again) {
 		// It stays where it is until the tenant has room again, and is offered now
 		// and then; those of others come between. One that was to wait once is not
 		// rejected later, when others have its place meanwhile.
@@ -105,7 +105,7 @@ func (s *Service) takeInTurn(ctx context.Context, created time.Time, d journal.D
 		}
 		return err
 	}
-	s.waitsNoLonger(tenant, d.Sequence)
+	s.backlog.remove(tenant, d.Sequence)
 	l.errcode = failure.Errcode
 	logFailure(ctx, l.logger(), failure)
 	return s.reject(ctx, c, begin, failure)

@@ -2,6 +2,7 @@ package ingress
 
 import (
 	"maps"
+	"sync"
 	"time"
 )
 
@@ -21,25 +22,37 @@ const (
 // which nobody tells this one.
 const waitsFor = 2 * quotaWait
 
+// backlog knows the durable submissions that were handed back and wait. It is safe for
+// concurrent use.
+type backlog struct {
+	mu         sync.Mutex
+	waiting    map[string]map[uint64]waitingSubmission // for the quota, by tenant and sequence
+	handedBack map[uint64]uint64                       // by sequence, how often it waited for a slot
+}
+
+func newBacklog() *backlog {
+	return &backlog{waiting: map[string]map[uint64]waitingSubmission{}, handedBack: map[uint64]uint64{}}
+}
+
 // waitingSubmission is a durable submission that waits for its tenant's quota.
 type waitingSubmission struct {
 	bytes int
 	until time.Time // that it waits, if nothing is heard of it
 }
 
-// waitsForQuota notes that a durable submission waits, and reports whether it may.
+// add notes that a durable submission waits, and reports whether it may.
 // again says that it came before.
-func (s *Service) waitsForQuota(tenant string, sequence uint64, bytes int, again bool) bool {
-	most, mostBytes := maxWaiting, maxWaitingBytes
+func (l *backlog) add(tenant string, sequence uint64, bytes int, again bool) bool {
+	limit, byteLimit := maxWaiting, maxWaitingBytes
 	if again {
-		most, mostBytes = knownWaiting*most, knownWaiting*mostBytes
+		limit, byteLimit = knownWaiting*limit, knownWaiting*byteLimit
 	}
-	s.waitingMu.Lock()
-	defer s.waitingMu.Unlock()
-	waiting := s.waiting[tenant]
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	waiting := l.waiting[tenant]
 	if waiting == nil {
 		waiting = map[uint64]waitingSubmission{}
-		s.waiting[tenant] = waiting
+		l.waiting[tenant] = waiting
 	}
 	now := time.Now()
 	full := func() bool {
@@ -47,7 +60,7 @@ func (s *Service) waitsForQuota(tenant string, sequence uint64, bytes int, again
 		for _, w := range waiting {
 			sum += w.bytes
 		}
-		return len(waiting) >= most || len(waiting) > 0 && sum > mostBytes
+		return len(waiting) >= limit || len(waiting) > 0 && sum > byteLimit
 	}
 	if _, ok := waiting[sequence]; !ok && full() {
 		maps.DeleteFunc(waiting, func(_ uint64, w waitingSubmission) bool { return now.After(w.until) })
@@ -59,12 +72,12 @@ func (s *Service) waitsForQuota(tenant string, sequence uint64, bytes int, again
 	return true
 }
 
-// waitsNoLonger is told when a submission was taken or rejected.
-func (s *Service) waitsNoLonger(tenant string, sequence uint64) {
-	s.waitingMu.Lock()
-	defer s.waitingMu.Unlock()
-	if delete(s.waiting[tenant], sequence); len(s.waiting[tenant]) == 0 {
-		delete(s.waiting, tenant)
+// remove is called when a submission was taken or rejected.
+func (l *backlog) remove(tenant string, sequence uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if delete(l.waiting[tenant], sequence); len(l.waiting[tenant]) == 0 {
+		delete(l.waiting, tenant)
 	}
 }
 
@@ -73,20 +86,20 @@ func (s *Service) waitsNoLonger(tenant string, sequence uint64) {
 const maxHandBacks = 100_000
 
 // countHandBack notes that a submission waits for its tenant's share of the slots.
-func (s *Service) countHandBack(sequence uint64) {
-	s.waitingMu.Lock()
-	defer s.waitingMu.Unlock()
-	if len(s.handedBack) >= maxHandBacks {
-		clear(s.handedBack)
+func (l *backlog) countHandBack(sequence uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.handedBack) >= maxHandBacks {
+		clear(l.handedBack)
 	}
-	s.handedBack[sequence]++
+	l.handedBack[sequence]++
 }
 
 // handBacks returns how often a submission waited for that. It starts from 0 in each process.
-func (s *Service) handBacks(sequence uint64) uint64 {
-	s.waitingMu.Lock()
-	defer s.waitingMu.Unlock()
-	n := s.handedBack[sequence]
-	delete(s.handedBack, sequence)
+func (l *backlog) handBacks(sequence uint64) uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := l.handedBack[sequence]
+	delete(l.handedBack, sequence)
 	return n
 }
