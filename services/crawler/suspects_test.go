@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -26,6 +27,7 @@ func TestSuspectsGoOneAtATime(t *testing.T) {
 	s := eventstest.JournalOn(t, server, journal.Config{})
 	var suspects, most, hangs atomic.Int32
 	unhang := make(chan struct{})
+	release := sync.OnceFunc(func() { close(unhang) })
 	failed := make(map[string]bool) // by the one suspect at a time
 	source := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		who := strings.Trim(r.URL.Path, "/")
@@ -53,6 +55,7 @@ func TestSuspectsGoOneAtATime(t *testing.T) {
 			page, strings.Repeat("x", pad), page, pages, pages)
 	}))
 	t.Cleanup(source.Close)
+	t.Cleanup(release) // before the source is closed, which waits for its answers
 	ask := func(who string, starts int) string {
 		key := fmt.Sprintf("%032x", who)[:32]
 		x, err := s.Append(t.Context(), events.Export{Tenant: "default", Key: key}, "", func(*events.Export) (events.Payload, error) {
@@ -87,7 +90,7 @@ func TestSuspectsGoOneAtATime(t *testing.T) {
 	require.EqualValues(t, 1, most.Load(), "suspects at work at once")
 	require.EqualValues(t, 1, hangs.Load())
 	require.False(t, crawled(hanging))
-	close(unhang)
+	release()
 	require.Eventually(t, func() bool { return crawled(hanging) }, 20*time.Second, 5*time.Millisecond)
 }
 
