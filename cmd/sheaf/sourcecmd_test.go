@@ -104,6 +104,8 @@ func TestSourceCommandReadsCSV(t *testing.T) {
 		{[]string{"a.csv", "--delimiter", "；"}, "--delimiter"},
 		{[]string{"a.csv", "--delimiter", "\""}, "--delimiter"},
 		{[]string{"a.csv", "--encoding", "x"}, "--encoding"},
+		{[]string{"a.csv", "--listen", "127.0.0.1"}, "want HOST:PORT"},
+		{[]string{"a.csv", "--listen", ""}, "want HOST:PORT"},
 	} {
 		code, _, errs := sheaf(t, stopped, "", append([]string{"source", "--listen", "127.0.0.1:0"}, c.args...)...)
 		require.Equal(t, exitUsage, code, errs)

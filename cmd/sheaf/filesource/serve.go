@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"strconv"
 	"time"
 
 	"sheaf/services/ingress"
@@ -15,10 +16,11 @@ import (
 // Serve serves a handler as a source until stop is called. There is no authentication, so it accepts only its
 // own host names, plus names. Otherwise any web site could read the source through a visitor's browser.
 func Serve(listen string, h http.Handler, names ...string) (url string, stop func(), err error) {
-	l, err := net.Listen("tcp", listen)
-	if malformed := (*net.AddrError)(nil); errors.As(err, &malformed) {
+	_, port, malformed := net.SplitHostPort(listen)
+	if _, err := strconv.ParseUint(port, 10, 16); malformed != nil || err != nil {
 		return "", nil, optionf("--listen %q: want HOST:PORT such as 127.0.0.1:8090", listen)
 	}
+	l, err := net.Listen("tcp", listen)
 	if err != nil {
 		return "", nil, fmt.Errorf("the source cannot listen (choose another --listen): %w", err)
 	}
