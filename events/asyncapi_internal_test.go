@@ -35,11 +35,11 @@ func at(doc any, path ...string) any {
 	return doc
 }
 
-// The document names every subject and type that the code knows, and no other.
+// The document lists exactly the subjects and types of the code.
 func TestAsyncAPINamesEverySubject(t *testing.T) {
 	t.Parallel()
 	doc := readAsyncAPI(t)
-	want := map[string]string{ // address to stream
+	want := map[string]string{ // stream by address
 		SubmitSubject("{tenant}", "{source}"):              StreamSubmit,
 		APISubject("{tenant}", "{operation}"):              "",
 		SubjectPage + "{tenant}.{key}.{run}.{page}.{part}": StreamPages,
@@ -90,9 +90,11 @@ func TestAsyncAPIMessages(t *testing.T) {
 	}
 
 	// The headers are those that the code writes.
-	msg, err := Encode(Event{ID: "x", Tenant: "t", CorrelationID: "c", Payload: &ExportCancelled{}, Export: &Export{}})
+	msg, err := Encode(Event{ID: "x", Tenant: "t", CorrelationID: "c", Payload: &ExportCancelled{},
+		Export: &Export{}})
 	require.NoError(t, err)
-	require.Equal(t, slices.Sorted(maps.Keys(msg.Header)), slices.Sorted(maps.Keys(at(doc, "components", "schemas", "eventHeaders", "properties").(object))))
+	require.Equal(t, slices.Sorted(maps.Keys(msg.Header)),
+		slices.Sorted(maps.Keys(at(doc, "components", "schemas", "eventHeaders", "properties").(object))))
 	var pageHeaders []string
 	for _, line := range strings.Split(readGolden(t, PageTypeName), "\n")[1:] {
 		if line == "" {
@@ -101,14 +103,17 @@ func TestAsyncAPIMessages(t *testing.T) {
 		name, _, _ := strings.Cut(line, ":")
 		pageHeaders = append(pageHeaders, name)
 	}
-	require.ElementsMatch(t, pageHeaders, slices.Collect(maps.Keys(at(doc, "components", "schemas", "pageHeaders", "properties").(object))))
+	require.ElementsMatch(t, pageHeaders,
+		slices.Collect(maps.Keys(at(doc, "components", "schemas", "pageHeaders", "properties").(object))))
 
 	fields := []string{}
 	for i := range reflect.TypeFor[Progress]().NumField() {
 		fields = append(fields, reflect.TypeFor[Progress]().Field(i).Tag.Get("json"))
 	}
-	require.ElementsMatch(t, fields, slices.Collect(maps.Keys(at(byName["progress"], "payload", "properties").(object))))
-	require.Equal(t, []any{PhaseQueued, PhaseCrawling, PhaseWaitingForSpace, PhaseAssembling}, at(byName["progress"], "payload", "properties", "phase", "enum"))
+	require.ElementsMatch(t, fields,
+		slices.Collect(maps.Keys(at(byName["progress"], "payload", "properties").(object))))
+	require.Equal(t, []any{PhaseQueued, PhaseCrawling, PhaseWaitingForSpace, PhaseAssembling},
+		at(byName["progress"], "payload", "properties", "phase", "enum"))
 }
 
 func readGolden(t *testing.T, name string) string {

@@ -16,8 +16,8 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// CloudEvents 1.0 attributes in binary mode, as headers of a NATS message.
-// Extension names are lower-case letters and digits, as the specification asks.
+// CloudEvents 1.0 attributes in binary mode, as headers of a NATS message. Extension names consist of
+// lower-case letters and digits, as the specification requires.
 const (
 	headerSpecVersion   = "ce-specversion"
 	HeaderID            = "ce-id"
@@ -29,8 +29,8 @@ const (
 	HeaderCorrelationID = "ce-correlationid"
 )
 
-// typeNames are the ce-type of each event. The version is part of the name: a
-// change that an old reader would misunderstand gets a new one.
+// typeNames maps each event type to its ce-type. The version is part of the name: a change that an old reader
+// would misunderstand needs a new one.
 var typeNames = map[Type]string{
 	TypeRequested:         "sheaf.export.requested.v1",
 	TypeCrawled:           "sheaf.export.crawled.v1",
@@ -45,22 +45,20 @@ var typeNames = map[Type]string{
 }
 
 var (
-	// ErrUnknownEvent is returned for a message whose type this version does not
-	// know. A reader takes the export that it holds and guesses at nothing else.
+	// ErrUnknownEvent is returned for a message of a type that this version does not know. Readers use only
+	// the export that it contains.
 	ErrUnknownEvent = errors.New("unknown event type")
 
-	// ErrNewerEvent is an ErrUnknownEvent whose type has the form of ours: a
-	// newer Sheaf wrote it. A process that shares a consumer with newer ones
-	// leaves the message to them.
+	// ErrNewerEvent is an ErrUnknownEvent whose type has Sheaf's form, so a newer Sheaf wrote it. A process
+	// that shares a consumer with newer ones leaves the message to them.
 	ErrNewerEvent = fmt.Errorf("%w, of a newer version", ErrUnknownEvent)
 )
 
-// ours is the form of a ce-type, with its version.
+// ours matches Sheaf's ce-types, including their version.
 var ours = regexp.MustCompile(`^sheaf\.[a-z_]+\.[a-z_]+\.v[1-9][0-9]*$`)
 
-// unknown is the error for a message whose ce-type does not belong to its
-// subject. One that this version knows is under a wrong subject, which no
-// version would do.
+// unknown returns the error for a message whose ce-type does not belong to its subject. A type that this
+// version knows is not a newer one: no version uses a wrong subject.
 func unknown(subject, ceType string) error {
 	err := ErrUnknownEvent
 	if ours.MatchString(ceType) && !slices.Contains(slices.Collect(maps.Values(typeNames)), ceType) {
@@ -69,10 +67,9 @@ func unknown(subject, ceType string) error {
 	return fmt.Errorf("%w: subject %s, ce-type %q", err, subject, ceType)
 }
 
-// Vocabulary names what this version makes of a log: a hash over the types of
-// events, the fields of their payloads and those of Export. A projection that was
-// made with another one has left out what this version knows, or holds what it
-// does not.
+// Vocabulary identifies how this version interprets a log: a hash over the event types, the fields of their
+// payloads and those of Export. A projection made with another vocabulary may lack data that this version
+// knows, or contain data that it does not.
 func Vocabulary() string {
 	h := sha256.New()
 	for _, t := range slices.Sorted(maps.Keys(typeNames)) {
@@ -82,7 +79,7 @@ func Vocabulary() string {
 	return hex.EncodeToString(h.Sum(nil)[:8])
 }
 
-// shape writes out a type of this package, down to types of others.
+// shape describes a type of this package, down to types of other packages.
 func shape(t reflect.Type) string {
 	switch {
 	case t.Kind() == reflect.Pointer, t.Kind() == reflect.Slice && t.PkgPath() == "":
@@ -98,7 +95,7 @@ func shape(t reflect.Type) string {
 	return "{" + b.String() + "}"
 }
 
-// Encode returns the message that carries ev and the export after it.
+// Encode returns the message for ev, including the export after it.
 func Encode(ev Event) (*nats.Msg, error) {
 	t := ev.Type()
 	name, ok := typeNames[t]
@@ -122,8 +119,7 @@ func Encode(ev Event) (*nats.Msg, error) {
 	return &nats.Msg{Subject: EventSubject(ev.Tenant, t, ev.Key), Header: h, Data: data}, nil
 }
 
-// Header returns the attributes that every message of Sheaf has, as headers: id is its
-// ce-id, ceType its ce-type.
+// Header returns the attributes of every Sheaf message as headers: id is its ce-id, ceType its ce-type.
 func Header(id, tenant, key, ceType string, at time.Time) nats.Header {
 	return nats.Header{
 		headerSpecVersion: {"1.0"},
@@ -136,8 +132,8 @@ func Header(id, tenant, key, ceType string, at time.Time) nats.Header {
 	}
 }
 
-// Decode reads an event. Unknown fields are ignored: adding one is not a new version.
-// With an error the event has no Payload, and its Export only if that could be read.
+// Decode reads an event. It ignores unknown fields: adding one does not need a new version. With an error the
+// event has no Payload, and an Export only if that was readable.
 func Decode(subject string, h nats.Header, data []byte, sequence uint64) (Event, error) {
 	tokens, err := SplitSubject(subject, SubjectEvent, 3)
 	if err != nil {
@@ -176,7 +172,8 @@ func Decode(subject string, h nats.Header, data []byte, sequence uint64) (Event,
 		return ev, fmt.Errorf("event %s at sequence %d: %w", t, sequence, errNoExport)
 	}
 	if r, ok := p.(*ExportRequested); ok {
-		r.CreatedAt, r.Request, r.Submission, r.ContinuesRun, r.RequestID = x.CreatedAt, x.Request, x.Submission, x.ContinuesRun, x.RequestID
+		r.CreatedAt, r.Request, r.Submission, r.ContinuesRun, r.RequestID = x.CreatedAt, x.Request,
+			x.Submission, x.ContinuesRun, x.RequestID
 		if x.ID != sequence {
 			r.ExportID = x.ID
 		}
@@ -187,13 +184,13 @@ func Decode(subject string, h nats.Header, data []byte, sequence uint64) (Event,
 
 var errNoExport = errors.New("it holds no export of its key")
 
-// bodies are what the types of events hold on the wire: the fields of the payload, and
-// after them the export.
+// bodies are the wire types of the events: the fields of the payload, followed by the export.
 var bodies = func() map[Type]reflect.Type {
 	all := map[Type]reflect.Type{}
 	for t := range typeNames {
 		fields := reflect.VisibleFields(reflect.TypeOf(newPayload(t)).Elem())
-		all[t] = reflect.StructOf(append(fields, reflect.StructField{Name: "Export", Type: reflect.TypeFor[*Export](), Tag: `json:"export"`}))
+		all[t] = reflect.StructOf(append(fields,
+			reflect.StructField{Name: "Export", Type: reflect.TypeFor[*Export](), Tag: `json:"export"`}))
 	}
 	return all
 }()
@@ -208,8 +205,8 @@ func newBody(p Payload, x *Export) reflect.Value {
 	return b
 }
 
-// decodeBody reads a payload into p and returns the export beside it. With p nil, or with
-// an error, the export is all that can be read: a newer version may have written the rest.
+// decodeBody reads a payload into p and returns the export beside it. With p nil, or with an error, only the
+// export is readable: a newer version may have written the rest.
 func decodeBody(p Payload, data []byte) (x *Export, err error) {
 	if p == nil {
 		var only struct {

@@ -1,25 +1,25 @@
-// Package events is the contract between the parts of Sheaf: the typed events, the
-// export with its state machine, the wire format, and the names of subjects, streams
-// and consumers. It does no I/O. Three packages do:
+// Package events is the contract between the parts of Sheaf: the typed events, the export with its state
+// machine, the wire format, and the names of subjects, streams and consumers. It does no I/O. Three packages
+// do:
 //
-//   - events/journal writes and reads the log: the fence, group commit, consumers,
-//     and what the log keeps beside events.
+//   - events/journal writes and reads the log: the fence, group commit, consumers, and the data that the log
+//     stores beside events.
 //   - events/pages writes and reads the rows.
 //   - events/secrets derives keys, seals values and signs links.
 //
-// The imports go events, secrets, pages, journal.
+// They import each other in the order events, secrets, pages, journal.
 //
 // # What it promises
 //
-//   - The log is the truth. Every fact of an export is an event of its key on
-//     the stream SHEAF_EVENTS, and each event holds the whole [Export] after it.
-//     So the newest event of a key tells everything, and gaps are normal.
-//   - First writer wins. Every event of a key is written by journal.Log.Append
-//     with the expected last sequence over all events of that key, and every
-//     page is written once to a subject of its own by pages.Store.Publish.
-//     A handler may therefore run twice, or on two machines at once.
-//   - Whatever Append, Publish or SaveHeaders returned without an error is on disk.
-//   - Acknowledgement is decided in one place, journal.Log.Consume. A message is
+//   - The log is the truth. Every fact about an export is an event of its key on the stream SHEAF_EVENTS, and
+//     each event contains the whole [Export] after it. So the newest event of a key is sufficient, and gaps
+//     are normal.
+//   - First writer wins. journal.Log.Append writes every event of a key with the expected last sequence over
+//     all events of that key. pages.Store.Publish writes each page once, to its own subject. A handler may
+//     therefore run twice, or on two machines at once.
+//   - When Append, Publish or SaveHeaders returns without an error, the data is on disk.
+//   - One function decides about acknowledgement, journal.Log.Consume. A message is delivered at least once;
+//     its handler must expect duplicates.
 //     delivered at least once; its handler must expect repeats.
 //
 // # The flow
@@ -41,6 +41,6 @@
 //	callback_delivered  notifier              projection
 //	callback_failed     notifier              projection
 //
-// The wire format of each event has a JSON schema in schema/, which refers to that of the
-// export, and a golden file in testdata/; asyncapi.yaml documents the subjects.
+// Each event's wire format has a JSON schema in schema/, which refers to that of the export, and a golden
+// file in testdata/. asyncapi.yaml documents the subjects.
 package events

@@ -8,10 +8,10 @@ import (
 	"github.com/google/uuid"
 )
 
-// Type names what happened; it is a token of the event's subject.
+// Type is the kind of an event, and a token of its subject.
 type Type string
 
-// The types of events, in the order in which an export meets them.
+// The event types, in the order of an export's life.
 const (
 	TypeRequested         Type = "requested"
 	TypeCrawled           Type = "crawled"
@@ -25,23 +25,23 @@ const (
 	TypeCallbackFailed    Type = "callback_failed"
 )
 
-// Event is one fact of one export. On the wire it is a CloudEvent in binary
-// mode: the attributes are headers, the payload is JSON.
+// Event is one fact about one export. On the wire it is a CloudEvent in binary mode: attributes are headers,
+// the payload is JSON.
 type Event struct {
-	ID            string    // ce-id; a UUIDv7, kept over the retries of a publish
+	ID            string    // ce-id; a UUIDv7, constant over retries of a publish
 	Tenant        string    // from the subject
 	Key           string    // from the subject, and ce-subject
 	Time          time.Time // ce-time, UTC
-	CorrelationID string    // ce-correlationid: the submission's own id, "" when it had none
+	CorrelationID string    // ce-correlationid: the submission's own id, "" if it had none
 	Sequence      uint64    // sequence in the stream; 0 until published
 	Payload       Payload   // what happened
-	Export        *Export   // the export after it; nil if the message holds none that is of this key
+	Export        *Export   // the export after the event; nil if the message contains none of this key
 }
 
 // Payload is the typed body of an event: one of the structs below.
 type Payload interface{ EventType() Type }
 
-// Type returns the event's type, "" when it has no payload.
+// Type returns the event's type, "" if it has no payload.
 func (e Event) Type() Type {
 	if e.Payload == nil {
 		return ""
@@ -49,11 +49,11 @@ func (e Event) Type() Type {
 	return e.Payload.EventType()
 }
 
-// NewID returns an id for an event: a UUIDv7, so that ids sort by time.
+// NewID returns an event id: a UUIDv7, so that ids sort by time.
 func NewID() string { return uuid.Must(uuid.NewV7()).String() }
 
-// IDTime returns when an id was made by NewID, to the millisecond, by the clock
-// of the process that made it. ok is false for any other text.
+// IDTime returns when NewID created an id, in milliseconds, by the creating process's clock. ok is false for
+// other texts.
 func IDTime(id string) (at time.Time, ok bool) {
 	u, err := uuid.Parse(id)
 	if err != nil || u.Version() != 7 {
@@ -70,65 +70,64 @@ const (
 	SourceRaw  = "raw"
 )
 
-// Request is what the caller asked for, as Sheaf keeps it: everything but the
-// secrets and the rows themselves.
+// Request is the caller's request as Sheaf stores it: without secrets and rows.
 type Request struct {
-	Timestamp  int64        `json:"timestamp"`             // seconds since 1970, as the caller gave it
-	ExtType    string       `json:"ext_type"`              // as the caller wrote it, any case
-	Title      string       `json:"title"`                 // may be empty
-	UserID     string       `json:"user_id"`               // may be empty
-	RowKey     string       `json:"row_key,omitempty"`     // a column whose values shall not repeat; "" for none
+	Timestamp int64  `json:"timestamp"` // seconds since 1970, as received
+	ExtType   string `json:"ext_type"`  // as received, in any case
+	Title     string `json:"title"`     // may be empty
+	UserID    string `json:"user_id"`   // may be empty
+	// a column whose values must be unique; "" for none
+	RowKey     string       `json:"row_key,omitempty"`
 	Callback   string       `json:"callback,omitempty"`    // http(s) URL, nats:<subject>, or ""
 	SourceType string       `json:"source_type"`           // SourceHTTP or SourceRaw
 	HTTP       *HTTPRequest `json:"source_http,omitempty"` // set when SourceType is SourceHTTP
 	Raw        *RawRows     `json:"source_raw,omitempty"`  // set when SourceType is SourceRaw
-	Warnings   []string     `json:"warnings,omitempty"`    // what was odd about the request, such as unknown fields
+	Warnings   []string     `json:"warnings,omitempty"`    // oddities of the request, such as unknown fields
 }
 
-// HTTPRequest says how to ask the source for a page.
+// HTTPRequest describes how to request a page from the source.
 type HTTPRequest struct {
 	URL    string          `json:"url"`
-	Method string          `json:"method"`           // "GET" or "POST"
-	Param  json.RawMessage `json:"param,omitempty"`  // a JSON object as received; page and limit are set on top
-	Limit  int             `json:"limit"`            // rows a page, from param.limit or the default
-	Conn   int             `json:"conn"`             // requests in flight at once
-	Header []string        `json:"header,omitempty"` // names only; the values are sealed, see journal.Log.SaveHeaders
+	Method string          `json:"method"`          // "GET" or "POST"
+	Param  json.RawMessage `json:"param,omitempty"` // a JSON object as received; page and limit are added
+	Limit  int             `json:"limit"`           // rows per page, from param.limit or the default
+	Conn   int             `json:"conn"`            // concurrent requests
+	// only names; the values are sealed, see journal.Log.SaveHeaders
+	Header []string `json:"header,omitempty"`
 
-	SecretParam []string `json:"secret_param,omitempty"` // names of parameters that are not in Param but sealed with the headers
+	// SecretParam names parameters that are sealed with the headers instead of being in Param.
+	SecretParam []string `json:"secret_param,omitempty"`
 }
 
-// RawRows refers to rows that came with the request. They were published as
-// the pages of run RawRun before the requested event that refers to them.
+// RawRows refers to rows that came with the request. They were published as the pages of run RawRun before
+// the requested event.
 type RawRows struct {
 	Pages int   `json:"pages"`
 	Rows  int64 `json:"rows"` // without the header
 }
 
-// RawRun is the run of pages that came with a raw request. It is not a
-// sequence, because the pages are published before the event that has one.
+// RawRun is the run of the pages of a raw request. It is not a sequence, because the pages are published
+// before the requested event has one.
 const RawRun uint64 = 0
 
-// Submission names the durable submission that an export came from, so that a
-// redelivered one starts nothing.
+// Submission identifies the durable submission of an export, so that a redelivered one has no effect.
 type Submission struct {
 	StreamCreated time.Time `json:"stream_created"`
 	Sequence      uint64    `json:"sequence"`
 }
 
-// ExportRequested begins an export, or begins it again after it failed, was
-// cancelled or expired. On the wire it has no fields of its own: all that it says
-// is in the export.
+// ExportRequested starts an export, or restarts it after it failed, was cancelled or expired. It has no
+// fields on the wire: the export contains everything.
 type ExportRequested struct {
-	ExportID   uint64      `json:"-"` // sequence of the key's first requested event; 0 in that one itself
-	CreatedAt  time.Time   `json:"-"` // of the first one
+	ExportID   uint64      `json:"-"` // sequence of the key's first requested event; 0 in that event
+	CreatedAt  time.Time   `json:"-"` // of the first requested event
 	Request    Request     `json:"-"`
 	Submission *Submission `json:"-"`
-	// ContinuesRun is the oldest run whose pages may be used again. The newest
-	// one from there on that has a page is, if page 1 is unchanged; what is
-	// older was superseded. 0: none.
+	// ContinuesRun is the oldest run whose pages may be reused. The crawler reuses the newest run from there
+	// on that has a page, if page 1 is unchanged; older ones are superseded. 0: none.
 	ContinuesRun uint64 `json:"-"`
-	// RequestID is the id of the request that began this round: a caller's, or one that the
-	// ingress made. It is left out where the event's CorrelationID is the same.
+	// RequestID is the id of the request that started this round: the caller's, or one that the ingress
+	// generated. It is omitted where it equals the event's CorrelationID.
 	RequestID string `json:"-"`
 }
 
@@ -140,8 +139,7 @@ type ExportCrawled struct {
 	Warnings []Warning `json:"warnings,omitempty"`
 }
 
-// Warning is something that a person should know about a file that is
-// nevertheless right.
+// Warning is a remark about a file that is nevertheless correct.
 type Warning struct {
 	Code    string `json:"code"` // upper snake case, stable
 	Message string `json:"message"`
@@ -149,15 +147,14 @@ type Warning struct {
 
 // File is a finished file.
 type File struct {
-	Name   string `json:"name"`   // what a download is called
-	Store  string `json:"store"`  // its name in the file store; made from ids alone
+	Name   string `json:"name"`   // file name of a download
+	Store  string `json:"store"`  // name in the file store; consists of ids
 	Size   int64  `json:"size"`   // bytes
 	SHA256 string `json:"sha256"` // lower-case hexadecimal
 	Rows   int64  `json:"rows"`   // without headers
 }
 
-// ExportCompleted is a success: the file is durable, and its rows and pages
-// were proven against the log.
+// ExportCompleted is a success: the file is durable, and its rows and pages agree with the log.
 type ExportCompleted struct {
 	Run       uint64    `json:"run"`
 	Pages     int       `json:"pages"`
@@ -165,60 +162,60 @@ type ExportCompleted struct {
 	Rows      int64     `json:"rows"`
 	Files     []File    `json:"files,omitempty"`
 	Warnings  []Warning `json:"warnings,omitempty"`
-	ExpiresAt time.Time `json:"expires_at"` // when the file is deleted
+	ExpiresAt time.Time `json:"expires_at"` // when the file will be deleted
 }
 
 // Error codes of failed exports. They are stable; services/REFERENCE.md explains each.
 const (
-	CodeSourceHTTP        = "SOURCE_HTTP"        // the source answered with an HTTP status that is not 200
-	CodeSourceErrcode     = "SOURCE_ERRCODE"     // the source answered errcode != 0
-	CodeSourceFormat      = "SOURCE_FORMAT"      // the answer is not a page in the standard format
+	CodeSourceHTTP        = "SOURCE_HTTP"        // the source returned an HTTP status other than 200
+	CodeSourceErrcode     = "SOURCE_ERRCODE"     // the source returned errcode != 0
+	CodeSourceFormat      = "SOURCE_FORMAT"      // the response is not a page in the standard format
 	CodeSourceTimeout     = "SOURCE_TIMEOUT"     // the source did not answer in time
-	CodeSourceUnreachable = "SOURCE_UNREACHABLE" // no connection, or an address that is not allowed
-	CodeSourceIncomplete  = "SOURCE_INCOMPLETE"  // rows or pages are missing against what the source announced
-	CodePagingStuck       = "PAGING_STUCK"       // the source answers further pages with rows that it gave before
-	CodeSourceChanged     = "SOURCE_CHANGED"     // the header or the total changed while pages were read
-	CodeLimitBytes        = "LIMIT_BYTES"        // larger than a limit on bytes
-	CodeLimitRows         = "LIMIT_ROWS"         // more rows than allowed
-	CodeLimitColumns      = "LIMIT_COLUMNS"      // more columns than a sheet has
-	CodeLimitPages        = "LIMIT_PAGES"        // more pages than allowed
-	CodeLimitTime         = "LIMIT_TIME"         // unfinished for longer than allowed
+	CodeSourceUnreachable = "SOURCE_UNREACHABLE" // no connection, or a forbidden address
+	CodeSourceIncomplete  = "SOURCE_INCOMPLETE"  // rows or pages are missing that the source announced
+	CodePagingStuck       = "PAGING_STUCK"       // the source repeats earlier rows on later pages
+	CodeSourceChanged     = "SOURCE_CHANGED"     // the header or the total changed during the crawl
+	CodeLimitBytes        = "LIMIT_BYTES"        // a limit on bytes was exceeded
+	CodeLimitRows         = "LIMIT_ROWS"         // too many rows
+	CodeLimitColumns      = "LIMIT_COLUMNS"      // more columns than a worksheet allows
+	CodeLimitPages        = "LIMIT_PAGES"        // too many pages
+	CodeLimitTime         = "LIMIT_TIME"         // not finished in time
 	CodeSealed            = "SEALED"             // a value that the producer sealed cannot be opened
-	CodeCrashedWorker     = "CRASHED_WORKER"     // the export was started again and again without progress
+	CodeCrashedWorker     = "CRASHED_WORKER"     // repeated starts without progress
 	CodeStore             = "STORE"              // Sheaf's own storage failed
 	CodeInternal          = "INTERNAL"           // a defect of Sheaf
-	CodeRejected          = "REJECTED"           // a durable submission that never became an export
+	CodeRejected          = "REJECTED"           // a durable submission that did not become an export
 )
 
 // ExportFailed ends an export without a file.
 type ExportFailed struct {
-	Code     string `json:"error_code"`
-	Reason   string `json:"reason"` // a sentence for a person; never a response body, an address of ours or a secret
-	Phase    string `json:"phase"`  // PhaseCrawling or PhaseAssembling
+	Code string `json:"error_code"`
+	// one sentence; never contains a response body, an internal address or a secret
+	Reason   string `json:"reason"`
+	Phase    string `json:"phase"` // PhaseCrawling or PhaseAssembling
 	Run      uint64 `json:"run,omitempty"`
 	Page     int    `json:"page,omitempty"`
 	Status   int    `json:"http_status,omitempty"`
 	Errcode  string `json:"errcode,omitempty"`
 	Attempts int    `json:"attempts,omitempty"`
-	// RunSpoiled is set when the pages of the run must not be used again: a
-	// retry then crawls from page 1.
+	// RunSpoiled means that the run's pages must not be reused: a retry crawls from page 1.
 	RunSpoiled bool `json:"run_spoiled,omitempty"`
 }
 
-// ExportCancelled ends an export because its caller said so.
+// ExportCancelled ends an export at its caller's request.
 type ExportCancelled struct {
 	Reason string `json:"reason,omitempty"`
 }
 
-// ExportExpired says that the file of a completed export is gone: its time was
-// over and it was deleted, or it was found missing or damaged.
+// ExportExpired says that the file of a completed export is gone: it expired and was deleted, or it was
+// missing or damaged.
 type ExportExpired struct {
-	Files  []string `json:"files,omitempty"`  // names in the file store
-	Reason string   `json:"reason,omitempty"` // a sentence for a person: what is wrong with the file; "" when its time was over
+	Files []string `json:"files,omitempty"` // names in the file store
+	// one sentence about the file's damage; "" if it expired in time
+	Reason string `json:"reason,omitempty"`
 }
 
-// Expired is the event that ends the time of a completed export's file. reason is ""
-// unless the file is lost.
+// Expired returns the event that expires a completed export's file. reason is "" unless the file is lost.
 func Expired(x *Export, reason string) *ExportExpired {
 	stored := make([]string, len(x.Files))
 	for i, f := range x.Files {
@@ -227,17 +224,17 @@ func Expired(x *Export, reason string) *ExportExpired {
 	return &ExportExpired{Files: stored, Reason: reason}
 }
 
-// SubmissionRejected answers a durable submission that could not be accepted.
+// SubmissionRejected reports that a durable submission was refused.
 type SubmissionRejected struct {
 	Submission Submission `json:"submission"`
 	Errcode    int        `json:"errcode"`
-	Field      string     `json:"field,omitempty"` // the field at fault
+	Field      string     `json:"field,omitempty"` // the offending field
 	Reason     string     `json:"reason"`
 }
 
-// CallbackAttempted is one failed try of a callback that will be tried again.
+// CallbackAttempted is a failed callback attempt that will be retried.
 type CallbackAttempted struct {
-	Terminal uint64    `json:"terminal_sequence"` // of the event that is being told
+	Terminal uint64    `json:"terminal_sequence"` // of the event that the callback reports
 	Attempt  int       `json:"attempt"`           // from 1
 	Status   int       `json:"http_status,omitempty"`
 	Reason   string    `json:"reason"`
@@ -245,7 +242,7 @@ type CallbackAttempted struct {
 	NextAt   time.Time `json:"next_at"`
 }
 
-// CallbackDelivered is the try that the receiver answered with 2xx.
+// CallbackDelivered is the attempt that the receiver answered with 2xx.
 type CallbackDelivered struct {
 	Terminal uint64 `json:"terminal_sequence"`
 	Attempt  int    `json:"attempt"`
@@ -253,8 +250,7 @@ type CallbackDelivered struct {
 	Millis   int64  `json:"elapsed_ms"`
 }
 
-// CallbackFailed is the last try: the schedule is exhausted, or the receiver
-// answered 410.
+// CallbackFailed is the last attempt: the schedule is exhausted, or the receiver returned 410.
 type CallbackFailed struct {
 	Terminal uint64 `json:"terminal_sequence"`
 	Attempt  int    `json:"attempt"`

@@ -10,11 +10,10 @@ import (
 	"time"
 )
 
-// State is where an export stands.
+// State is the state of an export.
 type State string
 
-// The states of an export. Every path ends in one of the terminal ones; of
-// those only completed moves on by itself, to expired.
+// The states of an export. Every path ends in a terminal one; only completed changes by itself, to expired.
 //
 //	requested ──▶ crawled ──▶ completed ──▶ expired
 //	    │            │                         │
@@ -32,7 +31,7 @@ const (
 	StateRejected  State = "rejected"
 )
 
-// Terminal reports whether nothing is under way.
+// Terminal reports whether no work is in progress.
 func (s State) Terminal() bool {
 	switch s {
 	case StateCompleted, StateFailed, StateCancelled, StateExpired, StateRejected:
@@ -41,7 +40,7 @@ func (s State) Terminal() bool {
 	return false
 }
 
-// The numbers that callers know a state by.
+// Status numbers of the REST contract.
 const (
 	StatusProcessing = 1
 	StatusSucceeded  = 2
@@ -49,8 +48,8 @@ const (
 	StatusCancelled  = 4
 )
 
-// Status is the number of the REST contract: 1 under way, 2 succeeded (also
-// after its file expired), 3 failed, 4 cancelled.
+// Status returns the number of the REST contract: 1 in progress, 2 succeeded (also after its file expired), 3
+// failed, 4 cancelled.
 func (s State) Status() int {
 	switch s {
 	case StateCompleted, StateExpired:
@@ -65,24 +64,23 @@ func (s State) Status() int {
 
 // Callback states.
 const (
-	CallbackNone      = ""          // none asked for, or nothing to tell yet
+	CallbackNone      = ""          // none requested, or nothing to report yet
 	CallbackPending   = "pending"   // due, or waiting for its next attempt
 	CallbackDone      = "delivered" // answered with 2xx
-	CallbackExhausted = "failed"    // given up
+	CallbackExhausted = "failed"    // retries exhausted
 )
 
-// CallbackState is how far the telling of the last terminal event has come.
+// CallbackState is the progress of the callback for the last terminal event.
 type CallbackState struct {
 	State      string    `json:"state"`
 	Attempts   int       `json:"attempts"`
-	LastStatus int       `json:"last_status"` // HTTP status of the last attempt, 0 when there was no answer
+	LastStatus int       `json:"last_status"` // HTTP status of the last attempt, 0 if there was no response
 	LastReason string    `json:"last_reason,omitempty"`
 	NextAt     time.Time `json:"next_at,omitzero"`
 }
 
-// Export is all that is known of one export. Every event holds the export after it,
-// so the newest event of a key tells everything. It is what the projection stores and
-// what the fence decides by.
+// Export is the complete state of one export. Every event contains the export after it, so the newest event
+// of a key is sufficient. The projection stores it and the fence decides by it.
 //
 // The zero value with Tenant and Key set is an export that does not exist yet.
 type Export struct {
@@ -98,12 +96,12 @@ type Export struct {
 	Submission   *Submission `json:"submission,omitempty"`
 	ContinuesRun uint64      `json:"continues_run,omitempty"` // see ExportRequested
 
-	// Sequences of events. In a message those that name the message itself are absent,
-	// for they are not known before it is written; Decode fills them in.
+	// Sequences of events. A message cannot contain its own sequence, which is unknown before the write;
+	// Decode fills it in.
 	RequestedSeq uint64 `json:"requested_sequence,omitempty"` // of the newest requested event
-	CrawledSeq   uint64 `json:"crawled_sequence,omitempty"`   // of its crawled event, 0 while there is none
+	CrawledSeq   uint64 `json:"crawled_sequence,omitempty"`   // of its crawled event, 0 if there is none
 	TerminalSeq  uint64 `json:"terminal_sequence,omitempty"`  // of the event that ended it
-	LastSeq      uint64 `json:"last_sequence,omitempty"`      // of the newest event of any type
+	LastSeq      uint64 `json:"last_sequence,omitempty"`      // of the newest event
 	LastID       string `json:"last_event_id,omitempty"`      // ce-id of that event
 
 	RequestedAt time.Time `json:"requested_at,omitzero"`
@@ -118,30 +116,29 @@ type Export struct {
 	ExpiresAt time.Time    `json:"expires_at,omitzero"`
 	Failure   ExportFailed `json:"failure,omitzero"`
 
-	ExpiredReason string `json:"expired_reason,omitempty"` // why the file expired before its time, see ExportExpired
+	ExpiredReason string `json:"expired_reason,omitempty"` // why the file expired early, see ExportExpired
 
 	Callback CallbackState `json:"callback,omitzero"`
 
 	Timeline []Moment `json:"timeline,omitempty"` // of all rounds, oldest first; see Moment
 }
 
-// Moment is one event of an export in its timeline, which outlives the older events
-// themselves. There are at most mostMoments of them; what came between the first few
-// and the newest ones is one moment with a count.
+// Moment is an event of an export in its timeline, which outlives the events themselves. There are at most
+// maxMoments: the first few, the newest ones, and one in between that counts the others.
 type Moment struct {
-	Type    Type      `json:"type,omitempty"` // "" for the one that sums up others
+	Type    Type      `json:"type,omitempty"` // "" for the one that summarises others
 	Time    time.Time `json:"time"`
 	EventID string    `json:"event_id,omitempty"` // ce-id
 	Run     uint64    `json:"run,omitempty"`      // of crawled, completed and failed
 	Attempt int       `json:"attempt,omitempty"`  // of a callback, from 1
 	Outcome string    `json:"outcome,omitempty"`  // an error code, or a reason of at most maxOutcome bytes
-	Events  int       `json:"events,omitempty"`   // how many events it sums up
+	Events  int       `json:"events,omitempty"`   // number of events that it summarises
 }
 
 const (
-	mostMoments  = 32
-	firstMoments = 8   // that stay as they are
-	maxOutcome   = 256 // every event holds all of them
+	maxMoments   = 32
+	firstMoments = 8   // never summarised
+	maxOutcome   = 256 // bytes; every event contains all outcomes
 )
 
 // moment returns the timeline entry of an event.
@@ -174,10 +171,10 @@ func moment(ev Event) Moment {
 // Note adds an event to the timeline.
 func (x *Export) Note(ev Event) { x.Timeline = withMoment(x.Timeline, moment(ev)) }
 
-// withMoment returns a timeline with an event more. The one that it was given stays
-// as it is: other copies of the export share it.
+// withMoment returns a timeline with one more event. It does not change its argument, which other copies of
+// the export share.
 func withMoment(timeline []Moment, m Moment) []Moment {
-	if len(timeline) < mostMoments {
+	if len(timeline) < maxMoments {
 		return append(slices.Clip(timeline), m)
 	}
 	next := slices.Clone(timeline[:firstMoments])
@@ -190,22 +187,22 @@ func withMoment(timeline []Moment, m Moment) []Moment {
 	return append(append(append(next, summed), timeline[firstMoments+2:]...), m)
 }
 
-// Has reports whether the timeline names an event.
+// Has reports whether the timeline contains an event.
 func (x *Export) Has(id string) bool {
 	return slices.ContainsFunc(x.Timeline, func(m Moment) bool { return m.EventID == id })
 }
 
-// ErrNotAllowed is returned for an event that the export's state does not
-// admit: somebody else was first.
+// ErrNotAllowed is returned for an event that the export's state does not allow: another writer was first.
 var ErrNotAllowed = errors.New("event not allowed in this state")
 
-// Allows reports whether an event of type t may follow, as nil or an error
-// that wraps ErrNotAllowed and names the state.
+// Allows returns nil if an event of type t may follow, else an error that wraps ErrNotAllowed and names the
+// state.
 func (x *Export) Allows(t Type) error {
 	ok := false
 	switch t {
 	case TypeRequested:
-		ok = x.State == StateNone || x.State == StateFailed || x.State == StateCancelled || x.State == StateExpired
+		ok = x.State == StateNone || x.State == StateFailed || x.State == StateCancelled ||
+			x.State == StateExpired
 	case TypeCrawled:
 		ok = x.State == StateRequested
 	case TypeCompleted:
@@ -229,8 +226,8 @@ func (x *Export) Allows(t Type) error {
 	return fmt.Errorf("%w: %s after %s", ErrNotAllowed, t, state)
 }
 
-// Apply makes the export what it is after an event that follows it. One that its state
-// does not admit is refused with ErrNotAllowed and changes nothing.
+// Apply updates the export to its state after ev. If the current state does not allow ev, Apply returns
+// ErrNotAllowed and changes nothing.
 func (x *Export) Apply(ev Event) error {
 	t := ev.Type()
 	if err := x.Allows(t); err != nil {
@@ -248,7 +245,8 @@ func (x *Export) Apply(ev Event) error {
 		x.State, x.Run, x.Pages, x.Manifest, x.Warnings = StateCrawled, p.Run, p.Pages, p.Manifest, p.Warnings
 	case *ExportCompleted:
 		x.finish(StateCompleted, ev)
-		x.Run, x.Pages, x.Manifest, x.Rows, x.Files, x.Warnings, x.ExpiresAt = p.Run, p.Pages, p.Manifest, p.Rows, p.Files, p.Warnings, p.ExpiresAt
+		x.Run, x.Pages, x.Manifest, x.Rows, x.Files, x.Warnings, x.ExpiresAt = p.Run, p.Pages, p.Manifest,
+			p.Rows, p.Files, p.Warnings, p.ExpiresAt
 	case *ExportFailed:
 		x.finish(StateFailed, ev)
 		x.Failure = *p
@@ -267,23 +265,25 @@ func (x *Export) Apply(ev Event) error {
 		x.Submission = &p.Submission
 		x.Failure = ExportFailed{Code: CodeRejected, Reason: p.Reason}
 	case *CallbackAttempted:
-		x.Callback.Attempts, x.Callback.LastStatus, x.Callback.LastReason, x.Callback.NextAt = p.Attempt, p.Status, p.Reason, p.NextAt
+		x.Callback.Attempts, x.Callback.LastStatus, x.Callback.LastReason, x.Callback.NextAt = p.Attempt,
+			p.Status, p.Reason, p.NextAt
 	case *CallbackDelivered:
 		x.Callback = CallbackState{State: CallbackDone, Attempts: p.Attempt, LastStatus: p.Status}
 	case *CallbackFailed:
-		x.Callback = CallbackState{State: CallbackExhausted, Attempts: p.Attempt, LastStatus: p.Status, LastReason: p.Reason}
+		x.Callback = CallbackState{State: CallbackExhausted, Attempts: p.Attempt, LastStatus: p.Status,
+			LastReason: p.Reason}
 	}
 	x.Note(ev)
 	x.Stamp(t, ev.Sequence, ev.ID)
 	return nil
 }
 
-// Stamp sets what names the newest event, which is of type t.
+// Stamp records the newest event, which is of type t.
 func (x *Export) Stamp(t Type, sequence uint64, id string) {
 	x.LastSeq, x.LastID = sequence, id
 	switch t {
 	case TypeRequested:
-		if x.ID == 0 || x.ID == x.RequestedSeq { // it is the key's first one
+		if x.ID == 0 || x.ID == x.RequestedSeq { // it is the key's first event
 			x.ID = sequence
 		}
 		x.RequestedSeq = sequence
@@ -296,8 +296,8 @@ func (x *Export) Stamp(t Type, sequence uint64, id string) {
 	}
 }
 
-// Settled reports whether nothing is left to do: the export has ended, and its callback
-// was told or given up.
+// Settled reports whether nothing is left to do: the export has ended, and its callback was delivered or
+// given up.
 func (x *Export) Settled() bool {
 	return x.State.Terminal() && x.Callback.State != CallbackPending
 }
@@ -309,13 +309,11 @@ func (x *Export) finish(s State, ev Event) {
 	}
 }
 
-// Resumable returns the oldest run whose pages a retry may use again, and whether
-// there is one: the export ended while it was crawled, and nothing was found
-// wrong with its pages. A round that was to continue a run, and ended without a
-// word about which it wrote, may have begun one of its own because the source had
-// changed. Only the pages tell, so the crawler takes the newest run from this one
-// on that has page 1. If that is the older one, nothing has superseded it: all
-// that is there is of it, and page 1 is asked anew before any of it is used.
+// Resumable returns the oldest run whose pages a retry may reuse, and whether there is one: the export ended
+// during the crawl, and its pages are good. A round that was meant to continue a run may instead have started
+// its own, because the source had changed, and ended before it recorded which. Only the pages show that, so
+// the crawler takes the newest run from this one on that has page 1. If that is the older run, its pages are
+// all there is, and the crawler requests page 1 again before it reuses any.
 func (x *Export) Resumable() (run uint64, ok bool) {
 	if (x.State != StateFailed && x.State != StateCancelled) || x.Failure.RunSpoiled {
 		return 0, false
@@ -329,13 +327,13 @@ func (x *Export) Resumable() (run uint64, ok bool) {
 	return x.RequestedSeq, x.RequestedSeq != 0
 }
 
-// WebhookID is the id of the callback that tells the export's last terminal
-// event: constant over its attempts, different for each ending of the key.
+// WebhookID returns the id of the callback for the export's last terminal event. It is constant over attempts
+// and differs for each ending of the key.
 func (x *Export) WebhookID() string { return fmt.Sprintf("%s-%d", x.Key, x.TerminalSeq) }
 
-// With returns log with the attributes that name the export: tenant, hash_key, id, and
-// the request_id of the request that began the round. Rounds that an earlier version
-// began have one only if a producer gave it.
+// With returns log with the attributes that identify the export: tenant, hash_key, id, and the request_id of
+// the request that started the round. Rounds started by an earlier version have one only if a producer set
+// it.
 func (x *Export) With(log *slog.Logger) *slog.Logger {
 	log = log.With("tenant", x.Tenant, "hash_key", x.Key, "id", x.ID)
 	if id := x.Origin(); id != "" {
@@ -344,6 +342,5 @@ func (x *Export) With(log *slog.Logger) *slog.Logger {
 	return log
 }
 
-// Origin is the id of the request that began the export's present round, "" if it is not
-// known.
+// Origin returns the id of the request that started the current round, "" if unknown.
 func (x *Export) Origin() string { return cmp.Or(x.RequestID, x.CorrelationID) }

@@ -24,38 +24,44 @@ func fresh() events.Export { return events.Export{Tenant: "default", Key: testKe
 
 var allTypes = []events.Type{
 	events.TypeRequested, events.TypeCrawled, events.TypeCompleted, events.TypeFailed, events.TypeCancelled,
-	events.TypeExpired, events.TypeRejected, events.TypeCallbackAttempted, events.TypeCallbackDelivered, events.TypeCallbackFailed,
+	events.TypeExpired, events.TypeRejected, events.TypeCallbackAttempted, events.TypeCallbackDelivered,
+	events.TypeCallbackFailed,
 }
 
 func event(t events.Type, sequence uint64, callback string) events.Event {
-	return events.Event{ID: fmt.Sprintf("e-%d", sequence), Tenant: "default", Key: testKey, Time: eventstest.At(sequence), Sequence: sequence, Payload: eventstest.Payload(t, sequence, callback)}
+	return events.Event{ID: fmt.Sprintf("e-%d", sequence), Tenant: "default", Key: testKey,
+		Time: eventstest.At(sequence), Sequence: sequence, Payload: eventstest.Payload(t, sequence, callback)}
 }
 
-// The whole state machine: which type may follow in which state, and what it
-// leads to. What is not named here is refused.
+// The whole state machine: which type may follow in which state, and the next state. Everything else is
+// refused.
 func TestStateMachine(t *testing.T) {
 	t.Parallel()
-	const pending = "+callback" // the state with a callback still to be told
+	const pending = "+callback" // the state with a pending callback
 	paths := map[string][]events.Type{
-		"":                    nil,
-		"requested":           {events.TypeRequested},
-		"crawled":             {events.TypeRequested, events.TypeCrawled},
-		"completed":           {events.TypeRequested, events.TypeCrawled, events.TypeCompleted},
-		"failed":              {events.TypeRequested, events.TypeFailed},
-		"cancelled":           {events.TypeRequested, events.TypeCancelled},
-		"expired":             {events.TypeRequested, events.TypeCrawled, events.TypeCompleted, events.TypeExpired},
+		"":          nil,
+		"requested": {events.TypeRequested},
+		"crawled":   {events.TypeRequested, events.TypeCrawled},
+		"completed": {events.TypeRequested, events.TypeCrawled, events.TypeCompleted},
+		"failed":    {events.TypeRequested, events.TypeFailed},
+		"cancelled": {events.TypeRequested, events.TypeCancelled},
+		"expired": {events.TypeRequested, events.TypeCrawled, events.TypeCompleted,
+			events.TypeExpired},
 		"rejected":            {events.TypeRejected},
 		"requested" + pending: {events.TypeRequested},
 		"crawled" + pending:   {events.TypeRequested, events.TypeCrawled},
 		"completed" + pending: {events.TypeRequested, events.TypeCrawled, events.TypeCompleted},
 		"failed" + pending:    {events.TypeRequested, events.TypeFailed},
 		"cancelled" + pending: {events.TypeRequested, events.TypeCancelled},
-		"expired" + pending:   {events.TypeRequested, events.TypeCrawled, events.TypeCompleted, events.TypeExpired},
+		"expired" + pending: {events.TypeRequested, events.TypeCrawled, events.TypeCompleted,
+			events.TypeExpired},
 	}
 	allowed := map[string]map[events.Type]events.State{
-		"":          {events.TypeRequested: "requested", events.TypeRejected: "rejected"},
-		"requested": {events.TypeCrawled: "crawled", events.TypeFailed: "failed", events.TypeCancelled: "cancelled"},
-		"crawled":   {events.TypeCompleted: "completed", events.TypeFailed: "failed", events.TypeCancelled: "cancelled"},
+		"": {events.TypeRequested: "requested", events.TypeRejected: "rejected"},
+		"requested": {events.TypeCrawled: "crawled", events.TypeFailed: "failed",
+			events.TypeCancelled: "cancelled"},
+		"crawled": {events.TypeCompleted: "completed", events.TypeFailed: "failed",
+			events.TypeCancelled: "cancelled"},
 		"completed": {events.TypeExpired: "expired"},
 		"failed":    {events.TypeRequested: "requested"},
 		"cancelled": {events.TypeRequested: "requested"},
@@ -122,10 +128,10 @@ func TestStates(t *testing.T) {
 	}
 }
 
-// Whatever happens to an export, its newest event tells everything: it is read from the
-// wire as the writer had it, wherever the events before it are. A round ends once, the
-// identity lasts, and the timeline is bounded and counts every event.
-func TestTheNewestEventTellsEverything(t *testing.T) {
+// The newest event of an export is always sufficient: it is decoded as its writer had it, even if earlier
+// events are gone. A round ends once, the identity is constant, and the timeline is bounded and counts every
+// event.
+func TestTheNewestEventIsSufficient(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		callback := rapid.SampledFrom([]string{"", "https://example.com/done"}).Draw(t, "callback")
@@ -194,7 +200,8 @@ func TestTheNewestEventTellsEverything(t *testing.T) {
 			require.Equal(t, n, count, "no event is left out")
 			require.LessOrEqual(t, len(x.Timeline), 32)
 			newest := x.Timeline[len(x.Timeline)-1]
-			require.Equal(t, []any{ev.Type(), ev.ID, ev.Time}, []any{newest.Type, newest.EventID, newest.Time})
+			require.Equal(t, []any{ev.Type(), ev.ID, ev.Time},
+				[]any{newest.Type, newest.EventID, newest.Time})
 			if n <= 8 {
 				first = slices.Clone(x.Timeline)
 			}
@@ -203,28 +210,31 @@ func TestTheNewestEventTellsEverything(t *testing.T) {
 	})
 }
 
-// storedAs is what lasts of an export.
+// storedAs returns the lasting part of an export.
 func storedAs(t require.TestingT, x events.Export) string {
 	data, err := json.Marshal(x)
 	require.NoError(t, err)
 	return string(data)
 }
 
-// What names an event by its own sequence is not in the message, which is written before
-// the sequence is known, and is there when it was read.
+// A field that refers to an event by its own sequence is not in that message, which is written before the
+// sequence is known. Decode fills it in.
 func TestAMessageDoesNotNameItsOwnSequence(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct {
 		path   []events.Type
-		absent string // one of these names the event itself
+		absent string // one of these refers to the event itself
 		there  events.Export
 	}{
 		{[]events.Type{events.TypeRequested}, "id", events.Export{ID: 99, RequestedSeq: 99}},
 		{[]events.Type{events.TypeRequested}, "requested_sequence", events.Export{ID: 99, RequestedSeq: 99}},
-		{[]events.Type{events.TypeRequested, events.TypeCrawled}, "crawled_sequence", events.Export{ID: 1, RequestedSeq: 1, CrawledSeq: 99}},
-		{[]events.Type{events.TypeRequested, events.TypeFailed}, "terminal_sequence", events.Export{ID: 1, RequestedSeq: 1, TerminalSeq: 99}},
+		{[]events.Type{events.TypeRequested, events.TypeCrawled}, "crawled_sequence",
+			events.Export{ID: 1, RequestedSeq: 1, CrawledSeq: 99}},
+		{[]events.Type{events.TypeRequested, events.TypeFailed}, "terminal_sequence",
+			events.Export{ID: 1, RequestedSeq: 1, TerminalSeq: 99}},
 		{[]events.Type{events.TypeRejected}, "terminal_sequence", events.Export{ID: 99, TerminalSeq: 99}},
-		{[]events.Type{events.TypeRequested, events.TypeCancelled, events.TypeCallbackDelivered}, "last_sequence", events.Export{ID: 1, RequestedSeq: 1, TerminalSeq: 2}},
+		{[]events.Type{events.TypeRequested, events.TypeCancelled, events.TypeCallbackDelivered},
+			"last_sequence", events.Export{ID: 1, RequestedSeq: 1, TerminalSeq: 2}},
 	} {
 		x := fresh()
 		var ev events.Event
@@ -236,7 +246,7 @@ func TestAMessageDoesNotNameItsOwnSequence(t *testing.T) {
 			require.NoError(t, x.Apply(ev))
 		}
 		ev.Export = &x
-		for range 2 { // what was read is written as it was
+		for range 2 { // a decoded event is encoded unchanged
 			msg, err := events.Encode(ev)
 			require.NoError(t, err)
 			var body struct{ Export map[string]any }
@@ -248,12 +258,14 @@ func TestAMessageDoesNotNameItsOwnSequence(t *testing.T) {
 			require.NoError(t, err)
 			got := *ev.Export
 			require.Equal(t, []any{uint64(99), ev.ID}, []any{got.LastSeq, got.LastID})
-			require.Equal(t, tc.there, events.Export{ID: got.ID, RequestedSeq: got.RequestedSeq, CrawledSeq: got.CrawledSeq, TerminalSeq: got.TerminalSeq}, tc.path)
+			require.Equal(t, tc.there,
+				events.Export{ID: got.ID, RequestedSeq: got.RequestedSeq, CrawledSeq: got.CrawledSeq,
+					TerminalSeq: got.TerminalSeq}, tc.path)
 		}
 	}
 }
 
-// A long reason is cut in the timeline, which every event holds, at a whole character.
+// A long reason is cut in the timeline, which every event contains, between two characters.
 func TestATimelineIsShort(t *testing.T) {
 	t.Parallel()
 	x := fresh()
@@ -299,18 +311,28 @@ func TestResumable(t *testing.T) {
 		x   events.Export
 		run uint64
 	}{
-		"failed before a page was seen":      {base(func(*events.Export) {}), 9},
-		"failed in a run":                    {base(func(x *events.Export) { x.Run = 7 }), 7},
-		"failed while it continued a run":    {base(func(x *events.Export) { x.ContinuesRun = 5 }), 5},
-		"failed in another than it began on": {base(func(x *events.Export) { x.Run, x.ContinuesRun = 9, 5 }), 9},
-		"its pages are spoiled":              {base(func(x *events.Export) { x.Run, x.Failure.RunSpoiled = 7, true }), 0},
-		"cancelled":                          {base(func(x *events.Export) { x.State = events.StateCancelled }), 9},
-		"cancelled after it was crawled":     {base(func(x *events.Export) { x.State, x.Run = events.StateCancelled, 7 }), 7},
-		"expired":                            {base(func(x *events.Export) { x.State, x.Run = events.StateExpired, 7 }), 0},
-		"completed":                          {base(func(x *events.Export) { x.State = events.StateCompleted }), 0},
-		"under way":                          {base(func(x *events.Export) { x.State = events.StateRequested }), 0},
-		"rejected":                           {base(func(x *events.Export) { x.State = events.StateRejected }), 0},
-		"unknown":                            {events.Export{}, 0},
+		"failed before a page was seen":   {base(func(*events.Export) {}), 9},
+		"failed in a run":                 {base(func(x *events.Export) { x.Run = 7 }), 7},
+		"failed while it continued a run": {base(func(x *events.Export) { x.ContinuesRun = 5 }), 5},
+		"failed in another than it began on": {base(func(x *events.Export) { x.Run, x.ContinuesRun = 9, 5 }),
+			9},
+		"its pages are spoiled": {base(func(x *events.Export) {
+			x.Run,
+				x.Failure.RunSpoiled = 7, true
+		}), 0},
+		"cancelled": {base(func(x *events.Export) { x.State = events.StateCancelled }), 9},
+		"cancelled after it was crawled": {base(func(x *events.Export) {
+			x.State,
+				x.Run = events.StateCancelled, 7
+		}), 7},
+		"expired": {base(func(x *events.Export) {
+			x.State,
+				x.Run = events.StateExpired, 7
+		}), 0},
+		"completed": {base(func(x *events.Export) { x.State = events.StateCompleted }), 0},
+		"under way": {base(func(x *events.Export) { x.State = events.StateRequested }), 0},
+		"rejected":  {base(func(x *events.Export) { x.State = events.StateRejected }), 0},
+		"unknown":   {events.Export{}, 0},
 	} {
 		run, ok := tc.x.Resumable()
 		require.Equal(t, tc.run, run, name)
@@ -318,8 +340,8 @@ func TestResumable(t *testing.T) {
 	}
 }
 
-// Over any number of retries the pages that may be used again never reach back
-// behind what they reached to before, nor behind a run that was found spoiled.
+// Over any number of retries, the reusable pages never reach further back than before, or beyond a run found
+// spoiled.
 func TestRetriesNeverReachFurtherBack(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
@@ -330,7 +352,7 @@ func TestRetriesNeverReachFurtherBack(t *testing.T) {
 			begin := event(events.TypeRequested, sequence, "")
 			begin.Payload.(*events.ExportRequested).ContinuesRun = continues
 			require.NoError(t, x.Apply(begin))
-			wrote := x.RequestedSeq // a round continues a run or begins its own
+			wrote := x.RequestedSeq // a round continues a run or starts its own
 			if continues != 0 && rapid.Bool().Draw(t, "continues") {
 				wrote = continues
 			}
@@ -338,7 +360,8 @@ func TestRetriesNeverReachFurtherBack(t *testing.T) {
 			var p events.Payload = &events.ExportCancelled{}
 			if rapid.Bool().Draw(t, "fails") {
 				run := rapid.SampledFrom([]uint64{0, wrote}).Draw(t, "named")
-				p = &events.ExportFailed{Code: events.CodeSourceHTTP, Run: run, RunSpoiled: rapid.Bool().Draw(t, "spoiled")}
+				p = &events.ExportFailed{Code: events.CodeSourceHTTP, Run: run,
+					RunSpoiled: rapid.Bool().Draw(t, "spoiled")}
 			}
 			ev := event(events.TypeCancelled, sequence, "")
 			ev.Payload = p
@@ -356,13 +379,14 @@ func TestRetriesNeverReachFurtherBack(t *testing.T) {
 	})
 }
 
-// Why a file expired before its time lasts until the export begins again.
+// The reason why a file expired early lasts until the export restarts.
 func TestExpiredReason(t *testing.T) {
 	t.Parallel()
 	x := events.Export{Tenant: "default", Key: testKey}
 	apply := func(seq uint64, p events.Payload) {
 		t.Helper()
-		require.NoError(t, x.Apply(events.Event{ID: fmt.Sprint(seq), Tenant: x.Tenant, Key: x.Key, Time: time.Unix(int64(seq), 0), Sequence: seq, Payload: p}))
+		require.NoError(t, x.Apply(events.Event{ID: fmt.Sprint(seq), Tenant: x.Tenant, Key: x.Key,
+			Time: time.Unix(int64(seq), 0), Sequence: seq, Payload: p}))
 	}
 	apply(1, &events.ExportRequested{})
 	apply(2, &events.ExportCrawled{Run: 1})

@@ -26,36 +26,44 @@ import (
 
 var update = flag.Bool("update", false, "write the golden files anew")
 
-// samples are one event of each type with every field set. Each has sequence 21 and holds
-// the export after it, which is in its second round.
+// samples returns one event of each type with every field set. Each has sequence 21 and contains the export
+// after it, which is in its second round.
 func samples() []events.Event {
 	when := time.Date(2026, 9, 6, 9, 24, 34, 123456789, time.UTC)
 	submission := &events.Submission{StreamCreated: when.Add(-time.Hour), Sequence: 4}
-	warnings := []events.Warning{{Code: "CELL_CUT", Message: "第 3 行 a cell was longer than 32,767 characters"}}
+	warnings := []events.Warning{{Code: "CELL_CUT",
+		Message: "第 3 行 a cell was longer than 32,767 characters"}}
 	request := &events.ExportRequested{
 		CreatedAt: when.Add(-24 * time.Hour), Submission: submission, RequestID: "trace-7",
 		Request: events.Request{
-			Timestamp: 1625106204, ExtType: "XLSX", Title: "http接口数据源导出 <&>", UserID: "123", RowKey: "id", Callback: "https://example.com/done?a=1&b=2",
+			Timestamp: 1625106204, ExtType: "XLSX", Title: "http接口数据源导出 <&>", UserID: "123", RowKey: "id",
+			Callback:   "https://example.com/done?a=1&b=2",
 			SourceType: events.SourceHTTP, Warnings: []string{"priority: not known, ignored"},
 			HTTP: &events.HTTPRequest{
-				URL: "https://example.com/demo/page?x=1", Method: "POST", Limit: 20, Conn: 8, Header: []string{"Authorization"}, SecretParam: []string{"token"},
+				URL: "https://example.com/demo/page?x=1", Method: "POST", Limit: 20, Conn: 8,
+				Header: []string{"Authorization"}, SecretParam: []string{"token"},
 				Param: json.RawMessage(`{"limit":20,"big":12345678901234567890.10,"list":[1,null,"é"]}`),
 			},
 		},
 	}
 	again := *request
 	again.ExportID, again.ContinuesRun = 12, 12
-	crawled := &events.ExportCrawled{Run: 12, Pages: 250, Manifest: strings.Repeat("5e", 32), Warnings: warnings}
+	crawled := &events.ExportCrawled{Run: 12, Pages: 250, Manifest: strings.Repeat("5e", 32),
+		Warnings: warnings}
 	completed := &events.ExportCompleted{
-		Run: 12, Pages: 250, Manifest: strings.Repeat("5e", 32), Rows: 500, Warnings: warnings, ExpiresAt: when.Add(168 * time.Hour),
-		Files: []events.File{{Name: "http接口数据源导出.zip", Store: "default/" + testKey + "-12.zip", Size: 31337, SHA256: strings.Repeat("0f", 32), Rows: 500}},
+		Run: 12, Pages: 250, Manifest: strings.Repeat("5e", 32), Rows: 500, Warnings: warnings,
+		ExpiresAt: when.Add(168 * time.Hour),
+		Files: []events.File{{Name: "http接口数据源导出.zip", Store: "default/" + testKey + "-12.zip", Size: 31337,
+			SHA256: strings.Repeat("0f", 32), Rows: 500}},
 	}
 	failed := &events.ExportFailed{
-		Code: events.CodeSourceHTTP, Reason: "page 7: the source answered 503 three times", Phase: events.PhaseCrawling,
-		Run: 12, Page: 7, Status: 503, Errcode: "1001", Attempts: 3, RunSpoiled: true,
+		Code: events.CodeSourceHTTP, Reason: "page 7: the source answered 503 three times",
+		Phase: events.PhaseCrawling,
+		Run:   12, Page: 7, Status: 503, Errcode: "1001", Attempts: 3, RunSpoiled: true,
 	}
 	cancelled := &events.ExportCancelled{Reason: "cancelled by the caller"}
-	attempted := &events.CallbackAttempted{Terminal: 19, Attempt: 1, Status: 500, Reason: "the receiver answered 500", Millis: 15, NextAt: when.Add(5 * time.Minute)}
+	attempted := &events.CallbackAttempted{Terminal: 19, Attempt: 1, Status: 500,
+		Reason: "the receiver answered 500", Millis: 15, NextAt: when.Add(5 * time.Minute)}
 	var all []events.Event
 	for _, path := range [][]events.Payload{ // the last one is at sequence 21
 		{request, cancelled, &again},
@@ -63,11 +71,19 @@ func samples() []events.Event {
 		{request, cancelled, &again, crawled, completed},
 		{request, cancelled, &again, crawled, failed},
 		{request, cancelled, &again, crawled, cancelled},
-		{request, cancelled, &again, crawled, completed, attempted, &events.ExportExpired{Files: []string{"default/" + testKey + "-12.zip"}, Reason: "the file is missing from the store"}},
-		{&events.SubmissionRejected{Submission: *submission, Errcode: 1001, Field: "source_http.url", Reason: "source_http.url: want http or https"}},
-		{request, cancelled, &again, crawled, completed, attempted, &events.CallbackAttempted{Terminal: 19, Attempt: 2, Reason: "the receiver did not answer", Millis: 10_000, NextAt: when.Add(5 * time.Minute)}},
-		{request, cancelled, &again, crawled, failed, attempted, &events.CallbackDelivered{Terminal: 19, Attempt: 2, Status: 204, Millis: 12}},
-		{request, cancelled, &again, crawled, completed, attempted, &events.CallbackFailed{Terminal: 19, Attempt: 2, Status: 410, Reason: "the receiver answered 410", Millis: 9}},
+		{request, cancelled, &again, crawled, completed, attempted,
+			&events.ExportExpired{Files: []string{"default/" + testKey + "-12.zip"},
+				Reason: "the file is missing from the store"}},
+		{&events.SubmissionRejected{Submission: *submission, Errcode: 1001, Field: "source_http.url",
+			Reason: "source_http.url: want http or https"}},
+		{request, cancelled, &again, crawled, completed, attempted,
+			&events.CallbackAttempted{Terminal: 19, Attempt: 2, Reason: "the receiver did not answer",
+				Millis: 10_000, NextAt: when.Add(5 * time.Minute)}},
+		{request, cancelled, &again, crawled, failed, attempted,
+			&events.CallbackDelivered{Terminal: 19, Attempt: 2, Status: 204, Millis: 12}},
+		{request, cancelled, &again, crawled, completed, attempted,
+			&events.CallbackFailed{Terminal: 19, Attempt: 2, Status: 410,
+				Reason: "the receiver answered 410", Millis: 9}},
 	} {
 		x := fresh()
 		var ev events.Event
@@ -78,8 +94,10 @@ func samples() []events.Event {
 				sequence = uint64(12 + i) // of the first round
 			}
 			ev = events.Event{
-				ID: fmt.Sprintf("01991e2c-5f7b-7a52-b816-b76e70a21e%d", sequence), Tenant: "default", Key: testKey,
-				Time: when.Add(time.Duration(-left) * time.Second), CorrelationID: "order-17", Sequence: sequence, Payload: p,
+				ID:     fmt.Sprintf("01991e2c-5f7b-7a52-b816-b76e70a21e%d", sequence),
+				Tenant: "default", Key: testKey,
+				Time: when.Add(time.Duration(-left) * time.Second), CorrelationID: "order-17",
+				Sequence: sequence, Payload: p,
 			}
 			if err := x.Apply(ev); err != nil {
 				panic(err)
@@ -91,7 +109,7 @@ func samples() []events.Event {
 	return all
 }
 
-// wire is the text form of a message in golden files.
+// wire returns the text form of a message in golden files.
 func wire(subject string, h nats.Header, body []byte) []byte {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "%s\n", subject)
@@ -140,8 +158,7 @@ func validate(t *testing.T, s *jsonschema.Schema, data []byte) error {
 	return s.Validate(doc)
 }
 
-// The wire form of every type: what others read and what lies in the logs of
-// running installations.
+// The wire format of every type, which other programs read and existing logs contain.
 func TestWireFormat(t *testing.T) {
 	t.Parallel()
 	files := map[string]bool{"sheaf.page.fetched.v1.golden": true, "sheaf.export.v1.golden": true}
@@ -158,7 +175,8 @@ func TestWireFormat(t *testing.T) {
 
 		s := compile(t, events.Schema(ev.Type()))
 		require.NoError(t, validate(t, s, msg.Data), name)
-		require.Error(t, validate(t, s, append([]byte(`{"unknown":1,`), msg.Data[1:]...)), "%s: the schema is strict", name)
+		require.Error(t, validate(t, s, append([]byte(`{"unknown":1,`), msg.Data[1:]...)),
+			"%s: the schema is strict", name)
 		_, err = events.Decode(msg.Subject, msg.Header, append([]byte(`{"unknown":1,`), msg.Data[1:]...), 21)
 		require.NoError(t, err, "%s: a reader is not", name)
 	}
@@ -168,7 +186,8 @@ func TestWireFormat(t *testing.T) {
 		require.NoError(t, err)
 		for _, e := range entries {
 			if !e.IsDir() {
-				require.True(t, files[strings.TrimSuffix(strings.TrimSuffix(e.Name(), ".json"), ".golden")+".golden"], "%s/%s belongs to no type", dir, e.Name())
+				require.True(t, files[strings.TrimSuffix(strings.TrimSuffix(e.Name(), ".json"), ".golden")+
+					".golden"], "%s/%s belongs to no type", dir, e.Name())
 			}
 		}
 	}
@@ -180,7 +199,8 @@ func TestWireFormatOfAPage(t *testing.T) {
 	s := eventstest.Journal(t)
 	p := pages.Page{
 		ID:   pages.ID{Tenant: "default", Key: testKey, Run: 7, Number: 2},
-		Rows: []byte(`[{"ID":"编号"},{"ID":12345678901234567890}]`), RowCount: 2, HeaderRow: true, Total: 12, TotalPages: 4, Limit: 2, Attempts: 2,
+		Rows: []byte(`[{"ID":"编号"},{"ID":12345678901234567890}]`), RowCount: 2, HeaderRow: true, Total: 12,
+		TotalPages: 4, Limit: 2, Attempts: 2,
 	}
 	_, err := s.Pages().Publish(t.Context(), p)
 	require.NoError(t, err)
@@ -191,7 +211,8 @@ func TestWireFormatOfAPage(t *testing.T) {
 	require.WithinDuration(t, time.Now(), when, time.Minute)
 	m.Header.Set("ce-id", "<UUIDv7>-1")
 	m.Header.Set("ce-time", "<RFC 3339>")
-	maps.DeleteFunc(m.Header, func(name string, _ []string) bool { return strings.HasPrefix(name, "Nats-") }) // a direct get adds these
+	// added by a direct get
+	maps.DeleteFunc(m.Header, func(name string, _ []string) bool { return strings.HasPrefix(name, "Nats-") })
 	rows, err := s2.Decode(nil, m.Data)
 	require.NoError(t, err)
 	golden(t, m.Header.Get("ce-type"), wire(m.Subject, m.Header, rows))
@@ -201,8 +222,8 @@ func TestWireFormatOfAPage(t *testing.T) {
 	require.Error(t, validate(t, schema, []byte(`[1]`)))
 }
 
-// Each schema names the fields of its Go type, no more and no less, and asks
-// for those that are always written. That of an event has the export beside them.
+// Each schema lists exactly the fields of its Go type, and requires those that are always written. The schema
+// of an event also has the export.
 func TestSchemasMatchTheTypes(t *testing.T) {
 	t.Parallel()
 	read := func(name string, schema []byte) (doc, defs map[string]any) {
@@ -222,7 +243,9 @@ func TestSchemasMatchTheTypes(t *testing.T) {
 		require.Equal(t, map[string]any{"$ref": exportSchema}, properties["export"], name)
 		require.Contains(t, doc["required"], "export", name)
 		delete(properties, "export")
-		doc["required"] = slices.DeleteFunc(doc["required"].([]any), func(field any) bool { return field == "export" })
+		doc["required"] = slices.DeleteFunc(doc["required"].([]any), func(field any) bool {
+			return field == "export"
+		})
 		matches(t, name, doc, defs, reflect.TypeOf(ev.Payload).Elem())
 	}
 	doc, defs := read("sheaf.export.v1", events.ExportSchema())
@@ -265,8 +288,8 @@ func matches(t *testing.T, at string, schema, defs map[string]any, typ reflect.T
 			require.True(t, ok, "%s has no %s", at, name)
 			matches(t, at+"."+name, property, defs, typ.Field(i).Type)
 			kind := typ.Field(i).Type.Kind()
-			// A list that must not be empty is asked for, though an empty one
-			// would be left out rather than written as null.
+			// A list that must not be empty is required, although an empty one would be omitted instead of
+			// written as null.
 			if options == "" || kind == reflect.Slice && property["minItems"] != nil {
 				always = append(always, name)
 			}
@@ -286,7 +309,7 @@ func matches(t *testing.T, at string, schema, defs map[string]any, typ reflect.T
 	}
 }
 
-// A reader of this version meets headers that others wrote.
+// Decode refuses invalid headers of other writers.
 func TestDecodeRefuses(t *testing.T) {
 	t.Parallel()
 	good := samples()[1]
@@ -318,14 +341,17 @@ func TestDecodeRefuses(t *testing.T) {
 		"no time":               {msg.Subject, header("ce-time", ""), "{}", false},
 		"no export":             {msg.Subject, msg.Header, `{"run":1}`, false},
 		"an export of nothing":  {msg.Subject, msg.Header, `{"run":1,"export":{}}`, false},
-		"another key's export":  {msg.Subject, msg.Header, strings.ReplaceAll(string(msg.Data), testKey, otherKey), false},
-		"another tenant's":      {msg.Subject, msg.Header, strings.Replace(string(msg.Data), `"tenant":"default"`, `"tenant":"other"`, 1), false},
-		"an export of no state": {msg.Subject, msg.Header, strings.Replace(string(msg.Data), `"state":"crawled"`, `"state":""`, 1), false},
-		"no body":               {msg.Subject, msg.Header, "", false},
-		"half a body":           {msg.Subject, msg.Header, `{"run":`, false},
-		"another body":          {msg.Subject, msg.Header, `{"run":"x"}`, false},
-		"two bodies":            {msg.Subject, msg.Header, `{}{}`, false},
-		"too deep":              {msg.Subject, msg.Header, strings.Repeat(`{"x":`, 20_000), false},
+		"another key's export": {msg.Subject, msg.Header,
+			strings.ReplaceAll(string(msg.Data), testKey, otherKey), false},
+		"another tenant's": {msg.Subject, msg.Header,
+			strings.Replace(string(msg.Data), `"tenant":"default"`, `"tenant":"other"`, 1), false},
+		"an export of no state": {msg.Subject, msg.Header,
+			strings.Replace(string(msg.Data), `"state":"crawled"`, `"state":""`, 1), false},
+		"no body":      {msg.Subject, msg.Header, "", false},
+		"half a body":  {msg.Subject, msg.Header, `{"run":`, false},
+		"another body": {msg.Subject, msg.Header, `{"run":"x"}`, false},
+		"two bodies":   {msg.Subject, msg.Header, `{}{}`, false},
+		"too deep":     {msg.Subject, msg.Header, strings.Repeat(`{"x":`, 20_000), false},
 	} {
 		ev, err := events.Decode(tc.subject, tc.header, []byte(tc.data), 3)
 		require.Error(t, err, name)
@@ -349,12 +375,15 @@ func FuzzDecode(f *testing.F) {
 		require.NoError(f, err)
 		f.Add(msg.Subject, msg.Header.Get("ce-type"), msg.Header.Get("ce-time"), msg.Data)
 	}
-	f.Add("sheaf.event.default.crawled."+testKey, "sheaf.export.crawled.v1", "2026-01-02T03:04:05Z", []byte(`{"run":1e3}`))
+	f.Add("sheaf.event.default.crawled."+testKey, "sheaf.export.crawled.v1", "2026-01-02T03:04:05Z",
+		[]byte(`{"run":1e3}`))
 	f.Add("sheaf.event.*.>.x", "", "", []byte(nil))
 	f.Fuzz(func(t *testing.T, subject, ceType, ceTime string, data []byte) {
 		h := nats.Header{"ce-id": {"x"}, "ce-type": {ceType}, "ce-time": {ceTime}}
 		ev, err := events.Decode(subject, h, data, 1)
-		if x := ev.Export; x != nil && (x.Tenant != ev.Tenant || x.Key != ev.Key || x.State == events.StateNone || x.LastSeq != 1 || x.LastID != "x") {
+		if x := ev.Export; x != nil &&
+			(x.Tenant != ev.Tenant || x.Key != ev.Key || x.State == events.StateNone || x.LastSeq != 1 ||
+				x.LastID != "x") {
 			t.Fatalf("an export of something else: %+v", x)
 		}
 		if err != nil {
@@ -366,11 +395,11 @@ func FuzzDecode(f *testing.F) {
 		if ev.Export == nil {
 			t.Fatal("no error and no export")
 		}
-		// What was read can be written, and reads the same.
+		// A decoded event can be encoded, and decodes to the same.
 		msg, err := events.Encode(ev)
 		if err != nil {
 			if strings.Contains(err.Error(), "year outside of range") {
-				return // RFC 3339 ends there, and a zone can reach beyond
+				return // a time zone can push a time beyond the end of RFC 3339
 			}
 			t.Fatalf("writing what was read: %v", err)
 		}
@@ -393,7 +422,7 @@ func FuzzDecode(f *testing.F) {
 	})
 }
 
-// Fields and attributes that a newer version added are no hindrance.
+// Fields and attributes of a newer version are ignored.
 func TestUnknownFieldsAreAccepted(t *testing.T) {
 	t.Parallel()
 	for _, ev := range samples() {

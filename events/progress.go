@@ -1,6 +1,6 @@
 package events
 
-// Phases of an export that is under way.
+// Phases of an export in progress.
 const (
 	PhaseQueued          = "queued"
 	PhaseCrawling        = "crawling"
@@ -8,8 +8,7 @@ const (
 	PhaseAssembling      = "assembling"
 )
 
-// Progress is how far an export has come: a hint, told on plain NATS a few
-// times a second and kept nowhere.
+// Progress is a hint about an export's progress, published on plain NATS a few times a second and not stored.
 type Progress struct {
 	Phase      string `json:"phase"`
 	PagesDone  int    `json:"pages_done"`

@@ -8,12 +8,11 @@ const PageTypeName = "sheaf.page.fetched.v1"
 //go:embed schema/*.json
 var schemas embed.FS
 
-// Schema returns the JSON Schema (2020-12) of the body of a type of event, nil for
-// an unknown one. It is strict about what this version writes; a reader
-// ignores fields that it does not know. It refers to ExportSchema by its $id.
+// Schema returns the JSON Schema (2020-12) of an event type's body, nil for an unknown type. It is strict
+// about this version's output; readers ignore unknown fields. It refers to ExportSchema by its $id.
 func Schema(t Type) []byte { return schema(typeNames[t]) }
 
-// ExportSchema returns the JSON Schema of the export that every event holds.
+// ExportSchema returns the JSON Schema of the export in every event.
 func ExportSchema() []byte { return schema("sheaf.export.v1") }
 
 // PageSchema returns the JSON Schema of a page's rows.

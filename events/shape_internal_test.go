@@ -9,8 +9,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Whatever a newer version may add to a type changes its shape.
-func TestShapeTellsFieldsApart(t *testing.T) {
+// Every addition of a newer version to a type changes its shape.
+func TestShapeDistinguishesFields(t *testing.T) {
 	t.Parallel()
 	type inner struct {
 		B int `json:"b"`

@@ -9,7 +9,7 @@ const (
 	StreamPrivate   = "SHEAF_PRIVATE"   // sealed source headers, start counts, the cluster's fingerprint
 	StreamCallbacks = "SHEAF_CALLBACKS" // results for producers without HTTP
 
-	StreamIdempotency = "SHEAF_IDEMPOTENCY" // the exports that callers' Idempotency-Keys began
+	StreamIdempotency = "SHEAF_IDEMPOTENCY" // exports started with Idempotency-Keys
 )
 
 // Names of the durable consumers, one for each kind of work.
@@ -21,8 +21,8 @@ const (
 	ConsumerDueCallback = "notifier-due"
 )
 
-// Space is how much room a stream has.
+// Space is the size of a stream and its limit.
 type Space struct {
-	Limit int64 // bytes that it may take; 0 or less: no limit
-	Used  int64 // bytes that it takes
+	Limit int64 // bytes; 0 or less: unlimited
+	Used  int64 // bytes
 }

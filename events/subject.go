@@ -6,8 +6,8 @@ import (
 	"strings"
 )
 
-// Subject prefixes. Tokens go from the general to the particular, so that a
-// wildcard can name a tenant, a type or a key.
+// Subject prefixes. Tokens go from general to specific, so that a wildcard can select a tenant, a type or a
+// key.
 const (
 	subjectAPI      = "sheaf.api."      // sheaf.api.<tenant>.<operation>
 	subjectSubmit   = "sheaf.submit."   // sheaf.submit.<tenant>.http|raw
@@ -23,19 +23,17 @@ const DefaultTenant = "default"
 var (
 	tenantPattern = regexp.MustCompile(`^[a-z0-9_-]{1,32}$`)
 	keyPattern    = regexp.MustCompile(`^[0-9a-f]{32}$`)
-	// NATS allows more, but these survive every client and every shell.
+	// NATS allows more characters, but these are safe in every client and shell.
 	callbackNamePattern = regexp.MustCompile(`^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$`)
 )
 
-// ValidTenant reports whether s may stand as the tenant token of a subject.
+// ValidTenant reports whether s can be the tenant token of a subject.
 func ValidTenant(s string) bool { return tenantPattern.MatchString(s) }
 
-// ValidKey reports whether s has the form of an export's key: 32 lower-case
-// hexadecimal characters.
+// ValidKey reports whether s has the form of an export's key: 32 lower-case hexadecimal characters.
 func ValidKey(s string) bool { return keyPattern.MatchString(s) }
 
-// CheckName refuses a tenant or key that is no plain token: as a part of a
-// filter it would name the exports of others.
+// CheckName refuses a tenant or key that is not a plain token: in a filter it could match other exports.
 func CheckName(tenant, key string) error {
 	if !ValidTenant(tenant) {
 		return fmt.Errorf("tenant %q: want 1 to 32 of a-z, 0-9, _ and -", tenant)
@@ -46,33 +44,30 @@ func CheckName(tenant, key string) error {
 	return nil
 }
 
-// APISubject is the request/reply subject of an operation ("http", "raw",
-// "detail", "history", "cancel", "retry"); tenant may be "*".
+// APISubject returns the request/reply subject of an operation ("http", "raw", "detail", "history", "cancel",
+// "retry"); tenant may be "*".
 func APISubject(tenant, operation string) string { return subjectAPI + tenant + "." + operation }
 
-// SubmitSubject is the durable submission subject of a source type, "http" or
-// "raw".
+// SubmitSubject returns the durable submission subject of a source type, "http" or "raw".
 func SubmitSubject(tenant, sourceType string) string {
 	return subjectSubmit + tenant + "." + sourceType
 }
 
-// EventSubject is where an event of an export is published.
+// EventSubject returns the subject of an export's events of a type.
 func EventSubject(tenant string, t Type, key string) string {
 	return SubjectEvent + tenant + "." + string(t) + "." + key
 }
 
-// KeyFilter matches every event of one key. It is the fence's filter, and on
-// a cluster in-flight writes are matched by its literal text, so this is the
-// one place that spells it. The tenant is named because with 400,000 subjects
+// KeyFilter matches every event of one key. It is the fence's filter. A cluster matches writes in flight by
+// its literal text, so it is defined only here. It names the tenant, because with 400,000 subjects
 // "*.*.<key>" costs 8.5 ms a publish and "<tenant>.*.<key>" 0.9 ms (measured).
 func KeyFilter(tenant, key string) string { return SubjectEvent + tenant + ".*." + key }
 
-// ProgressSubject is where the progress of an export is told, on plain NATS.
+// ProgressSubject returns the subject of an export's progress, on plain NATS.
 func ProgressSubject(tenant, key string) string { return SubjectProgress + tenant + "." + key }
 
-// CallbackSubject resolves a callback of the form "nats:<subject>" for a
-// tenant. The subject must lie under sheaf.callback.<tenant>., so that no
-// tenant can publish into another's.
+// CallbackSubject resolves a callback of the form "nats:<subject>" for a tenant. The subject must begin with
+// sheaf.callback.<tenant>., so that no tenant can publish to another's.
 func CallbackSubject(tenant, callback string) (string, error) {
 	subject, ok := strings.CutPrefix(callback, "nats:")
 	if !ok {
@@ -80,13 +75,13 @@ func CallbackSubject(tenant, callback string) (string, error) {
 	}
 	name, ok := strings.CutPrefix(subject, SubjectCallback+tenant+".")
 	if !ok || !callbackNamePattern.MatchString(name) || len(subject) > 200 {
-		return "", fmt.Errorf("a nats: callback must name a subject under %s%s., without wildcards", SubjectCallback, tenant)
+		return "", fmt.Errorf("a nats: callback must name a subject under %s%s., without wildcards",
+			SubjectCallback, tenant)
 	}
 	return subject, nil
 }
 
-// SplitSubject returns the tokens of subject after prefix, or an error when
-// there are not exactly n of them.
+// SplitSubject returns the tokens of subject after prefix, or an error unless there are exactly n.
 func SplitSubject(subject, prefix string, n int) ([]string, error) {
 	rest, ok := strings.CutPrefix(subject, prefix)
 	if !ok {
@@ -99,9 +94,8 @@ func SplitSubject(subject, prefix string, n int) ([]string, error) {
 	return tokens, nil
 }
 
-// ParseSubmitSubject returns the tenant and source type of a submission. The
-// tenant is always taken from the subject, never from the payload: subjects
-// are what a NATS user's permissions guard.
+// ParseSubmitSubject returns the tenant and source type of a submission. The tenant always comes from the
+// subject, never from the payload, because a NATS user's permissions apply to subjects.
 func ParseSubmitSubject(subject string) (tenant, sourceType string, err error) {
 	t, err := SplitSubject(subject, subjectSubmit, 2)
 	if err != nil {
@@ -113,7 +107,7 @@ func ParseSubmitSubject(subject string) (tenant, sourceType string, err error) {
 	return t[0], t[1], nil
 }
 
-// ParseAPISubject returns the tenant of a request to the micro service.
+// ParseAPISubject returns the tenant and operation of a request to the micro service.
 func ParseAPISubject(subject string) (tenant, operation string, err error) {
 	t, err := SplitSubject(subject, subjectAPI, 2)
 	if err != nil {

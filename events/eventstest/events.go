@@ -13,8 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Stored returns every message of a stream whose subject matches a filter, in
-// order.
+// Stored returns every message of a stream whose subject matches a filter, in order.
 func Stored(t testing.TB, log *journal.Log, stream, filter string) []*jetstream.RawStreamMsg {
 	t.Helper()
 	st, err := log.JetStream().Stream(t.Context(), stream)
@@ -31,22 +30,25 @@ func Stored(t testing.TB, log *journal.Log, stream, filter string) []*jetstream.
 	}
 }
 
-// At is a fixed time, n seconds on.
+// At returns a fixed time plus n seconds.
 func At(n uint64) time.Time {
 	return time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC).Add(time.Duration(n) * time.Second)
 }
 
-// Payload returns a payload of a type whose content depends on n.
+// Payload returns a payload of a type; its content depends on n.
 func Payload(t events.Type, n uint64, callback string) events.Payload {
 	switch t {
 	case events.TypeRequested:
-		return &events.ExportRequested{CreatedAt: At(n), Request: events.Request{Title: fmt.Sprint(n), SourceType: events.SourceHTTP, Callback: callback}}
+		return &events.ExportRequested{CreatedAt: At(n),
+			Request: events.Request{Title: fmt.Sprint(n), SourceType: events.SourceHTTP, Callback: callback}}
 	case events.TypeCrawled:
 		return &events.ExportCrawled{Run: n, Pages: int(n)}
 	case events.TypeCompleted:
-		return &events.ExportCompleted{Run: n, Pages: int(n), Rows: int64(n), Files: []events.File{{Store: fmt.Sprint(n)}}, ExpiresAt: At(n + 100)}
+		return &events.ExportCompleted{Run: n, Pages: int(n), Rows: int64(n),
+			Files: []events.File{{Store: fmt.Sprint(n)}}, ExpiresAt: At(n + 100)}
 	case events.TypeFailed:
-		return &events.ExportFailed{Code: events.CodeInternal, Reason: fmt.Sprint(n), Run: n, RunSpoiled: n%3 == 0}
+		return &events.ExportFailed{Code: events.CodeInternal, Reason: fmt.Sprint(n), Run: n,
+			RunSpoiled: n%3 == 0}
 	case events.TypeCancelled:
 		return &events.ExportCancelled{Reason: fmt.Sprint(n)}
 	case events.TypeExpired:
@@ -63,7 +65,7 @@ func Payload(t events.Type, n uint64, callback string) events.Payload {
 	return nil
 }
 
-// Purge removes the messages of a stream whose subject matches a filter.
+// Purge deletes the messages of a stream whose subject matches a filter.
 func Purge(t testing.TB, log *journal.Log, stream, filter string) {
 	t.Helper()
 	st, err := log.JetStream().Stream(t.Context(), stream)

@@ -1,5 +1,5 @@
-// Package eventstest gives tests a real JetStream server of their own. It is
-// for tests alone and never linked into the binary.
+// Package eventstest provides tests with their own real JetStream servers. It is never linked into the
+// binary.
 package eventstest
 
 import (
@@ -26,10 +26,9 @@ import (
 // SecretKey is the secret key of every test.
 var SecretKey = bytes.Repeat([]byte{7}, secrets.KeySize)
 
-// Main runs the tests of a package and fails if they leave goroutines behind. Flags
-// that are not given get other defaults than go test's: six parallel tests at once, for
-// they wait most of the time, unless the race detector has them compute; and 25 checks
-// of a property unless Full.
+// Main runs the tests of a package and fails if they leave goroutines behind. It changes the defaults of two
+// flags: six parallel tests, because they mostly wait, unless the race detector keeps them busy; and 25
+// checks of a property unless Full.
 func Main(m *testing.M) {
 	flag.Parse()
 	defaults := map[string]string{}
@@ -56,37 +55,38 @@ func LongRunning(t testing.TB) {
 	}
 }
 
-// Server starts an embedded server in a folder of the test and stops it at the end.
-// It syncs no write: no test here loses power, and a test spends most of its time on
-// the disk otherwise. Package chaostest checks that a real process syncs.
+// Server starts an embedded server in a folder of the test and stops it at the end. It does not sync writes:
+// tests do not lose power, and would otherwise spend most of their time on the disk. Package chaostest checks
+// that a real process syncs.
 func Server(t testing.TB, listen string) *embedded.Server {
 	t.Helper()
-	srv, err := embedded.Start(embedded.Options{Dir: t.TempDir(), Listen: listen, MaxStore: 8 << 30, Ephemeral: true})
+	srv, err := embedded.Start(embedded.Options{Dir: t.TempDir(), Listen: listen, MaxStore: 8 << 30,
+		Ephemeral: true})
 	require.NoError(t, err)
 	t.Cleanup(srv.Stop)
 	return srv
 }
 
-// OutlivesServer is a goroutine that a server may leave behind for 30 s: one that asks
-// for the consumer of a stream's source when the server is stopped waits for the answer
-// for as long (nats-server 2.15.2, trySetupSourceConsumer).
+// OutlivesServer matches a goroutine that a server may leave behind for 30 s. If the server is stopped while
+// it asks for the consumer of a stream's source, that goroutine waits for the response (nats-server 2.15.2,
+// trySetupSourceConsumer).
 func OutlivesServer() goleak.Option {
 	return goleak.IgnoreTopFunction("github.com/nats-io/nats-server/v2/server.(*stream).trySetupSourceConsumer.func3")
 }
 
-// SetLog has h handle what the process logs until the end of the test, which cannot be
-// parallel: there is one log.
+// SetLog makes h handle the process's log until the end of the test. The test must not be parallel, because
+// there is only one log.
 func SetLog(t testing.TB, h slog.Handler) {
 	logger, out, flags := slog.Default(), log.Writer(), log.Flags()
 	t.Cleanup(func() {
 		slog.SetDefault(logger)
-		log.SetOutput(out) // which SetDefault has changed
+		log.SetOutput(out) // SetDefault changed it
 		log.SetFlags(flags)
 	})
 	slog.SetDefault(slog.New(h))
 }
 
-// Log collects what is logged, and may be read meanwhile.
+// Log collects log lines, and may be read concurrently.
 type Log struct {
 	mu sync.Mutex
 	b  bytes.Buffer
@@ -103,7 +103,7 @@ func (l *Log) Logger() *slog.Logger {
 	return slog.New(slog.NewTextHandler(l, &slog.HandlerOptions{Level: slog.LevelDebug}))
 }
 
-// With returns the lines that hold text.
+// With returns the lines that contain text.
 func (l *Log) With(text string) (found []string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -124,15 +124,13 @@ func Connect(t testing.TB, srv *embedded.Server) *nats.Conn {
 	return nc
 }
 
-// Journal provisions streams on a server of the test's own. Further handles on
-// the same server come from JournalOn.
+// Journal provisions streams on a new server. JournalOn returns further handles on the same server.
 func Journal(t testing.TB) *journal.Log {
 	t.Helper()
 	return JournalOn(t, Server(t, ""), journal.Config{})
 }
 
-// JournalOn provisions streams on srv over a connection of its own, as another
-// process would.
+// JournalOn provisions streams on srv over a separate connection, like another process.
 func JournalOn(t testing.TB, srv *embedded.Server, cfg journal.Config) *journal.Log {
 	t.Helper()
 	if cfg.SecretKey == nil {
@@ -143,13 +141,11 @@ func JournalOn(t testing.TB, srv *embedded.Server, cfg journal.Config) *journal.
 	return s
 }
 
-// givenPorts are those that FreePort has returned.
+// givenPorts holds the ports that FreePort has returned.
 var givenPorts sync.Map
 
-// FreePort returns a loopback port for a server that is to start there, and start
-// there again. It lies below the ports that Linux gives to outgoing connections and to
-// listeners without a port of their own, so that none of those takes its place while
-// the server is down.
+// FreePort returns a loopback port for a server that may stop and start again. It is below the ephemeral
+// ports of Linux, so no other connection or listener takes it while the server is down.
 func FreePort() int {
 	for {
 		port := 12_000 + rand.IntN(20_000)

@@ -2,5 +2,5 @@
 
 package eventstest
 
-// Full says that tests that take long run too, and all checks of properties.
+// Full enables long tests and all checks of properties.
 const Full = true

@@ -8,11 +8,11 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Link is a TCP proxy on the way to a server. Cut, it keeps what either side says,
-// as TCP does while a network is down: the other side hears nothing, sees no end
-// of its connection, and is told all of it when the link is mended.
+// Link is a TCP proxy in front of a server. While cut, it holds all data, as TCP does during a network
+// failure: the peer receives nothing, sees no end of its connection, and receives everything once the link is
+// restored.
 type Link struct {
-	gate     sync.RWMutex // held while it is cut
+	gate     sync.RWMutex // write-locked while the link is cut
 	listener net.Listener
 	target   string
 
@@ -20,7 +20,7 @@ type Link struct {
 	conns []net.Conn
 }
 
-// NewLink listens until the end of the test. An empty address is one of its own.
+// NewLink listens until the end of the test. An empty address means any free one.
 func NewLink(t testing.TB, listen, target string) *Link {
 	t.Helper()
 	if listen == "" {
@@ -60,13 +60,13 @@ func NewLink(t testing.TB, listen, target string) *Link {
 	return link
 }
 
-// Address is where the link listens.
+// Address returns the link's address.
 func (l *Link) Address() string { return l.listener.Addr().String() }
 
 // Cut cuts the link until Mend.
 func (l *Link) Cut() { l.gate.Lock() }
 
-// Mend mends a link that was cut.
+// Mend restores the link.
 func (l *Link) Mend() { l.gate.Unlock() }
 
 func (l *Link) pump(from, to net.Conn) {

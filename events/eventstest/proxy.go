@@ -15,30 +15,30 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Proxy is a TCP proxy before a NATS server that can lose what either side
-// says.
+// Proxy is a TCP proxy in front of a NATS server that can lose data of either side.
 type Proxy struct {
 	listener net.Listener
 	target   string
-	// OnReply, OnRequest see each chunk from and to the server. When one
-	// returns true the chunk is lost and the connection with it.
+	// OnReply and OnRequest receive each chunk from and to the server. If one returns true, the chunk is lost
+	// and its connection closed.
 	OnReply, OnRequest atomic.Pointer[func(chunk []byte) bool]
 
 	mu    sync.Mutex
 	conns []net.Conn
 }
 
-// Proxied returns a handle whose connection passes a proxy, and one that does
-// not.
+// Proxied returns one handle that is connected through a proxy, and one that is connected directly.
 func Proxied(t testing.TB) (p *Proxy, behind, direct *journal.Log) {
 	t.Helper()
 	srv := Server(t, "127.0.0.1:0")
 	direct = JournalOn(t, srv, journal.Config{})
 	p = newProxy(t, strings.TrimPrefix(srv.URL(), "nats://"))
-	nc, err := nats.Connect(p.url(), nats.MaxReconnects(-1), nats.ReconnectWait(5*time.Millisecond), nats.ReconnectJitter(0, 0))
+	nc, err := nats.Connect(p.url(), nats.MaxReconnects(-1), nats.ReconnectWait(5*time.Millisecond),
+		nats.ReconnectJitter(0, 0))
 	require.NoError(t, err)
 	t.Cleanup(nc.Close)
-	behind, err = journal.Provision(t.Context(), nc, journal.Config{SecretKey: SecretKey, PublishTimeout: time.Second})
+	behind, err = journal.Provision(t.Context(), nc,
+		journal.Config{SecretKey: SecretKey, PublishTimeout: time.Second})
 	require.NoError(t, err)
 	return p, behind, direct
 }
@@ -101,8 +101,7 @@ func pump(from, to net.Conn, hook *atomic.Pointer[func([]byte) bool]) {
 	}
 }
 
-// LoseOnce loses the first chunk that contains what, and calls then before the
-// connection is cut.
+// LoseOnce loses the first chunk that contains what, and calls then before it closes the connection.
 func LoseOnce(hook *atomic.Pointer[func([]byte) bool], what string, then func()) {
 	f := func(chunk []byte) bool {
 		if !bytes.Contains(chunk, []byte(what)) {

@@ -14,8 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A name without a place would be a test that tests nothing, and a place
-// without a name would never be tested.
+// A name without a place in the code would test nothing, and a place without a name would never be tested.
 func TestNamesAreThePlacesInTheCode(t *testing.T) {
 	const root = "../.."
 	hit := regexp.MustCompile(`failpoint\.Hit\(([^)]*)\)`)

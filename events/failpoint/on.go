@@ -15,7 +15,7 @@ import (
 
 var (
 	chosen string
-	left   atomic.Int64 // hits of chosen until the end
+	left   atomic.Int64 // remaining hits of chosen
 	signal = syscall.SIGKILL
 )
 
@@ -50,8 +50,7 @@ func refuse(why string) {
 	os.Exit(2)
 }
 
-// Hit ends or stops the process if name is the chosen failpoint and its time
-// has come.
+// Hit ends or stops the process at the chosen hit of the chosen failpoint.
 func Hit(name string) {
 	if name != chosen || left.Add(-1) != 0 {
 		return

@@ -26,11 +26,11 @@ func readAsyncAPI(t *testing.T) (doc object) {
 	return doc
 }
 
-// Each address that the document names for a stream is one that the stream takes. Inner streams
-// have no channel: nobody else reads or writes them.
+// Each address that the document lists for a stream is one of the stream's subjects. Internal streams have no
+// channel: no other program uses them.
 func TestAsyncAPINamesWhatTheStreamsTake(t *testing.T) {
 	t.Parallel()
-	want := map[string]string{} // address to stream
+	want := map[string]string{} // stream by address
 	for _, c := range readAsyncAPI(t)["channels"].(object) {
 		if in, ok := c.(object)["x-jetstream"].(object); ok {
 			want[c.(object)["address"].(string)] = in["stream"].(string)
@@ -42,12 +42,14 @@ func TestAsyncAPINamesWhatTheStreamsTake(t *testing.T) {
 		subjects[sc.Name] = sc.Subjects
 	}
 	for address, stream := range want {
-		require.True(t, slices.ContainsFunc(subjects[stream], func(filter string) bool { return takes(filter, address) }), "%s is not of %s", address, stream)
+		require.True(t, slices.ContainsFunc(subjects[stream],
+			func(filter string) bool { return takes(filter, address) }), "%s is not of %s", address, stream)
 	}
 
 	for _, sc := range streamConfigs(Config{}.withDefaults()) {
 		if !slices.Contains(slices.Collect(maps.Values(want)), sc.Name) {
-			require.Contains(t, []string{events.StreamTimers, events.StreamPrivate, events.StreamIdempotency}, sc.Name)
+			require.Contains(t, []string{events.StreamTimers, events.StreamPrivate, events.StreamIdempotency},
+				sc.Name)
 		}
 	}
 }
@@ -66,7 +68,7 @@ func takes(filter, subject string) bool {
 	return len(f) == len(s)
 }
 
-// The streams and consumers stand in the document as the code makes them.
+// The document describes the streams and consumers as the code creates them.
 func TestAsyncAPIHoldsTheStreams(t *testing.T) {
 	t.Parallel()
 	want := object{"streams": object{}, "consumers": object{}}
@@ -84,8 +86,7 @@ func TestAsyncAPIHoldsTheStreams(t *testing.T) {
 	require.Equal(t, fmt.Sprint(want), fmt.Sprint(got), "x-jetstream should be:\n%s", text)
 }
 
-// said returns a configuration as the JetStream API names it, without what is
-// left to the server.
+// said returns a configuration with the JetStream API's field names, without the server's defaults.
 func said(t *testing.T, config any, without ...string) object {
 	t.Helper()
 	data, err := json.Marshal(config)

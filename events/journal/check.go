@@ -16,34 +16,33 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// Mark is how far a stream had come when it was last seen. A process keeps the
-// marks outside of JetStream and holds the streams against them at its next
-// start, because a server with a damaged file starts without a word: one
-// flipped bit makes a stream end earlier, and its sequences are given out a
-// second time (measured, nats-server 2.15.2).
+// Mark is the last known position of a stream. A process stores the marks outside JetStream and compares the
+// streams with them at its next start, because a server with a damaged file starts without an error. One
+// flipped bit shortens a stream, and its sequences are assigned a second time (measured, nats-server 2.15.2).
 type Mark struct {
-	Created time.Time         `json:"created"`           // of the stream; names it for ever
-	Last    uint64            `json:"last"`              // sequence of the newest message there ever was
-	Subject string            `json:"subject,omitempty"` // of the message at Last; "" when it was gone already
-	SHA256  string            `json:"sha256,omitempty"`  // of that message's headers and data
-	Floors  map[string]uint64 `json:"floors,omitempty"`  // of each durable consumer: up to where all is acknowledged
+	Created time.Time `json:"created"` // of the stream; identifies it forever
+	Last    uint64    `json:"last"`    // sequence of the newest message ever
+	// of the message at Last; "" if it was already deleted
+	Subject string `json:"subject,omitempty"`
+	SHA256  string `json:"sha256,omitempty"` // of that message's headers and data
+	// by durable consumer: everything up to here is acknowledged
+	Floors map[string]uint64 `json:"floors,omitempty"`
 }
 
-// Marks are the marks of the streams, by the name of the stream.
+// Marks are the marks of the streams, by stream name.
 type Marks map[string]Mark
 
-// Damage is one thing about a stream that contradicts its mark.
+// Damage is one contradiction between a stream and its mark.
 type Damage struct {
 	Stream string
-	What   string // a sentence for an operator
-	// Harmless is set when nothing is lost: a consumer forgot what it had
-	// delivered, and every handler expects repeats.
+	What   string // one sentence for the operator
+	// Harmless means that nothing is lost: a consumer forgot its deliveries, and every handler expects
+	// duplicates.
 	Harmless bool
 }
 
-// Marks returns the present marks, from the leaders. What is unchanged since
-// before is taken over from there, which spares reading the newest messages
-// again; before may be nil.
+// Marks returns the current marks, from the leaders. It copies unchanged ones from before, which may be nil,
+// to avoid reading the newest messages again.
 func (s *Log) Marks(ctx context.Context, before Marks) (Marks, error) {
 	marks := Marks{}
 	for _, sc := range streamConfigs(s.cfg) {
@@ -70,7 +69,8 @@ func (s *Log) Marks(ctx context.Context, before Marks) (Marks, error) {
 			}
 			cons, err := st.Consumer(ctx, c.config.Durable)
 			if err != nil {
-				return nil, fmt.Errorf("%w: state of consumer %s: %w", events.ErrUnavailable, c.config.Durable, err)
+				return nil, fmt.Errorf("%w: state of consumer %s: %w", events.ErrUnavailable,
+					c.config.Durable, err)
 			}
 			if m.Floors == nil {
 				m.Floors = map[string]uint64{}
@@ -82,8 +82,7 @@ func (s *Log) Marks(ctx context.Context, before Marks) (Marks, error) {
 	return marks, nil
 }
 
-// messageAt returns subject and checksum of a message, "" when it is not there
-// or cannot be read.
+// messageAt returns subject and checksum of a message, "" if it does not exist or is unreadable.
 func messageAt(ctx context.Context, st jetstream.Stream, seq uint64) (subject, sum string, err error) {
 	m, err := st.GetMsg(ctx, seq)
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
@@ -102,13 +101,11 @@ func messageAt(ctx context.Context, st jetstream.Stream, seq uint64) (subject, s
 	return m.Subject, hex.EncodeToString(h.Sum(nil)), nil
 }
 
-// Check holds the streams against marks and returns what contradicts them. A
-// stream without a mark is only checked against itself: no consumer may be beyond
-// its stream's end. Gaps are normal: keys are purged. It changes nothing.
+// Check compares the streams with marks and returns all contradictions. For a stream without a mark it only
+// checks that no consumer is beyond its end. Gaps are normal, because keys are purged. It changes nothing.
 //
-// It is called after Provision and before this process writes anything: later a
-// stream that ended too early has reached its mark again. Other processes of a
-// cluster may write meanwhile.
+// Call it after Provision and before this process writes: later writes could hide that a stream ended too
+// early. Other processes of a cluster may write meanwhile.
 func (s *Log) Check(ctx context.Context, marks Marks) ([]Damage, error) {
 	now, err := s.Marks(ctx, nil)
 	if err != nil {
@@ -122,9 +119,9 @@ func (s *Log) Check(ctx context.Context, marks Marks) ([]Damage, error) {
 		}
 		if !was.Created.IsZero() && !was.Created.Equal(is.Created) {
 			if was.Last > 0 {
-				report("the stream was made anew; everything that it held up to sequence %d is gone", was.Last)
+				report("the stream was re-created; all messages up to sequence %d are gone", was.Last)
 			}
-			continue // nothing else of the mark is about this stream
+			continue // the rest of the mark is about another stream
 		}
 		st, err := s.js.Stream(ctx, sc.Name)
 		if err != nil {
@@ -149,8 +146,8 @@ func (s *Log) Check(ctx context.Context, marks Marks) ([]Damage, error) {
 			given := max(floor, cons.CachedInfo().Delivered.Stream)
 			last := is.Last
 			if given > last {
-				// In a cluster others write meanwhile. What counts is where the
-				// stream ends after the consumer was asked.
+				// In a cluster others write meanwhile, so compare with the stream's end after the consumer's
+				// state.
 				later, err := s.js.Stream(ctx, sc.Name)
 				if err != nil {
 					return nil, fmt.Errorf("%w: state of %s: %w", events.ErrUnavailable, sc.Name, err)
@@ -162,26 +159,23 @@ func (s *Log) Check(ctx context.Context, marks Marks) ([]Damage, error) {
 				report("the consumer %s was given sequence %d, the stream ends at %d", name, given, last)
 			case floor < was.Floors[name]:
 				found = append(found, Damage{Stream: sc.Name, Harmless: true,
-					What: fmt.Sprintf("the consumer %s goes back from sequence %d to %d; what lies between is handled again", name, was.Floors[name], floor)})
+					What: fmt.Sprintf("the consumer %s goes back from sequence %d to %d; the messages in between are handled again", name, was.Floors[name], floor)})
 			}
 		}
 	}
 	return found, nil
 }
 
-// Readable reads the log from end to end and returns the sequences of its events, in
-// order, without those that cannot be read. It finds what no state tells:
-// a server that was stopped in order trusts its index, so a message whose
-// checksum is wrong shows only when it is read; and its checksum leaves out the
-// length of a message's headers.
+// Readable reads the whole log and returns the sequences of all readable events, in order. It finds damage
+// that no state shows. A server that stopped in order trusts its index, so a wrong checksum shows only when
+// the message is read. The checksum also does not cover the length of a message's headers.
 func (s *Log) Readable(ctx context.Context) ([]uint64, error) {
 	log, err := s.LogState(ctx)
 	if err != nil || log.First > log.Last {
 		return nil, err
 	}
 	first, last := log.First, log.Last
-	// Reading ends at the last message that can be read: nothing would come
-	// after it.
+	// Stop at the last readable message: no message would arrive after it.
 	for ; last >= first; last-- {
 		if _, err := s.events.GetMsg(ctx, last); err == nil {
 			break
@@ -223,11 +217,9 @@ func (s *Log) Readable(ctx context.Context) ([]uint64, error) {
 	}
 }
 
-// Redeliver makes every durable consumer begin anew, so that all that the
-// streams still hold is handled once more. Work that was done is found done;
-// work whose result was lost is done again. Consumers that were beyond the end
-// of their stream would else wait for ever for sequences that are given out a
-// second time.
+// Redeliver resets every durable consumer, so that all messages in the streams are handled again. Work that
+// is done is recognised as done; work whose result was lost is repeated. Otherwise consumers beyond the end
+// of their stream would ignore new messages until the reused sequences reach their position.
 func (s *Log) Redeliver(ctx context.Context) error {
 	for _, c := range consumerConfigs(s.cfg) {
 		err := s.js.DeleteConsumer(ctx, c.stream, c.config.Durable)
@@ -235,23 +227,25 @@ func (s *Log) Redeliver(ctx context.Context) error {
 			_, err = s.js.CreateOrUpdateConsumer(ctx, c.stream, c.config)
 		}
 		if err != nil {
-			return fmt.Errorf("%w: resetting consumer %s of %s: %w", events.ErrUnavailable, c.config.Durable, c.stream, err)
+			return fmt.Errorf("%w: resetting consumer %s of %s: %w", events.ErrUnavailable,
+				c.config.Durable, c.stream, err)
 		}
 	}
-	slog.Warn("all consumers begin anew; what was done is found done")
+	slog.Warn("resetting all consumers; finished work is recognised as done")
 	return nil
 }
 
-// Contradicts returns an error when a stream lost something between before and
-// m, both taken while the process ran.
+// Contradicts returns an error if a stream lost messages between before and m, both taken while the process
+// ran.
 func (m Marks) Contradicts(before Marks) error {
 	for name, old := range before {
 		is := m[name]
 		switch {
 		case !is.Created.Equal(old.Created):
-			return fmt.Errorf("stream %s was made anew", name)
+			return fmt.Errorf("stream %s was re-created", name)
 		case is.Last < old.Last:
-			return fmt.Errorf("stream %s ends at sequence %d although %d was acknowledged", name, is.Last, old.Last)
+			return fmt.Errorf("stream %s ends at sequence %d although %d was acknowledged", name,
+				is.Last, old.Last)
 		}
 	}
 	return nil

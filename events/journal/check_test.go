@@ -55,7 +55,7 @@ func (s *store) stop() {
 	s.srv.Stop()
 }
 
-// folder is where the server keeps a stream.
+// folder returns the server's folder of a stream.
 func folder(t testing.TB, dir, stream string) (found string) {
 	t.Helper()
 	require.NoError(t, filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
@@ -89,8 +89,7 @@ func size(t testing.TB, path string) int {
 
 func key(n int) string { return fmt.Sprintf("%032x", n) }
 
-// lived writes exports that stand in every state, works through the consumers,
-// and returns what a projection would know of them.
+// lived writes exports in every state, works through the consumers, and returns a projection's exports.
 func lived(t testing.TB, s *store) (exports []events.Export) {
 	t.Helper()
 	ends := [][]events.Type{
@@ -120,7 +119,8 @@ func lived(t testing.TB, s *store) (exports []events.Export) {
 		exports = append(exports, x)
 	}
 	for consumer, stream := range map[string]string{
-		events.ConsumerCrawler: events.StreamEvents, events.ConsumerAssembler: events.StreamEvents, events.ConsumerNotifier: events.StreamEvents,
+		events.ConsumerCrawler: events.StreamEvents, events.ConsumerAssembler: events.StreamEvents,
+		events.ConsumerNotifier: events.StreamEvents,
 	} {
 		c, err := s.JetStream().Consumer(t.Context(), stream, consumer)
 		require.NoError(t, err)
@@ -137,7 +137,7 @@ func lived(t testing.TB, s *store) (exports []events.Export) {
 	return exports
 }
 
-// found is what a start after damage finds, by a process that knows these exports.
+// found returns the damage that a start finds, with these exports in the projection.
 func (s *store) found(t testing.TB, marks journal.Marks, known ...events.Export) (texts []string) {
 	t.Helper()
 	damage, err := s.Check(t.Context(), marks)
@@ -161,7 +161,7 @@ func (s *store) found(t testing.TB, marks journal.Marks, known ...events.Export)
 	return texts
 }
 
-// now returns exports as the log has them.
+// now returns exports from the log.
 func (s *store) now(t testing.TB, exports []events.Export) (now []events.Export) {
 	t.Helper()
 	for _, x := range exports {
@@ -172,8 +172,7 @@ func (s *store) now(t testing.TB, exports []events.Export) (now []events.Export)
 	return now
 }
 
-// mend restores exports, and requires that nothing is then left to restore and
-// that each is as it was.
+// mend restores exports, and requires that they are unchanged and a second pass restores nothing.
 func (s *store) mend(t testing.TB, exports []events.Export) {
 	t.Helper()
 	for _, x := range exports {
@@ -191,14 +190,15 @@ func (s *store) mend(t testing.TB, exports []events.Export) {
 	}
 }
 
-// requireSameExport ignores what a restored export has anew. One that was under
-// way may have to be crawled again.
+// requireSameExport ignores fields that change when an export is restored. One in progress may have to be
+// crawled again.
 func requireSameExport(t testing.TB, want, got events.Export) {
 	t.Helper()
 	require.Equal(t, want.Timeline, got.Timeline[:len(want.Timeline)])
 	if !want.State.Terminal() {
 		require.False(t, got.State.Terminal())
-		require.Equal(t, []any{want.ID, want.CreatedAt, want.RequestedAt, want.Request, want.CorrelationID}, []any{got.ID, got.CreatedAt, got.RequestedAt, got.Request, got.CorrelationID})
+		require.Equal(t, []any{want.ID, want.CreatedAt, want.RequestedAt, want.Request, want.CorrelationID},
+			[]any{got.ID, got.CreatedAt, got.RequestedAt, got.Request, got.CorrelationID})
 		return
 	}
 	plain := func(x events.Export) events.Export {
@@ -214,8 +214,7 @@ func copyFolder(t testing.TB, from, to string) {
 	require.NoError(t, os.CopyFS(to, os.DirFS(from)))
 }
 
-// Damage to the files of the log, each with the index that an orderly stop
-// leaves and without it, as after a crash.
+// Damage to the files of the log, with the index of an orderly stop and without it, as after a crash.
 func TestEveryLossOfTheLogIsFound(t *testing.T) {
 	t.Parallel()
 	whole := t.TempDir()
@@ -225,7 +224,8 @@ func TestEveryLossOfTheLogIsFound(t *testing.T) {
 	older := t.TempDir()
 	copyFolder(t, whole, older)
 	s = startStore(t, whole)
-	newer, err := s.Append(t.Context(), events.Export{Tenant: "default", Key: key(99)}, "", always(eventstest.Payload(events.TypeRequested, 99, "")))
+	newer, err := s.Append(t.Context(), events.Export{Tenant: "default", Key: key(99)}, "",
+		always(eventstest.Payload(events.TypeRequested, 99, "")))
 	require.NoError(t, err)
 	exports := append(half, newer)
 	marks, err := s.Marks(t.Context(), nil)
@@ -241,7 +241,7 @@ func TestEveryLossOfTheLogIsFound(t *testing.T) {
 			blk := block(t, dir, events.StreamEvents)
 			data, err := os.ReadFile(blk)
 			require.NoError(t, err)
-			// The length of a record lies 20 bytes before its subject's length.
+			// The length of a record is 20 bytes before the length of its subject.
 			at := strings.LastIndex(string(data[:len(data)/2]), "sheaf.event.") - 22
 			flip(t, blk, 8*(at+1)+1)
 			return ""
@@ -266,7 +266,7 @@ func TestEveryLossOfTheLogIsFound(t *testing.T) {
 		},
 		"a missing stream": func(t *testing.T, dir string) string {
 			require.NoError(t, os.RemoveAll(folder(t, dir, events.StreamEvents)))
-			return "made anew"
+			return "re-created"
 		},
 		"a missing description of the stream": func(t *testing.T, dir string) string {
 			require.NoError(t, os.Remove(filepath.Join(folder(t, dir, events.StreamEvents), "meta.inf")))
@@ -284,7 +284,8 @@ func TestEveryLossOfTheLogIsFound(t *testing.T) {
 				copyFolder(t, whole, dir)
 				want := damage(t, dir)
 				if !index {
-					_ = os.Remove(filepath.Join(dir, "jetstream", "$G", "streams", events.StreamEvents, "msgs", "index.db"))
+					_ = os.Remove(filepath.Join(dir, "jetstream", "$G", "streams", events.StreamEvents,
+						"msgs", "index.db"))
 				}
 				s := startStore(t, dir)
 				defer func() { s.stop() }()
@@ -295,7 +296,7 @@ func TestEveryLossOfTheLogIsFound(t *testing.T) {
 				require.Contains(t, strings.Join(found, "\n"), want)
 				t.Log(strings.Join(found, "; "))
 				s.mend(t, exports)
-				// It is mended for good, also for the next start.
+				// The repair survives the next start.
 				before, err := s.Marks(t.Context(), nil)
 				require.NoError(t, err)
 				mended := s.now(t, exports)
@@ -310,7 +311,7 @@ func TestEveryLossOfTheLogIsFound(t *testing.T) {
 
 func same(a, b events.Export) bool { return reflect.DeepEqual(a, b) }
 
-// Any one bit of the log, unless it is of an event that no export needs.
+// Flips any single bit of the log; only bits of superseded events may go unnoticed.
 func TestEveryFlippedBitIsFound(t *testing.T) {
 	t.Parallel()
 	whole := t.TempDir()
@@ -327,7 +328,8 @@ func TestEveryFlippedBitIsFound(t *testing.T) {
 		bit, index := rnd.IntN(bits), rnd.IntN(2) == 0
 		flip(t, block(t, dir, events.StreamEvents), bit)
 		if !index {
-			require.NoError(t, os.Remove(filepath.Join(folder(t, dir, events.StreamEvents), "msgs", "index.db")))
+			require.NoError(t, os.Remove(filepath.Join(folder(t, dir, events.StreamEvents),
+				"msgs", "index.db")))
 		}
 		s := startStore(t, dir)
 		if !slices.EqualFunc(exports, s.now(t, exports), same) {
@@ -338,16 +340,19 @@ func TestEveryFlippedBitIsFound(t *testing.T) {
 	}
 }
 
-// The other streams, by what a server's files can suffer.
+// Damage to the other streams, by ways in which a server's files can suffer.
 func TestLossesOfOtherStreamsAreFound(t *testing.T) {
 	t.Parallel()
 	whole := t.TempDir()
 	s := startStore(t, whole)
 	lived(t, s)
 	for n := range 10 {
-		_, err := s.JetStream().Publish(t.Context(), events.SubmitSubject("default", "http"), []byte(fmt.Sprint(n)))
+		_, err := s.JetStream().Publish(t.Context(), events.SubmitSubject("default", "http"),
+			[]byte(fmt.Sprint(n)))
 		require.NoError(t, err)
-		_, err = s.Pages().Publish(t.Context(), pages.Page{ID: pages.ID{Tenant: "default", Key: key(1), Run: 1, Number: n + 1}, Rows: []byte(`[]`)})
+		_, err = s.Pages().Publish(t.Context(),
+			pages.Page{ID: pages.ID{Tenant: "default", Key: key(1), Run: 1, Number: n + 1},
+				Rows: []byte(`[]`)})
 		require.NoError(t, err)
 		require.NoError(t, s.SaveHeaders(t.Context(), "default", key(n), map[string]string{"A": "b"}))
 		require.NoError(t, s.ScheduleCallback(t.Context(), "default", key(n), time.Now().Add(time.Hour)))
@@ -355,14 +360,17 @@ func TestLossesOfOtherStreamsAreFound(t *testing.T) {
 	marks, err := s.Marks(t.Context(), nil)
 	require.NoError(t, err)
 	s.stop()
-	for _, stream := range []string{events.StreamSubmit, events.StreamPages, events.StreamPrivate, events.StreamTimers} {
+	for _, stream := range []string{events.StreamSubmit, events.StreamPages, events.StreamPrivate,
+		events.StreamTimers} {
 		for name, damage := range map[string]func(t *testing.T, dir string){
 			"cut": func(t *testing.T, dir string) {
 				blk := block(t, dir, stream)
 				require.NoError(t, os.Truncate(blk, int64(size(t, blk)/2)))
 				require.NoError(t, os.Remove(filepath.Join(filepath.Dir(blk), "index.db")))
 			},
-			"gone": func(t *testing.T, dir string) { require.NoError(t, os.RemoveAll(folder(t, dir, stream))) },
+			"gone": func(t *testing.T, dir string) {
+				require.NoError(t, os.RemoveAll(folder(t, dir, stream)))
+			},
 		} {
 			t.Run(stream+" "+name, func(t *testing.T) {
 				t.Parallel()
@@ -381,8 +389,7 @@ func TestLossesOfOtherStreamsAreFound(t *testing.T) {
 	}
 }
 
-// A consumer that forgot what it had delivered delivers it again: that is told,
-// and no loss.
+// A consumer that forgot its deliveries redelivers them: that is reported, but not as a loss.
 func TestLostConsumerStateIsHarmless(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -393,7 +400,8 @@ func TestLostConsumerStateIsHarmless(t *testing.T) {
 	require.NotZero(t, marks[events.StreamEvents].Floors[events.ConsumerCrawler])
 	s.stop()
 	for _, lose := range []string{"o.dat", ""} {
-		require.NoError(t, os.RemoveAll(filepath.Join(folder(t, dir, events.StreamEvents), "obs", events.ConsumerCrawler, lose)))
+		require.NoError(t, os.RemoveAll(filepath.Join(folder(t, dir, events.StreamEvents), "obs",
+			events.ConsumerCrawler, lose)))
 		s = startStore(t, dir)
 		found := s.found(t, marks)
 		require.Len(t, found, 1)
@@ -405,14 +413,15 @@ func TestLostConsumerStateIsHarmless(t *testing.T) {
 	}
 }
 
-// What a projection knows of an export is published again once, whatever it came to, and
-// however often and by how many it is asked for.
+// An export from a projection is republished once, whatever its state, and however often and by however many
+// processes it is restored.
 func TestRestore(t *testing.T) {
 	t.Parallel()
 	s := startStore(t, t.TempDir())
 	defer s.stop()
 	exports := lived(t, s)
-	rejected, err := s.Append(t.Context(), events.Export{Tenant: "default", Key: key(50)}, "order-7", always(eventstest.Payload(events.TypeRejected, 50, "")))
+	rejected, err := s.Append(t.Context(), events.Export{Tenant: "default", Key: key(50)}, "order-7",
+		always(eventstest.Payload(events.TypeRejected, 50, "")))
 	require.NoError(t, err)
 	for _, x := range append(exports, rejected) {
 		require.NoError(t, s.Forget(t.Context(), x))
@@ -439,24 +448,25 @@ func TestRestore(t *testing.T) {
 		require.Len(t, got.Timeline, len(x.Timeline)+1)
 		require.Equal(t, x.Callback, got.Callback, "what was told is not told again, what is due is")
 		require.Equal(t, x.CorrelationID, msgs[0].Header.Get("ce-correlationid"))
-		if !x.State.Terminal() { // it is worked on again, with the pages that there are
+		if !x.State.Terminal() { // it is resumed with the pages that exist
 			run := x.RequestedSeq
 			if x.State == events.StateCrawled {
 				run = x.Run
 			}
-			require.Equal(t, []any{events.StateRequested, got.LastSeq, run}, []any{got.State, got.RequestedSeq, got.ContinuesRun})
+			require.Equal(t, []any{events.StateRequested, got.LastSeq, run},
+				[]any{got.State, got.RequestedSeq, got.ContinuesRun})
 			require.Equal(t, []string{"requested"}, typesOf(msgs))
 			requireSameExport(t, x, got)
 			continue
 		}
 		require.Equal(t, []string{string(x.State)}, typesOf(msgs))
 		if x.State == events.StateRejected {
-			got.ID = x.ID // a rejected submission has no other than its sequence
+			got.ID = x.ID // a rejected submission has no id but its sequence
 		}
 		requireSameExport(t, x, got)
 	}
 
-	// Of the pages that came with a request no run goes on: they are not crawled.
+	// Pages that came with a request are not crawled, so no run continues from them.
 	raw, err := s.Append(t.Context(), fresh(), "", always(requested()))
 	require.NoError(t, err)
 	require.NoError(t, s.Forget(t.Context(), raw))
@@ -467,7 +477,7 @@ func TestRestore(t *testing.T) {
 	require.NoError(t, err)
 	require.Zero(t, raw.ContinuesRun)
 
-	// An unknown export is nothing to restore, and a name with a wildcard is none.
+	// Nothing is restored for an unknown export or for a name with a wildcard.
 	done, err = s.Restore(t.Context(), events.Export{Tenant: "default", Key: key(60)})
 	require.NoError(t, err)
 	require.False(t, done)
@@ -475,8 +485,8 @@ func TestRestore(t *testing.T) {
 	require.Error(t, err)
 }
 
-// The log lost the newest event of an export and holds an older one: the newest is
-// published again. One that the projection has not applied yet stays.
+// The log lost the newest event of an export but has an older one: the newest is republished. An event that
+// the projection has not applied yet stays.
 func TestRestoreGoesForwardOnly(t *testing.T) {
 	t.Parallel()
 	s := eventstest.Journal(t)
@@ -490,16 +500,18 @@ func TestRestoreGoesForwardOnly(t *testing.T) {
 
 	st, err := s.JetStream().Stream(t.Context(), events.StreamEvents)
 	require.NoError(t, err)
-	require.NoError(t, st.Purge(t.Context(), jetstream.WithPurgeSubject(events.EventSubject(x.Tenant, events.TypeCrawled, x.Key))))
+	require.NoError(t, st.Purge(t.Context(),
+		jetstream.WithPurgeSubject(events.EventSubject(x.Tenant, events.TypeCrawled, x.Key))))
 	got, err := s.Read(t.Context(), x.Tenant, x.Key)
 	require.NoError(t, err)
 	require.Equal(t, old, got)
 	done, err = s.Restore(t.Context(), x)
 	require.NoError(t, err)
 	require.True(t, done)
-	require.Equal(t, []string{"requested", "requested"}, typesOf(eventstest.Stored(t, s, events.StreamEvents, ">")))
+	require.Equal(t, []string{"requested", "requested"},
+		typesOf(eventstest.Stored(t, s, events.StreamEvents, ">")))
 
-	// Meanwhile somebody ended it: that is newer than what the projection has.
+	// Another writer ended the export meanwhile, which is newer than the projection.
 	x, err = s.Append(t.Context(), x, "", always(&events.ExportCancelled{}))
 	require.NoError(t, err)
 	done, err = s.Restore(t.Context(), old)
@@ -510,8 +522,8 @@ func TestRestoreGoesForwardOnly(t *testing.T) {
 	require.Equal(t, x, got)
 }
 
-// To the server, and so to the fence, a key whose newest event cannot be read is
-// new: only the check at the start knows better.
+// The server, and so the fence, treats a key with an unreadable newest event as new. Only the check at the
+// start detects that.
 func TestUnreadableNewestEvent(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -534,8 +546,7 @@ func TestUnreadableNewestEvent(t *testing.T) {
 	require.NoError(t, err)
 }
 
-// A page that is stored and cannot be read is damaged, and not only absent for a
-// while: its export must not wait for it.
+// A stored but unreadable page is damaged, not temporarily missing: its export must not wait for it.
 func TestUnreadablePage(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -552,7 +563,7 @@ func TestUnreadablePage(t *testing.T) {
 	require.ErrorIs(t, err, events.ErrPageDamaged)
 }
 
-func TestStreamsThatAreWholeAreNotComplainedOf(t *testing.T) {
+func TestIntactStreamsAreNotReported(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	s := startStore(t, dir)
@@ -566,7 +577,7 @@ func TestStreamsThatAreWholeAreNotComplainedOf(t *testing.T) {
 	require.NoError(t, s.SaveHeaders(t.Context(), "default", key(1), map[string]string{"A": "b"}))
 	marks, err := s.Marks(t.Context(), nil)
 	require.NoError(t, err)
-	// What is purged is not lost.
+	// Purged messages are not losses.
 	eventstest.Purge(t, s.Log, events.StreamPrivate, "sheaf.private.*.default."+key(1))
 	require.NoError(t, s.Pages().Purge(t.Context(), "default", key(1)))
 	require.NoError(t, s.Forget(t.Context(), exports[0]))
@@ -585,7 +596,7 @@ func TestStreamsThatAreWholeAreNotComplainedOf(t *testing.T) {
 		require.NoError(t, err)
 		require.False(t, restored)
 	}
-	// A projection that is behind does not turn the log back.
+	// A lagging projection does not revert the log.
 	old := exports[0]
 	require.Equal(t, events.StateCrawled, old.State)
 	_, err = s.Append(t.Context(), old, "", always(&events.ExportCancelled{}))
@@ -600,7 +611,7 @@ func TestStreamsThatAreWholeAreNotComplainedOf(t *testing.T) {
 }
 
 // A process that joins a cluster checks streams that others write to.
-func TestStreamsThatGrowAreNotComplainedOf(t *testing.T) {
+func TestGrowingStreamsAreNotReported(t *testing.T) {
 	t.Parallel()
 	s := startStore(t, t.TempDir())
 	defer s.stop()
@@ -610,11 +621,15 @@ func TestStreamsThatGrowAreNotComplainedOf(t *testing.T) {
 	defer cancel()
 	others.Go(func() {
 		for n := 0; ctx.Err() == nil; n++ {
-			_, _ = s.JetStream().Publish(ctx, events.SubmitSubject(events.DefaultTenant, "http"), []byte("{}"))
+			_, _ = s.JetStream().Publish(ctx,
+				events.SubmitSubject(events.DefaultTenant, "http"), []byte("{}"))
 		}
 	})
 	others.Go(func() {
-		_ = s.Consume(ctx, events.StreamSubmit, events.ConsumerSubmissions, 4, func(context.Context, journal.Delivery) error { return nil })
+		_ = s.Consume(ctx, events.StreamSubmit, events.ConsumerSubmissions, 4,
+			func(context.Context, journal.Delivery) error {
+				return nil
+			})
 	})
 	for range 60 {
 		require.Empty(t, s.found(t, nil))

@@ -15,39 +15,37 @@ import (
 )
 
 const (
-	// mostCommitted and mostCommittedBytes bound what goes to the log as one batch. The
-	// server takes 1,000 messages.
-	mostCommitted      = 64
-	mostCommittedBytes = 4 << 20
-	// mostOfOne is how many of them may be one tenant's. Another tenant's event then waits
-	// for one write at most, whatever the first one floods.
-	mostOfOne = mostCommitted / 2
+	// maxBatch and maxBatchBytes bound one batch written to the log. The server accepts 1,000 messages.
+	maxBatch      = 64
+	maxBatchBytes = 4 << 20
+	// maxBatchPerTenant is how many of them one tenant may have. Other tenants' events then wait for at most
+	// one write during a flood.
+	maxBatchPerTenant = maxBatch / 2
 )
 
-// commits is the group commit of the log. The server syncs an atomic batch once, but a
-// lone message each time, and the sync is what takes long. So while one write is in
-// flight, the events that come wait and go together as the next one. Each keeps its own
-// fence.
+// commits is the group commit of the log. The server syncs an atomic batch once, but separate messages each,
+// and syncs dominate the cost. So events that arrive during a write are queued and become the next batch.
+// Each keeps its own fence.
 type commits struct {
 	mu      sync.Mutex
 	waiting []*commit
-	busy    bool // a goroutine carries out what waits
+	busy    bool // a goroutine is writing the queue
 }
 
-// commit is one event that waits to be written.
+// commit is one queued event.
 type commit struct {
 	msg    *nats.Msg // with its fence
 	tenant string
-	filter string // of its key
+	filter string // of the event's key
 
-	done     chan struct{} // closed when what follows is set
+	done     chan struct{} // closed once the fields below are set
 	sequence uint64
 	err      error
 }
 
-// publishEvent writes an event to the log under the condition that the last sequence over
-// its key is last.
-func (s *Log) publishEvent(ctx context.Context, msg *nats.Msg, last uint64, tenant, key string) (uint64, error) {
+// publishEvent writes an event to the log if last is still the last sequence of its key.
+func (s *Log) publishEvent(ctx context.Context, msg *nats.Msg, last uint64, tenant,
+	key string) (uint64, error) {
 	filter := events.KeyFilter(tenant, key)
 	fence(msg, last, filter)
 	c := &commit{msg: msg, tenant: tenant, filter: filter, done: make(chan struct{})}
@@ -58,20 +56,20 @@ func (s *Log) publishEvent(ctx context.Context, msg *nats.Msg, last uint64, tena
 	q.busy = true
 	q.mu.Unlock()
 	if begin {
-		go s.carryOut()
+		go s.writeQueued()
 	}
 	select {
 	case <-c.done:
 		return c.sequence, c.err
 	case <-ctx.Done():
-		return 0, fmt.Errorf("%w: %w", events.ErrUnavailable, ctx.Err()) // it may yet be written
+		return 0, fmt.Errorf("%w: %w", events.ErrUnavailable, ctx.Err()) // it may still be written
 	}
 }
 
-// carryOut writes until nothing waits.
-func (s *Log) carryOut() {
+// writeQueued writes batches until the queue is empty.
+func (s *Log) writeQueued() {
 	for {
-		group := s.commits.take()
+		group := s.commits.nextBatch()
 		if len(group) == 0 {
 			return
 		}
@@ -79,16 +77,17 @@ func (s *Log) carryOut() {
 	}
 }
 
-// take removes what can go as one batch: of each key one event, for the second would
-// contradict the first's fence. It returns nothing, and busy ends, when nothing waits.
-func (q *commits) take() (group []*commit) {
+// nextBatch removes the next batch from the queue: at most one event of each key, because a second one would
+// contradict the first one's fence. If the queue is empty it returns nothing and clears busy.
+func (q *commits) nextBatch() (group []*commit) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	keys, tenants, bytes := map[string]bool{}, map[string]int{}, 0
 	var left []*commit
 	for _, c := range q.waiting {
 		size := c.msg.Size()
-		if keys[c.filter] || tenants[c.tenant] == mostOfOne || len(group) == mostCommitted || len(group) > 0 && bytes+size > mostCommittedBytes {
+		if keys[c.filter] || tenants[c.tenant] == maxBatchPerTenant || len(group) == maxBatch ||
+			len(group) > 0 && bytes+size > maxBatchBytes {
 			left = append(left, c)
 			continue
 		}
@@ -102,8 +101,8 @@ func (q *commits) take() (group []*commit) {
 	return group
 }
 
-// write writes a group of events, together if they are several. A batch that the server
-// refuses is written one by one: one event of it lost a race, or does not fit.
+// write writes a group of events, as a batch if there are several. If the server refuses the batch, write
+// retries its events one by one: one of them lost a race, or does not fit.
 func (s *Log) write(group []*commit) {
 	defer func() {
 		for _, c := range group {
@@ -130,7 +129,8 @@ func (s *Log) write(group []*commit) {
 		}
 	}
 	for _, c := range group {
-		for _, name := range []string{jetstreamext.BatchIDHeader, jetstreamext.BatchSeqHeader, jetstreamext.BatchCommitHeader} {
+		for _, name := range []string{jetstreamext.BatchIDHeader, jetstreamext.BatchSeqHeader,
+			jetstreamext.BatchCommitHeader} {
 			c.msg.Header.Del(name)
 		}
 		c.msg.Reply = ""
@@ -144,13 +144,14 @@ func (s *Log) write(group []*commit) {
 	}
 }
 
-// publishBatch publishes events all or none, and returns the sequence of the last one.
+// publishBatch publishes all events or none, and returns the sequence of the last one.
 func (s *Log) publishBatch(ctx context.Context, group []*commit) (last uint64, err error) {
 	msgs := make([]*nats.Msg, len(group))
 	for i, c := range group {
 		msgs[i] = c.msg
 	}
-	ack, err := jetstreamext.PublishMsgBatch(ctx, s.js, msgs, jetstreamext.BatchFlowControl{AckTimeout: s.cfg.PublishTimeout})
+	ack, err := jetstreamext.PublishMsgBatch(ctx, s.js, msgs,
+		jetstreamext.BatchFlowControl{AckTimeout: s.cfg.PublishTimeout})
 	if err != nil {
 		return 0, streams.PublishError(err)
 	}

@@ -15,8 +15,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Events that are appended at once are written together, each through its own fence: of
-// two that race for a key one is written, and a group that holds a loser writes the rest.
+// Concurrent events are written together, each through its own fence. Of two that race for a key one is
+// written, and the rest of a group with a loser is written.
 func TestAppendsAreWrittenTogether(t *testing.T) {
 	t.Parallel()
 	srv := eventstest.Server(t, "")
@@ -25,12 +25,13 @@ func TestAppendsAreWrittenTogether(t *testing.T) {
 	const keys, rounds = 64, 4
 	name := func(n int) string { return fmt.Sprintf("%032x", n) }
 	begin := func(s *journal.Log, n int, who string) error {
-		_, err := s.Append(t.Context(), events.Export{Tenant: "default", Key: name(n)}, who, func(x *events.Export) (events.Payload, error) {
-			if x.State != events.StateNone {
-				return nil, errLate
-			}
-			return requested(), nil
-		})
+		_, err := s.Append(t.Context(), events.Export{Tenant: "default", Key: name(n)}, who,
+			func(x *events.Export) (events.Payload, error) {
+				if x.State != events.StateNone {
+					return nil, errLate
+				}
+				return requested(), nil
+			})
 		return err
 	}
 	var wg sync.WaitGroup
@@ -67,7 +68,7 @@ func TestAppendsAreWrittenTogether(t *testing.T) {
 		seen[x.LastSeq] = true
 	}
 
-	// What Append returns is what a reader finds.
+	// Append returns the same state that a reader finds.
 	for n := range keys {
 		wg.Go(func() {
 			x, err := s.Read(t.Context(), "default", name(n))
@@ -96,7 +97,7 @@ func TestAppendsAreWrittenTogether(t *testing.T) {
 	wg.Wait()
 }
 
-// BenchmarkAppend writes four events for each of many exports, as so many callers at once.
+// BenchmarkAppend writes four events for each of many exports, from as many concurrent callers.
 func BenchmarkAppend(b *testing.B) {
 	for _, callers := range []int{1, 32} {
 		b.Run(fmt.Sprint(callers), func(b *testing.B) {
@@ -115,7 +116,9 @@ func BenchmarkAppend(b *testing.B) {
 				wg.Go(func() {
 					for n := range next {
 						x := events.Export{Tenant: "default", Key: fmt.Sprintf("%032x", n)}
-						for _, p := range []events.Payload{requested(), &events.ExportCrawled{Run: 1, Pages: 1}, &events.ExportCompleted{Run: 1, Pages: 1}, &events.ExportExpired{}} {
+						for _, p := range []events.Payload{requested(),
+							&events.ExportCrawled{Run: 1, Pages: 1},
+							&events.ExportCompleted{Run: 1, Pages: 1}, &events.ExportExpired{}} {
 							var err error
 							if x, err = s.Append(context.Background(), x, "", always(p)); err != nil {
 								b.Error(err)

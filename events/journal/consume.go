@@ -23,32 +23,29 @@ type Delivery struct {
 	Header    nats.Header
 	Data      []byte
 	Sequence  uint64
-	Delivered uint64 // how often, this time included
+	Delivered uint64 // number of deliveries, including this one
 	Time      time.Time
 
-	// Fresh is true of a first delivery of a message that was stored since this
-	// process connected to the streams. Nobody has begun to work on it: not a
-	// process that ended, for then the server would count more deliveries; nor
-	// this one before a crash that took an embedded server and its last counts
-	// with it, for then the message would be older than the connection. Only a
-	// server that crashes within 100 ms of a delivery to a process that lives on
-	// can make a second one look like the first.
+	// Fresh means the first delivery of a message that was stored after this process connected. No process
+	// has started work on it. An earlier process cannot have: the server would have counted its delivery. An
+	// earlier crash with an embedded server that lost its count cannot hide one: the message would be older
+	// than the connection. Only a server that crashes within 100 ms of a delivery, while this process
+	// survives, can make a second delivery look like the first.
 	Fresh bool
 
 	requestID *string // see Concerns; nil outside Consume
 }
 
-// Concerns says that the delivery is about an export. Log lines about the delivery then
-// name the request that began the export.
+// Concerns says that the delivery is about an export. Log lines about the delivery then include the request
+// that started the export.
 func (d Delivery) Concerns(x *events.Export) {
 	if d.requestID != nil {
 		*d.requestID = x.Origin()
 	}
 }
 
-// Event decodes the delivery as an event. An error is Permanent, for the message
-// will not improve, unless it is ErrNewerEvent: then it is to be delivered again,
-// to a process that knows it. That may take as long as an upgrade does.
+// Event decodes the delivery as an event. Its errors are Permanent, except ErrNewerEvent: such a message must
+// be redelivered to a process that knows its type. That may take as long as an upgrade.
 func (d Delivery) Event() (events.Event, error) {
 	ev, err := events.Decode(d.Subject, d.Header, d.Data, d.Sequence)
 	if errors.Is(err, events.ErrNewerEvent) {
@@ -60,44 +57,41 @@ func (d Delivery) Event() (events.Event, error) {
 	return ev, nil
 }
 
-// Handler does the work of one delivery. What it returns decides about the
-// message:
+// Handler does the work of one delivery. Its result decides about the message:
 //
-//	nil                  the work is done, and durable: acknowledged
-//	Permanent(err)       given up; logged as an error
-//	RetryAfter(err, d)   delivered again after d
-//	Beside(work)         work goes on without a slot; what it returns decides
-//	ErrTakenOver         left to another handler that has it: no answer
-//	any error after ctx  handed back at once, for another process
-//	any other error      delivered again after a growing delay
+//	nil                  the work is done and durable: acknowledge
+//	Permanent(err)       give up; log an error
+//	RetryAfter(err, d)   redeliver after d
+//	Beside(work)         continue without a slot; the result of work decides
+//	ErrTakenOver         another handler has the message: do not answer
+//	any error after ctx  hand back at once, for another process
+//	any other error      redeliver after a growing delay
 //
-// ctx ends when the process drains. A handler may be given the same message
-// again, here or elsewhere, also while an earlier call still runs.
+// ctx ends when the process drains. A handler may receive the same message again, here or elsewhere, even
+// while an earlier call still runs.
 type Handler func(ctx context.Context, d Delivery) error
 
 const (
-	// pullWait is how long a pull waits at the server for a message.
+	// pullWait is how long a pull waits on the server for a message.
 	pullWait = 30 * time.Second
-	// pullHeartbeat is how often the server says that it still has the pull;
-	// after two that are missing the pull is made again. A server that dies
-	// takes its pulls with it without a word.
+	// pullHeartbeat is the interval at which the server confirms a pull. After two missed ones the pull is
+	// repeated, because a server that dies loses its pulls without notice.
 	pullHeartbeat = 3 * time.Second
 )
 
-// Consume handles the messages of a durable consumer, up to slots at once,
-// until ctx ends and the handlers have returned; then it returns nil. It is
-// the one place that acknowledges. While a handler runs its message is kept
-// from others by a sign of life every 3 s, if AckWait is 10 s.
+// Consume handles the messages of a durable consumer, up to slots at once, until ctx ends and the handlers
+// have returned; then it returns nil. Only Consume acknowledges messages. While a handler runs, Consume sends
+// a keep-alive for its message every 3 s, if AckWait is 10 s.
 //
-// A slot takes a message only when it is free to work on it, so no message
-// waits here while another process is idle. Work that was put beside the slots
-// is waited for too; the handlers bound how much of it there is.
+// A slot requests a message only when it is free, so no message waits here while another process is idle.
+// Consume also waits for work beside the slots, whose amount the handlers must bound.
 func (s *Log) Consume(ctx context.Context, stream, consumer string, slots int, h Handler) error {
 	cons, err := s.js.Consumer(ctx, stream, consumer)
-	for absent := uint64(0); err != nil && ctx.Err() == nil; cons, err = s.js.Consumer(ctx, stream, consumer) {
+	for absent := uint64(0); err != nil &&
+		ctx.Err() == nil; cons, err = s.js.Consumer(ctx, stream, consumer) {
 		err = fmt.Errorf("%w: consumer %s of %s: %w", events.ErrUnavailable, consumer, stream, err)
 		if errors.Is(err, jetstream.ErrConsumerNotFound) || errors.Is(err, jetstream.ErrStreamNotFound) {
-			// A cluster may say so of what was just made.
+			// A cluster may report a new consumer as missing.
 			if absent++; absent == 3 {
 				return err
 			}
@@ -111,13 +105,15 @@ func (s *Log) Consume(ctx context.Context, stream, consumer string, slots int, h
 		return nil
 	}
 	var wg, beside sync.WaitGroup
-	// An outage meets all slots again and again. It is told now and then.
-	tell := rate.Sometimes{First: 1, Interval: time.Minute}
+	// During an outage all slots fail repeatedly, so log it only once a minute.
+	logged := rate.Sometimes{First: 1, Interval: time.Minute}
 	for range slots {
 		wg.Go(func() {
 			for ctx.Err() == nil {
 				if err := s.pull(ctx, cons, stream, consumer, &beside, h); err != nil && ctx.Err() == nil {
-					tell.Do(func() { slog.Warn("pulling messages; trying again", "consumer", consumer, "error", err) })
+					logged.Do(func() {
+						slog.Warn("pulling messages; trying again", "consumer", consumer, "error", err)
+					})
 					streams.Wait(ctx, time.Second)
 				}
 			}
@@ -128,17 +124,18 @@ func (s *Log) Consume(ctx context.Context, stream, consumer string, slots int, h
 	return nil
 }
 
-// pull handles one message after another until ctx ends or the pulling fails.
-func (s *Log) pull(ctx context.Context, cons jetstream.Consumer, stream, name string, beside *sync.WaitGroup, h Handler) error {
-	// With a maximum of one, the next message is asked for by Next and no
-	// sooner.
-	iter, err := cons.Messages(jetstream.PullMaxMessages(1), jetstream.PullExpiry(pullWait), jetstream.PullHeartbeat(pullHeartbeat))
+// pull handles one message after another until ctx ends or pulling fails.
+func (s *Log) pull(ctx context.Context, cons jetstream.Consumer, stream, name string, beside *sync.WaitGroup,
+	h Handler) error {
+	// With a maximum of one, only Next requests the next message.
+	iter, err := cons.Messages(jetstream.PullMaxMessages(1), jetstream.PullExpiry(pullWait),
+		jetstream.PullHeartbeat(pullHeartbeat))
 	if err != nil {
 		return err
 	}
 	defer iter.Stop()
-	// A message can be on its way when ctx ends. Draining lets it arrive, so
-	// that it is handed back and need not wait for its AckWait.
+	// A message may be in transit when ctx ends. Drain lets it arrive, so that it is handed back instead of
+	// waiting for its AckWait.
 	defer context.AfterFunc(ctx, func() {
 		if s.nc.IsConnected() {
 			iter.Drain()
@@ -160,7 +157,8 @@ func (s *Log) pull(ctx context.Context, cons jetstream.Consumer, stream, name st
 }
 
 // handle handles one message.
-func (s *Log) handle(ctx context.Context, msg jetstream.Msg, stream, name string, beside *sync.WaitGroup, h Handler) {
+func (s *Log) handle(ctx context.Context, msg jetstream.Msg, stream, name string,
+	beside *sync.WaitGroup, h Handler) {
 	meta, err := msg.Metadata()
 	if err != nil {
 		_ = msg.Term()
@@ -189,7 +187,7 @@ func (s *Log) handle(ctx context.Context, msg jetstream.Msg, stream, name string
 	settle(ctx, msg, d, name, err)
 }
 
-// keepAlive gives signs of life for a message until stop is called.
+// keepAlive extends the AckWait of a message until stop is called.
 func keepAlive(msg jetstream.Msg, every time.Duration) (stop func()) {
 	done := make(chan struct{})
 	var wg sync.WaitGroup
@@ -211,10 +209,10 @@ func keepAlive(msg jetstream.Msg, every time.Duration) (stop func()) {
 	}
 }
 
-// settle acknowledges, or says what shall become of the message. An answer
-// that is lost only means one more delivery.
+// settle acknowledges a message, or answers according to err. A lost answer only causes one more delivery.
 func settle(ctx context.Context, msg jetstream.Msg, d Delivery, consumer string, err error) {
-	log := slog.With("consumer", consumer, "subject", d.Subject, "sequence", d.Sequence, "delivered", d.Delivered)
+	log := slog.With("consumer", consumer, "subject", d.Subject, "sequence", d.Sequence,
+		"delivered", d.Delivered)
 	if t, err := events.SplitSubject(d.Subject, events.SubjectEvent, 3); err == nil {
 		log = log.With("tenant", t[0], "hash_key", t[2])
 	} else if tenant, key, err := DueCallback(d.Subject); err == nil {
@@ -248,8 +246,7 @@ func settle(ctx context.Context, msg jetstream.Msg, d Delivery, consumer string,
 	}
 }
 
-// handBack has a message delivered again at once. A plain negative
-// acknowledgement would do, but for a server that stops next: that is not on
-// its disk, and the message would come when its AckWait is over, 10 s later
-// (measured). A delay is.
+// handBack makes the server redeliver a message at once. It asks for a delay, because a plain negative
+// acknowledgement is not written to disk: if the server stops next, the message would be redelivered only
+// after its AckWait of 10 s (measured).
 func handBack(msg jetstream.Msg) error { return msg.NakWithDelay(time.Millisecond) }

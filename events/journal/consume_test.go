@@ -25,12 +25,12 @@ import (
 // submit puts a durable submission on the work queue.
 func submit(t *testing.T, s *journal.Log, n int) {
 	t.Helper()
-	_, err := s.JetStream().Publish(t.Context(), events.SubmitSubject("default", events.SourceRaw), fmt.Append(nil, n))
+	_, err := s.JetStream().Publish(t.Context(), events.SubmitSubject("default", events.SourceRaw),
+		fmt.Append(nil, n))
 	require.NoError(t, err)
 }
 
-// consuming runs Consume on the work queue until the test ends, or stop is
-// called.
+// consuming runs Consume on the work queue until the test ends, or stop is called.
 func consuming(t *testing.T, s *journal.Log, slots int, h journal.Handler) (stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -44,8 +44,8 @@ func consuming(t *testing.T, s *journal.Log, slots int, h journal.Handler) (stop
 	return stop
 }
 
-// queue tells how many messages the work queue has, and how many of them are
-// with a handler or wait for another try.
+// queue returns how many messages the work queue has, and how many of them are in handlers or waiting for
+// redelivery.
 func queue(t *testing.T, s *journal.Log) (left, pending int) {
 	t.Helper()
 	c, err := s.JetStream().Consumer(t.Context(), events.StreamSubmit, events.ConsumerSubmissions)
@@ -63,13 +63,16 @@ func TestConsumeAcknowledgesByOutcome(t *testing.T) {
 		deliveries int
 		min, max   time.Duration // between the first and the second
 	}{
-		"done":                          {nil, 1, 0, 0},
-		"permanent":                     {journal.Permanent(failure), 1, 0, 0},
-		"permanent, wrapped":            {fmt.Errorf("x: %w", journal.Permanent(failure)), 1, 0, 0},
-		"permanent with a line break":   {journal.Permanent(errors.New("a\r\nb")), 1, 0, 0},
-		"later":                         {journal.RetryAfter(failure, 700*time.Millisecond), 2, 700 * time.Millisecond, 3 * time.Second},
-		"later, wrapped":                {fmt.Errorf("x: %w", journal.RetryAfter(failure, 700*time.Millisecond)), 2, 700 * time.Millisecond, 3 * time.Second},
-		"later by nothing":              {journal.RetryAfter(failure, 0), 2, 100 * time.Millisecond, 3 * time.Second},
+		"done":                        {nil, 1, 0, 0},
+		"permanent":                   {journal.Permanent(failure), 1, 0, 0},
+		"permanent, wrapped":          {fmt.Errorf("x: %w", journal.Permanent(failure)), 1, 0, 0},
+		"permanent with a line break": {journal.Permanent(errors.New("a\r\nb")), 1, 0, 0},
+		"later": {journal.RetryAfter(failure, 700*time.Millisecond), 2,
+			700 * time.Millisecond, 3 * time.Second},
+		"later, wrapped": {fmt.Errorf("x: %w",
+			journal.RetryAfter(failure, 700*time.Millisecond)), 2, 700 * time.Millisecond, 3 * time.Second},
+		"later by nothing": {journal.RetryAfter(failure, 0), 2, 100 * time.Millisecond,
+			3 * time.Second},
 		"error":                         {failure, 2, 100 * time.Millisecond, 3 * time.Second},
 		"a cancelled context inside it": {context.Canceled, 2, 100 * time.Millisecond, 3 * time.Second},
 	} {
@@ -112,8 +115,8 @@ const (
 	longWork     = 2500 * time.Millisecond
 )
 
-// Work beside the slots keeps its message for as long as it takes, takes no slot,
-// and decides what becomes of the message; a drain waits for it.
+// Work beside the slots keeps its message alive as long as needed, uses no slot, and decides about the
+// message; a drain waits for it.
 func TestConsumeBesideTheSlots(t *testing.T) {
 	t.Parallel()
 	s := eventstest.JournalOn(t, eventstest.Server(t, ""), journal.Config{AckWait: shortAckWait})
@@ -137,15 +140,18 @@ func TestConsumeBesideTheSlots(t *testing.T) {
 			return nil
 		}))
 	})
-	require.Eventually(t, func() bool { return begun.Load() == waiting }, 10*time.Second, 10*time.Millisecond, "one slot takes them all")
+	require.Eventually(t, func() bool { return begun.Load() == waiting }, 10*time.Second, 10*time.Millisecond,
+		"one slot takes them all")
 	time.AfterFunc(longWork, func() { close(goOn) })
 	<-goOn
 	require.Eventually(t, func() bool { return done.Load() == waiting }, 10*time.Second, 10*time.Millisecond)
 	require.EqualValues(t, waiting+1, begun.Load(), "only what asked for it came again")
-	require.Eventually(t, func() bool { left, pending := queue(t, s); return left == 0 && pending == 0 }, 5*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { left, pending := queue(t, s); return left == 0 && pending == 0 },
+		5*time.Second, 10*time.Millisecond)
 
 	submit(t, s, waiting)
-	require.Eventually(t, func() bool { return begun.Load() == waiting+2 }, 10*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return begun.Load() == waiting+2 }, 10*time.Second,
+		10*time.Millisecond)
 	stopped := make(chan struct{})
 	go func() { stop(); close(stopped) }()
 	select {
@@ -158,31 +164,33 @@ func TestConsumeBesideTheSlots(t *testing.T) {
 	require.EqualValues(t, waiting+1, done.Load())
 }
 
-// A line about a delivery names the export, its tenant and the request that began it.
+// Log lines about a delivery name the export, its tenant and the request that started it.
 func TestDeliveriesAreLoggedWithTheirRequest(t *testing.T) {
 	read, write, err := os.Pipe()
 	require.NoError(t, err)
 	defer read.Close()
 	eventstest.SetLog(t, slog.NewTextHandler(write, nil))
 	s := eventstest.Journal(t)
-	x, err := s.Append(t.Context(), events.Export{Tenant: "default", Key: testKey}, "", func(*events.Export) (events.Payload, error) {
-		r := eventstest.Payload(events.TypeRequested, 0, "").(*events.ExportRequested)
-		r.RequestID = "trace-7"
-		return r, nil
-	})
+	x, err := s.Append(t.Context(), events.Export{Tenant: "default", Key: testKey}, "",
+		func(*events.Export) (events.Payload, error) {
+			r := eventstest.Payload(events.TypeRequested, 0, "").(*events.ExportRequested)
+			r.RequestID = "trace-7"
+			return r, nil
+		})
 	require.NoError(t, err)
 	require.Equal(t, "trace-7", x.RequestID)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() {
-		done <- s.Consume(ctx, events.StreamEvents, events.ConsumerCrawler, 1, func(_ context.Context, d journal.Delivery) error {
-			x, err := s.Read(ctx, "default", testKey)
-			if err != nil {
-				return err
-			}
-			d.Concerns(&x)
-			return journal.Permanent(errors.New("no"))
-		})
+		done <- s.Consume(ctx, events.StreamEvents, events.ConsumerCrawler, 1,
+			func(_ context.Context, d journal.Delivery) error {
+				x, err := s.Read(ctx, "default", testKey)
+				if err != nil {
+					return err
+				}
+				d.Concerns(&x)
+				return journal.Permanent(errors.New("no"))
+			})
 	}()
 	line := ""
 	for lines := bufio.NewScanner(read); !strings.Contains(line, "message given up") && lines.Scan(); {
@@ -217,8 +225,7 @@ func TestDelaysGrow(t *testing.T) {
 	}
 }
 
-// A process that drains hands its work back at once, also when its connection
-// is closed the moment after.
+// A draining process hands its work back at once, even if its connection closes the moment after.
 func TestDrainHandsBackAtOnce(t *testing.T) {
 	t.Parallel()
 	srv := eventstest.Server(t, "")
@@ -232,7 +239,7 @@ func TestDrainHandsBackAtOnce(t *testing.T) {
 	stop := consuming(t, leaving, 1, func(ctx context.Context, _ journal.Delivery) error {
 		close(begun)
 		<-ctx.Done()
-		return journal.RetryAfter(ctx.Err(), time.Hour) // the drain weighs more
+		return journal.RetryAfter(ctx.Err(), time.Hour) // the drain takes precedence
 	})
 	<-begun
 	taken := make(chan uint64, 1)
@@ -247,7 +254,7 @@ func TestDrainHandsBackAtOnce(t *testing.T) {
 	require.Less(t, time.Since(start), 2*time.Second)
 }
 
-// What a handler finished while its process drains is acknowledged.
+// Work that a handler finishes while its process drains is acknowledged.
 func TestDrainWaitsForHandlers(t *testing.T) {
 	t.Parallel()
 	s := eventstest.Journal(t)
@@ -269,11 +276,12 @@ func TestDrainWaitsForHandlers(t *testing.T) {
 	}
 	close(finish)
 	<-stopped
-	require.Eventually(t, func() bool { left, _ := queue(t, s); return left == 0 }, 5*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { left, _ := queue(t, s); return left == 0 }, 5*time.Second,
+		10*time.Millisecond)
 }
 
-// Processes that come and go lose no message to a pull that nobody waits for
-// any more: such a message would lie until its AckWait of 10 s.
+// Processes that come and go lose no message to an abandoned pull, where it would wait until its AckWait of
+// 10 s.
 func TestDrainLosesNoMessageOnItsWay(t *testing.T) {
 	t.Parallel()
 	srv := eventstest.Server(t, "")
@@ -285,7 +293,8 @@ func TestDrainLosesNoMessageOnItsWay(t *testing.T) {
 	for round := range rounds {
 		stop := consuming(t, other, 4, count)
 		for n := range messages {
-			_, err := s.JetStream().PublishAsync(events.SubmitSubject("default", "raw"), fmt.Append(nil, round, n))
+			_, err := s.JetStream().PublishAsync(events.SubmitSubject("default", "raw"),
+				fmt.Append(nil, round, n))
 			require.NoError(t, err)
 		}
 		<-s.JetStream().PublishAsyncComplete()
@@ -293,16 +302,18 @@ func TestDrainLosesNoMessageOnItsWay(t *testing.T) {
 	}
 	start := time.Now()
 	consuming(t, s, 4, count)
-	require.Eventually(t, func() bool { left, _ := queue(t, s); return left == 0 }, 20*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { left, _ := queue(t, s); return left == 0 }, 20*time.Second,
+		10*time.Millisecond)
 	require.Less(t, time.Since(start), 5*time.Second)
 	require.GreaterOrEqual(t, handled.Load(), int64(rounds*messages))
 }
 
-// A message goes to a process that is free, never behind one that is busy.
+// A message goes to a free process, never to a busy one.
 func TestNoMessageWaitsInABusyProcess(t *testing.T) {
 	t.Parallel()
 	srv := eventstest.Server(t, "")
-	busy, free := eventstest.JournalOn(t, srv, journal.Config{}), eventstest.JournalOn(t, srv, journal.Config{})
+	busy, free := eventstest.JournalOn(t, srv, journal.Config{}),
+		eventstest.JournalOn(t, srv, journal.Config{})
 	begun, release := make(chan struct{}, 2), make(chan struct{})
 	consuming(t, busy, 2, func(context.Context, journal.Delivery) error {
 		begun <- struct{}{}
@@ -334,16 +345,17 @@ func TestProcessesShareTheWork(t *testing.T) {
 	const messages = 200
 	all := make(chan struct{})
 	for i := range by {
-		consuming(t, eventstest.JournalOn(t, srv, journal.Config{}), 3, func(_ context.Context, d journal.Delivery) error {
-			mu.Lock()
-			defer mu.Unlock()
-			seen[d.Sequence]++
-			by[i]++
-			if len(seen) == messages {
-				close(all)
-			}
-			return nil
-		})
+		consuming(t, eventstest.JournalOn(t, srv, journal.Config{}), 3,
+			func(_ context.Context, d journal.Delivery) error {
+				mu.Lock()
+				defer mu.Unlock()
+				seen[d.Sequence]++
+				by[i]++
+				if len(seen) == messages {
+					close(all)
+				}
+				return nil
+			})
 	}
 	s := eventstest.JournalOn(t, srv, journal.Config{})
 	for n := range messages {
@@ -359,7 +371,7 @@ func TestProcessesShareTheWork(t *testing.T) {
 	require.Positive(t, by[1])
 }
 
-// A handler may take longer than AckWait: signs of life keep its message.
+// A handler may take longer than AckWait: keep-alives hold its message.
 func TestLongWorkKeepsItsMessage(t *testing.T) {
 	t.Parallel()
 	srv, cfg := eventstest.Server(t, ""), journal.Config{AckWait: shortAckWait}
@@ -373,17 +385,19 @@ func TestLongWorkKeepsItsMessage(t *testing.T) {
 	}
 	stop, stopOther := consuming(t, s, 1, handler), consuming(t, other, 1, handler)
 	require.EqualValues(t, 1, <-deliveries)
-	require.Eventually(t, func() bool { left, _ := queue(t, s); return left == 0 }, 15*time.Second, 100*time.Millisecond)
+	require.Eventually(t, func() bool { left, _ := queue(t, s); return left == 0 }, 15*time.Second,
+		100*time.Millisecond)
 	stop()
 	stopOther()
 	require.Empty(t, deliveries)
 }
 
-// An outage is not the end of Consume.
+// Consume survives an outage.
 func TestConsumeSurvivesARestartOfTheServer(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	srv, err := embedded.Start(embedded.Options{Dir: dir, Listen: "127.0.0.1:0", MaxStore: 8 << 30, Ephemeral: true})
+	srv, err := embedded.Start(embedded.Options{Dir: dir, Listen: "127.0.0.1:0", MaxStore: 8 << 30,
+		Ephemeral: true})
 	require.NoError(t, err)
 	s := overTCP(t, srv.URL())
 	handled := make(chan string, 10)
@@ -413,13 +427,14 @@ func TestConsumeOfNothing(t *testing.T) {
 	require.ErrorIs(t, err, jetstream.ErrConsumerNotFound)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	_ = s.Consume(ctx, events.StreamSubmit, events.ConsumerSubmissions, 4, func(context.Context, journal.Delivery) error {
-		t.Error("handled after the end")
-		return nil
-	})
+	_ = s.Consume(ctx, events.StreamSubmit, events.ConsumerSubmissions, 4,
+		func(context.Context, journal.Delivery) error {
+			t.Error("handled after the end")
+			return nil
+		})
 }
 
-// A delivery that is no event is given up, not tried for ever.
+// A delivery that is not an event is given up instead of retried forever.
 func TestDeliveryThatIsNoEvent(t *testing.T) {
 	t.Parallel()
 	s := eventstest.Journal(t)
@@ -429,21 +444,23 @@ func TestDeliveryThatIsNoEvent(t *testing.T) {
 	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(t.Context())
 	var sequences []uint64
-	require.NoError(t, s.Consume(ctx, events.StreamEvents, events.ConsumerCrawler, 1, func(_ context.Context, d journal.Delivery) error {
-		sequences = append(sequences, d.Sequence)
-		_, err := d.Event()
-		if err == nil {
-			cancel()
-		}
-		return err
-	}))
+	require.NoError(t, s.Consume(ctx, events.StreamEvents, events.ConsumerCrawler, 1,
+		func(_ context.Context, d journal.Delivery) error {
+			sequences = append(sequences, d.Sequence)
+			_, err := d.Event()
+			if err == nil {
+				cancel()
+			}
+			return err
+		}))
 	require.Equal(t, []uint64{1, 2, 3}, sequences)
 }
 
 // A process whose server is gone still ends soon.
 func TestDrainWithoutAServer(t *testing.T) {
 	t.Parallel()
-	srv, err := embedded.Start(embedded.Options{Dir: t.TempDir(), Listen: "127.0.0.1:0", MaxStore: 8 << 30, Ephemeral: true})
+	srv, err := embedded.Start(embedded.Options{Dir: t.TempDir(), Listen: "127.0.0.1:0", MaxStore: 8 << 30,
+		Ephemeral: true})
 	require.NoError(t, err)
 	s := overTCP(t, srv.URL())
 	begun := make(chan struct{})
@@ -461,8 +478,8 @@ func TestDrainWithoutAServer(t *testing.T) {
 	require.Less(t, time.Since(start), 5*time.Second)
 }
 
-// Every free slot of every process waits at the server at once; with the
-// server's own bound some would be turned away and ask again and again.
+// Every free slot of every process waits on the server at once. The server's default limit would refuse some,
+// which would retry again and again.
 func TestConsumeWaitsWithEverySlot(t *testing.T) {
 	t.Parallel()
 	srv := eventstest.Server(t, "")

@@ -34,8 +34,8 @@ func typesOf(msgs []*jetstream.RawStreamMsg) []string {
 	return types
 }
 
-// Many writers on connections of their own race different endings of one
-// export: one ending is written, and everybody sees that one.
+// Many writers on separate connections race different endings of one export: one ending is written, and all
+// writers see it.
 func TestFenceAdmitsOneEnding(t *testing.T) {
 	t.Parallel()
 	srv := eventstest.Server(t, "")
@@ -52,7 +52,8 @@ func TestFenceAdmitsOneEnding(t *testing.T) {
 	x, err := handles[0].Append(t.Context(), fresh(), "", always(requested()))
 	require.NoError(t, err)
 	for round := range rounds {
-		x, err = handles[0].Append(t.Context(), x, "", always(&events.ExportCrawled{Run: x.RequestedSeq, Pages: 1}))
+		x, err = handles[0].Append(t.Context(), x, "",
+			always(&events.ExportCrawled{Run: x.RequestedSeq, Pages: 1}))
 		require.NoError(t, err)
 
 		var wg sync.WaitGroup
@@ -86,16 +87,19 @@ func TestFenceAdmitsOneEnding(t *testing.T) {
 		require.Equal(t, 1, won, "round %d", round)
 		x = final
 		if x.State == events.StateCompleted {
-			x, err = handles[1].Append(t.Context(), x, "", always(&events.ExportExpired{Files: []string{"b"}}))
+			x, err = handles[1].Append(t.Context(), x, "",
+				always(&events.ExportExpired{Files: []string{"b"}}))
 			require.NoError(t, err)
 		}
 		x, err = handles[2].Append(t.Context(), x, "", always(requested()))
 		require.NoError(t, err)
 	}
-	require.LessOrEqual(t, len(eventstest.Stored(t, handles[0], events.StreamEvents, "sheaf.event.default.*."+testKey)), 1+4*rounds)
+	require.LessOrEqual(t,
+		len(eventstest.Stored(t, handles[0], events.StreamEvents, "sheaf.event.default.*."+testKey)),
+		1+4*rounds)
 }
 
-// Writers that append one after the other lose nothing and double nothing.
+// Writers that append one after another lose and duplicate nothing.
 func TestFenceOfManyKeysAtOnce(t *testing.T) {
 	t.Parallel()
 	srv := eventstest.Server(t, "")
@@ -127,22 +131,26 @@ func TestFenceKeepsTenantsApart(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, x.ID, x.LastSeq)
 	}
-	_, err := s.Append(t.Context(), events.Export{Tenant: "b", Key: testKey}, "", always(&events.ExportCancelled{}))
+	_, err := s.Append(t.Context(), events.Export{Tenant: "b", Key: testKey}, "",
+		always(&events.ExportCancelled{}))
 	require.NoError(t, err)
-	for tenant, want := range map[string]events.State{"a": events.StateRequested, "b": events.StateCancelled, "c": events.StateNone} {
+	for tenant, want := range map[string]events.State{"a": events.StateRequested, "b": events.StateCancelled,
+		"c": events.StateNone} {
 		x, err := s.Read(t.Context(), tenant, testKey)
 		require.NoError(t, err)
 		require.Equal(t, want, x.State)
 	}
 }
 
-// A tenant or key that is no plain token could name the exports of others.
+// A tenant or key that is not a plain token could match other exports.
 func TestWildcardsNameNoExport(t *testing.T) {
 	t.Parallel()
 	s := eventstest.Journal(t)
 	_, err := s.Append(t.Context(), fresh(), "", always(requested()))
 	require.NoError(t, err)
-	for _, id := range [][2]string{{"default", "*"}, {"*", testKey}, {"default", ">"}, {"default", ""}, {"", testKey}, {"default", testKey + ".x"}, {"default", "a b"}, {"default", testKey + "\r\n"}, {"Default", testKey}, {"default", strings.ToUpper(testKey)}} {
+	for _, id := range [][2]string{{"default", "*"}, {"*", testKey}, {"default", ">"}, {"default", ""},
+		{"", testKey}, {"default", testKey + ".x"}, {"default", "a b"}, {"default", testKey + "\r\n"},
+		{"Default", testKey}, {"default", strings.ToUpper(testKey)}} {
 		_, err := s.Read(t.Context(), id[0], id[1])
 		require.Error(t, err, "%q", id)
 		require.NotErrorIs(t, err, events.ErrUnavailable)
@@ -171,7 +179,8 @@ func TestAppendAfterALostAcknowledgement(t *testing.T) {
 	require.Nil(t, p.OnReply.Load(), "an acknowledgement was lost")
 	require.Equal(t, events.StateCrawled, x.State)
 	require.Equal(t, 1, decided, "the event was found, nothing was decided anew")
-	require.Equal(t, []string{"requested", "crawled"}, typesOf(eventstest.Stored(t, direct, events.StreamEvents, "sheaf.event.>")))
+	require.Equal(t, []string{"requested", "crawled"},
+		typesOf(eventstest.Stored(t, direct, events.StreamEvents, "sheaf.event.>")))
 }
 
 func TestAppendAfterALostPublish(t *testing.T) {
@@ -182,12 +191,12 @@ func TestAppendAfterALostPublish(t *testing.T) {
 	require.NoError(t, err)
 	require.Nil(t, p.OnRequest.Load(), "a publish was lost")
 	require.Equal(t, events.StateRequested, x.State)
-	require.Equal(t, []string{"requested"}, typesOf(eventstest.Stored(t, direct, events.StreamEvents, "sheaf.event.>")))
+	require.Equal(t, []string{"requested"},
+		typesOf(eventstest.Stored(t, direct, events.StreamEvents, "sheaf.event.>")))
 }
 
-// While the answer to a cancellation is lost, somebody sees the cancelled
-// export and asks for it again. The cancellation was written once and must not
-// be written into the new round.
+// While the response to a cancellation is lost, another caller sees the cancelled export and requests it
+// again. The cancellation was written once and must not be written into the new round.
 func TestAppendFindsItsEventBehindANewRound(t *testing.T) {
 	t.Parallel()
 	p, behind, direct := eventstest.Proxied(t)
@@ -202,7 +211,8 @@ func TestAppendFindsItsEventBehindANewRound(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, <-again)
 	require.Equal(t, events.StateRequested, x.State, "the state is that of the new round")
-	require.Equal(t, []string{"requested", "cancelled", "requested"}, typesOf(eventstest.Stored(t, direct, events.StreamEvents, "sheaf.event.>")))
+	require.Equal(t, []string{"requested", "cancelled", "requested"},
+		typesOf(eventstest.Stored(t, direct, events.StreamEvents, "sheaf.event.>")))
 }
 
 func TestAppendGivesUpWithUnavailable(t *testing.T) {
@@ -234,27 +244,30 @@ func TestAppendOfACancelledContextWritesAtMostOnce(t *testing.T) {
 		if err != nil {
 			require.ErrorIs(t, err, events.ErrUnavailable)
 		}
-		x, err := s.Append(t.Context(), events.Export{Tenant: "default", Key: key}, "", func(x *events.Export) (events.Payload, error) {
-			if x.State == events.StateRequested {
-				return nil, errors.New("under way")
-			}
-			return requested(), nil
-		})
+		x, err := s.Append(t.Context(), events.Export{Tenant: "default", Key: key}, "",
+			func(x *events.Export) (events.Payload, error) {
+				if x.State == events.StateRequested {
+					return nil, errors.New("under way")
+				}
+				return requested(), nil
+			})
 		require.Equal(t, events.StateRequested, x.State)
-		require.Len(t, eventstest.Stored(t, s, events.StreamEvents, "sheaf.event.default.*."+key), 1, "err %v", err)
+		require.Len(t, eventstest.Stored(t, s, events.StreamEvents, "sheaf.event.default.*."+key),
+			1, "err %v", err)
 	}
 }
 
 // foreign publishes past the fence, as no part of Sheaf does.
 func foreign(t *testing.T, s *journal.Log, subject string, h nats.Header, data string) uint64 {
 	t.Helper()
-	ack, err := s.JetStream().PublishMsg(t.Context(), &nats.Msg{Subject: subject, Header: h, Data: []byte(data)})
+	ack, err := s.JetStream().PublishMsg(t.Context(),
+		&nats.Msg{Subject: subject, Header: h, Data: []byte(data)})
 	require.NoError(t, err)
 	return ack.Sequence
 }
 
-// A message that cannot be read moves the sequence of its key, and tells nothing of it
-// unless it holds the export. The key can begin again, past the fence like any other.
+// An unreadable message advances the sequence of its key, and otherwise counts only if it contains the
+// export. The key can start again, through the fence as always.
 func TestForeignEventsDoNotBreakAKey(t *testing.T) {
 	t.Parallel()
 	s := eventstest.Journal(t)
@@ -267,23 +280,35 @@ func TestForeignEventsDoNotBreakAKey(t *testing.T) {
 		ceType  string
 		ceTime  string
 		data    func(key string) string
-		state   events.State // none if it cannot be read
+		state   events.State // none if it is unreadable
 		payload bool
 	}{
-		"unknown type":                        {"archived", "sheaf.export.archived.v1", "2026-01-02T03:04:05Z", func(string) string { return `{}` }, "", false},
-		"unknown type with the export":        {"archived", "sheaf.export.archived.v1", "2026-01-02T03:04:05Z", func(key string) string { return export(key, "failed") }, "failed", false},
-		"newer version":                       {"crawled", "sheaf.export.crawled.v2", "2026-01-02T03:04:05Z", func(string) string { return `{}` }, "", false},
-		"no headers":                          {"crawled", "", "", func(string) string { return `{"run":1,"pages":1}` }, "", false},
-		"no export":                           {"crawled", "sheaf.export.crawled.v1", "2026-01-02T03:04:05Z", func(string) string { return `{"run":1,"pages":1}` }, "", false},
-		"another key's export":                {"crawled", "sheaf.export.crawled.v1", "2026-01-02T03:04:05Z", func(string) string { return export(otherKey, "crawled") }, "", false},
-		"not JSON":                            {"crawled", "sheaf.export.crawled.v1", "2026-01-02T03:04:05Z", func(string) string { return `{` }, "", false},
-		"another JSON type":                   {"crawled", "sheaf.export.crawled.v1", "2026-01-02T03:04:05Z", func(string) string { return `[]` }, "", false},
-		"no time":                             {"crawled", "sheaf.export.crawled.v1", "yesterday", func(key string) string { return export(key, "crawled") }, "crawled", false},
-		"one past the fence, with the export": {"crawled", "sheaf.export.crawled.v1", "2026-01-02T03:04:05Z", func(key string) string { return export(key, "crawled") }, "crawled", true},
+		"unknown type": {"archived", "sheaf.export.archived.v1",
+			"2026-01-02T03:04:05Z", func(string) string { return `{}` }, "", false},
+		"unknown type with the export": {"archived", "sheaf.export.archived.v1",
+			"2026-01-02T03:04:05Z", func(key string) string { return export(key, "failed") },
+			"failed", false},
+		"newer version": {"crawled", "sheaf.export.crawled.v2", "2026-01-02T03:04:05Z",
+			func(string) string { return `{}` }, "", false},
+		"no headers": {"crawled", "", "",
+			func(string) string { return `{"run":1,"pages":1}` }, "", false},
+		"no export": {"crawled", "sheaf.export.crawled.v1", "2026-01-02T03:04:05Z",
+			func(string) string { return `{"run":1,"pages":1}` }, "", false},
+		"another key's export": {"crawled", "sheaf.export.crawled.v1", "2026-01-02T03:04:05Z",
+			func(string) string { return export(otherKey, "crawled") }, "", false},
+		"not JSON": {"crawled", "sheaf.export.crawled.v1", "2026-01-02T03:04:05Z",
+			func(string) string { return `{` }, "", false},
+		"another JSON type": {"crawled", "sheaf.export.crawled.v1", "2026-01-02T03:04:05Z",
+			func(string) string { return `[]` }, "", false},
+		"no time": {"crawled", "sheaf.export.crawled.v1", "yesterday",
+			func(key string) string { return export(key, "crawled") }, "crawled", false},
+		"one past the fence, with the export": {"crawled", "sheaf.export.crawled.v1", "2026-01-02T03:04:05Z",
+			func(key string) string { return export(key, "crawled") }, "crawled", true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			n++
-			x, err := s.Append(t.Context(), events.Export{Tenant: "default", Key: fmt.Sprintf("%032x", n)}, "c", always(requested()))
+			x, err := s.Append(t.Context(), events.Export{Tenant: "default", Key: fmt.Sprintf("%032x", n)},
+				"c", always(requested()))
 			require.NoError(t, err)
 			h := nats.Header{"ce-id": {"f"}, "ce-type": {tc.ceType}, "ce-time": {tc.ceTime}}
 			last := foreign(t, s, "sheaf.event.default."+tc.typ+"."+x.Key, h, tc.data(x.Key))
@@ -292,7 +317,7 @@ func TestForeignEventsDoNotBreakAKey(t *testing.T) {
 			require.NoError(t, err)
 			require.Equal(t, []any{last, "f", tc.state}, []any{got.LastSeq, got.LastID, got.State})
 
-			// Who follows the log is passed the same.
+			// Followers of the log receive the same.
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
 			require.NoError(t, s.Follow(ctx, last, func(batch []events.Event) error {
@@ -303,7 +328,7 @@ func TestForeignEventsDoNotBreakAKey(t *testing.T) {
 				return nil
 			}))
 
-			// The next event is written behind it, by one who knows it and by one who does not.
+			// The next event is written after it, by a writer that knows it and by one that does not.
 			ended, err := s.Append(t.Context(), x, "", func(x *events.Export) (events.Payload, error) {
 				if x.State == events.StateNone || x.State.Terminal() {
 					return requested(), nil
@@ -332,7 +357,8 @@ func TestLogWhoseHeadWasPurged(t *testing.T) {
 	require.NoError(t, err)
 	x, err = s.Append(t.Context(), x, "", always(&events.ExportCrawled{Run: 1, Pages: 1}))
 	require.NoError(t, err)
-	x, err = s.Append(t.Context(), x, "", always(&events.ExportFailed{Code: events.CodeStore, Reason: "r", Phase: events.PhaseAssembling}))
+	x, err = s.Append(t.Context(), x, "",
+		always(&events.ExportFailed{Code: events.CodeStore, Reason: "r", Phase: events.PhaseAssembling}))
 	require.NoError(t, err)
 
 	purge(3) // only the ending is left
@@ -340,7 +366,7 @@ func TestLogWhoseHeadWasPurged(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, x, got)
 
-	// The key can begin again for one who knows nothing of it, and has the same id.
+	// The key can start again for a caller that knows nothing of it, and has the same id.
 	x, err = s.Append(t.Context(), fresh(), "", func(x *events.Export) (events.Payload, error) {
 		p := requested()
 		p.ExportID, p.CreatedAt = x.ID, x.CreatedAt
@@ -364,8 +390,7 @@ func TestLogWhoseHeadWasPurged(t *testing.T) {
 	require.Equal(t, last, x.LastSeq)
 }
 
-// A request leaves room in a message for what its export may come to: its later events
-// hold it too.
+// A request leaves space in a message for the growth of its export, because later events contain it too.
 func TestARequestLeavesRoomForTheEndOfItsExport(t *testing.T) {
 	t.Parallel()
 	s := eventstest.Journal(t)
@@ -380,24 +405,28 @@ func TestARequestLeavesRoomForTheEndOfItsExport(t *testing.T) {
 	require.NotErrorIs(t, err, events.ErrUnavailable)
 	x, err := s.Append(t.Context(), fresh(), "", always(size(most-66<<10)))
 	require.NoError(t, err)
-	x, err = s.Append(t.Context(), x, "", always(&events.ExportFailed{Code: events.CodeInternal, Reason: strings.Repeat("r", 20<<10)}))
+	x, err = s.Append(t.Context(), x, "",
+		always(&events.ExportFailed{Code: events.CodeInternal, Reason: strings.Repeat("r", 20<<10)}))
 	require.NoError(t, err)
 	require.Equal(t, events.StateFailed, x.State)
 }
 
-// The server's dedupe is stream-wide: whoever may publish could suppress
-// another's event by taking its id first.
+// The server's dedupe is stream-wide: anyone allowed to publish could suppress another's event by using its
+// id first.
 func TestNoEventCarriesAMessageID(t *testing.T) {
 	t.Parallel()
 	s := eventstest.Journal(t)
 	_, err := s.Append(t.Context(), fresh(), "", always(requested()))
 	require.NoError(t, err)
-	_, err = s.Pages().Publish(t.Context(), pages.Page{ID: pages.ID{Tenant: "default", Key: testKey, Number: 1}, Rows: []byte(`[]`), Total: -1})
+	_, err = s.Pages().Publish(t.Context(),
+		pages.Page{ID: pages.ID{Tenant: "default", Key: testKey, Number: 1}, Rows: []byte(`[]`), Total: -1})
 	require.NoError(t, err)
 	require.NoError(t, s.SaveHeaders(t.Context(), "default", testKey, nil))
 	require.NoError(t, s.ScheduleCallback(t.Context(), "default", testKey, time.Now().Add(time.Hour)))
-	require.NoError(t, s.PublishCallback(t.Context(), "sheaf.callback.default.x", &events.Export{Tenant: "default", Key: testKey}, "t", nil))
-	for stream, n := range map[string]int{events.StreamEvents: 1, events.StreamPages: 1, events.StreamPrivate: 2, events.StreamTimers: 1, events.StreamCallbacks: 1} {
+	require.NoError(t, s.PublishCallback(t.Context(), "sheaf.callback.default.x",
+		&events.Export{Tenant: "default", Key: testKey}, "t", nil))
+	for stream, n := range map[string]int{events.StreamEvents: 1, events.StreamPages: 1,
+		events.StreamPrivate: 2, events.StreamTimers: 1, events.StreamCallbacks: 1} {
 		msgs := eventstest.Stored(t, s, stream, ">")
 		require.Len(t, msgs, n, stream)
 		for _, m := range msgs {
@@ -415,25 +444,28 @@ func TestLogIsFull(t *testing.T) {
 	for ; n < 1000; n++ {
 		p := requested()
 		p.Request.Title = strings.Repeat("x", 1000)
-		if _, err = s.Append(t.Context(), events.Export{Tenant: "default", Key: fmt.Sprintf("%032x", n)}, "", always(p)); err != nil {
+		if _, err = s.Append(t.Context(), events.Export{Tenant: "default", Key: fmt.Sprintf("%032x", n)}, "",
+			always(p)); err != nil {
 			break
 		}
 	}
 	require.ErrorIs(t, err, events.ErrNoSpace)
 	require.Greater(t, n, 10)
-	_, err = s.Append(t.Context(), events.Export{Tenant: "default", Key: fmt.Sprintf("%032x", 0)}, "", always(&events.ExportCancelled{Reason: strings.Repeat("x", 1000)}))
+	_, err = s.Append(t.Context(), events.Export{Tenant: "default", Key: fmt.Sprintf("%032x", 0)}, "",
+		always(&events.ExportCancelled{Reason: strings.Repeat("x", 1000)}))
 	require.ErrorIs(t, err, events.ErrNoSpace)
 	x, err := s.Read(t.Context(), "default", fmt.Sprintf("%032x", 0))
 	require.NoError(t, err)
 	require.Equal(t, events.StateRequested, x.State)
 }
 
-func TestUnavailableServerIsSaidSo(t *testing.T) {
+func TestUnavailableServerIsReported(t *testing.T) {
 	t.Parallel()
 	srv, err := embedded.Start(embedded.Options{Dir: t.TempDir(), MaxStore: 8 << 30, Ephemeral: true})
 	require.NoError(t, err)
 	defer srv.Stop()
-	s := eventstest.JournalOn(t, srv, journal.Config{PublishTimeout: 100 * time.Millisecond, PublishAttempts: 2})
+	s := eventstest.JournalOn(t, srv,
+		journal.Config{PublishTimeout: 100 * time.Millisecond, PublishAttempts: 2})
 	srv.Stop()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()

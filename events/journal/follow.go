@@ -16,31 +16,29 @@ import (
 )
 
 const (
-	// followBatch bounds how many events Follow hands over at once.
+	// followBatch is the maximum number of events that Follow passes on at once.
 	followBatch = 512
-	// followHeartbeat is how often the server of a follower's consumer says that it is
-	// there. After two missing ones the follower gives the consumer up.
+	// followHeartbeat is the heartbeat interval of a follower's consumer. After two missed ones the follower
+	// abandons the consumer.
 	followHeartbeat = time.Second
-	// followUnused is when a server removes a consumer that its follower has left.
+	// followUnused is when a server removes an abandoned consumer.
 	followUnused = 30 * time.Second
-	// followPoll is the pause between two reads of a log without a consumer, and
-	// followRead how long one may take: what it has got by then is applied, and a
-	// leader that just died answers nothing.
+	// followPoll is the pause between two reads of the log without a consumer, and followRead the time limit
+	// of a read. Events read by then are applied; a leader that just died does not respond.
 	followPoll = 50 * time.Millisecond
 	followRead = 500 * time.Millisecond
 )
 
-// errReconnected ends a follower's consumer: the server it was on may have been restarted.
+// errReconnected ends a follower's consumer, because the server that had it may have restarted.
 var errReconnected = errors.New("the connection was lost and is back")
 
-// Follow calls apply with every event from a sequence on that was not purged, in the
-// order of the log, as many at once as are there; it blocks until ctx ends
-// (then it returns nil) or apply fails. Events that cannot be decoded are
-// passed on without a payload. No event comes twice.
+// Follow calls apply with every unpurged event from a sequence on, in log order, as many at once as are
+// available. It blocks until ctx ends, then it returns nil, or until apply fails. Events that cannot be
+// decoded are passed on without a payload. No event is passed on twice.
 //
-// An outage does not end it. Events come by a consumer on one of the servers. While that
-// server is away they are read one by one from the log's leader, so a follower is never blind for
-// longer than two heartbeats while events can be written.
+// Follow survives outages. Events arrive through a consumer on one of the servers. While that server is down,
+// Follow reads them one by one from the log's leader. So a follower lags at most two heartbeats while events
+// can be written.
 func (s *Log) Follow(ctx context.Context, from uint64, apply func([]events.Event) error) error {
 	f := &follower{s: s, next: max(from, 1), apply: apply}
 	for again := false; ctx.Err() == nil; again = true {
@@ -63,12 +61,12 @@ func (s *Log) Follow(ctx context.Context, from uint64, apply func([]events.Event
 // follower is one call of Follow.
 type follower struct {
 	s      *Log
-	next   uint64 // sequence from which on events are still to be applied
+	next   uint64 // sequence of the next event to apply
 	apply  func([]events.Event) error
-	failed error // what apply returned
+	failed error // error of apply
 }
 
-// take applies a batch of events in order, without those that were applied before.
+// take applies a batch of events in order, skipping those applied before.
 func (f *follower) take(batch []events.Event) error {
 	for len(batch) > 0 && batch[0].Sequence < f.next {
 		batch = batch[1:]
@@ -83,9 +81,9 @@ func (f *follower) take(batch []events.Event) error {
 	return nil
 }
 
-// poll reads from the log's leader until there is a consumer, which is made after a
-// moment if one was lost again. It returns none when ctx ends or apply fails. A cluster whose own leader is away makes no consumers, and its log
-// may have a leader nevertheless.
+// poll reads from the log's leader until there is a new consumer. again delays the new consumer, as the
+// previous one was lost too. poll returns nil when ctx ends or apply fails. A cluster without a meta leader
+// cannot create consumers, although the log may have a leader.
 func (f *follower) poll(ctx context.Context, again bool) (jetstream.Consumer, error) {
 	making, stop := context.WithCancel(ctx)
 	made := make(chan jetstream.Consumer, 1)
@@ -113,7 +111,7 @@ func (f *follower) poll(ctx context.Context, again bool) (jetstream.Consumer, er
 		case cons := <-made:
 			return cons, nil
 		case <-ctx.Done():
-			return nil, nil //nolint:nilnil // ended
+			return nil, nil // ended
 		case <-tick.C:
 		}
 		if err := f.take(f.s.readOn(ctx, f.next)); err != nil {
@@ -122,8 +120,8 @@ func (f *follower) poll(ctx context.Context, again bool) (jetstream.Consumer, er
 	}
 }
 
-// newFollowConsumer makes a consumer for one follower. Its name is new: one that was made
-// by a request without an answer may be on a server that is away.
+// newFollowConsumer creates a consumer for one follower, under a new name: one created by a request without a
+// response may be on a server that is down.
 func (s *Log) newFollowConsumer(ctx context.Context, from uint64) (jetstream.Consumer, error) {
 	ctx, cancel := context.WithTimeout(ctx, answerWait)
 	defer cancel()
@@ -133,15 +131,15 @@ func (s *Log) newFollowConsumer(ctx context.Context, from uint64) (jetstream.Con
 	})
 }
 
-// readOn returns events from a sequence on as the log's leader holds them: those that it
-// gets within followRead, at most followBatch.
+// readOn returns the events from a sequence on, as the log's leader has them: those that it receives within
+// followRead, at most followBatch.
 func (s *Log) readOn(ctx context.Context, from uint64) (batch []events.Event) {
 	ctx, cancel := context.WithTimeout(ctx, followRead)
 	defer cancel()
 	for len(batch) < followBatch {
 		m, err := s.events.GetMsg(ctx, from, jetstream.WithGetMsgSubject(events.SubjectEvent+">"))
 		if err != nil {
-			return batch // there are no more, or it is asked again
+			return batch // no more events, or the next call retries
 		}
 		ev := decodeRaw(m)
 		batch = append(batch, ev)
@@ -150,12 +148,12 @@ func (s *Log) readOn(ctx context.Context, from uint64) (batch []events.Event) {
 	return batch
 }
 
-// consume applies what a consumer delivers, until ctx ends, apply fails or the consumer
-// does.
+// consume applies the deliveries of a consumer until ctx ends, apply fails or the consumer ends.
 func (f *follower) consume(ctx context.Context, cons jetstream.Consumer) error {
 	reconnected := f.s.nc.StatusChanged(nats.CONNECTED)
 	defer f.s.nc.RemoveStatusListener(reconnected)
-	iter, err := cons.Messages(jetstream.PullMaxMessages(followBatch), jetstream.PullHeartbeat(followHeartbeat))
+	iter, err := cons.Messages(jetstream.PullMaxMessages(followBatch),
+		jetstream.PullHeartbeat(followHeartbeat))
 	if err != nil {
 		return err
 	}
@@ -196,9 +194,10 @@ func (f *follower) consume(ctx context.Context, cons jetstream.Consumer) error {
 	}
 }
 
-// receive passes on what a consumer delivers, without those before the sequence next. It
-// ends with an error at a message that is missing.
-func (s *Log) receive(ctx context.Context, iter jetstream.MessagesContext, next uint64, messages chan<- events.Event) error {
+// receive passes on the deliveries of a consumer from the sequence next on. It returns an error at the first
+// missing message.
+func (s *Log) receive(ctx context.Context, iter jetstream.MessagesContext, next uint64,
+	messages chan<- events.Event) error {
 	for delivered := uint64(1); ; delivered++ {
 		m, err := iter.Next()
 		if err != nil {
@@ -215,7 +214,7 @@ func (s *Log) receive(ctx context.Context, iter jetstream.MessagesContext, next 
 		if is < next {
 			continue
 		}
-		// Keys are purged when they have ended, so later there are gaps.
+		// Ended keys are purged, so old events may have gaps before them.
 		if is > next && (delivered == 1 || time.Since(meta.Timestamp) < gapFor) {
 			if err := s.notThere(ctx, next, is); err != nil {
 				return err
@@ -235,21 +234,21 @@ func (s *Log) receive(ctx context.Context, iter jetstream.MessagesContext, next 
 	}
 }
 
-// gapFor is how young an event is whose predecessors are looked for. Ended exports are
-// purged later than that, and nothing else makes gaps.
+// gapFor is the age below which an event's predecessors are checked. Ended exports are purged later than
+// that, and nothing else makes gaps.
 const gapFor = 30 * time.Second
 
-// notThere returns an error if the log holds an event from next on that comes before the
-// one at sequence is. A consumer shows a gap in what it delivered, not one in the log: on
-// three servers that were killed in turn one was seen to begin with the second event of a
-// log that held the first. A leader that is behind the reader proves nothing.
+// notThere returns an error if the log holds an event from next on that comes before sequence is. Consumer
+// numbers show gaps in the deliveries, not in the log: on three servers that were killed in turn, one
+// consumer started with the second event of a log that held the first. A lagging leader proves nothing.
 func (s *Log) notThere(ctx context.Context, next, is uint64) error {
 	m, err := s.events.GetMsg(ctx, next, jetstream.WithGetMsgSubject(events.SubjectEvent+">"))
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		// What was delivered may have been purged since. A leader that is behind says this too.
+		// The delivered event may have been purged since. A lagging leader looks the same.
 		info, err := streams.LeaderInfo(ctx, s.events)
 		if err == nil && info.State.LastSeq < is {
-			err = fmt.Errorf("the log's leader knows %d events, and number %d was delivered", info.State.LastSeq, is)
+			err = fmt.Errorf("the log's leader knows %d events, and number %d was delivered",
+				info.State.LastSeq, is)
 		}
 		return err
 	}

@@ -18,7 +18,7 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// A follower whose server is cut off from the others gets each event while the log has a leader.
+// A follower whose server is cut off from the others receives each event while the log has a leader.
 func TestFollowersOfAServerThatIsGone(t *testing.T) {
 	t.Parallel()
 	c := newServers(t)
@@ -33,7 +33,8 @@ func TestFollowersOfAServerThatIsGone(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 		defer cancel()
 		s, err = journal.Provision(ctx, nc, journal.Config{
-			Replicas: 3, SecretKey: eventstest.SecretKey, MaxPagesBytes: 64 << 20, MaxEventsBytes: 64 << 20, MaxSubmitBytes: 64 << 20,
+			Replicas: 3, SecretKey: eventstest.SecretKey, MaxPagesBytes: 64 << 20, MaxEventsBytes: 64 << 20,
+			MaxSubmitBytes: 64 << 20,
 		})
 		return err == nil
 	}, time.Minute, 50*time.Millisecond)
@@ -44,7 +45,8 @@ func TestFollowersOfAServerThatIsGone(t *testing.T) {
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		_, _ = nc.RequestWithContext(ctx, "$JS.API.STREAM.LEADER.STEPDOWN."+events.StreamEvents, []byte(`{"placement":{"preferred":"s2"}}`))
+		_, _ = nc.RequestWithContext(ctx, "$JS.API.STREAM.LEADER.STEPDOWN."+events.StreamEvents,
+			[]byte(`{"placement":{"preferred":"s2"}}`))
 		return false
 	}, 30*time.Second, 200*time.Millisecond)
 
@@ -77,7 +79,8 @@ func TestFollowersOfAServerThatIsGone(t *testing.T) {
 				return nil
 			})
 		})
-		require.Eventually(t, func() bool { return len(ephemeral(t, js)) == len(applied) }, 10*time.Second, 10*time.Millisecond)
+		require.Eventually(t, func() bool { return len(ephemeral(t, js)) == len(applied) }, 10*time.Second,
+			10*time.Millisecond)
 	}
 	all := func(sequence uint64) func() bool {
 		return func() bool {
@@ -105,7 +108,8 @@ func TestFollowersOfAServerThatIsGone(t *testing.T) {
 	last := appendMany(t, s, 10, 5)
 	// Two heartbeats are 2 s. An election of the cluster's leader takes 4 s and more.
 	require.Eventually(t, all(last), 4*time.Second, time.Millisecond)
-	t.Logf("%d of %d followers were on the server; it led the cluster: %t; all have the events after %s", n, len(applied), metaLeader, time.Since(cut).Round(time.Millisecond))
+	t.Logf("%d of %d followers were on the server; it led the cluster: %t; all have the events after %s", n,
+		len(applied), metaLeader, time.Since(cut).Round(time.Millisecond))
 	require.Eventually(t, all(appendMany(t, s, 20, 600)), 10*time.Second, time.Millisecond)
 	require.Eventually(t, func() bool {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)

@@ -20,10 +20,12 @@ import (
 
 func overTCP(t *testing.T, url string) *journal.Log {
 	t.Helper()
-	nc, err := nats.Connect(url, nats.MaxReconnects(-1), nats.ReconnectWait(10*time.Millisecond), nats.ReconnectJitter(0, 0))
+	nc, err := nats.Connect(url, nats.MaxReconnects(-1), nats.ReconnectWait(10*time.Millisecond),
+		nats.ReconnectJitter(0, 0))
 	require.NoError(t, err)
 	t.Cleanup(nc.Close)
-	s, err := journal.Provision(t.Context(), nc, journal.Config{SecretKey: eventstest.SecretKey, PublishTimeout: time.Second})
+	s, err := journal.Provision(t.Context(), nc,
+		journal.Config{SecretKey: eventstest.SecretKey, PublishTimeout: time.Second})
 	require.NoError(t, err)
 	return s
 }
@@ -33,15 +35,15 @@ func appendMany(t *testing.T, s *journal.Log, from, n int) uint64 {
 	t.Helper()
 	var last uint64
 	for i := from; i < from+n; i++ {
-		x, err := s.Append(t.Context(), events.Export{Tenant: "default", Key: fmt.Sprintf("%032x", i)}, "", always(requested()))
+		x, err := s.Append(t.Context(), events.Export{Tenant: "default", Key: fmt.Sprintf("%032x", i)}, "",
+			always(requested()))
 		require.NoError(t, err)
 		last = x.LastSeq
 	}
 	return last
 }
 
-// follow collects sequences until one is reached, and holds that none is
-// missing or repeated.
+// follow collects sequences until one is reached, and checks that none is missing or repeated.
 func follow(t *testing.T, s *journal.Log, from, until uint64) (batches int) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -75,8 +77,8 @@ func TestFollowIsOrderedAndWhole(t *testing.T) {
 	follow(t, s, last, last)
 }
 
-// A follower that waits at the end of the log gets each event as it is written.
-func TestFollowWaitsForWhatIsNotWrittenYet(t *testing.T) {
+// A follower that waits at the end of the log receives each event as it is written.
+func TestFollowWaitsForNewEvents(t *testing.T) {
 	t.Parallel()
 	s := eventstest.Journal(t)
 	last := appendMany(t, s, 0, 3)
@@ -100,7 +102,7 @@ func TestFollowWaitsForWhatIsNotWrittenYet(t *testing.T) {
 	require.NoError(t, <-done)
 }
 
-// A slow follower holds up nobody and misses nothing.
+// A slow follower delays no one else and misses nothing.
 func TestFollowSlowly(t *testing.T) {
 	t.Parallel()
 	s := eventstest.Journal(t)
@@ -125,10 +127,11 @@ func TestFollowSlowly(t *testing.T) {
 	}))
 }
 
-func TestFollowGoesOnAfterARestartOfTheServer(t *testing.T) {
+func TestFollowContinuesAfterARestartOfTheServer(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	srv, err := embedded.Start(embedded.Options{Dir: dir, Listen: "127.0.0.1:0", MaxStore: 8 << 30, Ephemeral: true})
+	srv, err := embedded.Start(embedded.Options{Dir: dir, Listen: "127.0.0.1:0", MaxStore: 8 << 30,
+		Ephemeral: true})
 	require.NoError(t, err)
 	listen := strings.TrimPrefix(srv.URL(), "nats://")
 	s := overTCP(t, srv.URL())
@@ -151,10 +154,12 @@ func TestFollowGoesOnAfterARestartOfTheServer(t *testing.T) {
 	}
 	for restart := range uint64(2) {
 		srv.Stop()
-		srv, err = embedded.Start(embedded.Options{Dir: dir, Listen: listen, MaxStore: 8 << 30, Ephemeral: true})
+		srv, err = embedded.Start(embedded.Options{Dir: dir, Listen: listen, MaxStore: 8 << 30,
+			Ephemeral: true})
 		require.NoError(t, err)
 		t.Cleanup(srv.Stop)
-		require.Eventually(t, func() bool { _, err := s.LastSequence(t.Context()); return err == nil }, 10*time.Second, 10*time.Millisecond)
+		require.Eventually(t, func() bool { _, err := s.LastSequence(t.Context()); return err == nil },
+			10*time.Second, 10*time.Millisecond)
 		appendMany(t, s, 100+10*int(restart), 5)
 		for want := 11 + 5*restart; want < 16+5*restart; want++ {
 			require.Equal(t, want, <-got)
@@ -189,8 +194,8 @@ func TestFollowEndsWithItsContext(t *testing.T) {
 	require.NoError(t, s.Follow(ctx, 1, func([]events.Event) error { return nil }), "while nothing comes")
 }
 
-// What was purged may be missing; what the log holds may not.
-func TestFollowTakesAGapOnlyWhereNothingIs(t *testing.T) {
+// Purged events may be missing; existing ones may not.
+func TestFollowAcceptsOnlyRealGaps(t *testing.T) {
 	t.Parallel()
 	s := eventstest.Journal(t)
 	last := appendMany(t, s, 0, 10)
@@ -202,7 +207,8 @@ func TestFollowTakesAGapOnlyWhereNothingIs(t *testing.T) {
 	require.NoError(t, st.Purge(t.Context(), jetstream.WithPurgeSequence(6)))
 	require.NoError(t, s.NotThere(t.Context(), 1, 6))
 	require.ErrorContains(t, s.NotThere(t.Context(), 1, 7), "passed over")
-	require.ErrorContains(t, s.NotThere(t.Context(), last+1, last+2), "knows 10 events", "a leader that is behind proves nothing")
+	require.ErrorContains(t, s.NotThere(t.Context(), last+1, last+2), "knows 10 events",
+		"a leader that is behind proves nothing")
 
 	next := uint64(6)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -219,8 +225,8 @@ func TestFollowTakesAGapOnlyWhereNothingIs(t *testing.T) {
 	require.Equal(t, last+1, next)
 }
 
-// A consumer that passes over an event that the log holds is given up, at its first
-// message and later. What purged keys leave is no such gap.
+// A consumer that skips an existing event is abandoned, at its first message and later. Gaps of purged keys
+// are accepted.
 func TestFollowGivesUpAConsumerThatPassesOverAnEvent(t *testing.T) {
 	t.Parallel()
 	for _, purged := range []bool{false, true} {
@@ -230,11 +236,15 @@ func TestFollowGivesUpAConsumerThatPassesOverAnEvent(t *testing.T) {
 			st, err := s.JetStream().Stream(t.Context(), events.StreamEvents)
 			require.NoError(t, err)
 			key := func(n int) string { return events.EventSubject("default", "*", fmt.Sprintf("%032x", n)) }
-			cons, err := st.CreateConsumer(t.Context(), jetstream.ConsumerConfig{FilterSubjects: []string{key(1), key(3)}, AckPolicy: jetstream.AckNonePolicy})
+			cons, err := st.CreateConsumer(t.Context(),
+				jetstream.ConsumerConfig{FilterSubjects: []string{key(1), key(3)},
+					AckPolicy: jetstream.AckNonePolicy})
 			require.NoError(t, err)
 			if purged {
-				require.NoError(t, s.Forget(t.Context(), events.Export{Tenant: "default", Key: fmt.Sprintf("%032x", 0), LastSeq: 99}))
-				require.NoError(t, s.Forget(t.Context(), events.Export{Tenant: "default", Key: fmt.Sprintf("%032x", 2), LastSeq: 99}))
+				require.NoError(t, s.Forget(t.Context(),
+					events.Export{Tenant: "default", Key: fmt.Sprintf("%032x", 0), LastSeq: 99}))
+				require.NoError(t, s.Forget(t.Context(),
+					events.Export{Tenant: "default", Key: fmt.Sprintf("%032x", 2), LastSeq: 99}))
 			}
 			iter, err := cons.Messages()
 			require.NoError(t, err)
@@ -258,7 +268,7 @@ func TestFollowGivesUpAConsumerThatPassesOverAnEvent(t *testing.T) {
 	}
 }
 
-// Events that cannot be read keep their place.
+// Unreadable events keep their place.
 func TestFollowPassesOnWhatItCannotRead(t *testing.T) {
 	t.Parallel()
 	s := eventstest.Journal(t)
@@ -311,7 +321,7 @@ func TestProgressIsHeard(t *testing.T) {
 	require.NoError(t, s.Conn().Flush())
 	require.NoError(t, s.Conn().Publish(events.ProgressSubject("default", testKey), []byte(`{`)))
 	want := events.Progress{Phase: events.PhaseCrawling, PagesDone: 2, PagesTotal: 4, Rows: 100}
-	s.TellProgress("default", testKey, want)
+	s.PublishProgress("default", testKey, want)
 	require.Equal(t, told{"default", testKey, want}, <-heard)
 }
 
@@ -334,7 +344,7 @@ func ephemeral(t *testing.T, js jetstream.JetStream) map[string]string {
 	return on
 }
 
-// A follower whose consumer is removed makes another, and misses nothing.
+// A follower whose consumer is removed creates another, and misses nothing.
 func TestFollowMakesItsConsumerAgain(t *testing.T) {
 	t.Parallel()
 	s := eventstest.Journal(t)
@@ -352,7 +362,8 @@ func TestFollowMakesItsConsumerAgain(t *testing.T) {
 	next := uint64(1)
 	for round := range 3 {
 		var names map[string]string
-		require.Eventually(t, func() bool { names = ephemeral(t, s.JetStream()); return len(names) == 1 }, 5*time.Second, 5*time.Millisecond)
+		require.Eventually(t, func() bool { names = ephemeral(t, s.JetStream()); return len(names) == 1 },
+			5*time.Second, 5*time.Millisecond)
 		for name := range names {
 			require.NoError(t, s.JetStream().DeleteConsumer(t.Context(), events.StreamEvents, name))
 		}

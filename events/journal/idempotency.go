@@ -17,31 +17,32 @@ import (
 )
 
 const (
-	// maxClaimsBytes is the space of SHEAF_IDEMPOTENCY: some 1,300,000 keys.
+	// maxClaimsBytes is the limit of SHEAF_IDEMPOTENCY: about 1,300,000 keys.
 	maxClaimsBytes = 256 << 20
-	// claimsEvery is how long a look at that space, and at the keys of one tenant,
-	// is believed.
+	// claimsEvery is how long the stream's size and a tenant's number of keys are cached.
 	claimsEvery = 2 * time.Second
-	// plentyOfClaims is the part of the space below which nobody counts.
-	plentyOfClaims = 0.5
+	// countAbove is the used fraction of the stream below which keys are not counted per tenant.
+	countAbove = 0.5
 )
 
-// ErrTooManyKeys means that as many Idempotency-Keys of a tenant are remembered as
-// may be. They are forgotten with time.
-var ErrTooManyKeys = errors.New("as many Idempotency-Keys of the tenant are remembered as may be")
+// ErrTooManyKeys means that a tenant has reached its maximum of Idempotency-Keys. They expire with time.
+var ErrTooManyKeys = errors.New("the tenant has too many Idempotency-Keys")
 
-// IdempotencyClaim is what an Idempotency-Key of a caller is bound to.
+// IdempotencyClaim is the binding of a caller's Idempotency-Key.
 type IdempotencyClaim struct {
-	Key    string `json:"hash_key"`        // of the export that its request asks for
-	Before uint64 `json:"round,omitempty"` // sequence of the round that the export was in when the key came, 0 for none: the key's own is a later one
+	Key string `json:"hash_key"` // of the export that the request asked for
+	// Before is the sequence of the export's round when the key arrived, 0 for none. The key's own round is a
+	// later one.
+	Before uint64 `json:"round,omitempty"`
 }
 
 func (s *Log) idempotencySubject(tenant, key string) string {
 	return subjectIdempotency + tenant + "." + s.keys.IdempotencyName(tenant, key)
 }
 
-// IdempotencyKey returns what a key is bound to, from the leader, and whether it is.
-func (s *Log) IdempotencyKey(ctx context.Context, tenant, key string) (c IdempotencyClaim, ok bool, err error) {
+// IdempotencyKey returns the binding of a key from the leader; ok is false if there is none.
+func (s *Log) IdempotencyKey(ctx context.Context, tenant, key string) (c IdempotencyClaim,
+	ok bool, err error) {
 	st, err := s.js.Stream(ctx, events.StreamIdempotency)
 	if err != nil {
 		return c, false, fmt.Errorf("%w: %w", events.ErrUnavailable, err)
@@ -59,13 +60,13 @@ func (s *Log) IdempotencyKey(ctx context.Context, tenant, key string) (c Idempot
 	return c, true, nil
 }
 
-// ClaimIdempotencyKey binds a key that a caller has chosen, and returns what it was
-// bound to first: c, or what another request with the key was for. Of two that come
-// at once one is first. The binding lasts as long as Config.KeepIdempotency; only an
-// HMAC of the key is kept. While more than half of the space for keys is taken, one
-// tenant may have twice what is free, and gets ErrTooManyKeys beyond that: one alone
-// can take two thirds, and something is left for whoever comes.
-func (s *Log) ClaimIdempotencyKey(ctx context.Context, tenant, key string, c IdempotencyClaim) (first IdempotencyClaim, err error) {
+// ClaimIdempotencyKey binds a caller's key and returns its first binding: c, or that of an earlier request
+// with the key. Of two concurrent claims, one is first. The binding lasts for Config.KeepIdempotency; only an
+// HMAC of the key is stored. Once more than half of the space for keys is used, a tenant may have twice as
+// many as are free; beyond that it gets ErrTooManyKeys. So one tenant can use up to two thirds, and others
+// always find some space.
+func (s *Log) ClaimIdempotencyKey(ctx context.Context, tenant, key string,
+	c IdempotencyClaim) (first IdempotencyClaim, err error) {
 	if err := events.CheckName(tenant, c.Key); err != nil {
 		return first, err
 	}
@@ -97,7 +98,7 @@ func (s *Log) ClaimIdempotencyKey(ctx context.Context, tenant, key string, c Ide
 	}
 }
 
-// ReleaseIdempotencyKey takes back what a key was bound to: nothing was begun by it.
+// ReleaseIdempotencyKey removes a binding, because nothing was started with it.
 func (s *Log) ReleaseIdempotencyKey(ctx context.Context, tenant, key string) error {
 	st, err := s.js.Stream(ctx, events.StreamIdempotency)
 	if err == nil {
@@ -109,29 +110,29 @@ func (s *Log) ReleaseIdempotencyKey(ctx context.Context, tenant, key string) err
 	return nil
 }
 
-// claims is what a process knows of the keys that are remembered.
+// claims caches the number of stored keys.
 type claims struct {
 	counts singleflight.Group // of the keys of a tenant
 
 	mu      sync.Mutex
-	at      time.Time // of what follows; those that are bound since are added
-	limit   int64     // bytes of the stream; 0 or less: no limit
+	at      time.Time // of the fields below; keys bound since are added
+	limit   int64     // bytes of the stream; 0 or less: unlimited
 	used    int64
 	all     int64 // keys
 	counted map[string]int64
 }
 
-// claimBytes is what a key takes, about.
+// claimBytes is the approximate size of a key.
 const claimBytes = 200
 
-// mayClaim returns ErrTooManyKeys if a tenant may bind no further key.
+// mayClaim returns ErrTooManyKeys if a tenant may not bind another key.
 func (s *Log) mayClaim(ctx context.Context, tenant string) error {
 	c := &s.claims
 	c.mu.Lock()
 	stale := time.Since(c.at) > claimsEvery
 	c.mu.Unlock()
 	if stale {
-		_, err, _ := c.counts.Do("", func() (any, error) { // not for the first that asks alone
+		_, err, _ := c.counts.Do("", func() (any, error) { // not for the first caller alone
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.PublishTimeout)
 			defer cancel()
 			st, err := s.js.Stream(ctx, events.StreamIdempotency)
@@ -151,7 +152,7 @@ func (s *Log) mayClaim(ctx context.Context, tenant string) error {
 	}
 	c.mu.Lock()
 	_, known := c.counted[tenant]
-	plenty := c.limit <= 0 || float64(c.used) < float64(c.limit)*plentyOfClaims
+	plenty := c.limit <= 0 || float64(c.used) < float64(c.limit)*countAbove
 	c.mu.Unlock()
 	if !plenty && !known {
 		n, err, _ := c.counts.Do(tenant, func() (any, error) {
@@ -180,11 +181,12 @@ func (s *Log) mayClaim(ctx context.Context, tenant string) error {
 	return nil
 }
 
-// countClaims counts the keys of a tenant. The server does that when it makes a
-// consumer, without reading them.
+// countClaims counts the keys of a tenant. The server counts them when it creates a consumer, without reading
+// them.
 func (s *Log) countClaims(ctx context.Context, tenant string) (int64, error) {
 	cons, err := s.js.CreateConsumer(ctx, events.StreamIdempotency, jetstream.ConsumerConfig{
-		FilterSubject: subjectIdempotency + tenant + ".*", AckPolicy: jetstream.AckNonePolicy, HeadersOnly: true,
+		FilterSubject: subjectIdempotency + tenant + ".*", AckPolicy: jetstream.AckNonePolicy,
+		HeadersOnly:   true,
 		MemoryStorage: true, Replicas: 1, InactiveThreshold: claimsEvery,
 	})
 	if err != nil {

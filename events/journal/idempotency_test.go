@@ -12,8 +12,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A tenant that binds keys without end is refused when it has its share of the space
-// for them; others bind theirs, and what is bound stays so.
+// A tenant that binds keys without end is refused at its share of the space. Other tenants can bind theirs,
+// and existing bindings stay.
 func TestKeysOfOneTenantLeaveRoomForOthers(t *testing.T) {
 	t.Parallel()
 	s := eventstest.Journal(t)

@@ -8,8 +8,8 @@ import (
 	"sheaf/events/internal/streams"
 )
 
-// Quorum returns an error while the log can take no event: it has no leader, or
-// the leader does not hear from most of the copies.
+// Quorum returns an error while the log cannot accept events: it has no leader, or the leader does not hear
+// from most replicas.
 func (s *Log) Quorum(ctx context.Context) error {
 	if _, err := streams.LeaderInfo(ctx, s.events); err != nil {
 		return fmt.Errorf("%w: state of %s: %w", events.ErrUnavailable, events.StreamEvents, err)
@@ -17,11 +17,10 @@ func (s *Log) Quorum(ctx context.Context) error {
 	return nil
 }
 
-// ReadSince is Read by somebody who was given an event of the export. A consumer
-// and its stream may have different leaders, and an event may be delivered
-// before the stream's has stored it. Then, or when that leader was overtaken by
-// another without knowing, what it says is older than the event, and the answer
-// is ErrUnavailable.
+// ReadSince is Read for a caller that received an event of the export. A consumer and its stream may have
+// different leaders, and an event may be delivered before the stream's leader has stored it. In that case, or
+// if that leader was replaced without knowing, its state is older than the event, and the error is
+// ErrUnavailable.
 func (s *Log) ReadSince(ctx context.Context, ev events.Event) (events.Export, error) {
 	x, err := s.Read(ctx, ev.Tenant, ev.Key)
 	if err != nil {
@@ -30,10 +29,9 @@ func (s *Log) ReadSince(ctx context.Context, ev events.Event) (events.Export, er
 	return x, s.notBehind(ctx, &x, ev.Sequence)
 }
 
-// notBehind returns ErrUnavailable if x, as the log's leader told it, is older
-// than an event of it that was seen: the leader was overtaken by another and does
-// not know yet. A key that was purged since is older for good: then the leader knows the
-// log beyond that event, and says the same of the key again.
+// notBehind returns ErrUnavailable if x, as read from the log's leader, is older than a known event of it:
+// the leader was replaced and does not know yet. If the key was purged meanwhile, x stays older. The leader
+// then knows events beyond the known one, and gives the same answer about the key again.
 func (s *Log) notBehind(ctx context.Context, x *events.Export, seen uint64) error {
 	if x.LastSeq >= seen {
 		return nil
@@ -52,5 +50,6 @@ func (s *Log) notBehind(ctx context.Context, x *events.Export, seen uint64) erro
 			return nil
 		}
 	}
-	return fmt.Errorf("%w: the log's leader does not know the event at sequence %d yet", events.ErrUnavailable, seen)
+	return fmt.Errorf("%w: the log's leader does not know the event at sequence %d yet",
+		events.ErrUnavailable, seen)
 }

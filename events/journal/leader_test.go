@@ -11,8 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// An event may be delivered before the log's leader knows it: nothing may be
-// concluded from what that leader says then.
+// An event may be delivered before the log's leader has it: the leader's answers prove nothing then.
 func TestNothingIsDecidedBehindAnEvent(t *testing.T) {
 	t.Parallel()
 	s := eventstest.Journal(t)
@@ -22,15 +21,16 @@ func TestNothingIsDecidedBehindAnEvent(t *testing.T) {
 	})
 	require.NoError(t, err)
 
-	now, err := s.ReadSince(t.Context(), events.Event{Tenant: x.Tenant, Key: x.Key, Sequence: crawled.LastSeq})
+	now, err := s.ReadSince(t.Context(),
+		events.Event{Tenant: x.Tenant, Key: x.Key, Sequence: crawled.LastSeq})
 	require.NoError(t, err)
 	require.Equal(t, crawled, now)
 
-	_, err = s.ReadSince(t.Context(), events.Event{Tenant: x.Tenant, Key: x.Key, Sequence: crawled.LastSeq + 1})
+	_, err = s.ReadSince(t.Context(),
+		events.Event{Tenant: x.Tenant, Key: x.Key, Sequence: crawled.LastSeq + 1})
 	require.ErrorIs(t, err, events.ErrUnavailable)
 
-	// Somebody who has seen the end of the export must not be told that it is
-	// under way.
+	// A caller that has seen the end of the export must not be answered that it is in progress.
 	ahead := crawled
 	ahead.LastSeq++
 	asked := 0
@@ -43,7 +43,7 @@ func TestNothingIsDecidedBehindAnEvent(t *testing.T) {
 	require.Equal(t, 1, asked)
 }
 
-// A key that was purged is gone, not behind, also for one who saw its events.
+// A purged key is gone, not lagging, even for a caller that saw its events.
 func TestAPurgedExportIsNotBehind(t *testing.T) {
 	t.Parallel()
 	s := eventstest.Journal(t)
@@ -64,9 +64,11 @@ func TestAPurgedExportIsNotBehind(t *testing.T) {
 
 func request(t *testing.T, s *journal.Log, key string) events.Export {
 	t.Helper()
-	x, err := s.Append(t.Context(), events.Export{Tenant: events.DefaultTenant, Key: key}, "", func(*events.Export) (events.Payload, error) {
-		return &events.ExportRequested{CreatedAt: time.Now().UTC(), Request: events.Request{SourceType: events.SourceHTTP, ExtType: "XLSX"}}, nil
-	})
+	x, err := s.Append(t.Context(), events.Export{Tenant: events.DefaultTenant, Key: key}, "",
+		func(*events.Export) (events.Payload, error) {
+			return &events.ExportRequested{CreatedAt: time.Now().UTC(),
+				Request: events.Request{SourceType: events.SourceHTTP, ExtType: "XLSX"}}, nil
+		})
 	require.NoError(t, err)
 	return x
 }

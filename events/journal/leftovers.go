@@ -14,9 +14,9 @@ import (
 // Leftover names an export that still has pages or private values.
 type Leftover struct{ Tenant, Key string }
 
-// Leftovers returns every key that has pages, sealed headers or other private
-// values, whether the log knows it or not, in no order. It lists the subjects of
-// all pages, 1.0 s for 250,000 (measured), so it is for a rare pass.
+// Leftovers returns every key that has pages, sealed headers or other private values, in arbitrary order,
+// even if the log does not know it. It lists the subjects of all pages, 1.0 s for 250,000 (measured), so call
+// it rarely.
 func (s *Log) Leftovers(ctx context.Context) ([]Leftover, error) {
 	found := map[Leftover]struct{}{}
 	list := func(stream jetstream.Stream, filter, prefix string, tokens, tenant int) error {
@@ -30,13 +30,13 @@ func (s *Log) Leftovers(ctx context.Context) ([]Leftover, error) {
 				continue
 			}
 			if _, known := found[Leftover{t[tenant], t[tenant+1]}]; !known {
-				// Copied, or each would keep its whole subject in memory.
+				// Copied, or each would retain its whole subject.
 				found[Leftover{strings.Clone(t[tenant]), strings.Clone(t[tenant+1])}] = struct{}{}
 			}
 		}
 		return nil
 	}
-	// Pages are written whole, so the first part stands for the page.
+	// Pages are written completely, so the first part represents the page.
 	if err := list(s.pages, events.SubjectPage+"*.*.*.*.1", events.SubjectPage, 5, 0); err != nil {
 		return nil, err
 	}
@@ -50,16 +50,17 @@ func (s *Log) Leftovers(ctx context.Context) ([]Leftover, error) {
 	return holders, nil
 }
 
-// PurgeUnknown removes the pages and private values, up to a mark, of a key that
-// the log has no event of: it was forgotten, or never begun. With ErrNotAllowed
-// it removes nothing, because the leader of the log has one.
+// PurgeUnknown deletes the pages and private values, up to a mark, of a key without events: it was forgotten,
+// or never started. If the log's leader has an event of the key, it returns ErrNotAllowed and deletes
+// nothing.
 func (s *Log) PurgeUnknown(ctx context.Context, h Leftover, mark PurgeMark) error {
 	x, err := s.Read(ctx, h.Tenant, h.Key)
 	if err != nil {
 		return err
 	}
-	if x.LastSeq != 0 { // also if only a newer version can read it
-		return fmt.Errorf("%w: purging key %s, which has an event at sequence %d", events.ErrNotAllowed, h.Key, x.LastSeq)
+	if x.LastSeq != 0 { // even if only a newer version can read it
+		return fmt.Errorf("%w: purging key %s, which has an event at sequence %d", events.ErrNotAllowed,
+			h.Key, x.LastSeq)
 	}
 	if err := s.purgeUpTo(ctx, s.pages, events.SubjectPage+h.Tenant+"."+h.Key+".>", mark.pages); err != nil {
 		return err

@@ -17,36 +17,35 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// Decide looks at an export and returns the event that shall follow, or an
-// error that ends Append. It may be called several times, each time with a
-// newer state, and must not keep what it is given.
+// Decide returns the next event of an export, or an error that aborts Append. It may be called several times,
+// each time with a newer state, and must not retain its argument.
 type Decide func(x *events.Export) (events.Payload, error)
 
 // Append writes the next event of an export through the fence.
 //
-// known is what the caller last saw of the export; with only Tenant and Key
-// set it means "I believe it is new". decide is asked with that state first.
-// The event is published under the condition that the key's last sequence is
-// still the one of that state; if not, the state is read from the leader and
-// decide is asked again. So of two that race exactly one is written, and the
-// other sees it before it decides anew. A type that the state does not admit
-// is refused with ErrNotAllowed, and only after the leader was asked.
+// known is the last state of the export that the caller saw; with only Tenant and Key set it means "I believe
+// it is new". Append calls decide with that state first. It publishes the event if the key's last sequence is
+// still that of the state. If not, Append reads the state from the leader and calls decide again. So of two
+// concurrent writers exactly one succeeds, and the other sees the result before it decides again. If the
+// state does not allow the event's type, Append returns ErrNotAllowed, but only after reading from the
+// leader.
 //
-// A key that ended and was requested again is the same export in a new round:
-// a decide that speaks for one round compares RequestedSeq.
+// A key that ended and was requested again is the same export in a new round. A decide that concerns one
+// round must compare RequestedSeq.
 //
-// Append returns the export with the event applied, and with what others
-// added since. An acknowledgement that is lost is looked for in the export's
-// timeline, so the event is written once. After an error the event may still be
-// written only if the error is ErrUnavailable. A request that is almost as large as
-// the server takes is refused with nats.ErrMaxPayload.
-func (s *Log) Append(ctx context.Context, known events.Export, correlation string, decide Decide) (events.Export, error) {
+// Append returns the export after the event and after events that others added since. If an acknowledgement
+// is lost, Append looks for the event in the export's timeline, so the event is written once. After an error
+// the event may still be written only if the error is ErrUnavailable. A request almost as large as the
+// server's limit is refused with nats.ErrMaxPayload.
+func (s *Log) Append(ctx context.Context, known events.Export, correlation string,
+	decide Decide) (events.Export, error) {
 	x := known
 	if err := events.CheckName(x.Tenant, x.Key); err != nil {
 		return x, err
 	}
-	ev := events.Event{ID: events.NewID(), Tenant: x.Tenant, Key: x.Key, Time: time.Now().UTC(), CorrelationID: correlation}
-	unconfirmed := 0 // publishes whose fate is not known
+	ev := events.Event{ID: events.NewID(), Tenant: x.Tenant, Key: x.Key, Time: time.Now().UTC(),
+		CorrelationID: correlation}
+	unconfirmed := 0 // publishes with unknown outcome
 	for fromLeader := false; ; fromLeader = true {
 		payload, err := decide(&x)
 		if err != nil {
@@ -77,7 +76,7 @@ func (s *Log) Append(ctx context.Context, known events.Export, correlation strin
 			}
 		}
 
-		// Somebody wrote, or the answer was lost. The leader knows which.
+		// Another writer was first, or the acknowledgement was lost. The leader knows which.
 		now, err := s.Read(ctx, x.Tenant, x.Key)
 		if err != nil {
 			return x, err
@@ -91,17 +90,18 @@ func (s *Log) Append(ctx context.Context, known events.Export, correlation strin
 	}
 }
 
-// growth is how many bytes larger than its request an export may become: its files, its
-// warnings, why it failed, its timeline. Each of its events holds the request.
+// growth is how many bytes an export may grow beyond its request: files, warnings, failure reason, timeline.
+// Each of its events contains the request.
 const growth = 64 << 10
 
-// publishExport publishes an event under the condition that the key's last sequence is last.
+// publishExport publishes an event if last is still the last sequence of its key.
 func (s *Log) publishExport(ctx context.Context, ev events.Event, last uint64) (uint64, error) {
 	msg, err := events.Encode(ev)
 	if err != nil {
 		return 0, err
 	}
-	if most := s.nc.MaxPayload(); ev.Type() == events.TypeRequested && int64(msg.Size()) > most-min(most/8, growth) {
+	if most := s.nc.MaxPayload(); ev.Type() == events.TypeRequested &&
+		int64(msg.Size()) > most-min(most/8, growth) {
 		return 0, fmt.Errorf("publishing: %w", nats.ErrMaxPayload)
 	}
 	leave, err := s.logWriters.Enter(ctx, ev.Tenant)
@@ -131,9 +131,9 @@ func (s *Log) publishFenced(ctx context.Context, msg *nats.Msg, last uint64, fil
 	return ack.Sequence, nil
 }
 
-// Read returns an export as the stream's leader knows it now: one request, for the
-// newest event of the key. One that does not exist has StateNone. So has one whose
-// newest event cannot be read, with the sequence of that event.
+// Read returns the current export from the stream's leader: one request, for the newest event of the key. One
+// that does not exist has StateNone. So has one whose newest event is unreadable, with the sequence of that
+// event.
 func (s *Log) Read(ctx context.Context, tenant, key string) (events.Export, error) {
 	x := events.Export{Tenant: tenant, Key: key}
 	if err := events.CheckName(tenant, key); err != nil {
@@ -151,7 +151,7 @@ func (s *Log) Read(ctx context.Context, tenant, key string) (events.Export, erro
 	return x, nil
 }
 
-// last returns the newest message of a filter, nil if there is none.
+// last returns the newest message that matches filter, nil if there is none.
 func (s *Log) last(ctx context.Context, filter string) (*jetstream.RawStreamMsg, error) {
 	last, err := s.events.GetLastMsgForSubject(ctx, filter)
 	switch {
@@ -163,8 +163,8 @@ func (s *Log) last(ctx context.Context, filter string) (*jetstream.RawStreamMsg,
 	return last, nil
 }
 
-// decodeRaw decodes a stored message. One that cannot be decoded keeps its
-// sequence and id, without a payload, so that it still counts for the fence.
+// decodeRaw decodes a stored message. One that cannot be decoded keeps its sequence and id, without a
+// payload, so that the fence still counts it.
 func decodeRaw(m *jetstream.RawStreamMsg) events.Event {
 	ev, err := events.Decode(m.Subject, m.Header, m.Data, m.Sequence)
 	if err != nil {
@@ -174,10 +174,9 @@ func decodeRaw(m *jetstream.RawStreamMsg) events.Event {
 	return ev
 }
 
-// LastSequence is the sequence of the newest event of the log, from the
-// leader. A reader that has applied it has seen every event that was
-// acknowledged before the call. Callers who come while the leader is asked share
-// the next question.
+// LastSequence returns the sequence of the newest event of the log, from the leader. A reader that has
+// applied it has seen every event acknowledged before the call. Callers that arrive while the leader is being
+// asked share the next question.
 func (s *Log) LastSequence(ctx context.Context) (uint64, error) {
 	s.asking.Lock()
 	q := s.nextQuestion
@@ -195,23 +194,23 @@ func (s *Log) LastSequence(ctx context.Context) (uint64, error) {
 	}
 }
 
-// question is one that the log's leader is asked for all who came before it was.
+// question is one request to the log's leader, shared by all callers that arrived before it was sent.
 type question struct {
-	answered chan struct{} // closed when what follows is set
+	answered chan struct{} // closed once the fields below are set
 	last     uint64
 	err      error
 }
 
-// questionAlone is how long a question keeps the next one waiting. A leader that died
-// never answers, and the questions to the leader after it must not wait for that.
-const questionAlone = 500 * time.Millisecond
+// maxQuestionWait is how long a question delays the next one. A dead leader never answers, and questions to
+// its successor must not wait for it.
+const maxQuestionWait = 500 * time.Millisecond
 
-// askLastSequence waits for the question before it, questionAlone at most, and is put then.
+// askLastSequence waits for the previous question, at most maxQuestionWait, and then asks.
 func (s *Log) askLastSequence(q *question) {
 	s.oneQuestion <- struct{}{}
 	next := sync.OnceFunc(func() { <-s.oneQuestion })
 	defer next()
-	defer time.AfterFunc(questionAlone, next).Stop()
+	defer time.AfterFunc(maxQuestionWait, next).Stop()
 	s.asking.Lock()
 	s.nextQuestion = nil
 	s.asking.Unlock()
@@ -226,9 +225,8 @@ func (s *Log) askLastSequence(q *question) {
 	q.last = info.State.LastSeq
 }
 
-// OnCancelled calls fn for every cancellation, at once and at most once, until
-// stop is called. It is a hint that saves work; the fence is what makes a
-// cancellation final.
+// OnCancelled calls fn at once and at most once for every cancellation until stop is called. It is a hint
+// that saves work; the fence makes a cancellation final.
 func (s *Log) OnCancelled(fn func(tenant, key string)) (stop func(), err error) {
 	sub, err := s.nc.Subscribe(events.EventSubject("*", events.TypeCancelled, "*"), func(m *nats.Msg) {
 		if tokens, err := events.SplitSubject(m.Subject, events.SubjectEvent, 3); err == nil {

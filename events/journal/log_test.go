@@ -16,7 +16,9 @@ import (
 const testKey = "5ad5f7b92a816b76e70a21e4154c2485"
 
 func requested() *events.ExportRequested {
-	return &events.ExportRequested{CreatedAt: time.Now().UTC(), Request: events.Request{ExtType: "XLSX", SourceType: events.SourceRaw, Raw: &events.RawRows{Pages: 1}}}
+	return &events.ExportRequested{CreatedAt: time.Now().UTC(),
+		Request: events.Request{ExtType: "XLSX", SourceType: events.SourceRaw,
+			Raw: &events.RawRows{Pages: 1}}}
 }
 
 func always(p events.Payload) journal.Decide {
@@ -63,17 +65,18 @@ func TestConsumeAndFollow(t *testing.T) {
 	done := make(chan error, 2)
 	handled := make(chan events.Event, 10)
 	go func() {
-		done <- s.Consume(ctx, events.StreamEvents, events.ConsumerCrawler, 4, func(_ context.Context, d journal.Delivery) error {
-			ev, err := d.Event()
-			if err != nil {
-				return err
-			}
-			if d.Delivered == 1 {
-				return fmt.Errorf("try again")
-			}
-			handled <- ev
-			return nil
-		})
+		done <- s.Consume(ctx, events.StreamEvents, events.ConsumerCrawler, 4,
+			func(_ context.Context, d journal.Delivery) error {
+				ev, err := d.Event()
+				if err != nil {
+					return err
+				}
+				if d.Delivered == 1 {
+					return fmt.Errorf("try again")
+				}
+				handled <- ev
+				return nil
+			})
 	}()
 	seen := make(chan events.Event, 10)
 	go func() {
@@ -101,17 +104,19 @@ func TestSchedule(t *testing.T) {
 	due := make(chan string, 1)
 	finished := make(chan error, 1)
 	go func() {
-		finished <- s.Consume(ctx, events.StreamTimers, events.ConsumerDueCallback, 1, func(_ context.Context, d journal.Delivery) error {
-			_, key, err := journal.DueCallback(d.Subject)
-			due <- key
-			return err
-		})
+		finished <- s.Consume(ctx, events.StreamTimers, events.ConsumerDueCallback, 1,
+			func(_ context.Context, d journal.Delivery) error {
+				_, key, err := journal.DueCallback(d.Subject)
+				due <- key
+				return err
+			})
 	}()
 	require.Equal(t, testKey, <-due)
 	cancel()
 	require.NoError(t, <-finished)
 
-	require.NoError(t, s.SaveHeaders(t.Context(), "default", testKey, map[string]string{"Authorization": "x"}))
+	require.NoError(t, s.SaveHeaders(t.Context(), "default", testKey,
+		map[string]string{"Authorization": "x"}))
 	h, err := s.Headers(t.Context(), "default", testKey)
 	require.NoError(t, err)
 	require.Equal(t, "x", h["Authorization"])

@@ -19,7 +19,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// Prefixes of the subjects that nobody else reads or writes.
+// Prefixes of internal subjects.
 const (
 	subjectTimer       = "sheaf.timer."       // sheaf.timer.callback.<tenant>.<key>: a schedule
 	subjectDue         = "sheaf.due."         // sheaf.due.callback.<tenant>.<key>: a schedule that fired
@@ -31,9 +31,9 @@ func privateSubject(what, tenant, key string) string {
 	return subjectPrivate + what + "." + tenant + "." + key
 }
 
-// SaveHeaders keeps the header values of a source, and its secret parameters (see
-// secrets.Param), sealed, until the export no longer needs them. Equal requests have
-// equal headers, so whoever writes last changes nothing.
+// SaveHeaders stores the header values of a source, and its secret parameters (see secrets.Param), sealed,
+// until the export no longer needs them. Equal requests have equal headers, so a second writer changes
+// nothing.
 func (s *Log) SaveHeaders(ctx context.Context, tenant, key string, header secrets.Values) error {
 	plain, err := json.Marshal(map[string]string(header))
 	if err != nil {
@@ -49,8 +49,7 @@ func (s *Log) SaveHeaders(ctx context.Context, tenant, key string, header secret
 	return nil
 }
 
-// Headers opens the sealed header values of a source. ErrNoHeaders: they were
-// purged.
+// Headers opens the sealed header values of a source. The error is ErrNoHeaders if they were purged.
 func (s *Log) Headers(ctx context.Context, tenant, key string) (secrets.Values, error) {
 	m, err := s.private.GetLastMsgForSubject(ctx, privateSubject("headers", tenant, key))
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
@@ -70,17 +69,16 @@ func (s *Log) Headers(ctx context.Context, tenant, key string) (secrets.Values, 
 	return header, nil
 }
 
-// leftByExports is what an export leaves on SHEAF_PRIVATE.
+// leftByExports lists the kinds of data that an export leaves on SHEAF_PRIVATE.
 var leftByExports = []string{"headers", "starts"}
 
-// starts counts how often work on an export was begun without getting further.
+// starts counts starts of work on an export without progress.
 type starts struct {
 	Mark  string `json:"mark"`
 	Count int    `json:"count"`
 }
 
-// Starts returns how often work on an export began at mark, a text that names
-// how far it had come.
+// Starts returns how often work on an export started at mark, a text that identifies its progress.
 func (s *Log) Starts(ctx context.Context, tenant, key, mark string) (int, error) {
 	var st starts
 	m, err := s.private.GetLastMsgForSubject(ctx, privateSubject("starts", tenant, key))
@@ -96,9 +94,8 @@ func (s *Log) Starts(ctx context.Context, tenant, key, mark string) (int, error)
 	return st.Count, nil
 }
 
-// CountStart records that work on an export begins at mark and returns how
-// often it began there, this time included. It is written before the work, so
-// that work which kills its process is still counted.
+// CountStart records a start of work on an export at mark, and returns the number of starts there, including
+// this one. It is written before the work, so that a start that kills the process is counted.
 func (s *Log) CountStart(ctx context.Context, tenant, key, mark string) (int, error) {
 	count, err := s.Starts(ctx, tenant, key, mark)
 	if err != nil {
@@ -116,9 +113,9 @@ func (s *Log) CountStart(ctx context.Context, tenant, key, mark string) (int, er
 	return count, nil
 }
 
-// UncountStart takes the CountStart at mark back that returned count: the work
-// rests, or was handed back in order, and a crash that follows is not its own.
-// ErrTakenOver: another has begun since, and all that is recorded stays.
+// UncountStart reverts the CountStart at mark that returned count: the work pauses, or was handed back in
+// order, and is not responsible for a later crash. With ErrTakenOver another process has started since, and
+// nothing changes.
 func (s *Log) UncountStart(ctx context.Context, tenant, key, mark string, count int) error {
 	latest, err := s.Starts(ctx, tenant, key, mark)
 	if err != nil {
@@ -143,15 +140,15 @@ func (s *Log) publishPrivate(ctx context.Context, subject string, data []byte) e
 	return nil
 }
 
-// fingerprint is what all processes of a cluster must agree on.
+// fingerprint holds the settings that all processes of a cluster must share.
 type fingerprint struct {
 	SecretKey string `json:"secret_key"`
 	Files     string `json:"files"`
 }
 
-// checkFingerprint compares this process with the first that ever started on
-// these streams. Two secret keys would give two keys to one request and links
-// that half of the ingresses refuse; two file stores would hide finished files.
+// checkFingerprint compares this process with the first one that ever used these streams. Two secret keys
+// would give one request two keys, and links that half of the ingresses refuse. Two file stores would hide
+// finished files.
 func (s *Log) checkFingerprint(ctx context.Context) error {
 	const subject = subjectPrivate + "fingerprint"
 	files := sha256.Sum256([]byte(s.cfg.FilesURL))
@@ -173,8 +170,7 @@ func (s *Log) checkFingerprint(ctx context.Context) error {
 		if err == nil {
 			break
 		}
-		// A cluster refuses what another process has under way, before it is
-		// there to be read.
+		// A cluster refuses a write while another process's write is in flight and not yet readable.
 		if !errors.Is(err, jetstream.ErrMsgNotFound) || attempt >= uint64(s.cfg.PublishAttempts) {
 			return fmt.Errorf("fingerprint: %w: %w", events.ErrUnavailable, err)
 		}
@@ -192,23 +188,26 @@ func (s *Log) checkFingerprint(ctx context.Context) error {
 	case theirs.Files == mine.Files:
 		return nil
 	case s.cfg.Shared && s.cfg.FilesMade:
-		return errors.New(another + "the folder had no .sheaf-store; give every process the same --files, mount that folder or restore it; " +
-			"to start without its files, stop every process and run: nats stream purge " + events.StreamPrivate + " --subject " + subject)
+		return errors.New(another +
+			"the folder had no .sheaf-store; give every process the same --files, mount that folder or restore it; " +
+			"to start without its files, stop every process and run: nats stream purge " +
+			events.StreamPrivate + " --subject " + subject)
 	case s.cfg.Shared:
 		return errors.New(another + "give every process the same --files")
 	case !s.cfg.FilesMade:
-		return errors.New(another + "give the same --files as before; to take this folder as it is, remove .sheaf-store from it")
+		return errors.New(another +
+			"give the same --files as before; to take this folder as it is, remove .sheaf-store from it")
 	}
-	if _, err := s.publishFenced(ctx, &nats.Msg{Subject: subject, Data: data}, m.Sequence, subject); err != nil {
+	if _, err := s.publishFenced(ctx, &nats.Msg{Subject: subject, Data: data}, m.Sequence,
+		subject); err != nil {
 		return fmt.Errorf("fingerprint: %w", err)
 	}
-	slog.Warn("the file store is gone: another one was made in its place")
+	slog.Warn("the file store is gone; a new one was created in its place")
 	return nil
 }
 
-// ScheduleCallback has the key delivered to ConsumerDueCallback at a time. A
-// later schedule of the same key replaces it. The server fires on whole
-// seconds and may be early by less than one (measured).
+// ScheduleCallback makes ConsumerDueCallback deliver the key at a time. A later schedule of the same key
+// replaces it. The server fires on whole seconds and may be early by less than one (measured).
 func (s *Log) ScheduleCallback(ctx context.Context, tenant, key string, at time.Time) error {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.PublishTimeout)
 	defer cancel()
@@ -220,7 +219,7 @@ func (s *Log) ScheduleCallback(ctx context.Context, tenant, key string, at time.
 	return nil
 }
 
-// DueCallback returns the export that a fired schedule names.
+// DueCallback returns the export of a fired schedule.
 func DueCallback(subject string) (tenant, key string, err error) {
 	t, err := events.SplitSubject(subject, subjectDue+"callback.", 2)
 	if err != nil {

@@ -9,15 +9,15 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// TellProgress publishes progress. A message that is lost is not missed.
-func (s *Log) TellProgress(tenant, key string, p events.Progress) {
+// PublishProgress publishes progress. Losing a message does no harm.
+func (s *Log) PublishProgress(tenant, key string, p events.Progress) {
 	data, err := json.Marshal(p)
 	if err == nil {
 		_ = s.cfg.Callers.Publish(events.ProgressSubject(tenant, key), data)
 	}
 }
 
-// OnProgress calls fn for every progress that is told, until stop is called.
+// OnProgress calls fn for all published progress until stop is called.
 func (s *Log) OnProgress(fn func(tenant, key string, p events.Progress)) (stop func(), err error) {
 	sub, err := s.cfg.Callers.Subscribe(events.ProgressSubject("*", "*"), func(m *nats.Msg) {
 		t, err := events.SplitSubject(m.Subject, events.SubjectProgress, 2)

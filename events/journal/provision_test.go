@@ -50,7 +50,8 @@ func TestProvisionIsIdempotent(t *testing.T) {
 	again := eventstest.JournalOn(t, srv, journal.Config{MaxSubmitBytes: 3 << 20})
 	said, err := updates.NextMsg(5 * time.Second)
 	require.NoError(t, err)
-	require.Contains(t, said.Subject, events.StreamSubmit, "of all streams only the one that changes is written")
+	require.Contains(t, said.Subject, events.StreamSubmit,
+		"of all streams only the one that changes is written")
 	require.NoError(t, again.Conn().Flush())
 	eventstest.JournalOn(t, srv, journal.Config{})
 	said, err = updates.NextMsg(5 * time.Second)
@@ -63,18 +64,20 @@ func TestProvisionIsIdempotent(t *testing.T) {
 	require.Equal(t, x, got)
 }
 
-// What somebody set, or an older version did, is taken back, also where the promise
-// is that something is not set: the fence needs a log without direct gets.
-func TestProvisionTakesBackWhatItDoesNotAskFor(t *testing.T) {
+// Settings changed by hand, or by an older version, are reverted. That includes settings that must not be
+// set: the fence needs a log without direct gets.
+func TestProvisionRevertsForeignSettings(t *testing.T) {
 	t.Parallel()
 	srv := eventstest.Server(t, "")
 	s := eventstest.JournalOn(t, srv, journal.Config{})
 	before := configs(t, s.JetStream())
 	for stream, change := range map[string]func(*jetstream.StreamConfig){
-		events.StreamEvents:  func(c *jetstream.StreamConfig) { c.AllowDirect = true },
-		events.StreamPages:   func(c *jetstream.StreamConfig) { c.MaxAge = time.Hour },
-		events.StreamPrivate: func(c *jetstream.StreamConfig) { c.RePublish = &jetstream.RePublish{Destination: "leak.>"} },
-		events.StreamTimers:  func(c *jetstream.StreamConfig) { c.Subjects = append(c.Subjects, "others") },
+		events.StreamEvents: func(c *jetstream.StreamConfig) { c.AllowDirect = true },
+		events.StreamPages:  func(c *jetstream.StreamConfig) { c.MaxAge = time.Hour },
+		events.StreamPrivate: func(c *jetstream.StreamConfig) {
+			c.RePublish = &jetstream.RePublish{Destination: "leak.>"}
+		},
+		events.StreamTimers: func(c *jetstream.StreamConfig) { c.Subjects = append(c.Subjects, "others") },
 		events.StreamSubmit: func(c *jetstream.StreamConfig) {
 			c.ConsumerLimits = jetstream.StreamConsumerLimits{InactiveThreshold: time.Hour}
 		},
@@ -99,7 +102,8 @@ func TestProvisionInManyProcessesAtOnce(t *testing.T) {
 	var wg sync.WaitGroup
 	for _, nc := range conns {
 		wg.Go(func() {
-			if _, err := journal.Provision(t.Context(), nc, journal.Config{SecretKey: eventstest.SecretKey, FilesURL: "nats://x"}); err != nil {
+			if _, err := journal.Provision(t.Context(), nc,
+				journal.Config{SecretKey: eventstest.SecretKey, FilesURL: "nats://x"}); err != nil {
 				t.Errorf("provisioning: %v", err)
 			}
 		})
@@ -111,7 +115,9 @@ func TestProvisionChangesALimit(t *testing.T) {
 	t.Parallel()
 	srv := eventstest.Server(t, "")
 	eventstest.JournalOn(t, srv, journal.Config{})
-	s := eventstest.JournalOn(t, srv, journal.Config{MaxPagesBytes: 1 << 20, MaxEventsBytes: 2 << 20, MaxSubmitBytes: 3 << 20, KeepCallbacks: time.Hour, KeepLog: 2 * time.Hour})
+	s := eventstest.JournalOn(t, srv,
+		journal.Config{MaxPagesBytes: 1 << 20, MaxEventsBytes: 2 << 20, MaxSubmitBytes: 3 << 20,
+			KeepCallbacks: time.Hour, KeepLog: 2 * time.Hour})
 	all := configs(t, s.JetStream())
 	require.EqualValues(t, 1<<20, all[events.StreamPages].(jetstream.StreamConfig).MaxBytes)
 	require.EqualValues(t, 2<<20, all[events.StreamEvents].(jetstream.StreamConfig).MaxBytes)
@@ -119,17 +125,20 @@ func TestProvisionChangesALimit(t *testing.T) {
 	require.Equal(t, time.Hour, all[events.StreamCallbacks].(jetstream.StreamConfig).MaxAge)
 	require.Equal(t, 2*time.Hour, all[events.StreamEvents].(jetstream.StreamConfig).MaxAge)
 	s = eventstest.JournalOn(t, srv, journal.Config{})
-	require.Zero(t, configs(t, s.JetStream())[events.StreamEvents].(jetstream.StreamConfig).MaxAge, "for ever")
+	require.Zero(t, configs(t, s.JetStream())[events.StreamEvents].(jetstream.StreamConfig).MaxAge,
+		"for ever")
 }
 
-// Processes of one cluster may be started with other flags. In whatever order they
-// come, none takes away what another needs: a crawler that knows nothing of
-// --keep-history does not have the keys of callers forgotten.
+// Processes of one cluster may be started with different flags. In any order, none removes what another
+// needs: a crawler without --keep-history does not delete callers' keys.
 func TestProvisionOfASharedStreamOnlyLoosens(t *testing.T) {
 	t.Parallel()
-	one := journal.Config{Shared: true, MaxPagesBytes: 8 << 20, KeepIdempotency: time.Hour, MaxEventsBytes: 1 << 20, KeepLog: 720 * time.Hour}
-	two := journal.Config{Shared: true, MaxPagesBytes: 1 << 20, KeepIdempotency: 720 * time.Hour, MaxEventsBytes: 2 << 20, KeepLog: time.Hour}
-	for name, order := range map[string][]journal.Config{"one, two": {one, two}, "two, one": {two, one}, "with a restart": {one, two, one}} {
+	one := journal.Config{Shared: true, MaxPagesBytes: 8 << 20, KeepIdempotency: time.Hour,
+		MaxEventsBytes: 1 << 20, KeepLog: 720 * time.Hour}
+	two := journal.Config{Shared: true, MaxPagesBytes: 1 << 20, KeepIdempotency: 720 * time.Hour,
+		MaxEventsBytes: 2 << 20, KeepLog: time.Hour}
+	for name, order := range map[string][]journal.Config{"one, two": {one, two}, "two, one": {two, one},
+		"with a restart": {one, two, one}} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			srv := eventstest.Server(t, "")
@@ -143,24 +152,26 @@ func TestProvisionOfASharedStreamOnlyLoosens(t *testing.T) {
 			require.Equal(t, 720*time.Hour, all[events.StreamIdempotency].(jetstream.StreamConfig).MaxAge)
 			require.Equal(t, 720*time.Hour, all[events.StreamEvents].(jetstream.StreamConfig).MaxAge)
 
-			// Who removed a limit by hand wants none.
+			// An operator who removed a limit by hand wants none.
 			unlimited := all[events.StreamPages].(jetstream.StreamConfig)
 			unlimited.MaxBytes = -1
 			_, err := s.JetStream().UpdateStream(t.Context(), unlimited)
 			require.NoError(t, err)
 			s = eventstest.JournalOn(t, srv, one)
-			require.EqualValues(t, -1, configs(t, s.JetStream())[events.StreamPages].(jetstream.StreamConfig).MaxBytes)
+			require.EqualValues(t, -1,
+				configs(t, s.JetStream())[events.StreamPages].(jetstream.StreamConfig).MaxBytes)
 
-			// Alone on a server of its own a process has it as it says.
+			// Alone on its own server, a process applies its own settings.
 			cfg := one
 			cfg.Shared = false
 			s = eventstest.JournalOn(t, srv, cfg)
-			require.Equal(t, time.Hour, configs(t, s.JetStream())[events.StreamIdempotency].(jetstream.StreamConfig).MaxAge)
+			require.Equal(t, time.Hour,
+				configs(t, s.JetStream())[events.StreamIdempotency].(jetstream.StreamConfig).MaxAge)
 		})
 	}
 }
 
-// So it is also when they start at once.
+// The same holds if they start at once.
 func TestProvisionOfASharedStreamAtOnce(t *testing.T) {
 	t.Parallel()
 	for range 5 {
@@ -171,7 +182,8 @@ func TestProvisionOfASharedStreamAtOnce(t *testing.T) {
 			wg.Go(func() {
 				_, err := journal.Provision(t.Context(), nc, journal.Config{
 					SecretKey: eventstest.SecretKey, FilesURL: "nats://x", Shared: true,
-					MaxPagesBytes: int64(n+1) << 20, MaxEventsBytes: int64(4-n) << 20, KeepIdempotency: time.Duration(n+1) * time.Hour,
+					MaxPagesBytes: int64(n+1) << 20, MaxEventsBytes: int64(4-n) << 20,
+					KeepIdempotency: time.Duration(n+1) * time.Hour,
 				})
 				if err != nil {
 					t.Errorf("provisioning: %v", err)
@@ -188,14 +200,17 @@ func TestProvisionOfASharedStreamAtOnce(t *testing.T) {
 	}
 }
 
-// A log is not made so small that what it holds would have to go.
+// A log is not shrunk below its content.
 func TestProvisionKeepsALogThatIsFull(t *testing.T) {
 	t.Parallel()
 	srv := eventstest.Server(t, "")
 	s := eventstest.JournalOn(t, srv, journal.Config{MaxEventsBytes: 4 << 20})
-	limit := func() int64 { return configs(t, s.JetStream())[events.StreamEvents].(jetstream.StreamConfig).MaxBytes }
+	limit := func() int64 {
+		return configs(t, s.JetStream())[events.StreamEvents].(jetstream.StreamConfig).MaxBytes
+	}
 	for n := range 40 {
-		_, err := s.Append(t.Context(), events.Export{Tenant: "default", Key: fmt.Sprintf("%032x", n)}, "", always(&events.SubmissionRejected{Reason: strings.Repeat("x", 10_000)}))
+		_, err := s.Append(t.Context(), events.Export{Tenant: "default", Key: fmt.Sprintf("%032x", n)}, "",
+			always(&events.SubmissionRejected{Reason: strings.Repeat("x", 10_000)}))
 		require.NoError(t, err)
 	}
 	s = eventstest.JournalOn(t, srv, journal.Config{MaxEventsBytes: 1 << 20})
@@ -209,9 +224,8 @@ func TestProvisionKeepsALogThatIsFull(t *testing.T) {
 	require.EqualValues(t, 1<<20, limit())
 }
 
-// An older version may have made a consumer with settings that the server never
-// changes.
-func TestProvisionMakesAConsumerAnew(t *testing.T) {
+// An older version may have created a consumer with settings that the server never changes.
+func TestProvisionRecreatesAConsumer(t *testing.T) {
 	t.Parallel()
 	srv := eventstest.Server(t, "")
 	s := eventstest.JournalOn(t, srv, journal.Config{})
@@ -231,8 +245,8 @@ func TestProvisionMakesAConsumerAnew(t *testing.T) {
 	require.Equal(t, want, now.CachedInfo().Config.MaxWaiting)
 }
 
-// A process with another secret key or file store would answer wrongly, so it
-// does not start, and the message says what to do.
+// A process with another secret key or file store would give wrong answers, so it does not start, and the
+// error says what to do.
 func TestProvisionRefusesAnotherInstallation(t *testing.T) {
 	t.Parallel()
 	srv := eventstest.Server(t, "")
@@ -244,7 +258,8 @@ func TestProvisionRefusesAnotherInstallation(t *testing.T) {
 	other.SecretKey = []byte(strings.Repeat("k", 32))
 	other.MaxPagesBytes = 64 << 20
 	_, err := journal.Provision(t.Context(), eventstest.Connect(t, srv), other)
-	require.EqualError(t, err, "this process has another secret key than the streams were made with: give every process the same --secret-key")
+	require.EqualError(t, err,
+		"this process has another secret key than the streams were made with: give every process the same --secret-key")
 	st, err := s.JetStream().Stream(t.Context(), events.StreamPages)
 	require.NoError(t, err)
 	require.EqualValues(t, 4<<30, st.CachedInfo().Config.MaxBytes, "and nothing was changed before")
@@ -252,7 +267,8 @@ func TestProvisionRefusesAnotherInstallation(t *testing.T) {
 	other = cfg
 	other.FilesURL = "s3://another"
 	_, err = journal.Provision(t.Context(), eventstest.Connect(t, srv), other)
-	require.ErrorContains(t, err, "this process has another file store than the streams were made with: give the same --files as before")
+	require.ErrorContains(t, err,
+		"this process has another file store than the streams were made with: give the same --files as before")
 
 	other.SecretKey = nil
 	_, err = journal.Provision(t.Context(), eventstest.Connect(t, srv), other)
@@ -262,9 +278,11 @@ func TestProvisionRefusesAnotherInstallation(t *testing.T) {
 func TestProvisionSaysWhatTheServerLacks(t *testing.T) {
 	t.Parallel()
 	srv := eventstest.Server(t, "")
-	_, err := journal.Provision(t.Context(), eventstest.Connect(t, srv), journal.Config{SecretKey: eventstest.SecretKey, MaxPagesBytes: 1 << 50})
+	_, err := journal.Provision(t.Context(), eventstest.Connect(t, srv),
+		journal.Config{SecretKey: eventstest.SecretKey, MaxPagesBytes: 1 << 50})
 	require.ErrorContains(t, err, "--max-pages-bytes")
-	_, err = journal.Provision(t.Context(), eventstest.Connect(t, srv), journal.Config{SecretKey: eventstest.SecretKey, Replicas: 3})
+	_, err = journal.Provision(t.Context(), eventstest.Connect(t, srv),
+		journal.Config{SecretKey: eventstest.SecretKey, Replicas: 3})
 	require.ErrorContains(t, err, "--replicas")
 }
 
@@ -277,7 +295,9 @@ func TestSubmissionsCannotBeRemoved(t *testing.T) {
 	require.NoError(t, err)
 	require.Error(t, st.Purge(t.Context()))
 	require.Error(t, st.DeleteMsg(t.Context(), 1))
-	_, err = s.JetStream().PublishMsg(t.Context(), &nats.Msg{Subject: events.SubmitSubject("default", "raw"), Header: nats.Header{"Nats-Rollup": {"all"}}})
+	_, err = s.JetStream().PublishMsg(t.Context(),
+		&nats.Msg{Subject: events.SubmitSubject("default", "raw"),
+			Header: nats.Header{"Nats-Rollup": {"all"}}})
 	require.Error(t, err)
 	left, _ := queue(t, s)
 	require.Equal(t, 1, left)
@@ -287,9 +307,8 @@ func TestSubmissionsCannotBeRemoved(t *testing.T) {
 	require.WithinDuration(t, time.Now(), created, time.Minute)
 }
 
-// Two submissions of one Nats-Msg-Id, by two producers or by chance, are both
-// kept, also by a stream that an older version made, and after a restart; and no event is
-// hidden by an id.
+// Two submissions with one Nats-Msg-Id, by two producers or by chance, are both kept, also by a stream of an
+// older version and after a restart. No id hides an event.
 func TestMessageIDsSuppressNothing(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -303,7 +322,8 @@ func TestMessageIDsSuppressNothing(t *testing.T) {
 	older, err := jetstream.New(eventstest.Connect(t, srv))
 	require.NoError(t, err)
 	_, err = older.CreateStream(t.Context(), jetstream.StreamConfig{
-		Name: events.StreamSubmit, Subjects: []string{"sheaf.submit.*.*"}, Retention: jetstream.WorkQueuePolicy, Duplicates: 100 * time.Millisecond,
+		Name: events.StreamSubmit, Subjects: []string{"sheaf.submit.*.*"},
+		Retention: jetstream.WorkQueuePolicy, Duplicates: 100 * time.Millisecond,
 	})
 	require.NoError(t, err)
 	want := uint64(0)
@@ -311,7 +331,9 @@ func TestMessageIDsSuppressNothing(t *testing.T) {
 		t.Helper()
 		for range 3 {
 			for _, tenant := range []string{"shop", "bank"} {
-				ack, err := s.JetStream().PublishMsg(t.Context(), &nats.Msg{Subject: events.SubmitSubject(tenant, "raw"), Header: nats.Header{"Nats-Msg-Id": {"order-1"}}})
+				ack, err := s.JetStream().PublishMsg(t.Context(),
+					&nats.Msg{Subject: events.SubmitSubject(tenant, "raw"),
+						Header: nats.Header{"Nats-Msg-Id": {"order-1"}}})
 				require.NoError(t, err)
 				want++
 				require.False(t, ack.Duplicate, tenant)
@@ -340,7 +362,10 @@ func TestLaterScheduleReplacesTheEarlier(t *testing.T) {
 	require.NoError(t, s.ScheduleCallback(t.Context(), "default", testKey, time.Now().Add(time.Hour)))
 	require.NoError(t, s.ScheduleCallback(t.Context(), "default", testKey, time.Now().Add(-time.Hour)))
 	require.NoError(t, s.ScheduleCallback(t.Context(), "other", testKey, time.Now().Add(time.Hour)))
-	require.Eventually(t, func() bool { return len(eventstest.Stored(t, s, events.StreamTimers, "sheaf.due.>")) > 0 }, 5*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool {
+		return len(eventstest.Stored(t, s, events.StreamTimers,
+			"sheaf.due.>")) > 0
+	}, 5*time.Second, 10*time.Millisecond)
 	due := eventstest.Stored(t, s, events.StreamTimers, "sheaf.due.>")
 	require.Len(t, due, 1)
 	tenant, key, err := journal.DueCallback(due[0].Subject)
@@ -354,8 +379,10 @@ func TestSubjects(t *testing.T) {
 	t.Parallel()
 	for subject, ok := range map[string]bool{
 		"sheaf.submit.default.http": true, "sheaf.submit.a_b-9.raw": true,
-		"sheaf.submit.default": false, "sheaf.submit.default.http.x": false, "sheaf.submit.Default.http": false,
-		"sheaf.submit.*.http": false, "sheaf.submit..http": false, "sheaf.event.default.http": false, "": false,
+		"sheaf.submit.default": false, "sheaf.submit.default.http.x": false,
+		"sheaf.submit.Default.http": false,
+		"sheaf.submit.*.http":       false, "sheaf.submit..http": false,
+		"sheaf.event.default.http": false, "": false,
 		"sheaf.submit." + strings.Repeat("a", 33) + ".http": false,
 	} {
 		tenant, source, err := events.ParseSubmitSubject(subject)
@@ -372,10 +399,14 @@ func TestSubjects(t *testing.T) {
 
 	for callback, ok := range map[string]bool{
 		"nats:sheaf.callback.default.done": true, "nats:sheaf.callback.default.a.B-_9": true,
-		"sheaf.callback.default.done": false, "nats:sheaf.callback.other.done": false, "nats:sheaf.callback.default": false,
-		"nats:sheaf.callback.default.": false, "nats:sheaf.callback.default.>": false, "nats:sheaf.callback.default.*": false,
-		"nats:sheaf.callback.default.a..b": false, "nats:sheaf.callback.default.a b": false, "nats:sheaf.event.default.completed." + testKey: false,
-		"nats:sheaf.callback.default." + strings.Repeat("a", 200): false, "nats:": false, "": false, "nats:sheaf.callback.default.a\r\n": false,
+		"sheaf.callback.default.done": false, "nats:sheaf.callback.other.done": false,
+		"nats:sheaf.callback.default":  false,
+		"nats:sheaf.callback.default.": false, "nats:sheaf.callback.default.>": false,
+		"nats:sheaf.callback.default.*":    false,
+		"nats:sheaf.callback.default.a..b": false, "nats:sheaf.callback.default.a b": false,
+		"nats:sheaf.event.default.completed." + testKey:           false,
+		"nats:sheaf.callback.default." + strings.Repeat("a", 200): false, "nats:": false, "": false,
+		"nats:sheaf.callback.default.a\r\n": false,
 	} {
 		subject, err := events.CallbackSubject("default", callback)
 		require.Equal(t, ok, err == nil, callback)
@@ -385,7 +416,7 @@ func TestSubjects(t *testing.T) {
 	}
 }
 
-// A tenant can queue so many submissions; what was queued before there was a limit stays.
+// A tenant can queue a limited number of submissions; submissions queued before the limit stay.
 func TestQueuedSubmissionsAreBounded(t *testing.T) {
 	t.Parallel()
 	srv := eventstest.Server(t, "")

@@ -18,7 +18,8 @@ func TestPurgeEndedStopsAtTheMark(t *testing.T) {
 	ctx := t.Context()
 	publish := func(run uint64, number int) {
 		id := pages.ID{Tenant: "default", Key: testKey, Run: run, Number: number}
-		_, err := s.Pages().Publish(ctx, pages.Page{ID: id, Rows: []byte(`[{"a":1}]`), RowCount: 1, Total: -1})
+		_, err := s.Pages().Publish(ctx,
+			pages.Page{ID: id, Rows: []byte(`[{"a":1}]`), RowCount: 1, Total: -1})
 		require.NoError(t, err)
 	}
 	pages := func(run uint64) []int {
@@ -52,7 +53,7 @@ func TestPurgeEndedStopsAtTheMark(t *testing.T) {
 		require.ErrorIs(t, err, events.ErrNoHeaders)
 	}
 
-	// Begun anew: what the new request saved, and what the old one left, stays.
+	// Restarted: the new request's data, and the old one's leftovers, stay.
 	require.NoError(t, s.SaveHeaders(ctx, "default", testKey, map[string]string{"A": "c"}))
 	require.NoError(t, s.PurgeEnded(ctx, ended, mark))
 	header, err := s.Headers(ctx, "default", testKey)
@@ -69,7 +70,7 @@ func TestPurgeEndedStopsAtTheMark(t *testing.T) {
 	require.Equal(t, []int{3}, pages(1))
 }
 
-// The newest event of a key outlives the others, and the export of one key those of others.
+// The newest event of a key survives its other events, and one export survives the deletion of others.
 func TestKeepLast(t *testing.T) {
 	t.Parallel()
 	s := eventstest.Journal(t)
@@ -97,7 +98,7 @@ func TestKeepLast(t *testing.T) {
 	}
 	require.Len(t, x.Timeline, 8, "what was purged is still told")
 
-	// It goes on from there.
+	// The export continues from there.
 	x, err := s.Append(t.Context(), x, "", always(eventstest.Payload(events.TypeRequested, 9, "")))
 	require.NoError(t, err)
 	got, err := s.Read(t.Context(), x.Tenant, x.Key)
@@ -110,7 +111,7 @@ func TestKeepLast(t *testing.T) {
 	require.Len(t, eventstest.Stored(t, s, events.StreamEvents, ">"), 2+4+4)
 }
 
-// An export that has begun anew since it was looked at is not forgotten.
+// An export that was restarted meanwhile is not forgotten.
 func TestForget(t *testing.T) {
 	t.Parallel()
 	s := eventstest.Journal(t)
@@ -135,12 +136,13 @@ func TestForget(t *testing.T) {
 	require.Equal(t, other, got)
 }
 
-// What a key left behind is purged only if the log has no event of it.
+// Leftovers of a key are purged only if the log has no event of it.
 func TestPurgeUnknown(t *testing.T) {
 	t.Parallel()
 	s := eventstest.Journal(t)
 	require.NoError(t, s.SaveHeaders(t.Context(), "default", testKey, map[string]string{"A": "b"}))
-	_, err := s.Pages().Publish(t.Context(), pages.Page{ID: pages.ID{Tenant: "default", Key: testKey, Run: 7, Number: 1}, Rows: []byte(`[]`)})
+	_, err := s.Pages().Publish(t.Context(),
+		pages.Page{ID: pages.ID{Tenant: "default", Key: testKey, Run: 7, Number: 1}, Rows: []byte(`[]`)})
 	require.NoError(t, err)
 	mark, err := s.PurgeMark(t.Context())
 	require.NoError(t, err)
@@ -156,16 +158,19 @@ func TestPurgeUnknown(t *testing.T) {
 	require.Empty(t, eventstest.Stored(t, s, events.StreamPages, ">"))
 }
 
-// BenchmarkPurgeEnded is what a sweep costs for each ended export.
+// BenchmarkPurgeEnded measures a sweep per ended export.
 func BenchmarkPurgeEnded(b *testing.B) {
 	s := eventstest.Journal(b)
 	ctx := b.Context()
 	var ended []events.Export
 	for n := range b.N {
-		x, err := s.Append(ctx, events.Export{Tenant: "default", Key: fmt.Sprintf("%032x", n)}, "", always(requested()))
+		x, err := s.Append(ctx, events.Export{Tenant: "default", Key: fmt.Sprintf("%032x", n)}, "",
+			always(requested()))
 		require.NoError(b, err)
 		for p := range 5 {
-			_, err = s.Pages().Publish(ctx, pages.Page{ID: pages.ID{Tenant: x.Tenant, Key: x.Key, Run: x.RequestedSeq, Number: p + 1}, Rows: []byte(`[{"a":1}]`), RowCount: 1})
+			_, err = s.Pages().Publish(ctx,
+				pages.Page{ID: pages.ID{Tenant: x.Tenant, Key: x.Key, Run: x.RequestedSeq, Number: p + 1},
+					Rows: []byte(`[{"a":1}]`), RowCount: 1})
 			require.NoError(b, err)
 		}
 		x, err = s.Append(ctx, x, "", always(&events.ExportCancelled{}))

@@ -10,16 +10,15 @@ import (
 	"sheaf/events/internal/streams"
 )
 
-// Restore publishes again what a projection knows of an export if the log has lost it,
-// and reports whether it had. want is the export as the projection has it.
+// Restore republishes an export from a projection if the log has lost it, and reports whether it had. want is
+// the projection's export.
 //
-// It is published under the type that brought the export to its state. One that was
-// under way is worked on again under its id: the crawler uses what pages there are.
-// A callback that is pending is told. Sequences are new. If the log knows an event of the
-// export that is at least as new, that stays.
+// It is published under the type that brought the export to its state. An export in progress resumes under
+// its id: the crawler reuses the pages that exist. A pending callback is delivered. Sequences are new. If the
+// log has an event of the export that is at least as new, nothing happens.
 //
-// The event goes through the fence, so several processes may do the same at once, and
-// a second call finds nothing left to do.
+// The event goes through the fence, so several processes may call Restore concurrently, and repeated calls
+// are harmless.
 func (s *Log) Restore(ctx context.Context, want events.Export) (restored bool, err error) {
 	if err := events.CheckName(want.Tenant, want.Key); err != nil {
 		return false, err
@@ -33,7 +32,8 @@ func (s *Log) Restore(ctx context.Context, want events.Export) (restored bool, e
 			return false, nil
 		}
 		x := want
-		ev := events.Event{ID: events.NewID(), Tenant: x.Tenant, Key: x.Key, Time: time.Now().UTC(), CorrelationID: x.CorrelationID, Payload: again(&x), Export: &x}
+		ev := events.Event{ID: events.NewID(), Tenant: x.Tenant, Key: x.Key, Time: time.Now().UTC(),
+			CorrelationID: x.CorrelationID, Payload: again(&x), Export: &x}
 		x.Note(ev)
 		_, err = s.publishExport(ctx, ev, have.LastSeq)
 		if err == nil {
@@ -46,8 +46,8 @@ func (s *Log) Restore(ctx context.Context, want events.Export) (restored bool, e
 	return false, fmt.Errorf("restoring key %s: %w", want.Key, streams.ErrWrongLastSequence)
 }
 
-// lost reports whether the log, which has an export as have, has lost what makes it want.
-// The sequences tell nothing: a log that ends too early gives them out a second time.
+// lost reports whether the log, which has an export as have, lacks want's state. Sequences prove nothing: a
+// log that ends too early assigns them a second time.
 func lost(have, want *events.Export) bool {
 	if want.State == events.StateNone || have.State == events.StateNone {
 		return want.State != events.StateNone
@@ -55,7 +55,7 @@ func lost(have, want *events.Export) bool {
 	return len(want.Timeline) > 0 && !have.Has(want.LastID) && newest(want).After(newest(have))
 }
 
-// newest is the time of an export's newest event.
+// newest returns the time of an export's newest event.
 func newest(x *events.Export) time.Time {
 	if len(x.Timeline) == 0 {
 		return time.Time{}
@@ -63,12 +63,13 @@ func newest(x *events.Export) time.Time {
 	return x.Timeline[len(x.Timeline)-1].Time
 }
 
-// again makes the export one that can be published, and returns the event for it. An
-// export under way begins again, for its pages may be lost too.
+// again changes the export to one that can be published, and returns the event for it. An export in progress
+// restarts, because its pages may be lost too.
 func again(x *events.Export) events.Payload {
 	switch x.State {
 	case events.StateCompleted:
-		return &events.ExportCompleted{Run: x.Run, Pages: x.Pages, Manifest: x.Manifest, Rows: x.Rows, Files: x.Files, Warnings: x.Warnings, ExpiresAt: x.ExpiresAt}
+		return &events.ExportCompleted{Run: x.Run, Pages: x.Pages, Manifest: x.Manifest, Rows: x.Rows,
+			Files: x.Files, Warnings: x.Warnings, ExpiresAt: x.ExpiresAt}
 	case events.StateFailed:
 		failure := x.Failure
 		return &failure
@@ -88,7 +89,8 @@ func again(x *events.Export) events.Payload {
 		run = x.Run
 	}
 	*x = events.Export{
-		Tenant: x.Tenant, Key: x.Key, ID: x.ID, CreatedAt: x.CreatedAt, CorrelationID: x.CorrelationID, RequestID: x.RequestID, State: events.StateRequested,
+		Tenant: x.Tenant, Key: x.Key, ID: x.ID, CreatedAt: x.CreatedAt, CorrelationID: x.CorrelationID,
+		RequestID: x.RequestID, State: events.StateRequested,
 		Request: x.Request, Submission: x.Submission, RequestedAt: x.RequestedAt, Timeline: x.Timeline,
 	}
 	if x.Request.SourceType == events.SourceHTTP {

@@ -13,47 +13,51 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// maxResultsBytes is the space of SHEAF_CALLBACKS.
+// maxResultsBytes is the limit of SHEAF_CALLBACKS.
 const maxResultsBytes = 256 << 20
 
-// PublishCallback writes how an export ended to a subject of SHEAF_CALLBACKS,
-// for a producer without HTTP. The ce-id is the export's WebhookID, constant
-// over repeats; ce-correlationid tells a producer, who may not know the key,
-// which of its submissions it was.
+// PublishCallback publishes the result of an export on a subject of SHEAF_CALLBACKS, for a producer without
+// HTTP. The ce-id is the export's WebhookID, constant over retries. The ce-correlationid identifies the
+// submission to a producer, which may not know the key.
 //
-// A result is kept for Config.KeepCallbacks, or until there are 50,000 newer ones on its
-// subject, or 256 MiB of newer ones on all subjects. GET /v1/export/detail tells it for longer.
-func (s *Log) PublishCallback(ctx context.Context, subject string, x *events.Export, ceType string, body []byte) error {
-	return s.publishResult(ctx, subject, x.Tenant, x.Key, x.WebhookID(), x.CorrelationID, ceType, x.FinishedAt, body)
+// A result is stored for Config.KeepCallbacks, or until there are 50,000 newer ones on its subject or 256 MiB
+// of newer ones on all subjects. GET /v1/export/detail returns it for longer.
+func (s *Log) PublishCallback(ctx context.Context, subject string, x *events.Export, ceType string,
+	body []byte) error {
+	return s.publishResult(ctx, subject, x.Tenant, x.Key, x.WebhookID(), x.CorrelationID, ceType,
+		x.FinishedAt, body)
 }
 
-// duplicateName is the last token of the subject that PublishDuplicate publishes on, and
-// duplicateTypeName the ce-type there.
+// duplicateName is the last token of PublishDuplicate's subject, and duplicateTypeName the ce-type there.
 const (
 	duplicateName     = "duplicate"
 	duplicateTypeName = "sheaf.submission.duplicate.v1"
 )
 
-// SubmissionDuplicate answers a durable submission that began nothing, because an equal
-// request had begun its export. No event of the export has the submission's own id.
+// SubmissionDuplicate reports a durable submission that started nothing, because an equal request had already
+// started its export. No event of the export has the submission's own id.
 type SubmissionDuplicate struct {
 	Submission events.Submission `json:"submission"`
 	Key        string            `json:"hash_key"` // of the export
-	Status     int               `json:"status"`   // of the export when the submission was handled, see State.Status
+	// of the export when the submission was handled, see State.Status
+	Status int `json:"status"`
 }
 
 // PublishDuplicate reports to a producer which export its submission duplicates, on the subject
-// sheaf.callback.<tenant>.duplicate of SHEAF_CALLBACKS. The ce-id is constant over repeats.
-func (s *Log) PublishDuplicate(ctx context.Context, tenant, correlation string, d *SubmissionDuplicate) error {
+// sheaf.callback.<tenant>.duplicate of SHEAF_CALLBACKS. The ce-id is constant over retries.
+func (s *Log) PublishDuplicate(ctx context.Context, tenant, correlation string,
+	d *SubmissionDuplicate) error {
 	body, err := json.Marshal(d)
 	if err != nil {
 		return fmt.Errorf("reporting a duplicate submission: %w", err)
 	}
 	id := s.keys.SubmissionKey(tenant, d.Submission)
-	return s.publishResult(ctx, events.SubjectCallback+tenant+"."+duplicateName, tenant, d.Key, id, correlation, duplicateTypeName, time.Now(), body)
+	return s.publishResult(ctx, events.SubjectCallback+tenant+"."+duplicateName, tenant, d.Key, id,
+		correlation, duplicateTypeName, time.Now(), body)
 }
 
-func (s *Log) publishResult(ctx context.Context, subject, tenant, key, id, correlation, ceType string, at time.Time, body []byte) error {
+func (s *Log) publishResult(ctx context.Context, subject, tenant, key, id, correlation, ceType string,
+	at time.Time, body []byte) error {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.PublishTimeout)
 	defer cancel()
 	h := events.Header(id, tenant, key, ceType, at)

@@ -11,8 +11,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Results nobody takes push out the oldest: of their subject when there are too many of it,
-// else of all. Publishing one never fails for want of room.
+// Uncollected results displace the oldest ones: of their subject if that has too many, else of all.
+// Publishing never fails for lack of space.
 func TestResultsAreBounded(t *testing.T) {
 	t.Parallel()
 	s := eventstest.Journal(t)
@@ -25,7 +25,8 @@ func TestResultsAreBounded(t *testing.T) {
 	publish := func(tenant string, n int) {
 		t.Helper()
 		x := &events.Export{Tenant: tenant, Key: testKey, TerminalSeq: uint64(n), FinishedAt: time.Now()}
-		require.NoError(t, s.PublishCallback(t.Context(), "sheaf.callback."+tenant+".done", x, "sheaf.export.completed.v1", make([]byte, 4<<20)))
+		require.NoError(t, s.PublishCallback(t.Context(), "sheaf.callback."+tenant+".done", x,
+			"sheaf.export.completed.v1", make([]byte, 4<<20)))
 	}
 	publish("bank", 0)
 	for n := range 80 {

@@ -10,27 +10,23 @@ import (
 )
 
 var (
-	// ErrEnded stops work on an export that somebody else has ended, or that
-	// was requested anew.
+	// ErrEnded stops work on an export that another process has ended, or that was requested again.
 	ErrEnded = errors.New("the export has ended")
 
-	// ErrTaken refuses a second start of work that this process is doing
-	// already: a message was delivered again before its handler returned.
+	// ErrTaken refuses to start work that this process is already doing: a message was redelivered before its
+	// handler returned.
 	ErrTaken = errors.New("the export is already being worked on here")
 )
 
-// takenAgainAfter is when a message is looked at again whose work is still
-// under way in this process.
+// takenAgainAfter is the redelivery delay of a message whose work is still running in this process.
 const takenAgainAfter = 5 * time.Second
 
-// cancelAttempts bounds how often the leader is asked whether a cancellation
-// that was heard was written: for some two seconds. One that is written later
-// is found before the next durable step.
+// cancelAttempts is how often the leader is asked whether a received cancellation was written, over about two
+// seconds. A later one is found before the next durable step.
 const cancelAttempts = 6
 
-// Running is the work that one service of this process is doing, an export at
-// a time: no export twice, and none that was cancelled. It spares work; what
-// keeps two processes apart is the fence.
+// Running is the current work of one service in this process, at most one per export and none for cancelled
+// ones. It saves work; the fence protects processes from each other.
 type Running struct {
 	journal *Log
 	ctx     context.Context // ends with Close
@@ -43,7 +39,7 @@ type Running struct {
 	cancel map[string]context.CancelCauseFunc // by key
 }
 
-// Watch begins to listen for cancellations. Close ends it.
+// Watch starts listening for cancellations, until Close.
 func (s *Log) Watch() (*Running, error) {
 	r := &Running{journal: s, cancel: map[string]context.CancelCauseFunc{}}
 	r.ctx, r.end = context.WithCancel(context.Background())
@@ -55,9 +51,9 @@ func (s *Log) Watch() (*Running, error) {
 	return r, nil
 }
 
-// heard asks the leader about a cancellation of what is worked on here. A
-// subscriber hears those too that the fence refuses or a full log does not
-// take; stopping for one of them would end work that nobody else resumes.
+// heard asks the leader about a cancellation of an export in work. A subscriber also receives cancellations
+// that the fence refuses or a full log does not accept. Stopping for one of those would end work that no
+// process resumes.
 func (r *Running) heard(tenant, key string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -66,7 +62,7 @@ func (r *Running) heard(tenant, key string) {
 		return
 	}
 	r.asking.Go(func() {
-		// The message is heard before it is written.
+		// The message is received before it is written.
 		for attempt := range uint64(cancelAttempts) {
 			x, err := r.journal.Read(r.ctx, tenant, key)
 			if err == nil && x.State.Terminal() {
@@ -80,7 +76,7 @@ func (r *Running) heard(tenant, key string) {
 	})
 }
 
-// Close stops listening. Work under way goes on.
+// Close stops listening. Running work continues.
 func (r *Running) Close() {
 	r.stop()
 	r.mu.Lock()
@@ -90,10 +86,9 @@ func (r *Running) Close() {
 	r.asking.Wait()
 }
 
-// Enter registers work on a key. The context it returns ends with ErrEnded as
-// its cause when the export is cancelled; read the export after Enter, so that
-// a cancellation just before is seen too. leave must be called once. The error
-// wraps ErrTaken and tells Consume to come back later.
+// Enter registers work on a key. The context it returns ends with ErrEnded as its cause when the export is
+// cancelled. Read the export after Enter, so that an earlier cancellation is noticed too. leave must be
+// called once. The error wraps ErrTaken and makes Consume retry later.
 func (r *Running) Enter(ctx context.Context, key string) (working context.Context, leave func(), err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -110,11 +105,10 @@ func (r *Running) Enter(ctx context.Context, key string) (working context.Contex
 	}, nil
 }
 
-// Ended reports whether the work of a context that Enter returned was stopped
-// because its export was cancelled.
+// Ended reports whether a context from Enter ended because its export was cancelled.
 func Ended(working context.Context) bool { return errors.Is(context.Cause(working), ErrEnded) }
 
-// Len is how many exports are being worked on.
+// Len returns the number of exports in work.
 func (r *Running) Len() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -40,7 +40,8 @@ func TestRunningStopsWhatWasCancelled(t *testing.T) {
 		working = append(working, ctx)
 	}
 	start := time.Now()
-	_, err := other.Append(t.Context(), events.Export{Tenant: "default", Key: fmt.Sprintf("%032x", 0)}, "", always(&events.ExportCancelled{}))
+	_, err := other.Append(t.Context(), events.Export{Tenant: "default", Key: fmt.Sprintf("%032x", 0)}, "",
+		always(&events.ExportCancelled{}))
 	require.NoError(t, err)
 	<-working[0].Done()
 	require.Less(t, time.Since(start), time.Second)
@@ -49,10 +50,9 @@ func TestRunningStopsWhatWasCancelled(t *testing.T) {
 	require.False(t, journal.Ended(working[1]))
 }
 
-// A subscriber hears every cancellation that is tried, also one that the
-// stream does not take. Work that stopped for such a one, and said that it was
-// done, would leave its export under way for ever.
-func TestRunningGoesOnWhenACancellationWasNotWritten(t *testing.T) {
+// A subscriber receives every attempted cancellation, even one that the stream refuses. Work that stopped
+// because of such a one, and was acknowledged, would leave its export unfinished forever.
+func TestRunningContinuesWhenACancellationWasNotWritten(t *testing.T) {
 	t.Parallel()
 	s := eventstest.Journal(t)
 	r := watch(t, s)
@@ -66,7 +66,8 @@ func TestRunningGoesOnWhenACancellationWasNotWritten(t *testing.T) {
 	require.NoError(t, err)
 	defer leave()
 
-	ev := events.Event{ID: events.NewID(), Tenant: "default", Key: testKey, Time: time.Now(), Payload: &events.ExportCancelled{}, Export: &x}
+	ev := events.Event{ID: events.NewID(), Tenant: "default", Key: testKey, Time: time.Now(),
+		Payload: &events.ExportCancelled{}, Export: &x}
 	require.NoError(t, x.Apply(ev))
 	msg, err := events.Encode(ev)
 	require.NoError(t, err)
@@ -76,7 +77,7 @@ func TestRunningGoesOnWhenACancellationWasNotWritten(t *testing.T) {
 	require.Equal(t, testKey, <-heard)
 	require.Never(t, func() bool { return working.Err() != nil }, 500*time.Millisecond, 10*time.Millisecond)
 
-	// One that is written is still heard.
+	// A written one is still received.
 	_, err = s.Append(t.Context(), fresh(), "", always(&events.ExportCancelled{}))
 	require.NoError(t, err)
 	<-working.Done()
@@ -112,7 +113,7 @@ func TestRunningAdmitsAnExportOnce(t *testing.T) {
 	require.False(t, journal.Ended(working), "the process drains")
 }
 
-// Closing waits for nothing that a silent server could hold up.
+// Closing does not wait for a silent server.
 func TestRunningClosesAtOnce(t *testing.T) {
 	t.Parallel()
 	s := eventstest.Journal(t)
@@ -122,8 +123,9 @@ func TestRunningClosesAtOnce(t *testing.T) {
 	working, leave, err := r.Enter(t.Context(), testKey)
 	require.NoError(t, err)
 	defer leave()
-	// Nothing was written, so the leader is asked again and again.
-	require.NoError(t, s.Conn().PublishMsg(&nats.Msg{Subject: events.EventSubject("default", events.TypeCancelled, testKey)}))
+	// Nothing was written, so the leader is asked repeatedly.
+	require.NoError(t, s.Conn().PublishMsg(&nats.Msg{Subject: events.EventSubject("default",
+		events.TypeCancelled, testKey)}))
 	require.NoError(t, s.Conn().Flush())
 	start := time.Now()
 	r.Close()

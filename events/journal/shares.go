@@ -11,62 +11,61 @@ import (
 	"sheaf/events/internal/streams"
 )
 
-// Shares keeps one tenant from taking all the slots of a process: however many messages
-// it has queued, only so many are handled at once. Further ones stay with the server,
-// which offers them again; an idle process takes them. It is safe for concurrent use.
+// Shares keeps one tenant from using all slots of a process: however many messages it has queued, only a
+// limited number is handled at once. The others stay on the server, which redelivers them; an idle process
+// handles them. It is safe for concurrent use.
 type Shares struct {
-	most   int // of one tenant, 0 for all
-	offers int
-	all    chan struct{} // holds the work of Run
+	maxPerTenant int // slots per tenant, 0 for all
+	offers       int
+	all          chan struct{} // one token per running work of Run
 
 	mu      sync.Mutex
 	company streams.Company
 	running map[string]int       // by tenant
 	waiting map[string]*waiting  // by tenant, see Run
-	next    map[string]time.Time // by tenant, when the last one that was sent away is offered again
+	next    map[string]time.Time // by tenant: when the last refused message is redelivered
 }
 
-// NewShares gives each tenant at most that many slots, 0 for all, and does the work of Run
-// for all tenants in as many at once as all says; a tenant that is alone may have all of
-// these. About offers of a tenant's
-// waiting messages are offered again in a second: enough for a slot that becomes free to
-// be taken soon, and few enough to cost little.
-func NewShares(most, all, offers int) *Shares {
-	return &Shares{most: most, offers: offers, all: make(chan struct{}, all), running: map[string]int{}, waiting: map[string]*waiting{}, next: map[string]time.Time{}}
+// NewShares limits each tenant to maxPerTenant slots, 0 for all. Run uses at most all slots for all tenants
+// together; a tenant that is alone may use all of them. About offers messages of a waiting tenant are
+// redelivered per second: enough for a free slot to be used soon, and few enough to cost little.
+func NewShares(maxPerTenant, all, offers int) *Shares {
+	return &Shares{maxPerTenant: maxPerTenant, offers: offers, all: make(chan struct{}, all),
+		running: map[string]int{}, waiting: map[string]*waiting{}, next: map[string]time.Time{}}
 }
 
-// ErrShareTaken is why a message is offered again later.
-var ErrShareTaken = errors.New("as many messages of the tenant as may be are being handled")
+// ErrShareTaken explains why a message is redelivered later.
+var ErrShareTaken = errors.New("the tenant has no free slot")
 
-// A message that waits alone is offered again after soonest, and none later than latest,
-// however many wait or have waited and were cancelled.
+// A lone refused message is redelivered after soonest. None is redelivered later than latest, however many
+// wait or were cancelled while waiting.
 const (
 	soonest = 200 * time.Millisecond
 	latest  = 30 * time.Second
 )
 
-// Enter takes a slot of the tenant's share until leave is called. Its error has the
-// message offered again later.
+// Enter takes a slot of the tenant's share until leave is called. Its error makes Consume redeliver the
+// message later.
 func (s *Shares) Enter(tenant string) (leave func(), err error) {
-	if s.most <= 0 {
+	if s.maxPerTenant <= 0 {
 		return func() {}, nil
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.running[tenant] >= s.most {
+	if s.running[tenant] >= s.maxPerTenant {
 		return nil, RetryAfter(ErrShareTaken, s.pause(tenant))
 	}
 	s.running[tenant]++
 	return func() { s.leave(tenant) }, nil
 }
 
-// leave gives the slot to the tenant's next message that waits in this process, if any.
+// leave passes the slot to the tenant's next message that waits in this process, if any.
 func (s *Shares) leave(tenant string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.running[tenant]--
 	if w := s.waiting[tenant]; w != nil {
-		for most := s.mostOf(tenant); len(w.queue) > 0 && s.running[tenant] < most; {
+		for most := s.limitOf(tenant); len(w.queue) > 0 && s.running[tenant] < most; {
 			s.running[tenant]++
 			w.take(0)
 		}
@@ -80,12 +79,12 @@ func (s *Shares) leave(tenant string) {
 	}
 }
 
-// mostOf is how many messages of a tenant may be worked on now.
-func (s *Shares) mostOf(tenant string) int {
+// limitOf returns how many messages of a tenant may be in work now.
+func (s *Shares) limitOf(tenant string) int {
 	if s.company.Alone(tenant) {
-		return max(s.most, cap(s.all))
+		return max(s.maxPerTenant, cap(s.all))
 	}
-	return s.most
+	return s.maxPerTenant
 }
 
 // waiting are the messages of a tenant that wait in this process, in order.
@@ -95,11 +94,11 @@ type waiting struct {
 }
 
 type waiter struct {
-	turn  chan struct{} // closed when it has a slot
+	turn  chan struct{} // closed when it gets a slot
 	bytes int
 }
 
-// take removes a waiter, which has its turn then.
+// take removes a waiter because it gets its turn.
 func (w *waiting) take(i int) {
 	next := w.queue[i]
 	w.queue = slices.Delete(w.queue, i, i+1)
@@ -107,23 +106,22 @@ func (w *waiting) take(i int) {
 	close(next.turn)
 }
 
-// So many messages of one tenant wait in a process, of so many bytes. Each has a goroutine.
+// Limits of the messages of one tenant that wait in a process, in number and bytes. Each has a goroutine.
 const (
 	maxWaitingHere      = 512
 	maxWaitingHereBytes = 4 << 20
 )
 
-// Run does the work of a message of a tenant in its share of the slots. While the share
-// is taken the message waits without a slot, in order, so that those of other tenants
-// come by. Beyond some hundred it is offered again later. What Run returns is for a
-// [Handler] to return.
+// Run does the work of a tenant's message within the tenant's share of the slots. While the share is taken
+// the message waits without a slot, in order, so that other tenants' messages are handled. Beyond
+// maxWaitingHere messages it is redelivered later. Return the result of Run from the [Handler].
 func (s *Shares) Run(ctx context.Context, tenant string, bytes int, work func() error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.running[tenant] < s.mostOf(tenant) {
+	if s.running[tenant] < s.limitOf(tenant) {
 		s.running[tenant]++
 		s.mu.Unlock()
-		defer s.mu.Lock() // which the return unlocks
+		defer s.mu.Lock() // unlocked by the return
 		return s.work(ctx, tenant, work)
 	}
 	w := s.waiting[tenant]
@@ -150,7 +148,7 @@ func (s *Shares) Run(ctx context.Context, tenant string, bytes int, work func() 
 				}
 			}
 			s.mu.Unlock()
-			if i < 0 { // it had its turn at the same moment
+			if i < 0 { // it got its turn at the same moment
 				s.leave(tenant)
 			}
 			return ctx.Err()
@@ -164,7 +162,7 @@ func (s *Shares) Run(ctx context.Context, tenant string, bytes int, work func() 
 	})
 }
 
-// work does the work of a message that has its turn.
+// work does the work of a message that got its turn.
 func (s *Shares) work(ctx context.Context, tenant string, work func() error) error {
 	defer s.leave(tenant)
 	select {
@@ -176,16 +174,16 @@ func (s *Shares) work(ctx context.Context, tenant string, work func() error) err
 	}
 }
 
-// Taken reports whether no slot of the tenant's share is left.
+// Taken reports whether no slot of the tenant's share is free.
 func (s *Shares) Taken(tenant string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.most > 0 && s.running[tenant] >= s.most
+	return s.maxPerTenant > 0 && s.running[tenant] >= s.maxPerTenant
 }
 
-// pause gives each that is sent away a place in time after the one before, so that
-// all who wait come by in turn. Nothing is kept of them: one that was cancelled
-// meanwhile, or that another process took, leaves its place empty.
+// pause returns the redelivery delay of a refused message. Each one follows the message refused before it, so
+// that all get their turn. No state is kept for them: if one is cancelled meanwhile, or handled by another
+// process, its time slot stays unused.
 func (s *Shares) pause(tenant string) time.Duration {
 	now := time.Now()
 	at := s.next[tenant]
@@ -193,7 +191,7 @@ func (s *Shares) pause(tenant string) time.Duration {
 		at = now
 	}
 	if at = at.Add(time.Second / time.Duration(s.offers)); at.Sub(now) > latest {
-		at = now.Add(latest/2 + rand.N(latest/2)) // and those after it from there on
+		at = now.Add(latest/2 + rand.N(latest/2)) // later ones follow from there
 	}
 	s.next[tenant] = at
 	return max(at.Sub(now), soonest)

@@ -8,9 +8,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Those that are sent away come by one after the other. Those that never come again,
-// because another process crawls them, make nobody wait.
-func TestWhoWaitsForAShareComesByInTurn(t *testing.T) {
+// Refused messages get their turn one after another. Those that never return, because another process handles
+// them, delay no others.
+func TestRefusedMessagesGetTheirTurn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const offers = 100
 		s := NewShares(1, 0, offers)
@@ -31,9 +31,9 @@ func TestWhoWaitsForAShareComesByInTurn(t *testing.T) {
 			last = pause
 		}
 		require.InDelta(t, elsewhere/offers, last.Seconds(), 1)
-		<-time.After(last) // of the bubble's clock
+		<-time.After(last) // of the synctest bubble's clock
 		require.Equal(t, soonest, s.pause("shop"))
-		for range 50_000 { // and as many that were cancelled
+		for range 50_000 { // as many more that were cancelled
 			pause := s.pause("shop")
 			require.LessOrEqual(t, pause, latest)
 			last = pause

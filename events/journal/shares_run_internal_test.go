@@ -9,7 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// beside does the work of a handler as Consume would.
+// beside does the work of a handler as Consume does.
 func beside(t *testing.T, err error) func() error {
 	t.Helper()
 	var he *handlingError
@@ -18,8 +18,8 @@ func beside(t *testing.T, err error) func() error {
 	return he.work
 }
 
-// Work beyond a tenant's share waits without a slot, in order; work of others is done
-// meanwhile; what is too much is handed back; and nothing is kept at the end.
+// Work beyond a tenant's share waits without a slot, in order; other tenants' work continues meanwhile.
+// Excess is handed back, and no state is left at the end.
 func TestRunWaitsForTheTenantsShare(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -58,7 +58,7 @@ func TestRunWaitsForTheTenantsShare(t *testing.T) {
 		}
 		require.Equal(t, 1, failed)
 
-		// What waits ends with the process.
+		// Waiting work ends with the process.
 		go func() { done <- s.Run(ctx, "busy", 1, func() error { <-hold; return nil }) }()
 		synctest.Wait()
 		work := beside(t, s.Run(ctx, "busy", maxWaitingHereBytes, nil))

@@ -22,41 +22,44 @@ import (
 )
 
 const (
-	// maxAckPending is how many messages of a consumer may be with handlers, or
-	// wait for a repeat, in all processes. Each notifier may have 4,000 with
-	// receivers that do not answer; a full set would stop all deliveries.
+	// maxAckPending is how many messages of a consumer may be in handlers or waiting for redelivery, in all
+	// processes. Each notifier may have 4,000 for receivers that do not respond; reaching the limit would
+	// stop all deliveries.
 	maxAckPending = 100_000
-	// minDedupeWindow is the shortest that the server takes. Dedupe by
-	// Nats-Msg-Id is stream-wide, and nothing here relies on it.
+	// minDedupeWindow is the server's minimum. Dedupe by Nats-Msg-Id is stream-wide, and Sheaf does not rely
+	// on it.
 	minDedupeWindow = 100 * time.Millisecond
 )
 
 // Config bounds the streams.
 type Config struct {
-	// Shared says that other processes use the streams too, each with settings of
-	// its own, and that none may take away what another needs. A limit of a stream
-	// that is there is then raised but never lowered, as is the number of copies: so
-	// the largest that any process asks for holds, in whatever order they start, and
-	// one that was started without a flag forgets nothing that another keeps.
-	Shared          bool
-	Replicas        int                  // of every stream; default 1
-	MaxPagesBytes   int64                // of SHEAF_PAGES; default 4 GiB
-	MaxEventsBytes  int64                // of SHEAF_EVENTS; default 2 GiB, some 700,000 exports, 100,000 with large requests
-	MaxSubmitBytes  int64                // of SHEAF_SUBMIT; default 1 GiB
-	KeepLog         time.Duration        // how long an event is kept; longer than any export or callback takes; 0: for ever
-	MaxQueued       int64                // submissions of one subject in SHEAF_SUBMIT; default no limit
-	KeepCallbacks   time.Duration        // how long results on SHEAF_CALLBACKS are kept; default 168h
-	KeepIdempotency time.Duration        // how long an Idempotency-Key is remembered; default 168h
+	// Shared says that other processes with their own settings use the streams too. Existing limits and
+	// replica counts are then raised but never lowered, so the largest setting of all processes wins, in any
+	// start order. A process started without a flag therefore deletes nothing that another one needs.
+	Shared        bool
+	Replicas      int   // of every stream; default 1
+	MaxPagesBytes int64 // of SHEAF_PAGES; default 4 GiB
+	// MaxEventsBytes is the limit of SHEAF_EVENTS; default 2 GiB, about 700,000 exports, or 100,000 with
+	// large requests.
+	MaxEventsBytes int64
+	MaxSubmitBytes int64 // of SHEAF_SUBMIT; default 1 GiB
+	// KeepLog is how long an event is kept, longer than any export or callback takes; 0: forever.
+	KeepLog         time.Duration
+	MaxQueued       int64                // submissions queued per subject in SHEAF_SUBMIT; default unlimited
+	KeepCallbacks   time.Duration        // retention of results on SHEAF_CALLBACKS; default 168h
+	KeepIdempotency time.Duration        // retention of Idempotency-Keys; default 168h
 	SecretKey       []byte               // see secrets.NewKeyring
 	NewerKeys       []secrets.KeyVersion // see secrets.NewKeyring
-	FilesURL        string               // part of the fingerprint: every process must name the same file store
-	FilesMade       bool                 // the file store was made for this start; a server of its own (not Shared) then takes it in place of a lost one
-	PublishTimeout  time.Duration        // wait for the acknowledgement of one publish; default 5s
-	PublishAttempts int                  // of one event before ErrUnavailable; default 3
-	SuspectPause    time.Duration        // see Log.SuspectPause; default 500ms
-	AckWait         time.Duration        // how long a crashed process keeps its work from the others; default 10s
-	// Callers is the connection for what others than Sheaf send or receive: requests and
-	// progress. A flood of them then delays no event. Default: the connection of the log.
+	// FilesURL is part of the fingerprint: every process must use the same file store.
+	FilesURL string
+	// FilesMade says that this start created the file store. Without Shared it then replaces a lost one.
+	FilesMade       bool
+	PublishTimeout  time.Duration // for the acknowledgement of one publish; default 5s
+	PublishAttempts int           // per event, before ErrUnavailable; default 3
+	SuspectPause    time.Duration // see Log.SuspectPause; default 500ms
+	AckWait         time.Duration // redelivery delay after a crash; default 10s
+	// Callers is the connection for messages from and to other programs: requests and progress. A flood of
+	// them then does not delay events. Default: the connection of the log.
 	Callers *nats.Conn
 }
 
@@ -94,8 +97,8 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
-// MaxBytes is what the streams may take together, of those that have a limit.
-// The others hold a few hundred bytes for each export under way.
+// MaxBytes returns the total limit of the streams that have one. The others hold a few hundred bytes for each
+// export in progress.
 func (c Config) MaxBytes() int64 {
 	total := int64(0)
 	for _, sc := range streamConfigs(c.withDefaults()) {
@@ -104,8 +107,8 @@ func (c Config) MaxBytes() int64 {
 	return total
 }
 
-// Log is a connection to the streams: the one handle through which every part of Sheaf
-// writes and reads events. It is safe for concurrent use and holds no goroutines of its own.
+// Log is a connection to the streams. All parts of Sheaf write and read events through it. It is safe for
+// concurrent use and runs no goroutines in the background.
 type Log struct {
 	cfg  Config
 	nc   *nats.Conn
@@ -115,22 +118,21 @@ type Log struct {
 	events   jetstream.Stream
 	pages    jetstream.Stream
 	private  jetstream.Stream
-	suspects chan struct{}     // holds the one suspect that is at work
-	before   map[string]uint64 // last sequence of each stream when this process connected
+	suspects chan struct{}     // holds the one suspect in work
+	before   map[string]uint64 // last sequence of each stream at connect time
 	commits  commits
 	claims   claims
 
 	store        *pages.Store     // on SHEAF_PAGES
 	logWriters   *streams.Writers // to SHEAF_EVENTS
-	oneQuestion  chan struct{}    // holds the question that the log's leader is asked, see LastSequence
-	asking       sync.Mutex       // guards what follows
-	nextQuestion *question        // which waits for the one that is asked
+	oneQuestion  chan struct{}    // holds the current question to the log's leader, see LastSequence
+	asking       sync.Mutex       // guards nextQuestion
+	nextQuestion *question        // waits for the current one
 }
 
-// Provision creates the streams and consumers, or brings existing ones to
-// these settings, and returns the handle on them. It may run in many
-// processes at once. It fails when another process of the cluster uses another
-// secret key or file store.
+// Provision creates the streams and consumers, or updates existing ones, and returns the handle on them. Many
+// processes may call it concurrently. It fails if another process of the cluster uses another secret key or
+// file store.
 func Provision(ctx context.Context, nc *nats.Conn, cfg Config) (*Log, error) {
 	cfg = cfg.withDefaults()
 	if cfg.Callers == nil {
@@ -144,13 +146,14 @@ func Provision(ctx context.Context, nc *nats.Conn, cfg Config) (*Log, error) {
 	if err != nil {
 		return nil, fmt.Errorf("jetstream: %w", err)
 	}
-	s := &Log{cfg: cfg, nc: nc, js: js, keys: keys, suspects: make(chan struct{}, 1), before: map[string]uint64{},
+	s := &Log{cfg: cfg, nc: nc, js: js, keys: keys, suspects: make(chan struct{}, 1),
+		before:     map[string]uint64{},
 		logWriters: streams.NewWriters(cfg.Shared, streams.TenantEvents), oneQuestion: make(chan struct{}, 1)}
-	// A process that does not belong here must not change what it finds.
+	// A process of another installation must not change anything.
 	s.private, err = provisioned(ctx, nc, func(ctx context.Context) (jetstream.Stream, error) {
 		st, err := js.Stream(ctx, events.StreamPrivate)
 		if errors.Is(err, jetstream.ErrStreamNotFound) {
-			return nil, nil //nolint:nilnil // it is still to be made
+			return nil, nil // it does not exist yet
 		}
 		return st, err
 	})
@@ -173,13 +176,16 @@ func Provision(ctx context.Context, nc *nats.Conn, cfg Config) (*Log, error) {
 			s.events = st
 		case events.StreamPages:
 			s.pages = st
-			s.store = pages.New(js, st, pages.Config{Shared: cfg.Shared, Timeout: cfg.PublishTimeout, Attempts: cfg.PublishAttempts})
+			s.store = pages.New(js, st,
+				pages.Config{Shared: cfg.Shared, Timeout: cfg.PublishTimeout, Attempts: cfg.PublishAttempts})
 		case events.StreamPrivate:
 			s.private = st
 		}
 	}
 	for _, c := range consumerConfigs(cfg) {
-		_, err := provisioned(ctx, nc, func(ctx context.Context) (jetstream.Consumer, error) { return c.provision(ctx, js) })
+		_, err := provisioned(ctx, nc, func(ctx context.Context) (jetstream.Consumer, error) {
+			return c.provision(ctx, js)
+		})
 		if err != nil {
 			return nil, fmt.Errorf("consumer %s of %s: %w", c.config.Durable, c.stream, explain(err))
 		}
@@ -191,18 +197,18 @@ func Provision(ctx context.Context, nc *nats.Conn, cfg Config) (*Log, error) {
 }
 
 const (
-	// agreeFor is the pause, and as much again by chance, after which a process that
-	// has changed a stream of a cluster looks at it again: another that read it at the
-	// same moment may have written since, and taken less. agreeLooks bounds the looks.
+	// agreeFor is the pause, plus up to as much jitter, after which a process that changed a cluster's stream
+	// checks it again: another one that read it at the same time may have lowered a limit since. agreeLooks
+	// bounds the checks.
 	agreeFor   = 150 * time.Millisecond
 	agreeLooks = 5
-	// fullestLog is how full a log may become by a lower limit.
+	// fullestLog is how full a lower limit may make the log.
 	fullestLog = 0.6
 )
 
-// provisionStream makes a stream, or changes it if it is another. What is changed in a
-// cluster is looked at again.
-func (s *Log) provisionStream(ctx context.Context, want jetstream.StreamConfig) (st jetstream.Stream, err error) {
+// provisionStream creates or updates a stream. On a cluster it checks its changes again.
+func (s *Log) provisionStream(ctx context.Context,
+	want jetstream.StreamConfig) (st jetstream.Stream, err error) {
 	for look := 1; ; look++ {
 		changed := false
 		st, err = provisioned(ctx, s.nc, func(ctx context.Context) (st jetstream.Stream, err error) {
@@ -216,16 +222,16 @@ func (s *Log) provisionStream(ctx context.Context, want jetstream.StreamConfig) 
 	}
 }
 
-// provisionStream makes a stream, or changes it if it is another. One that is as it
-// shall be is not written again: the server keeps a stream's configuration and its
-// checksum in two files, and killed between the two it takes the stream for new at
-// every start (seen once in a run of 20 kills on an encrypted store, where the same
-// configuration never has the same bytes).
-func provisionStream(ctx context.Context, js jetstream.JetStream, want jetstream.StreamConfig, shared bool) (st jetstream.Stream, changed bool, err error) {
+// provisionStream creates or updates a stream. It does not write an unchanged configuration: the server
+// stores a stream's configuration and its checksum in two files. If it is killed between the two writes, it
+// treats the stream as new at every start (seen once in 20 kills with an encrypted store, where equal
+// configurations differ in bytes).
+func provisionStream(ctx context.Context, js jetstream.JetStream, want jetstream.StreamConfig,
+	shared bool) (st jetstream.Stream, changed bool, err error) {
 	st, err = js.Stream(ctx, want.Name)
 	if err == nil {
 		if err := streams.ByLeader(st.CachedInfo()); err != nil {
-			return nil, false, err // what it holds is not known
+			return nil, false, err // its size is unknown
 		}
 	}
 	if err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
@@ -238,27 +244,30 @@ func provisionStream(ctx context.Context, js jetstream.JetStream, want jetstream
 			want.MaxBytes = looser(want.MaxBytes, is.MaxBytes)
 			want.MaxAge = looser(want.MaxAge, is.MaxAge)
 		}
-		if used := st.CachedInfo().State.Bytes; want.Name == events.StreamEvents && want.MaxBytes < is.MaxBytes && float64(used) > fullestLog*float64(want.MaxBytes) {
-			slog.Warn("the event log stays larger than is asked for, because of what it holds; a later start makes it smaller",
+		if used := st.CachedInfo().State.Bytes; want.Name == events.StreamEvents &&
+			want.MaxBytes < is.MaxBytes && float64(used) > fullestLog*float64(want.MaxBytes) {
+			slog.Warn("the event log stays larger than configured, because it holds more; a later start will shrink it",
 				"bytes", used, "max_bytes", is.MaxBytes, "asked_for", want.MaxBytes)
 			want.MaxBytes = is.MaxBytes
 		}
-		if want.MaxMsgsPerSubject > 0 && is.MaxMsgsPerSubject <= 0 && st.CachedInfo().State.Msgs > uint64(want.MaxMsgsPerSubject) {
-			// The server would delete what is beyond the limit. A later start sets it.
+		if want.MaxMsgsPerSubject > 0 && is.MaxMsgsPerSubject <= 0 &&
+			st.CachedInfo().State.Msgs > uint64(want.MaxMsgsPerSubject) {
+			// The server would delete submissions beyond the limit. A later start sets it.
 			want.MaxMsgsPerSubject, want.DiscardNewPerSubject = is.MaxMsgsPerSubject, is.DiscardNewPerSubject
 		}
 		if has(is, want) {
 			return st, false, nil
 		}
-		slog.Info("the settings of a stream are changed", "stream", want.Name,
-			"max_bytes", want.MaxBytes, "max_bytes_before", is.MaxBytes, "max_age", want.MaxAge, "max_age_before", is.MaxAge,
+		slog.Info("changing the settings of a stream", "stream", want.Name,
+			"max_bytes", want.MaxBytes, "max_bytes_before", is.MaxBytes, "max_age", want.MaxAge,
+			"max_age_before", is.MaxAge,
 			"copies", want.Replicas, "copies_before", is.Replicas)
 	}
 	st, err = js.CreateOrUpdateStream(ctx, want)
 	return st, true, err
 }
 
-// looser is the larger of two limits, of which 0 or less is none.
+// looser returns the larger of two limits, where 0 or less means unlimited.
 func looser[T int64 | time.Duration](a, b T) T {
 	if a <= 0 || b <= 0 {
 		return 0
@@ -266,8 +275,8 @@ func looser[T int64 | time.Duration](a, b T) T {
 	return max(a, b)
 }
 
-// has reports whether is, where the server has put its defaults and its metadata, is
-// what want asks for: nothing is missing, and nothing is set that want leaves out.
+// has reports whether is, with the server's defaults and metadata, matches want: nothing is missing, and
+// nothing is set that want omits.
 func has(is, want jetstream.StreamConfig) bool {
 	fields := func(c jetstream.StreamConfig) (m map[string]any) {
 		if b, err := json.Marshal(c); err != nil || json.Unmarshal(b, &m) != nil {
@@ -280,7 +289,7 @@ func has(is, want jetstream.StreamConfig) bool {
 	return there != nil && covers(there, asked)
 }
 
-// noLimit is what the server makes of a limit that is 0 or left out.
+// noLimit is how the server stores a limit of 0 or an omitted one.
 const noLimit = -1.0
 
 func covers(is, want any) bool {
@@ -301,19 +310,16 @@ func covers(is, want any) bool {
 	return reflect.DeepEqual(is, want)
 }
 
-// answerWait is how long one request to JetStream's API may take while it is
-// set up. A cluster that has just elected a leader, or makes the same stream for
-// several processes at once, leaves requests without an answer (measured with
-// three servers and seven processes: each of them waited for nothing). Asked
-// again it answers.
+// answerWait is the timeout of one request to JetStream's API during set-up. A cluster that has just elected
+// a leader, or creates one stream for several processes at once, drops requests (measured with three servers
+// and seven processes, each of which lost one). A repeated request succeeds.
 const answerWait = 2 * time.Second
 
-// provisioned calls create until it succeeds or refuses three times. Of several
-// processes that create the same stream at once the server counts the space of
-// each and may refuse them all but one, which then updates for the others. What
-// gets no answer is asked again for as long as ctx lasts, unless the server did not
-// permit the request.
-func provisioned[T any](ctx context.Context, nc *nats.Conn, create func(context.Context) (T, error)) (T, error) {
+// provisioned calls create until it succeeds or is refused three times. If several processes create the same
+// stream at once, the server reserves space for each and may refuse all but one; the others then update its
+// stream. Requests without a response are repeated as long as ctx lasts, unless the server denied permission.
+func provisioned[T any](ctx context.Context, nc *nats.Conn,
+	create func(context.Context) (T, error)) (T, error) {
 	for refused := uint64(0); ; {
 		asked, cancel := context.WithTimeout(ctx, answerWait)
 		made, err := create(asked)
@@ -339,22 +345,22 @@ func provisioned[T any](ctx context.Context, nc *nats.Conn, create func(context.
 	}
 }
 
-// Conn is the NATS connection of the log, for health.
+// Conn returns the NATS connection of the log, for health checks.
 func (s *Log) Conn() *nats.Conn { return s.nc }
 
-// Callers is the NATS connection for requests and progress, see [Config].
+// Callers returns the NATS connection for requests and progress, see [Config].
 func (s *Log) Callers() *nats.Conn { return s.cfg.Callers }
 
-// JetStream is the JetStream context underneath, for the object store.
+// JetStream returns the JetStream context, for the object store.
 func (s *Log) JetStream() jetstream.JetStream { return s.js }
 
-// Pages is the handle on the pages.
+// Pages returns the handle on the pages.
 func (s *Log) Pages() *pages.Store { return s.store }
 
-// Keys are the keys derived from the secret key.
+// Keys returns the keys derived from the secret key.
 func (s *Log) Keys() *secrets.Keyring { return s.keys }
 
-// streamConfigs are the streams and their limits.
+// streamConfigs returns the streams and their limits.
 func streamConfigs(cfg Config) []jetstream.StreamConfig {
 	base := func(name, description string, subjects ...string) jetstream.StreamConfig {
 		return jetstream.StreamConfig{
@@ -364,28 +370,29 @@ func streamConfigs(cfg Config) []jetstream.StreamConfig {
 		}
 	}
 
-	submit := base(events.StreamSubmit, "submissions of producers, until an ingress has taken them", events.SubmitSubject("*", "*"))
+	submit := base(events.StreamSubmit, "submissions of producers, until an ingress has taken them",
+		events.SubmitSubject("*", "*"))
 	submit.Retention = jetstream.WorkQueuePolicy
 	submit.MaxBytes = cfg.MaxSubmitBytes
 	if cfg.MaxQueued > 0 {
-		// A producer is refused before anything of its message is written.
+		// The server refuses a message before it writes any of it.
 		submit.MaxMsgsPerSubject, submit.DiscardNewPerSubject = cfg.MaxQueued, true
 	}
-	// A producer may publish here and do nothing else.
+	// A producer can only publish here.
 	submit.DenyDelete, submit.DenyPurge = true, true
-	// Nor may one suppress another's submission by a Nats-Msg-Id. The server dedupes by
-	// it in every stream for 100 ms at least, but in one that has sources: there a window
-	// of 0 means none (nats-server 2.14, pull request 7651). Nothing is ever published on
-	// the subject of this source.
+	// No producer may suppress another's submission by a Nats-Msg-Id. The server dedupes by it in every
+	// stream for at least 100 ms, except in a stream with sources: there a window of 0 disables it
+	// (nats-server 2.14, pull request 7651). Nothing is ever published on the subject of this source.
 	submit.Duplicates = 0
-	submit.Sources = []*jetstream.StreamSource{{Name: events.StreamPrivate, FilterSubject: subjectPrivate + "nothing"}}
+	submit.Sources = []*jetstream.StreamSource{{Name: events.StreamPrivate,
+		FilterSubject: subjectPrivate + "nothing"}}
 
 	log := base(events.StreamEvents, "the log: every fact of every export", events.SubjectEvent+"*.*.*")
 	log.MaxBytes = cfg.MaxEventsBytes
 	log.MaxAge = cfg.KeepLog
 	// Keys are purged; single events are never deleted.
 	log.DenyDelete = true
-	// No direct gets: the fence needs the leader's word.
+	// No direct gets: the fence needs the leader's answers.
 	log.AllowDirect = false
 	log.AllowAtomicPublish = true // see commits
 
@@ -399,24 +406,27 @@ func streamConfigs(cfg Config) []jetstream.StreamConfig {
 	timers := base(events.StreamTimers, "when to try callbacks again", subjectTimer+">", subjectDue+">")
 	timers.Retention = jetstream.WorkQueuePolicy
 	timers.AllowMsgSchedules = true
-	timers.AllowRollup = true             // schedules imply it
-	timers.Discard = jetstream.DiscardOld // schedules refuse DiscardNew
+	timers.AllowRollup = true             // required by schedules
+	timers.Discard = jetstream.DiscardOld // schedules do not allow DiscardNew
 
-	private := base(events.StreamPrivate, "sealed source headers and other inner state, last value of each", subjectPrivate+">")
+	private := base(events.StreamPrivate, "sealed source headers and other inner state, last value of each",
+		subjectPrivate+">")
 	private.MaxMsgsPerSubject = 1
 	private.Discard = jetstream.DiscardOld
 
-	callbacks := base(events.StreamCallbacks, "results of exports whose callback is a NATS subject", events.SubjectCallback+">")
+	callbacks := base(events.StreamCallbacks, "results of exports whose callback is a NATS subject",
+		events.SubjectCallback+">")
 	callbacks.Discard = jetstream.DiscardOld
 	callbacks.MaxAge = cfg.KeepCallbacks
 	callbacks.MaxBytes = maxResultsBytes
-	// At about 1 KiB each, a flood of results on one subject takes a fifth of
-	// the space and pushes out its own oldest ones, not those of others.
+	// At about 1 KiB each, a flood of results on one subject uses a fifth of the space and displaces only its
+	// own oldest ones.
 	callbacks.MaxMsgsPerSubject = 50_000
 
-	idempotency := base(events.StreamIdempotency, "which export the Idempotency-Key of a caller began", subjectIdempotency+"*.*")
+	idempotency := base(events.StreamIdempotency, "which export the Idempotency-Key of a caller began",
+		subjectIdempotency+"*.*")
 	idempotency.MaxMsgsPerSubject = 1
-	idempotency.DiscardNewPerSubject = true // the first one counts
+	idempotency.DiscardNewPerSubject = true // the first one wins
 	idempotency.MaxAge = cfg.KeepIdempotency
 	idempotency.MaxBytes = maxClaimsBytes
 
@@ -428,16 +438,15 @@ type consumerConfig struct {
 	config jetstream.ConsumerConfig
 }
 
-// consumerConfigs are the durable consumers. Deliveries are never limited:
-// giving up is an event of the log, not a silence of the server.
+// consumerConfigs returns the durable consumers. Deliveries are unlimited: giving up is an event of the log,
+// not a silent decision of the server.
 func consumerConfigs(cfg Config) []consumerConfig {
 	durable := func(stream, name string, filters ...string) consumerConfig {
 		return consumerConfig{stream, jetstream.ConsumerConfig{
 			Durable: name, FilterSubjects: filters,
 			AckPolicy: jetstream.AckExplicitPolicy, AckWait: cfg.AckWait,
 			MaxDeliver: -1, MaxAckPending: maxAckPending,
-			// Each free slot of each process waits with a pull of its own;
-			// the server's default admits 512.
+			// Each free slot of each process waits with its own pull; the server's default allows 512.
 			MaxWaiting: 8192,
 		}}
 	}
@@ -446,30 +455,32 @@ func consumerConfigs(cfg Config) []consumerConfig {
 		durable(events.StreamSubmit, events.ConsumerSubmissions, events.SubmitSubject("*", "*")),
 		durable(events.StreamEvents, events.ConsumerCrawler, of(events.TypeRequested)),
 		durable(events.StreamEvents, events.ConsumerAssembler, of(events.TypeCrawled)),
-		durable(events.StreamEvents, events.ConsumerNotifier, of(events.TypeCompleted), of(events.TypeFailed), of(events.TypeCancelled)),
+		durable(events.StreamEvents, events.ConsumerNotifier, of(events.TypeCompleted), of(events.TypeFailed),
+			of(events.TypeCancelled)),
 		durable(events.StreamTimers, events.ConsumerDueCallback, subjectDue+"callback.*.*"),
 	}
 }
 
-// provision creates the consumer or brings it to its settings. Some the server
-// never changes, such as how many pulls may wait; a consumer that an older Sheaf
-// made with others is then made anew. It delivers all that its stream holds once
-// more, and every handler finds done what is done.
+// provision creates or updates the consumer. The server cannot change some settings, such as the number of
+// waiting pulls; a consumer of an older Sheaf with other settings is then re-created. It redelivers
+// everything in its stream, and the handlers recognise work that is done.
 func (c consumerConfig) provision(ctx context.Context, js jetstream.JetStream) (jetstream.Consumer, error) {
 	cons, err := js.CreateOrUpdateConsumer(ctx, c.stream, c.config)
 	var api *jetstream.APIError
 	if !errors.As(err, &api) || !strings.Contains(api.Description, "can not be updated") {
 		return cons, err
 	}
-	slog.Warn("a consumer is made anew; what was done is found done", "stream", c.stream, "consumer", c.config.Durable, "reason", api.Description)
-	if err := js.DeleteConsumer(ctx, c.stream, c.config.Durable); err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) {
+	slog.Warn("re-creating a consumer; finished work is recognised as done", "stream", c.stream, "consumer",
+		c.config.Durable, "reason", api.Description)
+	if err := js.DeleteConsumer(ctx, c.stream, c.config.Durable); err != nil &&
+		!errors.Is(err, jetstream.ErrConsumerNotFound) {
 		return nil, err
 	}
 	return js.CreateOrUpdateConsumer(ctx, c.stream, c.config)
 }
 
-// SubmitStreamCreated is when the stream of submissions was created: with a
-// sequence it names a submission for ever, also after the stream was lost.
+// SubmitStreamCreated returns when the stream of submissions was created. Together with a sequence it
+// identifies a submission forever, even if the stream is lost.
 func (s *Log) SubmitStreamCreated(ctx context.Context) (time.Time, error) {
 	st, err := s.js.Stream(ctx, events.StreamSubmit)
 	if err != nil {
@@ -478,14 +489,15 @@ func (s *Log) SubmitStreamCreated(ctx context.Context) (time.Time, error) {
 	return st.CachedInfo().Created, nil
 }
 
-// explain adds what to do to errors of the server that operators meet.
+// explain adds advice to server errors that operators may meet.
 func explain(err error) error {
 	var api *jetstream.APIError
 	if !errors.As(err, &api) {
 		return err
 	}
 	switch {
-	case api.ErrorCode == jetstream.JSErrCodeJetStreamNotEnabled || api.ErrorCode == jetstream.JSErrCodeJetStreamNotEnabledForAccount:
+	case api.ErrorCode == jetstream.JSErrCodeJetStreamNotEnabled ||
+		api.ErrorCode == jetstream.JSErrCodeJetStreamNotEnabledForAccount:
 		return fmt.Errorf("%w: enable JetStream on the server and for this account", err)
 	case api.ErrorCode == 10047 || api.ErrorCode == 10023: // insufficient storage or resources
 		return fmt.Errorf("%w: the server cannot reserve that much; lower --max-pages-bytes or raise max_file_store", err)

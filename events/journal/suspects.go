@@ -6,16 +6,14 @@ import (
 	"time"
 )
 
-// SuspectAfter is how many starts that came to nothing make an export a
-// suspect: the process may have ended because of it, or only while it was at
-// work.
+// SuspectAfter is the number of starts without progress that make an export a suspect: the process may have
+// ended because of it, or while it merely ran.
 const SuspectAfter = 2
 
-// SuspectPause is how long a suspect of so many starts waits before it is at work again,
-// and lets the others go first: Config.SuspectPause, then twice as long each time. Of a process that
-// is ended again and again within moments of its start, not always the same export is at
-// work then. (Without it one of 1,000 was taken for the cause, of five SIGKILLs within
-// two seconds.) With 500 ms a real cause waits for 3.5 s in all until its fifth start.
+// SuspectPause returns how long a suspect waits before its next start: Config.SuspectPause, doubled with each
+// start. The growing pause varies which export is running when a process is killed repeatedly right after
+// starting, so a bystander is not blamed. (Without it, five SIGKILLs within two seconds blamed one of 1,000
+// exports.) With 500 ms an export that does crash its process waits 3.5 s in all until its fifth start.
 func (s *Log) SuspectPause(starts int) time.Duration {
 	if starts < SuspectAfter {
 		return 0
@@ -23,12 +21,11 @@ func (s *Log) SuspectPause(starts int) time.Duration {
 	return s.cfg.SuspectPause << min(starts-SuspectAfter, 6)
 }
 
-// Alone waits until no other suspect is at work in this process, of whatever
-// service, and keeps the others waiting until leave is called, which may be
-// called again, or atMost has passed. So the one that ends the process is told
-// from those that only ran beside it: these are counted at most as often as it
-// takes to suspect them, and get further while they are alone. It fails only
-// when ctx ends.
+// Alone waits until no other suspect is running in this process, in any service. It blocks the others until
+// leave is called, which may be repeated, or atMost has passed. This separates an export that crashes the
+// process from bystanders: those are counted only until they become suspects, and make progress while they
+// are alone. It fails only if ctx ends. Release the lane before waiting on anything else, or two suspects can
+// deadlock.
 func (s *Log) Alone(ctx context.Context, atMost time.Duration) (leave func(), err error) {
 	select {
 	case s.suspects <- struct{}{}:

@@ -16,15 +16,16 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// newer publishes an event that a later version of Sheaf might write.
+// newer publishes an event as a later version of Sheaf might.
 func newer(t *testing.T, s *journal.Log, typ events.Type, ceType, data string) uint64 {
 	t.Helper()
 	return foreign(t, s, events.EventSubject("default", typ, testKey), nats.Header{
-		"ce-id": {events.NewID()}, "ce-type": {ceType}, "ce-time": {time.Now().UTC().Format(time.RFC3339Nano)},
+		"ce-id": {events.NewID()}, "ce-type": {ceType},
+		"ce-time": {time.Now().UTC().Format(time.RFC3339Nano)},
 	}, data)
 }
 
-// An old process is given only types that it knows: each filter names them.
+// An old process receives only types that it knows: each filter names them.
 func TestConsumersOfTheLogFilterByKnownTypes(t *testing.T) {
 	t.Parallel()
 	s := eventstest.Journal(t)
@@ -50,9 +51,8 @@ func TestConsumersOfTheLogFilterByKnownTypes(t *testing.T) {
 	require.Equal(t, 3, consumers)
 }
 
-// A newer version of a type keeps its subject, so an old process is given it. It
-// hands it on until a newer process gets it, and goes on with the rest. What no
-// version wrote is given up.
+// A newer version of a type keeps its subject, so an old process receives it. It hands it back until a newer
+// process gets it, and continues with the rest. Types that no version writes are given up.
 func TestNewerEventIsLeftToANewerProcess(t *testing.T) {
 	t.Parallel()
 	srv := eventstest.Server(t, "")
@@ -61,7 +61,8 @@ func TestNewerEventIsLeftToANewerProcess(t *testing.T) {
 	want := newer(t, s, events.TypeRequested, v2, `{}`)
 	newer(t, s, events.TypeRequested, "archived", `{}`)
 	newer(t, s, events.TypeRequested, "sheaf.export.crawled.v1", `{}`)
-	last, err := s.Append(t.Context(), events.Export{Tenant: "default", Key: strings.Repeat("b", 32)}, "", always(requested()))
+	last, err := s.Append(t.Context(), events.Export{Tenant: "default", Key: strings.Repeat("b", 32)}, "",
+		always(requested()))
 	require.NoError(t, err)
 
 	consume := func(s *journal.Log, h journal.Handler) (stop func()) {
@@ -111,16 +112,16 @@ func TestNewerEventIsLeftToANewerProcess(t *testing.T) {
 	stop()
 	c, err := s.JetStream().Consumer(t.Context(), events.StreamEvents, events.ConsumerCrawler)
 	require.NoError(t, err)
-	require.Eventually(t, func() bool { // acknowledgements are on their way
+	require.Eventually(t, func() bool { // acknowledgements are in transit
 		info, err := c.Info(t.Context())
 		return err == nil && info.NumAckPending == 0
 	}, 10*time.Second, 5*time.Millisecond)
 	require.Empty(t, taken)
 }
 
-// An event of a type that is not known has the export after it all the same. Without
-// one it moves the key's sequence alone, so the next event passes the fence. Either way
-// what the export left behind is not taken for that of an unknown key.
+// An event of an unknown type still contains the export after it. Without one it only advances the key's
+// sequence, so the next event passes the fence. Either way the export's leftovers do not count as those of an
+// unknown key.
 func TestUnknownEventDoesNotStopAKey(t *testing.T) {
 	t.Parallel()
 	s := eventstest.Journal(t)
@@ -148,7 +149,8 @@ func TestUnknownEventDoesNotStopAKey(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, events.StateNone, now.State)
 	require.Equal(t, last, now.LastSeq)
-	require.ErrorIs(t, s.PurgeUnknown(t.Context(), journal.Leftover{Tenant: x.Tenant, Key: x.Key}, mark), events.ErrNotAllowed)
+	require.ErrorIs(t, s.PurgeUnknown(t.Context(), journal.Leftover{Tenant: x.Tenant, Key: x.Key}, mark),
+		events.ErrNotAllowed)
 	require.ErrorIs(t, s.PurgeEnded(t.Context(), x, mark), events.ErrNotAllowed)
 	_, err = s.Append(t.Context(), x, "", always(&events.ExportCancelled{}))
 	require.ErrorIs(t, err, events.ErrNotAllowed, "nobody ends what he cannot read")

@@ -12,23 +12,23 @@ import (
 	"sheaf/events/pages"
 )
 
-// What a page costs in allocations on its way to the stream and back, the embedded
-// server's part included. A change that copies the page once more, or makes
-// something for each of its rows, shows up here, where a timing would be noise.
+// Allocations of a page on its way to the stream and back, including the embedded server. A change that
+// copies the page once more, or allocates for each of its rows, exceeds them, while a timing would be noise.
 func TestPagesAllocateLittle(t *testing.T) {
 	if raceDetector {
 		t.Skip("the race detector makes pools forget")
 	}
 	const (
 		count = 100
-		size  = 160 << 10 // of the rows of a page, somewhat less than half of that compressed
+		size  = 160 << 10 // of a page's rows; compressed, it is somewhat less than half
 		bound = 1.2
 	)
 	s := eventstest.Journal(t)
 	rows := make([][]byte, count+1)
 	for n := range rows {
 		for i := 0; len(rows[n]) < size; i++ {
-			rows[n] = fmt.Appendf(rows[n], `{"id":%d,"sn":"SN%012d","name":"name %d"},`, n*1000+i, (n*1000+i)*7919%1_000_003*999_983, i*31%977)
+			rows[n] = fmt.Appendf(rows[n], `{"id":%d,"sn":"SN%012d","name":"name %d"},`, n*1000+i,
+				(n*1000+i)*7919%1_000_003*999_983, i*31%977)
 		}
 	}
 	numbered := func(round, n int) pages.Page { return page(round*(count+1)+n+1, rows[n]) }
@@ -47,12 +47,12 @@ func TestPagesAllocateLittle(t *testing.T) {
 		objects  float64
 		kibibyte float64
 	}{
-		{"publish", publish, 84, 150}, // the server copies twice what is larger than its read buffer
+		{"publish", publish, 84, 150}, // the server copies twice what exceeds its read buffer
 		{"get", get, 102, 165},
 	} {
 		tc.do(0, count) // fills the pools
 		objects, kibibyte := math.Inf(1), math.Inf(1)
-		for round := range 3 { // what the server does beside is noise
+		for round := range 3 { // the server's background work is noise
 			var before, after runtime.MemStats
 			runtime.ReadMemStats(&before)
 			for n := range count {

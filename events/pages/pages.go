@@ -1,9 +1,9 @@
 // Package pages writes and reads the rows of exports, SHEAF_PAGES. It promises:
 //
-//   - A page is written once. [Store.Publish] keeps what the first writer wrote, whole,
-//     also if it takes several messages. What it returned without an error is on disk.
-//   - [Store.Get] returns what one writer wrote, checked by a checksum, or an error.
-//     That a page is missing is the word of the stream's leader.
+//   - A page is written once. [Store.Publish] keeps the first writer's page, completely, even if it takes
+//     several messages. When it returns without an error, the page is on disk.
+//   - [Store.Get] returns one writer's page, verified by a checksum, or an error. Only the stream's leader
+//     decides that a page is missing.
 //   - A full stream refuses pages with events.ErrNoSpace and loses none.
 package pages
 
@@ -33,7 +33,7 @@ import (
 	"github.com/synadia-io/orbit.go/jetstreamext"
 )
 
-// ID names a page of a run.
+// ID identifies a page of a run.
 type ID struct {
 	Tenant string
 	Key    string
@@ -41,24 +41,24 @@ type ID struct {
 	Number int // from 1
 }
 
-// Page is the payload of a PageFetched event: the rows of one answer of the
-// source, byte for byte as it sent them, and what it said of the whole.
+// Page is the payload of a PageFetched event: the rows of one response of the source, byte for byte as sent,
+// and its metadata.
 type Page struct {
 	ID
 	Rows       []byte // a JSON array of row objects
-	RowCount   int    // rows in it, the header included
+	RowCount   int    // number of rows, header included
 	HeaderRow  bool   // the first row is the header, not data
-	Total      int64  // pagetag.total, -1 when the source gave none
-	TotalPages int    // pagetag.total_page, 0 when the source gave none
-	Limit      int    // pagetag.limit, 0 when the source gave none
-	Next       string // token of the next page, sealed; "" where pages are numbered
+	Total      int64  // pagetag.total, -1 if absent
+	TotalPages int    // pagetag.total_page, 0 if absent
+	Limit      int    // pagetag.limit, 0 if absent
+	Next       string // token of the next page, sealed; "" if pages are numbered
 	Last       bool   // the source says that no page follows
-	Attempts   int    // requests until the source answered
+	Attempts   int    // number of requests until the source responded
 	SHA256     [sha256.Size]byte
-	Stored     int64 // bytes of SHEAF_PAGES that it takes; set by Get, not written
+	Stored     int64 // its size in SHEAF_PAGES; set by Get, not written
 }
 
-// DataRows is how many rows of the page are data.
+// DataRows returns the number of data rows of the page.
 func (p Page) DataRows() int {
 	if p.HeaderRow {
 		return p.RowCount - 1
@@ -66,8 +66,7 @@ func (p Page) DataRows() int {
 	return p.RowCount
 }
 
-// Subject is where one part of a page is published. Pages and parts count
-// from 1.
+// Subject returns the subject of one part of a page. Pages and parts count from 1.
 func Subject(id ID, part int) string {
 	return runPrefix(id.Tenant, id.Key, id.Run) + strconv.Itoa(id.Number) + "." + strconv.Itoa(part)
 }
@@ -95,49 +94,47 @@ const (
 	encodingZstd = "zstd"
 	encodingS2   = "s2" // one S2 block, https://github.com/klauspost/compress/tree/master/s2
 
-	// partOverhead is room for headers below the server's max_payload.
+	// partOverhead is the space for headers below the server's max_payload.
 	partOverhead = 4 << 10
-	// storedOverhead is what the file store adds to the subject, headers and
-	// body of a message.
+	// storedOverhead is what the file store adds to the subject, headers and body of a message.
 	storedOverhead = 34
-	// partSize is how much of a page one message carries where the server's
-	// max_payload lets it; its default is 1 MiB. Few pages are larger, and that
-	// matters: a page of several messages is an atomic batch, for which the server
-	// writes and syncs a store of its own (measured: a million rows in pages of
-	// 220 KB took 2.3 to 7.5 s to crawl in parts of 64 KiB, 0.8 to 2.5 s whole).
-	// Pages are read by direct gets, which large messages do not slow.
+	// partSize is how much of a page one message carries if the server's max_payload allows it; the server's
+	// default is 1 MiB. Few pages are larger, which matters: a page of several messages is an atomic batch,
+	// for which the server writes and syncs a separate store. (Measured: a million rows in pages of 220 KB
+	// took 2.3 to 7.5 s to crawl in parts of 64 KiB, 0.8 to 2.5 s whole.) Pages are read by direct gets,
+	// which large messages do not slow down.
 	partSize = 1 << 20
 	// maxParts is the server's limit on messages in one atomic batch.
 	maxParts = 1000
-	// maxBatchesInFlight stays below the server's 50 for one stream, leaving
-	// room for other processes.
+	// maxBatchesInFlight is below the server's limit of 50 per stream, to leave some for other processes.
 	maxBatchesInFlight = 8
-	// maxPageBytes bounds what a page may decompress to, so that a damaged or
-	// hostile message cannot fill the memory. Sources are held to less.
+	// maxPageBytes bounds a page after decompression, so that a damaged or hostile message cannot exhaust
+	// memory. Sources have lower limits.
 	maxPageBytes = 1 << 30
 )
 
-// zstd's encoder and decoder keep tables; EncodeAll and DecodeAll are safe for
-// concurrent use. Their options are constant, so only a change of this code
-// can make them fail.
+// zstd's encoder and decoder keep tables; EncodeAll and DecodeAll are safe for concurrent use. Their options
+// are constant, so creating them cannot fail at run time.
 var (
 	pageEncoder = sync.OnceValues(func() (*zstd.Encoder, error) {
-		return zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(2), zstd.WithLowerEncoderMem(true), zstd.WithWindowSize(1<<20))
+		return zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(2),
+			zstd.WithLowerEncoderMem(true), zstd.WithWindowSize(1<<20))
 	})
 	pageDecoder = sync.OnceValues(func() (*zstd.Decoder, error) {
-		return zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecodeAllCapLimit(true), zstd.WithDecoderLowmem(true))
+		return zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecodeAllCapLimit(true),
+			zstd.WithDecoderLowmem(true))
 	})
 )
 
-// buffers are used again: without that they would be most of what a large export
-// allocates. Those of giant pages are left to the garbage collector.
+// buffers are reused; otherwise they would be most of a large export's allocations. Giant ones are left to
+// the garbage collector.
 type buffers struct{ pool sync.Pool }
 
 var packedPages, pageRows buffers
 
 const mostPooled = 4 << 20
 
-// get returns an empty buffer with room for size bytes.
+// get returns an empty buffer with a capacity of at least size bytes.
 func (p *buffers) get(size int) []byte {
 	if b, ok := p.pool.Get().(*[]byte); ok && cap(*b) >= size {
 		return (*b)[:0]
@@ -151,53 +148,53 @@ func (p *buffers) put(b []byte) {
 	}
 }
 
-// Release gives the memory of the rows of a page that Get returned to later
-// pages. It need not be called. Nothing may use the rows any more.
+// Release recycles the memory of the rows of a page that Get returned. Calling it is optional. The rows must
+// not be used afterwards.
 func (p *Page) Release() {
 	pageRows.put(p.Rows)
 	p.Rows = nil
 }
 
-// Store is the handle on SHEAF_PAGES. It is safe for concurrent use and holds no
-// goroutines of its own.
+// Store is the handle on SHEAF_PAGES. It is safe for concurrent use and runs no goroutines in the background.
 type Store struct {
 	cfg     Config
 	js      jetstream.JetStream
 	stream  jetstream.Stream
 	writers *streams.Writers
-	batches chan struct{} // atomic batches in flight
-	writing atomic.Int64  // bytes that the disk needs for pages in flight
+	batches chan struct{} // one token per atomic batch in flight
+	writing atomic.Int64  // disk space needed by pages in flight, in bytes
 }
 
-// Config says how pages are written.
+// Config configures how pages are written.
 type Config struct {
 	Shared   bool          // other processes write pages too
-	Timeout  time.Duration // wait for the acknowledgement of one publish
-	Attempts int           // of one page before ErrUnavailable
+	Timeout  time.Duration // for the acknowledgement of one publish
+	Attempts int           // per page, before ErrUnavailable
 }
 
-// New returns the handle on the stream of pages. There is to be one in a process:
-// it bounds what is in flight.
+// New returns the handle on the stream of pages. A process must create only one, because it limits the pages
+// in flight.
 func New(js jetstream.JetStream, stream jetstream.Stream, cfg Config) *Store {
-	return &Store{cfg: cfg, js: js, stream: stream, writers: streams.NewWriters(cfg.Shared, streams.TenantPages), batches: make(chan struct{}, maxBatchesInFlight)}
+	return &Store{cfg: cfg, js: js, stream: stream,
+		writers: streams.NewWriters(cfg.Shared, streams.TenantPages),
+		batches: make(chan struct{}, maxBatchesInFlight)}
 }
 
-// Publish writes a page once. It returns nil when the page is durable,
-// also when it was there before: then p is dropped, and what the first writer
-// wrote stays, so readers must take the page from Get. stored says which.
-// A page of more than one part is written as one atomic batch: all or nothing.
-// ErrNoSpace means that the stream is full.
+// Publish writes a page once. It returns nil once the page is durable, even if it existed already: then p is
+// dropped and the first writer's page stays, so readers must take the page from Get. stored is true if p was
+// written. A page of several parts is written as one atomic batch: all or nothing. ErrNoSpace means that the
+// stream is full.
 func (s *Store) Publish(ctx context.Context, p Page) (stored bool, err error) {
 	_, stored, err = s.PublishSized(ctx, p, nil)
 	return stored, err
 }
 
-// PublishSized is Publish that also says how many bytes of SHEAF_PAGES p
-// takes, or would have taken. Before anything is written it asks room, if not
-// nil, for the bytes that the disk needs for all pages that this process is
-// writing. A page of several parts needs twice its size: the server keeps a batch
-// beside its stream until it is complete. An error of room becomes ErrNoSpace.
-func (s *Store) PublishSized(ctx context.Context, p Page, room func(bytes int64) error) (size int64, stored bool, err error) {
+// PublishSized is Publish that also returns p's size in SHEAF_PAGES. Before it writes, it passes room, if not
+// nil, the disk space in bytes that all pages in flight in this process need. A page of several parts needs
+// twice its size: the server stores a batch beside its stream until it is complete. An error of room becomes
+// ErrNoSpace.
+func (s *Store) PublishSized(ctx context.Context, p Page, room func(bytes int64) error) (size int64,
+	stored bool, err error) {
 	if err := events.CheckName(p.Tenant, p.Key); err != nil {
 		return 0, false, err
 	}
@@ -205,7 +202,7 @@ func (s *Store) PublishSized(ctx context.Context, p Page, room func(bytes int64)
 	if err != nil {
 		return 0, false, err
 	}
-	defer packedPages.put(payload) // what is published was copied to the connection
+	defer packedPages.put(payload) // published data was copied to the connection
 	for _, m := range msgs {
 		size += int64(m.Size()) + storedOverhead
 	}
@@ -230,7 +227,7 @@ func (s *Store) PublishSized(ctx context.Context, p Page, room func(bytes int64)
 		return size, false, nil
 	}
 	if errors.Is(err, events.ErrNoSpace) {
-		// A full stream says so also of a page that it has.
+		// A full stream also refuses a page that it already has.
 		if _, missing := s.getPart(ctx, p.ID, 1); missing == nil {
 			return size, false, nil
 		}
@@ -242,7 +239,7 @@ func (s *Store) PublishSized(ctx context.Context, p Page, room func(bytes int64)
 }
 
 func (s *Store) publishParts(ctx context.Context, tenant string, msgs []*nats.Msg) error {
-	leave, err := s.writers.Enter(ctx, tenant) // the turn is no part of the time that the server has
+	leave, err := s.writers.Enter(ctx, tenant) // waiting for a turn does not count towards the server's time
 	if err != nil {
 		return err
 	}
@@ -271,9 +268,8 @@ func (s *Store) publishParts(ctx context.Context, tenant string, msgs []*nats.Ms
 	return nil
 }
 
-// encodePage compresses a page and cuts it into parts, which alias payload.
-// Nothing is assumed of the server's max_payload but that it leaves room for the
-// headers.
+// encodePage compresses a page and splits it into parts, which alias payload. It assumes of the server's
+// max_payload only that the headers fit.
 func (s *Store) encodePage(p Page) (msgs []*nats.Msg, payload []byte, err error) {
 	payload, encoding, err := compress(p.Rows)
 	if err != nil {
@@ -309,7 +305,8 @@ func (s *Store) encodePage(p Page) (msgs []*nats.Msg, payload []byte, err error)
 		} {
 			h[own[0]] = []string{own[1]}
 		}
-		msgs[i] = &nats.Msg{Subject: Subject(p.ID, i+1), Header: h, Data: payload[i*size : min((i+1)*size, len(payload))]}
+		msgs[i] = &nats.Msg{Subject: Subject(p.ID, i+1), Header: h,
+			Data: payload[i*size : min((i+1)*size, len(payload))]}
 	}
 	if p.Next != "" {
 		msgs[0].Header.Set(headerNext, p.Next)
@@ -320,9 +317,8 @@ func (s *Store) encodePage(p Page) (msgs []*nats.Msg, payload []byte, err error)
 	return msgs, payload, nil
 }
 
-// Get returns a page with its parts joined and its checksum verified.
-// ErrPageMissing is the leader's word; ErrPageDamaged means that what is
-// stored is not what one writer wrote.
+// Get returns a page with its parts joined and its checksum verified. Only the leader decides on
+// ErrPageMissing. ErrPageDamaged means that the stored data does not come from one writer.
 func (s *Store) Get(ctx context.Context, id ID) (Page, error) {
 	first, err := s.getPart(ctx, id, 1)
 	if err != nil {
@@ -330,26 +326,32 @@ func (s *Store) Get(ctx context.Context, id ID) (Page, error) {
 	}
 	parts, err := strconv.Atoi(first.Header.Get(headerParts))
 	if err != nil || parts < 1 || parts > maxParts {
-		return Page{}, fmt.Errorf("%w: page %d: %s %q", events.ErrPageDamaged, id.Number, headerParts, first.Header.Get(headerParts))
+		return Page{}, fmt.Errorf("%w: page %d: %s %q", events.ErrPageDamaged, id.Number, headerParts,
+			first.Header.Get(headerParts))
 	}
-	// No room is made before a part is there: parts is only a claim.
-	chunks, size, stored := [][]byte{first.Data}, len(first.Data), storedSize(first.Subject, first.Header, first.Data)
+	// Do not allocate before the parts exist: parts is only a claim.
+	chunks, size, stored := [][]byte{first.Data}, len(first.Data),
+		storedSize(first.Subject, first.Header, first.Data)
 	for n := 2; n <= parts; n++ {
 		part, err := s.getPart(ctx, id, n)
 		if errors.Is(err, events.ErrPageMissing) {
-			return Page{}, fmt.Errorf("%w: page %d: part %d of %d is missing", events.ErrPageDamaged, id.Number, n, parts)
+			return Page{}, fmt.Errorf("%w: page %d: part %d of %d is missing", events.ErrPageDamaged,
+				id.Number, n, parts)
 		}
 		if err != nil {
 			return Page{}, err
 		}
 		for _, h := range []string{headerSHA256, headerParts, headerPage} {
 			if part.Header.Get(h) != first.Header.Get(h) {
-				return Page{}, fmt.Errorf("%w: page %d: part %d belongs to another answer (%s differs)", events.ErrPageDamaged, id.Number, n, h)
+				return Page{}, fmt.Errorf("%w: page %d: part %d belongs to another answer (%s differs)",
+					events.ErrPageDamaged, id.Number, n, h)
 			}
 		}
-		chunks, size, stored = append(chunks, part.Data), size+len(part.Data), stored+storedSize(part.Subject, part.Header, part.Data)
+		chunks, size, stored = append(chunks, part.Data), size+len(part.Data),
+			stored+storedSize(part.Subject, part.Header, part.Data)
 		if size > maxPageBytes {
-			return Page{}, fmt.Errorf("%w: page %d: more than %d bytes", events.ErrPageDamaged, id.Number, maxPageBytes)
+			return Page{}, fmt.Errorf("%w: page %d: more than %d bytes", events.ErrPageDamaged,
+				id.Number, maxPageBytes)
 		}
 	}
 	payload := first.Data
@@ -361,7 +363,7 @@ func (s *Store) Get(ctx context.Context, id ID) (Page, error) {
 	return p, err
 }
 
-// storedSize is what a message takes in its stream, about.
+// storedSize returns the approximate size of a message in its stream.
 func storedSize(subject string, h nats.Header, data []byte) int64 {
 	return int64((&nats.Msg{Subject: subject, Header: h, Data: data}).Size()) + storedOverhead
 }
@@ -385,7 +387,8 @@ func decodePage(id ID, h nats.Header, payload []byte) (Page, error) {
 	if h.Get(headerLimit) != "" { // pages of earlier versions have none
 		p.Limit = int(number(headerLimit))
 	}
-	if p.RowCount < 0 || p.Limit < 0 || p.Total < -1 || p.TotalPages < 0 || p.Attempts < 0 || number(headerPage) != int64(id.Number) {
+	if p.RowCount < 0 || p.Limit < 0 || p.Total < -1 || p.TotalPages < 0 || p.Attempts < 0 ||
+		number(headerPage) != int64(id.Number) {
 		return damaged("headers", errors.New("missing or negative numbers"))
 	}
 	sum, err := hex.DecodeString(h.Get(headerSHA256))
@@ -410,10 +413,9 @@ func decodePage(id ID, h nats.Header, payload []byte) (Page, error) {
 	return p, nil
 }
 
-// intact says whether rows are those that headers were made for. Damage is what
-// it is about, and the store and its encryption have checksums of their own, so the
-// CRC is enough: a fifteenth of what SHA-256 costs (measured), which is for telling
-// pages apart. Pages that an earlier version wrote have only that.
+// intact reports whether rows match the checksum in the headers. It detects damage only, and the store and
+// its encryption have checksums too, so the CRC suffices: it costs a fifteenth of SHA-256 (measured), which
+// distinguishes pages. Pages of an earlier version have only SHA-256.
 func intact(h nats.Header, rows []byte, sum [sha256.Size]byte) bool {
 	if crc := h.Get(headerCRC32C); crc != "" {
 		return crc == crc32c(rows)
@@ -425,10 +427,9 @@ func crc32c(rows []byte) string {
 	return fmt.Sprintf("%08x", crc32.Checksum(rows, crc32.MakeTable(crc32.Castagnoli)))
 }
 
-// compress returns rows in the encoding that costs least: S2, which takes a
-// fifth of zstd's processor time and 1.7 times its space (measured). What S2
-// makes so small that nobody would believe it goes through zstd, and becomes
-// smaller still.
+// compress returns rows in the cheapest encoding: S2, which takes a fifth of zstd's processor time and 1.7
+// times its space (measured). Rows that S2 shrinks implausibly far are compressed with zstd, which makes them
+// even smaller.
 func compress(rows []byte) (payload []byte, encoding string, err error) {
 	if most := s2.MaxEncodedLen(len(rows)); most >= 0 {
 		payload = s2.Encode(packedPages.get(most)[:most], rows)
@@ -443,16 +444,15 @@ func compress(rows []byte) (payload []byte, encoding string, err error) {
 	return encoder.EncodeAll(rows, payload[:0]), encodingZstd, nil
 }
 
-// An S2 block can claim to hold almost anything. One that holds more than
-// freeOfRatio bytes is written only if it is at most s2Ratio times its size, so
-// that who reads it need not believe more.
+// An S2 block can claim almost any size. A block of more than freeOfRatio bytes is written only if it expands
+// to at most s2Ratio times its size, so that readers can refuse larger claims.
 const (
 	s2Ratio     = 64
 	freeOfRatio = 1 << 20
 )
 
-// decompressS2 returns what one S2 block holds. It allocates what the block
-// claims, unless that is more than was written.
+// decompressS2 decompresses one S2 block. It allocates the claimed size, unless Sheaf would not have written
+// it.
 func decompressS2(payload []byte) ([]byte, error) {
 	size, err := s2.DecodedLen(payload)
 	if err != nil {
@@ -464,9 +464,8 @@ func decompressS2(payload []byte) ([]byte, error) {
 	return s2.Decode(pageRows.get(size)[:size], payload)
 }
 
-// decompressZstd returns what one zstd frame (RFC 8878) holds. It allocates what
-// the frame claims, once that is possible: a block takes at least four bytes
-// and holds at most 128 KiB.
+// decompressZstd decompresses one zstd frame (RFC 8878). It allocates the claimed size once that is possible:
+// a block takes at least four bytes and holds at most 128 KiB.
 func decompressZstd(payload []byte) ([]byte, error) {
 	if len(payload) == 0 {
 		return nil, nil
@@ -477,9 +476,9 @@ func decompressZstd(payload []byte) ([]byte, error) {
 	}
 	const (
 		leastBlock, mostOfBlock = 4, 128 << 10
-		// A frame of less than 256 bytes may leave its size out.
+		// A frame of less than 256 bytes may omit its size.
 		unsaid = 255
-		// With so many bytes to spare the decoder takes its fast path.
+		// With this many spare bytes the decoder uses its fast path.
 		spare = 16
 	)
 	size := uint64(unsaid)
@@ -496,8 +495,8 @@ func decompressZstd(payload []byte) ([]byte, error) {
 	return decoder.DecodeAll(payload, pageRows.get(int(size)+spare))
 }
 
-// getPart reads one part by a direct get, which any replica may answer, and
-// asks the leader before it says that the part is missing.
+// getPart reads one part by a direct get, which any replica may answer. It asks the leader before it reports
+// the part as missing.
 func (s *Store) getPart(ctx context.Context, id ID, part int) (*jetstream.RawStreamMsg, error) {
 	subject := Subject(id, part)
 	for attempt := uint64(1); ; attempt++ {
@@ -513,7 +512,8 @@ func (s *Store) getPart(ctx context.Context, id ID, part int) (*jetstream.RawStr
 			err = cmpErr(infoErr, err)
 			if infoErr == nil && attempt >= 5 {
 				if unreadable, leaderErr := s.leaderCannotRead(ctx, subject); unreadable {
-					return nil, fmt.Errorf("%w: page %d part %d is stored and cannot be read", events.ErrPageDamaged, id.Number, part)
+					return nil, fmt.Errorf("%w: page %d part %d is stored and cannot be read",
+						events.ErrPageDamaged, id.Number, part)
 				} else if leaderErr != nil {
 					err = leaderErr
 				}
@@ -522,15 +522,14 @@ func (s *Store) getPart(ctx context.Context, id ID, part int) (*jetstream.RawStr
 		if attempt >= 5 || ctx.Err() != nil {
 			return nil, fmt.Errorf("%w: reading page %d: %w", events.ErrUnavailable, id.Number, err)
 		}
-		if attempt > 1 { // the first time it may just have been written
+		if attempt > 1 { // at first, the part may have been written a moment ago
 			streams.Wait(ctx, streams.Backoff(attempt))
 		}
 	}
 }
 
-// leaderCannotRead reports whether the leader has no message to give for a
-// subject that it lists: the message's checksum is wrong. A direct get would
-// not tell, for it may be answered by a replica that is behind.
+// leaderCannotRead reports whether the leader cannot read a message of a subject that it lists, because its
+// checksum is wrong. A direct get would not show that, as a lagging replica may answer it.
 func (s *Store) leaderCannotRead(ctx context.Context, subject string) (bool, error) {
 	ask, err := json.Marshal(map[string]string{"last_by_subj": subject})
 	if err != nil {
@@ -556,8 +555,8 @@ func cmpErr(a, b error) error {
 	return b
 }
 
-// NewestRun returns the newest run of a key, from one on, that has page 1, which
-// is the first that a run gets. Without any it returns from.
+// NewestRun returns the newest run of a key, from one on, that has page 1, a run's first page. If there is
+// none it returns from.
 func (s *Store) NewestRun(ctx context.Context, tenant, key string, from uint64) (uint64, error) {
 	runs, err := s.runs(ctx, tenant, key)
 	newest := from
@@ -567,8 +566,7 @@ func (s *Store) NewestRun(ctx context.Context, tenant, key string, from uint64) 
 	return newest, err
 }
 
-// PurgeEarlierRuns removes the pages of the runs of a key that began before run. Rows
-// that came with a request stay.
+// PurgeEarlierRuns deletes the pages of a key's runs before run, except rows that came with a request.
 func (s *Store) PurgeEarlierRuns(ctx context.Context, tenant, key string, run uint64) error {
 	runs, err := s.runs(ctx, tenant, key)
 	if err != nil {
@@ -582,8 +580,8 @@ func (s *Store) PurgeEarlierRuns(ctx context.Context, tenant, key string, run ui
 	return err
 }
 
-// List returns the numbers of the pages that a run has, ascending, from
-// the leader. Pages are written whole, so the first part stands for the page.
+// List returns the numbers of a run's pages, ascending, from the leader. Pages are written completely, so the
+// first part represents the page.
 func (s *Store) List(ctx context.Context, tenant, key string, run uint64) ([]int, error) {
 	prefix := runPrefix(tenant, key, run)
 	info, err := streams.LeaderInfo(ctx, s.stream, jetstream.WithSubjectFilter(prefix+"*.1"))
@@ -603,8 +601,7 @@ func (s *Store) List(ctx context.Context, tenant, key string, run uint64) ([]int
 	return numbers, nil
 }
 
-// PurgeRun removes the pages of one run. Pages of an export that is under way
-// must not be purged.
+// PurgeRun deletes the pages of one run. Do not purge pages of an export in progress.
 func (s *Store) PurgeRun(ctx context.Context, tenant, key string, run uint64) error {
 	if err := events.CheckName(tenant, key); err != nil {
 		return err
@@ -615,12 +612,13 @@ func (s *Store) PurgeRun(ctx context.Context, tenant, key string, run uint64) er
 	return nil
 }
 
-// Purge removes the pages of every run of a key.
+// Purge deletes the pages of every run of a key.
 func (s *Store) Purge(ctx context.Context, tenant, key string) error {
 	if err := events.CheckName(tenant, key); err != nil {
 		return err
 	}
-	if err := s.stream.Purge(ctx, jetstream.WithPurgeSubject(events.SubjectPage+tenant+"."+key+".>")); err != nil {
+	if err := s.stream.Purge(ctx,
+		jetstream.WithPurgeSubject(events.SubjectPage+tenant+"."+key+".>")); err != nil {
 		return fmt.Errorf("%w: purging pages: %w", events.ErrUnavailable, err)
 	}
 	return nil

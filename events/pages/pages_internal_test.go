@@ -6,7 +6,7 @@ import (
 	"sheaf/events/internal/streams"
 )
 
-// TakeTurns takes the turns of all batches that may be in flight at once.
+// TakeTurns takes the turns of all batches that may be in flight.
 func (s *Store) TakeTurns() (giveBack func()) {
 	for range maxBatchesInFlight {
 		s.batches <- struct{}{}
@@ -18,7 +18,7 @@ func (s *Store) TakeTurns() (giveBack func()) {
 	}
 }
 
-// HoldWriters takes all that a tenant may have on its way to SHEAF_PAGES.
+// HoldWriters takes all of a tenant's turns on SHEAF_PAGES.
 func (s *Store) HoldWriters(ctx context.Context, tenant string) (leave func()) {
 	var leaves []func()
 	for range streams.TenantPages {

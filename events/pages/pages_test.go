@@ -34,8 +34,7 @@ const (
 	otherKey = "68b5e20e3da35f7a4040844a63aaac89"
 )
 
-// noise returns bytes that do not compress, so that a test knows how many
-// parts they make.
+// noise returns incompressible bytes, so that a test knows their number of parts.
 func noise(seed uint64, n int) []byte {
 	var s [32]byte
 	binary.LittleEndian.PutUint64(s[:], seed)
@@ -69,20 +68,21 @@ func requirePage(t *testing.T, want, got pages.Page) {
 	require.Equal(t, want, got)
 }
 
-// Pages come back byte for byte whatever their size, on servers that take
-// messages of 64 KiB, 1 MiB (the server's default) and 8 MiB (Sheaf's own).
+// Pages of every size are read back unchanged, on servers that accept messages of 64 KiB, 1 MiB (the server's
+// default) and 8 MiB (Sheaf's own).
 func TestPagesOfEverySize(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
 		maxPayload int32
 		part       int
 	}{
-		"64 KiB": {64 << 10, 60 << 10}, // less the room for headers
+		"64 KiB": {64 << 10, 60 << 10}, // less the space for headers
 		"1 MiB":  {1 << 20, 1020 << 10},
 		"8 MiB":  {8 << 20, 1 << 20},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := eventstest.JournalOn(t, serverWith(t, embedded.Options{MaxPayload: tc.maxPayload}), journal.Config{})
+			s := eventstest.JournalOn(t, serverWith(t, embedded.Options{MaxPayload: tc.maxPayload}),
+				journal.Config{})
 			overhead := len(s2.Encode(nil, noise(1, tc.part))) - tc.part
 			for n, c := range []struct {
 				rows  []byte
@@ -95,7 +95,7 @@ func TestPagesOfEverySize(t *testing.T) {
 				{noise(4, tc.part-overhead), 1},
 				{noise(5, tc.part-overhead+1), 2},
 				{noise(6, 2*tc.part), 3},
-				{bytes.Repeat([]byte(`{"a":"b"},`), 1_000_000), 1}, // more than S2 may claim
+				{bytes.Repeat([]byte(`{"a":"b"},`), 1_000_000), 1}, // expands more than S2 may claim
 				{noise(7, 5<<20), 5<<20/tc.part + 1},
 			} {
 				p := page(n+1, c.rows)
@@ -107,7 +107,8 @@ func TestPagesOfEverySize(t *testing.T) {
 				require.NoError(t, err)
 				requirePage(t, p, got)
 				require.Equal(t, 2, got.DataRows())
-				require.Len(t, eventstest.Stored(t, s, events.StreamPages, "sheaf.page.default."+p.Key+".>"), c.parts, "%d bytes", len(c.rows))
+				require.Len(t, eventstest.Stored(t, s, events.StreamPages, "sheaf.page.default."+p.Key+".>"),
+					c.parts, "%d bytes", len(c.rows))
 			}
 		})
 	}
@@ -121,14 +122,13 @@ func zstdFrame(t *testing.T, rows []byte) []byte {
 	return e.EncodeAll(rows, nil)
 }
 
-// smallParts is a server on which a part of a page holds 64 KiB.
+// smallParts starts a server on which a part of a page holds 64 KiB.
 func smallParts(t *testing.T) *embedded.Server {
 	t.Helper()
 	return serverWith(t, embedded.Options{MaxPayload: 68 << 10})
 }
 
-// A page of many parts is stored; where it would take more than 1,000 it is
-// refused, since repeating would not help.
+// A page of many parts is stored. One of more than 1,000 parts is refused permanently.
 func TestPagesLargerThanABatch(t *testing.T) {
 	t.Parallel()
 	eventstest.LongRunning(t) // writes 66 MB
@@ -149,15 +149,16 @@ func TestPagesLargerThanABatch(t *testing.T) {
 	require.ErrorIs(t, err, events.ErrPageMissing)
 }
 
-// Two crawlers write different answers of one page at once: one of the two is
-// stored, whole, whichever has more parts.
+// Two crawlers write different responses of one page at once: one of them is stored, completely, whichever
+// has more parts.
 func TestPagesOfTwoCrawlersNeverMix(t *testing.T) {
 	t.Parallel()
 	srv := smallParts(t)
 	a, b := eventstest.JournalOn(t, srv, journal.Config{}), eventstest.JournalOn(t, srv, journal.Config{})
 	sizes := []int{3 * 64 << 10, 4 * 64 << 10, 2*64<<10 + 1, 1000}
 	for round := range 40 {
-		mine, others := page(round+1, noise(uint64(round), sizes[round%4])), page(round+1, noise(uint64(1000+round), sizes[(round/4)%4]))
+		mine, others := page(round+1, noise(uint64(round), sizes[round%4])),
+			page(round+1, noise(uint64(1000+round), sizes[(round/4)%4]))
 		others.Total = 99
 		var wg sync.WaitGroup
 		won := make([]bool, 2)
@@ -175,7 +176,7 @@ func TestPagesOfTwoCrawlersNeverMix(t *testing.T) {
 				}
 			})
 		}
-		// A reader that is early sees nothing or a whole page.
+		// An early reader sees nothing or the whole page.
 		wg.Go(func() {
 			<-start
 			for range 3 {
@@ -213,19 +214,21 @@ func TestPagesAfterALostAcknowledgement(t *testing.T) {
 	}
 }
 
-// part returns a message as Publish makes it, for tests to damage.
+// part returns a message as Publish creates it, for tests to damage.
 func part(p pages.Page, n, parts int, payload []byte) *nats.Msg {
 	sum := sha256.Sum256(p.Rows)
 	crc := crc32.Checksum(p.Rows, crc32.MakeTable(crc32.Castagnoli))
 	return &nats.Msg{Subject: pages.Subject(p.ID, n), Data: payload, Header: nats.Header{
-		"ce-crc32c": {fmt.Sprintf("%08x", crc)}, "ce-page": {strconv.Itoa(p.Number)}, "ce-part": {strconv.Itoa(n)}, "ce-parts": {strconv.Itoa(parts)},
-		"ce-rows": {"1"}, "ce-total": {"1"}, "ce-totalpages": {"1"}, "ce-attempts": {"1"}, "ce-headerrow": {"true"},
-		"ce-sha256": {hex.EncodeToString(sum[:])}, "Content-Encoding": {"zstd"},
+		"ce-crc32c": {fmt.Sprintf("%08x", crc)}, "ce-page": {strconv.Itoa(p.Number)},
+		"ce-part": {strconv.Itoa(n)}, "ce-parts": {strconv.Itoa(parts)},
+		"ce-rows": {"1"}, "ce-total": {"1"}, "ce-totalpages": {"1"}, "ce-attempts": {"1"},
+		"ce-headerrow": {"true"},
+		"ce-sha256":    {hex.EncodeToString(sum[:])}, "Content-Encoding": {"zstd"},
 	}}
 }
 
-// rawFrame is a zstd frame that claims a content size and holds run-length
-// blocks of 128 KiB: four bytes for each.
+// rawFrame returns a zstd frame that claims a content size and contains run-length blocks of 128 KiB, of four
+// bytes each.
 func rawFrame(claim uint64, blocks int) []byte {
 	b := []byte{0x28, 0xb5, 0x2f, 0xfd, 0xc0, 0x58} // 2 MiB window, 8 bytes of content size
 	b = binary.LittleEndian.AppendUint64(b, claim)
@@ -239,13 +242,15 @@ func rawFrame(claim uint64, blocks int) []byte {
 	return b
 }
 
-// A page is read in either encoding, and with or without a CRC: processes of one
-// cluster may write different ones.
+// A page is read in either encoding, and with or without a CRC: processes of one cluster may write different
+// ones.
 func TestPagesInEitherEncoding(t *testing.T) {
 	t.Parallel()
 	s := eventstest.Journal(t)
-	for n, rows := range [][]byte{nil, []byte("[]"), noise(12, 300<<10), bytes.Repeat([]byte(`{"a":"b"},`), 50_000)} {
-		for encoding, payload := range map[string][]byte{"zstd": zstdFrame(t, rows), "s2": s2.Encode(nil, rows)} {
+	for n, rows := range [][]byte{nil, []byte("[]"), noise(12, 300<<10),
+		bytes.Repeat([]byte(`{"a":"b"},`), 50_000)} {
+		for encoding, payload := range map[string][]byte{"zstd": zstdFrame(t, rows),
+			"s2": s2.Encode(nil, rows)} {
 			p := page(n+1, rows)
 			p.Key = fmt.Sprintf("%032x", len(encoding))
 			m := part(p, 1, 1, payload)
@@ -262,8 +267,7 @@ func TestPagesInEitherEncoding(t *testing.T) {
 	}
 }
 
-// Damaged pages are told as such: no panic, no wrong rows, and no more memory
-// than what lies there could need.
+// Damaged pages are reported: no panic, no wrong rows, and no more memory than their size can need.
 func TestDamagedPages(t *testing.T) {
 	srv := eventstest.Server(t, "")
 	s := eventstest.JournalOn(t, srv, journal.Config{})
@@ -278,49 +282,64 @@ func TestDamagedPages(t *testing.T) {
 	}
 	inS2 := func(m *nats.Msg) *nats.Msg { return edit(m, "Content-Encoding", "s2") }
 	for name, msgs := range map[string][]*nats.Msg{
-		"a part is missing":                {part(p, 1, 2, frame[:half])},
-		"a part of another answer":         {part(p, 1, 2, frame[:half]), part(page(1, []byte(`x`)), 2, 2, frame[half:])},
-		"a part of another count":          {part(p, 1, 2, frame[:half]), part(p, 2, 3, frame[half:])},
-		"a part of another page":           {part(p, 1, 2, frame[:half]), edit(part(p, 2, 2, frame[half:]), "ce-page", "2")},
-		"parts in another order":           {part(p, 1, 2, frame[half:]), part(p, 2, 2, frame[:half])},
-		"no count":                         {edit(part(p, 1, 1, frame), "ce-parts", "")},
-		"no parts":                         {part(p, 1, 0, frame)},
-		"a negative count":                 {part(p, 1, -1, frame)},
-		"more parts than a batch has":      {part(p, 1, 1001, frame)},
-		"a count that is no number":        {edit(part(p, 1, 1, frame), "ce-parts", "1e3")},
-		"truncated":                        {part(p, 1, 1, frame[:half])},
-		"empty":                            {part(p, 1, 1, nil)},
-		"not compressed":                   {part(p, 1, 1, []byte(`[{"a":1}]`))},
-		"another encoding":                 {edit(part(p, 1, 1, frame), "Content-Encoding", "gzip")},
-		"one bit flipped":                  {part(p, 1, 1, append(append([]byte{}, frame[:half]...), append([]byte{frame[half] ^ 1}, frame[half+1:]...)...))},
-		"sha256 of other rows":             {edit(edit(part(p, 1, 1, frame), "ce-sha256", strings.Repeat("0", 64)), "ce-crc32c", "")},
-		"crc of other rows":                {edit(part(p, 1, 1, frame), "ce-crc32c", "00000000")},
-		"crc too short":                    {edit(part(p, 1, 1, frame), "ce-crc32c", "0")},
-		"sha256 too short":                 {edit(part(p, 1, 1, frame), "ce-sha256", "00")},
-		"no sha256":                        {edit(part(p, 1, 1, frame), "ce-sha256", "")},
-		"stored under another page":        {part(page(2, rows), 1, 1, frame)},
-		"negative rows":                    {edit(part(p, 1, 1, frame), "ce-rows", "-1")},
-		"rows beyond any number":           {edit(part(p, 1, 1, frame), "ce-rows", "99999999999999999999")},
-		"no attempts":                      {edit(part(p, 1, 1, frame), "ce-attempts", "")},
-		"no headers at all":                {{Subject: pages.Subject(p.ID, 1), Data: frame}},
-		"claims a gigabyte":                {part(p, 1, 1, rawFrame(1<<30, 100))},
-		"claims 16 exabytes":               {part(p, 1, 1, rawFrame(1<<64-1, 100))},
-		"second frame claims a gigabyte":   {part(p, 1, 1, append(append([]byte{}, frame...), rawFrame(1<<30, 100)...))},
-		"a bomb":                           {part(p, 1, 1, rawFrame(128<<10*250, 250))},
-		"a bomb that claims nothing":       {part(p, 1, 1, append([]byte{0x28, 0xb5, 0x2f, 0xfd, 0, 0x58}, rawFrame(0, 250)[14:]...))},
-		"rows and more":                    {part(p, 1, 1, zstdFrame(t, append(append([]byte{}, rows...), tooMuch...)))},
-		"thousand parts announced, 5 MiB":  {part(p, 1, 1000, noise(11, 5<<20))},
-		"skippable frame and nothing more": {part(p, 1, 1, []byte{0x50, 0x2a, 0x4d, 0x18, 0xff, 0xff, 0xff, 0xff})},
-		"a zstd frame as s2":               {inS2(part(p, 1, 1, frame))},
-		"s2, truncated":                    {inS2(part(p, 1, 1, block[:len(block)/2]))},
-		"s2, empty":                        {inS2(part(p, 1, 1, nil))},
-		"s2 of other rows":                 {inS2(part(p, 1, 1, s2.Encode(nil, bytes.ToUpper(rows))))},
-		"s2, one bit flipped":              {inS2(part(p, 1, 1, append(append([]byte{}, block[:50]...), append([]byte{block[50] ^ 1}, block[51:]...)...)))},
-		"s2, claims a gigabyte":            {inS2(part(p, 1, 1, append(binary.AppendUvarint(nil, 1<<30), block[3:]...)))},
-		"s2, claims 16 exabytes":           {inS2(part(p, 1, 1, append(binary.AppendUvarint(nil, 1<<64-1), block[3:]...)))},
-		"s2, a bomb":                       {inS2(part(p, 1, 1, s2.Encode(nil, bytes.Repeat([]byte("x"), 200<<20))))},
-		"s2, rows and more":                {inS2(part(p, 1, 1, s2.Encode(nil, append(append([]byte{}, rows...), tooMuch...))))},
-		"s2, a second block behind":        {inS2(part(p, 1, 1, append(append([]byte{}, block...), block...)))},
+		"a part is missing": {part(p, 1, 2, frame[:half])},
+		"a part of another answer": {part(p, 1, 2, frame[:half]),
+			part(page(1, []byte(`x`)), 2, 2, frame[half:])},
+		"a part of another count": {part(p, 1, 2, frame[:half]), part(p, 2, 3, frame[half:])},
+		"a part of another page": {part(p, 1, 2, frame[:half]),
+			edit(part(p, 2, 2, frame[half:]), "ce-page", "2")},
+		"parts in another order":      {part(p, 1, 2, frame[half:]), part(p, 2, 2, frame[:half])},
+		"no count":                    {edit(part(p, 1, 1, frame), "ce-parts", "")},
+		"no parts":                    {part(p, 1, 0, frame)},
+		"a negative count":            {part(p, 1, -1, frame)},
+		"more parts than a batch has": {part(p, 1, 1001, frame)},
+		"a count that is no number":   {edit(part(p, 1, 1, frame), "ce-parts", "1e3")},
+		"truncated":                   {part(p, 1, 1, frame[:half])},
+		"empty":                       {part(p, 1, 1, nil)},
+		"not compressed":              {part(p, 1, 1, []byte(`[{"a":1}]`))},
+		"another encoding":            {edit(part(p, 1, 1, frame), "Content-Encoding", "gzip")},
+		"one bit flipped": {part(p, 1, 1,
+			append(append([]byte{}, frame[:half]...),
+				append([]byte{frame[half] ^ 1}, frame[half+1:]...)...))},
+		"sha256 of other rows": {edit(edit(part(p, 1, 1, frame), "ce-sha256",
+			strings.Repeat("0", 64)), "ce-crc32c", "")},
+		"crc of other rows":         {edit(part(p, 1, 1, frame), "ce-crc32c", "00000000")},
+		"crc too short":             {edit(part(p, 1, 1, frame), "ce-crc32c", "0")},
+		"sha256 too short":          {edit(part(p, 1, 1, frame), "ce-sha256", "00")},
+		"no sha256":                 {edit(part(p, 1, 1, frame), "ce-sha256", "")},
+		"stored under another page": {part(page(2, rows), 1, 1, frame)},
+		"negative rows":             {edit(part(p, 1, 1, frame), "ce-rows", "-1")},
+		"rows beyond any number":    {edit(part(p, 1, 1, frame), "ce-rows", "99999999999999999999")},
+		"no attempts":               {edit(part(p, 1, 1, frame), "ce-attempts", "")},
+		"no headers at all":         {{Subject: pages.Subject(p.ID, 1), Data: frame}},
+		"claims a gigabyte":         {part(p, 1, 1, rawFrame(1<<30, 100))},
+		"claims 16 exabytes":        {part(p, 1, 1, rawFrame(1<<64-1, 100))},
+		"second frame claims a gigabyte": {part(p, 1, 1,
+			append(append([]byte{}, frame...), rawFrame(1<<30, 100)...))},
+		"a bomb": {part(p, 1, 1, rawFrame(128<<10*250, 250))},
+		"a bomb that claims nothing": {part(p, 1, 1,
+			append([]byte{0x28, 0xb5, 0x2f, 0xfd, 0, 0x58}, rawFrame(0, 250)[14:]...))},
+		"rows and more": {part(p, 1, 1,
+			zstdFrame(t, append(append([]byte{}, rows...), tooMuch...)))},
+		"thousand parts announced, 5 MiB": {part(p, 1, 1000, noise(11, 5<<20))},
+		"skippable frame and nothing more": {part(p, 1, 1,
+			[]byte{0x50, 0x2a, 0x4d, 0x18, 0xff, 0xff, 0xff, 0xff})},
+		"a zstd frame as s2": {inS2(part(p, 1, 1, frame))},
+		"s2, truncated":      {inS2(part(p, 1, 1, block[:len(block)/2]))},
+		"s2, empty":          {inS2(part(p, 1, 1, nil))},
+		"s2 of other rows":   {inS2(part(p, 1, 1, s2.Encode(nil, bytes.ToUpper(rows))))},
+		"s2, one bit flipped": {inS2(part(p, 1, 1,
+			append(append([]byte{}, block[:50]...), append([]byte{block[50] ^ 1}, block[51:]...)...)))},
+		"s2, claims a gigabyte": {inS2(part(p, 1, 1,
+			append(binary.AppendUvarint(nil, 1<<30), block[3:]...)))},
+		"s2, claims 16 exabytes": {inS2(part(p, 1, 1,
+			append(binary.AppendUvarint(nil, 1<<64-1), block[3:]...)))},
+		"s2, a bomb": {inS2(part(p, 1, 1,
+			s2.Encode(nil, bytes.Repeat([]byte("x"), 200<<20))))},
+		"s2, rows and more": {inS2(part(p, 1, 1,
+			s2.Encode(nil, append(append([]byte{}, rows...), tooMuch...))))},
+		"s2, a second block behind": {inS2(part(p, 1, 1,
+			append(append([]byte{}, block...), block...)))},
 	} {
 		t.Run(name, func(t *testing.T) {
 			for i, m := range msgs {
@@ -418,7 +437,7 @@ func TestListAndPurgePages(t *testing.T) {
 	require.NoError(t, s.Pages().Purge(t.Context(), "default", testKey))
 	require.Empty(t, eventstest.Stored(t, s, events.StreamPages, ">"))
 
-	// A purge with a wildcard for a name would take the pages of others.
+	// A purge with a wildcard as a name would delete other exports' pages.
 	_, err = s.Pages().Publish(t.Context(), other)
 	require.NoError(t, err)
 	require.Error(t, s.Pages().Purge(t.Context(), "default", "*"))
@@ -448,7 +467,7 @@ func TestPagesAreWrittenConcurrently(t *testing.T) {
 	t.Parallel()
 	s := eventstest.JournalOn(t, smallParts(t), journal.Config{})
 	var wg sync.WaitGroup
-	for n := range 60 { // more batches than the server takes at once
+	for n := range 60 { // more batches than the server accepts at once
 		wg.Go(func() {
 			if _, err := s.Pages().Publish(t.Context(), page(n+1, noise(uint64(n), 70<<10))); err != nil {
 				t.Errorf("page %d: %v", n+1, err)
@@ -464,11 +483,11 @@ func TestPagesAreWrittenConcurrently(t *testing.T) {
 	require.Equal(t, uint64(120), info.CachedInfo().State.Msgs)
 }
 
-// The wait for a turn among the batches costs a page none of the time that the server
-// has to take it.
+// Waiting for a turn among the batches does not reduce the time that the server has for a page.
 func TestAPageHasItsTimeFromItsTurn(t *testing.T) {
 	t.Parallel()
-	s := eventstest.JournalOn(t, smallParts(t), journal.Config{PublishTimeout: time.Second, PublishAttempts: 2})
+	s := eventstest.JournalOn(t, smallParts(t),
+		journal.Config{PublishTimeout: time.Second, PublishAttempts: 2})
 	giveBack := s.Pages().TakeTurns()
 	done := make(chan error, 1)
 	go func() {
@@ -490,7 +509,8 @@ func TestPagesRoundTrip(t *testing.T) {
 	ctx := t.Context()
 	for n, rows := range [][]byte{[]byte(`[{"a":1}]`), noise(1, 3<<20), bytes.Repeat([]byte("x"), 10<<20)} {
 		id := pages.ID{Tenant: "default", Key: testKey, Run: 7, Number: n + 1}
-		stored, err := s.Pages().Publish(ctx, pages.Page{ID: id, Rows: rows, RowCount: 1, HeaderRow: true, Total: -1})
+		stored, err := s.Pages().Publish(ctx,
+			pages.Page{ID: id, Rows: rows, RowCount: 1, HeaderRow: true, Total: -1})
 		require.NoError(t, err)
 		require.True(t, stored)
 		stored, err = s.Pages().Publish(ctx, pages.Page{ID: id, Rows: []byte(`[{"a":2}]`), RowCount: 1})

@@ -11,23 +11,24 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// Space returns the room of SHEAF_PAGES, from the leader.
+// Space returns the size and limit of SHEAF_PAGES, from the leader.
 func (s *Store) Space(ctx context.Context) (events.Space, error) {
 	return streams.Space(ctx, events.StreamPages, s.stream)
 }
 
-// RunID names a run.
+// RunID identifies a run.
 type RunID struct {
 	Tenant string
 	Key    string
 	Run    uint64
 }
 
-// Runs returns the runs that have a page 1, from the leader, in no order.
+// Runs returns the runs that have a page 1, from the leader, in arbitrary order.
 func (s *Store) Runs(ctx context.Context) ([]RunID, error) { return s.runs(ctx, "*", "*") }
 
 func (s *Store) runs(ctx context.Context, tenant, key string) ([]RunID, error) {
-	info, err := streams.LeaderInfo(ctx, s.stream, jetstream.WithSubjectFilter(events.SubjectPage+tenant+"."+key+".*.1.1"))
+	info, err := streams.LeaderInfo(ctx, s.stream,
+		jetstream.WithSubjectFilter(events.SubjectPage+tenant+"."+key+".*.1.1"))
 	if err != nil {
 		return nil, fmt.Errorf("%w: listing runs: %w", events.ErrUnavailable, err)
 	}

@@ -11,8 +11,7 @@ import (
 	"sheaf/events/eventstest"
 )
 
-// While a tenant has as many pages on their way as it may, its next one waits, and those
-// of others do not.
+// While a tenant has its maximum of pages in flight, its next one waits; other tenants' pages do not.
 func TestPagesOfATenantWaitForEachOther(t *testing.T) {
 	t.Parallel()
 	s := eventstest.Journal(t)

@@ -1,4 +1,4 @@
-// Package retryafter reads the Retry-After of an answer, for all who ask strangers.
+// Package retryafter reads the Retry-After header of responses from untrusted servers.
 package retryafter
 
 import (
@@ -8,17 +8,17 @@ import (
 	"time"
 )
 
-// longest is far above what a caller waits, and far below an overflow.
+// longest is far above any useful wait, and far below an overflow.
 const longest = 365 * 24 * time.Hour
 
-// Parse returns how long an answer asks its client to wait, from 0 to 365 days: seconds, also with a fraction,
-// or a date (RFC 9110, 10.2.3). A date in the past is 0. ok is false without a valid field.
+// Parse returns how long a response asks the client to wait, from 0 to 365 days: as seconds, possibly with a
+// fraction, or as a date (RFC 9110, 10.2.3). A date in the past means 0. ok is false without a valid field.
 func Parse(header http.Header, now time.Time) (wait time.Duration, ok bool) {
 	value := strings.TrimSpace(header.Get("Retry-After"))
 	if value != "" && value != "." && strings.Trim(value, "0123456789.") == "" {
 		seconds, err := strconv.ParseFloat(value, 64)
 		switch {
-		case seconds >= longest.Seconds(): // also one that is out of range
+		case seconds >= longest.Seconds(): // also if out of range
 			return longest, true
 		case err != nil:
 			return 0, false

@@ -65,7 +65,8 @@ func TestParse(t *testing.T) {
 }
 
 func FuzzRetryAfter(f *testing.F) {
-	for _, s := range []string{"0", "120", "3.5", ".", "1.2.3", "99999999999999999999", "Fri, 02 Jan 2026 03:05:05 GMT", "-1", "", "\x00"} {
+	for _, s := range []string{"0", "120", "3.5", ".", "1.2.3", "99999999999999999999",
+		"Fri, 02 Jan 2026 03:05:05 GMT", "-1", "", "\x00"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, v string) {

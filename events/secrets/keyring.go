@@ -1,7 +1,6 @@
-// Package secrets keeps what nobody may see: the keys that are derived from the secret
-// keys of an installation, values sealed with them, and signed links. It promises that
-// nothing it holds shows in logs, whatever the verb, and that what is sealed or signed
-// for one tenant or export is of no use to another. It does no I/O.
+// Package secrets protects secret data: keys derived from an installation's secret keys, values sealed with
+// them, and signed links. Its values never appear in logs, whatever the verb. Data sealed or signed for one
+// tenant or export is useless for another. It does no I/O.
 package secrets
 
 import (
@@ -24,47 +23,47 @@ import (
 	"sheaf/events"
 )
 
-// KeySize is the least length of the secret key in bytes.
+// KeySize is the minimum length of the secret key in bytes.
 const KeySize = 32
 
-// Keyring holds the keys that are derived from the secret keys of an
-// installation by HKDF-SHA256 (RFC 5869), one for each purpose, so that no use
-// weakens another. It is safe for concurrent use and never printed.
+// Keyring holds the keys derived from the secret keys of an installation by HKDF-SHA256 (RFC 5869), one per
+// purpose, so that no use weakens another. It is safe for concurrent use and never printed.
 //
-// The first secret key is the installation's for ever: the keys of exports and the
-// fingerprint come from it. What seals and signs
-// comes from the newest one whose time has come; what an older one has sealed or
-// signed is good for as long as the keyring holds it.
+// The first secret key identifies the installation forever: the keys of exports and the fingerprint come from
+// it. The newest key whose time has come seals and signs. Data that an older key sealed or signed is valid as
+// long as the keyring has that key.
 type Keyring struct {
 	hash, fingerprint []byte
 	versions          []version // oldest first
 }
 
-// KeyVersion is a further secret key.
+// KeyVersion is an additional secret key.
 type KeyVersion struct {
 	Secret []byte    // at least KeySize random bytes
-	From   time.Time // when it begins to seal and sign, so that all processes can know it by then; zero: at once
+	From   time.Time // start of use; later than the roll-out to all processes; zero: at once
 }
 
-// version is what is derived from one secret key.
+// version holds the keys derived from one secret key.
 type version struct {
-	id                  string // how links name it; "" for the first
+	id                  string // kid in links; "" for the first
 	from                time.Time
 	seal, link, webhook []byte
 	producers           hpke.PrivateKey
 }
 
-// NewKeyring derives the keys. secret must be at least KeySize random
-// bytes; newer are those that came after it, in that order.
+// NewKeyring derives the keys. secret must be at least KeySize random bytes; newer are the later ones, in
+// order.
 func NewKeyring(secret []byte, newer ...KeyVersion) (*Keyring, error) {
 	k := &Keyring{}
 	for i, v := range append([]KeyVersion{{Secret: secret}}, newer...) {
 		if len(v.Secret) < KeySize {
-			return nil, fmt.Errorf("secret key has %d bytes, want at least %d random ones", len(v.Secret), KeySize)
+			return nil, fmt.Errorf("secret key has %d bytes, want at least %d random ones",
+				len(v.Secret), KeySize)
 		}
 		one := version{from: v.From}
 		var id, producers []byte
-		purposes := map[string]*[]byte{"seal": &one.seal, "link": &one.link, "webhook": &one.webhook, "producers": &producers}
+		purposes := map[string]*[]byte{"seal": &one.seal, "link": &one.link, "webhook": &one.webhook,
+			"producers": &producers}
 		if i == 0 {
 			purposes["hash_key"], purposes["fingerprint"] = &k.hash, &k.fingerprint
 		} else {
@@ -92,7 +91,7 @@ func NewKeyring(secret []byte, newer ...KeyVersion) (*Keyring, error) {
 	return k, nil
 }
 
-// current is the newest version whose time has come.
+// current returns the newest version whose time has come.
 func (k *Keyring) current() *version {
 	now := time.Now()
 	for i := len(k.versions) - 1; i > 0; i-- {
@@ -106,9 +105,8 @@ func (k *Keyring) current() *version {
 // Format keeps the keys out of logs, whatever the verb.
 func (Keyring) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "[redacted]") }
 
-// HashKey returns the key of a request: 32 hexadecimal characters that nobody
-// can guess, equal for equal requests of a tenant. canonical is the request's
-// body in canonical form.
+// HashKey returns the key of a request: 32 unguessable hexadecimal characters, equal for equal requests of a
+// tenant. canonical is the request's body in canonical form.
 func (k *Keyring) HashKey(tenant, sourceType string, canonical []byte) string {
 	m := hmac.New(sha256.New, k.hash)
 	m.Write([]byte(tenant + "\x00" + sourceType + "\x00"))
@@ -116,26 +114,27 @@ func (k *Keyring) HashKey(tenant, sourceType string, canonical []byte) string {
 	return hex.EncodeToString(m.Sum(nil)[:16])
 }
 
-// IdempotencyName returns what is kept of an Idempotency-Key that a caller has chosen.
+// IdempotencyName returns the stored form of a caller's Idempotency-Key.
 func (k *Keyring) IdempotencyName(tenant, key string) string {
 	m := hmac.New(sha256.New, k.hash)
 	m.Write([]byte("idempotency\x00" + tenant + "\x00" + key))
 	return hex.EncodeToString(m.Sum(nil)[:16])
 }
 
-// SubmissionKey returns the key under which a submission that could not be
-// accepted is told: made from its place in the stream, since its content
-// cannot be trusted to have one.
+// SubmissionKey returns the key under which a refused submission is reported. It depends on the submission's
+// place in the stream, because its content may not have a key.
 func (k *Keyring) SubmissionKey(tenant string, sub events.Submission) string {
-	return k.HashKey(tenant, "submission", []byte(sub.StreamCreated.UTC().Format("20060102T150405.000000000")+"\x00"+strconv.FormatUint(sub.Sequence, 10)))
+	return k.HashKey(tenant, "submission",
+		[]byte(sub.StreamCreated.UTC().Format("20060102T150405.000000000")+"\x00"+
+			strconv.FormatUint(sub.Sequence, 10)))
 }
 
-// WebhookSecret is the key that signs callbacks of a tenant, in the form that
-// Standard Webhooks gives to receivers: "whsec_" and base64.
+// WebhookSecret returns the key that signs a tenant's callbacks, in the form of Standard Webhooks: "whsec_"
+// and base64.
 func (k *Keyring) WebhookSecret(tenant string) string { return k.current().webhookSecret(tenant) }
 
-// WebhookSecrets are all keys that a receiver may still have, the newest first.
-// Callbacks carry a signature by each, so receivers change theirs when they like.
+// WebhookSecrets returns all keys that a receiver may still use, newest first. Callbacks carry a signature by
+// each, so receivers can switch at any time.
 func (k *Keyring) WebhookSecrets(tenant string) []string {
 	current := k.WebhookSecret(tenant)
 	secrets := []string{current}
@@ -153,15 +152,15 @@ func (v *version) webhookSecret(tenant string) string {
 	return "whsec_" + base64.StdEncoding.EncodeToString(m.Sum(nil))
 }
 
-// Fingerprint tells two secret keys apart without giving either away.
+// Fingerprint distinguishes secret keys without revealing them.
 func (k *Keyring) Fingerprint() string {
 	m := hmac.New(sha256.New, k.fingerprint)
 	m.Write([]byte("fingerprint"))
 	return hex.EncodeToString(m.Sum(nil)[:16])
 }
 
-// Seal encrypts with AES-256-GCM, bound to tenant and key: sealed data moved
-// to another export does not open.
+// Seal encrypts with AES-256-GCM, bound to tenant and key: sealed data moved to another export cannot be
+// opened.
 func (k *Keyring) Seal(tenant, key string, plain []byte) ([]byte, error) {
 	a, err := k.current().aead()
 	if err != nil {
@@ -170,7 +169,7 @@ func (k *Keyring) Seal(tenant, key string, plain []byte) ([]byte, error) {
 	return a.Seal(nil, nil, plain, []byte(tenant+"\x00"+key)), nil
 }
 
-// Open decrypts what Seal made. Any failure is ErrSealed.
+// Open decrypts the result of Seal. Every error is ErrSealed.
 func (k *Keyring) Open(tenant, key string, sealed []byte) ([]byte, error) {
 	for i := range k.versions {
 		a, err := k.versions[i].aead()
@@ -184,22 +183,20 @@ func (k *Keyring) Open(tenant, key string, sealed []byte) ([]byte, error) {
 	return nil, events.ErrSealed
 }
 
-// sealedPrefix begins a value that a producer has sealed. What follows is
-// base64url, without padding, of an HPKE message (RFC 9180, base mode) with
-// DHKEM(X25519, HKDF-SHA256), HKDF-SHA256 and AES-256-GCM: the encapsulated key of
-// 32 bytes and the ciphertext. The info is "sheaf sealed v1", a zero byte and the
-// tenant, so a value of one tenant is of no use to another.
+// sealedPrefix begins a value that a producer sealed. The rest is base64url, without padding, of an HPKE
+// message (RFC 9180, base mode) with DHKEM(X25519, HKDF-SHA256), HKDF-SHA256 and AES-256-GCM: the
+// encapsulated key of 32 bytes and the ciphertext. The info is "sheaf sealed v1", a zero byte and the tenant,
+// so that a value of one tenant is useless to another.
 const sealedPrefix = "sealed:v1:"
 
 func sealedInfo(tenant string) []byte { return []byte("sheaf sealed v1\x00" + tenant) }
 
-// SealKey is the public key that producers seal values with, in base64url without
-// padding.
+// SealKey returns the public key for sealing values, in base64url without padding.
 func (k *Keyring) SealKey() string {
 	return base64.RawURLEncoding.EncodeToString(k.current().producers.PublicKey().Bytes())
 }
 
-// SealValue seals a value for a tenant with a public key that SealKey returned.
+// SealValue seals a value for a tenant with a public key from SealKey.
 func SealValue(sealKey, tenant, value string) (string, error) {
 	raw, err := base64.RawURLEncoding.DecodeString(sealKey)
 	if err != nil {
@@ -220,22 +217,22 @@ func SealValue(sealKey, tenant, value string) (string, error) {
 	return sealedPrefix + base64.RawURLEncoding.EncodeToString(sealed), nil
 }
 
-// CheckSealed returns ErrSealed for a value that claims to be sealed and cannot have
-// been. It opens nothing: that is for the crawler.
+// CheckSealed returns ErrSealed for a value that has the sealed prefix but a wrong form. It opens nothing;
+// the crawler does.
 func CheckSealed(value string) error {
 	text, ok := strings.CutPrefix(value, sealedPrefix)
 	if !ok {
 		return nil
 	}
-	const least = 32 + 16 // the encapsulated key, and the tag of no text at all
+	const least = 32 + 16 // the encapsulated key, and the tag of an empty text
 	if sealed, err := base64.RawURLEncoding.DecodeString(text); err != nil || len(sealed) < least {
 		return events.ErrSealed
 	}
 	return nil
 }
 
-// OpenValue returns a value that a producer sealed, and any other as it is.
-// ErrSealed: it was sealed with another key, for another tenant, or changed.
+// OpenValue opens a value that a producer sealed, and returns any other unchanged. The error is ErrSealed if
+// it was sealed with another key or for another tenant, or changed.
 func (k *Keyring) OpenValue(tenant, value string) (string, error) {
 	text, ok := strings.CutPrefix(value, sealedPrefix)
 	if !ok {
@@ -246,7 +243,8 @@ func (k *Keyring) OpenValue(tenant, value string) (string, error) {
 		return "", events.ErrSealed
 	}
 	for i := range k.versions {
-		plain, err := hpke.Open(k.versions[i].producers, hpke.HKDFSHA256(), hpke.AES256GCM(), sealedInfo(tenant), sealed)
+		plain, err := hpke.Open(k.versions[i].producers, hpke.HKDFSHA256(), hpke.AES256GCM(),
+			sealedInfo(tenant), sealed)
 		if err == nil {
 			return string(plain), nil
 		}
@@ -259,8 +257,7 @@ func (v *version) aead() (cipher.AEAD, error) {
 	if err != nil {
 		return nil, fmt.Errorf("sealing: %w", err)
 	}
-	// Random 96-bit nonces are good for 2^32 messages of one key (NIST
-	// SP 800-38D, 8.3).
+	// Random 96-bit nonces are safe for 2^32 messages of one key (NIST SP 800-38D, 8.3).
 	a, err := cipher.NewGCMWithRandomNonce(b)
 	if err != nil {
 		return nil, fmt.Errorf("sealing: %w", err)

@@ -29,13 +29,14 @@ func keyring(t *testing.T, fill byte) *secrets.Keyring {
 	return k
 }
 
-// These values are in the links, keys and receivers' settings of every
-// installation: a change of the derivation would break them all.
+// These values are in the links, keys and receivers' settings of every installation. Changing the derivation
+// would break them all.
 func TestKeysAreStable(t *testing.T) {
 	t.Parallel()
 	k := keyring(t, 7)
 	require.Equal(t, "dd7997dcb6e98287aea42adb4460b7b7", k.HashKey("default", "http", []byte(`{"a":1}`)))
-	require.Equal(t, "f1cdee4018785ecdc86d4ff9dda03751", k.SubmissionKey("default", events.Submission{StreamCreated: time.Unix(1, 5).UTC(), Sequence: 9}))
+	require.Equal(t, "f1cdee4018785ecdc86d4ff9dda03751",
+		k.SubmissionKey("default", events.Submission{StreamCreated: time.Unix(1, 5).UTC(), Sequence: 9}))
 	require.Equal(t, "whsec_TXjKDVeb0KF4SENV6ZVp5Kqxn1LrIgq5YUsM4c84bAc=", k.WebhookSecret("default"))
 	require.Equal(t, "8ec7dd6b29c86f304d8b5a6e2fb25176", k.Fingerprint())
 	x := completed()
@@ -53,14 +54,15 @@ func TestKeysDiffer(t *testing.T) {
 		seen[key] = what
 	}
 	for name, k := range map[string]*secrets.Keyring{"a": a, "b": b} {
-		// Of every boundary between the parts one byte to either side.
+		// One byte moved across each boundary between the parts.
 		add(name+" http", k.HashKey("default", "http", []byte("x")))
 		add(name+" raw", k.HashKey("default", "raw", []byte("x")))
 		add(name+" tenant", k.HashKey("defaul", "thttp", []byte("x")))
 		add(name+" body", k.HashKey("default", "httpx", nil))
 		add(name+" empty", k.HashKey("", "", nil))
 		add(name+" submission", k.SubmissionKey("default", events.Submission{Sequence: 1}))
-		add(name+" submission of another stream", k.SubmissionKey("default", events.Submission{StreamCreated: time.Unix(1, 1), Sequence: 1}))
+		add(name+" submission of another stream",
+			k.SubmissionKey("default", events.Submission{StreamCreated: time.Unix(1, 1), Sequence: 1}))
 		add(name+" webhook", k.WebhookSecret("default"))
 		add(name+" webhook of another", k.WebhookSecret("other"))
 		add(name+" fingerprint", k.Fingerprint())
@@ -85,7 +87,7 @@ func TestKeysAreNotPrinted(t *testing.T) {
 	var log bytes.Buffer
 	slog.New(slog.NewTextHandler(&log, nil)).Info("x", "keys", k)
 	slog.New(slog.NewJSONHandler(&log, nil)).Info("x", "keys", k)
-	data, err := json.Marshal(k) //nolint:staticcheck // that nothing comes out is the claim
+	data, err := json.Marshal(k) // the test checks that nothing is printed
 	require.NoError(t, err)
 	log.Write(data)
 	for _, verb := range []string{"%v", "%+v", "%s", "%q", "%#v", "%x", "%d"} {
@@ -110,13 +112,19 @@ func TestSealIsBoundToItsExport(t *testing.T) {
 	require.Equal(t, plain, opened)
 
 	for name, open := range map[string]func() ([]byte, error){
-		"another tenant":     func() ([]byte, error) { return k.Open("other", testKey, sealed) },
-		"another key":        func() ([]byte, error) { return k.Open("default", otherKey, sealed) },
-		"a shifted boundary": func() ([]byte, error) { return k.Open("default"+testKey[:1], testKey[1:], sealed) },
-		"another secret":     func() ([]byte, error) { return keyring(t, 2).Open("default", testKey, sealed) },
-		"nothing":            func() ([]byte, error) { return k.Open("default", testKey, nil) },
-		"a nonce alone":      func() ([]byte, error) { return k.Open("default", testKey, sealed[:12]) },
-		"one byte short":     func() ([]byte, error) { return k.Open("default", testKey, sealed[:len(sealed)-1]) },
+		"another tenant": func() ([]byte, error) { return k.Open("other", testKey, sealed) },
+		"another key":    func() ([]byte, error) { return k.Open("default", otherKey, sealed) },
+		"a shifted boundary": func() ([]byte, error) {
+			return k.Open("default"+testKey[:1], testKey[1:], sealed)
+		},
+		"another secret": func() ([]byte, error) {
+			return keyring(t, 2).Open("default", testKey, sealed)
+		},
+		"nothing":       func() ([]byte, error) { return k.Open("default", testKey, nil) },
+		"a nonce alone": func() ([]byte, error) { return k.Open("default", testKey, sealed[:12]) },
+		"one byte short": func() ([]byte, error) {
+			return k.Open("default", testKey, sealed[:len(sealed)-1])
+		},
 	} {
 		_, err := open()
 		require.ErrorIs(t, err, events.ErrSealed, name)
@@ -132,8 +140,9 @@ func TestSealIsBoundToItsExport(t *testing.T) {
 func completed() events.Export {
 	return events.Export{
 		Tenant: "default", Key: testKey, State: events.StateCompleted,
-		CreatedAt: time.Date(2026, 9, 6, 17, 24, 34, 0, time.UTC), ExpiresAt: time.Date(2026, 9, 13, 17, 24, 40, 0, time.UTC),
-		Files: []events.File{{Name: "orders.zip", Store: testKey + "-12.zip"}},
+		CreatedAt: time.Date(2026, 9, 6, 17, 24, 34, 0, time.UTC),
+		ExpiresAt: time.Date(2026, 9, 13, 17, 24, 40, 0, time.UTC),
+		Files:     []events.File{{Name: "orders.zip", Store: testKey + "-12.zip"}},
 	}
 }
 
@@ -165,28 +174,36 @@ func TestDownloadLink(t *testing.T) {
 	for name, tc := range map[string]struct {
 		got, want verdict
 	}{
-		"as given":                         {check(k, x, path, exp, sig, now), good},
-		"in the second of its end":         {check(k, x, path, exp, sig, x.ExpiresAt), gone},
-		"long after":                       {check(k, x, path, exp, sig, now.AddDate(1, 0, 0)), gone},
-		"the file expired":                 {check(k, change(func(x *events.Export) { x.State = events.StateExpired }), path, exp, sig, now), gone},
-		"requested again":                  {check(k, change(func(x *events.Export) { x.State, x.Files = events.StateRequested, nil }), path, exp, sig, now), refused},
-		"completed anew with another file": {check(k, change(func(x *events.Export) { x.Files[0].Store = "other.zip" }), path, exp, sig, now), refused},
-		"another export's":                 {check(k, change(func(x *events.Export) { x.Key = otherKey }), path, exp, sig, now), refused},
-		"of another installation":          {check(keyring(t, 2), x, path, exp, sig, now), refused},
-		"another path":                     {check(k, x, strings.Replace(path, "/6/", "/7/", 1), exp, sig, now), refused},
-		"another path to another export":   {check(k, change(func(x *events.Export) { x.Key = otherKey }), strings.Replace(path, testKey, otherKey, 1), exp, sig, now), refused},
-		"a later end":                      {check(k, x, path, "99999999999", sig, now), refused},
-		"an end that is no number":         {check(k, x, path, exp+"x", sig, now), refused},
-		"no end":                           {check(k, x, path, "", sig, now), refused},
-		"an end beyond numbers":            {check(k, x, path, "99999999999999999999", sig, now), refused},
-		"no signature":                     {check(k, x, path, exp, "", now), refused},
-		"half a signature":                 {check(k, x, path, exp, sig[:20], now), refused},
-		"one character changed":            {check(k, x, path, exp, string(flipped), now), refused},
-		"padded":                           {check(k, x, path, exp, sig+"=", now), refused},
+		"as given":                 {check(k, x, path, exp, sig, now), good},
+		"in the second of its end": {check(k, x, path, exp, sig, x.ExpiresAt), gone},
+		"long after":               {check(k, x, path, exp, sig, now.AddDate(1, 0, 0)), gone},
+		"the file expired": {check(k,
+			change(func(x *events.Export) { x.State = events.StateExpired }), path, exp, sig, now), gone},
+		"requested again": {check(k,
+			change(func(x *events.Export) { x.State, x.Files = events.StateRequested, nil }), path, exp, sig,
+			now), refused},
+		"completed anew with another file": {check(k,
+			change(func(x *events.Export) { x.Files[0].Store = "other.zip" }), path, exp, sig, now), refused},
+		"another export's": {check(k, change(func(x *events.Export) { x.Key = otherKey }),
+			path, exp, sig, now), refused},
+		"of another installation": {check(keyring(t, 2), x, path, exp, sig, now), refused},
+		"another path": {check(k, x, strings.Replace(path, "/6/", "/7/", 1), exp, sig,
+			now), refused},
+		"another path to another export": {check(k, change(func(x *events.Export) { x.Key = otherKey }),
+			strings.Replace(path, testKey, otherKey, 1), exp, sig, now), refused},
+		"a later end":              {check(k, x, path, "99999999999", sig, now), refused},
+		"an end that is no number": {check(k, x, path, exp+"x", sig, now), refused},
+		"no end":                   {check(k, x, path, "", sig, now), refused},
+		"an end beyond numbers":    {check(k, x, path, "99999999999999999999", sig, now), refused},
+		"no signature":             {check(k, x, path, exp, "", now), refused},
+		"half a signature":         {check(k, x, path, exp, sig[:20], now), refused},
+		"one character changed":    {check(k, x, path, exp, string(flipped), now), refused},
+		"padded":                   {check(k, x, path, exp, sig+"=", now), refused},
 	} {
 		require.Equal(t, tc.want, tc.got, name)
 	}
-	for _, state := range []events.State{events.StateNone, events.StateRequested, events.StateCrawled, events.StateFailed, events.StateCancelled, events.StateExpired, events.StateRejected} {
+	for _, state := range []events.State{events.StateNone, events.StateRequested, events.StateCrawled,
+		events.StateFailed, events.StateCancelled, events.StateExpired, events.StateRejected} {
 		x := change(func(x *events.Export) { x.State = state })
 		require.Empty(t, secrets.DownloadURL(k, "https://x", &x), state)
 	}
@@ -194,22 +211,24 @@ func TestDownloadLink(t *testing.T) {
 	require.Empty(t, secrets.DownloadURL(k, "https://x", &x))
 }
 
-// rotated is a keyring with a newer key that has begun to sign, and one that has not.
+// rotated returns a keyring with one newer key in use and one not yet in use.
 func rotated(t *testing.T) *secrets.Keyring {
 	t.Helper()
 	k, err := secrets.NewKeyring(bytes.Repeat([]byte{7}, secrets.KeySize),
-		secrets.KeyVersion{Secret: bytes.Repeat([]byte{8}, secrets.KeySize), From: time.Now().Add(-time.Hour)},
+		secrets.KeyVersion{Secret: bytes.Repeat([]byte{8}, secrets.KeySize),
+			From: time.Now().Add(-time.Hour)},
 		secrets.KeyVersion{Secret: bytes.Repeat([]byte{9}, secrets.KeySize), From: time.Now().Add(time.Hour)})
 	require.NoError(t, err)
 	return k
 }
 
-// After a rotation what the older key signed and sealed is still good, the identity
-// of the installation is the same, and the new key does the work.
+// After a rotation, data that the older key signed and sealed is still valid, the installation keeps its
+// identity, and the new key signs and seals.
 func TestKeysRotate(t *testing.T) {
 	t.Parallel()
 	before, after := keyring(t, 7), rotated(t)
-	require.Equal(t, before.HashKey("default", "http", []byte("x")), after.HashKey("default", "http", []byte("x")))
+	require.Equal(t, before.HashKey("default", "http", []byte("x")),
+		after.HashKey("default", "http", []byte("x")))
 	require.Equal(t, before.Fingerprint(), after.Fingerprint())
 
 	x := completed()
@@ -227,7 +246,8 @@ func TestKeysRotate(t *testing.T) {
 	require.True(t, valid(after, old), "a live link")
 	require.True(t, valid(after, fresh))
 	require.False(t, valid(before, fresh))
-	alone, err := secrets.NewKeyring(bytes.Repeat([]byte{7}, secrets.KeySize), secrets.KeyVersion{Secret: bytes.Repeat([]byte{9}, secrets.KeySize)})
+	alone, err := secrets.NewKeyring(bytes.Repeat([]byte{7}, secrets.KeySize),
+		secrets.KeyVersion{Secret: bytes.Repeat([]byte{9}, secrets.KeySize)})
 	require.NoError(t, err)
 	require.False(t, valid(alone, fresh), "the key was removed")
 
@@ -248,18 +268,20 @@ func TestKeysRotate(t *testing.T) {
 	require.NotEqual(t, before.WebhookSecret("default"), secrets[0])
 }
 
-// A value that a producer sealed opens for its tenant alone, also after a rotation.
+// Only its tenant can open a value that a producer sealed, also after a rotation.
 func TestProducersSeal(t *testing.T) {
 	t.Parallel()
 	before, after := keyring(t, 7), rotated(t)
-	require.Equal(t, "RhjnHA5dmwNBbV7Vwm4RA4eg0_UEju09_YGwhrpdhHc", before.SealKey(), "producers may have kept it")
+	require.Equal(t, "RhjnHA5dmwNBbV7Vwm4RA4eg0_UEju09_YGwhrpdhHc", before.SealKey(),
+		"producers may have kept it")
 	sealed, err := secrets.SealValue(before.SealKey(), "shop", "Bearer 密")
 	require.NoError(t, err)
 	for name, k := range map[string]*secrets.Keyring{"before": before, "after": after} {
 		plain, err := k.OpenValue("shop", sealed)
 		require.NoError(t, err, name)
 		require.Equal(t, "Bearer 密", plain)
-		for _, wrong := range []string{sealed + "A", sealed[:len(sealed)-2], "sealed:v1:", "sealed:v1:!", strings.Replace(sealed, "A", "B", 1) + "x"} {
+		for _, wrong := range []string{sealed + "A", sealed[:len(sealed)-2], "sealed:v1:", "sealed:v1:!",
+			strings.Replace(sealed, "A", "B", 1) + "x"} {
 			_, err = k.OpenValue("shop", wrong)
 			require.ErrorIs(t, err, events.ErrSealed)
 		}
@@ -269,7 +291,7 @@ func TestProducersSeal(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, "in clear", plain)
 	}
-	// What was sealed once stays readable; DESIGN.md has it as a test vector.
+	// Old sealed values stay readable; DESIGN.md has this one as a test vector.
 	plain, err := before.OpenValue("shop", sealedOnce)
 	require.NoError(t, err)
 	require.Equal(t, "Bearer 密", plain)
@@ -282,9 +304,10 @@ func TestProducersSeal(t *testing.T) {
 	}
 }
 
-// FuzzLink changes a link: only the one that was handed out is good.
+// FuzzLink changes a link: only the original is valid.
 func FuzzLink(f *testing.F) {
-	k, err := secrets.NewKeyring(bytes.Repeat([]byte{7}, secrets.KeySize), secrets.KeyVersion{Secret: bytes.Repeat([]byte{8}, secrets.KeySize)})
+	k, err := secrets.NewKeyring(bytes.Repeat([]byte{7}, secrets.KeySize),
+		secrets.KeyVersion{Secret: bytes.Repeat([]byte{8}, secrets.KeySize)})
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -306,5 +329,5 @@ func FuzzLink(f *testing.F) {
 	})
 }
 
-// sealedOnce was sealed when the form was made.
+// sealedOnce was sealed when the format was introduced.
 const sealedOnce = "sealed:v1:lZ9QCGANn4BGke83oypxQUxmA5_dDNxTXaQMQ5alhktK2S_F724_MIfivHB-k0W-G6jt8O0XeRkCFw"

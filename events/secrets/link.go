@@ -15,9 +15,8 @@ import (
 	"sheaf/events"
 )
 
-// DownloadPath is the path of the download of a finished export:
-// /v1/down/YYYY/M/D/<key>.zip, with the day on which it was created, and the suffix that
-// its file has in the store.
+// DownloadPath returns the path of a finished export's download: /v1/down/YYYY/M/D/<key>.zip, with its
+// creation day and the suffix of its file in the store.
 func DownloadPath(x *events.Export) string {
 	y, m, d := x.CreatedAt.Date()
 	suffix := ""
@@ -27,9 +26,8 @@ func DownloadPath(x *events.Export) string {
 	return fmt.Sprintf("/v1/down/%d/%d/%d/%s%s", y, int(m), d, x.Key, suffix)
 }
 
-// DownloadURL is the signed link to the file of a completed export, valid
-// until the file expires and for that one file alone; "" when there is none.
-// publicURL is the base of all links, without a slash at its end.
+// DownloadURL returns the signed link to the file of a completed export, valid until the file expires and for
+// that file alone; "" if there is none. publicURL is the base of all links, without a trailing slash.
 func DownloadURL(keys *Keyring, publicURL string, x *events.Export) string {
 	if x.State != events.StateCompleted || len(x.Files) == 0 {
 		return ""
@@ -43,11 +41,11 @@ func DownloadURL(keys *Keyring, publicURL string, x *events.Export) string {
 	return strings.TrimRight(publicURL, "/") + at + "?" + q.Encode()
 }
 
-// ValidDownload reports whether the exp, kid and sig of a link's query allow the
-// download of x at a time. gone is true for a link that was good once and has
-// expired, or whose file has. kid names the secret key that signed the link, none
-// the first; a link lives as long as its key is known and its file is there.
-func ValidDownload(keys *Keyring, x *events.Export, path string, q url.Values, now time.Time) (ok, gone bool) {
+// ValidDownload reports whether the exp, kid and sig of a link's query allow downloading x now. gone means
+// that the link was valid but has expired, or its file has. kid names the secret key that signed the link,
+// the first if absent. A link works as long as its key is known and its file exists.
+func ValidDownload(keys *Keyring, x *events.Export, path string, q url.Values,
+	now time.Time) (ok, gone bool) {
 	exp, sig := q.Get("exp"), q.Get("sig")
 	seconds, err := strconv.ParseInt(exp, 10, 64)
 	if err != nil || strconv.FormatInt(seconds, 10) != exp || len(x.Files) == 0 || path != DownloadPath(x) {
@@ -67,7 +65,7 @@ func ValidDownload(keys *Keyring, x *events.Export, path string, q url.Values, n
 	return true, false
 }
 
-// linkSignature binds a path, one stored file and an end of validity together.
+// linkSignature signs the combination of a path, a stored file and an expiry.
 func (v *version) linkSignature(path, store string, exp int64) string {
 	m := hmac.New(sha256.New, v.link)
 	m.Write([]byte("GET\x00" + path + "\x00" + store + "\x00" + strconv.FormatInt(exp, 10)))

@@ -8,32 +8,31 @@ import (
 	"strings"
 )
 
-// Values are the header values of a source by their names, and its secret parameters,
-// see Param. However it is printed, logged or encoded, it shows neither: the one
-// way out is to seal it, or to send it to the source. (Of a struct's field that is not
-// exported package fmt calls no method: such a struct is not to be printed.)
+// Values holds the header values of a source by name, and its secret parameters, see Param. Printing, logging
+// or encoding it never shows them; they can only be sealed or sent to the source. (Package fmt does not call
+// methods of unexported struct fields: do not print a struct with such a field.)
 type Values map[string]string
 
 const redacted = "[redacted]"
 
 func (Values) String() string { return redacted }
 
-// Format is for every verb of package fmt, %#v among them.
+// Format redacts every verb of package fmt, including %#v.
 func (Values) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, redacted) }
 
-// LogValue is for log/slog.
+// LogValue redacts the value for log/slog.
 func (Values) LogValue() slog.Value { return slog.StringValue(redacted) }
 
-// MarshalJSON is for what would be encoded by mistake.
+// MarshalJSON redacts the value if it is encoded by mistake.
 func (Values) MarshalJSON() ([]byte, error) { return json.Marshal(redacted) }
 
-// Param is the name under which SaveHeaders keeps a secret parameter of a
-// source, as JSON. No header has a colon in its name.
+// Param returns the name under which SaveHeaders stores a secret parameter of a source, as JSON. Header names
+// never contain a colon.
 func Param(name string) string { return secretParamPrefix + name }
 
 const secretParamPrefix = "param:"
 
-// Split divides what SaveHeaders kept into headers and parameters.
+// Split separates the values from SaveHeaders into headers and parameters.
 func Split(kept Values) (header Values, param map[string]json.RawMessage) {
 	header, param = Values{}, map[string]json.RawMessage{}
 	for name, value := range kept {

@@ -21,7 +21,8 @@ func TestSecretsAreNeverShown(t *testing.T) {
 		Header secrets.Values
 	}{"x", kept}
 	var shown bytes.Buffer
-	for _, v := range []any{kept, &kept, inside, &inside, []secrets.Values{kept}, errors.Join(fmt.Errorf("%v", kept))} {
+	for _, v := range []any{kept, &kept, inside, &inside, []secrets.Values{kept},
+		errors.Join(fmt.Errorf("%v", kept))} {
 		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%d"} {
 			_, _ = fmt.Fprintf(&shown, verb+"\n", v)
 		}

@@ -321,7 +321,7 @@ func (s *Service) assemble(ctx context.Context, x *events.Export, crawled uint64
 		keys.add(p)
 		if time.Since(told) > 250*time.Millisecond {
 			told = time.Now()
-			s.journal.TellProgress(x.Tenant, x.Key, events.Progress{Phase: events.PhaseAssembling, PagesDone: p.Number, PagesTotal: x.Pages, Rows: check.rows})
+			s.journal.PublishProgress(x.Tenant, x.Key, events.Progress{Phase: events.PhaseAssembling, PagesDone: p.Number, PagesTotal: x.Pages, Rows: check.rows})
 		}
 		return encode.Page{Number: p.Number, Rows: p.Rows, RowCount: p.RowCount, SkipFirst: p.Number > 1 && p.HeaderRow, Release: p.Release}, nil
 	}
@@ -443,7 +443,7 @@ func (s *Service) awaitRoom(x *events.Export, log *slog.Logger, err error) error
 	if !s.short.Swap(true) {
 		log.Warn("workbooks wait for room on the disk", "error", err)
 	}
-	s.journal.TellProgress(x.Tenant, x.Key, events.Progress{Phase: events.PhaseWaitingForSpace, PagesDone: x.Pages, PagesTotal: x.Pages})
+	s.journal.PublishProgress(x.Tenant, x.Key, events.Progress{Phase: events.PhaseWaitingForSpace, PagesDone: x.Pages, PagesTotal: x.Pages})
 	return journal.RetryAfter(err, roomWait+rand.N(roomWait))
 }
 

@@ -400,7 +400,7 @@ func (c *crawl) tell(now bool) {
 	if c.gate.waits() {
 		p.Phase = events.PhaseWaitingForSpace
 	}
-	c.journal.TellProgress(c.x.Tenant, c.x.Key, p)
+	c.journal.PublishProgress(c.x.Tenant, c.x.Key, p)
 }
 
 // failed is the event that ends the export. Pages that contradict each other or what was announced are not

@@ -296,7 +296,7 @@ func TestDetailFollowsTheExport(t *testing.T) {
 	told := func(p events.Progress) {
 		// What is told before the ingress listens is lost, and nobody misses it.
 		require.Eventually(t, func() bool {
-			in.journal.TellProgress(events.DefaultTenant, key, p)
+			in.journal.PublishProgress(events.DefaultTenant, key, p)
 			return remembered() == p
 		}, 5*time.Second, time.Millisecond)
 	}

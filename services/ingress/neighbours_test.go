@@ -92,7 +92,7 @@ func TestRequestsHaveAConnectionOfTheirOwn(t *testing.T) {
 	require.NoError(t, err)
 	require.Greater(t, callers.Stats().InMsgs, before)
 	sent := callers.Stats().OutMsgs
-	in.journal.TellProgress("default", strings.Repeat("0", 32), events.Progress{Phase: events.PhaseCrawling})
+	in.journal.PublishProgress("default", strings.Repeat("0", 32), events.Progress{Phase: events.PhaseCrawling})
 	_, err = heard.NextMsg(10 * time.Second)
 	require.NoError(t, err)
 	require.Equal(t, sent+1, callers.Stats().OutMsgs)

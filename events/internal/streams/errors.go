@@ -13,30 +13,34 @@ import (
 )
 
 var (
-	// ErrWrongLastSequence is returned for a message whose fence names another last sequence.
+	// ErrWrongLastSequence is returned if a message's fence expects another last sequence.
 	ErrWrongLastSequence = errors.New("wrong last sequence")
 
-	// ErrSubjectTaken is returned for a message to a subject that holds as many as it may.
+	// ErrSubjectTaken is returned if a message's subject already has its maximum number of messages.
 	ErrSubjectTaken = errors.New("subject is taken")
 )
 
-// PublishError sorts the errors of a publish, of one message or of a batch. The server says "wrong last
-// sequence" with one code on a single server and with another on a cluster,
-// and uses one code for a full stream and for a subject that is taken.
+// PublishError classifies the errors of publishing a message or batch. The server has two codes for "wrong
+// last sequence", of a single server and of a cluster, and one code for both a full stream and a taken
+// subject.
 func PublishError(err error) error {
 	var refused interface{ APIError() *jetstream.APIError }
 	if errors.As(err, &refused) && refused.APIError() != nil {
 		api := refused.APIError()
 		switch {
-		case api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence || api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequenceConstant:
+		case api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence ||
+			api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequenceConstant:
 			return ErrWrongLastSequence
 		case strings.Contains(api.Description, "per subject"):
 			return ErrSubjectTaken
-		case strings.Contains(api.Description, "maximum bytes"), strings.Contains(api.Description, "maximum messages"),
-			strings.Contains(api.Description, "resource limits exceeded"), strings.Contains(api.Description, "insufficient"):
+		case strings.Contains(api.Description, "maximum bytes"),
+			strings.Contains(api.Description, "maximum messages"),
+			strings.Contains(api.Description, "resource limits exceeded"),
+			strings.Contains(api.Description, "insufficient"):
 			return fmt.Errorf("%w: %s", events.ErrNoSpace, api.Description)
-		case api.Code >= 500 || api.Code == 429 || api.ErrorCode == jetstreamext.JSErrCodeBatchPublishIncomplete:
-			// An incomplete batch lost a message on its way.
+		case api.Code >= 500 || api.Code == 429 ||
+			api.ErrorCode == jetstreamext.JSErrCodeBatchPublishIncomplete:
+			// An incomplete batch lost a message in transit.
 			return fmt.Errorf("%w: %s", events.ErrUnavailable, api.Description)
 		}
 		return fmt.Errorf("publishing: %w", api)
@@ -47,10 +51,10 @@ func PublishError(err error) error {
 	return fmt.Errorf("%w: %w", events.ErrUnavailable, err)
 }
 
-// Permanent marks an error that no repetition can mend.
+// Permanent marks an error that retries cannot fix.
 func Permanent(err error) error { return permanentError{err} }
 
-// IsPermanent reports whether an error was marked by Permanent.
+// IsPermanent reports whether Permanent marked an error.
 func IsPermanent(err error) bool { return errors.As(err, new(permanentError)) }
 
 type permanentError struct{ error }

@@ -1,6 +1,5 @@
-// Package streams holds what packages journal and pages both need of a JetStream
-// stream: whose answer counts, what a refusal means, how long to wait before the next
-// try, and how the writes of tenants take turns.
+// Package streams holds what journal and pages share about JetStream streams: which answers are trustworthy,
+// the meaning of errors, back-off, and how tenants take turns in writing.
 package streams
 
 import (
@@ -14,14 +13,14 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// LeaderInfo returns the state of a stream as its leader knows it.
+// LeaderInfo returns the state of a stream from its leader.
 //
-// While a stream has no leader, each server that has a copy answers for itself,
-// however far behind it is, and a leader that was left alone or stopped goes on
-// answering for ten seconds and more while the others have a new one (read in
-// nats-server 2.15.2, jsStreamInfoRequest and lostQuorum). Such an answer would call
-// pages missing that are there, and is an error.
-func LeaderInfo(ctx context.Context, st jetstream.Stream, opts ...jetstream.StreamInfoOpt) (*jetstream.StreamInfo, error) {
+// While a stream has no leader, each server with a replica answers for itself, however much it lags. A leader
+// that was cut off or stopped keeps answering for ten seconds or more while the others have a new one
+// (nats-server 2.15.2, jsStreamInfoRequest and lostQuorum). Such an answer would report existing pages as
+// missing, so it is an error.
+func LeaderInfo(ctx context.Context, st jetstream.Stream,
+	opts ...jetstream.StreamInfoOpt) (*jetstream.StreamInfo, error) {
 	info, err := st.Info(ctx, opts...)
 	if err != nil {
 		return nil, err
@@ -32,16 +31,15 @@ func LeaderInfo(ctx context.Context, st jetstream.Stream, opts ...jetstream.Stre
 	return info, nil
 }
 
-// ErrNoLeader is why an answer about a stream is not taken.
+// ErrNoLeader explains why an answer about a stream is not trusted.
 var ErrNoLeader = errors.New("the stream has no leader")
 
-// quorumSeen is how long a copy may be silent before it counts as away. A leader
-// hears from each copy once a second or two; one that does not hear from a leader
-// takes part in electing another after four.
+// quorumSeen is how long a replica may be silent before it counts as down. A leader hears from each replica
+// every second or two. A replica that does not hear from its leader starts an election after four.
 const quorumSeen = 3 * time.Second
 
-// ByLeader returns an error unless an answer is that of a leader who hears from
-// most of the copies. A server leaves itself out of the copies that it lists.
+// ByLeader returns an error unless the answer comes from a leader that hears from most replicas. A server
+// does not list itself among the replicas.
 func ByLeader(info *jetstream.StreamInfo) error {
 	if info.Cluster == nil || info.Config.Replicas <= 1 {
 		return nil
@@ -64,7 +62,7 @@ func ByLeader(info *jetstream.StreamInfo) error {
 	return nil
 }
 
-// Space returns the room of a stream, from its leader.
+// Space returns the size and limit of a stream, from its leader.
 func Space(ctx context.Context, name string, stream jetstream.Stream) (events.Space, error) {
 	info, err := LeaderInfo(ctx, stream)
 	if err != nil {

@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// Backoff is the delay before a message is handled again: 100 ms doubled for
-// each delivery, at most 30 s, with jitter of a half.
+// Backoff returns the delay before a message is redelivered: 100 ms, doubled for each delivery, at most 30 s,
+// with up to 50 % jitter.
 func Backoff(delivered uint64) time.Duration {
 	d := 100 * time.Millisecond << min(delivered, 9)
 	d = min(d, 30*time.Second)

@@ -10,27 +10,26 @@ import (
 )
 
 const (
-	// TenantPages is how many pages of one tenant a process sends to their stream at once.
-	// A single server writes one after another and syncs each, so more of them only make
-	// other tenants wait. In a cluster each waits for the others' acknowledgement, and
-	// more at once are faster.
+	// TenantPages is how many pages of one tenant a process publishes at once. A single server writes them
+	// one by one and syncs each, so more would only delay other tenants. In a cluster each waits for
+	// acknowledgements of other servers, and more are faster.
 	TenantPages = 2
 	// TenantEvents is the same for events, which are committed in groups.
 	TenantEvents       = 4
 	tenantWritesShared = 64
 )
 
-// aloneAfter is how long no other tenant has come before one counts as alone.
+// aloneAfter is how long other tenants must be absent before a tenant counts as alone.
 const aloneAfter = 10 * time.Second
 
-// Company tells whether a tenant is alone: then nothing need be kept free for others.
-// The caller guards it.
+// Company reports whether a tenant is alone: then no capacity need be reserved for others. The caller must
+// lock it.
 type Company struct {
-	last  string    // who came last
-	mixed time.Time // when it was another than the one before
+	last  string    // the last tenant
+	mixed time.Time // when the tenant last changed
 }
 
-// Alone notes that a tenant has come, and reports whether no other has for a while.
+// Alone records a tenant's activity, and reports whether no other tenant was active for a while.
 func (c *Company) Alone(tenant string) bool {
 	if c.last != tenant {
 		c.last, c.mixed = tenant, time.Now()
@@ -38,13 +37,12 @@ func (c *Company) Alone(tenant string) bool {
 	return time.Since(c.mixed) > aloneAfter
 }
 
-// Writers keeps the messages of one tenant from taking the whole queue of a stream. It is
-// safe for concurrent use.
+// Writers keeps one tenant's messages from filling a stream's queue. It is safe for concurrent use.
 type Writers struct {
-	most int // of one tenant
+	maxPerTenant int // messages in flight per tenant
 
 	mu      sync.Mutex
-	tenants map[string]*tenantWriters // that write or wait
+	tenants map[string]*tenantWriters // tenants that write or wait
 	company Company
 }
 
@@ -53,19 +51,19 @@ type tenantWriters struct {
 	users int
 }
 
-func NewWriters(shared bool, most int) *Writers {
+func NewWriters(shared bool, maxPerTenant int) *Writers {
 	if shared {
-		most = tenantWritesShared
+		maxPerTenant = tenantWritesShared
 	}
-	return &Writers{most: most, tenants: map[string]*tenantWriters{}}
+	return &Writers{maxPerTenant: maxPerTenant, tenants: map[string]*tenantWriters{}}
 }
 
-// Enter waits until a message of a tenant may be sent. One that is alone need not wait.
+// Enter waits until a tenant may send another message. A tenant that is alone need not wait.
 func (w *Writers) Enter(ctx context.Context, tenant string) (leave func(), err error) {
 	w.mu.Lock()
 	of := w.tenants[tenant]
 	if of == nil {
-		of = &tenantWriters{slots: make(chan struct{}, w.most)}
+		of = &tenantWriters{slots: make(chan struct{}, w.maxPerTenant)}
 		w.tenants[tenant] = of
 	}
 	of.users++

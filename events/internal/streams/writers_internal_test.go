@@ -9,8 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A tenant has so many messages on their way, others have theirs, and nothing is kept of
-// those that have none.
+// Each tenant has its own number of messages in flight, and tenants without any leave no state behind.
 func TestWritersOfOneTenant(t *testing.T) {
 	t.Parallel()
 	w := NewWriters(false, TenantPages)
