@@ -130,7 +130,16 @@ func (s *natsFiles) Check(ctx context.Context) error {
 	return nil
 }
 
-func (s *natsFiles) Create(ctx context.Context) (*Draft, error) { return s.drafts.create(ctx) }
+// Create removes the draft's name at once, so that a process that is killed leaves nothing:
+// the keeper that would sweep it may run on another machine. Where an open file cannot be
+// removed (Windows), Sweep finds it.
+func (s *natsFiles) Create(ctx context.Context) (*Draft, error) {
+	d, err := s.drafts.create(ctx)
+	if err == nil {
+		_ = d.root.Remove(d.name)
+	}
+	return d, err
+}
 
 func (s *natsFiles) Commit(ctx context.Context, d *Draft, name string) error {
 	if err := checkFileName(name); err != nil {

@@ -360,7 +360,11 @@ func TestSweepRemovesOnlyOldOrphans(t *testing.T) {
 
 		removed, err = files.Sweep(t.Context(), keep, time.Now().Add(time.Hour))
 		require.NoError(t, err)
-		require.Equal(t, 2, removed, "the orphan and the draft")
+		want := 2 // the orphan and the draft
+		if _, ok := files.(*natsFiles); ok {
+			want = 1 // a draft has no name there
+		}
+		require.Equal(t, want, removed)
 		require.Len(t, get(t, files, "default/kept.zip"), maxChunk+1)
 		absentFile(t, files, "default/orphan.zip")
 
@@ -371,6 +375,19 @@ func TestSweepRemovesOnlyOldOrphans(t *testing.T) {
 			absentFile(t, files, name)
 		}
 	})
+}
+
+// A killed process leaves no draft in a folder that no keeper sees.
+func TestADraftForABucketHasNoName(t *testing.T) {
+	t.Parallel()
+	dataDir := t.TempDir()
+	files := openTestFiles(t, "nats://sheaf-files", dataDir, startNATS(t, nil))
+	d := draft(t, files, []byte("in the making"))
+	left, err := os.ReadDir(filepath.Join(dataDir, "drafts"))
+	require.NoError(t, err)
+	require.Empty(t, left)
+	require.NoError(t, files.Commit(t.Context(), d, name))
+	require.Equal(t, "in the making", string(get(t, files, name)))
 }
 
 func TestCancelledContextStops(t *testing.T) {
