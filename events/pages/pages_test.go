@@ -510,7 +510,7 @@ func TestPagesRoundTrip(t *testing.T) {
 	for n, rows := range [][]byte{[]byte(`[{"a":1}]`), noise(1, 3<<20), bytes.Repeat([]byte("x"), 10<<20)} {
 		id := pages.ID{Tenant: "default", Key: testKey, Run: 7, Number: n + 1}
 		stored, err := s.Pages().Publish(ctx,
-			pages.Page{ID: id, Rows: rows, RowCount: 1, HeaderRow: true, Total: -1})
+			pages.Page{ID: id, Rows: rows, RowCount: 1, HeaderRow: true, Total: -1, Next: "sealed", Last: n == 2})
 		require.NoError(t, err)
 		require.True(t, stored)
 		stored, err = s.Pages().Publish(ctx, pages.Page{ID: id, Rows: []byte(`[{"a":2}]`), RowCount: 1})
@@ -520,6 +520,8 @@ func TestPagesRoundTrip(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, len(rows), len(p.Rows))
 		require.True(t, bytes.Equal(rows, p.Rows))
+		require.Equal(t, "sealed", p.Next)
+		require.Equal(t, n == 2, p.Last)
 	}
 	numbers, err := s.Pages().List(ctx, "default", testKey, 7)
 	require.NoError(t, err)
