@@ -51,16 +51,6 @@ func (in *ingress) commit(t testing.TB, store string, content []byte) {
 	require.NoError(t, in.files.Commit(t.Context(), draft, store))
 }
 
-func (in *ingress) has(t testing.TB, store string) bool {
-	t.Helper()
-	f, err := in.files.Open(t.Context(), store)
-	if err != nil {
-		return false
-	}
-	require.NoError(t, f.Close())
-	return true
-}
-
 // complete takes an export all the way, with a file.
 func (in *ingress) complete(t testing.TB, key, title string, content []byte, expires time.Time) events.Export {
 	t.Helper()

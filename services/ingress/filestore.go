@@ -87,7 +87,7 @@ func (s *Service) lookAtStore(ctx context.Context) {
 		}
 		s.store.set(s.cfg.Log, fmt.Errorf("no answer within %v", storeWait))
 		select { // one question at a time
-		case <-answered:
+		case _ = <-answered:
 		case <-ctx.Done():
 		}
 	}

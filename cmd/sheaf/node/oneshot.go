@@ -48,7 +48,7 @@ func Use(ctx context.Context, cfg Config, work func(context.Context, Info) error
 		return errors.Join(err, <-ended)
 	case err := <-ended:
 		giveUp(ErrEnded)
-		<-done
+		_ = <-done // the end of the process says why
 		return err
 	}
 }
