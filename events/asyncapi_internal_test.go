@@ -95,7 +95,7 @@ func TestAsyncAPIMessages(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, slices.Sorted(maps.Keys(msg.Header)),
 		slices.Sorted(maps.Keys(at(doc, "components", "schemas", "eventHeaders", "properties").(object))))
-	var pageHeaders []string
+	pageHeaders := []string{"ce-next", "ce-last"} // absent where pages are numbered, as in the golden file
 	for _, line := range strings.Split(readGolden(t, PageTypeName), "\n")[1:] {
 		if line == "" {
 			break

@@ -20,7 +20,6 @@
 //   - When Append, Publish or SaveHeaders returns without an error, the data is on disk.
 //   - One function decides about acknowledgement, journal.Log.Consume. A message is delivered at least once;
 //     its handler must expect duplicates.
-//     delivered at least once; its handler must expect repeats.
 //
 // # The flow
 //

@@ -25,7 +25,6 @@ type Response struct {
 	// HasPagetag reports that data.pagetag is an object. Each number in it may be a JSON number or a string
 	// that holds one. Limit, Total and TotalPage are 0 if the value is not a count: a negative or fractional
 	// number, any other string, a boolean, an array or an object.
-	// any other string, a boolean, an array or an object.
 	HasPagetag                                bool
 	Page, Limit, Total, TotalPage             int64
 	HasPage, HasLimit, HasTotal, HasTotalPage bool

@@ -60,7 +60,6 @@ func main() {
 }
 
 // export writes the rows of the source at address to a zip. It returns their number, without the header.
-// number, without the header.
 func export(address, out string, limit, conn int) (rows int, err error) {
 	s := source{limit: limit, url: address,
 		client: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: conn}}}

@@ -1,5 +1,5 @@
-// Package encode is the seam between the assembler and the formats of finished files. A
-// format is a package below this one; package assembler lists them all in formats.go.
+// Package encode is the interface between the assembler and the formats of finished files. Each format is a
+// package below this one; package assembler lists them in formats.go.
 package encode
 
 import (
@@ -17,47 +17,47 @@ import (
 // Format writes one kind of finished file.
 type Format struct {
 	events.Format
-	// Write writes a document to dst, which is empty and open for reading and
-	// writing; on an error it holds rubbish. It is not synced.
+	// Write writes a document to dst, which is empty and open for reading and writing. It does not sync dst,
+	// and leaves garbage in it on an error.
 	//
-	// next returns the pages in ascending order from 1 on, then io.EOF. It is called
-	// from one goroutine at a time, returns when its context ends, and its other errors
-	// are returned wrapped. What cannot be mended by another try is one of the errors
+	// next returns the pages in ascending order from 1, then io.EOF. Calls never overlap. next must return
+	// when its context ends. Write returns its other errors wrapped. Errors that a retry cannot fix are those
 	// of this package.
 	//
-	// The file's bytes depend on the document and the rows alone, without
-	// Document.Parallel: not on how the rows are cut into pages, the clock or the
-	// machine. Memory is bounded whatever the number of rows.
-	Write func(ctx context.Context, dst *os.File, doc Document, next func(context.Context) (Page, error)) (Result, error)
+	// The file's bytes depend on nothing but the rows and the document without Document.Parallel. How the
+	// rows are cut into pages, the clock and the machine make no difference. Memory is bounded whatever the
+	// number of rows.
+	Write func(ctx context.Context, dst *os.File, doc Document,
+		next func(context.Context) (Page, error)) (Result, error)
 }
 
-// Document is what a file is made from besides its pages.
+// Document holds all inputs of a file besides its pages.
 type Document struct {
 	Entry    string // name of the document in the file, if the format is an archive
 	Title    string
 	Creator  string
-	Created  time.Time // zero: not known; the clock is not asked
+	Created  time.Time // zero: unknown; the clock is not used
 	Sheet    Sheet
-	Parallel int // goroutines at most, more or less; 0: one a core
+	Parallel int // approximate maximum of goroutines; 0: one per core
 }
 
 // Sheet is a table of a document.
 type Sheet struct {
-	Columns []Column // nil: there is no header, and so no row
+	Columns []Column // nil: there is no header, and so there are no rows
 }
 
 // Column is a column of a sheet.
 type Column struct {
-	Name  string // of the field in the rows that holds its values
+	Name  string // of the field that holds its values
 	Title string
 }
 
-// maxTitle is how many characters of a title an encoder gets at least.
+// maxTitle is how many characters of a longer title an encoder receives at least.
 const maxTitle = 32_767
 
-// Columns reads the columns from the header, which is the first row of page 1; nil when
-// there is none. Of a name that occurs twice, the first place and the last title count. A
-// title that is null or "" is the name: PivotTables refuse a column without a title.
+// Columns reads the columns from the header, the first row of page 1; nil if there is none. If a name occurs
+// twice, its first position and its last title count. If a title is null or "", the name is the title,
+// because PivotTables refuse a column without a title.
 func Columns(page []byte) []Column {
 	c := rows.NewCursor(page)
 	if !c.NextRow() {

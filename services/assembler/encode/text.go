@@ -6,9 +6,8 @@ import (
 	"sheaf/events/rows"
 )
 
-// AppendText appends the text of a value as a cell shows it: a string decoded, null as
-// nothing, a nested value as compact JSON. Of a text of more than so many characters it
-// may append any part that has more than those.
+// AppendText appends a value as a cell shows it: a string decoded, null as nothing, a nested value as compact
+// JSON. If the text has more than maxChars characters, AppendText may append only a part that also has more.
 func AppendText(dst []byte, v rows.Value, maxChars int) []byte {
 	switch v.Kind {
 	case rows.Null:
