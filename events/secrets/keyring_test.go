@@ -87,7 +87,7 @@ func TestKeysAreNotPrinted(t *testing.T) {
 	var log bytes.Buffer
 	slog.New(slog.NewTextHandler(&log, nil)).Info("x", "keys", k)
 	slog.New(slog.NewJSONHandler(&log, nil)).Info("x", "keys", k)
-	data, err := json.Marshal(k) // the test checks that nothing is printed
+	data, err := json.Marshal(k) //nolint:staticcheck // the test checks that nothing is printed
 	require.NoError(t, err)
 	log.Write(data)
 	for _, verb := range []string{"%v", "%+v", "%s", "%q", "%#v", "%x", "%d"} {

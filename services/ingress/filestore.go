@@ -74,10 +74,14 @@ func (s *Service) watchStore(ctx context.Context) error {
 func (s *Service) lookAtStore(ctx context.Context) {
 	asked, cancel := context.WithTimeout(ctx, storeWait)
 	defer cancel()
-	answered := make(chan error, 1)
-	go func() { answered <- s.files.Check(asked) }()
+	var err error
+	answered := make(chan struct{})
+	go func() {
+		defer close(answered)
+		err = s.files.Check(asked)
+	}()
 	select {
-	case err := <-answered:
+	case <-answered:
 		if ctx.Err() == nil {
 			s.store.set(s.cfg.Log, err)
 		}
@@ -87,7 +91,7 @@ func (s *Service) lookAtStore(ctx context.Context) {
 		}
 		s.store.set(s.cfg.Log, fmt.Errorf("no answer within %v", storeWait))
 		select { // one question at a time
-		case _ = <-answered:
+		case <-answered:
 		case <-ctx.Done():
 		}
 	}

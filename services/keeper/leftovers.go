@@ -16,8 +16,8 @@ const (
 	// crowded is the part of the page stream above which the pages of ended exports go
 	// before their time, oldest first. It is less than what keeps crawls from beginning.
 	crowded = 0.6
-	// largestPage is the room on the disk below which they go too: the server writes a
-	// large page twice.
+	// largestPage is the least room on the disk below which they go too: the server writes
+	// a large page twice.
 	largestPage = 2 * 64 << 20
 )
 
@@ -118,13 +118,19 @@ func (l *leftovers) relieve(ctx context.Context) error {
 	return nil
 }
 
-// roomy reports whether there is room for the pages of new exports.
+// roomy reports whether there is room for the pages of new exports: pages take at most crowded
+// of what they may take, in the stream and on its disk. Crawls begin up to a larger part.
 func (l *leftovers) roomy(ctx context.Context) (bool, error) {
-	if l.room(largestPage) != nil {
-		return false, nil
-	}
 	space, err := l.journal.Pages().Space(ctx)
-	return space.Limit <= 0 || float64(space.Used) <= crowded*float64(space.Limit), err
+	if err != nil || space.Limit > 0 && float64(space.Used) > crowded*float64(space.Limit) {
+		return false, err
+	}
+	return l.room(roomBeside(space.Used)) == nil, nil
+}
+
+// roomBeside is the room on the disk that is enough beside so many bytes of pages.
+func roomBeside(used int64) int64 {
+	return max(largestPage, int64(float64(used)*(1-crowded)/crowded))
 }
 
 // strays removes pages and private values that came after their export was cleared, or

@@ -352,6 +352,32 @@ func TestSweeperRelievesThePageStream(t *testing.T) {
 	}
 }
 
+// No crawl begins while pages take more than 70 % of their room. The pages of ended exports
+// go before that, in the stream and on its disk, or they would keep all others waiting.
+func TestPagesGoBeforeTheyKeepCrawlsWaiting(t *testing.T) {
+	t.Parallel()
+	require.EqualValues(t, largestPage, roomBeside(0))
+	const gate = 0.7 // of package crawler
+	require.Less(t, crowded, gate)
+	for _, used := range []int64{1 << 20, 1 << 30, 4 << 30} {
+		require.Greater(t, float64(roomBeside(used)), float64(used)*(1-gate)/gate, used)
+	}
+
+	node := start(t, eventstest.Server(t, ""), Config{})
+	l := node.sweeper().leftovers
+	for _, free := range []int64{largestPage, largestPage - 1} {
+		l.room = func(bytes int64) error {
+			if bytes > free {
+				return errors.New("full")
+			}
+			return nil
+		}
+		roomy, err := l.roomy(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, free >= largestPage, roomy)
+	}
+}
+
 func TestSweeperRunsUntilTheEnd(t *testing.T) {
 	t.Parallel()
 	node := start(t, eventstest.Server(t, ""), Config{})

@@ -40,15 +40,19 @@ func Use(ctx context.Context, cfg Config, work func(context.Context, Info) error
 	}
 	within, giveUp := context.WithCancelCause(ctx)
 	defer giveUp(nil)
-	done := make(chan error, 1)
-	go func() { done <- work(within, at) }()
+	var result error
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		result = work(within, at)
+	}()
 	select {
-	case err := <-done:
+	case <-done:
 		stop()
-		return errors.Join(err, <-ended)
+		return errors.Join(result, <-ended)
 	case err := <-ended:
 		giveUp(ErrEnded)
-		_ = <-done // the end of the process says why
+		<-done
 		return err
 	}
 }
