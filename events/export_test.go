@@ -373,7 +373,7 @@ func TestRetriesNeverReachFurtherBack(t *testing.T) {
 				continue
 			}
 			require.GreaterOrEqual(t, run, floor)
-			require.LessOrEqual(t, run, wrote, "what was written last is among them")
+			require.LessOrEqual(t, run, wrote, "the newest pages are among them")
 			floor = run
 		}
 	})

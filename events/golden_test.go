@@ -24,7 +24,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-var update = flag.Bool("update", false, "write the golden files anew")
+var update = flag.Bool("update", false, "rewrite the golden files")
 
 // samples returns one event of each type with every field set. Each has sequence 21 and contains the export
 // after it, which is in its second round.
@@ -128,7 +128,7 @@ func golden(t *testing.T, name string, got []byte) {
 	}
 	want, err := os.ReadFile(path)
 	require.NoError(t, err)
-	require.Equal(t, string(want), string(got), "go test -run %s -update writes it anew", t.Name())
+	require.Equal(t, string(want), string(got), "go test -run %s -update rewrites it", t.Name())
 }
 
 const exportSchema = "urn:sheaf:schema:sheaf.export.v1"
@@ -401,14 +401,14 @@ func FuzzDecode(f *testing.F) {
 			if strings.Contains(err.Error(), "year outside of range") {
 				return // a time zone can push a time beyond the end of RFC 3339
 			}
-			t.Fatalf("writing what was read: %v", err)
+			t.Fatalf("encoding a decoded event: %v", err)
 		}
 		if y := ev.Time.UTC().Year(); y < 0 || y > 9999 {
 			return
 		}
 		again, err := events.Decode(msg.Subject, msg.Header, msg.Data, 1)
 		if err != nil {
-			t.Fatalf("reading what was written: %v", err)
+			t.Fatalf("decoding it again: %v", err)
 		}
 		twice, err := events.Encode(again)
 		if err != nil {

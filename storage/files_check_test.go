@@ -126,7 +126,7 @@ func TestDamageIsProven(t *testing.T) {
 		require.Equal(t, kind == "missing", errors.Is(err, ErrNoFile) && len(got) == 0 &&
 			!errors.As(err, new(*DamagedError)), "%v", err)
 		require.Less(t, len(got), len(content))
-		require.NoError(t, files.Check(t.Context()), "the store is there")
+		require.NoError(t, files.Check(t.Context()), "the store exists")
 		got, err = readChecked(files, "default/neighbour.zip", neighbour)
 		require.NoError(t, err)
 		require.Equal(t, neighbour, got)

@@ -411,7 +411,7 @@ func TestCancelledContextStops(t *testing.T) {
 	})
 }
 
-func TestOpenFilesNamesWhatItTakes(t *testing.T) {
+func TestOpenFilesNamesTheValidForms(t *testing.T) {
 	t.Parallel()
 	for _, url := range []string{"", "file:", "file://", "nats://", "/tmp/files", "s3://bucket",
 		"ftp://x", "://x"} {

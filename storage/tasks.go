@@ -585,7 +585,7 @@ func (t *Tasks) collect(bucket, from []byte, limit int,
 			key := string(k[len(k)-keySize:])
 			x, err := load(exports, key)
 			if errors.Is(err, ErrUnknownKey) {
-				return fmt.Errorf("%w: index %s names key %s, which is not there",
+				return fmt.Errorf("%w: index %s names key %s, which does not exist",
 					ErrTasksDamaged, bucket, key)
 			}
 			if err != nil {

@@ -360,7 +360,7 @@ func TestWaitApplied(t *testing.T) {
 				t.Error(err)
 			}
 			if _, err := tasks.Get(keyOf(int(seq) - 1)); err != nil {
-				t.Errorf("not there after the wait: %v", err)
+				t.Errorf("missing after the wait: %v", err)
 			}
 		})
 	}
@@ -412,7 +412,7 @@ func TestBindEmptiesAProjectionOfAnotherLog(t *testing.T) {
 
 	fill()
 	require.NoError(t, tasks.Bind(begin.Add(1), 4))
-	require.Zero(t, tasks.Applied(), "a log that ends before what was applied")
+	require.Zero(t, tasks.Applied(), "a log that ends before the applied sequence")
 	fill()
 	require.NoError(t, tasks.Close())
 	tasks = openAt(t, path)
@@ -497,7 +497,7 @@ func TestOpenSetsADamagedFileAside(t *testing.T) {
 			data = bytes.ReplaceAll(data, []byte(`"title":"订单"`), []byte(`"title":"订卖"`))
 			require.NoError(t, os.WriteFile(path, data, 0o600))
 		},
-		"somebody's bbolt file": meta(func(tx *bbolt.Tx) error {
+		"another program's bbolt file": meta(func(tx *bbolt.Tx) error {
 			if err := tx.DeleteBucket(bucketMeta); err != nil {
 				return err
 			}

@@ -31,7 +31,7 @@ func TestWatermarksOutliveTheProcess(t *testing.T) {
 	require.NoError(t, again.Save(marks))
 	after, err := os.Stat(path)
 	require.NoError(t, err)
-	require.True(t, os.SameFile(before, after), "what is unchanged is not written")
+	require.True(t, os.SameFile(before, after), "unchanged marks are not written")
 
 	// A failed Save changes neither the file nor the known marks.
 	require.NoError(t, os.Mkdir(path+".new", 0o700))
@@ -94,6 +94,6 @@ func TestTasksEachAndReset(t *testing.T) {
 	require.NoError(t, err)
 	require.True(t, created.IsZero())
 	require.NoError(t, tasks.Each(func(events.Export) error { return stop }))
-	require.NoError(t, tasks.Apply(batch), "it can be made again")
+	require.NoError(t, tasks.Apply(batch), "it can be rebuilt")
 	require.EqualValues(t, n, tasks.Applied())
 }

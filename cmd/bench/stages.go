@@ -277,7 +277,7 @@ func (b *bench) syncs(ctx context.Context, large request) (string, error) {
 	}
 	all = slices.DeleteFunc(all, func(s span) bool { return s.end.Before(begin) || s.begin.After(end) })
 	if len(all) == 0 {
-		return "", errors.New("strace saw no fsync: what is acknowledged is not on disk")
+		return "", errors.New("strace saw no fsync: acknowledged data is not on disk")
 	}
 	var sum time.Duration
 	took := make([]time.Duration, len(all))

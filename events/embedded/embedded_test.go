@@ -38,7 +38,7 @@ func TestFolderIsUsedOnce(t *testing.T) {
 	second.Stop()
 }
 
-func TestWhatIsAcknowledgedOutlivesTheServer(t *testing.T) {
+func TestAcknowledgedMessagesOutliveTheServer(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	for round := range uint64(3) {
@@ -60,7 +60,7 @@ func TestWhatIsAcknowledgedOutlivesTheServer(t *testing.T) {
 	}
 }
 
-func TestStartSaysWhatIsWrong(t *testing.T) {
+func TestStartReportsTheCause(t *testing.T) {
 	t.Parallel()
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)

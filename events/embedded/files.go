@@ -47,7 +47,7 @@ func LinkTarget(name string) (string, error) {
 		return target, err
 	}
 	if _, err := os.Lstat(name); err == nil {
-		return "", fmt.Errorf("%s is a symbolic link to a file that is not there", name)
+		return "", fmt.Errorf("%s is a symbolic link to a missing file", name)
 	}
 	return name, nil
 }

@@ -43,5 +43,5 @@ func TestNamesAreThePlacesInTheCode(t *testing.T) {
 	slices.Sort(places)
 	names := slices.Sorted(slices.Values(failpoint.Names))
 	require.Equal(t, names, slices.Compact(places))
-	require.Equal(t, slices.Compact(slices.Clone(names)), names, "a name is there twice")
+	require.Equal(t, slices.Compact(slices.Clone(names)), names, "a name occurs twice")
 }

@@ -28,7 +28,7 @@ func readAsyncAPI(t *testing.T) (doc object) {
 
 // Each address that the document lists for a stream is one of the stream's subjects. Internal streams have no
 // channel: no other program uses them.
-func TestAsyncAPINamesWhatTheStreamsTake(t *testing.T) {
+func TestAsyncAPINamesTheSubjectsOfStreams(t *testing.T) {
 	t.Parallel()
 	want := map[string]string{} // stream by address
 	for _, c := range readAsyncAPI(t)["channels"].(object) {

@@ -446,7 +446,7 @@ func TestRestore(t *testing.T) {
 		got, err := s.Read(t.Context(), x.Tenant, x.Key)
 		require.NoError(t, err)
 		require.Len(t, got.Timeline, len(x.Timeline)+1)
-		require.Equal(t, x.Callback, got.Callback, "what was told is not told again, what is due is")
+		require.Equal(t, x.Callback, got.Callback, "only a due callback is delivered again")
 		require.Equal(t, x.CorrelationID, msgs[0].Header.Get("ce-correlationid"))
 		if !x.State.Terminal() { // it is resumed with the pages that exist
 			run := x.RequestedSeq
@@ -567,7 +567,7 @@ func TestIntactStreamsAreNotReported(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	s := startStore(t, dir)
-	require.Empty(t, s.found(t, nil), "nothing is known, and nothing is there")
+	require.Empty(t, s.found(t, nil), "no marks and empty streams")
 	empty, err := s.Marks(t.Context(), nil)
 	require.NoError(t, err)
 	exports := lived(t, s)

@@ -21,7 +21,7 @@ func TestAppendsAreWrittenTogether(t *testing.T) {
 	t.Parallel()
 	srv := eventstest.Server(t, "")
 	s, other := eventstest.JournalOn(t, srv, journal.Config{}), eventstest.JournalOn(t, srv, journal.Config{})
-	errLate := errors.New("somebody else was first")
+	errLate := errors.New("another writer was first")
 	const keys, rounds = 64, 4
 	name := func(n int) string { return fmt.Sprintf("%032x", n) }
 	begin := func(s *journal.Log, n int, who string) error {

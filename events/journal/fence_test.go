@@ -178,7 +178,7 @@ func TestAppendAfterALostAcknowledgement(t *testing.T) {
 	require.NoError(t, err)
 	require.Nil(t, p.OnReply.Load(), "an acknowledgement was lost")
 	require.Equal(t, events.StateCrawled, x.State)
-	require.Equal(t, 1, decided, "the event was found, nothing was decided anew")
+	require.Equal(t, 1, decided, "the event was found, decide was not called again")
 	require.Equal(t, []string{"requested", "crawled"},
 		typesOf(eventstest.Stored(t, direct, events.StreamEvents, "sheaf.event.>")))
 }
@@ -345,7 +345,7 @@ func TestForeignEventsDoNotBreakAKey(t *testing.T) {
 }
 
 // A key needs no event but its newest.
-func TestLogWhoseHeadWasPurged(t *testing.T) {
+func TestLogWithoutItsOldestEvents(t *testing.T) {
 	t.Parallel()
 	s := eventstest.Journal(t)
 	purge := func(below uint64) {

@@ -66,7 +66,7 @@ func follow(t *testing.T, s *journal.Log, from, until uint64) (batches int) {
 	return batches
 }
 
-func TestFollowIsOrderedAndWhole(t *testing.T) {
+func TestFollowIsOrderedAndComplete(t *testing.T) {
 	t.Parallel()
 	s := eventstest.Journal(t)
 	last := appendMany(t, s, 0, 1200)
@@ -269,7 +269,7 @@ func TestFollowGivesUpAConsumerThatPassesOverAnEvent(t *testing.T) {
 }
 
 // Unreadable events keep their place.
-func TestFollowPassesOnWhatItCannotRead(t *testing.T) {
+func TestFollowPassesOnUnreadableEvents(t *testing.T) {
 	t.Parallel()
 	s := eventstest.Journal(t)
 	foreign(t, s, "sheaf.event.default.archived."+testKey, nil, `{}`)

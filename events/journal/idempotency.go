@@ -92,7 +92,7 @@ func (s *Log) ClaimIdempotencyKey(ctx context.Context, tenant, key string,
 			return first, err
 		}
 		if attempt >= uint64(s.cfg.PublishAttempts) {
-			return first, fmt.Errorf("%w: an Idempotency-Key is taken and not there", events.ErrUnavailable)
+			return first, fmt.Errorf("%w: an Idempotency-Key is taken but cannot be read", events.ErrUnavailable)
 		}
 		streams.Wait(ctx, streams.Backoff(attempt)) // it expired in between
 	}

@@ -275,7 +275,7 @@ func TestProvisionRefusesAnotherInstallation(t *testing.T) {
 	require.ErrorContains(t, err, "at least 32")
 }
 
-func TestProvisionSaysWhatTheServerLacks(t *testing.T) {
+func TestProvisionReportsMissingFeatures(t *testing.T) {
 	t.Parallel()
 	srv := eventstest.Server(t, "")
 	_, err := journal.Provision(t.Context(), eventstest.Connect(t, srv),

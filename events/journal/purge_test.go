@@ -66,7 +66,7 @@ func TestPurgeEndedStopsAtTheMark(t *testing.T) {
 	require.ErrorIs(t, s.PurgeEnded(ctx, ended, mark), events.ErrNotAllowed)
 	_, err = s.Append(ctx, again, "", always(&events.ExportCancelled{}))
 	require.NoError(t, err)
-	require.ErrorIs(t, s.PurgeEnded(ctx, ended, mark), events.ErrNotAllowed, "ended anew, not as it was seen")
+	require.ErrorIs(t, s.PurgeEnded(ctx, ended, mark), events.ErrNotAllowed, "it has ended again since it was read")
 	require.Equal(t, []int{3}, pages(1))
 }
 
@@ -96,7 +96,7 @@ func TestKeepLast(t *testing.T) {
 		}
 		require.Len(t, eventstest.Stored(t, s, events.StreamEvents, ">"), 1+4+4)
 	}
-	require.Len(t, x.Timeline, 8, "what was purged is still told")
+	require.Len(t, x.Timeline, 8, "the timeline includes purged events")
 
 	// The export continues from there.
 	x, err := s.Append(t.Context(), x, "", always(eventstest.Payload(events.TypeRequested, 9, "")))

@@ -24,7 +24,7 @@ func watch(t *testing.T, s *journal.Log) *journal.Running {
 	return r
 }
 
-func TestRunningStopsWhatWasCancelled(t *testing.T) {
+func TestRunningStopsCancelledWork(t *testing.T) {
 	t.Parallel()
 	srv := eventstest.Server(t, "")
 	s, other := eventstest.JournalOn(t, srv, journal.Config{}), eventstest.JournalOn(t, srv, journal.Config{})
@@ -130,5 +130,5 @@ func TestRunningClosesAtOnce(t *testing.T) {
 	start := time.Now()
 	r.Close()
 	require.Less(t, time.Since(start), 500*time.Millisecond)
-	require.NoError(t, working.Err(), "work under way goes on")
+	require.NoError(t, working.Err(), "running work continues")
 }

@@ -153,7 +153,7 @@ func TestUnknownEventDoesNotStopAKey(t *testing.T) {
 		events.ErrNotAllowed)
 	require.ErrorIs(t, s.PurgeEnded(t.Context(), x, mark), events.ErrNotAllowed)
 	_, err = s.Append(t.Context(), x, "", always(&events.ExportCancelled{}))
-	require.ErrorIs(t, err, events.ErrNotAllowed, "nobody ends what he cannot read")
+	require.ErrorIs(t, err, events.ErrNotAllowed, "an unreadable export is not ended")
 	x, err = s.Append(t.Context(), x, "", always(requested()))
 	require.NoError(t, err)
 	require.Equal(t, events.StateRequested, x.State)

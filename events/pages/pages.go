@@ -132,7 +132,7 @@ type buffers struct{ pool sync.Pool }
 
 var packedPages, pageRows buffers
 
-const mostPooled = 4 << 20
+const maxPooled = 4 << 20
 
 // get returns an empty buffer with a capacity of at least size bytes.
 func (p *buffers) get(size int) []byte {
@@ -143,7 +143,7 @@ func (p *buffers) get(size int) []byte {
 }
 
 func (p *buffers) put(b []byte) {
-	if cap(b) > 0 && cap(b) <= mostPooled {
+	if cap(b) > 0 && cap(b) <= maxPooled {
 		p.pool.Put(&b)
 	}
 }
@@ -475,7 +475,7 @@ func decompressZstd(payload []byte) ([]byte, error) {
 		return nil, err
 	}
 	const (
-		leastBlock, mostOfBlock = 4, 128 << 10
+		minBlock, maxOfBlock = 4, 128 << 10
 		// A frame of less than 256 bytes may omit its size.
 		unsaid = 255
 		// With this many spare bytes the decoder uses its fast path.
@@ -485,7 +485,7 @@ func decompressZstd(payload []byte) ([]byte, error) {
 	if h.HasFCS {
 		size = h.FrameContentSize
 	}
-	if size > maxPageBytes || size > unsaid && size > uint64(len(payload))/leastBlock*mostOfBlock {
+	if size > maxPageBytes || size > unsaid && size > uint64(len(payload))/minBlock*maxOfBlock {
 		return nil, fmt.Errorf("%d bytes cannot hold %d", len(payload), size)
 	}
 	decoder, err := pageDecoder()

@@ -188,7 +188,7 @@ func TestPagesOfTwoCrawlersNeverMix(t *testing.T) {
 		})
 		close(start)
 		wg.Wait()
-		require.NotEqual(t, won[0], won[1], "round %d: one stored, the other was told so", round)
+		require.NotEqual(t, won[0], won[1], "round %d: one was stored, the other was reported as dropped", round)
 		got, err := a.Pages().Get(t.Context(), mine.ID)
 		require.NoError(t, err)
 		if won[0] {
@@ -373,7 +373,7 @@ func TestPageStreamIsFull(t *testing.T) {
 	_, err = s.Pages().Publish(t.Context(), page(n, noise(1, 300<<10)))
 	require.ErrorIs(t, err, events.ErrNoSpace, "a batch")
 	stored1, err := s.Pages().Publish(t.Context(), page(1, noise(1, 300<<10)))
-	require.NoError(t, err, "what is there stays there")
+	require.NoError(t, err, "existing pages stay")
 	require.False(t, stored1)
 
 	require.NoError(t, s.Pages().PurgeRun(t.Context(), "default", testKey, 7))

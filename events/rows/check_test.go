@@ -74,7 +74,7 @@ var hostile = []struct {
 	{`[{"a":` + strings.Repeat(`{"a":`, 100_000), "row 1: nested deeper than 64 levels at byte 316"},
 }
 
-func TestCheckSaysWhatIsWrong(t *testing.T) {
+func TestCheckReportsTheError(t *testing.T) {
 	for _, h := range hostile {
 		n, err := rows.Check([]byte(h.page), rows.Limits{})
 		var e *rows.SyntaxError

@@ -8,7 +8,7 @@ import (
 	"sheaf/events/rows"
 )
 
-func TestCursorReturnsRowsWhole(t *testing.T) {
+func TestCursorReturnsWholeRows(t *testing.T) {
 	page := ` [ {"a" : "}]"} ,{}, {"b":{"c":[1,{"d":2}]}} ] `
 	c := rows.NewCursor([]byte(page))
 	var got []string
@@ -22,7 +22,7 @@ func TestCursorReturnsRowsWhole(t *testing.T) {
 	require.True(t, c.NextRow())
 	c.NextField()
 	row, ok := c.NextRaw()
-	require.True(t, ok, "a row that was begun is skipped")
+	require.True(t, ok, "a partly read row is skipped")
 	require.Equal(t, `{"c":3}`, string(row))
 
 	c = rows.NewCursor([]byte(`[{"a":`))

@@ -159,7 +159,7 @@ var badBodies = []struct{ body, want string }{
 	{"{\"msg\":\"\xff\"}", "invalid UTF-8 at byte 8"},
 }
 
-func TestScanResponseSaysWhatIsWrong(t *testing.T) {
+func TestScanResponseReportsTheError(t *testing.T) {
 	for _, c := range badBodies {
 		r, err := rows.ScanResponse([]byte(c.body), rows.Limits{})
 		var e *rows.SyntaxError

@@ -106,7 +106,7 @@ func TestSealIsBoundToItsExport(t *testing.T) {
 	require.NotContains(t, string(sealed), "secret")
 	again, err := k.Seal("default", testKey, plain)
 	require.NoError(t, err)
-	require.NotEqual(t, sealed, again, "a nonce of its own each time")
+	require.NotEqual(t, sealed, again, "a new nonce each time")
 	opened, err := k.Open("default", testKey, sealed)
 	require.NoError(t, err)
 	require.Equal(t, plain, opened)
@@ -182,7 +182,7 @@ func TestDownloadLink(t *testing.T) {
 		"requested again": {check(k,
 			change(func(x *events.Export) { x.State, x.Files = events.StateRequested, nil }), path, exp, sig,
 			now), refused},
-		"completed anew with another file": {check(k,
+		"completed again with another file": {check(k,
 			change(func(x *events.Export) { x.Files[0].Store = "other.zip" }), path, exp, sig, now), refused},
 		"another export's": {check(k, change(func(x *events.Export) { x.Key = otherKey }),
 			path, exp, sig, now), refused},

@@ -441,7 +441,7 @@ func (w *world) audit(ctx context.Context) {
 	}
 	for key := range stories {
 		if !known[key] {
-			w.problem("I1 key %s is in the log and nobody asked for it", key)
+			w.problem("I1 key %s is in the log but was not submitted", key)
 		}
 	}
 	w.source.mu.Lock()
@@ -488,7 +488,7 @@ func (w *world) auditStory(o *order, st *story) {
 		rounds += o.repeated
 	}
 	if st.rounds > rounds {
-		w.problem("I2 order %d (%s) was begun %d times; its submission was repeated %d times", o.n, st.key,
+		w.problem("I2 order %d (%s) was started %d times; its submission was repeated %d times", o.n, st.key,
 			st.rounds, o.repeated)
 	}
 	cancelled := slices.ContainsFunc(st.ends, func(ev events.Event) bool {
@@ -775,7 +775,7 @@ func (w *world) auditProjection(ctx context.Context) {
 		p.shutdown(syscall.SIGTERM)
 		again, sumAgain := digest(path)
 		if applied != again || sum != sumAgain {
-			w.problem("I9 %s: digest %.12s at %d, made again %.12s at %d", p.name, sum, applied,
+			w.problem("I9 %s: digest %.12s at %d, rebuilt %.12s at %d", p.name, sum, applied,
 				sumAgain, again)
 		}
 		sums[sum] = true

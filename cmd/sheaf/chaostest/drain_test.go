@@ -594,7 +594,7 @@ func testRollingRestart(t *testing.T) {
 		took := e.drained(old["crawler"])
 		before := e.source.pagesOf("long")
 		require.True(t, eventually(ctx, time.Minute, 10*time.Millisecond,
-			func() bool { return e.source.pagesOf("long") > before+50 }), "nobody goes on")
+			func() bool { return e.source.pagesOf("long") > before+50 }), "no process continues")
 		gap := e.source.gap("long", began)
 		t.Logf("crawler: exit after %s; at most %s between two requests of the long export; %d pages asked for twice", ms(took), ms(gap), len(e.source.twice()))
 		require.Less(t, gap, resumesWithin)
@@ -621,7 +621,7 @@ func testRollingRestart(t *testing.T) {
 		select {
 		case <-assembling:
 		case <-time.After(time.Minute):
-			require.Fail(t, "nobody assembles")
+			require.Fail(t, "no process assembles")
 		}
 		next := role("assembler", 2, e.natsURL)
 		e.up(ctx, next)
@@ -660,7 +660,7 @@ func testRollingRestart(t *testing.T) {
 			return len(e.listener.callsOf("hangs")) > 1 && len(e.listener.callsOf("refuses")) > 1
 		}), "a callback is lost")
 		again := e.listener.callsOf("hangs")[1].at.Sub(began)
-		t.Logf("notifier: exit after %s; an attempt without an answer was made again %s after SIGTERM",
+		t.Logf("notifier: exit after %s; an attempt without a response was repeated %s after SIGTERM",
 			ms(took), ms(again))
 		require.Less(t, again, exitWithin)
 	})
@@ -737,7 +737,7 @@ func testRestartInPlace(t *testing.T) {
 	e.saysReady(ctx, p, 2)
 	started := time.Since(stopped)
 	require.True(t, eventually(ctx, time.Minute, 5*time.Millisecond,
-		func() bool { return e.source.pagesOf("long") > before+50 }), "nobody goes on")
+		func() bool { return e.source.pagesOf("long") > before+50 }), "no process continues")
 	gap := e.source.gap("long", began)
 	require.Less(t, before, longPages-100, "the long export must outlast the restart")
 	e.source.pace.Store(0)

@@ -155,7 +155,7 @@ func TestChaosFsyncFails(t *testing.T) {
 			callers.Wait()
 			t.Logf("ended after %s, %d refused: %s", took.Round(time.Millisecond), refused.Load(), p.tail(2))
 			if c.answers && refused.Load() == 0 {
-				w.problem("I12 nobody was answered 503")
+				w.problem("I12 no caller got 503")
 			}
 			if why := p.tail(2); p.last.ExitCode() != 1 || !strings.HasPrefix(why, "sheaf: ") ||
 				!strings.Contains(why, syscall.EIO.Error()) {

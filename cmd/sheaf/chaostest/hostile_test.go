@@ -378,7 +378,7 @@ func TestHostileSourcesAreContained(t *testing.T) {
 			strings.HasPrefix(creator, "net/http/internal/http2.(*") {
 			continue // idle connections kept for the next export, at most 128 per host
 		}
-		require.LessOrEqual(t, n, idle[creator]+2, "goroutines that were begun by %s", creator)
+		require.LessOrEqual(t, n, idle[creator]+2, "goroutines started by %s", creator)
 	}
 }
 

@@ -113,7 +113,7 @@ func TestGuard(t *testing.T) {
 	require.Error(t, guard(everything)("tcp4", "no address", nil))
 }
 
-func TestEgressChecksWhatANameResolvesTo(t *testing.T) {
+func TestEgressChecksResolvedAddresses(t *testing.T) {
 	asked := atomic.Int64{}
 	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { asked.Add(1) }))
 	defer server.Close()

@@ -90,7 +90,7 @@ func (s *csvScanner) field(i int) []byte {
 var (
 	errCSVQuote  = errors.New("a quote is not closed")
 	errCSVAfter  = errors.New("text follows a closing quote; a quote in a quoted value is written twice")
-	errCSVBefore = errors.New("white space stands before a quote")
+	errCSVBefore = errors.New("there is white space before a quote")
 )
 
 // maxCSVRecord is the maximum size of a record, the same as of a row in a page.

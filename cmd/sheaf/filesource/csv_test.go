@@ -295,7 +295,7 @@ func TestCSVRefusesAmbiguousFiles(t *testing.T) {
 		{"text after a closing quote", "a,b\nx,y\n\"x\"y,z\n", "line 3: text follows a closing quote"},
 		{"white space after a closing quote", "a,b\n\"x\" ,z\n", "line 2: text follows a closing quote"},
 		{"white space before a quote", "a,b,c\n1, \"Li, Lei\"\n",
-			"line 2: white space stands before a quote"},
+			"line 2: there is white space before a quote"},
 		{"an open quote", "a,b\nx,y\n\"x,y\nz,1\n", "line 3: a quote is not closed"},
 		{"a value without a title", "a,b\nx,y\n1,2,3\n",
 			"line 3 has 3 fields, the header has 2 (the delimiter is \",\"; --delimiter sets another)"},

@@ -32,7 +32,7 @@ func TestOnlyALeaderWithAQuorumIsTrusted(t *testing.T) {
 		"one that a copy is away from": {3,
 			&jetstream.ClusterInfo{Leader: "a",
 				Replicas: []*jetstream.PeerInfo{{Name: "b"}, {Name: "c", Active: time.Minute}}}, true},
-		"one that hears from nobody": {3,
+		"one that hears from no replica": {3,
 			&jetstream.ClusterInfo{Leader: "a",
 				Replicas: []*jetstream.PeerInfo{{Name: "b", Offline: true},
 					{Name: "c", Active: time.Minute}}}, false},

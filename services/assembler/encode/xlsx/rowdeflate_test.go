@@ -21,7 +21,7 @@ func inflates(t failer, d *rowDeflater, xml []byte, last bool) (packed []byte, o
 	cut := len(xml) / 3
 	packed, ok = d.deflate([]byte("before"), []piece{{xml[:cut], nil}, {xml[cut:], nil}}, last)
 	if !bytes.HasPrefix(packed, []byte("before")) {
-		t.Fatalf("what was there is gone")
+		t.Fatalf("existing bytes were lost")
 	}
 	if packed = packed[len("before"):]; !ok {
 		if len(packed) > 0 {

@@ -12,7 +12,7 @@ import (
 )
 
 // The parts from a template equal, byte for byte, those that excelize renders for the same workbook.
-func TestTemplateIsWhatExcelizeMakes(t *testing.T) {
+func TestTemplateEqualsExcelizesParts(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		spec := Spec{

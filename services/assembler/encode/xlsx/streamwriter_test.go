@@ -18,7 +18,7 @@ import (
 // Rows written by WriteWorkbook read back like those written by excelize's StreamWriter, by type and value.
 // They differ where StreamWriter loses data: it replaces characters that XML cannot hold, and escapes one
 // underscore too few in texts such as "_xFFFE_x0041_". There WriteWorkbook must keep the original.
-func TestWritesWhatStreamWriterWrites(t *testing.T) {
+func TestWritesTheSameAsStreamWriter(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	keys := []string{"id", "名", "a b", "x", "_x0041_", "ID"} // those of hostileRow

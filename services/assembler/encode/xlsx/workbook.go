@@ -160,7 +160,7 @@ type workbookWriter struct {
 	outer    zipEntry
 }
 
-// early are the parts written before the sheets. Tools that tell a workbook from other zips look for them
+// early are the parts written before the sheets. Tools that recognise workbooks look for them
 // among the first entries.
 var early = []string{"_rels/.rels", "docProps/app.xml", "docProps/core.xml", "xl/theme/theme1.xml",
 	"xl/styles.xml"}
