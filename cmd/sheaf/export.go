@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -96,9 +97,12 @@ func needsServer(line *kong.Context) error {
 
 func (c *exportCmd) export(ctx context.Context, std stdio, client *client, work *scratch, body []byte) error {
 	begin := time.Now()
-	accepted, err := client.submit(ctx, "http", body)
+	// An export that is accepted while its caller is interrupted has to be cancelled too, so the answer is awaited.
+	submitting, stop := outliving(ctx, cancelFor)
+	defer stop()
+	accepted, err := client.submit(submitting, "http", body)
 	if err != nil {
-		return err
+		return cmp.Or(ctx.Err(), err)
 	}
 	key := accepted.Key
 	d, err := client.wait(ctx, key, newProgress(std.err))
@@ -123,9 +127,19 @@ func (c *exportCmd) export(ctx context.Context, std stdio, client *client, work 
 	return printFile(std.out, c.Output, d, c.JSON)
 }
 
+// cancelFor is how long an interrupted command may take to cancel its export.
+const cancelFor = 5 * time.Second
+
+// outliving returns a context that ends when ctx has been done for a while.
+func outliving(ctx context.Context, by time.Duration) (context.Context, context.CancelFunc) {
+	longer, stop := context.WithCancel(context.WithoutCancel(ctx))
+	context.AfterFunc(ctx, func() { time.AfterFunc(by, stop) })
+	return longer, stop
+}
+
 // cancelInterrupted cancels an export whose caller was interrupted.
 func (c *client) cancelInterrupted(ctx context.Context, std stdio, key string) {
-	ctx, stop := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	ctx, stop := context.WithTimeout(context.WithoutCancel(ctx), cancelFor)
 	defer stop()
 	if _, err := c.act(ctx, "cancel", key); err != nil {
 		fmt.Fprintf(std.err, "sheaf: the export %s could not be cancelled: %v\n", key, err)
