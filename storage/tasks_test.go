@@ -262,7 +262,7 @@ func TestHistoryIsOfOneUserNewestFirst(t *testing.T) {
 	require.Empty(t, list)
 }
 
-func TestSweeperQueries(t *testing.T) {
+func TestKeeperQueries(t *testing.T) {
 	t.Parallel()
 	tasks := openAt(t, filepath.Join(t.TempDir(), "tasks.db"))
 	log := logOf{t: t}
@@ -579,7 +579,7 @@ func TestAFileThatWasNotClosedIsTrustedAfterACheck(t *testing.T) {
 }
 
 // TestRebuiltEqualsLived puts exports through a random log. One projection applies it event by event. Another
-// applies random batches, with repeats, crashes and a sweeper that purges all but the newest event of a key
+// applies random batches, with repeats, crashes and a keeper that purges all but the newest event of a key
 // and forgets settled keys. A third is built from the remaining events.
 func TestRebuiltEqualsLived(t *testing.T) {
 	t.Parallel()
@@ -649,7 +649,7 @@ func TestRebuiltEqualsLived(t *testing.T) {
 			case 0: // a crash
 				require.NoError(t, cut.db.Close())
 				cut = open("cut")
-			case 1, 2: // a sweeper purges leftovers
+			case 1, 2: // a keeper purges leftovers
 				kind := rapid.SampledFrom([]Leftover{LeftoverDone, LeftoverStopped, LeftoverEvents}).Draw(t,
 					"kind")
 				list, err := cut.Ended(kind, late, 2)

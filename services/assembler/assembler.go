@@ -354,7 +354,7 @@ func (s *Service) assemble(ctx context.Context, x *events.Export, crawled uint64
 	store := fmt.Sprintf("%s/%s-%s%s", x.Tenant, x.Key, events.NewID(), format.Ext)
 	if err := s.files.Commit(ctx, draft, store); err != nil {
 		// It may have got its name, and the next attempt makes another. What this does
-		// not remove, the sweeper will.
+		// not remove, the keeper does.
 		_ = s.files.Delete(ctx, store)
 		return nil, fmt.Errorf("keeping the file: %w", err)
 	}
@@ -405,7 +405,7 @@ func (s *Service) discard(ctx context.Context, after events.Export, store string
 		}
 	}
 	if err := s.files.Delete(ctx, store); err != nil {
-		after.With(s.cfg.Log).Warn("losing file not removed; the sweeper will", "file", store, "error", err)
+		after.With(s.cfg.Log).Warn("losing file not removed; the keeper will remove it", "file", store, "error", err)
 	}
 }
 

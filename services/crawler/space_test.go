@@ -61,7 +61,7 @@ func requestKey(t *testing.T, s *journal.Log, key, url string) events.Export {
 	return x
 }
 
-// assemble stands in for the assembler and the sweeper: it reads every page of what was
+// assemble stands in for the assembler and the keeper: it reads every page of what was
 // crawled, appends completed and purges the pages.
 func assemble(t *testing.T, s *journal.Log) {
 	ctx, cancel := context.WithCancel(context.Background())

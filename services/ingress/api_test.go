@@ -496,7 +496,7 @@ func TestCancelRetryAndRepeatInEveryState(t *testing.T) {
 	}
 }
 
-// Until the sweeper comes, a file whose time is over is still there. An equal
+// Until the keeper comes, a file whose time is over is still there. An equal
 // request does not wait for it.
 func TestFileWhoseTimeIsOver(t *testing.T) {
 	t.Parallel()

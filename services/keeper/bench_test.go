@@ -99,7 +99,7 @@ func BenchmarkHistory(b *testing.B) {
 	b.ReportMetric((allThen-all)/further, "RSS-bytes/export")
 	b.ReportMetric((anonymousThen-anonymous)/further, "RSS-without-files-bytes/export")
 
-	s := node.sweeper()
+	s := node.keeper()
 	passes(b, s, 1)
 	begun := time.Now()
 	passes(b, s, 1) // clears them
@@ -146,7 +146,7 @@ func BenchmarkIdlePass(b *testing.B) {
 	for batch := range slices.Chunk(log, 4096) {
 		require.NoError(b, tasks.Apply(batch))
 	}
-	s := node.sweeper()
+	s := node.keeper()
 	s.tasks, s.leftovers.keepPages = tasks, time.Hour
 	passes(b, s, 2)
 	for b.Loop() {

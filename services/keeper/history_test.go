@@ -45,11 +45,11 @@ func TestSettledKeysArePurgedToOneEvent(t *testing.T) {
 	}
 	sum := node.digest(t)
 
-	patient := node.sweeper()
+	patient := node.keeper()
 	patient.history.settle = time.Hour
 	passes(t, patient, 2)
 	require.Equal(t, []int{5, 2, 3, 2, 3}, counts(), "not before its time")
-	s := node.sweeper()
+	s := node.keeper()
 	passes(t, s, 2)
 	require.Equal(t, []int{1, 1, 3, 2, 1}, counts())
 	require.Equal(t, sum, node.digest(t))
@@ -91,7 +91,7 @@ func TestATenantForgetsItsOldestSettledExports(t *testing.T) {
 	node.caughtUpTo(t)
 	first := node.read(t, events.DefaultTenant, testKey(2))
 
-	s := node.sweeper()
+	s := node.keeper()
 	s.history.maxExports, s.leftovers.keepPages = 4, time.Hour
 	require.NoError(t, s.history.forget(t.Context(), s.mark))
 	require.True(t, node.knows(t, 2), "there is no mark yet")
@@ -154,7 +154,7 @@ func TestATenantForgetsWhatTakesMoreThanHalfOfTheLog(t *testing.T) {
 	node.as(t, "other", testKey(1000), &events.ExportCancelled{})
 	long := requestOf(strings.Repeat("long ", 1000))
 	n := 0
-	s := node.sweeper()
+	s := node.keeper()
 	passes(t, s, 1)
 	for node.log(t).Space.Used < limit/10*7 {
 		node.write(t, testKey(n), long)
@@ -190,7 +190,7 @@ func TestForgettingIsTheSameOnTwoIngresses(t *testing.T) {
 	srv := eventstest.Server(t, "")
 	node, other := start(t, srv, Config{}), start(t, srv, Config{})
 	due := time.Now().Add(time.Hour)
-	a, b := node.sweeper(), other.sweeper()
+	a, b := node.keeper(), other.keeper()
 	b.files = node.files
 	for _, s := range []*Service{a, b} {
 		s.history.maxExports = 5
@@ -270,7 +270,7 @@ func TestACrashWhileForgetting(t *testing.T) {
 	again := startOn(t, node.journal, Config{})
 	_, err := again.tasks.Get(last.Key)
 	require.NoError(t, err, "a projection that is made from the log knows it")
-	s := again.sweeper()
+	s := again.keeper()
 	s.history.maxExports = 0
 	passes(t, s, 2)
 	require.Equal(t, events.StateNone, again.read(t, last.Tenant, last.Key).State)
@@ -287,7 +287,7 @@ func TestRejectionsPushOutOnlyTheTenantsOwn(t *testing.T) {
 		node.as(t, "shop", testKey(100+n), &events.SubmissionRejected{Reason: "no"})
 	}
 	node.other(t, 1)
-	s := node.sweeper()
+	s := node.keeper()
 	s.history.maxExports = 10
 	passes(t, s, 2)
 	u, err := node.tasks.Usage("shop")
@@ -304,7 +304,7 @@ func TestWhatIsTooOldForTheLogIsForgotten(t *testing.T) {
 	node.cancelled(t, 0)
 	node.write(t, testKey(1), &events.SubmissionRejected{Reason: "no"})
 	last := node.caughtUpTo(t).Last
-	s := node.sweeper()
+	s := node.keeper()
 	passes(t, s, 2)
 	require.True(t, node.knows(t, 0))
 	require.Eventually(t, func() bool { return node.log(t).First > last }, 20*time.Second, 10*time.Millisecond)
@@ -338,7 +338,7 @@ func TestFilesOfUnknownExports(t *testing.T) {
 	for _, store := range stores {
 		node.commit(t, store, []byte("zip"))
 	}
-	s := node.sweeper()
+	s := node.keeper()
 	left := func(at time.Time) (list []bool) {
 		s.now, s.orphans.searched = func() time.Time { return at }, time.Time{}
 		require.NoError(t, s.orphans.remove(t.Context()))

@@ -20,8 +20,8 @@ import (
 	"pgregory.net/rapid"
 )
 
-// sweeper makes another keeper on the node's parts, which keeps nothing longer than it must.
-func (node *node) sweeper() *Service {
+// keeper makes another keeper on the node's parts, which keeps nothing longer than it must.
+func (node *node) keeper() *Service {
 	s := node.another()
 	s.leftovers.settle, s.leftovers.keepPages, s.history.settle = 0, 0, 0
 	return s
@@ -67,7 +67,7 @@ func passes(t testing.TB, s *Service, n int) {
 	}
 }
 
-func TestSweeperPurgesWhatEndedExportsLeft(t *testing.T) {
+func TestKeeperPurgesWhatEndedExportsLeft(t *testing.T) {
 	t.Parallel()
 	node := start(t, eventstest.Server(t, ""), Config{})
 	crawled := func(x events.Export) events.Payload { return &events.ExportCrawled{Run: x.RequestedSeq, Pages: 2} }
@@ -76,7 +76,7 @@ func TestSweeperPurgesWhatEndedExportsLeft(t *testing.T) {
 	cases := []struct {
 		name              string
 		then              func(x events.Export) []events.Payload
-		atOnce, keepPages bool // what is left by a sweeper that keeps nothing, and by one that keeps pages for an hour
+		atOnce, keepPages bool // what is left by a keeper that keeps nothing, and by one that keeps pages for an hour
 	}{
 		{"requested", func(events.Export) []events.Payload { return nil }, true, true},
 		{"crawled", func(x events.Export) []events.Payload { return []events.Payload{crawled(x)} }, true, true},
@@ -109,7 +109,7 @@ func TestSweeperPurgesWhatEndedExportsLeft(t *testing.T) {
 		return sealed
 	}
 
-	patient := node.sweeper()
+	patient := node.keeper()
 	patient.leftovers.keepPages = time.Hour
 	passes(t, patient, 1)
 	for i, c := range cases {
@@ -119,7 +119,7 @@ func TestSweeperPurgesWhatEndedExportsLeft(t *testing.T) {
 	for i, c := range cases {
 		require.Equal(t, c.keepPages, left(i), c.name)
 	}
-	hasty := node.sweeper()
+	hasty := node.keeper()
 	passes(t, hasty, 2)
 	for i, c := range cases {
 		require.Equal(t, c.atOnce, left(i), c.name)
@@ -135,12 +135,12 @@ func TestSweeperPurgesWhatEndedExportsLeft(t *testing.T) {
 
 // A request that begins an ended export anew saves its headers and rows before
 // its event. A pass that falls between the two must not take them.
-func TestSweeperLeavesWhatARequestIsAboutToUse(t *testing.T) {
+func TestKeeperLeavesWhatARequestIsAboutToUse(t *testing.T) {
 	t.Parallel()
 	node := start(t, eventstest.Server(t, ""), Config{})
 	node.underway(t, testKey(1))
 	node.write(t, testKey(1), &events.ExportCancelled{})
-	s := node.sweeper()
+	s := node.keeper()
 	passes(t, s, 1)
 	require.NoError(t, node.journal.SaveHeaders(t.Context(), events.DefaultTenant, testKey(1), map[string]string{"Token": "new"}))
 	node.page(t, testKey(1), events.RawRun, 1, []byte(`[{"a":1}]`))
@@ -155,7 +155,7 @@ func TestSweeperLeavesWhatARequestIsAboutToUse(t *testing.T) {
 	require.Equal(t, []int{1}, node.pages(t, testKey(1), events.RawRun))
 }
 
-func TestSweepersExpireFilesOnce(t *testing.T) {
+func TestKeepersExpireFilesOnce(t *testing.T) {
 	t.Parallel()
 	srv := eventstest.Server(t, "")
 	node := start(t, srv, Config{})
@@ -167,15 +167,15 @@ func TestSweepersExpireFilesOnce(t *testing.T) {
 	stays := node.complete(t, testKey(1000), "a", []byte("zip"), due.Add(time.Hour))
 	require.NoError(t, node.journal.SaveHeaders(t.Context(), events.DefaultTenant, testKey(0), map[string]string{"Token": "late"}))
 
-	early := node.sweeper()
+	early := node.keeper()
 	early.now = func() time.Time { return due.Add(-2 * time.Second) }
 	passes(t, early, 2)
 	require.True(t, node.has(t, exports[0].Files[0].Store))
 
-	other := start(t, srv, Config{}).sweeper()
+	other := start(t, srv, Config{}).keeper()
 	other.files = node.files
 	var wg sync.WaitGroup
-	for _, s := range []*Service{node.sweeper(), other} {
+	for _, s := range []*Service{node.keeper(), other} {
 		s.now = func() time.Time { return due }
 		wg.Go(func() {
 			for range 2 {
@@ -219,7 +219,7 @@ func TestSweepersExpireFilesOnce(t *testing.T) {
 	}
 }
 
-func TestSweeperRemovesOrphans(t *testing.T) {
+func TestKeeperRemovesOrphans(t *testing.T) {
 	t.Parallel()
 	node := start(t, eventstest.Server(t, ""), Config{})
 	named := node.complete(t, testKey(1), "a", []byte("zip"), time.Now().Add(100*time.Hour))
@@ -245,7 +245,7 @@ func TestSweeperRemovesOrphans(t *testing.T) {
 	for _, name := range append(keeps[1:], goes[:3]...) {
 		node.commit(t, name, []byte("zip"))
 	}
-	s := node.sweeper()
+	s := node.keeper()
 	passes(t, s, 1)
 	for _, name := range append(keeps, goes...) {
 		require.True(t, node.has(t, name), "%s is too young", name)
@@ -260,7 +260,7 @@ func TestSweeperRemovesOrphans(t *testing.T) {
 	}
 }
 
-func TestSweeperMakesRoom(t *testing.T) {
+func TestKeeperMakesRoom(t *testing.T) {
 	t.Parallel()
 	streams := eventstest.JournalOn(t, eventstest.Server(t, ""), journal.Config{MaxPagesBytes: 2 << 20})
 	node := startOn(t, streams, Config{})
@@ -275,7 +275,7 @@ func TestSweeperMakesRoom(t *testing.T) {
 		}
 		begun = append(begun, x)
 	}
-	s := node.sweeper()
+	s := node.keeper()
 	s.leftovers.keepPages = time.Hour
 	roomy, err := s.leftovers.roomy(t.Context())
 	require.NoError(t, err)
@@ -291,11 +291,11 @@ func TestSweeperMakesRoom(t *testing.T) {
 // While the disk has no room, what ended leaves it at once, not at its time. What
 // is under way stays, and so do rows that came with a request, for whoever repeats
 // it counts on them.
-func TestSweeperRelievesTheDisk(t *testing.T) {
+func TestKeeperRelievesTheDisk(t *testing.T) {
 	t.Parallel()
 	node := start(t, eventstest.Server(t, ""), Config{})
 	var full atomic.Bool
-	s := node.sweeper()
+	s := node.keeper()
 	s.passEvery, s.lookEvery, s.leftovers.settle = time.Hour, 5*time.Millisecond, time.Hour
 	s.leftovers.room = func(int64) error {
 		if full.Load() {
@@ -325,7 +325,7 @@ func TestSweeperRelievesTheDisk(t *testing.T) {
 
 // While the page stream is crowded, pages of completed exports go first, then those of
 // stopped ones, oldest first, until it no longer is.
-func TestSweeperRelievesThePageStream(t *testing.T) {
+func TestKeeperRelievesThePageStream(t *testing.T) {
 	t.Parallel()
 	streams := eventstest.JournalOn(t, eventstest.Server(t, ""), journal.Config{MaxPagesBytes: 2 << 20})
 	node := startOn(t, streams, Config{})
@@ -345,7 +345,7 @@ func TestSweeperRelievesThePageStream(t *testing.T) {
 		begun = append(begun, x)
 	}
 	node.caughtUpTo(t)
-	s := node.sweeper()
+	s := node.keeper()
 	require.NoError(t, s.leftovers.relieve(t.Context()))
 	for n, stays := range []bool{true, false, false, true, true, true, false} {
 		require.Equal(t, stays, len(node.pages(t, testKey(n), begun[n].RequestedSeq)) > 0, n)
@@ -364,7 +364,7 @@ func TestPagesGoBeforeTheyKeepCrawlsWaiting(t *testing.T) {
 	}
 
 	node := start(t, eventstest.Server(t, ""), Config{})
-	l := node.sweeper().leftovers
+	l := node.keeper().leftovers
 	for _, free := range []int64{largestPage, largestPage - 1} {
 		l.room = func(bytes int64) error {
 			if bytes > free {
@@ -378,12 +378,12 @@ func TestPagesGoBeforeTheyKeepCrawlsWaiting(t *testing.T) {
 	}
 }
 
-func TestSweeperRunsUntilTheEnd(t *testing.T) {
+func TestKeeperRunsUntilTheEnd(t *testing.T) {
 	t.Parallel()
 	node := start(t, eventstest.Server(t, ""), Config{})
 	x := node.underway(t, testKey(1))
 	node.write(t, testKey(1), &events.ExportCancelled{})
-	s := node.sweeper()
+	s := node.keeper()
 	s.passEvery = 20 * time.Millisecond
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
@@ -392,11 +392,11 @@ func TestSweeperRunsUntilTheEnd(t *testing.T) {
 	cancel()
 	require.NoError(t, <-done)
 
-	unbound := node.sweeper()
+	unbound := node.keeper()
 	unbound.tasks = openTasks(t)
 	require.NoError(t, unbound.Run(ctx), "without a projection it only waits")
 
-	broken := node.sweeper()
+	broken := node.keeper()
 	closed, err := storage.OpenTasks(t.TempDir() + "/tasks.db")
 	require.NoError(t, err)
 	follow(t, node.journal, closed)()
@@ -405,7 +405,7 @@ func TestSweeperRunsUntilTheEnd(t *testing.T) {
 	require.ErrorIs(t, broken.Run(t.Context()), storage.ErrTasksClosed)
 }
 
-func TestSweeperFailsWhatStaysUnfinished(t *testing.T) {
+func TestKeeperFailsWhatStaysUnfinished(t *testing.T) {
 	t.Parallel()
 	srv := eventstest.Server(t, "")
 	node := start(t, srv, Config{MaxAge: time.Hour})
@@ -414,7 +414,7 @@ func TestSweeperFailsWhatStaysUnfinished(t *testing.T) {
 	node.write(t, testKey(1), &events.ExportCrawled{Run: x.RequestedSeq, Pages: 2})
 	node.caughtUpTo(t)
 	now := time.Now()
-	s := node.sweeper()
+	s := node.keeper()
 	passes(t, s, 2)
 	require.Equal(t, events.StateRequested, node.read(t, events.DefaultTenant, testKey(0)).State)
 	s.now = func() time.Time { return now.Add(2 * time.Hour) }
@@ -428,14 +428,14 @@ func TestSweeperFailsWhatStaysUnfinished(t *testing.T) {
 	}
 }
 
-func TestSweeperPurgesStrays(t *testing.T) {
+func TestKeeperPurgesStrays(t *testing.T) {
 	t.Parallel()
 	node := start(t, eventstest.Server(t, ""), Config{})
 	x := node.underway(t, testKey(1))
 	node.write(t, testKey(1), &events.ExportCancelled{})
 	running := node.underway(t, testKey(2))
 	node.caughtUpTo(t)
-	s := node.sweeper()
+	s := node.keeper()
 	passes(t, s, 2)
 	require.Empty(t, node.pages(t, testKey(1), x.RequestedSeq))
 
@@ -465,7 +465,7 @@ func TestSweeperPurgesStrays(t *testing.T) {
 	require.Len(t, found, 2)
 }
 
-// TestNoFileGoesBeforeItsTime takes exports through random lives, with sweepers
+// TestNoFileGoesBeforeItsTime takes exports through random lives, with keepers
 // that do single steps in any order, die between an event and its deletion, and
 // live in the future.
 func TestNoFileGoesBeforeItsTime(t *testing.T) {
@@ -478,9 +478,9 @@ func TestNoFileGoesBeforeItsTime(t *testing.T) {
 		round++
 		base := time.Now()
 		key := func(n int) string { return testKey(round*100 + n) }
-		sweepers := []*Service{node.sweeper(), other.sweeper()}
+		keepers := []*Service{node.keeper(), other.keeper()}
 		offset := time.Duration(0)
-		for _, s := range sweepers {
+		for _, s := range keepers {
 			s.files, s.deadlines.maxAge = node.files, 10_000*time.Hour
 			s.now = func() time.Time { return base.Add(offset) }
 		}
@@ -497,7 +497,7 @@ func TestNoFileGoesBeforeItsTime(t *testing.T) {
 		}
 		for range rapid.IntRange(5, 25).Draw(rt, "steps") {
 			k := key(rapid.IntRange(0, 3).Draw(rt, "key"))
-			s := sweepers[rapid.IntRange(0, 1).Draw(rt, "sweeper")]
+			s := keepers[rapid.IntRange(0, 1).Draw(rt, "keeper")]
 			_, err := s.upToDate(bg)
 			require.NoError(rt, err)
 			switch rapid.IntRange(0, 13).Draw(rt, "do") {
@@ -517,7 +517,7 @@ func TestNoFileGoesBeforeItsTime(t *testing.T) {
 				}
 			case 6:
 				try(k, &events.ExportCancelled{})
-			case 7: // a sweeper that died before it deleted
+			case 7: // a keeper that died before it deleted
 				x := node.read(t, events.DefaultTenant, k)
 				if x.State == events.StateCompleted && !s.now().Before(x.ExpiresAt) {
 					try(k, &events.ExportExpired{})
@@ -554,7 +554,7 @@ func TestNoFileGoesBeforeItsTime(t *testing.T) {
 			}
 		}
 		// In the end nothing is left of what is over.
-		for _, s := range sweepers {
+		for _, s := range keepers {
 			s.orphans.searched = time.Time{}
 			require.NoError(rt, s.pass(bg))
 			require.NoError(rt, s.pass(bg))
@@ -565,7 +565,7 @@ func TestNoFileGoesBeforeItsTime(t *testing.T) {
 		}
 		node.other(t, round)
 		for range 3 {
-			for _, s := range sweepers {
+			for _, s := range keepers {
 				s.orphans.searched, s.history.maxExports = time.Time{}, 0 // all is forgotten, which one of them has begun with
 				other.caughtUpTo(rt)
 				require.NoError(rt, s.pass(bg))
