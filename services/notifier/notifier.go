@@ -53,8 +53,8 @@ const (
 	// seconds (measured), and clocks differ.
 	timerEarly = 1500 * time.Millisecond
 	// drainFor is how long attempts under way may go on after the drain began,
-	// recordFor how long writing down a result may take. Together they stay
-	// below the 15 s that a process has to stop.
+	// recordFor how long each write of a result may take: its event, then the
+	// schedule of the next attempt. Each write usually takes milliseconds.
 	drainFor, recordFor = 5 * time.Second, 8 * time.Second
 )
 
@@ -320,6 +320,9 @@ func (s *Service) record(ctx context.Context, x events.Export, o outcome) error 
 		return err
 	}
 	if pending(&after) && after.Callback.Attempts > 0 {
+		// A drain has ended ctx; it waits for this write as for the one of the event.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordFor)
+		defer cancel()
 		return s.schedule(ctx, &after, after.Callback.NextAt)
 	}
 	return nil

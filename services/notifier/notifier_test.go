@@ -753,24 +753,39 @@ func TestDrainHandsBackAnAttempt(t *testing.T) {
 	require.Equal(t, 1, done.Callback.Attempts, "what the drain cut off is not the receiver's failure")
 }
 
+// A drain waits until an attempt is recorded, and if it failed, until the next one is scheduled.
 func TestDrainLetsAQuickAttemptFinish(t *testing.T) {
 	t.Parallel()
-	s := eventstest.Journal(t)
-	arrived, goOn := make(chan struct{}), make(chan struct{})
-	r := newReceiver(t, func(int64, http.ResponseWriter, *http.Request) {
-		close(arrived)
-		<-goOn
-	})
-	stop := run(t, newService(t, s, Config{}))
-	x := ended(t, s, key(1), r.URL)
-	<-arrived
-	stopped := make(chan struct{})
-	go func() { stop(); close(stopped) }()
-	time.AfterFunc(500*time.Millisecond, func() { close(goOn) })
-	<-stopped
-	now, err := s.Read(t.Context(), "default", x.Key)
-	require.NoError(t, err)
-	require.Equal(t, events.CallbackDone, now.Callback.State)
+	for status, want := range map[int]struct {
+		state     string
+		schedules int
+	}{
+		http.StatusOK:                  {events.CallbackDone, 0},
+		http.StatusInternalServerError: {events.CallbackPending, 1},
+	} {
+		t.Run(strconv.Itoa(status), func(t *testing.T) {
+			t.Parallel()
+			s := eventstest.Journal(t)
+			arrived, goOn := make(chan struct{}), make(chan struct{})
+			r := newReceiver(t, func(_ int64, w http.ResponseWriter, _ *http.Request) {
+				close(arrived)
+				<-goOn
+				w.WriteHeader(status)
+			})
+			stop := run(t, newService(t, s, Config{Schedule: []time.Duration{time.Hour}}))
+			x := ended(t, s, key(1), r.URL)
+			<-arrived
+			stopped := make(chan struct{})
+			go func() { stop(); close(stopped) }()
+			time.AfterFunc(500*time.Millisecond, func() { close(goOn) })
+			<-stopped
+			now, err := s.Read(t.Context(), "default", x.Key)
+			require.NoError(t, err)
+			require.Equal(t, want.state, now.Callback.State)
+			require.Equal(t, status, now.Callback.LastStatus)
+			require.Len(t, eventstest.Stored(t, s, events.StreamTimers, ">"), want.schedules)
+		})
+	}
 }
 
 func TestRunThatEndsBeforeItBeganIsClean(t *testing.T) {
