@@ -33,6 +33,7 @@ const (
 
 const (
 	reasonTimeout = "timeout"
+	reasonRefused = "connection refused"
 	reasonBusy    = "not attempted in time: the host did not answer, or too many callbacks waited for it"
 )
 
@@ -49,6 +50,9 @@ type outcome struct {
 }
 
 func (o outcome) delivered() bool { return o.reason == "" && !o.aborted }
+
+// answered reports whether the host itself responded: with a status, or by refusing the connection.
+func (o outcome) answered() bool { return o.status != 0 || o.reason == reasonRefused }
 
 // deliver makes one attempt. It ends early when ctx does.
 func (s *Service) deliver(ctx context.Context, x *events.Export) outcome {
@@ -209,7 +213,7 @@ func class(err error) string {
 	case errors.As(err, &dns):
 		return "host not found"
 	case errors.Is(err, syscall.ECONNREFUSED):
-		return "connection refused"
+		return reasonRefused
 	case errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH):
 		return "host unreachable"
 	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):

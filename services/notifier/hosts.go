@@ -26,7 +26,7 @@ const (
 	maxHosts       = 16_384   // silent hosts that are remembered
 )
 
-// The breaker of a host opens after maxFailures timeouts in a row. Its pause begins
+// The breaker of a host opens after maxFailures timeouts without an answer. Its pause begins
 // with the timeout of an attempt and doubles up to maxPause.
 const (
 	maxFailures             = 3
@@ -38,10 +38,11 @@ const (
 var errPutOff = errors.New("the callback has to come later")
 
 // hosts bounds the callbacks of this process: at most perHost at a host, and no more
-// in all than memory allows. A host is silent while its last attempt timed out.
-// Silent hosts have room of their own, and a breaker: after maxFailures timeouts in a row
+// in all than memory allows. A host is silent from a timeout until its next answer.
+// Silent hosts have room of their own, and a breaker: after maxFailures timeouts without an answer
 // callbacks to it are put off for a pause. The first one after the pause is the
-// probe: an answer closes the breaker, a timeout doubles the pause.
+// probe: an answer closes the breaker, a timeout doubles the pause. After any other
+// outcome of the probe, such as a host name that is not found, another probe follows.
 type hosts struct {
 	perHost      int64
 	timeout      time.Duration       // of an attempt
@@ -153,7 +154,7 @@ func (hs *hosts) begin(t *turn) error {
 	return nil
 }
 
-// leave ends a callback. The outcome of one that ran tells whether its host is silent.
+// leave ends a callback. A timeout counts against its host, and an answer clears the count.
 func (hs *hosts) leave(t *turn, o outcome) {
 	hs.mu.Lock()
 	defer hs.mu.Unlock()
@@ -163,13 +164,12 @@ func (hs *hosts) leave(t *turn, o outcome) {
 		t.room.Release(t.weight)
 		h.turns.Release(1)
 		switch {
-		case o.aborted:
 		case o.silent:
 			h.failures++
 			if n := h.failures - maxFailures; n >= 0 {
 				h.pausedUntil = time.Now().Add(min(hs.timeout<<min(n, 10), maxPause))
 			}
-		default:
+		case o.answered(): // any other outcome says nothing about the host
 			h.failures, h.pausedUntil = 0, time.Time{}
 		}
 	}

@@ -3,17 +3,25 @@ package notifier
 import (
 	"context"
 	"fmt"
+	"net"
 	"slices"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"code.dny.dev/ssrf"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sync/semaphore"
 	"pgregory.net/rapid"
 )
 
-var timedOut, answered = outcome{silent: true, reason: reasonTimeout}, outcome{status: 500, reason: "HTTP 500"}
+var (
+	timedOut = outcome{silent: true, reason: reasonTimeout}
+	answered = outcome{status: 500, reason: "HTTP 500"}
+	refusal  = outcome{reason: class(syscall.ECONNREFUSED)}
+	notAsked = outcome{reason: class(&net.DNSError{})} // the host was never reached
+)
 
 // enter gives a callback its turn, or a place in the queue.
 func enter(t require.TestingT, hs *hosts, host string) *turn {
@@ -76,20 +84,26 @@ func TestQueuesOfAllHostsAreBounded(t *testing.T) {
 	refused(t, hs, "other:1")
 }
 
-// After three timeouts in a row one callback at a time finds out whether the host answers
+// After three timeouts without an answer one callback at a time finds out whether the host answers
 // again, after growing pauses.
 func TestASilentHostIsProbed(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		hs := newHosts(4, 15*time.Second)
+		for _, answer := range []outcome{answered, refusal, {status: 204}} {
+			for range maxFailures - 1 {
+				hs.leave(enter(t, hs, "h:1"), timedOut)
+			}
+			hs.leave(enter(t, hs, "h:1"), answer)
+		}
 		for range maxFailures - 1 {
 			hs.leave(enter(t, hs, "h:1"), timedOut)
 		}
-		hs.leave(enter(t, hs, "h:1"), answered) // of any kind
-		for range maxFailures - 1 {
-			hs.leave(enter(t, hs, "h:1"), timedOut)
+		for _, nothing := range []outcome{
+			{aborted: true}, notAsked, {reason: class(ssrf.ErrProhibitedIP)}, {reason: "the body could not be made", final: true},
+		} {
+			hs.leave(enter(t, hs, "h:1"), nothing) // says nothing about the host
 		}
-		hs.leave(enter(t, hs, "h:1"), outcome{aborted: true}) // says nothing about the host
 		probe := enter(t, hs, "h:1")
 		for _, pause := range []time.Duration{15, 30, 60, 120, 240, 300, 300} {
 			hs.leave(probe, timedOut)
@@ -100,6 +114,11 @@ func TestASilentHostIsProbed(t *testing.T) {
 			probe = enter(t, hs, "h:1")
 			refused(t, hs, "h:1") // one probe
 		}
+		hs.leave(probe, notAsked)
+		refused(t, hs, "h:1")
+		<-time.After(30 * time.Second) // twice the timeout
+		probe = enter(t, hs, "h:1")
+		refused(t, hs, "h:1") // one probe again
 		hs.leave(probe, answered)
 		require.False(t, enter(t, hs, "h:1").waits)
 		require.False(t, enter(t, hs, "h:1").waits)
@@ -198,7 +217,7 @@ func TestHostsKeepCount(t *testing.T) {
 					cancel()
 					_ = hs.wait(gone, left)
 				}
-				hs.leave(left, outcome{silent: rapid.Bool().Draw(t, "silent")})
+				hs.leave(left, rapid.SampledFrom([]outcome{timedOut, answered, notAsked}).Draw(t, "outcome"))
 			} else {
 				weight := callbackWeight * rapid.Int64Range(1, 3).Draw(t, "weight")
 				if a, err := hs.enter(rapid.SampledFrom([]string{"a", "b", "c"}).Draw(t, "host"), weight); err == nil {
