@@ -650,8 +650,8 @@ func TestRebuiltEqualsLived(t *testing.T) {
 				require.NoError(t, cut.db.Close())
 				cut = open("cut")
 			case 1, 2: // a keeper purges leftovers
-				kind := rapid.SampledFrom([]Leftover{LeftoverDone, LeftoverStopped, LeftoverEvents}).Draw(t,
-					"kind")
+				kind := rapid.SampledFrom([]Leftover{LeftoverDone, LeftoverStopped, LeftoverEvents}).
+					Draw(t, "kind")
 				list, err := cut.Ended(kind, late, 2)
 				require.NoError(t, err)
 				for _, x := range list {

@@ -286,8 +286,8 @@ func drawValue(t *rapid.T, b *strings.Builder, depth int) {
 }
 
 func drawNumber(t *rapid.T) string {
-	return rapid.StringMatching(`-?(0|[1-9][0-9]{0,20})(\.[0-9]{1,5})?([eE][+-]?[0-9]{1,2})?`).Draw(t,
-		"number")
+	return rapid.StringMatching(`-?(0|[1-9][0-9]{0,20})(\.[0-9]{1,5})?([eE][+-]?[0-9]{1,2})?`).
+		Draw(t, "number")
 }
 
 func drawString(t *rapid.T) string {

@@ -229,8 +229,8 @@ func TestScanResponseAgreesWithEncodingJSON(t *testing.T) {
 		body := []byte(members("body",
 			func() string {
 				return `"errcode":` +
-					rapid.SampledFrom([]string{"0", `"0"`, "null", "1", `"E"`, "{}", "-0.0"}).Draw(t,
-						"errcode")
+					rapid.SampledFrom([]string{"0", `"0"`, "null", "1", `"E"`, "{}", "-0.0"}).
+						Draw(t, "errcode")
 			},
 			func() string {
 				return `"msg":` + rapid.SampledFrom([]string{`""`, `"日\n"`, "null", "1"}).Draw(t, "msg")
@@ -240,8 +240,8 @@ func TestScanResponseAgreesWithEncodingJSON(t *testing.T) {
 					func() string { return `"data":` + drawPage(t) },
 					func() string { return `"d\u0061ta":` + drawPage(t) },
 					func() string {
-						return `"data":` + rapid.SampledFrom([]string{"null", "1", "[1]", "{}"}).Draw(t,
-							"no rows")
+						return `"data":` + rapid.SampledFrom([]string{"null", "1", "[1]", "{}"}).
+							Draw(t, "no rows")
 					},
 					func() string {
 						return `"pagetag":` + members("pagetag", num("page"), num("limit"), num("total"),

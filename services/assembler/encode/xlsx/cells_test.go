@@ -315,8 +315,8 @@ var hostileValue = rapid.Custom(func(t *rapid.T) string {
 			format := rapid.SampledFrom([]byte("eEfg")).Draw(t, "format")
 			return strconv.FormatFloat(rapid.Float64Range(-1e25, 1e25).Draw(t, "float"), format, -1, 64)
 		}
-		return rapid.StringMatching(`-?(0|[1-9][0-9]{0,20})(\.[0-9]{1,18})?([eE][+-]?[0-9]{1,3})?`).Draw(t,
-			"number")
+		return rapid.StringMatching(`-?(0|[1-9][0-9]{0,20})(\.[0-9]{1,18})?([eE][+-]?[0-9]{1,3})?`).
+			Draw(t, "number")
 	case 3:
 		return `{ "k" : [ 1 , "` + hostileText.Draw(t, "nested") + `" ] }`
 	}

@@ -72,8 +72,8 @@ func TestBlocksJoinAndDoNotDependOnTheCompressorsPast(t *testing.T) {
 		all = append(all, "head"...)
 		n := rapid.IntRange(1, 4).Draw(t, "blocks")
 		for i := range n {
-			xml := bytes.Repeat([]byte(rapid.StringOfN(rapid.RuneFrom([]rune("abc<>&年")), 0, 50, -1).Draw(t,
-				"x")+fragment.Draw(t, "f")),
+			xml := bytes.Repeat([]byte(rapid.StringOfN(rapid.RuneFrom([]rune("abc<>&年")), 0, 50, -1).
+				Draw(t, "x")+fragment.Draw(t, "f")),
 				rapid.SampledFrom([]int{0, 1, 100, 9000}).Draw(t, "times"))
 			packed := deflated(t, used, xml, i == n-1)
 			if !bytes.Equal(packed, deflated(t, new(deflater), xml, i == n-1)) {
