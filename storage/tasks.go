@@ -440,10 +440,10 @@ func (t *Tasks) Settled(tenant string, limit int) ([]events.Export, error) {
 	})
 }
 
-// SettledBelow returns settled exports of any tenant whose newest event is below a sequence, at most limit.
-func (t *Tasks) SettledBelow(sequence uint64, limit int) ([]events.Export, error) {
+// Below returns exports of any tenant whose newest event is below a sequence, settled or not, at most limit.
+func (t *Tasks) Below(sequence uint64, limit int) ([]events.Export, error) {
 	return t.collect(bucketRounds, nil, limit, func(_, v []byte) (take, more bool) {
-		return string(v[8:]) == isSettled && binary.BigEndian.Uint64(v) < sequence, true
+		return binary.BigEndian.Uint64(v) < sequence, true
 	})
 }
 

@@ -148,15 +148,16 @@ func (h *history) clearPages(ctx context.Context, x events.Export, mark journal.
 	return h.journal.PurgeEnded(ctx, x, mark)
 }
 
-// forgetOld takes exports out of the projection whose events became too old for the log.
-// What they left behind is gone by then.
+// forgetOld removes exports from the projection whose events became too old for the log. Pages and headers are
+// gone by then. A callback that is still pending, because no notifier ran, is given up: the log holds nothing of
+// it any more.
 func (h *history) forgetOld(ctx context.Context) error {
 	log, err := h.upToDate(ctx)
 	if err != nil {
 		return err
 	}
 	for {
-		list, err := h.tasks.SettledBelow(log.First, batch)
+		list, err := h.tasks.Below(log.First, batch)
 		if err != nil || len(list) == 0 {
 			return err
 		}

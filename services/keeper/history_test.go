@@ -321,6 +321,32 @@ func TestWhatIsTooOldForTheLogIsForgotten(t *testing.T) {
 	}
 }
 
+// An export whose callback nobody delivers stays while the log holds its events, and goes with them: it counts no
+// longer against its tenant. So does one that nobody ended.
+func TestACallbackThatNobodyDeliversGoesWithItsEvents(t *testing.T) {
+	t.Parallel()
+	node := startOn(t, eventstest.JournalOn(t, eventstest.Server(t, ""), journal.Config{KeepLog: 2 * time.Second}), Config{})
+	node.write(t, testKey(0), withCallback("a"))
+	node.write(t, testKey(0), &events.ExportCancelled{})
+	node.write(t, testKey(1), requestOf("a"))
+	last := node.caughtUpTo(t).Last
+	s := node.keeper()
+	passes(t, s, 2)
+	require.Equal(t, events.CallbackPending, node.read(t, events.DefaultTenant, testKey(0)).Callback.State)
+	require.True(t, node.knows(t, 0))
+	require.True(t, node.knows(t, 1))
+	require.Eventually(t, func() bool { return node.log(t).First > last }, 20*time.Second, 10*time.Millisecond)
+	node.write(t, testKey(2), withCallback("a"))
+	node.caughtUpTo(t)
+	passes(t, s, 1)
+	require.False(t, node.knows(t, 0))
+	require.False(t, node.knows(t, 1))
+	require.True(t, node.knows(t, 2))
+	u, err := node.tasks.Usage(events.DefaultTenant)
+	require.NoError(t, err)
+	require.Equal(t, 1, u.Exports)
+}
+
 // A file of an export that the log does not know stays, for the log may be what was lost,
 // until it is older than any file may become.
 func TestFilesOfUnknownExports(t *testing.T) {
