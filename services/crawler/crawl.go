@@ -78,8 +78,10 @@ func (c *crawl) run(ctx context.Context) (*events.ExportCrawled, error) {
 }
 
 // raw has nothing to fetch: the rows came with the request, as the pages of their own run. It reads them
-// once, so that the manifest is of what is there.
+// once, so that the manifest is of what is there. The drain ends the reading: another crawler begins it again.
 func (c *crawl) raw(ctx context.Context) (*events.ExportCrawled, error) {
+	ctx, stop := c.untilDrain(ctx)
+	defer stop()
 	want := 0
 	if c.x.Request.Raw != nil {
 		want = c.x.Request.Raw.Pages
