@@ -3,6 +3,7 @@ package journal_test
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -10,7 +11,9 @@ import (
 	"sheaf/events/eventstest"
 	"sheaf/events/journal"
 
+	"github.com/nats-io/nats.go"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
 )
 
 const testKey = "5ad5f7b92a816b76e70a21e4154c2485"
@@ -56,6 +59,56 @@ func TestAppendWritesThroughTheFence(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, events.StateCancelled, got.State)
 	require.Equal(t, "c-1", got.CorrelationID)
+}
+
+// Callers of LastSequence share questions to the leader, and each answer is at least as new as what was
+// acknowledged before the call.
+func TestLastSequenceIsAskedForTogether(t *testing.T) {
+	t.Parallel()
+	s := eventstest.Journal(t)
+	var questions atomic.Int64
+	sub, err := s.Conn().Subscribe("$JS.API.STREAM.INFO."+events.StreamEvents,
+		func(*nats.Msg) { questions.Add(1) })
+	require.NoError(t, err)
+	defer func() { _ = sub.Unsubscribe() }()
+	const writers, each, callers = 16, 10, 8 // callers ask at once, after each event
+	var all errgroup.Group
+	for n := range writers {
+		all.Go(func() error {
+			x := events.Export{Tenant: "default", Key: fmt.Sprintf("%032x", n)}
+			for range each {
+				var err error
+				x, err = s.Append(t.Context(), x, "", func(x *events.Export) (events.Payload, error) {
+					if x.State == events.StateRequested {
+						return &events.ExportCancelled{}, nil
+					}
+					return requested(), nil
+				})
+				if err != nil {
+					return err
+				}
+				var asking errgroup.Group
+				for range callers {
+					asking.Go(func() error {
+						last, err := s.LastSequence(t.Context())
+						if err == nil && last < x.LastSeq {
+							err = fmt.Errorf("the newest sequence is said to be %d after %d was acknowledged",
+								last, x.LastSeq)
+						}
+						return err
+					})
+				}
+				if err := asking.Wait(); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	require.NoError(t, all.Wait())
+	t.Logf("%d questions for %d calls", questions.Load(), writers*each*callers)
+	require.Positive(t, questions.Load())
+	require.Less(t, questions.Load(), int64(writers*each*callers/2))
 }
 
 func TestConsumeAndFollow(t *testing.T) {
