@@ -38,3 +38,31 @@ func TestFailureIsLoggedWithItsExport(t *testing.T) {
 		require.Contains(t, lines[0], attr)
 	}
 }
+
+// The line of a crawled export counts the rows of its list, not those of pages that were stored beyond its end.
+func TestCrawledRowsAreThoseOfTheList(t *testing.T) {
+	t.Parallel()
+	var log eventstest.Log
+	s := eventstest.Journal(t)
+	src := sourcetest.New(t, 20)
+	src.Fault = func(page, _ int) sourcetest.Fault { // repeats its last page, and announces nothing
+		first := 10 * (min(page, 2) - 1)
+		body := `{"errcode":0,"data":{"data":[` + src.Header
+		for n := first; n < first+10; n++ {
+			body += "," + src.Row(n)
+		}
+		return sourcetest.Body(body + `],"pagetag":{}}}`)
+	}
+	start(t, s, src.Client, Config{Log: log.Logger()})
+	x := request(t, s, events.Export{}, src.URL, 10, 0)
+	await(t, s, x.LastSeq, events.TypeCrawled, events.TypeFailed)
+	stored, err := s.Pages().List(t.Context(), "default", key, x.RequestedSeq)
+	require.NoError(t, err)
+	require.Greater(t, len(stored), 2)
+	var lines []string
+	require.Eventually(t, func() bool {
+		lines = log.With(`msg="export crawled" `)
+		return len(lines) > 0
+	}, 5*time.Second, time.Millisecond)
+	require.Contains(t, lines[0], " pages=2 rows=20 ")
+}
