@@ -64,7 +64,7 @@ func Run(ctx context.Context, cfg Config, opened func(Info)) error {
 	}
 	at := Info{HTTP: n.httpURL(), NATS: n.natsURL(), Data: n.cfg.Data, Files: n.cfg.Files, Roles: n.cfg.Roles}
 	if n.ops != nil {
-		at.Ops = n.ops.Addr().String()
+		at.Ops = n.ops.listener.Addr().String()
 	}
 	n.warnOfSmallDisk(ctx)
 	opened(at)
@@ -85,7 +85,8 @@ type node struct {
 	log       *slog.Logger
 	publicURL string
 	listener  net.Listener // of the ingress role, else nil
-	ops       net.Listener // of operators, nil without --ops
+	phase     atomic.Int32 // phaseStarting and so on, for operators
+	ops       *opsServer   // nil without --ops
 	metrics   *prometheus.Registry
 	startup   *startupServer
 	disk      *disk        // of --data, nil without an embedded server
@@ -173,11 +174,12 @@ func (n *node) listen() (err error) {
 		}
 		_ = probe.Close()
 	}
+	var ops net.Listener
 	if n.cfg.Ops != "" {
-		if n.ops, err = net.Listen("tcp", n.cfg.Ops); err != nil {
+		if ops, err = net.Listen("tcp", n.cfg.Ops); err != nil {
 			return fmt.Errorf("operators cannot be served (choose another --ops): %w", err)
 		}
-		n.onClose(func() { _ = n.ops.Close() })
+		n.onClose(func() { _ = ops.Close() })
 	}
 	if n.cfg.APIKeys != "" {
 		if n.keys, err = openAPIKeys(n.cfg.APIKeys, n.log); err != nil {
@@ -196,6 +198,11 @@ func (n *node) listen() (err error) {
 	}
 	n.publicURL = n.linkBase()
 	n.startup = n.serveStartup(n.listener, tcp)
+	n.metrics = n.newRegistry()
+	if ops != nil {
+		n.ops = n.serveOps(ops)
+		n.onClose(n.ops.close)
+	}
 	return nil
 }
 
@@ -240,6 +247,7 @@ func (n *node) openStores(ctx context.Context) error {
 // holds must not be closed under its feet, and what it worked on is delivered
 // again to another process.
 func (n *node) run(ctx context.Context) (drained bool, err error) {
+	n.phase.Store(phaseWorking)
 	group, groupCtx := errgroup.WithContext(ctx)
 	var mu sync.Mutex
 	busy := maps.Clone(n.roles)
@@ -270,7 +278,7 @@ func (n *node) run(ctx context.Context) (drained bool, err error) {
 	group.Go(func() error { n.watchQuorum(groupCtx); return nil })
 	group.Go(func() error { keepSmall(groupCtx); return nil })
 	if n.ops != nil {
-		group.Go(func() error { return n.serveOps(groupCtx) })
+		group.Go(func() error { return n.ops.watch(groupCtx) })
 	}
 	if n.keys != nil {
 		group.Go(func() error { n.keys.watch(groupCtx, n.log); return nil })
@@ -282,6 +290,7 @@ func (n *node) run(ctx context.Context) (drained bool, err error) {
 	done := make(chan error, 1)
 	go func() { done <- group.Wait() }()
 	<-groupCtx.Done()
+	n.phase.Store(phaseStopping)
 	within := drainFor
 	if n.cfg.has(roleIngress) {
 		within += *n.cfg.ShutdownDelay

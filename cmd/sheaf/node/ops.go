@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"runtime"
 	"runtime/debug"
@@ -34,41 +35,83 @@ func (n *node) newRegistry() *prometheus.Registry {
 	r.MustRegister(
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		gauge("sheaf_build_info", "The build; always 1.", prometheus.Labels{"version": version, "goversion": runtime.Version()}, func() bool { return true }),
-		gauge("sheaf_nats_connected", "Whether the connection to NATS is up.", nil, n.conn.IsConnected),
+		gauge("sheaf_nats_connected", "Whether the connection to NATS is up.", nil, func() bool {
+			return n.phase.Load() != phaseStarting && n.conn.IsConnected()
+		}),
 		gauge("sheaf_ready", "Whether this process can work.", nil, func() bool { return n.ready() == nil }),
 	)
 	return r
 }
 
+// Phases of a process. Before phaseWorking other goroutines may set the fields of the node, and in
+// phaseStopping close what they hold, so operators see neither.
+const (
+	phaseStarting int32 = iota
+	phaseWorking
+	phaseStopping
+)
+
 // ready returns why this process cannot work, for operators.
 func (n *node) ready() error {
+	switch n.phase.Load() {
+	case phaseStarting:
+		return n.startup.reason()
+	case phaseStopping:
+		return errors.New("shutting down")
+	}
 	if !n.conn.IsConnected() {
 		return errors.New("no connection to NATS")
 	}
 	return n.health()
 }
 
-// serveOps serves operators until ctx ends: metrics, and whether the process is alive and
-// ready. It has a listener of its own, because none of that is for callers.
-func (n *node) serveOps(ctx context.Context) error {
+// opsServer serves operators from the first moment of a start until the process closes: metrics, and
+// whether the process is alive and ready. It has a listener of its own, because none of that is for callers.
+type opsServer struct {
+	listener net.Listener
+	server   *http.Server
+	ended    chan struct{} // closed when it no longer serves, because of err
+	err      error
+}
+
+func (n *node) serveOps(listener net.Listener) *opsServer {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(n.metrics, promhttp.HandlerOpts{MaxRequestsInFlight: 4}))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprintln(w, "alive") })
-	ready := func(w http.ResponseWriter, _ *http.Request) {
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
+		if n.phase.Load() == phaseWorking {
+			if in, ok := n.roles[roleIngress].(*ingress.Service); ok {
+				in.Ready(w, r) // it knows more, such as how far the projection is
+				return
+			}
+		}
 		if err := n.ready(); err != nil {
 			http.Error(w, "not ready: "+err.Error(), http.StatusServiceUnavailable)
 			return
 		}
 		_, _ = fmt.Fprintln(w, "ready")
+	})
+	o := &opsServer{listener: listener, ended: make(chan struct{}), server: &http.Server{
+		Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second, MaxHeaderBytes: 16 << 10,
+	}}
+	go func() {
+		o.err = o.server.Serve(listener)
+		close(o.ended)
+	}()
+	return o
+}
+
+// watch returns an error if operators are no longer served before ctx ends.
+func (o *opsServer) watch(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-o.ended:
+		return fmt.Errorf("serving --ops: %w", o.err)
 	}
-	if in, ok := n.roles[roleIngress].(*ingress.Service); ok {
-		ready = in.Ready // it knows more, such as how far the projection is
-	}
-	mux.HandleFunc("GET /readyz", ready)
-	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second, MaxHeaderBytes: 16 << 10}
-	defer context.AfterFunc(ctx, func() { _ = server.Close() })()
-	if err := server.Serve(n.ops); ctx.Err() == nil {
-		return fmt.Errorf("serving --ops: %w", err)
-	}
-	return nil
+}
+
+func (o *opsServer) close() {
+	_ = o.server.Close()
+	<-o.ended
 }

@@ -8,10 +8,13 @@ import (
 	"net/http/httptest"
 	"regexp"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"sheaf/events/eventstest"
 )
 
 func get(t *testing.T, url string) (status int, body string) {
@@ -84,4 +87,74 @@ func TestOperatorsSeeMetrics(t *testing.T) {
 	for _, label := range regexp.MustCompile(`[{,](\w+)="`).FindAllStringSubmatch(metrics, -1) {
 		require.Contains(t, allowed, label[1])
 	}
+}
+
+// A process that waits for its cluster is alive, and says what it waits for.
+func TestOperatorsAreAnsweredWhileAStartWaits(t *testing.T) {
+	t.Parallel()
+	t.Cleanup(http.DefaultClient.CloseIdleConnections)
+	cfg := OneShot(t.TempDir())
+	cfg.Roles, cfg.Ops = []string{roleCrawler}, fmt.Sprintf("127.0.0.1:%d", eventstest.FreePort())
+	cfg.NATS, cfg.SecretKey = []string{fmt.Sprintf("nats://127.0.0.1:%d", eventstest.FreePort())}, strings.Repeat("0f", 32)
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- Run(ctx, cfg, func(Info) { t.Error("there is no cluster") }) }()
+	require.Eventually(t, func() bool {
+		resp, err := http.Get("http://" + cfg.Ops + "/readyz")
+		if err != nil {
+			return false // it does not listen yet
+		}
+		defer func() { _ = resp.Body.Close() }()
+		body, err := io.ReadAll(resp.Body)
+		return err == nil && resp.StatusCode == http.StatusServiceUnavailable &&
+			strings.Contains(string(body), "not ready: waiting for NATS, while connecting to NATS")
+	}, 10*time.Second, 10*time.Millisecond)
+	status, _ := get(t, "http://"+cfg.Ops+"/healthz")
+	require.Equal(t, http.StatusOK, status)
+	status, metrics := get(t, "http://"+cfg.Ops+"/metrics")
+	require.Equal(t, http.StatusOK, status)
+	require.Contains(t, metrics, "sheaf_ready 0\n")
+	require.Contains(t, metrics, "sheaf_nats_connected 0\n")
+	stop()
+	require.ErrorIs(t, <-ended, context.Canceled)
+	_, err := http.Get("http://" + cfg.Ops + "/healthz")
+	require.ErrorIs(t, err, syscall.ECONNREFUSED)
+}
+
+// A process that drains is alive and not ready, and its last figures can be read.
+func TestOperatorsAreAnsweredDuringADrain(t *testing.T) {
+	t.Parallel()
+	t.Cleanup(http.DefaultClient.CloseIdleConnections)
+	cfg := OneShot(t.TempDir())
+	cfg.Roles, cfg.Ops = []string{roleCrawler}, "127.0.0.1:0"
+	n, err := open(t.Context(), cfg)
+	require.NoError(t, err)
+	drained := make(chan struct{})
+	n.roles = map[string]role{roleCrawler: roleFunc(func(context.Context) error { <-drained; return nil })}
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() {
+		_, err := n.run(ctx)
+		ended <- err
+	}()
+	url := "http://" + n.ops.listener.Addr().String()
+	require.Eventually(t, func() bool {
+		status, _ := get(t, url+"/readyz")
+		return status == http.StatusOK
+	}, 10*time.Second, 10*time.Millisecond)
+	stop()
+	require.Eventually(t, func() bool {
+		status, body := get(t, url+"/readyz")
+		return status == http.StatusServiceUnavailable && strings.Contains(body, "not ready: shutting down")
+	}, 10*time.Second, 10*time.Millisecond)
+	status, _ := get(t, url+"/healthz")
+	require.Equal(t, http.StatusOK, status)
+	status, metrics := get(t, url+"/metrics")
+	require.Equal(t, http.StatusOK, status)
+	require.Contains(t, metrics, "sheaf_ready 0\n")
+	close(drained)
+	require.NoError(t, <-ended)
+	n.close()
+	_, err = http.Get(url + "/healthz")
+	require.ErrorIs(t, err, syscall.ECONNREFUSED)
 }

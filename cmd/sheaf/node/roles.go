@@ -72,7 +72,6 @@ var makers = map[string]func(*node) (role, error){
 }
 
 func (n *node) makeRoles() (err error) {
-	n.metrics = n.newRegistry()
 	names := n.cfg.Roles
 	if n.cfg.has(roleIngress) {
 		names = append(slices.Clone(names), roleKeeper)

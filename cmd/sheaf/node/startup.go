@@ -29,6 +29,8 @@ type startupServer struct {
 // say sets the reason.
 func (s *startupServer) say(why string) { s.why.Store(ingress.NotReady(why)) }
 
+func (s *startupServer) reason() ingress.NotReady { return s.why.Load().(ingress.NotReady) }
+
 // serveStartup begins to answer after startupAfter. Without a listener it only keeps the reason.
 // tcp is what listener accepts from.
 func (n *node) serveStartup(listener net.Listener, tcp *net.TCPListener) *startupServer {
@@ -37,7 +39,7 @@ func (n *node) serveStartup(listener net.Listener, tcp *net.TCPListener) *startu
 	if listener == nil {
 		return s
 	}
-	handler := ingress.Closed(n.log, func() ingress.NotReady { return s.why.Load().(ingress.NotReady) })
+	handler := ingress.Closed(n.log, s.reason)
 	server := &http.Server{Handler: handler, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(n.log.Handler(), slog.LevelDebug)}
 	server.SetKeepAlivesEnabled(false) // a caller's next request is for the ingress
 	ctx, cancel := context.WithCancel(context.Background())
