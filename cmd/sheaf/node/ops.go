@@ -75,6 +75,9 @@ type opsServer struct {
 }
 
 func (n *node) serveOps(listener net.Listener) *opsServer {
+	if !loopbackAddress(n.cfg.Ops) {
+		n.log.Warn("metrics and health can be read from other machines without authentication: keep the address of --ops private", "ops", n.cfg.Ops)
+	}
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(n.metrics, promhttp.HandlerOpts{MaxRequestsInFlight: 4}))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprintln(w, "alive") })

@@ -158,3 +158,14 @@ func TestOperatorsAreAnsweredDuringADrain(t *testing.T) {
 	_, err = http.Get(url + "/healthz")
 	require.ErrorIs(t, err, syscall.ECONNREFUSED)
 }
+
+func TestAnOpenOpsAddressIsWarnedOf(t *testing.T) {
+	t.Parallel()
+	for address, warnings := range map[string]int{"127.0.0.1:0": 0, "localhost:0": 0, "0.0.0.0:0": 1, ":0": 1} {
+		var lines eventstest.Log
+		n := &node{log: lines.Logger(), cfg: Config{Ops: address, NATSListen: "none"}, roles: map[string]role{}}
+		require.NoError(t, n.listen(), address)
+		n.close()
+		require.Len(t, lines.With("without authentication"), warnings, address)
+	}
+}
