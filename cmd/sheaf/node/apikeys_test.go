@@ -91,7 +91,7 @@ func TestKeyFilesMayBeLinks(t *testing.T) {
 	require.NoError(t, os.Symlink(filepath.Join("real", "keys"), link))
 
 	_, _, err := AddAPIKey(link, "shop", "")
-	require.EqualError(t, err, link+" is a symbolic link to a file that is not there")
+	require.EqualError(t, err, link+" is a symbolic link to a missing file")
 
 	first := addKey(t, target, "shop")
 	second := addKey(t, link, "shop")
