@@ -10,6 +10,9 @@ var schemas embed.FS
 
 // Schema returns the JSON Schema (2020-12) of an event type's body, nil for an unknown type. It is strict
 // about this version's output; readers ignore unknown fields. It refers to ExportSchema by its $id.
+//
+// The schemas are for programs that read the streams and for the tests, which hold each event to its schema.
+// Sheaf's own commands do not call Schema, ExportSchema and PageSchema.
 func Schema(t Type) []byte { return schema(typeNames[t]) }
 
 // ExportSchema returns the JSON Schema of the export in every event.
