@@ -83,9 +83,8 @@ var (
 	metaKnows   = []byte("knows") // events.Vocabulary of the version that folded the log
 	metaApplied = []byte("applied")
 	metaStream  = []byte("stream_created")
-	metaCounts  = []byte("counts") // JSON: exports by state
-	metaClean   = []byte("clean")  // set by Close, removed by the next change
-	metaBoot    = []byte("boot")   // the boot of the machine in which the file was last opened
+	metaClean   = []byte("clean") // set by Close, removed by the next change
+	metaBoot    = []byte("boot")  // the boot of the machine in which the file was last opened
 )
 
 const keySize = 32
@@ -230,10 +229,6 @@ func (t *Tasks) Apply(batch []events.Event) error {
 
 // replace sets exports to new values, by key; nil removes an export.
 func replace(tx *bbolt.Tx, values map[string]*events.Export) error {
-	counts, err := readCounts(tx)
-	if err != nil {
-		return err
-	}
 	exports, usage := tx.Bucket(bucketExports), map[string]Usage{}
 	// In key order, as neighbouring keys share pages.
 	for _, key := range slices.Sorted(maps.Keys(values)) {
@@ -251,7 +246,6 @@ func replace(tx *bbolt.Tx, values map[string]*events.Export) error {
 				continue
 			}
 			usage[before.Tenant] = usage[before.Tenant].minus(usageOf(&before, len(value)))
-			counts[before.State]--
 		}
 		if x == nil {
 			if err := cmp.Or(exports.Delete([]byte(key)), reindex(tx, entries(&before), nil)); err != nil {
@@ -269,9 +263,8 @@ func replace(tx *bbolt.Tx, values map[string]*events.Export) error {
 			return fmt.Errorf("key %s: %w", key, err)
 		}
 		usage[x.Tenant] = usage[x.Tenant].plus(usageOf(x, len(value)))
-		counts[x.State]++
 	}
-	return cmp.Or(addUsage(tx, usage), writeCounts(tx, counts))
+	return addUsage(tx, usage)
 }
 
 // Forget removes exports that are no longer in the log.
@@ -532,15 +525,6 @@ func (t *Tasks) Names(store string) (named bool, err error) {
 	return named, err
 }
 
-// Counts returns the number of exports in each state, without empty states.
-func (t *Tasks) Counts() (counts map[events.State]int, err error) {
-	err = t.view(func(tx *bbolt.Tx) error {
-		counts, err = readCounts(tx)
-		return err
-	})
-	return counts, err
-}
-
 // Digest returns the applied sequence and a SHA-256, in hexadecimal, over all exports and indexes at that
 // sequence. Two projections of one log at one sequence have the same digest, whatever was purged earlier. It
 // reads everything: 0.1 s for 100,000 exports (measured).
@@ -562,7 +546,6 @@ func (t *Tasks) Digest() (applied uint64, sum string, err error) {
 		}
 		meta := tx.Bucket(bucketMeta)
 		applied = number(meta.Get(metaApplied))
-		_ = line(metaCounts, meta.Get(metaCounts))
 		sum = hex.EncodeToString(h.Sum(nil))
 		return nil
 	})
@@ -627,25 +610,6 @@ func decode(key string, value []byte, x *events.Export) error {
 		return fmt.Errorf("%w: key %s: %w", ErrTasksDamaged, key, err)
 	}
 	return nil
-}
-
-func readCounts(tx *bbolt.Tx) (map[events.State]int, error) {
-	counts := map[events.State]int{}
-	if data := tx.Bucket(bucketMeta).Get(metaCounts); data != nil {
-		if err := json.Unmarshal(data, &counts); err != nil {
-			return nil, fmt.Errorf("%w: counts: %w", ErrTasksDamaged, err)
-		}
-	}
-	return counts, nil
-}
-
-func writeCounts(tx *bbolt.Tx, counts map[events.State]int) error {
-	maps.DeleteFunc(counts, func(_ events.State, n int) bool { return n == 0 })
-	data, err := json.Marshal(counts)
-	if err != nil {
-		return err
-	}
-	return tx.Bucket(bucketMeta).Put(metaCounts, data)
 }
 
 // number reads a big-endian number; missing means 0.

@@ -115,9 +115,9 @@ func BenchmarkHistory(b *testing.B) {
 	begun = time.Now()
 	require.NoError(b, s.history.forget(b.Context(), s.mark))
 	b.ReportMetric(float64(time.Since(begun).Microseconds())/(first+further), "forget-µs/export")
-	counts, err := node.tasks.Counts()
+	usages, err := node.tasks.Usages()
 	require.NoError(b, err)
-	require.Empty(b, counts)
+	require.Empty(b, usages)
 	node.tasks.Release() // as a pass does
 	all, _ = resident(b)
 	b.ReportMetric((allThen-all)/(first+further), "RSS-bytes-back/export")
