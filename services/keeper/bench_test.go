@@ -22,9 +22,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// resident returns bytes of this process in memory: all, and without mapped files.
-// It is the least of a quarter of a minute, within which the server lets go of the
-// blocks that it wrote or read last.
+// resident returns the process's memory in bytes: all, and without mapped files. It takes the minimum over 15
+// s, in which the server releases blocks it used last.
 func resident(b *testing.B) (all, anonymous float64) {
 	all, anonymous = math.MaxFloat64, math.MaxFloat64
 	tick := time.NewTicker(time.Second)
@@ -51,7 +50,7 @@ func resident(b *testing.B) (all, anonymous float64) {
 	return all, anonymous
 }
 
-// finish takes an export through four events.
+// finish writes the four events of an export.
 func finish(streams *journal.Log, n int) error {
 	x := events.Export{Tenant: events.DefaultTenant, Key: fmt.Sprintf("%032x", n*7919)}
 	for _, p := range []events.Payload{
@@ -69,9 +68,8 @@ func finish(streams *journal.Log, n int) error {
 	return nil
 }
 
-// BenchmarkHistory is what the process needs for each further finished export in
-// its history, embedded server and projection included, and what it takes to
-// forget them all. Run it with -benchtime 1x and nothing else.
+// BenchmarkHistory measures the memory for each further finished export in the history, with embedded server
+// and projection, and the time to forget them all. Run it alone with -benchtime 1x.
 func BenchmarkHistory(b *testing.B) {
 	const first, further = 1000, 20_000
 	node := start(b, eventstest.Server(b, ""), Config{})
@@ -124,8 +122,7 @@ func BenchmarkHistory(b *testing.B) {
 	b.ReportMetric(0, "ns/op")
 }
 
-// BenchmarkIdlePass is one pass over 100,000 ended exports of which nothing is
-// due.
+// BenchmarkIdlePass measures one pass over 100,000 ended exports with nothing due.
 func BenchmarkIdlePass(b *testing.B) {
 	const exports = 100_000
 	node := start(b, eventstest.Server(b, ""), Config{})

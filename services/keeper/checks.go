@@ -15,34 +15,34 @@ import (
 const (
 	// sizesEvery is the pause between two passes over the sizes of all files.
 	sizesEvery = time.Hour
-	// scrubEvery is how often all files are read. A process looks scrubFirst after its
-	// start, and every scrubLook from then on, whether a scrub is due or was cut short.
+	// scrubEvery is the time between two scrubs. A process checks scrubFirst after its start, and then every
+	// scrubLook, whether a scrub is due or has to resume.
 	scrubEvery = 24 * time.Hour
 	scrubFirst = 10 * time.Minute
 	scrubLook  = time.Hour
 	// scrubSave is how often the progress of a scrub is saved.
 	scrubSave = time.Minute
-	// scrubRate is how many bytes a second a scrub reads at most.
+	// scrubRate limits a scrub to so many bytes a second.
 	scrubRate = 8 << 20
-	// maxUnreadable is after how many files in a row that cannot be read a pass ends:
-	// then the store cannot be read.
+	// maxUnreadable ends a pass after this many consecutive unreadable files: the store itself is then
+	// unreadable.
 	maxUnreadable = 3
-	// retryEvery is the pause before the streams are asked again.
+	// retryEvery is the pause before the next attempt to read the streams.
 	retryEvery = time.Second
 )
 
-// checks compares the finished files with what was completed: every hour their size, and
-// once a day, slowly and over restarts, their content. An export whose file is lost expires.
+// checks compares the stored files with their completed events: their size every hour, and their content once
+// a day. A scrub is slow and survives restarts. An export whose file is lost expires.
 type checks struct {
 	*parts
 	sizesEvery time.Duration
 	scrubFirst time.Duration
 	scrubLook  time.Duration
 	scrubSave  time.Duration
-	rate       int64 // of a scrub, in bytes a second
+	rate       int64 // bytes a second of a scrub
 }
 
-// run checks until ctx ends. A read that hangs does not hold it.
+// run checks until ctx ends. It does not wait for a read that hangs.
 func (c *checks) run(ctx context.Context) {
 	var both sync.WaitGroup
 	both.Go(func() { repeat(ctx, 0, c.sizesEvery, c.sizes) })
@@ -62,7 +62,7 @@ func (c *checks) run(ctx context.Context) {
 	}
 }
 
-// repeat calls do after first, and from then on with a pause in between.
+// repeat calls do after first, and then with a pause in between.
 func repeat(ctx context.Context, first, pause time.Duration, do func(context.Context)) {
 	for wait := first; ; wait = pause {
 		select {
@@ -74,24 +74,23 @@ func repeat(ctx context.Context, first, pause time.Duration, do func(context.Con
 	}
 }
 
-// sizes looks at the size of every finished file.
+// sizes checks the size of every finished file.
 func (c *checks) sizes(ctx context.Context) {
 	c.report(ctx, false, c.all(ctx, "", false, func(string) error { return nil }))
 }
 
-// scrubDue reports whether a scrub is to start or to resume.
+// scrubDue reports whether a scrub has to start or resume.
 func (c *checks) scrubDue(ctx context.Context, now time.Time) bool {
 	mark, err := c.tasks.Scrub()
 	if err != nil {
 		c.log.Warn("finished files are not read", "error", err)
 		return false
 	}
-	since := now.Sub(mark.Begun) // below 0: the clock was wrong
+	since := now.Sub(mark.Begun) // below 0 if the clock was wrong
 	return !mark.Done || since < 0 || since >= scrubEvery
 }
 
-// scrub reads every finished file. It resumes where the last one was cut short, such as by
-// the end of its process.
+// scrub reads every finished file. It resumes where the last one ended early, for example with its process.
 func (c *checks) scrub(ctx context.Context) {
 	mark, err := c.tasks.Scrub()
 	if err != nil {
@@ -115,17 +114,16 @@ func (c *checks) scrub(ctx context.Context) {
 	c.report(ctx, true, found)
 }
 
-// outcome is what a pass over the files came to.
+// outcome is the result of a pass over the files.
 type outcome struct {
 	begun      time.Time
 	files      int
 	lost       int
-	unreadable int   // in a row
-	err        error // why the pass was cut short
+	unreadable int   // consecutive
+	err        error // why the pass ended early
 }
 
-// all checks the file of every export after a key, in the order of keys, and calls done
-// after each one that was checked.
+// all checks the file of every export after a key, in the order of keys, and calls done after each.
 func (c *checks) all(ctx context.Context, after string, content bool, done func(key string) error) (found outcome) {
 	found.begun = time.Now()
 	if found.err = c.caughtUp(ctx); found.err != nil {
@@ -170,7 +168,7 @@ func (c *checks) check(ctx context.Context, x *events.Export, content bool) erro
 	return errors.Join(err, file.Close())
 }
 
-// caughtUp waits until the projection has seen the log as it is now. It waits out an outage.
+// caughtUp waits until the projection has applied the log's current end. It retries during an outage.
 func (c *checks) caughtUp(ctx context.Context) error {
 	for {
 		last, err := c.journal.LastSequence(ctx)

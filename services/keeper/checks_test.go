@@ -14,7 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// damage does to a file what a disk or a person can.
+// damage damages a file as a disk or a person could.
 func damage(t testing.TB, kind, path string) {
 	t.Helper()
 	content, err := os.ReadFile(path)
@@ -33,8 +33,8 @@ func damage(t testing.TB, kind, path string) {
 	require.NoError(t, os.WriteFile(path, content, 0o600))
 }
 
-// A finished file that is missing, cut or longer expires its export by the pass over the
-// sizes; one that was changed, by the scrub.
+// The pass over the sizes expires an export whose file is missing, cut or longer. The scrub expires one whose
+// file was changed.
 func TestLostFileExpiresItsExport(t *testing.T) {
 	t.Parallel()
 	node := start(t, eventstest.Server(t, ""), Config{})
@@ -67,7 +67,7 @@ func TestLostFileExpiresItsExport(t *testing.T) {
 	}
 }
 
-// Several keepers that share the store and find the same write one event.
+// Several keepers with one store find the same damage and write one event.
 func TestLostFileIsDecidedOnce(t *testing.T) {
 	t.Parallel()
 	srv := eventstest.Server(t, "")
@@ -86,7 +86,7 @@ func TestLostFileIsDecidedOnce(t *testing.T) {
 	require.Equal(t, x.LastSeq+1, after.LastSeq, "one event")
 }
 
-// While the store is not there, or cannot be read, no check expires an export.
+// While the store is missing or unreadable, no check expires an export.
 func TestAbsentStoreExpiresNothing(t *testing.T) {
 	t.Parallel()
 	for name, take := range map[string]func(t *testing.T, folder string){
@@ -95,7 +95,7 @@ func TestAbsentStoreExpiresNothing(t *testing.T) {
 			require.NoError(t, os.RemoveAll(folder))
 			require.NoError(t, os.Mkdir(folder, 0o700))
 		},
-		"unreadable folder": func(t *testing.T, folder string) { // a link out of the store is refused as a missing permission is
+		"unreadable folder": func(t *testing.T, folder string) { // refused like a missing permission
 			require.NoError(t, os.Rename(filepath.Join(folder, "default"), folder+"-default"))
 			require.NoError(t, os.Symlink(folder+"-default", filepath.Join(folder, "default")))
 		},
@@ -118,7 +118,7 @@ func TestAbsentStoreExpiresNothing(t *testing.T) {
 	}
 }
 
-// A scrub resumes where the last process stopped, and starts again when a day is over.
+// A scrub resumes where the last process stopped, and starts over after a day.
 func TestScrubResumesWhereItStopped(t *testing.T) {
 	t.Parallel()
 	node := start(t, eventstest.Server(t, ""), Config{})
@@ -143,7 +143,7 @@ func TestScrubResumesWhereItStopped(t *testing.T) {
 	require.True(t, c.scrubDue(t.Context(), now), "it was cut short")
 
 	damage(t, "flipped", filepath.Join(storeOf(t), first.Files[0].Store))
-	c = &node.another().checks // of the next process
+	c = &node.another().checks // as after a restart
 	c.rate = 0
 	c.scrub(t.Context())
 	require.Equal(t, events.StateCompleted, node.read(t, "default", keys[0]).State, "it was read before")
@@ -159,7 +159,7 @@ func TestScrubResumesWhereItStopped(t *testing.T) {
 	require.Equal(t, events.StateExpired, node.read(t, "default", keys[0]).State)
 }
 
-// A scrub that reads slowly does not hold the end.
+// A slow scrub does not delay shutdown.
 func TestFileChecksEndAtOnce(t *testing.T) {
 	t.Parallel()
 	node := start(t, eventstest.Server(t, ""), Config{})

@@ -9,13 +9,13 @@ import (
 	"sheaf/storage"
 )
 
-// deadlines ends what is over: files whose time has come, and exports that stay unfinished.
+// deadlines expires files that are due, and fails exports that stay unfinished.
 type deadlines struct {
 	*parts
 	maxAge time.Duration // of an unfinished export
 }
 
-// expire ends the time of files that are due, and deletes them.
+// expire expires files that are due, and deletes them.
 func (d *deadlines) expire(ctx context.Context) error {
 	return d.forEach(ctx,
 		func() ([]events.Export, error) { return d.tasks.Expiring(d.now(), batch) },
@@ -24,7 +24,7 @@ func (d *deadlines) expire(ctx context.Context) error {
 		})
 }
 
-// failOverdue fails the exports that are unfinished for too long.
+// failOverdue fails the exports that have been unfinished for too long.
 func (d *deadlines) failOverdue(ctx context.Context) error {
 	reason := fmt.Sprintf("not finished within %v", d.maxAge)
 	return d.forEach(ctx,
@@ -32,8 +32,8 @@ func (d *deadlines) failOverdue(ctx context.Context) error {
 		func(x events.Export) (events.Export, error) { return d.fail(ctx, x, reason) })
 }
 
-// forEach ends every export that list returns, until there are none. end returns
-// the export as it is then.
+// forEach ends every export that list returns, until the list is empty. end returns the export as it is
+// afterwards.
 func (d *deadlines) forEach(ctx context.Context, list func() ([]events.Export, error), end func(events.Export) (events.Export, error)) error {
 	for {
 		exports, err := list()
@@ -53,17 +53,17 @@ func (d *deadlines) forEach(ctx context.Context, list func() ([]events.Export, e
 			}
 		}
 		if ended == 0 {
-			return nil // others are at it; without this a list that stays would be a loop
+			return nil // other keepers are at work; without this return an unchanged list would loop
 		}
-		// The list is the projection's: it must have seen what was just written.
+		// The list comes from the projection, which must have applied the last write.
 		if err := d.tasks.WaitApplied(ctx, last); err != nil {
 			return err
 		}
 	}
 }
 
-// expireFile writes that the file of an export is gone, if due says so of what
-// the leader knows of it, and then deletes the file.
+// expireFile writes the expired event and then deletes the file, if due agrees to the leader's state of the
+// export.
 func (p *parts) expireFile(ctx context.Context, x events.Export, due func(*events.Export) bool) (events.Export, error) {
 	after, err := p.journal.Append(ctx, x, "", func(x *events.Export) (events.Payload, error) {
 		if x.State != events.StateCompleted || !due(x) {

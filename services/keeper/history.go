@@ -11,16 +11,16 @@ import (
 	"sheaf/storage"
 )
 
-// history bounds what the log and the projection remember of exports that are settled:
-// ended, with no callback pending.
+// history bounds the number of settled exports in the log and the projection. A settled export has ended and
+// has no callback pending.
 type history struct {
 	*parts
 	maxExports int // of one tenant
 	settle     time.Duration
 }
 
-// purgeEvents removes all events but the newest of exports that are settled for a while.
-// The newest tells everything.
+// purgeEvents removes all events but the newest of exports that settled a while ago. The newest event holds
+// the whole export.
 func (h *history) purgeEvents(ctx context.Context, mark journal.PurgeMark) error {
 	never := func() (bool, error) { return false, nil }
 	return h.removeEnded(storage.LeftoverEvents, mark.At.Add(-h.settle), never, func(x events.Export) error {
@@ -28,8 +28,7 @@ func (h *history) purgeEvents(ctx context.Context, mark journal.PurgeMark) error
 	})
 }
 
-// forget makes tenants that have more than they may forget what began first, of the
-// exports that are settled. Without a mark it does nothing.
+// forget removes the oldest settled exports of tenants over their limit. Without a mark it does nothing.
 func (h *history) forget(ctx context.Context, mark journal.PurgeMark) error {
 	if mark.At.IsZero() {
 		return nil
@@ -61,8 +60,7 @@ func (h *history) forget(ctx context.Context, mark journal.PurgeMark) error {
 	return nil
 }
 
-// forgetSome makes a tenant that has more than it may forget a batch of exports, and
-// returns how many.
+// forgetSome forgets a batch of exports of a tenant over its limit, and returns how many.
 func (h *history) forgetSome(ctx context.Context, tenant string, log journal.LogState, mark journal.PurgeMark) (int, error) {
 	u, err := h.tasks.Usage(tenant)
 	if err != nil || !u.TooMuch(log.Space, h.maxExports) {
@@ -72,7 +70,7 @@ func (h *history) forgetSome(ctx context.Context, tenant string, log journal.Log
 	if err != nil {
 		return 0, err
 	}
-	// Another keeper may have forgotten some, and not those that this one would.
+	// Another keeper may have forgotten exports in another order.
 	var gone []events.Export
 	for _, x := range list {
 		now, err := h.journal.Read(ctx, x.Tenant, x.Key)
@@ -94,7 +92,8 @@ func (h *history) forgetSome(ctx context.Context, tenant string, log journal.Log
 	if list, err = h.clear(ctx, list[:n], mark); err != nil {
 		return 0, err
 	}
-	// The projection first: a start takes what it knows and the log does not for a loss.
+	// The projection forgets first: start-up reports an export as lost if the projection knows it and the log
+	// does not.
 	if err := h.tasks.Forget(list); err != nil {
 		return 0, err
 	}
@@ -106,8 +105,8 @@ func (h *history) forgetSome(ctx context.Context, tenant string, log journal.Log
 	return len(list), nil
 }
 
-// clear removes the files and pages of exports, and returns those exports, as they are
-// then, that have nothing left but their events. The first one that is in use ends it.
+// clear removes the files and pages of exports. It returns the exports that have nothing left but their
+// events, with their current state. It stops at the first export in use.
 func (h *history) clear(ctx context.Context, list []events.Export, mark journal.PurgeMark) ([]events.Export, error) {
 	last := uint64(0)
 	for i, x := range list {
@@ -119,7 +118,7 @@ func (h *history) clear(ctx context.Context, list []events.Export, mark journal.
 			err = h.clearPages(ctx, x, mark)
 		}
 		if overtaken(err) {
-			list = list[:i] // the next look continues
+			list = list[:i] // the next pass continues
 			break
 		}
 		if err != nil {
@@ -130,27 +129,27 @@ func (h *history) clear(ctx context.Context, list []events.Export, mark journal.
 	if err := h.tasks.WaitApplied(ctx, last); err != nil {
 		return nil, err
 	}
-	// The newest event of the log stays until there is another: a reader of the log would
-	// wait for its end in vain.
+	// The newest event of the log stays until a newer one is there, because readers wait for the log's last
+	// sequence.
 	log, err := h.journal.LogState(ctx)
 	return slices.DeleteFunc(list, func(x events.Export) bool { return x.LastSeq >= log.Last }), err
 }
 
-// clearPages removes what an ended export has left behind, if it has not been removed.
+// clearPages removes the pages and headers of an ended export, unless that is done.
 func (h *history) clearPages(ctx context.Context, x events.Export, mark journal.PurgeMark) error {
 	cleared, err := h.tasks.IsCleared(&x)
 	if cleared || err != nil {
 		return err
 	}
 	if !x.FinishedAt.Before(mark.At.Add(-h.settle)) {
-		return errNotDue // its pages may be read yet
+		return errNotDue // a reader may still need its pages
 	}
 	return h.journal.PurgeEnded(ctx, x, mark)
 }
 
-// forgetOld removes exports from the projection whose events became too old for the log. Pages and headers are
-// gone by then. A callback that is still pending, because no notifier ran, is given up: the log holds nothing of
-// it any more.
+// forgetOld removes exports from the projection whose events the log has dropped by age. Their pages and
+// headers are gone by then. A pending callback, which no notifier has delivered, is given up: the log no
+// longer holds it.
 func (h *history) forgetOld(ctx context.Context) error {
 	log, err := h.upToDate(ctx)
 	if err != nil {

@@ -14,8 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A settled export is purged down to one event after a minute, and a projection that is
-// made from that one is the same.
+// After a minute a settled export has one event left, and a projection rebuilt from it is the same.
 func TestSettledKeysArePurgedToOneEvent(t *testing.T) {
 	t.Parallel()
 	node := start(t, eventstest.Server(t, ""), Config{})
@@ -55,7 +54,7 @@ func TestSettledKeysArePurgedToOneEvent(t *testing.T) {
 	require.Equal(t, sum, node.digest(t))
 	require.Equal(t, sum, node.rebuilt(t))
 
-	// So it is when more has happened since.
+	// The same holds after more events.
 	node.write(t, failed, requestOf("a"))
 	node.write(t, expired, &events.ExportExpired{})
 	node.write(t, pending, &events.CallbackDelivered{Attempt: 2, Status: 200})
@@ -65,9 +64,8 @@ func TestSettledKeysArePurgedToOneEvent(t *testing.T) {
 	require.Equal(t, node.rebuilt(t), node.digest(t))
 }
 
-// A tenant with too many exports forgets the oldest settled ones, with all that they left
-// behind. What is under way or has a callback pending stays however old it is, and so
-// does everything of others.
+// A tenant with too many exports forgets its oldest settled ones and all their leftovers. Exports under way
+// or with a callback pending stay, whatever their age, and other tenants' exports stay too.
 func TestATenantForgetsItsOldestSettledExports(t *testing.T) {
 	t.Parallel()
 	node := start(t, eventstest.Server(t, ""), Config{})
@@ -123,7 +121,7 @@ func TestATenantForgetsItsOldestSettledExports(t *testing.T) {
 	require.Equal(t, 4, u.Exports)
 	require.Equal(t, node.rebuilt(t), node.digest(t))
 
-	// What cannot be forgotten counts, and stays.
+	// An export that cannot be forgotten still counts.
 	s.history.maxExports = 1
 	passes(t, s, 1)
 	node.other(t, 2)
@@ -137,7 +135,7 @@ func TestATenantForgetsItsOldestSettledExports(t *testing.T) {
 	require.False(t, node.knows(t, 1))
 	require.Equal(t, node.rebuilt(t), node.digest(t))
 
-	// A key that was forgotten is a new export when it is asked for again.
+	// A forgotten key becomes a new export when it is requested again.
 	x := node.write(t, testKey(2), requestOf("a"))
 	require.Equal(t, x.RequestedSeq, x.ID)
 	require.Len(t, x.Timeline, 1)
@@ -145,7 +143,7 @@ func TestATenantForgetsItsOldestSettledExports(t *testing.T) {
 	require.True(t, node.knows(t, 2))
 }
 
-// What one tenant has in the log is bounded by half of it.
+// One tenant gets at most half of the log.
 func TestATenantForgetsWhatTakesMoreThanHalfOfTheLog(t *testing.T) {
 	t.Parallel()
 	const limit = 512 << 10
@@ -183,8 +181,8 @@ func TestATenantForgetsWhatTakesMoreThanHalfOfTheLog(t *testing.T) {
 	require.Equal(t, node.rebuilt(t), node.digest(t))
 }
 
-// However several ingresses come to forget, at once, one after the other, or with a
-// different look at the log, they know the same exports in the end, and so does the log.
+// Several ingresses may forget concurrently, in any order, with different views of the log. In the end they
+// and the log have the same exports.
 func TestForgettingIsTheSameOnTwoIngresses(t *testing.T) {
 	t.Parallel()
 	srv := eventstest.Server(t, "")
@@ -199,7 +197,7 @@ func TestForgettingIsTheSameOnTwoIngresses(t *testing.T) {
 	marks := 0
 	same := func(known ...int) {
 		t.Helper()
-		for _, s := range []*Service{a, b, a} { // and what was the newest event
+		for _, s := range []*Service{a, b, a} { // and the newest event
 			node.other(t, marks)
 			marks++
 			other.caughtUpTo(t)
@@ -244,7 +242,7 @@ func TestForgettingIsTheSameOnTwoIngresses(t *testing.T) {
 	passes(t, b, 1)
 	same(45, 46, 47, 48, 49)
 
-	// The oldest one cannot be forgotten when the one looks, and can when the other does.
+	// The oldest export cannot be forgotten when the first keeper runs, but can when the second does.
 	node.write(t, testKey(50), withCallback("a"))
 	node.write(t, testKey(50), &events.ExportCancelled{})
 	for n := 51; n < 56; n++ {
@@ -258,8 +256,8 @@ func TestForgettingIsTheSameOnTwoIngresses(t *testing.T) {
 	same(50, 52, 53, 54, 55)
 }
 
-// A process that dies after its projection has forgotten an export, and before the log
-// has, leaves one that the next projection knows and that the next keeper forgets.
+// A process dies after its projection has forgotten an export and before the log has. The next projection
+// knows that export, and the next keeper forgets it.
 func TestACrashWhileForgetting(t *testing.T) {
 	t.Parallel()
 	node := start(t, eventstest.Server(t, ""), Config{})
@@ -277,8 +275,7 @@ func TestACrashWhileForgetting(t *testing.T) {
 	require.Equal(t, node.digest(t), again.digest(t))
 }
 
-// Rejections of one tenant are exports that ended: they push out its own, and nothing of
-// others.
+// Rejections count as ended exports of their tenant. They push out its own exports and no others.
 func TestRejectionsPushOutOnlyTheTenantsOwn(t *testing.T) {
 	t.Parallel()
 	node := start(t, eventstest.Server(t, ""), Config{})
@@ -297,7 +294,7 @@ func TestRejectionsPushOutOnlyTheTenantsOwn(t *testing.T) {
 	require.Equal(t, node.rebuilt(t), node.digest(t))
 }
 
-// What is too old for the log goes from the projection too.
+// An export that the log dropped by age leaves the projection too.
 func TestWhatIsTooOldForTheLogIsForgotten(t *testing.T) {
 	t.Parallel()
 	node := startOn(t, eventstest.JournalOn(t, eventstest.Server(t, ""), journal.Config{KeepLog: 2 * time.Second}), Config{})
@@ -321,8 +318,8 @@ func TestWhatIsTooOldForTheLogIsForgotten(t *testing.T) {
 	}
 }
 
-// An export whose callback nobody delivers stays while the log holds its events, and goes with them: it counts no
-// longer against its tenant. So does one that nobody ended.
+// An export with an undelivered callback stays while the log holds its events, and is forgotten with them. It
+// then no longer counts for its tenant. The same holds for an unfinished export.
 func TestACallbackThatNobodyDeliversGoesWithItsEvents(t *testing.T) {
 	t.Parallel()
 	node := startOn(t, eventstest.JournalOn(t, eventstest.Server(t, ""), journal.Config{KeepLog: 2 * time.Second}), Config{})
@@ -347,8 +344,8 @@ func TestACallbackThatNobodyDeliversGoesWithItsEvents(t *testing.T) {
 	require.Equal(t, 1, u.Exports)
 }
 
-// A file of an export that the log does not know stays, for the log may be what was lost,
-// until it is older than any file may become.
+// A file of an export that the log does not know stays until it is older than any file may become, because
+// the log itself may be lost.
 func TestFilesOfUnknownExports(t *testing.T) {
 	t.Parallel()
 	node := start(t, eventstest.Server(t, ""), Config{})

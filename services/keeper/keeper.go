@@ -1,16 +1,15 @@
-// Package keeper ends everything that ends by time: it expires finished files, fails
-// exports that stay unfinished, purges the pages, headers and older events of ended
-// exports, forgets the oldest exports of a tenant that has too many, and removes files
-// that no export names. It also checks that the finished files are as they were completed.
+// Package keeper removes what has expired. It expires finished files, fails exports that stay unfinished, and
+// purges pages, headers and older events of ended exports. It forgets the oldest exports of tenants that have
+// too many, and removes files that no export names. It also compares the stored files with their events.
 //
 // # What it promises
 //
-//   - Nothing goes that an export under way needs; DESIGN.md says why.
-//   - A file is deleted after the event that says so, and never before its time.
-//   - A pass costs as much as there is to remove, not as there is history.
+//   - It removes nothing that an export under way needs; DESIGN.md says why.
+//   - It deletes a file after the event that says so, and never early.
+//   - The cost of a pass depends on the exports that are due, not on the size of the history.
 //
-// Each process with a projection runs one. That several do the same at once is harmless:
-// the fence over the events of an export lets one of them win.
+// Each process with a projection runs a keeper. Several may do the same work concurrently: a sequence check
+// on the events of an export lets only one of them write.
 package keeper
 
 import (
@@ -29,14 +28,13 @@ import (
 	"sheaf/storage"
 )
 
-// Config of the service. The zero value works.
+// Config configures the service. The zero value works.
 type Config struct {
-	KeepFiles  time.Duration // how long finished files are kept; default 168h
-	KeepPages  time.Duration // how long the pages and source headers of a failed or cancelled export are kept; default 24h
-	MaxHistory int           // exports of one tenant that are remembered, beyond which its settled ones are forgotten; default 100,000
-	MaxAge     time.Duration // of an unfinished export, which is then failed with LIMIT_TIME; default 72h
-	// Room returns an error when the disk has no room for so many bytes of pages.
-	// Default: there is room.
+	KeepFiles  time.Duration // age at which a finished file expires; default 168h
+	KeepPages  time.Duration // pages and headers of failed or cancelled exports; default 24h
+	MaxHistory int           // exports per tenant; the oldest settled ones are then forgotten; default 100,000
+	MaxAge     time.Duration // age at which an unfinished export fails with LIMIT_TIME; default 72h
+	// Room returns an error when the disk has no space for this many bytes of pages. Default: there is space.
 	Room func(bytes int64) error
 	Log  *slog.Logger // default: nothing is logged
 	// Metrics is where the service registers its metrics. Default: none.
@@ -56,23 +54,22 @@ func (c Config) withDefaults() Config {
 }
 
 const (
-	// passEvery is the pause between two passes. It is also the least age of what a
-	// pass removes from the streams.
+	// passEvery is the pause between two passes. A pass removes nothing younger from the streams.
 	passEvery = time.Minute
-	// lookEvery is the pause between two looks at the page stream, its disk and what
-	// tenants have in the log.
+	// lookEvery is the pause between two checks of the page stream, its disk and each tenant's part of the
+	// log.
 	lookEvery = 2 * time.Second
-	// searchEvery is the pause between two searches for orphans, which read the whole
-	// store, and between two for strays, which list all pages.
+	// searchEvery is the pause between two searches for orphans, which read the whole store, and two searches
+	// for strays, which list all pages.
 	searchEvery = time.Hour
-	// settle is how long the pages of a completed export stay, for a second assembler
-	// that still reads them.
+	// settle is how long the pages of a completed export stay, because a second assembler may still read
+	// them.
 	settle = time.Minute
-	// batch bounds the exports that are in memory at once.
+	// batch bounds the exports in memory.
 	batch = 64
 )
 
-// Service is the keeper. It is made by [New] and lives through one call of [Service.Run].
+// Service is the keeper. [New] makes it, and it lives through one call of [Service.Run].
 type Service struct {
 	*parts
 	deadlines deadlines
@@ -83,10 +80,10 @@ type Service struct {
 	checks    checks
 
 	passEvery, lookEvery time.Duration
-	mark                 journal.PurgeMark // of the pass before; zero in the first one
+	mark                 journal.PurgeMark // of the previous pass; zero in the first one
 }
 
-// parts is what all tasks of the keeper work with.
+// parts holds the dependencies that all tasks of the keeper share.
 type parts struct {
 	journal *journal.Log
 	tasks   *storage.Tasks
@@ -96,8 +93,8 @@ type parts struct {
 	now     func() time.Time
 }
 
-// New makes a service. It does no I/O. The log, tasks and files stay open after Run.
-// Another part of the process keeps tasks up to date, see [storage.Tasks.Follow].
+// New makes a service. It does no I/O. The log, tasks and files stay open after Run. The caller keeps tasks
+// up to date, see [storage.Tasks.Follow].
 func New(cfg Config, log *journal.Log, tasks *storage.Tasks, files storage.Files) (*Service, error) {
 	if cfg.KeepFiles < 0 || cfg.KeepPages < 0 || cfg.MaxHistory < 0 || cfg.MaxAge < 0 {
 		return nil, errors.New("keeper: a duration or number to keep is negative")
@@ -116,8 +113,8 @@ func New(cfg Config, log *journal.Log, tasks *storage.Tasks, files storage.Files
 	}, nil
 }
 
-// Run works until ctx ends and then returns nil. It returns an error only if the
-// projection cannot be used; all else is tried again.
+// Run works until ctx ends and then returns nil. It returns an error only if the projection is unusable, and
+// retries after every other error.
 func (s *Service) Run(ctx context.Context) error {
 	select {
 	case <-s.tasks.BoundToLog():
@@ -130,7 +127,7 @@ func (s *Service) Run(ctx context.Context) error {
 	return group.Wait()
 }
 
-// sweep removes what is due until ctx ends.
+// sweep runs passes until ctx ends.
 func (s *Service) sweep(ctx context.Context) error {
 	tick := time.NewTicker(s.passEvery)
 	defer tick.Stop()
@@ -162,8 +159,7 @@ func (s *Service) sweep(ctx context.Context) error {
 	}
 }
 
-// pass removes what is due now. A failure of the file store does not keep the
-// streams from being swept.
+// pass removes everything that is due. A failing file store does not stop the sweep of the streams.
 func (s *Service) pass(ctx context.Context) error {
 	if _, err := s.upToDate(ctx); err != nil {
 		return err
@@ -189,7 +185,7 @@ func (s *Service) pass(ctx context.Context) error {
 	return err
 }
 
-// upToDate waits until the projection has seen the whole log.
+// upToDate waits until the projection has applied the whole log.
 func (p *parts) upToDate(ctx context.Context) (journal.LogState, error) {
 	ctx, cancel := context.WithTimeout(ctx, passEvery)
 	defer cancel()
@@ -200,10 +196,10 @@ func (p *parts) upToDate(ctx context.Context) (journal.LogState, error) {
 	return log, p.tasks.WaitApplied(ctx, log.Last)
 }
 
-// errNotDue ends an Append: another was first.
+// errNotDue ends an Append: another writer was first.
 var errNotDue = errors.New("not due")
 
-// overtaken reports whether an Append wrote nothing because of what others wrote.
+// overtaken reports whether an Append wrote nothing because another writer was first.
 func overtaken(err error) bool {
 	return errors.Is(err, errNotDue) || errors.Is(err, events.ErrNotAllowed)
 }

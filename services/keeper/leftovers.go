@@ -11,31 +11,31 @@ import (
 )
 
 const (
-	// maxRelieved bounds the exports whose pages go at one look.
+	// maxRelieved bounds the exports that lose their pages in one check.
 	maxRelieved = 1024
-	// crowded is the part of the page stream above which the pages of ended exports go
-	// before their time, oldest first. It is less than what keeps crawls from beginning.
+	// crowded is the part of the page stream above which ended exports lose their pages early, oldest first.
+	// It is below the part at which new crawls wait.
 	crowded = 0.6
-	// largestPage is the least room on the disk below which they go too: the server writes
-	// a large page twice.
+	// largestPage is the free disk space below which they lose them too: the server writes a large page
+	// twice.
 	largestPage = 2 * 64 << 20
 )
 
 // leftovers removes the pages and sealed headers of ended exports.
 type leftovers struct {
 	*parts
-	keepPages time.Duration // of failed and cancelled exports
+	keepPages time.Duration // for failed and cancelled exports
 	settle    time.Duration
 	room      func(bytes int64) error
-	relieved  map[string]uint64 // TerminalSeq of exports whose pages went since there was room, by key
+	relieved  map[string]uint64 // TerminalSeq by key; reset when there is space
 }
 
-// purge removes what is old enough, up to a mark.
+// purge removes leftovers that are old enough, up to a mark.
 func (l *leftovers) purge(ctx context.Context, mark journal.PurgeMark) error {
 	remove := func(x events.Export) error {
 		err := l.journal.PurgeEnded(ctx, x, mark)
 		if errors.Is(err, events.ErrNotAllowed) {
-			return nil // it began again, and comes back when it ends
+			return nil // it began again, and is listed once more when it ends
 		}
 		return err
 	}
@@ -49,8 +49,8 @@ func (l *leftovers) purge(ctx context.Context, mark journal.PurgeMark) error {
 	return l.removeEnded(storage.LeftoverStopped, mark.At.Add(-l.settle), func() (bool, error) { return l.roomy(ctx) }, remove)
 }
 
-// removeEnded calls remove for exports that have left something behind since before a
-// time, oldest first, until there are none or enough says so before a batch.
+// removeEnded calls remove for exports that left something behind before a time, oldest first. It stops when
+// the list is empty, or when enough says so before a batch.
 func (p *parts) removeEnded(kind storage.Leftover, before time.Time, enough func() (bool, error), remove func(events.Export) error) error {
 	for {
 		if done, err := enough(); done || err != nil {
@@ -71,13 +71,12 @@ func (p *parts) removeEnded(kind storage.Leftover, before time.Time, enough func
 	}
 }
 
-// relieve removes pages while the page stream is crowded or its disk has no room for a
-// large page, without waiting for a pass: first those of completed exports, then those
-// that stopped ones keep for a retry, oldest first, until there is room. A second assembler
-// of a completed export that still reads finds the pages gone, and that the export has
-// ended. The marks that a pass waits for protect what an ingress saves before its event; so
-// relieve removes nothing that an ingress saves: neither headers nor rows that came with a
-// request.
+// relieve removes pages early while the page stream is crowded or its disk lacks space for a large page. It
+// starts with completed exports, then takes the oldest failed and cancelled ones, until there is space. A
+// second assembler that still reads finds the pages gone and the export ended.
+//
+// A pass waits for marks, which protect what an ingress saves before its event. relieve has no such
+// protection, so it leaves headers and the rows of raw requests alone.
 func (l *leftovers) relieve(ctx context.Context) error {
 	if roomy, err := l.roomy(ctx); roomy || err != nil {
 		clear(l.relieved)
@@ -118,8 +117,8 @@ func (l *leftovers) relieve(ctx context.Context) error {
 	return nil
 }
 
-// roomy reports whether there is room for the pages of new exports: pages take at most crowded
-// of what they may take, in the stream and on its disk. Crawls begin up to a larger part.
+// roomy reports whether new exports have space for pages, in the stream and on its disk. The limit is
+// crowded, which is below the one at which crawls stop.
 func (l *leftovers) roomy(ctx context.Context) (bool, error) {
 	space, err := l.journal.Pages().Space(ctx)
 	if err != nil || space.Limit > 0 && float64(space.Used) > crowded*float64(space.Limit) {
@@ -128,19 +127,19 @@ func (l *leftovers) roomy(ctx context.Context) (bool, error) {
 	return l.room(roomBeside(space.Used)) == nil, nil
 }
 
-// roomBeside is the room on the disk that is enough beside so many bytes of pages.
+// roomBeside is the free disk space that suffices next to this many bytes of pages.
 func roomBeside(used int64) int64 {
 	return max(largestPage, int64(float64(used)*(1-crowded)/crowded))
 }
 
-// strays removes pages and private values that came after their export was cleared, or
-// that no export ever named: a crawler or an ingress was cut off for a while.
+// strays removes pages and private values that no event names, or that were written after their export was
+// cleared. A crawler or an ingress writes them when it loses its connection for a while.
 type strays struct {
 	*parts
-	mark journal.PurgeMark // of the search before; zero in the first one
+	mark journal.PurgeMark // of the previous search; zero in the first one
 }
 
-// purge searches once an hour. It stops at the mark of the search before.
+// purge searches once an hour. It stops at the mark of the previous search.
 func (s *strays) purge(ctx context.Context, mark journal.PurgeMark) error {
 	if mark.At.Sub(s.mark.At) < searchEvery {
 		return nil
@@ -169,8 +168,7 @@ func (s *strays) purge(ctx context.Context, mark journal.PurgeMark) error {
 	return nil
 }
 
-// purgeOne purges what is kept of one key, unless its export is under way or is yet to
-// be cleared.
+// purgeOne purges the leftovers of one key, unless its export is under way or not cleared yet.
 func (s *strays) purgeOne(ctx context.Context, h journal.Leftover) error {
 	x, err := s.tasks.Get(h.Key)
 	if errors.Is(err, storage.ErrUnknownKey) || err == nil && x.Tenant != h.Tenant {

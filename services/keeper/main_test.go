@@ -28,15 +28,14 @@ func TestMain(m *testing.M) {
 	eventstest.Main(m)
 }
 
-// node is a keeper of a test that does not run, and a projection that is kept up to date.
+// node is a keeper that does not run, with a projection that is kept up to date.
 type node struct {
 	*Service
 	cfg  Config
-	stop func() // ends the projection; the test's end does it too
+	stop func() // ends the projection; the test's cleanup calls it too
 }
 
-// start makes a keeper on srv with a connection and a projection of its own, as
-// another process would.
+// start makes a keeper on srv with its own connection and projection, as in another process.
 func start(t testing.TB, srv *embedded.Server, cfg Config) *node {
 	t.Helper()
 	return startOn(t, eventstest.JournalOn(t, srv, journal.Config{}), cfg)
@@ -57,9 +56,9 @@ func startOn(t testing.TB, streams *journal.Log, cfg Config) *node {
 	return node
 }
 
-// another is a keeper with settings, a clock and a memory of its own.
+// another makes a keeper with the same parts and a fresh state.
 func (node *node) another() *Service {
-	s, _ := New(node.cfg, node.journal, node.tasks, node.files) // as at the start
+	s, _ := New(node.cfg, node.journal, node.tasks, node.files) // the defaults
 	return s
 }
 
@@ -71,8 +70,8 @@ func openTasks(t testing.TB) *storage.Tasks {
 	return tasks
 }
 
-// follow keeps a projection up to date until stop, as an ingress does. It returns when
-// the projection is bound to the log.
+// follow keeps a projection up to date until stop, as an ingress does. It returns when the projection is
+// bound to the log.
 func follow(t testing.TB, streams *journal.Log, tasks *storage.Tasks) (stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -89,9 +88,9 @@ func follow(t testing.TB, streams *journal.Log, tasks *storage.Tasks) (stop func
 	})
 }
 
-var stores sync.Map // folder of finished files, by test
+var stores sync.Map // folder of finished files by test
 
-// storeOf is the one file store of all keepers of a test, as of a cluster.
+// storeOf returns the file store that all keepers of a test share, as in a cluster.
 func storeOf(t testing.TB) string {
 	if folder, ok := stores.Load(t); ok {
 		return folder.(string)
@@ -104,7 +103,7 @@ func storeOf(t testing.TB) string {
 
 func testKey(n int) string { return fmt.Sprintf("%032x", n) }
 
-// requestOf is a request with sealed source headers.
+// requestOf returns a request with sealed source headers.
 func requestOf(title string) *events.ExportRequested {
 	return &events.ExportRequested{CreatedAt: time.Now().UTC(), Request: events.Request{
 		ExtType: "XLSX", Title: title, UserID: "u", SourceType: events.SourceHTTP,
@@ -131,7 +130,7 @@ func (node *node) read(t testing.TB, tenant, key string) events.Export {
 	return x
 }
 
-// write appends an event to an export as another part of Sheaf would.
+// write appends an event to an export, as another part of Sheaf would.
 func (node *node) write(t testing.TB, key string, p events.Payload) events.Export {
 	t.Helper()
 	return node.as(t, events.DefaultTenant, key, p)
@@ -145,7 +144,7 @@ func (node *node) as(t testing.TB, tenant, key string, p events.Payload) events.
 	return x
 }
 
-// other writes an event of some other tenant, which is then the newest of the log.
+// other writes an event of another tenant, which becomes the newest of the log.
 func (node *node) other(t testing.TB, n int) {
 	t.Helper()
 	node.as(t, fmt.Sprint("somebody-", n), testKey(10_000+n), &events.SubmissionRejected{Reason: "no"})
@@ -179,14 +178,14 @@ func (node *node) has(t testing.TB, store string) bool {
 	return true
 }
 
-// complete takes an export all the way, with a file.
+// complete writes all events of an export with a file.
 func (node *node) complete(t testing.TB, key, title string, content []byte, expires time.Time) events.Export {
 	t.Helper()
 	node.write(t, key, requestOf(title))
 	return node.finishUntil(t, key, content, expires)
 }
 
-// finish completes an export that is under way, with a file that is kept for an hour.
+// finish completes an export that is under way, with a file that expires in an hour.
 func (node *node) finish(t testing.TB, key string, content []byte) events.Export {
 	t.Helper()
 	return node.finishUntil(t, key, content, time.Now().Add(time.Hour))
@@ -205,7 +204,7 @@ func (node *node) finishUntil(t testing.TB, key string, content []byte, expires 
 	return x
 }
 
-// bg is the context of what rapid.T cannot give one to.
+// bg is a context for rapid.T, which has none.
 var bg = context.Background()
 
 func (node *node) log(t require.TestingT) journal.LogState {
@@ -214,7 +213,7 @@ func (node *node) log(t require.TestingT) journal.LogState {
 	return l
 }
 
-// caughtUpTo waits until the projection has seen the log.
+// caughtUpTo waits until the projection has applied the log.
 func (node *node) caughtUpTo(t require.TestingT) journal.LogState {
 	l := node.log(t)
 	require.NoError(t, node.tasks.WaitApplied(bg, l.Last))
@@ -227,7 +226,7 @@ func (node *node) digest(t require.TestingT) string {
 	return sum
 }
 
-// rebuilt is the digest of a projection that is made from what is left.
+// rebuilt returns the digest of a projection rebuilt from the remaining events.
 func (node *node) rebuilt(t testing.TB) string {
 	other := startOn(t, node.journal, Config{})
 	sum := other.digest(t)
@@ -246,7 +245,7 @@ func (node *node) knows(t testing.TB, n int) bool {
 	return leader
 }
 
-// eventsOf is how many events the log holds of a key.
+// eventsOf returns how many events of a key the log holds.
 func (node *node) eventsOf(t testing.TB, key string) int {
 	t.Helper()
 	stream, err := node.journal.JetStream().Stream(t.Context(), events.StreamEvents)

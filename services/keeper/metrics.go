@@ -5,7 +5,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promauto"
 )
 
-// metrics of the keeper, all with the label service. No label holds a key, tenant, host, user or path.
+// metrics holds the metrics of the keeper, all with the label service. No label holds a key, tenant, host,
+// user or path.
 type metrics struct {
 	ended   *prometheus.CounterVec // outcome, error_code
 	removed *prometheus.CounterVec // what: expired, history, pages, strays or orphans

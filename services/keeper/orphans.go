@@ -11,16 +11,15 @@ import (
 	"sheaf/events/journal"
 )
 
-// orphanAge is how long a file may lie in the store without an event that names it. A
-// commit and its event are seconds apart unless the streams are away, and then there is
-// no search.
+// orphanAge is how long a file may exist without an event that names it. A commit and its event are seconds
+// apart unless the streams are away, and then no search runs.
 const orphanAge = time.Hour
 
 // orphans removes files that no export names.
 type orphans struct {
 	*parts
 	maxAge   time.Duration // of any file that an export may still name
-	searched time.Time     // when the last search began that was not cut short
+	searched time.Time     // start of the last complete search
 }
 
 // remove searches the store once an hour.
@@ -45,14 +44,14 @@ func (o *orphans) remove(ctx context.Context) error {
 	return nil
 }
 
-// keep reports whether a stored file may be named by an export, now or soon. The
-// projection says what is named; that a file is not, the leader must say.
+// keep reports whether an export names a stored file, or may name it soon. The projection proves that a file
+// is named; only the leader can prove that it is not.
 func (o *orphans) keep(ctx context.Context, log journal.LogState, name string) bool {
 	if named, err := o.tasks.Names(name); named || err != nil {
 		return true
 	}
 	tenant, rest, _ := strings.Cut(name, "/")
-	end := strings.IndexAny(rest, "-/") // older versions gave each export a folder
+	end := strings.IndexAny(rest, "-/") // older versions made a folder for each export
 	if end < 0 {
 		return true
 	}
@@ -72,9 +71,8 @@ func (o *orphans) keep(ctx context.Context, log journal.LogState, name string) b
 	return x.State == events.StateCompleted && slices.ContainsFunc(x.Files, func(f events.File) bool { return f.Store == name })
 }
 
-// ancient reports whether a file of an export that the log does not know is older than any
-// file may become, and was made by this log. Any other is left alone: after a loss of the
-// log the files are all there is.
+// ancient reports whether a file of an unknown export was made by this log and is older than any file may
+// become. Other files stay: after a loss of the log nothing else is left.
 func (o *orphans) ancient(log journal.LogState, file string) bool {
 	id, _, _ := strings.Cut(file, ".")
 	made, ok := events.IDTime(id)

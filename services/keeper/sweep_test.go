@@ -20,7 +20,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-// keeper makes another keeper on the node's parts, which keeps nothing longer than it must.
+// keeper makes another keeper on the node's parts, with the shortest retention.
 func (node *node) keeper() *Service {
 	s := node.another()
 	s.leftovers.settle, s.leftovers.keepPages, s.history.settle = 0, 0, 0
@@ -76,7 +76,7 @@ func TestKeeperPurgesWhatEndedExportsLeft(t *testing.T) {
 	cases := []struct {
 		name              string
 		then              func(x events.Export) []events.Payload
-		atOnce, keepPages bool // what is left by a keeper that keeps nothing, and by one that keeps pages for an hour
+		atOnce, keepPages bool // leftovers with the shortest retention, and with an hour
 	}{
 		{"requested", func(events.Export) []events.Payload { return nil }, true, true},
 		{"crawled", func(x events.Export) []events.Payload { return []events.Payload{crawled(x)} }, true, true},
@@ -125,7 +125,7 @@ func TestKeeperPurgesWhatEndedExportsLeft(t *testing.T) {
 		require.Equal(t, c.atOnce, left(i), c.name)
 	}
 
-	// What was done is off the list: the next pass has nothing to do.
+	// Finished work is off the list, so the next pass has nothing to do.
 	for _, kind := range []storage.Leftover{storage.LeftoverDone, storage.LeftoverStopped} {
 		list, err := node.tasks.Ended(kind, time.Now().Add(time.Hour), 100)
 		require.NoError(t, err)
@@ -133,8 +133,8 @@ func TestKeeperPurgesWhatEndedExportsLeft(t *testing.T) {
 	}
 }
 
-// A request that begins an ended export anew saves its headers and rows before
-// its event. A pass that falls between the two must not take them.
+// A request that restarts an ended export saves its headers and rows before its event. A pass between the two
+// must leave them.
 func TestKeeperLeavesWhatARequestIsAboutToUse(t *testing.T) {
 	t.Parallel()
 	node := start(t, eventstest.Server(t, ""), Config{})
@@ -227,17 +227,17 @@ func TestKeeperRemovesOrphans(t *testing.T) {
 	node.underway(t, testKey(3))
 	node.write(t, testKey(3), &events.ExportCancelled{})
 	expired := node.complete(t, testKey(4), "a", []byte("zip"), time.Now())
-	node.write(t, testKey(4), &events.ExportExpired{Files: []string{expired.Files[0].Store}}) // and then it crashed
+	node.write(t, testKey(4), &events.ExportExpired{Files: []string{expired.Files[0].Store}}) // a crash follows
 
 	keeps := []string{
 		named.Files[0].Store,
 		"default/" + testKey(2) + "-a.zip",
-		"default/" + testKey(2) + "/a.zip",  // the event that names it may be under way
-		"default/" + testKey(99) + "/a.zip", // the log knows nothing of it
+		"default/" + testKey(2) + "/a.zip",  // its event may be on its way
+		"default/" + testKey(99) + "/a.zip", // unknown to the log
 		"elsewhere.zip",
 	}
 	goes := []string{
-		"default/" + testKey(1) + "/lost.zip", // a second assembler's, of an older version
+		"default/" + testKey(1) + "/lost.zip", // from a second assembler of an older version
 		"default/" + testKey(1) + "-lost.zip",
 		"default/" + testKey(3) + "/a.zip",
 		expired.Files[0].Store,
@@ -288,9 +288,8 @@ func TestKeeperMakesRoom(t *testing.T) {
 	require.Empty(t, node.pages(t, testKey(1), begun[1].RequestedSeq), "the oldest went")
 }
 
-// While the disk has no room, what ended leaves it at once, not at its time. What
-// is under way stays, and so do rows that came with a request, for whoever repeats
-// it counts on them.
+// While the disk is full, ended exports lose their pages at once. Exports under way keep theirs, and so do
+// rows of raw requests, which a repeated request needs.
 func TestKeeperRelievesTheDisk(t *testing.T) {
 	t.Parallel()
 	node := start(t, eventstest.Server(t, ""), Config{})
@@ -323,8 +322,8 @@ func TestKeeperRelievesTheDisk(t *testing.T) {
 	require.NoError(t, <-ended)
 }
 
-// While the page stream is crowded, pages of completed exports go first, then those of
-// stopped ones, oldest first, until it no longer is.
+// While the page stream is crowded, pages of completed exports go first, then those of failed and cancelled
+// ones, oldest first, until there is space.
 func TestKeeperRelievesThePageStream(t *testing.T) {
 	t.Parallel()
 	streams := eventstest.JournalOn(t, eventstest.Server(t, ""), journal.Config{MaxPagesBytes: 2 << 20})
@@ -352,8 +351,8 @@ func TestKeeperRelievesThePageStream(t *testing.T) {
 	}
 }
 
-// No crawl begins while pages take more than 70 % of their room. The pages of ended exports
-// go before that, in the stream and on its disk, or they would keep all others waiting.
+// No crawl begins while pages fill more than 70 % of the stream. Pages of ended exports go below that limit,
+// in the stream and on its disk, or they would block all new crawls.
 func TestPagesGoBeforeTheyKeepCrawlsWaiting(t *testing.T) {
 	t.Parallel()
 	require.EqualValues(t, largestPage, roomBeside(0))
@@ -439,7 +438,7 @@ func TestKeeperPurgesStrays(t *testing.T) {
 	passes(t, s, 2)
 	require.Empty(t, node.pages(t, testKey(1), x.RequestedSeq))
 
-	// A crawler that was cut off, and an ingress that died before its event.
+	// A crawler lost its connection, and an ingress died before its event.
 	node.page(t, testKey(1), x.RequestedSeq, 57, []byte(`[{"a":1}]`))
 	_, err := node.journal.CountStart(t.Context(), events.DefaultTenant, testKey(1), "m")
 	require.NoError(t, err)
@@ -465,9 +464,8 @@ func TestKeeperPurgesStrays(t *testing.T) {
 	require.Len(t, found, 2)
 }
 
-// TestNoFileGoesBeforeItsTime takes exports through random lives, with keepers
-// that do single steps in any order, die between an event and its deletion, and
-// live in the future.
+// TestNoFileGoesBeforeItsTime runs exports through random lives. Keepers do single steps in any order, die
+// between an event and its deletion, and run with clocks in the future.
 func TestNoFileGoesBeforeItsTime(t *testing.T) {
 	t.Parallel()
 	srv := eventstest.Server(t, "")
@@ -484,8 +482,8 @@ func TestNoFileGoesBeforeItsTime(t *testing.T) {
 			s.files, s.deadlines.maxAge = node.files, 10_000*time.Hour
 			s.now = func() time.Time { return base.Add(offset) }
 		}
-		forgot := false                  // an export, before its time
-		stores := map[string]time.Time{} // files that some completed event names, and their time
+		forgot := false                  // an export was forgotten before its time
+		stores := map[string]time.Time{} // files that a completed event names, and their expiry
 		try := func(k string, p events.Payload) (events.Export, bool) {
 			x := node.read(t, events.DefaultTenant, k)
 			x, err := node.journal.Append(bg, x, "", func(*events.Export) (events.Payload, error) { return p, nil })
@@ -505,7 +503,7 @@ func TestNoFileGoesBeforeItsTime(t *testing.T) {
 				try(k, requestOf("a"))
 			case 2, 3:
 				try(k, &events.ExportCrawled{Run: 1, Pages: 1})
-			case 4, 5: // an assembler, or one that dies before its event
+			case 4, 5: // an assembler, which may die before its event
 				store := fmt.Sprintf("default/%s/%s.zip", k, events.NewID())
 				node.commit(t, store, []byte("zip"))
 				if rapid.Bool().Draw(rt, "dies") {
@@ -517,7 +515,7 @@ func TestNoFileGoesBeforeItsTime(t *testing.T) {
 				}
 			case 6:
 				try(k, &events.ExportCancelled{})
-			case 7: // a keeper that died before it deleted
+			case 7: // a keeper that died before the deletion
 				x := node.read(t, events.DefaultTenant, k)
 				if x.State == events.StateCompleted && !s.now().Before(x.ExpiresAt) {
 					try(k, &events.ExportExpired{})
@@ -531,10 +529,10 @@ func TestNoFileGoesBeforeItsTime(t *testing.T) {
 				offset += time.Duration(rapid.IntRange(1, 60).Draw(rt, "later")) * time.Hour
 			case 11:
 				require.NoError(rt, s.pass(bg))
-			case 12: // keys are purged, by one that keeps nothing longer than it must
+			case 12: // a keeper with the shortest retention purges keys
 				s.mark.At = time.Now()
 				require.NoError(rt, s.history.purgeEvents(bg, s.mark))
-			case 13: // a tenant has too many
+			case 13: // a tenant over its limit
 				s.mark.At = time.Now()
 				s.history.maxExports = rapid.IntRange(0, 3).Draw(rt, "most")
 				require.NoError(rt, s.history.forget(bg, s.mark))
@@ -553,7 +551,7 @@ func TestNoFileGoesBeforeItsTime(t *testing.T) {
 				}
 			}
 		}
-		// In the end nothing is left of what is over.
+		// In the end nothing expired is left.
 		for _, s := range keepers {
 			s.orphans.searched = time.Time{}
 			require.NoError(rt, s.pass(bg))
@@ -566,7 +564,7 @@ func TestNoFileGoesBeforeItsTime(t *testing.T) {
 		node.other(t, round)
 		for range 3 {
 			for _, s := range keepers {
-				s.orphans.searched, s.history.maxExports = time.Time{}, 0 // all is forgotten, which one of them has begun with
+				s.orphans.searched, s.history.maxExports = time.Time{}, 0 // forget all
 				other.caughtUpTo(rt)
 				require.NoError(rt, s.pass(bg))
 			}

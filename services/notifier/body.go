@@ -11,18 +11,16 @@ import (
 	"sheaf/events/secrets"
 )
 
-// Body is what a callback carries: the fields that receivers of the original
-// export-server know, and event and error_code in addition.
+// Body is the body of a callback: the fields of the original export-server, plus event and error_code.
 type Body struct {
 	Event     string `json:"event"`                // export.completed, export.failed or export.cancelled
 	Log       Log    `json:"log"`                  // the export
 	File      File   `json:"file"`                 // its file; zero unless it completed
-	DownURL   string `json:"down_url"`             // signed link; "" without a file, or when the file has expired
+	DownURL   string `json:"down_url"`             // signed link; "" without a file or after it expired
 	ErrorCode string `json:"error_code,omitempty"` // of a failed export, one of the codes of package events
 }
 
-// Log is the export as the original's table of exports had it. Times are UTC
-// in whole seconds.
+// Log is the export in the form of the original's table. Times are UTC in whole seconds.
 type Log struct {
 	ID         uint64 `json:"id"`
 	HashKey    string `json:"hash_key"`
@@ -41,18 +39,17 @@ type Log struct {
 	UpdatedAt  time.Time `json:"updated_at"` // when it ended
 }
 
-// File is the finished file. The names of the times lack a letter, as they
-// always did.
+// File is the finished file. The names of its times miss a letter, as in the original.
 type File struct {
 	ID       uint64    `json:"id"`
 	HashKey  string    `json:"hash_key"`
-	Path     string    `json:"path"` // what follows /v1/down/ in the link
+	Path     string    `json:"path"` // the part of the link after /v1/down/
 	Type     string    `json:"type"` // ext_type, as the caller wrote it
 	CreateAt time.Time `json:"create_at"`
 	UpdateAt time.Time `json:"update_at"`
 }
 
-// param is what of a source request a receiver is told.
+// param holds the fields of a source request that a receiver gets.
 type param struct {
 	Conn   int             `json:"conn"`
 	URL    string          `json:"url"`
@@ -73,11 +70,11 @@ func eventOf(x *events.Export) events.Type {
 	case events.StateCancelled:
 		return events.TypeCancelled
 	}
-	return events.TypeCompleted // also when its file has expired since
+	return events.TypeCompleted // also after its file expired
 }
 
-// of returns the body of the callback that tells how x ended. It is the same
-// for each attempt, until the file expires.
+// of returns the body of the callback about the ending of x. Every attempt has the same body until the file
+// expires.
 func (b bodies) of(x *events.Export) ([]byte, error) {
 	body := Body{
 		Event: "export." + string(eventOf(x)),
@@ -111,8 +108,7 @@ func (b bodies) of(x *events.Export) ([]byte, error) {
 
 func seconds(t time.Time) time.Time { return t.UTC().Truncate(time.Second) }
 
-// encode writes JSON without the escapes for HTML, which would hide the & of
-// links from readers that only look.
+// encode writes JSON without HTML escapes, so that a link keeps its & for receivers that do not parse JSON.
 func encode(v any) ([]byte, error) {
 	var buf bytes.Buffer
 	e := json.NewEncoder(&buf)

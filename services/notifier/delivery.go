@@ -25,8 +25,8 @@ import (
 )
 
 const (
-	// answerMost is how much of an answer is read, only so that the connection
-	// can be used again; answerFor is how long. What it says is dropped.
+	// answerMost bounds the bytes read of an answer, and answerFor the time. The body is dropped; reading it
+	// lets the connection be reused.
 	answerMost = 64 << 10
 	answerFor  = time.Second
 )
@@ -37,21 +37,21 @@ const (
 	reasonBusy    = "not attempted in time: the host did not answer, or too many callbacks waited for it"
 )
 
-// outcome is what came of one attempt.
+// outcome is the result of one attempt.
 type outcome struct {
 	attempt    int
 	status     int    // 0 without an answer
-	reason     string // "" when it was delivered
-	final      bool   // no further attempt can help
+	reason     string // "" after a delivery
+	final      bool   // further attempts cannot help
 	retryAfter time.Duration
 	elapsed    time.Duration
 	silent     bool // no answer within the timeout
-	aborted    bool // cut off by the drain; the receiver is not to blame
+	aborted    bool // ended by the drain; not the receiver's fault
 }
 
 func (o outcome) delivered() bool { return o.reason == "" && !o.aborted }
 
-// answered reports whether the host itself responded: with a status, or by refusing the connection.
+// answered reports whether the host responded: with a status, or by refusing the connection.
 func (o outcome) answered() bool { return o.status != 0 || o.reason == reasonRefused }
 
 // deliver makes one attempt. It ends early when ctx does.
@@ -69,12 +69,12 @@ func (s *Service) deliver(ctx context.Context, x *events.Export) outcome {
 		s.post(ctx, x, body, &o)
 	}
 	o.elapsed = time.Since(begin)
-	// An answer counts, even if the attempt was cut off after it.
+	// An answer counts, even if the drain ended the attempt right after it.
 	o.aborted = ctx.Err() != nil && o.reason != "" && !o.final && o.status == 0
 	return o
 }
 
-// publish delivers to a subject of the tenant, durably.
+// publish sends the callback durably to a subject of the tenant.
 func (s *Service) publish(ctx context.Context, x *events.Export, body []byte, o *outcome) {
 	subject, err := events.CallbackSubject(x.Tenant, x.Request.Callback)
 	if err != nil {
@@ -90,7 +90,7 @@ func (s *Service) publish(ctx context.Context, x *events.Export, body []byte, o 
 	}
 }
 
-// post delivers over HTTP.
+// post sends the callback over HTTP.
 func (s *Service) post(ctx context.Context, x *events.Export, body []byte, o *outcome) {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.Timeout)
 	defer cancel()
@@ -123,7 +123,7 @@ func (s *Service) post(ctx context.Context, x *events.Export, body []byte, o *ou
 	_, _ = io.CopyN(io.Discard, res.Body, answerMost)
 }
 
-// request builds the POST. Its errors name no part of the URL.
+// request builds the POST. Its errors contain no part of the URL.
 func (s *Service) request(ctx context.Context, x *events.Export, body []byte) (*http.Request, error) {
 	u, err := url.Parse(x.Request.Callback)
 	if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" {
@@ -148,14 +148,14 @@ func (s *Service) request(ctx context.Context, x *events.Export, body []byte) (*
 	}
 	for name, value := range map[string]string{
 		"Content-Type": "application/json",
-		"Accept":       "*/*", // what the answer says is dropped
+		"Accept":       "*/*", // the answer's body is dropped
 		"User-Agent":   "Sheaf",
-		// The original named itself so; receivers may route by it.
+		// The original sent this name, and receivers may route by it.
 		"Service-Name": "export-server",
 
 		standardwebhooks.HeaderWebhookID:        x.WebhookID(),
 		standardwebhooks.HeaderWebhookTimestamp: strconv.FormatInt(now.Unix(), 10),
-		standardwebhooks.HeaderWebhookSignature: strings.Join(signatures, " "), // one by each key
+		standardwebhooks.HeaderWebhookSignature: strings.Join(signatures, " "), // one per key
 
 		// CloudEvents 1.0, binary mode.
 		"ce-specversion": "1.0",
@@ -173,12 +173,11 @@ func (s *Service) request(ctx context.Context, x *events.Export, body []byte) (*
 	return req, nil
 }
 
-// ceType is the CloudEvents type of a callback: not that of the event it tells,
-// whose data is another.
+// ceType is the CloudEvents type of a callback. It differs from the event's type because the data differs.
 func ceType(x *events.Export) string { return "sheaf.callback.export_" + string(eventOf(x)) + ".v1" }
 
-// headerValue escapes what a header of HTTP cannot carry, as the HTTP binding
-// of CloudEvents 1.0 says (3.1.3.2). A correlation id is the producer's own.
+// headerValue escapes characters that an HTTP header cannot hold, as the HTTP binding of CloudEvents 1.0 says
+// (3.1.3.2). Correlation ids come from producers.
 func headerValue(s string) string {
 	var b strings.Builder
 	for i := range len(s) {
@@ -191,9 +190,8 @@ func headerValue(s string) string {
 	return b.String()
 }
 
-// class says in a few words why there was no answer. The words of the error
-// itself hold addresses and the URL with its query, so none of them is passed
-// on.
+// class returns a short reason why there was no answer. The error's own text holds addresses and the URL with
+// its query, so it is never passed on.
 func class(err error) string {
 	var (
 		dns         *net.DNSError

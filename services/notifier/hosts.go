@@ -14,35 +14,35 @@ import (
 	"golang.org/x/sync/semaphore"
 )
 
-// Bounds of one process. The weight of a callback is the memory it holds while it
-// runs: goroutines, socket and buffers (45 KB, measured), and four times its
-// request, which the body repeats with escapes.
+// Bounds of one process. The weight of a callback is its memory while it runs: goroutines, socket and buffers
+// (45 KB, measured), and four times its request, which the body repeats with escapes.
 const (
 	callbackWeight = 48 << 10
 	maxWeight      = 64 << 20 // of running callbacks: 1,365 small ones
-	maxSilent      = 24 << 20 // of those to silent hosts, in addition: 512 small ones
-	maxHostWaiting = 256      // callbacks that wait for their turn at one host
-	maxWaiting     = 2048     // and at all hosts; each holds names only
-	maxHosts       = 16_384   // silent hosts that are remembered
+	maxSilent      = 24 << 20 // callbacks to silent hosts, in addition: 512 small ones
+	maxHostWaiting = 256      // callbacks that wait for one host
+	maxWaiting     = 2048     // callbacks that wait for all hosts; each holds names only
+	maxHosts       = 16_384   // silent hosts in memory
 )
 
-// The breaker of a host opens after maxFailures timeouts without an answer. Its pause begins
-// with the timeout of an attempt and doubles up to maxPause.
+// The breaker of a host opens after maxFailures timeouts without an answer. Its pause begins with an
+// attempt's timeout and doubles up to maxPause.
 const (
 	maxFailures             = 3
 	maxPause                = 5 * time.Minute
 	minPutOff, putOffSpread = 10 * time.Second, 50 * time.Second
 )
 
-// errPutOff refuses a callback that should come again later.
+// errPutOff postpones a callback.
 var errPutOff = errors.New("the callback has to come later")
 
-// hosts bounds the callbacks of this process: at most perHost at a host, and no more
-// in all than memory allows. A host is silent from a timeout until its next answer.
-// Silent hosts have room of their own, and a breaker: after maxFailures timeouts without an answer
-// callbacks to it are put off for a pause. The first one after the pause is the
-// probe: an answer closes the breaker, a timeout doubles the pause. After any other
-// outcome of the probe, such as a host name that is not found, another probe follows.
+// hosts bounds the callbacks of this process: perHost for each host, and in all by memory. A host is silent
+// from a timeout until its next answer.
+//
+// Silent hosts have memory of their own, and a breaker. After maxFailures timeouts without an answer their
+// callbacks are postponed for a pause. The first callback after the pause is the probe: an answer closes the
+// breaker, and a timeout doubles the pause. After any other outcome, such as a host name that is not found,
+// another probe follows.
 type hosts struct {
 	perHost      int64
 	timeout      time.Duration       // of an attempt
@@ -53,21 +53,21 @@ type hosts struct {
 	waiting int
 }
 
-// host is a host and port that is silent or has callbacks that run or wait.
+// host is a host and port that is silent or has callbacks.
 type host struct {
 	turns       *semaphore.Weighted // of perHost, first come, first served
-	callbacks   int                 // that run or wait
+	callbacks   int                 // running and waiting
 	waiting     int
 	failures    int // timeouts since the last answer
 	pausedUntil time.Time
 }
 
-// turn is one callback at its host. It has to leave.
+// turn is one callback at its host. It must leave.
 type turn struct {
 	name   string
 	host   *host
 	weight int64
-	room   *semaphore.Weighted // what it runs in; nil: it does not run
+	room   *semaphore.Weighted // the semaphore it holds weight of; nil while it does not run
 	waits  bool
 }
 
@@ -78,7 +78,7 @@ func newHosts(perHost int, timeout time.Duration) *hosts {
 	}
 }
 
-// hostOf names the host of a callback, "" when it has none.
+// hostOf names the host of a callback. It is "" for a callback without a host.
 func hostOf(x *events.Export) string {
 	u, err := url.Parse(x.Request.Callback)
 	if err != nil {
@@ -96,8 +96,7 @@ func weigh(x *events.Export) int64 {
 	return min(callbackWeight+4*int64(n), maxSilent)
 }
 
-// enter gives a callback its turn, or a place in the queue of its host. The only
-// error is errPutOff.
+// enter gives a callback its turn, or a place in the queue of its host. Its only error is errPutOff.
 func (hs *hosts) enter(name string, weight int64) (*turn, error) {
 	hs.mu.Lock()
 	defer hs.mu.Unlock()
@@ -123,7 +122,7 @@ func (hs *hosts) enter(name string, weight int64) (*turn, error) {
 	return t, nil
 }
 
-// wait waits for the turn of a callback. The error is errPutOff or that of ctx.
+// wait waits for the turn of a callback. It fails with errPutOff or the error of ctx.
 func (hs *hosts) wait(ctx context.Context, t *turn) error {
 	err := t.host.turns.Acquire(ctx, 1)
 	hs.mu.Lock()
@@ -137,7 +136,7 @@ func (hs *hosts) wait(ctx context.Context, t *turn) error {
 	return hs.begin(t)
 }
 
-// begin takes room for a callback that has its turn, or gives the turn back.
+// begin reserves memory for a callback that has its turn, or returns the turn.
 func (hs *hosts) begin(t *turn) error {
 	h, room, now := t.host, hs.room, time.Now()
 	if h.failures > 0 {
@@ -147,14 +146,14 @@ func (hs *hosts) begin(t *turn) error {
 		h.turns.Release(1)
 		return errPutOff
 	}
-	if h.failures >= maxFailures { // the probe: no other before it ended
+	if h.failures >= maxFailures { // the probe: no other one before it ends
 		h.pausedUntil = now.Add(2 * hs.timeout)
 	}
 	t.room = room
 	return nil
 }
 
-// leave ends a callback. A timeout counts against its host, and an answer clears the count.
+// leave ends a callback. A timeout counts as a failure of its host, and an answer resets the count.
 func (hs *hosts) leave(t *turn, o outcome) {
 	hs.mu.Lock()
 	defer hs.mu.Unlock()
@@ -169,7 +168,7 @@ func (hs *hosts) leave(t *turn, o outcome) {
 			if n := h.failures - maxFailures; n >= 0 {
 				h.pausedUntil = time.Now().Add(min(hs.timeout<<min(n, 10), maxPause))
 			}
-		case o.answered(): // any other outcome says nothing about the host
+		case o.answered(): // other outcomes say nothing about the host
 			h.failures, h.pausedUntil = 0, time.Time{}
 		}
 	}
@@ -186,8 +185,8 @@ func (hs *hosts) leave(t *turn, o outcome) {
 	}
 }
 
-// putOff returns when a callback shall come back: after the pause of its host, spread
-// over as long again, so that many do not come back at once.
+// putOff returns the time for a postponed callback: after the pause of its host, spread over as long again,
+// so that callbacks do not return in a burst.
 func (hs *hosts) putOff(name string) time.Time {
 	hs.mu.Lock()
 	defer hs.mu.Unlock()

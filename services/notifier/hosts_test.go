@@ -20,7 +20,7 @@ var (
 	timedOut = outcome{silent: true, reason: reasonTimeout}
 	answered = outcome{status: 500, reason: "HTTP 500"}
 	refusal  = outcome{reason: class(syscall.ECONNREFUSED)}
-	notAsked = outcome{reason: class(&net.DNSError{})} // the host was never reached
+	notAsked = outcome{reason: class(&net.DNSError{})} // the attempt did not reach the host
 )
 
 // enter gives a callback its turn, or a place in the queue.
@@ -61,7 +61,7 @@ func TestAHostGivesTurnsInOrder(t *testing.T) {
 		}
 		refused(t, hs, "h:1")
 		require.False(t, enter(t, hs, "h:2").waits, "another host is not concerned")
-		cancel() // one that waits no longer loses its place
+		cancel() // a callback that stops waiting loses its place
 		synctest.Wait()
 		for _, next := range slices.Delete(waiting, 1, 2) {
 			hs.leave(running[0], answered)
@@ -84,8 +84,7 @@ func TestQueuesOfAllHostsAreBounded(t *testing.T) {
 	refused(t, hs, "other:1")
 }
 
-// After three timeouts without an answer one callback at a time finds out whether the host answers
-// again, after growing pauses.
+// After three timeouts without an answer one callback at a time probes the host, with growing pauses.
 func TestASilentHostIsProbed(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -125,7 +124,7 @@ func TestASilentHostIsProbed(t *testing.T) {
 	})
 }
 
-// Callbacks that wait for a host are put off when its breaker opens.
+// Callbacks that wait for a host are postponed when its breaker opens.
 func TestAQueueEndsWhenItsHostIsSilent(t *testing.T) {
 	t.Parallel()
 	hs := newHosts(maxFailures, time.Second)
@@ -164,7 +163,7 @@ func TestSilentHostsTakeNoRoomFromOthers(t *testing.T) {
 	enter(t, hs, "b:1")
 }
 
-// What is put off for a silent host comes back spread over the pause.
+// Postponed callbacks to a silent host return spread over the pause.
 func TestPutOffIsSpread(t *testing.T) {
 	t.Parallel()
 	hs := newHosts(4, 15*time.Second)
@@ -198,13 +197,12 @@ func TestSilentHostsAreBounded(t *testing.T) {
 	require.Len(t, hs.byName, maxHosts-1)
 }
 
-// Whatever callbacks come and go, no bound is passed, and nothing is left when all
-// have left.
+// Every sequence of callbacks stays within all bounds, and leaves nothing behind.
 func TestHostsKeepCount(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		const room, silent = 4 * callbackWeight, 2 * callbackWeight
-		hs := newHosts(2, time.Nanosecond) // pauses are over at once
+		hs := newHosts(2, time.Nanosecond) // pauses end at once
 		hs.room, hs.silent = semaphore.NewWeighted(room), semaphore.NewWeighted(silent)
 		var inside []*turn
 		for range rapid.IntRange(1, 80).Draw(t, "steps") {

@@ -5,7 +5,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promauto"
 )
 
-// metrics of the notifier, all with the label service. No label holds a key, tenant, host, user or path.
+// metrics holds the metrics of the notifier, all with the label service. No label holds a key, tenant, host,
+// user or path.
 type metrics struct {
 	attempts *prometheus.CounterVec // outcome: delivered, failed or given_up; transport: http or nats
 }

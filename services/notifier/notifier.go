@@ -1,20 +1,17 @@
-// Package notifier tells the callers of exports how they ended.
+// Package notifier sends callbacks: it reports to callers how their exports ended.
 //
 // # What it promises
 //
-//   - Every completed, failed or cancelled export that asked for a callback is
-//     told at least once, or given up for a reason that stands in the log.
-//     Neither a crash nor a restart loses an attempt.
-//   - Each attempt leaves exactly one event: callback_delivered (2xx),
-//     callback_attempted (with the time of the next one) or callback_failed.
-//   - The webhook-id is constant over the attempts of one ending and differs
-//     between endings. A receiver that has seen it may ignore the repeat: a
-//     crash between an answer and its event, or two notifiers that are given the
-//     same work, make the same callback arrive twice.
-//   - A receiver that is dead or slow holds up nobody but itself.
+//   - Every completed, failed or cancelled export that asked for a callback gets it at least once. Otherwise
+//     the callback is given up and the log holds the reason. Neither a crash nor a restart loses an attempt.
+//   - Each attempt leaves exactly one event: callback_delivered (2xx), callback_attempted (with the time of
+//     the next one) or callback_failed.
+//   - The webhook-id is the same for all attempts of one ending, and differs between endings, so that
+//     receivers can ignore repeats. A crash between an answer and its event repeats a callback, and so do two
+//     notifiers that get the same event.
+//   - A dead or slow receiver delays only its own callbacks.
 //
-// An export that is requested again before its callback arrived is told only of
-// its new ending.
+// If an export is requested again before its callback arrived, the callback reports only the new ending.
 package notifier
 
 import (
@@ -39,22 +36,21 @@ import (
 // Config bounds the deliveries.
 type Config struct {
 	PublicURL   string                // base of the download links; required
-	Schedule    []time.Duration       // pause before each further attempt, counted from the end of the last; default DefaultSchedule
+	Schedule    []time.Duration       // pauses between attempts, end to start; default DefaultSchedule
 	Timeout     time.Duration         // of one attempt, from the connection to the status; default 15s
-	Slots       int                   // endings that are looked at at once, see DESIGN.md; default 64
-	PerHost     int                   // attempts at one host and port at once; default 4
-	KeepHistory time.Duration         // no attempt is made later than this after the export ended, for the log forgets it then; default 168h
+	Slots       int                   // events handled concurrently, see DESIGN.md; default 64
+	PerHost     int                   // concurrent attempts at one host and port; default 4
+	KeepHistory time.Duration         // from the ending to the last attempt; default 168h
 	Log         *slog.Logger          // default: nothing is logged
 	Metrics     prometheus.Registerer // default: none
 }
 
 const (
-	// timerEarly is how early a schedule may fire: the server works in whole
-	// seconds (measured), and clocks differ.
+	// timerEarly is the tolerance for schedules that fire early: the server works in whole seconds
+	// (measured), and clocks differ.
 	timerEarly = 1500 * time.Millisecond
-	// drainFor is how long attempts under way may go on after the drain began,
-	// recordFor how long each write of a result may take: its event, then the
-	// schedule of the next attempt. Each write usually takes milliseconds.
+	// drainFor bounds the attempts under way after the drain began. recordFor bounds each write of a result:
+	// its event, then the schedule of the next attempt. A write usually takes milliseconds.
 	drainFor, recordFor = 5 * time.Second, 8 * time.Second
 )
 
@@ -67,7 +63,7 @@ var (
 	errMoved      = errors.New("the export has moved on since it was read")
 )
 
-// Service delivers callbacks. Any number of them may run on the same streams.
+// Service delivers callbacks. Several may run on the same streams.
 type Service struct {
 	cfg      Config
 	journal  *journal.Log
@@ -75,12 +71,12 @@ type Service struct {
 	bodies   bodies
 	hosts    *hosts
 	metrics  *metrics
-	claimed  sync.Map // tenant.key of the exports that are looked at
+	claimed  sync.Map // tenant.key of the exports in progress
 	drainFor time.Duration
 }
 
-// Client sends callbacks. It decides which addresses may be reached, follows no redirect and keeps no cookie. A
-// context has to end its requests and the reading of their answers.
+// Client sends callbacks. It decides which addresses are allowed, follows no redirect and keeps no cookie. A
+// context must end its requests and the reading of their answers.
 type Client interface {
 	Do(req *http.Request) (*http.Response, error)
 }
@@ -118,9 +114,8 @@ func New(cfg Config, log *journal.Log, client Client) (*Service, error) {
 	}, nil
 }
 
-// Run delivers callbacks until ctx ends. Then it takes no more work, lets
-// attempts under way finish for at most 5 s, hands the others back, and
-// returns nil. An error means that the streams could not be consumed.
+// Run delivers callbacks until ctx ends. Then it takes no more work, lets attempts finish for at most 5 s,
+// returns the others to the stream, and returns nil. An error means that the streams could not be consumed.
 func (s *Service) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	// Attempts outlive ctx by drainFor.
@@ -141,8 +136,7 @@ func (s *Service) Run(ctx context.Context) error {
 	return group.Wait()
 }
 
-// onEnded handles a terminal event. The export as the leader knows it decides, not the
-// event: the event may be a repeat.
+// onEnded handles a terminal event. The event may be a repeat, so the leader's state of the export decides.
 func (s *Service) onEnded(ctx, posting context.Context, d journal.Delivery) error {
 	ev, err := d.Event()
 	if err != nil {
@@ -154,15 +148,15 @@ func (s *Service) onEnded(ctx, posting context.Context, d journal.Delivery) erro
 			return errNothing
 		}
 		if wait := untilDue(x); wait > 0 {
-			// Here a process died between the event of an attempt and its schedule.
+			// A process died between the event of an attempt and its schedule.
 			return cmp.Or(s.schedule(ctx, x, x.Callback.NextAt), errNothing)
 		}
 		return nil
 	})
 }
 
-// onDue handles a schedule that fired. It names only a key; whatever is due of
-// that key by now is done.
+// onDue handles a schedule that fired. A schedule names only a key; onDue makes the attempt that is due for
+// that key.
 func (s *Service) onDue(ctx, posting context.Context, d journal.Delivery) error {
 	tenant, key, err := journal.DueCallback(d.Subject)
 	if err != nil {
@@ -172,27 +166,26 @@ func (s *Service) onDue(ctx, posting context.Context, d journal.Delivery) error 
 		d.Concerns(x)
 		switch wait := untilDue(x); {
 		case wait > time.Minute:
-			// A left-over of an earlier plan.
+			// The message belongs to an earlier schedule.
 			return cmp.Or(s.schedule(ctx, x, x.Callback.NextAt), errNothing)
 		case wait > 0:
-			// A span instead of a time of day: if the server's clock is ahead, a
-			// schedule would fire again at once, and again.
+			// A delay, not a time of day: with a server clock ahead of ours, a schedule would fire at once,
+			// over and over.
 			return journal.RetryAfter(errEarly, wait)
 		}
 		return nil
 	})
 }
 
-// look reads the export of an event and makes an attempt, if one is pending and due
-// does not object. Only one goroutine looks at a key at a time, until the outcome is
-// in the log, so each sees the outcome of the one before.
+// look reads the export of an event and makes an attempt, if one is pending and due agrees. One goroutine
+// handles a key until its outcome is in the log, so each sees the outcome of the previous one.
 func (s *Service) look(ctx, posting context.Context, ev events.Event, due func(*events.Export) error) error {
 	if !events.ValidTenant(ev.Tenant) || !events.ValidKey(ev.Key) {
 		return journal.Permanent(fmt.Errorf("tenant %q, key %q: not an export", ev.Tenant, ev.Key))
 	}
 	name := ev.Tenant + "." + ev.Key
 	if _, taken := s.claimed.LoadOrStore(name, true); taken {
-		// Not acknowledged: the attempt under way may need this very message again.
+		// Not acknowledged: the attempt under way may need this message again.
 		return journal.RetryAfter(errBusy, time.Second)
 	}
 	attempt, err := s.plan(ctx, posting, ev, due)
@@ -206,7 +199,7 @@ func (s *Service) look(ctx, posting context.Context, ev events.Event, due func(*
 	})
 }
 
-// plan does what look says, and returns the attempt, which needs no slot.
+// plan applies the decision of look, and returns the attempt, which needs no slot.
 func (s *Service) plan(ctx, posting context.Context, ev events.Event, due func(*events.Export) error) (attempt func() error, err error) {
 	x, err := s.journal.ReadSince(ctx, ev)
 	if err != nil || !pending(&x) {
@@ -228,12 +221,12 @@ func (s *Service) plan(ctx, posting context.Context, ev events.Event, due func(*
 	return func() error { return s.attempt(ctx, posting, t, x) }, nil
 }
 
-// pending reports whether there is something to tell about x.
+// pending reports whether x still needs a callback.
 func pending(x *events.Export) bool {
 	return x.State.Terminal() && x.Callback.State == events.CallbackPending
 }
 
-// untilDue is how long the next attempt has to wait; not above 0: it is due.
+// untilDue is the time until the next attempt; 0 or less means now.
 func untilDue(x *events.Export) time.Duration {
 	if x.Callback.Attempts == 0 {
 		return 0
@@ -249,15 +242,15 @@ func (s *Service) schedule(ctx context.Context, x *events.Export, at time.Time) 
 	return s.journal.ScheduleCallback(ctx, x.Tenant, x.Key, at)
 }
 
-// callback names what an attempt is about while it waits, possibly for minutes.
+// callback identifies an attempt while it waits, possibly for minutes.
 type callback struct {
 	tenant, key, host string
-	seq               uint64    // of the export's newest event when it was read
-	latest            time.Time // no attempt is made after this
+	seq               uint64    // of the export's newest event when the export was read
+	latest            time.Time // deadline of the attempt
 }
 
-// attemptInTurn makes an attempt when it has its turn at the host. By then the
-// export may have changed, so it reads it again.
+// attemptInTurn waits for the turn at the host and makes the attempt. The export may have changed meanwhile,
+// so it reads it again.
 func (s *Service) attemptInTurn(ctx, posting context.Context, t *turn, c callback) error {
 	err := s.hosts.wait(ctx, t)
 	var x events.Export
@@ -277,8 +270,8 @@ func (s *Service) attemptInTurn(ctx, posting context.Context, t *turn, c callbac
 	return err
 }
 
-// attempt makes an attempt that has its turn, and records it. The turn ends with the
-// record: while the log cannot be written, few receivers are called.
+// attempt makes an attempt that has its turn, and records it. The turn ends after the record, so that few
+// receivers are called while the log is unavailable.
 func (s *Service) attempt(ctx, posting context.Context, t *turn, x events.Export) error {
 	o := s.deliver(posting, &x)
 	defer s.hosts.leave(t, o)
@@ -288,12 +281,11 @@ func (s *Service) attempt(ctx, posting context.Context, t *turn, x events.Export
 	return s.record(ctx, x, o)
 }
 
-// putOff has a callback come back later, or gives it up if that is too late.
+// putOff postpones a callback, or gives it up if that would be too late.
 func (s *Service) putOff(ctx context.Context, c callback) error {
 	at := s.hosts.putOff(c.host)
 	if at.Before(c.latest) {
-		// Not a delayed repeat: that would stay in the consumer's pending set, and a
-		// full set stops all deliveries.
+		// A delayed redelivery would stay in the consumer's pending set, and a full set stops all deliveries.
 		return s.journal.ScheduleCallback(ctx, c.tenant, c.key, at)
 	}
 	x, err := s.journal.Read(ctx, c.tenant, c.key)
@@ -303,8 +295,8 @@ func (s *Service) putOff(ctx context.Context, c callback) error {
 	return s.record(ctx, x, outcome{attempt: x.Callback.Attempts + 1, reason: reasonBusy, final: true})
 }
 
-// record writes the one event of an attempt, then the schedule of the next. It tries
-// until ctx ends: if it gave up, the receiver would get the same callback again.
+// record writes the one event of an attempt, then the schedule of the next. It retries until ctx ends,
+// because a lost record would repeat the callback.
 func (s *Service) record(ctx context.Context, x events.Export, o outcome) error {
 	verdict := s.verdict(&x, o)
 	after, err := s.append(ctx, x, o, verdict)
@@ -320,7 +312,7 @@ func (s *Service) record(ctx context.Context, x events.Export, o outcome) error 
 		return err
 	}
 	if pending(&after) && after.Callback.Attempts > 0 {
-		// A drain has ended ctx; it waits for this write as for the one of the event.
+		// A drain ends ctx before this write; the drain waits for the schedule as for the event.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordFor)
 		defer cancel()
 		return s.schedule(ctx, &after, after.Callback.NextAt)
@@ -328,8 +320,8 @@ func (s *Service) record(ctx context.Context, x events.Export, o outcome) error 
 	return nil
 }
 
-// append writes the event of an attempt, unless another notifier made the attempt
-// meanwhile, and returns the export as it is then.
+// append writes the event of an attempt, unless another notifier has made that attempt, and returns the
+// export afterwards.
 func (s *Service) append(ctx context.Context, x events.Export, o outcome, verdict events.Payload) (events.Export, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordFor)
 	defer cancel()
@@ -337,8 +329,7 @@ func (s *Service) append(ctx context.Context, x events.Export, o outcome, verdic
 		if now.TerminalSeq != x.TerminalSeq || !pending(now) {
 			return nil, errOvertaken
 		}
-		// Of two notifiers that failed in the same attempt only one counts,
-		// but a success is a success.
+		// Two failures of one attempt count once, but a success always counts.
 		if now.Callback.Attempts >= o.attempt && !o.delivered() {
 			return nil, errOvertaken
 		}
@@ -353,7 +344,7 @@ func (s *Service) append(ctx context.Context, x events.Export, o outcome, verdic
 	return after, err
 }
 
-// report logs and counts an attempt that was recorded.
+// report logs and counts a recorded attempt.
 func (s *Service) report(x *events.Export, verdict events.Payload) {
 	transport := "http"
 	if strings.HasPrefix(x.Request.Callback, "nats:") {

@@ -28,19 +28,18 @@ import (
 )
 
 const (
-	soon = 30 * time.Second // what must happen, happens within
+	soon = 30 * time.Second // limit for everything that must happen
 	tick = 20 * time.Millisecond
 )
 
-// call is one request that a receiver saw.
+// call is one request to a receiver.
 type call struct {
 	header http.Header
 	body   []byte
 	at     time.Time
 }
 
-// receiver is an endpoint for callbacks. It answers the nth call, from 1, with
-// answer.
+// receiver is an endpoint for callbacks. It answers call n, counted from 1, with answer.
 type receiver struct {
 	*httptest.Server
 	calls chan call
@@ -161,7 +160,7 @@ func ended(t *testing.T, s *journal.Log, key, callback string) events.Export {
 	return end(t, s, begin(t, s, key, callback), events.StateFailed)
 }
 
-// until waits for the callback of an export to come to a state.
+// until waits until the callback of an export meets ok.
 func until(t *testing.T, s *journal.Log, key string, ok func(c events.CallbackState) bool) events.Export {
 	t.Helper()
 	var x events.Export
@@ -250,7 +249,7 @@ func TestExportWithoutCallbackIsNotTold(t *testing.T) {
 	r := newReceiver(t, nil)
 	run(t, newService(t, s, Config{}))
 	silent := ended(t, s, key(1), "")
-	told := ended(t, s, key(2), r.URL) // by when it arrives, the first was seen
+	told := ended(t, s, key(2), r.URL) // when it arrives, the first callback was seen
 	r.next(t)
 	until(t, s, told.Key, is(events.CallbackDone))
 	require.Empty(t, callbackEvents(t, s, silent.Key))
@@ -426,7 +425,7 @@ func TestCrashBetweenEventAndScheduleLosesNothing(t *testing.T) {
 	next := time.Now().Add(3 * time.Second)
 	_, err := s.Append(t.Context(), x, "", always(&events.CallbackAttempted{Terminal: x.TerminalSeq, Attempt: 1, Reason: "timeout", NextAt: next}))
 	require.NoError(t, err)
-	run(t, newService(t, s, Config{})) // is given the terminal event, as after a crash
+	run(t, newService(t, s, Config{})) // gets the terminal event, as after a crash
 	got := r.next(t)
 	require.False(t, got.at.Before(next.Add(-timerEarly)), "not before its time")
 	done := until(t, s, x.Key, is(events.CallbackDone))
@@ -434,8 +433,8 @@ func TestCrashBetweenEventAndScheduleLosesNothing(t *testing.T) {
 	require.Equal(t, int64(1), r.count.Load())
 }
 
-// The server purges a schedule when it fires, and with it a newer one that was
-// written meanwhile. The fired one then has to bring the newer one back.
+// When a schedule fires, the server also purges a newer one written meanwhile. The fired message must then
+// restore the newer schedule.
 func TestScheduleLostToAnEarlierOneComesBack(t *testing.T) {
 	t.Parallel()
 	s := eventstest.Journal(t)
@@ -516,7 +515,7 @@ func TestTwoNotifiersLeaveOneEventAnAttempt(t *testing.T) {
 	const exports = 30
 	for i := range exports {
 		x := ended(t, a, key(i), r.URL)
-		if i%2 == 0 { // both consumers are given this one
+		if i%2 == 0 { // both consumers get this one
 			require.NoError(t, a.ScheduleCallback(t.Context(), x.Tenant, x.Key, time.Now()))
 		}
 	}
@@ -562,8 +561,7 @@ func silence(t *testing.T) (port string) {
 	return port
 }
 
-// dead writes exports whose callbacks go to hosts of their own on 127.1.0.0/16,
-// with the keys from first on.
+// dead writes exports with callbacks to hosts of their own in 127.1.0.0/16. Their keys start at first.
 func dead(t *testing.T, s *journal.Log, first, hosts int, port string) {
 	t.Helper()
 	for i := range hosts {
@@ -571,8 +569,8 @@ func dead(t *testing.T, s *journal.Log, first, hosts int, port string) {
 	}
 }
 
-// untouched holds that no attempt was recorded of the exports of some keys, and
-// that each still waits in a consumer or in a schedule.
+// untouched asserts that the exports of some keys have no recorded attempt, and that each still waits in a
+// consumer or a schedule.
 func untouched(t *testing.T, s *journal.Log, keys int) {
 	t.Helper()
 	for i := range keys {
@@ -587,9 +585,8 @@ func untouched(t *testing.T, s *journal.Log, keys int) {
 	require.GreaterOrEqual(t, int(timers.CachedInfo().State.Msgs)+due.CachedInfo().NumAckPending+int(due.CachedInfo().NumPending), keys)
 }
 
-// A healthy receiver behind a thousand silent ones of which nothing is known
-// yet, and behind a flood to one silent host, is told before any of them is
-// given up.
+// A healthy receiver comes behind a thousand unknown silent ones and behind a flood to one silent host. It
+// gets its callback before any of theirs is given up.
 func TestDeadReceiversHoldUpNobody(t *testing.T) {
 	t.Parallel()
 	s := eventstest.Journal(t)
@@ -610,11 +607,11 @@ func TestDeadReceiversHoldUpNobody(t *testing.T) {
 	until(t, s, healthy.Key, is(events.CallbackDone))
 	stop()
 	t.Logf("delivered after %v", got.at.Sub(begin).Round(time.Millisecond))
-	untouched(t, s, hosts+flood) // none of which was given up before
+	untouched(t, s, hosts+flood) // none was given up before
 }
 
-// More callbacks to silent hosts than there is room for hold up no other: once a host
-// was silent, its callbacks have room of their own.
+// Too many callbacks to silent hosts delay no others: callbacks to a host known as silent use memory of their
+// own.
 func TestMoreDeadReceiversThanRoomHoldUpNobody(t *testing.T) {
 	t.Parallel()
 	s := eventstest.Journal(t)
@@ -649,7 +646,7 @@ func TestMoreDeadReceiversThanRoomHoldUpNobody(t *testing.T) {
 	}
 }
 
-// A callback that is put off for longer than the history lasts ends, and says so.
+// A callback that would be postponed past the history is given up, with a reason.
 func TestCallbackThatIsPutOffForTooLongIsGivenUp(t *testing.T) {
 	t.Parallel()
 	s := eventstest.Journal(t)
@@ -671,7 +668,7 @@ func TestOneHostIsAskedByFewAtOnce(t *testing.T) {
 		n := now.Add(1)
 		for m := most.Load(); n > m && !most.CompareAndSwap(m, n); m = most.Load() {
 		}
-		time.Sleep(30 * time.Millisecond) // the time that a real receiver takes
+		time.Sleep(30 * time.Millisecond) // as a real receiver takes
 		now.Add(-1)
 	})
 	const exports = 60
@@ -688,8 +685,7 @@ func TestOneHostIsAskedByFewAtOnce(t *testing.T) {
 
 const shortAckWait = 2 * time.Second
 
-// A receiver that takes longer than the server waits for a sign of life is asked
-// once.
+// A receiver that is slower than AckWait gets one request.
 func TestSlowReceiverIsHeardBesideTheSlots(t *testing.T) {
 	t.Parallel()
 	s := eventstest.JournalOn(t, eventstest.Server(t, ""), journal.Config{AckWait: shortAckWait})
@@ -699,7 +695,7 @@ func TestSlowReceiverIsHeardBesideTheSlots(t *testing.T) {
 	run(t, newService(t, s, Config{Slots: 1}))
 	x := ended(t, s, key(1), slow.URL)
 	slow.next(t)
-	require.NoError(t, s.ScheduleCallback(t.Context(), "default", x.Key, time.Now())) // the same once more
+	require.NoError(t, s.ScheduleCallback(t.Context(), "default", x.Key, time.Now())) // the same message again
 	ended(t, s, key(2), quick.URL)
 	quick.next(t) // the one slot is free
 	time.AfterFunc(shortAckWait+500*time.Millisecond, func() { close(goOn) })
@@ -723,7 +719,7 @@ func TestCrashOfASlowAttemptIsTakenUpAgain(t *testing.T) {
 	stop := run(t, n)
 	x := ended(t, s, key(1), r.URL)
 	r.next(t)
-	dying.Conn().Close() // nothing is handed back
+	dying.Conn().Close() // nothing is returned to the stream
 	stop()
 	run(t, newService(t, s, Config{}))
 	require.Eventually(t, func() bool {
@@ -753,7 +749,7 @@ func TestDrainHandsBackAnAttempt(t *testing.T) {
 	require.Equal(t, 1, done.Callback.Attempts, "what the drain cut off is not the receiver's failure")
 }
 
-// A drain waits until an attempt is recorded, and if it failed, until the next one is scheduled.
+// A drain waits until an attempt is recorded and, after a failure, the next one is scheduled.
 func TestDrainLetsAQuickAttemptFinish(t *testing.T) {
 	t.Parallel()
 	for status, want := range map[int]struct {
@@ -803,7 +799,7 @@ func TestNATSCallbackArrivesDurably(t *testing.T) {
 	const subject = "sheaf.callback.default.orders.done"
 	x := end(t, s, begin(t, s, key(1), "nats:"+subject), events.StateCompleted)
 	until(t, s, x.Key, is(events.CallbackDone))
-	// A subscriber that comes later still finds it.
+	// A later subscriber still finds it.
 	stream, err := s.JetStream().Stream(t.Context(), events.StreamCallbacks)
 	require.NoError(t, err)
 	m, err := stream.GetLastMsgForSubject(t.Context(), subject)

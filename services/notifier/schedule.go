@@ -7,7 +7,7 @@ import (
 	"sheaf/events"
 )
 
-// retryAfterMost bounds what a receiver can ask for with Retry-After.
+// retryAfterMost bounds the pause that Retry-After can ask for.
 const retryAfterMost = 24 * time.Hour
 
 // DefaultSchedule returns the pauses between attempts that Standard Webhooks
@@ -20,7 +20,7 @@ func DefaultSchedule() []time.Duration {
 	}
 }
 
-// verdict is the event that an outcome amounts to.
+// verdict returns the event for an outcome.
 func (s *Service) verdict(x *events.Export, o outcome) events.Payload {
 	if o.delivered() {
 		return &events.CallbackDelivered{Terminal: x.TerminalSeq, Attempt: o.attempt, Status: o.status, Millis: o.elapsed.Milliseconds()}
@@ -40,9 +40,8 @@ func (s *Service) verdict(x *events.Export, o outcome) events.Payload {
 	}
 }
 
-// pause is how long to wait for the next attempt: the published pause and up
-// to a tenth more, so that those that failed together do not return together;
-// longer if the receiver asked for it.
+// pause is the wait before the next attempt: the published pause plus up to a tenth, which spreads attempts
+// that failed together. It is longer if the receiver asked for it.
 func pause(published, retryAfter time.Duration) time.Duration {
 	if tenth := published / 10; tenth > 0 {
 		published += rand.N(tenth)
