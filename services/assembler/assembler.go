@@ -1,18 +1,17 @@
-// Package assembler binds the pages of an export into a file, such as a workbook.
+// Package assembler writes the pages of an export into a file, such as a workbook.
 //
-// It takes ExportCrawled events, reads the pages of the run by subject and in
-// order, writes them in the format that was asked for (see package encode) and
-// proves the result against the log before it appends ExportCompleted.
+// It takes ExportCrawled events, reads the pages of the run in order, and writes them in the requested format
+// (see package encode). It compares the result with the log before it appends ExportCompleted.
 //
-// What it promises:
+// It promises:
 //
-//   - ExportCompleted is only appended when the file is durable, every page
-//     from 1 to the last was in it once, and its rows agree with the totals
-//     that the source announced. Otherwise the export fails, with the numbers.
+//   - ExportCompleted is only appended when the file is durable, contains every page from 1 to the last
+//     exactly once, and its rows agree with the totals that the source announced. Otherwise the export fails,
+//     with the numbers.
 //   - The same request and the same pages give the same bytes.
 //   - Memory is bounded whatever the row count.
-//   - Of two assemblers on one export one wins; the other removes its file
-//     after it has read the event that names another.
+//   - Of two assemblers on one export, one wins. The loser removes its file after it has read the event that
+//     names the winner's.
 package assembler
 
 import (
@@ -38,17 +37,17 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Config of the assembler. The zero value works.
+// Config configures the assembler. The zero value works.
 type Config struct {
-	Workbooks int           // large ones written at once; default 4
-	Small     int           // small ones written at once, beside them; default 16
-	ReadAhead int64         // bytes of rows read ahead of one workbook's writer; default 16 MiB
+	Workbooks int           // large workbooks written at once; default 4
+	Small     int           // small workbooks written at once, in addition; default 16
+	ReadAhead int64         // bytes of rows read ahead for one workbook; default 16 MiB
 	KeepFiles time.Duration // until a finished file expires; default 168h
 	MaxStarts int           // starts of one assembly before CRASHED_WORKER; default 5
-	Parallel  int           // encoders of one workbook; default one a core
-	RoomWait  time.Duration // how long a workbook may find no room on the disk before LIMIT_BYTES; default 10m
-	// Room returns nil while the disk has room for a workbook in progress to grow
-	// by so many bytes. Default: always.
+	Parallel  int           // encoders per workbook; default one per core
+	RoomWait  time.Duration // how long a workbook may wait for disk space before LIMIT_BYTES; default 10m
+	// Room returns nil while the disk has space for a workbook in progress to grow by so many bytes. Default:
+	// always.
 	Room func(bytes int64) error
 	Log  *slog.Logger // default: nothing is logged
 	// Metrics is where the service registers its metrics. Default: none.
@@ -78,16 +77,16 @@ type Service struct {
 	metrics *metrics
 
 	shares  *journal.Shares  // of the slots for small workbooks
-	large   chan struct{}    // holds the large workbooks that are written
+	large   chan struct{}    // one entry per large workbook in progress
 	running *journal.Running // set by Run
-	short   atomic.Bool      // the last workbook found no room on the disk
-	waited  sync.Map         // since when a crawled export finds no room, by CrawledSeq
+	short   atomic.Bool      // the last workbook found no space on the disk
+	waited  sync.Map         // by CrawledSeq: when a crawled export first found no space
 }
 
-// aloneFor is how long a suspect keeps the others waiting at most.
+// aloneFor is the maximum time that a suspect keeps the others waiting.
 const aloneFor = 30 * time.Second
 
-// New returns an assembler that keeps finished files in files. It does no I/O.
+// New returns an assembler that stores finished files in files. It does no I/O.
 func New(cfg Config, log *journal.Log, files storage.Files) (*Service, error) {
 	if log == nil || files == nil {
 		return nil, errors.New("assembler: a log and files are required")
@@ -97,7 +96,7 @@ func New(cfg Config, log *journal.Log, files storage.Files) (*Service, error) {
 		shares: journal.NewShares((cfg.Small+3)/4, cfg.Small, offers)}, nil
 }
 
-// Run assembles until ctx ends, hands back what is under way, and returns nil.
+// Run assembles until ctx ends, hands back unfinished exports, and returns nil.
 func (s *Service) Run(ctx context.Context) error {
 	var err error
 	if s.running, err = s.journal.Watch(); err != nil {
@@ -110,7 +109,7 @@ func (s *Service) Run(ctx context.Context) error {
 	return nil
 }
 
-// failure ends an export for good.
+// failure ends an export permanently.
 type failure struct {
 	code   string
 	reason string
@@ -119,16 +118,15 @@ type failure struct {
 
 func (f *failure) Error() string { return f.reason }
 
-// smallRows is the most rows that a small workbook can have. It takes some 20 ms
-// of one core, and a few MiB.
+// smallRows is the maximum number of rows of a small workbook. Such a workbook takes about 20 ms of one core
+// and a few MiB.
 const smallRows = 5000
 
-// smallAhead is how many bytes of rows are read ahead of its writer.
+// smallAhead is the number of bytes of rows read ahead for a small workbook.
 const smallAhead = 2 << 20
 
-// isSmall reports whether the workbook of an export is small. A page has at most
-// limit rows and the header; how many there are in a page that came with its
-// request does not matter, for a request is small itself.
+// isSmall reports whether the workbook of an export is small. A page has at most limit rows and the header.
+// Rows that came with the request do not matter, because a request is small itself.
 func isSmall(x *events.Export) bool {
 	limit := 1
 	if x.Request.HTTP != nil {
@@ -137,19 +135,17 @@ func isSmall(x *events.Export) bool {
 	return x.Pages <= smallRows/limit
 }
 
-// offers is how many of a tenant's exports that wait for its share of the slots, and have
-// no place in this process, are offered again in a second.
+// offers is how many exports of a tenant that wait for its share of the slots are redelivered per second.
 const offers = 300
 
-// laneWait is how long a large workbook at least stays with the server when this
-// process writes as many as it may. Another process may have a place for it.
+// laneWait is the minimum time that a large workbook stays with the server while this process writes its
+// maximum. Another process may have a free slot.
 const laneWait = time.Second
 
 var errLaneFull = errors.New("as many large workbooks as may be are being written")
 
-// handle assembles the export of one crawled event. The slots are for small
-// workbooks, which are written there; large ones are written beside them. So a
-// hundred giants, each at work for minutes, keep no small one waiting.
+// handle assembles the export of one crawled event. Small workbooks are written in the slots and large ones
+// beside them, so many slow exports never delay a small one.
 func (s *Service) handle(ctx context.Context, d journal.Delivery) error {
 	ev, err := d.Event()
 	if err != nil {
@@ -158,7 +154,7 @@ func (s *Service) handle(ctx context.Context, d journal.Delivery) error {
 	return s.shares.Run(ctx, ev.Tenant, len(d.Data), func() error { return s.handleEvent(ctx, d, ev) })
 }
 
-// handleEvent does that when the export's tenant has its turn.
+// handleEvent assembles the export once its tenant has a slot.
 func (s *Service) handleEvent(ctx context.Context, d journal.Delivery, ev events.Event) error {
 	assembleCtx, leave, err := s.running.Enter(ctx, ev.Key)
 	if err != nil {
@@ -167,7 +163,7 @@ func (s *Service) handleEvent(ctx context.Context, d journal.Delivery, ev events
 	x, err := s.journal.ReadSince(assembleCtx, ev)
 	if err != nil || stillOpen(&x, d.Sequence) != nil {
 		leave()
-		return err // ended, or requested anew: nothing to do for this event
+		return err // ended, or requested again: nothing to do for this event
 	}
 	d.Concerns(&x)
 	if isSmall(&x) {
@@ -187,7 +183,7 @@ func (s *Service) handleEvent(ctx context.Context, d journal.Delivery, ev events
 	})
 }
 
-// carryOut writes the workbook of x and appends the event that says how it went.
+// carryOut writes the workbook of x and appends the event with the outcome.
 func (s *Service) carryOut(ctx, assembleCtx context.Context, x events.Export, d journal.Delivery) error {
 	log := x.With(s.cfg.Log)
 	begun := time.Now()
@@ -198,11 +194,11 @@ func (s *Service) carryOut(ctx, assembleCtx context.Context, x events.Export, d 
 	mark := "assemble:" + strconv.FormatUint(d.Sequence, 10)
 	starts, recorded := 0, 0
 	var err error
-	if !d.Fresh { // of a fresh one nobody has begun
+	if !d.Fresh { // no attempt precedes a fresh one
 		if starts, err = s.journal.Starts(assembleCtx, x.Tenant, x.Key, mark); err != nil {
 			return err
 		}
-		if starts++; starts >= journal.SuspectAfter { // the first one is not recorded
+		if starts++; starts >= journal.SuspectAfter { // the first start is not recorded
 			select {
 			case <-time.After(s.journal.SuspectPause(starts)):
 			case <-assembleCtx.Done():
@@ -282,7 +278,7 @@ func (s *Service) carryOut(ctx, assembleCtx context.Context, x events.Export, d 
 	return err
 }
 
-// assemble writes the workbook and proves it. The file it returns is durable.
+// assemble writes the workbook and verifies it. The file it returns is durable.
 func (s *Service) assemble(ctx context.Context, x *events.Export, crawled uint64) (*events.ExportCompleted, error) {
 	draft, err := s.files.Create(ctx)
 	if err != nil {
@@ -293,7 +289,7 @@ func (s *Service) assemble(ctx context.Context, x *events.Export, crawled uint64
 	req, format := x.Request, formatOf(x.Request.ExtType)
 	entry := EntryName(req.Title, req.ExtType, req.SourceType == events.SourceHTTP)
 	ahead, parallel := s.cfg.ReadAhead, s.cfg.Parallel
-	if isSmall(x) { // there may be many, and a core each is enough
+	if isSmall(x) { // there may be many, so one core each is enough
 		ahead, parallel = min(ahead, smallAhead), 1
 	}
 	pages := readPages(ctx, x.Pages, ahead, func(ctx context.Context, n int) (pages.Page, error) {
@@ -301,7 +297,7 @@ func (s *Service) assemble(ctx context.Context, x *events.Export, crawled uint64
 	})
 	defer pages.Close()
 	check, keys := newProof(), newRowKeys(req.RowKey)
-	created := time.Time{} // the writer's fixed default: never the clock
+	created := time.Time{} // the writer's fixed default, so that the bytes do not depend on the clock
 	if req.Timestamp > 0 {
 		created = time.Unix(req.Timestamp, 0).UTC()
 	}
@@ -311,7 +307,7 @@ func (s *Service) assemble(ctx context.Context, x *events.Export, crawled uint64
 		if err != nil {
 			return encode.Page{}, err
 		}
-		// What a page adds to the file is never more than its rows.
+		// A page never adds more to the file than its rows.
 		if err := s.cfg.Room(int64(len(p.Rows))); err != nil {
 			return encode.Page{}, fmt.Errorf("%w: %w", errNoRoom, err)
 		}
@@ -327,7 +323,7 @@ func (s *Service) assemble(ctx context.Context, x *events.Export, crawled uint64
 	}
 	doc := encode.Document{Entry: entry, Title: req.Title, Creator: req.UserID, Created: created, Parallel: parallel}
 	handed := false
-	first, firstErr := next(ctx) // it has the header
+	first, firstErr := next(ctx) // each page begins with the header
 	if firstErr == nil {
 		doc.Sheet.Columns = encode.Columns(first.Rows)
 	}
@@ -349,12 +345,12 @@ func (s *Service) assemble(ctx context.Context, x *events.Export, crawled uint64
 		return nil, &failure{code: events.CodeSourceIncomplete, reason: problem}
 	}
 
-	// No folder of its own: making one durable takes five times as long as the
-	// file (measured on ext4).
+	// The file has no folder of its own: making one durable takes five times as long as the file (measured on
+	// ext4).
 	store := fmt.Sprintf("%s/%s-%s%s", x.Tenant, x.Key, events.NewID(), format.Ext)
 	if err := s.files.Commit(ctx, draft, store); err != nil {
-		// It may have got its name, and the next attempt makes another. What this does
-		// not remove, the keeper does.
+		// The file may have its name already, and the next attempt makes another. The keeper removes the
+		// files that remain.
 		_ = s.files.Delete(ctx, store)
 		return nil, fmt.Errorf("keeping the file: %w", err)
 	}
@@ -372,8 +368,7 @@ func (s *Service) assemble(ctx context.Context, x *events.Export, crawled uint64
 	}, nil
 }
 
-// explain turns what went wrong while writing into a failure where trying
-// again would not help.
+// explain turns a write error into a failure if a retry would not help.
 func (s *Service) explain(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return err
@@ -393,8 +388,8 @@ func (s *Service) explain(ctx context.Context, err error) error {
 	return fmt.Errorf("writing the workbook: %w", err)
 }
 
-// discard removes a file that lost: only after an event that names another
-// was read, for an unknown outcome may still turn out to be a win.
+// discard removes a losing file. It does so only after it has read an event that names another file, because
+// an unknown outcome may still be a win.
 func (s *Service) discard(ctx context.Context, after events.Export, store string, err error) {
 	if !errors.Is(err, journal.ErrEnded) && !errors.Is(err, events.ErrNotAllowed) {
 		return
@@ -409,7 +404,7 @@ func (s *Service) discard(ctx context.Context, after events.Export, store string
 	}
 }
 
-// handBack takes the start back, if it was recorded: the assembly did not crash.
+// handBack removes the recorded start, if any: the assembly did not crash.
 func (s *Service) handBack(ctx context.Context, x *events.Export, mark string, count int, log *slog.Logger) {
 	if count == 0 {
 		return
@@ -421,24 +416,22 @@ func (s *Service) handBack(ctx context.Context, x *events.Export, mark string, c
 	}
 }
 
-// errNoRoom gives a workbook in progress up for now: the disk is almost full.
-// What was written of it is free again at once, for a smaller one.
+// errNoRoom stops a workbook in progress because the disk is almost full. Its space is free at once, for a
+// smaller one.
 var errNoRoom = errors.New("no room for the workbook")
 
-// roomWait is how long an export at least waits for room before its workbook is
-// begun again. Twice that is the most, so that two that are too large together
-// do not meet again and again.
+// roomWait is the minimum wait for disk space before a workbook restarts. The maximum is twice that, so that
+// two workbooks that do not fit together do not collide repeatedly.
 const roomWait = 3 * time.Second
 
-// waits returns for how long an export has found no room, which begins now at
-// the latest.
+// waits returns for how long an export has waited for disk space. The first call starts the wait.
 func (s *Service) waits(x *events.Export) time.Duration {
 	since, _ := s.waited.LoadOrStore(x.CrawledSeq, time.Now())
 	return time.Since(since.(time.Time))
 }
 
-// awaitRoom has the export come again. That it waits is seen in its progress,
-// and told to the log once for all exports.
+// awaitRoom schedules a redelivery of the export. The export's progress shows the wait; the log reports it
+// once for all exports.
 func (s *Service) awaitRoom(x *events.Export, log *slog.Logger, err error) error {
 	if !s.short.Swap(true) {
 		log.Warn("workbooks wait for room on the disk", "error", err)
@@ -447,8 +440,7 @@ func (s *Service) awaitRoom(x *events.Export, log *slog.Logger, err error) error
 	return journal.RetryAfter(err, roomWait+rand.N(roomWait))
 }
 
-// stillOpen refuses to add to an export that is no longer the one that was
-// taken.
+// stillOpen refuses to append to an export that has ended or restarted since it was taken.
 func stillOpen(x *events.Export, crawled uint64) error {
 	if x.State != events.StateCrawled || x.CrawledSeq != crawled {
 		return journal.ErrEnded

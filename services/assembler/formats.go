@@ -9,13 +9,12 @@ import (
 	"sheaf/services/assembler/encode/xlsx"
 )
 
-// formats are all kinds of finished files. The first one is for exports whose type is none
-// of these.
+// formats are all kinds of finished files. An export of any other type gets the first.
 var formats = []encode.Format{
 	xlsx.Format,
 }
 
-// Formats are the kinds of finished files that an ingress may offer.
+// Formats returns the kinds of finished files that an ingress may offer.
 func Formats() []events.Format {
 	list := make([]events.Format, len(formats))
 	for i, f := range formats {

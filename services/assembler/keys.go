@@ -9,16 +9,14 @@ import (
 	"sheaf/events/rows"
 )
 
-// maxKeys bounds how many row keys are remembered: 16 bytes for each at most,
-// 64 MiB in all.
+// maxKeys bounds the number of row keys in memory: at most 16 bytes each, 64 MiB in all.
 const maxKeys = 4 << 20
 
-// rowKeys looks for rows that came twice. Data that moves under the paging
-// shows up so: the count is right, but a row stands on two pages and another
-// on none (a total cannot tell).
+// rowKeys detects duplicate rows. If data changes between page requests, the count can be right while one row
+// is on two pages and another on none. A total cannot show that.
 //
-// It remembers a 64-bit hash of each key, so two different keys count as one
-// in some one of a million files of four million rows.
+// It stores a 64-bit hash of each key. Two different keys collide in about one of a million files of four
+// million rows.
 type rowKeys struct {
 	column string
 	seed   maphash.Seed
@@ -28,12 +26,12 @@ type rowKeys struct {
 	full     bool
 	missing  int64 // rows without the column, or with null in it
 	repeated int64
-	first    string // the first key that came again, as it stands in the page
-	page     int    // where
+	first    string // the first duplicate key, as in the page
+	page     int    // its page and row
 	buf      []byte
 }
 
-// newRowKeys watches a column, or nothing when column is "".
+// newRowKeys checks a column for duplicates, or nothing when column is "".
 func newRowKeys(column string) *rowKeys {
 	return &rowKeys{column: column, seed: maphash.MakeSeed(), table: make([]uint64, 1<<10)}
 }
@@ -73,7 +71,7 @@ func (k *rowKeys) add(p pages.Page) {
 	}
 }
 
-// seen remembers a hash and reports whether it was there before.
+// seen stores a hash and reports whether it was there before.
 func (k *rowKeys) seen(h uint64) bool {
 	i := h % uint64(len(k.table))
 	for ; k.table[i] != 0; i = (i + 1) % uint64(len(k.table)) {

@@ -6,8 +6,8 @@ import (
 	"unicode/utf8"
 )
 
-// maxName is the longest entry name in bytes. File systems allow 255; what
-// unpacks the zip may add to it.
+// maxName is the maximum length of an entry name in bytes. File systems allow 255, and unzip programs may
+// lengthen the name.
 const maxName = 200
 
 // EntryName returns the name of an export's file inside its zip:
@@ -32,7 +32,7 @@ func EntryName(title, extType string, numbered bool) string {
 	if stem == "" {
 		stem = "export"
 	}
-	// Windows looks at what stands before the first dot.
+	// Windows compares the part before the first dot with its device names.
 	if device, _, _ := strings.Cut(stem+suffix, "."); isDevice(device) {
 		stem = "_" + stem
 		stem = cleanName(stem, maxName-len(suffix))
@@ -40,8 +40,7 @@ func EntryName(title, extType string, numbered bool) string {
 	return stem + suffix
 }
 
-// cleanName drops what a name must not hold, and cuts it to max bytes between
-// two characters.
+// cleanName removes characters that a name must not contain, and cuts it to max bytes between two characters.
 func cleanName(s string, max int) string {
 	s = strings.Map(func(r rune) rune {
 		switch {
@@ -64,7 +63,7 @@ func cleanName(s string, max int) string {
 	return strings.TrimRight(s, ". ")
 }
 
-// isDevice reports whether Windows takes a name for a device.
+// isDevice reports whether Windows treats a name as a device.
 func isDevice(name string) bool {
 	name = strings.ToUpper(strings.TrimRight(name, " "))
 	switch name {

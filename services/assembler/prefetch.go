@@ -8,13 +8,12 @@ import (
 	"sheaf/events/pages"
 )
 
-// readAhead is how many pages are read at once. Direct gets of 64 KiB messages,
-// 8 in flight, read 700 MB/s (measured); more is no faster.
+// readAhead is the number of pages read at once. Direct gets of 64 KiB messages, 8 in flight, read 700 MB/s
+// (measured); more is no faster.
 const readAhead = 8
 
-// pageReader hands out the pages of a run in order and reads the next ones
-// meanwhile, as many as a budget of bytes allows. Page sizes are learnt as
-// they come: the first page is read alone.
+// pageReader returns the pages of a run in order and reads the next ones meanwhile, up to a budget of bytes.
+// It reads the first page alone to learn the page size.
 type pageReader struct {
 	get    func(ctx context.Context, n int) (pages.Page, error)
 	last   int
@@ -23,9 +22,9 @@ type pageReader struct {
 	ctx     context.Context
 	cancel  context.CancelFunc
 	wg      sync.WaitGroup
-	next    int             // the page to hand out
-	started int             // pages whose reading began
-	ready   []chan pageRead // of the pages started and not handed out
+	next    int             // the page to return
+	started int             // pages whose read has started
+	ready   []chan pageRead // bytes of the pages started and not returned
 	largest int64
 }
 
@@ -63,7 +62,7 @@ func (r *pageReader) Next(ctx context.Context) (pages.Page, error) {
 	return got.page, nil
 }
 
-// start begins to read as many further pages as there is room for: one always.
+// start reads as many further pages as the budget allows, and at least one.
 func (r *pageReader) start() {
 	for r.started < r.last && len(r.ready) < readAhead {
 		if held := int64(len(r.ready)); held > 0 && (r.largest == 0 || (held+1)*r.largest > r.budget) {
@@ -79,7 +78,7 @@ func (r *pageReader) start() {
 	}
 }
 
-// Close ends the reading and waits for it.
+// Close cancels the reads and waits for them.
 func (r *pageReader) Close() {
 	r.cancel()
 	r.wg.Wait()

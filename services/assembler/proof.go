@@ -7,15 +7,14 @@ import (
 	"sheaf/events/pages"
 )
 
-// proof compares the rows and pages of a run with what the source announced. It
-// takes every page in order, and judges when all have passed: an incomplete file
-// is never called a success. The rows must be as many as the first and the last
-// announced total, or lie between them. A total on another page only warns.
+// proof compares the rows and pages of a run with the totals that the source announced, so an incomplete file
+// is never reported as a success. It takes all pages in order. The number of rows must lie between the first
+// and the last announced total. A deviating total on another page only causes a warning.
 type proof struct {
 	manifest        pages.Manifest
 	pages           int
 	rows            int64
-	first, last     int64 // the first and the last total announced; 0 while there is none
+	first, last     int64 // the first and the last total announced; 0 until there is one
 	lowest, highest int64 // of all totals announced
 	headerless      int   // pages from 2 on whose first row was data
 	firstWithout    int   // the first of them
@@ -32,7 +31,7 @@ func (p *proof) add(page pages.Page) error {
 	}
 	p.rows += int64(page.DataRows())
 	p.manifest.Add(page.Number, page.DataRows(), page.SHA256)
-	if page.Total > 0 && (page.DataRows() > 0 || page.Number == 1) { // a page beyond the end may count anything
+	if page.Total > 0 && (page.DataRows() > 0 || page.Number == 1) { // a page beyond the end may announce any total
 		if p.last = page.Total; p.first == 0 {
 			p.first, p.lowest = page.Total, page.Total
 		}
@@ -48,8 +47,8 @@ func (p *proof) add(page pages.Page) error {
 	return nil
 }
 
-// judge says whether the pages are those that were crawled and complete, with
-// a sentence that gives the numbers, and what a reader of the file should know.
+// judge reports whether the pages are complete and are those that were crawled. It returns a sentence with
+// the numbers, and the warnings for a reader of the file.
 func (p *proof) judge(pages int, manifest string) (warnings []events.Warning, problem string) {
 	if p.pages != pages {
 		return nil, fmt.Sprintf("%d of %d pages are there", p.pages, pages)

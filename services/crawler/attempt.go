@@ -14,42 +14,42 @@ import (
 	"sheaf/services/crawler/source"
 )
 
-// attempt is one attempt of a process at an export. It counts how often the crawl began without getting
-// further, lets suspects work one at a time, and tells whether another process has begun since.
+// attempt is one attempt of a process at an export. It counts starts without progress, runs suspects one at a
+// time, and detects whether another process has started since.
 type attempt struct {
 	journal *journal.Log
 	log     *slog.Logger
 	tenant  string
 	key     string
-	fresh   bool   // nobody has begun before
-	mark    string // names how far the crawl had come when it began
-	further func() // lets the next suspect work: the crawl got further, or ended
+	fresh   bool   // no attempt precedes this one
+	mark    string // the position at which the crawl began
+	further func() // lets the next suspect run: the crawl made progress, or ended
 
 	mu     sync.Mutex
-	starts int // recorded at mark, this attempt included; 0 until it is recorded
+	starts int // starts recorded at mark, this one included; 0 until it is recorded
 }
 
-// markAt names how far the crawl of a request had come when it began.
+// markAt names the position at which the crawl of a request began.
 func markAt(requested uint64, pages int) string {
 	return strconv.FormatUint(requested, 10) + ":" + strconv.Itoa(pages)
 }
 
-// begin says how far the crawl has come: so many pages of its run, or of an earlier run that it continues. A
-// suspect then sleeps, and waits until no other suspect is at work, for which it has maxAlone.
+// begin sets the position of the crawl: the number of pages of its run, or of an earlier run that it
+// continues. A suspect then backs off, waits until no other suspect runs, and runs alone for at most
+// maxAlone.
 func (a *attempt) begin(ctx context.Context, requested uint64, pages, earlier, maxStarts int, sleep func(context.Context, time.Duration) error) error {
 	a.mark = markAt(requested, pages+earlier)
 	if a.fresh && pages+earlier == 0 {
 		return nil
 	}
-	// A delivery that calls itself the first need not be: in a cluster the count of deliveries can be lost
-	// with its leader.
+	// The delivery count is not enough: a cluster can lose it with its leader.
 	a.fresh = a.fresh && pages == 0
 	starts, err := a.journal.Starts(ctx, a.tenant, a.key, a.mark)
 	if err != nil {
 		return err
 	}
 	if pages+earlier == 0 {
-		starts++ // the first one is not recorded, see count
+		starts++ // the first start is not recorded, see count
 	}
 	if starts >= maxStarts {
 		return &source.Failure{Code: events.CodeCrashedWorker,
@@ -68,12 +68,12 @@ func (a *attempt) begin(ctx context.Context, requested uint64, pages, earlier, m
 	return err
 }
 
-// maxAlone is how long a suspect that gets no further keeps the others waiting. A source may take longer to
-// answer, but most answers that end a process have done so by then.
+// maxAlone is the maximum time that a suspect without progress keeps the others waiting. A source may take
+// longer to answer, but most answers that crash a process have done so by then.
 const maxAlone = 5 * time.Second
 
-// count records the attempt, once, before its work begins. The first one of all is not recorded, which spares
-// small exports a write to the disk: begin takes no record for one start if others may have begun.
+// count records the attempt once, before its work begins. The very first attempt is not recorded, which
+// spares small exports a disk write. begin allows for that one missing record.
 func (a *attempt) count(ctx context.Context) (err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -83,10 +83,10 @@ func (a *attempt) count(ctx context.Context) (err error) {
 	return err
 }
 
-// stillMine is asked when a page was there already, and before a run is purged. If another crawler has begun
-// since, this one was stopped for so long that its work was handed out again; it leaves the export to the
-// other. An attempt that is not recorded is recorded now, so that of two that took each other for the only
-// one, one leaves.
+// stillMine reports whether no other crawler has started since. It is called when a page exists already, and
+// before a run is purged. A crawler that stalled so long that its work was redelivered leaves the export to
+// the other. An unrecorded attempt is recorded now, so that one of two crawlers that both believe to be alone
+// leaves.
 func (a *attempt) stillMine(ctx context.Context) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -103,8 +103,8 @@ func (a *attempt) stillMine(ctx context.Context) error {
 	return err
 }
 
-// takeBack removes the record: the crawl is handed back in order. It does so also while the work is being cut
-// off.
+// takeBack removes the record, because the crawl is handed back in order. It works after the cancellation of
+// the crawl too.
 func (a *attempt) takeBack() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -116,7 +116,7 @@ func (a *attempt) takeBack() {
 	switch err := a.journal.UncountStart(ctx, a.tenant, a.key, a.mark, a.starts); {
 	case err == nil:
 		a.starts = 0
-	case !errors.Is(err, journal.ErrTakenOver): // which stillMine will find
+	case !errors.Is(err, journal.ErrTakenOver): // stillMine will find it
 		a.log.Warn("start not taken back", "error", err)
 	}
 }

@@ -1,24 +1,22 @@
-// Package crawler reads the pages of a source and keeps each as an event.
+// Package crawler reads the pages of a source and stores each as an event.
 //
-// It takes ExportRequested events and, for each, asks the source for page 1,
-// then for the others with several requests in flight, and publishes every
-// answer as a PageFetched. When all are there it appends ExportCrawled; when
-// it must give up, ExportFailed with the page, the HTTP status or errcode, and
-// the number of attempts.
+// It takes ExportRequested events. For each it requests page 1, then the other pages with several requests in
+// flight, and publishes every response as a PageFetched. When all pages are stored it appends ExportCrawled.
+// When it must give up it appends ExportFailed with the page, the HTTP status or errcode, and the number of
+// attempts.
 //
-// What it promises:
+// It promises:
 //
-//   - A page that its run has is never asked for again: not after a crash and
-//     not by a second crawler that took the same export. Only a retry asks
-//     page 1 anew, to learn whether the rest still counts.
-//   - Answers of two crawlers never mix in a page, and whoever loses the race
-//     for a page goes on with the winner's.
+//   - A stored page of a run is never requested again, neither after a crash nor by a second crawler with the
+//     same export. Only a retry requests page 1 again, to check whether the rest is still valid.
+//   - Responses of two crawlers never mix in a page. The crawler that loses the race for a page continues
+//     with the winner's.
 //   - Memory is bounded over all exports, whatever their number and pages.
-//   - Exports that together do not fit into the page stream, or onto its disk, all
-//     end: the younger ones begin again. One that does not fit alone fails.
-//   - An export that ends its process each time fails after five starts, and
-//     takes none with it that ran beside it.
-//   - A cancelled export stops at once, in the middle of a request too.
+//   - Exports that together exceed the page stream or its disk all end: the newer ones restart. One that
+//     exceeds it alone fails.
+//   - An export that crashes its process each time fails after five starts. Exports that ran beside it do not
+//     fail.
+//   - A cancelled export stops at once, also in the middle of a request.
 package crawler
 
 import (
@@ -37,23 +35,23 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Config of the crawler. The zero value works.
+// Config configures the crawler. The zero value works.
 type Config struct {
 	Exports   int                     // exports crawled at once; default 256
-	Fetches   int                     // requests in flight over all exports; default 64. One that takes longer than Policy.SlowAfter no longer counts
+	Fetches   int                     // requests in flight over all exports; default 64. A request older than Policy.SlowAfter does not count
 	PerHost   int                     // requests in flight to one host and port, over all exports; default no limit
-	PerTenant int                     // requests in flight of one tenant, over all exports; default no limit
-	Running   int                     // exports of one tenant crawled at once; default no limit
-	Lead      int                     // pages that a crawl may run ahead of its lowest missing page; default 256
+	PerTenant int                     // requests in flight per tenant, over all exports; default no limit
+	Running   int                     // exports per tenant crawled at once; default no limit
+	Lead      int                     // pages that a crawl may be ahead of its lowest missing page; default 256
 	MaxPages  int                     // of one export; default 1,000,000
 	MaxRows   int64                   // of one export; default 100,000,000
 	MaxBytes  int64                   // of the rows of one export, as JSON; default 64 GiB
-	SpaceWait time.Duration           // how long an export that is alone may find no room before LIMIT_BYTES; after a third of it the youngest of several yields; default 15s
-	BodyBytes int64                   // of answers in memory, over all exports; default 256 MiB
+	SpaceWait time.Duration           // how long an export that runs alone may wait for space before LIMIT_BYTES; after a third of it the newest of several yields; default 15s
+	BodyBytes int64                   // of responses in memory, over all exports; default 256 MiB
 	MaxStarts int                     // starts without a new page before CRASHED_WORKER; default 5
-	DrainFor  time.Duration           // how long requests in flight, and what follows from their answers, may outlast the drain; default 5s
+	DrainFor  time.Duration           // how long requests in flight, and storing their responses, may outlast the drain; default 5s
 	Policy    source.Policy           // of one page's requests
-	Room      func(bytes int64) error // returns an error when the disk of the pages has no room for so many bytes; default nil
+	Room      func(bytes int64) error // returns an error when the disk of the pages has no space for so many bytes; default nil
 	Log       *slog.Logger            // default: nothing is logged
 	Metrics   prometheus.Registerer   // default: none
 }
@@ -76,8 +74,7 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
-// offers is how many of a tenant's exports that wait for its share are offered again in
-// a second.
+// offers is how many exports of a tenant that wait for its share are redelivered per second.
 const offers = 100
 
 // Service is the crawler role.
@@ -110,9 +107,9 @@ func New(cfg Config, log *journal.Log, client source.Client) (*Service, error) {
 	}, nil
 }
 
-// Run crawls until ctx ends. Then it asks for nothing more, lets the requests
-// in flight finish for at most DrainFor, hands the exports back, and returns nil.
-// Pages that were published stay, so another crawler goes on after them.
+// Run crawls until ctx ends. Then it sends no more requests, lets those in flight finish for at most
+// DrainFor, hands the exports back, and returns nil. Published pages stay, so another crawler continues after
+// them.
 func (s *Service) Run(ctx context.Context) error {
 	var err error
 	if s.running, err = s.journal.Watch(); err != nil {
@@ -133,7 +130,7 @@ func (s *Service) handle(ctx context.Context, d journal.Delivery) error {
 	}
 	done, err := s.shares.Enter(ev.Tenant)
 	if err != nil {
-		return err // another of the tenant goes first, those of others beside
+		return err // another export of the tenant runs first; other tenants run beside it
 	}
 	defer done()
 	late, over := outlive(ctx, s.cfg.DrainFor)
@@ -148,7 +145,7 @@ func (s *Service) handle(ctx context.Context, d journal.Delivery) error {
 		return err
 	}
 	if stillOpen(&x, d.Sequence) != nil {
-		return nil // crawled, ended, or requested anew: nothing to do for this event
+		return nil // crawled, ended, or requested again: nothing to do for this event
 	}
 	d.Concerns(&x)
 
@@ -203,7 +200,7 @@ func outlive(ctx context.Context, d time.Duration) (late context.Context, over f
 	}
 }
 
-// stillOpen refuses to add to an export that is no longer the one that was taken.
+// stillOpen refuses to append to an export that has ended or restarted since it was taken.
 func stillOpen(x *events.Export, requested uint64) error {
 	if x.State != events.StateRequested || x.RequestedSeq != requested {
 		return journal.ErrEnded

@@ -8,20 +8,20 @@ import (
 	"sheaf/services/crawler/source"
 )
 
-// inventory is what is there of a run. It is safe for concurrent use.
+// inventory lists the stored pages of a run. It is safe for concurrent use.
 type inventory struct {
-	changed chan struct{} // something changed; holds one
+	changed chan struct{} // signals a change; holds one
 
 	mu     sync.Mutex
 	ledger *ledger
-	bytes  int64 // of SHEAF_PAGES that the pages take
+	bytes  int64 // bytes of SHEAF_PAGES that the pages take
 }
 
 func newInventory(l *ledger) *inventory {
 	return &inventory{changed: make(chan struct{}, 1), ledger: l}
 }
 
-// add accounts for a page that is durable.
+// add records a page that is durable.
 func (v *inventory) add(p pages.Page) *source.Failure {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -32,7 +32,7 @@ func (v *inventory) add(p pages.Page) *source.Failure {
 	return v.ledger.take(p)
 }
 
-// miss accounts for a page that the source did not give.
+// miss records a page that the source did not return.
 func (v *inventory) miss(n int, m *missed) *source.Failure {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -47,8 +47,8 @@ func (v *inventory) stir() {
 	}
 }
 
-// next is the lowest missing page from one on that may be asked for now, 0 without one: as far as the list may
-// reach, and at most lead pages behind those that were read.
+// next returns the lowest missing page from one on that may be requested now, or 0. It stays within the
+// bounds of the list, and at most lead pages ahead of the pages that were read.
 func (v *inventory) next(from, conn, lead int) int {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -62,7 +62,7 @@ func (v *inventory) next(from, conn, lead int) int {
 	return n
 }
 
-// position is where a page begins, and the plan that it is judged by.
+// position returns where a page begins, and the plan that judges it.
 func (v *inventory) position(n int) (source.Position, *plan) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -85,7 +85,7 @@ func (v *inventory) finish() (manifest string, warnings []events.Warning, f *sou
 	return v.ledger.manifest(), warnings, f
 }
 
-// sum counts what is there.
+// sum returns the number of stored pages and rows.
 type sum struct {
 	pages, announced, end int
 	rows, bytes           int64

@@ -11,17 +11,17 @@ import (
 	"sheaf/services/crawler/source"
 )
 
-// ledger reads the pages of a run in page order and decides which may be asked for and where the list ends.
-// Answers may come in any order: its verdict depends on what they say alone, never on timing. It is not safe
-// for concurrent use.
+// ledger reads the pages of a run in page order. It decides which pages may be requested and where the list
+// ends. Responses may arrive in any order: the result depends on their content alone, never on timing. It is
+// not safe for concurrent use.
 type ledger struct {
 	limits
 
 	plan    *plan         // nil while page 1 is missing
 	taken   map[int]taken // durable pages
 	stored  int64         // data rows of all of them
-	replies map[int]reply // that were not read yet
-	failed  int           // lowest page that the source failed to give; 0 without
+	replies map[int]reply // durable pages that were not read yet
+	failed  int           // lowest page that the source failed to return; 0 without
 
 	// Of the pages 1 to read:
 	read        int
@@ -48,7 +48,7 @@ type taken struct {
 	data uint64 // hash of the data rows
 }
 
-// reply is what the source said with a page, or why there is no page.
+// reply is the content of a page's response, or the reason why there is no page.
 type reply struct {
 	bytes  int
 	total  int64
@@ -62,7 +62,8 @@ func newLedger(perPage, maxPages int, maxRows, maxBytes int64) *ledger {
 	return &ledger{limits: limits{perPage, maxPages, maxRows, maxBytes}, taken: map[int]taken{}, replies: map[int]reply{}, tokens: map[string]int{}}
 }
 
-// take accounts for a page that is durable. The page may be another's answer than the one that was admitted.
+// take records a page that is durable. Another crawler may have stored it, so it can differ from the admitted
+// one.
 func (l *ledger) take(p pages.Page) *source.Failure {
 	if !l.missing(p.Number) {
 		return nil
@@ -76,8 +77,8 @@ func (l *ledger) take(p pages.Page) *source.Failure {
 	return l.walk()
 }
 
-// miss accounts for a page that the source did not give. That is a failure once all pages before it were read
-// and the list goes beyond them.
+// miss records a page that the source did not return. It is a failure once all pages before it were read and
+// the list continues beyond them.
 func (l *ledger) miss(n int, m *missed) *source.Failure {
 	if !l.missing(n) {
 		return nil
@@ -89,14 +90,14 @@ func (l *ledger) miss(n int, m *missed) *source.Failure {
 	return l.walk()
 }
 
-// missing reports whether page n is still to be fetched.
+// missing reports whether page n is not fetched yet.
 func (l *ledger) missing(n int) bool {
 	_, ok := l.taken[n]
 	return !ok
 }
 
-// bound is the last page that may be asked for now. Up to the announced last page that is all; beyond it only
-// as far as the list may reach, at most conn pages.
+// bound returns the last page that may be requested now: all pages up to the last announced one. Beyond it at
+// most conn pages, as far as the list may reach.
 func (l *ledger) bound(conn int) int {
 	low, high := l.totals()
 	last := l.announced
@@ -129,13 +130,13 @@ func (l *ledger) bound(conn int) int {
 // announced.
 func (l *ledger) totals() (low, high int64) { return min(l.first, l.last), max(l.first, l.last) }
 
-// fits reports whether rows are as many as the source announced.
+// fits reports whether rows agrees with the announced totals.
 func (l *ledger) fits(n int64) bool {
 	low, high := l.totals()
 	return high > 0 && n >= low && n <= high
 }
 
-// walk reads the answers that are there, in page order, until the list ends.
+// walk reads the available responses, in page order, until the list ends.
 func (l *ledger) walk() *source.Failure {
 	for l.end == 0 {
 		n := l.read + 1
@@ -162,7 +163,7 @@ func (l *ledger) add(n int, a reply) *source.Failure {
 	t := l.taken[n]
 	l.read, l.rows, l.bytes = n, l.rows+int64(t.rows), l.bytes+int64(a.bytes)
 	l.next, l.nothingMore = a.next, a.last
-	if t.rows > 0 || n == 1 { // an empty page beyond the end may count anything
+	if t.rows > 0 || n == 1 { // a page beyond the end may announce any total
 		l.announced = max(l.announced, a.pages)
 		if a.total > 0 {
 			l.last = a.total
@@ -189,7 +190,7 @@ func (l *ledger) add(n int, a reply) *source.Failure {
 	}
 	f := l.limits.exceeded(n, l.rows, l.bytes)
 	if f != nil && n >= 3 && l.equal == n {
-		return l.repeats() // the better reason
+		return l.repeats() // the more specific reason
 	}
 	if before, ok := l.tokens[l.next]; ok && f == nil {
 		return &source.Failure{Page: n, Code: events.CodePagingStuck, Msg: fmt.Sprintf("the source names the same page as the next one as on page %d", before)}
@@ -200,7 +201,7 @@ func (l *ledger) add(n int, a reply) *source.Failure {
 	return f
 }
 
-// exceeded returns the failure of a list that has so many rows and bytes with page n.
+// exceeded returns the failure of a list that exceeds the limits of rows or bytes with page n.
 func (l limits) exceeded(n int, rows, bytes int64) *source.Failure {
 	switch {
 	case rows > l.rows:
@@ -211,7 +212,7 @@ func (l limits) exceeded(n int, rows, bytes int64) *source.Failure {
 	return nil
 }
 
-// judge decides, when a page has just been read, whether the list ends.
+// judge decides, after a page was read, whether the list ends.
 func (l *ledger) judge() *source.Failure {
 	k := l.read
 	_, high := l.totals()
@@ -225,12 +226,12 @@ func (l *ledger) judge() *source.Failure {
 		if n := l.taken[k].rows; l.equal > 1 && n > 1 {
 			f = stuck(k-l.equal+1, k, n, "the source does not go on where it says")
 		}
-	case k == 1 && l.rows == 0 && l.announced <= 1 && high == 0: // a list of nothing
+	case k == 1 && l.rows == 0 && l.announced <= 1 && high == 0: // an empty list
 		l.end = 1
 	case high == 0 && l.hole > 0:
 		return &source.Failure{Page: l.hole, Code: events.CodeSourceIncomplete, Msg: fmt.Sprintf("it is empty, but the source announces %d pages", l.holeIn)}
 	case k >= 3 && k == l.announced && l.equal == k && l.plan.rows > 1:
-		// One row is no proof: a table of equal rows read one by one looks the same.
+		// One row proves nothing: a table of equal rows read one by one looks the same.
 		f = l.repeats()
 	case high > 0:
 		f = l.judgeByTotal()
@@ -260,7 +261,7 @@ func (l *ledger) judgeByTotal() *source.Failure {
 	k := l.read
 	low, high := l.totals()
 	switch {
-	case l.beginsAgain() && l.rows-int64(l.taken[k].rows) == high: // all rows were there before
+	case l.beginsAgain() && l.rows-int64(l.taken[k].rows) == high: // all rows were there before this page
 		if l.end = k - 1; l.end != l.announced {
 			l.repeated = 1
 		}
@@ -268,7 +269,7 @@ func (l *ledger) judgeByTotal() *source.Failure {
 		if l.empties > 0 && l.fits(l.rows) {
 			l.end = k - l.empties
 		}
-	case l.equal > 1: // one more page tells whether the source repeats its last page
+	case l.equal > 1: // one more page shows whether the source repeats its last page
 		if l.equal > 2 && k > l.announced {
 			return l.repeats()
 		}
@@ -277,16 +278,17 @@ func (l *ledger) judgeByTotal() *source.Failure {
 			l.end = k - l.empties
 		}
 	case l.rows == high && l.taken[k].rows >= l.perPage && (k == 1 || l.first < l.last):
-		// A total that counts its page alone, or the rows so far, looks like this.
+		// A total that counts only its own page, or the rows so far, looks like this.
 	case l.rows >= high:
 		l.end = k
 	}
 	return nil
 }
 
-// judgeByPages decides whether a list ends of which only the number of pages was announced, at the last of
-// them and the one after it. A last page that is shorter than page 1 ends it. A full one may be the last
-// before the limit was cut or total_page rounded down, so the next page is asked for.
+// judgeByPages decides whether a list ends for which the source announced only the number of pages. It
+// decides at the last page and at the one after it. A last page that is shorter than page 1 ends the list. A
+// full one may be the last before the limit was cut or total_page rounded down, so the next page is
+// requested.
 func (l *ledger) judgeByPages() *source.Failure {
 	k := l.read
 	switch {
@@ -310,8 +312,7 @@ func (l *ledger) beginsAgain() bool {
 	return l.read > 1 && l.equal == 1 && l.taken[l.read].data == l.taken[1].data
 }
 
-// repeats decides what it means that the last pages read have the same rows, for the source gives them again
-// for every page after.
+// repeats handles two last pages with the same rows: the source would repeat them for every later page.
 func (l *ledger) repeats() *source.Failure {
 	k := l.read
 	from := k - l.equal + 1
@@ -322,7 +323,7 @@ func (l *ledger) repeats() *source.Failure {
 	case l.fits(before):
 	case from == 1:
 		return stuck(from, k, n, "does the source know the parameter page?")
-	case high > 0: // the proof fails with the numbers
+	case high > 0: // the proof fails, with the numbers
 	case l.announced > from:
 		return stuck(from, k, n, fmt.Sprintf("the source repeats its last page, but announces %d pages", l.announced))
 	case n == 1 && l.plan.rows == 1:
@@ -336,8 +337,8 @@ func stuck(from, to, n int, text string) *source.Failure {
 	return &source.Failure{Page: to, Code: events.CodePagingStuck, Msg: fmt.Sprintf("pages %d to %d have the same rows (%d): %s", from, to, n, text)}
 }
 
-// without decides what it means that the source gave no answer for the page that comes next. That is an end
-// only if nothing announced goes beyond, see DESIGN.md.
+// without handles a missing response for the next page. It ends the list only if nothing announced goes
+// further, see DESIGN.md.
 func (l *ledger) without(m *missed) *source.Failure {
 	f, k := m.Failure, l.read
 	low, high := l.totals()
@@ -346,14 +347,14 @@ func (l *ledger) without(m *missed) *source.Failure {
 	}
 	data := k - l.empties // the last page with rows
 	if m.earlier > 0 && l.equal == 1 && l.fits(l.rows) && (k == l.announced || l.rows == high) {
-		// An earlier page comes after all that were announced.
+		// An earlier page comes after all announced pages.
 		if l.end = k; k != l.announced {
 			l.repeated = m.earlier
 		}
 		return nil
 	}
 	if m.earlier > 0 {
-		// The source says that this is an earlier page: it repeats its last one.
+		// The source returns an earlier page: it repeats its last one.
 		if same := m.data == l.taken[data].data && m.earlier <= data && m.earlier > data-max(l.equal, 1); !same {
 			return f
 		}
@@ -379,8 +380,8 @@ func (l *ledger) without(m *missed) *source.Failure {
 		ends = l.fits(l.rows) || k >= l.announced && (l.empties > 0 || l.rows >= low)
 	case k < l.announced:
 	case k == l.announced:
-		// Where page 1 is shorter than what was asked for, total_page may be of pages of that size: only a
-		// clear answer is an end.
+		// If page 1 is shorter than the requested limit, total_page may count pages of that size. Only a
+		// clear response is an end.
 		ends = l.announced == 1 || l.plan.rows >= l.perPage || noSuchPage(f)
 	default:
 		ends = l.empties > 0
@@ -395,7 +396,7 @@ func (l *ledger) without(m *missed) *source.Failure {
 	return nil
 }
 
-// noSuchPage reports whether a source said that it has no such page.
+// noSuchPage reports whether a source answered that the page does not exist.
 func noSuchPage(f *source.Failure) bool {
 	switch f.Status {
 	case http.StatusNotFound, http.StatusGone, http.StatusRequestedRangeNotSatisfiable:
@@ -404,7 +405,7 @@ func noSuchPage(f *source.Failure) bool {
 	return f.Code == events.CodeSourceErrcode
 }
 
-// manifest sums up the pages from 1 to the last. It is asked when the list has ended.
+// manifest sums up the pages from 1 to the last. It is called when the list has ended.
 func (l *ledger) manifest() string {
 	m := pages.NewManifest()
 	for n := 1; n <= l.end; n++ {
@@ -414,7 +415,7 @@ func (l *ledger) manifest() string {
 	return m.Sum()
 }
 
-// finish is called when the list has ended. It returns what a reader of the file should know.
+// finish is called when the list has ended. It returns the warnings for a reader of the file.
 func (l *ledger) finish() ([]events.Warning, *source.Failure) {
 	l.rows = 0
 	most, full := 0, 0 // rows of the largest page; pages with rows
@@ -444,7 +445,7 @@ func (l *ledger) finish() ([]events.Warning, *source.Failure) {
 		warnings = append(warnings, events.Warning{Code: code, Message: fmt.Sprintf(format, args...)})
 	}
 	size := l.plan.size
-	if most == l.plan.rows { // pagetag.limit may repeat what was asked for
+	if most == l.plan.rows { // pagetag.limit may repeat the requested limit
 		size = min(size, most)
 	}
 	if full > 1 && most <= size && size < l.perPage {

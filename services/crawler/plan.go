@@ -12,7 +12,7 @@ import (
 	"sheaf/services/crawler/source"
 )
 
-// limits bound a list.
+// limits bounds a list.
 type limits struct {
 	perPage int // rows asked for a page
 	pages   int
@@ -20,16 +20,16 @@ type limits struct {
 	bytes   int64 // of the rows, as JSON
 }
 
-// plan is what page 1 says of the list. Each later page is judged by it alone.
+// plan is the description of the list in page 1. Each later page is judged by it alone.
 type plan struct {
 	header []byte // nil if page 1 is empty
 	size   int    // rows of a full page
-	sized  bool   // page 1 said so
+	sized  bool   // page 1 announced it
 	rows   int    // data rows of page 1
 }
 
-// newPlan reads page 1. A full page has as many rows as page 1 says, or as it has. What it says does not
-// count if the page itself or the request contradicts it.
+// newPlan reads page 1. A full page has as many rows as page 1 announces, or contains. An announcement that
+// contradicts the page or the request is ignored.
 func newPlan(p pages.Page, perPage int) *plan {
 	n := p.DataRows()
 	pl := &plan{header: bytes.Clone(firstRow(p.Rows)), rows: n} // the page's bytes are used again
@@ -44,16 +44,16 @@ func newPlan(p pages.Page, perPage int) *plan {
 	return pl
 }
 
-// missed is why a page is not there.
+// missed says why a page is missing.
 type missed struct {
 	*source.Failure
-	earlier int    // the earlier page that the source says its answer is, else 0
-	data    uint64 // hash of that answer's data rows
+	earlier int    // the earlier page that the response contains, else 0
+	data    uint64 // hash of that page's data rows
 }
 
 func (m *missed) Unwrap() error { return m.Failure }
 
-// admit judges one answer of the source and returns the page to publish. The plan of page 1 is nil.
+// admit judges one response and returns the page to publish. The plan of page 1 is nil.
 func (pl *plan) admit(n int, a source.Answer, lim limits) (pages.Page, *missed) {
 	p := pages.Page{Rows: a.Rows, RowCount: a.RowCount, Limit: a.Limit, Total: a.Total, Next: a.Next, Last: a.Last}
 	p.Number = n
@@ -100,8 +100,9 @@ func (pl *plan) admit(n int, a source.Answer, lim limits) (pages.Page, *missed) 
 	return p, nil
 }
 
-// sameStart reports whether page 1, asked again, begins like the page 1 of an earlier run, so that its pages
-// still count: equal header and equal total. Without a total only equal rows tell that nothing moved.
+// sameStart reports whether page 1, requested again, begins like that of an earlier run, so that the earlier
+// pages are still valid: equal header and equal total. Without a total the rows must be equal too, because
+// nothing else shows that data moved.
 func sameStart(old, new pages.Page) bool {
 	if old.Total != new.Total || old.HeaderRow != new.HeaderRow || old.Total <= 0 && (old.RowCount != new.RowCount || hashData(old) != hashData(new)) {
 		return false
@@ -115,8 +116,8 @@ func sameStart(old, new pages.Page) bool {
 
 var hashSeed = maphash.MakeSeed()
 
-// hashData is equal for pages with the same data rows, byte for byte, whether or not the header stands before
-// them.
+// hashData returns the same hash for pages with the same data rows, byte for byte, with or without a header
+// before them.
 func hashData(p pages.Page) uint64 {
 	c := rows.NewCursor(p.Rows)
 	if p.HeaderRow {

@@ -13,7 +13,7 @@ import (
 	"sheaf/services/crawler/source"
 )
 
-// open makes the source of the export, with its secrets.
+// open creates the source of the export, with its secrets.
 func (c *crawl) open(ctx context.Context) (err error) {
 	req := c.x.Request.HTTP
 	if req == nil {
@@ -42,8 +42,7 @@ func (c *crawl) open(ctx context.Context) (err error) {
 	return nil
 }
 
-// openSecrets returns the source's headers, and its parameters with the secret
-// ones among them.
+// openSecrets returns the source's headers and its parameters, secrets included.
 func (c *crawl) openSecrets(kept secrets.Values, param json.RawMessage) (secrets.Values, json.RawMessage, error) {
 	header, secret := secrets.Split(kept)
 	open := func(value string) (string, error) {

@@ -16,23 +16,21 @@ import (
 	"sheaf/services/crawler/source"
 )
 
-// SHEAF_PAGES holds a bounded number of bytes, and its disk may have room for fewer. Four
-// rules keep the crawls that share it from stopping each other for good:
+// SHEAF_PAGES is bounded, and its disk may have less space than the bound. Four rules keep the crawls that share
+// it from blocking each other permanently:
 //
-//  1. A crawl without a page waits while pages take more than startBelow of what they may
-//     take, in the stream and on its disk.
-//  2. A page that finds no room is dropped and asked for again when there is room, those of
-//     older runs first.
-//  3. While pages find no room, the youngest run that is being crawled yields: its crawl
-//     purges it and begins again later.
-//  4. A crawl that is alone and still finds no room fails with LIMIT_BYTES.
+//  1. A crawl without a page waits while pages take more than startBelow of their limit, in the stream or on its
+//     disk.
+//  2. A page that finds no space is dropped and requested again when there is space, those of older runs first.
+//  3. While pages find no space, the newest run being crawled yields: its crawl purges it and restarts later.
+//  4. A crawl that is alone and still finds no space fails with LIMIT_BYTES.
 const (
 	startBelow = 0.7
-	// nearlyFull is the part of the stream that is left when every process takes it for
-	// full, also one whose own pages are smaller than those that find no room.
+	// nearlyFull is the free part of the stream at which every process treats it as full, also one whose own
+	// pages are small enough to fit.
 	nearlyFull = 1.0 / 32
-	// slotAfter is how long a crawl waits to begin before it hands back a slot that
-	// others need, and slotFor for how long.
+	// slotAfter is how long a crawl waits to start before it releases a slot that others need. slotFor is how
+	// long it stays away.
 	slotAfter = 2 * time.Second
 	slotFor   = 5 * time.Second
 )
@@ -42,7 +40,7 @@ var (
 	errNoSlot = errors.New("waiting for space; the slot is needed")
 )
 
-// verdict is what a crawl with pages does.
+// verdict is the decision about a crawl with pages.
 type verdict int
 
 const (
@@ -51,21 +49,21 @@ const (
 	fail
 )
 
-// room is one look at the room for pages.
+// room is one measurement of the space for pages.
 type room struct {
 	limit, used int64     // bytes of SHEAF_PAGES; a limit of 0 or less is none
-	disk        error     // why the disk has no room; nil while it has
+	disk        error     // why the disk has no space; nil while it has
 	begin       error     // why no crawl may begin; nil while one may
-	full        time.Time // since when pages find no room; zero while they do
-	freed       time.Time // when bytes were last freed since full, at first full itself
-	alone       time.Time // since when only one export is under way; zero while there are others
+	full        time.Time // when pages first found no space; zero while they find some
+	freed       time.Time // when bytes were last freed since full, initially full itself
+	alone       time.Time // since when only one export is under way; zero with several
 
-	crawled    []string // keys of runs being crawled, youngest first: all, or one more than may yield
+	crawled    []string // keys of runs being crawled, newest first: all, or one more than may yield
 	assembling int      // exports that are crawled and not yet assembled
 }
 
-// mayBegin returns nil if a crawl without a page may ask for one. disk says whether so many
-// bytes more have room there.
+// mayBegin returns nil if a crawl without a page may request one. disk reports whether so many more bytes fit
+// on the disk.
 func (r *room) mayBegin(disk func(bytes int64) error) error {
 	if r.limit > 0 && float64(r.used) > startBelow*float64(r.limit) {
 		return fmt.Errorf("%s of the %s of the page stream are used", mebibytes(r.used), mebibytes(r.limit))
@@ -73,9 +71,8 @@ func (r *room) mayBegin(disk func(bytes int64) error) error {
 	return cmp.Or(r.disk, disk(int64(float64(r.used)*(1-startBelow)/startBelow)))
 }
 
-// yielding is how many of the youngest runs are to yield. It is one after a third of wait,
-// and one more with each third in which nothing was freed: the youngest may belong to a
-// process that is gone.
+// yielding returns how many of the newest runs must yield. It is one after a third of wait, and one more with
+// each third in which nothing was freed, because the newest may belong to a dead process.
 func (r *room) yielding(now time.Time, wait time.Duration) int {
 	if r.full.IsZero() || now.Sub(r.full) < wait/3 {
 		return 0
@@ -83,8 +80,7 @@ func (r *room) yielding(now time.Time, wait time.Duration) int {
 	return max(1, int(now.Sub(r.freed)/(wait/3)))
 }
 
-// judge decides for the crawl of a key that has pages. refused says that it has a page
-// that finds no room.
+// judge decides about the crawl of a key that has pages. refused means that one of its pages finds no space.
 func (r *room) judge(key string, refused bool, now time.Time, wait time.Duration) verdict {
 	n := slices.Index(r.crawled, key)
 	switch {
@@ -103,7 +99,7 @@ func (r *room) judge(key string, refused bool, now time.Time, wait time.Duration
 	return goOn
 }
 
-// since takes over from the look before since when pages find no room.
+// since continues the start time of the previous measurement while pages find no space.
 func (r *room) since(before *room, now time.Time, full bool) {
 	r.full, r.freed = before.full, before.freed
 	switch {
@@ -116,7 +112,7 @@ func (r *room) since(before *room, now time.Time, full bool) {
 	}
 }
 
-// sinceAlone takes over from the look before since when one export is alone.
+// sinceAlone continues the start time of the previous measurement while only one export is under way.
 func (r *room) sinceAlone(before *room, now time.Time) {
 	if len(r.crawled) != 1 || r.assembling > 0 {
 		return
@@ -126,27 +122,26 @@ func (r *room) sinceAlone(before *room, now time.Time) {
 	}
 }
 
-// space is what the crawls of this process know of the room for pages. They share one
-// look a second.
+// space is the view of this process on the space for pages. Its crawls share one measurement per second.
 type space struct {
 	journal *journal.Log
 	pages   *pages.Store
 	disk    func(bytes int64) error
 	wait    time.Duration // Config.SpaceWait
-	every   time.Duration // between two looks
+	every   time.Duration // between two measurements
 
-	looking chan struct{} // holds the right to look, and what follows
+	looking chan struct{} // the right to measure; guards the following fields
 	known   room
-	err     error     // of the last look
-	at      time.Time // of the last look
+	err     error     // of the last measurement
+	at      time.Time // of the last measurement
 
 	mu      sync.Mutex
 	waiting map[*refusedPage]struct{}
-	refused bool  // a page was refused since the last look
-	claimed int64 // bytes that waiting pages may take since the last look
+	refused bool  // a page was refused since the last measurement
+	claimed int64 // bytes that waiting pages may take since the last measurement
 	free    int64 // bytes of the stream that were free then
 
-	begunAgain string // key of the last export that was alone and began again
+	begunAgain string // key of the last export that was alone and restarted
 }
 
 func newSpace(log *journal.Log, disk func(int64) error, wait time.Duration) *space {
@@ -156,7 +151,7 @@ func newSpace(log *journal.Log, disk func(int64) error, wait time.Duration) *spa
 	}
 }
 
-// look returns what is known, which is no older than every.
+// look returns a measurement that is no older than every.
 func (s *space) look(ctx context.Context) (room, error) {
 	select {
 	case s.looking <- struct{}{}:
@@ -169,7 +164,7 @@ func (s *space) look(ctx context.Context) (room, error) {
 	}
 	s.err = s.read(ctx)
 	if s.at = time.Now(); ctx.Err() != nil {
-		s.at = time.Time{} // the end of this caller says nothing
+		s.at = time.Time{} // the end of this caller's context says nothing about the space
 	}
 	return s.known, s.err
 }
@@ -203,7 +198,7 @@ func (s *space) read(ctx context.Context) error {
 	return err
 }
 
-// readRuns finds out whose runs are in the stream.
+// readRuns finds the runs in the stream.
 func (s *space) readRuns(ctx context.Context, r *room, yielding int) error {
 	runs, err := s.pages.Runs(ctx)
 	if err != nil {
@@ -231,7 +226,7 @@ func (s *space) readRuns(ctx context.Context, r *room, yielding int) error {
 	return nil
 }
 
-// await registers a page that waits for room, until done is called.
+// await registers a page that waits for space, until done is called.
 func (s *space) await(page *refusedPage) (done func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -243,9 +238,8 @@ func (s *space) await(page *refusedPage) (done func()) {
 	}
 }
 
-// claim reports whether a page may be asked for again. What was claimed since the last look
-// counts, so the source is not asked for pages in vain, and so do the waiting pages of older
-// runs: room that was made goes to the oldest.
+// claim reports whether a page may be requested again. It subtracts the claims since the last measurement, so
+// that no page is requested in vain, and the waiting pages of older runs: freed space goes to the oldest.
 func (s *space) claim(page *refusedPage) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -263,8 +257,8 @@ func (s *space) claim(page *refusedPage) bool {
 	return true
 }
 
-// mayBeginAgain reports, once, whether a run that is alone on a full disk may be written
-// again. A purged run takes room as long as it shares blocks of the stream with others.
+// mayBeginAgain reports, once, whether a run that is alone on a full disk may restart. A purged run keeps its
+// space while it shares blocks of the stream with others.
 func (s *space) mayBeginAgain(key string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -273,24 +267,24 @@ func (s *space) mayBeginAgain(key string) bool {
 	return key != before
 }
 
-// onDisk is how many bytes the disk needs for a page: a large one is written twice.
+// onDisk returns how many bytes a page needs on disk: a large one is written twice.
 func onDisk(size int64) int64 { return 2 * size }
 
-// gate is how a crawl stands to the room for pages.
+// gate is the state of a crawl with regard to the space for pages.
 type gate struct {
-	paused  atomic.Bool  // it waits for room before its first page
-	refused atomic.Int32 // pages that wait for room
+	paused  atomic.Bool  // it waits for space before its first page
+	refused atomic.Int32 // pages that wait for space
 
-	// Of the goroutine that hands out pages.
-	begun  bool      // it may ask for pages
-	shared bool      // there were other pages when it began
-	since  time.Time // since when it waits to begin
+	// Used only by the goroutine that hands out pages.
+	begun  bool      // it may request pages
+	shared bool      // there were other pages when it started
+	since  time.Time // since when it waits to start
 }
 
 func (g *gate) waits() bool { return g.paused.Load() || g.refused.Load() > 0 }
 
-// mayGoOn reports whether the crawl may ask for pages. It is called at the begin and
-// then once a second, so that small exports look at most once.
+// mayGoOn reports whether the crawl may request pages. It is called at the start and then once a second, so
+// that small exports measure at most once.
 func (c *crawl) mayGoOn(ctx context.Context) (bool, error) {
 	r, err := c.space.look(ctx)
 	if err != nil {
@@ -325,7 +319,7 @@ func (c *crawl) mayGoOn(ctx context.Context) (bool, error) {
 	return true, nil
 }
 
-// pause has a crawl that has not begun wait. An error says that others need its slot.
+// pause makes a crawl wait that has not started. An error means that others need its slot.
 func (c *crawl) pause(r *room) error {
 	if c.gate.since.IsZero() {
 		c.gate.since = time.Now()
@@ -338,7 +332,7 @@ func (c *crawl) pause(r *room) error {
 	return nil
 }
 
-// refusedPage is a page that found no room.
+// refusedPage is a page that found no space.
 type refusedPage struct {
 	error
 	run  uint64
@@ -347,8 +341,8 @@ type refusedPage struct {
 
 func (r *refusedPage) Unwrap() error { return r.error }
 
-// awaitRoom waits until there may be room for a page. The page is not kept meanwhile: its
-// memory may be what an older crawl needs to go on.
+// awaitRoom waits until there may be space for a page. It drops the page meanwhile, because an older crawl
+// may need its memory to continue.
 func (c *crawl) awaitRoom(ctx context.Context, page *refusedPage) error {
 	defer c.space.await(page)()
 	c.gate.refused.Add(1)
@@ -373,7 +367,7 @@ func (c *crawl) awaitRoom(ctx context.Context, page *refusedPage) error {
 	}
 }
 
-// retreat purges the run, unless another crawler has taken the export over.
+// retreat purges the run, unless another crawler has the export now.
 func (c *crawl) retreat(ctx context.Context) error {
 	if err := c.attempt.stillMine(ctx); err != nil {
 		return err
@@ -382,7 +376,7 @@ func (c *crawl) retreat(ctx context.Context) error {
 		return err
 	}
 	c.log.Info("pages gave way to an older export", "pages", c.have.sum().pages, "bytes", c.have.sum().bytes)
-	return journal.RetryAfter(errYield, c.space.wait/3) // the older ones use the room first
+	return journal.RetryAfter(errYield, c.space.wait/3) // older runs use the space first
 }
 
 func mebibytes(n int64) string { return fmt.Sprintf("%.1f MiB", float64(max(n, 0))/(1<<20)) }

@@ -7,12 +7,12 @@ import (
 )
 
 // turns shares a fixed number of places for requests among exports: round-robin by tenant, within a tenant by
-// export, within an export in the order of asking. So a giant with a thousand waiting pages delays a small
-// export by one turn, not by a thousand.
+// export, and within an export in order of arrival. So an export with a thousand waiting pages delays a small
+// one by one turn, not by a thousand.
 //
-// No host and no tenant has more requests in flight than its limit, whichever exports they belong to. Who
-// waits for a limit is passed over and keeps its turn. Whoever is let in has at once all that it needs, so
-// nobody holds what another waits for; and no place is free while somebody waits who may have it.
+// No host and no tenant exceeds its limit of requests in flight, over all exports. A request that waits for a
+// limit is skipped and keeps its turn. A request gets its place and both limits at once, so no request holds
+// one while it waits for another. No place is free while a request waits that may use it.
 type turns struct {
 	perHost, perTenant int // requests in flight; 0: no limit
 
@@ -20,7 +20,7 @@ type turns struct {
 	free     int
 	ofHost   map[string]int // requests in flight
 	ofTenant map[string]int
-	tenants  []*tenantQueue // those with somebody waiting, in turn
+	tenants  []*tenantQueue // those with waiting requests, in turn
 }
 
 type tenantQueue struct {
@@ -48,8 +48,8 @@ type place struct {
 	completed bool
 }
 
-// Yield gives the place to somebody else although the request goes on. It still counts against the limits of
-// its host and tenant. It may be called again.
+// Yield releases the place although the request continues. The request still counts against the limits of its
+// host and tenant. Yield may be called again.
 func (p *place) Yield() {
 	if p == nil {
 		return
@@ -111,7 +111,7 @@ func (t *turns) take(ctx context.Context, of asker) (*place, error) {
 		gone := t.dequeue(of, turn)
 		t.mu.Unlock()
 		if !gone {
-			(<-turn).Done() // it came at the same moment
+			(<-turn).Done() // the place came at the same moment
 		}
 		return nil, ctx.Err()
 	}
@@ -128,7 +128,7 @@ func (t *turns) give(of asker) *place {
 	return &place{turns: t, of: of}
 }
 
-// serve gives out the places that are free. Whoever was served goes to the end of its row, or leaves it when
+// serve assigns the free places. An export that got one moves to the end of its queue, or leaves it when
 // nothing more of it waits.
 func (t *turns) serve() {
 	for t.free > 0 {
@@ -152,7 +152,7 @@ func (t *turns) serve() {
 	}
 }
 
-// next is the first export in turn that the limits admit, -1 without one.
+// next returns the first export in turn that the limits admit, -1 without one.
 func (t *turns) next() (tenant, export int) {
 	for i, tq := range t.tenants {
 		for j, eq := range tq.exports {
@@ -179,7 +179,7 @@ func (t *turns) enqueue(of asker, turn chan *place) {
 	tq.exports[j].waiting = append(tq.exports[j].waiting, turn)
 }
 
-// dequeue forgets a waiting turn and reports whether it was still waiting.
+// dequeue removes a waiting turn and reports whether it was still waiting.
 func (t *turns) dequeue(of asker, turn chan *place) bool {
 	i := slices.IndexFunc(t.tenants, func(q *tenantQueue) bool { return q.tenant == of.tenant })
 	if i < 0 {

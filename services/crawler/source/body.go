@@ -21,7 +21,7 @@ import (
 	"sheaf/events"
 )
 
-// tally counts the bytes that come from the network and keeps their error, to tell a broken transfer from a
+// tally counts the bytes from the network and keeps their error, to distinguish a broken transfer from a
 // broken encoding.
 type tally struct {
 	r   io.Reader
@@ -30,7 +30,7 @@ type tally struct {
 	err error
 }
 
-// pace calls slow once fewer than rate bytes a second of a body have come over a span. stop ends that.
+// pace calls slow once a body averages fewer than rate bytes per second over a span. stop ends the check.
 func pace(resp *http.Response, rate int64, over time.Duration, slow func()) (stop func()) {
 	from := &tally{r: resp.Body}
 	resp.Body = struct {
@@ -76,8 +76,8 @@ var (
 	inflates = sync.Pool{New: func() any { return newInflater() }}
 )
 
-// recycle keeps a buffer for a later page. A very large one is left to the garbage collector, so that one
-// giant page does not stay in memory.
+// recycle keeps a buffer for a later page. It drops a very large one, so that one huge page does not stay in
+// memory.
 func recycle(b []byte) {
 	if cap(b) > 0 && cap(b) <= 4<<20 {
 		b = b[:0]
@@ -85,11 +85,10 @@ func recycle(b []byte) {
 	}
 }
 
-// Below this size an answer's ratio does no harm, and may be high: an empty page in a few bytes.
+// Below this size a high ratio is harmless and normal, such as an empty page in a few bytes.
 const ratioFrom = 8 << 20
 
-// read reads and decompresses a body of at most limit bytes. The bytes are from the pool, also when something
-// is wrong.
+// read reads and decompresses a body of at most limit bytes. The bytes are from the pool, also on error.
 func (f *Fetcher) read(ctx context.Context, resp *http.Response, limit int64, share *share) ([]byte, *failedAttempt) {
 	buf := (*buffers.Get().(*[]byte))[:0]
 	fail := func(code, msg string, r retry, err error) ([]byte, *failedAttempt) {
@@ -107,7 +106,7 @@ func (f *Fetcher) read(ctx context.Context, resp *http.Response, limit int64, sh
 		if resp.ContentLength > limit {
 			return fail(events.CodeLimitBytes, tooLarge, never, nil)
 		}
-		// A larger announcement is believed as its bytes come.
+		// A larger announced length is not allocated before its bytes arrive.
 		buf = slices.Grow(buf, int(min(max(resp.ContentLength, 0), 1<<20))+1)
 	default:
 		from.max = limit + moreCompressed
@@ -146,7 +145,7 @@ func (f *Fetcher) read(ctx context.Context, resp *http.Response, limit int64, sh
 	}
 }
 
-// undone is the failure of a body that could not be read to its end.
+// undone is the failure of a body that was not read to its end.
 func (f *Fetcher) undone(ctx context.Context, resp *http.Response, from *tally, buf []byte, err error) ([]byte, *failedAttempt) {
 	coding, _, _ := contentCoding(resp.Header)
 	bad := &failedAttempt{Failure: Failure{Code: events.CodeSourceFormat, Msg: "the answer's " + coding + " encoding is broken", Err: err}}
@@ -164,19 +163,18 @@ func (f *Fetcher) undone(ctx context.Context, resp *http.Response, from *tally, 
 }
 
 var (
-	// errTrailing is the error of reading what is neither padding nor another gzip member.
+	// errTrailing reports data after the end that is neither padding nor another gzip member.
 	errTrailing = errors.New("data after the end of the compressed answer")
-	// errTooMany is the error of reading more compressed bytes than an answer may have.
+	// errTooMany reports more compressed bytes than a response may have.
 	errTooMany = errors.New("too many compressed bytes")
 )
 
-// moreCompressed is how many bytes an answer may have on the network above its limit after decompression:
-// what gzip adds to data that does not compress.
+// moreCompressed is how far a response may exceed its limit on the network: the overhead of gzip on data that
+// does not compress.
 const moreCompressed = 64 << 10
 
-// contentCoding returns how the body of an answer is compressed: "gzip", "deflate" or "". strange is a word
-// that is no content coding, as some servers send (UTF-8, none): like other clients Sheaf reads such a body
-// as it is.
+// contentCoding returns the compression of a response: "gzip", "deflate" or "". strange is a word that is no
+// content coding, as some servers send (UTF-8, none). Like other clients, Sheaf reads such a body as it is.
 func contentCoding(h http.Header) (coding, strange string, err error) {
 	for word := range strings.SplitSeq(strings.Join(h.Values("Content-Encoding"), ","), ",") {
 		word = strings.ToLower(strings.TrimSpace(word))
@@ -203,18 +201,18 @@ func contentCoding(h http.Header) (coding, strange string, err error) {
 	return coding, strange, nil
 }
 
-// inflater decompresses an answer. Zeros and white space after the compressed data are ignored, as gunzip,
-// curl, browsers and Python do. It can be used again.
+// inflater decompresses a response. It ignores zeros and white space after the compressed data, as gunzip,
+// curl, browsers and Python do. It is reusable.
 type inflater struct {
 	src    *bufio.Reader
-	gzip   *gzip.Reader // of this or an earlier answer
+	gzip   *gzip.Reader // of this or an earlier response
 	from   io.Reader    // of the current member
 	coding string
 }
 
 func newInflater() *inflater { return &inflater{src: bufio.NewReader(nil), gzip: new(gzip.Reader)} }
 
-// reset begins an answer. An error is io.EOF for an empty one.
+// reset begins a response. The error is io.EOF for an empty one.
 func (z *inflater) reset(r io.Reader, coding string) error {
 	z.src.Reset(r)
 	z.coding = coding
@@ -268,7 +266,7 @@ func (z *inflater) Read(p []byte) (int, error) {
 	}
 }
 
-// skipPadding goes to the next gzip member. It returns io.EOF if there is none.
+// skipPadding advances to the next gzip member. It returns io.EOF if there is none.
 func (z *inflater) skipPadding() error {
 	for {
 		c, err := z.src.ReadByte()

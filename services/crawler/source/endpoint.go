@@ -15,7 +15,7 @@ import (
 	"golang.org/x/net/http/httpguts"
 )
 
-// endpoint is what the requests of every shape have in common.
+// endpoint is the part of a request that all shapes share.
 type endpoint struct {
 	method  string
 	url     url.URL
@@ -24,7 +24,7 @@ type endpoint struct {
 	secrets redactor
 }
 
-// newEndpoint checks req. An error names the field and never holds the value of a header.
+// newEndpoint checks req. An error names the field and never contains the value of a header.
 func newEndpoint(req Request) (*endpoint, error) {
 	e := &endpoint{method: strings.ToUpper(cmp.Or(req.Method, http.MethodGet))}
 	if e.method != http.MethodGet && e.method != http.MethodPost {
@@ -70,7 +70,7 @@ var refusedHeaders = []string{
 
 func (e *endpoint) setHeader(header map[string]string) error {
 	e.header = http.Header{
-		// Asking for gzip here and not in the transport keeps the decoding, and so its limits, in our hands.
+		// Requesting gzip here and not in the transport keeps decompression within our limits.
 		"Accept-Encoding": {"gzip"},
 		"Accept":          {"application/json"},
 		"User-Agent":      {"sheaf"},

@@ -6,27 +6,28 @@ import (
 	"strings"
 )
 
-// Failure says why a page, or the export, has failed. Its text and its Msg are made for the person who asked
-// for the export: they never hold a response body, a header value or an address that a name resolved to.
+// Failure says why a page or the export failed. Its text and its Msg are for the caller of the export: they
+// never contain a response body, a header value or an address that a name resolved to.
 type Failure struct {
 	Page int // from 1; 0 when the export as a whole failed
 	// Code is one of the error codes of [sheaf/events], such as events.CodeSourceHTTP. It is empty when the
-	// context of the fetch ended: that says nothing about the source.
+	// context of the fetch ended, because that is not the source's fault.
 	Code     string
-	Status   int    // HTTP status, 0 without an answer
-	Errcode  string // errcode of the answer as raw JSON, "" when it had none
-	Attempts int    // requests that were made
-	// Msg is the msg of the answer, cut at 500 characters, with every header value of the request blotted
-	// out; without one it is a sentence of ours.
+	Status   int    // HTTP status, 0 without a response
+	Errcode  string // errcode of the response as raw JSON, "" without one
+	Attempts int    // number of requests
+	// Msg is the msg of the response, cut at 500 characters and with every header value of the request
+	// redacted. Without one it is a sentence of Sheaf.
 	Msg string
-	// Hint is what an answer in another form holds, by the names of its keys, and which form is read; "" for
-	// every other failure.
+	// Hint describes a response in another form by the names of its keys, and names the expected form. It is
+	// "" for every other failure.
 	Hint string
-	// Err is the cause, for errors.Is and for logs. Its text may name addresses: it is not for callers.
+	// Err is the cause, for errors.Is and for logs. Its text may contain addresses, so callers must not see
+	// it.
 	Err error
 }
 
-// Error is one sentence, such as "page 7: HTTP 503 after 6 attempts".
+// Error returns one sentence, such as "page 7: HTTP 503 after 6 attempts".
 func (f *Failure) Error() string {
 	var b strings.Builder
 	if f.Page > 0 {
@@ -60,7 +61,7 @@ func (f *Failure) Error() string {
 // Unwrap returns the cause.
 func (f *Failure) Unwrap() error { return f.Err }
 
-// success reports whether a status promises the whole page. 206 is a part.
+// success reports whether a status promises the whole page. 206 is only a part.
 func success(status int) bool {
 	return status >= 200 && status < 300 && status != http.StatusPartialContent
 }

@@ -26,21 +26,21 @@ import (
 // Policy bounds the fetching of one page. A field that is zero or less means its default.
 type Policy struct {
 	Attempts      int           // requests for one page, the first one included; default 6
-	HeaderTimeout time.Duration // of one attempt up to the headers of the answer; default 30s
+	HeaderTimeout time.Duration // of one attempt up to the headers of the response; default 30s
 	PageTimeout   time.Duration // of a whole attempt; default 60s
-	BaseBackoff   time.Duration // the wait before attempt n+1 is a random time up to BaseBackoff·2^(n-1); default 500ms
-	MaxBackoff    time.Duration // and at most this; default 15s
-	SlowAfter     time.Duration // how long an attempt keeps its place among the requests in flight; default 1s
-	MaxRetryAfter time.Duration // the longest Retry-After that is waited for; default 60s
-	MaxBodyBytes  int64         // of one answer after decompression; default 64 MiB
-	// MaxRatio bounds the decompressed bytes for each compressed one, once an answer is larger than 8 MiB.
-	// Measured: a page of mixed rows 11, one of equal rows 330; the most that DEFLATE can do is 1032. Default 400.
+	BaseBackoff   time.Duration // the backoff before attempt n+1 is a random time up to BaseBackoff·2^(n-1); default 500ms
+	MaxBackoff    time.Duration // maximum backoff; default 15s
+	SlowAfter     time.Duration // how long an attempt counts among the requests in flight; default 1s
+	MaxRetryAfter time.Duration // maximum Retry-After that is honoured; default 60s
+	MaxBodyBytes  int64         // of one response after decompression; default 64 MiB
+	// MaxRatio bounds the ratio of decompressed to compressed bytes, once a response exceeds 8 MiB. Measured:
+	// 11 for a page of mixed rows, 330 for one of equal rows. DEFLATE reaches at most 1032. Default 400.
 	MaxRatio int64
-	// MinRate is how many bytes a second an answer brings at least, once it has begun, on the average of any
-	// RateOver. Below it a source is not slow but holds a connection open. Default 1 KiB over 15 s.
+	// MinRate aborts responses slower than this many bytes per second, averaged over RateOver. Default 1 KiB
+	// over 15 s.
 	MinRate  int64
 	RateOver time.Duration
-	Rows     rows.Limits // of the JSON of an answer
+	Rows     rows.Limits // of the JSON of a response
 }
 
 func (p Policy) withDefaults() Policy {
@@ -58,15 +58,16 @@ func (p Policy) withDefaults() Policy {
 	return p
 }
 
-// Client sends requests to sources. It decides which addresses may be asked, and never follows a redirect:
-// the address behind one was not checked. A context has to end its requests and the reading of their answers.
+// Client sends requests to sources. It decides which addresses are allowed, and never follows a redirect,
+// because the new address was not checked. A context must end its requests and the reading of their
+// responses.
 type Client interface {
 	Do(req *http.Request) (*http.Response, error)
 }
 
 // Place is the right to make one request.
 type Place interface {
-	Yield() // gives the place to another request, although this one goes on
+	Yield() // releases the place for another request, although this one continues
 	Done()  // the request has ended
 }
 
@@ -80,20 +81,20 @@ func (anywhere) Done()  {}
 // first page.
 type Fetcher struct {
 	Shape  Shape
-	Turn   func(context.Context) (Place, error)       // waits for a place, for each attempt anew
-	Memory *Memory                                    // for answers; nil: without limit
+	Turn   func(context.Context) (Place, error)       // waits for a place, once per attempt
+	Memory *Memory                                    // for responses; nil: without limit
 	Sleep  func(context.Context, time.Duration) error // waits before the next attempt
 
 	client  Client
 	policy  Policy
 	url     url.URL
 	secrets redactor
-	usual   atomic.Int64                            // bytes of the largest answer so far
+	usual   atomic.Int64                            // bytes of the largest response so far
 	jitter  func(limit time.Duration) time.Duration // from 0 to limit
 }
 
-// New checks req and prepares its requests. It asks nothing yet. The error names the field; it never holds
-// the value of a header.
+// New checks req and prepares its requests. It sends nothing yet. The error names the field and never
+// contains the value of a header.
 func New(client Client, req Request, policy Policy) (*Fetcher, error) {
 	if client == nil {
 		return nil, errors.New("source: New needs an HTTP client")
@@ -114,7 +115,7 @@ func New(client Client, req Request, policy Policy) (*Fetcher, error) {
 	}, nil
 }
 
-// Host names what a limit per host counts: scheme, host and port of the URL.
+// Host names the unit of the limit per host: scheme, host and port of the URL.
 func (f *Fetcher) Host() string {
 	port := cmp.Or(f.url.Port(), map[string]string{"http": "80", "https": "443"}[f.url.Scheme])
 	return f.url.Scheme + "://" + strings.ToLower(f.url.Hostname()) + ":" + port
@@ -124,35 +125,35 @@ func (f *Fetcher) Host() string {
 type Page struct {
 	Answer
 	Body     []byte
-	Attempts int // requests that were made
+	Attempts int // number of requests
 
-	share *share // of the memory for answers
+	share *share // of the memory for responses
 }
 
-// Release gives the memory of Body back for later pages. It must be called. Nothing may use Body or Answer
-// any more.
+// Release returns the memory of Body for later pages. The caller must call it, and must not use Body or
+// Answer afterwards.
 func (p *Page) Release() {
 	recycle(p.Body)
 	p.share.release()
 	p.Body, p.Answer = nil, Answer{}
 }
 
-// Fetch asks for one page until it has it, the failure is final or the attempts are used up. An error is a
+// Fetch requests one page until it has it, the failure is final or the attempts are exhausted. An error is a
 // [*Failure].
 //
-// It asks again after timeouts, broken connections and transfers, and the statuses 408, 425, 429 and 5xx;
-// with a Retry-After also after 202 and any other 4xx, such as 403; once more after a body whose JSON ends
-// too early. All else is final at once: other statuses, redirects, errcode != 0, HTML, a wrong form, a limit.
-// A source may therefore see a page asked for more than once. Fetch returns as soon as ctx ends, also while
-// it waits.
+// It retries timeouts, broken connections and transfers, and the statuses 408, 425, 429 and 5xx. With a
+// Retry-After it also retries 202 and any other 4xx, such as 403. A body whose JSON ends too early is retried
+// once. Every other failure is final at once: other statuses, redirects, errcode != 0, HTML, a wrong form, a
+// limit. A source may therefore see several requests for a page. Fetch returns as soon as ctx ends, also
+// while it waits.
 func (f *Fetcher) Fetch(ctx context.Context, at Position) (Page, error) {
-	early := 0 // answers whose JSON ended too early
+	early := 0 // responses whose JSON ended too early
 	for n := 1; ; n++ {
 		place, err := f.Turn(ctx)
 		if err != nil {
 			return Page{}, stopped(ctx, at, n-1)
 		}
-		// A source that does not answer must not keep the others waiting: another request gets its place.
+		// A source that does not respond must not delay the others, so its place goes to another request.
 		slow := time.AfterFunc(f.policy.SlowAfter, place.Yield)
 		page, bad := f.attempt(ctx, at)
 		slow.Stop()
@@ -162,8 +163,8 @@ func (f *Fetcher) Fetch(ctx context.Context, at Position) (Page, error) {
 			return page, nil
 		}
 		if short := (*shortError)(nil); errors.As(bad.Err, &short) {
-			// Not the source's fault, and no attempt of its: the same page is asked for again with enough
-			// memory.
+			// The budget was short, not the source: this does not count as an attempt. The same page is
+			// requested again with enough memory.
 			f.expect(short.want)
 			n--
 			continue
@@ -184,13 +185,13 @@ func (f *Fetcher) Fetch(ctx context.Context, at Position) (Page, error) {
 	}
 }
 
-// stopped is the failure of a fetch whose context is over.
+// stopped is the failure of a fetch whose context has ended.
 func stopped(ctx context.Context, at Position, attempts int) *Failure {
 	return &Failure{Page: at.Page, Attempts: attempts, Msg: "the fetch was stopped", Err: context.Cause(ctx)}
 }
 
-// wait is the time before attempt n+1. With a Retry-After it adds a little jitter, so that all pages of a
-// source do not come back in the same instant.
+// wait returns the time before attempt n+1. It adds jitter to a Retry-After, so that the pages of a source
+// are not all retried in the same instant.
 func (f *Fetcher) wait(n int, after time.Duration) time.Duration {
 	if after > 0 {
 		return min(after, f.policy.MaxRetryAfter) + f.jitter(f.policy.BaseBackoff)
@@ -216,7 +217,7 @@ func Sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// failedAttempt is an attempt that brought no page.
+// failedAttempt is an attempt that returned no page.
 type failedAttempt struct {
 	Failure
 	retry retry
@@ -237,7 +238,7 @@ var (
 	errTooSlow   = errors.New("answer slower than the least rate")
 )
 
-// expect has later attempts set aside memory for answers of size bytes.
+// expect makes later attempts reserve memory for responses of size bytes.
 func (f *Fetcher) expect(size int64) {
 	for old := f.usual.Load(); size > old && !f.usual.CompareAndSwap(old, size); {
 		old = f.usual.Load()
@@ -263,13 +264,13 @@ func (f *Fetcher) attempt(parent context.Context, at Position) (_ Page, bad *fai
 	}
 	defer resp.Body.Close()
 	wait, asked := retryafter.Parse(resp.Header, time.Now())
-	// A 202 alone is a page like any other: some sources answer so.
+	// A 202 without Retry-After is a normal page: some sources answer so.
 	if !success(resp.StatusCode) || resp.StatusCode == http.StatusAccepted && asked {
 		total.Reset(min(f.policy.PageTimeout, refusalTimeout))
 		return Page{}, f.refusal(ctx, resp, at, wait, asked)
 	}
-	// Memory is set aside for an answer that has begun, not for one that may never come. Waiting for it is
-	// not the source's time.
+	// Memory is reserved for a response that has begun, not for one that may never arrive. The wait for
+	// memory does not count against the source's timeout.
 	total.Stop()
 	share, err := f.Memory.take(parent, f.usual.Load())
 	if err != nil {
@@ -296,7 +297,7 @@ func (f *Fetcher) attempt(parent context.Context, at Position) (_ Page, bad *fai
 	return Page{Answer: answer, Body: body, share: share}, nil
 }
 
-// refused is the failure of what the shape refused. What it quotes of the source is redacted.
+// refused is the failure of a response that the shape refused. It redacts quotations of the source.
 func (f *Fetcher) refused(status int, err error) *failedAttempt {
 	bad := &failedAttempt{Failure: Failure{Code: events.CodeInternal, Msg: err.Error(), Err: err}}
 	if refused := (*Failure)(nil); errors.As(err, &refused) {
@@ -313,15 +314,15 @@ func (f *Fetcher) refused(status int, err error) *failedAttempt {
 	return bad
 }
 
-// What is read of an answer that is no success, and how long that may take.
+// Limits of bytes and time for reading a response that is not a success.
 const (
 	maxRefusal     = 64 << 10
 	refusalTimeout = 5 * time.Second
 )
 
-// refusal is the failure of an answer whose status is not a success. If the shape finds an errcode in it that
-// is a number, the failure has that, and nothing else of the body: an answer that is not a page of a source
-// may be anything, and whoever named the address must not read it.
+// refusal is the failure of a response whose status is not a success. If the shape finds a numeric errcode,
+// the failure has it, and nothing else of the body. A response that is not a page may be anything on the
+// internal network, and the caller who chose the address must not read it.
 func (f *Fetcher) refusal(ctx context.Context, resp *http.Response, at Position, wait time.Duration, asked bool) *failedAttempt {
 	bad := &failedAttempt{Failure: Failure{Code: events.CodeSourceHTTP, Status: resp.StatusCode}}
 	switch status := resp.StatusCode; {
@@ -342,8 +343,8 @@ func (f *Fetcher) refusal(ctx context.Context, resp *http.Response, at Position,
 			bad.Msg = fmt.Sprintf("the source asks to wait %s, at most %s is waited", wait.Round(time.Second), f.policy.MaxRetryAfter)
 		}
 	}
-	// Reading also frees the connection for the next request. Nothing that goes wrong here changes what the
-	// status says.
+	// Reading also frees the connection for the next request. An error here does not change the meaning of
+	// the status.
 	body, unread := f.read(ctx, resp, maxRefusal, nil)
 	if unread == nil {
 		_, err := f.Shape.Parse(body, resp.Header, at)
@@ -357,7 +358,7 @@ func (f *Fetcher) refusal(ctx context.Context, resp *http.Response, at Position,
 	return bad
 }
 
-// broken is the failure of a request that brought no answer, or not all of it.
+// broken is the failure of a request without a complete response.
 func (f *Fetcher) broken(ctx context.Context, err error) *failedAttempt {
 	if e := (*url.Error)(nil); errors.As(err, &e) {
 		err = e.Err // without the URL, which may hold secrets

@@ -7,16 +7,15 @@ import (
 	"golang.org/x/sync/semaphore"
 )
 
-// leastShare is set aside for every answer: most are smaller.
+// leastShare is reserved for every response: most are smaller.
 const leastShare = 1 << 20
 
-// Memory bounds the bytes of answers that are held at once, from the first byte read until the page is
-// published. How large an answer will be is not known before it is read, so an attempt sets aside as much as
-// the largest answer of its export took so far. One that grows beyond takes more if there is more. If not, it
-// gives up what it has and is made again with enough: nobody who holds memory ever waits for more, so nobody
-// waits for ever.
+// Memory bounds the bytes of responses in memory, from the first byte read until the page is published. The
+// size of a response is unknown before it is read, so an attempt reserves the size of its export's largest
+// response so far. A larger response reserves more if memory is free. If not, it releases its memory and is
+// requested again with enough: an attempt that holds memory never waits for more, so no deadlock is possible.
 //
-// Compression, and the copying when a buffer grows, take some memory besides.
+// Compression, and the copying when a buffer grows, need some memory in addition.
 type Memory struct {
 	size int64
 	free *semaphore.Weighted
@@ -25,7 +24,7 @@ type Memory struct {
 // NewMemory returns a budget of size bytes.
 func NewMemory(size int64) *Memory { return &Memory{size: size, free: semaphore.NewWeighted(size)} }
 
-// take waits for memory for an answer of size bytes, or for all there is.
+// take waits for memory for a response of size bytes, or for the whole budget.
 func (m *Memory) take(ctx context.Context, size int64) (*share, error) {
 	if m == nil {
 		return nil, nil
@@ -37,20 +36,21 @@ func (m *Memory) take(ctx context.Context, size int64) (*share, error) {
 	return &share{of: m, held: size}, nil
 }
 
-// share is the memory of one answer. A nil share is without limit.
+// share is the memory of one response. A nil share is without limit.
 type share struct {
 	of   *Memory
 	held int64
 }
 
-// shortError is a share that could not grow.
+// shortError reports a share that could not grow.
 type shortError struct{ want int64 }
 
 func (e *shortError) Error() string {
 	return fmt.Sprintf("%d bytes of memory are not free", e.want)
 }
 
-// grow makes the share at least size bytes, if they are free. Who holds all the memory may have more.
+// grow makes the share at least size bytes, if they are free. A share that holds the whole budget may exceed
+// it.
 func (s *share) grow(size int64) error {
 	if s == nil || size <= s.held || s.held == s.of.size {
 		return nil
@@ -63,7 +63,7 @@ func (s *share) grow(size int64) error {
 	return nil
 }
 
-// release gives the share back. It may be called again.
+// release returns the memory of the share. It may be called again.
 func (s *share) release() {
 	if s == nil {
 		return

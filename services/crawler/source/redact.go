@@ -8,18 +8,18 @@ import (
 	"unicode"
 )
 
-// redactor keeps what no message may show, longest first.
+// redactor keeps the texts that no message may show, longest first.
 type redactor []string
 
-// Shorter values, and shorter words in them, are left out. Blotting them out would make messages unreadable
-// and hide little.
+// Shorter values, and shorter words in them, are ignored. Redacting them would make messages unreadable and
+// hide little.
 const (
 	minSecret     = 4
 	minSecretWord = 6
 )
 
-// add remembers a value, and the words in it, which may be all that a source repeats of "Bearer abc",
-// "sid=abc; lang=en" or `token="abc"`.
+// add stores a value and the words in it. A source may repeat only a part of "Bearer abc", "sid=abc; lang=en"
+// or `token="abc"`.
 func (s *redactor) add(value string) {
 	if len(value) >= minSecret {
 		*s = append(*s, value)
@@ -39,7 +39,7 @@ func (s *redactor) add(value string) {
 	slices.SortFunc(*s, func(a, b string) int { return len(b) - len(a) })
 }
 
-// addJSON remembers every text in a JSON value.
+// addJSON stores every text in a JSON value.
 func (s *redactor) addJSON(raw []byte) {
 	var v any
 	if json.Unmarshal(raw, &v) == nil {
@@ -62,11 +62,11 @@ func (s *redactor) addAll(v any) {
 	}
 }
 
-// redact makes a text fit for logs, terminals and pages.
+// redact makes a text safe for logs, terminals and pages.
 func (s redactor) redact(msg string) string {
 	for _, secret := range s {
 		msg = strings.ReplaceAll(msg, secret, "***")
-		// A message is cut before it comes here, perhaps in the middle of a secret.
+		// The message was cut before, perhaps in the middle of a secret.
 		for n := len(secret) - 1; n >= minSecret; n-- {
 			if rest, cut := strings.CutSuffix(msg, secret[:n]); cut {
 				msg = rest + "***"
@@ -75,7 +75,7 @@ func (s redactor) redact(msg string) string {
 		}
 	}
 	return strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) || unicode.Is(unicode.Bidi_Control, r) { // no moving of a cursor, no turning of the writing
+		if unicode.IsControl(r) || unicode.Is(unicode.Bidi_Control, r) { // no cursor movement, no change of the writing direction
 			return ' '
 		}
 		return r

@@ -1,9 +1,9 @@
-// Package source asks paginated HTTP APIs for their pages.
+// Package source requests pages from paginated HTTP APIs.
 //
-// A [Shape] is one form of API: what to ask for a page, and what an answer says. A [Fetcher] does the asking,
-// the same way for every shape: attempts and their waits, limits of time, memory and size, compression,
-// redaction. Which pages are asked for, which rows are data and where the list ends is not decided here but
-// in package crawler.
+// A [Shape] is one form of API: how to request a page, and how to read a response. A [Fetcher] does
+// everything that is the same for all shapes: attempts and backoff, limits of time, memory and size,
+// compression, redaction. Package crawler decides which pages are requested, which rows are data and where
+// the list ends.
 package source
 
 import (
@@ -17,13 +17,13 @@ import (
 	"sheaf/events/secrets"
 )
 
-// Shape is one form of paginated API. It does no I/O and keeps no state, so any process can go on where
-// another stopped. It is safe for concurrent use.
+// Shape is one form of paginated API. It does no I/O and keeps no state, so any process can continue after
+// another. It is safe for concurrent use.
 type Shape interface {
-	// Request asks for a page. An error is a *Failure if the export cannot go on.
+	// Request returns the request for a page. An error is a *Failure if the export cannot continue.
 	Request(ctx context.Context, at Position) (*http.Request, error)
-	// Parse reads a successful answer, decompressed. The Answer aliases body. An error is a *Failure. One
-	// with an Errcode quotes the source; its Errcode and Msg are redacted later, as Hint is.
+	// Parse reads a successful, decompressed response. The Answer aliases body. An error is a *Failure. One
+	// with an Errcode quotes the source; its Errcode, Msg and Hint are redacted later.
 	Parse(body []byte, header http.Header, at Position) (Answer, error)
 }
 
@@ -34,38 +34,38 @@ type Position struct {
 	Token string // Next of the page before, "" for page 1 and where pages are numbered
 }
 
-// Answer is what a page says.
+// Answer is the content of a page.
 type Answer struct {
 	Rows     []byte // a JSON array of objects
 	RowCount int    // objects in Rows
-	// Header is the first of Rows if that may name the columns. On page 1 it has to; a shape without such a
-	// row puts one there. On later pages it is dropped if it equals that of page 1. nil: all rows are data.
+	// Header is the first of Rows if it may name the columns. On page 1 it always does; a shape without such
+	// a row adds one. On later pages it is dropped if it equals that of page 1. nil: all rows are data.
 	Header []byte
-	Page   int64  // the number that the answer gives itself; that of the position if it has none
+	Page   int64  // the number in the response; that of the position if it has none
 	Limit  int    // rows of a full page, 0: not said
 	Total  int64  // rows of the list, -1: not said
 	Pages  int64  // pages of the list, 0: not said
-	Next   string // token of the next page. With one, pages are asked for one after another; it is sealed with the page
+	Next   string // token of the next page; pages are then requested one after another. It is sealed with the page
 	Last   bool   // no page follows
 }
 
-// Request is how a source is asked, as the export request says it.
+// Request describes how to call a source, as in the export request.
 type Request struct {
 	URL    string // absolute, http or https; its own query is kept
 	Method string // GET or POST in any case; empty means GET
-	// Header is sent as it is. Host sets the host that is asked. Fields that belong to one connection (RFC
-	// 9110, 7.6.1) and Content-Length are refused.
+	// Header is sent unchanged. Host sets the requested host. Fields that belong to one connection (RFC 9110,
+	// 7.6.1) and Content-Length are refused.
 	Header secrets.Values
-	// Param is a JSON object, null or empty. A GET carries it in the query, a POST as a JSON body. The text
-	// of its numbers is never changed.
+	// Param is a JSON object, null or empty. A GET sends it in the query, a POST as a JSON body. The text of
+	// its numbers never changes.
 	Param json.RawMessage
 	// SecretParam are the names in Param whose values no message may show.
 	SecretParam []string
-	Limit       int    // rows a page, at least 1; replaces a limit in Param
+	Limit       int    // rows per page, at least 1; replaces a limit in Param
 	TaskID      string // the hash_key, sent as xt-export-taskId
 }
 
-// NewRequest is the request of an export, with its header and with the secret ones among its param.
+// NewRequest returns the request of an export, with its header and its secret parameters.
 func NewRequest(x *events.Export, header secrets.Values, param json.RawMessage) Request {
 	from := x.Request.HTTP
 	return Request{

@@ -62,12 +62,12 @@ func (s *standard) Parse(body []byte, _ http.Header, at Position) (Answer, error
 		a.Total = r.Total
 	}
 	if r.HasTotal && r.Total == 0 && r.TotalPage == 1 && r.RowCount > 1 {
-		a.Pages = 0 // as one page of nothing is counted
+		a.Pages = 0 // a page without rows counts as one page
 	}
 	return a, nil
 }
 
-// misshapen is the failure of an answer whose JSON is refused.
+// misshapen is the failure of a response whose JSON is refused.
 func misshapen(err error) *Failure {
 	f := &Failure{Code: events.CodeSourceFormat, Msg: err.Error(), Err: err}
 	if e := (*rows.SyntaxError)(nil); errors.As(err, &e) {
@@ -88,7 +88,7 @@ func misshapen(err error) *Failure {
 	return f
 }
 
-// setParam writes param where the requests carry it.
+// setParam writes param where the requests expect it.
 func (s *standard) setParam(param json.RawMessage, secret []string) error {
 	param = bytes.TrimSpace(param)
 	if len(param) == 0 || string(param) == "null" {

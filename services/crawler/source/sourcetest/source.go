@@ -43,8 +43,7 @@ type Request struct {
 	Body         string
 }
 
-// Fault answers a request in place of the source. page is the answer that the
-// source would have sent.
+// Fault answers a request in place of the source. page is the response that the source would have sent.
 type Fault func(w http.ResponseWriter, r *http.Request, page []byte)
 
 // New starts a source of n rows. It is closed when the test ends.
@@ -73,7 +72,7 @@ func New(t testing.TB, n int) *Source {
 // Pages is the number of pages at a limit.
 func (s *Source) Pages(limit int) int { return (s.Rows + limit - 1) / limit }
 
-// Page is the right answer to a request.
+// Page is the correct response to a request.
 func (s *Source) Page(page, limit int) []byte {
 	var rows bytes.Buffer
 	rows.WriteString("[" + s.Header)
@@ -191,7 +190,7 @@ func Cut(n int) Fault {
 // Hang sends no answer until the client gives up.
 func Hang(_ http.ResponseWriter, r *http.Request, _ []byte) { <-r.Context().Done() }
 
-// Stall sends n bytes of the answer, then nothing until the client gives up.
+// Stall sends n bytes of the response, then nothing until the client gives up.
 func Stall(n int) Fault {
 	return func(w http.ResponseWriter, r *http.Request, page []byte) {
 		_, _ = w.Write(page[:n])
