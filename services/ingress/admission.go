@@ -12,31 +12,28 @@ import (
 )
 
 const (
-	// logShare is how much of the log new exports may fill. What is left is for
-	// the events that end exports.
+	// logShare is the part of the log that new exports may fill. The rest is for the events that end exports.
 	logShare = 0.9
-	// eventBytes is about what the event that begins an export takes of the log
-	// besides the request.
+	// eventBytes is about the size in the log of the event that begins an export, without the request.
 	eventBytes = 1 << 10
-	// roomWait is when a caller may try again that was refused for want of room, and
-	// quotaWait one that is over its quota.
+	// roomWait is the Retry-After of a caller refused for lack of space, and quotaWait of one over its quota.
 	roomWait  = 10 * time.Second
 	quotaWait = 30 * time.Second
-	// roomEvery is how often durable submissions look whether there is room.
+	// roomEvery is how often durable submissions check for space.
 	roomEvery = 250 * time.Millisecond
 
-	errcodeQuota = 429 // the tenant has as much as it may
+	errcodeQuota = 429 // the tenant has reached its quota
 )
 
-// Quota bounds what one tenant takes. 0 is no limit.
+// Quota limits one tenant. 0 means no limit.
 type Quota struct {
-	Unfinished int   // exports that were accepted and have not ended
+	Unfinished int   // accepted exports that have not ended
 	FileBytes  int64 // of finished files that have not expired
 }
 
-// admission answers whether a further export may begin. It is the one place. The reasons
-// against it are 503: the disk is full, the log is almost full; and 429: the tenant has as
-// many exports as are remembered, as many under way, or as many bytes of files as it may.
+// admission decides whether a further export may begin, for all callers. It refuses with 503 while the disk
+// is full or the log almost full. It refuses with 429 if the tenant has reached its limit of remembered
+// exports, unfinished exports or file bytes.
 type admission struct {
 	room       func(bytes int64) error // on the disk
 	usage      func(tenant string) (storage.Usage, error)
@@ -45,10 +42,10 @@ type admission struct {
 
 	mu    sync.Mutex
 	log   events.Space
-	looks int // at log; what was reserved before the last one is in it
+	looks int // checks of log, which includes what was reserved before the last one
 }
 
-// look takes the log's size. Until the next look what is admitted is counted.
+// look updates the log's size. Until the next look admission counts what it admits.
 func (a *admission) look(log events.Space) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -56,20 +53,20 @@ func (a *admission) look(log events.Space) {
 	a.looks++
 }
 
-// candidate is an export that is to begin.
+// candidate is an export that may begin.
 type candidate struct {
 	*admission
 	tenant    string
-	disk, log int64 // bytes that it takes, about
+	disk, log int64 // estimated bytes
 	reserved  bool
-	seen      int // looks at the log before it was reserved
+	seen      int // looks when it was reserved
 }
 
-// admit refuses the export unless it may begin now. It is asked before anything of the
-// export is written, and may be asked again.
+// admit refuses the export unless it may begin now. Call it before anything of the export is written; further
+// calls are allowed.
 //
-// What is accepted at the same moment, here or elsewhere, is not in the tenant's usage
-// yet: a quota can be passed by as many as are accepted at once.
+// The tenant's usage lacks exports that are accepted at the same moment, here or in another process.
+// Concurrent requests can therefore exceed a quota by their number.
 func (c *candidate) admit() error {
 	if err := c.room(c.disk); err != nil {
 		return unavailable(err.Error()+"; nothing was accepted; try again later", roomWait, nil)
@@ -95,7 +92,7 @@ func (c *candidate) admit() error {
 	return nil
 }
 
-// release gives back what was reserved for an export that did not begin.
+// release returns the reservation of an export that did not begin.
 func (c *candidate) release() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -105,8 +102,7 @@ func (c *candidate) release() {
 	c.reserved = false
 }
 
-// refuse returns an error if so many bytes more would fill the log beyond logShare.
-// The caller holds mu.
+// refuse returns an error if this many more bytes would fill the log beyond logShare. The caller holds mu.
 func (a *admission) refuse(bytes int64) error {
 	if most := int64(float64(a.log.Limit) * logShare); a.log.Limit > 0 && a.log.Used+bytes > most {
 		return unavailable(fmt.Sprintf("the event log holds %d of %d bytes, and the last tenth is kept for exports that are under way; "+
@@ -115,8 +111,7 @@ func (a *admission) refuse(bytes int64) error {
 	return nil
 }
 
-// withinQuota refuses a further export of a tenant that has as much as it may. The caller
-// holds mu.
+// withinQuota refuses a further export of a tenant that has reached its quota. The caller holds mu.
 func (a *admission) withinQuota(u storage.Usage) error {
 	over := func(format string, args ...any) error {
 		return &apiError{Errcode: errcodeQuota, Status: http.StatusTooManyRequests, Msg: fmt.Sprintf(format, args...), RetryAfter: quotaWait}
@@ -133,7 +128,7 @@ func (a *admission) withinQuota(u storage.Usage) error {
 	return nil
 }
 
-// closed returns an error if not even the smallest export of any tenant would be admitted.
+// closed returns an error if even the smallest export of any tenant would be refused.
 func (a *admission) closed() error {
 	if err := a.room(0); err != nil {
 		return err
@@ -143,8 +138,8 @@ func (a *admission) closed() error {
 	return a.refuse(eventBytes)
 }
 
-// whileOpen runs take with a context that ends when admission is closed, and again when it
-// is open, until ctx ends or take fails.
+// whileOpen runs take with a context that ends when admission closes, and runs it again when admission opens.
+// It returns when ctx ends or take fails.
 func (a *admission) whileOpen(ctx context.Context, take func(context.Context) error) error {
 	for ; ctx.Err() == nil; pause(ctx, roomEvery) {
 		if a.closed() != nil {

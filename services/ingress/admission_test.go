@@ -19,7 +19,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// submitted is how many submissions wait in their stream.
+// submitted returns how many submissions wait in their stream.
 func submitted(t testing.TB, in *ingress) uint64 {
 	t.Helper()
 	stream, err := in.journal.JetStream().Stream(t.Context(), events.StreamSubmit)
@@ -27,9 +27,8 @@ func submitted(t testing.TB, in *ingress) uint64 {
 	return stream.CachedInfo().State.Msgs
 }
 
-// Without room on the disk nothing of a new export is written, whichever way it
-// comes, and callers are told when to come again. All else goes on. When there is
-// room so do new exports, by themselves.
+// While the disk is full, no transport writes anything of a new export, and callers get a Retry-After.
+// Everything else works. With space again, new exports continue without help.
 func TestNewExportsWaitForRoomOnTheDisk(t *testing.T) {
 	t.Parallel()
 	streams := eventstest.Journal(t)
@@ -84,19 +83,19 @@ func TestNewExportsWaitForRoomOnTheDisk(t *testing.T) {
 	require.Equal(t, http.StatusOK, in.post(t, "/v1/export/retry", `{"key":"`+failed+`"}`).Status)
 }
 
-// The last tenth of the log is for the exports that are there: they end, and are
-// cancelled, expired and swept, while new ones are refused.
+// The last tenth of the log is for existing exports: they end, and are cancelled, expired and swept, while
+// new ones are refused.
 func TestTheLogKeepsRoomForEnds(t *testing.T) {
 	t.Parallel()
 	const limit = 256 << 10
 	streams := eventstest.JournalOn(t, eventstest.Server(t, ""), journal.Config{MaxEventsBytes: limit})
 	in := startOn(t, streams, Config{Authenticate: func(key string) (string, bool) { return key, true }})
-	// No tenant may have more than half of it.
+	// No tenant gets more than half of it.
 	tenant := func(n int) string { return fmt.Sprint("tenant-", n%4) }
 	ask := func(n int, path, body string) answer {
 		return send(t, http.MethodPost, in.url+path, body, "X-API-Key", tenant(n))
 	}
-	look := func() { // estimates of what is admitted become what the log says
+	look := func() { // the log's size replaces the estimates
 		space, err := streams.LogSpace(t.Context())
 		require.NoError(t, err)
 		in.admission.look(space)
@@ -130,7 +129,7 @@ func TestTheLogKeepsRoomForEnds(t *testing.T) {
 	require.NoError(t, err)
 	log, err := streams.LogState(t.Context())
 	require.NoError(t, err)
-	for range 4 { // looks of whoever takes submissions
+	for range 4 { // checks of the submissions' consumer
 		<-time.After(roomEvery)
 		require.Error(t, in.admission.closed())
 	}
@@ -140,7 +139,7 @@ func TestTheLogKeepsRoomForEnds(t *testing.T) {
 	require.Equal(t, log.Last, after.Last)
 }
 
-// A server that goes away in the middle of a submission is not waited for.
+// A submission does not wait for a server that disconnects meanwhile.
 func TestASubmissionIsNotWaitedForInVain(t *testing.T) {
 	t.Parallel()
 	const operationWait = 500 * time.Millisecond
@@ -170,7 +169,7 @@ func TestASubmissionIsNotWaitedForInVain(t *testing.T) {
 	}
 }
 
-// link is a connection to a server that can be stopped.
+// link is a connection to a server that can stop.
 type link struct {
 	url      string
 	listener net.Listener
@@ -234,7 +233,7 @@ func (l *link) close() {
 	}
 }
 
-// A process that has not started says that it lives, and when to come again.
+// A process that is still starting answers that it lives, and when to try again.
 func TestClosed(t *testing.T) {
 	t.Parallel()
 	h := Closed(quiet.cfg.Log, func() NotReady { return "no room" })

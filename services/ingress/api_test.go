@@ -27,7 +27,7 @@ import (
 
 const oneKey = "5ad5f7b92a816b76e70a21e4154c2485"
 
-// completed is an ending with one file that is kept for an hour.
+// completed returns an ending with one file that expires in an hour.
 func completed(x events.Export) *events.ExportCompleted {
 	return &events.ExportCompleted{
 		Run: x.RequestedSeq, Pages: 3, Rows: 41, ExpiresAt: time.Now().UTC().Add(time.Hour).Truncate(time.Second),
@@ -89,7 +89,7 @@ func TestEnvelopeOfEveryFailure(t *testing.T) {
 	require.Equal(t, 200, resp.StatusCode)
 }
 
-// A body whose length is not announced is held to the same limit.
+// A body without a length has the same limit.
 func TestChunkedBodies(t *testing.T) {
 	t.Parallel()
 	in := start(t, eventstest.Server(t, ""), Config{MaxBody: 1 << 10, MaxRawBody: 3 << 20})
@@ -116,7 +116,7 @@ func TestChunkedBodies(t *testing.T) {
 	release, err := in.reserve(ctx, events.DefaultTenant, in.cfg.MaxRawBody)
 	require.NoError(t, err, "the room for bodies was given back")
 
-	// While there is no room, large bodies are told to come again.
+	// While memory is short, large bodies get an answer to try again.
 	_, err = in.reserve(ctx, events.DefaultTenant, 2<<20)
 	require.Equal(t, 503, asAPIError(err).Status)
 	require.Zero(t, in.post(t, "/v1/export/raw", specRaw).Errcode, "small ones need no room")
@@ -125,8 +125,7 @@ func TestChunkedBodies(t *testing.T) {
 	require.Empty(t, in.bodies.medium.tenants)
 }
 
-// A caller that sends its bodies slowly takes its tenant's room for them, and that of
-// nobody else.
+// A slow sender uses its own tenant's memory for bodies, and no other tenant's.
 func TestSlowBodiesOfOneTenant(t *testing.T) {
 	t.Parallel()
 	const bodyWait = time.Second
@@ -151,7 +150,7 @@ func TestSlowBodiesOfOneTenant(t *testing.T) {
 	require.Eventually(t, func() bool { return !held("slow") }, 10*time.Second, time.Millisecond, "who goes away gives the room back")
 }
 
-// A body that ends before its announced length is the caller's error.
+// A body that is shorter than its announced length is the caller's error.
 func TestBodyCutShort(t *testing.T) {
 	t.Parallel()
 	in := start(t, eventstest.Server(t, ""), Config{})
@@ -214,7 +213,7 @@ func TestRequestID(t *testing.T) {
 	}
 }
 
-// What is not known to this package is never told.
+// The text of unknown errors never reaches the caller.
 func TestUnknownErrorsAreInternal(t *testing.T) {
 	t.Parallel()
 	for err, status := range map[error]int{
@@ -233,7 +232,7 @@ func TestUnknownErrorsAreInternal(t *testing.T) {
 	}
 }
 
-// goldenExport is an export in a given state, with every field set.
+// goldenExport returns an export in a given state, with every field set.
 func goldenExport(s events.State) events.Export {
 	at := time.Date(2021, 9, 6, 9, 24, 34, 987654321, time.UTC)
 	x := events.Export{
@@ -294,7 +293,7 @@ func TestDetailFollowsTheExport(t *testing.T) {
 		return in.progress.last[exportID{"default", key}]
 	}
 	told := func(p events.Progress) {
-		// What is told before the ingress listens is lost, and nobody misses it.
+		// Progress published before the ingress subscribes is lost, which does no harm.
 		require.Eventually(t, func() bool {
 			in.journal.PublishProgress(events.DefaultTenant, key, p)
 			return remembered() == p
@@ -400,7 +399,7 @@ func TestHistory(t *testing.T) {
 	require.NotContains(t, members[0], "down_url")
 }
 
-// end brings an export to a state by the events that lead there.
+// end brings an export to a state by the events that lead to it.
 func end(t *testing.T, in *ingress, key string, s events.State) events.Export {
 	t.Helper()
 	x := in.read(t, "default", key)
@@ -430,9 +429,9 @@ func TestCancelRetryAndRepeatInEveryState(t *testing.T) {
 	for _, c := range []struct {
 		state            events.State
 		cancel, retry    int    // errcode
-		cancelled, again string // part of the message
-		repeats          bool   // an equal request runs it again
-		continues        bool   // with the pages that are there
+		cancelled, again string // part of msg
+		repeats          bool   // an equal request restarts it
+		continues        bool   // with the stored pages
 	}{
 		{events.StateRequested, 0, 409, "", "the export is under way", false, false},
 		{events.StateCrawled, 0, 409, "", "the export is under way", false, false},
@@ -496,8 +495,7 @@ func TestCancelRetryAndRepeatInEveryState(t *testing.T) {
 	}
 }
 
-// Until the keeper comes, a file whose time is over is still there. An equal
-// request does not wait for it.
+// Until the keeper runs, an expired file still exists. An equal request does not wait for the keeper.
 func TestFileWhoseTimeIsOver(t *testing.T) {
 	t.Parallel()
 	in := start(t, eventstest.Server(t, ""), Config{})
@@ -560,7 +558,7 @@ func TestRetryNeedsWhatTheRequestBrought(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, []int{1}, numbers)
 
-	// A submission that never became an export.
+	// This submission never became an export.
 	rejected := in.journal.Keys().SubmissionKey("default", events.Submission{Sequence: 1})
 	in.write(t, rejected, &events.SubmissionRejected{Errcode: 400, Field: "title", Reason: "title: is too long"})
 	d := in.get(t, "/v1/export/detail?key="+rejected).detail(t)
@@ -625,7 +623,7 @@ func TestReadiness(t *testing.T) {
 	require.Equal(t, 503, in.get(t, "/v1/export/detail?key="+oneKey).Status)
 }
 
-// A request that was begun is answered, then Run returns nil.
+// A request in flight is answered, and then Run returns nil.
 func TestDrain(t *testing.T) {
 	t.Parallel()
 	srv := eventstest.Server(t, "")
@@ -663,8 +661,7 @@ func TestDrain(t *testing.T) {
 	require.ErrorIs(t, err, nats.ErrNoResponders)
 }
 
-// While a load balancer has not noticed yet, requests are answered, each with
-// the end of its connection.
+// Until a load balancer notices, requests are answered, and each answer closes its connection.
 func TestShutdownDelay(t *testing.T) {
 	t.Parallel()
 	in := start(t, eventstest.Server(t, ""), Config{ShutdownDelay: time.Second})
@@ -693,7 +690,7 @@ func TestProjectionIsRebuilt(t *testing.T) {
 	require.Equal(t, want, start(t, srv, Config{}).get(t, "/v1/export/detail?key="+key).detail(t))
 }
 
-// Of an empty log that once had events the projection knows the end.
+// The log is empty but had events, so the projection still knows its end.
 func TestEmptiedLog(t *testing.T) {
 	t.Parallel()
 	srv := eventstest.Server(t, "")

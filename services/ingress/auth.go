@@ -12,17 +12,17 @@ import (
 	"sheaf/services/ingress/request"
 )
 
-// errcodeUnauthorized is of a request without a good API key. 401 was taken.
+// errcodeUnauthorized answers a request without a valid API key. 401 was taken.
 const errcodeUnauthorized = 40101
 
-// errcodeForbidden is of a request that another web site made a browser send.
+// errcodeForbidden answers a request that another web site made a browser send.
 const errcodeForbidden = 403
 
-// errcodeMisdirected is of a request for another host than this one.
+// errcodeMisdirected answers a request for another host.
 const errcodeMisdirected = 421
 
-// tenantOf returns whose request it is: that of its API key, and events.DefaultTenant
-// where nobody has to have one. The error never repeats a key.
+// tenantOf returns the tenant of a request's API key, or events.DefaultTenant where no key is required. The
+// error never repeats a key.
 func (s *Service) tenantOf(r *http.Request) (string, error) {
 	if s.cfg.Authenticate == nil {
 		return events.DefaultTenant, nil
@@ -38,8 +38,8 @@ func (s *Service) tenantOf(r *http.Request) (string, error) {
 	return tenant, nil
 }
 
-// apiKeyOf returns the key that a request carries. One that carries two is not
-// guessed at: a proxy in between may have looked at the other.
+// apiKeyOf returns the API key of a request. It refuses two different keys, because a proxy may have checked
+// the other one.
 func apiKeyOf(h http.Header) (string, error) {
 	var keys []string
 	for _, value := range h.Values("Authorization") {
@@ -65,12 +65,12 @@ func unauthorized(msg string) *apiError {
 	return &apiError{Errcode: errcodeUnauthorized, Status: http.StatusUnauthorized, Msg: msg}
 }
 
-// protect keeps browsers from being used against Sheaf. A page of another site can
-// have a browser send requests here, with the network's trust: those that change
-// something are refused by what browsers say of their origin (Sec-Fetch-Site, or
-// Origin). And where this machine alone may call, and needs no key for it, a name
-// that somebody points at 127.0.0.1 would make another site look like this one:
-// so the Host must be this one's. Answers are no documents, and are kept nowhere.
+// protect keeps other web sites from using a browser against Sheaf. Such a site can send requests with the
+// trust of the browser's network.
+//
+// protect refuses changes from another origin (Sec-Fetch-Site, or Origin). Where only this machine may call,
+// and without a key, a foreign name that resolves to 127.0.0.1 would look like the same origin, so protect
+// also checks the Host. Answers are not documents and are never cached.
 func (s *Service) protect(next http.Handler) http.Handler {
 	origin := http.NewCrossOriginProtection()
 	origin.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -80,7 +80,7 @@ func (s *Service) protect(next http.Handler) http.Handler {
 		})
 	}))
 	if u, err := url.Parse(s.cfg.PublicURL); err == nil {
-		// A proxy may have changed the Host that an older browser's Origin is held to.
+		// A proxy may have changed the Host that is compared with an older browser's Origin.
 		_ = origin.AddTrustedOrigin(u.Scheme + "://" + u.Host)
 	}
 	next = origin.Handler(next)
@@ -102,13 +102,13 @@ func (s *Service) protect(next http.Handler) http.Handler {
 	})
 }
 
-// ownHosts tells the hosts that a request may be for, nil if for any.
+// ownHosts returns a check of the request's host, or nil if every host is allowed.
 func (s *Service) ownHosts() func(host string) bool {
 	if s.cfg.Authenticate != nil || s.listener == nil {
 		return nil
 	}
 	if address, ok := s.listener.Addr().(*net.TCPAddr); !ok || !address.IP.IsLoopback() {
-		return nil // whoever says --insecure-no-auth has a proxy in front, whose name may be any
+		return nil // with --insecure-no-auth a proxy in front may use any name
 	}
 	public := ""
 	if u, err := url.Parse(s.cfg.PublicURL); err == nil {
@@ -117,10 +117,12 @@ func (s *Service) ownHosts() func(host string) bool {
 	return OwnHosts(s.listener.Addr(), public)
 }
 
-// OwnHosts reports which values of Host name a server that listens at an address, so that a name which another
-// site points here does not (DNS rebinding). These are localhost, the given names, and addresses: of loopback
-// only if the server listens there, else any, because no site can point an address elsewhere. A request
-// without Host passes, for no browser sends one.
+// OwnHosts reports which Host values name a server that listens at an address. It prevents DNS rebinding,
+// where another site's name resolves to this server.
+//
+// localhost and the given names pass. Addresses pass too, because no site can redirect an address: only
+// loopback ones if the server listens on loopback, otherwise all. A request without Host passes, because
+// browsers always send one.
 func OwnHosts(listen net.Addr, names ...string) func(host string) bool {
 	own := map[string]bool{"": true, "localhost": true}
 	for _, name := range names {
@@ -138,7 +140,7 @@ func OwnHosts(listen net.Addr, names ...string) func(host string) bool {
 	}
 }
 
-// bareHost is a host without port, brackets and the dot at its end, in small letters.
+// bareHost returns a host in lower case without port, brackets and final dot.
 func bareHost(host string) string {
 	if h, _, err := net.SplitHostPort(host); err == nil {
 		host = h

@@ -17,7 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// twoTenants is an ingress that knows a key of each.
+// twoTenants starts an ingress with an API key for each of two tenants.
 func twoTenants(t *testing.T) (in *ingress, shop, mallory []string) {
 	t.Helper()
 	in = start(t, eventstest.Server(t, ""), Config{Authenticate: func(key string) (string, bool) {
@@ -29,8 +29,7 @@ func twoTenants(t *testing.T) (in *ingress, shop, mallory []string) {
 
 const rawRequest = `{"timestamp":1625106207,"ext_type":"XLSX","title":"t","user_id":"7","source_raw":"[{\"name\":\"姓名\"},{\"name\":\"李雷\"}]"}`
 
-// Every path of the API wants a good key; those that serve links, health and the
-// demo want none.
+// Every path of the API requires a valid key. Links, health checks and the demo require none.
 func TestEveryOperationWantsAKey(t *testing.T) {
 	t.Parallel()
 	in, shop, _ := twoTenants(t)
@@ -66,12 +65,11 @@ func TestEveryOperationWantsAKey(t *testing.T) {
 		}
 	}
 	require.Zero(t, send(t, http.MethodPost, in.url+"/v1/export/raw", rawRequest, shop...).Errcode)
-	both := append([]string{"X-API-Key", "shop-key"}, shop...) // the same twice
+	both := append([]string{"X-API-Key", "shop-key"}, shop...) // the same key twice
 	require.Zero(t, send(t, http.MethodGet, in.url+"/v1/export/history?user_id=7", "", both...).Errcode)
 }
 
-// Of another tenant's export an answer says no more than of one that there never
-// was, to the letter, whatever is asked; and nothing becomes of it.
+// About another tenant's export, every answer equals the one about an unknown export, and no call changes it.
 func TestTenantsSeeOnlyTheirOwn(t *testing.T) {
 	t.Parallel()
 	in, shop, mallory := twoTenants(t)
@@ -105,8 +103,8 @@ func TestTenantsSeeOnlyTheirOwn(t *testing.T) {
 	require.NotEqual(t, key, send(t, http.MethodPost, in.url+"/v1/export/raw", rawRequest, mallory...).key(t))
 }
 
-// A page of another site cannot use a visitor's browser against Sheaf: not with a
-// request that changes something, and not under a name of its own that leads here.
+// A page of another site cannot use a visitor's browser against Sheaf: neither to change something, nor under
+// a host name of its own that resolves to this server.
 func TestBrowsersAreNotUsedAgainstUs(t *testing.T) {
 	t.Parallel()
 	in := start(t, eventstest.Server(t, ""), Config{PublicURL: "https://sheaf.example.com/x"})
@@ -148,8 +146,7 @@ func TestBrowsersAreNotUsedAgainstUs(t *testing.T) {
 	}
 }
 
-// Requests that are not what they seem get a refusal or a closed connection: never
-// another's data, and never a 500.
+// Malformed requests get a refusal or a closed connection: never another tenant's data, and never a 500.
 func TestHostileRequests(t *testing.T) {
 	t.Parallel()
 	in, shop, _ := twoTenants(t)
@@ -163,7 +160,7 @@ func TestHostileRequests(t *testing.T) {
 		require.NoError(t, err)
 		defer conn.Close()
 		require.NoError(t, conn.SetDeadline(time.Now().Add(20*time.Second)))
-		_, _ = io.WriteString(conn, raw) // it may be closed on the way
+		_, _ = io.WriteString(conn, raw) // the server may close it meanwhile
 		resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
 		if err != nil {
 			return "closed"
@@ -213,8 +210,8 @@ func TestHostileRequests(t *testing.T) {
 	}
 }
 
-// A caller that announces a body and does not send it is answered, or cut off: it
-// does not hold its connection for ever, also where nobody wants the body.
+// A caller that announces a body and never sends it gets an answer or loses its connection, even where no
+// handler reads the body.
 func TestUnsentBodiesHoldNoConnection(t *testing.T) {
 	t.Parallel()
 	in := start(t, eventstest.Server(t, ""), Config{

@@ -8,22 +8,22 @@ import (
 )
 
 const (
-	// availabilityEvery is the pause between two looks at what operations rest on,
-	// and logLooks the number of them between two at the log's space.
+	// availabilityEvery is the pause between two checks of the streams. logLooks is the number of checks
+	// between two of the log's size.
 	availabilityEvery = 250 * time.Millisecond
 	logLooks          = 4
-	// brokenLooks is after how many bad looks operations are given up. A
-	// connection that is back within a second has lost nothing.
+	// brokenLooks is the number of failed checks after which operations stop. A connection that returns
+	// within a second has lost nothing.
 	brokenLooks = 4
-	// closedWait is when a caller may try again that came during a start.
+	// closedWait is the Retry-After during start-up.
 	closedWait = 2 * time.Second
 )
 
-// availability tracks whether the streams can be written. up lets operations wait for
-// their acknowledgements; down cancels those that wait. The zero value is up.
+// availability tracks whether the streams accept writes. up lets operations wait for acknowledgements; down
+// cancels those that wait. The zero value is up.
 type availability struct {
 	mu     sync.Mutex
-	alive  context.Context // ends when nothing can be written any more; nil before the first look
+	alive  context.Context // ends when the streams accept no more writes; nil before the first check
 	cancel context.CancelFunc
 }
 
@@ -41,8 +41,8 @@ func (a *availability) down() {
 	a.cancel()
 }
 
-// whileUp returns a context that also ends when nothing can be written any more: an
-// acknowledgement would be waited for in vain.
+// whileUp returns a context that also ends when the streams accept no more writes, because no acknowledgement
+// would arrive.
 func (a *availability) whileUp(ctx context.Context) (context.Context, context.CancelFunc) {
 	a.mu.Lock()
 	alive := a.alive
@@ -55,8 +55,7 @@ func (a *availability) whileUp(ctx context.Context) (context.Context, context.Ca
 	return ctx, func() { stop(); cancel() }
 }
 
-// watchAvailability looks until ctx ends whether the streams can be written, and how full
-// the log is.
+// watchAvailability checks until ctx ends whether the streams accept writes, and how full the log is.
 func (s *Service) watchAvailability(ctx context.Context) error {
 	s.availability.up()
 	defer s.availability.down()
@@ -80,8 +79,7 @@ func (s *Service) watchAvailability(ctx context.Context) error {
 	}
 }
 
-// broken reports whether nothing can be written now. That this process should
-// get no requests for another reason does not count.
+// broken reports whether the streams refuse writes. Other reasons for not being ready do not count.
 func (s *Service) broken() bool {
 	if !s.journal.Conn().IsConnected() {
 		return true
@@ -91,7 +89,7 @@ func (s *Service) broken() bool {
 	return err != nil && !errors.As(err, &said)
 }
 
-// pause waits, and reports false when ctx ended before.
+// pause waits for d. It returns false if ctx ended first.
 func pause(ctx context.Context, d time.Duration) bool {
 	select {
 	case <-time.After(d):

@@ -12,7 +12,7 @@ import (
 	"sheaf/services/ingress/request"
 )
 
-// bodyReadWait is how long a caller may take to send a body.
+// bodyReadWait bounds the time to send a body.
 const bodyReadWait = time.Minute
 
 // readBody reads a body of at most limit bytes.
@@ -25,8 +25,7 @@ func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, erro
 	return body, bodyError(err)
 }
 
-// readLargeBody reads a body of at most limit bytes. A large one waits for room
-// in memory, which release gives back.
+// readLargeBody reads a body of at most limit bytes. A large one waits for memory, which release returns.
 func (s *Service) readLargeBody(w http.ResponseWriter, r *http.Request, tenant string, limit int64) (body []byte, release func(), err error) {
 	src, err := openBody(w, r, limit)
 	if err != nil {
@@ -34,7 +33,7 @@ func (s *Service) readLargeBody(w http.ResponseWriter, r *http.Request, tenant s
 	}
 	var b bytes.Buffer
 	size, release := r.ContentLength, func() {}
-	// One that is not announced gets room as it grows.
+	// A body without a length reserves memory as it grows.
 	for _, step := range []int64{lightBody, min(mediumBody, limit), limit} {
 		if size >= 0 || int64(b.Len()) >= limit {
 			break
@@ -68,8 +67,8 @@ func (s *Service) readLargeBody(w http.ResponseWriter, r *http.Request, tenant s
 	return b.Bytes(), release, nil
 }
 
-// openBody returns the body, which fails beyond limit. A caller that sends
-// slowly loses the connection; net/http lifts the deadline at the body's end.
+// openBody returns the body. Reading beyond limit fails. A slow sender loses the connection; net/http lifts
+// the deadline at the body's end.
 func openBody(w http.ResponseWriter, r *http.Request, limit int64) (src io.Reader, err error) {
 	if enc := r.Header.Get("Content-Encoding"); enc != "" && !strings.EqualFold(enc, "identity") {
 		return nil, &apiError{
@@ -85,7 +84,7 @@ func openBody(w http.ResponseWriter, r *http.Request, limit int64) (src io.Reade
 	return http.MaxBytesReader(w, r.Body, limit), nil
 }
 
-// bodyError is what the caller is told of a body that could not be read.
+// bodyError converts a read error of a body into the caller's answer.
 func bodyError(err error) error {
 	var tooMany *http.MaxBytesError
 	if err == nil || errors.As(err, &tooMany) {

@@ -6,9 +6,8 @@ import (
 	"sync"
 )
 
-// perAddress is a listener that closes what one address, of IPv6 one network of 64
-// bits, opens beyond a number of connections. Loopback is not counted: there a proxy
-// stands for all callers.
+// perAddress is a listener that limits the connections of one address, or of one /64 network of IPv6, and
+// closes the rest. It does not count loopback, where a proxy connects for all callers.
 type perAddress struct {
 	net.Listener
 	most int
@@ -56,7 +55,7 @@ func (l *perAddress) leave(from netip.Prefix) {
 	}
 }
 
-// networkOf is whom an address is counted for; ok is false of who is not counted.
+// networkOf returns the network that an address counts for; ok is false if it does not count.
 func networkOf(addr net.Addr) (from netip.Prefix, ok bool) {
 	tcp, isTCP := addr.(*net.TCPAddr)
 	if !isTCP {

@@ -15,7 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// calls is a listener that connections from anywhere come to.
+// calls is a listener with connections from any address.
 type calls struct {
 	net.Listener
 	from []string
@@ -42,8 +42,8 @@ func (c *calls) Accept() (net.Conn, error) {
 func TestConnectionsOfOneAddress(t *testing.T) {
 	t.Parallel()
 	l := limitPerAddress(&calls{from: []string{
-		"192.0.2.1:1", "[::ffff:192.0.2.1]:2", "192.0.2.1:3", "192.0.2.2:1", // the third is too many
-		"[2001:db8::1]:1", "[2001:db8::2]:1", "[2001:db8::3]:1", "[2001:db8:0:1::1]:1", // a network is as an address
+		"192.0.2.1:1", "[::ffff:192.0.2.1]:2", "192.0.2.1:3", "192.0.2.2:1", // the third: too many
+		"[2001:db8::1]:1", "[2001:db8::2]:1", "[2001:db8::3]:1", "[2001:db8:0:1::1]:1", // one /64 network
 		"127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3", "[::1]:1",
 		"192.0.2.1:4",
 	}}, 2)
@@ -58,7 +58,7 @@ func TestConnectionsOfOneAddress(t *testing.T) {
 		if first == nil {
 			first = conn
 		}
-		if len(in) == 10 { // one is given back, once
+		if len(in) == 10 { // close one twice: it frees one place
 			require.NoError(t, first.Close())
 			require.NoError(t, first.Close())
 		}
@@ -71,10 +71,10 @@ func TestConnectionsOfOneAddress(t *testing.T) {
 	}, in)
 }
 
-// Whoever opens all the connections that one address may have keeps nobody else out.
+// An address that opens all its connections does not block other addresses.
 func TestOneAddressLeavesRoomForOthers(t *testing.T) {
 	t.Parallel()
-	in := start(t, eventstest.Server(t, ""), Config{HeaderTimeout: time.Minute}) // none of the first leaves meanwhile
+	in := start(t, eventstest.Server(t, ""), Config{HeaderTimeout: time.Minute}) // none closes early
 	dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 9)}}
 	address := strings.TrimPrefix(in.url, "http://")
 	for range maxConnectionsOfOne {

@@ -12,8 +12,7 @@ const (
 	demoRows     = 500
 	demoMaxPage  = 1 << 31
 	demoMaxLimit = 10_000
-	// demoBody is what a body may have. Nobody needs a key here, and there may be
-	// thousands at once.
+	// demoBody limits a body. The demo needs no key, and may have thousands of callers.
 	demoBody = 16 << 10
 )
 
@@ -32,9 +31,8 @@ type pageTag struct {
 	TotalPage uint64 `json:"total_page"`
 }
 
-// demoPage is a source to try exports with. The header stands in front of the
-// rows of every page and does not count towards limit; total_page is rounded
-// up, so that the last page is reached.
+// demoPage is a source for trying exports. Every page begins with the header, which does not count towards
+// limit. total_page is rounded up to include the last page.
 func demoPage(w http.ResponseWriter, r *http.Request) {
 	data, err := demoData(w, r)
 	respond(w, r, data, err)

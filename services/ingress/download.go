@@ -16,21 +16,20 @@ import (
 	"sheaf/storage"
 )
 
-// errcodeGone is of a link that was good once: it has expired, or its file has.
+// errcodeGone answers a link that was valid once: it has expired, or its file has.
 const errcodeGone = 410
 
-// smallFile is the size up to which a file is read whole before the first byte
-// of it is sent: some 10 ms. A larger one is compared while it is sent.
+// smallFile is the size up to which a file is read and checked before its first byte is sent, in some 10 ms.
+// A larger one is checked while it is sent.
 const smallFile = 4 << 20
 
-// downloads serves finished files to whoever holds a signed link. The link is
-// all that is asked for: it names one file of one export until the file
-// expires.
+// downloads serves finished files by signed links, without an API key. A link names one file of one export
+// until the file expires.
 type downloads struct {
 	*Service
 	tasks *storage.Tasks
-	// fresh waits until the projection has seen every acknowledged event. A link
-	// may come from another ingress that is ahead of this one.
+	// fresh waits until the projection has seen every acknowledged event. A link may come from an ingress
+	// that is ahead of this one.
 	fresh func(ctx context.Context) error
 }
 
@@ -43,7 +42,7 @@ func (s *Service) newDownloads() *downloads {
 func (d *downloads) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
 	h.Set("X-Content-Type-Options", "nosniff")
-	// The query is a secret: it must not reach another site, or a shared cache.
+	// The query is a secret: it must not reach another site or a shared cache.
 	h.Set("Referrer-Policy", "no-referrer")
 	x, err := d.find(r)
 	if err != nil {
@@ -65,8 +64,8 @@ func (d *downloads) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer func() { _ = file.Close() }()
-	// A caller that reads a byte now and then would hold the file open for ever.
-	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(downloadWait(entry.Size))) // a test's recorder has none
+	// A caller that reads very slowly would keep the file open. A test's recorder has no deadlines.
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(downloadWait(entry.Size)))
 	h.Set("Cache-Control", "private")
 	h.Set("Content-Type", d.mediaType(path.Ext(entry.Store)))
 	h.Set("Content-Disposition", attachment(entry.Name, path.Base(r.URL.Path)))
@@ -79,7 +78,7 @@ func (d *downloads) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// mediaType is that of the format whose files have a suffix.
+// mediaType returns the media type of the format with a suffix.
 func (d *downloads) mediaType(suffix string) string {
 	for _, f := range d.cfg.Formats {
 		if f.Ext == suffix {
@@ -89,13 +88,13 @@ func (d *downloads) mediaType(suffix string) string {
 	return "application/octet-stream"
 }
 
-// unreadable returns the answer to a download whose file cannot be read. It
-// expires the export if the file is lost.
+// unreadable answers a download whose file cannot be read. It expires the export if the file is lost.
 func (d *downloads) unreadable(r *http.Request, x *events.Export, err error) error {
 	if !storage.IsLost(err) {
 		return unavailable("the finished files cannot be read now; try again", storeWait, fmt.Errorf("reading the file of key %s: %w", x.Key, err))
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), beginWait) // also for a caller that went away
+	// The caller may be gone.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), beginWait)
 	defer cancel()
 	if err := storage.ExpireLost(ctx, d.journal, d.files, x, err); err != nil {
 		return err
@@ -109,16 +108,16 @@ func (d *downloads) unreadable(r *http.Request, x *events.Export, err error) err
 	return unavailable("the finished file is being replaced; try again", time.Second, err)
 }
 
-// slowestDownload is the least that a caller has to read, in bytes a second on the
-// average of the whole file: a mobile link of the worst kind.
+// slowestDownload is the minimum average rate of a download, in bytes a second. It allows for a bad mobile
+// link.
 const slowestDownload = 8 << 10
 
-// downloadWait is how long the download of a file may take.
+// downloadWait bounds the download of a file.
 func downloadWait(size int64) time.Duration {
 	return time.Minute + time.Duration(size/slowestDownload)*time.Second
 }
 
-// find returns the export whose file the request's link allows.
+// find returns the export of a request's link, if the link is valid.
 func (d *downloads) find(r *http.Request) (events.Export, error) {
 	key, _, _ := strings.Cut(path.Base(r.URL.Path), ".")
 	q := r.URL.Query()
@@ -153,11 +152,10 @@ func (d *downloads) find(r *http.Request) (events.Export, error) {
 	}
 }
 
-// attachment is a Content-Disposition (RFC 6266) that gives a file its name in
-// two forms. Browsers read filename* (RFC 8187). curl -OJ and wget read filename
-// and write its bytes as they are, so it holds the name in UTF-8. Characters that
-// some clients decode or escape in quotes become "_" there (RFC 6266, appendix D).
-// A name of which nothing is left becomes plain.
+// attachment returns a Content-Disposition (RFC 6266) with a file's name in two forms. Browsers read
+// filename* (RFC 8187). curl -OJ and wget read filename and write its bytes unchanged, so it holds the name
+// in UTF-8. Characters that some clients decode or escape in quotes become "_" there (RFC 6266, appendix D).
+// An empty result becomes plain.
 func attachment(name, plain string) string {
 	name = strings.Map(func(r rune) rune {
 		if r == utf8.RuneError || r == '/' || r == '\\' || unicode.IsControl(r) || unicode.Is(unicode.Bidi_Control, r) ||

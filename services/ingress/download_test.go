@@ -32,7 +32,7 @@ import (
 
 func testKey(n int) string { return fmt.Sprintf("%032x", n) }
 
-// requestOf is a request with sealed source headers.
+// requestOf returns a request with sealed source headers.
 func requestOf(title string) *events.ExportRequested {
 	return &events.ExportRequested{CreatedAt: time.Now().UTC(), Request: events.Request{
 		ExtType: "XLSX", Title: title, UserID: "u", SourceType: events.SourceHTTP,
@@ -51,7 +51,7 @@ func (in *ingress) commit(t testing.TB, store string, content []byte) {
 	require.NoError(t, in.files.Commit(t.Context(), draft, store))
 }
 
-// complete takes an export all the way, with a file.
+// complete writes all events of an export with a file.
 func (in *ingress) complete(t testing.TB, key, title string, content []byte, expires time.Time) events.Export {
 	t.Helper()
 	x := in.write(t, key, requestOf(title))
@@ -76,7 +76,7 @@ func testZip(t testing.TB) []byte {
 	return b.Bytes()
 }
 
-// download is what a link answered, read to its end.
+// download is the complete answer to a link.
 type download struct {
 	StatusCode    int
 	ContentLength int64
@@ -174,13 +174,13 @@ func TestDownloadRefuses(t *testing.T) {
 		require.Empty(t, a.Header.Get("Content-Disposition"), name)
 	}
 
-	// A file that is not what was completed is never served.
+	// A file that differs from its completed event is never served.
 	require.NoError(t, in.files.Delete(t.Context(), x.Files[0].Store))
 	a := send(t, "GET", link(&x), "")
 	require.Equal(t, 410, a.Errcode)
 	require.NotContains(t, a.Raw, "default/", "no inner names")
 
-	// A link of the file before a retry is not good for the one after it.
+	// A link from before a retry does not serve the file made by it.
 	before := link(&other)
 	ended := in.write(t, other.Key, &events.ExportExpired{Files: []string{other.Files[0].Store}})
 	require.NoError(t, in.tasks.WaitApplied(t.Context(), ended.LastSeq))
@@ -191,7 +191,7 @@ func TestDownloadRefuses(t *testing.T) {
 	require.Equal(t, 200, resp.StatusCode)
 }
 
-// A link may come from an ingress that is ahead of the one that is asked.
+// A link may come from an ingress that is ahead of this one.
 func TestDownloadWaitsForTheProjection(t *testing.T) {
 	t.Parallel()
 	in := start(t, eventstest.Server(t, ""), Config{})
@@ -224,7 +224,7 @@ func TestDownloadWaitsForTheProjection(t *testing.T) {
 	}
 	require.Equal(t, 200, ask(link))
 
-	// The file expired by another clock: gone, not a failure of ours.
+	// The file expired by another clock: the answer is 410, not 500.
 	x = in.write(t, x.Key, &events.ExportExpired{Files: []string{x.Files[0].Store}})
 	require.NoError(t, in.files.Delete(t.Context(), x.Files[0].Store))
 	require.Equal(t, 410, ask(link))
@@ -248,8 +248,8 @@ func TestAttachmentNamesAreSafe(t *testing.T) {
 	}
 }
 
-// FuzzAttachment: for any title the header is one line of UTF-8 that net/http
-// sends, and it gives the name back.
+// FuzzAttachment checks that for any title the header is one line of UTF-8 that net/http sends, and that it
+// decodes to the name.
 func FuzzAttachment(f *testing.F) {
 	for _, seed := range []string{"订单.zip", "a\r\nb: c", `"`, `\`, "\x00", "\xff", "%", "a'b", "\u202e", strings.Repeat("长", 300)} {
 		f.Add(seed)
@@ -263,7 +263,7 @@ func FuzzAttachment(f *testing.F) {
 		}
 		disposition, params, err := mime.ParseMediaType(header)
 		if err != nil {
-			// Go's parser refuses a parameter that is given in both forms.
+			// Go's parser refuses a parameter in both forms.
 			disposition, params, err = mime.ParseMediaType("attachment; " + header[strings.LastIndex(header, "filename*="):])
 		}
 		require.NoError(t, err, header)
@@ -276,7 +276,7 @@ func FuzzAttachment(f *testing.F) {
 	})
 }
 
-// curl -OJ reads filename alone, and writes its bytes as they are.
+// curl -OJ reads only filename, and writes its bytes unchanged.
 func TestCurlSavesUnderTheTitle(t *testing.T) {
 	t.Parallel()
 	curl, err := exec.LookPath("curl")

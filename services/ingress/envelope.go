@@ -20,8 +20,8 @@ type envelope struct {
 	RequestID string `json:"request_id"`
 }
 
-// seal makes the answer of an operation. It returns the error as the caller is
-// told it, nil after a success.
+// seal encodes the answer of an operation. It also returns the caller's form of the error, nil after a
+// success.
 func seal(data any, err error, requestID string) ([]byte, *apiError) {
 	var failure *apiError
 	e := envelope{Data: data, RequestID: requestID}
@@ -45,7 +45,7 @@ func respond(w http.ResponseWriter, r *http.Request, data any, err error) {
 	respondSealed(w, r, body, failure)
 }
 
-// respondSealed writes what seal has made.
+// respondSealed writes the result of seal.
 func respondSealed(w http.ResponseWriter, r *http.Request, body []byte, failure *apiError) {
 	status := http.StatusOK
 	h := w.Header()
@@ -66,22 +66,22 @@ func respondSealed(w http.ResponseWriter, r *http.Request, body []byte, failure 
 	h.Set("Cache-Control", "no-store")
 	h.Set("Content-Length", strconv.Itoa(len(body)))
 	w.WriteHeader(status)
-	_, _ = w.Write(body) // the caller has gone: there is nobody to tell
+	_, _ = w.Write(body) // an error means that the caller has disconnected
 }
 
-// retryAfter is the value of the header Retry-After, in seconds.
+// retryAfter returns the value of the Retry-After header, in seconds.
 func retryAfter(failure *apiError) string {
 	return strconv.Itoa(int(math.Ceil(failure.RetryAfter.Seconds())))
 }
 
-// Names of the headers that a caller gives its request an id with. The first
-// is what B3 tracing sends and what callers have always used.
+// requestIDHeaders name the headers with a caller's request id. B3 tracing sends the first, and callers have
+// always used it.
 var requestIDHeaders = []string{"x-b3-traceid", "X-Request-Id"}
 
 var saneID = regexp.MustCompile(`^[A-Za-z0-9._:/+=@~,-]{1,128}$`)
 
-// chooseRequestID takes the caller's id if it can stand in a log and a header,
-// else it makes one. get reads a header by name.
+// chooseRequestID returns the caller's id if it is valid in a log and a header. Otherwise it makes one. get
+// reads a header by name.
 func chooseRequestID(get func(name string) string) string {
 	for _, name := range requestIDHeaders {
 		if id := get(name); saneID.MatchString(id) {
@@ -94,13 +94,13 @@ func chooseRequestID(get func(name string) string) string {
 // log returns the log of one request.
 func (s *Service) log(requestID string) *slog.Logger { return s.cfg.Log.With("request_id", requestID) }
 
-// line is what the log says of a request, whichever way it came.
+// line is the log line of a request, for every transport.
 type line struct {
-	log     *slog.Logger // of the service
+	log     *slog.Logger // the service's log
 	id      string
-	tenant  string // "" until it is known
-	key     string // of the export that was made or named, "" for none
-	errcode int    // of the answer, 0 for a success
+	tenant  string // "" until known
+	key     string // of the export that was made or named; "" for none
+	errcode int    // of the answer; 0 for a success
 }
 
 func (l *line) logger() *slog.Logger {

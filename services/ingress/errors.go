@@ -14,35 +14,33 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// Error codes of the envelope. With two exceptions, this 401 and 40101 of auth.go,
-// they are the HTTP status.
+// Error codes of the envelope. They equal the HTTP status, except 401 here and 40101 in auth.go.
 const (
 	errcodeInvalid     = 400 // a field is missing or wrong
-	errcodeNoKey       = 401 // no key was given; callers know this number, the HTTP status is 400
+	errcodeNoKey       = 401 // no key was given; callers rely on this number, the HTTP status is 400
 	errcodeNotFound    = 404 // no such path, or no export has the key
 	errcodeMethod      = 405 // the path exists, the method does not
 	errcodeState       = 409 // the export's state does not allow it
 	errcodeTooLarge    = 413 // the request is larger than allowed
 	errcodeEncoding    = 415 // the body is compressed
-	errcodeInternal    = 500 // a defect of Sheaf; the log says more
-	errcodeUnavailable = 503 // nothing was done, or nothing is known: try again
+	errcodeInternal    = 500 // a defect of Sheaf; the log has the details
+	errcodeUnavailable = 503 // nothing was done, or the result is unknown: try again
 )
 
-// NotReady is an error of Config.Health whose text is told by /readyz. It names
-// no address and no path outside of the data folder. The text of every other
-// error is for the log alone.
+// NotReady is an error of Config.Health that /readyz shows. It contains no address and no path outside the
+// data folder. Other errors go only to the log.
 type NotReady string
 
 func (e NotReady) Error() string { return string(e) }
 
-// apiError is an answer that is not a success, the same over every transport.
+// apiError is a failed answer, the same for every transport.
 type apiError struct {
 	Errcode    int
 	Status     int           // of HTTP
-	Field      string        // the field at fault, "" when there is none
-	Msg        string        // for the caller: what is wrong and what would be right
-	RetryAfter time.Duration // when to try again, 0 for never
-	cause      error         // for the log alone
+	Field      string        // the field at fault; "" if there is none
+	Msg        string        // for the caller: the mistake and the fix
+	RetryAfter time.Duration // when to try again; 0 means never
+	cause      error         // for the log only
 }
 
 func (e *apiError) Error() string {
@@ -61,7 +59,7 @@ func unknownKey(key string) *apiError {
 	}
 }
 
-// conflict is the answer to an operation that the export's state rules out.
+// conflict answers an operation that the export's state does not allow.
 func conflict(format string, args ...any) *apiError {
 	return &apiError{
 		Errcode: errcodeState, Status: http.StatusConflict, Field: "key",
@@ -83,8 +81,8 @@ func internal(cause error) *apiError {
 	}
 }
 
-// asAPIError is the one place that decides what a caller learns of an error.
-// Whatever is not known here is internal and told without its text.
+// asAPIError decides which errors a caller sees, for all transports. An unknown error becomes an internal one
+// without its text.
 func asAPIError(err error) *apiError {
 	var e *apiError
 	var bad *request.Error

@@ -12,16 +12,16 @@ import (
 )
 
 const (
-	// storeEvery is the pause between two looks at whether the file store is there,
-	// and storeWait how long one may take. It is also when a caller may try again.
+	// storeEvery is the pause between two checks of the file store, and the Retry-After of callers. storeWait
+	// bounds one check.
 	storeEvery = time.Second
 	storeWait  = 3 * time.Second
 )
 
-// fileStore is whether the file store is there. The zero value says that it is.
+// fileStore tracks whether the file store is reachable. The zero value is reachable.
 type fileStore struct {
 	mu  sync.Mutex
-	bad int // looks in a row that failed
+	bad int // consecutive failed checks
 	err error
 }
 
@@ -31,8 +31,8 @@ func (f *fileStore) health() error {
 	return f.err
 }
 
-// set remembers the result of a look, and logs a change. One look without an
-// answer says nothing yet: a server may be electing a leader.
+// set records the result of a check, and logs a change. One failure is ignored, because a server may be
+// electing a leader.
 func (f *fileStore) set(log *slog.Logger, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -56,7 +56,7 @@ func (f *fileStore) set(log *slog.Logger, err error) {
 	f.err = is
 }
 
-// watchStore looks at the file store until ctx ends. A look that hangs does not hold it.
+// watchStore checks the file store until ctx ends. It does not wait for a check that hangs.
 func (s *Service) watchStore(ctx context.Context) error {
 	tick := time.NewTicker(storeEvery)
 	defer tick.Stop()
@@ -70,7 +70,7 @@ func (s *Service) watchStore(ctx context.Context) error {
 	}
 }
 
-// lookAtStore asks whether the store is there. A folder on a network may not answer.
+// lookAtStore checks the store. A network folder may not answer.
 func (s *Service) lookAtStore(ctx context.Context) {
 	asked, cancel := context.WithTimeout(ctx, storeWait)
 	defer cancel()
@@ -90,7 +90,7 @@ func (s *Service) lookAtStore(ctx context.Context) {
 			return
 		}
 		s.store.set(s.cfg.Log, fmt.Errorf("no answer within %v", storeWait))
-		select { // one question at a time
+		select { // one check at a time
 		case <-answered:
 		case <-ctx.Done():
 		}

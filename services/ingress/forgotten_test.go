@@ -15,7 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Once only its newest event is left, everything about a settled export answers as before.
+// With only its newest event left, all answers about a settled export stay the same.
 func TestAnswersOfAnExportWithOneEvent(t *testing.T) {
 	t.Parallel()
 	in := start(t, eventstest.Server(t, ""), Config{})
@@ -51,7 +51,7 @@ func TestAnswersOfAnExportWithOneEvent(t *testing.T) {
 	require.Equal(t, sum, in.digest(t))
 	require.Equal(t, sum, in.rebuilt(t))
 
-	// An equal request starts nothing, a retry begins it again under its id.
+	// An equal request starts nothing, and a retry restarts it under the same id.
 	first := in.read(t, events.DefaultTenant, failed)
 	require.Equal(t, http.StatusOK, in.post(t, "/v1/export/retry", `{"key":"`+failed+`"}`).Status)
 	again := in.read(t, events.DefaultTenant, failed)
@@ -63,8 +63,7 @@ func TestAnswersOfAnExportWithOneEvent(t *testing.T) {
 	require.Equal(t, []events.Type{events.TypeRequested, events.TypeFailed, events.TypeRequested}, types)
 }
 
-// An export that was forgotten is unknown, and so is its link. An equal request begins it
-// as a new one.
+// A forgotten export is unknown, and so is its link. An equal request begins a new one.
 func TestAForgottenExportIsUnknown(t *testing.T) {
 	t.Parallel()
 	in := start(t, eventstest.Server(t, ""), Config{})
@@ -84,8 +83,8 @@ func TestAForgottenExportIsUnknown(t *testing.T) {
 	require.Len(t, again.Timeline, 1)
 }
 
-// An export that the projection has forgotten and the log has not, after a crash between
-// the two, can be asked for again, and its event brings it back.
+// After a crash the log knows an export that the projection has forgotten. It can be requested again, and its
+// event brings it back.
 func TestAnExportThatOnlyTheLogKnows(t *testing.T) {
 	t.Parallel()
 	srv := eventstest.Server(t, "")
@@ -102,7 +101,7 @@ func TestAnExportThatOnlyTheLogKnows(t *testing.T) {
 	require.Zero(t, in.post(t, "/v1/export/cancel", `{"key":"`+x.Key+`"}`).Errcode)
 }
 
-// A rejected submission counts as an export of its tenant that ended.
+// A rejected submission counts as an ended export of its tenant.
 func TestRejectionsCountAsExports(t *testing.T) {
 	t.Parallel()
 	in := start(t, eventstest.Server(t, ""), Config{})

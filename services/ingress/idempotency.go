@@ -12,11 +12,11 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// errcodeIdempotency is of an Idempotency-Key that came with another request before.
+// errcodeIdempotency answers an Idempotency-Key that came with another request before.
 const errcodeIdempotency = 422
 
-// repeats reports whether the Idempotency-Key of a call has begun its export before,
-// however old the request is: then nothing is to be begun.
+// repeats reports whether a call's Idempotency-Key has already begun its export, whatever the age of the
+// request. The call then begins nothing.
 func (s *Service) repeats(ctx context.Context, c call, hashKey string) (bool, error) {
 	if c.idempotency == "" {
 		return false, nil
@@ -28,16 +28,16 @@ func (s *Service) repeats(ctx context.Context, c call, hashKey string) (bool, er
 	return s.answered(ctx, c, hashKey, claim)
 }
 
-// bind binds the Idempotency-Key of a call to the round that the call begins, or to the
-// one that is there. It comes last, so that a request that is refused can be sent again,
-// corrected, with the same key. done means that another call with the key was first.
+// bind binds a call's Idempotency-Key to the round that the call begins, or to the existing one. It comes
+// last, so that a refused request can be corrected and sent with the same key. done means that another call
+// with the key was first.
 func (s *Service) bind(ctx context.Context, c call, x *events.Export, there bool) (done, bound bool, err error) {
 	if c.idempotency == "" {
 		return false, false, nil
 	}
 	claim := journal.IdempotencyClaim{Key: x.Key, Before: x.RequestedSeq}
 	if there {
-		claim.Before = 0 // the round that is there answers it
+		claim.Before = 0 // the existing round answers it
 	}
 	first, err := s.journal.ClaimIdempotencyKey(ctx, c.tenant, c.idempotency, claim)
 	if err != nil || first == claim {
@@ -47,10 +47,11 @@ func (s *Service) bind(ctx context.Context, c call, x *events.Export, there bool
 	return done, false, err
 }
 
-// answered reports whether the Idempotency-Key of a call has begun its export before,
-// however that ended: then nothing is to be begun. A process that died after it bound
-// the key has left it without a round of its own; then the repetition begins it, and so
-// it does when the export was forgotten before the key.
+// answered reports whether a call's Idempotency-Key has begun its export, however that ended. The call then
+// begins nothing.
+//
+// A process may die after it binds the key and before its round begins; the repetition then begins it. The
+// same holds if the export is forgotten before the key.
 func (s *Service) answered(ctx context.Context, c call, hashKey string, claim journal.IdempotencyClaim) (bool, error) {
 	if claim.Key != hashKey {
 		return false, &apiError{
@@ -62,12 +63,12 @@ func (s *Service) answered(ctx context.Context, c call, hashKey string, claim jo
 	return err == nil && x.RequestedSeq > claim.Before, err
 }
 
-// release takes back a key that a call has bound, after an error that says that nothing
-// was begun: a repetition is not to be answered for it.
+// release frees a key that a call has bound, after an error proves that nothing began. Otherwise a repetition
+// would get an answer without an export.
 func (s *Service) release(ctx context.Context, c call, sub *request.Checked, err error) {
 	var refused *apiError
 	if !errors.As(err, &refused) && !errors.Is(err, events.ErrNoSpace) && !errors.Is(err, nats.ErrMaxPayload) {
-		return // it may be written
+		return // the binding may be stored
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), readWait)
 	defer cancel()
@@ -76,7 +77,7 @@ func (s *Service) release(ctx context.Context, c call, sub *request.Checked, err
 		return
 	}
 	if x, err := s.journal.Read(ctx, c.tenant, sub.Key); err != nil || x.RequestedSeq > claim.Before {
-		return // an equal request, at the same time, has begun it
+		return // a concurrent equal request has begun it
 	}
 	if err := s.journal.ReleaseIdempotencyKey(ctx, c.tenant, c.idempotency); err != nil {
 		s.log(c.requestID).Warn("an Idempotency-Key stays bound although nothing was begun", "tenant", c.tenant, "hash_key", sub.Key, "error", err)

@@ -1,20 +1,17 @@
-// Package ingress is how callers reach Sheaf: REST, a NATS micro service and
-// durable submissions, all three thin shells around the same operations.
+// Package ingress answers callers. REST, a NATS micro service and durable submissions are three thin adapters
+// of the same operations.
 //
 // # What it promises
 //
-//   - A submission is answered only after the event that begins its export is
-//     on disk, with everything that the event refers to.
-//   - Equal requests of a tenant have one key, and at most one export of a key
-//     is under way, however many ingresses are asked at once.
-//   - Read your writes: detail, history, cancel and retry see every event that
-//     was acknowledged before the question, through whichever ingress, or the
-//     answer is 503.
-//   - Every answer, also to a wrong path or after a panic, is the envelope
-//     {"errcode","msg","data","request_id"}; but not a file, the list of paths
-//     at /, and what net/http answers by itself to a request that is not HTTP or
-//     to a range that cannot be served. It never holds an internal address or a
-//     secret.
+//   - A submission is answered only after the event that begins its export is on disk, with all data that
+//     the event refers to.
+//   - Equal requests of a tenant have one key, and at most one export of a key is under way, even if several
+//     ingresses get the request concurrently.
+//   - Read your writes: detail, history, cancel and retry see every event that was acknowledged before the
+//     call, by any ingress. Otherwise the answer is 503.
+//   - Every answer is the envelope {"errcode","msg","data","request_id"}, also for a wrong path or after a
+//     panic. Exceptions are files, the list of paths at /, and net/http's own answers to invalid requests and
+//     ranges. An answer never holds an internal address or a secret.
 package ingress
 
 import (
@@ -40,42 +37,39 @@ import (
 	"golang.org/x/net/netutil"
 )
 
-// Config of the service. The zero value works.
+// Config configures the service. The zero value works.
 type Config struct {
-	PublicURL  string // base of the links it hands out, without a slash at its end; default http:// and the listener's address
-	MaxHistory int    // exports of one tenant that are remembered, beyond which its settled ones are forgotten; default 100,000
-	// MaxLag is how far the projection may be behind the log before /readyz says so.
-	// Default 3s.
+	PublicURL  string // base of the links, without a final slash; default http:// and the listener's address
+	MaxHistory int    // exports per tenant; the oldest settled ones are then forgotten; default 100,000
+	// MaxLag is the lag of the projection above which the service is not ready. Default 3s.
 	MaxLag time.Duration
-	Health func() error // of what this process rests on, such as the embedded server; nil is healthy; default always healthy
-	// ShutdownDelay is how long a service that shall stop still takes requests,
-	// while /readyz says that it is not ready and each answer ends its
-	// connection: load balancers notice, and no request meets a connection that
-	// is being closed. Default 0.
+	Health func() error // health of dependencies such as the embedded server; nil is healthy; default healthy
+	// ShutdownDelay is how long a stopping service still accepts requests. /readyz is not ready meanwhile,
+	// and each answer closes its connection. Load balancers notice, and no request meets a closing
+	// connection. Default 0.
 	ShutdownDelay time.Duration
-	// Room returns an error when the disk has no room for so many bytes of a new
-	// export. Callers read its text. Default: there is room.
+	// Room returns an error when the disk has no space for this many bytes of a new export. Callers see its
+	// text. Default: there is space.
 	Room func(bytes int64) error
-	// Authenticate returns whose API key it is. It is called for every request,
-	// and does no I/O. Default: nobody needs a key, and all are of
-	// events.DefaultTenant.
+	// Authenticate returns the tenant of an API key. It is called for every request and must do no I/O.
+	// Default: no key is required, and all calls belong to events.DefaultTenant.
 	Authenticate func(key string) (tenant string, ok bool)
-	Formats      []events.Format // of finished files that can be asked for; default events.XLSX
+	Formats      []events.Format // formats of finished files; default events.XLSX
 	Quota        Quota           // of each tenant; default no limits
-	MaxSkew      time.Duration   // how far a request's timestamp may be from the clock; default any
+	MaxSkew      time.Duration   // between a request's timestamp and the clock; default any
 	MaxBody      int64           // bytes of a request without rows; default 256 KiB
 	MaxRawBody   int64           // bytes of a request with rows; default 64 MiB
-	// ReadTimeout bounds a body that no handler reads, of a request that is refused,
-	// say: net/http reads on before it answers. Handlers set their own. Default 10s.
+	// ReadTimeout bounds the reading of a body that no handler reads, as of a refused request: net/http reads
+	// it before it answers. Handlers set their own. Default 10s.
 	ReadTimeout time.Duration
-	// HeaderTimeout is how long a caller may take to send the headers; default 5s.
+	// HeaderTimeout bounds the time to send the headers; default 5s.
 	HeaderTimeout time.Duration
 	// BodyWait is how long a large body waits for its turn; default 5s.
 	BodyWait time.Duration
-	// TurnWait is how long a call waits for others of its tenant; default 5s.
+	// TurnWait is how long a call waits for other calls of its tenant; default 5s.
 	TurnWait time.Duration
-	// OperationWait bounds an operation: a caller that waits longer gets 503. Each MiB
-	// of rows adds a second, for what takes a few milliseconds. Default 5s.
+	// OperationWait bounds an operation, which then answers 503. Each MiB of rows adds a second, although it
+	// takes only a few milliseconds. Default 5s.
 	OperationWait time.Duration
 	Log           *slog.Logger          // default: nothing is logged
 	Metrics       prometheus.Registerer // default: none
@@ -122,43 +116,37 @@ func (c Config) check() error {
 }
 
 const (
-	// drainWait is how long requests may take to end once the process shall
-	// stop; the whole process has 15 s.
+	// drainWait bounds requests in flight at shutdown; the whole process has 15 s.
 	drainWait = 10 * time.Second
-	// retryEvery is the pause before an inner loop that lost the streams
-	// begins again.
+	// retryEvery is the pause before an internal loop restarts after it lost the streams.
 	retryEvery = time.Second
-	// answerWait is how long a request may take from its headers to the last byte
-	// of its answer: a body of a minute, what is done with it, and a caller that
-	// reads slowly. Downloads have their own time, see downloadWait.
+	// answerWait bounds a request from its headers to the last byte of its answer. It covers a body of a
+	// minute, the operation and a slow reader. Downloads have their own limit, see downloadWait.
 	answerWait = 5 * time.Minute
-	// largeAnswerWait is how long a caller may take to read an answer larger than
-	// lightBody.
+	// largeAnswerWait bounds the time to read an answer larger than lightBody.
 	largeAnswerWait = 30 * time.Second
-	// maxConnections bounds the connections of callers, who else could take all
-	// files that the process may open. Beyond it they wait to be let in.
+	// maxConnections limits the connections of callers, which could otherwise use all file descriptors.
+	// Further ones wait.
 	maxConnections = 4096
-	// maxConnectionsOfOne bounds those of one address: it takes some to keep
-	// everybody else out.
+	// maxConnectionsOfOne limits those of one address, so that one address alone cannot block all others.
 	maxConnectionsOfOne = maxConnections / 4
-	// lightBody is the size up to which a body is not counted against the memory for
-	// bodies: 256 MiB if every connection had one.
+	// lightBody is the size up to which a body does not count against the memory for bodies: 256 MiB if every
+	// connection had one.
 	lightBody = 64 << 10
-	// maxTenantCalls bounds the calls of one tenant that are worked on at once, by REST
-	// and NATS together, and maxCalls those of all. Further ones wait.
+	// maxTenantCalls limits one tenant's concurrent calls, by REST and NATS together, and maxCalls those of
+	// all. Further ones wait.
 	maxTenantCalls = 32
 	maxCalls       = 128
-	// maxReads bounds the calls that read much; a tenant has one at a time: the
-	// history, and files that are checked. They take milliseconds of a processor each.
+	// maxReads limits the calls that read much: the history, and files to check. A tenant has one at a time.
+	// Each takes milliseconds of a processor.
 	maxReads = 8
-	// maxTenantAnswers bounds the bytes of one tenant's answers above lightBody that are
-	// being sent by REST, and maxAnswers those of all. Further ones wait.
+	// maxTenantAnswers limits the bytes of one tenant's answers above lightBody that REST is sending, and
+	// maxAnswers those of all. Further ones wait.
 	maxTenantAnswers = 8 << 20
 	maxAnswers       = 32 << 20
 )
 
-// Service answers callers. It is made by [New] and lives through one call of
-// [Service.Run].
+// Service answers callers. [New] makes it, and it lives through one call of [Service.Run].
 type Service struct {
 	cfg      Config
 	listener net.Listener
@@ -174,19 +162,18 @@ type Service struct {
 	availability availability
 	admission    admission
 	bodies       *bodyMemory
-	turns        pool // of calls at work
-	reads        pool // of those that read much
+	turns        pool // of concurrent calls
+	reads        pool // of calls that read much
 	answers      pool // bytes of large answers
 	submissions  *journal.Shares
-	caughtUp     atomic.Bool // the projection has seen what was in the log at the start
-	onNATS       atomic.Bool // the NATS servers know that this process answers requests
+	caughtUp     atomic.Bool // the projection has applied the log as it was at start-up
+	onNATS       atomic.Bool // the NATS servers know the subscriptions of this process
 	lag          lag
 	draining     atomic.Bool
 }
 
-// New makes a service on a listener that is already bound. It does no I/O.
-// The service closes the listener at the end of Run; streams, tasks and files
-// stay open.
+// New makes a service on a bound listener. It does no I/O. The service closes the listener at the end of Run;
+// streams, tasks and files stay open.
 func New(cfg Config, listener net.Listener, log *journal.Log, tasks *storage.Tasks, files storage.Files) (*Service, error) {
 	cfg = cfg.withDefaults(listener)
 	if err := cfg.check(); err != nil {
@@ -195,9 +182,8 @@ func New(cfg Config, listener net.Listener, log *journal.Log, tasks *storage.Tas
 	return &Service{
 		cfg: cfg, listener: listener, journal: log, pages: log.Pages(), tasks: tasks, files: files, metrics: newMetrics(cfg.Metrics),
 		backlog: newBacklog(), progress: newProgressCache(),
-		// A body of rows is in memory twice, as received and without the escapes of
-		// its string, and the garbage of the one before may still be there: 252 MB
-		// for one of 64 MiB, 325 MB after two (measured).
+		// A body of rows is in memory twice: as received, and unescaped. Garbage of the previous one may
+		// remain: 252 MB for a body of 64 MiB, 325 MB after two (measured).
 		bodies:      newBodyMemory(cfg.MaxRawBody),
 		turns:       newPool(maxTenantCalls, maxCalls),
 		reads:       newPool(1, maxReads),
@@ -207,12 +193,11 @@ func New(cfg Config, listener net.Listener, log *journal.Log, tasks *storage.Tas
 	}, nil
 }
 
-// Run serves until ctx ends, then drains: not ready, no new work once the
-// ShutdownDelay is over, the requests in flight are answered, nil. It returns an
-// error when a part of it cannot go on, such as a projection that cannot be
-// written; an outage of the streams is none.
+// Run serves until ctx ends and then drains. It reports not ready, takes no more work after ShutdownDelay,
+// answers the requests in flight and returns nil. It returns an error if a part fails for good, such as a
+// projection that cannot be written. An outage of the streams is not an error.
 func (s *Service) Run(ctx context.Context) error {
-	// What takes work in ends first. What answers rest on ends last.
+	// The parts that accept work stop first, and the parts that answers need stop last.
 	front, stopFront := context.WithCancelCause(ctx)
 	defer stopFront(nil)
 	back, stopBack := context.WithCancel(context.WithoutCancel(ctx))
@@ -239,7 +224,7 @@ func (s *Service) Run(ctx context.Context) error {
 	s.draining.Store(true)
 	wait := s.cfg.ShutdownDelay + drainWait
 	if s.broken() {
-		wait = 0 // what waits for the streams would wait in vain: say so now
+		wait = 0 // the streams are down, so waiting calls fail now
 	}
 	overdue := time.AfterFunc(wait, stopBack)
 	atFront.Wait()
@@ -252,7 +237,7 @@ func (s *Service) Run(ctx context.Context) error {
 	return fmt.Errorf("ingress: %w", context.Cause(front))
 }
 
-// serveHTTP serves REST until front ends, then answers what is in flight.
+// serveHTTP serves REST until front ends, then answers the requests in flight.
 func (s *Service) serveHTTP(front, back context.Context) error {
 	server := &http.Server{
 		Handler:           s.handler(),
@@ -260,7 +245,7 @@ func (s *Service) serveHTTP(front, back context.Context) error {
 		ReadTimeout:       s.cfg.ReadTimeout,
 		WriteTimeout:      answerWait,
 
-		DisableGeneralOptionsHandler: true, // "OPTIONS *" gets the envelope as well
+		DisableGeneralOptionsHandler: true, // "OPTIONS *" gets the envelope too
 		IdleTimeout:                  2 * time.Minute,
 		MaxHeaderBytes:               16 << 10,
 		BaseContext:                  func(net.Listener) context.Context { return back },
@@ -278,7 +263,7 @@ func (s *Service) serveHTTP(front, back context.Context) error {
 	}
 	select {
 	case <-time.After(s.cfg.ShutdownDelay):
-	case <-back.Done(): // callers could not be answered
+	case <-back.Done(): // no caller could get an answer
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(front), drainWait)
 	defer cancel()
@@ -292,8 +277,7 @@ func (s *Service) serveHTTP(front, back context.Context) error {
 	return nil
 }
 
-// untilDone runs fn again and again while the streams are unavailable, until
-// ctx ends or fn fails for another reason.
+// untilDone repeats fn while the streams are unavailable, until ctx ends or fn fails for another reason.
 func (s *Service) untilDone(ctx context.Context, what string, fn func(context.Context) error) error {
 	for {
 		err := fn(ctx)
@@ -310,7 +294,7 @@ func (s *Service) untilDone(ctx context.Context, what string, fn func(context.Co
 	}
 }
 
-// reserve takes room for a large body of a tenant, and waits a little for it.
+// reserve reserves memory for a large body of a tenant, and waits for at most BodyWait.
 func (s *Service) reserve(ctx context.Context, tenant string, size int64) (release func(), err error) {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.BodyWait)
 	defer cancel()
@@ -320,9 +304,8 @@ func (s *Service) reserve(ctx context.Context, tenant string, size int64) (relea
 	return release, nil
 }
 
-// turn waits until a call of a tenant may be worked on. Its own calls keep it waiting,
-// and hardly those of others: one tenant that calls without end takes its part of the
-// processors, and no more.
+// turn waits until a call of a tenant may run. Mostly its own calls delay it, so a tenant that floods Sheaf
+// gets its part of the processors and no more.
 func (s *Service) turn(ctx context.Context, tenant, operation string) (leave func(), err error) {
 	if operation == "history" || operation == "retry" {
 		return s.readTurn(ctx, tenant)
@@ -330,8 +313,8 @@ func (s *Service) turn(ctx context.Context, tenant, operation string) (leave fun
 	return s.await(ctx, &s.turns, tenant, 1)
 }
 
-// readTurn waits until a tenant may read much. After leave the tenant's next such call
-// waits for as long as this one took, so that it never takes all of a processor.
+// readTurn waits until a tenant may read much. After leave, the tenant's next such call waits as long as this
+// one took, so that the tenant never occupies a whole processor.
 func (s *Service) readTurn(ctx context.Context, tenant string) (leave func(), err error) {
 	done, err := s.await(ctx, &s.reads, tenant, 1)
 	if err != nil {
@@ -341,7 +324,7 @@ func (s *Service) readTurn(ctx context.Context, tenant string) (leave func(), er
 	return sync.OnceFunc(func() { time.AfterFunc(min(time.Since(begin), time.Second), done) }), nil
 }
 
-// await takes a part of a pool, for which it waits at most TurnWait.
+// await acquires a part of a pool within TurnWait.
 func (s *Service) await(ctx context.Context, p *pool, tenant string, size int64) (leave func(), err error) {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.TurnWait)
 	defer cancel()

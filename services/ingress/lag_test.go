@@ -40,7 +40,7 @@ func TestLag(t *testing.T) {
 		is(10, 2, time.Second)
 		l.look(15, time.Now(), 10)
 		time.Sleep(time.Second)
-		l.look(14, time.Now(), 10) // by a leader that was overtaken
+		l.look(14, time.Now(), 10) // from a former leader
 		is(10, 5, 2*time.Second)
 		is(12, 3, time.Second)
 		is(15, 0, 0)
@@ -53,8 +53,8 @@ func TestLag(t *testing.T) {
 	})
 }
 
-// An ingress whose projection gets no events is not ready and says how far it is behind,
-// and is ready again when it has them.
+// An ingress whose projection gets no events is not ready and reports its lag. It is ready again after it has
+// caught up.
 func TestReadyzNamesTheLag(t *testing.T) {
 	t.Parallel()
 	streams := eventstest.Journal(t)

@@ -11,8 +11,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// One line for each request names the request, the tenant and the export,
-// whichever way it came. No line has an API key.
+// Each request has one log line with the request id, the tenant and the export, for every transport. No line
+// contains an API key.
 func TestOneLineForEachRequest(t *testing.T) {
 	t.Parallel()
 	var log eventstest.Log

@@ -28,7 +28,7 @@ func noise(seed byte, size int) []byte {
 	return b
 }
 
-// damage does to a file what a disk or a person can.
+// damage damages a file as a disk or a person could.
 func damage(t testing.TB, kind, path string) {
 	t.Helper()
 	content, err := os.ReadFile(path)
@@ -47,7 +47,7 @@ func damage(t testing.TB, kind, path string) {
 	require.NoError(t, os.WriteFile(path, content, 0o600))
 }
 
-// submitted is a completed export that came by REST, with a file.
+// submitted makes a completed export with a file from a REST request.
 func (in *ingress) submitted(t testing.TB, title string, content []byte) (body string, x events.Export) {
 	t.Helper()
 	body = httpBody("", `"title":"`+title+`"`)
@@ -72,7 +72,7 @@ func (in *ingress) link(x *events.Export) string {
 	return secrets.DownloadURL(in.journal.Keys(), in.url, x)
 }
 
-// scrub reads the whole file of an export, as the keeper does.
+// scrub reads an export's file completely, as the keeper does.
 func (in *ingress) scrub(t testing.TB, x *events.Export) {
 	t.Helper()
 	file, err := storage.OpenFinished(t.Context(), in.files, x, x.Files[0].Size)
@@ -88,7 +88,7 @@ func (in *ingress) scrub(t testing.TB, x *events.Export) {
 	}
 }
 
-// partly reads a link as far as it goes.
+// partly reads the answer to a link until it ends or fails.
 func partly(t testing.TB, method, link string, header ...string) (status int, body []byte, err error) {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), method, link, nil)
@@ -103,9 +103,8 @@ func partly(t testing.TB, method, link string, header ...string) (status int, bo
 	return res.StatusCode, body, err
 }
 
-// A finished file that is missing, cut, longer or changed expires its export,
-// by any way to find it, and is never served whole. Then the export can begin again,
-// and its new file is served.
+// A finished file that is missing, cut, longer or changed expires its export, whichever check finds it. It is
+// never served completely. The export can then begin again, and its new file is served.
 func TestLostFileExpiresItsExport(t *testing.T) {
 	t.Parallel()
 	in := start(t, eventstest.Server(t, ""), Config{})
@@ -159,7 +158,7 @@ func TestLostFileExpiresItsExport(t *testing.T) {
 		for _, kind := range []string{"missing", "shorter", "longer", "flipped"} {
 			for size, content := range map[string][]byte{"small": small, "large": large} {
 				if size == "large" && kind != "flipped" {
-					continue // the size tells, however large
+					continue // the size proves it, for any file
 				}
 				t.Run(strings.Join([]string{by, size, kind}, " "), func(t *testing.T) {
 					body, x := in.submitted(t, t.Name(), content)
@@ -170,7 +169,7 @@ func TestLostFileExpiresItsExport(t *testing.T) {
 						in.scrub(t, &x)
 					}
 					if by == "retry" || by == "equal request" {
-						if state(x.Key) != events.StateExpired { // begun again at once
+						if state(x.Key) != events.StateExpired { // restarted at once
 							again := in.finish(t, x.Key, content)
 							resp, got := fetch(t, "GET", in.link(&again))
 							require.Equal(t, 200, resp.StatusCode)
@@ -206,8 +205,7 @@ func TestLostFileExpiresItsExport(t *testing.T) {
 	}
 }
 
-// What a retry needs besides the source's pages may be gone: then it says so, and
-// an equal request brings it again.
+// A retry may need secrets or rows that are gone. It then says so, and an equal request brings them again.
 func TestLostFileOfARequestWithSecretsOrRows(t *testing.T) {
 	t.Parallel()
 	in := start(t, eventstest.Server(t, ""), Config{})
@@ -234,7 +232,7 @@ func TestLostFileOfARequestWithSecretsOrRows(t *testing.T) {
 	}
 }
 
-// Several ingresses that share the store and find the same write one event.
+// Several ingresses with one store find the same damage and write one event.
 func TestLostFileIsDecidedOnce(t *testing.T) {
 	t.Parallel()
 	srv := eventstest.Server(t, "")
@@ -259,13 +257,13 @@ func TestLostFileIsDecidedOnce(t *testing.T) {
 	require.Equal(t, x.LastSeq+1, after.LastSeq, "one event")
 }
 
-// While the store is not there, or cannot be read, nothing expires: callers are
-// asked to come again, and the service is not ready.
+// While the store is missing or unreadable, nothing expires. Callers get a Retry-After, and the service is
+// not ready.
 func TestAbsentStoreExpiresNothing(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
 		take, back func(t *testing.T, folder, kept string)
-		msg        string // of /readyz; "" if the store itself is there
+		msg        string // of /readyz; "" if the store itself is readable
 	}{
 		"removed": {
 			func(t *testing.T, folder, kept string) { require.NoError(t, os.RemoveAll(folder)) },
@@ -280,7 +278,7 @@ func TestAbsentStoreExpiresNothing(t *testing.T) {
 			func(t *testing.T, folder, kept string) { require.NoError(t, os.CopyFS(folder, os.DirFS(kept))) },
 			"not ready: the file store is not there; put it back",
 		},
-		"unreadable folder": { // as of a refused permission: a link out of the store is refused too
+		"unreadable folder": { // a link out of the store is refused like a missing permission
 			func(t *testing.T, folder, kept string) {
 				require.NoError(t, os.Rename(filepath.Join(folder, "default"), folder+"-default"))
 				require.NoError(t, os.Symlink(folder+"-default", filepath.Join(folder, "default")))
@@ -329,7 +327,7 @@ func TestAbsentStoreExpiresNothing(t *testing.T) {
 	}
 }
 
-// One look at the file store that fails says nothing yet.
+// One failed check of the file store changes nothing.
 func TestOneFailedLookSaysNothing(t *testing.T) {
 	t.Parallel()
 	var f fileStore

@@ -28,25 +28,24 @@ var update = flag.Bool("update", false, "write the golden files")
 
 func TestMain(m *testing.M) {
 	flag.Parse()
-	time.Local = time.FixedZone("CST", 8*60*60) // golden files hold local times
+	time.Local = time.FixedZone("CST", 8*60*60) // golden files contain local times
 	if !testing.Verbose() {
 		slog.SetDefault(slog.New(slog.DiscardHandler)) // of package events
 	}
 	eventstest.Main(m)
 }
 
-// quiet is a service that logs nothing, for handlers that need no more of one.
+// quiet is a service that logs nothing, for handlers that need only a log.
 var quiet = &Service{cfg: Config{Log: slog.New(slog.DiscardHandler)}, metrics: newMetrics(nil)}
 
 // ingress is a running service of a test.
 type ingress struct {
 	*Service
 	url  string
-	stop func() error // drains; the test's end does it too
+	stop func() error // drains; the test's cleanup calls it too
 }
 
-// start runs an ingress on srv with a connection and a projection of its own,
-// as another process would.
+// start runs an ingress on srv with its own connection and projection, as in another process.
 func start(t testing.TB, srv *embedded.Server, cfg Config) *ingress {
 	t.Helper()
 	return startOn(t, eventstest.JournalOn(t, srv, journal.Config{}), cfg)
@@ -86,9 +85,9 @@ func startOn(t testing.TB, streams *journal.Log, cfg Config) *ingress {
 	return in
 }
 
-var stores sync.Map // folder of finished files, by test
+var stores sync.Map // folder of finished files by test
 
-// storeOf is the one file store of all ingresses of a test, as of a cluster.
+// storeOf returns the file store that all ingresses of a test share, as in a cluster.
 func storeOf(t testing.TB) string {
 	if folder, ok := stores.Load(t); ok {
 		return folder.(string)
@@ -99,8 +98,7 @@ func storeOf(t testing.TB) string {
 	return folder
 }
 
-// elsewhere is where callers that come from 127.0.0.9 seem to be: what is done by
-// address cannot be tried from another machine.
+// elsewhere replaces the address of callers from 127.0.0.9, because a test has no second machine.
 var elsewhere = &net.TCPAddr{IP: net.IPv4(192, 0, 2, 9), Port: 1}
 
 type disguised struct{ *net.TCPListener }
@@ -119,7 +117,7 @@ type disguisedConn struct{ net.Conn }
 
 func (disguisedConn) RemoteAddr() net.Addr { return elsewhere }
 
-// answer is an envelope as a caller sees it.
+// answer is an envelope as the caller decodes it.
 type answer struct {
 	Status    int             `json:"-"`
 	Header    http.Header     `json:"-"`
@@ -178,7 +176,7 @@ func (in *ingress) get(t testing.TB, path string) answer {
 	return send(t, http.MethodGet, in.url+path, "")
 }
 
-// write appends an event to an export as another part of Sheaf would.
+// write appends an event to an export, as another part of Sheaf would.
 func (in *ingress) write(t testing.TB, key string, p events.Payload) events.Export {
 	t.Helper()
 	x, err := in.journal.Read(t.Context(), events.DefaultTenant, key)
@@ -195,7 +193,7 @@ func (in *ingress) read(t testing.TB, tenant, key string) events.Export {
 	return x
 }
 
-// bg is the context of what rapid.T cannot give one to.
+// bg is a context for rapid.T, which has none.
 var bg = context.Background()
 
 func (in *ingress) log(t require.TestingT) journal.LogState {
@@ -204,7 +202,7 @@ func (in *ingress) log(t require.TestingT) journal.LogState {
 	return l
 }
 
-// caughtUpTo waits until the projection has seen the log.
+// caughtUpTo waits until the projection has applied the log.
 func (in *ingress) caughtUpTo(t require.TestingT) journal.LogState {
 	l := in.log(t)
 	require.NoError(t, in.tasks.WaitApplied(bg, l.Last))
@@ -217,7 +215,7 @@ func (in *ingress) digest(t require.TestingT) string {
 	return sum
 }
 
-// rebuilt is the digest of a projection that is made from what is left.
+// rebuilt returns the digest of a projection rebuilt from the remaining events.
 func (in *ingress) rebuilt(t testing.TB) string {
 	other := startOn(t, in.journal, Config{})
 	other.caughtUpTo(t)
@@ -232,7 +230,7 @@ func withCallback(title string) *events.ExportRequested {
 	return r
 }
 
-// golden holds got against a file of testdata.
+// golden compares got with a file of testdata.
 func golden(t testing.TB, name string, got []byte) {
 	t.Helper()
 	var b bytes.Buffer
@@ -255,7 +253,7 @@ func (in *ingress) as(t testing.TB, tenant, key string, p events.Payload) events
 	return x
 }
 
-// bind ties a projection to the log and reads nothing more of it.
+// bind ties a projection to the log without reading more of it.
 func bind(t testing.TB, streams *journal.Log, tasks *storage.Tasks) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())

@@ -7,14 +7,13 @@ import (
 	"golang.org/x/sync/semaphore"
 )
 
-// mediumBody is the size up to which bodies have room of their own: they do not wait
-// behind large ones that are sent slowly.
+// mediumBody is the size up to which bodies have memory of their own, so that they do not wait for large ones
+// that arrive slowly.
 const mediumBody = 1 << 20
 
-// bodyMemory bounds the bytes of bodies above lightBody in memory. Of large ones there
-// is room for two of the largest, of medium ones for half as much; one tenant can have
-// half of either. So one that sends slowly keeps its own others waiting, and nobody else's.
-// It is safe for concurrent use.
+// bodyMemory bounds the memory of bodies above lightBody. Large ones get twice the largest, medium ones half
+// of that, and one tenant at most half of either. A slow sender therefore delays only its own tenant. It is
+// safe for concurrent use.
 type bodyMemory struct{ medium, large pool }
 
 func newBodyMemory(most int64) *bodyMemory {
@@ -29,7 +28,7 @@ func (b *bodyMemory) pool(size int64) *pool {
 	return &b.large
 }
 
-// acquire waits until a body of a tenant has room, or ctx ends.
+// acquire waits until a tenant's body has memory, or ctx ends.
 func (b *bodyMemory) acquire(ctx context.Context, tenant string, size int64) (release func(), err error) {
 	if size <= lightBody {
 		return func() {}, nil
@@ -37,21 +36,21 @@ func (b *bodyMemory) acquire(ctx context.Context, tenant string, size int64) (re
 	return b.pool(size).acquire(ctx, tenant, size)
 }
 
-// try takes room for a body if there is any now.
+// try reserves memory for a body if some is free.
 func (b *bodyMemory) try(tenant string, size int64) (release func(), ok bool) {
 	ctx, cancel := context.WithCancel(context.Background())
-	cancel() // then a semaphore gives what is free and waits for nothing
+	cancel() // with an ended context the semaphore does not wait
 	release, err := b.acquire(ctx, tenant, size)
 	return release, err == nil
 }
 
-// pool is room that tenants share, of which one tenant has a part.
+// pool is a capacity that tenants share. Each tenant may use a part of it.
 type pool struct {
-	most int64 // of one tenant, and at once
+	most int64 // of one tenant, concurrently
 	all  *semaphore.Weighted
 
 	mu      sync.Mutex
-	tenants map[string]*tenantPart // that have some, or wait
+	tenants map[string]*tenantPart // that use or wait for capacity
 }
 
 func newPool(most, all int64) pool {
@@ -96,7 +95,7 @@ func (p *pool) acquire(ctx context.Context, tenant string, size int64) (release 
 	}, nil
 }
 
-// acquire takes what is free also when ctx has ended, unlike the semaphore.
+// acquire takes free capacity even after ctx has ended, unlike the semaphore.
 func acquire(ctx context.Context, s *semaphore.Weighted, size int64) error {
 	if s.TryAcquire(size) {
 		return nil

@@ -9,7 +9,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promauto"
 )
 
-// metrics of the ingress, all with the label service. No label holds a key, tenant, host, user or path.
+// metrics holds the metrics of the ingress, all with the label service. No label holds a key, tenant, host,
+// user or path.
 type metrics struct {
 	requests   *prometheus.CounterVec // route, method, code
 	operations *prometheus.CounterVec // operation, errcode
@@ -31,13 +32,13 @@ func newMetrics(r prometheus.Registerer) *metrics {
 	}
 }
 
-// request counts a request that was answered with a status.
+// request counts an answered request.
 func (m *metrics) request(r *http.Request, status int) {
 	route := "(none)"
 	if c := chi.RouteContext(r.Context()); c != nil && c.RoutePattern() != "" {
 		route = c.RoutePattern()
 	}
-	method := "other" // callers can invent some
+	method := "other" // callers can send any method
 	if r.Method == http.MethodGet || r.Method == http.MethodHead || r.Method == http.MethodPost {
 		method = r.Method
 	}

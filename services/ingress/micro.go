@@ -23,16 +23,16 @@ const (
 	microName    = "sheaf"
 	microVersion = "1.0.0" // of the request/reply contract
 
-	// maxMicroCalls bounds the calls that were taken at once, and maxTenantMicroCalls
-	// those of one tenant. Further ones are told to try again.
+	// maxMicroCalls limits the concurrent calls, and maxTenantMicroCalls those of one tenant. Further ones
+	// get an answer to try again.
 	maxMicroCalls       = 512
 	maxTenantMicroCalls = 128
-	// maxMicroPending and maxMicroPendingBytes bound the requests of one operation that
-	// have arrived and were not taken yet. Further ones are dropped.
+	// maxMicroPending and maxMicroPendingBytes limit the delivered requests of one operation that wait.
+	// Further ones are dropped.
 	maxMicroPending      = 8192
 	maxMicroPendingBytes = 4 << 20
-	// maxMicroAnswer is the largest answer in bytes. It stays below what a caller of the
-	// embedded server may have pending.
+	// maxMicroAnswer is the largest answer in bytes. It is below the pending limit of the embedded server's
+	// clients.
 	maxMicroAnswer = 768 << 10
 )
 
@@ -44,14 +44,14 @@ type microService struct {
 	mu     sync.Mutex // guards what follows and the Add of calls
 	closed bool
 	taken  map[string]int // calls of each tenant
-	total  int            // of taken
+	total  int            // sum of taken
 	calls  sync.WaitGroup
 
-	warn rate.Sometimes // of requests that cannot be answered
+	warn rate.Sometimes // limits log lines of requests that cannot be answered
 }
 
-// take reports whether a further call of a tenant may be taken: at most as many as are
-// left for others. It is called with mu held.
+// take reports whether a further call of a tenant is accepted. A tenant gets at most as many places as it
+// leaves to others. The caller holds mu.
 func (m *microService) take(tenant string) bool {
 	if m.taken[tenant] >= min(maxTenantMicroCalls, maxMicroCalls-m.total) {
 		return false
@@ -61,7 +61,7 @@ func (m *microService) take(tenant string) bool {
 	return true
 }
 
-// done gives the place of a call back.
+// done frees the place of a call.
 func (m *microService) done(tenant string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -71,9 +71,8 @@ func (m *microService) done(tenant string) {
 	}
 }
 
-// serveMicro offers the operations as a NATS micro service until front ends.
-// Calls that were taken are answered; those that were only delivered are told
-// to try again.
+// serveMicro offers the operations as a NATS micro service until front ends. Accepted calls are answered;
+// delivered ones that wait get an answer to try again.
 func (s *Service) serveMicro(front, back context.Context) error {
 	m := &microService{s: s, back: back, taken: map[string]int{}, warn: rate.Sometimes{First: 10, Interval: time.Second}}
 	nc := s.journal.Callers()
@@ -95,7 +94,7 @@ func (s *Service) serveMicro(front, back context.Context) error {
 		}
 	}
 	known, cancel := context.WithTimeout(front, readWait)
-	_ = nc.FlushWithContext(known) // without a connection it is not ready for that
+	_ = nc.FlushWithContext(known) // without a connection it is not ready
 	cancel()
 	s.onNATS.Store(true)
 	<-front.Done()
@@ -106,15 +105,15 @@ func (s *Service) serveMicro(front, back context.Context) error {
 	m.closed = true
 	m.mu.Unlock()
 	m.calls.Wait()
-	// The answers leave before the process may close the connection.
+	// The answers must leave before the process closes the connection.
 	ctx, cancel := context.WithTimeout(back, readWait)
 	defer cancel()
 	_ = nc.FlushWithContext(ctx)
 	return nil
 }
 
-// endpoint answers each call in a goroutine of its own, so that one that waits
-// does not hold up the subscription. A request that cannot be answered is not worked on.
+// endpoint answers each call in a goroutine of its own, so that a waiting call does not block the
+// subscription. It ignores requests that cannot be answered.
 func (m *microService) endpoint(name string, op operation) micro.Handler {
 	return micro.HandlerFunc(func(req micro.Request) {
 		if !isInbox(req.Reply()) {
@@ -126,8 +125,7 @@ func (m *microService) endpoint(name string, op operation) micro.Handler {
 		}
 		begin := time.Now()
 		id := chooseRequestID(func(header string) string { return headerOf(nats.Header(req.Headers()), header) })
-		// The tenant is a token of the subject: subjects are what a NATS user's
-		// permissions guard.
+		// The tenant comes from the subject, because the permissions of a NATS user guard subjects.
 		tenant, _, err := events.ParseAPISubject(req.Subject())
 		if err != nil {
 			m.reply(req, begin, &line{log: m.s.cfg.Log, id: id}, request.Invalid("subject", "%s", err))
@@ -152,7 +150,7 @@ func (m *microService) endpoint(name string, op operation) micro.Handler {
 	})
 }
 
-// call returns the answer to a request, and notes in l which export it is about.
+// call returns the answer to a request, and records its export in l.
 func (m *microService) call(req micro.Request, name string, op operation, l *line) ([]byte, *apiError) {
 	tenant, id := l.tenant, l.id
 	c := call{operation: name, tenant: tenant, requestID: id, body: req.Data()}
@@ -166,7 +164,7 @@ func (m *microService) call(req micro.Request, name string, op operation, l *lin
 	}
 	l.key = c.key(nil)
 	release, ok := m.s.bodies.try(tenant, int64(len(c.body)))
-	if !ok { // the places of calls are everybody's
+	if !ok { // all callers share the places
 		return seal(nil, unavailable("too many large requests are under way; try again", m.s.cfg.BodyWait, nil), id)
 	}
 	defer release()
@@ -186,8 +184,8 @@ func (m *microService) reply(req micro.Request, begin time.Time, l *line, err er
 	m.send(req, begin, l, body, failure)
 }
 
-// send goes around the library's own answer, which counts errors without a lock and so
-// cannot be sent from a goroutine.
+// send publishes the answer itself. The library's answer counts errors without a lock, so a goroutine cannot
+// use it.
 func (m *microService) send(req micro.Request, begin time.Time, l *line, body []byte, failure *apiError) {
 	if len(body) > maxMicroAnswer {
 		body, failure = seal(nil, request.TooLarge("limit", "the answer has %d bytes, at most %d are sent by NATS; ask for fewer with limit and before, or by REST", len(body), maxMicroAnswer), l.id)
@@ -205,7 +203,7 @@ func (m *microService) send(req micro.Request, begin time.Time, l *line, body []
 	}
 	level := slog.LevelInfo
 	if strings.HasSuffix(req.Subject(), ".detail") || strings.HasSuffix(req.Subject(), ".history") {
-		level = slog.LevelDebug // as GET requests
+		level = slog.LevelDebug // like GET requests
 	}
 	l.logger().Log(m.back, level, "request", "subject", request.Cut(req.Subject(), 256), "status", status, "bytes", len(body), "elapsed", time.Since(begin))
 	if err := m.s.journal.Callers().PublishMsg(answer); err != nil {
@@ -213,15 +211,14 @@ func (m *microService) send(req micro.Request, begin time.Time, l *line, body []
 	}
 }
 
-// isInbox reports whether a reply is a subject where a caller waits for an answer.
-// The caller chooses it, and what is published there is published with our rights:
-// to "$JS.API.STREAM.PURGE.SHEAF_EVENTS" it would empty the log. "_R_" is how the
-// server writes the reply of a caller in another account.
+// isInbox reports whether a reply is an inbox. The caller chooses the reply, and the ingress publishes with
+// its own permissions: on "$JS.API.STREAM.PURGE.SHEAF_EVENTS" an answer would empty the log. The server
+// writes replies of callers in other accounts as "_R_".
 func isInbox(reply string) bool {
 	return strings.HasPrefix(reply, "_INBOX") || strings.HasPrefix(reply, "_R_.")
 }
 
-// bodyLimit is how large the body of an operation may be, in bytes.
+// bodyLimit returns the maximum body of an operation, in bytes.
 func (s *Service) bodyLimit(operation string) int64 {
 	if operation == "raw" {
 		return s.cfg.MaxRawBody
@@ -229,7 +226,7 @@ func (s *Service) bodyLimit(operation string) int64 {
 	return s.cfg.MaxBody
 }
 
-// headerText is text that can stand in a header.
+// headerText returns text that a header can hold.
 func headerText(s string) string {
 	return strings.Map(func(r rune) rune {
 		if r < ' ' || r == 0x7f {
@@ -239,8 +236,7 @@ func headerText(s string) string {
 	}, s)
 }
 
-// headerOf reads a header of a NATS message in any case: producers in other
-// languages spell them as they like.
+// headerOf reads a header of a NATS message, ignoring case, because producers spell headers differently.
 func headerOf(h nats.Header, name string) string {
 	if v := h.Get(name); v != "" {
 		return v

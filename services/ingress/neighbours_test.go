@@ -20,7 +20,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-// One tenant leaves room for the calls of others, and those of each end.
+// One tenant leaves capacity for the calls of others, and each tenant's calls end.
 func TestCallsOfOneTenantLeaveRoomForOthers(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
@@ -53,7 +53,7 @@ func TestCallsOfOneTenantLeaveRoomForOthers(t *testing.T) {
 	})
 }
 
-// A request whose answer nobody waits for begins nothing.
+// A request without an inbox begins nothing.
 func TestRequestsWithoutAnInboxAreNotWorkedOn(t *testing.T) {
 	t.Parallel()
 	in := start(t, eventstest.Server(t, ""), Config{})
@@ -61,7 +61,7 @@ func TestRequestsWithoutAnInboxAreNotWorkedOn(t *testing.T) {
 	for n, reply := range []string{"", "sheaf.api.default.http", "inbox.mine"} {
 		require.NoError(t, nc.PublishMsg(&nats.Msg{Subject: "sheaf.api.default.raw", Reply: reply, Data: []byte(titled(fmt.Sprint("without ", n)))}))
 	}
-	// The requests of one operation are taken in turn, so this one comes last.
+	// The requests of one operation are handled in order, so this one comes last.
 	m, err := nc.Request("sheaf.api.default.raw", []byte(titled("with an inbox")), 10*time.Second)
 	require.NoError(t, err)
 	var a answer
@@ -72,7 +72,7 @@ func TestRequestsWithoutAnInboxAreNotWorkedOn(t *testing.T) {
 	require.EqualValues(t, 1, log.Last, "events")
 }
 
-// Requests do not arrive on the connection of the log.
+// Requests arrive on a connection other than the log's.
 func TestRequestsHaveAConnectionOfTheirOwn(t *testing.T) {
 	t.Parallel()
 	srv := eventstest.Server(t, "")
@@ -98,7 +98,7 @@ func TestRequestsHaveAConnectionOfTheirOwn(t *testing.T) {
 	require.Equal(t, sent+1, callers.Stats().OutMsgs)
 }
 
-// A tenant with as many calls at work as it may keeps its own waiting, and nobody else's.
+// A tenant at its limit of concurrent calls delays its own calls and no other tenant's.
 func TestCallsOfOneTenantWaitForTheirTurn(t *testing.T) {
 	t.Parallel()
 	in := start(t, eventstest.Server(t, ""), Config{Authenticate: func(key string) (string, bool) { return key, true }})
@@ -121,8 +121,8 @@ func TestCallsOfOneTenantWaitForTheirTurn(t *testing.T) {
 	require.Contains(t, string(m.Data), `"errcode":0`)
 }
 
-// A tenant reads one history, or checks one file, at a time, and rests as long as that
-// took. Its other calls, and those of others, go on.
+// A tenant reads one history, or checks one file, at a time. Then it pauses as long as that took. Its other
+// calls, and those of other tenants, do not wait.
 func TestATenantReadsMuchOneAtATime(t *testing.T) {
 	t.Parallel()
 	in := start(t, eventstest.Server(t, ""), Config{Authenticate: func(key string) (string, bool) { return key, true }, TurnWait: 10 * time.Millisecond})
@@ -145,7 +145,7 @@ func TestATenantReadsMuchOneAtATime(t *testing.T) {
 		s := &Service{reads: newPool(1, 2), cfg: Config{TurnWait: time.Minute}}
 		leave, err := s.readTurn(t.Context(), "busy")
 		require.NoError(t, err)
-		time.Sleep(300 * time.Millisecond) // of the bubble's clock, as are those below
+		time.Sleep(300 * time.Millisecond) // on the bubble's clock, like those below
 		leave()
 		begin := time.Now()
 		leave, err = s.readTurn(t.Context(), "busy")
@@ -155,12 +155,12 @@ func TestATenantReadsMuchOneAtATime(t *testing.T) {
 	})
 }
 
-// Large answers by REST that are not read yet take a bounded part of the memory.
+// Large REST answers that callers do not read use a bounded amount of memory.
 func TestLargeAnswersByRESTAreBounded(t *testing.T) {
 	t.Parallel()
 	in := start(t, eventstest.Server(t, ""), Config{Authenticate: func(key string) (string, bool) { return key, true }, TurnWait: 10 * time.Millisecond})
 	for _, tenant := range []string{"busy", "other"} {
-		for n := range 200 { // an answer above lightBody
+		for n := range 200 { // makes an answer larger than lightBody
 			x := events.Export{Tenant: tenant, Key: fmt.Sprintf("%032x", n)}
 			_, err := in.journal.Append(t.Context(), x, "", func(*events.Export) (events.Payload, error) {
 				p := requestOf("{}")
@@ -182,7 +182,7 @@ func TestLargeAnswersByRESTAreBounded(t *testing.T) {
 	require.Eventually(t, func() bool { return history("busy").Status == http.StatusOK }, 10*time.Second, time.Millisecond)
 }
 
-// Durable submissions of a tenant leave slots for those of others, and are taken later.
+// A tenant's durable submissions leave slots to other tenants, and run later.
 func TestSubmissionsOfOneTenantLeaveSlots(t *testing.T) {
 	t.Parallel()
 	in := start(t, eventstest.Server(t, ""), Config{})
@@ -214,7 +214,7 @@ func TestSubmissionsOfOneTenantLeaveSlots(t *testing.T) {
 	}
 }
 
-// An answer that is too large for NATS is an error that says what to do.
+// An answer that is too large for NATS becomes an error that says how to get it.
 func TestLargeAnswersByNATS(t *testing.T) {
 	t.Parallel()
 	in := start(t, eventstest.Server(t, ""), Config{})
@@ -233,7 +233,7 @@ func TestLargeAnswersByNATS(t *testing.T) {
 	}
 }
 
-// microRequest is what an answer needs to know of a request.
+// microRequest holds the parts of a request that an answer needs.
 type microRequest struct {
 	micro.Request
 	reply string

@@ -18,11 +18,10 @@ import (
 )
 
 const (
-	// beginWait is how long a caller waits for the event that begins its
-	// export. A stream whose disk fails does not say so: it is silent.
+	// beginWait is how long a caller waits for the event that begins its export. A stream with a failing disk
+	// does not answer.
 	beginWait = 5 * time.Second
-	// readWait is how long an answer waits for the projection to have seen
-	// what was acknowledged before the question.
+	// readWait is how long an answer waits for the projection to apply earlier events.
 	readWait = 2 * time.Second
 	// historyDays is how far back the history of a user goes, counted from
 	// midnight.
@@ -31,21 +30,20 @@ const (
 	maxHistoryPage = 1000
 )
 
-// call is one request of a caller, whichever way it came.
+// call is one request of a caller, over any transport.
 type call struct {
 	operation   string // its name
 	tenant      string
 	requestID   string
 	body        []byte             // of http and raw, as received
 	params      url.Values         // of the other operations
-	correlation string             // id that the caller gave the submission, "" for none
+	correlation string             // the caller's id of the submission; "" for none
 	submission  *events.Submission // of a durable submission
-	idempotency string             // Idempotency-Key of a request by REST, "" for none
-	at          time.Time          // when a durable submission was stored; zero: now
+	idempotency string             // Idempotency-Key of a REST request; "" for none
+	at          time.Time          // when a durable submission was stored; zero means now
 }
 
-// key is that of the export which the call made, as data says, or named. It is ""
-// for what is no key.
+// key returns the key of the export that the call made (in data) or named. It is "" for an invalid key.
 func (c *call) key(data any) string {
 	if a, ok := data.(accepted); ok {
 		return a.HashKey
@@ -56,8 +54,8 @@ func (c *call) key(data any) string {
 	return ""
 }
 
-// roundID is the request id of a round that the call begins, "" where the id that the caller
-// gave its submission says it already.
+// roundID returns the request id of a round that the call begins. It is "" if the submission's own id already
+// identifies it.
 func (c *call) roundID() string {
 	if c.requestID == c.correlation {
 		return ""
@@ -65,11 +63,10 @@ func (c *call) roundID() string {
 	return c.requestID
 }
 
-// operation does what a caller asks for. Its errors are told through
-// asAPIError.
+// operation handles a call. asAPIError converts its errors for the caller.
 type operation func(ctx context.Context, c call) (data any, err error)
 
-// operations by the name that the last token of their subject has.
+// operations returns the operations by the last token of their subject.
 func (s *Service) operations() map[string]operation {
 	return map[string]operation{
 		"http":    s.submitHTTP,
@@ -84,11 +81,9 @@ func (s *Service) operations() map[string]operation {
 // takesBody reports whether an operation reads the body itself.
 func takesBody(name string) bool { return name == "http" || name == "raw" }
 
-// do runs an operation within its time and turns a panic into an error. Without
-// a connection it does not wait for one: the caller learns at once that it must
-// come again. So it does when the connection is lost meanwhile or the streams
-// can no longer be written; what was asked for may then be stored, and a
-// repetition finds it.
+// do runs an operation within its time and turns a panic into an error. It fails at once without a
+// connection, and when the connection is lost or the streams refuse writes meanwhile. The change may be
+// stored even then, and a repetition finds it.
 func (s *Service) do(ctx context.Context, op operation, c call) (data any, err error) {
 	defer func() {
 		errcode := 0
@@ -112,13 +107,13 @@ func (s *Service) do(ctx context.Context, op operation, c call) (data any, err e
 	return op(ctx, c)
 }
 
-// panicked logs a panic with its stack and returns what the caller is told.
+// panicked logs a panic with its stack and returns the caller's error.
 func panicked(log *slog.Logger, p any) error {
 	log.Error("panic", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
 	return internal(fmt.Errorf("panic: %v", p))
 }
 
-// changed answers an operation that moved an export to another state.
+// changed answers an operation that changed an export's state.
 type changed struct {
 	HashKey string `json:"hash_key"`
 	Status  int    `json:"status"`
@@ -131,7 +126,7 @@ func (s *Service) cancel(ctx context.Context, c call) (any, error) {
 	}
 	x, err = s.journal.Append(ctx, x, c.correlation, func(x *events.Export) (events.Payload, error) {
 		switch {
-		case x.State == events.StateNone: // swept from the log since it was found
+		case x.State == events.StateNone: // removed from the log meanwhile
 			return nil, unknownKey(x.Key)
 		case x.State.Terminal():
 			return nil, conflict("the export is already %s; only one that is under way can be cancelled", x.State)
@@ -150,7 +145,7 @@ func (s *Service) retry(ctx context.Context, c call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	again, err := json.Marshal(x.Request) // which the event repeats
+	again, err := json.Marshal(x.Request) // the event repeats it
 	if err != nil {
 		return nil, err
 	}
@@ -181,7 +176,7 @@ func (s *Service) retry(ctx context.Context, c call) (any, error) {
 	return changed{HashKey: x.Key, Status: events.StatusProcessing}, nil
 }
 
-// repeatable reports whether all that an ended export needs is still there.
+// repeatable reports whether everything that an ended export needs is still stored.
 func (s *Service) repeatable(ctx context.Context, x *events.Export) error {
 	req := x.Request
 	if req.HTTP != nil && len(req.HTTP.Header)+len(req.HTTP.SecretParam) > 0 {
@@ -243,9 +238,8 @@ func (s *Service) history(ctx context.Context, c call) (any, error) {
 	return summaries, nil
 }
 
-// find returns the export that a call names, as new as everything that was
-// acknowledged before the call. Another tenant's is as unknown as one that
-// does not exist.
+// find returns the export of a call, with every event acknowledged before the call. Another tenant's export
+// is as unknown as one that does not exist.
 func (s *Service) find(ctx context.Context, c call) (events.Export, error) {
 	key := c.params.Get("key")
 	if key == "" {
@@ -264,8 +258,8 @@ func (s *Service) find(ctx context.Context, c call) (events.Export, error) {
 	return x, err
 }
 
-// readYourWrites waits until the projection has applied every event that was
-// acknowledged before the call, through whichever ingress.
+// readYourWrites waits until the projection has applied every event acknowledged before the call, by any
+// ingress.
 func (s *Service) readYourWrites(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, readWait)
 	defer cancel()

@@ -14,7 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// While NATS is away the answer is 503, and nothing of that lasts.
+// While NATS is away the answer is 503, and everything recovers afterwards.
 func TestOutage(t *testing.T) {
 	t.Parallel()
 	probe, err := net.Listen("tcp", "127.0.0.1:0")

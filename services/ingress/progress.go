@@ -6,14 +6,13 @@ import (
 	"sheaf/events"
 )
 
-// maxProgress bounds the exports whose progress is remembered. Beyond it some
-// are forgotten: progress is a hint.
+// maxProgress bounds the exports with remembered progress. Beyond it some are forgotten, because progress is
+// a hint.
 const maxProgress = 10_000
 
 type exportID struct{ tenant, key string }
 
-// progressCache remembers the last progress that was told of each export under
-// way. It is safe for concurrent use.
+// progressCache remembers the last reported progress of each export under way. It is safe for concurrent use.
 type progressCache struct {
 	mu   sync.Mutex
 	last map[exportID]events.Progress
@@ -36,7 +35,7 @@ func (c *progressCache) tell(tenant, key string, p events.Progress) {
 	c.last[id] = p
 }
 
-// apply forgets the exports that ended.
+// apply forgets ended exports.
 func (c *progressCache) apply(batch []events.Event) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -48,8 +47,7 @@ func (c *progressCache) apply(batch []events.Event) {
 	}
 }
 
-// of is how far x has come. Its state, which the log proves, wins over what was
-// told, which may be late.
+// of returns the progress of x. The log proves the state of x, so the state wins over a late report.
 func (c *progressCache) of(x *events.Export) events.Progress {
 	if x.State.Terminal() {
 		return events.Progress{Phase: phaseDone, PagesDone: x.Pages, PagesTotal: x.Pages, Rows: x.Rows}

@@ -14,13 +14,13 @@ func (s *Service) project(ctx context.Context) error {
 	})
 }
 
-// lagEvery is the pause between two looks at how far the projection is behind.
+// lagEvery is the pause between two measurements of the projection's lag.
 const lagEvery = 500 * time.Millisecond
 
-// lag measures how far the projection is behind the log. The zero value is not behind.
+// lag measures how far the projection is behind the log. The zero value has no lag.
 type lag struct {
 	mu     sync.Mutex
-	behind []seen // that are not applied yet, oldest first
+	behind []seen // not applied yet, oldest first
 	newest uint64 // sequence of the log
 }
 
@@ -30,14 +30,14 @@ type seen struct {
 	at       time.Time
 }
 
-// maxSeen bounds what lag keeps: half a minute of looks at a log that grows.
+// maxSeen bounds the measurements in lag: half a minute of a growing log.
 const maxSeen = 64
 
-// look notes the end of the log at a time, and what is applied now.
+// look records the end of the log at a time, and the sequence applied now.
 func (l *lag) look(newest uint64, at time.Time, applied uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.newest = max(l.newest, newest) // a leader that was overtaken knows less
+	l.newest = max(l.newest, newest) // a former leader knows less
 	l.advance(applied)
 	n := len(l.behind)
 	if newest > applied && n < maxSeen && (n == 0 || l.behind[n-1].sequence < newest) {
@@ -45,8 +45,7 @@ func (l *lag) look(newest uint64, at time.Time, applied uint64) {
 	}
 }
 
-// of returns how many events the projection is behind the log, and for how long the
-// oldest of them has been there at least.
+// of returns how many events the projection is behind, and the minimum age of the oldest one.
 func (l *lag) of(applied uint64) (count uint64, age time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -57,15 +56,15 @@ func (l *lag) of(applied uint64) (count uint64, age time.Duration) {
 	return l.newest - applied, time.Since(l.behind[0].at)
 }
 
-// advance forgets what is applied. The caller holds mu.
+// advance drops the entries that are applied. The caller holds mu.
 func (l *lag) advance(applied uint64) {
 	for len(l.behind) > 0 && l.behind[0].sequence <= applied {
 		l.behind = l.behind[1:]
 	}
 }
 
-// watchLag measures the lag until ctx ends, and marks the service as caught up once the
-// projection has seen what was in the log at a time after the start.
+// watchLag measures the lag until ctx ends. It marks the service as caught up once the projection has applied
+// the end of the log measured after the start.
 func (s *Service) watchLag(ctx context.Context) error {
 	select {
 	case <-s.tasks.BoundToLog():
@@ -93,7 +92,7 @@ func (s *Service) watchLag(ctx context.Context) error {
 	}
 }
 
-// lagging returns why the service should get no requests, "" while the projection keeps up.
+// lagging returns why the service is not ready, "" while the projection keeps up.
 func (s *Service) lagging() string {
 	if !s.caughtUp.Load() {
 		return "reading the log"
@@ -104,7 +103,7 @@ func (s *Service) lagging() string {
 	return ""
 }
 
-// watchProgress remembers what crawlers and assemblers tell.
+// watchProgress remembers the progress that crawlers and assemblers report.
 func (s *Service) watchProgress(ctx context.Context) error {
 	return s.untilDone(ctx, "watching progress", func(ctx context.Context) error {
 		stop, err := s.journal.OnProgress(s.progress.tell)

@@ -21,8 +21,8 @@ func titled(title string) string {
 	return strings.Replace(rawRequest, `"title":"t"`, fmt.Sprintf(`"title":%q`, title), 1)
 }
 
-// A tenant with as many exports under way as it may have is told to come again; what
-// is under way already is found, others are served, and room is used at once.
+// A tenant at its limit of unfinished exports gets a Retry-After. Its existing exports are still found, other
+// tenants are served, and free capacity is used at once.
 func TestQuotaOfExports(t *testing.T) {
 	t.Parallel()
 	in := start(t, eventstest.Server(t, ""), Config{Quota: Quota{Unfinished: 2}, Authenticate: func(key string) (string, bool) { return key, true }})
@@ -55,8 +55,7 @@ func TestQuotaOfExports(t *testing.T) {
 	require.Equal(t, http.StatusTooManyRequests, send(t, http.MethodPost, in.url+"/v1/export/retry", fmt.Sprintf(`{"key":%q}`, second), "X-API-Key", "shop").Status)
 }
 
-// A durable submission over the quota is not refused: it waits in its stream, and
-// those of others pass it.
+// A durable submission over the quota waits in its stream, and other tenants' submissions overtake it.
 func TestDurableSubmissionsWaitForTheQuota(t *testing.T) {
 	t.Parallel()
 	in := start(t, eventstest.Server(t, ""), Config{Quota: Quota{Unfinished: 1}})
@@ -110,8 +109,8 @@ func TestQuotaOfFiles(t *testing.T) {
 	require.Zero(t, send(t, http.MethodPost, in.url+"/v1/export/raw", titled("2")).Errcode)
 }
 
-// The same Idempotency-Key with the same request is the same export, also after it
-// ended; with another request it is refused, through whichever ingress.
+// One Idempotency-Key with one request is one export, even after it ended. With another request the key is
+// refused. Both hold for every ingress.
 func TestIdempotencyKey(t *testing.T) {
 	t.Parallel()
 	srv := eventstest.Server(t, "")
@@ -136,7 +135,7 @@ func TestIdempotencyKey(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, events.StateRequested, x.State, "without the key it begins again")
 
-	// A key that is new begins an ended export again, once.
+	// A new key restarts an ended export, once.
 	require.Zero(t, send(t, http.MethodPost, a.url+"/v1/export/cancel", fmt.Sprintf(`{"key":%q}`, key)).Errcode)
 	for range 2 {
 		require.Equal(t, key, submit(b, "1", "k-3").key(t))
@@ -150,7 +149,7 @@ func TestIdempotencyKey(t *testing.T) {
 		require.Equal(t, http.StatusBadRequest, submit(a, "1", wrong).Status, wrong)
 	}
 
-	// Different requests with one key at once: one is first, all others are refused.
+	// Concurrent different requests with one key: one succeeds, all others are refused.
 	var wg sync.WaitGroup
 	answers := make([]answer, 16)
 	for n := range answers {
@@ -168,8 +167,7 @@ func TestIdempotencyKey(t *testing.T) {
 	require.Equal(t, 1, accepted)
 }
 
-// A process that died after it had bound the key left no export: the repetition
-// begins it.
+// A process died after it had bound the key and before the export began: a repetition begins the export.
 func TestIdempotencyKeyWithoutAnExport(t *testing.T) {
 	t.Parallel()
 	in := start(t, eventstest.Server(t, ""), Config{})
@@ -185,8 +183,8 @@ func TestIdempotencyKeyWithoutAnExport(t *testing.T) {
 	require.Equal(t, events.StateRequested, x.State)
 }
 
-// A request that is refused for another reason has not used its key up, and one that
-// was answered is answered again however old it is by then.
+// A request refused for another reason leaves its key unused. An answered request gets its answer again,
+// whatever its age.
 func TestIdempotencyKeyIsBoundLast(t *testing.T) {
 	t.Parallel()
 	in := start(t, eventstest.Server(t, ""), Config{Quota: Quota{Unfinished: 1}, MaxSkew: time.Minute})
@@ -204,7 +202,7 @@ func TestIdempotencyKeyIsBoundLast(t *testing.T) {
 	require.Zero(t, send(t, http.MethodPost, in.url+"/v1/export/cancel", fmt.Sprintf(`{"key":%q}`, key)).Errcode)
 	require.Eventually(t, func() bool { u, _ := in.tasks.Usage(events.DefaultTenant); return u.Unfinished == 0 }, 10*time.Second, time.Millisecond)
 	require.Zero(t, submit(at("3", 0), "k-2").Errcode)
-	in.cfg.MaxSkew = time.Nanosecond // as if the repetition came late
+	in.cfg.MaxSkew = time.Nanosecond // simulates a late repetition
 	require.Equal(t, key, submit(first, "k").key(t))
 }
 
@@ -221,13 +219,13 @@ func TestMaxSkew(t *testing.T) {
 		require.Equal(t, http.StatusBadRequest, a.Status)
 		require.Contains(t, a.Msg, "timestamp: 请求时间与标准时间差不可大于1m0s")
 	}
-	// A submission is as old as it was when it was stored.
+	// The age of a submission is its age when it was stored.
 	require.NoError(t, request.Fresh(1000, time.Unix(1030, 0), in.cfg.MaxSkew))
 	require.Error(t, request.Fresh(1000, time.Unix(1061, 0), in.cfg.MaxSkew))
 }
 
-// A key whose export was forgotten before it begins the export again, as a request without
-// a key would; so does that of a process that died before it began an export.
+// A key whose export was forgotten first begins the export again, as a request without a key would. So does
+// the key of a process that died before it began an export.
 func TestIdempotencyKeyOfAForgottenExport(t *testing.T) {
 	t.Parallel()
 	in := start(t, eventstest.Server(t, ""), Config{})
@@ -258,8 +256,8 @@ func TestIdempotencyKeyOfAForgottenExport(t *testing.T) {
 	require.Greater(t, x.RequestedSeq, dead.Before)
 }
 
-// A key whose request was refused after it was bound is free again: it would answer for
-// an export that nobody began.
+// If a request is refused after its key was bound, the key is free again. Otherwise it would answer for an
+// export that never began.
 func TestIdempotencyKeyOfARefusedRequest(t *testing.T) {
 	t.Parallel()
 	in := start(t, eventstest.Server(t, ""), Config{})
@@ -283,8 +281,8 @@ func TestIdempotencyKeyOfARefusedRequest(t *testing.T) {
 	require.False(t, bound())
 }
 
-// A tenant whose exports are all under way, or wait for their callback, and are as many as
-// may be remembered is refused. Others are not.
+// If all exports of a tenant are unsettled and it has reached its limit of remembered exports, it is refused.
+// Other tenants are not.
 func TestATenantThatCanForgetNothingIsRefused(t *testing.T) {
 	t.Parallel()
 	const limit = 512 << 10
@@ -321,7 +319,7 @@ func TestATenantThatCanForgetNothingIsRefused(t *testing.T) {
 	look()
 	require.Zero(t, submit("shop", "more").Errcode, "one can be forgotten")
 
-	// The same with bytes.
+	// The same for bytes.
 	for n := 0; ; n++ {
 		in.as(t, "large", testKey(100+n), requestOf(strings.Repeat("long ", 4000)))
 		look()

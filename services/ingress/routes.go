@@ -22,7 +22,7 @@ type route struct {
 	about        string
 }
 
-// routes are all paths, with a line for the page that lists them.
+// routes returns all paths, each with a line for the page that lists them.
 func (s *Service) routes() []route {
 	ops := s.operations()
 	get := func(name string) http.HandlerFunc { return s.rest(name, ops[name], s.queryCall) }
@@ -66,7 +66,7 @@ func (s *Service) handler() http.Handler {
 				allowed = append(allowed, m)
 			}
 		}
-		if len(allowed) == 0 { // a method that no path has
+		if len(allowed) == 0 { // a method that no path supports
 			notFound(w, r)
 			return
 		}
@@ -80,8 +80,8 @@ func (s *Service) handler() http.Handler {
 	return mux
 }
 
-// Closed answers callers of a process that does not take requests yet: /healthz
-// that it is alive, and all else 503 with why.
+// Closed answers callers of a process that does not take requests yet. /healthz says that it is alive; every
+// other path gets 503 with the reason.
 func Closed(log *slog.Logger, why func() NotReady) http.Handler {
 	s := &Service{cfg: Config{Log: log.With("service", "ingress")}, metrics: newMetrics(nil)}
 	mux := chi.NewRouter()
@@ -95,7 +95,7 @@ func Closed(log *slog.Logger, why func() NotReady) http.Handler {
 	return mux
 }
 
-// rest makes an operation a REST handler.
+// rest makes a REST handler of an operation.
 func (s *Service) rest(name string, op operation, read func(http.ResponseWriter, *http.Request, *call) (release func(), err error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		tenant, err := s.tenantOf(r)
@@ -123,11 +123,11 @@ func (s *Service) rest(name string, op operation, read func(http.ResponseWriter,
 			return
 		}
 		leave = sync.OnceFunc(leave)
-		defer leave() // of a panic
+		defer leave() // after a panic
 		data, err := s.do(r.Context(), op, c)
 		l.key = c.key(data)
 		body, failure := seal(data, err, c.requestID)
-		if len(body) > lightBody { // it is in memory until the caller has read it
+		if len(body) > lightBody { // the answer stays in memory until the caller has read it
 			sent, err := s.await(r.Context(), &s.answers, tenant, int64(len(body)))
 			if err != nil {
 				respond(w, r, nil, err)
@@ -179,8 +179,8 @@ func (s *Service) healthz(w http.ResponseWriter, r *http.Request) {
 	respond(w, r, map[string]bool{"alive": true}, nil)
 }
 
-// Ready says whether a load balancer may send requests here. The reason is
-// for operators and names no address.
+// Ready reports whether a load balancer may send requests here. Operators read the reason, which names no
+// address.
 func (s *Service) Ready(w http.ResponseWriter, r *http.Request) {
 	var msg string
 	var cause error
@@ -227,7 +227,7 @@ func (s *Service) index(w http.ResponseWriter, r *http.Request) {
 
 type lineKey struct{}
 
-// lineOf returns what identify put there.
+// lineOf returns the line that identify stored.
 func lineOf(r *http.Request) *line {
 	if l, ok := r.Context().Value(lineKey{}).(*line); ok {
 		return l
@@ -237,7 +237,7 @@ func lineOf(r *http.Request) *line {
 
 func requestID(r *http.Request) string { return lineOf(r).id }
 
-// identify gives each request its id, and tells it to the caller.
+// identify gives each request its id, and returns the id to the caller.
 func (s *Service) identify(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		id := chooseRequestID(r.Header.Get)
@@ -246,8 +246,8 @@ func (s *Service) identify(next http.Handler) http.Handler {
 	})
 }
 
-// logRequests counts each request and writes a line for it: never a body, a header's value or
-// the query, which can hold a signature.
+// logRequests counts and logs each request. It never logs a body, a header's value or the query, which can
+// hold a signature.
 func (s *Service) logRequests(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		begin := time.Now()
@@ -265,8 +265,8 @@ func (s *Service) logRequests(next http.Handler) http.Handler {
 	})
 }
 
-// sendAway ends the connection with each answer while the service stops, so
-// that the caller's next request goes to another.
+// sendAway closes the connection with each answer while the service stops, so that the caller's next request
+// reaches another process.
 func (s *Service) sendAway(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if s.draining.Load() {
@@ -276,8 +276,8 @@ func (s *Service) sendAway(next http.Handler) http.Handler {
 	})
 }
 
-// recoverPanics answers 500 if nothing was written yet, else it cuts the
-// connection, so that a broken answer never looks whole.
+// recoverPanics answers 500 if nothing was written yet. Otherwise it closes the connection, so that a broken
+// answer never looks complete.
 func recoverPanics(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		defer func() {
@@ -298,7 +298,7 @@ func recoverPanics(next http.Handler) http.Handler {
 	})
 }
 
-// logFailure tells the operator what the caller is not told.
+// logFailure logs the details that the caller does not get.
 func logFailure(ctx context.Context, log *slog.Logger, failure *apiError) {
 	if failure.cause == nil {
 		return

@@ -18,19 +18,18 @@ import (
 	"sheaf/services/ingress/request"
 )
 
-// submissionSlots is how many durable submissions are handled at once.
+// submissionSlots is the number of durable submissions handled concurrently.
 const submissionSlots = 16
 
-// tenantSubmissions is how many of those are one tenant's. Its others wait, see
-// [journal.Shares]. Of those that are handed back submissionOffers are offered again in a
-// second.
+// tenantSubmissions is the number of those for one tenant. Its others wait, see [journal.Shares].
+// submissionOffers limits how many of the returned ones are delivered again per second.
 const (
 	tenantSubmissions = 4
 	submissionOffers  = 300
 )
 
-// maxCorrelation is the length in bytes of an id that a producer gives its
-// submission and gets back with every event.
+// maxCorrelation is the maximum length in bytes of a producer's id of a submission, which every event
+// repeats.
 const maxCorrelation = 256
 
 // takeSubmissions handles the durable submissions until ctx ends.
@@ -40,7 +39,7 @@ func (s *Service) takeSubmissions(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		// Without room for new exports they stay where they are.
+		// Without space for new exports they stay in the stream.
 		return s.admission.whileOpen(ctx, func(ctx context.Context) error {
 			return s.journal.Consume(ctx, events.StreamSubmit, events.ConsumerSubmissions, submissionSlots,
 				func(ctx context.Context, d journal.Delivery) error { return s.takeSubmission(ctx, created, d) })
@@ -48,14 +47,14 @@ func (s *Service) takeSubmissions(ctx context.Context) error {
 	})
 }
 
-// takeSubmission begins the export that a submission asks for. One that cannot
-// be accepted is told as a rejected event and is done with.
+// takeSubmission begins the export of a submission. An invalid one becomes a rejected event and is
+// acknowledged.
 func (s *Service) takeSubmission(ctx context.Context, created time.Time, d journal.Delivery) error {
 	tenant, sourceType, err := events.ParseSubmitSubject(d.Subject)
 	if err != nil {
-		return journal.Permanent(err) // there is no tenant to tell
+		return journal.Permanent(err) // no tenant to report to
 	}
-	// Not even a rejected event is written into the room that is kept for ends.
+	// Rejected events must not use the space kept for events that end exports.
 	if err := s.admission.closed(); err != nil {
 		return journal.RetryAfter(fmt.Errorf("submission %d: %w", d.Sequence, err), retryEvery)
 	}
@@ -68,7 +67,7 @@ func (s *Service) takeSubmission(ctx context.Context, created time.Time, d journ
 
 // takeInTurn takes a submission when its tenant has its turn.
 func (s *Service) takeInTurn(ctx context.Context, created time.Time, d journal.Delivery, tenant, sourceType string) error {
-	again := d.Delivered > 1+s.backlog.handBacks(d.Sequence) // it waited for its quota, perhaps elsewhere
+	again := d.Delivered > 1+s.backlog.handBacks(d.Sequence) // it waited for its quota before
 	begin := time.Now()
 	correlation := correlationOf(d.Header)
 	c := call{
@@ -93,15 +92,15 @@ func (s *Service) takeInTurn(ctx context.Context, created time.Time, d journal.D
 	}
 	failure := asAPIError(err)
 	if failure.Status == http.StatusTooManyRequests && s.backlog.add(tenant, d.Sequence, len(d.Data), again) {
-		// It stays where it is until the tenant has room again, and is offered now
-		// and then; those of others come between. One that was to wait once is not
-		// rejected later, when others have its place meanwhile.
+		// It stays in the stream until the tenant's quota allows it. Redeliveries are spread, so that other
+		// tenants' submissions run in between. A submission that has waited is not rejected later because
+		// newer ones fill the limit.
 		return journal.RetryAfter(fmt.Errorf("submission %d: %w", d.Sequence, err), failure.RetryAfter/2+rand.N(failure.RetryAfter))
 	}
 	if failure.Status == http.StatusServiceUnavailable {
 		err = fmt.Errorf("submission %d: %w", d.Sequence, err)
 		if failure.cause == nil {
-			return journal.RetryAfter(err, retryEvery) // no room for it: that is told once
+			return journal.RetryAfter(err, retryEvery) // no space for it; logged once
 		}
 		return err
 	}
@@ -111,8 +110,8 @@ func (s *Service) takeInTurn(ctx context.Context, created time.Time, d journal.D
 	return s.reject(ctx, c, begin, failure)
 }
 
-// reportDuplicate answers a submission that began nothing with the export that it duplicates.
-// A submission without an id gets no answer: no producer could recognise it.
+// reportDuplicate sends the producer the export that its submission duplicates. A submission without an id
+// gets no message, because its producer could not match it.
 func (s *Service) reportDuplicate(ctx context.Context, c call, data any) error {
 	a, ok := data.(accepted)
 	if !ok || a.duplicate == nil || c.correlation == "" {
@@ -129,7 +128,7 @@ func (s *Service) carryOut(ctx context.Context, sourceType string, c call) (any,
 		return nil, request.TooLarge("body", "is larger than %d bytes", limit)
 	}
 	release, ok := s.bodies.try(c.tenant, int64(len(c.body)))
-	if !ok { // others of the stream are not kept waiting for it
+	if !ok { // other submissions do not wait for it
 		return nil, unavailable("too many large requests are under way; try again", s.cfg.BodyWait, nil)
 	}
 	defer release()
@@ -137,14 +136,14 @@ func (s *Service) carryOut(ctx context.Context, sourceType string, c call) (any,
 	return s.do(ctx, s.operations()[sourceType], c)
 }
 
-// reject tells that a submission was not accepted, under a key of its own.
+// reject records that a submission was not accepted, under a key of its own.
 func (s *Service) reject(ctx context.Context, c call, begin time.Time, failure *apiError) error {
 	key := s.journal.Keys().SubmissionKey(c.tenant, *c.submission)
 	_, err := s.journal.Append(ctx, events.Export{Tenant: c.tenant, Key: key}, c.correlation, func(*events.Export) (events.Payload, error) {
 		return &events.SubmissionRejected{Submission: *c.submission, Errcode: failure.Errcode, Field: failure.Field, Reason: failure.Msg}, nil
 	})
 	if errors.Is(err, events.ErrNotAllowed) {
-		return nil // it was told before
+		return nil // already reported
 	}
 	if err != nil {
 		return fmt.Errorf("rejecting submission %d: %w", c.submission.Sequence, err)
@@ -155,8 +154,8 @@ func (s *Service) reject(ctx context.Context, c call, begin time.Time, failure *
 	return nil
 }
 
-// correlationOf is the id that a producer gave its submission: the ce-id, else
-// the Nats-Msg-Id. One that cannot be repeated in a header is left out.
+// correlationOf returns the producer's id of its submission: the ce-id, or the Nats-Msg-Id. It is "" for an
+// id that a header cannot hold.
 func correlationOf(h nats.Header) string {
 	id := headerOf(h, "ce-id")
 	if id == "" {

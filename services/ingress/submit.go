@@ -17,7 +17,7 @@ type accepted struct {
 	HashKey  string   `json:"hash_key"`
 	Warnings []string `json:"warnings,omitempty"`
 
-	duplicate *journal.SubmissionDuplicate // of a durable submission that another request had begun the export of
+	duplicate *journal.SubmissionDuplicate // of a durable submission whose export another request began
 }
 
 func (s *Service) submitHTTP(ctx context.Context, c call) (any, error) {
@@ -31,8 +31,8 @@ func (s *Service) submitRaw(ctx context.Context, c call) (any, error) {
 // errDuplicate ends an Append: an equal request is under way or has a file.
 var errDuplicate = errors.New("duplicate request")
 
-// submit begins an export, or finds the one that an equal request began. What
-// the export needs is durable before the event that announces it.
+// submit begins an export, or finds the one of an equal request. Everything that the export needs is durable
+// before its event.
 func (s *Service) submit(ctx context.Context, sourceType string, c call) (_ any, err error) {
 	sub, err := request.Parse(s.journal.Keys(), c.tenant, sourceType, s.cfg.Formats, c.body)
 	if err != nil {
@@ -49,7 +49,7 @@ func (s *Service) submit(ctx context.Context, sourceType string, c call) (_ any,
 		return nil, err
 	}
 	logBytes := int64(eventBytes)
-	if sourceType != events.SourceRaw { // the event of rows is small
+	if sourceType != events.SourceRaw { // the event of a raw request is small
 		logBytes += int64(len(c.body))
 	}
 	export := &candidate{admission: &s.admission, tenant: c.tenant, disk: int64(len(c.body)), log: logBytes}
@@ -62,8 +62,8 @@ func (s *Service) submit(ctx context.Context, sourceType string, c call) (_ any,
 	decide := s.expireFirst(ctx, storage.SizeOnly, s.decideSubmission(c, sub, export, &answer))
 
 	known := events.Export{Tenant: c.tenant, Key: sub.Key}
-	// Plain subscribers also hear an event that the log then refuses, so a repetition
-	// looks before it publishes.
+	// Plain subscribers also hear an event that the log then refuses, so a repetition reads the state before
+	// it publishes.
 	_, unknown := s.tasks.Get(sub.Key)
 	if unknown == nil || c.idempotency != "" || len(sub.Secrets) > 0 || len(sub.Pages) > 0 {
 		if known, err = s.journal.Read(ctx, c.tenant, sub.Key); err != nil {
@@ -96,8 +96,8 @@ func (s *Service) submit(ctx context.Context, sourceType string, c call) (_ any,
 	}
 	written = true
 	if again {
-		// The end of the earlier run lets the keeper purge what prepare wrote. It no
-		// longer may, but it may just have.
+		// Until now the earlier ending allowed the keeper to purge what prepare wrote. The keeper stops with
+		// this event, but may just have done so.
 		if err := s.prepare(ctx, c, sub); err != nil {
 			s.log(c.requestID).Warn("could not write the source of an export again", "tenant", c.tenant, "hash_key", sub.Key, "error", err)
 		}
@@ -105,8 +105,8 @@ func (s *Service) submit(ctx context.Context, sourceType string, c call) (_ any,
 	return answer, nil
 }
 
-// decideSubmission returns the event with which a submission begins its export, or
-// errDuplicate if an equal request did.
+// decideSubmission returns the event that begins the submission's export, or errDuplicate if an equal request
+// began it.
 func (s *Service) decideSubmission(c call, sub *request.Checked, export *candidate, answer *accepted) journal.Decide {
 	return func(x *events.Export) (events.Payload, error) {
 		ended := x.State == events.StateFailed || x.State == events.StateCancelled || x.State == events.StateExpired
@@ -131,9 +131,8 @@ func (s *Service) decideSubmission(c call, sub *request.Checked, export *candida
 	}
 }
 
-// begin appends the event that begins an export, which decide returns, after
-// the expired event that decide may ask for first. again reports that the
-// export had ended before.
+// begin appends the event of decide, which begins an export. decide may ask for an expired event before it.
+// again reports that the export had ended before.
 func (s *Service) begin(ctx context.Context, known events.Export, correlation string, decide journal.Decide) (again bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, beginWait)
 	defer cancel()
@@ -155,10 +154,9 @@ func (s *Service) begin(ctx context.Context, known events.Export, correlation st
 	}
 }
 
-// expireFirst expires a completed export before decide sees it, if the file's
-// time is over or the file is lost, so that it can begin again at once. A file
-// of at most readUpTo bytes is read whole for that, of a larger one the size is
-// looked at. What is left of the file is found by the search for orphans.
+// expireFirst expires a completed export before decide sees it, if the file has expired or is lost, so that
+// the export can begin again at once. It reads a file of at most readUpTo bytes completely and checks only
+// the size of a larger one. The search for orphans deletes leftovers of the file.
 func (s *Service) expireFirst(ctx context.Context, readUpTo int64, decide journal.Decide) journal.Decide {
 	return func(x *events.Export) (events.Payload, error) {
 		if x.State != events.StateCompleted {
@@ -168,7 +166,7 @@ func (s *Service) expireFirst(ctx context.Context, readUpTo int64, decide journa
 			return events.Expired(x, ""), nil
 		}
 		if len(x.Files) == 0 || s.store.health() != nil {
-			return decide(x) // a store that is away may not answer at all
+			return decide(x) // a missing store may not answer at all
 		}
 		file, err := storage.OpenFinished(ctx, s.files, x, readUpTo)
 		if err == nil {
@@ -177,13 +175,12 @@ func (s *Service) expireFirst(ctx context.Context, readUpTo int64, decide journa
 		if storage.IsLost(err) {
 			return events.Expired(x, storage.LostReason(err)), nil
 		}
-		return decide(x) // also when the file cannot be read now
+		return decide(x) // also when the file is unreadable for now
 	}
 }
 
-// prepare writes what an export needs besides its event: the sealed headers of
-// the source, or the pages that came with the request. Repeating it is
-// harmless.
+// prepare stores the data that an export needs besides its event: the sealed source headers, or the pages of
+// a raw request. Repeating it is safe.
 func (s *Service) prepare(ctx context.Context, c call, sub *request.Checked) error {
 	tenant := c.tenant
 	if len(sub.Secrets) > 0 {
@@ -208,8 +205,8 @@ func (s *Service) prepare(ctx context.Context, c call, sub *request.Checked) err
 	return nil
 }
 
-// dropPages removes the first pages of a request that the page stream had no
-// room for: no event names them, so nothing else ever would.
+// dropPages removes the first pages of a request that did not fit into the page stream. No event names them,
+// so nothing else would remove them.
 func (s *Service) dropPages(ctx context.Context, c call, key string) {
 	ctx, cancel := context.WithTimeout(ctx, readWait)
 	defer cancel()
@@ -222,19 +219,18 @@ func (s *Service) dropPages(ctx context.Context, c call, key string) {
 	}
 }
 
-// handled reports whether the submission that an export came from is sub or a
-// later one. Every later event of the key carries the newest, so a submission
-// that is delivered again finds itself also after the export ended.
+// handled reports whether an export's newest submission is sub or a later one. Every later event of the key
+// carries the newest, so a redelivered submission is recognised even after the export ended.
 func handled(by *events.Submission, sub events.Submission) bool {
 	return by != nil && by.StreamCreated.Equal(sub.StreamCreated) && by.Sequence >= sub.Sequence
 }
 
-// began reports whether an export came from sub itself, so that its events have the id of sub.
+// began reports whether sub itself began an export, so that its events have the id of sub.
 func began(by *events.Submission, sub events.Submission) bool {
 	return handled(by, sub) && by.Sequence == sub.Sequence
 }
 
-// requestAgain is the event with which a call begins an ended export again.
+// requestAgain returns the event that begins an ended export again.
 func requestAgain(x *events.Export, c call) *events.ExportRequested {
 	r := &events.ExportRequested{ExportID: x.ID, CreatedAt: x.CreatedAt, Request: x.Request, Submission: x.Submission, RequestID: c.roundID()}
 	if x.Request.SourceType == events.SourceHTTP {

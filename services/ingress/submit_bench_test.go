@@ -15,8 +15,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// BenchmarkSubmit is the time from a submission by REST to its answer, which
-// comes when the event is on disk (SyncAlways). Nothing is crawled.
+// BenchmarkSubmit measures the time from a REST submission to its answer, which comes when the event is on
+// disk (SyncAlways). No crawler runs.
 func BenchmarkSubmit(b *testing.B) {
 	for _, callers := range []int{1, 16} {
 		b.Run(fmt.Sprintf("callers=%d", callers), func(b *testing.B) {

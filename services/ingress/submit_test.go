@@ -23,9 +23,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// outcome is what becomes of a submission, whichever way it came.
+// outcome is the result of a submission, for every transport.
 type outcome struct {
-	key     string // of the export, "" when it was not accepted
+	key     string // of the export; "" if it was not accepted
 	errcode int
 	msg     string
 }
@@ -87,7 +87,7 @@ func transports(t *testing.T, srv *embedded.Server, in *ingress) []transport {
 	}
 }
 
-// rejection reads the rejected event at a sequence of the log.
+// rejection returns the rejected event at a sequence of the log.
 func rejection(t testing.TB, in *ingress, sequence uint64) *events.SubmissionRejected {
 	t.Helper()
 	var p *events.SubmissionRejected
@@ -101,7 +101,7 @@ func rejection(t testing.TB, in *ingress, sequence uint64) *events.SubmissionRej
 	return p
 }
 
-// emptied waits until every submission was acknowledged.
+// emptied waits until every submission is acknowledged.
 func emptied(t testing.TB, in *ingress) {
 	t.Helper()
 	stream, err := in.journal.JetStream().Stream(t.Context(), events.StreamSubmit)
@@ -124,8 +124,7 @@ func ask(t testing.TB, nc *nats.Conn, tenant, operation, body string) answer {
 	return a
 }
 
-// The two requests of the specification, word for word without their comments
-// and the comma too many.
+// The two requests of the specification, without their comments and one surplus comma.
 const (
 	specHTTP = `{
       "timestamp": 1625106204,
@@ -152,7 +151,7 @@ const (
     }`
 )
 
-// httpBody is a request with members in place of, or besides, the usual ones.
+// httpBody returns a request with members that replace or extend the usual ones.
 func httpBody(source string, more ...string) string {
 	members := append([]string{`"ext_type":"XLSX"`, `"source_http":{"url":"http://source/p"` + source + `}`}, more...)
 	return "{" + strings.Join(members, ",") + "}"
@@ -167,9 +166,9 @@ func TestSubmissions(t *testing.T) {
 	type claim struct {
 		name      string
 		operation string
-		body      string // <tenant> stands for the tenant
-		errcode   int    // 0: accepted
-		msg       string // what the message begins with: the field, and what is wrong
+		body      string // <tenant> is replaced by the tenant
+		errcode   int    // 0 means accepted
+		msg       string // beginning of the message: the field and the mistake
 	}
 	long := func(n int) string { return strings.Repeat("长", n) }
 	claims := []claim{
@@ -365,7 +364,7 @@ func TestManyIngressesStartOneExport(t *testing.T) {
 			in := ingresses[i%2]
 			wg.Go(func() {
 				keys[i] = in.post(t, "/v1/export/"+operation, body).key(t)
-				// At once, through the other one.
+				// Concurrently, through the other ingress.
 				other := ingresses[(i+1)%2]
 				require.Equal(t, keys[i], other.get(t, "/v1/export/detail?key="+keys[i]).detail(t).HashKey)
 			})
@@ -438,14 +437,14 @@ func TestRedeliveredSubmissionStartsNothing(t *testing.T) {
 	require.Equal(t, events.StateRequested, x.State, "a new submission runs it again")
 	require.Equal(t, "s-6", x.CorrelationID)
 
-	// A rejected one that comes again is told once.
+	// A redelivered invalid submission is rejected once.
 	deliver(7, `{}`)
 	rejected := in.read(t, "default", in.journal.Keys().SubmissionKey("default", events.Submission{StreamCreated: created, Sequence: 7}))
 	require.Equal(t, events.StateRejected, rejected.State)
 	deliver(7, `{}`)
 	require.Equal(t, rejected, in.read(t, "default", rejected.Key))
 
-	// Of a subject that names no tenant nobody can be told.
+	// A subject without a tenant has no one to report to.
 	err = in.takeSubmission(t.Context(), created, journal.Delivery{Subject: "sheaf.submit.TENANT.http", Data: []byte(specHTTP), Sequence: 8})
 	require.ErrorContains(t, err, "tenant")
 	deliverUnknown := journal.Delivery{Subject: "sheaf.submit.default.csv", Data: []byte(specHTTP), Sequence: 9}
@@ -454,8 +453,8 @@ func TestRedeliveredSubmissionStartsNothing(t *testing.T) {
 	require.Equal(t, `subject: ends in "csv"; want http or raw`, rejected.Failure.Reason)
 }
 
-// A producer learns under the id of its own submission what became of it, also when an equal one,
-// or a request by REST, has begun the export.
+// A producer learns the result under the id of its own submission, even if an equal submission or a REST
+// request has begun the export.
 func TestADuplicateSubmissionIsAnsweredUnderItsOwnID(t *testing.T) {
 	t.Parallel()
 	in := start(t, eventstest.Server(t, ""), Config{})
@@ -489,9 +488,9 @@ func TestADuplicateSubmissionIsAnsweredUnderItsOwnID(t *testing.T) {
 		require.NotEqual(t, id, in.read(t, "default", d.Key).CorrelationID, "no event of the export has it")
 	}
 
-	submit("ce-id", "first") // its events have its id
+	submit("ce-id", "first") // its events carry its id
 	told("second", submit("ce-id", "second"), events.StatusProcessing)
-	submit() // nobody could tell whose it was
+	submit() // no producer could match it
 	key := in.post(t, "/v1/export/http", specHTTP).key(t)
 	in.write(t, key, &events.ExportCrawled{Run: 1, Pages: 1})
 	told("third", submit(nats.MsgIdHdr, "third"), events.StatusProcessing)
@@ -499,11 +498,11 @@ func TestADuplicateSubmissionIsAnsweredUnderItsOwnID(t *testing.T) {
 	told("fourth", submit("ce-id", "fourth"), events.StatusSucceeded)
 
 	in.write(t, key, &events.ExportExpired{})
-	submit("ce-id", "fifth") // runs it again
+	submit("ce-id", "fifth") // restarts it
 	require.Equal(t, "fifth", in.read(t, "default", key).CorrelationID)
 	told("sixth", submit("ce-id", "sixth"), events.StatusProcessing)
 
-	// Handled twice, by a process that died in between.
+	// Handled twice, because a process died between the two.
 	again := func(id string, sequence uint64) {
 		t.Helper()
 		require.NoError(t, in.takeSubmission(t.Context(), created, journal.Delivery{
@@ -515,8 +514,8 @@ func TestADuplicateSubmissionIsAnsweredUnderItsOwnID(t *testing.T) {
 	told("second", 2, events.StatusProcessing)
 }
 
-// An answer is published with our rights, so it goes to inboxes alone: no caller has
-// us write into a stream, or to the server, by naming that as the reply.
+// The ingress publishes answers with its own permissions, so it answers only inboxes. No caller can make it
+// write into a stream, or to the server, by naming that as the reply.
 func TestAnswersGoToInboxesAlone(t *testing.T) {
 	t.Parallel()
 	in := start(t, eventstest.Server(t, ""), Config{})
@@ -535,13 +534,13 @@ func TestAnswersGoToInboxesAlone(t *testing.T) {
 	for {
 		m, err := heard.NextMsg(100 * time.Millisecond)
 		if err != nil {
-			break // all that there was
+			break // the end of the stream
 		}
 		require.Equal(t, "sheaf.api.default.history", m.Subject)
 	}
 }
 
-// A repetition publishes nothing, not even what the log would refuse: plain subscribers
+// A repetition publishes nothing, not even an event that the log would refuse, because plain subscribers
 // would hear it.
 func TestARepetitionIsHeardByNobody(t *testing.T) {
 	t.Parallel()

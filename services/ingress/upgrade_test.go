@@ -15,8 +15,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// An ingress that is older than the writer of an event does not know what happened, says
-// so once, and knows the export after it all the same: every event holds it.
+// An older ingress does not know a newer type of event and says so once. It still knows the export, because
+// every event holds it.
 func TestProjectionKeepsTheExportOfNewerEvents(t *testing.T) {
 	t.Parallel()
 	var log eventstest.Log
@@ -56,6 +56,6 @@ func TestProjectionKeepsTheExportOfNewerEvents(t *testing.T) {
 	require.Zero(t, in.post(t, "/v1/export/cancel", `{"key":"`+key+`"}`).Errcode)
 	require.Equal(t, events.StatusCancelled, in.get(t, "/v1/export/detail?key="+key).detail(t).Status)
 
-	// One that is made from the log comes to the same.
+	// A projection rebuilt from the log is the same.
 	require.Equal(t, in.rebuilt(t), in.digest(t))
 }

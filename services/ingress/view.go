@@ -7,7 +7,7 @@ import (
 	"sheaf/events/secrets"
 )
 
-// summaryView is a line of the history: the spec's eight keys.
+// summaryView is a line of the history: the eight keys of the specification.
 type summaryView struct {
 	CreatedAt  string `json:"created_at"` // RFC 3339, whole seconds, local zone
 	ExtType    string `json:"ext_type"`
@@ -19,10 +19,10 @@ type summaryView struct {
 	Title      string `json:"title"`
 }
 
-// detailView is all that a caller learns of an export.
+// detailView holds everything that a caller sees of an export.
 type detailView struct {
 	CreatedAt  string `json:"created_at"`
-	DownURL    string `json:"down_url"` // "" unless there is a file
+	DownURL    string `json:"down_url"` // "" without a file
 	ExtType    string `json:"ext_type"`
 	FailReason string `json:"fail_reason"`
 	HashKey    string `json:"hash_key"`
@@ -32,13 +32,13 @@ type detailView struct {
 	Title      string `json:"title"`
 
 	FinishedAt string           `json:"finished_at"` // "" while under way
-	ExpiresAt  string           `json:"expires_at"`  // of the file, "" when there was none
+	ExpiresAt  string           `json:"expires_at"`  // of the file; "" without one
 	Progress   events.Progress  `json:"progress"`
 	Rows       int64            `json:"rows"`
 	Files      []fileView       `json:"files"`
 	Warnings   []events.Warning `json:"warnings"`
 	ErrorCode  string           `json:"error_code"`
-	Reason     string           `json:"reason"` // why the file expired before its time: it is missing or damaged
+	Reason     string           `json:"reason"` // why the file expired early: it is missing or damaged
 	Callback   callbackView     `json:"callback"`
 }
 
@@ -55,10 +55,10 @@ type callbackView struct {
 	LastStatus int    `json:"last_status"`
 }
 
-// phaseDone is the phase of an export that ended, however it ended.
+// phaseDone is the phase of every ended export.
 const phaseDone = "done"
 
-// warningUnknownField marks what was odd about the request itself.
+// warningUnknownField is the code of a warning about the request itself.
 const warningUnknownField = "UNKNOWN_FIELD"
 
 func summaryOf(x *events.Export) summaryView {

@@ -7,27 +7,26 @@ import (
 )
 
 const (
-	// maxWaiting is how many durable submissions of one tenant may wait for its
-	// quota, and maxWaitingBytes how many bytes. They fill the consumer's set of
-	// pending messages and the stream, which all tenants share; more are rejected.
+	// maxWaiting limits how many durable submissions of one tenant wait for its quota, and maxWaitingBytes
+	// their bytes. They use the consumer's pending set and the stream, which all tenants share. Further ones
+	// are rejected.
 	maxWaiting      = 1000
 	maxWaitingBytes = 64 << 20
-	// knownWaiting is how much more of those may wait that did so before: others may
-	// have come first to this process.
+	// knownWaiting multiplies these limits for submissions that have waited before, because this process may
+	// see newer ones first.
 	knownWaiting = 4
 )
 
-// waitsFor is how long a submission that was handed back is taken to wait: it is
-// offered again within one and a half quotaWait, and another ingress may take it,
-// which nobody tells this one.
+// waitsFor is how long a returned submission counts as waiting. It comes back within one and a half
+// quotaWait. Another ingress may take it, and this one would not notice.
 const waitsFor = 2 * quotaWait
 
-// backlog knows the durable submissions that were handed back and wait. It is safe for
-// concurrent use.
+// backlog tracks the durable submissions that were returned to the stream and wait. It is safe for concurrent
+// use.
 type backlog struct {
 	mu         sync.Mutex
 	waiting    map[string]map[uint64]waitingSubmission // for the quota, by tenant and sequence
-	handedBack map[uint64]uint64                       // by sequence, how often it waited for a slot
+	handedBack map[uint64]uint64                       // by sequence: how often it waited for a slot
 }
 
 func newBacklog() *backlog {
@@ -37,11 +36,11 @@ func newBacklog() *backlog {
 // waitingSubmission is a durable submission that waits for its tenant's quota.
 type waitingSubmission struct {
 	bytes int
-	until time.Time // that it waits, if nothing is heard of it
+	until time.Time // when it stops counting
 }
 
-// add notes that a durable submission waits, and reports whether it may.
-// again says that it came before.
+// add records a waiting durable submission, and reports whether it may wait. again means that it has waited
+// before.
 func (l *backlog) add(tenant string, sequence uint64, bytes int, again bool) bool {
 	limit, byteLimit := maxWaiting, maxWaitingBytes
 	if again {
@@ -72,7 +71,7 @@ func (l *backlog) add(tenant string, sequence uint64, bytes int, again bool) boo
 	return true
 }
 
-// remove is called when a submission was taken or rejected.
+// remove drops a submission that was accepted or rejected.
 func (l *backlog) remove(tenant string, sequence uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -81,11 +80,11 @@ func (l *backlog) remove(tenant string, sequence uint64) {
 	}
 }
 
-// maxHandBacks bounds the submissions whose number of waits is remembered. When another
-// process takes one, this one does not hear of it.
+// maxHandBacks bounds the submissions with a remembered number of waits. This process does not notice when
+// another one takes a submission.
 const maxHandBacks = 100_000
 
-// countHandBack notes that a submission waits for its tenant's share of the slots.
+// countHandBack counts a submission that waits for its tenant's share of the slots.
 func (l *backlog) countHandBack(sequence uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -95,7 +94,7 @@ func (l *backlog) countHandBack(sequence uint64) {
 	l.handedBack[sequence]++
 }
 
-// handBacks returns how often a submission waited for that. It starts from 0 in each process.
+// handBacks returns how often a submission waited for a slot. It starts from 0 in each process.
 func (l *backlog) handBacks(sequence uint64) uint64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -8,8 +8,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Submissions that were handed back and taken by another ingress do not count for
-// ever: the tenant's later ones would be rejected.
+// Returned submissions that another ingress took must stop counting. Otherwise the tenant's later ones would
+// be rejected.
 func TestWhoWaitsElsewhereIsForgotten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newBacklog()
@@ -20,7 +20,7 @@ func TestWhoWaitsElsewhereIsForgotten(t *testing.T) {
 		require.True(t, s.add("shop", 0, 1, false), "one that waits may go on")
 		require.True(t, s.add("bank", maxWaiting, 1, false))
 
-		<-time.After(quotaWait + quotaWait/2) // of the bubble's clock; those that wait come again
+		<-time.After(quotaWait + quotaWait/2) // on the bubble's clock; waiting submissions come back
 		require.True(t, s.add("shop", 0, 1, false))
 		require.False(t, s.add("shop", maxWaiting, 1, false))
 		<-time.After(waitsFor - quotaWait - quotaWait/2 + 1)

@@ -22,8 +22,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// resident returns the process's memory in bytes: all, and without mapped files. It takes the minimum over 15
-// s, in which the server releases blocks it used last.
+// resident returns the process's memory in bytes: all, and without mapped files. It takes the minimum over a
+// quarter of a minute, in which the server releases the blocks it used last.
 func resident(b *testing.B) (all, anonymous float64) {
 	all, anonymous = math.MaxFloat64, math.MaxFloat64
 	tick := time.NewTicker(time.Second)

@@ -16,20 +16,19 @@ import (
 type member struct {
 	name  string
 	value jsontext.Value
-	at    int // where the value begins in its object
+	at    int // offset of the value in its object
 }
 
-// readObject checks that body is one JSON object (RFC 8259, and RFC 7493: valid
-// UTF-8, no name twice) and returns its members in order. In the member rowField,
-// where "" is none, a name may occur twice and a surrogate may stand alone, as in
-// a page of a source: rows are checked by package rows, wherever they come from.
+// readObject checks that body is one JSON object (RFC 8259, and RFC 7493: valid UTF-8, unique names) and
+// returns its members in order. The member rowField, if any, may repeat a name and hold a lone surrogate,
+// like a page of a source: package rows checks all rows.
 func readObject(body []byte, rowField string) ([]member, error) {
 	if len(bytes.TrimSpace(body)) == 0 {
 		return nil, Invalid("body", "is empty; want a JSON object")
 	}
 	lenient := rowField != ""
 	var options []jsontext.Options
-	if lenient && utf8.Valid(body) { // the strict decoder says where it is not
+	if lenient && utf8.Valid(body) { // only the strict decoder reports the position
 		options = []jsontext.Options{jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true)}
 	}
 	dec := jsontext.NewDecoder(bytes.NewBuffer(body), options...)
@@ -63,8 +62,7 @@ func readObject(body []byte, rowField string) ([]member, error) {
 	return members, nil
 }
 
-// objectMembers returns the members of an object that is known to be valid with
-// these options.
+// objectMembers returns the members of an object that is valid with these options.
 func objectMembers(field string, object jsontext.Value, options ...jsontext.Options) ([]member, error) {
 	if object.Kind() != '{' {
 		return nil, Invalid(field, "must be a JSON object, not %s", kindName(object.Kind()))
@@ -92,8 +90,7 @@ func objectMembers(field string, object jsontext.Value, options ...jsontext.Opti
 	return members, nil
 }
 
-// syntaxError says what is wrong with a body that is not acceptable JSON, and
-// where. The error counts its bytes from base on.
+// syntaxError describes the mistake in an invalid JSON body, and its position. Positions count from base.
 func syntaxError(body []byte, base int, err error) error {
 	var se *jsontext.SyntacticError
 	if !errors.As(err, &se) {
@@ -111,7 +108,7 @@ func syntaxError(body []byte, base int, err error) error {
 	return syntaxErrorAt(body, at, Cut(se.Err.Error(), 120))
 }
 
-// syntaxErrorAt names the two mistakes that people make, and else says what.
+// syntaxErrorAt names the two common mistakes, and otherwise says what.
 func syntaxErrorAt(body []byte, at int, what string) error {
 	rest := body[at:]
 	before := bytes.TrimRight(body[:at], " \t\r\n")
@@ -169,7 +166,7 @@ func text(m member, max int) (string, error) {
 	return "", Invalid(m.name, "must be a string, not %s", kindName(m.value.Kind()))
 }
 
-// textOrNumber also takes a number, as the text that it was written with.
+// textOrNumber also accepts a number and returns its text unchanged.
 func textOrNumber(m member, max int) (string, error) {
 	if m.value.Kind() != '0' {
 		return text(m, max)

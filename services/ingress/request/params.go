@@ -8,9 +8,8 @@ import (
 	"time"
 )
 
-// Params reads the small JSON object that stands for a query: strings and numbers by
-// name. An empty body is an empty query. If integers are named, other fields are ignored,
-// and these must be numbers or strings.
+// Params reads the small JSON object that replaces a query: strings and numbers by name. An empty body is an
+// empty query. With integers, these must be numbers or strings, and other fields are ignored.
 func Params(body []byte, integers ...string) (url.Values, error) {
 	q := url.Values{}
 	if len(bytes.TrimSpace(body)) == 0 {
@@ -52,8 +51,8 @@ func Number(q url.Values, field string, absent, least, most uint64) (uint64, err
 	return n, nil
 }
 
-// Fresh refuses a request whose timestamp is further from the clock than maxSkew: it may
-// be one that somebody has recorded. at is when it came; no maxSkew allows any timestamp.
+// Fresh refuses a request whose timestamp differs from the clock by more than maxSkew, because it may be a
+// replay. at is its time of arrival; a maxSkew of 0 allows any timestamp.
 func Fresh(timestamp int64, at time.Time, maxSkew time.Duration) error {
 	if maxSkew <= 0 {
 		return nil
@@ -64,10 +63,10 @@ func Fresh(timestamp int64, at time.Time, maxSkew time.Duration) error {
 	return nil
 }
 
-// maxIdempotencyKey is how long an Idempotency-Key may be.
+// maxIdempotencyKey is the maximum length of an Idempotency-Key.
 const maxIdempotencyKey = 255
 
-// CheckIdempotencyKey checks the header of that name: visible ASCII.
+// CheckIdempotencyKey checks that the Idempotency-Key header is visible ASCII.
 func CheckIdempotencyKey(key string) error {
 	if len(key) > maxIdempotencyKey {
 		return Invalid("Idempotency-Key", "has %d characters, at most %d are allowed", len(key), maxIdempotencyKey)

@@ -1,9 +1,8 @@
-// Package request turns the bytes of a request into a checked request and its key. It
-// does no I/O and knows no transport.
+// Package request turns the bytes of a request into a checked request and its key. It does no I/O and knows
+// no transport.
 //
-// Equal requests of a tenant have equal keys, whatever their white space, escapes and
-// order of names. The message of an [Error] begins with the field and says what would be
-// right; it never repeats a secret.
+// Equal requests of a tenant have equal keys, whatever their white space, escapes and order of names. The
+// message of an [Error] begins with the field and says how to correct it; it never repeats a secret.
 package request
 
 import (
@@ -19,7 +18,7 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 )
 
-// Error says which field is missing, wrong or too large, and what would be right.
+// Error names the field that is missing, wrong or too large, and says how to correct it.
 type Error struct {
 	Field    string
 	Msg      string // for the caller; begins with the field
@@ -28,19 +27,19 @@ type Error struct {
 
 func (e *Error) Error() string { return e.Msg }
 
-// Invalid is an error of a field. The format leaves the field's name out.
+// Invalid returns an error of a field. The format omits the field's name.
 func Invalid(field, format string, args ...any) *Error {
 	return &Error{Field: field, Msg: field + ": " + fmt.Sprintf(format, args...)}
 }
 
-// TooLarge is an error of a field that holds more than is allowed.
+// TooLarge returns an error of a field that exceeds its limit.
 func TooLarge(field, format string, args ...any) *Error {
 	e := Invalid(field, format, args...)
 	e.TooLarge = true
 	return e
 }
 
-// Cut shortens text that came from outside to at most n characters.
+// Cut shortens external text to at most n characters.
 func Cut(s string, n int) string {
 	for i := range s {
 		if n == 0 {
@@ -65,21 +64,20 @@ const (
 	defaultConn     = 8
 	maxConn         = 64
 	maxTimestamp    = 253402300799 // 9999-12-31T23:59:59Z, the last that RFC 3339 can write
-	maxWarnings     = 16           // unknown fields that are named
+	maxWarnings     = 16           // unknown fields named in warnings
 	maxWarningField = 64           // characters of one
 )
 
-// Checked is a request to export that may be kept.
+// Checked is a valid request, ready to be stored.
 type Checked struct {
 	Key     string
 	Request events.Request
-	Secrets secrets.Values // of the source, to be sealed
+	Secrets secrets.Values // of the source, not sealed yet
 	Pages   []Page         // of a raw export
 }
 
-// Parse checks the body of a request of a tenant and makes of it what the log keeps. The
-// export can be asked for in one of the formats.
-// What a caller can mend is an [*Error].
+// Parse checks the body of a tenant's request and converts it for the log. formats are the formats to choose
+// from. Errors that the caller can correct are [*Error].
 func Parse(keys *secrets.Keyring, tenant, sourceType string, formats []events.Format, body []byte) (*Checked, error) {
 	rowField := ""
 	if sourceType == events.SourceRaw {
@@ -167,10 +165,9 @@ func names(formats []events.Format) string {
 	return strings.Join(list, ", ")
 }
 
-// canonicalForm is equal for equal requests: the object as received with its
-// names sorted at every level, without white space, strings in their shortest
-// form, numbers as they were written. Rows are told by a digest of the array
-// as it stands, because the order of a row's names is the order of the columns.
+// canonicalForm returns equal bytes for equal requests. It sorts names at every level, drops white space,
+// shortens strings and keeps numbers as written. Rows count by a digest of the array as received, because the
+// order of a row's names is the order of the columns.
 func canonicalForm(sourceType string, members []member, array []byte) ([]byte, error) {
 	object := jsontext.Value{'{'}
 	for _, m := range members {
@@ -197,8 +194,7 @@ func canonicalForm(sourceType string, members []member, array []byte) ([]byte, e
 	return object, nil
 }
 
-// unknownFields names the fields that were not understood, at most
-// maxWarnings of them.
+// unknownFields names the unknown fields, at most maxWarnings of them.
 func unknownFields(names []string) []string {
 	var warnings []string
 	for i, name := range names {

@@ -17,8 +17,7 @@ import (
 
 var xlsx = []events.Format{events.XLSX}
 
-// The two requests of the specification, word for word without their comments
-// and the comma too many.
+// The two requests of the specification, without their comments and one surplus comma.
 const (
 	specHTTP = `{
       "timestamp": 1625106204,
@@ -45,7 +44,7 @@ const (
     }`
 )
 
-// httpBody is a request with members in place of, or besides, the usual ones.
+// httpBody returns a request with members that replace or extend the usual ones.
 func httpBody(source string, more ...string) string {
 	members := append([]string{`"ext_type":"XLSX"`, `"source_http":{"url":"http://source/p"` + source + `}`}, more...)
 	return "{" + strings.Join(members, ",") + "}"
@@ -78,8 +77,8 @@ func TestKeyIsOfTheRequestAndTheTenant(t *testing.T) {
 	require.Equal(t, "49baf791fddde7be7446a0efb7ffc4df", of(specHTTP), "the key of a request is for ever")
 }
 
-// FuzzSubmission holds the reading of a request to its word: an envelope's
-// error or a request that is within bounds, the same each time.
+// FuzzSubmission checks that every body gives an envelope's error or a request within all bounds, the same
+// each time.
 func FuzzSubmission(f *testing.F) {
 	for _, body := range []string{
 		specHTTP, specRaw, `{}`, `{"ext_type":"xlsx","source_http":{"url":"http://h","header":{"A":1},"param":{"limit":"9"}}}`,

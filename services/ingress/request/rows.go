@@ -10,9 +10,8 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 )
 
-// Bounds of a page that came with a request. The cut is a function of the rows
-// alone, so that whoever publishes the same request again writes the same
-// pages.
+// Bounds of a page of a raw request. The split depends only on the rows, so a repeated request writes the
+// same pages.
 const (
 	rawPageRows  = 1000 // data rows
 	rawPageBytes = 1 << 20
@@ -23,27 +22,26 @@ const rawField = "source_raw"
 // maxRawRows is the number of rows in one request, the header included.
 const maxRawRows = 1_000_000
 
-// Page is a stretch of the rows of a raw request.
+// Page is a range of the rows of a raw request.
 type Page struct {
-	rows  []byte // with the commas between them, aliasing the request
+	rows  []byte // with the commas between them; aliases the request
 	Count int    // of rows, the header included
 }
 
-// rowArray returns the rows of source_raw, a JSON array or a string that holds
-// one.
+// rowArray returns the rows of source_raw: a JSON array, or a string that holds one.
 func rowArray(source jsontext.Value) ([]byte, error) {
 	switch source.Kind() {
 	case '[':
 		return source, nil
 	case '"':
 		array := rows.Unquote(make([]byte, 0, len(source)), source)
-		return bytes.TrimPrefix(array, []byte("\xef\xbb\xbf")), nil // as before a page
+		return bytes.TrimPrefix(array, []byte("\xef\xbb\xbf")), nil // as at the start of a source's page
 	}
 	return nil, Invalid(rawField, "must be a string that holds a JSON array of rows, not %s", kindName(source.Kind()))
 }
 
-// cutRows checks an array of rows and cuts it into pages. The first row is the
-// header; it stands in the first page alone.
+// cutRows checks an array of rows and splits it into pages. The first row is the header, which only the first
+// page holds.
 func cutRows(array []byte) ([]Page, *events.RawRows, error) {
 	if trimmed := bytes.TrimLeft(array, " \t\r\n"); len(trimmed) == 0 || trimmed[0] != '[' {
 		return nil, nil, Invalid(rawField, "must hold a JSON array of rows, such as %s", `[{"name":"Name"},{"name":"Li Lei"}]`)
@@ -68,7 +66,7 @@ func cutRows(array []byte) ([]Page, *events.RawRows, error) {
 	}
 
 	var pages []Page
-	data, start, end := 0, 0, 0 // of the page under way: data rows, and its stretch of the array
+	data, start, end := 0, 0, 0 // of the current page: data rows, and its range in the array
 	page := Page{}
 	c := rows.NewCursor(array)
 	for n := 0; ; n++ {

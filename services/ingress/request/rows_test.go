@@ -10,7 +10,7 @@ import (
 	"sheaf/events/secrets"
 )
 
-// What is lenient about rows is strict about every other field of a raw request.
+// Only rows are lenient; every other field of a raw request is strict.
 func TestOnlyRowsMayRepeatNamesAndHoldHalfAPair(t *testing.T) {
 	t.Parallel()
 	keys, err := secrets.NewKeyring([]byte(strings.Repeat("k", 32)))

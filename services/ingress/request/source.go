@@ -21,9 +21,8 @@ import (
 	"golang.org/x/net/idna"
 )
 
-// sourceHTTP checks how to ask the source for its pages. more are the names of
-// unknown fields.
-// header holds the secret parameters too, see secrets.Param.
+// sourceHTTP checks the description of the source. more are the names of unknown fields. header also holds
+// the secret parameters, see secrets.Param.
 func sourceHTTP(source jsontext.Value) (req *events.HTTPRequest, header secrets.Values, more []string, err error) {
 	members, err := objectMembers("source_http", source)
 	if err != nil {
@@ -85,7 +84,7 @@ func sourceHTTP(source jsontext.Value) (req *events.HTTPRequest, header secrets.
 	return req, header, more, nil
 }
 
-// maxSecretParams is how many parameters of a source may be secret.
+// maxSecretParams is the maximum number of secret parameters of a source.
 const maxSecretParams = 64
 
 // secretParams reads the names of the parameters that are secret.
@@ -112,8 +111,7 @@ func secretParams(m member) ([]string, error) {
 	return names, nil
 }
 
-// takeSecretParams moves the secret parameters from where the log would hold them
-// to what is sealed.
+// takeSecretParams moves the secret parameters from the request in the log to the values that are sealed.
 func takeSecretParams(req *events.HTTPRequest, into secrets.Values) error {
 	var members []member
 	if req.Param != nil {
@@ -205,15 +203,14 @@ func URL(field, s string, maxBytes int) error {
 	return nil
 }
 
-// forbiddenHeaders frame the message or belong to the connection, so they are
-// the crawler's alone (RFC 9110, sections 7.6.1 and 10.1.1; RFC 9112, section 6).
+// forbiddenHeaders frame the message or belong to the connection, so only the crawler sets them (RFC 9110,
+// sections 7.6.1 and 10.1.1; RFC 9112, section 6).
 var forbiddenHeaders = map[string]bool{
 	"host": true, "content-length": true, "transfer-encoding": true, "connection": true,
 	"keep-alive": true, "te": true, "trailer": true, "upgrade": true, "expect": true,
 }
 
-// sourceHeader checks the headers that the source is to be asked with. No
-// error repeats a value: values are secrets.
+// sourceHeader checks the headers for the source. Values are secrets, so no error repeats one.
 func sourceHeader(m member) (secrets.Values, error) {
 	if m.value.Kind() == 'n' {
 		return nil, nil
@@ -255,8 +252,7 @@ func sourceHeader(m member) (secrets.Values, error) {
 	return header, nil
 }
 
-// param checks the parameters of the source and returns them as received,
-// with the rows a page that they ask for.
+// param checks the parameters of the source. It returns them as received, with their rows a page.
 func param(m member) (json.RawMessage, int, error) {
 	if m.value.Kind() == 'n' {
 		return nil, defaultLimit, nil
@@ -265,7 +261,7 @@ func param(m member) (json.RawMessage, int, error) {
 	if err != nil {
 		return nil, 0, err
 	}
-	// The crawler reads it as it reads a row.
+	// The crawler reads it like a row.
 	if _, err := rows.Check(slices.Concat([]byte{'['}, m.value, []byte{']'}), rows.Limits{}); err != nil {
 		return nil, 0, Invalid(m.name, "cannot be sent to the source: %s", Cut(err.Error(), 120))
 	}

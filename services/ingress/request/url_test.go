@@ -12,7 +12,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// URLs are kept as received, for they are part of the key: what they may not hold is encoded when they are asked.
+// URLs are stored as received, because they are part of the key. Invalid characters are encoded when the
+// crawler asks the source.
 func TestURLsAreKeptAsReceived(t *testing.T) {
 	t.Parallel()
 	keys, err := secrets.NewKeyring(eventstest.SecretKey)
