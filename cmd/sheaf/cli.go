@@ -65,7 +65,7 @@ var helpGroups = []kong.Group{
 	{Key: "client", Title: "Client of a running server:"},
 	{Key: "limits", Title: "What the source may do (without --server):"},
 	{Key: "byFlags", Title: "The export (with --url):"},
-	// Of serve.
+	// Groups of serve.
 	{Key: "callers", Title: "Callers:"},
 	{Key: "data", Title: "Data and secret key:"},
 	{Key: "cluster", Title: "NATS, and more than one process:"},
@@ -88,7 +88,7 @@ func newParser(c *cli, std stdio, exit func(int)) (*kong.Kong, error) {
 	)
 }
 
-// versionText names the build: the release, else the commit.
+// versionText names the build: the release, or the commit.
 func versionText() string {
 	v, commit := version, ""
 	if info, ok := debug.ReadBuildInfo(); ok {
@@ -118,7 +118,7 @@ func (c *helpCmd) Run(std stdio) error {
 		return err
 	}
 	if _, err = parser.Parse(append(c.Command, "--help")); shown {
-		return nil // what the command needs does not matter
+		return nil // a missing argument of the command does not matter here
 	}
 	return err
 }
@@ -136,10 +136,11 @@ type serverFlag struct {
 	callerFlags `embed:""`
 }
 
-// client is a client of that server.
+// client returns a client of that server.
 func (s *serverFlag) client() (*client, error) { return newClient(s.Server, s.callerFlags) }
 
-// callerFlags say who calls a server, and whom it has to prove to be.
+// callerFlags authenticate the caller to a server, and name the authorities that the server must prove its
+// name by.
 type callerFlags struct {
 	APIKey string `name:"api-key" env:"SHEAF_API_KEY" placeholder:"KEY" help:"API key of the server, or @FILE. Better in the environment than on a command line, which others can see."`
 	CACert string `name:"ca-cert" env:"SHEAF_CA_CERT" type:"path" placeholder:"FILE" help:"Authorities (PEM) to trust beside those of the system."`

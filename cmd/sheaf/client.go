@@ -68,13 +68,12 @@ func newBoundedClient(server string, as callerFlags, bounds clientBounds) (*clie
 			MaxResponseHeaderBytes: 64 << 10,
 			ForceAttemptHTTP2:      true,
 		},
-		// What goes to a server is for it alone: the API key, and the secrets of a source.
+		// Nothing sent to a server is for another: the API key, and the secrets of a source.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}, nil
 }
 
-// trusting returns the settings of a client that trusts the authorities of a file
-// beside those of the system.
+// trusting returns settings of a client that trusts the authorities in a file in addition to the system's.
 func trusting(caFile string) (*tls.Config, error) {
 	if caFile == "" {
 		return nil, nil
@@ -93,28 +92,28 @@ func trusting(caFile string) (*tls.Config, error) {
 	return &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: pool}, nil
 }
 
-// clientBounds limit how long a client waits for a server, and how much it takes.
+// clientBounds limit how long a client waits for a server, and how much it reads.
 type clientBounds struct {
 	dial   time.Duration // for a connection
-	header time.Duration // until an answer begins
-	answer time.Duration // for a whole answer that is JSON
-	idle   time.Duration // a download that brings less than minDownload in this time has stalled
+	header time.Duration // until a response begins
+	answer time.Duration // for a whole JSON response
+	idle   time.Duration // a download that receives less than minDownload in this time has stalled
 }
 
 var defaultBounds = clientBounds{dial: 5 * time.Second, header: 30 * time.Second, answer: time.Minute, idle: 30 * time.Second}
 
 const (
-	// maxAnswer bounds an answer that is JSON. History is the largest: at most 1,000 exports.
+	// maxAnswer bounds a JSON response. History is the largest: at most 1,000 exports.
 	maxAnswer = 8 << 20
-	// minDownload is 1 KiB a second over 30 s.
+	// minDownload is 1 KiB per second over 30 s.
 	minDownload = 30 << 10
-	// sendRate is the least bytes a second at which a request is expected to leave.
+	// sendRate is the minimum expected upload speed of a request, in bytes per second.
 	sendRate = 64 << 10
 )
 
 func (c *client) close() { c.http.CloseIdleConnections() }
 
-// unreachableError is a server that gave no answer.
+// unreachableError reports a server that did not answer.
 type unreachableError struct {
 	server string
 	err    error
@@ -125,7 +124,7 @@ func (e *unreachableError) Error() string {
 }
 func (e *unreachableError) Unwrap() error { return e.err }
 
-// apiError is a refusal of the server.
+// apiError is a refusal by the server.
 type apiError struct {
 	Status, Errcode int
 	Msg, RequestID  string
@@ -142,7 +141,7 @@ func (e *apiError) Error() string {
 	return fmt.Sprintf("the server refused: %s (HTTP %d, errcode %d, request %s)", msg, e.Status, e.Errcode, e.RequestID)
 }
 
-// temporary reports whether the server asked to come again.
+// temporary reports whether the server asked for a retry.
 func temporary(err error) bool {
 	var api *apiError
 	if errors.As(err, &api) {
@@ -207,7 +206,7 @@ func (c *client) call(ctx context.Context, path string, query url.Values, body [
 	return answer.Data, nil
 }
 
-// do sends a request. An answer that is a redirect, or that leaves HTTP, is an error.
+// do sends a request. A redirect, or a response that leaves HTTP, is an error.
 func (c *client) do(req *http.Request) (*http.Response, error) {
 	res, err := c.http.Do(req)
 	if err != nil {
@@ -224,8 +223,8 @@ func (c *client) do(req *http.Request) (*http.Response, error) {
 	return res, nil
 }
 
-// redirected is the error of a redirect. It names no more than the host of the new address: the rest may hold
-// secrets.
+// redirected is the error of a redirect. It names only the host of the new address, because the rest may
+// contain secrets.
 func (c *client) redirected(res *http.Response) error {
 	to := "an address that it does not name"
 	if u, err := res.Location(); err == nil {
@@ -235,7 +234,7 @@ func (c *client) redirected(res *http.Response) error {
 		"if that server is yours, name it with --server", c.base.Redacted(), to, res.StatusCode)
 }
 
-// bare drops the "Get http://...:" that net/http puts before an error.
+// bare removes the "Get http://...:" that net/http puts before an error.
 func bare(err error) error {
 	var u *url.Error
 	if errors.As(err, &u) {
@@ -244,7 +243,7 @@ func bare(err error) error {
 	return err
 }
 
-// exportDetail is what the API tells of an export.
+// exportDetail is the state of an export in the API.
 type exportDetail struct {
 	ID         uint64 `json:"id"`
 	Key        string `json:"hash_key"`
@@ -327,7 +326,7 @@ func statusName(status int) string {
 	return "status " + strconv.Itoa(status)
 }
 
-// submit hands an export in and returns its key. sourceType is http or raw.
+// submit sends an export and returns its key. sourceType is http or raw.
 func (c *client) submit(ctx context.Context, sourceType string, body []byte) (acceptedExport, error) {
 	var accepted acceptedExport
 	data, err := c.call(ctx, "/v1/export/"+sourceType, nil, body)
@@ -340,13 +339,13 @@ func (c *client) submit(ctx context.Context, sourceType string, body []byte) (ac
 	return accepted, nil
 }
 
-// acceptedExport is the answer to a submission.
+// acceptedExport is the response to a submission.
 type acceptedExport struct {
 	Key      string   `json:"hash_key"`
-	Warnings []string `json:"warnings,omitempty"` // what was odd about the request, such as unknown fields
+	Warnings []string `json:"warnings,omitempty"` // warnings about the request, such as unknown fields
 }
 
-// detail returns what is known of an export, parsed and as it came.
+// detail returns the state of an export, parsed and unparsed.
 func (c *client) detail(ctx context.Context, key string) (exportDetail, json.RawMessage, error) {
 	data, err := c.call(ctx, "/v1/export/detail", url.Values{"key": {key}}, nil)
 	if err != nil {
@@ -359,7 +358,7 @@ func (c *client) detail(ctx context.Context, key string) (exportDetail, json.Raw
 	return d, data, nil
 }
 
-// act posts a key to an operation such as cancel.
+// act sends a key to an operation such as cancel.
 func (c *client) act(ctx context.Context, operation, key string) (json.RawMessage, error) {
 	body, err := json.Marshal(map[string]string{"key": key})
 	if err != nil {
@@ -368,12 +367,11 @@ func (c *client) act(ctx context.Context, operation, key string) (json.RawMessag
 	return c.call(ctx, "/v1/export/"+operation, nil, body)
 }
 
-// maxOutage is how long a wait goes on without an answer.
+// maxOutage is how long a wait continues without an answer.
 const maxOutage = time.Minute
 
-// wait asks until the export has ended and shows how far it is. The error is
-// nil only for one that succeeded. The pauses are a 25th of the time that it
-// took so far, so that asking adds no more than that to it.
+// wait polls until the export has ended and shows its progress. The error is nil only for a successful
+// export. Each pause is a 25th of the elapsed time, so that polling adds at most that to it.
 func (c *client) wait(ctx context.Context, key string, show progress) (exportDetail, error) {
 	defer show.close()
 	var outage time.Time
@@ -409,7 +407,7 @@ type exportError struct {
 
 func (e *exportError) Error() string { return e.msg }
 
-// ended is nil for an export that succeeded and else says why not.
+// ended returns nil for a successful export, and otherwise the reason.
 func ended(d exportDetail) error {
 	switch d.Status {
 	case statusSucceeded:
@@ -427,7 +425,7 @@ func ended(d exportDetail) error {
 	return &exportError{"the export failed: " + reason, d.ErrorCode}
 }
 
-// download writes the export's file to a new file, and checks it. A broken transfer continues where it broke.
+// download writes the export's file to a new file, and checks it. A broken transfer resumes.
 func (c *client) download(ctx context.Context, d exportDetail, name string) error {
 	if err := ended(d); d.Status != statusProcessing && err != nil {
 		return err
@@ -471,10 +469,9 @@ func checkFile(want exportFile, size int64, sum hash.Hash) error {
 	return nil
 }
 
-// downloadFrom copies the file from an offset on, up to its size, and returns
-// how much it copied. The link's signature covers its path, so the link is asked
-// of the server that this client knows: its public name may not be reachable from
-// here.
+// downloadFrom copies the file from an offset up to its size, and returns the number of bytes copied. The
+// link's signature covers only its path, so the request goes to the server that this client knows. The
+// server's public name may not be reachable from here.
 func (c *client) downloadFrom(ctx context.Context, link string, w io.Writer, offset, size int64) (int64, error) {
 	u, err := url.Parse(link)
 	if err != nil {
@@ -531,7 +528,7 @@ func (c *client) downloadFrom(ctx context.Context, link string, w io.Writer, off
 
 var errTooLarge = errors.New("the download is larger than the export")
 
-// flow counts what is read.
+// flow counts the bytes read.
 type flow struct {
 	r io.Reader
 	n atomic.Int64
@@ -543,7 +540,8 @@ func (f *flow) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// watch calls stalled, once, when fewer than minDownload bytes have come in a span of time. stop ends that.
+// watch calls stalled, once, when fewer than minDownload bytes arrived in a span of time. stop ends the
+// check.
 func (f *flow) watch(over time.Duration, stalled func()) (stop func()) {
 	done := make(chan struct{})
 	var ended sync.WaitGroup
@@ -570,7 +568,7 @@ func (f *flow) watch(over time.Duration, stalled func()) (stop func()) {
 	}
 }
 
-// writeNew makes a file with the permissions that the umask leaves.
+// writeNew creates a file with the permissions of the umask.
 func writeNew(name string, write func(*os.File) error) error {
 	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666)
 	if err != nil {
@@ -579,7 +577,7 @@ func writeNew(name string, write func(*os.File) error) error {
 	return errors.Join(write(f), f.Close())
 }
 
-// extract takes the one workbook out of a zip.
+// extract unpacks the one workbook in a zip.
 func extract(archive, name string) error {
 	z, err := zip.OpenReader(archive)
 	if err != nil {

@@ -34,7 +34,7 @@ type serveCmd struct {
 }
 
 func (c *serveCmd) Run(ctx context.Context, std stdio) (err error) {
-	signal.Reset(syscall.SIGQUIT) // of a server the stacks are worth more than one more way to stop it
+	signal.Reset(syscall.SIGQUIT) // on a server the stacks are more useful than another way to stop it
 	end, err := c.begin()
 	if err != nil {
 		return err
@@ -151,12 +151,12 @@ func (c *submitCmd) body(stdin io.Reader) (body []byte, sourceType string, err e
 // defaultUser is the user_id of exports whose user is not named, so that history finds them.
 const defaultUser = "cli"
 
-// withUser adds a user_id to a JSON object that has none, and changes nothing else.
+// withUser adds a user_id to a JSON object without one, and changes nothing else.
 func withUser(body []byte, user string) []byte {
 	body = bytes.TrimSpace(body)
 	quoted, err := json.Marshal(user)
 	if err != nil || !bytes.HasPrefix(body, []byte("{")) {
-		return body // no request; the server says so
+		return body // not a request; the server reports it
 	}
 	rest := bytes.TrimSpace(body[1:])
 	if !bytes.HasPrefix(rest, []byte("}")) {
@@ -165,7 +165,7 @@ func withUser(body []byte, user string) []byte {
 	return slices.Concat([]byte(`{"user_id":`), quoted, rest)
 }
 
-// request is the REST body of an export that was described by flags.
+// request returns the REST body of an export that was described by flags.
 func (f sourceFlags) request(source, userID, callback string) ([]byte, error) {
 	if u, err := url.Parse(source); err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {
 		return nil, usagef("%q is not a URL; want http://HOST/PATH or https://HOST/PATH", source)
@@ -235,7 +235,7 @@ func (c *watchCmd) Run(ctx context.Context, std stdio, client *client) error {
 	return watch(ctx, std, client, c.Key, c.JSON)
 }
 
-// watch waits for the end of an export and prints how it stands then.
+// watch waits for the end of an export and prints its state.
 func watch(ctx context.Context, std stdio, client *client, key string, asJSON bool) error {
 	d, err := client.wait(ctx, key, newProgress(std.err))
 	if d.Key == "" || d.Status == statusProcessing {
@@ -311,7 +311,7 @@ func (c *retryCmd) Run(ctx context.Context, std stdio, client *client) error {
 	return watch(ctx, std, client, c.Key, c.JSON)
 }
 
-// act cancels or retries, and prints how the export stands then.
+// act cancels or retries, and prints the new state of the export.
 func act(ctx context.Context, std stdio, client *client, operation, key string, asJSON bool) error {
 	raw, err := client.act(ctx, operation, key)
 	if err != nil {
@@ -362,7 +362,7 @@ func (c *downloadCmd) Run(ctx context.Context, std stdio, client *client) (err e
 	return printFile(std.out, out, d, c.JSON)
 }
 
-// printDetail tells an export to a person.
+// printDetail prints the state of an export for a person.
 func printDetail(out io.Writer, d exportDetail) {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	line := func(name, value string) {
@@ -406,7 +406,7 @@ func printDetail(out io.Writer, d exportDetail) {
 	_ = w.Flush()
 }
 
-// callbackLine says how far a callback has come, such as "pending after 2 attempts, last status 500".
+// callbackLine describes the state of a callback, such as "pending after 2 attempts, last status 500".
 func callbackLine(state string, attempts, status int) string {
 	line := state
 	switch attempts {
@@ -426,8 +426,8 @@ func callbackLine(state string, attempts, status int) string {
 	return line
 }
 
-// oneLine keeps the text of a caller or a source from moving the cursor of a
-// terminal, or turning its writing around.
+// oneLine removes characters with which the text of a caller or a source could move the cursor of a terminal
+// or change its writing direction.
 func oneLine(s string) string { return strings.ReplaceAll(printable(s), "\n", " ") }
 
 // printable is like oneLine, and keeps line breaks.

@@ -22,7 +22,7 @@ import (
 	"sheaf/cmd/sheaf/node"
 )
 
-// inDays is a duration that begins with whole days. At most 99999, or they would not fit.
+// inDays matches a duration that begins with whole days, at most 99999, so that it fits.
 var inDays = regexp.MustCompile(`^([0-9]{1,5})d([0-9.].*)?$`)
 
 // parseDuration is time.ParseDuration with days of 24 hours in front: 7d, 1d12h.
@@ -40,7 +40,7 @@ func parseDuration(text string) (time.Duration, error) {
 	return days + rest, nil
 }
 
-// decodeDuration has every flag of this type take days, also in lists and behind pointers.
+// decodeDuration makes every flag of this type accept days, also in lists and behind pointers.
 func decodeDuration(ctx *kong.DecodeContext, target reflect.Value) error {
 	var text string
 	if err := ctx.Scan.PopValueInto("duration", &text); err != nil {
@@ -54,13 +54,11 @@ func decodeDuration(ctx *kong.DecodeContext, target reflect.Value) error {
 	return nil
 }
 
-// configFile is the path of the YAML file. Its keys are the names of flags
-// without the dashes; an unknown key is an error, for a setting that is
-// silently ignored is worse than none.
+// configFile is the path of the YAML file. Its keys are the names of flags without the dashes. An unknown key
+// is an error, because a silently ignored setting is worse than none.
 type configFile string
 
-// BeforeResolve has the file's settings looked up for every flag that was not
-// given otherwise.
+// BeforeResolve looks up the file's settings for every flag that was not set otherwise.
 func (configFile) BeforeResolve(ctx *kong.Context, trace *kong.Path) error {
 	path := string(ctx.FlagValue(trace.Flag).(configFile))
 	if path == "" {
@@ -75,7 +73,7 @@ func (configFile) BeforeResolve(ctx *kong.Context, trace *kong.Path) error {
 		return fmt.Errorf("--config %s: %w", path, err)
 	}
 	ctx.AddResolver(settings)
-	// Kong validates only resolvers that it was made with.
+	// Validate is needed because Kong validates only the resolvers that it was created with.
 	return settings.Validate(ctx.Model)
 }
 
@@ -111,10 +109,10 @@ func settings(app *kong.Application) (flags []*kong.Flag) {
 	return flags
 }
 
-// ofServices are the variables that Kubernetes and Docker set for a service whose name begins with sheaf.
+// ofServices matches the variables that Kubernetes and Docker set for a service whose name begins with sheaf.
 var ofServices = regexp.MustCompile(`^SHEAF_(.+_)?(SERVICE_HOST|SERVICE_PORT(_.+)?|PORT(_[0-9]+_(TCP|UDP|SCTP)(_PROTO|_PORT|_ADDR)?)?)$`)
 
-// checkVariables refuses SHEAF_ variables that set nothing: a setting that is silently ignored is worse than none.
+// checkVariables refuses unknown SHEAF_ variables, because a silently ignored setting is worse than none.
 func checkVariables(app *kong.Application, environ []string) error {
 	known := map[string]bool{"SHEAF_FAILPOINT": true} // see package failpoint
 	for _, flag := range settings(app) {
@@ -129,7 +127,7 @@ func checkVariables(app *kong.Application, environ []string) error {
 	return nil
 }
 
-// didYouMean names the known name that is nearest to a wrong one, if any is near.
+// didYouMean returns the known name that is most similar to a wrong one, if any is similar enough.
 func didYouMean(wrong string, known iter.Seq[string]) string {
 	best, least := "", max(2, len(wrong)/4)+1
 	for _, name := range slices.Sorted(known) {
@@ -147,7 +145,7 @@ func didYouMean(wrong string, known iter.Seq[string]) string {
 	return ", did you mean " + best + "?"
 }
 
-// editDistance counts the bytes to insert, remove or replace to make one text of another.
+// editDistance counts the bytes to insert, remove or replace to turn one text into another.
 func editDistance(from, to string) int {
 	row := make([]int, len(to)+1)
 	for j := range row {
@@ -168,8 +166,7 @@ func editDistance(from, to string) int {
 	return row[len(to)]
 }
 
-// Resolve returns the file's text for a flag. The environment goes before the
-// file.
+// Resolve returns the file's text for a flag. The environment takes precedence over the file.
 func (f fileSettings) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, error) {
 	node, ok := f.values[flag.Name]
 	if !ok || node.Tag == "!!null" {
@@ -193,8 +190,8 @@ func (f fileSettings) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (a
 	return nil, fmt.Errorf("%s, line %d: want a text or a list of texts", f.path, node.Line)
 }
 
-// dropEmptyVariables makes an empty SHEAF_ variable as good as none, which is
-// what container platforms make of a setting that was left out.
+// dropEmptyVariables unsets empty SHEAF_ variables: container platforms set a variable to "" when a setting
+// is left out.
 func dropEmptyVariables() {
 	for _, variable := range os.Environ() {
 		if name, value, _ := strings.Cut(variable, "="); value == "" && strings.HasPrefix(name, "SHEAF_") {
@@ -203,7 +200,7 @@ func dropEmptyVariables() {
 	}
 }
 
-// usageError is a command line that cannot be carried out as it stands.
+// usageError reports a command line that cannot run as written.
 type usageError struct{ error }
 
 func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }

@@ -89,7 +89,7 @@ func (c *demoCmd) Run(ctx context.Context, std stdio, line *kong.Context) (err e
 	})
 }
 
-// outputs are the files that the demo writes: the zip and the workbook.
+// outputs returns the files that the demo writes: the zip and the workbook.
 func (c *demoCmd) outputs() [2]string {
 	stem := filepath.Join(c.Out, "demo-"+strconv.Itoa(c.Rows))
 	return [2]string{stem + ".zip", stem + ".xlsx"}
@@ -134,9 +134,8 @@ func (c *demoCmd) export(ctx context.Context, std stdio, client *client, work *s
 	return nil
 }
 
-// demoSource answers with rows that follow from their numbers alone, so that
-// anybody can check a workbook of them. The formula stands in the help of
-// sheaf demo; this is the one place that computes it.
+// demoSource returns rows that depend only on their numbers, so that anyone can check a workbook of them. The
+// help of sheaf demo states the formula; this is the only code that computes it.
 func demoSource(rows int) http.Handler {
 	const header = `{"id":"编号","order_no":"订单号","name":"姓名","amount":"金额","paid":"已付","ordered_on":"下单日期","note":"备注","address":"地址"}`
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -161,7 +160,7 @@ func demoSource(rows int) http.Handler {
 		b = fmt.Appendf(b, `],"pagetag":{"page":%d,"limit":%d,"total":%d,"total_page":%d}},"request_id":"demo"}`,
 			page, limit, rows, max(1, (rows+limit-1)/limit))
 		w.Header().Set("Content-Type", "application/json; charset=utf-8")
-		_, _ = w.Write(b) // a reader that went away is its own loss
+		_, _ = w.Write(b) // the reader may leave
 	})
 }
 

@@ -68,7 +68,7 @@ func (c *exportCmd) Run(ctx context.Context, std stdio, line *kong.Context) (err
 		return c.export(ctx, std, client, work, body)
 	}
 	cfg := node.OneShot(work.file("data"))
-	// The person who types a URL here can ask it with any other tool too.
+	// The person who types a URL here can request it with any other tool too.
 	cfg.SourceLimits = c.SourceLimits
 	cfg.AllowCIDR = []string{"0.0.0.0/0", "::/0"}
 	return inProcess(ctx, cfg, func(ctx context.Context, client *client) error {
@@ -76,8 +76,8 @@ func (c *exportCmd) Run(ctx context.Context, std stdio, line *kong.Context) (err
 	})
 }
 
-// given is the first flag of some that stands on the command line, "" for none. One of the environment or
-// of the YAML file may be meant for other commands.
+// given returns the first of some flags that is on the command line, "" if none is. A setting in the
+// environment or the YAML file may be meant for other commands.
 func given(line *kong.Context, which func(*kong.Flag) bool) string {
 	for _, p := range line.Path {
 		if p.Flag != nil && !p.Resolved && which(p.Flag) {
@@ -97,7 +97,8 @@ func needsServer(line *kong.Context) error {
 
 func (c *exportCmd) export(ctx context.Context, std stdio, client *client, work *scratch, body []byte) error {
 	begin := time.Now()
-	// An export that is accepted while its caller is interrupted has to be cancelled too, so the answer is awaited.
+	// An export that is accepted while its caller is interrupted must be cancelled too, so wait for the
+	// response.
 	submitting, stop := outliving(ctx, cancelFor)
 	defer stop()
 	accepted, err := client.submit(submitting, "http", body)
@@ -130,7 +131,7 @@ func (c *exportCmd) export(ctx context.Context, std stdio, client *client, work 
 // cancelFor is how long an interrupted command may take to cancel its export.
 const cancelFor = 5 * time.Second
 
-// outliving returns a context that ends when ctx has been done for a while.
+// outliving returns a context that ends some time after ctx.
 func outliving(ctx context.Context, by time.Duration) (context.Context, context.CancelFunc) {
 	longer, stop := context.WithCancel(context.WithoutCancel(ctx))
 	context.AfterFunc(ctx, func() { time.AfterFunc(by, stop) })
@@ -148,8 +149,8 @@ func (c *client) cancelInterrupted(ctx context.Context, std stdio, key string) {
 	fmt.Fprintln(std.err, "sheaf: interrupted; the export was cancelled")
 }
 
-// fetch downloads an export to a file: the zip when the name ends in .zip, else the workbook in it. The file
-// appears whole and checked, or not at all.
+// fetch downloads an export to a file: the zip when the name ends in .zip, otherwise the workbook in it. The
+// file appears whole and checked, or not at all.
 func (c *client) fetch(ctx context.Context, work *scratch, d exportDetail, out string, force bool) error {
 	made := work.file("download.zip")
 	if err := c.download(ctx, d, made); err != nil {
@@ -167,11 +168,11 @@ func (c *client) fetch(ctx context.Context, work *scratch, d exportDetail, out s
 
 // place moves a finished file to its name.
 func place(from, name string, force bool) error {
-	if err := checkOutput(name, force); err != nil { // it was checked before the work, which took its time
+	if err := checkOutput(name, force); err != nil { // the first check was before the work, which may take long
 		return err
 	}
 	if !force {
-		// A link never replaces a file that has come since. Not every file system has them.
+		// A link never replaces a file that was created meanwhile. Some file systems have no links.
 		if err := os.Link(from, name); err == nil || errors.Is(err, fs.ErrExist) {
 			return err
 		}
@@ -179,8 +180,8 @@ func place(from, name string, force bool) error {
 	return os.Rename(from, name)
 }
 
-// checkOutput refuses, before any work, an output that could not be written, or that is not a file: a rename
-// would replace a device, a pipe or a link, and leave what it led to as it was.
+// checkOutput refuses, before any work, an output that cannot be written or is not a regular file. A rename
+// would replace a device, a pipe or a link, and leave its target unchanged.
 func checkOutput(name string, force bool) error {
 	if name == "-" {
 		return usagef("a workbook cannot be written to stdout; name a file")
@@ -218,8 +219,8 @@ func printFile(w io.Writer, name string, d exportDetail, asJSON bool) error {
 	return err
 }
 
-// inProcess has do work with a Sheaf in this process. The Sheaf outlives ctx until do has returned, so that
-// do can still cancel.
+// inProcess runs do with a Sheaf in this process. The Sheaf outlives ctx until do has returned, so that do
+// can still cancel.
 func inProcess(ctx context.Context, cfg node.Config, do func(context.Context, *client) error) error {
 	cfg.Log = slog.Default()
 	return node.Use(ctx, cfg, func(ctx context.Context, at node.Info) error {

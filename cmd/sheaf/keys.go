@@ -10,7 +10,7 @@ import (
 	"sheaf/events"
 )
 
-// keysCmd keeps the file of keys.
+// keysCmd manages the file of API keys.
 type keysCmd struct {
 	Add    keysAddCmd    `cmd:"" help:"Make a key and print it, once."`
 	List   keysListCmd   `cmd:"" help:"List the keys, without their secrets."`
@@ -85,7 +85,7 @@ func (c *keysRevokeCmd) Run(std stdio) error {
 	return err
 }
 
-// secretKeyCmd keeps the file of secret keys.
+// secretKeyCmd manages the file of secret keys.
 type secretKeyCmd struct {
 	Rotate secretKeyRotateCmd `cmd:"" help:"Add a new secret key to the file, which seals and signs from then on."`
 }

@@ -1,7 +1,7 @@
-// Command sheaf gathers the pages of an HTTP API into a workbook.
+// Command sheaf exports the pages of an HTTP API to a workbook.
 //
-// Everything it does begins with a command line (cli.go) and its settings
-// (config.go). Package node runs the process of sheaf serve, export and demo.
+// The command line is in cli.go and its settings are in config.go. Package node runs the process of sheaf
+// serve, export and demo.
 package main
 
 import (
@@ -19,7 +19,7 @@ import (
 	"github.com/alecthomas/kong"
 )
 
-// Exit codes, as --help tells them.
+// Exit codes, as documented in --help.
 const (
 	exitOK          = 0
 	exitFailed      = 1
@@ -39,29 +39,29 @@ func main() {
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
 	for _, s := range []os.Signal{syscall.SIGHUP, syscall.SIGQUIT} {
-		if !signal.Ignored(s) { // as nohup has it
+		if !signal.Ignored(s) { // as under nohup
 			signal.Notify(signals, s)
 		}
 	}
 	go func() {
 		<-signals
-		// A second signal ends the process at once. Before the drain begins: who
-		// sees it begin must find the default handling.
+		// A second signal ends the process at once. Restore the default handling before the drain begins, so
+		// that a user who sees the drain can interrupt it.
 		signal.Stop(signals)
 		drain()
 	}()
 	os.Exit(run(ctx, os.Args[1:], stdio{os.Stdin, os.Stdout, os.Stderr}, slog.SetDefault))
 }
 
-// run carries a command line out and returns the exit code. ctx ends with the
-// first signal. setLog is given the log that the command line asks for.
+// run runs a command line and returns the exit code. ctx ends with the first signal. setLog receives the log
+// that the command line asks for.
 func run(ctx context.Context, args []string, std stdio, setLog func(*slog.Logger)) int {
 	dropEmptyVariables()
 	std.err = &screen{w: std.err}
 	out := &noted{Writer: std.out}
 	std.out = out
 	var cli cli
-	ended := false // --help and --version have answered
+	ended := false // --help and --version have printed their text
 	parser, err := newParser(&cli, std, func(int) { ended = true })
 	if err != nil {
 		fmt.Fprintf(std.err, "sheaf: %v\n", err)
@@ -75,7 +75,7 @@ func run(ctx context.Context, args []string, std stdio, setLog func(*slog.Logger
 		return exitOK
 	}
 	if unknown := checkVariables(parser.Model, os.Environ()); unknown != nil {
-		err = unknown // it may be why another setting is missing
+		err = unknown // it may be the reason why another setting is missing
 	}
 	if err == nil {
 		setLog(newLog(std.err, cli.logConfig, command.Command()))
@@ -97,7 +97,7 @@ func run(ctx context.Context, args []string, std stdio, setLog func(*slog.Logger
 	return code
 }
 
-// carryOut runs the command that was chosen. Those of the client are given one.
+// carryOut runs the chosen command. It passes a client to client commands.
 func carryOut(ctx context.Context, command *kong.Context) error {
 	if target, ok := command.Selected().Target.Addr().Interface().(interface{ client() (*client, error) }); ok {
 		client, err := target.client()
@@ -111,7 +111,8 @@ func carryOut(ctx context.Context, command *kong.Context) error {
 	return command.Run()
 }
 
-// noted is stdout. With --json it holds one document, so an error is written only where nothing was.
+// noted is stdout. With --json stdout holds one document, so an error is written only if nothing was written
+// before.
 type noted struct {
 	io.Writer
 	written bool
@@ -175,15 +176,15 @@ func exitCode(ctx context.Context, err error) int {
 	return exitFailed
 }
 
-// logConfig says how to log.
+// logConfig configures the log.
 type logConfig struct {
 	LogFormat string `env:"SHEAF_LOG_FORMAT" enum:",text,json" default:"" placeholder:"text|json" help:"Default: text on a terminal, else json."`
 	LogLevel  string `env:"SHEAF_LOG_LEVEL" enum:",debug,info,warn,error" default:"" placeholder:"LEVEL" help:"debug, info, warn or error. Default: info for serve, error for demo and export, warn else."`
 }
 
-// newLog makes the log of a command. Commands for people log warnings alone, so
-// that their own output can be read. Those with a server of their own log errors
-// alone: what it warns of ends in the command's own error, or is for an operator.
+// newLog creates the log of a command. Commands for people log only warnings, so that their own output stays
+// readable. Those with a server of their own log only errors: its warnings either end in the command's own
+// error or are for an operator.
 func newLog(w io.Writer, cfg logConfig, command string) *slog.Logger {
 	level := slog.LevelWarn
 	switch name, _, _ := strings.Cut(command, " "); name {
@@ -193,13 +194,13 @@ func newLog(w io.Writer, cfg logConfig, command string) *slog.Logger {
 		level = slog.LevelError
 	}
 	if cfg.LogLevel != "" {
-		_ = level.UnmarshalText([]byte(cfg.LogLevel)) // the parser took only known ones
+		_ = level.UnmarshalText([]byte(cfg.LogLevel)) // the parser accepted only known ones
 	}
 	opts := &slog.HandlerOptions{Level: level}
 	if cfg.LogFormat == "text" || cfg.LogFormat == "" && isTerminal(w) {
 		return slog.New(slog.NewTextHandler(w, opts))
 	}
-	// Else a duration would be a bare number of nanoseconds.
+	// By default a duration would be a bare number of nanoseconds.
 	opts.ReplaceAttr = func(_ []string, a slog.Attr) slog.Attr {
 		if a.Value.Kind() == slog.KindDuration {
 			a.Value = slog.StringValue(a.Value.Duration().String())

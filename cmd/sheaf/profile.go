@@ -6,14 +6,13 @@ import (
 	"runtime/pprof"
 )
 
-// profileFlag asks for a profile of the processor time of the whole command,
-// in the format that go tool pprof reads. It is for those who work on Sheaf
-// and not shown in --help.
+// profileFlag writes a profile of the processor time of the whole command, in the format of go tool pprof. It
+// is for developers of Sheaf and hidden in --help.
 type profileFlag struct {
 	CPUProfile string `name:"cpuprofile" hidden:"" type:"path"`
 }
 
-// begin begins the profile, if one is wanted. end writes it.
+// begin starts the profile, if requested. end writes it.
 func (p profileFlag) begin() (end func() error, err error) {
 	if p.CPUProfile == "" {
 		return func() error { return nil }, nil

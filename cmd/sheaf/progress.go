@@ -29,8 +29,8 @@ func newProgress(w io.Writer) progress {
 	return &lineProgress{w: w}
 }
 
-// screen is stderr. It keeps a progress bar and all other text apart: text clears the bar's line first, and the
-// bar is drawn again below it.
+// screen is stderr. It separates a progress bar from all other text: it erases the bar before a text and
+// draws it again below.
 type screen struct {
 	mu    sync.Mutex
 	w     io.Writer
@@ -62,7 +62,7 @@ func (b barWriter) Write(p []byte) (int, error) {
 	return b.w.Write(p)
 }
 
-// keep leaves the bar where it is: text goes on in the next line.
+// keep leaves the bar on screen: text continues in the next line.
 func (b barWriter) keep() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -118,17 +118,16 @@ func (p *barProgress) close() {
 	switch {
 	case p.begun.IsZero():
 	case failed(p.last):
-		_, _ = p.screen.Write(nil) // the error takes the bar's place
+		_, _ = p.screen.Write(nil) // the error replaces the bar
 	default:
 		barWriter{p.screen}.keep()
 	}
 }
 
-// failed reports whether an export ended without a file. The phase of such a one is "done" too.
+// failed reports whether an export ended without a file. The phase of such an export is "done" too.
 func failed(d exportDetail) bool { return d.Status != statusProcessing && d.Status != statusSucceeded }
 
-// lineProgress writes a line when a phase begins, at each tenth of its pages,
-// and every 10 s.
+// lineProgress writes a line when a phase begins, at each tenth of its pages, and every 10 s.
 type lineProgress struct {
 	w     io.Writer
 	phase string

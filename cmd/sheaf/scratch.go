@@ -15,8 +15,8 @@ import (
 // scratchPrefix begins the name of each scratch folder.
 const scratchPrefix = ".sheaf-scratch-"
 
-// scratch is the temporary folder of one command. It lies beside the output: there must be room for the output
-// anyway, the system's temporary folder is often memory, and a rename into place stays on one file system.
+// scratch is the temporary folder of one command. It is beside the output: there must be enough space for the
+// output anyway, the system's temporary folder is often in memory, and a rename must stay on one file system.
 // Only its user can read it. The folder is locked while its command is alive.
 type scratch struct {
 	path   string
@@ -24,9 +24,10 @@ type scratch struct {
 	folder *os.File
 }
 
-// newScratch makes a scratch folder in parent, and removes those that killed commands of this user left there.
+// newScratch creates a scratch folder in parent, and removes those that killed commands of this user left
+// there.
 func newScratch(parent string) (*scratch, error) {
-	// A write to a pipe without a reader fails then, and does not end the process, which would leave the folder.
+	// Otherwise a write to a pipe without a reader would end the process and leave the folder.
 	signal.Ignore(syscall.SIGPIPE)
 	sweepScratch(parent)
 	for range 100 {
@@ -41,7 +42,7 @@ func newScratch(parent string) (*scratch, error) {
 				return s, nil
 			}
 			s.release()
-		} // another command has swept the folder before it was locked
+		} // another command removed the folder before it was locked
 	}
 	return nil, fmt.Errorf("no temporary folder can be made in %s", parent)
 }
@@ -58,19 +59,20 @@ func openScratch(path string) (*scratch, error) {
 	return &scratch{path, root, folder}, nil
 }
 
-// there reports whether the path still names the folder, and not a link or another one.
+// there reports whether the path still names the folder, and not a link or another folder.
 func (s *scratch) there() bool {
 	named, err := os.Lstat(s.path)
 	opened, err2 := s.folder.Stat()
 	return err == nil && err2 == nil && os.SameFile(named, opened)
 }
 
-// file is the path of a file in the folder.
+// file returns the path of a file in the folder.
 func (s *scratch) file(name string) string { return filepath.Join(s.path, name) }
 
 func (s *scratch) release() { _, _ = s.folder.Close(), s.root.Close() }
 
-// close removes the folder and all in it. It tries three times: a server that did not drain in time may still write.
+// close removes the folder and its content. It tries three times, because a server that did not drain in time
+// may still write.
 func (s *scratch) close() (err error) {
 	defer s.release()
 	for range 3 {
@@ -89,12 +91,12 @@ func (s *scratch) close() (err error) {
 	return err
 }
 
-// sweepScratch removes the scratch folders in parent whose commands are dead. It takes only real folders of
-// this user that no other user can write to: in a shared folder anyone can make names and links.
+// sweepScratch removes the scratch folders of dead commands in parent. It takes only real folders of this
+// user that no other user can write to, because anyone can create names and links in a shared folder.
 func sweepScratch(parent string) {
 	entries, err := os.ReadDir(parent)
 	if err != nil {
-		return // making the new folder fails with the reason
+		return // creating the new folder fails with the reason
 	}
 	for _, e := range entries {
 		if !strings.HasPrefix(e.Name(), scratchPrefix) || !e.IsDir() {

@@ -12,8 +12,7 @@ import (
 	"sheaf/events/secrets"
 )
 
-// sealCmd seals a secret that is read from stdin: on a command line others could
-// see it.
+// sealCmd seals a secret that it reads from stdin, because other users can see a command line.
 type sealCmd struct {
 	Tenant     string `default:"default" help:"Tenant whose exports it is for; in those of others it opens nothing (${default})."`
 	Key        string `placeholder:"KEY" help:"Key to seal with, as GET /v1/seal-key answers. Default: asked of the server."`
@@ -27,7 +26,7 @@ Example:
     printf %s "Bearer $TOKEN" | sheaf seal --tenant shop`
 }
 
-// maxSealed bounds a secret: no header may be longer.
+// maxSealed bounds a secret: the maximum length of a header.
 const maxSealed = 16 << 10
 
 func (c *sealCmd) Run(ctx context.Context, std stdio, client *client) error {

@@ -73,8 +73,8 @@ func (c *sourceCmd) Run(ctx context.Context, std stdio) error {
 	return nil
 }
 
-// hosts are the names that callers may use. The one of this machine is no use to a site that points its own
-// name here.
+// hosts returns the host names that callers may use. They must be fixed, because a site can point its own
+// name at this machine.
 func (c *sourceCmd) hosts() []string {
 	hosts := c.Host
 	if host, _, err := net.SplitHostPort(c.Listen); err == nil {

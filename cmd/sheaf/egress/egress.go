@@ -123,7 +123,7 @@ func (c *Client) Do(req *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-// ended returns errTimeout if it ended ctx, else err.
+// ended returns errTimeout if it ended ctx, and otherwise err.
 func ended(ctx context.Context, err error) error {
 	if errors.Is(context.Cause(ctx), errTimeout) {
 		return errTimeout

@@ -44,7 +44,7 @@ func (s *Source) decode(head []byte, isCSV bool, name string) error {
 }
 
 // findEncoding sets encoding, and sets start if the file needs no copy. A byte order mark decides, then the
-// given name. A CSV file without either is UTF-8 if it is valid, else GB18030, which includes GBK. A few
+// given name. A CSV file without either is UTF-8 if it is valid, otherwise GB18030, which includes GBK. A few
 // invalid bytes in a file that is mostly UTF-8 do not make it GB18030.
 func (s *Source) findEncoding(head []byte, isCSV bool, name string) (encoding.Encoding, error) {
 	s.encoding = "utf-8"

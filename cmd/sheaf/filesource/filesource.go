@@ -419,8 +419,8 @@ type requestError struct {
 
 func (e *requestError) Error() string { return e.msg }
 
-// ServeHTTP sends the page that page and limit ask for. Both come from the JSON object of a POST, else from
-// the query, as numbers or strings of digits. Defaults: 1 and 50.
+// ServeHTTP sends the page that page and limit ask for. Both come from the JSON object of a POST, otherwise
+// from the query, as numbers or strings of digits. Defaults: 1 and 50.
 func (s *Source) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/json; charset=utf-8")
 	page, limit, err := s.pageAndLimit(w, r)

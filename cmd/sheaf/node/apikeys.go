@@ -27,9 +27,8 @@ import (
 	"sheaf/events/embedded"
 )
 
-// A key is sheaf_<id>_<secret>: the id names it in lists and logs, the secret is
-// 32 random bytes. Only the SHA-256 of the whole is kept. A slow hash would add
-// nothing: nobody guesses 256 random bits.
+// A key is sheaf_<id>_<secret>: the id names it in lists and logs, the secret is 32 random bytes. Only the
+// SHA-256 of the whole is stored. A slow hash would add nothing, because 256 random bits cannot be guessed.
 const apiKeyPrefix = "sheaf_"
 
 var (
@@ -37,11 +36,10 @@ var (
 	apiKeyID      = regexp.MustCompile(`^[a-z2-7]{8}$`)
 )
 
-// maxAPIKeysFile bounds the file of keys: some 100,000 of them.
+// maxAPIKeysFile bounds the size of the key file: about 100,000 keys.
 const maxAPIKeysFile = 16 << 20
 
-// APIKey is one line of the file of keys: id, tenant, SHA-256, time of making,
-// and a name for people, which may be missing.
+// APIKey is one line of the key file: id, tenant, SHA-256, creation time, and an optional name for people.
 type APIKey struct {
 	ID      string
 	Tenant  string
@@ -54,9 +52,8 @@ func (k APIKey) line() string {
 	return strings.TrimRight(fmt.Sprintf("%s %s %s %s %s", k.ID, k.Tenant, hex.EncodeToString(k.Hash[:]), k.Created.UTC().Format(time.RFC3339), k.Name), " ") + "\n"
 }
 
-// parseAPIKeys reads a file of keys. Lines that are empty or begin with # are
-// skipped; every other must be whole, for a key that is silently ignored is a
-// caller that is locked out, or one that was to be.
+// parseAPIKeys reads a key file. It skips lines that are empty or begin with #. Every other line must be
+// valid: a silently ignored key would lock out a caller.
 func parseAPIKeys(data []byte) (map[string]APIKey, error) {
 	keys := map[string]APIKey{}
 	lines := bufio.NewScanner(bytes.NewReader(data))
@@ -99,10 +96,10 @@ func parseAPIKeys(data []byte) (map[string]APIKey, error) {
 type apiKeys struct {
 	*watchedFiles
 	keys    atomic.Pointer[map[string]APIKey]
-	changed func() // called when other keys are good than before; set before watch
+	changed func() // called when the valid keys have changed; set before watch
 }
 
-// openAPIKeys reads a file of keys. Without one no key is good, until there is.
+// openAPIKeys reads a key file. While there is no file, no key is valid.
 func openAPIKeys(path string, log *slog.Logger) (*apiKeys, error) {
 	a := &apiKeys{changed: func() {}}
 	a.keys.Store(&map[string]APIKey{})
@@ -129,7 +126,7 @@ func openAPIKeys(path string, log *slog.Logger) (*apiKeys, error) {
 	return a, nil
 }
 
-// readAPIKeys returns the text of a file of keys, and whether there is one.
+// readAPIKeys returns the text of a key file, and whether the file exists.
 func readAPIKeys(path string) (data []byte, exists bool, err error) {
 	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -146,7 +143,7 @@ func readAPIKeys(path string) (data []byte, exists bool, err error) {
 	return data, true, err
 }
 
-// Tenant returns whose key it is. It takes a microsecond and does no I/O.
+// Tenant returns the owner of a key. It takes a microsecond and does no I/O.
 func (a *apiKeys) Tenant(key string) (tenant string, ok bool) {
 	m := apiKeyPattern.FindStringSubmatch(key)
 	if m == nil {
@@ -160,8 +157,8 @@ func (a *apiKeys) Tenant(key string) (tenant string, ok bool) {
 	return known.Tenant, true
 }
 
-// AddAPIKey makes a key of a tenant and adds its hash to a file of keys, which it makes if there
-// is none. It returns the key, which is nowhere else, and its id.
+// AddAPIKey creates a key for a tenant and appends its hash to a key file, which it creates if necessary. It
+// returns the key, which is stored nowhere, and its id.
 func AddAPIKey(file, tenant, name string) (key, id string, err error) {
 	var random [5]byte
 	var secret [32]byte
@@ -224,8 +221,7 @@ func errNoAPIKeys(file string) error {
 	return fmt.Errorf("there is no file %s (see --api-keys); sheaf keys add makes it", file)
 }
 
-// changeAPIKeys rewrites the file, whole or not at all. Two processes at once wait for
-// each other.
+// changeAPIKeys replaces the file atomically. Concurrent processes wait for each other.
 func changeAPIKeys(name string, edit func([]byte) ([]byte, error)) error {
 	file, err := embedded.LinkTarget(name)
 	if err != nil {

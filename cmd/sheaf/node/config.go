@@ -14,15 +14,14 @@ import (
 	"time"
 )
 
-// SettingError is a setting that is wrong, by itself or beside another. It names the flag.
+// SettingError reports a setting that is wrong, alone or together with another. It names the flag.
 type SettingError struct{ error }
 
 func settingf(format string, args ...any) error { return SettingError{fmt.Errorf(format, args...)} }
 
-// Config is every setting of a Sheaf process. A setting is a flag, an
-// environment variable SHEAF_<FLAG> and a key of the YAML file, and the first
-// of these that names it wins, in that order. Help shows the settings in this
-// order, under the headings of their groups.
+// Config is every setting of a Sheaf process. A setting is a flag, an environment variable SHEAF_<FLAG> or a
+// key of the YAML file, in this order of precedence. Help shows the settings in the order of the fields,
+// under the headings of their groups.
 type Config struct {
 	HTTP           string         `group:"callers" name:"http" env:"SHEAF_HTTP" default:"127.0.0.1:8080" placeholder:"HOST:PORT" help:"Where the ingress serves REST (${default})."`
 	PublicURL      string         `group:"callers" env:"SHEAF_PUBLIC_URL" placeholder:"URL" help:"Base of the links that are handed out. Default: made from --http."`
@@ -65,9 +64,8 @@ type Config struct {
 	Log       *slog.Logger `kong:"-"` // default: nothing is logged
 }
 
-// SourceLimits bound what a source may do, and how large an export becomes. The
-// defaults let every well-meant source through, and are far below what would do
-// harm. An export that meets one fails and names it.
+// SourceLimits bound a source and the size of an export. The defaults admit every well-behaved source and are
+// far below any harm. An export that exceeds a limit fails with its name.
 type SourceLimits struct {
 	MaxPageBytes   ByteSize      `env:"SHEAF_MAX_PAGE_BYTES" default:"64MiB" placeholder:"SIZE" help:"Most bytes of one answer of a source, decompressed (${default}: 10,000 rows of 6 KiB). A page is in memory as a whole."`
 	MaxRatio       int64         `name:"max-compression-ratio" env:"SHEAF_MAX_COMPRESSION_RATIO" default:"400" placeholder:"N" help:"Most decompressed bytes of an answer for each compressed one, above 8 MiB (${default}: a page of equal rows has 330)."`
@@ -83,7 +81,7 @@ type SourceLimits struct {
 	MaxExportBytes ByteSize      `env:"SHEAF_MAX_EXPORT_BYTES" default:"64GiB" placeholder:"SIZE" help:"Most bytes of the rows of one export, as JSON (${default})."`
 }
 
-// minRateOver is the span over which the throughput of an answer is taken.
+// minRateOver is the span over which the throughput of a response is averaged.
 const minRateOver = 15 * time.Second
 
 func (l SourceLimits) check(refuse func(wrong bool, format string, args ...any)) {
@@ -110,9 +108,8 @@ func (c *Config) has(role string) bool { return slices.Contains(c.Roles, role) }
 // embedded reports whether the process runs its own NATS server.
 func (c *Config) embedded() bool { return len(c.NATS) == 0 && c.NATSContext == "" }
 
-// Complete checks the settings against each other and fills in the defaults
-// that depend on others. It touches neither disk nor network. Every error is a
-// SettingError.
+// Complete checks the settings against each other and sets the defaults that depend on others. It touches
+// neither disk nor network. Every error is a SettingError.
 func (c *Config) Complete() (err error) {
 	refuse := func(wrong bool, format string, args ...any) {
 		if wrong && err == nil {
@@ -188,7 +185,7 @@ func (c *Config) Complete() (err error) {
 	}
 
 	replicas, files, delay := 3, "nats://sheaf-files", 2*time.Second
-	if c.embedded() { // there is no other that could take its requests
+	if c.embedded() { // no other ingress could take its requests
 		replicas, files, delay = 1, "file://"+filepath.Join(c.Data, "files"), 0
 	}
 	c.Replicas, c.Files = cmp.Or(c.Replicas, replicas), cmp.Or(c.Files, files)
@@ -202,10 +199,9 @@ func (c *Config) Complete() (err error) {
 	return nil
 }
 
-// allowed are the private ranges that this process may call. Loopback is the
-// default only while nothing but this machine can hand requests in, nor is told
-// where to: else a stranger's export could read what listens here. A public URL
-// says that something on this machine passes requests of others on.
+// allowed returns the private ranges that this process may call. Loopback is the default only while requests
+// can come from this machine alone. Otherwise a stranger's export could read the services that listen here. A
+// public URL means that a proxy on this machine forwards requests of others.
 func (c *Config) allowed() ([]netip.Prefix, error) {
 	if len(c.AllowCIDR) == 0 {
 		if c.reachableFromLoopbackOnly() {
@@ -253,8 +249,7 @@ func loopbackAddress(address string) bool {
 	return err == nil && loopbackHost(host)
 }
 
-// loopbackHost does not ask DNS: a name other than localhost may point
-// anywhere tomorrow.
+// loopbackHost does not resolve names: a name other than localhost may point anywhere tomorrow.
 func loopbackHost(host string) bool {
 	if host == "localhost" {
 		return true

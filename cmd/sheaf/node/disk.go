@@ -11,16 +11,16 @@ import (
 	"sheaf/services/ingress"
 )
 
-// disk decides what there is room for on the disk of --data: the one place. A write error
-// of JetStream stays until a restart and leaves callers waiting for an acknowledgement
-// (measured), so the disk must never be full.
+// disk decides how much may be written to the disk of --data. It is the only place that does. A write error
+// of JetStream persists until a restart and leaves callers without an acknowledgement (measured), so the disk
+// must never be full.
 //
-// New exports and pages leave a reserve free. It is what the server needs to purge (it
-// rewrites blocks of 8 MiB) and for the index of each stream, what tasks.db needs, and what
-// ends exports. Events that end exports and all that frees space is never refused.
+// New exports and pages leave a reserve free. The server needs it to purge (it rewrites blocks of 8 MiB) and
+// for the index of each stream. So do tasks.db and the events that end exports. Events that end exports, and
+// everything that frees space, are never refused.
 //
-// A nil disk has room: without an embedded server nothing is written here that others rest
-// on. So has one whose file system does not report its size.
+// A nil disk always has space: without an embedded server this process writes nothing that others depend on.
+// A disk whose file system does not report its size always has space too.
 type disk struct {
 	folder  string
 	measure func(folder string) (size, free int64, known bool)
@@ -33,25 +33,25 @@ func newDisk(folder string) *disk {
 
 const (
 	minReserve  = 256 << 20
-	reserveRate = 20 // a large disk keeps a 20th of it free
-	maxReserve  = 8  // a small one an eighth at most
+	reserveRate = 20 // a large disk keeps 1/20 of it free
+	maxReserve  = 8  // a small one at most 1/8
 )
 
 func reserveOf(size int64) int64 { return min(max(minReserve, size/reserveRate), size/maxReserve) }
 
-// room returns an error unless bytes may be written beside the reserve.
+// room returns an error unless bytes may be written without touching the reserve.
 func (d *disk) room(bytes int64) error { return d.beside(1, bytes) }
 
-// roomForWorkbook is room for a workbook in progress. It may use half of the reserve, for
-// completing an export frees its pages.
+// roomForWorkbook is room for a workbook in progress. It may use half of the reserve, because completing an
+// export frees its pages.
 func (d *disk) roomForWorkbook(bytes int64) error { return d.beside(2, bytes) }
 
-// roomToStart returns an error unless the streams may be opened: only a process that runs
-// can purge, so it needs a small part of the reserve.
+// roomToStart returns an error unless the streams may be opened. Only a running process can purge, so a start
+// needs just a small part of the reserve.
 func (d *disk) roomToStart() error { return d.beside(16, 0) }
 
-// beside returns an error unless bytes may be written beside a part of the reserve. Asking
-// the file system takes about a microsecond.
+// beside returns an error unless bytes may be written without touching a part of the reserve. Asking the file
+// system takes about a microsecond.
 func (d *disk) beside(part, bytes int64) error {
 	if d == nil {
 		return nil
@@ -64,7 +64,7 @@ func (d *disk) beside(part, bytes int64) error {
 	return ingress.NotReady(fmt.Sprintf("the disk of the data folder %s is full or almost full: %s free, %s needed", d.folder, ByteSize(free), ByteSize(need)))
 }
 
-// waitForRoom waits until the disk has room to start.
+// waitForRoom waits until the disk has enough space to start.
 func (n *node) waitForRoom(ctx context.Context) error {
 	begun, warn := time.Now(), rate.Sometimes{First: 1, Interval: time.Minute}
 	for waited := false; ; waited = true {
@@ -85,9 +85,9 @@ func (n *node) waitForRoom(ctx context.Context) error {
 	}
 }
 
-// warnOfSmallDisk says so when the streams may outgrow the disk: then it is not
-// their limits that hold exports back but what is left of the disk, also for
-// others. A server of one command has no limits of its own.
+// warnOfSmallDisk warns when the streams may outgrow the disk. Then the free space of the disk limits
+// exports, not the limits of the streams, and other programs on the disk are affected. The server of a single
+// command has no limits of its own.
 func (n *node) warnOfSmallDisk(ctx context.Context) {
 	if n.disk == nil || n.cfg.Ephemeral {
 		return

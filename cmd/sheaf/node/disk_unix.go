@@ -4,8 +4,8 @@ package node
 
 import "syscall"
 
-// diskSpace is how large the disk of a folder is, and how much this process may
-// still write to it, in bytes.
+// diskSpace returns the size of the disk of a folder and how much this process may still write to it, in
+// bytes.
 func diskSpace(folder string) (size, free int64, known bool) {
 	var fs syscall.Statfs_t
 	if err := syscall.Statfs(folder, &fs); err != nil {

@@ -21,20 +21,18 @@ import (
 )
 
 const (
-	// markEvery is how often the watermarks are taken: what is acknowledged
-	// and lost within a second of each other, in a crash, is seen only if the
-	// projection had applied it.
+	// markEvery is the interval between two watermarks. A crash can lose an event that was acknowledged
+	// within the last interval; only the projection can reveal that, if it had applied the event.
 	markEvery = time.Second
 	// marksName and lossesName are files in --data.
 	marksName  = "watermarks.json"
 	lossesName = "LOSSES.txt"
 )
 
-// checkStreams holds the streams against what this process knew of them when it
-// last ran. It mends what can be mended, and what cannot stands in LOSSES.txt,
-// which keeps the process from being ready until a person has taken it away.
+// checkStreams compares the streams with their last known state. It repairs losses where it can and lists the
+// others in LOSSES.txt. The process is not ready until a person moves that file.
 //
-// It comes after the streams are provisioned and before the roles begin.
+// It runs after the streams are provisioned and before the roles start.
 func (n *node) checkStreams(ctx context.Context) error {
 	if n.tasks == nil && n.server == nil {
 		return nil // an ingress of the cluster does it
@@ -56,7 +54,7 @@ func (n *node) checkStreams(ctx context.Context) error {
 		return err
 	}
 	if n.server != nil && !lost(damage, events.StreamEvents) {
-		// A cluster has other copies, and its own way to mend them.
+		// A cluster has other copies, and its own repair.
 		what, err := n.missing(ctx, known[events.StreamEvents], applied)
 		if err != nil {
 			return err
@@ -66,7 +64,7 @@ func (n *node) checkStreams(ctx context.Context) error {
 		}
 	}
 	err = n.retryWhileStarting(ctx, "repairing the streams", func(context.Context) error {
-		return n.mend(ctx, damage, known, applied) // a large log takes longer than an attempt may
+		return n.mend(ctx, damage, known, applied) // reading a large log takes longer than one attempt may
 	})
 	if err != nil {
 		return err
@@ -85,9 +83,9 @@ func (n *node) checkStreams(ctx context.Context) error {
 	return nil
 }
 
-// missing says what of the log cannot be read although it looks whole, "" for nothing: the
-// newest events of exports that the projection knows; each tells everything about its
-// export; without a projection, the event that was acknowledged last.
+// missing describes the unreadable part of a log that looks whole, "" for none. It reads the newest event of
+// every export in the projection, because that event holds the whole export. Without a projection it reads
+// the last acknowledged event.
 func (n *node) missing(ctx context.Context, was journal.Mark, applied uint64) (what string, err error) {
 	log, err := n.journal.LogState(ctx)
 	if err != nil || applied == 0 && was.Last == 0 {
@@ -120,12 +118,11 @@ func (n *node) missing(ctx context.Context, was journal.Mark, applied uint64) (w
 	return what, err
 }
 
-// maxLostFiles is how many lost files are named in LOSSES.txt.
+// maxLostFiles is the maximum number of lost files named in LOSSES.txt.
 const maxLostFiles = 100
 
-// checkFiles reports which finished files went with a file store that is not
-// there any more. The ingress finds them too, and expires their exports. It comes
-// before checkStreams, which may empty the projection.
+// checkFiles reports the finished files that were lost with a missing file store. The ingress finds them too,
+// and expires their exports. It runs before checkStreams, which may empty the projection.
 func (n *node) checkFiles(ctx context.Context) error {
 	if n.files == nil || !n.files.Made() {
 		return nil
@@ -144,7 +141,7 @@ func (n *node) checkFiles(ctx context.Context) error {
 			case storage.IsLost(err):
 				gone = append(gone, x.Key)
 			}
-			return ctx.Err() // what cannot be read now is not lost
+			return ctx.Err() // a read error does not prove a loss
 		})
 		if err != nil {
 			return err
@@ -167,9 +164,8 @@ func (n *node) checkFiles(ctx context.Context) error {
 	return nil
 }
 
-// known are the watermarks, with what the projection knows beyond them: it is a
-// second witness of the log. applied is how far the projection has come in the
-// log that the marks are of, 0 if it is of another.
+// known returns the watermarks, extended by the projection as a second witness of the log. applied is the
+// last sequence that the projection has applied, 0 if it belongs to another log than the marks.
 func (n *node) known() (marks journal.Marks, applied uint64, err error) {
 	marks = journal.Marks{}
 	for name, m := range n.marks.Marks() {
@@ -206,9 +202,9 @@ func lost(damage []journal.Damage, stream string) bool {
 	return false
 }
 
-// mend tells the damage and does what can be done about it.
+// mend logs the damage and repairs as much as it can.
 func (n *node) mend(ctx context.Context, damage []journal.Damage, known journal.Marks, applied uint64) error {
-	var report []string // what is lost for good
+	var report []string // permanent losses
 	any := false
 	for _, d := range damage {
 		if d.Harmless {
@@ -225,9 +221,8 @@ func (n *node) mend(ctx context.Context, damage []journal.Damage, known journal.
 		case events.StreamIdempotency:
 			report = append(report, d.Stream+": "+d.What+". A request that is repeated with its Idempotency-Key may begin its export again.")
 		}
-		// Of the others the rest shows: pages that are missing are fetched
-		// again or fail their export, headers that are missing fail theirs, and
-		// callbacks that are due begin anew.
+		// The other streams need no repair: missing pages are fetched again or fail their export, missing
+		// headers fail theirs, and due callbacks restart their schedule.
 	}
 	if !any {
 		return nil
@@ -242,15 +237,13 @@ func (n *node) mend(ctx context.Context, damage []journal.Damage, known journal.
 		report = append(report, told...)
 	}
 	failpoint.Hit("losses.restored")
-	// The report comes first: a process that ends here tells it again at its next
-	// start, and never less.
+	// Write the report first: if the process dies here, the next start repeats it.
 	if err := n.keepReport(report); err != nil {
 		return err
 	}
 	failpoint.Hit("losses.reported")
 	if restored {
-		// Sequences are given out a second time, so what the projection has
-		// applied says nothing any more.
+		// Sequences are reused after a loss, so the projection's applied sequence is meaningless.
 		if err := n.tasks.Reset(); err != nil {
 			return err
 		}
@@ -258,15 +251,15 @@ func (n *node) mend(ctx context.Context, damage []journal.Damage, known journal.
 	return n.journal.Redeliver(ctx)
 }
 
-// restoreLog writes back to the log what the projection had seen, which has to be made
-// again then: restored says so. It returns what remains lost.
+// restoreLog writes the projection's exports back to the log. If it has, restored is true and the projection
+// must be rebuilt. It returns the remaining losses.
 func (n *node) restoreLog(ctx context.Context, was journal.Mark, applied uint64) (remains []string, restored bool, err error) {
 	log, err := n.journal.LogState(ctx)
 	if err != nil {
 		return nil, false, err
 	}
 	if n.server == nil && !log.Created.Equal(was.Created) {
-		// Somebody may have meant it, and this folder may be an old one.
+		// An operator may have replaced the log on purpose, and this folder may be old.
 		return []string{events.StreamEvents + ": the cluster's log was made anew, and nothing was written to it. " +
 			"Exports that callers have a key of must be requested again."}, false, nil
 	}
@@ -302,7 +295,7 @@ func (n *node) restoreLog(ctx context.Context, was journal.Mark, applied uint64)
 	return remains, applied > 0, nil
 }
 
-// keepReport writes what is lost where a person finds it.
+// keepReport writes the losses to LOSSES.txt.
 func (n *node) keepReport(report []string) error {
 	if len(report) == 0 {
 		return nil
@@ -321,7 +314,7 @@ func (n *node) keepReport(report []string) error {
 	return nil
 }
 
-// health returns an error while this process should get no requests.
+// health returns an error while this process must not receive requests.
 func (n *node) health() error {
 	if err := n.natsHealth(); err != nil {
 		return err
@@ -334,8 +327,8 @@ func (n *node) health() error {
 	return n.disk.room(0)
 }
 
-// keepMarks takes the watermarks until ctx ends. It returns an error when a
-// stream has lost something meanwhile: the check at the next start mends it.
+// keepMarks updates the watermarks until ctx ends. It returns an error when a stream has lost something
+// meanwhile; the check at the next start repairs it.
 func (n *node) keepMarks(ctx context.Context) error {
 	if n.marks == nil {
 		return nil
@@ -351,17 +344,17 @@ func (n *node) keepMarks(ctx context.Context) error {
 		}
 		now, err := n.journal.Marks(ctx, n.marks.Marks())
 		if n.natsHealth() != nil {
-			// A message whose write failed counts in the stream's state and was
-			// never acknowledged. The watchdog ends the process.
+			// A message whose write failed counts in the stream's state but was never acknowledged. The
+			// watchdog ends the process.
 			continue
 		}
 		if err == nil {
 			err = now.Contradicts(n.marks.Marks())
 		} else if !errors.Is(err, jetstream.ErrStreamNotFound) {
-			continue // an outage; the watchdog tells it
+			continue // an outage; the watchdog logs it
 		}
 		if err != nil {
-			// A cluster that changes its leader may say so once.
+			// A cluster that changes its leader may report a loss once by mistake.
 			if bad++; bad >= 3 {
 				return fmt.Errorf("data was lost: %w", err)
 			}
@@ -376,8 +369,8 @@ func (n *node) keepMarks(ctx context.Context) error {
 	}
 }
 
-// lastMarks takes the watermarks once more when the roles have ended, so that a
-// start after an orderly stop is held against the very last event.
+// lastMarks updates the watermarks once more after the roles have ended, so that the start after an orderly
+// stop checks the very last event.
 func (n *node) lastMarks() {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()

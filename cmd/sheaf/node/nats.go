@@ -25,36 +25,32 @@ import (
 )
 
 const (
-	// startWait is how long a start waits for the embedded server. It waits for a
-	// cluster for as long as that takes.
+	// startWait is how long a start waits for the embedded server. It waits for a cluster without limit.
 	startWait = 60 * time.Second
-	// startAttempt bounds one attempt of a step of the start, and startPause is the
-	// pause before the next.
+	// startAttempt bounds one attempt of a start step, and startPause is the pause before the next.
 	startAttempt = 30 * time.Second
 	startPause   = time.Second
 )
 
 const (
-	// quorumEvery is the pause between two questions whether the cluster takes
-	// events, and quorumWait how long an answer may take.
+	// quorumEvery is the interval of the quorum checks, and quorumWait how long one may take.
 	quorumEvery = 500 * time.Millisecond
 	quorumWait  = 2 * time.Second
 )
 
-// maxQueued is how many durable submissions of a tenant, of either kind, wait in the embedded
-// server; further ones are refused. All tenants wait in one queue. In a cluster there is no
-// such limit, for submissions wait there also while no ingress runs.
+// maxQueued is the maximum number of durable submissions of a tenant, per kind, that wait in the embedded
+// server; further ones are refused. All tenants share one queue. A cluster has no such limit, because there
+// submissions also wait while no ingress runs.
 const maxQueued = 250
 
-// openNATS starts the embedded server or connects to the cluster, and
-// brings the streams to their settings.
+// openNATS starts the embedded server or connects to the cluster, and creates or updates the streams.
 func (n *node) openNATS(ctx context.Context) error {
 	keys, err := n.cfg.makeSecretKeys(n.log)
 	if err != nil {
 		return err
 	}
-	// files names the file store as every process sees it, and made says that it was not
-	// there before this start.
+	// files identifies the file store, which all processes share. made reports that it did not exist before
+	// this start.
 	files, made, err := storage.StoreName(n.cfg.Files)
 	if err != nil {
 		return fmt.Errorf("--files: %w", err)
@@ -81,14 +77,14 @@ func (n *node) openNATS(ctx context.Context) error {
 	})
 }
 
-// longestExport is how long after its first event an export and its callback have ended: 72 h
+// longestExport is the maximum time from an export's first event to the end of its callback: 72 h
 // (keeper.Config.MaxAge), and a day for the callback.
 const longestExport = 96 * time.Hour
 
 func (n *node) startEmbedded() (err error) {
-	// The server would else reserve the limits of its streams against three quarters
-	// of the disk that is free now, and so refuse after a restart what it took before.
-	// What there is room for on the disk is decided elsewhere.
+	// Otherwise the server reserves the limits of its streams against three quarters of the free disk space.
+	// After a restart it could then refuse streams that it accepted before. disk.go limits the use of the
+	// disk instead.
 	const noLimit = 1 << 50
 	o := embedded.Options{Dir: filepath.Join(n.cfg.Data, "jetstream"), Listen: n.cfg.NATSListen, MaxStore: noLimit, Ephemeral: n.cfg.Ephemeral}
 	if n.keys != nil {
@@ -133,7 +129,7 @@ func (n *node) connect(ctx context.Context) error {
 		if !newEnough(v) {
 			return fmt.Errorf("the NATS server is %s; Sheaf needs 2.14.0 or newer (atomic batches, scheduled messages, and streams in which no Nats-Msg-Id hides another's message)", v)
 		}
-		// A cluster without a leader gives no answer, not even no.
+		// A cluster without a leader does not answer at all, not even with an error.
 		asked, cancel := context.WithTimeout(ctx, 3*time.Second)
 		defer cancel()
 		_, err := js.AccountInfo(asked)
@@ -173,8 +169,8 @@ func (n *node) dial() (*nats.Conn, error) {
 
 func (n *node) connectOptions() []nats.Option {
 	host, _ := os.Hostname()
-	// A server that hangs keeps its connections open. It is left about when the others
-	// have elected new leaders, after 4 to 6 s.
+	// A server that hangs keeps its connections open. The client leaves it after 4 to 6 s, about when the
+	// other servers have elected new leaders.
 	ping, write := 2*time.Second, 5*time.Second
 	if n.cfg.embedded() {
 		ping, write = 20*time.Second, time.Minute // the server hangs with this process
@@ -183,7 +179,7 @@ func (n *node) connectOptions() []nats.Option {
 		nats.Name("sheaf " + strings.Join(n.cfg.Roles, ",") + " " + host),
 		nats.MaxReconnects(-1),
 		nats.ReconnectWait(500 * time.Millisecond),
-		// Credentials that are being rotated are an outage, not the end.
+		// Credentials that are being rotated are an outage, not a fatal error.
 		nats.IgnoreAuthErrorAbort(),
 		nats.PingInterval(ping),
 		nats.MaxPingsOutstanding(2),
@@ -205,9 +201,8 @@ func (n *node) connectOptions() []nats.Option {
 	}
 }
 
-// retryWhileStarting repeats a step of the start while its failure can pass: for as long as
-// ctx lasts with a cluster, for startWait with the embedded server. Callers and the log get the
-// reason.
+// retryWhileStarting repeats a start step while its failure is temporary: until ctx ends with a cluster, for
+// startWait with the embedded server. It reports the reason to callers and to the log.
 func (n *node) retryWhileStarting(ctx context.Context, what string, do func(context.Context) error) error {
 	begun, warn := time.Now(), rate.Sometimes{First: 1, Interval: time.Minute}
 	n.startup.say("starting: " + what)
@@ -237,9 +232,9 @@ func (n *node) retryWhileStarting(ctx context.Context, what string, do func(cont
 	}
 }
 
-// startingUp reports whether time may mend an error of a start: servers are away, do not
-// answer or have no leader yet. What needs a person does not pass, such as wrong
-// credentials, a missing permission or a stream with other settings.
+// startingUp reports whether an error of a start is temporary: servers are down, do not answer or have no
+// leader yet. Errors that a person must fix are permanent, such as wrong credentials, a missing permission or
+// a stream with other settings.
 func startingUp(err error) bool {
 	for _, transient := range []error{
 		nats.ErrNoServers, nats.ErrTimeout, nats.ErrNoResponders, jetstream.ErrNoStreamResponse,
@@ -255,7 +250,7 @@ func startingUp(err error) bool {
 	if errors.As(err, &api) {
 		switch api.ErrorCode {
 		case 10004, 10005, 10008, 10009, // incomplete results, no suitable peers, temporarily unavailable, not the leader
-			10014, 10059, // consumer or stream not found, which a cluster may say of what was just made
+			10014, 10059, // consumer or stream not found, which a cluster may return for one that was just created
 			10118, 10119, 10163, 10194, 10195: // stream or consumer is offline, last sequence not ready
 			return true
 		}
@@ -279,7 +274,7 @@ func newEnough(version string) bool {
 	return err == nil && (major > 2 || major == 2 && minor >= 14)
 }
 
-// natsHealth returns an error while events cannot be written: not ready.
+// natsHealth returns an error while events cannot be written, so that the process is not ready.
 func (n *node) natsHealth() error {
 	if n.server != nil {
 		return n.server.Health()
@@ -293,8 +288,8 @@ func (n *node) natsHealth() error {
 	return nil
 }
 
-// watchQuorum asks the cluster again and again, until ctx ends, whether it can
-// take events. Its servers take connections when most of them are away.
+// watchQuorum checks repeatedly, until ctx ends, whether the cluster can take events. Its servers accept
+// connections even when most of them are down.
 func (n *node) watchQuorum(ctx context.Context) {
 	if n.server != nil {
 		return
@@ -328,8 +323,7 @@ func (n *node) watchQuorum(ctx context.Context) {
 	}
 }
 
-// closeNATS gives the connections back, then the server: a client must not see its
-// server go first.
+// closeNATS closes the connections, then the server, so that no client sees its server disappear.
 func (n *node) closeNATS() {
 	for _, conn := range []*nats.Conn{n.callers, n.conn} {
 		if conn != nil {

@@ -7,10 +7,10 @@ import (
 	"time"
 )
 
-// OneShot is the configuration of a Sheaf that lives as long as one command: in a folder of its own, on free
+// OneShot returns the configuration of a Sheaf that lives as long as one command: in its own folder, on free
 // ports of this machine.
 func OneShot(data string) Config {
-	// One export has the disk to itself, and the disk is its limit.
+	// A single export has the disk to itself, so the disk is its limit.
 	pages := int64(256 << 30)
 	if size, _, known := diskSpace(filepath.Dir(data)); known {
 		pages = max(min(size, pages), 64<<20)
@@ -23,10 +23,10 @@ func OneShot(data string) Config {
 	}
 }
 
-// ErrEnded is the cause with which work in Use is stopped when its Sheaf has failed.
+// ErrEnded is the cause of the cancellation of work in Use when its Sheaf has failed.
 var ErrEnded = errors.New("the server in this process has ended")
 
-// Use starts a Sheaf, has work done with it, and stops it. The Sheaf outlives ctx until work has returned.
+// Use starts a Sheaf, runs work with it, and stops it. The Sheaf outlives ctx until work has returned.
 func Use(ctx context.Context, cfg Config, work func(context.Context, Info) error) error {
 	own, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()

@@ -14,7 +14,7 @@ import (
 	"sheaf/services/notifier"
 )
 
-// The roles of a process.
+// Roles of a process.
 const (
 	roleIngress   = "ingress"
 	roleCrawler   = "crawler"
@@ -24,7 +24,7 @@ const (
 	roleKeeper = "keeper"
 )
 
-// AllRoles are those that a process can be given.
+// AllRoles are the roles that a process can have.
 var AllRoles = []string{roleIngress, roleCrawler, roleAssembler, roleNotifier}
 
 // role is a service of this process. Run returns nil after a clean drain.

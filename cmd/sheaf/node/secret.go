@@ -17,12 +17,11 @@ import (
 	"sheaf/events/secrets"
 )
 
-// keptKeyName is the file in the data folder that holds the key which Sheaf
-// made for itself. Whoever loses it loses all links, sealed headers and the
-// equality of repeated requests, so it belongs into the backup.
+// keptKeyName is the file in the data folder with the key that Sheaf generated. Without that key all links
+// and sealed headers are invalid and repeated requests are no longer recognised, so it must be in the backup.
 const keptKeyName = "secret.key"
 
-// Keyring is what is derived from the secret keys.
+// Keyring holds everything derived from the secret keys.
 func (c KeyConfig) Keyring(log *slog.Logger) (*secrets.Keyring, error) {
 	keys, err := c.secretKeys(log)
 	if err != nil {
@@ -31,9 +30,9 @@ func (c KeyConfig) Keyring(log *slog.Logger) (*secrets.Keyring, error) {
 	return secrets.NewKeyring(keys[0].Secret, keys[1:]...)
 }
 
-// secretKeys returns the first secret key and those that came after it: one a
-// line, and behind a newer one "from=" and the time from which it seals and signs.
-// Without a configured one they are those of the data folder; ErrNotExist when there is none.
+// secretKeys returns the first secret key and its successors, one per line. A successor is followed by
+// "from=" and the time from which it seals and signs. Without a configured file they come from the data
+// folder. The error is ErrNotExist if there is none.
 func (c KeyConfig) secretKeys(log *slog.Logger) ([]secrets.KeyVersion, error) {
 	text, file := c.SecretKey, c.SecretKeyFile
 	if name, ok := strings.CutPrefix(text, "@"); ok {
@@ -84,7 +83,7 @@ func decodeKeys(text string) (keys []secrets.KeyVersion, err error) {
 	return keys, nil
 }
 
-// Rotate adds a new key to the file of secret keys, which seals and signs from a time on. It
+// Rotate adds a new key to the file of secret keys. The key seals and signs from the given time. Rotate
 // returns the file's name.
 func (c KeyConfig) Rotate(from time.Time) (file string, err error) {
 	if file = c.SecretKeyFile; file == "" {
@@ -106,7 +105,7 @@ func (c KeyConfig) Rotate(from time.Time) (file string, err error) {
 	return file, nil
 }
 
-// guardKeptKey takes back what a careless copy gave away.
+// guardKeptKey removes permissions that a careless copy gave to other users.
 func guardKeptKey(file string, log *slog.Logger) error {
 	info, err := os.Stat(file)
 	if err != nil {
@@ -122,8 +121,8 @@ func guardKeptKey(file string, log *slog.Logger) error {
 	return nil
 }
 
-// makeSecretKeys is secretKeys, and makes a key when none was configured and none is kept yet.
-// The caller has locked the data folder.
+// makeSecretKeys is secretKeys, but creates a key when none is configured or stored yet. The caller has
+// locked the data folder.
 func (c KeyConfig) makeSecretKeys(log *slog.Logger) ([]secrets.KeyVersion, error) {
 	keys, err := c.secretKeys(log)
 	if !errors.Is(err, fs.ErrNotExist) || c.SecretKey != "" || c.SecretKeyFile != "" {
@@ -137,7 +136,7 @@ func (c KeyConfig) makeSecretKeys(log *slog.Logger) ([]secrets.KeyVersion, error
 	return c.secretKeys(log)
 }
 
-// decodeKey reads hexadecimal, else any form of base64.
+// decodeKey reads hexadecimal or any form of base64.
 func decodeKey(text string) ([]byte, error) {
 	text = strings.TrimSpace(text)
 	key, err := hex.DecodeString(text)

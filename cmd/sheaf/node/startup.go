@@ -12,18 +12,18 @@ import (
 )
 
 const (
-	// startupAfter is how long a start may take before callers are told to come again. Those
-	// that came before wait: most starts take a fraction of that.
+	// startupAfter is how long a start may take before callers get 503. Earlier callers wait: most starts
+	// take a fraction of that.
 	startupAfter = time.Second
-	// startupWait is how long the last answers may take to leave.
+	// startupWait is how long the last responses may take to be sent.
 	startupWait = time.Second
 )
 
-// startupServer answers on the ingress's listener while the process starts: 503 with the
-// reason, except that it is alive.
+// startupServer answers on the ingress's listener while the process starts: 503 with the reason, and 200 to
+// /healthz.
 type startupServer struct {
 	why  atomic.Value // ingress.NotReady
-	stop func()       // gives the listener back, open and with the connections not accepted yet
+	stop func()       // returns the listener, open and with its pending connections
 }
 
 // say sets the reason.

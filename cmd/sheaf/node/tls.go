@@ -6,7 +6,7 @@ import (
 	"sync/atomic"
 )
 
-// certificate is the one that the ingress and the embedded NATS server show.
+// certificate is the certificate of the ingress and the embedded NATS server.
 type certificate struct {
 	*watchedFiles
 	current atomic.Pointer[tls.Certificate]
@@ -27,7 +27,7 @@ func openCertificate(certFile, keyFile string) (*certificate, error) {
 	return c, nil
 }
 
-// config is for servers: TLS 1.2 or newer, with what Go holds to be safe.
+// config returns the settings for servers: TLS 1.2 or newer, with Go's secure defaults.
 func (c *certificate) config() *tls.Config {
 	return &tls.Config{
 		MinVersion:     tls.VersionTLS12,

@@ -9,16 +9,16 @@ import (
 	"time"
 )
 
-// watchEvery is how soon a changed file is read again.
+// watchEvery is the interval between two checks of the files.
 const watchEvery = 500 * time.Millisecond
 
-// watchedFiles are read again when they change: keys and certificates need no restart. While
-// they cannot be read, as in the middle of a renewal, what was read before stays good.
+// watchedFiles reads files again when they change, so that new keys and certificates need no restart. While a
+// file cannot be read, as during a renewal, its earlier content stays valid.
 type watchedFiles struct {
 	what   string
 	names  []string
 	read   func() error
-	seen   []fs.FileInfo // before they were read, nil for a missing file
+	seen   []fs.FileInfo // from before the read, nil for a missing file
 	broken bool
 }
 
