@@ -17,16 +17,15 @@ import (
 	"sheaf/cmd/sheaf/node"
 )
 
-// What a whole export allocates, from the submission to the finished file, all roles,
-// the embedded server and this test's source and polling together: so much for each
-// page, and nothing for each of its rows. A change that decodes a row, or copies a page
-// once more, shows up here, where a timing would be noise. (The race detector makes
-// pools forget, so this runs without it. Other load adds objects, so it runs alone, with the
-// tag chaos.)
+// A whole export has a budget of allocations per page, and none per row. The budget covers everything from
+// the submission to the finished file: all roles, the embedded server, and this test's source and polling. A
+// change that decodes a row, or copies a page once more, shows up here, where a timing would be noise. (The
+// race detector makes pools forget, so this runs without it. Other load adds objects, so it runs alone, with
+// the tag chaos.)
 func TestExportAllocatesNothingPerRow(t *testing.T) {
 	const (
 		pages        = 100
-		few, many    = 200, 1000 // rows a page
+		few, many    = 200, 1000 // rows per page
 		objectsARow  = 0.5       // measured 0.03 to 0.04: polling, and larger messages; 0.15 on a busy machine, which polls more
 		bytesARow    = 200       // measured 93 to 125; the rows are 62 bytes each
 		objectsAPage = 500       // measured 400
@@ -63,7 +62,7 @@ func TestExportAllocatesNothingPerRow(t *testing.T) {
 	n := 0
 	allocated := func(limit int) (objects, size float64) {
 		objects, size = math.Inf(1), math.Inf(1)
-		for range 4 { // the first fills the pools; what else is at work is noise
+		for range 4 { // the first export fills the pools; other work in the process is noise
 			n++
 			var before, after runtime.MemStats
 			runtime.ReadMemStats(&before)

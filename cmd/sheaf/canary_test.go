@@ -27,7 +27,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// canaries are secrets that are planted in requests, by where.
+// canaries are secrets that are planted in requests, by place.
 type canaries map[string]string
 
 func newCanaries(places ...string) canaries {
@@ -38,7 +38,7 @@ func newCanaries(places ...string) canaries {
 	return c
 }
 
-// sought finds a canary in data, in any form that a careless hand gives it.
+// sought finds a canary in data, in any form that careless code may write.
 func (c canaries) sought(where string, data []byte) (found []string) {
 	data = bytes.ToLower(data)
 	for place, secret := range c {
@@ -53,8 +53,8 @@ func (c canaries) sought(where string, data []byte) (found []string) {
 	return found
 }
 
-// Whatever becomes of an export, the secrets of its source are in no file, log,
-// answer, event or callback; and the source is given them.
+// The secrets of a source reach the source, and no file, log, answer, event or callback, whatever the outcome
+// of the export.
 func TestSecretsAreNowhere(t *testing.T) {
 	t.Parallel()
 	planted := newCanaries("a header", "another header", "a parameter", "a sealed header", "a sealed parameter")
@@ -195,8 +195,8 @@ func TestSecretsAreNowhere(t *testing.T) {
 		ask(http.MethodPost, "/v1/export/cancel", fmt.Sprintf(`{"key":%q}`, key))
 		ended(key, events.StatusCancelled)
 	}
-	// Whoever has a link may download, so the log must not have one: not of a good
-	// download, nor of one that is refused.
+	// A link is enough to download, so the log must contain no link, neither of a successful download nor of
+	// a refused one.
 	links := canaries{}
 	for _, key := range good {
 		var d struct {
@@ -219,7 +219,7 @@ func TestSecretsAreNowhere(t *testing.T) {
 			}
 		}
 	}
-	// Refused requests are answered without what was wrong with them.
+	// Responses to refused requests do not quote the request.
 	for _, body := range []string{
 		strings.Replace(request("x", "GET", ""), `"X-Token":"`, `"Content-Length":"`, 1),
 		strings.Replace(request("x", "GET", ""), `"secret_param":[`, `"secret_param":["absent",`, 1),
@@ -256,11 +256,11 @@ func TestSecretsAreNowhere(t *testing.T) {
 	}
 	require.Empty(t, found)
 	require.Greater(t, len(told), 100)
-	// The search finds what is there.
+	// The search finds a canary that exists.
 	require.NotEmpty(t, planted.sought("a proof", []byte(`{"a":"`+planted["a header"]+`"}`)))
 }
 
-// unpack visits what is in a zip, and in a zip in it.
+// unpack visits the content of a zip, and of a zip in it.
 func unpack(data []byte, visit func(name string, content []byte)) error {
 	z, err := zip.NewReader(bytes.NewReader(data), int64(len(data)))
 	if err != nil {

@@ -43,7 +43,7 @@ func TestNoCommandFollowsARedirect(t *testing.T) {
 			require.NotContains(t, errs, "hidden")
 		}
 	}
-	// So it is for the link of a file.
+	// The same holds for the link of a file.
 	file := zipOf(t, "a.xlsx")
 	server = answers(t, map[string]any{
 		"/v1/export/detail": succeeded("/v1/down/x.zip", file),
@@ -55,8 +55,8 @@ func TestNoCommandFollowsARedirect(t *testing.T) {
 	onlyFiles(t)
 }
 
-// bounded is a client of a server with the bounds that are not 0, and else of a minute, so
-// that no other than those ends it.
+// bounded returns a client of a server with the given bounds. Bounds of 0 become a minute, so that no other
+// bound ends a request.
 func bounded(t *testing.T, h http.HandlerFunc, short clientBounds) *client {
 	server := httptest.NewServer(h)
 	t.Cleanup(func() {
@@ -72,7 +72,7 @@ func bounded(t *testing.T, h http.HandlerFunc, short clientBounds) *client {
 	return c
 }
 
-// hang never goes on.
+// hang never returns.
 func hang(w http.ResponseWriter, r *http.Request) {
 	_ = http.NewResponseController(w).Flush()
 	<-r.Context().Done()

@@ -240,7 +240,7 @@ func TestSubmitSendsWhatItWasGiven(t *testing.T) {
 	require.Contains(t, errs, "not a JSON body")
 }
 
-// What was odd about a request is told, whether or not its end is waited for.
+// Warnings about a request are printed, with and without waiting for its end.
 func TestSubmitTellsWarnings(t *testing.T) {
 	t.Parallel()
 	server := answers(t, map[string]any{"/v1/export/http": http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {

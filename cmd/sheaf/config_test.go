@@ -14,7 +14,7 @@ import (
 	"sheaf/cmd/sheaf/node"
 )
 
-// parseServe returns what serve would be given.
+// parseServe returns the settings that serve would get.
 func parseServe(t testing.TB, args ...string) (node.Config, error) {
 	t.Helper()
 	var c cli
@@ -198,7 +198,7 @@ func TestUnknownEnvironmentVariables(t *testing.T) {
 	}
 }
 
-// Every command refuses them, also where they may be why another setting is missing. Help does not.
+// Every command refuses them, also where they may be the reason for another missing setting. Help does not.
 func TestCommandsRefuseUnknownEnvironmentVariables(t *testing.T) {
 	t.Parallel()
 	for args, want := range map[string]int{
@@ -214,8 +214,7 @@ func TestCommandsRefuseUnknownEnvironmentVariables(t *testing.T) {
 	}
 }
 
-// FuzzConfigFile reads any file of settings: it is understood, or refused with a
-// sentence.
+// FuzzConfigFile reads any file of settings. The file is valid, or refused with a sentence.
 func FuzzConfigFile(f *testing.F) {
 	f.Add("http: 127.0.0.1:9000\nroles: [crawler]\n")
 	f.Add("allow-cidr:\n- 10.0.0.0/8\nmax-pages-bytes: 1GiB\n")

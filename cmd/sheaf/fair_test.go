@@ -15,8 +15,8 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// A hundred small exports that come while a large one is crawled do not wait for
-// its end: most complete before it.
+// A hundred small exports that arrive while a large one is crawled do not wait for its end: most complete
+// before it.
 func TestALargeExportKeepsNoSmallOneWaiting(t *testing.T) {
 	t.Parallel()
 	const rows, limit, small = 300_000, 500, 100
@@ -55,7 +55,7 @@ func TestALargeExportKeepsNoSmallOneWaiting(t *testing.T) {
 	large := wireSubmit(t, p.http, source.URL+"/large", "", limit)
 	<-begun
 	var wg errgroup.Group
-	wg.SetLimit(32) // so many calls of a tenant are worked on at once; further ones may be answered 503
+	wg.SetLimit(32) // the maximum number of concurrent calls of a tenant; further ones may get 503
 	for n := range small {
 		wg.Go(func() error {
 			wireSubmit(t, p.http, source.URL+fmt.Sprintf("/small?n=%d", n), "", 100)

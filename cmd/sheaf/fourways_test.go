@@ -16,8 +16,8 @@ import (
 	"sheaf/cmd/sheaf/filesource"
 )
 
-// Rows come in four ways: pages of a source, source_raw as an array and as a string, and a
-// file that sheaf source serves. The same rows give the same cells in each, or in none.
+// Rows arrive in four ways: pages of a source, source_raw as an array and as a string, and a file that sheaf
+// source serves. The same rows give the same cells in each, or all ways refuse them.
 func TestRowsGiveTheSameCellsInEachWayIn(t *testing.T) {
 	t.Parallel()
 	server := startServe(t, "--http", "127.0.0.1:0", "--nats-listen", "none", "--data", t.TempDir())

@@ -53,7 +53,7 @@ func TestUsageErrorsPointToTheHelpOfTheirCommand(t *testing.T) {
 	}
 }
 
-// The settings of serve are too many to be one list.
+// The settings of serve are too many for one list.
 func TestHelpOfServeIsGrouped(t *testing.T) {
 	t.Parallel()
 	var out output
@@ -87,7 +87,7 @@ func TestHelpOfSubmitSaysWhatIsOneExport(t *testing.T) {
 	}
 }
 
-// A flag that would do nothing is refused. In the environment or in the YAML file it may be meant for another
+// A flag without effect is refused. In the environment or in the YAML file it may be meant for another
 // command.
 func TestFlagsThatWouldDoNothingAreRefused(t *testing.T) {
 	t.Parallel()
@@ -134,7 +134,7 @@ func TestFlagsThatWouldDoNothingAreRefused(t *testing.T) {
 	}
 }
 
-// With --json stdout holds one JSON document, whatever happens.
+// With --json stdout contains exactly one JSON document.
 func TestJSONErrors(t *testing.T) {
 	t.Chdir(t.TempDir())
 	source := httptest.NewServer(http.NotFoundHandler())
@@ -204,7 +204,7 @@ func TestKeysOfAMissingFile(t *testing.T) {
 	}
 }
 
-// History shows by default what submit and export send by default.
+// The default user_id of history is that of submit and export.
 func TestSubmitAndHistoryAgree(t *testing.T) {
 	t.Chdir(t.TempDir())
 	source := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {

@@ -19,7 +19,7 @@ import (
 	"sheaf/events/secrets"
 )
 
-// addKey makes a key as the command does, and returns it.
+// addKey adds a key as the command does, and returns it.
 func addKey(t *testing.T, file, tenant string) string {
 	t.Helper()
 	code, out, errs := sheaf(t, t.Context(), "", "keys", "add", "--api-keys", file, "--tenant", tenant, "--name", "a  name")
@@ -40,8 +40,8 @@ func TestKeysCommands(t *testing.T) {
 	require.NotContains(t, out, "shop")
 }
 
-// The client commands reach a server that asks for keys and speaks TLS; without
-// the one or the other they say what is missing.
+// The client commands reach a server that requires keys and TLS. Without either they name the missing
+// setting.
 func TestKeysAndTLS(t *testing.T) {
 	dir := t.TempDir()
 	pair := httptest.NewTLSServer(nil)

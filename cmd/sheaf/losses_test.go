@@ -58,9 +58,8 @@ func cutInHalf(t testing.TB, path string) {
 	require.NoError(t, os.Truncate(path, info.Size()/2))
 }
 
-// What was acknowledged outlives damage to the files of the log: exports that
-// ended are as they were, one that was under way ends after all, nobody is
-// called back twice, and what cannot be mended is shown.
+// Acknowledged exports survive damage to the files of the log. Ended exports are unchanged, one that was
+// under way completes, no callback is repeated, and permanent losses are reported.
 func TestLossesAreMendedOrShown(t *testing.T) {
 	t.Parallel()
 	var held atomic.Bool
@@ -112,8 +111,7 @@ func TestLossesAreMendedOrShown(t *testing.T) {
 	require.NoError(t, os.CopyFS(older, os.DirFS(filepath.Join(whole, "jetstream"))))
 	p = serveOn(t, whole)
 	slow := wireSubmit(t, p.http, source.URL+"/slow", "", 20)
-	// An answer means that the projection has seen it: what it has not, it cannot
-	// restore.
+	// A response means that the projection has applied the event. It can restore only applied events.
 	var d wireDetail
 	wireCall(t, http.MethodGet, p.http+"/v1/export/detail?key="+slow, "", &d)
 	p.stop()
@@ -129,7 +127,7 @@ func TestLossesAreMendedOrShown(t *testing.T) {
 	forgetTasks := func(t *testing.T, data string) { require.NoError(t, os.Remove(filepath.Join(data, "tasks.db"))) }
 	type loss struct {
 		damage func(t *testing.T, data string)
-		shown  string // what stands in LOSSES.txt; "" when everything was mended
+		shown  string // content of LOSSES.txt; "" when everything was repaired
 		silent bool
 	}
 	start := func(t *testing.T, c loss) (data string, p *process) {
@@ -151,7 +149,7 @@ func TestLossesAreMendedOrShown(t *testing.T) {
 			path := block(t, data, events.StreamEvents)
 			content, err := os.ReadFile(path)
 			require.NoError(t, err)
-			content[len(content)-200] ^= 4 // of the newest event: an older one is not missed
+			content[len(content)-200] ^= 4 // of the newest event: older ones are not needed
 			require.NoError(t, os.WriteFile(path, content, 0o600))
 		}, "", false},
 		"truncated block": {func(t *testing.T, data string) { cutInHalf(t, block(t, data, events.StreamEvents)) }, "", false},
@@ -204,7 +202,7 @@ func TestLossesAreMendedOrShown(t *testing.T) {
 				switch {
 				case strings.Contains(name, "JetStream"): // where its sealed headers were
 					require.Equal(t, 3, wireWait(t, p.http, slow).Status)
-				case !c.silent: // else the consumer waits for the process that had it
+				case !c.silent: // otherwise the consumer waits for the process that had it
 					require.Equal(t, 2, wireWait(t, p.http, slow).Status)
 				}
 				p.drain(t)
@@ -217,7 +215,7 @@ func TestLossesAreMendedOrShown(t *testing.T) {
 	})
 	require.Empty(t, told, "called back twice")
 	require.Zero(t, fetched.Load(), "what is done is not fetched again")
-	// Without the projection it is not known what is done.
+	// Without the projection it is unknown which work is done.
 	t.Run("shown", func(t *testing.T) {
 		for name, c := range losses {
 			if c.shown == "" {
@@ -244,8 +242,8 @@ func TestLossesAreMendedOrShown(t *testing.T) {
 	})
 }
 
-// A cluster's log that is made anew may have been meant: what an ingress still
-// remembers is not written to it.
+// An operator may have replaced a cluster's log on purpose, so the exports that an ingress still knows are
+// not written to it.
 func TestClusterLogMadeAnewIsShown(t *testing.T) {
 	t.Parallel()
 	server := eventstest.Server(t, "127.0.0.1:0")
@@ -275,8 +273,8 @@ func TestClusterLogMadeAnewIsShown(t *testing.T) {
 	p.drain(t)
 }
 
-// A loss under a running process is mended by the next start: of the whole log, which ends the
-// process, and of its events, which nothing notices before.
+// The next start repairs a loss under a running process: of the whole log, which ends the process, and of its
+// events, which goes unnoticed before.
 func TestLossWhileRunning(t *testing.T) {
 	t.Parallel()
 	for claim, lose := range map[string]func(t *testing.T, js jetstream.JetStream, p *process){

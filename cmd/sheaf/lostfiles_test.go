@@ -18,7 +18,7 @@ import (
 	"sheaf/events/eventstest"
 )
 
-// lostDetail is what detail says of an export whose file may be lost.
+// lostDetail is the detail of an export whose file may be lost.
 type lostDetail struct {
 	Status  int    `json:"status"`
 	DownURL string `json:"down_url"`
@@ -34,7 +34,7 @@ func lostDetailOf(t testing.TB, server, key string) (d lostDetail) {
 	return d
 }
 
-// downloaded is the answer to a link, asked of the server at base.
+// downloaded is the response to a link, requested from the server at base.
 func downloaded(t testing.TB, base, link string) (status int, body []byte) {
 	t.Helper()
 	res, err := http.Get(base + link[strings.Index(link, "/v1/down/"):])
@@ -61,9 +61,8 @@ func storedFile(t testing.TB, data string) string {
 	return found[0]
 }
 
-// A start without finished files lists the lost files and then serves: their exports
-// expire with a reason, and can be made again. So it is with a data folder that
-// was restored from a backup.
+// A start without finished files lists the lost files and then serves. Their exports expire with a reason,
+// and can be made again. The same holds for a data folder that was restored from a backup.
 func TestStartWithoutFinishedFiles(t *testing.T) {
 	t.Parallel()
 	source := httptest.NewServer(demoSource(30))
@@ -149,7 +148,7 @@ func TestStartWithoutFinishedFiles(t *testing.T) {
 			requireDemo(t, workbookIn(t, body), 30)
 			p.drain(t)
 			if name == "no files" {
-				p = serveOn(t, data) // it is said once
+				p = serveOn(t, data) // it is reported once
 				becomesReady(t, p.http)
 				require.NotContains(t, p.err.String(), "file store is gone")
 				p.drain(t)
@@ -158,8 +157,8 @@ func TestStartWithoutFinishedFiles(t *testing.T) {
 	}
 }
 
-// The folder of finished files is removed under a running Sheaf: it is not ready
-// and says why, exports wait, nothing expires, and the exports end when it is back.
+// The folder of finished files is removed under a running Sheaf. Sheaf is not ready and reports why, exports
+// wait, and nothing expires. The exports complete when the folder is back.
 func TestFinishedFilesRemovedWhileRunning(t *testing.T) {
 	t.Parallel()
 	release := make(chan struct{})
@@ -204,7 +203,7 @@ func TestFinishedFilesRemovedWhileRunning(t *testing.T) {
 		requireDemo(t, workbookIn(t, body), 30)
 	}
 
-	// sheaf export --server and sheaf download say what is wrong with a file.
+	// sheaf export --server and sheaf download report the problem with a file.
 	path := filepath.Join(folder, "default")
 	entries, err := os.ReadDir(path)
 	require.NoError(t, err)
@@ -219,8 +218,8 @@ func TestFinishedFilesRemovedWhileRunning(t *testing.T) {
 	p.drain(t)
 }
 
-// A plain copy of a running Sheaf is of no single moment. It starts nevertheless,
-// what it lost it says, and it serves right files or none.
+// A plain copy of a running Sheaf is not of a single moment. It starts nevertheless, reports its losses, and
+// serves correct files or none.
 func TestCopyOfARunningSheaf(t *testing.T) {
 	t.Parallel()
 	release := make(chan struct{})
@@ -256,7 +255,7 @@ func TestCopyOfARunningSheaf(t *testing.T) {
 	switch status, body := downloaded(t, p.http, link); status {
 	case http.StatusOK:
 		requireDemo(t, workbookIn(t, body), 30)
-	case http.StatusGone, http.StatusNotFound: // said, not served
+	case http.StatusGone, http.StatusNotFound: // reported, not served
 	default:
 		t.Fatalf("status %d: %s", status, body)
 	}
@@ -266,7 +265,7 @@ func TestCopyOfARunningSheaf(t *testing.T) {
 	p.drain(t)
 }
 
-// A bucket of finished files that is gone is reported like a folder.
+// A missing bucket of finished files is reported like a missing folder.
 func TestStartWithoutTheBucketOfFiles(t *testing.T) {
 	t.Parallel()
 	source := httptest.NewServer(demoSource(30))
@@ -293,8 +292,7 @@ func TestStartWithoutTheBucketOfFiles(t *testing.T) {
 	p.drain(t)
 }
 
-// A cluster takes no folder in place of the one that it had: it may only be not
-// mounted here.
+// A cluster refuses a new folder in place of its own, because its own may just not be mounted here.
 func TestClusterRefusesAFolderWithoutMarker(t *testing.T) {
 	t.Parallel()
 	server := eventstest.Server(t, "127.0.0.1:0")
@@ -314,7 +312,7 @@ func TestClusterRefusesAFolderWithoutMarker(t *testing.T) {
 	require.NoError(t, os.Rename(files+"-", files))
 	startServe(t, args[1:]...).drain(t)
 
-	// What the message says to do.
+	// Follow the instructions of the message.
 	require.NoError(t, os.RemoveAll(files))
 	js, err := jetstream.New(eventstest.Connect(t, server))
 	require.NoError(t, err)

@@ -44,8 +44,7 @@ func (o *output) String() string {
 	return o.text.String()
 }
 
-// sheaf carries a command line out in this process, without its log: there is one log,
-// and tests are parallel.
+// sheaf runs a command line in this process, without its log: there is one log, and tests are parallel.
 func sheaf(t testing.TB, ctx context.Context, stdin string, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
 	var out, errs output
@@ -134,7 +133,7 @@ func TestEverySettingHasItsEnvironmentName(t *testing.T) {
 	check(reflect.TypeFor[logConfig]())
 }
 
-// kebab is how kong names the flag of a field such as PublicURL.
+// kebab returns kong's name for the flag of a field such as PublicURL.
 func kebab(field string) string {
 	var b strings.Builder
 	for i, r := range field {

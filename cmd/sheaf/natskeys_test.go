@@ -66,7 +66,7 @@ func natsRequest(source, title string) string {
 	return fmt.Sprintf(`{"timestamp":1,"ext_type":"XLSX","title":%q,"user_id":"7","source_http":{"url":%q,"param":{"limit":100}}}`, title, source+"/demo/page")
 }
 
-// A tenant does with its key what the subject table says.
+// A tenant's key permits everything in the subject table.
 func TestNATSCallersWithKeys(t *testing.T) {
 	t.Parallel()
 	s := startNATSKeys(t)
@@ -104,7 +104,7 @@ func TestNATSCallersWithKeys(t *testing.T) {
 		require.ErrorIs(t, err, nats.ErrAuthorization, name)
 	}
 
-	// A key that is revoked ends its connections.
+	// Revoking a key closes its connections.
 	closed := make(chan struct{})
 	s.mallory.SetClosedHandler(func(*nats.Conn) { close(closed) })
 	code, _, _ = sheaf(t, t.Context(), "", "keys", "revoke", "--api-keys", s.keys, s.malKey)
@@ -119,8 +119,7 @@ func TestNATSCallersWithKeys(t *testing.T) {
 	require.True(t, s.shop.IsConnected())
 }
 
-// Whatever a producer tries, another's exports are neither read, forged, held up
-// nor wiped.
+// No producer can read, forge, delay or delete the exports of another.
 func TestProducersCannotHarmEachOther(t *testing.T) {
 	t.Parallel()
 	s := startNATSKeys(t)
@@ -136,7 +135,7 @@ func TestProducersCannotHarmEachOther(t *testing.T) {
 		return strings.Contains(string(data), `"status":2`)
 	}, 20*time.Second, 10*time.Millisecond)
 
-	// Read: nothing of others arrives, also not on wildcards.
+	// Read: nothing of other tenants arrives, also not on wildcards.
 	heard := make(chan *nats.Msg, 100)
 	for _, subject := range []string{"sheaf.event.shop.>", "sheaf.event.>", "sheaf.>", ">", "sheaf.page.>", "sheaf.private.>", "$JS.>", "_INBOX.>", "sheaf.submit.shop.*", "sheaf.api.shop.*", "sheaf.callback.shop.>"} {
 		_, err := s.mallory.ChanSubscribe(subject, heard)
@@ -144,8 +143,8 @@ func TestProducersCannotHarmEachOther(t *testing.T) {
 	}
 	require.NoError(t, s.mallory.Flush())
 
-	// Forge, wipe, suppress: to every subject of ours, directly and as the reply of
-	// what mallory may publish.
+	// Forge, delete, suppress: publish to every subject of Sheaf, directly and as the reply of messages that
+	// mallory may publish.
 	targets := []string{
 		"sheaf.event.shop.completed." + key, "sheaf.event.shop.cancelled." + key, "sheaf.event.shop.requested." + key,
 		"sheaf.page.shop." + key + ".9.1.1", "sheaf.private.headers.shop." + key, "sheaf.timer.callback.shop." + key, "sheaf.due.callback.shop." + key,
@@ -176,7 +175,7 @@ func TestProducersCannotHarmEachOther(t *testing.T) {
 		m := <-heard
 		require.True(t, strings.HasPrefix(m.Subject, "_INBOX."), m.Subject) // of its own
 	}
-	// The log says so, and that it is no fault of the server.
+	// The log reports it, and does not blame the server.
 	violations := 0
 	for line := range strings.Lines(s.err.String()) {
 		if strings.Contains(line, "Violation") {
@@ -185,7 +184,7 @@ func TestProducersCannotHarmEachOther(t *testing.T) {
 		}
 	}
 	require.NotZero(t, violations)
-	// And the victim's next export works.
+	// The victim's next export still works.
 	code, _ = s.ask(t, s.shop, "sheaf.api.shop.http", natsRequest(s.http, "after it"))
 	require.Zero(t, code)
 	resp, err := http.Get(s.http + "/readyz")
@@ -194,8 +193,8 @@ func TestProducersCannotHarmEachOther(t *testing.T) {
 	require.Equal(t, http.StatusOK, resp.StatusCode)
 }
 
-// streams is what the victim's part of the streams looks like, as the victim's own
-// process would see it: the events that its subscribers were sent, by sequence.
+// streams returns the victim's part of the streams as the victim's own process would see it: the events that
+// its subscribers received, by sequence.
 func (s *natsKeys) streams(t *testing.T) string {
 	t.Helper()
 	_, data := s.ask(t, s.shop, "sheaf.api.shop.history", `{"user_id":"7"}`)

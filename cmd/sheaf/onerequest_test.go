@@ -18,8 +18,8 @@ import (
 	"sheaf/events"
 )
 
-// Every line about an export, of whichever service, names the tenant and the request that began it: by
-// REST, by a call on NATS, by a durable submission, and by a retry.
+// Every log line about an export, of any service, names the tenant and the request that began it: by REST, by
+// a call on NATS, by a durable submission, and by a retry.
 func TestOneRequestCanBeFollowedThroughTheLog(t *testing.T) {
 	t.Parallel()
 	var calls atomic.Int64
@@ -97,7 +97,7 @@ func TestOneRequestCanBeFollowedThroughTheLog(t *testing.T) {
 		require.NoError(t, err)
 		ended(m.Header.Get("ce-subject"))
 	}
-	// The same request again begins nothing, and the log says so.
+	// Repeating the same request starts nothing, and the log reports that.
 	_, err = js.PublishMsg(t.Context(), &nats.Msg{Subject: "sheaf.submit.default.http", Data: []byte(body("durable ", "/")), Header: nats.Header{"ce-id": {"by-duplicate"}}})
 	require.NoError(t, err)
 	require.Eventually(t, func() bool { return strings.Contains(p.err.String(), "submission is a duplicate") }, 10*time.Second, 5*time.Millisecond)
@@ -132,8 +132,8 @@ func TestOneRequestCanBeFollowedThroughTheLog(t *testing.T) {
 	}, sorted(said))
 }
 
-// sorted brings the lines about each request into the order of its work: the services of
-// one process write theirs at the same time.
+// sorted orders the lines of each request by the order of its work, because the services of one process write
+// theirs concurrently.
 func sorted(said map[string][]string) map[string][]string {
 	order := []string{"request", "submission accepted", "export crawled", "export completed", "export failed", "callback will be tried again", "callback delivered"}
 	for _, lines := range said {

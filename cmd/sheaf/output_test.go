@@ -8,7 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// An output has the name of what is written to it, or no ending.
+// An output has the extension of its content, or none.
 func TestOutputsEndAsTheyAreWritten(t *testing.T) {
 	t.Parallel()
 	folder := t.TempDir()

@@ -27,11 +27,11 @@ import (
 	"pgregory.net/rapid"
 )
 
-// listSource is a source of rows of one column id. What it says of their number, and
-// what it answers after its last page, is a test's choice.
+// listSource is a source of rows of one column id. A test chooses the announced totals, and the answers after
+// the last page.
 type listSource struct {
 	rows   []string                // values of id as JSON
-	cap    int                     // rows a page at most, 0 for as many as were asked for
+	cap    int                     // maximum rows per page, 0 for as many as requested
 	counts func(l *listing) string // members of pagetag besides page
 	page   func(l *listing) string // of the pagetag; nil for the true one, "" for none
 	after  func(l *listing)        // answers a page after the last one; nil for the header alone
@@ -51,7 +51,7 @@ type listing struct {
 	rows                     []string
 	noHeader                 bool
 	status                   int
-	raw                      string // the whole body instead
+	raw                      string // replaces the whole body
 	tag                      string
 	done                     <-chan struct{} // the client gave up
 }
@@ -108,7 +108,7 @@ func (s *listSource) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_, _ = fmt.Fprintf(w, `{"errcode":0,"data":{"data":[%s],"pagetag":{%s}}}`, strings.Join(all, ","), strings.Join(tags, ","))
 }
 
-// take makes the rows of the answer those of a page.
+// take replaces the rows of the answer with those of a page.
 func (l *listing) take(page int) {
 	from := min((page-1)*l.size, len(l.src.rows))
 	l.rows = l.src.rows[from:min(from+l.size, len(l.src.rows))]
@@ -124,7 +124,7 @@ func answerStatus(status int) func(*listing) {
 }
 func answerErrcode(l *listing) { l.raw = `{"errcode":7,"msg":"no such page"}` }
 
-// honest counts rows and pages.
+// honest counts rows and pages correctly.
 func honest(l *listing) string {
 	return fmt.Sprintf(`"limit":%d,"total":%d,"total_page":%d`, l.size, len(l.src.rows), l.pages)
 }
@@ -199,7 +199,7 @@ func (st *pagingStage) crawl(t testing.TB, cfg crawler.Config) (stop func()) {
 	return runs(t, c)
 }
 
-// request begins the export of a source.
+// request starts the export of a source.
 func (st *pagingStage) request(t testing.TB, src *listSource, limit, conn int) events.Export {
 	t.Helper()
 	st.mu.Lock()
@@ -262,8 +262,7 @@ func (st *pagingStage) export(t testing.TB, src *listSource, limit, conn int) ou
 	return st.await(t, st.request(t, src, limit, conn))
 }
 
-// Whatever a source says of its pages, the file has its rows or the export fails
-// with the cause.
+// Whatever totals a source announces, the file has its rows or the export fails with the cause.
 func TestEndOfAList(t *testing.T) {
 	t.Parallel()
 	st := newPagingStage(t)
@@ -286,12 +285,12 @@ func TestEndOfAList(t *testing.T) {
 		rows     []string // nil for all
 		warnings []string
 		text     string // in a warning
-		asked    int    // the highest page that may be asked for, 0 for any
+		asked    int    // the highest page that may be requested, 0 for any
 	}
 	var tests []test
 	missing := []string{"TOTAL_MISSING"}
 
-	// 1: a count of nothing is unknown.
+	// 1: a count of zero rows means unknown.
 	for _, counts := range []string{
 		``, `"total":0,"total_page":0`, `"limit":50`, `"total":null,"total_page":null`, `"total":"","total_page":""`,
 		`"total":"many","total_page":"some"`, `"total":0,"total_page":1`, `"total":"0","total_page":"1"`, `"total":-1,"total_page":-1`,
@@ -513,7 +512,7 @@ func TestEndOfAList(t *testing.T) {
 	}
 }
 
-// cmpRows names the first row that differs.
+// cmpRows describes the first difference.
 func cmpRows(want, got []string) string {
 	for i := range min(len(want), len(got)) {
 		if strings.Trim(want[i], `"`) != got[i] {
@@ -523,9 +522,8 @@ func cmpRows(want, got []string) string {
 	return ""
 }
 
-// Whatever a source says and however it ends, its export has exactly its rows, or
-// fails by name; also when a crawler finds some of the pages there, as one does
-// after a crash.
+// Whatever totals a source announces and however it ends, its export has exactly its rows, or fails with a
+// code. The same holds when a crawler finds some of the pages stored, as after a crash.
 func TestRowsOfAnyListAreExactOrFail(t *testing.T) {
 	t.Parallel()
 	st := newPagingStage(t)
@@ -574,7 +572,7 @@ func TestRowsOfAnyListAreExactOrFail(t *testing.T) {
 		}
 		ending := rapid.SampledFrom([]string{"header", "nothing", "repeats", "repeats and says so", "begins again", "404", "500", "errcode"}).Draw(rt, "ending")
 		if ending == "begins again" && !slices.Contains([]string{"honest", "total", "pages"}, count) && !(count == "high pages" && withTotal) {
-			ending = "repeats" // nothing tells that all rows were there before
+			ending = "repeats" // nothing shows that all rows were there before
 		}
 		src.after = map[string]func(*listing){
 			"nothing": noRowsAtAll, "begins again": firstAgain, "repeats": repeatLast, "repeats and says so": repeatLastAndSaySo,
@@ -611,7 +609,7 @@ func TestRowsOfAnyListAreExactOrFail(t *testing.T) {
 			}
 		}
 
-		// Another export of the same source finds some of the pages there.
+		// Another export of the same source finds some of the pages stored.
 		x = st.request(t, src, limit, rapid.IntRange(1, 8).Draw(rt, "conn after the crash"))
 		for _, page := range slices.Sorted(maps.Keys(stored)) {
 			p := stored[page]
@@ -631,8 +629,8 @@ func TestRowsOfAnyListAreExactOrFail(t *testing.T) {
 	})
 }
 
-// A crawler that stops in the middle of an uncounted list leaves it to another, and
-// the file is the same as without.
+// A crawler that stops in the middle of an uncounted list leaves it to another. The file is the same as
+// without a stop.
 func TestUncountedListGoesOnAfterARestart(t *testing.T) {
 	t.Parallel()
 	st := newPagingStage(t)
@@ -656,7 +654,7 @@ func TestUncountedListGoesOnAfterARestart(t *testing.T) {
 	<-reached
 	stopped := make(chan struct{})
 	go func() { stop(); close(stopped) }()
-	close(release) // what is in flight is kept
+	close(release) // responses in flight are kept
 	<-stopped
 	st.crawl(t, crawler.Config{})
 	got := st.await(t, x)

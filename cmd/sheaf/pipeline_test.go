@@ -35,8 +35,7 @@ type process struct {
 	cmd        *exec.Cmd
 }
 
-// startServe starts sheaf serve with the flags and waits until it says where
-// it listens.
+// startServe starts sheaf serve with the flags and waits until it logs its addresses.
 func startServe(t testing.TB, args ...string) *process {
 	t.Helper()
 	p := beginServe(t, args...)
@@ -54,8 +53,8 @@ func beginServe(t testing.TB, args ...string) *process {
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	started := make(chan error)
 	go func() {
-		// The kernel ends the process when the thread ends that started it: it does not
-		// outlive a test that was cut off.
+		// The kernel ends the process when the thread that started it ends, so it does not outlive an aborted
+		// test.
 		runtime.LockOSThread()
 		defer close(p.ended)
 		err := p.cmd.Start()
@@ -77,7 +76,7 @@ func beginServe(t testing.TB, args ...string) *process {
 	return p
 }
 
-// stop has the process stop.
+// stop asks the process to stop.
 func (p *process) stop() { _ = p.cmd.Process.Signal(syscall.SIGTERM) }
 
 func field(text, name string) string {
@@ -99,7 +98,7 @@ func (p *process) drain(t testing.TB) {
 	}
 }
 
-// The wire as a caller sees it, written down here a second time on purpose.
+// The wire format as a caller sees it, repeated here on purpose.
 type wireAnswer struct {
 	Errcode   int             `json:"errcode"`
 	Msg       string          `json:"msg"`
@@ -155,7 +154,7 @@ func wireWait(t testing.TB, server, key string) wireDetail {
 	require.Eventually(t, func() bool {
 		a := wireCall(t, http.MethodGet, server+"/v1/export/detail?key="+key, "", nil)
 		if a.Errcode == http.StatusServiceUnavailable {
-			return false // a caller asks again: on a busy machine 2 s can pass
+			return false // repeat the request: on a busy machine 2 s can pass
 		}
 		return assert.Zero(t, a.Errcode, a.Msg) && assert.NoError(t, json.Unmarshal(a.Data, &d)) && d.Status != 1
 	}, 60*time.Second, 10*time.Millisecond)
@@ -185,8 +184,7 @@ func workbookRows(t testing.TB, data []byte) [][]string {
 	return rows
 }
 
-// wantDemoRow is row n of the demo as the help describes it, worked out once
-// more from that text.
+// wantDemoRow computes row n of the demo independently, from the description in the help.
 func wantDemoRow(n int) []string {
 	pick := func(s string, i int) string { return string([]rune(s)[i]) }
 	note := "备注 " + strconv.Itoa(n)
@@ -299,7 +297,7 @@ func TestExportInterrupted(t *testing.T) {
 	onlyFiles(t)
 }
 
-// callbacks is a receiver that keeps what it is told.
+// callbacks is a receiver that stores the callbacks it receives.
 func callbacks(t testing.TB) (url string, bodies chan string) {
 	bodies = make(chan string, 10)
 	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
@@ -358,8 +356,7 @@ func TestServeAllInOne(t *testing.T) {
 	require.Contains(t, errs, "--http")
 	p.drain(t)
 
-	// What one process knew, the next one knows, also when the folder was
-	// moved meanwhile.
+	// A process knows everything that the process before it knew, also when the folder was moved meanwhile.
 	moved := filepath.Join(t.TempDir(), "moved")
 	require.NoError(t, os.Rename(data, moved))
 	p = startServe(t, "--http", "127.0.0.1:0", "--nats-listen", "none", "--data", moved)
@@ -486,7 +483,7 @@ func TestSourceCommand(t *testing.T) {
 	require.Zero(t, <-ended)
 }
 
-// The log of a server says where it serves, and that it has ended.
+// The log of a server contains its addresses, and its end.
 func TestServeLogsItsStartAndEnd(t *testing.T) {
 	t.Parallel()
 	p := startServe(t, "--http", "127.0.0.1:0", "--nats-listen", "none", "--data", t.TempDir(), "--log-format", "json")

@@ -41,8 +41,8 @@ func terminal(t testing.TB) (tty *os.File, text func() string) {
 	}
 }
 
-// shown is what a person sees of a text in the end, line by line: \r returns to the first column, and \x1b[K
-// erases from there on.
+// shown returns the final screen for a text, line by line: \r returns to the first column, and \x1b[K erases
+// from there on.
 func shown(text string) (lines []string) {
 	for line := range strings.SplitSeq(strings.ReplaceAll(text, "\r\n", "\n"), "\n") {
 		var cells []rune
@@ -130,7 +130,7 @@ func TestBarOfASuccessStays(t *testing.T) {
 	require.Regexp(t, `^3 rows in `, lines[1])
 }
 
-// A failure is said once, whatever stderr is, by each command that waits for an export.
+// A failure is printed once, whatever stderr is, by each command that waits for an export.
 func TestFailureIsSaidOnce(t *testing.T) {
 	t.Chdir(t.TempDir())
 	source := httptest.NewServer(http.NotFoundHandler())
@@ -150,8 +150,8 @@ func TestFailureIsSaidOnce(t *testing.T) {
 	}
 }
 
-// What a one-shot command warns of, its user can act upon: by default nothing, and what limits it names are
-// flags that it has.
+// The user of a one-shot command can act on all its warnings. By default there are none, and the limits that
+// they name are flags of the command.
 func TestOneShotWarnsOfNothing(t *testing.T) {
 	t.Chdir(t.TempDir())
 	code, _, errs := logging(t, "demo", "--rows", "3", "--log-level", "warn")

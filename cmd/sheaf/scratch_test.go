@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// asCommand has the test binary run as sheaf.
+// asCommand makes the test binary run as sheaf.
 const asCommand = "SHEAF_TEST_AS_COMMAND"
 
 // command is a command line of sheaf that is to run as a process in a folder, "" for the
@@ -45,7 +45,7 @@ func startCommand(t testing.TB, folder string, args ...string) (cmd *exec.Cmd, s
 	return cmd, stderr
 }
 
-// holdingSource answers with one row once it is released, and says when it is asked.
+// holdingSource answers with one row once it is released, and signals a request.
 func holdingSource(t testing.TB) (url string, asked <-chan struct{}, release func()) {
 	heard, open := make(chan struct{}, 100), make(chan struct{})
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -142,7 +142,7 @@ func TestNextRunRemovesWhatAKilledOneLeft(t *testing.T) {
 		require.NoError(t, cmd.Process.Kill())
 		require.Equal(t, -1, exitStatus(t, cmd))
 	}
-	// One that is alive keeps its folder, also while another runs and ends beside it.
+	// A running command keeps its folder, also while another runs and ends beside it.
 	alive, stderr := startCommand(t, folder, "export", url, "-o", "a.xlsx")
 	<-asked
 	require.NotContains(t, names(t, folder), killed[0])
@@ -188,7 +188,7 @@ func TestSweepTakesOnlyFoldersOfDeadCommands(t *testing.T) {
 	require.NoDirExists(t, live.path)
 }
 
-// Many commands at once in one folder neither lose theirs nor leave any.
+// Many concurrent commands in one folder neither lose their folders nor leave any.
 func TestScratchFoldersAtOnce(t *testing.T) {
 	t.Parallel()
 	folder := t.TempDir()
@@ -259,7 +259,7 @@ func TestOnlyRegularFilesAreReplaced(t *testing.T) {
 	require.NotZero(t, info.Size())
 }
 
-// What comes between the check and the end of the work is safe too.
+// A file that appears between the check and the end of the work is safe too.
 func TestPlaceReplacesNothingUnasked(t *testing.T) {
 	t.Parallel()
 	folder := t.TempDir()

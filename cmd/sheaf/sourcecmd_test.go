@@ -13,7 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A web site can point its own name at any address, and read through a browser what answers there.
+// A web site can point its own name at any address, and read the answers there through a browser.
 func TestSourceAnswersUnderItsOwnHostsOnly(t *testing.T) {
 	t.Chdir(t.TempDir())
 	require.NoError(t, os.WriteFile("x.json", []byte(`[{"id":1}]`), 0o600))

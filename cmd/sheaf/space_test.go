@@ -36,11 +36,11 @@ func noisySource(t *testing.T, rows int) string {
 	return server.URL
 }
 
-// Three exports that each take 60 % of the page stream all complete, in one
-// process and with two crawlers; one that is larger than the stream fails.
+// Three exports that each take 60 % of the page stream all complete, in one process and with two crawlers.
+// One that is larger than the stream fails.
 func TestExportsThatDoNotFitTogether(t *testing.T) {
 	t.Parallel()
-	eventstest.LongRunning(t) // services/crawler has it on a smaller stream
+	eventstest.LongRunning(t) // services/crawler tests it on a smaller stream
 	const stream = 64 << 20
 	rows := stream / 16_100 * 6 / 10
 	for _, tc := range []struct {

@@ -43,8 +43,8 @@ func startNATS(t testing.TB, o *server.Options) (end func()) {
 	return end
 }
 
-// A process that starts before its cluster does, or while that has no leader, is alive and
-// not ready and says why. It serves when there is a leader.
+// A process that starts before its cluster, or while the cluster has no leader, is alive and not ready, and
+// reports why. It serves when there is a leader.
 func TestAStartWaitsForItsCluster(t *testing.T) {
 	t.Parallel()
 	alone := natsOptions(t) // of a cluster whose other servers are away
@@ -78,7 +78,7 @@ func TestAStartWaitsForItsCluster(t *testing.T) {
 	p.drain(t)
 }
 
-// A process that waits for its cluster stops when it is asked to.
+// A process that waits for its cluster stops on request.
 func TestAStartThatWaitsStopsInOrder(t *testing.T) {
 	t.Parallel()
 	p := beginServe(t, "--roles", "assembler", "--nats", fmt.Sprintf("127.0.0.1:%d", eventstest.FreePort()), "--data", t.TempDir(), "--secret-key", strings.Repeat("5e", 32))
@@ -86,7 +86,7 @@ func TestAStartThatWaitsStopsInOrder(t *testing.T) {
 	p.drain(t)
 }
 
-// What no time will mend ends a start at once, with the reason.
+// A permanent error ends a start at once, with the reason.
 func TestAStartEndsWhereWaitingIsInVain(t *testing.T) {
 	t.Parallel()
 	serve := func(t *testing.T, address string) string {
@@ -159,8 +159,8 @@ func TestAStartEndsWhereWaitingIsInVain(t *testing.T) {
 	}
 }
 
-// A process that finds no room to start, on its first start as on any other,
-// answers and waits; it stops in order, and starts when there is room.
+// A process without enough disk space to start, on its first start or any other, answers and waits. It stops
+// in order, and starts when there is space.
 func TestAStartWaitsForRoom(t *testing.T) {
 	t.Parallel()
 	for _, claim := range []string{"first start", "later start"} {

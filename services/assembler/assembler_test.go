@@ -28,7 +28,7 @@ import (
 
 const testKey = "5ad5f7b92a816b76e70a21e4154c2485"
 
-// bench is a stage for one export: streams, a file store, and its pages.
+// bench holds the streams, a file store, and the pages of one export.
 type stage struct {
 	t       *testing.T
 	journal *journal.Log
@@ -83,7 +83,7 @@ func (st *stage) crawled(all ...pages.Page) events.Export {
 	return st.append(x, &events.ExportCrawled{Run: x.RequestedSeq, Pages: len(all), Manifest: manifest.Sum()})
 }
 
-// delivery is the crawled event of x as its consumer gets it.
+// delivery returns the crawled event of x as its consumer receives it.
 func (st *stage) delivery(x events.Export) journal.Delivery {
 	st.t.Helper()
 	ev := events.Event{ID: x.LastID, Tenant: x.Tenant, Key: x.Key, Time: time.Now(), Payload: &events.ExportCrawled{Run: x.Run, Pages: x.Pages}, Export: &x}
@@ -109,7 +109,7 @@ func (st *stage) stored() []string {
 
 const headerRow = `{"id":"编号","name":"姓名"}`
 
-// page is a page of n data rows from id on, beginning with the header.
+// page returns a page of n data rows from id on, beginning with the header.
 func page(total int64, of, from, n int) pages.Page {
 	var b strings.Builder
 	b.WriteString("[" + headerRow)
@@ -120,7 +120,7 @@ func page(total int64, of, from, n int) pages.Page {
 	return pages.Page{Rows: []byte(b.String()), RowCount: n + 1, HeaderRow: true, Total: total, TotalPages: of, Attempts: 1}
 }
 
-// bare is a page whose first row is data.
+// bare returns a page whose first row is data.
 func bare(total int64, rowTexts ...string) pages.Page {
 	return pages.Page{Rows: []byte("[" + strings.Join(rowTexts, ",") + "]"), RowCount: len(rowTexts), Total: total, Attempts: 1}
 }
@@ -165,7 +165,7 @@ func TestAssembleCompletes(t *testing.T) {
 	require.Len(t, st.stored(), 1)
 }
 
-// A file is only called a success when it is proven to be whole.
+// An export completes only if its file is proven complete.
 func TestProof(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct {
@@ -214,7 +214,7 @@ func TestProof(t *testing.T) {
 	}
 }
 
-// Pages that are whole but not those that were crawled are no success.
+// Complete pages that differ from the crawled ones are a failure.
 func TestOtherPagesThanCrawledFail(t *testing.T) {
 	t.Parallel()
 	st := newStage(t)
@@ -244,8 +244,7 @@ func TestMissingPageFails(t *testing.T) {
 	require.Contains(t, got.Failure.Reason, "page 1")
 }
 
-// However often and wherever the event is handled, there is one outcome and
-// one file.
+// However often and wherever the event is handled, there is one outcome and one file.
 func TestTwoAssemblersOnOneExport(t *testing.T) {
 	t.Parallel()
 	srv, dir := eventstest.Server(t, ""), t.TempDir()
@@ -253,7 +252,7 @@ func TestTwoAssemblersOnOneExport(t *testing.T) {
 	b := stageOn(t, eventstest.JournalOn(t, srv, journal.Config{}), dir)
 	x := a.crawled(page(5, 3, 0, 2), page(5, 3, 2, 2), page(5, 3, 4, 1))
 	d := a.delivery(x)
-	d.Fresh = true // six at once would else be taken for crashes
+	d.Fresh = true // six concurrent assemblies would otherwise count as crashes
 	var wg sync.WaitGroup
 	for range 3 {
 		for _, st := range []*stage{a, b} {
@@ -291,7 +290,7 @@ func TestRunHandsBackOnDrain(t *testing.T) {
 	require.NoError(t, <-done)
 }
 
-// An event that this version does not know tells the export all the same.
+// An event of an unknown type still carries the export.
 func TestAnUnknownEventIsNoReasonNotToAssemble(t *testing.T) {
 	t.Parallel()
 	st := newStage(t)
@@ -313,7 +312,7 @@ func TestPoisonAssemblyEndsAfterFiveStarts(t *testing.T) {
 	t.Parallel()
 	st := stageOn(t, eventstest.JournalOn(t, eventstest.Server(t, ""), journal.Config{SuspectPause: time.Millisecond}), t.TempDir())
 	x := st.crawled(page(1, 1, 0, 1))
-	for range 5 { // five processes that died over it
+	for range 5 { // five processes that crashed on it
 		_, err := st.journal.CountStart(t.Context(), "default", testKey, fmt.Sprintf("assemble:%d", x.LastSeq))
 		require.NoError(t, err)
 	}
@@ -321,8 +320,8 @@ func TestPoisonAssemblyEndsAfterFiveStarts(t *testing.T) {
 	require.Equal(t, events.CodeCrashedWorker, st.read().Failure.Code)
 }
 
-// Pages come in order whatever the order in which they were read, and the
-// reader holds no more of them than its budget allows.
+// Pages are returned in order, whatever the order in which they were read, and the reader never exceeds its
+// budget.
 func TestReadPagesInOrderWithinBudget(t *testing.T) {
 	t.Parallel()
 	const size, budget = 1000, 3500
@@ -351,7 +350,7 @@ func TestReadPagesInOrderWithinBudget(t *testing.T) {
 	require.LessOrEqual(t, (most-1)*size, budget, "besides the page that was handed out last")
 }
 
-// What the writer warns of reaches the event that completes the export.
+// Warnings of the writer are in the event that completes the export.
 func TestWarningsOfTheWorkbookAreKept(t *testing.T) {
 	t.Parallel()
 	st := newStage(t)

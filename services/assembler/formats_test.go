@@ -11,8 +11,8 @@ import (
 	"sheaf/events"
 )
 
-// A request names a format in any case, and a link and an answer tell a file's format from
-// its suffix. An export of a type that is no format any more gets a workbook.
+// A request names a format in any case. A link and an answer derive a file's format from its suffix. An
+// export whose type is no longer a format gets a workbook.
 func TestFormats(t *testing.T) {
 	t.Parallel()
 	names, suffixes := map[string]bool{}, map[string]bool{}

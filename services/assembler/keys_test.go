@@ -56,8 +56,7 @@ func TestRowKeys(t *testing.T) {
 	})
 }
 
-// However many keys there are and however they repeat, the count is that of a
-// map.
+// The count equals that of a map, for any number of keys and repetitions.
 func TestRowKeysCountLikeAMap(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {

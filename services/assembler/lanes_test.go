@@ -14,10 +14,10 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// gatedFiles keeps the first few drafts waiting until the gate is opened.
+// gatedFiles blocks the first few drafts until the gate opens.
 type gatedFiles struct {
 	storage.Files
-	first, waiting chan struct{} // a token for each draft that waits; one for each that does
+	first, waiting chan struct{} // a token for each draft that waits; one releases it
 	gate           chan struct{}
 }
 
@@ -35,8 +35,8 @@ func (g *gatedFiles) Create(ctx context.Context) (*storage.Draft, error) {
 	return g.Files.Create(ctx)
 }
 
-// While as many large workbooks are written as may be, and more of them wait,
-// small ones are written; and then the others.
+// While the maximum number of large workbooks is being written and more wait, small ones are written. Then
+// the large ones follow.
 func TestLargeWorkbooksKeepNoSmallOneWaiting(t *testing.T) {
 	t.Parallel()
 	st := newStage(t)
@@ -58,7 +58,7 @@ func TestLargeWorkbooksKeepNoSmallOneWaiting(t *testing.T) {
 		return func() bool { return state(key) == events.StateCompleted }
 	}
 	key := func(n int) string { return fmt.Sprintf("%032d", n) }
-	for n := range 3 { // one more than are written at once
+	for n := range 3 { // one more than the maximum
 		crawlAs(t, st, key(n), smallRows)
 		if n < 2 {
 			<-gated.waiting

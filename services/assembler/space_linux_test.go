@@ -15,9 +15,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A full disk of the file store neither fails an export nor makes the assembler
-// spin: the work is handed back for some seconds, is not counted as a crash,
-// and ends once there is room.
+// A full disk of the file store neither fails an export nor makes the assembler spin. The work is handed back
+// for some seconds, does not count as a crash, and completes once there is space.
 func TestFullDiskIsWaitedOut(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -55,8 +54,8 @@ func TestFullDiskIsWaitedOut(t *testing.T) {
 	require.Len(t, st.stored(), 1, "and no draft is left")
 }
 
-// A workbook that there is no room for is given up and begun again, with nothing
-// left behind, and that it waits is told.
+// A workbook without disk space is dropped and restarted, nothing of it remains, and the progress shows the
+// wait.
 func TestAWorkbookWaitsForRoom(t *testing.T) {
 	t.Parallel()
 	st := newStage(t)
@@ -84,8 +83,8 @@ func TestAWorkbookWaitsForRoom(t *testing.T) {
 	require.Equal(t, events.StateCompleted, st.read().State)
 }
 
-// A workbook that finds no room for long fails with the disk's figures, so that
-// its pages do not fill the disk for ever. A retry may use them.
+// A workbook that waits too long for disk space fails with the disk's figures, so that its pages do not fill
+// the disk forever. A retry may use them.
 func TestAWorkbookThatFindsNoRoomFails(t *testing.T) {
 	t.Parallel()
 	st := newStage(t)

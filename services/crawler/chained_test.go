@@ -49,7 +49,7 @@ func (c cursor) Parse(body []byte, _ http.Header, at source.Position) (source.An
 	return a, err
 }
 
-// chained serves pages of 10 rows and counts how often each token was asked for. next names the token of the page after
+// chained serves pages of 10 rows and counts the requests per token. next returns the token of the page after
 // page n.
 func chained(t *testing.T, pages int, next func(r *http.Request, n int) string) (url string, asked func(token string) int) {
 	var mu sync.Mutex
@@ -95,8 +95,8 @@ func startChained(t *testing.T, s *journal.Log, url string) (stop func()) {
 
 func token(n int) string { return fmt.Sprintf("secret-%d", n) }
 
-// A source that names its next page is asked for one page after another. A crawler that finds some of the pages there
-// goes on with the token of the last one, which is sealed in the stream.
+// A source that names its next page gets one request after another. A crawler that finds some of the pages
+// stored continues with the token of the last one, which is sealed in the stream.
 func TestChainedPages(t *testing.T) {
 	t.Parallel()
 	s := eventstest.Journal(t)

@@ -192,7 +192,7 @@ func TestCrawlGivesUpWithAReason(t *testing.T) {
 	}
 }
 
-// Whatever ends a crawler, the next one asks only for what is missing.
+// After any interruption of a crawler, the next one requests only the missing pages.
 func TestCrawlGoesOnAfterARestart(t *testing.T) {
 	t.Parallel()
 	s := eventstest.Journal(t)
@@ -240,8 +240,8 @@ func TestRetryContinuesTheRunOrBeginsAnew(t *testing.T) {
 			src := sourcetest.New(t, 100)
 			var broken, changed atomic.Bool
 			broken.Store(true)
-			// The four requests at once are for pages 5 to 8 when the first fails, so that
-			// pages 1 to 4 are there and none of the requests is still on its way.
+			// The four concurrent requests are for pages 5 to 8 when the first fails. So pages 1 to 4 are
+			// stored and no other request is in flight.
 			var together sync.WaitGroup
 			together.Add(4)
 			src.Fault = func(page, _ int) sourcetest.Fault {
@@ -285,9 +285,8 @@ func TestRetryContinuesTheRunOrBeginsAnew(t *testing.T) {
 	}
 }
 
-// A retry that finds the source changed begins a run. When it is cancelled, the
-// next retry goes on with that one, not with the run before it; when it was
-// cancelled before its first page, with the run before.
+// A retry that finds the source changed begins a run. After its cancellation the next retry continues that
+// run. If it was cancelled before its first page, the next retry continues the run before it.
 func TestRetryContinuesTheNewestRun(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct {
@@ -328,7 +327,7 @@ func TestRetryContinuesTheNewestRun(t *testing.T) {
 			round.Store(1)
 			second := retry()
 			for range 8 {
-				<-stuck // by now the pages that it gets are there or soon will be
+				<-stuck // by now the pages of its responses are stored or soon will be
 			}
 			_, err := s.Append(t.Context(), second, "", func(*events.Export) (events.Payload, error) { return &events.ExportCancelled{}, nil })
 			require.NoError(t, err)
@@ -385,8 +384,8 @@ func TestCancelStopsTheCrawlAtOnce(t *testing.T) {
 	require.Equal(t, events.StateCancelled, got.State)
 }
 
-// Two crawlers that both have the export write one run, whole and unmixed,
-// although the source gives each of them different rows.
+// Two crawlers with the same export write one complete and unmixed run, although the source returns different
+// rows to each.
 func TestTwoCrawlersOnOneExport(t *testing.T) {
 	t.Parallel()
 	srv := eventstest.Server(t, "")
@@ -419,8 +418,8 @@ func TestTwoCrawlersOnOneExport(t *testing.T) {
 	require.Equal(t, wantRows(300), dataRows(t, a, got.Run, 30))
 }
 
-// A crawler that was stopped for so long that another took its export over asks
-// for nothing more once it goes on: only for what it had asked for already.
+// A crawler was stopped for so long that another took its export. When it resumes, it sends no request that
+// it had not sent before.
 func TestAStalledCrawlerLeavesTheExport(t *testing.T) {
 	t.Parallel()
 	srv := eventstest.Server(t, "")
@@ -503,7 +502,7 @@ func TestPoisonExportEndsAfterFiveStarts(t *testing.T) {
 	s := eventstest.JournalOn(t, server, journal.Config{})
 	src := sourcetest.New(t, 10)
 	x := request(t, s, events.Export{}, src.URL, 10, 0)
-	for range 5 { // five processes that died before page 1
+	for range 5 { // five processes that crashed before page 1
 		_, err := s.CountStart(t.Context(), "default", key, fmt.Sprintf("%d:0", x.RequestedSeq))
 		require.NoError(t, err)
 	}
@@ -514,8 +513,7 @@ func TestPoisonExportEndsAfterFiveStarts(t *testing.T) {
 	require.Empty(t, src.Requests())
 }
 
-// A source that is in its backoff holds no place, so another export goes on
-// even when there is only one.
+// A source in its backoff holds no place, so another export continues even when there is only one place.
 func TestBackoffHoldsNoPlace(t *testing.T) {
 	t.Parallel()
 	s := eventstest.Journal(t)
@@ -537,8 +535,7 @@ func TestBackoffHoldsNoPlace(t *testing.T) {
 	require.Equal(t, events.TypeCrawled, await(t, s, x.LastSeq, events.TypeCrawled, events.TypeFailed).Type())
 }
 
-// A source that never answers gives its place back after a second, and holds
-// no memory for the answer that does not come.
+// A source that never answers loses its place after a second, and holds no memory for the missing response.
 func TestHangingSourceHoldsNoPlace(t *testing.T) {
 	t.Parallel()
 	s := eventstest.Journal(t)
@@ -561,8 +558,7 @@ func TestHangingSourceHoldsNoPlace(t *testing.T) {
 	require.Equal(t, events.TypeCrawled, await(t, s, x.LastSeq, events.TypeCrawled, events.TypeFailed).Type())
 }
 
-// A value that was sealed for another tenant ends its export with a sentence, and the
-// source is never asked.
+// A value that was sealed for another tenant ends its export with a sentence, and the source gets no request.
 func TestSealedForAnotherTenant(t *testing.T) {
 	t.Parallel()
 	s := eventstest.Journal(t)
@@ -582,8 +578,8 @@ func TestSealedForAnotherTenant(t *testing.T) {
 	require.Empty(t, src.Requests())
 }
 
-// A crawl that begins a new run purges the earlier ones at once: one that the source has
-// moved on from, and one that is of no use. Only it reads them.
+// A crawl that begins a new run purges the earlier ones at once: an outdated one, and an unusable one. No
+// other crawl reads them.
 func TestEarlierRunsArePurged(t *testing.T) {
 	t.Parallel()
 	for claim, spoiled := range map[string]bool{"the source has changed": false, "the run was spoiled": true} {

@@ -12,8 +12,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A disk without room stops a crawl where it is: no page is stored, and the source is not
-// asked while there is none. When there is room it goes on.
+// A full disk pauses a crawl: no page is stored, and the source gets no requests. When there is space the
+// crawl continues.
 func TestCrawlsWaitForRoomOnTheDisk(t *testing.T) {
 	t.Parallel()
 	srv := eventstest.Server(t, "")
@@ -47,7 +47,7 @@ func TestCrawlsWaitForRoomOnTheDisk(t *testing.T) {
 		require.NoError(t, err)
 		return space.Used
 	}
-	require.Eventually(t, func() bool { // what was on its way arrives
+	require.Eventually(t, func() bool { // the response in flight arrives
 		before, seen := stored(), waits.Load()
 		require.Eventually(t, func() bool { return waits.Load() > seen }, 20*time.Second, time.Millisecond)
 		return stored() == before

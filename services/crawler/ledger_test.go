@@ -25,7 +25,7 @@ func answer(pagetag string, rowTexts ...string) string {
 	return `{"errcode":0,"data":{"data":[` + strings.Join(rowTexts, ",") + `],"pagetag":` + pagetag + `}}`
 }
 
-// admit has a ledger's plan judge an answer.
+// admit makes a ledger's plan judge an answer.
 func admit(t require.TestingT, l *ledger, n int, body string) (pages.Page, *missed) {
 	f, err := source.New(http.DefaultClient, source.Request{URL: "http://a/", Limit: 1}, source.Policy{})
 	require.NoError(t, err)
@@ -127,7 +127,7 @@ func TestLaterPages(t *testing.T) {
 	}
 }
 
-// A source written in Go answers null for a list of nothing. It is an empty page, wherever [] is one.
+// A source written in Go answers null for an empty list. It is an empty page, wherever [] is one.
 func TestNullIsAnEmptyPage(t *testing.T) {
 	t.Parallel()
 	full := func(tag string) string {

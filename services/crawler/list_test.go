@@ -14,9 +14,8 @@ import (
 	"pgregory.net/rapid"
 )
 
-// Whatever a source answers, in whatever order the answers come, with however many
-// requests at once and however often the crawler restarts: the list has the same
-// pages and warnings, or fails for the same reason.
+// The list has the same pages and warnings, or fails for the same reason, for any answers in any order, any
+// number of concurrent requests and any number of restarts.
 func TestTheEndOfAListDependsOnTheSourceAlone(t *testing.T) {
 	t.Parallel()
 	const maxPages, limit = 12, 3
@@ -24,7 +23,7 @@ func TestTheEndOfAListDependsOnTheSourceAlone(t *testing.T) {
 		tag := rapid.SampledFrom([]string{``, `"total":0,"total_page":1`, `"total":%d`, `"total_page":%d`, `"total":%d,"total_page":4`, `"limit":2,"total":9`})
 		tags := []string{tag.Draw(t, "tag")}
 		tags = append(tags, tags[0], tags[0], tag.Draw(t, "other tag")) // most pages agree
-		bodies := map[int]string{}                                      // "" for a page that the source fails to give
+		bodies := map[int]string{}                                      // "" for a page that the source fails to return
 		var last string
 		for n := 1; n <= maxPages+20; n++ {
 			count := rapid.SampledFrom([]int{3, 3, 3, 2, 1, 0}).Draw(t, "rows")
@@ -129,8 +128,8 @@ func TestTheEndOfAListDependsOnTheSourceAlone(t *testing.T) {
 	})
 }
 
-// A retry goes on with an earlier run of an uncounted list only if page 1 has the
-// same rows: no total would tell that they moved.
+// A retry continues an earlier run of an uncounted list only if page 1 has the same rows, because no total
+// would show that they moved.
 func TestSameStart(t *testing.T) {
 	t.Parallel()
 	page := func(total int64, rowTexts ...string) pages.Page {

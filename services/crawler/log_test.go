@@ -12,8 +12,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// The line of a failure can be found by the export, its tenant, and the id that a
-// producer gave its submission.
+// The log line of a failure can be found by the export, its tenant, and the id that a producer gave its
+// submission.
 func TestFailureIsLoggedWithItsExport(t *testing.T) {
 	t.Parallel()
 	var log eventstest.Log
@@ -39,7 +39,8 @@ func TestFailureIsLoggedWithItsExport(t *testing.T) {
 	}
 }
 
-// The line of a crawled export counts the rows of its list, not those of pages that were stored beyond its end.
+// The log line of a crawled export counts the rows of its list, without those of pages that were stored
+// beyond its end.
 func TestCrawledRowsAreThoseOfTheList(t *testing.T) {
 	t.Parallel()
 	var log eventstest.Log

@@ -13,8 +13,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// While one crawler waits for its answer another stores the page. What is
-// stored counts from then on: how many pages there are, the header, the rows.
+// While one crawler waits for its answer another stores the page. From then on the stored page counts: its
+// number of pages, its header, its rows.
 func TestTheLoserOfAPageGoesOnWithTheWinners(t *testing.T) {
 	t.Parallel()
 	s := eventstest.Journal(t)

@@ -5,9 +5,8 @@ import (
 	"testing"
 )
 
-// FuzzPaging has a source answer anything: whatever it says of pages and totals, a
-// crawl asks for no page twice, never for more than are allowed, and counts each row
-// once.
+// FuzzPaging makes a source answer anything. A crawl never requests a page twice, never exceeds the maximum
+// number of pages, and counts each row once.
 func FuzzPaging(f *testing.F) {
 	f.Add([]byte{2, 1, 4, 2, 2, 2, 4, 2}, uint8(3))
 	f.Add([]byte{0, 0, 0, 0}, uint8(1))
@@ -55,7 +54,7 @@ func FuzzPaging(f *testing.F) {
 				t.Fatalf("%d pages are the whole of %d that were read; %d are announced", l.end, n, l.announced)
 			}
 			counted += int64(p.DataRows())
-			_ = l.take(p) // a page that comes twice counts once
+			_ = l.take(p) // a duplicate page counts once
 			if l.rows != counted || l.missing(n) {
 				t.Fatalf("%d rows are counted of %d", l.rows, counted)
 			}

@@ -34,7 +34,7 @@ func submitRaw(t *testing.T, s *journal.Log, n int) events.Export {
 	return x
 }
 
-// A stop does not wait for the rest of the rows that came with a request: another crawler reads them.
+// A stop does not wait for the remaining rows of a request that contained them: another crawler reads them.
 func TestAStopEndsTheReadingOfRawRows(t *testing.T) {
 	t.Parallel()
 	proxy, behind, direct := eventstest.Proxied(t)
@@ -47,7 +47,7 @@ func TestAStopEndsTheReadingOfRawRows(t *testing.T) {
 	defer close(hold)
 	eventstest.LoseOnce(&proxy.OnReply, `{"id":2}`, func() {
 		stop()
-		<-hold // the answer with page 2 does not come
+		<-hold // the response with page 2 does not arrive
 	})
 	late, cut := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cut()

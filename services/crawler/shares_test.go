@@ -15,8 +15,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// However many exports a tenant has queued, only its share is crawled at once, the
-// exports of others begin beside them, and all get their turn.
+// However many exports a tenant has queued, it crawls only its share at once. The exports of others start
+// beside them, and all get their turn.
 func TestATenantHasItsShare(t *testing.T) {
 	t.Parallel()
 	s := eventstest.Journal(t)

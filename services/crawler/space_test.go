@@ -61,8 +61,8 @@ func requestKey(t *testing.T, s *journal.Log, key, url string) events.Export {
 	return x
 }
 
-// assemble stands in for the assembler and the keeper: it reads every page of what was
-// crawled, appends completed and purges the pages.
+// assemble replaces the assembler and the keeper: it reads every page of an export, appends completed and
+// purges the pages.
 func assemble(t *testing.T, s *journal.Log) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
@@ -136,7 +136,7 @@ func spaceStreams(t *testing.T, srv *embedded.Server) *journal.Log {
 	return eventstest.JournalOn(t, srv, journal.Config{MaxPagesBytes: streamBytes})
 }
 
-// briefly has crawls yield after 0.4 s, and fail after 1.2 s.
+// briefly makes crawls yield after 0.4 s, and fail after 1.2 s.
 var briefly = Config{SpaceWait: 1200 * time.Millisecond}
 
 // store publishes the first pages of a run.
@@ -153,7 +153,7 @@ func store(t *testing.T, s *journal.Log, src *sourcetest.Source, key string, run
 	}
 }
 
-// told collects the keys whose progress says that they wait for space.
+// told returns the keys whose progress reports that they wait for space.
 func told(t *testing.T, s *journal.Log) *sync.Map {
 	t.Helper()
 	var waited sync.Map
@@ -181,8 +181,7 @@ func asksOf(src *sourcetest.Source, page int) (n int) {
 	return n
 }
 
-// Three exports of which no two fit into the page stream together all complete, in one
-// process or in two.
+// Three exports of which no two fit into the page stream together all complete, in one process or in two.
 func TestExportsThatDoNotFitTogetherAllEnd(t *testing.T) {
 	t.Parallel()
 	for _, processes := range []int{1, 2} {
@@ -209,7 +208,7 @@ func TestExportsThatDoNotFitTogetherAllEnd(t *testing.T) {
 	}
 }
 
-// A crawl begins when the page stream and its disk have room, and asks for nothing before.
+// A crawl starts when the page stream and its disk have space, and sends no request before.
 func TestACrawlWaitsToBegin(t *testing.T) {
 	t.Parallel()
 	for _, full := range []string{"stream", "disk"} {
@@ -246,8 +245,8 @@ func TestACrawlWaitsToBegin(t *testing.T) {
 	}
 }
 
-// Crawls that wait to begin give their slots up for one that has pages already, those of
-// the process and those of their tenant.
+// Crawls that wait to start release their slots for one that already has pages: slots of the process and of
+// their tenant.
 func TestWaitingExportsGiveUpTheirSlots(t *testing.T) {
 	t.Parallel()
 	for claim, cfg := range map[string]Config{"of the process": {Exports: 2}, "of the tenant": {Running: 2}} {
@@ -273,8 +272,8 @@ func TestWaitingExportsGiveUpTheirSlots(t *testing.T) {
 	}
 }
 
-// An export that does not fit alone fails, with what its pages take and what there is. What
-// others left, and will be purged, is waited for.
+// An export that exceeds the space alone fails, with the figures of its pages and of the space. It waits for
+// leftovers of others that will be purged.
 func TestAnExportThatDoesNotFitAloneFails(t *testing.T) {
 	t.Parallel()
 	t.Run("the stream", func(t *testing.T) {
@@ -320,8 +319,8 @@ func TestAnExportThatDoesNotFitAloneFails(t *testing.T) {
 	})
 }
 
-// When two exports fill the stream the younger one gives its pages up, whichever was the
-// slower, and both complete.
+// When two exports fill the stream the newer one drops its pages, even if it is the faster, and both
+// complete.
 func TestTheYoungestYields(t *testing.T) {
 	t.Parallel()
 	s := spaceStreams(t, eventstest.Server(t, ""))
@@ -358,7 +357,7 @@ func TestTheYoungestYields(t *testing.T) {
 	require.GreaterOrEqual(t, asksOf(younger, 1), 2, "the younger one began again")
 }
 
-// Only the crawl that began last purges the run: another would purge what that one counts on.
+// Only the crawl that started last purges the run. Another would purge pages that the last one relies on.
 func TestOnlyTheLatestCrawlYields(t *testing.T) {
 	t.Parallel()
 	s := eventstest.Journal(t)
@@ -443,8 +442,8 @@ func TestJudge(t *testing.T) {
 	require.Equal(t, goOn, alone.judge("old", false, at(100), wait), "its pages find room")
 }
 
-// A crawl begins while pages take at most 70 % of what they may take, in the stream and on
-// the disk: an export that has just made room does not take it again at once.
+// A crawl starts while pages take at most 70 % of their limit, in the stream and on the disk. So an export
+// that has just freed space does not take it again at once.
 func TestMayBegin(t *testing.T) {
 	t.Parallel()
 	full := errors.New("full")
@@ -474,8 +473,7 @@ func TestMayBegin(t *testing.T) {
 	}
 }
 
-// Whatever the exports need, following the verdicts completes them all if each fits alone,
-// in the stream or on the disk.
+// Following the verdicts completes all exports if each fits alone, in the stream or on the disk.
 func TestFollowingTheVerdictsEnds(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
@@ -484,13 +482,13 @@ func TestFollowingTheVerdictsEnds(t *testing.T) {
 			key           string
 			needs, stored int64
 			refused       int64
-			left          int // seconds until its pages go, when all are there
+			left          int // seconds until its pages are purged, once all are stored
 		}
 		var all []*export // oldest first
 		for n := range rapid.IntRange(1, 6).Draw(t, "exports") {
 			all = append(all, &export{key: fmt.Sprint(n), needs: rapid.Int64Range(1, limit).Draw(t, "needs"), left: rapid.IntRange(0, 20).Draw(t, "assembly")})
 		}
-		streamLimit := rapid.SampledFrom([]int64{limit, 0}).Draw(t, "streamLimit") // else it is the disk's
+		streamLimit := rapid.SampledFrom([]int64{limit, 0}).Draw(t, "streamLimit") // otherwise of the disk
 		r := room{limit: streamLimit}
 		for now := time.Unix(0, 0); len(all) > 0; now = now.Add(time.Second) {
 			require.Less(t, now.Unix(), int64(10_000), "it ends")
@@ -508,7 +506,7 @@ func TestFollowingTheVerdictsEnds(t *testing.T) {
 			free := limit - r.used
 			for _, x := range all {
 				largest = max(largest, x.refused)
-				if x.refused <= free { // it is asked for again
+				if x.refused <= free { // it is requested again
 					free -= x.refused
 					x.refused = 0
 				}
@@ -560,8 +558,7 @@ func TestFollowingTheVerdictsEnds(t *testing.T) {
 	})
 }
 
-// Answers that do not fit into the memory together are read one after another,
-// whole.
+// Responses that exceed the memory together are read one after another, complete.
 func TestAnswersInMemoryAreBounded(t *testing.T) {
 	t.Parallel()
 	s := eventstest.Journal(t)

@@ -18,9 +18,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Exports whose process ended twice while they were at work are crawled one at
-// a time, whatever their sources do: one answers 503 first, one hangs, and one
-// holds all the memory for answers. The others run beside them.
+// Exports whose process crashed twice while they ran are crawled one at a time, whatever their sources do:
+// one answers 503 first, one hangs, and one holds all the memory for responses. Other exports run beside
+// them.
 func TestSuspectsGoOneAtATime(t *testing.T) {
 	t.Parallel()
 	server := eventstest.Server(t, "")
@@ -55,7 +55,7 @@ func TestSuspectsGoOneAtATime(t *testing.T) {
 			page, strings.Repeat("x", pad), page, pages, pages)
 	}))
 	t.Cleanup(source.Close)
-	t.Cleanup(release) // before the source is closed, which waits for its answers
+	t.Cleanup(release) // before the source is closed, which waits for its responses
 	ask := func(who string, starts int) string {
 		key := fmt.Sprintf("%032x", who)[:32]
 		x, err := s.Append(t.Context(), events.Export{Tenant: "default", Key: key}, "", func(*events.Export) (events.Payload, error) {
@@ -81,7 +81,7 @@ func TestSuspectsGoOneAtATime(t *testing.T) {
 		keys = append(keys, ask(fmt.Sprintf("suspect%d", n), journal.SuspectAfter))
 	}
 	innocent := ask("innocent", 0)
-	start(t, eventstest.JournalOn(t, server, journal.Config{SuspectPause: 50 * time.Millisecond}), source.Client(), Config{BodyBytes: 4 << 20}) // begun before this process
+	start(t, eventstest.JournalOn(t, server, journal.Config{SuspectPause: 50 * time.Millisecond}), source.Client(), Config{BodyBytes: 4 << 20}) // started before this process
 
 	require.Eventually(t, func() bool { return crawled(innocent) }, 20*time.Second, 5*time.Millisecond)
 	for _, key := range keys {
@@ -94,8 +94,8 @@ func TestSuspectsGoOneAtATime(t *testing.T) {
 	require.Eventually(t, func() bool { return crawled(hanging) }, 20*time.Second, 5*time.Millisecond)
 }
 
-// A suspect lets others go first, the longer the more often it began: a process that is
-// ended within moments of each start does not find the same one at work each time.
+// A suspect lets other suspects go first, for longer the more often it started. So a process that crashes
+// within moments of each start does not always run the same one.
 func TestASuspectPausesBeforeItIsAtWork(t *testing.T) {
 	t.Parallel()
 	server := eventstest.Server(t, "")
@@ -108,11 +108,11 @@ func TestASuspectPausesBeforeItIsAtWork(t *testing.T) {
 	t.Cleanup(source.Close)
 	x := requestKey(t, s, spaceKey(1), source.URL)
 	const starts = 3
-	for range starts - 1 { // the first one is not recorded
+	for range starts - 1 { // the first start is not recorded
 		_, err := s.CountStart(t.Context(), "default", x.Key, fmt.Sprintf("%d:0", x.RequestedSeq))
 		require.NoError(t, err)
 	}
 	begun := time.Now()
-	start(t, eventstest.JournalOn(t, server, journal.Config{}), source.Client(), Config{}) // begun before this process
+	start(t, eventstest.JournalOn(t, server, journal.Config{}), source.Client(), Config{}) // started before this process
 	require.GreaterOrEqual(t, (<-asked).Sub(begun), s.SuspectPause(starts))
 }

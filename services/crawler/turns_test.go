@@ -12,8 +12,8 @@ import (
 	"pgregory.net/rapid"
 )
 
-// With every place taken, those who wait are served round-robin by tenant and
-// then by export, however many of each there are.
+// With every place taken, waiting requests are served round-robin by tenant and then by export, however many
+// of each there are.
 func TestTurnsAreFair(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		turns := newTurns(1, 0, 0)
@@ -33,7 +33,7 @@ func TestTurnsAreFair(t *testing.T) {
 				mu.Unlock()
 				place.Done()
 			}()
-			synctest.Wait() // the order of asking is part of the claim
+			synctest.Wait() // the claim includes the order of the requests
 		}
 		for range 4 {
 			ask("a", "giant")
@@ -69,7 +69,7 @@ func TestTurnsGiveUpWithTheirContext(t *testing.T) {
 	})
 }
 
-// However takers come, go and give up, no place is lost or doubled.
+// With requests arriving, ending and giving up at random, no place is lost or duplicated.
 func TestTurnsKeepTheirPlaces(t *testing.T) {
 	t.Parallel()
 	const places = 3
@@ -104,10 +104,9 @@ func TestTurnsKeepTheirPlaces(t *testing.T) {
 	require.Empty(t, turns.tenants)
 }
 
-// Whatever comes, goes, is slow and gives up: no host and no tenant has more
-// requests in flight than its limit, no place is free while somebody waits who
-// may have it, an export waits for few turns of others, and all are
-// served in the end.
+// With requests arriving, ending, stalling and giving up at random, no host and no tenant exceeds its limit
+// of requests in flight. No place is free while a request waits that may have it, an export waits for few
+// turns of others, and all are served in the end.
 func TestTurnsKeepTheirLimits(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(rt *rapid.T) {
@@ -203,8 +202,7 @@ func TestTurnsKeepTheirLimits(t *testing.T) {
 				waiting = slices.Delete(waiting, i, i+1)
 			},
 		})
-		// Served in turn: while the others ask again and again, an export waits for
-		// at most one turn of each other.
+		// While the others request repeatedly, an export waits for at most one turn of each other.
 		collect()
 		patient := asker{tenant: "patient", key: "patient", host: "patient"}
 		ask(patient)

@@ -75,7 +75,7 @@ func TestGuard(t *testing.T) {
 		{"192.0.2.1:80", nil, false},
 		{"[ff02::1]:80", nil, false},
 
-		// No setting allows these.
+		// No setting allows these addresses.
 		{"169.254.169.254:80", everything, false},
 		{"[::ffff:169.254.169.254]:80", everything, false},
 		{"[64:ff9b::a9fe:a9fe]:80", everything, false},
@@ -138,7 +138,7 @@ func TestEgressFollowsNoRedirectAndUsesNoProxy(t *testing.T) {
 	defer server.Close()
 	client := New(Config{Allowed: loopback})
 	defer client.CloseIdleConnections()
-	// checked here, because a proxy of the environment is never used for loopback
+	// checked here, because a proxy of the environment never applies to loopback
 	require.Nil(t, client.transport.Proxy)
 	res, err := get(t, client, server.URL+"/page")
 	require.NoError(t, err)

@@ -12,7 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// addKey makes a key and returns it.
+// addKey adds a key and returns it.
 func addKey(t *testing.T, file, tenant string) string {
 	t.Helper()
 	key, _, err := AddAPIKey(file, tenant, "a name")
@@ -66,7 +66,7 @@ func flip(s string, at int) string {
 	return string(b)
 }
 
-// Commands at once lose no key of each other.
+// Concurrent commands lose none of each other's keys.
 func TestKeysAreAddedAtOnce(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), "keys")
@@ -82,7 +82,7 @@ func TestKeysAreAddedAtOnce(t *testing.T) {
 	require.Len(t, *keys.keys.Load(), 20)
 }
 
-// A link stays a link: what changes is the file that it leads to. So it is with the file of secret keys.
+// A symbolic link stays one, and only its target file changes. The same holds for the file of secret keys.
 func TestKeyFilesMayBeLinks(t *testing.T) {
 	t.Parallel()
 	folder := t.TempDir()
@@ -123,8 +123,8 @@ func TestKeyFilesMayBeLinks(t *testing.T) {
 	require.Len(t, entries, 3, "the lock is beside the file")
 }
 
-// A process that runs takes new keys, refuses revoked ones, and goes on with those
-// that it has while the file is broken or gone for a moment.
+// A running process accepts new keys and refuses revoked ones. It keeps its keys while the file is broken or
+// missing for a moment.
 func TestKeysAreReadAgain(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), "keys")
@@ -199,7 +199,7 @@ func FuzzAPIKeys(f *testing.F) {
 		if err != nil {
 			return
 		}
-		for _, k := range keys { // what was read is read again from what is written
+		for _, k := range keys { // parsing the written file returns the same keys
 			again, err := parseAPIKeys([]byte(k.line()))
 			require.NoError(t, err)
 			require.Equal(t, k.Hash, again[k.ID].Hash)

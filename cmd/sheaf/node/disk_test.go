@@ -54,8 +54,7 @@ func TestDiskKeepsAReserve(t *testing.T) {
 	}
 }
 
-// Where nothing is known of the disk, and where it is a cluster's, exports are
-// taken.
+// Exports are accepted when the disk is unknown, and when it is a cluster's.
 func TestDiskThatIsNotKnownHasRoom(t *testing.T) {
 	t.Parallel()
 	unknown := newDisk("/data")

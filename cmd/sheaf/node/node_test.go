@@ -14,7 +14,7 @@ import (
 	"sheaf/events/eventstest"
 )
 
-// noLog is for what has nothing to say to a test.
+// noLog discards log lines.
 var noLog = slog.New(slog.DiscardHandler)
 
 func TestMain(m *testing.M) { eventstest.Main(m) }
@@ -48,7 +48,7 @@ type roleFunc func(context.Context) error
 
 func (f roleFunc) Run(ctx context.Context) error { return f(ctx) }
 
-// Work with a Sheaf in this process ends when that fails, with its reason.
+// Work with a Sheaf in this process is cancelled when the Sheaf fails, with its reason.
 func TestWorkEndsWithItsNode(t *testing.T) {
 	t.Parallel()
 	cfg := OneShot(t.TempDir())

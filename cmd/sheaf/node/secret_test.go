@@ -75,8 +75,7 @@ func TestSecretKeyForms(t *testing.T) {
 	}
 }
 
-// A rotated key file has the first key as before and the new one behind it; what
-// stands there wrongly is refused.
+// A rotated key file keeps the first key and has the new one after it. Invalid lines are refused.
 func TestSecretKeyIsRotated(t *testing.T) {
 	t.Parallel()
 	c := KeyConfig{Data: t.TempDir()}

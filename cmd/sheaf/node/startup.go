@@ -31,8 +31,8 @@ func (s *startupServer) say(why string) { s.why.Store(ingress.NotReady(why)) }
 
 func (s *startupServer) reason() ingress.NotReady { return s.why.Load().(ingress.NotReady) }
 
-// serveStartup begins to answer after startupAfter. Without a listener it only keeps the reason.
-// tcp is what listener accepts from.
+// serveStartup starts to answer after startupAfter. Without a listener it only stores the reason. listener
+// accepts from tcp.
 func (n *node) serveStartup(listener net.Listener, tcp *net.TCPListener) *startupServer {
 	s := &startupServer{stop: func() {}}
 	s.say("starting; try again")
@@ -41,7 +41,7 @@ func (n *node) serveStartup(listener net.Listener, tcp *net.TCPListener) *startu
 	}
 	handler := ingress.Closed(n.log, s.reason)
 	server := &http.Server{Handler: handler, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(n.log.Handler(), slog.LevelDebug)}
-	server.SetKeepAlivesEnabled(false) // a caller's next request is for the ingress
+	server.SetKeepAlivesEnabled(false) // a caller's next request must reach the ingress
 	ctx, cancel := context.WithCancel(context.Background())
 	served := make(chan struct{})
 	go func() {
@@ -49,7 +49,7 @@ func (n *node) serveStartup(listener net.Listener, tcp *net.TCPListener) *startu
 		select {
 		case <-ctx.Done():
 		case <-time.After(startupAfter):
-			_ = server.Serve(lentListener{listener, tcp}) // it ends by stop, or the ingress meets the same error
+			_ = server.Serve(lentListener{listener, tcp}) // stop ends it, or the ingress meets the same error
 		}
 	}()
 	s.stop = func() {
@@ -65,7 +65,7 @@ func (n *node) serveStartup(listener net.Listener, tcp *net.TCPListener) *startu
 	return s
 }
 
-// lentListener is a listener that its server cannot close: it only stops to accept.
+// lentListener is a listener that its server cannot close: the server only stops accepting.
 type lentListener struct {
 	net.Listener
 	tcp *net.TCPListener

@@ -11,8 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Callers that come while a start takes its time are answered; those that come after it are
-// served by the next, on the same listener.
+// Callers during a slow start get a response. Callers after it reach the next server, on the same listener.
 func TestStartupServerHandsItsListenerOver(t *testing.T) {
 	t.Parallel()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")

@@ -16,7 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// makeCertificate writes a certificate of 127.0.0.1 that signs itself.
+// makeCertificate writes a self-signed certificate for 127.0.0.1.
 func makeCertificate(t *testing.T, dir string, serial int64) (cert, key string) {
 	t.Helper()
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -35,8 +35,7 @@ func makeCertificate(t *testing.T, dir string, serial int64) (cert, key string) 
 	return cert, key
 }
 
-// A renewed certificate is shown without a restart; one that is half written is
-// not.
+// A renewed certificate is used without a restart; a half-written one is not.
 func TestCertificateIsReadAgain(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

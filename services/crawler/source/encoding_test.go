@@ -49,7 +49,7 @@ func TestContentEncodings(t *testing.T) {
 		name     string
 		body     []byte
 		values   []string
-		attempts int    // until it is given up
+		attempts int    // until it is aborted
 		want     string // "" for the page
 	}{
 		{"gzip", gz, []string{"gzip"}, 1, ""},
@@ -115,7 +115,7 @@ func TestContentEncodings(t *testing.T) {
 	}
 }
 
-// Compressed bytes count too: empty members and padding bring no row, and are not read for ever.
+// Compressed bytes are bounded too: empty members and padding contain no row, and are not read forever.
 func TestCompressedBytesAreBounded(t *testing.T) {
 	t.Parallel()
 	page := string(sourcetest.New(t, 1).Page(1, 10))

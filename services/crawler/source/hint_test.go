@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// The names of keys are the source's words: they may repeat what it was given.
+// The names of keys come from the source, so they may repeat its secrets.
 func TestHintsShowNoSecrets(t *testing.T) {
 	t.Parallel()
 	for _, token := range []string{"a1b2c3d4e5f6", `back\slash"quote`, "long-5f2c7d1e9a3b4c6d8e0f5f2c7d1e9a3b4c6d8e0f"} {

@@ -11,8 +11,7 @@ import (
 	"sheaf/services/crawler/source/sourcetest"
 )
 
-// waits fetches a page whose first attempts fail and returns the waits between
-// them, with jitter at its most.
+// waits fetches a page whose first attempts fail and returns the waits between them, with maximum jitter.
 func waits(t *testing.T, policy Policy, attempts int, fault sourcetest.Fault) []time.Duration {
 	src := sourcetest.New(t, 1)
 	src.Fault = sourcetest.First(attempts-1, fault)
@@ -78,7 +77,7 @@ func TestRetryAfterIsHonouredAndCapped(t *testing.T) {
 	}
 }
 
-// Without a Retry-After that can be read, a refusal is final; with one, attempts are bounded.
+// Without a readable Retry-After a refusal is final; with one, attempts are bounded.
 func TestRefusalsWithoutRetryAfterAreFinal(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -105,7 +104,7 @@ func TestRefusalsWithoutRetryAfterAreFinal(t *testing.T) {
 		require.EqualError(t, err, c.want)
 		require.Len(t, src.Requests(), c.attempts)
 	}
-	src := sourcetest.New(t, 1) // a 202 that asks for nothing is a page
+	src := sourcetest.New(t, 1) // a 202 without Retry-After is a page
 	src.Fault = sourcetest.Always(sourcetest.Status(202, string(src.Page(1, 1))))
 	s, err := New(src.Client, Request{URL: src.URL, Limit: 1}, Policy{})
 	require.NoError(t, err)
@@ -114,7 +113,7 @@ func TestRefusalsWithoutRetryAfterAreFinal(t *testing.T) {
 	got.Release()
 }
 
-// A source that has several formats is asked for JSON, unless the caller says otherwise.
+// A source with several formats is asked for JSON, unless the caller sets another Accept.
 func TestAcceptIsSent(t *testing.T) {
 	t.Parallel()
 	for given, want := range map[string]string{"": "application/json", "text/csv": "text/csv"} {

@@ -141,7 +141,7 @@ func TestGETCarriesParamInTheQuery(t *testing.T) {
 	}
 }
 
-// Whatever string a caller gives, the source reads that string.
+// The source reads exactly the string that a caller sends.
 func TestGETStringsArriveUnchanged(t *testing.T) {
 	t.Parallel()
 	src := sourcetest.New(t, 1)
@@ -418,7 +418,7 @@ func TestCompressionRatioIsBounded(t *testing.T) {
 	require.Equal(t, events.CodeLimitBytes, f.Code)
 	require.EqualError(t, f, "page 1: the answer grows to more than 400 times its compressed size (--max-compression-ratio)")
 
-	// Rows that repeat themselves are no bomb.
+	// Repeated rows are no bomb.
 	src = sourcetest.New(t, 20_000)
 	src.Row = func(int) string { return `{"id":null,"name":"","amount":0}` }
 	src.Fault = sourcetest.Always(sourcetest.Gzip)
@@ -559,7 +559,7 @@ func TestFetchEndsWithItsContext(t *testing.T) {
 	require.ErrorIs(t, err, context.Canceled)
 }
 
-// A connection is used again, also after an answer that was no success.
+// A connection is reused, also after an answer that was not a success.
 func TestConnectionsAreKept(t *testing.T) {
 	t.Parallel()
 	src := sourcetest.New(t, 25)
@@ -621,8 +621,7 @@ type answer func(*http.Request) *http.Response
 
 func (a answer) RoundTrip(r *http.Request) (*http.Response, error) { return a(r), nil }
 
-// A source that repeats a secret, or the part of a header that is one, in its message
-// is not quoted.
+// A message of the source that repeats a secret, or the secret part of a header, is redacted.
 func TestMessagesHoldNoSecret(t *testing.T) {
 	t.Parallel()
 	const secret = "S3cretTokenOfShop"
