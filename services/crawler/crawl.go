@@ -19,23 +19,23 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// crawl is the crawling of one export, from taking it to its last page.
+// crawl is the crawl of one export, from its start to its last page.
 type crawl struct {
 	*Service
 	x       events.Export
 	log     *slog.Logger
-	drain   context.Context // ends when the process shall stop
+	drain   context.Context // ends when the process must stop
 	attempt *attempt
 	source  *source.Fetcher
-	asker   asker  // whose turn it is
-	into    uint64 // the run that is written
+	asker   asker  // the export that takes turns
+	into    uint64 // the run to write
 	have    *inventory
 	gate    gate
-	told    atomic.Int64 // when progress was last told, in Unix nanoseconds
+	told    atomic.Int64 // last progress report, in Unix nanoseconds
 	rows    int64        // data rows of the whole list
 }
 
-// errDraining ends a crawl that hands its export back in the middle.
+// errDraining ends a crawl that hands its export back unfinished.
 var errDraining = errors.New("the process stops; the missing pages are left to another")
 
 func (s *Service) newCrawl(drain context.Context, x events.Export, fresh bool) *crawl {
@@ -46,8 +46,8 @@ func (s *Service) newCrawl(drain context.Context, x events.Export, fresh bool) *
 	}
 }
 
-// run crawls all pages and returns the event that says so. An error is a *Failure when the export cannot
-// succeed, anything else when it is to be tried again.
+// run crawls all pages and returns the event that reports it. The error is a *Failure if the export cannot
+// succeed; after any other error a retry may help.
 func (c *crawl) run(ctx context.Context) (*events.ExportCrawled, error) {
 	defer func() { c.attempt.further() }()
 	if c.x.Request.SourceType == events.SourceRaw {
@@ -77,8 +77,8 @@ func (c *crawl) run(ctx context.Context) (*events.ExportCrawled, error) {
 	return &events.ExportCrawled{Run: c.into, Pages: all.end, Manifest: manifest, Warnings: warnings}, nil
 }
 
-// raw has nothing to fetch: the rows came with the request, as the pages of their own run. It reads them
-// once, so that the manifest is of what is there. The drain ends the reading: another crawler begins it again.
+// raw fetches nothing: the rows came with the request, as the pages of their own run. It reads them once, so
+// that the manifest describes the stored pages. A drain interrupts it, and another crawler starts over.
 func (c *crawl) raw(ctx context.Context) (*events.ExportCrawled, error) {
 	ctx, stop := c.untilDrain(ctx)
 	defer stop()
@@ -111,8 +111,8 @@ func (c *crawl) raw(ctx context.Context) (*events.ExportCrawled, error) {
 	return &events.ExportCrawled{Run: c.into, Pages: want, Manifest: manifest.Sum()}, nil
 }
 
-// chooseRun chooses the run and returns the pages that it has. A retry goes on with the newest run before it
-// that has page 1, if page 1, asked again, begins as it did then.
+// chooseRun chooses the run and returns its stored pages. A retry continues the newest earlier run that has
+// page 1, if page 1, requested again, begins as before.
 func (c *crawl) chooseRun(ctx context.Context) (have []int, err error) {
 	ctx, stop := c.untilDrain(ctx)
 	defer stop()
@@ -122,7 +122,7 @@ func (c *crawl) chooseRun(ctx context.Context) (have []int, err error) {
 	}
 	var before []int
 	if len(have) == 0 && c.x.ContinuesRun != 0 {
-		// A round that was to continue a run may have begun one of its own.
+		// A round that was meant to continue a run may have begun its own.
 		if c.x.ContinuesRun, err = c.pages.NewestRun(ctx, c.x.Tenant, c.x.Key, c.x.ContinuesRun); err != nil {
 			return nil, err
 		}
@@ -132,7 +132,7 @@ func (c *crawl) chooseRun(ctx context.Context) (have []int, err error) {
 	}
 	resumes := slices.Contains(before, 1)
 	if len(c.x.Timeline) > 1 && len(have) == 0 && !resumes {
-		// There were earlier rounds; what they left is not read again.
+		// There were earlier rounds; their pages are not read again.
 		if err := c.pages.PurgeEarlierRuns(ctx, c.x.Tenant, c.x.Key, c.into); err != nil {
 			return nil, err
 		}
@@ -166,18 +166,17 @@ func (c *crawl) chooseRun(ctx context.Context) (have []int, err error) {
 	if err := c.publish(ctx, again); !errors.As(err, &refused) {
 		return nil, err
 	}
-	return nil, nil // it is asked for once more when there is room
+	return nil, nil // it is requested again when there is space
 }
 
-// restore reads the pages that the run has, for what the ledger must know of them: the header, the announced
-// totals and the rows.
+// restore reads the stored pages of the run. The ledger needs their headers, totals and rows.
 func (c *crawl) restore(ctx context.Context, have []int) error {
 	if len(have) == 0 {
 		return nil
 	}
 	ctx, stop := c.untilDrain(ctx)
 	defer stop()
-	if err := c.attempt.count(ctx); err != nil { // reading what is there is work as well
+	if err := c.attempt.count(ctx); err != nil { // reading stored pages is work as well
 		return err
 	}
 	g, ctx := errgroup.WithContext(ctx)
@@ -222,11 +221,11 @@ func (c *crawl) page(ctx context.Context, run uint64, n int) (pages.Page, error)
 	return p, nil
 }
 
-// fetchMissing fetches every page of the list that is missing, with the export's number of requests in
-// flight. When the process shall stop it gives out no more of them and has those in flight finished.
+// fetchMissing fetches every missing page of the list, with the export's number of requests in flight. When
+// the process must stop, it starts no more requests and lets those in flight finish.
 func (c *crawl) fetchMissing(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
-	needed, end := context.WithCancel(ctx) // once the list has ended, nobody needs what is asked for beyond its end
+	needed, end := context.WithCancel(ctx) // once the list has ended, pages beyond its end are useless
 	defer end()
 	pages := make(chan int)
 	g.Go(func() error {
@@ -254,8 +253,8 @@ func (c *crawl) fetchMissing(ctx context.Context) error {
 
 func (c *crawl) conn() int { return max(c.x.Request.HTTP.Conn, 1) }
 
-// handOut gives out the missing pages in order, until the list has ended or the process shall stop. It waits
-// for room before the first page, and while the crawl is too far ahead of its lowest missing page.
+// handOut hands out the missing pages in order, until the list has ended or the process must stop. It waits
+// for space before the first page, and while the crawl is too far ahead of its lowest missing page.
 func (c *crawl) handOut(ctx context.Context, pages chan<- int) error {
 	look := time.NewTicker(c.space.every)
 	defer look.Stop()
@@ -280,15 +279,15 @@ func (c *crawl) handOut(ctx context.Context, pages chan<- int) error {
 	return err
 }
 
-// leaves reports whether a page that was not fetched is left to the next crawler, so that others in flight
-// are not cut off for it.
+// leaves reports whether a page that was not fetched is left to the next crawler. Otherwise its error would
+// cancel the requests in flight.
 func (c *crawl) leaves(err error) bool {
 	var failure *source.Failure
 	return c.drain.Err() != nil && !(errors.As(err, &failure) && failure.Code != "") && !errors.Is(err, journal.ErrTakenOver)
 }
 
-// fetch asks for a page, publishes it and accounts for it. A page that finds no room is asked for again when
-// there may be.
+// fetch requests a page, publishes it and records it. A page without space is requested again when there may
+// be space.
 func (c *crawl) fetch(ctx context.Context, n int) error {
 	for {
 		p, done, err := c.ask(ctx, n)
@@ -313,8 +312,8 @@ func (c *crawl) fetch(ctx context.Context, n int) error {
 	}
 }
 
-// ask asks the source for a page and judges its answer. The page's rows are valid until done is called. An
-// error of the source is a *missed.
+// ask requests a page from the source and judges its response. The page's rows are valid until done is
+// called. An error of the source is a *missed.
 func (c *crawl) ask(ctx context.Context, n int) (p pages.Page, done func(), err error) {
 	at, plan := c.have.position(n)
 	got, err := c.source.Fetch(ctx, at)
@@ -339,8 +338,7 @@ func (c *crawl) ask(ctx context.Context, n int) (p pages.Page, done func(), err 
 	return p, got.Release, nil
 }
 
-// publish makes a page durable and accounts for it. If another crawler was first, its answer is the one that
-// counts.
+// publish makes a page durable and records it. If another crawler was first, its response counts.
 func (c *crawl) publish(ctx context.Context, p pages.Page) error {
 	p.Run, p.SHA256 = c.into, sha256.Sum256(p.Rows)
 	record := p
@@ -375,7 +373,7 @@ func (c *crawl) publish(ctx context.Context, p pages.Page) error {
 	return c.account(p)
 }
 
-// account enters a durable page into the inventory.
+// account records a durable page in the inventory.
 func (c *crawl) account(p pages.Page) error {
 	if f := c.have.add(p); f != nil {
 		return f
@@ -384,7 +382,7 @@ func (c *crawl) account(p pages.Page) error {
 	return nil
 }
 
-// tellEvery bounds how often one export tells its progress.
+// tellEvery is the minimum interval between two progress reports of one export.
 const tellEvery = 250 * time.Millisecond
 
 func (c *crawl) tell(now bool) {
@@ -405,8 +403,8 @@ func (c *crawl) tell(now bool) {
 	c.journal.PublishProgress(c.x.Tenant, c.x.Key, p)
 }
 
-// failed is the event that ends the export. Pages that contradict each other or what was announced are not
-// used again; after any other failure a retry goes on where this crawl stopped.
+// failed returns the event that ends the export. Pages that contradict each other or the announced totals are
+// not used again. After any other failure a retry continues where this crawl stopped.
 func (c *crawl) failed(f *source.Failure) *events.ExportFailed {
 	spoiled := slices.Contains([]string{events.CodeSourceChanged, events.CodeSourceIncomplete, events.CodePagingStuck, events.CodeStore}, f.Code)
 	return &events.ExportFailed{
@@ -415,8 +413,8 @@ func (c *crawl) failed(f *source.Failure) *events.ExportFailed {
 	}
 }
 
-// turn waits for a place to make one request, and counts the attempt before the first one. A crawl that only
-// waits for its turn is not to blame when the process ends.
+// turn waits for a place for one request, and counts the attempt before the first one. A crawl that only
+// waits for its turn cannot be the cause of a crash.
 func (c *crawl) turn(ctx context.Context) (source.Place, error) {
 	ctx, stop := c.untilDrain(ctx)
 	defer stop()
@@ -438,8 +436,8 @@ func (c *crawl) letOthersGo(ctx context.Context, d time.Duration) error {
 	return source.Sleep(ctx, d)
 }
 
-// untilDrain returns a context that ends with the drain too. Waiting ends with it, requests and what follows
-// from their answers go on.
+// untilDrain returns a context that ends with the drain too. It is for waiting: requests and the processing
+// of their responses continue.
 func (c *crawl) untilDrain(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancel(ctx)
 	stop := context.AfterFunc(c.drain, cancel)

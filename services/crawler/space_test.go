@@ -153,7 +153,7 @@ func store(t *testing.T, s *journal.Log, src *sourcetest.Source, key string, run
 	}
 }
 
-// told returns the keys whose progress reports that they wait for space.
+// Keys whose progress reports that they wait for space.
 func told(t *testing.T, s *journal.Log) *sync.Map {
 	t.Helper()
 	var waited sync.Map

@@ -1,4 +1,5 @@
-// Package node is a Sheaf process: it opens what the roles need, runs them, and closes in order.
+// Package node runs a Sheaf process: it opens the dependencies of the roles, runs the roles, and closes
+// everything in reverse order.
 package node
 
 import (
@@ -29,34 +30,31 @@ import (
 )
 
 const (
-	// drainFor is how long the roles have to finish or hand back what is in
-	// flight. With the closing that follows it stays below the 15 s that a
-	// process has to stop. An ingress has its --shutdown-delay in addition.
+	// drainFor is how long the roles may take to finish or hand back their work. Together with the closing it
+	// stays below the 15 s that a process has to stop. An ingress has its --shutdown-delay in addition.
 	drainFor = 12 * time.Second
-	// answerFor is how long callers may take to be told that nothing can be
-	// written.
+	// answerFor is how long the process waits for 503 responses to be sent after a write error.
 	answerFor = time.Second
-	// healthEvery is how often the watchdog looks. A look takes some 20 µs.
+	// healthEvery is the interval of the watchdog. One check takes about 20 µs.
 	healthEvery = 250 * time.Millisecond
-	// unhealthyFor is how long a server may be unwell for a reason that may
-	// pass, such as a stream that is still being set up.
+	// unhealthyFor is how long a server may be unhealthy for a temporary reason, such as a stream that is
+	// still being set up.
 	unhealthyFor = 3 * time.Second
-	// tryStartEvery is how often a process that waits for room on its disk
-	// looks for it.
+	// tryStartEvery is how often a process without enough disk space to start checks the disk.
 	tryStartEvery = 500 * time.Millisecond
 )
 
-// Info says where a Sheaf that takes requests is to be found.
+// Info contains the addresses of a Sheaf that takes requests.
 type Info struct {
 	HTTP  string // URL of REST, "" without the ingress role
 	Ops   string // address for operators, "" without --ops
-	NATS  string // URL where producers reach the embedded server, else the cluster's server
+	NATS  string // URL where producers reach the embedded server, otherwise the cluster's server
 	Data  string
 	Files string // URL of the file store
 	Roles []string
 }
 
-// Run runs a Sheaf process until ctx ends. opened is called when it takes requests.
+// Run runs a Sheaf process until ctx ends. It calls opened when the process takes requests.
 func Run(ctx context.Context, cfg Config, opened func(Info)) error {
 	n, err := open(ctx, cfg)
 	if err != nil {
@@ -84,13 +82,13 @@ type node struct {
 	cfg       Config
 	log       *slog.Logger
 	publicURL string
-	listener  net.Listener // of the ingress role, else nil
+	listener  net.Listener // of the ingress role, otherwise nil
 	phase     atomic.Int32 // phaseStarting and so on, for operators
 	ops       *opsServer   // nil without --ops
 	metrics   *prometheus.Registry
 	startup   *startupServer
 	disk      *disk        // of --data, nil without an embedded server
-	keys      *apiKeys     // nil if nobody needs one
+	keys      *apiKeys     // nil if no role needs one
 	cert      *certificate // nil without TLS
 	egress    *egress.Client
 	server    *embedded.Server // nil with --nats
@@ -98,16 +96,15 @@ type node struct {
 	callers   *nats.Conn       // of requests and progress
 	journal   *journal.Log
 	outage    atomic.Value        // of the cluster: the last result of watchQuorum, a string
-	files     storage.Files       // of the ingress and assembler roles, else nil
-	tasks     *storage.Tasks      // of the ingress role, else nil
+	files     storage.Files       // of the ingress and assembler roles, otherwise nil
+	tasks     *storage.Tasks      // of the ingress role, otherwise nil
 	marks     *storage.Watermarks // nil in a role of a cluster that keeps none
 	roles     map[string]role
 	closers   []func()
 }
 
-// open takes everything that the roles need, in the order in which the need
-// arises, and makes the roles. It returns ready to run. While the disk is too
-// full for that it waits, and callers are told so.
+// open opens all dependencies of the roles in order, and creates the roles. It returns them ready to run.
+// While the disk is too full to start it waits, and callers get 503.
 func open(ctx context.Context, cfg Config) (_ *node, err error) {
 	if err := cfg.Complete(); err != nil {
 		return nil, err
@@ -156,8 +153,8 @@ func open(ctx context.Context, cfg Config) (_ *node, err error) {
 	return n, n.makeRoles()
 }
 
-// listen takes the addresses, which fail at once if another Sheaf has them and before anything
-// is written, and reads who may call.
+// listen binds the addresses, which fails at once and before any write if another Sheaf has them. It also
+// reads the API keys.
 func (n *node) listen() (err error) {
 	var tcp *net.TCPListener
 	if n.cfg.has(roleIngress) {
@@ -209,7 +206,7 @@ func (n *node) listen() (err error) {
 // openStores opens the file store and the projection, and checks both and the streams for losses.
 func (n *node) openStores(ctx context.Context) error {
 	if n.cfg.has(roleIngress) || n.cfg.has(roleAssembler) {
-		// The store may live on the connection, so it is closed before it.
+		// The store may use the connection, so close it first.
 		err := n.retryWhileStarting(ctx, "opening the file store", func(ctx context.Context) (err error) {
 			n.files, err = storage.OpenFiles(ctx, n.cfg.Files, n.cfg.Data, n.journal.JetStream(), n.cfg.Replicas)
 			return err
@@ -242,16 +239,15 @@ func (n *node) openStores(ctx context.Context) error {
 	return nil
 }
 
-// run supervises the roles until ctx ends or one of them fails, which ends the
-// others. drained is false when a role did not come back in time: what it
-// holds must not be closed under its feet, and what it worked on is delivered
-// again to another process.
+// run supervises the roles until ctx ends or one of them fails, which ends the others. drained is false when
+// a role did not return in time. Then its resources must stay open, and its work is redelivered to another
+// process.
 func (n *node) run(ctx context.Context) (drained bool, err error) {
 	n.phase.Store(phaseWorking)
 	group, groupCtx := errgroup.WithContext(ctx)
 	var mu sync.Mutex
 	busy := maps.Clone(n.roles)
-	answered := make(chan struct{}) // closed when no caller waits any more
+	answered := make(chan struct{}) // closed when no caller is waiting any more
 	if n.roles[roleIngress] == nil {
 		close(answered)
 	}
@@ -306,8 +302,8 @@ func (n *node) run(ctx context.Context) (drained bool, err error) {
 		case err := <-done:
 			return true, err
 		case <-tick.C:
-			// The watchdog has ended too, and who waits for an acknowledgement
-			// would keep the process from starting anew.
+			// The watchdog has ended too. Roles that wait for an acknowledgement would keep the process from
+			// restarting.
 			if n.server != nil {
 				if err := n.server.Health(); errors.Is(err, embedded.ErrWrite) {
 					cause = err
@@ -323,8 +319,8 @@ func (n *node) run(ctx context.Context) (drained bool, err error) {
 			return false, nil
 		}
 	}
-	// Nothing can be finished or handed back, and the next process has to begin as
-	// after a crash.
+	// The roles can neither finish nor hand back their work, and the next process must start as after a
+	// crash.
 	select {
 	case <-answered:
 	case <-time.After(answerFor):
@@ -332,8 +328,8 @@ func (n *node) run(ctx context.Context) (drained bool, err error) {
 	return false, cause
 }
 
-// watch ends the process when it cannot go on: a write error of the embedded
-// JetStream stays until a restart, also after the disk has room again.
+// watch ends the process when it cannot continue: a write error of the embedded JetStream persists until a
+// restart, even after the disk has space again.
 func (n *node) watch(ctx context.Context) error {
 	tick := time.NewTicker(healthEvery)
 	defer tick.Stop()
@@ -352,7 +348,7 @@ func (n *node) watch(ctx context.Context) error {
 			return errors.New("the NATS connection was closed for good")
 		}
 		if n.server == nil {
-			continue // an outage of the cluster is waited out
+			continue // wait out an outage of the cluster
 		}
 		err := n.server.Health()
 		switch {
@@ -369,8 +365,7 @@ func (n *node) watch(ctx context.Context) error {
 
 func (n *node) onClose(f func()) { n.closers = append(n.closers, f) }
 
-// close gives everything back, last taken first: who uses goes before what is
-// used.
+// close releases everything in reverse order, so that users close before the resources that they use.
 func (n *node) close() {
 	for _, f := range slices.Backward(n.closers) {
 		f()
@@ -384,7 +379,7 @@ func (n *node) logClose(what string, err error) {
 	}
 }
 
-// httpURL is where this process serves REST, "" without the ingress role.
+// httpURL returns the URL of REST, "" without the ingress role.
 func (n *node) httpURL() string {
 	if n.listener == nil {
 		return ""
@@ -392,8 +387,7 @@ func (n *node) httpURL() string {
 	return n.cfg.scheme() + n.listener.Addr().String()
 }
 
-// natsURL is where producers reach the embedded server, else the cluster's
-// server.
+// natsURL returns the URL where producers reach the embedded server, otherwise the cluster's server.
 func (n *node) natsURL() string {
 	switch {
 	case n.server == nil:
@@ -404,8 +398,8 @@ func (n *node) natsURL() string {
 	return n.server.URL()
 }
 
-// linkBase is the base of links: as configured, else where this process
-// listens, else where --http says that an ingress does.
+// linkBase returns the base URL of links: the configured one, otherwise this process's address, otherwise
+// that of an ingress according to --http.
 func (n *node) linkBase() string {
 	if n.cfg.PublicURL != "" {
 		return n.cfg.PublicURL
@@ -427,7 +421,7 @@ func (n *node) linkBase() string {
 	return n.cfg.scheme() + net.JoinHostPort(host, port)
 }
 
-// scheme is how REST is served.
+// scheme returns the scheme of REST.
 func (c *Config) scheme() string {
 	if c.TLSCert != "" {
 		return "https://"
@@ -435,8 +429,7 @@ func (c *Config) scheme() string {
 	return "http://"
 }
 
-// lockData keeps a second embedded server off the same folder: two on one
-// store destroy it.
+// lockData keeps a second embedded server off the same folder: two would destroy the store.
 func lockData(data string) (unlock func(), err error) {
 	if err := os.MkdirAll(data, 0o700); err != nil {
 		return nil, fmt.Errorf("--data: %w", err)

@@ -17,7 +17,7 @@ import (
 	"sheaf/services/ingress"
 )
 
-// newRegistry returns the registry of a process, with what no service counts.
+// newRegistry returns the registry of a process, with the metrics that belong to no service.
 func (n *node) newRegistry() *prometheus.Registry {
 	r := prometheus.NewRegistry()
 	version := "(devel)"
@@ -44,7 +44,7 @@ func (n *node) newRegistry() *prometheus.Registry {
 }
 
 // Phases of a process. Before phaseWorking other goroutines may set the fields of the node, and in
-// phaseStopping close what they hold, so operators see neither.
+// phaseStopping they may close them, so the operators' handlers read neither.
 const (
 	phaseStarting int32 = iota
 	phaseWorking
@@ -65,8 +65,8 @@ func (n *node) ready() error {
 	return n.health()
 }
 
-// opsServer serves operators from the first moment of a start until the process closes: metrics, and
-// whether the process is alive and ready. It has a listener of its own, because none of that is for callers.
+// opsServer serves operators from the first moment of a start until the process closes: metrics, liveness and
+// readiness. It has its own listener, because callers must not see them.
 type opsServer struct {
 	listener net.Listener
 	server   *http.Server
@@ -84,7 +84,7 @@ func (n *node) serveOps(listener net.Listener) *opsServer {
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
 		if n.phase.Load() == phaseWorking {
 			if in, ok := n.roles[roleIngress].(*ingress.Service); ok {
-				in.Ready(w, r) // it knows more, such as how far the projection is
+				in.Ready(w, r) // it knows more, such as the lag of the projection
 				return
 			}
 		}
@@ -104,7 +104,7 @@ func (n *node) serveOps(listener net.Listener) *opsServer {
 	return o
 }
 
-// watch returns an error if operators are no longer served before ctx ends.
+// watch returns an error if the server fails before ctx ends.
 func (o *opsServer) watch(ctx context.Context) error {
 	select {
 	case <-ctx.Done():

@@ -28,8 +28,8 @@ func get(t *testing.T, url string) (status int, body string) {
 	return resp.StatusCode, string(data)
 }
 
-// One export is counted by every service that it passes, where operators look and
-// nowhere else. No label says whose it was.
+// Every service that handles an export counts it, on the operators' address only. No label identifies its
+// owner.
 func TestOperatorsSeeMetrics(t *testing.T) {
 	t.Parallel()
 	t.Cleanup(http.DefaultClient.CloseIdleConnections)
@@ -90,7 +90,7 @@ func TestOperatorsSeeMetrics(t *testing.T) {
 	}
 }
 
-// A process that waits for its cluster is alive, and says what it waits for.
+// A process that waits for its cluster is alive, and reports the reason for its wait.
 func TestOperatorsAreAnsweredWhileAStartWaits(t *testing.T) {
 	t.Parallel()
 	t.Cleanup(http.DefaultClient.CloseIdleConnections)
@@ -122,7 +122,7 @@ func TestOperatorsAreAnsweredWhileAStartWaits(t *testing.T) {
 	require.ErrorIs(t, err, syscall.ECONNREFUSED)
 }
 
-// A process that drains is alive and not ready, and its last figures can be read.
+// A draining process is alive and not ready, and its last metrics can be read.
 func TestOperatorsAreAnsweredDuringADrain(t *testing.T) {
 	t.Parallel()
 	t.Cleanup(http.DefaultClient.CloseIdleConnections)
