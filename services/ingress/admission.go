@@ -42,7 +42,7 @@ type admission struct {
 
 	mu    sync.Mutex
 	log   events.Space
-	looks int // checks of log, which includes what was reserved before the last one
+	looks int // how often log was read; it includes earlier reservations
 }
 
 // look updates the log's size. Until the next look admission counts what it admits.

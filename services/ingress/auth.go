@@ -68,9 +68,9 @@ func unauthorized(msg string) *apiError {
 // protect keeps other web sites from using a browser against Sheaf. Such a site can send requests with the
 // trust of the browser's network.
 //
-// protect refuses changes from another origin (Sec-Fetch-Site, or Origin). Where only this machine may call,
-// and without a key, a foreign name that resolves to 127.0.0.1 would look like the same origin, so protect
-// also checks the Host. Answers are not documents and are never cached.
+// protect refuses changes from another origin (Sec-Fetch-Site, or Origin). Where only this machine may call
+// and needs no key, protect also checks the Host: a foreign name that resolves to 127.0.0.1 would look like
+// the same origin. Answers are not documents and are never cached.
 func (s *Service) protect(next http.Handler) http.Handler {
 	origin := http.NewCrossOriginProtection()
 	origin.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -5,7 +5,7 @@
 //
 //   - A submission is answered only after the event that begins its export is on disk, with all data that
 //     the event refers to.
-//   - Equal requests of a tenant have one key, and at most one export of a key is under way, even if several
+//   - Equal requests of a tenant have one key. At most one export of a key is under way, even if several
 //     ingresses get the request concurrently.
 //   - Read your writes: detail, history, cancel and retry see every event that was acknowledged before the
 //     call, by any ingress. Otherwise the answer is 503.

@@ -154,8 +154,8 @@ func (s *Service) begin(ctx context.Context, known events.Export, correlation st
 	}
 }
 
-// expireFirst expires a completed export before decide sees it, if the file has expired or is lost, so that
-// the export can begin again at once. It reads a file of at most readUpTo bytes completely and checks only
+// expireFirst expires a completed export before decide sees it, if the file has expired or is lost. The
+// export can then begin again at once. It reads a file of at most readUpTo bytes completely and checks only
 // the size of a larger one. The search for orphans deletes leftovers of the file.
 func (s *Service) expireFirst(ctx context.Context, readUpTo int64, decide journal.Decide) journal.Decide {
 	return func(x *events.Export) (events.Payload, error) {

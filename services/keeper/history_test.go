@@ -344,8 +344,8 @@ func TestACallbackThatNobodyDeliversGoesWithItsEvents(t *testing.T) {
 	require.Equal(t, 1, u.Exports)
 }
 
-// A file of an export that the log does not know stays until it is older than any file may become, because
-// the log itself may be lost.
+// A file of an export that the log does not know stays until it is older than any file may become. The log
+// itself may be lost.
 func TestFilesOfUnknownExports(t *testing.T) {
 	t.Parallel()
 	node := start(t, eventstest.Server(t, ""), Config{})

@@ -75,8 +75,8 @@ func (p *parts) removeEnded(kind storage.Leftover, before time.Time, enough func
 // starts with completed exports, then takes the oldest failed and cancelled ones, until there is space. A
 // second assembler that still reads finds the pages gone and the export ended.
 //
-// A pass waits for marks, which protect what an ingress saves before its event. relieve has no such
-// protection, so it leaves headers and the rows of raw requests alone.
+// A pass uses a mark at least a minute old, which protects data that an ingress saves before its event. The
+// mark of relieve is new, so it leaves headers and the rows of raw requests alone.
 func (l *leftovers) relieve(ctx context.Context) error {
 	if roomy, err := l.roomy(ctx); roomy || err != nil {
 		clear(l.relieved)

@@ -20,7 +20,7 @@ type member struct {
 }
 
 // readObject checks that body is one JSON object (RFC 8259, and RFC 7493: valid UTF-8, unique names) and
-// returns its members in order. The member rowField, if any, may repeat a name and hold a lone surrogate,
+// returns its members in order. The member rowField, unless "", may repeat a name and hold a lone surrogate,
 // like a page of a source: package rows checks all rows.
 func readObject(body []byte, rowField string) ([]member, error) {
 	if len(bytes.TrimSpace(body)) == 0 {
