@@ -110,7 +110,7 @@ func TestNATSConfigExamples(t *testing.T) {
 	require.NoError(t, err)
 }
 
-// A table of tests that are no longer there would promise what nobody checks.
+// A table that names deleted tests would promise measures that no test checks.
 func TestThreatsNameTestsAndMutations(t *testing.T) {
 	text, err := os.ReadFile("THREATS.md")
 	require.NoError(t, err)
