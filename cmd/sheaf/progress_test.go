@@ -65,7 +65,7 @@ func shown(text string) (lines []string) {
 	return lines
 }
 
-// progressing answers with a phase of an export for each request, and logs before each, as a server in the same
+// progressing returns a phase of an export for each request, and logs before each, as a server in the same
 // process does.
 func progressing(t testing.TB, phases ...string) string {
 	var n atomic.Int64

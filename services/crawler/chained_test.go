@@ -22,7 +22,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// cursor is a shape whose pages are chained: {"items": [...], "next": "c3"}, without a header row and without a number.
+// cursor is a shape whose pages are chained: {"items": [...], "next": "c3"}, without a header row and without
+// a number.
 type cursor struct{ url string }
 
 func (c cursor) Request(ctx context.Context, at source.Position) (*http.Request, error) {

@@ -16,12 +16,13 @@ import (
 	"sheaf/services/crawler/source"
 )
 
-// SHEAF_PAGES is bounded, and its disk may have less space than the bound. Four rules keep the crawls that share
-// it from blocking each other permanently:
+// SHEAF_PAGES is bounded, and its disk may have less space than the bound. Four rules keep the crawls that
+// share it from blocking each other permanently:
 //
-//  1. A crawl without a page waits while pages take more than startBelow of their limit, in the stream or on its
-//     disk.
-//  2. A page that finds no space is dropped and requested again when there is space, those of older runs first.
+//  1. A crawl without a page waits while pages take more than startBelow of their limit, in the stream or on
+//     its disk.
+//  2. A page that finds no space is dropped and requested again when there is space, those of older runs
+//     first.
 //  3. While pages find no space, the newest run being crawled yields: its crawl purges it and restarts later.
 //  4. A crawl that is alone and still finds no space fails with LIMIT_BYTES.
 const (
