@@ -180,7 +180,8 @@ func (w *world) readAll(ctx context.Context, stream string,
 	}
 }
 
-// readOnce also returns the server's count of messages before the read.
+// readOnce also returns how many of the messages that were there before the read are there after it. The keeper
+// purges keys meanwhile.
 func (w *world) readOnce(ctx context.Context, stream string, headersOnly bool) (messages []jetstream.Msg,
 	there uint64, err error) {
 	st, err := w.js.Stream(ctx, stream)
@@ -200,14 +201,10 @@ func (w *world) readOnce(ctx context.Context, stream string, headersOnly bool) (
 		return nil, 0, err
 	}
 	defer iter.Stop()
-	for {
+	for last := info.State.LastSeq; ; {
 		m, err := iter.Next(jetstream.NextMaxWait(5 * time.Second))
-		if errors.Is(err, nats.ErrTimeout) && ctx.Err() == nil { // the last ones may have been purged
-			info, err := st.Info(ctx)
-			if err != nil {
-				return nil, 0, err
-			}
-			return messages, info.State.Msgs, nil
+		if errors.Is(err, nats.ErrTimeout) && ctx.Err() == nil {
+			break // the last ones may have been purged
 		}
 		if err != nil {
 			return nil, 0, err
@@ -216,14 +213,19 @@ func (w *world) readOnce(ctx context.Context, stream string, headersOnly bool) (
 		if err != nil {
 			return nil, 0, err
 		}
-		if meta.Sequence.Stream > info.State.LastSeq {
-			return messages, info.State.Msgs, nil
+		if meta.Sequence.Stream <= last {
+			messages = append(messages, m)
 		}
-		messages = append(messages, m)
-		if meta.Sequence.Stream == info.State.LastSeq {
-			return messages, info.State.Msgs, nil
+		if meta.Sequence.Stream >= last {
+			break
 		}
 	}
+	after, err := st.Info(ctx)
+	if err != nil {
+		return nil, 0, err
+	}
+	added := after.State.LastSeq - info.State.LastSeq
+	return messages, min(info.State.Msgs, after.State.Msgs-min(after.State.Msgs, added)), nil
 }
 
 // story is everything that the log records about one key.
