@@ -155,7 +155,7 @@ func (c *crawl) chooseRun(ctx context.Context) (have []int, err error) {
 	if err != nil && !errors.Is(err, events.ErrPageMissing) && !errors.Is(err, events.ErrPageDamaged) {
 		return nil, err
 	}
-	c.log.Info("source changed: crawl begins anew")
+	c.log.Info("the source changed: the crawl starts again")
 	if err := c.attempt.stillMine(ctx); err != nil {
 		return nil, err
 	}

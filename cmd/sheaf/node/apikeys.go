@@ -121,7 +121,7 @@ func openAPIKeys(path string, log *slog.Logger) (*apiKeys, error) {
 		return nil, fmt.Errorf("--api-keys %s: %w", path, err)
 	}
 	if len(*a.keys.Load()) == 0 {
-		log.Warn("there are no API keys, so nobody gets in; add one with: sheaf keys add --api-keys "+path+" --tenant NAME", "file", path)
+		log.Warn("there are no API keys, so every caller is refused; add one with: sheaf keys add --api-keys "+path+" --tenant NAME", "file", path)
 	}
 	return a, nil
 }

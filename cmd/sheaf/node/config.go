@@ -123,7 +123,7 @@ func (c *Config) Complete() (err error) {
 	}
 	open := func(address string) bool { return !loopbackAddress(address) && c.APIKeys == "" && !c.InsecureNoAuth }
 	const (
-		nobodyAsked = "%s %s can be reached from other machines, and nobody has to authenticate: make API keys with " +
+		openToAll = "%s %s can be reached from other machines without authentication: make API keys with " +
 			"sheaf keys add --api-keys FILE --tenant NAME and say --api-keys FILE, or listen on 127.0.0.1, or %s --insecure-no-auth"
 		wantLimit = "%s %d: want a number of %s, or 0 for no limit"
 		wantTime  = "%s %s: want a duration such as %s"
@@ -135,7 +135,7 @@ func (c *Config) Complete() (err error) {
 	}
 	if c.has(roleIngress) {
 		refuseAddress("--http", c.HTTP)
-		refuse(open(c.HTTP), nobodyAsked, "--http", c.HTTP, "put a proxy that authenticates in front and say")
+		refuse(open(c.HTTP), openToAll, "--http", c.HTTP, "put a proxy that authenticates in front and say")
 	}
 	if c.Ops != "" {
 		refuseAddress("--ops", c.Ops)
@@ -143,7 +143,7 @@ func (c *Config) Complete() (err error) {
 	if c.embedded() {
 		if c.NATSListen != "none" {
 			refuseAddress("--nats-listen", c.NATSListen)
-			refuse(open(c.NATSListen), nobodyAsked, "--nats-listen", c.NATSListen, "use a NATS server of your own with --nats, or say")
+			refuse(open(c.NATSListen), openToAll, "--nats-listen", c.NATSListen, "use a NATS server of your own with --nats, or say")
 		}
 		refuse(c.NATSCreds != "", "--nats-creds needs --nats: the embedded server asks for no credentials")
 		refuse(c.Replicas > 1, "--replicas %d: the embedded server is alone and keeps one copy; use --nats for more", c.Replicas)

@@ -260,7 +260,7 @@ func (n *node) restoreLog(ctx context.Context, was journal.Mark, applied uint64)
 	}
 	if n.server == nil && !log.Created.Equal(was.Created) {
 		// An operator may have replaced the log on purpose, and this folder may be old.
-		return []string{events.StreamEvents + ": the cluster's log was made anew, and nothing was written to it. " +
+		return []string{events.StreamEvents + ": the cluster's log was re-created, and nothing was written to it. " +
 			"Exports that callers have a key of must be requested again."}, false, nil
 	}
 	written, failed := 0, 0

@@ -135,7 +135,7 @@ func open(ctx context.Context, cfg Config) (_ *node, err error) {
 		return nil, err
 	}
 	if len(cfg.AllowCIDR) > 0 && len(allowed) > 0 && !cfg.Ephemeral {
-		n.log.Warn("whoever may submit exports reaches what answers at these private addresses", "allow_cidr", allowed)
+		n.log.Warn("callers may reach these private addresses through their exports", "allow_cidr", allowed)
 	}
 	n.egress = egress.New(egress.Config{
 		Allowed: allowed, MaxHeaderBytes: int64(cfg.MaxHeaderBytes),
