@@ -142,7 +142,8 @@ type space struct {
 	claimed int64 // bytes that waiting pages may take since the last measurement
 	free    int64 // bytes of the stream that were free then
 
-	begunAgain string // key of the last export that was alone and restarted
+	waitedAt   time.Time // when a crawl last waited to start
+	begunAgain string    // key of the last export that was alone and restarted
 }
 
 func newSpace(log *journal.Log, disk func(int64) error, wait time.Duration) *space {
@@ -268,6 +269,21 @@ func (s *space) mayBeginAgain(key string) bool {
 	return key != before
 }
 
+// noteWaiting records that a crawl waits to start.
+func (s *space) noteWaiting() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.waitedAt = time.Now()
+}
+
+// othersWait reports whether a crawl has waited to start within the last seconds. Then an export is not alone:
+// they may use the disk first, and it restarts.
+func (s *space) othersWait() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return time.Since(s.waitedAt) < 2*slotFor
+}
+
 // onDisk returns how many bytes a page needs on disk: a large one is written twice.
 func onDisk(size int64) int64 { return 2 * size }
 
@@ -303,7 +319,7 @@ func (c *crawl) mayGoOn(ctx context.Context) (bool, error) {
 	case yield:
 		return false, errYield
 	case fail:
-		if r.disk != nil && c.gate.shared && c.space.mayBeginAgain(c.x.Key) {
+		if r.disk != nil && (c.space.othersWait() || c.gate.shared && c.space.mayBeginAgain(c.x.Key)) {
 			return false, errYield
 		}
 		fits := fmt.Sprintf("the page stream holds at most %s, of which %s are used; raise --max-pages-bytes or export less at once",
@@ -326,6 +342,7 @@ func (c *crawl) pause(r *room) error {
 		c.gate.since = time.Now()
 		c.log.Info("waiting for space", "reason", r.begin)
 	}
+	c.space.noteWaiting()
 	c.tell(true)
 	if time.Since(c.gate.since) > slotAfter && (c.running.Len() >= c.cfg.Exports || c.shares.Taken(c.x.Tenant)) {
 		return journal.RetryAfter(errNoSlot, slotFor)

@@ -14,7 +14,7 @@ import (
 const (
 	// startupAfter is how long a start may take before callers get 503. Earlier callers wait: most starts
 	// take a fraction of that.
-	startupAfter = time.Second
+	startupAfter = 200 * time.Millisecond
 	// startupWait is how long the last responses may take to be sent.
 	startupWait = time.Second
 )
