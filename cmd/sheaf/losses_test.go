@@ -285,7 +285,7 @@ func TestLossWhileRunning(t *testing.T) {
 				require.Equal(t, exitFailed, code)
 				require.Contains(t, p.err.String(), "data was lost: ")
 			case <-time.After(20 * time.Second):
-				t.Fatal("nobody noticed")
+				t.Fatal("the process did not notice the loss")
 			}
 		},
 		"its events": func(t *testing.T, js jetstream.JetStream, p *process) {

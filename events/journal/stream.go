@@ -312,7 +312,7 @@ func covers(is, want any) bool {
 
 // answerWait is the timeout of one request to JetStream's API during set-up. A cluster that has just elected
 // a leader, or creates one stream for several processes at once, drops requests (measured with three servers
-// and seven processes, each of which lost one). A repeated request succeeds.
+// and seven processes: each lost one request). A repeated request succeeds.
 const answerWait = 2 * time.Second
 
 // provisioned calls create until it succeeds or is refused three times. If several processes create the same

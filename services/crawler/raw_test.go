@@ -53,7 +53,7 @@ func TestAStopEndsTheReadingOfRawRows(t *testing.T) {
 	defer cut()
 	_, err = service.newCrawl(drain, x, true).run(late)
 	require.ErrorIs(t, err, context.Canceled)
-	require.NoError(t, late.Err(), "the reading goes on after the stop")
+	require.NoError(t, late.Err(), "the crawler still reads after the stop")
 
 	start(t, direct, http.DefaultClient, Config{})
 	ev := await(t, direct, x.LastSeq, events.TypeCrawled, events.TypeFailed)

@@ -181,7 +181,7 @@ func asksOf(src *sourcetest.Source, page int) (n int) {
 	return n
 }
 
-// Three exports of which no two fit into the page stream together all complete, in one process or in two.
+// Three exports all complete although the page stream holds only one of them, in one process or in two.
 func TestExportsThatDoNotFitTogetherAllEnd(t *testing.T) {
 	t.Parallel()
 	for _, processes := range []int{1, 2} {

@@ -39,9 +39,9 @@ func TestNewExportsWaitForRoomOnTheDisk(t *testing.T) {
 		}
 		return nil
 	}})
-	failed := in.post(t, "/v1/export/http", specHTTP).key(t)
+	failed := in.post(t, "/v1/export/http", eventstest.SpecHTTP).key(t)
 	in.write(t, failed, &events.ExportFailed{Code: events.CodeInternal, Reason: "x", Phase: events.PhaseCrawling})
-	running := in.post(t, "/v1/export/raw", specRaw).key(t)
+	running := in.post(t, "/v1/export/raw", eventstest.SpecRaw).key(t)
 	before, err := streams.LastSequence(t.Context())
 	require.NoError(t, err)
 	pages, err := streams.Pages().Space(t.Context())
@@ -49,9 +49,9 @@ func TestNewExportsWaitForRoomOnTheDisk(t *testing.T) {
 
 	full.Store(true)
 	for _, a := range []answer{
-		in.post(t, "/v1/export/http", httpBody("")),
-		in.post(t, "/v1/export/http", httpBody(`,"header":{"A":"b"}`)),
-		in.post(t, "/v1/export/raw", rawBody(`[{"a":"A"},{"a":1}]`)),
+		in.post(t, "/v1/export/http", eventstest.HTTPBody("")),
+		in.post(t, "/v1/export/http", eventstest.HTTPBody(`,"header":{"A":"b"}`)),
+		in.post(t, "/v1/export/raw", eventstest.RawBody(`[{"a":"A"},{"a":1}]`)),
 		in.post(t, "/v1/export/retry", `{"key":"`+failed+`"}`),
 	} {
 		require.Equal(t, http.StatusServiceUnavailable, a.Status, a.Raw)
@@ -60,11 +60,11 @@ func TestNewExportsWaitForRoomOnTheDisk(t *testing.T) {
 	}
 	require.Equal(t, http.StatusBadRequest, in.post(t, "/v1/export/http", `{}`).Status, "what is wrong is said anyway")
 	nc := streams.Conn()
-	m, err := nc.Request(events.APISubject("default", "http"), []byte(httpBody("")), 10*time.Second)
+	m, err := nc.Request(events.APISubject("default", "http"), []byte(eventstest.HTTPBody("")), 10*time.Second)
 	require.NoError(t, err)
 	require.Equal(t, "503", m.Header.Get(micro.ErrorCodeHeader))
 	require.Equal(t, "10", m.Header.Get("Retry-After"))
-	_, err = streams.JetStream().PublishMsg(t.Context(), &nats.Msg{Subject: events.SubmitSubject("default", "http"), Data: []byte(httpBody(`,"method":"POST"`))})
+	_, err = streams.JetStream().PublishMsg(t.Context(), &nats.Msg{Subject: events.SubmitSubject("default", "http"), Data: []byte(eventstest.HTTPBody(`,"method":"POST"`))})
 	require.NoError(t, err)
 	after, err := streams.LastSequence(t.Context())
 	require.NoError(t, err)
@@ -104,7 +104,7 @@ func TestTheLogKeepsRoomForEnds(t *testing.T) {
 	var a answer
 	for refused := 0; refused < 2; look() {
 		require.Less(t, len(keys), limit/1000, "the log is refused before it is full")
-		a = ask(len(keys), "/v1/export/http", httpBody("", `"title":"`+strings.Repeat("x", 255)+`"`, fmt.Sprintf(`"timestamp":%d`, len(keys)+1)))
+		a = ask(len(keys), "/v1/export/http", eventstest.HTTPBody("", `"title":"`+strings.Repeat("x", 255)+`"`, fmt.Sprintf(`"timestamp":%d`, len(keys)+1)))
 		if a.Status == http.StatusOK {
 			keys, refused = append(keys, a.key(t)), 0
 			continue
@@ -161,7 +161,7 @@ func TestASubmissionIsNotWaitedForInVain(t *testing.T) {
 	} {
 		cut.cut()
 		begun := time.Now()
-		a := in.post(t, "/v1/export/http", httpBody(`,"header":{"A":"b"}`))
+		a := in.post(t, "/v1/export/http", eventstest.HTTPBody(`,"header":{"A":"b"}`))
 		require.Equal(t, http.StatusServiceUnavailable, a.Status, a.Raw)
 		require.NotEmpty(t, a.Header.Get("Retry-After"))
 		require.Less(t, time.Since(begun), operationWait+2*time.Second, cut.claim)

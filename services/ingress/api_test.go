@@ -75,7 +75,7 @@ func TestEnvelopeOfEveryFailure(t *testing.T) {
 	}
 	require.Equal(t, "POST", send(t, "DELETE", in.url+"/v1/export/http", "").Header.Get("Allow"))
 
-	gzip := send(t, "POST", in.url+"/v1/export/http", specHTTP, "Content-Encoding", "gzip")
+	gzip := send(t, "POST", in.url+"/v1/export/http", eventstest.SpecHTTP, "Content-Encoding", "gzip")
 	require.Equal(t, 415, gzip.Status)
 	require.Equal(t, 415, gzip.Errcode)
 
@@ -107,8 +107,8 @@ func TestChunkedBodies(t *testing.T) {
 	require.Equal(t, "body: is larger than 1024 bytes", a.Msg)
 	a = chunked("/v1/export/raw", strings.Repeat(" ", 4<<20))
 	require.Equal(t, 413, a.Status)
-	require.Zero(t, chunked("/v1/export/http", httpBody("")).Errcode)
-	large := rawBody(`[{"a":"A"},{"a":"` + strings.Repeat("x", 2<<20) + `"}]`)
+	require.Zero(t, chunked("/v1/export/http", eventstest.HTTPBody("")).Errcode)
+	large := eventstest.RawBody(`[{"a":"A"},{"a":"` + strings.Repeat("x", 2<<20) + `"}]`)
 	key := chunked("/v1/export/raw", large).key(t)
 	require.Equal(t, key, in.post(t, "/v1/export/raw", large).key(t))
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
@@ -119,7 +119,7 @@ func TestChunkedBodies(t *testing.T) {
 	// While memory is short, large bodies get an answer to try again.
 	_, err = in.reserve(ctx, events.DefaultTenant, 2<<20)
 	require.Equal(t, 503, asAPIError(err).Status)
-	require.Zero(t, in.post(t, "/v1/export/raw", specRaw).Errcode, "small ones need no room")
+	require.Zero(t, in.post(t, "/v1/export/raw", eventstest.SpecRaw).Errcode, "small ones need no room")
 	release()
 	require.Empty(t, in.bodies.large.tenants)
 	require.Empty(t, in.bodies.medium.tenants)
@@ -141,7 +141,7 @@ func TestSlowBodiesOfOneTenant(t *testing.T) {
 		return in.bodies.medium.tenants[tenant] != nil
 	}
 	require.Eventually(t, func() bool { return held("slow") }, 10*time.Second, time.Millisecond)
-	large := rawBody(`[{"a":"A"},{"a":"` + strings.Repeat("x", 512<<10) + `"}]`)
+	large := eventstest.RawBody(`[{"a":"A"},{"a":"` + strings.Repeat("x", 512<<10) + `"}]`)
 	begun := time.Now()
 	require.Zero(t, send(t, http.MethodPost, in.url+"/v1/export/raw", large, "X-API-Key", "other").Errcode)
 	require.Less(t, time.Since(begun), bodyWait)
@@ -285,7 +285,7 @@ func TestGoldenAnswers(t *testing.T) {
 func TestDetailFollowsTheExport(t *testing.T) {
 	t.Parallel()
 	in := start(t, eventstest.Server(t, ""), Config{PublicURL: "http://files.example/"})
-	key := in.post(t, "/v1/export/http", specHTTP).key(t)
+	key := in.post(t, "/v1/export/http", eventstest.SpecHTTP).key(t)
 	detail := func() detailView { t.Helper(); return in.get(t, "/v1/export/detail?key="+key).detail(t) }
 	remembered := func() events.Progress {
 		in.progress.mu.Lock()
@@ -343,7 +343,7 @@ func TestOtherTenantsSeeNothing(t *testing.T) {
 	srv := eventstest.Server(t, "")
 	in := start(t, srv, Config{})
 	nc := eventstest.Connect(t, srv)
-	key := ask(t, nc, "shop-a", "http", specHTTP).key(t)
+	key := ask(t, nc, "shop-a", "http", eventstest.SpecHTTP).key(t)
 	body := `{"key":"` + key + `"}`
 	require.Equal(t, key, ask(t, nc, "shop-a", "detail", body).detail(t).HashKey)
 	for _, operation := range []string{"detail", "cancel", "retry"} {
@@ -369,9 +369,9 @@ func TestHistory(t *testing.T) {
 	require.Equal(t, `[]`, string(in.get(t, "/v1/export/history?user_id=u").Data))
 	var keys []string
 	for i := range 5 {
-		keys = append(keys, in.post(t, "/v1/export/http", httpBody("", `"user_id":"u"`, fmt.Sprintf(`"title":"%d"`, i))).key(t))
+		keys = append(keys, in.post(t, "/v1/export/http", eventstest.HTTPBody("", `"user_id":"u"`, fmt.Sprintf(`"title":"%d"`, i))).key(t))
 	}
-	in.post(t, "/v1/export/http", httpBody("", `"user_id":"other"`))
+	in.post(t, "/v1/export/http", eventstest.HTTPBody("", `"user_id":"other"`))
 	old := "0123456789abcdef0123456789abcdef"
 	in.write(t, old, &events.ExportRequested{CreatedAt: time.Now().AddDate(0, 0, -8), Request: events.Request{UserID: "u", SourceType: "http", HTTP: &events.HTTPRequest{}}})
 	titles := func(query string) (got []string, last summaryView) {
@@ -442,7 +442,7 @@ func TestCancelRetryAndRepeatInEveryState(t *testing.T) {
 	} {
 		t.Run(string(c.state), func(t *testing.T) {
 			begin := func(title string) (body, key string, x events.Export) {
-				body = httpBody(`,"header":{}`, `"title":"`+title+string(c.state)+`"`)
+				body = eventstest.HTTPBody(`,"header":{}`, `"title":"`+title+string(c.state)+`"`)
 				key = in.post(t, "/v1/export/http", body).key(t)
 				return body, key, end(t, in, key, c.state)
 			}
@@ -507,7 +507,7 @@ func TestFileWhoseTimeIsOver(t *testing.T) {
 		in.write(t, key, &events.ExportCrawled{Run: x.RequestedSeq, Pages: 3})
 		return in.write(t, key, p)
 	}
-	for _, body := range []string{specHTTP, httpBody(`,"header":{"A":"b"}`)} {
+	for _, body := range []string{eventstest.SpecHTTP, eventstest.HTTPBody(`,"header":{"A":"b"}`)} {
 		key := in.post(t, "/v1/export/http", body).key(t)
 		x := overdue(key)
 		require.Equal(t, key, in.post(t, "/v1/export/http", body).key(t))
@@ -527,7 +527,7 @@ func TestRetryNeedsWhatTheRequestBrought(t *testing.T) {
 	in := start(t, eventstest.Server(t, ""), Config{})
 	retry := func(key string) answer { return in.post(t, "/v1/export/retry", `{"key":"`+key+`"}`) }
 
-	body := httpBody(`,"header":{"X-A":"secret"}`)
+	body := eventstest.HTTPBody(`,"header":{"X-A":"secret"}`)
 	key := in.post(t, "/v1/export/http", body).key(t)
 	end(t, in, key, events.StateFailed)
 	require.Zero(t, retry(key).Errcode)
@@ -541,7 +541,7 @@ func TestRetryNeedsWhatTheRequestBrought(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "secret", header["X-A"])
 
-	key = in.post(t, "/v1/export/raw", specRaw).key(t)
+	key = in.post(t, "/v1/export/raw", eventstest.SpecRaw).key(t)
 	x := end(t, in, key, events.StateFailed)
 	require.Zero(t, retry(key).Errcode)
 	require.Zero(t, in.read(t, "default", key).ContinuesRun)
@@ -550,7 +550,7 @@ func TestRetryNeedsWhatTheRequestBrought(t *testing.T) {
 	a = retry(key)
 	require.Equal(t, 409, a.Errcode)
 	require.Contains(t, a.Msg, "rows that came with the request are no longer kept; submit the request again")
-	require.Equal(t, key, in.post(t, "/v1/export/raw", specRaw).key(t))
+	require.Equal(t, key, in.post(t, "/v1/export/raw", eventstest.SpecRaw).key(t))
 	again := in.read(t, "default", key)
 	require.Equal(t, events.StateRequested, again.State)
 	require.Equal(t, x.ID, again.ID)
@@ -576,14 +576,14 @@ func TestNoSpaceIsUnavailable(t *testing.T) {
 	for i := range 5000 {
 		rows = append(rows, fmt.Sprintf(`{"a":"%x"}`, i*2654435761))
 	}
-	a := in.post(t, "/v1/export/raw", rawBody("["+strings.Join(rows, ",")+"]"))
+	a := in.post(t, "/v1/export/raw", eventstest.RawBody("["+strings.Join(rows, ",")+"]"))
 	require.Equal(t, 503, a.Status)
 	require.NotEmpty(t, a.Header.Get("Retry-After"))
 	require.Contains(t, a.Msg, "nothing was accepted")
 	info, err := streams.JetStream().Stream(t.Context(), events.StreamPages)
 	require.NoError(t, err)
 	require.Zero(t, info.CachedInfo().State.Msgs, "no page is left of a request that was refused")
-	require.Zero(t, in.post(t, "/v1/export/raw", specRaw).Errcode, "a smaller one still fits")
+	require.Zero(t, in.post(t, "/v1/export/raw", eventstest.SpecRaw).Errcode, "a smaller one still fits")
 }
 
 func TestReadiness(t *testing.T) {
@@ -617,7 +617,7 @@ func TestReadiness(t *testing.T) {
 	in.journal.Conn().Close()
 	require.Equal(t, "not ready: no connection to NATS", in.get(t, "/readyz").Msg)
 	require.Equal(t, 200, in.get(t, "/healthz").Status)
-	a = in.post(t, "/v1/export/http", specHTTP)
+	a = in.post(t, "/v1/export/http", eventstest.SpecHTTP)
 	require.Equal(t, 503, a.Status)
 	require.NotEmpty(t, a.Header.Get("Retry-After"))
 	require.Equal(t, 503, in.get(t, "/v1/export/detail?key="+oneKey).Status)
@@ -631,7 +631,7 @@ func TestDrain(t *testing.T) {
 	conn, err := net.Dial("tcp", strings.TrimPrefix(in.url, "http://"))
 	require.NoError(t, err)
 	defer conn.Close()
-	_, err = fmt.Fprintf(conn, "POST /v1/export/http HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\nExpect: 100-continue\r\n\r\n", len(specHTTP))
+	_, err = fmt.Fprintf(conn, "POST /v1/export/http HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\nExpect: 100-continue\r\n\r\n", len(eventstest.SpecHTTP))
 	require.NoError(t, err)
 	line := make([]byte, len("HTTP/1.1 100 Continue\r\n\r\n"))
 	_, err = conn.Read(line) // the handler is reading the body
@@ -649,7 +649,7 @@ func TestDrain(t *testing.T) {
 		}
 		return err != nil // no new work
 	}, 5*time.Second, time.Millisecond)
-	_, err = conn.Write([]byte(specHTTP))
+	_, err = conn.Write([]byte(eventstest.SpecHTTP))
 	require.NoError(t, err)
 	buf := make([]byte, 4096)
 	n, err := conn.Read(buf)
@@ -669,7 +669,7 @@ func TestShutdownDelay(t *testing.T) {
 	go func() { stopped <- in.stop() }()
 	require.Eventually(t, in.draining.Load, 5*time.Second, time.Millisecond)
 	require.Equal(t, "not ready: shutting down", in.get(t, "/readyz").Msg)
-	resp, err := http.Post(in.url+"/v1/export/http", "application/json", strings.NewReader(specHTTP))
+	resp, err := http.Post(in.url+"/v1/export/http", "application/json", strings.NewReader(eventstest.SpecHTTP))
 	require.NoError(t, err)
 	defer resp.Body.Close()
 	require.Equal(t, 200, resp.StatusCode)
@@ -683,7 +683,7 @@ func TestProjectionIsRebuilt(t *testing.T) {
 	t.Parallel()
 	srv := eventstest.Server(t, "")
 	in := start(t, srv, Config{})
-	key := in.post(t, "/v1/export/http", specHTTP).key(t)
+	key := in.post(t, "/v1/export/http", eventstest.SpecHTTP).key(t)
 	end(t, in, key, events.StateFailed)
 	want := in.get(t, "/v1/export/detail?key="+key).detail(t)
 	require.NoError(t, in.stop())
@@ -695,7 +695,7 @@ func TestEmptiedLog(t *testing.T) {
 	t.Parallel()
 	srv := eventstest.Server(t, "")
 	in := start(t, srv, Config{})
-	key := in.post(t, "/v1/export/http", specHTTP).key(t)
+	key := in.post(t, "/v1/export/http", eventstest.SpecHTTP).key(t)
 	end(t, in, key, events.StateFailed)
 	require.NoError(t, in.stop())
 	log, err := in.journal.JetStream().Stream(t.Context(), events.StreamEvents)
@@ -703,7 +703,7 @@ func TestEmptiedLog(t *testing.T) {
 	require.NoError(t, log.Purge(t.Context()))
 	in = start(t, srv, Config{})
 	require.Equal(t, 404, in.get(t, "/v1/export/detail?key="+key).Status)
-	require.Equal(t, 1, in.get(t, "/v1/export/detail?key="+in.post(t, "/v1/export/http", specHTTP).key(t)).detail(t).Status)
+	require.Equal(t, 1, in.get(t, "/v1/export/detail?key="+in.post(t, "/v1/export/http", eventstest.SpecHTTP).key(t)).detail(t).Status)
 }
 
 func TestConfigIsChecked(t *testing.T) {

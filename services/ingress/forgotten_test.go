@@ -20,7 +20,7 @@ func TestAnswersOfAnExportWithOneEvent(t *testing.T) {
 	t.Parallel()
 	in := start(t, eventstest.Server(t, ""), Config{})
 	begin := func(title, more string) string {
-		return in.post(t, "/v1/export/http", httpBody("", `"title":"`+title+`"`, `"user_id":"u"`, fmt.Sprintf(`"timestamp":%d`, time.Now().Unix())+more)).key(t)
+		return in.post(t, "/v1/export/http", eventstest.HTTPBody("", `"title":"`+title+`"`, `"user_id":"u"`, fmt.Sprintf(`"timestamp":%d`, time.Now().Unix())+more)).key(t)
 	}
 	delivered, failed, expired := begin("delivered", `,"callback":"http://127.0.0.1/done"`), begin("failed", ""), begin("expired", "")
 	x := in.finish(t, delivered, noise(1, 1000))

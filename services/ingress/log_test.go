@@ -35,16 +35,16 @@ func TestOneLineForEachRequest(t *testing.T) {
 		require.NoError(t, err)
 	}
 
-	key := send(t, "POST", in.url+"/v1/export/http", httpBody(""), shop("rest-submit")...).key(t)
+	key := send(t, "POST", in.url+"/v1/export/http", eventstest.HTTPBody(""), shop("rest-submit")...).key(t)
 	send(t, "GET", in.url+"/v1/export/detail?key="+key, "", shop("rest-detail")...)
 	send(t, "GET", in.url+"/v1/export/detail?key="+oneKey, "", shop("rest-unknown")...)
 	send(t, "POST", in.url+"/v1/export/cancel", `{"key":"`+key+`"}`, shop("rest-cancel")...)
 	send(t, "GET", in.url+"/v1/export/detail?key="+key, "", "X-API-Key", "no-such-key", "X-Request-Id", "rest-401")
 	send(t, "GET", in.url+"/v1/export/detail?key=a%20b", "", shop("rest-no-key")...)
-	ask("http", "nats-submit", httpBody(""))
+	ask("http", "nats-submit", eventstest.HTTPBody(""))
 	ask("detail", "nats-detail", `{"key":"`+key+`"}`)
 	ask("detail", "nats-unknown", `{"key":"`+oneKey+`"}`)
-	submit("durable", httpBody(""))
+	submit("durable", eventstest.HTTPBody(""))
 	submit("durable-bad", `{}`)
 
 	for _, want := range []struct{ id, level, tenant, key, status, errcode string }{

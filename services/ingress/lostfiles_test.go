@@ -28,29 +28,10 @@ func noise(seed byte, size int) []byte {
 	return b
 }
 
-// damage damages a file as a disk or a person could.
-func damage(t testing.TB, kind, path string) {
-	t.Helper()
-	content, err := os.ReadFile(path)
-	require.NoError(t, err)
-	switch kind {
-	case "missing":
-		require.NoError(t, os.Remove(path))
-		return
-	case "shorter":
-		content = content[:len(content)-1]
-	case "longer":
-		content = append(content, 0)
-	default:
-		content[len(content)/2] ^= 4
-	}
-	require.NoError(t, os.WriteFile(path, content, 0o600))
-}
-
 // submitted makes a completed export with a file from a REST request.
 func (in *ingress) submitted(t testing.TB, title string, content []byte) (body string, x events.Export) {
 	t.Helper()
-	body = httpBody("", `"title":"`+title+`"`)
+	body = eventstest.HTTPBody("", `"title":"`+title+`"`)
 	key := in.post(t, "/v1/export/http", body).key(t)
 	return body, in.finish(t, key, content)
 }
@@ -162,7 +143,7 @@ func TestLostFileExpiresItsExport(t *testing.T) {
 				}
 				t.Run(strings.Join([]string{by, size, kind}, " "), func(t *testing.T) {
 					body, x := in.submitted(t, t.Name(), content)
-					damage(t, kind, path(&x))
+					eventstest.Damage(t, kind, path(&x))
 					link := in.link(&x)
 					if !found(t, kind, body, content, &x) {
 						require.Equal(t, events.StateCompleted, state(x.Key))
@@ -211,8 +192,8 @@ func TestLostFileOfARequestWithSecretsOrRows(t *testing.T) {
 	in := start(t, eventstest.Server(t, ""), Config{})
 	folder := storeOf(t)
 	for name, c := range map[string]struct{ path, body, msg string }{
-		"headers": {"/v1/export/http", httpBody(`,"header":{"Token":"s3cret"}`), "the source headers are no longer kept; submit the request again"},
-		"rows":    {"/v1/export/raw", rawBody(`"[{\"a\":\"A\"},{\"a\":1}]"`), "the rows that came with the request are no longer kept; submit the request again"},
+		"headers": {"/v1/export/http", eventstest.HTTPBody(`,"header":{"Token":"s3cret"}`), "the source headers are no longer kept; submit the request again"},
+		"rows":    {"/v1/export/raw", eventstest.RawBody(`"[{\"a\":\"A\"},{\"a\":1}]"`), "the rows that came with the request are no longer kept; submit the request again"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			key := in.post(t, c.path, c.body).key(t)

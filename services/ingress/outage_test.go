@@ -32,15 +32,15 @@ func TestOutage(t *testing.T) {
 	streams, err := journal.Provision(t.Context(), nc, journal.Config{SecretKey: eventstest.SecretKey, PublishTimeout: 200 * time.Millisecond})
 	require.NoError(t, err)
 	in := startOn(t, streams, Config{})
-	key := in.post(t, "/v1/export/http", specHTTP).key(t)
+	key := in.post(t, "/v1/export/http", eventstest.SpecHTTP).key(t)
 
 	srv.Stop()
 	require.Eventually(t, func() bool { return in.get(t, "/readyz").Status == 503 }, 10*time.Second, 10*time.Millisecond)
 	require.Equal(t, 200, in.get(t, "/healthz").Status)
 	for _, a := range []answer{
-		in.post(t, "/v1/export/http", httpBody("")),
-		in.post(t, "/v1/export/http", httpBody(`,"header":{"A":"b"}`)),
-		in.post(t, "/v1/export/raw", specRaw),
+		in.post(t, "/v1/export/http", eventstest.HTTPBody("")),
+		in.post(t, "/v1/export/http", eventstest.HTTPBody(`,"header":{"A":"b"}`)),
+		in.post(t, "/v1/export/raw", eventstest.SpecRaw),
 		in.get(t, "/v1/export/detail?key="+key),
 		in.post(t, "/v1/export/cancel", `{"key":"`+key+`"}`),
 	} {
@@ -53,12 +53,12 @@ func TestOutage(t *testing.T) {
 	require.NoError(t, err)
 	require.Eventually(t, func() bool { return in.get(t, "/readyz").Status == 200 }, 20*time.Second, 10*time.Millisecond)
 	require.Eventually(t, func() bool {
-		a := in.get(t, "/v1/export/detail?key="+in.post(t, "/v1/export/raw", specRaw).key(t))
+		a := in.get(t, "/v1/export/detail?key="+in.post(t, "/v1/export/raw", eventstest.SpecRaw).key(t))
 		return a.Status == 200
 	}, 20*time.Second, 10*time.Millisecond, "the projection follows again")
 	require.Equal(t, 1, in.get(t, "/v1/export/detail?key="+key).detail(t).Status)
 	require.Equal(t, key, ask(t, nc, "default", "detail", `{"key":"`+key+`"}`).detail(t).HashKey)
-	_, err = streams.JetStream().Publish(t.Context(), events.SubmitSubject("default", "http"), []byte(httpBody("")))
+	_, err = streams.JetStream().Publish(t.Context(), events.SubmitSubject("default", "http"), []byte(eventstest.HTTPBody("")))
 	require.NoError(t, err)
 	emptied(t, in)
 }

@@ -124,41 +124,6 @@ func ask(t testing.TB, nc *nats.Conn, tenant, operation, body string) answer {
 	return a
 }
 
-// The two requests of the specification, without their comments and one surplus comma.
-const (
-	specHTTP = `{
-      "timestamp": 1625106204,
-      "ext_type": "XLSX",
-      "title": "http接口数据源导出",
-      "user_id": "123",
-      "callback": "http://www.baidu.com",
-      "source_http": {
-          "url": "http://127.0.0.1:8080/demo/page",
-          "method": "GET",
-          "header": {},
-          "param": {
-              "limit": 20
-          }
-      }
-  }`
-	specRaw = `{
-        "timestamp": 1625106207,
-        "ext_type": "XLSX",
-        "title": "请求直接携带数据导出",
-        "user_id": "1231",
-        "callback": "",
-        "source_raw": "[{\"name\":\"姓名\",\"age\":\"年龄\"},{\"name\":\"李雷\",\"age\":17}]"
-    }`
-)
-
-// httpBody returns a request with members that replace or extend the usual ones.
-func httpBody(source string, more ...string) string {
-	members := append([]string{`"ext_type":"XLSX"`, `"source_http":{"url":"http://source/p"` + source + `}`}, more...)
-	return "{" + strings.Join(members, ",") + "}"
-}
-
-func rawBody(rows string) string { return `{"ext_type":"XLSX","source_raw":` + rows + `}` }
-
 func TestSubmissions(t *testing.T) {
 	t.Parallel()
 	srv := eventstest.Server(t, "")
@@ -172,35 +137,35 @@ func TestSubmissions(t *testing.T) {
 	}
 	long := func(n int) string { return strings.Repeat("长", n) }
 	claims := []claim{
-		{"the example of the specification", "http", specHTTP, 0, ""},
-		{"the example of the specification", "raw", specRaw, 0, ""},
-		{"ext_type in any case", "http", strings.Replace(specHTTP, "XLSX", "xLsx", 1), 0, ""},
+		{"the example of the specification", "http", eventstest.SpecHTTP, 0, ""},
+		{"the example of the specification", "raw", eventstest.SpecRaw, 0, ""},
+		{"ext_type in any case", "http", strings.Replace(eventstest.SpecHTTP, "XLSX", "xLsx", 1), 0, ""},
 		{"ext_type missing", "http", `{"source_http":{"url":"http://h"}}`, 400, "ext_type: is required; supported: XLSX"},
 		{"ext_type unknown", "raw", `{"ext_type":"PDF","source_raw":"[]"}`, 400, `ext_type: "PDF" is not supported; supported: XLSX`},
 		{"ext_type a number", "http", `{"ext_type":1}`, 400, "ext_type: must be a string, not a number"},
-		{"title of 255 characters", "http", httpBody("", `"title":"`+long(255)+`"`), 0, ""},
-		{"title of 256 characters", "http", httpBody("", `"title":"`+long(256)+`"`), 400, "title: has 256 characters, at most 255"},
-		{"title null", "http", httpBody("", `"title":null`), 0, ""},
-		{"user_id a number", "http", httpBody("", `"user_id":12345678901234567890`), 0, ""},
-		{"row_key a column", "http", httpBody("", `"row_key":"id"`), 0, ""},
-		{"row_key no text", "http", httpBody("", `"row_key":["id"]`), 400, "row_key: must be a string, not an array"},
-		{"user_id an object", "http", httpBody("", `"user_id":{}`), 400, "user_id: must be a string, not an object"},
-		{"user_id too long", "http", httpBody("", `"user_id":"`+long(256)+`"`), 400, "user_id: has 256 characters"},
-		{"timestamp text", "http", httpBody("", `"timestamp":"1625106204"`), 400, "timestamp: must be an integer"},
-		{"timestamp negative", "http", httpBody("", `"timestamp":-1`), 400, "timestamp: is -1; want an integer from 0"},
-		{"timestamp with a fraction", "http", httpBody("", `"timestamp":1.5`), 400, "timestamp: is 1.5; want an integer"},
-		{"timestamp after the year 9999", "http", httpBody("", `"timestamp":253402300800`), 400, "timestamp: is 253402300800"},
+		{"title of 255 characters", "http", eventstest.HTTPBody("", `"title":"`+long(255)+`"`), 0, ""},
+		{"title of 256 characters", "http", eventstest.HTTPBody("", `"title":"`+long(256)+`"`), 400, "title: has 256 characters, at most 255"},
+		{"title null", "http", eventstest.HTTPBody("", `"title":null`), 0, ""},
+		{"user_id a number", "http", eventstest.HTTPBody("", `"user_id":12345678901234567890`), 0, ""},
+		{"row_key a column", "http", eventstest.HTTPBody("", `"row_key":"id"`), 0, ""},
+		{"row_key no text", "http", eventstest.HTTPBody("", `"row_key":["id"]`), 400, "row_key: must be a string, not an array"},
+		{"user_id an object", "http", eventstest.HTTPBody("", `"user_id":{}`), 400, "user_id: must be a string, not an object"},
+		{"user_id too long", "http", eventstest.HTTPBody("", `"user_id":"`+long(256)+`"`), 400, "user_id: has 256 characters"},
+		{"timestamp text", "http", eventstest.HTTPBody("", `"timestamp":"1625106204"`), 400, "timestamp: must be an integer"},
+		{"timestamp negative", "http", eventstest.HTTPBody("", `"timestamp":-1`), 400, "timestamp: is -1; want an integer from 0"},
+		{"timestamp with a fraction", "http", eventstest.HTTPBody("", `"timestamp":1.5`), 400, "timestamp: is 1.5; want an integer"},
+		{"timestamp after the year 9999", "http", eventstest.HTTPBody("", `"timestamp":253402300800`), 400, "timestamp: is 253402300800"},
 
-		{"call_back, the older name", "http", httpBody("", `"call_back":"https://h/x?y=1"`), 0, ""},
-		{"both names, equal", "http", httpBody("", `"callback":"http://h/","call_back":"http://h/"`), 0, ""},
-		{"both names, one empty", "http", httpBody("", `"callback":"","call_back":"http://h/2"`), 0, ""},
-		{"both names, different", "http", httpBody("", `"callback":"http://h/1","call_back":"http://h/2"`), 400, "callback: differs from call_back"},
-		{"callback of another scheme", "http", httpBody("", `"callback":"ftp://h/"`), 400, "callback: must begin with http:// or https://"},
-		{"callback with a password", "http", httpBody("", `"callback":"http://u:secret@h/"`), 400, "callback: must not hold a user name"},
-		{"callback without a host", "http", httpBody("", `"call_back":"http:///x"`), 400, "call_back: names no host"},
-		{"callback too long", "http", httpBody("", `"callback":"http://h/`+strings.Repeat("a", 2048)+`"`), 400, "callback: has "},
-		{"callback over NATS", "http", httpBody("", `"callback":"nats:sheaf.callback.<tenant>.orders"`), 0, ""},
-		{"callback over NATS of another tenant", "http", httpBody("", `"callback":"nats:sheaf.callback.other.orders"`), 400, "callback: a nats: callback must name a subject under sheaf.callback."},
+		{"call_back, the older name", "http", eventstest.HTTPBody("", `"call_back":"https://h/x?y=1"`), 0, ""},
+		{"both names, equal", "http", eventstest.HTTPBody("", `"callback":"http://h/","call_back":"http://h/"`), 0, ""},
+		{"both names, one empty", "http", eventstest.HTTPBody("", `"callback":"","call_back":"http://h/2"`), 0, ""},
+		{"both names, different", "http", eventstest.HTTPBody("", `"callback":"http://h/1","call_back":"http://h/2"`), 400, "callback: differs from call_back"},
+		{"callback of another scheme", "http", eventstest.HTTPBody("", `"callback":"ftp://h/"`), 400, "callback: must begin with http:// or https://"},
+		{"callback with a password", "http", eventstest.HTTPBody("", `"callback":"http://u:secret@h/"`), 400, "callback: must not hold a user name"},
+		{"callback without a host", "http", eventstest.HTTPBody("", `"call_back":"http:///x"`), 400, "call_back: names no host"},
+		{"callback too long", "http", eventstest.HTTPBody("", `"callback":"http://h/`+strings.Repeat("a", 2048)+`"`), 400, "callback: has "},
+		{"callback over NATS", "http", eventstest.HTTPBody("", `"callback":"nats:sheaf.callback.<tenant>.orders"`), 0, ""},
+		{"callback over NATS of another tenant", "http", eventstest.HTTPBody("", `"callback":"nats:sheaf.callback.other.orders"`), 400, "callback: a nats: callback must name a subject under sheaf.callback."},
 
 		{"source_http missing", "http", `{"ext_type":"XLSX"}`, 400, "source_http: is required"},
 		{"source_http a string", "http", `{"ext_type":"XLSX","source_http":"http://h"}`, 400, "source_http: must be a JSON object, not a string"},
@@ -210,57 +175,57 @@ func TestSubmissions(t *testing.T) {
 		{"url of 8 KiB and more", "http", `{"ext_type":"XLSX","source_http":{"url":"http://h/` + strings.Repeat("a", 8<<10) + `"}}`, 400, "source_http.url: has "},
 		{"url with port 0", "http", `{"ext_type":"XLSX","source_http":{"url":"http://h:0/p"}}`, 400, "source_http.url: has port 0"},
 		{"url with a control character", "http", `{"ext_type":"XLSX","source_http":{"url":"http://h/\n"}}`, 400, "source_http.url: is not a URL"},
-		{"method post", "http", httpBody(`,"method":"post"`), 0, ""},
-		{"method DELETE", "http", httpBody(`,"method":"DELETE"`), 400, `source_http.method: "DELETE" is not supported; supported: GET, POST`},
-		{"conn 64", "http", httpBody(`,"conn":64`), 0, ""},
-		{"conn 0 is the default", "http", httpBody(`,"conn":0`), 0, ""},
-		{"conn 65", "http", httpBody(`,"conn":65`), 400, "source_http.conn: is 65; want an integer from 0 to 64"},
-		{"conn negative", "http", httpBody(`,"conn":-1`), 400, "source_http.conn: is -1"},
-		{"limit as text", "http", httpBody(`,"param":{"limit":"500","a":[1,{"b":2}]}`), 0, ""},
-		{"limit 0", "http", httpBody(`,"param":{"limit":0}`), 400, "source_http.param.limit: is 0; want an integer from 1 to 10000"},
-		{"limit too large", "http", httpBody(`,"param":{"limit":10001}`), 400, "source_http.param.limit: is 10001"},
-		{"limit with a fraction", "http", httpBody(`,"param":{"limit":"2.5"}`), 400, "source_http.param.limit: is 2.5"},
-		{"limit no number", "http", httpBody(`,"param":{"limit":"many"}`), 400, "source_http.param.limit: must be an integer"},
-		{"param null", "http", httpBody(`,"param":null`), 0, ""},
-		{"param an array", "http", httpBody(`,"param":[]`), 400, "source_http.param: must be a JSON object, not an array"},
-		{"headers", "http", httpBody(`,"header":{"Authorization":"Bearer x","X-Shop":17}`), 0, ""},
-		{"header null", "http", httpBody(`,"header":null`), 0, ""},
-		{"header with a line break", "http", httpBody(`,"header":{"X-A":"a\r\nb"}`), 400, `source_http.header["X-A"]: has a value with control characters`},
-		{"header with a bad name", "http", httpBody(`,"header":{"X A":"a"}`), 400, `source_http.header["X A"]: is not a header name`},
-		{"header that is an array", "http", httpBody(`,"header":{"X-A":["a"]}`), 400, `source_http.header["X-A"]: must be a string, not an array`},
-		{"header Content-Length", "http", httpBody(`,"header":{"content-length":"1"}`), 400, `source_http.header["content-length"]: is set by the crawler`},
-		{"header Expect", "http", httpBody(`,"header":{"expect":"100-continue"}`), 400, `source_http.header["expect"]: is set by the crawler`},
-		{"header Proxy-Authorization", "http", httpBody(`,"header":{"Proxy-Authorization":"x"}`), 400, `source_http.header["Proxy-Authorization"]: is set by the crawler`},
-		{"header twice in other cases", "http", httpBody(`,"header":{"X-A":"a","x-a":"b"}`), 400, `source_http.header["x-a"]: is given twice`},
-		{"unknown fields", "http", httpBody(`,"colour":"red"`, `"shade":1`), 0, ""},
+		{"method post", "http", eventstest.HTTPBody(`,"method":"post"`), 0, ""},
+		{"method DELETE", "http", eventstest.HTTPBody(`,"method":"DELETE"`), 400, `source_http.method: "DELETE" is not supported; supported: GET, POST`},
+		{"conn 64", "http", eventstest.HTTPBody(`,"conn":64`), 0, ""},
+		{"conn 0 is the default", "http", eventstest.HTTPBody(`,"conn":0`), 0, ""},
+		{"conn 65", "http", eventstest.HTTPBody(`,"conn":65`), 400, "source_http.conn: is 65; want an integer from 0 to 64"},
+		{"conn negative", "http", eventstest.HTTPBody(`,"conn":-1`), 400, "source_http.conn: is -1"},
+		{"limit as text", "http", eventstest.HTTPBody(`,"param":{"limit":"500","a":[1,{"b":2}]}`), 0, ""},
+		{"limit 0", "http", eventstest.HTTPBody(`,"param":{"limit":0}`), 400, "source_http.param.limit: is 0; want an integer from 1 to 10000"},
+		{"limit too large", "http", eventstest.HTTPBody(`,"param":{"limit":10001}`), 400, "source_http.param.limit: is 10001"},
+		{"limit with a fraction", "http", eventstest.HTTPBody(`,"param":{"limit":"2.5"}`), 400, "source_http.param.limit: is 2.5"},
+		{"limit no number", "http", eventstest.HTTPBody(`,"param":{"limit":"many"}`), 400, "source_http.param.limit: must be an integer"},
+		{"param null", "http", eventstest.HTTPBody(`,"param":null`), 0, ""},
+		{"param an array", "http", eventstest.HTTPBody(`,"param":[]`), 400, "source_http.param: must be a JSON object, not an array"},
+		{"headers", "http", eventstest.HTTPBody(`,"header":{"Authorization":"Bearer x","X-Shop":17}`), 0, ""},
+		{"header null", "http", eventstest.HTTPBody(`,"header":null`), 0, ""},
+		{"header with a line break", "http", eventstest.HTTPBody(`,"header":{"X-A":"a\r\nb"}`), 400, `source_http.header["X-A"]: has a value with control characters`},
+		{"header with a bad name", "http", eventstest.HTTPBody(`,"header":{"X A":"a"}`), 400, `source_http.header["X A"]: is not a header name`},
+		{"header that is an array", "http", eventstest.HTTPBody(`,"header":{"X-A":["a"]}`), 400, `source_http.header["X-A"]: must be a string, not an array`},
+		{"header Content-Length", "http", eventstest.HTTPBody(`,"header":{"content-length":"1"}`), 400, `source_http.header["content-length"]: is set by the crawler`},
+		{"header Expect", "http", eventstest.HTTPBody(`,"header":{"expect":"100-continue"}`), 400, `source_http.header["expect"]: is set by the crawler`},
+		{"header Proxy-Authorization", "http", eventstest.HTTPBody(`,"header":{"Proxy-Authorization":"x"}`), 400, `source_http.header["Proxy-Authorization"]: is set by the crawler`},
+		{"header twice in other cases", "http", eventstest.HTTPBody(`,"header":{"X-A":"a","x-a":"b"}`), 400, `source_http.header["x-a"]: is given twice`},
+		{"unknown fields", "http", eventstest.HTTPBody(`,"colour":"red"`, `"shade":1`), 0, ""},
 
-		{"rows as an array", "raw", rawBody(`[{"a":"A"},{"a":1}]`), 0, ""},
-		{"rows with only a header", "raw", rawBody(`"[{\"a\":\"A\"}]"`), 0, ""},
+		{"rows as an array", "raw", eventstest.RawBody(`[{"a":"A"},{"a":1}]`), 0, ""},
+		{"rows with only a header", "raw", eventstest.RawBody(`"[{\"a\":\"A\"}]"`), 0, ""},
 		{"source_raw missing", "raw", `{"ext_type":"XLSX"}`, 400, "source_raw: is required"},
-		{"source_raw null", "raw", rawBody(`null`), 400, "source_raw: is required"},
-		{"source_raw an object", "raw", rawBody(`{}`), 400, "source_raw: must be a string that holds a JSON array"},
-		{"no rows", "raw", rawBody(`"[]"`), 400, "source_raw: is an empty array; its first row must be the header"},
-		{"a header without columns", "raw", rawBody(`[{},{"a":1}]`), 400, "source_raw: row 1 is the header and names no column"},
-		{"no header", "raw", rawBody(`[{"a":1},{"a":2}]`), 400, "source_raw: row 1 has the same kinds of values as the rows after it"},
-		{"no header, in a string", "raw", rawBody(`" [{\"a\":1,\"b\":\"x\"},{\"a\":2,\"b\":\"y\"}]"`), 400, "source_raw: row 1 has the same kinds"},
-		{"a row that is an array", "raw", rawBody(`[{"a":"A"},[1]]`), 400, "source_raw: row 2 is an array, not an object"},
-		{"rows that end early", "raw", rawBody(`"[{\"a\":1},{\"a\""`), 400, "source_raw: "},
-		{"rows that are no JSON", "raw", rawBody(`"hello"`), 400, "source_raw: must hold a JSON array of rows"},
-		{"empty text", "raw", rawBody(`""`), 400, "source_raw: must hold a JSON array of rows"},
+		{"source_raw null", "raw", eventstest.RawBody(`null`), 400, "source_raw: is required"},
+		{"source_raw an object", "raw", eventstest.RawBody(`{}`), 400, "source_raw: must be a string that holds a JSON array"},
+		{"no rows", "raw", eventstest.RawBody(`"[]"`), 400, "source_raw: is an empty array; its first row must be the header"},
+		{"a header without columns", "raw", eventstest.RawBody(`[{},{"a":1}]`), 400, "source_raw: row 1 is the header and names no column"},
+		{"no header", "raw", eventstest.RawBody(`[{"a":1},{"a":2}]`), 400, "source_raw: row 1 has the same kinds of values as the rows after it"},
+		{"no header, in a string", "raw", eventstest.RawBody(`" [{\"a\":1,\"b\":\"x\"},{\"a\":2,\"b\":\"y\"}]"`), 400, "source_raw: row 1 has the same kinds"},
+		{"a row that is an array", "raw", eventstest.RawBody(`[{"a":"A"},[1]]`), 400, "source_raw: row 2 is an array, not an object"},
+		{"rows that end early", "raw", eventstest.RawBody(`"[{\"a\":1},{\"a\""`), 400, "source_raw: "},
+		{"rows that are no JSON", "raw", eventstest.RawBody(`"hello"`), 400, "source_raw: must hold a JSON array of rows"},
+		{"empty text", "raw", eventstest.RawBody(`""`), 400, "source_raw: must hold a JSON array of rows"},
 
 		{"an empty body", "http", ``, 400, "body: is empty"},
 		{"an array as body", "http", `[]`, 400, "body: must be a JSON object, not an array"},
 		{"a comment", "http", "{ // now\n}", 400, "body: is not valid JSON at byte 2: JSON has no comments"},
 		{"a comma too many", "http", `{"ext_type":"XLSX",}`, 400, "body: is not valid JSON at byte 19: a comma stands before the closing bracket"},
-		{"a comma too many in a list", "http", httpBody(`,"param":{"a":[1,]}`), 400, "body: is not valid JSON at byte "},
+		{"a comma too many in a list", "http", eventstest.HTTPBody(`,"param":{"a":[1,]}`), 400, "body: is not valid JSON at byte "},
 		{"a name twice", "http", `{"title":"a","title":"b"}`, 400, `body: names "title" twice at byte `},
 		{"cut short", "http", `{"title":"a`, 400, "body: is not valid JSON: it ends at byte 11"},
 		{"a comment at the end", "http", "{} /* now */", 400, "body: is not valid JSON at byte 3: JSON has no comments"},
 		{"two values", "http", `{} {}`, 400, "body: is not valid JSON at byte 3"},
 		{"invalid UTF-8", "http", "{\"title\":\"\xff\"}", 400, "body: is not valid JSON at byte 10"},
 		{"a deep nest", "http", strings.Repeat("[", 20_000), 400, "body: is not valid JSON"},
-		{"a body too large", "http", httpBody("", `"title":"`+strings.Repeat("a", 40<<10)+`"`), 413, "body: is larger than 32768 bytes"},
-		{"rows too large", "raw", rawBody(`"` + strings.Repeat("a", 140<<10) + `"`), 413, "body: is larger than 131072 bytes"},
+		{"a body too large", "http", eventstest.HTTPBody("", `"title":"`+strings.Repeat("a", 40<<10)+`"`), 413, "body: is larger than 32768 bytes"},
+		{"rows too large", "raw", eventstest.RawBody(`"` + strings.Repeat("a", 140<<10) + `"`), 413, "body: is larger than 131072 bytes"},
 	}
 	for _, tr := range transports(t, srv, in) {
 		keys := map[string]string{}
@@ -308,9 +273,9 @@ func TestSubmissionBecomesARequest(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, secrets.Values{"X-A": "1", "X-B": "2"}, header)
 
-	x = in.read(t, events.DefaultTenant, in.post(t, "/v1/export/http", httpBody("")).key(t))
+	x = in.read(t, events.DefaultTenant, in.post(t, "/v1/export/http", eventstest.HTTPBody("")).key(t))
 	require.Equal(t, &events.HTTPRequest{URL: "http://source/p", Method: "GET", Limit: 50, Conn: 8}, x.Request.HTTP)
-	require.NotContains(t, in.post(t, "/v1/export/http", httpBody("")).Raw, "warnings")
+	require.NotContains(t, in.post(t, "/v1/export/http", eventstest.HTTPBody("")).Raw, "warnings")
 }
 
 func TestRawRowsBecomePages(t *testing.T) {
@@ -325,7 +290,7 @@ func TestRawRowsBecomePages(t *testing.T) {
 	text, err := json.Marshal(b.String())
 	require.NoError(t, err)
 
-	a := in.post(t, "/v1/export/raw", rawBody(string(text)))
+	a := in.post(t, "/v1/export/raw", eventstest.RawBody(string(text)))
 	x := in.read(t, events.DefaultTenant, a.key(t))
 	require.Equal(t, &events.RawRows{Pages: 4, Rows: 2502}, x.Request.Raw)
 	numbers, err := in.journal.Pages().List(t.Context(), x.Tenant, x.Key, events.RawRun)
@@ -353,9 +318,9 @@ func TestManyIngressesStartOneExport(t *testing.T) {
 	t.Parallel()
 	srv := eventstest.Server(t, "")
 	ingresses := []*ingress{start(t, srv, Config{}), start(t, srv, Config{})}
-	for _, body := range []string{specHTTP, specRaw, httpBody(`,"header":{"X-A":"a"}`)} {
+	for _, body := range []string{eventstest.SpecHTTP, eventstest.SpecRaw, eventstest.HTTPBody(`,"header":{"X-A":"a"}`)} {
 		operation := "http"
-		if body == specRaw {
+		if body == eventstest.SpecRaw {
 			operation = "raw"
 		}
 		keys := make([]string, 8)
@@ -386,7 +351,7 @@ func TestSubmissionsWaitForAnIngress(t *testing.T) {
 	streams := eventstest.JournalOn(t, srv, journal.Config{})
 	for i := range 3 {
 		_, err := streams.JetStream().PublishMsg(t.Context(), &nats.Msg{
-			Subject: events.SubmitSubject("shop", "http"), Data: []byte(httpBody("", fmt.Sprintf(`"title":"%d"`, i))),
+			Subject: events.SubmitSubject("shop", "http"), Data: []byte(eventstest.HTTPBody("", fmt.Sprintf(`"title":"%d"`, i))),
 			Header: nats.Header{"Nats-Msg-Id": {fmt.Sprintf("order-%d", i)}},
 		})
 		require.NoError(t, err)
@@ -394,7 +359,7 @@ func TestSubmissionsWaitForAnIngress(t *testing.T) {
 	in := start(t, srv, Config{})
 	emptied(t, in)
 	for i := range 3 {
-		s, err := request.Parse(in.journal.Keys(), "shop", "http", in.cfg.Formats, []byte(httpBody("", fmt.Sprintf(`"title":"%d"`, i))))
+		s, err := request.Parse(in.journal.Keys(), "shop", "http", in.cfg.Formats, []byte(eventstest.HTTPBody("", fmt.Sprintf(`"title":"%d"`, i))))
 		require.NoError(t, err)
 		x := in.read(t, "shop", s.Key)
 		require.Equal(t, events.StateRequested, x.State)
@@ -414,25 +379,25 @@ func TestRedeliveredSubmissionStartsNothing(t *testing.T) {
 			Header: nats.Header{"ce-id": {fmt.Sprintf("s-%d", sequence)}},
 		}))
 	}
-	deliver(5, specHTTP)
-	key := in.post(t, "/v1/export/http", specHTTP).key(t)
+	deliver(5, eventstest.SpecHTTP)
+	key := in.post(t, "/v1/export/http", eventstest.SpecHTTP).key(t)
 	x := in.read(t, "default", key)
 	require.Equal(t, uint64(5), x.Submission.Sequence)
-	deliver(5, specHTTP)
+	deliver(5, eventstest.SpecHTTP)
 	require.Equal(t, x, in.read(t, "default", key))
 
 	x = in.write(t, key, &events.ExportFailed{Code: events.CodeSourceHTTP, Reason: "503"})
-	deliver(5, specHTTP)
+	deliver(5, eventstest.SpecHTTP)
 	require.Equal(t, x, in.read(t, "default", key), "also after it ended")
 
-	require.Equal(t, key, in.post(t, "/v1/export/http", specHTTP).key(t))
+	require.Equal(t, key, in.post(t, "/v1/export/http", eventstest.SpecHTTP).key(t))
 	x = in.read(t, "default", key)
 	require.Equal(t, events.StateRequested, x.State, "another request runs it again")
 	x = in.write(t, key, &events.ExportCancelled{})
-	deliver(5, specHTTP)
+	deliver(5, eventstest.SpecHTTP)
 	require.Equal(t, x, in.read(t, "default", key), "also after another run ended")
 
-	deliver(6, specHTTP)
+	deliver(6, eventstest.SpecHTTP)
 	x = in.read(t, "default", key)
 	require.Equal(t, events.StateRequested, x.State, "a new submission runs it again")
 	require.Equal(t, "s-6", x.CorrelationID)
@@ -445,9 +410,9 @@ func TestRedeliveredSubmissionStartsNothing(t *testing.T) {
 	require.Equal(t, rejected, in.read(t, "default", rejected.Key))
 
 	// A subject without a tenant has no one to report to.
-	err = in.takeSubmission(t.Context(), created, journal.Delivery{Subject: "sheaf.submit.TENANT.http", Data: []byte(specHTTP), Sequence: 8})
+	err = in.takeSubmission(t.Context(), created, journal.Delivery{Subject: "sheaf.submit.TENANT.http", Data: []byte(eventstest.SpecHTTP), Sequence: 8})
 	require.ErrorContains(t, err, "tenant")
-	deliverUnknown := journal.Delivery{Subject: "sheaf.submit.default.csv", Data: []byte(specHTTP), Sequence: 9}
+	deliverUnknown := journal.Delivery{Subject: "sheaf.submit.default.csv", Data: []byte(eventstest.SpecHTTP), Sequence: 9}
 	require.NoError(t, in.takeSubmission(t.Context(), created, deliverUnknown))
 	rejected = in.read(t, "default", in.journal.Keys().SubmissionKey("default", events.Submission{StreamCreated: created, Sequence: 9}))
 	require.Equal(t, `subject: ends in "csv"; want http or raw`, rejected.Failure.Reason)
@@ -465,7 +430,7 @@ func TestADuplicateSubmissionIsAnsweredUnderItsOwnID(t *testing.T) {
 	require.NoError(t, err)
 	submit := func(header ...string) uint64 {
 		t.Helper()
-		m := &nats.Msg{Subject: events.SubmitSubject("default", "http"), Data: []byte(specHTTP), Header: nats.Header{}}
+		m := &nats.Msg{Subject: events.SubmitSubject("default", "http"), Data: []byte(eventstest.SpecHTTP), Header: nats.Header{}}
 		for i := 0; i < len(header); i += 2 {
 			m.Header.Set(header[i], header[i+1])
 		}
@@ -491,7 +456,7 @@ func TestADuplicateSubmissionIsAnsweredUnderItsOwnID(t *testing.T) {
 	submit("ce-id", "first") // its events carry its id
 	told("second", submit("ce-id", "second"), events.StatusProcessing)
 	submit() // no producer could match it
-	key := in.post(t, "/v1/export/http", specHTTP).key(t)
+	key := in.post(t, "/v1/export/http", eventstest.SpecHTTP).key(t)
 	in.write(t, key, &events.ExportCrawled{Run: 1, Pages: 1})
 	told("third", submit(nats.MsgIdHdr, "third"), events.StatusProcessing)
 	in.write(t, key, &events.ExportCompleted{Run: 1, ExpiresAt: time.Now().Add(time.Hour)})
@@ -506,7 +471,7 @@ func TestADuplicateSubmissionIsAnsweredUnderItsOwnID(t *testing.T) {
 	again := func(id string, sequence uint64) {
 		t.Helper()
 		require.NoError(t, in.takeSubmission(t.Context(), created, journal.Delivery{
-			Subject: events.SubmitSubject("default", "http"), Data: []byte(specHTTP), Sequence: sequence, Header: nats.Header{"ce-id": {id}},
+			Subject: events.SubmitSubject("default", "http"), Data: []byte(eventstest.SpecHTTP), Sequence: sequence, Header: nats.Header{"ce-id": {id}},
 		}))
 	}
 	again("fifth", in.read(t, "default", key).Submission.Sequence)
@@ -547,12 +512,12 @@ func TestARepetitionIsHeardByNobody(t *testing.T) {
 	in := start(t, eventstest.Server(t, ""), Config{})
 	heard, err := in.journal.Conn().SubscribeSync("sheaf.event.>")
 	require.NoError(t, err)
-	key := in.post(t, "/v1/export/http", specHTTP).key(t)
+	key := in.post(t, "/v1/export/http", eventstest.SpecHTTP).key(t)
 	m, err := heard.NextMsg(10 * time.Second)
 	require.NoError(t, err)
 	require.Equal(t, events.EventSubject("default", events.TypeRequested, key), m.Subject)
 	in.caughtUpTo(t)
-	require.Equal(t, key, in.post(t, "/v1/export/http", specHTTP).key(t))
+	require.Equal(t, key, in.post(t, "/v1/export/http", eventstest.SpecHTTP).key(t))
 	require.NoError(t, in.journal.Conn().Flush())
 	_, err = heard.NextMsg(10 * time.Millisecond)
 	require.ErrorIs(t, err, nats.ErrTimeout)

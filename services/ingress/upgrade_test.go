@@ -23,7 +23,7 @@ func TestProjectionKeepsTheExportOfNewerEvents(t *testing.T) {
 	eventstest.SetLog(t, slog.NewTextHandler(&log, nil))
 	srv := eventstest.Server(t, "")
 	in := start(t, srv, Config{})
-	key := in.post(t, "/v1/export/http", httpBody("", `"title":"orders"`)).key(t)
+	key := in.post(t, "/v1/export/http", eventstest.HTTPBody("", `"title":"orders"`)).key(t)
 	publish := func(typ, ceType string, x events.Export, more string) {
 		export, err := json.Marshal(x)
 		require.NoError(t, err)

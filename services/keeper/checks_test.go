@@ -14,25 +14,6 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// damage damages a file as a disk or a person could.
-func damage(t testing.TB, kind, path string) {
-	t.Helper()
-	content, err := os.ReadFile(path)
-	require.NoError(t, err)
-	switch kind {
-	case "missing":
-		require.NoError(t, os.Remove(path))
-		return
-	case "shorter":
-		content = content[:len(content)-1]
-	case "longer":
-		content = append(content, 0)
-	default:
-		content[len(content)/2] ^= 4
-	}
-	require.NoError(t, os.WriteFile(path, content, 0o600))
-}
-
 // The pass over the sizes expires an export whose file is missing, cut or longer. The scrub expires one whose
 // file was changed.
 func TestLostFileExpiresItsExport(t *testing.T) {
@@ -44,7 +25,7 @@ func TestLostFileExpiresItsExport(t *testing.T) {
 		for m, by := range []*checks{sizes, scrub} {
 			x := node.complete(t, testKey(10*n+m), kind, noise(1, 1000), time.Now().Add(time.Hour))
 			path := filepath.Join(storeOf(t), x.Files[0].Store)
-			damage(t, kind, path)
+			eventstest.Damage(t, kind, path)
 			if by == scrub {
 				by.scrub(t.Context())
 			} else {
@@ -142,7 +123,7 @@ func TestScrubResumesWhereItStopped(t *testing.T) {
 	<-ended
 	require.True(t, c.scrubDue(t.Context(), now), "it was cut short")
 
-	damage(t, "flipped", filepath.Join(storeOf(t), first.Files[0].Store))
+	eventstest.Damage(t, "flipped", filepath.Join(storeOf(t), first.Files[0].Store))
 	c = &node.another().checks // as after a restart
 	c.rate = 0
 	c.scrub(t.Context())

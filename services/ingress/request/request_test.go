@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
-	"strings"
 	"testing"
 
 	"sheaf/events"
@@ -16,41 +15,6 @@ import (
 )
 
 var xlsx = []events.Format{events.XLSX}
-
-// The two requests of the specification, without their comments and one surplus comma.
-const (
-	specHTTP = `{
-      "timestamp": 1625106204,
-      "ext_type": "XLSX",
-      "title": "http接口数据源导出",
-      "user_id": "123",
-      "callback": "http://www.baidu.com",
-      "source_http": {
-          "url": "http://127.0.0.1:8080/demo/page",
-          "method": "GET",
-          "header": {},
-          "param": {
-              "limit": 20
-          }
-      }
-  }`
-	specRaw = `{
-        "timestamp": 1625106207,
-        "ext_type": "XLSX",
-        "title": "请求直接携带数据导出",
-        "user_id": "1231",
-        "callback": "",
-        "source_raw": "[{\"name\":\"姓名\",\"age\":\"年龄\"},{\"name\":\"李雷\",\"age\":17}]"
-    }`
-)
-
-// httpBody returns a request with members that replace or extend the usual ones.
-func httpBody(source string, more ...string) string {
-	members := append([]string{`"ext_type":"XLSX"`, `"source_http":{"url":"http://source/p"` + source + `}`}, more...)
-	return "{" + strings.Join(members, ",") + "}"
-}
-
-func rawBody(rows string) string { return `{"ext_type":"XLSX","source_raw":` + rows + `}` }
 
 func TestKeyIsOfTheRequestAndTheTenant(t *testing.T) {
 	t.Parallel()
@@ -66,23 +30,23 @@ func TestKeyIsOfTheRequestAndTheTenant(t *testing.T) {
 	require.Equal(t, same, of(` { "source_http" : {"param":{"b":2,"a":1},"url":"http:\/\/h/p"}, "title":"\u4e2d", "ext_type":"XLSX"}`),
 		"order, white space and escapes do not matter")
 	require.NotEqual(t, same, of(`{"ext_type":"XLSX","title":"中","source_http":{"url":"http://h/p","param":{"a":1.0,"b":2}}}`),
-		"a number is what was written: no two ids are taken for one")
+		"numbers keep their digits, so two ids never become one")
 	require.NotEqual(t, same, of(`{"ext_type":"XLSX","title":"中","source_http":{"url":"http://h/p","param":{"a":1,"b":2}},"x":0}`),
 		"unknown fields count")
-	require.NotEqual(t, of(httpBody(`,"param":{"id":9007199254740993}`)), of(httpBody(`,"param":{"id":9007199254740992}`)))
+	require.NotEqual(t, of(eventstest.HTTPBody(`,"param":{"id":9007199254740993}`)), of(eventstest.HTTPBody(`,"param":{"id":9007199254740992}`)))
 	require.NotEqual(t, same, key("other", "http", `{"ext_type":"XLSX","title":"中","source_http":{"url":"http://h/p","param":{"a":1,"b":2}}}`))
-	require.NotEqual(t, key("default", "raw", rawBody(`[{"a":1,"b":2}]`)), key("default", "raw", rawBody(`[{"b":2,"a":1}]`)),
+	require.NotEqual(t, key("default", "raw", eventstest.RawBody(`[{"a":1,"b":2}]`)), key("default", "raw", eventstest.RawBody(`[{"b":2,"a":1}]`)),
 		"the order of a header's names is the order of the columns")
-	require.NotEqual(t, key("default", "raw", rawBody(`[{"a":1}]`)), key("default", "raw", rawBody(`[{"a":2}]`)))
-	require.Equal(t, "49baf791fddde7be7446a0efb7ffc4df", of(specHTTP), "the key of a request is for ever")
+	require.NotEqual(t, key("default", "raw", eventstest.RawBody(`[{"a":1}]`)), key("default", "raw", eventstest.RawBody(`[{"a":2}]`)))
+	require.Equal(t, "49baf791fddde7be7446a0efb7ffc4df", of(eventstest.SpecHTTP), "the key of a request is for ever")
 }
 
 // FuzzSubmission checks that every body gives an envelope's error or a request within all bounds, the same
 // each time.
 func FuzzSubmission(f *testing.F) {
 	for _, body := range []string{
-		specHTTP, specRaw, `{}`, `{"ext_type":"xlsx","source_http":{"url":"http://h","header":{"A":1},"param":{"limit":"9"}}}`,
-		rawBody(`[{"a":1},{"b":[1]}]`), rawBody(`"[{\"a\":\"\\u4e2d\"} , {}]"`), "{ // \n}", `{"a":1,}`, `{"a":{"a":1,"a":2}}`,
+		eventstest.SpecHTTP, eventstest.SpecRaw, `{}`, `{"ext_type":"xlsx","source_http":{"url":"http://h","header":{"A":1},"param":{"limit":"9"}}}`,
+		eventstest.RawBody(`[{"a":1},{"b":[1]}]`), eventstest.RawBody(`"[{\"a\":\"\\u4e2d\"} , {}]"`), "{ // \n}", `{"a":1,}`, `{"a":{"a":1,"a":2}}`,
 	} {
 		f.Add([]byte(body), false)
 		f.Add([]byte(body), true)
