@@ -2,7 +2,6 @@ package events
 
 import (
 	"encoding/binary"
-	"encoding/json"
 	"time"
 
 	"github.com/google/uuid"
@@ -82,21 +81,10 @@ type Request struct {
 	SourceType string       `json:"source_type"`           // SourceHTTP or SourceRaw
 	HTTP       *HTTPRequest `json:"source_http,omitempty"` // set when SourceType is SourceHTTP
 	Raw        *RawRows     `json:"source_raw,omitempty"`  // set when SourceType is SourceRaw
-	Warnings   []string     `json:"warnings,omitempty"`    // oddities of the request, such as unknown fields
-}
-
-// HTTPRequest describes how to request a page from the source.
-type HTTPRequest struct {
-	URL    string          `json:"url"`
-	Method string          `json:"method"`          // "GET" or "POST"
-	Param  json.RawMessage `json:"param,omitempty"` // a JSON object as received; page and limit are added
-	Limit  int             `json:"limit"`           // rows per page, from param.limit or the default
-	Conn   int             `json:"conn"`            // concurrent requests
-	// only names; the values are sealed, see journal.Log.SaveHeaders
-	Header []string `json:"header,omitempty"`
-
-	// SecretParam names parameters that are sealed with the headers instead of being in Param.
-	SecretParam []string `json:"secret_param,omitempty"`
+	Options    *Options     `json:"options,omitempty"`
+	// Needs names what a process must know to work on the export. One that does not leaves it to another.
+	Needs    []string `json:"needs,omitempty"`
+	Warnings []string `json:"warnings,omitempty"` // oddities of the request, such as unknown fields
 }
 
 // RawRows refers to rows that came with the request. They were published as the pages of run RawRun before
@@ -136,6 +124,7 @@ type ExportCrawled struct {
 	Run      uint64    `json:"run"`
 	Pages    int       `json:"pages"`
 	Manifest string    `json:"manifest"` // see Manifest
+	Proof    *Proof    `json:"proof,omitempty"`
 	Warnings []Warning `json:"warnings,omitempty"`
 }
 
@@ -174,6 +163,11 @@ const (
 	CodeSourceUnreachable = "SOURCE_UNREACHABLE" // no connection, or a forbidden address
 	CodeSourceIncomplete  = "SOURCE_INCOMPLETE"  // rows or pages are missing that the source announced
 	CodePagingStuck       = "PAGING_STUCK"       // the source repeats earlier rows on later pages
+	CodePagingLoop        = "PAGING_LOOP"        // a page names an earlier page as the next one
+	CodeSourcePath        = "SOURCE_PATH"        // a path of the request finds nothing, or a value of another kind
+	CodeSourcePaging      = "SOURCE_PAGING"      // the place of the next page cannot be used
+	CodeSourceCursor      = "SOURCE_CURSOR"      // the source no longer accepts the token of a stored page
+	CodeSourceAuth        = "SOURCE_AUTH"        // the source or the token server refused the credentials
 	CodeSourceChanged     = "SOURCE_CHANGED"     // the header or the total changed during the crawl
 	CodeLimitBytes        = "LIMIT_BYTES"        // a limit on bytes was exceeded
 	CodeLimitRows         = "LIMIT_ROWS"         // too many rows

@@ -110,6 +110,7 @@ type Export struct {
 	Run       uint64       `json:"run,omitempty"` // the run that was crawled or failed
 	Pages     int          `json:"pages,omitempty"`
 	Manifest  string       `json:"manifest,omitempty"`
+	Proof     *Proof       `json:"proof,omitempty"`
 	Rows      int64        `json:"rows,omitempty"`
 	Files     []File       `json:"files,omitempty"`
 	Warnings  []Warning    `json:"warnings,omitempty"`
@@ -242,7 +243,7 @@ func (x *Export) Apply(ev Event) error {
 			RequestedAt: ev.Time, Timeline: x.Timeline,
 		}
 	case *ExportCrawled:
-		x.State, x.Run, x.Pages, x.Manifest, x.Warnings = StateCrawled, p.Run, p.Pages, p.Manifest, p.Warnings
+		x.State, x.Run, x.Pages, x.Manifest, x.Proof, x.Warnings = StateCrawled, p.Run, p.Pages, p.Manifest, p.Proof, p.Warnings
 	case *ExportCompleted:
 		x.finish(StateCompleted, ev)
 		x.Run, x.Pages, x.Manifest, x.Rows, x.Files, x.Warnings, x.ExpiresAt = p.Run, p.Pages, p.Manifest,
