@@ -33,7 +33,7 @@ func (c *crawl) open(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	if c.source, err = c.newSource(c.client, source.NewRequest(&c.x, header, param), c.cfg.Policy); err != nil {
+	if c.source, err = c.newSource(c.client, source.NewRequest(&c.x, header, param, nil), c.cfg.Policy); err != nil {
 		return &source.Failure{Code: events.CodeInternal, Msg: err.Error()}
 	}
 	c.asker = asker{c.x.Tenant, c.x.Key, c.source.Host()}

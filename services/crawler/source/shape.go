@@ -47,6 +47,10 @@ type Answer struct {
 	Pages  int64  // pages of the list, 0: not said
 	Next   string // token of the next page; pages are then requested one after another. It is sealed with the page
 	Last   bool   // no page follows
+	// Names are the distinct names of the rows in order of first appearance, unescaped. nil for a shape whose
+	// pages begin with a header row.
+	Names     []string
+	Rewritten bool // Next has the scheme and port of the URL instead of its own: NEXT_URL_REWRITTEN
 }
 
 // Request describes how to call a source, as in the export request.
@@ -63,14 +67,20 @@ type Request struct {
 	SecretParam []string
 	Limit       int    // rows per page, at least 1; replaces a limit in Param
 	TaskID      string // the hash_key, sent as xt-export-taskId
+
+	// From declares the form of the pages by its Body, BodyType, Format, Rows, HeaderRow, Paging, Error and
+	// MaxWait; its other fields are ignored. nil, or without Paging: the standard format.
+	From    *events.HTTPRequest
+	Options *events.Options // nil: the defaults
+	Auth    json.RawMessage // the plain auth object, such as {"type":"bearer","token":"..."}; empty: none
 }
 
-// NewRequest returns the request of an export, with its header and its secret parameters.
-func NewRequest(x *events.Export, header secrets.Values, param json.RawMessage) Request {
+// NewRequest returns the request of an export, with its header, its secret parameters and its auth object.
+func NewRequest(x *events.Export, header secrets.Values, param, auth json.RawMessage) Request {
 	from := x.Request.HTTP
 	return Request{
 		URL: from.URL, Method: from.Method, Header: header, Param: param, SecretParam: from.SecretParam,
-		Limit: from.Limit, TaskID: x.Key,
+		Limit: from.Limit, TaskID: x.Key, From: from, Options: x.Request.Options, Auth: auth,
 	}
 }
 
