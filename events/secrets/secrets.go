@@ -8,7 +8,8 @@ import (
 	"strings"
 )
 
-// Values holds the header values of a source by name, and its secret parameters, see Param. Printing, logging
+// Values holds the header values of a source by name, its secret parameters, see Param, and its auth object,
+// see Auth. Printing, logging
 // or encoding it never shows them; they can only be sealed or sent to the source. (Package fmt does not call
 // methods of unexported struct fields: do not print a struct with such a field.)
 type Values map[string]string
@@ -32,15 +33,21 @@ func Param(name string) string { return secretParamPrefix + name }
 
 const secretParamPrefix = "param:"
 
-// Split separates the values from SaveHeaders into headers and parameters.
-func Split(kept Values) (header Values, param map[string]json.RawMessage) {
+// Auth is the name under which SaveHeaders stores the auth object of a source, as JSON.
+const Auth = "auth:"
+
+// Split separates the values from SaveHeaders into headers, parameters and the auth object, which is nil if
+// there is none.
+func Split(kept Values) (header Values, param map[string]json.RawMessage, auth json.RawMessage) {
 	header, param = Values{}, map[string]json.RawMessage{}
 	for name, value := range kept {
 		if p, ok := strings.CutPrefix(name, secretParamPrefix); ok {
 			param[p] = json.RawMessage(value)
+		} else if name == Auth {
+			auth = json.RawMessage(value)
 		} else {
 			header[name] = value
 		}
 	}
-	return header, param
+	return header, param, auth
 }

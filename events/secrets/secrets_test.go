@@ -37,3 +37,15 @@ func TestSecretsAreNeverShown(t *testing.T) {
 	require.NotContains(t, shown.String(), "canary")
 	require.NotContains(t, shown.String(), fmt.Sprintf("%x", "canary"))
 }
+
+func TestValuesAreSplitByTheirUse(t *testing.T) {
+	t.Parallel()
+	header, param, auth := secrets.Split(secrets.Values{
+		"Authorization": "a", "auth": "b", secrets.Param("auth:"): `"c"`, secrets.Auth: `{"type":"bearer"}`,
+	})
+	require.Equal(t, map[string]string{"Authorization": "a", "auth": "b"}, map[string]string(header))
+	require.Equal(t, map[string]json.RawMessage{"auth:": json.RawMessage(`"c"`)}, param)
+	require.Equal(t, json.RawMessage(`{"type":"bearer"}`), auth)
+	_, _, auth = secrets.Split(secrets.Values{"Authorization": "a"})
+	require.Nil(t, auth)
+}

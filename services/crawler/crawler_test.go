@@ -561,21 +561,37 @@ func TestHangingSourceHoldsNoPlace(t *testing.T) {
 // A value that was sealed for another tenant ends its export with a sentence, and the source gets no request.
 func TestSealedForAnotherTenant(t *testing.T) {
 	t.Parallel()
-	s := eventstest.Journal(t)
-	src := sourcetest.New(t, 10)
-	sealed, err := secrets.SealValue(s.Keys().SealKey(), "other", "secret")
-	require.NoError(t, err)
-	require.NoError(t, s.SaveHeaders(t.Context(), "default", key, map[string]string{"Authorization": sealed}))
-	x, err := s.Append(t.Context(), events.Export{Tenant: "default", Key: key}, "", func(*events.Export) (events.Payload, error) {
-		return &events.ExportRequested{CreatedAt: time.Now().UTC(), Request: events.Request{SourceType: events.SourceHTTP,
-			HTTP: &events.HTTPRequest{URL: src.URL, Method: http.MethodGet, Limit: 10, Conn: 1, Header: []string{"Authorization"}}}}, nil
-	})
-	require.NoError(t, err)
-	start(t, s, src.Client, Config{})
-	f, ok := await(t, s, x.LastSeq, events.TypeCrawled, events.TypeFailed).Payload.(*events.ExportFailed)
-	require.True(t, ok)
-	require.Contains(t, f.Reason, "a sealed value cannot be opened")
-	require.Empty(t, src.Requests())
+	for place, kept := range map[string]func(sealed string) (secrets.Values, events.HTTPRequest){
+		"a header": func(sealed string) (secrets.Values, events.HTTPRequest) {
+			return secrets.Values{"Authorization": sealed}, events.HTTPRequest{Header: []string{"Authorization"}}
+		},
+		"a parameter": func(sealed string) (secrets.Values, events.HTTPRequest) {
+			return secrets.Values{secrets.Param("token"): `"` + sealed + `"`}, events.HTTPRequest{SecretParam: []string{"token"}}
+		},
+		"auth": func(sealed string) (secrets.Values, events.HTTPRequest) {
+			return secrets.Values{secrets.Auth: `{"type":"bearer","token":"` + sealed + `"}`}, events.HTTPRequest{Auth: events.AuthBearer}
+		},
+	} {
+		t.Run(place, func(t *testing.T) {
+			t.Parallel()
+			s := eventstest.Journal(t)
+			src := sourcetest.New(t, 10)
+			sealed, err := secrets.SealValue(s.Keys().SealKey(), "other", "secret")
+			require.NoError(t, err)
+			values, req := kept(sealed)
+			req.URL, req.Method, req.Limit, req.Conn = src.URL, http.MethodGet, 10, 1
+			require.NoError(t, s.SaveHeaders(t.Context(), "default", key, values))
+			x, err := s.Append(t.Context(), events.Export{Tenant: "default", Key: key}, "", func(*events.Export) (events.Payload, error) {
+				return &events.ExportRequested{CreatedAt: time.Now().UTC(), Request: events.Request{SourceType: events.SourceHTTP, HTTP: &req}}, nil
+			})
+			require.NoError(t, err)
+			start(t, s, src.Client, Config{})
+			f, ok := await(t, s, x.LastSeq, events.TypeCrawled, events.TypeFailed).Payload.(*events.ExportFailed)
+			require.True(t, ok)
+			require.Contains(t, f.Reason, "a sealed value cannot be opened")
+			require.Empty(t, src.Requests())
+		})
+	}
 }
 
 // A crawl that begins a new run purges the earlier ones at once: an outdated one, and an unusable one. No

@@ -21,7 +21,8 @@ func (c *crawl) open(ctx context.Context) (err error) {
 	}
 	var header secrets.Values
 	param := req.Param
-	if len(req.Header)+len(req.SecretParam) > 0 {
+	var auth json.RawMessage
+	if len(req.Header)+len(req.SecretParam) > 0 || req.Auth != "" {
 		kept, err := c.journal.Headers(ctx, c.x.Tenant, c.x.Key)
 		if errors.Is(err, events.ErrNoHeaders) || errors.Is(err, events.ErrSealed) {
 			return &source.Failure{Code: events.CodeInternal, Msg: "the source's headers are no longer kept; submit the export again"}
@@ -29,11 +30,11 @@ func (c *crawl) open(ctx context.Context) (err error) {
 		if err != nil {
 			return err
 		}
-		if header, param, err = c.openSecrets(kept, param); err != nil {
+		if header, param, auth, err = c.openSecrets(kept, param); err != nil {
 			return err
 		}
 	}
-	if c.source, err = c.newSource(c.client, source.NewRequest(&c.x, header, param, nil), c.cfg.Policy); err != nil {
+	if c.source, err = c.newSource(c.client, source.NewRequest(&c.x, header, param, auth), c.cfg.Policy); err != nil {
 		return &source.Failure{Code: events.CodeInternal, Msg: err.Error()}
 	}
 	c.asker = asker{c.x.Tenant, c.x.Key, c.source.Host()}
@@ -42,9 +43,9 @@ func (c *crawl) open(ctx context.Context) (err error) {
 	return nil
 }
 
-// openSecrets returns the source's headers and its parameters, secrets included.
-func (c *crawl) openSecrets(kept secrets.Values, param json.RawMessage) (secrets.Values, json.RawMessage, error) {
-	header, secret := secrets.Split(kept)
+// openSecrets returns the source's headers, its parameters with the secret ones, and its auth object.
+func (c *crawl) openSecrets(kept secrets.Values, param json.RawMessage) (_ secrets.Values, _, auth json.RawMessage, _ error) {
+	header, secret, auth := secrets.Split(kept)
 	open := func(value string) (string, error) {
 		plain, err := c.journal.Keys().OpenValue(c.x.Tenant, value)
 		if err != nil {
@@ -55,7 +56,7 @@ func (c *crawl) openSecrets(kept secrets.Values, param json.RawMessage) (secrets
 	for name, value := range header {
 		plain, err := open(value)
 		if err != nil {
-			return nil, nil, err
+			return nil, nil, nil, err
 		}
 		header[name] = plain
 	}
@@ -70,22 +71,39 @@ func (c *crawl) openSecrets(kept secrets.Values, param json.RawMessage) (secrets
 		if json.Unmarshal(value, &text) == nil {
 			plain, err := open(text)
 			if err != nil {
-				return nil, nil, err
+				return nil, nil, nil, err
 			}
 			if plain != text {
 				if value, err = json.Marshal(plain); err != nil {
-					return nil, nil, err
+					return nil, nil, nil, err
 				}
 			}
 		}
 		quoted, err := json.Marshal(name)
 		if err != nil {
-			return nil, nil, err
+			return nil, nil, nil, err
 		}
 		if len(bytes.TrimSpace(body)) > 1 {
 			body = append(body, ',')
 		}
 		body = append(append(append(body, quoted...), ':'), value...)
 	}
-	return header, append(body, '}'), nil
+	if auth != nil {
+		fields := map[string]string{}
+		if err := json.Unmarshal(auth, &fields); err != nil {
+			return nil, nil, nil, errors.New("the auth object of the export cannot be read") // err may quote it
+		}
+		for name, value := range fields {
+			plain, err := open(value)
+			if err != nil {
+				return nil, nil, nil, err
+			}
+			fields[name] = plain
+		}
+		var err error
+		if auth, err = json.Marshal(fields); err != nil {
+			return nil, nil, nil, err
+		}
+	}
+	return header, append(body, '}'), auth, nil
 }

@@ -179,7 +179,7 @@ func (s *Service) retry(ctx context.Context, c call) (any, error) {
 // repeatable reports whether everything that an ended export needs is still stored.
 func (s *Service) repeatable(ctx context.Context, x *events.Export) error {
 	req := x.Request
-	if req.HTTP != nil && len(req.HTTP.Header)+len(req.HTTP.SecretParam) > 0 {
+	if req.HTTP != nil && (len(req.HTTP.Header)+len(req.HTTP.SecretParam) > 0 || req.HTTP.Auth != "") {
 		_, err := s.journal.Headers(ctx, x.Tenant, x.Key)
 		if errors.Is(err, events.ErrNoHeaders) || errors.Is(err, events.ErrSealed) {
 			return conflict("the source headers are no longer kept; submit the request again")
