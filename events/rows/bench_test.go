@@ -46,6 +46,22 @@ func BenchmarkScanResponse(b *testing.B) {
 	}
 }
 
+// BenchmarkQuery scans the responses of BenchmarkScanResponse by paths.
+func BenchmarkQuery(b *testing.B) {
+	q := mustQuery(b, "data.data", "data.pagetag.total", "data.pagetag.total_page", "errcode", "msg")
+	for name, body := range answers() {
+		b.Run(name, func(b *testing.B) {
+			b.SetBytes(int64(len(body)))
+			b.ReportAllocs()
+			for b.Loop() {
+				if f, err := q.Scan(body, rows.Limits{}); err != nil || f.RowsErr != nil {
+					b.Fatal(err, f.RowsErr)
+				}
+			}
+		})
+	}
+}
+
 func BenchmarkCursor(b *testing.B) {
 	for name, body := range answers() {
 		r, err := rows.ScanResponse(body, rows.Limits{})

@@ -3,8 +3,9 @@
 // A page's rows are a JSON array of objects. They stay bytes from the source's response to the workbook: this
 // package finds where rows, names and values begin and end. It never builds a map or allocates per cell.
 //
-// [ScanResponse] checks a whole response and finds the array in it. [Check] checks an array alone. Both
-// accept exactly the texts of RFC 8259 in valid UTF-8. [Cursor] then walks the checked array.
+// [ScanResponse] checks a whole response of the standard format and finds the array in it. [Query] does the
+// same for any other format, by the paths of its rows and values. [Check] checks an array alone. All accept
+// exactly the texts of RFC 8259 in valid UTF-8. [Cursor] then walks the checked array.
 //
 // A name may occur twice in one row. The scan accepts that, as RFC 8259 does, and the cursor returns both
 // fields in order. Consumers use the last one.
@@ -93,13 +94,13 @@ func (l Limits) withDefaults() Limits {
 	return l
 }
 
-// SyntaxError says why a page or response was refused. Its text holds at most one character of the input.
+// SyntaxError says why a page or response was refused. Msg holds at most one character of the input, beside the
+// paths of a [Query].
 type SyntaxError struct {
 	Offset int    // where the error was found
 	Row    int    // the row of Offset, from 1; 0 outside the rows
 	Msg    string // one sentence for a person
-	// Hint lists the keys of a response in an unknown form and says which form is read. Empty for all other
-	// errors.
+	// Hint lists names of a response in an unknown form, or says which form is read. Empty for all other errors.
 	Hint      string
 	Truncated bool // the bytes end before the JSON text does
 	limit     error

@@ -43,6 +43,7 @@ type scanner struct {
 	shape *SyntaxError // JSON, but not in the expected form: the first such error
 
 	names [expectedNames][2]int // positions of the previous row's names, with quotes
+	union *union                // collects the names of the rows; nil if they are not wanted
 }
 
 // expectedNames is how many of a row's names are compared with those of the row before. An equal name is
@@ -99,13 +100,23 @@ func (s *scanner) end(i int) {
 
 // rowArray is the result of scanning an array of rows.
 type rowArray struct {
-	array, first []byte
-	count        int
+	array, first, last []byte
+	count              int
+}
+
+// beginRows forgets the names of other rows, which union would take for known.
+func (s *scanner) beginRows() {
+	s.row = 0
+	if s.union != nil {
+		s.names = [expectedNames][2]int{}
+		s.union.reset()
+	}
 }
 
 // rows reads the array of rows that opens at i.
 func (s *scanner) rows(i int) (a rowArray, end int) {
 	b := s.b
+	s.beginRows()
 	i = skipSpace(b, i+1)
 	if i < len(b) && b[i] == ']' {
 		return a, i + 1
@@ -133,6 +144,7 @@ func (s *scanner) rows(i int) (a rowArray, end int) {
 		if a.count == 1 {
 			a.first = b[start:i:i]
 		}
+		end = i
 		i = skipSpace(b, i)
 		if i < len(b) && b[i] == ',' {
 			i = skipSpace(b, i+1)
@@ -140,6 +152,7 @@ func (s *scanner) rows(i int) (a rowArray, end int) {
 		}
 		if i < len(b) && b[i] == ']' {
 			s.row = 0
+			a.last = b[start:end:end]
 			return a, i + 1
 		}
 		return a, s.unexpected(i, "',' or ']'")
@@ -237,7 +250,7 @@ func (s *scanner) object(i, depth, maxFields int) int {
 // name reads the n-th name of an object at the given depth. Its quote is at i.
 func (s *scanner) name(i, n, depth int) int {
 	if depth != 2 || n > len(s.names) {
-		return s.str(i + 1)
+		return s.farName(i, n, depth)
 	}
 	before := &s.names[n-1]
 	if size := before[1] - before[0]; size > 0 && size <= len(s.b)-i &&
@@ -246,7 +259,18 @@ func (s *scanner) name(i, n, depth int) int {
 	}
 	end := s.str(i + 1)
 	*before = [2]int{i, max(i, end)}
+	if s.union != nil && s.row > 0 && end >= 0 {
+		s.union.add(s.b[i+1 : end-1])
+	}
 	return end
+}
+
+// farName reads a name as name does, beyond those of which the scanner keeps the positions.
+func (s *scanner) farName(i, n, depth int) int {
+	if s.union == nil || s.row == 0 || depth != 2 {
+		return s.str(i + 1)
+	}
+	return s.union.far(s, i, n-len(s.names)-1)
 }
 
 // members reads the object that opens at i. It passes each unquoted name and the offset of its value to read,
@@ -304,6 +328,33 @@ func (s *scanner) array(i, depth int) int {
 	}
 	for {
 		if i = s.value(i, depth); i < 0 {
+			return -1
+		}
+		i = skipSpace(b, i)
+		if i < len(b) && b[i] == ',' {
+			i = skipSpace(b, i+1)
+			continue
+		}
+		if i < len(b) && b[i] == ']' {
+			return i + 1
+		}
+		return s.unexpected(i, "',' or ']'")
+	}
+}
+
+// elements reads the array that opens at i; it is the depth-th level. It passes the offset of each element to
+// read, which returns the offset after the element.
+func (s *scanner) elements(i, depth int, read func(at int) int) int {
+	if depth > s.lim.MaxDepth {
+		return s.tooDeep(i)
+	}
+	b := s.b
+	i = skipSpace(b, i+1)
+	if i < len(b) && b[i] == ']' {
+		return i + 1
+	}
+	for {
+		if i = read(i); i < 0 {
 			return -1
 		}
 		i = skipSpace(b, i)
