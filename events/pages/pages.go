@@ -176,7 +176,7 @@ type Config struct {
 // in flight.
 func New(js jetstream.JetStream, stream jetstream.Stream, cfg Config) *Store {
 	return &Store{cfg: cfg, js: js, stream: stream,
-		writers: streams.NewWriters(cfg.Shared, streams.TenantPages),
+		writers: streams.NewWriters(cfg.Shared),
 		batches: make(chan struct{}, maxBatchesInFlight)}
 }
 
