@@ -20,6 +20,7 @@ import (
 
 	"sheaf/cmd/sheaf/filesource"
 	"sheaf/cmd/sheaf/node"
+	"sheaf/events/similar"
 )
 
 // inDays matches a duration that begins with whole days, at most 99999, so that it fits.
@@ -127,43 +128,13 @@ func checkVariables(app *kong.Application, environ []string) error {
 	return nil
 }
 
-// didYouMean returns the known name that is most similar to a wrong one, if any is similar enough.
+// didYouMean proposes the known name that is most similar to a wrong one, if any is similar enough.
 func didYouMean(wrong string, known iter.Seq[string]) string {
-	best, least := "", max(2, len(wrong)/4)+1
-	for _, name := range slices.Sorted(known) {
-		d := editDistance(wrong, name)
-		if strings.HasPrefix(name, wrong) {
-			d = 1
-		}
-		if d < least {
-			best, least = name, d
-		}
-	}
-	if best == "" {
+	name := similar.Name(wrong, known)
+	if name == "" {
 		return ""
 	}
-	return ", did you mean " + best + "?"
-}
-
-// editDistance counts the bytes to insert, remove or replace to turn one text into another.
-func editDistance(from, to string) int {
-	row := make([]int, len(to)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(from) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(to) {
-			replace := diagonal
-			if from[i] != to[j] {
-				replace++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(replace, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(to)]
+	return ", did you mean " + name + "?"
 }
 
 // Resolve returns the file's text for a flag. The environment takes precedence over the file.
