@@ -217,6 +217,9 @@ func SealValue(sealKey, tenant, value string) (string, error) {
 	return sealedPrefix + base64.RawURLEncoding.EncodeToString(sealed), nil
 }
 
+// IsSealed reports whether a value has the prefix of those that a producer sealed.
+func IsSealed(value string) bool { return strings.HasPrefix(value, sealedPrefix) }
+
 // CheckSealed returns ErrSealed for a value that has the sealed prefix but a wrong form. It opens nothing;
 // the crawler does.
 func CheckSealed(value string) error {

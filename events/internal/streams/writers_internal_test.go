@@ -2,7 +2,6 @@ package streams
 
 import (
 	"context"
-	"slices"
 	"testing"
 
 	"sheaf/events"
@@ -13,7 +12,7 @@ import (
 // Each tenant has its own number of messages in flight, and tenants without any leave no state behind.
 func TestWritersOfOneTenant(t *testing.T) {
 	t.Parallel()
-	w := NewWriters(false)
+	w := NewWriters(false, TenantPages)
 	var leaves []func()
 	enter := func(tenant string) {
 		t.Helper()
@@ -21,10 +20,7 @@ func TestWritersOfOneTenant(t *testing.T) {
 		require.NoError(t, err)
 		leaves = append(leaves, leave)
 	}
-	for range MaxPerTenant + 1 { // the first tenant is alone
-		enter("first")
-	}
-	for range MaxPerTenant {
+	for range TenantPages {
 		enter("busy")
 	}
 	ended, cancel := context.WithCancel(t.Context())
@@ -33,8 +29,8 @@ func TestWritersOfOneTenant(t *testing.T) {
 	require.ErrorIs(t, err, events.ErrUnavailable)
 	require.ErrorIs(t, err, context.Canceled)
 	enter("other")
-	leaves[MaxPerTenant+1]()
-	leaves = slices.Delete(leaves, MaxPerTenant+1, MaxPerTenant+2)
+	leaves[0]()
+	leaves = leaves[1:]
 	enter("busy")
 	for _, leave := range leaves {
 		leave()

@@ -91,7 +91,7 @@ func Parse(keys *secrets.Keyring, tenant, sourceType string, formats []events.Fo
 	req := &s.Request
 	var unknown []string
 	var callbacks []string
-	var source jsontext.Value
+	var source, how jsontext.Value
 	sourceField := "source_" + sourceType
 	for _, m := range members {
 		var err error
@@ -113,6 +113,10 @@ func Parse(keys *secrets.Keyring, tenant, sourceType string, formats []events.Fo
 			}
 		case sourceField:
 			source = m.value
+		case "options":
+			if m.value.Kind() != 'n' {
+				how = m.value
+			}
 		default:
 			unknown = append(unknown, m.name)
 		}
@@ -142,8 +146,15 @@ func Parse(keys *secrets.Keyring, tenant, sourceType string, formats []events.Fo
 		}
 	} else {
 		var more []string
-		req.HTTP, s.Secrets, more, err = sourceHTTP(source)
+		var declares bool
+		req.HTTP, s.Secrets, more, declares, err = sourceHTTP(source)
 		unknown = append(unknown, more...)
+		if declares {
+			req.Needs = []string{events.NeedSource}
+		}
+	}
+	if err == nil && how != nil {
+		req.Options, err = options(how, req.HTTP)
 	}
 	if err != nil {
 		return nil, err

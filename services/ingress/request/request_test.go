@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"strings"
 	"testing"
 
 	"sheaf/events"
@@ -47,6 +48,12 @@ func FuzzSubmission(f *testing.F) {
 	for _, body := range []string{
 		eventstest.SpecHTTP, eventstest.SpecRaw, `{}`, `{"ext_type":"xlsx","source_http":{"url":"http://h","header":{"A":1},"param":{"limit":"9"}}}`,
 		eventstest.RawBody(`[{"a":1},{"b":[1]}]`), eventstest.RawBody(`"[{\"a\":\"\\u4e2d\"} , {}]"`), "{ // \n}", `{"a":1,}`, `{"a":{"a":1,"a":2}}`,
+		eventstest.HTTPBody(`,"preset":"sheaf","paging":{"total":"a['b']","end":["short"]},"method":"POST","body":{"a":{"b":1}},"error":{"ok":["0"]}`),
+		eventstest.HTTPBody(`,"rows":"a[*].b","paging":{"type":"cursor","cursor":"row:id","cursor_param":"body:a.b","cursor_start":1,"limit_param":"header:X"},"method":"POST","header":{"X":"7"}`),
+		eventstest.HTTPBody(`,"format":"csv","paging":{"type":"link","hosts":["::1","h"],"total":"header:Content-Range"},"auth":{"type":"api_key","name":"k","value":"v","in":"query"}`),
+		eventstest.HTTPBody(`,"paging":{"type":"offset","limit_param":null,"more":"!last"},"body_type":"form","body":{"a":1},"method":"POST","max_wait":9`),
+		eventstest.HTTPBody(`,"preset":"postgrest","auth":{"type":"oauth2","token_url":"http://h","client_id":"a","client_secret":"sealed:v1:"}`),
+		`{"ext_type":"XLSX","source_http":{"url":"http://h","paging":{"type":"none"}},"options":{"flatten":2,"source_charset":"gbk"}}`,
 	} {
 		f.Add([]byte(body), false)
 		f.Add([]byte(body), true)
@@ -75,7 +82,7 @@ func FuzzSubmission(f *testing.F) {
 		require.NoError(t, json.Unmarshal(data, &back), "what is kept can be read back")
 		if !raw {
 			require.NotEmpty(t, s.Request.HTTP.URL)
-			require.True(t, s.Request.HTTP.Limit >= 1 && s.Request.HTTP.Limit <= maxLimit)
+			checkDeclared(t, s.Request.HTTP)
 			require.True(t, s.Request.HTTP.Conn >= 1 && s.Request.HTTP.Conn <= maxConn)
 			return
 		}
@@ -93,6 +100,42 @@ func FuzzSubmission(f *testing.F) {
 		require.NoError(t, err)
 		require.Equal(t, s, again)
 	})
+}
+
+// checkDeclared checks what the crawler relies on.
+func checkDeclared(t *testing.T, req *events.HTTPRequest) {
+	require.LessOrEqual(t, req.Limit, maxLimit)
+	p := req.Paging
+	if p == nil {
+		require.GreaterOrEqual(t, req.Limit, 1)
+		require.True(t, req.Body == nil && req.BodyType == "" && req.Format == "" && req.Rows == "" && !req.HeaderRow && req.Error == nil,
+			"the standard format has no form of its own")
+		return
+	}
+	require.Equal(t, p.LimitParam != "", req.Limit > 0)
+	require.Equal(t, p.Type == events.PagingPage, p.PageParam != "")
+	require.Equal(t, p.Type == events.PagingOffset, p.OffsetParam != "")
+	require.Equal(t, p.Type == events.PagingCursor, p.CursorParam != "" && p.Cursor != "")
+	require.Equal(t, p.Type == events.PagingNextURL, p.NextURL != "")
+	require.Equal(t, p.Type == events.PagingLink, p.Rel != "")
+	for _, place := range []string{p.PageParam, p.OffsetParam, p.LimitParam, p.CursorParam} {
+		if path, ok := strings.CutPrefix(place, "body:"); ok {
+			require.Equal(t, "POST", req.Method)
+			_, err := rows.ParsePath(path)
+			require.NoError(t, err)
+		}
+	}
+	for _, place := range []string{p.Cursor, p.NextURL, p.Total, p.TotalPages, strings.TrimPrefix(p.More, "!")} {
+		if place != "" && !strings.HasPrefix(place, "header:") {
+			_, err := rows.ParsePath(strings.TrimPrefix(place, "row:"))
+			require.NoError(t, err)
+		}
+	}
+	_, err := rows.ParseRowsPath(req.Rows)
+	require.NoError(t, err)
+	if p.Type == events.PagingPage || p.Type == events.PagingOffset {
+		require.True(t, len(p.End) > 0 || p.More != "" || p.TotalPages != "" || p.Total != "" && !p.Estimate, "the list has an end")
+	}
 }
 
 func FuzzParams(f *testing.F) {

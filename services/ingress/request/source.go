@@ -22,13 +22,18 @@ import (
 )
 
 // sourceHTTP checks the description of the source. more are the names of unknown fields. header also holds
-// the secret parameters, see secrets.Param.
-func sourceHTTP(source jsontext.Value) (req *events.HTTPRequest, header secrets.Values, more []string, err error) {
+// the secret parameters, see secrets.Param, and the auth object, see secrets.Auth. declares reports that the
+// request has a field that the standard format lacks.
+func sourceHTTP(source jsontext.Value) (req *events.HTTPRequest, header secrets.Values, more []string, declares bool, err error) {
 	members, err := objectMembers("source_http", source)
 	if err != nil {
-		return nil, nil, nil, err
+		return nil, nil, nil, false, err
 	}
+	declares = slices.ContainsFunc(members, func(m member) bool {
+		return m.value.Kind() != 'n' && slices.Contains(newFields, m.name)
+	})
 	req = &events.HTTPRequest{Method: "GET", Limit: defaultLimit, Conn: defaultConn}
+	given, hasMethod := fields{}, false
 	for _, m := range members {
 		name := m.name
 		m.name = "source_http." + name
@@ -39,6 +44,7 @@ func sourceHTTP(source jsontext.Value) (req *events.HTTPRequest, header secrets.
 		case "method":
 			var method string
 			if method, err = text(m, 64); err == nil && method != "" {
+				hasMethod = true
 				req.Method = strings.ToUpper(method)
 				if req.Method != "GET" && req.Method != "POST" {
 					err = Invalid(m.name, "%q is not supported; supported: GET, POST", Cut(method, 16))
@@ -54,34 +60,50 @@ func sourceHTTP(source jsontext.Value) (req *events.HTTPRequest, header secrets.
 		case "header":
 			header, err = sourceHeader(m)
 		case "param":
-			req.Param, req.Limit, err = param(m)
+			if req.Param, err = param(m); err == nil && !declares {
+				req.Limit, err = standardLimit(req.Param)
+			}
 		case "secret_param":
-			req.SecretParam, err = secretParams(m)
+			if req.SecretParam, err = secretParams(m); err == nil && !declares {
+				err = notSecret(req.SecretParam, standardParams)
+			}
 		default:
-			more = append(more, m.name)
+			if !slices.Contains(newFields, name) {
+				more = append(more, m.name)
+			} else if given[name] = m.value; m.value.Kind() == 'n' {
+				given[name] = nil
+			}
 		}
 		if err != nil {
-			return nil, nil, nil, err
+			return nil, nil, nil, false, err
 		}
 	}
 	if req.URL == "" {
-		return nil, nil, nil, Invalid("source_http.url", "is required")
+		return nil, nil, nil, false, Invalid("source_http.url", "is required")
 	}
-	req.Header = slices.Sorted(maps.Keys(header))
 	for name, value := range header {
 		if secrets.CheckSealed(value) != nil {
-			return nil, nil, nil, Invalid(fmt.Sprintf("source_http.header[%q]", Cut(name, 64)), "begins like a sealed value and is none; see sheaf seal")
+			return nil, nil, nil, false, Invalid(fmt.Sprintf("source_http.header[%q]", Cut(name, 64)), "begins like a sealed value and is none; see sheaf seal")
 		}
 	}
+	if declares {
+		if header == nil {
+			header = secrets.Values{}
+		}
+		if err := declare(req, header, given, hasMethod); err != nil {
+			return nil, nil, nil, false, err
+		}
+	}
+	req.Header = slices.DeleteFunc(slices.Sorted(maps.Keys(header)), func(name string) bool { return name == secrets.Auth })
 	if len(req.SecretParam) > 0 {
 		if header == nil {
 			header = secrets.Values{}
 		}
 		if err := takeSecretParams(req, header); err != nil {
-			return nil, nil, nil, err
+			return nil, nil, nil, false, err
 		}
 	}
-	return req, header, more, nil
+	return req, header, more, declares, nil
 }
 
 // maxSecretParams is the maximum number of secret parameters of a source.
@@ -101,14 +123,24 @@ func secretParams(m member) ([]string, error) {
 	}
 	slices.Sort(names)
 	for i, name := range names {
-		switch {
-		case name == "page" || name == "limit":
-			return nil, Invalid(m.name, "%q is the crawler's and no secret", name)
-		case i > 0 && names[i-1] == name:
+		if i > 0 && names[i-1] == name {
 			return nil, Invalid(m.name, "names %q twice", Cut(name, maxWarningField))
 		}
 	}
 	return names, nil
+}
+
+// standardParams are the parameters that the crawler sets in the standard format.
+var standardParams = []string{"page", "limit"}
+
+// notSecret refuses secret parameters that the crawler sets.
+func notSecret(names, crawlers []string) error {
+	for _, name := range names {
+		if slices.Contains(crawlers, name) {
+			return Invalid("source_http.secret_param", "%q is the crawler's and no secret", name)
+		}
+	}
+	return nil
 }
 
 // takeSecretParams moves the secret parameters from the request in the log to the values that are sealed.
@@ -252,38 +284,42 @@ func sourceHeader(m member) (secrets.Values, error) {
 	return header, nil
 }
 
-// param checks the parameters of the source. It returns them as received, with their rows a page.
-func param(m member) (json.RawMessage, int, error) {
+// param checks the parameters of the source and returns them as received.
+func param(m member) (json.RawMessage, error) {
 	if m.value.Kind() == 'n' {
-		return nil, defaultLimit, nil
+		return nil, nil
 	}
-	members, err := objectMembers(m.name, m.value)
-	if err != nil {
-		return nil, 0, err
+	if _, err := objectMembers(m.name, m.value); err != nil {
+		return nil, err
 	}
 	// The crawler reads it like a row.
 	if _, err := rows.Check(slices.Concat([]byte{'['}, m.value, []byte{']'}), rows.Limits{}); err != nil {
-		return nil, 0, Invalid(m.name, "cannot be sent to the source: %s", Cut(err.Error(), 120))
+		return nil, Invalid(m.name, "cannot be sent to the source: %s", Cut(err.Error(), 120))
 	}
-	limit := int64(defaultLimit)
-	for _, p := range members {
-		if p.name != "limit" || p.value.Kind() == 'n' {
-			continue
+	return json.RawMessage(bytes.Clone(m.value)), nil
+}
+
+// standardLimit returns the rows a page of a request in the standard format.
+func standardLimit(param json.RawMessage) (int, error) {
+	v := memberOf(param, "limit")
+	if v == nil || v.Kind() == 'n' {
+		return defaultLimit, nil
+	}
+	return pageSize(member{name: "source_http.param.limit", value: v})
+}
+
+// pageSize reads a number of rows a page: an integer, or text that is one.
+func pageSize(m member) (int, error) {
+	if m.value.Kind() == '"' {
+		s, err := text(m, 64)
+		if err != nil {
+			return 0, err
 		}
-		p.name = m.name + ".limit"
-		if p.value.Kind() == '"' {
-			s, err := text(p, 64)
-			if err != nil {
-				return nil, 0, err
-			}
-			p.value = jsontext.Value(s)
-			if !p.value.IsValid() {
-				return nil, 0, Invalid(p.name, "must be an integer from 1 to %d", maxLimit)
-			}
-		}
-		if limit, err = integer(p, 1, maxLimit); err != nil {
-			return nil, 0, err
+		m.value = jsontext.Value(s)
+		if !m.value.IsValid() {
+			return 0, Invalid(m.name, "must be an integer from 1 to %d", maxLimit)
 		}
 	}
-	return json.RawMessage(bytes.Clone(m.value)), int(limit), nil
+	n, err := integer(m, 1, maxLimit)
+	return int(n), err
 }
