@@ -85,6 +85,7 @@ type Service struct {
 	client  source.Client
 	turns   *turns
 	memory  *source.Memory
+	rests   *source.Rests
 	metrics *metrics
 	space   *space
 
@@ -102,7 +103,7 @@ func New(cfg Config, log *journal.Log, client source.Client) (*Service, error) {
 	cfg = cfg.withDefaults()
 	return &Service{
 		cfg: cfg, journal: log, pages: log.Pages(), client: client, metrics: newMetrics(cfg.Metrics),
-		turns: newTurns(cfg.Fetches, cfg.PerHost, cfg.PerTenant), memory: source.NewMemory(cfg.BodyBytes), space: newSpace(log, cfg.Room, cfg.SpaceWait),
+		turns: newTurns(cfg.Fetches, cfg.PerHost, cfg.PerTenant), memory: source.NewMemory(cfg.BodyBytes), rests: source.NewRests(), space: newSpace(log, cfg.Room, cfg.SpaceWait),
 		newSource: source.New, shares: journal.NewShares(cfg.Running, 0, offers),
 	}, nil
 }

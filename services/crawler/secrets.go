@@ -38,7 +38,7 @@ func (c *crawl) open(ctx context.Context) (err error) {
 		return &source.Failure{Code: events.CodeInternal, Msg: err.Error()}
 	}
 	c.asker = asker{c.x.Tenant, c.x.Key, c.source.Host()}
-	c.source.Turn, c.source.Memory, c.source.Sleep = c.turn, c.memory, c.letOthersGo
+	c.source.Turn, c.source.Memory, c.source.Rests, c.source.Sleep = c.turn, c.memory, c.rests, c.letOthersGo
 	c.have = newInventory(newLedger(req.Limit, c.cfg.MaxPages, c.cfg.MaxRows, c.cfg.MaxBytes))
 	return nil
 }

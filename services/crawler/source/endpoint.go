@@ -7,12 +7,16 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
 	"strings"
 
 	"golang.org/x/net/http/httpguts"
+	"golang.org/x/oauth2/clientcredentials"
+
+	"sheaf/events"
 )
 
 // endpoint is the part of a request that all shapes share.
@@ -21,6 +25,8 @@ type endpoint struct {
 	url     url.URL
 	host    string
 	header  http.Header
+	key     string                    // api key of the query, as name=value, escaped
+	oauth2  *clientcredentials.Config // nil: none
 	secrets redactor
 }
 
@@ -33,7 +39,10 @@ func newEndpoint(req Request) (*endpoint, error) {
 	if err := e.setURL(req.URL); err != nil {
 		return nil, err
 	}
-	if err := e.setHeader(req.Header); err != nil {
+	if err := e.setHeader(req); err != nil {
+		return nil, err
+	}
+	if err := e.setAuth(req.Auth); err != nil {
 		return nil, err
 	}
 	if !httpguts.ValidHeaderFieldValue(req.TaskID) {
@@ -68,18 +77,33 @@ var refusedHeaders = []string{
 	"Connection", "Content-Length", "Expect", "Keep-Alive", "Te", "Trailer", "Transfer-Encoding", "Upgrade",
 }
 
-func (e *endpoint) setHeader(header map[string]string) error {
+// accepts are the values of Accept by the format of a response.
+var accepts = map[string]string{
+	"":                  "application/json",
+	events.FormatNDJSON: "application/x-ndjson, application/json;q=0.9, */*;q=0.1",
+	events.FormatCSV:    "text/csv, */*;q=0.1",
+	events.FormatTSV:    "text/tab-separated-values, */*;q=0.1",
+}
+
+func (e *endpoint) setHeader(req Request) error {
+	accept, content := accepts[""], "application/json"
+	if req.declared() {
+		accept = accepts[req.From.Format]
+		if req.From.BodyType == events.BodyForm {
+			content = "application/x-www-form-urlencoded"
+		}
+	}
 	e.header = http.Header{
 		// Requesting gzip here and not in the transport keeps decompression within our limits.
 		"Accept-Encoding": {"gzip"},
-		"Accept":          {"application/json"},
+		"Accept":          {accept},
 		"User-Agent":      {"sheaf"},
 	}
 	if e.method == http.MethodPost {
-		e.header.Set("Content-Type", "application/json")
+		e.header.Set("Content-Type", content)
 	}
 	seen := map[string]bool{}
-	for name, value := range header {
+	for name, value := range req.Header {
 		if !httpguts.ValidHeaderFieldName(name) {
 			return fmt.Errorf("source header %.64q is not a header name", name)
 		}
@@ -106,11 +130,23 @@ func (e *endpoint) setHeader(header map[string]string) error {
 	return nil
 }
 
-// request makes one request; a nil body is none.
+// request makes one request to the endpoint's address; a nil body is none.
 func (e *endpoint) request(ctx context.Context, query string, body []byte) *http.Request {
 	u := e.url
+	return e.requestTo(ctx, &u, query, body, nil)
+}
+
+// requestTo makes one request to u, which it changes, with header beside that of all requests.
+func (e *endpoint) requestTo(ctx context.Context, u *url.URL, query string, body []byte, header http.Header) *http.Request {
 	u.RawQuery = query
-	req := &http.Request{Method: e.method, URL: &u, Host: e.host, Header: e.header.Clone(), Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1}
+	if e.key != "" {
+		u.RawQuery = joinPairs(missing(splitQuery(query), splitQuery(e.key)))
+	}
+	req := &http.Request{Method: e.method, URL: u, Header: e.header.Clone(), Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1}
+	if sameHost(u.Hostname(), e.url.Hostname()) {
+		req.Host = e.host
+	}
+	maps.Copy(req.Header, header)
 	if body != nil {
 		req.ContentLength = int64(len(body))
 		req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil }

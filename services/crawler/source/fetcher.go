@@ -19,7 +19,6 @@ import (
 	"code.dny.dev/ssrf"
 
 	"sheaf/events"
-	"sheaf/events/retryafter"
 	"sheaf/events/rows"
 )
 
@@ -84,13 +83,20 @@ type Fetcher struct {
 	Turn   func(context.Context) (Place, error)       // waits for a place, once per attempt
 	Memory *Memory                                    // for responses; nil: without limit
 	Sleep  func(context.Context, time.Duration) error // waits before the next attempt
+	Rests  *Rests                                     // of hosts that asked for a pause; nil: each page waits for itself
+	// Waiting reports that pages wait because the source asked for it, at most until then, and with the zero
+	// time that none does any more. nil: it is not reported. Calls do not overlap.
+	Waiting func(until time.Time)
 
 	client  Client
 	policy  Policy
 	url     url.URL
 	secrets redactor
+	form    *declared                               // the shape that New chose, nil for the standard format
+	tokens  *tokens                                 // nil without OAuth2
 	usual   atomic.Int64                            // bytes of the largest response so far
 	jitter  func(limit time.Duration) time.Duration // from 0 to limit
+	waiters waiters
 }
 
 // New checks req and prepares its requests. It sends nothing yet. The error names the field and never
@@ -104,21 +110,54 @@ func New(client Client, req Request, policy Policy) (*Fetcher, error) {
 		return nil, err
 	}
 	policy = policy.withDefaults()
-	shape, err := newShape(e, req, policy.Rows)
+	if req.From != nil && req.From.MaxWait > 0 {
+		policy.MaxRetryAfter = time.Duration(req.From.MaxWait) * time.Second
+	}
+	shape, form, err := newShape(e, req, policy.Rows)
 	if err != nil {
 		return nil, err
 	}
 	return &Fetcher{
 		Shape: shape, Turn: func(context.Context) (Place, error) { return anywhere{}, nil }, Sleep: Sleep,
-		client: client, policy: policy, url: e.url, secrets: e.secrets,
+		client: client, policy: policy, url: e.url, secrets: e.secrets, form: form, tokens: newTokens(client, e.oauth2),
 		jitter: func(limit time.Duration) time.Duration { return rand.N(limit + 1) },
 	}, nil
 }
 
+// hostAt is the host of one page.
+func (f *Fetcher) hostAt(at Position) string {
+	if f.form != nil {
+		if u, err := f.form.target(at); err == nil {
+			return hostOf(u)
+		}
+	}
+	return f.Host()
+}
+
+// hidden returns the texts that no message about a page may show.
+func (f *Fetcher) hidden(at Position) redactor {
+	hidden := append(f.tokens.redactor(), f.secrets...)
+	if at.Token == "" {
+		return hidden
+	}
+	if f.form != nil && !f.form.followsURL() {
+		hidden.add(plainText([]byte(at.Token)))
+		hidden.add(url.QueryEscape(plainText([]byte(at.Token))))
+		return hidden
+	}
+	hidden.addAddress(at.Token)
+	return hidden
+}
+
 // Host names the unit of the limit per host: scheme, host and port of the URL.
-func (f *Fetcher) Host() string {
-	port := cmp.Or(f.url.Port(), map[string]string{"http": "80", "https": "443"}[f.url.Scheme])
-	return f.url.Scheme + "://" + strings.ToLower(f.url.Hostname()) + ":" + port
+func (f *Fetcher) Host() string { return hostOf(&f.url) }
+
+func hostOf(u *url.URL) string {
+	return u.Scheme + "://" + strings.ToLower(u.Hostname()) + ":" + portOf(u)
+}
+
+func portOf(u *url.URL) string {
+	return cmp.Or(u.Port(), map[string]string{"http": "80", "https": "443"}[u.Scheme])
 }
 
 // Page is one page. Body is the answer after decompression; Answer aliases it.
@@ -134,6 +173,9 @@ type Page struct {
 // Answer afterwards.
 func (p *Page) Release() {
 	recycle(p.Body)
+	if p.pooled {
+		recycle(p.Rows)
+	}
 	p.share.release()
 	p.Body, p.Answer = nil, Answer{}
 }
@@ -148,10 +190,21 @@ func (p *Page) Release() {
 // while it waits.
 func (f *Fetcher) Fetch(ctx context.Context, at Position) (Page, error) {
 	early := 0 // responses whose JSON ended too early
+	renewed := false
+	host := f.hostAt(at)
 	for n := 1; ; n++ {
+		rested, err := f.rest(ctx, host)
+		if err != nil {
+			return Page{}, stopped(ctx, at, n-1)
+		}
 		place, err := f.Turn(ctx)
 		if err != nil {
 			return Page{}, stopped(ctx, at, n-1)
+		}
+		if f.Rests.of(host).After(rested) { // a rest began while the page waited for its turn
+			place.Done()
+			n--
+			continue
 		}
 		// A source that does not respond must not delay the others, so its place goes to another request.
 		slow := time.AfterFunc(f.policy.SlowAfter, place.Yield)
@@ -173,13 +226,23 @@ func (f *Fetcher) Fetch(ctx context.Context, at Position) (Page, error) {
 		if ctx.Err() != nil {
 			return Page{}, stopped(ctx, at, n)
 		}
+		if bad.token != "" && bad.Status == http.StatusUnauthorized && !renewed {
+			f.tokens.drop(bad.token)
+			renewed = true
+			n--
+			continue
+		}
 		if bad.retry == onceMore {
 			early++
 		}
 		if bad.retry == never || early > 1 || n >= f.policy.Attempts {
 			return Page{}, &bad.Failure
 		}
-		if err := f.Sleep(ctx, f.wait(n, bad.after)); err != nil {
+		sleep := f.Sleep
+		if bad.after > 0 {
+			sleep = f.pause
+		}
+		if err := sleep(ctx, f.wait(n, bad.after)); err != nil {
 			return Page{}, stopped(ctx, at, n)
 		}
 	}
@@ -221,7 +284,8 @@ func Sleep(ctx context.Context, d time.Duration) error {
 type failedAttempt struct {
 	Failure
 	retry retry
-	after time.Duration // Retry-After, 0 without
+	after time.Duration // announced wait, 0 without
+	token string        // that the request was sent with, "" without OAuth2
 }
 
 type retry int
@@ -255,7 +319,20 @@ func (f *Fetcher) attempt(parent context.Context, at Position) (_ Page, bad *fai
 
 	req, err := f.Shape.Request(ctx, at)
 	if err != nil {
-		return Page{}, f.refused(0, err)
+		return Page{}, f.refused(0, err, at)
+	}
+	if f.tokens != nil {
+		token, err := f.tokens.get(ctx)
+		if err != nil {
+			return Page{}, f.tokenless(ctx, err)
+		}
+		req.Header.Set("Authorization", token)
+		defer func() {
+			if bad != nil {
+				bad.token = token
+			}
+		}()
+		headers.Reset(f.policy.HeaderTimeout)
 	}
 	resp, err := f.client.Do(req)
 	headers.Stop()
@@ -263,11 +340,26 @@ func (f *Fetcher) attempt(parent context.Context, at Position) (_ Page, bad *fai
 		return Page{}, f.broken(ctx, err)
 	}
 	defer resp.Body.Close()
-	wait, asked := retryafter.Parse(resp.Header, time.Now())
+	host := hostOf(req.URL)
+	wait, asked, spent := announcedWait(resp.Header, resp.StatusCode, f.form.retries(resp.StatusCode), time.Now())
 	// A 202 without Retry-After is a normal page: some sources answer so.
-	if !success(resp.StatusCode) || resp.StatusCode == http.StatusAccepted && asked {
+	if !f.success(resp.StatusCode) || resp.StatusCode == http.StatusAccepted && asked {
 		total.Reset(min(f.policy.PageTimeout, refusalTimeout))
-		return Page{}, f.refusal(ctx, resp, at, wait, asked)
+		bad := f.refusal(ctx, resp, at, wait, asked, spent)
+		if spent || f.form.retries(resp.StatusCode) || resp.StatusCode == http.StatusTooManyRequests || resp.StatusCode == http.StatusServiceUnavailable {
+			f.restAfter(host, bad.after)
+		}
+		return Page{}, bad
+	}
+	if p := readPressure(resp.Header, time.Now()); p.spent && p.known {
+		f.restAfter(host, p.wait)
+	}
+	if f.form != nil && resp.StatusCode == http.StatusNoContent {
+		answer, err := f.form.empty(resp.Header, at)
+		if err != nil {
+			return Page{}, f.refused(resp.StatusCode, err, at)
+		}
+		return Page{Answer: answer}, nil
 	}
 	// Memory is reserved for a response that has begun, not for one that may never arrive. The wait for
 	// memory does not count against the source's timeout.
@@ -282,8 +374,16 @@ func (f *Fetcher) attempt(parent context.Context, at Position) (_ Page, bad *fai
 	var answer Answer
 	if bad == nil {
 		f.expect(int64(len(body)))
-		if answer, err = f.Shape.Parse(body, resp.Header, at); err != nil {
-			bad = f.refused(resp.StatusCode, err)
+		if answer, err = f.Shape.Parse(body, resp.Header, at); err == nil {
+			bad = f.holdCopy(answer, int64(cap(body)), share)
+		} else {
+			bad = f.refused(resp.StatusCode, err, at)
+			if errors.Is(err, errThrottled) {
+				bad.retry = always
+				if bad.after, _, _ = announcedWait(resp.Header, resp.StatusCode, true, time.Now()); bad.after > 0 {
+					f.restAfter(host, bad.after)
+				}
+			}
 			if _, strange, _ := contentCoding(resp.Header); strange != "" && bad.Errcode == "" {
 				bad.Msg += fmt.Sprintf("; the Content-Encoding %s is not supported, gzip and deflate are", strange)
 			}
@@ -297,16 +397,63 @@ func (f *Fetcher) attempt(parent context.Context, at Position) (_ Page, bad *fai
 	return Page{Answer: answer, Body: body, share: share}, nil
 }
 
+// success reports whether a status promises the whole page. Declared sources may send a page as a part of the
+// list: 206.
+func (f *Fetcher) success(status int) bool {
+	return success(status) || f.form != nil && status == http.StatusPartialContent
+}
+
+// restAfter lets a host rest, at most the longest wait.
+func (f *Fetcher) restAfter(host string, wait time.Duration) {
+	f.Rests.add(host, time.Now().Add(min(wait, f.policy.MaxRetryAfter)))
+}
+
+// holdCopy reserves memory for rows that do not alias the body, of which size bytes are reserved.
+func (f *Fetcher) holdCopy(a Answer, size int64, share *share) *failedAttempt {
+	if a.copied == 0 {
+		return nil
+	}
+	fail := func(msg string, r retry, err error) *failedAttempt {
+		return &failedAttempt{Failure: Failure{Code: events.CodeLimitBytes, Msg: msg, Err: err}, retry: r}
+	}
+	if a.copied > f.policy.MaxBodyBytes {
+		return fail(fmt.Sprintf("the rows of the answer are larger than %d bytes (--max-page-bytes)", f.policy.MaxBodyBytes), never, nil)
+	}
+	if err := share.grow(size + a.copied); err != nil {
+		return fail("no memory for the answer", always, err)
+	}
+	f.expect(size + a.copied)
+	return nil
+}
+
+// tokenless is the failure of a request for which there is no token.
+func (f *Fetcher) tokenless(ctx context.Context, err error) *failedAttempt {
+	if e := (*tokenError)(nil); errors.As(err, &e) {
+		bad := &failedAttempt{Failure: e.Failure}
+		if e.retry {
+			bad.retry = always
+		}
+		return bad
+	}
+	bad := f.broken(ctx, err)
+	bad.Code, bad.Msg = events.CodeSourceAuth, "the token request failed: "+bad.Msg
+	return bad
+}
+
 // refused is the failure of a response that the shape refused. It redacts quotations of the source.
-func (f *Fetcher) refused(status int, err error) *failedAttempt {
+func (f *Fetcher) refused(status int, err error, at Position) *failedAttempt {
 	bad := &failedAttempt{Failure: Failure{Code: events.CodeInternal, Msg: err.Error(), Err: err}}
 	if refused := (*Failure)(nil); errors.As(err, &refused) {
 		bad.Failure = *refused
 	}
 	bad.Status = status
-	bad.Hint = f.secrets.redact(bad.Hint)
+	hidden := f.hidden(at)
+	bad.Hint = hidden.redact(bad.Hint)
 	if bad.Errcode != "" {
-		bad.Errcode, bad.Msg = f.secrets.redactJSON(bad.Errcode), f.secrets.redact(bad.Msg)
+		bad.Errcode = hidden.redactJSON(bad.Errcode)
+	}
+	if bad.Code == events.CodeSourceErrcode || f.form != nil {
+		bad.Msg = hidden.redact(bad.Msg)
 	}
 	if e := (*rows.SyntaxError)(nil); errors.As(err, &e) && e.Truncated {
 		bad.retry = onceMore
@@ -323,14 +470,16 @@ const (
 // refusal is the failure of a response whose status is not a success. If the shape finds a numeric errcode,
 // the failure has it, and nothing else of the body. A response that is not a page may be anything on the
 // internal network, and the caller who chose the address must not read it.
-func (f *Fetcher) refusal(ctx context.Context, resp *http.Response, at Position, wait time.Duration, asked bool) *failedAttempt {
+func (f *Fetcher) refusal(ctx context.Context, resp *http.Response, at Position, wait time.Duration, asked, spent bool) *failedAttempt {
 	bad := &failedAttempt{Failure: Failure{Code: events.CodeSourceHTTP, Status: resp.StatusCode}}
 	switch status := resp.StatusCode; {
 	case status == http.StatusAccepted:
 		bad.retry = always
 		bad.Msg = "the source answers 202: the page is not ready"
+	case f.form.retries(status):
+		bad.retry = always
 	case status == http.StatusRequestTimeout, status == http.StatusTooEarly, status == http.StatusTooManyRequests, status >= 500,
-		status >= 400 && asked: // as rate limits answer 403 (GitHub), and 413 (RFC 9110, 15.5.14)
+		status >= 400 && (asked || spent): // as rate limits answer 403 (GitHub), and 413 (RFC 9110, 15.5.14)
 		bad.retry = always
 	case status >= 300 && status < 400:
 		bad.Msg = "redirects are not followed; give the address it leads to"
@@ -341,6 +490,9 @@ func (f *Fetcher) refusal(ctx context.Context, resp *http.Response, at Position,
 		bad.after = wait
 		if bad.Msg == "" && wait > f.policy.MaxRetryAfter {
 			bad.Msg = fmt.Sprintf("the source asks to wait %s, at most %s is waited", wait.Round(time.Second), f.policy.MaxRetryAfter)
+			if f.form != nil {
+				bad.Msg += " (source_http.max_wait)"
+			}
 		}
 	}
 	// Reading also frees the connection for the next request. An error here does not change the meaning of
@@ -352,7 +504,13 @@ func (f *Fetcher) refusal(ctx context.Context, resp *http.Response, at Position,
 			if n, err := strconv.ParseInt(refused.Errcode, 10, 32); err == nil {
 				bad.Errcode = strconv.FormatInt(n, 10)
 			}
+			if errors.Is(err, errThrottled) {
+				bad.retry, bad.after = always, wait
+			}
 		}
+	}
+	if f.form != nil && bad.retry == never && (bad.Status == http.StatusUnauthorized || bad.Status == http.StatusForbidden) {
+		bad.Code = events.CodeSourceAuth
 	}
 	recycle(body)
 	return bad

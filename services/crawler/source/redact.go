@@ -3,6 +3,7 @@ package source
 import (
 	"encoding/base64"
 	"encoding/json"
+	"net/url"
 	"slices"
 	"strings"
 	"unicode"
@@ -37,6 +38,23 @@ func (s *redactor) add(value string) {
 		}
 	}
 	slices.SortFunc(*s, func(a, b string) int { return len(b) - len(a) })
+}
+
+// addAddress stores the address of a page, and the values in its query.
+func (s *redactor) addAddress(address string) {
+	u, err := url.Parse(address)
+	if err != nil || u.Host == "" {
+		return
+	}
+	s.add(address)
+	s.add(u.RequestURI())
+	for part := range strings.SplitSeq(u.RawQuery, "&") {
+		_, value, _ := strings.Cut(part, "=")
+		s.add(value)
+		if plain, err := url.QueryUnescape(value); err == nil {
+			s.add(plain)
+		}
+	}
 }
 
 // addJSON stores every text in a JSON value.

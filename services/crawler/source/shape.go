@@ -51,6 +51,9 @@ type Answer struct {
 	// pages begin with a header row.
 	Names     []string
 	Rewritten bool // Next has the scheme and port of the URL instead of its own: NEXT_URL_REWRITTEN
+
+	copied int64 // bytes of rows that do not alias the body
+	pooled bool  // Rows is from the pool of buffers, and aliases nothing
 }
 
 // Request describes how to call a source, as in the export request.
@@ -65,7 +68,7 @@ type Request struct {
 	Param json.RawMessage
 	// SecretParam are the names in Param whose values no message may show.
 	SecretParam []string
-	Limit       int    // rows per page, at least 1; replaces a limit in Param
+	Limit       int    // rows per page, at least 1 where it is sent; replaces a limit in Param
 	TaskID      string // the hash_key, sent as xt-export-taskId
 
 	// From declares the form of the pages by its Body, BodyType, Format, Rows, HeaderRow, Paging, Error and
@@ -84,10 +87,18 @@ func NewRequest(x *events.Export, header secrets.Values, param, auth json.RawMes
 	}
 }
 
-// newShape chooses the shape of a request.
-func newShape(e *endpoint, req Request, limits rows.Limits) (Shape, error) {
-	if req.Limit < 1 {
-		return nil, fmt.Errorf("source limit is %d; it must be at least 1", req.Limit)
+// declared reports whether the request declares the form of its pages.
+func (r Request) declared() bool { return r.From != nil && r.From.Paging != nil }
+
+// newShape chooses the shape of a request. form is the same shape if it is declared, else nil.
+func newShape(e *endpoint, req Request, limits rows.Limits) (shape Shape, form *declared, err error) {
+	if req.Limit < 1 && !(req.declared() && req.From.Paging.LimitParam == "") {
+		return nil, nil, fmt.Errorf("source limit is %d; it must be at least 1", req.Limit)
 	}
-	return newStandard(e, req, limits)
+	if !req.declared() {
+		shape, err = newStandard(e, req, limits)
+		return shape, nil, err
+	}
+	form, err = newDeclared(e, req, limits)
+	return form, form, err
 }
