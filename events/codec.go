@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	jsonv2 "github.com/go-json-experiment/json"
 	"github.com/nats-io/nats.go"
 )
 
@@ -212,13 +213,13 @@ func decodeBody(p Payload, data []byte) (x *Export, err error) {
 		var only struct {
 			Export *Export `json:"export"`
 		}
-		if err := json.Unmarshal(data, &only); err != nil {
+		if err := jsonv2.Unmarshal(data, &only); err != nil {
 			return nil, err
 		}
 		return only.Export, nil
 	}
 	b := newBody(p, nil)
-	if err = json.Unmarshal(data, b.Addr().Interface()); err != nil {
+	if err = jsonv2.Unmarshal(data, b.Addr().Interface()); err != nil {
 		x, _ = decodeBody(nil, data)
 		return x, err
 	}

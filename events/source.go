@@ -47,6 +47,22 @@ const (
 	AuthOAuth2 = "oauth2" // client credentials
 )
 
+// HasColumnsPage reports whether the columns of the export are the names of its rows. Page 0 of its run then
+// holds them as a header row, in order of first appearance. Otherwise the header is the first row of page 1.
+func (r *Request) HasColumnsPage() bool {
+	return r.SourceType == SourceHTTP && r.HTTP != nil && r.HTTP.Paging != nil && !r.HTTP.HeaderRow
+}
+
+// UnknownNeed returns the first of Needs that this version does not know, "" if it knows all.
+func (r *Request) UnknownNeed() string {
+	for _, need := range r.Needs {
+		if need != NeedSource {
+			return need
+		}
+	}
+	return ""
+}
+
 // NeedSource is what a crawler has to know to read a request with fields that the standard format lacks.
 const NeedSource = "source/1"
 

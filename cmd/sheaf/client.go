@@ -263,8 +263,15 @@ type exportDetail struct {
 		PagesDone  int    `json:"pages_done"`
 		PagesTotal int    `json:"pages_total"`
 		Rows       int64  `json:"rows"`
+		Until      moment `json:"until"`
 	} `json:"progress"`
-	Rows     int64        `json:"rows"`
+	Rows  int64 `json:"rows"`
+	Proof *struct {
+		Kind      string `json:"kind"`
+		Announced int64  `json:"announced"`
+		Rows      int64  `json:"rows"`
+		Pages     int    `json:"pages"`
+	} `json:"proof"`
 	Files    []exportFile `json:"files"`
 	Warnings []struct {
 		Code    string `json:"code"`

@@ -19,6 +19,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"sheaf/events"
 )
 
 const testKey = "5ad5f7b92a816b76e70a21e4154c2485"
@@ -187,6 +189,7 @@ func TestStatusForPeopleAndForPrograms(t *testing.T) {
 	code, out, _ := sheaf(t, t.Context(), "", "status", testKey, "--server", server.URL)
 	require.Zero(t, code)
 	require.Contains(t, out, "succeeded")
+	require.NotContains(t, out, "proof", "a server of an earlier version says nothing of it")
 	require.NotContains(t, out, "\x1b", "a title moves no cursor")
 	lost := map[string]any{"hash_key": testKey, "status": statusSucceeded, "reason": "the file is missing"}
 	gone := answers(t, map[string]any{"/v1/export/detail": lost, "/v1/export/history": []any{lost}})
@@ -300,6 +303,27 @@ func TestInterruptedExportIsCancelled(t *testing.T) {
 	require.Contains(t, errs, "was cancelled")
 	require.JSONEq(t, `{"key":"`+testKey+`"}`, <-cancelled)
 	onlyFiles(t)
+}
+
+func TestStatusShowsProofAndPause(t *testing.T) {
+	t.Parallel()
+	proven := succeeded("http://x/v1/down/x.zip", nil)
+	for want, proof := range map[string]events.Proof{
+		"total: 5,000 announced, 5,000 rows on 10 pages":   {Kind: events.ProofTotal, Announced: 5000, Rows: 5000, Pages: 10},
+		"pages: 10 announced, 4,999 rows on 10 pages":      {Kind: events.ProofPages, Announced: 10, Rows: 4999, Pages: 10},
+		"end: no number announced, 5,000 rows on 10 pages": {Kind: events.ProofEnd, Rows: 5000, Pages: 10},
+		"single: no number announced, 7 rows on 1 pages":   {Kind: events.ProofSingle, Rows: 7, Pages: 1},
+	} {
+		proven["proof"] = proof
+		server := answers(t, map[string]any{"/v1/export/detail": proven})
+		_, out, _ := sheaf(t, t.Context(), "", "status", testKey, "--server", server.URL)
+		require.Contains(t, out, want)
+	}
+	until := time.Date(2026, 1, 2, 3, 4, 5, 0, time.Local)
+	server := answers(t, map[string]any{"/v1/export/detail": map[string]any{"hash_key": testKey, "status": statusProcessing,
+		"progress": events.Progress{Phase: events.PhaseWaitingForSource, PagesDone: 1, Until: until.UTC()}}})
+	_, out, _ := sheaf(t, t.Context(), "", "status", testKey, "--server", server.URL)
+	require.Contains(t, out, "waiting for source until 03:04:05")
 }
 
 func TestCallbackLine(t *testing.T) {

@@ -378,7 +378,7 @@ func printDetail(out io.Writer, d exportDetail) {
 	}
 	line("status", status)
 	if d.Status == statusProcessing && d.Progress != nil {
-		line("phase", phaseName(d.Progress.Phase))
+		line("phase", phaseName(d.Progress.Phase)+until(d))
 		line("pages", fmt.Sprintf("%s of %s", thousands(int64(d.Progress.PagesDone)), thousands(int64(d.Progress.PagesTotal))))
 		line("rows", thousands(d.Progress.Rows))
 	}
@@ -391,6 +391,7 @@ func printDetail(out io.Writer, d exportDetail) {
 	line("finished", d.FinishedAt.String())
 	if d.Status == statusSucceeded {
 		line("rows", thousands(d.Rows))
+		line("proof", proofLine(d))
 		line("expires", d.ExpiresAt.String())
 	}
 	for _, f := range d.Files {
@@ -404,6 +405,21 @@ func printDetail(out io.Writer, d exportDetail) {
 		line("callback", callbackLine(d.Callback.State, d.Callback.Attempts, d.Callback.LastStatus))
 	}
 	_ = w.Flush()
+}
+
+// proofLine says how it is known that the list is complete, such as "total: 5,000 announced, 5,000 rows on 10
+// pages".
+func proofLine(d exportDetail) string {
+	p := d.Proof
+	if p == nil {
+		return ""
+	}
+	read := fmt.Sprintf("%s rows on %s pages", thousands(p.Rows), thousands(int64(p.Pages)))
+	switch p.Kind {
+	case events.ProofTotal, events.ProofPages:
+		return fmt.Sprintf("%s: %s announced, %s", p.Kind, thousands(p.Announced), read)
+	}
+	return p.Kind + ": no number announced, " + read
 }
 
 // callbackLine describes the state of a callback, such as "pending after 2 attempts, last status 500".

@@ -111,7 +111,7 @@ func (p *barProgress) draw(d exportDetail) {
 	done = min(done, all)
 	full := width * done / all
 	_, _ = fmt.Fprintf(barWriter{p.screen}, clearLine+"%-18s %11s rows  %3d%% %s%s  %s", phaseName(d.Progress.Phase), thousands(d.Progress.Rows),
-		100*done/all, strings.Repeat("█", full), strings.Repeat("░", width-full), p.drawn.Sub(p.begun).Round(time.Second))
+		100*done/all, strings.Repeat("█", full), strings.Repeat("░", width-full), p.drawn.Sub(p.begun).Round(time.Second).String()+until(d))
 }
 
 func (p *barProgress) close() {
@@ -151,12 +151,20 @@ func (p *lineProgress) update(d exportDetail) {
 	if d.Progress.PagesTotal > 0 {
 		pages += " of " + thousands(int64(d.Progress.PagesTotal))
 	}
-	fmt.Fprintf(p.w, "%s: %s pages, %s rows\n", phaseName(p.phase), pages, thousands(d.Progress.Rows))
+	fmt.Fprintf(p.w, "%s: %s pages, %s rows\n", phaseName(p.phase)+until(d), pages, thousands(d.Progress.Rows))
 }
 
 func (*lineProgress) close() {}
 
 func phaseName(phase string) string { return strings.ReplaceAll(phase, "_", " ") }
+
+// until is when a pause ends that the source asked for, such as " until 15:04:05", "" without one.
+func until(d exportDetail) string {
+	if d.Progress == nil || d.Progress.Until.IsZero() {
+		return ""
+	}
+	return " until " + d.Progress.Until.Local().Format(time.TimeOnly)
+}
 
 // thousands writes 1234567 as 1,234,567.
 func thousands(n int64) string {

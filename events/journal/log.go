@@ -104,11 +104,6 @@ func (s *Log) publishExport(ctx context.Context, ev events.Event, last uint64) (
 		int64(msg.Size()) > most-min(most/8, growth) {
 		return 0, fmt.Errorf("publishing: %w", nats.ErrMaxPayload)
 	}
-	leave, err := s.logWriters.Enter(ctx, ev.Tenant)
-	if err != nil {
-		return 0, err
-	}
-	defer leave()
 	return s.publishEvent(ctx, msg, last, ev.Tenant, ev.Key)
 }
 

@@ -26,6 +26,7 @@ func TestRunWaitsForTheTenantsShare(t *testing.T) {
 		s := NewShares(2, 4, 100)
 		ctx, cancel := context.WithCancel(t.Context())
 		hold, done := make(chan struct{}), make(chan error, 2*maxWaitingHere)
+		require.NoError(t, s.Run(ctx, "other", 1, func() error { return nil })) // so that busy is not alone
 		for range 2 {
 			go func() { done <- s.Run(ctx, "busy", 1, func() error { <-hold; return nil }) }()
 		}

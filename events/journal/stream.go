@@ -123,11 +123,10 @@ type Log struct {
 	commits  commits
 	claims   claims
 
-	store        *pages.Store     // on SHEAF_PAGES
-	logWriters   *streams.Writers // to SHEAF_EVENTS
-	oneQuestion  chan struct{}    // holds the current question to the log's leader, see LastSequence
-	asking       sync.Mutex       // guards nextQuestion
-	nextQuestion *question        // waits for the current one
+	store        *pages.Store  // on SHEAF_PAGES
+	oneQuestion  chan struct{} // holds the current question to the log's leader, see LastSequence
+	asking       sync.Mutex    // guards nextQuestion
+	nextQuestion *question     // waits for the current one
 }
 
 // Provision creates the streams and consumers, or updates existing ones, and returns the handle on them. Many
@@ -147,8 +146,8 @@ func Provision(ctx context.Context, nc *nats.Conn, cfg Config) (*Log, error) {
 		return nil, fmt.Errorf("jetstream: %w", err)
 	}
 	s := &Log{cfg: cfg, nc: nc, js: js, keys: keys, suspects: make(chan struct{}, 1),
-		before:     map[string]uint64{},
-		logWriters: streams.NewWriters(cfg.Shared, streams.TenantEvents), oneQuestion: make(chan struct{}, 1)}
+		before:      map[string]uint64{},
+		oneQuestion: make(chan struct{}, 1)}
 	// A process of another installation must not change anything.
 	s.private, err = provisioned(ctx, nc, func(ctx context.Context) (jetstream.Stream, error) {
 		st, err := js.Stream(ctx, events.StreamPrivate)

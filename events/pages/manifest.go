@@ -11,7 +11,7 @@ import (
 // over the pages that it made durable, the assembler over the pages that it read. If the two agree, the file
 // contains the crawled rows.
 //
-// It is the SHA-256 over, for each page in order: its number and its data rows as 8 bytes each, big-endian,
+// It is the SHA-256 over, for each page in order, page 0 included: its number and its data rows as 8 bytes each, big-endian,
 // and the SHA-256 of its rows. Other metadata of a page, such as its attempts, is in the page's headers.
 type Manifest struct{ h hash.Hash }
 

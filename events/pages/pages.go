@@ -38,7 +38,7 @@ type ID struct {
 	Tenant string
 	Key    string
 	Run    uint64
-	Number int // from 1
+	Number int // from 1; 0 holds the columns of a run, see events.Request.HasColumnsPage
 }
 
 // Page is the payload of a PageFetched event: the rows of one response of the source, byte for byte as sent,
@@ -66,7 +66,7 @@ func (p Page) DataRows() int {
 	return p.RowCount
 }
 
-// Subject returns the subject of one part of a page. Pages and parts count from 1.
+// Subject returns the subject of one part of a page. Parts count from 1.
 func Subject(id ID, part int) string {
 	return runPrefix(id.Tenant, id.Key, id.Run) + strconv.Itoa(id.Number) + "." + strconv.Itoa(part)
 }
@@ -176,7 +176,7 @@ type Config struct {
 // in flight.
 func New(js jetstream.JetStream, stream jetstream.Stream, cfg Config) *Store {
 	return &Store{cfg: cfg, js: js, stream: stream,
-		writers: streams.NewWriters(cfg.Shared, streams.TenantPages),
+		writers: streams.NewWriters(cfg.Shared),
 		batches: make(chan struct{}, maxBatchesInFlight)}
 }
 
@@ -580,7 +580,7 @@ func (s *Store) PurgeEarlierRuns(ctx context.Context, tenant, key string, run ui
 	return err
 }
 
-// List returns the numbers of a run's pages, ascending, from the leader. Pages are written completely, so the
+// List returns the numbers of a run's pages from 1 on, ascending, from the leader. Pages are written completely, so the
 // first part represents the page.
 func (s *Store) List(ctx context.Context, tenant, key string, run uint64) ([]int, error) {
 	prefix := runPrefix(tenant, key, run)

@@ -73,6 +73,8 @@ type Limits struct {
 	MaxFields int
 	// MaxRowBytes is the size of one row. Default 64 MiB.
 	MaxRowBytes int
+	// MaxBytes is the size of an array that FromCSV, FromNDJSON or Flatten makes. Default 256 MiB.
+	MaxBytes int
 }
 
 func (l Limits) withDefaults() Limits {
@@ -90,6 +92,9 @@ func (l Limits) withDefaults() Limits {
 	}
 	if l.MaxRowBytes <= 0 {
 		l.MaxRowBytes = 64 << 20
+	}
+	if l.MaxBytes <= 0 {
+		l.MaxBytes = 256 << 20
 	}
 	return l
 }
@@ -113,6 +118,7 @@ var (
 	ErrTooManyFields = errors.New("too many fields") // Limits.MaxFields
 	ErrRowTooLong    = errors.New("row too long")    // Limits.MaxRowBytes
 	ErrTooDeep       = errors.New("nested too deep") // Limits.MaxDepth
+	ErrTooManyBytes  = errors.New("too many bytes")  // Limits.MaxBytes
 )
 
 // Unwrap returns the limit that was exceeded, or nil.

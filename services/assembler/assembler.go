@@ -81,6 +81,7 @@ type Service struct {
 	running *journal.Running // set by Run
 	short   atomic.Bool      // the last workbook found no space on the disk
 	waited  sync.Map         // by CrawledSeq: when a crawled export first found no space
+	needs   sync.Map         // what this version lacks, as logged
 }
 
 // aloneFor is the maximum time that a suspect keeps the others waiting.
@@ -166,6 +167,10 @@ func (s *Service) handleEvent(ctx context.Context, d journal.Delivery, ev events
 		return err // ended, or requested again: nothing to do for this event
 	}
 	d.Concerns(&x)
+	if need := x.Request.UnknownNeed(); need != "" {
+		leave()
+		return s.leave(&x, need)
+	}
 	if isSmall(&x) {
 		defer leave()
 		return s.carryOut(ctx, assembleCtx, x, d)
@@ -182,6 +187,19 @@ func (s *Service) handleEvent(ctx context.Context, d journal.Delivery, ev events
 		return s.carryOut(ctx, assembleCtx, x, d)
 	})
 }
+
+// leave leaves an export to a process of a later version.
+func (s *Service) leave(x *events.Export, need string) error {
+	if _, logged := s.needs.LoadOrStore(need, true); !logged {
+		x.With(s.cfg.Log).Warn("exports are left to a process of a later version", "needs", need)
+	}
+	return journal.RetryAfter(errNeeds, needsWait+rand.N(needsWait))
+}
+
+var errNeeds = errors.New("this version cannot assemble the export")
+
+// needsWait is the minimum time that an export stays with the server for another process.
+const needsWait = time.Second
 
 // carryOut writes the workbook of x and appends the event with the outcome.
 func (s *Service) carryOut(ctx, assembleCtx context.Context, x events.Export, d journal.Delivery) error {
@@ -292,16 +310,17 @@ func (s *Service) assemble(ctx context.Context, x *events.Export, crawled uint64
 	if isSmall(x) { // there may be many, so one core each is enough
 		ahead, parallel = min(ahead, smallAhead), 1
 	}
-	pages := readPages(ctx, x.Pages, ahead, func(ctx context.Context, n int) (pages.Page, error) {
+	get := func(ctx context.Context, n int) (pages.Page, error) {
 		return s.pages.Get(ctx, pages.ID{Tenant: x.Tenant, Key: x.Key, Run: x.Run, Number: n})
-	})
+	}
+	pages := readPages(ctx, x.Pages, ahead, get)
 	defer pages.Close()
-	check, keys := newProof(), newRowKeys(req.RowKey)
+	check, keys := newProof(x), newRowKeys(req.RowKey)
 	created := time.Time{} // the writer's fixed default, so that the bytes do not depend on the clock
 	if req.Timestamp > 0 {
 		created = time.Unix(req.Timestamp, 0).UTC()
 	}
-	told := time.Now()
+	told, headerless := time.Now(), req.HasColumnsPage()
 	next := func(ctx context.Context) (encode.Page, error) {
 		p, err := pages.Next(ctx)
 		if err != nil {
@@ -319,12 +338,20 @@ func (s *Service) assemble(ctx context.Context, x *events.Export, crawled uint64
 			told = time.Now()
 			s.journal.PublishProgress(x.Tenant, x.Key, events.Progress{Phase: events.PhaseAssembling, PagesDone: p.Number, PagesTotal: x.Pages, Rows: check.rows})
 		}
-		return encode.Page{Number: p.Number, Rows: p.Rows, RowCount: p.RowCount, SkipFirst: p.Number > 1 && p.HeaderRow, Release: p.Release}, nil
+		return encode.Page{Number: p.Number, Rows: p.Rows, RowCount: p.RowCount, SkipFirst: p.HeaderRow || p.Number == 1 && !headerless, Release: p.Release}, nil
 	}
 	doc := encode.Document{Entry: entry, Title: req.Title, Creator: req.UserID, Created: created, Parallel: parallel}
+	if headerless {
+		names, err := get(ctx, 0)
+		if err != nil {
+			return nil, s.explain(ctx, err)
+		}
+		check.columns(names)
+		doc.Sheet.Columns = encode.Columns(names.Rows)
+	}
 	handed := false
-	first, firstErr := next(ctx) // each page begins with the header
-	if firstErr == nil {
+	first, firstErr := next(ctx)
+	if firstErr == nil && !headerless { // page 1 begins with the header
 		doc.Sheet.Columns = encode.Columns(first.Rows)
 	}
 	res, err := format.Write(ctx, draft.File(), doc, func(ctx context.Context) (encode.Page, error) {

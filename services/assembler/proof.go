@@ -10,18 +10,43 @@ import (
 // proof compares the rows and pages of a run with the totals that the source announced, so an incomplete file
 // is never reported as a success. It takes all pages in order. The number of rows must lie between the first
 // and the last announced total. A deviating total on another page only causes a warning.
+//
+// In the standard format a total of 0 counts nothing. A declared source announces 0 rows with it.
 type proof struct {
+	declared        bool // the source is not in the standard format
+	counted         bool // it announced the number of pages, which are all there
+	estimate        bool // its totals prove nothing
+	headerless      bool // its columns are on page 0
 	manifest        pages.Manifest
 	pages           int
 	rows            int64
-	first, last     int64 // the first and the last total announced; 0 until there is one
+	announced       bool  // there is a total
+	first, last     int64 // the first and the last total announced
 	lowest, highest int64 // of all totals announced
-	headerless      int   // pages from 2 on whose first row was data
+	without         int   // pages from 2 on whose first row was data where a header was expected
 	firstWithout    int   // the first of them
 	empty           bool  // page 1 has no rows at all, not even a header
 }
 
-func newProof() *proof { return &proof{manifest: pages.NewManifest()} }
+func newProof(x *events.Export) *proof {
+	p := &proof{manifest: pages.NewManifest(), headerless: x.Request.HasColumnsPage()}
+	if from := x.Request.HTTP; from != nil && from.Paging != nil {
+		p.declared, p.estimate = true, from.Paging.Estimate
+		p.counted = x.Proof != nil && x.Proof.Kind == events.ProofPages
+	}
+	return p
+}
+
+// columns takes page 0, before all other pages.
+func (p *proof) columns(page pages.Page) { p.manifest.Add(page.Number, 0, page.SHA256) }
+
+// counts reports whether the total of a page is an announcement. A page beyond the end may announce any total.
+func (p *proof) counts(page pages.Page) bool {
+	if page.DataRows() == 0 && page.Number > 1 || p.estimate {
+		return false
+	}
+	return page.Total > 0 || p.declared && page.Total == 0
+}
 
 // add takes the next page. Pages must come in order and without gaps.
 func (p *proof) add(page pages.Page) error {
@@ -31,16 +56,16 @@ func (p *proof) add(page pages.Page) error {
 	}
 	p.rows += int64(page.DataRows())
 	p.manifest.Add(page.Number, page.DataRows(), page.SHA256)
-	if page.Total > 0 && (page.DataRows() > 0 || page.Number == 1) { // a page beyond the end may announce any total
-		if p.last = page.Total; p.first == 0 {
-			p.first, p.lowest = page.Total, page.Total
+	if p.counts(page) {
+		if p.last = page.Total; !p.announced {
+			p.announced, p.first, p.lowest = true, page.Total, page.Total
 		}
 		p.lowest, p.highest = min(p.lowest, page.Total), max(p.highest, page.Total)
 	}
 	if page.Number == 1 {
 		p.empty = page.RowCount == 0
-	} else if !page.HeaderRow && page.RowCount > 0 {
-		if p.headerless++; p.headerless == 1 {
+	} else if !p.headerless && !page.HeaderRow && page.RowCount > 0 {
+		if p.without++; p.without == 1 {
 			p.firstWithout = page.Number
 		}
 	}
@@ -60,14 +85,9 @@ func (p *proof) judge(pages int, manifest string) (warnings []events.Warning, pr
 		warnings = append(warnings, events.Warning{Code: code, Message: fmt.Sprintf(format, args...)})
 	}
 	low, high := min(p.first, p.last), max(p.first, p.last)
-	switch {
-	case p.highest == 0 && p.empty:
-		warn("EMPTY", "the source has no rows, and no header either: the sheet is empty")
-	case p.highest == 0 && p.rows > 0:
-		warn("TOTAL_MISSING", "the source gave no total, so the number of rows could not be checked")
-	case p.highest > 0 && (p.rows < low || p.rows > high):
+	if p.announced && (p.rows < low || p.rows > high) {
 		hint := ""
-		if p.rows == low-1 {
+		if p.rows == low-1 && !p.headerless {
 			hint = "; is the first row the header?"
 		}
 		if low == high {
@@ -75,11 +95,19 @@ func (p *proof) judge(pages int, manifest string) (warnings []events.Warning, pr
 		}
 		return nil, fmt.Sprintf("%d rows were read, but the source announced between %d and %d%s", p.rows, low, high, hint)
 	}
+	switch {
+	case p.rows == 0 && p.headerless:
+		warn("EMPTY", "the source has no rows, so there are no columns: the sheet is empty")
+	case !p.announced && p.empty:
+		warn("EMPTY", "the source has no rows, and no header either: the sheet is empty")
+	case !p.announced && p.rows > 0 && !p.counted:
+		warn("TOTAL_MISSING", "the source gave no total, so the number of rows could not be checked")
+	}
 	if p.lowest != p.highest {
 		warn("TOTAL_MOVED", "the source's total moved between %d and %d while %d rows were read: rows may have been added or removed meanwhile", p.lowest, p.highest, p.rows)
 	}
-	if p.headerless > 0 {
-		warn("HEADER_MISSING", "%d pages, the first of them page %d, do not begin with the header row; their first rows were kept as data", p.headerless, p.firstWithout)
+	if p.without > 0 {
+		warn("HEADER_MISSING", "%d pages, the first of them page %d, do not begin with the header row; their first rows were kept as data", p.without, p.firstWithout)
 	}
 	return warnings, ""
 }

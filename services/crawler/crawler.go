@@ -25,6 +25,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
+	"sync"
 	"time"
 
 	"sheaf/events"
@@ -93,6 +95,7 @@ type Service struct {
 
 	running *journal.Running // set by Run
 	shares  *journal.Shares
+	needs   sync.Map // what this version lacks, as logged
 }
 
 // New returns a crawler that reaches sources through client. It does no I/O.
@@ -149,6 +152,9 @@ func (s *Service) handle(ctx context.Context, d journal.Delivery) error {
 		return nil // crawled, ended, or requested again: nothing to do for this event
 	}
 	d.Concerns(&x)
+	if need := x.Request.UnknownNeed(); need != "" {
+		return s.leave(&x, need)
+	}
 
 	begun := time.Now()
 	c := s.newCrawl(ctx, x, d.Fresh)
@@ -190,6 +196,19 @@ func (s *Service) handle(ctx context.Context, d journal.Delivery) error {
 	}
 	return err
 }
+
+// leave leaves an export to a process of a later version.
+func (s *Service) leave(x *events.Export, need string) error {
+	if _, logged := s.needs.LoadOrStore(need, true); !logged {
+		x.With(s.cfg.Log).Warn("exports are left to a process of a later version", "needs", need)
+	}
+	return journal.RetryAfter(errNeeds, needsWait+rand.N(needsWait))
+}
+
+var errNeeds = errors.New("this version cannot read the source of the export")
+
+// needsWait is the minimum time that an export stays with the server for another process.
+const needsWait = time.Second
 
 // outlive returns a context that ends d after ctx does.
 func outlive(ctx context.Context, d time.Duration) (late context.Context, over func()) {

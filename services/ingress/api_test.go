@@ -247,6 +247,7 @@ func goldenExport(s events.State) events.Export {
 		x.FinishedAt, x.ExpiresAt, x.Pages, x.Rows, x.Run = at.Add(time.Minute), at.Add(time.Hour), 3, 41, 4
 		x.Files = []events.File{{Name: "http接口数据源导出.zip", Store: "default/" + oneKey + "/6.zip", Size: 1234, SHA256: strings.Repeat("ab", 32), Rows: 41}}
 		x.Warnings = []events.Warning{{Code: "TOTAL_MOVED", Message: "the total moved from 40 to 41"}}
+		x.Proof = &events.Proof{Kind: events.ProofTotal, Announced: 41, Rows: 41, Pages: 3}
 		x.Callback = events.CallbackState{State: events.CallbackPending, Attempts: 2, LastStatus: 503}
 	case events.StateFailed:
 		x.FinishedAt = at.Add(time.Minute)
@@ -312,8 +313,14 @@ func TestDetailFollowsTheExport(t *testing.T) {
 
 	told(events.Progress{Phase: events.PhaseWaitingForSpace, PagesDone: 1, PagesTotal: 3, Rows: 20})
 	require.Equal(t, events.Progress{Phase: "waiting_for_space", PagesDone: 1, PagesTotal: 3, Rows: 20}, detail().Progress)
-	x := in.write(t, key, &events.ExportCrawled{Run: d.ID, Pages: 3})
+	pause := events.Progress{Phase: events.PhaseWaitingForSource, PagesDone: 1, PagesTotal: 3, Rows: 20, Until: time.Now().UTC().Truncate(time.Second)}
+	told(pause)
+	require.Equal(t, pause, detail().Progress)
+	proof := &events.Proof{Kind: events.ProofPages, Announced: 3, Rows: 41, Pages: 3}
+	require.Nil(t, detail().Proof)
+	x := in.write(t, key, &events.ExportCrawled{Run: d.ID, Pages: 3, Proof: proof})
 	require.Equal(t, events.Progress{Phase: "assembling", PagesTotal: 3}, detail().Progress)
+	require.Equal(t, proof, detail().Proof)
 	told(events.Progress{Phase: events.PhaseAssembling, PagesDone: 2, Rows: 30})
 	require.Equal(t, events.Progress{Phase: "assembling", PagesDone: 2, PagesTotal: 3, Rows: 30}, detail().Progress)
 

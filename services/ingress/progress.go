@@ -68,7 +68,7 @@ func (c *progressCache) of(x *events.Export) events.Progress {
 		return p
 	}
 	switch told.Phase {
-	case events.PhaseQueued, events.PhaseCrawling, events.PhaseWaitingForSpace:
+	case events.PhaseQueued, events.PhaseCrawling, events.PhaseWaitingForSource, events.PhaseWaitingForSpace:
 		return told
 	}
 	return events.Progress{Phase: events.PhaseQueued}

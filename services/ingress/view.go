@@ -35,6 +35,7 @@ type detailView struct {
 	ExpiresAt  string           `json:"expires_at"`  // of the file; "" without one
 	Progress   events.Progress  `json:"progress"`
 	Rows       int64            `json:"rows"`
+	Proof      *events.Proof    `json:"proof,omitempty"` // how the list was found complete; nil until it is crawled
 	Files      []fileView       `json:"files"`
 	Warnings   []events.Warning `json:"warnings"`
 	ErrorCode  string           `json:"error_code"`
@@ -74,7 +75,7 @@ func (s *Service) detailOf(x *events.Export, now time.Time) detailView {
 		HashKey: x.Key, ID: x.ID, SourceType: x.Request.SourceType, Status: x.State.Status(), Title: x.Request.Title,
 
 		FinishedAt: localTime(x.FinishedAt), ExpiresAt: localTime(x.ExpiresAt),
-		Progress: s.progress.of(x), Rows: x.Rows,
+		Progress: s.progress.of(x), Rows: x.Rows, Proof: x.Proof,
 		Files: []fileView{}, Warnings: []events.Warning{}, ErrorCode: x.Failure.Code, Reason: x.ExpiredReason,
 		Callback: callbackView{State: x.Callback.State, Attempts: x.Callback.Attempts, LastStatus: x.Callback.LastStatus},
 	}

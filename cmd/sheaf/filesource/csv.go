@@ -12,6 +12,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/go-json-experiment/json/jsontext"
+
+	"sheaf/events/rows"
 )
 
 // csvDialect is the dialect of a CSV file.
@@ -22,7 +24,7 @@ type csvDialect struct {
 
 	start  int64 // of the first record
 	quoted [][]byte
-	kinds  []csvValue // by column: the greatest kind of a value so far
+	kinds  []rows.CSVKind // by column: the greatest kind of a value so far
 }
 
 // String describes the dialect for log lines and the command line.
@@ -191,91 +193,8 @@ func (s *csvScanner) discard(n int) {
 	s.offset += int64(n)
 }
 
-// csvValue is the kind of a CSV value.
-type csvValue int
-
-const (
-	csvText   csvValue = iota
-	csvNumber          // a JSON number, except that the zero before its point may be missing
-	csvCode            // digits, but not written as a number: its column is text
-	csvKept            // column kind: text because of --text
-)
-
-// maxCSVDigits is the maximum number of digits of an integer; longer ones are codes.
-const maxCSVDigits = 15
-
-// kindOfCSV returns the kind of a value, ignoring spaces around it.
-//
-//	number  12  -3  0  -0  1.50  .5  -.5  1e-05  1.5E3  3.3000000000000003
-//	code    007  -01  00.5  +5  1234567890123456  1e5  12E45
-//	text    5.  1,000  1_000  0x10  NaN  inf  50%  １２  1-2  TRUE  and everything else
-//
-// A code is digits that a number cell would change: a leading zero, a plus sign, more than maxCSVDigits
-// digits, or an exponent as no program writes it. A fraction of any length is a number, and the workbook
-// keeps its digits.
-func kindOfCSV(value []byte) csvValue {
-	v := bytes.Trim(value, " ")
-	plus := false
-	if len(v) > 0 && (v[0] == '-' || v[0] == '+') {
-		plus = v[0] == '+'
-		v = v[1:]
-	}
-	whole := digitsOf(v)
-	v = v[len(whole):]
-	var fraction, exponent []byte
-	if len(v) > 0 && v[0] == '.' {
-		if fraction = digitsOf(v[1:]); len(fraction) == 0 {
-			return csvText
-		}
-		v = v[1+len(fraction):]
-	}
-	if len(whole)+len(fraction) == 0 {
-		return csvText
-	}
-	marked := len(fraction) > 0 // 1e5 may be a name; 1e-05, 1e+20 and 1.5E3 are numbers
-	if len(v) > 0 && v[0]|0x20 == 'e' {
-		if v = v[1:]; len(v) > 0 && (v[0] == '-' || v[0] == '+') {
-			marked = true
-			v = v[1:]
-		}
-		if exponent = digitsOf(v); len(exponent) == 0 {
-			return csvText
-		}
-		v = v[len(exponent):]
-	}
-	switch {
-	case len(v) > 0:
-		return csvText
-	case plus, len(whole) > 1 && whole[0] == '0':
-		return csvCode
-	case exponent != nil && !marked:
-		return csvCode
-	case fraction == nil && exponent == nil && len(whole) > maxCSVDigits:
-		return csvCode
-	}
-	return csvNumber
-}
-
-func digitsOf(v []byte) []byte {
-	n := 0
-	for n < len(v) && v[n]-'0' <= 9 {
-		n++
-	}
-	return v[:n]
-}
-
-// appendCSVNumber appends a csvNumber as JSON.
-func appendCSVNumber(dst, value []byte) []byte {
-	v := bytes.Trim(value, " ")
-	if v[0] == '-' {
-		dst = append(dst, '-')
-		v = v[1:]
-	}
-	if v[0] == '.' {
-		dst = append(dst, '0')
-	}
-	return append(dst, v...)
-}
+// csvKept is the kind of a column that is text because of --text, beyond those of its values.
+const csvKept = rows.CSVCode + 1
 
 // csvCandidates are the delimiters that findDelimiter tries.
 const csvCandidates = ",;\t|"
@@ -354,9 +273,9 @@ func (s *Source) loadCSV(opts Options, given byte) error {
 	}
 	for i, name := range s.columns {
 		switch d.kinds[i] {
-		case csvNumber:
+		case rows.CSVNumber:
 			d.numbers = append(d.numbers, name)
-		case csvCode:
+		case rows.CSVCode:
 			d.codes = append(d.codes, name)
 		}
 	}
@@ -418,9 +337,9 @@ func (s *Source) scanCSV(opts Options) (again bool, err error) {
 			}
 		}
 		for i := range min(len(s.columns), records.fields()) {
-			if before := d.kinds[i]; before < csvCode {
-				d.kinds[i] = max(before, kindOfCSV(records.field(i)))
-				again = again || before == csvNumber && d.kinds[i] == csvCode
+			if before := d.kinds[i]; before < rows.CSVCode {
+				d.kinds[i] = max(before, rows.KindOfCSV(records.field(i)))
+				again = again || before == rows.CSVNumber && d.kinds[i] == rows.CSVCode
 			}
 		}
 		if scratch, err = s.appendRecord(scratch[:0], records); err != nil {
@@ -434,8 +353,8 @@ func (s *Source) scanCSV(opts Options) (again bool, err error) {
 }
 
 // keepText returns the columns' kinds before the first record.
-func (s *Source) keepText(opts Options) ([]csvValue, error) {
-	kinds := make([]csvValue, len(s.columns))
+func (s *Source) keepText(opts Options) ([]rows.CSVKind, error) {
+	kinds := make([]rows.CSVKind, len(s.columns))
 	for _, name := range opts.Text {
 		i := slices.Index(s.columns, name)
 		if i < 0 {
@@ -493,8 +412,8 @@ func (s *Source) appendRecord(dst []byte, record *csvScanner) (_ []byte, err err
 		dst = append(dst, s.csv.quoted[i]...)
 		dst = append(dst, ':')
 		value := record.field(i)
-		if s.csv.kinds[i] == csvNumber && kindOfCSV(value) == csvNumber {
-			dst = appendCSVNumber(dst, value)
+		if s.csv.kinds[i] == rows.CSVNumber && rows.KindOfCSV(value) == rows.CSVNumber {
+			dst = rows.AppendCSVNumber(dst, value)
 		} else if dst, err = jsontext.AppendQuote(dst, value); err != nil {
 			return nil, err
 		}
@@ -502,10 +421,10 @@ func (s *Source) appendRecord(dst []byte, record *csvScanner) (_ []byte, err err
 	return append(dst, '}'), nil
 }
 
-func (s *Source) copyCSV(w *bufio.Writer, rows []rowSpan) error {
-	records := newCSVScanner(s.section(rows), s.csv.delimiter)
+func (s *Source) copyCSV(w *bufio.Writer, spans []rowSpan) error {
+	records := newCSVScanner(s.section(spans), s.csv.delimiter)
 	var scratch []byte
-	for range rows {
+	for range spans {
 		err := records.next()
 		for err == nil && records.blank && len(s.columns) > 1 {
 			err = records.next()

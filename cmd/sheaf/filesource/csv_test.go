@@ -3,7 +3,6 @@ package filesource
 import (
 	"bytes"
 	"encoding/csv"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -19,41 +18,6 @@ import (
 	"golang.org/x/text/encoding/traditionalchinese"
 	"golang.org/x/text/encoding/unicode"
 )
-
-func TestNumbersInCSV(t *testing.T) {
-	t.Parallel()
-	for _, c := range []struct {
-		kind   csvValue
-		values []string
-	}{
-		{csvNumber, []string{
-			"0", "-0", "7", "-12", "0.5", "1.50", "-0.00", ".5", "-.5", " 12", "12 ", "999999999999999",
-			"-999999999999999",
-			"3.3000000000000003", "0.1234567890123456789", "1e-05", "1E+20", "1.5E3", "-1.5e300", "1.0e400",
-			"0e-3", ".5e+1",
-		}},
-		{csvCode, []string{
-			"007", "00", "-01", "00.5", "+5", "+0.5", "+8613812345678", "1234567890123456",
-			"-1234567890123456", "1e5", "12E45", "0123e-1",
-		}},
-		{csvText, []string{
-			"", " ", "-", "+", ".", "5.", "-5.", "1,000", "1.000,5", "1_000", "1 000", "1'000", "0x10", "0b1",
-			"NaN", "nan", "inf", "-Infinity",
-			"50%", "$5", "(5)", "5-", "--5", "1-2", "1.2.3", "2026-11-29", "12:30", "１２", "٣", "TRUE", "null",
-			"1e", "1e+", "e5", "1.e5",
-			"\t12", "12\n", "12\u00a0", "1f", "12a", "1.5E3.2", "−5",
-		}},
-	} {
-		for _, value := range c.values {
-			require.Equal(t, c.kind, kindOfCSV([]byte(value)), "%q", value)
-			if c.kind == csvNumber {
-				require.True(t, json.Valid(appendCSVNumber(nil, []byte(value))), value)
-			}
-		}
-	}
-	require.Equal(t, "-0.5", string(appendCSVNumber(nil, []byte(" -.5"))))
-	require.Equal(t, "1.50", string(appendCSVNumber(nil, []byte("1.50 "))))
-}
 
 // csvRows opens a CSV file and returns the rows of its pages. They are the same on one page and on single-row
 // pages.

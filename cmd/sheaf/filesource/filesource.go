@@ -48,8 +48,8 @@ type Options struct {
 //
 // The file is a JSON array of objects, a sequence of JSON objects (NDJSON), or CSV with a header record. Open
 // scans it and keeps 16 bytes per row; each page is read from the file on request. JSON rows are sent byte
-// for byte as in the file, so numbers keep every digit. CSV values are numbers where kindOfCSV says so, and
-// strings otherwise.
+// for byte as in the file, so numbers keep every digit. CSV values are numbers where rows.KindOfCSV says so,
+// and strings otherwise.
 //
 // Every page begins with the header row, which titles each column with its own name and does not count
 // towards limit. The columns are all names that occur in any row, in order of first appearance. A page beyond
@@ -94,7 +94,7 @@ type rowSpan struct {
 // In a CSV file, an empty header name becomes column_N, and a repeated one gets _2, _3 and so on. A record
 // shorter than the header lacks the last columns. In a longer record the extra fields must be empty, because
 // they have no name. An empty line is a row if the file has one column; otherwise it is skipped. See
-// kindOfCSV for numbers.
+// rows.KindOfCSV for numbers.
 func Open(path string, opts Options) (*Source, error) {
 	file, err := os.Open(path)
 	if err != nil {

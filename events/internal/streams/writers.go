@@ -10,13 +10,11 @@ import (
 )
 
 const (
-	// TenantPages is how many pages of one tenant a process publishes at once. A single server writes them
-	// one by one and syncs each, so more would only delay other tenants. In a cluster each waits for
-	// acknowledgements of other servers, and more are faster.
-	TenantPages = 2
-	// TenantEvents is the same for events, which are committed in groups.
-	TenantEvents       = 4
-	tenantWritesShared = 64
+	// MaxPerTenant is how many messages of one tenant a process publishes at once. A single server writes
+	// them one by one and syncs each, so more would only delay other tenants.
+	MaxPerTenant = 2
+	// In a cluster each waits for acknowledgements of other servers, and more are faster.
+	maxPerTenantShared = 64
 )
 
 // aloneAfter is how long other tenants must be absent before a tenant counts as alone.
@@ -29,10 +27,14 @@ type Company struct {
 	mixed time.Time // when the tenant last changed
 }
 
-// Alone records a tenant's activity, and reports whether no other tenant was active for a while.
+// Alone records a tenant's activity, and reports whether no other tenant was active for a while. The first
+// tenant of a process is alone.
 func (c *Company) Alone(tenant string) bool {
 	if c.last != tenant {
-		c.last, c.mixed = tenant, time.Now()
+		if c.last != "" {
+			c.mixed = time.Now()
+		}
+		c.last = tenant
 	}
 	return time.Since(c.mixed) > aloneAfter
 }
@@ -51,11 +53,13 @@ type tenantWriters struct {
 	users int
 }
 
-func NewWriters(shared bool, maxPerTenant int) *Writers {
+// NewWriters returns the limit for a stream. shared: several processes write to it, in a cluster.
+func NewWriters(shared bool) *Writers {
+	w := &Writers{maxPerTenant: MaxPerTenant, tenants: map[string]*tenantWriters{}}
 	if shared {
-		maxPerTenant = tenantWritesShared
+		w.maxPerTenant = maxPerTenantShared
 	}
-	return &Writers{maxPerTenant: maxPerTenant, tenants: map[string]*tenantWriters{}}
+	return w
 }
 
 // Enter waits until a tenant may send another message. A tenant that is alone need not wait.

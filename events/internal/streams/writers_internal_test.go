@@ -2,6 +2,7 @@ package streams
 
 import (
 	"context"
+	"slices"
 	"testing"
 
 	"sheaf/events"
@@ -12,7 +13,7 @@ import (
 // Each tenant has its own number of messages in flight, and tenants without any leave no state behind.
 func TestWritersOfOneTenant(t *testing.T) {
 	t.Parallel()
-	w := NewWriters(false, TenantPages)
+	w := NewWriters(false)
 	var leaves []func()
 	enter := func(tenant string) {
 		t.Helper()
@@ -20,7 +21,10 @@ func TestWritersOfOneTenant(t *testing.T) {
 		require.NoError(t, err)
 		leaves = append(leaves, leave)
 	}
-	for range TenantPages {
+	for range MaxPerTenant + 1 { // the first tenant is alone
+		enter("first")
+	}
+	for range MaxPerTenant {
 		enter("busy")
 	}
 	ended, cancel := context.WithCancel(t.Context())
@@ -29,8 +33,8 @@ func TestWritersOfOneTenant(t *testing.T) {
 	require.ErrorIs(t, err, events.ErrUnavailable)
 	require.ErrorIs(t, err, context.Canceled)
 	enter("other")
-	leaves[0]()
-	leaves = leaves[1:]
+	leaves[MaxPerTenant+1]()
+	leaves = slices.Delete(leaves, MaxPerTenant+1, MaxPerTenant+2)
 	enter("busy")
 	for _, leave := range leaves {
 		leave()

@@ -55,7 +55,7 @@ type Column struct {
 // maxTitle is how many characters of a longer title an encoder receives at least.
 const maxTitle = 32_767
 
-// Columns reads the columns from the header, the first row of page 1; nil if there is none. If a name occurs
+// Columns reads the columns from a header, the first row of a page; nil if there is none. If a name occurs
 // twice, its first position and its last title count. If a title is null or "", the name is the title,
 // because PivotTables refuse a column without a title.
 func Columns(page []byte) []Column {
@@ -94,14 +94,11 @@ type Page struct {
 	// RowCount is the number of rows in Rows, the first included. 0 means unknown: the writer then counts
 	// them, which costs time. A wrong count fails with a [*RowsError].
 	RowCount int
-	// SkipFirst says that the first row repeats the header. Page 1's first row is always the header.
+	// SkipFirst says that the first row is the header or repeats it. It is not written.
 	SkipFirst bool
 	// Release, if set, is called once Rows is no longer read. After an error it may not be called.
 	Release func()
 }
-
-// FirstIsHeader reports whether the first row is a header.
-func (p Page) FirstIsHeader() bool { return p.SkipFirst || p.Number == 1 }
 
 // Result describes the written file.
 type Result struct {

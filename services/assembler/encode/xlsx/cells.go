@@ -243,7 +243,7 @@ func (e *encoder) batch(b *batch, from int) error {
 		c := rows.NewCursor(p.Rows)
 		n := 0
 		for c.NextRow() {
-			if n++; n == 1 && p.FirstIsHeader() {
+			if n++; n == 1 && p.SkipFirst {
 				continue
 			}
 			if i++; i <= from {

@@ -52,7 +52,7 @@ type Spec struct {
 	Created time.Time // document property, also as the time of the last change; default 1980-01-01
 	// EntryName is the name of the workbook in the zip. Default "export.xlsx".
 	EntryName string
-	// Columns of the header. Default: those of page 1's first row, see encode.Columns.
+	// Columns of the header. Default: those of page 1's first row, which is then the header, see encode.Columns.
 	Columns []encode.Column
 	// Parallel is the number of goroutines that encode rows, and of those that deflate. It does not affect
 	// the file, but each takes a few megabytes. Default GOMAXPROCS.
@@ -182,6 +182,7 @@ func (w *workbookWriter) rows(ctx context.Context) error {
 	columns := w.spec.Columns
 	if columns == nil {
 		columns = encode.Columns(first.Rows)
+		first.SkipFirst = true
 	}
 	head, err := newHeader(columns)
 	if err != nil {
@@ -364,7 +365,7 @@ func (f *feeder) add(ctx context.Context, p Page) error {
 	f.b.pages = append(f.b.pages, p)
 	f.b.weight += weight
 	f.b.rows += p.RowCount
-	if p.FirstIsHeader() {
+	if p.SkipFirst {
 		f.b.rows--
 	}
 	if f.b.weight >= batchBytes {

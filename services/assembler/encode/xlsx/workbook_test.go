@@ -224,6 +224,18 @@ func TestFirstRowOfALaterPageIsDataUnlessSkipFirst(t *testing.T) {
 	require.Equal(t, [][]string{{"A"}, {"1"}, {"2"}, {"3"}, {"4"}}, cells(t, open(t, xlsx), "Sheet1"))
 }
 
+func TestWithColumnsEveryFirstRowIsDataUnlessSkipFirst(t *testing.T) {
+	t.Parallel()
+	spec := testSpec()
+	spec.Columns = []encode.Column{{Name: "a", Title: "A"}, {Name: "b", Title: "B"}}
+	r, _, xlsx := write(t, spec,
+		Page{Number: 1, Rows: []byte(`[{"a":1},{"a":2}]`)},
+		Page{Number: 2, Rows: []byte(`[{"a":"A","b":"B"},{"b":3}]`), SkipFirst: true},
+		Page{Number: 3, Rows: []byte(`[{"b":4}]`)})
+	require.Equal(t, [][]string{{"A", "B"}, {"1"}, {"2"}, {"", "3"}, {"", "4"}}, cells(t, open(t, xlsx), "Sheet1"))
+	require.EqualValues(t, 4, r.Rows)
+}
+
 func TestPagesThatCannotBeWritten(t *testing.T) {
 	t.Parallel()
 	page := func(n, count int, rows string) Page {
