@@ -24,6 +24,8 @@ type cli struct {
 	Export exportCmd `cmd:"" help:"Export one URL into a workbook, with a progress bar."`
 	Source sourceCmd `cmd:"" help:"Serve a JSON, NDJSON or CSV file as a paginated source."`
 
+	Presets presetsCmd `cmd:"" help:"List the presets of APIs, or show what one stands for."`
+
 	Submit   submitCmd   `cmd:"" group:"client" help:"Hand an export to a running server."`
 	Status   statusCmd   `cmd:"" group:"client" help:"Show one export."`
 	Watch    watchCmd    `cmd:"" group:"client" help:"Show the progress of an export until it ends."`

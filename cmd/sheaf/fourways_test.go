@@ -10,10 +10,17 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 
 	"sheaf/cmd/sheaf/filesource"
+	"sheaf/events"
+	"sheaf/events/eventstest"
+	"sheaf/events/secrets"
+	"sheaf/services/ingress/request"
 )
 
 // Rows arrive in four ways: pages of a source, source_raw as an array and as a string, and a file that sheaf
@@ -114,4 +121,100 @@ func TestRowsGiveTheSameCellsInEachWayIn(t *testing.T) {
 			require.Equal(t, c.want, rows[1:], what)
 		}
 	}
+}
+
+// A request arrives by REST, by a call on NATS, by a durable submission, by the command line, and in the
+// process. It is one request in each way: the same key and the same event, or the same words that refuse it.
+func TestARequestIsTheSameInEachWayIn(t *testing.T) {
+	t.Parallel()
+	server := startServe(t, "--http", "127.0.0.1:0", "--nats-listen", "127.0.0.1:0", "--data", t.TempDir(), "--roles", "ingress")
+	nc, err := nats.Connect(server.nats)
+	require.NoError(t, err)
+	defer nc.Close()
+	js, err := jetstream.New(nc)
+	require.NoError(t, err)
+	listen := func(subject string) *nats.Subscription {
+		sub, err := nc.SubscribeSync(subject)
+		require.NoError(t, err)
+		return sub
+	}
+	requested, rejected := listen("sheaf.event.default.requested.*"), listen("sheaf.event.default.rejected.*")
+	duplicates := listen("sheaf.callback.default.duplicate")
+	require.NoError(t, nc.Flush())
+	next := func(sub *nats.Subscription, into any) {
+		t.Helper()
+		m, err := sub.NextMsg(10 * time.Second)
+		require.NoError(t, err)
+		require.NoError(t, json.Unmarshal(m.Data, into), string(m.Data))
+	}
+	keys, err := secrets.NewKeyring(eventstest.SecretKey)
+	require.NoError(t, err)
+	for i, c := range []struct{ members, refused string }{
+		{`"preset":"laravel","param":{"per_page":500}`, ""},
+		{`"param":{"_per_page":500},"rows":"data","paging":{"type":"page","page_param":"_page","limit_param":"_per_page","total":"items","total_pages":"pages"}`, ""},
+		{`"preset":"link","param":{"_page":1,"_limit":500},"paging":{"total":"header:X-Total-Count"}`, ""},
+		{`"preset":"graphql-relay","body":{"query":"q","variables":{"first":500}},"rows":"data.a.edges[*].node","paging":{"cursor":"data.a.pageInfo.endCursor"}`, ""},
+		{`"preset":"stripe","auth":{"type":"bearer","token":"k1"},"param":{"limit":100},"max_wait":120`, ""},
+		{`"format":"csv","paging":{"type":"none"}},"options":{"source_charset":"gbk"`, ""},
+		{`"paging":{"typ":"page"}`, "source_http.paging.typ is not known; known: type, page_param, "},
+		{`"preset":"larvel"`, `source_http.preset: "larvel" is not known; laravel?`},
+		{`"rows":"data..list","paging":{"type":"none"}`, `source_http.rows: "data..list" at 6: ".." is not supported; write each step`},
+		{`"paging":{"type":"cursor","cursor_param":"c"}`, "source_http.paging.cursor is required with type cursor"},
+		{`"paging":{"type":"page","end":[]}`, "source_http.paging: end [] and nothing announced: the list would have no end"},
+		{`"body":{},"paging":{"type":"none"}`, "source_http.body needs method POST"},
+		{`"auth":{"type":"basic","username":"u"}`, "source_http.auth.password is required with type basic"},
+		{`"paging":{"type":"none"}},"options":{"flaten":1`, "options.flaten is not known; known: flatten, source_charset"},
+	} {
+		body := fmt.Sprintf(`{"ext_type":"XLSX","user_id":"7","timestamp":%d,"source_http":{"url":"http://127.0.0.1:1/",%s}}`, i, c.members)
+		checked, err := request.Parse(keys, events.DefaultTenant, events.SourceHTTP, []events.Format{events.XLSX}, []byte(body))
+		answer := wireCall(t, http.MethodPost, server.http+"/v1/export/http", body, nil)
+		m, failed := nc.Request("sheaf.api.default.http", []byte(body), 10*time.Second)
+		require.NoError(t, failed)
+		var called wireAnswer
+		require.NoError(t, json.Unmarshal(m.Data, &called))
+		require.Equal(t, answer.Errcode, called.Errcode)
+		code, out, errs := sheaf(t, t.Context(), body, "submit", "-", "--server", server.http)
+		_, failed = js.Publish(t.Context(), "sheaf.submit.default.http", []byte(body), jetstream.WithMsgID(fmt.Sprint("submission ", i)))
+		require.NoError(t, failed)
+		if c.refused != "" {
+			require.Error(t, err, body)
+			require.True(t, strings.HasPrefix(err.Error(), c.refused), err.Error())
+			require.Equal(t, http.StatusBadRequest, answer.Errcode)
+			require.Equal(t, err.Error(), answer.Msg)
+			require.Equal(t, err.Error(), called.Msg)
+			require.Equal(t, exitFailed, code)
+			require.Contains(t, errs, err.Error())
+			var event struct{ Reason string }
+			next(rejected, &event)
+			require.Equal(t, err.Error(), event.Reason)
+			continue
+		}
+		require.NoError(t, err, body)
+		var accepted, again struct {
+			HashKey string `json:"hash_key"`
+		}
+		require.Zero(t, answer.Errcode, answer.Msg)
+		require.NoError(t, json.Unmarshal(answer.Data, &accepted))
+		require.NoError(t, json.Unmarshal(called.Data, &again))
+		require.Equal(t, accepted, again)
+		require.Zero(t, code, errs)
+		require.Equal(t, accepted.HashKey+"\n", out)
+		next(duplicates, &again)
+		require.Equal(t, accepted, again)
+		var event struct {
+			Export struct {
+				HashKey string          `json:"hash_key"`
+				Request json.RawMessage `json:"request"`
+			} `json:"export"`
+		}
+		for event.Export.HashKey != accepted.HashKey { // events that lost a race are heard too
+			next(requested, &event)
+		}
+		want, err := json.Marshal(checked.Request)
+		require.NoError(t, err)
+		require.JSONEq(t, string(want), string(event.Export.Request))
+		require.Contains(t, string(event.Export.Request), `"needs":["source/1"]`)
+		require.NotContains(t, string(event.Export.Request), "k1")
+	}
+	server.drain(t)
 }

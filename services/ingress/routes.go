@@ -35,6 +35,7 @@ func (s *Service) routes() []route {
 		{http.MethodGet, "/v1/export/history", get("history"), "?user_id= a user's exports of the last seven days"},
 		{http.MethodPost, "/v1/export/cancel", post("cancel"), `{"key"} stop an export`},
 		{http.MethodPost, "/v1/export/retry", post("retry"), `{"key"} run a failed, cancelled or expired export again`},
+		{http.MethodGet, "/v1/export/presets", s.presets, "what each preset of source_http stands for"},
 		{http.MethodGet, "/v1/down/{year}/{month}/{day}/{file}", down, "a finished file, by its signed link"},
 		{http.MethodHead, "/v1/down/{year}/{month}/{day}/{file}", down, ""},
 		{http.MethodGet, "/v1/seal-key", s.sealKey, "the public key to seal secrets of sources with"},
@@ -173,6 +174,10 @@ func (s *Service) bodyCall(limit int64) func(http.ResponseWriter, *http.Request,
 
 func (s *Service) sealKey(w http.ResponseWriter, r *http.Request) {
 	respond(w, r, map[string]string{"key": s.journal.Keys().SealKey(), "form": "sealed:v1"}, nil)
+}
+
+func (s *Service) presets(w http.ResponseWriter, r *http.Request) {
+	respond(w, r, request.Presets(), nil)
 }
 
 func (s *Service) healthz(w http.ResponseWriter, r *http.Request) {
