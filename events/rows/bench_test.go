@@ -102,4 +102,6 @@ func TestScanAllocatesNothingPerRow(t *testing.T) {
 	}))
 	require.LessOrEqual(t, testing.AllocsPerRun(5, func() { _, _ = rows.ScanResponse(body, rows.Limits{}) }),
 		20.0)
+	q := mustQuery(t, "data.data", "data.pagetag.total")
+	require.LessOrEqual(t, testing.AllocsPerRun(5, func() { _, _ = q.Scan(body, rows.Limits{}) }), 50.0)
 }

@@ -20,81 +20,86 @@ func Names(array []byte) []string {
 // maxNames is the number of names that are collected, one more than a worksheet has columns.
 const maxNames = 16_384 + 1
 
-// union collects the distinct names of rows.
+// union collects the distinct names of rows, while a scanner reads them. Most rows have the names of an earlier
+// row in its order, or lack some of them. So the scanner compares a name with the one that followed the name
+// before it earlier, which is cheaper than reading it.
 type union struct {
 	names []string
+	seen  []*seenName    // by position in names
 	index map[string]int // position in names; nil while the names are few
-	next  int            // position in names of the name that probably comes next
-	wide  [][2]int       // as scanner.names, for the names after those
+	start seenName       // before the first name of a row
+	last  *seenName      // the last name that was read
 	text  []byte         // scratch
 }
 
-// reset forgets all names.
-func (u *union) reset() {
-	*u = union{wide: u.wide[:0], text: u.text}
+// seenName is a name that occurred before.
+type seenName struct {
+	start, end int       // where it first is in the text, with quotes
+	next       *seenName // the name that followed it
 }
 
-// maxListed is the number of names up to which comparing with each is cheaper than a map.
-const maxListed = 8
+// reset forgets all names.
+func (u *union) reset() { *u = union{text: u.text} }
 
-// add adds a raw name without its quotes, unless it is there.
-func (u *union) add(raw []byte) {
+const (
+	maxListed  = 8 // the number of names up to which comparing with each is cheaper than a map
+	maxSkipped = 8 // how many names a row may lack before the next one is looked up
+)
+
+// read reads the name of a row whose quote is at i, and adds it unless it is there. It is not the name that
+// followed u.last earlier.
+func (u *union) read(s *scanner, i int) (end int) {
+	is := u.last.next
+	for skipped := 0; is != nil && skipped < maxSkipped; skipped++ {
+		if is = is.next; is != nil && s.repeats(is, i) {
+			u.last = is
+			return i + is.end - is.start
+		}
+	}
+	if end = s.str(i + 1); end < 0 {
+		return -1
+	}
+	is = u.add(s.b[i+1:end-1], i)
+	u.last.next = is
+	u.last = is
+	return end
+}
+
+// repeats reports whether the bytes at i are those of an earlier name.
+func (s *scanner) repeats(is *seenName, i int) bool {
+	size := is.end - is.start
+	return size <= len(s.b)-i && string(s.b[i:i+size]) == string(s.b[is.start:is.end])
+}
+
+// add adds a raw name without its quotes, whose first quote is at i, unless it is there.
+func (u *union) add(raw []byte, i int) *seenName {
+	is := &seenName{start: i, end: i + len(raw) + len(`""`)}
 	if bytes.IndexByte(raw, '\\') >= 0 {
 		u.text = Unquote(u.text[:0], raw)
 		raw = u.text
 	}
-	// Rows that lack some names still have the others in order.
-	for k := u.next; k < len(u.names) && k < u.next+4; k++ {
-		if u.names[k] == string(raw) {
-			u.next = k + 1
-			return
-		}
-	}
 	if u.index == nil {
 		for k, name := range u.names {
 			if name == string(raw) {
-				u.next = k + 1
-				return
+				return u.seen[k]
 			}
 		}
 	} else if k, ok := u.index[string(raw)]; ok {
-		u.next = k + 1
-		return
+		return u.seen[k]
 	}
 	if len(u.names) == maxNames {
-		return
+		return is
 	}
 	u.names = append(u.names, string(raw))
-	u.next = len(u.names)
-	switch {
+	u.seen = append(u.seen, is)
+	switch n := len(u.names); {
 	case u.index != nil:
-		u.index[u.names[u.next-1]] = u.next - 1
-	case u.next > maxListed:
-		u.index = make(map[string]int, 2*u.next)
+		u.index[u.names[n-1]] = n - 1
+	case n > maxListed:
+		u.index = make(map[string]int, 2*n)
 		for k, name := range u.names {
 			u.index[name] = k
 		}
 	}
-}
-
-// far reads the name at i, the k-th of those beyond [scanner.names].
-func (u *union) far(s *scanner, i, k int) int {
-	if k < len(u.wide) {
-		before := u.wide[k]
-		if size := before[1] - before[0]; size <= len(s.b)-i &&
-			string(s.b[i:i+size]) == string(s.b[before[0]:before[1]]) {
-			return i + size
-		}
-	}
-	end := s.str(i + 1)
-	if end < 0 {
-		return -1
-	}
-	u.add(s.b[i+1 : end-1])
-	if k < len(u.wide) {
-		u.wide[k] = [2]int{i, end}
-	} else {
-		u.wide = append(u.wide, [2]int{i, end})
-	}
-	return end
+	return is
 }

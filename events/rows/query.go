@@ -108,12 +108,12 @@ func (n *node) to(step Step) *node {
 // [Found.RowsErr] describes it. Every error is a [*SyntaxError], returned with an empty Found.
 func (q *Query) Scan(body []byte, lim Limits) (Found, error) {
 	u := &union{}
-	s := scanner{b: body, lim: lim.withDefaults(), union: u}
-	start, err := begin(body, "JSON")
+	s := scanner{b: body, lim: lim.withDefaults()}
+	start, err := begin(body)
 	if err != nil {
 		return Found{}, err
 	}
-	w := walk{q: q, s: &s, values: make([][]byte, len(q.values))}
+	w := walk{q: q, s: &s, names: u, values: make([][]byte, len(q.values))}
 	i := w.value(q.root, start, 0)
 	if i >= 0 {
 		s.end(i)
@@ -141,13 +141,13 @@ func (q *Query) Scan(body []byte, lim Limits) (Found, error) {
 }
 
 // begin returns the offset where the text of a body begins. It refuses a body without one, and HTML.
-func begin(body []byte, format string) (int, *SyntaxError) {
+func begin(body []byte) (int, *SyntaxError) {
 	i := skipSpace(body, len(body)-len(trimBOM(body)))
 	switch {
 	case i >= len(body):
 		return 0, &SyntaxError{Offset: i, Msg: "the body is empty", Truncated: true}
 	case body[i] == '<':
-		return 0, &SyntaxError{Offset: i, Msg: "the body is HTML or XML, not " + format}
+		return 0, &SyntaxError{Offset: i, Msg: "the body is HTML or XML, not JSON"}
 	}
 	return i, nil
 }
@@ -159,6 +159,7 @@ func trimBOM(body []byte) []byte { return bytes.TrimPrefix(body, []byte("\xef\xb
 type walk struct {
 	q      *Query
 	s      *scanner
+	names  *union // of the rows
 	values [][]byte
 	rows   member[rowArray] // has: the rows path finds something
 	// stale means that union holds names of a row that a member of the same name replaced.
@@ -218,7 +219,6 @@ func (w *walk) forget(n *node) {
 	}
 	if n.hasRows {
 		w.rows = member[rowArray]{}
-		w.s.union.reset()
 	}
 }
 
@@ -240,6 +240,8 @@ func (w *walk) array(n *node, i, depth int) int {
 func (w *walk) rowsAt(i, depth int) int {
 	s := w.s
 	start := i
+	w.names.reset()
+	s.union = w.names
 	var r rowArray
 	switch {
 	case s.b[i] != '[':
@@ -257,6 +259,7 @@ func (w *walk) rowsAt(i, depth int) int {
 	default:
 		r, i = w.gather(i)
 	}
+	s.union = nil
 	w.rows = member[rowArray]{has: true, value: r, shape: s.shape}
 	s.shape = nil
 	return i
@@ -265,7 +268,6 @@ func (w *walk) rowsAt(i, depth int) int {
 // gather reads the array of elements that opens at i and copies the row of each into an array.
 func (w *walk) gather(i int) (r rowArray, end int) {
 	s := w.s
-	s.beginRows()
 	var found [][]byte
 	size := len("[]")
 	i = s.elements(i, 1, func(at int) int {

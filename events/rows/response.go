@@ -1,7 +1,6 @@
 package rows
 
 import (
-	"bytes"
 	"math"
 	"unicode/utf8"
 )
@@ -64,16 +63,10 @@ const (
 // Every error is a [*SyntaxError], returned with an empty Response.
 func ScanResponse(body []byte, lim Limits) (Response, error) {
 	s := scanner{b: body, lim: lim.withDefaults()}
-	i := 0
-	if bytes.HasPrefix(body, []byte("\xef\xbb\xbf")) {
-		i = 3
-	}
-	i = skipSpace(body, i)
-	switch {
-	case i >= len(body):
-		return Response{}, &SyntaxError{Offset: i, Msg: "the body is empty", Hint: reads, Truncated: true}
-	case body[i] == '<':
-		return Response{}, &SyntaxError{Offset: i, Msg: "the body is HTML or XML, not JSON", Hint: reads}
+	i, err := begin(body)
+	if err != nil {
+		err.Hint = reads
+		return Response{}, err
 	}
 	var a answer
 	start := i

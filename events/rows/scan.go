@@ -43,7 +43,7 @@ type scanner struct {
 	shape *SyntaxError // JSON, but not in the expected form: the first such error
 
 	names [expectedNames][2]int // positions of the previous row's names, with quotes
-	union *union                // collects the names of the rows; nil if they are not wanted
+	union *union                // collects the names of rows; nil outside them, or if they are not wanted
 }
 
 // expectedNames is how many of a row's names are compared with those of the row before. An equal name is
@@ -104,19 +104,9 @@ type rowArray struct {
 	count              int
 }
 
-// beginRows forgets the names of other rows, which union would take for known.
-func (s *scanner) beginRows() {
-	s.row = 0
-	if s.union != nil {
-		s.names = [expectedNames][2]int{}
-		s.union.reset()
-	}
-}
-
 // rows reads the array of rows that opens at i.
 func (s *scanner) rows(i int) (a rowArray, end int) {
 	b := s.b
-	s.beginRows()
 	i = skipSpace(b, i+1)
 	if i < len(b) && b[i] == ']' {
 		return a, i + 1
@@ -249,8 +239,21 @@ func (s *scanner) object(i, depth, maxFields int) int {
 
 // name reads the n-th name of an object at the given depth. Its quote is at i.
 func (s *scanner) name(i, n, depth int) int {
-	if depth != 2 || n > len(s.names) {
-		return s.farName(i, n, depth)
+	if depth != 2 {
+		return s.str(i + 1)
+	}
+	if u := s.union; u != nil {
+		if n == 1 {
+			u.last = &u.start
+		}
+		if is := u.last.next; is != nil && s.repeats(is, i) {
+			u.last = is
+			return i + is.end - is.start
+		}
+		return u.read(s, i)
+	}
+	if n > len(s.names) {
+		return s.str(i + 1)
 	}
 	before := &s.names[n-1]
 	if size := before[1] - before[0]; size > 0 && size <= len(s.b)-i &&
@@ -259,18 +262,7 @@ func (s *scanner) name(i, n, depth int) int {
 	}
 	end := s.str(i + 1)
 	*before = [2]int{i, max(i, end)}
-	if s.union != nil && s.row > 0 && end >= 0 {
-		s.union.add(s.b[i+1 : end-1])
-	}
 	return end
-}
-
-// farName reads a name as name does, beyond those of which the scanner keeps the positions.
-func (s *scanner) farName(i, n, depth int) int {
-	if s.union == nil || s.row == 0 || depth != 2 {
-		return s.str(i + 1)
-	}
-	return s.union.far(s, i, n-len(s.names)-1)
 }
 
 // members reads the object that opens at i. It passes each unquoted name and the offset of its value to read,
