@@ -1,6 +1,6 @@
 // Package sourcetest serves a paginated HTTP source for tests: the standard
 // page format over a real socket, with faults that a test chooses for each
-// request.
+// request. A List is a source in the form that a preset describes.
 package sourcetest
 
 import (
