@@ -15,6 +15,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -57,7 +58,8 @@ func (c canaries) sought(where string, data []byte) (found []string) {
 // of the export.
 func TestSecretsAreNowhere(t *testing.T) {
 	t.Parallel()
-	planted := newCanaries("a header", "another header", "a parameter", "a sealed header", "a sealed parameter")
+	planted := newCanaries("a header", "another header", "a parameter", "a sealed header", "a sealed parameter",
+		"an auth value", "a sealed auth value", "an access token")
 	var mu sync.Mutex
 	var told [][]byte // answers, messages and callbacks
 	tell := func(data []byte) {
@@ -65,17 +67,37 @@ func TestSecretsAreNowhere(t *testing.T) {
 		defer mu.Unlock()
 		told = append(told, bytes.Clone(data))
 	}
-	all := func() string {
-		var texts []string
-		for _, s := range planted {
-			texts = append(texts, s, "Bearer "+s, url.QueryEscape(s))
+	// The secrets of a GET and those of a POST differ; the source repeats those that it was given.
+	all := map[string]string{}
+	for method, others := range map[string][]string{
+		http.MethodGet: {"a sealed auth value", "an access token"}, http.MethodPost: {"a header", "an auth value"},
+	} {
+		for place, s := range planted {
+			if !slices.Contains(others, place) {
+				all[method] += " " + s + " Bearer " + s + " " + url.QueryEscape(s)
+			}
 		}
-		return strings.Join(texts, " ")
-	}()
+	}
 	release := make(chan struct{})
 	source := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		path, all := strings.Trim(r.URL.Path, "/"), all[r.Method]
+		if strings.HasPrefix(path, "token") {
+			if got := r.FormValue("client_secret"); got != planted["a sealed auth value"] {
+				t.Errorf("the token server was given %q", got)
+			}
+			w.Header().Set("Content-Type", "application/json")
+			if path == "token/refused" {
+				w.WriteHeader(http.StatusUnauthorized)
+				fmt.Fprintf(w, `{"error":"invalid_client","error_description":"secret %s"}`, planted["a sealed auth value"])
+				return
+			}
+			fmt.Fprintf(w, `{"access_token":%q,"token_type":"Bearer","expires_in":3600}`, planted["an access token"])
+			return
+		}
 		q := r.URL.Query()
+		authorization := "Bearer " + planted["a header"]
 		if r.Method == http.MethodPost {
+			authorization = "Bearer " + planted["an access token"]
 			var body map[string]any
 			_ = json.NewDecoder(r.Body).Decode(&body)
 			for name, value := range body {
@@ -83,14 +105,17 @@ func TestSecretsAreNowhere(t *testing.T) {
 			}
 		}
 		for got, want := range map[string]string{
-			r.Header.Get("Authorization"): "Bearer " + planted["a header"], r.Header.Get("X-Token"): planted["another header"], q.Get("token"): planted["a parameter"],
+			r.Header.Get("Authorization"): authorization, r.Header.Get("X-Token"): planted["another header"], q.Get("token"): planted["a parameter"],
 			r.Header.Get("X-Sealed"): planted["a sealed header"], q.Get("sealed"): planted["a sealed parameter"], q.Get("shop"): "7",
 		} {
 			if got != want {
 				t.Errorf("the source was given %q, not %q", got, want)
 			}
 		}
-		switch strings.Trim(r.URL.Path, "/") {
+		if got := r.Header.Get("X-Api-Key"); r.Method == http.MethodGet && got != planted["an auth value"] {
+			t.Errorf("the source was given the key %q", got)
+		}
+		switch path {
 		case "errcode":
 			fmt.Fprintf(w, `{"errcode":7,"msg":"no such user: %s","data":null}`, all)
 		case "status":
@@ -150,11 +175,25 @@ func TestSecretsAreNowhere(t *testing.T) {
 		return text
 	}
 	request := func(what, method, callback string) string {
+		// A GET has a key beside its headers. A POST has a token, for which the client's secret is sealed.
+		header := map[string]string{"X-Token": planted["another header"], "X-Sealed": sealed("a sealed header")}
+		auth := map[string]string{"type": "api_key", "in": "header", "name": "X-Api-Key", "value": planted["an auth value"]}
+		if method == http.MethodGet {
+			header["Authorization"] = "Bearer " + planted["a header"]
+		} else {
+			auth = map[string]string{
+				"type": "oauth2", "token_url": source.URL + "/token", "client_id": "7", "client_secret": sealed("a sealed auth value"), "client_auth": "body",
+			}
+			if what == "token" {
+				auth["token_url"] += "/refused"
+			}
+		}
 		body, err := json.Marshal(map[string]any{
 			"timestamp": 1, "ext_type": "XLSX", "title": what, "user_id": "7", "callback": callback,
 			"source_http": map[string]any{
 				"url": source.URL + "/" + what, "method": method,
-				"header":       map[string]string{"Authorization": "Bearer " + planted["a header"], "X-Token": planted["another header"], "X-Sealed": sealed("a sealed header")},
+				"header":       header,
+				"auth":         auth,
 				"param":        map[string]any{"limit": 10, "token": planted["a parameter"], "sealed": sealed("a sealed parameter"), "shop": 7},
 				"secret_param": []string{"token", "sealed"},
 			},
@@ -185,7 +224,11 @@ func TestSecretsAreNowhere(t *testing.T) {
 	for _, method := range []string{"GET", "POST"} {
 		good = append(good, submit("good", method))
 		ended(good[len(good)-1], events.StatusSucceeded)
-		for _, what := range []string{"errcode", "status", "html", "redirect", "broken"} {
+		failures := []string{"errcode", "status", "html", "redirect", "broken"}
+		if method == "POST" {
+			failures = append(failures, "token")
+		}
+		for _, what := range failures {
 			key := submit(what, method)
 			ended(key, events.StatusFailed)
 			ask(http.MethodPost, "/v1/export/retry", fmt.Sprintf(`{"key":%q}`, key))
@@ -222,6 +265,10 @@ func TestSecretsAreNowhere(t *testing.T) {
 	// Responses to refused requests do not quote the request.
 	for _, body := range []string{
 		strings.Replace(request("x", "GET", ""), `"X-Token":"`, `"Content-Length":"`, 1),
+		strings.Replace(request("x", "GET", ""), `"in":"header"`, `"in":"heder"`, 1),
+		strings.Replace(request("x", "GET", ""), `"X-Api-Key"`, `"X-Token"`, 1),
+		strings.Replace(request("x", "POST", ""), `"client_secret":"sealed:v1:`, `"client_secret":"sealed:v1:!`, 1),
+		strings.Replace(request("x", "POST", ""), `"X-Token":`, `"Authorization":`, 1),
 		strings.Replace(request("x", "GET", ""), `"secret_param":[`, `"secret_param":["absent",`, 1),
 		strings.Replace(request("x", "GET", ""), `"ext_type":"XLSX"`, `"ext_type":"`+"CSV"+`"`, 1),
 		request("x", "GET", "")[:200],
