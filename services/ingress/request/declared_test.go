@@ -2,6 +2,8 @@ package request
 
 import (
 	"encoding/json"
+	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -470,4 +472,40 @@ func TestAuthIsSealed(t *testing.T) {
 		require.True(t, strings.HasPrefix(e.Msg, want), "%s\n got %s\nwant %s", source, e.Msg, want)
 		require.NotContains(t, e.Msg, "k1", "no error repeats a secret")
 	}
+}
+
+// The reference names each field, each of their values, and what a caller may see of an export.
+func TestTheReferenceIsComplete(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("../../REFERENCE.md")
+	require.NoError(t, err)
+	values := slices.Concat(newFields, pagingNames(), errorNames, authNames(), authTypes, pagingTypes, endMarkers)
+	values = append(values, "flatten", "source_charset", "ndjson", "csv", "tsv", "form", "gbk", "gb18030", PresetStandard)
+	values = append(values,
+		events.CodeSourceHTTP, events.CodeSourceErrcode, events.CodeSourceFormat, events.CodeSourceTimeout, events.CodeSourceUnreachable,
+		events.CodeSourceIncomplete, events.CodePagingStuck, events.CodePagingLoop, events.CodeSourcePath, events.CodeSourcePaging,
+		events.CodeSourceCursor, events.CodeSourceAuth, events.CodeSourceChanged, events.CodeLimitBytes, events.CodeLimitRows,
+		events.CodeLimitColumns, events.CodeLimitPages, events.CodeLimitTime, events.CodeSealed, events.CodeCrashedWorker, events.CodeStore,
+		events.CodeInternal, events.CodeRejected)
+	for _, value := range values {
+		require.Contains(t, string(text), "`"+value+"`")
+	}
+}
+
+// The requests of the reference are accepted.
+func TestRequestsOfTheReference(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("../../REFERENCE.md")
+	require.NoError(t, err)
+	_, section, _ := strings.Cut(string(text), "## Other APIs")
+	section, _, _ = strings.Cut(section, "## REST")
+	_, examples, _ := strings.Cut(section, "```json\n")
+	examples, tables, _ := strings.Cut(examples, "```")
+	bodies := strings.Split(examples, "\n\n")
+	require.Len(t, bodies, 2)
+	for _, body := range bodies {
+		_, err := parseBody(t, strings.ReplaceAll(body, "…", "x"))
+		require.NoError(t, err, body)
+	}
+	require.Contains(t, tables, "| `max_wait` | `600` |")
 }
