@@ -177,6 +177,10 @@ func (s *Service) sealKey(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Service) presets(w http.ResponseWriter, r *http.Request) {
+	if _, err := s.tenantOf(r); err != nil {
+		respond(w, r, nil, err)
+		return
+	}
 	respond(w, r, request.Presets(), nil)
 }
 
