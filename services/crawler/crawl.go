@@ -14,6 +14,7 @@ import (
 	"sheaf/events"
 	"sheaf/events/journal"
 	"sheaf/events/pages"
+	"sheaf/events/rows"
 	"sheaf/services/crawler/source"
 
 	"golang.org/x/sync/errgroup"
@@ -33,6 +34,11 @@ type crawl struct {
 	gate    gate
 	told    atomic.Int64 // last progress report, in Unix nanoseconds
 	rows    int64        // data rows of the whole list
+
+	restored  int          // pages that were there at the start, in an unbroken row
+	begun     bool         // the round began again, because its source refused a kept token
+	rewritten atomic.Bool  // the source names its next pages by another scheme or port
+	until     atomic.Int64 // when the source is asked again, in Unix nanoseconds; 0 while it does not ask for a pause
 }
 
 // errDraining ends a crawl that hands its export back unfinished.
@@ -64,18 +70,45 @@ func (c *crawl) run(ctx context.Context) (*events.ExportCrawled, error) {
 		return nil, err
 	}
 	c.tell(true)
-	if err := c.fetchMissing(ctx); err != nil {
+	if err := c.fetchAll(ctx); err != nil {
 		return nil, err
 	}
-	manifest, warnings, failure := c.have.finish()
+	crawled, failure := c.have.finish()
 	if failure != nil {
 		return nil, failure
 	}
+	if err := c.publishColumns(ctx); err != nil {
+		return nil, err
+	}
 	c.tell(true)
-	all := c.have.sum()
-	c.rows = all.rows
-	return &events.ExportCrawled{Run: c.into, Pages: all.end, Manifest: manifest, Warnings: warnings}, nil
+	crawled.Run, c.rows = c.into, c.have.sum().rows
+	if c.rewritten.Load() {
+		crawled.Warnings = append(crawled.Warnings, events.Warning{Code: "NEXT_URL_REWRITTEN",
+			Message: "the source names its next pages by another scheme or port; those of the url were used"})
+	}
+	return crawled, nil
 }
+
+// fetchAll fetches the pages that are missing, until the list ends.
+func (c *crawl) fetchAll(ctx context.Context) error {
+	if !c.chained() {
+		return c.fetchMissing(ctx)
+	}
+	err := c.fetchChain(ctx)
+	if f := (*keptTokenError)(nil); errors.As(err, &f) {
+		if err = c.beginAgain(ctx, f); err == nil {
+			err = c.fetchChain(ctx)
+		}
+	}
+	return err
+}
+
+// declared reports whether the request describes its source, and chained, whether each page names the next one.
+func (c *crawl) declared() bool {
+	return c.x.Request.HTTP != nil && c.x.Request.HTTP.Paging != nil
+}
+
+func (c *crawl) chained() bool { return c.declared() && isChained(c.x.Request.HTTP.Paging) }
 
 // raw fetches nothing: the rows came with the request, as the pages of their own run. It reads them once, so
 // that the manifest describes the stored pages. A drain interrupts it, and another crawler starts over.
@@ -117,8 +150,18 @@ func (c *crawl) chooseRun(ctx context.Context) (have []int, err error) {
 	ctx, stop := c.untilDrain(ctx)
 	defer stop()
 	c.into = c.x.RequestedSeq
-	if have, err = c.pages.List(ctx, c.x.Tenant, c.x.Key, c.into); err != nil {
-		return nil, err
+	if c.chained() && !c.attempt.fresh {
+		if have, err = c.pages.List(ctx, c.x.Tenant, c.x.Key, c.secondRun()); err != nil {
+			return nil, err
+		}
+		if len(have) > 0 {
+			c.into, c.begun = c.secondRun(), true
+		}
+	}
+	if !c.begun {
+		if have, err = c.pages.List(ctx, c.x.Tenant, c.x.Key, c.into); err != nil {
+			return nil, err
+		}
 	}
 	var before []int
 	if len(have) == 0 && c.x.ContinuesRun != 0 {
@@ -147,7 +190,7 @@ func (c *crawl) chooseRun(ctx context.Context) (have []int, err error) {
 	}
 	defer done()
 	old, err := c.page(ctx, c.x.ContinuesRun, 1)
-	if err == nil && sameStart(old, again) {
+	if err == nil && sameStart(old, again.Page, c.declared()) {
 		c.log.Info("crawl goes on with an earlier run", "run", c.x.ContinuesRun, "pages", len(before))
 		c.into = c.x.ContinuesRun
 		return before, nil
@@ -188,10 +231,12 @@ func (c *crawl) restore(ctx context.Context, have []int) error {
 				return err
 			}
 			defer p.Release()
-			return c.account(p)
+			return c.account(p, c.namesOf(p))
 		})
 	}
-	return g.Wait()
+	err := g.Wait()
+	c.restored = c.have.sum().read
+	return err
 }
 
 // stored reads a page of the run.
@@ -314,8 +359,19 @@ func (c *crawl) fetch(ctx context.Context, n int) error {
 
 // ask requests a page from the source and judges its response. The page's rows are valid until done is
 // called. An error of the source is a *missed.
-func (c *crawl) ask(ctx context.Context, n int) (p pages.Page, done func(), err error) {
+func (c *crawl) ask(ctx context.Context, n int) (p admitted, done func(), err error) {
 	at, plan := c.have.position(n)
+	return c.askAt(ctx, at, plan)
+}
+
+// admitted is a page that was judged, with the names of its rows where pages have no header.
+type admitted struct {
+	pages.Page
+	names []string
+}
+
+// askAt is ask for a page that begins at a position.
+func (c *crawl) askAt(ctx context.Context, at source.Position, plan *plan) (p admitted, done func(), err error) {
 	got, err := c.source.Fetch(ctx, at)
 	if f := (*source.Failure)(nil); errors.As(err, &f) {
 		c.metrics.again.Add(float64(max(f.Attempts-1, 0)))
@@ -328,33 +384,55 @@ func (c *crawl) ask(ctx context.Context, n int) (p pages.Page, done func(), err 
 		return p, nil, err
 	}
 	c.metrics.again.Add(float64(got.Attempts - 1))
-	p, refused := plan.admit(n, got.Answer, c.have.limits())
+	var refused *missed
+	if c.declared() {
+		p.Page, refused = plan.admitDeclared(at.Page, got.Answer)
+	} else {
+		p.Page, refused = plan.admit(at.Page, got.Answer, c.have.limits())
+	}
 	if refused != nil {
 		got.Release()
 		refused.Attempts = got.Attempts
 		return p, nil, refused
 	}
-	p.Tenant, p.Key, p.Attempts = c.x.Tenant, c.x.Key, got.Attempts
+	p.Tenant, p.Key, p.Attempts, p.names = c.x.Tenant, c.x.Key, got.Attempts, got.Names
+	if got.Rewritten {
+		c.rewritten.Store(true)
+	}
 	return p, got.Release, nil
 }
 
+// namesOf returns the names of the rows of a stored page, nil where pages have a header.
+func (c *crawl) namesOf(p pages.Page) []string {
+	if !c.x.Request.HasColumnsPage() {
+		return nil
+	}
+	return rows.Names(p.Rows)
+}
+
 // publish makes a page durable and records it. If another crawler was first, its response counts.
-func (c *crawl) publish(ctx context.Context, p pages.Page) error {
+func (c *crawl) publish(ctx context.Context, p admitted) error {
+	_, err := c.publishFirst(ctx, p)
+	return err
+}
+
+// publishFirst is publish that also reports whether p is the page that counts.
+func (c *crawl) publishFirst(ctx context.Context, p admitted) (first bool, err error) {
 	p.Run, p.SHA256 = c.into, sha256.Sum256(p.Rows)
-	record := p
+	record := p.Page
 	if p.Next != "" {
 		sealed, err := c.journal.Keys().Seal(p.Tenant, p.Key, []byte(p.Next))
 		if err != nil {
-			return err
+			return false, err
 		}
 		record.Next = base64.StdEncoding.EncodeToString(sealed)
 	}
 	size, stored, err := c.pages.PublishSized(ctx, record, c.cfg.Room)
 	if errors.Is(err, events.ErrNoSpace) {
-		return &refusedPage{err, p.Run, size}
+		return false, &refusedPage{err, p.Run, size}
 	}
 	if err != nil {
-		return err
+		return false, err
 	}
 	p.Stored = size
 	if stored {
@@ -363,19 +441,22 @@ func (c *crawl) publish(ctx context.Context, p pages.Page) error {
 		c.metrics.bytes.Add(float64(len(p.Rows)))
 	} else {
 		if err := c.attempt.stillMine(ctx); err != nil {
-			return err
+			return false, err
 		}
-		if p, err = c.page(ctx, c.into, p.Number); err != nil {
-			return err
+		winner, err := c.page(ctx, c.into, p.Number)
+		if err != nil {
+			return false, err
 		}
+		stored = winner.SHA256 == p.SHA256 && winner.Next == p.Next && winner.Last == p.Last && winner.Total == p.Total
+		p = admitted{winner, c.namesOf(winner)}
 	}
 	c.attempt.further()
-	return c.account(p)
+	return stored, c.account(p.Page, p.names)
 }
 
 // account records a durable page in the inventory.
-func (c *crawl) account(p pages.Page) error {
-	if f := c.have.add(p); f != nil {
+func (c *crawl) account(p pages.Page, names []string) error {
+	if f := c.have.add(p, names); f != nil {
 		return f
 	}
 	c.tell(false)
@@ -397,16 +478,29 @@ func (c *crawl) tell(now bool) {
 	} else if p.PagesDone > p.PagesTotal {
 		p.PagesTotal = 0 // the list is longer than announced
 	}
-	if c.gate.waits() {
+	switch until := c.until.Load(); {
+	case c.gate.waits():
 		p.Phase = events.PhaseWaitingForSpace
+	case until != 0:
+		p.Phase, p.Until = events.PhaseWaitingForSource, time.Unix(0, until).UTC().Truncate(time.Millisecond)
 	}
 	c.journal.PublishProgress(c.x.Tenant, c.x.Key, p)
+}
+
+// waits shows until when the source asked the crawl to wait, the zero time for no longer.
+func (c *crawl) waits(until time.Time) {
+	var at int64
+	if !until.IsZero() {
+		at = until.UnixNano()
+	}
+	c.until.Store(at)
+	c.tell(true)
 }
 
 // failed returns the event that ends the export. Pages that contradict each other or the announced totals are
 // not used again. After any other failure a retry continues where this crawl stopped.
 func (c *crawl) failed(f *source.Failure) *events.ExportFailed {
-	spoiled := slices.Contains([]string{events.CodeSourceChanged, events.CodeSourceIncomplete, events.CodePagingStuck, events.CodeStore}, f.Code)
+	spoiled := slices.Contains([]string{events.CodeSourceChanged, events.CodeSourceIncomplete, events.CodePagingStuck, events.CodePagingLoop, events.CodeSourceCursor, events.CodeStore}, f.Code)
 	return &events.ExportFailed{
 		Code: f.Code, Reason: f.Error(), Phase: events.PhaseCrawling, Run: c.into, RunSpoiled: spoiled,
 		Page: f.Page, Status: f.Status, Errcode: f.Errcode, Attempts: f.Attempts,

@@ -29,12 +29,12 @@ const key = "5ad5f7b92a816b76e70a21e4154c2485"
 var quick = source.Policy{Attempts: 3, BaseBackoff: time.Millisecond, MaxBackoff: 5 * time.Millisecond}
 
 // start runs a crawler until the test ends or stop is called.
-func start(t *testing.T, s *journal.Log, client *http.Client, cfg Config) (stop func()) {
+func start(t testing.TB, s *journal.Log, client *http.Client, cfg Config) (stop func()) {
 	t.Helper()
 	return startWith(t, s, client, cfg, func(*Service) {})
 }
 
-func startWith(t *testing.T, s *journal.Log, client *http.Client, cfg Config, change func(*Service)) (stop func()) {
+func startWith(t testing.TB, s *journal.Log, client *http.Client, cfg Config, change func(*Service)) (stop func()) {
 	t.Helper()
 	if cfg.Policy == (source.Policy{}) {
 		cfg.Policy = quick
@@ -68,7 +68,7 @@ func request(t *testing.T, s *journal.Log, known events.Export, url string, limi
 }
 
 // await follows the log until the key's next event of one of the types.
-func await(t *testing.T, s *journal.Log, after uint64, types ...events.Type) events.Event {
+func await(t testing.TB, s *journal.Log, after uint64, types ...events.Type) events.Event {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()

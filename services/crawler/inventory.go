@@ -21,15 +21,15 @@ func newInventory(l *ledger) *inventory {
 	return &inventory{changed: make(chan struct{}, 1), ledger: l}
 }
 
-// add records a page that is durable.
-func (v *inventory) add(p pages.Page) *source.Failure {
+// add records a page that is durable. names are those of its rows, where pages have no header.
+func (v *inventory) add(p pages.Page, names []string) *source.Failure {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	defer v.stir()
 	if v.ledger.missing(p.Number) {
 		v.bytes += p.Stored
 	}
-	return v.ledger.take(p)
+	return v.ledger.takeNamed(p, names)
 }
 
 // miss records a page that the source did not return.
@@ -77,23 +77,48 @@ func (v *inventory) limits() limits { return v.ledger.limits }
 
 func (v *inventory) ended() bool { return v.sum().end > 0 }
 
-// finish is called when the list has ended.
-func (v *inventory) finish() (manifest string, warnings []events.Warning, f *source.Failure) {
+// finish is called when the list has ended. It returns the event that reports it, without its run.
+func (v *inventory) finish() (*events.ExportCrawled, *source.Failure) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	warnings, f = v.ledger.finish()
-	return v.ledger.manifest(), warnings, f
+	warnings, f := v.ledger.finish()
+	if f != nil {
+		return nil, f
+	}
+	proof, f := v.ledger.proof()
+	if f != nil {
+		return nil, f
+	}
+	return &events.ExportCrawled{Pages: v.ledger.end, Manifest: v.ledger.manifest(), Proof: proof, Warnings: warnings}, nil
+}
+
+// columns returns page 0 of the run, and whether it has one. It is called when the list has ended.
+func (v *inventory) columns() (p pages.Page, ok bool) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.ledger.union == nil {
+		return p, false
+	}
+	return v.ledger.union.page(), true
+}
+
+// fork returns a copy of the judge of a declared source, the token of the page after those that were read, and
+// the plan of page 1, nil before it.
+func (v *inventory) fork() (*ending, string, *plan) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.ledger.ending.fork(), v.ledger.next, v.ledger.plan
 }
 
 // sum returns the number of stored pages and rows.
 type sum struct {
-	pages, announced, end int
-	rows, bytes           int64
+	pages, read, announced, end int
+	rows, bytes                 int64
 }
 
 func (v *inventory) sum() sum {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	l := v.ledger
-	return sum{pages: len(l.taken), announced: l.announced, end: l.end, rows: l.stored, bytes: v.bytes}
+	return sum{pages: len(l.taken), read: l.read, announced: l.announced, end: l.end, rows: l.stored, bytes: v.bytes}
 }

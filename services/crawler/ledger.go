@@ -16,6 +16,8 @@ import (
 // not safe for concurrent use.
 type ledger struct {
 	limits
+	ending *ending  // judges the list of a declared source; nil in the standard format
+	union  *columns // the names of the rows; nil if the pages begin with a header
 
 	plan    *plan         // nil while page 1 is missing
 	taken   map[int]taken // durable pages
@@ -55,6 +57,7 @@ type reply struct {
 	pages  int
 	next   string
 	last   bool
+	names  []string
 	missed *missed
 }
 
@@ -62,18 +65,35 @@ func newLedger(perPage, maxPages int, maxRows, maxBytes int64) *ledger {
 	return &ledger{limits: limits{perPage, maxPages, maxRows, maxBytes}, taken: map[int]taken{}, replies: map[int]reply{}, tokens: map[string]int{}}
 }
 
+// declare makes the ledger judge a list by what the request says of its source.
+func (l *ledger) declare(req *events.Request, maxColumns int) {
+	if req.HTTP == nil || req.HTTP.Paging == nil {
+		return
+	}
+	l.ending = newEnding(req.HTTP.Paging, l.perPage, l.limits.pages)
+	if req.HasColumnsPage() {
+		l.union = newColumns(maxColumns)
+	}
+}
+
 // take records a page that is durable. Another crawler may have stored it, so it can differ from the admitted
 // one.
-func (l *ledger) take(p pages.Page) *source.Failure {
+func (l *ledger) take(p pages.Page) *source.Failure { return l.takeNamed(p, nil) }
+
+// takeNamed is take for a page without a header. names are those of its rows.
+func (l *ledger) takeNamed(p pages.Page, names []string) *source.Failure {
 	if !l.missing(p.Number) {
 		return nil
 	}
 	if p.Number == 1 {
 		l.plan = newPlan(p, l.perPage)
 	}
+	if l.union != nil {
+		names = l.union.intern(names)
+	}
 	l.taken[p.Number] = taken{rows: p.DataRows(), sum: p.SHA256, data: hashData(p)}
 	l.stored += int64(p.DataRows())
-	l.replies[p.Number] = reply{bytes: len(p.Rows), total: p.Total, pages: p.TotalPages, next: p.Next, last: p.Last}
+	l.replies[p.Number] = reply{bytes: len(p.Rows), total: p.Total, pages: p.TotalPages, next: p.Next, last: p.Last, names: names}
 	return l.walk()
 }
 
@@ -99,6 +119,13 @@ func (l *ledger) missing(n int) bool {
 // bound returns the last page that may be requested now: all pages up to the last announced one. Beyond it at
 // most conn pages, as far as the list may reach.
 func (l *ledger) bound(conn int) int {
+	if l.ending != nil {
+		last := l.ending.bound(conn)
+		if l.failed > 0 && l.end == 0 {
+			last = min(last, l.failed)
+		}
+		return last
+	}
 	low, high := l.totals()
 	last := l.announced
 	switch {
@@ -145,6 +172,12 @@ func (l *ledger) walk() *source.Failure {
 			return nil
 		}
 		delete(l.replies, n)
+		if l.ending != nil {
+			if f := l.judgeDeclared(n, a); f != nil {
+				return f
+			}
+			continue
+		}
 		if a.missed != nil {
 			return l.without(a.missed)
 		}
@@ -156,6 +189,26 @@ func (l *ledger) walk() *source.Failure {
 		}
 	}
 	return nil
+}
+
+// judgeDeclared reads page n of a declared source, the next one, or the reason why there is none.
+func (l *ledger) judgeDeclared(n int, a reply) *source.Failure {
+	if a.missed != nil {
+		f := l.ending.miss(a.missed.Failure)
+		l.end = l.ending.end
+		return f
+	}
+	t := l.taken[n]
+	l.read, l.rows, l.bytes, l.next = n, l.rows+int64(t.rows), l.bytes+int64(a.bytes), a.next
+	f := l.ending.page(facts{rows: t.rows, data: t.data, total: a.total, pages: a.pages, next: a.next, last: a.last})
+	l.end, l.repeated, l.announced = l.ending.end, l.ending.repeated, min(l.ending.expected(), l.limits.pages)
+	if f == nil {
+		f = l.limits.exceeded(n, l.rows, l.bytes)
+	}
+	if f == nil && l.union != nil && !l.union.add(a.names) {
+		f = &source.Failure{Page: n, Code: events.CodeLimitColumns, Msg: fmt.Sprintf("the rows up to here have more than %d different names (--max-columns)", l.union.max)}
+	}
+	return f
 }
 
 // add reads page n, the next one.
@@ -408,11 +461,30 @@ func noSuchPage(f *source.Failure) bool {
 // manifest sums up the pages from 1 to the last. It is called when the list has ended.
 func (l *ledger) manifest() string {
 	m := pages.NewManifest()
+	if l.union != nil {
+		m.Add(0, 0, l.union.page().SHA256)
+	}
 	for n := 1; n <= l.end; n++ {
 		t := l.taken[n]
 		m.Add(n, t.rows, t.sum)
 	}
 	return m.Sum()
+}
+
+// proof is called when the list has ended and its pages were counted. It returns how it is known that the list
+// is complete.
+func (l *ledger) proof() (*events.Proof, *source.Failure) {
+	if l.ending != nil {
+		return l.ending.proof(l.rows)
+	}
+	p := &events.Proof{Kind: events.ProofEnd, Rows: l.rows, Pages: l.end}
+	switch {
+	case l.last > 0:
+		p.Kind, p.Announced = events.ProofTotal, l.last
+	case l.announced > 0 && l.announced == l.end && l.rows > 0:
+		p.Kind, p.Announced = events.ProofPages, int64(l.announced)
+	}
+	return p, nil
 }
 
 // finish is called when the list has ended. It returns the warnings for a reader of the file.
@@ -436,6 +508,9 @@ func (l *ledger) finish() ([]events.Warning, *source.Failure) {
 		}
 	}
 	l.stored = l.rows
+	if l.ending != nil && l.rows > 0 && l.union != nil && len(l.union.names) == 0 {
+		return nil, &source.Failure{Code: events.CodeSourcePath, Msg: fmt.Sprintf("none of the %d rows has a field: does source_http.rows name the array of the rows?", l.rows)}
+	}
 	if _, high := l.totals(); l.hole > 0 && l.hole < l.end && !l.fits(l.rows) {
 		return nil, &source.Failure{Page: l.hole, Code: events.CodeSourceIncomplete,
 			Msg: fmt.Sprintf("it is empty, but the source announces %d pages and %d rows; %d rows were read", l.holeIn, high, l.rows)}
@@ -448,10 +523,10 @@ func (l *ledger) finish() ([]events.Warning, *source.Failure) {
 	if most == l.plan.rows { // pagetag.limit may repeat the requested limit
 		size = min(size, most)
 	}
-	if full > 1 && most <= size && size < l.perPage {
+	if full > 1 && most <= size && size < l.perPage && (l.ending == nil || l.ending.paging.LimitParam != "") {
 		warn("LIMIT_CAPPED", "the source gives at most %d rows a page where %d were asked for", size, l.perPage)
 	}
-	if l.announced > 0 && l.end > l.announced {
+	if l.ending == nil && l.announced > 0 && l.end > l.announced {
 		warn("TOTAL_PAGE_LOW", "the source announced %d pages; the pages up to %d were read as well", l.announced, l.end)
 	}
 	switch l.repeated {

@@ -147,6 +147,6 @@ func TestSameStart(t *testing.T) {
 		{"another total", page(9, headerRow, row(1)), page(8, headerRow, row(1)), false},
 		{"another header", page(9, headerRow, row(1)), page(9, otherRow, row(1)), false},
 	} {
-		require.Equal(t, tc.want, sameStart(tc.old, tc.new), tc.claim)
+		require.Equal(t, tc.want, sameStart(tc.old, tc.new, false), tc.claim)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"hash/maphash"
+	"math"
 	"slices"
 
 	"sheaf/events"
@@ -100,10 +101,31 @@ func (pl *plan) admit(n int, a source.Answer, lim limits) (pages.Page, *missed) 
 	return p, nil
 }
 
+// admitDeclared is admit for a declared source. What its announcements mean is decided later, by ending.
+func (pl *plan) admitDeclared(n int, a source.Answer) (pages.Page, *missed) {
+	p := pages.Page{Rows: a.Rows, RowCount: a.RowCount, Total: a.Total, TotalPages: int(min(a.Pages, math.MaxInt32)), Next: a.Next, Last: a.Last}
+	p.Number = n
+	p.HeaderRow = a.Header != nil && (n == 1 || rows.EqualRow(a.Header, pl.header))
+	refuse := func(msg string) (pages.Page, *missed) {
+		return p, &missed{Failure: &source.Failure{Page: n, Code: events.CodeSourceFormat, Msg: msg}}
+	}
+	switch {
+	case n > 1 || a.Header == nil:
+	case !namesColumns(a.Header):
+		return refuse("row 1 is the header and names no column")
+	case a.RowCount > 1 && rows.FirstRowIsData(a.Rows):
+		return refuse("row 1 has the same kinds of values as the rows after it; with source_http.header_row the first row of a page must hold the titles of the columns")
+	}
+	return p, nil
+}
+
 // sameStart reports whether page 1, requested again, begins like that of an earlier run, so that the earlier
 // pages are still valid: equal header and equal total. Without a total the rows must be equal too, because
-// nothing else shows that data moved.
-func sameStart(old, new pages.Page) bool {
+// nothing else shows that data moved. Of a declared source the rows must always be equal.
+func sameStart(old, new pages.Page, declared bool) bool {
+	if declared && (old.RowCount != new.RowCount || hashData(old) != hashData(new)) {
+		return false
+	}
 	if old.Total != new.Total || old.HeaderRow != new.HeaderRow || old.Total <= 0 && (old.RowCount != new.RowCount || hashData(old) != hashData(new)) {
 		return false
 	}

@@ -39,7 +39,8 @@ func (c *crawl) open(ctx context.Context) (err error) {
 	}
 	c.asker = asker{c.x.Tenant, c.x.Key, c.source.Host()}
 	c.source.Turn, c.source.Memory, c.source.Rests, c.source.Sleep = c.turn, c.memory, c.rests, c.letOthersGo
-	c.have = newInventory(newLedger(req.Limit, c.cfg.MaxPages, c.cfg.MaxRows, c.cfg.MaxBytes))
+	c.source.Waiting = c.waits
+	c.have = c.emptyInventory()
 	return nil
 }
 

@@ -75,12 +75,15 @@ func (s *Service) detailOf(x *events.Export, now time.Time) detailView {
 		HashKey: x.Key, ID: x.ID, SourceType: x.Request.SourceType, Status: x.State.Status(), Title: x.Request.Title,
 
 		FinishedAt: localTime(x.FinishedAt), ExpiresAt: localTime(x.ExpiresAt),
-		Progress: s.progress.of(x), Rows: x.Rows, Proof: x.Proof,
+		Progress: s.progress.of(x), Rows: x.Rows,
 		Files: []fileView{}, Warnings: []events.Warning{}, ErrorCode: x.Failure.Code, Reason: x.ExpiredReason,
 		Callback: callbackView{State: x.Callback.State, Attempts: x.Callback.Attempts, LastStatus: x.Callback.LastStatus},
 	}
 	if x.State == events.StateCompleted && now.Before(x.ExpiresAt) {
 		d.DownURL = secrets.DownloadURL(s.journal.Keys(), s.cfg.PublicURL, x)
+	}
+	if x.State != events.StateFailed {
+		d.Proof = x.Proof
 	}
 	for _, f := range x.Files {
 		d.Files = append(d.Files, fileView{Name: f.Name, Size: f.Size, SHA256: f.SHA256, Rows: f.Rows})
