@@ -17,7 +17,8 @@ import (
 type Shares struct {
 	maxPerTenant int // slots per tenant, 0 for all
 	offers       int
-	all          chan struct{} // one token per running work of Run
+	all          chan struct{}                     // one token per running work of Run
+	pauseOf      func(tenant string) time.Duration // see Pause; nil for none
 
 	mu      sync.Mutex
 	company streams.Company
@@ -33,6 +34,10 @@ func NewShares(maxPerTenant, all, offers int) *Shares {
 	return &Shares{maxPerTenant: maxPerTenant, offers: offers, all: make(chan struct{}, all),
 		running: map[string]int{}, waiting: map[string]*waiting{}, next: map[string]time.Time{}}
 }
+
+// Pause keeps a tenant's slot taken for another pause(tenant) after each work of Run. The tenant's messages
+// then wait, in order, while the slots of all tenants are free. Call it before Run.
+func (s *Shares) Pause(pause func(tenant string) time.Duration) { s.pauseOf = pause }
 
 // ErrShareTaken explains why a message is redelivered later.
 var ErrShareTaken = errors.New("the tenant has no free slot")
@@ -164,7 +169,15 @@ func (s *Shares) Run(ctx context.Context, tenant string, bytes int, work func() 
 
 // work does the work of a message that got its turn.
 func (s *Shares) work(ctx context.Context, tenant string, work func() error) error {
-	defer s.leave(tenant)
+	defer func() {
+		if s.pauseOf != nil {
+			if d := s.pauseOf(tenant); d > 0 {
+				time.AfterFunc(d, func() { s.leave(tenant) })
+				return
+			}
+		}
+		s.leave(tenant)
+	}()
 	select {
 	case s.all <- struct{}{}:
 		defer func() { <-s.all }()

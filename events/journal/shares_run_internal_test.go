@@ -5,6 +5,7 @@ import (
 	"errors"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -72,5 +73,40 @@ func TestRunWaitsForTheTenantsShare(t *testing.T) {
 		require.Empty(t, s.waiting)
 		require.Empty(t, s.running)
 		require.Empty(t, s.all)
+	})
+}
+
+// A slot stays taken for the tenant's pause after its work. The tenant's next message waits for it, in order.
+// Other tenants' messages do not, even if all slots of the process are needed.
+func TestRunPausesAfterItsWork(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := NewShares(1, 1, 100)
+		s.Pause(func(tenant string) time.Duration {
+			if tenant == "busy" {
+				return time.Second
+			}
+			return 0
+		})
+		var at []time.Duration
+		start := time.Now()
+		work := func() error { at = append(at, time.Since(start)); return nil }
+		require.NoError(t, s.Run(t.Context(), "busy", 1, work))
+		done := make(chan error)
+		for range 2 {
+			next := beside(t, s.Run(t.Context(), "busy", 1, work))
+			go func() { done <- next() }()
+		}
+		for range 2 {
+			require.NoError(t, s.Run(t.Context(), "other", 1, func() error { return nil }))
+		}
+		require.Zero(t, time.Since(start))
+		require.NoError(t, <-done)
+		require.NoError(t, <-done)
+		require.Equal(t, []time.Duration{0, time.Second, 2 * time.Second}, at)
+		time.Sleep(time.Second) // on the bubble's clock, like those above
+		synctest.Wait()
+		require.Empty(t, s.running)
+		require.Empty(t, s.waiting)
 	})
 }

@@ -35,6 +35,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/net/netutil"
+	"golang.org/x/time/rate"
 )
 
 // Config configures the service. The zero value works.
@@ -179,18 +180,21 @@ func New(cfg Config, listener net.Listener, log *journal.Log, tasks *storage.Tas
 	if err := cfg.check(); err != nil {
 		return nil, err
 	}
-	return &Service{
+	s := &Service{
 		cfg: cfg, listener: listener, journal: log, pages: log.Pages(), tasks: tasks, files: files, metrics: newMetrics(cfg.Metrics),
 		backlog: newBacklog(), progress: newProgressCache(),
 		// A body of rows is in memory twice: as received, and unescaped. Garbage of the previous one may
 		// remain: 252 MB for a body of 64 MiB, 325 MB after two (measured).
-		bodies:      newBodyMemory(cfg.MaxRawBody),
-		turns:       newPool(maxTenantCalls, maxCalls),
-		reads:       newPool(1, maxReads),
-		answers:     newPool(maxTenantAnswers, maxAnswers),
-		admission:   admission{room: cfg.Room, usage: tasks.Usage, quota: cfg.Quota, maxHistory: cfg.MaxHistory},
+		bodies:  newBodyMemory(cfg.MaxRawBody),
+		turns:   newPool(maxTenantCalls, maxCalls),
+		reads:   newPool(1, maxReads),
+		answers: newPool(maxTenantAnswers, maxAnswers),
+		admission: admission{room: cfg.Room, usage: tasks.Usage, quota: cfg.Quota, maxHistory: cfg.MaxHistory,
+			noKeys: cfg.Authenticate == nil, rates: map[string]*rate.Limiter{}},
 		submissions: journal.NewShares(tenantSubmissions, submissionSlots, submissionOffers),
-	}, nil
+	}
+	s.submissions.Pause(s.admission.pause)
+	return s, nil
 }
 
 // Run serves until ctx ends and then drains. It reports not ready, takes no more work after ShutdownDelay,

@@ -52,7 +52,8 @@ func (s *Service) submit(ctx context.Context, sourceType string, c call) (_ any,
 	if sourceType != events.SourceRaw { // the event of a raw request is small
 		logBytes += int64(len(c.body))
 	}
-	export := &candidate{admission: &s.admission, tenant: c.tenant, disk: int64(len(c.body)), log: logBytes}
+	export := &candidate{admission: &s.admission, tenant: c.tenant, disk: int64(len(c.body)), log: logBytes,
+		durable: c.submission != nil}
 	written := false
 	defer func() {
 		if !written {
@@ -65,6 +66,11 @@ func (s *Service) submit(ctx context.Context, sourceType string, c call) (_ any,
 	// Plain subscribers also hear an event that the log then refuses, so a repetition reads the state before
 	// it publishes.
 	_, unknown := s.tasks.Get(sub.Key)
+	if unknown != nil {
+		if err := export.early(); err != nil {
+			return nil, err
+		}
+	}
 	if unknown == nil || c.idempotency != "" || len(sub.Secrets) > 0 || len(sub.Pages) > 0 {
 		if known, err = s.journal.Read(ctx, c.tenant, sub.Key); err != nil {
 			return nil, err

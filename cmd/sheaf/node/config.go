@@ -50,6 +50,7 @@ type Config struct {
 
 	MaxUnfinished  int      `group:"tenants" name:"max-unfinished-per-tenant" env:"SHEAF_MAX_UNFINISHED_PER_TENANT" default:"10000" placeholder:"N" help:"Most exports of one tenant that were accepted and have not ended; more are answered 429. 0 for no limit (${default})."`
 	MaxRunning     int      `group:"tenants" name:"max-running-per-tenant" env:"SHEAF_MAX_RUNNING_PER_TENANT" default:"128" placeholder:"N" help:"Most exports of one tenant that a process crawls at once; others wait. 0 for no limit (${default}: half of those that a process crawls)."`
+	MaxNew         int      `group:"tenants" name:"max-new-exports-per-tenant" env:"SHEAF_MAX_NEW_EXPORTS_PER_TENANT" default:"20" placeholder:"N" help:"Most exports that one tenant begins per second, with bursts of twice as many; more are answered 429, and durable submissions wait. 0 for no limit (${default}; without --api-keys the tenant default has none)."`
 	ConnsPerTenant int      `group:"tenants" env:"SHEAF_CONNS_PER_TENANT" default:"0" placeholder:"N" help:"Most requests in flight to sources for one tenant, over all exports; 0 for no limit (${default})."`
 	MaxFilesBytes  ByteSize `group:"tenants" name:"max-files-bytes-per-tenant" env:"SHEAF_MAX_FILES_BYTES_PER_TENANT" default:"0" placeholder:"SIZE" help:"Most bytes of finished files of one tenant; above it new exports are answered 429. 0 for no limit (${default}: the disk is the limit)."`
 
@@ -164,6 +165,7 @@ func (c *Config) Complete() (err error) {
 	refuse(c.ConnsPerTenant < 0, wantLimit, "--conns-per-tenant", c.ConnsPerTenant, "requests")
 	refuse(c.MaxUnfinished < 0, wantLimit, "--max-unfinished-per-tenant", c.MaxUnfinished, "exports")
 	refuse(c.MaxRunning < 0, wantLimit, "--max-running-per-tenant", c.MaxRunning, "exports")
+	refuse(c.MaxNew < 0, wantLimit, "--max-new-exports-per-tenant", c.MaxNew, "exports per second")
 	refuse(c.MaxHistory < 1, "--max-history %d: want at least 1", c.MaxHistory)
 	for flag, d := range map[string]time.Duration{"--keep-files": c.KeepFiles, "--keep-pages": c.KeepPages, "--keep-history": c.KeepHistory} {
 		refuse(d <= 0, "%s %s: want a positive duration such as 12h or 7d", flag, d)

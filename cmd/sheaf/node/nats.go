@@ -39,9 +39,10 @@ const (
 )
 
 // maxQueued is the maximum number of durable submissions of a tenant, per kind, that wait in the embedded
-// server; further ones are refused. All tenants share one queue. A cluster has no such limit, because there
-// submissions also wait while no ingress runs.
-const maxQueued = 250
+// server; further ones are refused. All tenants share one queue, and the server syncs each submission, so a
+// neighbour waits for at most twice as many syncs. A cluster has no such limit, because there submissions also
+// wait while no ingress runs.
+const maxQueued = 100
 
 // openNATS starts the embedded server or connects to the cluster, and creates or updates the streams.
 func (n *node) openNATS(ctx context.Context) error {

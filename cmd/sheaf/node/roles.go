@@ -39,7 +39,8 @@ var makers = map[string]func(*node) (role, error){
 		}
 		return ingress.New(ingress.Config{
 			Log: n.log, Metrics: n.metrics, PublicURL: n.publicURL, Authenticate: authenticate, MaxSkew: n.cfg.MaxSkew,
-			Quota:      ingress.Quota{Unfinished: n.cfg.MaxUnfinished, FileBytes: int64(n.cfg.MaxFilesBytes)},
+			Quota: ingress.Quota{Unfinished: n.cfg.MaxUnfinished, FileBytes: int64(n.cfg.MaxFilesBytes),
+				NewPerSecond: n.cfg.MaxNew},
 			Formats:    assembler.Formats(),
 			MaxHistory: n.cfg.MaxHistory, Health: n.health, Room: n.disk.room, ShutdownDelay: *n.cfg.ShutdownDelay,
 		}, n.listener, n.journal, n.tasks, n.files)
