@@ -30,7 +30,7 @@ type Policy struct {
 	BaseBackoff   time.Duration // the backoff before attempt n+1 is a random time up to BaseBackoff·2^(n-1); default 500ms
 	MaxBackoff    time.Duration // maximum backoff; default 15s
 	SlowAfter     time.Duration // how long an attempt counts among the requests in flight; default 1s
-	MaxRetryAfter time.Duration // maximum Retry-After that is honoured; default 60s
+	MaxRetryAfter time.Duration // maximum announced wait that is honoured, if the request has no max_wait; default 60s
 	MaxBodyBytes  int64         // of one response after decompression; default 64 MiB
 	// MaxRatio bounds the ratio of decompressed to compressed bytes, once a response exceeds 8 MiB. Measured:
 	// 11 for a page of mixed rows, 330 for one of equal rows. DEFLATE reaches at most 1032. Default 400.
@@ -160,7 +160,7 @@ func portOf(u *url.URL) string {
 	return cmp.Or(u.Port(), map[string]string{"http": "80", "https": "443"}[u.Scheme])
 }
 
-// Page is one page. Body is the answer after decompression; Answer aliases it.
+// Page is one page. Body is the answer after decompression; Answer may alias it.
 type Page struct {
 	Answer
 	Body     []byte
@@ -183,11 +183,14 @@ func (p *Page) Release() {
 // Fetch requests one page until it has it, the failure is final or the attempts are exhausted. An error is a
 // [*Failure].
 //
-// It retries timeouts, broken connections and transfers, and the statuses 408, 425, 429 and 5xx. With a
-// Retry-After it also retries 202 and any other 4xx, such as 403. A body whose JSON ends too early is retried
-// once. Every other failure is final at once: other statuses, redirects, errcode != 0, HTML, a wrong form, a
-// limit. A source may therefore see several requests for a page. Fetch returns as soon as ctx ends, also
-// while it waits.
+// It retries timeouts, broken connections and transfers, the statuses 408, 425, 429 and 5xx, and those of
+// error.retry_status. With a Retry-After it also retries 202 and any other 4xx, such as 403, and without one any
+// 4xx that says that no request is left. A body whose JSON ends too early is retried once, and a 401 once with
+// another OAuth2 token. Every other failure is final at once: other statuses, redirects, a failure in a successful
+// response, HTML, a wrong form, a limit. A source may therefore see several requests for a page. Fetch returns as
+// soon as ctx ends, also while it waits.
+//
+// It waits while the host rests (see [Rests]), before it takes a place. That is no attempt.
 func (f *Fetcher) Fetch(ctx context.Context, at Position) (Page, error) {
 	early := 0 // responses whose JSON ended too early
 	renewed := false

@@ -22,7 +22,7 @@ import (
 type Shape interface {
 	// Request returns the request for a page. An error is a *Failure if the export cannot continue.
 	Request(ctx context.Context, at Position) (*http.Request, error)
-	// Parse reads a successful, decompressed response. The Answer aliases body. An error is a *Failure. One
+	// Parse reads a successful, decompressed response. The Answer may alias body. An error is a *Failure. One
 	// with an Errcode quotes the source; its Errcode, Msg and Hint are redacted later.
 	Parse(body []byte, header http.Header, at Position) (Answer, error)
 }
