@@ -149,6 +149,9 @@ func (d *declared) setRequest(req Request) error {
 	if err == nil {
 		err = written("limit_param", p.LimitParam, &d.size)
 	}
+	if err == nil && !d.number.given() && !d.token.given() {
+		err = fmt.Errorf("source paging: the place that changes from page to page is missing with type %s", p.Type)
+	}
 	return err
 }
 
@@ -247,6 +250,9 @@ func (d *declared) target(at Position) (*url.URL, error) {
 
 // values returns what the request for a page has besides the values of all requests.
 func (d *declared) values(at Position) (values []written, err error) {
+	if d.chained() && at.Page > 1 && at.Token == "" {
+		return nil, &Failure{Code: events.CodeInternal, Msg: "the page before names no next one"}
+	}
 	if d.size.given() {
 		values = append(values, written{d.size, strconv.AppendInt(nil, int64(d.limit), 10)})
 	}
@@ -270,7 +276,7 @@ func (d *declared) values(at Position) (values []written, err error) {
 			values = append(values, written{d.token, token})
 		}
 	}
-	return slices.DeleteFunc(values, func(w written) bool { return !w.given() }), nil
+	return values, nil
 }
 
 func (d *declared) Request(ctx context.Context, at Position) (*http.Request, error) {

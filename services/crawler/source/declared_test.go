@@ -514,6 +514,22 @@ func TestNextURLIsAsked(t *testing.T) {
 	}
 }
 
+// A page without its token is never asked for: it would be page 1.
+func TestPagesWithoutATokenAreNotAsked(t *testing.T) {
+	t.Parallel()
+	server := record(t, text(200, `[{"id":1}]`))
+	for _, paging := range []events.Paging{
+		{Type: events.PagingCursor, CursorParam: "after", Cursor: "next"}, {Type: events.PagingNextURL, NextURL: "next"}, {Type: events.PagingLink},
+	} {
+		_, err := fetcher(t, form(server.URL, events.HTTPRequest{Paging: &paging})).Fetch(t.Context(), source.Position{Page: 2, Size: 1})
+		require.EqualError(t, err, "page 2: the page before names no next one")
+		require.Equal(t, events.CodeInternal, failure(t, err).Code)
+	}
+	_, err := fetcher(t, form(server.URL, events.HTTPRequest{Paging: &events.Paging{Type: events.PagingOffset, OffsetParam: "skip"}})).Fetch(t.Context(), source.Position{Page: 2})
+	require.EqualError(t, err, "page 2: the size of page 1 is not known")
+	require.Empty(t, server.all())
+}
+
 // A next page of a POST has its body again.
 func TestNextURLOfAPOST(t *testing.T) {
 	t.Parallel()
@@ -636,6 +652,7 @@ func TestNewRefusesDeclaredForms(t *testing.T) {
 	t.Parallel()
 	page := func(p events.Paging) *events.Paging {
 		p.Type = cmp.Or(p.Type, events.PagingPage)
+		p.PageParam = cmp.Or(p.PageParam, "page")
 		return &p
 	}
 	for _, c := range []struct {
@@ -656,7 +673,9 @@ func TestNewRefusesDeclaredForms(t *testing.T) {
 		{events.HTTPRequest{Format: events.FormatCSV, Paging: page(events.Paging{Total: "total"})}, "", "source paging.total: csv has no such place; use header:"},
 		{events.HTTPRequest{Param: raw(`[]`), Paging: page(events.Paging{})}, "", "source param must be a JSON object"},
 		{events.HTTPRequest{Paging: page(events.Paging{LimitParam: "limit"})}, "", "source limit is 0; it must be at least 1"},
-		{events.HTTPRequest{Paging: page(events.Paging{Type: events.PagingCursor})}, "", "source paging: the place of the next page is missing with type cursor"},
+		{events.HTTPRequest{Paging: page(events.Paging{Type: events.PagingCursor, CursorParam: "after"})}, "", "source paging: the place of the next page is missing with type cursor"},
+		{events.HTTPRequest{Paging: page(events.Paging{Type: events.PagingCursor, Cursor: "next"})}, "", "source paging: the place that changes from page to page is missing with type cursor"},
+		{events.HTTPRequest{Paging: page(events.Paging{Type: events.PagingOffset})}, "", "source paging: the place that changes from page to page is missing with type offset"},
 		{events.HTTPRequest{Paging: page(events.Paging{})}, `{"type":"digest"}`, `source auth.type "digest" is not known; bearer, basic, api_key, oauth2`},
 		{events.HTTPRequest{Paging: page(events.Paging{})}, `{"type":"bearer","token":"s3cret\r\nEvil: 1"}`, "source auth holds a line break or another control character"},
 		{events.HTTPRequest{Paging: page(events.Paging{})}, `{"type":"api_key","name":"Transfer-Encoding","value":"s3cret","in":"header"}`, "source auth.name: the header Transfer-Encoding cannot be set"},
@@ -749,10 +768,10 @@ func FuzzDeclared(f *testing.F) {
 	f.Add(byte(3), []byte("\xef\xbb\xbf{\"rows\":[{\"a\":{\"b\":1}}]}"), "0-1/2")
 	f.Add(byte(4), []byte(`[{"a":1},{"b":"\ud800"}]`), "*/*")
 	forms := []events.HTTPRequest{
-		{Rows: "rows", Error: &events.ErrorMapping{Path: "code", Message: "message"}, Paging: &events.Paging{Type: events.PagingPage, Total: "total", TotalPages: "pages", More: "more"}},
-		{Rows: "rows", Paging: &events.Paging{Type: events.PagingCursor, Cursor: "next", More: "!last", Total: "header:X"}},
+		{Rows: "rows", Error: &events.ErrorMapping{Path: "code", Message: "message"}, Paging: &events.Paging{Type: events.PagingPage, PageParam: "page", Total: "total", TotalPages: "pages", More: "more"}},
+		{Rows: "rows", Paging: &events.Paging{Type: events.PagingCursor, CursorParam: "after", Cursor: "next", More: "!last", Total: "header:X"}},
 		{Rows: "rows", Paging: &events.Paging{Type: events.PagingNextURL, NextURL: "next", Total: "header:Content-Range"}},
-		{Rows: "rows[*].a", Paging: &events.Paging{Type: events.PagingCursor, Cursor: "row:b"}},
+		{Rows: "rows[*].a", Paging: &events.Paging{Type: events.PagingCursor, CursorParam: "after", Cursor: "row:b"}},
 		{Paging: &events.Paging{Type: events.PagingLink, Total: "header:Content-Range"}},
 	}
 	f.Fuzz(func(t *testing.T, form byte, body []byte, field string) {
