@@ -186,14 +186,19 @@ func TestLargeAnswersByRESTAreBounded(t *testing.T) {
 func TestSubmissionsOfOneTenantLeaveSlots(t *testing.T) {
 	t.Parallel()
 	in := start(t, eventstest.Server(t, ""), Config{})
+	requested, err := in.journal.Conn().SubscribeSync("sheaf.event.*.requested.*")
+	require.NoError(t, err)
+	// A tenant that is alone takes all slots.
+	_, err = in.journal.JetStream().Publish(t.Context(), "sheaf.submit.other.raw", []byte(titled("first")))
+	require.NoError(t, err)
+	_, err = requested.NextMsg(10 * time.Second)
+	require.NoError(t, err)
 	var leaves []func()
 	for range tenantSubmissions {
 		leave, err := in.submissions.Enter("busy")
 		require.NoError(t, err)
 		leaves = append(leaves, leave)
 	}
-	requested, err := in.journal.Conn().SubscribeSync("sheaf.event.*.requested.*")
-	require.NoError(t, err)
 	const queued = 3 * submissionSlots
 	for n := range queued {
 		_, err := in.journal.JetStream().Publish(t.Context(), "sheaf.submit.busy.raw", []byte(titled(fmt.Sprint(n))))
