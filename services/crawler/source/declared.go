@@ -375,22 +375,16 @@ func (d *declared) read(a *Answer, body []byte, header http.Header) (found rows.
 		return rows.Found{}, err
 	}
 	a.copied, a.pooled = int64(len(found.Rows)), true
-	if found.Names == nil {
-		found.Names = rows.Names(found.Rows)
+	converted, names := found.Rows, found.Names
+	found, err = wholeArray.Scan(converted, d.limits)
+	if names != nil {
+		found.Names = names
 	}
-	for c := rows.NewCursor(found.Rows); ; {
-		row, ok := c.NextRaw()
-		if !ok {
-			return found, nil
-		}
-		if found.First == nil {
-			found.First = row
-		}
-		if found.Last = row; d.next.in != inRow {
-			return found, nil
-		}
-	}
+	return found, err
 }
+
+// wholeArray finds the first and the last row of an array, and the names of all.
+var wholeArray = rows.NewQuery(rows.Path{}, nil)
 
 // pooled returns an empty buffer from the pool.
 func pooled() []byte { return (*buffers.Get().(*[]byte))[:0] }
@@ -415,9 +409,11 @@ func (d *declared) shapeRows(a *Answer, found rows.Found) error {
 			recycle(found.Rows)
 		}
 		a.Rows, a.copied, a.pooled = flat, a.copied+int64(len(flat)), true
-		c := rows.NewCursor(flat)
-		first, _ = c.NextRaw()
-		names = rows.Names(flat)
+		of, err := wholeArray.Scan(flat, d.limits)
+		if err != nil {
+			return d.unreadable(err)
+		}
+		first, names = of.First, of.Names
 	}
 	if d.titled {
 		a.Header = first

@@ -113,7 +113,9 @@ func New(client Client, req Request, policy Policy) (*Fetcher, error) {
 	if req.From != nil && req.From.MaxWait > 0 {
 		policy.MaxRetryAfter = time.Duration(req.From.MaxWait) * time.Second
 	}
-	shape, form, err := newShape(e, req, policy.Rows)
+	limits := policy.Rows
+	limits.MaxBytes = int(policy.MaxBodyBytes)
+	shape, form, err := newShape(e, req, limits)
 	if err != nil {
 		return nil, err
 	}
@@ -416,14 +418,8 @@ func (f *Fetcher) holdCopy(a Answer, size int64, share *share) *failedAttempt {
 	if a.copied == 0 {
 		return nil
 	}
-	fail := func(msg string, r retry, err error) *failedAttempt {
-		return &failedAttempt{Failure: Failure{Code: events.CodeLimitBytes, Msg: msg, Err: err}, retry: r}
-	}
-	if a.copied > f.policy.MaxBodyBytes {
-		return fail(fmt.Sprintf("the rows of the answer are larger than %d bytes (--max-page-bytes)", f.policy.MaxBodyBytes), never, nil)
-	}
 	if err := share.grow(size + a.copied); err != nil {
-		return fail("no memory for the answer", always, err)
+		return &failedAttempt{Failure: Failure{Code: events.CodeLimitBytes, Msg: "no memory for the answer", Err: err}, retry: always}
 	}
 	f.expect(size + a.copied)
 	return nil

@@ -110,7 +110,7 @@ func TestCopiedRowsCount(t *testing.T) {
 	f, err := source.New(server.Client(), req, policy)
 	require.NoError(t, err)
 	_, err = f.Fetch(t.Context(), source.Position{Page: 1})
-	require.EqualError(t, err, "page 1: the rows of the answer are larger than 1048576 bytes (--max-page-bytes)")
+	require.EqualError(t, err, "page 1: line 1043: the rows have more than 1048576 bytes (--max-page-bytes)")
 	require.Equal(t, events.CodeLimitBytes, failure(t, err).Code)
 
 	f, err = source.New(server.Client(), req, quick)

@@ -82,6 +82,9 @@ func misshapen(err error) *Failure {
 	case errors.Is(err, rows.ErrRowTooLong):
 		f.Code = events.CodeLimitBytes
 		f.Msg += " (--max-row-bytes)"
+	case errors.Is(err, rows.ErrTooManyBytes):
+		f.Code = events.CodeLimitBytes
+		f.Msg += " (--max-page-bytes)"
 	case errors.Is(err, rows.ErrTooDeep):
 		f.Msg += " (--max-json-depth)"
 	}
