@@ -58,6 +58,7 @@ type room struct {
 	full        time.Time // when pages first found no space; zero while they find some
 	freed       time.Time // when bytes were last freed since full, initially full itself
 	alone       time.Time // since when only one export is under way; zero with several
+	waiting     bool      // a crawl waited to start within the last seconds
 
 	crawled    []string // keys of runs being crawled, newest first: all, or one more than may yield
 	assembling int      // exports that are crawled and not yet assembled
@@ -93,6 +94,9 @@ func (r *room) judge(key string, refused bool, now time.Time, wait time.Duration
 		}
 	case n > 0 || now.Sub(r.freed) < wait:
 	case refused && !r.alone.IsZero() && now.Sub(r.alone) >= wait:
+		if r.waiting && r.disk != nil { // the crawls that wait to start may fit on the disk without it
+			return yield
+		}
 		return fail
 	case r.assembling > 0 && r.disk != nil: // a workbook may need the room on the disk
 		return yield
@@ -188,6 +192,7 @@ func (s *space) read(ctx context.Context) error {
 		s.free = r.limit - r.used
 	}
 	free := s.free
+	r.waiting = now.Sub(s.waitedAt) < 2*slotFor
 	s.mu.Unlock()
 	r.disk = s.disk(onDisk(largest))
 	r.begin = r.mayBegin(s.disk)
@@ -276,14 +281,6 @@ func (s *space) noteWaiting() {
 	s.waitedAt = time.Now()
 }
 
-// othersWait reports whether a crawl has waited to start within the last seconds. Then an export is not alone:
-// they may use the disk first, and it restarts.
-func (s *space) othersWait() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return time.Since(s.waitedAt) < 2*slotFor
-}
-
 // onDisk returns how many bytes a page needs on disk: a large one is written twice.
 func onDisk(size int64) int64 { return 2 * size }
 
@@ -319,7 +316,7 @@ func (c *crawl) mayGoOn(ctx context.Context) (bool, error) {
 	case yield:
 		return false, errYield
 	case fail:
-		if r.disk != nil && (c.space.othersWait() || c.gate.shared && c.space.mayBeginAgain(c.x.Key)) {
+		if r.disk != nil && c.gate.shared && c.space.mayBeginAgain(c.x.Key) {
 			return false, errYield
 		}
 		fits := fmt.Sprintf("the page stream holds at most %s, of which %s are used; raise --max-pages-bytes or export less at once",

@@ -305,6 +305,28 @@ func TestAnExportThatDoesNotFitAloneFails(t *testing.T) {
 		require.Equal(t, events.CodeLimitBytes, x.Failure.Code)
 		require.Regexp(t, `of 40 pages take \d\.\d MiB, and there is no room for more: the disk is almost full: 1 B free, 2 B needed; make room there`, x.Failure.Reason)
 	})
+	t.Run("the disk, after those that wait to start", func(t *testing.T) {
+		t.Parallel()
+		s := spaceStreams(t, eventstest.Server(t, ""))
+		large, small := noisySource(t, 2000), noisySource(t, 100)
+		assemble(t, s)
+		waited := told(t, s)
+		start(t, s, large.Client, Config{SpaceWait: 3 * time.Second, Room: func(bytes int64) error {
+			space, err := s.Pages().Space(context.Background())
+			if err == nil && space.Used+bytes > 1<<20 {
+				err = errors.New("the disk is almost full")
+			}
+			return err
+		}})
+		requestKey(t, s, spaceKey(1), large.URL)
+		require.Eventually(t, func() bool { return has(waited, spaceKey(1)) }, 20*time.Second, time.Millisecond)
+		requestKey(t, s, spaceKey(2), small.URL)
+		ends := awaitEnds(t, s, spaceKey(1), spaceKey(2))
+		require.Equal(t, events.StateCompleted, ends[spaceKey(2)].State, "%+v", ends[spaceKey(2)].Failure)
+		require.Equal(t, events.CodeLimitBytes, ends[spaceKey(1)].Failure.Code)
+		require.Less(t, ends[spaceKey(2)].LastSeq, ends[spaceKey(1)].LastSeq)
+		require.GreaterOrEqual(t, asksOf(large, 1), 2, "the large one began again")
+	})
 	t.Run("until others are purged", func(t *testing.T) {
 		t.Parallel()
 		s := spaceStreams(t, eventstest.Server(t, ""))
@@ -432,6 +454,10 @@ func TestJudge(t *testing.T) {
 		{"alone for long", room{full: begun, freed: begun, alone: begun, crawled: three[2:]}, "old", 15, fail},
 		{"alone, and others were just purged", room{full: begun, freed: at(10), alone: begun, crawled: three[2:]}, "old", 20, goOn},
 		{"alone, and another has just ended", room{full: begun, freed: begun, alone: at(10), crawled: three[2:]}, "old", 20, goOn},
+		{"alone on a full disk", room{full: begun, freed: begun, alone: begun, crawled: three[2:], disk: disk}, "old", 15, fail},
+		{"alone on a full disk, and others wait to start", room{full: begun, freed: begun, alone: begun, crawled: three[2:], disk: disk, waiting: true}, "old", 15, yield},
+		{"the same, not for long", room{full: begun, freed: begun, alone: at(10), crawled: three[2:], disk: disk, waiting: true}, "old", 20, goOn},
+		{"alone in a full stream, and others wait to start", room{full: begun, freed: begun, alone: begun, crawled: three[2:], waiting: true}, "old", 15, fail},
 		{"with a workbook in progress", room{full: begun, freed: begun, crawled: three[2:], assembling: 1}, "old", 100, goOn},
 		{"with a workbook in progress, on a full disk", room{full: begun, freed: begun, crawled: three[2:], assembling: 1, disk: disk}, "old", 15, yield},
 		{"without a page", room{full: begun, freed: begun, crawled: three}, "other", 100, goOn},
