@@ -416,12 +416,22 @@ func TestSubjects(t *testing.T) {
 	}
 }
 
-// A tenant can queue a limited number of submissions; submissions queued before the limit stay.
+// A tenant can queue a limited number of submissions. Those queued before the limit, or under a higher one,
+// stay.
 func TestQueuedSubmissionsAreBounded(t *testing.T) {
 	t.Parallel()
+	for claim, before := range map[string]int64{"no limit": 0, "a higher limit": 5} {
+		t.Run(claim, func(t *testing.T) {
+			t.Parallel()
+			queuedSubmissionsAreBounded(t, before)
+		})
+	}
+}
+
+func queuedSubmissionsAreBounded(t *testing.T, before int64) {
 	srv := eventstest.Server(t, "")
 	limited := journal.Config{MaxQueued: 3}
-	s := eventstest.JournalOn(t, srv, journal.Config{})
+	s := eventstest.JournalOn(t, srv, journal.Config{MaxQueued: before})
 	submit := func(subject string) error {
 		_, err := s.JetStream().Publish(t.Context(), subject, []byte("{}"))
 		return err

@@ -249,7 +249,8 @@ func provisionStream(ctx context.Context, js jetstream.JetStream, want jetstream
 				"bytes", used, "max_bytes", is.MaxBytes, "asked_for", want.MaxBytes)
 			want.MaxBytes = is.MaxBytes
 		}
-		if want.MaxMsgsPerSubject > 0 && is.MaxMsgsPerSubject <= 0 &&
+		if want.MaxMsgsPerSubject > 0 &&
+			(is.MaxMsgsPerSubject <= 0 || is.MaxMsgsPerSubject > want.MaxMsgsPerSubject) &&
 			st.CachedInfo().State.Msgs > uint64(want.MaxMsgsPerSubject) {
 			// The server would delete submissions beyond the limit. A later start sets it.
 			want.MaxMsgsPerSubject, want.DiscardNewPerSubject = is.MaxMsgsPerSubject, is.DiscardNewPerSubject
