@@ -248,10 +248,8 @@ const maxCSVDigits = 15
 
 // isCSVNumber reports whether a value is a JSON number that a float64 holds exactly.
 func isCSVNumber(value string) bool {
-	if value == "" || value[len(value)-1] > '9' || value[0] > '9' || strings.Trim(value, " ") != value {
-		return false
-	}
-	if value[0] == '.' || strings.HasPrefix(value, "-.") || KindOfCSV([]byte(value)) != CSVNumber {
+	if strings.HasPrefix(value, ".") || strings.HasPrefix(value, "-.") || strings.Trim(value, " ") != value ||
+		KindOfCSV([]byte(value)) != CSVNumber {
 		return false
 	}
 	digits, exponent := 0, false

@@ -319,7 +319,8 @@ func (p *pathParser) parse(i int, text string) (Step, *PathError) {
 }
 
 // Lookup returns the value at p in a checked row, or in any other checked JSON value. Of a repeated name the
-// last one counts. ok is false if p finds nothing. Unchecked bytes give an arbitrary result, never a panic.
+// last one counts. ok is false if p finds nothing or holds [*]. Unchecked bytes give an arbitrary result, never
+// a panic.
 func Lookup(row []byte, p Path) (v Value, ok bool) {
 	if len(p.element) > 0 {
 		return Value{}, false

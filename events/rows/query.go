@@ -10,7 +10,7 @@ import (
 // goroutines may use one.
 type Query struct {
 	rows   Path
-	values []Path
+	values int // how many
 	root   *node
 }
 
@@ -57,7 +57,7 @@ type inside struct {
 
 // NewQuery returns a query of the rows at rowsPath and of the values at the other paths.
 func NewQuery(rowsPath Path, values []Path) *Query {
-	q := &Query{rows: rowsPath, values: slices.Clone(values), root: &node{}}
+	q := &Query{rows: rowsPath, values: len(values), root: &node{}}
 	at := q.root
 	at.hasRows = true
 	for _, step := range rowsPath.steps {
@@ -113,7 +113,7 @@ func (q *Query) Scan(body []byte, lim Limits) (Found, error) {
 	if err != nil {
 		return Found{}, err
 	}
-	w := walk{q: q, s: &s, names: u, values: make([][]byte, len(q.values))}
+	w := walk{q: q, s: &s, names: u, values: make([][]byte, q.values)}
 	i := w.value(q.root, start, 0)
 	if i >= 0 {
 		s.end(i)
