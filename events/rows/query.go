@@ -22,13 +22,13 @@ type Found struct {
 	RowCount int
 	// First and Last are the first and the last row, nil without rows.
 	First, Last []byte
-	// Names holds the distinct names of all rows, decoded, in the order in which they first appear: row by row,
-	// and within a row by position. After 16,385 names, more than a worksheet has columns, it is cut.
+	// Names holds the distinct names of all rows, decoded, in the order in which they first appear: row by
+	// row, and within a row by position. After 16,385 names, more than a worksheet has columns, it is cut.
 	Names []string
 	// Values holds the raw JSON at each path of [NewQuery], nil where the path finds nothing.
 	Values [][]byte
-	// RowsErr says why the body, which is JSON, has no rows in the expected form: the rows path finds nothing or
-	// no array, or an element is no object or lacks the steps after [*]. Nil if Rows is set.
+	// RowsErr says why the body, which is JSON, has no rows in the expected form: the rows path finds nothing
+	// or no array, or an element is no object or lacks the steps after [*]. Nil if Rows is set.
 	RowsErr *SyntaxError
 }
 
