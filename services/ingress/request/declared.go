@@ -214,7 +214,11 @@ func (d *declared) merge(of fields) error {
 			d.given[name] = of[name]
 		}
 	}
-	for name, known := range map[string][]string{"paging": pagingNames(), "error": errorNames} {
+	for _, object := range []struct {
+		name  string
+		known []string
+	}{{"paging", pagingNames()}, {"error", errorNames}} {
+		name, known := object.name, object.known
 		own, given := d.given[name]
 		if given && own == nil { // null removes the whole
 			continue

@@ -2,6 +2,7 @@ package request
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"slices"
 	"strings"
@@ -508,4 +509,7 @@ func TestRequestsOfTheReference(t *testing.T) {
 		require.NoError(t, err, body)
 	}
 	require.Contains(t, tables, "| `max_wait` | `600` |")
+	readme, err := os.ReadFile("../../../README.md")
+	require.NoError(t, err)
+	require.Contains(t, string(readme), fmt.Sprintf("`sheaf presets` lists %d of them", len(Presets())))
 }
