@@ -88,18 +88,26 @@ func TestDurableSubmissionsKeepToTheRate(t *testing.T) {
 			&nats.Msg{Subject: events.SubmitSubject(tenant, "raw"), Data: []byte(titled(title))})
 		require.NoError(t, err)
 	}
+	publish("other", "0") // a tenant that is alone has all slots
+	m, err := begun.NextMsg(20 * time.Second)
+	require.NoError(t, err)
+	require.Contains(t, m.Subject, ".other.")
 	begin := time.Now()
 	for n := range busy {
 		publish("busy", fmt.Sprint(n))
 	}
 	publish("other", "1")
 	var order []string
-	for range busy + 1 {
+	seen := map[string]bool{} // a plain subscriber can hear an event twice
+	for len(order) < busy+1 {
 		m, err := begun.NextMsg(20 * time.Second)
 		require.NoError(t, err, "none is lost")
 		tenant, err := events.SplitSubject(m.Subject, events.SubjectEvent, 3)
 		require.NoError(t, err)
-		order = append(order, tenant[0])
+		if !seen[m.Subject] {
+			order = append(order, tenant[0])
+		}
+		seen[m.Subject] = true
 	}
 	// The bucket and the tenant's slots let some begin at once.
 	const atOnce = perSecond + tenantSubmissions
