@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"log/slog"
 	"time"
 
 	"sheaf/events"
@@ -231,7 +230,7 @@ func (s *Log) Redeliver(ctx context.Context) error {
 				c.config.Durable, c.stream, err)
 		}
 	}
-	slog.Warn("resetting all consumers; finished work is recognised as done")
+	s.cfg.Log.Warn("resetting all consumers; finished work is recognised as done")
 	return nil
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"sync"
 	"time"
 
@@ -98,7 +97,7 @@ func (s *Log) Consume(ctx context.Context, stream, consumer string, slots int, h
 			streams.Wait(ctx, streams.Backoff(absent))
 			continue
 		}
-		slog.Warn("trying again", "consumer", consumer, "error", err) // an outage
+		s.cfg.Log.Warn("trying again", "consumer", consumer, "error", err) // an outage
 		streams.Wait(ctx, time.Second)
 	}
 	if ctx.Err() != nil {
@@ -112,7 +111,7 @@ func (s *Log) Consume(ctx context.Context, stream, consumer string, slots int, h
 			for ctx.Err() == nil {
 				if err := s.pull(ctx, cons, stream, consumer, &beside, h); err != nil && ctx.Err() == nil {
 					logged.Do(func() {
-						slog.Warn("pulling messages; trying again", "consumer", consumer, "error", err)
+						s.cfg.Log.Warn("pulling messages; trying again", "consumer", consumer, "error", err)
 					})
 					streams.Wait(ctx, time.Second)
 				}
@@ -179,12 +178,12 @@ func (s *Log) handle(ctx context.Context, msg jetstream.Msg, stream, name string
 		beside.Go(func() {
 			err := he.work()
 			stop()
-			settle(ctx, msg, d, name, err)
+			s.settle(ctx, msg, d, name, err)
 		})
 		return
 	}
 	stop()
-	settle(ctx, msg, d, name, err)
+	s.settle(ctx, msg, d, name, err)
 }
 
 // keepAlive extends the AckWait of a message until stop is called.
@@ -210,8 +209,8 @@ func keepAlive(msg jetstream.Msg, every time.Duration) (stop func()) {
 }
 
 // settle acknowledges a message, or answers according to err. A lost answer only causes one more delivery.
-func settle(ctx context.Context, msg jetstream.Msg, d Delivery, consumer string, err error) {
-	log := slog.With("consumer", consumer, "subject", d.Subject, "sequence", d.Sequence,
+func (s *Log) settle(ctx context.Context, msg jetstream.Msg, d Delivery, consumer string, err error) {
+	log := s.cfg.Log.With("consumer", consumer, "subject", d.Subject, "sequence", d.Sequence,
 		"delivered", d.Delivered)
 	if t, err := events.SplitSubject(d.Subject, events.SubjectEvent, 3); err == nil {
 		log = log.With("tenant", t[0], "hash_key", t[2])

@@ -169,8 +169,8 @@ func TestDeliveriesAreLoggedWithTheirRequest(t *testing.T) {
 	read, write, err := os.Pipe()
 	require.NoError(t, err)
 	defer read.Close()
-	eventstest.SetLog(t, slog.NewTextHandler(write, nil))
-	s := eventstest.Journal(t)
+	s := eventstest.JournalOn(t, eventstest.Server(t, ""),
+		journal.Config{Log: slog.New(slog.NewTextHandler(write, nil))})
 	x, err := s.Append(t.Context(), events.Export{Tenant: "default", Key: testKey}, "",
 		func(*events.Export) (events.Payload, error) {
 			r := eventstest.Payload(events.TypeRequested, 0, "").(*events.ExportRequested)
@@ -199,7 +199,7 @@ func TestDeliveriesAreLoggedWithTheirRequest(t *testing.T) {
 	cancel()
 	require.NoError(t, <-done)
 	require.NoError(t, write.Close())
-	for _, attr := range []string{"tenant=default ", "hash_key=" + testKey + " ", "request_id=trace-7 "} {
+	for _, attr := range []string{"service=journal ", "tenant=default ", "hash_key=" + testKey + " ", "request_id=trace-7 "} {
 		require.Contains(t, line, attr)
 	}
 }

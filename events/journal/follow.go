@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"sync"
 	"time"
 
@@ -52,7 +51,7 @@ func (s *Log) Follow(ctx context.Context, from uint64, apply func([]events.Event
 		case f.failed != nil:
 			return f.failed
 		case err != nil:
-			slog.Warn("following the log; trying again", "next", f.next, "error", err)
+			s.cfg.Log.Warn("following the log; trying again", "next", f.next, "error", err)
 		}
 	}
 	return nil
@@ -100,7 +99,7 @@ func (f *follower) poll(ctx context.Context, again bool) (jetstream.Consumer, er
 				made <- cons
 				return
 			} else if making.Err() == nil {
-				slog.Debug("no consumer to follow the log; trying again", "error", err)
+				f.s.cfg.Log.Debug("no consumer to follow the log; trying again", "error", err)
 			}
 		}
 	})
@@ -141,7 +140,7 @@ func (s *Log) readOn(ctx context.Context, from uint64) (batch []events.Event) {
 		if err != nil {
 			return batch // no more events, or the next call retries
 		}
-		ev := decodeRaw(m)
+		ev := s.decodeRaw(m)
 		batch = append(batch, ev)
 		from = m.Sequence + 1
 	}
@@ -223,7 +222,7 @@ func (s *Log) receive(ctx context.Context, iter jetstream.MessagesContext, next 
 		next = is + 1
 		ev, err := events.Decode(m.Subject(), m.Headers(), m.Data(), is)
 		if err != nil {
-			slog.Warn("event skipped", "sequence", is, "subject", m.Subject(), "error", err)
+			s.cfg.Log.Warn("event skipped", "sequence", is, "subject", m.Subject(), "error", err)
 			ev.Sequence, ev.Payload = is, nil
 		}
 		select {

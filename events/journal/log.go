@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"strconv"
 	"sync"
 	"time"
@@ -138,7 +137,7 @@ func (s *Log) Read(ctx context.Context, tenant, key string) (events.Export, erro
 	if err != nil || last == nil {
 		return x, err
 	}
-	ev := decodeRaw(last)
+	ev := s.decodeRaw(last)
 	if ev.Export != nil {
 		return *ev.Export, nil
 	}
@@ -160,10 +159,10 @@ func (s *Log) last(ctx context.Context, filter string) (*jetstream.RawStreamMsg,
 
 // decodeRaw decodes a stored message. One that cannot be decoded keeps its sequence and id, without a
 // payload, so that the fence still counts it.
-func decodeRaw(m *jetstream.RawStreamMsg) events.Event {
+func (s *Log) decodeRaw(m *jetstream.RawStreamMsg) events.Event {
 	ev, err := events.Decode(m.Subject, m.Header, m.Data, m.Sequence)
 	if err != nil {
-		slog.Warn("event skipped", "sequence", m.Sequence, "subject", m.Subject, "error", err)
+		s.cfg.Log.Warn("event skipped", "sequence", m.Sequence, "subject", m.Subject, "error", err)
 		ev.Sequence, ev.Payload = m.Sequence, nil
 	}
 	return ev

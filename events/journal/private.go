@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"log/slog"
 	"time"
 
 	"sheaf/events"
@@ -202,7 +201,7 @@ func (s *Log) checkFingerprint(ctx context.Context) error {
 		subject); err != nil {
 		return fmt.Errorf("fingerprint: %w", err)
 	}
-	slog.Warn("the file store is gone; a new one was created in its place")
+	s.cfg.Log.Warn("the file store is gone; a new one was created in its place")
 	return nil
 }
 

@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -61,9 +62,12 @@ type Config struct {
 	// Callers is the connection for messages from and to other programs: requests and progress. A flood of
 	// them then does not delay events. Default: the connection of the log.
 	Callers *nats.Conn
+	// Log gets lines about streams, consumers and messages, with service "journal". Default: nothing is logged.
+	Log *slog.Logger
 }
 
 func (c Config) withDefaults() Config {
+	c.Log = cmp.Or(c.Log, slog.New(slog.DiscardHandler)).With("service", "journal")
 	if c.Replicas == 0 {
 		c.Replicas = 1
 	}
@@ -183,7 +187,7 @@ func Provision(ctx context.Context, nc *nats.Conn, cfg Config) (*Log, error) {
 	}
 	for _, c := range consumerConfigs(cfg) {
 		_, err := provisioned(ctx, nc, func(ctx context.Context) (jetstream.Consumer, error) {
-			return c.provision(ctx, js)
+			return c.provision(ctx, js, cfg.Log)
 		})
 		if err != nil {
 			return nil, fmt.Errorf("consumer %s of %s: %w", c.config.Durable, c.stream, explain(err))
@@ -211,7 +215,7 @@ func (s *Log) provisionStream(ctx context.Context,
 	for look := 1; ; look++ {
 		changed := false
 		st, err = provisioned(ctx, s.nc, func(ctx context.Context) (st jetstream.Stream, err error) {
-			st, changed, err = provisionStream(ctx, s.js, want, s.cfg.Shared)
+			st, changed, err = provisionStream(ctx, s.js, want, s.cfg.Shared, s.cfg.Log)
 			return st, err
 		})
 		if err != nil || !changed || !s.cfg.Shared || look == agreeLooks {
@@ -226,7 +230,7 @@ func (s *Log) provisionStream(ctx context.Context,
 // treats the stream as new at every start (seen once in 20 kills with an encrypted store, where equal
 // configurations differ in bytes).
 func provisionStream(ctx context.Context, js jetstream.JetStream, want jetstream.StreamConfig,
-	shared bool) (st jetstream.Stream, changed bool, err error) {
+	shared bool, log *slog.Logger) (st jetstream.Stream, changed bool, err error) {
 	st, err = js.Stream(ctx, want.Name)
 	if err == nil {
 		if err := streams.ByLeader(st.CachedInfo()); err != nil {
@@ -245,7 +249,7 @@ func provisionStream(ctx context.Context, js jetstream.JetStream, want jetstream
 		}
 		if used := st.CachedInfo().State.Bytes; want.Name == events.StreamEvents &&
 			want.MaxBytes < is.MaxBytes && float64(used) > fullestLog*float64(want.MaxBytes) {
-			slog.Warn("the event log stays larger than configured, because it holds more; a later start will shrink it",
+			log.Warn("the event log stays larger than configured, because it holds more; a later start will shrink it",
 				"bytes", used, "max_bytes", is.MaxBytes, "asked_for", want.MaxBytes)
 			want.MaxBytes = is.MaxBytes
 		}
@@ -258,7 +262,7 @@ func provisionStream(ctx context.Context, js jetstream.JetStream, want jetstream
 		if has(is, want) {
 			return st, false, nil
 		}
-		slog.Info("changing the settings of a stream", "stream", want.Name,
+		log.Info("changing the settings of a stream", "stream", want.Name,
 			"max_bytes", want.MaxBytes, "max_bytes_before", is.MaxBytes, "max_age", want.MaxAge,
 			"max_age_before", is.MaxAge,
 			"copies", want.Replicas, "copies_before", is.Replicas)
@@ -464,13 +468,14 @@ func consumerConfigs(cfg Config) []consumerConfig {
 // provision creates or updates the consumer. The server cannot change some settings, such as the number of
 // waiting pulls; a consumer of an older Sheaf with other settings is then re-created. It redelivers
 // everything in its stream, and the handlers recognise work that is done.
-func (c consumerConfig) provision(ctx context.Context, js jetstream.JetStream) (jetstream.Consumer, error) {
+func (c consumerConfig) provision(ctx context.Context, js jetstream.JetStream,
+	log *slog.Logger) (jetstream.Consumer, error) {
 	cons, err := js.CreateOrUpdateConsumer(ctx, c.stream, c.config)
 	var api *jetstream.APIError
 	if !errors.As(err, &api) || !strings.Contains(api.Description, "can not be updated") {
 		return cons, err
 	}
-	slog.Warn("re-creating a consumer; finished work is recognised as done", "stream", c.stream, "consumer",
+	log.Warn("re-creating a consumer; finished work is recognised as done", "stream", c.stream, "consumer",
 		c.config.Durable, "reason", api.Description)
 	if err := js.DeleteConsumer(ctx, c.stream, c.config.Durable); err != nil &&
 		!errors.Is(err, jetstream.ErrConsumerNotFound) {

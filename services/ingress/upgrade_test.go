@@ -10,6 +10,7 @@ import (
 
 	"sheaf/events"
 	"sheaf/events/eventstest"
+	"sheaf/events/journal"
 
 	"github.com/nats-io/nats.go"
 	"github.com/stretchr/testify/require"
@@ -20,9 +21,9 @@ import (
 func TestProjectionKeepsTheExportOfNewerEvents(t *testing.T) {
 	t.Parallel()
 	var log eventstest.Log
-	eventstest.SetLog(t, slog.NewTextHandler(&log, nil))
 	srv := eventstest.Server(t, "")
-	in := start(t, srv, Config{})
+	streams := eventstest.JournalOn(t, srv, journal.Config{Log: slog.New(slog.NewTextHandler(&log, nil))})
+	in := startOn(t, streams, Config{})
 	key := in.post(t, "/v1/export/http", eventstest.HTTPBody("", `"title":"orders"`)).key(t)
 	publish := func(typ, ceType string, x events.Export, more string) {
 		export, err := json.Marshal(x)
