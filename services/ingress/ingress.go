@@ -57,6 +57,7 @@ type Config struct {
 	Authenticate func(key string) (tenant string, ok bool)
 	Formats      []events.Format // formats of finished files; default events.XLSX
 	Quota        Quota           // of each tenant; default no limits
+	Previewer    Previewer       // answers POST /v1/export/preview; default: the path does not exist
 	MaxSkew      time.Duration   // between a request's timestamp and the clock; default any
 	MaxBody      int64           // bytes of a request without rows; default 256 KiB
 	MaxRawBody   int64           // bytes of a request with rows; default 64 MiB
@@ -165,6 +166,7 @@ type Service struct {
 	bodies       *bodyMemory
 	turns        pool // of concurrent calls
 	reads        pool // of calls that read much
+	previews     pool
 	answers      pool // bytes of large answers
 	submissions  *journal.Shares
 	caughtUp     atomic.Bool // the projection has applied the log as it was at start-up
@@ -185,10 +187,11 @@ func New(cfg Config, listener net.Listener, log *journal.Log, tasks *storage.Tas
 		backlog: newBacklog(), progress: newProgressCache(),
 		// A body of rows is in memory twice: as received, and unescaped. Garbage of the previous one may
 		// remain: 252 MB for a body of 64 MiB, 325 MB after two (measured).
-		bodies:  newBodyMemory(cfg.MaxRawBody),
-		turns:   newPool(maxTenantCalls, maxCalls),
-		reads:   newPool(1, maxReads),
-		answers: newPool(maxTenantAnswers, maxAnswers),
+		bodies:   newBodyMemory(cfg.MaxRawBody),
+		turns:    newPool(maxTenantCalls, maxCalls),
+		reads:    newPool(1, maxReads),
+		previews: newPool(maxTenantPreviews, maxPreviews),
+		answers:  newPool(maxTenantAnswers, maxAnswers),
 		admission: admission{room: cfg.Room, usage: tasks.Usage, quota: cfg.Quota, maxHistory: cfg.MaxHistory,
 			noKeys: cfg.Authenticate == nil, rates: map[string]*rate.Limiter{}},
 		submissions: journal.NewShares(tenantSubmissions, submissionSlots, submissionOffers),
@@ -313,6 +316,9 @@ func (s *Service) reserve(ctx context.Context, tenant string, size int64) (relea
 func (s *Service) turn(ctx context.Context, tenant, operation string) (leave func(), err error) {
 	if operation == "history" || operation == "retry" {
 		return s.readTurn(ctx, tenant)
+	}
+	if operation == previewOperation {
+		return s.await(ctx, &s.previews, tenant, 1)
 	}
 	return s.await(ctx, &s.turns, tenant, 1)
 }

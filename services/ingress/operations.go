@@ -95,7 +95,7 @@ func (s *Service) do(ctx context.Context, op operation, c call) (data any, err e
 	if !s.journal.Conn().IsConnected() {
 		return nil, events.ErrUnavailable
 	}
-	ctx, cancel := context.WithTimeout(ctx, s.cfg.OperationWait+time.Duration(len(c.body)>>20)*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, s.operationWait(c))
 	defer cancel()
 	ctx, leave := s.availability.whileUp(ctx)
 	defer leave()

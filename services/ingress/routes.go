@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -28,7 +29,7 @@ func (s *Service) routes() []route {
 	get := func(name string) http.HandlerFunc { return s.rest(name, ops[name], s.queryCall) }
 	post := func(name string) http.HandlerFunc { return s.rest(name, ops[name], s.objectCall) }
 	down := s.newDownloads().ServeHTTP
-	return []route{
+	routes := []route{
 		{http.MethodPost, "/v1/export/http", s.rest("http", ops["http"], s.bodyCall(s.cfg.MaxBody)), "export a paginated HTTP source"},
 		{http.MethodPost, "/v1/export/raw", s.rest("raw", ops["raw"], s.bodyCall(s.cfg.MaxRawBody)), "export the rows in the request"},
 		{http.MethodGet, "/v1/export/detail", get("detail"), "?key= how an export stands, and its link"},
@@ -45,6 +46,13 @@ func (s *Service) routes() []route {
 		{http.MethodGet, "/readyz", s.Ready, "whether it can take requests"},
 		{http.MethodGet, "/", s.index, "this page"},
 	}
+	if s.cfg.Previewer != nil {
+		routes = slices.Insert(routes, 2, route{
+			http.MethodPost, "/v1/export/preview", s.rest(previewOperation, s.preview, s.bodyCall(s.cfg.MaxBody)),
+			"how to export a source, found by asking it at most three times",
+		})
+	}
+	return routes
 }
 
 func (s *Service) handler() http.Handler {

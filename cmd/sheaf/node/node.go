@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"maps"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -137,11 +138,7 @@ func open(ctx context.Context, cfg Config) (_ *node, err error) {
 	if len(cfg.AllowCIDR) > 0 && len(allowed) > 0 && !cfg.Ephemeral {
 		n.log.Warn("callers may reach these private addresses through their exports", "allow_cidr", allowed)
 	}
-	n.egress = egress.New(egress.Config{
-		Allowed: allowed, MaxHeaderBytes: int64(cfg.MaxHeaderBytes),
-		// The crawler's own timeouts end earlier, and their failures name the flag.
-		MaxTime: max(cfg.PageTimeout, cfg.HeaderTimeout, 4*time.Minute) + time.Minute,
-	})
+	n.egress = cfg.newEgress(allowed)
 	n.onClose(n.egress.CloseIdleConnections)
 	n.onClose(n.closeNATS)
 	if err := n.openNATS(ctx); err != nil {
@@ -151,6 +148,15 @@ func open(ctx context.Context, cfg Config) (_ *node, err error) {
 		return nil, err
 	}
 	return n, n.makeRoles()
+}
+
+// newEgress returns the client for sources and callbacks.
+func (c *Config) newEgress(allowed []netip.Prefix) *egress.Client {
+	return egress.New(egress.Config{
+		Allowed: allowed, MaxHeaderBytes: int64(c.MaxHeaderBytes),
+		// The crawler's own timeouts end earlier, and their failures name the flag.
+		MaxTime: max(c.PageTimeout, c.HeaderTimeout, 4*time.Minute) + time.Minute,
+	})
 }
 
 // listen binds the addresses, which fails at once and before any write if another Sheaf has them. It also

@@ -41,7 +41,7 @@ var makers = map[string]func(*node) (role, error){
 			Log: n.log, Metrics: n.metrics, PublicURL: n.publicURL, Authenticate: authenticate, MaxSkew: n.cfg.MaxSkew,
 			Quota: ingress.Quota{Unfinished: n.cfg.MaxUnfinished, FileBytes: int64(n.cfg.MaxFilesBytes),
 				NewPerSecond: n.cfg.MaxNew},
-			Formats:    assembler.Formats(),
+			Formats: assembler.Formats(), Previewer: serverPreviewer(n.cfg.SourceLimits, n.egress),
 			MaxHistory: n.cfg.MaxHistory, Health: n.health, Room: n.disk.room, ShutdownDelay: *n.cfg.ShutdownDelay,
 		}, n.listener, n.journal, n.tasks, n.files)
 	},
@@ -50,11 +50,7 @@ var makers = map[string]func(*node) (role, error){
 		return crawler.New(crawler.Config{
 			Log: n.log, Metrics: n.metrics, PerHost: n.cfg.ConnsPerHost, PerTenant: n.cfg.ConnsPerTenant, Running: n.cfg.MaxRunning, Room: n.disk.room,
 			MaxPages: l.MaxPages, MaxRows: l.MaxRows, MaxBytes: int64(l.MaxExportBytes),
-			Policy: source.Policy{
-				PageTimeout: l.PageTimeout, HeaderTimeout: l.HeaderTimeout, MinRate: int64(l.MinThroughput), RateOver: minRateOver,
-				MaxBodyBytes: int64(l.MaxPageBytes), MaxRatio: l.MaxRatio,
-				Rows: rows.Limits{MaxDepth: l.MaxJSONDepth, MaxFields: l.MaxColumns, MaxRowBytes: int(l.MaxRowBytes)},
-			},
+			Policy: l.policy(),
 		}, n.journal, n.egress)
 	},
 	roleAssembler: func(n *node) (role, error) {
@@ -70,6 +66,15 @@ var makers = map[string]func(*node) (role, error){
 			Log: n.log, Metrics: n.metrics, KeepFiles: n.cfg.KeepFiles, KeepPages: n.cfg.KeepPages, MaxHistory: n.cfg.MaxHistory, Room: n.disk.room,
 		}, n.journal, n.tasks, n.files)
 	},
+}
+
+// policy bounds the requests for one page.
+func (l SourceLimits) policy() source.Policy {
+	return source.Policy{
+		PageTimeout: l.PageTimeout, HeaderTimeout: l.HeaderTimeout, MinRate: int64(l.MinThroughput), RateOver: minRateOver,
+		MaxBodyBytes: int64(l.MaxPageBytes), MaxRatio: l.MaxRatio,
+		Rows: rows.Limits{MaxDepth: l.MaxJSONDepth, MaxFields: l.MaxColumns, MaxRowBytes: int(l.MaxRowBytes)},
+	}
 }
 
 func (n *node) makeRoles() (err error) {

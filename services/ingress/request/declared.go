@@ -214,11 +214,7 @@ func (d *declared) merge(of fields) error {
 			d.given[name] = of[name]
 		}
 	}
-	for _, object := range []struct {
-		name  string
-		known []string
-	}{{"paging", pagingNames()}, {"error", errorNames}} {
-		name, known := object.name, object.known
+	for name, known := range map[string][]string{"paging": pagingNames(), "error": errorNames} {
 		own, given := d.given[name]
 		if given && own == nil { // null removes the whole
 			continue

@@ -2,7 +2,6 @@ package request
 
 import (
 	"encoding/json"
-	"fmt"
 	"os"
 	"slices"
 	"strings"
@@ -509,7 +508,4 @@ func TestRequestsOfTheReference(t *testing.T) {
 		require.NoError(t, err, body)
 	}
 	require.Contains(t, tables, "| `max_wait` | `600` |")
-	readme, err := os.ReadFile("../../../README.md")
-	require.NoError(t, err)
-	require.Contains(t, string(readme), fmt.Sprintf("`sheaf presets` lists %d of them", len(Presets())))
 }
