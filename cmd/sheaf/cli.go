@@ -19,10 +19,11 @@ type cli struct {
 	logConfig `embed:""`
 	Version   kong.VersionFlag `help:"Print the version."`
 
-	Demo   demoCmd   `cmd:"" help:"Start everything, export a built-in source, show where the workbook is."`
-	Serve  serveCmd  `cmd:"" help:"Run Sheaf: REST, crawler, assembler and notifier."`
-	Export exportCmd `cmd:"" help:"Export one URL into a workbook, with a progress bar."`
-	Source sourceCmd `cmd:"" help:"Serve a JSON, NDJSON or CSV file as a paginated source."`
+	Demo    demoCmd    `cmd:"" help:"Start everything, export a built-in source, show where the workbook is."`
+	Serve   serveCmd   `cmd:"" help:"Run Sheaf: REST, crawler, assembler and notifier."`
+	Export  exportCmd  `cmd:"" help:"Export one URL or file into a workbook, with a progress bar."`
+	Preview previewCmd `cmd:"" help:"Find out how to export an API: its rows, its paging, and what proves it complete."`
+	Source  sourceCmd  `cmd:"" help:"Serve a JSON, NDJSON or CSV file as a paginated source."`
 
 	Presets presetsCmd `cmd:"" help:"List the presets of APIs, or show what one stands for."`
 
@@ -48,8 +49,9 @@ const description = `Sheaf gathers the pages of an HTTP API into a workbook.
 Try it, without any set-up:
     sheaf demo
 
-Export an API that answers in the standard page format:
-    sheaf export http://127.0.0.1:8090/ -o orders.xlsx --limit 500 --conn 8
+Export an API, whatever its paging, or a file:
+    sheaf export https://api.example.com/orders -o orders.xlsx
+    sheaf export orders.csv -o orders.xlsx
 
 Run a server, hand it work, fetch the result:
     sheaf serve
@@ -148,6 +150,14 @@ type callerFlags struct {
 	CACert string `name:"ca-cert" env:"SHEAF_CA_CERT" type:"path" placeholder:"FILE" help:"Authorities (PEM) to trust beside those of the system."`
 }
 
+// formFlags describe how the pages of a source are found.
+type formFlags struct {
+	Preset  string `placeholder:"NAME" help:"Form of the API; sheaf presets lists them."`
+	Rows    string `placeholder:"PATH" help:"Where the rows are in a response, such as data.items."`
+	Paging  string `placeholder:"JSON" help:"source_http.paging as JSON."`
+	Request string `type:"path" placeholder:"FILE" help:"Request of sheaf preview, as JSON; - for stdin. -H gives the headers that it hides."`
+}
+
 // sourceFlags describe an export on the command line.
 type sourceFlags struct {
 	Limit  int      `default:"500" help:"Rows a page to ask for (${default})."`
@@ -189,12 +199,31 @@ Row n of the built-in source, for n from 1:
 }
 
 func (exportCmd) Help() string {
-	return `Without --server everything runs in this process, in a temporary folder beside the output, and any address but those of cloud metadata may be asked. An output that ends in .zip is the zip as a caller of the API would get it; else it is the workbook. --force replaces regular files only. Ctrl-C cancels the export. A temporary folder .sheaf-scratch-* of a command that was killed is removed by the next one in the same place.
+	return `Without --preset, --paging and --request, the source is asked first how its pages are found, as sheaf preview does; the request that was found is printed. If nothing proves that the rows would be complete, the command stops and names what to set. A source in the standard page format is exported with --limit rows a page.
+
+A file is a JSON array of objects, NDJSON, or CSV; stdin is JSON or NDJSON.
+
+Without --server everything runs in this process, in a temporary folder beside the output, and any address but those of cloud metadata may be asked. An output that ends in .zip is the zip as a caller of the API would get it; else it is the workbook. --force replaces regular files only. Ctrl-C cancels the export. A temporary folder .sheaf-scratch-* of a command that was killed is removed by the next one in the same place.
 
 Examples:
     sheaf export https://api.example.com/orders -o orders.xlsx
     sheaf export http://127.0.0.1:8090/ -o orders.xlsx --limit 1000 --conn 16 -H 'Authorization: Bearer x' --param shop=7
+    sheaf export https://api.example.com/orders -o orders.xlsx --preset laravel --param per_page=500
+    sheaf export https://api.example.com/orders -o orders.xlsx --rows data.list --paging '{"type": "page", "total": "data.total"}'
+    sheaf export --request orders.json -o orders.xlsx
+    sheaf export orders.csv -o orders.xlsx
     sheaf export http://10.0.0.7/orders -o orders.zip --server http://sheaf:8080`
+}
+
+func (previewCmd) Help() string {
+	return `Asks the source at most three times and keeps nothing. Prints what it found and why, the first rows, and a request that is ready: for POST /v1/export/http, for sheaf submit, and for sheaf export --request. Secrets are "…" in it.
+
+How a finding is known: given by you, verified by another request, or seen on page 1. If something that decides completeness would be assumed, there is no request; the answer says which field to set, and the exit code is 1.
+
+Examples:
+    sheaf preview https://api.example.com/orders
+    sheaf preview https://api.example.com/orders -H 'Authorization: Bearer x' --json
+    sheaf preview https://api.example.com/orders --preset drf --param page_size=100`
 }
 
 func (sourceCmd) Help() string {

@@ -19,10 +19,11 @@ import (
 )
 
 type exportCmd struct {
-	URL         string `arg:"" name:"url" help:"Source to export; it answers in the standard page format."`
+	URL         string `arg:"" name:"source" optional:"" help:"URL of an API, or a JSON, NDJSON or CSV file; - for stdin."`
 	Output      string `short:"o" required:"" type:"path" placeholder:"FILE" help:"Workbook to write, such as orders.xlsx; with .zip the zip."`
 	Force       bool   `short:"f" help:"Replace the output if it exists."`
 	sourceFlags `embed:""`
+	formFlags   `embed:""`
 	JSON        bool   `name:"json" help:"Print JSON."`
 	Server      string `placeholder:"URL" help:"Let this running server do it. Default: in this process."`
 	callerFlags `embed:""`
@@ -47,9 +48,18 @@ func (c *exportCmd) Run(ctx context.Context, std stdio, line *kong.Context) (err
 	if c.Title == "" {
 		c.Title = strings.TrimSuffix(filepath.Base(c.Output), filepath.Ext(c.Output))
 	}
-	body, err := c.request(c.URL, defaultUser, "")
-	if err != nil {
-		return err
+	limited := given(line, func(f *kong.Flag) bool { return f.Name == "limit" }) != ""
+	file := isFile(c.URL)
+	if file {
+		if err := c.checkFile(line); err != nil {
+			return err
+		}
+	}
+	var body []byte
+	if !file {
+		if body, err = c.submission(c.sourceFlags, c.URL, limited, line); err != nil {
+			return err
+		}
 	}
 	if err := checkOutput(c.Output, c.Force); err != nil {
 		return err
@@ -59,21 +69,48 @@ func (c *exportCmd) Run(ctx context.Context, std stdio, line *kong.Context) (err
 		return err
 	}
 	defer func() { err = errors.Join(err, work.close()) }()
+	if file {
+		address, stop, err := serveFile(c.URL, work, std.in)
+		if err != nil {
+			return err
+		}
+		defer stop()
+		if body, err = c.request(address, defaultUser, ""); err != nil {
+			return err
+		}
+	}
 	if c.Server != "" {
 		client, err := newClient(c.Server, c.callerFlags)
 		if err != nil {
 			return err
 		}
 		defer client.close()
+		if body, err = c.findForm(ctx, std, c.sourceFlags, body, limited, client.preview); err != nil {
+			return err
+		}
 		return c.export(ctx, std, client, work, body)
 	}
-	cfg := node.OneShot(work.file("data"))
-	// The person who types a URL here can request it with any other tool too.
-	cfg.SourceLimits = c.SourceLimits
-	cfg.AllowCIDR = []string{"0.0.0.0/0", "::/0"}
+	cfg := oneShot(work.file("data"), c.SourceLimits)
+	if !file {
+		body, err = c.findForm(ctx, std, c.sourceFlags, body, limited, func(ctx context.Context, draft []byte) (*previewAnswer, error) {
+			return previewHere(ctx, cfg, draft)
+		})
+		if err != nil {
+			return err
+		}
+	}
 	return inProcess(ctx, cfg, func(ctx context.Context, client *client) error {
 		return c.export(ctx, std, client, work, body)
 	})
+}
+
+// oneShot returns the configuration of a Sheaf for one command. The person who types a URL here can request it
+// with any other tool too.
+func oneShot(data string, limits node.SourceLimits) node.Config {
+	cfg := node.OneShot(data)
+	cfg.SourceLimits = limits
+	cfg.AllowCIDR = []string{"0.0.0.0/0", "::/0"}
+	return cfg
 }
 
 // given returns the first of some flags that is on the command line, "" if none is. A setting in the

@@ -1,0 +1,153 @@
+package main
+
+import (
+	"encoding/json"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"sheaf/services/crawler/source/sourcetest"
+)
+
+// The request that a preview prints, submitted as it is, gives every row of the list.
+func TestThePreviewedRequestGivesEveryRow(t *testing.T) {
+	t.Parallel()
+	const rows = 1230
+	server := startServe(t, "--http", "127.0.0.1:0", "--nats-listen", "none", "--data", t.TempDir())
+	for _, api := range sourcetest.APIs() {
+		t.Run(api.Name, func(t *testing.T) {
+			t.Parallel()
+			source := api.Serve(t, rows)
+			answer := wireCall(t, "POST", server.http+"/v1/export/preview", string(api.Submission(source.URL)), nil)
+			require.Zero(t, answer.Errcode, answer.Msg)
+			var preview previewAnswer
+			require.NoError(t, json.Unmarshal(answer.Data, &preview))
+			require.NotNil(t, preview.Request, string(answer.Data))
+			require.LessOrEqual(t, preview.Requests, 3)
+			require.Equal(t, api.Preset, preview.Preset, string(answer.Data))
+			require.NotEmpty(t, preview.Rows)
+			for _, f := range preview.Findings {
+				require.NotEqual(t, "assumed", f.How, string(answer.Data))
+			}
+			request := string(preview.Request)
+			if api.Name == "PostgREST" { // its header is hidden
+				request = strings.Replace(request, "…", "count=exact", 1)
+			}
+			accepted := wireCall(t, "POST", server.http+"/v1/export/http", request, nil)
+			require.Zero(t, accepted.Errcode, accepted.Msg)
+			var key struct {
+				HashKey string `json:"hash_key"`
+			}
+			require.NoError(t, json.Unmarshal(accepted.Data, &key))
+			d := wireWait(t, server.http, key.HashKey)
+			require.Equal(t, 2, d.Status, "%s\n%s", d.FailReason, request)
+			got := workbookOf(t, d.DownURL)
+			require.Len(t, got, rows+1, request)
+			number := 1 // of the column "no"
+			if api.Name == "JSON:API" {
+				return // its rows are type, id and attributes
+			}
+			require.Equal(t, []string{"id", "no", "amount"}, got[0])
+			for i, row := range got[1:] {
+				require.Equal(t, "NO-"+pad(i+1), row[number])
+			}
+		})
+	}
+}
+
+func pad(n int) string {
+	s := strconv.Itoa(n)
+	return strings.Repeat("0", 6-len(s)) + s
+}
+
+// An export of a URL alone previews it, prints the request in a line and gives every row.
+func TestExportFindsTheRequest(t *testing.T) {
+	t.Chdir(t.TempDir())
+	for _, api := range sourcetest.APIs() {
+		if api.Source != "" {
+			continue
+		}
+		name := strings.Map(func(r rune) rune {
+			if r < 'a' || r > 'z' {
+				return '-'
+			}
+			return r
+		}, strings.ToLower(api.Name))
+		source := api.Serve(t, 60)
+		code, out, errs := sheaf(t, t.Context(), "", "export", source.URL+"/orders", "-o", name+".xlsx")
+		require.Zero(t, code, "%s: %s", api.Name, errs)
+		require.Contains(t, out, name+".xlsx")
+		require.Contains(t, errs, "found: ", api.Name)
+		require.Contains(t, errs, "60 rows", api.Name)
+	}
+}
+
+func TestPreviewPrintsARequestForExport(t *testing.T) {
+	t.Chdir(t.TempDir())
+	var api sourcetest.API
+	for _, a := range sourcetest.APIs() {
+		if a.Name == "Laravel" {
+			api = a
+		}
+	}
+	source := api.Serve(t, 60)
+	code, out, errs := sheaf(t, t.Context(), "", "preview", source.URL+"/orders", "-H", "Authorization: Bearer hush-hush")
+	require.Zero(t, code, errs)
+	require.Contains(t, out, "laravel")
+	require.Contains(t, out, "NO-000001")
+	require.Contains(t, out, `"preset": "laravel"`)
+	require.NotContains(t, out, "hush")
+	code, out, errs = sheaf(t, t.Context(), "", "preview", source.URL+"/orders", "-H", "Authorization: Bearer hush-hush", "--json")
+	require.Zero(t, code, errs)
+	require.NotContains(t, out, "hush")
+	require.NoError(t, os.WriteFile("answer.json", []byte(out), 0o600))
+	code, _, errs = sheaf(t, t.Context(), "", "export", "--request", "answer.json", "-o", "refused.xlsx")
+	require.Equal(t, exitFailed, code, errs)
+	require.Contains(t, errs, `"…"`)
+	code, _, errs = sheaf(t, t.Context(), "", "export", "--request", "answer.json", "-o", "orders.xlsx", "-H", "authorization: Bearer hush-hush")
+	require.Zero(t, code, errs)
+	require.Contains(t, errs, "60 rows")
+}
+
+func TestExportOfAFile(t *testing.T) {
+	t.Chdir(t.TempDir())
+	for name, content := range map[string]string{
+		"a.csv": "id,name\n1,x\n2,y\n", "a.json": `[{"id":1,"name":"x"},{"id":2,"name":"y"}]`, "a.ndjson": "{\"id\":1,\"name\":\"x\"}\n{\"id\":2,\"name\":\"y\"}\n",
+	} {
+		require.NoError(t, os.WriteFile(name, []byte(content), 0o600))
+		code, _, errs := sheaf(t, t.Context(), "", "export", name, "-o", name+".xlsx")
+		require.Zero(t, code, errs)
+		require.Contains(t, errs, "2 rows")
+		require.FileExists(t, filepath.Join(".", name+".xlsx"))
+	}
+	code, _, errs := sheaf(t, t.Context(), `[{"id":1}]`, "export", "-", "-o", "stdin.xlsx")
+	require.Zero(t, code, errs)
+	require.Contains(t, errs, "1 rows")
+	for args, want := range map[string]string{
+		"export a.csv -o b.xlsx --server http://127.0.0.1:1": "--server: it cannot read a file",
+		"export a.csv -o b.xlsx --preset laravel":            "--preset: it goes with a URL",
+		"export a.csv -o b.csv":                              "a workbook ends in .xlsx",
+		"export none.csv -o b.xlsx":                          "is not a URL",
+	} {
+		code, _, errs := sheaf(t, t.Context(), "", strings.Fields(args)...)
+		require.Equal(t, exitUsage, code, args)
+		require.Contains(t, errs, want)
+	}
+}
+
+// workbookOf downloads a finished export and reads its rows.
+func workbookOf(t *testing.T, address string) [][]string {
+	t.Helper()
+	res, err := http.Get(address)
+	require.NoError(t, err)
+	defer res.Body.Close()
+	archive, err := io.ReadAll(res.Body)
+	require.NoError(t, err)
+	return workbookIn(t, archive)
+}

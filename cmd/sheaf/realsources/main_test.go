@@ -1,9 +1,0 @@
-package realsources
-
-import (
-	"testing"
-
-	"sheaf/events/eventstest"
-)
-
-func TestMain(m *testing.M) { eventstest.Main(m) }
