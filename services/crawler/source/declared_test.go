@@ -134,6 +134,8 @@ func TestDeclaredSourcesWriteTheirPlaces(t *testing.T) {
 		{"a cursor in a header", "", events.HTTPRequest{Limit: 5, Paging: with(cursor, func(p *events.Paging) { p.CursorParam = "header:X-Next" })},
 			source.Position{Page: 2, Size: 5, Token: `"abc"`}, got{query: "first=5", header: http.Header{"X-Next": {"abc"}}}},
 		{"one page", "?a=1", events.HTTPRequest{Param: raw(`{"size":1000}`), Paging: &events.Paging{Type: events.PagingNone}}, source.Position{Page: 1}, got{query: "a=1&size=1000"}},
+		{"a body that is null", "", events.HTTPRequest{Method: "POST", Body: raw(`null`), Param: raw(`{"a":1}`), Limit: 5, Paging: &page}, source.Position{Page: 1},
+			got{method: "POST", body: `{"a":1,"limit":5,"page":1}`}},
 		{"a link, page 1", "?a=1", events.HTTPRequest{Param: raw(`{"per_page":100}`), Paging: &events.Paging{Type: events.PagingLink}}, source.Position{Page: 1}, got{query: "a=1&per_page=100"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -411,6 +413,8 @@ func TestDeclaredPathsThatDoNotFit(t *testing.T) {
 		{"a cursor that a full page 1 lacks", cursor(events.Paging{Cursor: "next", LimitParam: "limit"}), `{"rows":[{"a":1}],"nxt":"x"}`, 1, events.CodeSourcePath,
 			`source_http.paging.cursor "next" finds nothing; the answer has the keys "rows", "nxt"`},
 		{"a cursor without anything around it", cursor(events.Paging{Cursor: "meta.next"}), `{"rows":[{"a":1}]}`, 1, events.CodeSourcePath, `source_http.paging.cursor "meta.next" finds nothing; the answer has the keys "rows"`},
+		{"a cursor beside an estimate", cursor(events.Paging{Cursor: "meta.next", Total: "total", Estimate: true}), `{"rows":[{"a":1}],"total":1}`, 1, events.CodeSourcePath,
+			`source_http.paging.cursor "meta.next" finds nothing; the answer has the keys "rows", "total"`},
 		{"a cursor that rows lack", cursor(events.Paging{Cursor: "row:id"}), `{"rows":[{"a":1},{"ID":2}]}`, 1, events.CodeSourcePath, `source_http.paging.cursor "row:id" finds nothing; the answer has the keys "ID"`},
 		{"a number as address", next, `{"rows":[],"next":2}`, 1, events.CodeSourcePaging, `source_http.paging.next_url "next" must be an address, but is a number`},
 		{"no JSON", next, `<html>`, 1, events.CodeSourceFormat, `the body is HTML or XML, not JSON`},
@@ -564,6 +568,7 @@ func TestErrorMapping(t *testing.T) {
 		{`errors "0"`, graphql, `{"rows":[],"errors":"0"}`, ""},
 		{"errors empty", graphql, `{"rows":[],"errors":""}`, ""},
 		{"errors []", graphql, `{"rows":[],"errors":[ ]}`, ""},
+		{"errors [{}]", graphql, `{"rows":[],"errors":[{}]}`, `page 1: source_http.error.path "errors" is an array, which means a failure`},
 		{"errors {}", graphql, `{"rows":[],"errors":{ }}`, ""},
 		{"errors beside rows", graphql, `{"rows":[{"a":1}],"errors":[{"message":"Cannot query"}]}`, "page 1: Cannot query"},
 		{"errors beside null", graphql, `{"data":null,"errors":[{"message":"Cannot query"}]}`, "page 1: Cannot query"},
@@ -720,6 +725,11 @@ func TestDeclaredFailuresHoldNoSecret(t *testing.T) {
 	quoted, err := json.Marshal(secret)
 	require.NoError(t, err)
 	echo := func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/token" {
+			w.Header().Set("Content-Type", "application/json")
+			fmt.Fprintf(w, `{"access_token":"%s","token_type":"bearer"}`, url.QueryEscape(secret))
+			return
+		}
 		user, password, _ := r.BasicAuth()
 		all, _ := json.Marshal([]string{secret, url.QueryEscape(secret), r.URL.RequestURI(), r.Header.Get("Authorization"), user, password, "http://" + r.Host + r.URL.RequestURI()})
 		message, _ := json.Marshal(string(all))
@@ -735,6 +745,7 @@ func TestDeclaredFailuresHoldNoSecret(t *testing.T) {
 		"basic":            {auth: `{"type":"basic","username":"` + "shop-of-" + `x","password":` + string(quoted) + `}`, paging: cursor},
 		"api key":          {auth: `{"type":"api_key","in":"header","name":"X-Key","value":` + string(quoted) + `}`, paging: cursor},
 		"api key in query": {auth: `{"type":"api_key","in":"query","name":"key","value":` + string(quoted) + `}`, paging: cursor},
+		"oauth2":           {auth: "oauth2", paging: cursor},
 		"cursor":           {paging: cursor, token: func(string) string { return string(quoted) }},
 		"next url":         {paging: next, token: func(server string) string { return server + "/x?token=" + url.QueryEscape(secret) + "&page=2" }},
 		"secret param":     {paging: next, param: `{"token":` + string(quoted) + `}`},
@@ -745,6 +756,9 @@ func TestDeclaredFailuresHoldNoSecret(t *testing.T) {
 			for _, mapping := range []*events.ErrorMapping{nil, {Path: "code", Message: "message"}} {
 				req := form(server.URL, events.HTTPRequest{Rows: "rows", Paging: &c.paging, Error: mapping, Param: raw(c.param), SecretParam: []string{"token"}})
 				req.Auth = raw(c.auth)
+				if c.auth == "oauth2" {
+					req.Auth = raw(`{"type":"oauth2","token_url":"` + server.URL + `/token","client_id":"shop-of-x","client_secret":` + string(quoted) + `}`)
+				}
 				at := source.Position{Page: 1}
 				if c.token != nil {
 					at = source.Position{Page: 2, Size: 1, Token: c.token(server.URL)}
