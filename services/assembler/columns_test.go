@@ -84,6 +84,16 @@ func TestColumnsOfPageZero(t *testing.T) {
 	}
 }
 
+// Without a limit in the request a page may have any number of rows, so those of the proof decide.
+func TestDeclaredWorkbookIsLargeByItsRows(t *testing.T) {
+	t.Parallel()
+	x := events.Export{Pages: 1, Request: events.Request{HTTP: &events.HTTPRequest{Paging: &events.Paging{Type: events.PagingNone}}}}
+	for rows, small := range map[int64]bool{smallRows: true, smallRows + 1: false} {
+		x.Proof = &events.Proof{Rows: rows, Pages: 1}
+		require.Equal(t, small, isSmall(&x), "%d rows", rows)
+	}
+}
+
 // A run without its page 0 makes no file.
 func TestPageZeroIsMissing(t *testing.T) {
 	t.Parallel()

@@ -3,6 +3,7 @@ package crawler
 import (
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -483,6 +484,129 @@ func BenchmarkChain(b *testing.B) {
 		begun := time.Now()
 		require.Equal(b, n, ended(b, s, requestDeclared(b, s, events.Export{}, a.url, styles()["cursor"], 1, 0)).Pages)
 		b.ReportMetric(float64(time.Since(begun))/float64(slept.Load()), "x-source")
+	}
+}
+
+// The columns wait for space as pages do.
+func TestColumnsWaitForSpace(t *testing.T) {
+	t.Parallel()
+	s := eventstest.Journal(t)
+	a := newAPI(t, 28, 5)
+	x := requestDeclared(t, s, events.Export{}, a.url, styles()["cursor"], 1, 0)
+	var refused atomic.Int64
+	room := func(int64) error {
+		kept, err := s.Pages().List(t.Context(), "default", key, x.RequestedSeq)
+		if err == nil && len(kept) == 6 && refused.Add(1) <= 3 {
+			return errors.New("the disk is full")
+		}
+		return nil
+	}
+	start(t, s, http.DefaultClient, Config{Room: room, SpaceWait: 150 * time.Millisecond})
+	crawled := ended(t, s, x)
+	require.Greater(t, refused.Load(), int64(3))
+	require.Equal(t, 6, a.all())
+	require.Equal(t, `[{"id":"id","a":"a","b":"b","c":"c"}]`, columnsOf(t, s, crawled.Run))
+}
+
+// The columns that an earlier crawler stored count. Others than those of the rows fail the export.
+func TestColumnsAreStoredOnce(t *testing.T) {
+	t.Parallel()
+	for names, code := range map[string]string{`[{"id":"id","a":"a","b":"b","c":"c"}]`: "", `[{"id":"id"}]`: events.CodeStore} {
+		s := eventstest.Journal(t)
+		a := newAPI(t, 28, 5)
+		x := requestDeclared(t, s, events.Export{}, a.url, styles()["page"], 1, 0)
+		_, err := s.Pages().Publish(t.Context(), pages.Page{ID: pages.ID{Tenant: "default", Key: key, Run: x.RequestedSeq}, Rows: []byte(names), RowCount: 1, HeaderRow: true, Total: -1})
+		require.NoError(t, err)
+		start(t, s, http.DefaultClient, Config{})
+		if code == "" {
+			ended(t, s, x)
+			continue
+		}
+		f := failure(t, s, x)
+		require.Equal(t, code, f.Code)
+		require.True(t, f.RunSpoiled)
+	}
+}
+
+// The markers of the end over HTTP, for both numbered styles and for any number of connections.
+func TestMarkersOfTheEnd(t *testing.T) {
+	t.Parallel()
+	status := func(code int) func(http.ResponseWriter) { return func(w http.ResponseWriter) { w.WriteHeader(code) } }
+	items := func(ids ...int) func(http.ResponseWriter) {
+		return func(w http.ResponseWriter) {
+			rows := []map[string]int{}
+			for _, id := range ids {
+				rows = append(rows, map[string]int{"id": id})
+			}
+			_ = json.NewEncoder(w).Encode(map[string]any{"items": rows})
+		}
+	}
+	for _, tc := range []struct {
+		claim string
+		end   []string
+		past  func(http.ResponseWriter) // answers all pages after the sixth
+		other func(http.ResponseWriter) // answers page 3; nil for its rows
+		code  string                    // of the failure
+		rows  int
+	}{
+		{"empty", []string{"empty"}, items(), nil, "", 28},
+		{"empty, a gap", []string{"empty"}, items(), items(), "", 23},
+		{"empty, but 404", []string{"empty"}, status(404), nil, events.CodeSourceHTTP, 0},
+		{"empty, but the last page again", []string{"empty"}, items(25, 26, 27), nil, events.CodePagingStuck, 0},
+		{"short, then empty", []string{"short"}, items(), nil, "", 28},
+		{"short, then 404", []string{"short"}, status(404), nil, "", 28},
+		{"short, then 400", []string{"short"}, status(400), nil, "", 28},
+		{"short, then the last page again", []string{"short"}, items(25, 26, 27), nil, "", 28},
+		{"short, in the middle", []string{"short"}, items(), items(10, 11), events.CodeSourceIncomplete, 0},
+		{"missing, 404", []string{"missing"}, status(404), nil, "", 28},
+		{"missing, 410", []string{"missing"}, status(410), nil, "", 28},
+		{"missing, but empty", []string{"missing"}, items(), nil, events.CodeSourceIncomplete, 0},
+		{"missing, but 403", []string{"missing"}, status(403), nil, events.CodeSourceAuth, 0},
+		{"repeat", []string{"repeat"}, items(25, 26, 27), nil, "", 28},
+		{"repeat, and pages that are equal", []string{"repeat"}, items(25, 26, 27), items(5, 6, 7, 8, 9), "", 28},
+	} {
+		for _, style := range []string{"page", "offset"} {
+			t.Run(tc.claim+", "+style, func(t *testing.T) {
+				t.Parallel()
+				var results []string
+				for _, conn := range []int{1, 8} {
+					s := eventstest.Journal(t)
+					a := newAPI(t, 28, 5)
+					a.before = func(w http.ResponseWriter, _ *http.Request, page, _ int) bool {
+						switch {
+						case page > 6:
+							tc.past(w)
+						case page == 3 && tc.other != nil:
+							tc.other(w)
+						case page == 6 || page == 2 && tc.other != nil: // without their second name
+							n := min(page*5, 28)
+							var ids []int
+							for id := (page - 1) * 5; id < n; id++ {
+								ids = append(ids, id)
+							}
+							items(ids...)(w)
+						default:
+							return false
+						}
+						return true
+					}
+					paging := *styles()[style]
+					paging.End = tc.end
+					start(t, s, http.DefaultClient, Config{})
+					x := requestDeclared(t, s, events.Export{}, a.url, &paging, conn, 0)
+					switch p := await(t, s, x.LastSeq, events.TypeCrawled, events.TypeFailed).Payload.(type) {
+					case *events.ExportFailed:
+						require.Equal(t, tc.code, p.Code, p.Reason)
+						results = append(results, p.Reason)
+					case *events.ExportCrawled:
+						require.Empty(t, tc.code)
+						require.Len(t, dataRows(t, s, p.Run, p.Pages), tc.rows)
+						results = append(results, fmt.Sprintf("%s %+v %v", p.Manifest, *p.Proof, p.Warnings))
+					}
+				}
+				require.Equal(t, results[0], results[1])
+			})
+		}
 	}
 }
 
