@@ -87,9 +87,6 @@ func TestSmallWorkbooksOfOneTenantLeaveSlots(t *testing.T) {
 	st := newStage(t)
 	const small = 8
 	gated := &gatedFiles{Files: st.files, first: make(chan struct{}, small/4), waiting: make(chan struct{}, small), gate: make(chan struct{})}
-	for range small / 4 {
-		gated.first <- struct{}{}
-	}
 	s, err := New(Config{Small: small}, st.journal, gated)
 	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -99,6 +96,11 @@ func TestSmallWorkbooksOfOneTenantLeaveSlots(t *testing.T) {
 		x, err := st.journal.Read(t.Context(), tenant, fmt.Sprintf("%032d", n))
 		require.NoError(t, err)
 		return x.State == events.StateCompleted
+	}
+	crawlFor(t, st, "other", fmt.Sprintf("%032d", 99), 2) // a tenant that is alone takes all slots
+	require.Eventually(t, func() bool { return completed("other", 99) }, 30*time.Second, 5*time.Millisecond)
+	for range small / 4 {
+		gated.first <- struct{}{}
 	}
 	for n := range 3 * small {
 		crawlFor(t, st, "busy", fmt.Sprintf("%032d", n), 2)
