@@ -23,8 +23,9 @@ import (
 	"sheaf/services/ingress/request"
 )
 
-// Rows arrive in four ways: pages of a source, source_raw as an array and as a string, and a file that sheaf
-// source serves. The same rows give the same cells in each, or all ways refuse them.
+// Rows arrive as pages of a source, in the standard format and in declared ones, as source_raw, an array or a
+// string, and in a file that sheaf source serves. The same rows give the same cells in each, or all ways
+// refuse them.
 func TestRowsGiveTheSameCellsInEachWayIn(t *testing.T) {
 	t.Parallel()
 	server := startServe(t, "--http", "127.0.0.1:0", "--nats-listen", "none", "--data", t.TempDir())
@@ -67,14 +68,30 @@ func TestRowsGiveTheSameCellsInEachWayIn(t *testing.T) {
 			titles = append(titles, fmt.Sprintf(`"%s":"%[1]s"`, name))
 		}
 		array := "[" + strings.Join(append([]string{"{" + strings.Join(titles, ",") + "}"}, c.rows...), ",") + "]"
-		page := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		page := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			switch r.URL.Path {
+			case "/declared":
+				fmt.Fprintf(w, `{"a":[0],"list":{"items":[%s]},"n":%d}`, strings.Join(c.rows, ","), len(c.rows))
+				return
+			case "/elements":
+				fmt.Fprintf(w, `[{"node":%s}]`, strings.Join(c.rows, `},{"node":`))
+				return
+			case "/lines":
+				fmt.Fprint(w, strings.Join(c.rows, "\n"))
+				return
+			}
 			fmt.Fprintf(w, `{"errcode":0,"data":{"data":%s,"pagetag":{"page":1,"limit":50,"total":%d,"total_page":1}}}`, array, len(c.rows))
 		}))
 		defer page.Close()
 		ways := map[string]string{
-			"page":   fmt.Sprintf(`{"ext_type":"XLSX","source_http":{"url":%q}}`, page.URL),
-			"array":  `{"ext_type":"XLSX","source_raw":` + array + `}`,
-			"string": `{"ext_type":"XLSX","source_raw":"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\x01", `\u0001`).Replace(array) + `"}`,
+			"page": fmt.Sprintf(`{"ext_type":"XLSX","source_http":{"url":%q}}`, page.URL),
+			"page with titles": fmt.Sprintf(`{"ext_type":"XLSX","source_http":{"url":%q,"rows":"data.data","header_row":true,
+				"paging":{"type":"page","total":"data.pagetag.total"},"error":{"path":"errcode"}}}`, page.URL),
+			"page without titles": fmt.Sprintf(`{"ext_type":"XLSX","source_http":{"url":"%s/declared","rows":"list.items","paging":{"type":"page","total":"n"}}}`, page.URL),
+			"elements":            fmt.Sprintf(`{"ext_type":"XLSX","source_http":{"url":"%s/elements","rows":"$[*].node","paging":{"type":"none"}}}`, page.URL),
+			"lines":               fmt.Sprintf(`{"ext_type":"XLSX","source_http":{"url":"%s/lines","format":"ndjson","paging":{"type":"none"}}}`, page.URL),
+			"array":               `{"ext_type":"XLSX","source_raw":` + array + `}`,
+			"string":              `{"ext_type":"XLSX","source_raw":"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\x01", `\u0001`).Replace(array) + `"}`,
 		}
 		for name, content := range map[string]string{"a.ndjson": strings.Join(c.rows, "\n"), "a.json": "[" + strings.Join(c.rows, ",") + "]"} {
 			path := filepath.Join(t.TempDir(), name)

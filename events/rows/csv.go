@@ -15,9 +15,9 @@ import (
 	"golang.org/x/text/encoding/simplifiedchinese"
 )
 
-// Decode returns body in UTF-8. charset is utf-8, gbk or gb18030, in any case; "" is utf-8. us-ascii and gb2312
-// are accepted as the sets that hold them. Bytes that charset lacks are an error that names the line. UTF-8 is
-// returned as it is: the readers check it.
+// Decode returns body in UTF-8. charset is utf-8, gbk or gb18030, in any case; "" is utf-8. us-ascii and
+// gb2312 are accepted as the sets that hold them. Bytes that charset lacks are an error that names the line.
+// UTF-8 is returned as it is: the readers check it.
 func Decode(body []byte, charset string) ([]byte, error) {
 	e := simplifiedchinese.GBK
 	switch strings.ToLower(charset) {
@@ -40,14 +40,14 @@ func Decode(body []byte, charset string) ([]byte, error) {
 }
 
 // FromCSV appends the records of body to dst as an array of n rows. body is CSV as RFC 4180 has it, in UTF-8,
-// with the names of the columns in its first line. A byte order mark and blank lines are ignored, but in a file
-// of one column a blank line is a row with an empty value.
+// with the names of the columns in its first line. A byte order mark and blank lines are ignored, but in a
+// file of one column a blank line is a row with an empty value.
 //
 // A value becomes a number if it is a JSON number that a float64 holds exactly: no code such as 007, 1e5 or
 // more than 15 digits (see [KindOfCSV]). Each other value is a string; an empty value is "".
 //
-// names are the names of the columns. They must differ. Every record must have a value for each of them. Every
-// error is a [*SyntaxError]; it names the line unless it is about the whole body.
+// names are the names of the columns. They must differ. Every record must have a value for each of them.
+// Every error is a [*SyntaxError]; it names the line unless it is about the whole body.
 func FromCSV(dst, body []byte, delimiter rune, lim Limits) (array []byte, names []string, n int, err error) {
 	lim = lim.withDefaults()
 	bom := len(body) - len(trimBOM(body))
@@ -248,10 +248,8 @@ const maxCSVDigits = 15
 
 // isCSVNumber reports whether a value is a JSON number that a float64 holds exactly.
 func isCSVNumber(value string) bool {
-	if value == "" || value[len(value)-1] > '9' || value[0] > '9' || strings.Trim(value, " ") != value {
-		return false
-	}
-	if value[0] == '.' || strings.HasPrefix(value, "-.") || KindOfCSV([]byte(value)) != CSVNumber {
+	if strings.HasPrefix(value, ".") || strings.HasPrefix(value, "-.") || strings.Trim(value, " ") != value ||
+		KindOfCSV([]byte(value)) != CSVNumber {
 		return false
 	}
 	digits, exponent := 0, false

@@ -6,12 +6,12 @@ import (
 	"slices"
 )
 
-// Flatten appends a checked array to dst, with the members of nested objects as fields of their row: the field
-// user with {"name": "x"} becomes user.name. It does so for depth levels of objects. Deeper objects, empty
-// objects and arrays stay values. Values keep their bytes.
+// Flatten appends a checked array to dst, with the members of nested objects as fields of their row: the
+// field user with {"name": "x"} becomes user.name. It does so for depth levels of objects. Deeper objects,
+// empty objects and arrays stay values. Values keep their bytes.
 //
-// A name that then occurs twice in a row is an error, because one of the values would be lost. Rows, fields and
-// bytes are within lim. Every error is a [*SyntaxError] that names the row.
+// A name that then occurs twice in a row is an error, because one of the values would be lost. Rows, fields
+// and bytes are within lim. Every error is a [*SyntaxError] that names the row.
 func Flatten(dst, array []byte, depth int, lim Limits) ([]byte, error) {
 	f := flattener{dst: append(dst, '['), start: len(dst), lim: lim.withDefaults()}
 	for c := NewCursor(array); ; {

@@ -37,6 +37,7 @@ func TestFlattenRefusesNamesThatMeet(t *testing.T) {
 		`[{"a":{"b":1},"x":0,"a":{"b":2}}]`:                                `row 1: options.flatten makes two fields of the same name; the name is "a.b"`,
 		`[{"a.b":{"c":1},"a":{"b.c":2}}]`:                                  `row 1: options.flatten makes two fields of the same name; the name is "a.b.c"`,
 		`[{"\u0061":{"b":1},"a\u002eb":2}]`:                                `row 1: options.flatten makes two fields of the same name; the name is "a.b"`,
+		`[{"a":1,"aaa":1},{"aa":1,"aa":1}]`:                                `row 2: options.flatten makes two fields of the same name; the name is "aa"`,
 		`[{"a":1},{"a":1},{"a":1,"a":1}]`:                                  `row 3: options.flatten makes two fields of the same name; the name is "a"`,
 		`[{"a":1,"ab":2},{"aa":1,"b":2},{"a":1,"ab":2},{"":{"":1},".":2}]`: `row 4: options.flatten makes two fields of the same name; the name is "."`,
 	} {

@@ -20,9 +20,9 @@ func Names(array []byte) []string {
 // maxNames is the number of names that are collected, one more than a worksheet has columns.
 const maxNames = 16_384 + 1
 
-// union collects the distinct names of rows, while a scanner reads them. Most rows have the names of an earlier
-// row in its order, or lack some of them. So the scanner compares a name with the one that followed the name
-// before it earlier, which is cheaper than reading it.
+// union collects the distinct names of rows, while a scanner reads them. Most rows have the names of an
+// earlier row in its order, or lack some of them. So the scanner compares a name with the one that followed
+// the name before it earlier, which is cheaper than reading it.
 type union struct {
 	names []string
 	seen  []*seenName    // by position in names

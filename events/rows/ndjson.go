@@ -6,8 +6,8 @@ import (
 )
 
 // FromNDJSON appends the lines of body, each of them one JSON object, to dst as an array of n rows. Lines end
-// with LF or CR LF. Blank lines and a byte order mark are ignored. The objects keep their bytes. A body without
-// lines is an array without rows.
+// with LF or CR LF. Blank lines and a byte order mark are ignored. The objects keep their bytes. A body
+// without lines is an array without rows.
 //
 // Every error is a [*SyntaxError] that names the line.
 func FromNDJSON(dst, body []byte, lim Limits) (array []byte, n int, err error) {

@@ -42,8 +42,8 @@ type PathError struct {
 // Error returns Msg.
 func (e *PathError) Error() string { return e.Msg }
 
-// ParsePath parses the path of one value, of at most 512 bytes and 16 steps. The leading "$." may be left out.
-// Every error is a [*PathError].
+// ParsePath parses the path of one value, of at most 512 bytes and 16 steps. The leading "$." may be left
+// out. Every error is a [*PathError].
 func ParsePath(text string) (Path, error) {
 	p, err := parsePath(text, false)
 	if err != nil {
@@ -53,8 +53,8 @@ func ParsePath(text string) (Path, error) {
 }
 
 // ParseRowsPath parses the path of an array of rows, as [ParsePath] does. The path may hold one [*]; its rows
-// are then the values that the steps after [*] find in each element. A trailing [*] means the same as none. An
-// empty text is the whole answer.
+// are then the values that the steps after [*] find in each element. A trailing [*] means the same as none.
+// An empty text is the whole answer.
 func ParseRowsPath(text string) (Path, error) {
 	if text == "" {
 		return Path{}, nil
@@ -319,7 +319,8 @@ func (p *pathParser) parse(i int, text string) (Step, *PathError) {
 }
 
 // Lookup returns the value at p in a checked row, or in any other checked JSON value. Of a repeated name the
-// last one counts. ok is false if p finds nothing. Unchecked bytes give an arbitrary result, never a panic.
+// last one counts. ok is false if p finds nothing or holds [*]. Unchecked bytes give an arbitrary result,
+// never a panic.
 func Lookup(row []byte, p Path) (v Value, ok bool) {
 	if len(p.element) > 0 {
 		return Value{}, false

@@ -251,6 +251,14 @@ func TestLookupFindsWhatJSONPathFinds(t *testing.T) {
 	})
 }
 
+func TestLookupReadsNoRowsPath(t *testing.T) {
+	t.Parallel()
+	p, err := rows.ParseRowsPath(`a[*].b`)
+	require.NoError(t, err)
+	_, ok := rows.Lookup([]byte(`{"a":[{"b":1}]}`), p)
+	require.False(t, ok)
+}
+
 func TestLookupSurvivesAnyBytes(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {

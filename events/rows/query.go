@@ -10,7 +10,7 @@ import (
 // goroutines may use one.
 type Query struct {
 	rows   Path
-	values []Path
+	values int // how many
 	root   *node
 }
 
@@ -22,13 +22,13 @@ type Found struct {
 	RowCount int
 	// First and Last are the first and the last row, nil without rows.
 	First, Last []byte
-	// Names holds the distinct names of all rows, decoded, in the order in which they first appear: row by row,
-	// and within a row by position. After 16,385 names, more than a worksheet has columns, it is cut.
+	// Names holds the distinct names of all rows, decoded, in the order in which they first appear: row by
+	// row, and within a row by position. After 16,385 names, more than a worksheet has columns, it is cut.
 	Names []string
 	// Values holds the raw JSON at each path of [NewQuery], nil where the path finds nothing.
 	Values [][]byte
-	// RowsErr says why the body, which is JSON, has no rows in the expected form: the rows path finds nothing or
-	// no array, or an element is no object or lacks the steps after [*]. Nil if Rows is set.
+	// RowsErr says why the body, which is JSON, has no rows in the expected form: the rows path finds nothing
+	// or no array, or an element is no object or lacks the steps after [*]. Nil if Rows is set.
 	RowsErr *SyntaxError
 }
 
@@ -57,7 +57,7 @@ type inside struct {
 
 // NewQuery returns a query of the rows at rowsPath and of the values at the other paths.
 func NewQuery(rowsPath Path, values []Path) *Query {
-	q := &Query{rows: rowsPath, values: slices.Clone(values), root: &node{}}
+	q := &Query{rows: rowsPath, values: len(values), root: &node{}}
 	at := q.root
 	at.hasRows = true
 	for _, step := range rowsPath.steps {
@@ -113,7 +113,7 @@ func (q *Query) Scan(body []byte, lim Limits) (Found, error) {
 	if err != nil {
 		return Found{}, err
 	}
-	w := walk{q: q, s: &s, names: u, values: make([][]byte, len(q.values))}
+	w := walk{q: q, s: &s, names: u, values: make([][]byte, q.values)}
 	i := w.value(q.root, start, 0)
 	if i >= 0 {
 		s.end(i)

@@ -102,10 +102,12 @@ func TestQueryDescribesAnswersWithoutRows(t *testing.T) {
 		"a number":                 {`$`, `7`, `source_http.rows "$" is a number; no array is there`},
 		"nothing": {`data.list`, `{"data":{"items":[{},{}],"one":[1],"none":[]},"code":0,"msg":""}`,
 			`source_http.rows "data.list" finds nothing; the answer has data.items (array of 2 objects), data.one (array of 1 value), data.none (empty array), data, code, msg`},
-		"nothing in an array":   {`data`, `[{},{}]`, `source_http.rows "data" finds nothing; the answer is an array of 2 objects`},
-		"nothing in a string":   {`data`, ` "x" `, `source_http.rows "data" finds nothing; the answer is a string`},
-		"nothing in an object":  {`data`, `{}`, `source_http.rows "data" finds nothing; the answer has no members`},
-		"nothing in null":       {`data.orders`, `{"data":null}`, `source_http.rows "data.orders" finds nothing; the answer has data`},
+		"nothing in an array":  {`data`, `[{},{}]`, `source_http.rows "data" finds nothing; the answer is an array of 2 objects`},
+		"nothing in a string":  {`data`, ` "x" `, `source_http.rows "data" finds nothing; the answer is a string`},
+		"nothing in an object": {`data`, `{}`, `source_http.rows "data" finds nothing; the answer has no members`},
+		"nothing in null":      {`data.orders`, `{"data":null}`, `source_http.rows "data.orders" finds nothing; the answer has data`},
+		"arrays at the fifth level": {`r`, `{"a":{"b":{"c":{"d":[1],"e":{"f":[1]}}}}}`,
+			`source_http.rows "r" finds nothing; the answer has a.b.c.d (array of 1 value), a`},
 		"long names":            {`data`, ten, `source_http.rows "data" finds nothing; the answer has j, …, …, …, …, …, …, … and 2 more`},
 		"names to be quoted":    {`data`, `{"a-b":[1],"\u202e":1}`, `source_http.rows "data" finds nothing; the answer has ['a-b'] (array of 1 value), …`},
 		"a row of another kind": {`$`, `[{},{},"x",[]]`, `row 3 is a string, not an object`},
@@ -195,6 +197,15 @@ func TestQueryKeepsLimits(t *testing.T) {
 	}
 }
 
+func TestQueryForgetsRowsThatARepeatedNameReplaces(t *testing.T) {
+	t.Parallel()
+	f, err := mustQuery(t, `d.r`, `d.n`).Scan([]byte(`{"d":{"r":[{}],"n":1},"d":{"x":1}}`), rows.Limits{})
+	require.NoError(t, err)
+	require.NotNil(t, f.RowsErr)
+	require.Nil(t, f.Rows)
+	require.Nil(t, f.Values[0])
+}
+
 // The names of rows with thousands of columns, and of rows that share none, are exact up to the limit.
 func TestQueryNamesOfWideRows(t *testing.T) {
 	t.Parallel()
@@ -263,7 +274,7 @@ func TestNamesAreTheUnionInOrder(t *testing.T) {
 				}
 			}
 		}
-		f, err := q.Scan(fmt.Appendf(nil, `{"c":{"a":1},"a":{"x":%s,"b":%s,"y":{"a":1}}}`, page, page), rows.Limits{})
+		f, err := q.Scan(fmt.Appendf(nil, `{"c":{"a":1},"a":{"x":%s,"b":%s,"y":{"a":1}},"d":{"other":1}}`, page, page), rows.Limits{})
 		if err != nil || !reflect.DeepEqual(f.Names, want) || !reflect.DeepEqual(rows.Names(page), want) {
 			t.Fatalf("names of %s: want %q, got %q and %q: %v", page, want, f.Names, rows.Names(page), err)
 		}

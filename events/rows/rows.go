@@ -99,13 +99,14 @@ func (l Limits) withDefaults() Limits {
 	return l
 }
 
-// SyntaxError says why a page or response was refused. Msg holds at most one character of the input, beside the
-// paths of a [Query].
+// SyntaxError says why a page or response was refused. Msg holds at most one character of the input, beside
+// the paths of a [Query].
 type SyntaxError struct {
 	Offset int    // where the error was found
 	Row    int    // the row of Offset, from 1; 0 outside the rows
 	Msg    string // one sentence for a person
-	// Hint lists names of a response in an unknown form, or says which form is read. Empty for all other errors.
+	// Hint lists names of a response in an unknown form, or says which form is read. Empty for all other
+	// errors.
 	Hint      string
 	Truncated bool // the bytes end before the JSON text does
 	limit     error
