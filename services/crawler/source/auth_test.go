@@ -74,6 +74,7 @@ func newTokenServer(t *testing.T) *tokenServer {
 			}
 			_, _ = w.Write([]byte(`[{"id":1}]`))
 		case s.status.Load() != 200:
+			w.Header().Set("Location", "/elsewhere")
 			w.WriteHeader(int(s.status.Load()))
 			_, _ = w.Write([]byte(`{"error":"invalid_client","error_description":"secret body of the token server"}`))
 		default:
@@ -211,6 +212,7 @@ func TestOAuth2(t *testing.T) {
 		s := newTokenServer(t)
 		s.status.Store(302)
 		require.EqualError(t, fetch(t, fetcher(t, s.request("")), 1), "page 1: the token request was answered with HTTP 302; check source_http.auth")
+		require.Len(t, s.all(), 1)
 	})
 	t.Run("no token", func(t *testing.T) {
 		t.Parallel()
