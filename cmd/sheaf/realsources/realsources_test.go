@@ -17,11 +17,11 @@ type realSource struct {
 	server server
 	// rows asks the server itself, with a page size that no request uses.
 	rows  func(t *testing.T, url string) []json.RawMessage
-	cases map[string]request
+	cases map[string]demand
 }
 
-// request is a source_http, with %s for the URL of the server, and the outcome of its export.
-type request struct {
+// demand is a source_http, with %s for the URL of the server, and the outcome of its export.
+type demand struct {
 	source  string
 	proof   string
 	warning string // a code that is expected, "" for any
@@ -40,7 +40,7 @@ func yoga(size int, extra string) string {
 var realSources = []realSource{
 	{pocketbase, func(t *testing.T, url string) []json.RawMessage {
 		return rowsOf(t, orders, get(t, url+"/api/collections/orders/records?sort=n&page=%d&perPage=%d", from(1), 250), "items")
-	}, map[string]request{
+	}, map[string]demand{
 		"pages of 500": {source: `{"url":"%s/api/collections/orders/records","preset":"pocketbase","param":{"perPage":500,"sort":"n"}}`, proof: "total"},
 		"pages of 4000 are cut to 1000": {source: `{"url":"%s/api/collections/orders/records","preset":"pocketbase","param":{"perPage":4000,"sort":"n"}}`,
 			proof: "total", warning: "LIMIT_CAPPED"},
@@ -51,7 +51,7 @@ var realSources = []realSource{
 	}},
 	{jsonServer0, func(t *testing.T, url string) []json.RawMessage {
 		return rowsOf(t, orders, get(t, url+"/orders?_page=%d&_limit=%d", from(1), 250))
-	}, map[string]request{
+	}, map[string]demand{
 		"Link and a total": {source: `{"url":"%s/orders","preset":"link","param":{"_page":1,"_limit":500},"paging":{"total":"header:X-Total-Count"}}`, proof: "total"},
 		"Link":             {source: `{"url":"%s/orders","preset":"link","param":{"_page":1,"_limit":500}}`, proof: "end", warning: "TOTAL_MISSING"},
 		"pages and a total": {source: `{"url":"%s/orders","param":{"_limit":500},
@@ -66,7 +66,7 @@ var realSources = []realSource{
 	}},
 	{jsonServer1, func(t *testing.T, url string) []json.RawMessage {
 		return rowsOf(t, orders, get(t, url+"/orders?_page=%d&_per_page=%d", from(1), 250), "data")
-	}, map[string]request{
+	}, map[string]demand{
 		"items is the total": {source: `{"url":"%s/orders","rows":"data","param":{"_per_page":500},
 			"paging":{"type":"page","page_param":"_page","limit_param":"_per_page","total":"items","total_pages":"pages"}}`, proof: "total"},
 		"the last page is repeated for ever": {source: `{"url":"%s/orders","rows":"data","param":{"_per_page":500},
@@ -101,7 +101,7 @@ var realSources = []realSource{
 			rows[i] = e.Node
 		}
 		return rows
-	}, map[string]request{
+	}, map[string]demand{
 		"more and a total": {source: yoga(500, `,"more":"data.orders.pageInfo.hasNextPage","total":"data.orders.totalCount"`), proof: "total"},
 		"more":             {source: yoga(500, `,"more":"data.orders.pageInfo.hasNextPage"`), proof: "end", warning: "TOTAL_MISSING"},
 		"a failure with status 200": {source: yoga(5000, `,"more":"data.orders.pageInfo.hasNextPage","total":"data.orders.totalCount"`),
@@ -109,7 +109,7 @@ var realSources = []realSource{
 	}},
 	{feathers, func(t *testing.T, url string) []json.RawMessage {
 		return rowsOf(t, orders, get(t, url+"/orders?$skip=%d&$limit=%d", func(i int) int { return i * 250 }, 250), "data")
-	}, map[string]request{
+	}, map[string]demand{
 		"pages of 500":                  {source: `{"url":"%s/orders","preset":"feathers","param":{"$limit":500}}`, proof: "total"},
 		"pages of 4000 are cut to 1000": {source: `{"url":"%s/orders","preset":"feathers","param":{"$limit":4000}}`, proof: "total", warning: "LIMIT_CAPPED"},
 		"nothing announced":             {source: `{"url":"%s/orders","preset":"feathers","param":{"$limit":500},"paging":{"total":null}}`, proof: "end"},
@@ -118,7 +118,7 @@ var realSources = []realSource{
 	}},
 	{drf, func(t *testing.T, url string) []json.RawMessage {
 		return rowsOf(t, orders, get(t, url+"/page/?page=%d&page_size=%d", from(1), 250), "results")
-	}, map[string]request{
+	}, map[string]demand{
 		"pages of 500":                          {source: `{"url":"%s/page/","preset":"drf","param":{"page_size":500}}`, proof: "total"},
 		"pages of 4000 are cut to 1000":         {source: `{"url":"%s/page/","preset":"drf","param":{"page_size":4000}}`, proof: "total", warning: "LIMIT_CAPPED"},
 		"404 past the end":                      {source: `{"url":"%s/page/","preset":"drf","param":{"page_size":500},"paging":{"total":null}}`, proof: "end"},

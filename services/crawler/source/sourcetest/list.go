@@ -1,6 +1,7 @@
 package sourcetest
 
 import (
+	"crypto/x509"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -40,6 +41,8 @@ type List struct {
 	Count  int
 	Quirks Quirks
 	Client *http.Client // trusts the list, and has connections of its own
+	// Certificate is that of a list with HTTPS.
+	Certificate *x509.Certificate
 
 	mu       sync.Mutex
 	requests []Request
@@ -56,8 +59,12 @@ func NewTLSList(t testing.TB, shape Shape, n int, quirks Quirks) *List {
 }
 
 func newList(t testing.TB, shape Shape, n int, quirks Quirks, start func(http.Handler) *httptest.Server) *List {
+	if shape.Name == "" {
+		t.Fatal("the list has no shape")
+	}
 	l := &List{Shape: shape, Count: n, Quirks: quirks}
 	server := start(l)
+	l.Certificate = server.Certificate()
 	l.URL = server.URL + "/api/orders"
 	l.Client = server.Client()
 	t.Cleanup(func() {

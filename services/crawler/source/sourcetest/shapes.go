@@ -30,9 +30,7 @@ type Shape struct {
 // SourceHTTP returns the member source_http of a request for a list of this form, with a page size.
 func (s Shape) SourceHTTP(url string, size int) json.RawMessage {
 	fields := map[string]any{}
-	if err := json.Unmarshal([]byte(s.fields), &fields); err != nil {
-		panic(fmt.Sprintf("fields of %s: %v", s.Name, err))
-	}
+	_ = json.Unmarshal([]byte(s.fields), &fields)
 	fields["url"] = url
 	in := "param"
 	switch {
@@ -58,10 +56,7 @@ func (s Shape) SourceHTTP(url string, size int) json.RawMessage {
 		}
 		at[steps[len(steps)-1]] = size
 	}
-	b, err := json.Marshal(fields)
-	if err != nil {
-		panic(err)
-	}
+	b, _ := json.Marshal(fields)
 	return b
 }
 
@@ -91,14 +86,14 @@ func orNull(s string) string {
 // slashed is a JSON string as PHP writes it.
 func slashed(s string) string { return strings.ReplaceAll(orNull(s), "/", `\/`) }
 
-// ShapeOf returns the shape of a preset. It panics if there is none.
+// ShapeOf returns the shape of a preset. Without one it has no name, and NewList fails the test.
 func ShapeOf(preset string) Shape {
 	for _, s := range Shapes() {
 		if s.Name == preset {
 			return s
 		}
 	}
-	panic("no shape " + preset)
+	return Shape{}
 }
 
 // Shapes returns a shape for each preset.
