@@ -201,7 +201,7 @@ func (e *ending) announce(k int, p facts) *source.Failure {
 			e.fewest = p.pages
 		}
 	}
-	if e.announced() && e.expected() > e.maxPages {
+	if e.announced() && !e.chained && e.expected() > e.maxPages { // pages of a chain may differ in size
 		return e.fail(events.CodeLimitPages, "the source announces more than the %d pages that are allowed (--max-pages)", e.maxPages)
 	}
 	return nil

@@ -207,6 +207,7 @@ func TestEndsOfDeclaredLists(t *testing.T) {
 		{"empty: a next that stays the same", events.Paging{Type: events.PagingCursor, End: []string{events.EndEmpty}}, []said{a.to("w"), none.to("w")}, 2, 2, events.ProofEnd, ""},
 		{"missing: of a cursor", events.Paging{Type: events.PagingCursor, End: []string{events.EndMissing}}, []said{a.to("w"), refusal(404)}, 2, 2, events.ProofEnd, ""},
 		{"missing: not without it", cursor, []said{a.to("w"), refusal(404)}, 2, 0, events.CodeSourceHTTP, ""},
+		{"a short first page of a chain", cursor, []said{list(1).of(25).to("x"), list(rowsOf(2, 12)...).to("y"), list(rowsOf(20, 12)...).then(true)}, 3, 25, events.ProofTotal, ""},
 		{"one response", events.Paging{Type: events.PagingNone}, []said{a.then(true)}, 1, 2, events.ProofSingle, ""},
 		{"one response with a total", events.Paging{Type: events.PagingNone}, []said{a.of(2).then(true)}, 1, 2, events.ProofTotal, ""},
 		{"one response with another total", events.Paging{Type: events.PagingNone}, []said{a.of(9).then(true)}, 1, 0, events.CodeSourceIncomplete, "2 rows were read, but the source announced 9"},
