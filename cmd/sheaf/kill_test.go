@@ -46,8 +46,8 @@ func (l *heldList) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_, _ = answer.Body.WriteTo(w)
 }
 
-// A process is killed between any two pages of each style of paging. The next one asks for no page that is kept,
-// and at most for one page twice. The file has the bytes of a crawl without a kill.
+// A process is killed between any two pages of each style of paging. The next one asks for no page that is
+// kept, and at most for one page twice. The file has the bytes of a crawl without a kill.
 func TestKilledBetweenPages(t *testing.T) {
 	if testing.Short() {
 		t.Skip("waits 10 s for the work of a killed process")

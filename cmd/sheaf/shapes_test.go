@@ -15,8 +15,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A list in the form of each preset, with each fault, gives its rows or a failure with the code that names the
-// fault. It never gives other rows.
+// A list in the form of each preset, with each fault, gives its rows or a failure with the code that names
+// the fault. It never gives other rows.
 func TestEveryPresetWithEveryFault(t *testing.T) {
 	t.Parallel()
 	const count, size = 23, 5

@@ -127,8 +127,8 @@ const smallRows = 5000
 const smallAhead = 2 << 20
 
 // isSmall reports whether the workbook of an export is small. A page of the standard format has at most limit
-// rows and the header. A declared source may give more, so its rows were counted. Rows that came with the request
-// do not matter, because a request is small itself.
+// rows and the header. A declared source may give more, so its rows were counted. Rows that came with the
+// request do not matter, because a request is small itself.
 func isSmall(x *events.Export) bool {
 	if x.Request.HTTP != nil && x.Request.HTTP.Paging != nil && x.Proof != nil {
 		return x.Proof.Rows <= smallRows

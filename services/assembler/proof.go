@@ -40,7 +40,8 @@ func newProof(x *events.Export) *proof {
 // columns takes page 0, before all other pages.
 func (p *proof) columns(page pages.Page) { p.manifest.Add(page.Number, 0, page.SHA256) }
 
-// counts reports whether the total of a page is an announcement. A page beyond the end may announce any total.
+// counts reports whether the total of a page is an announcement. A page beyond the end may announce any
+// total.
 func (p *proof) counts(page pages.Page) bool {
 	if page.DataRows() == 0 && page.Number > 1 || p.estimate {
 		return false

@@ -25,9 +25,9 @@ func (c *crawl) emptyInventory() *inventory {
 	return newInventory(l)
 }
 
-// fetchChain fetches the missing pages of a list in which each page names the next one. The request for a page
-// is sent as soon as the one before it was scanned, while that one is stored: at most one page is asked for
-// before the page before it is durable.
+// fetchChain fetches the missing pages of a list in which each page names the next one. The request for a
+// page is sent as soon as the one before it was scanned, while that one is stored: at most one page is asked
+// for before the page before it is durable.
 func (c *crawl) fetchChain(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	open, over := make(chan struct{}), make(chan struct{})
@@ -52,8 +52,8 @@ func (c *crawl) fetchChain(ctx context.Context) error {
 	return errDraining
 }
 
-// watchSpace closes open when there is space for the first page, and then looks once a second whether the crawl
-// has to yield, until over.
+// watchSpace closes open when there is space for the first page, and then looks once a second whether the
+// crawl has to yield, until over.
 func (c *crawl) watchSpace(ctx context.Context, open chan<- struct{}, over <-chan struct{}) error {
 	look := time.NewTicker(c.space.every)
 	defer look.Stop()
@@ -83,8 +83,8 @@ type link struct {
 	err  error
 }
 
-// stretch fetches pages in order until the list ends, the process must stop, or what was asked ahead cannot be
-// used: a page found no space, or another crawler stored it first and its answer differs.
+// stretch fetches pages in order until the list ends, the process must stop, or what was asked ahead cannot
+// be used: a page found no space, or another crawler stored it first and its answer differs.
 func (c *crawl) stretch(outer context.Context) error {
 	ctx, stop := context.WithCancel(outer)
 	links := make(chan link) // not buffered: one page is asked for while one is stored
@@ -126,8 +126,8 @@ func (c *crawl) stretch(outer context.Context) error {
 	return nil
 }
 
-// askInOrder asks for one page after another, from the first missing one. It ends after a failure, and with the
-// page that ends the list.
+// askInOrder asks for one page after another, from the first missing one. It ends after a failure, and with
+// the page that ends the list.
 func (c *crawl) askInOrder(ctx context.Context, links chan<- link) {
 	judge, token, plan := c.have.fork()
 	for n := judge.read + 1; c.drain.Err() == nil && ctx.Err() == nil; n++ {
@@ -176,8 +176,8 @@ func refusesToken(f *source.Failure) bool {
 // event after a requested event is never a requested event of the same export.
 func (c *crawl) secondRun() uint64 { return c.x.RequestedSeq + 1 }
 
-// beginAgain gives the round a new run, from page 1, because the source refused the token of a stored page. It
-// does so once.
+// beginAgain gives the round a new run, from page 1, because the source refused the token of a stored page.
+// It does so once.
 func (c *crawl) beginAgain(ctx context.Context, refused *keptTokenError) error {
 	if c.begun {
 		return &source.Failure{Page: refused.Page, Code: events.CodeSourceCursor, Status: refused.Status, Attempts: refused.Attempts,
@@ -192,8 +192,8 @@ func (c *crawl) beginAgain(ctx context.Context, refused *keptTokenError) error {
 	return c.pages.PurgeRun(ctx, c.x.Tenant, c.x.Key, old)
 }
 
-// publishColumns stores the names of the rows as page 0 of the run, where pages have no header. The first writer
-// wins; its page must be the same, because the pages are.
+// publishColumns stores the names of the rows as page 0 of the run, where pages have no header. The first
+// writer wins; its page must be the same, because the pages are.
 func (c *crawl) publishColumns(ctx context.Context) error {
 	p, ok := c.have.columns()
 	if !ok {

@@ -18,7 +18,8 @@ type columns struct {
 
 func newColumns(most int) *columns { return &columns{max: most, known: map[string]bool{}} }
 
-// intern returns the last names seen if they equal names: most pages have the same names, and one copy is enough.
+// intern returns the last names seen if they equal names: most pages have the same names, and one copy is
+// enough.
 func (c *columns) intern(names []string) []string {
 	if !slices.Equal(names, c.last) {
 		c.last = names
@@ -37,7 +38,8 @@ func (c *columns) add(names []string) bool {
 	return len(c.names) <= c.max
 }
 
-// page returns page 0 of the run: a header row in which each name is its own title. Without names it is empty.
+// page returns page 0 of the run: a header row in which each name is its own title. Without names it is
+// empty.
 func (c *columns) page() pages.Page {
 	p := pages.Page{Rows: []byte("[]"), Total: -1, Attempts: 1}
 	if len(c.names) > 0 {

@@ -103,7 +103,8 @@ func (c *crawl) fetchAll(ctx context.Context) error {
 	return err
 }
 
-// declared reports whether the request describes its source, and chained, whether each page names the next one.
+// declared reports whether the request describes its source, and chained, whether each page names the next
+// one.
 func (c *crawl) declared() bool {
 	return c.x.Request.HTTP != nil && c.x.Request.HTTP.Paging != nil
 }

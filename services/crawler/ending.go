@@ -86,8 +86,8 @@ func (e *ending) fits(rows int64) bool {
 	return e.counted && rows >= low && rows <= high
 }
 
-// within reports whether so many rows on so many pages agree with what was announced, although the list did not
-// end there: the announcements moved.
+// within reports whether so many rows on so many pages agree with what was announced, although the list did
+// not end there: the announcements moved.
 func (e *ending) within(rows int64, pages int) bool {
 	if e.counted {
 		return e.fits(rows)

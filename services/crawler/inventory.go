@@ -102,8 +102,8 @@ func (v *inventory) columns() (p pages.Page, ok bool) {
 	return v.ledger.union.page(), true
 }
 
-// fork returns a copy of the judge of a declared source, the token of the page after those that were read, and
-// the plan of page 1, nil before it.
+// fork returns a copy of the judge of a declared source, the token of the page after those that were read,
+// and the plan of page 1, nil before it.
 func (v *inventory) fork() (*ending, string, *plan) {
 	v.mu.Lock()
 	defer v.mu.Unlock()

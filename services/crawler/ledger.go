@@ -471,8 +471,8 @@ func (l *ledger) manifest() string {
 	return m.Sum()
 }
 
-// proof is called when the list has ended and its pages were counted. It returns how it is known that the list
-// is complete.
+// proof is called when the list has ended and its pages were counted. It returns how it is known that the
+// list is complete.
 func (l *ledger) proof() (*events.Proof, *source.Failure) {
 	if l.ending != nil {
 		return l.ending.proof(l.rows)
