@@ -636,7 +636,7 @@ func TestWaitingForTheSourceIsShown(t *testing.T) {
 		case p.Phase == events.PhaseWaitingForSource:
 			waited = true
 			require.WithinDuration(t, begun.Add(time.Second), p.Until, 10*time.Second)
-			require.Equal(t, 1, p.PagesDone)
+			require.LessOrEqual(t, p.PagesDone, 1) // page 1 may still be on its way to the stream
 		case waited:
 			after = true
 			require.Equal(t, events.PhaseCrawling, p.Phase)
