@@ -191,6 +191,9 @@ func (c *crawl) chooseRun(ctx context.Context) (have []int, err error) {
 	}
 	defer done()
 	old, err := c.page(ctx, c.x.ContinuesRun, 1)
+	if c.declared() && c.x.Request.HTTP.Paging.Estimate {
+		old.Total = again.Total
+	}
 	if err == nil && sameStart(old, again.Page, c.declared()) {
 		c.log.Info("crawl goes on with an earlier run", "run", c.x.ContinuesRun, "pages", len(before))
 		c.into = c.x.ContinuesRun
