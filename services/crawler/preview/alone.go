@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net/http"
 	"net/url"
 	"slices"
@@ -65,6 +66,12 @@ func (r *run) alone(ctx context.Context, p *plan, e *evidence) error {
 		}
 		return r.unknown(p, e, "no parameter that was tried showed another page")
 	}
+	if r.left() == 1 && !bare && e.total != nil && e.total.number > e.rows { // no further request could verify a probe
+		if done, err := r.verify(ctx, r.planOf(p, e, motion{kind: events.PagingPage, name: "page", start: 1}), e, false); done || err != nil {
+			return err
+		}
+		return r.unknown(p, e, "no parameter that was tried showed another page")
+	}
 	moved, rel, err := r.probe(ctx, q, pageParams, offsetParams)
 	switch {
 	case err != nil:
@@ -101,6 +108,12 @@ func (r *run) alone(ctx context.Context, p *plan, e *evidence) error {
 		return accept(Verified, "%d parameters of pages, offsets and sizes changed no row", len(pageParams)+len(offsetParams)+len(sizeParams))
 	case e.whole():
 		return accept(Verified, "page 1 says that it is the whole list, and no parameter of pages or offsets changed a row")
+	}
+	switch certain = e.whole() && (e.total == nil || e.strong); {
+	case certain && rel != other:
+		return accept(Seen, "page 1 says that it is the whole list")
+	case moved.kind != "":
+		return r.unknown(p, e, fmt.Sprintf("one of %s moved the rows, but not %s alone", strings.Join(append(slices.Clone(pageParams), offsetParams...), ", "), moved.name))
 	}
 	return r.unknown(p, e, "no parameter that was tried showed another page")
 }
@@ -144,6 +157,33 @@ func (r *run) planOf(p *plan, e *evidence, m motion) *plan {
 		q.asked, q.first = p.asked, p.first
 	}
 	return q
+}
+
+// pageByID estimates the number of a page by the ids of its rows, if a table numbers its rows. sizes are the page
+// sizes that may have had an effect. It is 0 if the ids show nothing. It only chooses the parameter that is
+// verified next.
+func pageByID(page1, page []byte, sizes map[int]string) int {
+	number := func(text string) float64 {
+		n, err := strconv.ParseFloat(text, 64)
+		if err != nil {
+			return math.NaN()
+		}
+		return n
+	}
+	a, b := values(rawRows(page1), "id"), values(rawRows(page), "id")
+	if len(a) < 2 || len(b) == 0 {
+		return 0
+	}
+	step := (number(a[len(a)-1]) - number(a[0])) / float64(len(a)-1)
+	before := int(math.Round((number(b[0]) - number(a[0])) / step))
+	for k := 2; k < len(pageParams)+2; k++ {
+		size := before / (k - 1)
+		full := len(b) == size || len(b) < size && len(b) != len(a) && sizes[len(b)] == "" // the last page may be short
+		if full && before%(k-1) == 0 && (size == len(a) || sizes[size] != "") {
+			return k
+		}
+	}
+	return 0
 }
 
 // probe requests page 1 with further parameters: of pages and offsets, or without both of sizes.
@@ -212,11 +252,14 @@ func (r *run) probe(ctx context.Context, p *plan, pages, offsets []string) (m mo
 		return m, rel, nil
 	}
 	m.kind, m.name, m.start = events.PagingPage, "page", 1
+	if k := pageByID(p.first.Rows, answer.Rows, sizes); k >= 2 && k-2 < len(pages) && byValue[pages[k-2]] != "" {
+		m.name = pages[k-2]
+	}
 	if r.doc == nil {
 		return m, rel, nil
 	}
 	// A number that was 0 or 1 and is now the one sent names the parameter.
-	now := readDocument(res.Body)
+	now := r.read(res.Body)
 	for _, s := range r.doc.spots {
 		if s.number != 0 && s.number != 1 || !slices.Contains(pageNames, s.name()) && !strings.Contains(s.name(), "page") {
 			continue

@@ -28,7 +28,10 @@ var identities = []string{"id", "_id", "uuid", "guid", "key", "code", "no"}
 // there. Rows are compared by a value that identifies them, so that a clock in a row makes it no other row.
 func compare(page1, page []byte) (r relation, shift int) {
 	before, after := rawRows(page1), rawRows(page)
-	if len(after) == 0 {
+	switch {
+	case len(after) == 0 && len(before) == 0:
+		return same, -1
+	case len(after) == 0:
 		return empty, -1
 	}
 	for _, name := range identities {

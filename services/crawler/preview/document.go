@@ -73,11 +73,12 @@ type document struct {
 	spots []spot
 	lists []list
 	byKey map[string]spot
+	skip  func(name string) bool
 }
 
-// readDocument reads a checked JSON text.
-func readDocument(body []byte) *document {
-	d := &document{byKey: map[string]spot{}}
+// readDocument reads a checked JSON text. It leaves out members whose names skip reports.
+func readDocument(body []byte, skip func(name string) bool) *document {
+	d := &document{byKey: map[string]spot{}, skip: skip}
 	d.add(bytes.TrimSpace(body), nil)
 	return d
 }
@@ -102,6 +103,9 @@ func (d *document) add(raw jsontext.Value, steps []string) {
 			return
 		}
 		for _, m := range o {
+			if d.skip(m.name) {
+				continue
+			}
 			d.add(m.value, append(steps[:len(steps):len(steps)], m.name))
 		}
 	default:

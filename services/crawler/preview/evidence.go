@@ -63,6 +63,7 @@ type evidence struct {
 	start              int64  // of page
 	estimate           bool   // total is a lower bound
 	doubts             []spot // further values that could be the total
+	refuted            bool   // page 2 showed that the announced end is none
 }
 
 // Names that have a meaning, as [plainName] writes them.
@@ -307,6 +308,8 @@ func (e *evidence) readGiven(r *run) {
 // whole reports whether page 1 says that it is the whole list.
 func (e *evidence) whole() bool {
 	switch {
+	case e.refuted:
+		return false
 	case e.total != nil:
 		return e.total.number == e.rows && !e.estimate
 	case e.more != nil:

@@ -1,6 +1,7 @@
 package preview
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -36,10 +37,11 @@ type plan struct {
 var errUndecided = errors.New("no request was found")
 
 func (r *run) find(ctx context.Context) error {
+	find := r.infer
 	if r.complete() {
-		return r.verifyGiven(ctx)
+		find = r.verifyGiven
 	}
-	err := r.infer(ctx)
+	err := find(ctx)
 	if errors.Is(err, errUndecided) {
 		return nil
 	}
@@ -89,6 +91,10 @@ func (r *run) infer(ctx context.Context) error {
 		return err
 	}
 	r.first, r.header = res.Page, res.header
+	if len(bytes.TrimSpace(r.first.Body)) == 0 {
+		r.need("source_http.paging", "page 1 has no content, so its paging cannot be seen; request some rows, or set paging")
+		return errUndecided
+	}
 	if format := r.format(draft); format != "" {
 		return r.single(ctx, draft, format)
 	}
@@ -105,7 +111,7 @@ func (r *run) infer(ctx context.Context) error {
 			return &source.Failure{Page: 1, Code: events.CodeSourceErrcode, Errcode: s.Errcode, Msg: r.hide(s.Msg)}
 		}
 	}
-	r.doc = readDocument(r.first.Body)
+	r.doc = r.read(r.first.Body)
 	if r.isGraphQL() {
 		return r.graphQL(ctx, draft)
 	}
@@ -171,13 +177,16 @@ func (r *run) format(draft object) string {
 		return given
 	}
 	body := r.first.Body
+	kind := strings.ToLower(r.header.Get("Content-Type"))
+	if _, n, err := rows.FromNDJSON(nil, body, r.cfg.Policy.Rows); err == nil && n > 0 && (strings.Contains(kind, "ndjson") || strings.Contains(kind, "jsonl")) {
+		return events.FormatNDJSON
+	}
 	if _, err := rows.NewQuery(rows.Path{}, nil).Scan(body, r.cfg.Policy.Rows); err == nil {
 		return ""
 	}
 	if _, n, err := rows.FromNDJSON(nil, body, r.cfg.Policy.Rows); err == nil && n > 1 {
 		return events.FormatNDJSON
 	}
-	kind := strings.ToLower(r.header.Get("Content-Type"))
 	extension := ""
 	if u, err := url.Parse(r.given.text("url")); err == nil {
 		extension = strings.ToLower(path.Ext(u.Path))
@@ -385,7 +394,7 @@ func (r *run) typical(name string, l list) bool {
 		_, counted := r.doc.at("count")
 		return !counted && (next == "" || parameter("cursor"))
 	case "github":
-		return r.header.Get("X-GitHub-Media-Type") != "" && r.header.Get("Link") != ""
+		return r.header.Get("X-GitHub-Media-Type") != "" && l.count > 0
 	case "link":
 		return r.header.Get("Link") != "" && r.header.Get("X-GitHub-Media-Type") == "" && !slices.ContainsFunc(totalHeaders, func(h string) bool { return r.header.Get(h) != "" })
 	case "json-api":

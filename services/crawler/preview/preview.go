@@ -211,6 +211,11 @@ func titleOf(address string) string {
 	return "export"
 }
 
+// read reads a response, without the members that have a secret as their name.
+func (r *run) read(body []byte) *document {
+	return readDocument(body, func(name string) bool { return r.hide(name) != name })
+}
+
 // body writes a submission with a source_http.
 func (r *run) body(h object) jsontext.Value {
 	o := r.submission.clone()

@@ -42,7 +42,7 @@ func (r *run) verify(ctx context.Context, p *plan, e *evidence, fits bool) (done
 	kind := p.asked.req.Paging.Type
 	n := p.first.RowCount
 	if p.over() && (fits || chained(kind)) {
-		if kind == events.PagingLink { // the absence of a header shows nothing
+		if kind == events.PagingLink && p.preset != "github" { // the absence of a header shows nothing
 			return false, nil
 		}
 		p.findings = append(p.findings, Finding{"source_http.paging", kind, Seen, "page 1 says that it is the whole list"})
@@ -51,7 +51,14 @@ func (r *run) verify(ctx context.Context, p *plan, e *evidence, fits bool) (done
 	if r.left() == 0 {
 		return false, nil
 	}
-	page, err := p.asked.Fetch(ctx, source.Position{Page: 2, Size: n, Token: p.first.Next})
+	second := p.asked
+	if limit := second.req.Paging.LimitParam; n > 0 && limit != "" && p.sized == 0 && !strings.HasPrefix(limit, "header:") && !r.sizeGiven(p.http, limit) {
+		// Without a size the default of a submission would be sent, and page 2 would begin elsewhere.
+		if second, err = r.open(withSize(p.http, limit, n), 1); err != nil {
+			return true, err
+		}
+	}
+	page, err := second.Fetch(ctx, source.Position{Page: 2, Size: n, Token: p.first.Next})
 	if err != nil {
 		if f := (*source.Failure)(nil); !errors.As(err, &f) || f.Code == "" {
 			return true, err
@@ -63,9 +70,7 @@ func (r *run) verify(ctx context.Context, p *plan, e *evidence, fits bool) (done
 	rel, _ := compare(p.first.Rows, page.Rows)
 	switch {
 	case rel == other && p.over():
-		// What looked like the total is the number of rows on the page.
-		r.warn("%q is no total: page 2 has other rows although page 1 has %d", p.asked.req.Paging.Total, n)
-		return false, nil
+		return r.refuted(ctx, p, e, kind, fmt.Sprintf("%s answered %d other rows", describePlan(p), page.RowCount))
 	case rel == other:
 		p.findings = append(p.findings, Finding{"source_http.paging", kind, Verified, fmt.Sprintf("%s answered %d other rows", describePlan(p), page.RowCount)})
 	case rel == empty && (p.over() || p.first.Total < 0 && p.first.Pages == 0):
@@ -89,6 +94,26 @@ func (r *run) verify(ctx context.Context, p *plan, e *evidence, fits bool) (done
 		p.findings = append(p.findings, Finding{"source_http.paging.total", e.total.path, Seen, why})
 	}
 	return true, r.finish(ctx, p, e)
+}
+
+// refuted proposes pages by number, or by offset, whose end page 1 announced wrongly: what looked like a total
+// is the number of rows on the page.
+func (r *run) refuted(ctx context.Context, p *plan, e *evidence, kind, why string) (done bool, err error) {
+	r.warn("page 1 says that it is the whole list, but page 2 has other rows")
+	e.total, e.pages, e.more, e.refuted = nil, nil, nil, true
+	paging := p.asked.req.Paging
+	if p.preset != "" || kind != events.PagingPage && kind != events.PagingOffset {
+		return false, nil
+	}
+	bare := *p
+	bare.http = p.http.without("paging")
+	q := r.numbered(&bare, e, kind, paging.PageParam+paging.OffsetParam, paging.Start)
+	q.size, q.sized = "", 0
+	if q.asked, q.first, err = r.parse(q.http); err != nil {
+		return false, nil
+	}
+	q.findings = append(q.findings, Finding{"source_http.paging", kind, Verified, why})
+	return true, r.finish(ctx, q, e)
 }
 
 // describePlan names what moved the rows.
@@ -163,6 +188,10 @@ func (r *run) chooseSize(ctx context.Context, into *plan) error {
 	}
 	defer page.Release()
 	m := page.RowCount
+	if p.over() && m > n {
+		r.need("source_http.paging.total", "page 1 announces that its %d rows are all, but has %d when it is asked for %d", n, m, ask)
+		return errUndecided
+	}
 	if _, shift := compare(p.first.Rows, page.Rows); shift != 0 || m == 0 || guessed && m <= n {
 		return nil
 	}
