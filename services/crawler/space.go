@@ -58,7 +58,7 @@ type room struct {
 	full        time.Time // when pages first found no space; zero while they find some
 	freed       time.Time // when bytes were last freed since full, initially full itself
 	alone       time.Time // since when only one export is under way; zero with several
-	waiting     bool      // a crawl waited to start within the last seconds
+	waiting     bool      // a crawl waited to start within the last seconds, or several wait with pages
 
 	crawled    []string // keys of runs being crawled, newest first: all, or one more than may yield
 	assembling int      // exports that are crawled and not yet assembled
@@ -183,16 +183,18 @@ func (s *space) read(ctx context.Context) error {
 	before, now := s.known, time.Now()
 	r := room{limit: state.Limit, used: state.Used}
 	s.mu.Lock()
-	largest, refused := int64(0), s.refused
+	largest, refused, runs := int64(0), s.refused, map[uint64]bool{}
 	for page := range s.waiting {
 		largest = max(largest, page.size)
+		runs[page.run] = true
 	}
 	s.refused, s.claimed, s.free = false, 0, 1<<60
 	if r.limit > 0 {
 		s.free = r.limit - r.used
 	}
 	free := s.free
-	r.waiting = now.Sub(s.waitedAt) < 2*slotFor
+	// A crawl whose first page was refused has no page in the stream, so readRuns does not find it.
+	r.waiting = len(runs) > 1 || now.Sub(s.waitedAt) < 2*slotFor
 	s.mu.Unlock()
 	r.disk = s.disk(onDisk(largest))
 	r.begin = r.mayBegin(s.disk)
