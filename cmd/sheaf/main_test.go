@@ -94,7 +94,7 @@ func TestHelpTeaches(t *testing.T) {
 			require.Contains(t, out, want)
 		}
 	}
-	for _, command := range []string{"demo", "serve", "export", "source", "submit", "status", "watch", "history", "cancel", "retry", "download", "callback-secret"} {
+	for _, command := range []string{"demo", "serve", "export", "preview", "source", "submit", "status", "watch", "history", "cancel", "retry", "download", "callback-secret"} {
 		code, out, errs := sheaf(t, t.Context(), "", command, "--help")
 		require.Zero(t, code, command)
 		require.Empty(t, errs, command)

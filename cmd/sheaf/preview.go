@@ -56,7 +56,7 @@ func (c *previewCmd) Run(ctx context.Context, std stdio, line *kong.Context) err
 	if err != nil {
 		return err
 	}
-	draft, err := c.draft(body, limited)
+	draft, err := c.draft(c.sourceFlags, body, limited)
 	if err != nil {
 		return err
 	}
@@ -473,16 +473,25 @@ func limitParam(http map[string]json.RawMessage) string {
 }
 
 // draft returns the submission for a preview. The default page size of the standard format is left out.
-func (f formFlags) draft(body []byte, limited bool) ([]byte, error) {
-	if f.given() || limited {
-		return body, nil
-	}
+func (f formFlags) draft(source sourceFlags, body []byte, limited bool) ([]byte, error) {
 	fields, http, err := parts(body)
 	if err != nil {
 		return nil, err
 	}
-	if err := (sourceFlags{}).setLimit(http, false); err != nil {
-		return nil, err
+	if !f.given() && !limited {
+		if err := source.setLimit(http, false); err != nil {
+			return nil, err
+		}
+	}
+	// The request is printed: without what a submission need not say.
+	delete(fields, "timestamp")
+	defaults := map[string]string{"title": `""`, "callback": `""`, "user_id": `"` + defaultUser + `"`, "header": "{}", "param": "{}", "method": `"GET"`, "conn": "8"}
+	for _, members := range []map[string]json.RawMessage{fields, http} {
+		for name, value := range defaults {
+			if string(members[name]) == value {
+				delete(members, name)
+			}
+		}
 	}
 	return joined(fields, http)
 }
@@ -494,7 +503,7 @@ func (f formFlags) findForm(ctx context.Context, std stdio, source sourceFlags, 
 	if f.Preset != "" || f.Paging != "" || f.Request != "" {
 		return body, nil
 	}
-	draft, err := f.draft(body, limited)
+	draft, err := f.draft(source, body, limited)
 	if err != nil {
 		return nil, err
 	}
@@ -519,14 +528,15 @@ func (f formFlags) findForm(ctx context.Context, std stdio, source sourceFlags, 
 	if answer.Preset == "sheaf" {
 		return body, nil
 	}
-	fields, found, err := parts(answer.Request)
+	_, found, err := parts(answer.Request)
 	if err != nil {
 		return nil, err
 	}
-	_, own, err := parts(draft)
+	fields, own, err := parts(body)
 	if err != nil {
 		return nil, err
 	}
+	found["conn"] = own["conn"]
 	for _, name := range []string{"header", "auth"} { // the answer hides their values
 		if own[name] != nil {
 			found[name] = own[name]

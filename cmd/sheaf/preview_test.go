@@ -1,13 +1,17 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -113,6 +117,64 @@ func TestPreviewPrintsARequestForExport(t *testing.T) {
 	code, _, errs = sheaf(t, t.Context(), "", "export", "--request", "answer.json", "-o", "orders.xlsx", "-H", "authorization: Bearer hush-hush")
 	require.Zero(t, code, errs)
 	require.Contains(t, errs, "60 rows")
+}
+
+// With --server the server previews, and the command has its secrets again for the export.
+func TestExportByAServerFindsTheRequest(t *testing.T) {
+	t.Chdir(t.TempDir())
+	server := startServe(t, "--http", "127.0.0.1:0", "--nats-listen", "none", "--data", t.TempDir())
+	var without atomic.Int32
+	source := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Authorization") != "Bearer hush-hush" {
+			without.Add(1)
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		page, _ := strconv.Atoi(cmp.Or(r.URL.Query().Get("page"), "1"))
+		var rows []string
+		for i := 20*page - 20; i < min(20*page, 70); i++ {
+			rows = append(rows, sourcetest.Row(i))
+		}
+		fmt.Fprintf(w, `{"items":[%s],"total":70}`, strings.Join(rows, ","))
+	}))
+	defer source.Close()
+	code, _, errs := sheaf(t, t.Context(), "", "export", source.URL, "-o", "a.xlsx", "--server", server.http, "-H", "Authorization: Bearer hush-hush")
+	require.Zero(t, code, errs)
+	require.Contains(t, errs, "found: rows items, paging page, proof total, 4 pages\n")
+	require.Contains(t, errs, "70 rows")
+	require.NotContains(t, errs, "hush")
+	require.Zero(t, without.Load())
+	code, out, errs := sheaf(t, t.Context(), "", "preview", source.URL, "--server", server.http)
+	require.Equal(t, exitFailed, code)
+	require.Contains(t, errs, "SOURCE_AUTH")
+	require.Empty(t, out)
+}
+
+// An export whose completeness would be assumed stops, and names what to set.
+func TestExportAssumesNothing(t *testing.T) {
+	t.Chdir(t.TempDir())
+	source := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprintf(w, `{"data":{"list":[%s,%s]}}`, sourcetest.Row(0), sourcetest.Row(1))
+	}))
+	defer source.Close()
+	code, _, errs := sheaf(t, t.Context(), "", "export", source.URL, "-o", "a.xlsx")
+	require.Equal(t, exitUsage, code, errs)
+	require.Contains(t, errs, "source_http.paging: ")
+	require.Contains(t, errs, "--paging")
+	require.NoFileExists(t, "a.xlsx")
+	code, _, errs = sheaf(t, t.Context(), "", "export", source.URL, "-o", "a.xlsx", "--rows", "data.list", "--paging", `{"type": "none"}`)
+	require.Zero(t, code, errs)
+	require.Contains(t, errs, "2 rows")
+	code, _, errs = sheaf(t, t.Context(), "", "export", source.URL, "-o", "b.xlsx", "--paging", `{`)
+	require.Equal(t, exitUsage, code)
+	require.Contains(t, errs, "--paging")
+	code, _, errs = sheaf(t, t.Context(), "", "preview", source.URL, "--preset", "larvel")
+	require.Equal(t, exitFailed, code)
+	require.Contains(t, errs, "laravel?")
+	code, out, errs := sheaf(t, t.Context(), "", "preview", source.URL, "--json")
+	require.Equal(t, exitFailed, code)
+	require.Contains(t, errs, "source_http.paging")
+	require.True(t, json.Valid([]byte(out)), out)
 }
 
 func TestExportOfAFile(t *testing.T) {

@@ -184,7 +184,7 @@ func (r *run) start(submission []byte) error {
 		_, _, err := r.check(o.raw())
 		return err
 	}
-	if o.get("title") == nil {
+	if o.text("title") == "" {
 		o.setText("title", titleOf(h.text("url")))
 	}
 	if paging := h.object("paging"); paging != nil && paging.text("type") == "auto" {
