@@ -40,7 +40,8 @@ var errExpired = errors.New("expired by another")
 
 // ExpireLost expires an export whose file is lost, and deletes the rest of the file. If several processes
 // notice the loss, the first reason is kept.
-func ExpireLost(ctx context.Context, streams *journal.Log, files Files, x *events.Export, lost error) error {
+func ExpireLost(ctx context.Context, streams *journal.Log, files Files, log *slog.Logger, x *events.Export,
+	lost error) error {
 	after, err := streams.Append(ctx, *x, "", func(now *events.Export) (events.Payload, error) {
 		if now.State != events.StateCompleted || now.TerminalSeq != x.TerminalSeq {
 			return nil, errExpired
@@ -53,24 +54,23 @@ func ExpireLost(ctx context.Context, streams *journal.Log, files Files, x *event
 	if err != nil {
 		return err
 	}
-	LogLost(&after)
-	DeleteFinished(ctx, files, &after)
+	LogLost(log, &after)
+	DeleteFinished(ctx, files, log, &after)
 	return nil
 }
 
 // LogLost logs that an export expired because its file is lost.
-func LogLost(x *events.Export) {
-	x.With(slog.With("service", "storage")).Error("a finished file is lost; its export has expired", "reason",
+func LogLost(log *slog.Logger, x *events.Export) {
+	x.With(log).Error("a finished file is lost; its export has expired", "reason",
 		x.ExpiredReason)
 }
 
 // DeleteFinished deletes the files of an expired export.
-func DeleteFinished(ctx context.Context, files Files, x *events.Export) {
+func DeleteFinished(ctx context.Context, files Files, log *slog.Logger, x *events.Export) {
 	for _, f := range x.Files {
 		if err := files.Delete(ctx, f.Store); err != nil {
-			x.With(slog.With("service",
-				"storage")).Warn("expired file not deleted; the search for orphans will find it", "file",
-				f.Store, "error", err)
+			x.With(log).Warn("expired file not deleted; the search for orphans will find it", "file", f.Store,
+				"error", err)
 		}
 	}
 }

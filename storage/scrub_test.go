@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"log/slog"
 	"path/filepath"
 	"testing"
 	"time"
@@ -12,7 +13,7 @@ import (
 func TestScrubIsKept(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "tasks.db")
-	tasks, err := OpenTasks(path)
+	tasks, err := OpenTasks(path, slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
 	none, err := tasks.Scrub()
 	require.NoError(t, err)
@@ -25,7 +26,7 @@ func TestScrubIsKept(t *testing.T) {
 	}))
 	require.NoError(t, tasks.Close())
 
-	tasks, err = OpenTasks(path)
+	tasks, err = OpenTasks(path, slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
 	defer func() { require.NoError(t, tasks.Close()) }()
 	got, err := tasks.Scrub()

@@ -41,6 +41,7 @@ var ErrTasksClosed = errors.New("projection is closed")
 // many exports. It is safe for concurrent use within one process. Callers own the values that it returns.
 type Tasks struct {
 	db      *bbolt.DB
+	log     *slog.Logger
 	damaged atomic.Bool
 	torn    bool
 	bound   chan struct{} // see BoundToLog
@@ -157,7 +158,7 @@ func (t *Tasks) Bind(streamCreated time.Time, lastSeq uint64) error {
 			return nil
 		}
 		if applied > 0 {
-			slog.Warn("the projection belongs to another log; rebuilding it from this one",
+			t.log.Warn("the projection belongs to another log; rebuilding it from this one",
 				"file", t.db.Path(), "bound_to", string(bound), "log_created", string(created), "applied",
 				applied, "log_ends", lastSeq)
 			emptied = true
@@ -206,7 +207,7 @@ func (t *Tasks) Apply(batch []events.Event) error {
 			}
 		}
 		return cmp.Or(
-			replace(tx, newest),
+			t.replace(tx, newest),
 			meta.Put(metaApplied, binary.BigEndian.AppendUint64(nil, applied)),
 			meta.Delete(metaClean))
 	})
@@ -228,7 +229,7 @@ func (t *Tasks) Apply(batch []events.Event) error {
 }
 
 // replace sets exports to new values, by key; nil removes an export.
-func replace(tx *bbolt.Tx, values map[string]*events.Export) error {
+func (t *Tasks) replace(tx *bbolt.Tx, values map[string]*events.Export) error {
 	exports, usage := tx.Bucket(bucketExports), map[string]Usage{}
 	// In key order, as neighbouring keys share pages.
 	for _, key := range slices.Sorted(maps.Keys(values)) {
@@ -241,7 +242,7 @@ func replace(tx *bbolt.Tx, values map[string]*events.Export) error {
 			}
 			if x != nil && x.Tenant != before.Tenant {
 				// Keys are derived from the tenant, so Sheaf cannot have written this.
-				slog.Warn("skipping an event: its key belongs to another tenant", "sequence", x.LastSeq,
+				t.log.Warn("skipping an event: its key belongs to another tenant", "sequence", x.LastSeq,
 					"tenant", x.Tenant, "hash_key", key)
 				continue
 			}
@@ -284,7 +285,7 @@ func (t *Tasks) Forget(list []events.Export) error {
 			}
 			gone[x.Key] = nil
 		}
-		return cmp.Or(replace(tx, gone), tx.Bucket(bucketMeta).Delete(metaClean))
+		return cmp.Or(t.replace(tx, gone), tx.Bucket(bucketMeta).Delete(metaClean))
 	})
 	if err != nil {
 		return fmt.Errorf("forgetting exports: %w", err)

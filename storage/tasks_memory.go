@@ -1,7 +1,6 @@
 package storage
 
 import (
-	"log/slog"
 	"unsafe"
 
 	"go.etcd.io/bbolt"
@@ -23,6 +22,6 @@ func (t *Tasks) Release() {
 		return unix.Madvise(mapped, unix.MADV_DONTNEED)
 	})
 	if err != nil {
-		slog.Debug("projection's pages not released", "error", err)
+		t.log.Debug("projection's pages not released", "error", err)
 	}
 }

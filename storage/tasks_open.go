@@ -35,23 +35,26 @@ const lockWait = time.Second
 //
 // If the system identifies its boots, nothing is synced before Close: a killed process loses nothing, and
 // after a power failure the file is rebuilt, see Torn. So the projection adds no sync to an export.
-func OpenTasks(path string) (*Tasks, error) {
+//
+// The projection logs to log, which gets the attribute service=storage.
+func OpenTasks(path string, log *slog.Logger) (*Tasks, error) {
+	log = log.With("service", "storage")
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, fmt.Errorf("projection: %w", err)
 	}
-	t, err := openTasks(path)
+	t, err := openTasks(path, log)
 	var unfit *unfitError
 	if !errors.As(err, &unfit) {
 		return t, err
 	}
-	aside, err := setAside(path, unfit.as)
+	aside, err := setAside(path, unfit.as, log)
 	if err != nil {
 		return nil, fmt.Errorf("projection %s is unfit for use (%w) and cannot be set aside: %w",
 			path, unfit, err)
 	}
-	slog.Warn("the projection is unfit for use; it was set aside and will be rebuilt from the log", "file",
+	log.Warn("the projection is unfit for use; it was set aside and will be rebuilt from the log", "file",
 		path, "set_aside", aside, "reason", unfit.reason)
-	return openTasks(path)
+	return openTasks(path, log)
 }
 
 // Torn reports whether the file was not closed and the machine has been restarted since. Its last writes may
@@ -76,7 +79,7 @@ type unfitError struct {
 
 func (e *unfitError) Error() string { return e.reason.Error() }
 
-func openTasks(path string) (*Tasks, error) {
+func openTasks(path string, log *slog.Logger) (*Tasks, error) {
 	var file *os.File
 	var db *bbolt.DB
 	err := recovered(func() (err error) {
@@ -103,7 +106,7 @@ func openTasks(path string) (*Tasks, error) {
 		return nil, fmt.Errorf("projection: %w", err)
 	}
 
-	t := &Tasks{db: db, bound: make(chan struct{}), waiters: map[*waiter]struct{}{}}
+	t := &Tasks{db: db, log: log, bound: make(chan struct{}), waiters: map[*waiter]struct{}{}}
 	err = t.guard(func() error { return t.ready(file) })
 	if err == nil && !t.torn {
 		err = t.begin()
@@ -260,7 +263,7 @@ func verify(tx *bbolt.Tx) error {
 
 // setAside renames an unfit file, and removes those set aside earlier: copies from a disk that damages the
 // file repeatedly must not fill it.
-func setAside(path, as string) (aside string, err error) {
+func setAside(path, as string, log *slog.Logger) (aside string, err error) {
 	folder, name := filepath.Split(path)
 	entries, err := os.ReadDir(filepath.Clean(folder))
 	if err != nil {
@@ -269,7 +272,7 @@ func setAside(path, as string) (aside string, err error) {
 	for _, e := range entries {
 		if strings.HasPrefix(e.Name(), name+".corrupt-") || strings.HasPrefix(e.Name(), name+".format-") {
 			if err := os.Remove(filepath.Join(folder, e.Name())); err != nil {
-				slog.Warn("removing an old projection", "error", err)
+				log.Warn("removing an old projection", "error", err)
 			}
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -100,7 +101,7 @@ func completed(store string, expires time.Time) *events.ExportCompleted {
 }
 
 func openAt(t testing.TB, path string) *Tasks {
-	tasks, err := OpenTasks(path)
+	tasks, err := OpenTasks(path, slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = tasks.Close() })
 	return tasks
@@ -431,9 +432,9 @@ func TestOpenRefusesAFileInUse(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "tasks.db")
 	openAt(t, path)
-	_, err := OpenTasks(path)
+	_, err := OpenTasks(path, slog.New(slog.DiscardHandler))
 	require.ErrorContains(t, err, "another process uses "+path)
-	_, err = OpenTasks(t.TempDir())
+	_, err = OpenTasks(t.TempDir(), slog.New(slog.DiscardHandler))
 	require.Error(t, err, "a folder")
 	entries, err := os.ReadDir(filepath.Dir(path))
 	require.NoError(t, err)
@@ -622,7 +623,7 @@ func TestRebuiltEqualsLived(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		runs++
 		open := func(name string) *Tasks {
-			tasks, err := OpenTasks(filepath.Join(folder, fmt.Sprintf("%d-%s.db", runs, name)))
+			tasks, err := OpenTasks(filepath.Join(folder, fmt.Sprintf("%d-%s.db", runs, name)), slog.New(slog.DiscardHandler))
 			require.NoError(t, err)
 			return tasks
 		}
@@ -873,7 +874,7 @@ func BenchmarkRebuild(b *testing.B) {
 	b.ResetTimer()
 	for i := 0; b.Loop(); i++ {
 		path := filepath.Join(b.TempDir(), fmt.Sprintf("%d.db", i))
-		tasks, err := OpenTasks(path)
+		tasks, err := OpenTasks(path, slog.New(slog.DiscardHandler))
 		require.NoError(b, err)
 		for batch := range slices.Chunk(log.all, 512) {
 			require.NoError(b, tasks.Apply(batch))
@@ -884,7 +885,7 @@ func BenchmarkRebuild(b *testing.B) {
 		require.NoError(b, err)
 		b.ReportMetric(float64(info.Size())/exports, "bytes/export")
 		start := time.Now()
-		tasks, err = OpenTasks(path)
+		tasks, err = OpenTasks(path, slog.New(slog.DiscardHandler))
 		require.NoError(b, err)
 		b.ReportMetric(float64(time.Since(start).Milliseconds())*100_000/exports, "ms-check/100k")
 		start = time.Now()

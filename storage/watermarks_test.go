@@ -2,6 +2,7 @@ package storage
 
 import (
 	"errors"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"testing"
@@ -61,7 +62,7 @@ func TestUnreadableWatermarksAreReported(t *testing.T) {
 
 func TestTasksEachAndReset(t *testing.T) {
 	t.Parallel()
-	tasks, err := OpenTasks(filepath.Join(t.TempDir(), "tasks.db"))
+	tasks, err := OpenTasks(filepath.Join(t.TempDir(), "tasks.db"), slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
 	defer func() { require.NoError(t, tasks.Close()) }()
 	created, applied, err := tasks.Bound()

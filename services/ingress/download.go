@@ -96,7 +96,7 @@ func (d *downloads) unreadable(r *http.Request, x *events.Export, err error) err
 	// The caller may be gone.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), beginWait)
 	defer cancel()
-	if err := storage.ExpireLost(ctx, d.journal, d.files, x, err); err != nil {
+	if err := storage.ExpireLost(ctx, d.journal, d.files, d.cfg.Log, x, err); err != nil {
 		return err
 	}
 	if err := d.fresh(ctx); err != nil {

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"mime"
 	"net/http"
 	"net/http/httptest"
@@ -196,7 +197,7 @@ func TestDownloadWaitsForTheProjection(t *testing.T) {
 	t.Parallel()
 	in := start(t, eventstest.Server(t, ""), Config{})
 	x := in.complete(t, testKey(1), "a", testZip(t), time.Now().Add(time.Hour))
-	behind, err := storage.OpenTasks(t.TempDir() + "/tasks.db")
+	behind, err := storage.OpenTasks(t.TempDir()+"/tasks.db", slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
 	defer func() { require.NoError(t, behind.Close()) }()
 	d := in.newDownloads()

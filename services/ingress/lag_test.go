@@ -3,6 +3,7 @@ package ingress
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -58,7 +59,7 @@ func TestLag(t *testing.T) {
 func TestReadyzNamesTheLag(t *testing.T) {
 	t.Parallel()
 	streams := eventstest.Journal(t)
-	tasks, err := storage.OpenTasks(filepath.Join(t.TempDir(), "tasks.db"))
+	tasks, err := storage.OpenTasks(filepath.Join(t.TempDir(), "tasks.db"), slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, tasks.Close()) })
 	files, err := storage.OpenFiles(t.Context(), "file://"+storeOf(t), t.TempDir(), streams.JetStream(), 1)

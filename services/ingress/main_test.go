@@ -53,7 +53,7 @@ func start(t testing.TB, srv *embedded.Server, cfg Config) *ingress {
 
 func startOn(t testing.TB, streams *journal.Log, cfg Config) *ingress {
 	t.Helper()
-	tasks, err := storage.OpenTasks(filepath.Join(t.TempDir(), "tasks.db"))
+	tasks, err := storage.OpenTasks(filepath.Join(t.TempDir(), "tasks.db"), slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, tasks.Close()) })
 	files, err := storage.OpenFiles(t.Context(), "file://"+storeOf(t), t.TempDir(), streams.JetStream(), 1)

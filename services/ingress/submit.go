@@ -155,7 +155,7 @@ func (s *Service) begin(ctx context.Context, known events.Export, correlation st
 			return again, err
 		}
 		if known.ExpiredReason != "" {
-			storage.LogLost(&known)
+			storage.LogLost(s.cfg.Log, &known)
 		}
 	}
 }

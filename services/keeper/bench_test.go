@@ -3,6 +3,7 @@ package keeper
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"math"
 	"os"
 	"path/filepath"
@@ -126,7 +127,7 @@ func BenchmarkHistory(b *testing.B) {
 func BenchmarkIdlePass(b *testing.B) {
 	const exports = 100_000
 	node := start(b, eventstest.Server(b, ""), Config{})
-	tasks, err := storage.OpenTasks(filepath.Join(b.TempDir(), "tasks.db"))
+	tasks, err := storage.OpenTasks(filepath.Join(b.TempDir(), "tasks.db"), slog.New(slog.DiscardHandler))
 	require.NoError(b, err)
 	defer func() { require.NoError(b, tasks.Close()) }()
 	log := make([]events.Event, 0, 3*exports)

@@ -140,7 +140,7 @@ func (c *checks) all(ctx context.Context, after string, content bool, done func(
 			found.unreadable = 0
 		case storage.IsLost(err):
 			found.lost++
-			if err := storage.ExpireLost(ctx, c.journal, c.files, &x, err); err != nil {
+			if err := storage.ExpireLost(ctx, c.journal, c.files, c.log, &x, err); err != nil {
 				return err
 			}
 		case errors.Is(err, storage.ErrNoStore) || ctx.Err() != nil:

@@ -76,7 +76,7 @@ func (p *parts) expireFile(ctx context.Context, x events.Export, due func(*event
 	}
 	x.With(p.log).Info("export expired")
 	p.metrics.removed.WithLabelValues("expired").Inc()
-	storage.DeleteFinished(ctx, p.files, &after)
+	storage.DeleteFinished(ctx, p.files, p.log, &after)
 	return after, nil
 }
 

@@ -64,7 +64,7 @@ func (node *node) another() *Service {
 
 func openTasks(t testing.TB) *storage.Tasks {
 	t.Helper()
-	tasks, err := storage.OpenTasks(filepath.Join(t.TempDir(), "tasks.db"))
+	tasks, err := storage.OpenTasks(filepath.Join(t.TempDir(), "tasks.db"), slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, tasks.Close()) })
 	return tasks

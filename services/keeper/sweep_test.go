@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand"
 	"sync"
 	"sync/atomic"
@@ -396,7 +397,7 @@ func TestKeeperRunsUntilTheEnd(t *testing.T) {
 	require.NoError(t, unbound.Run(ctx), "without a projection it only waits")
 
 	broken := node.keeper()
-	closed, err := storage.OpenTasks(t.TempDir() + "/tasks.db")
+	closed, err := storage.OpenTasks(t.TempDir()+"/tasks.db", slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
 	follow(t, node.journal, closed)()
 	require.NoError(t, closed.Close())

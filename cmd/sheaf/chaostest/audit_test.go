@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"maps"
 	"net/http"
 	"os"
@@ -742,7 +743,7 @@ func (w *world) auditProjection(ctx context.Context) {
 		p.shutdown(syscall.SIGTERM)
 	}
 	digest := func(path string) (uint64, string) {
-		tasks, err := storage.OpenTasks(path)
+		tasks, err := storage.OpenTasks(path, slog.New(slog.DiscardHandler))
 		if err != nil {
 			w.problem("I9 %s: %v", path, err)
 			return 0, ""

@@ -224,7 +224,7 @@ func (n *node) openStores(ctx context.Context) error {
 	}
 	if n.cfg.has(roleIngress) {
 		var err error
-		if n.tasks, err = storage.OpenTasks(filepath.Join(n.cfg.Data, "tasks.db")); err != nil {
+		if n.tasks, err = storage.OpenTasks(filepath.Join(n.cfg.Data, "tasks.db"), n.log); err != nil {
 			return err
 		}
 		n.onClose(func() { n.logClose("tasks.db", n.tasks.Close()) })
