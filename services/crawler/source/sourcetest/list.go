@@ -41,6 +41,9 @@ type List struct {
 	Count  int
 	Quirks Quirks
 	Client *http.Client // trusts the list, and has connections of its own
+	// Before is called with each request, after Requests has it and before its response. The response waits for it.
+	// Change it only before the first request.
+	Before func(r Request)
 	// Certificate is that of a list with HTTPS.
 	Certificate *x509.Certificate
 
@@ -126,12 +129,16 @@ func (l *List) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	p := l.page(r, size, first)
-	l.mu.Lock()
-	l.requests = append(l.requests, Request{
+	got := Request{
 		Method: r.Method, Host: r.Host, Page: p.first/p.size + 1, Limit: size,
 		Query: r.URL.Query(), RawQuery: r.URL.RawQuery, Header: r.Header.Clone(), Body: string(body),
-	})
+	}
+	l.mu.Lock()
+	l.requests = append(l.requests, got)
 	l.mu.Unlock()
+	if l.Before != nil {
+		l.Before(got)
+	}
 	if l.Quirks.FailAt > 0 && p.first/p.size+1 == l.Quirks.FailAt {
 		w.Header().Set("Content-Type", "application/json")
 		_, _ = io.WriteString(w, l.Shape.failure())
