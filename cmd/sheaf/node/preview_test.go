@@ -236,6 +236,14 @@ func TestPreviewKnowsTheStandardFormat(t *testing.T) {
 	require.Equal(t, []any{"编号"}, answer["columns"])
 	require.Equal(t, 1, count())
 
+	answer = previewed(t, fmt.Appendf(nil, `{"source_http":{"url":%q,"header":{"X-Key":"hush"}}}`, address))
+	proposal, err := json.Marshal(answer["request"])
+	require.NoError(t, err)
+	cfg := OneShot(t.TempDir())
+	cfg.AllowCIDR = []string{"0.0.0.0/0", "::/0"}
+	_, err = Preview(t.Context(), cfg, proposal)
+	require.ErrorContains(t, err, `source_http.header["X-Key"]: is "…", which stands for a secret`)
+
 	strict := sourcetest.New(t, 120) // 400 without page and limit
 	answer = previewed(t, fmt.Appendf(nil, `{"source_http":{"url":%q}}`, strict.URL))
 	require.Equal(t, "sheaf", answer["preset"])

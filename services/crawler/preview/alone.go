@@ -72,7 +72,11 @@ func (r *run) alone(ctx context.Context, p *plan, e *evidence) error {
 		}
 		return r.unknown(p, e, "no parameter that was tried showed another page")
 	}
-	moved, rel, err := r.probe(ctx, q, pageParams, offsetParams)
+	smallest := n + 1
+	if bare {
+		smallest = len(offsetParams) + 1 // what is on page 1 shows which parameter had an effect
+	}
+	moved, rel, err := r.probe(ctx, q, smallest)
 	switch {
 	case err != nil:
 		return err
@@ -98,14 +102,14 @@ func (r *run) alone(ctx context.Context, p *plan, e *evidence) error {
 	case bare && moved.more:
 		return r.unknown(p, e, "a larger page size showed more rows, but no parameter that was tried showed another page")
 	case bare:
-		larger, _, err := r.probe(ctx, q, nil, nil)
+		larger, _, err := r.probe(ctx, q, 0)
 		if err != nil {
 			return err
 		}
 		if larger.more {
 			return r.unknown(p, e, "a larger page size showed more rows, but no parameter that was tried showed another page")
 		}
-		return accept(Verified, "%d parameters of pages, offsets and sizes changed no row", len(pageParams)+len(offsetParams)+len(sizeParams))
+		return accept(Verified, "none of %d parameters of pages, offsets and sizes showed a row that page 1 lacks", len(pageParams)+len(offsetParams)+len(sizeParams))
 	case e.whole():
 		return accept(Verified, "page 1 says that it is the whole list, and no parameter of pages or offsets changed a row")
 	}
@@ -186,8 +190,13 @@ func pageByID(page1, page []byte, sizes map[int]string) int {
 	return 0
 }
 
-// probe requests page 1 with further parameters: of pages and offsets, or without both of sizes.
-func (r *run) probe(ctx context.Context, p *plan, pages, offsets []string) (m motion, rel relation, err error) {
+// probe requests page 1 with further parameters: of pages, offsets and sizes from smallest on. With 0, it has
+// only those of sizes, which are large.
+func (r *run) probe(ctx context.Context, p *plan, smallest int) (m motion, rel relation, err error) {
+	pages, offsets := pageParams, offsetParams
+	if smallest == 0 {
+		pages, offsets = nil, nil
+	}
 	h := p.http.clone()
 	field := "param"
 	if r.method == http.MethodPost && h.object("body") != nil {
@@ -219,9 +228,9 @@ func (r *run) probe(ctx context.Context, p *plan, pages, offsets []string) (m mo
 	}
 	if pages != nil {
 		for i, name := range sizeParams {
-			set(name, p.first.RowCount+1+i)
+			set(name, smallest+i)
 			if byValue[name] != "" {
-				sizes[p.first.RowCount+1+i] = name
+				sizes[smallest+i] = name
 			}
 		}
 	} else {
@@ -244,7 +253,7 @@ func (r *run) probe(ctx context.Context, p *plan, pages, offsets []string) (m mo
 	}
 	rel, shift := compare(p.first.Rows, answer.Rows)
 	m.more, m.size = rel == other, sizes[answer.RowCount]
-	if pages == nil || rel == same || rel == other && shift == 0 {
+	if pages == nil || rel == same || shift == 0 {
 		return m, rel, nil
 	}
 	if name := shifts[shift]; shift > 0 && name != "" {
@@ -252,6 +261,12 @@ func (r *run) probe(ctx context.Context, p *plan, pages, offsets []string) (m mo
 		return m, rel, nil
 	}
 	m.kind, m.name, m.start = events.PagingPage, "page", 1
+	if k := 1; shift > 0 && m.size != "" && shift%answer.RowCount == 0 {
+		if k += shift / answer.RowCount; k-2 < len(pages) && byValue[pages[k-2]] != "" {
+			m.name = pages[k-2]
+			return m, rel, nil
+		}
+	}
 	if k := pageByID(p.first.Rows, answer.Rows, sizes); k >= 2 && k-2 < len(pages) && byValue[pages[k-2]] != "" {
 		m.name = pages[k-2]
 	}

@@ -339,7 +339,11 @@ func (r *run) propose(p *plan) error {
 	for _, m := range r.submission {
 		request.set(m.name, m.value)
 	}
-	request.set("source_http", hidden(p.http).raw())
+	shown := hidden(p.http)
+	if p.preset == "sheaf" && string(shown.raw()) != string(p.http.raw()) {
+		shown.setText("preset", p.preset) // only a declared request is refused while it has "…"
+	}
+	request.set("source_http", shown.raw())
 	r.answer.Request = request
 	return nil
 }
