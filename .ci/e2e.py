@@ -68,7 +68,7 @@ class Source(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self):
         query = urllib.parse.parse_qs(urllib.parse.urlsplit(self.path).query)
-        page, limit = int(query["page"][0]), int(query["limit"][0])
+        page, limit = int(query.get("page", ["1"])[0]), int(query.get("limit", ["50"])[0])
         first = (page - 1) * limit
         rows = [TITLES] + [source_row(i) for i in range(first, min(first + limit, ROWS))]
         body = json.dumps(
@@ -87,6 +87,28 @@ class Source(http.server.BaseHTTPRequestHandler):
                 "request_id": str(uuid.uuid4()),
             }
         ).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+class OrdinarySource(http.server.BaseHTTPRequestHandler):
+    """Serves ROWS rows as most APIs do: {"items": [...], "total": n}, at most 1,000 a page."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self):
+        query = urllib.parse.parse_qs(urllib.parse.urlsplit(self.path).query)
+        page = int(query.get("page", ["1"])[0])
+        limit = min(int(query.get("limit", ["20"])[0]), 1000)
+        first = (page - 1) * limit
+        rows = [source_row(i) for i in range(first, min(first + limit, ROWS))]
+        body = json.dumps({"items": rows, "total": ROWS}, ensure_ascii=False).encode()
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
@@ -168,6 +190,25 @@ def check_export(binary, folder):
     print(f"export: {count:,} rows of {len(header)} cells, all as the source sent them")
 
 
+def check_ordinary(binary, folder):
+    """An API of another form is exported from its URL alone, after sheaf has found out how."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), OrdinarySource)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        url = f"http://127.0.0.1:{server.server_port}/orders"
+        run(binary, "preview", url, cwd=folder)
+        run(binary, "export", url, "-o", "ordinary.xlsx", cwd=folder)
+    finally:
+        server.shutdown()
+        server.server_close()
+    rows = read_workbook(folder / "ordinary.xlsx")
+    header = next(rows)
+    check(header == tuple(TITLES), f"header is {header}")
+    count = compare(rows, workbook_row)
+    check(count == ROWS, f"{count} rows, want {ROWS}")
+    print(f"ordinary API: {count:,} rows of {len(header)} cells, all as the source sent them")
+
+
 def demo_row(n):
     """Row n of the demo, from 1: the formula that sheaf demo --help tells."""
     return (
@@ -229,6 +270,7 @@ def main():
     binary = os.path.abspath(sys.argv[1])
     with tempfile.TemporaryDirectory(prefix="sheaf-e2e-") as folder:
         check_export(binary, pathlib.Path(folder))
+        check_ordinary(binary, pathlib.Path(folder))
         check_source(binary, pathlib.Path(folder))
         check_demo(binary, pathlib.Path(folder))
 
