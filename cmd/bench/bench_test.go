@@ -46,7 +46,7 @@ func BenchmarkExport(b *testing.B) {
 		for b.Loop() {
 			n++
 			_, _, err := server.export(b.Context(),
-				request{fmt.Sprint("export ", n), source, exportLimit, ""}, rows)
+				request{fmt.Sprint("export ", n), source, exportLimit, "", nil}, rows)
 			require.NoError(b, err)
 		}
 		perRow(b, rows)
@@ -89,7 +89,7 @@ func BenchmarkScaling(b *testing.B) {
 				server, err := x.startServer(b.Context(), nil)
 				require.NoError(b, err)
 				t, _, err := server.export(b.Context(),
-					request{"scaling", x.rowsURL(rows), exportLimit, ""}, rows)
+					request{"scaling", x.rowsURL(rows), exportLimit, "", nil}, rows)
 				require.NoError(b, err)
 				took += t
 				peak, err := server.peak()
@@ -141,7 +141,7 @@ func BenchmarkStages(b *testing.B) {
 	x := openBench(b)
 	sum := map[string]time.Duration{}
 	for b.Loop() {
-		c, err := x.profiled(b.Context(), request{"stages", x.rowsURL(rows), exportLimit, ""}, rows)
+		c, err := x.profiled(b.Context(), request{"stages", x.rowsURL(rows), exportLimit, "", nil}, rows)
 		require.NoError(b, err)
 		for stage, d := range c.byStage {
 			sum[stage] += d

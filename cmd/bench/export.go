@@ -56,7 +56,7 @@ func (b *bench) export(ctx context.Context) (_ string, err error) {
 			return u, err
 		}
 		u.wall, served.size, err = server.export(ctx,
-			request{fmt.Sprintf("export %d", i), source, exportLimit, ""}, b.exportRows)
+			request{fmt.Sprintf("export %d", i), source, exportLimit, "", nil}, b.exportRows)
 		if err != nil {
 			return u, err
 		}
@@ -204,7 +204,7 @@ func (b *bench) scaling(ctx context.Context) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		took, size, err := server.export(ctx, request{"scaling", b.rowsURL(total), exportLimit, ""}, total)
+		took, size, err := server.export(ctx, request{"scaling", b.rowsURL(total), exportLimit, "", nil}, total)
 		peak, err2 := server.peak()
 		if err := errors.Join(err, err2, server.close()); err != nil {
 			return "", err

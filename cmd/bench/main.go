@@ -37,6 +37,8 @@ import (
 type sizes struct {
 	writerRows, writerPairs int
 	exportRows, exportPairs int
+	pagingRows, pagingPairs int
+	chainPages              int
 	scales                  []int
 	smallExports            int           // in sequence
 	sustained               time.Duration // concurrent callers
@@ -49,6 +51,7 @@ var (
 	full = sizes{
 		writerRows: 500_000, writerPairs: 5,
 		exportRows: 500_000, exportPairs: 15,
+		pagingRows: 500_000, pagingPairs: 7, chainPages: 1000,
 		scales:       []int{10_000, 100_000, 1_000_000, 5_000_000},
 		smallExports: 1000, sustained: 20 * time.Second,
 		stageRows:   1_000_000,
@@ -58,6 +61,7 @@ var (
 	quick = sizes{
 		writerRows: 20_000, writerPairs: 1,
 		exportRows: 30_000, exportPairs: 2,
+		pagingRows: 30_000, pagingPairs: 1, chainPages: 50,
 		scales:       []int{1000, 10_000, 100_000},
 		smallExports: 30, sustained: 2 * time.Second,
 		stageRows:   100_000,
@@ -79,6 +83,7 @@ type part struct {
 var parts = []part{
 	{"writer", "The sheet writer", (*bench).writer},
 	{"export", "A whole export", (*bench).export},
+	{"sources", "Ways to find the pages", (*bench).paging},
 	{"scaling", "Scaling", (*bench).scaling},
 	{"small", "Small exports", (*bench).small},
 	{"fair", "Small exports beside a large one", (*bench).fair},

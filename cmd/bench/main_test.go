@@ -354,3 +354,60 @@ func TestReportRefuses(t *testing.T) {
 	require.ErrorContains(t, command(t.Context(), []string{"-only", "export,nothing"}), "nothing")
 	require.ErrorContains(t, command(t.Context(), []string{"-only", "export", "-results"}), "needs all parts")
 }
+
+// A list has the same rows whatever names its pages.
+func TestListsHaveTheSameRowsInEachWay(t *testing.T) {
+	t.Parallel()
+	const total, limit = 25, 10
+	server := httptest.NewServer(sourceHandler())
+	defer server.Close()
+	type response struct {
+		Items   []json.RawMessage
+		Total   int
+		Pages   int
+		Next    string
+		NextURL string `json:"next_url"`
+	}
+	get := func(link string) (r response) {
+		res, err := server.Client().Get(server.URL + link)
+		require.NoError(t, err)
+		defer res.Body.Close()
+		require.NoError(t, json.NewDecoder(res.Body).Decode(&r))
+		require.Equal(t, total, r.Total)
+		require.Equal(t, 3, r.Pages)
+		if r.NextURL != "" {
+			require.Equal(t, "<"+r.NextURL+`>; rel="next"`, res.Header.Get("Link"))
+		} else {
+			require.Empty(t, res.Header.Get("Link"))
+		}
+		return r
+	}
+	const path = "/lists/25"
+	for name, next := range map[string]func(page int, before response) string{
+		"page":   func(page int, _ response) string { return path + "?limit=10&page=" + strconv.Itoa(page) },
+		"offset": func(page int, _ response) string { return path + "?limit=10&offset=" + strconv.Itoa((page-1)*limit) },
+		"after": func(_ int, before response) string {
+			if before.Next == "" {
+				return path + "?limit=10"
+			}
+			return path + "?limit=10&after=" + before.Next
+		},
+		"next_url": func(_ int, before response) string {
+			if before.NextURL == "" {
+				return path + "?limit=10"
+			}
+			return before.NextURL
+		},
+	} {
+		var r response
+		for page, rows := 1, 0; page <= 3; page++ {
+			r = get(next(page, r))
+			for _, row := range r.Items {
+				require.Equal(t, string(appendRow(nil, rows)), string(row), name)
+				rows++
+			}
+			require.Equal(t, page < 3, r.Next != "", name)
+			require.True(t, page < 3 || rows == total, name)
+		}
+	}
+}

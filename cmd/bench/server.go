@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
@@ -107,6 +108,8 @@ type request struct {
 	source   string
 	limit    int
 	callback string
+	// fields are added to source_http, and replace those that are there.
+	fields map[string]any
 }
 
 // do sends a request, and retries it after a 503, which promises that nothing was done. Retries count towards
@@ -166,11 +169,11 @@ func (s *server) call(ctx context.Context, method, path string, body []byte, dat
 
 // submit submits an export and returns its key.
 func (s *server) submit(ctx context.Context, r request) (key string, err error) {
+	source := map[string]any{"url": r.source, "method": "GET", "param": map[string]any{"limit": r.limit}, "conn": exportConn}
+	maps.Copy(source, r.fields)
 	body, err := json.Marshal(map[string]any{
 		"timestamp": 1625106204, "ext_type": "XLSX", "title": r.title, "user_id": "bench",
-		"callback": r.callback,
-		"source_http": map[string]any{"url": r.source, "method": "GET",
-			"param": map[string]any{"limit": r.limit}, "conn": 8},
+		"callback": r.callback, "source_http": source,
 	})
 	if err != nil {
 		return "", err

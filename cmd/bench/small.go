@@ -54,7 +54,7 @@ func (e *exporter) byAsking(ctx context.Context) (time.Duration, error) {
 }
 
 func (e *exporter) submit(ctx context.Context, callback string) (string, error) {
-	return e.server.submit(ctx, request{fmt.Sprintf("small %d", e.n.Add(1)), e.source, smallLimit, callback})
+	return e.server.submit(ctx, request{fmt.Sprintf("small %d", e.n.Add(1)), e.source, smallLimit, callback, nil})
 }
 
 func (e *exporter) finish(ctx context.Context, begin time.Time, d detail) (time.Duration, error) {
@@ -198,7 +198,7 @@ func (b *bench) measureFairness(ctx context.Context) (f fairness, err error) {
 		return f, err
 	}
 	progress("a large export alone")
-	large := request{"large, alone", b.rowsURL(b.fairGiant), exportLimit, ""}
+	large := request{"large, alone", b.rowsURL(b.fairGiant), exportLimit, "", nil}
 	if f.largeAlone, _, err = e.server.export(ctx, large, b.fairGiant); err != nil {
 		return f, err
 	}

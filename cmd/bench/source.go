@@ -11,6 +11,8 @@ import (
 	"net/http"
 	"strconv"
 	"sync"
+	"sync/atomic"
+	"time"
 )
 
 // The source computes its rows on request from their number alone. It keeps no state and leaves the two cores
@@ -110,7 +112,8 @@ func pageCount(limit, total int) int { return (total + limit - 1) / limit }
 // maxPageRows bounds the memory of a request.
 const maxPageRows = 10_000
 
-// sourceHandler serves GET /rows/TOTAL?page=&limit= with a page of TOTAL rows.
+// sourceHandler serves GET /rows/TOTAL?page=&limit= with a page of TOTAL rows in the standard format, the lists of
+// serveList, and GET /waited with the sum of their latencies in nanoseconds.
 func sourceHandler() http.Handler {
 	buffers := sync.Pool{New: func() any { return new([]byte) }}
 	mux := http.NewServeMux()
@@ -131,7 +134,72 @@ func sourceHandler() http.Handler {
 		w.Header().Set("Content-Length", strconv.Itoa(len(*b)))
 		_, _ = w.Write(*b) // a caller that disconnects is not the source's error
 	})
+	mux.HandleFunc("GET /lists/{total}", func(w http.ResponseWriter, r *http.Request) { serveList(w, r, &buffers) })
+	mux.HandleFunc("GET /waited", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, waited.Load()) })
 	return mux
+}
+
+// appendList appends a response that names its next page in each way, without titles. from is the number of rows
+// before the page.
+func appendList(b []byte, path string, from, limit, total int, wait time.Duration) []byte {
+	b = append(b, `{"items":[`...)
+	to := min(from+limit, total)
+	for i := from; i < to; i++ {
+		if i > from {
+			b = append(b, ',')
+		}
+		b = appendRow(b, i)
+	}
+	b = fmt.Appendf(b, `],"total":%d,"pages":%d`, total, pageCount(limit, total))
+	if to < total {
+		b = fmt.Appendf(b, `,"next":"%d","next_url":%q`, to, nextURL(path, to, limit, wait))
+	}
+	return append(b, '}')
+}
+
+func nextURL(path string, after, limit int, wait time.Duration) string {
+	return fmt.Sprintf("%s?after=%d&limit=%d&wait=%s", path, after, limit, wait)
+}
+
+// waited is the sum of the latencies of all lists.
+var waited atomic.Int64
+
+// serveList serves GET /lists/TOTAL?limit= with a page of TOTAL rows, from page=, offset= or after=. wait= is a
+// latency before the response.
+func serveList(w http.ResponseWriter, r *http.Request, buffers *sync.Pool) {
+	query := r.URL.Query()
+	total, err := strconv.Atoi(r.PathValue("total"))
+	limit, err2 := strconv.Atoi(query.Get("limit"))
+	from := 0
+	var err3 error
+	switch {
+	case query.Has("page"):
+		from, err3 = strconv.Atoi(query.Get("page"))
+		from = (from - 1) * limit
+	case query.Has("offset"):
+		from, err3 = strconv.Atoi(query.Get("offset"))
+	case query.Has("after"):
+		from, err3 = strconv.Atoi(query.Get("after"))
+	}
+	if err := errors.Join(err, err2, err3); err != nil || total < 0 || from < 0 || limit < 1 || limit > maxPageRows {
+		http.Error(w, "want /lists/TOTAL?limit=1000 with page, offset, after or none", http.StatusBadRequest)
+		return
+	}
+	wait, _ := time.ParseDuration(query.Get("wait"))
+	if wait > 0 {
+		begin := time.Now()
+		time.Sleep(wait) // the simulated latency
+		waited.Add(int64(time.Since(begin)))
+	}
+	b := buffers.Get().(*[]byte)
+	defer buffers.Put(b)
+	*b = appendList((*b)[:0], r.URL.Path, from, limit, total, wait)
+	if to := from + limit; to < total {
+		w.Header().Set("Link", fmt.Sprintf(`<%s>; rel="next"`, nextURL(r.URL.Path, to, limit, wait)))
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Content-Length", strconv.Itoa(len(*b)))
+	_, _ = w.Write(*b)
 }
 
 // serveSource is the process "bench source": it prints its address and serves until ctx ends.

@@ -211,7 +211,7 @@ func (b *bench) profiled(ctx context.Context, large request, rows int) (c costs,
 // stages breaks down the time of one large export by stage.
 func (b *bench) stages(ctx context.Context) (string, error) {
 	progress("an export with a profile")
-	large := request{"stages", b.rowsURL(b.stageRows), exportLimit, ""}
+	large := request{"stages", b.rowsURL(b.stageRows), exportLimit, "", nil}
 	c, err := b.profiled(ctx, large, b.stageRows)
 	if err != nil {
 		return "", err
