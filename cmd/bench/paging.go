@@ -93,7 +93,7 @@ func (b *bench) slowChain(ctx context.Context, server *server) (string, error) {
 	var took, waited []float64
 	for i := range b.pagingPairs {
 		progress("run %d of %d: %d slow pages", i+1, b.pagingPairs, b.chainPages)
-		before, err := b.waited(ctx)
+		before, err := b.waited(ctx, server)
 		if err != nil {
 			return "", err
 		}
@@ -102,7 +102,7 @@ func (b *bench) slowChain(ctx context.Context, server *server) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		after, err := b.waited(ctx)
+		after, err := b.waited(ctx, server)
 		if err != nil {
 			return "", err
 		}
@@ -116,17 +116,15 @@ func (b *bench) slowChain(ctx context.Context, server *server) (string, error) {
 }
 
 // waited returns the sum of the latencies of the source so far.
-func (b *bench) waited(ctx context.Context) (time.Duration, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, b.source.first+"/waited", http.NoBody)
-	if err != nil {
-		return 0, err
-	}
-	res, err := http.DefaultClient.Do(req)
+func (b *bench) waited(ctx context.Context, server *server) (d time.Duration, err error) {
+	res, err := server.do(ctx, http.MethodGet, b.source.first+"/waited", nil)
 	if err != nil {
 		return 0, err
 	}
 	defer res.Body.Close()
-	var d time.Duration
 	body, err := io.ReadAll(res.Body)
-	return d, errors.Join(err, json.Unmarshal(body, &d))
+	if err == nil {
+		err = json.Unmarshal(body, &d)
+	}
+	return d, err
 }
