@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"sheaf/events"
+	"sheaf/events/eventstest"
 	"sheaf/services/crawler/source/sourcetest"
 
 	"github.com/nats-io/nats.go"
@@ -49,8 +50,8 @@ func (l *heldList) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // A process is killed between any two pages of each style of paging. The next one asks for no page that is
 // kept, and at most for one page twice. The file has the bytes of a crawl without a kill.
 func TestKilledBetweenPages(t *testing.T) {
-	if testing.Short() {
-		t.Skip("waits 10 s for the work of a killed process")
+	if !eventstest.Full {
+		t.Skip("starts ten processes; run it with the tag chaos")
 	}
 	t.Parallel()
 	const count, size, pages = 23, 5, 5

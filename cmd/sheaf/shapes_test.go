@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"sheaf/events"
+	"sheaf/events/eventstest"
 	"sheaf/services/crawler/source/sourcetest"
 
 	"github.com/stretchr/testify/require"
@@ -70,6 +71,11 @@ func TestEveryPresetWithEveryFault(t *testing.T) {
 	}
 	for _, shape := range sourcetest.Shapes() {
 		for _, fault := range faults {
+			// In brief, each preset has a list without a fault, and one of each style of paging has all faults.
+			if !eventstest.Full && fault.quirks != (sourcetest.Quirks{}) &&
+				!slices.Contains([]string{"mybatis-plus", "feathers", "graphql-relay", "odata", "github"}, shape.Name) {
+				continue
+			}
 			conns := []int{8}
 			if numbered(shape) && fault.quirks.TotalNull || fault.quirks == (sourcetest.Quirks{}) {
 				conns = append(conns, 1)
