@@ -307,7 +307,10 @@ func (r *reading) nothing(v value) error {
 
 func (r *reading) wrongKind(v value, raw []byte, want string) error {
 	what := kindOf(raw).String()
-	if kindOf(raw) == rows.String {
+	switch {
+	case kindOf(raw) == rows.String && plainText(raw) == "":
+		what = "an empty text"
+	case kindOf(raw) == rows.String:
 		what = "a text that is none"
 	}
 	return &Failure{Code: events.CodeSourcePath, Msg: fmt.Sprintf("source_http.%s %q must be %s, but is %s", v.field, v.text, want, what)}
@@ -402,14 +405,18 @@ func (r *reading) chain(a *Answer, proven bool) error {
 		return r.follow(a, target)
 	}
 	raw := r.raw(d.next)
+	unnamed := !proven && r.found.RowCount > 0 // nothing says that the list ends here
 	if raw == nil {
-		if r.at.Page == 1 && !proven && r.found.RowCount > 0 && r.mistyped() {
+		if unnamed && (d.next.in == inRow || r.at.Page == 1 && r.mistyped()) {
 			return r.nothing(d.next)
 		}
 		return nil
 	}
 	switch kind := kindOf(raw); {
 	case kind == rows.Null, kind == rows.False, kind == rows.String && plainText(raw) == "":
+		if unnamed && d.next.in == inRow { // a row without a value is no end of a list
+			return r.wrongKind(d.next, raw, "a text or a number")
+		}
 		return nil
 	case d.paging.Type == events.PagingNextURL && kind == rows.String:
 		return r.follow(a, plainText(raw))
@@ -426,12 +433,10 @@ func (r *reading) chain(a *Answer, proven bool) error {
 
 // mistyped reports whether the place of the next page, which finds nothing on page 1, is probably wrong. Sources
 // leave the member out on their last page. They hardly do after a full page, and they rarely leave out the
-// object around it; and a row has all its members.
+// object around it.
 func (r *reading) mistyped() bool {
 	d := r.d
 	switch {
-	case d.next.in == inRow:
-		return true
 	case d.limit > 0 && d.size.given():
 		return r.found.RowCount >= d.limit
 	case d.next.in != inBody:
