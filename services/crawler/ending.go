@@ -33,6 +33,8 @@ type ending struct {
 	empties     int            // empty pages at the end of those that were read
 	equal       int            // pages at that end with the same rows; 0 when the last page is empty
 	shortPage   int            // a page shorter than page 1, to be confirmed by the next one; 0 without
+	shorter     int            // the last page with rows, but fewer than page 1; 0 without
+	reached     int            // a page that reached the total, to be confirmed by the next one; 0 without
 	tokens      map[uint64]int // the page that each token was used for
 	end         int            // pages of the list, 0 while unknown
 	repeated    int            // the page that the source repeats after the end, 0 without
@@ -146,6 +148,16 @@ func (e *ending) page(p facts) *source.Failure {
 		return e.fail(events.CodeSourceIncomplete, "page %d has fewer rows than page 1, but page %d has rows too: end \"short\" does not fit this source, \"empty\" may", e.shortPage, k)
 	}
 	e.shortPage = 0
+	if e.reached > 0 && (p.rows == 0 || same) {
+		if e.end = e.reached; same {
+			e.repeated = e.end
+		}
+		return nil
+	}
+	e.reached = 0
+	if f := e.stepFits(k, p, same); f != nil {
+		return f
+	}
 	switch {
 	case p.rows == 0 && k > 1:
 		e.empties, e.equal = e.empties+1, 0
@@ -218,6 +230,23 @@ func (e *ending) confirmShort(k int, p facts, same bool) bool {
 	return true
 }
 
+// stepFits judges whether page k lies where the pages before it end. Offsets advance by the rows of page 1.
+func (e *ending) stepFits(k int, p facts, same bool) *source.Failure {
+	if e.paging.Type != events.PagingOffset || p.rows == 0 || same {
+		return nil
+	}
+	if p.rows > e.size {
+		return e.fail(events.CodeSourceIncomplete, "it has %d rows, but page 1 has %d: an offset advances by the rows of page 1, so rows would come twice", p.rows, e.size)
+	}
+	if e.shorter > 0 && !e.counted {
+		return e.fail(events.CodeSourceIncomplete, "page %d has fewer rows than page 1, but page %d has rows too: an offset advances by the rows of page 1, so rows may be missing; ask for fewer rows a page, or set source_http.paging.total", e.shorter, k)
+	}
+	if p.rows < e.size {
+		e.shorter = k
+	}
+	return nil
+}
+
 // again judges page k, which has the rows of the page before it.
 func (e *ending) again(k int, p facts, before int64) *source.Failure {
 	if !e.paging.Repeats && e.within(before, k-1) { // the source repeats its last page
@@ -257,8 +286,11 @@ func (e *ending) ends(k int, p facts) bool {
 	_, high := e.totals()
 	switch {
 	case p.last, e.chained && p.next == "", e.paging.Type == events.PagingNone,
-		e.pages > 0 && k >= e.pages,
-		e.counted && e.rows >= high:
+		e.pages > 0 && k >= e.pages:
+		e.end = k
+	case e.counted && e.rows == high && e.chained && (k == 1 || e.first < e.last):
+		e.reached = k // the total may count this page alone, or the rows so far
+	case e.counted && e.rows >= high:
 		e.end = k
 	case k == 1 && p.rows == 0 && !e.chained && !e.announced():
 		e.end = 1 // an empty list
@@ -306,7 +338,7 @@ func (e *ending) follow(k int, p facts) *source.Failure {
 		e.tokens[token] = k + 1
 		return nil
 	}
-	if p.rows == 0 && e.empty || p.next == e.before.next && e.repeat {
+	if p.rows == 0 && e.empty || p.next == e.before.next && e.repeat || e.reached == k {
 		e.end = k
 		return nil
 	}
@@ -339,7 +371,8 @@ func (e *ending) miss(f *source.Failure) *source.Failure {
 	switch {
 	case k == 0:
 		return f
-	case gone && e.missing, !e.chained && gone && e.within(e.rows, k-e.empties), !e.announced() && pending && refused(f):
+	case gone && e.missing, !e.chained && gone && e.within(e.rows, k-e.empties),
+		(e.reached > 0 || !e.announced() && pending) && refused(f):
 		e.end = max(k-e.empties, 1)
 		return nil
 	case gone && !e.chained && !e.announced():

@@ -116,6 +116,7 @@ func TestEndsOfDeclaredLists(t *testing.T) {
 	}
 	ends := func(markers ...string) events.Paging { return with(func(p *events.Paging) { p.End = markers }) }
 	cursor := events.Paging{Type: events.PagingCursor, CursorParam: "after", Cursor: "next"}
+	offset := events.Paging{Type: events.PagingOffset, OffsetParam: "offset", LimitParam: "limit", End: []string{events.EndEmpty}}
 	a, b, c := list(1, 2), list(3, 4), list(5)
 	none := list()
 	for _, tc := range []struct {
@@ -194,6 +195,16 @@ func TestEndsOfDeclaredLists(t *testing.T) {
 		{"no next, with a total", cursor, []said{a.to("x").of(5), b.to("y").of(5), c.then(true)}, 3, 5, events.ProofTotal, ""},
 		{"no next before all rows", cursor, []said{a.to("x").of(5), b.then(true)}, 2, 0, events.CodeSourceIncomplete, "4 rows were read, but the source announced 5"},
 		{"all rows before no next", cursor, []said{a.to("x").of(4), b.to("y").of(4)}, 2, 4, events.ProofTotal, ""},
+		{"a total of page 1 alone, and a next", cursor, []said{a.to("x").of(2), b.to("y").of(2), c.of(1).then(true)}, 2, 0, events.CodeSourceIncomplete, "4 rows were read, but the source announced 2"},
+		{"a total of the rows so far", cursor, []said{a.to("x").of(2), b.to("y").of(4), c.of(5).then(true)}, 3, 5, events.ProofTotal, ""},
+		{"a total on page 1, and a next that is empty", cursor, []said{a.to("x").of(2), none.to("y")}, 2, 2, events.ProofTotal, "Pages:1"},
+		{"a total on page 1, and a next that is refused", cursor, []said{a.to("x").of(2), refusal(400)}, 2, 2, events.ProofTotal, ""},
+		{"a total on page 1, and an outage", cursor, []said{a.to("x").of(2), refusal(503)}, 2, 0, events.CodeSourceHTTP, ""},
+		{"a total on page 1, and the same page", cursor, []said{a.to("x").of(2), a.to("x").of(2)}, 2, 2, events.ProofTotal, "Pages:1"},
+		{"a total on page 1, and the first token", events.Paging{Type: events.PagingCursor, CursorStart: []byte(`"*"`)}, []said{a.to(`"*"`).of(2)}, 1, 2, events.ProofTotal, ""},
+		{"a short page between offsets", offset, []said{a, c, b}, 3, 0, events.CodeSourceIncomplete, "page 2 has fewer rows than page 1, but page 3 has rows too"},
+		{"a short page between offsets, with a total", offset, []said{a.of(5), c, b}, 3, 5, events.ProofTotal, ""},
+		{"a page larger than the offset advances", offset, []said{c, a}, 2, 0, events.CodeSourceIncomplete, "it has 2 rows, but page 1 has 1"},
 		{"empty pages that name a next", cursor, []said{a.to("x"), none.to("y"), none.to("z"), b.then(true)}, 4, 4, events.ProofEnd, ""},
 		{"an empty first page that names a next", cursor, []said{none.to("x"), b.then(true)}, 2, 2, events.ProofEnd, ""},
 		{"an empty last page", cursor, []said{a.to("x"), none.then(true)}, 2, 2, events.ProofEnd, ""},
