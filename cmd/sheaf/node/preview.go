@@ -13,24 +13,21 @@ import (
 	"sheaf/services/ingress/request"
 )
 
-// Bounds of the previews of a server, beside those of the crawler: of one response, and of the two pages that
-// each of its four previews holds.
-const (
-	maxPreviewPage = 16 << 20
-	previewMemory  = 4 * 2 * maxPreviewPage
-)
+// maxPreviewPage bounds one response of a server's preview. Each of the four previews at once holds two, in
+// buffers of up to twice their size: 128 MiB, beside the responses of the crawler.
+const maxPreviewPage = 8 << 20
 
 // previewer previews sources for the ingress.
 type previewer struct{ *preview.Previewer }
 
-func newPreviewer(policy source.Policy, memory *source.Memory, client source.Client) previewer {
+func newPreviewer(policy source.Policy, client source.Client) previewer {
 	policy.MaxRetryAfter = 5 * time.Second
 	var presets []preview.Preset
 	for _, p := range request.Presets() {
 		presets = append(presets, preview.Preset{Name: p.Name, Given: p.Given, Source: p.Source})
 	}
 	return previewer{preview.New(preview.Config{
-		Policy: policy, Presets: presets, Memory: memory, Rests: source.NewRests(),
+		Policy: policy, Presets: presets, Rests: source.NewRests(),
 	}, client)}
 }
 
@@ -41,7 +38,7 @@ func serverPreviewer(limits SourceLimits, client source.Client) previewer {
 	if limits.MaxPageBytes > 0 {
 		policy.MaxBodyBytes = min(policy.MaxBodyBytes, int64(limits.MaxPageBytes))
 	}
-	return newPreviewer(policy, source.NewMemory(previewMemory), client)
+	return newPreviewer(policy, client)
 }
 
 // Preview implements ingress.Previewer.
@@ -71,7 +68,7 @@ func Preview(ctx context.Context, cfg Config, submission []byte) (*preview.Answe
 	if err != nil {
 		return nil, err
 	}
-	return newPreviewer(cfg.policy(), nil, client).Previewer.Preview(ctx, submission, func(body []byte) (*events.Request, secrets.Values, error) {
+	return newPreviewer(cfg.policy(), client).Previewer.Preview(ctx, submission, func(body []byte) (*events.Request, secrets.Values, error) {
 		return request.ParseOpened(keys, events.DefaultTenant, assembler.Formats(), body)
 	})
 }

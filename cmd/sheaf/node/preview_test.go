@@ -9,11 +9,13 @@ import (
 	"net/http/httptest"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 	"unicode/utf8"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"sheaf/events"
@@ -289,7 +291,7 @@ func FuzzPreview(f *testing.F) {
 		check := func(body []byte) (*events.Request, secrets.Values, error) {
 			return request.ParseOpened(keys, events.DefaultTenant, []events.Format{events.XLSX}, body)
 		}
-		answer, err := newPreviewer(cfg.policy(), nil, client).Previewer.Preview(t.Context(), []byte(`{"source_http":{"url":"http://h/list"}}`), check)
+		answer, err := newPreviewer(cfg.policy(), client).Previewer.Preview(t.Context(), []byte(`{"source_http":{"url":"http://h/list"}}`), check)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -335,4 +337,72 @@ func (s *scripted) Do(*http.Request) (*http.Response, error) {
 		body = s.later
 	}
 	return &http.Response{StatusCode: http.StatusOK, Header: http.Header{"Content-Type": {s.kind}, "Link": {s.link}}, Body: io.NopCloser(bytes.NewReader(body)), ContentLength: int64(len(body))}, nil
+}
+
+// The requests of a preview pass the guards of an export.
+func TestPreviewIsGuarded(t *testing.T) {
+	t.Parallel()
+	cfg := OneShot(t.TempDir())
+	for _, address := range []string{"http://169.254.169.254/latest", "http://10.0.0.1/", "http://[fd00::1]/"} {
+		answer, err := Preview(t.Context(), cfg, fmt.Appendf(nil, `{"source_http":{"url":%q}}`, address))
+		require.NoError(t, err)
+		require.Equal(t, events.CodeSourceUnreachable, answer.ErrorCode, answer.FailReason)
+		require.Nil(t, answer.Request)
+	}
+}
+
+// A server's previews hold a bounded part of large responses, and end.
+func TestPreviewsOfLargeResponsesEnd(t *testing.T) {
+	t.Parallel()
+	keys, err := secrets.NewKeyring(make([]byte, 32))
+	require.NoError(t, err)
+	check := func(body []byte) (*events.Request, secrets.Values, error) {
+		return request.ParseOpened(keys, events.DefaultTenant, []events.Format{events.XLSX}, body)
+	}
+	page := func(first, size int) []byte {
+		b := []byte(`[`)
+		for i := first; len(b) < size; i++ {
+			if len(b) > 1 {
+				b = append(b, ',')
+			}
+			b = fmt.Appendf(b, `{"id":%d,"text":%q}`, i, strings.Repeat("x", 1000))
+		}
+		return append(b, ']')
+	}
+	p := serverPreviewer(SourceLimits{}, &scripted{first: page(0, maxPreviewPage+1)})
+	answer, err := p.Previewer.Preview(t.Context(), []byte(`{"source_http":{"url":"http://h/list"}}`), check)
+	require.NoError(t, err)
+	require.Equal(t, events.CodeLimitBytes, answer.ErrorCode, answer.FailReason)
+
+	p = serverPreviewer(SourceLimits{}, &byHost{first: page(0, maxPreviewPage-2000), later: page(1<<20, maxPreviewPage-2000), seen: map[string]int{}})
+	var group sync.WaitGroup
+	for i := range 4 {
+		group.Go(func() {
+			answer, err := p.Previewer.Preview(t.Context(), fmt.Appendf(nil, `{"source_http":{"url":"http://h%d/list"}}`, i), check)
+			if assert.NoError(t, err) {
+				assert.Empty(t, answer.ErrorCode, answer.FailReason)
+				assert.Equal(t, 3, answer.Requests)
+			}
+		})
+	}
+	group.Wait()
+}
+
+// byHost answers the first request for a host with one body, and all others with another.
+type byHost struct {
+	first, later []byte
+
+	mu   sync.Mutex
+	seen map[string]int
+}
+
+func (s *byHost) Do(req *http.Request) (*http.Response, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.seen[req.Host+req.URL.Host]++
+	body := s.later
+	if s.seen[req.Host+req.URL.Host] == 1 {
+		body = s.first
+	}
+	return &http.Response{StatusCode: http.StatusOK, Header: http.Header{}, Body: io.NopCloser(bytes.NewReader(body)), ContentLength: int64(len(body))}, nil
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"maps"
 	"net/http"
 	"slices"
@@ -44,7 +45,7 @@ func (r *run) open(h object, attempts int) (*asked, error) {
 	if err != nil {
 		return nil, &source.Failure{Code: events.CodeInternal, Msg: err.Error()}
 	}
-	f.Memory, f.Rests = r.cfg.Memory, r.cfg.Rests
+	f.Rests = r.cfg.Rests
 	f.Shape = counted{f.Shape, r}
 	return &asked{f, req.HTTP}, nil
 }
@@ -95,9 +96,10 @@ func (u unread) Parse(body []byte, header http.Header, at source.Position) (sour
 	return source.Answer{Rows: []byte("[]")}, nil
 }
 
+// reported reports whether the source answered a failure with status 200.
 func reported(err error) bool {
-	f, ok := err.(*source.Failure)
-	return ok && f.Code == events.CodeSourceErrcode
+	f := (*source.Failure)(nil)
+	return errors.As(err, &f) && f.Code == events.CodeSourceErrcode
 }
 
 // response is a page that was not read yet.

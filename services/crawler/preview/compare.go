@@ -1,7 +1,7 @@
 package preview
 
 import (
-	"bytes"
+	"crypto/sha256"
 
 	"github.com/go-json-experiment/json/jsontext"
 
@@ -27,20 +27,14 @@ var identities = []string{"id", "_id", "uuid", "guid", "key", "code", "no"}
 // compare relates rows to those of page 1. shift is the position on page 1 of the first row, -1 if it is not
 // there. Rows are compared by a value that identifies them, so that a clock in a row makes it no other row.
 func compare(page1, page []byte) (r relation, shift int) {
-	before, after := rawRows(page1), rawRows(page)
+	rows1, rows2 := rawRows(page1), rawRows(page)
 	switch {
-	case len(after) == 0 && len(before) == 0:
+	case len(rows2) == 0 && len(rows1) == 0:
 		return same, -1
-	case len(after) == 0:
+	case len(rows2) == 0:
 		return empty, -1
 	}
-	for _, name := range identities {
-		a, b := values(before, name), values(after, name)
-		if a != nil && b != nil && distinct(a) {
-			before, after = a, b
-			break
-		}
-	}
+	before, after := identified(rows1, rows2)
 	position := map[string]int{}
 	for i, row := range before {
 		if _, ok := position[row]; !ok {
@@ -64,26 +58,48 @@ func compare(page1, page []byte) (r relation, shift int) {
 	return within, shift
 }
 
-// rawRows returns the rows of a checked array, without white space.
-func rawRows(array []byte) (list []string) {
+// identified returns what identifies the rows of two pages.
+func identified(rows1, rows2 [][]byte) (before, after []string) {
+	for _, name := range identities {
+		a, b := values(rows1, name), values(rows2, name)
+		if a != nil && b != nil && distinct(a) {
+			return a, b
+		}
+	}
+	return digests(rows1), digests(rows2)
+}
+
+// digests returns a digest of each row, without its white space.
+func digests(list [][]byte) []string {
+	sums := make([]string, len(list))
+	var v jsontext.Value
+	for i, row := range list {
+		v = append(v[:0], row...)
+		_ = v.Compact(lenient)
+		sum := sha256.Sum256(v)
+		sums[i] = string(sum[:])
+	}
+	return sums
+}
+
+// rawRows returns the rows of a checked array.
+func rawRows(array []byte) (list [][]byte) {
 	c := rows.NewCursor(array)
 	for len(list) < maxCompared {
 		row, ok := c.NextRaw()
 		if !ok {
 			break
 		}
-		v := jsontext.Value(bytes.Clone(row))
-		_ = v.Compact(lenient)
-		list = append(list, string(v))
+		list = append(list, row)
 	}
 	return list
 }
 
 // values returns a member of each row, nil if a row lacks it or has another kind than text or number.
-func values(list []string, name string) (found []string) {
+func values(list [][]byte, name string) (found []string) {
 	path := memberPath(name)
 	for _, row := range list {
-		v, ok := rows.Lookup([]byte(row), path)
+		v, ok := rows.Lookup(row, path)
 		if !ok || v.Kind != rows.String && v.Kind != rows.Number {
 			return nil
 		}

@@ -85,7 +85,11 @@ func (r *run) infer(ctx context.Context) error {
 	}
 	res, err := r.ask(ctx, draft, 2)
 	if r.asksForPages(err) {
-		return r.standard(ctx, nil)
+		refused := err
+		if err = r.standard(ctx, nil); err != nil && !errors.Is(err, errUndecided) && ctx.Err() == nil {
+			return refused
+		}
+		return err
 	}
 	if err != nil {
 		return err
@@ -684,11 +688,6 @@ func (r *run) isGraphQL() bool {
 
 // graphQL proposes the paging of a connection.
 func (r *run) graphQL(ctx context.Context, draft object) error {
-	preset, ok := r.preset("graphql-relay")
-	if !ok {
-		return errUndecided
-	}
-	_ = preset
 	query := r.given.object("body").text("query")
 	var info []string
 	for _, s := range r.doc.spots {

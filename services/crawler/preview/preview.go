@@ -5,7 +5,7 @@
 // something that decides completeness could not be verified, the result names the field to set instead.
 //
 // It sends at most three requests, through [source.Fetcher], so all limits and checks of a crawl apply. It
-// keeps nothing.
+// keeps nothing. Meanwhile it has two responses in memory, of Policy.MaxBodyBytes each.
 package preview
 
 import (
@@ -46,7 +46,6 @@ type Preset struct {
 type Config struct {
 	Policy  source.Policy // of one page's requests; its attempts are ignored
 	Presets []Preset      // that are tried, in this order
-	Memory  *source.Memory
 	Rests   *source.Rests // of hosts that asked for a pause
 }
 
@@ -221,10 +220,6 @@ func (r *run) body(h object) jsontext.Value {
 	o := r.submission.clone()
 	o.set("source_http", h.raw())
 	return o.raw()
-}
-
-func (r *run) found(field string, value any, how, format string, args ...any) {
-	r.answer.Findings = append(r.answer.Findings, Finding{Field: field, Value: value, How: how, Why: fmt.Sprintf(format, args...)})
 }
 
 func (r *run) need(field, format string, args ...any) {
