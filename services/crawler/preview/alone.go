@@ -126,9 +126,9 @@ func (r *run) alone(ctx context.Context, p *plan, e *evidence) error {
 func (r *run) unknown(p *plan, e *evidence, why string) error {
 	switch {
 	case e.total != nil && e.total.number > e.rows:
-		r.need("source_http.paging", "%q says %d rows, page 1 has %d; %s; set paging with the parameter of the page", e.total.path, e.total.number, e.rows, why)
+		r.need("source_http.paging", "%q says %d rows, page 1 has %d; %s; set paging with the parameter of the page, such as "+`{"type":"page","page_param":"NAME","total":%q}`, e.total.path, e.total.number, e.rows, why, e.total.path)
 	default:
-		r.need("source_http.paging", `page 1 has %d rows and nothing that says how many there are; %s; set paging, {"type":"none"} if this is the whole list`, e.rows, why)
+		r.need("source_http.paging", `page 1 has %d rows and nothing that says how many there are; %s; set paging, such as {"type":"page","page_param":"NAME"}, or {"type":"none"} if this is the whole list`, e.rows, why)
 	}
 	r.answer.Findings = append(r.answer.Findings, p.findings...)
 	return errUndecided

@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 
 	"sheaf/events"
@@ -498,7 +499,10 @@ func (r *run) mapErrors(p *plan) {
 	}
 }
 
-// outline names the members of page 1.
+// spoken are members whose value a source means for people: an answer without rows often says there why.
+var spoken = []string{"code", "errcode", "errno", "msg", "message", "errmsg", "error", "error_message", "detail", "errors"}
+
+// outline names the members of page 1, and quotes what the source says about a failure.
 func (r *run) outline() string {
 	o, err := readObject(r.first.Body)
 	if err != nil {
@@ -507,6 +511,9 @@ func (r *run) outline() string {
 	var names []string
 	for _, m := range o {
 		if path, ok := pathOf([]string{m.name}); ok && len(names) < 12 {
+			if said := r.saying(m.value); said != "" && slices.Contains(spoken, m.name) {
+				path += " " + said
+			}
 			names = append(names, r.hide(path))
 		}
 	}
@@ -514,6 +521,39 @@ func (r *run) outline() string {
 		return "the answer has no members"
 	}
 	return "the answer has " + strings.Join(names, ", ")
+}
+
+// saying returns a number, or a text in quotes, or that of the message of an object or of the first of a list. It
+// is "" for another value.
+func (r *run) saying(v jsontext.Value) string {
+	switch v.Kind() {
+	case '0':
+		return string(v)
+	case '"':
+		var text string
+		if json.Unmarshal(v, &text) != nil || text == "" {
+			return ""
+		}
+		text = r.hide(text) // before it is quoted or cut, which would disguise a secret
+		if long := []rune(text); len(long) > 200 {
+			text = string(long[:200]) + "…"
+		}
+		return strconv.Quote(text)
+	case '[':
+		var list []jsontext.Value
+		if json.Unmarshal(v, &list) == nil && len(list) > 0 && list[0].Kind() == '{' {
+			return r.saying(list[0])
+		}
+	case '{':
+		if o, err := readObject(v); err == nil {
+			for _, m := range o {
+				if m.name == "message" && m.value.Kind() == '"' {
+					return r.saying(m.value)
+				}
+			}
+		}
+	}
+	return ""
 }
 
 // with returns a copy of the plan with a paging.

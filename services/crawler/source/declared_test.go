@@ -582,7 +582,7 @@ func TestErrorMapping(t *testing.T) {
 		{"code 200", code, `{"code":200,"rows":[]}`, ""},
 		{"code 401", code, `{"code":401,"msg":"认证失败","rows":[{"a":1}]}`, "page 1: errcode 401: 认证失败"},
 		{"code E", code, `{"code":"E\u0031","msg":7}`, `page 1: errcode "E1": 7`},
-		{"code absent", code, `{"rows":[]}`, `page 1: source_http.error.path "code" finds nothing`},
+		{"code absent", code, `{"rows":[]}`, `page 1: source_http.error.path "code" finds nothing; the answer has the keys "rows"`},
 		{"code null", code, `{"rows":[],"code":null}`, `page 1: source_http.error.path "code" is null, which means a failure`},
 		{"code to be retried", code, `{"code":"429","msg":"slow down"}`, `page 1: errcode "429" after 6 attempts: slow down`},
 		{"ok true", events.ErrorMapping{Path: "ok", OK: list(`true`), Message: "error"}, `{"ok":true,"rows":[]}`, ""},

@@ -35,6 +35,9 @@ func (d *declared) Parse(body []byte, header http.Header, at Position) (Answer, 
 		return Answer{}, d.unreadable(err)
 	}
 	if f := d.reported(found, header); f != nil {
+		if v := d.failed; v.in == inBody && v.raw(found, header) == nil && f.Hint == "" {
+			f.Hint = keysBefore(body, v.path)
+		}
 		return Answer{}, f
 	}
 	if e := found.RowsErr; e != nil {
