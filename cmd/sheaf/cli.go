@@ -154,7 +154,8 @@ type callerFlags struct {
 type formFlags struct {
 	Preset  string `placeholder:"NAME" help:"Form of the API; sheaf presets lists them."`
 	Rows    string `placeholder:"PATH" help:"Where the rows are in a response, such as data.items."`
-	Paging  string `placeholder:"JSON" help:"source_http.paging as JSON."`
+	Paging  string `placeholder:"JSON" help:"source_http.paging as JSON; services/REFERENCE.md has its fields."`
+	Body    string `placeholder:"JSON" help:"Body of a POST, such as a GraphQL query. --param then goes into the query."`
 	Request string `type:"path" placeholder:"FILE" help:"Request of sheaf preview, as JSON; - for stdin. -H gives the headers that it hides."`
 }
 
@@ -199,9 +200,9 @@ Row n of the built-in source, for n from 1:
 }
 
 func (exportCmd) Help() string {
-	return `Without --preset, --paging and --request, the source is asked first how its pages are found, as sheaf preview does; the request that was found is printed. If nothing proves that the rows would be complete, the command stops and names what to set. A source in the standard page format is exported with --limit rows a page.
+	return `Without --preset, --paging and --request, the source is asked first how its pages are found, as sheaf preview does; a line says what was found. If nothing proves that the rows would be complete, the command stops and names what to set. A source in the standard page format is exported with --limit rows a page.
 
-A file is a JSON array of objects, NDJSON, or CSV; stdin is JSON or NDJSON.
+A file is a JSON array of objects, NDJSON, or CSV (a name in .csv or .tsv, or --delimiter). So is stdin.
 
 Without --server everything runs in this process, in a temporary folder beside the output, and any address but those of cloud metadata may be asked. An output that ends in .zip is the zip as a caller of the API would get it; else it is the workbook. --force replaces regular files only. Ctrl-C cancels the export. A temporary folder .sheaf-scratch-* of a command that was killed is removed by the next one in the same place.
 
@@ -212,6 +213,7 @@ Examples:
     sheaf export https://api.example.com/orders -o orders.xlsx --rows data.list --paging '{"type": "page", "total": "data.total"}'
     sheaf export --request orders.json -o orders.xlsx
     sheaf export orders.csv -o orders.xlsx
+    sqlite3 -json shop.db 'select * from orders' | sheaf export - -o orders.xlsx
     sheaf export http://10.0.0.7/orders -o orders.zip --server http://sheaf:8080`
 }
 
@@ -223,7 +225,9 @@ How a finding is known: given by you, verified by another request, or seen on pa
 Examples:
     sheaf preview https://api.example.com/orders
     sheaf preview https://api.example.com/orders -H 'Authorization: Bearer x' --json
-    sheaf preview https://api.example.com/orders --preset drf --param page_size=100`
+    sheaf preview https://api.example.com/orders --preset drf --param page_size=100
+    sheaf preview https://api.example.com/graphql --body '{"query": "query($first: Int, $after: String) { orders(first: $first, after: $after) { nodes { id } pageInfo { hasNextPage endCursor } } }"}'
+    sheaf preview https://api.example.com/orders --json > orders.json && sheaf export --request orders.json -o orders.xlsx`
 }
 
 func (sourceCmd) Help() string {

@@ -32,6 +32,7 @@ type client struct {
 	base   *url.URL
 	http   *http.Client
 	key    string // API key, "" for none
+	own    bool   // the server is in this process
 	bounds clientBounds
 }
 
@@ -128,6 +129,7 @@ func (e *unreachableError) Unwrap() error { return e.err }
 type apiError struct {
 	Status, Errcode int
 	Msg, RequestID  string
+	own             bool // the server is in this process
 }
 
 func (e *apiError) Error() string {
@@ -137,6 +139,9 @@ func (e *apiError) Error() string {
 	}
 	if msg == "" {
 		msg = http.StatusText(e.Status)
+	}
+	if e.own && e.Errcode == http.StatusBadRequest {
+		return msg // it names the field; there is no server to ask about the request
 	}
 	return fmt.Sprintf("the server refused: %s (HTTP %d, errcode %d, request %s)", msg, e.Status, e.Errcode, e.RequestID)
 }
@@ -201,7 +206,7 @@ func (c *client) call(ctx context.Context, path string, query url.Values, body [
 		return nil, &apiError{Status: res.StatusCode, Msg: "the answer is not one of Sheaf; is " + c.base.Redacted() + " the right server?"}
 	}
 	if res.StatusCode >= 300 || *answer.Errcode != 0 {
-		return nil, &apiError{res.StatusCode, *answer.Errcode, answer.Msg, answer.RequestID}
+		return nil, &apiError{res.StatusCode, *answer.Errcode, answer.Msg, answer.RequestID, c.own}
 	}
 	return answer.Data, nil
 }
@@ -512,7 +517,7 @@ func (c *client) downloadFrom(ctx context.Context, link string, w io.Writer, off
 			RequestID string `json:"request_id"`
 		}
 		_ = json.NewDecoder(io.LimitReader(res.Body, maxAnswer)).Decode(&answer) // a proxy may answer with other text
-		return 0, &apiError{res.StatusCode, answer.Errcode, cmp.Or(answer.Msg, "the download failed"), answer.RequestID}
+		return 0, &apiError{res.StatusCode, answer.Errcode, cmp.Or(answer.Msg, "the download failed"), answer.RequestID, c.own}
 	}
 	if res.ContentLength > size-offset {
 		return 0, fmt.Errorf("%w: %d bytes", errTooLarge, size)

@@ -15,6 +15,7 @@ import (
 
 	"github.com/alecthomas/kong"
 
+	"sheaf/cmd/sheaf/filesource"
 	"sheaf/cmd/sheaf/node"
 )
 
@@ -24,6 +25,8 @@ type exportCmd struct {
 	Force       bool   `short:"f" help:"Replace the output if it exists."`
 	sourceFlags `embed:""`
 	formFlags   `embed:""`
+	Delimiter   string `placeholder:"CHARACTER" help:"Of a CSV file: a character, or tab. Default: found in the file. Stdin is CSV with it."`
+	Encoding    string `placeholder:"NAME" help:"Of a file, such as gbk. Default: found in the file."`
 	JSON        bool   `name:"json" help:"Print JSON."`
 	Server      string `placeholder:"URL" help:"Let this running server do it. Default: in this process."`
 	callerFlags `embed:""`
@@ -50,6 +53,9 @@ func (c *exportCmd) Run(ctx context.Context, std stdio, line *kong.Context) (err
 	}
 	limited := given(line, func(f *kong.Flag) bool { return f.Name == "limit" }) != ""
 	file := isFile(c.URL)
+	if err := c.checkSource(file); err != nil {
+		return err
+	}
 	if file {
 		if err := c.checkFile(line); err != nil {
 			return err
@@ -70,7 +76,7 @@ func (c *exportCmd) Run(ctx context.Context, std stdio, line *kong.Context) (err
 	}
 	defer func() { err = errors.Join(err, work.close()) }()
 	if file {
-		address, stop, err := serveFile(c.URL, work, std.in)
+		address, stop, err := serveFile(c.URL, work, std.in, filesource.Options{Delimiter: c.Delimiter, Encoding: c.Encoding})
 		if err != nil {
 			return err
 		}
@@ -144,6 +150,7 @@ func (c *exportCmd) export(ctx context.Context, std stdio, client *client, work 
 	}
 	key := accepted.Key
 	d, err := client.wait(ctx, key, newProgress(std.err))
+	err = advised(err)
 	if ctx.Err() != nil {
 		if !errors.Is(context.Cause(ctx), node.ErrEnded) {
 			client.cancelInterrupted(ctx, std, key)
@@ -265,6 +272,7 @@ func inProcess(ctx context.Context, cfg node.Config, do func(context.Context, *c
 		if err != nil {
 			return err
 		}
+		client.own = true
 		defer client.close() // a drain waits for idle connections too
 		return do(ctx, client)
 	})

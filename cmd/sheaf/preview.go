@@ -20,6 +20,7 @@ import (
 
 	"sheaf/cmd/sheaf/filesource"
 	"sheaf/cmd/sheaf/node"
+	"sheaf/events"
 	"sheaf/services/ingress/request"
 )
 
@@ -112,7 +113,7 @@ func readPreview(raw json.RawMessage) (*previewAnswer, error) {
 func previewHere(ctx context.Context, cfg node.Config, draft []byte) (*previewAnswer, error) {
 	answer, err := node.Preview(ctx, cfg, draft)
 	if wrong := (*request.Error)(nil); errors.As(err, &wrong) {
-		return nil, &apiError{Status: http.StatusBadRequest, Errcode: http.StatusBadRequest, Msg: wrong.Msg}
+		return nil, &apiError{Status: http.StatusBadRequest, Errcode: http.StatusBadRequest, Msg: wrong.Msg, own: true}
 	}
 	if err != nil {
 		return nil, err
@@ -142,11 +143,31 @@ func (c *client) preview(ctx context.Context, draft []byte) (*previewAnswer, err
 func (a *previewAnswer) failure() error {
 	switch {
 	case a.ErrorCode != "":
-		return &exportError{fmt.Sprintf("the source failed: %s (%s)", oneLine(a.FailReason), a.ErrorCode), a.ErrorCode}
+		return advised(&exportError{fmt.Sprintf("the source failed: %s (%s)", oneLine(a.FailReason), a.ErrorCode), a.ErrorCode})
 	case a.Request == nil:
 		return &exportError{"how to find all pages is not certain: " + a.needs(), "NEEDED"}
 	}
 	return nil
+}
+
+// advised adds to a failure what the caller of export or preview can do, if that is known.
+func advised(err error) error {
+	var failed *exportError
+	if !errors.As(err, &failed) {
+		return err
+	}
+	switch failed.code {
+	case events.CodeSourceAuth:
+		return &exportError{failed.msg + "; check the credentials, such as -H 'Authorization: Bearer TOKEN'", failed.code}
+	case events.CodeSourceFormat:
+		return &exportError{failed.msg + "; check that the URL is that of the API", failed.code}
+	case events.CodeSourceUnreachable:
+		if strings.Contains(failed.msg, "--allow-cidr") {
+			return err // it says what to do
+		}
+		return &exportError{failed.msg + "; check the host and port of the URL", failed.code}
+	}
+	return err
 }
 
 // needs says which fields must be set.
@@ -254,13 +275,29 @@ func isFile(source string) bool {
 	return source != "" && !strings.Contains(source, "://") && err == nil && !info.IsDir()
 }
 
+// checkSource says what is wrong with a source that is neither a file nor a URL.
+func (c *exportCmd) checkSource(file bool) error {
+	switch {
+	case !file && (c.Delimiter != "" || c.Encoding != ""):
+		return usagef("--delimiter and --encoding: they go with a file, not with a URL")
+	case file || strings.Contains(c.URL, "://") || c.Request != "":
+		return nil
+	case c.URL == "":
+		return usagef("give the URL of an API, a file, or - for stdin")
+	}
+	if info, err := os.Stat(c.URL); err == nil && info.IsDir() {
+		return usagef("%s is a folder; give a file", c.URL)
+	}
+	return usagef("there is no file %q, and it is not a URL; want a file, http://HOST/PATH or https://HOST/PATH", c.URL)
+}
+
 // checkFile refuses flags that have no meaning for a file.
 func (c *exportCmd) checkFile(line *kong.Context) error {
 	if c.Server != "" {
 		return usagef("--server: it cannot read a file of this machine; leave it out, or serve the file with sheaf source")
 	}
 	flag := given(line, func(f *kong.Flag) bool {
-		return slices.Contains([]string{"header", "param", "method", "preset", "rows", "paging", "request"}, f.Name)
+		return slices.Contains([]string{"header", "param", "method", "preset", "rows", "paging", "body", "request"}, f.Name)
 	})
 	if flag != "" {
 		return usagef("%s: it goes with a URL, not with a file", flag)
@@ -269,7 +306,7 @@ func (c *exportCmd) checkFile(line *kong.Context) error {
 }
 
 // serveFile serves a file, or stdin, as a source of this process.
-func serveFile(name string, work *scratch, stdin io.Reader) (address string, stop func(), err error) {
+func serveFile(name string, work *scratch, stdin io.Reader, opts filesource.Options) (address string, stop func(), err error) {
 	if name == "-" {
 		name = work.file("stdin")
 		data, err := os.Create(name)
@@ -281,7 +318,7 @@ func serveFile(name string, work *scratch, stdin io.Reader) (address string, sto
 			return "", nil, err
 		}
 	}
-	source, err := filesource.Open(name, filesource.Options{})
+	source, err := filesource.Open(name, opts)
 	if err != nil {
 		return "", nil, err
 	}
@@ -297,13 +334,19 @@ func serveFile(name string, work *scratch, stdin io.Reader) (address string, sto
 
 // given reports whether the flags describe the form of the source.
 func (f formFlags) given() bool {
-	return f.Preset != "" || f.Rows != "" || f.Paging != "" || f.Request != ""
+	return f.Preset != "" || f.Rows != "" || f.Paging != "" || f.Request != "" || f.Body != ""
 }
 
 // submission returns the submission of the flags. Its form may be incomplete.
 func (f formFlags) submission(source sourceFlags, address string, limited bool, line *kong.Context) ([]byte, error) {
 	if f.Request != "" {
 		return f.fromFile(source, address, line)
+	}
+	if f.Body != "" {
+		if !json.Valid([]byte(f.Body)) {
+			return nil, usagef("--body: it is not JSON")
+		}
+		source.Method = http.MethodPost
 	}
 	body, err := source.request(address, defaultUser, "")
 	if err != nil || !f.given() {
@@ -315,6 +358,9 @@ func (f formFlags) submission(source sourceFlags, address string, limited bool, 
 	}
 	if f.Preset != "" {
 		http["preset"], _ = json.Marshal(f.Preset)
+	}
+	if f.Body != "" {
+		http["body"] = json.RawMessage(f.Body)
 	}
 	if f.Rows != "" {
 		http["rows"], _ = json.Marshal(f.Rows)
@@ -334,7 +380,7 @@ func (f formFlags) submission(source sourceFlags, address string, limited bool, 
 // fromFile reads a request of sheaf preview, alone or in its answer.
 func (f formFlags) fromFile(source sourceFlags, address string, line *kong.Context) ([]byte, error) {
 	flag := given(line, func(f *kong.Flag) bool {
-		return slices.Contains([]string{"limit", "conn", "method", "preset", "rows", "paging"}, f.Name)
+		return slices.Contains([]string{"limit", "conn", "method", "preset", "rows", "paging", "body"}, f.Name)
 	})
 	switch {
 	case flag != "":
@@ -497,8 +543,8 @@ func (f formFlags) draft(source sourceFlags, body []byte, limited bool) ([]byte,
 }
 
 // findForm returns the submission of an export. If its form is not given, the source is previewed, and the
-// request that was found is printed. A source that fails the preview gets the request of the standard format,
-// whose attempts and failures are those of an export.
+// form that was found is printed. A source that may recover gets the request of the standard format, which has
+// the attempts of an export.
 func (f formFlags) findForm(ctx context.Context, std stdio, source sourceFlags, body []byte, limited bool, ask func(context.Context, []byte) (*previewAnswer, error)) ([]byte, error) {
 	if f.Preset != "" || f.Paging != "" || f.Request != "" {
 		return body, nil
@@ -515,7 +561,7 @@ func (f formFlags) findForm(ctx context.Context, std stdio, source sourceFlags, 
 		return nil, cmp.Or(ctx.Err(), err)
 	}
 	unknown := answer.Request == nil && len(answer.Needed) == 0
-	if unknown && f.Rows == "" { // the source failed
+	if unknown && !f.given() && mayRecover(answer.ErrorCode) {
 		return body, nil
 	}
 	if answer.ErrorCode != "" {
@@ -550,4 +596,10 @@ func (f formFlags) findForm(ctx context.Context, std stdio, source sourceFlags, 
 		}
 	}
 	return joined(fields, found)
+}
+
+// mayRecover reports whether a source that failed a preview can succeed in the further attempts of an export.
+// The code is "" if a server gave no reason.
+func mayRecover(code string) bool {
+	return code == "" || code == events.CodeSourceHTTP || code == events.CodeSourceTimeout || code == events.CodeSourceUnreachable
 }

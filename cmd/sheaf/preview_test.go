@@ -177,6 +177,77 @@ func TestExportAssumesNothing(t *testing.T) {
 	require.True(t, json.Valid([]byte(out)), out)
 }
 
+// A failure says what happened and what to do, in words that fit the caller's own API.
+func TestExportSaysWhatToDo(t *testing.T) {
+	t.Chdir(t.TempDir())
+	source := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/login":
+			w.WriteHeader(http.StatusUnauthorized)
+		case "/html":
+			fmt.Fprint(w, "<!DOCTYPE html><p>Log in")
+		case "/expired":
+			fmt.Fprint(w, `{"code":401,"msg":"登录过期: hush-\u0068ush","data":null}`)
+		case "/graphql":
+			fmt.Fprint(w, `{"failed":[],"errors":[{"message":"no field"}]}`)
+		default:
+			fmt.Fprintf(w, `{"items":[%s],"total":70}`, sourcetest.Row(0))
+		}
+	}))
+	defer source.Close()
+	for _, c := range []struct {
+		args string
+		code int
+		want string
+	}{
+		{"/login", exitFailed, "HTTP 401 (SOURCE_AUTH); check the credentials"},
+		{"/login --preset laravel", exitFailed, "HTTP 401 (SOURCE_AUTH); check the credentials"},
+		{"/html", exitFailed, "not JSON (SOURCE_FORMAT); check that the URL is that of the API"},
+		{"/expired", exitUsage, `the answer has code 401, msg "登录过期: ***", data;`},
+		{"/graphql", exitUsage, `the answer has failed, errors "no field";`},
+		{"/more", exitUsage, `such as {"type":"page","page_param":"NAME","total":"total"}`},
+		{"/more --preset larvel", exitFailed, `sheaf: source_http.preset: "larvel" is not known; laravel?`},
+		{"/more --preset mybatis-plus", exitFailed, `source_http.error.path "code" finds nothing; the answer has the keys "items", "total"`},
+	} {
+		args := append([]string{"export", "-o", "a.xlsx", "-H", "X-Key: hush-hush"}, strings.Fields(source.URL+c.args)...)
+		code, _, errs := sheaf(t, t.Context(), "", args...)
+		require.Equal(t, c.code, code, "%s: %s", c.args, errs)
+		require.Contains(t, errs, c.want)
+		require.NotContains(t, errs, "pagetag", c.args)
+		require.NotContains(t, errs, "the server", c.args)
+		require.NotContains(t, errs, "hush", c.args)
+		require.NoFileExists(t, "a.xlsx")
+	}
+}
+
+// A GraphQL query on the command line is all that an export of a connection needs.
+func TestExportOfAGraphQLQuery(t *testing.T) {
+	t.Chdir(t.TempDir())
+	const query = "query($after: String) { orders(after: $after) { nodes { id } pageInfo { hasNextPage endCursor } } }"
+	source := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var asked struct {
+			Query     string
+			Variables struct{ After string }
+		}
+		if err := json.NewDecoder(r.Body).Decode(&asked); err != nil || asked.Query != query || r.URL.RawQuery != "" {
+			w.WriteHeader(http.StatusBadRequest)
+			return
+		}
+		from, _ := strconv.Atoi(asked.Variables.After)
+		to := min(from+20, 70)
+		var nodes []string
+		for i := from; i < to; i++ {
+			nodes = append(nodes, sourcetest.Row(i))
+		}
+		fmt.Fprintf(w, `{"data":{"orders":{"nodes":[%s],"pageInfo":{"hasNextPage":%t,"endCursor":"%d"}}}}`, strings.Join(nodes, ","), to < 70, to)
+	}))
+	defer source.Close()
+	code, _, errs := sheaf(t, t.Context(), "", "export", source.URL, "-o", "a.xlsx", "--body", fmt.Sprintf(`{"query":%q}`, query))
+	require.Zero(t, code, errs)
+	require.Contains(t, errs, "found: preset graphql-relay, rows data.orders.nodes, paging cursor, proof end\n")
+	require.Contains(t, errs, "70 rows")
+}
+
 func TestExportOfAFile(t *testing.T) {
 	t.Chdir(t.TempDir())
 	for name, content := range map[string]string{
@@ -191,11 +262,19 @@ func TestExportOfAFile(t *testing.T) {
 	code, _, errs := sheaf(t, t.Context(), `[{"id":1}]`, "export", "-", "-o", "stdin.xlsx")
 	require.Zero(t, code, errs)
 	require.Contains(t, errs, "1 rows")
+	code, _, errs = sheaf(t, t.Context(), "编号;名称\n1;a\n2;b\n", "export", "-", "-o", "csv.xlsx", "--delimiter", ";", "--encoding", "utf-8")
+	require.Zero(t, code, errs)
+	require.Contains(t, errs, "2 rows")
 	for args, want := range map[string]string{
 		"export a.csv -o b.xlsx --server http://127.0.0.1:1": "--server: it cannot read a file",
 		"export a.csv -o b.xlsx --preset laravel":            "--preset: it goes with a URL",
 		"export a.csv -o b.csv":                              "a workbook ends in .xlsx",
-		"export none.csv -o b.xlsx":                          "is not a URL",
+		"export none.csv -o b.xlsx":                          `there is no file "none.csv", and it is not a URL`,
+		"export . -o b.xlsx":                                 ". is a folder",
+		"export -o b.xlsx":                                   "give the URL of an API, a file, or - for stdin",
+		"export http://127.0.0.1:1/ -o b.xlsx --delimiter ;": "they go with a file",
+		"export http://127.0.0.1:1/ -o b.xlsx --body {":      "--body: it is not JSON",
+		"export a.csv -o b.xlsx --body {}":                   "--body: it goes with a URL",
 	} {
 		code, _, errs := sheaf(t, t.Context(), "", strings.Fields(args)...)
 		require.Equal(t, exitUsage, code, args)
