@@ -63,7 +63,7 @@ func (c *exportCmd) Run(ctx context.Context, std stdio, line *kong.Context) (err
 	}
 	var body []byte
 	if !file {
-		if body, err = c.submission(c.sourceFlags, c.URL, limited, line); err != nil {
+		if body, err = c.submission(c.sourceFlags, c.URL, limited, std.in, line); err != nil {
 			return err
 		}
 	}

@@ -53,7 +53,13 @@ func (c *previewCmd) Run(ctx context.Context, std stdio, line *kong.Context) err
 		return err
 	}
 	limited := given(line, func(f *kong.Flag) bool { return f.Name == "limit" }) != ""
-	body, err := c.submission(c.sourceFlags, c.URL, limited, line)
+	switch {
+	case c.URL == "" && c.Request == "":
+		return usagef("give the URL of an API")
+	case isFile(c.URL):
+		return usagef("a file needs no preview; sheaf export %s -o FILE.xlsx", c.URL)
+	}
+	body, err := c.submission(c.sourceFlags, c.URL, limited, std.in, line)
 	if err != nil {
 		return err
 	}
@@ -338,9 +344,9 @@ func (f formFlags) given() bool {
 }
 
 // submission returns the submission of the flags. Its form may be incomplete.
-func (f formFlags) submission(source sourceFlags, address string, limited bool, line *kong.Context) ([]byte, error) {
+func (f formFlags) submission(source sourceFlags, address string, limited bool, stdin io.Reader, line *kong.Context) ([]byte, error) {
 	if f.Request != "" {
-		return f.fromFile(source, address, line)
+		return f.fromFile(source, address, stdin, line)
 	}
 	if f.Body != "" {
 		if !json.Valid([]byte(f.Body)) {
@@ -378,7 +384,7 @@ func (f formFlags) submission(source sourceFlags, address string, limited bool, 
 }
 
 // fromFile reads a request of sheaf preview, alone or in its answer.
-func (f formFlags) fromFile(source sourceFlags, address string, line *kong.Context) ([]byte, error) {
+func (f formFlags) fromFile(source sourceFlags, address string, stdin io.Reader, line *kong.Context) ([]byte, error) {
 	flag := given(line, func(f *kong.Flag) bool {
 		return slices.Contains([]string{"limit", "conn", "method", "preset", "rows", "paging", "body"}, f.Name)
 	})
@@ -388,7 +394,13 @@ func (f formFlags) fromFile(source sourceFlags, address string, line *kong.Conte
 	case address != "":
 		return nil, usagef("give a URL or --request, not both")
 	}
-	body, err := os.ReadFile(f.Request)
+	var body []byte
+	var err error
+	if f.Request == "-" {
+		body, err = io.ReadAll(stdin)
+	} else {
+		body, err = os.ReadFile(f.Request)
+	}
 	if err != nil {
 		return nil, err
 	}

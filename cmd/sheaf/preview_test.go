@@ -117,6 +117,17 @@ func TestPreviewPrintsARequestForExport(t *testing.T) {
 	code, _, errs = sheaf(t, t.Context(), "", "export", "--request", "answer.json", "-o", "orders.xlsx", "-H", "authorization: Bearer hush-hush")
 	require.Zero(t, code, errs)
 	require.Contains(t, errs, "60 rows")
+	code, _, errs = sheaf(t, t.Context(), out, "export", "--request", "-", "-o", "stdin.xlsx", "-H", "authorization: Bearer hush-hush")
+	require.Zero(t, code, errs)
+	require.Contains(t, errs, "60 rows")
+	for args, want := range map[string]string{
+		"preview":             "give the URL of an API",
+		"preview answer.json": "a file needs no preview; sheaf export answer.json -o FILE.xlsx",
+	} {
+		code, _, errs = sheaf(t, t.Context(), "", strings.Fields(args)...)
+		require.Equal(t, exitUsage, code, args)
+		require.Contains(t, errs, want)
+	}
 }
 
 // With --server the server previews, and the command has its secrets again for the export.

@@ -253,6 +253,9 @@ func (d *declared) merge(of fields) error {
 	}
 	for _, name := range presetNeeds(d.name) {
 		if d.given[name] == nil && !strings.Contains(name, ".") {
+			if name == "rows" {
+				return fieldError("source_http.rows", "is required with preset %s; a preview finds it", d.name)
+			}
 			return fieldError("source_http."+name, "is required with preset %s", d.name)
 		}
 	}

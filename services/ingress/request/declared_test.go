@@ -194,10 +194,10 @@ func TestDeclaredSourcesThatAreRefused(t *testing.T) {
 		`"format":"csv"`:                                           `source_http.paging is required with source_http.format; or give a preset`,
 		`"preset":"drf","paging":null`:                             `source_http.paging is required`,
 		`"preset":"sheaf","paging":null`:                           `source_http.paging is required`,
-		`"preset":"graphql-relay","body":{}`:                       `source_http.rows is required with preset graphql-relay`,
+		`"preset":"graphql-relay","body":{}`:                       `source_http.rows is required with preset graphql-relay; a preview finds it`,
 		`"preset":"graphql-relay","rows":"d"`:                      `source_http.body is required with preset graphql-relay`,
 		`"preset":"graphql-relay","rows":"d","body":{}`:            `source_http.paging.cursor is required with type cursor`,
-		`"preset":"slack"`:                                         `source_http.rows is required with preset slack`,
+		`"preset":"slack"`:                                         `source_http.rows is required with preset slack; a preview finds it`,
 		// Places.
 		page + `"total":"row:id"}`:                                             `source_http.paging.total: row: cannot hold a total`,
 		page + `"total_pages":"row:id"}`:                                       `source_http.paging.total_pages: row: cannot hold a number of pages`,
