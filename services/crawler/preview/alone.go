@@ -59,9 +59,8 @@ func (r *run) alone(ctx context.Context, p *plan, e *evidence) error {
 		r.summarize(q)
 		return r.propose(q)
 	}
-	certain := e.whole() && (e.total == nil || e.strong)
 	if r.left() == 0 {
-		if certain {
+		if e.certain() {
 			return accept(Seen, "page 1 says that it is the whole list")
 		}
 		return r.unknown(p, e, "no parameter that was tried showed another page")
@@ -86,35 +85,31 @@ func (r *run) alone(ctx context.Context, p *plan, e *evidence) error {
 			return err
 		}
 	case moved.kind == events.PagingPage && r.left() > 0:
-		try := r.planOf(p, e, moved)
-		done, err := r.verify(ctx, try, e, false)
+		done, err := r.verify(ctx, r.planOf(p, e, moved), e, false)
 		if done || err != nil {
 			return err
 		}
-		if bare && rel == within {
-			return accept(Verified, "all parameters that were tried answered rows of page 1 only")
-		}
 	case moved.refused && bare:
 		return r.unknown(p, e, "the source refused the parameters that were tried")
-	case moved.refused && certain:
-		return accept(Seen, "page 1 says that it is the whole list")
-	case moved.refused:
+	case moved.kind != "", moved.refused:
 	case bare && moved.more:
 		return r.unknown(p, e, "a larger page size showed more rows, but no parameter that was tried showed another page")
 	case bare:
-		larger, _, err := r.probe(ctx, q, 0)
-		if err != nil {
+		larger, all, err := r.probe(ctx, q, 0)
+		switch {
+		case err != nil:
 			return err
-		}
-		if larger.more {
+		case larger.more:
 			return r.unknown(p, e, "a larger page size showed more rows, but no parameter that was tried showed another page")
+		case all != same, larger.refused && rel != same:
+			return r.unknown(p, e, "a larger page size showed other rows")
 		}
 		return accept(Verified, "none of %d parameters of pages, offsets and sizes showed a row that page 1 lacks", len(pageParams)+len(offsetParams)+len(sizeParams))
-	case e.whole():
+	case e.certain():
 		return accept(Verified, "page 1 says that it is the whole list, and no parameter of pages or offsets changed a row")
 	}
-	switch certain = e.whole() && (e.total == nil || e.strong); {
-	case certain && rel != other:
+	switch {
+	case e.certain() && rel != other:
 		return accept(Seen, "page 1 says that it is the whole list")
 	case moved.kind != "":
 		return r.unknown(p, e, fmt.Sprintf("one of %s moved the rows, but not %s alone", strings.Join(append(slices.Clone(pageParams), offsetParams...), ", "), moved.name))

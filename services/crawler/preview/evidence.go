@@ -72,7 +72,7 @@ var (
 	weakNames  = []string{"items", "results", "records", "rows", "entries", "size", "length"}
 	pageTotals = []string{"totalpages", "totalpage", "pagetotal", "pagestotal", "pagecount", "pagescount", "pagenum", "lastpage", "numpages", "nbpages", "pages", "maxpage", "last"}
 	moreNames  = []string{"hasmore", "hasnext", "hasnextpage", "more", "istruncated", "morepages", "moreavailable", "hasmorepages", "hasmoreitems"}
-	lastNames  = []string{"last", "islast", "islastpage", "lastpage", "isend", "done", "end", "eof", "finished", "exhausted"}
+	lastNames  = []string{"last", "islast", "islastpage", "lastpage", "isend"}
 	pageNames  = []string{"page", "currentpage", "pagenum", "pageno", "current", "pagenumber", "pageindex", "number"}
 	sizeNames  = []string{"perpage", "pagesize", "limit", "size", "itemsperpage", "pagelimit", "pagesize"}
 	shiftNames = []string{"offset", "skip", "from", "startindex"}
@@ -318,6 +318,12 @@ func (e *evidence) whole() bool {
 		return e.pages.number <= 1
 	}
 	return false
+}
+
+// certain reports whether page 1 says that it is the whole list in a way that a longer list contradicts: by a
+// total that is no count of the page, or by a boolean.
+func (e *evidence) certain() bool {
+	return e.whole() && (e.total != nil && e.strong || e.total == nil && e.more != nil)
 }
 
 // ends reports whether the boolean of page 1 says that no page follows.
