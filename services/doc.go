@@ -1,7 +1,7 @@
 // Package services describes the shape that every service below it has; it
 // holds no code.
 //
-//   - New(cfg, deps...) returns a service or says what is wrong with its
+//   - New(cfg, deps...) returns a service, or an error about its
 //     configuration. It does no I/O and starts no goroutine.
 //   - Run(ctx) does the work and blocks. When ctx ends it takes no more work,
 //     finishes or hands back what is in flight, and returns nil. Any other

@@ -281,7 +281,7 @@ func isFile(source string) bool {
 	return source != "" && !strings.Contains(source, "://") && err == nil && !info.IsDir()
 }
 
-// checkSource says what is wrong with a source that is neither a file nor a URL.
+// checkSource returns the error of a source that is neither a file nor a URL.
 func (c *exportCmd) checkSource(file bool) error {
 	switch {
 	case !file && (c.Delimiter != "" || c.Encoding != ""):

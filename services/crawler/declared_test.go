@@ -283,7 +283,7 @@ func TestDeclaredCrawlGoesOnAfterAStop(t *testing.T) {
 	}
 }
 
-// A retry of a failed export asks for page 1 again and goes on if it has the same rows.
+// A retry of a failed export asks for page 1 again and continues if it has the same rows.
 func TestDeclaredRetry(t *testing.T) {
 	t.Parallel()
 	for style, paging := range styles() {
@@ -407,7 +407,7 @@ func TestKeptTokenIsRefused(t *testing.T) {
 	}
 }
 
-// If another crawler stored a page first, its token counts. What was asked ahead is discarded.
+// If another crawler stored a page first, its token counts, and the page asked for ahead is discarded.
 func TestChainFollowsTheFirstWriter(t *testing.T) {
 	t.Parallel()
 	s := eventstest.Journal(t)

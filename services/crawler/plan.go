@@ -101,7 +101,7 @@ func (pl *plan) admit(n int, a source.Answer, lim limits) (pages.Page, *missed) 
 	return p, nil
 }
 
-// admitDeclared is admit for a declared source. What its announcements mean is decided later, by ending.
+// admitDeclared is admit for a declared source. The ending decides later what its announcements mean.
 func (pl *plan) admitDeclared(n int, a source.Answer) (pages.Page, *missed) {
 	p := pages.Page{Rows: a.Rows, RowCount: a.RowCount, Total: a.Total, TotalPages: int(min(a.Pages, math.MaxInt32)), Next: a.Next, Last: a.Last}
 	p.Number = n

@@ -222,7 +222,7 @@ func (l *gatedList) again() (pages []int) {
 	return pages
 }
 
-// A process is killed between pages of a list of every style. The next one goes on behind the pages that are
+// A process is killed between pages of a list of every style. The next one continues after the pages that are
 // stored, and the file has the same bytes as without a kill.
 func TestACrawlGoesOnBehindTheStoredPages(t *testing.T) {
 	if testing.Short() {

@@ -218,7 +218,7 @@ func TestNoMixtureOfQuirksCostsRows(t *testing.T) {
 			q.Cap, asked = size, size+rapid.IntRange(1, 5000).Draw(r, "above")
 		}
 		if q.TotalOff < 0 && count%size == 1 {
-			q.TotalOff = 0 // all pages that were announced are full: nobody can see that one is missing
+			q.TotalOff = 0 // all pages that were announced are full: nothing shows that one is missing
 		}
 		list := sourcetest.NewList(t, shape, count, q)
 		o := sheaf.export(t, withConn(t, list.SourceHTTP(asked), rapid.IntRange(1, 8).Draw(r, "conn")))

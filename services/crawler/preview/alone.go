@@ -73,7 +73,7 @@ func (r *run) alone(ctx context.Context, p *plan, e *evidence) error {
 	}
 	smallest := n + 1
 	if bare {
-		smallest = len(offsetParams) + 1 // what is on page 1 shows which parameter had an effect
+		smallest = len(offsetParams) + 1 // the rows of page 1 show which parameter had an effect
 	}
 	moved, rel, err := r.probe(ctx, q, smallest)
 	switch {

@@ -21,7 +21,7 @@ const (
 // maxCompared is the number of rows that are compared.
 const maxCompared = 20_000
 
-// identities are names whose values tell one row from another, if all rows of page 1 have different ones.
+// identities are names whose values identify a row, if all rows of page 1 have different ones.
 var identities = []string{"id", "_id", "uuid", "guid", "key", "code", "no"}
 
 // compare relates rows to those of page 1. shift is the position on page 1 of the first row, -1 if it is not

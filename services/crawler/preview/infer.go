@@ -34,7 +34,7 @@ type plan struct {
 	list  list
 }
 
-// errUndecided means that no plan was verified; the answer names what is needed.
+// errUndecided means that no plan was verified; the answer names the field to set.
 var errUndecided = errors.New("no request was found")
 
 func (r *run) find(ctx context.Context) error {
@@ -223,7 +223,7 @@ func (r *run) hint(paging object) jsontext.Value {
 	return paging.raw()
 }
 
-// base returns source_http without what is inferred.
+// base returns source_http without the inferred fields.
 func (r *run) base() object { return r.given.without("preset", "paging") }
 
 // byPreset tries the presets whose paths all fit page 1.
@@ -427,7 +427,7 @@ func (r *run) byEvidence(ctx context.Context) error {
 		if !ok {
 			h := r.base()
 			h.set("paging", jsontext.Value(`{"type":"none"}`))
-			if _, _, err := r.parse(h); err != nil { // its error says what is there
+			if _, _, err := r.parse(h); err != nil { // its error describes the answer
 				return err
 			}
 			lists = nil

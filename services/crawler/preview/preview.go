@@ -172,7 +172,7 @@ func (r *run) fail(f *source.Failure) {
 func (r *run) start(submission []byte) error {
 	o, err := readObject(submission)
 	if err != nil {
-		_, _, err := r.check(submission) // its error says what is wrong
+		_, _, err := r.check(submission) // its error names the field
 		return err
 	}
 	if o.get("ext_type") == nil {

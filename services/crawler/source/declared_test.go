@@ -367,7 +367,7 @@ func TestDeclaredAnswers(t *testing.T) {
 	}
 }
 
-// A place that finds nothing, or another kind of value, is named with what is there.
+// A place that finds nothing, or another kind of value, is named with the value that is there.
 func TestDeclaredPathsThatDoNotFit(t *testing.T) {
 	t.Parallel()
 	page := func(rows string, p events.Paging) events.HTTPRequest {

@@ -49,7 +49,7 @@ func (r *Rests) of(host string) time.Time {
 	return time.Time{}
 }
 
-// waiters reports to Waiting when the first of a fetcher's pages begins to wait, and when the last one goes on.
+// waiters reports to Waiting when the first of a fetcher's pages begins to wait, and when the last one continues.
 type waiters struct {
 	mu    sync.Mutex
 	pages int

@@ -307,7 +307,7 @@ func TestTheHostOfANextPageRests(t *testing.T) {
 	require.Equal(t, []time.Duration{40 * time.Second}, waits())
 }
 
-// Waiting reports the first page that waits and the last one that goes on.
+// Waiting reports the first page that waits and the last one that continues.
 func TestWaiting(t *testing.T) {
 	t.Parallel()
 	s := newRested(t, page)

@@ -42,7 +42,7 @@ func path(m member) (string, error) {
 	return s, nil
 }
 
-// readPlace reads a place in a response. what is the value that it holds, such as "a total". Only a cursor may
+// readPlace reads a place in a response. what names the value that it holds, such as "a total". Only a cursor may
 // be in a row. Only JSON has paths.
 func readPlace(m member, what, format string) (string, error) {
 	s, err := text(m, maxPlace)

@@ -250,7 +250,7 @@ func offsetOf(param, size string, absent, most int, answer func(rows []json.RawM
 	}
 }
 
-// cursorOf serves pages whose token is the offset of the next one, written so that nobody computes with it.
+// cursorOf serves pages whose token is the offset of the next one, written so that no client computes with it.
 func cursorOf(param, size string, absent, most int, answer func(rows []json.RawMessage, next string, l apiList) any) func(apiList, http.ResponseWriter, *http.Request) {
 	return func(l apiList, w http.ResponseWriter, r *http.Request) {
 		q := r.URL.Query()
