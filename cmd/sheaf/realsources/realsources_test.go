@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"sheaf/events/eventstest"
 )
 
 const orders = 5000
@@ -18,13 +20,7 @@ type realSource struct {
 	// rows asks the server itself, with a page size that no request uses.
 	rows  func(t *testing.T, url string) []json.RawMessage
 	cases map[string]demand
-	// previews are sources, with %s for the URL, and the preset that their preview names, or unclear. It finds all
-	// else.
-	previews map[string]string
 }
-
-// unclear is a preview that proposes nothing, because nothing would prove the rows complete.
-const unclear = "unclear"
 
 // demand is a source_http, with %s for the URL of the server, and the outcome of its export.
 type demand struct {
@@ -54,9 +50,6 @@ var realSources = []realSource{
 		"the total is -1":       {source: `{"url":"%s/api/collections/orders/records","preset":"pocketbase","param":{"perPage":500,"sort":"n","skipTotal":1}}`, proof: "end"},
 		"the total is -1 and pages are cut": {source: `{"url":"%s/api/collections/orders/records","preset":"pocketbase","param":{"perPage":4000,"sort":"n","skipTotal":1}}`,
 			proof: "end"},
-	}, map[string]string{
-		`{"url":"%s/api/collections/orders/records","param":{"sort":"n"}}`:                "pocketbase",
-		`{"url":"%s/api/collections/orders/records","param":{"sort":"n","perPage":4000}}`: "pocketbase",
 	}},
 	{jsonServer0, func(t *testing.T, url string) []json.RawMessage {
 		return rowsOf(t, orders, get(t, url+"/orders?_page=%d&_limit=%d", from(1), 250))
@@ -72,9 +65,6 @@ var realSources = []realSource{
 			proof: "single", warning: "TOTAL_MISSING"},
 		"the page parameter has another name": {source: `{"url":"%s/orders","param":{"_page":1,"_limit":500},
 			"paging":{"type":"page","page_param":"p","limit_param":"_limit","total":"header:X-Total-Count"}}`, fails: "PAGING_STUCK", reason: `"p"`},
-	}, map[string]string{
-		`{"url":"%s/orders","param":{"_page":1,"_limit":500}}`: "",
-		`{"url":"%s/orders"}`: unclear,
 	}},
 	{jsonServer1, func(t *testing.T, url string) []json.RawMessage {
 		return rowsOf(t, orders, get(t, url+"/orders?_page=%d&_per_page=%d", from(1), 250), "data")
@@ -89,9 +79,6 @@ var realSources = []realSource{
 			"paging":{"type":"next_url","next_url":"next"}}`, fails: "SOURCE_PAGING", reason: "a number"},
 		"items is no array": {source: `{"url":"%s/orders","rows":"items","param":{"_per_page":500},
 			"paging":{"type":"page","page_param":"_page","limit_param":"_per_page"}}`, fails: "SOURCE_PATH", reason: "a number"},
-	}, map[string]string{
-		`{"url":"%s/orders","param":{"_page":1,"_per_page":500}}`: "",
-		`{"url":"%s/orders?_page=1"}`:                             "",
 	}},
 	{graphqlYoga, func(t *testing.T, url string) []json.RawMessage {
 		var edges []struct{ Node json.RawMessage }
@@ -121,8 +108,6 @@ var realSources = []realSource{
 		"more":             {source: yoga(500, `,"more":"data.orders.pageInfo.hasNextPage"`), proof: "end", warning: "TOTAL_MISSING"},
 		"a failure with status 200": {source: yoga(5000, `,"more":"data.orders.pageInfo.hasNextPage","total":"data.orders.totalCount"`),
 			fails: "SOURCE_ERRCODE", reason: "first is at most 1000"},
-	}, map[string]string{
-		`{"url":"%s/graphql","method":"POST","body":` + fmt.Sprintf(yogaBody, 500) + `}`: "graphql-relay",
 	}},
 	{feathers, func(t *testing.T, url string) []json.RawMessage {
 		return rowsOf(t, orders, get(t, url+"/orders?$skip=%d&$limit=%d", func(i int) int { return i * 250 }, 250), "data")
@@ -132,8 +117,6 @@ var realSources = []realSource{
 		"nothing announced":             {source: `{"url":"%s/orders","preset":"feathers","param":{"$limit":500},"paging":{"total":null}}`, proof: "end"},
 		"nothing announced, pages are cut": {source: `{"url":"%s/orders","preset":"feathers","param":{"$limit":4000},"paging":{"total":null}}`,
 			proof: "end"},
-	}, map[string]string{
-		`{"url":"%s/orders"}`: "feathers",
 	}},
 	{drf, func(t *testing.T, url string) []json.RawMessage {
 		return rowsOf(t, orders, get(t, url+"/page/?page=%d&page_size=%d", from(1), 250), "results")
@@ -149,15 +132,12 @@ var realSources = []realSource{
 		"a next URL and a total":                {source: `{"url":"%s/page/","rows":"results","param":{"page_size":500},"paging":{"type":"next_url","next_url":"next","total":"count"}}`, proof: "total"},
 		"a page past the end is no end by 404":  {source: `{"url":"%s/page/","rows":"results","param":{"page_size":500},"paging":{"type":"page","limit_param":"page_size"}}`, fails: "SOURCE_HTTP"},
 		"a path that finds nothing is reported": {source: `{"url":"%s/page/","rows":"items","paging":{"type":"page"}}`, fails: "SOURCE_PATH", reason: "results"},
-	}, map[string]string{
-		`{"url":"%s/page/"}`:   "drf",
-		`{"url":"%s/offset/"}`: "drf-offset",
-		`{"url":"%s/cursor/"}`: "drf-cursor",
 	}},
 }
 
 // Every server of another project is exported whole, whatever describes it, and also as its preview proposes.
 func TestRealServersAreExportedWhole(t *testing.T) {
+	eventstest.LongRunning(t)
 	t.Parallel()
 	sheaf := startSheaf(t)
 	for _, source := range realSources {
@@ -165,25 +145,15 @@ func TestRealServersAreExportedWhole(t *testing.T) {
 			url := source.server.start(t)
 			rows := source.rows(t, url)
 			require.Len(t, rows, orders)
-			for given, preset := range source.previews {
-				t.Run("preview of "+given, func(t *testing.T) {
-					p := sheaf.preview(t, []byte(strings.Replace(given, "%s", url, 1)))
-					if preset == unclear {
-						require.Empty(t, p.Request.SourceHTTP)
-						require.NotEmpty(t, p.Needed)
-						return
-					}
-					require.NotEmpty(t, p.Request.SourceHTTP, "%s", p.text)
-					require.Equal(t, preset, p.Preset, "%s", p.text)
-					require.LessOrEqual(t, p.Requests, 3)
-					o := sheaf.export(t, p.Request.SourceHTTP)
-					require.Equal(t, completed, o.Status, "%s: %s", o.ErrorCode, o.FailReason)
-					require.Equal(t, p.Proof, o.Proof.Kind, "%s", p.text)
-					requireRows(t, rows, sheaf.cells(t, o))
+			for _, c := range previews[source.server.folder] {
+				t.Run("preview of "+c.source, func(t *testing.T) {
+					t.Parallel()
+					c.requireWhole(t, sheaf, url, rows)
 				})
 			}
 			for name, c := range source.cases {
 				t.Run(name, func(t *testing.T) {
+					t.Parallel()
 					o := sheaf.export(t, []byte(strings.Replace(c.source, "%s", url, 1)))
 					if c.fails != "" {
 						require.Equal(t, failed, o.Status)

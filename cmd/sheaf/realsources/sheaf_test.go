@@ -115,31 +115,6 @@ func (s *sheaf) export(t testing.TB, sourceHTTP []byte) outcome {
 	return o
 }
 
-// proposal is the answer to a preview.
-type proposal struct {
-	Preset  string `json:"preset"`
-	Request struct {
-		SourceHTTP json.RawMessage `json:"source_http"`
-	} `json:"request"`
-	Needed []struct {
-		Field string `json:"field"`
-	} `json:"needed"`
-	Proof    string `json:"proof"`
-	Requests int    `json:"requests"`
-	text     string
-}
-
-// preview asks how to export a source_http.
-func (s *sheaf) preview(t testing.TB, sourceHTTP []byte) (p proposal) {
-	t.Helper()
-	var answer json.RawMessage
-	code, msg := s.call(t, http.MethodPost, "/v1/export/preview", fmt.Sprintf(`{"source_http":%s}`, sourceHTTP), &answer)
-	require.Zero(t, code, "%s: %s", sourceHTTP, msg)
-	require.NoError(t, json.Unmarshal(answer, &p))
-	p.text = string(answer)
-	return p
-}
-
 // cells returns the cells of the workbook, with the header. Rows are as long as the header.
 func (s *sheaf) cells(t testing.TB, o outcome) [][]string {
 	t.Helper()
