@@ -115,6 +115,16 @@ func TestPreviewAssumesNothing(t *testing.T) {
 		"the page parameter is ignored":                   {serve: always(`{"items":` + orders(0, 20) + `,"total":5000,"page":1}`), needed: "source_http.paging", why: "says 5000 rows, page 1 has 20"},
 		"the preset's parameter is ignored":               {serve: always(`{"total":5000,"rows":` + orders(0, 10) + `,"code":200,"msg":"ok"}`), needed: "source_http.paging", why: "says 5000 rows, page 1 has 10"},
 		"a cursor under a name that nothing takes":        {serve: always(`{"items":` + orders(0, 20) + `,"next_cursor":"abc"}`), needed: "source_http.paging.cursor_param", why: "none of the parameters"},
+		"a larger page is no page 2": {serve: func(w http.ResponseWriter, r *http.Request) {
+			p, size := 0, 50
+			if r.URL.Query().Has("page") {
+				p = page(r, "page")
+			}
+			if r.URL.Query().Has("limit") {
+				size = page(r, "limit")
+			}
+			fmt.Fprintf(w, `{"items":%s,"total":230}`, orders(min(p*size, 230), min((p+1)*size, 230)))
+		}, needed: "source_http.paging", why: "page 1 has 50"},
 		"an array of which a larger size shows more": {serve: func(w http.ResponseWriter, r *http.Request) {
 			_, _ = io.WriteString(w, orders(0, min(page(r, "limit")+19, 700)))
 		}, needed: "source_http.paging", why: "a larger page size showed more rows"},
@@ -186,6 +196,18 @@ func TestPreviewIsNotMisled(t *testing.T) {
 			n := number(r, "page", 1)
 			fmt.Fprintf(w, `{"items":%s,"count":20,"page":%d}`, orders(20*n-20, 20*n), n)
 		}, `{"rows":"items","paging":{"type":"page","page_param":"page","limit_param":null}}`, "end", ""},
+		"a total of the rows of a page, where a cursor follows, is none": {func(w http.ResponseWriter, r *http.Request) {
+			n := number(r, "cursor", 0)
+			fmt.Fprintf(w, `{"items":%s,"total":20,"next_cursor":"%d"}`, orders(n, n+20), n+20)
+		}, `{"rows":"items","paging":{"type":"cursor","cursor":"next_cursor","cursor_param":"cursor","limit_param":null}}`, "end", ""},
+		"a total of the rows of a page, where an address follows, is none": {func(w http.ResponseWriter, r *http.Request) {
+			n := number(r, "from", 0)
+			fmt.Fprintf(w, `{"items":%s,"total":20,"next":"/list?from=%d"}`, orders(n, n+20), n+20)
+		}, `{"rows":"items","paging":{"type":"next_url","next_url":"next"}}`, "end", ""},
+		"a total of the rows of a page, where more follow, is none": {func(w http.ResponseWriter, r *http.Request) {
+			n := number(r, "page", 1)
+			fmt.Fprintf(w, `{"items":%s,"total":20,"has_more":true,"page":%d}`, orders(20*n-20, 20*n), n)
+		}, `{"rows":"items","paging":{"type":"page","page_param":"page","limit_param":null,"more":"has_more"}}`, "end", ""},
 		"a clock in each row makes no other rows": {func(w http.ResponseWriter, _ *http.Request) {
 			now := time.Now().UnixNano()
 			fmt.Fprintf(w, `[{"id":1,"at":%d},{"id":2,"at":%[1]d}]`, now)

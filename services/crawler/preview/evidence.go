@@ -331,6 +331,17 @@ func (e *evidence) ends() bool {
 	return e.more != nil && (e.more.value.Kind() == 't') == e.last
 }
 
+// follows reports whether page 1 says that a page follows, or names one.
+func (e *evidence) follows() bool {
+	switch {
+	case e.more != nil:
+		return !e.ends()
+	case e.next != nil && e.next.value.Kind() == '"':
+		return true
+	}
+	return e.cursor != nil && strings.Contains(e.cursor.longName(), "next")
+}
+
 // members returns the members of paging that say what the list has.
 func (e *evidence) members(paging *object, paged bool) {
 	if e.total != nil {

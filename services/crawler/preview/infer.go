@@ -457,6 +457,10 @@ func (r *run) byEvidence(ctx context.Context) error {
 	p.findings = append(p.findings, Finding{"source_http.rows", at, how, why})
 	r.mapErrors(p)
 	e := r.evidenceOf(l, int64(l.count))
+	if e.total != nil && e.total.number == e.rows && !e.estimate && e.rows > 0 && e.follows() {
+		r.warn("%q says %d, the rows of page 1, but page 1 names a next page: it counts the rows of a page, or the list ends there", e.total.path, e.rows)
+		e.total = nil
+	}
 	for _, s := range e.doubts {
 		r.answer.Others = append(r.answer.Others, Other{"source_http.paging.total", s.path})
 	}
