@@ -716,6 +716,9 @@ func (d *declared) readError() error {
 			return fieldError(m.name, "has no meaning with format %s", d.req.Format)
 		}
 	}
+	if e.Path == "" && e.Message != "" {
+		return fieldError(errorField+".path", "is required with message")
+	}
 	for _, f := range []struct {
 		name string
 		into *[]json.RawMessage

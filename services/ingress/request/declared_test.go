@@ -262,12 +262,13 @@ func TestDeclaredSourcesThatAreRefused(t *testing.T) {
 		`"format":"csv","header_row":true,"paging":{"type":"none"}`:                     `source_http.header_row has no meaning with format csv: the first line is always the header`,
 		`"format":"csv","error":{"path":"code"},"paging":{"type":"none"}`:               `source_http.error.path has no meaning with format csv`,
 		// Errors of the source.
-		`"error":{"ok":[0]},` + page + `"total":"n"}`:    `source_http.error.path is required with ok`,
-		`"error":{"retry":[0]},` + page + `"total":"n"}`: `source_http.error.path is required with retry`,
-		`"error":{"path":"c","ok":[]}`:                   `source_http.error.ok: is empty: every answer would be a failure`,
-		`"error":{"path":"c","ok":0}`:                    `source_http.error.ok: must be an array, not a number`,
-		`"error":{"path":"c","ok":[{}]}`:                 `source_http.error.ok[0]: is an object; want text, a number, a boolean or null`,
-		`"error":{"retry_status":[200]}`:                 `source_http.error.retry_status[0]: is 200; want an integer from 400 to 599`,
+		`"error":{"ok":[0]},` + page + `"total":"n"}`:        `source_http.error.path is required with ok`,
+		`"error":{"retry":[0]},` + page + `"total":"n"}`:     `source_http.error.path is required with retry`,
+		`"error":{"message":"msg"},` + page + `"total":"n"}`: `source_http.error.path is required with message`,
+		`"error":{"path":"c","ok":[]}`:                       `source_http.error.ok: is empty: every answer would be a failure`,
+		`"error":{"path":"c","ok":0}`:                        `source_http.error.ok: must be an array, not a number`,
+		`"error":{"path":"c","ok":[{}]}`:                     `source_http.error.ok[0]: is an object; want text, a number, a boolean or null`,
+		`"error":{"retry_status":[200]}`:                     `source_http.error.retry_status[0]: is 200; want an integer from 400 to 599`,
 		// Secrets.
 		`"param":{"p":1},"secret_param":["p"],` + page + `"page_param":"p"}`:                                  `source_http.secret_param: "p" is the crawler's and no secret`,
 		`"method":"POST","param":{"v":{"a":1}},"secret_param":["v"],` + cursor + `"cursor_param":"body:v.a"}`: `source_http.secret_param: "v" is the crawler's and no secret`,
@@ -461,9 +462,9 @@ func TestAuthIsSealed(t *testing.T) {
 		`"param":{"key":"a"},"auth":{"type":"api_key","name":"key","value":"k1","in":"query"}`:                       `source_http.auth.name: source_http.param has "key" too; give one of them`,
 		`"paging":{"type":"page"},"auth":{"type":"api_key","name":"page","value":"k1","in":"query"}`:                 `source_http.auth.name: "page" is written by a field of paging already`,
 		`"header":{"authorization":"a"},"auth":{"type":"bearer","token":"k1"}`:                                       `source_http.auth: source_http.header["authorization"] is given too; give one of them`,
+		`"auth":{"type":"oauth2","token_url":"http://u:k1@h/","client_id":"i","client_secret":"k1"}`:                 `source_http.auth.token_url: must not hold a user name or password; give client_id and client_secret`,
 		`"auth":{"type":"oauth2","client_id":"i","client_secret":"k1"}`:                                              `source_http.auth.token_url is required with type oauth2`,
 		`"auth":{"type":"oauth2","token_url":"ftp://h/","client_id":"i","client_secret":"k1"}`:                       `source_http.auth.token_url: must begin with http:// or https://`,
-		`"auth":{"type":"oauth2","token_url":"http://u:k1@h/","client_id":"i","client_secret":"k1"}`:                 `source_http.auth.token_url: must not hold a user name or password`,
 		`"auth":{"type":"oauth2","token_url":"http://h/","client_id":"i","client_secret":"k1","client_auth":"both"}`: `source_http.auth.client_auth: "both" is not known; body?`,
 	} {
 		_, err := parse(t, source)

@@ -199,6 +199,14 @@ func sourceURL(m member) (string, error) {
 	return s, URL(m.name, s, maxSourceURL)
 }
 
+// credentialsPlace says where the user name and password of a URL belong.
+func credentialsPlace(field string) string {
+	if field == authField+".token_url" {
+		return "give client_id and client_secret"
+	}
+	return "send them in source_http.header"
+}
+
 // URL checks an absolute http or https URL.
 func URL(field, s string, maxBytes int) error {
 	if len(s) > maxBytes {
@@ -218,7 +226,7 @@ func URL(field, s string, maxBytes int) error {
 	case u.Scheme != "http" && u.Scheme != "https":
 		return Invalid(field, "must begin with http:// or https://")
 	case u.User != nil:
-		return Invalid(field, "must not hold a user name or password; send them in source_http.header")
+		return Invalid(field, "must not hold a user name or password; %s", credentialsPlace(field))
 	case u.Hostname() == "":
 		return Invalid(field, "names no host")
 	}
