@@ -66,6 +66,12 @@ func ParseRowsPath(text string) (Path, error) {
 	return p, nil
 }
 
+// NewPath returns the path of steps. Names may be any text, and the limits of [ParsePath] do not apply.
+func NewPath(steps ...Step) Path { return Path{steps: slices.Clone(steps)} }
+
+// Member returns the step to a member of an object.
+func Member(name string) Step { return Step{Name: name, Index: -1} }
+
 // IsRoot reports whether p is the whole text.
 func (p Path) IsRoot() bool { return len(p.steps) == 0 && len(p.element) == 0 }
 

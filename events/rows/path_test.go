@@ -275,3 +275,22 @@ func TestLookupSurvivesAnyBytes(t *testing.T) {
 		}
 	})
 }
+
+// The text of a path of any names is a path of the same names.
+func TestPathsOfNamesAreReadBack(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		var steps []rows.Step
+		for range rapid.IntRange(1, 4).Draw(t, "steps") {
+			if rapid.Bool().Draw(t, "member") {
+				steps = append(steps, rows.Member(rapid.StringN(0, 20, 60).Draw(t, "name")))
+			} else {
+				steps = append(steps, rows.Step{Index: rapid.IntRange(0, 99).Draw(t, "index")})
+			}
+		}
+		text := rows.NewPath(steps...).String()
+		p, err := rows.ParsePath(text)
+		require.NoError(t, err, text)
+		require.Equal(t, steps, p.Steps(), text)
+	})
+}

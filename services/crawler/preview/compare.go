@@ -97,7 +97,7 @@ func rawRows(array []byte) (list [][]byte) {
 
 // values returns a member of each row, nil if a row lacks it or has another kind than text or number.
 func values(list [][]byte, name string) (found []string) {
-	path := memberPath(name)
+	path := rows.NewPath(rows.Member(name))
 	for _, row := range list {
 		v, ok := rows.Lookup(row, path)
 		if !ok || v.Kind != rows.String && v.Kind != rows.Number {

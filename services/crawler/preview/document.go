@@ -130,18 +130,15 @@ func pathOf(steps []string) (path string, ok bool) {
 	if len(steps) == 0 {
 		return "$", true
 	}
-	var b strings.Builder
+	var members []rows.Step
 	for _, name := range steps {
 		if utf8.RuneCountInString(name) > maxNameRunes || strings.ContainsFunc(name, unicode.IsControl) || !utf8.ValidString(name) {
 			return "", false
 		}
-		b.WriteString("['" + strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(name) + "']")
+		members = append(members, rows.Member(name))
 	}
-	p, err := rows.ParsePath("$" + b.String())
-	if err != nil {
-		return "", false
-	}
-	return p.String(), true
+	p, err := rows.ParsePath(rows.NewPath(members...).String()) // it has limits
+	return p.String(), err == nil
 }
 
 // rowMembers are members that hold the row in each element of a list.
@@ -165,7 +162,7 @@ func readList(s spot) list {
 		}
 		l.objects++
 		for _, name := range rowMembers {
-			if v, ok := rows.Lookup(raw, memberPath(name)); ok && v.Kind == rows.Object {
+			if v, ok := rows.Lookup(raw, rows.NewPath(rows.Member(name))); ok && v.Kind == rows.Object {
 				inner[name]++
 			}
 		}
@@ -177,11 +174,6 @@ func readList(s spot) list {
 		}
 	}
 	return l
-}
-
-func memberPath(name string) rows.Path {
-	p, _ := rows.ParsePath(name) // of a constant
-	return p
 }
 
 // integer returns a number without a fraction, or a string that holds one. It is -1 for anything else.

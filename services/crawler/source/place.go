@@ -77,17 +77,8 @@ func writePlace(text string, paramInBody bool) (p place, err error) {
 		p.in = inQuery
 		return p, nil
 	}
-	p.path, err = rows.ParsePath(stepText(rows.Step{Name: text, Index: -1}))
-	return p, err
-}
-
-// stepText writes a step as a path.
-func stepText(step rows.Step) string {
-	if step.Index >= 0 {
-		return fmt.Sprintf("[%d]", step.Index)
-	}
-	name, _ := json.Marshal(step.Name) // a string
-	return "[" + string(name) + "]"
+	p.path = rows.NewPath(rows.Member(text))
+	return p, nil
 }
 
 func checkHeaderName(name string) error {

@@ -496,9 +496,8 @@ func asciiHost(name string) string {
 // descend follows steps in a checked JSON value as far as they find something.
 func descend(raw []byte, steps []rows.Step) (at []byte, rest []rows.Step) {
 	for len(steps) > 0 {
-		path, err := rows.ParsePath(stepText(steps[0]))
-		v, ok := rows.Lookup(raw, path)
-		if err != nil || !ok {
+		v, ok := rows.Lookup(raw, rows.NewPath(steps[0]))
+		if !ok {
 			break
 		}
 		raw, steps = v.Raw, steps[1:]

@@ -166,18 +166,9 @@ func (d *declared) destination(place string) string {
 		}
 		return place
 	case d.req.Method == "POST" && d.req.Body == nil:
-		return inBody + quoted(place)
+		return inBody + rows.NewPath(rows.Member(place)).String()
 	}
 	return inQuery + place
-}
-
-// quoted returns the path of a name, as [rows.Path.String] writes it.
-func quoted(name string) string {
-	escaped := strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(name)
-	if p, err := rows.ParsePath("['" + escaped + "']"); err == nil {
-		return p.String()
-	}
-	return name
 }
 
 // parameter returns the first name of a place in the parameters, "" if the place is elsewhere.
