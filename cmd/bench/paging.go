@@ -20,8 +20,8 @@ type way struct {
 	fields map[string]any // of source_http besides url, param and conn; nil for the standard format
 }
 
-// ways are all ways to find the pages of the same list. Only the first, the standard format, has titles in its
-// pages.
+// ways are all ways to find the pages of the same list. Only the first, the standard format, has titles in
+// its pages.
 func (b *bench) ways() []way {
 	list := func(total int) string { return fmt.Sprintf("%s/lists/%d", b.source.first, total) }
 	paging := func(fields map[string]any) map[string]any {

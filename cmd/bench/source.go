@@ -112,8 +112,8 @@ func pageCount(limit, total int) int { return (total + limit - 1) / limit }
 // maxPageRows bounds the memory of a request.
 const maxPageRows = 10_000
 
-// sourceHandler serves GET /rows/TOTAL?page=&limit= with a page of TOTAL rows in the standard format, the lists of
-// serveList, and GET /waited with the sum of their latencies in nanoseconds.
+// sourceHandler serves GET /rows/TOTAL?page=&limit= with a page of TOTAL rows in the standard format, the
+// lists of serveList, and GET /waited with the sum of their latencies in nanoseconds.
 func sourceHandler() http.Handler {
 	buffers := sync.Pool{New: func() any { return new([]byte) }}
 	mux := http.NewServeMux()
@@ -139,8 +139,8 @@ func sourceHandler() http.Handler {
 	return mux
 }
 
-// appendList appends a response that names its next page in each way, without titles. from is the number of rows
-// before the page.
+// appendList appends a response that names its next page in each way, without titles. from is the number of
+// rows before the page.
 func appendList(b []byte, path string, from, limit, total int, wait time.Duration) []byte {
 	b = append(b, `{"items":[`...)
 	to := min(from+limit, total)
@@ -164,8 +164,8 @@ func nextURL(path string, after, limit int, wait time.Duration) string {
 // waited is the sum of the latencies of all lists.
 var waited atomic.Int64
 
-// serveList serves GET /lists/TOTAL?limit= with a page of TOTAL rows, from page=, offset= or after=. wait= is a
-// latency before the response.
+// serveList serves GET /lists/TOTAL?limit= with a page of TOTAL rows, from page=, offset= or after=. wait= is
+// a latency before the response.
 func serveList(w http.ResponseWriter, r *http.Request, buffers *sync.Pool) {
 	query := r.URL.Query()
 	total, err := strconv.Atoi(r.PathValue("total"))

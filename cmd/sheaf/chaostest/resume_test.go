@@ -147,7 +147,8 @@ func (r *resuming) moveAll(gate int) {
 	}
 }
 
-// kept waits until the pages of every list are stored, up to the one before a gate, and the next one is asked for.
+// kept waits until the pages of every list are stored, up to the one before a gate, and the next one is asked
+// for.
 func (r *resuming) kept(ctx context.Context, gate int) {
 	nc, err := nats.Connect(r.natsURL, nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond))
 	require.NoError(r.t, err)
@@ -259,7 +260,8 @@ func TestACrawlGoesOnBehindTheStoredPages(t *testing.T) {
 		}
 	})
 
-	// One page may be about to be stored while the next is asked for; of independent pages conn are under way.
+	// One page may be about to be stored while the next is asked for; of independent pages conn are under
+	// way.
 	t.Run("at any moment", func(t *testing.T) {
 		r.t = t
 		p := r.start(ctx, "moment")

@@ -60,7 +60,8 @@ func (s server) start(t *testing.T) string {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	started, ended := make(chan error), make(chan struct{})
 	go func() {
-		// The kernel ends the process with the thread that started it, so it does not outlive an aborted test.
+		// The kernel ends the process with the thread that started it, so it does not outlive an aborted
+		// test.
 		runtime.LockOSThread()
 		defer close(ended)
 		err := cmd.Start()
@@ -93,8 +94,8 @@ func (s server) start(t *testing.T) string {
 // direct asks sources without Sheaf. It keeps no connection.
 var direct = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 
-// rowsOf asks for pages until they have n rows, and returns the rows as sent. The path leads to the array of each
-// response; page i begins after the rows before it.
+// rowsOf asks for pages until they have n rows, and returns the rows as sent. The path leads to the array of
+// each response; page i begins after the rows before it.
 func rowsOf(t testing.TB, n int, page func(i int) *http.Request, path ...string) (rows []json.RawMessage) {
 	t.Helper()
 	for i := 0; len(rows) < n; i++ {
@@ -155,8 +156,8 @@ func members(t testing.TB, row json.RawMessage) (all []member) {
 	return all
 }
 
-// requireRows fails unless the cells are exactly the rows: the header is the union of their names, in order of first
-// appearance.
+// requireRows fails unless the cells are exactly the rows: the header is the union of their names, in order
+// of first appearance.
 func requireRows(t testing.TB, rows []json.RawMessage, cells [][]string) {
 	t.Helper()
 	var header []string
@@ -187,7 +188,8 @@ func requireRows(t testing.TB, rows []json.RawMessage, cells [][]string) {
 	}
 }
 
-// isCell reports whether a cell holds a JSON value: text and digits as they are, nested values as compact JSON.
+// isCell reports whether a cell holds a JSON value: text and digits as they are, nested values as compact
+// JSON.
 func isCell(t testing.TB, value json.RawMessage, cell string) bool {
 	t.Helper()
 	switch {

@@ -55,7 +55,8 @@ func codes(codes ...string) func(sourcetest.Shape) []string {
 	return func(sourcetest.Shape) []string { return codes }
 }
 
-// TestEveryPresetWithEveryFault of cmd/sheaf has the plain faults; these are at their edges, or several at once.
+// TestEveryPresetWithEveryFault of cmd/sheaf has the plain faults; these are at their edges, or several at
+// once.
 var quirks = []quirk{
 	{name: "the last page is full", rows: 50},
 	{name: "all rows are on one page", rows: 7},

@@ -34,15 +34,16 @@ type Quirks struct {
 	NextOrigin  string // replaces scheme, host and port in the address of a next page
 }
 
-// List is a running source in the form of a Shape. Its rows are {"id","n","name","amount"}, equal in each shape.
+// List is a running source in the form of a Shape. Its rows are {"id","n","name","amount"}, equal in each
+// shape.
 type List struct {
 	URL    string // of the endpoint, without a query
 	Shape  Shape
 	Count  int
 	Quirks Quirks
 	Client *http.Client // trusts the list, and has connections of its own
-	// Before is called with each request, after Requests has it and before its response. The response waits for it.
-	// Change it only before the first request.
+	// Before is called with each request, after Requests has it and before its response. The response waits
+	// for it. Change it only before the first request.
 	Before func(r Request)
 	// Certificate is that of a list with HTTPS.
 	Certificate *x509.Certificate

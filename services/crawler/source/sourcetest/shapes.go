@@ -9,8 +9,8 @@ import (
 	"sheaf/events"
 )
 
-// Shape is the form of a list API: how a request names a page, and how the response holds its rows and what it
-// announces. Each is as the servers of its kind answer.
+// Shape is the form of a list API: how a request names a page, and how the response holds its rows and what
+// it announces. Each is as the servers of its kind answer.
 type Shape struct {
 	Name   string // of the preset that describes it
 	Paging string // one of the Paging constants of package events
