@@ -145,7 +145,7 @@ func TestPreviewAssumesNothing(t *testing.T) {
 		"404":                   {serve: status(404), code: events.CodeSourceHTTP},
 		"a redirect":            {serve: func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/elsewhere", http.StatusFound) }, code: events.CodeSourceHTTP},
 		"a failure with 200":    {serve: always(`{"errcode":7,"msg":"no such shop","data":null}`), code: events.CodeSourceErrcode},
-		"a lost login with 200": {serve: always(`{"code":401,"msg":"sign in"}`), needed: "source_http.rows", why: "code, msg"},
+		"a lost login with 200": {serve: always(`{"code":401,"msg":"sign in"}`), needed: "source_http.rows", why: `code 401, msg "sign in"`},
 		"GraphQL errors":        {serve: always(`{"data":null,"errors":[{"message":"field orders does not exist"}]}`), source: `"method":"POST","body":{"query":"{orders{id}}"}`, code: events.CodeSourceErrcode},
 		"GraphQL without pageInfo": {serve: always(`{"data":{"orders":{"edges":[{"node":{"id":1}}]}}}`), source: `"method":"POST","body":{"query":"{orders{edges{node{id}}}}"}`,
 			needed: "source_http.body", why: "pageInfo"},
