@@ -418,7 +418,7 @@ func TestDeclaredPathsThatDoNotFit(t *testing.T) {
 		{"a cursor that the last row lacks", cursor(events.Paging{Cursor: "row:id"}), `{"rows":[{"id":1},{"a":2}]}`, 2, events.CodeSourcePath, `source_http.paging.cursor "row:id" finds nothing`},
 		{"a cursor that is null in the last row", cursor(events.Paging{Cursor: "row:id"}), `{"rows":[{"id":1},{"id":null}]}`, 2, events.CodeSourcePath, `source_http.paging.cursor "row:id" must be a text or a number, but is null`},
 		{"a cursor that is empty in the last row", cursor(events.Paging{Cursor: "row:id"}), `{"rows":[{"id":1},{"id":""}]}`, 2, events.CodeSourcePath, "but is an empty text"},
-		{"a cursor that rows lack", cursor(events.Paging{Cursor: "row:id"}), `{"rows":[{"a":1},{"ID":2}]}`, 1, events.CodeSourcePath, `source_http.paging.cursor "row:id" finds nothing; the answer has the keys "ID"`},
+		{"a cursor that rows lack", cursor(events.Paging{Cursor: "row:id"}), `{"rows":[{"a":1},{"ID":2}]}`, 1, events.CodeSourcePath, `source_http.paging.cursor "row:id" finds nothing; the last row has the keys "ID"`},
 		{"a number as address", next, `{"rows":[],"next":2}`, 1, events.CodeSourcePaging, `source_http.paging.next_url "next" must be an address, but is a number`},
 		{"no JSON", next, `<html>`, 1, events.CodeSourceFormat, `the body is HTML or XML, not JSON`},
 		{"a row that is no object", next, `{"rows":[{"a":1},2]}`, 1, events.CodeSourcePath, `row 2 is a number, not an object`},

@@ -36,7 +36,7 @@ func (d *declared) Parse(body []byte, header http.Header, at Position) (Answer, 
 	}
 	if f := d.reported(found, header); f != nil {
 		if v := d.failed; v.in == inBody && v.raw(found, header) == nil && f.Hint == "" {
-			f.Hint = keysBefore(body, v.path)
+			f.Hint = keysBefore("the answer", body, v.path)
 		}
 		return Answer{}, f
 	}
@@ -301,9 +301,9 @@ func (r *reading) nothing(v value) error {
 	f := &Failure{Code: events.CodeSourcePath, Msg: fmt.Sprintf("source_http.%s %q finds nothing", v.field, v.text)}
 	switch v.in {
 	case inBody:
-		f.Hint = keysBefore(r.body, v.path)
+		f.Hint = keysBefore("the answer", r.body, v.path)
 	case inRow:
-		f.Hint = keysBefore(r.found.Last, v.path)
+		f.Hint = keysBefore("the last row", r.found.Last, v.path)
 	}
 	return f
 }
@@ -505,9 +505,8 @@ func descend(raw []byte, steps []rows.Step) (at []byte, rest []rows.Step) {
 	return raw, steps
 }
 
-// keysBefore says what a body has where a path ends.
-func keysBefore(body []byte, path rows.Path) string {
-	at := "the answer"
+// keysBefore says what a body, of which at is the name, has where a path ends.
+func keysBefore(at string, body []byte, path rows.Path) string {
 	steps := path.Steps()
 	body, rest := descend(body, steps)
 	if n := len(steps) - len(rest); n > 0 {
