@@ -288,8 +288,8 @@ func (e *ending) ends(k int, p facts) bool {
 	case p.last, e.chained && p.next == "", e.paging.Type == events.PagingNone,
 		e.pages > 0 && k >= e.pages:
 		e.end = k
-	case e.counted && e.rows == high && e.chained && (k == 1 || e.first < e.last):
-		e.reached = k // the total may count this page alone, or the rows so far
+	case e.counted && e.rows == high && (e.paging.More != "" || e.chained && (k == 1 || e.first < e.last)):
+		e.reached = k // the source does not say that it was the last, so the total may count only rows so far
 	case e.counted && e.rows >= high:
 		e.end = k
 	case k == 1 && p.rows == 0 && !e.chained && !e.announced():

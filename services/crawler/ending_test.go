@@ -128,6 +128,9 @@ func TestEndsOfDeclaredLists(t *testing.T) {
 		proof  string // kind, or the code of the failure
 		text   string // part of the outcome
 	}{
+		{"a total of page 1 alone, and more", with(func(p *events.Paging) { p.More = "more" }), []said{a.of(2), b.of(2), c.of(2).then(true)}, 2, 0, events.CodeSourceIncomplete, "4 rows were read, but the source announced 2"},
+		{"a total reached, and more without a page", with(func(p *events.Paging) { p.More = "more" }), []said{a.of(4), b.of(4), none}, 3, 4, events.ProofTotal, ""},
+		{"a total reached, and more is false", with(func(p *events.Paging) { p.More = "more" }), []said{a.of(4), b.of(4).then(true)}, 2, 4, events.ProofTotal, ""},
 		{"more is false", page, []said{a, b.then(true)}, 2, 4, events.ProofEnd, ""},
 		{"all pages are there", page, []said{a.in(2), b.in(2)}, 2, 4, events.ProofPages, ""},
 		{"pages announced on page 1 alone", page, []said{a.in(2), b}, 2, 4, events.ProofPages, ""},

@@ -50,11 +50,6 @@ func follows(s sourcetest.Shape) bool {
 	return s.Paging == events.PagingNextURL || s.Paging == events.PagingLink
 }
 
-// codes makes an outcome that is the same for all shapes.
-func codes(codes ...string) func(sourcetest.Shape) []string {
-	return func(sourcetest.Shape) []string { return codes }
-}
-
 // TestEveryPresetWithEveryFault of cmd/sheaf has the plain faults; these are at their edges, or several at
 // once.
 var quirks = []quirk{

@@ -366,7 +366,7 @@ func hidden(h object) object {
 	}
 	mask("header")
 	mask("auth", "type", "in", "client_auth")
-	names := jsontext.Value(h.get("secret_param"))
+	names := h.get("secret_param")
 	if param := h.object("param"); names != nil && param != nil {
 		for i := range param {
 			if slices.Contains(stringsOf(names), param[i].name) {

@@ -179,7 +179,7 @@ func (d *declared) setPaths(from *events.HTTPRequest) error {
 		to.field, to.at = field, -1
 		if to.place, err = readPlace(text); err == nil && to.in == inBody {
 			if d.format != "" {
-				err = fmt.Errorf("%s has no such place; use header:", d.format)
+				err = fmt.Errorf("%s has no such place; use header:NAME", d.format)
 			}
 			to.at = len(paths)
 			paths = append(paths, to.path)

@@ -68,7 +68,7 @@ func writePlace(text string, paramInBody bool) (p place, err error) {
 	if path, ok := strings.CutPrefix(text, "body:"); ok {
 		p.path, err = rows.ParsePath(path)
 		if err == nil && p.path.IsRoot() {
-			err = errors.New("a name must follow body:")
+			err = errors.New("body: needs a name behind it")
 		}
 		return p, err
 	}

@@ -413,10 +413,8 @@ func postgrest(l apiList, w http.ResponseWriter, r *http.Request) {
 	}
 	offset, n := number(q, "offset", 0), sizeOf(q, "limit", 1000, 1000)
 	rows := l.rows(offset, n)
-	total := "*"
 	if strings.Contains(r.Header.Get("Prefer"), "count=exact") {
-		total = strconv.Itoa(int(l))
-		w.Header().Set("Content-Range", fmt.Sprintf("%d-%d/%s", offset, offset+len(rows)-1, total))
+		w.Header().Set("Content-Range", fmt.Sprintf("%d-%d/%d", offset, offset+len(rows)-1, int(l)))
 		if len(rows) < int(l) {
 			w.WriteHeader(http.StatusPartialContent)
 		}
