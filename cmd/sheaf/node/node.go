@@ -36,8 +36,9 @@ const (
 	drainFor = 12 * time.Second
 	// answerFor is how long the process waits for 503 responses to be sent after a write error.
 	answerFor = time.Second
-	// healthEvery is the interval of the watchdog. One check takes about 20 µs.
-	healthEvery = 250 * time.Millisecond
+	// healthEvery is the interval of the watchdog. One check takes about 20 µs. After a write error callers
+	// wait for it: until then the process neither answers them nor restarts.
+	healthEvery = 50 * time.Millisecond
 	// unhealthyFor is how long a server may be unhealthy for a temporary reason, such as a stream that is
 	// still being set up.
 	unhealthyFor = 3 * time.Second
