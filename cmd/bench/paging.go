@@ -111,7 +111,7 @@ func (b *bench) slowChain(ctx context.Context, server *server) (string, error) {
 	ratio := of(took, waited)
 	b.target(fmt.Sprintf("`cursor` over %s pages with a latency of %s, against the sum of the latencies", thousands(b.chainPages), slowWait),
 		"at most 1.15×", fmt.Sprintf("%.2f×", median(ratio)), median(ratio) <= 1.15)
-	return fmt.Sprintf("\n%s pages of a `cursor` list with a latency of %s take %.2f s, of which the source waits %.2f s: %s×.\n",
+	return fmt.Sprintf("\n%s pages of a `cursor` list with a latency of %s take %.2f s; the source waits %.2f s: %s×.\n",
 		thousands(b.chainPages), slowWait, median(took), median(waited), ratio), nil
 }
 

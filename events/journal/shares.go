@@ -35,8 +35,8 @@ func NewShares(maxPerTenant, all, offers int) *Shares {
 		running: map[string]int{}, waiting: map[string]*waiting{}, next: map[string]time.Time{}}
 }
 
-// Pause keeps a tenant's slot taken for another pause(tenant) after each work of Run. The tenant's messages
-// then wait, in order, while the slots of all tenants are free. Call it before Run.
+// Pause makes Run hold a tenant's slot for pause(tenant) after each work. The tenant's messages wait
+// meanwhile, in order; other tenants' messages do not. Call it before Run.
 func (s *Shares) Pause(pause func(tenant string) time.Duration) { s.pauseOf = pause }
 
 // ErrShareTaken explains why a message is redelivered later.

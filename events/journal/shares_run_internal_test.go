@@ -76,7 +76,7 @@ func TestRunWaitsForTheTenantsShare(t *testing.T) {
 	})
 }
 
-// A slot stays taken for the tenant's pause after its work. The tenant's next message waits for it, in order.
+// Run holds a slot for the tenant's pause after its work. The tenant's next message waits for it, in order.
 // Other tenants' messages do not, even if all slots of the process are needed.
 func TestRunPausesAfterItsWork(t *testing.T) {
 	t.Parallel()

@@ -72,7 +72,7 @@ func (a said) answerTo(l *ledger, n int) *source.Failure {
 	if len(a.rows) > 0 {
 		names = []string{"id"}
 	}
-	return l.takeNamed(a.page(n), names)
+	return l.take(a.page(n), names)
 }
 
 // outcome is the list as ids, or the failure.

@@ -29,7 +29,7 @@ func (v *inventory) add(p pages.Page, names []string) *source.Failure {
 	if v.ledger.missing(p.Number) {
 		v.bytes += p.Stored
 	}
-	return v.ledger.takeNamed(p, names)
+	return v.ledger.take(p, names)
 }
 
 // miss records a page that the source did not return.

@@ -77,11 +77,8 @@ func (l *ledger) declare(req *events.Request, maxColumns int) {
 }
 
 // take records a page that is durable. Another crawler may have stored it, so it can differ from the admitted
-// one.
-func (l *ledger) take(p pages.Page) *source.Failure { return l.takeNamed(p, nil) }
-
-// takeNamed is take for a page without a header. names are those of its rows.
-func (l *ledger) takeNamed(p pages.Page, names []string) *source.Failure {
+// one. names are those of the rows of a page without a header, nil for others.
+func (l *ledger) take(p pages.Page, names []string) *source.Failure {
 	if !l.missing(p.Number) {
 		return nil
 	}

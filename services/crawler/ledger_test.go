@@ -47,7 +47,7 @@ func began(t *testing.T, limit, totalPages, total int) *ledger {
 	l := newLedger(limit, 1000, 1_000_000, 1<<40)
 	p, failure := admit(t, l, 1, answer(fmt.Sprintf(`{"page":1,"limit":%d,"total":%d,"total_page":%d}`, limit, total, totalPages), headerRow, row(1), row(2)))
 	require.Nil(t, failure)
-	require.Nil(t, l.take(p))
+	require.Nil(t, l.take(p, nil))
 	return l
 }
 
@@ -164,7 +164,7 @@ func TestNullIsAnEmptyPage(t *testing.T) {
 					body := tc.pages[min(n, len(tc.pages))-1]
 					p, m := admit(t, l, n, strings.Replace(body, `"data":null`, `"data":`+empty, 1))
 					if m == nil {
-						failure = l.take(p)
+						failure = l.take(p, nil)
 					} else {
 						failure = m.Failure
 					}
@@ -192,7 +192,7 @@ func TestLedgerFollowsTheSource(t *testing.T) {
 	take := func(l *ledger, n int, pagetag string, rowTexts ...string) *source.Failure {
 		p, failure := admit(t, l, n, answer(pagetag, rowTexts...))
 		require.Nil(t, failure)
-		return l.take(p)
+		return l.take(p, nil)
 	}
 	t.Run("a total_page that grows", func(t *testing.T) {
 		l := began(t, 2, 2, 4)
@@ -226,14 +226,14 @@ func TestLedgerFollowsTheSource(t *testing.T) {
 	t.Run("too many rows end the crawl", func(t *testing.T) {
 		l := newLedger(2, 1000, 3, 1<<40)
 		p, _ := admit(t, l, 1, answer(`{"page":1,"total":4,"total_page":2}`, headerRow, row(1), row(2)))
-		require.Nil(t, l.take(p))
+		require.Nil(t, l.take(p, nil))
 		p, _ = admit(t, l, 2, answer(`{"page":2,"total":4,"total_page":2}`, headerRow, row(3), row(4)))
-		require.Equal(t, events.CodeLimitRows, l.take(p).Code)
+		require.Equal(t, events.CodeLimitRows, l.take(p, nil).Code)
 	})
 	t.Run("too many bytes end the crawl", func(t *testing.T) {
 		p, _ := admit(t, newLedger(2, 1000, 1000, 1<<40), 1, answer(`{"page":1,"total":4,"total_page":2}`, headerRow, row(1), row(2)))
-		require.Nil(t, newLedger(2, 1000, 1000, int64(len(p.Rows))).take(p))
-		require.Equal(t, events.CodeLimitBytes, newLedger(2, 1000, 1000, int64(len(p.Rows))-1).take(p).Code)
+		require.Nil(t, newLedger(2, 1000, 1000, int64(len(p.Rows))).take(p, nil))
+		require.Equal(t, events.CodeLimitBytes, newLedger(2, 1000, 1000, int64(len(p.Rows))-1).take(p, nil).Code)
 	})
 	t.Run("equal pages that are too many rows are a source that ignores page", func(t *testing.T) {
 		l := newLedger(2, 1000, 5, 1<<40)

@@ -62,7 +62,7 @@ func TestTheEndOfAListDependsOnTheSourceAlone(t *testing.T) {
 				return l.miss(n, m)
 			}
 			stored[n] = p
-			return l.take(p)
+			return l.take(p, nil)
 		}
 		outcome := func(l *ledger, f *source.Failure) string {
 			var warnings []events.Warning
@@ -97,7 +97,7 @@ func TestTheEndOfAListDependsOnTheSourceAlone(t *testing.T) {
 					var f *source.Failure
 					for n, p := range stored { // in any order
 						asked[n] = true
-						if f = l.take(p); f != nil {
+						if f = l.take(p, nil); f != nil {
 							return outcome(l, f)
 						}
 					}

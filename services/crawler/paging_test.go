@@ -47,14 +47,14 @@ func FuzzPaging(f *testing.F) {
 			if p.TotalPages > most {
 				t.Fatalf("%d pages are believed of at most %d", p.TotalPages, most)
 			}
-			if l.take(p) != nil {
+			if l.take(p, nil) != nil {
 				return
 			}
 			if l.end > n || l.announced > most {
 				t.Fatalf("%d pages are the whole of %d that were read; %d are announced", l.end, n, l.announced)
 			}
 			counted += int64(p.DataRows())
-			_ = l.take(p) // a duplicate page counts once
+			_ = l.take(p, nil) // a duplicate page counts once
 			if l.rows != counted || l.missing(n) {
 				t.Fatalf("%d rows are counted of %d", l.rows, counted)
 			}

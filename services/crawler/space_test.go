@@ -149,7 +149,7 @@ func store(t *testing.T, s *journal.Log, src *sourcetest.Source, key string, run
 		p.Tenant, p.Key, p.Run = "default", key, run
 		_, err := s.Pages().Publish(t.Context(), p)
 		require.NoError(t, err)
-		require.Nil(t, l.take(p))
+		require.Nil(t, l.take(p, nil))
 	}
 }
 

@@ -125,7 +125,7 @@ func TestPreviewAssumesNothing(t *testing.T) {
 			}
 			fmt.Fprintf(w, `{"items":%s,"total":230}`, orders(min(p*size, 230), min((p+1)*size, 230)))
 		}, needed: "source_http.paging", why: "page 1 has 50"},
-		"an array of which a larger size shows more": {serve: func(w http.ResponseWriter, r *http.Request) {
+		"an array that a larger size makes longer": {serve: func(w http.ResponseWriter, r *http.Request) {
 			_, _ = io.WriteString(w, orders(0, min(page(r, "limit")+19, 700)))
 		}, needed: "source_http.paging", why: "a larger page size showed more rows"},
 		"an array of a source that refuses parameters": {serve: func(w http.ResponseWriter, r *http.Request) {

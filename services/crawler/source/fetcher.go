@@ -413,7 +413,7 @@ func (f *Fetcher) restAfter(host string, wait time.Duration) {
 	f.Rests.add(host, time.Now().Add(min(wait, f.policy.MaxRetryAfter)))
 }
 
-// holdCopy reserves memory for rows that do not alias the body, of which size bytes are reserved.
+// holdCopy reserves memory for rows that do not alias the body. The body has size bytes reserved already.
 func (f *Fetcher) holdCopy(a Answer, size int64, share *share) *failedAttempt {
 	if a.copied == 0 {
 		return nil

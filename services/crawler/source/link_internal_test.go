@@ -50,7 +50,7 @@ func TestNextLink(t *testing.T) {
 	}
 }
 
-// What is written as RFC 8288 has it is read, whatever the target and the other parameters hold.
+// nextLink reads every link that RFC 8288 allows, whatever the target and the other parameters contain.
 func FuzzLink(f *testing.F) {
 	f.Add("/b?a=1,2;3", `a "b", <c>; rel=next`, `</x>; rel="prev", <y`)
 	f.Add("", "\\", `<>;;;,<`)

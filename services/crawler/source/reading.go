@@ -505,7 +505,7 @@ func descend(raw []byte, steps []rows.Step) (at []byte, rest []rows.Step) {
 	return raw, steps
 }
 
-// keysBefore says what a body, of which at is the name, has where a path ends.
+// keysBefore describes the keys at the place where a path ends. at is the name of the body.
 func keysBefore(at string, body []byte, path rows.Path) string {
 	steps := path.Steps()
 	body, rest := descend(body, steps)
