@@ -72,7 +72,7 @@ const (
 // Request is the caller's request as Sheaf stores it: without secrets and rows.
 type Request struct {
 	Timestamp int64  `json:"timestamp"` // seconds since 1970, as received
-	ExtType   string `json:"ext_type"`  // as received, in any case
+	ExtType   string `json:"ext_type"`  // as received, in any case; several formats with commas between
 	Title     string `json:"title"`     // may be empty
 	UserID    string `json:"user_id"`   // may be empty
 	// a column whose values must be unique; "" for none
@@ -81,6 +81,9 @@ type Request struct {
 	SourceType string       `json:"source_type"`           // SourceHTTP or SourceRaw
 	HTTP       *HTTPRequest `json:"source_http,omitempty"` // set when SourceType is SourceHTTP
 	Raw        *RawRows     `json:"source_raw,omitempty"`  // set when SourceType is SourceRaw
+	Columns    []Column     `json:"columns,omitempty"`     // empty: those of the header, or the names of the rows
+	Sheets     []Sheet      `json:"sheets,omitempty"`      // instead of HTTP, Raw, RowKey and Columns
+	From       *Origin      `json:"from,omitempty"`        // the pages are those of another export; HTTP and Raw only describe them
 	Options    *Options     `json:"options,omitempty"`
 	// Needs names what a process must know to work on the export. One that does not leaves it to another.
 	Needs    []string `json:"needs,omitempty"`
@@ -121,11 +124,14 @@ type ExportRequested struct {
 
 // ExportCrawled says that every page of a run is in SHEAF_PAGES.
 type ExportCrawled struct {
-	Run      uint64    `json:"run"`
-	Pages    int       `json:"pages"`
-	Manifest string    `json:"manifest"` // see Manifest
-	Proof    *Proof    `json:"proof,omitempty"`
-	Warnings []Warning `json:"warnings,omitempty"`
+	Run      uint64 `json:"run"`
+	Pages    int    `json:"pages"`
+	Manifest string `json:"manifest"` // see Manifest
+	Proof    *Proof `json:"proof,omitempty"`
+	// Sheets has one entry for each sheet of a request with Sheets. The fields above then count all of them;
+	// Manifest is the SHA-256 over the manifests of the sheets, in order.
+	Sheets   []SheetPages `json:"sheets,omitempty"`
+	Warnings []Warning    `json:"warnings,omitempty"`
 }
 
 // Warning is a remark about a file that is nevertheless correct.
@@ -134,13 +140,24 @@ type Warning struct {
 	Message string `json:"message"`
 }
 
+// Content is a document in a finished file that is a zip.
+type Content struct {
+	Name   string `json:"name"`             // of the entry
+	Size   int64  `json:"size"`             // bytes, uncompressed
+	SHA256 string `json:"sha256,omitempty"` // lower-case hexadecimal; absent if it is the only workbook in the zip
+	Rows   int64  `json:"rows"`             // without headers
+	Sheet  string `json:"sheet,omitempty"`  // title of the sheet, if it holds one of several
+}
+
 // File is a finished file.
 type File struct {
 	Name   string `json:"name"`   // file name of a download
 	Store  string `json:"store"`  // name in the file store; consists of ids
 	Size   int64  `json:"size"`   // bytes
 	SHA256 string `json:"sha256"` // lower-case hexadecimal
-	Rows   int64  `json:"rows"`   // without headers
+	Rows   int64  `json:"rows"`   // without headers; those of all sheets
+	// Contents are the documents in a zip; absent if it holds nothing but one workbook.
+	Contents []Content `json:"contents,omitempty"`
 }
 
 // ExportCompleted is a success: the file is durable, and its rows and pages agree with the log.
@@ -152,6 +169,8 @@ type ExportCompleted struct {
 	Files     []File    `json:"files,omitempty"`
 	Warnings  []Warning `json:"warnings,omitempty"`
 	ExpiresAt time.Time `json:"expires_at"` // when the file will be deleted
+	// PagesUntil is until when the pages are kept for other files; zero: they are not kept.
+	PagesUntil time.Time `json:"pages_until,omitzero"`
 }
 
 // Error codes of failed exports. They are stable; services/REFERENCE.md explains each.

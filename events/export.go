@@ -111,11 +111,14 @@ type Export struct {
 	Pages     int          `json:"pages,omitempty"`
 	Manifest  string       `json:"manifest,omitempty"`
 	Proof     *Proof       `json:"proof,omitempty"`
+	Sheets    []SheetPages `json:"sheets,omitempty"` // see ExportCrawled
 	Rows      int64        `json:"rows,omitempty"`
 	Files     []File       `json:"files,omitempty"`
 	Warnings  []Warning    `json:"warnings,omitempty"`
 	ExpiresAt time.Time    `json:"expires_at,omitzero"`
-	Failure   ExportFailed `json:"failure,omitzero"`
+	// PagesUntil is until when the pages of a completed export are kept for other files.
+	PagesUntil time.Time    `json:"pages_until,omitzero"`
+	Failure    ExportFailed `json:"failure,omitzero"`
 
 	ExpiredReason string `json:"expired_reason,omitempty"` // why the file expired early, see ExportExpired
 
@@ -243,11 +246,12 @@ func (x *Export) Apply(ev Event) error {
 			RequestedAt: ev.Time, Timeline: x.Timeline,
 		}
 	case *ExportCrawled:
-		x.State, x.Run, x.Pages, x.Manifest, x.Proof, x.Warnings = StateCrawled, p.Run, p.Pages, p.Manifest, p.Proof, p.Warnings
+		x.State, x.Run, x.Pages, x.Manifest, x.Proof, x.Sheets, x.Warnings = StateCrawled, p.Run, p.Pages,
+			p.Manifest, p.Proof, p.Sheets, p.Warnings
 	case *ExportCompleted:
 		x.finish(StateCompleted, ev)
-		x.Run, x.Pages, x.Manifest, x.Rows, x.Files, x.Warnings, x.ExpiresAt = p.Run, p.Pages, p.Manifest,
-			p.Rows, p.Files, p.Warnings, p.ExpiresAt
+		x.Run, x.Pages, x.Manifest, x.Rows, x.Files, x.Warnings, x.ExpiresAt, x.PagesUntil = p.Run, p.Pages,
+			p.Manifest, p.Rows, p.Files, p.Warnings, p.ExpiresAt, p.PagesUntil
 	case *ExportFailed:
 		x.finish(StateFailed, ev)
 		x.Failure = *p

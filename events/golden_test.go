@@ -284,6 +284,8 @@ func matches(t *testing.T, at string, schema, defs map[string]any, typ reflect.T
 	case typ.Kind() == reflect.Slice:
 		require.Equal(t, "array", schema["type"], at)
 		matches(t, at+"[]", schema["items"].(map[string]any), defs, typ.Elem())
+	case typ.Kind() == reflect.Map: // of strings
+		require.Equal(t, map[string]any{"type": "string"}, schema["additionalProperties"], at)
 	case typ.Kind() == reflect.Struct:
 		require.Equal(t, "object", schema["type"], at)
 		require.Equal(t, false, schema["additionalProperties"], at)

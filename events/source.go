@@ -56,15 +56,18 @@ func (r *Request) HasColumnsPage() bool {
 // UnknownNeed returns the first of Needs that this version does not know, "" if it knows all.
 func (r *Request) UnknownNeed() string {
 	for _, need := range r.Needs {
-		if need != NeedSource {
+		if need != NeedSource && need != NeedFile {
 			return need
 		}
 	}
 	return ""
 }
 
-// NeedSource is what a crawler has to know to read a request with fields that the standard format lacks.
-const NeedSource = "source/1"
+// What a process has to know to work on an export, see Request.Needs.
+const (
+	NeedSource = "source/1" // a request with fields that the standard format lacks
+	NeedFile   = "file/1"   // columns, sheets, pages of another export, formats and options of files
+)
 
 // Ways in which the pages of a list are found.
 const (
@@ -123,8 +126,32 @@ type ErrorMapping struct {
 
 // Options change how rows become a file.
 type Options struct {
+	Timezone       string `json:"timezone,omitempty"`        // IANA name of the zone in which moments are shown; "" is UTC
+	SourceTimezone string `json:"source_timezone,omitempty"` // of times without an offset; "" shows them as they are
+	MaxRows        int64  `json:"max_rows,omitempty"`        // data rows of a file; 0: no limit
+	NoZip          bool   `json:"no_zip,omitempty"`          // the file is the document itself
+	Manifest       bool   `json:"manifest,omitempty"`        // the zip holds manifest.json
+	KeepPages      int    `json:"keep_pages,omitempty"`      // hours that the pages are kept after success; 0: the server's
+	// Reproducible makes documents independent of the export's time.
+	Reproducible bool        `json:"reproducible,omitempty"`
+	CSV          CSVOptions  `json:"csv,omitzero"`
+	JSON         JSONOptions `json:"json,omitzero"`
+
 	Flatten       int    `json:"flatten,omitempty"`        // levels of nested objects that become columns such as "user.name"
 	SourceCharset string `json:"source_charset,omitempty"` // of CSV and TSV: "utf-8", "gbk" or "gb18030"; "" as the response says
+}
+
+// CSVOptions are those of CSV and TSV.
+type CSVOptions struct {
+	NoBOM     bool   `json:"no_bom,omitempty"`
+	Delimiter string `json:"delimiter,omitempty"` // "" is a comma; TSV always has a tab
+	Encoding  string `json:"encoding,omitempty"`  // "gbk", "gb18030", or "" for UTF-8
+	NoGuard   bool   `json:"no_guard,omitempty"`  // text that begins like a formula stays as it is
+}
+
+// JSONOptions are those of JSON and NDJSON.
+type JSONOptions struct {
+	Titles bool `json:"titles,omitempty"` // members are named by the titles of the columns instead of their keys
 }
 
 // Kinds of [Proof].

@@ -19,6 +19,8 @@ import (
 
 	"github.com/xuri/excelize/v2"
 
+	"sheaf/services/assembler/encode"
+	"sheaf/services/assembler/encode/archive"
 	"sheaf/services/assembler/encode/xlsx"
 )
 
@@ -27,7 +29,7 @@ var columns = []string{"id", "sn", "name", "amount", "paid", "city", "created_at
 
 // The compared ways to write a sheet.
 const (
-	waySheaf  = "sheaf"         // pages to workbook: xlsx.WriteWorkbook
+	waySheaf  = "sheaf"         // pages to workbook: xlsx.Format
 	wayPages  = "stream-pages"  // the same, with encoding/json and excelize's StreamWriter
 	wayValues = "stream-values" // only StreamWriter: rows are Go values before the clock starts
 )
@@ -148,13 +150,13 @@ type pageFile struct {
 	n int
 }
 
-func (p *pageFile) next(context.Context) (xlsx.Page, error) {
+func (p *pageFile) next(context.Context) (encode.Page, error) {
 	var head [8]byte
 	if _, err := io.ReadFull(p.r, head[:]); err != nil {
-		return xlsx.Page{}, err // io.EOF at the end
+		return encode.Page{}, err // io.EOF at the end
 	}
 	p.n++
-	page := xlsx.Page{
+	page := encode.Page{
 		Number: p.n, SkipFirst: p.n > 1, RowCount: int(binary.LittleEndian.Uint32(head[4:])),
 		Rows: make([]byte, binary.LittleEndian.Uint32(head[:])),
 	}
@@ -204,7 +206,7 @@ func write(ctx context.Context, args []string, report io.Writer) error {
 	begin := time.Now()
 	switch *way {
 	case waySheaf:
-		_, err = xlsx.WriteWorkbook(ctx, f, xlsx.Spec{}, source.next)
+		err = writeWorkbook(ctx, f, source)
 	case wayPages:
 		err = streamWrite(f, func() ([][]any, error) { return decodePage(ctx, source) })
 	case wayValues:
@@ -260,6 +262,40 @@ func decodePage(ctx context.Context, source *pageFile) ([][]any, error) {
 		}
 	}
 	return rows, nil
+}
+
+// writeWorkbook writes a zip with the workbook of the pages, as the assembler does.
+func writeWorkbook(ctx context.Context, f *os.File, source *pageFile) error {
+	first, err := source.next(ctx)
+	if err != nil {
+		return err
+	}
+	columns := encode.Columns(first.Rows)
+	first.SkipFirst = true
+	pages := func(ctx context.Context) (p encode.Page, err error) {
+		if first.Rows == nil {
+			return source.next(ctx)
+		}
+		p, first.Rows = first, nil
+		return p, nil
+	}
+	z := archive.NewZip(f)
+	out, err := z.Begin("bench.xlsx", archive.MethodStore)
+	if err != nil {
+		return err
+	}
+	doc := encode.Document{Sheets: []encode.Sheet{{
+		Columns: columns, Zones: encode.Zones{Display: time.UTC},
+		Open: func() func(context.Context) (encode.Page, error) { return pages },
+	}}}
+	if _, err := xlsx.Format.Write(ctx, out, doc); err != nil {
+		return err
+	}
+	if err := z.End(); err != nil {
+		return err
+	}
+	_, _, err = z.Finish(ctx)
+	return err
 }
 
 // streamWrite writes pages as a workbook with excelize's StreamWriter, until next returns io.EOF.

@@ -38,6 +38,7 @@ type ID struct {
 	Tenant string
 	Key    string
 	Run    uint64
+	Sheet  int // of a request with sheets, from 0
 	Number int // from 1; 0 holds the columns of a run, see events.Request.HasColumnsPage
 }
 
@@ -68,11 +69,17 @@ func (p Page) DataRows() int {
 
 // Subject returns the subject of one part of a page. Parts count from 1.
 func Subject(id ID, part int) string {
-	return runPrefix(id.Tenant, id.Key, id.Run) + strconv.Itoa(id.Number) + "." + strconv.Itoa(part)
+	return runPrefix(id.Tenant, id.Key, id.Run, id.Sheet) + strconv.Itoa(id.Number) + "." + strconv.Itoa(part)
 }
 
-func runPrefix(tenant, key string, run uint64) string {
-	return events.SubjectPage + tenant + "." + key + "." + strconv.FormatUint(run, 10) + "."
+// runPrefix returns what the subjects of a run's pages begin with. Sheets after the first have runs of their
+// own, such as "123-1".
+func runPrefix(tenant, key string, run uint64, sheet int) string {
+	token := strconv.FormatUint(run, 10)
+	if sheet > 0 {
+		token += "-" + strconv.Itoa(sheet)
+	}
+	return events.SubjectPage + tenant + "." + key + "." + token + "."
 }
 
 const (
@@ -583,7 +590,7 @@ func (s *Store) PurgeEarlierRuns(ctx context.Context, tenant, key string, run ui
 // List returns the numbers of a run's pages from 1 on, ascending, from the leader. Pages are written completely, so the
 // first part represents the page.
 func (s *Store) List(ctx context.Context, tenant, key string, run uint64) ([]int, error) {
-	prefix := runPrefix(tenant, key, run)
+	prefix := runPrefix(tenant, key, run, 0)
 	info, err := streams.LeaderInfo(ctx, s.stream, jetstream.WithSubjectFilter(prefix+"*.1"))
 	if err != nil {
 		return nil, fmt.Errorf("%w: listing pages: %w", events.ErrUnavailable, err)
@@ -606,7 +613,7 @@ func (s *Store) PurgeRun(ctx context.Context, tenant, key string, run uint64) er
 	if err := events.CheckName(tenant, key); err != nil {
 		return err
 	}
-	if err := s.stream.Purge(ctx, jetstream.WithPurgeSubject(runPrefix(tenant, key, run)+">")); err != nil {
+	if err := s.stream.Purge(ctx, jetstream.WithPurgeSubject(runPrefix(tenant, key, run, 0)+">")); err != nil {
 		return fmt.Errorf("%w: purging pages: %w", events.ErrUnavailable, err)
 	}
 	return nil

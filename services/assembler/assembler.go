@@ -32,6 +32,7 @@ import (
 	"sheaf/events/journal"
 	"sheaf/events/pages"
 	"sheaf/services/assembler/encode"
+	"sheaf/services/assembler/encode/archive"
 	"sheaf/storage"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -344,33 +345,50 @@ func (s *Service) assemble(ctx context.Context, x *events.Export, crawled uint64
 		}
 		return encode.Page{Number: p.Number, Rows: p.Rows, RowCount: p.RowCount, SkipFirst: p.HeaderRow || p.Number == 1 && !headerless, Release: p.Release}, nil
 	}
-	doc := encode.Document{Entry: entry, Title: req.Title, Creator: req.UserID, Created: created, Parallel: parallel}
+	doc := encode.Document{Title: req.Title, Creator: req.UserID, Created: created, Parallel: parallel}
+	sheet := encode.Sheet{Zones: encode.Zones{Display: time.UTC}}
 	if headerless {
 		names, err := get(ctx, 0)
 		if err != nil {
 			return nil, s.explain(ctx, err)
 		}
 		check.columns(names)
-		doc.Sheet.Columns = encode.Columns(names.Rows)
+		sheet.Columns = encode.Columns(names.Rows)
 	}
 	handed := false
 	first, firstErr := next(ctx)
 	if firstErr == nil && !headerless { // page 1 begins with the header
-		doc.Sheet.Columns = encode.Columns(first.Rows)
+		sheet.Columns = encode.Columns(first.Rows)
 	}
-	res, err := format.Write(ctx, draft.File(), doc, func(ctx context.Context) (encode.Page, error) {
-		if !handed {
-			handed = true
-			return first, firstErr
+	sheet.Open = func() func(context.Context) (encode.Page, error) {
+		return func(ctx context.Context) (encode.Page, error) {
+			if !handed {
+				handed = true
+				return first, firstErr
+			}
+			return next(ctx)
 		}
-		return next(ctx)
-	})
+	}
+	doc.Sheets = []encode.Sheet{sheet}
+	zip := archive.NewZip(draft.File())
+	out, err := zip.Begin(entry, archive.MethodStore)
+	if err != nil {
+		return nil, err
+	}
+	res, err := format.Write(ctx, out, doc)
+	if err != nil {
+		return nil, s.explain(ctx, err)
+	}
+	if err := zip.End(); err != nil {
+		return nil, err
+	}
+	whole, _, err := zip.Finish(ctx)
 	if err != nil {
 		return nil, s.explain(ctx, err)
 	}
 	warnings, problem := check.judge(x.Pages, x.Manifest)
-	if problem == "" && res.Rows != check.rows {
-		problem = fmt.Sprintf("%d rows were written of %d that were read", res.Rows, check.rows)
+	if problem == "" && res.Rows[0] != check.rows {
+		problem = fmt.Sprintf("%d rows were written of %d that were read", res.Rows[0], check.rows)
 	}
 	if problem != "" {
 		return nil, &failure{code: events.CodeSourceIncomplete, reason: problem}
@@ -378,7 +396,7 @@ func (s *Service) assemble(ctx context.Context, x *events.Export, crawled uint64
 
 	// The file has no folder of its own: making one durable takes five times as long as the file (measured on
 	// ext4).
-	store := fmt.Sprintf("%s/%s-%s%s", x.Tenant, x.Key, events.NewID(), format.Ext)
+	store := fmt.Sprintf("%s/%s-%s%s", x.Tenant, x.Key, events.NewID(), events.Zip.Ext)
 	if err := s.files.Commit(ctx, draft, store); err != nil {
 		// The file may have its name already, and the next attempt makes another. The keeper removes the
 		// files that remain.
@@ -390,10 +408,10 @@ func (s *Service) assemble(ctx context.Context, x *events.Export, crawled uint64
 		all = append(all, events.Warning{Code: w.Code, Message: w.Message})
 	}
 	return &events.ExportCompleted{
-		Run: x.Run, Pages: x.Pages, Manifest: x.Manifest, Rows: res.Rows, Warnings: all,
+		Run: x.Run, Pages: x.Pages, Manifest: x.Manifest, Rows: check.rows, Warnings: all,
 		Files: []events.File{{
-			Name:  EntryName(req.Title, format.Ext, false),
-			Store: store, Size: res.Size, SHA256: hex.EncodeToString(res.Sha256[:]), Rows: res.Rows,
+			Name:  EntryName(req.Title, events.Zip.Ext, false),
+			Store: store, Size: whole.Size, SHA256: hex.EncodeToString(whole.SHA256[:]), Rows: check.rows,
 		}},
 		ExpiresAt: time.Now().UTC().Add(s.cfg.KeepFiles).Truncate(time.Second),
 	}, nil

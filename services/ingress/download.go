@@ -80,7 +80,7 @@ func (d *downloads) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // mediaType returns the media type of the format with a suffix.
 func (d *downloads) mediaType(suffix string) string {
-	for _, f := range d.cfg.Formats {
+	for _, f := range append(d.cfg.Formats, events.Zip) {
 		if f.Ext == suffix {
 			return f.MediaType
 		}

@@ -4,52 +4,66 @@ package encode
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
-	"os"
 	"time"
 
 	"sheaf/events"
 	"sheaf/events/rows"
+	"sheaf/services/assembler/encode/archive"
 )
 
-// Format writes one kind of finished file.
+// Format writes one kind of document.
 type Format struct {
 	events.Format
-	// Write writes a document to dst, which is empty and open for reading and writing. It does not sync dst,
-	// and leaves garbage in it on an error.
+	Compressed bool // documents are compressed already, so a zip stores them
+	ManySheets bool // one document holds all sheets; otherwise each sheet has a document of its own
+	// Write writes a document. It leaves garbage in out on an error. It returns errors of reading pages
+	// wrapped. Errors that a retry cannot fix are those of this package.
 	//
-	// next returns the pages in ascending order from 1, then io.EOF. Calls never overlap. next must return
-	// when its context ends. Write returns its other errors wrapped. Errors that a retry cannot fix are those
-	// of this package.
-	//
-	// The file's bytes depend on nothing but the rows and the document without Document.Parallel. How the
-	// rows are cut into pages, the clock and the machine make no difference. Memory is bounded whatever the
-	// number of rows.
-	Write func(ctx context.Context, dst *os.File, doc Document,
-		next func(context.Context) (Page, error)) (Result, error)
+	// The bytes depend on nothing but the pages and the document without Document.Parallel. The clock and the
+	// machine make no difference. Memory is bounded whatever the number of rows. No goroutine outlives the
+	// call.
+	Write func(ctx context.Context, out *archive.Output, doc Document) (Result, error)
 }
 
-// Document holds all inputs of a file besides its pages.
+// Document holds all inputs of a document.
 type Document struct {
-	Entry    string // name of the document in the file, if the format is an archive
 	Title    string
 	Creator  string
 	Created  time.Time // zero: unknown; the clock is not used
-	Sheet    Sheet
+	Sheets   []Sheet   // one, unless the format has ManySheets
+	CSV      events.CSVOptions
+	JSON     events.JSONOptions
 	Parallel int // approximate maximum of goroutines; 0: one per core
 }
 
 // Sheet is a table of a document.
 type Sheet struct {
+	Title   string   // "" for the only sheet of a request without sheets
 	Columns []Column // nil: there is no header, and so there are no rows
+	// Chosen means that the request lists the columns. Values of other names are left out without a warning.
+	Chosen bool
+	Zones  Zones
+	// Open starts to read the pages, from page 1. next returns them in ascending order, then io.EOF. Calls
+	// never overlap. next must return when its context ends. A format may open a sheet twice, once the first
+	// reading has ended.
+	Open func() (next func(context.Context) (Page, error))
+}
+
+// Zones says how times become dates. Neither is nil.
+type Zones struct {
+	Display *time.Location // moments are shown in this zone
+	// Source is the zone of texts without an offset. If it is nil, they are shown as they are.
+	Source *time.Location
 }
 
 // Column is a column of a sheet.
 type Column struct {
-	Name  string // of the field that holds its values
+	Name  string // path of its values in a row; without Spec the name of a field
 	Title string
+	// Spec is the column as the request describes it; nil for a column of the header, which has type auto.
+	Spec *events.Column
 }
 
 // maxTitle is how many characters of a longer title an encoder receives at least.
@@ -100,12 +114,11 @@ type Page struct {
 	Release func()
 }
 
-// Result describes the written file.
+// Result describes a written document.
 type Result struct {
-	Rows   int64 // data rows, without headers
-	Sheets int
-	Size   int64             // of the file, in bytes
-	Sha256 [sha256.Size]byte // of the file
+	Rows []int64 // data rows of each sheet of the document, without headers
+	// Tables is the number of worksheets or the like that hold them; more than len(Rows) if one did not fit.
+	Tables int
 	// Warnings has at most one entry of each code, except of those that are about a column.
 	Warnings []Warning
 }

@@ -11,43 +11,6 @@ import (
 	"pgregory.net/rapid"
 )
 
-func TestCombineCRCEqualsCRCOfTheWhole(t *testing.T) {
-	t.Parallel()
-	rapid.Check(t, func(t *rapid.T) {
-		a := rapid.SliceOfN(rapid.Byte(), 0, 5000).Draw(t, "a")
-		b := rapid.SliceOfN(rapid.Byte(), 0, 5000).Draw(t, "b")
-		whole := crc32.ChecksumIEEE(append(bytes.Clone(a), b...))
-		got := combineCRC(crc32.ChecksumIEEE(a), crc32.ChecksumIEEE(b), int64(len(b)))
-		if got != whole {
-			t.Fatalf("%08x, want %08x", got, whole)
-		}
-	})
-}
-
-func TestCombineCRCOfMoreThan4GiB(t *testing.T) {
-	t.Parallel()
-	// CRCs of zeros by doubling: crc(ZZ) from crc(Z). Up to 16 MiB a running CRC is the reference; beyond,
-	// another decomposition of the same length.
-	zeros := make([]byte, 1<<20)
-	mib := crc32.ChecksumIEEE(zeros)
-	crc, running := mib, mib
-	for range 15 {
-		running = crc32.Update(running, crc32.IEEETable, zeros)
-		crc = combineCRC(crc, mib, 1<<20)
-	}
-	require.Equal(t, running, crc)
-	double, n := mib, int64(1<<20)
-	for range 13 { // 8 GiB
-		double = combineCRC(double, double, n)
-		n *= 2
-	}
-	crc = 0
-	for range 8 << 10 {
-		crc = combineCRC(crc, mib, 1<<20)
-	}
-	require.Equal(t, crc, double)
-}
-
 func deflated(t *rapid.T, w *deflater, xml []byte, last bool) []byte {
 	b := newBlock()
 	b.pieces, b.n, b.last = []piece{{xml, nil}}, len(xml), last

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+
+	"sheaf/services/assembler/encode/archive"
 )
 
 // sheets lays the chunks of all batches, in order, into sheets and their XML into blocks. The ends of sheets
@@ -308,11 +310,11 @@ func (s *sheets) countCuts(c cellCuts) {
 
 // entryWriter writes items into the zip of a workbook. It is used by one goroutine.
 type entryWriter struct {
-	out     *output
-	entries []zipEntry
+	out     *archive.Output
+	entries []archive.Entry
 
-	entry zipEntry
-	at    int64
+	entry archive.Entry
+	at    int64 // where it begins
 	hole  int
 	crc   uint32
 	size  int64
@@ -323,24 +325,24 @@ func (w *entryWriter) write(it item) error {
 	case it.part != "":
 		return w.part(it.part, it.content)
 	case it.open != "":
-		w.entry = zipEntry{name: it.open, method: methodDeflate, offset: w.out.at - w.out.begin}
-		w.at = w.out.at
-		w.hole = w.out.reserve(w.entry.headerSize() + storedSize(it.reserve))
+		w.at = w.out.Len()
+		w.entry = archive.Entry{Name: it.open, Method: archive.MethodDeflate, Offset: w.at}
+		w.hole = w.out.Reserve(w.entry.HeaderSize() + storedSize(it.reserve))
 		w.crc, w.size = 0, 0
 		return nil
 	case it.block != nil:
 		b := it.block
-		w.crc = combineCRC(w.crc, b.crc, int64(b.n))
+		w.crc = archive.CombineCRC(w.crc, b.crc, int64(b.n))
 		w.size += int64(b.n)
 		defer b.free()
-		return w.out.writeSummed(b.packed, b.packedCRC)
+		return w.out.WriteSummed(b.packed, b.packedCRC)
 	default:
 		e := &w.entry
-		e.crc = combineCRC(crc32.ChecksumIEEE(it.close), w.crc, w.size)
-		e.size = w.size + int64(len(it.close))
-		e.packed = w.out.at - w.at - int64(e.headerSize())
+		e.CRC = archive.CombineCRC(crc32.ChecksumIEEE(it.close), w.crc, w.size)
+		e.Size = w.size + int64(len(it.close))
+		e.Packed = w.out.Len() - w.at - int64(e.HeaderSize())
 		w.entries = append(w.entries, *e)
-		return w.out.fill(w.hole, w.at, appendStored(e.appendLocal(nil), it.close))
+		return w.out.Fill(w.hole, w.at, appendStored(e.AppendLocal(nil), it.close))
 	}
 }
 
@@ -350,15 +352,15 @@ func (w *entryWriter) part(name string, content []byte) error {
 	if err != nil {
 		return err
 	}
-	e := zipEntry{
-		name: name, method: methodDeflate, crc: p.crc,
-		size: int64(len(content)), packed: int64(len(p.packed)), offset: w.out.at - w.out.begin,
+	e := archive.Entry{
+		Name: name, Method: archive.MethodDeflate, CRC: p.crc,
+		Size: int64(len(content)), Packed: int64(len(p.packed)), Offset: w.out.Len(),
 	}
 	w.entries = append(w.entries, e)
-	if err := w.out.write(e.appendLocal(nil)); err != nil {
+	if _, err := w.out.Write(e.AppendLocal(nil)); err != nil {
 		return err
 	}
-	return w.out.writeSummed(p.packed, p.packedCRC)
+	return w.out.WriteSummed(p.packed, p.packedCRC)
 }
 
 // packedPart is a compressed part.

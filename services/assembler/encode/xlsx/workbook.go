@@ -1,16 +1,13 @@
-// Package xlsx writes workbooks: it takes pages of JSON rows and writes a zip that contains an .xlsx file.
-// Rows are encoded and deflated in parallel. The same rows give the same bytes on every machine, however they
-// are cut into pages. Memory does not grow with the number of rows. See [WriteWorkbook].
+// Package xlsx writes workbooks. It takes pages of JSON rows and encodes and deflates them in parallel. The
+// same rows give the same bytes on every machine, however they are cut into pages. Memory does not grow with
+// the number of rows.
 package xlsx
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
-	"math"
-	"os"
 	"runtime"
 	"strconv"
 	"sync"
@@ -22,16 +19,17 @@ import (
 	"sheaf/events"
 	"sheaf/events/rows"
 	"sheaf/services/assembler/encode"
+	"sheaf/services/assembler/encode/archive"
 )
 
-// Format is the workbook in a zip.
-var Format = encode.Format{Format: events.XLSX, Write: writeDocument}
+// Format is the workbook.
+var Format = encode.Format{Format: events.XLSX, Compressed: true, Write: writeDocument}
 
-func writeDocument(ctx context.Context, dst *os.File, doc encode.Document, next func(context.Context) (Page, error)) (Result, error) {
-	return WriteWorkbook(ctx, dst, Spec{
+func writeDocument(ctx context.Context, out *archive.Output, doc encode.Document) (Result, error) {
+	return writeWorkbook(ctx, out, Spec{
 		Title: doc.Title, Creator: doc.Creator, Created: doc.Created,
-		EntryName: doc.Entry, Columns: doc.Sheet.Columns, Parallel: doc.Parallel,
-	}, next)
+		Columns: doc.Sheets[0].Columns, Parallel: doc.Parallel,
+	}, doc.Sheets[0].Open())
 }
 
 // The types of the seam.
@@ -50,8 +48,6 @@ type Spec struct {
 	Title   string    // document property
 	Creator string    // document property; default "Sheaf"
 	Created time.Time // document property, also as the time of the last change; default 1980-01-01
-	// EntryName is the name of the workbook in the zip. Default "export.xlsx".
-	EntryName string
 	// Columns of the header. Default: those of page 1's first row, which is then the header, see encode.Columns.
 	Columns []encode.Column
 	// Parallel is the number of goroutines that encode rows, and of those that deflate. It does not affect
@@ -68,9 +64,6 @@ type Spec struct {
 func (s Spec) withDefaults() Spec {
 	if s.Created.IsZero() {
 		s.Created = time.Date(1980, 1, 1, 0, 0, 0, 0, time.UTC)
-	}
-	if s.EntryName == "" {
-		s.EntryName = "export.xlsx"
 	}
 	if s.Parallel <= 0 {
 		s.Parallel = runtime.GOMAXPROCS(0)
@@ -114,38 +107,22 @@ const (
 	flightBytes = 16 << 20
 )
 
-// WriteWorkbook writes a zip to dst. The zip has one stored entry, the workbook of the pages. dst must be
-// empty and open for reading and writing. WriteWorkbook does not sync it, and leaves garbage in it on an
-// error.
-//
-// next returns the pages in ascending order from 1, then io.EOF. Calls never overlap. next must return when
-// its context ends. WriteWorkbook returns its other errors wrapped.
-//
-// The file's bytes depend on nothing but the rows and the spec's document properties, entry name and sheet
-// limits. How the rows are cut into pages, the clock, the machine and Parallel make no difference.
-//
-// Memory is bounded whatever the number of rows and pages and the size of a row. No goroutine outlives the
-// call.
-func WriteWorkbook(ctx context.Context, dst *os.File, spec Spec,
+// writeWorkbook writes the workbook of the pages to out. How the rows are cut into pages makes no difference
+// to its bytes. Memory is bounded whatever the size of a row.
+func writeWorkbook(ctx context.Context, out *archive.Output, spec Spec,
 	next func(context.Context) (Page, error)) (Result, error) {
 	w := &workbookWriter{spec: spec.withDefaults(), next: next}
-	if len(w.spec.EntryName) > math.MaxUint16 {
-		return Result{}, fmt.Errorf("the entry name has %d bytes, more than a zip can hold",
-			len(w.spec.EntryName))
-	}
-	w.outer = zipEntry{name: w.spec.EntryName, method: methodStore, large: true}
-	start := int64(w.outer.headerSize())
-	w.entries.out = &output{f: dst, at: start, begin: start}
+	w.entries.out = out
 	if err := w.rows(ctx); err != nil {
 		return Result{}, fmt.Errorf("write the workbook: %w", err)
 	}
 	if err := w.finish(); err != nil {
 		return Result{}, fmt.Errorf("write the workbook: %w", err)
 	}
-	return w.result(ctx, dst)
+	return w.result(), nil
 }
 
-// workbookWriter is one run of WriteWorkbook.
+// workbookWriter is one run of writeWorkbook.
 //
 //	feed → encoders → lay (sheets) → deflaters → save (entryWriter)
 //
@@ -157,7 +134,6 @@ type workbookWriter struct {
 	skeleton *skeleton
 	sheets   *sheets
 	entries  entryWriter
-	outer    zipEntry
 }
 
 // early are the parts written before the sheets. Tools that recognise workbooks look for them
@@ -455,7 +431,7 @@ func (w *workbookWriter) save(ctx context.Context, items <-chan item) error {
 	return nil
 }
 
-// finish writes the late parts, both central directories and the outer local header.
+// finish writes the late parts and the central directory.
 func (w *workbookWriter) finish() error {
 	e, o := &w.entries, w.entries.out
 	for _, name := range late {
@@ -463,45 +439,14 @@ func (w *workbookWriter) finish() error {
 			return err
 		}
 	}
-	if err := o.write(appendDirectory(nil, e.entries, o.at-o.begin)); err != nil {
-		return err
-	}
-	w.outer.size = o.at - o.begin
-	w.outer.packed = w.outer.size
-	var err error
-	if w.outer.crc, err = o.sum(); err != nil {
-		return err
-	}
-	if _, err := o.f.WriteAt(w.outer.appendLocal(nil), 0); err != nil {
-		return err
-	}
-	end := appendDirectory(nil, []zipEntry{w.outer}, o.at)
-	if _, err := o.f.WriteAt(end, o.at); err != nil {
-		return err
-	}
-	o.at += int64(len(end))
-	return nil
+	_, err := o.Write(archive.AppendDirectory(nil, e.entries, o.Len()))
+	return err
 }
 
-// result hashes the file. The outer header at its front is written last, so hashing needs a second pass.
-func (w *workbookWriter) result(ctx context.Context, dst *os.File) (Result, error) {
+// result reports what was written.
+func (w *workbookWriter) result() Result {
 	s := w.sheets
-	r := Result{Rows: s.total, Sheets: s.number, Size: w.entries.out.at}
-	hash := sha256.New()
-	buf := make([]byte, 256<<10)
-	for at := int64(0); at < r.Size; {
-		if err := context.Cause(ctx); err != nil {
-			return Result{}, err
-		}
-		n, err := dst.ReadAt(buf[:min(int64(len(buf)), r.Size-at)], at)
-		if err != nil {
-			return Result{}, fmt.Errorf("read the workbook back: %w", err)
-		}
-		hash.Write(buf[:n])
-		at += int64(n)
-	}
-	hash.Sum(r.Sha256[:0])
-
+	r := Result{Rows: []int64{s.total}, Tables: s.number}
 	if c := s.cuts; c.n > 0 {
 		ref := sheetName(c.sheet) + "!" + columnName(c.column) + strconv.Itoa(c.row)
 		r.Warnings = append(r.Warnings, Warning{
@@ -524,7 +469,7 @@ func (w *workbookWriter) result(ctx context.Context, dst *os.File) (Result, erro
 			Message: fmt.Sprintf("%d values were left out because the header has no column for them; the first is %q in data row %d.", u.n, u.name, u.row),
 		})
 	}
-	return r, nil
+	return r
 }
 
 // numberWarnings returns the warnings about columns with numbers that became text.
