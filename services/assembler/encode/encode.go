@@ -36,6 +36,9 @@ type Document struct {
 	CSV      events.CSVOptions
 	JSON     events.JSONOptions
 	Parallel int // approximate maximum of goroutines; 0: one per core
+	// Plain means that the document looks as it did before requests had columns, options and sheets. A request
+	// without these keeps its bytes. It has one sheet, without a title and without Spec in its columns.
+	Plain bool
 }
 
 // Sheet is a table of a document.
