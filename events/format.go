@@ -10,21 +10,26 @@ type Format struct {
 	Name      string // value of ext_type, whatever its case
 	Ext       string // of the document, with its dot
 	MediaType string
+	// ManySheets means that one document holds all sheets. Otherwise each sheet has a document of its own.
+	ManySheets bool
 }
 
 // The formats of finished documents.
 var (
-	XLSX    = Format{"XLSX", ".xlsx", "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"}
-	CSV     = Format{"CSV", ".csv", "text/csv"}
-	TSV     = Format{"TSV", ".tsv", "text/tab-separated-values"}
-	JSON    = Format{"JSON", ".json", "application/json"}
-	NDJSON  = Format{"NDJSON", ".ndjson", "application/x-ndjson"}
-	Parquet = Format{"PARQUET", ".parquet", "application/vnd.apache.parquet"}
-	HTML    = Format{"HTML", ".html", "text/html; charset=utf-8"}
+	XLSX = Format{
+		Name: "XLSX", Ext: ".xlsx", ManySheets: true,
+		MediaType: "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
+	}
+	CSV     = Format{Name: "CSV", Ext: ".csv", MediaType: "text/csv"}
+	TSV     = Format{Name: "TSV", Ext: ".tsv", MediaType: "text/tab-separated-values"}
+	JSON    = Format{Name: "JSON", Ext: ".json", MediaType: "application/json"}
+	NDJSON  = Format{Name: "NDJSON", Ext: ".ndjson", MediaType: "application/x-ndjson"}
+	Parquet = Format{Name: "PARQUET", Ext: ".parquet", MediaType: "application/vnd.apache.parquet"}
+	HTML    = Format{Name: "HTML", Ext: ".html", MediaType: "text/html; charset=utf-8"}
 )
 
 // Zip is the form of a finished file that holds documents.
-var Zip = Format{"ZIP", ".zip", "application/zip"}
+var Zip = Format{Name: "ZIP", Ext: ".zip", MediaType: "application/zip"}
 
 // FormatNames returns the formats of an ext_type, such as "xlsx, CSV": in upper case, in order, each once.
 func FormatNames(extType string) (names []string) {

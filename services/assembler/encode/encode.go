@@ -17,7 +17,6 @@ import (
 type Format struct {
 	events.Format
 	Compressed bool // documents are compressed already, so a zip stores them
-	ManySheets bool // one document holds all sheets; otherwise each sheet has a document of its own
 	// Write writes a document. It leaves garbage in out on an error. It returns errors of reading pages
 	// wrapped. Errors that a retry cannot fix are those of this package.
 	//
