@@ -72,28 +72,28 @@ func pad(n int) string {
 
 // An export of a URL alone previews it, prints the request in a line and gives every row.
 func TestExportFindsTheRequest(t *testing.T) {
-	t.Chdir(t.TempDir())
+	t.Parallel()
 	for _, api := range sourcetest.APIs() {
 		if api.Source != "" {
 			continue
 		}
-		name := strings.Map(func(r rune) rune {
-			if r < 'a' || r > 'z' {
-				return '-'
-			}
-			return r
-		}, strings.ToLower(api.Name))
-		source := api.Serve(t, 60)
-		code, out, errs := sheaf(t, t.Context(), "", "export", source.URL+"/orders", "-o", name+".xlsx")
-		require.Zero(t, code, "%s: %s", api.Name, errs)
-		require.Contains(t, out, name+".xlsx")
-		require.Contains(t, errs, "found: ", api.Name)
-		require.Contains(t, errs, "60 rows", api.Name)
+		t.Run(api.Name, func(t *testing.T) {
+			t.Parallel()
+			name := filepath.Join(t.TempDir(), "orders.xlsx")
+			source := api.Serve(t, 60)
+			code, out, errs := sheaf(t, t.Context(), "", "export", source.URL+"/orders", "-o", name)
+			require.Zero(t, code, errs)
+			require.Contains(t, out, name)
+			require.Contains(t, errs, "found: ")
+			require.Contains(t, errs, "60 rows")
+		})
 	}
 }
 
 func TestPreviewPrintsARequestForExport(t *testing.T) {
-	t.Chdir(t.TempDir())
+	t.Parallel()
+	folder := t.TempDir()
+	saved := filepath.Join(folder, "answer.json")
 	var api sourcetest.API
 	for _, a := range sourcetest.APIs() {
 		if a.Name == "Laravel" {
@@ -110,19 +110,19 @@ func TestPreviewPrintsARequestForExport(t *testing.T) {
 	code, out, errs = sheaf(t, t.Context(), "", "preview", source.URL+"/orders", "-H", "Authorization: Bearer hush-hush", "--json")
 	require.Zero(t, code, errs)
 	require.NotContains(t, out, "hush")
-	require.NoError(t, os.WriteFile("answer.json", []byte(out), 0o600))
-	code, _, errs = sheaf(t, t.Context(), "", "export", "--request", "answer.json", "-o", "refused.xlsx")
+	require.NoError(t, os.WriteFile(saved, []byte(out), 0o600))
+	code, _, errs = sheaf(t, t.Context(), "", "export", "--request", saved, "-o", filepath.Join(folder, "refused.xlsx"))
 	require.Equal(t, exitFailed, code, errs)
 	require.Contains(t, errs, `"…"`)
-	code, _, errs = sheaf(t, t.Context(), "", "export", "--request", "answer.json", "-o", "orders.xlsx", "-H", "authorization: Bearer hush-hush")
+	code, _, errs = sheaf(t, t.Context(), "", "export", "--request", saved, "-o", filepath.Join(folder, "orders.xlsx"), "-H", "authorization: Bearer hush-hush")
 	require.Zero(t, code, errs)
 	require.Contains(t, errs, "60 rows")
-	code, _, errs = sheaf(t, t.Context(), out, "export", "--request", "-", "-o", "stdin.xlsx", "-H", "authorization: Bearer hush-hush")
+	code, _, errs = sheaf(t, t.Context(), out, "export", "--request", "-", "-o", filepath.Join(folder, "stdin.xlsx"), "-H", "authorization: Bearer hush-hush")
 	require.Zero(t, code, errs)
 	require.Contains(t, errs, "60 rows")
 	for args, want := range map[string]string{
-		"preview":             "give the URL of an API",
-		"preview answer.json": "a file needs no preview; sheaf export answer.json -o FILE.xlsx",
+		"preview":          "give the URL of an API",
+		"preview " + saved: "a file needs no preview; sheaf export " + saved + " -o FILE.xlsx",
 	} {
 		code, _, errs = sheaf(t, t.Context(), "", strings.Fields(args)...)
 		require.Equal(t, exitUsage, code, args)
@@ -132,7 +132,8 @@ func TestPreviewPrintsARequestForExport(t *testing.T) {
 
 // With --server the server previews, and the command has its secrets again for the export.
 func TestExportByAServerFindsTheRequest(t *testing.T) {
-	t.Chdir(t.TempDir())
+	t.Parallel()
+	output := filepath.Join(t.TempDir(), "a.xlsx")
 	server := startServe(t, "--http", "127.0.0.1:0", "--nats-listen", "none", "--data", t.TempDir())
 	var without atomic.Int32
 	source := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -149,7 +150,7 @@ func TestExportByAServerFindsTheRequest(t *testing.T) {
 		fmt.Fprintf(w, `{"items":[%s],"total":70}`, strings.Join(rows, ","))
 	}))
 	defer source.Close()
-	code, _, errs := sheaf(t, t.Context(), "", "export", source.URL, "-o", "a.xlsx", "--server", server.http, "-H", "Authorization: Bearer hush-hush")
+	code, _, errs := sheaf(t, t.Context(), "", "export", source.URL, "-o", output, "--server", server.http, "-H", "Authorization: Bearer hush-hush")
 	require.Zero(t, code, errs)
 	require.Contains(t, errs, "found: rows items, paging page, proof total, 4 pages\n")
 	require.Contains(t, errs, "70 rows")
@@ -163,20 +164,22 @@ func TestExportByAServerFindsTheRequest(t *testing.T) {
 
 // An export whose completeness would be assumed stops, and names what to set.
 func TestExportAssumesNothing(t *testing.T) {
-	t.Chdir(t.TempDir())
+	t.Parallel()
+	folder := t.TempDir()
+	first, second := filepath.Join(folder, "a.xlsx"), filepath.Join(folder, "b.xlsx")
 	source := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		fmt.Fprintf(w, `{"data":{"list":[%s,%s]}}`, sourcetest.Row(0), sourcetest.Row(1))
 	}))
 	defer source.Close()
-	code, _, errs := sheaf(t, t.Context(), "", "export", source.URL, "-o", "a.xlsx")
+	code, _, errs := sheaf(t, t.Context(), "", "export", source.URL, "-o", first)
 	require.Equal(t, exitUsage, code, errs)
 	require.Contains(t, errs, "source_http.paging: ")
 	require.Contains(t, errs, "--paging")
-	require.NoFileExists(t, "a.xlsx")
-	code, _, errs = sheaf(t, t.Context(), "", "export", source.URL, "-o", "a.xlsx", "--rows", "data.list", "--paging", `{"type": "none"}`)
+	require.NoFileExists(t, first)
+	code, _, errs = sheaf(t, t.Context(), "", "export", source.URL, "-o", first, "--rows", "data.list", "--paging", `{"type": "none"}`)
 	require.Zero(t, code, errs)
 	require.Contains(t, errs, "2 rows")
-	code, _, errs = sheaf(t, t.Context(), "", "export", source.URL, "-o", "b.xlsx", "--paging", `{`)
+	code, _, errs = sheaf(t, t.Context(), "", "export", source.URL, "-o", second, "--paging", `{`)
 	require.Equal(t, exitUsage, code)
 	require.Contains(t, errs, "--paging")
 	code, _, errs = sheaf(t, t.Context(), "", "preview", source.URL, "--preset", "larvel")
@@ -190,7 +193,8 @@ func TestExportAssumesNothing(t *testing.T) {
 
 // A failure says what happened and what to do, in words that fit the caller's own API.
 func TestExportSaysWhatToDo(t *testing.T) {
-	t.Chdir(t.TempDir())
+	t.Parallel()
+	output := filepath.Join(t.TempDir(), "a.xlsx")
 	source := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case "/login":
@@ -220,20 +224,20 @@ func TestExportSaysWhatToDo(t *testing.T) {
 		{"/more --preset larvel", exitFailed, `sheaf: source_http.preset: "larvel" is not known; laravel?`},
 		{"/more --preset mybatis-plus", exitFailed, `source_http.error.path "code" finds nothing; the answer has the keys "items", "total"`},
 	} {
-		args := append([]string{"export", "-o", "a.xlsx", "-H", "X-Key: hush-hush"}, strings.Fields(source.URL+c.args)...)
+		args := append([]string{"export", "-o", output, "-H", "X-Key: hush-hush"}, strings.Fields(source.URL+c.args)...)
 		code, _, errs := sheaf(t, t.Context(), "", args...)
 		require.Equal(t, c.code, code, "%s: %s", c.args, errs)
 		require.Contains(t, errs, c.want)
 		require.NotContains(t, errs, "pagetag", c.args)
 		require.NotContains(t, errs, "the server", c.args)
 		require.NotContains(t, errs, "hush", c.args)
-		require.NoFileExists(t, "a.xlsx")
+		require.NoFileExists(t, output)
 	}
 }
 
 // A GraphQL query on the command line is all that an export of a connection needs.
 func TestExportOfAGraphQLQuery(t *testing.T) {
-	t.Chdir(t.TempDir())
+	t.Parallel()
 	const query = "query($after: String) { orders(after: $after) { nodes { id } pageInfo { hasNextPage endCursor } } }"
 	source := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		var asked struct {
@@ -253,7 +257,7 @@ func TestExportOfAGraphQLQuery(t *testing.T) {
 		fmt.Fprintf(w, `{"data":{"orders":{"nodes":[%s],"pageInfo":{"hasNextPage":%t,"endCursor":"%d"}}}}`, strings.Join(nodes, ","), to < 70, to)
 	}))
 	defer source.Close()
-	code, _, errs := sheaf(t, t.Context(), "", "export", source.URL, "-o", "a.xlsx", "--body", fmt.Sprintf(`{"query":%q}`, query))
+	code, _, errs := sheaf(t, t.Context(), "", "export", source.URL, "-o", filepath.Join(t.TempDir(), "a.xlsx"), "--body", fmt.Sprintf(`{"query":%q}`, query))
 	require.Zero(t, code, errs)
 	require.Contains(t, errs, "found: preset graphql-relay, rows data.orders.nodes, paging cursor, proof end\n")
 	require.Contains(t, errs, "70 rows")
