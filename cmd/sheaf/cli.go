@@ -21,7 +21,7 @@ type cli struct {
 
 	Demo    demoCmd    `cmd:"" help:"Start everything, export a built-in source, show where the workbook is."`
 	Serve   serveCmd   `cmd:"" help:"Run Sheaf: REST, crawler, assembler and notifier."`
-	Export  exportCmd  `cmd:"" help:"Export one URL or file into a workbook, with a progress bar."`
+	Export  exportCmd  `cmd:"" help:"Export a URL or a file, with a progress bar."`
 	Preview previewCmd `cmd:"" help:"Find out how to export an API: its rows, its paging, and what proves it complete."`
 	Source  sourceCmd  `cmd:"" help:"Serve a JSON, NDJSON or CSV file as a paginated source."`
 
@@ -34,6 +34,7 @@ type cli struct {
 	Cancel   cancelCmd   `cmd:"" group:"client" help:"Stop an export."`
 	Retry    retryCmd    `cmd:"" group:"client" help:"Run a failed, cancelled or expired export again."`
 	Download downloadCmd `cmd:"" group:"client" help:"Fetch the file of a finished export."`
+	Convert  convertCmd  `cmd:"" group:"client" help:"Write a finished export again, in another format or with other columns, without asking its source."`
 
 	Keys           keysCmd           `cmd:"" help:"Make, list and revoke the API keys of callers."`
 	SecretKey      secretKeyCmd      `cmd:"" name:"secret-key" help:"Rotate the secret key."`
@@ -44,19 +45,21 @@ type cli struct {
 	ShowVersion versionCmd `cmd:"" name:"version" help:"Print the version."`
 }
 
-const description = `Sheaf gathers the pages of an HTTP API into a workbook.
+const description = `Sheaf gathers the pages of an HTTP API into a file: XLSX, CSV, TSV, JSON, NDJSON, Parquet or HTML.
 
 Try it, without any set-up:
     sheaf demo
 
 Export an API, whatever its paging, or a file:
     sheaf export https://api.example.com/orders -o orders.xlsx
+    sheaf export https://api.example.com/orders -o orders.csv --column id --column user.name=Name
     sheaf export orders.csv -o orders.xlsx
 
 Run a server, hand it work, fetch the result:
     sheaf serve
     sheaf submit --url http://127.0.0.1:8090/ --title Orders --wait
     sheaf download 5ad5f7b92a816b76e70a21e4154c2485 -o orders.xlsx
+    sheaf convert 5ad5f7b92a816b76e70a21e4154c2485 -o orders.parquet
 
 Exit codes: 0 done; 1 failed, with the reason on stderr; 2 wrong usage; 3 the server cannot be reached; 130 interrupted.
 
@@ -67,6 +70,9 @@ Every flag of serve can be set as SHEAF_<FLAG> in the environment, such as SHEAF
 // helpGroups are the headings under which help lists commands and flags.
 var helpGroups = []kong.Group{
 	{Key: "client", Title: "Client of a running server:"},
+	{Key: "source", Title: "The source:"},
+	{Key: "file", Title: "The file:"},
+	{Key: "at", Title: "Where it runs:"},
 	{Key: "limits", Title: "What the source may do (without --server):"},
 	{Key: "byFlags", Title: "The export (with --url):"},
 	// Groups of serve.
@@ -166,7 +172,7 @@ type sourceFlags struct {
 	Header []string `short:"H" sep:"none" placeholder:"'NAME: VALUE'" help:"Header for the source; may be repeated. Kept sealed, never logged."`
 	Param  []string `sep:"none" placeholder:"NAME=VALUE" help:"Parameter for the source; NAME:=VALUE for a JSON value. May be repeated."`
 	Method string   `default:"GET" enum:"GET,POST,get,post" help:"GET sends the parameters in the query, POST as a JSON body (${default})."`
-	Title  string   `help:"Title of the workbook."`
+	Title  string   `help:"Title of the file."`
 }
 
 func (serveCmd) Help() string {
@@ -204,7 +210,9 @@ func (exportCmd) Help() string {
 
 A file is a JSON array of objects, NDJSON, or CSV (a name in .csv or .tsv, or --delimiter). So is stdin.
 
-Without --server everything runs in this process, in a temporary folder beside the output, and any address but those of cloud metadata may be asked. An output that ends in .zip is the zip as a caller of the API would get it; else it is the workbook. --force replaces regular files only. Ctrl-C cancels the export. A temporary folder .sheaf-scratch-* of a command that was killed is removed by the next one in the same place.
+The suffix of the output chooses the format. Several files, of several formats, sheets or --rows-per-file, need an output in .zip; a workbook holds several sheets. --type without --column keeps all columns of a file. An API may have further columns on later pages: name those that you want with --column.
+
+Without --server everything runs in this process, in a temporary folder beside the output, and any address but those of cloud metadata may be asked. --force replaces regular files only. Ctrl-C cancels the export. A temporary folder .sheaf-scratch-* of a command that was killed is removed by the next one in the same place.
 
 Examples:
     sheaf export https://api.example.com/orders -o orders.xlsx
@@ -214,7 +222,23 @@ Examples:
     sheaf export --request orders.json -o orders.xlsx
     sheaf export orders.csv -o orders.xlsx
     sqlite3 -json shop.db 'select * from orders' | sheaf export - -o orders.xlsx
-    sheaf export http://10.0.0.7/orders -o orders.zip --server http://sheaf:8080`
+    sheaf export http://10.0.0.7/orders -o orders.zip --server http://sheaf:8080
+
+Formats and columns:
+    sheaf export https://api.example.com/orders -o orders.csv --options '{"csv": {"encoding": "gbk"}}'
+    sheaf export https://api.example.com/orders -o orders.zip --format xlsx,parquet --manifest
+    sheaf export https://api.example.com/orders -o orders.xlsx --column id=编号 --column user.name=姓名 --column paid_at --type paid_at=datetime --timezone Asia/Shanghai
+    sheaf export https://api.example.com/orders -o orders.xlsx --column id --column '{"key": "status", "map": {"0": "新建", "*": "其他"}}'
+    sheaf export -o shop.xlsx --sheet Orders=https://api.example.com/orders --sheet Customers=customers.csv`
+}
+
+func (convertCmd) Help() string {
+	return `Makes a new export from the pages of a finished one, waits for it and downloads it. The source is not asked. Pages are kept as long as the export's --keep-pages says, so that later converts find them; sheaf status shows until when.
+
+Examples:
+    sheaf convert 5ad5f7b92a816b76e70a21e4154c2485 -o orders.csv
+    sheaf convert 5ad5f7b92a816b76e70a21e4154c2485 -o orders.parquet --column id --column amount --type amount=number
+    sheaf convert 5ad5f7b92a816b76e70a21e4154c2485 -o orders.zip --format csv,xlsx --rows-per-file 500000`
 }
 
 func (previewCmd) Help() string {

@@ -25,6 +25,7 @@ import (
 	"time"
 
 	"sheaf/cmd/sheaf/node"
+	"sheaf/events"
 )
 
 // client speaks to the REST API of a running server.
@@ -262,6 +263,7 @@ type exportDetail struct {
 	CreatedAt  moment `json:"created_at"`
 	FinishedAt moment `json:"finished_at"`
 	ExpiresAt  moment `json:"expires_at"`
+	PagesUntil moment `json:"pages_until"`
 	DownURL    string `json:"down_url"`
 	Progress   *struct {
 		Phase      string `json:"phase"`
@@ -290,10 +292,11 @@ type exportDetail struct {
 }
 
 type exportFile struct {
-	Name   string `json:"name"`
-	Size   int64  `json:"size"`
-	SHA256 string `json:"sha256"`
-	Rows   int64  `json:"rows"`
+	Name     string           `json:"name"`
+	Size     int64            `json:"size"`
+	SHA256   string           `json:"sha256"`
+	Rows     int64            `json:"rows"`
+	Contents []events.Content `json:"contents"`
 }
 
 // moment is a time that may be missing: null, "" or absent.
@@ -589,25 +592,42 @@ func writeNew(name string, write func(*os.File) error) error {
 	return errors.Join(write(f), f.Close())
 }
 
-// extract unpacks the one workbook in a zip.
-func extract(archive, name string) error {
+// extract unpacks the one document in a zip that has a suffix.
+func extract(archive, name, suffix string) error {
 	z, err := zip.OpenReader(archive)
 	if err != nil {
 		return fmt.Errorf("opening the downloaded zip: %w", err)
 	}
 	defer z.Close()
-	if len(z.File) != 1 {
-		return fmt.Errorf("the export holds %d files; choose an output that ends in .zip", len(z.File))
+	var found []*zip.File
+	var names []string
+	for _, f := range z.File {
+		if names = append(names, oneLine(f.Name)); extension(f.Name) == suffix {
+			found = append(found, f)
+		}
 	}
-	entry, err := z.File[0].Open()
+	if len(found) != 1 {
+		return fmt.Errorf("the export holds %d files that end in %s, not one (%s); choose an output that ends in .zip",
+			len(found), suffix, shortened(names))
+	}
+	entry, err := found[0].Open()
 	if err != nil {
 		return fmt.Errorf("opening the downloaded zip: %w", err)
 	}
 	defer entry.Close()
 	return writeNew(name, func(f *os.File) error {
 		if _, err := io.Copy(f, entry); err != nil {
-			return fmt.Errorf("extracting the workbook: %w", err)
+			return fmt.Errorf("extracting the file: %w", err)
 		}
 		return nil
 	})
+}
+
+// shortened lists the first of some names.
+func shortened(names []string) string {
+	const most = 5
+	if len(names) > most {
+		return strings.Join(names[:most], ", ") + ", …"
+	}
+	return strings.Join(names, ", ")
 }

@@ -77,6 +77,7 @@ type submitCmd struct {
 	File        string `arg:"" optional:"" help:"JSON body of the REST API; - for stdin."`
 	URL         string `name:"url" placeholder:"URL" help:"Source to export, instead of a file."`
 	sourceFlags `embed:"" group:"byFlags"`
+	fileFlags   `embed:"" group:"byFlags"`
 	Callback    string `group:"byFlags" placeholder:"URL" help:"Told when the export has ended."`
 	UserID      string `name:"user-id" placeholder:"ID" help:"Who exports; history lists by it (cli)."`
 	Wait        bool   `help:"Show the progress until the export has ended; exit with 1 if it failed."`
@@ -117,7 +118,10 @@ func (c *submitCmd) body(stdin io.Reader) (body []byte, sourceType string, err e
 		return nil, "", usagef("submit: give either a file (or -) or --url")
 	}
 	if c.URL != "" {
-		body, err = c.request(c.URL, cmp.Or(c.UserID, defaultUser), c.Callback)
+		if body, err = c.request(c.URL, cmp.Or(c.UserID, defaultUser), c.Callback); err != nil {
+			return nil, "", err
+		}
+		body, err = c.applied(body, "", nil)
 		return body, events.SourceHTTP, err
 	}
 	if c.File == "-" {
@@ -330,7 +334,7 @@ func act(ctx context.Context, std stdio, client *client, operation, key string, 
 
 type downloadCmd struct {
 	Key        string `arg:"" help:"Key of the export."`
-	Output     string `short:"o" type:"path" placeholder:"FILE" help:"Where to write it; .zip keeps the zip, else the workbook is taken out. Default: KEY.zip here."`
+	Output     string `short:"o" type:"path" placeholder:"FILE" help:"Where to write it. With .zip the zip, else the file with this suffix in it. Default: KEY here, with the suffix of the file."`
 	Force      bool   `short:"f" help:"Replace the output if it exists."`
 	JSON       bool   `name:"json" help:"Print JSON."`
 	serverFlag `embed:""`
@@ -341,15 +345,22 @@ func (c *downloadCmd) Run(ctx context.Context, std stdio, client *client) (err e
 		return usagef("%q is not the key of an export: want 32 hexadecimal characters", c.Key)
 	}
 	out := c.Output
-	if out == "" {
-		out = c.Key + ".zip"
-	}
-	if err := checkOutput(out, c.Force); err != nil {
-		return err
+	if out != "" {
+		if err := checkOutput(out, c.Force); err != nil {
+			return err
+		}
 	}
 	d, _, err := client.detail(ctx, c.Key)
 	if err != nil {
 		return err
+	}
+	if out == "" {
+		if out = c.Key + events.Zip.Ext; len(d.Files) > 0 {
+			out = c.Key + extension(d.Files[0].Name)
+		}
+		if err := checkOutput(out, c.Force); err != nil {
+			return err
+		}
 	}
 	work, err := newScratch(filepath.Dir(out))
 	if err != nil {
@@ -393,9 +404,13 @@ func printDetail(out io.Writer, d exportDetail) {
 		line("rows", thousands(d.Rows))
 		line("proof", proofLine(d))
 		line("expires", d.ExpiresAt.String())
+		line("pages until", d.PagesUntil.String())
 	}
 	for _, f := range d.Files {
 		line("file", fmt.Sprintf("%s, %s, sha256 %s", oneLine(f.Name), node.ByteSize(f.Size), f.SHA256))
+		for _, in := range f.Contents {
+			line("  in it", fmt.Sprintf("%s, %s, %s rows", oneLine(in.Name), node.ByteSize(in.Size), thousands(in.Rows)))
+		}
 	}
 	line("link", d.DownURL)
 	for _, x := range d.Warnings {

@@ -137,10 +137,11 @@ func didYouMean(wrong string, known iter.Seq[string]) string {
 	return ", did you mean " + name + "?"
 }
 
-// Resolve returns the file's text for a flag. The environment takes precedence over the file.
+// Resolve returns the file's text for a setting. The environment takes precedence over the file. A flag of
+// another command may have the name of a setting.
 func (f fileSettings) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, error) {
 	node, ok := f.values[flag.Name]
-	if !ok || node.Tag == "!!null" {
+	if !ok || node.Tag == "!!null" || len(flag.Envs) == 0 {
 		return nil, nil
 	}
 	for _, name := range flag.Envs {

@@ -16,6 +16,7 @@ import (
 
 	"sheaf/cmd/sheaf/filesource"
 	"sheaf/cmd/sheaf/node"
+	"sheaf/events"
 )
 
 type demoCmd struct {
@@ -120,7 +121,7 @@ func (c *demoCmd) export(ctx context.Context, std stdio, client *client, work *s
 	if err := client.download(ctx, d, made); err != nil {
 		return err
 	}
-	if err := extract(made, workbookMade); err != nil {
+	if err := extract(made, workbookMade, events.XLSX.Ext); err != nil {
 		return err
 	}
 	archive, workbook := c.outputs()[0], c.outputs()[1]

@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -10,6 +11,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -17,22 +19,58 @@ import (
 
 	"sheaf/cmd/sheaf/filesource"
 	"sheaf/cmd/sheaf/node"
+	"sheaf/events"
 )
 
 type exportCmd struct {
 	URL         string `arg:"" name:"source" optional:"" help:"URL of an API, or a JSON, NDJSON or CSV file; - for stdin."`
-	Output      string `short:"o" required:"" type:"path" placeholder:"FILE" help:"Workbook to write, such as orders.xlsx; with .zip the zip."`
-	Force       bool   `short:"f" help:"Replace the output if it exists."`
-	sourceFlags `embed:""`
-	formFlags   `embed:""`
-	Delimiter   string `placeholder:"CHARACTER" help:"Of a CSV file: a character, or tab. Default: found in the file. Stdin is CSV with it."`
-	Encoding    string `placeholder:"NAME" help:"Of a file, such as gbk. Default: found in the file."`
-	JSON        bool   `name:"json" help:"Print JSON."`
-	Server      string `placeholder:"URL" help:"Let this running server do it. Default: in this process."`
-	callerFlags `embed:""`
+	outputFlags `embed:""`
+	sourceFlags `embed:"" group:"source"`
+	formFlags   `embed:"" group:"source"`
+	Sheet       []string `group:"source" sep:"none" placeholder:"TITLE=SOURCE" help:"One of several sheets, instead of a source: a URL or a file. Repeat it; the flags of sources are for each."`
+	Delimiter   string   `group:"source" placeholder:"CHARACTER" help:"Of a CSV file: a character, or tab. Default: found in the file. Stdin is CSV with it."`
+	Encoding    string   `group:"source" placeholder:"NAME" help:"Of a file, such as gbk. Default: found in the file."`
+	fileFlags   `embed:"" group:"file"`
+	Server      string `group:"at" placeholder:"URL" help:"Let this running server do it. Default: in this process."`
+	callerFlags `embed:"" group:"at"`
 	profileFlag `embed:""`
 
 	node.SourceLimits `embed:"" group:"limits"`
+}
+
+// outputFlags name the file that a command writes.
+type outputFlags struct {
+	Output string `short:"o" required:"" type:"path" placeholder:"FILE" help:"File to write. Its suffix chooses the format: .xlsx, .csv, .tsv, .json, .ndjson, .parquet, .html, or .zip."`
+	Force  bool   `short:"f" help:"Replace the output if it exists."`
+	JSON   bool   `name:"json" help:"Print JSON."`
+}
+
+// table is a source of an export: that of the file, or of one of its sheets.
+type table struct {
+	title, source string // the title of a sheet
+	file          bool
+	body          []byte // submission with this source alone
+}
+
+// tables returns the sources of the command line.
+func (c *exportCmd) tables() (tables []table, err error) {
+	if len(c.Sheet) == 0 {
+		return []table{{source: c.URL, file: isFile(c.URL)}}, nil
+	}
+	switch {
+	case c.URL != "" || c.Request != "":
+		return nil, usagef("--sheet: give a source, --request or --sheet, not two of them")
+	case len(c.Column)+len(c.Type) > 0:
+		return nil, usagef("--column: with several sheets, say the columns of each in sheets[] of a --request file")
+	}
+	for _, text := range c.Sheet {
+		title, source, ok := strings.Cut(text, "=")
+		if !ok || title == "" || source == "" {
+			return nil, usagef("--sheet %q: want TITLE=URL or TITLE=FILE", text)
+		}
+		tables = append(tables, table{title: title, source: source, file: isFile(source)})
+	}
+	return tables, nil
 }
 
 func (c *exportCmd) Run(ctx context.Context, std stdio, line *kong.Context) (err error) {
@@ -52,18 +90,12 @@ func (c *exportCmd) Run(ctx context.Context, std stdio, line *kong.Context) (err
 		c.Title = strings.TrimSuffix(filepath.Base(c.Output), filepath.Ext(c.Output))
 	}
 	limited := given(line, func(f *kong.Flag) bool { return f.Name == "limit" }) != ""
-	file := isFile(c.URL)
-	if err := c.checkSource(file); err != nil {
+	tables, err := c.tables()
+	if err != nil {
 		return err
 	}
-	if file {
-		if err := c.checkFile(line); err != nil {
-			return err
-		}
-	}
-	var body []byte
-	if !file {
-		if body, err = c.submission(c.sourceFlags, c.URL, limited, std.in, line); err != nil {
+	for i := range tables {
+		if err := c.prepare(&tables[i], limited, std.in, line); err != nil {
 			return err
 		}
 	}
@@ -75,14 +107,13 @@ func (c *exportCmd) Run(ctx context.Context, std stdio, line *kong.Context) (err
 		return err
 	}
 	defer func() { err = errors.Join(err, work.close()) }()
-	if file {
-		address, stop, err := serveFile(c.URL, work, std.in, filesource.Options{Delimiter: c.Delimiter, Encoding: c.Encoding})
-		if err != nil {
-			return err
-		}
-		defer stop()
-		if body, err = c.request(address, defaultUser, ""); err != nil {
-			return err
+	for i := range tables {
+		if tables[i].file {
+			stop, err := c.serve(&tables[i], work, std.in)
+			if err != nil {
+				return err
+			}
+			defer stop()
 		}
 	}
 	if c.Server != "" {
@@ -91,23 +122,88 @@ func (c *exportCmd) Run(ctx context.Context, std stdio, line *kong.Context) (err
 			return err
 		}
 		defer client.close()
-		if body, err = c.findForm(ctx, std, c.sourceFlags, body, limited, client.preview); err != nil {
-			return err
-		}
-		return c.export(ctx, std, client, work, body)
-	}
-	cfg := oneShot(work.file("data"), c.SourceLimits)
-	if !file {
-		body, err = c.findForm(ctx, std, c.sourceFlags, body, limited, func(ctx context.Context, draft []byte) (*previewAnswer, error) {
-			return previewHere(ctx, cfg, draft)
-		})
+		body, err := c.found(ctx, std, tables, limited, client.preview)
 		if err != nil {
 			return err
 		}
+		return client.export(ctx, std, work, "http", body, c.outputFlags)
+	}
+	cfg := oneShot(work.file("data"), c.SourceLimits)
+	body, err := c.found(ctx, std, tables, limited, func(ctx context.Context, draft []byte) (*previewAnswer, error) {
+		return previewHere(ctx, cfg, draft)
+	})
+	if err != nil {
+		return err
 	}
 	return inProcess(ctx, cfg, func(ctx context.Context, client *client) error {
-		return c.export(ctx, std, client, work, body)
+		return client.export(ctx, std, work, "http", body, c.outputFlags)
 	})
+}
+
+// prepare checks the flags for a source and writes its submission. That of a file is not known yet.
+func (c *exportCmd) prepare(t *table, limited bool, stdin io.Reader, line *kong.Context) (err error) {
+	if err := c.checkSource(t.source, t.file); err != nil {
+		return err
+	}
+	if t.file {
+		if _, err := c.formats(c.Output); err != nil {
+			return err
+		}
+		return c.checkFile(line)
+	}
+	if t.body, err = c.submission(c.sourceFlags, t.source, limited, stdin, line); err != nil {
+		return err
+	}
+	t.body, err = c.applied(t.body, c.Output, nil)
+	return err
+}
+
+// serve serves the file of a table and writes its submission.
+func (c *exportCmd) serve(t *table, work *scratch, stdin io.Reader) (stop func(), err error) {
+	source, address, stop, err := serveFile(t.source, work, stdin, filesource.Options{Delimiter: c.Delimiter, Encoding: c.Encoding})
+	if err != nil {
+		return nil, err
+	}
+	if t.body, err = c.request(address, defaultUser, ""); err == nil {
+		t.body, err = c.applied(t.body, c.Output, source.Columns())
+	}
+	if err != nil {
+		stop()
+	}
+	return stop, err
+}
+
+// found finds the form of each source that needs it, and returns the submission of all.
+func (c *exportCmd) found(ctx context.Context, std stdio, tables []table, limited bool, ask func(context.Context, []byte) (*previewAnswer, error)) ([]byte, error) {
+	for i := range tables {
+		t := &tables[i]
+		if t.file {
+			continue
+		}
+		body, err := c.findForm(ctx, std, c.sourceFlags, t.body, limited, ask)
+		if err != nil {
+			return nil, err
+		}
+		t.body = body
+	}
+	if len(c.Sheet) == 0 {
+		return tables[0].body, nil
+	}
+	var fields map[string]json.RawMessage
+	var sheets []map[string]any
+	for _, t := range tables {
+		fields = nil
+		if err := json.Unmarshal(t.body, &fields); err != nil {
+			return nil, err
+		}
+		sheets = append(sheets, map[string]any{"title": t.title, "source_http": fields["source_http"]})
+	}
+	delete(fields, "source_http")
+	var err error
+	if fields["sheets"], err = json.Marshal(sheets); err != nil {
+		return nil, err
+	}
+	return json.Marshal(fields)
 }
 
 // oneShot returns the configuration of a Sheaf for one command. The person who types a URL here can request it
@@ -130,46 +226,48 @@ func given(line *kong.Context, which func(*kong.Flag) bool) string {
 	return ""
 }
 
-// needsServer refuses the flags of callers where no server is called.
+// needsServer refuses the flags that are for a server where none is called.
 func needsServer(line *kong.Context) error {
-	if flag := given(line, func(f *kong.Flag) bool { return f.Name == "api-key" || f.Name == "ca-cert" }); flag != "" {
+	forServer := []string{"api-key", "ca-cert", "keep-pages"}
+	if flag := given(line, func(f *kong.Flag) bool { return slices.Contains(forServer, f.Name) }); flag != "" {
 		return usagef("%s: it is for a server; name that with --server", flag)
 	}
 	return nil
 }
 
-func (c *exportCmd) export(ctx context.Context, std stdio, client *client, work *scratch, body []byte) error {
+// export submits an operation, waits for its file and downloads it.
+func (c *client) export(ctx context.Context, std stdio, work *scratch, operation string, body []byte, out outputFlags) error {
 	begin := time.Now()
 	// An export that is accepted while its caller is interrupted must be cancelled too, so wait for the
 	// response.
 	submitting, stop := outliving(ctx, cancelFor)
 	defer stop()
-	accepted, err := client.submit(submitting, "http", body)
+	accepted, err := c.submit(submitting, operation, body)
 	if err != nil {
 		return cmp.Or(ctx.Err(), err)
 	}
 	key := accepted.Key
-	d, err := client.wait(ctx, key, newProgress(std.err))
+	d, err := c.wait(ctx, key, newProgress(std.err))
 	err = advised(err)
 	if ctx.Err() != nil {
 		if !errors.Is(context.Cause(ctx), node.ErrEnded) {
-			client.cancelInterrupted(ctx, std, key)
+			c.cancelInterrupted(ctx, std, key)
 		}
 		return ctx.Err()
 	}
 	if err != nil {
 		return err
 	}
-	if err := client.fetch(ctx, work, d, c.Output, c.Force); err != nil {
+	if err := c.fetch(ctx, work, d, out.Output, out.Force); err != nil {
 		return err
 	}
-	if !c.JSON {
+	if !out.JSON {
 		for _, w := range d.Warnings {
 			fmt.Fprintf(std.err, "warning: %s (%s)\n", oneLine(w.Message), w.Code)
 		}
 		fmt.Fprintf(std.err, "%s rows in %s\n", thousands(d.Rows), time.Since(begin).Round(10*time.Millisecond))
 	}
-	return printFile(std.out, c.Output, d, c.JSON)
+	return printFile(std.out, out.Output, d, out.JSON)
 }
 
 // cancelFor is how long an interrupted command may take to cancel its export.
@@ -193,17 +291,24 @@ func (c *client) cancelInterrupted(ctx context.Context, std stdio, key string) {
 	fmt.Fprintln(std.err, "sheaf: interrupted; the export was cancelled")
 }
 
-// fetch downloads an export to a file: the zip when the name ends in .zip, otherwise the workbook in it. The
-// file appears whole and checked, or not at all.
+// fetch downloads an export to a file: the whole download if the suffix is the same, otherwise the document with
+// that suffix in the zip. The file appears whole and checked, or not at all.
 func (c *client) fetch(ctx context.Context, work *scratch, d exportDetail, out string, force bool) error {
-	made := work.file("download.zip")
+	made, suffix := work.file("download"), extension(out)
+	kept := ""
+	if len(d.Files) > 0 {
+		kept = extension(d.Files[0].Name)
+	}
+	if kept != "" && kept != events.Zip.Ext && kept != suffix {
+		return usagef("%s: the export is one %s file; choose an output that ends in %s", out, kept[1:], kept)
+	}
 	if err := c.download(ctx, d, made); err != nil {
 		return err
 	}
-	if !strings.EqualFold(filepath.Ext(out), ".zip") {
+	if kept != suffix {
 		archive := made
-		made = work.file("workbook")
-		if err := extract(archive, made); err != nil {
+		made = work.file("document")
+		if err := extract(archive, made, suffix); err != nil {
 			return err
 		}
 	}
@@ -228,10 +333,10 @@ func place(from, name string, force bool) error {
 // would replace a device, a pipe or a link, and leave its target unchanged.
 func checkOutput(name string, force bool) error {
 	if name == "-" {
-		return usagef("a workbook cannot be written to stdout; name a file")
+		return usagef("a file cannot be written to stdout; name a file")
 	}
-	if e := strings.ToLower(filepath.Ext(name)); e != "" && e != ".xlsx" && e != ".zip" {
-		return usagef("%s ends in %s; a workbook ends in .xlsx, or in .zip to be kept zipped", name, e)
+	if !isZip(name) && !slices.Contains(suffixes(), extension(name)) {
+		return unknownSuffix(name)
 	}
 	info, err := os.Lstat(name)
 	switch {

@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	_ "time/tzdata" // zones of options.timezone, where the system has none
 
 	"github.com/alecthomas/kong"
 )

@@ -282,19 +282,19 @@ func isFile(source string) bool {
 }
 
 // checkSource returns the error of a source that is neither a file nor a URL.
-func (c *exportCmd) checkSource(file bool) error {
+func (c *exportCmd) checkSource(source string, file bool) error {
 	switch {
 	case !file && (c.Delimiter != "" || c.Encoding != ""):
 		return usagef("--delimiter and --encoding: they go with a file, not with a URL")
-	case file || strings.Contains(c.URL, "://") || c.Request != "":
+	case file || strings.Contains(source, "://") || c.Request != "":
 		return nil
-	case c.URL == "":
+	case source == "":
 		return usagef("give the URL of an API, a file, or - for stdin")
 	}
-	if info, err := os.Stat(c.URL); err == nil && info.IsDir() {
-		return usagef("%s is a folder; give a file", c.URL)
+	if info, err := os.Stat(source); err == nil && info.IsDir() {
+		return usagef("%s is a folder; give a file", source)
 	}
-	return usagef("there is no file %q, and it is not a URL; want a file, http://HOST/PATH or https://HOST/PATH", c.URL)
+	return usagef("there is no file %q, and it is not a URL; want a file, http://HOST/PATH or https://HOST/PATH", source)
 }
 
 // checkFile refuses flags that have no meaning for a file.
@@ -312,27 +312,27 @@ func (c *exportCmd) checkFile(line *kong.Context) error {
 }
 
 // serveFile serves a file, or stdin, as a source of this process.
-func serveFile(name string, work *scratch, stdin io.Reader, opts filesource.Options) (address string, stop func(), err error) {
+func serveFile(name string, work *scratch, stdin io.Reader, opts filesource.Options) (source *filesource.Source, address string, stop func(), err error) {
 	if name == "-" {
 		name = work.file("stdin")
 		data, err := os.Create(name)
 		if err != nil {
-			return "", nil, err
+			return nil, "", nil, err
 		}
 		_, err = io.Copy(data, stdin)
 		if err = errors.Join(err, data.Close()); err != nil {
-			return "", nil, err
+			return nil, "", nil, err
 		}
 	}
-	source, err := filesource.Open(name, opts)
+	source, err = filesource.Open(name, opts)
 	if err != nil {
-		return "", nil, err
+		return nil, "", nil, err
 	}
 	address, stopServer, err := filesource.Serve("127.0.0.1:0", source)
 	if err != nil {
-		return "", nil, errors.Join(err, source.Close())
+		return nil, "", nil, errors.Join(err, source.Close())
 	}
-	return address, func() {
+	return source, address, func() {
 		stopServer()
 		_ = source.Close()
 	}, nil
@@ -409,8 +409,12 @@ func (f formFlags) fromFile(source sourceFlags, address string, stdin io.Reader,
 		body = answer.Request
 	}
 	fields, http, err := parts(body)
-	if err != nil {
+	sheets := fields["sheets"] != nil
+	if err != nil && !sheets {
 		return nil, usagef("--request %s: it is no request with source_http", filepath.Base(f.Request))
+	}
+	if len(source.Header)+len(source.Param) > 0 && sheets {
+		return nil, usagef("--header, --param: the sheets of the --request file say them")
 	}
 	flags, err := source.request("http://h/", defaultUser, "")
 	if err != nil {
@@ -427,6 +431,9 @@ func (f formFlags) fromFile(source sourceFlags, address string, stdin io.Reader,
 	}
 	if source.Title != "" {
 		fields["title"] = own["title"]
+	}
+	if sheets {
+		return json.Marshal(fields)
 	}
 	for _, name := range []string{"header", "param"} {
 		extra := map[string]json.RawMessage{}

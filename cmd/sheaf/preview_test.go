@@ -283,7 +283,7 @@ func TestExportOfAFile(t *testing.T) {
 	for args, want := range map[string]string{
 		"export a.csv -o b.xlsx --server http://127.0.0.1:1": "--server: it cannot read a file",
 		"export a.csv -o b.xlsx --preset laravel":            "--preset: it goes with a URL",
-		"export a.csv -o b.csv":                              "a workbook ends in .xlsx",
+		"export a.csv -o b.ods":                              "a file ends in .xlsx",
 		"export none.csv -o b.xlsx":                          `there is no file "none.csv", and it is not a URL`,
 		"export . -o b.xlsx":                                 ". is a folder",
 		"export -o b.xlsx":                                   "give the URL of an API, a file, or - for stdin",

@@ -56,6 +56,7 @@ type Config struct {
 
 	KeepFiles     time.Duration `group:"kept" env:"SHEAF_KEEP_FILES" default:"7d" placeholder:"DURATION" help:"How long finished files can be downloaded (${default})."`
 	KeepPages     time.Duration `group:"kept" env:"SHEAF_KEEP_PAGES" default:"24h" placeholder:"DURATION" help:"At most how long pages of ended exports are kept for a retry (${default})."`
+	MaxKeepPages  time.Duration `group:"kept" env:"SHEAF_MAX_KEEP_PAGES" default:"7d" placeholder:"DURATION" help:"At most how long an export may keep its pages for sheaf convert, by options.keep_pages (${default})."`
 	KeepHistory   time.Duration `group:"kept" env:"SHEAF_KEEP_HISTORY" default:"7d" placeholder:"DURATION" help:"How long ended exports are remembered at least, if their tenant has not too many (${default})."`
 	MaxHistory    int           `group:"kept" env:"SHEAF_MAX_HISTORY" default:"100000" placeholder:"N" help:"Most exports of one tenant that are remembered; the oldest that have ended are forgotten first (${default})."`
 	MaxPagesBytes ByteSize      `group:"kept" env:"SHEAF_MAX_PAGES_BYTES" default:"4GiB" placeholder:"SIZE" help:"Most bytes of pages that are kept at once (${default})."`
@@ -167,7 +168,7 @@ func (c *Config) Complete() (err error) {
 	refuse(c.MaxRunning < 0, wantLimit, "--max-running-per-tenant", c.MaxRunning, "exports")
 	refuse(c.MaxNew < 0, wantLimit, "--max-new-exports-per-tenant", c.MaxNew, "exports per second")
 	refuse(c.MaxHistory < 1, "--max-history %d: want at least 1", c.MaxHistory)
-	for flag, d := range map[string]time.Duration{"--keep-files": c.KeepFiles, "--keep-pages": c.KeepPages, "--keep-history": c.KeepHistory} {
+	for flag, d := range map[string]time.Duration{"--keep-files": c.KeepFiles, "--keep-pages": c.KeepPages, "--max-keep-pages": c.MaxKeepPages, "--keep-history": c.KeepHistory} {
 		refuse(d <= 0, "%s %s: want a positive duration such as 12h or 7d", flag, d)
 	}
 	for _, d := range c.CallbackSchedule {

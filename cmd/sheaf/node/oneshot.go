@@ -19,7 +19,7 @@ func OneShot(data string) Config {
 		HTTP: "127.0.0.1:0", NATSListen: "none", Roles: AllRoles,
 		KeyConfig: KeyConfig{Data: data}, Ephemeral: true,
 		MaxPagesBytes: ByteSize(pages), MaxHistory: 1000,
-		KeepFiles: 24 * time.Hour, KeepPages: 24 * time.Hour, KeepHistory: 24 * time.Hour,
+		KeepFiles: 24 * time.Hour, KeepPages: 24 * time.Hour, MaxKeepPages: 24 * time.Hour, KeepHistory: 24 * time.Hour,
 	}
 }
 
