@@ -158,7 +158,10 @@ func TestKeysAreReadAgain(t *testing.T) {
 	more, err := os.ReadFile(other)
 	require.NoError(t, err)
 	require.True(t, good(key), "the file is broken")
-	require.NoError(t, os.WriteFile(file, append(whole, more...), 0o600))
+	// A rename, because a reader may see a part of what WriteFile has written so far.
+	replaced := filepath.Join(filepath.Dir(file), "replaced")
+	require.NoError(t, os.WriteFile(replaced, append(whole, more...), 0o600))
+	require.NoError(t, os.Rename(replaced, file))
 	changed()
 	require.True(t, good(key))
 	require.True(t, good(second))
