@@ -27,5 +27,11 @@ func (m Manifest) Add(number, dataRows int, sum [sha256.Size]byte) {
 	m.h.Write(sum[:])
 }
 
+// Clone returns a manifest of the same pages, to which others can be added.
+func (m Manifest) Clone() Manifest {
+	h, _ := m.h.(hash.Cloner).Clone() // SHA-256 can always be cloned
+	return Manifest{h: h}
+}
+
 // Sum returns the manifest in lower-case hexadecimal.
 func (m Manifest) Sum() string { return hex.EncodeToString(m.h.Sum(nil)) }

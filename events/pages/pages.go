@@ -56,7 +56,8 @@ type Page struct {
 	Last       bool   // the source says that no page follows
 	Attempts   int    // number of requests until the source responded
 	SHA256     [sha256.Size]byte
-	Stored     int64 // its size in SHEAF_PAGES; set by Get, not written
+	Stored     int64     // its size in SHEAF_PAGES; set by Get, not written
+	StoredAt   time.Time // when it was written, by the writer's clock; set by Get
 }
 
 // DataRows returns the number of data rows of the page.
@@ -96,6 +97,7 @@ const (
 	headerAttempts   = "ce-attempts"
 	headerSHA256     = "ce-sha256" // of the rows before compression
 	headerCRC32C     = "ce-crc32c" // of the same
+	headerTime       = "ce-time"
 	headerEncoding   = "Content-Encoding"
 
 	encodingZstd = "zstd"
@@ -391,6 +393,7 @@ func decodePage(id ID, h nats.Header, payload []byte) (Page, error) {
 	p.TotalPages, p.Attempts = int(number(headerTotalPages)), int(number(headerAttempts))
 	p.HeaderRow = h.Get(headerHeaderRow) == "true"
 	p.Next, p.Last = h.Get(headerNext), h.Get(headerLast) == "true"
+	p.StoredAt, _ = time.Parse(time.RFC3339Nano, h.Get(headerTime))
 	if h.Get(headerLimit) != "" { // pages of earlier versions have none
 		p.Limit = int(number(headerLimit))
 	}

@@ -64,6 +64,8 @@ func requirePage(t *testing.T, want, got pages.Page) {
 	require.True(t, bytes.Equal(want.Rows, got.Rows), "%d bytes, want %d", len(got.Rows), len(want.Rows))
 	require.Equal(t, sha256.Sum256(want.Rows), got.SHA256)
 	require.Positive(t, got.Stored)
+	require.WithinDuration(t, time.Now(), got.StoredAt, time.Hour)
+	got.StoredAt = time.Time{}
 	want.Rows, got.Rows, want.SHA256, got.SHA256, got.Stored = nil, nil, [32]byte{}, [32]byte{}, 0
 	require.Equal(t, want, got)
 }

@@ -17,12 +17,10 @@ package assembler
 import (
 	"cmp"
 	"context"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -32,7 +30,6 @@ import (
 	"sheaf/events/journal"
 	"sheaf/events/pages"
 	"sheaf/services/assembler/encode"
-	"sheaf/services/assembler/encode/archive"
 	"sheaf/storage"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -44,9 +41,11 @@ type Config struct {
 	Small     int           // small workbooks written at once, in addition; default 16
 	ReadAhead int64         // bytes of rows read ahead for one workbook; default 16 MiB
 	KeepFiles time.Duration // until a finished file expires; default 168h
-	MaxStarts int           // starts of one assembly before CRASHED_WORKER; default 5
-	Parallel  int           // encoders per workbook; default one per core
-	RoomWait  time.Duration // how long a workbook may wait for disk space before LIMIT_BYTES; default 10m
+	// MaxKeepPages bounds how long pages are kept after success, as options.keep_pages asks; default 168h.
+	MaxKeepPages time.Duration
+	MaxStarts    int           // starts of one assembly before CRASHED_WORKER; default 5
+	Parallel     int           // encoders per workbook; default one per core
+	RoomWait     time.Duration // how long a workbook may wait for disk space before LIMIT_BYTES; default 10m
 	// Room returns nil while the disk has space for a workbook in progress to grow by so many bytes. Default:
 	// always.
 	Room func(bytes int64) error
@@ -60,6 +59,7 @@ func (c Config) withDefaults() Config {
 	c.Small = cmp.Or(c.Small, 16)
 	c.ReadAhead = cmp.Or(c.ReadAhead, 16<<20)
 	c.KeepFiles = cmp.Or(c.KeepFiles, 168*time.Hour)
+	c.MaxKeepPages = cmp.Or(c.MaxKeepPages, 168*time.Hour)
 	c.MaxStarts = cmp.Or(c.MaxStarts, 5)
 	c.RoomWait = cmp.Or(c.RoomWait, 10*time.Minute)
 	c.Log = cmp.Or(c.Log, slog.New(slog.DiscardHandler)).With("service", "assembler")
@@ -127,18 +127,23 @@ const smallRows = 5000
 // smallAhead is the number of bytes of rows read ahead for a small workbook.
 const smallAhead = 2 << 20
 
-// isSmall reports whether the workbook of an export is small. A page of the standard format has at most limit
-// rows and the header. A declared source may give more, so its rows were counted. Rows that came with the
-// request do not matter, because a request is small itself.
+// isSmall reports whether the documents of an export are small. A page of the standard format has at most
+// limit rows and the header. A declared source may give more, so its rows were counted. Rows that came with
+// the request do not matter, because a request is small itself.
 func isSmall(x *events.Export) bool {
-	if x.Request.HTTP != nil && x.Request.HTTP.Paging != nil && x.Proof != nil {
-		return x.Proof.Rows <= smallRows
+	rows := int64(0)
+	for i := range min(x.Request.SheetCount(), max(len(x.Sheets), 1)) {
+		from, crawled := x.Request.Sheet(i).HTTP, x.CrawledSheet(i)
+		switch {
+		case from != nil && from.Paging != nil && crawled.Proof != nil:
+			rows += crawled.Proof.Rows
+		case from != nil:
+			rows += int64(crawled.Pages) * int64(1+max(from.Limit, 1))
+		default:
+			rows += int64(crawled.Pages)
+		}
 	}
-	limit := 1
-	if x.Request.HTTP != nil {
-		limit += max(x.Request.HTTP.Limit, 1)
-	}
-	return x.Pages <= smallRows/limit
+	return rows*int64(max(len(events.FormatNames(x.Request.ExtType)), 1)) <= smallRows
 }
 
 // offers is how many exports of a tenant that wait for its share of the slots are redelivered per second.
@@ -241,7 +246,7 @@ func (s *Service) carryOut(ctx, assembleCtx context.Context, x events.Export, d 
 	if starts >= s.cfg.MaxStarts {
 		err = &failure{code: events.CodeCrashedWorker, reason: fmt.Sprintf("assembling began %d times; the process ended each time", s.cfg.MaxStarts)}
 	} else {
-		completed, err = s.assemble(assembleCtx, &x, d.Sequence)
+		completed, err = s.assemble(assembleCtx, &x)
 	}
 	if journal.Ended(assembleCtx) {
 		log.Info("assembly stopped: the export has ended")
@@ -301,140 +306,68 @@ func (s *Service) carryOut(ctx, assembleCtx context.Context, x events.Export, d 
 	return err
 }
 
-// assemble writes the workbook and verifies it. The file it returns is durable.
-func (s *Service) assemble(ctx context.Context, x *events.Export, crawled uint64) (*events.ExportCompleted, error) {
+// assemble writes the documents and verifies them. The file it returns is durable.
+func (s *Service) assemble(ctx context.Context, x *events.Export) (*events.ExportCompleted, error) {
 	draft, err := s.files.Create(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("creating the file: %w", err)
 	}
 	defer draft.Discard()
-
-	req, format := x.Request, formatOf(x.Request.ExtType)
-	entry := EntryName(req.Title, req.ExtType, req.SourceType == events.SourceHTTP)
-	ahead, parallel := s.cfg.ReadAhead, s.cfg.Parallel
-	if isSmall(x) { // there may be many, so one core each is enough
-		ahead, parallel = min(ahead, smallAhead), 1
-	}
-	get := func(ctx context.Context, n int) (pages.Page, error) {
-		return s.pages.Get(ctx, pages.ID{Tenant: x.Tenant, Key: x.Key, Run: x.Run, Number: n})
-	}
-	pages := readPages(ctx, x.Pages, ahead, get)
-	defer pages.Close()
-	check, keys := newProof(x), newRowKeys(req.RowKey)
-	created := time.Time{} // the writer's fixed default, so that the bytes do not depend on the clock
-	if req.Timestamp > 0 {
-		created = time.Unix(req.Timestamp, 0).UTC()
-	}
-	told, headerless := time.Now(), req.HasColumnsPage()
-	next := func(ctx context.Context) (encode.Page, error) {
-		p, err := pages.Next(ctx)
-		if err != nil {
-			return encode.Page{}, err
-		}
-		// A page never adds more to the file than its rows.
-		if err := s.cfg.Room(int64(len(p.Rows))); err != nil {
-			return encode.Page{}, fmt.Errorf("%w: %w", errNoRoom, err)
-		}
-		if err := check.add(p); err != nil {
-			return encode.Page{}, err
-		}
-		keys.add(p)
-		if time.Since(told) > 250*time.Millisecond {
-			told = time.Now()
-			s.journal.PublishProgress(x.Tenant, x.Key, events.Progress{Phase: events.PhaseAssembling, PagesDone: p.Number, PagesTotal: x.Pages, Rows: check.rows})
-		}
-		return encode.Page{Number: p.Number, Rows: p.Rows, RowCount: p.RowCount, SkipFirst: p.HeaderRow || p.Number == 1 && !headerless, Release: p.Release}, nil
-	}
-	doc := encode.Document{Title: req.Title, Creator: req.UserID, Created: created, Parallel: parallel}
-	sheet := encode.Sheet{Zones: encode.Zones{Display: time.UTC}}
-	if headerless {
-		names, err := get(ctx, 0)
-		if err != nil {
-			return nil, s.explain(ctx, err)
-		}
-		check.columns(names)
-		sheet.Columns = encode.Columns(names.Rows)
-	}
-	handed := false
-	first, firstErr := next(ctx)
-	if firstErr == nil && !headerless { // page 1 begins with the header
-		sheet.Columns = encode.Columns(first.Rows)
-	}
-	sheet.Open = func() func(context.Context) (encode.Page, error) {
-		return func(ctx context.Context) (encode.Page, error) {
-			if !handed {
-				handed = true
-				return first, firstErr
-			}
-			return next(ctx)
-		}
-	}
-	doc.Sheets = []encode.Sheet{sheet}
-	zip := archive.NewZip(draft.File())
-	out, err := zip.Begin(entry, archive.MethodStore)
+	a, err := s.newAssembly(ctx, x)
 	if err != nil {
 		return nil, err
 	}
-	res, err := format.Write(ctx, out, doc)
+	file, err := a.write(ctx, draft.File())
 	if err != nil {
-		return nil, s.explain(ctx, err)
-	}
-	if err := zip.End(); err != nil {
 		return nil, err
-	}
-	whole, _, err := zip.Finish(ctx)
-	if err != nil {
-		return nil, s.explain(ctx, err)
-	}
-	warnings, problem := check.judge(x.Pages, x.Manifest)
-	if problem == "" && res.Rows[0] != check.rows {
-		problem = fmt.Sprintf("%d rows were written of %d that were read", res.Rows[0], check.rows)
-	}
-	if problem != "" {
-		return nil, &failure{code: events.CodeSourceIncomplete, reason: problem}
 	}
 
 	// The file has no folder of its own: making one durable takes five times as long as the file (measured on
 	// ext4).
-	store := fmt.Sprintf("%s/%s-%s%s", x.Tenant, x.Key, events.NewID(), events.Zip.Ext)
-	if err := s.files.Commit(ctx, draft, store); err != nil {
+	ext := events.Zip.Ext
+	if !a.zipped {
+		ext = a.formats[0].Ext
+	}
+	file.Store = fmt.Sprintf("%s/%s-%s%s", x.Tenant, x.Key, events.NewID(), ext)
+	if err := s.files.Commit(ctx, draft, file.Store); err != nil {
 		// The file may have its name already, and the next attempt makes another. The keeper removes the
 		// files that remain.
-		_ = s.files.Delete(ctx, store)
+		_ = s.files.Delete(ctx, file.Store)
 		return nil, fmt.Errorf("keeping the file: %w", err)
 	}
-	all := slices.Concat(x.Warnings, warnings, keys.warnings())
-	for _, w := range res.Warnings {
-		all = append(all, events.Warning{Code: w.Code, Message: w.Message})
+	now := time.Now().UTC().Truncate(time.Second)
+	completed := &events.ExportCompleted{
+		Run: x.Run, Pages: x.Pages, Manifest: x.Manifest, Rows: file.Rows, Warnings: a.warnings,
+		Files: []events.File{file}, ExpiresAt: now.Add(s.cfg.KeepFiles),
 	}
-	return &events.ExportCompleted{
-		Run: x.Run, Pages: x.Pages, Manifest: x.Manifest, Rows: check.rows, Warnings: all,
-		Files: []events.File{{
-			Name:  EntryName(req.Title, events.Zip.Ext, false),
-			Store: store, Size: whole.Size, SHA256: hex.EncodeToString(whole.SHA256[:]), Rows: check.rows,
-		}},
-		ExpiresAt: time.Now().UTC().Add(s.cfg.KeepFiles).Truncate(time.Second),
-	}, nil
+	if keep := time.Duration(a.options.KeepPages) * time.Hour; keep > 0 {
+		completed.PagesUntil = now.Add(min(keep, s.cfg.MaxKeepPages))
+	}
+	return completed, nil
 }
 
-// explain turns a write error into a failure if a retry would not help.
-func (s *Service) explain(ctx context.Context, err error) error {
+// explain turns an error of writing a document into a failure if a retry would not help. about names the
+// document, if there are several.
+func (s *Service) explain(ctx context.Context, err error, about string) error {
 	if ctx.Err() != nil {
 		return err
 	}
 	var columns *encode.TooManyColumnsError
 	var malformed *encode.RowsError
+	code := ""
 	switch {
 	case errors.Is(err, events.ErrPageMissing), errors.Is(err, events.ErrPageDamaged):
-		return &failure{code: events.CodeStore, reason: err.Error() + "; a retry crawls from the beginning"}
+		return &failure{code: events.CodeStore, reason: about + err.Error() + "; a retry crawls from the beginning"}
 	case errors.As(err, &columns):
-		return &failure{code: events.CodeLimitColumns, reason: err.Error()}
+		code = events.CodeLimitColumns
 	case errors.Is(err, encode.ErrTooLarge):
-		return &failure{code: events.CodeLimitBytes, reason: err.Error()}
+		code = events.CodeLimitBytes
 	case errors.Is(err, encode.ErrNoHeader), errors.Is(err, encode.ErrNoPages), errors.Is(err, encode.ErrPageOrder), errors.As(err, &malformed):
-		return &failure{code: events.CodeSourceIncomplete, reason: err.Error()}
+		code = events.CodeSourceIncomplete
+	default:
+		return fmt.Errorf("writing the document: %s%w", about, err)
 	}
-	return fmt.Errorf("writing the workbook: %w", err)
+	return &failure{code: code, reason: about + err.Error()}
 }
 
 // discard removes a losing file. It does so only after it has read an event that names another file, because

@@ -327,7 +327,7 @@ func TestReadPagesInOrderWithinBudget(t *testing.T) {
 	const size, budget = 1000, 3500
 	var mu sync.Mutex
 	out, most := 0, 0
-	r := readPages(t.Context(), 50, budget, func(_ context.Context, n int) (pages.Page, error) {
+	r := readPages(t.Context(), 1, 50, budget, func(_ context.Context, n int) (pages.Page, error) {
 		mu.Lock()
 		out++
 		most = max(most, out)

@@ -2,7 +2,6 @@ package assembler
 
 import (
 	"slices"
-	"strings"
 
 	"sheaf/events"
 	"sheaf/services/assembler/encode"
@@ -23,8 +22,17 @@ func Formats() []events.Format {
 	return list
 }
 
-// formatOf returns the format of an export's type.
-func formatOf(extType string) encode.Format {
-	i := slices.IndexFunc(formats, func(f encode.Format) bool { return strings.EqualFold(f.Name, extType) })
-	return formats[max(i, 0)]
+// formatsOf returns the formats of an export's type, each once.
+func formatsOf(extType string) (list []encode.Format) {
+	for _, name := range events.FormatNames(extType) {
+		i := slices.IndexFunc(formats, func(f encode.Format) bool { return f.Name == name })
+		f := formats[max(i, 0)]
+		if !slices.ContainsFunc(list, func(has encode.Format) bool { return has.Name == f.Name }) {
+			list = append(list, f)
+		}
+	}
+	if list == nil {
+		list = formats[:1]
+	}
+	return list
 }

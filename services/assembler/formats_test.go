@@ -17,12 +17,17 @@ func TestFormats(t *testing.T) {
 	t.Parallel()
 	names, suffixes := map[string]bool{}, map[string]bool{}
 	for _, f := range Formats() {
-		require.Equal(t, f, formatOf(strings.ToLower(f.Name)).Format)
+		require.Equal(t, f, formatsOf(strings.ToLower(f.Name))[0].Format)
 		require.Equal(t, f.Ext, path.Ext("x"+f.Ext))
 		_, _, err := mime.ParseMediaType(f.MediaType)
 		require.NoError(t, err)
 		require.False(t, names[f.Name] || suffixes[f.Ext], f.Name)
 		names[f.Name], suffixes[f.Ext] = true, true
 	}
-	require.Equal(t, events.XLSX, formatOf("?").Format)
+	for _, unknown := range []string{"?", "", " , "} {
+		list := formatsOf(unknown)
+		require.Len(t, list, 1)
+		require.Equal(t, events.XLSX, list[0].Format)
+	}
+	require.Len(t, formatsOf("xlsx, ?, XLSX"), 1, "each format once")
 }

@@ -1,6 +1,7 @@
 package assembler
 
 import (
+	"fmt"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -28,6 +29,28 @@ func EntryName(title, extType string, numbered bool) string {
 	if ext := cleanName(extType, 32); ext != "" {
 		suffix += "." + ext
 	}
+	return safeName(title, suffix)
+}
+
+// documentName returns the name of a document that holds one sheet of several, if sheet is not "", and the
+// part-th part of a sheet, if part is not 0: "<title>-<sheet>-001.csv". ext has its dot. n is 1, or higher if
+// the name is taken.
+func documentName(title, sheet string, part int, ext string, n int) string {
+	suffix := ""
+	if sheet != "" {
+		suffix = "-" + sheet
+	}
+	if part > 0 {
+		suffix += fmt.Sprintf("-%03d", part)
+	}
+	if n > 1 {
+		suffix += fmt.Sprintf("-%d", n)
+	}
+	return safeName(title, suffix+ext)
+}
+
+// safeName returns a name that ends with suffix, as EntryName describes it. suffix must be safe.
+func safeName(title, suffix string) string {
 	stem := cleanName(title, maxName-len(suffix))
 	if stem == "" {
 		stem = "export"

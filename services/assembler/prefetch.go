@@ -33,8 +33,10 @@ type pageRead struct {
 	err  error
 }
 
-func readPages(ctx context.Context, last int, budget int64, get func(ctx context.Context, n int) (pages.Page, error)) *pageReader {
-	r := &pageReader{get: get, last: last, budget: budget, next: 1}
+// readPages reads the pages first to last.
+func readPages(ctx context.Context, first, last int, budget int64,
+	get func(ctx context.Context, n int) (pages.Page, error)) *pageReader {
+	r := &pageReader{get: get, last: last, budget: budget, next: first, started: first - 1}
 	r.ctx, r.cancel = context.WithCancel(ctx)
 	return r
 }

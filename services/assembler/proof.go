@@ -28,13 +28,21 @@ type proof struct {
 	empty           bool  // page 1 has no rows at all, not even a header
 }
 
-func newProof(x *events.Export) *proof {
-	p := &proof{manifest: pages.NewManifest(), headerless: x.Request.HasColumnsPage()}
-	if from := x.Request.HTTP; from != nil && from.Paging != nil {
+// newProof returns the proof of a sheet, of which req is the request.
+func newProof(req *events.Request, crawled events.SheetPages) *proof {
+	p := &proof{manifest: pages.NewManifest(), headerless: req.HasColumnsPage()}
+	if from := req.HTTP; from != nil && from.Paging != nil {
 		p.declared, p.estimate = true, from.Paging.Estimate
-		p.counted = x.Proof != nil && x.Proof.Kind == events.ProofPages
+		p.counted = crawled.Proof != nil && crawled.Proof.Kind == events.ProofPages
 	}
 	return p
+}
+
+// clone returns a proof to which further pages can be added without changing p.
+func (p *proof) clone() *proof {
+	c := *p
+	c.manifest = p.manifest.Clone()
+	return &c
 }
 
 // columns takes page 0, before all other pages.

@@ -71,6 +71,26 @@ func (z *Zip) End() error {
 	return err
 }
 
+// Documents returns the entries written so far. It reads stored ones back for their SHA-256.
+func (z *Zip) Documents(ctx context.Context) ([]Document, error) {
+	if z.out != nil {
+		return nil, errOpen
+	}
+	documents := make([]Document, len(z.entries))
+	for i, e := range z.entries {
+		if z.sums[i] == ([sha256.Size]byte{}) {
+			one := sha256.New()
+			begin := e.Offset + int64(e.HeaderSize())
+			if err := hashFile(ctx, z.f, begin, begin+e.Packed, one); err != nil {
+				return nil, err
+			}
+			one.Sum(z.sums[i][:0])
+		}
+		documents[i] = Document{Name: e.Name, Size: e.Size, SHA256: z.sums[i]}
+	}
+	return documents, nil
+}
+
 // Finish writes the directory and reads the file back for its checksums. whole describes the zip itself.
 func (z *Zip) Finish(ctx context.Context) (whole Document, documents []Document, err error) {
 	if z.out != nil {
@@ -90,7 +110,7 @@ func (z *Zip) Finish(ctx context.Context) (whole Document, documents []Document,
 			return whole, nil, err
 		}
 		at = begin + e.Packed
-		if e.Method == MethodStore && len(z.entries) > 1 {
+		if len(z.entries) > 1 && d.SHA256 == ([sha256.Size]byte{}) {
 			one := sha256.New()
 			err = hashFile(ctx, z.f, begin, at, all, one)
 			one.Sum(d.SHA256[:0])
