@@ -53,8 +53,8 @@ type assembly struct {
 
 func (s *Service) newAssembly(ctx context.Context, x *events.Export) (*assembly, error) {
 	req := &x.Request
-	a := &assembly{s: s, x: x, formats: formatsOf(req.ExtType), plain: isPlain(req), taken: map[string]bool{},
-		ahead: s.cfg.ReadAhead, parallel: s.cfg.Parallel}
+	a := &assembly{s: s, x: x, formats: formatsOf(req.ExtType), plain: isPlain(req),
+		taken: map[string]bool{}, ahead: s.cfg.ReadAhead, parallel: s.cfg.Parallel}
 	if req.Options != nil {
 		a.options = *req.Options
 	}
@@ -77,7 +77,8 @@ func (s *Service) newAssembly(ctx context.Context, x *events.Export) (*assembly,
 		return nil, &failure{code: events.CodeInternal, reason: fmt.Sprintf("options.timezone: %v", err)}
 	}
 	if len(x.Sheets) > 0 && len(x.Sheets) != req.SheetCount() {
-		return nil, &failure{code: events.CodeInternal, reason: fmt.Sprintf("%d sheets were crawled of %d", len(x.Sheets), req.SheetCount())}
+		return nil, &failure{code: events.CodeInternal,
+			reason: fmt.Sprintf("%d sheets were crawled of %d", len(x.Sheets), req.SheetCount())}
 	}
 	for i := range req.SheetCount() {
 		sh, err := a.openSheet(ctx, i)
@@ -161,7 +162,8 @@ func describe(documents []events.Content, entries []archive.Document) {
 
 // writeFormat writes the documents of a format and proves that they hold all rows. whole describes the file
 // if it is the only document.
-func (a *assembly) writeFormat(ctx context.Context, f *os.File, format encode.Format) (whole archive.Document, err error) {
+func (a *assembly) writeFormat(ctx context.Context, f *os.File,
+	format encode.Format) (whole archive.Document, err error) {
 	tables := make([]*table, len(a.sheets))
 	for i, sh := range a.sheets {
 		tables[i] = a.newTable(ctx, sh, a.options.MaxRows)
@@ -192,7 +194,8 @@ func (a *assembly) writeFormat(ctx context.Context, f *os.File, format encode.Fo
 }
 
 // writeParts writes the documents of one sheet.
-func (a *assembly) writeParts(ctx context.Context, f *os.File, format encode.Format, t *table) (archive.Document, error) {
+func (a *assembly) writeParts(ctx context.Context, f *os.File, format encode.Format,
+	t *table) (archive.Document, error) {
 	if a.options.MaxRows == 0 {
 		return a.writeDocument(ctx, f, format, []*table{t}, 0)
 	}
@@ -206,9 +209,10 @@ func (a *assembly) writeParts(ctx context.Context, f *os.File, format encode.For
 }
 
 // writeDocument writes one document, which holds tables. part is 0 if their rows are not limited.
-func (a *assembly) writeDocument(ctx context.Context, f *os.File, format encode.Format, tables []*table, part int) (whole archive.Document, err error) {
+func (a *assembly) writeDocument(ctx context.Context, f *os.File, format encode.Format, tables []*table,
+	part int) (whole archive.Document, err error) {
 	doc := encode.Document{Title: a.x.Request.Title, Creator: a.x.Request.UserID, Created: a.created,
-		CSV: a.options.CSV, JSON: a.options.JSON, Parallel: a.parallel}
+		Plain: a.plain, CSV: a.options.CSV, JSON: a.options.JSON, Parallel: a.parallel}
 	for _, t := range tables {
 		doc.Sheets = append(doc.Sheets, t.document())
 	}
@@ -248,6 +252,10 @@ func (a *assembly) writeDocument(ctx context.Context, f *os.File, format encode.
 	res, err := format.Write(ctx, out, doc)
 	if err != nil {
 		return whole, a.s.explain(ctx, err, about)
+	}
+	if len(res.Rows) != len(tables) {
+		return whole, &failure{code: events.CodeInternal,
+			reason: fmt.Sprintf("%s%d sheets were written of %d", about, len(res.Rows), len(tables))}
 	}
 	for i, t := range tables {
 		if err := t.finish(ctx); err != nil {
@@ -324,7 +332,8 @@ func (p *progress) page(number int, rows int64) {
 	p.done = max(p.done, p.passed+number)
 	if time.Since(p.told) > 250*time.Millisecond {
 		p.told = time.Now()
-		p.publish(events.Progress{Phase: events.PhaseAssembling, PagesDone: p.done, PagesTotal: p.total, Rows: p.rows + rows})
+		p.publish(events.Progress{Phase: events.PhaseAssembling, PagesDone: p.done, PagesTotal: p.total,
+			Rows: p.rows + rows})
 	}
 }
 

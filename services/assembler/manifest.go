@@ -49,7 +49,8 @@ func (a *assembly) writeManifest(ctx context.Context) error {
 		return err
 	}
 	describe(a.documents, entries)
-	head := manifestHead{Version: 1, Key: a.x.Key, Request: shown(a.x.Request), Files: a.documents, Warnings: a.warnings}
+	head := manifestHead{Version: 1, Key: a.x.Key, Request: shown(a.x.Request), Files: a.documents,
+		Warnings: a.warnings}
 	if head.Warnings == nil {
 		head.Warnings = []events.Warning{}
 	}
@@ -72,7 +73,8 @@ func (a *assembly) writeManifest(ctx context.Context) error {
 			m.text(",")
 		}
 		m.text("\n")
-		m.open(manifestSheet{Title: sh.title, Rows: sh.rows, Proof: sh.crawled.Proof, Manifest: sh.crawled.Manifest})
+		m.open(manifestSheet{Title: sh.title, Rows: sh.rows, Proof: sh.crawled.Proof,
+			Manifest: sh.crawled.Manifest})
 		m.text(",\n\"pages\":[\n")
 		first := true
 		see := func(p pages.Page) {

@@ -36,7 +36,8 @@ type sheet struct {
 func (a *assembly) openSheet(ctx context.Context, i int) (*sheet, error) {
 	x := a.x
 	req := x.Request.Sheet(i)
-	sh := &sheet{request: req, crawled: x.CrawledSheet(i), keys: newRowKeys(req.RowKey), chosen: len(req.Columns) > 0}
+	sh := &sheet{request: req, crawled: x.CrawledSheet(i), keys: newRowKeys(req.RowKey),
+		chosen: len(req.Columns) > 0}
 	if len(x.Request.Sheets) > 0 {
 		sh.title = x.Request.Sheets[i].Title
 	}
@@ -50,7 +51,8 @@ func (a *assembly) openSheet(ctx context.Context, i int) (*sheet, error) {
 			sh.first = nil
 			return p, nil
 		}
-		return a.s.pages.Get(ctx, pages.ID{Tenant: x.Tenant, Key: x.PagesKey(), Run: sh.crawled.Run, Sheet: i, Number: n})
+		return a.s.pages.Get(ctx, pages.ID{Tenant: x.Tenant, Key: x.PagesKey(), Run: sh.crawled.Run,
+			Sheet: i, Number: n})
 	}
 	if req.HasColumnsPage() {
 		names, err := sh.get(ctx, 0)
