@@ -160,6 +160,38 @@ func (c *Cursor) Raw(s Span) []byte { return c.b[s.start:s.end:s.end] }
 // At returns the value at s.
 func (c *Cursor) At(s Span) Value { return Value{Kind: s.Kind, Raw: c.Raw(s), Escaped: s.Escaped} }
 
+// Enter returns a cursor over the fields of the object at s, for [Cursor.Next], or over the elements of the
+// array at s, for [Cursor.NextElement]. Its spans are valid in both cursors. Values of other kinds are empty.
+func (c *Cursor) Enter(s Span) Cursor {
+	switch s.Kind {
+	case Object:
+		return Cursor{b: c.b, i: s.start + 1, inRow: true}
+	case Array:
+		return Cursor{b: c.b[:s.end:s.end], i: s.start + 1}
+	}
+	return Cursor{}
+}
+
+// NextElement moves to the next element of an array and returns where it is; ok is false after the last.
+func (c *Cursor) NextElement() (v Span, ok bool) {
+	i := skipSpace(c.b, c.i)
+	if i < len(c.b) && c.b[i] == ',' {
+		i = skipSpace(c.b, i+1)
+	}
+	if i >= len(c.b) || c.b[i] == ']' {
+		c.stop()
+		return Span{}, false
+	}
+	v = Span{start: i, end: valueEnd(c.b, i), Kind: kindOf(c.b[i])}
+	if v.end < 0 {
+		c.stop()
+		return Span{}, false
+	}
+	v.Escaped = v.Kind == String && bytes.IndexByte(c.Raw(v), '\\') >= 0
+	c.i = v.end
+	return v, true
+}
+
 // Expect appends the form of a raw name that [Cursor.Next] takes as expected.
 func Expect(dst, raw []byte) []byte {
 	return append(append(append(dst, '"'), raw...), '"', ':')

@@ -6,6 +6,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
+	"strings"
 	"time"
 
 	"sheaf/events"
@@ -156,6 +158,31 @@ type TooManyColumnsError struct {
 // Error names the number of columns and the limit.
 func (e *TooManyColumnsError) Error() string {
 	return fmt.Sprintf("the header has %d columns, but a worksheet has at most %d", e.Columns, e.Max)
+}
+
+// NoValuesError means that a sheet has rows, but none has the key of any of its chosen columns. The keys are
+// probably wrong.
+type NoValuesError struct {
+	Sheet string   // its title; "" for the only sheet
+	Keys  []string // of all columns, in order
+}
+
+// Error names the first keys.
+func (e *NoValuesError) Error() string {
+	const maxKeys = 5
+	shown := make([]string, 0, maxKeys+1)
+	for i, key := range e.Keys {
+		if i == maxKeys {
+			shown = append(shown, fmt.Sprintf("and %d more", len(e.Keys)-maxKeys))
+			break
+		}
+		shown = append(shown, strconv.Quote(key))
+	}
+	where := ""
+	if e.Sheet != "" {
+		where = fmt.Sprintf(" of sheet %q", e.Sheet)
+	}
+	return fmt.Sprintf("no row%s has any of the chosen columns: %s", where, strings.Join(shown, ", "))
 }
 
 // RowsError means that a page does not have as many rows as it claims: its bytes are not those that were

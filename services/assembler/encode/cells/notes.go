@@ -1,0 +1,201 @@
+package cells
+
+import (
+	"fmt"
+	"slices"
+	"unicode/utf8"
+
+	"sheaf/events/rows"
+	"sheaf/services/assembler/encode"
+)
+
+// Warning codes.
+const (
+	WarnCellType      = "CELL_TYPE"      // values do not fit the type of their column and are text
+	WarnMapMissed     = "MAP_MISSED"     // values have no entry in the map of their column and stay
+	WarnLinksCut      = "LINKS_CUT"      // cells have no link, because theirs is too long or no http, https or mailto
+	WarnColumnEmpty   = "COLUMN_EMPTY"   // no row has the key of a column
+	WarnColumnUnknown = "COLUMN_UNKNOWN" // values whose name is not in the header were left out
+)
+
+// maxWarnings is the maximum number of warnings of a sheet: one for each column and code, then one for each
+// code that counts the rest.
+const maxWarnings = 100
+
+// Notes counts what was noted while rows were read. First rows are counted from the first row of the notes.
+type Notes struct {
+	rows    int64
+	found   []bool // by column: a row has its key; only if the columns are chosen
+	columns map[int32]*columnNotes
+	unknown tally // values whose name is not in the header
+}
+
+// columnNotes counts values of a column.
+type columnNotes struct{ misfits, unmapped, links tally }
+
+// tally counts values and describes the first.
+type tally struct {
+	n      int64
+	row    int64 // data row, from 1
+	sample string
+}
+
+// maxSample is the maximum number of characters of a value in a warning.
+const maxSample = 40
+
+func (t *tally) add(row int64, text []byte) {
+	if t.n++; t.n == 1 {
+		t.row, t.sample = row, shown(text, maxSample)
+	}
+}
+
+// merge adds what later rows counted. before is the number of rows before those.
+func (t *tally) merge(later tally, before int64) {
+	if t.n == 0 {
+		t.row, t.sample = before+later.row, later.sample
+	}
+	t.n += later.n
+}
+
+// shown returns the first characters of a text.
+func shown(text []byte, maxRunes int) string {
+	r := []rune(string(text[:min(len(text), (maxRunes+1)*utf8.UTFMax)]))
+	if len(r) > maxRunes {
+		return string(r[:maxRunes]) + "…"
+	}
+	return string(r)
+}
+
+func (r *Reader) newNotes() *Notes {
+	n := &Notes{}
+	if r.chosen {
+		n.found = make([]bool, len(r.columns))
+	}
+	return n
+}
+
+// Notes returns what was noted since the last call.
+func (r *Reader) Notes() *Notes {
+	n := r.notes
+	r.notes = r.newNotes()
+	return n
+}
+
+// NoteMisfit counts a cell of the current row that the format cannot hold as the type of its column.
+func (r *Reader) NoteMisfit(column int) {
+	r.notes.column(int32(column)).misfits.add(r.notes.rows, r.cells[column].Text)
+}
+
+// column returns the notes of a column.
+func (n *Notes) column(col int32) *columnNotes {
+	c := n.columns[col]
+	if c == nil {
+		if n.columns == nil {
+			n.columns = map[int32]*columnNotes{}
+		}
+		c = &columnNotes{}
+		n.columns[col] = c
+	}
+	return c
+}
+
+// maxShownName is the maximum number of characters of a name in a warning.
+const maxShownName = 100
+
+// addUnknown counts a field by its raw name.
+func (n *Notes) addUnknown(name []byte) {
+	if n.unknown.n++; n.unknown.n == 1 {
+		name = rows.Unquote(nil, name[:min(len(name), (maxShownName+1)*len(`\uD83D\uDE00`))])
+		n.unknown.row, n.unknown.sample = n.rows, shown(name, maxShownName)
+	}
+}
+
+// Add adds the notes of later rows.
+func (n *Notes) Add(later *Notes) {
+	for i, found := range later.found {
+		n.found[i] = n.found[i] || found
+	}
+	for col, c := range later.columns {
+		sum := n.column(col)
+		sum.misfits.merge(c.misfits, n.rows)
+		sum.unmapped.merge(c.unmapped, n.rows)
+		sum.links.merge(c.links, n.rows)
+	}
+	n.unknown.merge(later.unknown, n.rows)
+	n.rows += later.rows
+}
+
+// Err returns a [*encode.NoValuesError] if there are rows, but none has the key of any chosen column.
+func (n *Notes) Err(sheet encode.Sheet) error {
+	if n.rows == 0 || len(n.found) == 0 || slices.Contains(n.found, true) {
+		return nil
+	}
+	e := &encode.NoValuesError{Sheet: sheet.Title}
+	for _, c := range sheet.Columns {
+		e.Keys = append(e.Keys, c.Name)
+	}
+	return e
+}
+
+// Warnings returns the warnings of a sheet, at most 100, in a fixed order.
+func (n *Notes) Warnings(sheet encode.Sheet) (all []encode.Warning) {
+	where := ""
+	if sheet.Title != "" {
+		where = fmt.Sprintf("Sheet %q: ", shown([]byte(sheet.Title), maxSample))
+	}
+	// add adds a warning of each column in counts, and one for the columns that are too many.
+	add := func(code string, counts func(col int32) tally, message func(t tally, name string) string, rest string) {
+		var columns, values int64
+		for i, c := range sheet.Columns {
+			t := counts(int32(i))
+			switch {
+			case t.n == 0:
+			case len(all) >= maxWarnings-4: // the rest of each code, and COLUMN_UNKNOWN
+				columns, values = columns+1, values+t.n
+			default:
+				all = append(all, encode.Warning{Code: code, Count: t.n, First: shown([]byte(c.Name), maxShownName),
+					Message: where + message(t, shown([]byte(c.Name), maxSample))})
+			}
+		}
+		if columns > 0 {
+			all = append(all, encode.Warning{Code: code, Count: values, Message: where + fmt.Sprintf(rest, values, columns)})
+		}
+	}
+	ofColumn := func(get func(*columnNotes) tally) func(int32) tally {
+		return func(col int32) tally {
+			if c := n.columns[col]; c != nil {
+				return get(c)
+			}
+			return tally{}
+		}
+	}
+	add(WarnCellType, ofColumn(func(c *columnNotes) tally { return c.misfits }), func(t tally, name string) string {
+		return fmt.Sprintf("%d values of column %q do not fit its type and are text; the first is %q in data row %d.",
+			t.n, name, t.sample, t.row)
+	}, "%d values of %d further columns do not fit their type and are text.")
+	add(WarnMapMissed, ofColumn(func(c *columnNotes) tally { return c.unmapped }), func(t tally, name string) string {
+		return fmt.Sprintf("%d values of column %q are not in its map and stay as they are; the first is %q in data row %d.",
+			t.n, name, t.sample, t.row)
+	}, "%d values of %d further columns are not in their map and stay as they are.")
+	add(WarnLinksCut, ofColumn(func(c *columnNotes) tally { return c.links }), func(t tally, name string) string {
+		return fmt.Sprintf("%d cells of column %q have no link: it is no http, https or mailto address, or has more than %d characters; the first is %q in data row %d.",
+			t.n, name, maxLink, t.sample, t.row)
+	}, "%d cells of %d further columns have no link.")
+	if n.rows > 0 {
+		add(WarnColumnEmpty, func(col int32) tally {
+			if n.found == nil || n.found[col] {
+				return tally{}
+			}
+			return tally{n: 1}
+		}, func(_ tally, name string) string {
+			return fmt.Sprintf("Column %q is empty: no row has that key.", name)
+		}, "%[2]d further columns are empty: no row has their keys.")
+	}
+	if u := n.unknown; u.n > 0 {
+		all = append(all, encode.Warning{
+			Code: WarnColumnUnknown, Count: u.n, First: u.sample,
+			Message: where + fmt.Sprintf("%d values were left out because the header has no column for them; the first is %q in data row %d.", u.n, u.sample, u.row),
+		})
+	}
+	return all
+}

@@ -1,0 +1,314 @@
+package cells
+
+import (
+	"bytes"
+	"fmt"
+	"slices"
+
+	"sheaf/events/rows"
+	"sheaf/services/assembler/encode"
+)
+
+// Reader reads the rows of a sheet as cells. It is used by one goroutine.
+//
+// A row of n fields costs O(n), whatever the number of columns. Reading allocates nothing for each row.
+type Reader struct {
+	columns []column
+	chosen  bool
+	dates   dates
+
+	fields  object // of the rows
+	places  []place
+	slots   []rows.Span // by place, valid where stamps is stamp
+	stamps  []uint32
+	stamp   uint32
+	nested  []int32 // places of the objects and arrays that are not read yet
+	spare   guess   // of positions without a guess
+	scratch []byte  // of a decoded name
+
+	cells   []Cell
+	present []int32 // columns that the row has a field for
+	sorted  bool    // present is in column order
+	from    []int32 // by column: the place of its value, valid where marks is stamp
+	marks   []uint32
+
+	cursor *rows.Cursor // of the current row
+	text   []byte       // holds texts of the current row
+	joined int          // bytes of joined texts in the current row
+	notes  *Notes
+}
+
+// object holds the names of an object that are read.
+type object struct {
+	places  map[string]int32 // by decoded name
+	guesses []guess          // by position in the object
+	max     int              // number of guesses
+}
+
+// guess is the place of the field of the previous row at this position. Rows mostly repeat their names in one
+// order, which saves the map lookup.
+type guess struct {
+	name  []byte // as rows.Expect makes it
+	place int32  // -1: not used
+}
+
+// place is a position in a row whose value is used: by a column, by a link or to find other places in it.
+type place struct {
+	users    []user
+	inside   *object   // nil if no member is used
+	elements []element // in ascending order
+}
+
+// user is a column that gets its value from a place.
+type user struct {
+	column int32
+	whole  bool // the name of the field is the whole key
+}
+
+type element struct {
+	index int
+	place int32
+}
+
+const (
+	maxGuessed = 256     // bytes of the longest name that a guess keeps
+	maxGuesses = 16_384  // of a row: its maximum number of fields
+	maxInside  = 256     // of an object in a row
+	maxScratch = 1 << 20 // bytes of text that are kept for the next row
+)
+
+// NewReader returns a reader of the rows of a sheet. An error names the field of the column that is wrong.
+func NewReader(sheet encode.Sheet) (*Reader, error) {
+	r := &Reader{
+		columns: make([]column, len(sheet.Columns)),
+		chosen:  sheet.Chosen,
+		dates:   newDates(sheet.Zones),
+		fields:  object{places: map[string]int32{}, max: maxGuesses},
+		cells:   make([]Cell, len(sheet.Columns)),
+		from:    make([]int32, len(sheet.Columns)),
+		marks:   make([]uint32, len(sheet.Columns)),
+	}
+	for i, c := range sheet.Columns {
+		whole, path := r.find(c)
+		r.use(whole, user{int32(i), true})
+		if path >= 0 && path != whole {
+			r.use(path, user{int32(i), false})
+		}
+		if c.Spec == nil {
+			continue
+		}
+		if err := r.columns[i].init(r, c.Spec); err != nil {
+			return nil, fmt.Errorf("columns[%d].%w", i, err)
+		}
+	}
+	r.slots = make([]rows.Span, len(r.places))
+	r.stamps = make([]uint32, len(r.places))
+	r.notes = r.newNotes()
+	return r, nil
+}
+
+// find returns the places of a column: the field whose name is the whole key, and the value at the path, -1 if
+// the key is no path.
+func (r *Reader) find(c encode.Column) (whole, path int32) {
+	whole = r.member(&r.fields, c.Name)
+	if c.Spec == nil {
+		return whole, -1
+	}
+	return whole, r.at(c.Name)
+}
+
+// at returns the place of a path in a row, -1 if it is no path or begins with an index.
+func (r *Reader) at(text string) int32 {
+	p, err := rows.ParsePath(text)
+	steps := p.Steps()
+	if err != nil || len(steps) == 0 || steps[0].Index >= 0 {
+		return -1
+	}
+	at := r.member(&r.fields, steps[0].Name)
+	for _, step := range steps[1:] {
+		if step.Index >= 0 {
+			at = r.element(at, step.Index)
+			continue
+		}
+		if r.places[at].inside == nil {
+			r.places[at].inside = &object{places: map[string]int32{}, max: maxInside}
+		}
+		at = r.member(r.places[at].inside, step.Name)
+	}
+	return at
+}
+
+// member returns the place of a member, and makes it if there is none.
+func (r *Reader) member(o *object, name string) int32 {
+	at, ok := o.places[name]
+	if !ok {
+		at = r.newPlace()
+		o.places[name] = at
+	}
+	return at
+}
+
+// element is member for the element of an array.
+func (r *Reader) element(array int32, index int) int32 {
+	i, ok := slices.BinarySearchFunc(r.places[array].elements, index, func(e element, i int) int { return e.index - i })
+	if ok {
+		return r.places[array].elements[i].place
+	}
+	at := r.newPlace()
+	p := &r.places[array]
+	p.elements = slices.Insert(p.elements, i, element{index, at})
+	return at
+}
+
+func (r *Reader) newPlace() int32 {
+	r.places = append(r.places, place{})
+	return int32(len(r.places) - 1)
+}
+
+func (r *Reader) use(at int32, u user) { r.places[at].users = append(r.places[at].users, u) }
+
+// Row reads the current row of c, after [rows.Cursor.NextRow]. It returns one cell for each column, in column
+// order. They are valid until the next call.
+func (r *Reader) Row(c *rows.Cursor) []Cell {
+	for _, col := range r.present {
+		r.cells[col] = Cell{}
+	}
+	r.present, r.sorted = r.present[:0], true
+	if r.stamp++; r.stamp == 0 { // it wrapped around after 2^32 rows, so old stamps would count as current
+		clear(r.stamps)
+		clear(r.marks)
+		r.stamp = 1
+	}
+	if cap(r.text) > maxScratch {
+		r.text = nil
+	}
+	r.text, r.joined, r.cursor = r.text[:0], 0, c
+	r.notes.rows++
+	r.members(c, &r.fields)
+	for len(r.nested) > 0 {
+		at := r.nested[len(r.nested)-1]
+		r.nested = r.nested[:len(r.nested)-1]
+		r.enter(c, at)
+	}
+	if !r.sorted {
+		slices.Sort(r.present)
+	}
+	for _, col := range r.present {
+		if r.chosen {
+			r.notes.found[col] = true
+		}
+		if span := r.slots[r.from[col]]; span.Kind != rows.Null {
+			r.fill(&r.cells[col], col, span)
+		}
+	}
+	r.cursor = nil
+	return r.cells
+}
+
+// Present returns the columns that the row has a field for, in ascending order. All others are Empty. It is
+// valid until the next call of Row.
+func (r *Reader) Present() []int32 { return r.present }
+
+// members reads the fields of an object. The last field of a name counts.
+func (r *Reader) members(c *rows.Cursor, o *object) {
+	for i := 0; ; i++ {
+		g := &r.spare
+		switch {
+		case i < len(o.guesses):
+			g = &o.guesses[i]
+		case i < o.max:
+			o.guesses = append(o.guesses, guess{})
+			g = &o.guesses[i]
+		default:
+			g.name = g.name[:0]
+		}
+		span, same, ok := c.Next(g.name)
+		if !ok {
+			return
+		}
+		at := g.place
+		if !same {
+			name := c.Name()
+			at = r.lookup(o, name)
+			if len(name) <= maxGuessed {
+				g.name, g.place = rows.Expect(g.name[:0], name), at
+			}
+		}
+		switch {
+		case at >= 0:
+			r.found(at, span)
+		case !r.chosen && o == &r.fields:
+			r.notes.addUnknown(c.Name())
+		}
+	}
+}
+
+// lookup returns the place of a raw name, or -1 if it is not used.
+func (r *Reader) lookup(o *object, name []byte) int32 {
+	if bytes.IndexByte(name, '\\') >= 0 {
+		r.scratch = rows.Unquote(r.scratch[:0], name)
+		name = r.scratch
+	}
+	if at, ok := o.places[string(name)]; ok {
+		return at
+	}
+	return -1
+}
+
+// found records the value of a place.
+func (r *Reader) found(at int32, span rows.Span) {
+	r.slots[at] = span
+	if r.stamps[at] == r.stamp {
+		return
+	}
+	r.stamps[at] = r.stamp
+	p := &r.places[at]
+	for _, u := range p.users {
+		if r.marks[u.column] == r.stamp {
+			if u.whole {
+				r.from[u.column] = at
+			}
+			continue
+		}
+		r.marks[u.column] = r.stamp
+		r.from[u.column] = at
+		r.sorted = r.sorted && (len(r.present) == 0 || r.present[len(r.present)-1] < u.column)
+		r.present = append(r.present, u.column)
+	}
+	if p.inside != nil || p.elements != nil {
+		r.nested = append(r.nested, at)
+	}
+}
+
+// enter reads the places in an object or array.
+func (r *Reader) enter(c *rows.Cursor, at int32) {
+	p, span := &r.places[at], r.slots[at]
+	switch {
+	case span.Kind == rows.Object && p.inside != nil:
+		in := c.Enter(span)
+		r.members(&in, p.inside)
+	case span.Kind == rows.Array:
+		in := c.Enter(span)
+		for i, next := 0, 0; next < len(p.elements); i++ {
+			v, ok := in.NextElement()
+			if !ok {
+				return
+			}
+			if p.elements[next].index == i {
+				r.found(p.elements[next].place, v)
+				next++
+			}
+		}
+	}
+}
+
+// span returns the value of a link's key: of the field whose name is the whole key, else of the path.
+func (r *Reader) span(whole, path int32) (s rows.Span, ok bool) {
+	switch {
+	case r.stamps[whole] == r.stamp:
+		return r.slots[whole], true
+	case path >= 0 && r.stamps[path] == r.stamp:
+		return r.slots[path], true
+	}
+	return rows.Span{}, false
+}
