@@ -81,9 +81,12 @@ func (r *Reader) Notes() *Notes {
 	return n
 }
 
-// NoteMisfit counts a cell of the current row that the format cannot hold as the type of its column.
-func (r *Reader) NoteMisfit(column int) {
-	r.notes.column(int32(column)).misfits.add(r.notes.rows, r.cells[column].Text)
+// Refuse says that the format cannot hold a cell of the row that was read last. The cell becomes Text, as a
+// value that does not fit its column, and is counted.
+func (r *Reader) Refuse(column int) {
+	cell := &r.cells[column]
+	cell.Kind = Text
+	r.notes.column(int32(column)).misfits.add(r.notes.rows, cell.Text)
 }
 
 // column returns the notes of a column.
@@ -137,8 +140,17 @@ func (n *Notes) Err(sheet encode.Sheet) error {
 	return e
 }
 
-// Warnings returns the warnings of a sheet, at most 100, in a fixed order.
-func (n *Notes) Warnings(sheet encode.Sheet) (all []encode.Warning) {
+// Warnings returns the warnings of a sheet, at most 100, in a fixed order. Those of columns have the key as
+// First.
+func (n *Notes) Warnings(sheet encode.Sheet) []encode.Warning {
+	return n.WarningsAt(sheet, func(column int, _ int64) string {
+		return shown([]byte(sheet.Columns[column].Name), maxShownName)
+	})
+}
+
+// WarningsAt is [Notes.Warnings] for formats that name cells. place returns First of a warning about cells: the
+// place of a column, counted from 0, in a data row, counted from 1.
+func (n *Notes) WarningsAt(sheet encode.Sheet, place func(column int, row int64) string) (all []encode.Warning) {
 	where := ""
 	if sheet.Title != "" {
 		where = fmt.Sprintf("Sheet %q: ", shown([]byte(sheet.Title), maxSample))
@@ -153,7 +165,11 @@ func (n *Notes) Warnings(sheet encode.Sheet) (all []encode.Warning) {
 			case len(all) >= maxWarnings-4: // the rest of each code, and COLUMN_UNKNOWN
 				columns, values = columns+1, values+t.n
 			default:
-				all = append(all, encode.Warning{Code: code, Count: t.n, First: shown([]byte(c.Name), maxShownName),
+				first := shown([]byte(c.Name), maxShownName)
+				if t.row > 0 {
+					first = place(i, t.row)
+				}
+				all = append(all, encode.Warning{Code: code, Count: t.n, First: first,
 					Message: where + message(t, shown([]byte(c.Name), maxSample))})
 			}
 		}
