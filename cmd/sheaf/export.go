@@ -63,6 +63,9 @@ func (c *exportCmd) tables() (tables []table, err error) {
 	case len(c.Column)+len(c.Type) > 0:
 		return nil, usagef("--column: with several sheets, say the columns of each in sheets[] of a --request file")
 	}
+	if !isZip(c.Output) && !manySheets(extension(c.Output)) && len(c.Sheet) > 1 {
+		return nil, usagef("--sheet: %s has one sheet; several need an output that ends in .xlsx or .zip", c.Output)
+	}
 	for _, text := range c.Sheet {
 		title, source, ok := strings.Cut(text, "=")
 		if !ok || title == "" || source == "" {

@@ -133,6 +133,11 @@ func suffixes() (list []string) {
 	return list
 }
 
+// manySheets reports whether one document with a suffix holds several sheets, or has no format.
+func manySheets(suffix string) bool {
+	return !slices.ContainsFunc(assembler.Formats(), func(f events.Format) bool { return f.Ext == suffix && !f.ManySheets })
+}
+
 func unknownSuffix(output string) error {
 	return usagef("%s ends in %s; a file ends in %s, or in .zip to hold any of them",
 		output, filepath.Ext(output), strings.Join(suffixes(), ", "))

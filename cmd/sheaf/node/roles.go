@@ -54,7 +54,7 @@ var makers = map[string]func(*node) (role, error){
 		}, n.journal, n.egress)
 	},
 	roleAssembler: func(n *node) (role, error) {
-		return assembler.New(assembler.Config{Log: n.log, Metrics: n.metrics, KeepFiles: n.cfg.KeepFiles, Room: n.disk.roomForWorkbook}, n.journal, n.files)
+		return assembler.New(assembler.Config{Log: n.log, Metrics: n.metrics, KeepFiles: n.cfg.KeepFiles, MaxKeepPages: n.cfg.MaxKeepPages, Room: n.disk.roomForWorkbook}, n.journal, n.files)
 	},
 	roleNotifier: func(n *node) (role, error) {
 		return notifier.New(notifier.Config{
