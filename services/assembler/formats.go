@@ -5,12 +5,14 @@ import (
 
 	"sheaf/events"
 	"sheaf/services/assembler/encode"
+	"sheaf/services/assembler/encode/parquet"
 	"sheaf/services/assembler/encode/xlsx"
 )
 
 // formats are all kinds of finished files. An export of any other type gets the first.
 var formats = []encode.Format{
 	xlsx.Format,
+	parquet.Format,
 }
 
 // Formats returns the kinds of finished files that an ingress may offer.

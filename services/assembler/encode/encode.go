@@ -157,7 +157,7 @@ type TooManyColumnsError struct {
 
 // Error names the number of columns and the limit.
 func (e *TooManyColumnsError) Error() string {
-	return fmt.Sprintf("the header has %d columns, but a worksheet has at most %d", e.Columns, e.Max)
+	return fmt.Sprintf("there are %d columns, but the format holds at most %d", e.Columns, e.Max)
 }
 
 // NoValuesError means that a sheet has rows, but none has the key of any of its chosen columns. The keys are
