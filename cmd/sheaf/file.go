@@ -78,7 +78,7 @@ func (f fileFlags) apply(fields map[string]json.RawMessage, output string, known
 	case f.KeepPages > 0:
 		set(options, "keep_pages", int(f.KeepPages/time.Hour))
 	}
-	// A workbook is taken out of its zip, as it always was.
+	// A workbook is taken out of its zip, so that its request is the same with earlier versions.
 	if len(formats) == 1 && formats[0] != events.XLSX.Name && !isZip(output) {
 		set(options, "zip", false)
 	}

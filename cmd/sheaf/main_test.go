@@ -22,6 +22,7 @@ func TestMain(m *testing.M) {
 		_ = os.Unsetenv(asCommand)
 		main()
 	}
+	eventstest.InMemory()
 	slog.SetLogLoggerLevel(slog.LevelError) // of servers within the tests' own process
 	eventstest.Main(m)
 }
