@@ -1,0 +1,9 @@
+package realreaders
+
+import (
+	"testing"
+
+	"sheaf/events/eventstest"
+)
+
+func TestMain(m *testing.M) { eventstest.Main(m) }

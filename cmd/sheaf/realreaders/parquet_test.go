@@ -1,0 +1,46 @@
+package realreaders
+
+import (
+	"strings"
+	"time"
+
+	"sheaf/services/assembler/encode/parquet"
+)
+
+var parquetFormat = format{Format: parquet.Format, readers: []reader{{"hyparquet", false}, {"duckdb", false}}, shows: showParquet, same: sameParquet}
+
+// sameParquet allows that TextDecoder, with which both readers decode texts, leaves out U+FEFF at the beginning.
+func sameParquet(want, got read) bool {
+	if want.kind == "text" {
+		want.text = strings.TrimPrefix(want.text, "\ufeff")
+	}
+	return sameNumber(want, got)
+}
+
+func showParquet(f field, v value) read {
+	switch key := f.column.Key; {
+	case v.kind == empty:
+		return read{}
+	case key == "tags", key == "object":
+		return read{"json", v.text}
+	case key == "long", key == "exact", key == "mixed":
+		return read{"text", v.text}
+	case key == "day" && v.kind == text:
+		return read{} // it does not fit, and Parquet has no second type
+	case key == "fraction":
+		return read{"float", asFloat(v.text)}
+	}
+	switch v.kind {
+	case number:
+		return read{"number", v.text}
+	case boolean:
+		return read{"bool", v.text}
+	case date:
+		return read{"date", v.at.Format(time.DateOnly)}
+	case moment:
+		return read{"time", v.at.Format(micros)}
+	case clock:
+		return read{"clock", v.at.Format(micros)}
+	}
+	return read{"text", v.text}
+}
