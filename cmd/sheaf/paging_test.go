@@ -584,7 +584,7 @@ func TestRowsOfAnyListAreExactOrFail(t *testing.T) {
 		x := st.request(t, src, limit, conn)
 		got := st.await(t, x)
 		stored := map[int]pages.Page{}
-		have, err := st.journal.Pages().List(t.Context(), "default", x.Key, x.RequestedSeq)
+		have, err := st.journal.Pages().List(t.Context(), "default", x.Key, x.RequestedSeq, 0)
 		require.NoError(t, err)
 		for _, page := range have {
 			stored[page], err = st.journal.Pages().Get(t.Context(), pages.ID{Tenant: "default", Key: x.Key, Run: x.RequestedSeq, Number: page})

@@ -172,7 +172,7 @@ func TestCluster(t *testing.T) {
 	require.Eventually(t, func() bool {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		have, err := s.Pages().List(ctx, page.Tenant, page.Key, page.Run)
+		have, err := s.Pages().List(ctx, page.Tenant, page.Key, page.Run, 0)
 		if err != nil {
 			require.ErrorIs(t, err, events.ErrUnavailable)
 			unavailable++
@@ -271,7 +271,7 @@ func TestALeaderThatWasCutOffIsNotTrusted(t *testing.T) {
 	defer cancel()
 	_, err = alone.LastSequence(ctx)
 	assert.ErrorIs(t, err, events.ErrUnavailable, "the log has a newer event")
-	_, err = alone.Pages().List(ctx, page.Tenant, page.Key, page.Run)
+	_, err = alone.Pages().List(ctx, page.Tenant, page.Key, page.Run, 0)
 	assert.ErrorIs(t, err, events.ErrUnavailable, "there is a page")
 	_, err = alone.Pages().Get(ctx, page.ID)
 	assert.ErrorIs(t, err, events.ErrUnavailable, "there is a page")

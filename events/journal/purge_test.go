@@ -23,7 +23,7 @@ func TestPurgeEndedStopsAtTheMark(t *testing.T) {
 		require.NoError(t, err)
 	}
 	pages := func(run uint64) []int {
-		list, err := s.Pages().List(ctx, "default", testKey, run)
+		list, err := s.Pages().List(ctx, "default", testKey, run, 0)
 		require.NoError(t, err)
 		return list
 	}

@@ -5,6 +5,8 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"hash"
+
+	"sheaf/events"
 )
 
 // Manifest summarises the pages of a run: their numbers, row counts and contents. The crawler computes it
@@ -35,3 +37,13 @@ func (m Manifest) Clone() Manifest {
 
 // Sum returns the manifest in lower-case hexadecimal.
 func (m Manifest) Sum() string { return hex.EncodeToString(m.h.Sum(nil)) }
+
+// SumSheets returns the manifest of an export with several sheets: the SHA-256 over their manifests, as text, in
+// order.
+func SumSheets(sheets []events.SheetPages) string {
+	h := sha256.New()
+	for _, sheet := range sheets {
+		h.Write([]byte(sheet.Manifest))
+	}
+	return hex.EncodeToString(h.Sum(nil))
+}

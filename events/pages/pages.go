@@ -83,6 +83,20 @@ func runPrefix(tenant, key string, run uint64, sheet int) string {
 	return events.SubjectPage + tenant + "." + key + "." + token + "."
 }
 
+// splitRun returns the run and the sheet that such a token names.
+func splitRun(token string) (run uint64, sheet int, ok bool) {
+	number, of, several := strings.Cut(token, "-")
+	run, err := strconv.ParseUint(number, 10, 64)
+	if err != nil {
+		return 0, 0, false
+	}
+	if several {
+		sheet, err = strconv.Atoi(of)
+		return run, sheet, err == nil && sheet > 0
+	}
+	return run, 0, true
+}
+
 const (
 	headerPage       = "ce-page"
 	headerPart       = "ce-part"
@@ -565,35 +579,46 @@ func cmpErr(a, b error) error {
 	return b
 }
 
-// NewestRun returns the newest run of a key, from one on, that has page 1, a run's first page. If there is
-// none it returns from.
-func (s *Store) NewestRun(ctx context.Context, tenant, key string, from uint64) (uint64, error) {
+// NewestRun returns the newest run of a key, from one on, in which a sheet has page 1, the first page of a run. If
+// there is none it returns from.
+func (s *Store) NewestRun(ctx context.Context, tenant, key string, sheet int, from uint64) (uint64, error) {
 	runs, err := s.runs(ctx, tenant, key)
 	newest := from
 	for _, r := range runs {
-		newest = max(newest, r.Run)
+		if r.sheet == sheet {
+			newest = max(newest, r.Run)
+		}
 	}
 	return newest, err
 }
 
-// PurgeEarlierRuns deletes the pages of a key's runs before run, except rows that came with a request.
-func (s *Store) PurgeEarlierRuns(ctx context.Context, tenant, key string, run uint64) error {
+// PurgeEarlierRuns deletes the pages of a sheet in the runs of a key before run, except rows that came with a request.
+func (s *Store) PurgeEarlierRuns(ctx context.Context, tenant, key string, sheet int, run uint64) error {
+	return s.purgeRuns(ctx, tenant, key, func(r sheetRun) bool { return r.sheet == sheet && r.Run < run })
+}
+
+// PurgeRuns deletes the pages of all sheets in all runs of a key, except rows that came with a request.
+func (s *Store) PurgeRuns(ctx context.Context, tenant, key string) error {
+	return s.purgeRuns(ctx, tenant, key, func(sheetRun) bool { return true })
+}
+
+func (s *Store) purgeRuns(ctx context.Context, tenant, key string, which func(sheetRun) bool) error {
 	runs, err := s.runs(ctx, tenant, key)
 	if err != nil {
 		return err
 	}
 	for _, r := range runs {
-		if r.Run < run && r.Run != events.RawRun {
-			err = errors.Join(err, s.PurgeRun(ctx, tenant, key, r.Run))
+		if which(r) && r.Run != events.RawRun {
+			err = errors.Join(err, s.PurgeRun(ctx, tenant, key, r.Run, r.sheet))
 		}
 	}
 	return err
 }
 
-// List returns the numbers of a run's pages from 1 on, ascending, from the leader. Pages are written completely, so the
-// first part represents the page.
-func (s *Store) List(ctx context.Context, tenant, key string, run uint64) ([]int, error) {
-	prefix := runPrefix(tenant, key, run, 0)
+// List returns the numbers of the pages of a sheet in a run, from 1 on, ascending, from the leader. A request without
+// sheets has sheet 0. Pages are written completely, so the first part represents the page.
+func (s *Store) List(ctx context.Context, tenant, key string, run uint64, sheet int) ([]int, error) {
+	prefix := runPrefix(tenant, key, run, sheet)
 	info, err := streams.LeaderInfo(ctx, s.stream, jetstream.WithSubjectFilter(prefix+"*.1"))
 	if err != nil {
 		return nil, fmt.Errorf("%w: listing pages: %w", events.ErrUnavailable, err)
@@ -611,18 +636,34 @@ func (s *Store) List(ctx context.Context, tenant, key string, run uint64) ([]int
 	return numbers, nil
 }
 
-// PurgeRun deletes the pages of one run. Do not purge pages of an export in progress.
-func (s *Store) PurgeRun(ctx context.Context, tenant, key string, run uint64) error {
+// Count returns how many pages a key has, in all sheets and runs, without rows that came with its request.
+func (s *Store) Count(ctx context.Context, tenant, key string) (n int, err error) {
+	all := events.SubjectPage + tenant + "." + key + "."
+	info, err := streams.LeaderInfo(ctx, s.stream, jetstream.WithSubjectFilter(all+"*.*.1"))
+	if err != nil {
+		return 0, fmt.Errorf("%w: counting pages: %w", events.ErrUnavailable, err)
+	}
+	for subject := range info.State.Subjects {
+		token, _, _ := strings.Cut(strings.TrimPrefix(subject, all), ".")
+		if run, _, ok := splitRun(token); ok && run != events.RawRun {
+			n++
+		}
+	}
+	return n, nil
+}
+
+// PurgeRun deletes the pages of a sheet in one run. Do not purge pages of an export in progress.
+func (s *Store) PurgeRun(ctx context.Context, tenant, key string, run uint64, sheet int) error {
 	if err := events.CheckName(tenant, key); err != nil {
 		return err
 	}
-	if err := s.stream.Purge(ctx, jetstream.WithPurgeSubject(runPrefix(tenant, key, run, 0)+">")); err != nil {
+	if err := s.stream.Purge(ctx, jetstream.WithPurgeSubject(runPrefix(tenant, key, run, sheet)+">")); err != nil {
 		return fmt.Errorf("%w: purging pages: %w", events.ErrUnavailable, err)
 	}
 	return nil
 }
 
-// Purge deletes the pages of every run of a key.
+// Purge deletes all pages of a key.
 func (s *Store) Purge(ctx context.Context, tenant, key string) error {
 	if err := events.CheckName(tenant, key); err != nil {
 		return err

@@ -378,7 +378,7 @@ func TestPageStreamIsFull(t *testing.T) {
 	require.NoError(t, err, "existing pages stay")
 	require.False(t, stored1)
 
-	require.NoError(t, s.Pages().PurgeRun(t.Context(), "default", testKey, 7))
+	require.NoError(t, s.Pages().PurgeRun(t.Context(), "default", testKey, 7, 0))
 	for _, size := range []int{40 << 10, 300 << 10} {
 		p := page(n, noise(3, size))
 		stored1, err = s.Pages().Publish(t.Context(), p)
@@ -415,7 +415,7 @@ func TestListAndPurgePages(t *testing.T) {
 	_, err = s.Pages().Publish(t.Context(), other)
 	require.NoError(t, err)
 
-	numbers, err := s.Pages().List(t.Context(), "default", testKey, 7)
+	numbers, err := s.Pages().List(t.Context(), "default", testKey, 7, 0)
 	require.NoError(t, err)
 	require.Len(t, numbers, count+1)
 	for i, n := range numbers {
@@ -425,12 +425,12 @@ func TestListAndPurgePages(t *testing.T) {
 		tenant, key string
 		run         uint64
 	}{{"other", testKey, 7}, {"default", otherKey, 7}, {"default", testKey, 8}} {
-		numbers, err = s.Pages().List(t.Context(), empty.tenant, empty.key, empty.run)
+		numbers, err = s.Pages().List(t.Context(), empty.tenant, empty.key, empty.run, 0)
 		require.NoError(t, err)
 		require.Empty(t, numbers)
 	}
 
-	require.NoError(t, s.Pages().PurgeRun(t.Context(), "default", testKey, 7))
+	require.NoError(t, s.Pages().PurgeRun(t.Context(), "default", testKey, 7, 0))
 	_, err = s.Pages().Get(t.Context(), big.ID)
 	require.ErrorIs(t, err, events.ErrPageMissing)
 	got, err := s.Pages().Get(t.Context(), other.ID)
@@ -444,7 +444,7 @@ func TestListAndPurgePages(t *testing.T) {
 	require.NoError(t, err)
 	require.Error(t, s.Pages().Purge(t.Context(), "default", "*"))
 	require.Error(t, s.Pages().Purge(t.Context(), "*", testKey))
-	require.Error(t, s.Pages().PurgeRun(t.Context(), "default", ">", 7))
+	require.Error(t, s.Pages().PurgeRun(t.Context(), "default", ">", 7, 0))
 	_, err = s.Pages().Get(t.Context(), other.ID)
 	require.NoError(t, err)
 }
@@ -461,7 +461,7 @@ func TestPageAfterItsRunWasPurged(t *testing.T) {
 		got, err := s.Pages().Get(t.Context(), p.ID)
 		require.NoError(t, err)
 		requirePage(t, p, got)
-		require.NoError(t, s.Pages().PurgeRun(t.Context(), "default", testKey, 7))
+		require.NoError(t, s.Pages().PurgeRun(t.Context(), "default", testKey, 7, 0))
 	}
 }
 
@@ -477,7 +477,7 @@ func TestPagesAreWrittenConcurrently(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	numbers, err := s.Pages().List(t.Context(), "default", testKey, 7)
+	numbers, err := s.Pages().List(t.Context(), "default", testKey, 7, 0)
 	require.NoError(t, err)
 	require.Len(t, numbers, 60)
 	info, err := s.JetStream().Stream(t.Context(), events.StreamPages)
@@ -525,10 +525,10 @@ func TestPagesRoundTrip(t *testing.T) {
 		require.Equal(t, "sealed", p.Next)
 		require.Equal(t, n == 2, p.Last)
 	}
-	numbers, err := s.Pages().List(ctx, "default", testKey, 7)
+	numbers, err := s.Pages().List(ctx, "default", testKey, 7, 0)
 	require.NoError(t, err)
 	require.Equal(t, []int{1, 2, 3}, numbers)
 	_, err = s.Pages().Get(ctx, pages.ID{Tenant: "default", Key: testKey, Run: 7, Number: 4})
 	require.ErrorIs(t, err, events.ErrPageMissing)
-	require.NoError(t, s.Pages().PurgeRun(ctx, "default", testKey, 7))
+	require.NoError(t, s.Pages().PurgeRun(ctx, "default", testKey, 7, 0))
 }

@@ -49,3 +49,16 @@ func TestValuesAreSplitByTheirUse(t *testing.T) {
 	_, _, auth = secrets.Split(secrets.Values{"Authorization": "a"})
 	require.Nil(t, auth)
 }
+
+// The values of a sheet are those that were stored for it alone, whatever their names look like.
+func TestValuesOfSheets(t *testing.T) {
+	t.Parallel()
+	kept := secrets.Values{
+		secrets.Sheet(1, "Authorization"): "a", secrets.Sheet(1, secrets.Param("sheet:2:x")): `"b"`, secrets.Sheet(1, secrets.Auth): `{}`,
+		secrets.Sheet(11, "Authorization"): "c", secrets.Sheet(0, "sheet"): "d", "Authorization": "e",
+	}
+	require.Equal(t, map[string]string{"sheet": "d"}, map[string]string(secrets.OfSheet(kept, 0)))
+	require.Equal(t, map[string]string{"Authorization": "a", secrets.Param("sheet:2:x"): `"b"`, secrets.Auth: `{}`}, map[string]string(secrets.OfSheet(kept, 1)))
+	require.Empty(t, secrets.OfSheet(kept, 2))
+	require.Equal(t, map[string]string{"Authorization": "c"}, map[string]string(secrets.OfSheet(kept, 11)))
+}

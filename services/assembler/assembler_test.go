@@ -219,7 +219,7 @@ func TestOtherPagesThanCrawledFail(t *testing.T) {
 	t.Parallel()
 	st := newStage(t)
 	x := st.crawled(page(4, 2, 0, 2), page(4, 2, 2, 2))
-	require.NoError(t, st.journal.Pages().PurgeRun(t.Context(), "default", testKey, x.Run))
+	require.NoError(t, st.journal.Pages().PurgeRun(t.Context(), "default", testKey, x.Run, 0))
 	for n, from := range []int{0, 7} {
 		p := page(4, 2, from, 2)
 		p.ID = pages.ID{Tenant: "default", Key: testKey, Run: x.Run, Number: n + 1}
@@ -236,7 +236,7 @@ func TestMissingPageFails(t *testing.T) {
 	t.Parallel()
 	st := newStage(t)
 	x := st.crawled(page(4, 2, 0, 2), page(4, 2, 2, 2))
-	require.NoError(t, st.journal.Pages().PurgeRun(t.Context(), "default", testKey, x.Run))
+	require.NoError(t, st.journal.Pages().PurgeRun(t.Context(), "default", testKey, x.Run, 0))
 	require.NoError(t, st.service(Config{}).handle(t.Context(), st.delivery(x)))
 	got := st.read()
 	require.Equal(t, events.StateFailed, got.State)

@@ -31,7 +31,7 @@ func (st *stage) declared(paging events.Paging, proof string, names string, all 
 		_, err := st.journal.Pages().Publish(st.t.Context(), p)
 		require.NoError(st.t, err)
 	}
-	listed, err := st.journal.Pages().List(st.t.Context(), "default", testKey, x.RequestedSeq)
+	listed, err := st.journal.Pages().List(st.t.Context(), "default", testKey, x.RequestedSeq, 0)
 	require.NoError(st.t, err)
 	require.Len(st.t, listed, len(all), "page 0 is no page of rows")
 	return st.append(x, &events.ExportCrawled{Run: x.RequestedSeq, Pages: len(all), Manifest: manifest.Sum(), Proof: &events.Proof{Kind: proof}})

@@ -189,7 +189,7 @@ func (c *crawl) beginAgain(ctx context.Context, refused *keptTokenError) error {
 	}
 	old := c.into
 	c.into, c.begun, c.restored, c.have = c.secondRun(), true, 0, c.emptyInventory()
-	return c.pages.PurgeRun(ctx, c.x.Tenant, c.x.Key, old)
+	return c.pages.PurgeRun(ctx, c.x.Tenant, c.x.Key, old, 0)
 }
 
 // publishColumns stores the names of the rows as page 0 of the run, where pages have no header. The first

@@ -114,7 +114,7 @@ func TestChainedPages(t *testing.T) {
 	stop := startChained(t, s, url)
 	<-reached
 	stop()
-	have, err := s.Pages().List(t.Context(), x.Tenant, x.Key, x.RequestedSeq)
+	have, err := s.Pages().List(t.Context(), x.Tenant, x.Key, x.RequestedSeq, 0)
 	require.NoError(t, err)
 	require.Len(t, have, 5)
 	stored, err := s.Pages().Get(t.Context(), pages.ID{Tenant: x.Tenant, Key: x.Key, Run: x.RequestedSeq, Number: 5})

@@ -120,7 +120,7 @@ func (c *crawl) raw(ctx context.Context) (*events.ExportCrawled, error) {
 	if c.x.Request.Raw != nil {
 		want = c.x.Request.Raw.Pages
 	}
-	have, err := c.pages.List(ctx, c.x.Tenant, c.x.Key, events.RawRun)
+	have, err := c.pages.List(ctx, c.x.Tenant, c.x.Key, events.RawRun, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -152,7 +152,7 @@ func (c *crawl) chooseRun(ctx context.Context) (have []int, err error) {
 	defer stop()
 	c.into = c.x.RequestedSeq
 	if c.chained() && !c.attempt.fresh {
-		if have, err = c.pages.List(ctx, c.x.Tenant, c.x.Key, c.secondRun()); err != nil {
+		if have, err = c.pages.List(ctx, c.x.Tenant, c.x.Key, c.secondRun(), 0); err != nil {
 			return nil, err
 		}
 		if len(have) > 0 {
@@ -160,24 +160,24 @@ func (c *crawl) chooseRun(ctx context.Context) (have []int, err error) {
 		}
 	}
 	if !c.begun {
-		if have, err = c.pages.List(ctx, c.x.Tenant, c.x.Key, c.into); err != nil {
+		if have, err = c.pages.List(ctx, c.x.Tenant, c.x.Key, c.into, 0); err != nil {
 			return nil, err
 		}
 	}
 	var before []int
 	if len(have) == 0 && c.x.ContinuesRun != 0 {
 		// A round that was meant to continue a run may have begun its own.
-		if c.x.ContinuesRun, err = c.pages.NewestRun(ctx, c.x.Tenant, c.x.Key, c.x.ContinuesRun); err != nil {
+		if c.x.ContinuesRun, err = c.pages.NewestRun(ctx, c.x.Tenant, c.x.Key, 0, c.x.ContinuesRun); err != nil {
 			return nil, err
 		}
-		if before, err = c.pages.List(ctx, c.x.Tenant, c.x.Key, c.x.ContinuesRun); err != nil {
+		if before, err = c.pages.List(ctx, c.x.Tenant, c.x.Key, c.x.ContinuesRun, 0); err != nil {
 			return nil, err
 		}
 	}
 	resumes := slices.Contains(before, 1)
 	if len(c.x.Timeline) > 1 && len(have) == 0 && !resumes {
 		// There were earlier rounds; their pages are not read again.
-		if err := c.pages.PurgeEarlierRuns(ctx, c.x.Tenant, c.x.Key, c.into); err != nil {
+		if err := c.pages.PurgeEarlierRuns(ctx, c.x.Tenant, c.x.Key, 0, c.into); err != nil {
 			return nil, err
 		}
 	}
@@ -206,7 +206,7 @@ func (c *crawl) chooseRun(ctx context.Context) (have []int, err error) {
 	if err := c.attempt.stillMine(ctx); err != nil {
 		return nil, err
 	}
-	if err := c.pages.PurgeEarlierRuns(ctx, c.x.Tenant, c.x.Key, c.into); err != nil {
+	if err := c.pages.PurgeEarlierRuns(ctx, c.x.Tenant, c.x.Key, 0, c.into); err != nil {
 		return nil, err
 	}
 	var refused *refusedPage

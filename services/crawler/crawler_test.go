@@ -213,7 +213,7 @@ func TestCrawlGoesOnAfterARestart(t *testing.T) {
 		<-reached // all four requests in flight hang
 	}
 	stop()
-	before, err := s.Pages().List(t.Context(), "default", key, x.RequestedSeq)
+	before, err := s.Pages().List(t.Context(), "default", key, x.RequestedSeq, 0)
 	require.NoError(t, err)
 	require.Len(t, before, 19)
 	asked := len(src.Requests())
@@ -258,7 +258,7 @@ func TestRetryContinuesTheRunOrBeginsAnew(t *testing.T) {
 			start(t, s, src.Client, Config{})
 			x := request(t, s, events.Export{}, src.URL, 10, 0)
 			failed := await(t, s, x.LastSeq, events.TypeFailed)
-			have, err := s.Pages().List(t.Context(), "default", key, x.RequestedSeq)
+			have, err := s.Pages().List(t.Context(), "default", key, x.RequestedSeq, 0)
 			require.NoError(t, err)
 			require.Equal(t, []int{1, 2, 3, 4}, have)
 			asked := len(src.Requests())
@@ -336,7 +336,7 @@ func TestRetryContinuesTheNewestRun(t *testing.T) {
 			if tc.began {
 				from = second.RequestedSeq
 			}
-			have, err := s.Pages().List(t.Context(), "default", key, from)
+			have, err := s.Pages().List(t.Context(), "default", key, from, 0)
 			require.NoError(t, err)
 			require.Contains(t, have, 1)
 

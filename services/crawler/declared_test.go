@@ -264,7 +264,7 @@ func TestDeclaredCrawlGoesOnAfterAStop(t *testing.T) {
 					<-reached
 					stop()
 					var err error
-					kept, err = s.Pages().List(t.Context(), "default", key, x.RequestedSeq)
+					kept, err = s.Pages().List(t.Context(), "default", key, x.RequestedSeq, 0)
 					require.NoError(t, err)
 					require.Len(t, kept, stopAt-1)
 					start(t, s, http.DefaultClient, Config{})
@@ -399,7 +399,7 @@ func TestKeptTokenIsRefused(t *testing.T) {
 			require.Equal(t, wantRows(28), dataRows(t, s, crawled.Run, crawled.Pages))
 			if tc.refuses {
 				require.NotEqual(t, x.RequestedSeq, crawled.Run)
-				left, err := s.Pages().List(t.Context(), "default", key, x.RequestedSeq)
+				left, err := s.Pages().List(t.Context(), "default", key, x.RequestedSeq, 0)
 				require.NoError(t, err)
 				require.Empty(t, left, "the pages of the run before are purged")
 			}
@@ -448,7 +448,7 @@ func TestChainAsksOnePageAhead(t *testing.T) {
 	var furthest atomic.Int64
 	second := make(chan struct{})
 	a.before = func(_ http.ResponseWriter, _ *http.Request, page, _ int) bool {
-		kept, err := s.Pages().List(t.Context(), "default", key, x.RequestedSeq)
+		kept, err := s.Pages().List(t.Context(), "default", key, x.RequestedSeq, 0)
 		if err != nil {
 			panic(err)
 		}
@@ -498,7 +498,7 @@ func TestColumnsWaitForSpace(t *testing.T) {
 	x := requestDeclared(t, s, events.Export{}, a.url, styles()["cursor"], 1, 0)
 	var refused atomic.Int64
 	room := func(int64) error {
-		kept, err := s.Pages().List(t.Context(), "default", key, x.RequestedSeq)
+		kept, err := s.Pages().List(t.Context(), "default", key, x.RequestedSeq, 0)
 		if err == nil && len(kept) == 6 && refused.Add(1) <= 3 {
 			return errors.New("the disk is full")
 		}

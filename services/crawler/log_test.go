@@ -57,7 +57,7 @@ func TestCrawledRowsAreThoseOfTheList(t *testing.T) {
 	start(t, s, src.Client, Config{Log: log.Logger()})
 	x := request(t, s, events.Export{}, src.URL, 10, 0)
 	await(t, s, x.LastSeq, events.TypeCrawled, events.TypeFailed)
-	stored, err := s.Pages().List(t.Context(), "default", key, x.RequestedSeq)
+	stored, err := s.Pages().List(t.Context(), "default", key, x.RequestedSeq, 0)
 	require.NoError(t, err)
 	require.Greater(t, len(stored), 2)
 	var lines []string

@@ -389,7 +389,7 @@ func (c *crawl) retreat(ctx context.Context) error {
 	if err := c.attempt.stillMine(ctx); err != nil {
 		return err
 	}
-	if err := c.pages.PurgeRun(ctx, c.x.Tenant, c.x.Key, c.into); err != nil {
+	if err := c.pages.PurgeRun(ctx, c.x.Tenant, c.x.Key, c.into, 0); err != nil {
 		return err
 	}
 	c.log.Info("pages gave way to an older export", "pages", c.have.sum().pages, "bytes", c.have.sum().bytes)

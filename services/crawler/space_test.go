@@ -397,11 +397,11 @@ func TestOnlyTheLatestCrawlYields(t *testing.T) {
 	}
 	first, second := crawlOf(), crawlOf()
 	require.ErrorIs(t, first.retreat(t.Context()), journal.ErrTakenOver)
-	pages, err := s.Pages().List(t.Context(), "default", x.Key, x.RequestedSeq)
+	pages, err := s.Pages().List(t.Context(), "default", x.Key, x.RequestedSeq, 0)
 	require.NoError(t, err)
 	require.Len(t, pages, 2)
 	require.ErrorIs(t, second.retreat(t.Context()), errYield)
-	pages, err = s.Pages().List(t.Context(), "default", x.Key, x.RequestedSeq)
+	pages, err = s.Pages().List(t.Context(), "default", x.Key, x.RequestedSeq, 0)
 	require.NoError(t, err)
 	require.Empty(t, pages)
 }

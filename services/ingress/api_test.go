@@ -561,7 +561,7 @@ func TestRetryNeedsWhatTheRequestBrought(t *testing.T) {
 	again := in.read(t, "default", key)
 	require.Equal(t, events.StateRequested, again.State)
 	require.Equal(t, x.ID, again.ID)
-	numbers, err := in.journal.Pages().List(t.Context(), "default", key, events.RawRun)
+	numbers, err := in.journal.Pages().List(t.Context(), "default", key, events.RawRun, 0)
 	require.NoError(t, err)
 	require.Equal(t, []int{1}, numbers)
 

@@ -187,7 +187,7 @@ func (s *Service) repeatable(ctx context.Context, x *events.Export) error {
 		return err
 	}
 	if req.Raw != nil {
-		have, err := s.pages.List(ctx, x.Tenant, x.Key, events.RawRun)
+		have, err := s.pages.List(ctx, x.Tenant, x.Key, events.RawRun, 0)
 		if err != nil {
 			return err
 		}

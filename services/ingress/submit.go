@@ -218,7 +218,7 @@ func (s *Service) dropPages(ctx context.Context, c call, key string) {
 	defer cancel()
 	x, err := s.journal.Read(ctx, c.tenant, key)
 	if err == nil && x.State == events.StateNone {
-		err = s.pages.PurgeRun(ctx, c.tenant, key, events.RawRun)
+		err = s.pages.PurgeRun(ctx, c.tenant, key, events.RawRun, 0)
 	}
 	if err != nil {
 		s.log(c.requestID).Warn("pages of a refused request are left over", "tenant", c.tenant, "hash_key", key, "error", err)

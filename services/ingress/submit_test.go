@@ -293,7 +293,7 @@ func TestRawRowsBecomePages(t *testing.T) {
 	a := in.post(t, "/v1/export/raw", eventstest.RawBody(string(text)))
 	x := in.read(t, events.DefaultTenant, a.key(t))
 	require.Equal(t, &events.RawRows{Pages: 4, Rows: 2502}, x.Request.Raw)
-	numbers, err := in.journal.Pages().List(t.Context(), x.Tenant, x.Key, events.RawRun)
+	numbers, err := in.journal.Pages().List(t.Context(), x.Tenant, x.Key, events.RawRun, 0)
 	require.NoError(t, err)
 	require.Equal(t, []int{1, 2, 3, 4}, numbers)
 	var all []json.RawMessage

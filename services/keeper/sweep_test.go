@@ -37,7 +37,7 @@ func (node *node) page(t testing.TB, key string, run uint64, number int, rows []
 
 func (node *node) pages(t testing.TB, key string, run uint64) []int {
 	t.Helper()
-	list, err := node.journal.Pages().List(t.Context(), events.DefaultTenant, key, run)
+	list, err := node.journal.Pages().List(t.Context(), events.DefaultTenant, key, run, 0)
 	require.NoError(t, err)
 	return list
 }
