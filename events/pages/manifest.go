@@ -38,8 +38,7 @@ func (m Manifest) Clone() Manifest {
 // Sum returns the manifest in lower-case hexadecimal.
 func (m Manifest) Sum() string { return hex.EncodeToString(m.h.Sum(nil)) }
 
-// SumSheets returns the manifest of an export with several sheets: the SHA-256 over their manifests, as text, in
-// order.
+// SumSheets returns the manifest of an export with sheets: the SHA-256 over their manifests, as text, in order.
 func SumSheets(sheets []events.SheetPages) string {
 	h := sha256.New()
 	for _, sheet := range sheets {

@@ -579,8 +579,8 @@ func cmpErr(a, b error) error {
 	return b
 }
 
-// NewestRun returns the newest run of a key, from one on, in which a sheet has page 1, the first page of a run. If
-// there is none it returns from.
+// NewestRun returns the newest run of a key, from one on, in which a sheet has page 1, the first page of a
+// run. If there is none it returns from.
 func (s *Store) NewestRun(ctx context.Context, tenant, key string, sheet int, from uint64) (uint64, error) {
 	runs, err := s.runs(ctx, tenant, key)
 	newest := from
@@ -592,7 +592,8 @@ func (s *Store) NewestRun(ctx context.Context, tenant, key string, sheet int, fr
 	return newest, err
 }
 
-// PurgeEarlierRuns deletes the pages of a sheet in the runs of a key before run, except rows that came with a request.
+// PurgeEarlierRuns deletes the pages of a sheet in the runs of a key before run, except rows that came with a
+// request.
 func (s *Store) PurgeEarlierRuns(ctx context.Context, tenant, key string, sheet int, run uint64) error {
 	return s.purgeRuns(ctx, tenant, key, func(r sheetRun) bool { return r.sheet == sheet && r.Run < run })
 }
@@ -615,8 +616,8 @@ func (s *Store) purgeRuns(ctx context.Context, tenant, key string, which func(sh
 	return err
 }
 
-// List returns the numbers of the pages of a sheet in a run, from 1 on, ascending, from the leader. A request without
-// sheets has sheet 0. Pages are written completely, so the first part represents the page.
+// List returns the numbers of the pages of a sheet in a run, from 1 on, ascending, from the leader. A request
+// without sheets has sheet 0. Pages are written completely, so the first part represents the page.
 func (s *Store) List(ctx context.Context, tenant, key string, run uint64, sheet int) ([]int, error) {
 	prefix := runPrefix(tenant, key, run, sheet)
 	info, err := streams.LeaderInfo(ctx, s.stream, jetstream.WithSubjectFilter(prefix+"*.1"))
