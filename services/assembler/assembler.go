@@ -353,6 +353,7 @@ func (s *Service) explain(ctx context.Context, err error, about string) error {
 		return err
 	}
 	var columns *encode.TooManyColumnsError
+	var empty *encode.NoValuesError
 	var malformed *encode.RowsError
 	code := ""
 	switch {
@@ -360,6 +361,8 @@ func (s *Service) explain(ctx context.Context, err error, about string) error {
 		return &failure{code: events.CodeStore, reason: about + err.Error() + "; a retry crawls from the beginning"}
 	case errors.As(err, &columns):
 		code = events.CodeLimitColumns
+	case errors.As(err, &empty):
+		code = events.CodeSourcePath
 	case errors.Is(err, encode.ErrTooLarge):
 		code = events.CodeLimitBytes
 	case errors.Is(err, encode.ErrNoHeader), errors.Is(err, encode.ErrNoPages), errors.Is(err, encode.ErrPageOrder), errors.As(err, &malformed):

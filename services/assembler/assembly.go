@@ -70,7 +70,8 @@ func (s *Service) newAssembly(ctx context.Context, x *events.Export) (*assembly,
 	a.zipped = !a.options.NoZip || a.options.Manifest || a.options.MaxRows > 0 || len(a.formats) > 1 ||
 		req.SheetCount() > 1 && !a.formats[0].ManySheets
 	var err error
-	if a.zones.Display, err = time.LoadLocation(a.options.Timezone); err == nil && a.options.SourceTimezone != "" {
+	a.zones.Display, err = time.LoadLocation(a.options.Timezone)
+	if err == nil && a.options.SourceTimezone != "" {
 		a.zones.Source, err = time.LoadLocation(a.options.SourceTimezone)
 	}
 	if err != nil {
@@ -221,10 +222,11 @@ func (a *assembly) writeDocument(ctx context.Context, f *os.File, format encode.
 	if len(tables) == 1 {
 		label = tables[0].label
 	}
+	sheetName := ""
 	if label != "" {
-		content.Sheet = tables[0].title
+		content.Sheet, sheetName = tables[0].title, tables[0].name
 	}
-	content.Name = a.name(content.Sheet, part, format.Ext)
+	content.Name = a.name(sheetName, part, format.Ext)
 	if a.listed += listedSize(content); len(a.documents) == maxDocuments || a.listed > maxListed {
 		return whole, &failure{code: events.CodeLimitRows, reason: fmt.Sprintf(
 			"options.max_rows: %d rows in each make more than the %d files that an export may have",
@@ -269,7 +271,7 @@ func (a *assembly) writeDocument(ctx context.Context, f *os.File, format encode.
 	}
 	a.documents = append(a.documents, content)
 	for _, w := range res.Warnings {
-		a.written = append(a.written, events.Warning{Code: w.Code, Message: label + w.Message})
+		a.written = append(a.written, events.Warning{Code: w.Code, Message: w.Message})
 	}
 	if a.zipped {
 		return whole, a.zip.End()
@@ -277,7 +279,7 @@ func (a *assembly) writeDocument(ctx context.Context, f *os.File, format encode.
 	return out.Finish(ctx)
 }
 
-// name returns the name of a document, which differs from those of all others on every file system.
+// name returns the name of a document of a sheet, which differs from those of all others on every file system.
 func (a *assembly) name(sheet string, part int, ext string) string {
 	req := &a.x.Request
 	if a.plain {

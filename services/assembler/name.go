@@ -11,6 +11,9 @@ import (
 // lengthen the name.
 const maxName = 200
 
+// maxSheetName is the maximum length of a sheet's title in the name of its document, in bytes.
+const maxSheetName = 90
+
 // EntryName returns the name of an export's file inside its zip:
 // "<title>-1.<type>" when numbered, as exports of a source are, else
 // "<title>.<type>". The type keeps its case.
@@ -33,8 +36,8 @@ func EntryName(title, extType string, numbered bool) string {
 }
 
 // documentName returns the name of a document that holds one sheet of several, if sheet is not "", and the
-// part-th part of a sheet, if part is not 0: "<title>-<sheet>-001.csv". ext has its dot. n is 1, or higher if
-// the name is taken.
+// part-th part of a sheet, if part is not 0: "<title>-<sheet>-001.csv". sheet is clean, and ext has its dot.
+// n is 1, or higher if the name is taken.
 func documentName(title, sheet string, part int, ext string, n int) string {
 	suffix := ""
 	if sheet != "" {

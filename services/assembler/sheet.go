@@ -1,10 +1,12 @@
 package assembler
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 
 	"sheaf/events"
 	"sheaf/events/pages"
@@ -16,6 +18,7 @@ import (
 type sheet struct {
 	label   string // begins what is said about the sheet; "" for the only one
 	title   string // "" for the only sheet of a request without sheets
+	name    string // in the names of its documents
 	request events.Request
 	crawled events.SheetPages
 	start   *proof // of the columns page, if there is one, and no other
@@ -43,6 +46,7 @@ func (a *assembly) openSheet(ctx context.Context, i int) (*sheet, error) {
 	}
 	if len(x.Request.Sheets) > 1 {
 		sh.label = fmt.Sprintf("sheet %d %q: ", i+1, sh.title)
+		sh.name = cmp.Or(cleanName(sh.title, maxSheetName), strconv.Itoa(i+1))
 	}
 	sh.start = newProof(&sh.request, sh.crawled)
 	sh.get = func(ctx context.Context, n int) (pages.Page, error) {

@@ -1,0 +1,438 @@
+package assembler
+
+import (
+	"archive/zip"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"sheaf/events"
+	"sheaf/events/pages"
+	"sheaf/events/rows"
+	"sheaf/services/assembler/encode"
+	"sheaf/services/assembler/encode/archive"
+
+	"github.com/stretchr/testify/require"
+)
+
+// Two formats of the tests: LINES has a document for each sheet and reads it twice, first for the number of its
+// rows. BOOK holds all sheets and is compressed already.
+var (
+	linesFormat = encode.Format{Format: events.Format{Name: "LINES", Ext: ".lines", MediaType: "text/x-lines"},
+		Write: writeLines}
+	bookFormat = encode.Format{Format: events.Format{Name: "BOOK", Ext: ".book", MediaType: "text/x-book", ManySheets: true},
+		Compressed: true, Write: writeLines}
+)
+
+func init() { formats = append(formats, linesFormat, bookFormat) }
+
+var errColumns = encode.TooManyColumnsError{Columns: 9, Max: 3}
+
+func writeLines(ctx context.Context, out *archive.Output, doc encode.Document) (res encode.Result, err error) {
+	w, err := archive.NewWriter(out)
+	if err != nil {
+		return res, err
+	}
+	for _, sheet := range doc.Sheets {
+		var titles []string
+		for _, c := range sheet.Columns {
+			titles = append(titles, c.Title)
+		}
+		if slices.Contains(titles, "too many") {
+			return res, &errColumns
+		}
+		count, err := eachRow(ctx, sheet, func([]byte) error { return nil })
+		if err != nil {
+			return res, err
+		}
+		fmt.Fprintf(w, "%s|%s|%s|%d\n", sheet.Title, strings.Join(titles, ","), doc.Created.Format(time.RFC3339), count)
+		again, err := eachRow(ctx, sheet, func(row []byte) error {
+			_, err := fmt.Fprintf(w, "%s\n", row)
+			return err
+		})
+		if err != nil {
+			return res, err
+		}
+		if again != count {
+			return res, fmt.Errorf("%d rows and then %d", count, again)
+		}
+		res.Rows = append(res.Rows, count)
+		res.Warnings = append(res.Warnings, encode.Warning{Code: "SAID", Message: "by every document"})
+	}
+	return res, w.Close()
+}
+
+func eachRow(ctx context.Context, sheet encode.Sheet, each func(row []byte) error) (count int64, err error) {
+	next := sheet.Open()
+	for number := 1; ; number++ {
+		p, err := next(ctx)
+		if errors.Is(err, io.EOF) {
+			return count, nil
+		}
+		if err != nil {
+			return count, fmt.Errorf("page %d: %w", number, err)
+		}
+		if p.Number != number {
+			return count, fmt.Errorf("page %d came as %d", p.Number, number)
+		}
+		for n := range p.RowCount {
+			if n == 0 && p.SkipFirst {
+				continue
+			}
+			row := rows.Slice(nil, p.Rows, n, n+1)
+			if err := each(row[1 : len(row)-1]); err != nil {
+				return count, err
+			}
+			count++
+		}
+		if p.Release != nil {
+			p.Release()
+		}
+	}
+}
+
+// listed is an export of one or several lists, as it is crawled: one slice of pages for each sheet. The first
+// page of a sheet with paging is page 0.
+func (st *stage) listed(req events.Request, sheets ...[]pages.Page) events.Export {
+	st.t.Helper()
+	x := st.append(events.Export{}, &events.ExportRequested{
+		CreatedAt: time.Date(2026, 11, 30, 7, 0, 0, 123, time.UTC), Request: req})
+	crawled := events.ExportCrawled{Run: x.RequestedSeq}
+	for i, all := range sheets {
+		manifest, one := pages.NewManifest(), x.Request.Sheet(i)
+		from := events.SheetPages{Run: x.RequestedSeq}
+		for n, p := range all {
+			if !one.HasColumnsPage() {
+				n++
+			}
+			p.ID = pages.ID{Tenant: "default", Key: testKey, Run: from.Run, Sheet: i, Number: n}
+			rowsOf := p.DataRows()
+			manifest.Add(p.Number, rowsOf, sha256.Sum256(p.Rows))
+			_, err := st.journal.Pages().Publish(st.t.Context(), p)
+			require.NoError(st.t, err)
+			if n > 0 {
+				from.Pages++
+				from.Rows += int64(rowsOf)
+			}
+		}
+		from.Manifest = manifest.Sum()
+		crawled.Pages += from.Pages
+		if crawled.Manifest = from.Manifest; len(req.Sheets) > 0 {
+			crawled.Sheets = append(crawled.Sheets, from)
+		}
+	}
+	return st.append(x, &crawled)
+}
+
+// entries returns the documents of a file: those of its zip, or the file itself under its name.
+func (st *stage) entries(file events.File) (names []string, contents map[string]string) {
+	st.t.Helper()
+	f, err := st.files.Open(st.t.Context(), file.Store)
+	require.NoError(st.t, err)
+	defer func() { require.NoError(st.t, f.Close()) }()
+	data, err := io.ReadAll(f)
+	require.NoError(st.t, err)
+	require.Equal(st.t, file.Size, int64(len(data)))
+	require.Equal(st.t, file.SHA256, sumOf(data))
+	contents = map[string]string{}
+	if !strings.HasSuffix(file.Store, ".zip") {
+		contents[file.Name] = string(data)
+		return []string{file.Name}, contents
+	}
+	z, err := zip.NewReader(bytes.NewReader(data), int64(len(data)))
+	require.NoError(st.t, err)
+	for _, entry := range z.File {
+		r, err := entry.Open()
+		require.NoError(st.t, err)
+		all, err := io.ReadAll(r)
+		require.NoError(st.t, err)
+		names, contents[entry.Name] = append(names, entry.Name), string(all)
+	}
+	require.Len(st.t, contents, len(z.File), "names are unique")
+	total := int64(0)
+	for i, c := range file.Contents {
+		require.Equal(st.t, names[i], c.Name)
+		require.EqualValues(st.t, len(contents[c.Name]), c.Size)
+		if len(names) > 1 || c.SHA256 != "" {
+			require.Equal(st.t, sumOf([]byte(contents[c.Name])), c.SHA256)
+		}
+		total += c.Rows
+	}
+	if file.Contents != nil {
+		require.Zero(st.t, total%max(file.Rows, 1), "each format has all rows")
+	}
+	return names, contents
+}
+
+func sumOf(data []byte) string {
+	sum := sha256.Sum256(data)
+	return hex.EncodeToString(sum[:])
+}
+
+// complete assembles an export and returns it completed.
+func (st *stage) complete(cfg Config, x events.Export) events.Export {
+	st.t.Helper()
+	require.NoError(st.t, st.service(cfg).handle(st.t.Context(), st.delivery(x)))
+	got := st.read()
+	require.Equal(st.t, events.StateCompleted, got.State, "%+v", got.Failure)
+	require.Equal(st.t, []string{got.Files[0].Store}, st.stored(), "and no other file or draft")
+	return got
+}
+
+func listRequest(extType string, o events.Options) events.Request {
+	req := events.Request{ExtType: extType, Title: "订单", UserID: "123", SourceType: events.SourceHTTP, Timestamp: 1625106204,
+		HTTP: &events.HTTPRequest{URL: "http://user:pw@127.0.0.1/orders?token=sesame", Method: "GET", Limit: 2, Conn: 1}}
+	if o != (events.Options{}) {
+		req.Options = &o
+	}
+	return req
+}
+
+// sheetsRequest has a sheet for each title. Those that end in * are without a header row.
+func sheetsRequest(extType string, o events.Options, titles ...string) events.Request {
+	req := listRequest(extType, o)
+	for _, title := range titles {
+		from := *req.HTTP
+		title, bare := strings.CutSuffix(title, "*")
+		if bare {
+			from.Paging = &events.Paging{Type: events.PagingPage}
+		}
+		req.Sheets = append(req.Sheets, events.Sheet{Title: title, HTTP: &from})
+	}
+	req.HTTP, req.SourceType = nil, ""
+	return req
+}
+
+const stamp = "2021-07-01T02:23:24Z"
+
+func rowText(id int) string { return fmt.Sprintf(`{"id":%d,"name":"客户 %d"}`, id, id) }
+
+// lineText is what LINES writes of a sheet.
+func lineText(title, columns string, ids ...int) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s|%s|%s|%d\n", title, columns, stamp, len(ids))
+	for _, id := range ids {
+		b.WriteString(rowText(id) + "\n")
+	}
+	return b.String()
+}
+
+func columnsPage(names string) pages.Page {
+	p := bare(-1, names)
+	p.HeaderRow = true
+	return p
+}
+
+// An export has a document for each format, sheet and part.
+func TestDocuments(t *testing.T) {
+	t.Parallel()
+	five := []pages.Page{page(5, 3, 0, 2), page(5, 3, 2, 2), page(5, 3, 4, 1)}
+	customers := []pages.Page{columnsPage(`{"id":"id","name":"name"}`), bare(3, rowText(7), rowText(8)), bare(3), bare(3, rowText(9))}
+	headerOnly := []pages.Page{page(0, 1, 0, 0)}
+	nothing := []pages.Page{bare(0)}
+	const own, names = "编号,姓名", "id,name"
+	for _, tc := range []struct {
+		claim string
+		req   events.Request
+		pages [][]pages.Page
+		rows  int64
+		want  []string // name, content
+	}{
+		{"one format", listRequest("lines", events.Options{}), [][]pages.Page{five}, 5,
+			[]string{"订单.lines", lineText("", own, 0, 1, 2, 3, 4)}},
+		{"two formats", listRequest("LINES, book", events.Options{}), [][]pages.Page{five}, 5,
+			[]string{"订单.lines", lineText("", own, 0, 1, 2, 3, 4), "订单.book", lineText("", own, 0, 1, 2, 3, 4)}},
+		{"a part for each row", listRequest("LINES", events.Options{MaxRows: 1}), [][]pages.Page{five}, 5,
+			[]string{"订单-001.lines", lineText("", own, 0), "订单-002.lines", lineText("", own, 1), "订单-003.lines", lineText("", own, 2),
+				"订单-004.lines", lineText("", own, 3), "订单-005.lines", lineText("", own, 4)}},
+		{"parts that end within pages", listRequest("BOOK", events.Options{MaxRows: 3}), [][]pages.Page{five}, 5,
+			[]string{"订单-001.book", lineText("", own, 0, 1, 2), "订单-002.book", lineText("", own, 3, 4)}},
+		{"parts that end with pages", listRequest("BOOK", events.Options{MaxRows: 2}),
+			[][]pages.Page{{five[0], five[1], page(5, 3, 0, 0), five[2]}}, 5,
+			[]string{"订单-001.book", lineText("", own, 0, 1), "订单-002.book", lineText("", own, 2, 3), "订单-003.book", lineText("", own, 4)}},
+		{"as many rows as a part has", listRequest("LINES", events.Options{MaxRows: 5}), [][]pages.Page{five}, 5,
+			[]string{"订单-001.lines", lineText("", own, 0, 1, 2, 3, 4)}},
+		{"parts of no rows", listRequest("LINES", events.Options{MaxRows: 2}), [][]pages.Page{headerOnly}, 0,
+			[]string{"订单-001.lines", lineText("", own)}},
+		{"nothing at all", listRequest("LINES", events.Options{MaxRows: 2}), [][]pages.Page{nothing}, 0,
+			[]string{"订单-001.lines", lineText("", "")}},
+		{"sheets", sheetsRequest("LINES,BOOK", events.Options{}, "订单", "客户*", "空"), [][]pages.Page{five, customers, headerOnly}, 8,
+			[]string{"订单-订单.lines", lineText("订单", own, 0, 1, 2, 3, 4), "订单-客户.lines", lineText("客户", names, 7, 8, 9), "订单-空.lines", lineText("空", own),
+				"订单.book", lineText("订单", own, 0, 1, 2, 3, 4) + lineText("客户", names, 7, 8, 9) + lineText("空", own)}},
+		{"sheets in parts", sheetsRequest("BOOK", events.Options{MaxRows: 2}, "a", "b*"), [][]pages.Page{{page(2, 1, 0, 2)}, customers}, 5,
+			[]string{"订单-a-001.book", lineText("a", own, 0, 1), "订单-b-001.book", lineText("b", names, 7, 8), "订单-b-002.book", lineText("b", names, 9)}},
+		{"one sheet", sheetsRequest("LINES", events.Options{}, "客户*"), [][]pages.Page{customers}, 3,
+			[]string{"订单.lines", lineText("客户", names, 7, 8, 9)}},
+		{"an empty sheet", sheetsRequest("BOOK", events.Options{}, "a*", "b"), [][]pages.Page{{bare(-1), bare(-1)}, nothing}, 0,
+			[]string{"订单.book", lineText("a", "") + lineText("b", "")}},
+		{"titles that make one name", sheetsRequest("LINES", events.Options{}, "a/", "A", "", "manifest"),
+			[][]pages.Page{headerOnly, headerOnly, headerOnly, headerOnly}, 0,
+			[]string{"订单-a.lines", lineText("a/", own), "订单-A-2.lines", lineText("A", own), "订单-3.lines", lineText("", own), "订单-manifest.lines", lineText("manifest", own)}},
+	} {
+		t.Run(tc.claim, func(t *testing.T) {
+			t.Parallel()
+			st := newStage(t)
+			got := st.complete(Config{}, st.listed(tc.req, tc.pages...))
+			require.Equal(t, tc.rows, got.Rows)
+			require.Equal(t, tc.rows, got.Files[0].Rows)
+			require.Equal(t, "订单.zip", got.Files[0].Name)
+			names, contents := st.entries(got.Files[0])
+			require.Len(t, got.Files[0].Contents, len(names))
+			var have []string
+			for i, name := range names {
+				have = append(have, name, contents[name])
+				require.EqualValues(t, strings.Count(contents[name], `{"id"`), got.Files[0].Contents[i].Rows)
+			}
+			require.Equal(t, tc.want, have)
+		})
+	}
+}
+
+// Every format can be the file itself, and be beside others in a zip. However often it is made, by however
+// many goroutines, the bytes are the same.
+func TestEveryFormat(t *testing.T) {
+	t.Parallel()
+	var all []pages.Page
+	for n := range 20 {
+		all = append(all, page(2000, 20, n*100, 100))
+	}
+	shas := func(st *stage, x events.Export) {
+		want := ""
+		for _, cfg := range []Config{{Parallel: 1}, {Parallel: 8}, {Parallel: 3, ReadAhead: 1 << 10}} {
+			completed, err := st.service(cfg).assemble(t.Context(), &x)
+			require.NoError(t, err)
+			if want == "" {
+				want = completed.Files[0].SHA256
+			}
+			require.Equal(t, want, completed.Files[0].SHA256)
+			require.EqualValues(t, 2000, completed.Rows)
+			names, contents := st.entries(completed.Files[0])
+			for _, name := range names {
+				require.NotEmpty(t, contents[name])
+			}
+		}
+	}
+	var every []string
+	for _, f := range Formats() {
+		every = append(every, f.Name)
+		t.Run(f.Name, func(t *testing.T) {
+			t.Parallel()
+			st := newStage(t)
+			x := st.listed(listRequest(f.Name, events.Options{NoZip: true}), all)
+			shas(st, x)
+			completed, err := st.service(Config{}).assemble(t.Context(), &x)
+			require.NoError(t, err)
+			file := completed.Files[0]
+			require.Equal(t, "订单"+f.Ext, file.Name)
+			require.True(t, strings.HasSuffix(file.Store, f.Ext))
+			require.Empty(t, file.Contents)
+		})
+	}
+	t.Run("all in one zip", func(t *testing.T) {
+		t.Parallel()
+		st := newStage(t)
+		shas(st, st.listed(listRequest(strings.Join(every, ","), events.Options{Manifest: true}), all))
+	})
+	t.Run("all in parts", func(t *testing.T) {
+		t.Parallel()
+		st := newStage(t)
+		shas(st, st.listed(listRequest(strings.Join(every, ","), events.Options{MaxRows: 333}), all))
+	})
+}
+
+// An assembly that ends anywhere leaves nothing, and the next one makes the same bytes.
+func TestAssembliesThatEndAnywhere(t *testing.T) {
+	t.Parallel()
+	st := newStage(t)
+	x := st.listed(sheetsRequest("LINES,BOOK", events.Options{MaxRows: 3, Manifest: true}, "a", "b"),
+		[]pages.Page{page(4, 2, 0, 2), page(4, 2, 2, 2)}, []pages.Page{page(1, 1, 0, 1)})
+	want, err := st.service(Config{}).assemble(t.Context(), &x)
+	require.NoError(t, err)
+	for at := 1; ; at++ {
+		reads := 0
+		ctx, cancel := context.WithCancel(t.Context())
+		s := st.service(Config{Room: func(bytes int64) error {
+			if reads++; reads == at {
+				cancel()
+			}
+			return nil
+		}})
+		_, err := s.assemble(ctx, &x)
+		ended := ctx.Err() != nil
+		cancel()
+		if !ended {
+			require.NoError(t, err)
+			require.Greater(t, at, 12, "pages were read")
+			break
+		}
+		require.ErrorIs(t, err, context.Canceled)
+	}
+	got, err := st.service(Config{}).assemble(t.Context(), &x)
+	require.NoError(t, err)
+	require.Equal(t, want.Files[0].SHA256, got.Files[0].SHA256)
+	require.Len(t, st.stored(), 3)
+}
+
+// A page that is lost or replaced after a format was written fails the export.
+func TestPagesChangeBetweenTwoFormats(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		claim    string
+		sheet    int
+		extType  string
+		options  events.Options
+		at       int // readings of page 2 of the sheet until it changes
+		replaced bool
+		code     string
+		reason   string
+	}{
+		{"lost between formats", 0, "BOOK,LINES", events.Options{}, 2, false, events.CodeStore, `LINES, sheet 1 "a": page 1: page missing`},
+		{"lost in the other sheet", 1, "BOOK,LINES", events.Options{}, 2, false, events.CodeStore, `LINES, sheet 2 "b": `},
+		{"replaced between formats", 1, "BOOK,LINES", events.Options{}, 2, true, events.CodeSourceIncomplete, `sheet 2 "b": the 2 pages are not those that were crawled`},
+		{"replaced between two readings of a format", 0, "LINES", events.Options{}, 1, true, events.CodeSourceIncomplete, "are not those that were crawled"},
+		{"lost between parts", 0, "LINES", events.Options{MaxRows: 1}, 2, false, events.CodeStore, `LINES, sheet 1 "a": page 1: `},
+		{"lost before the manifest", 0, "BOOK", events.Options{Manifest: true}, 2, false, events.CodeStore, `manifest.json: sheet 1 "a": `},
+		{"replaced before the manifest", 0, "BOOK", events.Options{Manifest: true}, 2, true, events.CodeSourceIncomplete, `manifest.json: sheet 1 "a": the 2 pages`},
+	} {
+		t.Run(tc.claim, func(t *testing.T) {
+			t.Parallel()
+			st := newStage(t)
+			x := st.listed(sheetsRequest(tc.extType, tc.options, "a", "b"),
+				[]pages.Page{page(4, 2, 0, 2), page(4, 2, 2, 2)}, []pages.Page{page(4, 2, 0, 2), page(4, 2, 2, 2)})
+			s := st.service(Config{})
+			a, err := s.newAssembly(t.Context(), &x)
+			require.NoError(t, err)
+			sh, reads := a.sheets[tc.sheet], 0
+			get := sh.get
+			sh.get = func(ctx context.Context, n int) (pages.Page, error) {
+				if n == 1 {
+					if reads++; reads > tc.at {
+						if !tc.replaced {
+							return pages.Page{}, events.ErrPageMissing
+						}
+						p := page(4, 2, 90, 2)
+						p.Number, p.SHA256 = 1, sha256.Sum256(p.Rows)
+						return p, nil
+					}
+				}
+				return get(ctx, n)
+			}
+			draft, err := st.files.Create(t.Context())
+			require.NoError(t, err)
+			defer draft.Discard()
+			_, err = a.write(t.Context(), draft.File())
+			var f *failure
+			require.ErrorAs(t, err, &f)
+			require.Equal(t, tc.code, f.code)
+			require.Contains(t, f.reason, tc.reason)
+		})
+	}
+}
