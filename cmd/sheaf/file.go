@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -55,10 +56,15 @@ func (f fileFlags) apply(fields map[string]json.RawMessage, output string, known
 		set(fields, "columns", columns)
 	}
 	options := map[string]json.RawMessage{}
-	for name, text := range map[string]string{"options": string(fields["options"]), "--options": f.Options} {
-		if text != "" && json.Unmarshal([]byte(text), &options) != nil {
-			return usagef("%s: it is not a JSON object", name)
+	for _, given := range [][2]string{{"options", string(fields["options"])}, {"--options", f.Options}} {
+		if given[1] == "" {
+			continue
 		}
+		var members map[string]json.RawMessage
+		if json.Unmarshal([]byte(given[1]), &members) != nil {
+			return usagef("%s: it is not a JSON object", given[0])
+		}
+		maps.Copy(options, members)
 	}
 	if f.Timezone != "" {
 		set(options, "timezone", f.Timezone)

@@ -49,6 +49,9 @@ func TestFlagsOfAFile(t *testing.T) {
 			body:  `{"options":{"flatten":1,"csv":{"guard":false}},"ext_type":"XLSX"}`, output: "x.zip",
 			want: `{"ext_type":"XLSX","options":{"flatten":1,"csv":{"bom":false},"timezone":"Asia/Shanghai","max_rows":7,"manifest":true,"keep_pages":36}}`,
 		},
+		"null is no option": {
+			flags: fileFlags{Timezone: "UTC", Options: "null"}, body: `{"options":null}`, output: "x.zip", want: `{"options":{"timezone":"UTC"}}`,
+		},
 		"formats are given once": {
 			flags: fileFlags{Format: []string{" xlsx", "XLSX"}}, body: `{}`, output: "x.zip", want: `{"ext_type":"XLSX"}`,
 		},
