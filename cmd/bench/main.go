@@ -38,6 +38,7 @@ type sizes struct {
 	writerRows, writerPairs int
 	exportRows, exportPairs int
 	pagingRows, pagingPairs int
+	formatRows, formatPairs int
 	chainPages              int
 	scales                  []int
 	smallExports            int           // in sequence
@@ -52,6 +53,7 @@ var (
 		writerRows: 500_000, writerPairs: 5,
 		exportRows: 500_000, exportPairs: 15,
 		pagingRows: 500_000, pagingPairs: 7, chainPages: 1000,
+		formatRows: 1_000_000, formatPairs: 5,
 		scales:       []int{10_000, 100_000, 1_000_000, 5_000_000},
 		smallExports: 1000, sustained: 20 * time.Second,
 		stageRows:   1_000_000,
@@ -62,6 +64,7 @@ var (
 		writerRows: 20_000, writerPairs: 1,
 		exportRows: 30_000, exportPairs: 2,
 		pagingRows: 30_000, pagingPairs: 1, chainPages: 50,
+		formatRows: 30_000, formatPairs: 1,
 		scales:       []int{1000, 10_000, 100_000},
 		smallExports: 30, sustained: 2 * time.Second,
 		stageRows:   100_000,
@@ -82,6 +85,7 @@ type part struct {
 
 var parts = []part{
 	{"writer", "The sheet writer", (*bench).writer},
+	{"formats", "Formats", (*bench).formats},
 	{"export", "A whole export", (*bench).export},
 	{"sources", "Ways to find the pages", (*bench).paging},
 	{"scaling", "Scaling", (*bench).scaling},
@@ -151,6 +155,8 @@ func command(ctx context.Context, args []string) error {
 			return floor(ctx, args[1:])
 		case "write":
 			return write(ctx, args[1:], os.Stdout)
+		case "format":
+			return writeFormat(ctx, args[1:], os.Stdout)
 		}
 	}
 	names := make([]string, len(parts))

@@ -297,6 +297,21 @@ func TestWritersMakeTheSameCells(t *testing.T) {
 	require.Equal(t, want, book(wayValues))
 }
 
+// Each format is written, plain or in a zip, and reports what it took.
+func TestFormatsAreWritten(t *testing.T) {
+	dir := t.TempDir()
+	pages := filepath.Join(dir, "pages")
+	require.NoError(t, writePages(pages, 500, 40))
+	for _, c := range formatCases() {
+		var report bytes.Buffer
+		require.NoError(t, writeFormat(t.Context(), append([]string{"-name", c.format, "-pages", pages, "-o", filepath.Join(dir, "out")},
+			c.flags...), &report), c.name)
+		var w written
+		require.NoError(t, json.Unmarshal(report.Bytes(), &w))
+		require.Greater(t, w.Size, int64(1000), c.name)
+	}
+}
+
 func TestReadSyncs(t *testing.T) {
 	all, err := readSyncs(strings.NewReader(`100 1700000000.000000 fsync(7) = 0 <0.002000>
 101 1700000000.001000 fsync(9 <unfinished ...>

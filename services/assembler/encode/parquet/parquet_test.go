@@ -426,9 +426,9 @@ func TestMemoryIsBounded(t *testing.T) { //nolint:paralleltest // it measures th
 		rows    int
 	}{
 		"mixed":          {mixedNames, "", 100_000},
-		"wide":           {wideNames(2000), wideRow(2000), 4000},
-		"widest, sparse": {wideNames(maxColumns), `{"c1":1}`, 2000},
-		"long texts":     {[]string{"a"}, `{"a":"` + strings.Repeat("长", 100_000) + `"}`, 500},
+		"wide":           {wideNames(2000), wideRow(2000), 3000},
+		"widest, sparse": {wideNames(maxColumns), `{"c1":1}`, 1000},
+		"long texts":     {[]string{"a"}, `{"a":"` + strings.Repeat("长", 100_000) + `"}`, 300},
 	} {
 		row := func(i int) string { return c.row }
 		if c.row == "" {
