@@ -85,12 +85,14 @@ func mod(a, b int64) int64 { return ((a % b) + b) % b }
 
 // zone is a location that remembers the offset of the last time, because the times of a column are mostly near.
 type zone struct {
-	loc        *time.Location
-	start, end int64 // the remembered offset applies from start to before end
+	loc *time.Location
+	// The remembered offset applies from start to before end. Package time may set end too early: on December 31
+	// of a leap year, it is before the time itself.
+	start, end int64
 	seconds    int64 // the remembered offset
 }
 
-// maxShift is more than any two offsets differ, in seconds.
+// maxShift is more than any two offsets differ, in seconds, and less than the time between two changes.
 const maxShift = 2 * secondsPerDay
 
 // offset returns the offset at a moment, in seconds.
@@ -117,18 +119,13 @@ func (z *zone) moment(wall int64) int64 {
 	if at := wall - z.seconds; at >= z.start && at-z.start >= maxShift && at < z.end {
 		return at
 	}
-	// The zones around that time, in order. The first one that lasts until the wall clock shows it decides.
-	before := int64(0)
-	for at := wall - maxShift; ; at = z.end {
-		offset := z.offset(at)
-		switch moment := wall - offset; {
-		case moment < z.start: // the clocks skipped it
-			return wall - before
-		case moment < z.end:
-			return moment
+	before, after := z.offset(wall-maxShift), z.offset(wall+maxShift)
+	for _, offset := range [...]int64{before, after} {
+		if z.offset(wall-offset) == offset {
+			return wall - offset
 		}
-		before = offset
 	}
+	return wall - before // the clocks skipped it
 }
 
 // timeReader reads the times of a column.

@@ -8,6 +8,7 @@ import (
 
 	"sheaf/events"
 	"sheaf/events/rows"
+	"sheaf/services/assembler/encode"
 )
 
 // maxLink is the maximum number of characters of a link, in UTF-16 code units (Excel's limit).
@@ -38,7 +39,12 @@ func newLink(r *Reader, template string) (parts []linkPart, err error) {
 		case !closed || key == "":
 			return nil, fmt.Errorf("%q lacks a key in braces, such as {id}", template)
 		}
-		parts = append(parts, linkPart{isKey: true, whole: r.member(&r.fields, key), path: r.at(key)})
+		part := linkPart{isKey: true, whole: r.member(&r.fields, key), path: r.at(key)}
+		r.places[part.whole].linked = true
+		if part.path >= 0 {
+			r.places[part.path].linked = true
+		}
+		parts = append(parts, part)
 		left = rest
 	}
 	return parts, nil
@@ -48,19 +54,19 @@ func newLink(r *Reader, template string) (parts []linkPart, err error) {
 func (r *Reader) linkCell(cell *Cell, k *column, col int32) {
 	start := len(r.text)
 	if len(k.link) == 0 {
-		span := r.slots[r.from[col]]
+		span := r.values[col].span
 		if span.Kind != rows.String || len(r.cursor.Raw(span)) > maxRawLink {
 			r.notes.column(col).links.add(r.notes.rows, cell.Text)
 			return
 		}
-		r.text = appendURL(r.text, r.textOf(span))
+		r.text = appendURL(r.text, r.linkText(span))
 	}
 	for _, part := range k.link {
 		if !part.isKey {
 			r.text = append(r.text, part.text...)
 			continue
 		}
-		span, ok := r.span(part.whole, part.path)
+		span, ok := r.linked(part.whole, part.path)
 		if !ok || span.Kind == rows.Null || span.Kind == rows.Object || span.Kind == rows.Array {
 			r.text = r.text[:start]
 			return // the row has nothing to link to
@@ -70,7 +76,7 @@ func (r *Reader) linkCell(cell *Cell, k *column, col int32) {
 			r.notes.column(col).links.add(r.notes.rows, cell.Text)
 			return
 		}
-		r.text = appendEscaped(r.text, r.textOf(span))
+		r.text = appendEscaped(r.text, r.linkText(span))
 	}
 	link := r.text[start:len(r.text):len(r.text)]
 	switch {
@@ -80,6 +86,12 @@ func (r *Reader) linkCell(cell *Cell, k *column, col int32) {
 	default:
 		r.notes.column(col).links.add(r.notes.rows, link)
 	}
+}
+
+// linkText returns the text of a scalar. It is valid until the next call.
+func (r *Reader) linkText(span rows.Span) []byte {
+	r.scratch = encode.AppendText(r.scratch[:0], r.cursor.At(span), maxText)
+	return r.scratch
 }
 
 // maxRawLink is the maximum number of bytes of a JSON string that may be a link: each character is an escape.
@@ -144,8 +156,9 @@ func isLink(url []byte) bool {
 
 // characters counts UTF-16 code units.
 func characters(text []byte) (n int) {
-	for _, r := range string(text) {
-		if n++; r > 0xFFFF {
+	for i := 0; i < len(text); n++ {
+		r, size := utf8.DecodeRune(text[i:])
+		if i += size; r > 0xFFFF {
 			n++
 		}
 	}

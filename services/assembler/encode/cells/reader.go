@@ -19,22 +19,20 @@ type Reader struct {
 
 	fields  object // of the rows
 	places  []place
-	slots   []rows.Span // by place, valid where stamps is stamp
-	stamps  []uint32
-	stamp   uint32
+	stamp   uint32  // of the current row
 	nested  []int32 // places of the objects and arrays that are not read yet
 	spare   guess   // of positions without a guess
-	scratch []byte  // of a decoded name
+	scratch []byte  // of a decoded name or a part of a link
 
 	cells   []Cell
 	present []int32 // columns that the row has a field for
+	last    int32   // of present, -1 for none
 	sorted  bool    // present is in column order
-	from    []int32 // by column: the place of its value, valid where marks is stamp
-	marks   []uint32
+	values  []value // by column
 
-	cursor *rows.Cursor // of the current row
-	text   []byte       // holds texts of the current row
-	joined int          // bytes of joined texts in the current row
+	cursor rows.Cursor // of the current row
+	text   []byte      // holds texts of the current row
+	joined int         // bytes of joined texts in the current row
 	notes  *Notes
 }
 
@@ -54,6 +52,11 @@ type guess struct {
 
 // place is a position in a row whose value is used: by a column, by a link or to find other places in it.
 type place struct {
+	span  rows.Span // the value, if stamp is that of the row
+	stamp uint32
+	// column is the only user, if it has no other place and the place has no other use; else -1.
+	column   int32
+	linked   bool // a link uses the value
 	users    []user
 	inside   *object   // nil if no member is used
 	elements []element // in ascending order
@@ -63,6 +66,13 @@ type place struct {
 type user struct {
 	column int32
 	whole  bool // the name of the field is the whole key
+}
+
+// value is the value of a column, if stamp is that of the row.
+type value struct {
+	span  rows.Span
+	stamp uint32
+	whole bool // it is of the field whose name is the whole key
 }
 
 type element struct {
@@ -85,11 +95,12 @@ func NewReader(sheet encode.Sheet) (*Reader, error) {
 		dates:   newDates(sheet.Zones),
 		fields:  object{places: map[string]int32{}, max: maxGuesses},
 		cells:   make([]Cell, len(sheet.Columns)),
-		from:    make([]int32, len(sheet.Columns)),
-		marks:   make([]uint32, len(sheet.Columns)),
+		values:  make([]value, len(sheet.Columns)),
 	}
+	single := make([]bool, len(sheet.Columns))
 	for i, c := range sheet.Columns {
 		whole, path := r.find(c)
+		single[i] = path < 0 || path == whole
 		r.use(whole, user{int32(i), true})
 		if path >= 0 && path != whole {
 			r.use(path, user{int32(i), false})
@@ -101,8 +112,12 @@ func NewReader(sheet encode.Sheet) (*Reader, error) {
 			return nil, fmt.Errorf("columns[%d].%w", i, err)
 		}
 	}
-	r.slots = make([]rows.Span, len(r.places))
-	r.stamps = make([]uint32, len(r.places))
+	for i := range r.places {
+		p := &r.places[i]
+		if p.column = -1; len(p.users) == 1 && single[p.users[0].column] && !p.linked && p.inside == nil && p.elements == nil {
+			p.column = p.users[0].column
+		}
+	}
 	r.notes = r.newNotes()
 	return r, nil
 }
@@ -173,16 +188,18 @@ func (r *Reader) Row(c *rows.Cursor) []Cell {
 	for _, col := range r.present {
 		r.cells[col] = Cell{}
 	}
-	r.present, r.sorted = r.present[:0], true
+	r.present, r.last, r.sorted = r.present[:0], -1, true
 	if r.stamp++; r.stamp == 0 { // it wrapped around after 2^32 rows, so old stamps would count as current
-		clear(r.stamps)
-		clear(r.marks)
+		for i := range r.places {
+			r.places[i].stamp = 0
+		}
+		clear(r.values)
 		r.stamp = 1
 	}
 	if cap(r.text) > maxScratch {
 		r.text = nil
 	}
-	r.text, r.joined, r.cursor = r.text[:0], 0, c
+	r.text, r.joined, r.cursor = r.text[:0], 0, *c
 	r.notes.rows++
 	r.members(c, &r.fields)
 	for len(r.nested) > 0 {
@@ -197,11 +214,10 @@ func (r *Reader) Row(c *rows.Cursor) []Cell {
 		if r.chosen {
 			r.notes.found[col] = true
 		}
-		if span := r.slots[r.from[col]]; span.Kind != rows.Null {
+		if span := r.values[col].span; span.Kind != rows.Null {
 			r.fill(&r.cells[col], col, span)
 		}
 	}
-	r.cursor = nil
 	return r.cells
 }
 
@@ -257,32 +273,43 @@ func (r *Reader) lookup(o *object, name []byte) int32 {
 
 // found records the value of a place.
 func (r *Reader) found(at int32, span rows.Span) {
-	r.slots[at] = span
-	if r.stamps[at] == r.stamp {
+	p := &r.places[at]
+	if p.column >= 0 {
+		r.give(user{p.column, true}, span)
 		return
 	}
-	r.stamps[at] = r.stamp
-	p := &r.places[at]
+	p.span = span
 	for _, u := range p.users {
-		if r.marks[u.column] == r.stamp {
-			if u.whole {
-				r.from[u.column] = at
-			}
-			continue
-		}
-		r.marks[u.column] = r.stamp
-		r.from[u.column] = at
-		r.sorted = r.sorted && (len(r.present) == 0 || r.present[len(r.present)-1] < u.column)
-		r.present = append(r.present, u.column)
+		r.give(u, span)
 	}
+	if p.stamp == r.stamp {
+		return
+	}
+	p.stamp = r.stamp
 	if p.inside != nil || p.elements != nil {
 		r.nested = append(r.nested, at)
 	}
 }
 
+// give gives a column a value.
+func (r *Reader) give(u user, span rows.Span) {
+	v := &r.values[u.column]
+	if v.stamp == r.stamp {
+		if u.whole || !v.whole {
+			v.span, v.whole = span, u.whole
+		}
+		return
+	}
+	v.span, v.whole, v.stamp = span, u.whole, r.stamp
+	r.sorted = r.sorted && u.column > r.last
+	r.last = u.column
+	r.present = append(r.present, u.column)
+}
+
 // enter reads the places in an object or array.
 func (r *Reader) enter(c *rows.Cursor, at int32) {
-	p, span := &r.places[at], r.slots[at]
+	p := &r.places[at]
+	span := p.span
 	switch {
 	case span.Kind == rows.Object && p.inside != nil:
 		in := c.Enter(span)
@@ -302,13 +329,14 @@ func (r *Reader) enter(c *rows.Cursor, at int32) {
 	}
 }
 
-// span returns the value of a link's key: of the field whose name is the whole key, else of the path.
-func (r *Reader) span(whole, path int32) (s rows.Span, ok bool) {
-	switch {
-	case r.stamps[whole] == r.stamp:
-		return r.slots[whole], true
-	case path >= 0 && r.stamps[path] == r.stamp:
-		return r.slots[path], true
+// linked returns the value at one of the places of a link's key: of the field whose name is the whole key, else
+// of the path.
+func (r *Reader) linked(whole, path int32) (s rows.Span, ok bool) {
+	if p := &r.places[whole]; p.stamp == r.stamp {
+		return p.span, true
+	}
+	if path >= 0 && r.places[path].stamp == r.stamp {
+		return r.places[path].span, true
 	}
 	return rows.Span{}, false
 }
