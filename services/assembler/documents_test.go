@@ -21,6 +21,7 @@ import (
 	"sheaf/services/assembler/encode/archive"
 
 	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
 )
 
 // Two formats of the tests: LINES has a document for each sheet and reads it twice, first for the number of its
@@ -434,5 +435,186 @@ func TestPagesChangeBetweenTwoFormats(t *testing.T) {
 			require.Equal(t, tc.code, f.code)
 			require.Contains(t, f.reason, tc.reason)
 		})
+	}
+}
+
+// unzipped returns an entry of a zip.
+func unzipped(t *testing.T, data, name string) string {
+	t.Helper()
+	z, err := zip.NewReader(strings.NewReader(data), int64(len(data)))
+	require.NoError(t, err)
+	f, err := z.Open(name)
+	require.NoError(t, err)
+	all, err := io.ReadAll(f)
+	require.NoError(t, err)
+	return string(all)
+}
+
+// A failure says which document and which sheet it is about, and leaves no file.
+func TestFailuresOfDocuments(t *testing.T) {
+	t.Parallel()
+	wide := bare(1, `{"a":"too many"}`, `{"a":1}`)
+	wide.HeaderRow = true
+	short := page(9, 1, 0, 2)
+	header := page(0, 1, 0, 0)
+	late := []pages.Page{bare(-1), bare(-1, rowText(1))} // page 1 is empty, so there is no header
+	zone := listRequest("LINES", events.Options{Timezone: "Mars/Olympus"})
+	sheetsLost := sheetsRequest("BOOK", events.Options{}, "a", "b")
+	chosen := listRequest("XLSX", events.Options{})
+	chosen.Columns = []events.Column{{Key: "nmae"}, {Key: "di"}}
+	var many []pages.Page
+	for n := range 11 {
+		many = append(many, page(1100, 11, n*100, 100))
+	}
+	for _, tc := range []struct {
+		claim  string
+		req    events.Request
+		pages  [][]pages.Page
+		code   string
+		reason string
+	}{
+		{"too many columns", listRequest("LINES", events.Options{}), [][]pages.Page{{wide}}, events.CodeLimitColumns, "LINES: " + errColumns.Error()},
+		{"too many columns in a sheet", sheetsRequest("LINES", events.Options{}, "a", "b"), [][]pages.Page{{header}, {wide}}, events.CodeLimitColumns, `LINES, sheet 2 "b": ` + errColumns.Error()},
+		{"too few rows in a sheet", sheetsRequest("BOOK", events.Options{}, "a", "b"), [][]pages.Page{{header}, {short}}, events.CodeSourceIncomplete, `sheet 2 "b": 2 rows were read, but the source announced 9`},
+		{"too few rows in parts", listRequest("LINES", events.Options{MaxRows: 1}), [][]pages.Page{{short}}, events.CodeSourceIncomplete, "2 rows were read, but the source announced 9"},
+		{"no header", listRequest("XLSX,LINES", events.Options{}), [][]pages.Page{late}, events.CodeSourceIncomplete, "XLSX: write the workbook: page 1 is empty"},
+		{"an unknown zone", zone, [][]pages.Page{{header}}, events.CodeInternal, "options.timezone: unknown time zone Mars/Olympus"},
+		{"too many files", listRequest("LINES", events.Options{MaxRows: 1}), [][]pages.Page{many}, events.CodeLimitRows, "options.max_rows: 1 rows in each make more than the 1000 files that an export may have"},
+		{"fewer sheets than asked for", sheetsLost, [][]pages.Page{{header}}, events.CodeInternal, "1 sheets were crawled of 2"},
+	} {
+		t.Run(tc.claim, func(t *testing.T) {
+			t.Parallel()
+			st := newStage(t)
+			x := st.listed(tc.req, tc.pages...)
+			require.NoError(t, st.service(Config{}).handle(t.Context(), st.delivery(x)))
+			got := st.read()
+			require.Equal(t, events.StateFailed, got.State)
+			require.Equal(t, tc.code, got.Failure.Code)
+			require.Contains(t, got.Failure.Reason, tc.reason)
+			require.Empty(t, st.stored())
+		})
+	}
+}
+
+// Cut into documents anywhere, the rows of any pages are each there once, in order, and every document but the
+// last is full.
+func TestWindows(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		headers := rapid.Bool().Draw(t, "headers")
+		var all []pages.Page
+		var want []string
+		manifest := pages.NewManifest()
+		for n, count := range rapid.SliceOfN(rapid.IntRange(0, 4), 1, 8).Draw(t, "rows") {
+			var texts []string
+			if headers {
+				texts = append(texts, headerRow)
+			}
+			for range count {
+				want = append(want, rowText(len(want)))
+				texts = append(texts, want[len(want)-1])
+			}
+			p := bare(-1, texts...)
+			p.HeaderRow, p.Number, p.SHA256 = headers, n+1, sha256.Sum256(p.Rows)
+			manifest.Add(p.Number, p.DataRows(), p.SHA256)
+			all = append(all, p)
+		}
+		from := events.HTTPRequest{Paging: &events.Paging{}, HeaderRow: headers}
+		req := events.Request{SourceType: events.SourceHTTP, HTTP: &from}
+		sh := &sheet{request: req, keys: newRowKeys(""), crawled: events.SheetPages{Pages: len(all)},
+			get: func(_ context.Context, n int) (pages.Page, error) {
+				p := all[n-1]
+				p.Rows = bytes.Clone(p.Rows)
+				return p, nil
+			}}
+		sh.start = newProof(&req, sh.crawled)
+		a := &assembly{s: &Service{cfg: Config{}.withDefaults()}, ahead: 1 << 20, progress: progress{told: time.Now()}}
+		max := rapid.Int64Range(1, 9).Draw(t, "max")
+		table := a.newTable(context.Background(), sh, max)
+		var got []string
+		for {
+			var document []string
+			for range rapid.IntRange(1, 2).Draw(t, "readings") {
+				document = nil
+				if _, err := eachRow(context.Background(), table.document(), func(row []byte) error {
+					document = append(document, string(row))
+					return nil
+				}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := table.finish(context.Background()); err != nil {
+				t.Fatal(err)
+			}
+			got = append(got, document...)
+			if table.count != int64(len(document)) {
+				t.Fatalf("%d rows were counted of %d", table.count, len(document))
+			}
+			if !table.more {
+				if len(document) == 0 && len(want) > 0 {
+					t.Fatal("an empty document after the last row")
+				}
+				break
+			}
+			if int64(len(document)) != max {
+				t.Fatalf("%d rows of %d, and more follow", len(document), max)
+			}
+			table.advance()
+		}
+		if !slices.Equal(got, want) {
+			t.Fatalf("%v instead of %v", got, want)
+		}
+		if _, problem := table.check.judge(len(all), manifest.Sum()); problem != "" {
+			t.Fatal(problem)
+		}
+	})
+}
+
+// Progress never falls, and ends where all readings of all pages end.
+func TestProgressOfManyReadings(t *testing.T) {
+	t.Parallel()
+	st := newStage(t)
+	x := st.listed(sheetsRequest("LINES,BOOK", events.Options{MaxRows: 1, Manifest: true}, "a", "b"),
+		[]pages.Page{page(4, 2, 0, 2), page(4, 2, 2, 2)}, []pages.Page{page(1, 1, 0, 1)})
+	s := st.service(Config{})
+	a, err := s.newAssembly(t.Context(), &x)
+	require.NoError(t, err)
+	var seen []int
+	s.cfg.Room = func(int64) error {
+		a.progress.told = time.Time{} // publish each page
+		return nil
+	}
+	a.progress.publish = func(p events.Progress) {
+		require.Equal(t, 9, p.PagesTotal, "3 pages for two formats and the manifest")
+		require.LessOrEqual(t, p.Rows, int64(5))
+		seen = append(seen, p.PagesDone)
+	}
+	draft, err := st.files.Create(t.Context())
+	require.NoError(t, err)
+	defer draft.Discard()
+	_, err = a.write(t.Context(), draft.File())
+	require.NoError(t, err)
+	require.True(t, slices.IsSorted(seen))
+	require.Equal(t, 9, seen[len(seen)-1])
+}
+
+// An export is small by the rows of all its sheets in all its formats.
+func TestSmallByAllDocuments(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		extType string
+		pages   []int // of sheets with 9 rows a page
+		small   bool
+	}{
+		{"LINES", []int{500}, true}, {"LINES", []int{501}, false},
+		{"LINES,BOOK", []int{250}, true}, {"LINES,BOOK", []int{251}, false},
+		{"LINES", []int{250, 250}, true}, {"LINES", []int{250, 251}, false},
+	} {
+		x := events.Export{Request: sheetsRequest(tc.extType, events.Options{}, make([]string, len(tc.pages))...)}
+		for i, n := range tc.pages {
+			x.Request.Sheets[i].HTTP.Limit = 9
+			x.Sheets = append(x.Sheets, events.SheetPages{Pages: n})
+		}
+		require.Equal(t, tc.small, isSmall(&x), "%+v", tc)
 	}
 }

@@ -66,6 +66,7 @@ func (a *assembly) writeManifest(ctx context.Context) error {
 		return err
 	}
 	m := jsonWriter{w: w}
+	a.progress.rows = 0
 	m.open(head)
 	m.text(",\n\"sheets\":[")
 	for i, sh := range a.sheets {
