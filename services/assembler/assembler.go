@@ -340,7 +340,8 @@ func (s *Service) assemble(ctx context.Context, x *events.Export) (*events.Expor
 		Run: x.Run, Pages: x.Pages, Manifest: x.Manifest, Rows: file.Rows, Warnings: a.warnings,
 		Files: []events.File{file}, ExpiresAt: now.Add(s.cfg.KeepFiles),
 	}
-	if keep := time.Duration(a.options.KeepPages) * time.Hour; keep > 0 {
+	// The pages of another export are kept as long as that one asks.
+	if keep := time.Duration(a.options.KeepPages) * time.Hour; keep > 0 && x.Request.From == nil {
 		completed.PagesUntil = now.Add(min(keep, s.cfg.MaxKeepPages))
 	}
 	return completed, nil

@@ -12,6 +12,7 @@ import (
 	"sheaf/events"
 	"sheaf/services/assembler/encode"
 	"sheaf/services/assembler/encode/archive"
+	"sheaf/services/assembler/encode/cells"
 )
 
 // maxDocuments and maxListed bound the documents of an export: their number, and the size of the list of them
@@ -202,11 +203,36 @@ func (a *assembly) writeParts(ctx context.Context, f *os.File, format encode.For
 	}
 	for part := 1; ; part++ {
 		whole, err := a.writeDocument(ctx, f, format, []*table{t}, part)
-		if err != nil || !t.more {
+		if err != nil {
 			return whole, err
 		}
-		t.advance()
+		if t.more {
+			t.advance()
+			continue
+		}
+		if t.found == nil || t.check.rows == 0 {
+			return whole, nil
+		}
+		missing, err := cells.Missing(t.document(), t.found)
+		if err != nil {
+			return whole, a.s.explain(ctx, err, a.about(format, t.label))
+		}
+		for _, w := range missing {
+			a.written = append(a.written, events.Warning{Code: w.Code, Message: w.Message})
+		}
+		return whole, nil
 	}
+}
+
+// about returns what the reason of a failure begins with.
+func (a *assembly) about(format encode.Format, label string) string {
+	switch {
+	case a.plain:
+		return label
+	case label == "":
+		return format.Name + ": "
+	}
+	return format.Name + ", " + label
 }
 
 // writeDocument writes one document, which holds tables. part is 0 if their rows are not limited.
@@ -243,14 +269,7 @@ func (a *assembly) writeDocument(ctx context.Context, f *os.File, format encode.
 			return whole, err
 		}
 	}
-	about := label
-	switch {
-	case a.plain:
-	case label == "":
-		about = format.Name + ": "
-	default:
-		about = format.Name + ", " + label
-	}
+	about := a.about(format, label)
 	res, err := format.Write(ctx, out, doc)
 	if err != nil {
 		return whole, a.s.explain(ctx, err, about)

@@ -570,6 +570,49 @@ func TestWindows(t *testing.T) {
 	})
 }
 
+// Chosen columns are looked for in all parts: one that a part lacks is no news, one that all lack is, and a
+// list that has none of them fails.
+func TestChosenColumnsInParts(t *testing.T) {
+	t.Parallel()
+	all := []pages.Page{bare(-1, headerRow, `{"id":1}`, `{"name":"x"}`, `{}`)}
+	all[0].HeaderRow = true
+	for _, tc := range []struct {
+		claim    string
+		keys     []string
+		code     string
+		warnings []string // but TOTAL_MISSING
+	}{
+		{"in different parts", []string{"id", "name"}, "", nil},
+		{"one is in no row", []string{"id", "nmae"}, "", []string{`COLUMN_EMPTY Column "nmae" is empty: no row has that key.`}},
+		{"all are in no row", []string{"di", "nmae"}, events.CodeSourcePath, nil},
+	} {
+		t.Run(tc.claim, func(t *testing.T) {
+			t.Parallel()
+			st := newStage(t)
+			req := listRequest("PARQUET", events.Options{MaxRows: 1})
+			for _, key := range tc.keys {
+				req.Columns = append(req.Columns, events.Column{Key: key})
+			}
+			x := st.listed(req, all)
+			require.NoError(t, st.service(Config{}).handle(t.Context(), st.delivery(x)))
+			got := st.read()
+			require.Equal(t, tc.code, got.Failure.Code, got.Failure.Reason)
+			if tc.code != "" {
+				require.Equal(t, `PARQUET: no row has any of the chosen columns: "di", "nmae"`, got.Failure.Reason)
+				return
+			}
+			require.Len(t, got.Files[0].Contents, 3)
+			var warnings []string
+			for _, w := range got.Warnings {
+				if w.Code != "TOTAL_MISSING" {
+					warnings = append(warnings, w.Code+" "+w.Message)
+				}
+			}
+			require.Equal(t, tc.warnings, warnings)
+		})
+	}
+}
+
 // Progress never falls, and ends where all readings of all pages end.
 func TestProgressOfManyReadings(t *testing.T) {
 	t.Parallel()

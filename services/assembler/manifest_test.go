@@ -197,6 +197,29 @@ func TestPagesUntil(t *testing.T) {
 	}
 }
 
+// The pages of another export make a file like its own. They are kept as long as that one asks.
+func TestPagesOfAnotherExport(t *testing.T) {
+	t.Parallel()
+	st := newStage(t)
+	origin := st.complete(Config{}, st.listed(sheetsRequest("LINES", events.Options{}, "a", "b*"),
+		[]pages.Page{page(2, 1, 0, 2)}, []pages.Page{columnsPage(`{"id":"id"}`), bare(-1, rowText(7))}))
+	req := sheetsRequest("BOOK", events.Options{KeepPages: 9}, "a", "b*")
+	req.From = &events.Origin{Key: testKey, Sheets: origin.Sheets}
+	x, err := st.journal.Append(t.Context(), events.Export{Tenant: "default", Key: strings.Repeat("c", 32)}, "",
+		func(*events.Export) (events.Payload, error) { return &events.ExportRequested{Request: req}, nil })
+	require.NoError(t, err)
+	x, err = st.journal.Append(t.Context(), x, "", func(*events.Export) (events.Payload, error) {
+		return &events.ExportCrawled{Run: x.RequestedSeq, Pages: 2, Manifest: origin.Manifest, Sheets: origin.Sheets}, nil
+	})
+	require.NoError(t, err)
+	completed, err := st.service(Config{}).assemble(t.Context(), &x)
+	require.NoError(t, err)
+	require.Zero(t, completed.PagesUntil)
+	require.EqualValues(t, 3, completed.Rows)
+	_, contents := st.entries(completed.Files[0])
+	require.Equal(t, lineText("a", "编号,姓名", 0, 1)+lineText("b", "id", 7), contents["订单.book"])
+}
+
 // Warnings are kept once each, and no more than a hundred.
 func TestWarningsOfAnExport(t *testing.T) {
 	t.Parallel()

@@ -103,6 +103,7 @@ type table struct {
 	// of the newest reading of the document
 	reader *pageReader
 	check  *proof // before, and the pages read
+	found  []bool // see encode.Sheet
 	given  int    // pages
 	count  int64  // rows
 	end    place  // where the next document begins
@@ -116,12 +117,16 @@ type place struct {
 }
 
 func (a *assembly) newTable(ctx context.Context, sh *sheet, max int64) *table {
-	return &table{sheet: sh, a: a, ctx: ctx, max: max, at: place{page: 1}, before: sh.start, check: sh.start}
+	t := &table{sheet: sh, a: a, ctx: ctx, max: max, at: place{page: 1}, before: sh.start, check: sh.start}
+	if max > 0 && sh.chosen {
+		t.found = make([]bool, len(sh.columns))
+	}
+	return t
 }
 
 // document returns the table as a sheet of a document.
 func (t *table) document() encode.Sheet {
-	return encode.Sheet{Title: t.title, Columns: t.columns, Chosen: t.chosen, Zones: t.a.zones,
+	return encode.Sheet{Title: t.title, Columns: t.columns, Chosen: t.chosen, Found: t.found, Zones: t.a.zones,
 		Open: func() func(context.Context) (encode.Page, error) {
 			t.open()
 			return t.next

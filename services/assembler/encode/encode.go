@@ -48,7 +48,10 @@ type Sheet struct {
 	Columns []Column // nil: there is no header, and so there are no rows
 	// Chosen means that the request lists the columns. Values of other names are left out without a warning.
 	Chosen bool
-	Zones  Zones
+	// Found is set if the document holds a part of the rows and the columns are chosen. It has an element for each
+	// column; the format sets those whose key a row has, see cells.Notes.Err. No column of it is said to be empty.
+	Found []bool
+	Zones Zones
 	// Open starts to read the pages, from page 1. next returns them in ascending order, then io.EOF. Calls
 	// never overlap. next must return when its context ends. A format may open a sheet twice, once the first
 	// reading has ended.

@@ -128,8 +128,26 @@ func (n *Notes) Add(later *Notes) {
 	n.rows += later.rows
 }
 
-// Err returns a [*encode.NoValuesError] if there are rows, but none has the key of any chosen column.
+// Missing returns what is wrong with the chosen columns of a sheet with rows, of which found says which have
+// their key in a row: a [*encode.NoValuesError], or a warning of each other column.
+func Missing(sheet encode.Sheet, found []bool) ([]encode.Warning, error) {
+	n := &Notes{rows: 1, found: found}
+	sheet.Found = nil
+	if err := n.Err(sheet); err != nil {
+		return nil, err
+	}
+	return n.Warnings(sheet), nil
+}
+
+// Err returns a [*encode.NoValuesError] if there are rows, but none has the key of any chosen column. Of a part
+// of a sheet it notes in sheet.Found which columns have theirs.
 func (n *Notes) Err(sheet encode.Sheet) error {
+	if sheet.Found != nil {
+		for i, found := range n.found {
+			sheet.Found[i] = sheet.Found[i] || found
+		}
+		return nil
+	}
 	if n.rows == 0 || len(n.found) == 0 || slices.Contains(n.found, true) {
 		return nil
 	}
@@ -197,7 +215,7 @@ func (n *Notes) WarningsAt(sheet encode.Sheet, place func(column int, row int64)
 		return fmt.Sprintf("%d cells of column %q have no link: it is no http, https or mailto address, or has more than %d characters; the first is %q in data row %d.",
 			t.n, name, maxLink, t.sample, t.row)
 	}, "%d cells of %d further columns have no link.")
-	if n.rows > 0 {
+	if n.rows > 0 && sheet.Found == nil {
 		add(WarnColumnEmpty, func(col int32) tally {
 			if n.found == nil || n.found[col] {
 				return tally{}
