@@ -257,6 +257,7 @@ func (w *writer) read(ctx context.Context, sheet encode.Sheet, reader *cells.Rea
 		return nil
 	})
 	if err == nil && c.rows > 0 {
+		c.endGroup = true
 		err = send()
 	}
 	return total, err
