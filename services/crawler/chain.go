@@ -16,7 +16,7 @@ import (
 
 // emptyInventory returns the inventory of a run without pages.
 func (c *crawl) emptyInventory() *inventory {
-	l := newLedger(c.x.Request.HTTP.Limit, c.cfg.MaxPages, c.cfg.MaxRows, c.cfg.MaxBytes)
+	l := newLedger(c.x.Request.HTTP.Limit, c.cfg.MaxPages-c.used.pages, c.cfg.MaxRows-c.used.rows, c.cfg.MaxBytes-c.used.bytes)
 	maxColumns := c.cfg.Policy.Rows.MaxFields
 	if maxColumns <= 0 {
 		maxColumns = 16_384
@@ -189,7 +189,7 @@ func (c *crawl) beginAgain(ctx context.Context, refused *keptTokenError) error {
 	}
 	old := c.into
 	c.into, c.begun, c.restored, c.have = c.secondRun(), true, 0, c.emptyInventory()
-	return c.pages.PurgeRun(ctx, c.x.Tenant, c.x.Key, old, 0)
+	return c.pages.PurgeRun(ctx, c.x.Tenant, c.x.Key, old, c.sheet)
 }
 
 // publishColumns stores the names of the rows as page 0 of the run, where pages have no header. The first
@@ -199,7 +199,7 @@ func (c *crawl) publishColumns(ctx context.Context) error {
 	if !ok {
 		return nil
 	}
-	p.ID = pages.ID{Tenant: c.x.Tenant, Key: c.x.Key, Run: c.into}
+	p.ID = pages.ID{Tenant: c.x.Tenant, Key: c.x.Key, Run: c.into, Sheet: c.sheet}
 	for {
 		size, stored, err := c.pages.PublishSized(ctx, p, c.cfg.Room)
 		if errors.Is(err, events.ErrNoSpace) {

@@ -1,6 +1,7 @@
 package crawler
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/base64"
@@ -34,6 +35,14 @@ type crawl struct {
 	gate    gate
 	told    atomic.Int64 // last progress report, in Unix nanoseconds
 	rows    int64        // data rows of the whole list
+	bytes   int64        // of these rows, as JSON
+
+	// Of a request with sheets; zero for others.
+	several bool   // it is the crawl of one of them
+	sheet   int    // from 0
+	label   string // names the sheet
+	used    amount // what the sheets before hold
+	unseen  int    // sheets after it
 
 	restored  int          // pages that were there at the start, in an unbroken row
 	begun     bool         // the round began again, because its source refused a kept token
@@ -56,8 +65,22 @@ func (s *Service) newCrawl(drain context.Context, x events.Export, fresh bool) *
 // succeed; after any other error a retry may help.
 func (c *crawl) run(ctx context.Context) (*events.ExportCrawled, error) {
 	defer func() { c.attempt.further() }()
+	switch {
+	case c.x.Request.From != nil:
+		return c.convert(ctx)
+	case len(c.x.Request.Sheets) > 0:
+		return c.crawlSheets(ctx)
+	}
+	return c.list(ctx)
+}
+
+// list is run for one list: of the whole request, or of one sheet.
+func (c *crawl) list(ctx context.Context) (*events.ExportCrawled, error) {
 	if c.x.Request.SourceType == events.SourceRaw {
 		return c.raw(ctx)
+	}
+	if c.used.pages >= c.cfg.MaxPages {
+		return nil, &source.Failure{Code: events.CodeLimitPages, Msg: fmt.Sprintf("an export may have %d pages (--max-pages)", c.cfg.MaxPages)}
 	}
 	if err := c.open(ctx); err != nil {
 		return nil, err
@@ -81,7 +104,7 @@ func (c *crawl) run(ctx context.Context) (*events.ExportCrawled, error) {
 		return nil, err
 	}
 	c.tell(true)
-	crawled.Run, c.rows = c.into, c.have.sum().rows
+	crawled.Run, c.rows, c.bytes = c.into, c.have.sum().rows, c.have.json()
 	if c.rewritten.Load() {
 		crawled.Warnings = append(crawled.Warnings, events.Warning{Code: "NEXT_URL_REWRITTEN",
 			Message: "the source names its next pages by another scheme or port; those of the url were used"})
@@ -120,7 +143,7 @@ func (c *crawl) raw(ctx context.Context) (*events.ExportCrawled, error) {
 	if c.x.Request.Raw != nil {
 		want = c.x.Request.Raw.Pages
 	}
-	have, err := c.pages.List(ctx, c.x.Tenant, c.x.Key, events.RawRun, 0)
+	have, err := c.pages.List(ctx, c.x.Tenant, c.x.Key, events.RawRun, c.sheet)
 	if err != nil {
 		return nil, err
 	}
@@ -128,15 +151,15 @@ func (c *crawl) raw(ctx context.Context) (*events.ExportCrawled, error) {
 		return nil, &source.Failure{Code: events.CodeStore, Msg: fmt.Sprintf("%d of %d pages of the request's rows are no longer kept; submit the export again", len(have), want)}
 	}
 	c.into = events.RawRun
-	manifest, bytes := pages.NewManifest(), int64(0)
-	lim := limits{rows: c.cfg.MaxRows, bytes: c.cfg.MaxBytes}
+	manifest := pages.NewManifest()
+	lim := limits{rows: c.cfg.MaxRows - c.used.rows, bytes: c.cfg.MaxBytes - c.used.bytes}
 	for n := 1; n <= want; n++ {
 		p, err := c.stored(ctx, n)
 		if err != nil {
 			return nil, err
 		}
-		c.rows, bytes = c.rows+int64(p.DataRows()), bytes+int64(len(p.Rows))
-		if f := lim.exceeded(n, c.rows, bytes); f != nil {
+		c.rows, c.bytes = c.rows+int64(p.DataRows()), c.bytes+int64(len(p.Rows))
+		if f := lim.exceeded(n, c.rows, c.bytes); f != nil {
 			return nil, f
 		}
 		manifest.Add(n, p.DataRows(), p.SHA256)
@@ -152,7 +175,7 @@ func (c *crawl) chooseRun(ctx context.Context) (have []int, err error) {
 	defer stop()
 	c.into = c.x.RequestedSeq
 	if c.chained() && !c.attempt.fresh {
-		if have, err = c.pages.List(ctx, c.x.Tenant, c.x.Key, c.secondRun(), 0); err != nil {
+		if have, err = c.pages.List(ctx, c.x.Tenant, c.x.Key, c.secondRun(), c.sheet); err != nil {
 			return nil, err
 		}
 		if len(have) > 0 {
@@ -160,28 +183,31 @@ func (c *crawl) chooseRun(ctx context.Context) (have []int, err error) {
 		}
 	}
 	if !c.begun {
-		if have, err = c.pages.List(ctx, c.x.Tenant, c.x.Key, c.into, 0); err != nil {
+		if have, err = c.pages.List(ctx, c.x.Tenant, c.x.Key, c.into, c.sheet); err != nil {
 			return nil, err
 		}
 	}
 	var before []int
 	if len(have) == 0 && c.x.ContinuesRun != 0 {
 		// A round that was meant to continue a run may have begun its own.
-		if c.x.ContinuesRun, err = c.pages.NewestRun(ctx, c.x.Tenant, c.x.Key, 0, c.x.ContinuesRun); err != nil {
+		if c.x.ContinuesRun, err = c.pages.NewestRun(ctx, c.x.Tenant, c.x.Key, c.sheet, c.x.ContinuesRun); err != nil {
 			return nil, err
 		}
-		if before, err = c.pages.List(ctx, c.x.Tenant, c.x.Key, c.x.ContinuesRun, 0); err != nil {
+		if before, err = c.pages.List(ctx, c.x.Tenant, c.x.Key, c.x.ContinuesRun, c.sheet); err != nil {
 			return nil, err
 		}
 	}
 	resumes := slices.Contains(before, 1)
 	if len(c.x.Timeline) > 1 && len(have) == 0 && !resumes {
 		// There were earlier rounds; their pages are not read again.
-		if err := c.pages.PurgeEarlierRuns(ctx, c.x.Tenant, c.x.Key, 0, c.into); err != nil {
+		if err := c.pages.PurgeEarlierRuns(ctx, c.x.Tenant, c.x.Key, c.sheet, c.into); err != nil {
 			return nil, err
 		}
 	}
-	if err := c.attempt.begin(ctx, c.x.RequestedSeq, len(have), len(before), c.cfg.MaxStarts, c.letOthersGo); err != nil || !resumes {
+	if !c.several { // see crawlSheets
+		err = c.attempt.begin(ctx, c.x.RequestedSeq, len(have), len(before), c.cfg.MaxStarts, c.letOthersGo)
+	}
+	if err != nil || !resumes {
 		return have, err
 	}
 
@@ -206,7 +232,7 @@ func (c *crawl) chooseRun(ctx context.Context) (have []int, err error) {
 	if err := c.attempt.stillMine(ctx); err != nil {
 		return nil, err
 	}
-	if err := c.pages.PurgeEarlierRuns(ctx, c.x.Tenant, c.x.Key, 0, c.into); err != nil {
+	if err := c.pages.PurgeEarlierRuns(ctx, c.x.Tenant, c.x.Key, c.sheet, c.into); err != nil {
 		return nil, err
 	}
 	var refused *refusedPage
@@ -254,7 +280,7 @@ func (c *crawl) stored(ctx context.Context, n int) (pages.Page, error) {
 
 // page reads a page. The token of the next one is sealed in the stream: it can be a URL with a password.
 func (c *crawl) page(ctx context.Context, run uint64, n int) (pages.Page, error) {
-	p, err := c.pages.Get(ctx, pages.ID{Tenant: c.x.Tenant, Key: c.x.Key, Run: run, Number: n})
+	p, err := c.pages.Get(ctx, pages.ID{Tenant: c.x.Tenant, Key: c.x.Key, Run: run, Sheet: c.sheet, Number: n})
 	if err != nil || p.Next == "" {
 		return p, err
 	}
@@ -399,7 +425,7 @@ func (c *crawl) askAt(ctx context.Context, at source.Position, plan *plan) (p ad
 		refused.Attempts = got.Attempts
 		return p, nil, refused
 	}
-	p.Tenant, p.Key, p.Attempts, p.names = c.x.Tenant, c.x.Key, got.Attempts, got.Names
+	p.Tenant, p.Key, p.Sheet, p.Attempts, p.names = c.x.Tenant, c.x.Key, c.sheet, got.Attempts, got.Names
 	if got.Rewritten {
 		c.rewritten.Store(true)
 	}
@@ -470,9 +496,14 @@ func (c *crawl) account(p pages.Page, names []string) error {
 // tellEvery is the minimum interval between two progress reports of one export.
 const tellEvery = 250 * time.Millisecond
 
-func (c *crawl) tell(now bool) {
+// mayTell reports whether a progress report is due, or may be sent now. The caller then sends it.
+func (c *crawl) mayTell(now bool) bool {
 	last := c.told.Load()
-	if !now && time.Since(time.Unix(0, last)) < tellEvery || !c.told.CompareAndSwap(last, time.Now().UnixNano()) && !now {
+	return (now || time.Since(time.Unix(0, last)) >= tellEvery) && (c.told.CompareAndSwap(last, time.Now().UnixNano()) || now)
+}
+
+func (c *crawl) tell(now bool) {
+	if !c.mayTell(now) {
 		return
 	}
 	have := c.have.sum()
@@ -482,6 +513,13 @@ func (c *crawl) tell(now bool) {
 	} else if p.PagesDone > p.PagesTotal {
 		p.PagesTotal = 0 // the list is longer than announced
 	}
+	if p.PagesTotal > 0 {
+		p.PagesTotal += c.used.pages
+	}
+	if c.unseen > 0 {
+		p.PagesTotal = 0 // how long the later sheets are is not known yet
+	}
+	p.PagesDone, p.Rows = p.PagesDone+c.used.pages, p.Rows+c.used.rows
 	switch until := c.until.Load(); {
 	case c.gate.waits():
 		p.Phase = events.PhaseWaitingForSpace
@@ -505,8 +543,12 @@ func (c *crawl) waits(until time.Time) {
 // not used again. After any other failure a retry continues where this crawl stopped.
 func (c *crawl) failed(f *source.Failure) *events.ExportFailed {
 	spoiled := slices.Contains([]string{events.CodeSourceChanged, events.CodeSourceIncomplete, events.CodePagingStuck, events.CodePagingLoop, events.CodeSourceCursor, events.CodeStore}, f.Code)
+	run := c.into
+	if len(c.x.Request.Sheets) > 0 { // a sheet that was not crawled yet may have pages in the oldest run
+		run = cmp.Or(c.x.ContinuesRun, c.x.RequestedSeq)
+	}
 	return &events.ExportFailed{
-		Code: f.Code, Reason: f.Error(), Phase: events.PhaseCrawling, Run: c.into, RunSpoiled: spoiled,
+		Code: f.Code, Reason: f.Error(), Phase: events.PhaseCrawling, Run: run, RunSpoiled: spoiled,
 		Page: f.Page, Status: f.Status, Errcode: f.Errcode, Attempts: f.Attempts,
 	}
 }

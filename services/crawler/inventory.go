@@ -110,6 +110,13 @@ func (v *inventory) fork() (*ending, string, *plan) {
 	return v.ledger.ending.fork(), v.ledger.next, v.ledger.plan
 }
 
+// json returns the bytes of the rows that were read, as JSON.
+func (v *inventory) json() int64 {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.ledger.bytes
+}
+
 // sum returns the number of stored pages and rows.
 type sum struct {
 	pages, read, announced, end int

@@ -30,6 +30,9 @@ func (c *crawl) open(ctx context.Context) (err error) {
 		if err != nil {
 			return err
 		}
+		if c.several {
+			kept = secrets.OfSheet(kept, c.sheet)
+		}
 		if header, param, auth, err = c.openSecrets(kept, param); err != nil {
 			return err
 		}

@@ -384,15 +384,22 @@ func (c *crawl) awaitRoom(ctx context.Context, page *refusedPage) error {
 	}
 }
 
-// retreat purges the run, unless another crawler has the export now.
+// retreat purges the run with all its sheets, unless another crawler has the export now.
 func (c *crawl) retreat(ctx context.Context) error {
 	if err := c.attempt.stillMine(ctx); err != nil {
 		return err
 	}
-	if err := c.pages.PurgeRun(ctx, c.x.Tenant, c.x.Key, c.into, 0); err != nil {
-		return err
+	if len(c.x.Request.Sheets) > 0 {
+		if err := c.pages.PurgeRuns(ctx, c.x.Tenant, c.x.Key); err != nil {
+			return err
+		}
+		c.log.Info("pages of all sheets gave way to an older export")
+	} else {
+		if err := c.pages.PurgeRun(ctx, c.x.Tenant, c.x.Key, c.into, 0); err != nil {
+			return err
+		}
+		c.log.Info("pages gave way to an older export", "pages", c.have.sum().pages, "bytes", c.have.sum().bytes)
 	}
-	c.log.Info("pages gave way to an older export", "pages", c.have.sum().pages, "bytes", c.have.sum().bytes)
 	return journal.RetryAfter(errYield, c.space.wait/3) // older runs use the space first
 }
 

@@ -9,7 +9,8 @@ import (
 // Failure says why a page or the export failed. Its text and its Msg are for the caller of the export: they
 // never contain a response body, a header value or an address that a name resolved to.
 type Failure struct {
-	Page int // from 1; 0 when the export as a whole failed
+	Sheet string // names the sheet, such as `sheet 2 "customers"`; "" for a request with one source
+	Page  int    // from 1; 0 when the export as a whole failed
 	// Code is one of the error codes of [sheaf/events], such as events.CodeSourceHTTP. It is empty when the
 	// context of the fetch ended, because that is not the source's fault.
 	Code     string
@@ -30,6 +31,9 @@ type Failure struct {
 // Error returns one sentence, such as "page 7: HTTP 503 after 6 attempts".
 func (f *Failure) Error() string {
 	var b strings.Builder
+	if f.Sheet != "" {
+		b.WriteString(f.Sheet + ": ")
+	}
 	if f.Page > 0 {
 		fmt.Fprintf(&b, "page %d: ", f.Page)
 	}
