@@ -89,6 +89,15 @@ func (s *Service) newAssembly(ctx context.Context, x *events.Export) (*assembly,
 		}
 		a.sheets = append(a.sheets, sh)
 	}
+	if rows := a.options.MaxRows; rows > 0 { // the rows are known, so fail before any is written
+		files := int64(0)
+		for _, sh := range a.sheets {
+			files += max((sh.crawled.Rows+rows-1)/rows, 1)
+		}
+		if files *= int64(len(a.formats)); files > maxDocuments {
+			return nil, a.tooMany()
+		}
+	}
 	readings := len(a.formats)
 	if a.options.Manifest {
 		a.taken[manifestName] = true
@@ -254,9 +263,7 @@ func (a *assembly) writeDocument(ctx context.Context, f *os.File, format encode.
 	}
 	content.Name = a.name(sheetName, part, format.Ext)
 	if a.listed += listedSize(content); len(a.documents) == maxDocuments || a.listed > maxListed {
-		return whole, &failure{code: events.CodeLimitRows, reason: fmt.Sprintf(
-			"options.max_rows: %d rows in each make more than the %d files that an export may have",
-			a.options.MaxRows, len(a.documents))}
+		return whole, a.tooMany()
 	}
 
 	out := archive.Plain(f)
@@ -296,6 +303,13 @@ func (a *assembly) writeDocument(ctx context.Context, f *os.File, format encode.
 		return whole, a.zip.End()
 	}
 	return out.Finish(ctx)
+}
+
+// tooMany is the failure of an export with more documents than its events can list.
+func (a *assembly) tooMany() error {
+	return &failure{code: events.CodeLimitRows, reason: fmt.Sprintf(
+		"options.max_rows: %d rows in each make more files than an export may have: %d, with names of %d KiB",
+		a.options.MaxRows, maxDocuments, maxListed>>10)}
 }
 
 // name returns the name of a document of a sheet, which differs from those of all others on every file system.
