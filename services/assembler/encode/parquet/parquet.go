@@ -166,7 +166,7 @@ type writer struct {
 	out      io.Writer
 	columns  []column
 	parallel int
-	file     *parquet.Writer
+	file     *parquet.GenericWriter[any]
 	groups   int // row groups written
 }
 
@@ -280,7 +280,7 @@ func (w *writer) open(first *chunk) {
 			w.columns[i].repeats = w.columns[i].kind == stringKind && repeat(first.values[i])
 		}
 	}
-	w.file = parquet.NewWriter(w.out, &parquet.WriterConfig{
+	w.file = parquet.NewGenericWriter[any](w.out, &parquet.WriterConfig{
 		CreatedBy:            "Sheaf",
 		ColumnPageBuffers:    parquet.NewChunkBufferPool(max(minBuffer, min(maxBuffer, allBuffers/len(w.columns)))),
 		ColumnIndexSizeLimit: func([]string) int { return parquet.DefaultColumnIndexSizeLimit },
