@@ -18,6 +18,9 @@ const (
 	WarnColumnUnknown = "COLUMN_UNKNOWN" // values whose name is not in the header were left out
 )
 
+// AreText is what CELL_TYPE says of the cells. A format that cannot hold them as text says something else.
+const AreText = " and are text"
+
 // maxWarnings is the maximum number of warnings of a sheet: one for each column and code, then one for each
 // code that counts the rest.
 const maxWarnings = 100
@@ -204,9 +207,9 @@ func (n *Notes) WarningsAt(sheet encode.Sheet, place func(column int, row int64)
 		}
 	}
 	add(WarnCellType, ofColumn(func(c *columnNotes) tally { return c.misfits }), func(t tally, name string) string {
-		return fmt.Sprintf("%d values of column %q do not fit its type and are text; the first is %q in data row %d.",
+		return fmt.Sprintf("%d values of column %q do not fit its type"+AreText+"; the first is %q in data row %d.",
 			t.n, name, t.sample, t.row)
-	}, "%d values of %d further columns do not fit their type and are text.")
+	}, "%d values of %d further columns do not fit their type"+AreText+".")
 	add(WarnMapMissed, ofColumn(func(c *columnNotes) tally { return c.unmapped }), func(t tally, name string) string {
 		return fmt.Sprintf("%d values of column %q are not in its map and stay as they are; the first is %q in data row %d.",
 			t.n, name, t.sample, t.row)

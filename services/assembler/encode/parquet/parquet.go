@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -49,8 +50,8 @@ const (
 // Compressed pages of a column grow by one buffer. All columns together have allBuffers, if they can.
 const minBuffer, maxBuffer, allBuffers = 512, 32 << 10, 8 << 20
 
-// emptyHere says in CELL_TYPE what other formats need not say.
-const emptyHere = " In the Parquet file these cells are empty, because a column has one type."
+// areEmpty is what CELL_TYPE says in place of cells.AreText.
+const areEmpty = " and are empty in Parquet, whose columns have one type"
 
 func writeDocument(ctx context.Context, out *archive.Output, doc encode.Document) (encode.Result, error) {
 	r, err := writeSheet(ctx, out, doc.Sheets[0], doc.Parallel)
@@ -79,7 +80,7 @@ func writeSheet(ctx context.Context, out io.Writer, sheet encode.Sheet, parallel
 	warnings := notes.Warnings(sheet)
 	for i := range warnings {
 		if warnings[i].Code == cells.WarnCellType {
-			warnings[i].Message += emptyHere
+			warnings[i].Message = strings.Replace(warnings[i].Message, cells.AreText, areEmpty, 1)
 		}
 	}
 	return encode.Result{Rows: []int64{total}, Tables: 1, Warnings: warnings}, nil

@@ -18,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"sheaf/events"
+	"sheaf/events/eventstest"
 	"sheaf/services/assembler/encode"
 	"sheaf/services/assembler/encode/archive"
 	"sheaf/services/assembler/encode/cells"
@@ -434,6 +435,9 @@ func TestMemoryIsBounded(t *testing.T) { //nolint:paralleltest // it measures th
 		"widest, sparse": {wideNames(maxColumns), `{"c1":1}`, 1000},
 		"long texts":     {[]string{"a"}, `{"a":"` + strings.Repeat("长", 100_000) + `"}`, 300},
 	} {
+		if len(c.columns) > 100 && !eventstest.Full {
+			continue // takes long
+		}
 		row := func(i int) string { return c.row }
 		if c.row == "" {
 			some := mixedRows(10_000)
