@@ -80,7 +80,8 @@ func blocksOf(b *testing.B, n int) (blocks [][]byte) {
 	head, err := newHeader(encode.Columns([]byte("[" + benchHeader + "]")))
 	require.NoError(b, err)
 	var sheet []byte
-	e := newEncoder(head, maxRows)
+	e, err := newEncoder(head, maxRows)
+	require.NoError(b, err)
 	e.emit = func(c *chunk) error { sheet = append(sheet, c.xml...); return nil }
 	require.NoError(b, e.batch(&batch{pages: cutPages(benchHeader, benchRows(n), n)}, 0))
 	for ; len(sheet) > blockSize; sheet = sheet[blockSize:] {
@@ -106,7 +107,8 @@ func BenchmarkEncoder(b *testing.B) {
 	const n, columns = 20_000, 8
 	head, err := newHeader(encode.Columns([]byte("[" + benchHeader + "]")))
 	require.NoError(b, err)
-	e := newEncoder(head, maxRows)
+	e, err := newEncoder(head, maxRows)
+	require.NoError(b, err)
 	e.emit = func(c *chunk) error { c.release(); return nil }
 	pages := cutPages(benchHeader, benchRows(n), n)
 	b.SetBytes(int64(len(pages[0].Rows)))

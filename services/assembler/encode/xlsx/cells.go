@@ -14,6 +14,7 @@ import (
 
 	"sheaf/events/rows"
 	"sheaf/services/assembler/encode"
+	"sheaf/services/assembler/encode/cells"
 )
 
 // Limits of a worksheet (Microsoft, "Excel specifications and limits"; the
@@ -26,9 +27,11 @@ const (
 
 // Column widths, in characters of the default font. A CJK character counts as two.
 const (
-	minWidth    = 8
-	maxWidth    = 60
-	widthMargin = 2
+	minWidth = 8
+	maxWidth = 60
+	// maxColumnWidth is the maximum width of a column whose width is given (Excel's limit).
+	maxColumnWidth = 255
+	widthMargin    = 2
 	// widthRows is the number of data rows that the column widths are measured on.
 	widthRows = 100
 )
@@ -38,6 +41,10 @@ type header struct {
 	columns map[string]int32 // by decoded name
 	titles  [][]byte         // decoded
 	refs    []snippet        // `<c r="A` and so on
+
+	// Of a document that is not plain:
+	sheet  *encode.Sheet
+	styles []*columnStyles
 }
 
 // newHeader makes the header of columns; h is nil if there is none.
@@ -145,6 +152,11 @@ type chunk struct {
 	widths  []uint8       // by column; only if it holds measured rows
 	err     error         // the batch ends here
 
+	// Of a document that is not plain:
+	notes *cells.Notes
+	links []cellLink
+	urls  []byte // of links, one after the other
+
 	holders atomic.Int32 // number of readers of xml
 }
 
@@ -183,6 +195,8 @@ type encoder struct {
 	before func(b *batch, global int64) error
 
 	now *chunk
+
+	reader *cells.Reader // nil if the document is plain
 
 	slots   []rows.Span // by column, valid where stamp is generation
 	stamps  []uint32
@@ -225,14 +239,15 @@ func (s *snippet) appendTo(dst []byte) []byte {
 	return dst[:len(dst)+s.length]
 }
 
-func newEncoder(h *header, maxRows int) *encoder {
-	return &encoder{
-		head:    h,
-		maxRows: maxRows,
-		limit:   blockSize,
-		slots:   make([]rows.Span, len(h.titles)),
-		stamps:  make([]uint32, len(h.titles)),
+func newEncoder(h *header, maxRows int) (*encoder, error) {
+	e := &encoder{head: h, maxRows: maxRows, limit: blockSize}
+	if h.sheet == nil {
+		e.slots, e.stamps = make([]rows.Span, len(h.titles)), make([]uint32, len(h.titles))
+		return e, nil
 	}
+	var err error
+	e.reader, err = cells.NewReader(*h.sheet)
+	return e, err
 }
 
 // batch encodes the rows of b from index from on and emits chunks.
@@ -289,15 +304,34 @@ func (e *encoder) row(c *rows.Cursor, b *batch, index int) error {
 		e.now.newSheet = newSheet
 	}
 	e.now.rows++
-	e.read(c, global)
 	measure := global < widthRows
 	if measure && e.now.widths == nil {
 		e.now.widths = make([]uint8, len(e.head.titles))
 	}
 
 	digits := strconv.AppendInt(e.digits[:0], int64(number), 10)
-	inline := newSnippet(digits, `" t="inlineStr"><is><t>`)
 	out := append(append(append(e.now.xml, `<row r="`...), digits...), `">`...)
+	var err error
+	if e.reader != nil {
+		out, err = e.typedRow(out, c, number, index, digits, measure)
+	} else {
+		e.read(c, global)
+		out, err = e.plainRow(out, c, number, index, digits, measure)
+	}
+	if err != nil {
+		return err
+	}
+	e.now.xml = append(out, `</row>`...)
+	if e.now.continues || len(e.now.xml) >= e.limit {
+		return e.flush(index+1, false)
+	}
+	return nil
+}
+
+// plainRow writes the cells of a row that was read. It returns out, or the XML of the chunk that continues the
+// row.
+func (e *encoder) plainRow(out []byte, c *rows.Cursor, number, index int, digits []byte, measure bool) ([]byte, error) {
+	inline := newSnippet(digits, `" t="inlineStr"><is><t>`)
 	for _, col := range e.touched {
 		span := e.slots[col]
 		if span.Kind == rows.Null {
@@ -341,7 +375,7 @@ func (e *encoder) row(c *rows.Cursor, b *batch, index int) error {
 			// Also within a row, so that memory does not depend on its size.
 			e.now.xml = out
 			if err := e.flush(index+1, true); err != nil {
-				return err
+				return nil, err
 			}
 			if measure {
 				e.now.widths = make([]uint8, len(e.head.titles))
@@ -349,11 +383,7 @@ func (e *encoder) row(c *rows.Cursor, b *batch, index int) error {
 			out = e.now.xml
 		}
 	}
-	e.now.xml = append(out, `</row>`...)
-	if e.now.continues || len(e.now.xml) >= e.limit {
-		return e.flush(index+1, false)
-	}
-	return nil
+	return out, nil
 }
 
 // flush emits the current chunk. If within is true, the next chunk continues the row.
@@ -366,6 +396,9 @@ func (e *encoder) flush(next int, within bool) error {
 	}
 	if c == nil {
 		return nil
+	}
+	if e.reader != nil {
+		c.notes = e.reader.Notes()
 	}
 	return e.emit(c)
 }

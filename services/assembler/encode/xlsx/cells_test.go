@@ -547,7 +547,7 @@ func TestLongCellsAreCutAtACharacter(t *testing.T) {
 	} {
 		r, _, xlsx := write(t, testSpec(),
 			cutPages(`{"a":"A"}`, []string{`{}`, `{"a":` + c.value + `}`}, 1)...)
-		got := cells(t, open(t, xlsx), "Sheet1")
+		got := cellsOf(t, open(t, xlsx), "Sheet1")
 		require.Len(t, got, 3, c.claim)
 		require.Len(t, got[2], 1, c.claim)
 		require.LessOrEqual(t, len(utf16.Encode([]rune(got[2][0]))), maxCellText, c.claim)
@@ -577,8 +577,9 @@ func FuzzCells(f *testing.F) {
 		n, err := rows.Check(page, rows.Limits{})
 		if err != nil {
 			// An unchecked array must not make it panic.
-			e := newEncoder(&header{columns: map[string]int32{"a": 0}, titles: [][]byte{nil},
+			e, err := newEncoder(&header{columns: map[string]int32{"a": 0}, titles: [][]byte{nil},
 				refs: []snippet{newSnippet(`<c r="`, "A")}}, maxRows)
+			require.NoError(t, err)
 			e.emit = func(c *chunk) error { c.release(); return nil }
 			_ = e.batch(&batch{pages: []Page{{Number: 2, Rows: page}}}, 0)
 			return

@@ -133,7 +133,7 @@ func TestTitlesThatAreMissing(t *testing.T) {
 			_, _, xlsx := write(t, spec, cutPages(c.header, []string{`{}`, `{}`}, 1)...)
 			f := open(t, xlsx)
 			for _, sheet := range f.GetSheetList() {
-				require.Equal(t, c.want, strings.Join(cells(t, f, sheet)[0], " "), c.header)
+				require.Equal(t, c.want, strings.Join(cellsOf(t, f, sheet)[0], " "), c.header)
 			}
 		}
 	}

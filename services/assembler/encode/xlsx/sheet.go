@@ -11,7 +11,9 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"sheaf/events"
 	"sheaf/services/assembler/encode/archive"
+	"sheaf/services/assembler/encode/cells"
 )
 
 // sheets lays the chunks of all batches, in order, into sheets and their XML into blocks. The ends of sheets
@@ -19,13 +21,17 @@ import (
 type sheets struct {
 	ctx      context.Context
 	spec     Spec
-	skeleton *skeleton
+	skeleton *skeleton // of a plain workbook
+	book     *book     // of any other
 	head     *header
 	out      func(item) error // receives everything that goes into the file, in order
 
-	number   int   // of the current sheet, from 1
-	rows     int   // on it, header included
-	xml      int64 // its size in bytes
+	first    int     // number of the first sheet, from 1
+	starts   []int64 // by sheet: its first data row, counted from 0
+	name     string  // of the first sheet, unless the workbook is plain
+	number   int     // of the current sheet, from 1
+	rows     int     // on it, header included
+	xml      int64   // its size in bytes
 	block    *block
 	reserved int // bytes reserved on each sheet for the XML before the rows
 	base     atomic.Int64
@@ -36,6 +42,14 @@ type sheets struct {
 	unknown unknownFields
 	numbers []columnNumbers // by column
 	rerun   *encoder
+
+	notes    *cells.Notes
+	links    sheetLinks // of the current sheet
+	unlinked struct {
+		n           int64
+		sheet       int // of the first
+		row, column int32
+	}
 }
 
 // columnNumbers counts the numbers of a column that became text.
@@ -48,10 +62,11 @@ type columnNumbers struct {
 
 // item is one thing to write into the file; exactly one group of fields is set.
 type item struct {
-	part    string // name of a whole entry
-	content []byte // of part
-	open    string // path of an entry that begins here
-	reserve int    // with open: length of the XML before the rows
+	part    string      // name of a whole entry
+	content []byte      // of part
+	packed  *packedPart // of part, instead of content
+	open    string      // path of an entry that begins here
+	reserve int         // with open: length of the XML before the rows
 	block   *block
 	close   []byte // ends the entry: the XML before its rows
 }
@@ -63,20 +78,36 @@ const maxEntry = math.MaxUint32 - 1
 // open begins the next sheet.
 func (s *sheets) open() error {
 	s.number++
-	if err := s.skeleton.addSheet(); err != nil {
+	s.starts = append(s.starts, s.total)
+	if s.book != nil {
+		name := s.name
+		if s.number > s.first {
+			name = s.book.name(s.title())
+		}
+		s.book.addSheet(name, s.head)
+	} else if err := s.skeleton.addSheet(); err != nil {
 		return err
 	}
-	if s.number == 1 {
+	if s.number == s.first {
 		// The widest columns and the longest ranges that the head can have.
-		widest := bytes.Repeat([]byte{maxWidth}, len(s.widths))
-		head, _, err := s.skeleton.render(s.spec.MaxSheetRows, widest)
+		widest := byte(maxWidth)
+		if s.book != nil {
+			widest = maxColumnWidth
+		}
+		head, _, err := s.around(s.spec.MaxSheetRows, bytes.Repeat([]byte{widest}, len(s.widths)))
 		if err != nil {
 			return err
 		}
 		s.reserved = len(head)
+	}
+	if s.number == 1 {
 		// The early parts do not change after the first rendering.
 		for _, name := range early {
-			if err := s.out(item{part: name, content: s.skeleton.parts[name]}); err != nil {
+			content, err := s.part(name)
+			if err != nil {
+				return err
+			}
+			if err := s.out(item{part: name, content: content}); err != nil {
 				return err
 			}
 		}
@@ -86,14 +117,19 @@ func (s *sheets) open() error {
 	}
 	s.rows, s.xml = 0, int64(s.reserved)
 	for i := range s.numbers {
-		s.numbers[i].current = false
+		// Texts that the request asks for are no mistakes either.
+		s.numbers[i].current = s.book != nil && s.head.styles[i].kind == events.ColumnText
 	}
 	s.block = newBlock()
 	if s.head == nil {
 		return nil
 	}
-	row, cuts := s.head.appendRow(nil)
-	if s.number == 1 {
+	appendRow := s.head.appendRow
+	if s.book != nil {
+		appendRow = s.head.appendTitles
+	}
+	row, cuts := appendRow(nil)
+	if s.number == s.first {
 		s.countCuts(cuts)
 	}
 	s.rows = 1
@@ -102,11 +138,8 @@ func (s *sheets) open() error {
 
 // end finishes the current sheet.
 func (s *sheets) end() error {
-	head, tail, err := s.skeleton.render(s.rows, s.shownWidths())
+	head, tail, err := s.around(s.rows, s.shownWidths())
 	if err != nil {
-		return err
-	}
-	if tail, err = insertIgnoredErrors(tail, s.ignored()); err != nil {
 		return err
 	}
 	if err := s.add(tail, nil); err != nil {
@@ -117,7 +150,57 @@ func (s *sheets) end() error {
 		return err
 	}
 	s.block = nil
-	return s.out(item{close: pad(head, s.reserved)})
+	if err := s.out(item{close: pad(head, s.reserved)}); err != nil {
+		return err
+	}
+	links, err := s.links.end()
+	s.links = sheetLinks{}
+	if links == nil || err != nil {
+		return err
+	}
+	return s.out(item{part: relationsPath(s.number), packed: links})
+}
+
+// around returns the XML before and after the rows of the current sheet.
+func (s *sheets) around(rowCount int, widths []uint8) (head, tail []byte, err error) {
+	if s.book != nil {
+		head, tail = s.book.around(rowCount, widths, s.links.cells, s.ignored())
+		return head, tail, nil
+	}
+	if head, tail, err = s.skeleton.render(rowCount, widths); err != nil {
+		return nil, nil, err
+	}
+	tail, err = insertIgnoredErrors(tail, s.ignored())
+	return head, tail, err
+}
+
+// part returns a part that is not about one sheet.
+func (s *sheets) part(name string) ([]byte, error) {
+	if s.book != nil {
+		return s.book.part(name)
+	}
+	return s.skeleton.parts[name], nil
+}
+
+// title returns the title of the rows, "" if they have none.
+func (s *sheets) title() string {
+	if s.head == nil || s.head.sheet == nil {
+		return ""
+	}
+	return s.head.sheet.Title
+}
+
+// sheetName returns the name of a sheet of the rows, counted from 1 over the workbook.
+func (s *sheets) sheetName(n int) string {
+	if s.book != nil {
+		return s.book.sheets[n-1].name
+	}
+	return sheetName(n)
+}
+
+// cellName returns the place of a cell, such as Sheet1!C7.
+func (s *sheets) cellName(sheet, column, row int) string {
+	return s.sheetName(sheet) + "!" + columnName(column) + strconv.Itoa(row)
 }
 
 // maxIgnored is the maximum number of column ranges per sheet that suppress Excel's number warning.
@@ -127,7 +210,7 @@ const maxIgnored = 1000
 // columns without the header.
 func (s *sheets) ignored() string {
 	var ranges []string
-	for i := 0; i < len(s.numbers) && len(ranges) < maxIgnored; i++ {
+	for i := 0; s.rows > 1 && i < len(s.numbers) && len(ranges) < maxIgnored; i++ {
 		if !s.numbers[i].current {
 			continue
 		}
@@ -152,6 +235,12 @@ func (s *sheets) shownWidths() []uint8 {
 	shown := make([]uint8, len(s.widths))
 	for i, w := range s.widths {
 		shown[i] = min(max(w+widthMargin, minWidth), maxWidth)
+		if s.book == nil {
+			continue
+		}
+		if spec := s.head.sheet.Columns[i].Spec; spec != nil && spec.Width > 0 {
+			shown[i] = uint8(min(spec.Width, maxColumnWidth))
+		}
 	}
 	return shown
 }
@@ -217,11 +306,11 @@ func (s *sheets) batch(b *batch) error {
 // again re-encodes a batch row by row from row first on, because a new sheet begins within it or began before
 // it. It drops the existing chunks. A few batches in gigabytes of XML need this.
 func (s *sheets) again(b *batch, first int, c *chunk) error {
+	var err error
 	for {
 		if c != nil {
 			c.release()
 		}
-		var err error
 		if c, err = b.receive(s.ctx); err != nil {
 			return err
 		}
@@ -230,7 +319,9 @@ func (s *sheets) again(b *batch, first int, c *chunk) error {
 		}
 	}
 	if s.rerun == nil {
-		s.rerun = newEncoder(s.head, s.spec.MaxSheetRows)
+		if s.rerun, err = newEncoder(s.head, s.spec.MaxSheetRows); err != nil {
+			return err
+		}
 		s.rerun.emit = s.chunk
 		s.rerun.before = s.before
 	}
@@ -293,7 +384,37 @@ func (s *sheets) chunk(c *chunk) error {
 		all.n += int64(t.n)
 		all.current = true
 	}
+	if c.notes != nil {
+		if s.notes == nil {
+			s.notes = c.notes
+		} else {
+			s.notes.Add(c.notes)
+		}
+	}
+	if err := s.link(c); err != nil {
+		return err
+	}
 	return s.add(c.xml, c)
+}
+
+// link adds the links of a chunk to the current sheet. Cells for whose link there is no room look like others.
+func (s *sheets) link(c *chunk) error {
+	begin := 0
+	for _, l := range c.links {
+		added, err := s.links.add(l.row, l.column, c.urls[begin:l.url], s.spec.MaxSheetLinks)
+		if err != nil {
+			return err
+		}
+		begin = l.url
+		if added {
+			continue
+		}
+		c.unlink(l)
+		if s.unlinked.n++; s.unlinked.n == 1 {
+			s.unlinked.sheet, s.unlinked.row, s.unlinked.column = s.number, l.row, l.column
+		}
+	}
+	return nil
 }
 
 func (s *sheets) countCuts(c cellCuts) {
@@ -322,6 +443,8 @@ type entryWriter struct {
 
 func (w *entryWriter) write(it item) error {
 	switch {
+	case it.packed != nil:
+		return w.packed(it.part, *it.packed)
 	case it.part != "":
 		return w.part(it.part, it.content)
 	case it.open != "":
@@ -352,9 +475,14 @@ func (w *entryWriter) part(name string, content []byte) error {
 	if err != nil {
 		return err
 	}
+	return w.packed(name, p)
+}
+
+// packed writes a whole entry that is compressed.
+func (w *entryWriter) packed(name string, p packedPart) error {
 	e := archive.Entry{
 		Name: name, Method: archive.MethodDeflate, CRC: p.crc,
-		Size: int64(len(content)), Packed: int64(len(p.packed)), Offset: w.out.Len(),
+		Size: p.size, Packed: int64(len(p.packed)), Offset: w.out.Len(),
 	}
 	w.entries = append(w.entries, e)
 	if _, err := w.out.Write(e.AppendLocal(nil)); err != nil {
@@ -367,6 +495,7 @@ func (w *entryWriter) part(name string, content []byte) error {
 type packedPart struct {
 	packed         []byte
 	crc, packedCRC uint32 // of the content, and of packed
+	size           int64  // of the content
 }
 
 // packedParts caches compressed parts by their content. Most parts are the same in all workbooks; compressing
@@ -395,7 +524,7 @@ func packPart(name string, content []byte) (packedPart, error) {
 		return p, err
 	}
 	defer b.free()
-	p = packedPart{packed: slices.Clone(b.packed), crc: b.crc, packedCRC: b.packedCRC}
+	p = packedPart{packed: slices.Clone(b.packed), crc: b.crc, packedCRC: b.packedCRC, size: int64(len(content))}
 	if name != corePart && name != workbookPart {
 		packedParts.Lock()
 		defer packedParts.Unlock()

@@ -131,6 +131,11 @@ const (
 func sheetName(n int) string { return "Sheet" + strconv.Itoa(n) }
 func sheetPath(n int) string { return "xl/worksheets/sheet" + strconv.Itoa(n) + ".xml" }
 
+// relationsPath returns the part with the links of a worksheet.
+func relationsPath(n int) string {
+	return "xl/worksheets/_rels/sheet" + strconv.Itoa(n) + ".xml.rels"
+}
+
 // addSheet adds the next sheet.
 func (s *skeleton) addSheet() error {
 	s.sheets++

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"runtime"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,16 +19,19 @@ import (
 	"sheaf/events/rows"
 	"sheaf/services/assembler/encode"
 	"sheaf/services/assembler/encode/archive"
+	"sheaf/services/assembler/encode/cells"
 )
 
 // Format is the workbook.
 var Format = encode.Format{Format: events.XLSX, Compressed: true, Write: writeDocument}
 
 func writeDocument(ctx context.Context, out *archive.Output, doc encode.Document) (Result, error) {
-	return writeWorkbook(ctx, out, Spec{
-		Title: doc.Title, Creator: doc.Creator, Created: doc.Created,
-		Columns: doc.Sheets[0].Columns, Parallel: doc.Parallel,
-	}, doc.Sheets[0].Open())
+	spec := Spec{Title: doc.Title, Creator: doc.Creator, Created: doc.Created, Parallel: doc.Parallel}
+	if !doc.Plain {
+		return writeSheets(ctx, out, spec, doc.Sheets)
+	}
+	spec.Columns = doc.Sheets[0].Columns
+	return writeWorkbook(ctx, out, spec, doc.Sheets[0].Open())
 }
 
 // The types of the seam.
@@ -59,6 +61,9 @@ type Spec struct {
 	// MaxSheetXML is the size of a sheet's XML, in bytes, from which on the next row begins a new sheet.
 	// Default and maximum 3.5 GiB.
 	MaxSheetXML int64
+	// MaxSheetLinks is the maximum number of links of a sheet. Default and maximum 65,529. A plain workbook has
+	// none.
+	MaxSheetLinks int
 }
 
 func (s Spec) withDefaults() Spec {
@@ -74,6 +79,9 @@ func (s Spec) withDefaults() Spec {
 	s.MaxSheetRows = max(s.MaxSheetRows, 2)
 	if s.MaxSheetXML <= 0 || s.MaxSheetXML > maxSheetXML {
 		s.MaxSheetXML = maxSheetXML
+	}
+	if s.MaxSheetLinks <= 0 || s.MaxSheetLinks > maxLinks {
+		s.MaxSheetLinks = maxLinks
 	}
 	return s
 }
@@ -107,22 +115,56 @@ const (
 	flightBytes = 16 << 20
 )
 
-// writeWorkbook writes the workbook of the pages to out. How the rows are cut into pages makes no difference
-// to its bytes. Memory is bounded whatever the size of a row.
+// writeWorkbook writes a plain workbook of the pages to out. How the rows are cut into pages makes no
+// difference to its bytes. Memory is bounded whatever the size of a row.
 func writeWorkbook(ctx context.Context, out *archive.Output, spec Spec,
 	next func(context.Context) (Page, error)) (Result, error) {
-	w := &workbookWriter{spec: spec.withDefaults(), next: next}
+	w := &workbookWriter{spec: spec.withDefaults()}
 	w.entries.out = out
-	if err := w.rows(ctx); err != nil {
+	if err := w.plain(ctx, next); err != nil {
 		return Result{}, fmt.Errorf("write the workbook: %w", err)
 	}
 	if err := w.finish(); err != nil {
 		return Result{}, fmt.Errorf("write the workbook: %w", err)
 	}
-	return w.result(), nil
+	return w.sheets.result(), nil
 }
 
-// workbookWriter is one run of writeWorkbook.
+// writeSheets writes a workbook of several sheets, one after the other, as writeWorkbook does.
+func writeSheets(ctx context.Context, out *archive.Output, spec Spec, all []encode.Sheet) (r Result, err error) {
+	w := &workbookWriter{spec: spec.withDefaults()}
+	w.entries.out = out
+	w.book = newBook(w.spec)
+	heads, names := make([]*header, len(all)), make([]string, len(all))
+	for i, sheet := range all {
+		if heads[i], err = w.book.newTypedHeader(sheet); err != nil {
+			return Result{}, fmt.Errorf("write the workbook: %w", err)
+		}
+		names[i] = w.book.name(sheet.Title)
+	}
+	number := 1
+	for i, sheet := range all {
+		if err := w.rows(ctx, heads[i], number, names[i], sheet.Open()); err != nil {
+			return Result{}, fmt.Errorf("write the workbook: %w", err)
+		}
+		number = w.sheets.number + 1
+		if w.sheets.notes != nil {
+			if err := w.sheets.notes.Err(sheet); err != nil {
+				return Result{}, err
+			}
+		}
+		one := w.sheets.result()
+		r.Rows = append(r.Rows, one.Rows...)
+		r.Tables += one.Tables
+		r.Warnings = append(r.Warnings, one.Warnings...)
+	}
+	if err := w.finish(); err != nil {
+		return Result{}, fmt.Errorf("write the workbook: %w", err)
+	}
+	return r, nil
+}
+
+// workbookWriter is one run of writeWorkbook or writeSheets.
 //
 //	feed → encoders → lay (sheets) → deflaters → save (entryWriter)
 //
@@ -130,9 +172,9 @@ func writeWorkbook(ctx context.Context, out *archive.Output, spec Spec,
 // encoders and deflaters complete the elements in any order. The queues also bound memory.
 type workbookWriter struct {
 	spec     Spec
-	next     func(context.Context) (Page, error)
-	skeleton *skeleton
-	sheets   *sheets
+	skeleton *skeleton // of a plain workbook
+	book     *book     // of any other
+	sheets   *sheets   // of the rows that are written
 	entries  entryWriter
 }
 
@@ -144,16 +186,25 @@ var early = []string{"_rels/.rels", "docProps/app.xml", "docProps/core.xml", "xl
 // late are the parts that depend on the number of sheets.
 var late = []string{workbookPart, "xl/_rels/workbook.xml.rels", "[Content_Types].xml"}
 
-// rows writes all entries except the late ones.
-func (w *workbookWriter) rows(ctx context.Context) error {
-	first, err := w.next(ctx)
+// firstPage returns page 1.
+func firstPage(ctx context.Context, next func(context.Context) (Page, error)) (Page, error) {
+	first, err := next(ctx)
 	switch {
 	case errors.Is(err, io.EOF):
-		return encode.ErrNoPages
+		return first, encode.ErrNoPages
 	case err != nil:
-		return fmt.Errorf("page 1: %w", err)
+		return first, fmt.Errorf("page 1: %w", err)
 	case first.Number != 1:
-		return fmt.Errorf("%w: page %d came first", encode.ErrPageOrder, first.Number)
+		return first, fmt.Errorf("%w: page %d came first", encode.ErrPageOrder, first.Number)
+	}
+	return first, nil
+}
+
+// plain writes all entries of a plain workbook except the late ones.
+func (w *workbookWriter) plain(ctx context.Context, next func(context.Context) (Page, error)) error {
+	first, err := firstPage(ctx, next)
+	if err != nil {
+		return err
 	}
 	columns := w.spec.Columns
 	if columns == nil {
@@ -167,13 +218,39 @@ func (w *workbookWriter) rows(ctx context.Context) error {
 	if w.skeleton, err = newSkeleton(w.spec, head); err != nil {
 		return err
 	}
+	return w.write(ctx, &sheets{head: head, first: 1}, first, next)
+}
+
+// rows writes the sheets of the rows that next returns. number is that of the first.
+func (w *workbookWriter) rows(ctx context.Context, head *header, number int, name string,
+	next func(context.Context) (Page, error)) error {
+	first, err := firstPage(ctx, next)
+	if err != nil {
+		return err
+	}
+	return w.write(ctx, &sheets{head: head, first: number, number: number - 1, name: name}, first, next)
+}
+
+// write writes the entries of s. next returns the pages after the first.
+func (w *workbookWriter) write(ctx context.Context, s *sheets, first Page,
+	next func(context.Context) (Page, error)) error {
+	head := s.head
+	n := w.spec.Parallel
+	encoders := make([]*encoder, n)
+	if head != nil {
+		for i := range encoders {
+			var err error
+			if encoders[i], err = newEncoder(head, w.spec.MaxSheetRows); err != nil {
+				return err
+			}
+		}
+	}
 
 	ctx, cancel := context.WithCancelCause(ctx)
 	var running sync.WaitGroup
 	defer running.Wait()
 	defer cancel(nil)
 
-	n := w.spec.Parallel
 	var (
 		batches   = make(chan *batch)
 		ordered   = make(chan *batch, 2*n)
@@ -181,7 +258,8 @@ func (w *workbookWriter) rows(ctx context.Context) error {
 		saved     = make(chan item, 4*n)
 		flight    = semaphore.NewWeighted(flightBytes)
 	)
-	w.sheets = &sheets{ctx: ctx, spec: w.spec, skeleton: w.skeleton, head: head}
+	s.ctx, s.spec, s.skeleton, s.book = ctx, w.spec, w.skeleton, w.book
+	w.sheets = s
 	w.sheets.out = func(it item) error {
 		if it.block != nil {
 			if err := send(ctx, deflating, it.block); err != nil {
@@ -195,10 +273,13 @@ func (w *workbookWriter) rows(ctx context.Context) error {
 		w.sheets.numbers = make([]columnNumbers, len(head.titles))
 		for i, title := range head.titles {
 			w.sheets.widths[i] = textWidth(title)
+			if w.book != nil { // the button of the filter covers the end of the title
+				w.sheets.widths[i] = min(w.sheets.widths[i]+filterWidth, maxWidth)
+			}
 		}
 	}
 
-	f := &feeder{next: w.next, base: &w.sheets.base, head: head, flight: flight, batches: batches,
+	f := &feeder{next: next, base: &w.sheets.base, head: head, flight: flight, batches: batches,
 		ordered: ordered, page: first}
 	running.Go(func() {
 		defer close(batches)
@@ -208,9 +289,9 @@ func (w *workbookWriter) rows(ctx context.Context) error {
 			_ = send(ctx, ordered, &batch{err: err})
 		}
 	})
-	for range n {
+	for _, e := range encoders {
 		if head != nil {
-			running.Go(func() { encodeBatches(ctx, newEncoder(head, w.spec.MaxSheetRows), batches) })
+			running.Go(func() { encodeBatches(ctx, e, batches) })
 		}
 		running.Go(func() {
 			if err := deflate(deflating); err != nil {
@@ -226,7 +307,7 @@ func (w *workbookWriter) rows(ctx context.Context) error {
 		}
 	})
 
-	err = w.lay(ctx, ordered, flight)
+	err := w.lay(ctx, ordered, flight)
 	close(deflating)
 	close(saved)
 	if err != nil {
@@ -435,7 +516,11 @@ func (w *workbookWriter) save(ctx context.Context, items <-chan item) error {
 func (w *workbookWriter) finish() error {
 	e, o := &w.entries, w.entries.out
 	for _, name := range late {
-		if err := e.part(name, w.skeleton.parts[name]); err != nil {
+		content, err := w.sheets.part(name)
+		if err != nil {
+			return err
+		}
+		if err := e.part(name, content); err != nil {
 			return err
 		}
 	}
@@ -444,25 +529,39 @@ func (w *workbookWriter) finish() error {
 }
 
 // result reports what was written.
-func (w *workbookWriter) result() Result {
-	s := w.sheets
-	r := Result{Rows: []int64{s.total}, Tables: s.number}
+func (s *sheets) result() Result {
+	tables := s.number - s.first + 1
+	r := Result{Rows: []int64{s.total}, Tables: tables}
 	if c := s.cuts; c.n > 0 {
-		ref := sheetName(c.sheet) + "!" + columnName(c.column) + strconv.Itoa(c.row)
+		ref := s.cellName(c.sheet, c.column, c.row)
 		r.Warnings = append(r.Warnings, Warning{
 			Code: WarnCellCut, Count: c.n, First: ref,
 			Message: fmt.Sprintf("%d cells held more than %d characters and were cut; the first is %s.", c.n,
 				maxCellText, ref),
 		})
 	}
-	if s.number > 1 {
+	if tables > 1 {
 		r.Warnings = append(r.Warnings, Warning{
-			Code: WarnSheetSplit, Count: int64(s.number), First: sheetName(2),
+			Code: WarnSheetSplit, Count: int64(tables), First: s.sheetName(s.first + 1),
 			Message: fmt.Sprintf("The rows did not fit on one sheet; there are %d, each with the header.",
-				s.number),
+				tables),
 		})
 	}
 	r.Warnings = append(r.Warnings, s.numberWarnings()...)
+	if u := s.unlinked; u.n > 0 {
+		ref := s.cellName(u.sheet, int(u.column), int(u.row))
+		r.Warnings = append(r.Warnings, Warning{
+			Code: cells.WarnLinksCut, Count: u.n, First: ref,
+			Message: fmt.Sprintf("%d cells have no link, because a sheet holds at most %d; the first is %s.", u.n,
+				s.spec.MaxSheetLinks, ref),
+		})
+	}
+	if s.notes != nil {
+		r.Warnings = append(r.Warnings, s.notes.WarningsAt(*s.head.sheet, func(column int, row int64) string {
+			sheet, number := s.place(row)
+			return s.cellName(sheet, column, number)
+		})...)
+	}
 	if u := s.unknown; u.n > 0 {
 		r.Warnings = append(r.Warnings, Warning{
 			Code: WarnColumnUnknown, Count: u.n, First: u.name,
@@ -481,7 +580,7 @@ func (s *sheets) numberWarnings() (all []Warning) {
 		case len(all) == maxNumberWarnings:
 			others, numbers = others+1, numbers+c.n
 		default:
-			ref := sheetName(c.sheet) + "!" + columnName(i) + strconv.Itoa(c.row)
+			ref := s.cellName(c.sheet, i, c.row)
 			all = append(all, Warning{
 				Code: WarnNumberAsText, Count: c.n, First: ref,
 				Message: fmt.Sprintf("%d numbers in column %q are text, because a number cell would lose digits; the first is %s.", c.n, shownText(s.head.titles[i], maxTitleShown), ref),

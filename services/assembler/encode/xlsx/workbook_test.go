@@ -126,7 +126,7 @@ func open(t testing.TB, xlsx []byte) *excelize.File {
 	return f
 }
 
-func cells(t testing.TB, f *excelize.File, sheet string) [][]string {
+func cellsOf(t testing.TB, f *excelize.File, sheet string) [][]string {
 	t.Helper()
 	got, err := f.GetRows(sheet, excelize.Options{RawCellValue: true})
 	require.NoError(t, err)
@@ -156,7 +156,7 @@ func TestWorkbookReadsBack(t *testing.T) {
 		{"", "a&b<c>"},
 		nil,
 		{"", `{"a":[1,2]}`},
-	}, cells(t, f, "Sheet1"))
+	}, cellsOf(t, f, "Sheet1"))
 	for cell, want := range map[string]excelize.CellType{
 		"A2": excelize.CellTypeUnset, // a number
 		"B2": excelize.CellTypeInlineString,
@@ -198,20 +198,20 @@ func TestPagesWithoutRows(t *testing.T) {
 	r, _, xlsx := write(t, testSpec(), Page{Number: 1, Rows: []byte(" [ ] ")})
 	require.Zero(t, r.Rows)
 	require.Equal(t, 1, r.Sheets)
-	require.Empty(t, cells(t, open(t, xlsx), "Sheet1"))
+	require.Empty(t, cellsOf(t, open(t, xlsx), "Sheet1"))
 
 	// Empty pages in between and pages with only a header change nothing.
 	page := func(n int, rows string) Page { return Page{Number: n, Rows: []byte(rows), SkipFirst: n > 1} }
 	r, file, xlsx := write(t, testSpec(), page(1, `[{"a":"A"}]`), page(2, `[]`),
 		page(3, `[{"a":"A"},{"a":1}]`), page(4, `[{"a":"A"}]`))
 	require.EqualValues(t, 1, r.Rows)
-	require.Equal(t, [][]string{{"A"}, {"1"}}, cells(t, open(t, xlsx), "Sheet1"))
+	require.Equal(t, [][]string{{"A"}, {"1"}}, cellsOf(t, open(t, xlsx), "Sheet1"))
 	_, same, _ := write(t, testSpec(), page(1, `[{"a":"A"},{"a":1}]`))
 	require.Equal(t, same, file)
 
 	r, _, xlsx = write(t, testSpec(), page(1, `[{"a":"A"}]`))
 	require.Zero(t, r.Rows)
-	require.Equal(t, [][]string{{"A"}}, cells(t, open(t, xlsx), "Sheet1"))
+	require.Equal(t, [][]string{{"A"}}, cellsOf(t, open(t, xlsx), "Sheet1"))
 }
 
 func TestFirstRowOfALaterPageIsDataUnlessSkipFirst(t *testing.T) {
@@ -220,7 +220,7 @@ func TestFirstRowOfALaterPageIsDataUnlessSkipFirst(t *testing.T) {
 		Page{Number: 1, Rows: []byte(`[{"a":"A"},{"a":1}]`), SkipFirst: true},
 		Page{Number: 2, Rows: []byte(`[{"a":2},{"a":3}]`)},
 		Page{Number: 3, Rows: []byte(`[{"a":"A"},{"a":4}]`), SkipFirst: true})
-	require.Equal(t, [][]string{{"A"}, {"1"}, {"2"}, {"3"}, {"4"}}, cells(t, open(t, xlsx), "Sheet1"))
+	require.Equal(t, [][]string{{"A"}, {"1"}, {"2"}, {"3"}, {"4"}}, cellsOf(t, open(t, xlsx), "Sheet1"))
 }
 
 func TestWithColumnsEveryFirstRowIsDataUnlessSkipFirst(t *testing.T) {
@@ -231,7 +231,7 @@ func TestWithColumnsEveryFirstRowIsDataUnlessSkipFirst(t *testing.T) {
 		Page{Number: 1, Rows: []byte(`[{"a":1},{"a":2}]`)},
 		Page{Number: 2, Rows: []byte(`[{"a":"A","b":"B"},{"b":3}]`), SkipFirst: true},
 		Page{Number: 3, Rows: []byte(`[{"b":4}]`)})
-	require.Equal(t, [][]string{{"A", "B"}, {"1"}, {"2"}, {"", "3"}, {"", "4"}}, cells(t, open(t, xlsx), "Sheet1"))
+	require.Equal(t, [][]string{{"A", "B"}, {"1"}, {"2"}, {"", "3"}, {"", "4"}}, cellsOf(t, open(t, xlsx), "Sheet1"))
 	require.EqualValues(t, 4, r.Rows)
 }
 
@@ -311,7 +311,7 @@ func TestSheetsSplitByRows(t *testing.T) {
 		next := 0
 		for i, k := range want {
 			name := fmt.Sprintf("Sheet%d", i+1)
-			got := cells(t, f, name)
+			got := cellsOf(t, f, name)
 			require.Len(t, got, k+1)
 			require.Equal(t, []string{"A"}, got[0])
 			for _, row := range got[1:] {
@@ -372,7 +372,7 @@ func TestSheetsSplitBySize(t *testing.T) {
 					if i < r.Sheets {
 						require.Greater(t, size, 2_000_000)
 					}
-					for _, row := range cells(t, open(t, xlsx), sheetName(i))[1:] {
+					for _, row := range cellsOf(t, open(t, xlsx), sheetName(i))[1:] {
 						require.Equal(t, fmt.Sprint(next), row[0])
 						next++
 					}
