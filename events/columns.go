@@ -1,5 +1,7 @@
 package events
 
+import "slices"
+
 // Column is a column of a file, as the request describes it.
 type Column struct {
 	// Key is the path of its values in a row, see package rows. A field whose name is the whole key wins.
@@ -88,6 +90,14 @@ func (x *Export) CrawledSheet(i int) SheetPages {
 		one.Rows = x.Proof.Rows
 	}
 	return one
+}
+
+// HasRaw reports whether rows came with the request.
+func (r *Request) HasRaw() bool {
+	if len(r.Sheets) > 0 {
+		return slices.ContainsFunc(r.Sheets, func(s Sheet) bool { return s.Raw != nil })
+	}
+	return r.SourceType == SourceRaw
 }
 
 // PagesKey returns the key under which the pages of the export are kept.

@@ -70,12 +70,13 @@ var (
 	// tenant, NUL, sequence that began the newest round, key -> last sequence, isSettled or nothing
 	bucketRounds    = []byte("rounds")
 	bucketLeftovers = []byte("leftovers") // kind, time, sequence, key
+	bucketUsers     = []byte("users")     // key whose pages are used, key of the unfinished export that uses them
 
 	// The content of these buckets is a function of the log.
 	foldedBuckets = [][]byte{bucketExports, bucketHistory, bucketExpiring, bucketFiles, bucketUnderway,
-		bucketRounds, bucketUsage}
+		bucketRounds, bucketUsage, bucketUsers}
 	indexBuckets = [][]byte{bucketHistory, bucketExpiring, bucketFiles, bucketUnderway, bucketRounds,
-		bucketLeftovers}
+		bucketLeftovers, bucketUsers}
 )
 
 // Entries of the bucket meta.
@@ -322,7 +323,13 @@ func entries(x *events.Export) []entry {
 		}
 	}
 	if x.State.Terminal() {
+		if keepsPages(x) {
+			list = append(list, entry{string(bucketLeftovers), leftoverKey(LeftoverKept, x), ""})
+		}
 		return append(list, entry{string(bucketLeftovers), leftoverKey(leftoverPages(x), x), ""})
+	}
+	if from := x.Request.From; from != nil {
+		list = append(list, entry{string(bucketUsers), from.Key + x.Key, ""})
 	}
 	return append(list, entry{string(bucketUnderway), sortable(x.RequestedAt) + x.Key, ""})
 }
@@ -456,13 +463,20 @@ type Leftover byte
 
 const (
 	// LeftoverDone is the pages and sealed headers of a completed, possibly expired export. They are never
-	// read again.
+	// read again, except pages that are LeftoverKept too.
 	LeftoverDone Leftover = iota
 	// LeftoverStopped is those of a failed or cancelled export. A retry may still reuse the pages.
 	LeftoverStopped
 	// LeftoverEvents is all events of a settled export except the newest.
 	LeftoverEvents
+	// LeftoverKept is the pages of a completed, possibly expired export that are kept for other files. Their
+	// time is Export.PagesUntil.
+	LeftoverKept
 )
+
+func keepsPages(x *events.Export) bool {
+	return !x.PagesUntil.IsZero() && (x.State == events.StateCompleted || x.State == events.StateExpired)
+}
 
 func leftoverPages(x *events.Export) Leftover {
 	if x.State == events.StateFailed || x.State == events.StateCancelled {
@@ -473,8 +487,11 @@ func leftoverPages(x *events.Export) Leftover {
 
 func leftoverKey(kind Leftover, x *events.Export) string {
 	at, sequence := x.FinishedAt, x.TerminalSeq
-	if kind == LeftoverEvents {
+	switch kind {
+	case LeftoverEvents:
 		at, sequence = x.Timeline[len(x.Timeline)-1].Time, x.LastSeq
+	case LeftoverKept:
+		at = x.PagesUntil
 	}
 	return string(byte(kind)) + sortable(at) + string(binary.BigEndian.AppendUint64(nil, sequence)) + x.Key
 }
@@ -504,11 +521,23 @@ func (t *Tasks) Cleared(kind Leftover, list []events.Export) error {
 	})
 }
 
+// InUse reports whether an unfinished export uses the pages of a key, see events.Request.From.
+func (t *Tasks) InUse(key string) (used bool, err error) {
+	err = t.view(func(tx *bbolt.Tx) error {
+		k, _ := tx.Bucket(bucketUsers).Cursor().Seek([]byte(key))
+		used = bytes.HasPrefix(k, []byte(key))
+		return nil
+	})
+	return used, err
+}
+
 // IsCleared reports whether the pages of an ended export were reported with Cleared since it ended. An
 // unknown export counts as cleared.
 func (t *Tasks) IsCleared(x *events.Export) (cleared bool, err error) {
 	err = t.view(func(tx *bbolt.Tx) error {
-		cleared = tx.Bucket(bucketLeftovers).Get([]byte(leftoverKey(leftoverPages(x), x))) == nil
+		left := tx.Bucket(bucketLeftovers)
+		cleared = left.Get([]byte(leftoverKey(leftoverPages(x), x))) == nil &&
+			(!keepsPages(x) || left.Get([]byte(leftoverKey(LeftoverKept, x))) == nil)
 		return nil
 	})
 	return cleared, err

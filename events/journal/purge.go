@@ -46,6 +46,18 @@ func (s *Log) PurgeEnded(ctx context.Context, x events.Export, mark PurgeMark) e
 	if err := s.PurgeEndedPages(ctx, x, mark); err != nil {
 		return err
 	}
+	return s.purgePrivate(ctx, x, mark)
+}
+
+// PurgeEndedPrivate is PurgeEnded for all but the pages.
+func (s *Log) PurgeEndedPrivate(ctx context.Context, x events.Export, mark PurgeMark) error {
+	if err := s.stillEnded(ctx, x); err != nil {
+		return err
+	}
+	return s.purgePrivate(ctx, x, mark)
+}
+
+func (s *Log) purgePrivate(ctx context.Context, x events.Export, mark PurgeMark) error {
 	for _, what := range leftByExports {
 		if err := s.purgeUpTo(ctx, s.private, privateSubject(what, x.Tenant, x.Key),
 			mark.private); err != nil {
@@ -57,6 +69,14 @@ func (s *Log) PurgeEnded(ctx context.Context, x events.Export, mark PurgeMark) e
 
 // PurgeEndedPages is PurgeEnded for the pages only.
 func (s *Log) PurgeEndedPages(ctx context.Context, x events.Export, mark PurgeMark) error {
+	if err := s.stillEnded(ctx, x); err != nil {
+		return err
+	}
+	return s.purgeUpTo(ctx, s.pages, events.SubjectPage+x.Tenant+"."+x.Key+".>", mark.pages)
+}
+
+// stillEnded asks the leader whether an export still has the end that it was seen at.
+func (s *Log) stillEnded(ctx context.Context, x events.Export) error {
 	now, err := s.Read(ctx, x.Tenant, x.Key)
 	if err != nil {
 		return err
@@ -65,7 +85,7 @@ func (s *Log) PurgeEndedPages(ctx context.Context, x events.Export, mark PurgeMa
 		return fmt.Errorf("%w: purging key %s, which is not at the end it was seen at",
 			events.ErrNotAllowed, x.Key)
 	}
-	return s.purgeUpTo(ctx, s.pages, events.SubjectPage+x.Tenant+"."+x.Key+".>", mark.pages)
+	return nil
 }
 
 // LogState is the state of the log, from its leader.

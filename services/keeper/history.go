@@ -2,6 +2,7 @@ package keeper
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -110,14 +111,14 @@ func (h *history) forgetSome(ctx context.Context, tenant string, log journal.Log
 func (h *history) clear(ctx context.Context, list []events.Export, mark journal.PurgeMark) ([]events.Export, error) {
 	last := uint64(0)
 	for i, x := range list {
-		var err error
-		if x.State == events.StateCompleted {
+		err := h.unused(x.Key)
+		if err == nil && x.State == events.StateCompleted {
 			x, err = h.expireFile(ctx, x, func(*events.Export) bool { return true })
 		}
 		if err == nil {
 			err = h.clearPages(ctx, x, mark)
 		}
-		if overtaken(err) {
+		if overtaken(err) || errors.Is(err, errInUse) {
 			list = list[:i] // the next pass continues
 			break
 		}

@@ -138,7 +138,7 @@ func (s *Service) sweep(ctx context.Context) error {
 		if pass {
 			err = s.pass(ctx)
 		} else {
-			err = errors.Join(s.leftovers.relieve(ctx), s.history.forget(ctx, s.mark))
+			err = errors.Join(s.leftovers.relieve(ctx, s.mark), s.history.forget(ctx, s.mark))
 		}
 		switch {
 		case ctx.Err() != nil:
@@ -198,6 +198,18 @@ func (p *parts) upToDate(ctx context.Context) (journal.LogState, error) {
 
 // errNotDue ends an Append: another writer was first.
 var errNotDue = errors.New("not due")
+
+// errInUse says that an unfinished export uses the pages of another. They stay until it has ended.
+var errInUse = errors.New("the pages are in use")
+
+// unused returns errInUse if an unfinished export uses the pages of a key.
+func (p *parts) unused(key string) error {
+	used, err := p.tasks.InUse(key)
+	if used {
+		return errInUse
+	}
+	return err
+}
 
 // overtaken reports whether an Append wrote nothing because another writer was first.
 func overtaken(err error) bool {

@@ -32,15 +32,36 @@ type leftovers struct {
 
 // purge removes leftovers that are old enough, up to a mark.
 func (l *leftovers) purge(ctx context.Context, mark journal.PurgeMark) error {
-	remove := func(x events.Export) error {
-		err := l.journal.PurgeEnded(ctx, x, mark)
+	purge := func(x events.Export, what func(context.Context, events.Export, journal.PurgeMark) error) error {
+		err := what(ctx, x, mark)
 		if errors.Is(err, events.ErrNotAllowed) {
 			return nil // it began again, and is listed once more when it ends
 		}
 		return err
 	}
+	remove := func(x events.Export) error { return purge(x, l.journal.PurgeEnded) }
 	never := func() (bool, error) { return false, nil }
-	if err := l.removeEnded(storage.LeftoverDone, mark.At.Add(-l.settle), never, remove); err != nil {
+	err := l.removeEnded(storage.LeftoverDone, mark.At.Add(-l.settle), never, func(x events.Export) error {
+		if !x.PagesUntil.IsZero() {
+			return purge(x, l.journal.PurgeEndedPrivate)
+		}
+		if err := l.unused(x.Key); err != nil {
+			return err
+		}
+		return remove(x)
+	})
+	if err != nil {
+		return err
+	}
+	// A request for these pages that was accepted in time is in the projection by now: it is up to date, and
+	// settle is longer than an event takes.
+	err = l.removeEnded(storage.LeftoverKept, l.now().Add(-l.settle), never, func(x events.Export) error {
+		if err := l.unused(x.Key); err != nil {
+			return err
+		}
+		return purge(x, l.journal.PurgeEndedPages)
+	})
+	if err != nil {
 		return err
 	}
 	if err := l.removeEnded(storage.LeftoverStopped, mark.At.Add(-l.keepPages), never, remove); err != nil {
@@ -50,34 +71,44 @@ func (l *leftovers) purge(ctx context.Context, mark journal.PurgeMark) error {
 }
 
 // removeEnded calls remove for exports that left something behind before a time, oldest first. It stops when
-// the list is empty, or when enough says so before a batch.
+// the list is empty, or when enough says so before a batch. Exports for which remove returns errInUse stay on
+// the list.
 func (p *parts) removeEnded(kind storage.Leftover, before time.Time, enough func() (bool, error), remove func(events.Export) error) error {
-	for {
+	for inUse := 0; ; {
 		if done, err := enough(); done || err != nil {
 			return err
 		}
-		list, err := p.tasks.Ended(kind, before, batch)
-		if err != nil || len(list) == 0 {
+		list, err := p.tasks.Ended(kind, before, batch+inUse)
+		if err != nil {
 			return err
 		}
-		for i, x := range list {
-			if err := remove(x); err != nil {
-				return errors.Join(err, p.tasks.Cleared(kind, list[:i]))
+		var removed []events.Export
+		for _, x := range list {
+			err := remove(x)
+			if errors.Is(err, errInUse) {
+				continue
 			}
+			if err != nil {
+				return errors.Join(err, p.tasks.Cleared(kind, removed))
+			}
+			removed = append(removed, x)
 		}
-		if err := p.tasks.Cleared(kind, list); err != nil {
+		if err := p.tasks.Cleared(kind, removed); err != nil || len(removed) == 0 {
 			return err
 		}
+		inUse = len(list) - len(removed)
 	}
 }
 
 // relieve removes pages early while the page stream is crowded or its disk lacks space for a large page. It
-// starts with completed exports, then takes the oldest failed and cancelled ones, until there is space. A
-// second assembler that still reads finds the pages gone and the export ended.
+// starts with completed exports, then takes the pages that are kept for other files, those that are due first,
+// and then the oldest failed and cancelled exports, until there is space. A second assembler that still reads
+// finds the pages gone and the export ended. Pages that an unfinished export uses stay.
 //
 // A pass uses a mark at least a minute old, which protects data that an ingress saves before its event. The
-// mark of relieve is new, so it leaves headers and the rows of raw requests alone.
-func (l *leftovers) relieve(ctx context.Context) error {
+// mark of relieve is new, so it leaves headers and the rows of raw requests alone, except rows that are kept:
+// passed, the mark of the last pass, protects those.
+func (l *leftovers) relieve(ctx context.Context, passed journal.PurgeMark) error {
 	if roomy, err := l.roomy(ctx); roomy || err != nil {
 		clear(l.relieved)
 		return err
@@ -86,28 +117,48 @@ func (l *leftovers) relieve(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, kind := range []storage.Leftover{storage.LeftoverDone, storage.LeftoverStopped} {
-		list, err := l.tasks.Ended(kind, l.now(), maxRelieved)
+	for _, kind := range []storage.Leftover{storage.LeftoverDone, storage.LeftoverKept, storage.LeftoverStopped} {
+		before := l.now()
+		if kind == storage.LeftoverKept {
+			before = before.AddDate(100, 0, 0) // all of them
+		}
+		list, err := l.tasks.Ended(kind, before, maxRelieved)
 		if err != nil {
 			return err
 		}
 		purged := 0
 		for _, x := range list {
-			if x.Request.SourceType != events.SourceHTTP || l.relieved[x.Key] == x.TerminalSeq {
+			upTo := mark
+			switch {
+			case kind == storage.LeftoverKept && x.Request.HasRaw():
+				if upTo = passed; !x.FinishedAt.Before(passed.At.Add(-l.settle)) {
+					continue
+				}
+			case kind == storage.LeftoverKept:
+			case x.Request.HasRaw(), l.relieved[x.Key] == x.TerminalSeq, !x.PagesUntil.IsZero():
 				continue
 			}
-			if kind == storage.LeftoverStopped {
+			if err := l.unused(x.Key); errors.Is(err, errInUse) {
+				continue
+			} else if err != nil {
+				return err
+			}
+			if kind != storage.LeftoverDone {
 				if roomy, err := l.roomy(ctx); err != nil {
 					return err
 				} else if roomy {
 					break
 				}
 			}
-			if err := l.journal.PurgeEndedPages(ctx, x, mark); err != nil && !errors.Is(err, events.ErrNotAllowed) {
+			if err := l.journal.PurgeEndedPages(ctx, x, upTo); err != nil && !errors.Is(err, events.ErrNotAllowed) {
 				return err
 			}
-			l.relieved[x.Key] = x.TerminalSeq
 			purged++
+			if kind != storage.LeftoverKept {
+				l.relieved[x.Key] = x.TerminalSeq
+			} else if err := l.tasks.Cleared(kind, []events.Export{x}); err != nil {
+				return err
+			}
 		}
 		if purged > 0 {
 			l.metrics.removed.WithLabelValues("pages").Add(float64(purged))

@@ -314,7 +314,7 @@ func TestKeeperRelievesTheDisk(t *testing.T) {
 	ended := make(chan error, 1)
 	go func() { ended <- s.Run(ctx) }()
 	left := func(x events.Export) int { return len(node.pages(t, x.Key, x.RequestedSeq)) }
-	require.NoError(t, s.leftovers.relieve(t.Context()))
+	require.NoError(t, s.leftovers.relieve(t.Context(), s.mark))
 	require.Positive(t, left(done), "there is room")
 	full.Store(true)
 	require.Eventually(t, func() bool { return left(done) == 0 && left(stopped) == 0 }, 10*time.Second, 5*time.Millisecond)
@@ -346,7 +346,7 @@ func TestKeeperRelievesThePageStream(t *testing.T) {
 	}
 	node.caughtUpTo(t)
 	s := node.keeper()
-	require.NoError(t, s.leftovers.relieve(t.Context()))
+	require.NoError(t, s.leftovers.relieve(t.Context(), s.mark))
 	for n, stays := range []bool{true, false, false, true, true, true, false} {
 		require.Equal(t, stays, len(node.pages(t, testKey(n), begun[n].RequestedSeq)) > 0, n)
 	}
