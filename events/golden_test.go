@@ -33,6 +33,11 @@ func samples() []events.Event {
 	submission := &events.Submission{StreamCreated: when.Add(-time.Hour), Sequence: 4}
 	warnings := []events.Warning{{Code: "CELL_CUT",
 		Message: "第 3 行 a cell was longer than 32,767 characters"}}
+	comma := ", "
+	sheets := []events.SheetPages{
+		{Run: 12, Pages: 249, Rows: 497, Manifest: strings.Repeat("5e", 32), Proof: &events.Proof{Kind: events.ProofEnd, Rows: 497, Pages: 249}},
+		{Pages: 1, Rows: 3, Manifest: strings.Repeat("6f", 32)},
+	}
 	request := &events.ExportRequested{
 		CreatedAt: when.Add(-24 * time.Hour), Submission: submission, RequestID: "trace-7",
 		Request: events.Request{
@@ -57,18 +62,36 @@ func samples() []events.Event {
 					Retry: []json.RawMessage{json.RawMessage("1015")}, RetryStatus: []int{403},
 				},
 			},
-			Options: &events.Options{Flatten: 2, SourceCharset: "gbk"}, Needs: []string{events.NeedSource},
+			Columns: []events.Column{
+				{Key: "user.name", Title: "姓名", Type: events.ColumnText, Map: map[string]string{"1": "已付款", "*": "其他"}, Width: 20},
+				{Key: "paid_at", Type: events.ColumnDatetime, From: events.FromUnixMS, Format: "yyyy-mm-dd"},
+				{Key: "tags", Join: &comma, Link: "https://example.com/{id}"},
+			},
+			Sheets: []events.Sheet{
+				{Title: "订单", RowKey: "id", HTTP: &events.HTTPRequest{URL: "https://example.com/orders", Method: "GET", Limit: 50, Conn: 1},
+					Columns: []events.Column{{Key: "id"}}},
+				{Title: "客户", Raw: &events.RawRows{Pages: 1, Rows: 3}},
+			},
+			From: &events.Origin{Key: strings.Repeat("0", 32), Sheets: sheets},
+			Options: &events.Options{
+				Timezone: "Asia/Shanghai", SourceTimezone: "UTC", MaxRows: 100, NoZip: true, Manifest: true, KeepPages: 48, Reproducible: true,
+				CSV:     events.CSVOptions{NoBOM: true, Delimiter: ";", Encoding: "gbk", NoGuard: true},
+				JSON:    events.JSONOptions{Titles: true},
+				Flatten: 2, SourceCharset: "gbk",
+			},
+			Needs: []string{events.NeedSource, events.NeedFile},
 		},
 	}
 	again := *request
 	again.ExportID, again.ContinuesRun = 12, 12
 	crawled := &events.ExportCrawled{Run: 12, Pages: 250, Manifest: strings.Repeat("5e", 32),
-		Proof: &events.Proof{Kind: events.ProofTotal, Announced: 500, Rows: 500, Pages: 250}, Warnings: warnings}
+		Proof: &events.Proof{Kind: events.ProofTotal, Announced: 500, Rows: 500, Pages: 250}, Sheets: sheets, Warnings: warnings}
 	completed := &events.ExportCompleted{
 		Run: 12, Pages: 250, Manifest: strings.Repeat("5e", 32), Rows: 500, Warnings: warnings,
-		ExpiresAt: when.Add(168 * time.Hour),
+		ExpiresAt: when.Add(168 * time.Hour), PagesUntil: when.Add(48 * time.Hour),
 		Files: []events.File{{Name: "http接口数据源导出.zip", Store: "default/" + testKey + "-12.zip", Size: 31337,
-			SHA256: strings.Repeat("0f", 32), Rows: 500}},
+			SHA256: strings.Repeat("0f", 32), Rows: 500, Contents: []events.Content{
+				{Name: "订单.csv", Size: 4711, SHA256: strings.Repeat("1e", 32), Rows: 497, Sheet: "订单"}}}},
 	}
 	failed := &events.ExportFailed{
 		Code: events.CodeSourceHTTP, Reason: "page 7: the source answered 503 three times",

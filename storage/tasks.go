@@ -328,7 +328,7 @@ func entries(x *events.Export) []entry {
 		}
 		return append(list, entry{string(bucketLeftovers), leftoverKey(leftoverPages(x), x), ""})
 	}
-	if from := x.Request.From; from != nil {
+	if from := x.Request.From; from != nil && events.ValidKey(from.Key) {
 		list = append(list, entry{string(bucketUsers), from.Key + x.Key, ""})
 	}
 	return append(list, entry{string(bucketUnderway), sortable(x.RequestedAt) + x.Key, ""})

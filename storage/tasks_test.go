@@ -600,12 +600,19 @@ func TestRebuiltEqualsLived(t *testing.T) {
 			if rapid.Bool().Draw(t, "no callback") {
 				r.Request.Callback = ""
 			}
+			if rapid.Bool().Draw(t, "uses other pages") {
+				r.Request.From = &events.Origin{Key: rapid.SampledFrom([]string{keyOf(1), keyOf(3), "", strings.Repeat("x", 40_000)}).Draw(t, "from")}
+			}
 			return r
 		case 3, 4:
 			return &events.ExportCrawled{Run: uint64(n), Pages: n,
 				Warnings: []events.Warning{{Code: "A", Message: "b"}}}
 		case 5, 6:
-			return completed(fmt.Sprintf("default/%d.zip", rapid.IntRange(0, 5).Draw(t, "file")), at)
+			done := completed(fmt.Sprintf("default/%d.zip", rapid.IntRange(0, 5).Draw(t, "file")), at)
+			if rapid.Bool().Draw(t, "keeps pages") {
+				done.PagesUntil = at
+			}
+			return done
 		case 7:
 			return &events.ExportFailed{Code: events.CodeSourceHTTP, Reason: "503 \x80", Run: uint64(n)}
 		case 8:
@@ -658,7 +665,7 @@ func TestRebuiltEqualsLived(t *testing.T) {
 				require.NoError(t, cut.db.Close())
 				cut = open("cut")
 			case 1, 2: // a keeper purges leftovers
-				kind := rapid.SampledFrom([]Leftover{LeftoverDone, LeftoverStopped, LeftoverEvents}).
+				kind := rapid.SampledFrom([]Leftover{LeftoverDone, LeftoverStopped, LeftoverEvents, LeftoverKept}).
 					Draw(t, "kind")
 				list, err := cut.Ended(kind, late, 2)
 				require.NoError(t, err)
@@ -856,6 +863,56 @@ func TestIsCleared(t *testing.T) {
 	cleared, err = tasks.IsCleared(&x)
 	require.NoError(t, err)
 	require.True(t, cleared)
+}
+
+// Pages that are kept are listed by the time until when, also after the file has expired, and pages in use while
+// an export that uses them has not ended.
+func TestKeptAndUsedPages(t *testing.T) {
+	t.Parallel()
+	tasks := openAt(t, filepath.Join(t.TempDir(), "tasks.db"))
+	log := logOf{t: t}
+	done := completed("default/1.zip", begin)
+	done.PagesUntil = begin.Add(time.Hour)
+	for _, p := range []events.Payload{request("u", begin), &events.ExportCrawled{}, done} {
+		log.add("default", keyOf(1), begin, p)
+	}
+	log.add("default", keyOf(2), begin, request("u", begin))
+	uses := request("u", begin)
+	uses.Request.From = &events.Origin{Key: keyOf(1)}
+	log.add("default", keyOf(3), begin, uses)
+	check := func(kept int, used bool) {
+		t.Helper()
+		require.NoError(t, tasks.Apply(log.all))
+		list, err := tasks.Ended(LeftoverKept, begin.Add(time.Hour), 10)
+		require.NoError(t, err)
+		require.Empty(t, list, "not due")
+		list, err = tasks.Ended(LeftoverKept, begin.Add(time.Hour+time.Nanosecond), 10)
+		require.NoError(t, err)
+		require.Len(t, list, kept)
+		for n := range 5 {
+			got, err := tasks.InUse(keyOf(n))
+			require.NoError(t, err)
+			require.Equal(t, used && n == 1, got, n)
+		}
+	}
+	check(1, true)
+	log.add("default", keyOf(3), begin, &events.ExportCrawled{})
+	log.add("default", keyOf(1), begin, &events.ExportExpired{})
+	check(1, true)
+	log.add("default", keyOf(3), begin, &events.ExportCancelled{})
+	check(1, false)
+	x, err := tasks.Get(keyOf(1))
+	require.NoError(t, err)
+	require.NoError(t, tasks.Cleared(LeftoverDone, []events.Export{x}))
+	cleared, err := tasks.IsCleared(&x)
+	require.NoError(t, err)
+	require.False(t, cleared)
+	require.NoError(t, tasks.Cleared(LeftoverKept, []events.Export{x}))
+	cleared, err = tasks.IsCleared(&x)
+	require.NoError(t, err)
+	require.True(t, cleared)
+	log.add("default", keyOf(1), begin, request("u", begin))
+	check(0, false)
 }
 
 // BenchmarkRebuild applies a log of exports of four events each, in batches as a follower receives them, and
