@@ -527,7 +527,8 @@ func TestWindows(t *testing.T) {
 				return p, nil
 			}}
 		sh.start = newProof(&req, sh.crawled)
-		a := &assembly{s: &Service{cfg: Config{}.withDefaults()}, ahead: 1 << 20, progress: progress{told: time.Now()}}
+		a := &assembly{s: &Service{cfg: Config{}.withDefaults()}, ahead: 1 << 20,
+			progress: progress{told: time.Now(), publish: func(events.Progress) {}}}
 		max := rapid.Int64Range(1, 9).Draw(t, "max")
 		table := a.newTable(context.Background(), sh, max)
 		var got []string

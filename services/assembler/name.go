@@ -1,7 +1,9 @@
 package assembler
 
 import (
+	"cmp"
 	"fmt"
+	"strconv"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -33,6 +35,12 @@ func EntryName(title, extType string, numbered bool) string {
 		suffix += "." + ext
 	}
 	return safeName(title, suffix)
+}
+
+// sheetName returns the title of the i-th sheet as the names of its documents have it: its number if nothing is
+// left.
+func sheetName(title string, i int) string {
+	return cmp.Or(cleanName(title, maxSheetName), strconv.Itoa(i+1))
 }
 
 // documentName returns the name of a document that holds one sheet of several, if sheet is not "", and the

@@ -7,6 +7,8 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"sheaf/events"
+
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 )
@@ -41,30 +43,62 @@ func TestEntryName(t *testing.T) {
 	}
 }
 
-func TestEntryNameIsOneSafePathElement(t *testing.T) {
-	t.Parallel()
+// hostileText draws texts that are made of what file systems do not take.
+func hostileText() *rapid.Generator[string] {
 	hostile := rapid.OneOf(
 		rapid.SampledFrom([]string{"/", "\\", "..", ".", " ", "con", "NUL", "com1", "\x00", "\u202e", "\u2066", "-1", "😀", "\xff", "\ufeff", "LPT¹", "CONIN$"}),
 		rapid.StringN(0, 3, -1), rapid.StringN(0, 300, -1))
-	text := rapid.Custom(func(t *rapid.T) string {
+	return rapid.Custom(func(t *rapid.T) string {
 		return strings.Join(rapid.SliceOfN(hostile, 0, 6).Draw(t, "parts"), "")
 	})
+}
+
+// requireSafe fails unless a name is one element of a path that every file system takes.
+func requireSafe(t *rapid.T, got string) {
+	device, _, _ := strings.Cut(strings.ToUpper(got), ".")
+	switch {
+	case got == "" || len(got) > maxName || !utf8.ValidString(got):
+		t.Fatalf("%q: empty, long or no UTF-8", got)
+	case got != filepath.Base(filepath.Clean(got)) || !filepath.IsLocal(got):
+		t.Fatalf("%q is not one element", got)
+	case strings.ContainsAny(got, `/\:*?"<>|`) || strings.Contains(got, ".."):
+		t.Fatalf("%q holds a forbidden character", got)
+	case strings.TrimSpace(got) != got || strings.HasPrefix(got, ".") || strings.HasSuffix(got, "."):
+		t.Fatalf("%q has a dot or space at an end", got)
+	case strings.ContainsFunc(got, func(r rune) bool { return unicode.IsControl(r) || unicode.Is(unicode.Bidi_Control, r) }):
+		t.Fatalf("%q holds a control", got)
+	case isDevice(device):
+		t.Fatalf("%q is a device", got)
+	}
+}
+
+func TestEntryNameIsOneSafePathElement(t *testing.T) {
+	t.Parallel()
+	text := hostileText()
 	rapid.Check(t, func(t *rapid.T) {
-		got := EntryName(text.Draw(t, "title"), text.Draw(t, "type"), rapid.Bool().Draw(t, "numbered"))
-		device, _, _ := strings.Cut(strings.ToUpper(got), ".")
-		switch {
-		case got == "" || len(got) > maxName || !utf8.ValidString(got):
-			t.Fatalf("%q: empty, long or no UTF-8", got)
-		case got != filepath.Base(filepath.Clean(got)) || !filepath.IsLocal(got):
-			t.Fatalf("%q is not one element", got)
-		case strings.ContainsAny(got, `/\:*?"<>|`) || strings.Contains(got, ".."):
-			t.Fatalf("%q holds a forbidden character", got)
-		case strings.TrimSpace(got) != got || strings.HasPrefix(got, ".") || strings.HasSuffix(got, "."):
-			t.Fatalf("%q has a dot or space at an end", got)
-		case strings.ContainsFunc(got, func(r rune) bool { return unicode.IsControl(r) || unicode.Is(unicode.Bidi_Control, r) }):
-			t.Fatalf("%q holds a control", got)
-		case isDevice(device):
-			t.Fatalf("%q is a device", got)
+		requireSafe(t, EntryName(text.Draw(t, "title"), text.Draw(t, "type"), rapid.Bool().Draw(t, "numbered")))
+	})
+}
+
+// The documents of a zip have safe names that differ without regard to case, whatever the titles are.
+func TestNamesOfDocuments(t *testing.T) {
+	t.Parallel()
+	text := hostileText()
+	rapid.Check(t, func(t *rapid.T) {
+		a := &assembly{x: &events.Export{Request: events.Request{Title: text.Draw(t, "title")}},
+			taken: map[string]bool{manifestName: true}}
+		names := map[string]bool{manifestName: true}
+		for i, title := range rapid.SliceOfN(rapid.OneOf(text, rapid.SampledFrom([]string{"a", "A", "a-001"})), 1, 6).Draw(t, "sheets") {
+			for part := range rapid.IntRange(1, 3).Draw(t, "parts") {
+				for _, ext := range []string{".csv", ".json"} {
+					got := a.name(sheetName(title, i), part, ext)
+					requireSafe(t, got)
+					if !strings.HasSuffix(got, ext) || names[strings.ToLower(got)] {
+						t.Fatalf("%q has no %s, or is not the only one", got, ext)
+					}
+					names[strings.ToLower(got)] = true
+				}
+			}
 		}
 	})
 }

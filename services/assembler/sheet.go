@@ -1,12 +1,10 @@
 package assembler
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"strconv"
 
 	"sheaf/events"
 	"sheaf/events/pages"
@@ -46,7 +44,7 @@ func (a *assembly) openSheet(ctx context.Context, i int) (*sheet, error) {
 	}
 	if len(x.Request.Sheets) > 1 {
 		sh.label = fmt.Sprintf("sheet %d %q: ", i+1, sh.title)
-		sh.name = cmp.Or(cleanName(sh.title, maxSheetName), strconv.Itoa(i+1))
+		sh.name = sheetName(sh.title, i)
 	}
 	sh.start = newProof(&sh.request, sh.crawled)
 	sh.get = func(ctx context.Context, n int) (pages.Page, error) {
