@@ -1,0 +1,162 @@
+package cells
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+
+	"sheaf/events"
+	"sheaf/events/rows"
+	"sheaf/services/assembler/encode"
+)
+
+func TestWarnings(t *testing.T) {
+	t.Parallel()
+	long := strings.Repeat("é", 50)
+	sheet := sheetOf(
+		events.Column{Key: "amount", Type: "number"}, events.Column{Key: "state", Map: map[string]string{"1": "one"}},
+		events.Column{Key: "url", Link: "true"}, events.Column{Key: "gone"}, events.Column{Key: "null"},
+	)
+	page := `[{"amount":1,"state":1,"url":"https://a.example","null":null,"more":1},` +
+		`{"amount":"` + long + `","state":2,"url":"x"},{"amount":"n/a","state":3}]`
+	_, notes := read(t, sheet, page)
+	require.NoError(t, notes.Err(sheet))
+	require.Equal(t, []encode.Warning{
+		{Code: "CELL_TYPE", Count: 2, First: "amount",
+			Message: `2 values of column "amount" do not fit its type and are text; the first is "` + long[:80] + `…" in data row 2.`},
+		{Code: "MAP_MISSED", Count: 2, First: "state",
+			Message: `2 values of column "state" are not in its map and stay as they are; the first is "2" in data row 2.`},
+		{Code: "LINKS_CUT", Count: 1, First: "url",
+			Message: `1 cells of column "url" have no link: it is no http, https or mailto address, or has more than 2079 characters; ` +
+				`the first is "x" in data row 2.`},
+		{Code: "COLUMN_EMPTY", Count: 1, First: "gone", Message: `Column "gone" is empty: no row has that key.`},
+	}, notes.Warnings(sheet))
+	sheet.Title = "Orders"
+	placed := notes.WarningsAt(sheet, func(column int, row int64) string { return fmt.Sprint(column, "/", row) })
+	require.Equal(t, "0/2", placed[0].First)
+	require.Equal(t, "gone", placed[3].First, "an empty column has no cell")
+	for _, w := range placed {
+		require.True(t, strings.HasPrefix(w.Message, `Sheet "Orders": `), w.Message)
+	}
+}
+
+func TestAnEmptySheetHasNoWarnings(t *testing.T) {
+	t.Parallel()
+	sheet := sheetOf(events.Column{Key: "a"})
+	_, notes := read(t, sheet, `[]`)
+	require.Empty(t, notes.Warnings(sheet))
+	require.NoError(t, notes.Err(sheet))
+}
+
+// Wrong keys must not make a file of empty cells.
+func TestRowsWithoutAnyChosenKeyAreAnError(t *testing.T) {
+	t.Parallel()
+	sheet := sheetOf(events.Column{Key: "data.id"}, events.Column{Key: "data.no"})
+	_, notes := read(t, sheet, `[{"id":1},{"no":2}]`)
+	require.Equal(t, &encode.NoValuesError{Keys: []string{"data.id", "data.no"}}, notes.Err(sheet))
+	_, notes = read(t, sheet, `[{"id":1},{"data":{"no":null}}]`)
+	require.NoError(t, notes.Err(sheet), "null is a value that the source sent")
+	_, notes = read(t, headerSheet("a"), `[{"b":1}]`)
+	require.NoError(t, notes.Err(headerSheet("a")))
+}
+
+// A sheet of the widest kind whose columns are all wrong gives 100 warnings, and the last count the rest.
+func TestWarningsAreAtMostAHundred(t *testing.T) {
+	t.Parallel()
+	var columns []events.Column
+	row := []string{}
+	for i := range 400 {
+		columns = append(columns,
+			events.Column{Key: fmt.Sprint("n", i), Type: "number", Map: map[string]string{"1": "1"}, Link: "true"},
+			events.Column{Key: fmt.Sprint("e", i)})
+		row = append(row, fmt.Sprintf(`"n%d":"x"`, i))
+	}
+	sheet := sheetOf(columns...)
+	_, notes := read(t, sheet, "[{"+strings.Join(row, ",")+"},{"+strings.Join(row, ",")+"}]")
+	all := notes.Warnings(sheet)
+	require.LessOrEqual(t, len(all), maxWarnings)
+	counts := map[string]int64{}
+	for _, w := range all {
+		counts[w.Code] += w.Count
+	}
+	require.Equal(t, map[string]int64{"CELL_TYPE": 800, "MAP_MISSED": 800, "LINKS_CUT": 800, "COLUMN_EMPTY": 400}, counts)
+	require.Equal(t, "608 values of 304 further columns do not fit their type and are text.", all[96].Message)
+	require.Equal(t, "400 further columns are empty: no row has their keys.", all[len(all)-1].Message)
+}
+
+// Names of rows and values in warnings are the source's: they are cut, and quoted so that they stay one line.
+func TestHostileNamesInWarnings(t *testing.T) {
+	t.Parallel()
+	sheet := headerSheet("a")
+	_, notes := read(t, sheet, `[{"a":1,"`+strings.Repeat(`\n`, 5000)+`":2}]`)
+	w := notes.Warnings(sheet)[0]
+	require.Equal(t, strings.Repeat("\n", 100)+"…", w.First)
+	require.NotContains(t, w.Message, "\n")
+	require.Less(t, len(w.Message), 400)
+}
+
+// How the rows are cut into parts makes no difference.
+func TestNotesOfParts(t *testing.T) {
+	t.Parallel()
+	sheet := sheetOf(events.Column{Key: "a", Type: "number"}, events.Column{Key: "b", Map: map[string]string{"x": "y"}},
+		events.Column{Key: "c", Link: "true"})
+	header := headerSheet("a", "b")
+	rapid.Check(t, func(t *rapid.T) {
+		row := rapid.SampledFrom([]string{`{}`, `{"a":1}`, `{"a":"x","b":"x"}`, `{"a":"y","b":2}`, `{"c":"ftp://x"}`, `{"d":1}`, `{"e":1}`})
+		parts := rapid.SliceOfN(rapid.SliceOfN(row, 0, 4), 1, 5).Draw(t, "parts")
+		for _, sheet := range []encode.Sheet{sheet, header} {
+			_, whole := read2(t, sheet, "["+strings.Join(slices.Concat(parts...), ",")+"]")
+			sum := &Notes{}
+			for i, part := range parts {
+				_, notes := read2(t, sheet, "["+strings.Join(part, ",")+"]")
+				if i == 0 {
+					sum = notes
+				} else {
+					sum.Add(notes)
+				}
+			}
+			require.Equal(t, whole.Warnings(sheet), sum.Warnings(sheet))
+			require.Equal(t, whole.Err(sheet), sum.Err(sheet))
+		}
+	})
+}
+
+func read2(t require.TestingT, sheet encode.Sheet, array string) (n int, notes *Notes) {
+	r, err := NewReader(sheet)
+	require.NoError(t, err)
+	for c := rows.NewCursor([]byte(array)); c.NextRow(); n++ {
+		r.Row(&c)
+	}
+	return n, r.Notes()
+}
+
+func TestRefuse(t *testing.T) {
+	t.Parallel()
+	sheet := sheetOf(events.Column{Key: "a", Type: "date"})
+	r, err := NewReader(sheet)
+	require.NoError(t, err)
+	c := rows.NewCursor([]byte(`[{"a":"1899-12-31"}]`))
+	require.True(t, c.NextRow())
+	cells := r.Row(&c)
+	require.Equal(t, "date 1899-12-31", show(cells[0]))
+	r.Refuse(0)
+	require.Equal(t, "text 1899-12-31", show(cells[0]))
+	require.Equal(t, `1 values of column "a" do not fit its type and are text; the first is "1899-12-31" in data row 1.`,
+		r.Notes().Warnings(sheet)[0].Message)
+}
+
+func TestPresent(t *testing.T) {
+	t.Parallel()
+	r, err := NewReader(headerSheet("a", "b", "c"))
+	require.NoError(t, err)
+	c := rows.NewCursor([]byte(`[{"c":1,"a":null},{},{"b":1,"x":2}]`))
+	for _, want := range [][]int32{{0, 2}, {}, {1}} {
+		require.True(t, c.NextRow())
+		r.Row(&c)
+		require.Equal(t, want, r.Present())
+	}
+}
