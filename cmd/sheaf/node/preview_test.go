@@ -294,6 +294,27 @@ func TestPreviewKnowsTheStandardFormat(t *testing.T) {
 }
 
 // No secret of a submission is in the answer, also if the source repeats it.
+// Types that page 1 shows are in the request, with all columns, and a service accepts it.
+func TestPreviewProposesTypesOfColumns(t *testing.T) {
+	t.Parallel()
+	address, _ := answers(t, func(w http.ResponseWriter, r *http.Request) {
+		var list []string
+		for i := range 20 {
+			list = append(list, fmt.Sprintf(`{"id":%d,"order-no":"NO-%d","at":"2026-01-05T08:%02d:00Z","day":"2026-01-%02d"}`, i, i, i, i+1))
+		}
+		fmt.Fprintf(w, `[%s]`, strings.Join(list, ","))
+	})
+	submission := fmt.Appendf(nil, `{"source_http":{"url":%q,"paging":{"type":"none"}}}`, address)
+	answer := previewed(t, submission)
+	text, _ := json.Marshal(answer)
+	require.NotNil(t, answer["request"], string(text))
+	columns, err := json.Marshal(answer["request"].(map[string]any)["columns"])
+	require.NoError(t, err)
+	require.JSONEq(t, `[{"key":"id"},{"key":"['order-no']","title":"order-no"},{"key":"at","type":"datetime"},{"key":"day","type":"date"}]`,
+		string(columns), string(text))
+	require.Contains(t, string(text), `"why":"20 of 20 values are ISO 8601 with Z"`)
+}
+
 func TestPreviewHidesSecrets(t *testing.T) {
 	t.Parallel()
 	address, _ := answers(t, func(w http.ResponseWriter, r *http.Request) {

@@ -346,6 +346,15 @@ func (r *run) propose(p *plan) error {
 		shown.setText("preset", p.preset) // only a declared request is refused while it has "…"
 	}
 	request.set("source_http", shown.raw())
+	if columns, found := r.columns(p.first.Rows, p.preset == "sheaf" || p.asked.req.HeaderRow); columns != nil {
+		typed := r.submission.clone()
+		typed.set("columns", columns)
+		typed.set("source_http", p.http.raw())
+		if _, _, err := r.check(typed.raw()); err == nil {
+			request.set("columns", columns)
+			r.answer.Findings = append(r.answer.Findings, found...)
+		}
+	}
 	r.answer.Request = request
 	return nil
 }

@@ -9,16 +9,9 @@ import (
 
 	"sheaf/events"
 	"sheaf/events/rows"
+	"sheaf/events/times"
 	"sheaf/services/assembler/encode"
 )
-
-// clock is a time as a text or number writes it.
-type clock struct {
-	seconds int64 // since 1970: of the moment if zoned, else of the wall clock
-	nanos   int32
-	zoned   bool // the moment is known
-	day     bool // without a time
-}
 
 // Walls of the years 1 to 9999.
 const (
@@ -52,19 +45,19 @@ func newDates(z encode.Zones) dates {
 }
 
 // set makes a cell of a time. It reports false if the year that is shown is not from 1 to 9999.
-func (d *dates) set(cell *Cell, kind Kind, t clock) bool {
+func (d *dates) set(cell *Cell, kind Kind, t times.Time) bool {
 	switch {
-	case t.day && kind == Date: // a day is the same in all zones
-	case t.zoned:
+	case t.Day && kind == Date: // a day is the same in all zones
+	case t.Zoned:
 	case d.source.loc != nil:
-		t.seconds, t.zoned = d.source.moment(t.seconds), true
+		t.Seconds, t.Zoned = d.source.moment(t.Seconds), true
 	}
-	if t.seconds < minWall-maxShift || t.seconds > maxWall+maxShift {
+	if t.Seconds < minWall-maxShift || t.Seconds > maxWall+maxShift {
 		return false
 	}
-	wall := t.seconds
-	if t.zoned {
-		wall += d.display.offset(t.seconds)
+	wall := t.Seconds
+	if t.Zoned {
+		wall += d.display.offset(t.Seconds)
 	}
 	if wall < minWall || wall > maxWall {
 		return false
@@ -75,7 +68,7 @@ func (d *dates) set(cell *Cell, kind Kind, t clock) bool {
 		cell.Unix, cell.Wall = wall, wall
 		return true
 	}
-	cell.Unix, cell.Nanos, cell.Wall, cell.Zoned = t.seconds, t.nanos, wall, t.zoned
+	cell.Unix, cell.Nanos, cell.Wall, cell.Zoned = t.Seconds, t.Nanos, wall, t.Zoned
 	return true
 }
 
@@ -151,19 +144,19 @@ func newTimeReader(from string) (r timeReader, err error) {
 }
 
 // read reads a string or number.
-func (r *timeReader) read(kind rows.Kind, text []byte) (clock, bool) {
+func (r *timeReader) read(kind rows.Kind, text []byte) (times.Time, bool) {
 	switch {
 	case len(text) > maxTime:
-		return clock{}, false
+		return times.Time{}, false
 	case r.unix:
 		if kind == rows.String && !isNumber(text) {
-			return clock{}, false
+			return times.Time{}, false
 		}
 		return unixTime(text, r.scale)
 	case kind != rows.String && r.layouts == nil:
-		return clock{}, false
+		return times.Time{}, false
 	case r.layouts == nil:
-		return isoTime(text)
+		return times.ISO(text)
 	}
 	return r.pattern(string(text))
 }
@@ -173,11 +166,11 @@ const maxTime = 128
 
 // unixTime reads a JSON number of seconds, or of another unit of 10^scale seconds. Digits below nanoseconds do
 // not fit.
-func unixTime(raw []byte, scale int) (clock, bool) {
+func unixTime(raw []byte, scale int) (times.Time, bool) {
 	d, ok := parseDecimal(raw)
 	d.exponent += scale
 	if !ok || d.n > 21 || d.exponent < -9 || d.n+d.exponent > 12 {
-		return clock{}, false
+		return times.Time{}, false
 	}
 	// The digits and their zeros: at most 12 of seconds, at most 9 of nanoseconds.
 	var seconds, nanos int64
@@ -201,123 +194,7 @@ func unixTime(raw []byte, scale int) (clock, bool) {
 			seconds, nanos = seconds-1, 1_000_000_000-nanos
 		}
 	}
-	return clock{seconds: seconds, nanos: int32(nanos), zoned: true}, true
-}
-
-// isoTime reads a time of ISO 8601 or yyyy/m/d:
-//
-//	2026-01-05  2026-01-05T08:30  2026-01-05 08:30:00.123456789Z  2026-01-05T08:30:00,5+0800  2026/1/5 8:30
-//
-// The separator of the time is T or a space, that of a fraction a point or a comma, and an offset is Z, ±hh,
-// ±hhmm or ±hh:mm. The years are 0001 to 9999. 24:00, a second 60 and more than nine digits of a fraction are
-// no times, because not all formats can hold them.
-func isoTime(b []byte) (t clock, ok bool) {
-	s := timeScanner{b: b}
-	year := s.number(4, 4)
-	separator, least := byte('-'), 2
-	if !s.skip('-') {
-		if !s.skip('/') {
-			return clock{}, false
-		}
-		separator, least = '/', 1
-	}
-	month := s.number(least, 2)
-	if !s.skip(separator) {
-		return clock{}, false
-	}
-	day := s.number(least, 2)
-	if s.bad || year < 1 || month < 1 || month > 12 || day < 1 || day > daysIn(month, year) {
-		return clock{}, false
-	}
-	t.seconds = time.Date(year, time.Month(month), day, 0, 0, 0, 0, time.UTC).Unix()
-	if len(s.b) == 0 {
-		t.day = true
-		return t, true
-	}
-	if !s.skip('T') && !s.skip(' ') {
-		return clock{}, false
-	}
-	hour := s.number(least, 2)
-	if !s.skip(':') {
-		return clock{}, false
-	}
-	minute, second := s.number(2, 2), 0
-	if s.skip(':') {
-		second = s.number(2, 2)
-		if s.skip('.') || s.skip(',') {
-			t.nanos = s.fraction()
-		}
-	}
-	if s.bad || hour > 23 || minute > 59 || second > 59 {
-		return clock{}, false
-	}
-	t.seconds += int64(hour*3600 + minute*60 + second)
-	switch minus := s.skip('-'); {
-	case minus || s.skip('+'):
-		hour, minute = s.number(2, 2), 0
-		if s.skip(':') || len(s.b) > 0 {
-			minute = s.number(2, 2)
-		}
-		if hour > 23 || minute > 59 {
-			return clock{}, false
-		}
-		offset := int64(hour*3600 + minute*60)
-		if minus {
-			offset = -offset
-		}
-		t.seconds -= offset
-		t.zoned = true
-	case s.skip('Z'):
-		t.zoned = true
-	}
-	return t, !s.bad && len(s.b) == 0
-}
-
-func daysIn(month, year int) int {
-	switch {
-	case month == 2 && year%4 == 0 && (year%100 != 0 || year%400 == 0):
-		return 29
-	case month == 2:
-		return 28
-	case month == 4 || month == 6 || month == 9 || month == 11:
-		return 30
-	}
-	return 31
-}
-
-// timeScanner reads the parts of a time.
-type timeScanner struct {
-	b   []byte // what is left
-	bad bool   // a number was missing
-}
-
-func (s *timeScanner) skip(c byte) bool {
-	if len(s.b) == 0 || s.b[0] != c {
-		return false
-	}
-	s.b = s.b[1:]
-	return true
-}
-
-// number reads as many digits as there are, up to most.
-func (s *timeScanner) number(least, most int) (n int) {
-	i := 0
-	for ; i < most && i < len(s.b) && s.b[i] >= '0' && s.b[i] <= '9'; i++ {
-		n = 10*n + int(s.b[i]-'0')
-	}
-	s.bad = s.bad || i < least
-	s.b = s.b[i:]
-	return n
-}
-
-// fraction reads up to nine digits as nanoseconds.
-func (s *timeScanner) fraction() int32 {
-	left := len(s.b)
-	n := s.number(1, 9)
-	for range 9 - (left - len(s.b)) {
-		n *= 10
-	}
-	return int32(n)
+	return times.Time{Seconds: seconds, Nanos: int32(nanos), Zoned: true}, true
 }
 
 // newPatternReader returns a reader of the times of an strftime pattern. As strptime does, it takes numbers
@@ -352,7 +229,7 @@ var lenient = strings.NewReplacer("%%", "%%",
 	"%R", "%H:%-M", "%r", "%-I:%-M:%-S %p", "%c", "%a %b %e %H:%-M:%-S %Y", "%+", "%a %b %e %H:%-M:%-S %Z %Y")
 
 // pattern reads a time by the layouts. The machine's zone makes no difference.
-func (r *timeReader) pattern(text string) (clock, bool) {
+func (r *timeReader) pattern(text string) (times.Time, bool) {
 	for _, layout := range r.layouts {
 		t, err := time.ParseInLocation(layout, text, time.UTC)
 		if err != nil {
@@ -362,13 +239,13 @@ func (r *timeReader) pattern(text string) (clock, bool) {
 		if r.named && !zoned {
 			// Package time takes any abbreviation and gives it the offset 0. All but two are ambiguous.
 			if name, _ := t.Zone(); name != "UTC" && !strings.HasPrefix(name, "GMT") {
-				return clock{}, false
+				return times.Time{}, false
 			}
 			zoned = true
 		}
-		c := clock{seconds: t.Unix(), nanos: int32(t.Nanosecond()), zoned: zoned}
-		c.day = r.days && !zoned
+		c := times.Time{Seconds: t.Unix(), Nanos: int32(t.Nanosecond()), Zoned: zoned}
+		c.Day = r.days && !zoned
 		return c, t.Year() > 0
 	}
-	return clock{}, false
+	return times.Time{}, false
 }
