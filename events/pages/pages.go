@@ -598,9 +598,9 @@ func (s *Store) PurgeEarlierRuns(ctx context.Context, tenant, key string, sheet 
 	return s.purgeRuns(ctx, tenant, key, func(r sheetRun) bool { return r.sheet == sheet && r.Run < run })
 }
 
-// PurgeRuns deletes the pages of all sheets in all runs of a key, except rows that came with a request.
-func (s *Store) PurgeRuns(ctx context.Context, tenant, key string) error {
-	return s.purgeRuns(ctx, tenant, key, func(sheetRun) bool { return true })
+// PurgeRuns is PurgeEarlierRuns for all sheets of a key.
+func (s *Store) PurgeRuns(ctx context.Context, tenant, key string, run uint64) error {
+	return s.purgeRuns(ctx, tenant, key, func(r sheetRun) bool { return r.Run < run })
 }
 
 func (s *Store) purgeRuns(ctx context.Context, tenant, key string, which func(sheetRun) bool) error {

@@ -16,11 +16,20 @@ import (
 // source is not asked.
 func TestUnknownNeedsAreLeftToAnother(t *testing.T) {
 	t.Parallel()
+	for _, need := range []string{"source/99", "file/99"} {
+		t.Run(need, func(t *testing.T) {
+			t.Parallel()
+			leavesTo(t, need)
+		})
+	}
+}
+
+func leavesTo(t *testing.T, need string) {
 	var log eventstest.Log
 	s := eventstest.Journal(t)
 	x, err := s.Append(t.Context(), events.Export{Tenant: "default", Key: key}, "", func(*events.Export) (events.Payload, error) {
 		return &events.ExportRequested{CreatedAt: time.Now().UTC(), Request: events.Request{
-			ExtType: "XLSX", SourceType: events.SourceHTTP, Needs: []string{events.NeedSource, "source/99"},
+			ExtType: "XLSX", SourceType: events.SourceHTTP, Needs: []string{events.NeedSource, events.NeedFile, need},
 			HTTP: &events.HTTPRequest{URL: "http://127.0.0.1/", Method: http.MethodGet, Limit: 10, Conn: 1},
 		}}, nil
 	})
@@ -37,7 +46,7 @@ func TestUnknownNeedsAreLeftToAnother(t *testing.T) {
 		err := service.handle(t.Context(), journal.Delivery{Subject: m.Subject, Header: m.Header, Data: m.Data, Sequence: x.LastSeq, Delivered: 1})
 		require.ErrorIs(t, err, errNeeds)
 	}
-	require.Len(t, log.With(`needs=source/99`), 1)
+	require.Len(t, log.With("needs="+need), 1)
 	again, err := s.Read(t.Context(), "default", key)
 	require.NoError(t, err)
 	require.Equal(t, events.StateRequested, again.State)

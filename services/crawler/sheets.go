@@ -22,6 +22,12 @@ type amount struct {
 // the attempt: its position is the number of pages of all sheets, so a crash in any of them counts as a start.
 // After a crash the finished sheets are read back.
 func (c *crawl) crawlSheets(ctx context.Context) (*events.ExportCrawled, error) {
+	if len(c.x.Timeline) > 1 && c.x.ContinuesRun == 0 {
+		// The pages of earlier rounds are not used. Those of a later sheet must not fill the stream until its turn.
+		if err := c.pages.PurgeRuns(ctx, c.x.Tenant, c.x.Key, c.x.RequestedSeq); err != nil {
+			return nil, err
+		}
+	}
 	stored, err := c.pages.Count(ctx, c.x.Tenant, c.x.Key)
 	if err != nil {
 		return nil, err

@@ -188,6 +188,77 @@ func TestASheetFails(t *testing.T) {
 	require.Len(t, orders.Requests(), 5, "four pages, and page 1 again")
 }
 
+// A retry continues each sheet by itself: one whose source has changed begins a new run, the others continue the
+// earlier one. If the pages must not be used, all are purged before the first sheet.
+func TestSheetsHaveRunsOfTheirOwn(t *testing.T) {
+	t.Parallel()
+	s := eventstest.Journal(t)
+	first, second := newAPI(t, 14, 5), newAPI(t, 14, 5)
+	var broken, changed atomic.Bool
+	broken.Store(true)
+	second.before = func(w http.ResponseWriter, _ *http.Request, page, _ int) bool {
+		if page == 3 && broken.Load() {
+			http.Error(w, "no right", http.StatusForbidden)
+			return true
+		}
+		return false
+	}
+	second.says = func(page, _ int, answer map[string]any) {
+		if page == 1 && changed.Load() {
+			answer["items"] = []any{map[string]any{"id": 100}}
+		}
+	}
+	start(t, s, http.DefaultClient, Config{})
+	sheets := []events.Sheet{apiSheet("a", first.url, styles()["cursor"]), apiSheet("b", second.url, styles()["cursor"])}
+	retry := func(continues bool) (run uint64) {
+		x, err := s.Read(t.Context(), "default", key)
+		require.NoError(t, err)
+		if continues {
+			run, _ = x.Resumable()
+		}
+		return requestSheets(t, s, x, key, run, sheets...).RequestedSeq
+	}
+	pagesOf := func(run uint64, sheet int) []int {
+		list, err := s.Pages().List(t.Context(), "default", key, run, sheet)
+		require.NoError(t, err)
+		return list
+	}
+	x := requestSheets(t, s, events.Export{}, key, 0, sheets...)
+	require.Equal(t, 3, failure(t, s, x).Page)
+	changed.Store(true)
+	again := retry(true)
+	require.NotNil(t, failure(t, s, events.Export{LastSeq: again}))
+	require.Equal(t, []int{1, 2, 3}, pagesOf(x.RequestedSeq, 0))
+	require.Empty(t, pagesOf(x.RequestedSeq, 1))
+	require.Equal(t, []int{1, 2}, pagesOf(again, 1))
+
+	broken.Store(false)
+	third := retry(true)
+	crawled := ended(t, s, events.Export{LastSeq: third})
+	require.Equal(t, x.RequestedSeq, crawled.Run, "the oldest of the two")
+	require.Equal(t, x.RequestedSeq, crawled.Sheets[0].Run)
+	require.Equal(t, again, crawled.Sheets[1].Run)
+	require.EqualValues(t, 10, crawled.Sheets[1].Rows)
+
+	crawledState, err := s.Read(t.Context(), "default", key)
+	require.NoError(t, err)
+	_, err = s.Append(t.Context(), crawledState, "", func(*events.Export) (events.Payload, error) {
+		return &events.ExportFailed{Code: events.CodeStore, RunSpoiled: true}, nil
+	})
+	require.NoError(t, err)
+	first.before = func(http.ResponseWriter, *http.Request, int, int) bool {
+		list, err := s.Pages().List(context.Background(), "default", key, again, 1)
+		if err != nil || len(list) > 0 {
+			t.Errorf("pages of sheet 2 are left: %v, %v", list, err)
+		}
+		return false
+	}
+	fourth := retry(false)
+	crawled = ended(t, s, events.Export{LastSeq: fourth})
+	require.Equal(t, fourth, crawled.Sheets[0].Run)
+	require.Equal(t, fourth, crawled.Sheets[1].Run)
+}
+
 // The limits are those of the whole export, and the failure says what earlier sheets have used.
 func TestLimitsCoverAllSheets(t *testing.T) {
 	t.Parallel()

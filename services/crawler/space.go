@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -390,7 +391,7 @@ func (c *crawl) retreat(ctx context.Context) error {
 		return err
 	}
 	if len(c.x.Request.Sheets) > 0 {
-		if err := c.pages.PurgeRuns(ctx, c.x.Tenant, c.x.Key); err != nil {
+		if err := c.pages.PurgeRuns(ctx, c.x.Tenant, c.x.Key, math.MaxUint64); err != nil {
 			return err
 		}
 		c.log.Info("pages of all sheets gave way to an older export")
