@@ -21,6 +21,7 @@ import (
 	"sheaf/services/assembler/encode/archive"
 
 	"github.com/stretchr/testify/require"
+	"github.com/xuri/excelize/v2"
 	"pgregory.net/rapid"
 )
 
@@ -571,45 +572,79 @@ func TestWindows(t *testing.T) {
 }
 
 // Chosen columns are looked for in all parts: one that a part lacks is no news, one that all lack is, and a
-// list that has none of them fails.
+// list that has none of them fails. That holds for each format.
 func TestChosenColumnsInParts(t *testing.T) {
 	t.Parallel()
 	all := []pages.Page{bare(-1, headerRow, `{"id":1}`, `{"name":"x"}`, `{}`)}
 	all[0].HeaderRow = true
-	for _, tc := range []struct {
-		claim    string
-		keys     []string
-		code     string
-		warnings []string // but TOTAL_MISSING
-	}{
-		{"in different parts", []string{"id", "name"}, "", nil},
-		{"one is in no row", []string{"id", "nmae"}, "", []string{`COLUMN_EMPTY Column "nmae" is empty: no row has that key.`}},
-		{"all are in no row", []string{"di", "nmae"}, events.CodeSourcePath, nil},
-	} {
-		t.Run(tc.claim, func(t *testing.T) {
+	for _, f := range Formats() {
+		if f.Name == linesFormat.Name || f.Name == bookFormat.Name {
+			continue // they do not look into rows
+		}
+		t.Run(f.Name, func(t *testing.T) {
 			t.Parallel()
-			st := newStage(t)
-			req := listRequest("PARQUET", events.Options{MaxRows: 1})
-			for _, key := range tc.keys {
-				req.Columns = append(req.Columns, events.Column{Key: key})
-			}
-			x := st.listed(req, all)
-			require.NoError(t, st.service(Config{}).handle(t.Context(), st.delivery(x)))
-			got := st.read()
-			require.Equal(t, tc.code, got.Failure.Code, got.Failure.Reason)
-			if tc.code != "" {
-				require.Equal(t, `PARQUET: no row has any of the chosen columns: "di", "nmae"`, got.Failure.Reason)
-				return
-			}
-			require.Len(t, got.Files[0].Contents, 3)
-			var warnings []string
-			for _, w := range got.Warnings {
-				if w.Code != "TOTAL_MISSING" {
-					warnings = append(warnings, w.Code+" "+w.Message)
+			for _, tc := range []struct {
+				claim    string
+				keys     []string
+				code     string
+				warnings []string // but TOTAL_MISSING
+			}{
+				{"in different parts", []string{"id", "name"}, "", nil},
+				{"one is in no row", []string{"id", "nmae"}, "", []string{`COLUMN_EMPTY Column "nmae" is empty: no row has that key.`}},
+				{"all are in no row", []string{"di", "nmae"}, events.CodeSourcePath, nil},
+			} {
+				for _, maxRows := range []int64{0, 1} {
+					st := newStage(t)
+					req := listRequest(f.Name, events.Options{MaxRows: maxRows, Manifest: true})
+					for _, key := range tc.keys {
+						req.Columns = append(req.Columns, events.Column{Key: key})
+					}
+					x := st.listed(req, all)
+					require.NoError(t, st.service(Config{}).handle(t.Context(), st.delivery(x)))
+					got := st.read()
+					require.Equal(t, tc.code, got.Failure.Code, "%s: %s", tc.claim, got.Failure.Reason)
+					if tc.code != "" {
+						require.Contains(t, got.Failure.Reason, f.Name+": ")
+						require.Contains(t, got.Failure.Reason, `no row has any of the chosen columns: "di", "nmae"`)
+						continue
+					}
+					if maxRows > 0 {
+						require.Len(t, got.Files[0].Contents, 3)
+					}
+					var warnings []string
+					for _, w := range got.Warnings {
+						if w.Code != "TOTAL_MISSING" {
+							warnings = append(warnings, w.Code+" "+w.Message)
+						}
+					}
+					require.Equal(t, tc.warnings, warnings, tc.claim)
 				}
 			}
-			require.Equal(t, tc.warnings, warnings)
 		})
+	}
+}
+
+// A workbook holds all sheets under their titles, beside one document of each sheet in another format.
+func TestWorkbookOfSheets(t *testing.T) {
+	t.Parallel()
+	st := newStage(t)
+	got := st.complete(Config{}, st.listed(sheetsRequest("XLSX,LINES", events.Options{}, "订单", "客户*", "空"),
+		[]pages.Page{page(3, 2, 0, 2), page(3, 2, 2, 1)},
+		[]pages.Page{columnsPage(`{"id":"id"}`), bare(1, `{"id":7}`)}, []pages.Page{page(0, 1, 0, 0)}))
+	names, contents := st.entries(got.Files[0])
+	require.Equal(t, []string{"订单.xlsx", "订单-订单.lines", "订单-客户.lines", "订单-空.lines"}, names)
+	book, err := excelize.OpenReader(strings.NewReader(contents[names[0]]))
+	require.NoError(t, err)
+	defer func() { require.NoError(t, book.Close()) }()
+	require.Equal(t, []string{"订单", "客户", "空"}, book.GetSheetList())
+	for sheet, want := range map[string][][]string{
+		"订单": {{"编号", "姓名"}, {"0", "客户 0"}, {"1", "客户 1"}, {"2", "客户 2"}},
+		"客户": {{"id"}, {"7"}},
+		"空":  {{"编号", "姓名"}},
+	} {
+		rows, err := book.GetRows(sheet)
+		require.NoError(t, err)
+		require.Equal(t, want, rows)
 	}
 }
 
