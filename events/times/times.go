@@ -1,5 +1,5 @@
-// Package times reads times as sources write them. The preview of a source and the file of an export must agree
-// on what a time is.
+// Package times reads times as sources write them. The preview of a source and the file of an export must
+// agree on what a time is.
 package times
 
 import "time"

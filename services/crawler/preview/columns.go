@@ -193,10 +193,12 @@ func (t *typeOf) decide() (kind, from, why string) {
 		if !namesTime(t.name) {
 			break
 		}
-		if t.unix == t.values {
-			return events.ColumnDatetime, events.FromUnix, all + "seconds since 1970 in the years 2000 to 2099, and the name says time"
+		unit, from := "seconds", events.FromUnix
+		if t.milli == t.values {
+			unit, from = "milliseconds", events.FromUnixMS
 		}
-		return events.ColumnDatetime, events.FromUnixMS, all + "milliseconds since 1970 in the years 2000 to 2099, and the name says time"
+		why := all + unit + " since 1970 in the years 2000 to 2099, and the name says time"
+		return events.ColumnDatetime, from, why
 	}
 	return "", "", ""
 }

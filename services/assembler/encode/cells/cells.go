@@ -1,7 +1,7 @@
 // Package cells turns the values of rows into the cells of columns, for all formats alike.
 //
-// A [Reader] reads one row at a time. Each column has a type, see events.Column. A value that does not fit the
-// type of its column becomes Text, with the text as sent, and is counted in [Notes]. No value is lost.
+// A [Reader] reads one row at a time. Each column has a type, see events.Column. A value that does not fit
+// the type of its column becomes Text, with the text as sent, and is counted in [Notes]. No value is lost.
 package cells
 
 // Kind is the kind of a cell.

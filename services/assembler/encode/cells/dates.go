@@ -76,7 +76,8 @@ const secondsPerDay = 86_400
 
 func mod(a, b int64) int64 { return ((a % b) + b) % b }
 
-// zone is a location that remembers the offset of the last time, because the times of a column are mostly near.
+// zone is a location that remembers the offset of the last time, because the times of a column are mostly
+// near.
 type zone struct {
 	loc *time.Location
 	// The remembered offset applies from start to before end. Package time may set end too early: on December 31
@@ -164,8 +165,8 @@ func (r *timeReader) read(kind rows.Kind, text []byte) (times.Time, bool) {
 // maxTime is the maximum length of a time.
 const maxTime = 128
 
-// unixTime reads a JSON number of seconds, or of another unit of 10^scale seconds. Digits below nanoseconds do
-// not fit.
+// unixTime reads a JSON number of seconds, or of another unit of 10^scale seconds. Digits below nanoseconds
+// do not fit.
 func unixTime(raw []byte, scale int) (times.Time, bool) {
 	d, ok := parseDecimal(raw)
 	d.exponent += scale

@@ -139,7 +139,7 @@ func isLink(url []byte) bool {
 	}
 	rest, found := cutScheme(url, "mailto:")
 	if found {
-		return len(rest) > 0 && bytes.IndexAny(rest, "[]#") < 0
+		return len(rest) > 0 && !bytes.ContainsAny(rest, "[]#")
 	}
 	if rest, found = cutScheme(url, "https://"); !found {
 		if rest, found = cutScheme(url, "http://"); !found {
@@ -151,7 +151,7 @@ func isLink(url []byte) bool {
 		end = len(rest)
 	}
 	_, fragment, _ := bytes.Cut(rest[end:], []byte{'#'})
-	return isAuthority(rest[:end]) && bytes.IndexAny(rest[end:], "[]") < 0 && bytes.IndexByte(fragment, '#') < 0
+	return isAuthority(rest[:end]) && !bytes.ContainsAny(rest[end:], "[]") && bytes.IndexByte(fragment, '#') < 0
 }
 
 // characters counts UTF-16 code units.
@@ -176,7 +176,7 @@ func cutScheme(url []byte, prefix string) (rest []byte, found bool) {
 // isAuthority reports whether a text is the host of a URL, perhaps with a user and a port.
 func isAuthority(text []byte) bool {
 	if i := bytes.LastIndexByte(text, '@'); i >= 0 {
-		if bytes.IndexAny(text[:i], "@[]") >= 0 {
+		if bytes.ContainsAny(text[:i], "@[]") {
 			return false
 		}
 		text = text[i+1:]
@@ -210,5 +210,5 @@ func isAuthority(text []byte) bool {
 			return false
 		}
 	}
-	return len(host) > 0 && (host[0] == '[' || bytes.IndexAny(host, "[]%") < 0)
+	return len(host) > 0 && (host[0] == '[' || !bytes.ContainsAny(host, "[]%"))
 }

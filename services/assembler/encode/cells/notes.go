@@ -13,7 +13,7 @@ import (
 const (
 	WarnCellType      = "CELL_TYPE"      // values do not fit the type of their column and are text
 	WarnMapMissed     = "MAP_MISSED"     // values have no entry in the map of their column and stay
-	WarnLinksCut      = "LINKS_CUT"      // cells have no link, because theirs is too long or no http, https or mailto
+	WarnLinksCut      = "LINKS_CUT"      // cells have no link: it is too long, or not http, https or mailto
 	WarnColumnEmpty   = "COLUMN_EMPTY"   // no row has the key of a column
 	WarnColumnUnknown = "COLUMN_UNKNOWN" // values whose name is not in the header were left out
 )
@@ -169,15 +169,18 @@ func (n *Notes) Warnings(sheet encode.Sheet) []encode.Warning {
 	})
 }
 
-// WarningsAt is [Notes.Warnings] for formats that name cells. place returns First of a warning about cells: the
-// place of a column, counted from 0, in a data row, counted from 1.
-func (n *Notes) WarningsAt(sheet encode.Sheet, place func(column int, row int64) string) (all []encode.Warning) {
+// WarningsAt is [Notes.Warnings] for formats that name cells. place returns First of a warning about cells:
+// the place of a column, counted from 0, in a data row, counted from 1.
+func (n *Notes) WarningsAt(
+	sheet encode.Sheet, place func(column int, row int64) string,
+) (all []encode.Warning) {
 	where := ""
 	if sheet.Title != "" {
 		where = fmt.Sprintf("Sheet %q: ", shown([]byte(sheet.Title), maxSample))
 	}
 	// add adds a warning of each column in counts, and one for the columns that are too many.
-	add := func(code string, counts func(col int32) tally, message func(t tally, name string) string, rest string) {
+	type of = func(c *columnNotes) tally
+	add := func(code string, counts func(int32) tally, message func(t tally, name string) string, rest string) {
 		var columns, values int64
 		for i, c := range sheet.Columns {
 			t := counts(int32(i))
@@ -195,10 +198,11 @@ func (n *Notes) WarningsAt(sheet encode.Sheet, place func(column int, row int64)
 			}
 		}
 		if columns > 0 {
-			all = append(all, encode.Warning{Code: code, Count: values, Message: where + fmt.Sprintf(rest, values, columns)})
+			all = append(all, encode.Warning{Code: code, Count: values,
+				Message: where + fmt.Sprintf(rest, values, columns)})
 		}
 	}
-	ofColumn := func(get func(*columnNotes) tally) func(int32) tally {
+	ofColumn := func(get of) func(int32) tally {
 		return func(col int32) tally {
 			if c := n.columns[col]; c != nil {
 				return get(c)
@@ -206,17 +210,20 @@ func (n *Notes) WarningsAt(sheet encode.Sheet, place func(column int, row int64)
 			return tally{}
 		}
 	}
-	add(WarnCellType, ofColumn(func(c *columnNotes) tally { return c.misfits }), func(t tally, name string) string {
+	misfits := ofColumn(func(c *columnNotes) tally { return c.misfits })
+	add(WarnCellType, misfits, func(t tally, name string) string {
 		return fmt.Sprintf("%d values of column %q do not fit its type"+AreText+"; the first is %q in data row %d.",
 			t.n, name, t.sample, t.row)
 	}, "%d values of %d further columns do not fit their type"+AreText+".")
-	add(WarnMapMissed, ofColumn(func(c *columnNotes) tally { return c.unmapped }), func(t tally, name string) string {
-		return fmt.Sprintf("%d values of column %q are not in its map and stay as they are; the first is %q in data row %d.",
-			t.n, name, t.sample, t.row)
+	unmapped := ofColumn(func(c *columnNotes) tally { return c.unmapped })
+	add(WarnMapMissed, unmapped, func(t tally, name string) string {
+		return fmt.Sprintf("%d values of column %q are not in its map and stay as they are; "+
+			"the first is %q in data row %d.", t.n, name, t.sample, t.row)
 	}, "%d values of %d further columns are not in their map and stay as they are.")
-	add(WarnLinksCut, ofColumn(func(c *columnNotes) tally { return c.links }), func(t tally, name string) string {
-		return fmt.Sprintf("%d cells of column %q have no link: it is no http, https or mailto address, or has more than %d characters; the first is %q in data row %d.",
-			t.n, name, maxLink, t.sample, t.row)
+	links := ofColumn(func(c *columnNotes) tally { return c.links })
+	add(WarnLinksCut, links, func(t tally, name string) string {
+		return fmt.Sprintf("%d cells of column %q have no link: it is no http, https or mailto address, "+
+			"or has more than %d characters; the first is %q in data row %d.", t.n, name, maxLink, t.sample, t.row)
 	}, "%d cells of %d further columns have no link.")
 	if n.rows > 0 && sheet.Found == nil {
 		add(WarnColumnEmpty, func(col int32) tally {
@@ -231,7 +238,8 @@ func (n *Notes) WarningsAt(sheet encode.Sheet, place func(column int, row int64)
 	if u := n.unknown; u.n > 0 {
 		all = append(all, encode.Warning{
 			Code: WarnColumnUnknown, Count: u.n, First: u.sample,
-			Message: where + fmt.Sprintf("%d values were left out because the header has no column for them; the first is %q in data row %d.", u.n, u.sample, u.row),
+			Message: where + fmt.Sprintf("%d values were left out because the header has no column for them; "+
+				"the first is %q in data row %d.", u.n, u.sample, u.row),
 		})
 	}
 	return all

@@ -114,7 +114,8 @@ func NewReader(sheet encode.Sheet) (*Reader, error) {
 	}
 	for i := range r.places {
 		p := &r.places[i]
-		if p.column = -1; len(p.users) == 1 && single[p.users[0].column] && !p.linked && p.inside == nil && p.elements == nil {
+		used := p.linked || p.inside != nil || p.elements != nil
+		if p.column = -1; !used && len(p.users) == 1 && single[p.users[0].column] {
 			p.column = p.users[0].column
 		}
 	}
@@ -122,8 +123,8 @@ func NewReader(sheet encode.Sheet) (*Reader, error) {
 	return r, nil
 }
 
-// find returns the places of a column: the field whose name is the whole key, and the value at the path, -1 if
-// the key is no path.
+// find returns the places of a column: the field whose name is the whole key, and the value at the path, -1
+// if the key is no path.
 func (r *Reader) find(c encode.Column) (whole, path int32) {
 	whole = r.member(&r.fields, c.Name)
 	if c.Spec == nil {
@@ -165,7 +166,8 @@ func (r *Reader) member(o *object, name string) int32 {
 
 // element is member for the element of an array.
 func (r *Reader) element(array int32, index int) int32 {
-	i, ok := slices.BinarySearchFunc(r.places[array].elements, index, func(e element, i int) int { return e.index - i })
+	order := func(e element, index int) int { return e.index - index }
+	i, ok := slices.BinarySearchFunc(r.places[array].elements, index, order)
 	if ok {
 		return r.places[array].elements[i].place
 	}
@@ -329,8 +331,8 @@ func (r *Reader) enter(c *rows.Cursor, at int32) {
 	}
 }
 
-// linked returns the value at one of the places of a link's key: of the field whose name is the whole key, else
-// of the path.
+// linked returns the value at one of the places of a link's key: of the field whose name is the whole key,
+// else of the path.
 func (r *Reader) linked(whole, path int32) (s rows.Span, ok bool) {
 	if p := &r.places[whole]; p.stamp == r.stamp {
 		return p.span, true

@@ -93,7 +93,7 @@ func (r *Reader) fill(cell *Cell, col int32, span rows.Span) {
 // span is the value as sent; it is zero if the text replaces it.
 func (r *Reader) typed(cell *Cell, k *column, kind rows.Kind, span rows.Span) bool {
 	text := cell.Text
-	if kind == rows.String && len(text) == 0 && (k.kind == Number || k.kind == Bool || k.kind == Date || k.kind == Datetime) {
+	if kind == rows.String && len(text) == 0 && k.kind >= Number && k.kind <= Datetime {
 		*cell = Cell{} // CSV and many APIs say "" for no value
 		return true
 	}
@@ -129,7 +129,8 @@ func (r *Reader) typed(cell *Cell, k *column, kind rows.Kind, span rows.Span) bo
 }
 
 var kindsOfAuto = [...]Kind{
-	rows.False: Bool, rows.True: Bool, rows.Number: Number, rows.String: Text, rows.Object: JSON, rows.Array: JSON,
+	rows.False: Bool, rows.True: Bool, rows.Number: Number, rows.String: Text, rows.Object: JSON,
+	rows.Array: JSON,
 }
 
 // textOf returns the text of a value: decoded, or compact JSON.
@@ -164,7 +165,8 @@ func (k *column) mapped(kind rows.Kind, text []byte) []byte {
 	return k.other
 }
 
-// maxJoined is the maximum number of bytes of all joined texts in a row. Columns may join one array many times.
+// maxJoined is the maximum number of bytes of all joined texts in a row. Columns may join one array many
+// times.
 const maxJoined = 4 << 20
 
 // join returns the scalars of an array as one text; null is an empty one. missed reports that a value has no
@@ -256,7 +258,8 @@ func isNumber(b []byte) bool {
 	return len(b) == 0
 }
 
-// decimal is the value digits × 10^exponent of a number. digits neither begins nor ends with 0; zero has none.
+// decimal is the value digits × 10^exponent of a number. digits neither begins nor ends with 0; zero has
+// none.
 type decimal struct {
 	negative bool
 	digits   [maxDigits]byte
