@@ -248,17 +248,21 @@ func (b *book) newTypedHeader(sheet encode.Sheet) (h *header, err error) {
 
 // appendTitles is appendRow for a sheet whose document is not plain.
 func (h *header) appendTitles(dst []byte) (_ []byte, cuts cellCuts) {
-	dst = append(dst, `<row r="1">`...)
+	lines := 1
+	for _, title := range h.titles {
+		lines = max(lines, 1+bytes.Count(title, []byte("\n")))
+	}
+	dst = append(appendHeight(append(dst, `<row r="1"`...), lines), '>')
 	for i, title := range h.titles {
 		if len(title) == 0 {
 			continue
 		}
-		style := titleStyle
+		style := h.styles[i].title
 		if beginsFormula(title) {
-			style++
+			style += titleQuoted
 		}
 		if slices.Contains(title, '\n') {
-			style += titleWrappedStyle - titleStyle
+			style += titleWrapped
 		}
 		dst = append(append(dst, h.refs[i].text()...), `1" s="`...)
 		dst = append(strconv.AppendInt(dst, int64(style), 10), '"')

@@ -310,7 +310,7 @@ func (e *encoder) row(c *rows.Cursor, b *batch, index int) error {
 	}
 
 	digits := strconv.AppendInt(e.digits[:0], int64(number), 10)
-	out := append(append(append(e.now.xml, `<row r="`...), digits...), `">`...)
+	out := append(append(append(e.now.xml, `<row r="`...), digits...), '"')
 	var err error
 	if e.reader != nil {
 		out, err = e.typedRow(out, c, number, index, digits, measure)
@@ -332,6 +332,7 @@ func (e *encoder) row(c *rows.Cursor, b *batch, index int) error {
 // row.
 func (e *encoder) plainRow(out []byte, c *rows.Cursor, number, index int, digits []byte, measure bool) ([]byte, error) {
 	inline := newSnippet(digits, `" t="inlineStr"><is><t>`)
+	out = append(out, '>')
 	for _, col := range e.touched {
 		span := e.slots[col]
 		if span.Kind == rows.Null {

@@ -17,6 +17,8 @@ const (
 	longFormat     = "0" // Excel shows numbers of more than 11 digits in scientific notation otherwise
 	longDigits     = 12
 	textFormat     = "@" // what a user types into the cell stays text
+	// Excel shows a boolean as TRUE or FALSE in any format, LibreOffice only in this one.
+	boolFormat = `"TRUE";"TRUE";"FALSE"`
 )
 
 const (
@@ -31,6 +33,7 @@ const (
 type cellStyle struct {
 	format string // "" is General
 	lines  cellLines
+	align  alignment
 	quoted bool // text that begins like a formula stays text
 	link   bool
 }
@@ -45,6 +48,22 @@ const (
 	allLines           // number of values
 )
 
+// alignment says where a cell's content stands in its column.
+type alignment uint8
+
+const (
+	byKind alignment = iota // numbers right, the rest left
+	left
+	center
+	right
+	allAlignments // number of values
+)
+
+// attribute returns the alignment as an attribute. right is for titles, which keep off the button of the filter.
+func (a alignment) attribute() string {
+	return [...]string{"", ` horizontal="left"`, ` horizontal="center"`, ` horizontal="right" indent="2"`}[a]
+}
+
 // styles are the cell styles of a workbook. The first styles are those of the default cell and of titles.
 type styles struct {
 	formats []string
@@ -55,12 +74,13 @@ type styles struct {
 
 // Styles before those of styles.cells.
 const (
-	titleStyle = 1 + iota
-	titleQuotedStyle
-	titleWrappedStyle
-	titleWrappedQuotedStyle
-	firstCellStyle
+	titleQuoted    = 1 // added to titleStyle
+	titleWrapped   = 2
+	firstCellStyle = 1 + 4*int(allAlignments)
 )
+
+// titleStyle returns the style of a title that has no line breaks and does not begin like a formula.
+func titleStyle(a alignment) int { return 1 + 4*int(a) }
 
 // columnKind is all that the styles of a column depend on.
 type columnKind struct {
@@ -72,6 +92,7 @@ type columnKind struct {
 // columnStyles are the styles of a column's cells: the text after the row number of the reference.
 type columnStyles struct {
 	columnKind
+	title          int
 	text           [allLines][2][2]snippet // by lines, quoted and link
 	number, long   [allLines][2]snippet    // by lines and link
 	date, datetime [allLines][2]snippet
@@ -96,7 +117,12 @@ func (s *styles) column(c encode.Column) *columnStyles {
 		return made
 	}
 	text, date, datetime, number, long := "", dateFormat, datetimeFormat, k.format, longFormat
+	title := byKind
 	switch k.kind {
+	case events.ColumnNumber:
+		title = right
+	case events.ColumnBool:
+		title = center
 	case events.ColumnText:
 		text = textFormat
 	case events.ColumnDate, events.ColumnDatetime:
@@ -108,7 +134,7 @@ func (s *styles) column(c encode.Column) *columnStyles {
 	if number != "" {
 		long = number
 	}
-	made := &columnStyles{columnKind: k}
+	made := &columnStyles{columnKind: k, title: titleStyle(title)}
 	// A style with a link has a higher number than the same without, see chunk.unlink.
 	for link := range 2 {
 		if link == 1 && !k.link {
@@ -116,22 +142,22 @@ func (s *styles) column(c encode.Column) *columnStyles {
 		}
 		for lines := range allLines {
 			style := cellStyle{lines: lines, link: link == 1}
-			of := func(format string) snippet {
-				style.format = format
+			of := func(format string, a alignment) snippet {
+				style.format, style.align = format, a
 				return s.snippet(style)
 			}
-			made.text[lines][0][link] = of(text)
+			made.text[lines][0][link] = of(text, byKind)
 			style.quoted = true
-			made.text[lines][1][link] = of(text)
+			made.text[lines][1][link] = of(text, byKind)
 			if style.quoted = false; lines == wrapped {
 				continue
 			}
-			made.number[lines][link] = of(number)
-			made.long[lines][link] = of(long)
-			made.other[lines][link] = of("")
+			made.number[lines][link] = of(number, byKind)
+			made.long[lines][link] = of(long, byKind)
+			made.other[lines][link] = of(boolFormat, center)
 			if k.kind == events.ColumnDate || k.kind == events.ColumnDatetime {
-				made.date[lines][link] = of(date)
-				made.datetime[lines][link] = of(datetime)
+				made.date[lines][link] = of(date, left)
+				made.datetime[lines][link] = of(datetime, left)
 			}
 		}
 	}
@@ -218,11 +244,13 @@ func (s *styles) part() []byte {
 		`<cellStyleXfs count="1"><xf numFmtId="0" fontId="0" fillId="0" borderId="0"/></cellStyleXfs>`)
 	fmt.Fprintf(&b, `<cellXfs count="%d"><xf numFmtId="0" fontId="0" fillId="0" borderId="0" xfId="0"/>`,
 		firstCellStyle+len(s.cells))
-	for _, wrap := range []string{"", ` wrapText="1"`} {
-		for _, quoted := range []string{"", ` quotePrefix="1"`} {
-			b.WriteString(`<xf numFmtId="0" fontId="1" fillId="2" borderId="1" xfId="0"` + quoted +
-				` applyFont="1" applyFill="1" applyBorder="1" applyAlignment="1"><alignment vertical="center"` +
-				wrap + `/></xf>`)
+	for a := range allAlignments {
+		for _, wrap := range []string{"", ` wrapText="1"`} {
+			for _, quoted := range []string{"", ` quotePrefix="1"`} {
+				b.WriteString(`<xf numFmtId="0" fontId="1" fillId="2" borderId="1" xfId="0"` + quoted +
+					` applyFont="1" applyFill="1" applyBorder="1" applyAlignment="1"><alignment` + a.attribute() +
+					` vertical="center"` + wrap + `/></xf>`)
+			}
 		}
 	}
 	for _, c := range s.cells {
@@ -235,18 +263,22 @@ func (s *styles) part() []byte {
 			on   bool
 			attr string
 		}{{c.quoted, "quotePrefix"}, {c.format != "", "applyNumberFormat"}, {c.link, "applyFont"},
-			{c.lines != oneLine, "applyAlignment"}} {
+			{c.lines != oneLine || c.align != byKind, "applyAlignment"}} {
 			if f.on {
 				b.WriteString(` ` + f.attr + `="1"`)
 			}
 		}
-		switch c.lines {
-		case oneLine:
+		align := c.align.attribute()
+		if c.lines != oneLine {
+			align += ` vertical="top"`
+		}
+		if c.lines == wrapped {
+			align += ` wrapText="1"`
+		}
+		if align == "" {
 			b.WriteString(`/>`)
-		case atTop:
-			b.WriteString(`><alignment vertical="top"/></xf>`)
-		default:
-			b.WriteString(`><alignment vertical="top" wrapText="1"/></xf>`)
+		} else {
+			b.WriteString(`><alignment` + align + `/></xf>`)
 		}
 	}
 	b.WriteString(`</cellXfs><cellStyles count="1"><cellStyle name="Normal" xfId="0" builtinId="0"/></cellStyles>` +

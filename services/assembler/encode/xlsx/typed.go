@@ -41,16 +41,32 @@ func appendSerial(dst []byte, wall int64, nanos int32) []byte {
 	return append(dst, bytes.TrimRight(digits[:], "0")...)
 }
 
+// lineHeight is the height of each line of a row with several, in points: Chinese characters need more than
+// Latin ones. maxHeight is that of the tallest row (Excel's limit).
+const lineHeight, maxHeight = 17, 409
+
+// appendHeight appends the height of a row with several lines. Excel would find it by itself, LibreOffice shows
+// one line without it.
+func appendHeight(dst []byte, lines int) []byte {
+	if lines < 2 {
+		return dst
+	}
+	height := int64(min(lines, maxHeight) * lineHeight)
+	return append(strconv.AppendInt(append(dst, ` ht="`...), min(height, maxHeight), 10), '"')
+}
+
 // typedRow writes the cells of a row of a document that is not plain. It returns out, or the XML of the chunk
 // that continues the row.
 func (e *encoder) typedRow(out []byte, c *rows.Cursor, number, index int, digits []byte, measure bool) ([]byte, error) {
 	read := e.reader.Row(c)
 	present := e.reader.Present()
-	breaks := false
+	more := 0 // line breaks of the cell with the most
 	for _, col := range present {
 		switch cell := &read[col]; cell.Kind {
 		case cells.Text:
-			breaks = breaks || bytes.IndexByte(cell.Text, '\n') >= 0
+			if i := bytes.IndexByte(cell.Text, '\n'); i >= 0 {
+				more = max(more, bytes.Count(cell.Text[i:], []byte{'\n'}))
+			}
 		case cells.Date, cells.Datetime:
 			if cell.Wall < firstWall {
 				e.reader.Refuse(int(col))
@@ -58,9 +74,10 @@ func (e *encoder) typedRow(out []byte, c *rows.Cursor, number, index int, digits
 		}
 	}
 	others := oneLine
-	if breaks {
+	if more > 0 {
 		others = atTop
 	}
+	out = append(appendHeight(out, 1+more), '>')
 	for _, col := range present {
 		cell := &read[col]
 		if cell.Kind == cells.Empty {
@@ -120,7 +137,7 @@ func (e *encoder) typedRow(out []byte, c *rows.Cursor, number, index int, digits
 			fallthrough
 		default:
 			lines := others
-			if breaks && cell.Kind == cells.Text && bytes.IndexByte(cell.Text, '\n') >= 0 {
+			if more > 0 && cell.Kind == cells.Text && bytes.IndexByte(cell.Text, '\n') >= 0 {
 				lines = wrapped
 			}
 			quoted := 0

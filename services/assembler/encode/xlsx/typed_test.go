@@ -3,8 +3,15 @@ package xlsx
 import (
 	"bytes"
 	"context"
+	"encoding/csv"
+	"encoding/json"
+	"encoding/xml"
+	"errors"
 	"fmt"
+	"io"
+	"math"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -16,6 +23,7 @@ import (
 	"pgregory.net/rapid"
 
 	"sheaf/events"
+	"sheaf/events/eventstest"
 	"sheaf/services/assembler/encode"
 	"sheaf/services/assembler/encode/archive"
 	"sheaf/services/assembler/encode/cells"
@@ -347,4 +355,192 @@ func TestNoChosenColumnHasAValue(t *testing.T) {
 	var none *encode.NoValuesError
 	require.ErrorAs(t, err, &none)
 	require.Equal(t, []string{"nome"}, none.Keys)
+}
+
+// BenchmarkTyped writes the rows of BenchmarkWriteWorkbook: plain, otherwise without types, and with six types.
+func BenchmarkTyped(b *testing.B) {
+	pages := cutPages(benchHeader, benchRows(benchRowCount), 1000)
+	pages[0].SkipFirst = true
+	untyped := encode.Columns([]byte("[" + benchHeader + "]"))
+	typed := append([]encode.Column{}, untyped...)
+	for i, spec := range []events.Column{
+		{Type: events.ColumnNumber}, {Type: events.ColumnText}, {Type: events.ColumnText},
+		{Type: events.ColumnNumber, Format: "#,##0.00"}, {Type: events.ColumnBool}, {}, {Type: events.ColumnDatetime}, {},
+	} {
+		spec.Key = untyped[i].Name
+		typed[i].Spec = &spec
+	}
+	for _, c := range []struct {
+		name    string
+		plain   bool
+		columns []encode.Column
+	}{{"plain", true, untyped}, {"auto", false, untyped}, {"six types", false, typed}} {
+		b.Run(c.name, func(b *testing.B) {
+			f, err := os.Create(filepath.Join(b.TempDir(), "out.xlsx"))
+			require.NoError(b, err)
+			defer f.Close()
+			var size int64
+			b.ReportAllocs()
+			for b.Loop() {
+				out := archive.Plain(f)
+				_, err := writeDocument(context.Background(), out, encode.Document{Plain: c.plain, Sheets: []encode.Sheet{{
+					Columns: c.columns, Zones: encode.Zones{Display: time.UTC},
+					Open: func() func(context.Context) (Page, error) { return pagesOf(pages...) },
+				}}})
+				require.NoError(b, err)
+				size = out.Len()
+			}
+			b.ReportMetric(float64(size), "file-bytes")
+		})
+	}
+}
+
+// The parts of a workbook that is not plain. Run the test with -update to rewrite them.
+func TestTypedGolden(t *testing.T) {
+	t.Parallel()
+	spec := testSpec()
+	spec.MaxSheetRows = 4
+	_, file := writeTyped(t, spec, sheetOf("订单 & <Orders>", orderColumns(), dataPages(orderRows(4), 2)...),
+		sheetOf("", []events.Column{{Key: "no", Title: "=No", Format: `0.0"<&"`}}, dataPages([]string{`{"no":-1.5}`, `{"no":"-1"}`}, 2)...))
+	for _, name := range []string{"xl/styles.xml", "xl/workbook.xml", "xl/_rels/workbook.xml.rels", "[Content_Types].xml",
+		sheetPath(1), sheetPath(2), sheetPath(3), relationsPath(1)} {
+		got := bytes.ReplaceAll(partOf(t, file, name), []byte("><"), []byte(">\n<"))
+		golden := filepath.Join("testdata", "typed", strings.Trim(filepath.Base(name), "[]"))
+		if *update {
+			require.NoError(t, os.MkdirAll(filepath.Dir(golden), 0o755))
+			require.NoError(t, os.WriteFile(golden, got, 0o600))
+		}
+		want, err := os.ReadFile(golden)
+		require.NoError(t, err)
+		require.Equal(t, string(want), string(got), name)
+		d := xml.NewDecoder(bytes.NewReader(got))
+		for {
+			if _, err := d.Token(); errors.Is(err, io.EOF) {
+				break
+			} else {
+				require.NoError(t, err, name)
+			}
+		}
+	}
+}
+
+// Cells of each type read back equal, whatever the values and however the sheet is cut.
+func TestTypedCellsAreEqualWhenRead(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(rt *rapid.T) {
+		var data []string
+		var want [][]string
+		texts := rapid.OneOf(rapid.StringMatching(`[a-z中=+<&_x0-9\n ]{0,12}`), rapid.String())
+		for range rapid.IntRange(1, 30).Draw(rt, "rows") {
+			text := strings.ToValidUTF8(strings.Map(func(r rune) rune {
+				if r < ' ' && r != '\n' || r >= 0xFFFE && r <= 0xFFFF {
+					return -1
+				}
+				return r
+			}, texts.Draw(rt, "text")), "")
+			at := time.UnixMilli(rapid.Int64Range(firstWall*1000, 253402300799000).Draw(rt, "at")).UTC()
+			number := rapid.Int64Range(-1e14, 1e14).Draw(rt, "number")
+			paid := rapid.Bool().Draw(rt, "paid")
+			quoted, err := json.Marshal(text)
+			if err != nil {
+				rt.Fatal(err)
+			}
+			data = append(data, fmt.Sprintf(`{"text":%s,"at":%q,"day":%q,"number":"%d","paid":%t}`, quoted,
+				at.Format(time.RFC3339Nano), at.Format("2006-01-02"), number, paid))
+			want = append(want, []string{text, at.Format("2006-01-02T15:04:05.000"), at.Format("2006-01-02T15:04:05.000"),
+				strconv.FormatInt(number, 10), strings.ToUpper(strconv.FormatBool(paid))})
+		}
+		spec := testSpec()
+		spec.MaxSheetRows = rapid.IntRange(2, 40).Draw(rt, "rows a sheet")
+		_, file, err := tryTyped(t, spec, sheetOf("s", []events.Column{{Key: "text", Type: events.ColumnText},
+			{Key: "at", Type: events.ColumnDatetime}, {Key: "day", Type: events.ColumnDate},
+			{Key: "number", Type: events.ColumnNumber}, {Key: "paid", Type: events.ColumnBool}},
+			dataPages(data, rapid.IntRange(1, 9).Draw(rt, "rows a page"))...))
+		if err != nil {
+			rt.Fatal(err)
+		}
+		f, err := excelize.OpenReader(bytes.NewReader(file))
+		if err != nil {
+			rt.Fatal(err)
+		}
+		defer f.Close()
+		row := 0
+		for _, sheet := range f.GetSheetList() {
+			for number := 2; number <= spec.MaxSheetRows && row < len(want); number, row = number+1, row+1 {
+				for c, expected := range want[row] {
+					at, _ := excelize.CoordinatesToCellName(c+1, number)
+					got, err := f.GetCellValue(sheet, at, excelize.Options{RawCellValue: c != 4})
+					if err != nil {
+						rt.Fatal(err)
+					}
+					if c == 1 || c == 2 {
+						serial, err := strconv.ParseFloat(got, 64)
+						if err != nil {
+							rt.Fatal(err)
+						}
+						got = time.UnixMilli(int64(math.Round((serial - epochDay) * daySeconds * 1000))).UTC().Format("2006-01-02T15:04:05.000")
+						if c == 2 {
+							expected = expected[:11] + "00:00:00.000"
+						}
+					}
+					if got != expected {
+						rt.Fatalf("%s!%s is %q, want %q", sheet, at, got, expected)
+					}
+				}
+			}
+		}
+		if row != len(want) {
+			rt.Fatalf("%d rows of %d", row, len(want))
+		}
+	})
+}
+
+// openpyxl shows dates as dates, links as links and names as titles.
+func TestOpenpyxlReadsTypedCells(t *testing.T) {
+	t.Parallel()
+	python := ""
+	for _, name := range []string{"python3", "/usr/bin/python3"} {
+		if exec.Command(name, "-c", "import openpyxl").Run() == nil {
+			python = name
+			break
+		}
+	}
+	if python == "" {
+		t.Skip("openpyxl is not installed")
+	}
+	_, file := writeTyped(t, testSpec(), sheetOf("订单", orderColumns(), dataPages(orderRows(2), 2)...))
+	name := filepath.Join(t.TempDir(), "out.xlsx")
+	require.NoError(t, os.WriteFile(name, file, 0o600))
+	out, err := exec.CommandContext(t.Context(), python, "-W", "error", "-c", `
+import json, openpyxl, sys
+ws = openpyxl.load_workbook(sys.argv[1])["订单"]
+print(json.dumps([[str(c.value) for c in ws[3]], ws["A3"].hyperlink.target, ws["D3"].number_format, ws.print_title_rows,
+  ws.freeze_panes, ws.auto_filter.ref, ws.page_setup.orientation, ws.sheet_properties.pageSetUpPr.fitToPage]))
+`, name).CombinedOutput()
+	require.NoError(t, err, string(out))
+	require.JSONEq(t, `[["0010001", "2026-01-01 00:00:00", "2026-01-01 10:11:59", "1237.01", "False", "已付款", "mailto:c1@example.com",
+		"第一行：请在工作日送货\n第二行：联系电话 138-0000-0000", "[{\"sku\":1}]"], "https://shop.example/orders/0010001", "#,##0.00",
+		"$1:$1", "A2", "A1:I3", "landscape", true]`, string(out))
+}
+
+// LibreOffice opens the workbook and shows each cell as Excel does.
+func TestLibreOfficeShowsTypedCells(t *testing.T) {
+	eventstest.LongRunning(t)
+	soffice, err := exec.LookPath("soffice")
+	if err != nil {
+		t.Skip("LibreOffice is not installed")
+	}
+	dir := t.TempDir()
+	_, file := writeTyped(t, testSpec(), sheetOf("订单", orderColumns(), dataPages(orderRows(2), 2)...))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "book.xlsx"), file, 0o600))
+	out, err := exec.CommandContext(t.Context(), soffice, "-env:UserInstallation=file://"+filepath.Join(dir, "profile"),
+		"--headless", "--convert-to", "csv:Text - txt - csv (StarCalc):44,34,76", "--outdir", dir,
+		filepath.Join(dir, "book.xlsx")).CombinedOutput()
+	require.NoError(t, err, string(out))
+	text, err := os.ReadFile(filepath.Join(dir, "book.csv"))
+	require.NoError(t, err)
+	lines, err := csv.NewReader(bytes.NewReader(text)).ReadAll()
+	require.NoError(t, err)
+	require.Equal(t, []string{"0010001", "2026-01-01", "2026-01-01 10:11:59", "1,237.01", "FALSE", "已付款", "mailto:c1@example.com",
+		"第一行：请在工作日送货\n第二行：联系电话 138-0000-0000", `[{"sku":1}]`}, lines[2])
 }
