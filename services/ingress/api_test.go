@@ -331,7 +331,7 @@ func TestDetailFollowsTheExport(t *testing.T) {
 	require.Equal(t, secrets.DownloadURL(in.journal.Keys(), "http://files.example", &x), d.DownURL)
 	require.True(t, strings.HasPrefix(d.DownURL, "http://files.example/v1/down/"))
 	require.Equal(t, int64(41), d.Rows)
-	require.Equal(t, []fileView{{"T.zip", 9, strings.Repeat("a", 64), 41}}, d.Files)
+	require.Equal(t, []fileView{{Name: "T.zip", Size: 9, SHA256: strings.Repeat("a", 64), Rows: 41}}, d.Files)
 	require.Equal(t, []events.Warning{{Code: "TOTAL_MOVED", Message: "the total moved"}}, d.Warnings)
 	require.NotEmpty(t, d.FinishedAt)
 	require.NotEmpty(t, d.ExpiresAt)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"path"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -68,6 +69,9 @@ func (d *downloads) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(downloadWait(entry.Size)))
 	h.Set("Cache-Control", "private")
 	h.Set("Content-Type", d.mediaType(path.Ext(entry.Store)))
+	if path.Ext(entry.Store) == events.HTML.Ext { // its rows are the source's
+		h.Set("Content-Security-Policy", "sandbox; default-src 'none'; style-src 'unsafe-inline'")
+	}
 	h.Set("Content-Disposition", attachment(entry.Name, path.Base(r.URL.Path)))
 	h.Set("ETag", `"`+entry.SHA256+`"`)
 	http.ServeContent(w, r, "", x.FinishedAt, file)
@@ -80,7 +84,7 @@ func (d *downloads) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // mediaType returns the media type of the format with a suffix.
 func (d *downloads) mediaType(suffix string) string {
-	for _, f := range append(d.cfg.Formats, events.Zip) {
+	for _, f := range append(slices.Clone(d.cfg.Formats), events.Zip) {
 		if f.Ext == suffix {
 			return f.MediaType
 		}

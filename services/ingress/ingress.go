@@ -58,6 +58,7 @@ type Config struct {
 	Formats      []events.Format // formats of finished files; default events.XLSX
 	Quota        Quota           // of each tenant; default no limits
 	Previewer    Previewer       // answers POST /v1/export/preview; default: the path does not exist
+	MaxKeepPages time.Duration   // that a request may keep its pages for; default 168h
 	MaxSkew      time.Duration   // between a request's timestamp and the clock; default any
 	MaxBody      int64           // bytes of a request without rows; default 256 KiB
 	MaxRawBody   int64           // bytes of a request with rows; default 64 MiB
@@ -86,6 +87,7 @@ func (c Config) withDefaults(listener net.Listener) Config {
 		c.Formats = []events.Format{events.XLSX}
 	}
 	c.MaxHistory = cmp.Or(c.MaxHistory, 100_000)
+	c.MaxKeepPages = cmp.Or(c.MaxKeepPages, 168*time.Hour)
 	c.MaxLag = cmp.Or(c.MaxLag, 3*time.Second)
 	c.MaxBody = cmp.Or(c.MaxBody, 256<<10)
 	c.MaxRawBody = cmp.Or(c.MaxRawBody, 64<<20)
@@ -105,7 +107,7 @@ func (c Config) withDefaults(listener net.Listener) Config {
 }
 
 func (c Config) check() error {
-	if c.MaxHistory < 0 || c.MaxLag < 0 || c.ShutdownDelay < 0 {
+	if c.MaxHistory < 0 || c.MaxKeepPages < 0 || c.MaxLag < 0 || c.ShutdownDelay < 0 {
 		return errors.New("ingress: a duration or number to keep is negative")
 	}
 	if c.MaxBody < 0 || c.MaxRawBody < 0 {

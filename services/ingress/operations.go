@@ -75,11 +75,15 @@ func (s *Service) operations() map[string]operation {
 		"history": s.history,
 		"cancel":  s.cancel,
 		"retry":   s.retry,
+		"convert": s.convert,
 	}
 }
 
 // takesBody reports whether an operation reads the body itself.
-func takesBody(name string) bool { return name == "http" || name == "raw" }
+func takesBody(name string) bool { return submits(name) || name == "convert" }
+
+// submits reports whether an operation takes a submission, which may be durable.
+func submits(name string) bool { return name == events.SourceHTTP || name == events.SourceRaw }
 
 // do runs an operation within its time and turns a panic into an error. It fails at once without a
 // connection, and when the connection is lost or the streams refuse writes meanwhile. The change may be
@@ -178,16 +182,19 @@ func (s *Service) retry(ctx context.Context, c call) (any, error) {
 
 // repeatable reports whether everything that an ended export needs is still stored.
 func (s *Service) repeatable(ctx context.Context, x *events.Export) error {
-	req := x.Request
-	if req.HTTP != nil && (len(req.HTTP.Header)+len(req.HTTP.SecretParam) > 0 || req.HTTP.Auth != "") {
-		_, err := s.journal.Headers(ctx, x.Tenant, x.Key)
-		if errors.Is(err, events.ErrNoHeaders) || errors.Is(err, events.ErrSealed) {
-			return conflict("the source headers are no longer kept; submit the request again")
-		}
-		return err
+	if x.Request.From != nil {
+		return s.pagesKept(ctx, x.Tenant, x.Request.From, conflict)
 	}
-	if req.Raw != nil {
-		have, err := s.pages.List(ctx, x.Tenant, x.Key, events.RawRun, 0)
+	secret := false
+	for i := range x.Request.SheetCount() {
+		req := x.Request.Sheet(i)
+		if h := req.HTTP; h != nil && (len(h.Header)+len(h.SecretParam) > 0 || h.Auth != "") {
+			secret = true
+		}
+		if req.Raw == nil {
+			continue
+		}
+		have, err := s.pages.List(ctx, x.Tenant, x.Key, events.RawRun, i)
 		if err != nil {
 			return err
 		}
@@ -195,7 +202,14 @@ func (s *Service) repeatable(ctx context.Context, x *events.Export) error {
 			return conflict("the rows that came with the request are no longer kept; submit the request again")
 		}
 	}
-	return nil
+	if !secret {
+		return nil
+	}
+	_, err := s.journal.Headers(ctx, x.Tenant, x.Key)
+	if errors.Is(err, events.ErrNoHeaders) || errors.Is(err, events.ErrSealed) {
+		return conflict("the source headers are no longer kept; submit the request again")
+	}
+	return err
 }
 
 func (s *Service) detail(ctx context.Context, c call) (any, error) {

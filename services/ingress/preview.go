@@ -29,7 +29,11 @@ const (
 // preview proposes a submission for a source. It stores nothing.
 func (s *Service) preview(ctx context.Context, c call) (any, error) {
 	return s.cfg.Previewer.Preview(ctx, c.body, func(body []byte) (*events.Request, secrets.Values, error) {
-		return request.ParseOpened(s.journal.Keys(), c.tenant, s.cfg.Formats, body)
+		req, opened, err := request.ParseOpened(s.journal.Keys(), c.tenant, s.cfg.Formats, body)
+		if err == nil {
+			err = s.checkKeepPages(req.Options)
+		}
+		return req, opened, err
 	})
 }
 

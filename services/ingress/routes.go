@@ -36,6 +36,7 @@ func (s *Service) routes() []route {
 		{http.MethodGet, "/v1/export/history", get("history"), "?user_id= a user's exports of the last seven days"},
 		{http.MethodPost, "/v1/export/cancel", post("cancel"), `{"key"} stop an export`},
 		{http.MethodPost, "/v1/export/retry", post("retry"), `{"key"} run a failed, cancelled or expired export again`},
+		{http.MethodPost, "/v1/export/convert", s.rest("convert", ops["convert"], s.bodyCall(s.cfg.MaxBody)), `{"key","ext_type"} a finished export in another format`},
 		{http.MethodGet, "/v1/export/presets", s.presets, "what each preset of source_http stands for"},
 		{http.MethodGet, "/v1/down/{year}/{month}/{day}/{file}", down, "a finished file, by its signed link"},
 		{http.MethodHead, "/v1/down/{year}/{month}/{day}/{file}", down, ""},
@@ -232,7 +233,7 @@ func (s *Service) Ready(w http.ResponseWriter, r *http.Request) {
 
 func (s *Service) index(w http.ResponseWriter, r *http.Request) {
 	var b strings.Builder
-	b.WriteString("Sheaf gathers the pages of an HTTP API into a workbook.\n\n")
+	b.WriteString("Sheaf gathers the pages of an HTTP API into a file.\n\n")
 	for _, route := range s.routes() {
 		if route.about != "" {
 			fmt.Fprintf(&b, "%-4s %-38s %s\n", route.method, route.path, route.about)

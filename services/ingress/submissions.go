@@ -121,7 +121,7 @@ func (s *Service) reportDuplicate(ctx context.Context, c call, data any) error {
 }
 
 func (s *Service) carryOut(ctx context.Context, sourceType string, c call) (any, error) {
-	if !takesBody(sourceType) {
+	if !submits(sourceType) {
 		return nil, request.Invalid("subject", "ends in %q; want %s or %s", request.Cut(sourceType, 32), events.SourceHTTP, events.SourceRaw)
 	}
 	if limit := s.bodyLimit(sourceType); int64(len(c.body)) > limit {

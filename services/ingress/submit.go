@@ -33,24 +33,41 @@ var errDuplicate = errors.New("duplicate request")
 
 // submit begins an export, or finds the one of an equal request. Everything that the export needs is durable
 // before its event.
-func (s *Service) submit(ctx context.Context, sourceType string, c call) (_ any, err error) {
+func (s *Service) submit(ctx context.Context, sourceType string, c call) (any, error) {
 	sub, err := request.Parse(s.journal.Keys(), c.tenant, sourceType, s.cfg.Formats, c.body)
 	if err != nil {
+		return nil, err
+	}
+	if err := s.checkKeepPages(sub.Request.Options); err != nil {
 		return nil, err
 	}
 	if c.at.IsZero() {
 		c.at = time.Now()
 	}
+	logBytes := int64(eventBytes)
+	if sourceType != events.SourceRaw { // the event of a raw request is small
+		logBytes += int64(len(c.body))
+	}
+	return s.accept(ctx, c, sub, logBytes, func() error { return request.Fresh(sub.Request.Timestamp, c.at, s.cfg.MaxSkew) })
+}
+
+// checkKeepPages refuses pages to be kept for longer than this server keeps them.
+func (s *Service) checkKeepPages(o *events.Options) error {
+	if most := int(s.cfg.MaxKeepPages / time.Hour); o != nil && o.KeepPages > most {
+		return request.Invalid("options.keep_pages", "is %d; this server keeps pages for at most %d hours", o.KeepPages, most)
+	}
+	return nil
+}
+
+// accept begins the export of a checked request, or finds the one of an equal request. logBytes is about the
+// size of its event. fresh refuses a request that is too old to begin anything.
+func (s *Service) accept(ctx context.Context, c call, sub *request.Checked, logBytes int64, fresh func() error) (_ any, err error) {
 	answer := accepted{HashKey: sub.Key, Warnings: sub.Request.Warnings}
 	if done, err := s.repeats(ctx, c, sub.Key); done || err != nil {
 		return answer, err
 	}
-	if err := request.Fresh(sub.Request.Timestamp, c.at, s.cfg.MaxSkew); err != nil {
+	if err := fresh(); err != nil {
 		return nil, err
-	}
-	logBytes := int64(eventBytes)
-	if sourceType != events.SourceRaw { // the event of a raw request is small
-		logBytes += int64(len(c.body))
 	}
 	export := &candidate{admission: &s.admission, tenant: c.tenant, disk: int64(len(c.body)), log: logBytes,
 		durable: c.submission != nil}
@@ -194,12 +211,20 @@ func (s *Service) prepare(ctx context.Context, c call, sub *request.Checked) err
 			return err
 		}
 	}
+	number := 0
 	for i, p := range sub.Pages {
+		if number++; i > 0 && p.Sheet != sub.Pages[i-1].Sheet {
+			number = 1
+		}
+		raw := sub.Request.Raw
+		if raw == nil {
+			raw = sub.Request.Sheets[p.Sheet].Raw
+		}
 		_, err := s.pages.Publish(ctx, pages.Page{
-			ID:       pages.ID{Tenant: tenant, Key: sub.Key, Run: events.RawRun, Number: i + 1},
+			ID:       pages.ID{Tenant: tenant, Key: sub.Key, Run: events.RawRun, Sheet: p.Sheet, Number: number},
 			Rows:     p.Array(),
-			RowCount: p.Count, HeaderRow: i == 0,
-			Total: sub.Request.Raw.Rows, TotalPages: len(sub.Pages), Attempts: 1,
+			RowCount: p.Count, HeaderRow: number == 1,
+			Total: raw.Rows, TotalPages: raw.Pages, Attempts: 1,
 		})
 		if errors.Is(err, events.ErrNoSpace) {
 			s.dropPages(context.WithoutCancel(ctx), c, sub.Key)
@@ -218,7 +243,7 @@ func (s *Service) dropPages(ctx context.Context, c call, key string) {
 	defer cancel()
 	x, err := s.journal.Read(ctx, c.tenant, key)
 	if err == nil && x.State == events.StateNone {
-		err = s.pages.PurgeRun(ctx, c.tenant, key, events.RawRun, 0)
+		err = s.pages.Purge(ctx, c.tenant, key)
 	}
 	if err != nil {
 		s.log(c.requestID).Warn("pages of a refused request are left over", "tenant", c.tenant, "hash_key", key, "error", err)
@@ -239,7 +264,7 @@ func began(by *events.Submission, sub events.Submission) bool {
 // requestAgain returns the event that begins an ended export again.
 func requestAgain(x *events.Export, c call) *events.ExportRequested {
 	r := &events.ExportRequested{ExportID: x.ID, CreatedAt: x.CreatedAt, Request: x.Request, Submission: x.Submission, RequestID: c.roundID()}
-	if x.Request.SourceType == events.SourceHTTP {
+	if x.Request.SourceType == events.SourceHTTP && x.Request.From == nil {
 		r.ContinuesRun, _ = x.Resumable()
 	}
 	return r

@@ -35,8 +35,10 @@ type detailView struct {
 	ExpiresAt  string           `json:"expires_at"`  // of the file; "" without one
 	Progress   events.Progress  `json:"progress"`
 	Rows       int64            `json:"rows"`
-	Proof      *events.Proof    `json:"proof,omitempty"` // how the list was found complete; nil until it is crawled
+	Proof      *events.Proof    `json:"proof,omitempty"`  // how the list was found complete; nil until it is crawled
+	Sheets     []sheetView      `json:"sheets,omitempty"` // of a request with sheets
 	Files      []fileView       `json:"files"`
+	PagesUntil string           `json:"pages_until,omitempty"` // until when it can be converted
 	Warnings   []events.Warning `json:"warnings"`
 	ErrorCode  string           `json:"error_code"`
 	Reason     string           `json:"reason"` // why the file expired early: it is missing or damaged
@@ -48,6 +50,15 @@ type fileView struct {
 	Size   int64  `json:"size"` // bytes
 	SHA256 string `json:"sha256"`
 	Rows   int64  `json:"rows"`
+	// Contents are the documents in a zip; absent if it holds nothing but one workbook.
+	Contents []events.Content `json:"contents,omitempty"`
+}
+
+// sheetView is one of several sheets.
+type sheetView struct {
+	Title string        `json:"title"`
+	Rows  int64         `json:"rows"`
+	Proof *events.Proof `json:"proof,omitempty"`
 }
 
 type callbackView struct {
@@ -74,7 +85,7 @@ func (s *Service) detailOf(x *events.Export, now time.Time) detailView {
 		CreatedAt: localTime(x.CreatedAt), ExtType: x.Request.ExtType, FailReason: x.Failure.Reason,
 		HashKey: x.Key, ID: x.ID, SourceType: x.Request.SourceType, Status: x.State.Status(), Title: x.Request.Title,
 
-		FinishedAt: localTime(x.FinishedAt), ExpiresAt: localTime(x.ExpiresAt),
+		FinishedAt: localTime(x.FinishedAt), ExpiresAt: localTime(x.ExpiresAt), PagesUntil: localTime(x.PagesUntil),
 		Progress: s.progress.of(x), Rows: x.Rows,
 		Files: []fileView{}, Warnings: []events.Warning{}, ErrorCode: x.Failure.Code, Reason: x.ExpiredReason,
 		Callback: callbackView{State: x.Callback.State, Attempts: x.Callback.Attempts, LastStatus: x.Callback.LastStatus},
@@ -84,9 +95,14 @@ func (s *Service) detailOf(x *events.Export, now time.Time) detailView {
 	}
 	if x.State != events.StateFailed {
 		d.Proof = x.Proof
+		for i, sheet := range x.Sheets {
+			if i < len(x.Request.Sheets) {
+				d.Sheets = append(d.Sheets, sheetView{Title: x.Request.Sheets[i].Title, Rows: sheet.Rows, Proof: sheet.Proof})
+			}
+		}
 	}
 	for _, f := range x.Files {
-		d.Files = append(d.Files, fileView{Name: f.Name, Size: f.Size, SHA256: f.SHA256, Rows: f.Rows})
+		d.Files = append(d.Files, fileView{Name: f.Name, Size: f.Size, SHA256: f.SHA256, Rows: f.Rows, Contents: f.Contents})
 	}
 	for _, w := range x.Request.Warnings {
 		d.Warnings = append(d.Warnings, events.Warning{Code: warningUnknownField, Message: w})

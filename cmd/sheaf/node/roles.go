@@ -38,7 +38,7 @@ var makers = map[string]func(*node) (role, error){
 			authenticate = n.keys.Tenant
 		}
 		return ingress.New(ingress.Config{
-			Log: n.log, Metrics: n.metrics, PublicURL: n.publicURL, Authenticate: authenticate, MaxSkew: n.cfg.MaxSkew,
+			Log: n.log, Metrics: n.metrics, PublicURL: n.publicURL, Authenticate: authenticate, MaxSkew: n.cfg.MaxSkew, MaxKeepPages: n.cfg.MaxKeepPages,
 			Quota: ingress.Quota{Unfinished: n.cfg.MaxUnfinished, FileBytes: int64(n.cfg.MaxFilesBytes),
 				NewPerSecond: n.cfg.MaxNew},
 			Formats: assembler.Formats(), Previewer: serverPreviewer(n.cfg.SourceLimits, n.egress),

@@ -628,12 +628,15 @@ func (d *declared) limit(place string) (int, error) {
 	return pageSize(member{name: field, value: v})
 }
 
-// list returns the values of an array.
-func list(m member) ([]jsontext.Value, error) {
+// list returns the values of a short array.
+func list(m member) ([]jsontext.Value, error) { return atMost(m, maxValues) }
+
+// atMost returns the values of an array that is valid with these options.
+func atMost(m member, limit int, options ...jsontext.Options) ([]jsontext.Value, error) {
 	if m.value.Kind() != '[' {
 		return nil, Invalid(m.name, "must be an array, not %s", kindName(m.value.Kind()))
 	}
-	dec := jsontext.NewDecoder(bytes.NewBuffer(m.value))
+	dec := jsontext.NewDecoder(bytes.NewBuffer(m.value), options...)
 	if _, err := dec.ReadToken(); err != nil {
 		return nil, Invalid(m.name, "is not a valid array")
 	}
@@ -643,8 +646,8 @@ func list(m member) ([]jsontext.Value, error) {
 		if err != nil {
 			return nil, Invalid(m.name, "is not a valid array")
 		}
-		if len(values) == maxValues {
-			return nil, Invalid(m.name, "has more than %d values", maxValues)
+		if len(values) == limit {
+			return nil, Invalid(m.name, "has more than %d values", limit)
 		}
 		values = append(values, bytes.Clone(v))
 	}
@@ -774,35 +777,4 @@ func scalars(m member) ([]json.RawMessage, error) {
 		raw = append(raw, json.RawMessage(v))
 	}
 	return raw, nil
-}
-
-// options checks how the rows of a request become its file. req is nil for rows that came with the request.
-func options(value jsontext.Value, req *events.HTTPRequest) (*events.Options, error) {
-	given, _, err := knownFields("options", value, []string{"flatten", "source_charset"})
-	if err != nil {
-		return nil, err
-	}
-	o := &events.Options{}
-	if v := given["flatten"]; v != nil {
-		n, err := integer(member{name: "options.flatten", value: v}, 0, maxFlatten)
-		if err != nil {
-			return nil, err
-		}
-		if o.Flatten = int(n); n > 0 && (req == nil || req.Paging == nil || req.HeaderRow) {
-			return nil, fieldError("options.flatten", "has no meaning with a header row, which names the columns")
-		}
-	}
-	if v := given["source_charset"]; v != nil {
-		m := member{name: "options.source_charset", value: v}
-		if o.SourceCharset, err = choice(m, "utf-8", "gbk", "gb18030"); err != nil {
-			return nil, err
-		}
-		if req == nil || req.Format != events.FormatCSV && req.Format != events.FormatTSV {
-			return nil, fieldError(m.name, "needs source_http.format csv or tsv")
-		}
-	}
-	if *o == (events.Options{}) {
-		return nil, nil
-	}
-	return o, nil
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"slices"
 	"strconv"
 	"unicode/utf8"
 
@@ -11,6 +12,9 @@ import (
 
 	"github.com/go-json-experiment/json/jsontext"
 )
+
+// lenientRows are the options of JSON that holds rows.
+var lenientRows = []jsontext.Options{jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true)}
 
 // member is a field of a JSON object; the value aliases the request's body.
 type member struct {
@@ -20,16 +24,16 @@ type member struct {
 }
 
 // readObject checks that body is one JSON object (RFC 8259, and RFC 7493: valid UTF-8, unique names) and
-// returns its members in order. The member rowField, unless "", may repeat a name and hold a lone surrogate,
-// like a page of a source: package rows checks all rows.
-func readObject(body []byte, rowField string) ([]member, error) {
+// returns its members in order. The members rowFields may repeat a name and hold a lone surrogate, like a page
+// of a source: package rows checks all rows.
+func readObject(body []byte, rowFields ...string) ([]member, error) {
 	if len(bytes.TrimSpace(body)) == 0 {
 		return nil, Invalid("body", "is empty; want a JSON object")
 	}
-	lenient := rowField != ""
+	lenient := len(rowFields) > 0
 	var options []jsontext.Options
 	if lenient && utf8.Valid(body) { // only the strict decoder reports the position
-		options = []jsontext.Options{jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true)}
+		options = lenientRows
 	}
 	dec := jsontext.NewDecoder(bytes.NewBuffer(body), options...)
 	value, err := dec.ReadValue()
@@ -52,7 +56,7 @@ func readObject(body []byte, rowField string) ([]member, error) {
 			return nil, Invalid("body", "names %q twice at byte %d", Cut(m.name, maxWarningField), at)
 		}
 		seen[m.name] = true
-		if m.name == rowField {
+		if slices.Contains(rowFields, m.name) {
 			continue
 		}
 		if _, err := jsontext.NewDecoder(bytes.NewBuffer(m.value)).ReadValue(); err != nil {

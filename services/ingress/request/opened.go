@@ -16,6 +16,9 @@ func ParseOpened(keys *secrets.Keyring, tenant string, formats []events.Format, 
 	if err != nil {
 		return nil, nil, err
 	}
+	if checked.Request.HTTP == nil {
+		return nil, nil, Invalid(sheetsField, "a preview takes one source; preview each source_http by itself")
+	}
 	opened := make(secrets.Values, len(checked.Secrets))
 	for name, value := range checked.Secrets {
 		if opened[name], err = openValue(keys, tenant, name, value); err != nil {

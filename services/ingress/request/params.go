@@ -15,7 +15,7 @@ func Params(body []byte, integers ...string) (url.Values, error) {
 	if len(bytes.TrimSpace(body)) == 0 {
 		return q, nil
 	}
-	members, err := readObject(body, "")
+	members, err := readObject(body)
 	if err != nil {
 		return nil, err
 	}

@@ -6,6 +6,7 @@
 package request
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -79,11 +80,7 @@ type Checked struct {
 // Parse checks the body of a tenant's request and converts it for the log. formats are the formats to choose
 // from. Errors that the caller can correct are [*Error].
 func Parse(keys *secrets.Keyring, tenant, sourceType string, formats []events.Format, body []byte) (*Checked, error) {
-	rowField := ""
-	if sourceType == events.SourceRaw {
-		rowField = rawField
-	}
-	members, err := readObject(body, rowField)
+	members, err := readSubmission(sourceType, body)
 	if err != nil {
 		return nil, err
 	}
@@ -91,7 +88,7 @@ func Parse(keys *secrets.Keyring, tenant, sourceType string, formats []events.Fo
 	req := &s.Request
 	var unknown []string
 	var callbacks []string
-	var source, how jsontext.Value
+	given := fields{}
 	sourceField := "source_" + sourceType
 	for _, m := range members {
 		var err error
@@ -99,7 +96,7 @@ func Parse(keys *secrets.Keyring, tenant, sourceType string, formats []events.Fo
 		case "timestamp":
 			req.Timestamp, err = seconds(m)
 		case "ext_type":
-			req.ExtType, err = text(m, 64)
+			req.ExtType, err = extType(m)
 		case "title":
 			req.Title, err = text(m, maxTitle)
 		case "user_id":
@@ -111,11 +108,9 @@ func Parse(keys *secrets.Keyring, tenant, sourceType string, formats []events.Fo
 			if c, err = callback(tenant, m); c != "" {
 				callbacks = append(callbacks, c)
 			}
-		case sourceField:
-			source = m.value
-		case "options":
+		case sourceField, columnsField, sheetsField, optionsField:
 			if m.value.Kind() != 'n' {
-				how = m.value
+				given[m.name] = m.value
 			}
 		default:
 			unknown = append(unknown, m.name)
@@ -124,48 +119,116 @@ func Parse(keys *secrets.Keyring, tenant, sourceType string, formats []events.Fo
 			return nil, err
 		}
 	}
-
+	if err := checkExtType(req.ExtType, formats); err != nil {
+		return nil, err
+	}
 	switch {
-	case req.ExtType == "":
-		return nil, Invalid("ext_type", "is required; supported: %s", names(formats))
-	case !slices.ContainsFunc(formats, func(f events.Format) bool { return strings.EqualFold(f.Name, req.ExtType) }):
-		return nil, Invalid("ext_type", "%q is not supported; supported: %s", Cut(req.ExtType, 32), names(formats))
 	case len(callbacks) > 1 && callbacks[0] != callbacks[1]:
 		return nil, Invalid("callback", "differs from call_back; give one of them")
 	case len(callbacks) > 0:
 		req.Callback = callbacks[0]
 	}
 
-	if source == nil || source.Kind() == 'n' {
-		return nil, Invalid(sourceField, "is required")
-	}
 	var array []byte
-	if sourceType == events.SourceRaw {
+	var sources []*events.HTTPRequest
+	var several *sheets
+	var declares bool
+	rowBytes := len(given[rawField])
+	switch source := given[sourceField]; {
+	case given[sheetsField] != nil:
+		for _, name := range []string{"source_http", rawField, columnsField, "row_key"} {
+			if slices.ContainsFunc(members, func(m member) bool { return m.name == name && m.value.Kind() != 'n' }) {
+				return nil, fieldError(name, "has no meaning beside sheets; give it in a sheet")
+			}
+		}
+		if several, err = readSheets(given[sheetsField]); err != nil {
+			return nil, err
+		}
+		req.Sheets, s.Secrets, s.Pages = several.list, several.secrets, several.pages
+		unknown, declares, rowBytes = append(unknown, several.unknown...), several.declares, several.rowBytes
+		req.SourceType = events.SourceRaw
+		for _, sheet := range req.Sheets {
+			if sheet.HTTP != nil {
+				req.SourceType, sources = events.SourceHTTP, append(sources, sheet.HTTP)
+			}
+		}
+	case source == nil:
+		return nil, Invalid(sourceField, "is required")
+	case sourceType == events.SourceRaw:
 		if array, err = rowArray(source); err == nil {
 			s.Pages, req.Raw, err = cutRows(array)
 		}
-	} else {
+	default:
 		var more []string
-		var declares bool
 		req.HTTP, s.Secrets, more, declares, err = sourceHTTP(source)
-		unknown = append(unknown, more...)
-		if declares {
-			req.Needs = []string{events.NeedSource}
-		}
-	}
-	if err == nil && how != nil {
-		req.Options, err = options(how, req.HTTP)
+		unknown, sources = append(unknown, more...), []*events.HTTPRequest{req.HTTP}
 	}
 	if err != nil {
 		return nil, err
 	}
+	if err := readFiles(req, given, sources, formats); err != nil {
+		return nil, err
+	}
+	if size := len(body) - rowBytes; (len(req.Columns) > 0 || len(req.Sheets) > 0) && size > maxDescription {
+		return nil, TooLarge("body", "has %d bytes besides its rows, at most %d are allowed", size, maxDescription)
+	}
+	req.Needs = needs(req, declares)
 	req.Warnings = unknownFields(unknown)
-	canonical, err := canonicalForm(sourceType, members, array)
-	if err != nil {
+	var canonical []byte
+	if several != nil {
+		for i, m := range members {
+			if m.name == sheetsField {
+				members[i].value = several.canonical
+			}
+		}
+		sourceType = sheetsField // the same by each operation
+	}
+	if canonical, err = canonicalForm(sourceType, members, array); err != nil {
 		return nil, err
 	}
 	s.Key = keys.HashKey(tenant, sourceType, canonical)
 	return s, nil
+}
+
+// readSubmission reads the members of a submission. Its rows may be no strict JSON.
+func readSubmission(sourceType string, body []byte) ([]member, error) {
+	if sourceType == events.SourceRaw {
+		return readObject(body, rawField, sheetsField)
+	}
+	members, err := readObject(body)
+	if err != nil && bytes.Contains(body, []byte(`"`+sheetsField+`"`)) {
+		return readObject(body, sheetsField)
+	}
+	return members, err
+}
+
+// readFiles reads the columns and options of a request, and checks that its formats can hold them.
+func readFiles(req *events.Request, given fields, sources []*events.HTTPRequest, formats []events.Format) (err error) {
+	if req.Columns, err = columns(given[columnsField]); err != nil {
+		return err
+	}
+	if how := given[optionsField]; how != nil {
+		if req.Options, err = options(how); err != nil {
+			return err
+		}
+		if err := checkReading(req.Options, sources); err != nil {
+			return err
+		}
+	}
+	return checkFiles(req, formats)
+}
+
+// needs returns what a process must know to work on a request. declares means that a source has a field that
+// the standard format lacks.
+func needs(req *events.Request, declares bool) (list []string) {
+	if declares {
+		list = append(list, events.NeedSource)
+	}
+	if len(req.Columns) > 0 || len(req.Sheets) > 0 || req.From != nil || writes(req.Options) ||
+		!slices.Equal(events.FormatNames(req.ExtType), []string{events.XLSX.Name}) {
+		list = append(list, events.NeedFile)
+	}
+	return list
 }
 
 func names(formats []events.Format) string {

@@ -24,6 +24,7 @@ const maxRawRows = 1_000_000
 
 // Page is a range of the rows of a raw request.
 type Page struct {
+	Sheet int    // of a request with sheets, from 0
 	rows  []byte // with the commas between them; aliases the request
 	Count int    // of rows, the header included
 }

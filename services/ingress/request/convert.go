@@ -1,0 +1,137 @@
+package request
+
+import (
+	"slices"
+	"strconv"
+
+	"sheaf/events"
+	"sheaf/events/secrets"
+)
+
+// ConvertKey returns the key of the export that a request to convert names, "" if it names none.
+func ConvertKey(body []byte) (string, error) {
+	members, err := readObject(body)
+	if err != nil {
+		return "", err
+	}
+	for _, m := range members {
+		if m.name == "key" {
+			return text(m, maxUserID)
+		}
+	}
+	return "", nil
+}
+
+// ParseConvert checks the body of a request to make other files of the pages of a finished export. The new
+// request is that of the export with the fields that the body replaces. Its callback is not kept.
+func ParseConvert(keys *secrets.Keyring, tenant string, formats []events.Format, x *events.Export, body []byte) (*Checked, error) {
+	members, err := readObject(body)
+	if err != nil {
+		return nil, err
+	}
+	s := &Checked{Request: x.Request}
+	req := &s.Request
+	req.ExtType, req.Callback, req.Warnings = "", "", nil
+	var unknown []string
+	given := fields{}
+	for _, m := range members {
+		var err error
+		switch m.name {
+		case "key":
+		case "timestamp":
+			req.Timestamp, err = seconds(m)
+		case "ext_type":
+			req.ExtType, err = extType(m)
+		case "title":
+			if m.value.Kind() != 'n' {
+				req.Title, err = text(m, maxTitle)
+			}
+		case "user_id":
+			req.UserID, err = textOrNumber(m, maxUserID)
+		case "callback":
+			req.Callback, err = callback(tenant, m)
+		case columnsField, optionsField:
+			if m.value.Kind() != 'n' {
+				given[m.name] = m.value
+			}
+		case "source_http", rawField, sheetsField, "row_key":
+			err = fieldError(m.name, "has no meaning here: the pages are those of the export")
+		default:
+			unknown = append(unknown, m.name)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	if err := checkExtType(req.ExtType, formats); err != nil {
+		return nil, err
+	}
+	if given[columnsField] != nil {
+		list, err := columns(given[columnsField])
+		switch {
+		case err != nil:
+			return nil, err
+		case len(req.Sheets) > 1:
+			return nil, Invalid(columnsField, "the export has %d sheets with columns of their own; to change these, submit its request again", len(req.Sheets))
+		case len(req.Sheets) == 1:
+			req.Sheets = slices.Clone(req.Sheets)
+			req.Sheets[0].Columns = list
+		default:
+			req.Columns = list
+		}
+	}
+	if req.Options, err = convertOptions(given, x.Request.Options); err != nil {
+		return nil, err
+	}
+	if err := checkFiles(req, formats); err != nil {
+		return nil, err
+	}
+	if (given[columnsField] != nil) && len(body) > maxDescription {
+		return nil, TooLarge("body", "has %d bytes, at most %d are allowed", len(body), maxDescription)
+	}
+	from := &events.Origin{Key: x.PagesKey()}
+	for i := range req.SheetCount() {
+		from.Sheets = append(from.Sheets, x.CrawledSheet(i))
+	}
+	req.From = from
+	req.Needs = needs(req, slices.Contains(x.Request.Needs, events.NeedSource))
+	req.Warnings = unknownFields(unknown)
+	canonical, err := canonicalForm("convert", members, nil)
+	if err != nil {
+		return nil, err
+	}
+	canonical = strconv.AppendUint(append(canonical, 0), x.Run, 10)
+	s.Key = keys.HashKey(tenant, "convert", canonical)
+	return s, nil
+}
+
+// convertOptions returns the options of a conversion: how the pages were read is kept, and how files are
+// written is replaced if options are given.
+func convertOptions(given fields, of *events.Options) (*events.Options, error) {
+	if of == nil {
+		of = &events.Options{}
+	}
+	o := *of
+	if how := given[optionsField]; how != nil {
+		own, err := options(how)
+		switch {
+		case err != nil:
+			return nil, err
+		case own == nil:
+			own = &events.Options{}
+		case own.Flatten > 0:
+			return nil, fieldError("options.flatten", "has no meaning here: the pages are read already")
+		case own.SourceCharset != "":
+			return nil, fieldError("options.source_charset", "has no meaning here: the pages are read already")
+		case own.KeepPages > 0:
+			return nil, fieldError("options.keep_pages", "has no meaning here: the pages are those of the export")
+		}
+		o = *own
+		o.Flatten, o.SourceCharset = of.Flatten, of.SourceCharset
+	}
+	o.KeepPages = 0
+	if o == (events.Options{}) {
+		return nil, nil
+	}
+	return &o, nil
+}
