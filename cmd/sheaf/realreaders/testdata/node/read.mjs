@@ -26,28 +26,36 @@ const print = (row) => {
   if (out.length === 10_000) flush()
 }
 const flush = () => {
-  if (out.length > 0) fs.writeSync(1, out.join('\n') + '\n')
+  let rest = Buffer.from(out.map((line) => line + '\n').join(''))
+  while (rest.length > 0) {
+    try {
+      rest = rest.subarray(fs.writeSync(1, rest))
+    } catch (e) {
+      if (e.code !== 'EAGAIN') throw e
+    }
+  }
   out.length = 0
 }
 
 const readers = {
   async exceljs(file) {
     const { default: Excel } = await import('exceljs')
-    const book = new Excel.Workbook()
-    await book.xlsx.readFile(file)
-    const sheet = book.worksheets[0]
-    sheet.eachRow({ includeEmpty: true }, (row) => {
-      const cells = []
-      for (let c = 1; c <= sheet.columnCount; c++) {
-        let v = row.getCell(c).value
-        if (v !== null && typeof v === 'object' && !(v instanceof Date)) v = v.text ?? v.richText?.map((t) => t.text).join('')
-        if (v instanceof Date) cells.push(['clock', clock(BigInt(v.getTime()) * 1000n)])
-        else if (typeof v === 'number') cells.push(number(v))
-        else if (typeof v === 'string') cells.push(['text', v])
-        else cells.push(v ?? null)
+    const book = new Excel.stream.xlsx.WorkbookReader(file, { sharedStrings: 'cache', styles: 'cache', worksheets: 'emit', hyperlinks: 'ignore' })
+    let columns = 0
+    for await (const sheet of book) {
+      for await (const row of sheet) {
+        columns ||= row.values.length - 1
+        const cells = []
+        for (let c = 1; c <= columns; c++) {
+          const v = row.values[c] ?? null
+          if (v instanceof Date) cells.push(['clock', clock(BigInt(v.getTime()) * 1000n)])
+          else if (typeof v === 'number') cells.push(number(v))
+          else if (typeof v === 'string') cells.push(['text', v.replace(/_x([0-9A-F]{4})_/g, (_, hex) => String.fromCharCode(parseInt(hex, 16)))])
+          else cells.push(v)
+        }
+        print(cells)
       }
-      print(cells)
-    })
+    }
   },
 
   async papaparse(file) {
