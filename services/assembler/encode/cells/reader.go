@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 
+	"sheaf/events"
 	"sheaf/events/rows"
 	"sheaf/services/assembler/encode"
 )
@@ -72,7 +73,8 @@ type user struct {
 type value struct {
 	span  rows.Span
 	stamp uint32
-	whole bool // it is of the field whose name is the whole key
+	whole bool   // it is of the field whose name is the whole key
+	text  []byte // what was made of it for the row, for columns with the same value; nil: nothing
 }
 
 type element struct {
@@ -98,9 +100,24 @@ func NewReader(sheet encode.Sheet) (*Reader, error) {
 		values:  make([]value, len(sheet.Columns)),
 	}
 	single := make([]bool, len(sheet.Columns))
+	type shared struct {
+		place int32
+		json  bool
+	}
+	first := map[shared]int32{}
 	for i, c := range sheet.Columns {
 		whole, path := r.find(c)
 		single[i] = path < 0 || path == whole
+		key := shared{path, c.Spec != nil && c.Spec.Type == events.ColumnJSON}
+		if path < 0 {
+			key.place = whole
+		}
+		r.columns[i].same = -1
+		if earlier, ok := first[key]; ok {
+			r.columns[i].same = earlier
+		} else {
+			first[key] = int32(i)
+		}
 		r.use(whole, user{int32(i), true})
 		if path >= 0 && path != whole {
 			r.use(path, user{int32(i), false})
@@ -301,6 +318,9 @@ func (r *Reader) give(u user, span rows.Span) {
 			v.span, v.whole = span, u.whole
 		}
 		return
+	}
+	if v.text != nil {
+		v.text = nil
 	}
 	v.span, v.whole, v.stamp = span, u.whole, r.stamp
 	r.sorted = r.sorted && u.column > r.last

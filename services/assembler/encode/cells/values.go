@@ -20,6 +20,9 @@ type column struct {
 	join  []byte // nil: arrays are compact JSON
 	times timeReader
 	link  []linkPart // nil: no link
+	// same is the first column that mostly has the same value, -1 for none. A long text is made only once, or
+	// many columns of one key would multiply it.
+	same int32
 }
 
 var columnKinds = map[string]Kind{
@@ -64,7 +67,14 @@ const maxText = 1 << 40
 // fill makes the cell of a value that is not null.
 func (r *Reader) fill(cell *Cell, col int32, span rows.Span) {
 	k := &r.columns[col]
-	kind, text := span.Kind, r.textOf(span)
+	if k.kind == JSON && k.texts == nil && (k.join == nil || span.Kind != rows.Array) {
+		cell.Kind, cell.Text = JSON, r.madeOf(col, span, rows.Array) // a string keeps its quotes
+		if k.link != nil {
+			r.linkCell(cell, k, col)
+		}
+		return
+	}
+	kind, text := span.Kind, r.madeOf(col, span, span.Kind)
 	if kind == rows.Array && k.join != nil {
 		if joined, missed, ok := r.join(k, span); ok {
 			kind, text = rows.String, joined
@@ -74,13 +84,13 @@ func (r *Reader) fill(cell *Cell, col int32, span rows.Span) {
 		}
 	} else if k.texts != nil {
 		if to := k.mapped(kind, text); to != nil {
-			kind, text, span = rows.String, to, rows.Span{}
+			kind, text = rows.String, to
 		} else if kind != rows.String || len(text) > 0 {
 			r.notes.column(col).unmapped.add(r.notes.rows, text)
 		}
 	}
 	cell.Text = text
-	if !r.typed(cell, k, kind, span) {
+	if !r.typed(cell, k, kind) {
 		cell.Kind = Text
 		r.notes.column(col).misfits.add(r.notes.rows, text)
 	}
@@ -90,8 +100,8 @@ func (r *Reader) fill(cell *Cell, col int32, span rows.Span) {
 }
 
 // typed gives a cell the kind of its column, and reports whether the value fits. The text of the cell is set.
-// span is the value as sent; it is zero if the text replaces it.
-func (r *Reader) typed(cell *Cell, k *column, kind rows.Kind, span rows.Span) bool {
+// In a column of type json it replaces the value.
+func (r *Reader) typed(cell *Cell, k *column, kind rows.Kind) bool {
 	text := cell.Text
 	if kind == rows.String && len(text) == 0 && k.kind >= Number && k.kind <= Datetime {
 		*cell = Cell{} // CSV and many APIs say "" for no value
@@ -118,11 +128,7 @@ func (r *Reader) typed(cell *Cell, k *column, kind rows.Kind, span rows.Span) bo
 			break
 		}
 		start := len(r.text)
-		if span.Kind == rows.String { // as compact JSON, like the strings in an object
-			r.text = encode.AppendText(r.text, rows.Value{Kind: rows.Array, Raw: r.cursor.Raw(span)}, maxText)
-		} else {
-			r.text, _ = jsontext.AppendQuote(r.text, text)
-		}
+		r.text, _ = jsontext.AppendQuote(r.text, text)
 		cell.Text = r.text[start:len(r.text):len(r.text)]
 	}
 	return true
@@ -133,18 +139,28 @@ var kindsOfAuto = [...]Kind{
 	rows.Array: JSON,
 }
 
-// textOf returns the text of a value: decoded, or compact JSON.
-func (r *Reader) textOf(span rows.Span) []byte {
+// madeOf returns the text of a value of a column: decoded, or compact JSON. A string is decoded unless it is
+// read as an array, which leaves it JSON.
+func (r *Reader) madeOf(col int32, span rows.Span, as rows.Kind) []byte {
 	raw := r.cursor.Raw(span)
 	switch {
-	case span.Kind == rows.String && !span.Escaped:
-		return raw[1 : len(raw)-1 : len(raw)-1]
 	case span.Kind < rows.String:
 		return raw
+	case span.Kind == rows.String && !span.Escaped && as == rows.Array:
+		return raw
+	case span.Kind == rows.String && !span.Escaped:
+		return raw[1 : len(raw)-1 : len(raw)-1]
+	}
+	if same := r.columns[col].same; same >= 0 {
+		if v := &r.values[same]; v.stamp == r.stamp && v.span == span && v.text != nil {
+			return v.text
+		}
 	}
 	start := len(r.text)
-	r.text = encode.AppendText(r.text, r.cursor.At(span), maxText)
-	return r.text[start:len(r.text):len(r.text)]
+	r.text = encode.AppendText(r.text, rows.Value{Kind: as, Raw: raw, Escaped: span.Escaped}, maxText)
+	text := r.text[start:len(r.text):len(r.text)]
+	r.values[col].text = text
+	return text
 }
 
 // mapped returns the text that replaces a value, nil if it stays. A number is looked up as sent and without

@@ -145,6 +145,27 @@ func TestJoinedTextsAreBounded(t *testing.T) {
 	require.Less(t, cap(r.text), 4*maxJoined)
 }
 
+// Many columns may have one long value. Its text is made once for each kind of column.
+func TestColumnsOfOneKeyShareTheirText(t *testing.T) {
+	t.Parallel()
+	var columns []events.Column
+	for i := range 400 {
+		columns = append(columns, events.Column{Key: []string{"v", "['v']", "$.v"}[i%3], Type: []string{"", "text", "json", "number"}[i%4]})
+	}
+	r, err := NewReader(sheetOf(columns...))
+	require.NoError(t, err)
+	value := `\n` + strings.Repeat("x", 1<<20)
+	for _, page := range []string{`[{"v":"` + value + `"}]`, `[{"v":["` + value + `"]}]`} {
+		c := rows.NewCursor([]byte(page))
+		require.True(t, c.NextRow())
+		for i, cell := range r.Row(&c) {
+			require.Equal(t, columns[i].Type == "json" || page[6] == '[' && columns[i].Type == "", cell.Kind == JSON, i)
+			require.Greater(t, len(cell.Text), 1<<20)
+		}
+		require.Less(t, cap(r.text), 8<<20)
+	}
+}
+
 func TestLinks(t *testing.T) {
 	t.Parallel()
 	const noLink = "none"
