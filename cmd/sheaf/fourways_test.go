@@ -173,6 +173,10 @@ func TestARequestIsTheSameInEachWayIn(t *testing.T) {
 		{`"preset":"graphql-relay","body":{"query":"q","variables":{"first":500}},"rows":"data.a.edges[*].node","paging":{"cursor":"data.a.pageInfo.endCursor"}`, ""},
 		{`"preset":"stripe","auth":{"type":"bearer","token":"k1"},"param":{"limit":100},"max_wait":120`, ""},
 		{`"format":"csv","paging":{"type":"none"}},"options":{"source_charset":"gbk"`, ""},
+		{`"param":{}},"columns":[{"key":"a","title":"甲","type":"date","from":"unix","map":{"1":"甲","*":""},"width":12},{"key":"b[0]","join":", ","link":true}],"options":{"timezone":"Asia/Shanghai"`, ""},
+		{`"preset":"laravel"},"options":{"zip":false,"max_rows":0,"keep_pages":2,"csv":{"bom":false,"delimiter":";"},"json":{"names":"title"},"reproducible":true`, ""},
+		{`"param":{}},"options":{"manifest":true,"max_rows":7`, ""},
+		{`"sheets":[{"title":"一","source_http":{"url":"http://127.0.0.1:1/","header":{"X":"k1"}}},{"title":"二","source_raw":[{"a":"k"}],"columns":[{"key":"a"}]}],"options":{"manifest":true`, ""},
 		{`"paging":{"typ":"page"}`, "source_http.paging.typ is not known; known: type, page_param, "},
 		{`"preset":"larvel"`, `source_http.preset: "larvel" is not known; laravel?`},
 		{`"rows":"data..list","paging":{"type":"none"}`, `source_http.rows: "data..list" at 6: ".." is not supported; write each step`},
@@ -180,9 +184,17 @@ func TestARequestIsTheSameInEachWayIn(t *testing.T) {
 		{`"paging":{"type":"page","end":[]}`, "source_http.paging: end [] and nothing announced: the list would have no end"},
 		{`"body":{},"paging":{"type":"none"}`, "source_http.body needs method POST"},
 		{`"auth":{"type":"basic","username":"u"}`, "source_http.auth.password is required with type basic"},
+		{`"param":{}},"columns":[{"key":"a","type":"float"}],"options":{"flatten":0`, `columns[0].type: "float" is not known; `},
+		{`"param":{}},"columns":[{"key":"a"},{"key":"b..c"}],"options":{"flatten":0`, `columns[1].key: "b..c" at 3: `},
+		{`"param":{}},"options":{"timezone":"GMT+8"`, `options.timezone: "GMT+8" is no IANA name`},
+		{`"param":{}},"options":{"zip":false,"manifest":true`, "options.zip"},
+		{`"sheets":[{"title":"一","source_http":{"url":"ftp://127.0.0.1:1/"}}],"options":{"flatten":0`, "sheets[0].source_http.url"},
 		{`"paging":{"type":"none"}},"options":{"flaten":1`, "options.flaten is not known; known: flatten, source_charset"},
 	} {
-		body := fmt.Sprintf(`{"ext_type":"XLSX","user_id":"7","timestamp":%d,"source_http":{"url":"http://127.0.0.1:1/",%s}}`, i, c.members)
+		if !strings.HasPrefix(c.members, `"sheets"`) {
+			c.members = `"source_http":{"url":"http://127.0.0.1:1/",` + c.members
+		}
+		body := fmt.Sprintf(`{"ext_type":"XLSX","user_id":"7","timestamp":%d,%s}}`, i, c.members)
 		checked, err := request.Parse(keys, events.DefaultTenant, events.SourceHTTP, []events.Format{events.XLSX}, []byte(body))
 		answer := wireCall(t, http.MethodPost, server.http+"/v1/export/http", body, nil)
 		m, failed := nc.Request("sheaf.api.default.http", []byte(body), 10*time.Second)
@@ -230,7 +242,11 @@ func TestARequestIsTheSameInEachWayIn(t *testing.T) {
 		want, err := json.Marshal(checked.Request)
 		require.NoError(t, err)
 		require.JSONEq(t, string(want), string(event.Export.Request))
-		require.Contains(t, string(event.Export.Request), `"needs":["source/1"]`)
+		need := `"needs":["source/1"]`
+		if len(checked.Request.Columns)+len(checked.Request.Sheets) > 0 || strings.Contains(c.members, `"options":{"zip"`) || strings.Contains(c.members, `"manifest"`) {
+			need = `"file/1"`
+		}
+		require.Contains(t, string(event.Export.Request), need)
 		require.NotContains(t, string(event.Export.Request), "k1")
 	}
 	server.drain(t)

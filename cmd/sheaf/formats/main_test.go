@@ -1,0 +1,12 @@
+package formats
+
+import (
+	"testing"
+
+	"sheaf/events/eventstest"
+)
+
+func TestMain(m *testing.M) {
+	eventstest.InMemory()
+	eventstest.Main(m)
+}
