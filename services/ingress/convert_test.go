@@ -1,6 +1,8 @@
 package ingress
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"net/http"
 	"strings"
 	"testing"
@@ -11,6 +13,7 @@ import (
 	"sheaf/events"
 	"sheaf/events/eventstest"
 	"sheaf/events/pages"
+	"sheaf/events/secrets"
 )
 
 // A finished export is converted from its pages, by REST and NATS, under a key of its own.
@@ -78,6 +81,31 @@ func TestPagesAreKeptForAtMostTheServersMaximum(t *testing.T) {
 	require.Zero(t, in.post(t, "/v1/export/http", eventstest.HTTPBody("", `"options":{"keep_pages":2}`)).Errcode)
 	require.Equal(t, "options.keep_pages: is 3; this server keeps pages for at most 2 hours",
 		in.post(t, "/v1/export/http", eventstest.HTTPBody("", `"options":{"keep_pages":3}`)).Msg)
+}
+
+// A page of the source's rows runs nothing and loads nothing, even if a browser shows it.
+func TestHTMLIsServedInASandbox(t *testing.T) {
+	t.Parallel()
+	in := start(t, eventstest.Server(t, ""), Config{Formats: []events.Format{events.XLSX, events.HTML}})
+	key := testKey(1)
+	x := in.write(t, key, requestOf("a"))
+	in.write(t, key, &events.ExportCrawled{Run: x.RequestedSeq, Pages: 1})
+	content, store := []byte("<table></table>"), "default/"+key+"/"+events.NewID()+".html"
+	in.commit(t, store, content)
+	sum := sha256.Sum256(content)
+	x = in.write(t, key, &events.ExportCompleted{Run: x.RequestedSeq, Pages: 1, Rows: 1, ExpiresAt: time.Now().Add(time.Hour).UTC(),
+		Files: []events.File{{Name: "a.html", Store: store, Size: int64(len(content)), SHA256: hex.EncodeToString(sum[:]), Rows: 1}}})
+	require.NoError(t, in.tasks.WaitApplied(t.Context(), x.LastSeq))
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, secrets.DownloadURL(in.journal.Keys(), in.url, &x), nil)
+	require.NoError(t, err)
+	res, err := http.DefaultClient.Do(req)
+	require.NoError(t, err)
+	defer res.Body.Close()
+	require.Equal(t, http.StatusOK, res.StatusCode)
+	require.Equal(t, "text/html; charset=utf-8", res.Header.Get("Content-Type"))
+	require.Equal(t, "sandbox; default-src 'none'; style-src 'unsafe-inline'", res.Header.Get("Content-Security-Policy"))
+	require.Equal(t, "nosniff", res.Header.Get("X-Content-Type-Options"))
+	require.Contains(t, res.Header.Get("Content-Disposition"), `attachment; filename="a.html"`)
 }
 
 // The pages of raw sheets are stored before the event, each sheet under its own number.

@@ -54,6 +54,9 @@ func FuzzSubmission(f *testing.F) {
 		eventstest.HTTPBody(`,"paging":{"type":"offset","limit_param":null,"more":"!last"},"body_type":"form","body":{"a":1},"method":"POST","max_wait":9`),
 		eventstest.HTTPBody(`,"preset":"postgrest","auth":{"type":"oauth2","token_url":"http://h","client_id":"a","client_secret":"sealed:v1:"}`),
 		`{"ext_type":"XLSX","source_http":{"url":"http://h","paging":{"type":"none"}},"options":{"flatten":2,"source_charset":"gbk"}}`,
+		eventstest.HTTPBody("", `"columns":[{"key":"a.b","title":"t","type":"date","from":"%d/%m/%Y","format":"[h]:mm;\"x\"","width":9},{"key":"['a']","map":{"*":1},"join":",","link":"https://h/{a}"}]`),
+		eventstest.HTTPBody("", `"columns":[{"key":"a","link":true}],"options":{"timezone":"GMT+8","csv":{"bom":false},"json":{"names":"title"},"max_rows":5,"keep_pages":1}`),
+		`{"ext_type":["XLSX"],"sheets":[{"title":"a","source_http":{"url":"http://h","header":{"A":"b"}}},{"title":"b","source_raw":[{"a":"\ud800","a":1}],"columns":[{"key":"a"}]}]}`,
 	} {
 		f.Add([]byte(body), false)
 		f.Add([]byte(body), true)
@@ -80,6 +83,15 @@ func FuzzSubmission(f *testing.F) {
 		require.NoError(t, err)
 		var back events.Request
 		require.NoError(t, json.Unmarshal(data, &back), "what is kept can be read back")
+		checkColumns(t, keys, s.Request.Columns)
+		if len(s.Request.Sheets) > 0 {
+			for i := range s.Request.Sheets {
+				one := s.Request.Sheet(i)
+				require.True(t, (one.HTTP == nil) != (one.Raw == nil))
+				checkColumns(t, keys, one.Columns)
+			}
+			return
+		}
 		if !raw {
 			require.NotEmpty(t, s.Request.HTTP.URL)
 			checkDeclared(t, s.Request.HTTP)
@@ -136,6 +148,21 @@ func checkDeclared(t *testing.T, req *events.HTTPRequest) {
 	if p.Type == events.PagingPage || p.Type == events.PagingOffset {
 		require.True(t, len(p.End) > 0 || p.More != "" || p.TotalPages != "" || p.Total != "" && !p.Estimate, "the list has an end")
 	}
+}
+
+// checkColumns checks that columns of an event, given again, are the same.
+func checkColumns(t *testing.T, keys *secrets.Keyring, columns []events.Column) {
+	t.Helper()
+	if len(columns) == 0 {
+		return
+	}
+	data, err := json.Marshal(columns)
+	require.NoError(t, err)
+	again := bytes.ReplaceAll(data, []byte(`"link":"true"`), []byte(`"link":true`))
+	s, err := Parse(keys, "default", events.SourceHTTP, xlsx,
+		[]byte(`{"ext_type":"XLSX","source_http":{"url":"http://h"},"columns":`+string(again)+`}`))
+	require.NoError(t, err, string(again))
+	require.Equal(t, columns, s.Request.Columns)
 }
 
 func FuzzParams(f *testing.F) {
