@@ -152,7 +152,7 @@ func (a *assembly) write(ctx context.Context, f *os.File) (file events.File, err
 		if whole, entries, err = a.zip.Finish(ctx); err != nil {
 			return file, err
 		}
-		if len(a.documents) > 1 || a.formats[0].Name != events.XLSX.Name {
+		if len(a.documents) > 1 || a.options.Manifest || a.formats[0].Name != events.XLSX.Name {
 			file.Contents = a.documents
 			describe(file.Contents, entries)
 		}

@@ -99,6 +99,7 @@ func TestManifestOfOneWorkbook(t *testing.T) {
 	m, names := st.manifest(got)
 	require.Equal(t, []string{"订单.xlsx", "manifest.json"}, names)
 	require.Len(t, m.Files[0].SHA256, 64)
+	require.Equal(t, m.Files, got.Files[0].Contents)
 	require.Nil(t, m.Sheets[0].Pages[0].Time, "reproducible files have no times of pages")
 	require.Equal(t, []events.Warning{}, m.Warnings)
 }
