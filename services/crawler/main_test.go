@@ -6,4 +6,7 @@ import (
 	"sheaf/events/eventstest"
 )
 
-func TestMain(m *testing.M) { eventstest.Main(m) }
+func TestMain(m *testing.M) {
+	eventstest.InMemory()
+	eventstest.Main(m)
+}

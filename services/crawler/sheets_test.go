@@ -288,6 +288,61 @@ func TestLimitsCoverAllSheets(t *testing.T) {
 	}
 }
 
+// Progress counts the pages and rows of all sheets. How many there will be is known in the last sheet.
+func TestProgressOfSheets(t *testing.T) {
+	t.Parallel()
+	s := eventstest.Journal(t)
+	a, b := sourcetest.New(t, 20), sourcetest.New(t, 30)
+	told := make(chan events.Progress, 1000)
+	stop, err := s.OnProgress(func(_, _ string, p events.Progress) { told <- p })
+	require.NoError(t, err)
+	defer stop()
+	start(t, s, http.DefaultClient, Config{})
+	requestSheets(t, s, events.Export{}, key, 0, standardSheet("a", a.URL, 10), standardSheet("b", b.URL, 10))
+	last := events.Progress{}
+	for whole := time.After(30 * time.Second); last.PagesDone < 5; {
+		var p events.Progress
+		select {
+		case p = <-told:
+		case <-whole:
+			require.Fail(t, "the last page is not shown", "%+v", last)
+		}
+		require.GreaterOrEqual(t, p.PagesDone, last.PagesDone)
+		require.GreaterOrEqual(t, p.Rows, last.Rows)
+		if p.PagesDone < 2 {
+			require.Zero(t, p.PagesTotal)
+		}
+		last = p
+	}
+	require.Equal(t, events.Progress{Phase: events.PhaseCrawling, PagesDone: 5, PagesTotal: 5, Rows: 50}, last)
+}
+
+// A cancellation in a later sheet stops its requests at once.
+func TestCancelInASheet(t *testing.T) {
+	t.Parallel()
+	s := eventstest.Journal(t)
+	a, b := sourcetest.New(t, 20), sourcetest.New(t, 20)
+	b.Fault = func(int, int) sourcetest.Fault { return sourcetest.Hang }
+	service, err := New(Config{Policy: quick}, s, http.DefaultClient)
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- service.Run(ctx) }()
+	x := requestSheets(t, s, events.Export{}, key, 0, standardSheet("a", a.URL, 10), standardSheet("b", b.URL, 10))
+	require.Eventually(t, func() bool { return len(b.Requests()) == 1 }, 10*time.Second, time.Millisecond)
+	_, err = s.Append(t.Context(), x, "", func(*events.Export) (events.Payload, error) { return &events.ExportCancelled{}, nil })
+	require.NoError(t, err)
+	require.Eventually(t, func() bool { return service.running.Len() == 0 }, 5*time.Second, time.Millisecond)
+	cancel()
+	require.NoError(t, <-done)
+	got, err := s.Read(t.Context(), "default", key)
+	require.NoError(t, err)
+	require.Equal(t, events.StateCancelled, got.State)
+	run, ok := got.Resumable()
+	require.True(t, ok)
+	require.Equal(t, x.RequestedSeq, run, "a retry continues with the first sheet's pages")
+}
+
 // Each sheet is asked for with its own secrets alone.
 func TestSecretsOfSheets(t *testing.T) {
 	t.Parallel()
