@@ -101,8 +101,10 @@ class OrdinarySource(http.server.BaseHTTPRequestHandler):
     """Serves ROWS rows as most APIs do: {"items": [...], "total": n}, at most 1,000 a page."""
 
     protocol_version = "HTTP/1.1"
+    asked = 0  # requests, of all tests
 
     def do_GET(self):
+        OrdinarySource.asked += 1
         query = urllib.parse.parse_qs(urllib.parse.urlsplit(self.path).query)
         page = int(query.get("page", ["1"])[0])
         limit = min(int(query.get("limit", ["20"])[0]), 1000)
@@ -266,6 +268,61 @@ def check_source(binary, folder):
     print(f"source: {count:,} rows of {len(header)} cells, all as in the file")
 
 
+COLUMNS = ["--column", "big=订单号", "--column", "amount", "--column", "nested.a[0]=First", "--column", "note"]
+
+
+def check_columns(path):
+    """A workbook of COLUMNS holds every row."""
+    rows = read_workbook(path)
+    header = next(rows)
+    check(header == ("订单号", "amount", "First", "note"), f"header of {path} is {header}")
+    count = compare(rows, lambda i: (str(10**17 + i), i + 0.25, i, None))
+    check(count == ROWS, f"{path}: {count} rows, want {ROWS}")
+
+
+def check_formats(binary, folder):
+    """An export to other formats holds every row. A conversion of it does too, and does not ask the source."""
+    source = http.server.ThreadingHTTPServer(("127.0.0.1", 0), OrdinarySource)
+    threading.Thread(target=source.serve_forever, daemon=True).start()
+    server = subprocess.Popen(
+        [binary, "serve", "--http", "127.0.0.1:0", "--nats-listen", "none", "--data", "converted"],
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        url = f"http://127.0.0.1:{source.server_port}/orders"
+        run(binary, "export", url, "-o", "columns.xlsx", *COLUMNS, cwd=folder)
+        check_columns(folder / "columns.xlsx")
+        run(binary, "export", url, "-o", "orders.parquet", *COLUMNS, "--type", "big=text", cwd=folder)
+        check_parquet(folder / "orders.parquet")
+
+        at = re.search(r"http://\S+", server.stdout.readline()).group()
+        run(binary, "export", url, "-o", "kept.xlsx", "--server", at, "--keep-pages", "1h", cwd=folder)
+        history = json.loads(run(binary, "history", "--json", "--server", at, cwd=folder))
+        key, asked = history[0]["hash_key"], OrdinarySource.asked
+        run(binary, "convert", key, "-o", "converted.xlsx", "--server", at, *COLUMNS, cwd=folder)
+        check_columns(folder / "converted.xlsx")
+        run(binary, "convert", key, "-o", "converted.parquet", "--server", at, cwd=folder)
+        check_parquet(folder / "converted.parquet")
+        check(asked == OrdinarySource.asked, "a conversion asked the source")
+    finally:
+        server.terminate()
+        server.wait(timeout=30)
+        source.shutdown()
+        source.server_close()
+    print(f"formats: {ROWS:,} rows with columns and as Parquet, exported and converted")
+
+
+def check_parquet(path):
+    """A Parquet file is whole: the length of its footer, between magic numbers. Go tests read its cells."""
+    data = path.read_bytes()
+    check(data[:4] == data[-4:] == b"PAR1", f"{path}: no Parquet file")
+    check(0 < int.from_bytes(data[-8:-4], "little") < len(data) - 12, f"{path}: no footer")
+
+
 def main():
     binary = os.path.abspath(sys.argv[1])
     with tempfile.TemporaryDirectory(prefix="sheaf-e2e-") as folder:
@@ -273,6 +330,7 @@ def main():
         check_ordinary(binary, pathlib.Path(folder))
         check_source(binary, pathlib.Path(folder))
         check_demo(binary, pathlib.Path(folder))
+        check_formats(binary, pathlib.Path(folder))
 
 
 if __name__ == "__main__":
