@@ -8,6 +8,7 @@ import (
 	"encoding/csv"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -312,7 +313,7 @@ func readParquet(t testing.TB, data []byte) (names []string, rows [][]string) {
 				}
 				rows = append(rows, cells)
 			}
-			if err == io.EOF || n == 0 {
+			if errors.Is(err, io.EOF) || n == 0 {
 				break
 			}
 			require.NoError(t, err)
