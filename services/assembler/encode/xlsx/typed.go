@@ -190,7 +190,7 @@ func isLong(number []byte) bool {
 	if number[0] == '-' {
 		number = number[1:]
 	}
-	return len(number) >= longDigits && bytes.IndexAny(number, ".eE") < 0
+	return len(number) >= longDigits && !bytes.ContainsAny(number, ".eE")
 }
 
 // place returns the worksheet and the row on it of a data row, counted from 1.

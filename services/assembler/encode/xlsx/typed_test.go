@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -405,7 +406,7 @@ func TestTypedGolden(t *testing.T) {
 	for _, name := range []string{"xl/styles.xml", "xl/workbook.xml", "xl/_rels/workbook.xml.rels", "[Content_Types].xml",
 		sheetPath(1), sheetPath(2), sheetPath(3), relationsPath(1)} {
 		got := bytes.ReplaceAll(partOf(t, file, name), []byte("><"), []byte(">\n<"))
-		golden := filepath.Join("testdata", "typed", strings.Trim(filepath.Base(name), "[]"))
+		golden := filepath.Join("testdata", "typed", strings.NewReplacer("[", "", "]", "").Replace(filepath.Base(name)))
 		if *update {
 			require.NoError(t, os.MkdirAll(filepath.Dir(golden), 0o755))
 			require.NoError(t, os.WriteFile(golden, got, 0o600))
@@ -543,4 +544,62 @@ func TestLibreOfficeShowsTypedCells(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, []string{"0010001", "2026-01-01", "2026-01-01 10:11:59", "1,237.01", "FALSE", "已付款", "mailto:c1@example.com",
 		"第一行：请在工作日送货\n第二行：联系电话 138-0000-0000", `[{"sku":1}]`}, lines[2])
+}
+
+// Excel holds some 200 number formats. Columns beyond them have the format of their type.
+func TestAsManyFormatsAsExcelHolds(t *testing.T) {
+	t.Parallel()
+	var columns []events.Column
+	var row []string
+	for i := range 1000 {
+		key := "c" + strconv.Itoa(i)
+		columns = append(columns, events.Column{Key: key, Type: events.ColumnDate, Format: "yyyy" + strings.Repeat("/", i+1) + "mm"})
+		row = append(row, `"`+key+`":"2026-01-02"`)
+	}
+	columns[3].Format = `"<&"` + "\x00yyyy"
+	_, file := writeTyped(t, testSpec(), sheetOf("s", columns, dataPages([]string{"{" + strings.Join(row, ",") + "}"}, 1)...))
+	require.LessOrEqual(t, bytes.Count(partOf(t, file, "xl/styles.xml"), []byte("<numFmt ")), maxFormats+4)
+	f := open(t, file)
+	for cell, want := range map[string]string{"A2": "2026/01", "B2": "2026//01", "ALL2": "2026-01-02"} {
+		got, err := f.GetCellValue("s", cell)
+		require.NoError(t, err)
+		require.Equal(t, want, got, cell)
+	}
+}
+
+// A sheet with more columns than a worksheet has is refused; one with all of them, mostly empty, is not slow.
+func TestTypedColumnsOfAWorksheet(t *testing.T) {
+	t.Parallel()
+	columns := make([]events.Column, maxColumns+1)
+	for i := range columns {
+		columns[i].Key = "c" + strconv.Itoa(i)
+	}
+	data := make([]string, 2000)
+	for i := range data {
+		data[i] = fmt.Sprintf(`{"c%d":1,"c0":"a"}`, i*8)
+	}
+	_, _, err := tryTyped(t, testSpec(), sheetOf("s", columns, dataPages(data, 100)...))
+	var many *encode.TooManyColumnsError
+	require.ErrorAs(t, err, &many)
+	_, file := writeTyped(t, testSpec(), sheetOf("s", columns[:maxColumns], dataPages(data, 100)...))
+	require.Contains(t, string(partOf(t, file, sheetPath(1))), `<c r="A2001" t="inlineStr"><is><t>a</t></is></c>`)
+}
+
+// The longest links that a sheet holds take bounded memory: their part is compressed as it grows.
+func TestLinksAreBounded(t *testing.T) {
+	t.Parallel()
+	var s sheetLinks
+	r := rand.New(rand.NewPCG(1, 2))
+	url := make([]byte, 2000)
+	n, added := 0, true
+	for ; added; n++ {
+		for i := range url {
+			url[i] = byte('a' + r.IntN(26))
+		}
+		var err error
+		added, err = s.add(int32(n), 0, url, maxLinks)
+		require.NoError(t, err)
+	}
+	require.Greater(t, n, 8000)
+	require.Less(t, len(s.packed), maxLinkBytes+1<<20)
 }
