@@ -14,30 +14,32 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// convert asks no source: the export is made of the pages of a finished one. It reads them once, so that a page
-// that is gone fails the export here, by name.
+// convert asks no source: the export is made of the pages of a finished one. It reads them once, so that a
+// page that is gone fails the export here, by name.
 func (c *crawl) convert(ctx context.Context) (*events.ExportCrawled, error) {
 	ctx, stop := c.untilDrain(ctx)
 	defer stop()
 	from := c.x.Request.From
-	if len(from.Sheets) != c.x.Request.SheetCount() {
-		return nil, &source.Failure{Code: events.CodeInternal, Msg: fmt.Sprintf("the request has %d sheets and names the pages of %d", c.x.Request.SheetCount(), len(from.Sheets))}
+	if has := c.x.Request.SheetCount(); len(from.Sheets) != has {
+		return nil, &source.Failure{Code: events.CodeInternal,
+			Msg: fmt.Sprintf("the request has %d sheets and names the pages of %d", has, len(from.Sheets))}
 	}
 	total := 0
-	for i, s := range from.Sheets {
+	for _, s := range from.Sheets {
 		total, c.rows = total+s.Pages, c.rows+s.Rows
-		c.into = from.Sheets[i].Run
 	}
 	var done atomic.Int64
 	report := func(now bool) {
 		if c.mayTell(now) {
-			c.journal.PublishProgress(c.x.Tenant, c.x.Key, events.Progress{Phase: events.PhaseCrawling, PagesDone: int(done.Load()), PagesTotal: total, Rows: c.rows})
+			c.journal.PublishProgress(c.x.Tenant, c.x.Key, events.Progress{
+				Phase: events.PhaseCrawling, PagesDone: int(done.Load()), PagesTotal: total, Rows: c.rows})
 		}
 	}
 	report(true)
 	for i, want := range from.Sheets {
 		one := c.x.Request.Sheet(i)
-		if err := c.reread(ctx, i, want, one.HasColumnsPage(), func() { done.Add(1); report(false) }); err != nil {
+		read := func() { done.Add(1); report(false) }
+		if err := c.reread(ctx, i, want, one.HasColumnsPage(), read); err != nil {
 			return nil, err
 		}
 	}
@@ -52,8 +54,12 @@ func (c *crawl) convert(ctx context.Context) (*events.ExportCrawled, error) {
 }
 
 // reread compares the stored pages of a sheet with its manifest.
-func (c *crawl) reread(ctx context.Context, sheet int, want events.SheetPages, columns bool, read func()) error {
+func (c *crawl) reread(ctx context.Context, sheet int, want events.SheetPages, columns bool,
+	read func()) error {
 	from := c.x.Request.From.Key
+	unusable := func(why string) error {
+		return &source.Failure{Code: events.CodeStore, Msg: fmt.Sprintf(why+"; submit the export again", from)}
+	}
 	sums := make([]taken, want.Pages+1)
 	first := 1
 	if columns {
@@ -63,14 +69,14 @@ func (c *crawl) reread(ctx context.Context, sheet int, want events.SheetPages, c
 	g.SetLimit(8)
 	for n := first; n <= want.Pages; n++ {
 		g.Go(func() error {
-			p, err := c.pages.Get(ctx, pages.ID{Tenant: c.x.Tenant, Key: from, Run: want.Run, Sheet: sheet, Number: n})
-			if errors.Is(err, events.ErrPageMissing) {
-				return &source.Failure{Code: events.CodeStore, Msg: fmt.Sprintf("the pages of %s are no longer kept; submit the export again", from)}
-			}
-			if errors.Is(err, events.ErrPageDamaged) {
-				return &source.Failure{Code: events.CodeStore, Msg: fmt.Sprintf("a stored page of %s is damaged; submit the export again", from)}
-			}
-			if err != nil {
+			id := pages.ID{Tenant: c.x.Tenant, Key: from, Run: want.Run, Sheet: sheet, Number: n}
+			p, err := c.pages.Get(ctx, id)
+			switch {
+			case errors.Is(err, events.ErrPageMissing):
+				return unusable("the pages of %s are no longer kept")
+			case errors.Is(err, events.ErrPageDamaged):
+				return unusable("a stored page of %s is damaged")
+			case err != nil:
 				return err
 			}
 			sums[n] = taken{rows: p.DataRows(), sum: p.SHA256}
@@ -87,7 +93,7 @@ func (c *crawl) reread(ctx context.Context, sheet int, want events.SheetPages, c
 		manifest.Add(n, sums[n].rows, sums[n].sum)
 	}
 	if manifest.Sum() != want.Manifest {
-		return &source.Failure{Code: events.CodeStore, Msg: fmt.Sprintf("the pages of %s are no longer those of its file; submit the export again", from)}
+		return unusable("the pages of %s are no longer those of its file")
 	}
 	return nil
 }
@@ -95,12 +101,14 @@ func (c *crawl) reread(ctx context.Context, sheet int, want events.SheetPages, c
 // crawlWarnings are the codes of the warnings that a crawl gives. Others come again with the file.
 var crawlWarnings = []string{"LIMIT_CAPPED", "NEXT_URL_REWRITTEN", "PAGE_REPEATED", "TOTAL_PAGE_LOW"}
 
-// warnedBefore returns the warnings of the crawl that stored the pages, none once its export is forgotten or has
-// begun again.
+// warnedBefore returns the warnings of the crawl that stored the pages, none once its export is forgotten or
+// has begun again.
 func (c *crawl) warnedBefore(ctx context.Context, manifest string) ([]events.Warning, error) {
 	x, err := c.journal.Read(ctx, c.x.Tenant, c.x.Request.From.Key)
 	if err != nil || x.Manifest != manifest {
 		return nil, err
 	}
-	return slices.DeleteFunc(slices.Clone(x.Warnings), func(w events.Warning) bool { return !slices.Contains(crawlWarnings, w.Code) }), nil
+	return slices.DeleteFunc(slices.Clone(x.Warnings), func(w events.Warning) bool {
+		return !slices.Contains(crawlWarnings, w.Code)
+	}), nil
 }

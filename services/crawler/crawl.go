@@ -544,7 +544,7 @@ func (c *crawl) waits(until time.Time) {
 func (c *crawl) failed(f *source.Failure) *events.ExportFailed {
 	spoiled := slices.Contains([]string{events.CodeSourceChanged, events.CodeSourceIncomplete, events.CodePagingStuck, events.CodePagingLoop, events.CodeSourceCursor, events.CodeStore}, f.Code)
 	run := c.into
-	if len(c.x.Request.Sheets) > 0 { // a sheet that was not crawled yet may have pages in the oldest run
+	if len(c.x.Request.Sheets) > 0 { // a later sheet may have pages in the oldest run
 		run = cmp.Or(c.x.ContinuesRun, c.x.RequestedSeq)
 	}
 	return &events.ExportFailed{

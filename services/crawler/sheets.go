@@ -18,12 +18,12 @@ type amount struct {
 	bytes int64 // of the rows, as JSON
 }
 
-// crawlSheets crawls the sheets of a request one after another, each as the request narrowed to it. They share
-// the attempt: its position is the number of pages of all sheets, so a crash in any of them counts as a start.
-// After a crash the finished sheets are read back.
+// crawlSheets crawls the sheets of a request one after another, each as the request narrowed to it. They
+// share the attempt: its position is the number of pages of all sheets, so a crash in any of them counts as a
+// start. After a crash the finished sheets are read back.
 func (c *crawl) crawlSheets(ctx context.Context) (*events.ExportCrawled, error) {
 	if len(c.x.Timeline) > 1 && c.x.ContinuesRun == 0 {
-		// The pages of earlier rounds are not used. Those of a later sheet must not fill the stream until its turn.
+		// The pages of earlier rounds are not used. Those of a later sheet must not take space until its turn.
 		if err := c.pages.PurgeRuns(ctx, c.x.Tenant, c.x.Key, c.x.RequestedSeq); err != nil {
 			return nil, err
 		}
@@ -49,10 +49,12 @@ func (c *crawl) crawlSheets(ctx context.Context) (*events.ExportCrawled, error) 
 			return nil, err
 		}
 		for _, w := range crawled.Warnings {
-			warnings = append(warnings, events.Warning{Code: w.Code, Message: one.label + ": " + w.Message})
+			w.Message = one.label + ": " + w.Message
+			warnings = append(warnings, w)
 		}
 		sheets = append(sheets, events.SheetPages{
-			Run: crawled.Run, Pages: crawled.Pages, Rows: one.rows, Manifest: crawled.Manifest, Proof: crawled.Proof,
+			Run: crawled.Run, Pages: crawled.Pages, Rows: one.rows, Manifest: crawled.Manifest,
+			Proof: crawled.Proof,
 		})
 		used = amount{used.pages + crawled.Pages, used.rows + one.rows, used.bytes + one.bytes}
 	}
