@@ -179,16 +179,18 @@ func (b *book) part(name string) ([]byte, error) {
 func (b *book) workbook() []byte {
 	var x, names bytes.Buffer
 	x.WriteString(xml.Header + `<workbook xmlns="` + mainNamespace + `" xmlns:r="` + relationNamespace + `">` +
-		`<workbookPr defaultThemeVersion="164011"/><bookViews><workbookView xWindow="0" yWindow="0" windowWidth="28800" windowHeight="15000"/></bookViews><sheets>`)
+		`<workbookPr defaultThemeVersion="164011"/><bookViews>` +
+		`<workbookView xWindow="0" yWindow="0" windowWidth="28800" windowHeight="15000"/></bookViews><sheets>`)
 	for i, w := range b.sheets {
 		fmt.Fprintf(&x, `<sheet name="%s" sheetId="%d" r:id="rId%d"/>`, escaped(w.name), i+1, i+1)
 		if w.columns == 0 {
 			continue
 		}
 		sheet := escaped("'" + strings.ReplaceAll(w.name, "'", "''") + "'")
-		fmt.Fprintf(&names, `<definedName name="_xlnm._FilterDatabase" localSheetId="%d" hidden="1">%s!$A$1:$%s$%d</definedName>`,
+		const end = `</definedName>`
+		fmt.Fprintf(&names, `<definedName name="_xlnm._FilterDatabase" localSheetId="%d" hidden="1">%s!$A$1:$%s$%d`+end,
 			i, sheet, columnName(w.columns-1), w.rows)
-		fmt.Fprintf(&names, `<definedName name="_xlnm.Print_Titles" localSheetId="%d">%s!$1:$1</definedName>`, i, sheet)
+		fmt.Fprintf(&names, `<definedName name="_xlnm.Print_Titles" localSheetId="%d">%s!$1:$1`+end, i, sheet)
 	}
 	x.WriteString(`</sheets>`)
 	if names.Len() > 0 {

@@ -330,7 +330,8 @@ func (e *encoder) row(c *rows.Cursor, b *batch, index int) error {
 
 // plainRow writes the cells of a row that was read. It returns out, or the XML of the chunk that continues the
 // row.
-func (e *encoder) plainRow(out []byte, c *rows.Cursor, number, index int, digits []byte, measure bool) ([]byte, error) {
+func (e *encoder) plainRow(out []byte, c *rows.Cursor, number, index int, digits []byte,
+	measure bool) ([]byte, error) {
 	inline := newSnippet(digits, `" t="inlineStr"><is><t>`)
 	out = append(out, '>')
 	for _, col := range e.touched {

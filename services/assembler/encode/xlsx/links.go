@@ -70,7 +70,8 @@ func (s *sheetLinks) add(row, column int32, url []byte, limit int) (bool, error)
 	}
 	s.n++
 	id := strconv.AppendInt(nil, int64(s.n), 10)
-	s.cells = append(append(append(s.cells, `<hyperlink ref="`...), columnName(int(column))...), strconv.Itoa(int(row))...)
+	s.cells = append(append(s.cells, `<hyperlink ref="`...), columnName(int(column))...)
+	s.cells = strconv.AppendInt(s.cells, int64(row), 10)
 	s.cells = append(append(append(s.cells, `" r:id="rId`...), id...), `"/>`...)
 	line := bytes.NewBuffer(s.line[:0])
 	line.WriteString(`<Relationship Id="rId`)

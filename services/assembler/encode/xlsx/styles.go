@@ -59,7 +59,7 @@ const (
 	allAlignments // number of values
 )
 
-// attribute returns the alignment as an attribute. right is for titles, which keep off the button of the filter.
+// attribute returns the alignment as an attribute. right is for titles: they keep off the filter's button.
 func (a alignment) attribute() string {
 	return [...]string{"", ` horizontal="left"`, ` horizontal="center"`, ` horizontal="right" indent="2"`}[a]
 }
@@ -237,10 +237,13 @@ func (s *styles) part() []byte {
 	b.WriteString(`<fonts count="3"><font><sz val="11"/><color theme="1"/>` + font +
 		`<font><b/><sz val="11"/><color theme="1"/>` + font +
 		`<font><u/><sz val="11"/><color theme="10"/>` + font + `</fonts>` +
-		`<fills count="3"><fill><patternFill patternType="none"/></fill><fill><patternFill patternType="gray125"/></fill>` +
-		`<fill><patternFill patternType="solid"><fgColor rgb="FFF2F2F2"/><bgColor indexed="64"/></patternFill></fill></fills>` +
+		`<fills count="3"><fill><patternFill patternType="none"/></fill>` +
+		`<fill><patternFill patternType="gray125"/></fill>` +
+		`<fill><patternFill patternType="solid"><fgColor rgb="FFF2F2F2"/><bgColor indexed="64"/></patternFill>` +
+		`</fill></fills>` +
 		`<borders count="2"><border><left/><right/><top/><bottom/><diagonal/></border>` +
-		`<border><left/><right/><top/><bottom style="thin"><color rgb="FFBFBFBF"/></bottom><diagonal/></border></borders>` +
+		`<border><left/><right/><top/><bottom style="thin"><color rgb="FFBFBFBF"/></bottom><diagonal/></border>` +
+		`</borders>` +
 		`<cellStyleXfs count="1"><xf numFmtId="0" fontId="0" fillId="0" borderId="0"/></cellStyleXfs>`)
 	fmt.Fprintf(&b, `<cellXfs count="%d"><xf numFmtId="0" fontId="0" fillId="0" borderId="0" xfId="0"/>`,
 		firstCellStyle+len(s.cells))
@@ -281,8 +284,10 @@ func (s *styles) part() []byte {
 			b.WriteString(`><alignment` + align + `/></xf>`)
 		}
 	}
-	b.WriteString(`</cellXfs><cellStyles count="1"><cellStyle name="Normal" xfId="0" builtinId="0"/></cellStyles>` +
-		`<dxfs count="0"/><tableStyles count="0" defaultTableStyle="TableStyleMedium2" defaultPivotStyle="PivotStyleLight16"/></styleSheet>`)
+	b.WriteString(`</cellXfs>` +
+		`<cellStyles count="1"><cellStyle name="Normal" xfId="0" builtinId="0"/></cellStyles><dxfs count="0"/>` +
+		`<tableStyles count="0" defaultTableStyle="TableStyleMedium2" defaultPivotStyle="PivotStyleLight16"/>` +
+		`</styleSheet>`)
 	return b.Bytes()
 }
 

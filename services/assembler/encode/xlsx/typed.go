@@ -57,7 +57,8 @@ func appendHeight(dst []byte, lines int) []byte {
 
 // typedRow writes the cells of a row of a document that is not plain. It returns out, or the XML of the chunk
 // that continues the row.
-func (e *encoder) typedRow(out []byte, c *rows.Cursor, number, index int, digits []byte, measure bool) ([]byte, error) {
+func (e *encoder) typedRow(out []byte, c *rows.Cursor, number, index int, digits []byte,
+	measure bool) ([]byte, error) {
 	read := e.reader.Row(c)
 	present := e.reader.Present()
 	more := 0 // line breaks of the cell with the most
