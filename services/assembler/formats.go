@@ -5,6 +5,9 @@ import (
 
 	"sheaf/events"
 	"sheaf/services/assembler/encode"
+	"sheaf/services/assembler/encode/csv"
+	"sheaf/services/assembler/encode/html"
+	"sheaf/services/assembler/encode/json"
 	"sheaf/services/assembler/encode/parquet"
 	"sheaf/services/assembler/encode/xlsx"
 )
@@ -12,7 +15,12 @@ import (
 // formats are all kinds of finished files. An export of any other type gets the first.
 var formats = []encode.Format{
 	xlsx.Format,
+	csv.Format,
+	csv.TSV,
+	json.Format,
+	json.Lines,
 	parquet.Format,
+	html.Format,
 }
 
 // Formats returns the kinds of finished files that an ingress may offer.

@@ -1,0 +1,292 @@
+// Package csv writes CSV and TSV (RFC 4180): a header line, a line for each row, CRLF line ends. A field is
+// quoted if it has the delimiter, a quote or a line break in it.
+//
+// Values stay data: numbers have their digits as sent, whatever the number format of their column. Booleans are
+// true and false. Dates follow the format of their column if that is made of parts of dates, else they are ISO
+// 8601 in the zone shown: 2026-01-02 and 2026-01-02 03:04:05.
+package csv
+
+import (
+	"context"
+	"fmt"
+
+	"sheaf/events"
+	"sheaf/events/rows"
+	"sheaf/services/assembler/encode"
+	"sheaf/services/assembler/encode/archive"
+	"sheaf/services/assembler/encode/blocks"
+	"sheaf/services/assembler/encode/cells"
+
+	"golang.org/x/text/encoding/simplifiedchinese"
+	"golang.org/x/text/transform"
+)
+
+// Format and TSV are the formats of this package, with one sheet a file. TSV has a tab as its delimiter and no
+// byte order mark.
+var (
+	Format = encode.Format{Format: events.CSV, Write: func(ctx context.Context, out *archive.Output,
+		doc encode.Document) (encode.Result, error) {
+		return write(ctx, out, doc, doc.CSV)
+	}}
+	TSV = encode.Format{Format: events.TSV, Write: func(ctx context.Context, out *archive.Output,
+		doc encode.Document) (encode.Result, error) {
+		o := doc.CSV
+		o.Delimiter, o.NoBOM = "\t", true
+		return write(ctx, out, doc, o)
+	}}
+)
+
+// Warning codes.
+const (
+	WarnGuarded  = "CELL_GUARDED"  // texts that begin like a formula have an apostrophe before them
+	WarnEncoding = "CELL_ENCODING" // characters that the encoding lacks became question marks
+)
+
+const bom = "\uFEFF"
+
+func write(ctx context.Context, out *archive.Output, doc encode.Document,
+	o events.CSVOptions) (encode.Result, error) {
+	sheet := doc.Sheets[0]
+	all := &notes{}
+	job := blocks.Job[*notes]{Sheet: sheet, Parallel: doc.Parallel,
+		New:   func() (blocks.Encoder[*notes], error) { return newEncoder(sheet, o) },
+		Merge: func(n *notes) { all.add(n) },
+	}
+	if sheet.Columns != nil {
+		e, err := newEncoder(sheet, o)
+		if err != nil {
+			return encode.Result{}, fmt.Errorf("write the CSV file: %w", err)
+		}
+		job.Head = e.header(sheet)
+	}
+	total, err := blocks.Write(ctx, out, job)
+	if err == nil && all.cells != nil {
+		err = all.cells.Err(sheet)
+	}
+	if err != nil {
+		return encode.Result{}, fmt.Errorf("write the CSV file: %w", err)
+	}
+	return encode.Result{Rows: []int64{total}, Tables: 1, Warnings: all.warnings(sheet)}, nil
+}
+
+// encoder writes the lines of rows.
+type encoder struct {
+	reader    *cells.Reader
+	delimiter byte
+	guard     bool
+	charset   transform.Transformer // nil: UTF-8
+	withBOM   bool
+	layouts   []layout // by column; of dates and datetimes
+	quoted    [256]bool
+
+	texts []byte // of a date
+	notes *notes
+}
+
+func newEncoder(sheet encode.Sheet, o events.CSVOptions) (*encoder, error) {
+	r, err := cells.NewReader(sheet)
+	if err != nil {
+		return nil, err
+	}
+	e := &encoder{reader: r, delimiter: ',', guard: !o.NoGuard, withBOM: !o.NoBOM,
+		layouts: make([]layout, len(sheet.Columns)), notes: newNotes(len(sheet.Columns))}
+	if o.Delimiter != "" {
+		e.delimiter = o.Delimiter[0]
+	}
+	switch o.Encoding {
+	case "gbk":
+		e.charset, e.withBOM = simplifiedchinese.GBK.NewEncoder(), false
+	case "gb18030":
+		e.charset, e.withBOM = simplifiedchinese.GB18030.NewEncoder(), false
+	}
+	for i, c := range sheet.Columns {
+		if c.Spec != nil {
+			e.layouts[i] = parseLayout(c.Spec.Format)
+		}
+	}
+	for _, c := range []byte{e.delimiter, '"', '\r', '\n'} {
+		e.quoted[c] = true
+	}
+	return e, nil
+}
+
+// header returns the first line, with the byte order mark before it.
+func (e *encoder) header(sheet encode.Sheet) []byte {
+	var b []byte
+	if e.withBOM {
+		b = append(b, bom...)
+	}
+	for i, c := range sheet.Columns {
+		if i > 0 {
+			b = append(b, e.delimiter)
+		}
+		b = e.appendText(b, []byte(c.Title), i, -1)
+	}
+	return append(b, "\r\n"...)
+}
+
+// Row appends the line of a row.
+func (e *encoder) Row(to *blocks.Buffer, c *rows.Cursor, n int64) {
+	e.notes.rows++
+	row := e.reader.Row(c)
+	empty := true
+	for i := range row {
+		if i > 0 {
+			to.B = append(to.B, e.delimiter)
+			to.Cut()
+		}
+		cell := &row[i]
+		switch cell.Kind {
+		case cells.Empty:
+			continue
+		case cells.Text:
+			to.B = e.appendText(to.B, cell.Text, i, e.notes.rows)
+			empty = empty && len(cell.Text) == 0
+			continue
+		case cells.Bool:
+			if cell.Bool {
+				to.B = append(to.B, "true"...)
+			} else {
+				to.B = append(to.B, "false"...)
+			}
+		case cells.Number:
+			to.B = append(to.B, cell.Text...)
+		case cells.JSON:
+			to.B = e.appendField(to.B, cell.Text, i, e.notes.rows)
+		default:
+			e.texts = e.layouts[i].append(e.texts[:0], cell)
+			to.B = e.appendField(to.B, e.texts, i, e.notes.rows)
+		}
+		empty = false
+	}
+	if empty && len(row) == 1 {
+		to.B = append(to.B, `""`...) // many readers skip an empty line
+	}
+	to.B = append(to.B, "\r\n"...)
+}
+
+// Notes returns what was noted since the last call.
+func (e *encoder) Notes() *notes {
+	n := e.notes
+	n.cells = e.reader.Notes()
+	e.notes = newNotes(len(n.guarded))
+	return n
+}
+
+// appendText appends a text. row is its row from 1, or -1 for the header.
+func (e *encoder) appendText(b, text []byte, column int, row int64) []byte {
+	if e.guard && beginsFormula(text) {
+		if row > 0 {
+			e.notes.guarded[column].count(row)
+		}
+		text = append([]byte{'\''}, text...)
+	}
+	return e.appendField(b, text, column, row)
+}
+
+// appendField appends a field, quoted if it must be.
+func (e *encoder) appendField(b, text []byte, column int, row int64) []byte {
+	quote, ascii := false, true
+	for _, c := range text {
+		quote = quote || e.quoted[c]
+		ascii = ascii && c < 0x80
+	}
+	if quote {
+		b = append(b, '"')
+	}
+	switch {
+	case e.charset != nil && !ascii:
+		var whole bool
+		if b, whole = e.appendEncoded(b, text, quote); !whole && row > 0 {
+			e.notes.lossy[column].count(row)
+		}
+	case quote:
+		b = appendDoubled(b, text)
+	default:
+		b = append(b, text...)
+	}
+	if quote {
+		b = append(b, '"')
+	}
+	return b
+}
+
+// appendDoubled appends a text with its quotes doubled.
+func appendDoubled(b, text []byte) []byte {
+	from := 0
+	for i, c := range text {
+		if c == '"' {
+			b = append(b, text[from:i+1]...)
+			from = i
+		}
+	}
+	return append(b, text[from:]...)
+}
+
+// appendEncoded appends a text in the encoding of the file. whole is false if characters became question marks.
+// The bytes of these encodings after the first of a character can be those of ASCII, but never a quote, a
+// delimiter, CR or LF: the second byte is 0x40 to 0xFE, and that of four bytes 0x30 to 0x39.
+func (e *encoder) appendEncoded(b, text []byte, quoted bool) (_ []byte, whole bool) {
+	whole = true
+	var from [4]byte
+	var to [8]byte
+	for _, r := range string(text) {
+		if r < 0x80 {
+			if b = append(b, byte(r)); quoted && r == '"' {
+				b = append(b, '"')
+			}
+			continue
+		}
+		n := copy(from[:], string(r))
+		e.charset.Reset()
+		written, _, err := e.charset.Transform(to[:], from[:n], true)
+		if err != nil || written == 0 {
+			b, whole = append(b, '?'), false
+			continue
+		}
+		b = append(b, to[:written]...)
+	}
+	return b, whole
+}
+
+// beginsFormula reports whether a spreadsheet may run a text as a formula (OWASP, "CSV Injection"). A plain
+// number such as -5 or +86 is none.
+func beginsFormula(text []byte) bool {
+	if len(text) == 0 {
+		return false
+	}
+	switch text[0] {
+	case '=', '@', '\t', '\r':
+		return true
+	case '+', '-':
+		return !isNumber(text[1:])
+	}
+	return false
+}
+
+// isNumber reports whether a text is digits with at most one point and an exponent.
+func isNumber(text []byte) bool {
+	digits, point := false, false
+	for i, c := range text {
+		switch {
+		case c >= '0' && c <= '9':
+			digits = true
+		case c == '.' && !point:
+			point = true
+		case (c == 'e' || c == 'E') && digits:
+			rest := text[i+1:]
+			if len(rest) > 0 && (rest[0] == '+' || rest[0] == '-') {
+				rest = rest[1:]
+			}
+			for _, c := range rest {
+				if c < '0' || c > '9' {
+					return false
+				}
+			}
+			return len(rest) > 0
+		default:
+			return false
+		}
+	}
+	return digits
+}

@@ -1,0 +1,124 @@
+package csv
+
+import (
+	"strings"
+	"time"
+
+	"sheaf/services/assembler/encode/cells"
+)
+
+// layout is how dates of a column are written; nil is ISO 8601.
+type layout []part
+
+// part is a literal, or a part of a date in Go's notation.
+type part struct {
+	literal string
+	of      string // "" for a literal; "h" is the hour without a leading zero
+}
+
+// parts are those of Excel's number formats, the longest first. A month between hours and seconds is minutes.
+var parts = []struct{ excel, of string }{
+	{"yyyy", "2006"}, {"yy", "06"}, {"mmmm", "January"}, {"mmm", "Jan"}, {"mm", "01"}, {"m", "1"},
+	{"dddd", "Monday"}, {"ddd", "Mon"}, {"dd", "02"}, {"d", "2"}, {"hh", "15"}, {"h", "h"}, {"ss", "05"},
+	{"s", "5"}, {"am/pm", "PM"},
+}
+
+// parseLayout reads an Excel number format of dates. Others, such as 0.00, give nil.
+func parseLayout(format string) layout {
+	var l layout
+	found := false
+	for rest := format; rest != ""; {
+		lower := strings.ToLower(rest)
+		matched := false
+		for _, p := range parts {
+			if strings.HasPrefix(lower, p.excel) {
+				l, rest, matched, found = append(l, part{of: p.of}), rest[len(p.excel):], true, true
+				break
+			}
+		}
+		if matched {
+			continue
+		}
+		n := 1
+		switch c := rest[0]; {
+		case c == '"':
+			end := strings.IndexByte(rest[1:], '"')
+			if end < 0 {
+				return nil
+			}
+			l, n = append(l, part{literal: rest[1 : 1+end]}), end+2
+		case c == '\\' && len(rest) > 1:
+			n = 2
+			for n < len(rest) && rest[n]&0xC0 == 0x80 {
+				n++
+			}
+			l = append(l, part{literal: rest[1:n]})
+		case strings.IndexByte("-/:., ", c) >= 0:
+			l = append(l, part{literal: rest[:1]})
+		case c >= 0x80: // such as 年
+			for n < len(rest) && rest[n]&0xC0 == 0x80 {
+				n++
+			}
+			l = append(l, part{literal: rest[:n]})
+		default:
+			return nil
+		}
+		rest = rest[n:]
+	}
+	if !found {
+		return nil
+	}
+	l.findMinutes()
+	return l
+}
+
+// findMinutes tells minutes from months, and hours of 12 from hours of 24.
+func (l layout) findMinutes() {
+	var of []int
+	twelve := false
+	for i, p := range l {
+		if p.of != "" {
+			of = append(of, i)
+		}
+		twelve = twelve || p.of == "PM"
+	}
+	hour := func(s string) bool { return s == "15" || s == "h" }
+	second := func(s string) bool { return s == "05" || s == "5" }
+	for k, i := range of {
+		if m := l[i].of; (m == "01" || m == "1") &&
+			(k > 0 && hour(l[of[k-1]].of) || k+1 < len(of) && second(l[of[k+1]].of)) {
+			l[i].of = map[string]string{"01": "04", "1": "4"}[m]
+		}
+	}
+	for _, i := range of {
+		if twelve && hour(l[i].of) {
+			l[i].of = map[string]string{"15": "03", "h": "3"}[l[i].of]
+		}
+	}
+}
+
+// append appends a Date or Datetime.
+func (l layout) append(b []byte, cell *cells.Cell) []byte {
+	t := time.Unix(cell.Wall, int64(cell.Nanos)).UTC()
+	if l == nil {
+		if cell.Kind == cells.Date {
+			return t.AppendFormat(b, time.DateOnly)
+		}
+		return t.AppendFormat(b, "2006-01-02 15:04:05.999999999")
+	}
+	for _, p := range l {
+		switch p.of {
+		case "":
+			b = append(b, p.literal...)
+		case "h":
+			if h := t.Hour(); h < 10 {
+				b = append(b, byte('0'+h))
+			} else {
+				b = t.AppendFormat(b, "15")
+			}
+		default:
+			b = t.AppendFormat(b, p.of)
+		}
+	}
+	return b
+}
