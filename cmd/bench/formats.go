@@ -20,12 +20,16 @@ import (
 	"sheaf/events"
 	"sheaf/services/assembler/encode"
 	"sheaf/services/assembler/encode/archive"
+	"sheaf/services/assembler/encode/csv"
+	"sheaf/services/assembler/encode/html"
+	textjson "sheaf/services/assembler/encode/json"
 	"sheaf/services/assembler/encode/parquet"
 	"sheaf/services/assembler/encode/xlsx"
 )
 
 // documentFormats are the formats that the part "formats" measures. The first is that of the ratios.
-var documentFormats = []encode.Format{xlsx.Format, parquet.Format}
+var documentFormats = []encode.Format{xlsx.Format, csv.Format, csv.TSV, textjson.Lines, textjson.Format, parquet.Format,
+	html.Format}
 
 // formatCase is a line of the table.
 type formatCase struct {
