@@ -44,6 +44,9 @@ const (
 
 const bom = "\uFEFF"
 
+// emptyField is the only field of a line. Many readers skip an empty line.
+const emptyField = `""`
+
 func write(ctx context.Context, out *archive.Output, doc encode.Document,
 	o events.CSVOptions) (encode.Result, error) {
 	sheet := doc.Sheets[0]
@@ -122,6 +125,9 @@ func (e *encoder) header(sheet encode.Sheet) []byte {
 		}
 		b = e.appendText(b, []byte(c.Title), i, -1)
 	}
+	if len(sheet.Columns) == 1 && sheet.Columns[0].Title == "" {
+		b = append(b, emptyField...)
+	}
 	return append(b, "\r\n"...)
 }
 
@@ -160,7 +166,7 @@ func (e *encoder) Row(to *blocks.Buffer, c *rows.Cursor, n int64) {
 		empty = false
 	}
 	if empty && len(row) == 1 {
-		to.B = append(to.B, `""`...) // many readers skip an empty line
+		to.B = append(to.B, emptyField...)
 	}
 	to.B = append(to.B, "\r\n"...)
 }
@@ -191,6 +197,8 @@ func (e *encoder) appendField(b, text []byte, column int, row int64) []byte {
 		quote = quote || e.quoted[c]
 		ascii = ascii && c < 0x80
 	}
+	// The second byte of a character may be that of the delimiter |.
+	quote = quote || e.charset != nil && !ascii && e.delimiter == '|'
 	if quote {
 		b = append(b, '"')
 	}
@@ -224,8 +232,8 @@ func appendDoubled(b, text []byte) []byte {
 }
 
 // appendEncoded appends a text in the encoding of the file. whole is false if characters became question marks.
-// The bytes of these encodings after the first of a character can be those of ASCII, but never a quote, a
-// delimiter, CR or LF: the second byte is 0x40 to 0xFE, and that of four bytes 0x30 to 0x39.
+// The bytes of these encodings after the first of a character can be those of ASCII: the second is 0x40 to
+// 0xFE, and of four bytes 0x30 to 0x39. So none is a quote, a comma, a semicolon, a tab, CR or LF.
 func (e *encoder) appendEncoded(b, text []byte, quoted bool) (_ []byte, whole bool) {
 	whole = true
 	var from [4]byte

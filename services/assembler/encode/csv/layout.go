@@ -3,6 +3,7 @@ package csv
 import (
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"sheaf/services/assembler/encode/cells"
 )
@@ -16,31 +17,32 @@ type part struct {
 	of      string // "" for a literal; "h" is the hour without a leading zero
 }
 
-// parts are those of Excel's number formats, the longest first. A month between hours and seconds is minutes.
-var parts = []struct{ excel, of string }{
-	{"yyyy", "2006"}, {"yy", "06"}, {"mmmm", "January"}, {"mmm", "Jan"}, {"mm", "01"}, {"m", "1"},
-	{"dddd", "Monday"}, {"ddd", "Mon"}, {"dd", "02"}, {"d", "2"}, {"hh", "15"}, {"h", "h"}, {"ss", "05"},
-	{"s", "5"}, {"am/pm", "PM"},
+// parts are those of Excel's number formats. A month between hours and seconds is minutes.
+var parts = map[string]string{
+	"yyyy": "2006", "yy": "06", "mmmm": "January", "mmm": "Jan", "mm": "01", "m": "1", "dddd": "Monday",
+	"ddd": "Mon", "dd": "02", "d": "2", "hh": "15", "h": "h", "ss": "05", "s": "5",
 }
+
+const amPM = "am/pm"
 
 // parseLayout reads an Excel number format of dates. Others, such as 0.00, give nil.
 func parseLayout(format string) layout {
 	var l layout
 	found := false
 	for rest := format; rest != ""; {
-		lower := strings.ToLower(rest)
-		matched := false
-		for _, p := range parts {
-			if strings.HasPrefix(lower, p.excel) {
-				l, rest, matched, found = append(l, part{of: p.of}), rest[len(p.excel):], true, true
-				break
-			}
-		}
-		if matched {
-			continue
-		}
 		n := 1
 		switch c := rest[0]; {
+		case len(rest) >= len(amPM) && strings.EqualFold(rest[:len(amPM)], amPM):
+			l, n, found = append(l, part{of: "PM"}), len(amPM), true
+		case strings.IndexByte("ymdhsYMDHS", c) >= 0:
+			for n < len(rest) && rest[n]|0x20 == c|0x20 {
+				n++
+			}
+			of, ok := parts[strings.ToLower(rest[:n])]
+			if !ok {
+				return nil
+			}
+			l, found = append(l, part{of: of}), true
 		case c == '"':
 			end := strings.IndexByte(rest[1:], '"')
 			if end < 0 {
@@ -48,17 +50,14 @@ func parseLayout(format string) layout {
 			}
 			l, n = append(l, part{literal: rest[1 : 1+end]}), end+2
 		case c == '\\' && len(rest) > 1:
-			n = 2
-			for n < len(rest) && rest[n]&0xC0 == 0x80 {
-				n++
-			}
+			n = 1 + runeLen(rest[1:])
 			l = append(l, part{literal: rest[1:n]})
+		case c == ';': // what follows is for negative numbers and texts; Excel's own formats end with ;@
+			n = len(rest)
 		case strings.IndexByte("-/:., ", c) >= 0:
 			l = append(l, part{literal: rest[:1]})
-		case c >= 0x80: // such as 年
-			for n < len(rest) && rest[n]&0xC0 == 0x80 {
-				n++
-			}
+		case c >= utf8.RuneSelf: // such as 年
+			n = runeLen(rest)
 			l = append(l, part{literal: rest[:n]})
 		default:
 			return nil
@@ -70,6 +69,11 @@ func parseLayout(format string) layout {
 	}
 	l.findMinutes()
 	return l
+}
+
+func runeLen(s string) int {
+	_, n := utf8.DecodeRuneInString(s)
+	return n
 }
 
 // findMinutes tells minutes from months, and hours of 12 from hours of 24.

@@ -5,7 +5,6 @@ package html
 import (
 	"context"
 	"fmt"
-	"html"
 	"strconv"
 	"time"
 	"unicode/utf8"
@@ -25,7 +24,7 @@ var Format = encode.Format{Format: events.HTML, Write: write}
 const (
 	maxRows    = 1000
 	maxColumns = 100
-	maxText    = 500 // characters of a cell
+	maxText    = 500 // characters of a cell or a title
 )
 
 func write(ctx context.Context, out *archive.Output, doc encode.Document) (encode.Result, error) {
@@ -78,7 +77,7 @@ func head(title string, sheet encode.Sheet) []byte {
 	if title == "" {
 		title = "export"
 	}
-	title = html.EscapeString(title)
+	title = string(appendEscaped(nil, cut([]byte(title))))
 	b := []byte("<!DOCTYPE html>\n<html>\n<head>\n<meta charset=\"utf-8\">\n" +
 		"<meta name=\"viewport\" content=\"width=device-width\">\n<title>" + title + "</title>\n<style>\n" + style +
 		"</style>\n</head>\n<body>\n<h1>" + title + "</h1>\n<table>\n<thead><tr>")
@@ -86,7 +85,7 @@ func head(title string, sheet encode.Sheet) []byte {
 		if i == maxColumns {
 			break
 		}
-		b = append(appendEscaped(append(b, "<th>"...), []byte(c.Title)), "</th>"...)
+		b = append(appendEscaped(append(b, "<th>"...), cut([]byte(c.Title))), "</th>"...)
 	}
 	return append(b, "</tr></thead>\n<tbody>\n"...)
 }
@@ -101,7 +100,7 @@ func tail(rows int64, columns int) []byte {
 		text = "The first " + number(maxRows) + " of " + text
 	}
 	if columns > maxColumns {
-		text += fmt.Sprintf(", %d of %d columns", maxColumns, columns)
+		text += fmt.Sprintf(", %d of %s columns", maxColumns, number(int64(columns)))
 	}
 	return []byte("</tbody>\n</table>\n<footer>" + text + "</footer>\n</body>\n</html>\n")
 }
@@ -195,7 +194,7 @@ func appendEscaped(b, text []byte) []byte {
 			escape = "&#34;"
 		case c == '\'':
 			escape = "&#39;"
-		case c < ' ' && c != '\n' && c != '\t' || c == 0x7f:
+		case c < ' ' && c != '\n' && c != '\r' && c != '\t' || c == 0x7f:
 			escape = "\uFFFD"
 		default:
 			continue

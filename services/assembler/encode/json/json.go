@@ -142,8 +142,10 @@ func (e *encoder) appendValue(b []byte, cell *cells.Cell) []byte {
 			return append(b, "true"...)
 		}
 		return append(b, "false"...)
-	case cells.Number, cells.JSON:
+	case cells.Number:
 		return append(b, cell.Text...)
+	case cells.JSON: // may have half a surrogate pair
+		return rows.AppendCompact(b, cell.Text)
 	case cells.Text:
 		return appendQuoted(b, cell.Text)
 	case cells.Date:
@@ -155,7 +157,8 @@ func (e *encoder) appendValue(b []byte, cell *cells.Cell) []byte {
 	if !cell.Zoned {
 		return append(t.AppendFormat(b, "2006-01-02T15:04:05.999999999"), '"')
 	}
-	zone := time.FixedZone("", int(cell.Wall-cell.Unix))
+	// Offsets before about 1900 have seconds, which ISO 8601 cannot say.
+	zone := time.FixedZone("", int(cell.Wall-cell.Unix)/60*60)
 	return append(time.Unix(cell.Unix, int64(cell.Nanos)).In(zone).AppendFormat(b, time.RFC3339Nano), '"')
 }
 
