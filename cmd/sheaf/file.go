@@ -17,7 +17,7 @@ import (
 // fileFlags say how rows become a file: the columns, options and formats of a request.
 type fileFlags struct {
 	Format      []string      `placeholder:"NAME,…" help:"Formats, such as csv,parquet. Default: by the output's name; of a zip xlsx."`
-	Column      []string      `sep:"none" placeholder:"KEY[=TITLE]" help:"A column of the file, such as user.name=Name; or one of columns[] as JSON. Repeat it: the file has these columns in this order. Default: all."`
+	Column      []string      `sep:"none" placeholder:"KEY[=TITLE]" help:"A column of the file, such as user.name=Name; or one of columns[] as JSON, which may have a format, a map or a link. Repeat it: the file has these columns in this order. Default: all."`
 	Type        []string      `sep:"none" placeholder:"KEY=TYPE" help:"Type of a column: text, number, bool, date, datetime or json. Unix times are datetime:unix or datetime:unix_ms."`
 	Timezone    string        `placeholder:"ZONE" help:"Show dates and times in this zone, such as Asia/Shanghai. Default: UTC."`
 	RowsPerFile int64         `placeholder:"N" help:"Start a new file after so many rows. The output is a zip."`
@@ -176,19 +176,21 @@ func (f fileFlags) columns(known []string) (columns []map[string]any, err error)
 		}
 		columns = append(columns, column)
 	}
+	for _, text := range f.Type {
+		if key, kind, ok := cutKey(text); key == "" || !ok || kind == "" {
+			return nil, usagef("--type %q: want KEY=TYPE, such as paid_at=datetime", text)
+		}
+	}
 	if len(f.Column) == 0 && len(f.Type) > 0 {
 		if known == nil {
-			return nil, usagef("--type: it needs --column for each column of the file; which ones there are is known only after the last page")
+			return nil, usagef("--type: it needs --column for each column of the file, because later pages may have further columns; sheaf preview lists those of page 1")
 		}
 		for _, name := range known {
 			columns = append(columns, map[string]any{"key": pathOf(name), "title": name})
 		}
 	}
 	for _, text := range f.Type {
-		key, kind, ok := cutKey(text)
-		if key == "" || !ok || kind == "" {
-			return nil, usagef("--type %q: want KEY=TYPE, such as paid_at=datetime", text)
-		}
+		key, kind, _ := cutKey(text)
 		kind, from, dated := strings.Cut(kind, ":")
 		found := false
 		for _, column := range columns {

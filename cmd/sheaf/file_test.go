@@ -86,6 +86,7 @@ func TestWrongFlagsOfAFile(t *testing.T) {
 		{fileFlags{Type: []string{"b=number"}}, "x.zip", []string{"a"}, "--type b=number: there is no column b"},
 		{fileFlags{Type: []string{"b=number"}}, "x.zip", nil, "--type: it needs --column for each column of the file"},
 		{fileFlags{Column: []string{"a"}, Type: []string{"a"}}, "x.zip", nil, `--type "a": want KEY=TYPE`},
+		{fileFlags{Type: []string{"a"}}, "x.zip", nil, `--type "a": want KEY=TYPE`},
 		{fileFlags{Column: []string{"a"}, Type: []string{"=a"}}, "x.zip", nil, `--type "=a": want KEY=TYPE`},
 	} {
 		_, err := c.flags.applied([]byte(`{"options":{}}`), c.output, c.known)

@@ -250,8 +250,11 @@ func (a *previewAnswer) print(out io.Writer) error {
 		if err := w.Flush(); err != nil {
 			return err
 		}
-		if len(a.Columns) > 8 {
-			fmt.Fprintf(out, "and %d more columns\n", len(a.Columns)-8)
+		switch more := len(a.Columns) - 8; {
+		case more == 1:
+			fmt.Fprintln(out, "and 1 more column")
+		case more > 1:
+			fmt.Fprintf(out, "and %d more columns\n", more)
 		}
 	}
 	for _, warning := range a.Warnings {
