@@ -297,7 +297,11 @@ func (a *assembly) writeDocument(ctx context.Context, f *os.File, format encode.
 	}
 	a.documents = append(a.documents, content)
 	for _, w := range res.Warnings {
-		a.written = append(a.written, events.Warning{Code: w.Code, Message: w.Message})
+		message := w.Message
+		if part > 0 { // it counts the cells of this document alone
+			message = content.Name + ": " + message
+		}
+		a.written = append(a.written, events.Warning{Code: w.Code, Message: message})
 	}
 	if a.zipped {
 		return whole, a.zip.End()

@@ -243,4 +243,14 @@ func TestWarningsOfAnExport(t *testing.T) {
 		{Code: "TOTAL_MISSING", Message: `sheet 1 "a": ` + missing}, {Code: "TOTAL_MISSING", Message: `sheet 2 "b": ` + missing},
 		{Code: "SAID", Message: "by every document"},
 	}, st.complete(Config{}, x).Warnings)
+
+	// A part speaks of its own rows, so its warnings name it.
+	st = newStage(t)
+	x = st.listed(listRequest("LINES", events.Options{MaxRows: 2}), []pages.Page{page(3, 1, 0, 3)})
+	done := st.complete(Config{}, x)
+	require.Len(t, done.Files[0].Contents, 2)
+	for i, w := range done.Warnings {
+		require.Equal(t, events.Warning{Code: "SAID", Message: done.Files[0].Contents[i].Name + ": by every document"}, w)
+	}
+	require.Len(t, done.Warnings, 2)
 }
