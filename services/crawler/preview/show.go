@@ -40,12 +40,12 @@ func (r *run) show(array []byte, titled bool) {
 			if title == "" {
 				title = name
 			}
-			r.answer.Columns = append(r.answer.Columns, r.hide(cut(title)))
+			r.answer.Columns = append(r.answer.Columns, cut(r.hide(title)))
 		}
 		list = list[1:]
 	} else {
 		for _, name := range names {
-			r.answer.Columns = append(r.answer.Columns, r.hide(cut(name)))
+			r.answer.Columns = append(r.answer.Columns, cut(r.hide(name)))
 		}
 	}
 	for _, row := range list[:min(len(list), shownRows)] {
@@ -70,11 +70,11 @@ func (r *run) cell(v jsontext.Value) any {
 		}
 		return cut(string(v))
 	case '"':
-		return r.hide(cut(textOf(v)))
+		return cut(r.hide(textOf(v)))
 	case '{', '[':
 		flat := v.Clone()
-		_ = flat.Compact(lenient)
-		return r.hide(cut(string(flat)))
+		_ = flat.Compact(lenient, jsontext.PreserveRawStrings(false)) // so that texts can be read and secrets found
+		return cut(r.hide(string(flat)))
 	}
 	return nil
 }
