@@ -48,9 +48,9 @@ const (
 	batchBytes = 256 << 10
 	// flightBytes is how much JSON may be in the writer at once. A larger page goes through alone.
 	flightBytes = 16 << 20
-	// blockBytes is the size from which on encoded bytes become a block. Each block starts with an empty
+	// CutBytes is the size from which on encoded bytes become a block. Each block starts with an empty
 	// window, so small blocks cost size.
-	blockBytes = 256 << 10
+	CutBytes = 256 << 10
 	// deflateLevel is that of the text in workbooks.
 	deflateLevel = 6
 )
@@ -181,7 +181,8 @@ func (b *batch[N]) encode(ctx context.Context, e Encoder[N], packs bool) {
 	n := b.first
 	for _, p := range b.pages {
 		count := 0
-		for c := rows.NewCursor(p.Rows); c.NextRow(); {
+		c := rows.NewCursor(p.Rows) // not in the for statement, which would allocate one for each row
+		for c.NextRow() {
 			if count++; count == 1 && p.SkipFirst {
 				continue
 			}
@@ -220,7 +221,7 @@ type Buffer struct {
 // Cut may move the bytes from B into a block. An encoder calls it between the cells of a row, so that a long
 // row needs no more memory than another.
 func (t *Buffer) Cut() {
-	if len(t.B) >= blockBytes {
+	if len(t.B) >= CutBytes {
 		t.send()
 		t.B = newBytes()
 	}
@@ -260,11 +261,11 @@ func newBytes() []byte {
 	if b, ok := bytesPool.Get().(*[]byte); ok {
 		return (*b)[:0]
 	}
-	return make([]byte, 0, blockBytes+blockBytes/8)
+	return make([]byte, 0, CutBytes+CutBytes/8)
 }
 
 func freeBytes(b []byte) {
-	if cap(b) >= blockBytes && cap(b) <= 4*blockBytes {
+	if cap(b) >= CutBytes && cap(b) <= 4*CutBytes {
 		bytesPool.Put(&b)
 	}
 }

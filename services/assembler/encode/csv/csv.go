@@ -9,6 +9,8 @@ package csv
 import (
 	"context"
 	"fmt"
+	"strconv"
+	"unicode/utf8"
 
 	"sheaf/events"
 	"sheaf/events/rows"
@@ -40,6 +42,12 @@ var (
 const (
 	WarnGuarded  = "CELL_GUARDED"  // texts that begin like a formula have an apostrophe before them
 	WarnEncoding = "CELL_ENCODING" // characters that the encoding lacks became question marks
+)
+
+// Classes of bytes.
+const (
+	quoted   = 1 << iota // a field with such a byte is quoted
+	notASCII             // part of another character than those of ASCII
 )
 
 const bom = "\uFEFF"
@@ -79,8 +87,8 @@ type encoder struct {
 	guard     bool
 	charset   transform.Transformer // nil: UTF-8
 	withBOM   bool
-	layouts   []layout // by column; of dates and datetimes
-	quoted    [256]bool
+	layouts   []layout  // by column; of dates and datetimes
+	classes   [256]byte // of the bytes of a text
 
 	texts []byte // of a date
 	notes *notes
@@ -108,7 +116,10 @@ func newEncoder(sheet encode.Sheet, o events.CSVOptions) (*encoder, error) {
 		}
 	}
 	for _, c := range []byte{e.delimiter, '"', '\r', '\n'} {
-		e.quoted[c] = true
+		e.classes[c] = quoted
+	}
+	for c := utf8.RuneSelf; c < len(e.classes); c++ {
+		e.classes[c] = notASCII
 	}
 	return e, nil
 }
@@ -136,39 +147,40 @@ func (e *encoder) Row(to *blocks.Buffer, c *rows.Cursor, n int64) {
 	e.notes.rows++
 	row := e.reader.Row(c)
 	empty := true
+	b := to.B
 	for i := range row {
 		if i > 0 {
-			to.B = append(to.B, e.delimiter)
-			to.Cut()
+			b = append(b, e.delimiter)
+			if len(b) >= blocks.CutBytes {
+				to.B = b
+				to.Cut()
+				b = to.B
+			}
 		}
 		cell := &row[i]
 		switch cell.Kind {
 		case cells.Empty:
 			continue
 		case cells.Text:
-			to.B = e.appendText(to.B, cell.Text, i, e.notes.rows)
+			b = e.appendText(b, cell.Text, i, e.notes.rows)
 			empty = empty && len(cell.Text) == 0
 			continue
 		case cells.Bool:
-			if cell.Bool {
-				to.B = append(to.B, "true"...)
-			} else {
-				to.B = append(to.B, "false"...)
-			}
+			b = strconv.AppendBool(b, cell.Bool)
 		case cells.Number:
-			to.B = append(to.B, cell.Text...)
+			b = append(b, cell.Text...)
 		case cells.JSON:
-			to.B = e.appendField(to.B, cell.Text, i, e.notes.rows)
+			b = e.appendField(b, cell.Text, i, e.notes.rows)
 		default:
 			e.texts = e.layouts[i].append(e.texts[:0], cell)
-			to.B = e.appendField(to.B, e.texts, i, e.notes.rows)
+			b = e.appendField(b, e.texts, i, e.notes.rows)
 		}
 		empty = false
 	}
 	if empty && len(row) == 1 {
-		to.B = append(to.B, emptyField...)
+		b = append(b, emptyField...)
 	}
-	to.B = append(to.B, "\r\n"...)
+	to.B = append(b, "\r\n"...)
 }
 
 // Notes returns what was noted since the last call.
@@ -192,18 +204,21 @@ func (e *encoder) appendText(b, text []byte, column int, row int64) []byte {
 
 // appendField appends a field, quoted if it must be.
 func (e *encoder) appendField(b, text []byte, column int, row int64) []byte {
-	quote, ascii := false, true
+	class := byte(0)
 	for _, c := range text {
-		quote = quote || e.quoted[c]
-		ascii = ascii && c < 0x80
+		class |= e.classes[c]
 	}
-	// The second byte of a character may be that of the delimiter |.
-	quote = quote || e.charset != nil && !ascii && e.delimiter == '|'
+	if class == 0 {
+		return append(b, text...)
+	}
+	encoded := e.charset != nil && class&notASCII != 0
+	// The second byte of an encoded character may be that of the delimiter |.
+	quote := class&quoted != 0 || encoded && e.delimiter == '|'
 	if quote {
 		b = append(b, '"')
 	}
 	switch {
-	case e.charset != nil && !ascii:
+	case encoded:
 		var whole bool
 		if b, whole = e.appendEncoded(b, text, quote); !whole && row > 0 {
 			e.notes.lossy[column].count(row)
