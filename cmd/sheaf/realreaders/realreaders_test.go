@@ -63,7 +63,7 @@ type format struct {
 	same    func(want, got read) bool // nil: by ==
 }
 
-var formats = []format{parquetFormat, xlsxFormat}
+var formats = []format{xlsxFormat, csvFormat, tsvFormat, ndjsonFormat, jsonFormat, parquetFormat, htmlFormat}
 
 // maxShown is how many wrong cells of a column are shown.
 const maxShown = 3
@@ -205,6 +205,9 @@ func writeFile(t *testing.T, format encode.Format, pages [][]byte, name string) 
 	require.NoError(t, f.Close())
 }
 
+// running bounds how many readers run at once: each has a minute, and they share the cores.
+var running = make(chan struct{}, runtime.NumCPU())
+
 // read lets the reader print the file, and calls row with the cells of each row, the names first. The test is
 // skipped if the reader is not installed.
 func (r reader) read(t *testing.T, name string, row func([]read)) {
@@ -218,6 +221,8 @@ func (r reader) read(t *testing.T, name string, row func([]read)) {
 	if _, err := os.Stat(filepath.Join(installed, r.name+".installed")); err != nil {
 		t.Skipf("%s is not installed; run .ci/readers", r.name)
 	}
+	running <- struct{}{}
+	defer func() { <-running }()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "node", "read.mjs", r.name, name)

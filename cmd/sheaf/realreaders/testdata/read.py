@@ -17,7 +17,7 @@ def show(value):
     if isinstance(value, Digits):
         return ["number", value.text]
     if isinstance(value, (dict, list)):
-        return ["json", json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=lambda d: d.text)]
+        return ["json", json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=lambda d: float(d.text))]
     return ["text", value]
 
 
@@ -62,7 +62,7 @@ class Table(html.parser.HTMLParser):
         if tag == "tr":
             self.rows.append([])
         elif tag in ("td", "th"):
-            self.cell = ""
+            self.cell, self.number = "", ("class", "n") in attrs
 
     def handle_data(self, data):
         if self.cell is not None:
@@ -70,7 +70,7 @@ class Table(html.parser.HTMLParser):
 
     def handle_endtag(self, tag):
         if tag in ("td", "th"):
-            self.rows[-1].append(self.cell)
+            self.rows[-1].append(Digits(self.cell) if self.number else self.cell)
             self.cell = None
 
 

@@ -1,5 +1,5 @@
 // node read.mjs READER FILE prints each row as a line of JSON: an array with null, true, false or [kind, text]
-// for each column. Kinds are text, number, date, time (a moment in UTC), clock (no zone) and json.
+// for each column. Kinds are text, number, float, date, time (a moment in UTC), clock (no zone) and json.
 import fs from 'node:fs'
 
 const pad = (n, digits) => String(n).padStart(digits, '0')
@@ -64,6 +64,19 @@ const readers = {
     if (errors.length > 0) throw new Error(JSON.stringify(errors[0]))
     if (data.at(-1).length === 1 && data.at(-1)[0] === '') data.pop() // behind the last line break
     for (const row of data) print(row.map((v) => ['text', v]))
+  },
+
+  'JSON.parse'(file) {
+    const text = fs.readFileSync(file, 'utf8')
+    const rows = file.endsWith('.json') ? JSON.parse(text) : text.trimEnd().split('\n').map((line) => JSON.parse(line))
+    print(Object.keys(rows[0]).map((name) => ['text', name]))
+    for (const row of rows) {
+      print(Object.values(row).map((v) => {
+        if (typeof v === 'number') return ['float', number(v)[1]]
+        if (typeof v === 'string') return ['text', v]
+        return v !== null && typeof v === 'object' ? ['json', JSON.stringify(v)] : v
+      }))
+    }
   },
 
   async hyparquet(file) {
