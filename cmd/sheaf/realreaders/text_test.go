@@ -60,7 +60,9 @@ func showJSON(_ field, v value) read {
 	case date:
 		return read{"text", v.at.Format(time.DateOnly)}
 	case moment:
-		return read{"text", v.at.In(zone).Format("2006-01-02T15:04:05.999999999Z07:00")}
+		// Offsets before about 1900 have seconds, which ISO 8601 cannot say: the moment counts, not the clock.
+		_, offset := v.at.In(zone).Zone()
+		return read{"text", v.at.In(time.FixedZone("", offset/60*60)).Format("2006-01-02T15:04:05.999999999Z07:00")}
 	case clock:
 		return read{"text", iso(v.at, "2006-01-02T15:04:05")}
 	case nested:
