@@ -134,16 +134,19 @@ func (s *Log) pull(ctx context.Context, cons jetstream.Consumer, stream, name st
 	}
 	defer iter.Stop()
 	// A message may be in transit when ctx ends. Drain lets it arrive, so that it is handed back instead of
-	// waiting for its AckWait.
+	// waiting for its AckWait. Without a connection none arrives, and Next may miss that its subscription is
+	// gone.
+	waiting, giveUp := context.WithCancel(context.WithoutCancel(ctx))
+	defer giveUp()
 	defer context.AfterFunc(ctx, func() {
 		if s.nc.IsConnected() {
 			iter.Drain()
 		} else {
-			iter.Stop()
+			giveUp()
 		}
 	})()
 	for {
-		msg, err := iter.Next()
+		msg, err := iter.Next(jetstream.NextContext(waiting))
 		if err != nil {
 			return err
 		}
