@@ -464,6 +464,11 @@ func TestAStalledCrawlerLeavesTheExport(t *testing.T) {
 	d.Delivered = 2
 	second := handle(other, d)
 	<-atLast
+	// Page 30 may be requested while an earlier one is not stored yet. The first crawler could still store that.
+	require.Eventually(t, func() bool {
+		stored, err := other.Pages().List(t.Context(), "default", key, d.Sequence, 0)
+		return err == nil && len(stored) == 29
+	}, 10*time.Second, time.Millisecond)
 	close(stall)
 	require.ErrorIs(t, <-first, journal.ErrTakenOver)
 	close(last)
