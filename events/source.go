@@ -63,7 +63,7 @@ func (r *Request) UnknownNeed() string {
 	return ""
 }
 
-// What a process has to know to work on an export, see Request.Needs.
+// Values of Request.Needs: a process that lacks one of them leaves the export to another.
 const (
 	NeedSource = "source/1" // a request with fields that the standard format lacks
 	NeedFile   = "file/1"   // columns, sheets, pages of another export, formats and options of files

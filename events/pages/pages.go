@@ -73,7 +73,7 @@ func Subject(id ID, part int) string {
 	return runPrefix(id.Tenant, id.Key, id.Run, id.Sheet) + strconv.Itoa(id.Number) + "." + strconv.Itoa(part)
 }
 
-// runPrefix returns what the subjects of a run's pages begin with. Sheets after the first have runs of their
+// runPrefix returns the prefix of the subjects of a run's pages. Sheets after the first have runs of their
 // own, such as "123-1".
 func runPrefix(tenant, key string, run uint64, sheet int) string {
 	token := strconv.FormatUint(run, 10)

@@ -12,7 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Each sheet of a run has pages of its own. A run is listed once, and what is done to one sheet leaves the
+// Each sheet of a run has pages of its own. A run is listed once, and a purge of one sheet leaves the
 // others.
 func TestPagesOfSheets(t *testing.T) {
 	t.Parallel()

@@ -1,5 +1,5 @@
 // Package times reads times as sources write them. The preview of a source and the file of an export must
-// agree on what a time is.
+// read the same texts as times.
 package times
 
 import "time"
@@ -95,7 +95,7 @@ func daysIn(month, year int) int {
 
 // timeScanner reads the parts of a time.
 type timeScanner struct {
-	b   []byte // what is left
+	b   []byte // the rest of the text
 	bad bool   // a number was missing
 }
 

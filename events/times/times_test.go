@@ -40,7 +40,7 @@ func FuzzISO(f *testing.F) {
 			require.EqualValues(t, want.Nanosecond(), got.Nanos, "%q", text)
 			return
 		}
-		// What package time takes besides: the year 0, long fractions, short hours, and offsets of 24:00 or :60.
+		// Package time also accepts the year 0, long fractions, short hours, and offsets of 24:00 or :60.
 		long := bytes.LastIndexFunc(text, func(r rune) bool { return r == '.' || r == ',' }) >= 0 && len(text) > len("2026-01-05T08:30:15.123456789")
 		short := len(text) > 12 && bytes.IndexByte(text, ':') == len("2026-01-05T8")
 		offset := bytes.ContainsAny(text, "+") || bytes.Count(text, []byte("-")) == 3 || bytes.Count(text, []byte("-")) == 1

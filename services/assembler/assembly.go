@@ -122,7 +122,7 @@ func isPlain(r *events.Request) bool {
 		len(r.Columns) == 0 && len(r.Sheets) == 0 && r.From == nil
 }
 
-// write writes the file. It returns what is known of it.
+// write writes the file. It returns its name, size, checksum, rows and documents.
 func (a *assembly) write(ctx context.Context, f *os.File) (file events.File, err error) {
 	if a.zipped {
 		a.zip = archive.NewZip(f)
@@ -233,7 +233,7 @@ func (a *assembly) writeParts(ctx context.Context, f *os.File, format encode.For
 	}
 }
 
-// about returns what the reason of a failure begins with.
+// about returns the prefix of the reason of a failure.
 func (a *assembly) about(format encode.Format, label string) string {
 	switch {
 	case a.plain:

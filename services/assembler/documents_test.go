@@ -217,7 +217,7 @@ const stamp = "2021-07-01T02:23:24Z"
 
 func rowText(id int) string { return fmt.Sprintf(`{"id":%d,"name":"客户 %d"}`, id, id) }
 
-// lineText is what LINES writes of a sheet.
+// lineText is the text of a sheet in the format LINES.
 func lineText(title, columns string, ids ...int) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s|%s|%s|%d\n", title, columns, stamp, len(ids))

@@ -38,7 +38,7 @@ const (
 )
 
 var (
-	errYield  = errors.New("the pages gave way to an older export; the crawl begins again")
+	errYield  = errors.New("the pages were dropped for an older export; the crawl starts again")
 	errNoSlot = errors.New("waiting for space; the slot is needed")
 )
 
@@ -394,12 +394,12 @@ func (c *crawl) retreat(ctx context.Context) error {
 		if err := c.pages.PurgeRuns(ctx, c.x.Tenant, c.x.Key, math.MaxUint64); err != nil {
 			return err
 		}
-		c.log.Info("pages of all sheets gave way to an older export")
+		c.log.Info("pages dropped for an older export", "sheets", len(c.x.Request.Sheets))
 	} else {
 		if err := c.pages.PurgeRun(ctx, c.x.Tenant, c.x.Key, c.into, 0); err != nil {
 			return err
 		}
-		c.log.Info("pages gave way to an older export", "pages", c.have.sum().pages, "bytes", c.have.sum().bytes)
+		c.log.Info("pages dropped for an older export", "pages", c.have.sum().pages, "bytes", c.have.sum().bytes)
 	}
 	return journal.RetryAfter(errYield, c.space.wait/3) // older runs use the space first
 }

@@ -550,7 +550,7 @@ func (w *world) droppedPages() map[string]int {
 			w.problem("reading a log: %v", err)
 		}
 		for line := range strings.Lines(string(text)) {
-			if !strings.Contains(line, "pages gave way to an older export") ||
+			if !strings.Contains(line, "pages dropped for an older export") ||
 				strings.Contains(line, " pages=0 ") {
 				continue
 			}

@@ -29,7 +29,7 @@ const (
 	perPage = 1000
 )
 
-// read is what a reader shows for a value: null, or a kind and a text, as in read.mjs.
+// read is a value as a reader shows it: null, or a kind and a text, as in read.mjs.
 type read struct{ kind, text string }
 
 // UnmarshalJSON reads a cell as the scripts print it.
@@ -51,7 +51,7 @@ func (r *read) UnmarshalJSON(b []byte) error {
 type reader struct {
 	name   string
 	python bool
-	blur   func(string) string // what the reader does to texts, without being asked; nil: nothing
+	blur   func(string) string // changes a text as the reader does; nil: it keeps texts
 }
 
 // format is how a format shows values, and its readers.

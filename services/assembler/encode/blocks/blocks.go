@@ -28,7 +28,7 @@ import (
 type Encoder[N any] interface {
 	// Row appends the row that c has just moved to. n is its number, from 0, among the data rows of the sheet.
 	Row(to *Buffer, c *rows.Cursor, n int64)
-	// Notes returns what was noted since the last call. The encoder does not use it any more.
+	// Notes returns the notes since the last call. The encoder does not use it any more.
 	Notes() N
 }
 

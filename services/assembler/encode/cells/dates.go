@@ -126,7 +126,7 @@ func (z *zone) moment(wall int64) int64 {
 type timeReader struct {
 	unix    bool
 	scale   int      // exponent of the unit of numbers: 0 for seconds, -3 for milliseconds
-	layouts []string // of package time, any of which may fit; nil: ISO 8601
+	layouts []string // in the notation of package time; a text may fit any of them. nil: ISO 8601
 	zoned   bool     // the layouts hold an offset
 	named   bool     // the layouts hold the name of a zone
 	days    bool     // the layouts hold no time of day

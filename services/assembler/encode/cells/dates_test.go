@@ -225,7 +225,7 @@ func TestZones(t *testing.T) {
 	}
 }
 
-// What a zone remembers makes no difference, and each wall clock that a zone shows leads back to a moment that
+// The cache of a zone makes no difference, and each wall clock that a zone shows leads back to a moment that
 // it shows so, the earliest one.
 func TestMomentsOfWallClocks(t *testing.T) {
 	t.Parallel()

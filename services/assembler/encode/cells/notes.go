@@ -77,7 +77,7 @@ func (r *Reader) newNotes() *Notes {
 	return n
 }
 
-// Notes returns what was noted since the last call.
+// Notes returns the notes since the last call.
 func (r *Reader) Notes() *Notes {
 	n := r.notes
 	r.notes = r.newNotes()
@@ -131,8 +131,9 @@ func (n *Notes) Add(later *Notes) {
 	n.rows += later.rows
 }
 
-// Missing returns what is wrong with the chosen columns of a sheet with rows, of which found says which have
-// their key in a row: a [*encode.NoValuesError], or a warning of each other column.
+// Missing checks that the rows of a sheet have the keys of its chosen columns. found has an entry for each
+// column: a row has its key. Missing returns a [*encode.NoValuesError] if no column is found, else a warning
+// for each column that is not.
 func Missing(sheet encode.Sheet, found []bool) ([]encode.Warning, error) {
 	n := &Notes{rows: 1, found: found}
 	sheet.Found = nil

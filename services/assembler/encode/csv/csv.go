@@ -183,7 +183,7 @@ func (e *encoder) Row(to *blocks.Buffer, c *rows.Cursor, n int64) {
 	to.B = append(b, "\r\n"...)
 }
 
-// Notes returns what was noted since the last call.
+// Notes returns the notes since the last call.
 func (e *encoder) Notes() *notes {
 	n := e.notes
 	n.cells = e.reader.Notes()

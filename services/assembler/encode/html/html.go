@@ -29,31 +29,16 @@ const (
 
 func write(ctx context.Context, out *archive.Output, doc encode.Document) (encode.Result, error) {
 	sheet := doc.Sheets[0]
-	var notes *cells.Notes
 	job := blocks.Job[*cells.Notes]{Sheet: sheet, Parallel: doc.Parallel, Head: head(doc.Title, sheet),
 		New: func() (blocks.Encoder[*cells.Notes], error) {
 			r, err := cells.NewReader(sheet)
 			return &encoder{reader: r}, err
 		},
-		Merge: func(n *cells.Notes) {
-			if notes == nil {
-				notes = n
-			} else {
-				notes.Add(n)
-			}
-		},
 		Tail: func(rows int64) []byte { return tail(rows, len(sheet.Columns)) },
 	}
-	total, err := blocks.Write(ctx, out, job)
-	if err == nil && notes != nil {
-		err = notes.Err(sheet)
-	}
+	res, err := blocks.WriteCells(ctx, out, job)
 	if err != nil {
 		return encode.Result{}, fmt.Errorf("write the page: %w", err)
-	}
-	res := encode.Result{Rows: []int64{total}, Tables: 1}
-	if notes != nil {
-		res.Warnings = notes.Warnings(sheet)
 	}
 	return res, nil
 }
@@ -146,7 +131,7 @@ func (e *encoder) Row(to *blocks.Buffer, c *rows.Cursor, n int64) {
 	to.B = append(b, "</tr>\n"...)
 }
 
-// Notes returns what was noted since the last call.
+// Notes returns the notes since the last call.
 func (e *encoder) Notes() *cells.Notes { return e.reader.Notes() }
 
 // shown returns the text of a cell.

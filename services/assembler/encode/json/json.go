@@ -34,16 +34,8 @@ var (
 
 func write(ctx context.Context, out *archive.Output, doc encode.Document, array bool) (encode.Result, error) {
 	sheet := doc.Sheets[0]
-	var notes *cells.Notes
 	job := blocks.Job[*cells.Notes]{Sheet: sheet, Parallel: doc.Parallel,
 		New: func() (blocks.Encoder[*cells.Notes], error) { return newEncoder(sheet, doc.JSON, array) },
-		Merge: func(n *cells.Notes) {
-			if notes == nil {
-				notes = n
-			} else if n != nil {
-				notes.Add(n)
-			}
-		},
 	}
 	if array {
 		job.Head = []byte("[")
@@ -54,16 +46,9 @@ func write(ctx context.Context, out *archive.Output, doc encode.Document, array 
 			return []byte("\n]\n")
 		}
 	}
-	total, err := blocks.Write(ctx, out, job)
-	if err == nil && notes != nil {
-		err = notes.Err(sheet)
-	}
+	res, err := blocks.WriteCells(ctx, out, job)
 	if err != nil {
 		return encode.Result{}, fmt.Errorf("write the JSON file: %w", err)
-	}
-	res := encode.Result{Rows: []int64{total}, Tables: 1}
-	if notes != nil {
-		res.Warnings = notes.Warnings(sheet)
 	}
 	return res, nil
 }
@@ -125,7 +110,7 @@ func (e *encoder) Row(to *blocks.Buffer, c *rows.Cursor, n int64) {
 	}
 }
 
-// Notes returns what was noted since the last call, nil if rows stay as they are.
+// Notes returns the notes since the last call, nil if rows stay as they are.
 func (e *encoder) Notes() *cells.Notes {
 	if e.reader == nil {
 		return nil

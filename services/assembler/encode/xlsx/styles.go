@@ -38,7 +38,7 @@ type cellStyle struct {
 	link   bool
 }
 
-// cellLines says how a cell stands in its row.
+// cellLines is the vertical layout of a cell.
 type cellLines uint8
 
 const (
@@ -48,7 +48,7 @@ const (
 	allLines           // number of values
 )
 
-// alignment says where a cell's content stands in its column.
+// alignment is the horizontal alignment of a cell.
 type alignment uint8
 
 const (
