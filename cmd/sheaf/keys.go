@@ -8,6 +8,7 @@ import (
 
 	"sheaf/cmd/sheaf/node"
 	"sheaf/events"
+	"sheaf/services/ingress"
 )
 
 // keysCmd manages the file of API keys.
@@ -22,6 +23,7 @@ func (keysCmd) Help() string {
 
 Examples:
     sheaf keys add --api-keys sheaf-data/keys --tenant shop --name "order back-end"
+    sheaf keys add --api-keys sheaf-data/keys --tenant shop --scope read --name "dashboard"
     sheaf serve --api-keys sheaf-data/keys
     curl -H "Authorization: Bearer $KEY" ...
     sheaf keys list --api-keys sheaf-data/keys
@@ -35,6 +37,7 @@ type keysFile struct {
 type keysAddCmd struct {
 	keysFile `embed:""`
 	Tenant   string `required:"" help:"Whose key it is: 1 to 32 of a-z, 0-9, _ and -. A tenant sees only its own exports."`
+	Scope    string `default:"operate" enum:"read,submit,operate,admin" placeholder:"SCOPE" help:"What the key allows. Each scope includes those before it: read (see exports), submit (begin exports), operate (cancel, retry, redeliver, share) or admin (exports of all tenants, state of the server). Default operate."`
 	Name     string `help:"What the key is for, for people."`
 }
 
@@ -46,11 +49,15 @@ func (c *keysAddCmd) Run(std stdio) error {
 	if len(name) > 200 || strings.ContainsFunc(name, func(r rune) bool { return r < ' ' || r == 0x7f }) {
 		return usagef("--name: want at most 200 bytes, without control characters")
 	}
-	key, id, err := node.AddAPIKey(c.APIKeys, c.Tenant, name)
+	scope, _ := ingress.ParseScope(c.Scope) // one of the enum
+	if err := node.CheckScope(c.Tenant, scope); err != nil {
+		return usagef("--scope %s: %s", c.Scope, err)
+	}
+	key, id, err := node.AddAPIKey(c.APIKeys, c.Tenant, scope, name)
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(std.err, "key %s of tenant %s; it is shown this once\n", id, c.Tenant)
+	fmt.Fprintf(std.err, "key %s of tenant %s, scope %s; it is shown this once\n", id, c.Tenant, scope)
 	_, err = fmt.Fprintln(std.out, key)
 	return err
 }
@@ -65,9 +72,9 @@ func (c *keysListCmd) Run(std stdio) error {
 		return err
 	}
 	w := tabwriter.NewWriter(std.out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "ID\tTENANT\tMADE\tNAME")
+	fmt.Fprintln(w, "ID\tTENANT\tSCOPE\tMADE\tNAME")
 	for _, k := range keys {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", k.ID, k.Tenant, k.Created.Local().Format(time.DateTime), k.Name)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", k.ID, k.Tenant, k.Scope, k.Created.Local().Format(time.DateTime), k.Name)
 	}
 	return w.Flush()
 }

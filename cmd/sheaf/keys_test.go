@@ -33,7 +33,7 @@ func TestKeysCommands(t *testing.T) {
 	key := addKey(t, file, "shop")
 	require.Regexp(t, `^sheaf_[a-z2-7]{8}_`, key)
 	_, out, _ := sheaf(t, t.Context(), "", "keys", "list", "--api-keys", file)
-	require.Regexp(t, regexp.MustCompile(`(?m)^[a-z2-7]{8}  shop    \d{4}-.* a name$`), out)
+	require.Regexp(t, regexp.MustCompile(`(?m)^[a-z2-7]{8}  shop    operate  \d{4}-.* a name$`), out)
 	code, _, errs := sheaf(t, t.Context(), "", "keys", "revoke", "--api-keys", file, key)
 	require.Zero(t, code, errs)
 	_, out, _ = sheaf(t, t.Context(), "", "keys", "list", "--api-keys", file)

@@ -89,7 +89,7 @@ func TestTheLogKeepsRoomForEnds(t *testing.T) {
 	t.Parallel()
 	const limit = 256 << 10
 	streams := eventstest.JournalOn(t, eventstest.Server(t, ""), journal.Config{MaxEventsBytes: limit})
-	in := startOn(t, streams, Config{Authenticate: func(key string) (string, bool) { return key, true }})
+	in := startOn(t, streams, Config{Authenticate: byTenant})
 	// No tenant gets more than half of it.
 	tenant := func(n int) string { return fmt.Sprint("tenant-", n%4) }
 	ask := func(n int, path, body string) answer {

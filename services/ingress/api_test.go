@@ -129,7 +129,7 @@ func TestChunkedBodies(t *testing.T) {
 func TestSlowBodiesOfOneTenant(t *testing.T) {
 	t.Parallel()
 	const bodyWait = time.Second
-	in := start(t, eventstest.Server(t, ""), Config{MaxRawBody: 1 << 20, BodyWait: bodyWait, Authenticate: func(key string) (string, bool) { return key, true }})
+	in := start(t, eventstest.Server(t, ""), Config{MaxRawBody: 1 << 20, BodyWait: bodyWait, Authenticate: byTenant})
 	conn, err := net.Dial("tcp", strings.TrimPrefix(in.url, "http://"))
 	require.NoError(t, err)
 	defer conn.Close()
@@ -185,7 +185,8 @@ func TestPanicIsAnEnvelope(t *testing.T) {
 	}, "an answer that was begun must not look whole")
 
 	s := &Service{cfg: quiet.cfg, metrics: quiet.metrics, journal: eventstest.Journal(t)}
-	_, err := s.do(t.Context(), func(context.Context, call) (any, error) { panic("secret") }, call{requestID: "r"})
+	broken := operation{handle: func(*Service, context.Context, call) (any, error) { panic("secret") }}
+	_, err := s.do(t.Context(), broken, call{requestID: "r"})
 	require.Equal(t, 500, asAPIError(err).Errcode)
 	require.NotContains(t, asAPIError(err).Msg, "secret")
 }

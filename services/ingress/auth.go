@@ -21,21 +21,21 @@ const errcodeForbidden = 403
 // errcodeMisdirected answers a request for another host.
 const errcodeMisdirected = 421
 
-// tenantOf returns the tenant of a request's API key, or events.DefaultTenant where no key is required. The
-// error never repeats a key.
-func (s *Service) tenantOf(r *http.Request) (string, error) {
+// callerOf returns the principal of a request's API key. Where no key is required, it is an admin of
+// events.DefaultTenant. The error never repeats a key.
+func (s *Service) callerOf(r *http.Request) (Principal, error) {
 	if s.cfg.Authenticate == nil {
-		return events.DefaultTenant, nil
+		return Principal{Tenant: events.DefaultTenant, Scope: ScopeAdmin}, nil
 	}
 	key, err := apiKeyOf(r.Header)
 	if err != nil {
-		return "", err
+		return Principal{}, err
 	}
-	tenant, ok := s.cfg.Authenticate(key)
+	p, ok := s.cfg.Authenticate(key)
 	if !ok {
-		return "", unauthorized("the API key is not known, or was revoked")
+		return Principal{}, unauthorized("the API key is not known, or was revoked")
 	}
-	return tenant, nil
+	return p, nil
 }
 
 // apiKeyOf returns the API key of a request. It refuses two different keys, because a proxy may have checked

@@ -20,9 +20,9 @@ import (
 // twoTenants starts an ingress with an API key for each of two tenants.
 func twoTenants(t *testing.T) (in *ingress, shop, mallory []string) {
 	t.Helper()
-	in = start(t, eventstest.Server(t, ""), Config{Authenticate: func(key string) (string, bool) {
+	in = start(t, eventstest.Server(t, ""), Config{Authenticate: func(key string) (Principal, bool) {
 		tenant, ok := map[string]string{"shop-key": "shop", "mallory-key": "mallory"}[key]
-		return tenant, ok
+		return operator(tenant), ok
 	}})
 	return in, []string{"Authorization", "Bearer shop-key"}, []string{"X-API-Key", "mallory-key"}
 }
@@ -216,7 +216,7 @@ func TestUnsentBodiesHoldNoConnection(t *testing.T) {
 	t.Parallel()
 	in := start(t, eventstest.Server(t, ""), Config{
 		ReadTimeout:  300 * time.Millisecond,
-		Authenticate: func(string) (tenant string, ok bool) { return "", false },
+		Authenticate: func(string) (Principal, bool) { return Principal{}, false },
 	})
 	host := strings.TrimPrefix(in.url, "http://")
 	for _, line := range []string{"POST /v1/export/http", "GET /healthz", "POST /nowhere", "POST /v1/export/cancel"} {

@@ -52,9 +52,12 @@ type Config struct {
 	// Room returns an error when the disk has no space for this many bytes of a new export. Callers see its
 	// text. Default: there is space.
 	Room func(bytes int64) error
-	// Authenticate returns the tenant of an API key. It is called for every request and must do no I/O.
-	// Default: no key is required, and all calls belong to events.DefaultTenant.
-	Authenticate func(key string) (tenant string, ok bool)
+	// Authenticate returns the owner of an API key. It is called for every request and must do no I/O.
+	// Default: no key is required, and every caller is an admin of events.DefaultTenant.
+	Authenticate func(key string) (Principal, bool)
+	// KeyByID returns the owner of the API key with an id while the key is valid. Sessions of the console end
+	// with their key. Required with Authenticate for such sessions; it must do no I/O.
+	KeyByID      func(id string) (Principal, bool)
 	Formats      []events.Format // formats of finished files; default events.XLSX
 	Quota        Quota           // of each tenant; default no limits
 	Previewer    Previewer       // answers POST /v1/export/preview; default: the path does not exist

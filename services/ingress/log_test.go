@@ -17,7 +17,7 @@ func TestOneLineForEachRequest(t *testing.T) {
 	t.Parallel()
 	var log eventstest.Log
 	srv := eventstest.Server(t, "")
-	in := start(t, srv, Config{Log: log.Logger(), Authenticate: func(key string) (string, bool) { return "shop", key == "shop-key" }})
+	in := start(t, srv, Config{Log: log.Logger(), Authenticate: func(key string) (Principal, bool) { return operator("shop"), key == "shop-key" }})
 	shop := func(id string) []string { return []string{"X-API-Key", "shop-key", "X-Request-Id", id} }
 	nc := eventstest.Connect(t, srv)
 	ask := func(operation, id, body string) {

@@ -45,6 +45,14 @@ type ingress struct {
 	stop func() error // drains; the test's cleanup calls it too
 }
 
+// operator returns a principal of a tenant with the scope of most keys.
+func operator(tenant string) Principal {
+	return Principal{ID: tenant, Tenant: tenant, Scope: ScopeOperate}
+}
+
+// byTenant authenticates every key as that of the tenant of its name.
+func byTenant(key string) (Principal, bool) { return operator(key), true }
+
 // start runs an ingress on srv with its own connection and projection, as in another process.
 func start(t testing.TB, srv *embedded.Server, cfg Config) *ingress {
 	t.Helper()

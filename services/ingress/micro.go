@@ -85,7 +85,7 @@ func (s *Service) serveMicro(front, back context.Context) error {
 	if err != nil {
 		return fmt.Errorf("micro service: %w", err)
 	}
-	for name, op := range s.operations() {
+	for name, op := range operations {
 		err := service.AddEndpoint(name, m.endpoint(name, op), micro.WithEndpointSubject(events.APISubject("*", name)),
 			micro.WithEndpointPendingLimits(maxMicroPending, maxMicroPendingBytes))
 		if err != nil {
@@ -162,6 +162,9 @@ func (m *microService) call(req micro.Request, name string, op operation, l *lin
 	} else if limit := m.s.bodyLimit(name); int64(len(c.body)) > limit {
 		return seal(nil, request.TooLarge("body", "is larger than %d bytes", limit), id)
 	}
+	if err := c.authorize(principalOf(tenant), op); err != nil {
+		return seal(nil, err, id)
+	}
 	l.key = c.key(nil)
 	release, ok := m.s.bodies.try(tenant, int64(len(c.body)))
 	if !ok { // all callers share the places
@@ -176,6 +179,14 @@ func (m *microService) call(req micro.Request, name string, op operation, l *lin
 	data, err := m.s.do(m.back, op, c)
 	l.key = c.key(data)
 	return seal(data, err, id)
+}
+
+// principalOf returns the caller that a subject names. The permissions of NATS users guard subjects.
+func principalOf(tenant string) Principal {
+	if tenant == AdminTenant {
+		return Principal{Tenant: tenant, Scope: ScopeAdmin}
+	}
+	return Principal{Tenant: tenant, Scope: ScopeOperate}
 }
 
 // reply refuses a request.

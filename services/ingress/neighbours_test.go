@@ -101,7 +101,7 @@ func TestRequestsHaveAConnectionOfTheirOwn(t *testing.T) {
 // A tenant at its limit of concurrent calls delays its own calls and no other tenant's.
 func TestCallsOfOneTenantWaitForTheirTurn(t *testing.T) {
 	t.Parallel()
-	in := start(t, eventstest.Server(t, ""), Config{Authenticate: func(key string) (string, bool) { return key, true }})
+	in := start(t, eventstest.Server(t, ""), Config{Authenticate: byTenant})
 	for range maxTenantCalls {
 		leave, err := in.turn(t.Context(), "busy", "detail")
 		require.NoError(t, err)
@@ -125,7 +125,7 @@ func TestCallsOfOneTenantWaitForTheirTurn(t *testing.T) {
 // calls, and those of other tenants, do not wait.
 func TestATenantReadsMuchOneAtATime(t *testing.T) {
 	t.Parallel()
-	in := start(t, eventstest.Server(t, ""), Config{Authenticate: func(key string) (string, bool) { return key, true }, TurnWait: 10 * time.Millisecond})
+	in := start(t, eventstest.Server(t, ""), Config{Authenticate: byTenant, TurnWait: 10 * time.Millisecond})
 	get := func(tenant, path string) int {
 		return send(t, http.MethodGet, in.url+"/v1/export/"+path, "", "X-API-Key", tenant).Status
 	}
@@ -158,7 +158,7 @@ func TestATenantReadsMuchOneAtATime(t *testing.T) {
 // Large REST answers that callers do not read use a bounded amount of memory.
 func TestLargeAnswersByRESTAreBounded(t *testing.T) {
 	t.Parallel()
-	in := start(t, eventstest.Server(t, ""), Config{Authenticate: func(key string) (string, bool) { return key, true }, TurnWait: 10 * time.Millisecond})
+	in := start(t, eventstest.Server(t, ""), Config{Authenticate: byTenant, TurnWait: 10 * time.Millisecond})
 	for _, tenant := range []string{"busy", "other"} {
 		for n := range 200 { // makes an answer larger than lightBody
 			x := events.Export{Tenant: tenant, Key: fmt.Sprintf("%032x", n)}

@@ -33,7 +33,8 @@ const (
 // call is one request of a caller, over any transport.
 type call struct {
 	operation   string // its name
-	tenant      string
+	tenant      string // whose exports it sees
+	scope       Scope  // of its caller
 	requestID   string
 	body        []byte             // of http and raw, as received
 	params      url.Values         // of the other operations
@@ -63,20 +64,43 @@ func (c *call) roundID() string {
 	return c.requestID
 }
 
-// operation handles a call. asAPIError converts its errors for the caller.
-type operation func(ctx context.Context, c call) (data any, err error)
+// operation is one operation of the API, the same for REST and NATS.
+type operation struct {
+	scope Scope // that a caller needs
+	// handle answers a call. asAPIError converts its errors for the caller.
+	handle func(s *Service, ctx context.Context, c call) (data any, err error)
+}
 
-// operations returns the operations by the last token of their subject.
-func (s *Service) operations() map[string]operation {
-	return map[string]operation{
-		"http":    s.submitHTTP,
-		"raw":     s.submitRaw,
-		"detail":  s.detail,
-		"history": s.history,
-		"cancel":  s.cancel,
-		"retry":   s.retry,
-		"convert": s.convert,
+// operations are the operations by the last token of their subject.
+var operations = map[string]operation{
+	"http":    {ScopeSubmit, (*Service).submitHTTP},
+	"raw":     {ScopeSubmit, (*Service).submitRaw},
+	"detail":  {ScopeRead, (*Service).detail},
+	"history": {ScopeRead, (*Service).history},
+	"cancel":  {ScopeOperate, (*Service).cancel},
+	"retry":   {ScopeOperate, (*Service).retry},
+	"convert": {ScopeSubmit, (*Service).convert},
+}
+
+// authorize sets the tenant of a call by a principal. An admin may name another tenant by the parameter
+// tenant. It returns an error if the principal's scope does not allow the operation.
+func (c *call) authorize(p Principal, op operation) error {
+	c.tenant, c.scope = p.Tenant, p.Scope
+	if err := p.require(op.scope, c.operation); err != nil {
+		return err
 	}
+	other := c.params.Get("tenant")
+	if other == "" || other == p.Tenant {
+		return nil
+	}
+	if err := p.require(ScopeAdmin, "another tenant"); err != nil {
+		return err
+	}
+	if !events.ValidTenant(other) {
+		return request.Invalid("tenant", "want 1 to 32 of a-z, 0-9, _ and -")
+	}
+	c.tenant = other
+	return nil
 }
 
 // takesBody reports whether an operation reads the body itself.
@@ -108,7 +132,7 @@ func (s *Service) do(ctx context.Context, op operation, c call) (data any, err e
 			data, err = nil, panicked(s.log(c.requestID), p)
 		}
 	}()
-	return op(ctx, c)
+	return op.handle(s, ctx, c)
 }
 
 // panicked logs a panic with its stack and returns the caller's error.

@@ -29,7 +29,7 @@ func TestPreviewChecksAsASubmission(t *testing.T) {
 	t.Parallel()
 	var kept secrets.Values
 	in := start(t, eventstest.Server(t, ""), Config{
-		Authenticate: func(key string) (string, bool) { return "shop", key == "k" },
+		Authenticate: func(key string) (Principal, bool) { return operator("shop"), key == "k" },
 		Previewer: previewFunc(func(_ context.Context, body []byte, check func([]byte) (*events.Request, secrets.Values, error)) (any, error) {
 			req, opened, err := check(body)
 			if err != nil {
@@ -80,7 +80,7 @@ func TestPreviewsOfATenantAreFew(t *testing.T) {
 	entered, leave := make(chan string, 8), make(chan struct{})
 	in := start(t, eventstest.Server(t, ""), Config{
 		TurnWait:     1,
-		Authenticate: func(key string) (string, bool) { return key, true },
+		Authenticate: byTenant,
 		Previewer: previewFunc(func(ctx context.Context, _ []byte, _ func([]byte) (*events.Request, secrets.Values, error)) (any, error) {
 			deadline, ok := ctx.Deadline()
 			if !ok || deadline.IsZero() {

@@ -25,7 +25,7 @@ func titled(title string) string {
 // tenants are served, and free capacity is used at once.
 func TestQuotaOfExports(t *testing.T) {
 	t.Parallel()
-	in := start(t, eventstest.Server(t, ""), Config{Quota: Quota{Unfinished: 2}, Authenticate: func(key string) (string, bool) { return key, true }})
+	in := start(t, eventstest.Server(t, ""), Config{Quota: Quota{Unfinished: 2}, Authenticate: byTenant})
 	submit := func(tenant, title string) answer {
 		return send(t, http.MethodPost, in.url+"/v1/export/raw", titled(title), "X-API-Key", tenant)
 	}
@@ -287,7 +287,7 @@ func TestATenantThatCanForgetNothingIsRefused(t *testing.T) {
 	t.Parallel()
 	const limit = 512 << 10
 	streams := eventstest.JournalOn(t, eventstest.Server(t, ""), journal.Config{MaxEventsBytes: limit})
-	in := startOn(t, streams, Config{MaxHistory: 3, Authenticate: func(key string) (string, bool) { return key, true }})
+	in := startOn(t, streams, Config{MaxHistory: 3, Authenticate: byTenant})
 	submit := func(tenant, title string) answer {
 		return send(t, http.MethodPost, in.url+"/v1/export/raw", titled(title), "X-API-Key", tenant)
 	}

@@ -28,7 +28,7 @@ func (in *ingress) setRate(tenant string, n int) {
 func TestNewExportsPerSecond(t *testing.T) {
 	t.Parallel()
 	in := start(t, eventstest.Server(t, ""), Config{Quota: Quota{NewPerSecond: 20},
-		Authenticate: func(key string) (string, bool) { return key, true }})
+		Authenticate: byTenant})
 	for _, by := range []struct {
 		name string
 		ask  func(tenant, operation, body string) answer
@@ -80,7 +80,7 @@ func TestDurableSubmissionsKeepToTheRate(t *testing.T) {
 	t.Parallel()
 	const perSecond, busy = 5, 20
 	in := start(t, eventstest.Server(t, ""), Config{Quota: Quota{NewPerSecond: perSecond},
-		Authenticate: func(key string) (string, bool) { return key, true }})
+		Authenticate: byTenant})
 	begun, err := in.journal.Conn().SubscribeSync("sheaf.event.*.requested.*")
 	require.NoError(t, err)
 	publish := func(tenant, title string) {

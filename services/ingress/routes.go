@@ -25,18 +25,20 @@ type route struct {
 
 // routes returns all paths, each with a line for the page that lists them.
 func (s *Service) routes() []route {
-	ops := s.operations()
-	get := func(name string) http.HandlerFunc { return s.rest(name, ops[name], s.queryCall) }
-	post := func(name string) http.HandlerFunc { return s.rest(name, ops[name], s.objectCall) }
+	get := func(name string) http.HandlerFunc { return s.rest(name, operations[name], s.queryCall) }
+	post := func(name string) http.HandlerFunc { return s.rest(name, operations[name], s.objectCall) }
+	body := func(name string) http.HandlerFunc {
+		return s.rest(name, operations[name], s.bodyCall(s.bodyLimit(name)))
+	}
 	down := s.newDownloads().ServeHTTP
 	routes := []route{
-		{http.MethodPost, "/v1/export/http", s.rest("http", ops["http"], s.bodyCall(s.cfg.MaxBody)), "export a paginated HTTP source"},
-		{http.MethodPost, "/v1/export/raw", s.rest("raw", ops["raw"], s.bodyCall(s.cfg.MaxRawBody)), "export the rows in the request"},
+		{http.MethodPost, "/v1/export/http", body("http"), "export a paginated HTTP source"},
+		{http.MethodPost, "/v1/export/raw", body("raw"), "export the rows in the request"},
 		{http.MethodGet, "/v1/export/detail", get("detail"), "?key= how an export stands, and its link"},
 		{http.MethodGet, "/v1/export/history", get("history"), "?user_id= a user's exports of the last seven days"},
 		{http.MethodPost, "/v1/export/cancel", post("cancel"), `{"key"} stop an export`},
 		{http.MethodPost, "/v1/export/retry", post("retry"), `{"key"} run a failed, cancelled or expired export again`},
-		{http.MethodPost, "/v1/export/convert", s.rest("convert", ops["convert"], s.bodyCall(s.cfg.MaxBody)), `{"key","ext_type"} a finished export in another format`},
+		{http.MethodPost, "/v1/export/convert", body("convert"), `{"key","ext_type"} a finished export in another format`},
 		{http.MethodGet, "/v1/export/presets", s.presets, "what each preset of source_http stands for"},
 		{http.MethodGet, "/v1/down/{year}/{month}/{day}/{file}", down, "a finished file, by its signed link"},
 		{http.MethodHead, "/v1/down/{year}/{month}/{day}/{file}", down, ""},
@@ -49,7 +51,7 @@ func (s *Service) routes() []route {
 	}
 	if s.cfg.Previewer != nil {
 		routes = slices.Insert(routes, 2, route{
-			http.MethodPost, "/v1/export/preview", s.rest(previewOperation, s.preview, s.bodyCall(s.cfg.MaxBody)),
+			http.MethodPost, "/v1/export/preview", s.rest(previewOperation, operation{ScopeSubmit, (*Service).preview}, s.bodyCall(s.cfg.MaxBody)),
 			"how to export a source, found by asking it at most three times",
 		})
 	}
@@ -108,12 +110,15 @@ func Closed(log *slog.Logger, why func() NotReady) http.Handler {
 // rest makes a REST handler of an operation.
 func (s *Service) rest(name string, op operation, read func(http.ResponseWriter, *http.Request, *call) (release func(), err error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		tenant, err := s.tenantOf(r)
+		caller, err := s.callerOf(r)
+		if err == nil {
+			err = caller.require(op.scope, name)
+		}
 		if err != nil {
 			respond(w, r, nil, err)
 			return
 		}
-		l := lineOf(r)
+		tenant, l := caller.Tenant, lineOf(r)
 		l.tenant = tenant
 		c := call{operation: name, tenant: tenant, requestID: requestID(r), idempotency: r.Header.Get("Idempotency-Key")}
 		if err := request.CheckIdempotencyKey(c.idempotency); err != nil {
@@ -126,6 +131,10 @@ func (s *Service) rest(name string, op operation, read func(http.ResponseWriter,
 			return
 		}
 		defer release()
+		if err := c.authorize(caller, op); err != nil {
+			respond(w, r, nil, err)
+			return
+		}
 		l.key = c.key(nil)
 		leave, err := s.turn(r.Context(), tenant, name)
 		if err != nil {
@@ -186,7 +195,7 @@ func (s *Service) sealKey(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Service) presets(w http.ResponseWriter, r *http.Request) {
-	if _, err := s.tenantOf(r); err != nil {
+	if _, err := s.callerOf(r); err != nil {
 		respond(w, r, nil, err)
 		return
 	}

@@ -133,7 +133,7 @@ func (s *Service) carryOut(ctx context.Context, sourceType string, c call) (any,
 	}
 	defer release()
 	c.operation = sourceType
-	return s.do(ctx, s.operations()[sourceType], c)
+	return s.do(ctx, operations[sourceType], c)
 }
 
 // reject records that a submission was not accepted, under a key of its own.

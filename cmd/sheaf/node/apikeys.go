@@ -25,6 +25,7 @@ import (
 
 	"sheaf/events"
 	"sheaf/events/embedded"
+	"sheaf/services/ingress"
 )
 
 // A key is sheaf_<id>_<secret>: the id names it in lists and logs, the secret is 32 random bytes. Only the
@@ -39,17 +40,32 @@ var (
 // maxAPIKeysFile bounds the size of the key file: about 100,000 keys.
 const maxAPIKeysFile = 16 << 20
 
-// APIKey is one line of the key file: id, tenant, SHA-256, creation time, and an optional name for people.
+// APIKey is one line of the key file: id, tenant, SHA-256, creation time, scope, and an optional name for
+// people. Lines of earlier versions have no scope, which is scope=operate. Earlier versions take the scope for
+// a part of the name.
 type APIKey struct {
 	ID      string
 	Tenant  string
 	Hash    [sha256.Size]byte
 	Created time.Time
+	Scope   ingress.Scope
 	Name    string
 }
 
+const scopePrefix = "scope="
+
 func (k APIKey) line() string {
-	return strings.TrimRight(fmt.Sprintf("%s %s %s %s %s", k.ID, k.Tenant, hex.EncodeToString(k.Hash[:]), k.Created.UTC().Format(time.RFC3339), k.Name), " ") + "\n"
+	return strings.TrimRight(fmt.Sprintf("%s %s %s %s %s%s %s", k.ID, k.Tenant, hex.EncodeToString(k.Hash[:]),
+		k.Created.UTC().Format(time.RFC3339), scopePrefix, k.Scope, k.Name), " ") + "\n"
+}
+
+// CheckScope returns an error if a key of a tenant cannot have a scope. Every NATS caller of the tenant of
+// operators is an admin, so its keys must be.
+func CheckScope(tenant string, scope ingress.Scope) error {
+	if tenant == ingress.AdminTenant && scope != ingress.ScopeAdmin {
+		return fmt.Errorf("tenant %s is for operators: its keys need the scope admin", tenant)
+	}
+	return nil
 }
 
 // parseAPIKeys reads a key file. It skips lines that are empty or begin with #. Every other line must be
@@ -63,11 +79,22 @@ func parseAPIKeys(data []byte) (map[string]APIKey, error) {
 			continue
 		}
 		fields := strings.Fields(line)
-		wrong := func(what string) error { return fmt.Errorf("line %d: %s; want ID TENANT SHA256 TIME [NAME]", n, what) }
+		wrong := func(what string) error {
+			return fmt.Errorf("line %d: %s; want ID TENANT SHA256 TIME [scope=SCOPE] [NAME]", n, what)
+		}
 		if len(fields) < 4 {
 			return nil, wrong("too few fields")
 		}
-		k := APIKey{ID: fields[0], Tenant: fields[1], Name: strings.Join(fields[4:], " ")}
+		k := APIKey{ID: fields[0], Tenant: fields[1], Scope: ingress.ScopeOperate}
+		rest := fields[4:]
+		if len(rest) > 0 && strings.HasPrefix(rest[0], scopePrefix) {
+			var ok bool
+			if k.Scope, ok = ingress.ParseScope(strings.TrimPrefix(rest[0], scopePrefix)); !ok {
+				return nil, wrong("a scope is read, submit, operate or admin")
+			}
+			rest = rest[1:]
+		}
+		k.Name = strings.Join(rest, " ")
 		sum, err := hex.DecodeString(fields[2])
 		if err != nil || copy(k.Hash[:], sum) != sha256.Size || len(sum) != sha256.Size {
 			return nil, wrong("no SHA-256 in hexadecimal")
@@ -80,6 +107,9 @@ func parseAPIKeys(data []byte) (map[string]APIKey, error) {
 			return nil, wrong("no id")
 		case !events.ValidTenant(k.Tenant):
 			return nil, wrong("a tenant is 1 to 32 of a-z, 0-9, _ and -")
+		}
+		if err := CheckScope(k.Tenant, k.Scope); err != nil {
+			return nil, wrong(err.Error())
 		}
 		if _, twice := keys[k.ID]; twice {
 			return nil, wrong("the id is there twice")
@@ -143,28 +173,44 @@ func readAPIKeys(path string) (data []byte, exists bool, err error) {
 	return data, true, err
 }
 
-// Tenant returns the owner of a key. It takes a microsecond and does no I/O.
-func (a *apiKeys) Tenant(key string) (tenant string, ok bool) {
+// Principal returns the owner of a key. It takes a microsecond and does no I/O.
+func (a *apiKeys) Principal(key string) (ingress.Principal, bool) {
 	m := apiKeyPattern.FindStringSubmatch(key)
 	if m == nil {
-		return "", false
+		return ingress.Principal{}, false
 	}
 	known, ok := (*a.keys.Load())[m[1]]
 	sum := sha256.Sum256([]byte(key))
 	if subtle.ConstantTimeCompare(sum[:], known.Hash[:]) != 1 || !ok {
-		return "", false
+		return ingress.Principal{}, false
 	}
-	return known.Tenant, true
+	return known.principal(), true
+}
+
+// ByID returns the owner of the key with an id, while the file has it.
+func (a *apiKeys) ByID(id string) (ingress.Principal, bool) {
+	known, ok := (*a.keys.Load())[id]
+	return known.principal(), ok
+}
+
+func (k APIKey) principal() ingress.Principal {
+	return ingress.Principal{ID: k.ID, Tenant: k.Tenant, Scope: k.Scope}
+}
+
+// Tenant returns the tenant of a key.
+func (a *apiKeys) Tenant(key string) (tenant string, ok bool) {
+	p, ok := a.Principal(key)
+	return p.Tenant, ok
 }
 
 // AddAPIKey creates a key for a tenant and appends its hash to a key file, which it creates if necessary. It
 // returns the key, which is stored nowhere, and its id.
-func AddAPIKey(file, tenant, name string) (key, id string, err error) {
+func AddAPIKey(file, tenant string, scope ingress.Scope, name string) (key, id string, err error) {
 	var random [5]byte
 	var secret [32]byte
 	rand.Read(random[:])
 	rand.Read(secret[:])
-	k := APIKey{ID: strings.ToLower(base32.StdEncoding.EncodeToString(random[:])), Tenant: tenant, Created: time.Now(), Name: name}
+	k := APIKey{ID: strings.ToLower(base32.StdEncoding.EncodeToString(random[:])), Tenant: tenant, Created: time.Now(), Scope: scope, Name: name}
 	key = apiKeyPrefix + k.ID + "_" + base64.RawURLEncoding.EncodeToString(secret[:])
 	k.Hash = sha256.Sum256([]byte(key))
 	return key, k.ID, changeAPIKeys(file, func(data []byte) ([]byte, error) {

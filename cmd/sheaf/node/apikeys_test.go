@@ -9,13 +9,15 @@ import (
 	"testing"
 	"time"
 
+	"sheaf/services/ingress"
+
 	"github.com/stretchr/testify/require"
 )
 
 // addKey adds a key and returns it.
 func addKey(t *testing.T, file, tenant string) string {
 	t.Helper()
-	key, _, err := AddAPIKey(file, tenant, "a name")
+	key, _, err := AddAPIKey(file, tenant, ingress.ScopeOperate, "a name")
 	require.NoError(t, err)
 	return key
 }
@@ -73,7 +75,7 @@ func TestKeysAreAddedAtOnce(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 20 {
 		wg.Go(func() {
-			_, _, _ = AddAPIKey(file, "shop", "")
+			_, _, _ = AddAPIKey(file, "shop", ingress.ScopeOperate, "")
 		})
 	}
 	wg.Wait()
@@ -90,7 +92,7 @@ func TestKeyFilesMayBeLinks(t *testing.T) {
 	require.NoError(t, os.Mkdir(filepath.Dir(target), 0o700))
 	require.NoError(t, os.Symlink(filepath.Join("real", "keys"), link))
 
-	_, _, err := AddAPIKey(link, "shop", "")
+	_, _, err := AddAPIKey(link, "shop", ingress.ScopeOperate, "")
 	require.EqualError(t, err, link+" is a symbolic link to a missing file")
 
 	first := addKey(t, target, "shop")
@@ -209,4 +211,43 @@ func FuzzAPIKeys(f *testing.F) {
 			require.Equal(t, k.Tenant, again[k.ID].Tenant)
 		}
 	})
+}
+
+// A file of an earlier version has no scopes: its keys keep what they could do, whatever their names.
+func TestKeysHaveScopes(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "keys")
+	old := addKey(t, file, "shop")
+	data, err := os.ReadFile(file)
+	require.NoError(t, err)
+	line := strings.Replace(string(data), "scope=operate ", "", 1)
+	require.NotEqual(t, string(data), line)
+	require.NoError(t, os.WriteFile(file, []byte(line), 0o600))
+
+	made := map[string]ingress.Scope{old: ingress.ScopeOperate}
+	for scope := ingress.ScopeRead; scope <= ingress.ScopeAdmin; scope++ {
+		key, _, err := AddAPIKey(file, "shop", scope, "scope=admin")
+		require.NoError(t, err)
+		made[key] = scope
+	}
+	keys, err := openAPIKeys(file, noLog)
+	require.NoError(t, err)
+	for key, scope := range made {
+		p, ok := keys.Principal(key)
+		require.True(t, ok)
+		require.Equal(t, ingress.Principal{ID: p.ID, Tenant: "shop", Scope: scope}, p)
+		again, ok := keys.ByID(p.ID)
+		require.True(t, ok)
+		require.Equal(t, p, again)
+	}
+	_, ok := keys.ByID("aaaaaaaa")
+	require.False(t, ok)
+
+	for wrong, why := range map[string]string{
+		strings.Replace(line, " a name", " scope=root a name", 1): "a scope is read, submit, operate or admin",
+		strings.Replace(line, "shop", ingress.AdminTenant, 1):     "its keys need the scope admin",
+	} {
+		_, err := parseAPIKeys([]byte(wrong))
+		require.ErrorContains(t, err, why)
+	}
 }

@@ -33,12 +33,12 @@ type role interface{ Run(context.Context) error }
 // makers is the table of roles.
 var makers = map[string]func(*node) (role, error){
 	roleIngress: func(n *node) (role, error) {
-		var authenticate func(string) (string, bool)
+		var authenticate, keyByID func(string) (ingress.Principal, bool)
 		if n.keys != nil {
-			authenticate = n.keys.Tenant
+			authenticate, keyByID = n.keys.Principal, n.keys.ByID
 		}
 		return ingress.New(ingress.Config{
-			Log: n.log, Metrics: n.metrics, PublicURL: n.publicURL, Authenticate: authenticate, MaxSkew: n.cfg.MaxSkew, MaxKeepPages: n.cfg.MaxKeepPages,
+			Log: n.log, Metrics: n.metrics, PublicURL: n.publicURL, Authenticate: authenticate, KeyByID: keyByID, MaxSkew: n.cfg.MaxSkew, MaxKeepPages: n.cfg.MaxKeepPages,
 			Quota: ingress.Quota{Unfinished: n.cfg.MaxUnfinished, FileBytes: int64(n.cfg.MaxFilesBytes),
 				NewPerSecond: n.cfg.MaxNew},
 			Formats: assembler.Formats(), Previewer: serverPreviewer(n.cfg.SourceLimits, n.egress),
