@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"io"
 	"reflect"
 	"runtime"
 	"runtime/debug"
@@ -17,6 +18,7 @@ var version = ""
 type cli struct {
 	Config    configFile `env:"SHEAF_CONFIG" type:"path" placeholder:"FILE" help:"YAML file of settings, named like the flags of serve. A flag goes before the environment, the environment before the file."`
 	logConfig `embed:""`
+	viewFlags `embed:""`
 	Version   kong.VersionFlag `help:"Print the version."`
 
 	Demo    demoCmd    `cmd:"" help:"Start everything, export a built-in source, show where the workbook is."`
@@ -146,8 +148,24 @@ type serverFlag struct {
 	callerFlags `embed:""`
 }
 
-// client returns a client of that server.
-func (s *serverFlag) client() (*client, error) { return newClient(s.Server, s.callerFlags) }
+func (s *serverFlag) remote() (*remote, error) { return newRemote(s.Server, s.callerFlags) }
+
+// viewFlags say how output is written for a person.
+type viewFlags struct {
+	Quiet bool   `short:"q" help:"Print results and errors, no progress and no notes."`
+	Time  string `env:"SHEAF_TIME" enum:"local,utc" default:"local" placeholder:"local|utc" help:"Zone of the times that are printed (${default})."`
+}
+
+// viewed returns the streams of a command.
+func (f viewFlags) viewed(std stdio) stdio {
+	if f.Quiet {
+		std.err = io.Discard
+	}
+	if f.Time == "utc" {
+		std.zone = time.UTC
+	}
+	return std
+}
 
 // callerFlags authenticate the caller to a server, and name the authorities that the server must prove its
 // name by.

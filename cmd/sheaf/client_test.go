@@ -21,6 +21,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"sheaf/events"
+	"sheaf/events/client"
 )
 
 const testKey = "5ad5f7b92a816b76e70a21e4154c2485"
@@ -60,7 +61,7 @@ func zipOf(t testing.TB, names ...string) []byte {
 func succeeded(link string, file []byte) map[string]any {
 	sum := sha256.Sum256(file)
 	return map[string]any{
-		"hash_key": testKey, "status": statusSucceeded, "title": "订单\x1b[2J", "rows": 3, "down_url": link,
+		"hash_key": testKey, "status": client.Succeeded, "title": "订单\x1b[2J", "rows": 3, "down_url": link,
 		"files": []map[string]any{{"name": "x.zip", "size": len(file), "sha256": hex.EncodeToString(sum[:]), "rows": 3}},
 	}
 }
@@ -113,7 +114,7 @@ func TestDownloadLeavesNothingWrongBehind(t *testing.T) {
 	damaged[100] ^= 1
 	two := zipOf(t, "a.xlsx", "b.xlsx")
 	gone := succeeded("", file)
-	failed := map[string]any{"hash_key": testKey, "status": statusFailed, "fail_reason": "page 3: HTTP 503", "error_code": "SOURCE_HTTP"}
+	failed := map[string]any{"hash_key": testKey, "status": client.Failed, "fail_reason": "page 3: HTTP 503", "error_code": "SOURCE_HTTP"}
 	for name, c := range map[string]struct {
 		detail map[string]any
 		sent   []byte
@@ -125,8 +126,8 @@ func TestDownloadLeavesNothingWrongBehind(t *testing.T) {
 		"no zip":    {succeeded("/v1/down/x.zip", []byte("text")), []byte("text"), "zip"},
 		"expired":   {gone, file, "expired"},
 		"failed":    {failed, file, "page 3: HTTP 503 (SOURCE_HTTP)"},
-		"hostile":   {map[string]any{"hash_key": testKey, "status": statusFailed, "fail_reason": "a\x1b[2J\r\n\u202eb"}, file, "failed: a [2J   b\n"},
-		"running":   {map[string]any{"hash_key": testKey, "status": statusProcessing}, file, "under way"},
+		"hostile":   {map[string]any{"hash_key": testKey, "status": client.Failed, "fail_reason": "a\x1b[2J\r\n\u202eb"}, file, "failed: a [2J   b\n"},
+		"running":   {map[string]any{"hash_key": testKey, "status": client.Processing}, file, "under way"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Chdir(t.TempDir())
@@ -191,7 +192,7 @@ func TestStatusForPeopleAndForPrograms(t *testing.T) {
 	require.Contains(t, out, "succeeded")
 	require.NotContains(t, out, "proof", "a server of an earlier version says nothing of it")
 	require.NotContains(t, out, "\x1b", "a title moves no cursor")
-	lost := map[string]any{"hash_key": testKey, "status": statusSucceeded, "reason": "the file is missing"}
+	lost := map[string]any{"hash_key": testKey, "status": client.Succeeded, "reason": "the file is missing"}
 	gone := answers(t, map[string]any{"/v1/export/detail": lost, "/v1/export/history": []any{lost}})
 	_, text, _ := sheaf(t, t.Context(), "", "status", testKey, "--server", gone.URL)
 	require.Contains(t, text, "succeeded, but its file is gone")
@@ -320,7 +321,7 @@ func TestStatusShowsProofAndPause(t *testing.T) {
 		require.Contains(t, out, want)
 	}
 	until := time.Date(2026, 1, 2, 3, 4, 5, 0, time.Local)
-	server := answers(t, map[string]any{"/v1/export/detail": map[string]any{"hash_key": testKey, "status": statusProcessing,
+	server := answers(t, map[string]any{"/v1/export/detail": map[string]any{"hash_key": testKey, "status": client.Processing,
 		"progress": events.Progress{Phase: events.PhaseWaitingForSource, PagesDone: 1, Until: until.UTC()}}})
 	_, out, _ := sheaf(t, t.Context(), "", "status", testKey, "--server", server.URL)
 	require.Contains(t, out, "waiting for source until 03:04:05")

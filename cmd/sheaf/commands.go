@@ -20,12 +20,12 @@ import (
 	"syscall"
 	"text/tabwriter"
 	"time"
-	"unicode"
 
 	"github.com/alecthomas/kong"
 
 	"sheaf/cmd/sheaf/node"
 	"sheaf/events"
+	"sheaf/events/client"
 )
 
 type serveCmd struct {
@@ -85,7 +85,7 @@ type submitCmd struct {
 	serverFlag  `embed:""`
 }
 
-func (c *submitCmd) Run(ctx context.Context, std stdio, client *client, line *kong.Context) error {
+func (c *submitCmd) Run(ctx context.Context, std stdio, server *remote, line *kong.Context) error {
 	if c.File != "" && c.URL == "" {
 		if flag := given(line, func(f *kong.Flag) bool { return f.Group != nil && f.Group.Key == "byFlags" }); flag != "" {
 			return usagef("%s: it goes with --url; of a file the body says it", flag)
@@ -95,7 +95,7 @@ func (c *submitCmd) Run(ctx context.Context, std stdio, client *client, line *ko
 	if err != nil {
 		return err
 	}
-	accepted, err := client.submit(ctx, sourceType, body)
+	accepted, err := server.SubmitJSON(ctx, sourceType, body, "")
 	if err != nil {
 		return err
 	}
@@ -110,7 +110,7 @@ func (c *submitCmd) Run(ctx context.Context, std stdio, client *client, line *ko
 		return nil
 	}
 	fmt.Fprintln(std.err, "export", accepted.Key)
-	return watch(ctx, std, client, accepted.Key, c.JSON)
+	return watch(ctx, std, server, accepted.Key, c.JSON)
 }
 
 func (c *submitCmd) body(stdin io.Reader) (body []byte, sourceType string, err error) {
@@ -217,15 +217,15 @@ type statusCmd struct {
 	serverFlag `embed:""`
 }
 
-func (c *statusCmd) Run(ctx context.Context, std stdio, client *client) error {
-	d, raw, err := client.detail(ctx, c.Key)
+func (c *statusCmd) Run(ctx context.Context, std stdio, server *remote) error {
+	x, err := server.Detail(ctx, c.Key)
 	if err != nil {
 		return err
 	}
 	if c.JSON {
-		return printJSON(std.out, raw)
+		return printJSON(std.out, x.JSON)
 	}
-	printDetail(std.out, d)
+	printDetail(std, x)
 	return nil
 }
 
@@ -235,26 +235,22 @@ type watchCmd struct {
 	serverFlag `embed:""`
 }
 
-func (c *watchCmd) Run(ctx context.Context, std stdio, client *client) error {
-	return watch(ctx, std, client, c.Key, c.JSON)
+func (c *watchCmd) Run(ctx context.Context, std stdio, server *remote) error {
+	return watch(ctx, std, server, c.Key, c.JSON)
 }
 
 // watch waits for the end of an export and prints its state.
-func watch(ctx context.Context, std stdio, client *client, key string, asJSON bool) error {
-	d, err := client.wait(ctx, key, newProgress(std.err))
-	if d.Key == "" || d.Status == statusProcessing {
+func watch(ctx context.Context, std stdio, server *remote, key string, asJSON bool) error {
+	x, err := server.wait(ctx, key, newProgress(std))
+	if x == nil || x.Status == client.Processing {
 		return err
 	}
-	if !asJSON {
-		d.FailReason, d.ErrorCode = "", "" // the error has them
-		printDetail(std.out, d)
-		return err
+	if asJSON {
+		return errors.Join(err, printJSON(std.out, x.JSON))
 	}
-	_, raw, detailErr := client.detail(ctx, key)
-	if detailErr != nil {
-		return errors.Join(err, detailErr)
-	}
-	return errors.Join(err, printJSON(std.out, raw))
+	x.FailReason, x.ErrorCode = "", "" // the error has them
+	printDetail(std, x)
+	return err
 }
 
 type historyCmd struct {
@@ -264,26 +260,26 @@ type historyCmd struct {
 	serverFlag `embed:""`
 }
 
-func (c *historyCmd) Run(ctx context.Context, std stdio, client *client) error {
-	query := url.Values{"user_id": {c.UserID}}
+func (c *historyCmd) Run(ctx context.Context, std stdio, server *remote) error {
+	query := map[string]string{"user_id": c.UserID}
 	if c.Limit > 0 {
-		query.Set("limit", strconv.Itoa(c.Limit))
+		query["limit"] = strconv.Itoa(c.Limit)
 	}
-	raw, err := client.call(ctx, "/v1/export/history", query, nil)
+	raw, err := server.Get(ctx, "history", query)
 	if err != nil {
 		return err
 	}
 	if c.JSON {
 		return printJSON(std.out, raw)
 	}
-	var exports []exportDetail
+	var exports []client.Export
 	if err := json.Unmarshal(raw, &exports); err != nil {
-		return fmt.Errorf("reading the server's answer: %w", err)
+		return fmt.Errorf("reading the answer of the server: %w", err)
 	}
 	w := tabwriter.NewWriter(std.out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "CREATED\tSTATUS\tKEY\tTITLE\tREASON")
-	for _, d := range exports {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", d.CreatedAt, statusName(d.Status), d.Key, oneLine(d.Title), oneLine(cmp.Or(d.FailReason, d.Reason)))
+	for _, x := range exports {
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", std.show(x.CreatedAt.Time), x.Status, x.Key, oneLine(x.Title), oneLine(cmp.Or(x.FailReason, x.Reason)))
 	}
 	return w.Flush()
 }
@@ -294,8 +290,8 @@ type cancelCmd struct {
 	serverFlag `embed:""`
 }
 
-func (c *cancelCmd) Run(ctx context.Context, std stdio, client *client) error {
-	return act(ctx, std, client, "cancel", c.Key, c.JSON)
+func (c *cancelCmd) Run(ctx context.Context, std stdio, server *remote) error {
+	return act(ctx, std, server, "cancel", c.Key, c.JSON)
 }
 
 type retryCmd struct {
@@ -305,30 +301,30 @@ type retryCmd struct {
 	serverFlag `embed:""`
 }
 
-func (c *retryCmd) Run(ctx context.Context, std stdio, client *client) error {
+func (c *retryCmd) Run(ctx context.Context, std stdio, server *remote) error {
 	if !c.Wait {
-		return act(ctx, std, client, "retry", c.Key, c.JSON)
+		return act(ctx, std, server, "retry", c.Key, c.JSON)
 	}
-	if _, err := client.act(ctx, "retry", c.Key); err != nil {
+	if err := server.Retry(ctx, c.Key); err != nil {
 		return err
 	}
-	return watch(ctx, std, client, c.Key, c.JSON)
+	return watch(ctx, std, server, c.Key, c.JSON)
 }
 
 // act cancels or retries, and prints the new state of the export.
-func act(ctx context.Context, std stdio, client *client, operation, key string, asJSON bool) error {
-	raw, err := client.act(ctx, operation, key)
+func act(ctx context.Context, std stdio, server *remote, operation, key string, asJSON bool) error {
+	raw, err := server.Do(ctx, operation, map[string]string{"key": key})
 	if err != nil {
 		return err
 	}
 	if asJSON {
 		return printJSON(std.out, raw)
 	}
-	d, _, err := client.detail(ctx, key)
+	x, err := server.Detail(ctx, key)
 	if err != nil {
 		return err
 	}
-	printDetail(std.out, d)
+	printDetail(std, x)
 	return nil
 }
 
@@ -340,7 +336,7 @@ type downloadCmd struct {
 	serverFlag `embed:""`
 }
 
-func (c *downloadCmd) Run(ctx context.Context, std stdio, client *client) (err error) {
+func (c *downloadCmd) Run(ctx context.Context, std stdio, server *remote) (err error) {
 	if !events.ValidKey(c.Key) {
 		return usagef("%q is not the key of an export: want 32 hexadecimal characters", c.Key)
 	}
@@ -350,13 +346,13 @@ func (c *downloadCmd) Run(ctx context.Context, std stdio, client *client) (err e
 			return err
 		}
 	}
-	d, _, err := client.detail(ctx, c.Key)
+	x, err := server.Detail(ctx, c.Key)
 	if err != nil {
 		return err
 	}
 	if out == "" {
-		if out = c.Key + events.Zip.Ext; len(d.Files) > 0 {
-			out = c.Key + extension(d.Files[0].Name)
+		if out = c.Key + events.Zip.Ext; len(x.Files) > 0 {
+			out = c.Key + extension(x.Files[0].Name)
 		}
 		if err := checkOutput(out, c.Force); err != nil {
 			return err
@@ -367,65 +363,65 @@ func (c *downloadCmd) Run(ctx context.Context, std stdio, client *client) (err e
 		return err
 	}
 	defer func() { err = errors.Join(err, work.close()) }()
-	if err := client.fetch(ctx, work, d, out, c.Force); err != nil {
+	if err := server.fetch(ctx, work, x, out, c.Force); err != nil {
 		return err
 	}
-	return printFile(std.out, out, d, c.JSON)
+	return printFile(std.out, out, x, c.JSON)
 }
 
 // printDetail prints the state of an export for a person.
-func printDetail(out io.Writer, d exportDetail) {
-	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+func printDetail(std stdio, x *client.Export) {
+	w := tabwriter.NewWriter(std.out, 0, 0, 2, ' ', 0)
 	line := func(name, value string) {
 		if value != "" {
 			fmt.Fprintf(w, "%s\t%s\n", name, value)
 		}
 	}
-	line("key", d.Key)
-	line("title", oneLine(d.Title))
-	status := statusName(d.Status)
-	if d.Status == statusSucceeded && d.Reason != "" {
+	line("key", x.Key)
+	line("title", oneLine(x.Title))
+	status := x.Status.String()
+	if x.Status == client.Succeeded && x.Reason != "" {
 		status += ", but its file is gone"
 	}
 	line("status", status)
-	if d.Status == statusProcessing && d.Progress != nil {
-		line("phase", phaseName(d.Progress.Phase)+until(d))
-		line("pages", fmt.Sprintf("%s of %s", thousands(int64(d.Progress.PagesDone)), thousands(int64(d.Progress.PagesTotal))))
-		line("rows", thousands(d.Progress.Rows))
+	if x.Status == client.Processing && x.Progress != nil {
+		line("phase", phaseName(x.Progress.Phase)+std.until(x))
+		line("pages", fmt.Sprintf("%s of %s", thousands(int64(x.Progress.PagesDone)), thousands(int64(x.Progress.PagesTotal))))
+		line("rows", thousands(x.Progress.Rows))
 	}
-	reason := oneLine(d.FailReason)
-	if reason != "" && d.ErrorCode != "" {
-		reason += " (" + d.ErrorCode + ")"
+	reason := oneLine(x.FailReason)
+	if reason != "" && x.ErrorCode != "" {
+		reason += " (" + x.ErrorCode + ")"
 	}
-	line("reason", cmp.Or(reason, oneLine(d.Reason)))
-	line("created", d.CreatedAt.String())
-	line("finished", d.FinishedAt.String())
-	if d.Status == statusSucceeded {
-		line("rows", thousands(d.Rows))
-		line("proof", proofLine(d))
-		line("expires", d.ExpiresAt.String())
-		line("pages until", d.PagesUntil.String())
+	line("reason", cmp.Or(reason, oneLine(x.Reason)))
+	line("created", std.show(x.CreatedAt.Time))
+	line("finished", std.show(x.FinishedAt.Time))
+	if x.Status == client.Succeeded {
+		line("rows", thousands(x.Rows))
+		line("proof", proofLine(x))
+		line("expires", std.show(x.ExpiresAt.Time))
+		line("pages until", std.show(x.PagesUntil.Time))
 	}
-	for _, f := range d.Files {
+	for _, f := range x.Files {
 		line("file", fmt.Sprintf("%s, %s, sha256 %s", oneLine(f.Name), node.ByteSize(f.Size), f.SHA256))
 		for _, in := range f.Contents {
 			line("  in it", fmt.Sprintf("%s, %s, %s rows", oneLine(in.Name), node.ByteSize(in.Size), thousands(in.Rows)))
 		}
 	}
-	line("link", d.DownURL)
-	for _, x := range d.Warnings {
-		line("warning", x.Code+": "+oneLine(x.Message))
+	line("link", x.DownURL)
+	for _, warning := range x.Warnings {
+		line("warning", warning.Code+": "+oneLine(warning.Message))
 	}
-	if d.Callback != nil && d.Callback.State != "" {
-		line("callback", callbackLine(d.Callback.State, d.Callback.Attempts, d.Callback.LastStatus))
+	if x.Callback != nil && x.Callback.State != "" {
+		line("callback", callbackLine(x.Callback.State, x.Callback.Attempts, x.Callback.LastStatus))
 	}
 	_ = w.Flush()
 }
 
 // proofLine says how it is known that the list is complete, such as "total: 5,000 announced, 5,000 rows on 10
 // pages".
-func proofLine(d exportDetail) string {
-	p := d.Proof
+func proofLine(x *client.Export) string {
+	p := x.Proof
 	if p == nil {
 		return ""
 	}
@@ -457,19 +453,9 @@ func callbackLine(state string, attempts, status int) string {
 	return line
 }
 
-// oneLine removes characters with which the text of a caller or a source could move the cursor of a terminal
-// or change its writing direction.
-func oneLine(s string) string { return strings.ReplaceAll(printable(s), "\n", " ") }
-
-// printable is like oneLine, and keeps line breaks.
-func printable(s string) string {
-	return strings.Map(func(r rune) rune {
-		if r != '\n' && unicode.IsControl(r) || unicode.Is(unicode.Bidi_Control, r) {
-			return ' '
-		}
-		return r
-	}, s)
-}
+// oneLine and printable make text of a caller or a source safe for a terminal.
+func oneLine(s string) string   { return client.OneLine(s) }
+func printable(s string) string { return client.Printable(s) }
 
 func printJSON(w io.Writer, v any) error {
 	data, err := json.Marshal(v)

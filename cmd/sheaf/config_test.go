@@ -18,7 +18,7 @@ import (
 func parseServe(t testing.TB, args ...string) (node.Config, error) {
 	t.Helper()
 	var c cli
-	parser, err := newParser(&c, stdio{nil, &output{}, &output{}}, func(int) {})
+	parser, err := newParser(&c, stdio{out: &output{}, err: &output{}}, func(int) {})
 	require.NoError(t, err)
 	_, err = parser.Parse(append([]string{"serve"}, args...))
 	return c.Serve.Config, err
@@ -167,7 +167,7 @@ func TestEmptyEnvironmentVariablesSetNothing(t *testing.T) {
 func TestUnknownEnvironmentVariables(t *testing.T) {
 	t.Parallel()
 	var c cli
-	parser, err := newParser(&c, stdio{nil, &output{}, &output{}}, func(int) {})
+	parser, err := newParser(&c, stdio{out: &output{}, err: &output{}}, func(int) {})
 	require.NoError(t, err)
 	for variable, want := range map[string]string{
 		"SHEAF_KEEP_FILE=1h":                "unknown environment variable SHEAF_KEEP_FILE, did you mean SHEAF_KEEP_FILES?",

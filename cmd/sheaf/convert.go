@@ -18,7 +18,7 @@ type convertCmd struct {
 	serverFlag  `embed:"" group:"at"`
 }
 
-func (c *convertCmd) Run(ctx context.Context, std stdio, client *client) (err error) {
+func (c *convertCmd) Run(ctx context.Context, std stdio, server *remote) (err error) {
 	if !events.ValidKey(c.Key) {
 		return usagef("%q is not the key of an export: want 32 hexadecimal characters", c.Key)
 	}
@@ -46,5 +46,5 @@ func (c *convertCmd) Run(ctx context.Context, std stdio, client *client) (err er
 		return err
 	}
 	defer func() { err = errors.Join(err, work.close()) }()
-	return client.export(ctx, std, work, "convert", body, c.outputFlags)
+	return server.export(ctx, std, work, "convert", body, c.outputFlags)
 }

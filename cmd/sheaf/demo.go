@@ -67,23 +67,23 @@ func (c *demoCmd) Run(ctx context.Context, std stdio, line *kong.Context) (err e
 	fmt.Fprintf(std.out, "source    %s  (%s rows, %d a page)\n", source, thousands(int64(c.Rows)), demoLimit)
 
 	if c.Server != "" {
-		client, err := newClient(c.Server, c.callerFlags)
+		server, err := newRemote(c.Server, c.callerFlags)
 		if err != nil {
 			return err
 		}
-		defer client.close()
-		return c.export(ctx, std, client, work, source)
+		defer server.Close()
+		return c.export(ctx, std, server, work, source)
 	}
-	return inProcess(ctx, node.OneShot(work.file("data")), func(ctx context.Context, client *client) error {
-		fmt.Fprintf(std.out, "server    %s\n", client.base)
-		if err := c.export(ctx, std, client, work, source); err != nil {
+	return inProcess(ctx, node.OneShot(work.file("data")), func(ctx context.Context, server *remote) error {
+		fmt.Fprintf(std.out, "server    %s\n", server.Server())
+		if err := c.export(ctx, std, server, work, source); err != nil {
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
 			return err
 		}
 		if c.Stay {
-			fmt.Fprintf(std.err, "Still serving at %s; stop with Ctrl-C.\n", client.base)
+			fmt.Fprintf(std.err, "Still serving at %s; stop with Ctrl-C.\n", server.Server())
 			<-ctx.Done()
 		}
 		return nil
@@ -96,29 +96,29 @@ func (c *demoCmd) outputs() [2]string {
 	return [2]string{stem + ".zip", stem + ".xlsx"}
 }
 
-func (c *demoCmd) export(ctx context.Context, std stdio, client *client, work *scratch, source string) error {
+func (c *demoCmd) export(ctx context.Context, std stdio, server *remote, work *scratch, source string) error {
 	flags := sourceFlags{Limit: demoLimit, Conn: 8, Method: http.MethodGet, Title: "Sheaf 演示"}
 	body, err := flags.request(source, "demo", "")
 	if err != nil {
 		return err
 	}
 	begin := time.Now()
-	accepted, err := client.submit(ctx, "http", body)
+	accepted, err := server.SubmitJSON(ctx, "http", body, "")
 	if err != nil {
 		return err
 	}
 	key := accepted.Key
 	fmt.Fprintf(std.out, "export    %s\n", key)
-	d, err := client.wait(ctx, key, newProgress(std.err))
+	x, err := server.wait(ctx, key, newProgress(std))
 	if err != nil {
 		return err
 	}
 	took := time.Since(begin)
-	if d.Rows != int64(c.Rows) {
-		return fmt.Errorf("the export has %d rows, the source %d", d.Rows, c.Rows)
+	if x.Rows != int64(c.Rows) {
+		return fmt.Errorf("the export has %d rows, the source %d", x.Rows, c.Rows)
 	}
 	made, workbookMade := work.file("download.zip"), work.file("workbook")
-	if err := client.download(ctx, d, made); err != nil {
+	if err := server.download(ctx, x, made); err != nil {
 		return err
 	}
 	if err := extract(made, workbookMade, events.XLSX.Ext); err != nil {
@@ -129,8 +129,8 @@ func (c *demoCmd) export(ctx context.Context, std stdio, client *client, work *s
 		return err
 	}
 	fmt.Fprintf(std.out, "rows      %s and the header, in %.2f s: %s rows a second\n",
-		thousands(d.Rows), took.Seconds(), thousands(int64(float64(d.Rows)/took.Seconds())))
-	fmt.Fprintf(std.out, "zip       %s  (%s, sha256 %s: checked)\n", archive, node.ByteSize(d.Files[0].Size), d.Files[0].SHA256)
+		thousands(x.Rows), took.Seconds(), thousands(int64(float64(x.Rows)/took.Seconds())))
+	fmt.Fprintf(std.out, "zip       %s  (%s, sha256 %s: checked)\n", archive, node.ByteSize(x.Files[0].Size), x.Files[0].SHA256)
 	fmt.Fprintf(std.out, "workbook: %s\n", workbook)
 	return nil
 }

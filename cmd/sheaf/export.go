@@ -9,6 +9,7 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -20,6 +21,7 @@ import (
 	"sheaf/cmd/sheaf/filesource"
 	"sheaf/cmd/sheaf/node"
 	"sheaf/events"
+	"sheaf/events/client"
 )
 
 type exportCmd struct {
@@ -120,16 +122,16 @@ func (c *exportCmd) Run(ctx context.Context, std stdio, line *kong.Context) (err
 		}
 	}
 	if c.Server != "" {
-		client, err := newClient(c.Server, c.callerFlags)
+		server, err := newRemote(c.Server, c.callerFlags)
 		if err != nil {
 			return err
 		}
-		defer client.close()
-		body, err := c.found(ctx, std, tables, limited, client.preview)
+		defer server.Close()
+		body, err := c.found(ctx, std, tables, limited, server.preview)
 		if err != nil {
 			return err
 		}
-		return client.export(ctx, std, work, "http", body, c.outputFlags)
+		return server.export(ctx, std, work, "http", body, c.outputFlags)
 	}
 	cfg := oneShot(work.file("data"), c.SourceLimits)
 	body, err := c.found(ctx, std, tables, limited, func(ctx context.Context, draft []byte) (*previewAnswer, error) {
@@ -138,8 +140,8 @@ func (c *exportCmd) Run(ctx context.Context, std stdio, line *kong.Context) (err
 	if err != nil {
 		return err
 	}
-	return inProcess(ctx, cfg, func(ctx context.Context, client *client) error {
-		return client.export(ctx, std, work, "http", body, c.outputFlags)
+	return inProcess(ctx, cfg, func(ctx context.Context, server *remote) error {
+		return server.export(ctx, std, work, "http", body, c.outputFlags)
 	})
 }
 
@@ -239,38 +241,38 @@ func needsServer(line *kong.Context) error {
 }
 
 // export submits an operation, waits for its file and downloads it.
-func (c *client) export(ctx context.Context, std stdio, work *scratch, operation string, body []byte, out outputFlags) error {
+func (s *remote) export(ctx context.Context, std stdio, work *scratch, operation string, body []byte, out outputFlags) error {
 	begin := time.Now()
 	// An export that is accepted while its caller is interrupted must be cancelled too, so wait for the
 	// response.
 	submitting, stop := outliving(ctx, cancelFor)
 	defer stop()
-	accepted, err := c.submit(submitting, operation, body)
+	accepted, err := s.SubmitJSON(submitting, operation, body, "")
 	if err != nil {
 		return cmp.Or(ctx.Err(), err)
 	}
 	key := accepted.Key
-	d, err := c.wait(ctx, key, newProgress(std.err))
+	x, err := s.wait(ctx, key, newProgress(std))
 	err = advised(err)
 	if ctx.Err() != nil {
 		if !errors.Is(context.Cause(ctx), node.ErrEnded) {
-			c.cancelInterrupted(ctx, std, key)
+			s.cancelInterrupted(ctx, std, key)
 		}
 		return ctx.Err()
 	}
 	if err != nil {
 		return err
 	}
-	if err := c.fetch(ctx, work, d, out.Output, out.Force); err != nil {
+	if err := s.fetch(ctx, work, x, out.Output, out.Force); err != nil {
 		return err
 	}
 	if !out.JSON {
-		for _, w := range d.Warnings {
+		for _, w := range x.Warnings {
 			fmt.Fprintf(std.err, "warning: %s (%s)\n", oneLine(w.Message), w.Code)
 		}
-		fmt.Fprintf(std.err, "%s rows in %s\n", thousands(d.Rows), time.Since(begin).Round(10*time.Millisecond))
+		fmt.Fprintf(std.err, "%s rows in %s\n", thousands(x.Rows), time.Since(begin).Round(10*time.Millisecond))
 	}
-	return printFile(std.out, out.Output, d, out.JSON)
+	return printFile(std.out, out.Output, x, out.JSON)
 }
 
 // cancelFor is how long an interrupted command may take to cancel its export.
@@ -284,10 +286,10 @@ func outliving(ctx context.Context, by time.Duration) (context.Context, context.
 }
 
 // cancelInterrupted cancels an export whose caller was interrupted.
-func (c *client) cancelInterrupted(ctx context.Context, std stdio, key string) {
+func (s *remote) cancelInterrupted(ctx context.Context, std stdio, key string) {
 	ctx, stop := context.WithTimeout(context.WithoutCancel(ctx), cancelFor)
 	defer stop()
-	if _, err := c.act(ctx, "cancel", key); err != nil {
+	if err := s.Cancel(ctx, key); err != nil {
 		fmt.Fprintf(std.err, "sheaf: the export %s could not be cancelled: %v\n", key, err)
 		return
 	}
@@ -296,16 +298,16 @@ func (c *client) cancelInterrupted(ctx context.Context, std stdio, key string) {
 
 // fetch downloads an export to a file: the whole download if the suffix is the same, otherwise the document with
 // that suffix in the zip. The file appears whole and checked, or not at all.
-func (c *client) fetch(ctx context.Context, work *scratch, d exportDetail, out string, force bool) error {
+func (s *remote) fetch(ctx context.Context, work *scratch, x *client.Export, out string, force bool) error {
 	made, suffix := work.file("download"), extension(out)
 	kept := ""
-	if len(d.Files) > 0 {
-		kept = extension(d.Files[0].Name)
+	if len(x.Files) > 0 {
+		kept = extension(x.Files[0].Name)
 	}
 	if kept != "" && kept != events.Zip.Ext && kept != suffix {
 		return usagef("%s: the export is one %s file; choose an output that ends in %s", out, kept[1:], kept)
 	}
-	if err := c.download(ctx, d, made); err != nil {
+	if err := s.download(ctx, x, made); err != nil {
 		return err
 	}
 	if kept != suffix {
@@ -359,13 +361,13 @@ func checkOutput(name string, force bool) error {
 }
 
 // printFile names the file that was written, for scripts.
-func printFile(w io.Writer, name string, d exportDetail, asJSON bool) error {
+func printFile(w io.Writer, name string, x *client.Export, asJSON bool) error {
 	info, err := os.Stat(name)
 	if err != nil {
 		return err
 	}
 	if asJSON {
-		return printJSON(w, map[string]any{"hash_key": d.Key, "file": name, "size": info.Size(), "rows": d.Rows, "warnings": d.Warnings})
+		return printJSON(w, map[string]any{"hash_key": x.Key, "file": name, "size": info.Size(), "rows": x.Rows, "warnings": x.Warnings})
 	}
 	_, err = fmt.Fprintf(w, "%s  %s\n", name, node.ByteSize(info.Size()))
 	return err
@@ -373,15 +375,24 @@ func printFile(w io.Writer, name string, d exportDetail, asJSON bool) error {
 
 // inProcess runs do with a Sheaf in this process. The Sheaf outlives ctx until do has returned, so that do
 // can still cancel.
-func inProcess(ctx context.Context, cfg node.Config, do func(context.Context, *client) error) error {
+func inProcess(ctx context.Context, cfg node.Config, do func(context.Context, *remote) error) error {
 	cfg.Log = slog.Default()
 	return node.Use(ctx, cfg, func(ctx context.Context, at node.Info) error {
-		client, err := newClient(at.HTTP, callerFlags{})
+		server, err := newRemote(at.HTTP, callerFlags{})
 		if err != nil {
 			return err
 		}
-		client.own = true
-		defer client.close() // a drain waits for idle connections too
-		return do(ctx, client)
+		defer server.Close() // a drain waits for idle connections too
+		return ownRefusal(do(ctx, server))
 	})
+}
+
+// ownRefusal rewords a refusal of a server in this process: it names the field, and there is no server to ask
+// about the request.
+func ownRefusal(err error) error {
+	var refusal *client.Error
+	if errors.As(err, &refusal) && refusal.Errcode == http.StatusBadRequest {
+		return reworded{err, oneLine(refusal.Msg)}
+	}
+	return err
 }

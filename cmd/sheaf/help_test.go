@@ -12,6 +12,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"sheaf/events/client"
 )
 
 func TestHelpAndVersionAreCommands(t *testing.T) {
@@ -57,7 +59,7 @@ func TestUsageErrorsPointToTheHelpOfTheirCommand(t *testing.T) {
 func TestHelpOfServeIsGrouped(t *testing.T) {
 	t.Parallel()
 	var out output
-	parser, err := newParser(&cli{}, stdio{nil, &out, &out}, func(int) {})
+	parser, err := newParser(&cli{}, stdio{out: &out, err: &out}, func(int) {})
 	require.NoError(t, err)
 	_, err = parser.Parse([]string{"serve", "--help"})
 	require.NoError(t, err)
@@ -143,7 +145,7 @@ func TestJSONErrors(t *testing.T) {
 	failing := answers(t, map[string]any{
 		"/v1/export/http":   map[string]any{"hash_key": testKey},
 		"/v1/export/retry":  map[string]any{"hash_key": testKey},
-		"/v1/export/detail": map[string]any{"hash_key": testKey, "status": statusFailed, "fail_reason": "page 3: HTTP 503", "error_code": "SOURCE_HTTP"},
+		"/v1/export/detail": map[string]any{"hash_key": testKey, "status": client.Failed, "fail_reason": "page 3: HTTP 503", "error_code": "SOURCE_HTTP"},
 	})
 	for name, c := range map[string]struct {
 		args string

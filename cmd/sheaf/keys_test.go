@@ -60,7 +60,7 @@ func TestKeysAndTLS(t *testing.T) {
 	require.NoError(t, os.WriteFile(request, []byte(`{"timestamp":1,"ext_type":"XLSX","title":"t","user_id":"7","source_raw":"[{\"a\":\"A\"},{\"a\":1}]"}`), 0o600))
 	sheaf := func(args ...string) (code int, out, errs string) {
 		var o, e bytes.Buffer
-		code = run(t.Context(), append(args, "--server", p.http), stdio{nil, &o, &e}, noLog)
+		code = run(t.Context(), append(args, "--server", p.http), stdio{out: &o, err: &e}, noLog)
 		return code, strings.TrimSpace(o.String()), e.String()
 	}
 	code, _, errs := sheaf("submit", request, "--api-key", api)
@@ -79,7 +79,7 @@ func TestKeysAndTLS(t *testing.T) {
 	require.NotContains(t, p.err.String(), api)
 
 	var sealed, said bytes.Buffer
-	require.Zero(t, run(t.Context(), []string{"seal", "--tenant", "shop", "--server", p.http, "--ca-cert", cert}, stdio{strings.NewReader("s3cret\n"), &sealed, &said}, noLog), said.String())
+	require.Zero(t, run(t.Context(), []string{"seal", "--tenant", "shop", "--server", p.http, "--ca-cert", cert}, stdio{in: strings.NewReader("s3cret\n"), out: &sealed, err: &said}, noLog), said.String())
 	require.Equal(t, "sealed for tenant shop\n", said.String())
 	ring, err := node.KeyConfig{Data: filepath.Join(dir, "data")}.Keyring(slog.Default())
 	require.NoError(t, err)

@@ -15,9 +15,12 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 	_ "time/tzdata" // zones of options.timezone, where the system has none
 
 	"github.com/alecthomas/kong"
+
+	"sheaf/events/client"
 )
 
 // Exit codes, as documented in --help.
@@ -33,6 +36,22 @@ const (
 type stdio struct {
 	in       io.Reader
 	out, err io.Writer
+	zone     *time.Location // of the times that are printed; nil means local
+}
+
+// show formats a time for a person, "" if it is missing.
+func (std stdio) show(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return std.local(t).Format(time.DateTime)
+}
+
+func (std stdio) local(t time.Time) time.Time {
+	if std.zone == nil {
+		return t.Local()
+	}
+	return t.In(std.zone)
 }
 
 func main() {
@@ -51,7 +70,7 @@ func main() {
 		signal.Stop(signals)
 		drain()
 	}()
-	os.Exit(run(ctx, os.Args[1:], stdio{os.Stdin, os.Stdout, os.Stderr}, slog.SetDefault))
+	os.Exit(run(ctx, os.Args[1:], stdio{in: os.Stdin, out: os.Stdout, err: os.Stderr}, slog.SetDefault))
 }
 
 // run runs a command line and returns the exit code. ctx ends with the first signal. setLog receives the log
@@ -80,7 +99,7 @@ func run(ctx context.Context, args []string, std stdio, setLog func(*slog.Logger
 	}
 	if err == nil {
 		setLog(newLog(std.err, cli.logConfig, command.Command()))
-		err = carryOut(ctx, command)
+		err = explained(carryOut(ctx, command, cli.viewed(std)))
 	}
 	code := exitCode(ctx, err)
 	if err == nil {
@@ -98,16 +117,17 @@ func run(ctx context.Context, args []string, std stdio, setLog func(*slog.Logger
 	return code
 }
 
-// carryOut runs the chosen command. It passes a client to client commands.
-func carryOut(ctx context.Context, command *kong.Context) error {
-	if target, ok := command.Selected().Target.Addr().Interface().(interface{ client() (*client, error) }); ok {
-		client, err := target.client()
+// carryOut runs the chosen command. It passes a server to client commands.
+func carryOut(ctx context.Context, command *kong.Context, std stdio) error {
+	if target, ok := command.Selected().Target.Addr().Interface().(interface{ remote() (*remote, error) }); ok {
+		server, err := target.remote()
 		if err != nil {
 			return err
 		}
-		defer client.close()
-		command.Bind(client)
+		defer server.Close()
+		command.Bind(server)
 	}
+	command.Bind(std)
 	command.BindTo(ctx, (*context.Context)(nil))
 	return command.Run()
 }
@@ -144,8 +164,7 @@ type jsonError struct {
 
 func describe(code int, err error) jsonError {
 	e := jsonError{Message: err.Error(), Code: "FAILED"}
-	var refusal *apiError
-	var export *exportError
+	var refusal *client.Error
 	switch {
 	case code == exitUsage:
 		e.Code = "USAGE"
@@ -155,14 +174,27 @@ func describe(code int, err error) jsonError {
 		e.Message, e.Code = "interrupted", "INTERRUPTED"
 	case errors.As(err, &refusal):
 		e.Code, e.Errcode = "REFUSED", refusal.Errcode
-	case errors.As(err, &export) && export.code != "":
-		e.Code = export.code
+	case failureCode(err) != "":
+		e.Code = failureCode(err)
 	}
 	return e
 }
 
+// failureCode returns the error_code of an export or a preview that failed, "" for other errors.
+func failureCode(err error) string {
+	var export *client.ExportError
+	var preview *previewError
+	switch {
+	case errors.As(err, &export):
+		return export.Code
+	case errors.As(err, &preview):
+		return preview.code
+	}
+	return ""
+}
+
 func exitCode(ctx context.Context, err error) int {
-	var unreachable *unreachableError
+	var unreachable *client.UnreachableError
 	var parse *kong.ParseError
 	switch {
 	case err == nil:

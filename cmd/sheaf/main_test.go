@@ -49,7 +49,7 @@ func (o *output) String() string {
 func sheaf(t testing.TB, ctx context.Context, stdin string, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
 	var out, errs output
-	code = run(ctx, args, stdio{strings.NewReader(stdin), &out, &errs}, noLog)
+	code = run(ctx, args, stdio{in: strings.NewReader(stdin), out: &out, err: &errs}, noLog)
 	return code, out.String(), errs.String()
 }
 
@@ -60,7 +60,7 @@ func logging(t testing.TB, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
 	keepLog(t)
 	var out, errs output
-	code = run(t.Context(), args, stdio{strings.NewReader(""), &out, &errs}, slog.SetDefault)
+	code = run(t.Context(), args, stdio{in: strings.NewReader(""), out: &out, err: &errs}, slog.SetDefault)
 	return code, out.String(), errs.String()
 }
 

@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"sheaf/events"
+	"sheaf/events/client"
 )
 
 // Every log line about an export, of any service, names the tenant and the request that began it: by REST, by
@@ -47,14 +48,14 @@ func TestOneRequestCanBeFollowedThroughTheLog(t *testing.T) {
 	js, err := jetstream.New(nc)
 	require.NoError(t, err)
 
-	client, err := newClient(server, callerFlags{})
+	sheaf, err := client.New(server, client.Options{})
 	require.NoError(t, err)
-	defer client.close()
+	defer sheaf.Close()
 	ended := func(key string) {
 		t.Helper()
 		require.Eventually(t, func() bool {
-			d, _, err := client.detail(t.Context(), key)
-			return err == nil && d.Status != statusProcessing && d.Callback != nil && d.Callback.State == events.CallbackDone
+			d, err := sheaf.Detail(t.Context(), key)
+			return err == nil && d.Status != client.Processing && d.Callback != nil && d.Callback.State == events.CallbackDone
 		}, 30*time.Second, 20*time.Millisecond)
 	}
 	body := func(title, path string) string {

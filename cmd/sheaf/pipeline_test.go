@@ -235,7 +235,9 @@ func TestDemoStays(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	var out, errs output
 	ended := make(chan int, 1)
-	go func() { ended <- run(ctx, []string{"demo", "--rows", "10", "--stay"}, stdio{nil, &out, &errs}, noLog) }()
+	go func() {
+		ended <- run(ctx, []string{"demo", "--rows", "10", "--stay"}, stdio{out: &out, err: &errs}, noLog)
+	}()
 	require.Eventually(t, func() bool { return strings.Contains(errs.String(), "Still serving") || len(ended) > 0 }, 30*time.Second, 5*time.Millisecond)
 	var d wireDetail
 	wireCall(t, http.MethodGet, field(out.String(), "server")+"/v1/export/detail?key="+field(out.String(), "export"), "", &d)
@@ -468,7 +470,7 @@ func TestSourceCommand(t *testing.T) {
 	var out output
 	ended := make(chan int, 1)
 	go func() {
-		ended <- run(ctx, []string{"source", "orders.csv", "--listen", "127.0.0.1:0"}, stdio{nil, &out, &out}, noLog)
+		ended <- run(ctx, []string{"source", "orders.csv", "--listen", "127.0.0.1:0"}, stdio{out: &out, err: &out}, noLog)
 	}()
 	require.Eventually(t, func() bool { return strings.Contains(out.String(), "Stop with") || len(ended) > 0 }, 10*time.Second, time.Millisecond)
 	url := strings.Fields(out.String())[0]

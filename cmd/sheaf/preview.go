@@ -14,13 +14,13 @@ import (
 	"slices"
 	"strings"
 	"text/tabwriter"
-	"time"
 
 	"github.com/alecthomas/kong"
 
 	"sheaf/cmd/sheaf/filesource"
 	"sheaf/cmd/sheaf/node"
 	"sheaf/events"
+	"sheaf/events/client"
 	"sheaf/services/ingress/request"
 )
 
@@ -43,12 +43,12 @@ func (c *previewCmd) Run(ctx context.Context, std stdio, line *kong.Context) err
 		if flag := given(line, func(f *kong.Flag) bool { return f.Group != nil && f.Group.Key == "limits" }); flag != "" {
 			return usagef("%s: with --server the limits are those of the server", flag)
 		}
-		client, err := newClient(c.Server, c.callerFlags)
+		server, err := newRemote(c.Server, c.callerFlags)
 		if err != nil {
 			return err
 		}
-		defer client.close()
-		ask = client.preview
+		defer server.Close()
+		ask = server.preview
 	} else if err := needsServer(line); err != nil {
 		return err
 	}
@@ -119,7 +119,7 @@ func readPreview(raw json.RawMessage) (*previewAnswer, error) {
 func previewHere(ctx context.Context, cfg node.Config, draft []byte) (*previewAnswer, error) {
 	answer, err := node.Preview(ctx, cfg, draft)
 	if wrong := (*request.Error)(nil); errors.As(err, &wrong) {
-		return nil, &apiError{Status: http.StatusBadRequest, Errcode: http.StatusBadRequest, Msg: wrong.Msg, own: true}
+		return nil, ownRefusal(&client.Error{Status: http.StatusBadRequest, Errcode: http.StatusBadRequest, Field: wrong.Field, Msg: wrong.Msg})
 	}
 	if err != nil {
 		return nil, err
@@ -131,47 +131,42 @@ func previewHere(ctx context.Context, cfg node.Config, draft []byte) (*previewAn
 	return readPreview(raw)
 }
 
-// previewWait is how long a server may take for a preview.
-const previewWait = 45 * time.Second
-
 // preview lets the server preview.
-func (c *client) preview(ctx context.Context, draft []byte) (*previewAnswer, error) {
-	patient := *c
-	patient.bounds.answer = max(patient.bounds.answer, previewWait)
-	raw, err := patient.call(ctx, "/v1/export/preview", nil, draft)
+func (s *remote) preview(ctx context.Context, draft []byte) (*previewAnswer, error) {
+	raw, err := s.Preview(ctx, draft)
 	if err != nil {
 		return nil, err
 	}
 	return readPreview(raw)
 }
 
+// previewError is a preview without a request.
+type previewError struct{ msg, code string }
+
+func (e *previewError) Error() string { return e.msg }
+
 // failure is the reason why there is no request, nil if there is one.
 func (a *previewAnswer) failure() error {
 	switch {
 	case a.ErrorCode != "":
-		return advised(&exportError{fmt.Sprintf("the source failed: %s (%s)", oneLine(a.FailReason), a.ErrorCode), a.ErrorCode})
+		return advised(&previewError{fmt.Sprintf("the source failed: %s (%s)", oneLine(a.FailReason), a.ErrorCode), a.ErrorCode})
 	case a.Request == nil:
-		return &exportError{"how to find all pages is not certain: " + a.needs(), "NEEDED"}
+		return &previewError{"how to find all pages is not certain: " + a.needs(), "NEEDED"}
 	}
 	return nil
 }
 
 // advised adds to a failure what the caller of export or preview can do, if that is known.
 func advised(err error) error {
-	var failed *exportError
-	if !errors.As(err, &failed) {
-		return err
-	}
-	switch failed.code {
+	switch failureCode(err) {
 	case events.CodeSourceAuth:
-		return &exportError{failed.msg + "; check the credentials, such as -H 'Authorization: Bearer TOKEN'", failed.code}
+		return hinted(err, "check the credentials, such as -H 'Authorization: Bearer TOKEN'")
 	case events.CodeSourceFormat:
-		return &exportError{failed.msg + "; check that the URL is that of the API", failed.code}
+		return hinted(err, "check that the URL is that of the API")
 	case events.CodeSourceUnreachable:
-		if strings.Contains(failed.msg, "--allow-cidr") {
-			return err // it says what to do
+		if !strings.Contains(err.Error(), "--allow-cidr") { // it says what to do
+			return hinted(err, "check the host and port of the URL")
 		}
-		return &exportError{failed.msg + "; check the host and port of the URL", failed.code}
 	}
 	return err
 }
@@ -576,7 +571,7 @@ func (f formFlags) findForm(ctx context.Context, std stdio, source sourceFlags, 
 		return nil, err
 	}
 	answer, err := ask(ctx, draft)
-	if refusal := (*apiError)(nil); errors.As(err, &refusal) && refusal.Status == http.StatusNotFound {
+	if refusal := (*client.Error)(nil); errors.As(err, &refusal) && refusal.Status == http.StatusNotFound {
 		return body, nil // an older server
 	}
 	if err != nil {

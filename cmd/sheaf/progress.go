@@ -12,21 +12,22 @@ import (
 	"golang.org/x/term"
 
 	"sheaf/events"
+	"sheaf/events/client"
 )
 
 // progress shows how far an export is.
 type progress interface {
-	update(exportDetail)
+	update(*client.Export)
 	close()
 }
 
 // newProgress draws a bar on a terminal and writes a line now and then
 // elsewhere.
-func newProgress(w io.Writer) progress {
-	if s, ok := w.(*screen); ok && isTerminal(w) {
-		return &barProgress{screen: s}
+func newProgress(std stdio) progress {
+	if s, ok := std.err.(*screen); ok && isTerminal(s) {
+		return &barProgress{std: std, screen: s}
 	}
-	return &lineProgress{w: w}
+	return &lineProgress{std: std}
 }
 
 // screen is stderr. It separates a progress bar from all other text: it erases the bar before a text and
@@ -83,41 +84,42 @@ func isTerminal(w io.Writer) bool {
 // barProgress draws one bar: crawling fills its first half, assembling the
 // second.
 type barProgress struct {
+	std    stdio
 	screen *screen
 	begun  time.Time // zero before the bar is drawn
-	last   exportDetail
+	last   *client.Export
 	drawn  time.Time
 }
 
-func (p *barProgress) update(d exportDetail) {
+func (p *barProgress) update(d *client.Export) {
 	if p.last = d; failed(d) || d.Progress == nil || d.Progress.Phase == "" {
 		return
 	}
-	if d.Status != statusProcessing || time.Since(p.drawn) > 65*time.Millisecond {
+	if d.Status != client.Processing || time.Since(p.drawn) > 65*time.Millisecond {
 		p.draw(d)
 	}
 }
 
-func (p *barProgress) draw(d exportDetail) {
+func (p *barProgress) draw(d *client.Export) {
 	p.drawn = time.Now()
 	if p.begun.IsZero() {
 		p.begun = p.drawn
 	}
 	const width = 32
 	done, all := d.Progress.PagesDone, max(2*d.Progress.PagesTotal, 1)
-	if d.Progress.Phase == events.PhaseAssembling || d.Status == statusSucceeded {
+	if d.Progress.Phase == events.PhaseAssembling || d.Status == client.Succeeded {
 		done += d.Progress.PagesTotal
 	}
 	done = min(done, all)
 	full := width * done / all
 	_, _ = fmt.Fprintf(barWriter{p.screen}, clearLine+"%-18s %11s rows  %3d%% %s%s  %s", phaseName(d.Progress.Phase), thousands(d.Progress.Rows),
-		100*done/all, strings.Repeat("█", full), strings.Repeat("░", width-full), p.drawn.Sub(p.begun).Round(time.Second).String()+until(d))
+		100*done/all, strings.Repeat("█", full), strings.Repeat("░", width-full), p.drawn.Sub(p.begun).Round(time.Second).String()+p.std.until(d))
 }
 
 func (p *barProgress) close() {
 	switch {
 	case p.begun.IsZero():
-	case failed(p.last):
+	case p.last != nil && failed(p.last):
 		_, _ = p.screen.Write(nil) // the error replaces the bar
 	default:
 		barWriter{p.screen}.keep()
@@ -125,17 +127,19 @@ func (p *barProgress) close() {
 }
 
 // failed reports whether an export ended without a file. The phase of such an export is "done" too.
-func failed(d exportDetail) bool { return d.Status != statusProcessing && d.Status != statusSucceeded }
+func failed(d *client.Export) bool {
+	return d.Status != client.Processing && d.Status != client.Succeeded
+}
 
 // lineProgress writes a line when a phase begins, at each tenth of its pages, and every 10 s.
 type lineProgress struct {
-	w     io.Writer
+	std   stdio
 	phase string
 	tenth int
 	told  time.Time
 }
 
-func (p *lineProgress) update(d exportDetail) {
+func (p *lineProgress) update(d *client.Export) {
 	if failed(d) || d.Progress == nil || d.Progress.Phase == "" {
 		return
 	}
@@ -151,7 +155,7 @@ func (p *lineProgress) update(d exportDetail) {
 	if d.Progress.PagesTotal > 0 {
 		pages += " of " + thousands(int64(d.Progress.PagesTotal))
 	}
-	fmt.Fprintf(p.w, "%s: %s pages, %s rows\n", phaseName(p.phase)+until(d), pages, thousands(d.Progress.Rows))
+	fmt.Fprintf(p.std.err, "%s: %s pages, %s rows\n", phaseName(p.phase)+p.std.until(d), pages, thousands(d.Progress.Rows))
 }
 
 func (*lineProgress) close() {}
@@ -159,11 +163,11 @@ func (*lineProgress) close() {}
 func phaseName(phase string) string { return strings.ReplaceAll(phase, "_", " ") }
 
 // until is when a pause ends that the source asked for, such as " until 15:04:05", "" without one.
-func until(d exportDetail) string {
+func (std stdio) until(d *client.Export) string {
 	if d.Progress == nil || d.Progress.Until.IsZero() {
 		return ""
 	}
-	return " until " + d.Progress.Until.Local().Format(time.TimeOnly)
+	return " until " + std.local(d.Progress.Until).Format(time.TimeOnly)
 }
 
 // thousands writes 1234567 as 1,234,567.

@@ -2,8 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -29,7 +27,7 @@ Example:
 // maxSealed bounds a secret: the maximum length of a header.
 const maxSealed = 16 << 10
 
-func (c *sealCmd) Run(ctx context.Context, std stdio, client *client) error {
+func (c *sealCmd) Run(ctx context.Context, std stdio, server *remote) error {
 	if !events.ValidTenant(c.Tenant) {
 		return usagef("--tenant %q: want 1 to 32 of a-z, 0-9, _ and -", c.Tenant)
 	}
@@ -46,17 +44,9 @@ func (c *sealCmd) Run(ctx context.Context, std stdio, client *client) error {
 	}
 	key := c.Key
 	if key == "" {
-		data, err := client.call(ctx, "/v1/seal-key", nil, nil)
-		if err != nil {
+		if key, err = server.SealKey(ctx); err != nil {
 			return err
 		}
-		var answer struct {
-			Key string `json:"key"`
-		}
-		if json.Unmarshal(data, &answer) != nil || answer.Key == "" {
-			return errors.New("the server named no key to seal with")
-		}
-		key = answer.Key
 	}
 	sealed, err := secrets.SealValue(key, c.Tenant, value)
 	if err != nil {

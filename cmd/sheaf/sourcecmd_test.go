@@ -37,7 +37,7 @@ func TestSourceAnswersUnderItsOwnHostsOnly(t *testing.T) {
 			var out output
 			started, ended := &firstWrite{Writer: &out, done: make(chan struct{})}, make(chan int, 1)
 			go func() {
-				ended <- run(ctx, append([]string{"source", "x.json"}, c.args...), stdio{strings.NewReader(""), started, &out}, noLog)
+				ended <- run(ctx, append([]string{"source", "x.json"}, c.args...), stdio{in: strings.NewReader(""), out: started, err: &out}, noLog)
 			}()
 			<-started.done
 			_, port, err := net.SplitHostPort(strings.Trim(strings.TrimPrefix(strings.Fields(out.String())[0], "http:"), "/"))

@@ -190,7 +190,7 @@ func TestAStartWaitsForRoom(t *testing.T) {
 				ctx, cancel := context.WithCancel(context.Background())
 				ended := make(chan int, 1)
 				out := &output{}
-				go func() { ended <- run(ctx, append([]string{"serve"}, args...), stdio{nil, out, out}, noLog) }()
+				go func() { ended <- run(ctx, append([]string{"serve"}, args...), stdio{out: out, err: out}, noLog) }()
 				stopped := false
 				stop = func() int {
 					cancel()
