@@ -1,6 +1,9 @@
 package events
 
-import "embed"
+import (
+	"embed"
+	"strings"
+)
 
 // PageTypeName is the ce-type of a page.
 const PageTypeName = "sheaf.page.fetched.v1"
@@ -20,6 +23,22 @@ func ExportSchema() []byte { return schema("sheaf.export.v1") }
 
 // PageSchema returns the JSON Schema of a page's rows.
 func PageSchema() []byte { return schema(PageTypeName) }
+
+//go:embed asyncapi.yaml
+var asyncAPI []byte
+
+// AsyncAPI returns the AsyncAPI document of all subjects, as YAML. It refers to SchemaFile by the path
+// ./schema/NAME.
+func AsyncAPI() []byte { return asyncAPI }
+
+// SchemaFile returns a JSON Schema by its file name, such as sheaf.export.v1.json; nil for an unknown name.
+func SchemaFile(name string) []byte {
+	ceType, ok := strings.CutSuffix(name, ".json")
+	if !ok || strings.ContainsAny(ceType, "/\\") {
+		return nil
+	}
+	return schema(ceType)
+}
 
 func schema(ceType string) []byte {
 	data, err := schemas.ReadFile("schema/" + ceType + ".json")

@@ -30,6 +30,7 @@ import (
 	"sheaf/events"
 	"sheaf/events/journal"
 	"sheaf/events/pages"
+	"sheaf/services/ingress/docs"
 	"sheaf/services/ingress/request"
 	"sheaf/storage"
 
@@ -165,6 +166,7 @@ type Service struct {
 
 	backlog      *backlog
 	store        fileStore
+	docs         *docs.Docs
 	progress     *progressCache
 	availability availability
 	admission    admission
@@ -189,7 +191,7 @@ func New(cfg Config, listener net.Listener, log *journal.Log, tasks *storage.Tas
 	}
 	s := &Service{
 		cfg: cfg, listener: listener, journal: log, pages: log.Pages(), tasks: tasks, files: files, metrics: newMetrics(cfg.Metrics),
-		backlog: newBacklog(), progress: newProgressCache(),
+		backlog: newBacklog(), progress: newProgressCache(), docs: newDocs(cfg),
 		// A body of rows is in memory twice: as received, and unescaped. Garbage of the previous one may
 		// remain: 252 MB for a body of 64 MiB, 325 MB after two (measured).
 		bodies:   newBodyMemory(cfg.MaxRawBody),

@@ -32,6 +32,7 @@ func TestMain(m *testing.M) {
 	if !testing.Verbose() {
 		slog.SetDefault(slog.New(slog.DiscardHandler)) // of package events
 	}
+	checkTraffic()
 	eventstest.Main(m)
 }
 

@@ -55,7 +55,7 @@ func (s *Service) routes() []route {
 			"how to export a source, found by asking it at most three times",
 		})
 	}
-	return routes
+	return append(routes, s.contracts()...)
 }
 
 func (s *Service) handler() http.Handler {
