@@ -3,6 +3,7 @@ package journal
 import (
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/stretchr/testify/require"
@@ -38,4 +39,31 @@ func TestGroupsOfCommits(t *testing.T) {
 	add("shop", "large", 1)
 	q.waiting[0].msg.Data = make([]byte, 2*maxBatchBytes)
 	require.Len(t, q.nextBatch(), 1, "one that is larger than a group goes alone")
+}
+
+// A group is a batch where the measured time of its messages exceeds the cost of a batch. Now and then a group
+// is written separately, so that a disk that became fast is noticed.
+func TestBatchesOnSlowDisks(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		size    int
+		each    time.Duration
+		batches int // of 32 groups
+	}{
+		{1, time.Second, 0},
+		{2, 0, 0},
+		{2, 5 * time.Millisecond, 0},
+		{3, 5 * time.Millisecond, 31},
+		{64, 100 * time.Microsecond, 0},
+		{64, 200 * time.Microsecond, 31},
+	} {
+		q := &commits{each: c.each}
+		batches := 0
+		for range measureEvery {
+			if q.batched(c.size) {
+				batches++
+			}
+		}
+		require.Equal(t, c.batches, batches, "%+v", c)
+	}
 }

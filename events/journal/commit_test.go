@@ -19,8 +19,20 @@ import (
 // written, and the rest of a group with a loser is written.
 func TestAppendsAreWrittenTogether(t *testing.T) {
 	t.Parallel()
-	srv := eventstest.Server(t, "")
-	s, other := eventstest.JournalOn(t, srv, journal.Config{}), eventstest.JournalOn(t, srv, journal.Config{})
+	for name, eachTakes := range map[string]time.Duration{"separately": 0, "in batches": time.Second} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			srv := eventstest.Server(t, "")
+			s := eventstest.JournalOn(t, srv, journal.Config{})
+			other := eventstest.JournalOn(t, srv, journal.Config{})
+			s.MeasuredEach(eachTakes)
+			other.MeasuredEach(eachTakes)
+			appendTogether(t, s, other)
+		})
+	}
+}
+
+func appendTogether(t *testing.T, s, other *journal.Log) {
 	errLate := errors.New("another writer was first")
 	const keys, rounds = 64, 4
 	name := func(n int) string { return fmt.Sprintf("%032x", n) }
