@@ -128,7 +128,7 @@ func (b *bench) small(ctx context.Context) (string, error) {
 	var text, notes strings.Builder
 	fmt.Fprintf(&text, "%d rows in %d pages, from before the submission by REST to the last byte of the download; everything durable. "+
 		"A caller is called back, or asks for the detail every %d ms:\n\n"+
-		"| | exports | p50 | p90 | p99 | exports a second |\n|---|---|---|---|---|---|\n", smallRows,
+		"| | exports | p50 | p90 | p99 | exports a second | processor time each |\n|---|---|---|---|---|---|---|\n", smallRows,
 		pageCount(smallLimit, smallRows), pollEvery.Milliseconds())
 	for _, way := range []struct {
 		name string
@@ -147,13 +147,19 @@ func (b *bench) small(ctx context.Context) (string, error) {
 				enough = func(int) bool { return !time.Now().Before(end) }
 				name = fmt.Sprintf("%d callers for %s, %s", callers, b.sustained, way.name)
 			}
+			cpu, err := e.server.cpu()
+			if err != nil {
+				return "", errors.Join(err, stop())
+			}
 			latencies, took, err := e.crowd(ctx, callers, enough,
 				func(ctx context.Context) (time.Duration, error) {
 					return way.once(e, ctx)
 				})
-			if err := errors.Join(err, stop()); err != nil {
+			after, cpuErr := e.server.cpu()
+			if err := errors.Join(err, cpuErr, stop()); err != nil {
 				return "", err
 			}
+			cpu = (after - cpu) / time.Duration(len(latencies))
 			notes.WriteString(e.server.busyNote())
 			each := float64(len(latencies)) / took.Seconds()
 			if p50 := percentile(latencies, 50); callers == 1 {
@@ -163,11 +169,11 @@ func (b *bench) small(ctx context.Context) (string, error) {
 				b.target(fmt.Sprintf("such exports a second, %d callers, %s", callers, way.name),
 					"at least 200", fmt.Sprintf("%.0f", each), each >= 200)
 			}
-			fmt.Fprintf(&text, "| %s | %s | %s ms | %s ms | %s ms | %.0f |\n", name,
+			fmt.Fprintf(&text, "| %s | %s | %s ms | %s ms | %s ms | %.0f | %s ms |\n", name,
 				thousands(len(latencies)),
 				milliseconds(percentile(latencies, 50)), milliseconds(percentile(latencies, 90)),
 				milliseconds(percentile(latencies, 99)),
-				each)
+				each, milliseconds(cpu))
 		}
 	}
 	return text.String() + notes.String(), nil
