@@ -173,6 +173,9 @@ func (s *Log) handle(ctx context.Context, msg jetstream.Msg, stream, name string
 
 		requestID: new(string),
 	}
+	if n := s.again[name]; n != nil && d.Delivered > 1 {
+		n.Add(1)
+	}
 
 	stop := keepAlive(msg, s.cfg.AckWait*3/10) // three chances
 	err = h(ctx, d)

@@ -44,7 +44,8 @@ func (s *Log) Append(ctx context.Context, known events.Export, correlation strin
 	}
 	ev := events.Event{ID: events.NewID(), Tenant: x.Tenant, Key: x.Key, Time: time.Now().UTC(),
 		CorrelationID: correlation}
-	unconfirmed := 0 // publishes with unknown outcome
+	unconfirmed := 0        // publishes with unknown outcome
+	var after events.Export // with the event, as last published
 	for fromLeader := false; ; fromLeader = true {
 		payload, err := decide(&x)
 		if err != nil {
@@ -54,16 +55,19 @@ func (s *Log) Append(ctx context.Context, known events.Export, correlation strin
 		if correlation == "" {
 			ev.CorrelationID = x.CorrelationID
 		}
-		after := x
-		err = after.Apply(ev)
+		next := x
+		err = next.Apply(ev)
 		if err != nil && fromLeader {
 			return x, err
 		}
 		if err == nil {
+			after = next
 			ev.Export = &after
 			sequence, err := s.publishExport(ctx, ev, x.LastSeq)
 			if err == nil {
 				after.Stamp(ev.Type(), sequence, ev.ID)
+				ev.Sequence = sequence
+				s.cfg.Appended(ev)
 				return after, nil
 			}
 			if errors.Is(err, events.ErrUnavailable) {
@@ -84,6 +88,7 @@ func (s *Log) Append(ctx context.Context, known events.Export, correlation strin
 			return x, err
 		}
 		if x = now; unconfirmed > 0 && x.Has(ev.ID) {
+			s.cfg.Appended(ev)
 			return x, nil
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"reflect"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"sheaf/events"
@@ -62,6 +63,9 @@ type Config struct {
 	// Callers is the connection for messages from and to other programs: requests and progress. A flood of
 	// them then does not delay events. Default: the connection of the log.
 	Callers *nats.Conn
+	// Appended is called after each event that this process has written with Append, once. ev.Export is the
+	// export after the event. It must return at once. Default: nothing is called.
+	Appended func(ev events.Event)
 	// Log gets lines about streams, consumers and messages, with service "journal". Default: nothing is logged.
 	Log *slog.Logger
 }
@@ -98,6 +102,9 @@ func (c Config) withDefaults() Config {
 	if c.AckWait == 0 {
 		c.AckWait = 10 * time.Second
 	}
+	if c.Appended == nil {
+		c.Appended = func(events.Event) {}
+	}
 	return c
 }
 
@@ -126,6 +133,7 @@ type Log struct {
 	before   map[string]uint64 // last sequence of each stream at connect time
 	commits  commits
 	claims   claims
+	again    map[string]*atomic.Uint64 // redeliveries to this process, by consumer
 
 	store        *pages.Store  // on SHEAF_PAGES
 	oneQuestion  chan struct{} // holds the current question to the log's leader, see LastSequence
@@ -151,6 +159,7 @@ func Provision(ctx context.Context, nc *nats.Conn, cfg Config) (*Log, error) {
 	}
 	s := &Log{cfg: cfg, nc: nc, js: js, keys: keys, suspects: make(chan struct{}, 1),
 		before:      map[string]uint64{},
+		again:       map[string]*atomic.Uint64{},
 		oneQuestion: make(chan struct{}, 1)}
 	// A process of another installation must not change anything.
 	s.private, err = provisioned(ctx, nc, func(ctx context.Context) (jetstream.Stream, error) {
@@ -186,6 +195,7 @@ func Provision(ctx context.Context, nc *nats.Conn, cfg Config) (*Log, error) {
 		}
 	}
 	for _, c := range consumerConfigs(cfg) {
+		s.again[c.config.Durable] = new(atomic.Uint64)
 		_, err := provisioned(ctx, nc, func(ctx context.Context) (jetstream.Consumer, error) {
 			return c.provision(ctx, js, cfg.Log)
 		})
