@@ -94,7 +94,7 @@ func New(cfg Config, log *journal.Log, files storage.Files) (*Service, error) {
 		return nil, errors.New("assembler: a log and files are required")
 	}
 	cfg = cfg.withDefaults()
-	return &Service{cfg: cfg, journal: log, pages: log.Pages(), files: files, metrics: newMetrics(cfg.Metrics), large: make(chan struct{}, cfg.Workbooks),
+	return &Service{cfg: cfg, journal: log, pages: log.Pages(), files: files, metrics: newMetrics(cfg.Metrics, cfg.Small+cfg.Workbooks), large: make(chan struct{}, cfg.Workbooks),
 		shares: journal.NewShares((cfg.Small+3)/4, cfg.Small, offers)}, nil
 }
 
@@ -214,6 +214,8 @@ const needsWait = time.Second
 // carryOut writes the workbook of x and appends the event with the outcome.
 func (s *Service) carryOut(ctx, assembleCtx context.Context, x events.Export, d journal.Delivery) error {
 	log := x.With(s.cfg.Log)
+	s.metrics.busy.Inc()
+	defer s.metrics.busy.Dec()
 	begun := time.Now()
 	if err := s.cfg.Room(0); err != nil && s.waits(&x) < s.cfg.RoomWait {
 		return s.awaitRoom(&x, log, err)
@@ -275,7 +277,6 @@ func (s *Service) carryOut(ctx, assembleCtx context.Context, x events.Export, d 
 			}
 			log.Info("export completed", "pages", completed.Pages, "rows", completed.Rows, "bytes", completed.Files[0].Size,
 				"elapsed", time.Since(begun).Round(time.Millisecond))
-			s.metrics.ended.WithLabelValues(string(events.TypeCompleted), "").Inc()
 			s.metrics.rows.Add(float64(completed.Rows))
 			s.metrics.bytes.Add(float64(completed.Files[0].Size))
 			s.metrics.seconds.Observe(time.Since(begun).Seconds())
@@ -290,9 +291,6 @@ func (s *Service) carryOut(ctx, assembleCtx context.Context, x events.Export, d 
 				Run: x.Run, RunSpoiled: f.code != events.CodeCrashedWorker && f.code != events.CodeLimitBytes,
 			}, stillOpen(x, d.Sequence)
 		})
-		if err == nil {
-			s.metrics.ended.WithLabelValues(string(events.TypeFailed), f.code).Inc()
-		}
 	case !errors.Is(err, journal.ErrEnded):
 		s.handBack(ctx, &x, mark, recorded, log)
 		if errors.Is(err, errNoRoom) || storage.IsNoSpace(err) {

@@ -404,7 +404,6 @@ type admitted struct {
 func (c *crawl) askAt(ctx context.Context, at source.Position, plan *plan) (p admitted, done func(), err error) {
 	got, err := c.source.Fetch(ctx, at)
 	if f := (*source.Failure)(nil); errors.As(err, &f) {
-		c.metrics.again.Add(float64(max(f.Attempts-1, 0)))
 		if ctx.Err() == nil {
 			c.metrics.pages.WithLabelValues("failed").Inc()
 		}
@@ -413,7 +412,6 @@ func (c *crawl) askAt(ctx context.Context, at source.Position, plan *plan) (p ad
 	if err != nil {
 		return p, nil, err
 	}
-	c.metrics.again.Add(float64(got.Attempts - 1))
 	var refused *missed
 	if c.declared() {
 		p.Page, refused = plan.admitDeclared(at.Page, got.Answer)

@@ -105,7 +105,7 @@ func New(cfg Config, log *journal.Log, client source.Client) (*Service, error) {
 	}
 	cfg = cfg.withDefaults()
 	return &Service{
-		cfg: cfg, journal: log, pages: log.Pages(), client: client, metrics: newMetrics(cfg.Metrics),
+		cfg: cfg, journal: log, pages: log.Pages(), client: client, metrics: newMetrics(cfg.Metrics, cfg.Exports),
 		turns: newTurns(cfg.Fetches, cfg.PerHost, cfg.PerTenant), memory: source.NewMemory(cfg.BodyBytes), rests: source.NewRests(), space: newSpace(log, cfg.Room, cfg.SpaceWait),
 		newSource: source.New, shares: journal.NewShares(cfg.Running, 0, offers),
 	}, nil
@@ -137,6 +137,8 @@ func (s *Service) handle(ctx context.Context, d journal.Delivery) error {
 		return err // another export of the tenant runs first; other tenants run beside it
 	}
 	defer done()
+	s.metrics.busy.Inc()
+	defer s.metrics.busy.Dec()
 	late, over := outlive(ctx, s.cfg.DrainFor)
 	defer over()
 	crawlCtx, leave, err := s.running.Enter(late, ev.Key)
@@ -181,9 +183,6 @@ func (s *Service) handle(ctx context.Context, d journal.Delivery) error {
 		_, err = s.journal.Append(late, x, "", func(x *events.Export) (events.Payload, error) {
 			return c.failed(failure), stillOpen(x, d.Sequence)
 		})
-		if err == nil {
-			s.metrics.ended.WithLabelValues(string(events.TypeFailed), failure.Code).Inc()
-		}
 	case errors.Is(err, journal.ErrTakenOver):
 		log.Info("crawl left to another crawler, which took it over")
 		return err

@@ -15,6 +15,8 @@ import (
 	"sheaf/events"
 	"sheaf/events/secrets"
 	"sheaf/storage"
+
+	"github.com/go-chi/chi/v5/middleware"
 )
 
 // errcodeGone answers a link that was valid once: it has expired, or its file has.
@@ -45,8 +47,11 @@ func (d *downloads) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.Set("X-Content-Type-Options", "nosniff")
 	// The query is a secret: it must not reach another site or a shared cache.
 	h.Set("Referrer-Policy", "no-referrer")
+	outcome := downloadFailed
+	defer func() { d.count(w, r, outcome) }()
 	x, err := d.find(r)
 	if err != nil {
+		outcome = outcomeOf(err)
 		respond(w, r, nil, err)
 		return
 	}
@@ -75,11 +80,36 @@ func (d *downloads) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.Set("Content-Disposition", attachment(entry.Name, path.Base(r.URL.Path)))
 	h.Set("ETag", `"`+entry.SHA256+`"`)
 	http.ServeContent(w, r, "", x.FinishedAt, file)
+	if outcome = downloadSent; r.Context().Err() != nil || file.Err() != nil {
+		outcome = downloadCut
+	}
 	if err := file.Err(); err != nil {
 		// The last bytes were not sent. The next request gets the reason.
 		_ = d.unreadable(r, &x, err)
 		panic(http.ErrAbortHandler)
 	}
+}
+
+// count counts an answered download, and the bytes of the file that were sent.
+func (d *downloads) count(w http.ResponseWriter, r *http.Request, outcome string) {
+	if r.Method == http.MethodHead {
+		return
+	}
+	d.metrics.downloads.WithLabelValues(outcome).Inc()
+	if ww, ok := w.(middleware.WrapResponseWriter); ok && (outcome == downloadSent || outcome == downloadCut) {
+		d.metrics.sent.Add(float64(ww.BytesWritten()))
+	}
+}
+
+// outcomeOf classifies a download whose link is not valid.
+func outcomeOf(err error) string {
+	switch refused := asAPIError(err); refused.Status {
+	case http.StatusNotFound:
+		return downloadUnknown
+	case http.StatusGone:
+		return downloadExpired
+	}
+	return downloadFailed
 }
 
 // mediaType returns the media type of the format with a suffix.

@@ -46,6 +46,8 @@ type Config struct {
 	// MaxLag is the lag of the projection above which the service is not ready. Default 3s.
 	MaxLag time.Duration
 	Health func() error // health of dependencies such as the embedded server; nil is healthy; default healthy
+	// Checks returns the checks of dependencies, for operators. Default: none.
+	Checks func(context.Context) []Check
 	// ShutdownDelay is how long a stopping service still accepts requests. /readyz is not ready meanwhile,
 	// and each answer closes its connection. Load balancers notice, and no request meets a closing
 	// connection. Default 0.
@@ -103,6 +105,9 @@ func (c Config) withDefaults(listener net.Listener) Config {
 	c.Log = cmp.Or(c.Log, slog.New(slog.DiscardHandler)).With("service", "ingress")
 	if c.Health == nil {
 		c.Health = func() error { return nil }
+	}
+	if c.Checks == nil {
+		c.Checks = func(context.Context) []Check { return nil }
 	}
 	if c.Room == nil {
 		c.Room = func(int64) error { return nil }
@@ -204,6 +209,9 @@ func New(cfg Config, listener net.Listener, log *journal.Log, tasks *storage.Tas
 		submissions: journal.NewShares(tenantSubmissions, submissionSlots, submissionOffers),
 	}
 	s.submissions.Pause(s.admission.pause)
+	if cfg.Metrics != nil {
+		cfg.Metrics.MustRegister(gauges{s})
+	}
 	return s, nil
 }
 

@@ -153,7 +153,7 @@ func (m *microService) endpoint(name string, op operation) micro.Handler {
 // call returns the answer to a request, and records its export in l.
 func (m *microService) call(req micro.Request, name string, op operation, l *line) ([]byte, *apiError) {
 	tenant, id := l.tenant, l.id
-	c := call{operation: name, tenant: tenant, requestID: id, body: req.Data()}
+	c := call{operation: name, tenant: tenant, requestID: id, body: req.Data(), onNATS: true}
 	if !takesBody(name) {
 		var err error
 		if c.params, err = request.Params(c.body); err != nil {

@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"net/url"
 	"runtime/debug"
-	"strconv"
 	"time"
 
 	"sheaf/events"
@@ -38,6 +37,7 @@ type call struct {
 	requestID   string
 	body        []byte             // of http and raw, as received
 	params      url.Values         // of the other operations
+	onNATS      bool               // it came as a NATS request
 	correlation string             // the caller's id of the submission; "" for none
 	submission  *events.Submission // of a durable submission
 	idempotency string             // Idempotency-Key of a REST request; "" for none
@@ -113,12 +113,10 @@ func submits(name string) bool { return name == events.SourceHTTP || name == eve
 // connection, and when the connection is lost or the streams refuse writes meanwhile. The change may be
 // stored even then, and a repetition finds it.
 func (s *Service) do(ctx context.Context, op operation, c call) (data any, err error) {
+	s.metrics.busy.Inc()
 	defer func() {
-		errcode := 0
-		if err != nil {
-			errcode = asAPIError(err).Errcode
-		}
-		s.metrics.operations.WithLabelValues(c.operation, strconv.Itoa(errcode)).Inc()
+		s.metrics.busy.Dec()
+		s.metrics.operation(&c, data, err)
 	}()
 	if !s.journal.Conn().IsConnected() {
 		return nil, events.ErrUnavailable
@@ -164,7 +162,6 @@ func (s *Service) cancel(ctx context.Context, c call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.metrics.ended.WithLabelValues(string(events.TypeCancelled), "").Inc()
 	return changed{HashKey: x.Key, Status: x.State.Status()}, nil
 }
 

@@ -279,14 +279,16 @@ func (s *Service) logRequests(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		begin := time.Now()
 		ww := middleware.NewWrapResponseWriter(w, r.ProtoMajor)
+		s.metrics.inFlight.Inc()
 		defer func() {
+			s.metrics.inFlight.Dec()
 			level := slog.LevelDebug
 			if r.Method == http.MethodPost && strings.HasPrefix(r.URL.Path, "/v1/") || ww.Status() == http.StatusUnauthorized {
 				level = slog.LevelInfo
 			}
 			lineOf(r).logger().Log(r.Context(), level, "request", "method", r.Method, "path", request.Cut(r.URL.Path, 256),
 				"status", ww.Status(), "bytes", ww.BytesWritten(), "elapsed", time.Since(begin))
-			s.metrics.request(r, ww.Status())
+			s.metrics.request(r, ww.Status(), lineOf(r).errcode, time.Since(begin))
 		}()
 		next.ServeHTTP(ww, r)
 	})

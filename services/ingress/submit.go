@@ -17,6 +17,7 @@ type accepted struct {
 	HashKey  string   `json:"hash_key"`
 	Warnings []string `json:"warnings,omitempty"`
 
+	begun     bool                         // an export has begun; otherwise an equal request was first
 	duplicate *journal.SubmissionDuplicate // of a durable submission whose export another request began
 }
 
@@ -117,7 +118,7 @@ func (s *Service) accept(ctx context.Context, c call, sub *request.Checked, logB
 	if err != nil {
 		return nil, err
 	}
-	written = true
+	written, answer.begun = true, true
 	if again {
 		// Until now the earlier ending allowed the keeper to purge what prepare wrote. The keeper stops with
 		// this event, but may just have done so.
@@ -161,6 +162,7 @@ func (s *Service) begin(ctx context.Context, known events.Export, correlation st
 	defer cancel()
 	for {
 		var next events.Type
+		start := time.Now()
 		known, err = s.journal.Append(ctx, known, correlation, func(x *events.Export) (events.Payload, error) {
 			p, err := decide(x)
 			if err == nil {
@@ -168,6 +170,9 @@ func (s *Service) begin(ctx context.Context, known events.Export, correlation st
 			}
 			return p, err
 		})
+		if err == nil && next == events.TypeRequested {
+			s.metrics.append.Observe(time.Since(start).Seconds())
+		}
 		if err != nil || next != events.TypeExpired {
 			return again, err
 		}

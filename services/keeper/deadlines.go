@@ -93,7 +93,6 @@ func (d *deadlines) fail(ctx context.Context, x events.Export, reason string) (e
 		return &events.ExportFailed{Code: events.CodeLimitTime, Reason: reason, Phase: phase}, nil
 	})
 	if err == nil {
-		d.metrics.ended.WithLabelValues(string(events.TypeFailed), events.CodeLimitTime).Inc()
 		x.With(d.log).Warn("export failed", "error_code", events.CodeLimitTime, "reason", reason)
 	}
 	return after, err

@@ -193,8 +193,10 @@ func (s *Service) look(ctx, posting context.Context, ev events.Event, due func(*
 		s.claimed.Delete(name)
 		return err
 	}
+	s.metrics.pending.Inc()
 	return journal.Beside(func() error {
 		defer s.claimed.Delete(name)
+		defer s.metrics.pending.Dec()
 		return attempt()
 	})
 }
@@ -273,7 +275,12 @@ func (s *Service) attemptInTurn(ctx, posting context.Context, t *turn, c callbac
 // attempt makes an attempt that has its turn, and records it. The turn ends after the record, so that few
 // receivers are called while the log is unavailable.
 func (s *Service) attempt(ctx, posting context.Context, t *turn, x events.Export) error {
+	s.metrics.busy.Inc()
 	o := s.deliver(posting, &x)
+	s.metrics.busy.Dec()
+	if !o.aborted {
+		s.metrics.seconds.Observe(o.elapsed.Seconds())
+	}
 	defer s.hosts.leave(t, o)
 	if o.aborted {
 		return errHandedBack
@@ -339,13 +346,13 @@ func (s *Service) append(ctx context.Context, x events.Export, o outcome, verdic
 		return after, nil
 	}
 	if err == nil {
-		s.report(&x, verdict)
+		s.report(&x, o, verdict)
 	}
 	return after, err
 }
 
 // report logs and counts a recorded attempt.
-func (s *Service) report(x *events.Export, verdict events.Payload) {
+func (s *Service) report(x *events.Export, o outcome, verdict events.Payload) {
 	transport := "http"
 	if strings.HasPrefix(x.Request.Callback, "nats:") {
 		transport = "nats"
@@ -361,6 +368,7 @@ func (s *Service) report(x *events.Export, verdict events.Payload) {
 		log.Info("callback will be tried again", "attempt", p.Attempt, "reason", p.Reason, "next_at", p.NextAt)
 	case *events.CallbackFailed:
 		count("given_up")
+		s.metrics.givenUp.WithLabelValues(givenUpReason(o)).Inc()
 		log.Warn("callback given up", "attempt", p.Attempt, "reason", p.Reason)
 	}
 }

@@ -29,7 +29,7 @@ type Config struct {
 	TLSCert        string         `group:"callers" name:"tls-cert" env:"SHEAF_TLS_CERT" type:"path" placeholder:"FILE" help:"Certificate (PEM) with which REST and the embedded NATS server are served by TLS. Read again when it changes."`
 	TLSKey         string         `group:"callers" name:"tls-key" env:"SHEAF_TLS_KEY" type:"path" placeholder:"FILE" help:"Private key of --tls-cert."`
 	InsecureNoAuth bool           `group:"callers" env:"SHEAF_INSECURE_NO_AUTH" help:"Serve other machines without authentication. Only behind a proxy that authenticates."`
-	Ops            string         `group:"callers" env:"SHEAF_OPS" placeholder:"HOST:PORT" help:"Where operators find /metrics, /healthz and /readyz, without authentication. Default: nowhere."`
+	Ops            string         `group:"callers" env:"SHEAF_OPS" placeholder:"HOST:PORT" help:"Where operators find /metrics, /healthz, /readyz and /debug/pprof/, without authentication. Default: nowhere."`
 	MaxSkew        time.Duration  `group:"callers" env:"SHEAF_MAX_SKEW" default:"0s" placeholder:"DURATION" help:"How far the timestamp of a request may be from this clock, so that recorded requests cannot be sent again; 0s for any (${default})."`
 	ShutdownDelay  *time.Duration `group:"callers" env:"SHEAF_SHUTDOWN_DELAY" placeholder:"DURATION" help:"How long a stopping ingress still answers while /readyz says 503, so that load balancers send requests elsewhere. Default: 0s embedded, 2s with --nats."`
 

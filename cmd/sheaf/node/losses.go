@@ -319,12 +319,21 @@ func (n *node) health() error {
 	if err := n.natsHealth(); err != nil {
 		return err
 	}
-	if n.marks != nil {
-		if _, err := os.Stat(filepath.Join(n.cfg.Data, lossesName)); err == nil {
-			return ingress.NotReady("data was lost; read " + lossesName + " in the data folder and move it away")
-		}
+	if err := n.losses(); err != nil {
+		return err
 	}
 	return n.disk.room(0)
+}
+
+// losses returns an error while LOSSES.txt waits for a person.
+func (n *node) losses() error {
+	if n.marks == nil {
+		return nil
+	}
+	if _, err := os.Stat(filepath.Join(n.cfg.Data, lossesName)); err == nil {
+		return ingress.NotReady("data was lost; read " + lossesName + " in the data folder and move it away")
+	}
+	return nil
 }
 
 // keepMarks updates the watermarks until ctx ends. It returns an error when a stream has lost something

@@ -72,7 +72,7 @@ func (n *node) openNATS(ctx context.Context) error {
 			MaxPagesBytes: int64(n.cfg.MaxPagesBytes), MaxEventsBytes: int64(n.cfg.MaxLogBytes),
 			SecretKey: keys[0].Secret, NewerKeys: keys[1:], FilesURL: files, FilesMade: made,
 			KeepIdempotency: n.cfg.KeepHistory, KeepLog: max(n.cfg.KeepHistory, n.cfg.KeepFiles) + longestExport,
-			Callers: n.callers, MaxQueued: queued, Log: n.log,
+			Callers: n.callers, MaxQueued: queued, Log: n.log, Appended: n.metrics.appended,
 		})
 		return err
 	})
@@ -191,7 +191,10 @@ func (n *node) connectOptions() []nats.Option {
 				n.log.Warn("NATS connection lost; reconnecting", "error", err)
 			}
 		}),
-		nats.ReconnectHandler(func(nc *nats.Conn) { n.log.Info("NATS connection is back", "server", nc.ConnectedUrlRedacted()) }),
+		nats.ReconnectHandler(func(nc *nats.Conn) {
+			n.metrics.reconnects.Inc()
+			n.log.Info("NATS connection is back", "server", nc.ConnectedUrlRedacted())
+		}),
 		nats.ErrorHandler(func(_ *nats.Conn, sub *nats.Subscription, err error) {
 			subject := ""
 			if sub != nil {

@@ -20,7 +20,6 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/time/rate"
 
@@ -87,7 +86,9 @@ type node struct {
 	listener  net.Listener // of the ingress role, otherwise nil
 	phase     atomic.Int32 // phaseStarting and so on, for operators
 	ops       *opsServer   // nil without --ops
-	metrics   *prometheus.Registry
+	metrics   *processMetrics
+	streams   streamGauges
+	running   sync.Map // names of the roles whose Run has not returned
 	startup   *startupServer
 	disk      *disk        // of --data, nil without an embedded server
 	keys      *apiKeys     // nil if no role needs one
@@ -202,7 +203,7 @@ func (n *node) listen() (err error) {
 	}
 	n.publicURL = n.linkBase()
 	n.startup = n.serveStartup(n.listener, tcp)
-	n.metrics = n.newRegistry()
+	n.metrics = n.newProcessMetrics()
 	if ops != nil {
 		n.ops = n.serveOps(ops)
 		n.onClose(n.ops.close)
@@ -259,8 +260,10 @@ func (n *node) run(ctx context.Context) (drained bool, err error) {
 		close(answered)
 	}
 	for name, r := range n.roles {
+		n.running.Store(name, true)
 		group.Go(func() error {
 			err := r.Run(groupCtx)
+			n.running.Delete(name)
 			if name == roleIngress {
 				close(answered)
 			}
@@ -279,6 +282,7 @@ func (n *node) run(ctx context.Context) (drained bool, err error) {
 	group.Go(func() error { return n.watch(groupCtx) })
 	group.Go(func() error { return n.keepMarks(groupCtx) })
 	group.Go(func() error { n.watchQuorum(groupCtx); return nil })
+	group.Go(func() error { n.watchStreams(groupCtx); return nil })
 	group.Go(func() error { keepSmall(groupCtx); return nil })
 	if n.ops != nil {
 		group.Go(func() error { return n.ops.watch(groupCtx) })
@@ -436,12 +440,15 @@ func (c *Config) scheme() string {
 	return "http://"
 }
 
+// lockName is the file in the data folder that the process locks.
+const lockName = "sheaf.lock"
+
 // lockData keeps a second embedded server off the same folder: two would destroy the store.
 func lockData(data string) (unlock func(), err error) {
 	if err := os.MkdirAll(data, 0o700); err != nil {
 		return nil, fmt.Errorf("--data: %w", err)
 	}
-	f, err := os.OpenFile(filepath.Join(data, "sheaf.lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := os.OpenFile(filepath.Join(data, lockName), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("--data: %w", err)
 	}

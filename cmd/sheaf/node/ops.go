@@ -6,42 +6,13 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"runtime"
-	"runtime/debug"
+	"net/http/pprof"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"sheaf/services/ingress"
 )
-
-// newRegistry returns the registry of a process, with the metrics that belong to no service.
-func (n *node) newRegistry() *prometheus.Registry {
-	r := prometheus.NewRegistry()
-	version := "(devel)"
-	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
-		version = info.Main.Version
-	}
-	gauge := func(name, help string, labels prometheus.Labels, value func() bool) prometheus.Collector {
-		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help, ConstLabels: labels}, func() float64 {
-			if value() {
-				return 1
-			}
-			return 0
-		})
-	}
-	r.MustRegister(
-		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-		gauge("sheaf_build_info", "The build; always 1.", prometheus.Labels{"version": version, "goversion": runtime.Version()}, func() bool { return true }),
-		gauge("sheaf_nats_connected", "Whether the connection to NATS is up.", nil, func() bool {
-			return n.phase.Load() != phaseStarting && n.conn.IsConnected()
-		}),
-		gauge("sheaf_ready", "Whether this process can work.", nil, func() bool { return n.ready() == nil }),
-	)
-	return r
-}
 
 // Phases of a process. Before phaseWorking other goroutines may set the fields of the node, and in
 // phaseStopping they may close them, so the operators' handlers read neither.
@@ -65,8 +36,8 @@ func (n *node) ready() error {
 	return n.health()
 }
 
-// opsServer serves operators from the first moment of a start until the process closes: metrics, liveness and
-// readiness. It has its own listener, because callers must not see them.
+// opsServer serves operators from the first moment of a start until the process closes: metrics, liveness,
+// readiness and profiles. It has its own listener, because callers must not see them.
 type opsServer struct {
 	listener net.Listener
 	server   *http.Server
@@ -79,9 +50,18 @@ func (n *node) serveOps(listener net.Listener) *opsServer {
 		n.log.Warn("metrics and health can be read from other machines without authentication: keep the address of --ops private", "ops", n.cfg.Ops)
 	}
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(n.metrics, promhttp.HandlerOpts{MaxRequestsInFlight: 4}))
+	mux.Handle("GET /metrics", promhttp.HandlerFor(n.metrics.registry, promhttp.HandlerOpts{MaxRequestsInFlight: 4}))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprintln(w, "alive") })
+	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
+	mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
+	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
+	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Query().Has("verbose") {
+			n.serveChecks(w, r)
+			return
+		}
 		if n.phase.Load() == phaseWorking {
 			if in, ok := n.roles[roleIngress].(*ingress.Service); ok {
 				in.Ready(w, r) // it knows more, such as the lag of the projection
@@ -95,7 +75,7 @@ func (n *node) serveOps(listener net.Listener) *opsServer {
 		_, _ = fmt.Fprintln(w, "ready")
 	})
 	o := &opsServer{listener: listener, ended: make(chan struct{}), server: &http.Server{
-		Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second, MaxHeaderBytes: 16 << 10,
+		Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10,
 	}}
 	go func() {
 		o.err = o.server.Serve(listener)

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+
+	"sheaf/events"
 )
 
 // Failure says why a page or the export failed. Its text and its Msg are for the caller of the export: they
@@ -26,6 +28,26 @@ type Failure struct {
 	// Err is the cause, for errors.Is and for logs. Its text may contain addresses, so callers must not see
 	// it.
 	Err error
+}
+
+// Reasons lists the results of [Failure.Reason].
+var Reasons = []string{"timeout", "unreachable", "http_429", "http_4xx", "http_5xx", "other"}
+
+// Reason returns the class of the failure, for metrics.
+func (f *Failure) Reason() string {
+	switch {
+	case f.Status == http.StatusTooManyRequests:
+		return "http_429"
+	case f.Status >= 500:
+		return "http_5xx"
+	case f.Status >= 400:
+		return "http_4xx"
+	case f.Code == events.CodeSourceTimeout:
+		return "timeout"
+	case f.Code == events.CodeSourceUnreachable:
+		return "unreachable"
+	}
+	return "other"
 }
 
 // Error returns one sentence, such as "page 7: HTTP 503 after 6 attempts".

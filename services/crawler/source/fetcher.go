@@ -87,6 +87,11 @@ type Fetcher struct {
 	// Waiting reports that pages wait because the source asked for it, at most until then, and with the zero
 	// time that none does any more. nil: it is not reported. Calls do not overlap.
 	Waiting func(until time.Time)
+	// Sent is called before each request. It returns a function that is called with the failure of the
+	// request, or nil once the page is there.
+	Sent func() (ended func(*Failure))
+	// Retrying is called before a request is repeated, with the failure of the one before.
+	Retrying func(*Failure)
 
 	client  Client
 	policy  Policy
@@ -121,6 +126,7 @@ func New(client Client, req Request, policy Policy) (*Fetcher, error) {
 	}
 	return &Fetcher{
 		Shape: shape, Turn: func(context.Context) (Place, error) { return anywhere{}, nil }, Sleep: Sleep,
+		Sent: func() func(*Failure) { return func(*Failure) {} }, Retrying: func(*Failure) {},
 		client: client, policy: policy, url: e.url, secrets: e.secrets, form: form, tokens: newTokens(client, e.oauth2),
 		jitter: func(limit time.Duration) time.Duration { return rand.N(limit + 1) },
 	}, nil
@@ -213,13 +219,16 @@ func (f *Fetcher) Fetch(ctx context.Context, at Position) (Page, error) {
 		}
 		// A source that does not respond must not delay the others, so its place goes to another request.
 		slow := time.AfterFunc(f.policy.SlowAfter, place.Yield)
+		ended := f.Sent()
 		page, bad := f.attempt(ctx, at)
 		slow.Stop()
 		place.Done()
 		if bad == nil {
+			ended(nil)
 			page.Attempts = n
 			return page, nil
 		}
+		ended(&bad.Failure)
 		if short := (*shortError)(nil); errors.As(bad.Err, &short) {
 			// The budget was short, not the source: this does not count as an attempt. The same page is
 			// requested again with enough memory.
@@ -232,6 +241,7 @@ func (f *Fetcher) Fetch(ctx context.Context, at Position) (Page, error) {
 			return Page{}, stopped(ctx, at, n)
 		}
 		if bad.token != "" && bad.Status == http.StatusUnauthorized && !renewed {
+			f.Retrying(&bad.Failure)
 			f.tokens.drop(bad.token)
 			renewed = true
 			n--
@@ -243,6 +253,7 @@ func (f *Fetcher) Fetch(ctx context.Context, at Position) (Page, error) {
 		if bad.retry == never || early > 1 || n >= f.policy.Attempts {
 			return Page{}, &bad.Failure
 		}
+		f.Retrying(&bad.Failure)
 		sleep := f.Sleep
 		if bad.after > 0 {
 			sleep = f.pause

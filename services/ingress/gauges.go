@@ -1,0 +1,71 @@
+package ingress
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"sheaf/events"
+)
+
+// gauges computes, at each scrape, what the projection knows. All ingresses with one log report the same.
+type gauges struct{ *Service }
+
+var (
+	unfinishedDesc = prometheus.NewDesc("sheaf_exports_unfinished", "Exports that have not ended, by phase.", []string{"phase"}, nil)
+	oldestDesc     = prometheus.NewDesc("sheaf_oldest_unfinished_export_age_seconds", "Age of the oldest export that has not ended, by phase; 0 without one.", []string{"phase"}, nil)
+	storedDesc     = prometheus.NewDesc("sheaf_exports_stored", "Exports in the history, by state.", []string{"state"}, nil)
+	filesDesc      = prometheus.NewDesc("sheaf_files_stored_bytes", "Bytes of finished files that have not expired.", nil, nil)
+	lagDesc        = prometheus.NewDesc("sheaf_projection_lag_events", "Events of the log that this ingress has not applied yet.", nil, nil)
+)
+
+// phases are the phases of exports that have not ended.
+var phases = []string{
+	events.PhaseQueued, events.PhaseCrawling, events.PhaseWaitingForSource, events.PhaseWaitingForSpace, events.PhaseAssembling,
+}
+
+// maxPhases is how many exports, the oldest first, a scrape reads to know their phases. Others count as
+// queued.
+const maxPhases = 10_000
+
+// Describe implements [prometheus.Collector].
+func (g gauges) Describe(out chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{unfinishedDesc, oldestDesc, storedDesc, filesDesc, lagDesc} {
+		out <- d
+	}
+}
+
+// Collect implements [prometheus.Collector]. Before the projection is open, and after it is closed, there are
+// no values.
+func (g gauges) Collect(out chan<- prometheus.Metric) {
+	gauge := func(d *prometheus.Desc, value float64, labels ...string) {
+		out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value, labels...)
+	}
+	behind, _ := g.lag.of(g.tasks.Applied())
+	gauge(lagDesc, float64(behind))
+
+	counts, oldest, now := map[string]int{}, map[string]time.Duration{}, time.Now()
+	others, err := g.tasks.Unfinished(maxPhases, func(x *events.Export) error {
+		phase := g.progress.of(x).Phase
+		counts[phase]++
+		oldest[phase] = max(oldest[phase], now.Sub(x.RequestedAt))
+		return nil
+	})
+	if err != nil {
+		return
+	}
+	counts[events.PhaseQueued] += others
+	for _, phase := range phases {
+		gauge(unfinishedDesc, float64(counts[phase]), phase)
+		gauge(oldestDesc, oldest[phase].Seconds(), phase)
+	}
+	usages, err := g.tasks.Usages()
+	if err != nil {
+		return
+	}
+	bytes := int64(0)
+	for _, u := range usages {
+		bytes += u.FileBytes
+	}
+	gauge(filesDesc, float64(bytes))
+}
