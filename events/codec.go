@@ -28,6 +28,8 @@ const (
 	headerTime          = "ce-time"
 	headerContentType   = "ce-datacontenttype"
 	HeaderCorrelationID = "ce-correlationid"
+	// HeaderTraceParent is an extension too, which other programs read by its own name.
+	HeaderTraceParent = "traceparent"
 )
 
 // typeNames maps each event type to its ce-type. The version is part of the name: a change that an old reader
@@ -117,6 +119,9 @@ func Encode(ev Event) (*nats.Msg, error) {
 	if ev.CorrelationID != "" {
 		h[HeaderCorrelationID] = []string{ev.CorrelationID}
 	}
+	if ev.TraceParent != "" {
+		h[HeaderTraceParent] = []string{ev.TraceParent}
+	}
 	return &nats.Msg{Subject: EventSubject(ev.Tenant, t, ev.Key), Header: h, Data: data}, nil
 }
 
@@ -149,6 +154,7 @@ func Decode(subject string, h nats.Header, data []byte, sequence uint64) (Event,
 		Tenant:        tokens[0],
 		Key:           tokens[2],
 		CorrelationID: h.Get(HeaderCorrelationID),
+		TraceParent:   h.Get(HeaderTraceParent),
 		Sequence:      sequence,
 	}
 	p := newPayload(t)

@@ -32,6 +32,7 @@ type Event struct {
 	Key           string    // from the subject, and ce-subject
 	Time          time.Time // ce-time, UTC
 	CorrelationID string    // ce-correlationid: the submission's own id, "" if it had none
+	TraceParent   string    // W3C trace context of the span that published it, "" if it is not traced
 	Sequence      uint64    // sequence in the stream; 0 until published
 	Payload       Payload   // what happened
 	Export        *Export   // the export after the event; nil if the message contains none of this key
@@ -131,7 +132,16 @@ type ExportCrawled struct {
 	// Sheets has one entry for each sheet of a request with Sheets. The fields above then count all of them;
 	// Manifest is the SHA-256 over the manifests of the sheets, in order.
 	Sheets   []SheetPages `json:"sheets,omitempty"`
+	Crawl    *CrawlStats  `json:"crawl,omitempty"`
 	Warnings []Warning    `json:"warnings,omitempty"`
+}
+
+// CrawlStats describes how a crawl went, for logs. A crawl that several processes shared is described by the
+// last one.
+type CrawlStats struct {
+	Millis  int64 `json:"ms"`    // from its start to its end
+	Bytes   int64 `json:"bytes"` // of the rows, as JSON
+	Retries int64 `json:"retries"`
 }
 
 // Warning is a remark about a file that is nevertheless correct.

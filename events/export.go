@@ -90,8 +90,10 @@ type Export struct {
 	CreatedAt     time.Time `json:"created_at"`
 	CorrelationID string    `json:"correlation_id,omitempty"`
 	RequestID     string    `json:"request_id,omitempty"` // see ExportRequested
-	State         State     `json:"state"`
-	Request       Request   `json:"request"`
+	// TraceParent is the W3C trace context of the event that began the round; "" if it is not traced.
+	TraceParent string  `json:"traceparent,omitempty"`
+	State       State   `json:"state"`
+	Request     Request `json:"request"`
 
 	Submission   *Submission `json:"submission,omitempty"`
 	ContinuesRun uint64      `json:"continues_run,omitempty"` // see ExportRequested
@@ -112,6 +114,7 @@ type Export struct {
 	Manifest  string       `json:"manifest,omitempty"`
 	Proof     *Proof       `json:"proof,omitempty"`
 	Sheets    []SheetPages `json:"sheets,omitempty"` // see ExportCrawled
+	Crawl     *CrawlStats  `json:"crawl,omitempty"`
 	Rows      int64        `json:"rows,omitempty"`
 	Files     []File       `json:"files,omitempty"`
 	Warnings  []Warning    `json:"warnings,omitempty"`
@@ -242,12 +245,13 @@ func (x *Export) Apply(ev Event) error {
 		*x = Export{
 			Tenant: ev.Tenant, Key: ev.Key,
 			ID: p.ExportID, CreatedAt: p.CreatedAt, CorrelationID: ev.CorrelationID, RequestID: p.RequestID,
-			State: StateRequested, Request: p.Request, Submission: p.Submission, ContinuesRun: p.ContinuesRun,
+			TraceParent: ev.TraceParent,
+			State:       StateRequested, Request: p.Request, Submission: p.Submission, ContinuesRun: p.ContinuesRun,
 			RequestedAt: ev.Time, Timeline: x.Timeline,
 		}
 	case *ExportCrawled:
-		x.State, x.Run, x.Pages, x.Manifest, x.Proof, x.Sheets, x.Warnings = StateCrawled, p.Run, p.Pages,
-			p.Manifest, p.Proof, p.Sheets, p.Warnings
+		x.State, x.Run, x.Pages, x.Manifest, x.Proof, x.Sheets, x.Crawl, x.Warnings = StateCrawled, p.Run,
+			p.Pages, p.Manifest, p.Proof, p.Sheets, p.Crawl, p.Warnings
 	case *ExportCompleted:
 		x.finish(StateCompleted, ev)
 		x.Run, x.Pages, x.Manifest, x.Rows, x.Files, x.Warnings, x.ExpiresAt, x.PagesUntil = p.Run, p.Pages,

@@ -85,7 +85,8 @@ func samples() []events.Event {
 	again := *request
 	again.ExportID, again.ContinuesRun = 12, 12
 	crawled := &events.ExportCrawled{Run: 12, Pages: 250, Manifest: strings.Repeat("5e", 32),
-		Proof: &events.Proof{Kind: events.ProofTotal, Announced: 500, Rows: 500, Pages: 250}, Sheets: sheets, Warnings: warnings}
+		Proof: &events.Proof{Kind: events.ProofTotal, Announced: 500, Rows: 500, Pages: 250}, Sheets: sheets, Warnings: warnings,
+		Crawl: &events.CrawlStats{Millis: 1500, Bytes: 65536, Retries: 2}}
 	completed := &events.ExportCompleted{
 		Run: 12, Pages: 250, Manifest: strings.Repeat("5e", 32), Rows: 500, Warnings: warnings,
 		ExpiresAt: when.Add(168 * time.Hour), PagesUntil: when.Add(48 * time.Hour),
@@ -135,6 +136,7 @@ func samples() []events.Event {
 				Tenant: "default", Key: testKey,
 				Time: when.Add(time.Duration(-left) * time.Second), CorrelationID: "order-17",
 				Sequence: sequence, Payload: p,
+				TraceParent: "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
 			}
 			if err := x.Apply(ev); err != nil {
 				panic(err)

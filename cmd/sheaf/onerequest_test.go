@@ -123,20 +123,20 @@ func TestOneRequestCanBeFollowedThroughTheLog(t *testing.T) {
 		said[l.RequestID] = append(said[l.RequestID], l.Msg)
 	}
 	require.Equal(t, map[string][]string{
-		"by-rest":       {"request", "export crawled", "export completed", "callback will be tried again", "callback delivered"},
-		"by-call":       {"request", "export crawled", "export completed", "callback delivered"},
-		"by-submission": {"submission accepted", "export crawled", "export completed", "callback delivered"},
-		"submission-2":  {"submission accepted", "export crawled", "export completed", "callback delivered"},
+		"by-rest":       {"request", "export crawled", "export ended", "callback will be tried again", "callback delivered"},
+		"by-call":       {"request", "export crawled", "export ended", "callback delivered"},
+		"by-submission": {"submission accepted", "export crawled", "export ended", "callback delivered"},
+		"submission-2":  {"submission accepted", "export crawled", "export ended", "callback delivered"},
 		"by-duplicate":  {"submission is a duplicate"},
-		"first":         {"request", "export failed", "callback delivered"},
-		"by-retry":      {"request", "export failed", "callback delivered"},
+		"first":         {"request", "export failed", "export ended", "callback delivered"},
+		"by-retry":      {"request", "export failed", "export ended", "callback delivered"},
 	}, sorted(said))
 }
 
 // sorted orders the lines of each request by the order of its work, because the services of one process write
 // theirs concurrently.
 func sorted(said map[string][]string) map[string][]string {
-	order := []string{"request", "submission accepted", "export crawled", "export completed", "export failed", "callback will be tried again", "callback delivered"}
+	order := []string{"request", "submission accepted", "export crawled", "export failed", "export ended", "callback will be tried again", "callback delivered"}
 	for _, lines := range said {
 		slices.SortStableFunc(lines, func(a, b string) int { return slices.Index(order, a) - slices.Index(order, b) })
 	}

@@ -275,8 +275,6 @@ func (s *Service) carryOut(ctx, assembleCtx context.Context, x events.Export, d 
 			if s.short.Swap(false) {
 				log.Info("there is room for workbooks again")
 			}
-			log.Info("export completed", "pages", completed.Pages, "rows", completed.Rows, "bytes", completed.Files[0].Size,
-				"elapsed", time.Since(begun).Round(time.Millisecond))
 			s.metrics.rows.Add(float64(completed.Rows))
 			s.metrics.bytes.Add(float64(completed.Files[0].Size))
 			s.metrics.seconds.Observe(time.Since(begun).Seconds())

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"sheaf/events"
@@ -21,9 +22,10 @@ type attempt struct {
 	log     *slog.Logger
 	tenant  string
 	key     string
-	fresh   bool   // no attempt precedes this one
-	mark    string // the position at which the crawl began
-	further func() // lets the next suspect run: the crawl made progress, or ended
+	fresh   bool         // no attempt precedes this one
+	mark    string       // the position at which the crawl began
+	retries atomic.Int64 // requests that were repeated
+	further func()       // lets the next suspect run: the crawl made progress, or ended
 
 	mu     sync.Mutex
 	starts int // starts recorded at mark, this one included; 0 until it is recorded

@@ -172,6 +172,7 @@ func (s *Service) handle(ctx context.Context, d journal.Delivery) error {
 	var failure *source.Failure
 	switch {
 	case err == nil:
+		crawled.Crawl = &events.CrawlStats{Millis: time.Since(begun).Milliseconds(), Bytes: c.bytes, Retries: c.attempt.retries.Load()}
 		_, err = s.journal.Append(late, x, "", func(x *events.Export) (events.Payload, error) {
 			return crawled, stillOpen(x, d.Sequence)
 		})

@@ -44,7 +44,10 @@ func (c *crawl) open(ctx context.Context) (err error) {
 	c.source.Turn, c.source.Memory, c.source.Rests, c.source.Sleep = c.turn, c.memory, c.rests, c.letOthersGo
 	c.source.Waiting = c.waits
 	c.source.Sent = c.metrics.request
-	c.source.Retrying = func(f *source.Failure) { c.metrics.retries.WithLabelValues(f.Reason()).Inc() }
+	c.source.Retrying = func(f *source.Failure) {
+		c.attempt.retries.Add(1)
+		c.metrics.retries.WithLabelValues(f.Reason()).Inc()
+	}
 	c.have = c.emptyInventory()
 	return nil
 }

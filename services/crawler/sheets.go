@@ -58,7 +58,7 @@ func (c *crawl) crawlSheets(ctx context.Context) (*events.ExportCrawled, error) 
 		})
 		used = amount{used.pages + crawled.Pages, used.rows + one.rows, used.bytes + one.bytes}
 	}
-	c.rows = used.rows
+	c.rows, c.bytes = used.rows, used.bytes
 	crawled := sumUp(sheets)
 	crawled.Warnings = warnings
 	return crawled, nil

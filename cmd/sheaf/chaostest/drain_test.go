@@ -635,7 +635,7 @@ func testRollingRestart(t *testing.T) {
 		require.Less(t, done, resumesWithin)
 		log, err := os.ReadFile(next.log)
 		require.NoError(t, err)
-		require.Regexp(t, `export completed.*`+e.key("bound"), string(log), "the successor made it")
+		require.Regexp(t, `export ended.*`+e.key("bound"), string(log), "the successor made it")
 	})
 
 	t.Run("notifier", func(t *testing.T) {

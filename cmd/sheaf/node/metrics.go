@@ -23,7 +23,7 @@ import (
 // user or path.
 type processMetrics struct {
 	registry   *prometheus.Registry
-	ended      *prometheus.CounterVec   // outcome, error_code
+	outcomes   *prometheus.CounterVec   // outcome, error_code
 	seconds    *prometheus.HistogramVec // outcome
 	reconnects prometheus.Counter
 }
@@ -36,7 +36,7 @@ func (n *node) newProcessMetrics() *processMetrics {
 		processGauges{n}, &n.streams)
 	m := &processMetrics{
 		registry: r,
-		ended: auto.NewCounterVec(prometheus.CounterOpts{
+		outcomes: auto.NewCounterVec(prometheus.CounterOpts{
 			Name: "sheaf_exports_finished_total", Help: "Exports that this process ended, by outcome and error code.",
 		}, []string{"outcome", "error_code"}),
 		seconds: auto.NewHistogramVec(prometheus.HistogramOpts{
@@ -50,21 +50,18 @@ func (n *node) newProcessMetrics() *processMetrics {
 	for _, outcome := range []events.Type{events.TypeCompleted, events.TypeFailed, events.TypeCancelled} {
 		m.seconds.WithLabelValues(string(outcome))
 		if outcome != events.TypeFailed {
-			m.ended.WithLabelValues(string(outcome), "")
+			m.outcomes.WithLabelValues(string(outcome), "")
 		}
 	}
 	return m
 }
 
-// appended counts an event of this process. Each export ends with one event, so two processes do not count
-// the same end.
-func (m *processMetrics) appended(ev events.Event) {
-	switch ev.Type() {
-	case events.TypeCompleted, events.TypeFailed, events.TypeCancelled:
-		outcome, x := string(ev.Type()), ev.Export
-		m.ended.WithLabelValues(outcome, x.Failure.Code).Inc()
-		m.seconds.WithLabelValues(outcome).Observe(x.FinishedAt.Sub(x.RequestedAt).Seconds())
-	}
+// ended counts the event that ended an export. There is one for each, so two processes do not count the same
+// end.
+func (m *processMetrics) ended(ev events.Event) {
+	outcome, x := string(ev.Type()), ev.Export
+	m.outcomes.WithLabelValues(outcome, x.Failure.Code).Inc()
+	m.seconds.WithLabelValues(outcome).Observe(x.FinishedAt.Sub(x.RequestedAt).Seconds())
 }
 
 // processGauges computes the state of the process at each scrape.

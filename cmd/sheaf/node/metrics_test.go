@@ -24,6 +24,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"sheaf/events"
+	"sheaf/events/eventstest"
 )
 
 // caller calls a Sheaf that a test runs with TLS.
@@ -102,11 +103,11 @@ func (c *caller) keyOf(body io.Reader) string {
 	return answer.Data.HashKey
 }
 
-// detail returns the link and the state of the callback once an export has ended.
-func (c *caller) detail(key string) (link string) {
+// detail returns the link of an export once it has ended, and the whole answer.
+func (c *caller) detail(key string) (link, body string) {
 	c.t.Helper()
 	require.Eventually(c.t, func() bool {
-		_, body := c.get(c.at.HTTP + "/v1/export/detail?key=" + key)
+		_, body = c.get(c.at.HTTP + "/v1/export/detail?key=" + key)
 		var answer struct {
 			Data struct {
 				DownURL string `json:"down_url"`
@@ -117,7 +118,7 @@ func (c *caller) detail(key string) (link string) {
 		link = answer.Data.DownURL
 		return answer.Data.Status != events.StatusProcessing
 	}, 30*time.Second, 10*time.Millisecond)
-	return link
+	return link, body
 }
 
 // testSource answers /good with a page of one row, /bad with 404, and /slow when the test ends.
@@ -126,7 +127,7 @@ func testSource(t *testing.T) *httptest.Server {
 	source := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case "/good":
-			_, _ = w.Write([]byte(`{"data":[{"id":"ID"},{"id":1}],"pagetag":{"page":1,"limit":10,"total":1,"total_page":1}}`))
+			_, _ = w.Write([]byte(`{"errcode":0,"data":{"data":[{"id":"ID"},{"id":1}],"pagetag":{"page":1,"limit":10,"total":1,"total_page":1}}}`))
 		case "/slow":
 			select {
 			case <-r.Context().Done():
@@ -157,7 +158,8 @@ func documented(t *testing.T) (names []string) {
 func TestMetricsAreTheDocumentedOnes(t *testing.T) {
 	t.Parallel()
 	source := testSource(t)
-	c := serveWithTLS(t, nil)
+	var log eventstest.Log
+	c := serveWithTLS(t, func(cfg *Config) { cfg.Log = log.Logger() })
 	keys := exportOfEachKind(t, c, source.URL)
 	finished := regexp.MustCompile(`(?m)^sheaf_exports_finished_total\{[^}]*\} (\d+)$`)
 	attempts := regexp.MustCompile(`(?m)^sheaf_callback_attempts_total\{outcome="delivered"[^}]*\} 1$`)
@@ -208,6 +210,15 @@ func TestMetricsAreTheDocumentedOnes(t *testing.T) {
 	} {
 		require.Contains(t, text, want)
 	}
+
+	// Each end is one line, which says how.
+	require.Len(t, log.With(`msg="export ended" `), len(keys))
+	first := log.With(`msg="export ended" tenant=default hash_key=` + keys[0])
+	require.Len(t, first, 1)
+	require.Regexp(t, ` tenant=default hash_key=\w+ id=\d+ request_id=\S+ service=export outcome=completed error_code="" pages=1 rows=1 runs=1 `+
+		`warnings=0 source_host=127\.0\.0\.1:\d+ total_ms=\d+ file_bytes=\d+ assemble_ms=\d+ queued_ms=\d+ crawl_ms=\d+ bytes=\d+ retries=0`, first[0])
+	require.Len(t, log.With("service=export outcome=failed error_code=SOURCE_HTTP"), 1)
+	require.Len(t, log.With("service=export outcome=cancelled"), 1)
 }
 
 // exportOfEachKind makes exports of each source, by each way in, with each end, and returns their keys.
@@ -216,12 +227,13 @@ func exportOfEachKind(t *testing.T, c *caller, source string) (keys []string) {
 	receiver := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
 	t.Cleanup(receiver.Close)
 	body := func(path, more string) string {
-		return fmt.Sprintf(`{"ext_type":"XLSX","title":"the-title","user_id":"the-user","source_http":{"url":%q,"limit":10}%s}`, source+path, more)
+		return fmt.Sprintf(`{"ext_type":"XLSX","title":"the-title","user_id":"the-user","source_http":{"url":%q}%s}`, source+path, more)
 	}
 	good := body("/good", fmt.Sprintf(`,"callback":%q,"options":{"keep_pages":1}`, receiver.URL))
 	first := c.post("http", good)
 	require.Equal(t, first, c.post("http", good))
-	link := c.detail(first)
+	link, answer := c.detail(first)
+	require.NotEmpty(t, link, answer)
 	status, _ := c.get(link)
 	require.Equal(t, http.StatusOK, status)
 	status, _ = c.get(c.at.HTTP + "/v1/down/2026/1/1/" + first + ".xlsx?exp=1&sig=x")
