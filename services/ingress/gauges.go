@@ -6,6 +6,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"sheaf/events"
+	"sheaf/storage"
 )
 
 // gauges computes, at each scrape, what the projection knows. All ingresses with one log report the same.
@@ -63,9 +64,11 @@ func (g gauges) Collect(out chan<- prometheus.Metric) {
 	if err != nil {
 		return
 	}
-	bytes := int64(0)
+	var all storage.Usage
 	for _, u := range usages {
-		bytes += u.FileBytes
+		all.Exports, all.Unfinished, all.FileBytes = all.Exports+u.Exports, all.Unfinished+u.Unfinished, all.FileBytes+u.FileBytes
 	}
-	gauge(filesDesc, float64(bytes))
+	gauge(storedDesc, float64(all.Unfinished), "unfinished")
+	gauge(storedDesc, float64(all.Exports-all.Unfinished), "ended")
+	gauge(filesDesc, float64(all.FileBytes))
 }

@@ -27,7 +27,7 @@ type metrics struct {
 
 // refusals names why a caller was not let in, by the errcode of the answer.
 var refusals = map[int]string{
-	errcodeUnauthorized: "key", 40301: "scope", errcodeForbidden: "origin", errcodeMisdirected: "host",
+	errcodeUnauthorized: "key", errcodeScope: "scope", errcodeForbidden: "origin", errcodeMisdirected: "host",
 }
 
 // Outcomes of downloads.
