@@ -39,6 +39,7 @@ type cli struct {
 	Convert  convertCmd  `cmd:"" group:"client" help:"Write a finished export again, in another format or with other columns, without asking its source."`
 
 	Keys           keysCmd           `cmd:"" help:"Make, list and revoke the API keys of callers."`
+	Doctor         doctorCmd         `cmd:"" help:"Check the settings, the machine, NATS and a server, and say what to do."`
 	SecretKey      secretKeyCmd      `cmd:"" name:"secret-key" help:"Rotate the secret key."`
 	Seal           sealCmd           `cmd:"" group:"client" help:"Seal a secret for a source, so that a submission need not carry it in clear."`
 	CallbackSecret callbackSecretCmd `cmd:"" help:"Print the secret that receivers check callbacks with."`

@@ -86,6 +86,27 @@ func guard(allowed []netip.Prefix) func(network, address string, _ syscall.RawCo
 	}
 }
 
+// Refusal explains why a client with these allowed ranges does not dial an address, "" if it does. It is for the
+// owner of this machine: a caller must not read it.
+func Refusal(allowed []netip.Prefix, to netip.AddrPort) string {
+	network := "tcp4"
+	if to.Addr().Is6() {
+		network = "tcp6"
+	}
+	if guard(allowed)(network, to.String(), nil) == nil {
+		return ""
+	}
+	switch ip := to.Addr().Unmap(); {
+	case isForbidden(ip):
+		return "no setting allows link-local addresses and the metadata services of clouds"
+	case ip.IsLoopback(), ip.IsPrivate():
+		return "it is a private address, and --allow-cidr does not name its range"
+	case otherPorts[to.Port()]:
+		return fmt.Sprintf("port %d belongs to another protocol", to.Port())
+	}
+	return "it is not a public address, and --allow-cidr does not name its range"
+}
+
 func isForbidden(ip netip.Addr) bool {
 	for _, e := range embedding {
 		if !e.prefix.Contains(ip) || ip.IsUnspecified() || ip.IsLoopback() {
