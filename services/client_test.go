@@ -17,7 +17,8 @@ func TestOneClientAsksStrangers(t *testing.T) {
 	t.Parallel()
 	places := map[string]bool{ // whether a client is still made there
 		"cmd/sheaf/egress/egress.go": false,
-		"cmd/sheaf/client.go":        false, // asks the Sheaf that --server names, with its API key
+		"cmd/sheaf/doctor.go":        false, // asks the addresses of the operator
+		"events/client/client.go":    false, // asks the Sheaf that its user names, with an API key
 		// the form in which x/oauth2 takes a client; it sends through that of egress, see TestTokenServerIsGuarded
 		"services/crawler/source/auth.go": false,
 		"cmd/bench/export.go":             false, // benchmarks ask themselves

@@ -1,10 +1,10 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"slices"
 
 	"sheaf/cmd/sheaf/node"
@@ -29,12 +29,14 @@ Examples:
 }
 
 func (c *doctorCmd) Run(ctx context.Context, std stdio) error {
-	client, err := newClient(cmp.Or(c.Server, "http://localhost"), callerFlags{CACert: c.CACert})
+	trust, err := trusting(c.CACert)
 	if err != nil {
 		return err
 	}
-	defer client.close()
-	findings := node.Diagnose(ctx, c.Config, node.DoctorOptions{URLs: c.URL, Server: c.Server, Do: client.http.Do})
+	transport := &http.Transport{TLSClientConfig: trust, Proxy: http.ProxyFromEnvironment}
+	defer transport.CloseIdleConnections()
+	web := http.Client{Transport: transport} // for addresses of the operator
+	findings := node.Diagnose(ctx, c.Config, node.DoctorOptions{URLs: c.URL, Server: c.Server, Do: web.Do})
 	failed := slices.ContainsFunc(findings, func(f node.Finding) bool { return f.Level == node.FindingError })
 	if c.JSON {
 		err = printJSON(std.out, map[string]any{"ok": !failed, "checks": findings})
