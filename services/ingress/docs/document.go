@@ -76,6 +76,7 @@ type operation struct {
 	NATS           string `yaml:"x-nats"`  // last token of its subject
 	Scope          string `yaml:"x-scope"` // that the API key needs
 	Curl           string `yaml:"x-curl"`  // further flags of curl, in examples
+	Internal       bool   `yaml:"x-internal"`
 	Tags           []string
 	Summary        string
 	ChineseSummary string `yaml:"x-summary-zh"`
@@ -205,7 +206,7 @@ func (d *openAPI) schema(s schema) schema {
 	if len(s.Examples) > 0 {
 		full.Examples = s.Examples
 	}
-	full.Ref = s.Ref
+	full.Ref, full.Deprecated = s.Ref, s.Deprecated || full.Deprecated
 	return full
 }
 

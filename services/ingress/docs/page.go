@@ -196,7 +196,7 @@ func toHTML(source string) template.HTML {
 func (w *writer) operations(name string) (list []operationView) {
 	for _, path := range w.rest.Paths {
 		for _, op := range path.Value {
-			if slices.Contains(op.Value.Tags, name) {
+			if slices.Contains(op.Value.Tags, name) && !op.Value.Internal {
 				list = append(list, w.operation(op.Name, path.Name, op.Value))
 			}
 		}
