@@ -126,6 +126,75 @@ func (c *Cursor) Next(expected []byte) (v Span, same, ok bool) {
 	return v, same, true
 }
 
+// NextFields is [Cursor.Next] for many fields at once, which takes less time. It reads fields while their names
+// are the expected ones, in that order, and stores where their values are in spans. It returns the number of
+// fields that it read. [Cursor.Name] is undefined until the next call of Next.
+func (c *Cursor) NextFields(expected [][]byte, spans []Span) (n int) {
+	if !c.inRow {
+		return 0
+	}
+	b, i := c.b, c.i
+	for n < len(expected) && n < len(spans) {
+		name := expected[n]
+		at := skipSpace(b, i)
+		if at < len(b) && b[at] == ',' {
+			at = skipSpace(b, at+1)
+		}
+		if len(name) == 0 || len(name) > len(b)-at || string(b[at:at+len(name)]) != string(name) {
+			break
+		}
+		at = skipSpace(b, at+len(name))
+		if at >= len(b) {
+			break
+		}
+		v := &spans[n] // its fields are set one by one: copying a value that was just made stalls the processor
+		v.start, v.end, v.Escaped = at, at, false
+		switch v.Kind = kindAt[b[at]]; v.Kind {
+		case String:
+			v.end, v.Escaped = stringEnd(b, at+1)
+		case Object, Array:
+			v.end = nestedEnd(b, at)
+		case noKind:
+		default:
+			v.end = plainEnd(b, at)
+		}
+		if v.end <= at {
+			break
+		}
+		i = v.end
+		n++
+	}
+	c.i = i
+	return n
+}
+
+// noKind is the kind of bytes that begin no value.
+const noKind = Array + 1
+
+// kindAt is the kind of the value that begins with a byte.
+var kindAt = func() (kinds [256]Kind) {
+	for c := range kinds {
+		kinds[c] = noKind
+		if c >= '0' && c <= '9' || c == '-' {
+			kinds[c] = Number
+		}
+	}
+	for _, c := range []byte(`ntf"{[`) {
+		kinds[c] = kindOf(c)
+	}
+	return kinds
+}()
+
+// EndRow ends the current row if all its fields are read, and reports whether it did.
+func (c *Cursor) EndRow() bool {
+	i := skipSpace(c.b, c.i)
+	if !c.inRow || i >= len(c.b) || c.b[i] != '}' {
+		return false
+	}
+	c.i, c.inRow = i+1, false
+	return true
+}
+
 // readName reads the name at i and returns the offset after its colon, or -1 if the row ends there.
 func (c *Cursor) readName(i int) int {
 	b := c.b

@@ -51,18 +51,22 @@ func referenceRows(array []byte) ([][]field, bool) {
 	return all, true
 }
 
-// cursorRows walks an array twice side by side, the second time expecting the names of the row before. ok is
-// false if a walk takes more steps than the array has bytes, or if the two differ.
+// cursorRows walks an array three times side by side: the second time expecting the names of the row before,
+// the third time reading the fields with those names at once. ok is false if a walk takes more steps than the
+// array has bytes, or if two differ.
 func cursorRows(array []byte) (all [][]field, ok bool) {
 	all = [][]field{}
 	steps := 0
 	var before [][]byte // the expected names
-	expecting := rows.NewCursor(array)
+	expecting, atOnce := rows.NewCursor(array), rows.NewCursor(array)
 	for c := rows.NewCursor(array); c.NextRow(); {
-		if !expecting.NextRow() {
+		if !expecting.NextRow() || !atOnce.NextRow() {
 			return nil, false
 		}
 		row := []field{}
+		spans := make([]rows.Span, len(before))
+		run := atOnce.NextFields(before, spans)
+		ended := atOnce.EndRow()
 		for i := 0; ; i++ {
 			if steps++; steps > 2*len(array)+2 {
 				return nil, false
@@ -72,7 +76,17 @@ func cursorRows(array []byte) (all [][]field, ok bool) {
 			}
 			name, escaped, v, more := c.NextField()
 			at, same, alsoMore := expecting.Next(before[i])
-			if more != alsoMore {
+			if more != alsoMore || ended && more != (i < run) {
+				return nil, false
+			}
+			if same != (i < run) && i <= run {
+				return nil, false
+			}
+			if i < run {
+				if spans[i] != at {
+					return nil, false
+				}
+			} else if left, _, moreLeft := atOnce.Next(nil); moreLeft != more || more && left != at {
 				return nil, false
 			}
 			if !more {
@@ -95,7 +109,7 @@ func cursorRows(array []byte) (all [][]field, ok bool) {
 		}
 		all = append(all, row)
 	}
-	return all, !expecting.NextRow()
+	return all, !expecting.NextRow() && !atOnce.NextRow()
 }
 
 // referenceResponse does what ScanResponse does, with maps.
