@@ -2,8 +2,6 @@
 // read the same texts as times.
 package times
 
-import "time"
-
 // Time is a time as a text or number writes it.
 type Time struct {
 	Seconds int64 // since 1970: of the moment if Zoned, else of the wall clock taken as UTC
@@ -20,6 +18,9 @@ type Time struct {
 // ±hhmm or ±hh:mm. The years are 0001 to 9999. 24:00, a second 60 and more than nine digits of a fraction are
 // no times, because not all formats can hold them.
 func ISO(b []byte) (t Time, ok bool) {
+	if t, ok = usual(b); ok {
+		return t, true
+	}
 	s := timeScanner{b: b}
 	year := s.number(4, 4)
 	separator, least := byte('-'), 2
@@ -37,7 +38,7 @@ func ISO(b []byte) (t Time, ok bool) {
 	if s.bad || year < 1 || month < 1 || month > 12 || day < 1 || day > daysIn(month, year) {
 		return Time{}, false
 	}
-	t.Seconds = time.Date(year, time.Month(month), day, 0, 0, 0, 0, time.UTC).Unix()
+	t.Seconds = daysSince1970(year, month, day) * secondsPerDay
 	if len(s.b) == 0 {
 		t.Day = true
 		return t, true
@@ -79,6 +80,40 @@ func ISO(b []byte) (t Time, ok bool) {
 		t.Zoned = true
 	}
 	return t, !s.bad && len(s.b) == 0
+}
+
+// usual reads yyyy-mm-dd hh:mm:ss, with T or a space in the middle and perhaps a Z, which most sources send.
+func usual(b []byte) (t Time, ok bool) {
+	const layout = "2026-01-05 08:30:15"
+	if len(b) != len(layout) && (len(b) != len(layout)+1 || b[len(layout)] != 'Z') ||
+		b[4] != '-' || b[7] != '-' || b[10] != ' ' && b[10] != 'T' || b[13] != ':' || b[16] != ':' {
+		return Time{}, false
+	}
+	bad := byte(0)
+	two := func(i int) int {
+		tens, ones := b[i]-'0', b[i+1]-'0'
+		bad = max(bad, tens, ones)
+		return int(tens)*10 + int(ones)
+	}
+	year, month, day := two(0)*100+two(2), two(5), two(8)
+	hour, minute, second := two(11), two(14), two(17)
+	if bad > 9 || year < 1 || month < 1 || month > 12 || day < 1 || day > daysIn(month, year) ||
+		hour > 23 || minute > 59 || second > 59 {
+		return Time{}, false
+	}
+	t.Seconds = daysSince1970(year, month, day)*secondsPerDay + int64(hour*3600+minute*60+second)
+	t.Zoned = len(b) > len(layout)
+	return t, true
+}
+
+const secondsPerDay = 86_400
+
+// daysSince1970 returns the number of days from 1970-01-01 to a day of the Gregorian calendar.
+func daysSince1970(year, month, day int) int64 {
+	if month -= 2; month <= 0 { // the year begins in March, so that a leap day is its last
+		month, year = month+12, year-1
+	}
+	return int64(365*year+year/4-year/100+year/400+367*month/12+day) - 719_499
 }
 
 func daysIn(month, year int) int {
