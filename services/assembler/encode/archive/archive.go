@@ -63,7 +63,7 @@ func (z *Zip) End() error {
 	e.CRC, e.Size, e.Packed = crc, o.Len(), o.Len()
 	if o.packed {
 		e.CRC, e.Size = o.rawCRC, o.rawSize
-		o.rawHash.Sum(sum[:0])
+		o.hash.Sum(sum[:0])
 	}
 	z.sums = append(z.sums, sum)
 	z.at = o.at
@@ -129,15 +129,18 @@ func (z *Zip) Finish(ctx context.Context) (whole Document, documents []Document,
 	return whole, documents, nil
 }
 
-// Finish reads a plain file back for its checksum.
+// Finish describes a finished plain file. It reads the file back for its checksum if a part was reserved.
 func (o *Output) Finish(ctx context.Context) (Document, error) {
 	d := Document{Size: o.Len()}
 	if _, err := o.Sum(); err != nil {
 		return d, err
 	}
-	h := sha256.New()
-	if err := hashFile(ctx, o.f, o.begin, o.at, h); err != nil {
-		return d, err
+	h := o.hash
+	if h == nil {
+		h = sha256.New()
+		if err := hashFile(ctx, o.f, o.begin, o.at, h); err != nil {
+			return d, err
+		}
 	}
 	h.Sum(d.SHA256[:0])
 	return d, nil

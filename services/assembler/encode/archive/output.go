@@ -19,7 +19,9 @@ type Output struct {
 	packed  bool // the entry is compressed
 	rawCRC  uint32
 	rawSize int64
-	rawHash hash.Hash // nil unless packed
+	// hash is the SHA-256 of the document. It is nil for entries that are not compressed, and for a file of which
+	// a part was reserved, because its bytes are not written in order.
+	hash hash.Hash
 }
 
 // span is a stretch of checksummed or reserved bytes.
@@ -35,12 +37,12 @@ var (
 )
 
 // Plain returns the output of a file that is one document. f must be empty.
-func Plain(f *os.File) *Output { return &Output{f: f} }
+func Plain(f *os.File) *Output { return &Output{f: f, hash: sha256.New()} }
 
 func newOutput(f *os.File, begin int64, packed bool) *Output {
 	o := &Output{f: f, at: begin, begin: begin, packed: packed}
 	if packed {
-		o.rawHash = sha256.New()
+		o.hash = sha256.New()
 	}
 	return o
 }
@@ -76,7 +78,7 @@ func (o *Output) WriteBlock(raw []byte, crc uint32, packed []byte) error {
 	}
 	o.rawCRC = CombineCRC(o.rawCRC, crc, int64(len(raw)))
 	o.rawSize += int64(len(raw))
-	o.rawHash.Write(raw)
+	o.hash.Write(raw)
 	return o.append(packed, crc32.ChecksumIEEE(packed))
 }
 
@@ -85,6 +87,9 @@ func (o *Output) append(p []byte, crc uint32) error {
 		return err
 	}
 	o.at += int64(len(p))
+	if o.hash != nil && !o.packed {
+		o.hash.Write(p)
+	}
 	if last := len(o.spans) - 1; last >= 0 && !o.spans[last].reserved {
 		s := &o.spans[last]
 		s.crc = CombineCRC(s.crc, crc, int64(len(p)))
@@ -98,6 +103,9 @@ func (o *Output) append(p []byte, crc uint32) error {
 // Reserve skips n bytes and returns the id under which Fill writes them later.
 func (o *Output) Reserve(n int) (id int) {
 	o.at += int64(n)
+	if !o.packed {
+		o.hash = nil
+	}
 	o.spans = append(o.spans, span{n: int64(n), reserved: true})
 	return len(o.spans) - 1
 }

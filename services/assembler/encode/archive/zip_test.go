@@ -86,6 +86,39 @@ func TestOutputRefusesAHoleThatIsNotFilled(t *testing.T) {
 	require.Equal(t, crc32.ChecksumIEEE([]byte("abcdef")), crc)
 }
 
+// The checksum of a plain file is that of its bytes, whether they were written in order or not.
+func TestPlainFile(t *testing.T) {
+	t.Parallel()
+	for name, write := range map[string]func(o *Output){
+		"empty":    func(*Output) {},
+		"in order": func(*Output) {},
+		"with a part written later": func(o *Output) {
+			id := o.Reserve(2)
+			require.NoError(t, o.WriteBlock([]byte("ef"), crc32.ChecksumIEEE([]byte("ef")), nil))
+			require.NoError(t, o.Fill(id, o.Len()-4, []byte("cd")))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f, err := os.Create(filepath.Join(t.TempDir(), "f"))
+			require.NoError(t, err)
+			defer f.Close()
+			o := Plain(f)
+			if name != "empty" {
+				require.NoError(t, o.WriteBlock([]byte("ab"), crc32.ChecksumIEEE([]byte("ab")), nil))
+				_, err = o.Write([]byte("c"))
+				require.NoError(t, err)
+			}
+			write(o)
+			d, err := o.Finish(t.Context())
+			require.NoError(t, err)
+			content, err := os.ReadFile(f.Name())
+			require.NoError(t, err)
+			require.Equal(t, Document{Size: int64(len(content)), SHA256: sha256.Sum256(content)}, d)
+		})
+	}
+}
+
 // A zip of a stored, an empty and a packed document, read by archive/zip and python.
 func TestZipOfSeveralDocuments(t *testing.T) {
 	t.Parallel()
