@@ -22,6 +22,9 @@ const (
 type Cell struct {
 	Kind Kind
 	Bool bool
+	// Verbatim reports that the value is a scalar and Text stands in the row as it is. Such a text has no quotes,
+	// backslashes and control characters, and is valid UTF-8. Others may have none either.
+	Verbatim bool
 	// Zoned reports that the moment of a Datetime is known, so that Unix is one.
 	Zoned bool
 	Nanos int32 // of a Datetime, from 0 to 999,999,999

@@ -19,17 +19,19 @@ type Reader struct {
 	dates   dates
 
 	fields  object // of the rows
+	usual   usualRow
+	read    int // fields of the current row that are in usual.spans
 	places  []place
 	stamp   uint32  // of the current row
 	nested  []int32 // places of the objects and arrays that are not read yet
-	spare   guess   // of positions without a guess
 	scratch []byte  // of a decoded name or a part of a link
 
 	cells   []Cell
-	present []int32 // columns that the row has a field for
-	last    int32   // of present, -1 for none
-	sorted  bool    // present is in column order
-	values  []value // by column
+	direct  []directKinds // by column
+	present []int32       // columns that the row has a field for; all other cells are Empty
+	last    int32         // of present, -1 for none
+	sorted  bool          // present is in column order
+	values  []value       // by column
 
 	cursor rows.Cursor // of the current row
 	text   []byte      // holds texts of the current row
@@ -39,16 +41,12 @@ type Reader struct {
 
 // object holds the names of an object that are read.
 type object struct {
-	places  map[string]int32 // by decoded name
-	guesses []guess          // by position in the object
-	max     int              // number of guesses
-}
-
-// guess is the place of the field of the previous row at this position. Rows mostly repeat their names in one
-// order, which saves the map lookup.
-type guess struct {
-	name  []byte // as rows.Expect makes it
-	place int32  // -1: not used
+	places map[string]int32 // by decoded name
+	// Of the previous object, by position: the names, as rows.Expect makes them, and the places of the values, -1
+	// for those that are not used. Rows mostly repeat their names in one order, which saves the map lookup.
+	names   [][]byte
+	guesses []int32
+	max     int // number of guesses
 }
 
 // place is a position in a row whose value is used: by a column, by a link or to find other places in it.
@@ -98,6 +96,7 @@ func NewReader(sheet encode.Sheet) (*Reader, error) {
 		fields:  object{places: map[string]int32{}, max: maxGuesses},
 		cells:   make([]Cell, len(sheet.Columns)),
 		values:  make([]value, len(sheet.Columns)),
+		direct:  make([]directKinds, len(sheet.Columns)),
 	}
 	single := make([]bool, len(sheet.Columns))
 	type shared struct {
@@ -122,12 +121,12 @@ func NewReader(sheet encode.Sheet) (*Reader, error) {
 		if path >= 0 && path != whole {
 			r.use(path, user{int32(i), false})
 		}
-		if c.Spec == nil {
-			continue
+		if c.Spec != nil {
+			if err := r.columns[i].init(r, c.Spec); err != nil {
+				return nil, fmt.Errorf("columns[%d].%w", i, err)
+			}
 		}
-		if err := r.columns[i].init(r, c.Spec); err != nil {
-			return nil, fmt.Errorf("columns[%d].%w", i, err)
-		}
+		r.direct[i] = r.columns[i].direct()
 	}
 	for i := range r.places {
 		p := &r.places[i]
@@ -204,10 +203,69 @@ func (r *Reader) use(at int32, u user) { r.places[at].users = append(r.places[at
 // Row reads the current row of c, after [rows.Cursor.NextRow]. It returns one cell for each column, in column
 // order. They are valid until the next call.
 func (r *Reader) Row(c *rows.Cursor) []Cell {
-	for _, col := range r.present {
-		r.cells[col] = Cell{}
+	if !r.Usual(c) {
+		return r.Rest(c)
 	}
-	r.present, r.last, r.sorted = r.present[:0], -1, true
+	u := &r.usual
+	for i, col := range u.columns {
+		if col < 0 {
+			continue
+		}
+		if span := u.spans[i]; !r.fillDirect(col, span) {
+			r.values[col] = value{span: span, stamp: r.stamp}
+			r.fill(col, span)
+		}
+	}
+	return r.cells
+}
+
+// Usual reads the current row of c if it is a usual row, and reports whether it is. Then Fields and Field return
+// its values, which takes less time than Row. Otherwise Rest must be called.
+func (r *Reader) Usual(c *rows.Cursor) bool {
+	r.begin(c)
+	u := &r.usual
+	if r.read = 0; !u.find(r) {
+		return false
+	}
+	if r.read = c.NextFields(r.fields.names, u.spans); r.read < len(u.columns) || !c.EndRow() {
+		return false
+	}
+	if !u.repeats {
+		r.clearCells()
+		r.present = append(r.present, u.present...)
+	}
+	if r.chosen && (!u.repeats || r.notes.rows == 1) {
+		for _, col := range u.present {
+			r.notes.found[col] = true
+		}
+	}
+	u.repeats = true
+	return true
+}
+
+// Fields returns the number of fields of a usual row.
+func (r *Reader) Fields() int { return len(r.usual.columns) }
+
+// Field returns the column of a field of a usual row, and the kind and text of its cell. The column is -1 if it
+// has none. If the value does not stay as sent, or is null, the kind is Empty and FieldCell returns the cell.
+func (r *Reader) Field(i int) (col int32, kind Kind, text []byte) {
+	if col = r.usual.columns[i]; col < 0 {
+		return col, Empty, nil
+	}
+	kind, text = r.directText(col, r.usual.spans[i])
+	return col, kind, text
+}
+
+// FieldCell returns the cell of a field of a usual row that has a column.
+func (r *Reader) FieldCell(i int) *Cell {
+	col, span := r.usual.columns[i], r.usual.spans[i]
+	r.values[col] = value{span: span, stamp: r.stamp}
+	r.fill(col, span)
+	return &r.cells[col]
+}
+
+// begin begins a row.
+func (r *Reader) begin(c *rows.Cursor) {
 	if r.stamp++; r.stamp == 0 { // it wrapped around after 2^32 rows, so old stamps would count as current
 		for i := range r.places {
 			r.places[i].stamp = 0
@@ -220,7 +278,19 @@ func (r *Reader) Row(c *rows.Cursor) []Cell {
 	}
 	r.text, r.joined, r.cursor = r.text[:0], 0, *c
 	r.notes.rows++
-	r.members(c, &r.fields)
+}
+
+// Rest returns the cells of a row that is not usual, after [Reader.Usual].
+func (r *Reader) Rest(c *rows.Cursor) []Cell {
+	r.clearCells()
+	r.usual.repeats = false
+	r.last, r.sorted = -1, true
+	for i, span := range r.usual.spans[:r.read] {
+		if at := r.fields.guesses[i]; at >= 0 {
+			r.found(at, span)
+		}
+	}
+	r.members(c, &r.fields, r.read)
 	for len(r.nested) > 0 {
 		at := r.nested[len(r.nested)-1]
 		r.nested = r.nested[:len(r.nested)-1]
@@ -233,41 +303,75 @@ func (r *Reader) Row(c *rows.Cursor) []Cell {
 		if r.chosen {
 			r.notes.found[col] = true
 		}
-		if span := r.values[col].span; span.Kind != rows.Null {
-			r.fill(&r.cells[col], col, span)
+		if span := r.values[col].span; !r.fillDirect(col, span) {
+			r.fill(col, span)
 		}
 	}
 	return r.cells
+}
+
+// clearCells makes all cells Empty.
+func (r *Reader) clearCells() {
+	for _, col := range r.present {
+		r.cells[col] = Cell{}
+	}
+	r.present = r.present[:0]
+}
+
+// usualRow describes the rows whose names are the guesses, in their order, if each value is that of one column
+// or of none, and the columns ascend. Such a row needs no search for its columns.
+type usualRow struct {
+	columns []int32     // by position: the column of the value, -1 for none
+	present []int32     // all columns but -1
+	spans   []rows.Span // by position: the values of the current row
+	repeats bool        // the previous row was usual, with the same names
+}
+
+// forget is called when a guess changes.
+func (u *usualRow) forget() { u.columns, u.present, u.repeats = u.columns[:0], u.present[:0], false }
+
+// find finds the columns of the guesses, and reports whether there are usual rows.
+func (u *usualRow) find(r *Reader) bool {
+	for len(u.columns) < len(r.fields.guesses) {
+		at, col := r.fields.guesses[len(u.columns)], int32(-1)
+		switch n := len(u.present); {
+		case at >= 0:
+			if col = r.places[at].column; col < 0 || n > 0 && col <= u.present[n-1] {
+				return false
+			}
+			u.present = append(u.present, col)
+		case !r.chosen:
+			return false // the value is counted by its name
+		}
+		u.columns = append(u.columns, col)
+	}
+	if len(u.spans) < len(u.columns) {
+		u.spans = make([]rows.Span, len(u.columns))
+	}
+	return true
 }
 
 // Present returns the columns that the row has a field for, in ascending order. All others are Empty. It is
 // valid until the next call of Row.
 func (r *Reader) Present() []int32 { return r.present }
 
-// members reads the fields of an object. The last field of a name counts.
-func (r *Reader) members(c *rows.Cursor, o *object) {
-	for i := 0; ; i++ {
-		g := &r.spare
-		switch {
-		case i < len(o.guesses):
-			g = &o.guesses[i]
-		case i < o.max:
-			o.guesses = append(o.guesses, guess{})
-			g = &o.guesses[i]
-		default:
-			g.name = g.name[:0]
+// members reads the fields of an object from a position on. The last field of a name counts.
+func (r *Reader) members(c *rows.Cursor, o *object, from int) {
+	for i := from; ; i++ {
+		var expected []byte
+		if i < len(o.names) {
+			expected = o.names[i]
 		}
-		span, same, ok := c.Next(g.name)
+		span, same, ok := c.Next(expected)
 		if !ok {
 			return
 		}
-		at := g.place
-		if !same {
-			name := c.Name()
-			at = r.lookup(o, name)
-			if len(name) <= maxGuessed {
-				g.name, g.place = rows.Expect(g.name[:0], name), at
-			}
+		at := int32(-1)
+		if same {
+			at = o.guesses[i]
+		} else {
+			at = r.lookup(o, c.Name())
+			r.guess(o, i, c.Name(), at)
 		}
 		switch {
 		case at >= 0:
@@ -275,6 +379,20 @@ func (r *Reader) members(c *rows.Cursor, o *object) {
 		case !r.chosen && o == &r.fields:
 			r.notes.addUnknown(c.Name())
 		}
+	}
+}
+
+// guess records the name at a position and the place of its value.
+func (r *Reader) guess(o *object, i int, name []byte, at int32) {
+	if i == len(o.names) && i < o.max {
+		o.names, o.guesses = append(o.names, nil), append(o.guesses, -1)
+	}
+	if i >= len(o.names) || len(name) > maxGuessed {
+		return
+	}
+	o.names[i], o.guesses[i] = rows.Expect(o.names[i][:0], name), at
+	if o == &r.fields && i < len(r.usual.columns) {
+		r.usual.forget()
 	}
 }
 
@@ -335,7 +453,7 @@ func (r *Reader) enter(c *rows.Cursor, at int32) {
 	switch {
 	case span.Kind == rows.Object && p.inside != nil:
 		in := c.Enter(span)
-		r.members(&in, p.inside)
+		r.members(&in, p.inside, 0)
 	case span.Kind == rows.Array:
 		in := c.Enter(span)
 		for i, next := 0, 0; next < len(p.elements); i++ {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
 
 	"sheaf/events"
 	"sheaf/events/rows"
@@ -179,4 +180,43 @@ func TestColumnsOfAHeaderAreNamesAndNoPaths(t *testing.T) {
 		Code: WarnColumnUnknown, Count: 2, First: "x",
 		Message: `2 values were left out because the header has no column for them; the first is "x" in data row 1.`,
 	}}, notes.Warnings(headerSheet("a", "a.b")))
+}
+
+// A row has the same cells and notes whatever rows the reader has seen before.
+func TestCellsDoNotDependOnEarlierRows(t *testing.T) {
+	t.Parallel()
+	join := "+"
+	fields := []string{"a", "b", "n", "yes", "at", "o", "tags", "link", "unknown", `\u0061`}
+	values := []string{`null`, `""`, `"x"`, `"a\nb"`, `12`, `-1.50`, `true`, `false`, `"true"`, `"2026-01-05 08:30:15"`,
+		`"0001-01-01"`, `{"k": 1}`, `[1, "z"]`, `"https://a.example/"`}
+	spec := []events.Column{{Key: "a"}, {Key: "b", Type: "text"}, {Key: "n", Type: "number"}, {Key: "yes", Type: "bool"},
+		{Key: "at", Type: "datetime"}, {Key: "o.k"}, {Key: "tags", Join: &join}, {Key: "link", Link: "true"}}
+	header := headerSheet("a", "b", "n", "yes", "at", "o", "tags", "link")
+	someColumns := sheetOf(spec[:4]...)
+	rapid.Check(t, func(rt *rapid.T) {
+		sheet := rapid.SampledFrom([]encode.Sheet{header, sheetOf(spec...), someColumns}).Draw(rt, "sheet")
+		orders := rapid.SliceOfN(rapid.SliceOfN(rapid.SampledFrom(fields), 0, 6), 1, 3).Draw(rt, "orders")
+		orders = append(orders, fields[:4], fields[:8])
+		var data []string
+		for range rapid.IntRange(1, 12).Draw(rt, "rows") {
+			var row []string
+			for _, name := range rapid.SampledFrom(orders).Draw(rt, "names") {
+				row = append(row, `"`+name+`":`+rapid.SampledFrom(values).Draw(rt, "value"))
+			}
+			data = append(data, "{"+strings.Join(row, rapid.SampledFrom([]string{",", " , "}).Draw(rt, "comma"))+"}")
+		}
+		together, notes := read(t, sheet, "["+strings.Join(data, ",")+"]")
+		var apart *Notes
+		for i, row := range data {
+			alone, noted := read(t, sheet, "["+row+"]")
+			require.Equal(rt, alone[0], together[i], "row %d of %v", i, data)
+			if apart == nil {
+				apart = noted
+			} else {
+				apart.Add(noted)
+			}
+		}
+		require.Equal(rt, apart.Warnings(sheet), notes.Warnings(sheet), "%v", data)
+		require.Equal(rt, apart.found, notes.found, "%v", data)
+	})
 }

@@ -64,9 +64,61 @@ func (k *column) init(r *Reader, spec *events.Column) (err error) {
 // maxText is more than any value holds.
 const maxText = 1 << 40
 
-// fill makes the cell of a value that is not null.
-func (r *Reader) fill(cell *Cell, col int32, span rows.Span) {
-	k := &r.columns[col]
+// directKinds are the kinds of the cells whose text is the value as sent, by the kind of the value. Empty means
+// that fill makes the cell.
+type directKinds [rows.Array + 1]Kind
+
+// direct returns the kinds of the cells of a column that are made by fillDirect. The cells have neither a time
+// nor a link.
+func (k *column) direct() (kinds directKinds) {
+	if k.texts != nil || k.link != nil {
+		return kinds
+	}
+	switch k.kind {
+	case Empty:
+		kinds[rows.False], kinds[rows.True], kinds[rows.Number], kinds[rows.String] = Bool, Bool, Number, Text
+	case Text:
+		kinds[rows.False], kinds[rows.True], kinds[rows.Number], kinds[rows.String] = Text, Text, Text, Text
+	case Number:
+		kinds[rows.Number] = Number
+	case Bool:
+		kinds[rows.False], kinds[rows.True] = Bool, Bool
+	}
+	return kinds
+}
+
+// directText returns the kind and the text of the cell of a value that stays as sent; of others the kind is Empty.
+func (r *Reader) directText(col int32, span rows.Span) (Kind, []byte) {
+	kind := r.direct[col][span.Kind]
+	if kind == Empty || span.Escaped {
+		return Empty, nil
+	}
+	raw := r.cursor.Raw(span)
+	if span.Kind == rows.String {
+		raw = raw[1 : len(raw)-1 : len(raw)-1]
+	}
+	return kind, raw
+}
+
+// fillDirect makes the cell of a value that stays as sent, and reports whether it is one.
+func (r *Reader) fillDirect(col int32, span rows.Span) bool {
+	kind, text := r.directText(col, span)
+	if kind == Empty {
+		return false
+	}
+	cell := &r.cells[col]
+	cell.Kind, cell.Text, cell.Verbatim = kind, text, true
+	cell.Bool = kind == Bool && span.Kind == rows.True
+	return true
+}
+
+// fill makes the cell of any value.
+func (r *Reader) fill(col int32, span rows.Span) {
+	cell, k := &r.cells[col], &r.columns[col]
+	*cell = Cell{}
+	if span.Kind == rows.Null {
+		return
+	}
 	if k.kind == JSON && k.texts == nil && (k.join == nil || span.Kind != rows.Array) {
 		cell.Kind, cell.Text = JSON, r.madeOf(col, span, rows.Array) // a string keeps its quotes
 		if k.link != nil {
