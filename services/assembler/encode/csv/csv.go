@@ -8,7 +8,9 @@ package csv
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
+	"math"
 	"strconv"
 	"unicode/utf8"
 
@@ -83,12 +85,17 @@ func write(ctx context.Context, out *archive.Output, doc encode.Document,
 // encoder writes the lines of rows.
 type encoder struct {
 	reader    *cells.Reader
+	columns   int
 	delimiter byte
 	guard     bool
 	charset   transform.Transformer // nil: UTF-8
 	withBOM   bool
 	layouts   []layout  // by column; of dates and datetimes
 	classes   [256]byte // of the bytes of a text
+
+	// For isPlain:
+	delimiters  uint64 // the delimiter in each byte
+	beyondASCII uint64 // all ones if bytes that are not ASCII have a class that counts
 
 	texts []byte // of a date
 	notes *notes
@@ -99,7 +106,7 @@ func newEncoder(sheet encode.Sheet, o events.CSVOptions) (*encoder, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &encoder{reader: r, delimiter: ',', guard: !o.NoGuard, withBOM: !o.NoBOM,
+	e := &encoder{reader: r, columns: len(sheet.Columns), delimiter: ',', guard: !o.NoGuard, withBOM: !o.NoBOM,
 		layouts: make([]layout, len(sheet.Columns)), notes: newNotes(len(sheet.Columns))}
 	if o.Delimiter != "" {
 		e.delimiter = o.Delimiter[0]
@@ -109,6 +116,10 @@ func newEncoder(sheet encode.Sheet, o events.CSVOptions) (*encoder, error) {
 		e.charset, e.withBOM = simplifiedchinese.GBK.NewEncoder(), false
 	case "gb18030":
 		e.charset, e.withBOM = simplifiedchinese.GB18030.NewEncoder(), false
+	}
+	e.delimiters = 0x0101010101010101 * uint64(e.delimiter)
+	if e.charset != nil {
+		e.beyondASCII = math.MaxUint64
 	}
 	for i, c := range sheet.Columns {
 		if c.Spec != nil {
@@ -145,42 +156,88 @@ func (e *encoder) header(sheet encode.Sheet) []byte {
 // Row appends the line of a row.
 func (e *encoder) Row(to *blocks.Buffer, c *rows.Cursor, n int64) {
 	e.notes.rows++
-	row := e.reader.Row(c)
-	empty := true
+	if e.reader.Usual(c) {
+		e.usualRow(to)
+	} else {
+		e.otherRow(to, e.reader.Rest(c))
+	}
+	to.B = append(to.B, "\r\n"...)
+}
+
+// otherRow appends the fields of a row from its cells.
+func (e *encoder) otherRow(to *blocks.Buffer, row []cells.Cell) {
 	b := to.B
 	for i := range row {
 		if i > 0 {
-			b = append(b, e.delimiter)
-			if len(b) >= blocks.CutBytes {
-				to.B = b
-				to.Cut()
-				b = to.B
+			if b = append(b, e.delimiter); len(b) >= blocks.CutBytes {
+				b = e.cut(to, b)
 			}
 		}
-		cell := &row[i]
-		switch cell.Kind {
-		case cells.Empty:
-			continue
-		case cells.Text:
-			b = e.appendText(b, cell.Text, i, e.notes.rows)
-			empty = empty && len(cell.Text) == 0
-			continue
-		case cells.Bool:
-			b = strconv.AppendBool(b, cell.Bool)
-		case cells.Number:
-			b = append(b, cell.Text...)
-		case cells.JSON:
-			b = e.appendField(b, cell.Text, i, e.notes.rows)
-		default:
-			e.texts = e.layouts[i].append(e.texts[:0], cell)
-			b = e.appendField(b, e.texts, i, e.notes.rows)
-		}
-		empty = false
+		b = e.appendCell(b, &row[i], i)
 	}
-	if empty && len(row) == 1 {
+	if len(row) == 1 && len(b) == len(to.B) {
 		b = append(b, emptyField...)
 	}
-	to.B = append(b, "\r\n"...)
+	to.B = b
+}
+
+// usualRow appends the fields of a row as the reader has them. It cuts blocks where otherRow does, because the
+// kind of a row depends on the rows that the reader has seen.
+func (e *encoder) usualRow(to *blocks.Buffer) {
+	b, at := to.B, 0 // at is the column
+	for i := range e.reader.Fields() {
+		col, kind, text := e.reader.Field(i)
+		if col < 0 {
+			continue
+		}
+		for ; at < int(col); at++ {
+			if b = append(b, e.delimiter); len(b) >= blocks.CutBytes {
+				b = e.cut(to, b)
+			}
+		}
+		switch kind {
+		case cells.Empty:
+			b = e.appendCell(b, e.reader.FieldCell(i), at)
+		case cells.Text:
+			b = e.appendText(b, text, at, e.notes.rows)
+		default: // a number or a boolean
+			b = append(b, text...)
+		}
+	}
+	for ; at < e.columns-1; at++ {
+		if b = append(b, e.delimiter); len(b) >= blocks.CutBytes {
+			b = e.cut(to, b)
+		}
+	}
+	if e.columns == 1 && len(b) == len(to.B) {
+		b = append(b, emptyField...)
+	}
+	to.B = b
+}
+
+// cut may make a block of the bytes of a row. It returns the buffer of the next ones.
+func (e *encoder) cut(to *blocks.Buffer, b []byte) []byte {
+	to.B = b
+	to.Cut()
+	return to.B
+}
+
+// appendCell appends a cell of a column, nothing if it is Empty.
+func (e *encoder) appendCell(b []byte, cell *cells.Cell, column int) []byte {
+	switch cell.Kind {
+	case cells.Empty:
+		return b
+	case cells.Text:
+		return e.appendText(b, cell.Text, column, e.notes.rows)
+	case cells.Bool:
+		return strconv.AppendBool(b, cell.Bool)
+	case cells.Number:
+		return append(b, cell.Text...)
+	case cells.JSON:
+		return e.appendField(b, cell.Text, column, e.notes.rows)
+	}
+	e.texts = e.layouts[column].append(e.texts[:0], cell)
+	return e.appendField(b, e.texts, column, e.notes.rows)
 }
 
 // Notes returns the notes since the last call.
@@ -204,6 +261,9 @@ func (e *encoder) appendText(b, text []byte, column int, row int64) []byte {
 
 // appendField appends a field, quoted if it must be.
 func (e *encoder) appendField(b, text []byte, column int, row int64) []byte {
+	if e.isPlain(text) {
+		return append(b, text...)
+	}
 	class := byte(0)
 	for _, c := range text {
 		class |= e.classes[c]
@@ -232,6 +292,36 @@ func (e *encoder) appendField(b, text []byte, column int, row int64) []byte {
 		b = append(b, '"')
 	}
 	return b
+}
+
+// isPlain reports whether no byte of a text has a class. It may return false for texts whose bytes have none.
+func (e *encoder) isPlain(text []byte) bool {
+	switch n := len(text); {
+	case n >= 8:
+		last := binary.LittleEndian.Uint64(text[n-8:])
+		for ; len(text) > 8; text = text[8:] {
+			if e.hasClass(binary.LittleEndian.Uint64(text)) {
+				return false
+			}
+		}
+		return !e.hasClass(last)
+	case n >= 4:
+		return !e.hasClass(uint64(binary.LittleEndian.Uint32(text)) | uint64(binary.LittleEndian.Uint32(text[n-4:]))<<32)
+	}
+	class := byte(0)
+	for _, c := range text {
+		class |= e.classes[c]
+	}
+	return class == 0
+}
+
+// hasClass reports whether a byte of a word may have a class: it is the delimiter, a quote or a control
+// character, or not ASCII if that counts. In x-ones, a byte has its high bit set if it was 0 in x.
+func (e *encoder) hasClass(w uint64) bool {
+	const ones = 0x0101010101010101
+	delimiter, quote := w^e.delimiters, w^ones*'"'
+	found := (delimiter-ones)&^delimiter | (quote-ones)&^quote | (w-ones*' ')&^w
+	return (found|w&e.beyondASCII)&(ones<<7) != 0
 }
 
 // appendDoubled appends a text with its quotes doubled.

@@ -19,6 +19,7 @@ import (
 	"sheaf/events/eventstest"
 	"sheaf/events/rows"
 	"sheaf/services/assembler/encode"
+	"sheaf/services/assembler/encode/blocks"
 	"sheaf/services/assembler/encode/cells"
 	. "sheaf/services/assembler/encode/encodetest"
 )
@@ -448,4 +449,33 @@ func FuzzCSV(f *testing.F) {
 		require.NoError(t, err, text)
 		require.Len(t, records, total+1)
 	})
+}
+
+// A line depends on its row alone, not on the rows that its encoder has seen.
+func TestLinesDoNotDependOnEarlierRows(t *testing.T) {
+	t.Parallel()
+	columns := Declared(events.Column{Key: "a"}, events.Column{Key: "b", Type: "text"}, events.Column{Key: "c", Type: "bool"},
+		events.Column{Key: "d", Type: "datetime"}, events.Column{Key: "e"})
+	data := []string{`{"a":1,"b":"x","c":true,"d":"2026-01-05 08:30:15","e":"=1"}`, `{"a":"1,2","b":2,"c":"1","d":"","e":"a\"b"}`,
+		`{"a":null,"b":true,"c":null,"d":"2026-01-05 08:30:15.25","e":"-1"}`, `{"b":"x","e":1}`, `{"b":"y","e":"-x"}`,
+		`{"e":"last","a":"first"}`, `{}`, `{"a":"twice","a":"\u0061;","x":1}`, `{"x":1,"a":[1, 2],"c":false}`, `{"x":2,"a":"b","c":0}`}
+	for _, columns := range [][]encode.Column{columns, columns[:1], Names("a", "b", "c", "d", "e")} {
+		one := Sheet(t, columns)
+		together, err := newEncoder(one, events.CSVOptions{})
+		require.NoError(t, err)
+		for range 2 {
+			for i := range 2 * len(data) {
+				row := []byte("[" + data[i/2] + "]")
+				alone, err := newEncoder(one, events.CSVOptions{})
+				require.NoError(t, err)
+				var want, got blocks.Buffer
+				a, b := rows.NewCursor(row), rows.NewCursor(row)
+				require.True(t, a.NextRow())
+				require.True(t, b.NextRow())
+				alone.Row(&want, &a, 0)
+				together.Row(&got, &b, int64(i))
+				require.Equal(t, string(want.B), string(got.B), "%s", row)
+			}
+		}
+	}
 }
