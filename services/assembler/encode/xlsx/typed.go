@@ -26,20 +26,37 @@ func appendSerial(dst []byte, wall int64, nanos int32) []byte {
 	if seconds < 0 {
 		days, seconds = days-1, seconds+daySeconds
 	}
-	dst = strconv.AppendInt(dst, days+epochDay, 10)
+	if serial := days + epochDay; serial >= 10_000 && serial < 100_000 { // the years 1927 to 2173
+		a, b := 2*(serial/1000), 2*(serial/10%100)
+		dst = append(dst, twoDigits[a], twoDigits[a+1], twoDigits[b], twoDigits[b+1], byte('0'+serial%10))
+	} else {
+		dst = strconv.AppendInt(dst, serial, 10)
+	}
 	// A day is 10^12 parts of 86.4 ns.
 	part := min(((seconds*1e9+int64(nanos))*10+432)/864, 1e12-1)
 	if part == 0 {
 		return dst
 	}
-	var digits [13]byte
-	digits[0] = '.'
-	for i := 12; i > 0; i-- {
-		digits[i] = byte('0' + part%10)
-		part /= 10
+	digits := [14]byte{'.'}
+	for i := 11; i > 0; i -= 2 {
+		two := part % 100 * 2
+		digits[i], digits[i+1] = twoDigits[two], twoDigits[two+1]
+		part /= 100
 	}
-	return append(dst, bytes.TrimRight(digits[:], "0")...)
+	n := 13
+	for digits[n-1] == '0' {
+		n--
+	}
+	return append(dst, digits[:n]...)
 }
+
+// twoDigits are the numbers from 00 to 99.
+var twoDigits = func() (b [200]byte) {
+	for i := range 100 {
+		b[2*i], b[2*i+1] = byte('0'+i/10), byte('0'+i%10)
+	}
+	return b
+}()
 
 // lineHeight is the height of each line of a row with several, in points: Chinese characters need more than
 // Latin ones. maxHeight is that of the tallest row (Excel's limit).
@@ -61,105 +78,29 @@ func (e *encoder) typedRow(out []byte, c *rows.Cursor, number, index int, digits
 	measure bool) ([]byte, error) {
 	read := e.reader.Row(c)
 	present := e.reader.Present()
-	more := 0 // line breaks of the cell with the most
-	for _, col := range present {
-		switch cell := &read[col]; cell.Kind {
-		case cells.Text:
-			if i := bytes.IndexByte(cell.Text, '\n'); i >= 0 {
-				more = max(more, bytes.Count(cell.Text[i:], []byte{'\n'}))
-			}
-		case cells.Date, cells.Datetime:
-			if cell.Wall < firstWall {
-				e.reader.Refuse(int(col))
-			}
-		}
-	}
+	more := e.prepare(read, present)
 	others := oneLine
 	if more > 0 {
 		others = atTop
 	}
 	out = append(appendHeight(out, 1+more), '>')
+	row := newSnippet(digits, "")
 	for _, col := range present {
 		cell := &read[col]
 		if cell.Kind == cells.Empty {
 			continue
 		}
-		st := e.head.styles[col]
-		link := 0
-		if cell.Link != nil && st.link {
-			link = 1
-		}
 		out = slices.Grow(out, 3*snippetSize)
-		out = append(e.head.refs[col].appendTo(out), digits...)
-		// begin writes the style.
-		begin := func(by *[2]snippet) {
-			if link == 1 {
-				e.now.addLink(number, col, cell.Link, len(out), &by[1], &by[0])
-			}
-			out = by[link].appendTo(slices.Grow(out, 2*snippetSize))
-		}
-		width := uint8(0)
-		switch cell.Kind {
-		case cells.Bool:
-			begin(&st.other[others])
-			value := byte('0')
-			if cell.Bool {
-				value = '1'
-			}
-			out = append(append(append(out, ` t="b"><v>`...), value), `</v></c>`...)
-			width = 5
-		case cells.Date, cells.Datetime:
-			by := &st.date
-			if cell.Kind == cells.Datetime {
-				by = &st.datetime
-			}
-			begin(&by[others])
-			out = append(appendSerial(append(out, `><v>`...), cell.Wall, cell.Nanos), `</v></c>`...)
+		out = row.appendTo(e.head.refs[col].appendTo(out))
+		if text := cell.Text; cell.Kind == cells.Text && cell.Verbatim && cell.Link == nil && isPlain(text) {
+			by := &e.head.styles[col].text[others][0][0]
+			out = append(append(by.appendTo(out), inlineBegin...), text...)
+			out = append(out, inlineEnd...)
 			if measure {
-				width = formatWidth(st.shownFormat(cell.Kind))
+				e.measured(col, textWidth(text))
 			}
-		case cells.Number:
-			if shown := cellNumber(cell.Text); shown != nil {
-				by := &st.number
-				if len(shown) >= longDigits && isLong(shown) {
-					by = &st.long
-				}
-				begin(&by[others])
-				out = append(append(append(out, `><v>`...), shown...), `</v></c>`...)
-				if measure {
-					width = numberWidth(st.format, shown)
-					if by == &st.long && st.format == "" {
-						width = uint8(min(len(shown), maxWidth))
-					}
-				}
-				break
-			}
-			e.now.textNumber(col, number, len(e.head.titles))
-			fallthrough
-		default:
-			lines := others
-			if more > 0 && cell.Kind == cells.Text && bytes.IndexByte(cell.Text, '\n') >= 0 {
-				lines = wrapped
-			}
-			quoted := 0
-			if beginsFormula(cell.Text) {
-				quoted = 1
-			}
-			begin(&st.text[lines][quoted])
-			if isPlain(cell.Text) {
-				out = append(append(append(out, ` t="inlineStr"><is><t>`...), cell.Text...), `</t></is></c>`...)
-			} else {
-				var cut bool
-				if out, cut = appendInline(out, cell.Text); cut {
-					e.now.cuts.add(number, int(col))
-				}
-			}
-			if measure {
-				width = textWidth(cell.Text)
-			}
-		}
-		if measure {
-			e.now.widths[col] = max(e.now.widths[col], width)
+		} else {
+			out = e.typedCell(out, cell, col, number, others, measure)
 		}
 		if len(out) >= e.limit {
 			e.now.xml = out
@@ -173,6 +114,114 @@ func (e *encoder) typedRow(out []byte, c *rows.Cursor, number, index int, digits
 		}
 	}
 	return out, nil
+}
+
+const inlineBegin, inlineEnd = ` t="inlineStr"><is><t>`, `</t></is></c>`
+
+// prepare refuses the dates that a workbook cannot hold. It returns the number of line breaks in the cell with
+// the most.
+func (e *encoder) prepare(row []cells.Cell, present []int32) (more int) {
+	for _, col := range present {
+		switch cell := &row[col]; cell.Kind {
+		case cells.Text:
+			if !cell.Verbatim {
+				more = max(more, bytes.Count(cell.Text, []byte{'\n'}))
+			}
+		case cells.Date, cells.Datetime:
+			if cell.Wall < firstWall {
+				e.reader.Refuse(int(col))
+			}
+		}
+	}
+	return more
+}
+
+func (e *encoder) measured(col int32, width uint8) { e.now.widths[col] = max(e.now.widths[col], width) }
+
+// typedCell appends a cell after its reference.
+func (e *encoder) typedCell(out []byte, cell *cells.Cell, col int32, number int, others cellLines,
+	measure bool) []byte {
+	st := e.head.styles[col]
+	width := uint8(0)
+	switch cell.Kind {
+	case cells.Bool:
+		value := byte('0')
+		if cell.Bool {
+			value = '1'
+		}
+		out = append(e.style(out, &st.other[others], cell, col, number), ` t="b"><v>`...)
+		out = append(append(out, value), `</v></c>`...)
+		width = 5
+	case cells.Date, cells.Datetime:
+		by := &st.date
+		if cell.Kind == cells.Datetime {
+			by = &st.datetime
+		}
+		out = append(e.style(out, &by[others], cell, col, number), `><v>`...)
+		out = append(appendSerial(out, cell.Wall, cell.Nanos), `</v></c>`...)
+		if measure {
+			width = formatWidth(st.shownFormat(cell.Kind))
+		}
+	case cells.Number:
+		shown := cellNumber(cell.Text)
+		if shown == nil {
+			e.now.textNumber(col, number, len(e.head.titles))
+			return e.textCell(out, cell, col, number, others, measure)
+		}
+		by, long := &st.number, len(shown) >= longDigits && isLong(shown)
+		if long {
+			by = &st.long
+		}
+		out = append(e.style(out, &by[others], cell, col, number), `><v>`...)
+		out = append(append(out, shown...), `</v></c>`...)
+		if measure {
+			width = numberWidth(st.format, shown)
+			if long && st.format == "" {
+				width = uint8(min(len(shown), maxWidth))
+			}
+		}
+	default:
+		return e.textCell(out, cell, col, number, others, measure)
+	}
+	if measure {
+		e.measured(col, width)
+	}
+	return out
+}
+
+// textCell appends a cell of text after its reference.
+func (e *encoder) textCell(out []byte, cell *cells.Cell, col int32, number int, others cellLines,
+	measure bool) []byte {
+	text, lines, quoted := cell.Text, others, 0
+	if cell.Kind == cells.Text && others == atTop && bytes.IndexByte(text, '\n') >= 0 {
+		lines = wrapped
+	}
+	if beginsFormula(text) {
+		quoted = 1
+	}
+	out = e.style(out, &e.head.styles[col].text[lines][quoted], cell, col, number)
+	if isPlain(text) {
+		out = append(append(append(out, inlineBegin...), text...), inlineEnd...)
+	} else {
+		var cut bool
+		if out, cut = appendInline(out, text); cut {
+			e.now.cuts.add(number, int(col))
+		}
+	}
+	if measure {
+		e.measured(col, textWidth(text))
+	}
+	return out
+}
+
+// style appends the style of a cell, and notes its link. by holds the style without and with a link.
+func (e *encoder) style(out []byte, by *[2]snippet, cell *cells.Cell, col int32, number int) []byte {
+	link := 0
+	if cell.Link != nil && e.head.styles[col].link {
+		e.now.addLink(number, col, cell.Link, len(out), &by[1], &by[0])
+		link = 1
+	}
+	return by[link].appendTo(slices.Grow(out, 2*snippetSize))
 }
 
 // shownFormat returns the number format of the dates of a column.
