@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/xuri/excelize/v2"
@@ -144,10 +145,11 @@ func writePages(name string, total, limit int) error {
 	return f.Close()
 }
 
-// pageFile reads a file written by writePages.
+// pageFile reads a file written by writePages. As in the assembler, released pages are used again.
 type pageFile struct {
-	r *bufio.Reader
-	n int
+	r     *bufio.Reader
+	n     int
+	spare sync.Pool
 }
 
 func (p *pageFile) next(context.Context) (encode.Page, error) {
@@ -156,9 +158,15 @@ func (p *pageFile) next(context.Context) (encode.Page, error) {
 		return encode.Page{}, err // io.EOF at the end
 	}
 	p.n++
+	size := int(binary.LittleEndian.Uint32(head[:]))
+	rows, _ := p.spare.Get().(*[]byte)
+	if rows == nil || cap(*rows) < size {
+		rows = new(make([]byte, size, size+size/8))
+	}
+	*rows = (*rows)[:size]
 	page := encode.Page{
 		Number: p.n, SkipFirst: p.n > 1, RowCount: int(binary.LittleEndian.Uint32(head[4:])),
-		Rows: make([]byte, binary.LittleEndian.Uint32(head[:])),
+		Rows: *rows, Release: func() { p.spare.Put(rows) },
 	}
 	_, err := io.ReadFull(p.r, page.Rows)
 	return page, err
