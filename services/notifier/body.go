@@ -8,46 +8,19 @@ import (
 	"time"
 
 	"sheaf/events"
+	callbacks "sheaf/events/client/callback"
 	"sheaf/events/secrets"
 )
 
-// Body is the body of a callback: the fields of the original export-server, plus event and error_code.
-type Body struct {
-	Event     string `json:"event"`                // export.completed, export.failed or export.cancelled
-	Log       Log    `json:"log"`                  // the export
-	File      File   `json:"file"`                 // its file; zero unless it completed
-	DownURL   string `json:"down_url"`             // signed link; "" without a file or after it expired
-	ErrorCode string `json:"error_code,omitempty"` // of a failed export, one of the codes of package events
-}
-
-// Log is the export in the form of the original's table. Times are UTC in whole seconds.
-type Log struct {
-	ID         uint64 `json:"id"`
-	HashKey    string `json:"hash_key"`
-	Title      string `json:"title"`
-	ExtType    string `json:"ext_type"`
-	SourceType string `json:"source_type"`
-	// Param is the source request as JSON text, {"conn","url","method","param"},
-	// as the original kept it in one column; "" for a raw export. Header values
-	// are never part of it.
-	Param      string    `json:"param"`
-	UserID     string    `json:"user_id"`
-	Callback   string    `json:"callback"`
-	Status     int       `json:"status"` // 2 succeeded, 3 failed, 4 cancelled
-	FailReason string    `json:"fail_reason"`
-	CreatedAt  time.Time `json:"created_at"`
-	UpdatedAt  time.Time `json:"updated_at"` // when it ended
-}
-
-// File is the finished file. The names of its times miss a letter, as in the original.
-type File struct {
-	ID       uint64    `json:"id"`
-	HashKey  string    `json:"hash_key"`
-	Path     string    `json:"path"` // the part of the link after /v1/down/
-	Type     string    `json:"type"` // ext_type, as the caller wrote it
-	CreateAt time.Time `json:"create_at"`
-	UpdateAt time.Time `json:"update_at"`
-}
+// Body is the body of a callback: the fields of the original export-server, plus event and error_code. Its times
+// are UTC in whole seconds. Log.Param is the source request as JSON text, {"conn","url","method","param"}, as the
+// original kept it in one column, "" for a raw export; header values are never part of it. The names of the times
+// of a file miss a letter, as in the original.
+type (
+	Body = callbacks.Callback
+	Log  = callbacks.Log
+	File = callbacks.File
+)
 
 // param holds the fields of a source request that a receiver gets.
 type param struct {
