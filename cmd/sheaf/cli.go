@@ -29,14 +29,22 @@ type cli struct {
 
 	Presets presetsCmd `cmd:"" help:"List the presets of APIs, or show what one stands for."`
 
-	Submit   submitCmd   `cmd:"" group:"client" help:"Hand an export to a running server."`
-	Status   statusCmd   `cmd:"" group:"client" help:"Show one export."`
-	Watch    watchCmd    `cmd:"" group:"client" help:"Show the progress of an export until it ends."`
-	History  historyCmd  `cmd:"" group:"client" help:"List the exports of a user."`
-	Cancel   cancelCmd   `cmd:"" group:"client" help:"Stop an export."`
-	Retry    retryCmd    `cmd:"" group:"client" help:"Run a failed, cancelled or expired export again."`
-	Download downloadCmd `cmd:"" group:"client" help:"Fetch the file of a finished export."`
-	Convert  convertCmd  `cmd:"" group:"client" help:"Write a finished export again, in another format or with other columns, without asking its source."`
+	Submit    submitCmd    `cmd:"" group:"client" help:"Hand an export to a running server."`
+	Status    statusCmd    `cmd:"" group:"client" help:"Show one export."`
+	List      listCmd      `cmd:"" group:"client" help:"List the exports, with their numbers by state."`
+	Events    eventsCmd    `cmd:"" group:"client" help:"Show what happened to an export."`
+	Watch     watchCmd     `cmd:"" group:"client" help:"Show the progress of an export until it ends."`
+	History   historyCmd   `cmd:"" group:"client" help:"List the exports of a user."`
+	Cancel    cancelCmd    `cmd:"" group:"client" help:"Stop an export."`
+	Retry     retryCmd     `cmd:"" group:"client" help:"Run a failed, cancelled or expired export again."`
+	Redeliver redeliverCmd `cmd:"" group:"client" help:"Send the callback of an ended export again."`
+	Share     shareCmd     `cmd:"" group:"client" help:"Print a link to an export for the person who waits for it."`
+	Download  downloadCmd  `cmd:"" group:"client" help:"Fetch the file of a finished export."`
+	Convert   convertCmd   `cmd:"" group:"client" help:"Write a finished export again, in another format or with other columns, without asking its source."`
+	Listen    listenCmd    `cmd:"" group:"client" help:"Receive callbacks, check and print them."`
+	Open      openCmd      `cmd:"" group:"client" help:"Print or open the address of the console."`
+	Tenants   tenantsCmd   `cmd:"" group:"client" help:"Show the usage of all tenants."`
+	System    systemCmd    `cmd:"" group:"client" help:"Show the state of the server."`
 
 	Keys           keysCmd           `cmd:"" help:"Make, list and revoke the API keys of callers."`
 	Doctor         doctorCmd         `cmd:"" help:"Check the settings, the machine, NATS and a server, and say what to do."`
@@ -44,8 +52,11 @@ type cli struct {
 	Seal           sealCmd           `cmd:"" group:"client" help:"Seal a secret for a source, so that a submission need not carry it in clear."`
 	CallbackSecret callbackSecretCmd `cmd:"" help:"Print the secret that receivers check callbacks with."`
 
-	Help        helpCmd    `cmd:"" help:"Show the help of a command."`
-	ShowVersion versionCmd `cmd:"" name:"version" help:"Print the version."`
+	Help        helpCmd       `cmd:"" help:"Show the help of a command."`
+	Completion  completionCmd `cmd:"" help:"Print the completion script of a shell."`
+	Complete    completeCmd   `cmd:"" name:"__complete" hidden:""`
+	Man         manCmd        `cmd:"" help:"Print the manual page."`
+	ShowVersion versionCmd    `cmd:"" name:"version" help:"Print the version."`
 }
 
 const description = `Sheaf gathers the pages of an HTTP API into a file: XLSX, CSV, TSV, JSON, NDJSON, Parquet or HTML.
@@ -78,6 +89,7 @@ var helpGroups = []kong.Group{
 	{Key: "at", Title: "Where it runs:"},
 	{Key: "limits", Title: "What the source may do (without --server):"},
 	{Key: "byFlags", Title: "The export (with --url):"},
+	{Key: "listen", Title: "The callback (with --listen):"},
 	// Groups of serve.
 	{Key: "callers", Title: "Callers:"},
 	{Key: "data", Title: "Data and secret key:"},

@@ -81,8 +81,11 @@ type submitCmd struct {
 	Callback    string `group:"byFlags" placeholder:"URL" help:"Told when the export has ended."`
 	UserID      string `name:"user-id" placeholder:"ID" help:"Who exports; history lists by it (cli)."`
 	Wait        bool   `help:"Show the progress until the export has ended; exit with 1 if it failed."`
+	Listen      bool   `help:"Receive the callback here and print it; exit with 1 if the export failed. The server must reach this machine as 127.0.0.1."`
 	JSON        bool   `name:"json" help:"Print JSON."`
 	serverFlag  `embed:""`
+
+	receiverFlags `embed:"" group:"listen"`
 }
 
 func (c *submitCmd) Run(ctx context.Context, std stdio, server *remote, line *kong.Context) error {
@@ -90,6 +93,15 @@ func (c *submitCmd) Run(ctx context.Context, std stdio, server *remote, line *ko
 		if flag := given(line, func(f *kong.Flag) bool { return f.Group != nil && f.Group.Key == "byFlags" }); flag != "" {
 			return usagef("%s: it goes with --url; of a file the body says it", flag)
 		}
+	}
+	if c.Listen {
+		if c.Callback != "" || c.Wait {
+			return usagef("--listen: it is the callback, and it waits; leave out --callback and --wait")
+		}
+		return c.submitAndListen(ctx, std, server)
+	}
+	if flag := given(line, func(f *kong.Flag) bool { return f.Group != nil && f.Group.Key == "listen" }); flag != "" {
+		return usagef("%s: it goes with --listen", flag)
 	}
 	body, sourceType, err := c.body(std.in)
 	if err != nil {
@@ -133,8 +145,10 @@ func (c *submitCmd) body(stdin io.Reader) (body []byte, sourceType string, err e
 		return nil, "", fmt.Errorf("submit: %w", err)
 	}
 	var request struct {
-		Raw    json.RawMessage `json:"source_raw"`
-		UserID json.RawMessage `json:"user_id"`
+		Raw       json.RawMessage `json:"source_raw"`
+		UserID    json.RawMessage `json:"user_id"`
+		Callback  json.RawMessage `json:"callback"`
+		Callback2 json.RawMessage `json:"call_back"`
 	}
 	if err := json.Unmarshal(body, &request); err != nil {
 		return nil, "", fmt.Errorf("submit: %s is not a JSON body of the API: %w", c.File, err)
@@ -144,7 +158,13 @@ func (c *submitCmd) body(stdin io.Reader) (body []byte, sourceType string, err e
 		return nil, "", usagef("--user-id: %s names a user already", c.File)
 	}
 	if !named {
-		body = withUser(body, cmp.Or(c.UserID, defaultUser))
+		body = withMember(body, "user_id", cmp.Or(c.UserID, defaultUser))
+	}
+	if c.Callback != "" { // of --listen
+		if request.Callback != nil || request.Callback2 != nil {
+			return nil, "", usagef("--listen: %s names a callback already", c.File)
+		}
+		body = withMember(body, "callback", c.Callback)
 	}
 	if request.Raw != nil {
 		return body, events.SourceRaw, nil
@@ -155,10 +175,10 @@ func (c *submitCmd) body(stdin io.Reader) (body []byte, sourceType string, err e
 // defaultUser is the user_id of exports whose user is not named, so that history finds them.
 const defaultUser = "cli"
 
-// withUser adds a user_id to a JSON object without one, and changes nothing else.
-func withUser(body []byte, user string) []byte {
+// withMember adds a member to a JSON object without one, and changes nothing else.
+func withMember(body []byte, name, value string) []byte {
 	body = bytes.TrimSpace(body)
-	quoted, err := json.Marshal(user)
+	quoted, err := json.Marshal(value)
 	if err != nil || !bytes.HasPrefix(body, []byte("{")) {
 		return body // not a request; the server reports it
 	}
@@ -166,7 +186,7 @@ func withUser(body []byte, user string) []byte {
 	if !bytes.HasPrefix(rest, []byte("}")) {
 		quoted = append(quoted, ',')
 	}
-	return slices.Concat([]byte(`{"user_id":`), quoted, rest)
+	return slices.Concat([]byte(`{"`+name+`":`), quoted, rest)
 }
 
 // request returns the REST body of an export that was described by flags.

@@ -251,6 +251,6 @@ func TestUserIsAddedToARequest(t *testing.T) {
 	for body, want := range map[string]string{
 		`{}`: `{"user_id":"a\"b"}`, ` { "x" : 1.0 } `: `{"user_id":"a\"b","x" : 1.0 }`, `null`: `null`, `[]`: `[]`,
 	} {
-		require.Equal(t, want, string(withUser([]byte(body), `a"b`)))
+		require.Equal(t, want, string(withMember([]byte(body), "user_id", `a"b`)))
 	}
 }

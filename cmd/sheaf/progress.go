@@ -74,8 +74,11 @@ func (b barWriter) keep() {
 }
 
 func isTerminal(w io.Writer) bool {
-	if s, ok := w.(*screen); ok {
-		w = s.w
+	switch wrapped := w.(type) {
+	case *screen:
+		w = wrapped.w
+	case *noted:
+		w = wrapped.Writer
 	}
 	f, ok := w.(*os.File)
 	return ok && term.IsTerminal(int(f.Fd()))
