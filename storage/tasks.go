@@ -67,6 +67,10 @@ var (
 	bucketExpiring = []byte("expiring") // expires_at, key; completed exports
 	bucketFiles    = []byte("files")    // sha256 of a stored name, key; completed exports
 	bucketUnderway = []byte("underway") // requested_at, key; exports that have not ended
+	// tenant, NUL, ^id, key -> created_at
+	bucketCreated = []byte("created")
+	// tenant, NUL, Class, ^id, key -> created_at, and the error code of a failed one or "crawled" of a crawled one
+	bucketClasses = []byte("classes")
 	// tenant, NUL, sequence that began the newest round, key -> last sequence, isSettled or nothing
 	bucketRounds    = []byte("rounds")
 	bucketLeftovers = []byte("leftovers") // kind, time, sequence, key
@@ -74,9 +78,9 @@ var (
 
 	// The content of these buckets is a function of the log.
 	foldedBuckets = [][]byte{bucketExports, bucketHistory, bucketExpiring, bucketFiles, bucketUnderway,
-		bucketRounds, bucketUsage, bucketUsers}
+		bucketRounds, bucketUsage, bucketUsers, bucketCreated, bucketClasses}
 	indexBuckets = [][]byte{bucketHistory, bucketExpiring, bucketFiles, bucketUnderway, bucketRounds,
-		bucketLeftovers, bucketUsers}
+		bucketLeftovers, bucketUsers, bucketCreated, bucketClasses}
 )
 
 // Entries of the bucket meta.
@@ -306,7 +310,7 @@ func entries(x *events.Export) []entry {
 	if x.State == events.StateNone {
 		return nil
 	}
-	list := []entry{roundOf(x)}
+	list := append(listEntries(x), roundOf(x))
 	if x.Settled() && len(x.Timeline) > 1 {
 		list = append(list, entry{string(bucketLeftovers), leftoverKey(LeftoverEvents, x), ""})
 	}
@@ -595,12 +599,7 @@ func (t *Tasks) collect(bucket, from []byte, limit int,
 			if !take {
 				continue
 			}
-			key := string(k[len(k)-keySize:])
-			x, err := load(exports, key)
-			if errors.Is(err, ErrUnknownKey) {
-				return fmt.Errorf("%w: index %s names key %s, which does not exist",
-					ErrTasksDamaged, bucket, key)
-			}
+			x, err := loadIndexed(exports, bucket, k)
 			if err != nil {
 				return err
 			}

@@ -21,7 +21,7 @@ import (
 // tasksFormat is the version of the buckets' content and of how events are folded. Increment it with any
 // change to either; the projection is then rebuilt. An added event or field also causes a rebuild, without a
 // new version, even if a newer version of Sheaf added it: see events.Vocabulary.
-const tasksFormat = 9
+const tasksFormat = 10
 
 // lockWait is how long OpenTasks waits for another process to release the file. A process that replaces one
 // that is ending needs little.

@@ -620,7 +620,8 @@ func TestRebuiltEqualsLived(t *testing.T) {
 		case 9:
 			return &events.ExportExpired{Files: []string{"x"}}
 		case 10:
-			return &events.CallbackAttempted{Attempt: n, Status: 500, NextAt: at}
+			return rapid.SampledFrom([]events.Payload{&events.CallbackAttempted{Attempt: n, Status: 500, NextAt: at},
+				&events.CallbackRequested{}}).Draw(t, "callback")
 		}
 		return &events.CallbackDelivered{Attempt: n, Status: 200}
 	}
@@ -711,6 +712,14 @@ func TestRebuiltEqualsLived(t *testing.T) {
 			}
 			if !want.State.Terminal() {
 				u.Unfinished++
+			}
+			switch want.State {
+			case events.StateCompleted, events.StateExpired:
+				u.Succeeded++
+			case events.StateFailed, events.StateRejected:
+				u.Failed++
+			case events.StateCancelled:
+				u.Cancelled++
 			}
 			for _, f := range want.Files {
 				if want.State == events.StateCompleted {

@@ -16,16 +16,32 @@ type Usage struct {
 	Unfinished int   // exports that have not ended
 	FileBytes  int64 // size of finished files that have not expired
 	Bytes      int64 // approximate size in the log once older events are purged
+	Failed     int   // exports that failed, including rejected submissions
+	Succeeded  int   // exports that completed; files may have expired
+	Cancelled  int
 }
 
-func (u Usage) plus(o Usage) Usage {
-	return Usage{u.Exports + o.Exports, u.Settled + o.Settled, u.Unfinished + o.Unfinished,
-		u.FileBytes + o.FileBytes, u.Bytes + o.Bytes}
+// numbers returns the fields in the order of their stored form.
+func (u *Usage) numbers() [usageNumbers]int64 {
+	return [usageNumbers]int64{int64(u.Exports), int64(u.Settled), int64(u.Unfinished), u.FileBytes, u.Bytes,
+		int64(u.Failed), int64(u.Succeeded), int64(u.Cancelled)}
 }
 
-func (u Usage) minus(o Usage) Usage {
-	return Usage{u.Exports - o.Exports, u.Settled - o.Settled, u.Unfinished - o.Unfinished,
-		u.FileBytes - o.FileBytes, u.Bytes - o.Bytes}
+func usageFrom(n [usageNumbers]int64) Usage {
+	return Usage{Exports: int(n[0]), Settled: int(n[1]), Unfinished: int(n[2]), FileBytes: n[3], Bytes: n[4],
+		Failed: int(n[5]), Succeeded: int(n[6]), Cancelled: int(n[7])}
+}
+
+func (u Usage) plus(o Usage) Usage { return u.add(o, 1) }
+
+func (u Usage) minus(o Usage) Usage { return u.add(o, -1) }
+
+func (u Usage) add(o Usage, sign int64) Usage {
+	sum, more := u.numbers(), o.numbers()
+	for i := range sum {
+		sum[i] += sign * more[i]
+	}
+	return usageFrom(sum)
 }
 
 // eventOverhead is the approximate size of an event in the log without its export: headers, subject, payload.
@@ -37,8 +53,15 @@ func usageOf(x *events.Export, size int) Usage {
 	if x.Settled() {
 		u.Settled = 1
 	}
-	if !x.State.Terminal() {
+	switch classOf(x.State) {
+	case Underway:
 		u.Unfinished = 1
+	case Failed:
+		u.Failed = 1
+	case Succeeded:
+		u.Succeeded = 1
+	case Cancelled:
+		u.Cancelled = 1
 	}
 	if x.State == events.StateCompleted {
 		for _, f := range x.Files {
@@ -57,11 +80,11 @@ func (u Usage) TooMuch(log events.Space, maxExports int) bool {
 // tenantLog is the fraction of the log that the exports of one tenant may use.
 const tenantLog = 0.5
 
-// bucketUsage holds the usage of each tenant: tenant -> five big-endian numbers. It changes in the same
+// bucketUsage holds the usage of each tenant: tenant -> usageNumbers big-endian numbers. It changes in the same
 // transaction as the exports.
 var bucketUsage = []byte("usage")
 
-const usageSize = 40
+const usageNumbers = 8
 
 // Usage returns a tenant's usage as of the last applied event.
 func (t *Tasks) Usage(tenant string) (u Usage, err error) {
@@ -89,12 +112,14 @@ func readUsage(tx *bbolt.Tx, tenant string) (Usage, error) {
 	if b == nil {
 		return Usage{}, nil
 	}
-	if len(b) != usageSize {
+	if len(b) != 8*usageNumbers {
 		return Usage{}, fmt.Errorf("%w: usage of tenant %.32q", ErrTasksDamaged, tenant)
 	}
-	n := func(i int) uint64 { return binary.BigEndian.Uint64(b[8*i:]) }
-	return Usage{Exports: int(n(0)), Settled: int(n(1)), Unfinished: int(n(2)), FileBytes: int64(n(3)),
-		Bytes: int64(n(4))}, nil
+	var n [usageNumbers]int64
+	for i := range n {
+		n[i] = int64(binary.BigEndian.Uint64(b[8*i:]))
+	}
+	return usageFrom(n), nil
 }
 
 // addUsage adds the changes of each tenant's usage.
@@ -112,9 +137,8 @@ func addUsage(tx *bbolt.Tx, changed map[string]Usage) error {
 		if now == (Usage{}) { // as in a projection that never had exports of the tenant
 			err = bucket.Delete([]byte(tenant))
 		} else {
-			b := make([]byte, 0, usageSize)
-			for _, n := range []int64{int64(now.Exports), int64(now.Settled), int64(now.Unfinished),
-				now.FileBytes, now.Bytes} {
+			b := make([]byte, 0, 8*usageNumbers)
+			for _, n := range now.numbers() {
 				b = binary.BigEndian.AppendUint64(b, uint64(n))
 			}
 			err = bucket.Put([]byte(tenant), b)

@@ -114,5 +114,5 @@ func TestRejectionsCountAsExports(t *testing.T) {
 	in.caughtUpTo(t)
 	u, err := in.tasks.Usage("shop")
 	require.NoError(t, err)
-	require.Equal(t, storage.Usage{Exports: sent, Settled: sent, Bytes: u.Bytes}, u)
+	require.Equal(t, storage.Usage{Exports: sent, Settled: sent, Failed: sent, Bytes: u.Bytes}, u)
 }
