@@ -45,6 +45,7 @@ var typeNames = map[Type]string{
 	TypeCallbackAttempted: "sheaf.callback.attempted.v1",
 	TypeCallbackDelivered: "sheaf.callback.delivered.v1",
 	TypeCallbackFailed:    "sheaf.callback.failed.v1",
+	TypeCallbackRequested: "sheaf.callback.requested.v1",
 }
 
 var (

@@ -39,6 +39,7 @@
 //	callback_attempted  notifier              projection
 //	callback_delivered  notifier              projection
 //	callback_failed     notifier              projection
+//	callback_requested  ingress               notifier, projection
 //
 // Each event's wire format has a JSON schema in schema/, which refers to that of the export, and a golden
 // file in testdata/. asyncapi.yaml documents the subjects.

@@ -22,6 +22,7 @@ const (
 	TypeCallbackAttempted Type = "callback_attempted"
 	TypeCallbackDelivered Type = "callback_delivered"
 	TypeCallbackFailed    Type = "callback_failed"
+	TypeCallbackRequested Type = "callback_requested"
 )
 
 // Event is one fact about one export. On the wire it is a CloudEvent in binary mode: attributes are headers,
@@ -282,6 +283,11 @@ type CallbackFailed struct {
 	Millis   int64  `json:"elapsed_ms"`
 }
 
+// CallbackRequested makes a callback due again that was delivered or given up. Its attempts go on counting.
+type CallbackRequested struct {
+	Terminal uint64 `json:"terminal_sequence"` // of the event that the callback reports
+}
+
 func (*ExportRequested) EventType() Type    { return TypeRequested }
 func (*ExportCrawled) EventType() Type      { return TypeCrawled }
 func (*ExportCompleted) EventType() Type    { return TypeCompleted }
@@ -292,6 +298,7 @@ func (*SubmissionRejected) EventType() Type { return TypeRejected }
 func (*CallbackAttempted) EventType() Type  { return TypeCallbackAttempted }
 func (*CallbackDelivered) EventType() Type  { return TypeCallbackDelivered }
 func (*CallbackFailed) EventType() Type     { return TypeCallbackFailed }
+func (*CallbackRequested) EventType() Type  { return TypeCallbackRequested }
 
 // newPayload returns an empty payload of a type, or nil for an unknown one.
 func newPayload(t Type) Payload {
@@ -316,6 +323,8 @@ func newPayload(t Type) Payload {
 		return &CallbackDelivered{}
 	case TypeCallbackFailed:
 		return &CallbackFailed{}
+	case TypeCallbackRequested:
+		return &CallbackRequested{}
 	}
 	return nil
 }

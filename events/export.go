@@ -222,6 +222,8 @@ func (x *Export) Allows(t Type) error {
 		ok = x.State == StateNone
 	case TypeCallbackAttempted, TypeCallbackDelivered, TypeCallbackFailed:
 		ok = x.State.Terminal() && x.State != StateRejected && x.Callback.State == CallbackPending
+	case TypeCallbackRequested:
+		ok = x.State.Terminal() && (x.Callback.State == CallbackDone || x.Callback.State == CallbackExhausted)
 	}
 	if ok {
 		return nil
@@ -281,6 +283,8 @@ func (x *Export) Apply(ev Event) error {
 	case *CallbackFailed:
 		x.Callback = CallbackState{State: CallbackExhausted, Attempts: p.Attempt, LastStatus: p.Status,
 			LastReason: p.Reason}
+	case *CallbackRequested:
+		x.Callback.State = CallbackPending
 	}
 	x.Note(ev)
 	x.Stamp(t, ev.Sequence, ev.ID)

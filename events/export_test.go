@@ -25,7 +25,7 @@ func fresh() events.Export { return events.Export{Tenant: "default", Key: testKe
 var allTypes = []events.Type{
 	events.TypeRequested, events.TypeCrawled, events.TypeCompleted, events.TypeFailed, events.TypeCancelled,
 	events.TypeExpired, events.TypeRejected, events.TypeCallbackAttempted, events.TypeCallbackDelivered,
-	events.TypeCallbackFailed,
+	events.TypeCallbackFailed, events.TypeCallbackRequested,
 }
 
 func event(t events.Type, sequence uint64, callback string) events.Event {
@@ -38,6 +38,7 @@ func event(t events.Type, sequence uint64, callback string) events.Event {
 func TestStateMachine(t *testing.T) {
 	t.Parallel()
 	const pending = "+callback" // the state with a pending callback
+	const delivered = "+delivered"
 	paths := map[string][]events.Type{
 		"":          nil,
 		"requested": {events.TypeRequested},
@@ -55,6 +56,9 @@ func TestStateMachine(t *testing.T) {
 		"cancelled" + pending: {events.TypeRequested, events.TypeCancelled},
 		"expired" + pending: {events.TypeRequested, events.TypeCrawled, events.TypeCompleted,
 			events.TypeExpired},
+		"failed" + delivered: {events.TypeRequested, events.TypeFailed, events.TypeCallbackDelivered},
+		"expired" + delivered: {events.TypeRequested, events.TypeCrawled, events.TypeCompleted,
+			events.TypeCallbackFailed, events.TypeExpired},
 	}
 	allowed := map[string]map[events.Type]events.State{
 		"": {events.TypeRequested: "requested", events.TypeRejected: "rejected"},
@@ -72,11 +76,14 @@ func TestStateMachine(t *testing.T) {
 		events.TypeCallbackAttempted: events.CallbackPending,
 		events.TypeCallbackDelivered: events.CallbackDone,
 		events.TypeCallbackFailed:    events.CallbackExhausted,
+		events.TypeCallbackRequested: events.CallbackPending,
 	}
 	for name, path := range paths {
 		state, callback := name, ""
-		if n := len(name) - len(pending); n > 0 && name[n:] == pending {
-			state, callback = name[:n], "https://example.com/done"
+		for _, suffix := range []string{pending, delivered} {
+			if short, ok := strings.CutSuffix(name, suffix); ok {
+				state, callback = short, "https://example.com/done"
+			}
 		}
 		for _, typ := range allTypes {
 			x := fresh()
@@ -87,7 +94,8 @@ func TestStateMachine(t *testing.T) {
 			before := x
 			next, ok := allowed[state][typ]
 			callbackTo, isCallback := told[typ]
-			if isCallback && before.Callback.State == events.CallbackPending {
+			if isCallback && before.Callback.State == events.CallbackPending && typ != events.TypeCallbackRequested ||
+				typ == events.TypeCallbackRequested && strings.HasSuffix(name, delivered) {
 				next, ok = events.State(state), true
 			}
 			err := x.Allows(typ)

@@ -122,6 +122,9 @@ func samples() []events.Event {
 		{request, cancelled, &again, crawled, completed, attempted,
 			&events.CallbackFailed{Terminal: 19, Attempt: 2, Status: 410,
 				Reason: "the receiver answered 410", Millis: 9}},
+		{request, cancelled, &again, crawled, completed,
+			&events.CallbackDelivered{Terminal: 19, Attempt: 1, Status: 204, Millis: 12},
+			&events.CallbackRequested{Terminal: 19}},
 	} {
 		x := fresh()
 		var ev events.Event

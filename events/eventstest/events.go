@@ -61,6 +61,8 @@ func Payload(t events.Type, n uint64, callback string) events.Payload {
 		return &events.CallbackDelivered{Attempt: int(n), Status: 204}
 	case events.TypeCallbackFailed:
 		return &events.CallbackFailed{Attempt: int(n), Status: 410}
+	case events.TypeCallbackRequested:
+		return &events.CallbackRequested{Terminal: n}
 	}
 	return nil
 }

@@ -470,7 +470,7 @@ func consumerConfigs(cfg Config) []consumerConfig {
 		durable(events.StreamEvents, events.ConsumerCrawler, of(events.TypeRequested)),
 		durable(events.StreamEvents, events.ConsumerAssembler, of(events.TypeCrawled)),
 		durable(events.StreamEvents, events.ConsumerNotifier, of(events.TypeCompleted), of(events.TypeFailed),
-			of(events.TypeCancelled)),
+			of(events.TypeCancelled), of(events.TypeCallbackRequested)),
 		durable(events.StreamTimers, events.ConsumerDueCallback, subjectDue+"callback.*.*"),
 	}
 }

@@ -45,10 +45,10 @@ type KeyVersion struct {
 
 // version holds the keys derived from one secret key.
 type version struct {
-	id                  string // kid in links; "" for the first
-	from                time.Time
-	seal, link, webhook []byte
-	producers           hpke.PrivateKey
+	id                         string // kid in links; "" for the first
+	from                       time.Time
+	seal, link, share, webhook []byte
+	producers                  hpke.PrivateKey
 }
 
 // NewKeyring derives the keys. secret must be at least KeySize random bytes; newer are the later ones, in
@@ -62,8 +62,8 @@ func NewKeyring(secret []byte, newer ...KeyVersion) (*Keyring, error) {
 		}
 		one := version{from: v.From}
 		var id, producers []byte
-		purposes := map[string]*[]byte{"seal": &one.seal, "link": &one.link, "webhook": &one.webhook,
-			"producers": &producers}
+		purposes := map[string]*[]byte{"seal": &one.seal, "link": &one.link, "share": &one.share,
+			"webhook": &one.webhook, "producers": &producers}
 		if i == 0 {
 			purposes["hash_key"], purposes["fingerprint"] = &k.hash, &k.fingerprint
 		} else {

@@ -136,7 +136,8 @@ func (s *Service) Run(ctx context.Context) error {
 	return group.Wait()
 }
 
-// onEnded handles a terminal event. The event may be a repeat, so the leader's state of the export decides.
+// onEnded handles a terminal event, or a request to deliver its callback again. The event may be a repeat, so
+// the leader's state of the export decides.
 func (s *Service) onEnded(ctx, posting context.Context, d journal.Delivery) error {
 	ev, err := d.Event()
 	if err != nil {
@@ -144,7 +145,7 @@ func (s *Service) onEnded(ctx, posting context.Context, d journal.Delivery) erro
 	}
 	return s.look(ctx, posting, ev, func(x *events.Export) error {
 		d.Concerns(x)
-		if ev.Sequence != x.TerminalSeq {
+		if !ends(ev, x) {
 			return errNothing
 		}
 		if wait := untilDue(x); wait > 0 {
@@ -153,6 +154,14 @@ func (s *Service) onEnded(ctx, posting context.Context, d journal.Delivery) erro
 		}
 		return nil
 	})
+}
+
+// ends reports whether an event is about the newest ending of an export.
+func ends(ev events.Event, x *events.Export) bool {
+	if again, ok := ev.Payload.(*events.CallbackRequested); ok {
+		return again.Terminal == x.TerminalSeq
+	}
+	return ev.Sequence == x.TerminalSeq
 }
 
 // onDue handles a schedule that fired. A schedule names only a key; onDue makes the attempt that is due for
