@@ -61,6 +61,7 @@ type Config struct {
 	// KeyByID returns the owner of the API key with an id while the key is valid. Sessions of the console end
 	// with their key. Required with Authenticate for such sessions; it must do no I/O.
 	KeyByID      func(id string) (Principal, bool)
+	KeepFiles    time.Duration   // that finished files are kept, so the longest validity of a share link; default 168h
 	Formats      []events.Format // formats of finished files; default events.XLSX
 	Quota        Quota           // of each tenant; default no limits
 	Previewer    Previewer       // answers POST /v1/export/preview; default: the path does not exist
@@ -94,6 +95,7 @@ func (c Config) withDefaults(listener net.Listener) Config {
 	}
 	c.MaxHistory = cmp.Or(c.MaxHistory, 100_000)
 	c.MaxKeepPages = cmp.Or(c.MaxKeepPages, 168*time.Hour)
+	c.KeepFiles = cmp.Or(c.KeepFiles, 168*time.Hour)
 	c.MaxLag = cmp.Or(c.MaxLag, 3*time.Second)
 	c.MaxBody = cmp.Or(c.MaxBody, 256<<10)
 	c.MaxRawBody = cmp.Or(c.MaxRawBody, 64<<20)
@@ -116,7 +118,7 @@ func (c Config) withDefaults(listener net.Listener) Config {
 }
 
 func (c Config) check() error {
-	if c.MaxHistory < 0 || c.MaxKeepPages < 0 || c.MaxLag < 0 || c.ShutdownDelay < 0 {
+	if c.MaxHistory < 0 || c.MaxKeepPages < 0 || c.KeepFiles < 0 || c.MaxLag < 0 || c.ShutdownDelay < 0 {
 		return errors.New("ingress: a duration or number to keep is negative")
 	}
 	if c.MaxBody < 0 || c.MaxRawBody < 0 {
@@ -173,13 +175,17 @@ type Service struct {
 	store        fileStore
 	docs         *docs.Docs
 	progress     *progressCache
+	changes      *changes
 	availability availability
 	admission    admission
 	bodies       *bodyMemory
 	turns        pool // of concurrent calls
 	reads        pool // of calls that read much
 	previews     pool
-	answers      pool // bytes of large answers
+	bulks        pool
+	streams      pool            // of server-sent events
+	front        context.Context // ends when the service drains; set by Run
+	answers      pool            // bytes of large answers
 	submissions  *journal.Shares
 	caughtUp     atomic.Bool // the projection has applied the log as it was at start-up
 	onNATS       atomic.Bool // the NATS servers know the subscriptions of this process
@@ -196,7 +202,7 @@ func New(cfg Config, listener net.Listener, log *journal.Log, tasks *storage.Tas
 	}
 	s := &Service{
 		cfg: cfg, listener: listener, journal: log, pages: log.Pages(), tasks: tasks, files: files, metrics: newMetrics(cfg.Metrics),
-		backlog: newBacklog(), progress: newProgressCache(), docs: newDocs(cfg),
+		backlog: newBacklog(), progress: newProgressCache(), changes: newChanges(), docs: newDocs(cfg),
 		// A body of rows is in memory twice: as received, and unescaped. Garbage of the previous one may
 		// remain: 252 MB for a body of 64 MiB, 325 MB after two (measured).
 		bodies:   newBodyMemory(cfg.MaxRawBody),
@@ -204,6 +210,9 @@ func New(cfg Config, listener net.Listener, log *journal.Log, tasks *storage.Tas
 		reads:    newPool(1, maxReads),
 		previews: newPool(maxTenantPreviews, maxPreviews),
 		answers:  newPool(maxTenantAnswers, maxAnswers),
+		bulks:    newPool(1, maxBulkCalls),
+		streams:  newPool(maxTenantStreams, maxStreams),
+		front:    context.Background(),
 		admission: admission{room: cfg.Room, usage: tasks.Usage, quota: cfg.Quota, maxHistory: cfg.MaxHistory,
 			noKeys: cfg.Authenticate == nil, rates: map[string]*rate.Limiter{}},
 		submissions: journal.NewShares(tenantSubmissions, submissionSlots, submissionOffers),
@@ -222,6 +231,7 @@ func (s *Service) Run(ctx context.Context) error {
 	// The parts that accept work stop first, and the parts that answers need stop last.
 	front, stopFront := context.WithCancelCause(ctx)
 	defer stopFront(nil)
+	s.front = front
 	back, stopBack := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopBack()
 	var atFront, atBack sync.WaitGroup
@@ -328,12 +338,15 @@ func (s *Service) reserve(ctx context.Context, tenant string, size int64) (relea
 
 // turn waits until a call of a tenant may run. Mostly its own calls delay it, so a tenant that floods Sheaf
 // gets its part of the processors and no more.
-func (s *Service) turn(ctx context.Context, tenant, operation string) (leave func(), err error) {
-	if operation == "history" || operation == "retry" {
+func (s *Service) turn(ctx context.Context, tenant, name string) (leave func(), err error) {
+	if operations[name].heavy {
 		return s.readTurn(ctx, tenant)
 	}
-	if operation == previewOperation {
+	switch name {
+	case previewOperation:
 		return s.await(ctx, &s.previews, tenant, 1)
+	case bulkOperation:
+		return s.await(ctx, &s.bulks, tenant, 1)
 	}
 	return s.await(ctx, &s.turns, tenant, 1)
 }

@@ -154,7 +154,7 @@ func (m *microService) endpoint(name string, op operation) micro.Handler {
 func (m *microService) call(req micro.Request, name string, op operation, l *line) ([]byte, *apiError) {
 	tenant, id := l.tenant, l.id
 	c := call{operation: name, tenant: tenant, requestID: id, body: req.Data(), onNATS: true}
-	if !takesBody(name) {
+	if !op.body {
 		var err error
 		if c.params, err = request.Params(c.body); err != nil {
 			return seal(nil, err, id)
@@ -213,7 +213,7 @@ func (m *microService) send(req micro.Request, begin time.Time, l *line, body []
 		logFailure(m.back, l.logger(), failure)
 	}
 	level := slog.LevelInfo
-	if strings.HasSuffix(req.Subject(), ".detail") || strings.HasSuffix(req.Subject(), ".history") {
+	if _, name, err := events.ParseAPISubject(req.Subject()); err == nil && operations[name].quiet {
 		level = slog.LevelDebug // like GET requests
 	}
 	l.logger().Log(m.back, level, "request", "subject", request.Cut(req.Subject(), 256), "status", status, "bytes", len(body), "elapsed", time.Since(begin))

@@ -69,17 +69,25 @@ type operation struct {
 	scope Scope // that a caller needs
 	// handle answers a call. asAPIError converts its errors for the caller.
 	handle func(s *Service, ctx context.Context, c call) (data any, err error)
+	body   bool // handle reads the body itself; otherwise it has parameters
+	heavy  bool // it reads much, so a tenant has one at a time
+	quiet  bool // it changes nothing, so it is logged at debug level
 }
 
 // operations are the operations by the last token of their subject.
 var operations = map[string]operation{
-	"http":    {ScopeSubmit, (*Service).submitHTTP},
-	"raw":     {ScopeSubmit, (*Service).submitRaw},
-	"detail":  {ScopeRead, (*Service).detail},
-	"history": {ScopeRead, (*Service).history},
-	"cancel":  {ScopeOperate, (*Service).cancel},
-	"retry":   {ScopeOperate, (*Service).retry},
-	"convert": {ScopeSubmit, (*Service).convert},
+	"http":        {scope: ScopeSubmit, handle: (*Service).submitHTTP, body: true},
+	"raw":         {scope: ScopeSubmit, handle: (*Service).submitRaw, body: true},
+	"convert":     {scope: ScopeSubmit, handle: (*Service).convert, body: true},
+	"detail":      {scope: ScopeRead, handle: (*Service).detail, quiet: true},
+	"events":      {scope: ScopeRead, handle: (*Service).timeline, quiet: true},
+	"history":     {scope: ScopeRead, handle: (*Service).history, quiet: true, heavy: true},
+	"list":        {scope: ScopeRead, handle: (*Service).list, quiet: true, heavy: true},
+	"cancel":      {scope: ScopeOperate, handle: (*Service).cancel},
+	"retry":       {scope: ScopeOperate, handle: (*Service).retry, heavy: true},
+	"redeliver":   {scope: ScopeOperate, handle: (*Service).redeliver},
+	"share":       {scope: ScopeOperate, handle: (*Service).share},
+	bulkOperation: {scope: ScopeOperate, handle: (*Service).bulk, body: true},
 }
 
 // authorize sets the tenant of a call by a principal. An admin may name another tenant by the parameter
@@ -89,11 +97,16 @@ func (c *call) authorize(p Principal, op operation) error {
 	if err := p.require(op.scope, c.operation); err != nil {
 		return err
 	}
+	return c.chooseTenant()
+}
+
+// chooseTenant sets the tenant that the parameters name.
+func (c *call) chooseTenant() error {
 	other := c.params.Get("tenant")
-	if other == "" || other == p.Tenant {
+	if other == "" || other == c.tenant {
 		return nil
 	}
-	if err := p.require(ScopeAdmin, "another tenant"); err != nil {
+	if err := (Principal{Scope: c.scope}).require(ScopeAdmin, "another tenant"); err != nil {
 		return err
 	}
 	if !events.ValidTenant(other) {
@@ -102,9 +115,6 @@ func (c *call) authorize(p Principal, op operation) error {
 	c.tenant = other
 	return nil
 }
-
-// takesBody reports whether an operation reads the body itself.
-func takesBody(name string) bool { return submits(name) || name == "convert" }
 
 // submits reports whether an operation takes a submission, which may be durable.
 func submits(name string) bool { return name == events.SourceHTTP || name == events.SourceRaw }

@@ -39,8 +39,11 @@ func (s *Service) preview(ctx context.Context, c call) (any, error) {
 
 // operationWait is how long an operation may take.
 func (s *Service) operationWait(c call) time.Duration {
-	if c.operation == previewOperation {
+	switch c.operation {
+	case previewOperation:
 		return previewWait
+	case bulkOperation:
+		return bulkWait
 	}
 	return s.cfg.OperationWait + time.Duration(len(c.body)>>20)*time.Second
 }

@@ -47,6 +47,13 @@ func (c *progressCache) apply(batch []events.Event) {
 	}
 }
 
+// told returns the last reported phase of an export under way, "" without one.
+func (c *progressCache) told(tenant, key string) string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.last[exportID{tenant, key}].Phase
+}
+
 // of returns the progress of x. The log proves the state of x, so the state wins over a late report.
 func (c *progressCache) of(x *events.Export) events.Progress {
 	if x.State.Terminal() {

@@ -5,12 +5,17 @@ import (
 	"fmt"
 	"sync"
 	"time"
+
+	"sheaf/events"
 )
 
 // project applies the log to this ingress's own projection.
 func (s *Service) project(ctx context.Context) error {
 	return s.untilDone(ctx, "following the log", func(ctx context.Context) error {
-		return s.tasks.Follow(ctx, s.journal, s.progress.apply)
+		return s.tasks.Follow(ctx, s.journal, func(batch []events.Event) {
+			s.progress.apply(batch)
+			s.changes.applied(batch)
+		})
 	})
 }
 
@@ -106,7 +111,10 @@ func (s *Service) lagging() string {
 // watchProgress remembers the progress that crawlers and assemblers report.
 func (s *Service) watchProgress(ctx context.Context) error {
 	return s.untilDone(ctx, "watching progress", func(ctx context.Context) error {
-		stop, err := s.journal.OnProgress(s.progress.tell)
+		stop, err := s.journal.OnProgress(func(tenant, key string, p events.Progress) {
+			s.progress.tell(tenant, key, p)
+			s.changes.tell(tenant, key)
+		})
 		if err != nil {
 			return err
 		}

@@ -36,8 +36,14 @@ func (s *Service) routes() []route {
 		{http.MethodPost, "/v1/export/raw", body("raw"), "export the rows in the request"},
 		{http.MethodGet, "/v1/export/detail", get("detail"), "?key= how an export stands, and its link"},
 		{http.MethodGet, "/v1/export/history", get("history"), "?user_id= a user's exports of the last seven days"},
+		{http.MethodGet, "/v1/export/list", get("list"), "?state=&q= the exports of a tenant, newest first"},
+		{http.MethodGet, "/v1/export/events", get("events"), "?key= what has happened to an export"},
+		{http.MethodGet, "/v1/export/watch", s.watch, "?key= its progress as server-sent events"},
 		{http.MethodPost, "/v1/export/cancel", post("cancel"), `{"key"} stop an export`},
 		{http.MethodPost, "/v1/export/retry", post("retry"), `{"key"} run a failed, cancelled or expired export again`},
+		{http.MethodPost, "/v1/export/redeliver", post("redeliver"), `{"key"} send the callback again`},
+		{http.MethodPost, "/v1/export/share", post("share"), `{"key","ttl","return_url"} a link to a page that shows progress and the file`},
+		{http.MethodPost, "/v1/export/bulk", body("bulk"), `{"action","filter","expect"} cancel, retry or redeliver many`},
 		{http.MethodPost, "/v1/export/convert", body("convert"), `{"key","ext_type"} a finished export in another format`},
 		{http.MethodGet, "/v1/export/presets", s.presets, "what each preset of source_http stands for"},
 		{http.MethodGet, "/v1/down/{year}/{month}/{day}/{file}", down, "a finished file, by its signed link"},
@@ -51,7 +57,7 @@ func (s *Service) routes() []route {
 	}
 	if s.cfg.Previewer != nil {
 		routes = slices.Insert(routes, 2, route{
-			http.MethodPost, "/v1/export/preview", s.rest(previewOperation, operation{ScopeSubmit, (*Service).preview}, s.bodyCall(s.cfg.MaxBody)),
+			http.MethodPost, "/v1/export/preview", s.rest(previewOperation, operation{scope: ScopeSubmit, handle: (*Service).preview, body: true}, s.bodyCall(s.cfg.MaxBody)),
 			"how to export a source, found by asking it at most three times",
 		})
 	}

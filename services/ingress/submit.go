@@ -16,6 +16,7 @@ import (
 type accepted struct {
 	HashKey  string   `json:"hash_key"`
 	Warnings []string `json:"warnings,omitempty"`
+	ShareURL string   `json:"share_url,omitempty"` // with "share": true
 
 	begun     bool                         // an export has begun; otherwise an equal request was first
 	duplicate *journal.SubmissionDuplicate // of a durable submission whose export another request began
@@ -64,6 +65,9 @@ func (s *Service) checkKeepPages(o *events.Options) error {
 // size of its event. fresh refuses a request that is too old to begin anything.
 func (s *Service) accept(ctx context.Context, c call, sub *request.Checked, logBytes int64, fresh func() error) (_ any, err error) {
 	answer := accepted{HashKey: sub.Key, Warnings: sub.Request.Warnings}
+	if sub.Share {
+		answer.ShareURL = s.shareOf(sub.Key, time.Now().Add(s.cfg.KeepFiles), "").URL
+	}
 	if done, err := s.repeats(ctx, c, sub.Key); done || err != nil {
 		return answer, err
 	}

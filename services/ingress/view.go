@@ -88,7 +88,7 @@ func (s *Service) detailOf(x *events.Export, now time.Time) detailView {
 		FinishedAt: localTime(x.FinishedAt), ExpiresAt: localTime(x.ExpiresAt), PagesUntil: localTime(x.PagesUntil),
 		Progress: s.progress.of(x), Rows: x.Rows,
 		Files: []fileView{}, Warnings: []events.Warning{}, ErrorCode: x.Failure.Code, Reason: x.ExpiredReason,
-		Callback: callbackView{State: x.Callback.State, Attempts: x.Callback.Attempts, LastStatus: x.Callback.LastStatus},
+		Callback: callbackOf(x),
 	}
 	if x.State == events.StateCompleted && now.Before(x.ExpiresAt) {
 		d.DownURL = secrets.DownloadURL(s.journal.Keys(), s.cfg.PublicURL, x)
@@ -109,6 +109,10 @@ func (s *Service) detailOf(x *events.Export, now time.Time) detailView {
 	}
 	d.Warnings = append(d.Warnings, x.Warnings...)
 	return d
+}
+
+func callbackOf(x *events.Export) callbackView {
+	return callbackView{State: x.Callback.State, Attempts: x.Callback.Attempts, LastStatus: x.Callback.LastStatus}
 }
 
 func localTime(t time.Time) string {

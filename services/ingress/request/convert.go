@@ -30,6 +30,9 @@ func ParseConvert(keys *secrets.Keyring, tenant string, formats []events.Format,
 		return nil, err
 	}
 	s := &Checked{Request: x.Request}
+	if members, s.Share, err = takeShare(members); err != nil {
+		return nil, err
+	}
 	req := &s.Request
 	req.ExtType, req.Callback, req.Warnings = "", "", nil
 	var unknown []string

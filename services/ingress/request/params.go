@@ -5,6 +5,7 @@ import (
 	"net/url"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -49,6 +50,46 @@ func Number(q url.Values, field string, absent, least, most uint64) (uint64, err
 		return 0, Invalid(field, "is %q; want an integer from %d to %d", Cut(text, 24), least, most)
 	}
 	return n, nil
+}
+
+// Time reads an optional time of a query: RFC 3339, a date in the server's time zone, or a time before now
+// such as 90m, 24h or 7d. It is zero if absent.
+func Time(q url.Values, field string, now time.Time) (time.Time, error) {
+	text := q.Get(field)
+	if text == "" {
+		return time.Time{}, nil
+	}
+	if at, err := time.Parse(time.RFC3339, text); err == nil {
+		return at, nil
+	}
+	if at, err := time.ParseInLocation(time.DateOnly, text, time.Local); err == nil {
+		return at, nil
+	}
+	if ago, err := Age(q, field, 0); err == nil {
+		return now.Add(-ago), nil
+	}
+	return time.Time{}, Invalid(field, "is %q; want a time such as 2026-11-30T08:00:00Z, a date, or an age such as 90m, 24h or 7d", Cut(text, 32))
+}
+
+// Age reads an optional positive duration of a query: seconds, or a text such as 90m, 24h or 7d.
+func Age(q url.Values, field string, absent time.Duration) (time.Duration, error) {
+	text := q.Get(field)
+	if text == "" {
+		return absent, nil
+	}
+	d, err := time.ParseDuration(text)
+	if n, number := strconv.ParseUint(text, 10, 31); number == nil {
+		d, err = time.Duration(n)*time.Second, nil
+	}
+	if days, ok := strings.CutSuffix(text, "d"); ok {
+		if n, number := strconv.ParseUint(days, 10, 16); number == nil {
+			d, err = time.Duration(n)*24*time.Hour, nil
+		}
+	}
+	if err != nil || d <= 0 {
+		return 0, Invalid(field, "is %q; want seconds, or a duration such as 90m, 24h or 7d", Cut(text, 24))
+	}
+	return d, nil
 }
 
 // Fresh refuses a request whose timestamp differs from the clock by more than maxSkew, because it may be a

@@ -75,6 +75,7 @@ type Checked struct {
 	Request events.Request
 	Secrets secrets.Values // of the source, not sealed yet
 	Pages   []Page         // of a raw export
+	Share   bool           // the caller wants a share link in the answer
 }
 
 // Parse checks the body of a tenant's request and converts it for the log. formats are the formats to choose
@@ -85,6 +86,9 @@ func Parse(keys *secrets.Keyring, tenant, sourceType string, formats []events.Fo
 		return nil, err
 	}
 	s := &Checked{Request: events.Request{SourceType: sourceType}}
+	if members, s.Share, err = takeShare(members); err != nil {
+		return nil, err
+	}
 	req := &s.Request
 	var unknown []string
 	var callbacks []string
@@ -188,6 +192,22 @@ func Parse(keys *secrets.Keyring, tenant, sourceType string, formats []events.Fo
 	}
 	s.Key = keys.HashKey(tenant, sourceType, canonical)
 	return s, nil
+}
+
+// takeShare removes the member share, which concerns only the answer: an equal request without it is the same
+// export.
+func takeShare(members []member) (rest []member, share bool, err error) {
+	i := slices.IndexFunc(members, func(m member) bool { return m.name == "share" })
+	if i < 0 {
+		return members, false, nil
+	}
+	switch kind := members[i].value.Kind(); kind {
+	case 't', 'f', 'n':
+		share = kind == 't'
+	default:
+		return nil, false, Invalid("share", "must be true or false, not %s", kindName(kind))
+	}
+	return slices.Delete(members, i, i+1), share, nil
 }
 
 // readSubmission reads the members of a submission. Its rows may be no strict JSON.

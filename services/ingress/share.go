@@ -1,0 +1,48 @@
+package ingress
+
+import (
+	"context"
+	"time"
+
+	"sheaf/events/secrets"
+	"sheaf/services/ingress/request"
+)
+
+// maxReturnURL bounds the URL that a share page leads back to, in bytes.
+const maxReturnURL = 2048
+
+// shareView answers share.
+type shareView struct {
+	URL       string `json:"url"`
+	ExpiresAt string `json:"expires_at"`
+}
+
+// share returns a signed link to the page of an export. Its holder needs no API key to watch the export and
+// download its file. Nothing is stored.
+func (s *Service) share(ctx context.Context, c call) (any, error) {
+	ttl, err := request.Age(c.params, "ttl", s.cfg.KeepFiles)
+	if err != nil {
+		return nil, err
+	}
+	if ttl > s.cfg.KeepFiles {
+		return nil, request.Invalid("ttl", "is %s; links are good for at most %s here", ttl, s.cfg.KeepFiles)
+	}
+	back := c.params.Get("return_url")
+	if back != "" {
+		if err := request.URL("return_url", back, maxReturnURL); err != nil {
+			return nil, err
+		}
+	}
+	x, err := s.find(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	return s.shareOf(x.Key, time.Now().Add(ttl), back), nil
+}
+
+func (s *Service) shareOf(key string, exp time.Time, back string) shareView {
+	return shareView{
+		URL:       s.cfg.PublicURL + "/s/" + secrets.ShareToken(s.journal.Keys(), key, exp, back),
+		ExpiresAt: localTime(exp),
+	}
+}
