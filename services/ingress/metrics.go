@@ -118,7 +118,7 @@ func (m *metrics) operation(c *call, data any, err error) {
 		errcode = asAPIError(err).Errcode
 	}
 	m.operations.WithLabelValues(c.operation, strconv.Itoa(errcode)).Inc()
-	if !takesBody(c.operation) || c.operation == previewOperation {
+	if !submits(c.operation) && c.operation != "convert" {
 		return
 	}
 	via := "rest"

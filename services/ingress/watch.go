@@ -81,9 +81,9 @@ type stream struct {
 	sent time.Time // when the last event or comment was sent
 }
 
-// openStream begins an answer of server-sent events for a tenant. Call done at the end; it is nil with an
+// openStream begins an answer of server-sent events for a tenant. kind is a label of the metric. Call done at the end; it is nil with an
 // error. ctx ends with the caller and when the process drains.
-func (s *Service) openStream(w http.ResponseWriter, r *http.Request, tenant string) (_ *stream, ctx context.Context, done func(), err error) {
+func (s *Service) openStream(w http.ResponseWriter, r *http.Request, kind, tenant string) (_ *stream, ctx context.Context, done func(), err error) {
 	full, cancel := context.WithCancel(r.Context())
 	cancel() // with an ended context the pool does not wait
 	leave, err := s.streams.acquire(full, tenant, 1)
@@ -99,7 +99,9 @@ func (s *Service) openStream(w http.ResponseWriter, r *http.Request, tenant stri
 	h.Set("Content-Type", "text/event-stream; charset=utf-8")
 	h.Set("Cache-Control", "no-store")
 	h.Set("X-Accel-Buffering", "no")
-	return st, ctx, func() { stop(); cancel(); leave() }, nil
+	open := s.metrics.streams.WithLabelValues(kind)
+	open.Inc()
+	return st, ctx, func() { stop(); cancel(); leave(); open.Dec() }, nil
 }
 
 // send sends an event. data must hold no line break.
@@ -153,7 +155,7 @@ func (s *Service) watch(w http.ResponseWriter, r *http.Request) {
 	}
 	changed, stop := s.changes.listen(x.Tenant, x.Key)
 	defer stop()
-	st, ctx, done, err := s.openStream(w, r, x.Tenant)
+	st, ctx, done, err := s.openStream(w, r, "watch", x.Tenant)
 	if err != nil {
 		respond(w, r, nil, err)
 		return
