@@ -90,8 +90,8 @@ func TestAsyncAPIMessages(t *testing.T) {
 	}
 
 	// The headers are those that the code writes.
-	msg, err := Encode(Event{ID: "x", Tenant: "t", CorrelationID: "c", Payload: &ExportCancelled{},
-		Export: &Export{}})
+	msg, err := Encode(Event{ID: "x", Tenant: "t", CorrelationID: "c", TraceParent: "p",
+		Payload: &ExportCancelled{}, Export: &Export{}})
 	require.NoError(t, err)
 	require.Equal(t, slices.Sorted(maps.Keys(msg.Header)),
 		slices.Sorted(maps.Keys(at(doc, "components", "schemas", "eventHeaders", "properties").(object))))

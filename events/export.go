@@ -344,15 +344,26 @@ func (x *Export) Resumable() (run uint64, ok bool) {
 // and differs for each ending of the key.
 func (x *Export) WebhookID() string { return fmt.Sprintf("%s-%d", x.Key, x.TerminalSeq) }
 
-// With returns log with the attributes that identify the export: tenant, hash_key, id, and the request_id of
-// the request that started the round. Rounds started by an earlier version have one only if a producer set
+// With returns log with the attributes that identify the export: tenant, hash_key, id, the request_id of the
+// request that started the round, and its trace_id. Rounds started by an earlier version have one only if a producer set
 // it.
 func (x *Export) With(log *slog.Logger) *slog.Logger {
 	log = log.With("tenant", x.Tenant, "hash_key", x.Key, "id", x.ID)
 	if id := x.Origin(); id != "" {
 		log = log.With("request_id", id)
 	}
+	if id := TraceID(x.TraceParent); id != "" {
+		log = log.With("trace_id", id)
+	}
 	return log
+}
+
+// TraceID returns the trace id of a W3C trace context, "" without one.
+func TraceID(traceParent string) string {
+	if len(traceParent) < 35 {
+		return ""
+	}
+	return traceParent[3:35]
 }
 
 // Origin returns the id of the request that started the current round, "" if unknown.

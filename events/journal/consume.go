@@ -10,6 +10,7 @@ import (
 	"sheaf/events"
 	"sheaf/events/failpoint"
 	"sheaf/events/internal/streams"
+	"sheaf/events/tracing"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -41,6 +42,18 @@ func (d Delivery) Concerns(x *events.Export) {
 	if d.requestID != nil {
 		*d.requestID = x.Origin()
 	}
+}
+
+// Process begins the span of the work on an export, which End ends. It is a child of the span that published the
+// message.
+func (s *Log) Process(ctx context.Context, d Delivery, ev events.Event, consumer string) (context.Context, *tracing.Span) {
+	if s.cfg.Tracer == nil {
+		return ctx, nil
+	}
+	return s.cfg.Tracer.Process(ctx, ev.TraceParent, tracing.Message{
+		Stream: events.StreamEvents, Template: events.EventSubject("{tenant}", ev.Type(), "{key}"), ID: ev.ID,
+		ConversationID: ev.CorrelationID, Consumer: consumer,
+	}, tracing.Tenant.String(ev.Tenant), tracing.ExportKey.String(ev.Key), tracing.Delivery.Int64(int64(d.Delivered)))
 }
 
 // Event decodes the delivery as an event. Its errors are Permanent, except ErrNewerEvent: such a message must

@@ -11,6 +11,7 @@ import (
 	"sheaf/events"
 	"sheaf/events/failpoint"
 	"sheaf/events/internal/streams"
+	"sheaf/events/tracing"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -37,7 +38,7 @@ type Decide func(x *events.Export) (events.Payload, error)
 // the event may still be written only if the error is ErrUnavailable. A request almost as large as the
 // server's limit is refused with nats.ErrMaxPayload.
 func (s *Log) Append(ctx context.Context, known events.Export, correlation string,
-	decide Decide) (events.Export, error) {
+	decide Decide) (_ events.Export, err error) {
 	x := known
 	if err := events.CheckName(x.Tenant, x.Key); err != nil {
 		return x, err
@@ -46,12 +47,17 @@ func (s *Log) Append(ctx context.Context, known events.Export, correlation strin
 		CorrelationID: correlation}
 	unconfirmed := 0        // publishes with unknown outcome
 	var after events.Export // with the event, as last published
+	var span *tracing.Span
+	defer func() { span.End(traceError(err)) }()
 	for fromLeader := false; ; fromLeader = true {
 		payload, err := decide(&x)
 		if err != nil {
 			return x, err
 		}
 		ev.Payload = payload
+		if span == nil {
+			ev.TraceParent, span = s.publishes(ctx, ev)
+		}
 		if correlation == "" {
 			ev.CorrelationID = x.CorrelationID
 		}
@@ -92,6 +98,29 @@ func (s *Log) Append(ctx context.Context, known events.Export, correlation strin
 			return x, nil
 		}
 	}
+}
+
+// publishes begins the span of an event that is written within another span. Events of the keeper are not.
+func (s *Log) publishes(ctx context.Context, ev events.Event) (parent string, span *tracing.Span) {
+	if s.cfg.Tracer == nil || tracing.Parent(ctx) == "" {
+		return "", nil
+	}
+	return s.cfg.Tracer.Publish(ctx, tracing.Message{
+		Stream: events.StreamEvents, Template: events.EventSubject("{tenant}", ev.Type(), "{key}"), ID: ev.ID, ConversationID: ev.CorrelationID,
+	}, tracing.Tenant.String(ev.Tenant), tracing.ExportKey.String(ev.Key))
+}
+
+// traceError classifies why an event was not written, "" if it was.
+func traceError(err error) string {
+	switch {
+	case err == nil:
+		return ""
+	case errors.Is(err, events.ErrUnavailable):
+		return "unavailable"
+	case errors.Is(err, ErrEnded), errors.Is(err, events.ErrNotAllowed):
+		return "not_allowed"
+	}
+	return "refused"
 }
 
 // growth is how many bytes an export may grow beyond its request: files, warnings, failure reason, timeline.

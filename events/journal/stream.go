@@ -18,6 +18,7 @@ import (
 	"sheaf/events/internal/streams"
 	"sheaf/events/pages"
 	"sheaf/events/secrets"
+	"sheaf/events/tracing"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -66,6 +67,8 @@ type Config struct {
 	// Appended is called after each event that this process has written with Append, once. ev.Export is the
 	// export after the event. It must return at once. Default: nothing is called.
 	Appended func(ev events.Event)
+	// Tracer makes the spans of all services. Default: none are made.
+	Tracer *tracing.Tracer
 	// Log gets lines about streams, consumers and messages, with service "journal". Default: nothing is logged.
 	Log *slog.Logger
 }
@@ -370,6 +373,9 @@ func (s *Log) JetStream() jetstream.JetStream { return s.js }
 
 // Pages returns the handle on the pages.
 func (s *Log) Pages() *pages.Store { return s.store }
+
+// Tracer returns the tracer of the process, nil if it makes no spans.
+func (s *Log) Tracer() *tracing.Tracer { return s.cfg.Tracer }
 
 // Keys returns the keys derived from the secret key.
 func (s *Log) Keys() *secrets.Keyring { return s.keys }

@@ -29,6 +29,7 @@ import (
 	"sheaf/events"
 	"sheaf/events/journal"
 	"sheaf/events/pages"
+	"sheaf/events/tracing"
 	"sheaf/services/assembler/encode"
 	"sheaf/storage"
 
@@ -181,9 +182,14 @@ func (s *Service) handleEvent(ctx context.Context, d journal.Delivery, ev events
 		leave()
 		return s.leave(&x, need)
 	}
-	if isSmall(&x) {
+	work := func() error {
 		defer leave()
-		return s.carryOut(ctx, assembleCtx, x, d)
+		ctx, span := s.journal.Process(ctx, d, ev, events.ConsumerAssembler)
+		defer span.End("")
+		return s.carryOut(ctx, tracing.Adopt(assembleCtx, ctx), x, d)
+	}
+	if isSmall(&x) {
+		return work()
 	}
 	select {
 	case s.large <- struct{}{}:
@@ -192,9 +198,8 @@ func (s *Service) handleEvent(ctx context.Context, d journal.Delivery, ev events
 		return journal.RetryAfter(errLaneFull, laneWait+rand.N(laneWait))
 	}
 	return journal.Beside(func() error {
-		defer leave()
 		defer func() { <-s.large }()
-		return s.carryOut(ctx, assembleCtx, x, d)
+		return work()
 	})
 }
 
@@ -282,6 +287,7 @@ func (s *Service) carryOut(ctx, assembleCtx context.Context, x events.Export, d 
 		}
 		s.discard(ctx, after, completed.Files[0].Store, err)
 	case errors.As(err, &f):
+		tracing.Fail(ctx, f.code)
 		log.Warn("export failed", "error_code", f.code, "reason", f.reason)
 		_, err = s.journal.Append(ctx, x, "", func(x *events.Export) (events.Payload, error) {
 			return &events.ExportFailed{
@@ -313,7 +319,10 @@ func (s *Service) assemble(ctx context.Context, x *events.Export) (*events.Expor
 	if err != nil {
 		return nil, err
 	}
-	file, err := a.write(ctx, draft.File())
+	writing, span := s.journal.Tracer().Inside(ctx, "write workbook", tracing.Run.Int64(int64(x.Run)), tracing.Pages.Int(x.Pages))
+	file, err := a.write(writing, draft.File())
+	span.Set(tracing.Rows.Int64(file.Rows))
+	span.End(spanError(err))
 	if err != nil {
 		return nil, err
 	}
@@ -325,7 +334,10 @@ func (s *Service) assemble(ctx context.Context, x *events.Export) (*events.Expor
 		ext = a.formats[0].Ext
 	}
 	file.Store = fmt.Sprintf("%s/%s-%s%s", x.Tenant, x.Key, events.NewID(), ext)
-	if err := s.files.Commit(ctx, draft, file.Store); err != nil {
+	storing, span := s.journal.Tracer().Inside(ctx, "store file")
+	err = s.files.Commit(storing, draft, file.Store)
+	span.End(spanError(err))
+	if err != nil {
 		// The file may have its name already, and the next attempt makes another. The keeper removes the
 		// files that remain.
 		_ = s.files.Delete(ctx, file.Store)
@@ -341,6 +353,18 @@ func (s *Service) assemble(ctx context.Context, x *events.Export) (*events.Expor
 		completed.PagesUntil = now.Add(min(keep, s.cfg.MaxKeepPages))
 	}
 	return completed, nil
+}
+
+// spanError classifies an error of a step, "" for none.
+func spanError(err error) string {
+	var f *failure
+	switch {
+	case err == nil:
+		return ""
+	case errors.As(err, &f):
+		return f.code
+	}
+	return "stopped"
 }
 
 // explain turns an error of writing a document into a failure if a retry would not help. about names the

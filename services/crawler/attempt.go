@@ -25,6 +25,7 @@ type attempt struct {
 	fresh   bool         // no attempt precedes this one
 	mark    string       // the position at which the crawl began
 	retries atomic.Int64 // requests that were repeated
+	spans   atomic.Int64 // of requests
 	further func()       // lets the next suspect run: the crawl made progress, or ended
 
 	mu     sync.Mutex

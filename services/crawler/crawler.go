@@ -32,6 +32,7 @@ import (
 	"sheaf/events"
 	"sheaf/events/journal"
 	"sheaf/events/pages"
+	"sheaf/events/tracing"
 	"sheaf/services/crawler/source"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -159,9 +160,12 @@ func (s *Service) handle(ctx context.Context, d journal.Delivery) error {
 	}
 
 	begun := time.Now()
+	crawlCtx, span := s.journal.Process(crawlCtx, d, ev, events.ConsumerCrawler)
+	late = tracing.Adopt(late, crawlCtx)
+	defer span.End("")
 	c := s.newCrawl(ctx, x, d.Fresh)
 	log := c.log
-	crawled, err := c.run(crawlCtx)
+	crawled, err := c.traced(crawlCtx)
 	if journal.Ended(crawlCtx) {
 		log.Info("crawl stopped: the export has ended")
 		return nil
@@ -180,6 +184,7 @@ func (s *Service) handle(ctx context.Context, d journal.Delivery) error {
 			log.Info("export crawled", "pages", crawled.Pages, "rows", c.rows, "elapsed", time.Since(begun).Round(time.Millisecond))
 		}
 	case errors.As(err, &failure) && failure.Code != "" && late.Err() == nil:
+		tracing.Fail(late, failure.Code)
 		log.Warn("export failed", "error_code", failure.Code, "page", failure.Page, "reason", failure.Error())
 		_, err = s.journal.Append(late, x, "", func(x *events.Export) (events.Payload, error) {
 			return c.failed(failure), stillOpen(x, d.Sequence)

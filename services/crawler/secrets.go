@@ -43,11 +43,7 @@ func (c *crawl) open(ctx context.Context) (err error) {
 	c.asker = asker{c.x.Tenant, c.x.Key, c.source.Host()}
 	c.source.Turn, c.source.Memory, c.source.Rests, c.source.Sleep = c.turn, c.memory, c.rests, c.letOthersGo
 	c.source.Waiting = c.waits
-	c.source.Sent = c.metrics.request
-	c.source.Retrying = func(f *source.Failure) {
-		c.attempt.retries.Add(1)
-		c.metrics.retries.WithLabelValues(f.Reason()).Inc()
-	}
+	c.source.Sent, c.source.Retrying = c.sent, c.retrying
 	c.have = c.emptyInventory()
 	return nil
 }

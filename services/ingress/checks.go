@@ -3,6 +3,8 @@ package ingress
 import (
 	"context"
 	"errors"
+	"net/http"
+	"slices"
 	"time"
 )
 
@@ -47,4 +49,20 @@ func (s *Service) Checks(ctx context.Context) []Check {
 			}
 			return nil
 		}))
+}
+
+// verboseReady answers an admin with each check. Reasons can name folders of this machine. The status is 200 even
+// if a check fails; load balancers ask without verbose.
+func (s *Service) verboseReady(w http.ResponseWriter, r *http.Request) {
+	p, err := s.callerOf(r)
+	if err == nil {
+		err = p.require(ScopeAdmin, "readyz?verbose")
+	}
+	if err != nil {
+		respond(w, r, nil, err)
+		return
+	}
+	list := s.Checks(r.Context())
+	ready := !slices.ContainsFunc(list, func(c Check) bool { return !c.OK })
+	respond(w, r, map[string]any{"ready": ready, "checks": list}, nil)
 }

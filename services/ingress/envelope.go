@@ -101,8 +101,13 @@ type line struct {
 	tenant  string // "" until known
 	key     string // of the export that was made or named; "" for none
 	errcode int    // of the answer; 0 for a success
+	trace   string // its trace id; "" if it is not traced
 }
 
 func (l *line) logger() *slog.Logger {
-	return l.log.With("request_id", l.id, "tenant", l.tenant, "hash_key", l.key, "errcode", l.errcode)
+	log := l.log.With("request_id", l.id, "tenant", l.tenant, "hash_key", l.key, "errcode", l.errcode)
+	if l.trace != "" {
+		log = log.With("trace_id", l.trace)
+	}
+	return log
 }

@@ -94,16 +94,22 @@ func newMetrics(r prometheus.Registerer) *metrics {
 	return m
 }
 
-// request counts an answered request. errcode is that of its envelope, 0 for none.
-func (m *metrics) request(r *http.Request, status, errcode int, elapsed time.Duration) {
-	route := "(none)"
+// routeOf returns the pattern and the method of an answered request. Their number is bounded.
+func routeOf(r *http.Request) (route, method string) {
+	route = "(none)"
 	if c := chi.RouteContext(r.Context()); c != nil && c.RoutePattern() != "" {
 		route = c.RoutePattern()
 	}
-	method := "other" // callers can send any method
+	method = "other" // callers can send any method
 	if r.Method == http.MethodGet || r.Method == http.MethodHead || r.Method == http.MethodPost {
 		method = r.Method
 	}
+	return route, method
+}
+
+// request counts an answered request. errcode is that of its envelope, 0 for none.
+func (m *metrics) request(r *http.Request, status, errcode int, elapsed time.Duration) {
+	route, method := routeOf(r)
 	m.requests.WithLabelValues(route, method, strconv.Itoa(status)).Inc()
 	m.seconds.WithLabelValues(route, method).Observe(elapsed.Seconds())
 	if reason, ok := refusals[errcode]; ok {

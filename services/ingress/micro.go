@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"sheaf/events"
+	"sheaf/events/tracing"
 	"sheaf/services/ingress/request"
 
 	"github.com/nats-io/nats.go"
@@ -176,9 +177,18 @@ func (m *microService) call(req micro.Request, name string, op operation, l *lin
 		return seal(nil, err, id)
 	}
 	defer leave()
-	data, err := m.s.do(m.back, op, c)
+	ctx, span := m.s.tracer().Process(m.back, tracing.ParentOf(req.Headers()), tracing.Message{Template: events.APISubject("{tenant}", name)},
+		tracing.Tenant.String(tenant))
+	l.trace = events.TraceID(tracing.Parent(ctx))
+	data, err := m.s.do(ctx, op, c)
 	l.key = c.key(data)
-	return seal(data, err, id)
+	body, failure := seal(data, err, id)
+	code := ""
+	if failure != nil && failure.Status >= http.StatusInternalServerError {
+		code = strconv.Itoa(failure.Errcode)
+	}
+	span.End(code)
+	return body, failure
 }
 
 // principalOf returns the caller that a subject names. The permissions of NATS users guard subjects.

@@ -215,6 +215,10 @@ func (s *Service) healthz(w http.ResponseWriter, r *http.Request) {
 // Ready reports whether a load balancer may send requests here. Operators read the reason, which names no
 // address.
 func (s *Service) Ready(w http.ResponseWriter, r *http.Request) {
+	if r.URL.Query().Has("verbose") {
+		s.verboseReady(w, r)
+		return
+	}
 	var msg string
 	var cause error
 	lagging := s.lagging()
@@ -286,7 +290,9 @@ func (s *Service) logRequests(next http.Handler) http.Handler {
 		begin := time.Now()
 		ww := middleware.NewWrapResponseWriter(w, r.ProtoMajor)
 		s.metrics.inFlight.Inc()
+		r, span := s.trace(r)
 		defer func() {
+			endTrace(span, r, ww.Status())
 			s.metrics.inFlight.Dec()
 			level := slog.LevelDebug
 			if r.Method == http.MethodPost && strings.HasPrefix(r.URL.Path, "/v1/") || ww.Status() == http.StatusUnauthorized {

@@ -15,6 +15,7 @@ import (
 
 	"sheaf/events"
 	"sheaf/events/journal"
+	"sheaf/events/tracing"
 	"sheaf/services/ingress/request"
 )
 
@@ -76,11 +77,15 @@ func (s *Service) takeInTurn(ctx context.Context, created time.Time, d journal.D
 		submission:  &events.Submission{StreamCreated: created, Sequence: d.Sequence},
 		at:          d.Time,
 	}
-	data, err := s.carryOut(ctx, sourceType, c)
+	traced, span := s.tracer().Process(ctx, tracing.ParentOf(d.Header), tracing.Message{
+		Stream: events.StreamSubmit, Template: events.SubmitSubject("{tenant}", "{source}"), ID: correlation, Consumer: events.ConsumerSubmissions,
+	}, tracing.Tenant.String(tenant), tracing.Delivery.Int64(int64(d.Delivered)))
+	defer span.End("")
+	data, err := s.carryOut(traced, sourceType, c)
 	if err == nil {
 		err = s.reportDuplicate(ctx, c, data)
 	}
-	l := line{log: s.cfg.Log, id: c.requestID, tenant: tenant, key: c.key(data)}
+	l := line{log: s.cfg.Log, id: c.requestID, tenant: tenant, key: c.key(data), trace: events.TraceID(tracing.Parent(traced))}
 	if err == nil {
 		what := "submission accepted"
 		if a, ok := data.(accepted); ok && a.duplicate != nil {

@@ -19,6 +19,7 @@ import (
 	"sheaf/events"
 	"sheaf/events/failpoint"
 	"sheaf/events/retryafter"
+	"sheaf/events/tracing"
 
 	"code.dny.dev/ssrf"
 	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
@@ -167,6 +168,7 @@ func (s *Service) request(ctx context.Context, x *events.Export, body []byte) (*
 	} {
 		req.Header.Set(name, value)
 	}
+	tracing.Inject(ctx, req.Header)
 	if x.CorrelationID != "" {
 		req.Header.Set("ce-correlationid", headerValue(x.CorrelationID))
 	}

@@ -22,12 +22,14 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
 
 	"sheaf/events"
 	"sheaf/events/journal"
+	"sheaf/events/tracing"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
@@ -221,7 +223,7 @@ func (s *Service) plan(ctx, posting context.Context, ev events.Event, due func(*
 	} else if err != nil {
 		return nil, err
 	}
-	c := callback{tenant: x.Tenant, key: x.Key, host: hostOf(&x), seq: x.LastSeq, latest: x.FinishedAt.Add(s.cfg.KeepHistory)}
+	c := callback{trace: ev.TraceParent, tenant: x.Tenant, key: x.Key, host: hostOf(&x), seq: x.LastSeq, latest: x.FinishedAt.Add(s.cfg.KeepHistory)}
 	t, err := s.hosts.enter(c.host, weigh(&x))
 	switch {
 	case err != nil:
@@ -229,7 +231,7 @@ func (s *Service) plan(ctx, posting context.Context, ev events.Event, due func(*
 	case t.waits:
 		return func() error { return s.attemptInTurn(ctx, posting, t, c) }, nil
 	}
-	return func() error { return s.attempt(ctx, posting, t, x) }, nil
+	return func() error { return s.attempt(ctx, posting, t, x, c.trace) }, nil
 }
 
 // pending reports whether x still needs a callback.
@@ -255,6 +257,7 @@ func (s *Service) schedule(ctx context.Context, x *events.Export, at time.Time) 
 
 // callback identifies an attempt while it waits, possibly for minutes.
 type callback struct {
+	trace             string // trace context of the event that ended the export; "" if a schedule fired
 	tenant, key, host string
 	seq               uint64    // of the export's newest event when the export was read
 	latest            time.Time // deadline of the attempt
@@ -272,7 +275,7 @@ func (s *Service) attemptInTurn(ctx, posting context.Context, t *turn, c callbac
 		err = journal.RetryAfter(errMoved, time.Second)
 	}
 	if err == nil {
-		return s.attempt(ctx, posting, t, x)
+		return s.attempt(ctx, posting, t, x, c.trace)
 	}
 	s.hosts.leave(t, outcome{aborted: true})
 	if errors.Is(err, errPutOff) {
@@ -283,9 +286,12 @@ func (s *Service) attemptInTurn(ctx, posting context.Context, t *turn, c callbac
 
 // attempt makes an attempt that has its turn, and records it. The turn ends after the record, so that few
 // receivers are called while the log is unavailable.
-func (s *Service) attempt(ctx, posting context.Context, t *turn, x events.Export) error {
+func (s *Service) attempt(ctx, posting context.Context, t *turn, x events.Export, trace string) error {
 	s.metrics.busy.Inc()
+	posting, span := s.span(posting, &x, trace)
 	o := s.deliver(posting, &x)
+	span.Set(tracing.HTTPStatus.Int(o.status))
+	span.End(spanError(o))
 	s.metrics.busy.Dec()
 	if !o.aborted {
 		s.metrics.seconds.Observe(o.elapsed.Seconds())
@@ -294,7 +300,35 @@ func (s *Service) attempt(ctx, posting context.Context, t *turn, x events.Export
 	if o.aborted {
 		return errHandedBack
 	}
-	return s.record(ctx, x, o)
+	return s.record(tracing.Adopt(ctx, posting), x, o)
+}
+
+// span begins the span of an attempt by HTTP. The first attempt is a child of the event that ended the export.
+// Later ones, which may come days later, have traces of their own with a link to the begin of the export.
+func (s *Service) span(ctx context.Context, x *events.Export, trace string) (context.Context, *tracing.Span) {
+	u, err := url.Parse(x.Request.Callback)
+	if tracer := s.journal.Tracer(); tracer != nil && err == nil && u.Scheme != "nats" {
+		attempt := tracing.Attempt.Int(x.Callback.Attempts + 1)
+		key, tenant := tracing.ExportKey.String(x.Key), tracing.Tenant.String(x.Tenant)
+		if trace != "" && x.Callback.Attempts == 0 {
+			return tracer.RequestWithin(ctx, trace, http.MethodPost, u.Hostname(), attempt, key, tenant)
+		}
+		return tracer.RequestLater(ctx, x.TraceParent, http.MethodPost, u.Hostname(), attempt, key, tenant)
+	}
+	return ctx, nil
+}
+
+// spanError classifies a failed attempt, "" for a delivery.
+func spanError(o outcome) string {
+	switch {
+	case o.delivered():
+		return ""
+	case o.status != 0:
+		return strconv.Itoa(o.status)
+	case o.silent:
+		return "timeout"
+	}
+	return "failed"
 }
 
 // putOff postpones a callback, or gives it up if that would be too late.

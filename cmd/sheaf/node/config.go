@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 )
 
 // SettingError reports a setting that is wrong, alone or together with another. It names the flag.
@@ -64,6 +66,8 @@ type Config struct {
 
 	Ephemeral bool         `kong:"-"` // the data folder goes with the process, so it is not synced
 	Log       *slog.Logger `kong:"-"` // default: nothing is logged
+	// Spans receives each span of an export as it ends. Default: the server that OTEL_EXPORTER_OTLP_* names, or nobody.
+	Spans sdktrace.SpanExporter `kong:"-"`
 }
 
 // SourceLimits bound a source and the size of an export. The defaults admit every well-behaved source and are

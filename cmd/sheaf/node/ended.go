@@ -23,9 +23,6 @@ func logEnded(log *slog.Logger, ev events.Event) {
 	fields := []any{"service", "export", "outcome", string(ev.Type()), "error_code", x.Failure.Code, "pages", x.Pages, "rows", x.Rows,
 		"runs", rounds(x), "warnings", len(x.Warnings), "source_host", sourceHost(&x.Request),
 		"total_ms", x.FinishedAt.Sub(x.RequestedAt).Milliseconds()}
-	if id := traceID(x.TraceParent); id != "" {
-		fields = append(fields, "trace_id", id)
-	}
 	if len(x.Files) > 0 {
 		fields = append(fields, "file_bytes", x.Files[0].Size)
 	}
@@ -72,12 +69,4 @@ func sourceHost(r *events.Request) string {
 		}
 	}
 	return ""
-}
-
-// traceID returns the trace id of a traceparent, "" without one.
-func traceID(traceparent string) string {
-	if len(traceparent) < 35 {
-		return ""
-	}
-	return traceparent[3:35]
 }

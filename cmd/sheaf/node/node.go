@@ -26,6 +26,7 @@ import (
 	"sheaf/cmd/sheaf/egress"
 	"sheaf/events/embedded"
 	"sheaf/events/journal"
+	"sheaf/events/tracing"
 	"sheaf/storage"
 )
 
@@ -87,6 +88,7 @@ type node struct {
 	phase     atomic.Int32 // phaseStarting and so on, for operators
 	ops       *opsServer   // nil without --ops
 	metrics   *processMetrics
+	tracer    *tracing.Tracer // nil without traces
 	streams   streamGauges
 	running   sync.Map // names of the roles whose Run has not returned
 	startup   *startupServer
@@ -139,6 +141,9 @@ func open(ctx context.Context, cfg Config) (_ *node, err error) {
 	}
 	if len(cfg.AllowCIDR) > 0 && len(allowed) > 0 && !cfg.Ephemeral {
 		n.log.Warn("callers may reach these private addresses through their exports", "allow_cidr", allowed)
+	}
+	if err := n.openTracing(ctx); err != nil {
+		return nil, err
 	}
 	n.egress = cfg.newEgress(allowed)
 	n.onClose(n.egress.CloseIdleConnections)

@@ -87,11 +87,11 @@ type Fetcher struct {
 	// Waiting reports that pages wait because the source asked for it, at most until then, and with the zero
 	// time that none does any more. nil: it is not reported. Calls do not overlap.
 	Waiting func(until time.Time)
-	// Sent is called before each request. It returns a function that is called with the failure of the
-	// request, or nil once the page is there.
-	Sent func() (ended func(*Failure))
+	// Sent is called before each request, the nth for its page. It returns a function that is called with the
+	// failure of the request, or nil once the page is there.
+	Sent func(ctx context.Context, at Position, n int) (ended func(*Failure))
 	// Retrying is called before a request is repeated, with the failure of the one before.
-	Retrying func(*Failure)
+	Retrying func(context.Context, *Failure)
 
 	client  Client
 	policy  Policy
@@ -126,8 +126,9 @@ func New(client Client, req Request, policy Policy) (*Fetcher, error) {
 	}
 	return &Fetcher{
 		Shape: shape, Turn: func(context.Context) (Place, error) { return anywhere{}, nil }, Sleep: Sleep,
-		Sent: func() func(*Failure) { return func(*Failure) {} }, Retrying: func(*Failure) {},
-		client: client, policy: policy, url: e.url, secrets: e.secrets, form: form, tokens: newTokens(client, e.oauth2),
+		Sent:     func(context.Context, Position, int) func(*Failure) { return func(*Failure) {} },
+		Retrying: func(context.Context, *Failure) {},
+		client:   client, policy: policy, url: e.url, secrets: e.secrets, form: form, tokens: newTokens(client, e.oauth2),
 		jitter: func(limit time.Duration) time.Duration { return rand.N(limit + 1) },
 	}, nil
 }
@@ -219,7 +220,7 @@ func (f *Fetcher) Fetch(ctx context.Context, at Position) (Page, error) {
 		}
 		// A source that does not respond must not delay the others, so its place goes to another request.
 		slow := time.AfterFunc(f.policy.SlowAfter, place.Yield)
-		ended := f.Sent()
+		ended := f.Sent(ctx, at, n)
 		page, bad := f.attempt(ctx, at)
 		slow.Stop()
 		place.Done()
@@ -241,7 +242,7 @@ func (f *Fetcher) Fetch(ctx context.Context, at Position) (Page, error) {
 			return Page{}, stopped(ctx, at, n)
 		}
 		if bad.token != "" && bad.Status == http.StatusUnauthorized && !renewed {
-			f.Retrying(&bad.Failure)
+			f.Retrying(ctx, &bad.Failure)
 			f.tokens.drop(bad.token)
 			renewed = true
 			n--
@@ -253,7 +254,7 @@ func (f *Fetcher) Fetch(ctx context.Context, at Position) (Page, error) {
 		if bad.retry == never || early > 1 || n >= f.policy.Attempts {
 			return Page{}, &bad.Failure
 		}
-		f.Retrying(&bad.Failure)
+		f.Retrying(ctx, &bad.Failure)
 		sleep := f.Sleep
 		if bad.after > 0 {
 			sleep = f.pause
