@@ -35,7 +35,7 @@ var contract = sync.OnceValue(func() *contracttest.Contract {
 	return c
 })
 
-// awaited are operations that the document does not describe yet.
+// awaited are operations that the document or the router lacks yet.
 var awaited = []string{
 	"GET /v1/export/list", "GET /v1/export/events", "GET /v1/export/watch", "POST /v1/export/redeliver", "POST /v1/export/share",
 	"POST /v1/export/bulk", "GET /v1/tenants", "GET /v1/system",
@@ -70,7 +70,8 @@ func (t traffic) RoundTrip(req *http.Request) (*http.Response, error) {
 		}{io.TeeReader(req.Body, sent), req.Body}
 	}
 	res, err := t.Transport.RoundTrip(req)
-	if err != nil || res.Header.Get("X-Request-Id") == "" || forPeople(req.URL.Path) || isAwaited(req.Method+" "+req.URL.Path) {
+	if err != nil || res.Header.Get("X-Request-Id") == "" || forPeople(req.URL.Path) ||
+		isAwaited(req.Method+" "+req.URL.Path) && !contract().Documented(req.URL.Path) { // not of an ingress, or not yet
 		return res, err
 	}
 	x := contracttest.Exchange{
@@ -174,12 +175,12 @@ func TestDocumentHasTheRoutes(t *testing.T) {
 	}
 	slices.Sort(routed)
 	routed = slices.DeleteFunc(routed, isAwaited)
-	require.Equal(t, contract().Operations(), routed)
+	require.Equal(t, slices.DeleteFunc(contract().Operations(), isAwaited), routed)
 	offered := slices.DeleteFunc(slices.Sorted(maps.Keys(operations)), isAwaited)
-	require.Equal(t, contract().NATS(), offered)
+	require.Equal(t, slices.DeleteFunc(contract().NATS(), isAwaited), offered)
 
 	for name, op := range operations {
-		if !isAwaited(name) {
+		if contract().Offers(name) {
 			require.Equal(t, op.scope.String(), contract().Scope(name), name)
 		}
 	}

@@ -139,6 +139,9 @@ func (c *Contract) NATS() (list []string) {
 	return list
 }
 
+// Offers reports whether the document says that NATS offers an operation.
+func (c *Contract) Offers(operation string) bool { return slices.Contains(c.NATS(), operation) }
+
 // Scope returns the scope of an API key that an operation needs, by its operationId; "" if it needs none.
 func (c *Contract) Scope(id string) string {
 	for path := range c.at("paths") {
