@@ -80,6 +80,18 @@ func (r *Request) Sheet(i int) Request {
 	return one
 }
 
+// Files returns the number of documents that options.max_rows makes of sheets with so many data rows, 0 without
+// that option.
+func (r *Request) Files(rows ...int64) (n int64) {
+	if r.Options == nil || r.Options.MaxRows <= 0 {
+		return 0
+	}
+	for _, of := range rows {
+		n += max((of-1)/r.Options.MaxRows+1, 1)
+	}
+	return n * int64(max(len(FormatNames(r.ExtType)), 1))
+}
+
 // CrawledSheet returns the pages of a sheet, counted from 0, of an export that was crawled.
 func (x *Export) CrawledSheet(i int) SheetPages {
 	if len(x.Sheets) > 0 {

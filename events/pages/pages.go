@@ -519,6 +519,15 @@ func decompressZstd(payload []byte) ([]byte, error) {
 	return decoder.DecodeAll(payload, pageRows.get(int(size)+spare))
 }
 
+// Has reports whether a page is stored. It reads only the page's first part, and does not verify it.
+func (s *Store) Has(ctx context.Context, id ID) (bool, error) {
+	_, err := s.getPart(ctx, id, 1)
+	if errors.Is(err, events.ErrPageMissing) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
 // getPart reads one part by a direct get, which any replica may answer. It asks the leader before it reports
 // the part as missing.
 func (s *Store) getPart(ctx context.Context, id ID, part int) (*jetstream.RawStreamMsg, error) {

@@ -15,12 +15,8 @@ import (
 	"sheaf/services/assembler/encode/cells"
 )
 
-// maxDocuments and maxListed bound the documents of an export: their number, and the size of the list of them
-// in its events.
-const (
-	maxDocuments = 1000
-	maxListed    = 256 << 10
-)
+// maxListed bounds the list of an export's documents in its events, in bytes.
+const maxListed = 256 << 10
 
 // assembly writes the documents of an export. There is one for each format, each sheet and each part of
 // options.max_rows. A format with several sheets in a document has one for all of them, unless the rows of a
@@ -89,14 +85,12 @@ func (s *Service) newAssembly(ctx context.Context, x *events.Export) (*assembly,
 		}
 		a.sheets = append(a.sheets, sh)
 	}
-	if rows := a.options.MaxRows; rows > 0 { // the rows are known, so fail before any is written
-		files := int64(0)
-		for _, sh := range a.sheets {
-			files += max((sh.crawled.Rows+rows-1)/rows, 1)
-		}
-		if files *= int64(len(a.formats)); files > maxDocuments {
-			return nil, a.tooMany()
-		}
+	counts := make([]int64, len(a.sheets))
+	for i, sh := range a.sheets {
+		counts[i] = sh.crawled.Rows
+	}
+	if req.Files(counts...) > events.MaxFiles { // the rows are known, so fail before any is written
+		return nil, a.tooMany()
 	}
 	readings := len(a.formats)
 	if a.options.Manifest {
@@ -262,7 +256,7 @@ func (a *assembly) writeDocument(ctx context.Context, f *os.File, format encode.
 		content.Sheet, sheetName = tables[0].title, tables[0].name
 	}
 	content.Name = a.name(sheetName, part, format.Ext)
-	if a.listed += listedSize(content); len(a.documents) == maxDocuments || a.listed > maxListed {
+	if a.listed += listedSize(content); len(a.documents) == events.MaxFiles || a.listed > maxListed {
 		return whole, a.tooMany()
 	}
 
@@ -312,8 +306,8 @@ func (a *assembly) writeDocument(ctx context.Context, f *os.File, format encode.
 // tooMany is the failure of an export with more documents than its events can list.
 func (a *assembly) tooMany() error {
 	return &failure{code: events.CodeLimitRows, reason: fmt.Sprintf(
-		"options.max_rows: %d rows in each make more files than an export may have: %d, with names of %d KiB",
-		a.options.MaxRows, maxDocuments, maxListed>>10)}
+		"options.max_rows: %d makes more files than an export may have: %d, with names of %d KiB",
+		a.options.MaxRows, events.MaxFiles, maxListed>>10)}
 }
 
 // name returns the name of a document of a sheet, which differs from those of all others on every file system.

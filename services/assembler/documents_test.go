@@ -478,8 +478,8 @@ func TestFailuresOfDocuments(t *testing.T) {
 		{"too few rows in parts", listRequest("LINES", events.Options{MaxRows: 1}), [][]pages.Page{{short}}, events.CodeSourceIncomplete, "2 rows were read, but the source announced 9"},
 		{"no header", listRequest("XLSX,LINES", events.Options{}), [][]pages.Page{late}, events.CodeSourceIncomplete, "XLSX: write the workbook: page 1 is empty"},
 		{"an unknown zone", zone, [][]pages.Page{{header}}, events.CodeInternal, "options.timezone: unknown time zone Mars/Olympus"},
-		{"too many files", listRequest("LINES", events.Options{MaxRows: 1}), [][]pages.Page{many}, events.CodeLimitRows, "options.max_rows: 1 rows in each make more files than an export may have: 1000"},
-		{"too many files, as is known before", sheetsRequest("LINES,BOOK", events.Options{MaxRows: 2}, "a", "b"), [][]pages.Page{many, {header}}, events.CodeLimitRows, "options.max_rows: 2 rows in each make more files"},
+		{"too many files", listRequest("LINES", events.Options{MaxRows: 1}), [][]pages.Page{many}, events.CodeLimitRows, "options.max_rows: 1 makes more files than an export may have: 1000"},
+		{"too many files, as is known before", sheetsRequest("LINES,BOOK", events.Options{MaxRows: 2}, "a", "b"), [][]pages.Page{many, {header}}, events.CodeLimitRows, "options.max_rows: 2 makes more files"},
 		{"fewer sheets than asked for", sheetsLost, [][]pages.Page{{header}}, events.CodeInternal, "1 sheets were crawled of 2"},
 	} {
 		t.Run(tc.claim, func(t *testing.T) {

@@ -22,6 +22,10 @@ func (c *crawl) emptyInventory() *inventory {
 		maxColumns = 16_384
 	}
 	l.declare(&c.x.Request, maxColumns)
+	if req := &c.x.Request; req.Options != nil && req.Options.MaxRows > 0 {
+		others := c.used.files + req.Files(make([]int64, c.unseen)...)
+		l.limits.files = func(rows int64) int64 { return others + req.Files(rows) }
+	}
 	return newInventory(l)
 }
 

@@ -162,6 +162,9 @@ func (c *crawl) raw(ctx context.Context) (*events.ExportCrawled, error) {
 		if f := lim.exceeded(n, c.rows, c.bytes); f != nil {
 			return nil, f
 		}
+		if f := headerFits(&c.x.Request, p); f != nil {
+			return nil, f
+		}
 		manifest.Add(n, p.DataRows(), p.SHA256)
 		p.Release()
 	}
@@ -484,6 +487,9 @@ func (c *crawl) publishFirst(ctx context.Context, p admitted) (first bool, err e
 
 // account records a durable page in the inventory.
 func (c *crawl) account(p pages.Page, names []string) error {
+	if f := headerFits(&c.x.Request, p); f != nil {
+		return f
+	}
 	if f := c.have.add(p, names); f != nil {
 		return f
 	}

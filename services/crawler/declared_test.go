@@ -669,7 +669,7 @@ func TestTooManyNames(t *testing.T) {
 // Equal names of many pages are held once.
 func TestNamesAreHeldOnce(t *testing.T) {
 	t.Parallel()
-	c := newColumns(10)
+	c := newColumns(10, "--max-columns")
 	first := c.intern([]string{"a", "b"})
 	again := c.intern([]string{"a", "b"})
 	require.Same(t, &first[0], &again[0])

@@ -62,7 +62,7 @@ type reply struct {
 }
 
 func newLedger(perPage, maxPages int, maxRows, maxBytes int64) *ledger {
-	return &ledger{limits: limits{perPage, maxPages, maxRows, maxBytes}, taken: map[int]taken{}, replies: map[int]reply{}, tokens: map[string]int{}}
+	return &ledger{limits: limits{perPage: perPage, pages: maxPages, rows: maxRows, bytes: maxBytes}, taken: map[int]taken{}, replies: map[int]reply{}, tokens: map[string]int{}}
 }
 
 // declare makes the ledger judge a list by what the request says of its source.
@@ -72,7 +72,11 @@ func (l *ledger) declare(req *events.Request, maxColumns int) {
 	}
 	l.ending = newEnding(req.HTTP.Paging, l.perPage, l.limits.pages)
 	if req.HasColumnsPage() {
-		l.union = newColumns(maxColumns)
+		whose := "--max-columns"
+		if f := fewestColumns(req); f.MaxColumns > 0 && f.MaxColumns < maxColumns {
+			maxColumns, whose = f.MaxColumns, "the most that "+f.Name+" holds; choose fewer in columns"
+		}
+		l.union = newColumns(maxColumns, whose)
 	}
 }
 
@@ -202,8 +206,11 @@ func (l *ledger) judgeDeclared(n int, a reply) *source.Failure {
 	if f == nil {
 		f = l.limits.exceeded(n, l.rows, l.bytes)
 	}
+	if low, _ := l.ending.totals(); f == nil {
+		f = l.limits.inFiles(n, max(l.rows, low))
+	}
 	if f == nil && l.union != nil && !l.union.add(a.names) {
-		f = &source.Failure{Page: n, Code: events.CodeLimitColumns, Msg: fmt.Sprintf("the rows up to here have more than %d different names (--max-columns)", l.union.max)}
+		f = &source.Failure{Page: n, Code: events.CodeLimitColumns, Msg: fmt.Sprintf("the rows up to here have more than %d different names (%s)", l.union.max, l.union.whose)}
 	}
 	return f
 }
@@ -242,6 +249,9 @@ func (l *ledger) add(n int, a reply) *source.Failure {
 	if f != nil && n >= 3 && l.equal == n {
 		return l.repeats() // the more specific reason
 	}
+	if low, _ := l.totals(); f == nil {
+		f = l.limits.inFiles(n, max(l.rows, low))
+	}
 	if before, ok := l.tokens[l.next]; ok && f == nil {
 		return &source.Failure{Page: n, Code: events.CodePagingStuck, Msg: fmt.Sprintf("the source names the same page as the next one as on page %d", before)}
 	}
@@ -260,6 +270,16 @@ func (l limits) exceeded(n int, rows, bytes int64) *source.Failure {
 		return &source.Failure{Page: n, Code: events.CodeLimitBytes, Msg: fmt.Sprintf("the rows of the export have more than %d bytes (--max-export-bytes)", l.bytes)}
 	}
 	return nil
+}
+
+// inFiles returns the failure of a list whose rows options.max_rows would divide into more files than an export
+// may have. rows are those that were read or announced.
+func (l limits) inFiles(n int, rows int64) *source.Failure {
+	if l.files == nil || l.files(rows) <= events.MaxFiles {
+		return nil
+	}
+	return &source.Failure{Page: n, Code: events.CodeLimitRows, Msg: fmt.Sprintf(
+		"options.max_rows is too low for %d rows: an export may have %d files", rows, events.MaxFiles)}
 }
 
 // judge decides, after a page was read, whether the list ends.

@@ -19,6 +19,8 @@ type limits struct {
 	pages   int
 	rows    int64
 	bytes   int64 // of the rows, as JSON
+	// files returns the number of files of the export if the list has so many rows; nil without options.max_rows.
+	files func(rows int64) int64
 }
 
 // plan is the description of the list in page 1. Each later page is judged by it alone.

@@ -16,6 +16,7 @@ type amount struct {
 	pages int
 	rows  int64
 	bytes int64 // of the rows, as JSON
+	files int64 // that options.max_rows makes of them
 }
 
 // crawlSheets crawls the sheets of a request one after another, each as the request narrowed to it. They
@@ -56,7 +57,8 @@ func (c *crawl) crawlSheets(ctx context.Context) (*events.ExportCrawled, error) 
 			Run: crawled.Run, Pages: crawled.Pages, Rows: one.rows, Manifest: crawled.Manifest,
 			Proof: crawled.Proof,
 		})
-		used = amount{used.pages + crawled.Pages, used.rows + one.rows, used.bytes + one.bytes}
+		used = amount{used.pages + crawled.Pages, used.rows + one.rows, used.bytes + one.bytes,
+			used.files + one.x.Request.Files(one.rows)}
 	}
 	c.rows, c.bytes = used.rows, used.bytes
 	crawled := sumUp(sheets)

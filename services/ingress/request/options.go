@@ -21,6 +21,7 @@ const (
 	maxMaxRows   = 1 << 40
 	maxKeepPages = 24 * 366 // hours; a server's maximum may be lower
 	optionsField = "options"
+	extTypeField = "ext_type"
 )
 
 // optionNames are the members of options.
@@ -97,6 +98,9 @@ func options(value jsontext.Value) (*events.Options, error) {
 		return nil, err
 	}
 	o.Flatten, o.KeepPages, o.JSON.Titles = int(flatten), int(keepPages), titles != ""
+	if o.Timezone == time.UTC.String() {
+		o.Timezone = "" // the default
+	}
 	if *o == (events.Options{}) {
 		return nil, nil
 	}
@@ -143,6 +147,47 @@ func writes(o *events.Options) bool {
 	return left != events.Options{}
 }
 
+// unusedOptions returns a warning for each option of files that changes none of the files of a request.
+func unusedOptions(req *events.Request) (warnings []string) {
+	if req.Options == nil {
+		return nil
+	}
+	o, names := req.Options, events.FormatNames(req.ExtType)
+	unused := func(set bool, field, why string) {
+		if set {
+			warnings = append(warnings, fmt.Sprintf("%s.%s changes nothing: %s", optionsField, field, why))
+		}
+	}
+	has := func(formats ...events.Format) bool {
+		return slices.ContainsFunc(formats, func(f events.Format) bool { return slices.Contains(names, f.Name) })
+	}
+	dates, columns := false, false
+	for i := range req.SheetCount() {
+		list := req.Sheet(i).Columns
+		columns = columns || len(list) > 0
+		dates = dates || slices.ContainsFunc(list, func(c events.Column) bool { return isDate(&c) })
+	}
+	const noDates = "no column has type date or datetime"
+	unused(o.Timezone != "" && !dates, "timezone", noDates)
+	unused(o.SourceTimezone != "" && !dates, "source_timezone", noDates)
+	if !has(events.CSV, events.TSV) {
+		unused(o.CSV != events.CSVOptions{}, "csv", "ext_type has neither CSV nor TSV")
+	} else if !has(events.CSV) {
+		unused(o.CSV.Delimiter != "", "csv.delimiter", "TSV always has tabs")
+		unused(o.CSV.NoBOM, "csv.bom", "TSV never has one")
+	}
+	if !has(events.JSON, events.NDJSON) {
+		unused(o.JSON != events.JSONOptions{}, "json", "ext_type has neither JSON nor NDJSON")
+	} else {
+		unused(o.JSON.Titles && !columns, "json.names", "without columns a row is written as it was sent")
+	}
+	return warnings
+}
+
+// IsUnusedOption reports whether a warning of a request is about an option that changes nothing. The others are
+// about unknown fields.
+func IsUnusedOption(warning string) bool { return strings.HasPrefix(warning, optionsField+".") }
+
 // checkFiles checks that the formats can hold what the request asks for.
 func checkFiles(req *events.Request, formats []events.Format) error {
 	of := func(name string) events.Format {
@@ -170,6 +215,9 @@ func checkFiles(req *events.Request, formats []events.Format) error {
 			return Invalid("options.zip", "false needs a single file, but %s", why)
 		}
 	}
+	if n := req.Files(knownRows(req)...); n > events.MaxFiles {
+		return Invalid("options.max_rows", "%d makes %d files; at most %d are allowed", o.MaxRows, n, events.MaxFiles)
+	}
 	for i := range req.SheetCount() {
 		prefix := ""
 		if len(req.Sheets) > 0 {
@@ -180,6 +228,20 @@ func checkFiles(req *events.Request, formats []events.Format) error {
 		}
 	}
 	return nil
+}
+
+// knownRows returns the data rows of each sheet, as far as they are known before the source is asked.
+func knownRows(req *events.Request) []int64 {
+	rows := make([]int64, req.SheetCount())
+	for i := range rows {
+		switch raw := req.Sheet(i).Raw; {
+		case req.From != nil:
+			rows[i] = req.From.Sheets[i].Rows
+		case raw != nil:
+			rows[i] = raw.Rows
+		}
+	}
+	return rows
 }
 
 // checkNames refuses columns with equal names where a format names each value of a row.
@@ -239,16 +301,16 @@ func extType(m member) (string, error) {
 // checkExtType checks that each format of an ext_type is known and there once.
 func checkExtType(value string, formats []events.Format) error {
 	if value == "" {
-		return Invalid("ext_type", "is required; supported: %s", names(formats))
+		return Invalid(extTypeField, "is required; supported: %s", names(formats))
 	}
 	seen := map[string]bool{}
 	for given := range strings.SplitSeq(value, ",") {
 		name := strings.ToUpper(strings.TrimSpace(given))
 		if !slices.ContainsFunc(formats, func(f events.Format) bool { return f.Name == name }) {
-			return Invalid("ext_type", "%q is not supported; supported: %s", Cut(strings.TrimSpace(given), 32), names(formats))
+			return Invalid(extTypeField, "%q is not supported; supported: %s", Cut(strings.TrimSpace(given), 32), names(formats))
 		}
 		if seen[name] {
-			return Invalid("ext_type", "names %s twice", name)
+			return Invalid(extTypeField, "names %s twice", name)
 		}
 		seen[name] = true
 	}

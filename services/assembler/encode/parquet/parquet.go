@@ -43,12 +43,14 @@ const (
 	chunkCells = 64 << 10 // likewise, of rows with many columns
 	dictionary = 1 << 20  // bytes from which on the further texts of a column are written one by one
 
-	maxColumns = 4096    // a column takes memory even if it is empty
 	maxEntries = 1 << 18 // in the directory, which has one of 0.9 KiB for each column of each row group
 )
 
 // Compressed pages of a column grow by one buffer. All columns together have allBuffers, if they can.
 const minBuffer, maxBuffer, allBuffers = 512, 32 << 10, 8 << 20
+
+// maxColumns is low because a column takes memory even if it is empty.
+var maxColumns = events.Parquet.MaxColumns
 
 // areEmpty is what CELL_TYPE says in place of cells.AreText.
 const areEmpty = " and are empty in Parquet, whose columns have one type"

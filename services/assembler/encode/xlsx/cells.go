@@ -12,6 +12,7 @@ import (
 
 	"github.com/mattn/go-runewidth"
 
+	"sheaf/events"
 	"sheaf/events/rows"
 	"sheaf/services/assembler/encode"
 	"sheaf/services/assembler/encode/cells"
@@ -20,10 +21,11 @@ import (
 // Limits of a worksheet (Microsoft, "Excel specifications and limits"; the
 // columns also ECMA-376 part 1, 18.3.1.13).
 const (
-	maxColumns  = 16_384
 	maxRows     = 1_048_576
 	maxCellText = 32_767 // UTF-16 code units
 )
+
+var maxColumns = events.XLSX.MaxColumns
 
 // Column widths, in characters of the default font. A CJK character counts as two.
 const (
