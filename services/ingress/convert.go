@@ -71,3 +71,20 @@ func (s *Service) pagesKept(ctx context.Context, tenant string, from *events.Ori
 	}
 	return nil
 }
+
+// pagesGone reports whether the pages that an export keeps for other files were purged before their time, because
+// space ran short.
+func (s *Service) pagesGone(ctx context.Context, x *events.Export) bool {
+	if !time.Now().Before(x.PagesUntil) {
+		return false
+	}
+	for i := range x.Request.SheetCount() {
+		sheet := x.CrawledSheet(i)
+		if sheet.Pages == 0 {
+			continue
+		}
+		has, err := s.pages.Has(ctx, pages.ID{Tenant: x.Tenant, Key: x.Key, Run: sheet.Run, Sheet: i, Number: 1})
+		return err == nil && !has // all pages of an export are purged together
+	}
+	return false
+}

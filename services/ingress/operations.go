@@ -248,7 +248,11 @@ func (s *Service) detail(ctx context.Context, c call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return s.detailOf(&x, time.Now()), nil
+	d := s.detailOf(&x, time.Now())
+	if s.pagesGone(ctx, &x) {
+		d.PagesUntil = ""
+	}
+	return d, nil
 }
 
 func (s *Service) history(ctx context.Context, c call) (any, error) {

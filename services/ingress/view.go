@@ -5,6 +5,7 @@ import (
 
 	"sheaf/events"
 	"sheaf/events/secrets"
+	"sheaf/services/ingress/request"
 )
 
 // summaryView is a line of the history: the eight keys of the specification.
@@ -70,8 +71,11 @@ type callbackView struct {
 // phaseDone is the phase of every ended export.
 const phaseDone = "done"
 
-// warningUnknownField is the code of a warning about the request itself.
-const warningUnknownField = "UNKNOWN_FIELD"
+// The codes of warnings about the request itself.
+const (
+	warningUnknownField = "UNKNOWN_FIELD"
+	warningOptionUnused = "OPTION_UNUSED"
+)
 
 func summaryOf(x *events.Export) summaryView {
 	return summaryView{
@@ -105,7 +109,11 @@ func (s *Service) detailOf(x *events.Export, now time.Time) detailView {
 		d.Files = append(d.Files, fileView{Name: f.Name, Size: f.Size, SHA256: f.SHA256, Rows: f.Rows, Contents: f.Contents})
 	}
 	for _, w := range x.Request.Warnings {
-		d.Warnings = append(d.Warnings, events.Warning{Code: warningUnknownField, Message: w})
+		code := warningUnknownField
+		if request.IsUnusedOption(w) {
+			code = warningOptionUnused
+		}
+		d.Warnings = append(d.Warnings, events.Warning{Code: code, Message: w})
 	}
 	d.Warnings = append(d.Warnings, x.Warnings...)
 	return d

@@ -107,8 +107,11 @@ func column(field string, value jsontext.Value) (c events.Column, err error) {
 			return c, err
 		}
 	}
-	if c.Title == "" && title != c.Key {
+	switch {
+	case c.Title == "" && title != c.Key:
 		c.Title = title
+	case c.Title == c.Key && title == c.Key:
+		c.Title = "" // the default
 	}
 	if m, ok := at("type"); ok {
 		if c.Type, err = columnType(m); err != nil {

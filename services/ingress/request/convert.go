@@ -3,10 +3,14 @@ package request
 import (
 	"slices"
 	"strconv"
+	"strings"
 
 	"sheaf/events"
 	"sheaf/events/secrets"
 )
+
+// convertNames are the members of a request to convert.
+var convertNames = []string{"key", extTypeField, "title", columnsField, optionsField, "user_id", "callback", "timestamp"}
 
 // ConvertKey returns the key of the export that a request to convert names, "" if it names none.
 func ConvertKey(body []byte) (string, error) {
@@ -35,7 +39,6 @@ func ParseConvert(keys *secrets.Keyring, tenant string, formats []events.Format,
 	}
 	req := &s.Request
 	req.ExtType, req.Callback, req.Warnings = "", "", nil
-	var unknown []string
 	given := fields{}
 	for _, m := range members {
 		var err error
@@ -43,7 +46,7 @@ func ParseConvert(keys *secrets.Keyring, tenant string, formats []events.Format,
 		case "key":
 		case "timestamp":
 			req.Timestamp, err = seconds(m)
-		case "ext_type":
+		case extTypeField:
 			req.ExtType, err = extType(m)
 		case "title":
 			if m.value.Kind() != 'n' {
@@ -60,7 +63,7 @@ func ParseConvert(keys *secrets.Keyring, tenant string, formats []events.Format,
 		case "source_http", rawField, sheetsField, "row_key":
 			err = fieldError(m.name, "has no meaning here: the pages are those of the export")
 		default:
-			unknown = append(unknown, m.name)
+			err = unknownMember("", m.name, convertNames)
 		}
 		if err != nil {
 			return nil, err
@@ -86,19 +89,27 @@ func ParseConvert(keys *secrets.Keyring, tenant string, formats []events.Format,
 	if req.Options, err = convertOptions(given, x.Request.Options); err != nil {
 		return nil, err
 	}
+	from := &events.Origin{Key: x.PagesKey()}
+	for i := range req.SheetCount() {
+		from.Sheets = append(from.Sheets, x.CrawledSheet(i))
+	}
+	req.From = from
 	if err := checkFiles(req, formats); err != nil {
 		return nil, err
 	}
 	if (given[columnsField] != nil) && len(body) > maxDescription {
 		return nil, TooLarge("body", "has %d bytes, at most %d are allowed", len(body), maxDescription)
 	}
-	from := &events.Origin{Key: x.PagesKey()}
-	for i := range req.SheetCount() {
-		from.Sheets = append(from.Sheets, x.CrawledSheet(i))
-	}
-	req.From = from
 	req.Needs = needs(req, slices.Contains(x.Request.Needs, events.NeedSource))
-	req.Warnings = unknownFields(unknown)
+	if given[optionsField] != nil {
+		req.Warnings = unusedOptions(req)
+	}
+	members = slices.DeleteFunc(members, func(m member) bool { return m.name == columnsField })
+	// The request names the export by its key and run, so the rest of it is what differs.
+	if members, err = equalFiles(members, strings.Join(events.FormatNames(req.ExtType), ","), convertedColumns(req),
+		req.Options); err != nil {
+		return nil, err
+	}
 	canonical, err := canonicalForm("convert", members, nil)
 	if err != nil {
 		return nil, err
@@ -137,4 +148,12 @@ func convertOptions(given fields, of *events.Options) (*events.Options, error) {
 		return nil, nil
 	}
 	return &o, nil
+}
+
+// convertedColumns returns the columns of a conversion that its request can replace.
+func convertedColumns(req *events.Request) []events.Column {
+	if len(req.Sheets) == 1 {
+		return req.Sheets[0].Columns
+	}
+	return req.Columns
 }

@@ -7,7 +7,9 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
+	"unicode"
 
 	"sheaf/events"
 	"sheaf/events/rows"
@@ -49,10 +51,32 @@ func fieldError(field, format string, args ...any) *Error {
 
 // notKnown returns the error of a wrong name in a field: it proposes a similar name, or all.
 func notKnown(field, wrong string, known []string) *Error {
-	if near := similar.Name(wrong, slices.Values(known)); near != "" {
-		return Invalid(field, "%q is not known; %s?", Cut(wrong, 64), near)
+	if near := similar.Name(wrong, slices.Values(known)); len(near) > 2 { // shorter ones are all similar
+		return Invalid(field, "%q is not known; %s?", Cut(wrong, 64), shownName(near))
 	}
-	return Invalid(field, "%q is not known; known: %s", Cut(wrong, 64), strings.Join(known, ", "))
+	shown := make([]string, len(known))
+	for i, name := range known {
+		shown[i] = shownName(name)
+	}
+	return Invalid(field, "%q is not known; known: %s", Cut(wrong, 64), strings.Join(shown, ", "))
+}
+
+// shownName returns a name as an error shows it: quoted if it has other characters than those of words.
+func shownName(name string) string {
+	if name == "" || strings.ContainsFunc(name, func(c rune) bool { return !unicode.IsLetter(c) && !unicode.IsDigit(c) && c != '-' && c != '_' }) {
+		return strconv.Quote(name)
+	}
+	return name
+}
+
+// unknownMember returns the error of a member that an object does not have: it lists those that it has, and
+// proposes a similar one. prefix is the object's field with a dot, "" for the body.
+func unknownMember(prefix, name string, known []string) *Error {
+	near := similar.Name(name, slices.Values(known))
+	if near != "" {
+		near = "; did you mean " + near + "?"
+	}
+	return fieldError(prefix+Cut(name, maxWarningField), "is not known; known: %s%s", strings.Join(known, ", "), near)
 }
 
 // fields are the members of an object, by name. Members that are null are absent.
@@ -69,7 +93,7 @@ func knownFields(field string, object jsontext.Value, known []string) (given fie
 	for _, m := range members {
 		switch {
 		case !slices.Contains(known, m.name):
-			return nil, nil, fieldError(field+"."+Cut(m.name, maxWarningField), "is not known; known: %s", strings.Join(known, ", "))
+			return nil, nil, unknownMember(field+".", m.name, known)
 		case m.value.Kind() == 'n':
 			nulls = append(nulls, m.name)
 		default:

@@ -301,7 +301,7 @@ func TestOptions(t *testing.T) {
 		{declared, `{"flatten":5}`, &events.Options{Flatten: 5}, ""},
 		{csv, `{"source_charset":"gbk"}`, &events.Options{SourceCharset: "gbk"}, ""},
 		{declared, `{"flatten":6}`, nil, "options.flatten: is 6; want an integer from 0 to 5"},
-		{declared, `{"flaten":1}`, nil, "options.flaten is not known; known: flatten, source_charset, timezone, source_timezone, max_rows, zip, manifest, keep_pages, csv, json, reproducible"},
+		{declared, `{"flaten":1}`, nil, "options.flaten is not known; known: flatten, source_charset, timezone, source_timezone, max_rows, zip, manifest, keep_pages, csv, json, reproducible; did you mean flatten?"},
 		{declared, `[]`, nil, "options: must be a JSON object, not an array"},
 		{"", `{"flatten":1}`, nil, "options.flatten has no meaning with a header row, which names the columns"},
 		{declared + `,"header_row":true`, `{"flatten":1}`, nil, "options.flatten has no meaning with a header row, which names the columns"},

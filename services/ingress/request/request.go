@@ -7,7 +7,6 @@ package request
 
 import (
 	"bytes"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"slices"
@@ -15,8 +14,6 @@ import (
 
 	"sheaf/events"
 	"sheaf/events/secrets"
-
-	"github.com/go-json-experiment/json/jsontext"
 )
 
 // Error names the field that is missing, wrong or too large, and says how to correct it.
@@ -99,7 +96,7 @@ func Parse(keys *secrets.Keyring, tenant, sourceType string, formats []events.Fo
 		switch m.name {
 		case "timestamp":
 			req.Timestamp, err = seconds(m)
-		case "ext_type":
+		case extTypeField:
 			req.ExtType, err = extType(m)
 		case "title":
 			req.Title, err = text(m, maxTitle)
@@ -177,7 +174,7 @@ func Parse(keys *secrets.Keyring, tenant, sourceType string, formats []events.Fo
 		return nil, TooLarge("body", "has %d bytes besides its rows, at most %d are allowed", size, maxDescription)
 	}
 	req.Needs = needs(req, declares)
-	req.Warnings = unknownFields(unknown)
+	req.Warnings = append(unknownFields(unknown), unusedOptions(req)...)
 	var canonical []byte
 	if several != nil {
 		for i, m := range members {
@@ -186,6 +183,9 @@ func Parse(keys *secrets.Keyring, tenant, sourceType string, formats []events.Fo
 			}
 		}
 		sourceType = sheetsField // the same by each operation
+	}
+	if members, err = equalFiles(members, extTypeKey(req.ExtType), req.Columns, req.Options); err != nil {
+		return nil, err
 	}
 	if canonical, err = canonicalForm(sourceType, members, array); err != nil {
 		return nil, err
@@ -257,35 +257,6 @@ func names(formats []events.Format) string {
 		list[i] = f.Name
 	}
 	return strings.Join(list, ", ")
-}
-
-// canonicalForm returns equal bytes for equal requests. It sorts names at every level, drops white space,
-// shortens strings and keeps numbers as written. Rows count by a digest of the array as received, because the
-// order of a row's names is the order of the columns.
-func canonicalForm(sourceType string, members []member, array []byte) ([]byte, error) {
-	object := jsontext.Value{'{'}
-	for _, m := range members {
-		if sourceType == events.SourceRaw && m.name == rawField {
-			continue
-		}
-		if len(object) > 1 {
-			object = append(object, ',')
-		}
-		var err error
-		if object, err = jsontext.AppendQuote(object, m.name); err != nil {
-			return nil, err
-		}
-		object = append(append(object, ':'), m.value...)
-	}
-	object = append(object, '}')
-	if err := object.Format(jsontext.ReorderRawObjects(true)); err != nil {
-		return nil, err
-	}
-	if sourceType == events.SourceRaw {
-		digest := sha256.Sum256(array)
-		object = append(object, digest[:]...)
-	}
-	return object, nil
 }
 
 // unknownFields names the unknown fields, at most maxWarnings of them.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -79,9 +80,9 @@ func (s *sheets) read(i int, value jsontext.Value) error {
 	if err != nil {
 		return err
 	}
-	given, canonical := fields{}, fields{}
+	given, strict := fields{}, fields{} // strict: with nulls, and without source_raw, which may be no strict JSON
 	for _, m := range members {
-		if _, twice := canonical[m.name]; twice {
+		if _, twice := strict[m.name]; twice {
 			return fieldError(sheetField(i), "names %q twice", Cut(m.name, maxWarningField))
 		}
 		if m.name != rawField {
@@ -89,16 +90,11 @@ func (s *sheets) read(i int, value jsontext.Value) error {
 				return Invalid(Cut(m.name, maxWarningField), "is not valid JSON: a name is there twice, or a character is no UTF-8")
 			}
 		}
-		canonical[m.name] = m.value
+		if strict[m.name] = m.value; m.name == rawField {
+			strict[m.name] = jsontext.Value("0")
+		}
 		if m.value.Kind() != 'n' {
 			given[m.name] = m.value
-		}
-	}
-	// This refuses unknown members; source_raw may be no strict JSON.
-	strict := fields{}
-	for name, v := range canonical {
-		if strict[name] = v; name == rawField {
-			strict[name] = jsontext.Value("0")
 		}
 	}
 	if _, _, err := knownFields(sheetField(i), strict.object(), sheetNames); err != nil {
@@ -147,15 +143,21 @@ func (s *sheets) read(i int, value jsontext.Value) error {
 		sheet.Raw = rows
 		s.pages, s.rowBytes = append(s.pages, pages...), s.rowBytes+len(raw)
 		digest := sha256.Sum256(array)
-		canonical[rawField] = jsontext.Value(`"` + hex.EncodeToString(digest[:]) + `"`)
+		given[rawField] = jsontext.Value(`"` + hex.EncodeToString(digest[:]) + `"`)
 	default:
 		return fieldError("source_http", "or source_raw is required")
 	}
-	if sheet.Columns, err = columns(given["columns"]); err != nil {
+	if sheet.Columns, err = columns(given[columnsField]); err != nil {
 		return err
 	}
+	delete(given, columnsField)
+	if len(sheet.Columns) > 0 { // as read, so that equal columns are equal
+		if given[columnsField], err = json.Marshal(sheet.Columns); err != nil {
+			return err
+		}
+	}
 	s.list = append(s.list, sheet)
-	s.canonical = append(s.canonical, canonical.object()...)
+	s.canonical = append(s.canonical, given.object()...)
 	return nil
 }
 
