@@ -1,0 +1,222 @@
+package console
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"math"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"sheaf/events"
+
+	"golang.org/x/time/rate"
+)
+
+const (
+	sessionCookie = "sheaf_session"
+	flashCookie   = "sheaf_flash"
+	sessionTime   = 12 * time.Hour
+	flashTime     = time.Minute
+)
+
+// ticket is the content of the session cookie. The API key itself is stored nowhere in the browser.
+type ticket struct {
+	ID     string    `json:"id"`
+	Tenant string    `json:"tenant"`
+	Until  time.Time `json:"until"`
+}
+
+// session returns the caller of a request's session, or the one that needs no key. A session ends with its
+// key: the key is looked up for each request, and its present scope counts.
+func (c *Console) session(r *http.Request) (Principal, bool) {
+	if c.Open {
+		return Principal{Tenant: events.DefaultTenant, Scope: ScopeAdmin}, true
+	}
+	var t ticket
+	if !c.openCookie(r, sessionCookie, &t) || !time.Now().Before(t.Until) {
+		return Principal{}, false
+	}
+	p, ok := c.backend.KeyByID(t.ID)
+	if !ok || p.Tenant != t.Tenant {
+		return Principal{}, false
+	}
+	return p, true
+}
+
+// openCookie reads a sealed cookie. The name is part of what is sealed, so that one kind cannot be used as
+// another.
+func (c *Console) openCookie(r *http.Request, name string, to any) bool {
+	cookie, err := r.Cookie(name)
+	if err != nil {
+		return false
+	}
+	sealed, err := base64.RawURLEncoding.DecodeString(cookie.Value)
+	if err != nil {
+		return false
+	}
+	plain, err := c.Keys.Open("console", name, sealed)
+	return err == nil && json.Unmarshal(plain, to) == nil
+}
+
+func (v *visit) setSealed(name string, value any, age time.Duration) error {
+	plain, err := json.Marshal(value)
+	if err != nil {
+		return err
+	}
+	sealed, err := v.Keys.Seal("console", name, plain)
+	if err != nil {
+		return err
+	}
+	v.setCookie(name, base64.RawURLEncoding.EncodeToString(sealed), age)
+	return nil
+}
+
+// setCookie sets a cookie for the console alone; a negative age removes it.
+func (v *visit) setCookie(name, value string, age time.Duration) {
+	http.SetCookie(v.w, &http.Cookie{
+		Name: name, Value: value, Path: v.base + "/", MaxAge: int(age / time.Second),
+		HttpOnly: true, Secure: v.public.Scheme == "https", SameSite: http.SameSiteStrictMode,
+	})
+}
+
+// askForLogin sends a visitor to the login page. A strict cookie does not come with a link from another site,
+// such as a chat: then the page asks for itself again, which brings the cookie.
+func (v *visit) askForLogin() error {
+	site := v.r.Header.Get("Sec-Fetch-Site")
+	if _, err := v.r.Cookie(sessionCookie); err != nil && v.r.Method == http.MethodGet && site == "cross-site" {
+		return v.render(http.StatusOK, "again", v.page("Sheaf", ""))
+	}
+	if v.r.Header.Get("Accept") == "text/event-stream" {
+		return &Error{Status: http.StatusUnauthorized}
+	}
+	return v.seeOther(v.base + "/console/login?" + url.Values{"next": {v.here()}}.Encode())
+}
+
+// here returns the path of this page below the base path, or the list for a form.
+func (v *visit) here() string {
+	if v.r.Method != http.MethodGet {
+		return "/console/"
+	}
+	return v.r.URL.RequestURI()
+}
+
+// localPath returns a path of this console, or the list for everything else: a form never sends a browser to
+// another server.
+func localPath(s string) string {
+	u, err := url.Parse(s)
+	if err != nil || u.Scheme != "" || u.Host != "" || u.User != nil || u.Opaque != "" || strings.ContainsAny(s, "\\\r\n\t") {
+		return "/console/"
+	}
+	path := u.EscapedPath()
+	inside := strings.HasPrefix(path, "/console/") || strings.HasPrefix(path, "/docs") || strings.HasPrefix(path, "/s/")
+	if !inside || strings.Contains(path, "//") || strings.Contains(u.Path, "/../") {
+		return "/console/"
+	}
+	return u.RequestURI()
+}
+
+func (v *visit) loginForm() error {
+	if v.who.Tenant != "" {
+		return v.seeOther(v.base + localPath(v.r.FormValue("next")))
+	}
+	return v.loginPage(http.StatusOK, "")
+}
+
+func (v *visit) loginPage(status int, problem string) error {
+	p := v.page(v.t("login.title"), "")
+	p.Data = struct{ Problem, Next string }{problem, localPath(v.r.FormValue("next"))}
+	return v.render(status, "login", p)
+}
+
+func (v *visit) login() error {
+	if v.Open {
+		return v.seeOther(v.base + "/console/")
+	}
+	limit := v.logins.of(addressOf(v.r))
+	if limit.Tokens() < 1 {
+		v.w.Header().Set("Retry-After", "60")
+		return v.loginPage(http.StatusTooManyRequests, v.t("login.slow"))
+	}
+	p, ok := v.backend.Authenticate(strings.TrimSpace(v.r.PostFormValue("key")))
+	if !ok || p.ID == "" {
+		limit.Allow()
+		return v.loginPage(http.StatusUnauthorized, v.t("login.wrong"))
+	}
+	if err := v.setSealed(sessionCookie, ticket{ID: p.ID, Tenant: p.Tenant, Until: time.Now().Add(sessionTime)}, sessionTime); err != nil {
+		return err
+	}
+	return v.seeOther(v.base + localPath(v.r.PostFormValue("next")))
+}
+
+func (v *visit) logout() error {
+	v.setCookie(sessionCookie, "", -time.Second)
+	return v.seeOther(v.base + "/console/login")
+}
+
+func addressOf(r *http.Request) string {
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		return r.RemoteAddr
+	}
+	return host
+}
+
+// loginsAMinute is how many failed logins an address has.
+const loginsAMinute = 5
+
+// limits limits the failed logins of each address. It remembers a bounded number of addresses.
+type limits struct {
+	mu sync.Mutex
+	by map[string]*rate.Limiter
+}
+
+const maxLimits = 10_000
+
+func newLimits() *limits { return &limits{by: map[string]*rate.Limiter{}} }
+
+func (l *limits) of(address string) *rate.Limiter {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if known, ok := l.by[address]; ok {
+		return known
+	}
+	if len(l.by) >= maxLimits {
+		for other, limit := range l.by {
+			if limit.Tokens() >= loginsAMinute {
+				delete(l.by, other)
+			}
+		}
+	}
+	if len(l.by) >= maxLimits { // more addresses than a network of people has
+		clear(l.by)
+	}
+	limit := rate.NewLimiter(rate.Every(time.Minute/loginsAMinute), loginsAMinute)
+	l.by[address] = limit
+	return limit
+}
+
+func seconds(d time.Duration) string { return strconv.Itoa(int(math.Ceil(d.Seconds()))) }
+
+// flash is a message for the page after a form.
+type flash struct {
+	Kind string `json:"kind"` // "ok" or "error"
+	Text string `json:"text"`
+	Link string `json:"link,omitempty"` // a share link to copy
+}
+
+func (v *visit) setFlash(f flash) error { return v.setSealed(flashCookie, f, flashTime) }
+
+// takeFlash returns the message of the form before, once.
+func (v *visit) takeFlash() *flash {
+	var f flash
+	if !v.openCookie(v.r, flashCookie, &f) {
+		return nil
+	}
+	v.setCookie(flashCookie, "", -time.Second)
+	return &f
+}
