@@ -60,7 +60,12 @@ type Config struct {
 	Authenticate func(key string) (Principal, bool)
 	// KeyByID returns the owner of the API key with an id while the key is valid. Sessions of the console end
 	// with their key. Required with Authenticate for such sessions; it must do no I/O.
-	KeyByID      func(id string) (Principal, bool)
+	KeyByID func(id string) (Principal, bool)
+	// ConsoleName and ConsoleColour name the installation on the pages of the console, such as PROD in red.
+	// Colours are those of console.Colours.
+	ConsoleName, ConsoleColour string
+	// EmbedOrigins are the origins whose pages may show share pages and read their progress.
+	EmbedOrigins []string
 	KeepFiles    time.Duration   // that finished files are kept, so the longest validity of a share link; default 168h
 	Formats      []events.Format // formats of finished files; default events.XLSX
 	Quota        Quota           // of each tenant; default no limits

@@ -31,6 +31,7 @@ func (s *Service) routes() []route {
 		return s.rest(name, operations[name], s.bodyCall(s.bodyLimit(name)))
 	}
 	down := s.newDownloads().ServeHTTP
+	pages := s.newConsole()
 	routes := []route{
 		{http.MethodPost, "/v1/export/http", body("http"), "export a paginated HTTP source"},
 		{http.MethodPost, "/v1/export/raw", body("raw"), "export the rows in the request"},
@@ -53,7 +54,11 @@ func (s *Service) routes() []route {
 		{http.MethodPost, "/demo/page", demoPage, ""},
 		{http.MethodGet, "/healthz", s.healthz, "whether the process is alive"},
 		{http.MethodGet, "/readyz", s.Ready, "whether it can take requests"},
-		{http.MethodGet, "/", s.index, "this page"},
+		{http.MethodGet, "/console", s.toConsole(s.index), ""},
+		{http.MethodGet, "/console/*", pages.ServeHTTP, "the console, for people"},
+		{http.MethodPost, "/console/*", pages.ServeHTTP, ""},
+		{http.MethodGet, "/s/*", pages.ServeHTTP, "the page of a share link"},
+		{http.MethodGet, "/", s.toConsole(s.index), "this page; browsers get the console"},
 	}
 	if s.cfg.Previewer != nil {
 		routes = slices.Insert(routes, 2, route{
@@ -66,7 +71,7 @@ func (s *Service) routes() []route {
 
 func (s *Service) handler() http.Handler {
 	mux := chi.NewRouter()
-	mux.Use(s.identify, s.logRequests, s.sendAway, recoverPanics, s.protect, middleware.GetHead)
+	mux.Use(s.stripBase, s.identify, s.logRequests, s.sendAway, recoverPanics, s.protect, middleware.GetHead)
 	for _, r := range s.routes() {
 		mux.Method(r.method, r.path, r.handler)
 	}
@@ -103,7 +108,7 @@ func (s *Service) handler() http.Handler {
 func Closed(log *slog.Logger, why func() NotReady) http.Handler {
 	s := &Service{cfg: Config{Log: log.With("service", "ingress")}, metrics: newMetrics(nil)}
 	mux := chi.NewRouter()
-	mux.Use(s.identify, s.logRequests, recoverPanics)
+	mux.Use(s.stripBase, s.identify, s.logRequests, recoverPanics)
 	mux.Get("/healthz", s.healthz)
 	refuse := func(w http.ResponseWriter, r *http.Request) {
 		respond(w, r, nil, unavailable("not ready: "+why().Error(), closedWait, nil))
@@ -265,8 +270,10 @@ func (s *Service) index(w http.ResponseWriter, r *http.Request) {
 type lineKey struct{}
 
 // lineOf returns the line that identify stored.
-func lineOf(r *http.Request) *line {
-	if l, ok := r.Context().Value(lineKey{}).(*line); ok {
+func lineOf(r *http.Request) *line { return lineOfContext(r.Context()) }
+
+func lineOfContext(ctx context.Context) *line {
+	if l, ok := ctx.Value(lineKey{}).(*line); ok {
 		return l
 	}
 	return &line{log: slog.New(slog.DiscardHandler)} // a handler without identify
@@ -283,8 +290,8 @@ func (s *Service) identify(next http.Handler) http.Handler {
 	})
 }
 
-// logRequests counts and logs each request. It never logs a body, a header's value or the query, which can
-// hold a signature.
+// logRequests counts and logs each request. It never logs a body, a header's value, the query, which can hold
+// a signature, or the token of a share link.
 func (s *Service) logRequests(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		begin := time.Now()
@@ -298,12 +305,20 @@ func (s *Service) logRequests(next http.Handler) http.Handler {
 			if r.Method == http.MethodPost && strings.HasPrefix(r.URL.Path, "/v1/") || ww.Status() == http.StatusUnauthorized {
 				level = slog.LevelInfo
 			}
-			lineOf(r).logger().Log(r.Context(), level, "request", "method", r.Method, "path", request.Cut(r.URL.Path, 256),
+			lineOf(r).logger().Log(r.Context(), level, "request", "method", r.Method, "path", request.Cut(loggedPath(r), 256),
 				"status", ww.Status(), "bytes", ww.BytesWritten(), "elapsed", time.Since(begin))
 			s.metrics.request(r, ww.Status(), lineOf(r).errcode, time.Since(begin))
 		}()
 		next.ServeHTTP(ww, r)
 	})
+}
+
+// loggedPath returns the path of a request without the token of a share link.
+func loggedPath(r *http.Request) string {
+	if strings.HasPrefix(r.URL.Path, "/s/") {
+		return "/s/…"
+	}
+	return r.URL.Path
 }
 
 // sendAway closes the connection with each answer while the service stops, so that the caller's next request

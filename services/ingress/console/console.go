@@ -73,6 +73,8 @@ type Backend interface {
 	// Changes reports events and progress of a tenant's exports, or of one of them if key is not "". Several
 	// changes may be reported as one.
 	Changes(tenant, key string) (changed <-chan struct{}, stop func())
+	// EnterStream counts a stream of a tenant. ok is false while there are too many.
+	EnterStream(tenant string) (leave func(), ok bool)
 	// Stopping is closed when the process drains.
 	Stopping() <-chan struct{}
 }

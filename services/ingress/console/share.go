@@ -1,7 +1,6 @@
 package console
 
 import (
-	"cmp"
 	"encoding/json"
 	"errors"
 	"net/http"
@@ -120,6 +119,9 @@ type sharedData struct {
 // readShared reads the export of a share link. A link whose export is unknown is an unknown link.
 func (v *visit) readShared() (*export, error) {
 	var x export
+	if v.share.Expired {
+		return &x, nil // what it was does not matter any more
+	}
 	err := v.call("detail", keyParam(v.share.Key), nil, &x)
 	return &x, err
 }
@@ -128,7 +130,10 @@ func (v *visit) sharedOf(x *export) *sharedData {
 	now := time.Now()
 	d := &sharedData{
 		State: x.state(), Title: x.Title, Progress: v.progressOf(x), Rows: grouped(x.rows()), Ended: x.ended(),
-		Return: linkable(v.share.ReturnURL), Number: x.Key[:8],
+		Return: linkable(v.share.ReturnURL),
+	}
+	if len(x.Key) > 8 {
+		d.Number = x.Key[:8]
 	}
 	if u, err := url.Parse(d.Return); err == nil {
 		d.Host = u.Host
@@ -284,11 +289,8 @@ func (v *visit) shareFile() error {
 		return v.unknownUnless(err)
 	}
 	if x.DownURL == "" {
-		return v.seeOther(cmp.Or(v.share.path(v.r), "."))
+		return v.seeOther("../" + v.r.PathValue("token"))
 	}
 	v.backend.Download(v.w, v.r, x.DownURL)
 	return nil
 }
-
-// path returns the share page relative to the path of its file.
-func (Shared) path(r *http.Request) string { return "../" + r.PathValue("token") }

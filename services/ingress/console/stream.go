@@ -9,11 +9,10 @@ import (
 )
 
 const (
-	// maxStreams bounds the streams of a tenant, and maxShareStreams those of a share link.
-	maxStreams      = 64
+	// maxShareStreams bounds the streams of a share link.
 	maxShareStreams = 5
 	// streamPause is the least time between two updates of a stream.
-	streamPause = 500 * time.Millisecond
+	streamPause = time.Second
 	// streamComment is how often a stream without news sends a comment, for proxies that close idle
 	// connections.
 	streamComment = 15 * time.Second
@@ -21,7 +20,7 @@ const (
 	streamWrite = 10 * time.Second
 )
 
-// streams counts the open streams by owner.
+// streams counts the open streams of share links.
 type streams struct {
 	mu   sync.Mutex
 	open map[string]int
@@ -29,18 +28,18 @@ type streams struct {
 
 func newStreams() *streams { return &streams{open: map[string]int{}} }
 
-func (s *streams) enter(owner string, limit int) (leave func(), ok bool) {
+func (s *streams) enter(link string, limit int) (leave func(), ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.open[owner] >= limit {
+	if s.open[link] >= limit {
 		return nil, false
 	}
-	s.open[owner]++
+	s.open[link]++
 	return func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		if s.open[owner]--; s.open[owner] == 0 {
-			delete(s.open, owner)
+		if s.open[link]--; s.open[link] == 0 {
+			delete(s.open, link)
 		}
 	}, true
 }
@@ -85,13 +84,17 @@ func (s *stream) write(text string) error {
 // visitor leaves, its session ends or the process drains. A new stream sends everything, so a visitor that
 // connects again misses nothing.
 func (v *visit) stream(key string, update func(s *stream) (done bool, err error)) error {
-	owner, limit := "tenant "+v.who.Tenant, maxStreams
+	full := &Error{Status: http.StatusServiceUnavailable, Msg: v.t("error.streams"), RetryAfter: streamComment}
 	if v.share.Key != "" {
-		owner, limit = "share "+v.share.Key, maxShareStreams
+		leave, ok := v.streams.enter(v.share.Key, maxShareStreams)
+		if !ok {
+			return full
+		}
+		defer leave()
 	}
-	leave, ok := v.streams.enter(owner, limit)
+	leave, ok := v.backend.EnterStream(v.who.Tenant)
 	if !ok {
-		return &Error{Status: http.StatusServiceUnavailable, Msg: v.t("error.streams"), RetryAfter: 15 * time.Second}
+		return full
 	}
 	defer leave()
 	changed, stop := v.backend.Changes(v.who.Tenant, key)
@@ -100,6 +103,10 @@ func (v *visit) stream(key string, update func(s *stream) (done bool, err error)
 	h.Set("Content-Type", "text/event-stream")
 	h.Set("X-Accel-Buffering", "no")
 	s := &stream{w: v.w, rc: http.NewResponseController(v.w), last: map[string]string{}}
+	_ = s.rc.SetReadDeadline(time.Time{}) // the limit of a plain request would end the stream
+	if v.r.Method == http.MethodHead {
+		return nil
+	}
 	if err := s.write("retry: 3000\n\n"); err != nil {
 		return nil // the visitor has gone
 	}
