@@ -67,7 +67,7 @@ func (b consoleBackend) run(ctx context.Context, who console.Principal, name str
 	}
 	l := lineOfContext(ctx)
 	l.tenant, l.key = c.tenant, c.key(nil)
-	leave, err := b.turn(ctx, c.tenant, name, op)
+	leave, err := b.turn(ctx, c.tenant, name)
 	if err != nil {
 		return nil, err
 	}
@@ -141,14 +141,14 @@ func (b consoleBackend) Changes(tenant, key string) (changed <-chan struct{}, st
 }
 
 // EnterStream counts a stream of the pages with those of the API.
-func (b consoleBackend) EnterStream(tenant string) (leave func(), ok bool) {
+func (b consoleBackend) EnterStream(kind, tenant string) (leave func(), ok bool) {
 	full, cancel := context.WithCancel(context.Background())
 	cancel() // with an ended context the pool does not wait
 	leave, err := b.streams.acquire(full, tenant, 1)
 	if err != nil {
 		return nil, false
 	}
-	open := b.metrics.streams.WithLabelValues("page")
+	open := b.metrics.streams.WithLabelValues(kind)
 	open.Inc()
 	return func() { leave(); open.Dec() }, true
 }

@@ -108,7 +108,7 @@ func (s *Service) handler() http.Handler {
 func Closed(log *slog.Logger, why func() NotReady) http.Handler {
 	s := &Service{cfg: Config{Log: log.With("service", "ingress")}, metrics: newMetrics(nil)}
 	mux := chi.NewRouter()
-	mux.Use(s.stripBase, s.identify, s.logRequests, recoverPanics)
+	mux.Use(s.identify, s.logRequests, recoverPanics)
 	mux.Get("/healthz", s.healthz)
 	refuse := func(w http.ResponseWriter, r *http.Request) {
 		respond(w, r, nil, unavailable("not ready: "+why().Error(), closedWait, nil))

@@ -73,8 +73,9 @@ type Backend interface {
 	// Changes reports events and progress of a tenant's exports, or of one of them if key is not "". Several
 	// changes may be reported as one.
 	Changes(tenant, key string) (changed <-chan struct{}, stop func())
-	// EnterStream counts a stream of a tenant. ok is false while there are too many.
-	EnterStream(tenant string) (leave func(), ok bool)
+	// EnterStream counts a stream of a tenant. kind is "console" or "share". ok is false while there are too
+	// many.
+	EnterStream(kind, tenant string) (leave func(), ok bool)
 	// Stopping is closed when the process drains.
 	Stopping() <-chan struct{}
 }

@@ -85,14 +85,16 @@ func (s *stream) write(text string) error {
 // connects again misses nothing.
 func (v *visit) stream(key string, update func(s *stream) (done bool, err error)) error {
 	full := &Error{Status: http.StatusServiceUnavailable, Msg: v.t("error.streams"), RetryAfter: streamComment}
+	kind := "console"
 	if v.share.Key != "" {
+		kind = "share"
 		leave, ok := v.streams.enter(v.share.Key, maxShareStreams)
 		if !ok {
 			return full
 		}
 		defer leave()
 	}
-	leave, ok := v.backend.EnterStream(v.who.Tenant)
+	leave, ok := v.backend.EnterStream(kind, v.who.Tenant)
 	if !ok {
 		return full
 	}
