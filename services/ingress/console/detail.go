@@ -1,6 +1,7 @@
 package console
 
 import (
+	"bytes"
 	"encoding/json"
 	"net/http"
 	"slices"
@@ -300,12 +301,14 @@ func (v *visit) refused(err error) (flash, error) {
 
 // commands returns the ways to submit a request without the console.
 func (v *visit) commands(f *form) []commands.Form {
-	body, err := json.Marshal(f.submission(commands.Secret))
-	if err != nil {
+	var body bytes.Buffer
+	enc := json.NewEncoder(&body)
+	enc.SetEscapeHTML(false)
+	if enc.Encode(f.submission(commands.Secret)) != nil {
 		return nil
 	}
 	return commands.Forms(commands.Call{
 		Server: v.PublicURL, Tenant: v.who.Tenant, Operation: "http", Method: http.MethodPost, Path: "/v1/export/http",
-		Body: body, Key: !v.Open,
+		Body: bytes.TrimSpace(body.Bytes()), Key: !v.Open,
 	})
 }

@@ -167,7 +167,10 @@ func (f *form) submission(hide string) map[string]any {
 			source[name] = hiddenAuth(auth, hide)
 		}
 	}
-	request := map[string]any{"ext_type": f.Format, "title": f.Title, "user_id": f.User, "source_http": source}
+	request := map[string]any{"ext_type": f.Format, "title": f.Title, "source_http": source}
+	if f.User != "" {
+		request["user_id"] = f.User
+	}
 	if f.RowKey != "" {
 		request["row_key"] = f.RowKey
 	}

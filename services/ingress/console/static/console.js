@@ -18,7 +18,7 @@ const download = () => { const file = $('[data-download] [data-file]'); if (file
 let source, timer;
 const live = (on) => {
   const stale = $('#stale'), lamp = $('#live');
-  if (lamp) { lamp.hidden = !on; lamp.textContent = lamp.dataset.on; }
+  if (lamp) { lamp.hidden = !on; lamp.textContent = lamp.dataset.text; }
   if (on === stale.hidden) return;
   stale.hidden = on;
   stale.textContent = stale.dataset.text.replace('{time}', new Date().toLocaleTimeString(root.lang));
@@ -50,7 +50,7 @@ document.addEventListener('click', async (e) => {
   const at = (q) => e.target.closest(q);
   let hit;
   if ((hit = at('[data-copy]'))) copy(hit, hit.dataset.copy);
-  else if ((hit = at('[data-copy-next]'))) copy(hit, hit.nextElementSibling.textContent);
+  else if ((hit = at('[data-copy-above]'))) copy(hit, hit.previousElementSibling.textContent);
   else if ((hit = at('dialog [data-close]'))) { e.preventDefault(); hit.closest('dialog').close(); }
   else if ((hit = at('[data-dialog]')) && !e.ctrlKey && !e.metaKey && !e.shiftKey) {
     e.preventDefault();
