@@ -144,13 +144,13 @@ func (b consoleBackend) Changes(tenant, key string) (changed <-chan struct{}, st
 func (b consoleBackend) EnterStream(kind, tenant string) (leave func(), ok bool) {
 	full, cancel := context.WithCancel(context.Background())
 	cancel() // with an ended context the pool does not wait
-	leave, err := b.streams.acquire(full, tenant, 1)
+	release, err := b.streams.acquire(full, tenant, 1)
 	if err != nil {
 		return nil, false
 	}
 	open := b.metrics.streams.WithLabelValues(kind)
 	open.Inc()
-	return func() { leave(); open.Dec() }, true
+	return func() { release(); open.Dec() }, true
 }
 
 func (b consoleBackend) Stopping() <-chan struct{} { return b.front.Done() }

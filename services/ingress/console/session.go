@@ -49,13 +49,13 @@ func (c *Console) session(r *http.Request) (Principal, bool) {
 }
 
 // openCookie reads a sealed cookie. The name is part of what is sealed, so that one kind cannot be used as
-// another.
+// another. Of two cookies with one name, another site of the domain may have planted either, so none counts.
 func (c *Console) openCookie(r *http.Request, name string, to any) bool {
-	cookie, err := r.Cookie(name)
-	if err != nil {
+	cookies := r.CookiesNamed(name)
+	if len(cookies) != 1 {
 		return false
 	}
-	sealed, err := base64.RawURLEncoding.DecodeString(cookie.Value)
+	sealed, err := base64.RawURLEncoding.DecodeString(cookies[0].Value)
 	if err != nil {
 		return false
 	}
