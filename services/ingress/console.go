@@ -28,6 +28,9 @@ func (s *Service) newConsole() http.Handler {
 	})
 }
 
+// people serves the pages for people.
+func (s *Service) people(w http.ResponseWriter, r *http.Request) { s.console.ServeHTTP(w, r) }
+
 // consoleBackend answers the console by the operations of the API.
 type consoleBackend struct{ *Service }
 

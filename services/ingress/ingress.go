@@ -179,6 +179,7 @@ type Service struct {
 	backlog      *backlog
 	store        fileStore
 	docs         *docs.Docs
+	console      http.Handler
 	progress     *progressCache
 	changes      *changes
 	availability availability
@@ -223,6 +224,7 @@ func New(cfg Config, listener net.Listener, log *journal.Log, tasks *storage.Tas
 		submissions: journal.NewShares(tenantSubmissions, submissionSlots, submissionOffers),
 	}
 	s.submissions.Pause(s.admission.pause)
+	s.console = s.newConsole()
 	if cfg.Metrics != nil {
 		cfg.Metrics.MustRegister(gauges{s})
 	}

@@ -31,7 +31,6 @@ func (s *Service) routes() []route {
 		return s.rest(name, operations[name], s.bodyCall(s.bodyLimit(name)))
 	}
 	down := s.newDownloads().ServeHTTP
-	pages := s.newConsole()
 	routes := []route{
 		{http.MethodPost, "/v1/export/http", body("http"), "export a paginated HTTP source"},
 		{http.MethodPost, "/v1/export/raw", body("raw"), "export the rows in the request"},
@@ -55,9 +54,9 @@ func (s *Service) routes() []route {
 		{http.MethodGet, "/healthz", s.healthz, "whether the process is alive"},
 		{http.MethodGet, "/readyz", s.Ready, "whether it can take requests"},
 		{http.MethodGet, "/console", s.toConsole(s.index), ""},
-		{http.MethodGet, "/console/*", pages.ServeHTTP, "the console, for people"},
-		{http.MethodPost, "/console/*", pages.ServeHTTP, ""},
-		{http.MethodGet, "/s/*", pages.ServeHTTP, "the page of a share link"},
+		{http.MethodGet, "/console/*", s.people, "the console, for people"},
+		{http.MethodPost, "/console/*", s.people, ""},
+		{http.MethodGet, "/s/*", s.people, "the page of a share link"},
 		{http.MethodGet, "/", s.toConsole(s.index), "this page; browsers get the console"},
 	}
 	if s.cfg.Previewer != nil {
