@@ -71,7 +71,9 @@ type browser struct {
 func newBrowser(t testing.TB, base string) *browser {
 	jar, err := cookiejar.New(nil)
 	require.NoError(t, err)
-	return &browser{&http.Client{Jar: jar, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}, t, base}
+	transport := &http.Transport{} // pages are not part of the documented API
+	t.Cleanup(transport.CloseIdleConnections)
+	return &browser{&http.Client{Transport: transport, Jar: jar, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}, t, base}
 }
 
 // shown is an answer that a browser has read.
