@@ -18,6 +18,7 @@ func TestOneClientAsksStrangers(t *testing.T) {
 	places := map[string]bool{ // whether a client is still made there
 		"cmd/sheaf/egress/egress.go": false,
 		"cmd/sheaf/doctor.go":        false, // asks the addresses of the operator
+		"cmd/sheaf/listen.go":        false, // forwards callbacks to an address of the operator
 		"events/client/client.go":    false, // asks the Sheaf that its user names, with an API key
 		"events/client/rest.go":      false,
 		// the form in which x/oauth2 takes a client; it sends through that of egress, see TestTokenServerIsGuarded

@@ -2,8 +2,8 @@ package tracing
 
 import "go.opentelemetry.io/otel/attribute"
 
-// The names of attributes. Those of OpenTelemetry follow its semantic conventions 1.45.0; those of messaging are
-// still under development there and may change, and NATS is not among their systems yet.
+// The names of attributes. Those of OpenTelemetry follow its semantic conventions 1.45.0. Those of messaging
+// are still under development there and may change, and NATS is not among their systems yet.
 const (
 	systemNATS = "nats"
 

@@ -51,8 +51,8 @@ func (s *Service) Checks(ctx context.Context) []Check {
 		}))
 }
 
-// verboseReady answers an admin with each check. Reasons can name folders of this machine. The status is 200 even
-// if a check fails; load balancers ask without verbose.
+// verboseReady answers an admin with each check. Reasons can name folders of this machine. The status is 200
+// even if a check fails; load balancers ask without verbose.
 func (s *Service) verboseReady(w http.ResponseWriter, r *http.Request) {
 	p, err := s.callerOf(r)
 	if err == nil {

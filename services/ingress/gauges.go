@@ -66,9 +66,13 @@ func (g gauges) Collect(out chan<- prometheus.Metric) {
 	}
 	var all storage.Usage
 	for _, u := range usages {
-		all.Exports, all.Unfinished, all.FileBytes = all.Exports+u.Exports, all.Unfinished+u.Unfinished, all.FileBytes+u.FileBytes
+		all.Unfinished, all.FileBytes = all.Unfinished+u.Unfinished, all.FileBytes+u.FileBytes
+		all.Succeeded, all.Failed, all.Cancelled = all.Succeeded+u.Succeeded, all.Failed+u.Failed, all.Cancelled+u.Cancelled
 	}
-	gauge(storedDesc, float64(all.Unfinished), "unfinished")
-	gauge(storedDesc, float64(all.Exports-all.Unfinished), "ended")
+	for state, n := range map[string]int{
+		"unfinished": all.Unfinished, "succeeded": all.Succeeded, "failed": all.Failed, "cancelled": all.Cancelled,
+	} {
+		gauge(storedDesc, float64(n), state)
+	}
 	gauge(filesDesc, float64(all.FileBytes))
 }

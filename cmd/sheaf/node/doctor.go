@@ -85,8 +85,8 @@ func (d *doctor) fail(check, advice, format string, args ...any) {
 	d.list = append(d.list, Finding{check, FindingError, fmt.Sprintf(format, args...), advice})
 }
 
-// Diagnose checks whether a process with these settings can work on this machine. It changes nothing: it writes
-// one file to the data folder, if that exists, and removes it.
+// Diagnose checks whether a process with these settings can work on this machine. It changes nothing: it
+// writes one file to the data folder, if that exists, and removes it.
 func Diagnose(ctx context.Context, cfg Config, opt DoctorOptions) []Finding {
 	cfg.Log = slog.New(slog.DiscardHandler)
 	d := &doctor{cfg: cfg, opt: opt}
@@ -96,7 +96,8 @@ func Diagnose(ctx context.Context, cfg Config, opt DoctorOptions) []Finding {
 		}
 		return d.list
 	}
-	d.ok("settings", "complete")
+	version, _ := build()
+	d.ok("settings", "complete, for version %s", version)
 	d.dataFolder()
 	d.secretKey()
 	d.keysFile()

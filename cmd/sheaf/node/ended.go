@@ -13,7 +13,7 @@ func (n *node) appended(ev events.Event) {
 	switch ev.Type() {
 	case events.TypeCompleted, events.TypeFailed, events.TypeCancelled:
 		n.metrics.ended(ev)
-		logEnded(n.log, ev)
+		logEnded(n.cfg.Log, ev)
 	}
 }
 

@@ -279,7 +279,7 @@ func (n *node) restoreLog(ctx context.Context, was journal.Mark, applied uint64)
 			}
 			if done {
 				written++
-				x.With(n.log.With("service", "start")).Warn("export restored to the log", "state", x.State)
+				x.With(n.cfg.Log.With("service", "start")).Warn("export restored to the log", "state", x.State)
 			}
 			return nil
 		})

@@ -19,8 +19,8 @@ import (
 	"sheaf/events/journal"
 )
 
-// processMetrics holds the metrics of a process that belong to no service. No label holds a key, tenant, host,
-// user or path.
+// processMetrics holds the metrics of a process that belong to no service. No label holds a key, tenant,
+// host, user or path.
 type processMetrics struct {
 	registry   *prometheus.Registry
 	outcomes   *prometheus.CounterVec   // outcome, error_code

@@ -205,7 +205,7 @@ func TestMetricsAreTheDocumentedOnes(t *testing.T) {
 		`sheaf_http_requests_total{code="200",method="POST",route="/v1/export/http"} 4`,
 		`sheaf_downloads_total{outcome="sent"} 1`, `sheaf_downloads_total{outcome="unknown"} 1`,
 		`sheaf_crawler_pages_total{outcome="failed"} 1`, `sheaf_crawler_requests_in_flight 0`,
-		`sheaf_exports_unfinished{phase="crawling"} 0`, `sheaf_role_up{role="keeper"} 1`,
+		`sheaf_exports_unfinished{phase="crawling"} 0`, `sheaf_exports_stored{state="succeeded"} 4`, `sheaf_exports_stored{state="failed"} 1`, `sheaf_role_up{role="keeper"} 1`,
 		"sheaf_ready 1\n", "sheaf_losses 0\n", "go_goroutines ", "process_resident_memory_bytes ",
 	} {
 		require.Contains(t, text, want)

@@ -72,7 +72,7 @@ func (n *node) openNATS(ctx context.Context) error {
 			MaxPagesBytes: int64(n.cfg.MaxPagesBytes), MaxEventsBytes: int64(n.cfg.MaxLogBytes),
 			SecretKey: keys[0].Secret, NewerKeys: keys[1:], FilesURL: files, FilesMade: made,
 			KeepIdempotency: n.cfg.KeepHistory, KeepLog: max(n.cfg.KeepHistory, n.cfg.KeepFiles) + longestExport,
-			Callers: n.callers, MaxQueued: queued, Log: n.log, Appended: n.appended, Tracer: n.tracer,
+			Callers: n.callers, MaxQueued: queued, Log: n.cfg.Log, Appended: n.appended, Tracer: n.tracer,
 		})
 		return err
 	})

@@ -114,7 +114,7 @@ func open(ctx context.Context, cfg Config) (_ *node, err error) {
 	if err := cfg.Complete(); err != nil {
 		return nil, err
 	}
-	n := &node{cfg: cfg, log: cfg.Log, roles: map[string]role{}}
+	n := &node{cfg: cfg, log: cfg.Log.With("service", "process"), roles: map[string]role{}}
 	defer func() {
 		if err != nil {
 			n.close()
@@ -231,7 +231,7 @@ func (n *node) openStores(ctx context.Context) error {
 	}
 	if n.cfg.has(roleIngress) {
 		var err error
-		if n.tasks, err = storage.OpenTasks(filepath.Join(n.cfg.Data, "tasks.db"), n.log); err != nil {
+		if n.tasks, err = storage.OpenTasks(filepath.Join(n.cfg.Data, "tasks.db"), n.cfg.Log); err != nil {
 			return err
 		}
 		n.onClose(func() { n.logClose("tasks.db", n.tasks.Close()) })

@@ -37,7 +37,7 @@ var makers = map[string]func(*node) (role, error){
 			authenticate, keyByID = n.keys.Principal, n.keys.ByID
 		}
 		return ingress.New(ingress.Config{
-			Log: n.log, Metrics: n.metrics.registry, PublicURL: n.publicURL, Authenticate: authenticate, KeyByID: keyByID, KeepFiles: n.cfg.KeepFiles, MaxSkew: n.cfg.MaxSkew, MaxKeepPages: n.cfg.MaxKeepPages,
+			Log: n.cfg.Log, Metrics: n.metrics.registry, PublicURL: n.publicURL, Authenticate: authenticate, KeyByID: keyByID, KeepFiles: n.cfg.KeepFiles, MaxSkew: n.cfg.MaxSkew, MaxKeepPages: n.cfg.MaxKeepPages,
 			Quota: ingress.Quota{Unfinished: n.cfg.MaxUnfinished, FileBytes: int64(n.cfg.MaxFilesBytes),
 				NewPerSecond: n.cfg.MaxNew},
 			Formats: assembler.Formats(), Previewer: serverPreviewer(n.cfg.SourceLimits, n.egress),
@@ -47,22 +47,22 @@ var makers = map[string]func(*node) (role, error){
 	roleCrawler: func(n *node) (role, error) {
 		l := n.cfg.SourceLimits
 		return crawler.New(crawler.Config{
-			Log: n.log, Metrics: n.metrics.registry, PerHost: n.cfg.ConnsPerHost, PerTenant: n.cfg.ConnsPerTenant, Running: n.cfg.MaxRunning, Room: n.disk.room,
+			Log: n.cfg.Log, Metrics: n.metrics.registry, PerHost: n.cfg.ConnsPerHost, PerTenant: n.cfg.ConnsPerTenant, Running: n.cfg.MaxRunning, Room: n.disk.room,
 			MaxPages: l.MaxPages, MaxRows: l.MaxRows, MaxBytes: int64(l.MaxExportBytes),
 			Policy: l.policy(),
 		}, n.journal, n.egress)
 	},
 	roleAssembler: func(n *node) (role, error) {
-		return assembler.New(assembler.Config{Log: n.log, Metrics: n.metrics.registry, KeepFiles: n.cfg.KeepFiles, MaxKeepPages: n.cfg.MaxKeepPages, Room: n.disk.roomForWorkbook}, n.journal, n.files)
+		return assembler.New(assembler.Config{Log: n.cfg.Log, Metrics: n.metrics.registry, KeepFiles: n.cfg.KeepFiles, MaxKeepPages: n.cfg.MaxKeepPages, Room: n.disk.roomForWorkbook}, n.journal, n.files)
 	},
 	roleNotifier: func(n *node) (role, error) {
 		return notifier.New(notifier.Config{
-			Log: n.log, Metrics: n.metrics.registry, PublicURL: n.publicURL, Schedule: n.cfg.CallbackSchedule, KeepHistory: n.cfg.KeepHistory,
+			Log: n.cfg.Log, Metrics: n.metrics.registry, PublicURL: n.publicURL, Schedule: n.cfg.CallbackSchedule, KeepHistory: n.cfg.KeepHistory,
 		}, n.journal, n.egress)
 	},
 	roleKeeper: func(n *node) (role, error) {
 		return keeper.New(keeper.Config{
-			Log: n.log, Metrics: n.metrics.registry, KeepFiles: n.cfg.KeepFiles, KeepPages: n.cfg.KeepPages, MaxHistory: n.cfg.MaxHistory, Room: n.disk.room,
+			Log: n.cfg.Log, Metrics: n.metrics.registry, KeepFiles: n.cfg.KeepFiles, KeepPages: n.cfg.KeepPages, MaxHistory: n.cfg.MaxHistory, Room: n.disk.room,
 		}, n.journal, n.tasks, n.files)
 	},
 }

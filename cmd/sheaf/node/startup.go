@@ -39,7 +39,7 @@ func (n *node) serveStartup(listener net.Listener, tcp *net.TCPListener) *startu
 	if listener == nil {
 		return s
 	}
-	handler := ingress.Closed(n.log, s.reason)
+	handler := ingress.Closed(n.cfg.Log, s.reason)
 	server := &http.Server{Handler: handler, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(n.log.Handler(), slog.LevelDebug)}
 	server.SetKeepAlivesEnabled(false) // a caller's next request must reach the ingress
 	ctx, cancel := context.WithCancel(context.Background())

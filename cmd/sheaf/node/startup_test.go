@@ -18,7 +18,7 @@ func TestStartupServerHandsItsListenerOver(t *testing.T) {
 	require.NoError(t, err)
 	defer func() { _ = listener.Close() }()
 	url := "http://" + listener.Addr().String()
-	n := &node{log: noLog}
+	n := &node{cfg: Config{Log: noLog}, log: noLog}
 	s := n.serveStartup(listener, listener.(*net.TCPListener))
 	status := func(path string) (int, string) {
 		res, err := http.Get(url + path)
