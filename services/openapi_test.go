@@ -44,6 +44,7 @@ func TestDocumentHasTheCodes(t *testing.T) {
 	slices.Sort(phases)
 	require.Equal(t, phases, c.Codes("Phase"))
 	require.Equal(t, []string{"1", "2", "3", "4"}, c.Codes("Status"))
+	require.Equal(t, constants(t, "../events", "Type"), c.Codes("EventType"))
 	require.Equal(t, warnings(t), c.Codes("WarningCode"))
 }
 
@@ -159,8 +160,9 @@ func TestDocumentHasTheCallbacks(t *testing.T) {
 // members returns the JSON names of a struct's fields, sorted.
 func members(typ reflect.Type) (names []string) {
 	for i := range typ.NumField() {
-		name, _, _ := strings.Cut(typ.Field(i).Tag.Get("json"), ",")
-		names = append(names, name)
+		if name, _, _ := strings.Cut(typ.Field(i).Tag.Get("json"), ","); name != "-" {
+			names = append(names, name)
+		}
 	}
 	slices.Sort(names)
 	return names

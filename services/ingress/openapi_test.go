@@ -36,10 +36,7 @@ var contract = sync.OnceValue(func() *contracttest.Contract {
 })
 
 // awaited are operations that the document or the router lacks yet.
-var awaited = []string{
-	"GET /v1/export/list", "GET /v1/export/events", "GET /v1/export/watch", "POST /v1/export/redeliver", "POST /v1/export/share",
-	"POST /v1/export/bulk", "GET /v1/tenants", "GET /v1/system",
-}
+var awaited = []string{"GET /v1/tenants", "GET /v1/system"}
 
 // isAwaited reports whether an operation, such as "GET /path", or its name by NATS, such as "list", is awaited.
 func isAwaited(operation string) bool {
@@ -241,6 +238,38 @@ func TestErrcodesAreConstants(t *testing.T) {
 		require.NoError(t, err)
 		require.NotRegexp(t, `Errcode: *\d`, string(source), file)
 	}
+}
+
+// The operations on lists and on the callback, and the stream, answer as the document says: the client of the
+// tests checks each answer.
+func TestTrafficOfLists(t *testing.T) {
+	t.Parallel()
+	in := start(t, eventstest.Server(t, ""), Config{PublicURL: "https://sheaf.example"})
+	body := eventstest.HTTPBody("", `"callback":"http://127.0.0.1/done"`, `"user_id":"7"`, `"share":true`, `"title":"Orders"`)
+	a := in.post(t, "/v1/export/http", body)
+	require.Contains(t, a.Raw, `"share_url":"https://sheaf.example/s/`)
+	key := a.key(t)
+	named := `{"key":"` + key + `"}`
+	require.Contains(t, in.get(t, "/v1/export/list?state=queued&q=ord&user_id=7&since=1h&limit=10").Raw, key)
+	require.Equal(t, 409, in.post(t, "/v1/export/redeliver", named).Status)
+	require.Equal(t, 409, in.post(t, "/v1/export/bulk", `{"action":"cancel","filter":{"state":"queued"},"expect":3}`).Status)
+	require.Contains(t, in.post(t, "/v1/export/bulk", `{"action":"cancel","filter":{"state":"queued"},"expect":1}`).Raw, `"done":1`)
+	require.Contains(t, in.post(t, "/v1/export/bulk", `{"action":"cancel","filter":{"q":"`+key+`"},"expect":1,"tolerance":1}`).Raw, `"skipped":[{"key":"`+key)
+	require.Contains(t, in.get(t, "/v1/export/list?state=cancelled").Raw, `"cancelled":1`)
+	require.Contains(t, in.get(t, "/v1/export/events?key="+key).Raw, `"type":"cancelled"`)
+	x := in.read(t, events.DefaultTenant, key)
+	in.write(t, key, &events.CallbackFailed{Terminal: x.TerminalSeq, Attempt: 2, Reason: "gave up"})
+	require.Contains(t, in.post(t, "/v1/export/redeliver", named).Raw, `"state":"pending"`)
+	require.Contains(t, in.post(t, "/v1/export/share", `{"key":"`+key+`","ttl":"24h","return_url":"https://shop.example/"}`).Raw, "https://sheaf.example/s/")
+
+	res, err := http.Get(in.url + "/v1/export/watch?key=" + key)
+	require.NoError(t, err)
+	defer res.Body.Close()
+	stream, err := io.ReadAll(res.Body)
+	require.NoError(t, err)
+	name, data, _ := strings.Cut(string(stream), "\ndata: ")
+	require.Equal(t, "event: end", name)
+	require.NoError(t, contract().Schema("Detail", []byte(data)))
 }
 
 // Anyone may read the documents, without an API key.
