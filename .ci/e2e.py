@@ -12,6 +12,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -325,6 +326,48 @@ def check_parquet(path):
     check(0 < int.from_bytes(data[-8:-4], "little") < len(data) - 12, f"{path}: no footer")
 
 
+EXAMPLES = {
+    "Python": ("python3", ["python3", "python/export.py"]),
+    "Node": ("node", ["node", "node/export.mjs"]),
+    "Java": ("javac", ["java", "java/Export.java"]),
+    "shell": ("curl", ["sh", "shell/export.sh"]),
+}
+
+
+def check_examples(binary, folder):
+    """The examples of each language export the demo source of a server and verify its callback."""
+    examples = pathlib.Path(__file__).resolve().parent.parent / "deploy" / "examples"
+    server = subprocess.Popen(
+        [binary, "serve", "--http", "127.0.0.1:0", "--nats-listen", "127.0.0.1:0", "--data", "examples"],
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        at = re.search(r"http://\S+", server.stdout.readline()).group()
+        nats = re.search(r"nats://\S+", server.stdout.readline()).group()
+        secret = run(binary, "callback-secret", "--data", "examples", cwd=folder).strip()
+        env = os.environ | {"SHEAF_URL": at, "SHEAF_NATS": nats, "SHEAF_CALLBACK_SECRET": secret}
+        for language, (needs, command) in EXAMPLES.items():
+            if shutil.which(needs) is None:
+                print(f"example {language}: skipped, {needs} is not installed")
+                continue
+            done = subprocess.run(
+                command, cwd=examples, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT, text=True, timeout=300, check=False,
+            )
+            print(f"example {language}:\n{done.stdout}", flush=True)
+            check(done.returncode == 0, f"the example {language} exited with {done.returncode}")
+            check("downloaded" in done.stdout, f"the example {language} downloaded nothing")
+            if language != "shell":  # it receives no callbacks
+                check("callback export.completed verified" in done.stdout, f"the example {language} got no callback")
+    finally:
+        server.terminate()
+        server.wait(timeout=30)
+
+
 def main():
     binary = os.path.abspath(sys.argv[1])
     with tempfile.TemporaryDirectory(prefix="sheaf-e2e-") as folder:
@@ -333,6 +376,7 @@ def main():
         check_source(binary, pathlib.Path(folder))
         check_demo(binary, pathlib.Path(folder))
         check_formats(binary, pathlib.Path(folder))
+        check_examples(binary, pathlib.Path(folder))
 
 
 if __name__ == "__main__":

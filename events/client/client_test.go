@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -213,13 +214,15 @@ func TestEveryMethodByBothTransports(t *testing.T) {
 func answering(t *testing.T, operation, answer string) (*Client, <-chan micro.Request) {
 	t.Helper()
 	srv := eventstest.Server(t, "")
-	service, err := micro.AddService(eventstest.Connect(t, srv), micro.Config{Name: "sheaf", Version: "1.0.0"})
+	server := eventstest.Connect(t, srv)
+	service, err := micro.AddService(server, micro.Config{Name: "sheaf", Version: "1.0.0"})
 	require.NoError(t, err)
 	last := make(chan micro.Request, 1)
 	require.NoError(t, service.AddEndpoint(operation, micro.HandlerFunc(func(r micro.Request) {
 		last <- r
 		_ = r.Respond(fmt.Appendf(nil, `{"errcode":0,"msg":"","data":%s,"request_id":""}`, answer))
 	}), micro.WithEndpointSubject(events.APISubject("shop", operation))))
+	require.NoError(t, server.Flush()) // the caller has another connection
 	c, err := NATS(eventstest.Connect(t, srv), "shop", Options{Patience: -1})
 	require.NoError(t, err)
 	t.Cleanup(c.Close)
@@ -237,6 +240,7 @@ func TestRefusalByNATS(t *testing.T) {
 	})
 	require.NoError(t, err)
 	defer func() { _ = sub.Unsubscribe() }()
+	require.NoError(t, nc.Flush())
 	c, err := NATS(eventstest.Connect(t, srv), "shop", Options{Patience: -1})
 	require.NoError(t, err)
 	_, err = c.Detail(t.Context(), testKey)
@@ -310,5 +314,57 @@ func TestTimeMayBeMissing(t *testing.T) {
 		data, err := json.Marshal(at)
 		require.NoError(t, err)
 		require.Equal(t, want, string(data))
+	}
+}
+
+// A watch that lasts opens a stream. It polls again when the stream breaks off, and stays with polling where the
+// server offers none.
+func TestLongWatchFollowsAStream(t *testing.T) {
+	t.Parallel()
+	detail := func(status int) string { return fmt.Sprintf(`{"hash_key":"k","status":%d,"rows":7}`, status) }
+	for name, c := range map[string]struct {
+		streams []string // bodies, one after another
+		status  int      // of the last report
+		opened  int
+	}{
+		"to its end": {[]string{": alive\n\nevent: progress\ndata: {\"state\":\"running\",\"progress\":{\"rows\":5}}\n\nevent: end\ndata: " + detail(2) + "\n\n"}, 2, 1},
+		"broken off": {[]string{"event: progress\ndata: {\"state\":\"running\"}\n\n", "event: end\ndata: " + detail(4) + "\n\n"}, 4, 2},
+		"none":       {[]string{""}, 3, 1},
+		"garbled":    {[]string{"event: progress\ndata: {\n\n"}, 3, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var opened, polled atomic.Int64
+			client := bounded(t, func(w http.ResponseWriter, r *http.Request) {
+				if r.URL.Path == "/v1/export/watch" {
+					text := c.streams[min(int(opened.Add(1)), len(c.streams))-1]
+					if text == "" {
+						writeAnswer(w, "!503 too many streams")
+						return
+					}
+					w.Header().Set("Content-Type", "text/event-stream; charset=utf-8")
+					_, _ = io.WriteString(w, text)
+					return
+				}
+				polled.Add(1)
+				if opened.Load() >= int64(c.opened) && c.status == 3 { // after the stream was tried
+					writeAnswer(w, detail(3))
+					return
+				}
+				writeAnswer(w, detail(1))
+			}, bounds{})
+			var last *Export
+			sawProgress := false
+			for x, err := range client.Watch(t.Context(), "k") {
+				require.NoError(t, err)
+				last = x
+				sawProgress = sawProgress || x.State == "running"
+			}
+			require.Equal(t, Status(c.status), last.Status)
+			require.EqualValues(t, 7, last.Rows)
+			require.EqualValues(t, c.opened, opened.Load())
+			require.Equal(t, c.status != 3, sawProgress)
+			require.Greater(t, polled.Load(), int64(1))
+		})
 	}
 }
