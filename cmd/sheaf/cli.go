@@ -148,9 +148,14 @@ func (c *helpCmd) Run(std stdio) error {
 	return err
 }
 
-type versionCmd struct{}
+type versionCmd struct {
+	JSON bool `name:"json" help:"Print JSON."`
+}
 
-func (versionCmd) Run(std stdio) error {
+func (c versionCmd) Run(std stdio) error {
+	if c.JSON {
+		return printJSON(std.out, map[string]string{"version": versionText()})
+	}
 	_, err := fmt.Fprintln(std.out, versionText())
 	return err
 }

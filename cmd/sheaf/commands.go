@@ -31,6 +31,7 @@ import (
 type serveCmd struct {
 	node.Config `embed:""`
 	profileFlag `embed:""`
+	JSON        bool `name:"json" group:"callers" help:"Print the addresses as JSON."`
 }
 
 func (c *serveCmd) Run(ctx context.Context, std stdio) (err error) {
@@ -42,6 +43,10 @@ func (c *serveCmd) Run(ctx context.Context, std stdio) (err error) {
 	defer func() { err = errors.Join(err, end()) }()
 	c.Log = slog.Default()
 	err = node.Run(ctx, c.Config, func(at node.Info) {
+		if c.JSON {
+			_ = printLines(std.out, map[string]any{"http": at.HTTP, "ops": at.Ops, "nats": at.NATS, "data": at.Data, "files": at.Files, "roles": at.Roles})
+			return
+		}
 		if at.HTTP != "" {
 			fmt.Fprintf(std.out, "REST   %s\n", at.HTTP)
 		}
@@ -55,6 +60,7 @@ func (c *serveCmd) Run(ctx context.Context, std stdio) (err error) {
 
 type callbackSecretCmd struct {
 	Tenant         string `default:"default" help:"Tenant whose callbacks are meant (${default})."`
+	JSON           bool   `name:"json" help:"Print JSON."`
 	node.KeyConfig `embed:""`
 }
 
@@ -68,6 +74,9 @@ func (c *callbackSecretCmd) Run(std stdio) error {
 	}
 	if err != nil {
 		return err
+	}
+	if c.JSON {
+		return printJSON(std.out, map[string]string{"tenant": c.Tenant, "secret": keys.WebhookSecret(c.Tenant)})
 	}
 	_, err = fmt.Fprintln(std.out, keys.WebhookSecret(c.Tenant))
 	return err

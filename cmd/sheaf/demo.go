@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -23,9 +24,12 @@ type demoCmd struct {
 	Rows int    `default:"100000" help:"Rows of the built-in source (${default})."`
 	Out  string `default:"sheaf-demo" type:"path" placeholder:"FOLDER" help:"Where the workbook goes (./sheaf-demo)."`
 	Stay bool   `help:"Keep serving until Ctrl-C."`
+	JSON bool   `name:"json" help:"Print JSON."`
 
 	Server      string `placeholder:"URL" help:"Let this running server on this machine export the source. Default: a server in this process."`
 	callerFlags `embed:""`
+
+	result io.Writer `kong:"-"` // of --json
 }
 
 // demoLimit is the page size of the demo.
@@ -64,6 +68,9 @@ func (c *demoCmd) Run(ctx context.Context, std stdio, line *kong.Context) (err e
 		return err
 	}
 	defer stop()
+	if c.JSON {
+		c.result, std.out = std.out, io.Discard
+	}
 	fmt.Fprintf(std.out, "source    %s  (%s rows, %d a page)\n", source, thousands(int64(c.Rows)), demoLimit)
 
 	if c.Server != "" {
@@ -131,6 +138,10 @@ func (c *demoCmd) export(ctx context.Context, std stdio, server *remote, work *s
 	fmt.Fprintf(std.out, "rows      %s and the header, in %.2f s: %s rows a second\n",
 		thousands(x.Rows), took.Seconds(), thousands(int64(float64(x.Rows)/took.Seconds())))
 	fmt.Fprintf(std.out, "zip       %s  (%s, sha256 %s: checked)\n", archive, node.ByteSize(x.Files[0].Size), x.Files[0].SHA256)
+	if c.JSON {
+		return printJSON(c.result, map[string]any{"hash_key": key, "zip": archive, "workbook": workbook, "rows": x.Rows, "seconds": took.Seconds(),
+			"size": x.Files[0].Size, "sha256": x.Files[0].SHA256})
+	}
 	fmt.Fprintf(std.out, "workbook: %s\n", workbook)
 	return nil
 }

@@ -39,6 +39,7 @@ type keysAddCmd struct {
 	Tenant   string `required:"" help:"Whose key it is: 1 to 32 of a-z, 0-9, _ and -. A tenant sees only its own exports."`
 	Scope    string `default:"operate" enum:"read,submit,operate,admin" placeholder:"SCOPE" help:"What the key allows. Each scope includes those before it: read (see exports), submit (begin exports), operate (cancel, retry, redeliver, share) or admin (exports of all tenants, state of the server). Default operate."`
 	Name     string `help:"What the key is for, for people."`
+	JSON     bool   `name:"json" help:"Print JSON."`
 }
 
 func (c *keysAddCmd) Run(std stdio) error {
@@ -58,12 +59,16 @@ func (c *keysAddCmd) Run(std stdio) error {
 		return err
 	}
 	fmt.Fprintf(std.err, "key %s of tenant %s, scope %s; it is shown this once\n", id, c.Tenant, scope)
+	if c.JSON {
+		return printJSON(std.out, map[string]string{"id": id, "tenant": c.Tenant, "scope": c.Scope, "key": key})
+	}
 	_, err = fmt.Fprintln(std.out, key)
 	return err
 }
 
 type keysListCmd struct {
 	keysFile `embed:""`
+	JSON     bool `name:"json" help:"Print JSON."`
 }
 
 func (c *keysListCmd) Run(std stdio) error {
@@ -71,10 +76,17 @@ func (c *keysListCmd) Run(std stdio) error {
 	if err != nil {
 		return err
 	}
+	if c.JSON {
+		list := []map[string]any{}
+		for _, k := range keys {
+			list = append(list, map[string]any{"id": k.ID, "tenant": k.Tenant, "scope": k.Scope.String(), "created_at": k.Created, "name": k.Name})
+		}
+		return printJSON(std.out, list)
+	}
 	w := tabwriter.NewWriter(std.out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "ID\tTENANT\tSCOPE\tMADE\tNAME")
 	for _, k := range keys {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", k.ID, k.Tenant, k.Scope, k.Created.Local().Format(time.DateTime), k.Name)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", k.ID, k.Tenant, k.Scope, std.show(k.Created), k.Name)
 	}
 	return w.Flush()
 }
@@ -82,10 +94,14 @@ func (c *keysListCmd) Run(std stdio) error {
 type keysRevokeCmd struct {
 	keysFile `embed:""`
 	ID       string `arg:"" help:"Id of the key, as list shows it."`
+	JSON     bool   `name:"json" help:"Print JSON."`
 }
 
 func (c *keysRevokeCmd) Run(std stdio) error {
 	id, err := node.RevokeAPIKey(c.APIKeys, c.ID)
+	if err == nil && c.JSON {
+		return printJSON(std.out, map[string]any{"id": id, "revoked": true})
+	}
 	if err == nil {
 		fmt.Fprintf(std.err, "key %s is revoked; running servers refuse it within a second\n", id)
 	}
@@ -100,6 +116,7 @@ type secretKeyCmd struct {
 type secretKeyRotateCmd struct {
 	node.KeyConfig `embed:""`
 	In             time.Duration `default:"0s" placeholder:"DURATION" help:"When the new key begins to seal and sign. On a cluster long enough to have every process know it before: 1h."`
+	JSON           bool          `name:"json" help:"Print JSON."`
 }
 
 func (secretKeyRotateCmd) Help() string {
@@ -114,6 +131,9 @@ func (c *secretKeyRotateCmd) Run(std stdio) error {
 		return usagef("--in %s: want a duration such as 1h", c.In)
 	}
 	file, err := c.Rotate(time.Now().Add(c.In))
+	if err == nil && c.JSON {
+		return printJSON(std.out, map[string]string{"file": file})
+	}
 	if err == nil {
 		fmt.Fprintf(std.err, "%s has a new key; restart every process that reads it\n", file)
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"log/slog"
 	"os"
 	"reflect"
@@ -193,4 +194,60 @@ func TestUsageErrors(t *testing.T) {
 			require.Empty(t, out)
 		})
 	}
+}
+
+// Every command that prints something can print it as JSON. Files hold the scripts of shells and the manual.
+func TestEveryCommandPrintsJSON(t *testing.T) {
+	t.Parallel()
+	parser, err := newParser(&cli{}, stdio{out: &output{}, err: &output{}}, func(int) {})
+	require.NoError(t, err)
+	for _, leaf := range parser.Model.Leaves(true) {
+		switch leaf.Name {
+		case "help", "completion", "man":
+			continue
+		}
+		has := false
+		for _, flag := range leaf.Flags {
+			has = has || flag.Name == "json" && flag.IsBool()
+		}
+		require.True(t, has, "sheaf %s has no --json", leaf.Name)
+	}
+}
+
+func TestJSONOfCommandsWithoutServer(t *testing.T) {
+	t.Chdir(t.TempDir())
+	object := func(args ...string) (got map[string]any) {
+		t.Helper()
+		code, out, errs := sheaf(t, t.Context(), "", append(args, "--json")...)
+		require.Zero(t, code, errs)
+		require.NoError(t, json.Unmarshal([]byte(out), &got), out)
+		return got
+	}
+	require.Contains(t, object("version")["version"], "sheaf ")
+	made := object("keys", "add", "--api-keys", "keys", "--tenant", "shop", "--scope", "read")
+	require.Equal(t, "shop", made["tenant"])
+	require.NotEmpty(t, made["key"])
+	code, out, errs := sheaf(t, t.Context(), "", "keys", "list", "--api-keys", "keys", "--json")
+	require.Zero(t, code, errs)
+	var list []map[string]any
+	require.NoError(t, json.Unmarshal([]byte(out), &list))
+	require.Equal(t, made["id"], list[0]["id"])
+	require.Equal(t, "read", list[0]["scope"])
+	require.Equal(t, true, object("keys", "revoke", "--api-keys", "keys", made["id"].(string))["revoked"])
+	require.Contains(t, object("callback-secret", "--secret-key", strings.Repeat("5e", 32))["secret"], "whsec_")
+	demo := object("demo", "--rows", "10", "--quiet")
+	require.EqualValues(t, 10, demo["rows"])
+	require.FileExists(t, demo["workbook"].(string))
+}
+
+// --quiet leaves results and errors.
+func TestQuiet(t *testing.T) {
+	t.Chdir(t.TempDir())
+	code, out, errs := sheaf(t, t.Context(), "", "keys", "add", "--api-keys", "keys", "--tenant", "shop", "-q")
+	require.Zero(t, code)
+	require.NotEmpty(t, out)
+	require.Empty(t, errs)
+	code, _, errs = sheaf(t, t.Context(), "", "keys", "add", "--api-keys", "keys", "--tenant", "A.B", "--quiet")
+	require.Equal(t, exitUsage, code)
+	require.Contains(t, errs, "--tenant")
 }

@@ -14,6 +14,7 @@ import (
 type sealCmd struct {
 	Tenant     string `default:"default" help:"Tenant whose exports it is for; in those of others it opens nothing (${default})."`
 	Key        string `placeholder:"KEY" help:"Key to seal with, as GET /v1/seal-key answers. Default: asked of the server."`
+	JSON       bool   `name:"json" help:"Print JSON."`
 	serverFlag `embed:""`
 }
 
@@ -53,6 +54,9 @@ func (c *sealCmd) Run(ctx context.Context, std stdio, server *remote) error {
 		return err
 	}
 	fmt.Fprintf(std.err, "sealed for tenant %s\n", c.Tenant)
+	if c.JSON {
+		return printJSON(std.out, map[string]string{"tenant": c.Tenant, "sealed": sealed})
+	}
 	_, err = fmt.Fprintln(std.out, sealed)
 	return err
 }

@@ -21,6 +21,7 @@ type sourceCmd struct {
 	MaxLimit  int         `default:"10000" help:"Most rows a page (${default})."`
 	Delimiter string      `placeholder:"CHARACTER" help:"Of a CSV file: a character, or tab. Default: found in the file."`
 	Encoding  string      `placeholder:"NAME" help:"Of the file, such as gbk, big5, windows-1252 or utf-16le. Default: found in the file."`
+	JSON      bool        `name:"json" help:"Print the address as JSON."`
 	Text      textColumns `placeholder:"COLUMN,…" help:"Of a CSV file: keep the numbers in these columns as text; in all, when none is named."`
 }
 
@@ -64,6 +65,13 @@ func (c *sourceCmd) Run(ctx context.Context, std stdio) error {
 	}
 	defer stop()
 	name := strings.TrimSuffix(filepath.Base(c.File), filepath.Ext(c.File))
+	if c.JSON {
+		if err := printLines(std.out, map[string]any{"url": url, "rows": source.Rows(), "columns": source.Columns()}); err != nil {
+			return err
+		}
+		<-ctx.Done()
+		return nil
+	}
 	fmt.Fprintf(std.out, "%s  %s rows, %d columns\n", url, thousands(int64(source.Rows())), len(source.Columns()))
 	if how := source.Describe(); how != "" {
 		fmt.Fprintln(std.out, oneLine(how))
