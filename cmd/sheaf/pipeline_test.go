@@ -489,7 +489,9 @@ func TestSourceCommand(t *testing.T) {
 func TestServeLogsItsStartAndEnd(t *testing.T) {
 	t.Parallel()
 	p := startServe(t, "--http", "127.0.0.1:0", "--nats-listen", "none", "--data", t.TempDir(), "--log-format", "json")
-	require.Eventually(t, func() bool { return strings.Contains(p.err.String(), `"msg":"started","http":"`+p.http+`"`) }, 10*time.Second, 5*time.Millisecond)
+	require.Eventually(t, func() bool {
+		return strings.Contains(p.err.String(), `"msg":"started","service":"process","http":"`+p.http+`"`)
+	}, 10*time.Second, 5*time.Millisecond)
 	p.drain(t)
 	require.Eventually(t, func() bool { return strings.Contains(p.err.String(), `"msg":"stopped"`) }, 10*time.Second, 5*time.Millisecond)
 }
