@@ -163,7 +163,7 @@ func (v *visit) fact(name string, value any) fact {
 
 // isBytes reports whether a member is a number of bytes.
 func isBytes(name string) bool {
-	return strings.Contains(name, "bytes") || name == "limit" || name == "disk" || name == "memory" || name == "free" || name == "reserve"
+	return strings.Contains(name, "bytes") || slices.Contains([]string{"limit", "size", "free", "reserve", "heap", "total"}, name)
 }
 
 // demoCommand returns a command that exports the demo source.
