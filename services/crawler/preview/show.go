@@ -89,10 +89,17 @@ func cut(text string) string {
 	return strings.ToValidUTF8(text, "\ufffd")
 }
 
-// hide replaces the secrets of the submission in a text of the source.
+// hide replaces the secrets of the submission in a text of the source. The text may be JSON, or hold JSON as a
+// string, which escapes the characters of a secret once or twice.
 func (r *run) hide(text string) string {
 	for _, secret := range r.secrets {
-		text = strings.ReplaceAll(text, secret, "***")
+		for range 3 {
+			text = strings.ReplaceAll(text, secret, "***")
+			escaped, _ := jsontext.AppendQuote(nil, secret) // of a checked request, so it is UTF-8
+			if secret = string(escaped[1 : len(escaped)-1]); !strings.Contains(secret, `\`) {
+				break
+			}
+		}
 	}
 	return text
 }

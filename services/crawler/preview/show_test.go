@@ -24,6 +24,15 @@ func TestCellsThatAreShown(t *testing.T) {
 	} {
 		require.Equal(t, c.want, r.cell(jsontext.Value(c.raw)), c.raw)
 	}
+	quoted := &run{secrets: []string{`pa"ss\wd`}}
+	for raw, want := range map[string]string{
+		`"pa\"ss\\wd"`:                           "***",
+		`{"echo":"pa\"ss\\wd","n":1}`:            `{"echo":"***","n":1}`,
+		`{"echo":"{\"in\":\"pa\\\"ss\\\\wd\"}"}`: `{"echo":"{\"in\":\"***\"}"}`,
+		`"{\"in\":\"pa\\\"ss\\\\wd\"}"`:          `{"in":"***"}`,
+	} {
+		require.Equal(t, want, quoted.cell(jsontext.Value(raw)), raw)
+	}
 	shown := r.cell(jsontext.Value(`{"a":"` + near + `s3cret/token"}`))
 	require.NotContains(t, shown, "s3c")
 }
