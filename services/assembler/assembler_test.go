@@ -361,5 +361,5 @@ func TestWarningsOfTheWorkbookAreKept(t *testing.T) {
 	got := st.read()
 	require.Equal(t, events.StateCompleted, got.State, "%+v", got.Failure)
 	require.Equal(t, []events.Warning{{Code: xlsx.WarnNumberAsText,
-		Message: `1 numbers in column "编号" are text, because a number cell would lose digits; the first is Sheet1!A2.`}}, got.Warnings)
+		Message: `1 number in column "编号" is text, because a number cell would lose digits; the first is Sheet1!A2.`}}, got.Warnings)
 }

@@ -31,11 +31,12 @@ type manifestSheet struct {
 	Title    string        `json:"title,omitempty"`
 	Rows     int64         `json:"rows"`
 	Proof    *events.Proof `json:"proof,omitempty"`
-	Manifest string        `json:"manifest"` // over the pages, see package pages
+	Manifest string        `json:"manifest"`        // over the pages, see package pages
+	Names    *manifestPage `json:"names,omitempty"` // page 0, which holds the columns of a source without a header row
 }
 
 type manifestPage struct {
-	Page   int        `json:"page"` // 0 holds the columns of a source without a header row
+	Page   int        `json:"page"`
 	Rows   int        `json:"rows"`
 	SHA256 string     `json:"sha256"`         // of the rows as the source sent them
 	Time   *time.Time `json:"time,omitempty"` // when it was stored; absent from reproducible files
@@ -74,8 +75,11 @@ func (a *assembly) writeManifest(ctx context.Context) error {
 			m.text(",")
 		}
 		m.text("\n")
-		m.open(manifestSheet{Title: sh.title, Rows: sh.rows, Proof: sh.crawled.Proof,
-			Manifest: sh.crawled.Manifest})
+		head := manifestSheet{Title: sh.title, Rows: sh.rows, Proof: sh.crawled.Proof, Manifest: sh.crawled.Manifest}
+		if sh.names != nil {
+			head.Names = a.manifestPage(*sh.names)
+		}
+		m.open(head)
 		m.text(",\n\"pages\":[\n")
 		first := true
 		see := func(p pages.Page) {
@@ -83,15 +87,7 @@ func (a *assembly) writeManifest(ctx context.Context) error {
 				m.text(",\n")
 			}
 			first = false
-			one := manifestPage{Page: p.Number, Rows: p.DataRows(), SHA256: hex.EncodeToString(p.SHA256[:])}
-			if !a.options.Reproducible {
-				at := p.StoredAt.UTC()
-				one.Time = &at
-			}
-			m.value(one)
-		}
-		if sh.names != nil {
-			see(*sh.names)
+			m.value(a.manifestPage(p))
 		}
 		t := a.newTable(ctx, sh, 0)
 		t.see = see
@@ -116,6 +112,15 @@ func (a *assembly) writeManifest(ctx context.Context) error {
 		return m.err
 	}
 	return a.zip.End()
+}
+
+func (a *assembly) manifestPage(p pages.Page) *manifestPage {
+	one := &manifestPage{Page: p.Number, Rows: p.DataRows(), SHA256: hex.EncodeToString(p.SHA256[:])}
+	if !a.options.Reproducible {
+		at := p.StoredAt.UTC()
+		one.Time = &at
+	}
+	return one
 }
 
 // shown returns a request without what may hold a secret or says nothing about the rows: the query of its

@@ -28,13 +28,16 @@ type readManifest struct {
 		Rows     int64         `json:"rows"`
 		Proof    *events.Proof `json:"proof"`
 		Manifest string        `json:"manifest"`
-		Pages    []struct {
-			Page   int        `json:"page"`
-			Rows   int        `json:"rows"`
-			SHA256 string     `json:"sha256"`
-			Time   *time.Time `json:"time"`
-		} `json:"pages"`
+		Names    *readPage     `json:"names"`
+		Pages    []readPage    `json:"pages"`
 	} `json:"sheets"`
+}
+
+type readPage struct {
+	Page   int        `json:"page"`
+	Rows   int        `json:"rows"`
+	SHA256 string     `json:"sha256"`
+	Time   *time.Time `json:"time"`
 }
 
 func (st *stage) manifest(x events.Export) (m readManifest, names []string) {
@@ -79,7 +82,12 @@ func TestManifest(t *testing.T) {
 		require.Equal(t, from.Rows, sheet.Rows)
 		require.Equal(t, from.Manifest, sheet.Manifest)
 		again := pages.NewManifest()
-		for _, p := range sheet.Pages {
+		all := sheet.Pages
+		if sheet.Names != nil {
+			all = append([]readPage{*sheet.Names}, all...)
+		}
+		require.Equal(t, from.Pages, len(sheet.Pages))
+		for _, p := range all {
 			sum, err := hex.DecodeString(p.SHA256)
 			require.NoError(t, err)
 			again.Add(p.Page, p.Rows, [sha256.Size]byte(sum))
@@ -87,7 +95,9 @@ func TestManifest(t *testing.T) {
 		}
 		require.Equal(t, from.Manifest, again.Sum(), "the manifest can be computed from the list")
 	}
-	require.Equal(t, 0, m.Sheets[1].Pages[0].Page, "the columns are on page 0")
+	require.Nil(t, m.Sheets[0].Names, "the columns are on page 1")
+	require.Equal(t, 0, m.Sheets[1].Names.Page)
+	require.Equal(t, 1, m.Sheets[1].Pages[0].Page)
 }
 
 // A manifest stands beside a single workbook too, which has a checksum then.

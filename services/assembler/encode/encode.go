@@ -140,6 +140,22 @@ type Warning struct {
 	First string
 }
 
+// Count returns a number with its noun, such as "1 cell" or "2 cells".
+func Count(n int64, noun string) string {
+	if n != 1 {
+		noun += "s"
+	}
+	return strconv.FormatInt(n, 10) + " " + noun
+}
+
+// One returns the verb of a count: that of one, or of many.
+func One(n int64, one, many string) string {
+	if n == 1 {
+		return one
+	}
+	return many
+}
+
 // ErrNoPages is returned if next returns io.EOF before the first page.
 var ErrNoPages = errors.New("there are no pages, not even an empty first one")
 

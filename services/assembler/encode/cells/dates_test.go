@@ -273,5 +273,5 @@ func ExampleReader() {
 	// date 2026-01-05
 	// number 2
 	// text soon
-	// CELL_TYPE 1 values of column "at" do not fit its type and are text; the first is "soon" in data row 2.
+	// CELL_TYPE 1 value of column "at" does not fit its type and is text; the first is "soon" in data row 2.
 }

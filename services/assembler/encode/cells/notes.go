@@ -3,6 +3,7 @@ package cells
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"unicode/utf8"
 
 	"sheaf/events/rows"
@@ -18,8 +19,9 @@ const (
 	WarnColumnUnknown = "COLUMN_UNKNOWN" // values whose name is not in the header were left out
 )
 
-// AreText is what CELL_TYPE says of the cells. A format that cannot hold them as text says something else.
-const AreText = " and are text"
+// AreText and IsText are what CELL_TYPE says of cells and of a single one. A format that cannot hold them as text
+// says something else.
+const AreText, IsText = " and are text", " and is text"
 
 // maxWarnings is the maximum number of warnings of a sheet: one for each column and code, then one for each
 // code that counts the rest.
@@ -108,6 +110,15 @@ func (n *Notes) column(col int32) *columnNotes {
 // maxShownName is the maximum number of characters of a name in a warning.
 const maxShownName = 100
 
+// label names a column by its title, and by its key if that is another.
+func label(c encode.Column) string {
+	name := strconv.Quote(shown([]byte(c.Name), maxSample))
+	if c.Title == "" || c.Title == c.Name {
+		return name
+	}
+	return fmt.Sprintf("%q (key %s)", shown([]byte(c.Title), maxSample), name)
+}
+
 // addUnknown counts a field by its raw name.
 func (n *Notes) addUnknown(name []byte) {
 	if n.unknown.n++; n.unknown.n == 1 {
@@ -195,7 +206,7 @@ func (n *Notes) WarningsAt(
 					first = place(i, t.row)
 				}
 				all = append(all, encode.Warning{Code: code, Count: t.n, First: first,
-					Message: where + message(t, shown([]byte(c.Name), maxSample))})
+					Message: where + message(t, label(c))})
 			}
 		}
 		if columns > 0 {
@@ -213,18 +224,19 @@ func (n *Notes) WarningsAt(
 	}
 	misfits := ofColumn(func(c *columnNotes) tally { return c.misfits })
 	add(WarnCellType, misfits, func(t tally, name string) string {
-		return fmt.Sprintf("%d values of column %q do not fit its type"+AreText+"; the first is %q in data row %d.",
-			t.n, name, t.sample, t.row)
+		return fmt.Sprintf("%s of column %s %s; the first is %q in data row %d.", encode.Count(t.n, "value"), name,
+			encode.One(t.n, "does not fit its type"+IsText, "do not fit its type"+AreText), t.sample, t.row)
 	}, "%d values of %d further columns do not fit their type"+AreText+".")
 	unmapped := ofColumn(func(c *columnNotes) tally { return c.unmapped })
 	add(WarnMapMissed, unmapped, func(t tally, name string) string {
-		return fmt.Sprintf("%d values of column %q are not in its map and stay as they are; "+
-			"the first is %q in data row %d.", t.n, name, t.sample, t.row)
+		return fmt.Sprintf("%s of column %s %s; the first is %q in data row %d.", encode.Count(t.n, "value"), name,
+			encode.One(t.n, "is not in its map and stays as it is", "are not in its map and stay as they are"), t.sample, t.row)
 	}, "%d values of %d further columns are not in their map and stay as they are.")
 	links := ofColumn(func(c *columnNotes) tally { return c.links })
 	add(WarnLinksCut, links, func(t tally, name string) string {
-		return fmt.Sprintf("%d cells of column %q have no link: it is no http, https or mailto address, "+
-			"or has more than %d characters; the first is %q in data row %d.", t.n, name, maxLink, t.sample, t.row)
+		return fmt.Sprintf("%s of column %s %s no link: it is no http, https or mailto address, "+
+			"or has more than %d characters; the first is %q in data row %d.", encode.Count(t.n, "cell"), name,
+			encode.One(t.n, "has", "have"), maxLink, t.sample, t.row)
 	}, "%d cells of %d further columns have no link.")
 	if n.rows > 0 && sheet.Found == nil {
 		add(WarnColumnEmpty, func(col int32) tally {
@@ -233,7 +245,7 @@ func (n *Notes) WarningsAt(
 			}
 			return tally{n: 1}
 		}, func(_ tally, name string) string {
-			return fmt.Sprintf("Column %q is empty: no row has that key.", name)
+			return fmt.Sprintf("Column %s is empty: no row has that key.", name)
 		}, "%[2]d further columns are empty: no row has their keys.")
 	}
 	if u := n.unknown; u.n > 0 {

@@ -31,7 +31,7 @@ func TestWarnings(t *testing.T) {
 		{Code: "MAP_MISSED", Count: 2, First: "state",
 			Message: `2 values of column "state" are not in its map and stay as they are; the first is "2" in data row 2.`},
 		{Code: "LINKS_CUT", Count: 1, First: "url",
-			Message: `1 cells of column "url" have no link: it is no http, https or mailto address, or has more than 2079 characters; ` +
+			Message: `1 cell of column "url" has no link: it is no http, https or mailto address, or has more than 2079 characters; ` +
 				`the first is "x" in data row 2.`},
 		{Code: "COLUMN_EMPTY", Count: 1, First: "gone", Message: `Column "gone" is empty: no row has that key.`},
 	}, notes.Warnings(sheet))
@@ -145,7 +145,7 @@ func TestRefuse(t *testing.T) {
 	require.Equal(t, "date 1899-12-31", show(cells[0]))
 	r.Refuse(0)
 	require.Equal(t, "text 1899-12-31", show(cells[0]))
-	require.Equal(t, `1 values of column "a" do not fit its type and are text; the first is "1899-12-31" in data row 1.`,
+	require.Equal(t, `1 value of column "a" does not fit its type and is text; the first is "1899-12-31" in data row 1.`,
 		r.Notes().Warnings(sheet)[0].Message)
 }
 

@@ -52,8 +52,10 @@ const minBuffer, maxBuffer, allBuffers = 512, 32 << 10, 8 << 20
 // maxColumns is low because a column takes memory even if it is empty.
 var maxColumns = events.Parquet.MaxColumns
 
-// areEmpty is what CELL_TYPE says in place of cells.AreText.
-const areEmpty = " and are empty in Parquet, whose columns have one type"
+// What CELL_TYPE says in place of cells.AreText and cells.IsText.
+const areEmpty, isEmpty = " and are empty" + oneType, " and is empty" + oneType
+
+const oneType = " in Parquet, whose columns have one type"
 
 func writeDocument(ctx context.Context, out *archive.Output, doc encode.Document) (encode.Result, error) {
 	r, err := writeSheet(ctx, out, doc.Sheets[0], doc.Parallel)
@@ -82,7 +84,7 @@ func writeSheet(ctx context.Context, out io.Writer, sheet encode.Sheet, parallel
 	warnings := notes.Warnings(sheet)
 	for i := range warnings {
 		if warnings[i].Code == cells.WarnCellType {
-			warnings[i].Message = strings.Replace(warnings[i].Message, cells.AreText, areEmpty, 1)
+			warnings[i].Message = strings.NewReplacer(cells.AreText, areEmpty, cells.IsText, isEmpty).Replace(warnings[i].Message)
 		}
 	}
 	return encode.Result{Rows: []int64{total}, Tables: 1, Warnings: warnings}, nil

@@ -59,13 +59,13 @@ func TestNumbersStoredAsTextAreReportedByColumn(t *testing.T) {
 		}
 		require.Equal(t, []Warning{
 			{Code: WarnNumberAsText, Count: 1, First: "Sheet3!A3",
-				Message: `1 numbers in column "A" are text, because a number cell would lose digits; the first is Sheet3!A3.`},
+				Message: `1 number in column "A" is text, because a number cell would lose digits; the first is Sheet3!A3.`},
 			{Code: WarnNumberAsText, Count: 2, First: "Sheet1!B2",
 				Message: `2 numbers in column "Order \"no\"" are text, because a number cell would lose digits; the first is Sheet1!B2.`},
 			{Code: WarnNumberAsText, Count: 2, First: "Sheet1!C2",
 				Message: `2 numbers in column "c" are text, because a number cell would lose digits; the first is Sheet1!C2.`},
 			{Code: WarnNumberAsText, Count: 1, First: "Sheet3!E3",
-				Message: `1 numbers in column "E" are text, because a number cell would lose digits; the first is Sheet3!E3.`},
+				Message: `1 number in column "E" is text, because a number cell would lose digits; the first is Sheet3!E3.`},
 		}, got)
 		require.Equal(t, "B2:C3", ignoredRanges(t, xlsx, 1))
 		require.Equal(t, "C2:C3", ignoredRanges(t, xlsx, 2))

@@ -536,8 +536,8 @@ func (s *sheets) result() Result {
 		ref := s.cellName(c.sheet, c.column, c.row)
 		r.Warnings = append(r.Warnings, Warning{
 			Code: WarnCellCut, Count: c.n, First: ref,
-			Message: fmt.Sprintf("%d cells held more than %d characters and were cut; the first is %s.", c.n,
-				maxCellText, ref),
+			Message: fmt.Sprintf("%s held more than %d characters and %s cut; the first is %s.", encode.Count(c.n, "cell"),
+				maxCellText, encode.One(c.n, "was", "were"), ref),
 		})
 	}
 	if tables > 1 {
@@ -552,8 +552,8 @@ func (s *sheets) result() Result {
 		ref := s.cellName(u.sheet, int(u.column), int(u.row))
 		r.Warnings = append(r.Warnings, Warning{
 			Code: cells.WarnLinksCut, Count: u.n, First: ref,
-			Message: fmt.Sprintf("%d cells have no link, because a sheet holds at most %d; the first is %s.", u.n,
-				s.spec.MaxSheetLinks, ref),
+			Message: fmt.Sprintf("%s %s no link, because a sheet holds at most %d; the first is %s.", encode.Count(u.n, "cell"),
+				encode.One(u.n, "has", "have"), s.spec.MaxSheetLinks, ref),
 		})
 	}
 	if s.notes != nil {
@@ -583,7 +583,7 @@ func (s *sheets) numberWarnings() (all []Warning) {
 			ref := s.cellName(c.sheet, i, c.row)
 			all = append(all, Warning{
 				Code: WarnNumberAsText, Count: c.n, First: ref,
-				Message: fmt.Sprintf("%d numbers in column %q are text, because a number cell would lose digits; the first is %s.", c.n, shownText(s.head.titles[i], maxTitleShown), ref),
+				Message: fmt.Sprintf("%s in column %q %s text, because a number cell would lose digits; the first is %s.", encode.Count(c.n, "number"), shownText(s.head.titles[i], maxTitleShown), encode.One(c.n, "is", "are"), ref),
 			})
 		}
 	}
