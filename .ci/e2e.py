@@ -346,8 +346,13 @@ def check_examples(binary, folder):
         text=True,
     )
     try:
-        at = re.search(r"http://\S+", server.stdout.readline()).group()
-        nats = re.search(r"nats://\S+", server.stdout.readline()).group()
+        started = ""
+        while "roles " not in started:
+            line = server.stdout.readline()
+            check(line, "sheaf serve did not start")
+            started += line
+        at = re.search(r"^REST +(\S+)", started, re.M).group(1)
+        nats = re.search(r"^NATS +(\S+)", started, re.M).group(1)
         secret = run(binary, "callback-secret", "--data", "examples", cwd=folder).strip()
         env = os.environ | {"SHEAF_URL": at, "SHEAF_NATS": nats, "SHEAF_CALLBACK_SECRET": secret}
         for language, (needs, command) in EXAMPLES.items():
