@@ -116,7 +116,7 @@ func docsTools(t *testing.T) string {
 		"sheaf": fmt.Sprintf("#!/bin/sh\n%s=1 exec '%s' \"$@\"\n", asCommand, self),
 		"go":    "#!/bin/sh\nset -e\n[ \"$*\" = 'build -o sheaf ./cmd/sheaf' ]\ncp \"$(dirname \"$0\")/sheaf\" .\n",
 	} {
-		require.NoError(t, os.WriteFile(filepath.Join(tools, name), []byte(text), 0o700)) //nolint:gosec // a program
+		require.NoError(t, os.WriteFile(filepath.Join(tools, name), []byte(text), 0o700))
 	}
 	return tools
 }
