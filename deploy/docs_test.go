@@ -73,7 +73,7 @@ func TestReadmeIsShort(t *testing.T) {
 func TestLinksOfDocuments(t *testing.T) {
 	names, err := filepath.Glob("*.md")
 	require.NoError(t, err)
-	documents := []string{readme, "services/REFERENCE.md"}
+	documents := []string{readme, "services/REFERENCE.md", "deploy/examples/README.md"}
 	for _, name := range names {
 		documents = append(documents, filepath.Join("deploy", name))
 	}
