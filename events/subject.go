@@ -44,8 +44,7 @@ func CheckName(tenant, key string) error {
 	return nil
 }
 
-// APISubject returns the request/reply subject of an operation ("http", "raw", "detail", "history", "cancel",
-// "retry"); tenant may be "*".
+// APISubject returns the request/reply subject of an operation, such as "http" or "detail"; tenant may be "*".
 func APISubject(tenant, operation string) string { return subjectAPI + tenant + "." + operation }
 
 // SubmitSubject returns the durable submission subject of a source type, "http" or "raw".

@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"sheaf/events"
@@ -200,18 +199,4 @@ func timeOf(value []byte) time.Time {
 		return time.Time{}
 	}
 	return time.Unix(int64(binary.BigEndian.Uint64(value)^(1<<63)), int64(binary.BigEndian.Uint32(value[8:])))
-}
-
-// Tenants returns the tenants that have exports, sorted.
-func (t *Tasks) Tenants() ([]string, error) {
-	usages, err := t.Usages()
-	if err != nil {
-		return nil, err
-	}
-	names := make([]string, 0, len(usages))
-	for name := range usages {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	return names, nil
 }

@@ -28,7 +28,10 @@ type Options struct {
 	// Authenticate returns the tenant of an API key. A caller sends its key as password or token, and can
 	// only use the subjects of its tenant. Default: no key is needed and everything is allowed.
 	Authenticate func(key string) (tenant string, ok bool)
-	TLS          *tls.Config // for Listen; default none
+	// Operations returns the operations of the API that a valid key allows, such as "detail", and "http" and
+	// "raw" for submissions too; nil allows all. Default: all.
+	Operations func(key string) []string
+	TLS        *tls.Config // for Listen; default none
 	// Ephemeral says that the folder is temporary, so writes are not synced. Default: every write is synced
 	// before it is acknowledged.
 	Ephemeral bool
@@ -77,7 +80,7 @@ func Start(o Options) (*Server, error) {
 	}
 	s := &Server{lock: held, fatal: make(chan string, 1), failed: &atomic.Pointer[string]{}}
 	if o.Authenticate != nil {
-		s.tenants = newTenants(o.Authenticate)
+		s.tenants = newTenants(o.Authenticate, o.Operations)
 	}
 	if _, err = os.Stat(filepath.Join(o.Dir, "encrypted")); err == nil {
 		err = of(errOldFormat)

@@ -23,6 +23,7 @@ import (
 // replaced another's page (tried). Between accounts the server replaces the reply subject by one of its own.
 type tenants struct {
 	authenticate func(key string) (tenant string, ok bool)
+	operations   func(key string) []string
 	own          string // password of this process
 
 	mu          sync.Mutex
@@ -40,8 +41,8 @@ type tenants struct {
 	watching sync.WaitGroup
 }
 
-// admission is the key that a connection used, and its tenant.
-type admission struct{ key, tenant string }
+// admission is the key that a connection used, its tenant and what it allowed.
+type admission struct{ key, tenant, operations string }
 
 // minPruneAt is the smallest value of tenants.pruneAt.
 const minPruneAt = 256
@@ -89,9 +90,12 @@ type traffic struct {
 
 const ownUser = "sheaf"
 
-func newTenants(authenticate func(string) (string, bool)) *tenants {
+func newTenants(authenticate func(string) (string, bool), operations func(string) []string) *tenants {
+	if operations == nil {
+		operations = func(string) []string { return nil }
+	}
 	return &tenants{
-		authenticate: authenticate, own: rand.Text(),
+		authenticate: authenticate, operations: operations, own: rand.Text(),
 		accounts: map[string]*server.Account{}, traffic: map[string]*traffic{},
 		admitted: map[uint64]admission{}, connections: map[string]int{}, pruneAt: minPruneAt,
 		refused: rate.Sometimes{First: 10, Interval: time.Second}, refusals: make(chan struct{}, maxRefusals),
@@ -199,28 +203,39 @@ func (t *tenants) Check(c server.ClientAuthentication) bool {
 		if key == "" {
 			continue
 		}
-		tenant, ok := t.authenticate(key)
+		by, ok := t.admission(key)
 		if !ok {
 			continue
 		}
+		tenant := by.tenant
 		account, err := t.account(tenant)
 		if err != nil {
 			slog.Error("no account for a tenant", "component", "nats-server", "tenant", tenant, "error", err)
 			return false
 		}
-		if why := t.remember(c.GetID(), admission{key, tenant}); why != "" {
+		if why := t.remember(c.GetID(), by); why != "" {
 			t.refused.Do(func() {
 				slog.Warn("connection refused: "+why, "component", "nats-server", "tenant", tenant)
 			})
 			return t.refuse()
 		}
-		if now, ok := t.authenticate(key); !ok || now != tenant {
+		if now, ok := t.admission(key); !ok || now != by {
 			return false // revoked meanwhile, and recheck may have missed the connection
 		}
-		c.RegisterUser(&server.User{Username: tenant, Account: account, Permissions: permissions(tenant)})
+		c.RegisterUser(&server.User{Username: tenant, Account: account, Permissions: permissions(by)})
 		return true
 	}
 	return t.refuse()
+}
+
+// admission returns what a key allows now.
+func (t *tenants) admission(key string) (by admission, ok bool) {
+	tenant, ok := t.authenticate(key)
+	operations := "*"
+	if list := t.operations(key); list != nil {
+		operations = strings.Join(list, " ")
+	}
+	return admission{key, tenant, operations}, ok
 }
 
 // account returns the account of a tenant and creates it when it is first needed.
@@ -267,12 +282,24 @@ func heardBy(tenant string) []string {
 		"sheaf.callback." + tenant + ".>"}
 }
 
-// permissions returns a tenant's permissions within its account: they allow nothing but talking to Sheaf.
-func permissions(tenant string) *server.Permissions {
+// permissions returns the permissions of a connection within its tenant's account: they allow nothing but
+// talking to Sheaf.
+func permissions(by admission) *server.Permissions {
+	tenant := by.tenant
+	// Only the existing submission subjects, because the queue limit applies per subject.
+	submit, api := "sheaf.submit."+tenant+".", "sheaf.api."+tenant+"."
+	publish := []string{submit + "http", submit + "raw", api + "*"}
+	if by.operations != "*" {
+		publish = nil
+		for _, name := range strings.Fields(by.operations) {
+			publish = append(publish, api+name)
+			if name == "http" || name == "raw" {
+				publish = append(publish, submit+name)
+			}
+		}
+	}
 	return &server.Permissions{
-		// Only the existing submission subjects, because the queue limit applies per subject.
-		Publish: &server.SubjectPermission{Allow: []string{"sheaf.submit." + tenant + ".http",
-			"sheaf.submit." + tenant + ".raw", "sheaf.api." + tenant + ".*"}},
+		Publish: &server.SubjectPermission{Allow: publish},
 		Subscribe: &server.SubjectPermission{Allow: append(heardBy(tenant), "_INBOX.>",
 			"_INBOX_"+tenant+".>")},
 	}
@@ -319,17 +346,17 @@ func (t *tenants) forget(id uint64, by admission) {
 	}
 }
 
-// recheck closes connections whose key is no longer valid or belongs to another tenant.
+// recheck closes connections whose key is no longer valid, belongs to another tenant or allows something else.
 func (t *tenants) recheck() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for id, by := range t.admitted {
-		if tenant, ok := t.authenticate(by.key); ok && tenant == by.tenant {
+		if now, ok := t.admission(by.key); ok && now == by {
 			continue
 		}
 		t.forget(id, by)
 		if err := t.ns.DisconnectClientByID(id); err == nil {
-			slog.Info("connection closed: its API key was revoked, or is another tenant's", "component",
+			slog.Info("connection closed: its API key was revoked or changed", "component",
 				"nats-server", "connection", id)
 		}
 	}

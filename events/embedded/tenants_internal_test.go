@@ -126,3 +126,49 @@ func TestAConnectionHasLimitedSubscriptions(t *testing.T) {
 	}
 	require.ErrorContains(t, <-failed, "maximum subscriptions exceeded")
 }
+
+// A key that allows few operations can publish to no other subject, and changing what it allows closes its
+// connections.
+func TestKeysAllowOnlyTheirOperations(t *testing.T) {
+	t.Parallel()
+	var allowed atomic.Value
+	allowed.Store([]string{"detail", "raw"})
+	srv, err := Start(Options{
+		Dir: t.TempDir(), Listen: "127.0.0.1:0", Authenticate: byName,
+		Operations: func(string) []string { return allowed.Load().([]string) },
+	})
+	require.NoError(t, err)
+	t.Cleanup(srv.Stop)
+	own, err := srv.Connect()
+	require.NoError(t, err)
+	t.Cleanup(own.Close)
+	heard := make(chan *nats.Msg, 16)
+	_, err = own.ChanSubscribe("sheaf.>", heard)
+	require.NoError(t, err)
+	require.NoError(t, own.Flush())
+	refused, closed := make(chan error, 16), make(chan struct{})
+	reader, err := nats.Connect(srv.URL(), nats.Token("shop"), nats.NoReconnect(),
+		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { refused <- err }),
+		nats.ClosedHandler(func(*nats.Conn) { close(closed) }))
+	require.NoError(t, err)
+	t.Cleanup(reader.Close)
+	for _, subject := range []string{"sheaf.api.shop.cancel", "sheaf.submit.shop.http", "sheaf.api.shop.detail", "sheaf.submit.shop.raw"} {
+		require.NoError(t, reader.PublishRequest(subject, "_INBOX.x", nil))
+	}
+	require.NoError(t, reader.Flush())
+	for range 2 {
+		require.ErrorIs(t, <-refused, nats.ErrPermissionViolation)
+	}
+	require.Equal(t, "sheaf.api.shop.detail", (<-heard).Subject)
+	require.Equal(t, "sheaf.submit.shop.raw", (<-heard).Subject)
+	require.Empty(t, heard)
+	srv.Recheck()
+	require.NoError(t, reader.Flush())
+	allowed.Store([]string{"detail"})
+	srv.Recheck()
+	select {
+	case <-closed:
+	case <-time.After(10 * time.Second):
+		t.Fatal("a connection still has what its key allowed")
+	}
+}

@@ -55,6 +55,8 @@ type Config struct {
 	// Room returns an error when the disk has no space for this many bytes of a new export. Callers see its
 	// text. Default: there is space.
 	Room func(bytes int64) error
+	// Host describes the process and its machine, for operators. Default: nothing is known.
+	Host func() Host
 	// Authenticate returns the owner of an API key. It is called for every request and must do no I/O.
 	// Default: no key is required, and every caller is an admin of events.DefaultTenant.
 	Authenticate func(key string) (Principal, bool)
@@ -115,6 +117,9 @@ func (c Config) withDefaults(listener net.Listener) Config {
 	}
 	if c.Checks == nil {
 		c.Checks = func(context.Context) []Check { return nil }
+	}
+	if c.Host == nil {
+		c.Host = func() Host { return Host{} }
 	}
 	if c.Room == nil {
 		c.Room = func(int64) error { return nil }

@@ -36,7 +36,7 @@ var contract = sync.OnceValue(func() *contracttest.Contract {
 })
 
 // awaited are operations that the document or the router lacks yet.
-var awaited = []string{"GET /v1/tenants", "GET /v1/system"}
+var awaited = []string{"GET /v1/export/tenants", "GET /v1/export/system"}
 
 // isAwaited reports whether an operation, such as "GET /path", or its name by NATS, such as "list", is awaited.
 func isAwaited(operation string) bool {

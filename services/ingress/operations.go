@@ -87,6 +87,8 @@ var operations = map[string]operation{
 	"retry":       {scope: ScopeOperate, handle: (*Service).retry, heavy: true},
 	"redeliver":   {scope: ScopeOperate, handle: (*Service).redeliver},
 	"share":       {scope: ScopeOperate, handle: (*Service).share},
+	"tenants":     {scope: ScopeAdmin, handle: (*Service).tenants, quiet: true, heavy: true},
+	"system":      {scope: ScopeAdmin, handle: (*Service).system, quiet: true, heavy: true},
 	bulkOperation: {scope: ScopeOperate, handle: (*Service).bulk, body: true},
 }
 

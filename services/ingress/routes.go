@@ -43,6 +43,8 @@ func (s *Service) routes() []route {
 		{http.MethodPost, "/v1/export/retry", post("retry"), `{"key"} run a failed, cancelled or expired export again`},
 		{http.MethodPost, "/v1/export/redeliver", post("redeliver"), `{"key"} send the callback again`},
 		{http.MethodPost, "/v1/export/share", post("share"), `{"key","ttl","return_url"} a link to a page that shows progress and the file`},
+		{http.MethodGet, "/v1/export/tenants", get("tenants"), "the usage of every tenant; scope admin"},
+		{http.MethodGet, "/v1/export/system", get("system"), "the state of the server; scope admin"},
 		{http.MethodPost, "/v1/export/bulk", body("bulk"), `{"action","filter","expect"} cancel, retry or redeliver many`},
 		{http.MethodPost, "/v1/export/convert", body("convert"), `{"key","ext_type"} a finished export in another format`},
 		{http.MethodGet, "/v1/export/presets", s.presets, "what each preset of source_http stands for"},

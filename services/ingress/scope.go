@@ -56,3 +56,18 @@ func (p Principal) require(need Scope, what string) error {
 		Msg: fmt.Sprintf("%s needs an API key of scope %s; this one has scope %s", what, need, p.Scope),
 	}
 }
+
+// OperationsOf returns the operations that a scope allows by NATS, sorted; nil stands for all.
+func OperationsOf(s Scope) []string {
+	if s >= ScopeOperate {
+		return nil
+	}
+	names := []string{}
+	for name, op := range operations {
+		if op.scope <= s {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}

@@ -82,3 +82,50 @@ func TestScopeNames(t *testing.T) {
 	}
 	require.Error(t, Principal{}.require(ScopeRead, "detail"), "the zero value allows nothing")
 }
+
+// About another tenant's export, every operation and stream answers as about an unknown one, and changes
+// nothing.
+func TestExportsOfOthersAreUnknown(t *testing.T) {
+	t.Parallel()
+	in := start(t, eventstest.Server(t, ""), Config{Authenticate: byScope})
+	key := send(t, http.MethodPost, in.url+"/v1/export/raw", rawRequest, "X-API-Key", "shop/operate").key(t)
+	before := in.read(t, "shop", key)
+	never := strings.Repeat("0", 31) + "1"
+	asked := 0
+	for _, r := range in.routes() {
+		if !strings.HasPrefix(r.path, "/v1/export/") || strings.Contains(r.path, "{") {
+			continue
+		}
+		about := func(key string) answer {
+			name := strings.TrimPrefix(r.path, "/v1/export/")
+			target, body := in.url+r.path, `{"key":"`+key+`","ext_type":"CSV"}`
+			switch {
+			case r.method == http.MethodGet && name == "list":
+				target, body = target+"?q="+key, ""
+			case r.method == http.MethodGet && name == "history":
+				target, body = target+"?user_id=7", ""
+			case name == "presets":
+				body = ""
+			case r.method == http.MethodGet:
+				target, body = target+"?key="+key, ""
+			case name == "bulk":
+				body = `{"action":"cancel","filter":{"q":"` + key + `"},"expect":0}`
+			}
+			a := send(t, r.method, target, body, "X-API-Key", "mallory/operate", "X-Request-Id", "1")
+			if op, ok := operations[name]; ok {
+				asked++
+				byNATS := ask(t, in.journal.Callers(), "mallory", name, `{"key":"`+key+`","q":"`+key+`","user_id":"7"}`)
+				if !op.body {
+					require.Equal(t, string(a.Data), string(byNATS.Data), name)
+				}
+				require.NotContains(t, string(byNATS.Data), key)
+			}
+			return a
+		}
+		theirs, unknown := about(key), about(never)
+		require.Equal(t, strings.ReplaceAll(unknown.Raw, never, key), theirs.Raw, r.path)
+		require.Equal(t, unknown.Status, theirs.Status, r.path)
+	}
+	require.Greater(t, asked, 20)
+	require.Equal(t, before, in.read(t, "shop", key), "nothing has changed")
+}

@@ -19,6 +19,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -126,7 +127,8 @@ func parseAPIKeys(data []byte) (map[string]APIKey, error) {
 type apiKeys struct {
 	*watchedFiles
 	keys    atomic.Pointer[map[string]APIKey]
-	changed func() // called when the valid keys have changed; set before watch
+	used    sync.Map // id -> *atomic.Int64, seconds since 1970 of the last use
+	changed func()   // called when the valid keys have changed; set before watch
 }
 
 // openAPIKeys reads a key file. While there is no file, no key is valid.
@@ -184,7 +186,26 @@ func (a *apiKeys) Principal(key string) (ingress.Principal, bool) {
 	if subtle.ConstantTimeCompare(sum[:], known.Hash[:]) != 1 || !ok {
 		return ingress.Principal{}, false
 	}
+	a.use(known.ID)
 	return known.principal(), true
+}
+
+// use records that a key was used now.
+func (a *apiKeys) use(id string) {
+	at, ok := a.used.Load(id)
+	if !ok {
+		at, _ = a.used.LoadOrStore(id, &atomic.Int64{})
+	}
+	at.(*atomic.Int64).Store(time.Now().Unix())
+}
+
+// lastUse returns when a key was last used, zero for never.
+func (a *apiKeys) lastUse(id string) time.Time {
+	at, ok := a.used.Load(id)
+	if !ok {
+		return time.Time{}
+	}
+	return time.Unix(at.(*atomic.Int64).Load(), 0)
 }
 
 // ByID returns the owner of the key with an id, while the file has it.

@@ -21,6 +21,7 @@ import (
 	"sheaf/events"
 	"sheaf/events/embedded"
 	"sheaf/events/journal"
+	"sheaf/services/ingress"
 	"sheaf/storage"
 )
 
@@ -90,6 +91,10 @@ func (n *node) startEmbedded() (err error) {
 	o := embedded.Options{Dir: filepath.Join(n.cfg.Data, "jetstream"), Listen: n.cfg.NATSListen, MaxStore: noLimit, Ephemeral: n.cfg.Ephemeral}
 	if n.keys != nil {
 		o.Authenticate = n.keys.Tenant
+		o.Operations = func(key string) []string {
+			p, _ := n.keys.Principal(key)
+			return ingress.OperationsOf(p.Scope)
+		}
 	}
 	if n.cert != nil && n.cfg.NATSListen != "none" {
 		o.TLS = n.cert.config()

@@ -42,7 +42,7 @@ var makers = map[string]func(*node) (role, error){
 			Quota: ingress.Quota{Unfinished: n.cfg.MaxUnfinished, FileBytes: int64(n.cfg.MaxFilesBytes),
 				NewPerSecond: n.cfg.MaxNew},
 			Formats: assembler.Formats(), Previewer: serverPreviewer(n.cfg.SourceLimits, n.egress),
-			MaxHistory: n.cfg.MaxHistory, Health: n.health, Checks: n.checks, Room: n.disk.room, ShutdownDelay: *n.cfg.ShutdownDelay,
+			MaxHistory: n.cfg.MaxHistory, Health: n.health, Checks: n.checks, Host: n.host, Room: n.disk.room, ShutdownDelay: *n.cfg.ShutdownDelay,
 		}, n.listener, n.journal, n.tasks, n.files)
 	},
 	roleCrawler: func(n *node) (role, error) {
