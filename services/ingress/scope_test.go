@@ -1,10 +1,13 @@
 package ingress
 
 import (
+	"encoding/json"
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
+	"sheaf/events"
 	"sheaf/events/eventstest"
 
 	"github.com/stretchr/testify/require"
@@ -128,4 +131,41 @@ func TestExportsOfOthersAreUnknown(t *testing.T) {
 	}
 	require.Greater(t, asked, 20)
 	require.Equal(t, before, in.read(t, "shop", key), "nothing has changed")
+}
+
+func TestOperatorsSeeTenantsAndTheSystem(t *testing.T) {
+	t.Parallel()
+	host := Host{Version: "v1", Disk: Disk{Size: 3, Free: 2, Reserve: 1}, Losses: []string{"a line"},
+		Keys: []KeyInfo{NewKeyInfo(Principal{ID: "k", Tenant: "shop", Scope: ScopeRead}, "name", time.Now(), time.Time{})}}
+	in := start(t, eventstest.Server(t, ""), Config{Authenticate: byScope, Host: func() Host { return host }})
+	in.as(t, "shop", oneKey, requestOf("t"))
+	in.as(t, "bank", strings.Repeat("1", 32), requestOf("t"))
+	var tenants tenantsView
+	a := send(t, http.MethodGet, in.url+"/v1/export/tenants", "", "X-API-Key", "x/admin")
+	require.NoError(t, json.Unmarshal(a.Data, &tenants), a.Raw)
+	require.Len(t, tenants.Tenants, 2)
+	require.Equal(t, []any{"bank", 1, 1}, []any{tenants.Tenants[0].Tenant, tenants.Tenants[0].Exports, tenants.Tenants[0].Unfinished})
+
+	var system systemView
+	a = send(t, http.MethodGet, in.url+"/v1/export/system", "", "X-API-Key", "x/admin")
+	require.NoError(t, json.Unmarshal(a.Data, &system), a.Raw)
+	require.True(t, system.Ready, a.Raw)
+	require.Equal(t, []any{host.Version, host.Disk, host.Keys, host.Losses}, []any{system.Version, system.Disk, system.Keys, system.Losses})
+	names := map[string]bool{}
+	for _, s := range system.Streams {
+		names[s.Name] = true
+	}
+	for _, c := range system.Consumers {
+		require.True(t, names[c.Stream], "%s of %s", c.Name, c.Stream)
+		names[c.Name] = true
+	}
+	require.True(t, names[events.StreamEvents] && names[events.ConsumerNotifier], "%v", names)
+	require.EqualValues(t, 2, system.Projection.Applied)
+	require.Zero(t, system.Projection.Behind)
+	require.Positive(t, system.Memory.Heap)
+
+	for _, name := range []string{"tenants", "system"} {
+		require.Zero(t, ask(t, in.journal.Callers(), AdminTenant, name, `{}`).Errcode)
+		require.Equal(t, errcodeScope, ask(t, in.journal.Callers(), "shop", name, `{}`).Errcode)
+	}
 }
