@@ -159,9 +159,9 @@ func TestATenantReadsMuchOneAtATime(t *testing.T) {
 func TestLargeAnswersByRESTAreBounded(t *testing.T) {
 	t.Parallel()
 	in := start(t, eventstest.Server(t, ""), Config{Authenticate: byTenant, TurnWait: 10 * time.Millisecond})
-	for _, tenant := range []string{"busy", "other"} {
+	for i, tenant := range []string{"busy", "other"} {
 		for n := range 200 { // makes an answer larger than lightBody
-			x := events.Export{Tenant: tenant, Key: fmt.Sprintf("%032x", n)}
+			x := events.Export{Tenant: tenant, Key: fmt.Sprintf("%032x", 1000*i+n)} // unique over all tenants
 			_, err := in.journal.Append(t.Context(), x, "", func(*events.Export) (events.Payload, error) {
 				p := requestOf("{}")
 				p.Request.UserID, p.Request.Title = "7", strings.Repeat("x", 255)
