@@ -324,6 +324,8 @@ func TestDetailFollowsTheExport(t *testing.T) {
 	require.Equal(t, proof, detail().Proof)
 	told(events.Progress{Phase: events.PhaseAssembling, PagesDone: 2, Rows: 30})
 	require.Equal(t, events.Progress{Phase: "assembling", PagesDone: 2, PagesTotal: 3, Rows: 30}, detail().Progress)
+	told(events.Progress{Phase: events.PhaseAssembling, PagesDone: 5, PagesTotal: 6, Rows: 30})
+	require.Equal(t, events.Progress{Phase: "assembling", PagesDone: 5, PagesTotal: 6, Rows: 30}, detail().Progress, "two formats")
 
 	x = in.write(t, key, completed(x))
 	d = detail()

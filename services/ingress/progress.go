@@ -66,7 +66,8 @@ func (c *progressCache) of(x *events.Export) events.Progress {
 		p := events.Progress{Phase: events.PhaseAssembling, PagesTotal: x.Pages}
 		switch told.Phase {
 		case events.PhaseAssembling:
-			p.PagesDone, p.Rows = told.PagesDone, told.Rows
+			// The assembler counts a page once for each format that reads it.
+			p.PagesDone, p.PagesTotal, p.Rows = told.PagesDone, max(told.PagesTotal, x.Pages), told.Rows
 		case events.PhaseWaitingForSpace:
 			if told.PagesDone >= x.Pages { // the workbook waits; a crawl with all its pages does not
 				return told
