@@ -84,12 +84,34 @@ func (f fileFlags) apply(fields map[string]json.RawMessage, output string, known
 	case f.KeepPages > 0:
 		set(options, "keep_pages", int(f.KeepPages/time.Hour))
 	}
+	if err := checkOptions(options, output); err != nil {
+		return err
+	}
 	// A workbook is taken out of its zip, so that its request is the same with earlier versions.
 	if len(formats) == 1 && formats[0] != events.XLSX.Name && !isZip(output) {
 		set(options, "zip", false)
 	}
 	if len(options) > 0 {
 		set(fields, "options", options)
+	}
+	return nil
+}
+
+// checkOptions refuses options whose files do not fit the name of the output. Some would fail only once all rows
+// are read, and a manifest would be left out.
+func checkOptions(options map[string]json.RawMessage, output string) error {
+	set := func(name string) bool {
+		return !slices.Contains([]string{"", "null", "false", "0"}, string(options[name]))
+	}
+	switch {
+	case output == "":
+	case isZip(output) && string(options["zip"]) == "false":
+		return usagef("options.zip: false makes no zip; name an output with the suffix of its format")
+	case isZip(output):
+	case set("max_rows"):
+		return usagef("options.max_rows: several files need an output that ends in .zip")
+	case set("manifest"):
+		return usagef("options.manifest: it is a second file, which needs an output that ends in .zip")
 	}
 	return nil
 }

@@ -49,6 +49,13 @@ func TestFlagsOfAFile(t *testing.T) {
 			body:  `{"options":{"flatten":1,"csv":{"guard":false}},"ext_type":"XLSX"}`, output: "x.zip",
 			want: `{"ext_type":"XLSX","options":{"flatten":1,"csv":{"bom":false},"timezone":"Asia/Shanghai","max_rows":7,"manifest":true,"keep_pages":36}}`,
 		},
+		"options that are off need no zip": {
+			flags: fileFlags{Options: `{"max_rows":0,"manifest":false}`}, body: `{"options":{"zip":true}}`, output: "x.csv",
+			want: `{"ext_type":"CSV","options":{"max_rows":0,"manifest":false,"zip":false}}`,
+		},
+		"a submission is no file": {
+			flags: fileFlags{Options: `{"zip":false}`}, body: `{"ext_type":"CSV"}`, want: `{"ext_type":"CSV","options":{"zip":false}}`,
+		},
 		"null is no option": {
 			flags: fileFlags{Timezone: "UTC", Options: "null"}, body: `{"options":null}`, output: "x.zip", want: `{"options":{"timezone":"UTC"}}`,
 		},
@@ -76,6 +83,9 @@ func TestWrongFlagsOfAFile(t *testing.T) {
 		{fileFlags{RowsPerFile: 5}, "x.xlsx", nil, "--rows-per-file: several files need an output that ends in .zip"},
 		{fileFlags{RowsPerFile: -5}, "x.zip", nil, "--rows-per-file -5: want at least 1"},
 		{fileFlags{Manifest: true}, "x", nil, "--manifest: it is a second file"},
+		{fileFlags{Options: `{"max_rows": 5 }`}, "x.csv", nil, "options.max_rows: several files need an output that ends in .zip"},
+		{fileFlags{Options: `{"manifest":true}`}, "x.xlsx", nil, "options.manifest: it is a second file"},
+		{fileFlags{Options: `{"zip" : false }`}, "x.zip", nil, "options.zip: false makes no zip; name an output with the suffix of its format"},
 		{fileFlags{KeepPages: 90 * time.Minute}, "x.zip", nil, "--keep-pages 1h30m0s: want whole hours"},
 		{fileFlags{KeepPages: -time.Hour}, "x.zip", nil, "--keep-pages -1h0m0s: want whole hours"},
 		{fileFlags{Options: "[1]"}, "x.zip", nil, "--options: it is not a JSON object"},
