@@ -28,6 +28,9 @@ func (c *convertCmd) Run(ctx context.Context, std stdio, server *remote) (err er
 	}
 	fields["key"], _ = json.Marshal(c.Key)
 	fields["title"], _ = json.Marshal(c.Title)
+	if isZip(c.Output) {
+		fields["options"] = json.RawMessage(`{"zip":true}`) // the export may have said false
+	}
 	if err := c.apply(fields, c.Output, nil); err != nil {
 		return err
 	}

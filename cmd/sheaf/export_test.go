@@ -218,6 +218,11 @@ func TestConvertCommand(t *testing.T) {
 		require.Equal(t, exitUsage, code)
 		require.Contains(t, errs, "the export is one tsv file; choose an output that ends in .tsv")
 	})
+	cli("convert", printed.HashKey, "-o", at("c.zip"), "--format", "csv,xlsx") // it has zip false
+	z, err := zip.OpenReader(at("c.zip"))
+	require.NoError(t, err)
+	require.Len(t, z.File, 2)
+	require.NoError(t, z.Close())
 	code, _, errs = sheaf(t, t.Context(), "", "convert", strings.Repeat("0", 32), "-o", at("c.csv"), "--server", server.http)
 	require.Equal(t, exitFailed, code)
 	require.Contains(t, errs, "errcode 404")

@@ -178,6 +178,34 @@ func TestConvertSheets(t *testing.T) {
 	require.Equal(t, &events.Origin{Key: of, Sheets: in.read(t, events.DefaultTenant, of).Sheets}, x.Request.From)
 }
 
+// A conversion has the options of the export but those that it gives, and is warned about its own alone.
+func TestAConversionKeepsOptions(t *testing.T) {
+	t.Parallel()
+	in := start(t, eventstest.Server(t, ""), Config{Formats: []events.Format{events.XLSX, events.CSV, events.JSON}, MaxKeepPages: time.Hour})
+	of := finished(t, in, `{"ext_type":"CSV","source_http":{"url":"http://source/p","preset":"laravel"},"options":{"flatten":2,"timezone":"Asia/Shanghai","zip":false,`+
+		`"keep_pages":1,"csv":{"bom":false,"delimiter":";"},"json":{"names":"title"}},"columns":[{"key":"a","type":"date"}]}`, 1, time.Time{})
+	for given, want := range map[string]events.Options{
+		``:     {NoZip: true, CSV: events.CSVOptions{NoBOM: true, Delimiter: ";"}, JSON: events.JSONOptions{Titles: true}, Timezone: "Asia/Shanghai"},
+		`null`: {NoZip: true, CSV: events.CSVOptions{NoBOM: true, Delimiter: ";"}, JSON: events.JSONOptions{Titles: true}, Timezone: "Asia/Shanghai"},
+		`{"zip":true,"manifest":true,"flatten":0}`: {Manifest: true, CSV: events.CSVOptions{NoBOM: true, Delimiter: ";"},
+			JSON: events.JSONOptions{Titles: true}, Timezone: "Asia/Shanghai"},
+		`{"timezone":"UTC","csv":{"delimiter":","},"json":{"names":"key"}}`: {NoZip: true, CSV: events.CSVOptions{NoBOM: true}},
+	} {
+		members := ""
+		if given != "" {
+			members = `,"options":` + given
+		}
+		a := in.post(t, "/v1/export/convert", `{"key":"`+of+`","ext_type":"JSON"`+members+`}`)
+		require.Zero(t, a.Errcode, a.Msg)
+		x := in.read(t, events.DefaultTenant, a.key(t))
+		want.Flatten = 2
+		require.Equal(t, &want, x.Request.Options, given)
+		require.Empty(t, x.Request.Warnings, given)
+	}
+	a := in.post(t, "/v1/export/convert", `{"key":"`+of+`","ext_type":"JSON","options":{"csv":{"bom":false},"timezone":"Asia/Tokyo"}}`)
+	require.Equal(t, []string{"options.csv changes nothing: ext_type has neither CSV nor TSV"}, in.read(t, events.DefaultTenant, a.key(t)).Request.Warnings)
+}
+
 func TestPagesAreKeptForAtMostTheServersMaximum(t *testing.T) {
 	t.Parallel()
 	in := start(t, eventstest.Server(t, ""), Config{MaxKeepPages: 2 * time.Hour})

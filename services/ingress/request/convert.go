@@ -5,6 +5,8 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/go-json-experiment/json/jsontext"
+
 	"sheaf/events"
 	"sheaf/events/secrets"
 )
@@ -86,9 +88,13 @@ func ParseConvert(keys *secrets.Keyring, tenant string, formats []events.Format,
 			req.Columns = list
 		}
 	}
-	if req.Options, err = convertOptions(given, x.Request.Options); err != nil {
+	own, all, err := convertOptions(given[optionsField], x.Request.Options)
+	if err != nil {
 		return nil, err
 	}
+	req.Options = own // those of the export that change nothing need no warning
+	req.Warnings = unusedOptions(req)
+	req.Options = all
 	from := &events.Origin{Key: x.PagesKey()}
 	for i := range req.SheetCount() {
 		from.Sheets = append(from.Sheets, x.CrawledSheet(i))
@@ -101,9 +107,6 @@ func ParseConvert(keys *secrets.Keyring, tenant string, formats []events.Format,
 		return nil, TooLarge("body", "has %d bytes, at most %d are allowed", len(body), maxDescription)
 	}
 	req.Needs = needs(req, slices.Contains(x.Request.Needs, events.NeedSource))
-	if given[optionsField] != nil {
-		req.Warnings = unusedOptions(req)
-	}
 	members = slices.DeleteFunc(members, func(m member) bool { return m.name == columnsField })
 	// The request names the export by its key and run, so the rest of it is what differs.
 	if members, err = equalFiles(members, strings.Join(events.FormatNames(req.ExtType), ","), convertedColumns(req),
@@ -119,35 +122,40 @@ func ParseConvert(keys *secrets.Keyring, tenant string, formats []events.Format,
 	return s, nil
 }
 
-// convertOptions returns the options of a conversion: how the pages were read is kept, and how files are
-// written is replaced if options are given.
-func convertOptions(given fields, of *events.Options) (*events.Options, error) {
-	if of == nil {
-		of = &events.Options{}
+// convertOptions returns the options that a conversion gives, and those that it has: members that it does not give
+// are those of the export.
+func convertOptions(value jsontext.Value, of *events.Options) (own, all *events.Options, err error) {
+	var o events.Options
+	if of != nil {
+		o = *of
+		o.KeepPages = 0 // the pages are those of the export
 	}
-	o := *of
-	if how := given[optionsField]; how != nil {
-		own, err := options(how)
+	if value != nil {
+		own, err = options(value, events.Options{})
 		switch {
 		case err != nil:
-			return nil, err
-		case own == nil:
-			own = &events.Options{}
+			return nil, nil, err
+		case own == nil: // the defaults
 		case own.Flatten > 0:
-			return nil, fieldError("options.flatten", "has no meaning here: the pages are read already")
+			return nil, nil, fieldError("options.flatten", "has no meaning here: the pages are read already")
 		case own.SourceCharset != "":
-			return nil, fieldError("options.source_charset", "has no meaning here: the pages are read already")
+			return nil, nil, fieldError("options.source_charset", "has no meaning here: the pages are read already")
 		case own.KeepPages > 0:
-			return nil, fieldError("options.keep_pages", "has no meaning here: the pages are those of the export")
+			return nil, nil, fieldError("options.keep_pages", "has no meaning here: the pages are those of the export")
 		}
-		o = *own
-		o.Flatten, o.SourceCharset = of.Flatten, of.SourceCharset
+		flatten, charset := o.Flatten, o.SourceCharset
+		if all, err = options(value, o); err != nil {
+			return nil, nil, err
+		}
+		if o = (events.Options{}); all != nil {
+			o = *all
+		}
+		o.Flatten, o.SourceCharset = flatten, charset // even if they are given as 0 and ""
 	}
-	o.KeepPages = 0
 	if o == (events.Options{}) {
-		return nil, nil
+		return own, nil, nil
 	}
-	return &o, nil
+	return own, &o, nil
 }
 
 // convertedColumns returns the columns of a conversion that its request can replace.

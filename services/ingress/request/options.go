@@ -29,13 +29,13 @@ var optionNames = []string{
 	"flatten", "source_charset", "timezone", "source_timezone", "max_rows", "zip", "manifest", "keep_pages", "csv", "json", "reproducible",
 }
 
-// options reads how the rows of a request become its files.
-func options(value jsontext.Value) (*events.Options, error) {
+// options reads how the rows of a request become its files. Members that are not given are those of base.
+func options(value jsontext.Value, base events.Options) (*events.Options, error) {
 	given, _, err := knownFields(optionsField, value, optionNames)
 	if err != nil {
 		return nil, err
 	}
-	o := &events.Options{}
+	o := &base
 	whole := func(least, most int64, into *int64) func(member) error {
 		return func(m member) (err error) {
 			*into, err = integer(m, least, most)
@@ -74,8 +74,10 @@ func options(value jsontext.Value) (*events.Options, error) {
 			return readEach(m.name, names, given, read)
 		}
 	}
-	var flatten, keepPages int64
-	titles := ""
+	flatten, keepPages, titles := int64(base.Flatten), int64(base.KeepPages), ""
+	if base.JSON.Titles {
+		titles = "title"
+	}
 	err = readEach(optionsField, optionNames, given, map[string]func(member) error{
 		"flatten":         whole(0, maxFlatten, &flatten),
 		"source_charset":  oneOf(&o.SourceCharset, "", "utf-8", "gbk", "gb18030"),

@@ -228,7 +228,7 @@ func readFiles(req *events.Request, given fields, sources []*events.HTTPRequest,
 		return err
 	}
 	if how := given[optionsField]; how != nil {
-		if req.Options, err = options(how); err != nil {
+		if req.Options, err = options(how, events.Options{}); err != nil {
 			return err
 		}
 		if err := checkReading(req.Options, sources); err != nil {
