@@ -139,9 +139,6 @@ func (c *Contract) NATS() (list []string) {
 	return list
 }
 
-// Offers reports whether the document says that NATS offers an operation.
-func (c *Contract) Offers(operation string) bool { return slices.Contains(c.NATS(), operation) }
-
 // Scope returns the scope of an API key that an operation needs, by its operationId; "" if it needs none.
 func (c *Contract) Scope(id string) string {
 	for path := range c.at("paths") {
@@ -199,9 +196,6 @@ type Exchange struct {
 	Type         string // Content-Type of the answer
 	Answer       []byte
 }
-
-// Documented reports whether the document has the path.
-func (c *Contract) Documented(path string) bool { return c.template(path) != "" }
 
 func (c *Contract) template(path string) string {
 	for _, t := range c.templates {
