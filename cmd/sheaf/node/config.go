@@ -29,7 +29,7 @@ type Config struct {
 	PublicURL      string         `group:"callers" env:"SHEAF_PUBLIC_URL" placeholder:"URL" help:"Base of the links that are handed out. Default: made from --http."`
 	ConsoleName    string         `group:"callers" env:"SHEAF_CONSOLE_NAME" placeholder:"TEXT" help:"Name of this installation on the pages of the console, such as PROD."`
 	ConsoleColour  string         `group:"callers" env:"SHEAF_CONSOLE_COLOUR" enum:",grey,red,orange,green,blue" default:"" placeholder:"COLOUR" help:"Colour of --console-name: grey, red, orange, green or blue (grey)."`
-	EmbedOrigins   []string       `group:"callers" name:"embed-origin" env:"SHEAF_EMBED_ORIGINS" placeholder:"ORIGIN" help:"Origin such as https://panel.example whose pages may show share pages and their progress. May be repeated."`
+	EmbedOrigins   []string       `group:"callers" name:"embed-origin" env:"SHEAF_EMBED_ORIGIN" placeholder:"ORIGIN" help:"Origin such as https://panel.example whose pages may show share pages and their progress. May be repeated."`
 	APIKeys        string         `group:"callers" name:"api-keys" env:"SHEAF_API_KEYS" type:"path" placeholder:"FILE" help:"File of hashed API keys, each with a tenant (see sheaf keys). Default: none, and only this machine may call."`
 	TLSCert        string         `group:"callers" name:"tls-cert" env:"SHEAF_TLS_CERT" type:"path" placeholder:"FILE" help:"Certificate (PEM) with which REST and the embedded NATS server are served by TLS. Read again when it changes."`
 	TLSKey         string         `group:"callers" name:"tls-key" env:"SHEAF_TLS_KEY" type:"path" placeholder:"FILE" help:"Private key of --tls-cert."`
