@@ -575,7 +575,7 @@ func TestWindows(t *testing.T) {
 // list that has none of them fails. That holds for each format.
 func TestChosenColumnsInParts(t *testing.T) {
 	t.Parallel()
-	all := []pages.Page{bare(-1, headerRow, `{"id":1}`, `{"name":"x"}`, `{}`)}
+	all := []pages.Page{bare(-1, headerRow, `{"id":1}`, `{"name":"x","user":{"no":1}}`, `{}`)}
 	all[0].HeaderRow = true
 	for _, f := range Formats() {
 		if f.Name == linesFormat.Name || f.Name == bookFormat.Name {
@@ -586,12 +586,19 @@ func TestChosenColumnsInParts(t *testing.T) {
 			for _, tc := range []struct {
 				claim    string
 				keys     []string
+				link     string // of the first column
 				code     string
 				warnings []string // but TOTAL_MISSING
 			}{
-				{"in different parts", []string{"id", "name"}, "", nil},
-				{"one is in no row", []string{"id", "nmae"}, "", []string{`COLUMN_EMPTY Column "nmae" is empty: no row has that key.`}},
-				{"all are in no row", []string{"di", "nmae"}, events.CodeSourcePath, nil},
+				{"in different parts", []string{"id", "name"}, "https://x/{user.no}", "", nil},
+				{"one is in no row", []string{"id", "nmae"}, "", "",
+					[]string{`COLUMN_EMPTY Column "nmae" is empty: no row has that key; did you mean "name"?`}},
+				{"a nested one is in no row", []string{"id", "user.on", "gone"}, "", "",
+					[]string{`COLUMN_EMPTY Column "user.on" is empty: no row has that key; did you mean "user.no"?`,
+						`COLUMN_EMPTY Column "gone" is empty: no row has that key.`}},
+				{"that of a link is in no row", []string{"id"}, "https://x/{id}/{usr.no}", "",
+					[]string{`LINKS_CUT Column "id" has no links: no row has the key "usr.no" of its template; did you mean "user.no"?`}},
+				{"all are in no row", []string{"di", "nmae"}, "", events.CodeSourcePath, nil},
 			} {
 				for _, maxRows := range []int64{0, 1} {
 					st := newStage(t)
@@ -599,6 +606,7 @@ func TestChosenColumnsInParts(t *testing.T) {
 					for _, key := range tc.keys {
 						req.Columns = append(req.Columns, events.Column{Key: key})
 					}
+					req.Columns[0].Link = tc.link
 					x := st.listed(req, all)
 					require.NoError(t, st.service(Config{}).handle(t.Context(), st.delivery(x)))
 					got := st.read()

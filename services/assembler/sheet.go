@@ -5,11 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 
 	"sheaf/events"
 	"sheaf/events/pages"
 	"sheaf/events/rows"
+	"sheaf/events/similar"
 	"sheaf/services/assembler/encode"
+	"sheaf/services/assembler/encode/cells"
 )
 
 // sheet is a table of an export: the pages of one run, and the columns.
@@ -26,6 +29,8 @@ type sheet struct {
 
 	get   func(ctx context.Context, n int) (pages.Page, error)
 	first *pages.Page // page 1, read for its header and not yet taken
+
+	pathsOfPage1 []string // set by near
 
 	keys  *rowKeys
 	keyed int // the last page whose keys were checked
@@ -86,6 +91,27 @@ func (a *assembly) openSheet(ctx context.Context, i int) (*sheet, error) {
 	return sh, nil
 }
 
+// nearDepth is the number of levels of nested objects whose names are proposed, nearRows the number of rows.
+const nearDepth, nearRows = 5, 100
+
+// near returns the name in page 1 that is most similar to a key, such as user.name, "" for none. It is a hint:
+// a page that cannot be read has no names.
+func (sh *sheet) near(ctx context.Context, key string) string {
+	if sh.pathsOfPage1 == nil {
+		sh.pathsOfPage1 = []string{}
+		if p, err := sh.get(ctx, 1); err == nil {
+			if flat, err := rows.Flatten(nil, rows.Slice(nil, p.Rows, 0, min(p.RowCount, nearRows)), nearDepth, rows.Limits{}); err == nil {
+				sh.pathsOfPage1 = rows.Names(flat)
+			}
+			p.Release()
+		}
+	}
+	if near := similar.Name(key, slices.Values(sh.pathsOfPage1)); len(near) > 2 { // shorter ones are all similar
+		return near
+	}
+	return ""
+}
+
 // table reads a sheet for the documents of one format. Each document is a window of the sheet's rows. The
 // first begins at page 1; advance moves on to the next.
 type table struct {
@@ -117,7 +143,7 @@ type place struct {
 func (a *assembly) newTable(ctx context.Context, sh *sheet, max int64) *table {
 	t := &table{sheet: sh, a: a, ctx: ctx, max: max, at: place{page: 1}, before: sh.start, check: sh.start}
 	if max > 0 && sh.chosen {
-		t.found = make([]bool, len(sh.columns))
+		t.found = cells.NewFound(sh.columns)
 	}
 	return t
 }
@@ -125,6 +151,7 @@ func (a *assembly) newTable(ctx context.Context, sh *sheet, max int64) *table {
 // document returns the table as a sheet of a document.
 func (t *table) document() encode.Sheet {
 	return encode.Sheet{Title: t.title, Columns: t.columns, Chosen: t.chosen, Found: t.found, Zones: t.a.zones,
+		Near: func(key string) string { return t.near(t.ctx, key) },
 		Open: func() func(context.Context) (encode.Page, error) {
 			t.open()
 			return t.next

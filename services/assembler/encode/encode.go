@@ -49,8 +49,11 @@ type Sheet struct {
 	// Chosen means that the request lists the columns. Values of other names are left out without a warning.
 	Chosen bool
 	// Found is set if the document holds a part of the rows and the columns are chosen. It has an element for each
-	// column; the format sets those whose key a row has, see cells.Notes.Err. No column of it is said to be empty.
+	// column and for each key in a link template, see cells.NewFound; the format sets those whose key a row has, see
+	// cells.Notes.Err. No column of it is said to be empty.
 	Found []bool
+	// Near, if set, returns the name in the rows that is most similar to a key that no row has, "" for none.
+	Near  func(key string) string
 	Zones Zones
 	// Open starts to read the pages, from page 1. next returns them in ascending order, then io.EOF. Calls
 	// never overlap. next must return when its context ends. A format may open a sheet twice, once the first

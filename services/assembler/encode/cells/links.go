@@ -3,6 +3,7 @@ package cells
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -19,6 +20,27 @@ type linkPart struct {
 	text        string
 	whole, path int32 // places of the key
 	isKey       bool
+}
+
+// linkPlace has the places of a key in a link template.
+type linkPlace struct{ whole, path int32 }
+
+// linkKeys returns the distinct keys in the link template of a column.
+func linkKeys(c encode.Column) (keys []string) {
+	if c.Spec == nil || c.Spec.Link == events.LinkValue {
+		return nil
+	}
+	for left := c.Spec.Link; ; {
+		_, after, found := strings.Cut(left, "{")
+		key, rest, closed := strings.Cut(after, "}")
+		if !found || !closed || key == "" {
+			return keys
+		}
+		if !slices.Contains(keys, key) {
+			keys = append(keys, key)
+		}
+		left = rest
+	}
 }
 
 // newLink parses the template of a link. The result is empty, not nil, if the value itself is the link.

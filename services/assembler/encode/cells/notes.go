@@ -14,7 +14,7 @@ import (
 const (
 	WarnCellType      = "CELL_TYPE"      // values do not fit the type of their column and are text
 	WarnMapMissed     = "MAP_MISSED"     // values have no entry in the map of their column and stay
-	WarnLinksCut      = "LINKS_CUT"      // cells have no link: it is too long, or not http, https or mailto
+	WarnLinksCut      = "LINKS_CUT"      // cells have no link: too long, no http, https or mailto, or no row has its key
 	WarnColumnEmpty   = "COLUMN_EMPTY"   // no row has the key of a column
 	WarnColumnUnknown = "COLUMN_UNKNOWN" // values whose name is not in the header were left out
 )
@@ -30,7 +30,7 @@ const maxWarnings = 100
 // Notes counts what was noted while rows were read. First rows are counted from the first row of the notes.
 type Notes struct {
 	rows    int64
-	found   []bool // by column: a row has its key; only if the columns are chosen
+	found   []bool // as NewFound; only if the columns are chosen
 	columns map[int32]*columnNotes
 	unknown tally // values whose name is not in the header
 }
@@ -71,10 +71,20 @@ func shown(text []byte, maxRunes int) string {
 	return string(r)
 }
 
+// NewFound returns an element for each column of a sheet, then one for each key in the link template of each
+// column: whether a row has the key.
+func NewFound(columns []encode.Column) []bool {
+	n := len(columns)
+	for _, c := range columns {
+		n += len(linkKeys(c))
+	}
+	return make([]bool, n)
+}
+
 func (r *Reader) newNotes() *Notes {
 	n := &Notes{}
 	if r.chosen {
-		n.found = make([]bool, len(r.columns))
+		n.found = make([]bool, len(r.columns)+len(r.links))
 	}
 	return n
 }
@@ -142,9 +152,9 @@ func (n *Notes) Add(later *Notes) {
 	n.rows += later.rows
 }
 
-// Missing checks that the rows of a sheet have the keys of its chosen columns. found has an entry for each
-// column: a row has its key. Missing returns a [*encode.NoValuesError] if no column is found, else a warning
-// for each column that is not.
+// Missing checks that the rows of a sheet have the keys of its chosen columns and of their links. found is that
+// of NewFound. Missing returns a [*encode.NoValuesError] if no column is found, else a warning for each column
+// that is not, and for each whose link has a key that is not.
 func Missing(sheet encode.Sheet, found []bool) ([]encode.Warning, error) {
 	n := &Notes{rows: 1, found: found}
 	sheet.Found = nil
@@ -163,7 +173,7 @@ func (n *Notes) Err(sheet encode.Sheet) error {
 		}
 		return nil
 	}
-	if n.rows == 0 || len(n.found) == 0 || slices.Contains(n.found, true) {
+	if n.rows == 0 || len(n.found) == 0 || slices.Contains(n.found[:len(sheet.Columns)], true) {
 		return nil
 	}
 	e := &encode.NoValuesError{Sheet: sheet.Title}
@@ -171,6 +181,33 @@ func (n *Notes) Err(sheet encode.Sheet) error {
 		e.Keys = append(e.Keys, c.Name)
 	}
 	return e
+}
+
+// unlinked finds the columns whose link has a key that no row has. The sample is the first such key.
+func (n *Notes) unlinked(sheet encode.Sheet) func(int32) tally {
+	missing := map[int32]tally{}
+	at := len(sheet.Columns)
+	for i, c := range sheet.Columns {
+		for _, key := range linkKeys(c) {
+			if _, ok := missing[int32(i)]; !ok && n.found != nil && !n.found[at] {
+				missing[int32(i)] = tally{n: 1, sample: key}
+			}
+			at++
+		}
+	}
+	return func(col int32) tally { return missing[col] }
+}
+
+// proposal ends a sentence about a key that no row has with the name that was probably meant, if one is similar.
+func proposal(sheet encode.Sheet, key string) string {
+	if sheet.Near == nil {
+		return "."
+	}
+	near := sheet.Near(key)
+	if near == "" {
+		return "."
+	}
+	return "; did you mean " + strconv.Quote(shown([]byte(near), maxSample)) + "?"
 }
 
 // Warnings returns the warnings of a sheet, at most 100, in a fixed order. Those of columns have the key as
@@ -198,7 +235,7 @@ func (n *Notes) WarningsAt(
 			t := counts(int32(i))
 			switch {
 			case t.n == 0:
-			case len(all) >= maxWarnings-4: // the rest of each code, and COLUMN_UNKNOWN
+			case len(all) >= maxWarnings-5: // the rest of each kind
 				columns, values = columns+1, values+t.n
 			default:
 				first := shown([]byte(c.Name), maxShownName)
@@ -239,14 +276,19 @@ func (n *Notes) WarningsAt(
 			encode.One(t.n, "has", "have"), maxLink, t.sample, t.row)
 	}, "%d cells of %d further columns have no link.")
 	if n.rows > 0 && sheet.Found == nil {
+		near := func(key string) string { return proposal(sheet, key) }
 		add(WarnColumnEmpty, func(col int32) tally {
 			if n.found == nil || n.found[col] {
 				return tally{}
 			}
-			return tally{n: 1}
-		}, func(_ tally, name string) string {
-			return fmt.Sprintf("Column %s is empty: no row has that key.", name)
+			return tally{n: 1, sample: sheet.Columns[col].Name}
+		}, func(t tally, name string) string {
+			return fmt.Sprintf("Column %s is empty: no row has that key%s", name, near(t.sample))
 		}, "%[2]d further columns are empty: no row has their keys.")
+		add(WarnLinksCut, n.unlinked(sheet), func(t tally, name string) string {
+			key := strconv.Quote(shown([]byte(t.sample), maxSample))
+			return fmt.Sprintf("Column %s has no links: no row has the key %s of its template%s", name, key, near(t.sample))
+		}, "%[2]d further columns have no links: no row has the keys of their templates.")
 	}
 	if u := n.unknown; u.n > 0 {
 		all = append(all, encode.Warning{

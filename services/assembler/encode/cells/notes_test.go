@@ -44,6 +44,39 @@ func TestWarnings(t *testing.T) {
 	}
 }
 
+// A key that a link template has and no row has is named once a column, with the name that is probably meant.
+func TestKeysOfLinksThatNoRowHas(t *testing.T) {
+	t.Parallel()
+	const no = `Column "a" has no links: no row has the key `
+	for _, tc := range []struct{ claim, link, page, want string }{
+		{"mistyped", "https://x/{nope}", `[{"a":1,"id":2}]`, no + `"nope" of its template.`},
+		{"similar to a name", "https://x/{usr.id}", `[{"a":1,"user":{"id":2}}]`,
+			no + `"usr.id" of its template; did you mean "user.id"?`},
+		{"the second key", "https://x/{id}/{nope}/{other}", `[{"a":1,"id":2}]`, no + `"nope" of its template.`},
+		{"the first is in no row that has a cell", "https://x/{id}", `[{"a":1},{"id":2}]`, ""},
+		{"a row has it", "https://x/{id}", `[{"a":1},{"a":1,"id":2},{"a":1}]`, ""},
+		{"null", "https://x/{id}", `[{"a":1,"id":null}]`, ""},
+		{"nested", "https://x/{user.id}", `[{"a":1,"user":{"id":2}}]`, ""},
+		{"the name of a field", "https://x/{user.id}", `[{"a":1,"user.id":2}]`, ""},
+		{"the key of the column", "https://x/{a}", `[{"a":1}]`, ""},
+		{"no rows", "https://x/{nope}", `[]`, ""},
+		{"the value", "true", `[{"a":"https://x"}]`, ""},
+	} {
+		sheet := sheetOf(events.Column{Key: "a", Link: tc.link})
+		sheet.Near = func(key string) string { return map[string]string{"usr.id": "user.id"}[key] }
+		_, notes := read(t, sheet, tc.page)
+		require.NoError(t, notes.Err(sheet), tc.claim)
+		var want []encode.Warning
+		if tc.want != "" {
+			want = []encode.Warning{{Code: WarnLinksCut, Count: 1, First: "a", Message: tc.want}}
+		}
+		require.Equal(t, want, notes.Warnings(sheet), tc.claim)
+	}
+	sheet := sheetOf(events.Column{Key: "b", Link: "https://x/{id}"})
+	_, notes := read(t, sheet, `[{"id":1}]`)
+	require.Error(t, notes.Err(sheet), "the key of a link is not that of a column")
+}
+
 func TestAnEmptySheetHasNoWarnings(t *testing.T) {
 	t.Parallel()
 	sheet := sheetOf(events.Column{Key: "a"})
@@ -84,7 +117,7 @@ func TestWarningsAreAtMostAHundred(t *testing.T) {
 		counts[w.Code] += w.Count
 	}
 	require.Equal(t, map[string]int64{"CELL_TYPE": 800, "MAP_MISSED": 800, "LINKS_CUT": 800, "COLUMN_EMPTY": 400}, counts)
-	require.Equal(t, "608 values of 304 further columns do not fit their type and are text.", all[96].Message)
+	require.Equal(t, "610 values of 305 further columns do not fit their type and are text.", all[95].Message)
 	require.Equal(t, "400 further columns are empty: no row has their keys.", all[len(all)-1].Message)
 }
 
@@ -104,9 +137,11 @@ func TestNotesOfParts(t *testing.T) {
 	t.Parallel()
 	sheet := sheetOf(events.Column{Key: "a", Type: "number"}, events.Column{Key: "b", Map: map[string]string{"x": "y"}},
 		events.Column{Key: "c", Link: "true"})
+	sheet.Columns = append(sheet.Columns, sheetOf(events.Column{Key: "c", Link: "https://x/{k}/{n.m}/{k}"}).Columns...)
 	header := headerSheet("a", "b")
 	rapid.Check(t, func(t *rapid.T) {
-		row := rapid.SampledFrom([]string{`{}`, `{"a":1}`, `{"a":"x","b":"x"}`, `{"a":"y","b":2}`, `{"c":"ftp://x"}`, `{"d":1}`, `{"e":1}`})
+		row := rapid.SampledFrom([]string{`{}`, `{"a":1}`, `{"a":"x","b":"x"}`, `{"a":"y","b":2}`, `{"c":"ftp://x"}`, `{"d":1}`, `{"e":1}`,
+			`{"k":1,"c":"x"}`, `{"n":{"m":null}}`, `{"n.m":1}`})
 		parts := rapid.SliceOfN(rapid.SliceOfN(row, 0, 4), 1, 5).Draw(t, "parts")
 		for _, sheet := range []encode.Sheet{sheet, header} {
 			_, whole := read2(t, sheet, "["+strings.Join(slices.Concat(parts...), ",")+"]")

@@ -32,6 +32,7 @@ type Reader struct {
 	last    int32         // of present, -1 for none
 	sorted  bool          // present is in column order
 	values  []value       // by column
+	links   []linkPlace   // of the keys in link templates, in the order of linkKeys
 
 	cursor rows.Cursor // of the current row
 	text   []byte      // holds texts of the current row
@@ -127,6 +128,9 @@ func NewReader(sheet encode.Sheet) (*Reader, error) {
 			}
 		}
 		r.direct[i] = r.columns[i].direct()
+		for _, key := range linkKeys(c) {
+			r.links = append(r.links, linkPlace{whole: r.member(&r.fields, key), path: r.at(key)})
+		}
 	}
 	for i := range r.places {
 		p := &r.places[i]
@@ -298,6 +302,13 @@ func (r *Reader) Rest(c *rows.Cursor) []Cell {
 	}
 	if !r.sorted {
 		slices.Sort(r.present)
+	}
+	if r.chosen {
+		for i, l := range r.links {
+			if _, ok := r.linked(l.whole, l.path); ok {
+				r.notes.found[len(r.columns)+i] = true
+			}
+		}
 	}
 	for _, col := range r.present {
 		if r.chosen {
