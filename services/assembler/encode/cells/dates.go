@@ -150,7 +150,7 @@ func (r *timeReader) read(kind rows.Kind, text []byte) (times.Time, bool) {
 	case len(text) > maxTime:
 		return times.Time{}, false
 	case r.unix:
-		if kind == rows.String && !isNumber(text) {
+		if kind == rows.String && !IsNumber(text) {
 			return times.Time{}, false
 		}
 		return unixTime(text, r.scale)

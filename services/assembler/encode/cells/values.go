@@ -166,7 +166,7 @@ func (r *Reader) typed(cell *Cell, k *column, kind rows.Kind) bool {
 		cell.Kind = Text
 	case Number:
 		cell.Kind = Number
-		return kind == rows.Number || kind == rows.String && isNumber(text)
+		return kind == rows.Number || kind == rows.String && IsNumber(text)
 	case Bool:
 		cell.Kind = Bool
 		var known bool
@@ -294,8 +294,8 @@ func boolOf(kind rows.Kind, text []byte) (value, known bool) {
 	return false, false
 }
 
-// isNumber reports whether a text is a number as JSON writes it (RFC 8259, section 6).
-func isNumber(b []byte) bool {
+// IsNumber reports whether a text is a number as JSON writes it (RFC 8259, section 6).
+func IsNumber(b []byte) bool {
 	digits := func() bool {
 		n := 0
 		for n < len(b) && b[n] >= '0' && b[n] <= '9' {

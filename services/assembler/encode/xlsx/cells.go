@@ -43,6 +43,9 @@ type header struct {
 	columns map[string]int32 // by decoded name
 	titles  [][]byte         // decoded
 	refs    []snippet        // `<c r="A` and so on
+	auto    []bool           // columns whose cells have the kinds and texts of their values
+	// numeric are the columns of auto with a cell that is a number. Encoders set them.
+	numeric []atomic.Bool
 
 	// Of a document that is not plain:
 	sheet  *encode.Sheet
@@ -57,11 +60,14 @@ func newHeader(columns []encode.Column) (h *header, err error) {
 	if len(columns) > maxColumns {
 		return nil, &encode.TooManyColumnsError{Columns: len(columns), Max: maxColumns}
 	}
-	h = &header{columns: map[string]int32{}}
+	h = &header{columns: map[string]int32{}, numeric: make([]atomic.Bool, len(columns))}
 	for i, column := range columns {
 		h.columns[column.Name] = int32(i)
 		h.titles = append(h.titles, []byte(column.Title))
 		h.refs = append(h.refs, newSnippet(`<c r="`, columnName(i)))
+		spec := column.Spec
+		h.auto = append(h.auto, spec == nil ||
+			(spec.Type == "" || spec.Type == events.ColumnAuto) && len(spec.Map) == 0 && spec.Join == nil)
 	}
 	return h, nil
 }
@@ -113,7 +119,7 @@ func (c *cellCuts) add(row, column int) {
 	}
 }
 
-// textNumbers counts the numbers of a column in a chunk that became text.
+// textNumbers counts the numbers of a column in a chunk that are text.
 type textNumbers struct {
 	n   int32
 	row int32 // of the first, from 1, on its sheet
@@ -121,12 +127,30 @@ type textNumbers struct {
 
 // textNumber counts a number that became text. columns is the number of columns.
 func (c *chunk) textNumber(column int32, row, columns int) {
-	if c.numbers == nil {
-		c.numbers = make([]textNumbers, columns)
+	countNumber(&c.numbers, column, row, columns)
+}
+
+func countNumber(in *[]textNumbers, column int32, row, columns int) {
+	if *in == nil {
+		*in = make([]textNumbers, columns)
 	}
-	t := &c.numbers[column]
+	t := &(*in)[column]
 	if t.n++; t.n == 1 {
 		t.row = int32(row)
+	}
+}
+
+// sawNumber notes that a column has a cell that is a number.
+func (h *header) sawNumber(column int32) {
+	if h.auto[column] && !h.numeric[column].Load() {
+		h.numeric[column].Store(true)
+	}
+}
+
+// sawText counts a text that the source sent if it is a number.
+func (e *encoder) sawText(text []byte, column int32, row int) {
+	if len(text) > 0 && text[0] >= '-' && text[0] <= '9' && e.head.auto[column] && cells.IsNumber(text) {
+		countNumber(&e.now.texts, column, row, len(e.head.titles))
 	}
 }
 
@@ -151,6 +175,7 @@ type chunk struct {
 	cuts    cellCuts
 	unknown unknownFields
 	numbers []textNumbers // by column; only if it holds numbers that became text
+	texts   []textNumbers // by column; only if it holds texts that are numbers in columns of header.auto
 	widths  []uint8       // by column; only if it holds measured rows
 	err     error         // the batch ends here
 
@@ -352,6 +377,7 @@ func (e *encoder) plainRow(out []byte, c *rows.Cursor, number, index int, digits
 		default:
 			if span.Kind == rows.Number {
 				if shown := cellNumber(raw); shown != nil {
+					e.head.sawNumber(col)
 					out = append(append(append(append(out, digits...), `"><v>`...), shown...), `</v></c>`...)
 					break
 				}
@@ -362,6 +388,9 @@ func (e *encoder) plainRow(out []byte, c *rows.Cursor, number, index int, digits
 			} else {
 				e.text = encode.AppendText(e.text[:0], c.At(span), maxCellText)
 				text = e.text
+			}
+			if span.Kind == rows.String {
+				e.sawText(text, col, number)
 			}
 			if isPlain(text) {
 				out = append(append(inline.appendTo(out), text...), `</t></is></c>`...)

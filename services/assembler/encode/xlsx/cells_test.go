@@ -23,6 +23,7 @@ import (
 	"pgregory.net/rapid"
 
 	"sheaf/events/rows"
+	"sheaf/services/assembler/encode"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden files")
@@ -577,8 +578,9 @@ func FuzzCells(f *testing.F) {
 		n, err := rows.Check(page, rows.Limits{})
 		if err != nil {
 			// An unchecked array must not make it panic.
-			e, err := newEncoder(&header{columns: map[string]int32{"a": 0}, titles: [][]byte{nil},
-				refs: []snippet{newSnippet(`<c r="`, "A")}}, maxRows)
+			h, err := newHeader([]encode.Column{{Name: "a"}})
+			require.NoError(t, err)
+			e, err := newEncoder(h, maxRows)
 			require.NoError(t, err)
 			e.emit = func(c *chunk) error { c.release(); return nil }
 			_ = e.batch(&batch{pages: []Page{{Number: 2, Rows: page}}}, 0)

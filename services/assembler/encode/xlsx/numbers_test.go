@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"sheaf/events"
 )
 
 func codes(warnings []Warning) (all []string) {
@@ -83,6 +85,46 @@ func TestASheetWithoutNumbersThatAreTextMarksNothing(t *testing.T) {
 		cutPages(`{"a":"A"}`, []string{`{"a":1.50}`, `{"a":"007"}`, `{"a":3.3000000000000003}`}, 1)...)
 	require.Empty(t, r.Warnings)
 	require.Empty(t, ignoredRanges(t, xlsx, 1))
+}
+
+// A column of numbers that a source sent partly as text sums only some of them, and says so: in a plain workbook
+// and in one of chosen columns, over worksheets.
+func TestNumbersSentAsTextBesideNumbers(t *testing.T) {
+	t.Parallel()
+	data := []string{
+		`{"a":"13.60","b":"1","c":1,"d":"2","m":1,"e":1}`,
+		`{"a":40.5,"b":"2","c":"007","d":2,"m":"2","e":"1,5"}`,
+		`{"a":"-2.50","b":"3","c":"2026-01-02","d":"x","m":"3","e":"1\u0030"}`,
+		`{"a":"1e3","b":"4","c":"","d":"2"}`,
+	}
+	warning := func(title, first string, n int64, numbers string) Warning {
+		return Warning{Code: WarnNumberAsText, Count: n, First: first, Message: numbers + ` in column "` + title + `" ` + map[bool]string{true: "is", false: "are"}[n == 1] +
+			" text, as the source sent them, beside cells that are numbers (type number makes them numbers); the first is " + first + "."}
+	}
+	spec := testSpec()
+	spec.MaxSheetRows = 3
+	for _, perPage := range []int{1, 2, 4} {
+		r, _, _ := write(t, spec, cutPages(`{"a":"A","b":"B","c":"C","d":"D","e":"E"}`, data, perPage)...)
+		var got []Warning
+		for _, w := range r.Warnings {
+			if w.Code == WarnNumberAsText {
+				got = append(got, w)
+			}
+		}
+		require.Equal(t, []Warning{warning("A", "Sheet1!A2", 3, "3 numbers"), warning("D", "Sheet1!D2", 2, "2 numbers"),
+			warning("E", "Sheet2!E2", 1, "1 number")}, got)
+
+		columns := []events.Column{{Key: "a", Title: "A"}, {Key: "b"}, {Key: "d", Type: events.ColumnNumber},
+			{Key: "m", Map: map[string]string{"x": "5"}}, {Key: "d", Type: events.ColumnText}, {Key: "e"}}
+		typed, _ := writeTyped(t, testSpec(), sheetOf("Orders", columns, dataPages(data, perPage)...))
+		got = nil
+		for _, w := range typed.Warnings {
+			if w.Code == WarnNumberAsText {
+				got = append(got, w)
+			}
+		}
+		require.Equal(t, []Warning{warning("A", "Orders!A2", 3, "3 numbers"), warning("e", "Orders!F4", 1, "1 number")}, got)
+	}
 }
 
 // Any number of columns gives a bounded number of warnings and ranges.

@@ -41,6 +41,7 @@ type sheets struct {
 	cuts    cellCuts
 	unknown unknownFields
 	numbers []columnNumbers // by column
+	texts   []columnNumbers // by column; of texts that are numbers
 	rerun   *encoder
 
 	notes    *cells.Notes
@@ -52,12 +53,20 @@ type sheets struct {
 	}
 }
 
-// columnNumbers counts the numbers of a column that became text.
+// columnNumbers counts the numbers of a column that are text.
 type columnNumbers struct {
 	n       int64
 	sheet   int  // of the first, from 1
 	row     int  // of the first, on its sheet, from 1
 	current bool // the current sheet has some
+}
+
+// add adds the count of a chunk on a sheet.
+func (c *columnNumbers) add(t textNumbers, sheet int) {
+	if c.n == 0 {
+		c.sheet, c.row = sheet, int(t.row)
+	}
+	c.n += int64(t.n)
 }
 
 // item is one thing to write into the file; exactly one group of fields is set.
@@ -377,12 +386,11 @@ func (s *sheets) chunk(c *chunk) error {
 		if t.n == 0 {
 			continue
 		}
-		all := &s.numbers[i]
-		if all.n == 0 {
-			all.sheet, all.row = s.number, int(t.row)
-		}
-		all.n += int64(t.n)
-		all.current = true
+		s.numbers[i].add(t, s.number)
+		s.numbers[i].current = true
+	}
+	for i, t := range c.texts {
+		s.texts[i].add(t, s.number)
 	}
 	if c.notes != nil {
 		if s.notes == nil {

@@ -92,6 +92,9 @@ func (e *encoder) typedRow(out []byte, c *rows.Cursor, number, index int, digits
 		}
 		out = slices.Grow(out, 3*snippetSize)
 		out = row.appendTo(e.head.refs[col].appendTo(out))
+		if cell.Kind == cells.Text {
+			e.sawText(cell.Text, col, number)
+		}
 		if text := cell.Text; cell.Kind == cells.Text && cell.Verbatim && cell.Link == nil && isPlain(text) {
 			by := &e.head.styles[col].text[others][0][0]
 			out = append(append(by.appendTo(out), inlineBegin...), text...)
@@ -168,6 +171,7 @@ func (e *encoder) typedCell(out []byte, cell *cells.Cell, col int32, number int,
 			e.now.textNumber(col, number, len(e.head.titles))
 			return e.textCell(out, cell, col, number, others, measure)
 		}
+		e.head.sawNumber(col)
 		by, long := &st.number, len(shown) >= longDigits && isLong(shown)
 		if long {
 			by = &st.long

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -95,8 +96,8 @@ const (
 	WarnCellCut       = "CELL_CUT"       // texts too long for a cell were cut
 	WarnSheetSplit    = "SHEET_SPLIT"    // the rows did not fit on one sheet
 	WarnColumnUnknown = "COLUMN_UNKNOWN" // values whose name is not in the header were left out
-	// Numbers in a column became text, because a number cell would lose digits. Each of the first 20 such
-	// columns has its own warning; one more covers the rest.
+	// Numbers in a column became text, because a number cell would lose digits; or the source sent them as text
+	// beside numbers. Each of the first 20 such columns has its own warning; one more covers the rest.
 	WarnNumberAsText = "NUMBER_AS_TEXT"
 )
 
@@ -271,6 +272,7 @@ func (w *workbookWriter) write(ctx context.Context, s *sheets, first Page,
 	if head != nil {
 		w.sheets.widths = make([]uint8, len(head.titles))
 		w.sheets.numbers = make([]columnNumbers, len(head.titles))
+		w.sheets.texts = make([]columnNumbers, len(head.titles))
 		for i, title := range head.titles {
 			w.sheets.widths[i] = textWidth(title)
 			if w.book != nil { // the button of the filter covers the end of the title
@@ -571,10 +573,22 @@ func (s *sheets) result() Result {
 	return r
 }
 
-// numberWarnings returns the warnings about columns with numbers that became text.
-func (s *sheets) numberWarnings() (all []Warning) {
+// numberWarnings returns the warnings about columns with numbers that are text.
+func (s *sheets) numberWarnings() []Warning {
+	became := s.numbersAsText(s.numbers, "because a number cell would lose digits")
+	mixed := slices.Clone(s.texts)
+	for i := range mixed {
+		if !s.head.numeric[i].Load() {
+			mixed[i].n = 0
+		}
+	}
+	return append(became, s.numbersAsText(mixed, "as the source sent them, beside cells that are numbers (type number makes them numbers)")...)
+}
+
+// numbersAsText returns a warning for each column with a count, and one for the columns that are too many.
+func (s *sheets) numbersAsText(columns []columnNumbers, because string) (all []Warning) {
 	var others, numbers int64
-	for i, c := range s.numbers {
+	for i, c := range columns {
 		switch {
 		case c.n == 0:
 		case len(all) == maxNumberWarnings:
@@ -583,14 +597,15 @@ func (s *sheets) numberWarnings() (all []Warning) {
 			ref := s.cellName(c.sheet, i, c.row)
 			all = append(all, Warning{
 				Code: WarnNumberAsText, Count: c.n, First: ref,
-				Message: fmt.Sprintf("%s in column %q %s text, because a number cell would lose digits; the first is %s.", encode.Count(c.n, "number"), shownText(s.head.titles[i], maxTitleShown), encode.One(c.n, "is", "are"), ref),
+				Message: fmt.Sprintf("%s in column %q %s text, %s; the first is %s.", encode.Count(c.n, "number"),
+					shownText(s.head.titles[i], maxTitleShown), encode.One(c.n, "is", "are"), because, ref),
 			})
 		}
 	}
 	if others > 0 {
 		all = append(all, Warning{
 			Code: WarnNumberAsText, Count: numbers,
-			Message: fmt.Sprintf("%d numbers in %d further columns are text, because a number cell would lose digits.", numbers, others),
+			Message: fmt.Sprintf("%d numbers in %d further columns are text, %s.", numbers, others, because),
 		})
 	}
 	return all
