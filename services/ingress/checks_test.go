@@ -24,10 +24,10 @@ func TestChecksAreForAdmins(t *testing.T) {
 			require.NotContains(t, a.Raw, "/data")
 			continue
 		}
-		require.Contains(t, string(a.Raw), `"name":"disk","ok":false,`)
-		require.Contains(t, string(a.Raw), `"reason":"/data is full"`)
-		require.Contains(t, string(a.Raw), `"name":"projection","ok":true,`)
-		require.Contains(t, string(a.Raw), `"ready":false`)
+		require.Contains(t, a.Raw, `"name":"disk","ok":false,`)
+		require.Contains(t, a.Raw, `"reason":"/data is full"`)
+		require.Contains(t, a.Raw, `"name":"projection","ok":true,`)
+		require.Contains(t, a.Raw, `"ready":false`)
 	}
 	require.Equal(t, http.StatusUnauthorized, send(t, http.MethodGet, in.url+"/readyz?verbose", "").Status)
 	require.Equal(t, http.StatusOK, send(t, http.MethodGet, in.url+"/readyz", "").Status)

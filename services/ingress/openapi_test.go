@@ -145,7 +145,10 @@ func TestTrafficIsChecked(t *testing.T) {
 		_, _ = io.WriteString(w, `{"errcode":0,"msg":"","data":{"lives":true},"request_id":"1"}`)
 	}))
 	t.Cleanup(lie.Close)
-	_, err := http.Get(lie.URL + "/healthz")
+	res, err := http.Get(lie.URL + "/healthz")
+	if err == nil {
+		err = res.Body.Close()
+	}
 	require.ErrorContains(t, err, "openapi.yaml: the answer 200 of GET /healthz is not as documented")
 	_, err = io.ReadAll(failing{errors.New("cut")})
 	require.EqualError(t, err, "cut")

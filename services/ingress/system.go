@@ -100,7 +100,7 @@ func (s *Service) system(ctx context.Context, _ call) (any, error) {
 	runtime.ReadMemStats(&memory)
 	view := systemView{
 		Version: host.Version, Revision: host.Revision, Go: runtime.Version(), Ready: true, Checks: s.Checks(ctx),
-		Streams: []streamView{}, Consumers: []consumerView{}, Projection: projectionView{applied, uint64(behind)},
+		Streams: []streamView{}, Consumers: []consumerView{}, Projection: projectionView{applied, behind},
 		Disk: host.Disk, Memory: memoryView{memory.HeapAlloc, memory.Sys},
 		Keys: append([]KeyInfo{}, host.Keys...), Losses: append([]string{}, host.Losses...),
 	}

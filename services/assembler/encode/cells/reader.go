@@ -377,7 +377,7 @@ func (r *Reader) members(c *rows.Cursor, o *object, from int) {
 		if !ok {
 			return
 		}
-		at := int32(-1)
+		var at int32
 		if same {
 			at = o.guesses[i]
 		} else {
