@@ -28,21 +28,28 @@ func (c *crawl) convert(ctx context.Context) (*events.ExportCrawled, error) {
 	for _, s := range from.Sheets {
 		total, c.rows = total+s.Pages, c.rows+s.Rows
 	}
-	var done atomic.Int64
+	var done, rows atomic.Int64
 	report := func(now bool) {
 		if c.mayTell(now) {
 			c.journal.PublishProgress(c.x.Tenant, c.x.Key, events.Progress{
-				Phase: events.PhaseCrawling, PagesDone: int(done.Load()), PagesTotal: total, Rows: c.rows})
+				Phase: events.PhaseCrawling, PagesDone: int(done.Load()), PagesTotal: total, Rows: rows.Load()})
 		}
 	}
 	report(true)
 	for i, want := range from.Sheets {
 		one := c.x.Request.Sheet(i)
-		read := func() { done.Add(1); report(false) }
+		read := func(n, rowsOfPage int) {
+			if n > 0 { // the columns page is none of the export's
+				done.Add(1)
+				rows.Add(int64(rowsOfPage))
+			}
+			report(false)
+		}
 		if err := c.reread(ctx, i, want, one.HasColumnsPage(), read); err != nil {
 			return nil, err
 		}
 	}
+	report(true)
 	s := from.Sheets[0]
 	crawled := &events.ExportCrawled{Run: s.Run, Pages: s.Pages, Manifest: s.Manifest, Proof: s.Proof}
 	if len(c.x.Request.Sheets) > 0 {
@@ -55,7 +62,7 @@ func (c *crawl) convert(ctx context.Context) (*events.ExportCrawled, error) {
 
 // reread compares the stored pages of a sheet with its manifest.
 func (c *crawl) reread(ctx context.Context, sheet int, want events.SheetPages, columns bool,
-	read func()) error {
+	read func(n, rows int)) error {
 	from := c.x.Request.From.Key
 	unusable := func(why string) error {
 		return &source.Failure{Code: events.CodeStore, Msg: fmt.Sprintf(why+"; submit the export again", from)}
@@ -81,7 +88,7 @@ func (c *crawl) reread(ctx context.Context, sheet int, want events.SheetPages, c
 			}
 			sums[n] = taken{rows: p.DataRows(), sum: p.SHA256}
 			p.Release()
-			read()
+			read(n, sums[n].rows)
 			return nil
 		})
 	}

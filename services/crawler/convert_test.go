@@ -77,8 +77,19 @@ func TestConvert(t *testing.T) {
 			}
 			stop()
 			asked := a.all()
+			told := make(chan events.Progress, 1000)
+			unheard, err := s.OnProgress(func(_, _ string, p events.Progress) { told <- p })
+			require.NoError(t, err)
+			defer unheard()
 			crawled, err := crawlOnce(t, s, convertOf(t, s, &origin))
 			require.NoError(t, err)
+			shown := progressUntil(t, told, func(p events.Progress) bool { return p.PagesDone == origin.Pages })
+			require.Equal(t, events.Progress{Phase: events.PhaseCrawling, PagesTotal: origin.Pages}, shown[0])
+			want := events.Progress{Phase: events.PhaseCrawling, PagesDone: origin.Pages, PagesTotal: origin.Pages, Rows: 14}
+			if several {
+				want.Rows += 2
+			}
+			require.Equal(t, want, shown[len(shown)-1], "it ends with all pages")
 			require.Equal(t, asked, a.all(), "the source is not asked")
 			require.Equal(t, origin.Run, crawled.Run)
 			require.Equal(t, origin.Pages, crawled.Pages)
@@ -92,6 +103,20 @@ func TestConvert(t *testing.T) {
 			require.Zero(t, list, "it stores no page of its own")
 		})
 	}
+}
+
+// progressUntil returns the progress that was told, up to the first that is the last.
+func progressUntil(t *testing.T, told <-chan events.Progress, last func(events.Progress) bool) (all []events.Progress) {
+	t.Helper()
+	for whole := time.After(30 * time.Second); len(all) == 0 || !last(all[len(all)-1]); {
+		select {
+		case p := <-told:
+			all = append(all, p)
+		case <-whole:
+			require.Fail(t, "the last progress is not shown", "%+v", all)
+		}
+	}
+	return all
 }
 
 // Pages that are gone, or that are not those of the file, fail the export, whichever they are. Page 0 is one of
