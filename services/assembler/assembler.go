@@ -154,7 +154,7 @@ const offers = 300
 // maximum. Another process may have a free slot.
 const laneWait = time.Second
 
-var errLaneFull = errors.New("as many large workbooks as may be are being written")
+var errLaneFull = errors.New("as many large files as may be are being written")
 
 // handle assembles the export of one crawled event. Small workbooks are written in the slots and large ones
 // beside them, so many slow exports never delay a small one.
@@ -263,7 +263,7 @@ func (s *Service) carryOut(ctx, assembleCtx context.Context, x events.Export, d 
 	if errors.Is(err, errNoRoom) || storage.IsNoSpace(err) {
 		if waited := s.waits(&x); waited >= s.cfg.RoomWait {
 			err = &failure{code: events.CodeLimitBytes, reason: fmt.Sprintf(
-				"no room for the workbook within %s: %v; make room there, use a larger disk or export less at once", s.cfg.RoomWait, err)}
+				"no room for the file within %s: %v; make room there, use a larger disk or export less at once", s.cfg.RoomWait, err)}
 		}
 	} else {
 		s.waited.Delete(x.CrawledSeq)
@@ -278,7 +278,7 @@ func (s *Service) carryOut(ctx, assembleCtx context.Context, x events.Export, d 
 		})
 		if err == nil {
 			if s.short.Swap(false) {
-				log.Info("there is room for workbooks again")
+				log.Info("there is room for files again")
 			}
 			s.metrics.rows.Add(float64(completed.Rows))
 			s.metrics.bytes.Add(float64(completed.Files[0].Size))
@@ -319,7 +319,7 @@ func (s *Service) assemble(ctx context.Context, x *events.Export) (*events.Expor
 	if err != nil {
 		return nil, err
 	}
-	writing, span := s.journal.Tracer().Inside(ctx, "write workbook", tracing.Run.Int64(int64(x.Run)), tracing.Pages.Int(x.Pages))
+	writing, span := s.journal.Tracer().Inside(ctx, "write file", tracing.Run.Int64(int64(x.Run)), tracing.Pages.Int(x.Pages))
 	file, err := a.write(writing, draft.File())
 	span.Set(tracing.Rows.Int64(file.Rows))
 	span.End(spanError(err))
@@ -424,7 +424,7 @@ func (s *Service) handBack(ctx context.Context, x *events.Export, mark string, c
 
 // errNoRoom stops a workbook in progress because the disk is almost full. Its space is free at once, for a
 // smaller one.
-var errNoRoom = errors.New("no room for the workbook")
+var errNoRoom = errors.New("no room for the file")
 
 // roomWait is the minimum wait for disk space before a workbook restarts. The maximum is twice that, so that
 // two workbooks that do not fit together do not collide repeatedly.
@@ -440,7 +440,7 @@ func (s *Service) waits(x *events.Export) time.Duration {
 // once for all exports.
 func (s *Service) awaitRoom(x *events.Export, log *slog.Logger, err error) error {
 	if !s.short.Swap(true) {
-		log.Warn("workbooks wait for room on the disk", "error", err)
+		log.Warn("files wait for room on the disk", "error", err)
 	}
 	s.journal.PublishProgress(x.Tenant, x.Key, events.Progress{Phase: events.PhaseWaitingForSpace, PagesDone: x.Pages, PagesTotal: x.Pages})
 	return journal.RetryAfter(err, roomWait+rand.N(roomWait))

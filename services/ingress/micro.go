@@ -78,7 +78,7 @@ func (s *Service) serveMicro(front, back context.Context) error {
 	m := &microService{s: s, back: back, taken: map[string]int{}, warn: rate.Sometimes{First: 10, Interval: time.Second}}
 	nc := s.journal.Callers()
 	service, err := micro.AddService(nc, micro.Config{
-		Name: microName, Version: microVersion, Description: "exports of paginated HTTP sources as workbooks",
+		Name: microName, Version: microVersion, Description: "exports of paginated HTTP sources as files",
 		ErrorHandler: func(_ micro.Service, err *micro.NATSError) {
 			s.cfg.Log.Warn("micro service", "subject", err.Subject, "error", err.Description)
 		},
