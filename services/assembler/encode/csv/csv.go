@@ -1,12 +1,13 @@
 // Package csv writes CSV and TSV (RFC 4180): a header line, a line for each row, CRLF line ends. A field is
 // quoted if it has the delimiter, a quote or a line break in it.
 //
-// Values stay data: numbers have their digits as sent, whatever the number format of their column. Booleans are
-// true and false. Dates follow the format of their column if that is made of parts of dates, else they are ISO
+// Values stay data: numbers have their digits as sent, never rounded. A number format such as 0.00 appends the zeros
+// that it shows: 40.5 is 40.50, and 1.005 stays. Booleans are true and false. Dates follow the format of their column if that is made of parts of dates, else they are ISO
 // 8601 in the zone shown: 2026-01-02 and 2026-01-02 03:04:05.
 package csv
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"fmt"
@@ -91,6 +92,7 @@ type encoder struct {
 	charset   transform.Transformer // nil: UTF-8
 	withBOM   bool
 	layouts   []layout  // by column; of dates and datetimes
+	decimals  []int     // by column; the least digits after the point of a number
 	classes   [256]byte // of the bytes of a text
 
 	// For isPlain:
@@ -107,7 +109,8 @@ func newEncoder(sheet encode.Sheet, o events.CSVOptions) (*encoder, error) {
 		return nil, err
 	}
 	e := &encoder{reader: r, columns: len(sheet.Columns), delimiter: ',', guard: !o.NoGuard, withBOM: !o.NoBOM,
-		layouts: make([]layout, len(sheet.Columns)), notes: newNotes(len(sheet.Columns))}
+		layouts: make([]layout, len(sheet.Columns)), decimals: make([]int, len(sheet.Columns)),
+		notes: newNotes(len(sheet.Columns))}
 	if o.Delimiter != "" {
 		e.delimiter = o.Delimiter[0]
 	}
@@ -124,6 +127,7 @@ func newEncoder(sheet encode.Sheet, o events.CSVOptions) (*encoder, error) {
 	for i, c := range sheet.Columns {
 		if c.Spec != nil {
 			e.layouts[i] = parseLayout(c.Spec.Format)
+			e.decimals[i], _ = cells.Decimals(c.Spec.Format)
 		}
 	}
 	for _, c := range []byte{e.delimiter, '"', '\r', '\n'} {
@@ -200,7 +204,9 @@ func (e *encoder) usualRow(to *blocks.Buffer) {
 			b = e.appendCell(b, e.reader.FieldCell(i), at)
 		case cells.Text:
 			b = e.appendText(b, text, at, e.notes.rows)
-		default: // a number or a boolean
+		case cells.Number:
+			b = e.appendNumber(b, text, at)
+		default: // a boolean
 			b = append(b, text...)
 		}
 	}
@@ -232,12 +238,31 @@ func (e *encoder) appendCell(b []byte, cell *cells.Cell, column int) []byte {
 	case cells.Bool:
 		return strconv.AppendBool(b, cell.Bool)
 	case cells.Number:
-		return append(b, cell.Text...)
+		return e.appendNumber(b, cell.Text, column)
 	case cells.JSON:
 		return e.appendField(b, cell.Text, column, e.notes.rows)
 	}
 	e.texts = e.layouts[column].append(e.texts[:0], cell)
 	return e.appendField(b, e.texts, column, e.notes.rows)
+}
+
+// appendNumber appends a number as sent, and the zeros that the format of its column shows. A number with an
+// exponent has none.
+func (e *encoder) appendNumber(b, text []byte, column int) []byte {
+	b = append(b, text...)
+	zeros := e.decimals[column]
+	if zeros == 0 || bytes.ContainsAny(text, "eE") {
+		return b
+	}
+	if point := bytes.IndexByte(text, '.'); point >= 0 {
+		zeros -= len(text) - point - 1
+	} else {
+		b = append(b, '.')
+	}
+	for ; zeros > 0; zeros-- {
+		b = append(b, '0')
+	}
+	return b
 }
 
 // Notes returns the notes since the last call.

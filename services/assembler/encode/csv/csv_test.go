@@ -176,6 +176,34 @@ func TestOneColumn(t *testing.T) {
 	require.Equal(t, []int64{2}, r.Rows)
 }
 
+// A number format with decimals appends zeros, in columns of numbers and of any type. It never rounds.
+func TestDecimals(t *testing.T) {
+	t.Parallel()
+	values := []string{"40.5", "13", "-0.5", "0", "1.005", "1.50", "12345678901234567890", "1e3", "1.5E-2", `"13.6"`, `"n/a"`, `""`,
+		`"007"`, "null", "true", "[1.5]"}
+	for _, tc := range []struct {
+		kind, format string
+		want         []string
+	}{
+		{events.ColumnNumber, "0.00", []string{"40.50", "13.00", "-0.50", "0.00", "1.005", "1.50", "12345678901234567890.00", "1e3", "1.5E-2",
+			"13.60", "n/a", `""`, "007", `""`, "true", "[1.5]"}},
+		{"", "#,##0.00 元", []string{"40.50", "13.00", "-0.50", "0.00", "1.005", "1.50", "12345678901234567890.00", "1e3", "1.5E-2",
+			"13.6", "n/a", `""`, "007", `""`, "true", "[1.5]"}},
+		{events.ColumnNumber, "0.0##", []string{"40.5", "13.0", "-0.5", "0.0", "1.005", "1.50", "12345678901234567890.0", "1e3", "1.5E-2",
+			"13.6", "n/a", `""`, "007", `""`, "true", "[1.5]"}},
+		{events.ColumnNumber, "0.00%", []string{"40.5", "13", "-0.5", "0", "1.005", "1.50", "12345678901234567890", "1e3", "1.5E-2",
+			"13.6", "n/a", `""`, "007", `""`, "true", "[1.5]"}},
+		{events.ColumnText, "0.00", []string{"40.5", "13", "-0.5", "0", "1.005", "1.50", "12345678901234567890", "1e3", "1.5E-2",
+			"13.6", "n/a", `""`, "007", `""`, "true", "[1.5]"}},
+	} {
+		column := encode.Column{Name: "x", Title: "x", Spec: &events.Column{Key: "x", Type: tc.kind, Format: tc.format}}
+		got, _ := lines(t, bare, column, values...)
+		require.Equal(t, tc.want, got, "%s %s", tc.kind, tc.format)
+		text, _ := Write(t, TSV, docOf(Sheet(t, []encode.Column{column}, Page(1, valuesOf(values...)...)), bare))
+		require.Equal(t, "x\r\n"+strings.Join(tc.want, "\r\n")+"\r\n", text)
+	}
+}
+
 func TestDates(t *testing.T) {
 	t.Parallel()
 	for format, want := range map[string]string{

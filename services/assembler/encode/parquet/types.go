@@ -1,8 +1,6 @@
 package parquet
 
 import (
-	"strings"
-
 	"sheaf/events"
 	"sheaf/services/assembler/encode"
 	"sheaf/services/assembler/encode/cells"
@@ -92,8 +90,8 @@ func (s *seen) typeOf(c *encode.Column) (k kind, scale int) {
 	case events.ColumnJSON:
 		return jsonKind, 0
 	case events.ColumnNumber:
-		scale = decimalsOf(c.Spec.Format)
-		if scale > 0 && s.decimals <= scale && s.whole+scale <= precision {
+		_, scale = cells.Decimals(c.Spec.Format)
+		if scale > 0 && scale < precision && s.decimals <= scale && s.whole+scale <= precision {
 			return decimalKind, scale
 		}
 		if !s.has(cells.Number) {
@@ -125,21 +123,4 @@ func (s *seen) numeric() kind {
 		return doubleKind
 	}
 	return stringKind
-}
-
-// decimalsOf returns the digits after the decimal point that an Excel number format shows. 0 means that it
-// does not say: percentages, exponents and fractions show another number than the value.
-func decimalsOf(format string) (n int) {
-	format, _, _ = strings.Cut(format, ";")
-	if strings.ContainsAny(format, "%eE/?") {
-		return 0
-	}
-	_, after, _ := strings.Cut(format, ".")
-	for n < len(after) && (after[n] == '0' || after[n] == '#') {
-		n++
-	}
-	if n >= precision {
-		return 0
-	}
-	return n
 }

@@ -119,16 +119,6 @@ func TestNumbersLoseNothing(t *testing.T) {
 	})
 }
 
-func TestDecimalsOf(t *testing.T) {
-	t.Parallel()
-	for format, want := range map[string]int{
-		"": 0, "0": 0, "0.00": 2, "#,##0.00": 2, "¥#,##0.00": 2, "0.0##": 3, "0.00;[Red]-0.0": 2, "0.00%": 0, "0.00E+00": 0,
-		"# ?/?": 0, "0.": 0, "0.00 元": 2, "0.00000000000000000": 17, "0.000000000000000000": 0,
-	} {
-		require.Equal(t, want, decimalsOf(format), format)
-	}
-}
-
 // Any bytes are read without a panic, and numbers as math/big reads them.
 func FuzzNumber(f *testing.F) {
 	for _, s := range []string{"0", "-0", "1.50", "1e5", "1E-400", "123456789012345678901234567890", ".", "-", "1e", "e5", "1.2.3", "00.10"} {
