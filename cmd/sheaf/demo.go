@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -18,13 +19,16 @@ import (
 	"sheaf/cmd/sheaf/filesource"
 	"sheaf/cmd/sheaf/node"
 	"sheaf/events"
+	"sheaf/events/client"
 )
 
 type demoCmd struct {
 	Rows int    `default:"100000" help:"Rows of the built-in source (${default})."`
-	Out  string `default:"sheaf-demo" type:"path" placeholder:"FOLDER" help:"Where the workbook goes (./sheaf-demo)."`
+	Out  string `short:"o" default:"sheaf-demo" type:"path" placeholder:"PATH" help:"A folder for the workbook and its zip (./sheaf-demo), or a file such as x.csv, whose suffix chooses the format."`
 	Stay bool   `help:"Keep serving until Ctrl-C."`
 	JSON bool   `name:"json" help:"Print JSON."`
+
+	Force bool `short:"f" help:"Replace the file of --out if it exists."`
 
 	Server      string `placeholder:"URL" help:"Let this running server on this machine export the source. Default: a server in this process."`
 	callerFlags `embed:""`
@@ -46,19 +50,11 @@ func (c *demoCmd) Run(ctx context.Context, std stdio, line *kong.Context) (err e
 	if c.Rows < 0 || c.Rows > 50_000_000 {
 		return usagef("--rows %d: want 0 to 50,000,000", c.Rows)
 	}
-	switch e := strings.ToLower(filepath.Ext(c.Out)); e {
-	case ".csv", ".xlsx", ".zip":
-		return usagef("--out %s: want a folder; the demo names the files in it", c.Out)
+	folder, err := c.prepare()
+	if err != nil {
+		return err
 	}
-	if err := os.MkdirAll(c.Out, 0o777); err != nil { // the umask decides
-		return fmt.Errorf("--out: %w", err)
-	}
-	for _, name := range c.outputs() {
-		if err := checkOutput(name, true); err != nil {
-			return err
-		}
-	}
-	work, err := newScratch(c.Out)
+	work, err := newScratch(folder)
 	if err != nil {
 		return fmt.Errorf("--out: %w", err)
 	}
@@ -97,6 +93,31 @@ func (c *demoCmd) Run(ctx context.Context, std stdio, line *kong.Context) (err e
 	})
 }
 
+// oneFile reports whether --out names a file, not a folder.
+func (c *demoCmd) oneFile() bool {
+	suffix := filepath.Ext(c.Out)
+	return suffix != "" && (isZip(c.Out) || slices.Contains(suffixes(), strings.ToLower(suffix)))
+}
+
+// prepare checks what the demo writes and returns the folder of it.
+func (c *demoCmd) prepare() (folder string, err error) {
+	if c.oneFile() {
+		return filepath.Dir(c.Out), checkOutput(c.Out, c.Force)
+	}
+	if c.Force {
+		return "", usagef("--force: it goes with a file; the demo replaces its files in a folder")
+	}
+	if err := os.MkdirAll(c.Out, 0o777); err != nil { // the umask decides
+		return "", fmt.Errorf("--out: %w", err)
+	}
+	for _, name := range c.outputs() {
+		if err := checkOutput(name, true); err != nil {
+			return "", err
+		}
+	}
+	return c.Out, nil
+}
+
 // outputs returns the files that the demo writes: the zip and the workbook.
 func (c *demoCmd) outputs() [2]string {
 	stem := filepath.Join(c.Out, "demo-"+strconv.Itoa(c.Rows))
@@ -108,6 +129,11 @@ func (c *demoCmd) export(ctx context.Context, std stdio, server *remote, work *s
 	body, err := flags.request(source, "demo", "")
 	if err != nil {
 		return err
+	}
+	if c.oneFile() {
+		if body, err = (fileFlags{}).applied(body, c.Out, nil); err != nil {
+			return err
+		}
 	}
 	begin := time.Now()
 	accepted, err := server.SubmitJSON(ctx, "http", body, "")
@@ -124,6 +150,25 @@ func (c *demoCmd) export(ctx context.Context, std stdio, server *remote, work *s
 	if x.Rows != int64(c.Rows) {
 		return fmt.Errorf("the export has %d rows, the source %d", x.Rows, c.Rows)
 	}
+	speed := fmt.Sprintf("rows      %s and the header, in %.2f s: %s rows a second\n",
+		thousands(x.Rows), took.Seconds(), thousands(int64(float64(x.Rows)/took.Seconds())))
+	if c.oneFile() {
+		if err := server.fetch(ctx, work, x, c.Out, c.Force); err != nil {
+			return err
+		}
+		fmt.Fprint(std.out, speed)
+		if c.JSON {
+			return printJSON(c.result, map[string]any{"hash_key": key, "file": c.Out, "rows": x.Rows, "seconds": took.Seconds()})
+		}
+		fmt.Fprintf(std.out, "file: %s\n", c.Out)
+		return nil
+	}
+	return c.saveBoth(ctx, std, server, work, x, took, speed)
+}
+
+// saveBoth leaves the zip and the workbook in it in the folder.
+func (c *demoCmd) saveBoth(ctx context.Context, std stdio, server *remote, work *scratch, x *client.Export,
+	took time.Duration, speed string) error {
 	made, workbookMade := work.file("download.zip"), work.file("workbook")
 	if err := server.download(ctx, x, made); err != nil {
 		return err
@@ -135,11 +180,10 @@ func (c *demoCmd) export(ctx context.Context, std stdio, server *remote, work *s
 	if err := errors.Join(place(made, archive, true), place(workbookMade, workbook, true)); err != nil {
 		return err
 	}
-	fmt.Fprintf(std.out, "rows      %s and the header, in %.2f s: %s rows a second\n",
-		thousands(x.Rows), took.Seconds(), thousands(int64(float64(x.Rows)/took.Seconds())))
+	fmt.Fprint(std.out, speed)
 	fmt.Fprintf(std.out, "zip       %s  (%s, sha256 %s: checked)\n", archive, node.ByteSize(x.Files[0].Size), x.Files[0].SHA256)
 	if c.JSON {
-		return printJSON(c.result, map[string]any{"hash_key": key, "zip": archive, "workbook": workbook, "rows": x.Rows, "seconds": took.Seconds(),
+		return printJSON(c.result, map[string]any{"hash_key": x.Key, "zip": archive, "workbook": workbook, "rows": x.Rows, "seconds": took.Seconds(),
 			"size": x.Files[0].Size, "sha256": x.Files[0].SHA256})
 	}
 	fmt.Fprintf(std.out, "workbook: %s\n", workbook)

@@ -36,11 +36,12 @@ func TestOutputsEndAsTheyAreWritten(t *testing.T) {
 			require.Contains(t, errs, ".xlsx", args)
 		}
 	}
-	for _, name := range []string{"demo.csv", "demo.xlsx", "demo.ZIP"} {
-		code, _, errs := sheaf(t, t.Context(), "", "demo", "--rows", "1", "--out", filepath.Join(folder, name))
-		require.Equal(t, exitUsage, code, errs)
-		require.Contains(t, errs, "want a folder")
-	}
+	code, _, errs := sheaf(t, t.Context(), "", "demo", "--rows", "1", "--out", filepath.Join(folder, "none", "demo.csv"))
+	require.Equal(t, exitUsage, code, errs)
+	require.Contains(t, errs, "there is no folder")
+	code, _, errs = sheaf(t, t.Context(), "", "demo", "--rows", "1", "--out", filepath.Join(folder, "demo"), "--force")
+	require.Equal(t, exitUsage, code, errs)
+	require.Contains(t, errs, "--force: it goes with a file")
 	left, err := os.ReadDir(folder)
 	require.NoError(t, err)
 	require.Empty(t, left)

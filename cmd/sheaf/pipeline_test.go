@@ -4,6 +4,7 @@ import (
 	"archive/zip"
 	"bytes"
 	"context"
+	"encoding/csv"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -228,6 +229,41 @@ func TestDemo(t *testing.T) {
 
 	code, out, errs = sheaf(t, t.Context(), "", "demo", "--rows", "0", "--out", "empty")
 	require.Zero(t, code, errs+out)
+}
+
+// The suffix of a file chooses the format of the demo. The file is written alone, and replaces none unasked.
+func TestDemoOfOneFile(t *testing.T) {
+	t.Chdir(t.TempDir())
+	code, out, errs := sheaf(t, t.Context(), "", "demo", "--rows", "1234", "-o", "x.csv")
+	require.Zero(t, code, errs)
+	lines := strings.Split(strings.TrimSpace(out), "\n")
+	name, ok := strings.CutPrefix(lines[len(lines)-1], "file: ")
+	require.True(t, ok, out)
+	data, err := os.ReadFile(name)
+	require.NoError(t, err)
+	rows, err := csv.NewReader(bytes.NewReader(bytes.TrimPrefix(data, []byte("\uFEFF")))).ReadAll()
+	require.NoError(t, err)
+	require.Len(t, rows, 1235)
+	require.Equal(t, []string{"编号", "订单号", "姓名", "金额", "已付", "下单日期", "备注", "地址"}, rows[0])
+	for i, row := range rows[1:] {
+		n := i + 1
+		want := wantDemoRow(n) // of a workbook
+		want[3], want[4] = fmt.Sprintf("%.2f", float64(37*n%1000000)/100), strings.ToLower(want[4])
+		require.Equal(t, want, row)
+	}
+
+	code, _, errs = sheaf(t, t.Context(), "", "demo", "--rows", "1", "-o", "x.csv")
+	require.Equal(t, exitUsage, code)
+	require.Contains(t, errs, "x.csv exists; say --force")
+	code, out, errs = sheaf(t, t.Context(), "", "demo", "--rows", "1", "-o", "x.csv", "--force", "--json")
+	require.Zero(t, code, errs)
+	var printed map[string]any
+	require.NoError(t, json.Unmarshal([]byte(out), &printed))
+	require.Equal(t, name, printed["file"])
+	data, err = os.ReadFile(name)
+	require.NoError(t, err)
+	require.Equal(t, 2, bytes.Count(data, []byte("\r\n")))
+	onlyFiles(t, "x.csv")
 }
 
 func TestDemoStays(t *testing.T) {
