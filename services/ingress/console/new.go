@@ -294,7 +294,7 @@ func (v *visit) newPage(status int, d newData) error {
 		d.Form.Headers = append(d.Form.Headers, pair{})
 		d.Form.Params = append(d.Form.Params, pair{})
 	}
-	p := v.page(v.t("nav.new"), "new")
+	p := v.page(v.t("new.title"), "new")
 	p.Data = d
 	return v.render(status, "new", p)
 }

@@ -14,7 +14,7 @@ import (
 type section struct {
 	Title   string
 	Facts   []fact
-	Columns []string
+	Columns []fact // Name and Number
 	Rows    [][]fact
 }
 
@@ -125,11 +125,18 @@ func (v *visit) table(s *section, name string, list []any) {
 		s.Rows = append(s.Rows, cells)
 	}
 	for _, column := range columns {
-		s.Columns = append(s.Columns, v.word(column))
+		s.Columns = append(s.Columns, fact{Name: v.word(column), Number: isNumber(list[0], column)})
 	}
 	if columns == nil && len(list) > 0 {
-		s.Columns = []string{s.Title}
+		s.Columns = []fact{{Name: s.Title}}
 	}
+}
+
+// isNumber reports whether a member of an object is a number.
+func isNumber(element any, member string) bool {
+	o, _ := element.(map[string]any)
+	_, ok := o[member].(json.Number)
+	return ok
 }
 
 // columnsOf returns the members of an object, its name first.
@@ -153,6 +160,8 @@ func (v *visit) fact(name string, value any) fact {
 	i, err := n.Int64()
 	switch {
 	case err != nil:
+	case i < 0 && name == "limit":
+		f.Value = v.t("system.none")
 	case isBytes(name):
 		f.Value = size(i)
 	default:
