@@ -120,8 +120,8 @@ func (n *Notes) column(col int32) *columnNotes {
 // maxShownName is the maximum number of characters of a name in a warning.
 const maxShownName = 100
 
-// label names a column by its title, and by its key if that is another.
-func label(c encode.Column) string {
+// Label names a column by its title, and by its key if that is another.
+func Label(c encode.Column) string {
 	name := strconv.Quote(shown([]byte(c.Name), maxSample))
 	if c.Title == "" || c.Title == c.Name {
 		return name
@@ -135,6 +135,13 @@ func (n *Notes) addUnknown(name []byte) {
 		name = rows.Unquote(nil, name[:min(len(name), (maxShownName+1)*len(`\uD83D\uDE00`))])
 		n.unknown.row, n.unknown.sample = n.rows, shown(name, maxShownName)
 	}
+}
+
+// Unknown is the message of COLUMN_UNKNOWN: the number of values, and the name and data row of the first.
+func Unknown(n int64, name string, row int64) string {
+	return fmt.Sprintf("%s %s; the first is %q in data row %d.", encode.Count(n, "value"),
+		encode.One(n, "was left out because the header has no column for it",
+			"were left out because the header has no column for them"), name, row)
 }
 
 // Add adds the notes of later rows.
@@ -243,7 +250,7 @@ func (n *Notes) WarningsAt(
 					first = place(i, t.row)
 				}
 				all = append(all, encode.Warning{Code: code, Count: t.n, First: first,
-					Message: where + message(t, label(c))})
+					Message: where + message(t, Label(c))})
 			}
 		}
 		if columns > 0 {
@@ -293,8 +300,7 @@ func (n *Notes) WarningsAt(
 	if u := n.unknown; u.n > 0 {
 		all = append(all, encode.Warning{
 			Code: WarnColumnUnknown, Count: u.n, First: u.sample,
-			Message: where + fmt.Sprintf("%d values were left out because the header has no column for them; "+
-				"the first is %q in data row %d.", u.n, u.sample, u.row),
+			Message: where + Unknown(u.n, u.sample, u.row),
 		})
 	}
 	return all

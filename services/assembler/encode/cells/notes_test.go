@@ -169,6 +169,17 @@ func read2(t require.TestingT, sheet encode.Sheet, array string) (n int, notes *
 	return n, r.Notes()
 }
 
+func TestUnknown(t *testing.T) {
+	t.Parallel()
+	sheet := headerSheet("a")
+	_, notes := read(t, sheet, `[{"a":1},{"a":1,"b":2}]`)
+	require.Equal(t, []encode.Warning{{Code: WarnColumnUnknown, Count: 1, First: "b",
+		Message: `1 value was left out because the header has no column for it; the first is "b" in data row 2.`}},
+		notes.Warnings(sheet))
+	require.Equal(t, `2 values were left out because the header has no column for them; the first is "b" in data row 1.`,
+		Unknown(2, "b", 1))
+}
+
 func TestRefuse(t *testing.T) {
 	t.Parallel()
 	sheet := sheetOf(events.Column{Key: "a", Type: "date"})

@@ -161,6 +161,17 @@ func TestGuardedAreCounted(t *testing.T) {
 	}, r.Warnings)
 }
 
+func TestOneCellIsNamed(t *testing.T) {
+	t.Parallel()
+	_, r := lines(t, events.CSVOptions{Encoding: "gbk"}, encode.Column{Name: "x", Title: "Note"}, `"a"`, `"=😀"`)
+	require.Equal(t, []encode.Warning{
+		{Code: WarnGuarded, Count: 1, First: "x", Message: `1 text in column "Note" (key "x") begins like a formula and has an ` +
+			`apostrophe before it; the first is in row 2.`},
+		{Code: WarnEncoding, Count: 1, First: "x", Message: `1 cell in column "Note" (key "x") has characters that the encoding ` +
+			`lacks, written as question marks; the first is in row 2.`},
+	}, r.Warnings)
+}
+
 // No line is empty in a file of one column: readers skip empty lines.
 func TestOneColumn(t *testing.T) {
 	t.Parallel()

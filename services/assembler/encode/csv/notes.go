@@ -58,16 +58,21 @@ func (n *notes) warnings(sheet encode.Sheet) (all []encode.Warning) {
 		prefix = fmt.Sprintf("Sheet %q: ", sheet.Title)
 	}
 	for _, kind := range []struct {
-		code, format string
-		of           []tally
+		code, noun string
+		of         []tally
+		is, are    string
 	}{
-		{WarnGuarded, "%s%d texts in column %q begin like a formula and have an apostrophe before them; the first is in row %d.", n.guarded},
-		{WarnEncoding, "%s%d cells in column %q have characters that the encoding lacks, written as question marks; the first is in row %d.", n.lossy},
+		{WarnGuarded, "text", n.guarded, "begins like a formula and has an apostrophe before it",
+			"begin like a formula and have an apostrophe before them"},
+		{WarnEncoding, "cell", n.lossy, "has characters that the encoding lacks, written as question marks",
+			"have characters that the encoding lacks, written as question marks"},
 	} {
 		for i, t := range kind.of {
 			if t.n > 0 {
-				all = append(all, encode.Warning{Code: kind.code, Count: t.n, First: sheet.Columns[i].Name,
-					Message: fmt.Sprintf(kind.format, prefix, t.n, sheet.Columns[i].Title, t.first)})
+				c := sheet.Columns[i]
+				all = append(all, encode.Warning{Code: kind.code, Count: t.n, First: c.Name,
+					Message: fmt.Sprintf("%s%s in column %s %s; the first is in row %d.", prefix, encode.Count(t.n, kind.noun),
+						cells.Label(c), encode.One(t.n, kind.is, kind.are), t.first)})
 			}
 		}
 	}

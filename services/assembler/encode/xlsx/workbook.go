@@ -567,7 +567,7 @@ func (s *sheets) result() Result {
 	if u := s.unknown; u.n > 0 {
 		r.Warnings = append(r.Warnings, Warning{
 			Code: WarnColumnUnknown, Count: u.n, First: u.name,
-			Message: fmt.Sprintf("%d values were left out because the header has no column for them; the first is %q in data row %d.", u.n, u.name, u.row),
+			Message: cells.Unknown(u.n, u.name, u.row),
 		})
 	}
 	return r
