@@ -233,6 +233,40 @@ func TestConsoleFormsWithoutJavaScript(t *testing.T) {
 	leads(b.get("/console/"), "/console/login?next=%2Fconsole%2F")
 }
 
+// Commands are for documents and chats, so they have no secret, wherever the form has it.
+func TestCommandsHideSecrets(t *testing.T) {
+	t.Parallel()
+	in := start(t, eventstest.Server(t, ""), newTestKeys().config(Config{}))
+	b := in.browse(t, "shop-key")
+	for name, form := range map[string]url.Values{
+		"header":          {"header_name": {"X-A"}, "header_value": {"s3cret"}},
+		"secret_param":    {"param_name": {"k"}, "param_value": {"s3cret"}, "extra": {`{"secret_param":["k"]}`}},
+		"user of the URL": {"url": {"http://me:s3cret@shop.example/"}},
+		"auth":            {"extra": {`{"auth":{"type":"bearer","token":"s3cret"}}`}},
+		"further header":  {"extra": {`{"header":{"X-A":"s3cret"}}`}},
+		"further request": {"more": {`{"source_http":{"url":"http://shop.example/","header":{"X-A":"s3cret"}}}`}},
+		"sheets":          {"more": {`{"sheets":[{"source_http":{"url":"http://me:s3cret@shop.example/"}}]}`}},
+	} {
+		all := url.Values{"url": {"http://shop.example/"}, "title": {"Orders"}, "format": {"XLSX"}, "do": {"rows"}}
+		maps.Copy(all, form)
+		_, shown, found := strings.Cut(b.post("/console/new", all).body, `<div class="tabs">`)
+		require.True(t, found, name)
+		require.NotContains(t, shown, "s3cret", name)
+		require.Contains(t, shown, "TOKEN", name)
+	}
+}
+
+func TestConsoleRefusesLargeForms(t *testing.T) {
+	t.Parallel()
+	in := start(t, eventstest.Server(t, ""), newTestKeys().config(Config{}))
+	b := in.browse(t, "shop-key")
+	for _, path := range []string{"/console/new", "/console/bulk", "/console/login"} {
+		a := b.post(path, url.Values{"title": {strings.Repeat("x", 300<<10)}})
+		require.Equal(t, http.StatusRequestEntityTooLarge, a.StatusCode, path)
+		require.Contains(t, a.body, "<html", path)
+	}
+}
+
 // TestConsoleHidesWhatAScopeForbids, and the server refuses it.
 func TestConsoleHidesWhatAScopeForbids(t *testing.T) {
 	t.Parallel()
@@ -445,6 +479,7 @@ func TestConsoleUnderAPath(t *testing.T) {
 		require.Contains(t, b.get(prefix+"/", "Accept", "*/*").body, "POST /v1/export/http")
 	}
 	require.Equal(t, http.StatusNotFound, b.get("/ops/sheaffoo/console/").StatusCode)
+	require.Equal(t, http.StatusNotFound, b.get("/ops/sheaf/console//x").StatusCode, "no redirect beside the base path")
 }
 
 // next returns the data of the next event of a kind.

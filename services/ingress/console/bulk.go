@@ -14,6 +14,9 @@ var bulkActions = []string{"cancel", "retry", "redeliver"}
 // maxBulk is how many exports one bulk action changes.
 const maxBulk = 1000
 
+// countPage is how many exports are counted at once.
+const countPage = 200
+
 func (v *visit) bulkLinks(f filter, l *list) []bulkLink {
 	var actions []string
 	switch f.State {
@@ -85,8 +88,9 @@ func (v *visit) count(f filter, l *list) (n int64, err error) {
 	if f.State != "" && alone.Empty() {
 		return l.Counts[f.State], nil
 	}
-	for before := uint64(0); n <= maxBulk; {
-		part, err := v.exports(f, before, 200)
+	before := uint64(0)
+	for range maxBulk/countPage + 1 { // a search may find less in a part, and the action then refuses the filter
+		part, err := v.exports(f, before, countPage)
 		if err != nil {
 			return 0, err
 		}
@@ -100,9 +104,6 @@ func (v *visit) count(f filter, l *list) (n int64, err error) {
 
 // runBulk runs an action. It does nothing if the number of exports has changed since the visitor saw it.
 func (v *visit) runBulk() error {
-	if err := v.r.ParseForm(); err != nil {
-		return &Error{Status: http.StatusRequestEntityTooLarge, Msg: v.t("new.large")}
-	}
 	form := v.r.PostForm
 	f := filter{State: form.Get("state"), Q: form.Get("q"), User: form.Get("user"), Code: form.Get("code"), Since: form.Get("since"), Until: form.Get("until")}
 	action := form.Get("action")

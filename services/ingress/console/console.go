@@ -14,6 +14,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
+	"path"
 	"strings"
 	"time"
 
@@ -177,6 +178,10 @@ func (c *Console) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.Set("Cross-Origin-Opener-Policy", "same-origin")
 	h.Set("X-Robots-Tag", "noindex")
 	h.Set("Cache-Control", "no-store")
+	if path.Clean(r.URL.Path) != strings.TrimSuffix(r.URL.Path, "/") { // the mux would redirect, without the base path
+		c.anyone((*visit).notFound)(w, r)
+		return
+	}
 	if r.Method == http.MethodPost {
 		r.Body = http.MaxBytesReader(w, r.Body, maxForm)
 	}
@@ -206,6 +211,10 @@ func (c *Console) anyone(h handler) http.HandlerFunc {
 		v := &visit{Console: c, w: w, r: r, prefs: prefsOf(r)}
 		v.who, _ = c.session(r)
 		v.own = v.who.Tenant
+		if err := r.ParseForm(); r.Method == http.MethodPost && err != nil {
+			v.fail(&Error{Status: http.StatusRequestEntityTooLarge, Msg: v.t("new.large")})
+			return
+		}
 		v.answer(h)
 	}
 }

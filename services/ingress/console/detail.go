@@ -301,10 +301,21 @@ func (v *visit) refused(err error) (flash, error) {
 
 // commands returns the ways to submit a request without the console.
 func (v *visit) commands(f *form) []commands.Form {
+	raw, err := json.Marshal(f.submission())
+	if err != nil {
+		return nil
+	}
+	d := json.NewDecoder(bytes.NewReader(raw))
+	d.UseNumber() // a long number stays exact
+	var request map[string]any
 	var body bytes.Buffer
 	enc := json.NewEncoder(&body)
 	enc.SetEscapeHTML(false)
-	if enc.Encode(f.submission(commands.Secret)) != nil {
+	if d.Decode(&request) != nil {
+		return nil
+	}
+	hideSecrets(request)
+	if enc.Encode(request) != nil {
 		return nil
 	}
 	return commands.Forms(commands.Call{

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"net/http"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -130,24 +131,16 @@ func jsonValue(s string) any {
 	return s
 }
 
-// submission returns the request that the form stands for. A value that is a secret becomes hide, unless hide
-// is "".
-func (f *form) submission(hide string) map[string]any {
+// submission returns the request that the form stands for.
+func (f *form) submission() map[string]any {
 	source := map[string]any{"url": f.URL, "method": f.Method}
 	header := map[string]any{}
 	for _, h := range f.Headers {
 		header[h.Name] = h.Value
-		if hide != "" {
-			header[h.Name] = hide
-		}
 	}
-	extra := objectOf(f.Extra)
 	param := map[string]any{}
 	for _, p := range f.Params {
 		param[p.Name] = jsonValue(p.Value)
-		if hide != "" && slices.Contains(namesOf(extra["secret_param"]), p.Name) {
-			param[p.Name] = hide
-		}
 	}
 	if n, err := strconv.Atoi(f.Limit); err == nil {
 		param["limit"] = n
@@ -161,11 +154,8 @@ func (f *form) submission(hide string) map[string]any {
 	if len(param) > 0 {
 		source["param"] = param
 	}
-	for name, value := range extra {
+	for name, value := range objectOf(f.Extra) {
 		source[name] = value
-		if auth := objectOf(string(value)); name == "auth" && hide != "" && auth != nil {
-			source[name] = hiddenAuth(auth, hide)
-		}
 	}
 	request := map[string]any{"ext_type": f.Format, "title": f.Title, "source_http": source}
 	if f.User != "" {
@@ -183,22 +173,60 @@ func (f *form) submission(hide string) map[string]any {
 	return request
 }
 
-// hiddenAuth replaces the secrets of an auth object.
-func hiddenAuth(auth map[string]json.RawMessage, hide string) map[string]any {
-	hidden := map[string]any{}
-	for name, value := range auth {
-		hidden[name] = value
-		if slices.Contains([]string{"token", "password", "value", "client_secret"}, name) {
-			hidden[name] = hide
+// hideSecrets replaces the secrets of all sources in a request by commands.Secret.
+func hideSecrets(value any) {
+	switch x := value.(type) {
+	case []any:
+		for _, one := range x {
+			hideSecrets(one)
+		}
+	case map[string]any:
+		for name, one := range x {
+			if source, ok := one.(map[string]any); ok && name == "source_http" {
+				hideSource(source)
+				continue
+			}
+			hideSecrets(one)
 		}
 	}
-	return hidden
 }
 
-func namesOf(list json.RawMessage) (names []string) {
-	_ = json.Unmarshal(list, &names) // the server names the mistake
-	return names
+// hideSource replaces the secrets of a source_http. A user in its URL becomes a header, as on receipt.
+func hideSource(source map[string]any) {
+	hide := func(object any, is func(name string) bool) {
+		o, _ := object.(map[string]any)
+		for name := range o {
+			if is(name) {
+				o[name] = commands.Secret
+			}
+		}
+	}
+	secret, _ := source["secret_param"].([]any)
+	for name, value := range source {
+		switch name {
+		case "header":
+			hide(value, func(string) bool { return true })
+		case "param":
+			hide(value, func(name string) bool { return slices.Contains(secret, any(name)) })
+		case "auth":
+			hide(value, func(name string) bool { return slices.Contains(authSecrets, name) })
+		}
+	}
+	address, _ := source["url"].(string)
+	if u, err := url.Parse(address); err == nil && u.User != nil {
+		u.User = nil
+		source["url"] = u.String()
+		header, ok := source["header"].(map[string]any)
+		if !ok {
+			header = map[string]any{}
+		}
+		header["Authorization"] = commands.Secret
+		source["header"] = header
+	}
 }
+
+// authSecrets are the members of auth that are secrets.
+var authSecrets = []string{"token", "password", "value", "client_secret"}
 
 // objectOf reads a JSON object; nil for anything else.
 func objectOf(s string) (o map[string]json.RawMessage) {
@@ -302,9 +330,6 @@ func (v *visit) newPage(status int, d newData) error {
 // submitNew submits the form, or shows it again with a preview, more rows or what is wrong. A form that
 // changes nothing is answered with its page, because its secrets must not go into a URL or a cookie.
 func (v *visit) submitNew() error {
-	if err := v.r.ParseForm(); err != nil {
-		return &Error{Status: http.StatusRequestEntityTooLarge, Msg: v.t("new.large")}
-	}
 	d := newData{Form: v.readForm()}
 	if field := d.Form.problem(); field != "" {
 		d.Field, d.Problem = field, v.t("new.nojson")
@@ -319,7 +344,7 @@ func (v *visit) submitNew() error {
 	var accepted struct {
 		Key string `json:"hash_key"`
 	}
-	if err := v.call("http", nil, d.Form.submission(""), &accepted); err != nil {
+	if err := v.call("http", nil, d.Form.submission(), &accepted); err != nil {
 		return v.refuseForm(d, err)
 	}
 	if err := v.setFlash(flash{Kind: "ok", Text: v.t("done.submit")}); err != nil {
@@ -340,7 +365,7 @@ func (v *visit) refuseForm(d newData, err error) error {
 
 func (v *visit) previewNew(d newData) error {
 	var a preview
-	request := d.Form.submission("")
+	request := d.Form.submission()
 	if err := v.call("preview", nil, request, &a); err != nil {
 		return v.refuseForm(d, err)
 	}
