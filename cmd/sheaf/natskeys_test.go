@@ -149,6 +149,7 @@ func TestProducersCannotHarmEachOther(t *testing.T) {
 		"sheaf.event.shop.completed." + key, "sheaf.event.shop.cancelled." + key, "sheaf.event.shop.requested." + key,
 		"sheaf.page.shop." + key + ".9.1.1", "sheaf.private.headers.shop." + key, "sheaf.timer.callback.shop." + key, "sheaf.due.callback.shop." + key,
 		"sheaf.callback.shop.x", "sheaf.submit.shop.http", "sheaf.api.shop.cancel",
+		"sheaf.submit._admin.http", "sheaf.api._admin.cancel", "sheaf.api._admin.tenants",
 		"$JS.API.STREAM.PURGE.SHEAF_EVENTS", "$JS.API.STREAM.DELETE.SHEAF_EVENTS", "$JS.API.STREAM.PURGE.SHEAF_PAGES", "$JS.API.CONSUMER.DELETE.SHEAF_EVENTS.crawler",
 		"$JS.API.STREAM.MSG.DELETE.SHEAF_PRIVATE", "$SYS.REQ.SERVER.PING", "$SYS.REQ.ACCOUNT.$G.JSZ",
 	}

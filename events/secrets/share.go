@@ -19,7 +19,7 @@ var (
 	ErrShareExpired = errors.New("the share token has expired")
 )
 
-// maxShareToken bounds the length of a share token: a return URL of 2 KiB and the rest.
+// maxShareToken bounds the length of a share token: far more than a return URL of 1 KiB and the rest.
 const maxShareToken = 4 << 10
 
 // Share is the content of a share token: it lets its holder watch one export and download its file.

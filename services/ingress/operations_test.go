@@ -173,8 +173,12 @@ func TestShareLinks(t *testing.T) {
 	var view shareView
 	require.NoError(t, json.Unmarshal(share(`,"return_url":"https://shop.example/exports?a=1"`).Data, &view))
 	require.Equal(t, "https://shop.example/exports?a=1", read(view.URL).ReturnURL)
+	long := "https://shop.example/" + strings.Repeat("a", maxReturnURL-len("https://shop.example/"))
+	require.NoError(t, json.Unmarshal(share(`,"return_url":"`+long+`"`).Data, &view))
+	require.Equal(t, long, read(view.URL).ReturnURL)
 	for more, msg := range map[string]string{
-		`,"ttl":"3d"`: "ttl: is 72h0m0s; links are good for at most 48h0m0s here", `,"ttl":"-1h"`: "ttl: is", `,"ttl":0`: "ttl: is",
+		`,"return_url":"` + long + `a"`: "return_url: has 1025",
+		`,"ttl":"3d"`:                   "ttl: is 72h0m0s; links are good for at most 48h0m0s here", `,"ttl":"-1h"`: "ttl: is", `,"ttl":0`: "ttl: is",
 		`,"return_url":"javascript:alert(1)"`: "return_url: must begin with http", `,"return_url":"//evil"`: "return_url: must begin",
 	} {
 		a := share(more)
@@ -300,6 +304,20 @@ func TestWatchStreamsProgressAndTheEnd(t *testing.T) {
 	require.Equal(t, 404, in.get(t, "/v1/export/watch?key="+keyOf(2)).Status)
 	require.Equal(t, 400, in.get(t, "/v1/export/watch").Status)
 	require.Empty(t, in.changes.listeners)
+}
+
+// A revoked key sees no more of a stream.
+func TestWatchEndsWithItsKey(t *testing.T) {
+	t.Parallel()
+	keys := newTestKeys()
+	in := start(t, eventstest.Server(t, ""), keys.config(Config{}))
+	in.as(t, "shop", keyOf(1), requestOf("t"))
+	s := in.openWatch(t, keyOf(1), "X-API-Key", "shop-key")
+	var p progressEvent
+	require.Equal(t, "progress", s.next(t, &p))
+	keys.revoke("shop-key")
+	in.journal.PublishProgress("shop", keyOf(1), events.Progress{Phase: events.PhaseCrawling, PagesDone: 1, PagesTotal: 4})
+	require.Empty(t, s.next(t, &p))
 }
 
 // Open streams do not delay a shutdown.

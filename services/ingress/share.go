@@ -8,8 +8,9 @@ import (
 	"sheaf/services/ingress/request"
 )
 
-// maxReturnURL bounds the URL that a share page leads back to, in bytes.
-const maxReturnURL = 2048
+// maxReturnURL bounds the URL that a share page leads back to, in bytes. The console keeps the link, which
+// holds the URL, in a cookie, and browsers keep 4 KiB of one.
+const maxReturnURL = 1024
 
 // shareView answers share.
 type shareView struct {

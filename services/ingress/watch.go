@@ -170,6 +170,9 @@ func (s *Service) watch(w http.ResponseWriter, r *http.Request) {
 		if err != nil {
 			return // forgotten, or the process ends
 		}
+		if _, err := s.callerOf(r); err != nil {
+			return // the key was revoked
+		}
 		if x.State.Terminal() {
 			if data, err := plainJSON(s.detailOf(&x, time.Now())); err == nil {
 				_ = st.send("end", data)

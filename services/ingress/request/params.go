@@ -9,6 +9,9 @@ import (
 	"time"
 )
 
+// maxParam bounds the text of a parameter, in characters. The longest is the return URL of a share link.
+const maxParam = 1024
+
 // Params reads the small JSON object that replaces a query: strings and numbers by name. An empty body is an
 // empty query. With integers, these must be numbers or strings, and other fields are ignored.
 func Params(body []byte, integers ...string) (url.Values, error) {
@@ -27,7 +30,7 @@ func Params(body []byte, integers ...string) (url.Values, error) {
 		}
 		switch kind := m.value.Kind(); {
 		case kind == '"' || kind == '0':
-			s, err := textOrNumber(m, maxUserID)
+			s, err := textOrNumber(m, maxParam)
 			if err != nil {
 				return nil, err
 			}
