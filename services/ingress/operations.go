@@ -96,10 +96,22 @@ var operations = map[string]operation{
 // tenant. It returns an error if the principal's scope does not allow the operation.
 func (c *call) authorize(p Principal, op operation) error {
 	c.tenant, c.scope = p.Tenant, p.Scope
-	if err := p.require(op.scope, c.operation); err != nil {
+	if err := c.require(op.scope, c.operation); err != nil {
 		return err
 	}
 	return c.chooseTenant()
+}
+
+// require returns an error if the caller lacks a scope. By NATS, the tenant of the subject decides, not the key.
+func (c *call) require(need Scope, what string) error {
+	err := Principal{Scope: c.scope}.require(need, what)
+	if err != nil && c.onNATS {
+		return &apiError{
+			Errcode: errcodeScope, Status: http.StatusForbidden,
+			Msg: fmt.Sprintf("%s is for operators: ask %s with an API key of the tenant %s", what, events.APISubject(AdminTenant, c.operation), AdminTenant),
+		}
+	}
+	return err
 }
 
 // chooseTenant sets the tenant that the parameters name.
@@ -108,7 +120,7 @@ func (c *call) chooseTenant() error {
 	if other == "" || other == c.tenant {
 		return nil
 	}
-	if err := (Principal{Scope: c.scope}).require(ScopeAdmin, "another tenant"); err != nil {
+	if err := c.require(ScopeAdmin, "another tenant"); err != nil {
 		return err
 	}
 	if !events.ValidTenant(other) {

@@ -69,7 +69,9 @@ func TestOnlyAdminsNameAnotherTenant(t *testing.T) {
 	}
 	byNATS := ask(t, in.journal.Callers(), AdminTenant, "detail", `{"key":"`+key+`","tenant":"shop"}`)
 	require.Zero(t, byNATS.Errcode, byNATS.Msg)
-	require.Equal(t, errcodeScope, ask(t, in.journal.Callers(), "other", "detail", `{"key":"`+key+`","tenant":"shop"}`).Errcode)
+	refused := ask(t, in.journal.Callers(), "other", "detail", `{"key":"`+key+`","tenant":"shop"}`)
+	require.Equal(t, errcodeScope, refused.Errcode)
+	require.Equal(t, "another tenant is for operators: ask sheaf.api._admin.detail with an API key of the tenant _admin", refused.Msg)
 }
 
 func TestScopeNames(t *testing.T) {

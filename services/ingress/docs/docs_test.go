@@ -248,7 +248,7 @@ func TestSchemas(t *testing.T) {
 	require.Greater(t, len(files), 8)
 	for _, f := range files {
 		res := get(t, func(w http.ResponseWriter, r *http.Request) error { return d.Schema(w, r, f[1]) }, "/schema/"+f[1])
-		require.True(t, json.Valid([]byte(res.Body.String())), f[1])
+		require.True(t, json.Valid(res.Body.Bytes()), f[1])
 	}
 	for _, name := range []string{"", "x.json", "../schema/sheaf.export.v1.json", "sheaf.export.v1", "..\\schema.json"} {
 		w := httptest.NewRecorder()
