@@ -383,7 +383,7 @@ func (s *Service) explain(ctx context.Context, err error, about string) error {
 	case errors.As(err, &columns):
 		code = events.CodeLimitColumns
 	case errors.As(err, &empty):
-		code = events.CodeSourcePath
+		return &failure{code: events.CodeSourcePath, reason: about + empty.Error()}
 	case errors.Is(err, encode.ErrTooLarge):
 		code = events.CodeLimitBytes
 	case errors.Is(err, encode.ErrNoHeader), errors.Is(err, encode.ErrNoPages), errors.Is(err, encode.ErrPageOrder), errors.As(err, &malformed):

@@ -4,8 +4,10 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"unicode/utf8"
 
+	"sheaf/events"
 	"sheaf/events/rows"
 	"sheaf/services/assembler/encode"
 )
@@ -217,6 +219,22 @@ func proposal(sheet encode.Sheet, key string) string {
 	return "; did you mean " + strconv.Quote(shown([]byte(near), maxSample)) + "?"
 }
 
+// unixHint ends the sentence about a value that does not fit. A number of 10 or 13 digits in a column of times
+// is probably a Unix time.
+func unixHint(c encode.Column, sample string) string {
+	if c.Spec == nil || c.Spec.From != "" || c.Spec.Type != events.ColumnDate && c.Spec.Type != events.ColumnDatetime ||
+		strings.Trim(sample, "0123456789") != "" {
+		return "."
+	}
+	switch len(sample) {
+	case len("1625106204"):
+		return `; for Unix times set from to "unix".`
+	case len("1625106204000"):
+		return `; for Unix times in milliseconds set from to "unix_ms".`
+	}
+	return "."
+}
+
 // Warnings returns the warnings of a sheet, at most 100, in a fixed order. Those of columns have the key as
 // First.
 func (n *Notes) Warnings(sheet encode.Sheet) []encode.Warning {
@@ -236,7 +254,7 @@ func (n *Notes) WarningsAt(
 	}
 	// add adds a warning of each column in counts, and one for the columns that are too many.
 	type of = func(c *columnNotes) tally
-	add := func(code string, counts func(int32) tally, message func(t tally, name string) string, rest string) {
+	add := func(code string, counts func(int32) tally, message func(t tally, c encode.Column) string, rest string) {
 		var columns, values int64
 		for i, c := range sheet.Columns {
 			t := counts(int32(i))
@@ -250,7 +268,7 @@ func (n *Notes) WarningsAt(
 					first = place(i, t.row)
 				}
 				all = append(all, encode.Warning{Code: code, Count: t.n, First: first,
-					Message: where + message(t, Label(c))})
+					Message: where + message(t, c)})
 			}
 		}
 		if columns > 0 {
@@ -267,19 +285,19 @@ func (n *Notes) WarningsAt(
 		}
 	}
 	misfits := ofColumn(func(c *columnNotes) tally { return c.misfits })
-	add(WarnCellType, misfits, func(t tally, name string) string {
-		return fmt.Sprintf("%s of column %s %s; the first is %q in data row %d.", encode.Count(t.n, "value"), name,
-			encode.One(t.n, "does not fit its type"+IsText, "do not fit its type"+AreText), t.sample, t.row)
+	add(WarnCellType, misfits, func(t tally, c encode.Column) string {
+		return fmt.Sprintf("%s of column %s %s; the first is %q in data row %d%s", encode.Count(t.n, "value"), Label(c),
+			encode.One(t.n, "does not fit its type"+IsText, "do not fit its type"+AreText), t.sample, t.row, unixHint(c, t.sample))
 	}, "%d values of %d further columns do not fit their type"+AreText+".")
 	unmapped := ofColumn(func(c *columnNotes) tally { return c.unmapped })
-	add(WarnMapMissed, unmapped, func(t tally, name string) string {
-		return fmt.Sprintf("%s of column %s %s; the first is %q in data row %d.", encode.Count(t.n, "value"), name,
+	add(WarnMapMissed, unmapped, func(t tally, c encode.Column) string {
+		return fmt.Sprintf("%s of column %s %s; the first is %q in data row %d.", encode.Count(t.n, "value"), Label(c),
 			encode.One(t.n, "is not in its map and stays as it is", "are not in its map and stay as they are"), t.sample, t.row)
 	}, "%d values of %d further columns are not in their map and stay as they are.")
 	links := ofColumn(func(c *columnNotes) tally { return c.links })
-	add(WarnLinksCut, links, func(t tally, name string) string {
+	add(WarnLinksCut, links, func(t tally, c encode.Column) string {
 		return fmt.Sprintf("%s of column %s %s no link: it is no http, https or mailto address, "+
-			"or has more than %d characters; the first is %q in data row %d.", encode.Count(t.n, "cell"), name,
+			"or has more than %d characters; the first is %q in data row %d.", encode.Count(t.n, "cell"), Label(c),
 			encode.One(t.n, "has", "have"), maxLink, t.sample, t.row)
 	}, "%d cells of %d further columns have no link.")
 	if n.rows > 0 && sheet.Found == nil {
@@ -289,12 +307,12 @@ func (n *Notes) WarningsAt(
 				return tally{}
 			}
 			return tally{n: 1, sample: sheet.Columns[col].Name}
-		}, func(t tally, name string) string {
-			return fmt.Sprintf("Column %s is empty: no row has that key%s", name, near(t.sample))
+		}, func(t tally, c encode.Column) string {
+			return fmt.Sprintf("Column %s is empty: no row has that key%s", Label(c), near(t.sample))
 		}, "%[2]d further columns are empty: no row has their keys.")
-		add(WarnLinksCut, n.unlinked(sheet), func(t tally, name string) string {
+		add(WarnLinksCut, n.unlinked(sheet), func(t tally, c encode.Column) string {
 			key := strconv.Quote(shown([]byte(t.sample), maxSample))
-			return fmt.Sprintf("Column %s has no links: no row has the key %s of its template%s", name, key, near(t.sample))
+			return fmt.Sprintf("Column %s has no links: no row has the key %s of its template%s", Label(c), key, near(t.sample))
 		}, "%[2]d further columns have no links: no row has the keys of their templates.")
 	}
 	if u := n.unknown; u.n > 0 {

@@ -1,6 +1,7 @@
 package cells
 
 import (
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -13,6 +14,26 @@ import (
 	"sheaf/events/rows"
 	"sheaf/services/assembler/encode"
 )
+
+// TestUnixTimesAreHinted: a column of times whose values are Unix times names the field that reads them.
+func TestUnixTimesAreHinted(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct{ column, value, want string }{
+		{`{"key":"at","type":"datetime"}`, `1625106204`, `data row 1; for Unix times set from to "unix".`},
+		{`{"key":"at","type":"date"}`, `"1625106204000"`, `data row 1; for Unix times in milliseconds set from to "unix_ms".`},
+		{`{"key":"at","type":"datetime"}`, `16251062`, `data row 1.`},
+		{`{"key":"at","type":"datetime","from":"iso"}`, `1625106204`, `data row 1.`},
+		{`{"key":"at","type":"bool"}`, `1625106204`, `data row 1.`},
+	} {
+		var column events.Column
+		require.NoError(t, json.Unmarshal([]byte(tc.column), &column))
+		sheet := sheetOf(column)
+		_, notes := read(t, sheet, `[{"at":`+tc.value+`}]`)
+		warnings := notes.Warnings(sheet)
+		require.Len(t, warnings, 1, tc)
+		require.True(t, strings.HasSuffix(warnings[0].Message, tc.want), warnings[0].Message)
+	}
+}
 
 func TestWarnings(t *testing.T) {
 	t.Parallel()
