@@ -121,9 +121,17 @@ func (c *listCmd) print(std stdio, page *client.Page, first bool) error {
 		return err
 	}
 	n := page.Counts
-	fmt.Fprintf(std.err, "%s exports: %s running, %s queued, %s waiting for space, %s failed, %s succeeded, %s cancelled\n", count(n.All),
+	fmt.Fprintf(std.err, "%s: %s running, %s queued, %s waiting for space, %s failed, %s succeeded, %s cancelled\n", plural(n.All, "export"),
 		count(n.Running), count(n.Queued), count(n.WaitingForSpace), count(n.Failed), count(n.Succeeded), count(n.Cancelled))
 	return nil
+}
+
+// plural returns a number and its noun, such as 1 export or 2 exports.
+func plural(n int, noun string) string {
+	if n != 1 {
+		noun += "s"
+	}
+	return count(n) + " " + noun
 }
 
 func count(n int) string { return thousands(int64(n)) }

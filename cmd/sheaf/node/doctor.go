@@ -205,8 +205,15 @@ func (d *doctor) secretKey() {
 	if keys, err := cfg.secretKeys(d.cfg.Log); err != nil {
 		d.fail(check, "restore it from the backup; without it links and sealed values are invalid", "%v", err)
 	} else {
-		d.ok(check, "%d keys", len(keys))
+		d.ok(check, "%s", keyCount(len(keys)))
 	}
+}
+
+func keyCount(n int) string {
+	if n == 1 {
+		return "1 key"
+	}
+	return fmt.Sprintf("%d keys", n)
 }
 
 func (d *doctor) keysFile() {
@@ -221,7 +228,7 @@ func (d *doctor) keysFile() {
 	case len(*keys.keys.Load()) == 0:
 		d.warn(check, "sheaf keys add --api-keys "+d.cfg.APIKeys+" --tenant NAME", "no keys, so every caller is refused")
 	default:
-		d.ok(check, "%d keys", len(*keys.keys.Load()))
+		d.ok(check, "%s", keyCount(len(*keys.keys.Load())))
 	}
 }
 
