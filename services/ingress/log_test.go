@@ -17,7 +17,12 @@ func TestOneLineForEachRequest(t *testing.T) {
 	t.Parallel()
 	var log eventstest.Log
 	srv := eventstest.Server(t, "")
-	in := start(t, srv, Config{Log: log.Logger(), Authenticate: func(key string) (Principal, bool) { return operator("shop"), key == "shop-key" }})
+	in := start(t, srv, Config{Log: log.Logger(), Authenticate: func(key string) (Principal, bool) {
+		if key == "ops-key" {
+			return Principal{Tenant: "ops", Scope: ScopeAdmin}, true
+		}
+		return operator("shop"), key == "shop-key"
+	}})
 	shop := func(id string) []string { return []string{"X-API-Key", "shop-key", "X-Request-Id", id} }
 	nc := eventstest.Connect(t, srv)
 	ask := func(operation, id, body string) {
@@ -41,6 +46,11 @@ func TestOneLineForEachRequest(t *testing.T) {
 	send(t, "POST", in.url+"/v1/export/cancel", `{"key":"`+key+`"}`, shop("rest-cancel")...)
 	send(t, "GET", in.url+"/v1/export/detail?key="+key, "", "X-API-Key", "no-such-key", "X-Request-Id", "rest-401")
 	send(t, "GET", in.url+"/v1/export/detail?key=a%20b", "", shop("rest-no-key")...)
+	send(t, "GET", in.url+"/v1/export/detail?tenant=shop&key="+key, "", "X-API-Key", "ops-key", "X-Request-Id", "rest-admin")
+	_, err := nc.RequestMsg(&nats.Msg{
+		Subject: events.APISubject(AdminTenant, "detail"), Data: []byte(`{"tenant":"shop","key":"` + key + `"}`), Header: nats.Header{"X-Request-Id": {"nats-admin"}},
+	}, 5*time.Second)
+	require.NoError(t, err)
 	ask("http", "nats-submit", eventstest.HTTPBody(""))
 	ask("detail", "nats-detail", `{"key":"`+key+`"}`)
 	ask("detail", "nats-unknown", `{"key":"`+oneKey+`"}`)
@@ -54,6 +64,8 @@ func TestOneLineForEachRequest(t *testing.T) {
 		{"rest-cancel", "INFO", "shop", key, "200", "0"},
 		{"rest-401", "INFO", `""`, `""`, "401", "40101"},
 		{"rest-no-key", "DEBUG", "shop", `""`, "404", "404"},
+		{"rest-admin", "DEBUG", "shop", key, "200", "0"}, // whose export it is
+		{"nats-admin", "DEBUG", "shop", key, "200", "0"},
 		{"nats-submit", "INFO", "shop", key, "200", "0"},
 		{"nats-detail", "DEBUG", "shop", key, "200", "0"},
 		{"nats-unknown", "DEBUG", "shop", oneKey, "404", "404"},

@@ -166,7 +166,7 @@ func (m *microService) call(req micro.Request, name string, op operation, l *lin
 	if err := c.authorize(principalOf(tenant), op); err != nil {
 		return seal(nil, err, id)
 	}
-	l.key = c.key(nil)
+	l.tenant, l.key = c.tenant, c.key(nil)
 	release, ok := m.s.bodies.try(tenant, int64(len(c.body)))
 	if !ok { // all callers share the places
 		return seal(nil, unavailable("too many large requests are under way; try again", m.s.cfg.BodyWait, nil), id)

@@ -147,7 +147,7 @@ func (s *Service) rest(name string, op operation, read func(http.ResponseWriter,
 			respond(w, r, nil, err)
 			return
 		}
-		l.key = c.key(nil)
+		l.tenant, l.key = c.tenant, c.key(nil) // an admin may have named another
 		leave, err := s.turn(r.Context(), tenant, name)
 		if err != nil {
 			respond(w, r, nil, err)

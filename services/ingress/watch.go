@@ -81,8 +81,8 @@ type stream struct {
 	sent time.Time // when the last event or comment was sent
 }
 
-// openStream begins an answer of server-sent events for a tenant. kind is a label of the metric. Call done at the end; it is nil with an
-// error. ctx ends with the caller and when the process drains.
+// openStream begins an answer of server-sent events for a tenant. kind is a label of the metric. Call done at
+// the end; it is nil with an error. ctx ends with the caller and when the process drains.
 func (s *Service) openStream(w http.ResponseWriter, r *http.Request, kind, tenant string) (_ *stream, ctx context.Context, done func(), err error) {
 	full, cancel := context.WithCancel(r.Context())
 	cancel() // with an ended context the pool does not wait

@@ -69,7 +69,8 @@ type Config struct {
 
 	Ephemeral bool         `kong:"-"` // the data folder goes with the process, so it is not synced
 	Log       *slog.Logger `kong:"-"` // default: nothing is logged
-	// Spans receives each span of an export as it ends. Default: the server that OTEL_EXPORTER_OTLP_* names, or nobody.
+	// Spans receives each span of an export as it ends. Default: the server that OTEL_EXPORTER_OTLP_* names;
+	// without one there are no spans.
 	Spans sdktrace.SpanExporter `kong:"-"`
 }
 

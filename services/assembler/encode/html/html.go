@@ -20,7 +20,7 @@ import (
 // Format is the page, with one sheet a file.
 var Format = encode.Format{Format: events.HTML, Write: write}
 
-// What the page shows at most.
+// Limits of what the page shows.
 const (
 	maxRows    = 1000
 	maxColumns = 100

@@ -52,7 +52,7 @@ const minBuffer, maxBuffer, allBuffers = 512, 32 << 10, 8 << 20
 // maxColumns is low because a column takes memory even if it is empty.
 var maxColumns = events.Parquet.MaxColumns
 
-// What CELL_TYPE says in place of cells.AreText and cells.IsText.
+// Texts of CELL_TYPE, in place of cells.AreText and cells.IsText.
 const areEmpty, isEmpty = " and are empty" + oneType, " and is empty" + oneType
 
 const oneType = " in Parquet, whose columns have one type"
