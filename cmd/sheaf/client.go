@@ -140,6 +140,10 @@ func extract(archive, name, suffix string) error {
 			found = append(found, f)
 		}
 	}
+	if len(found) == 0 {
+		return fmt.Errorf("the export holds no file that ends in %s (%s); choose one of its suffixes or .zip, or sheaf convert for another format",
+			suffix, shortened(names))
+	}
 	if len(found) != 1 {
 		return fmt.Errorf("the export holds %d files that end in %s, not one (%s); choose an output that ends in .zip",
 			len(found), suffix, shortened(names))

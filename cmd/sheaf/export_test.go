@@ -196,7 +196,7 @@ func TestConvertCommand(t *testing.T) {
 	requireDemo(t, workbookRows(t, []byte(readFile(t, at("a.xlsx")))), 45)
 	code, _, errs := sheaf(t, t.Context(), "", "download", key, "-o", at("a.parquet"), "--server", server.http)
 	require.Equal(t, exitFailed, code)
-	require.Contains(t, errs, "the export holds 0 files that end in .parquet, not one (演示.csv, 演示.xlsx)")
+	require.Contains(t, errs, "the export holds no file that ends in .parquet (演示.csv, 演示.xlsx)")
 	require.NoFileExists(t, at("a.parquet"))
 
 	var printed struct {

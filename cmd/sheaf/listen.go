@@ -197,7 +197,7 @@ func (c *listenCmd) onNATS(ctx context.Context, l *listener) error {
 func (l *listener) serve(address string) (at string, stop func(), err error) {
 	listen, err := net.Listen("tcp", address)
 	if err != nil {
-		return "", nil, usagef("%s: cannot listen: %w", address, err)
+		return "", nil, usagef("%s: cannot listen; want a free HOST:PORT such as 127.0.0.1:9000: %w", address, err)
 	}
 	web := &http.Server{Handler: l, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: time.Minute, IdleTimeout: 2 * time.Minute}
 	var ended sync.WaitGroup

@@ -106,7 +106,7 @@ func run(ctx context.Context, args []string, std stdio, setLog func(*slog.Logger
 		return code
 	}
 	if code != exitInterrupted {
-		fmt.Fprintf(std.err, "sheaf: %s\n", printable(err.Error()))
+		fmt.Fprintf(std.err, "sheaf: %s\n", printable(message(err)))
 	}
 	if code == exitUsage {
 		fmt.Fprintf(std.err, "see: %s --help\n", helpFor(command, err))
@@ -115,6 +115,19 @@ func run(ctx context.Context, args []string, std stdio, setLog func(*slog.Logger
 		_ = printJSON(out, map[string]any{"error": describe(code, err)})
 	}
 	return code
+}
+
+// message returns the text of an error. The parser lists the empty default of a flag among its values, and
+// does not say that an argument is missing.
+func message(err error) string {
+	text := err.Error()
+	if parse := (*kong.ParseError)(nil); errors.As(err, &parse) {
+		text = strings.Replace(text, `must be one of "",`, "must be one of ", 1)
+		if name, ok := strings.CutPrefix(text, `expected "`); ok {
+			text = "missing argument: " + strings.TrimSuffix(name, `"`)
+		}
+	}
+	return text
 }
 
 // carryOut runs the chosen command. It passes a server to client commands.
@@ -163,7 +176,7 @@ type jsonError struct {
 }
 
 func describe(code int, err error) jsonError {
-	e := jsonError{Message: err.Error(), Code: "FAILED"}
+	e := jsonError{Message: message(err), Code: "FAILED"}
 	var refusal *client.Error
 	switch {
 	case code == exitUsage:

@@ -153,6 +153,8 @@ func TestUsageErrors(t *testing.T) {
 		args []string
 		want string
 	}{
+		"no key":               {[]string{"status"}, "sheaf: missing argument: <key>\n"},
+		"unknown state":        {[]string{"list", "--state", "x"}, `--state must be one of "running","queued"`},
 		"unknown command":      {[]string{"exprot"}, "unexpected argument exprot"},
 		"unknown flag":         {[]string{"serve", "--htp", "x"}, "unknown flag --htp"},
 		"unknown role":         {[]string{"serve", "--roles", "ingress,crwaler"}, `unknown role "crwaler"; the roles are ingress, crawler, assembler, notifier`},
