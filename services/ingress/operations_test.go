@@ -178,7 +178,7 @@ func TestShareLinks(t *testing.T) {
 	require.Equal(t, long, read(view.URL).ReturnURL)
 	for more, msg := range map[string]string{
 		`,"return_url":"` + long + `a"`: "return_url: has 1025",
-		`,"ttl":"3d"`:                   "ttl: is 72h0m0s; links are good for at most 48h0m0s here", `,"ttl":"-1h"`: "ttl: is", `,"ttl":0`: "ttl: is",
+		`,"ttl":"3d"`:                   "ttl: is 3d; links are good for at most 2d here", `,"ttl":"-1h"`: "ttl: is", `,"ttl":0`: "ttl: is",
 		`,"return_url":"javascript:alert(1)"`: "return_url: must begin with http", `,"return_url":"//evil"`: "return_url: must begin",
 	} {
 		a := share(more)

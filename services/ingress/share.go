@@ -2,6 +2,7 @@ package ingress
 
 import (
 	"context"
+	"strconv"
 	"time"
 
 	"sheaf/events/secrets"
@@ -26,7 +27,7 @@ func (s *Service) share(ctx context.Context, c call) (any, error) {
 		return nil, err
 	}
 	if ttl > s.cfg.KeepFiles {
-		return nil, request.Invalid("ttl", "is %s; links are good for at most %s here", ttl, s.cfg.KeepFiles)
+		return nil, request.Invalid("ttl", "is %s; links are good for at most %s here", inDays(ttl), inDays(s.cfg.KeepFiles))
 	}
 	back := c.params.Get("return_url")
 	if back != "" {
@@ -46,4 +47,13 @@ func (s *Service) shareOf(key string, exp time.Time, back string) shareView {
 		URL:       s.cfg.PublicURL + "/s/" + secrets.ShareToken(s.journal.Keys(), key, exp, back),
 		ExpiresAt: localTime(exp),
 	}
+}
+
+// inDays writes a duration as callers do: 7d for whole days.
+func inDays(d time.Duration) string {
+	const day = 24 * time.Hour
+	if d > 0 && d%day == 0 {
+		return strconv.FormatInt(int64(d/day), 10) + "d"
+	}
+	return d.String()
 }
