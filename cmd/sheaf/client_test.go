@@ -313,7 +313,7 @@ func TestStatusShowsProofAndPause(t *testing.T) {
 		"total: 5,000 announced, 5,000 rows on 10 pages":   {Kind: events.ProofTotal, Announced: 5000, Rows: 5000, Pages: 10},
 		"pages: 10 announced, 4,999 rows on 10 pages":      {Kind: events.ProofPages, Announced: 10, Rows: 4999, Pages: 10},
 		"end: no number announced, 5,000 rows on 10 pages": {Kind: events.ProofEnd, Rows: 5000, Pages: 10},
-		"single: no number announced, 7 rows on 1 pages":   {Kind: events.ProofSingle, Rows: 7, Pages: 1},
+		"single: no number announced, 7 rows on 1 page":    {Kind: events.ProofSingle, Rows: 7, Pages: 1},
 	} {
 		proven["proof"] = proof
 		server := answers(t, map[string]any{"/v1/export/detail": proven})

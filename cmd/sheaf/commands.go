@@ -454,7 +454,7 @@ func proofLine(x *client.Export) string {
 	if p == nil {
 		return ""
 	}
-	read := fmt.Sprintf("%s rows on %s pages", thousands(p.Rows), thousands(int64(p.Pages)))
+	read := plural(int(p.Rows), "row") + " on " + plural(int(p.Pages), "page")
 	switch p.Kind {
 	case events.ProofTotal, events.ProofPages:
 		return fmt.Sprintf("%s: %s announced, %s", p.Kind, thousands(p.Announced), read)
