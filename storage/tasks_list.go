@@ -65,7 +65,7 @@ type Listed struct {
 // List returns the exports that a query selects. It reads only the index where the query allows it, and at
 // most Query.MaxLoads exports.
 func (t *Tasks) List(q Query) (found Listed, err error) {
-	if q.ErrorCode != "" {
+	if q.ErrorCode != "" && q.Class == 0 {
 		q.Class = Failed
 	}
 	err = t.view(func(tx *bbolt.Tx) error {

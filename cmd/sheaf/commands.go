@@ -454,7 +454,7 @@ func proofLine(x *client.Export) string {
 	if p == nil {
 		return ""
 	}
-	read := plural(int(p.Rows), "row") + " on " + plural(int(p.Pages), "page")
+	read := plural(int(p.Rows), "row") + " on " + plural(p.Pages, "page")
 	switch p.Kind {
 	case events.ProofTotal, events.ProofPages:
 		return fmt.Sprintf("%s: %s announced, %s", p.Kind, thousands(p.Announced), read)
