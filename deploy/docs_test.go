@@ -70,6 +70,13 @@ func TestReadmeIsShort(t *testing.T) {
 	require.LessOrEqual(t, len(readDocument(t, readme)), maxReadme, "bytes")
 }
 
+// The README names the command that shows what Sheaf does, and the one that passes the tests.
+func TestReadmeHasTheTwoCommands(t *testing.T) {
+	text := string(readDocument(t, readme))
+	require.Contains(t, text, "\ngo run ./cmd/sheaf demo ")
+	require.Contains(t, text, "`go test ./...`")
+}
+
 func TestLinksOfDocuments(t *testing.T) {
 	names, err := filepath.Glob("*.md")
 	require.NoError(t, err)

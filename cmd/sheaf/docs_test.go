@@ -106,7 +106,7 @@ func docsOrders(w http.ResponseWriter, r *http.Request) {
 	_ = json.NewEncoder(w).Encode(map[string]any{"items": items, "total": total})
 }
 
-// docsTools makes a folder of programs: sheaf is this test's binary, and go build -o sheaf copies it.
+// docsTools makes a folder of programs: sheaf is this test's binary, go run calls it, and go build copies it.
 func docsTools(t *testing.T) string {
 	t.Helper()
 	self, err := os.Executable()
@@ -114,7 +114,13 @@ func docsTools(t *testing.T) string {
 	tools := t.TempDir()
 	for name, text := range map[string]string{
 		"sheaf": fmt.Sprintf("#!/bin/sh\n%s=1 exec '%s' \"$@\"\n", asCommand, self),
-		"go":    "#!/bin/sh\nset -e\n[ \"$*\" = 'build -o sheaf ./cmd/sheaf' ]\ncp \"$(dirname \"$0\")/sheaf\" .\n",
+		"go": `#!/bin/sh
+case "$*" in
+"run ./cmd/sheaf "*) shift 2; exec "$(dirname "$0")/sheaf" "$@" ;;
+"build -o sheaf ./cmd/sheaf") cp "$(dirname "$0")/sheaf" . ;;
+*) exit 1 ;;
+esac
+`,
 	} {
 		require.NoError(t, os.WriteFile(filepath.Join(tools, name), []byte(text), 0o700))
 	}

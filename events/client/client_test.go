@@ -246,7 +246,7 @@ func TestRefusalByNATS(t *testing.T) {
 	_, err = c.Detail(t.Context(), testKey)
 	require.Equal(t, &Error{Status: 429, Errcode: 429, Field: "timestamp", Msg: "timestamp: too many", RequestID: "r9", RetryAfter: 3 * time.Second}, err)
 
-	err = c.Cancel(t.Context(), testKey) // nobody answers that
+	err = c.Cancel(t.Context(), testKey) // no server responds to it
 	var unreachable *UnreachableError
 	require.ErrorAs(t, err, &unreachable)
 	_, err = NATS(nc, "a.b", Options{})

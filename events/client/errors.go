@@ -16,7 +16,7 @@ type Error struct {
 	Status     int           // HTTP status; the same number with NATS
 	Errcode    int           // of the answer; services/REFERENCE.md lists them
 	Field      string        // the field at fault, such as "source_http.url"; "" if the message names none
-	Msg        string        // what is wrong and how to correct it
+	Msg        string        // the mistake, and how to correct it
 	RequestID  string        // identifies the request in the log of the server
 	RetryAfter time.Duration // how long the server asks to wait; 0 if it names no time
 }

@@ -105,7 +105,7 @@ func TestConvert(t *testing.T) {
 	}
 }
 
-// progressUntil returns the progress that was told, up to the first that is the last.
+// progressUntil returns the reported progress, up to the first report for which last is true.
 func progressUntil(t *testing.T, told <-chan events.Progress, last func(events.Progress) bool) (all []events.Progress) {
 	t.Helper()
 	for whole := time.After(30 * time.Second); len(all) == 0 || !last(all[len(all)-1]); {

@@ -589,7 +589,7 @@ func TestSharePage(t *testing.T) {
 	require.Equal(t, "", b.get("/console/login", "Origin", "https://panel.example").Header.Get("Access-Control-Allow-Origin"))
 }
 
-// TestForgedShareLinkIsUnknown: what was never issued and what is forgotten look alike.
+// TestForgedShareLinkIsUnknown: a forged link gets the same answer as one of a forgotten export.
 func TestForgedShareLinkIsUnknown(t *testing.T) {
 	t.Parallel()
 	in := start(t, eventstest.Server(t, ""), newTestKeys().config(Config{}))

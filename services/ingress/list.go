@@ -20,7 +20,7 @@ const (
 	maxSearch = 200
 )
 
-// States of exports in lists. Those under way are told apart by their progress, which is a hint.
+// States of exports in lists. Progress, which is a hint, distinguishes those under way.
 const (
 	stateRunning         = "running"
 	stateQueued          = "queued"

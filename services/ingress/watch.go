@@ -23,7 +23,7 @@ const (
 	streamWait = 30 * time.Second
 )
 
-// changes tells streams that exports may have changed. It is safe for concurrent use.
+// changes notifies streams when exports may have changed. It is safe for concurrent use.
 type changes struct {
 	mu        sync.Mutex
 	listeners map[exportID]map[chan struct{}]struct{} // key "": those of all exports of the tenant

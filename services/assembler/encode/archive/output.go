@@ -19,8 +19,8 @@ type Output struct {
 	packed  bool // the entry is compressed
 	rawCRC  uint32
 	rawSize int64
-	// hash is the SHA-256 of the document. It is nil for entries that are not compressed, and for a file of which
-	// a part was reserved, because its bytes are not written in order.
+	// hash is the SHA-256 of the document. It is nil for entries that are not compressed. It is nil for a
+	// file with reserved parts too, because its bytes are not written in order.
 	hash hash.Hash
 }
 
