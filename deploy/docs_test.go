@@ -72,7 +72,7 @@ func TestReadmeIsShort(t *testing.T) {
 
 // The README names the command that shows what Sheaf does, and the one that passes the tests.
 func TestReadmeHasTheTwoCommands(t *testing.T) {
-	text := string(readDocument(t, readme))
+	text := readDocument(t, readme)
 	require.Contains(t, text, "\ngo run ./cmd/sheaf demo ")
 	require.Contains(t, text, "`go test ./...`")
 }
