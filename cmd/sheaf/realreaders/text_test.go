@@ -39,9 +39,14 @@ func showText(v value) string {
 	return v.text
 }
 
-// showCSV is the text of a value. Text that a spreadsheet would take for a formula is guarded.
-func showCSV(_ field, v value) read {
+// showCSV is the text of a value. Text that a spreadsheet would take for a formula is guarded. Numbers in a column
+// with a number format have the zeros that it shows.
+func showCSV(f field, v value) read {
 	s := showText(v)
+	if _, decimals, ok := strings.Cut(f.column.Format, "."); ok && v.kind == number && !strings.Contains(s, "e") {
+		whole, fraction, _ := strings.Cut(s, ".")
+		s = whole + "." + fraction + strings.Repeat("0", max(0, len(decimals)-len(fraction)))
+	}
 	if v.kind == text && s != "" && strings.Contains("=+-@\t\r", s[:1]) && !plainNumber.MatchString(s) {
 		s = "'" + s
 	}
