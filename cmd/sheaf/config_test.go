@@ -36,7 +36,7 @@ func TestDefaults(t *testing.T) {
 	require.Equal(t, node.Config{
 		HTTP: "127.0.0.1:8080", Roles: node.AllRoles, KeyConfig: node.KeyConfig{Data: filepath.Join(dir, "sheaf-data")},
 		NATSListen: "127.0.0.1:4222", Replicas: 1, Files: "file://" + filepath.Join(dir, "sheaf-data", "files"),
-		ConnsPerHost: 32, MaxPagesBytes: 4 << 30, MaxLogBytes: 2 << 30, MaxHistory: 100_000,
+		Fetches: 64, ConnsPerHost: 32, MaxPagesBytes: 4 << 30, MaxLogBytes: 2 << 30, MaxHistory: 100_000,
 		KeepFiles: 168 * time.Hour, KeepPages: 24 * time.Hour, MaxKeepPages: 7 * 24 * time.Hour, KeepHistory: 168 * time.Hour,
 		ShutdownDelay: new(time.Duration), MaxUnfinished: 10_000, MaxRunning: 128, MaxNew: 20,
 		SourceLimits: node.SourceLimits{

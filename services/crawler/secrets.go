@@ -40,7 +40,7 @@ func (c *crawl) open(ctx context.Context) (err error) {
 	if c.source, err = c.newSource(c.client, source.NewRequest(&c.x, header, param, auth), c.cfg.Policy); err != nil {
 		return &source.Failure{Code: events.CodeInternal, Msg: err.Error()}
 	}
-	c.asker = asker{c.x.Tenant, c.x.Key, c.source.Host()}
+	c.asker = asker{tenant: c.x.Tenant, key: c.x.Key, host: c.source.Host()}
 	c.source.Turn, c.source.Memory, c.source.Rests, c.source.Sleep = c.turn, c.memory, c.rests, c.letOthersGo
 	c.source.Waiting = c.waits
 	c.source.Sent, c.source.Retrying = c.sent, c.retrying

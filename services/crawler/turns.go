@@ -10,9 +10,9 @@ import (
 // export, and within an export in order of arrival. So an export with a thousand waiting pages delays a small
 // one by one turn, not by a thousand.
 //
-// No host and no tenant exceeds its limit of requests in flight, over all exports. A request that waits for a
-// limit is skipped and keeps its turn. A request gets its place and both limits at once, so no request holds
-// one while it waits for another. No place is free while a request waits that may use it.
+// No host, no tenant and no export exceeds its limit of requests in flight. A request that waits for a limit is
+// skipped and keeps its turn. A request gets its place and all limits at once, so no request holds one while it
+// waits for another. No place is free while a request waits that may use it.
 type turns struct {
 	perHost, perTenant int // requests in flight; 0: no limit
 
@@ -20,6 +20,7 @@ type turns struct {
 	free     int
 	ofHost   map[string]int // requests in flight
 	ofTenant map[string]int
+	ofExport map[export]int
 	tenants  []*tenantQueue // those with waiting requests, in turn
 }
 
@@ -34,10 +35,18 @@ type exportQueue struct {
 }
 
 // asker is the export that a request is made for, and the host that is asked.
-type asker struct{ tenant, key, host string }
+type asker struct {
+	tenant, key, host string
+	conn              int // most requests in flight for the export, over all its askers; 0: the crawl bounds itself
+}
+
+type export struct{ tenant, key string }
+
+func (a asker) export() export { return export{a.tenant, a.key} }
 
 func newTurns(places, perHost, perTenant int) *turns {
-	return &turns{perHost: perHost, perTenant: perTenant, free: places, ofHost: map[string]int{}, ofTenant: map[string]int{}}
+	return &turns{perHost: perHost, perTenant: perTenant, free: places,
+		ofHost: map[string]int{}, ofTenant: map[string]int{}, ofExport: map[export]int{}}
 }
 
 // place is the right to make one request. A nil place is one without limits.
@@ -73,6 +82,7 @@ func (p *place) Done() {
 		p.completed = true
 		decrease(t.ofHost, p.of.host)
 		decrease(t.ofTenant, p.of.tenant)
+		decrease(t.ofExport, p.of.export())
 	}
 	t.serve()
 }
@@ -84,7 +94,7 @@ func (p *place) giveBack() {
 	}
 }
 
-func decrease(counts map[string]int, name string) {
+func decrease[K comparable](counts map[K]int, name K) {
 	if counts[name]--; counts[name] == 0 {
 		delete(counts, name)
 	}
@@ -118,13 +128,19 @@ func (t *turns) take(ctx context.Context, of asker) (*place, error) {
 }
 
 func (t *turns) admits(of asker) bool {
-	return (t.perTenant <= 0 || t.ofTenant[of.tenant] < t.perTenant) && (t.perHost <= 0 || t.ofHost[of.host] < t.perHost)
+	return below(t.ofTenant, of.tenant, t.perTenant) && below(t.ofHost, of.host, t.perHost) &&
+		below(t.ofExport, of.export(), of.conn)
+}
+
+func below[K comparable](counts map[K]int, name K, limit int) bool {
+	return limit <= 0 || counts[name] < limit
 }
 
 func (t *turns) give(of asker) *place {
 	t.free--
 	t.ofHost[of.host]++
 	t.ofTenant[of.tenant]++
+	t.ofExport[of.export()]++
 	return &place{turns: t, of: of}
 }
 

@@ -104,8 +104,8 @@ func TestTurnsKeepTheirPlaces(t *testing.T) {
 	require.Empty(t, turns.tenants)
 }
 
-// With requests arriving, ending, stalling and giving up at random, no host and no tenant exceeds its limit
-// of requests in flight. No place is free while a request waits that may have it, an export waits for few
+// With requests arriving, ending, stalling and giving up at random, no host, no tenant and no export exceeds its
+// limit of requests in flight. No place is free while a request waits that may have it, an export waits for few
 // turns of others, and all are served in the end.
 func TestTurnsKeepTheirLimits(t *testing.T) {
 	t.Parallel()
@@ -136,10 +136,12 @@ func TestTurnsKeepTheirLimits(t *testing.T) {
 		}
 		check := func() {
 			collect()
-			hosts, tenants, taken := map[string]int{}, map[string]int{}, 0
+			hosts, tenants, exports, taken := map[string]int{}, map[string]int{}, map[string]int{}, 0
 			for _, p := range held {
 				hosts[p.of.host]++
 				tenants[p.of.tenant]++
+				exports[p.of.key]++
+				require.True(rt, p.of.conn == 0 || exports[p.of.key] <= p.of.conn, "%d of export %s", exports[p.of.key], p.of.key)
 				if !p.yielded {
 					taken++
 				}
@@ -154,7 +156,8 @@ func TestTurnsKeepTheirLimits(t *testing.T) {
 				require.True(rt, turns.perTenant == 0 || n <= turns.perTenant, "%d of tenant %s", n, name)
 			}
 			for _, w := range waiting {
-				require.True(rt, taken == places || full(hosts, w.of.host, turns.perHost) || full(tenants, w.of.tenant, turns.perTenant),
+				require.True(rt, taken == places || full(hosts, w.of.host, turns.perHost) ||
+					full(tenants, w.of.tenant, turns.perTenant) || full(exports, w.of.key, w.of.conn),
 					"a place is free, and %+v waits", w.of)
 			}
 		}
@@ -173,7 +176,12 @@ func TestTurnsKeepTheirLimits(t *testing.T) {
 			"": func(*rapid.T) { check() },
 			"ask": func(rt *rapid.T) {
 				n := rapid.IntRange(0, 5).Draw(rt, "export")
-				ask(asker{tenant: fmt.Sprint(n % 2), key: fmt.Sprint(n), host: fmt.Sprint(n % 3)})
+				// Export 4 asks two hosts and has a limit of its own, the others have none.
+				of := asker{tenant: fmt.Sprint(n % 2), key: fmt.Sprint(n), host: fmt.Sprint(n % 3)}
+				if n == 4 {
+					of.conn, of.host = 2, rapid.SampledFrom([]string{"0", "1"}).Draw(rt, "host")
+				}
+				ask(of)
 			},
 			"yield": func(rt *rapid.T) {
 				if len(held) > 0 {
@@ -229,6 +237,7 @@ func TestTurnsKeepTheirLimits(t *testing.T) {
 		require.Empty(rt, turns.tenants)
 		require.Empty(rt, turns.ofHost)
 		require.Empty(rt, turns.ofTenant)
+		require.Empty(rt, turns.ofExport)
 		require.Equal(rt, places, turns.free)
 	})
 }

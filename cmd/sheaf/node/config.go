@@ -49,6 +49,7 @@ type Config struct {
 	Replicas    int      `group:"cluster" env:"SHEAF_REPLICAS" placeholder:"N" help:"Copies of every stream. Default: 1 embedded, 3 with --nats."`
 
 	AllowCIDR        []string `group:"sources" name:"allow-cidr" env:"SHEAF_ALLOW_CIDR" placeholder:"CIDR" help:"Private address ranges that sources and callbacks may live in, or none. Default: loopback, only while --http and NATS are on loopback, and --public-url too."`
+	Fetches          int      `group:"sources" env:"SHEAF_FETCHES" default:"64" placeholder:"N" help:"Most requests to sources in flight in this process (${default}). A request without an answer for a second does not count."`
 	ConnsPerHost     int      `group:"sources" env:"SHEAF_CONNS_PER_HOST" default:"32" placeholder:"N" help:"Most requests in flight to one host and port of sources, over all exports; 0 for no limit (${default}: half of the 64 of a process, so that a slow host leaves places to others)."`
 	SourceLimits     `embed:"" group:"sources"`
 	CallbackSchedule []time.Duration `group:"sources" env:"SHEAF_CALLBACK_SCHEDULE" placeholder:"DURATION" help:"Pauses before each further attempt at a callback. Default: 5s,5m,30m,2h,5h,10h,14h,20h,24h."`
@@ -170,6 +171,7 @@ func (c *Config) Complete() (err error) {
 	refuse(c.MaxSkew < 0, wantTime, "--max-skew", c.MaxSkew, "5s, or 0s for any")
 	refuse(c.MaxPagesBytes < 64<<20, "--max-pages-bytes %d: want at least 64MiB", c.MaxPagesBytes)
 	refuse(c.MaxLogBytes != 0 && c.MaxLogBytes < 64<<20, "--max-log-bytes %d: want at least 64MiB", c.MaxLogBytes)
+	refuse(c.Fetches < 0, "--fetches %d: want at least 1; leave it out for the default", c.Fetches)
 	refuse(c.ConnsPerHost < 0, wantLimit, "--conns-per-host", c.ConnsPerHost, "requests")
 	refuse(c.ConnsPerTenant < 0, wantLimit, "--conns-per-tenant", c.ConnsPerTenant, "requests")
 	refuse(c.MaxUnfinished < 0, wantLimit, "--max-unfinished-per-tenant", c.MaxUnfinished, "exports")

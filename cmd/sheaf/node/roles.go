@@ -48,7 +48,8 @@ var makers = map[string]func(*node) (role, error){
 	roleCrawler: func(n *node) (role, error) {
 		l := n.cfg.SourceLimits
 		return crawler.New(crawler.Config{
-			Log: n.cfg.Log, Metrics: n.metrics.registry, PerHost: n.cfg.ConnsPerHost, PerTenant: n.cfg.ConnsPerTenant, Running: n.cfg.MaxRunning, Room: n.disk.room,
+			Log: n.cfg.Log, Metrics: n.metrics.registry, Fetches: n.cfg.Fetches,
+			PerHost: n.cfg.ConnsPerHost, PerTenant: n.cfg.ConnsPerTenant, Running: n.cfg.MaxRunning, Room: n.disk.room,
 			MaxPages: l.MaxPages, MaxRows: l.MaxRows, MaxBytes: int64(l.MaxExportBytes),
 			Policy: l.policy(),
 		}, n.journal, n.egress)
