@@ -89,26 +89,33 @@ type File interface {
 	ModTime() time.Time // when it was finished
 }
 
+// FilesConfig is what the stores of [OpenFiles] need besides their URL.
+type FilesConfig struct {
+	DataDir   string              // drafts of a bucket are in its folder drafts
+	JetStream jetstream.JetStream // of nats://
+	Replicas  int                 // of a new bucket of nats://; an existing one keeps its own
+	S3        S3                  // of s3://
+}
+
 // OpenFiles opens the store that url names, and creates it if necessary:
 //
 //   - file://PATH: a folder, absolute (file:///var/lib/sheaf/files) or relative to the working directory.
 //     PATH is used literally, without %-decoding.
-//   - nats://BUCKET: a bucket of the JetStream Object Store, shared by every process of a cluster. js is the
-//     connection and replicas the replica count of a new bucket; an existing bucket keeps its own. Drafts are
-//     in dataDir/drafts.
-func OpenFiles(ctx context.Context, url, dataDir string, js jetstream.JetStream,
-	replicas int) (Files, error) {
+//   - nats://BUCKET: a bucket of the JetStream Object Store, shared by every process of a cluster.
+//   - s3://BUCKET/PREFIX: a bucket of an S3 server, shared by every process of a cluster. The bucket must exist.
+func OpenFiles(ctx context.Context, url string, cfg FilesConfig) (Files, error) {
 	scheme, rest, ok := strings.Cut(url, "://")
 	switch {
 	case ok && scheme == "file" && rest != "":
 		return openFolderFiles(rest)
 	case ok && scheme == "nats" && rest != "":
-		if js == nil {
+		if cfg.JetStream == nil {
 			return nil, fmt.Errorf("open files %q: no NATS connection", url)
 		}
-		return openNATSFiles(ctx, rest, dataDir, js, replicas)
+		return openNATSFiles(ctx, rest, cfg.DataDir, cfg.JetStream, cfg.Replicas)
 	}
-	return nil, fmt.Errorf("open files %q: want file://PATH (a folder) or nats://BUCKET (a JetStream Object Store)", url)
+	return nil, fmt.Errorf("open files %q: want file://PATH (a folder), nats://BUCKET (a JetStream Object Store) "+
+		"or s3://BUCKET/PREFIX", url)
 }
 
 // IsNoSpace reports whether err is [ErrNoSpace], or the bare error of writing to a draft on a full disk or

@@ -67,7 +67,7 @@ func forEachDriver(t *testing.T, claim func(t *testing.T, open func(t *testing.T
 
 func openTestFiles(t *testing.T, url, dataDir string, js jetstream.JetStream) Files {
 	t.Helper()
-	files, err := OpenFiles(t.Context(), url, dataDir, js, 1)
+	files, err := OpenFiles(t.Context(), url, FilesConfig{DataDir: dataDir, JetStream: js, Replicas: 1})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, files.Close()) })
 	return files
@@ -415,11 +415,11 @@ func TestOpenFilesNamesTheValidForms(t *testing.T) {
 	t.Parallel()
 	for _, url := range []string{"", "file:", "file://", "nats://", "/tmp/files", "s3://bucket",
 		"ftp://x", "://x"} {
-		_, err := OpenFiles(t.Context(), url, t.TempDir(), nil, 1)
+		_, err := OpenFiles(t.Context(), url, FilesConfig{})
 		require.ErrorContains(t, err, "file://PATH", "%q", url)
 		require.ErrorContains(t, err, "nats://BUCKET", "%q", url)
 	}
-	_, err := OpenFiles(t.Context(), "nats://sheaf-files", t.TempDir(), nil, 1)
+	_, err := OpenFiles(t.Context(), "nats://sheaf-files", FilesConfig{})
 	require.ErrorContains(t, err, "no NATS connection")
 }
 

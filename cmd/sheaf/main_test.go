@@ -169,6 +169,13 @@ func TestUsageErrors(t *testing.T) {
 		"cluster without key":  {[]string{"serve", "--nats", "nats://a"}, "--secret-key"},
 		"embedded replicas":    {[]string{"serve", "--replicas", "3"}, "--nats"},
 		"bad store":            {[]string{"serve", "--files", "s4://x"}, "want file://FOLDER"},
+		"no bucket":            {[]string{"serve", "--files", "s3:///prefix"}, "want s3://BUCKET/PREFIX"},
+		"keys in the store":    {[]string{"serve", "--files", "s3://key:geheim@bucket"}, "--files s3://…: want s3://BUCKET/PREFIX alone"},
+		"S3 without a store":   {[]string{"serve", "--s3-region", "eu-west-1"}, "--s3-region needs --files s3://BUCKET/PREFIX"},
+		"keys in the endpoint": {[]string{"serve", "--files", "s3://bucket", "--s3-endpoint", "https://key:geheim@host"}, "--s3-endpoint: want"},
+		"path in the endpoint": {[]string{"serve", "--files", "s3://bucket", "--s3-endpoint", "https://host/bucket"}, "--s3-endpoint: want"},
+		"no path style":        {[]string{"serve", "--files", "s3://bucket", "--s3-endpoint", "http://127.0.0.1:9000"}, "add --s3-path-style"},
+		"half of the S3 keys":  {[]string{"serve", "--files", "s3://bucket", "--s3-access-key-file", "a"}, "belong together"},
 		"bad size":             {[]string{"serve", "--max-pages-bytes", "lots"}, "not a size"},
 		"small size":           {[]string{"serve", "--max-pages-bytes", "1KiB"}, "64MiB"},
 		"bad duration":         {[]string{"serve", "--keep-files", "0s"}, "positive duration"},
@@ -193,6 +200,7 @@ func TestUsageErrors(t *testing.T) {
 			code, out, errs := sheaf(t, t.Context(), "", c.args...)
 			require.Equal(t, exitUsage, code, errs)
 			require.Contains(t, errs, c.want)
+			require.NotContains(t, errs, "geheim")
 			require.Empty(t, out)
 		})
 	}

@@ -155,7 +155,7 @@ func newPagingStage(t *testing.T) *pagingStage {
 	t.Helper()
 	st := &pagingStage{journal: eventstest.Journal(t), sources: map[string]*listSource{}}
 	var err error
-	st.files, err = storage.OpenFiles(t.Context(), "file://"+t.TempDir(), "", nil, 1)
+	st.files, err = storage.OpenFiles(t.Context(), "file://"+t.TempDir(), storage.FilesConfig{})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, st.files.Close()) })
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

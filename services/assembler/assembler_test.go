@@ -42,7 +42,7 @@ func newStage(t *testing.T) *stage {
 
 func stageOn(t *testing.T, s *journal.Log, dir string) *stage {
 	t.Helper()
-	files, err := storage.OpenFiles(t.Context(), "file://"+dir, dir, s.JetStream(), 1)
+	files, err := storage.OpenFiles(t.Context(), "file://"+dir, storage.FilesConfig{})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, files.Close()) })
 	return &stage{t: t, journal: s, files: files}

@@ -62,7 +62,7 @@ func TestReadyzNamesTheLag(t *testing.T) {
 	tasks, err := storage.OpenTasks(filepath.Join(t.TempDir(), "tasks.db"), slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, tasks.Close()) })
-	files, err := storage.OpenFiles(t.Context(), "file://"+storeOf(t), t.TempDir(), streams.JetStream(), 1)
+	files, err := storage.OpenFiles(t.Context(), "file://"+storeOf(t), storage.FilesConfig{})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, files.Close()) })
 	listener, err := net.Listen("tcp", "127.0.0.1:0")

@@ -44,7 +44,7 @@ func start(t testing.TB, srv *embedded.Server, cfg Config) *node {
 func startOn(t testing.TB, streams *journal.Log, cfg Config) *node {
 	t.Helper()
 	tasks := openTasks(t)
-	files, err := storage.OpenFiles(t.Context(), "file://"+storeOf(t), t.TempDir(), streams.JetStream(), 1)
+	files, err := storage.OpenFiles(t.Context(), "file://"+storeOf(t), storage.FilesConfig{})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, files.Close()) })
 	s, err := New(cfg, streams, tasks, files)

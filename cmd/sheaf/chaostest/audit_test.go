@@ -802,7 +802,7 @@ func (w *world) auditFiles(ctx context.Context, stories map[string]*story) {
 	var files storage.Files
 	for _, p := range w.processes {
 		data := filepath.Join(w.dir, p.name)
-		opened, err := storage.OpenFiles(ctx, w.files, data, w.objectStore(), 1)
+		opened, err := storage.OpenFiles(ctx, w.files, storage.FilesConfig{DataDir: data, JetStream: w.objectStore(), Replicas: 1})
 		if err != nil {
 			w.problem("I8 %v", err)
 			return

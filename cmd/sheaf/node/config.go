@@ -39,7 +39,8 @@ type Config struct {
 	ShutdownDelay  *time.Duration `group:"callers" env:"SHEAF_SHUTDOWN_DELAY" placeholder:"DURATION" help:"How long a stopping ingress still answers while /readyz says 503, so that load balancers send requests elsewhere. Default: 0s embedded, 2s with --nats."`
 
 	KeyConfig `embed:"" group:"data"` // --data, --secret-key, --secret-key-file
-	Files     string                  `group:"data" env:"SHEAF_FILES" placeholder:"URL" help:"Where finished files are kept: file://FOLDER or nats://BUCKET. Default: file://<data>/files, with --nats nats://sheaf-files."`
+	Files     string                  `group:"data" env:"SHEAF_FILES" placeholder:"URL" help:"Where finished files are kept: file://FOLDER, nats://BUCKET or s3://BUCKET/PREFIX. Default: file://<data>/files, with --nats nats://sheaf-files."`
+	S3Config  `embed:"" group:"data"`
 
 	Roles       []string `group:"cluster" env:"SHEAF_ROLES" default:"ingress,crawler,assembler,notifier" placeholder:"ROLE" help:"What this process does: ${default}."`
 	NATSListen  string   `group:"cluster" name:"nats-listen" env:"SHEAF_NATS_LISTEN" default:"127.0.0.1:4222" placeholder:"HOST:PORT" help:"Where the embedded NATS server takes producers; none for in-process only (${default})."`
@@ -166,7 +167,7 @@ func (c *Config) Complete() (err error) {
 	refuse(!slices.Contains([]int{0, 1, 3, 5}, c.Replicas), "--replicas %d: want 1, 3 or 5", c.Replicas)
 	refuse((c.TLSCert == "") != (c.TLSKey == ""), "--tls-cert and --tls-key belong together: give both or neither")
 	refuse(c.SecretKey != "" && c.SecretKeyFile != "", "--secret-key and --secret-key-file exclude each other")
-	refuse(c.Files != "" && !strings.HasPrefix(c.Files, "file://") && !strings.HasPrefix(c.Files, "nats://"), "--files %s: want file://FOLDER or nats://BUCKET", c.Files)
+	c.checkFiles(refuse)
 	refuse(c.ShutdownDelay != nil && *c.ShutdownDelay < 0, wantTime, "--shutdown-delay", c.ShutdownDelay, "5s, or 0s")
 	refuse(c.MaxSkew < 0, wantTime, "--max-skew", c.MaxSkew, "5s, or 0s for any")
 	refuse(c.MaxPagesBytes < 64<<20, "--max-pages-bytes %d: want at least 64MiB", c.MaxPagesBytes)

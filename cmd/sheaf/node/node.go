@@ -221,7 +221,9 @@ func (n *node) openStores(ctx context.Context) error {
 	if n.cfg.has(roleIngress) || n.cfg.has(roleAssembler) {
 		// The store may use the connection, so close it first.
 		err := n.retryWhileStarting(ctx, "opening the file store", func(ctx context.Context) (err error) {
-			n.files, err = storage.OpenFiles(ctx, n.cfg.Files, n.cfg.Data, n.journal.JetStream(), n.cfg.Replicas)
+			n.files, err = storage.OpenFiles(ctx, n.cfg.Files, storage.FilesConfig{
+				DataDir: n.cfg.Data, JetStream: n.journal.JetStream(), Replicas: n.cfg.Replicas, S3: n.cfg.s3(),
+			})
 			return err
 		})
 		if err != nil {
