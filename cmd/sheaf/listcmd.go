@@ -212,7 +212,7 @@ Example:
 
 func (c *shareCmd) Run(ctx context.Context, std stdio, server *remote) error {
 	if c.TTL < 0 || c.TTL%time.Second != 0 {
-		return usagef("--ttl %s: want whole seconds, such as 90s, 12h or 7d", c.TTL)
+		return usagef("--ttl %s: want whole seconds and a minute at least, such as 90s, 12h or 7d", c.TTL)
 	}
 	link, err := server.Share(ctx, c.Key, c.TTL, c.ReturnURL)
 	if err != nil {

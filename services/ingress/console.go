@@ -13,6 +13,7 @@ import (
 	"sheaf/events/secrets"
 	"sheaf/services/ingress/console"
 	"sheaf/services/ingress/request"
+	"sheaf/storage"
 )
 
 // newConsole returns the handler of the pages for people.
@@ -64,12 +65,12 @@ func (b consoleBackend) run(ctx context.Context, who console.Principal, name str
 			return nil, err
 		}
 	}
-	p := Principal{ID: who.ID, Tenant: who.Tenant, Scope: Scope(who.Scope)}
+	p := Principal{ID: who.ID, Tenant: who.Tenant, Scope: scopeOf(who)}
 	if err := c.authorize(p, op); err != nil {
 		return nil, err
 	}
 	l := lineOfContext(ctx)
-	l.tenant, l.key = c.tenant, c.key(nil)
+	l.tenant, l.caller, l.key = c.tenant, who.ID, c.key(nil)
 	leave, err := b.turn(ctx, c.tenant, name)
 	if err != nil {
 		return nil, err
@@ -78,13 +79,13 @@ func (b consoleBackend) run(ctx context.Context, who console.Principal, name str
 	return b.do(ctx, op, c)
 }
 
-// Request returns the request of an export, which holds no secret.
+// Request returns what a caller may see of the request of an export.
 func (b consoleBackend) Request(ctx context.Context, who console.Principal, key string) (*events.Request, error) {
 	x, err := b.find(ctx, call{tenant: who.Tenant, params: url.Values{"key": {key}}})
 	if err != nil {
 		return nil, consoleError(ctx, err)
 	}
-	return &x.Request, nil
+	return visibleRequest(&x.Request, scopeOf(who)), nil
 }
 
 func (b consoleBackend) Authenticate(key string) (console.Principal, bool) {
@@ -103,12 +104,27 @@ func (b consoleBackend) KeyByID(id string) (console.Principal, bool) {
 	return forConsole(p), ok
 }
 
+// consoleScopes are the scopes of the console by those of the API.
+var consoleScopes = map[Scope]console.Scope{
+	ScopeRead: console.ScopeRead, ScopeSubmit: console.ScopeSubmit, ScopeOperate: console.ScopeOperate,
+	ScopeAdmin: console.ScopeAdmin,
+}
+
 func forConsole(p Principal) console.Principal {
-	return console.Principal{ID: p.ID, Tenant: p.Tenant, Scope: console.Scope(p.Scope)}
+	return console.Principal{ID: p.ID, Tenant: p.Tenant, Scope: consoleScopes[p.Scope]}
+}
+
+func scopeOf(who console.Principal) Scope {
+	for scope, name := range consoleScopes {
+		if name == who.Scope {
+			return scope
+		}
+	}
+	return 0
 }
 
 // Shared reads a share link's token. The export's own tenant answers.
-func (b consoleBackend) Shared(token string) (console.Shared, bool) {
+func (b consoleBackend) Shared(ctx context.Context, token string) (console.Shared, bool) {
 	share, err := secrets.ReadShareToken(b.journal.Keys(), token, time.Now())
 	expired := errors.Is(err, secrets.ErrShareExpired)
 	if err != nil && !expired {
@@ -118,6 +134,9 @@ func (b consoleBackend) Shared(token string) (console.Shared, bool) {
 		return console.Shared{Expired: true}, true
 	}
 	x, err := b.tasks.Get(share.Key)
+	if errors.Is(err, storage.ErrUnknownKey) && b.readYourWrites(ctx) == nil { // a submission returns links at once
+		x, err = b.tasks.Get(share.Key)
+	}
 	if err != nil {
 		return console.Shared{}, false
 	}
@@ -143,17 +162,14 @@ func (b consoleBackend) Changes(tenant, key string) (changed <-chan struct{}, st
 	return b.changes.listen(tenant, key)
 }
 
-// EnterStream counts a stream of the pages with those of the API.
-func (b consoleBackend) EnterStream(kind, tenant string) (leave func(), ok bool) {
-	full, cancel := context.WithCancel(context.Background())
-	cancel() // with an ended context the pool does not wait
-	release, err := b.streams.acquire(full, tenant, 1)
-	if err != nil {
-		return nil, false
+// EnterStream counts a stream of a share page, or of the console.
+func (b consoleBackend) EnterStream(share bool, tenant string) (leave func(), ok bool) {
+	kind := streamConsole
+	if share {
+		kind = streamShare
 	}
-	open := b.metrics.streams.WithLabelValues(kind)
-	open.Inc()
-	return func() { release(); open.Dec() }, true
+	leave, err := b.enterStream(kind, tenant)
+	return leave, err == nil
 }
 
 func (b consoleBackend) Stopping() <-chan struct{} { return b.front.Done() }

@@ -99,13 +99,14 @@ type line struct {
 	log     *slog.Logger // the service's log
 	id      string
 	tenant  string // "" until known
+	caller  string // id of its API key; "" without one, and by NATS
 	key     string // of the export that was made or named; "" for none
 	errcode int    // of the answer; 0 for a success
 	trace   string // its trace id; "" if it is not traced
 }
 
 func (l *line) logger() *slog.Logger {
-	log := l.log.With("request_id", l.id, "tenant", l.tenant, "hash_key", l.key, "errcode", l.errcode)
+	log := l.log.With("request_id", l.id, "tenant", l.tenant, "key_id", l.caller, "hash_key", l.key, "errcode", l.errcode)
 	if l.trace != "" {
 		log = log.With("trace_id", l.trace)
 	}

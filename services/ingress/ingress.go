@@ -195,6 +195,7 @@ type Service struct {
 	previews     pool
 	bulks        pool
 	streams      pool            // of server-sent events
+	shareStreams pool            // of those of share pages
 	front        context.Context // ends when the service drains; set by Run
 	answers      pool            // bytes of large answers
 	submissions  *journal.Shares
@@ -216,14 +217,15 @@ func New(cfg Config, listener net.Listener, log *journal.Log, tasks *storage.Tas
 		backlog: newBacklog(), progress: newProgressCache(), changes: newChanges(), docs: newDocs(cfg),
 		// A body of rows is in memory twice: as received, and unescaped. Garbage of the previous one may
 		// remain: 252 MB for a body of 64 MiB, 325 MB after two (measured).
-		bodies:   newBodyMemory(cfg.MaxRawBody),
-		turns:    newPool(maxTenantCalls, maxCalls),
-		reads:    newPool(1, maxReads),
-		previews: newPool(maxTenantPreviews, maxPreviews),
-		answers:  newPool(maxTenantAnswers, maxAnswers),
-		bulks:    newPool(1, maxBulkCalls),
-		streams:  newPool(maxTenantStreams, maxStreams),
-		front:    context.Background(),
+		bodies:       newBodyMemory(cfg.MaxRawBody),
+		turns:        newPool(maxTenantCalls, maxCalls),
+		reads:        newPool(1, maxReads),
+		previews:     newPool(maxTenantPreviews, maxPreviews),
+		answers:      newPool(maxTenantAnswers, maxAnswers),
+		bulks:        newPool(1, maxBulkCalls),
+		streams:      newPool(maxTenantStreams, maxStreams),
+		shareStreams: newPool(maxTenantShareStreams, maxShareStreams),
+		front:        context.Background(),
 		admission: admission{room: cfg.Room, usage: tasks.Usage, quota: cfg.Quota, maxHistory: cfg.MaxHistory,
 			noKeys: cfg.Authenticate == nil, rates: map[string]*rate.Limiter{}},
 		submissions: journal.NewShares(tenantSubmissions, submissionSlots, submissionOffers),

@@ -19,7 +19,7 @@ func TestOneLineForEachRequest(t *testing.T) {
 	srv := eventstest.Server(t, "")
 	in := start(t, srv, Config{Log: log.Logger(), Authenticate: func(key string) (Principal, bool) {
 		if key == "ops-key" {
-			return Principal{Tenant: "ops", Scope: ScopeAdmin}, true
+			return Principal{ID: "id-ops", Tenant: "ops", Scope: ScopeAdmin}, true
 		}
 		return operator("shop"), key == "shop-key"
 	}})
@@ -85,6 +85,9 @@ func TestOneLineForEachRequest(t *testing.T) {
 		} {
 			require.Contains(t, line, attr, want.id)
 		}
+	}
+	for id, caller := range map[string]string{"rest-submit": "shop", "rest-admin": "id-ops", "rest-401": `""`, "nats-detail": `""`} {
+		require.Contains(t, log.With("request_id=" + id + " ")[0], "key_id="+caller+" ", id)
 	}
 	require.Empty(t, log.With("shop-key"))
 	require.Empty(t, log.With("no-such-key"))

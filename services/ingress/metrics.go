@@ -82,7 +82,7 @@ func newMetrics(r prometheus.Registerer) *metrics {
 			Name: "sheaf_workers_busy", Help: "Tasks that a role of this process works on now.", ConstLabels: role,
 		}),
 	}
-	for _, kind := range []string{"watch", "console", "share"} {
+	for _, kind := range []string{streamWatch, streamConsole, streamShare} {
 		m.streams.WithLabelValues(kind)
 	}
 	for _, reason := range refusals {

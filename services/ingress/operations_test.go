@@ -178,7 +178,8 @@ func TestShareLinks(t *testing.T) {
 	require.Equal(t, long, read(view.URL).ReturnURL)
 	for more, msg := range map[string]string{
 		`,"return_url":"` + long + `a"`: "return_url: has 1025",
-		`,"ttl":"3d"`:                   "ttl: is 3d; links are good for at most 2d here", `,"ttl":"-1h"`: "ttl: is", `,"ttl":0`: "ttl: is",
+		`,"ttl":"3d"`:                   "ttl: is 3d; links are good for at most 2d here", `,"ttl":"-1h"`: "ttl: is",
+		`,"ttl":"1ns"`: "ttl: is 1ns; links are good for at least 1m", `,"ttl":59`: "ttl: is 59s; links", `,"ttl":0`: "ttl: is",
 		`,"return_url":"javascript:alert(1)"`: "return_url: must begin with http", `,"return_url":"//evil"`: "return_url: must begin",
 	} {
 		a := share(more)
@@ -241,13 +242,13 @@ func TestBulkChangesWhatAFilterSelects(t *testing.T) {
 	require.Zero(t, result(ask(t, in.journal.Callers(), "other", "bulk", `{"action":"cancel","filter":{},"expect":0}`)).Matched)
 }
 
-// sse reads the events of a stream.
-type sse struct {
+// watching reads the events of a stream.
+type watching struct {
 	resp  *http.Response
 	lines *bufio.Scanner
 }
 
-func (in *ingress) openWatch(t *testing.T, key string, header ...string) *sse {
+func (in *ingress) openWatch(t *testing.T, key string, header ...string) *watching {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, in.url+"/v1/export/watch?key="+key, nil)
 	require.NoError(t, err)
@@ -257,11 +258,11 @@ func (in *ingress) openWatch(t *testing.T, key string, header ...string) *sse {
 	resp, err := http.DefaultClient.Do(req)
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = resp.Body.Close() })
-	return &sse{resp, bufio.NewScanner(resp.Body)}
+	return &watching{resp, bufio.NewScanner(resp.Body)}
 }
 
 // next returns the next event, "" at the end of the stream.
-func (s *sse) next(t *testing.T, data any) (name string) {
+func (s *watching) next(t *testing.T, data any) (name string) {
 	t.Helper()
 	for s.lines.Scan() {
 		switch line := s.lines.Text(); {

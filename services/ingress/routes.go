@@ -131,7 +131,7 @@ func (s *Service) rest(name string, op operation, read func(http.ResponseWriter,
 			return
 		}
 		tenant, l := caller.Tenant, lineOf(r)
-		l.tenant = tenant
+		l.tenant, l.caller = tenant, caller.ID
 		c := call{operation: name, tenant: tenant, requestID: requestID(r), idempotency: r.Header.Get("Idempotency-Key")}
 		if err := request.CheckIdempotencyKey(c.idempotency); err != nil {
 			respond(w, r, nil, err)

@@ -13,6 +13,9 @@ import (
 // holds the URL, in a cookie, and browsers keep 4 KiB of one.
 const maxReturnURL = 1024
 
+// minShareTime is the shortest validity of a share link. A shorter one has ended before its reader opens it.
+const minShareTime = time.Minute
+
 // shareView answers share.
 type shareView struct {
 	URL       string `json:"url"`
@@ -25,6 +28,9 @@ func (s *Service) share(ctx context.Context, c call) (any, error) {
 	ttl, err := request.Age(c.params, "ttl", s.cfg.KeepFiles)
 	if err != nil {
 		return nil, err
+	}
+	if ttl < minShareTime {
+		return nil, request.Invalid("ttl", "is %s; links are good for at least %s", ttl, inDays(minShareTime))
 	}
 	if ttl > s.cfg.KeepFiles {
 		return nil, request.Invalid("ttl", "is %s; links are good for at most %s here", inDays(ttl), inDays(s.cfg.KeepFiles))

@@ -1,6 +1,8 @@
 package ingress
 
 import (
+	"net/url"
+	"slices"
 	"time"
 
 	"sheaf/events"
@@ -128,4 +130,43 @@ func localTime(t time.Time) string {
 		return ""
 	}
 	return t.Local().Format(time.RFC3339)
+}
+
+// visibleRequest returns what a caller of a scope may see of a request, which holds no secret. A query of a
+// URL and parameters often hold tokens all the same. So only callers that can begin exports see them.
+func visibleRequest(r *events.Request, scope Scope) *events.Request {
+	if scope >= ScopeSubmit {
+		return r
+	}
+	shown := *r
+	shown.Callback = withoutQuery(r.Callback)
+	shown.HTTP = withoutQueries(r.HTTP)
+	shown.Sheets = slices.Clone(r.Sheets)
+	for i := range shown.Sheets {
+		shown.Sheets[i].HTTP = withoutQueries(shown.Sheets[i].HTTP)
+	}
+	return &shown
+}
+
+func withoutQueries(h *events.HTTPRequest) *events.HTTPRequest {
+	if h == nil {
+		return nil
+	}
+	shown := *h
+	shown.URL, shown.Param = withoutQuery(h.URL), nil
+	return &shown
+}
+
+// withoutQuery returns a URL without its user, and with … for its query.
+func withoutQuery(text string) string {
+	u, err := url.Parse(text)
+	if err != nil {
+		return "…"
+	}
+	u.User, u.Fragment = nil, ""
+	if query := u.RawQuery; query != "" {
+		u.RawQuery = ""
+		return u.String() + "?…"
+	}
+	return u.String()
 }

@@ -9,18 +9,26 @@ import (
 	"time"
 
 	"sheaf/events"
+	"sheaf/services/ingress/sse"
 )
 
 const (
 	// maxStreams limits the open streams, and maxTenantStreams those of one tenant. Further ones get 503.
 	maxStreams       = 2048
 	maxTenantStreams = 64
-	// streamEvery is the shortest pause between two events of a stream, and streamPing the longest, after
-	// which a comment shows that the stream is alive.
+	// maxShareStreams limits those of share pages, and maxTenantShareStreams those of one tenant's. A page
+	// without a stream reloads itself.
+	maxShareStreams       = 1024
+	maxTenantShareStreams = 256
+	// streamEvery is the shortest pause between two events of a stream.
 	streamEvery = 250 * time.Millisecond
-	streamPing  = 15 * time.Second
-	// streamWait bounds the time to send one event.
-	streamWait = 30 * time.Second
+)
+
+// Kinds of streams.
+const (
+	streamWatch   = "watch"
+	streamConsole = "console"
+	streamShare   = "share"
 )
 
 // changes notifies streams when exports may have changed. It is safe for concurrent use.
@@ -74,64 +82,39 @@ func (c *changes) applied(batch []events.Event) {
 	}
 }
 
-// stream is an answer of server-sent events.
-type stream struct {
-	w    http.ResponseWriter
-	rc   *http.ResponseController
-	sent time.Time // when the last event or comment was sent
-}
-
-// openStream begins an answer of server-sent events for a tenant. kind is a label of the metric. Call done at
-// the end; it is nil with an error. ctx ends with the caller and when the process drains.
-func (s *Service) openStream(w http.ResponseWriter, r *http.Request, kind, tenant string) (_ *stream, ctx context.Context, done func(), err error) {
-	full, cancel := context.WithCancel(r.Context())
+// enterStream counts a stream of server-sent events of a tenant. kind is a label of the metric. It returns an
+// error while too many are open. Share pages have a limit of their own, so that readers of links leave the
+// tenant's console its streams.
+func (s *Service) enterStream(kind, tenant string) (leave func(), err error) {
+	full, cancel := context.WithCancel(context.Background())
 	cancel() // with an ended context the pool does not wait
-	leave, err := s.streams.acquire(full, tenant, 1)
-	if err != nil {
-		return nil, nil, nil, unavailable("too many streams are open; close some, or ask for the detail instead", streamPing, nil)
+	streams := &s.streams
+	if kind == streamShare {
+		streams = &s.shareStreams
 	}
-	ctx, cancel = context.WithCancel(r.Context())
-	stop := context.AfterFunc(s.front, cancel)
-	st := &stream{w: w, rc: http.NewResponseController(w)}
-	// Otherwise the connection's limits for a plain answer would end the stream.
-	_ = st.rc.SetReadDeadline(time.Time{})
-	h := w.Header()
-	h.Set("Content-Type", "text/event-stream; charset=utf-8")
-	h.Set("Cache-Control", "no-store")
-	h.Set("X-Accel-Buffering", "no")
+	release, err := streams.acquire(full, tenant, 1)
+	if err != nil {
+		return nil, unavailable("too many streams are open; close some, or ask for the detail instead", sse.Ping, nil)
+	}
 	open := s.metrics.streams.WithLabelValues(kind)
 	open.Inc()
-	return st, ctx, func() { stop(); cancel(); leave(); open.Dec() }, nil
-}
-
-// send sends an event. data must hold no line break.
-func (st *stream) send(name string, data []byte) error {
-	return st.write("event: " + name + "\ndata: " + string(data) + "\n\n")
-}
-
-func (st *stream) write(text string) error {
-	st.sent = time.Now()
-	_ = st.rc.SetWriteDeadline(st.sent.Add(streamWait))
-	if _, err := st.w.Write([]byte(text)); err != nil {
-		return err
-	}
-	return st.rc.Flush()
+	return func() { release(); open.Dec() }, nil
 }
 
 // wait waits for a change, at least streamEvery after the last event. It sends comments meanwhile, and returns
 // false at the end of the stream.
-func (st *stream) wait(ctx context.Context, changed <-chan struct{}) bool {
-	ping := time.NewTicker(streamPing)
+func wait(ctx context.Context, st *sse.Writer, changed <-chan struct{}) bool {
+	ping := time.NewTicker(sse.Ping)
 	defer ping.Stop()
 	for {
 		select {
 		case <-changed:
-			if rest := streamEvery - time.Since(st.sent); rest > 0 {
+			if rest := streamEvery - time.Since(st.Sent()); rest > 0 {
 				pause(ctx, rest)
 			}
 			return ctx.Err() == nil
 		case <-ping.C:
-			if st.write(": alive\n\n") != nil {
+			if st.Comment() != nil {
 				return false
 			}
 		case <-ctx.Done():
@@ -155,12 +138,16 @@ func (s *Service) watch(w http.ResponseWriter, r *http.Request) {
 	}
 	changed, stop := s.changes.listen(x.Tenant, x.Key)
 	defer stop()
-	st, ctx, done, err := s.openStream(w, r, "watch", x.Tenant)
+	leave, err := s.enterStream(streamWatch, x.Tenant)
 	if err != nil {
 		respond(w, r, nil, err)
 		return
 	}
-	defer done()
+	defer leave()
+	ctx, cancel := context.WithCancel(r.Context())
+	defer cancel()
+	defer context.AfterFunc(s.front, cancel)()
+	st := sse.New(w)
 	if r.Method == http.MethodHead {
 		return // the headers alone
 	}
@@ -175,7 +162,7 @@ func (s *Service) watch(w http.ResponseWriter, r *http.Request) {
 		}
 		if x.State.Terminal() {
 			if data, err := plainJSON(s.detailOf(&x, time.Now())); err == nil {
-				_ = st.send("end", data)
+				_ = st.Send("end", string(data))
 			}
 			return
 		}
@@ -184,11 +171,11 @@ func (s *Service) watch(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		if !bytes.Equal(data, last) {
-			if last = data; st.send("progress", data) != nil {
+			if last = data; st.Send("progress", string(data)) != nil {
 				return
 			}
 		}
-		if !st.wait(ctx, changed) {
+		if !wait(ctx, st, changed) {
 			return
 		}
 	}
@@ -206,7 +193,7 @@ func (s *Service) watched(r *http.Request) (events.Export, error) {
 		return events.Export{}, err
 	}
 	l := lineOf(r)
-	l.tenant, l.key = c.tenant, c.key(nil)
+	l.tenant, l.caller, l.key = c.tenant, caller.ID, c.key(nil)
 	x, err := s.do(r.Context(), find, c)
 	if err != nil {
 		return events.Export{}, err

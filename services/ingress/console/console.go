@@ -62,21 +62,21 @@ type Shared struct {
 type Backend interface {
 	// Call runs an operation of the API and returns its data. The error is an *Error.
 	Call(ctx context.Context, who Principal, operation string, params url.Values, body []byte) (json.RawMessage, error)
-	// Request returns the request of an export, without its secrets. The error is an *Error.
+	// Request returns what a caller may see of the request of an export. The error is an *Error.
 	Request(ctx context.Context, who Principal, key string) (*events.Request, error)
 	// Authenticate returns the owner of an API key, and KeyByID that of the valid key with an id.
 	Authenticate(key string) (Principal, bool)
 	KeyByID(id string) (Principal, bool)
 	// Shared reads a share link's token. ok is false for a token that was never issued.
-	Shared(token string) (s Shared, ok bool)
+	Shared(ctx context.Context, token string) (s Shared, ok bool)
 	// Download serves a finished file by its signed link.
 	Download(w http.ResponseWriter, r *http.Request, link string)
 	// Changes reports events and progress of a tenant's exports, or of one of them if key is not "". Several
 	// changes may be reported as one.
 	Changes(tenant, key string) (changed <-chan struct{}, stop func())
-	// EnterStream counts a stream of a tenant. kind is "console" or "share". ok is false while there are too
-	// many.
-	EnterStream(kind, tenant string) (leave func(), ok bool)
+	// EnterStream counts a stream of a tenant's share pages, or of its console. ok is false while there are
+	// too many.
+	EnterStream(share bool, tenant string) (leave func(), ok bool)
 	// Stopping is closed when the process drains.
 	Stopping() <-chan struct{}
 }
@@ -110,14 +110,14 @@ type Console struct {
 	base    string // path of the public URL, "" for none
 	public  *url.URL
 	pages   pages
-	logins  *limits
+	logouts *logouts
 	streams *streams
 	mux     *http.ServeMux
 }
 
 // New returns a handler of /console/ and /s/. It does no I/O.
 func New(backend Backend, o Options) http.Handler {
-	c := &Console{Options: o, backend: backend, pages: parsePages(), logins: newLimits(), streams: newStreams(), mux: http.NewServeMux()}
+	c := &Console{Options: o, backend: backend, pages: parsePages(), logouts: newLogouts(time.Now()), streams: newStreams(), mux: http.NewServeMux()}
 	c.public, _ = url.Parse(o.PublicURL)
 	c.public = cmp.Or(c.public, &url.URL{})
 	c.base = strings.TrimRight(c.public.Path, "/")

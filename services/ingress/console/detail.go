@@ -10,6 +10,7 @@ import (
 
 	"sheaf/events"
 	"sheaf/services/ingress/console/commands"
+	"sheaf/services/ingress/sse"
 )
 
 // timeline is what the operation events answers.
@@ -210,11 +211,9 @@ func (v *visit) detail() error {
 	if r.From != nil {
 		d.From = r.From.Key
 	}
-	if r.HTTP != nil && r.From == nil {
+	if r.HTTP != nil && r.From == nil && v.who.Scope >= ScopeSubmit {
 		d.Commands = v.commands(formOf(r))
-		if v.who.Scope >= ScopeSubmit {
-			d.Again = v.url("/console/new", map[string][]string{"from": {x.Key}})
-		}
+		d.Again = v.url("/console/new", map[string][]string{"from": {x.Key}})
 	}
 	p := v.page(d.Live.Title, "exports")
 	p.Data = d
@@ -227,7 +226,7 @@ func (v *visit) detailStream() error {
 	if _, err := v.find(); err != nil {
 		return err
 	}
-	return v.stream(v.r.PathValue("key"), func(s *stream) (bool, error) {
+	return v.stream(v.r.PathValue("key"), func(s *sse.Writer) (bool, error) {
 		x, r, line, err := v.readDetail()
 		if err != nil {
 			return false, err
@@ -236,11 +235,11 @@ func (v *visit) detailStream() error {
 		if err != nil {
 			return false, err
 		}
-		if err := s.sendChanged("part", html); err != nil {
+		if err := s.SendChanged("part", html); err != nil {
 			return false, err
 		}
 		if x.ended() && x.Callback.State != events.CallbackPending {
-			return true, s.send("end", v.t("state."+x.state()))
+			return true, s.Send("end", v.t("state."+x.state()))
 		}
 		return false, nil
 	})

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"sheaf/events"
+	"sheaf/services/ingress/sse"
 )
 
 // pageSize is the number of exports on a page of the list.
@@ -223,7 +224,7 @@ func (v *visit) listStream() error {
 	top, _ := strconv.ParseUint(v.r.URL.Query().Get("top"), 10, 63)
 	shown := map[string]*shownRow{}
 	first := true
-	return v.stream("", func(s *stream) (bool, error) {
+	return v.stream("", func(s *sse.Writer) (bool, error) {
 		l, err := v.exports(f, f.Before, 2*pageSize)
 		if err != nil {
 			return false, err
@@ -251,10 +252,10 @@ func (v *visit) listStream() error {
 		if err != nil {
 			return false, err
 		}
-		if err := s.sendChanged("counts", string(counts)); err != nil {
+		if err := s.SendChanged("counts", string(counts)); err != nil {
 			return false, err
 		}
-		return false, s.sendChanged("newer", v.newerText(newer))
+		return false, s.SendChanged("newer", v.newerText(newer))
 	})
 }
 
@@ -274,7 +275,7 @@ type shownRow struct {
 	ended bool
 }
 
-func (v *visit) sendRow(s *stream, shown map[string]*shownRow, x *export) error {
+func (v *visit) sendRow(s *sse.Writer, shown map[string]*shownRow, x *export) error {
 	html, err := v.fragment("list", "row", v.rowOf(x))
 	if err != nil {
 		return err
@@ -283,11 +284,11 @@ func (v *visit) sendRow(s *stream, shown map[string]*shownRow, x *export) error 
 		return nil
 	}
 	shown[x.Key] = &shownRow{html, x.ended()}
-	return s.send("row", html)
+	return s.Send("row", html)
 }
 
 // sendLeft sends rows that the filter no longer matches, once more when they end.
-func (v *visit) sendLeft(s *stream, shown map[string]*shownRow, seen map[string]bool) error {
+func (v *visit) sendLeft(s *sse.Writer, shown map[string]*shownRow, seen map[string]bool) error {
 	for key, old := range shown {
 		if seen[key] || old.ended {
 			continue

@@ -1,10 +1,11 @@
 package console
 
 import (
+	"crypto/rand"
 	"encoding/base64"
 	"encoding/json"
+	"maps"
 	"math"
-	"net"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -13,8 +14,6 @@ import (
 	"time"
 
 	"sheaf/events"
-
-	"golang.org/x/time/rate"
 )
 
 const (
@@ -26,9 +25,11 @@ const (
 
 // ticket is the content of the session cookie. The API key itself is stored nowhere in the browser.
 type ticket struct {
-	ID     string    `json:"id"`
-	Tenant string    `json:"tenant"`
-	Until  time.Time `json:"until"`
+	ID      string    `json:"id"` // of the API key
+	Tenant  string    `json:"tenant"`
+	Session string    `json:"session"` // random
+	Begun   time.Time `json:"begun"`
+	Until   time.Time `json:"until"`
 }
 
 // session returns the caller of a request's session, or the one that needs no key. A session ends with its
@@ -37,8 +38,8 @@ func (c *Console) session(r *http.Request) (Principal, bool) {
 	if c.Open {
 		return Principal{Tenant: events.DefaultTenant, Scope: ScopeAdmin}, true
 	}
-	var t ticket
-	if !c.openCookie(r, sessionCookie, &t) || !time.Now().Before(t.Until) {
+	t, ok := c.ticket(r)
+	if !ok {
 		return Principal{}, false
 	}
 	p, ok := c.backend.KeyByID(t.ID)
@@ -46,6 +47,12 @@ func (c *Console) session(r *http.Request) (Principal, bool) {
 		return Principal{}, false
 	}
 	return p, true
+}
+
+// ticket returns the content of a request's session cookie, until the session ends.
+func (c *Console) ticket(r *http.Request) (t ticket, ok bool) {
+	ok = c.openCookie(r, sessionCookie, &t) && time.Now().Before(t.Until) && !c.logouts.includes(t)
+	return t, ok
 }
 
 // openCookie reads a sealed cookie. The name is part of what is sealed, so that one kind cannot be used as
@@ -133,71 +140,67 @@ func (v *visit) loginPage(status int, problem string) error {
 	return v.render(status, "login", p)
 }
 
+// login begins a session. Wrong keys are not counted: 32 random bytes cannot be guessed, a check takes a
+// microsecond, and behind a proxy all visitors share one address.
 func (v *visit) login() error {
 	if v.Open {
 		return v.seeOther(v.base + "/console/")
 	}
-	limit := v.logins.of(addressOf(v.r))
-	if limit.Tokens() < 1 {
-		v.w.Header().Set("Retry-After", "60")
-		return v.loginPage(http.StatusTooManyRequests, v.t("login.slow"))
-	}
 	p, ok := v.backend.Authenticate(strings.TrimSpace(v.r.PostFormValue("key")))
 	if !ok || p.ID == "" {
-		limit.Allow()
 		return v.loginPage(http.StatusUnauthorized, v.t("login.wrong"))
 	}
-	if err := v.setSealed(sessionCookie, ticket{ID: p.ID, Tenant: p.Tenant, Until: time.Now().Add(sessionTime)}, sessionTime); err != nil {
+	now := time.Now()
+	t := ticket{ID: p.ID, Tenant: p.Tenant, Session: rand.Text(), Begun: now, Until: now.Add(sessionTime)}
+	if err := v.setSealed(sessionCookie, t, sessionTime); err != nil {
 		return err
 	}
 	return v.seeOther(v.base + localPath(v.r.PostFormValue("next")))
 }
 
+// logout ends the session, also for a copy of its cookie.
 func (v *visit) logout() error {
+	if t, ok := v.ticket(v.r); ok {
+		v.logouts.end(t)
+	}
 	v.setCookie(sessionCookie, "", -time.Second)
 	return v.seeOther(v.base + "/console/login")
 }
 
-func addressOf(r *http.Request) string {
-	host, _, err := net.SplitHostPort(r.RemoteAddr)
-	if err != nil {
-		return r.RemoteAddr
-	}
-	return host
+// logouts knows which sessions have ended. A session that is older than the process may have ended in the
+// process before, so it has ended too.
+type logouts struct {
+	mu    sync.Mutex
+	begun time.Time            // of the oldest session that may be valid
+	ended map[string]time.Time // id of a session that was logged out -> when it expires
 }
 
-// loginsAMinute is how many failed logins an address has.
-const loginsAMinute = 5
+// maxLogouts bounds the logouts that are remembered. Beyond it, everybody has to log in again.
+const maxLogouts = 10_000
 
-// limits limits the failed logins of each address. It remembers a bounded number of addresses.
-type limits struct {
-	mu sync.Mutex
-	by map[string]*rate.Limiter
+func newLogouts(now time.Time) *logouts {
+	return &logouts{begun: now, ended: map[string]time.Time{}}
 }
 
-const maxLimits = 10_000
-
-func newLimits() *limits { return &limits{by: map[string]*rate.Limiter{}} }
-
-func (l *limits) of(address string) *rate.Limiter {
+func (l *logouts) end(t ticket) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if known, ok := l.by[address]; ok {
-		return known
+	now := time.Now()
+	if len(l.ended) >= maxLogouts {
+		maps.DeleteFunc(l.ended, func(_ string, until time.Time) bool { return now.After(until) })
 	}
-	if len(l.by) >= maxLimits {
-		for other, limit := range l.by {
-			if limit.Tokens() >= loginsAMinute {
-				delete(l.by, other)
-			}
-		}
+	if len(l.ended) >= maxLogouts {
+		l.begun = now
+		clear(l.ended)
 	}
-	if len(l.by) >= maxLimits { // more addresses than a network of people has
-		clear(l.by)
-	}
-	limit := rate.NewLimiter(rate.Every(time.Minute/loginsAMinute), loginsAMinute)
-	l.by[address] = limit
-	return limit
+	l.ended[t.Session] = t.Until
+}
+
+func (l *logouts) includes(t ticket) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	_, ended := l.ended[t.Session]
+	return ended || t.Begun.Before(l.begun)
 }
 
 func seconds(d time.Duration) string { return strconv.Itoa(int(math.Ceil(d.Seconds()))) }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"sheaf/events"
+	"sheaf/services/ingress/sse"
 )
 
 // shareTimes are the choices of how long a share link is good for.
@@ -65,7 +66,7 @@ func (c *Console) shared(h handler) http.HandlerFunc {
 			v.prefs.Lang = lang
 		}
 		c.allowEmbedding(w, r)
-		s, ok := c.backend.Shared(r.PathValue("token"))
+		s, ok := c.backend.Shared(r.Context(), r.PathValue("token"))
 		if !ok {
 			v.answer((*visit).unknownShare)
 			return
@@ -238,7 +239,7 @@ func (v *visit) shareStream() error {
 	if _, err := v.readShared(); err != nil {
 		return v.unknownUnless(err)
 	}
-	return v.stream(v.share.Key, func(s *stream) (bool, error) {
+	return v.stream(v.share.Key, func(s *sse.Writer) (bool, error) {
 		x, err := v.readShared()
 		if err != nil {
 			return false, err
@@ -248,10 +249,10 @@ func (v *visit) shareStream() error {
 		if err != nil {
 			return false, err
 		}
-		if err := s.sendChanged("part", html); err != nil || !d.Ended {
+		if err := s.SendChanged("part", html); err != nil || !d.Ended {
 			return false, err
 		}
-		return true, s.send("end", v.t("share."+d.State))
+		return true, s.Send("end", v.t("share."+d.State))
 	})
 }
 

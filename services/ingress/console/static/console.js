@@ -36,7 +36,7 @@ const connect = () => {
   if (!set.events || document.hidden || source && source.readyState < 2) return;
   source = new EventSource(set.events);
   source.onopen = () => live(true);
-  source.onerror = () => { live(false); if (source.readyState === 2) timer = setTimeout(connect, 15000); };
+  source.onerror = () => { live(false); if (source.readyState === 2) timer = setTimeout(() => { if ($('.shared')) location.reload(); else connect(); }, 15000); };
   for (const name in on) source.addEventListener(name, (e) => { live(true); on[name](e.data); });
 };
 document.addEventListener('visibilitychange', () => { if (document.hidden) source?.close(); else connect(); });
