@@ -74,13 +74,29 @@ func (n *node) serveOps(listener net.Listener) *opsServer {
 		_, _ = fmt.Fprintln(w, "ready")
 	})
 	o := &opsServer{listener: listener, ended: make(chan struct{}), server: &http.Server{
-		Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10,
+		Handler: onlyOwnHosts(listener.Addr(), mux), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10,
 	}}
 	go func() {
 		o.err = o.server.Serve(listener)
 		close(o.ended)
 	}()
 	return o
+}
+
+// onlyOwnHosts refuses other names than those of this machine while the address is a loopback one. A page of a
+// site whose name resolves to 127.0.0.1 could otherwise read profiles and metrics.
+func onlyOwnHosts(listen net.Addr, next http.Handler) http.Handler {
+	if tcp, ok := listen.(*net.TCPAddr); !ok || !tcp.IP.IsLoopback() {
+		return next
+	}
+	own := ingress.OwnHosts(listen)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !own(r.Host) {
+			http.Error(w, "call this address as 127.0.0.1 or localhost", http.StatusMisdirectedRequest)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 // watch returns an error if the server fails before ctx ends.

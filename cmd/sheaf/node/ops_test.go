@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"syscall"
 	"testing"
@@ -108,5 +109,24 @@ func TestAnOpenOpsAddressIsWarnedOf(t *testing.T) {
 		require.NoError(t, n.listen(), address)
 		n.close()
 		require.Len(t, lines.With("without authentication"), warnings, address)
+	}
+}
+
+// A name of another site that resolves to this machine is refused, but not on an address for other machines.
+func TestOpsAnswersUnderLoopbackNames(t *testing.T) {
+	t.Parallel()
+	next := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusOK) })
+	for _, c := range []struct {
+		listen, host string
+		status       int
+	}{
+		{"127.0.0.1", "127.0.0.1:9091", 200}, {"127.0.0.1", "localhost:9091", 200}, {"127.0.0.1", "[::1]:9091", 200},
+		{"127.0.0.1", "evil.example:9091", 421}, {"::1", "evil.example", 421}, {"127.0.0.1", "10.0.0.1", 421},
+		{"10.0.0.1", "sheaf-1.internal:9091", 200},
+	} {
+		w := httptest.NewRecorder()
+		r := httptest.NewRequest(http.MethodGet, "http://"+c.host+"/metrics", nil)
+		onlyOwnHosts(&net.TCPAddr{IP: net.ParseIP(c.listen), Port: 9091}, next).ServeHTTP(w, r)
+		require.Equal(t, c.status, w.Code, "%+v", c)
 	}
 }
