@@ -69,6 +69,10 @@ type Files interface {
 	// and returns the first error.
 	Sweep(ctx context.Context, keep func(name string) bool, olderThan time.Time) (removed int, err error)
 
+	// List returns the names of all files, sorted. It reads the whole store, so it suits small stores such as
+	// that of [OpenSnapshotFiles].
+	List(ctx context.Context) ([]string, error)
+
 	// Check returns nil if the store exists, and [ErrNoStore] if it does not. After any other error that is
 	// unknown. A folder that reappears under its path is used again.
 	Check(ctx context.Context) error
@@ -116,6 +120,16 @@ func OpenFiles(ctx context.Context, url string, cfg FilesConfig) (Files, error) 
 	}
 	return nil, fmt.Errorf("open files %q: want file://PATH (a folder), nats://BUCKET (a JetStream Object Store) "+
 		"or s3://BUCKET/PREFIX", url)
+}
+
+// OpenSnapshotFiles opens the store for snapshots of the projection that belongs to a file store: the folder
+// or prefix "projection" in it, or a bucket of its own, so that List reads only snapshots.
+func OpenSnapshotFiles(ctx context.Context, url string, cfg FilesConfig) (Files, error) {
+	separator := "/"
+	if strings.HasPrefix(url, "nats://") {
+		separator = "-"
+	}
+	return OpenFiles(ctx, strings.TrimSuffix(url, "/")+separator+"projection", cfg)
 }
 
 // IsNoSpace reports whether err is [ErrNoSpace], or the bare error of writing to a draft on a full disk or

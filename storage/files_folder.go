@@ -12,6 +12,7 @@ import (
 	"path"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -408,6 +409,29 @@ func (s *folderFiles) Delete(ctx context.Context, name string) error {
 		}
 	}
 	return nil
+}
+
+func (s *folderFiles) List(ctx context.Context) (names []string, err error) {
+	err = fs.WalkDir(s.root().FS(), ".", func(name string, entry fs.DirEntry, err error) error {
+		switch {
+		case err != nil && !absent(err): // a folder may go with its last file
+			return err
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case err != nil:
+			return nil
+		case name == draftsFolder:
+			return fs.SkipDir
+		case entry.Type().IsRegular() && checkFileName(name) == nil:
+			names = append(names, name)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list files: %w", classify(err))
+	}
+	slices.Sort(names) // the walk sorts by element
+	return names, nil
 }
 
 func (s *folderFiles) Sweep(ctx context.Context, keep func(name string) bool,

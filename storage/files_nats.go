@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -322,6 +323,22 @@ func (s *natsFiles) purgeChunks(ctx context.Context, object string) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), requestTimeout)
 	defer cancel()
 	_ = s.stream.Purge(ctx, jetstream.WithPurgeSubject(s.chunkSubject(object)))
+}
+
+// List asks the stream's leader.
+func (s *natsFiles) List(ctx context.Context) ([]string, error) {
+	info, err := s.stream.Info(ctx, jetstream.WithSubjectFilter(s.metaSubject("")+">"))
+	if err != nil {
+		return nil, fmt.Errorf("list files: %w", classifyNATS(err))
+	}
+	var names []string
+	for subject := range info.State.Subjects {
+		if name, ok := s.decode(strings.TrimPrefix(subject, s.metaSubject(""))); ok {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names, nil
 }
 
 func (s *natsFiles) Sweep(ctx context.Context, keep func(name string) bool,

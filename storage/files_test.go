@@ -12,6 +12,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -128,6 +129,27 @@ func TestCommittedContentIsReadBack(t *testing.T) {
 			require.WithinDuration(t, before, f.ModTime(), time.Minute)
 			require.NoError(t, f.Close())
 		}
+	})
+}
+
+func TestListNamesEveryFile(t *testing.T) {
+	t.Parallel()
+	forEachDriver(t, func(t *testing.T, open func(t *testing.T) Files) {
+		files := open(t)
+		list := func() []string {
+			names, err := open(t).List(t.Context())
+			require.NoError(t, err)
+			return names
+		}
+		require.Empty(t, list())
+		draft(t, files, []byte("unfinished"))
+		want := []string{"a-b/1.zip", "a/1.zip", "b/2.zip", "top.snapshot"}
+		for _, name := range want {
+			put(t, files, name, noise(1, maxChunk+1))
+		}
+		require.Equal(t, want, list())
+		require.NoError(t, files.Delete(t.Context(), "b/2.zip"))
+		require.Equal(t, slices.Delete(want, 2, 3), list())
 	})
 }
 
