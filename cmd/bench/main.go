@@ -46,6 +46,8 @@ type sizes struct {
 	stageRows               int
 	fairExports, fairGiant  int
 	callers                 int
+	consolePairs            int
+	consoleTime             time.Duration // of each half of a pair
 }
 
 var (
@@ -58,7 +60,7 @@ var (
 		smallExports: 1000, sustained: 20 * time.Second,
 		stageRows:   1_000_000,
 		fairExports: 1000, fairGiant: 5_000_000,
-		callers: 32,
+		callers: 32, consolePairs: 7, consoleTime: 8 * time.Second,
 	}
 	quick = sizes{
 		writerRows: 20_000, writerPairs: 1,
@@ -69,7 +71,7 @@ var (
 		smallExports: 30, sustained: 2 * time.Second,
 		stageRows:   100_000,
 		fairExports: 50, fairGiant: 200_000,
-		callers: 8,
+		callers: 8, consolePairs: 1, consoleTime: time.Second,
 	}
 )
 
@@ -90,6 +92,7 @@ var parts = []part{
 	{"sources", "Ways to find the pages", (*bench).paging},
 	{"scaling", "Scaling", (*bench).scaling},
 	{"small", "Small exports", (*bench).small},
+	{"consoles", "Small exports beside open consoles", (*bench).consoles},
 	{"fair", "Small exports beside a large one", (*bench).fair},
 	{"stages", "Where the time goes", (*bench).stages},
 }

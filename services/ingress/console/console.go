@@ -112,12 +112,13 @@ type Console struct {
 	pages   pages
 	logouts *logouts
 	streams *streams
+	reads   *reads
 	mux     *http.ServeMux
 }
 
 // New returns a handler of /console/ and /s/. It does no I/O.
 func New(backend Backend, o Options) http.Handler {
-	c := &Console{Options: o, backend: backend, pages: parsePages(), logouts: newLogouts(time.Now()), streams: newStreams(), mux: http.NewServeMux()}
+	c := &Console{Options: o, backend: backend, pages: parsePages(), logouts: newLogouts(time.Now()), streams: newStreams(), reads: newReads(), mux: http.NewServeMux()}
 	c.public, _ = url.Parse(o.PublicURL)
 	c.public = cmp.Or(c.public, &url.URL{})
 	c.base = strings.TrimRight(c.public.Path, "/")

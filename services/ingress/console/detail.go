@@ -226,7 +226,7 @@ func (v *visit) detailStream() error {
 	if _, err := v.find(); err != nil {
 		return err
 	}
-	return v.stream(v.r.PathValue("key"), func(s *sse.Writer) (bool, error) {
+	return v.stream(v.r.PathValue("key"), func(s *sse.Writer, _ time.Time) (bool, error) {
 		x, r, line, err := v.readDetail()
 		if err != nil {
 			return false, err

@@ -199,13 +199,27 @@ func (v *visit) listEvents(f filter, l *list) string {
 
 // exports runs the operation list.
 func (v *visit) exports(f filter, before uint64, limit int) (*list, error) {
+	return v.listed(listParams(f, before, limit))
+}
+
+func (v *visit) listed(params url.Values) (*list, error) {
+	var l list
+	return &l, v.call("list", params, nil, &l)
+}
+
+func listParams(f filter, before uint64, limit int) url.Values {
 	params := f.params(time.Now())
 	params.Set("limit", strconv.Itoa(limit))
 	if before > 0 {
 		params.Set("before", strconv.FormatUint(before, 10))
 	}
-	var l list
-	return &l, v.call("list", params, nil, &l)
+	return params
+}
+
+// sharedExports returns two pages of the list as at since or later. Other streams of the list may use it too.
+func (v *visit) sharedExports(f filter, since time.Time) (*list, error) {
+	params := listParams(f, f.Before, 2*pageSize)
+	return v.reads.get(v.who.Tenant+"?"+params.Encode(), since, func() (*list, error) { return v.listed(params) })
 }
 
 // errorCodes are the error codes that the list can be filtered by.
@@ -224,8 +238,8 @@ func (v *visit) listStream() error {
 	top, _ := strconv.ParseUint(v.r.URL.Query().Get("top"), 10, 63)
 	shown := map[string]*shownRow{}
 	first := true
-	return v.stream("", func(s *sse.Writer) (bool, error) {
-		l, err := v.exports(f, f.Before, 2*pageSize)
+	return v.stream("", func(s *sse.Writer, since time.Time) (bool, error) {
+		l, err := v.sharedExports(f, since)
 		if err != nil {
 			return false, err
 		}

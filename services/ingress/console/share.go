@@ -239,7 +239,7 @@ func (v *visit) shareStream() error {
 	if _, err := v.readShared(); err != nil {
 		return v.unknownUnless(err)
 	}
-	return v.stream(v.share.Key, func(s *sse.Writer) (bool, error) {
+	return v.stream(v.share.Key, func(s *sse.Writer, _ time.Time) (bool, error) {
 		x, err := v.readShared()
 		if err != nil {
 			return false, err

@@ -41,10 +41,13 @@ func (s *streams) enter(link string, limit int) (leave func(), ok bool) {
 	}, true
 }
 
+// updater sends what has changed. It reads state as it was at since or later.
+type updater func(s *sse.Writer, since time.Time) (done bool, err error)
+
 // stream sends updates of the visitor's tenant, or of one of its exports, until update reports the end, the
 // visitor leaves, its session ends or the process drains. A new stream sends everything, so a visitor that
 // connects again misses nothing.
-func (v *visit) stream(key string, update func(s *sse.Writer) (done bool, err error)) error {
+func (v *visit) stream(key string, update updater) error {
 	full := &Error{Status: http.StatusServiceUnavailable, Msg: v.t("error.streams"), RetryAfter: sse.Ping}
 	share := v.share.Key != ""
 	if share {
@@ -72,23 +75,32 @@ func (v *visit) stream(key string, update func(s *sse.Writer) (done bool, err er
 	return nil
 }
 
-// follow sends an update after each change.
-func (v *visit) follow(s *sse.Writer, changed <-chan struct{}, update func(s *sse.Writer) (bool, error)) {
+// follow sends an update after each change, and begins at most one in each second of the clock. Streams that
+// have to wait therefore wake together, and can share what they read.
+func (v *visit) follow(s *sse.Writer, changed <-chan struct{}, update updater) {
 	comment := time.NewTicker(sse.Ping)
 	defer comment.Stop()
+	since := time.Now()
 	for {
 		if v.share.Key == "" && !v.stillHere() {
 			return
 		}
-		done, err := update(s)
+		done, err := update(s, since)
 		if done || err != nil {
 			return // the browser connects again, and learns the reason of an error
 		}
-		if !v.sleep(streamPause) {
+		since = time.Now().Truncate(streamPause).Add(streamPause)
+		if !v.sleep(time.Until(since)) {
 			return
 		}
 		select {
 		case <-changed:
+			continue // the change came before since
+		default:
+		}
+		select {
+		case <-changed:
+			since = time.Now()
 		case <-comment.C:
 			if s.Comment() != nil {
 				return
