@@ -32,7 +32,11 @@ func (t *onNATS) call(ctx context.Context, c call) (json.RawMessage, error) {
 	}
 	within, cancel := context.WithTimeout(ctx, max(t.answer, c.slow))
 	defer cancel()
-	answer, err := t.conn.RequestMsgWithContext(within, &nats.Msg{Subject: events.APISubject(t.tenant, c.operation), Data: body})
+	msg := &nats.Msg{Subject: events.APISubject(t.tenant, c.operation), Data: body, Header: nats.Header{}}
+	if c.idempotency != "" {
+		msg.Header.Set("Idempotency-Key", c.idempotency)
+	}
+	answer, err := t.conn.RequestMsgWithContext(within, msg)
 	switch {
 	case ctx.Err() != nil:
 		return nil, ctx.Err()

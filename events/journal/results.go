@@ -9,6 +9,7 @@ import (
 	"sheaf/events"
 	"sheaf/events/failpoint"
 	"sheaf/events/internal/streams"
+	"sheaf/events/tracing"
 
 	"github.com/nats-io/nats.go"
 )
@@ -63,6 +64,9 @@ func (s *Log) publishResult(ctx context.Context, subject, tenant, key, id, corre
 	h := events.Header(id, tenant, key, ceType, at)
 	if correlation != "" {
 		h[events.HeaderCorrelationID] = []string{correlation}
+	}
+	if parent := tracing.Parent(ctx); parent != "" {
+		h[events.HeaderTraceParent] = []string{parent}
 	}
 	if _, err := s.js.PublishMsg(ctx, &nats.Msg{Subject: subject, Data: body, Header: h}); err != nil {
 		return streams.PublishError(err)

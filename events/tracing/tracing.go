@@ -125,25 +125,38 @@ func (t *Tracer) Requested(ctx context.Context, begin time.Time, method, host, c
 	span.End(code)
 }
 
-// RequestWithin is Request for a child of a span in another process.
-func (t *Tracer) RequestWithin(ctx context.Context, parent, method, host string, more ...attribute.KeyValue) (context.Context, *Span) {
-	if t == nil {
-		return ctx, nil
-	}
-	return t.Request(within(ctx, parent), method, host, more...)
-}
+// From says where a span belongs: below a span of another process, or into a trace of its own with a link to
+// an earlier span, because most servers close a trace within minutes.
+type From struct{ Parent, Earlier string }
 
-// RequestLater is Request in a trace of its own, with a link to an earlier span: most servers close a trace
-// within minutes.
-func (t *Tracer) RequestLater(ctx context.Context, earlier, method, host string, more ...attribute.KeyValue) (context.Context, *Span) {
-	if t == nil {
-		return ctx, nil
+func (f From) options(ctx context.Context) (context.Context, []trace.SpanStartOption) {
+	if f.Parent != "" {
+		return within(ctx, f.Parent), nil
 	}
 	options := []trace.SpanStartOption{trace.WithNewRoot()}
-	if c := trace.SpanContextFromContext(within(context.Background(), earlier)); c.IsValid() {
+	if c := trace.SpanContextFromContext(within(context.Background(), f.Earlier)); c.IsValid() {
 		options = append(options, trace.WithLinks(trace.Link{SpanContext: c}))
 	}
+	return ctx, options
+}
+
+// RequestFrom is Request for a span that belongs elsewhere than to the one in ctx.
+func (t *Tracer) RequestFrom(ctx context.Context, from From, method, host string, more ...attribute.KeyValue) (context.Context, *Span) {
+	if t == nil {
+		return ctx, nil
+	}
+	ctx, options := from.options(ctx)
 	return t.start(ctx, method, trace.SpanKindClient, append(more, HTTPMethod.String(method), ServerAddress.String(host)), options...)
+}
+
+// PublishFrom is Publish for a span that belongs elsewhere than to the one in ctx. The returned context has the
+// span.
+func (t *Tracer) PublishFrom(ctx context.Context, from From, m Message, more ...attribute.KeyValue) (context.Context, *Span) {
+	if t == nil {
+		return ctx, nil
+	}
+	ctx, options := from.options(ctx)
+	return t.start(ctx, "publish "+m.Template, trace.SpanKindProducer, append(m.attributes("publish", "send"), more...), options...)
 }
 
 // Note records that something happened in the span of ctx.

@@ -50,9 +50,6 @@ func (b consoleBackend) Call(ctx context.Context, who console.Principal, name st
 
 func (b consoleBackend) run(ctx context.Context, who console.Principal, name string, params url.Values, body []byte) (data any, err error) {
 	op, ok := operations[name]
-	if name == previewOperation && b.cfg.Previewer != nil {
-		op, ok = operation{scope: ScopeSubmit, handle: (*Service).preview, body: true}, true
-	}
 	if !ok {
 		return nil, &apiError{Errcode: errcodeNotFound, Status: http.StatusNotFound, Msg: "there is no operation " + name}
 	}

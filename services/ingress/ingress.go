@@ -71,7 +71,7 @@ type Config struct {
 	KeepFiles    time.Duration   // that finished files are kept, so the longest validity of a share link; default 168h
 	Formats      []events.Format // formats of finished files; default events.XLSX
 	Quota        Quota           // of each tenant; default no limits
-	Previewer    Previewer       // answers POST /v1/export/preview; default: the path does not exist
+	Previewer    Previewer       // answers previews; default: they get 404
 	MaxKeepPages time.Duration   // that a request may keep its pages for; default 168h
 	MaxSkew      time.Duration   // between a request's timestamp and the clock; default any
 	MaxBody      int64           // bytes of a request without rows; default 256 KiB

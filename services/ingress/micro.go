@@ -154,7 +154,13 @@ func (m *microService) endpoint(name string, op operation) micro.Handler {
 // call returns the answer to a request, and records its export in l.
 func (m *microService) call(req micro.Request, name string, op operation, l *line) ([]byte, *apiError) {
 	tenant, id := l.tenant, l.id
-	c := call{operation: name, tenant: tenant, requestID: id, body: req.Data(), onNATS: true}
+	c := call{
+		operation: name, tenant: tenant, requestID: id, body: req.Data(), onNATS: true,
+		idempotency: headerOf(nats.Header(req.Headers()), "Idempotency-Key"),
+	}
+	if err := request.CheckIdempotencyKey(c.idempotency); err != nil {
+		return seal(nil, err, id)
+	}
 	if !op.body {
 		var err error
 		if c.params, err = request.Params(c.body); err != nil {

@@ -157,7 +157,7 @@ func TestTrafficIsChecked(t *testing.T) {
 // The paths of the document are those of the router, and NATS offers the operations that it says.
 func TestDocumentHasTheRoutes(t *testing.T) {
 	t.Parallel()
-	s := &Service{cfg: Config{Previewer: previewFunc(nil)}}
+	s := &Service{}
 	var routed []string
 	for _, r := range s.routes() {
 		if !forPeople(r.path) {

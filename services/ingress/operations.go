@@ -40,7 +40,7 @@ type call struct {
 	onNATS      bool               // it came as a NATS request
 	correlation string             // the caller's id of the submission; "" for none
 	submission  *events.Submission // of a durable submission
-	idempotency string             // Idempotency-Key of a REST request; "" for none
+	idempotency string             // Idempotency-Key of a request; "" for none
 	at          time.Time          // when a durable submission was stored; zero means now
 }
 
@@ -76,20 +76,21 @@ type operation struct {
 
 // operations are the operations by the last token of their subject.
 var operations = map[string]operation{
-	"http":        {scope: ScopeSubmit, handle: (*Service).submitHTTP, body: true},
-	"raw":         {scope: ScopeSubmit, handle: (*Service).submitRaw, body: true},
-	"convert":     {scope: ScopeSubmit, handle: (*Service).convert, body: true},
-	"detail":      {scope: ScopeRead, handle: (*Service).detail, quiet: true},
-	"events":      {scope: ScopeRead, handle: (*Service).timeline, quiet: true},
-	"history":     {scope: ScopeRead, handle: (*Service).history, quiet: true, heavy: true},
-	"list":        {scope: ScopeRead, handle: (*Service).list, quiet: true, heavy: true},
-	"cancel":      {scope: ScopeOperate, handle: (*Service).cancel},
-	"retry":       {scope: ScopeOperate, handle: (*Service).retry, heavy: true},
-	"redeliver":   {scope: ScopeOperate, handle: (*Service).redeliver},
-	"share":       {scope: ScopeOperate, handle: (*Service).share},
-	"tenants":     {scope: ScopeAdmin, handle: (*Service).tenants, quiet: true, heavy: true},
-	"system":      {scope: ScopeAdmin, handle: (*Service).system, quiet: true, heavy: true},
-	bulkOperation: {scope: ScopeOperate, handle: (*Service).bulk, body: true},
+	"http":           {scope: ScopeSubmit, handle: (*Service).submitHTTP, body: true},
+	"raw":            {scope: ScopeSubmit, handle: (*Service).submitRaw, body: true},
+	"convert":        {scope: ScopeSubmit, handle: (*Service).convert, body: true},
+	"detail":         {scope: ScopeRead, handle: (*Service).detail, quiet: true},
+	"events":         {scope: ScopeRead, handle: (*Service).timeline, quiet: true},
+	"history":        {scope: ScopeRead, handle: (*Service).history, quiet: true, heavy: true},
+	"list":           {scope: ScopeRead, handle: (*Service).list, quiet: true, heavy: true},
+	"cancel":         {scope: ScopeOperate, handle: (*Service).cancel},
+	"retry":          {scope: ScopeOperate, handle: (*Service).retry, heavy: true},
+	"redeliver":      {scope: ScopeOperate, handle: (*Service).redeliver},
+	"share":          {scope: ScopeOperate, handle: (*Service).share},
+	"tenants":        {scope: ScopeAdmin, handle: (*Service).tenants, quiet: true, heavy: true},
+	"system":         {scope: ScopeAdmin, handle: (*Service).system, quiet: true, heavy: true},
+	previewOperation: {scope: ScopeSubmit, handle: (*Service).preview, body: true, quiet: true},
+	bulkOperation:    {scope: ScopeOperate, handle: (*Service).bulk, body: true},
 }
 
 // authorize sets the tenant of a call by a principal. An admin may name another tenant by the parameter

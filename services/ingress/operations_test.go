@@ -366,6 +366,7 @@ func TestRESTEqualsNATS(t *testing.T) {
 	for _, c := range []struct{ name, params string }{
 		{"http", `{"ext_type":"XLSX"}`},
 		{"raw", rawRequest},
+		{"preview", previewBody},
 		{"convert", `{"key":"` + keyOf(1) + `","ext_type":"CSV"}`},
 		{"detail", `{"key":"` + keyOf(4) + `"}`},
 		{"detail", `{}`},

@@ -2,6 +2,7 @@ package ingress
 
 import (
 	"context"
+	"net/http"
 	"time"
 
 	"sheaf/events"
@@ -28,6 +29,9 @@ const (
 
 // preview proposes a submission for a source. It stores nothing.
 func (s *Service) preview(ctx context.Context, c call) (any, error) {
+	if s.cfg.Previewer == nil {
+		return nil, &apiError{Errcode: errcodeNotFound, Status: http.StatusNotFound, Msg: "this server makes no previews"}
+	}
 	return s.cfg.Previewer.Preview(ctx, c.body, func(body []byte) (*events.Request, secrets.Values, error) {
 		req, opened, err := request.ParseOpened(s.journal.Keys(), c.tenant, s.cfg.Formats, body)
 		if err == nil {

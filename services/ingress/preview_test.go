@@ -64,6 +64,10 @@ func TestPreviewChecksAsASubmission(t *testing.T) {
 	require.JSONEq(t, `1`, string(param["n"]))
 	require.JSONEq(t, `{"type":"bearer","token":"plain"}`, string(auth))
 
+	kept = nil
+	require.JSONEq(t, `{"url":"http://h/list"}`, string(ask(t, in.journal.Callers(), "shop", "preview", body(sealed("shop"))).Data))
+	require.NotEmpty(t, kept)
+
 	require.Equal(t, http.StatusUnauthorized, post(body("x"), "wrong").Status)
 	a = post(body(sealed("other")), "k")
 	require.Equal(t, http.StatusBadRequest, a.Status)
@@ -114,4 +118,5 @@ func TestPreviewNeedsAPreviewer(t *testing.T) {
 	t.Parallel()
 	in := start(t, eventstest.Server(t, ""), Config{})
 	require.Equal(t, http.StatusNotFound, in.post(t, "/v1/export/preview", previewBody).Status)
+	require.Equal(t, errcodeNotFound, ask(t, in.journal.Callers(), events.DefaultTenant, "preview", previewBody).Errcode)
 }

@@ -1,6 +1,7 @@
 package ingress
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"strings"
@@ -148,6 +149,22 @@ func TestIdempotencyKey(t *testing.T) {
 	for _, wrong := range []string{strings.Repeat("k", 256), "a b", "ä"} {
 		require.Equal(t, http.StatusBadRequest, submit(a, "1", wrong).Status, wrong)
 	}
+
+	// NATS has the same keys.
+	nc := eventstest.Connect(t, srv)
+	onNATS := func(title, key string) answer {
+		msg, err := nc.RequestMsg(&nats.Msg{
+			Subject: events.APISubject(events.DefaultTenant, "raw"), Data: []byte(titled(title)), Header: nats.Header{"idempotency-key": {key}},
+		}, 5*time.Second)
+		require.NoError(t, err)
+		var got answer
+		require.NoError(t, json.Unmarshal(msg.Data, &got))
+		return got
+	}
+	require.Equal(t, key, onNATS("1", "k-3").key(t))
+	require.Equal(t, errcodeIdempotency, onNATS("2", "k-3").Errcode)
+	require.Equal(t, onNATS("of NATS", "k-4").key(t), submit(a, "of NATS", "k-4").key(t))
+	require.Contains(t, onNATS("1", "a b").Msg, "Idempotency-Key: must be visible")
 
 	// Concurrent different requests with one key: one succeeds, all others are refused.
 	var wg sync.WaitGroup

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -34,6 +33,7 @@ func (s *Service) routes() []route {
 	routes := []route{
 		{http.MethodPost, "/v1/export/http", body("http"), "export a paginated HTTP source"},
 		{http.MethodPost, "/v1/export/raw", body("raw"), "export the rows in the request"},
+		{http.MethodPost, "/v1/export/preview", body("preview"), "how to export a source, found by asking it at most three times"},
 		{http.MethodGet, "/v1/export/detail", get("detail"), "?key= how an export stands, and its link"},
 		{http.MethodGet, "/v1/export/history", get("history"), "?user_id= a user's exports of the last seven days"},
 		{http.MethodGet, "/v1/export/list", get("list"), "?state=&q= the exports of a tenant, newest first"},
@@ -60,12 +60,6 @@ func (s *Service) routes() []route {
 		{http.MethodPost, "/console/*", s.people, ""},
 		{http.MethodGet, "/s/*", s.people, "the page of a share link"},
 		{http.MethodGet, "/", s.toConsole(s.index), "this page; browsers get the console"},
-	}
-	if s.cfg.Previewer != nil {
-		routes = slices.Insert(routes, 2, route{
-			http.MethodPost, "/v1/export/preview", s.rest(previewOperation, operation{scope: ScopeSubmit, handle: (*Service).preview, body: true}, s.bodyCall(s.cfg.MaxBody)),
-			"how to export a source, found by asking it at most three times",
-		})
 	}
 	return append(routes, s.contracts()...)
 }

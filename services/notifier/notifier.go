@@ -32,6 +32,7 @@ import (
 	"sheaf/events/tracing"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/attribute"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -290,7 +291,9 @@ func (s *Service) attempt(ctx, posting context.Context, t *turn, x events.Export
 	s.metrics.busy.Inc()
 	posting, span := s.span(posting, &x, trace)
 	o := s.deliver(posting, &x)
-	span.Set(tracing.HTTPStatus.Int(o.status))
+	if o.status != 0 {
+		span.Set(tracing.HTTPStatus.Int(o.status))
+	}
 	span.End(spanError(o))
 	s.metrics.busy.Dec()
 	if !o.aborted {
@@ -303,19 +306,28 @@ func (s *Service) attempt(ctx, posting context.Context, t *turn, x events.Export
 	return s.record(tracing.Adopt(ctx, posting), x, o)
 }
 
-// span begins the span of an attempt by HTTP. The first attempt is a child of the event that ended the export.
-// Later ones, which may come days later, have traces of their own with a link to the begin of the export.
+// span begins the span of an attempt. The first attempt is a child of the event that ended the export. Later
+// ones, which may come days later, have traces of their own with a link to the begin of the export.
 func (s *Service) span(ctx context.Context, x *events.Export, trace string) (context.Context, *tracing.Span) {
+	tracer := s.journal.Tracer()
 	u, err := url.Parse(x.Request.Callback)
-	if tracer := s.journal.Tracer(); tracer != nil && err == nil && u.Scheme != "nats" {
-		attempt := tracing.Attempt.Int(x.Callback.Attempts + 1)
-		key, tenant := tracing.ExportKey.String(x.Key), tracing.Tenant.String(x.Tenant)
-		if trace != "" && x.Callback.Attempts == 0 {
-			return tracer.RequestWithin(ctx, trace, http.MethodPost, u.Hostname(), attempt, key, tenant)
-		}
-		return tracer.RequestLater(ctx, x.TraceParent, http.MethodPost, u.Hostname(), attempt, key, tenant)
+	if tracer == nil || err != nil {
+		return ctx, nil
 	}
-	return ctx, nil
+	from := tracing.From{Parent: trace}
+	if trace == "" || x.Callback.Attempts > 0 {
+		from = tracing.From{Earlier: x.TraceParent}
+	}
+	attributes := []attribute.KeyValue{
+		tracing.Attempt.Int(x.Callback.Attempts + 1), tracing.ExportKey.String(x.Key), tracing.Tenant.String(x.Tenant),
+	}
+	if u.Scheme == "nats" {
+		return tracer.PublishFrom(ctx, from, tracing.Message{
+			Stream: events.StreamCallbacks, Template: events.SubjectCallback + "{tenant}.{name}", ID: x.WebhookID(),
+			ConversationID: x.CorrelationID,
+		}, attributes...)
+	}
+	return tracer.RequestFrom(ctx, from, http.MethodPost, u.Hostname(), attributes...)
 }
 
 // spanError classifies a failed attempt, "" for a delivery.

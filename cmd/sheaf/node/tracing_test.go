@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/stretchr/testify/require"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
@@ -136,6 +137,35 @@ func TestAnExportIsOneTrace(t *testing.T) {
 	for _, private := range []string{"the-title", "the-token", "the-query", "secret"} {
 		require.NotContains(t, all, private)
 	}
+}
+
+// A callback by NATS belongs to the trace too, and its message continues it.
+func TestACallbackByNATSIsTraced(t *testing.T) {
+	t.Parallel()
+	spans := tracetest.NewInMemoryExporter()
+	c := serveWithTLS(t, func(cfg *Config) { cfg.Spans = spans })
+	nc, err := nats.Connect(c.at.NATS, nats.Secure(c.tls))
+	require.NoError(t, err)
+	defer nc.Close()
+	done, err := nc.SubscribeSync("sheaf.callback.default.done")
+	require.NoError(t, err)
+	require.NoError(t, nc.Flush())
+	c.post("raw", `{"ext_type":"CSV","callback":"nats:sheaf.callback.default.done","source_raw":[{"id":"ID"},{"id":1}]}`)
+	message, err := done.NextMsg(30 * time.Second)
+	require.NoError(t, err)
+	byName := map[string]tracetest.SpanStub{}
+	require.Eventually(t, func() bool {
+		for _, s := range spans.GetSpans() {
+			byName[s.Name] = s
+		}
+		return byName["publish sheaf.callback.{tenant}.{name}"].SpanContext.IsValid()
+	}, 10*time.Second, 10*time.Millisecond)
+	published, completed := byName["publish sheaf.callback.{tenant}.{name}"], byName["publish sheaf.event.{tenant}.completed.{key}"]
+	require.Equal(t, completed.SpanContext.SpanID(), published.Parent.SpanID())
+	require.Equal(t, trace.SpanKindProducer, published.SpanKind)
+	require.Contains(t, published.Attributes, attribute.String("messaging.destination.name", "SHEAF_CALLBACKS"))
+	require.Contains(t, published.Attributes, tracing.Attempt.Int(1))
+	require.Contains(t, message.Header.Get("traceparent"), published.SpanContext.SpanID().String())
 }
 
 func TestTracesAreOffUnlessAsked(t *testing.T) {
