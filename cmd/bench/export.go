@@ -200,7 +200,12 @@ func (b *bench) scaling(ctx context.Context) (string, error) {
 		"| rows | seconds | µs a row | peak memory | file |\n|---|---|---|---|---|\n", thousands(exportLimit))
 	for _, total := range b.scales {
 		progress("%s rows", thousands(total))
-		server, err := b.startServer(ctx, nil)
+		var flags []string
+		if b.large {
+			flags = []string{"--max-pages-bytes", "1TiB", "--max-export-bytes", "1TiB", "--max-rows", "1000000000",
+				"--max-pages", "10000000"}
+		}
+		server, err := b.startServer(ctx, nil, flags...)
 		if err != nil {
 			return "", err
 		}

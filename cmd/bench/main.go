@@ -6,6 +6,7 @@
 //	go run ./cmd/bench                  # all parts, about ten minutes
 //	go run ./cmd/bench -quick           # smaller sizes, for a first impression
 //	go run ./cmd/bench -only export,small
+//	go run ./cmd/bench -only scaling -rows 20000000
 //	go run ./cmd/bench -results         # also replace the section in RESULTS.md
 //
 // It must run in the project's folder. It builds the programs that it measures: sheaf, and baseline, a
@@ -28,6 +29,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -106,6 +108,7 @@ type bench struct {
 	baseline string
 	source   *process
 	targets  []target
+	large    bool // scaling has sizes beyond the default limits
 }
 
 // target is a figure that Sheaf should reach, and the measured one.
@@ -172,6 +175,7 @@ func command(ctx context.Context, args []string) error {
 		"run everything small, in less than two minutes; the figures are not meaningful")
 	results := flags.Bool("results", false, "replace the section in cmd/bench/RESULTS.md; needs all parts")
 	note := flags.String("note", "", "`sentence` to put above the figures")
+	large := flags.String("rows", "", "`sizes` of the part scaling, separated by commas, with as many pages as fit on the disk")
 	dir := flags.String("dir", os.TempDir(), "`folder` on the file system to measure on")
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
@@ -185,12 +189,22 @@ func command(ctx context.Context, args []string) error {
 			return fmt.Errorf("-only %s: the parts are %s", name, strings.Join(names, ", "))
 		}
 	}
-	if *results && len(chosen) < len(parts) {
+	if *results && (len(chosen) < len(parts) || *large != "") {
 		return errors.New("-results needs all parts: the figures belong to one machine and one hour")
 	}
 	b := &bench{sizes: full}
 	if *small {
 		b.sizes = quick
+	}
+	if *large != "" {
+		b.scales, b.large = nil, true
+		for _, text := range strings.Split(*large, ",") {
+			total, err := strconv.Atoi(text)
+			if err != nil || total < 1 {
+				return fmt.Errorf("-rows %s: want numbers of rows", *large)
+			}
+			b.scales = append(b.scales, total)
+		}
 	}
 	return b.report(ctx, *dir, chosen, *results, *note)
 }
