@@ -15,6 +15,7 @@ import (
 	"maps"
 	"runtime/debug"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -45,6 +46,7 @@ type Tasks struct {
 	damaged atomic.Bool
 	torn    bool
 	bound   chan struct{} // see BoundToLog
+	began   uint64        // see Began
 
 	mu      sync.Mutex // guards the fields below
 	applied uint64
@@ -460,6 +462,22 @@ func (t *Tasks) LastSequences(fn func(key string, sequence uint64) error) error 
 			return fn(string(k[len(k)-keySize:]), binary.BigEndian.Uint64(v))
 		})
 	})
+}
+
+// Unsettled returns every export whose newest event is at or below a sequence and that is not settled, with
+// tenant, key and LastSeq only.
+func (t *Tasks) Unsettled(sequence uint64) (list []events.Export, err error) {
+	err = t.view(func(tx *bbolt.Tx) error {
+		return tx.Bucket(bucketRounds).ForEach(func(k, v []byte) error {
+			last := binary.BigEndian.Uint64(v)
+			if last <= sequence && string(v[8:]) != isSettled {
+				tenant, _, _ := strings.Cut(string(k), "\x00")
+				list = append(list, events.Export{Tenant: tenant, Key: string(k[len(k)-keySize:]), LastSeq: last})
+			}
+			return nil
+		})
+	})
+	return list, err
 }
 
 // Leftover is a kind of data that an ended export leaves behind.

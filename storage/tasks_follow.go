@@ -12,6 +12,10 @@ import (
 // exports of another log.
 func (t *Tasks) BoundToLog() <-chan struct{} { return t.bound }
 
+// Began returns the sequence that was applied when BoundToLog was closed, 0 if it was the log's last. Events
+// after it that the log no longer has were never applied.
+func (t *Tasks) Began() uint64 { return t.began }
+
 // Follow binds the projection to a log and applies the log's events until ctx ends; then it returns nil. It
 // calls applied with each batch after applying it. After [events.ErrUnavailable] it can be called again.
 func (t *Tasks) Follow(ctx context.Context, streams *journal.Log, applied func([]events.Event)) error {
@@ -39,6 +43,9 @@ func (t *Tasks) bindTo(ctx context.Context, streams *journal.Log) error {
 	}
 	if err := t.Bind(log.Created, log.Last); err != nil {
 		return err
+	}
+	if t.Applied() < log.Last {
+		t.began = t.Applied()
 	}
 	if log.First > log.Last {
 		// The log is empty, so no event would ever bring the projection to the log's end.

@@ -42,7 +42,13 @@ func OpenTasks(path string, log *slog.Logger) (*Tasks, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, fmt.Errorf("projection: %w", err)
 	}
-	t, err := openTasks(path, log)
+	return openOrMake(path, false, log)
+}
+
+// openOrMake opens a projection, or creates an empty one in place of an unfit one. The pages of a checked
+// file are known to be whole, although it was not closed.
+func openOrMake(path string, checked bool, log *slog.Logger) (*Tasks, error) {
+	t, err := openTasks(path, checked, log)
 	var unfit *unfitError
 	if !errors.As(err, &unfit) {
 		return t, err
@@ -54,7 +60,7 @@ func OpenTasks(path string, log *slog.Logger) (*Tasks, error) {
 	}
 	log.Warn("the projection is unfit for use; it was set aside and will be rebuilt from the log", "file",
 		path, "set_aside", aside, "reason", unfit.reason)
-	return openTasks(path, log)
+	return openTasks(path, false, log)
 }
 
 // Torn reports whether the file was not closed and the machine has been restarted since. Its last writes may
@@ -79,13 +85,19 @@ type unfitError struct {
 
 func (e *unfitError) Error() string { return e.reason.Error() }
 
-func openTasks(path string, log *slog.Logger) (*Tasks, error) {
+// mappedSize is the address space that the file is mapped into at first. A file that grows beyond it can only
+// be mapped again while no transaction reads, and a snapshot reads for seconds.
+const mappedSize int64 = 16 << 30
+
+func openTasks(path string, checked bool, log *slog.Logger) (*Tasks, error) {
 	var file *os.File
 	var db *bbolt.DB
 	err := recovered(func() (err error) {
 		db, err = bbolt.Open(path, 0o600, &bbolt.Options{
 			Timeout:      lockWait,
 			FreelistType: bbolt.FreelistMapType,
+			// 0, the default, where addresses have 32 bits.
+			InitialMmapSize: int(mappedSize),
 			OpenFile: func(name string, flag int, mode os.FileMode) (f *os.File, err error) {
 				file, err = os.OpenFile(name, flag, mode)
 				return file, err
@@ -107,9 +119,9 @@ func openTasks(path string, log *slog.Logger) (*Tasks, error) {
 	}
 
 	t := &Tasks{db: db, log: log, bound: make(chan struct{}), waiters: map[*waiter]struct{}{}}
-	err = t.guard(func() error { return t.ready(file) })
+	err = t.guard(func() error { return t.ready(file, checked) })
 	if err == nil && !t.torn {
-		err = t.begin()
+		err = t.begin(!checked)
 	}
 	if err == nil {
 		return t, nil
@@ -133,7 +145,7 @@ func tooSmall(path string) bool {
 }
 
 // ready creates the buckets of a new file, or checks those of an existing one.
-func (t *Tasks) ready(file *os.File) error {
+func (t *Tasks) ready(file *os.File, checked bool) error {
 	fresh, clean, booted := false, false, ""
 	err := t.db.View(func(tx *bbolt.Tx) error {
 		info, err := file.Stat()
@@ -183,7 +195,7 @@ func (t *Tasks) ready(file *os.File) error {
 			}
 			return empty(tx)
 		})
-	case !clean:
+	case !clean && !checked:
 		if err := t.db.View(verify); err != nil {
 			return err
 		}
@@ -192,9 +204,10 @@ func (t *Tasks) ready(file *os.File) error {
 	return nil
 }
 
-// begin records on disk that the file is open, and in which boot of the machine. Later writes need no sync.
-func (t *Tasks) begin() error {
-	t.db.NoSync = false
+// begin records that the file is open, and in which boot of the machine. Later writes need no sync. With sync
+// the record itself is on disk, because the file there may say that it was closed.
+func (t *Tasks) begin(sync bool) error {
+	t.db.NoSync = !sync && bootID() != ""
 	err := t.update(func(tx *bbolt.Tx) error {
 		meta := tx.Bucket(bucketMeta)
 		return cmp.Or(meta.Put(metaBoot, []byte(bootID())), meta.Delete(metaClean))

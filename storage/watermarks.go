@@ -87,7 +87,11 @@ func replaceFile(path string, data []byte) error {
 // Bound returns the creation time of the projection's log, zero if it is not bound yet, and the last applied
 // sequence.
 func (t *Tasks) Bound() (logCreated time.Time, applied uint64, err error) {
-	err = t.view(func(tx *bbolt.Tx) error {
+	return boundOf(t.view)
+}
+
+func boundOf(view func(func(*bbolt.Tx) error) error) (logCreated time.Time, applied uint64, err error) {
+	err = view(func(tx *bbolt.Tx) error {
 		meta := tx.Bucket(bucketMeta)
 		applied = number(meta.Get(metaApplied))
 		text := meta.Get(metaStream)
@@ -149,7 +153,7 @@ func (t *Tasks) Reset() error {
 	t.emptied()
 	if t.torn {
 		t.torn = false
-		return t.begin()
+		return t.begin(true)
 	}
 	return nil
 }

@@ -81,6 +81,18 @@ func (s *Log) Marks(ctx context.Context, before Marks) (Marks, error) {
 	return marks, nil
 }
 
+// MarkAt returns the mark of the log at a sequence: its Last is that sequence, and its Subject and SHA256 are
+// empty if the event was deleted.
+func (s *Log) MarkAt(ctx context.Context, seq uint64) (Mark, error) {
+	log, err := s.LogState(ctx)
+	if err != nil {
+		return Mark{}, err
+	}
+	m := Mark{Created: log.Created, Last: seq}
+	m.Subject, m.SHA256, err = messageAt(ctx, s.events, seq)
+	return m, err
+}
+
 // messageAt returns subject and checksum of a message, "" if it does not exist or is unreadable.
 func messageAt(ctx context.Context, st jetstream.Stream, seq uint64) (subject, sum string, err error) {
 	m, err := st.GetMsg(ctx, seq)

@@ -18,6 +18,7 @@ type history struct {
 	*parts
 	maxExports int // of one tenant
 	settle     time.Duration
+	compared   bool // forgetGone has compared the projection with the log
 }
 
 // purgeEvents removes all events but the newest of exports that settled a while ago. The newest event holds
@@ -165,4 +166,35 @@ func (h *history) forgetOld(ctx context.Context) error {
 			return err
 		}
 	}
+}
+
+// forgetGone removes exports that settled and were forgotten while this projection did not follow the log: in
+// it they are still unfinished. A projection that begins with a snapshot, or with an old file, has such
+// exports. Settled ones are found by forget.
+func (h *history) forgetGone(ctx context.Context) error {
+	if h.compared {
+		return nil
+	}
+	if _, err := h.upToDate(ctx); err != nil {
+		return err
+	}
+	list, err := h.tasks.Unsettled(h.tasks.Began())
+	if err != nil {
+		return err
+	}
+	var gone []events.Export
+	for _, x := range list {
+		now, err := h.journal.Read(ctx, x.Tenant, x.Key)
+		if err != nil {
+			return err
+		}
+		if now.LastSeq == 0 {
+			gone = append(gone, x)
+		}
+	}
+	if err := h.tasks.Forget(gone); err != nil {
+		return err
+	}
+	h.compared = true
+	return nil
 }

@@ -1,6 +1,7 @@
 package keeper
 
 import (
+	"log/slog"
 	"strings"
 	"sync"
 	"testing"
@@ -373,4 +374,45 @@ func TestFilesOfUnknownExports(t *testing.T) {
 	ancient := made.Add(s.orphans.maxAge)
 	require.Equal(t, []bool{true, true, true, true}, left(ancient))
 	require.Equal(t, []bool{false, false, true, true}, left(ancient.Add(time.Second)))
+}
+
+// An export that was unfinished in a snapshot, and was forgotten before this projection began, leaves it.
+func TestWhatWasForgottenBeforeTheStartIsForgotten(t *testing.T) {
+	t.Parallel()
+	node := start(t, eventstest.Server(t, ""), Config{})
+	for n := range 3 {
+		node.write(t, testKey(n), requestOf("a"))
+	}
+	node.write(t, testKey(3), withCallback("a"))
+	node.write(t, testKey(3), &events.ExportCancelled{})
+	node.caughtUpTo(t)
+	files, err := storage.OpenSnapshotFiles(t.Context(), "file://"+storeOf(t), storage.FilesConfig{})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, files.Close()) })
+	snapshots := storage.NewSnapshots(files, t.TempDir(), slog.New(slog.DiscardHandler))
+	snapshots.Min = 1
+	require.NoError(t, snapshots.Save(t.Context(), node.tasks, node.journal))
+	node.other(t, 100)
+	for _, n := range []int{0, 3} {
+		x := node.read(t, events.DefaultTenant, testKey(n))
+		require.NoError(t, node.tasks.Forget([]events.Export{x}))
+		require.NoError(t, node.journal.Forget(t.Context(), x))
+	}
+
+	tasks, err := snapshots.Restore(t.Context(), openTasks(t), node.journal)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, tasks.Close()) })
+	require.NotZero(t, tasks.Applied())
+	later, err := New(Config{}, node.journal, tasks, node.files)
+	require.NoError(t, err)
+	t.Cleanup(follow(t, node.journal, tasks))
+	passes(t, later, 1)
+	_, ours, err := tasks.Digest()
+	require.NoError(t, err)
+	require.Equal(t, node.digest(t), ours)
+	require.Equal(t, node.rebuilt(t), ours)
+	for n, known := range []bool{false, true, true, false} {
+		_, err := tasks.Get(testKey(n))
+		require.Equal(t, known, err == nil, n)
+	}
 }

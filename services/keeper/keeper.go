@@ -176,6 +176,7 @@ func (s *Service) pass(ctx context.Context) error {
 			s.history.forgetOld(ctx))
 	}
 	err = errors.Join(err,
+		s.history.forgetGone(ctx),
 		s.deadlines.expire(ctx),
 		s.deadlines.failOverdue(ctx),
 		s.strays.purge(ctx, mark),

@@ -76,7 +76,20 @@ func writeHistory(b *testing.B, dir string, exports int) uint64 {
 	defer nc.Close()
 	js, err := jetstream.New(nc, jetstream.WithPublishAsyncMaxPending(256))
 	require.NoError(b, err)
-	ctx, cancel := context.WithTimeout(b.Context(), 10*time.Minute)
+	sequence := appendHistory(b, js, exports)
+	ctx, cancel := context.WithTimeout(b.Context(), time.Minute)
+	defer cancel()
+	for _, name := range []string{events.ConsumerCrawler, events.ConsumerAssembler, events.ConsumerNotifier} {
+		_, err := js.ResetConsumerToSequence(ctx, events.StreamEvents, name, sequence+1)
+		require.NoError(b, err)
+	}
+	return sequence
+}
+
+// appendHistory appends exports that completed, each with further events, to an empty log. It returns the last
+// sequence.
+func appendHistory(t testing.TB, js jetstream.JetStream, exports int, further ...events.Payload) uint64 {
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
 	var sequence uint64
 	begin := time.Now().Add(-24 * time.Hour).UTC()
@@ -85,7 +98,7 @@ func writeHistory(b *testing.B, dir string, exports int) uint64 {
 		key := fmt.Sprintf("%032x", n*7919)
 		requested := sequence + 1
 		x := events.Export{Tenant: events.DefaultTenant}
-		for _, payload := range []events.Payload{
+		for _, payload := range append([]events.Payload{
 			&events.ExportRequested{CreatedAt: at, Request: events.Request{
 				ExtType: "XLSX", Title: "orders", UserID: fmt.Sprint(n % 100), SourceType: events.SourceHTTP,
 				Callback: "http://127.0.0.1:9/callback",
@@ -97,26 +110,22 @@ func writeHistory(b *testing.B, dir string, exports int) uint64 {
 				Files: []events.File{{Name: "orders.zip", Store: "default/" + key + "/" + events.NewID() +
 					".zip", Size: 5000, SHA256: strings.Repeat("ab", 32), Rows: 100}}},
 			&events.CallbackDelivered{Attempt: 1, Status: http.StatusOK},
-		} {
+		}, further...) {
 			sequence++
 			ev := events.Event{ID: events.NewID(), Tenant: x.Tenant, Key: key, Time: at, Sequence: sequence,
 				Payload: payload}
-			require.NoError(b, x.Apply(ev))
+			require.NoError(t, x.Apply(ev))
 			ev.Export = &x
 			msg, err := events.Encode(ev)
-			require.NoError(b, err)
+			require.NoError(t, err)
 			_, err = js.PublishMsgAsync(msg, jetstream.WithStallWait(time.Minute))
-			require.NoError(b, err)
+			require.NoError(t, err)
 		}
 	}
 	select {
 	case <-js.PublishAsyncComplete():
 	case <-ctx.Done():
-		b.Fatal(ctx.Err())
-	}
-	for _, name := range []string{events.ConsumerCrawler, events.ConsumerAssembler, events.ConsumerNotifier} {
-		_, err := js.ResetConsumerToSequence(ctx, events.StreamEvents, name, sequence+1)
-		require.NoError(b, err)
+		t.Fatal(ctx.Err())
 	}
 	return sequence
 }

@@ -103,6 +103,7 @@ type node struct {
 	outage    atomic.Value        // of the cluster: the last result of watchQuorum, a string
 	files     storage.Files       // of the ingress and assembler roles, otherwise nil
 	tasks     *storage.Tasks      // of the ingress role, otherwise nil
+	snapshots *storage.Snapshots  // of the projection; nil without a projection, and with an embedded server
 	marks     *storage.Watermarks // nil in a role of a cluster that keeps none
 	roles     map[string]role
 	closers   []func()
@@ -221,9 +222,7 @@ func (n *node) openStores(ctx context.Context) error {
 	if n.cfg.has(roleIngress) || n.cfg.has(roleAssembler) {
 		// The store may use the connection, so close it first.
 		err := n.retryWhileStarting(ctx, "opening the file store", func(ctx context.Context) (err error) {
-			n.files, err = storage.OpenFiles(ctx, n.cfg.Files, storage.FilesConfig{
-				DataDir: n.cfg.Data, JetStream: n.journal.JetStream(), Replicas: n.cfg.Replicas, S3: n.cfg.s3(),
-			})
+			n.files, err = storage.OpenFiles(ctx, n.cfg.Files, n.filesConfig())
 			return err
 		})
 		if err != nil {
@@ -249,9 +248,17 @@ func (n *node) openStores(ctx context.Context) error {
 	}
 	if n.tasks != nil && n.tasks.Torn() {
 		n.log.Info("the machine was restarted while tasks.db was open; it is rebuilt from the log")
-		return n.tasks.Reset()
+		if err := n.tasks.Reset(); err != nil {
+			return err
+		}
 	}
-	return nil
+	return n.openSnapshots(ctx)
+}
+
+func (n *node) filesConfig() storage.FilesConfig {
+	return storage.FilesConfig{
+		DataDir: n.cfg.Data, JetStream: n.journal.JetStream(), Replicas: n.cfg.Replicas, S3: n.cfg.s3(),
+	}
 }
 
 // run supervises the roles until ctx ends or one of them fails, which ends the others. drained is false when
@@ -290,6 +297,9 @@ func (n *node) run(ctx context.Context) (drained bool, err error) {
 	group.Go(func() error { return n.keepMarks(groupCtx) })
 	group.Go(func() error { n.watchQuorum(groupCtx); return nil })
 	group.Go(func() error { n.watchStreams(groupCtx); return nil })
+	if n.snapshots != nil {
+		group.Go(func() error { n.snapshots.Run(groupCtx, n.tasks, n.journal); return nil })
+	}
 	group.Go(func() error { keepSmall(groupCtx); return nil })
 	if n.ops != nil {
 		group.Go(func() error { return n.ops.watch(groupCtx) })
