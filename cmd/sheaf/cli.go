@@ -38,6 +38,7 @@ type cli struct {
 	Cancel    cancelCmd    `cmd:"" group:"client" help:"Stop an export."`
 	Retry     retryCmd     `cmd:"" group:"client" help:"Run a failed, cancelled or expired export again."`
 	Redeliver redeliverCmd `cmd:"" group:"client" help:"Send the callback of an ended export again."`
+	Bulk      bulkCmd      `cmd:"" group:"client" help:"Cancel, retry or redeliver every export of a filter."`
 	Share     shareCmd     `cmd:"" group:"client" help:"Print a link to an export for the person who waits for it."`
 	Download  downloadCmd  `cmd:"" group:"client" help:"Fetch the file of a finished export."`
 	Convert   convertCmd   `cmd:"" group:"client" help:"Write a finished export again, in another format or with other columns, without asking its source."`
@@ -166,7 +167,15 @@ type serverFlag struct {
 	callerFlags `embed:""`
 }
 
-func (s *serverFlag) remote() (*remote, error) { return newRemote(s.Server, s.callerFlags) }
+func (s *serverFlag) remote() (*remote, error) { return newRemote(s.Server, s.callerFlags, "") }
+
+// tenantFlag names the server of a command about exports that exist, and for administrators their tenant.
+type tenantFlag struct {
+	serverFlag `embed:""`
+	Tenant     string `placeholder:"NAME" help:"Tenant whose exports are meant, for a key of the scope admin. Default: the tenant of the key."`
+}
+
+func (t *tenantFlag) remote() (*remote, error) { return newRemote(t.Server, t.callerFlags, t.Tenant) }
 
 // viewFlags say how output is written for a person.
 type viewFlags struct {

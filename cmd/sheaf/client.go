@@ -18,9 +18,10 @@ import (
 // remote is a running server, as a command calls it.
 type remote struct{ *client.Client }
 
-// newRemote returns the server at a base URL such as http://127.0.0.1:8080. A call is not repeated: a person or
+// newRemote returns the server at a base URL such as http://127.0.0.1:8080, for the
+// exports of a tenant, "" for that of the key. A call is not repeated: a person or
 // a script decides that.
-func newRemote(address string, as callerFlags) (*remote, error) {
+func newRemote(address string, as callerFlags, tenant string) (*remote, error) {
 	trust, err := trusting(as.CACert)
 	if err != nil {
 		return nil, err
@@ -33,7 +34,7 @@ func newRemote(address string, as callerFlags) (*remote, error) {
 		}
 		key = strings.TrimSpace(string(data))
 	}
-	c, err := client.New(address, client.Options{Key: key, Patience: -1, TLS: trust})
+	c, err := client.New(address, client.Options{Key: key, Tenant: tenant, Patience: -1, TLS: trust})
 	if err != nil {
 		return nil, usagef("--server: %w", err)
 	}

@@ -243,7 +243,7 @@ func (f sourceFlags) request(source, userID, callback string) ([]byte, error) {
 type statusCmd struct {
 	Key        string `arg:"" help:"Key of the export."`
 	JSON       bool   `name:"json" help:"Print JSON."`
-	serverFlag `embed:""`
+	tenantFlag `embed:""`
 }
 
 func (c *statusCmd) Run(ctx context.Context, std stdio, server *remote) error {
@@ -261,7 +261,7 @@ func (c *statusCmd) Run(ctx context.Context, std stdio, server *remote) error {
 type watchCmd struct {
 	Key        string `arg:"" help:"Key of the export."`
 	JSON       bool   `name:"json" help:"Print JSON at the end."`
-	serverFlag `embed:""`
+	tenantFlag `embed:""`
 }
 
 func (c *watchCmd) Run(ctx context.Context, std stdio, server *remote) error {
@@ -286,7 +286,7 @@ type historyCmd struct {
 	UserID     string `name:"user-id" default:"${defaultUser}" placeholder:"ID" help:"Whose exports (${default}, as of submit and export)."`
 	Limit      int    `help:"At most so many, newest first."`
 	JSON       bool   `name:"json" help:"Print JSON."`
-	serverFlag `embed:""`
+	tenantFlag `embed:""`
 }
 
 func (c *historyCmd) Run(ctx context.Context, std stdio, server *remote) error {
@@ -316,7 +316,7 @@ func (c *historyCmd) Run(ctx context.Context, std stdio, server *remote) error {
 type cancelCmd struct {
 	Key        string `arg:"" help:"Key of the export."`
 	JSON       bool   `name:"json" help:"Print JSON."`
-	serverFlag `embed:""`
+	tenantFlag `embed:""`
 }
 
 func (c *cancelCmd) Run(ctx context.Context, std stdio, server *remote) error {
@@ -327,7 +327,7 @@ type retryCmd struct {
 	Key        string `arg:"" help:"Key of the export."`
 	Wait       bool   `help:"Show the progress until the export has ended; exit with 1 if it failed."`
 	JSON       bool   `name:"json" help:"Print JSON."`
-	serverFlag `embed:""`
+	tenantFlag `embed:""`
 }
 
 func (c *retryCmd) Run(ctx context.Context, std stdio, server *remote) error {
@@ -362,7 +362,7 @@ type downloadCmd struct {
 	Output     string `short:"o" type:"path" placeholder:"FILE" help:"Where to write it. With .zip the zip, else the file with this suffix in it. Default: KEY here, with the suffix of the file."`
 	Force      bool   `short:"f" help:"Replace the output if it exists."`
 	JSON       bool   `name:"json" help:"Print JSON."`
-	serverFlag `embed:""`
+	tenantFlag `embed:""`
 }
 
 func (c *downloadCmd) Run(ctx context.Context, std stdio, server *remote) (err error) {

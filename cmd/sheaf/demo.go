@@ -70,7 +70,7 @@ func (c *demoCmd) Run(ctx context.Context, std stdio, line *kong.Context) (err e
 	fmt.Fprintf(std.out, "source    %s  (%s rows, %d a page)\n", source, thousands(int64(c.Rows)), demoLimit)
 
 	if c.Server != "" {
-		server, err := newRemote(c.Server, c.callerFlags)
+		server, err := newRemote(c.Server, c.callerFlags, "")
 		if err != nil {
 			return err
 		}

@@ -122,7 +122,7 @@ func (c *exportCmd) Run(ctx context.Context, std stdio, line *kong.Context) (err
 		}
 	}
 	if c.Server != "" {
-		server, err := newRemote(c.Server, c.callerFlags)
+		server, err := newRemote(c.Server, c.callerFlags, "")
 		if err != nil {
 			return err
 		}
@@ -378,7 +378,7 @@ func printFile(w io.Writer, name string, x *client.Export, asJSON bool) error {
 func inProcess(ctx context.Context, cfg node.Config, do func(context.Context, *remote) error) error {
 	cfg.Log = slog.Default()
 	return node.Use(ctx, cfg, func(ctx context.Context, at node.Info) error {
-		server, err := newRemote(at.HTTP, callerFlags{})
+		server, err := newRemote(at.HTTP, callerFlags{}, "")
 		if err != nil {
 			return err
 		}

@@ -15,22 +15,28 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"sheaf/cmd/sheaf/node"
 	"sheaf/events"
 	"sheaf/events/client"
 )
 
+// filterFlags select exports.
+type filterFlags struct {
+	State     string `enum:",running,queued,waiting_for_space,failed,succeeded,cancelled" default:"" placeholder:"STATE" help:"running, queued, waiting_for_space, failed, succeeded or cancelled."`
+	Search    string `short:"s" placeholder:"TEXT" help:"Words of the title, the beginning of the key, or the user."`
+	UserID    string `name:"user-id" placeholder:"ID" help:"Exports of this user."`
+	ErrorCode string `placeholder:"CODE" help:"Exports that failed with this error_code, such as SOURCE_TIMEOUT."`
+	Since     string `placeholder:"TIME" help:"Created at or after: 2026-11-30, 2026-11-30T12:00:00Z, or 2h ago as 2h."`
+	Until     string `placeholder:"TIME" help:"Created before this time."`
+}
+
 type listCmd struct {
-	State      string `enum:",running,queued,waiting_for_space,failed,succeeded,cancelled" default:"" placeholder:"STATE" help:"running, queued, waiting_for_space, failed, succeeded or cancelled."`
-	Search     string `short:"s" placeholder:"TEXT" help:"Words of the title, the beginning of the key, or the user."`
-	UserID     string `name:"user-id" placeholder:"ID" help:"Exports of this user."`
-	ErrorCode  string `placeholder:"CODE" help:"Exports that failed with this error_code, such as SOURCE_TIMEOUT."`
-	Since      string `placeholder:"TIME" help:"Created at or after: 2026-11-30, 2026-11-30T12:00:00Z, or 2h ago as 2h."`
-	Until      string `placeholder:"TIME" help:"Created before this time."`
-	Limit      int    `default:"50" help:"Exports a page, up to 200 (${default})."`
-	Before     uint64 `placeholder:"N" help:"The next page, as the note below a list says."`
-	All        bool   `help:"All pages. With --json one export a line."`
-	JSON       bool   `name:"json" help:"Print JSON."`
-	serverFlag `embed:""`
+	filterFlags `embed:""`
+	Limit       int    `default:"50" help:"Exports a page, up to 200 (${default})."`
+	Before      uint64 `placeholder:"N" help:"The next page, as the note below a list says."`
+	All         bool   `help:"All pages. With --json one export a line."`
+	JSON        bool   `name:"json" help:"Print JSON."`
+	tenantFlag  `embed:""`
 }
 
 func (listCmd) Help() string {
@@ -42,11 +48,9 @@ Examples:
     sheaf list --search orders --all --json | jq -r .hash_key`
 }
 
-func (c *listCmd) filter(std stdio) (client.Filter, error) {
-	f := client.Filter{State: c.State, Query: c.Search, UserID: c.UserID, ErrorCode: c.ErrorCode, Before: c.Before, Limit: c.Limit}
-	if c.Limit < 1 || c.Limit > 200 {
-		return f, usagef("--limit %d: want 1 to 200; --all lists all pages", c.Limit)
-	}
+// filter returns the filter of the flags.
+func (c *filterFlags) filter(std stdio) (client.Filter, error) {
+	f := client.Filter{State: c.State, Query: c.Search, UserID: c.UserID, ErrorCode: c.ErrorCode}
 	var err error
 	if f.Since, err = std.parseTime("--since", c.Since); err != nil {
 		return f, err
@@ -72,10 +76,14 @@ func (std stdio) parseTime(flag, text string) (time.Time, error) {
 }
 
 func (c *listCmd) Run(ctx context.Context, std stdio, server *remote) error {
+	if c.Limit < 1 || c.Limit > 200 {
+		return usagef("--limit %d: want 1 to 200; --all lists all pages", c.Limit)
+	}
 	filter, err := c.filter(std)
 	if err != nil {
 		return err
 	}
+	filter.Before, filter.Limit = c.Before, c.Limit
 	for first := true; ; first = false {
 		page, err := server.List(ctx, filter)
 		if err != nil {
@@ -157,7 +165,7 @@ func rowsOf(x *client.Export) int64 {
 type eventsCmd struct {
 	Key        string `arg:"" help:"Key of the export."`
 	JSON       bool   `name:"json" help:"Print JSON."`
-	serverFlag `embed:""`
+	tenantFlag `embed:""`
 }
 
 func (c *eventsCmd) Run(ctx context.Context, std stdio, server *remote) error {
@@ -200,7 +208,7 @@ type shareCmd struct {
 	TTL        time.Duration `name:"ttl" placeholder:"DURATION" help:"How long the link is good. Default: as long as the file is kept."`
 	ReturnURL  string        `name:"return-url" placeholder:"URL" help:"Where the page leads back to."`
 	JSON       bool          `name:"json" help:"Print JSON."`
-	serverFlag `embed:""`
+	tenantFlag `embed:""`
 }
 
 func (shareCmd) Help() string {
@@ -231,7 +239,7 @@ func (c *shareCmd) Run(ctx context.Context, std stdio, server *remote) error {
 type redeliverCmd struct {
 	Key        string `arg:"" help:"Key of the export."`
 	JSON       bool   `name:"json" help:"Print JSON."`
-	serverFlag `embed:""`
+	tenantFlag `embed:""`
 }
 
 func (c *redeliverCmd) Run(ctx context.Context, std stdio, server *remote) error {
@@ -354,7 +362,7 @@ func outline(out io.Writer, raw json.RawMessage, indent string) error {
 			nested = append(nested, m)
 			continue
 		}
-		fmt.Fprintf(w, "%s%s\t%s\n", indent, strings.ReplaceAll(oneLine(m.name), "_", " "), cell(m.value))
+		fmt.Fprintf(w, "%s%s\t%s\n", indent, strings.ReplaceAll(oneLine(m.name), "_", " "), cell(m))
 	}
 	if err := w.Flush(); err != nil {
 		return err
@@ -399,16 +407,23 @@ func objectTable(out io.Writer, array []json.RawMessage, indent string) error {
 		}
 		cells := make([]string, len(names))
 		for j, name := range names {
-			cells[j] = cell(values[name])
+			cells[j] = cell(member{name, values[name]})
 		}
 		fmt.Fprintln(w, indent+strings.Join(cells, "\t"))
 	}
 	return w.Flush()
 }
 
-// cell writes a JSON value for a person.
-func cell(value json.RawMessage) string {
+// sizes are the members of answers for administrators that are numbers of bytes.
+var sizes = []string{"bytes", "limit", "file_bytes", "log_bytes", "size", "free", "reserve", "heap", "total"}
+
+// cell writes a member of a JSON object for a person.
+func cell(m member) string {
+	value := m.value
 	var text string
+	if n, err := strconv.ParseInt(string(value), 10, 64); err == nil && n >= 1024 && slices.Contains(sizes, m.name) {
+		return node.ByteSize(n).String()
+	}
 	var array []json.RawMessage
 	switch {
 	case len(value) == 0 || string(value) == "null":
@@ -418,7 +433,7 @@ func cell(value json.RawMessage) string {
 	case json.Unmarshal(value, &array) == nil:
 		parts := make([]string, len(array))
 		for i := range array {
-			parts[i] = cell(array[i])
+			parts[i] = cell(member{m.name, array[i]})
 		}
 		return strings.Join(parts, ", ")
 	}

@@ -133,13 +133,13 @@ func TestStateOfTheServer(t *testing.T) {
 	t.Parallel()
 	server := answers(t, map[string]any{
 		"/v1/export/system": json.RawMessage(`{"ready":true,"disk":{"free_bytes":7,"path":"a\u001bb"},"roles":["ingress","keeper"],
-			"streams":[{"name":"SHEAF_EVENTS","bytes":1,"note":null},{"bytes":2,"name":"SHEAF_PAGES"}],"losses":[]}`),
+			"streams":[{"name":"SHEAF_EVENTS","bytes":1,"note":null},{"bytes":3221225472,"name":"SHEAF_PAGES"}],"losses":[]}`),
 		"/v1/export/tenants": json.RawMessage(`{"tenants":[{"tenant":"shop","exports":12345678901234567890}]}`),
 	})
 	code, out, errs := sheaf(t, t.Context(), "", "system", "--server", server.URL)
 	require.Zero(t, code, errs)
 	require.Equal(t, "ready   true\nroles   ingress, keeper\nlosses  \ndisk:\n  free bytes  7\n  path        a b\n"+
-		"streams:\n  NAME          BYTES  NOTE\n  SHEAF_EVENTS  1      -\n  SHEAF_PAGES   2      -\n", out)
+		"streams:\n  NAME          BYTES    NOTE\n  SHEAF_EVENTS  1        -\n  SHEAF_PAGES   3.0 GiB  -\n", out)
 	code, out, _ = sheaf(t, t.Context(), "", "tenants", "--server", server.URL)
 	require.Zero(t, code)
 	require.Contains(t, out, "shop    12345678901234567890\n")

@@ -43,7 +43,7 @@ func (c *previewCmd) Run(ctx context.Context, std stdio, line *kong.Context) err
 		if flag := given(line, func(f *kong.Flag) bool { return f.Group != nil && f.Group.Key == "limits" }); flag != "" {
 			return usagef("%s: with --server the limits are those of the server", flag)
 		}
-		server, err := newRemote(c.Server, c.callerFlags)
+		server, err := newRemote(c.Server, c.callerFlags, "")
 		if err != nil {
 			return err
 		}

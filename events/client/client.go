@@ -23,7 +23,9 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -40,6 +42,9 @@ import (
 type Options struct {
 	// Key is the API key of the caller. NATS has credentials of its own.
 	Key string
+	// Tenant is whose exports are meant. Another tenant than the caller's needs a key of the scope admin, and
+	// cannot be submitted for. Default: the caller's.
+	Tenant string
 	// Patience is how long a call is repeated while the server is busy or does not answer. Zero means 15 s;
 	// a negative value means that no call is repeated.
 	Patience time.Duration
@@ -54,6 +59,7 @@ type Client struct {
 	via      transport
 	files    *http.Client // downloads
 	base     *url.URL     // of REST; nil with NATS
+	tenant   string       // Options.Tenant
 	patience time.Duration
 	bounds   bounds
 }
@@ -99,7 +105,7 @@ func newBounded(server string, opts Options, b bounds) (*Client, error) {
 	web := newHTTP(opts.TLS, b)
 	return &Client{
 		via:   &rest{base: u, http: web, key: opts.Key, bounds: b},
-		files: web, base: u, patience: cmp.Or(opts.Patience, defaultPatience), bounds: b,
+		files: web, base: u, tenant: opts.Tenant, patience: cmp.Or(opts.Patience, defaultPatience), bounds: b,
 	}, nil
 }
 
@@ -114,7 +120,7 @@ func NATS(conn *nats.Conn, tenant string, opts Options) (*Client, error) {
 	b := defaultBounds
 	return &Client{
 		via: &onNATS{conn: conn, tenant: tenant, answer: b.answer}, files: newHTTP(opts.TLS, b),
-		patience: cmp.Or(opts.Patience, defaultPatience), bounds: b,
+		tenant: opts.Tenant, patience: cmp.Or(opts.Patience, defaultPatience), bounds: b,
 	}, nil
 }
 
@@ -149,6 +155,10 @@ func (c *Client) call(ctx context.Context, k call) (json.RawMessage, error) {
 	if k.idempotency == "" && c.patience > 0 && submits(k.operation) {
 		k.idempotency = idempotencyKey()
 	}
+	k, err := c.forTenant(k)
+	if err != nil {
+		return nil, err
+	}
 	for begun, attempt := time.Now(), 0; ; attempt++ {
 		data, err := c.via.call(ctx, k)
 		if err == nil || !temporary(err) {
@@ -162,6 +172,33 @@ func (c *Client) call(ctx context.Context, k call) (json.RawMessage, error) {
 			return nil, err
 		}
 	}
+}
+
+// errTenant refuses a call that has no parameter for the tenant.
+var errTenant = errors.New("only the exports that a tenant has can be named by its name; begin new ones with a key of its own")
+
+// forTenant returns a call for the tenant of the client.
+func (c *Client) forTenant(k call) (call, error) {
+	switch {
+	case c.tenant == "":
+	case k.body == nil:
+		query := map[string]string{"tenant": c.tenant}
+		maps.Copy(query, k.query)
+		k.query = query
+	case submits(k.operation) || k.operation == "preview":
+		return k, errTenant
+	case k.operation != "bulk": // it has the tenant in its filter
+		params := map[string]json.RawMessage{}
+		if err := json.Unmarshal(k.body, &params); err != nil {
+			return k, err
+		}
+		name, _ := json.Marshal(c.tenant) // a string
+		params["tenant"] = name
+		body, err := json.Marshal(params)
+		k.body = body
+		return k, err
+	}
+	return k, nil
 }
 
 // retryWait returns how long to wait before a call is repeated: what the server asked for, or an exponential

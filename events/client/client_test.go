@@ -37,7 +37,7 @@ func recorded(t *testing.T, opts Options, answers ...string) (*Client, func() []
 		writeAnswer(w, answers[min(len(all), len(answers))-1])
 	}, bounds{})
 	c.patience = opts.Patience
-	c.via.(*rest).key = opts.Key
+	c.via.(*rest).key, c.tenant = opts.Key, opts.Tenant
 	return c, func() []asked {
 		mu.Lock()
 		defer mu.Unlock()
@@ -57,6 +57,24 @@ func writeAnswer(w http.ResponseWriter, text string) {
 }
 
 const accepted = `{"hash_key":"` + testKey + `"}`
+
+// An admin's client names the tenant in each call about its exports, and begins none for it.
+func TestCallsNameATenant(t *testing.T) {
+	t.Parallel()
+	c, got := recorded(t, Options{Tenant: "shop"}, `{"exports":[]}`, `{"hash_key":"k"}`, `{"matched":0}`)
+	_, err := c.List(t.Context(), Filter{State: StateFailed})
+	require.NoError(t, err)
+	require.NoError(t, c.Cancel(t.Context(), testKey))
+	_, err = c.Bulk(t.Context(), BulkRequest{Action: "retry", Filter: Filter{State: StateFailed}})
+	require.NoError(t, err)
+	_, err = c.Submit(t.Context(), Request{Title: "t"})
+	require.ErrorIs(t, err, errTenant)
+	all := got()
+	require.Len(t, all, 3)
+	require.Equal(t, "state=failed&tenant=shop", all[0].query)
+	require.JSONEq(t, `{"key":"`+testKey+`","tenant":"shop"}`, all[1].body)
+	require.JSONEq(t, `{"action":"retry","filter":{"state":"failed","tenant":"shop"},"expect":0,"tolerance":0}`, all[2].body)
+}
 
 func TestSubmitIsRepeatedWithOneIdempotencyKey(t *testing.T) {
 	t.Parallel()

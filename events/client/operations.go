@@ -232,8 +232,12 @@ type BulkResult struct {
 // Bulk cancels, retries or redelivers every export of a filter, at most 1,000 a call.
 func (c *Client) Bulk(ctx context.Context, r BulkRequest) (BulkResult, error) {
 	r.Filter.Before, r.Filter.Limit = 0, 0
+	filter := r.Filter.params()
+	if c.tenant != "" {
+		filter["tenant"] = c.tenant
+	}
 	return change[BulkResult](ctx, c, "bulk", map[string]any{
-		"action": r.Action, "filter": r.Filter.params(), "expect": r.Expect, "tolerance": r.Tolerance,
+		"action": r.Action, "filter": filter, "expect": r.Expect, "tolerance": r.Tolerance,
 	})
 }
 

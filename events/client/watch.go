@@ -81,7 +81,11 @@ func (c *Client) follow(ctx context.Context, x *Export, yield func(*Export, erro
 	t := c.via.(*rest)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	req, err := t.request(ctx, call{operation: "watch", query: map[string]string{"key": x.Key}})
+	k, err := c.forTenant(call{operation: "watch", query: map[string]string{"key": x.Key}})
+	if err != nil {
+		return false, err
+	}
+	req, err := t.request(ctx, k)
 	if err != nil {
 		return false, err
 	}
