@@ -2,6 +2,7 @@ package main
 
 import (
 	"archive/zip"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -10,6 +11,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"regexp"
 	"strings"
 
 	"sheaf/events/client"
@@ -77,6 +79,9 @@ func explained(err error) error {
 	var unreachable *client.UnreachableError
 	var refusal *client.Error
 	var redirect *client.RedirectError
+	if errors.As(err, &refusal) {
+		refusal.Msg = oneLanguage(refusal.Msg, userLanguage())
+	}
 	switch {
 	case errors.As(err, &unreachable):
 		return hinted(err, "does sheaf serve run there? (see --server)")
@@ -94,6 +99,26 @@ func explained(err error) error {
 		return hinted(err, "see --limit")
 	}
 	return err
+}
+
+// bilingual matches a message of the contract: "key 不能为空 (key is required)".
+var bilingual = regexp.MustCompile(`^([\w.]+: )?([^("]*\p{Han}[^("]*) \((.*)\)$`)
+
+// oneLanguage returns a message of the contract in the language of the reader: Chinese for "zh…", else English.
+func oneLanguage(msg, language string) string {
+	m := bilingual.FindStringSubmatch(msg)
+	switch {
+	case m == nil:
+		return msg
+	case strings.HasPrefix(language, "zh"):
+		return m[1] + m[2]
+	}
+	return m[1] + m[3]
+}
+
+// userLanguage returns the locale of messages, such as zh_CN.UTF-8.
+func userLanguage() string {
+	return cmp.Or(os.Getenv("LC_ALL"), os.Getenv("LC_MESSAGES"), os.Getenv("LANG"))
 }
 
 // errcodeScope answers an API key that must not use an operation.

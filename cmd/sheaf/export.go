@@ -392,7 +392,7 @@ func inProcess(ctx context.Context, cfg node.Config, do func(context.Context, *r
 func ownRefusal(err error) error {
 	var refusal *client.Error
 	if errors.As(err, &refusal) && refusal.Errcode == http.StatusBadRequest {
-		return reworded{err, oneLine(refusal.Msg)}
+		return reworded{err, oneLine(oneLanguage(refusal.Msg, userLanguage()))}
 	}
 	return err
 }

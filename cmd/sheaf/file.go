@@ -55,6 +55,9 @@ func (f fileFlags) apply(fields map[string]json.RawMessage, output string, known
 	if len(columns) > 0 {
 		set(fields, "columns", columns)
 	}
+	if hints := strangers(fields["columns"], known); len(hints) > 0 {
+		return usagef("%s", strings.Join(hints, "; "))
+	}
 	options := map[string]json.RawMessage{}
 	for _, given := range [][2]string{{"options", string(fields["options"])}, {"--options", f.Options}} {
 		if given[1] == "" {

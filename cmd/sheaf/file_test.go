@@ -95,6 +95,7 @@ func TestWrongFlagsOfAFile(t *testing.T) {
 		{fileFlags{Column: []string{"amount"}, Type: []string{"amuont=number"}}, "x.zip", nil, "--type amuont=number: there is no column amuont, did you mean amount?"},
 		{fileFlags{Type: []string{"b=number"}}, "x.zip", []string{"a"}, "--type b=number: there is no column b"},
 		{fileFlags{Type: []string{"b=number"}}, "x.zip", nil, "--type: it needs --column for each column of the file"},
+		{fileFlags{Column: []string{"idd", "id"}}, "x.zip", []string{"id"}, "--column idd: there is no column idd, did you mean id?"},
 		{fileFlags{Column: []string{"a"}, Type: []string{"a"}}, "x.zip", nil, `--type "a": want KEY=TYPE`},
 		{fileFlags{Type: []string{"a"}}, "x.zip", nil, `--type "a": want KEY=TYPE`},
 		{fileFlags{Column: []string{"a"}, Type: []string{"=a"}}, "x.zip", nil, `--type "=a": want KEY=TYPE`},

@@ -570,6 +570,13 @@ func (f formFlags) findForm(ctx context.Context, std stdio, source sourceFlags, 
 	if err != nil {
 		return nil, err
 	}
+	fields, own, err := parts(body)
+	if err != nil {
+		return nil, err
+	}
+	if draft, err = untyped(draft); err != nil {
+		return nil, err
+	}
 	answer, err := ask(ctx, draft)
 	if refusal := (*client.Error)(nil); errors.As(err, &refusal) && refusal.Status == http.StatusNotFound {
 		return body, nil // an older server
@@ -588,14 +595,16 @@ func (f formFlags) findForm(ctx context.Context, std stdio, source sourceFlags, 
 		return nil, usagef("how to find all pages is not certain: %s; say --preset, --paging or --request", answer.needs())
 	}
 	fmt.Fprintln(std.err, answer.summary())
+	for _, hint := range strangers(fields["columns"], answer.Columns) { // a later page may have it
+		fmt.Fprintln(std.err, hint)
+	}
+	if fields["columns"] != nil {
+		fields["columns"] = adoptFrom(fields["columns"], answer.Request)
+	}
 	if answer.Preset == "sheaf" {
-		return body, nil
+		return joined(fields, own)
 	}
 	_, found, err := parts(answer.Request)
-	if err != nil {
-		return nil, err
-	}
-	fields, own, err := parts(body)
 	if err != nil {
 		return nil, err
 	}

@@ -210,7 +210,7 @@ func TestPagesAreKeptForAtMostTheServersMaximum(t *testing.T) {
 	t.Parallel()
 	in := start(t, eventstest.Server(t, ""), Config{MaxKeepPages: 2 * time.Hour})
 	require.Zero(t, in.post(t, "/v1/export/http", eventstest.HTTPBody("", `"options":{"keep_pages":2}`)).Errcode)
-	require.Equal(t, "options.keep_pages: is 3; this server keeps pages for at most 2 hours",
+	require.Equal(t, "options.keep_pages: is 3 hours; this server keeps pages for at most 2",
 		in.post(t, "/v1/export/http", eventstest.HTTPBody("", `"options":{"keep_pages":3}`)).Msg)
 }
 

@@ -56,7 +56,7 @@ func (s *Service) submit(ctx context.Context, sourceType string, c call) (any, e
 // checkKeepPages refuses pages to be kept for longer than this server keeps them.
 func (s *Service) checkKeepPages(o *events.Options) error {
 	if most := int(s.cfg.MaxKeepPages / time.Hour); o != nil && o.KeepPages > most {
-		return request.Invalid("options.keep_pages", "is %d; this server keeps pages for at most %d hours", o.KeepPages, most)
+		return request.Invalid("options.keep_pages", "is %d hours; this server keeps pages for at most %d", o.KeepPages, most)
 	}
 	return nil
 }
