@@ -37,8 +37,9 @@ _sheaf() {
     local -a lines
     lines=("${(@f)$(sheaf __complete -- "${(@)words[2,CURRENT]}" 2>/dev/null)}")
     lines=(${lines//:/\\:})
+    lines=("${(@)lines/$'\t'/:}")
     if (( ${#lines} )); then
-        _describe sheaf "lines/$'\t'/:"
+        _describe sheaf lines
     else
         _files
     fi
