@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"time"
 )
 
 // section is a part of the system page: facts, or a table.
@@ -36,6 +37,9 @@ func (v *visit) system() error {
 	top := section{Title: v.word("server")}
 	for _, name := range slices.Sorted(maps.Keys(all)) {
 		if isPlain(all[name]) {
+			if all[name] == "" {
+				continue // such as the revision of a program that was built outside of git
+			}
 			top.Facts = append(top.Facts, v.fact(name, all[name]))
 			continue
 		}
@@ -152,6 +156,17 @@ func columnsOf(o map[string]any) []string {
 
 func (v *visit) fact(name string, value any) fact {
 	f := fact{Name: v.word(name), Value: text(value)}
+	switch x := value.(type) {
+	case bool:
+		f.Value = v.t("system.no")
+		if x {
+			f.Value = v.t("system.yes")
+		}
+	case string:
+		if at, err := time.Parse(time.RFC3339, x); err == nil && strings.HasSuffix(name, "_at") {
+			f.Value = v.moment(at).Text
+		}
+	}
 	n, ok := value.(json.Number)
 	if !ok {
 		return f

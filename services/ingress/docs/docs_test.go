@@ -240,6 +240,26 @@ func TestStyleHasTheAddressOfItsVersion(t *testing.T) {
 	require.NotContains(t, res.Body.String(), "@import")
 }
 
+// The page has the colours of the console, whose style sheet is another file.
+func TestColoursAreThoseOfTheConsole(t *testing.T) {
+	t.Parallel()
+	colour := regexp.MustCompile(`--(\w+): (light-dark\([^)]*\))`)
+	read := func(path string) map[string]string {
+		text, err := os.ReadFile(path)
+		require.NoError(t, err)
+		colours := map[string]string{}
+		for _, m := range colour.FindAllStringSubmatch(string(text), -1) {
+			colours[m[1]] = m[2]
+		}
+		return colours
+	}
+	own, console := read("docs.css"), read("../console/static/console.css")
+	require.Len(t, own, 6)
+	for name, value := range own {
+		require.Equal(t, console[name], value, name)
+	}
+}
+
 // Each schema that the AsyncAPI document refers to is served, and nothing else.
 func TestSchemas(t *testing.T) {
 	t.Parallel()
