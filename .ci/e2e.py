@@ -4,6 +4,7 @@ Usage: e2e.py BINARY. It writes only into a temporary folder and ends only the
 processes it started.
 """
 
+import contextlib
 import csv
 import datetime
 import http.server
@@ -178,14 +179,8 @@ def run(binary, *args, cwd):
 
 def check_export(binary, folder):
     """A one-shot export over HTTP holds every row of its source, in order."""
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Source)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        url = f"http://127.0.0.1:{server.server_port}/orders"
+    with source_of(Source) as url:
         run(binary, "export", url, "-o", "orders.xlsx", "--limit", str(LIMIT), cwd=folder)
-    finally:
-        server.shutdown()
-        server.server_close()
     rows = read_workbook(folder / "orders.xlsx")
     header = next(rows)
     check(header == tuple(TITLES.values()), f"header is {header}")
@@ -196,15 +191,9 @@ def check_export(binary, folder):
 
 def check_ordinary(binary, folder):
     """An API of another form is exported from its URL alone, after sheaf has found out how."""
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), OrdinarySource)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        url = f"http://127.0.0.1:{server.server_port}/orders"
+    with source_of(OrdinarySource) as url:
         run(binary, "preview", url, cwd=folder)
         run(binary, "export", url, "-o", "ordinary.xlsx", cwd=folder)
-    finally:
-        server.shutdown()
-        server.server_close()
     rows = read_workbook(folder / "ordinary.xlsx")
     header = next(rows)
     check(header == tuple(TITLES), f"header is {header}")
@@ -214,7 +203,7 @@ def check_ordinary(binary, folder):
 
 
 def demo_row(n):
-    """Row n of the demo, from 1: the formula that sheaf demo --help tells."""
+    """Row n of the demo, from 1: the formula of sheaf demo --help."""
     return (
         n,
         str(100_000_000_000_000_000 + 7919 * n),  # 18 digits: text
@@ -270,6 +259,42 @@ def check_source(binary, folder):
     print(f"source: {count:,} rows of {len(header)} cells, all as in the file")
 
 
+@contextlib.contextmanager
+def serving(binary, folder, data, nats):
+    """Runs sheaf serve while the block runs. Yields its addresses of REST and NATS."""
+    server = subprocess.Popen(
+        [binary, "serve", "--http", "127.0.0.1:0", "--nats-listen", nats, "--data", data],
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        started = ""
+        while "roles " not in started:
+            line = server.stdout.readline()
+            check(line, "sheaf serve did not start")
+            started += line
+        addresses = dict(re.findall(r"^(REST|NATS) +(\S+)", started, re.M))
+        yield addresses["REST"], addresses.get("NATS")
+    finally:
+        server.terminate()
+        server.wait(timeout=30)
+
+
+@contextlib.contextmanager
+def source_of(handler):
+    """Serves a source while the block runs. Yields the URL of its list."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/orders"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
 COLUMNS = ["--column", "big=订单号", "--column", "amount", "--column", "nested.a[0]=First", "--column", "note"]
 
 
@@ -285,24 +310,12 @@ def check_csv(path):
 
 def check_formats(binary, folder):
     """An export to other formats holds every row. A conversion of it does too, and does not ask the source."""
-    source = http.server.ThreadingHTTPServer(("127.0.0.1", 0), OrdinarySource)
-    threading.Thread(target=source.serve_forever, daemon=True).start()
-    server = subprocess.Popen(
-        [binary, "serve", "--http", "127.0.0.1:0", "--nats-listen", "none", "--data", "converted"],
-        cwd=folder,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    try:
-        url = f"http://127.0.0.1:{source.server_port}/orders"
+    with source_of(OrdinarySource) as url, serving(binary, folder, "converted", "none") as (at, _):
         run(binary, "export", url, "-o", "orders.csv", *COLUMNS, cwd=folder)
         check_csv(folder / "orders.csv")
         run(binary, "export", url, "-o", "orders.parquet", *COLUMNS, "--type", "big=text", cwd=folder)
         check_parquet(folder / "orders.parquet")
 
-        at = re.search(r"http://\S+", server.stdout.readline()).group()
         run(binary, "export", url, "-o", "kept.xlsx", "--server", at, "--keep-pages", "1h", cwd=folder)
         history = json.loads(run(binary, "history", "--json", "--server", at, cwd=folder))
         key, asked = history[0]["hash_key"], OrdinarySource.asked
@@ -311,11 +324,6 @@ def check_formats(binary, folder):
         run(binary, "convert", key, "-o", "converted.parquet", "--server", at, cwd=folder)
         check_parquet(folder / "converted.parquet")
         check(asked == OrdinarySource.asked, "a conversion asked the source")
-    finally:
-        server.terminate()
-        server.wait(timeout=30)
-        source.shutdown()
-        source.server_close()
     print(f"formats: {ROWS:,} rows as CSV and Parquet, exported and converted")
 
 
@@ -337,22 +345,7 @@ EXAMPLES = {
 def check_examples(binary, folder):
     """The examples of each language export the demo source of a server and verify its callback."""
     examples = pathlib.Path(__file__).resolve().parent.parent / "deploy" / "examples"
-    server = subprocess.Popen(
-        [binary, "serve", "--http", "127.0.0.1:0", "--nats-listen", "127.0.0.1:0", "--data", "examples"],
-        cwd=folder,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    try:
-        started = ""
-        while "roles " not in started:
-            line = server.stdout.readline()
-            check(line, "sheaf serve did not start")
-            started += line
-        at = re.search(r"^REST +(\S+)", started, re.M).group(1)
-        nats = re.search(r"^NATS +(\S+)", started, re.M).group(1)
+    with serving(binary, folder, "examples", "127.0.0.1:0") as (at, nats):
         secret = run(binary, "callback-secret", "--data", "examples", cwd=folder).strip()
         env = os.environ | {"SHEAF_URL": at, "SHEAF_NATS": nats, "SHEAF_CALLBACK_SECRET": secret}
         for language, (needs, command) in EXAMPLES.items():
@@ -368,9 +361,6 @@ def check_examples(binary, folder):
             check("downloaded" in done.stdout, f"the example {language} downloaded nothing")
             if language != "shell":  # it receives no callbacks
                 check("callback export.completed verified" in done.stdout, f"the example {language} got no callback")
-    finally:
-        server.terminate()
-        server.wait(timeout=30)
 
 
 def main():
