@@ -87,7 +87,7 @@ type submitCmd struct {
 	URL         string `name:"url" placeholder:"URL" help:"Source to export, instead of a file."`
 	sourceFlags `embed:"" group:"byFlags"`
 	fileFlags   `embed:"" group:"byFlags"`
-	Callback    string `group:"byFlags" placeholder:"URL" help:"Told when the export has ended."`
+	Callback    string `group:"byFlags" placeholder:"URL" help:"Receives the callback when the export has ended."`
 	UserID      string `name:"user-id" placeholder:"ID" help:"Who exports; history lists by it (cli)."`
 	Wait        bool   `help:"Show the progress until the export has ended; exit with 1 if it failed."`
 	Listen      bool   `help:"Receive the callback here and print it; exit with 1 if the export failed. The server must reach this machine as 127.0.0.1."`

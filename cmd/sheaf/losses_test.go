@@ -233,7 +233,7 @@ func TestLossesAreMendedOrShown(t *testing.T) {
 				text, err := os.ReadFile(filepath.Join(data, "LOSSES.txt"))
 				require.NoError(t, err)
 				require.Contains(t, string(text), c.shown)
-				require.Equal(t, 1, strings.Count(string(text), "data was lost"), "it is told once")
+				require.Equal(t, 1, strings.Count(string(text), "data was lost"), "it is reported once")
 				require.NoError(t, os.Remove(filepath.Join(data, "LOSSES.txt")))
 				becomesReady(t, p.http)
 				p.drain(t)

@@ -136,10 +136,10 @@ func failed(d *client.Export) bool {
 
 // lineProgress writes a line when a phase begins, at each tenth of its pages, and every 10 s.
 type lineProgress struct {
-	std   stdio
-	phase string
-	tenth int
-	told  time.Time
+	std      stdio
+	phase    string
+	tenth    int
+	reported time.Time
 }
 
 func (p *lineProgress) update(d *client.Export) {
@@ -150,10 +150,10 @@ func (p *lineProgress) update(d *client.Export) {
 	if d.Progress.PagesTotal > 0 {
 		tenth = d.Progress.PagesDone * 10 / d.Progress.PagesTotal
 	}
-	if d.Progress.Phase == p.phase && tenth <= p.tenth && time.Since(p.told) < 10*time.Second {
+	if d.Progress.Phase == p.phase && tenth <= p.tenth && time.Since(p.reported) < 10*time.Second {
 		return
 	}
-	p.phase, p.tenth, p.told = d.Progress.Phase, tenth, time.Now()
+	p.phase, p.tenth, p.reported = d.Progress.Phase, tenth, time.Now()
 	pages := thousands(int64(d.Progress.PagesDone))
 	if d.Progress.PagesTotal > 0 {
 		pages += " of " + thousands(int64(d.Progress.PagesTotal))

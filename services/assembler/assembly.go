@@ -97,7 +97,7 @@ func (s *Service) newAssembly(ctx context.Context, x *events.Export) (*assembly,
 		a.taken[manifestName] = true
 		readings++
 	}
-	a.progress = progress{told: time.Now(), total: x.Pages * readings, publish: func(p events.Progress) {
+	a.progress = progress{reported: time.Now(), total: x.Pages * readings, publish: func(p events.Progress) {
 		s.journal.PublishProgress(x.Tenant, x.Key, p)
 	}}
 	return a, nil
@@ -352,19 +352,19 @@ func distinct(all []events.Warning) []events.Warning {
 
 // progress publishes how far an assembly is, four times a second. It counts each reading of a page.
 type progress struct {
-	publish func(events.Progress)
-	told    time.Time
-	total   int   // pages of all readings
-	passed  int   // pages of the readings before
-	done    int   // pages; it never falls, although a format may read twice
-	rows    int64 // of the sheets before, in this reading
+	publish  func(events.Progress)
+	reported time.Time
+	total    int   // pages of all readings
+	passed   int   // pages of the readings before
+	done     int   // pages; it never falls, although a format may read twice
+	rows     int64 // of the sheets before, in this reading
 }
 
 // page notes that a page of a table was read.
 func (p *progress) page(number int, rows int64) {
 	p.done = max(p.done, p.passed+number)
-	if time.Since(p.told) > 250*time.Millisecond {
-		p.told = time.Now()
+	if time.Since(p.reported) > 250*time.Millisecond {
+		p.reported = time.Now()
 		p.publish(events.Progress{Phase: events.PhaseAssembling, PagesDone: p.done, PagesTotal: p.total,
 			Rows: p.rows + rows})
 	}

@@ -529,7 +529,7 @@ func TestWindows(t *testing.T) {
 			}}
 		sh.start = newProof(&req, sh.crawled)
 		a := &assembly{s: &Service{cfg: Config{}.withDefaults()}, ahead: 1 << 20,
-			progress: progress{told: time.Now(), publish: func(events.Progress) {}}}
+			progress: progress{reported: time.Now(), publish: func(events.Progress) {}}}
 		max := rapid.Int64Range(1, 9).Draw(t, "max")
 		table := a.newTable(context.Background(), sh, max)
 		var got []string
@@ -666,7 +666,7 @@ func TestProgressOfManyReadings(t *testing.T) {
 	require.NoError(t, err)
 	var seen []int
 	s.cfg.Room = func(int64) error {
-		a.progress.told = time.Time{} // publish each page
+		a.progress.reported = time.Time{} // publish each page
 		return nil
 	}
 	a.progress.publish = func(p events.Progress) {

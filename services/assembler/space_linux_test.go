@@ -60,8 +60,8 @@ func TestAWorkbookWaitsForRoom(t *testing.T) {
 	t.Parallel()
 	st := newStage(t)
 	x := st.crawled(page(4, 2, 1, 2), page(4, 2, 3, 2))
-	told := make(chan events.Progress, 100)
-	stop, err := st.journal.OnProgress(func(_, _ string, p events.Progress) { told <- p })
+	reported := make(chan events.Progress, 100)
+	stop, err := st.journal.OnProgress(func(_, _ string, p events.Progress) { reported <- p })
 	require.NoError(t, err)
 	defer stop()
 	s := st.service(Config{MaxStarts: 2})
@@ -74,7 +74,7 @@ func TestAWorkbookWaitsForRoom(t *testing.T) {
 			return errors.New("the disk is almost full")
 		}
 		require.ErrorContains(t, s.handle(t.Context(), st.delivery(x)), "the disk is almost full")
-		require.Equal(t, events.Progress{Phase: events.PhaseWaitingForSpace, PagesDone: 2, PagesTotal: 2}, <-told)
+		require.Equal(t, events.Progress{Phase: events.PhaseWaitingForSpace, PagesDone: 2, PagesTotal: 2}, <-reported)
 		require.Equal(t, events.StateCrawled, st.read().State)
 		require.Empty(t, st.stored())
 	}

@@ -263,7 +263,7 @@ func TestGoldenAnswers(t *testing.T) {
 	streams := eventstest.Journal(t)
 	s := &Service{journal: streams, cfg: Config{PublicURL: "https://sheaf.example"}, progress: newProgressCache()}
 	seen := time.Date(2021, 9, 6, 9, 30, 0, 0, time.UTC)
-	s.progress.tell("default", oneKey, events.Progress{Phase: events.PhaseCrawling, PagesDone: 2, PagesTotal: 3, Rows: 40})
+	s.progress.report("default", oneKey, events.Progress{Phase: events.PhaseCrawling, PagesDone: 2, PagesTotal: 3, Rows: 40})
 	var history []summaryView
 	for _, state := range []events.State{events.StateRequested, events.StateCompleted, events.StateFailed} {
 		x := goldenExport(state)
@@ -294,7 +294,7 @@ func TestDetailFollowsTheExport(t *testing.T) {
 		defer in.progress.mu.Unlock()
 		return in.progress.last[exportID{"default", key}]
 	}
-	told := func(p events.Progress) {
+	reported := func(p events.Progress) {
 		// Progress published before the ingress subscribes is lost, which does no harm.
 		require.Eventually(t, func() bool {
 			in.journal.PublishProgress(events.DefaultTenant, key, p)
@@ -312,19 +312,19 @@ func TestDetailFollowsTheExport(t *testing.T) {
 	require.WithinDuration(t, time.Now(), created, time.Minute)
 	require.True(t, strings.HasSuffix(d.CreatedAt, "+08:00"))
 
-	told(events.Progress{Phase: events.PhaseWaitingForSpace, PagesDone: 1, PagesTotal: 3, Rows: 20})
+	reported(events.Progress{Phase: events.PhaseWaitingForSpace, PagesDone: 1, PagesTotal: 3, Rows: 20})
 	require.Equal(t, events.Progress{Phase: "waiting_for_space", PagesDone: 1, PagesTotal: 3, Rows: 20}, detail().Progress)
 	pause := events.Progress{Phase: events.PhaseWaitingForSource, PagesDone: 1, PagesTotal: 3, Rows: 20, Until: time.Now().UTC().Truncate(time.Second)}
-	told(pause)
+	reported(pause)
 	require.Equal(t, pause, detail().Progress)
 	proof := &events.Proof{Kind: events.ProofPages, Announced: 3, Rows: 41, Pages: 3}
 	require.Nil(t, detail().Proof)
 	x := in.write(t, key, &events.ExportCrawled{Run: d.ID, Pages: 3, Proof: proof})
 	require.Equal(t, events.Progress{Phase: "assembling", PagesTotal: 3}, detail().Progress)
 	require.Equal(t, proof, detail().Proof)
-	told(events.Progress{Phase: events.PhaseAssembling, PagesDone: 2, Rows: 30})
+	reported(events.Progress{Phase: events.PhaseAssembling, PagesDone: 2, Rows: 30})
 	require.Equal(t, events.Progress{Phase: "assembling", PagesDone: 2, PagesTotal: 3, Rows: 30}, detail().Progress)
-	told(events.Progress{Phase: events.PhaseAssembling, PagesDone: 5, PagesTotal: 6, Rows: 30})
+	reported(events.Progress{Phase: events.PhaseAssembling, PagesDone: 5, PagesTotal: 6, Rows: 30})
 	require.Equal(t, events.Progress{Phase: "assembling", PagesDone: 5, PagesTotal: 6, Rows: 30}, detail().Progress, "two formats")
 
 	x = in.write(t, key, completed(x))

@@ -174,7 +174,7 @@ func (s *Service) counts(tenant string) (countsView, error) {
 	n := countsView{All: usage.Exports, Failed: usage.Failed, Succeeded: usage.Succeeded, Cancelled: usage.Cancelled}
 	var unsure []string // only the number of their pages decides
 	err = s.tasks.EachUnderway(tenant, func(key string, crawled bool) {
-		switch phase := s.progress.told(tenant, key); {
+		switch phase := s.progress.phase(tenant, key); {
 		case crawled && phase == events.PhaseWaitingForSpace:
 			unsure = append(unsure, key)
 		case crawled:

@@ -62,7 +62,7 @@ func TestListSelectsExports(t *testing.T) {
 	t.Parallel()
 	in := start(t, eventstest.Server(t, ""), Config{})
 	exportsOf(t, in)
-	in.progress.tell("default", keyOf(1), events.Progress{Phase: events.PhaseWaitingForSpace, PagesDone: 1})
+	in.progress.report("default", keyOf(1), events.Progress{Phase: events.PhaseWaitingForSpace, PagesDone: 1})
 	for query, want := range map[string]string{
 		"":                                "6f 5c 4s 3f 2r 1w",
 		"limit=2":                         "6f 5c",

@@ -22,7 +22,7 @@ func newProgressCache() *progressCache {
 	return &progressCache{last: map[exportID]events.Progress{}}
 }
 
-func (c *progressCache) tell(tenant, key string, p events.Progress) {
+func (c *progressCache) report(tenant, key string, p events.Progress) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	id := exportID{tenant, key}
@@ -47,8 +47,8 @@ func (c *progressCache) apply(batch []events.Event) {
 	}
 }
 
-// told returns the last reported phase of an export under way, "" without one.
-func (c *progressCache) told(tenant, key string) string {
+// phase returns the last reported phase of an export under way, "" without one.
+func (c *progressCache) phase(tenant, key string) string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.last[exportID{tenant, key}].Phase
@@ -60,24 +60,24 @@ func (c *progressCache) of(x *events.Export) events.Progress {
 		return events.Progress{Phase: phaseDone, PagesDone: x.Pages, PagesTotal: x.Pages, Rows: x.Rows}
 	}
 	c.mu.Lock()
-	told := c.last[exportID{x.Tenant, x.Key}]
+	reported := c.last[exportID{x.Tenant, x.Key}]
 	c.mu.Unlock()
 	if x.State == events.StateCrawled {
 		p := events.Progress{Phase: events.PhaseAssembling, PagesTotal: x.Pages}
-		switch told.Phase {
+		switch reported.Phase {
 		case events.PhaseAssembling:
 			// The assembler counts a page once for each format that reads it.
-			p.PagesDone, p.PagesTotal, p.Rows = told.PagesDone, max(told.PagesTotal, x.Pages), told.Rows
+			p.PagesDone, p.PagesTotal, p.Rows = reported.PagesDone, max(reported.PagesTotal, x.Pages), reported.Rows
 		case events.PhaseWaitingForSpace:
-			if told.PagesDone >= x.Pages { // the workbook waits; a crawl with all its pages does not
-				return told
+			if reported.PagesDone >= x.Pages { // the workbook waits; a crawl with all its pages does not
+				return reported
 			}
 		}
 		return p
 	}
-	switch told.Phase {
+	switch reported.Phase {
 	case events.PhaseQueued, events.PhaseCrawling, events.PhaseWaitingForSource, events.PhaseWaitingForSpace:
-		return told
+		return reported
 	}
 	return events.Progress{Phase: events.PhaseQueued}
 }

@@ -112,8 +112,8 @@ func (s *Service) lagging() string {
 func (s *Service) watchProgress(ctx context.Context) error {
 	return s.untilDone(ctx, "watching progress", func(ctx context.Context) error {
 		stop, err := s.journal.OnProgress(func(tenant, key string, p events.Progress) {
-			s.progress.tell(tenant, key, p)
-			s.changes.tell(tenant, key)
+			s.progress.report(tenant, key, p)
+			s.changes.report(tenant, key)
 		})
 		if err != nil {
 			return err

@@ -442,7 +442,7 @@ func TestADuplicateSubmissionIsAnsweredUnderItsOwnID(t *testing.T) {
 		emptied(t, in)
 		return ack.Sequence
 	}
-	told := func(id string, sequence uint64, status int) {
+	answers := func(id string, sequence uint64, status int) {
 		t.Helper()
 		m, err := results.NextMsg(10 * time.Second)
 		require.NoError(t, err)
@@ -457,18 +457,18 @@ func TestADuplicateSubmissionIsAnsweredUnderItsOwnID(t *testing.T) {
 	}
 
 	submit("ce-id", "first") // its events carry its id
-	told("second", submit("ce-id", "second"), events.StatusProcessing)
+	answers("second", submit("ce-id", "second"), events.StatusProcessing)
 	submit() // no producer could match it
 	key := in.post(t, "/v1/export/http", eventstest.SpecHTTP).key(t)
 	in.write(t, key, &events.ExportCrawled{Run: 1, Pages: 1})
-	told("third", submit(nats.MsgIdHdr, "third"), events.StatusProcessing)
+	answers("third", submit(nats.MsgIdHdr, "third"), events.StatusProcessing)
 	in.write(t, key, &events.ExportCompleted{Run: 1, ExpiresAt: time.Now().Add(time.Hour)})
-	told("fourth", submit("ce-id", "fourth"), events.StatusSucceeded)
+	answers("fourth", submit("ce-id", "fourth"), events.StatusSucceeded)
 
 	in.write(t, key, &events.ExportExpired{})
 	submit("ce-id", "fifth") // restarts it
 	require.Equal(t, "fifth", in.read(t, "default", key).CorrelationID)
-	told("sixth", submit("ce-id", "sixth"), events.StatusProcessing)
+	answers("sixth", submit("ce-id", "sixth"), events.StatusProcessing)
 
 	// Handled twice, because a process died between the two.
 	again := func(id string, sequence uint64) {
@@ -479,7 +479,7 @@ func TestADuplicateSubmissionIsAnsweredUnderItsOwnID(t *testing.T) {
 	}
 	again("fifth", in.read(t, "default", key).Submission.Sequence)
 	again("second", 2)
-	told("second", 2, events.StatusProcessing)
+	answers("second", 2, events.StatusProcessing)
 }
 
 // The ingress publishes answers with its own permissions, so it answers only inboxes. No caller can make it

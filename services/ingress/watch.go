@@ -58,8 +58,8 @@ func (c *changes) listen(tenant, key string) (changed <-chan struct{}, stop func
 	}
 }
 
-// tell wakes the listeners of an export.
-func (c *changes) tell(tenant, key string) {
+// report wakes the listeners of an export.
+func (c *changes) report(tenant, key string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if len(c.listeners) == 0 {
@@ -78,7 +78,7 @@ func (c *changes) tell(tenant, key string) {
 // applied wakes the listeners of a batch of events.
 func (c *changes) applied(batch []events.Event) {
 	for _, ev := range batch {
-		c.tell(ev.Tenant, ev.Key)
+		c.report(ev.Tenant, ev.Key)
 	}
 }
 

@@ -42,8 +42,8 @@ func TestDiskKeepsAReserve(t *testing.T) {
 			free--
 			err := d.room(0)
 			require.EqualError(t, err, "the disk of the data folder /data is full or almost full: "+ByteSize(free).String()+" free, "+ByteSize(tc.reserve).String()+" needed")
-			var told ingress.NotReady
-			require.ErrorAs(t, err, &told, "callers and /readyz may be told")
+			var reported ingress.NotReady
+			require.ErrorAs(t, err, &reported, "callers and /readyz may be reported")
 			require.NoError(t, d.roomForWorkbook(0), "what frees pages goes on")
 
 			free = tc.reserve / 16

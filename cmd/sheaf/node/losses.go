@@ -229,12 +229,12 @@ func (n *node) mend(ctx context.Context, damage []journal.Damage, known journal.
 	}
 	restored := false
 	if lost(damage, events.StreamEvents) {
-		var told []string
+		var lines []string
 		var err error
-		if told, restored, err = n.restoreLog(ctx, known[events.StreamEvents], applied); err != nil {
+		if lines, restored, err = n.restoreLog(ctx, known[events.StreamEvents], applied); err != nil {
 			return err
 		}
-		report = append(report, told...)
+		report = append(report, lines...)
 	}
 	failpoint.Hit("losses.restored")
 	// Write the report first: if the process dies here, the next start repeats it.
