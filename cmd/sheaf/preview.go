@@ -592,7 +592,7 @@ func (f formFlags) findForm(ctx context.Context, std stdio, source sourceFlags, 
 		return nil, answer.failure()
 	}
 	if answer.Request == nil {
-		return nil, usagef("how to find all pages is not certain: %s; say --preset, --paging or --request", answer.needs())
+		return nil, usagef("how to find all pages is not certain: %s; say %s", answer.needs(), answer.flags())
 	}
 	fmt.Fprintln(std.err, answer.summary())
 	for _, hint := range strangers(fields["columns"], answer.Columns) { // a later page may have it
@@ -622,6 +622,16 @@ func (f formFlags) findForm(ctx context.Context, std stdio, source sourceFlags, 
 		}
 	}
 	return joined(fields, found)
+}
+
+// flags names the flags that describe the paging of the source. --rows goes with --paging if page 1 shows them.
+func (a *previewAnswer) flags() string {
+	for _, f := range a.Findings {
+		if f.Field == "source_http.rows" {
+			return fmt.Sprintf("--rows '%s' with --paging, or --preset or --request", oneLine(plainValue(f.Value)))
+		}
+	}
+	return "--preset, --paging or --request"
 }
 
 // mayRecover reports whether a source that failed a preview can succeed in the further attempts of an export.

@@ -172,7 +172,9 @@ func TestMetricsAreTheDocumentedOnes(t *testing.T) {
 			require.NoError(t, err)
 			sum += n
 		}
-		return sum == len(keys) && len(attempts.FindAllString(text, -1)) == 2 && strings.Contains(text, "sheaf_stream_bytes{")
+		projected := strings.Contains(text, `sheaf_exports_stored{state="unfinished"} 0`)
+		return projected && sum == len(keys) && len(attempts.FindAllString(text, -1)) == 2 &&
+			strings.Contains(text, "sheaf_stream_bytes{")
 	}, 30*time.Second, 20*time.Millisecond)
 
 	var names []string
