@@ -76,11 +76,17 @@ Run a server, hand it work, fetch the result:
     sheaf download 5ad5f7b92a816b76e70a21e4154c2485 -o orders.xlsx
     sheaf convert 5ad5f7b92a816b76e70a21e4154c2485 -o orders.parquet
 
-Exit codes: 0 done; 1 failed, with the reason on stderr; 2 wrong usage; 3 the server cannot be reached; 130 interrupted.
+Exit codes: 0 done; 1 failed, with the reason on stderr; 2 wrong usage; 3 the server cannot be reached; 130
+interrupted.
 
-With --json, stdout holds one JSON document. Of a failure it is {"error": {"message": "...", "code": "..."}}, unless a command that waits has printed the export that failed. The code is USAGE, UNREACHABLE, INTERRUPTED, REFUSED (with the errcode of the server), the error_code of an export, or FAILED. The message is on stderr too.
+With --json, stdout holds one JSON document. Of a failure it is {"error": {"message": "...", "code":
+"..."}}, unless a command that waits has printed the export that failed. The code is USAGE, UNREACHABLE,
+INTERRUPTED, REFUSED (with the errcode of the server), the error_code of an export, or FAILED. The message
+is on stderr too.
 
-Every flag of serve can be set as SHEAF_<FLAG> in the environment, such as SHEAF_MAX_PAGES_BYTES=8GiB, or in the YAML file of --config. Unknown SHEAF_ variables and unknown keys are errors. A duration is such as 30s, 12h, 7d or 1d12h.`
+Every flag of serve can be set as SHEAF_<FLAG> in the environment, such as SHEAF_MAX_PAGES_BYTES=8GiB, or in
+the YAML file of --config. Unknown SHEAF_ variables and unknown keys are errors. A duration is such as 30s,
+12h, 7d or 1d12h.`
 
 // helpGroups are the headings under which help lists commands and flags.
 var helpGroups = []kong.Group{
@@ -221,7 +227,9 @@ type sourceFlags struct {
 }
 
 func (serveCmd) Help() string {
-	return `Runs until SIGTERM, SIGHUP or Ctrl-C, then finishes or hands back what is in flight and exits with 0 within 15 s; a second signal ends it at once. If one role fails, the process ends with its reason and exit code 1.
+	return `Runs until SIGTERM, SIGHUP or Ctrl-C, then finishes or hands back what is in flight and exits with
+0 within 15 s; a second signal ends it at once. If one role fails, the process ends with its reason and exit
+code 1.
 
 Examples:
     sheaf serve
@@ -237,12 +245,16 @@ A YAML file:
 }
 
 func (demoCmd) Help() string {
-	return `Needs nothing: the source, NATS and all roles run in this process, on free ports of 127.0.0.1. The workbook and the zip that a caller would download are left in --out, checked against the size and the sha256 that the server told. The last line of the output is "workbook: PATH". With --out x.csv, or another suffix of sheaf export, that file alone is written, and the last line is "file: PATH".
+	return `Needs nothing: the source, NATS and all roles run in this process, on free ports of 127.0.0.1. The
+workbook and the zip that a caller would download are left in --out, checked against the size and the sha256
+that the server told. The last line of the output is "workbook: PATH". With --out x.csv, or another suffix
+of sheaf export, that file alone is written, and the last line is "file: PATH".
 
 Row n of the built-in source, for n from 1:
     id          n
     order_no    100000000000000000 + 7919 × n, a number of 18 digits
-    name        a surname of 王李张刘陈杨黄赵吴周, the (n mod 10)th from 0, and a given name of 伟芳娜敏静丽强磊军洋, the (n div 10 mod 10)th
+    name        a surname of 王李张刘陈杨黄赵吴周, the (n mod 10)th from 0,
+                and a given name of 伟芳娜敏静丽强磊军洋, the (n div 10 mod 10)th
     amount      (37 × n mod 1000000) / 100, with two decimals
     paid        true if n is divisible by 3, else false
     ordered_on  2026-01-01 plus (n mod 365) days, as text
@@ -251,19 +263,28 @@ Row n of the built-in source, for n from 1:
 }
 
 func (exportCmd) Help() string {
-	return `Without --preset, --paging and --request, the source is asked first how its pages are found, as sheaf preview does; a line says what was found. If nothing proves that the rows would be complete, the command stops and names what to set. A source in the standard page format is exported with --limit rows a page.
+	return `Without --preset, --paging and --request, the source is asked first how its pages are found, as
+sheaf preview does; a line says what was found. If nothing proves that the rows would be complete, the
+command stops and names what to set. A source in the standard page format is exported with --limit rows a
+page.
 
 A file is a JSON array of objects, NDJSON, or CSV (a name in .csv or .tsv, or --delimiter). So is stdin.
 
-The suffix of the output chooses the format. Several files, of several formats, sheets or --rows-per-file, need an output in .zip; a workbook holds several sheets. --type without --column keeps all columns of a file. An API may have further columns on later pages: name those that you want with --column.
+The suffix of the output chooses the format. Several files, of several formats, sheets or --rows-per-file,
+need an output in .zip; a workbook holds several sheets. --type without --column keeps all columns of a
+file. An API may have further columns on later pages: name those that you want with --column.
 
-Without --server everything runs in this process, in a temporary folder beside the output, and any address but those of cloud metadata may be asked. --force replaces regular files only. Ctrl-C cancels the export. A temporary folder .sheaf-scratch-* of a command that was killed is removed by the next one in the same place.
+Without --server everything runs in this process, in a temporary folder beside the output, and any address
+but those of cloud metadata may be asked. --force replaces regular files only. Ctrl-C cancels the export. A
+temporary folder .sheaf-scratch-* of a command that was killed is removed by the next one in the same place.
 
 Examples:
     sheaf export https://api.example.com/orders -o orders.xlsx
-    sheaf export http://127.0.0.1:8090/ -o orders.xlsx --limit 1000 --conn 16 -H 'Authorization: Bearer x' --param shop=7
+    sheaf export http://127.0.0.1:8090/ -o orders.xlsx --limit 1000 --conn 16 \
+        -H 'Authorization: Bearer x' --param shop=7
     sheaf export https://api.example.com/orders -o orders.xlsx --preset laravel --param per_page=500
-    sheaf export https://api.example.com/orders -o orders.xlsx --rows data.list --paging '{"type": "page", "total": "data.total"}'
+    sheaf export https://api.example.com/orders -o orders.xlsx --rows data.list \
+        --paging '{"type": "page", "total": "data.total"}'
     sheaf export --request orders.json -o orders.xlsx
     sheaf export orders.csv -o orders.xlsx
     sqlite3 -json shop.db 'select * from orders' | sheaf export - -o orders.xlsx
@@ -272,37 +293,50 @@ Examples:
 Formats and columns:
     sheaf export https://api.example.com/orders -o orders.csv --options '{"csv": {"encoding": "gbk"}}'
     sheaf export https://api.example.com/orders -o orders.zip --format xlsx,parquet --manifest
-    sheaf export https://api.example.com/orders -o orders.xlsx --column id=编号 --column user.name=姓名 --column paid_at --type paid_at=datetime --timezone Asia/Shanghai
-    sheaf export https://api.example.com/orders -o orders.xlsx --column id --column '{"key": "status", "map": {"0": "新建", "*": "其他"}}'
+    sheaf export https://api.example.com/orders -o orders.xlsx --column id=编号 --column user.name=姓名 \
+        --column paid_at --type paid_at=datetime --timezone Asia/Shanghai
+    sheaf export https://api.example.com/orders -o orders.xlsx --column id \
+        --column '{"key": "status", "map": {"0": "新建", "*": "其他"}}'
     sheaf export -o shop.xlsx --sheet Orders=https://api.example.com/orders --sheet Customers=customers.csv`
 }
 
 func (convertCmd) Help() string {
-	return `Makes a new export from the pages of a finished one, waits for it and downloads it. The source is not asked. Pages are kept as long as the export's --keep-pages says, so that later converts find them; sheaf status shows until when.
+	return `Makes a new export from the pages of a finished one, waits for it and downloads it. The source is
+not asked. Pages are kept as long as the export's --keep-pages says, so that later converts find them; sheaf
+status shows until when.
 
 Examples:
     sheaf convert 5ad5f7b92a816b76e70a21e4154c2485 -o orders.csv
-    sheaf convert 5ad5f7b92a816b76e70a21e4154c2485 -o orders.parquet --column id --column amount --type amount=number
+    sheaf convert 5ad5f7b92a816b76e70a21e4154c2485 -o orders.parquet --column id --column amount \
+        --type amount=number
     sheaf convert 5ad5f7b92a816b76e70a21e4154c2485 -o orders.zip --format csv,xlsx --rows-per-file 500000`
 }
 
 func (previewCmd) Help() string {
-	return `Asks the source at most three times and keeps nothing. Prints what it found and why, the first rows, and a request that is ready: for POST /v1/export/http, for sheaf submit, and for sheaf export --request. Secrets are "…" in it.
+	return `Asks the source at most three times and keeps nothing. Prints what it found and why, the first
+rows, and a request that is ready: for POST /v1/export/http, for sheaf submit, and for sheaf export
+--request. Secrets are "…" in it.
 
-How a finding is known: given by you, verified by another request, or seen on page 1. If something that decides completeness would be assumed, there is no request; the answer says which field to set, and the exit code is 1.
+How a finding is known: given by you, verified by another request, or seen on page 1. If something that
+decides completeness would be assumed, there is no request; the answer says which field to set, and the exit
+code is 1.
 
 Examples:
     sheaf preview https://api.example.com/orders
     sheaf preview https://api.example.com/orders -H 'Authorization: Bearer x' --json
     sheaf preview https://api.example.com/orders --preset drf --param page_size=100
-    sheaf preview https://api.example.com/graphql --body '{"query": "query($first: Int, $after: String) { orders(first: $first, after: $after) { nodes { id } pageInfo { hasNextPage endCursor } } }"}'
+    sheaf preview https://api.example.com/graphql --body '{"query": "query($first: Int, $after: String)
+        { orders(first: $first, after: $after) { nodes { id } pageInfo { hasNextPage endCursor } } }"}'
     sheaf preview https://api.example.com/orders --json > orders.json && sheaf export --request orders.json -o orders.xlsx`
 }
 
 func (sourceCmd) Help() string {
-	return `Serves a JSON array of objects, NDJSON, or CSV with a header line, as pages that sheaf export and the API can read: ?page=1&limit=50. The file must not change meanwhile.
+	return `Serves a JSON array of objects, NDJSON, or CSV with a header line, as pages that sheaf export and
+the API can read: ?page=1&limit=50. The file must not change meanwhile.
 
-A CSV file is in UTF-8, UTF-16 or GB18030 (with GBK), or as --encoding says. Its delimiter is a comma, semicolon, tab or |, as a first line such as sep=; or --delimiter says, or else as the first lines show. An empty line is a row of a file of one column, and nothing in others. Numbers become numbers of the workbook:
+A CSV file is in UTF-8, UTF-16 or GB18030 (with GBK), or as --encoding says. Its delimiter is a comma,
+semicolon, tab or |, as a first line such as sep=; or --delimiter says, or else as the first lines show. An
+empty line is a row of a file of one column, and nothing in others. Numbers become numbers of the workbook:
 
     12  -3  0.50  .5  1e-05  1.5E3      numbers, also in quotes or with spaces around
     007  +5  1e5  16 digits and more    text, and with them every value of their column
@@ -315,9 +349,14 @@ Examples:
 }
 
 func (submitCmd) Help() string {
-	return `Takes the JSON body of the REST API from a file or, with -, from stdin; or the same by flags. Prints the key of the export. The user of --user-id is added to a body that names none.
+	return `Takes the JSON body of the REST API from a file or, with -, from stdin; or the same by flags.
+Prints the key of the export. The user of --user-id is added to a body that names none.
 
-Equal requests are one export only if their timestamp is equal too. With flags the timestamp is the time of the call, so each call begins an export. A caller of the REST API can send the header Idempotency-Key instead. On NATS, Nats-Msg-Id and ce-id correlate and do not deduplicate: they come back as ce-correlationid in the events of the export, or, of a submission that is a duplicate, in a message on sheaf.callback.TENANT.duplicate.
+Equal requests are one export only if their timestamp is equal too. With flags the timestamp is the time of
+the call, so each call begins an export. A caller of the REST API can send the header Idempotency-Key
+instead. On NATS, Nats-Msg-Id and ce-id correlate and do not deduplicate: they come back as ce-correlationid
+in the events of the export, or, of a submission that is a duplicate, in a message on
+sheaf.callback.TENANT.duplicate.
 
 Examples:
     sheaf submit request.json

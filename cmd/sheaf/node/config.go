@@ -98,13 +98,23 @@ const minRateOver = 15 * time.Second
 
 func (l SourceLimits) check(refuse func(wrong bool, format string, args ...any)) {
 	for flag, n := range map[string]int64{
-		"--max-page-bytes": int64(l.MaxPageBytes), "--max-compression-ratio": l.MaxRatio, "--page-timeout": int64(l.PageTimeout), "--header-timeout": int64(l.HeaderTimeout),
-		"--max-header-bytes": int64(l.MaxHeaderBytes), "--min-throughput": int64(l.MinThroughput), "--max-json-depth": int64(l.MaxJSONDepth), "--max-row-bytes": int64(l.MaxRowBytes), "--max-columns": int64(l.MaxColumns),
-		"--max-pages": int64(l.MaxPages), "--max-rows": l.MaxRows, "--max-export-bytes": int64(l.MaxExportBytes),
+		"--max-page-bytes":        int64(l.MaxPageBytes),
+		"--max-compression-ratio": l.MaxRatio,
+		"--page-timeout":          int64(l.PageTimeout),
+		"--header-timeout":        int64(l.HeaderTimeout),
+		"--max-header-bytes":      int64(l.MaxHeaderBytes),
+		"--min-throughput":        int64(l.MinThroughput),
+		"--max-json-depth":        int64(l.MaxJSONDepth),
+		"--max-row-bytes":         int64(l.MaxRowBytes),
+		"--max-columns":           int64(l.MaxColumns),
+		"--max-pages":             int64(l.MaxPages),
+		"--max-rows":              l.MaxRows,
+		"--max-export-bytes":      int64(l.MaxExportBytes),
 	} {
 		refuse(n < 0, "%s: want more than 0; leave it out for the default", flag)
 	}
-	refuse(l.MaxPageBytes > 256<<20, "--max-page-bytes %d: at most 256MiB, for pages are in memory as a whole", l.MaxPageBytes)
+	refuse(l.MaxPageBytes > 256<<20,
+		"--max-page-bytes %d: at most 256MiB, for pages are in memory as a whole", l.MaxPageBytes)
 	refuse(l.MaxColumns > 16_384, "--max-columns %d: a worksheet has 16384", l.MaxColumns)
 }
 
@@ -133,17 +143,21 @@ func (c *Config) Complete() (err error) {
 		_, number := strconv.ParseUint(port, 10, 16)
 		refuse(split != nil || number != nil, "%s %q: want HOST:PORT such as 127.0.0.1:8080", flag, address)
 	}
-	open := func(address string) bool { return !loopbackAddress(address) && c.APIKeys == "" && !c.InsecureNoAuth }
+	open := func(address string) bool {
+		return !loopbackAddress(address) && c.APIKeys == "" && !c.InsecureNoAuth
+	}
 	const (
 		openToAll = "%s %s can be reached from other machines without authentication: make API keys with " +
-			"sheaf keys add --api-keys FILE --tenant NAME and say --api-keys FILE, or listen on 127.0.0.1, or %s --insecure-no-auth"
+			"sheaf keys add --api-keys FILE --tenant NAME and say --api-keys FILE, " +
+			"or listen on 127.0.0.1, or %s --insecure-no-auth"
 		wantLimit = "%s %d: want a number of %s, or 0 for no limit"
 		wantTime  = "%s %s: want a duration such as %s"
 	)
 
 	refuse(len(c.Roles) == 0, "--roles: name at least one of %s", strings.Join(AllRoles, ", "))
 	for _, r := range c.Roles {
-		refuse(!slices.Contains(AllRoles, r), "--roles: unknown role %q; the roles are %s", r, strings.Join(AllRoles, ", "))
+		refuse(!slices.Contains(AllRoles, r),
+			"--roles: unknown role %q; the roles are %s", r, strings.Join(AllRoles, ", "))
 	}
 	if c.has(roleIngress) {
 		refuseAddress("--http", c.HTTP)
@@ -155,23 +169,31 @@ func (c *Config) Complete() (err error) {
 	if c.embedded() {
 		if c.NATSListen != "none" {
 			refuseAddress("--nats-listen", c.NATSListen)
-			refuse(open(c.NATSListen), openToAll, "--nats-listen", c.NATSListen, "use a NATS server of your own with --nats, or say")
+			refuse(open(c.NATSListen), openToAll,
+				"--nats-listen", c.NATSListen, "use a NATS server of your own with --nats, or say")
 		}
 		refuse(c.NATSCreds != "", "--nats-creds needs --nats: the embedded server asks for no credentials")
-		refuse(c.Replicas > 1, "--replicas %d: the embedded server is alone and keeps one copy; use --nats for more", c.Replicas)
+		refuse(c.Replicas > 1,
+			"--replicas %d: the embedded server is alone and keeps one copy; use --nats for more", c.Replicas)
 	} else {
 		refuse(len(c.NATS) > 0 && c.NATSContext != "", "--nats and --nats-context exclude each other")
-		refuse(c.NATSContext != "" && c.NATSCreds != "", "--nats-creds and --nats-context exclude each other: a context names its own credentials")
-		refuse(c.SecretKey == "" && c.SecretKeyFile == "", "--nats needs --secret-key or --secret-key-file, the same for every process; make one with: openssl rand -hex 32")
+		refuse(c.NATSContext != "" && c.NATSCreds != "",
+			"--nats-creds and --nats-context exclude each other: a context names its own credentials")
+		refuse(c.SecretKey == "" && c.SecretKeyFile == "",
+			"--nats needs --secret-key or --secret-key-file, the same for every process; "+
+				"make one with: openssl rand -hex 32")
 	}
 	refuse(!slices.Contains([]int{0, 1, 3, 5}, c.Replicas), "--replicas %d: want 1, 3 or 5", c.Replicas)
-	refuse((c.TLSCert == "") != (c.TLSKey == ""), "--tls-cert and --tls-key belong together: give both or neither")
+	refuse((c.TLSCert == "") != (c.TLSKey == ""),
+		"--tls-cert and --tls-key belong together: give both or neither")
 	refuse(c.SecretKey != "" && c.SecretKeyFile != "", "--secret-key and --secret-key-file exclude each other")
 	c.checkFiles(refuse)
-	refuse(c.ShutdownDelay != nil && *c.ShutdownDelay < 0, wantTime, "--shutdown-delay", c.ShutdownDelay, "5s, or 0s")
+	refuse(c.ShutdownDelay != nil && *c.ShutdownDelay < 0, wantTime,
+		"--shutdown-delay", c.ShutdownDelay, "5s, or 0s")
 	refuse(c.MaxSkew < 0, wantTime, "--max-skew", c.MaxSkew, "5s, or 0s for any")
 	refuse(c.MaxPagesBytes < 64<<20, "--max-pages-bytes %d: want at least 64MiB", c.MaxPagesBytes)
-	refuse(c.MaxLogBytes != 0 && c.MaxLogBytes < 64<<20, "--max-log-bytes %d: want at least 64MiB", c.MaxLogBytes)
+	refuse(c.MaxLogBytes != 0 && c.MaxLogBytes < 64<<20,
+		"--max-log-bytes %d: want at least 64MiB", c.MaxLogBytes)
 	refuse(c.Fetches < 0, "--fetches %d: want at least 1; leave it out for the default", c.Fetches)
 	refuse(c.ConnsPerHost < 0, wantLimit, "--conns-per-host", c.ConnsPerHost, "requests")
 	refuse(c.ConnsPerTenant < 0, wantLimit, "--conns-per-tenant", c.ConnsPerTenant, "requests")
@@ -179,7 +201,10 @@ func (c *Config) Complete() (err error) {
 	refuse(c.MaxRunning < 0, wantLimit, "--max-running-per-tenant", c.MaxRunning, "exports")
 	refuse(c.MaxNew < 0, wantLimit, "--max-new-exports-per-tenant", c.MaxNew, "exports per second")
 	refuse(c.MaxHistory < 1, "--max-history %d: want at least 1", c.MaxHistory)
-	for flag, d := range map[string]time.Duration{"--keep-files": c.KeepFiles, "--keep-pages": c.KeepPages, "--max-keep-pages": c.MaxKeepPages, "--keep-history": c.KeepHistory} {
+	for flag, d := range map[string]time.Duration{
+		"--keep-files": c.KeepFiles, "--keep-pages": c.KeepPages, "--max-keep-pages": c.MaxKeepPages,
+		"--keep-history": c.KeepHistory,
+	} {
 		refuse(d <= 0, "%s %s: want a positive duration such as 12h or 7d", flag, d)
 	}
 	for _, d := range c.CallbackSchedule {
@@ -192,8 +217,9 @@ func (c *Config) Complete() (err error) {
 	}
 	for _, origin := range c.EmbedOrigins { // each becomes part of headers
 		u, malformed := url.Parse(origin)
-		refuse(malformed != nil || u.Scheme != "http" && u.Scheme != "https" || origin != u.Scheme+"://"+u.Host || u.Hostname() == "" ||
-			strings.ContainsAny(origin, " ;,*"), "--embed-origin %q: want http://HOST or https://HOST, without a path", origin)
+		refuse(malformed != nil || u.Scheme != "http" && u.Scheme != "https" ||
+			origin != u.Scheme+"://"+u.Host || u.Hostname() == "" || strings.ContainsAny(origin, " ;,*"),
+			"--embed-origin %q: want http://HOST or https://HOST, without a path", origin)
 	}
 	c.SourceLimits.check(refuse)
 	if _, malformed := c.allowed(); err == nil {
