@@ -101,6 +101,24 @@ type FilesConfig struct {
 	S3        S3                  // of s3://
 }
 
+// seekTo returns the new position in a file of size bytes that is at position at.
+func seekTo(offset int64, whence int, at, size int64, closed bool) (int64, error) {
+	switch {
+	case closed:
+		return 0, os.ErrClosed
+	case whence == io.SeekCurrent:
+		offset += at
+	case whence == io.SeekEnd:
+		offset += size
+	case whence != io.SeekStart:
+		return 0, fmt.Errorf("seek: unknown whence %d", whence)
+	}
+	if offset < 0 {
+		return 0, fmt.Errorf("seek to %d: before the start", offset)
+	}
+	return offset, nil
+}
+
 // OpenFiles opens the store that url names, and creates it if necessary:
 //
 //   - file://PATH: a folder, absolute (file:///var/lib/sheaf/files) or relative to the working directory.
@@ -117,6 +135,8 @@ func OpenFiles(ctx context.Context, url string, cfg FilesConfig) (Files, error) 
 			return nil, fmt.Errorf("open files %q: no NATS connection", url)
 		}
 		return openNATSFiles(ctx, rest, cfg.DataDir, cfg.JetStream, cfg.Replicas)
+	case ok && scheme == "s3":
+		return openS3Files(ctx, url, cfg.DataDir, cfg.S3)
 	}
 	return nil, fmt.Errorf("open files %q: want file://PATH (a folder), nats://BUCKET (a JetStream Object Store) "+
 		"or s3://BUCKET/PREFIX", url)
@@ -221,6 +241,17 @@ func (s *drafts) create(ctx context.Context) (*Draft, error) {
 		return nil, fmt.Errorf("create draft: %w", classify(err))
 	}
 	return &Draft{file: file, root: root, name: name, in: s}, nil
+}
+
+// createUnnamed removes the draft's name at once, so that a process that is killed leaves nothing: the keeper
+// that would sweep it may run on another machine. Where an open file cannot be removed (Windows), sweep finds
+// it.
+func (s *drafts) createUnnamed(ctx context.Context) (*Draft, error) {
+	d, err := s.create(ctx)
+	if err == nil {
+		_ = d.root.Remove(d.name)
+	}
+	return d, err
 }
 
 // owns refuses a draft of another store, or one that is committed or discarded.

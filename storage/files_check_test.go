@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/minio/minio-go/v7"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
@@ -45,6 +46,21 @@ func forEachDamage(t *testing.T,
 					return
 				}
 				require.NoError(t, os.WriteFile(filepath.Join(folder, name), changed(kind, content), 0o600))
+			})
+		})
+		t.Run("s3 "+kind, func(t *testing.T) {
+			t.Parallel()
+			server := startS3(t, nil)
+			claim(t, server.open(t), kind, func(name string, content []byte) {
+				key, content := "some/prefix/"+name, changed(kind, content)
+				before, err := server.raw.StatObject(t.Context(), "sheaf-test", key, minio.StatObjectOptions{})
+				require.NoError(t, err)
+				require.NoError(t, server.raw.RemoveObject(t.Context(), "sheaf-test", key, minio.RemoveObjectOptions{}))
+				if kind != "missing" { // only the bytes change, the metadata stays
+					_, err = server.raw.PutObject(t.Context(), "sheaf-test", key, bytes.NewReader(content),
+						int64(len(content)), "", "", minio.PutObjectOptions{UserMetadata: before.UserMetadata})
+					require.NoError(t, err)
+				}
 			})
 		})
 		t.Run("nats "+kind, func(t *testing.T) {

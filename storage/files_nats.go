@@ -131,16 +131,7 @@ func (s *natsFiles) Check(ctx context.Context) error {
 	return nil
 }
 
-// Create removes the draft's name at once, so that a process that is killed leaves nothing:
-// the keeper that would sweep it may run on another machine. Where an open file cannot be
-// removed (Windows), Sweep finds it.
-func (s *natsFiles) Create(ctx context.Context) (*Draft, error) {
-	d, err := s.drafts.create(ctx)
-	if err == nil {
-		_ = d.root.Remove(d.name)
-	}
-	return d, err
-}
+func (s *natsFiles) Create(ctx context.Context) (*Draft, error) { return s.drafts.createUnnamed(ctx) }
 
 func (s *natsFiles) Commit(ctx context.Context, d *Draft, name string) error {
 	if err := checkFileName(name); err != nil {
@@ -629,21 +620,11 @@ func (f *natsFile) Read(p []byte) (int, error) {
 }
 
 func (f *natsFile) Seek(offset int64, whence int) (int64, error) {
-	switch {
-	case f.closed:
-		return 0, os.ErrClosed
-	case whence == io.SeekCurrent:
-		offset += f.offset
-	case whence == io.SeekEnd:
-		offset += f.size
-	case whence != io.SeekStart:
-		return 0, fmt.Errorf("seek: unknown whence %d", whence)
+	at, err := seekTo(offset, whence, f.offset, f.size, f.closed)
+	if err == nil {
+		f.offset = at
 	}
-	if offset < 0 {
-		return 0, fmt.Errorf("seek to %d: before the start", offset)
-	}
-	f.offset = offset
-	return offset, nil
+	return at, err
 }
 
 func (f *natsFile) Close() error {

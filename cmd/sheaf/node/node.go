@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -221,10 +222,7 @@ func (n *node) listen() (err error) {
 func (n *node) openStores(ctx context.Context) error {
 	if n.cfg.has(roleIngress) || n.cfg.has(roleAssembler) {
 		// The store may use the connection, so close it first.
-		err := n.retryWhileStarting(ctx, "opening the file store", func(ctx context.Context) (err error) {
-			n.files, err = storage.OpenFiles(ctx, n.cfg.Files, n.filesConfig())
-			return err
-		})
+		err := n.openFiles(ctx)
 		if err != nil {
 			return err
 		}
@@ -259,6 +257,21 @@ func (n *node) filesConfig() storage.FilesConfig {
 	return storage.FilesConfig{
 		DataDir: n.cfg.Data, JetStream: n.journal.JetStream(), Replicas: n.cfg.Replicas, S3: n.cfg.s3(),
 	}
+}
+
+// openFiles opens the file store. It waits for NATS, but not for an S3 server, whose client has repeated each
+// request already: the error says what to do.
+func (n *node) openFiles(ctx context.Context) (err error) {
+	const what = "opening the file store"
+	if strings.HasPrefix(n.cfg.Files, "s3://") {
+		n.startup.say("starting: " + what)
+		n.files, err = storage.OpenFiles(ctx, n.cfg.Files, n.filesConfig())
+		return err
+	}
+	return n.retryWhileStarting(ctx, what, func(ctx context.Context) error {
+		n.files, err = storage.OpenFiles(ctx, n.cfg.Files, n.filesConfig())
+		return err
+	})
 }
 
 // run supervises the roles until ctx ends or one of them fails, which ends the others. drained is false when
