@@ -37,7 +37,8 @@ type ledger struct {
 	holeIn      int    // that last one
 	next        string // token of the next page
 	nothingMore bool   // the source says that no page follows
-	tokens      map[string]int
+	// by hash: the page that named this token as the next one
+	tokens map[uint64]int
 
 	end      int // pages of the list; 0 while unknown
 	repeated int // the list ends because the source answers this page again; 0 without
@@ -62,7 +63,7 @@ type reply struct {
 }
 
 func newLedger(perPage, maxPages int, maxRows, maxBytes int64) *ledger {
-	return &ledger{limits: limits{perPage: perPage, pages: maxPages, rows: maxRows, bytes: maxBytes}, taken: map[int]taken{}, replies: map[int]reply{}, tokens: map[string]int{}}
+	return &ledger{limits: limits{perPage: perPage, pages: maxPages, rows: maxRows, bytes: maxBytes}, taken: map[int]taken{}, replies: map[int]reply{}, tokens: map[uint64]int{}}
 }
 
 // declare makes the ledger judge a list by what the request says of its source.
@@ -252,11 +253,12 @@ func (l *ledger) add(n int, a reply) *source.Failure {
 	if low, _ := l.totals(); f == nil {
 		f = l.limits.inFiles(n, max(l.rows, low))
 	}
-	if before, ok := l.tokens[l.next]; ok && f == nil {
+	token := hashToken(l.next)
+	if before, ok := l.tokens[token]; ok && l.next != "" && f == nil {
 		return &source.Failure{Page: n, Code: events.CodePagingStuck, Msg: fmt.Sprintf("the source names the same page as the next one as on page %d", before)}
 	}
 	if l.next != "" {
-		l.tokens[l.next] = n
+		l.tokens[token] = n
 	}
 	return f
 }

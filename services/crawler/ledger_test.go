@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -242,4 +243,32 @@ func TestLedgerFollowsTheSource(t *testing.T) {
 		require.Nil(t, take(l, 2, tag, headerRow, row(1), row(2)))
 		require.Equal(t, events.CodePagingStuck, take(l, 3, tag, headerRow, row(1), row(2)).Code)
 	})
+}
+
+// A giant export needs little memory for each page, whatever the length of the tokens.
+func TestLedgerMemoryOfAPage(t *testing.T) {
+	const n, most = 200_000, 200 // pages, bytes a page
+	used := func() uint64 {
+		var m runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	for _, chained := range []bool{false, true} {
+		before := used()
+		l := newLedger(2, n, 1<<40, 1<<60)
+		for i := 1; i <= n; i++ {
+			p := pages.Page{ID: pages.ID{Number: i}, Rows: fmt.Appendf(nil, `[{"a":%d},{"b":1}]`, i), RowCount: 2,
+				Total: 2 * n, TotalPages: n}
+			if chained && i < n {
+				p.Next = fmt.Sprintf("%0300d", i)
+			}
+			require.Nil(t, l.take(p, nil))
+		}
+		require.Equal(t, n, l.end)
+		each := float64(used()-before) / n
+		runtime.KeepAlive(l)
+		t.Logf("chained %t: %.0f bytes a page", chained, each)
+		require.Less(t, each, float64(most))
+	}
 }
