@@ -125,7 +125,7 @@ func lived(t testing.TB, s *store) (exports []events.Export) {
 		c, err := s.JetStream().Consumer(t.Context(), stream, consumer)
 		require.NoError(t, err)
 		for c.CachedInfo().NumPending > 0 || c.CachedInfo().NumAckPending > 0 {
-			batch, err := c.FetchNoWait(100)
+			batch, err := c.Fetch(100, jetstream.FetchMaxWait(100*time.Millisecond), jetstream.FetchPriorityGroup("load"))
 			require.NoError(t, err)
 			for m := range batch.Messages() {
 				require.NoError(t, m.DoubleAck(t.Context()))

@@ -14,7 +14,6 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-	"golang.org/x/time/rate"
 )
 
 // Delivery is one message of a consumer.
@@ -83,24 +82,17 @@ func (d Delivery) Event() (events.Event, error) {
 // while an earlier call still runs.
 type Handler func(ctx context.Context, d Delivery) error
 
-const (
-	// pullWait is how long a pull waits on the server for a message.
-	pullWait = 30 * time.Second
-	// pullHeartbeat is the interval at which the server confirms a pull. After two missed ones the pull is
-	// repeated, because a server that dies loses its pulls without notice.
-	pullHeartbeat = 3 * time.Second
-)
-
 // Consume handles the messages of a durable consumer, up to slots at once, until ctx ends and the handlers
 // have returned; then it returns nil. Only Consume acknowledges messages. While a handler runs, Consume sends
 // a keep-alive for its message every 3 s, if AckWait is 10 s.
 //
-// A slot requests a message only when it is free, so no message waits here while another process is idle.
-// Consume also waits for work beside the slots, whose amount the handlers must bound.
+// A message is requested only for a free slot, so none waits here while another process is idle. The process
+// with the fewest running handlers gets the next message. Consume also waits for work beside the slots, whose
+// amount the handlers must bound.
 func (s *Log) Consume(ctx context.Context, stream, consumer string, slots int, h Handler) error {
-	cons, err := s.js.Consumer(ctx, stream, consumer)
+	_, err := s.js.Consumer(ctx, stream, consumer)
 	for absent := uint64(0); err != nil &&
-		ctx.Err() == nil; cons, err = s.js.Consumer(ctx, stream, consumer) {
+		ctx.Err() == nil; _, err = s.js.Consumer(ctx, stream, consumer) {
 		err = fmt.Errorf("%w: consumer %s of %s: %w", events.ErrUnavailable, consumer, stream, err)
 		if errors.Is(err, jetstream.ErrConsumerNotFound) || errors.Is(err, jetstream.ErrStreamNotFound) {
 			// A cluster may report a new consumer as missing.
@@ -116,71 +108,24 @@ func (s *Log) Consume(ctx context.Context, stream, consumer string, slots int, h
 	if ctx.Err() != nil {
 		return nil
 	}
-	var wg, beside sync.WaitGroup
-	// During an outage all slots fail repeatedly, so log it only once a minute.
-	logged := rate.Sometimes{First: 1, Interval: time.Minute}
-	for range slots {
-		wg.Go(func() {
-			for ctx.Err() == nil {
-				if err := s.pull(ctx, cons, stream, consumer, &beside, h); err != nil && ctx.Err() == nil {
-					logged.Do(func() {
-						s.cfg.Log.Warn("pulling messages; trying again", "consumer", consumer, "error", err)
-					})
-					streams.Wait(ctx, time.Second)
-				}
-			}
-		})
-	}
-	wg.Wait()
+	var beside sync.WaitGroup
+	newIntake(s, stream, consumer, slots, func(m message) {
+		s.handle(ctx, m, stream, consumer, &beside, h)
+	}).run(ctx)
 	beside.Wait()
 	return nil
 }
 
-// pull handles one message after another until ctx ends or pulling fails.
-func (s *Log) pull(ctx context.Context, cons jetstream.Consumer, stream, name string, beside *sync.WaitGroup,
-	h Handler) error {
-	// With a maximum of one, only Next requests the next message.
-	iter, err := cons.Messages(jetstream.PullMaxMessages(1), jetstream.PullExpiry(pullWait),
-		jetstream.PullHeartbeat(pullHeartbeat))
-	if err != nil {
-		return err
-	}
-	defer iter.Stop()
-	// A message may be in transit when ctx ends. Drain lets it arrive, so that it is handed back instead of
-	// waiting for its AckWait. Without a connection none arrives, and Next may miss that its subscription is
-	// gone.
-	waiting, giveUp := context.WithCancel(context.WithoutCancel(ctx))
-	defer giveUp()
-	defer context.AfterFunc(ctx, func() {
-		if s.nc.IsConnected() {
-			iter.Drain()
-		} else {
-			giveUp()
-		}
-	})()
-	for {
-		msg, err := iter.Next(jetstream.NextContext(waiting))
-		if err != nil {
-			return err
-		}
-		if ctx.Err() != nil {
-			_ = handBack(msg)
-			continue
-		}
-		s.handle(ctx, msg, stream, name, beside, h)
-	}
-}
-
 // handle handles one message.
-func (s *Log) handle(ctx context.Context, msg jetstream.Msg, stream, name string,
+func (s *Log) handle(ctx context.Context, msg message, stream, name string,
 	beside *sync.WaitGroup, h Handler) {
 	meta, err := msg.Metadata()
 	if err != nil {
-		_ = msg.Term()
+		_ = msg.giveUp("not a delivery of a stream")
 		return
 	}
 	d := Delivery{
-		Subject: msg.Subject(), Header: msg.Headers(), Data: msg.Data(),
+		Subject: msg.Subject, Header: msg.Header, Data: msg.Data,
 		Sequence: meta.Sequence.Stream, Delivered: meta.NumDelivered, Time: meta.Timestamp,
 		Fresh: meta.NumDelivered == 1 && meta.Sequence.Stream > s.before[stream],
 
@@ -206,7 +151,7 @@ func (s *Log) handle(ctx context.Context, msg jetstream.Msg, stream, name string
 }
 
 // keepAlive extends the AckWait of a message until stop is called.
-func keepAlive(msg jetstream.Msg, every time.Duration) (stop func()) {
+func keepAlive(msg message, every time.Duration) (stop func()) {
 	done := make(chan struct{})
 	var wg sync.WaitGroup
 	wg.Go(func() {
@@ -217,7 +162,7 @@ func keepAlive(msg jetstream.Msg, every time.Duration) (stop func()) {
 			case <-done:
 				return
 			case <-tick.C:
-				_ = msg.InProgress()
+				_ = msg.inProgress()
 			}
 		}
 	})
@@ -228,7 +173,7 @@ func keepAlive(msg jetstream.Msg, every time.Duration) (stop func()) {
 }
 
 // settle acknowledges a message, or answers according to err. A lost answer only causes one more delivery.
-func (s *Log) settle(ctx context.Context, msg jetstream.Msg, d Delivery, consumer string, err error) {
+func (s *Log) settle(ctx context.Context, msg message, d Delivery, consumer string, err error) {
 	log := s.cfg.Log.With("consumer", consumer, "subject", d.Subject, "sequence", d.Sequence,
 		"delivered", d.Delivered)
 	if t, err := events.SplitSubject(d.Subject, events.SubjectEvent, 3); err == nil {
@@ -243,21 +188,21 @@ func (s *Log) settle(ctx context.Context, msg jetstream.Msg, d Delivery, consume
 	var he *handlingError
 	switch {
 	case err == nil:
-		err = msg.Ack()
+		err = msg.ack()
 	case streams.IsPermanent(err):
 		log.Error("message given up", "error", err)
-		err = msg.TermWithReason(err.Error())
+		err = msg.giveUp(err.Error())
 	case errors.Is(err, ErrTakenOver):
 		err = nil
 	case ctx.Err() != nil:
 		err = handBack(msg)
 	case errors.As(err, &he) && he.after > 0:
 		log.Debug("message will be handled again", "after", he.after, "error", err)
-		err = msg.NakWithDelay(he.after)
+		err = msg.redeliver(he.after)
 	default:
 		after := streams.Backoff(d.Delivered)
 		log.Warn("message will be handled again", "after", after, "error", err)
-		err = msg.NakWithDelay(after)
+		err = msg.redeliver(after)
 	}
 	if err != nil {
 		log.Warn("acknowledgement not sent", "error", err)
@@ -267,4 +212,4 @@ func (s *Log) settle(ctx context.Context, msg jetstream.Msg, d Delivery, consume
 // handBack makes the server redeliver a message at once. It asks for a delay, because a plain negative
 // acknowledgement is not written to disk: if the server stops next, the message would be redelivered only
 // after its AckWait of 10 s (measured).
-func handBack(msg jetstream.Msg) error { return msg.NakWithDelay(time.Millisecond) }
+func handBack(msg message) error { return msg.redeliver(time.Millisecond) }

@@ -33,9 +33,15 @@ func submit(t *testing.T, s *journal.Log, n int) {
 // consuming runs Consume on the work queue until the test ends, or stop is called.
 func consuming(t *testing.T, s *journal.Log, slots int, h journal.Handler) (stop func()) {
 	t.Helper()
+	return consumingFrom(t, s, events.StreamSubmit, events.ConsumerSubmissions, slots, h)
+}
+
+func consumingFrom(t *testing.T, s *journal.Log, stream, consumer string, slots int,
+	h journal.Handler) (stop func()) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- s.Consume(ctx, events.StreamSubmit, events.ConsumerSubmissions, slots, h) }()
+	go func() { done <- s.Consume(ctx, stream, consumer, slots, h) }()
 	stop = sync.OnceFunc(func() {
 		cancel()
 		require.NoError(t, <-done)
@@ -476,21 +482,4 @@ func TestDrainWithoutAServer(t *testing.T) {
 	start := time.Now()
 	stop()
 	require.Less(t, time.Since(start), 5*time.Second)
-}
-
-// Every free slot of every process waits on the server at once. The server's default limit would refuse some,
-// which would retry again and again.
-func TestConsumeWaitsWithEverySlot(t *testing.T) {
-	t.Parallel()
-	srv := eventstest.Server(t, "")
-	const processes, slots = 3, 256
-	var s *journal.Log
-	for range processes {
-		s = eventstest.JournalOn(t, srv, journal.Config{})
-		consuming(t, s, slots, func(context.Context, journal.Delivery) error { return nil })
-	}
-	require.Eventually(t, func() bool {
-		c, err := s.JetStream().Consumer(t.Context(), events.StreamSubmit, events.ConsumerSubmissions)
-		return err == nil && c.CachedInfo().NumWaiting == processes*slots
-	}, 10*time.Second, 10*time.Millisecond)
 }

@@ -466,15 +466,21 @@ func consumerConfigs(cfg Config) []consumerConfig {
 			Durable: name, FilterSubjects: filters,
 			AckPolicy: jetstream.AckExplicitPolicy, AckWait: cfg.AckWait,
 			MaxDeliver: -1, MaxAckPending: maxAckPending,
-			// Each free slot of each process waits with its own pull; the server's default allows 512.
+			// Each process waits with a pull per level, at most ten; the server's default allows 512.
 			MaxWaiting: 8192,
 		}}
+	}
+	// The server answers a pull without a group with an error, so processes before priorities get nothing here.
+	prioritized := func(c consumerConfig) consumerConfig {
+		c.config.PriorityPolicy = jetstream.PriorityPolicyPrioritized
+		c.config.PriorityGroups = []string{priorityGroup}
+		return c
 	}
 	of := func(t events.Type) string { return events.EventSubject("*", t, "*") }
 	return []consumerConfig{
 		durable(events.StreamSubmit, events.ConsumerSubmissions, events.SubmitSubject("*", "*")),
-		durable(events.StreamEvents, events.ConsumerCrawler, of(events.TypeRequested)),
-		durable(events.StreamEvents, events.ConsumerAssembler, of(events.TypeCrawled)),
+		prioritized(durable(events.StreamEvents, events.ConsumerCrawler, of(events.TypeRequested))),
+		prioritized(durable(events.StreamEvents, events.ConsumerAssembler, of(events.TypeCrawled))),
 		durable(events.StreamEvents, events.ConsumerNotifier, of(events.TypeCompleted), of(events.TypeFailed),
 			of(events.TypeCancelled), of(events.TypeCallbackRequested)),
 		durable(events.StreamTimers, events.ConsumerDueCallback, subjectDue+"callback.*.*"),
