@@ -247,7 +247,7 @@ A YAML file:
 func (demoCmd) Help() string {
 	return `Needs nothing: the source, NATS and all roles run in this process, on free ports of 127.0.0.1. The
 workbook and the zip that a caller would download are left in --out, checked against the size and the sha256
-that the server told. The last line of the output is "workbook: PATH". With --out x.csv, or another suffix
+that the server reported. The last line of the output is "workbook: PATH". With --out x.csv, or another suffix
 of sheaf export, that file alone is written, and the last line is "file: PATH".
 
 Row n of the built-in source, for n from 1:
