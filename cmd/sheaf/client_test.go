@@ -176,7 +176,7 @@ func TestServerThatIsSomethingElse(t *testing.T) {
 	require.Contains(t, errs, "not one of Sheaf")
 }
 
-func TestRefusalIsToldWithItsReason(t *testing.T) {
+func TestRefusalIsReportedWithItsReason(t *testing.T) {
 	server := answers(t, nil)
 	t.Setenv("SHEAF_SERVER", server.URL)
 	code, _, errs := sheaf(t, t.Context(), "", "status", testKey)
@@ -245,7 +245,7 @@ func TestSubmitSendsWhatItWasGiven(t *testing.T) {
 }
 
 // Warnings about a request are printed, with and without waiting for its end.
-func TestSubmitTellsWarnings(t *testing.T) {
+func TestSubmitReportsWarnings(t *testing.T) {
 	t.Parallel()
 	server := answers(t, map[string]any{"/v1/export/http": http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = fmt.Fprintf(w, `{"errcode":0,"msg":"","data":{"hash_key":%q,"warnings":["parm: not known, ignored"]},"request_id":""}`, testKey)
@@ -261,7 +261,7 @@ func TestSubmitTellsWarnings(t *testing.T) {
 	require.Empty(t, errs)
 }
 
-func TestWatchTellsHowItEnded(t *testing.T) {
+func TestWatchReportsHowItEnded(t *testing.T) {
 	t.Parallel()
 	var asked atomic.Int64
 	server := answers(t, map[string]any{"/v1/export/detail": http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {

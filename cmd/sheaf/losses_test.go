@@ -82,7 +82,7 @@ func TestLossesAreMendedOrShown(t *testing.T) {
 		demo.ServeHTTP(w, r)
 	}))
 	t.Cleanup(source.Close)
-	callback, told := callbacks(t)
+	callback, received := callbacks(t)
 
 	serveOn := func(t *testing.T, data string) *process {
 		return startServe(t, "--http", "127.0.0.1:0", "--nats-listen", "none", "--data", data, "--secret-key", strings.Repeat("ab", 32))
@@ -94,7 +94,7 @@ func TestLossesAreMendedOrShown(t *testing.T) {
 	require.Equal(t, 2, before[good].Status)
 	require.Equal(t, 3, before[bad].Status)
 	for range before {
-		<-told
+		<-received
 	}
 	require.Eventually(t, func() bool { // both callbacks are facts of the log
 		var d struct{ Callback struct{ State string } }
@@ -213,7 +213,7 @@ func TestLossesAreMendedOrShown(t *testing.T) {
 			})
 		}
 	})
-	require.Empty(t, told, "called back twice")
+	require.Empty(t, received, "called back twice")
 	require.Zero(t, fetched.Load(), "what is done is not fetched again")
 	// Without the projection it is unknown which work is done.
 	t.Run("shown", func(t *testing.T) {

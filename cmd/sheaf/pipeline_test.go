@@ -349,7 +349,7 @@ func callbacks(t testing.TB) (url string, bodies chan string) {
 func exportEndToEnd(t *testing.T, server string) {
 	source := httptest.NewServer(demoSource(1234))
 	defer source.Close()
-	callback, told := callbacks(t)
+	callback, received := callbacks(t)
 	key := wireSubmit(t, server, source.URL+"/?shop=1", callback, 20)
 	d := wireWait(t, server, key)
 	require.Equal(t, 2, d.Status, d.FailReason)
@@ -366,7 +366,7 @@ func exportEndToEnd(t *testing.T, server string) {
 	http.DefaultClient.CloseIdleConnections()
 
 	select {
-	case body := <-told:
+	case body := <-received:
 		require.Contains(t, body, key)
 		require.NotContains(t, body, "Bearer x")
 	case <-time.After(20 * time.Second):

@@ -77,13 +77,13 @@ func TestConvert(t *testing.T) {
 			}
 			stop()
 			asked := a.all()
-			told := make(chan events.Progress, 1000)
-			unheard, err := s.OnProgress(func(_, _ string, p events.Progress) { told <- p })
+			reported := make(chan events.Progress, 1000)
+			unheard, err := s.OnProgress(func(_, _ string, p events.Progress) { reported <- p })
 			require.NoError(t, err)
 			defer unheard()
 			crawled, err := crawlOnce(t, s, convertOf(t, s, &origin))
 			require.NoError(t, err)
-			shown := progressUntil(t, told, func(p events.Progress) bool { return p.PagesDone == origin.Pages })
+			shown := progressUntil(t, reported, func(p events.Progress) bool { return p.PagesDone == origin.Pages })
 			require.Equal(t, events.Progress{Phase: events.PhaseCrawling, PagesTotal: origin.Pages}, shown[0])
 			want := events.Progress{Phase: events.PhaseCrawling, PagesDone: origin.Pages, PagesTotal: origin.Pages, Rows: 14}
 			if several {
@@ -106,11 +106,11 @@ func TestConvert(t *testing.T) {
 }
 
 // progressUntil returns the reported progress, up to the first report for which last is true.
-func progressUntil(t *testing.T, told <-chan events.Progress, last func(events.Progress) bool) (all []events.Progress) {
+func progressUntil(t *testing.T, reported <-chan events.Progress, last func(events.Progress) bool) (all []events.Progress) {
 	t.Helper()
 	for whole := time.After(30 * time.Second); len(all) == 0 || !last(all[len(all)-1]); {
 		select {
-		case p := <-told:
+		case p := <-reported:
 			all = append(all, p)
 		case <-whole:
 			require.Fail(t, "the last progress is not shown", "%+v", all)

@@ -293,8 +293,8 @@ func TestProgressOfSheets(t *testing.T) {
 	t.Parallel()
 	s := eventstest.Journal(t)
 	a, b := sourcetest.New(t, 20), sourcetest.New(t, 30)
-	told := make(chan events.Progress, 1000)
-	stop, err := s.OnProgress(func(_, _ string, p events.Progress) { told <- p })
+	reported := make(chan events.Progress, 1000)
+	stop, err := s.OnProgress(func(_, _ string, p events.Progress) { reported <- p })
 	require.NoError(t, err)
 	defer stop()
 	start(t, s, http.DefaultClient, Config{})
@@ -303,7 +303,7 @@ func TestProgressOfSheets(t *testing.T) {
 	for whole := time.After(30 * time.Second); last.PagesDone < 5; {
 		var p events.Progress
 		select {
-		case p = <-told:
+		case p = <-reported:
 		case <-whole:
 			require.Fail(t, "the last page is not shown", "%+v", last)
 		}

@@ -72,7 +72,7 @@ func TestBodyIsWhatReceiversKnow(t *testing.T) {
 	}
 }
 
-func TestBodyTellsNoMoreThanItShould(t *testing.T) {
+func TestBodyReportsNoMoreThanItShould(t *testing.T) {
 	t.Parallel()
 	keys, err := secrets.NewKeyring(eventstest.SecretKey)
 	require.NoError(t, err)

@@ -202,7 +202,7 @@ func callbackEvents(t *testing.T, s *journal.Log, key string) []events.Type {
 	return types
 }
 
-func TestTellsHowAnExportEnded(t *testing.T) {
+func TestReportsHowAnExportEnded(t *testing.T) {
 	t.Parallel()
 	s := eventstest.Journal(t)
 	run(t, newService(t, s, Config{}))
@@ -243,7 +243,7 @@ func TestTellsHowAnExportEnded(t *testing.T) {
 	}
 }
 
-func TestExportWithoutCallbackIsNotTold(t *testing.T) {
+func TestExportWithoutCallbackIsNotReported(t *testing.T) {
 	t.Parallel()
 	s := eventstest.Journal(t)
 	r := newReceiver(t, nil)
@@ -487,7 +487,7 @@ func TestAttemptThatFellDueWhileTheServerWasDownIsMade(t *testing.T) {
 	until(t, s, x.Key, is(events.CallbackDone))
 }
 
-func TestEarlierEndingIsNotTold(t *testing.T) {
+func TestEarlierEndingIsNotReported(t *testing.T) {
 	t.Parallel()
 	s := eventstest.Journal(t)
 	r := newReceiver(t, nil)
