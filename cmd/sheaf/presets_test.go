@@ -3,11 +3,13 @@ package main
 import (
 	"encoding/json"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
+	"sheaf/events/eventstest"
 	"sheaf/services/ingress/request"
 )
 
@@ -27,12 +29,17 @@ func TestPresetsArePrinted(t *testing.T) {
 	require.Zero(t, code, errs)
 	require.JSONEq(t, all, string(answer.Data))
 
+	var shown []bool
 	for _, p := range known {
 		code, out, errs := sheaf(t, t.Context(), "", "presets", p.Name, "--json")
 		require.Zero(t, code, errs)
 		var got request.Preset
 		require.NoError(t, json.Unmarshal([]byte(out), &got))
 		require.JSONEq(t, string(p.Source), string(got.Source))
+		if !eventstest.Full && slices.Contains(shown, len(p.Given) > 0) {
+			continue // one with given fields and one without show how each is printed
+		}
+		shown = append(shown, len(p.Given) > 0)
 		code, out, errs = sheaf(t, t.Context(), "", "presets", p.Name)
 		require.Zero(t, code, errs)
 		require.True(t, strings.HasPrefix(out, p.Name+": "+p.About+"\n"), out)
