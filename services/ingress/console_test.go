@@ -213,6 +213,10 @@ func TestConsoleFormsWithoutJavaScript(t *testing.T) {
 	key := strings.TrimPrefix(a.Header.Get("Location"), "/console/x/")
 	x := in.read(t, "shop", key)
 	require.Equal(t, "By form", x.Request.Title)
+	require.NotContains(t, b.get("/console/x/"+key).body, "/s/")
+	shared := b.post("/console/new", url.Values{"url": {"http://127.0.0.1:8000/waiting"}, "method": {"GET"}, "format": {"XLSX"}, "share": {"1"}})
+	require.Equal(t, http.StatusSeeOther, shared.StatusCode, shared.body)
+	require.Contains(t, b.get(shared.Header.Get("Location")).body, `href="`+in.url+"/s/")
 	require.Equal(t, []string{"Authorization"}, x.Request.HTTP.Header)
 	require.JSONEq(t, `{"size":20,"limit":50}`, string(x.Request.HTTP.Param))
 	page = b.get("/console/new?from=" + key)
@@ -372,6 +376,29 @@ func TestConsoleCannotBeFramed(t *testing.T) {
 		require.Equal(t, "no-store", a.Header.Get("Cache-Control"), path)
 		require.Equal(t, "no-referrer", a.Header.Get("Referrer-Policy"), path)
 	}
+}
+
+// TestDetailShowsPagesAndAttempts: which requests were repeated, the page that failed, and how the receiver of
+// the callback answered each time.
+func TestDetailShowsPagesAndAttempts(t *testing.T) {
+	t.Parallel()
+	in := start(t, eventstest.Server(t, ""), newTestKeys().config(Config{}))
+	x := in.begun(t, "shop", keyA, "Orders")
+	in.as(t, "shop", keyA, &events.ExportCrawled{Run: x.RequestedSeq, Pages: 3, Crawl: &events.CrawlStats{Retries: 1234}})
+	in.as(t, "shop", keyA, completed(x))
+	in.as(t, "shop", keyA, &events.CallbackAttempted{Attempt: 1, Status: 503, Reason: "HTTP 503"})
+	in.as(t, "shop", keyA, &events.CallbackDelivered{Attempt: 2, Status: 204})
+	in.begun(t, "shop", keyB, "Refunds")
+	in.as(t, "shop", keyB, &events.ExportFailed{Code: events.CodeSourceHTTP, Reason: "answered 500", Page: 17})
+	b := in.browse(t, "shop-key")
+	page := b.get("/console/x/" + keyA).body
+	require.Contains(t, page, "requests to the source repeated: 1,234")
+	_, callback, found := strings.Cut(page, "https://shop.example/done")
+	require.True(t, found)
+	require.Regexp(t, `(?s)#1</span> <span class="why" lang="en">HTTP 503<.*#2</span> <span class="why" lang="en">HTTP 204<`, callback)
+	require.Contains(t, b.get("/console/x/"+keyB).body, "failed at page 17")
+	d := send(t, http.MethodGet, in.url+"/v1/export/detail?key="+keyB, "", "X-API-Key", "shop-key").detail(t)
+	require.Equal(t, 17, d.FailedPage)
 }
 
 // TestConsoleSessionCannotBeFixed: a cookie that the server did not seal is no session, and a login replaces

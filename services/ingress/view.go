@@ -38,8 +38,10 @@ type detailView struct {
 	ExpiresAt  string           `json:"expires_at"`  // of the file; "" without one
 	Progress   events.Progress  `json:"progress"`
 	Rows       int64            `json:"rows"`
-	Proof      *events.Proof    `json:"proof,omitempty"`  // how the list was found complete; nil until it is crawled
-	Sheets     []sheetView      `json:"sheets,omitempty"` // of a request with sheets
+	Proof      *events.Proof    `json:"proof,omitempty"`       // how the list was found complete; nil until it is crawled
+	Sheets     []sheetView      `json:"sheets,omitempty"`      // of a request with sheets
+	Retries    int64            `json:"retries,omitempty"`     // requests to the source that were repeated
+	FailedPage int              `json:"failed_page,omitempty"` // number of the page at which it failed
 	Files      []fileView       `json:"files"`
 	PagesUntil string           `json:"pages_until,omitempty"` // until when it can be converted
 	Warnings   []events.Warning `json:"warnings"`
@@ -95,6 +97,12 @@ func (s *Service) detailOf(x *events.Export, now time.Time) detailView {
 		Progress: s.progress.of(x), Rows: x.Rows,
 		Files: []fileView{}, Warnings: []events.Warning{}, ErrorCode: x.Failure.Code, Reason: x.ExpiredReason,
 		Callback: callbackOf(x),
+	}
+	if x.Crawl != nil {
+		d.Retries = x.Crawl.Retries
+	}
+	if x.State == events.StateFailed {
+		d.FailedPage = x.Failure.Page
 	}
 	if x.State == events.StateCompleted && now.Before(x.ExpiresAt) {
 		d.DownURL = secrets.DownloadURL(s.journal.Keys(), s.cfg.PublicURL, x)

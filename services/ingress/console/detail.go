@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"sheaf/events"
@@ -43,6 +44,7 @@ type detailData struct {
 	State, StateText    string
 	Progress            progress
 	Rows, Speed, Left   string
+	Pages               string // how they came, once that is known
 	Failure             *failure
 	Expired             string // why there is no file any more, "" if there is one
 	Files               []file
@@ -81,6 +83,7 @@ func (v *visit) detailOf(x *export, r *events.Request, line *timeline) *detailDa
 		d.Title = x.Key
 	}
 	d.StateText = v.t("state." + d.State)
+	d.Pages = v.pagesOf(x)
 	if x.expired(now) {
 		d.Expired = x.Reason
 		if d.Expired == "" {
@@ -112,6 +115,18 @@ func (v *visit) detailOf(x *export, r *events.Request, line *timeline) *detailDa
 	return d
 }
 
+// pagesOf says which pages were asked again, and which one failed; "" for none.
+func (v *visit) pagesOf(x *export) string {
+	var parts []string
+	if x.Retries > 0 {
+		parts = append(parts, v.t("detail.retries", "n", grouped(x.Retries)))
+	}
+	if x.FailedPage > 0 {
+		parts = append(parts, v.t("detail.failedpage", "n", grouped(x.FailedPage)))
+	}
+	return strings.Join(parts, " · ")
+}
+
 // addTimeline groups the events by request, and those of the callback of the newest one.
 func (v *visit) addTimeline(d *detailData, line *timeline) {
 	for _, e := range line.Events {
@@ -125,6 +140,9 @@ func (v *visit) addTimeline(d *detailData, line *timeline) {
 		}
 		if e.Attempt > 0 {
 			s.Text += " #" + strconv.Itoa(e.Attempt)
+			if e.Type == events.TypeCallbackDelivered && e.Attempt == d.Callback.Attempts && d.Callback.Status > 0 {
+				s.Outcome = "HTTP " + strconv.Itoa(d.Callback.Status)
+			}
 			d.Callback.Steps = append(d.Callback.Steps, s)
 		}
 		last := &d.Rounds[len(d.Rounds)-1]

@@ -21,6 +21,7 @@ type form struct {
 	URL, Method, Title, User, RowKey, Callback, Format string
 	Conn, Limit                                        string
 	Headers, Params                                    []pair
+	Share                                              bool   // the answer has a share link
 	Extra                                              string // further fields of source_http, as JSON
 	More                                               string // further fields of the request, as JSON
 }
@@ -33,6 +34,7 @@ func (v *visit) readForm() *form {
 	f := &form{
 		URL: get("url"), Method: get("method"), Title: get("title"), User: get("user"), RowKey: get("row_key"), Callback: get("callback"),
 		Format: get("format"), Conn: get("conn"), Limit: get("limit"), Extra: get("extra"), More: get("more"),
+		Share: get("share") != "",
 	}
 	f.Headers = pairs(v.r.PostForm["header_name"], v.r.PostForm["header_value"])
 	f.Params = pairs(v.r.PostForm["param_name"], v.r.PostForm["param_value"])
@@ -166,6 +168,9 @@ func (f *form) submission() map[string]any {
 	}
 	if f.Callback != "" {
 		request["callback"] = f.Callback
+	}
+	if f.Share {
+		request["share"] = true
 	}
 	for name, value := range objectOf(f.More) {
 		request[name] = value
@@ -342,12 +347,13 @@ func (v *visit) submitNew() error {
 		return v.previewNew(d)
 	}
 	var accepted struct {
-		Key string `json:"hash_key"`
+		Key      string `json:"hash_key"`
+		ShareURL string `json:"share_url"`
 	}
 	if err := v.call("http", nil, d.Form.submission(), &accepted); err != nil {
 		return v.refuseForm(d, err)
 	}
-	if err := v.setFlash(flash{Kind: "ok", Text: v.t("done.submit")}); err != nil {
+	if err := v.setFlash(flash{Kind: "ok", Text: v.t("done.submit"), Link: accepted.ShareURL}); err != nil {
 		return err
 	}
 	return v.seeOther(v.url("/console/x/"+accepted.Key, nil))

@@ -49,6 +49,8 @@ type export struct {
 	PagesUntil optional         `json:"pages_until"`
 	Proof      *events.Proof    `json:"proof"`
 	Sheets     []sheet          `json:"sheets"`
+	Retries    int64            `json:"retries"`
+	FailedPage int              `json:"failed_page"`
 	Files      []file           `json:"files"`
 	Warnings   []events.Warning `json:"warnings"`
 	Callback   struct {
