@@ -135,6 +135,7 @@ func (s *Snapshots) Run(ctx context.Context, tasks *Tasks, log *journal.Log) {
 	case <-ctx.Done():
 		return
 	}
+	s.removeTemps()
 	for {
 		// Other ingresses started at the same time, so look at another one.
 		select {
@@ -206,8 +207,8 @@ func (s *Snapshots) prune(ctx context.Context, own func(snapshotName) bool, now 
 	return err
 }
 
-// Save stores a snapshot of the projection as it is now. It reads and writes the whole projection: 2 s for
-// 100,000 exports. Meanwhile the projection works on.
+// Save stores a snapshot of the projection as it is now. It reads and writes the whole projection. Meanwhile
+// the projection works on, see [OpenTasksForSnapshots].
 func (s *Snapshots) Save(ctx context.Context, tasks *Tasks, log *journal.Log) error {
 	begun := time.Now()
 	temp, err := os.CreateTemp(s.dataDir, snapshotTemp)
@@ -342,7 +343,7 @@ func (s *Snapshots) Restore(ctx context.Context, empty *Tasks, log *journal.Log)
 	if err := cmp.Or(empty.Close(), os.Rename(temp, path)); err != nil {
 		return nil, fmt.Errorf("replacing the projection by a snapshot: %w", err)
 	}
-	tasks, err := openOrMake(path, true, s.log)
+	tasks, err := openOrMake(path, opening{checked: true, mapped: mappedSize}, s.log)
 	if err == nil {
 		s.log.Info("the projection begins with a snapshot", "sequence", n.sequence, "made", n.at,
 			"took", time.Since(begun).Round(time.Millisecond))

@@ -353,7 +353,9 @@ func TestSnapshotsAreBesideTheFiles(t *testing.T) {
 // A projection that grows while it is copied does not wait for the copy.
 func TestAProjectionGrowsWhileItIsRead(t *testing.T) {
 	t.Parallel()
-	tasks := openAt(t, filepath.Join(t.TempDir(), "tasks.db"))
+	tasks, err := OpenTasksForSnapshots(filepath.Join(t.TempDir(), "tasks.db"), slog.New(slog.DiscardHandler))
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, tasks.Close()) })
 	log := logOf{t: t}
 	for n := range 2000 {
 		asked := request("u", begin)

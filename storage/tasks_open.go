@@ -38,17 +38,31 @@ const lockWait = time.Second
 //
 // The projection logs to log, which gets the attribute service=storage.
 func OpenTasks(path string, log *slog.Logger) (*Tasks, error) {
-	log = log.With("service", "storage")
+	return openOrMake(path, opening{}, log.With("service", "storage"))
+}
+
+// OpenTasksForSnapshots is OpenTasks for a projection that [Snapshots] copies. It can grow while it is copied,
+// so it takes 16 GiB of addresses, and its file 16 MiB at least, most of it sparse.
+func OpenTasksForSnapshots(path string, log *slog.Logger) (*Tasks, error) {
+	return openOrMake(path, opening{mapped: mappedSize}, log.With("service", "storage"))
+}
+
+// opening says how a projection is opened.
+type opening struct {
+	checked bool  // the pages of the file are known to be whole, although it was not closed
+	mapped  int64 // address space that the file is mapped into at first
+}
+
+// mappedSize is the address space for projections that are copied. A file that grows beyond its mapping can
+// only be mapped again while no transaction reads, and a copy reads for seconds.
+const mappedSize = 16 << 30
+
+// openOrMake opens a projection, or creates an empty one in place of an unfit one.
+func openOrMake(path string, how opening, log *slog.Logger) (*Tasks, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, fmt.Errorf("projection: %w", err)
 	}
-	return openOrMake(path, false, log)
-}
-
-// openOrMake opens a projection, or creates an empty one in place of an unfit one. The pages of a checked
-// file are known to be whole, although it was not closed.
-func openOrMake(path string, checked bool, log *slog.Logger) (*Tasks, error) {
-	t, err := openTasks(path, checked, log)
+	t, err := openTasks(path, how, log)
 	var unfit *unfitError
 	if !errors.As(err, &unfit) {
 		return t, err
@@ -60,7 +74,8 @@ func openOrMake(path string, checked bool, log *slog.Logger) (*Tasks, error) {
 	}
 	log.Warn("the projection is unfit for use; it was set aside and will be rebuilt from the log", "file",
 		path, "set_aside", aside, "reason", unfit.reason)
-	return openTasks(path, false, log)
+	how.checked = false
+	return openTasks(path, how, log)
 }
 
 // Torn reports whether the file was not closed and the machine has been restarted since. Its last writes may
@@ -85,19 +100,15 @@ type unfitError struct {
 
 func (e *unfitError) Error() string { return e.reason.Error() }
 
-// mappedSize is the address space that the file is mapped into at first. A file that grows beyond it can only
-// be mapped again while no transaction reads, and a snapshot reads for seconds.
-const mappedSize int64 = 16 << 30
-
-func openTasks(path string, checked bool, log *slog.Logger) (*Tasks, error) {
+func openTasks(path string, how opening, log *slog.Logger) (*Tasks, error) {
 	var file *os.File
 	var db *bbolt.DB
 	err := recovered(func() (err error) {
 		db, err = bbolt.Open(path, 0o600, &bbolt.Options{
 			Timeout:      lockWait,
 			FreelistType: bbolt.FreelistMapType,
-			// 0, the default, where addresses have 32 bits.
-			InitialMmapSize: int(mappedSize),
+			// Where addresses have 32 bits it becomes 0, the default.
+			InitialMmapSize: int(how.mapped),
 			OpenFile: func(name string, flag int, mode os.FileMode) (f *os.File, err error) {
 				file, err = os.OpenFile(name, flag, mode)
 				return file, err
@@ -119,9 +130,9 @@ func openTasks(path string, checked bool, log *slog.Logger) (*Tasks, error) {
 	}
 
 	t := &Tasks{db: db, log: log, bound: make(chan struct{}), waiters: map[*waiter]struct{}{}}
-	err = t.guard(func() error { return t.ready(file, checked) })
+	err = t.guard(func() error { return t.ready(file, how.checked) })
 	if err == nil && !t.torn {
-		err = t.begin(!checked)
+		err = t.begin(!how.checked)
 	}
 	if err == nil {
 		return t, nil

@@ -116,8 +116,8 @@ func BenchmarkHistory(b *testing.B) {
 	b.ReportMetric(float64(time.Since(begun).Microseconds())/(first+further), "forget-µs/export")
 	usages, err := node.tasks.Usages()
 	require.NoError(b, err)
-	require.Empty(b, usages)
-	node.tasks.Release() // as a pass does
+	require.LessOrEqual(b, usages[events.DefaultTenant].Exports, 1) // the newest event of the log stays
+	node.tasks.Release()                                            // as a pass does
 	all, _ = resident(b)
 	b.ReportMetric((allThen-all)/(first+further), "RSS-bytes-back/export")
 	b.ReportMetric(0, "ns/op")

@@ -230,7 +230,11 @@ func (n *node) openStores(ctx context.Context) error {
 	}
 	if n.cfg.has(roleIngress) {
 		var err error
-		if n.tasks, err = storage.OpenTasks(filepath.Join(n.cfg.Data, "tasks.db"), n.cfg.Log); err != nil {
+		openTasks := storage.OpenTasks
+		if !n.cfg.embedded() {
+			openTasks = storage.OpenTasksForSnapshots
+		}
+		if n.tasks, err = openTasks(filepath.Join(n.cfg.Data, "tasks.db"), n.cfg.Log); err != nil {
 			return err
 		}
 		n.onClose(func() { n.logClose("tasks.db", n.tasks.Close()) })
