@@ -19,8 +19,8 @@ import (
 )
 
 // ErrNoFile means that the store exists but has no file of that name: it was never committed, or was deleted.
-// Both drivers read this from a source that cannot lag: the file system, or the leader of the bucket's
-// stream.
+// All drivers read this from a source that cannot lag: the file system, the leader of the bucket's stream, or
+// an S3 server, whose reads follow its writes.
 var ErrNoFile = errors.New("no such file")
 
 // ErrFileExists means that a file with other content has this name. A name is written once; the existing file
@@ -50,7 +50,8 @@ type Files interface {
 	Create(ctx context.Context) (*Draft, error)
 
 	// Commit makes the draft durable and visible under name, and takes ownership of it. If equal content
-	// exists already, Commit succeeds; if other content does, it returns [ErrFileExists]. After an error the
+	// exists already, Commit succeeds; if other content does, it returns [ErrFileExists]. Of commits of other
+	// content that race, one succeeds; on S3 several may, and the last stays. After an error the
 	// draft is unchanged and Commit can be retried, even if the outcome is unknown (a timeout).
 	Commit(ctx context.Context, d *Draft, name string) error
 

@@ -93,6 +93,11 @@ func (s *S3Files) mark(ctx context.Context) error {
 		return err
 	}
 	s.made = strings.HasSuffix(strings.TrimSpace(text), newMark)
+	return s.list(ctx)
+}
+
+// list asks for one object.
+func (s *S3Files) list(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, s3Wait)
 	defer cancel()
 	for entry := range s.client.ListObjectsIter(ctx, s.bucket, minio.ListObjectsOptions{Prefix: s.prefix,
@@ -100,6 +105,28 @@ func (s *S3Files) mark(ctx context.Context) error {
 		return classifyS3(entry.Err)
 	}
 	return nil
+}
+
+// ProbeS3 lists a store, and writes, reads and removes an object there. It returns an error with advice if one
+// of that fails. The store itself is not made.
+func ProbeS3(ctx context.Context, url string, cfg S3) error {
+	s, err := newS3Files(url, cfg)
+	if err != nil {
+		return err
+	}
+	defer s.closeIdle()
+	name := ".sheaf-probe-" + strings.ToLower(rand.Text())
+	err = s.put(ctx, name, []byte(name))
+	if err == nil {
+		_, err = s.get(ctx, name)
+	}
+	if err == nil {
+		err = s.list(ctx)
+	}
+	if err == nil {
+		err = s.remove(ctx, name)
+	}
+	return s.advise(err)
 }
 
 // get returns the content of a small object.
@@ -155,19 +182,6 @@ func (s *S3Files) Check(ctx context.Context) error {
 		return fmt.Errorf("checking the file store: %w", err)
 	}
 	return err
-}
-
-// Probe writes, reads and removes an object, and returns an error with advice if one of that fails.
-func (s *S3Files) Probe(ctx context.Context) error {
-	name := ".sheaf-probe-" + strings.ToLower(rand.Text())
-	err := s.put(ctx, name, []byte(name))
-	if err == nil {
-		_, err = s.get(ctx, name)
-	}
-	if err == nil {
-		err = s.remove(ctx, name)
-	}
-	return s.advise(err)
 }
 
 // Create removes the draft's name at once, as for a bucket of NATS.

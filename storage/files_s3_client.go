@@ -255,6 +255,10 @@ func (s *S3Files) advise(err error) error {
 			region = refused.Region
 		}
 		advice = fmt.Sprintf("the bucket %s is in another region: give --s3-region %s", s.bucket, region)
+	case "PathStyleDomainForbidden", "SecondLevelDomainForbidden":
+		advice = s.endpoint + " wants the bucket in the host name: remove --s3-path-style"
+	case minio.NoSuchKey: // of a put
+		advice = s.endpoint + " does not find the bucket in the address: add or remove --s3-path-style"
 	case minio.AccessDenied, "AllAccessDisabled", "UnauthorizedAccess":
 		advice = fmt.Sprintf("the access key may not use the bucket %s: allow s3:ListBucket and "+
 			"s3:ListBucketMultipartUploads on it, and s3:GetObject, s3:PutObject, s3:DeleteObject and "+

@@ -316,7 +316,10 @@ func TestS3ReadsBackWhatItStored(t *testing.T) {
 // Everything that Sheaf sends is understood by servers that know no newer checksums.
 func TestS3UsesWhatAllServersShare(t *testing.T) {
 	t.Parallel()
-	files := startS3(t, strict(t)).open(t)
+	server := startS3(t, strict(t))
+	require.NoError(t, ProbeS3(t.Context(), s3TestURL, server.S3))
+	files := server.open(t)
+	require.True(t, files.Made(), "the probe has not made it")
 	for _, size := range []int{0, 1, s3Part, 2*s3Part + 1} {
 		put(t, files, name, noise(43, size))
 		require.Len(t, get(t, files, name), size)
@@ -326,7 +329,6 @@ func TestS3UsesWhatAllServersShare(t *testing.T) {
 	_, err := files.Sweep(t.Context(), func(string) bool { return false }, time.Now().Add(time.Hour))
 	require.NoError(t, err)
 	require.NoError(t, files.Accept())
-	require.NoError(t, files.Probe(t.Context()))
 }
 
 // A search for orphans reads all pages of both listings, and leaves what is not a file of the store.
@@ -439,6 +441,7 @@ func TestS3RefusalsSayWhatToDo(t *testing.T) {
 		"wrong secret": {front: refuse(403, "SignatureDoesNotMatch", ""), want: "check AWS_ACCESS_KEY_ID"},
 		"another region": {front: refuse(400, "AuthorizationHeaderMalformed", "<Region>eu-west-1</Region>"),
 			want: "give --s3-region eu-west-1"},
+		"path style":       {front: refuse(403, "SecondLevelDomainForbidden", ""), want: "remove --s3-path-style"},
 		"another endpoint": {front: refuse(301, "PermanentRedirect", ""), want: "give --s3-region REGION, and --s3-endpoint"},
 		"a clock 20 minutes off": {options: []gofakes3.Option{gofakes3.WithTimeSource(gofakes3.FixedTimeSource(time.Now().Add(20 * time.Minute)))},
 			want: "set their clocks by NTP"},

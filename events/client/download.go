@@ -102,6 +102,7 @@ func (c *Client) fetchFrom(ctx context.Context, downURL string, w io.Writer, off
 	if err != nil {
 		return 0, err
 	}
+	req.Header.Set("Prefer", "no-redirect") // to the server of the file store: this client follows none
 	want := http.StatusOK
 	if offset > 0 {
 		req.Header.Set("Range", "bytes="+strconv.FormatInt(offset, 10)+"-")

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 	"unicode"
@@ -63,13 +64,23 @@ func (d *downloads) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		respond(w, r, nil, err)
 		return
 	}
-	file, err := storage.OpenFinished(r.Context(), d.files, &x, smallFile)
+	// The store's server sends the bytes of a large file, so here it is only looked at.
+	direct := d.cfg.Link != nil && entry.Size > smallFile && redirectable(r, entry.Store)
+	readUpTo := int64(smallFile)
+	if direct {
+		readUpTo = storage.SizeOnly
+	}
+	file, err := storage.OpenFinished(r.Context(), d.files, &x, readUpTo)
 	leave()
 	if err != nil {
 		respond(w, r, nil, d.unreadable(r, &x, err))
 		return
 	}
 	defer func() { _ = file.Close() }()
+	if direct && d.redirect(w, r, &x) {
+		outcome = downloadRedirected
+		return
+	}
 	// A caller that reads very slowly would keep the file open. A test's recorder has no deadlines.
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(downloadWait(entry.Size)))
 	h.Set("Cache-Control", "private")
@@ -88,6 +99,40 @@ func (d *downloads) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		_ = d.unreadable(r, &x, err)
 		panic(http.ErrAbortHandler)
 	}
+}
+
+// noRedirect is a preference (RFC 7240) of callers that follow no redirects.
+const noRedirect = "no-redirect"
+
+// redirectable reports whether a download may be answered with a link of the store's server. That link is
+// valid for GET alone. It cannot send the policy that HTML needs.
+func redirectable(r *http.Request, store string) bool {
+	return r.Method == http.MethodGet && path.Ext(store) != events.HTML.Ext &&
+		!slices.Contains(r.Header.Values("Prefer"), noRedirect)
+}
+
+// redirect answers with a link of the store's server, which does not outlive the link of the request. Without
+// one it answers nothing.
+func (d *downloads) redirect(w http.ResponseWriter, r *http.Request, x *events.Export) bool {
+	seconds, err := strconv.ParseInt(r.URL.Query().Get("exp"), 10, 64)
+	if err != nil {
+		return false
+	}
+	until := time.Unix(seconds, 0)
+	if x.ExpiresAt.Before(until) {
+		until = x.ExpiresAt
+	}
+	entry := x.Files[0]
+	to, err := d.cfg.Link(r.Context(), entry.Store, until, d.mediaType(path.Ext(entry.Store)),
+		attachment(entry.Name, path.Base(r.URL.Path)))
+	if err != nil {
+		x.With(d.cfg.Log).Warn("no link of the file store; sending the file", "error", err)
+		return false
+	}
+	w.Header().Set("Cache-Control", "no-store")
+	w.Header().Set("Location", to)
+	w.WriteHeader(http.StatusTemporaryRedirect)
+	return true
 }
 
 // count counts an answered download, and the bytes of the file that were sent.

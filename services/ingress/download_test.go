@@ -298,3 +298,69 @@ func TestCurlSavesUnderTheTitle(t *testing.T) {
 		require.Equal(t, "content", string(saved))
 	}
 }
+
+// A large file is at the store's server, for callers that follow a redirect, and no longer than the link.
+func TestLargeDownloadsAreRedirected(t *testing.T) {
+	t.Parallel()
+	type asked struct {
+		store, mediaType, disposition string
+		until                         time.Time
+	}
+	got, refuse := asked{}, false
+	in := start(t, eventstest.Server(t, ""), Config{Link: func(_ context.Context, store string, until time.Time,
+		mediaType, disposition string) (string, error) {
+		if refuse {
+			return "", errors.New("no keys")
+		}
+		got = asked{store, mediaType, disposition, until}
+		return "http://127.0.0.1:1/elsewhere?signed=1", nil
+	}})
+	large, expires := make([]byte, smallFile+1), time.Now().Add(time.Hour).Truncate(time.Second)
+	x := in.complete(t, testKey(1), "订单", large, expires)
+	link := secrets.DownloadURL(in.journal.Keys(), in.url, &x)
+	ask := func(method, link string, header ...string) (int, string) {
+		req, err := http.NewRequestWithContext(t.Context(), method, link, nil)
+		require.NoError(t, err)
+		for i := 0; i < len(header); i += 2 {
+			req.Header.Set(header[i], header[i+1])
+		}
+		resp, err := http.DefaultTransport.RoundTrip(req)
+		require.NoError(t, err)
+		defer resp.Body.Close()
+		_, err = io.Copy(io.Discard, resp.Body)
+		require.NoError(t, err)
+		return resp.StatusCode, resp.Header.Get("Location")
+	}
+	status, to := ask("GET", link)
+	require.Equal(t, http.StatusTemporaryRedirect, status)
+	require.Equal(t, "http://127.0.0.1:1/elsewhere?signed=1", to)
+	require.Equal(t, x.Files[0].Store, got.store)
+	require.Equal(t, "application/zip", got.mediaType)
+	require.Contains(t, got.disposition, "filename*=UTF-8''%E8%AE%A2%E5%8D%95.zip")
+	require.False(t, got.until.After(expires), "%s outlives %s", got.until, expires)
+
+	small := in.complete(t, testKey(2), "small", large[:smallFile], expires)
+	for name, c := range map[string]struct{ method, link, header, value string }{
+		"HEAD":             {"HEAD", link, "", ""},
+		"no redirect":      {"GET", link, "Prefer", "no-redirect"},
+		"a small file":     {"GET", secrets.DownloadURL(in.journal.Keys(), in.url, &small), "", ""},
+		"a forged link":    {"GET", link + "x", "", ""},
+		"a link for a day": {"GET", strings.Replace(link, "exp=", "exp=1", 1), "", ""},
+	} {
+		header := []string{}
+		if c.header != "" {
+			header = append(header, c.header, c.value)
+		}
+		status, to := ask(c.method, c.link, header...)
+		require.NotEqual(t, http.StatusTemporaryRedirect, status, name)
+		require.Empty(t, to, name)
+	}
+	refuse = true
+	status, _ = ask("GET", link)
+	require.Equal(t, http.StatusOK, status, "the ingress sends the file itself")
+	refuse = false
+	require.NoError(t, in.files.Delete(t.Context(), x.Files[0].Store))
+	status, to = ask("GET", link)
+	require.Equal(t, http.StatusGone, status, "a lost file is noticed")
+	require.Empty(t, to)
+}

@@ -63,6 +63,9 @@ type Config struct {
 	// KeyByID returns the owner of the API key with an id while the key is valid. Sessions of the console end
 	// with their key. Required with Authenticate for such sessions; it must do no I/O.
 	KeyByID func(id string) (Principal, bool)
+	// Link returns an address at which the file store itself serves a file until the given time, with these
+	// headers. Downloads of files above 4 MiB are redirected there. Default: the ingress sends all files.
+	Link func(ctx context.Context, store string, until time.Time, mediaType, disposition string) (string, error)
 	// ConsoleName and ConsoleColour name the installation on the pages of the console, such as PROD in red.
 	// Colours are those of console.Colours.
 	ConsoleName, ConsoleColour string

@@ -32,11 +32,12 @@ var refusals = map[int]string{
 
 // Outcomes of downloads.
 const (
-	downloadSent    = "sent"
-	downloadCut     = "cut"     // the caller went away, or the file became unreadable meanwhile
-	downloadExpired = "expired" // the link or its file
-	downloadUnknown = "unknown" // the link was never handed out
-	downloadFailed  = "failed"  // the file cannot be read
+	downloadSent       = "sent"
+	downloadRedirected = "redirected" // to the server of the file store
+	downloadCut        = "cut"        // the caller went away, or the file became unreadable meanwhile
+	downloadExpired    = "expired"    // the link or its file
+	downloadUnknown    = "unknown"    // the link was never handed out
+	downloadFailed     = "failed"     // the file cannot be read
 )
 
 func newMetrics(r prometheus.Registerer) *metrics {
@@ -88,7 +89,7 @@ func newMetrics(r prometheus.Registerer) *metrics {
 	for _, reason := range refusals {
 		m.refused.WithLabelValues(reason)
 	}
-	for _, outcome := range []string{downloadSent, downloadCut, downloadExpired, downloadUnknown, downloadFailed} {
+	for _, outcome := range []string{downloadSent, downloadRedirected, downloadCut, downloadExpired, downloadUnknown, downloadFailed} {
 		m.downloads.WithLabelValues(outcome)
 	}
 	return m

@@ -67,7 +67,7 @@ func (d *doctor) fail(check, advice, format string, args ...any) {
 }
 
 // Diagnose checks whether a process with these settings can work on this machine. It changes nothing: it
-// writes one file to the data folder, if that exists, and removes it.
+// writes one file to the data folder, if that exists, and one to an S3 store, and removes them.
 func Diagnose(ctx context.Context, cfg Config, opt DoctorOptions) []Finding {
 	cfg.Log = slog.New(slog.DiscardHandler)
 	d := &doctor{cfg: cfg, opt: opt}
@@ -91,6 +91,7 @@ func Diagnose(ctx context.Context, cfg Config, opt DoctorOptions) []Finding {
 	} else {
 		d.ok("nats", "embedded")
 	}
+	d.files(ctx)
 	for _, text := range opt.URLs {
 		d.egress(ctx, text)
 	}

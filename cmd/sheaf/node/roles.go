@@ -43,6 +43,7 @@ var makers = map[string]func(*node) (role, error){
 				NewPerSecond: n.cfg.MaxNew},
 			Formats: assembler.Formats(), Previewer: serverPreviewer(n.cfg.SourceLimits, n.egress),
 			MaxHistory: n.cfg.MaxHistory, Health: n.health, Checks: n.checks, Host: n.host, Room: n.disk.room, ShutdownDelay: *n.cfg.ShutdownDelay,
+			Link: n.linkOfStore(),
 		}, n.listener, n.journal, n.tasks, n.files)
 	},
 	roleCrawler: func(n *node) (role, error) {

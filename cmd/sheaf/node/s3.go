@@ -1,9 +1,11 @@
 package node
 
 import (
+	"context"
 	"net/netip"
 	"net/url"
 	"strings"
+	"time"
 
 	"sheaf/storage"
 )
@@ -11,7 +13,7 @@ import (
 // S3Config says how the store of --files s3://BUCKET/PREFIX is reached. Keys are never values of flags: other
 // users of the machine can read the command line of a process.
 type S3Config struct {
-	S3Endpoint      string `name:"s3-endpoint" env:"SHEAF_S3_ENDPOINT" placeholder:"URL" help:"S3 server of --files s3://BUCKET/PREFIX, such as https://oss-cn-hangzhou.aliyuncs.com. Default: AWS."`
+	S3Endpoint      string `name:"s3-endpoint" env:"SHEAF_S3_ENDPOINT" placeholder:"URL" help:"S3 server of --files s3://BUCKET/PREFIX, such as https://s3.oss-cn-hangzhou.aliyuncs.com. Default: AWS."`
 	S3Region        string `name:"s3-region" env:"SHEAF_S3_REGION" placeholder:"REGION" help:"Region of the bucket. Default: us-east-1."`
 	S3PathStyle     bool   `name:"s3-path-style" env:"SHEAF_S3_PATH_STYLE" help:"Put the bucket into the path, as MinIO and versitygw want it, not into the host name."`
 	S3AccessKeyFile string `name:"s3-access-key-file" env:"SHEAF_S3_ACCESS_KEY_FILE" type:"path" placeholder:"FILE" help:"File of the access key, read again each minute. Default: AWS_ACCESS_KEY_ID of the environment, or the role of the machine on AWS."`
@@ -68,5 +70,31 @@ func (c *S3Config) s3() storage.S3 {
 	return storage.S3{
 		Endpoint: c.S3Endpoint, Region: c.S3Region, PathStyle: c.S3PathStyle,
 		AccessKeyFile: c.S3AccessKeyFile, SecretKeyFile: c.S3SecretKeyFile,
+	}
+}
+
+// linkOfStore returns what signs links of the S3 server, nil without --s3-redirect.
+func (n *node) linkOfStore() func(context.Context, string, time.Time, string, string) (string, error) {
+	if s3, ok := n.files.(*storage.S3Files); ok && n.cfg.S3Redirect {
+		return s3.Link
+	}
+	return nil
+}
+
+// files checks that an S3 store can be listed, written, read and deleted from.
+func (d *doctor) files(ctx context.Context) {
+	const check = "files"
+	if !strings.HasPrefix(d.cfg.Files, "s3://") || !d.cfg.has(roleIngress) && !d.cfg.has(roleAssembler) {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, 2*doctorWait)
+	defer cancel()
+	if err := storage.ProbeS3(ctx, d.cfg.Files, d.cfg.s3()); err != nil {
+		d.fail(check, "a start would end with this error", "%v", err)
+		return
+	}
+	d.ok(check, "%s can be listed, written, read and deleted from", d.cfg.Files)
+	if u, err := url.Parse(d.cfg.S3Endpoint); err == nil && u.Scheme == "http" && !loopbackHost(u.Hostname()) {
+		d.warn(check, "use https, unless the network is yours", "files travel in clear to %s", d.cfg.S3Endpoint)
 	}
 }
