@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"reflect"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"testing"
@@ -23,9 +24,19 @@ func TestMain(m *testing.M) {
 		_ = os.Unsetenv(asCommand)
 		main()
 	}
+	roomy()
 	eventstest.InMemory()
 	slog.SetLogLoggerLevel(slog.LevelError) // of servers within the tests' own process
 	eventstest.Main(m)
+}
+
+// roomy gives the garbage collector of this process and of its children more memory: with the limit of a small
+// process it takes a quarter of the processor time of these tests, which run several servers at once.
+func roomy() {
+	_ = os.Setenv("GOMEMLIMIT", "512MiB")
+	_ = os.Setenv("GOGC", "300")
+	debug.SetMemoryLimit(512 << 20)
+	debug.SetGCPercent(300)
 }
 
 // output collects what a command writes, also while it still runs.
@@ -70,7 +81,7 @@ func keepLog(t testing.TB) {
 	t.Cleanup(func() { slog.SetDefault(before) })
 }
 
-func TestLogTellsDurationsWithTheirUnit(t *testing.T) {
+func TestLogWritesDurationsWithTheirUnit(t *testing.T) {
 	t.Parallel()
 	for _, format := range []string{"json", "text"} {
 		var out output
