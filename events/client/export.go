@@ -65,12 +65,12 @@ type Export struct {
 
 // States of an export in a list.
 const (
-	StateRunning         = "running"
-	StateQueued          = "queued"
-	StateWaitingForSpace = "waiting_for_space"
-	StateFailed          = "failed"
-	StateSucceeded       = "succeeded" // also after its file has expired
-	StateCancelled       = "cancelled"
+	StateRunning         = events.ListRunning
+	StateQueued          = events.ListQueued
+	StateWaitingForSpace = events.ListWaitingForSpace
+	StateFailed          = events.ListFailed
+	StateSucceeded       = events.ListSucceeded // also after its file has expired
+	StateCancelled       = events.ListCancelled
 )
 
 // Err returns nil while an export is under way and after it has succeeded, and otherwise an [*ExportError].

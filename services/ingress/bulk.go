@@ -14,9 +14,7 @@ import (
 )
 
 const (
-	// maxBulk is the number of exports that one call may change, and maxBulkLoads of those that it may read to
-	// find them.
-	maxBulk      = 1000
+	// maxBulkLoads is the number of exports that one call may read to find those that it changes.
 	maxBulkLoads = 20_000
 	// bulkAtOnce is the number of concurrent changes of one call, and maxBulkCalls of calls.
 	bulkAtOnce   = 8
@@ -82,7 +80,7 @@ func (s *Service) selected(ctx context.Context, c call) ([]string, error) {
 	if err := s.readYourWrites(ctx); err != nil {
 		return nil, err
 	}
-	q.Limit, q.MaxLoads = maxBulk, maxBulkLoads
+	q.Limit, q.MaxLoads = request.MaxBulk, maxBulkLoads
 	found, err := s.tasks.List(q)
 	if err != nil {
 		return nil, err
@@ -91,7 +89,7 @@ func (s *Service) selected(ctx context.Context, c call) ([]string, error) {
 	case found.Partial:
 		return nil, request.Invalid("filter", "searches more than %d exports; narrow it, such as with since and until", maxBulkLoads)
 	case found.Next != 0:
-		return nil, request.Invalid("filter", "selects more than %d exports; narrow it, such as with since and until", maxBulk)
+		return nil, request.Invalid("filter", "selects more than %d exports; narrow it, such as with since and until", request.MaxBulk)
 	}
 	keys := make([]string, len(found.Exports))
 	for i := range found.Exports {

@@ -93,6 +93,8 @@ type Config struct {
 	OperationWait time.Duration
 	Log           *slog.Logger          // default: nothing is logged
 	Metrics       prometheus.Registerer // default: none
+	// MetricsTenants is the number of tenants, the largest first, that have metrics of their own. Default: 0.
+	MetricsTenants int
 }
 
 func (c Config) withDefaults(listener net.Listener) Config {

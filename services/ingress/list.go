@@ -20,14 +20,13 @@ const (
 	maxSearch = 200
 )
 
-// States of exports in lists. Progress, which is a hint, distinguishes those under way.
 const (
-	stateRunning         = "running"
-	stateQueued          = "queued"
-	stateWaitingForSpace = "waiting_for_space"
-	stateFailed          = "failed"
-	stateSucceeded       = "succeeded" // also after the file expired
-	stateCancelled       = "cancelled"
+	stateRunning         = events.ListRunning
+	stateQueued          = events.ListQueued
+	stateWaitingForSpace = events.ListWaitingForSpace
+	stateFailed          = events.ListFailed
+	stateSucceeded       = events.ListSucceeded
+	stateCancelled       = events.ListCancelled
 )
 
 // classes are the states of lists, and where the projection finds them.

@@ -35,6 +35,7 @@ type Config struct {
 	TLSKey         string         `group:"callers" name:"tls-key" env:"SHEAF_TLS_KEY" type:"path" placeholder:"FILE" help:"Private key of --tls-cert."`
 	InsecureNoAuth bool           `group:"callers" env:"SHEAF_INSECURE_NO_AUTH" help:"Serve other machines without authentication. Only behind a proxy that authenticates."`
 	Ops            string         `group:"callers" env:"SHEAF_OPS" placeholder:"HOST:PORT" help:"Where operators find /metrics, /healthz, /readyz and /debug/pprof/, without authentication. Default: nowhere."`
+	MetricsTenants int            `group:"callers" env:"SHEAF_METRICS_TENANTS" default:"0" placeholder:"N" help:"How many tenants, those with most exports first, have metrics of their own at --ops; all others are summed up as other (${default}: none has)."`
 	MaxSkew        time.Duration  `group:"callers" env:"SHEAF_MAX_SKEW" default:"0s" placeholder:"DURATION" help:"How far the timestamp of a request may be from this clock, so that recorded requests cannot be sent again; 0s for any (${default})."`
 	ShutdownDelay  *time.Duration `group:"callers" env:"SHEAF_SHUTDOWN_DELAY" placeholder:"DURATION" help:"How long a stopping ingress still answers while /readyz says 503, so that load balancers send requests elsewhere. Default: 0s embedded, 2s with --nats."`
 
@@ -196,6 +197,7 @@ func (c *Config) Complete() (err error) {
 		"--max-log-bytes %d: want at least 64MiB", c.MaxLogBytes)
 	refuse(c.Fetches < 0, "--fetches %d: want at least 1; leave it out for the default", c.Fetches)
 	refuse(c.ConnsPerHost < 0, wantLimit, "--conns-per-host", c.ConnsPerHost, "requests")
+	refuse(c.MetricsTenants < 0 || c.MetricsTenants > 100, "--metrics-tenants %d: want 0 to 100, because each is four series", c.MetricsTenants)
 	refuse(c.ConnsPerTenant < 0, wantLimit, "--conns-per-tenant", c.ConnsPerTenant, "requests")
 	refuse(c.MaxUnfinished < 0, wantLimit, "--max-unfinished-per-tenant", c.MaxUnfinished, "exports")
 	refuse(c.MaxRunning < 0, wantLimit, "--max-running-per-tenant", c.MaxRunning, "exports")

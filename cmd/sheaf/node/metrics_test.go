@@ -223,6 +223,18 @@ func TestMetricsAreTheDocumentedOnes(t *testing.T) {
 	require.Len(t, log.With("service=export outcome=cancelled"), 1)
 }
 
+// With --metrics-tenants the largest tenants have metrics of their own.
+func TestMetricsOfTenants(t *testing.T) {
+	t.Parallel()
+	c := serveWithTLS(t, func(cfg *Config) { cfg.MetricsTenants = 1 })
+	c.detail(c.post("raw", `{"ext_type":"CSV","source_raw":[{"id":"ID"},{"id":1}]}`))
+	_, text := c.get(c.ops("/metrics"))
+	require.Contains(t, text, `sheaf_tenant_exports{tenant="default"} 1`)
+	require.Contains(t, text, `sheaf_tenant_exports_unfinished{tenant="default"} 0`)
+	require.Regexp(t, `sheaf_tenant_files_bytes\{tenant="default"\} [1-9]`, text)
+	require.Regexp(t, `sheaf_tenant_log_bytes\{tenant="default"\} [1-9]`, text)
+}
+
 // exportOfEachKind makes exports of each source, by each way in, with each end, and returns their keys.
 func exportOfEachKind(t *testing.T, c *caller, source string) (keys []string) {
 	t.Helper()

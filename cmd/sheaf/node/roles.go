@@ -39,6 +39,7 @@ var makers = map[string]func(*node) (role, error){
 		return ingress.New(ingress.Config{
 			Log: n.cfg.Log, Metrics: n.metrics.registry, PublicURL: n.publicURL,
 			ConsoleName: n.cfg.ConsoleName, ConsoleColour: n.cfg.ConsoleColour, EmbedOrigins: n.cfg.EmbedOrigins, Authenticate: authenticate, KeyByID: keyByID, KeepFiles: n.cfg.KeepFiles, MaxSkew: n.cfg.MaxSkew, MaxKeepPages: n.cfg.MaxKeepPages,
+			MetricsTenants: n.cfg.MetricsTenants,
 			Quota: ingress.Quota{Unfinished: n.cfg.MaxUnfinished, FileBytes: int64(n.cfg.MaxFilesBytes),
 				NewPerSecond: n.cfg.MaxNew},
 			Formats: assembler.Formats(), Previewer: serverPreviewer(n.cfg.SourceLimits, n.egress),

@@ -6,13 +6,12 @@ import (
 	"slices"
 	"strconv"
 	"time"
+
+	"sheaf/services/ingress/request"
 )
 
 // bulkActions are the actions on everything that a filter matches, with the state that each needs.
 var bulkActions = []string{"cancel", "retry", "redeliver"}
-
-// maxBulk is how many exports one bulk action changes.
-const maxBulk = 1000
 
 // countPage is how many exports are counted at once.
 const countPage = 200
@@ -67,7 +66,7 @@ func (v *visit) confirmBulk(f filter, action string, moved bool) error {
 	if d.Count, err = v.count(f, l); err != nil {
 		return err
 	}
-	d.Limited = d.Count > maxBulk
+	d.Limited = d.Count > request.MaxBulk
 	d.Text = v.t("bulk.confirm."+action, "n", grouped(d.Count))
 	for i := range l.Exports {
 		d.Rows = append(d.Rows, v.rowOf(&l.Exports[i]))
@@ -89,7 +88,7 @@ func (v *visit) count(f filter, l *list) (n int64, err error) {
 		return l.Counts[f.State], nil
 	}
 	before := uint64(0)
-	for range maxBulk/countPage + 1 { // a search may find less in a part, and the action then refuses the filter
+	for range request.MaxBulk/countPage + 1 { // a search may find less in a part, and the action then refuses the filter
 		part, err := v.exports(f, before, countPage)
 		if err != nil {
 			return 0, err

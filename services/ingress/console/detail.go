@@ -166,10 +166,15 @@ func (v *visit) speed(x *export, line *timeline, now time.Time) (speed, left str
 	if x.Progress.Rows > 0 {
 		speed = v.t("detail.speed", "n", grouped(int64(float64(x.Progress.Rows)/took.Seconds())))
 	}
-	if done, total := x.Progress.PagesDone, x.Progress.PagesTotal; done > 0 && total > done {
-		left = v.t("detail.left", "span", v.span(took/time.Duration(done)*time.Duration(total-done)))
+	return speed, v.left(took, v.progressOf(x))
+}
+
+// left returns the time that is left if later pages come as fast as those so far; "" if it is unknown.
+func (v *visit) left(took time.Duration, p progress) string {
+	if p.Done <= 0 || p.Total <= p.Done {
+		return ""
 	}
-	return speed, left
+	return v.t("detail.left", "span", v.span(took/time.Duration(p.Done)*time.Duration(p.Total-p.Done)))
 }
 
 // source is one source of an export's request.

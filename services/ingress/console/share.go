@@ -152,11 +152,8 @@ func (v *visit) sharedOf(x *export) *sharedData {
 			d.Size = size(x.Files[0].Size)
 		}
 	}
-	if done, total := d.Progress.Done, d.Progress.Total; !d.Ended && done > 0 && total > done {
-		took := now.Sub(x.CreatedAt)
-		if took > 2*time.Second && took < time.Hour {
-			d.Left = v.t("detail.left", "span", v.span(took/time.Duration(done)*time.Duration(total-done)))
-		}
+	if took := now.Sub(x.CreatedAt); !d.Ended && took > 2*time.Second && took < time.Hour {
+		d.Left = v.left(took, d.Progress)
 	}
 	if v.share.Expired || d.State == "expired" {
 		d.Title, d.Rows = "", ""

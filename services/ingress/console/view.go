@@ -15,12 +15,12 @@ import (
 
 // State names of the list.
 const (
-	stateRunning   = "running"
-	stateQueued    = "queued"
-	stateWaiting   = "waiting_for_space"
-	stateFailed    = "failed"
-	stateSucceeded = "succeeded"
-	stateCancelled = "cancelled"
+	stateRunning   = events.ListRunning
+	stateQueued    = events.ListQueued
+	stateWaiting   = events.ListWaitingForSpace
+	stateFailed    = events.ListFailed
+	stateSucceeded = events.ListSucceeded
+	stateCancelled = events.ListCancelled
 )
 
 // states are the states of the list, in the order in which they are shown.

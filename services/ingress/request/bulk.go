@@ -13,6 +13,9 @@ type Bulk struct {
 	Tolerance int        // by how much their number may differ
 }
 
+// MaxBulk is the number of exports that one bulk request may change.
+const MaxBulk = 1000
+
 // ParseBulk reads the body of a bulk request.
 func ParseBulk(body []byte) (b Bulk, err error) {
 	members, err := readObject(body)
