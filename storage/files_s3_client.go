@@ -243,7 +243,7 @@ func (s *S3Files) advise(err error) error {
 		advice = fmt.Sprintf("the bucket %s is not at %s: create it, or correct --files, --s3-endpoint or "+
 			"--s3-path-style", s.bucket, s.endpoint)
 	case "InvalidAccessKeyId", "InvalidAccessKeyID", "SignatureDoesNotMatch", "InvalidToken", "ExpiredToken",
-		"InvalidSecurity", "InvalidSecurityToken":
+		"InvalidSecurity", "InvalidSecurityToken", "XAdminUserNotFound":
 		advice = fmt.Sprintf("%s does not accept the access key and its secret: check AWS_ACCESS_KEY_ID and "+
 			"AWS_SECRET_ACCESS_KEY, or the files of --s3-access-key-file and --s3-secret-key-file", s.endpoint)
 	case "RequestTimeTooSkewed", "RequestExpired":

@@ -5,9 +5,12 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -36,7 +39,8 @@ const (
 // s3Server is a server for tests, and how to reach it.
 type s3Server struct {
 	S3
-	raw minio.Core // as another program uses the bucket
+	raw     minio.Core // as another program uses the bucket
+	restart func()     // kills and starts versitygw
 }
 
 // startS3 runs a server in this process, behind a handler that a test may put in front of it.
@@ -99,11 +103,18 @@ func startVersitygw(t *testing.T) *s3Server {
 		t.Skip("versitygw is not installed; .ci/s3 installs it")
 	}
 	address := net.JoinHostPort("127.0.0.1", strconv.Itoa(eventstest.FreePort()))
-	ctx, stop := context.WithCancel(context.Background())
-	cmd := exec.CommandContext(ctx, program, "--port", address, "--quiet", "posix", t.TempDir())
-	cmd.Env = append(os.Environ(), "ROOT_ACCESS_KEY="+s3TestKey, "ROOT_SECRET_KEY="+s3TestSecret)
-	require.NoError(t, cmd.Start())
-	t.Cleanup(func() { stop(); _ = cmd.Wait() })
+	folder := t.TempDir()
+	kill := func() {}
+	restart := func() {
+		kill()
+		ctx, stop := context.WithCancel(context.Background())
+		cmd := exec.CommandContext(ctx, program, "--port", address, "--quiet", "posix", folder)
+		cmd.Env = append(os.Environ(), "ROOT_ACCESS_KEY="+s3TestKey, "ROOT_SECRET_KEY="+s3TestSecret)
+		require.NoError(t, cmd.Start())
+		kill = sync.OnceFunc(func() { stop(); _ = cmd.Wait() })
+	}
+	t.Cleanup(func() { kill() })
+	restart()
 	require.Eventually(t, func() bool {
 		conn, err := net.Dial("tcp", address)
 		if err == nil {
@@ -111,7 +122,83 @@ func startVersitygw(t *testing.T) *s3Server {
 		}
 		return err == nil
 	}, 30*time.Second, 20*time.Millisecond)
-	return useS3(t, "http://"+address)
+	server := useS3(t, "http://"+address)
+	server.restart = restart
+	return server
+}
+
+// A real server that is killed while a file goes up and starts again loses nothing that was committed, and
+// the file that it interrupted is whole in the end.
+func TestS3ServerIsKilled(t *testing.T) {
+	t.Parallel()
+	eventstest.LongRunning(t)
+	server := startVersitygw(t)
+	var parts atomic.Int32
+	to := &url.URL{Scheme: "http", Host: strings.TrimPrefix(server.Endpoint, "http://")}
+	proxy := httputil.NewSingleHostReverseProxy(to)
+	proxy.ErrorLog = log.New(io.Discard, "", 0)
+	through := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if isPart(r) && parts.Add(1) == 6 { // within the part
+			r.Body = io.NopCloser(io.MultiReader(io.LimitReader(r.Body, 1<<20), killer(server.restart), r.Body))
+		}
+		proxy.ServeHTTP(w, r)
+	}))
+	defer through.Close()
+	files := server.open(t)
+	before, content := noise(50, 1000), noise(51, 10*s3Part+5)
+	put(t, files, "default/before.zip", before)
+
+	server.Endpoint = through.URL
+	sending := server.open(t)
+	d := draft(t, sending, content)
+	err := sending.Commit(t.Context(), d, name)
+	for range 5 { // the parts that it had may be gone
+		if err == nil {
+			break
+		}
+		t.Log(err)
+		err = sending.Commit(t.Context(), d, name)
+	}
+	require.NoError(t, err)
+	require.Greater(t, parts.Load(), int32(10))
+	require.True(t, bytes.Equal(content, get(t, files, name)))
+	require.True(t, bytes.Equal(before, get(t, files, "default/before.zip")))
+	_, err = files.Sweep(t.Context(), func(string) bool { return true }, time.Now().Add(time.Hour))
+	require.NoError(t, err)
+	require.Zero(t, server.uploads(t))
+}
+
+// killer is a reader that ends at once, after a call.
+type killer func()
+
+func (k killer) Read([]byte) (int, error) { k(); return 0, io.EOF }
+
+// Refusals of a real server get the same advice as those of the table.
+func TestVersitygwRefuses(t *testing.T) {
+	t.Parallel()
+	server := startVersitygw(t)
+	write := func(text string) string {
+		file := filepath.Join(t.TempDir(), "key")
+		require.NoError(t, os.WriteFile(file, []byte(text), 0o600))
+		return file
+	}
+	for refusal, c := range map[string]struct {
+		url    string
+		change func(*S3)
+		want   string
+	}{
+		"no such bucket": {"s3://another", func(*S3) {}, "the bucket another is not at"},
+		"unknown key":    {s3TestURL, func(c *S3) { c.AccessKeyFile = write("AKIAANOTHER") }, "check AWS_ACCESS_KEY_ID"},
+		"wrong secret":   {s3TestURL, func(c *S3) { c.SecretKeyFile = write("another secret") }, "check AWS_ACCESS_KEY_ID"},
+		"another region": {s3TestURL, func(c *S3) { c.Region = "eu-west-1" }, "give --s3-region"},
+	} {
+		cfg := server.S3
+		c.change(&cfg)
+		_, err := OpenFiles(t.Context(), c.url, FilesConfig{DataDir: t.TempDir(), S3: cfg})
+		require.ErrorContains(t, err, c.want, refusal)
+		require.ErrorContains(t, ProbeS3(t.Context(), c.url, cfg), c.want, refusal)
+	}
+	require.NoError(t, ProbeS3(t.Context(), s3TestURL, server.S3))
 }
 
 // strict stands for the servers and proxies that refuse what AWS alone understands.
