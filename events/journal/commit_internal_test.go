@@ -41,23 +41,25 @@ func TestGroupsOfCommits(t *testing.T) {
 	require.Len(t, q.nextBatch(), 1, "one that is larger than a group goes alone")
 }
 
-// A group is a batch where the measured time of its messages exceeds the cost of a batch. Now and then a group
+// A group is a batch where the measured time of its messages exceeds twice that of a batch. Now and then a group
 // is written separately, so that a disk that became fast is noticed.
 func TestBatchesOnSlowDisks(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
-		size    int
-		each    time.Duration
-		batches int // of 32 groups
+		size        int
+		each, batch time.Duration
+		batches     int // of 32 groups
 	}{
-		{1, time.Second, 0},
-		{2, 0, 0},
-		{2, 5 * time.Millisecond, 0},
-		{3, 5 * time.Millisecond, 31},
-		{64, 100 * time.Microsecond, 0},
-		{64, 200 * time.Microsecond, 31},
+		{1, time.Second, 0, 0},
+		{2, 0, 0, 0},
+		{2, 5 * time.Millisecond, 0, 0},
+		{3, 5 * time.Millisecond, 0, 31},
+		{64, 100 * time.Microsecond, 0, 0},
+		{64, 200 * time.Microsecond, 0, 31},
+		{30, 2 * time.Millisecond, 30 * time.Millisecond, 0},
+		{30, 5 * time.Millisecond, 30 * time.Millisecond, 31},
 	} {
-		q := &commits{each: c.each}
+		q := &commits{each: c.each, batch: c.batch}
 		batches := 0
 		for range measureEvery {
 			if q.batched(c.size) {
