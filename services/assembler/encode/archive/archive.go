@@ -10,13 +10,14 @@ import (
 	"errors"
 	"fmt"
 	"hash"
+	"io"
 	"math"
 	"os"
 )
 
 // Zip writes a zip to a file, entry by entry. It is used by one goroutine.
 type Zip struct {
-	f       *os.File
+	f       *headed
 	at      int64
 	entries []Entry
 	sums    [][sha256.Size]byte // of packed entries, before compression
@@ -32,8 +33,9 @@ type Document struct {
 	SHA256 [sha256.Size]byte
 }
 
-// NewZip returns a writer of a zip. f must be empty and open for reading and writing.
-func NewZip(f *os.File) *Zip { return &Zip{f: f} }
+// NewZip returns a writer of a zip. f must be empty and open for reading and writing. A small zip is written by
+// Finish alone.
+func NewZip(f *os.File) *Zip { return &Zip{f: &headed{file: f}} }
 
 var errOpen = errors.New("an entry of the zip was not ended")
 
@@ -126,7 +128,7 @@ func (z *Zip) Finish(ctx context.Context) (whole Document, documents []Document,
 		return whole, nil, err
 	}
 	all.Sum(whole.SHA256[:0])
-	return whole, documents, nil
+	return whole, documents, z.f.flush()
 }
 
 // Finish describes a finished plain file. It reads the file back for its checksum if a part was reserved.
@@ -147,7 +149,7 @@ func (o *Output) Finish(ctx context.Context) (Document, error) {
 }
 
 // hashFile adds the bytes [from, to) of a file to hashes.
-func hashFile(ctx context.Context, f *os.File, from, to int64, hashes ...hash.Hash) error {
+func hashFile(ctx context.Context, f io.ReaderAt, from, to int64, hashes ...hash.Hash) error {
 	buf := make([]byte, min(256<<10, to-from))
 	for from < to {
 		if err := context.Cause(ctx); err != nil {

@@ -11,7 +11,7 @@ import (
 // Output receives one document: a whole file, or an entry of a zip. It writes from front to back and computes
 // the CRC-32 of all its bytes. A part can be reserved and written later. It is used by one goroutine.
 type Output struct {
-	f     *os.File
+	f     *headed
 	at    int64  // where the next byte goes, in f
 	begin int64  // where the document begins, in f
 	spans []span // of [begin, at), in order
@@ -37,9 +37,11 @@ var (
 )
 
 // Plain returns the output of a file that is one document. f must be empty.
-func Plain(f *os.File) *Output { return &Output{f: f, hash: sha256.New()} }
+func Plain(f *os.File) *Output {
+	return &Output{f: &headed{file: f, written: true}, hash: sha256.New()}
+}
 
-func newOutput(f *os.File, begin int64, packed bool) *Output {
+func newOutput(f *headed, begin int64, packed bool) *Output {
 	o := &Output{f: f, at: begin, begin: begin, packed: packed}
 	if packed {
 		o.hash = sha256.New()

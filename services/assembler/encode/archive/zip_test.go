@@ -70,7 +70,7 @@ func TestOutputRefusesAHoleThatIsNotFilled(t *testing.T) {
 	f, err := os.Create(filepath.Join(t.TempDir(), "f"))
 	require.NoError(t, err)
 	defer f.Close()
-	o := newOutput(f, 3, false)
+	o := newOutput(&headed{file: f}, 3, false)
 	_, err = o.Write([]byte("ab"))
 	require.NoError(t, err)
 	id := o.Reserve(2)
