@@ -2,6 +2,7 @@ package storage
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -15,6 +16,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"sheaf/events/failpoint"
@@ -31,6 +33,8 @@ type folderFiles struct {
 	id     string // content of markerName
 	made   bool   // by this open
 	drafts *drafts
+
+	marker atomic.Pointer[fs.FileInfo] // of markerName, as it was when it held id
 
 	mu      sync.Mutex
 	roots   []*os.Root          // all that were opened, the current one last
@@ -165,7 +169,12 @@ func (s *folderFiles) Check(ctx context.Context) error {
 
 // marked returns nil if root is the folder of this store.
 func (s *folderFiles) marked(root *os.Root) error {
-	switch id, _, err := readMark(root); {
+	is, err := root.Lstat(markerName)
+	if was := s.marker.Load(); err == nil && was != nil && unchanged(*was, is) {
+		return nil
+	}
+	id, _, readErr := readMark(root)
+	switch err := cmp.Or(err, readErr); {
 	case absent(err):
 		return fmt.Errorf("%w: %s is not in its folder", ErrNoStore, markerName)
 	case err != nil:
@@ -173,7 +182,13 @@ func (s *folderFiles) marked(root *os.Root) error {
 	case id != s.id:
 		return fmt.Errorf("%w: %s in its folder belongs to another store", ErrNoStore, markerName)
 	}
+	s.marker.Store(&is)
 	return nil
+}
+
+// unchanged reports whether two looks found the same file with the same content.
+func unchanged(was, is fs.FileInfo) bool {
+	return os.SameFile(was, is) && was.ModTime().Equal(is.ModTime()) && was.Size() == is.Size()
 }
 
 func (s *folderFiles) Create(ctx context.Context) (*Draft, error) {
@@ -226,15 +241,9 @@ func (s *folderFiles) commit(ctx context.Context, d *Draft, name string) error {
 func (s *folderFiles) place(d *Draft, name string) error {
 	root := d.root
 	for try := 1; ; try++ {
-		err := root.MkdirAll(path.Dir(name), 0o700)
-		made := err == nil
-		if made {
-			// A hard link, because a rename would replace a file that another process has just placed.
-			err = root.Link(d.name, name)
-			failpoint.Hit("file.link.after")
-			if err == nil || errors.Is(err, fs.ErrExist) {
-				return err
-			}
+		made, err := link(root, d.name, name)
+		if made && (err == nil || errors.Is(err, fs.ErrExist)) {
+			return err
 		}
 		if _, lost := root.Stat(d.name); lost != nil {
 			return fmt.Errorf("draft: %w", lost)
@@ -254,6 +263,20 @@ func (s *folderFiles) place(d *Draft, name string) error {
 		}
 		return err
 	}
+}
+
+// link gives a draft a second name. made reports whether the folder of that name exists. It is a hard link,
+// because a rename would replace a file that another process has just placed.
+func link(root *os.Root, draft, name string) (made bool, err error) {
+	err = root.Link(draft, name)
+	if errors.Is(err, fs.ErrNotExist) { // mostly the folder: only the first file of a tenant makes it
+		if err = root.MkdirAll(path.Dir(name), 0o700); err != nil {
+			return false, err
+		}
+		err = root.Link(draft, name)
+	}
+	failpoint.Hit("file.link.after")
+	return true, err
 }
 
 // equal returns nil if the file has the draft's content, ErrFileExists if not.
@@ -306,11 +329,16 @@ func (s *folderFiles) syncFolders(folder string) error {
 	if runtime.GOOS == "windows" {
 		return nil // a folder cannot be synced on this system
 	}
+	if held := s.heldFolder(folder); held != nil {
+		if err := held.Sync(); !errors.Is(err, os.ErrClosed) { // closed: replaced by another Commit
+			return err
+		}
+	}
 	f, err := s.root().Open(folder)
 	if err != nil {
 		return err
 	}
-	if err := f.Sync(); err != nil || s.isDurable(folder, f) {
+	if err := f.Sync(); err != nil {
 		return errors.Join(err, f.Close())
 	}
 	for above := folder; above != "."; {
@@ -334,20 +362,23 @@ func (s *folderFiles) syncFolders(folder string) error {
 	return nil
 }
 
-// isDurable reports whether f is the folder of that name that was made durable.
-func (s *folderFiles) isDurable(folder string, f *os.File) bool {
+// heldFolder returns the folder of that name if it is the one whose name is durable, nil if not.
+func (s *folderFiles) heldFolder(folder string) *os.File {
 	s.mu.Lock()
 	held := s.durable[folder]
 	s.mu.Unlock()
 	if held == nil {
-		return false
+		return nil
 	}
 	was, err := held.Stat()
 	if err != nil {
-		return false
+		return nil
 	}
-	is, err := f.Stat()
-	return err == nil && os.SameFile(was, is)
+	is, err := s.root().Stat(folder)
+	if err != nil || !os.SameFile(was, is) {
+		return nil
+	}
+	return held
 }
 
 func (s *folderFiles) Open(ctx context.Context, name string) (File, error) {
