@@ -137,7 +137,13 @@ func (s *Log) publishExport(ctx context.Context, ev events.Event, last uint64) (
 		int64(msg.Size()) > most-min(most/8, growth) {
 		return 0, fmt.Errorf("publishing: %w", nats.ErrMaxPayload)
 	}
-	return s.publishEvent(ctx, msg, last, ev.Tenant, ev.Key)
+	sequence, err := s.publishEvent(ctx, msg, last, ev.Tenant, ev.Key)
+	if err != nil {
+		s.own.forget(ev.Key)
+		return 0, err
+	}
+	s.own.wrote(ev.Key, sequence)
+	return sequence, nil
 }
 
 // fence makes the server refuse msg unless the last sequence over filter is last.

@@ -135,6 +135,7 @@ type Log struct {
 	suspects chan struct{}     // holds the one suspect in work
 	before   map[string]uint64 // last sequence of each stream at connect time
 	commits  commits
+	own      ownEvents
 	claims   claims
 	again    map[string]*atomic.Uint64 // redeliveries to this process, by consumer
 
@@ -364,6 +365,10 @@ func provisioned[T any](ctx context.Context, nc *nats.Conn,
 
 // Conn returns the NATS connection of the log, for health checks.
 func (s *Log) Conn() *nats.Conn { return s.nc }
+
+// Embedded reports whether this process is the only one on the log, with a server of its own. Such a server never
+// loses the count of a delivery while the process lives, so [Delivery.Fresh] is certain.
+func (s *Log) Embedded() bool { return !s.cfg.Shared }
 
 // Callers returns the NATS connection for requests and progress, see [Config].
 func (s *Log) Callers() *nats.Conn { return s.cfg.Callers }

@@ -172,7 +172,7 @@ func (s *Service) handleEvent(ctx context.Context, d journal.Delivery, ev events
 	if err != nil {
 		return err
 	}
-	x, err := s.journal.ReadSince(assembleCtx, ev)
+	x, err := s.journal.ReadDelivered(assembleCtx, d, ev)
 	if err != nil || stillOpen(&x, d.Sequence) != nil {
 		leave()
 		return err // ended, or requested again: nothing to do for this event

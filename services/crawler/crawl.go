@@ -185,7 +185,7 @@ func (c *crawl) chooseRun(ctx context.Context) (have []int, err error) {
 			c.into, c.begun = c.secondRun(), true
 		}
 	}
-	if !c.begun {
+	if !c.begun && !(c.attempt.fresh && c.journal.Embedded()) { // only a cluster may hide a delivery
 		if have, err = c.pages.List(ctx, c.x.Tenant, c.x.Key, c.into, c.sheet); err != nil {
 			return nil, err
 		}

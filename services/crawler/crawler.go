@@ -147,7 +147,7 @@ func (s *Service) handle(ctx context.Context, d journal.Delivery) error {
 		return err
 	}
 	defer leave()
-	x, err := s.journal.ReadSince(crawlCtx, ev)
+	x, err := s.journal.ReadDelivered(crawlCtx, d, ev)
 	if err != nil {
 		return err
 	}

@@ -146,7 +146,7 @@ func (s *Service) onEnded(ctx, posting context.Context, d journal.Delivery) erro
 	if err != nil {
 		return err
 	}
-	return s.look(ctx, posting, ev, func(x *events.Export) error {
+	return s.look(ctx, posting, d, ev, func(x *events.Export) error {
 		d.Concerns(x)
 		if !ends(ev, x) {
 			return errNothing
@@ -174,7 +174,7 @@ func (s *Service) onDue(ctx, posting context.Context, d journal.Delivery) error 
 	if err != nil {
 		return journal.Permanent(err)
 	}
-	return s.look(ctx, posting, events.Event{Tenant: tenant, Key: key}, func(x *events.Export) error {
+	return s.look(ctx, posting, d, events.Event{Tenant: tenant, Key: key}, func(x *events.Export) error {
 		d.Concerns(x)
 		switch wait := untilDue(x); {
 		case wait > time.Minute:
@@ -191,7 +191,7 @@ func (s *Service) onDue(ctx, posting context.Context, d journal.Delivery) error 
 
 // look reads the export of an event and makes an attempt, if one is pending and due agrees. One goroutine
 // handles a key until its outcome is in the log, so each sees the outcome of the previous one.
-func (s *Service) look(ctx, posting context.Context, ev events.Event, due func(*events.Export) error) error {
+func (s *Service) look(ctx, posting context.Context, d journal.Delivery, ev events.Event, due func(*events.Export) error) error {
 	if !events.ValidTenant(ev.Tenant) || !events.ValidKey(ev.Key) {
 		return journal.Permanent(fmt.Errorf("tenant %q, key %q: not an export", ev.Tenant, ev.Key))
 	}
@@ -200,7 +200,7 @@ func (s *Service) look(ctx, posting context.Context, ev events.Event, due func(*
 		// Not acknowledged: the attempt under way may need this message again.
 		return journal.RetryAfter(errBusy, time.Second)
 	}
-	attempt, err := s.plan(ctx, posting, ev, due)
+	attempt, err := s.plan(ctx, posting, d, ev, due)
 	if attempt == nil {
 		s.claimed.Delete(name)
 		return err
@@ -214,8 +214,8 @@ func (s *Service) look(ctx, posting context.Context, ev events.Event, due func(*
 }
 
 // plan applies the decision of look, and returns the attempt, which needs no slot.
-func (s *Service) plan(ctx, posting context.Context, ev events.Event, due func(*events.Export) error) (attempt func() error, err error) {
-	x, err := s.journal.ReadSince(ctx, ev)
+func (s *Service) plan(ctx, posting context.Context, d journal.Delivery, ev events.Event, due func(*events.Export) error) (attempt func() error, err error) {
+	x, err := s.journal.ReadDelivered(ctx, d, ev)
 	if err != nil || !pending(&x) {
 		return nil, err
 	}
