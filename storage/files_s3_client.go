@@ -205,7 +205,10 @@ func passing(err error) bool {
 func classifyS3(err error) error {
 	var refused minio.ErrorResponse
 	if !errors.As(err, &refused) {
-		return classify(err)
+		if IsNoSpace(err) { // of a draft
+			return classify(err)
+		}
+		return err // a missing file of keys is no missing file of the store
 	}
 	switch refused.Code {
 	case minio.NoSuchKey, "NotFound":

@@ -643,6 +643,24 @@ func TestS3KeyFilesAreReadAgain(t *testing.T) {
 	require.Equal(t, "another", value.SecretAccessKey)
 }
 
+// Keys that are gone prove nothing about a file or the store.
+func TestS3KeysThatAreGone(t *testing.T) {
+	t.Parallel()
+	server := startS3(t, nil)
+	put(t, server.open(t), name, []byte("x"))
+	files, err := newS3Files(s3TestURL, server.S3)
+	require.NoError(t, err)
+	defer files.closeIdle()
+	require.NoError(t, os.Remove(server.SecretKeyFile))
+	_, err = files.Open(t.Context(), name)
+	for _, err := range []error{err, files.Delete(t.Context(), name), files.Check(t.Context())} {
+		require.ErrorContains(t, err, "keys of the S3 server")
+		require.False(t, IsLost(err))
+		require.NotErrorIs(t, err, ErrNoFile)
+		require.NotErrorIs(t, err, ErrNoStore)
+	}
+}
+
 func TestS3KeysOfTheEnvironment(t *testing.T) {
 	server := startS3(t, nil)
 	server.AccessKeyFile, server.SecretKeyFile = "", ""
