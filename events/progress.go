@@ -17,6 +17,8 @@ type Progress struct {
 	PagesDone  int    `json:"pages_done"`
 	PagesTotal int    `json:"pages_total"` // 0 while unknown
 	Rows       int64  `json:"rows"`
+	// Crawlers is the number of processes that fetch its pages, 0 while its crawl is not dealt out.
+	Crawlers int `json:"crawlers,omitempty"`
 	// Until is when the source is asked again, in PhaseWaitingForSource. It is zero in all other phases.
 	Until time.Time `json:"until,omitzero"`
 }

@@ -10,6 +10,7 @@ const (
 	StreamCallbacks = "SHEAF_CALLBACKS" // results for producers without HTTP
 
 	StreamIdempotency = "SHEAF_IDEMPOTENCY" // exports started with Idempotency-Keys
+	StreamWork        = "SHEAF_WORK"        // work queue of spans of pages, only where processes share the streams
 )
 
 // Names of the durable consumers, one for each kind of work.
@@ -19,6 +20,7 @@ const (
 	ConsumerAssembler   = "assembler"
 	ConsumerNotifier    = "notifier"
 	ConsumerDueCallback = "notifier-due"
+	ConsumerSpans       = "spans"
 )
 
 // Space is the size of a stream and its limit.

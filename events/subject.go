@@ -15,6 +15,8 @@ const (
 	SubjectPage     = "sheaf.page."     // sheaf.page.<tenant>.<key>.<run>.<page>.<part>
 	SubjectProgress = "sheaf.progress." // sheaf.progress.<tenant>.<key>
 	SubjectCallback = "sheaf.callback." // sheaf.callback.<tenant>.<name>: results for producers without HTTP
+	SubjectWork     = "sheaf.work."     // sheaf.work.<tenant>.<key>.<run>.<from>: pages for any crawler to fetch
+	SubjectSpan     = "sheaf.span."     // sheaf.span.<tenant>.<key>.<run>.<owner>: reports about them, on plain NATS
 )
 
 // DefaultTenant is the tenant of every caller while no API keys are configured.

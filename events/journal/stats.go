@@ -33,7 +33,7 @@ type ConsumerStats struct {
 // times, so call it every few seconds at most.
 func (s *Log) Stats(ctx context.Context) (sizes []StreamStats, consumers []ConsumerStats, err error) {
 	byName := map[string]jetstream.Stream{}
-	for _, sc := range streamConfigs(s.cfg) {
+	for _, sc := range append(streamConfigs(s.cfg), memoryStreams(s.cfg)...) {
 		st, err := s.js.Stream(ctx, sc.Name)
 		if err == nil {
 			err = streams.ByLeader(st.CachedInfo())

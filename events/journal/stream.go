@@ -181,7 +181,7 @@ func Provision(ctx context.Context, nc *nats.Conn, cfg Config) (*Log, error) {
 			return nil, err
 		}
 	}
-	for _, sc := range streamConfigs(cfg) {
+	for _, sc := range append(streamConfigs(cfg), memoryStreams(cfg)...) {
 		st, err := s.provisionStream(ctx, sc)
 		if err != nil {
 			return nil, fmt.Errorf("stream %s: %w", sc.Name, explain(err))
@@ -482,7 +482,7 @@ func consumerConfigs(cfg Config) []consumerConfig {
 		return c
 	}
 	of := func(t events.Type) string { return events.EventSubject("*", t, "*") }
-	return []consumerConfig{
+	all := []consumerConfig{
 		durable(events.StreamSubmit, events.ConsumerSubmissions, events.SubmitSubject("*", "*")),
 		prioritized(durable(events.StreamEvents, events.ConsumerCrawler, of(events.TypeRequested))),
 		prioritized(durable(events.StreamEvents, events.ConsumerAssembler, of(events.TypeCrawled))),
@@ -490,6 +490,10 @@ func consumerConfigs(cfg Config) []consumerConfig {
 			of(events.TypeCancelled), of(events.TypeCallbackRequested)),
 		durable(events.StreamTimers, events.ConsumerDueCallback, subjectDue+"callback.*.*"),
 	}
+	if cfg.Shared {
+		all = append(all, prioritized(durable(events.StreamWork, events.ConsumerSpans)))
+	}
+	return all
 }
 
 // provision creates or updates the consumer. The server cannot change some settings, such as the number of

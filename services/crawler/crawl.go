@@ -33,6 +33,11 @@ type crawl struct {
 	into    uint64 // the run to write
 	have    *inventory
 	gate    gate
+	line    *line        // pages that wait for their first turn, while the crawl is dealt out
+	dealt   atomic.Bool  // other processes may fetch pages too
+	first   []string     // the names of the rows of page 1, where pages have no header
+	helps   bool         // another process owns the crawl
+	crowd   atomic.Int32 // processes that fetch pages
 	told    atomic.Int64 // last progress report, in Unix nanoseconds
 	rows    int64        // data rows of the whole list
 	bytes   int64        // of these rows, as JSON
@@ -56,7 +61,7 @@ var errDraining = errors.New("the process stops; the missing pages are left to a
 func (s *Service) newCrawl(drain context.Context, x events.Export, fresh bool) *crawl {
 	log := x.With(s.cfg.Log)
 	return &crawl{
-		Service: s, x: x, log: log, drain: drain,
+		Service: s, x: x, log: log, drain: drain, line: newLine(),
 		attempt: &attempt{journal: s.journal, log: log, tenant: x.Tenant, key: x.Key, fresh: fresh, further: func() {}},
 	}
 }
@@ -308,12 +313,17 @@ func (c *crawl) fetchMissing(ctx context.Context) error {
 	pages := make(chan int)
 	g.Go(func() error {
 		defer close(pages)
-		return c.handOut(ctx, pages)
+		err := c.handOut(ctx, g, pages)
+		if c.have.ended() {
+			end()
+		}
+		return err
 	})
 	for range c.conn() {
 		g.Go(func() error {
 			for n := range pages {
 				err := c.fetch(needed, n)
+				c.line.leave(n)
 				if c.have.ended() {
 					end()
 				} else if err != nil && !c.leaves(err) {
@@ -332,23 +342,35 @@ func (c *crawl) fetchMissing(ctx context.Context) error {
 func (c *crawl) conn() int { return max(c.x.Request.HTTP.Conn, 1) }
 
 // handOut hands out the missing pages in order, until the list has ended or the process must stop. It waits
-// for space before the first page, and while the crawl is too far ahead of its lowest missing page.
-func (c *crawl) handOut(ctx context.Context, pages chan<- int) error {
+// for space before the first page, and while the crawl is too far ahead of its lowest missing page. Of a large
+// list it deals out spans to other processes.
+func (c *crawl) handOut(ctx context.Context, g *errgroup.Group, pages chan<- int) error {
 	look := time.NewTicker(c.space.every)
 	defer look.Stop()
+	d := newDealer(c, func(work func() error) { g.Go(work) })
+	defer d.close()
 	open, err := c.mayGoOn(ctx)
-	for next := 1; err == nil && !c.have.ended() && c.drain.Err() == nil; {
-		n := c.have.next(next, c.conn(), c.cfg.Lead)
-		to := pages
-		if n == 0 || !open {
+	for err == nil && !c.have.ended() && c.drain.Err() == nil {
+		to, n := pages, 0
+		if open && !c.line.full() {
+			n = d.lowest()
+		}
+		if n == 0 {
 			to = nil
 		}
 		select {
 		case to <- n:
-			next = n + 1
+			d.hand(n)
 		case <-c.have.changed:
+		case <-c.line.moved:
 		case <-look.C:
 			open, err = c.mayGoOn(ctx)
+		case <-d.beat():
+			d.deal(ctx, open)
+		case report := <-d.inbox:
+			err = d.hear(ctx, report, open)
+		case back := <-d.returned:
+			d.takeBack(back)
 		case <-c.drain.Done():
 		case <-ctx.Done():
 			return ctx.Err()
@@ -449,21 +471,31 @@ func (c *crawl) publish(ctx context.Context, p admitted) error {
 
 // publishFirst is publish that also reports whether p is the page that counts.
 func (c *crawl) publishFirst(ctx context.Context, p admitted) (first bool, err error) {
+	kept, first, err := c.keep(ctx, p)
+	if err != nil {
+		return false, err
+	}
+	c.attempt.further()
+	return first, c.account(kept.Page, kept.names)
+}
+
+// keep makes a page durable. It returns the page that counts: p, or that of another crawler, which was first.
+func (c *crawl) keep(ctx context.Context, p admitted) (kept admitted, first bool, err error) {
 	p.Run, p.SHA256 = c.into, sha256.Sum256(p.Rows)
 	record := p.Page
 	if p.Next != "" {
 		sealed, err := c.journal.Keys().Seal(p.Tenant, p.Key, []byte(p.Next))
 		if err != nil {
-			return false, err
+			return p, false, err
 		}
 		record.Next = base64.StdEncoding.EncodeToString(sealed)
 	}
 	size, stored, err := c.pages.PublishSized(ctx, record, c.cfg.Room)
 	if errors.Is(err, events.ErrNoSpace) {
-		return false, &refusedPage{err, p.Run, size}
+		return p, false, &refusedPage{err, p.Run, size}
 	}
 	if err != nil {
-		return false, err
+		return p, false, err
 	}
 	p.Stored = size
 	if stored {
@@ -471,24 +503,28 @@ func (c *crawl) publishFirst(ctx context.Context, p admitted) (first bool, err e
 		c.metrics.rows.Add(float64(p.RowCount))
 		c.metrics.bytes.Add(float64(len(p.Rows)))
 	} else {
-		if err := c.attempt.stillMine(ctx); err != nil {
-			return false, err
+		if !c.helps {
+			if err := c.attempt.stillMine(ctx); err != nil {
+				return p, false, err
+			}
 		}
 		winner, err := c.page(ctx, c.into, p.Number)
 		if err != nil {
-			return false, err
+			return p, false, err
 		}
 		stored = winner.SHA256 == p.SHA256 && winner.Next == p.Next && winner.Last == p.Last && winner.Total == p.Total
 		p = admitted{winner, c.namesOf(winner)}
 	}
-	c.attempt.further()
-	return stored, c.account(p.Page, p.names)
+	return p, stored, nil
 }
 
 // account records a durable page in the inventory.
 func (c *crawl) account(p pages.Page, names []string) error {
 	if f := headerFits(&c.x.Request, p); f != nil {
 		return f
+	}
+	if p.Number == 1 {
+		c.first = names
 	}
 	if f := c.have.add(p, names); f != nil {
 		return f
@@ -530,6 +566,7 @@ func (c *crawl) tell(now bool) {
 	case until != 0:
 		p.Phase, p.Until = events.PhaseWaitingForSource, time.Unix(0, until).UTC().Truncate(time.Millisecond)
 	}
+	p.Crawlers = int(c.crowd.Load())
 	c.journal.PublishProgress(c.x.Tenant, c.x.Key, p)
 }
 
@@ -562,7 +599,11 @@ func (c *crawl) failed(f *source.Failure) *events.ExportFailed {
 func (c *crawl) turn(ctx context.Context) (source.Place, error) {
 	ctx, stop := c.untilDrain(ctx)
 	defer stop()
-	place, err := c.turns.take(ctx, c.asker)
+	of := c.asker
+	if c.dealt.Load() {
+		of.conn = c.conn() // over all processes
+	}
+	place, err := c.turns.take(ctx, of)
 	if err != nil {
 		return nil, err
 	}

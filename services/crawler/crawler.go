@@ -36,6 +36,7 @@ import (
 	"sheaf/services/crawler/source"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
 )
 
 // Config configures the crawler. The zero value works.
@@ -45,7 +46,8 @@ type Config struct {
 	PerHost   int                     // requests in flight to one host and port, over all exports; default no limit
 	PerTenant int                     // requests in flight per tenant, over all exports; default no limit
 	Running   int                     // exports per tenant crawled at once; default no limit
-	Lead      int                     // pages that a crawl may be ahead of its lowest missing page; default 256
+	Lead      int                     // pages that a crawl may be ahead of its lowest missing page; default 256. 16 times as many while other processes fetch pages too
+	Spread    bool                    // processes that share the log fetch the pages of large exports together
 	MaxPages  int                     // of one export; default 1,000,000
 	MaxRows   int64                   // of one export; default 100,000,000
 	MaxBytes  int64                   // of the rows of one export, as JSON; default 64 GiB
@@ -97,6 +99,11 @@ type Service struct {
 	running *journal.Running // set by Run
 	shares  *journal.Shares
 	needs   sync.Map // what this version lacks, as logged
+
+	tempo   tempo
+	helpers helpers
+	id      string // names the process in reports
+	send    func(owner string, report []byte) error
 }
 
 // New returns a crawler that reaches sources through client. It does no I/O.
@@ -109,6 +116,7 @@ func New(cfg Config, log *journal.Log, client source.Client) (*Service, error) {
 		cfg: cfg, journal: log, pages: log.Pages(), client: client, metrics: newMetrics(cfg.Metrics, cfg.Exports),
 		turns: newTurns(cfg.Fetches, cfg.PerHost, cfg.PerTenant), memory: source.NewMemory(cfg.BodyBytes), rests: source.NewRests(), space: newSpace(log, cfg.Room, cfg.SpaceWait),
 		newSource: source.New, shares: journal.NewShares(cfg.Running, 0, offers),
+		tempo: usualTempo, helpers: helpers{of: map[string]*helper{}}, id: events.NewID(), send: log.ReportSpan,
 	}, nil
 }
 
@@ -121,7 +129,17 @@ func (s *Service) Run(ctx context.Context) error {
 		return fmt.Errorf("crawler: %w", err)
 	}
 	defer s.running.Close()
-	if err := s.journal.Consume(ctx, events.StreamEvents, events.ConsumerCrawler, s.cfg.Exports, s.handle); err != nil {
+	defer s.helpers.close()
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		return s.journal.Consume(ctx, events.StreamEvents, events.ConsumerCrawler, s.cfg.Exports, s.handle)
+	})
+	if s.cfg.Spread {
+		g.Go(func() error {
+			return s.journal.Consume(ctx, events.StreamWork, events.ConsumerSpans, spansAtOnce, s.help)
+		})
+	}
+	if err := g.Wait(); err != nil {
 		return fmt.Errorf("crawler: %w", err)
 	}
 	return nil

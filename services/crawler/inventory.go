@@ -1,6 +1,7 @@
 package crawler
 
 import (
+	"slices"
 	"sync"
 
 	"sheaf/events"
@@ -32,6 +33,17 @@ func (v *inventory) add(p pages.Page, names []string) *source.Failure {
 	return v.ledger.take(p, names)
 }
 
+// record records a page that a helper has stored.
+func (v *inventory) record(r record) *source.Failure {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	defer v.stir()
+	if v.ledger.missing(r.Page) {
+		v.bytes += r.Stored
+	}
+	return v.ledger.record(r)
+}
+
 // miss records a page that the source did not return.
 func (v *inventory) miss(n int, m *missed) *source.Failure {
 	v.mu.Lock()
@@ -60,6 +72,27 @@ func (v *inventory) next(from, conn, lead int) int {
 		return 0
 	}
 	return n
+}
+
+// missing returns up to most missing pages from one on that may be requested now, in order, and how many pages
+// lie from there to the bound of the list. It stays within the bounds of next.
+func (v *inventory) missing(from, most, conn, lead int) (numbers []int, ahead int) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	last := min(v.ledger.bound(conn), v.ledger.read+lead)
+	for n := from; n <= last && len(numbers) < most; n++ {
+		if v.ledger.missing(n) {
+			numbers = append(numbers, n)
+		}
+	}
+	return numbers, max(last-from+1, 0)
+}
+
+// lacks returns those pages that are missing, in order.
+func (v *inventory) lacks(numbers []int) []int {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return slices.DeleteFunc(slices.Clone(numbers), func(n int) bool { return !v.ledger.missing(n) })
 }
 
 // position returns where a page begins, and the plan that judges it.
@@ -121,11 +154,12 @@ func (v *inventory) json() int64 {
 type sum struct {
 	pages, read, announced, end int
 	rows, bytes                 int64
+	chained                     bool // each page names the next one
 }
 
 func (v *inventory) sum() sum {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	l := v.ledger
-	return sum{pages: len(l.taken), read: l.read, announced: l.announced, end: l.end, rows: l.stored, bytes: v.bytes}
+	return sum{pages: len(l.taken), read: l.read, announced: l.announced, end: l.end, rows: l.stored, bytes: v.bytes, chained: l.next != ""}
 }

@@ -90,12 +90,42 @@ func (l *ledger) take(p pages.Page, names []string) *source.Failure {
 	if p.Number == 1 {
 		l.plan = newPlan(p, l.perPage)
 	}
-	if l.union != nil {
-		names = l.union.intern(names)
+	return l.record(newRecord(p, names))
+}
+
+// record is what the ledger has to know of a durable page. A helper reports it to the owner.
+type record struct {
+	Page   int      `json:"page"`
+	Rows   int      `json:"rows"` // data rows
+	Sum    []byte   `json:"sum"`
+	Data   uint64   `json:"data"`  // hash of the data rows
+	Bytes  int      `json:"bytes"` // of JSON
+	Stored int64    `json:"stored"`
+	Total  int64    `json:"total"`
+	Pages  int      `json:"pages,omitempty"`
+	Last   bool     `json:"last,omitempty"`
+	Next   string   `json:"-"` // pages that name the next one are fetched by one crawler
+	Names  []string `json:"names,omitempty"`
+}
+
+func newRecord(p pages.Page, names []string) record {
+	return record{Page: p.Number, Rows: p.DataRows(), Sum: p.SHA256[:], Data: hashData(p), Bytes: len(p.Rows),
+		Stored: p.Stored, Total: p.Total, Pages: p.TotalPages, Last: p.Last, Next: p.Next, Names: names}
+}
+
+// record is take for a page after page 1 that a helper has stored.
+func (l *ledger) record(r record) *source.Failure {
+	if !l.missing(r.Page) {
+		return nil
 	}
-	l.taken[p.Number] = taken{rows: p.DataRows(), sum: p.SHA256, data: hashData(p)}
-	l.stored += int64(p.DataRows())
-	l.replies[p.Number] = reply{bytes: len(p.Rows), total: p.Total, pages: p.TotalPages, next: p.Next, last: p.Last, names: names}
+	if l.union != nil {
+		r.Names = l.union.intern(r.Names)
+	}
+	t := taken{rows: r.Rows, data: r.Data}
+	copy(t.sum[:], r.Sum)
+	l.taken[r.Page] = t
+	l.stored += int64(r.Rows)
+	l.replies[r.Page] = reply{bytes: r.Bytes, total: r.Total, pages: r.Pages, next: r.Next, last: r.Last, names: r.Names}
 	return l.walk()
 }
 

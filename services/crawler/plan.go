@@ -11,6 +11,8 @@ import (
 	"sheaf/events/pages"
 	"sheaf/events/rows"
 	"sheaf/services/crawler/source"
+
+	"github.com/minio/highwayhash"
 )
 
 // limits bounds a list.
@@ -140,6 +142,9 @@ func sameStart(old, new pages.Page, declared bool) bool {
 
 var hashSeed = maphash.MakeSeed()
 
+// dataKey makes the hashes of rows equal in all processes. They are compared, and nothing else depends on them.
+var dataKey = make([]byte, highwayhash.Size)
+
 // hashData returns the same hash for pages with the same data rows, byte for byte, with or without a header
 // before them.
 func hashData(p pages.Page) uint64 {
@@ -149,7 +154,7 @@ func hashData(p pages.Page) uint64 {
 	}
 	const space = " \t\r\n"
 	data := bytes.TrimLeft(p.Rows[c.Offset():], space+",")
-	return maphash.Bytes(hashSeed, bytes.TrimRight(data, space+"]"))
+	return highwayhash.Sum64(bytes.TrimRight(data, space+"]"), dataKey)
 }
 
 // namesColumns reports whether a header row has any field.

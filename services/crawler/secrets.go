@@ -42,7 +42,9 @@ func (c *crawl) open(ctx context.Context) (err error) {
 	}
 	c.asker = asker{tenant: c.x.Tenant, key: c.x.Key, host: c.source.Host()}
 	c.source.Turn, c.source.Memory, c.source.Rests, c.source.Sleep = c.turn, c.memory, c.rests, c.letOthersGo
-	c.source.Waiting = c.waits
+	if !c.helps {
+		c.source.Waiting = c.waits
+	}
 	c.source.Sent, c.source.Retrying = c.sent, c.retrying
 	c.have = c.emptyInventory()
 	return nil

@@ -69,7 +69,7 @@ func (c *crawl) crawlSheets(ctx context.Context) (*events.ExportCrawled, error) 
 // narrow returns the crawl of one sheet.
 func (c *crawl) narrow(i int, used amount) *crawl {
 	one := &crawl{
-		Service: c.Service, x: c.x, log: c.log.With("sheet", i+1), drain: c.drain, attempt: c.attempt,
+		Service: c.Service, x: c.x, log: c.log.With("sheet", i+1), drain: c.drain, attempt: c.attempt, line: newLine(), helps: c.helps,
 		several: true, sheet: i, used: used, unseen: len(c.x.Request.Sheets) - i - 1,
 		label: fmt.Sprintf("sheet %d %q", i+1, c.x.Request.Sheets[i].Title),
 	}

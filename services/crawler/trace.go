@@ -36,6 +36,7 @@ func (c *crawl) traced(ctx context.Context) (crawled *events.ExportCrawled, err 
 // sent counts a request to the source, the nth for its page. Pages are not spans: only the first request, the
 // repeated ones and those that fail are.
 func (c *crawl) sent(ctx context.Context, at source.Position, n int) (ended func(*source.Failure)) {
+	c.line.leave(at.Page)
 	counted, begin := c.metrics.request(), time.Now()
 	return func(f *source.Failure) {
 		counted(f)

@@ -27,7 +27,7 @@ type Failure struct {
 	Hint string
 	// Err is the cause, for errors.Is and for logs. Its text may contain addresses, so callers must not see
 	// it.
-	Err error
+	Err error `json:"-"`
 }
 
 // Reasons lists the results of [Failure.Reason].
