@@ -96,6 +96,7 @@ var parts = []part{
 	{"small", "Small exports", (*bench).small},
 	{"consoles", "Small exports beside open consoles", (*bench).consoles},
 	{"fair", "Small exports beside a large one", (*bench).fair},
+	{"cost", "A small export on a cluster", (*bench).cost},
 	{"stages", "Where the time goes", (*bench).stages},
 }
 
