@@ -9,6 +9,10 @@ const (
 	StreamPrivate   = "SHEAF_PRIVATE"   // sealed source headers, start counts, the cluster's fingerprint
 	StreamCallbacks = "SHEAF_CALLBACKS" // results for producers without HTTP
 
+	// StreamLeases holds what each crawler wants and holds of the limits of hosts, tenants and exports. Only a
+	// cluster has it.
+	StreamLeases = "SHEAF_LEASES"
+
 	StreamIdempotency = "SHEAF_IDEMPOTENCY" // exports started with Idempotency-Keys
 	StreamWork        = "SHEAF_WORK"        // work queue of spans of pages, only where processes share the streams
 )

@@ -14,6 +14,8 @@ const (
 	SubjectEvent    = "sheaf.event."    // sheaf.event.<tenant>.<type>.<key>
 	SubjectPage     = "sheaf.page."     // sheaf.page.<tenant>.<key>.<run>.<page>.<part>
 	SubjectProgress = "sheaf.progress." // sheaf.progress.<tenant>.<key>
+	SubjectLease    = "sheaf.lease."    // sheaf.lease.<process>
+	SubjectLeased   = "sheaf.leased."   // sheaf.leased.<process>: leases that are stored, from the server
 	SubjectCallback = "sheaf.callback." // sheaf.callback.<tenant>.<name>: results for producers without HTTP
 	SubjectWork     = "sheaf.work."     // sheaf.work.<tenant>.<key>.<run>.<from>: pages for any crawler to fetch
 	SubjectSpan     = "sheaf.span."     // sheaf.span.<tenant>.<key>.<run>.<owner>: reports about them, on plain NATS

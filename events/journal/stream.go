@@ -32,6 +32,8 @@ const (
 	// minDedupeWindow is the server's minimum. Dedupe by Nats-Msg-Id is stream-wide, and Sheaf does not rely
 	// on it.
 	minDedupeWindow = 100 * time.Millisecond
+	// keepLeases is how long the record of a crawler remains that has ended; well above its expiry.
+	keepLeases = time.Minute
 )
 
 // Config bounds the streams.
@@ -373,6 +375,14 @@ func (s *Log) Embedded() bool { return !s.cfg.Shared }
 // Callers returns the NATS connection for requests and progress, see [Config].
 func (s *Log) Callers() *nats.Conn { return s.cfg.Callers }
 
+// Leases returns the connection for the exchange of leases, nil if no other process uses the streams.
+func (s *Log) Leases() *nats.Conn {
+	if !s.cfg.Shared {
+		return nil
+	}
+	return s.nc
+}
+
 // JetStream returns the JetStream context, for the object store.
 func (s *Log) JetStream() jetstream.JetStream { return s.js }
 
@@ -456,6 +466,18 @@ func streamConfigs(cfg Config) []jetstream.StreamConfig {
 	idempotency.MaxBytes = maxClaimsBytes
 
 	return []jetstream.StreamConfig{private, submit, log, pages, timers, callbacks, idempotency}
+}
+
+// leasesConfig returns the stream of leases. It is in memory and nothing that must last, so it is not among
+// those that are checked.
+func leasesConfig(cfg Config) jetstream.StreamConfig {
+	return jetstream.StreamConfig{
+		Name: events.StreamLeases, Description: "what each crawler wants and holds of limits",
+		Subjects: []string{events.SubjectLease + "*"}, Storage: jetstream.MemoryStorage, Replicas: cfg.Replicas,
+		MaxMsgsPerSubject: 1, MaxAge: keepLeases, Duplicates: minDedupeWindow,
+		RePublish: &jetstream.RePublish{
+			Source: events.SubjectLease + "*", Destination: events.SubjectLeased + "{{wildcard(1)}}"},
+	}
 }
 
 type consumerConfig struct {

@@ -25,7 +25,7 @@ func memoryStreams(cfg Config) []jetstream.StreamConfig {
 	if !cfg.Shared {
 		return nil
 	}
-	return []jetstream.StreamConfig{{
+	return []jetstream.StreamConfig{leasesConfig(cfg), {
 		Name: events.StreamWork, Description: "spans of pages, for any crawler to fetch",
 		Subjects: []string{events.SubjectWork + "*.*.*.*"}, Retention: jetstream.WorkQueuePolicy,
 		Storage: jetstream.MemoryStorage, Replicas: cfg.Replicas, Duplicates: minDedupeWindow,

@@ -43,8 +43,8 @@ import (
 type Config struct {
 	Exports   int                     // exports crawled at once; default 256
 	Fetches   int                     // requests in flight over all exports; default 64. A request older than Policy.SlowAfter does not count
-	PerHost   int                     // requests in flight to one host and port, over all exports; default no limit
-	PerTenant int                     // requests in flight per tenant, over all exports; default no limit
+	PerHost   int                     // requests in flight to one host and port, over all exports and processes; default no limit
+	PerTenant int                     // requests in flight per tenant, over all exports and processes; default no limit
 	Running   int                     // exports per tenant crawled at once; default no limit
 	Lead      int                     // pages that a crawl may be ahead of its lowest missing page; default 256. 16 times as many while other processes fetch pages too
 	Spread    bool                    // processes that share the log fetch the pages of large exports together
@@ -112,9 +112,11 @@ func New(cfg Config, log *journal.Log, client source.Client) (*Service, error) {
 		return nil, errors.New("crawler: a log and client are required")
 	}
 	cfg = cfg.withDefaults()
+	turns := newTurns(cfg.Fetches, cfg.PerHost, cfg.PerTenant, log.Leases(), cfg.Log)
 	return &Service{
-		cfg: cfg, journal: log, pages: log.Pages(), client: client, metrics: newMetrics(cfg.Metrics, cfg.Exports),
-		turns: newTurns(cfg.Fetches, cfg.PerHost, cfg.PerTenant), memory: source.NewMemory(cfg.BodyBytes), rests: source.NewRests(), space: newSpace(log, cfg.Room, cfg.SpaceWait),
+		cfg: cfg, journal: log, pages: log.Pages(), client: client, turns: turns,
+		metrics: newMetrics(cfg.Metrics, cfg.Exports, turns.leases),
+		memory:  source.NewMemory(cfg.BodyBytes), rests: source.NewRests(), space: newSpace(log, cfg.Room, cfg.SpaceWait),
 		newSource: source.New, shares: journal.NewShares(cfg.Running, 0, offers),
 		tempo: usualTempo, helpers: helpers{of: map[string]*helper{}}, id: events.NewID(), send: log.ReportSpan,
 	}, nil
@@ -130,6 +132,10 @@ func (s *Service) Run(ctx context.Context) error {
 	}
 	defer s.running.Close()
 	defer s.helpers.close()
+	// The exchange outlives the requests.
+	sharing, over := context.WithCancel(context.WithoutCancel(ctx))
+	var exchange errgroup.Group
+	exchange.Go(func() error { return s.turns.leases.Run(sharing) })
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
 		return s.journal.Consume(ctx, events.StreamEvents, events.ConsumerCrawler, s.cfg.Exports, s.handle)
@@ -139,7 +145,9 @@ func (s *Service) Run(ctx context.Context) error {
 			return s.journal.Consume(ctx, events.StreamWork, events.ConsumerSpans, spansAtOnce, s.help)
 		})
 	}
-	if err := g.Wait(); err != nil {
+	err = g.Wait()
+	over()
+	if err := errors.Join(err, exchange.Wait()); err != nil {
 		return fmt.Errorf("crawler: %w", err)
 	}
 	return nil

@@ -3,6 +3,7 @@ package crawler
 import (
 	"time"
 
+	"sheaf/events/leases"
 	"sheaf/services/crawler/source"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -19,12 +20,24 @@ type metrics struct {
 	busy        prometheus.Gauge
 }
 
-func newMetrics(r prometheus.Registerer, exports int) *metrics {
+func newMetrics(r prometheus.Registerer, exports int, leases *leases.Exchange) *metrics {
 	auto := promauto.With(r)
 	role := prometheus.Labels{"role": "crawler"}
 	auto.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "sheaf_workers", Help: "Tasks that a role of this process works on at once, at most.", ConstLabels: role,
 	}, func() float64 { return float64(exports) })
+	auto.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "sheaf_crawler_leases_held", Help: "Requests to sources that this process may have in flight, over all limits that processes share.",
+	}, func() float64 {
+		held, _ := leases.Sums()
+		return float64(held)
+	})
+	auto.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "sheaf_crawler_leases_wanted", Help: "Leases of limits that processes share that this process would use.",
+	}, func() float64 {
+		_, wanted := leases.Sums()
+		return float64(wanted)
+	})
 	m := &metrics{
 		pages: auto.NewCounterVec(prometheus.CounterOpts{
 			Name: "sheaf_crawler_pages_total", Help: "Pages of sources, by outcome.",

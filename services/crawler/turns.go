@@ -2,27 +2,36 @@ package crawler
 
 import (
 	"context"
+	"log/slog"
 	"slices"
 	"sync"
+
+	"sheaf/events/leases"
+
+	"github.com/nats-io/nats.go"
 )
 
 // turns shares a fixed number of places for requests among exports: round-robin by tenant, within a tenant by
 // export, and within an export in order of arrival. So an export with a thousand waiting pages delays a small
 // one by one turn, not by a thousand.
 //
-// No host, no tenant and no export exceeds its limit of requests in flight. A request that waits for a limit is
-// skipped and keeps its turn. A request gets its place and all limits at once, so no request holds one while it
-// waits for another. No place is free while a request waits that may use it.
+// No host, no tenant and no export exceeds its limit of requests in flight, over all processes: a request needs
+// a lease of each. One that waits for a limit is skipped and keeps its turn. A request gets its place and all
+// leases at once, so no request holds one while it waits for another. No place is free while a request waits
+// that may use it.
 type turns struct {
 	perHost, perTenant int // requests in flight; 0: no limit
+	places             int
+	leases             *leases.Exchange
 
-	mu       sync.Mutex
-	free     int
-	ofHost   map[string]int // requests in flight
-	ofTenant map[string]int
-	ofExport map[export]int
-	tenants  []*tenantQueue // those with waiting requests, in turn
+	mu      sync.Mutex
+	free    int
+	uses    map[string]*use
+	tenants []*tenantQueue // those with waiting requests, in turn
 }
+
+// use counts the requests that need leases of a resource.
+type use struct{ limit, inFlight, waiting int }
 
 type tenantQueue struct {
 	tenant  string
@@ -31,28 +40,66 @@ type tenantQueue struct {
 
 type exportQueue struct {
 	asker
+	limits  []leases.Limit
 	waiting []chan *place
 }
 
 // asker is the export that a request is made for, and the host that is asked.
 type asker struct {
 	tenant, key, host string
-	conn              int // most requests in flight for the export, over all its askers; 0: the crawl bounds itself
+	conn              int // most requests in flight for the export in all processes; 0: the crawl bounds itself
 }
 
-type export struct{ tenant, key string }
+// newTurns returns turns whose limits hold for all processes on a connection; nil: for this process. They
+// get no leases there while the exchange does not run.
+func newTurns(places, perHost, perTenant int, nc *nats.Conn, log *slog.Logger) *turns {
+	t := &turns{perHost: perHost, perTenant: perTenant, places: places, free: places, uses: map[string]*use{}}
+	t.leases = leases.New(nc, log, func() {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		t.serve()
+	})
+	return t
+}
 
-func (a asker) export() export { return export{a.tenant, a.key} }
+func (t *turns) limits(of asker) (all []leases.Limit) {
+	if t.perHost > 0 {
+		all = append(all, leases.Limit{Resource: "host:" + of.host, Most: t.perHost})
+	}
+	if t.perTenant > 0 {
+		all = append(all, leases.Limit{Resource: "tenant:" + of.tenant, Most: t.perTenant})
+	}
+	if of.conn > 0 {
+		all = append(all, leases.Limit{Resource: "export:" + of.tenant + "." + of.key, Most: of.conn})
+	}
+	return all
+}
 
-func newTurns(places, perHost, perTenant int) *turns {
-	return &turns{perHost: perHost, perTenant: perTenant, free: places,
-		ofHost: map[string]int{}, ofTenant: map[string]int{}, ofExport: map[export]int{}}
+// count changes the numbers of requests that are in flight and that wait.
+func (t *turns) count(limits []leases.Limit, inFlight, waiting int) {
+	for _, l := range limits {
+		u := t.uses[l.Resource]
+		if u == nil {
+			u = &use{}
+			t.uses[l.Resource] = u
+		}
+		u.limit = l.Most
+		u.inFlight += inFlight
+		u.waiting += waiting
+		if u.inFlight == 0 && u.waiting == 0 {
+			delete(t.uses, l.Resource)
+		}
+		most := max(t.places, u.inFlight)
+		t.leases.Demand(l.Resource, leases.Demand{Limit: l.Most, InFlight: u.inFlight,
+			Wanted: min(u.inFlight+u.waiting, most), Most: most})
+	}
 }
 
 // place is the right to make one request. A nil place is one without limits.
 type place struct {
 	turns     *turns
 	of        asker
+	limits    []leases.Limit
 	yielded   bool
 	completed bool
 }
@@ -80,9 +127,7 @@ func (p *place) Done() {
 	p.giveBack()
 	if !p.completed {
 		p.completed = true
-		decrease(t.ofHost, p.of.host)
-		decrease(t.ofTenant, p.of.tenant)
-		decrease(t.ofExport, p.of.export())
+		t.count(p.limits, -1, 0)
 	}
 	t.serve()
 }
@@ -94,24 +139,19 @@ func (p *place) giveBack() {
 	}
 }
 
-func decrease[K comparable](counts map[K]int, name K) {
-	if counts[name]--; counts[name] == 0 {
-		delete(counts, name)
-	}
-}
-
 // take waits for a place. It fails only when ctx ends.
 func (t *turns) take(ctx context.Context, of asker) (*place, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
+	limits := t.limits(of)
 	t.mu.Lock()
-	if t.free > 0 && t.admits(of) {
+	if t.free > 0 && t.begins(limits) {
 		defer t.mu.Unlock()
-		return t.give(of), nil
+		return t.give(of, limits), nil
 	}
 	turn := make(chan *place, 1)
-	t.enqueue(of, turn)
+	t.enqueue(of, limits, turn)
 	t.mu.Unlock()
 	select {
 	case p := <-turn:
@@ -127,21 +167,20 @@ func (t *turns) take(ctx context.Context, of asker) (*place, error) {
 	}
 }
 
-func (t *turns) admits(of asker) bool {
-	return below(t.ofTenant, of.tenant, t.perTenant) && below(t.ofHost, of.host, t.perHost) &&
-		below(t.ofExport, of.export(), of.conn)
+// begins counts a request with the exchange if no limit forbids it. The caller then gives it a place.
+func (t *turns) begins(limits []leases.Limit) bool {
+	return t.leases.Begin(limits, func(resource string) int {
+		if u := t.uses[resource]; u != nil {
+			return u.inFlight
+		}
+		return 0
+	})
 }
 
-func below[K comparable](counts map[K]int, name K, limit int) bool {
-	return limit <= 0 || counts[name] < limit
-}
-
-func (t *turns) give(of asker) *place {
+func (t *turns) give(of asker, limits []leases.Limit) *place {
 	t.free--
-	t.ofHost[of.host]++
-	t.ofTenant[of.tenant]++
-	t.ofExport[of.export()]++
-	return &place{turns: t, of: of}
+	t.count(limits, 1, 0)
+	return &place{turns: t, of: of, limits: limits}
 }
 
 // serve assigns the free places. An export that got one moves to the end of its queue, or leaves it when
@@ -164,15 +203,16 @@ func (t *turns) serve() {
 		if len(tq.exports) > 0 {
 			t.tenants = append(t.tenants, tq)
 		}
-		turn <- t.give(eq.asker)
+		t.count(eq.limits, 0, -1)
+		turn <- t.give(eq.asker, eq.limits)
 	}
 }
 
-// next returns the first export in turn that the limits admit, -1 without one.
+// next returns the first export in turn whose request begins, -1 without one.
 func (t *turns) next() (tenant, export int) {
 	for i, tq := range t.tenants {
 		for j, eq := range tq.exports {
-			if t.admits(eq.asker) {
+			if t.begins(eq.limits) {
 				return i, j
 			}
 		}
@@ -180,7 +220,8 @@ func (t *turns) next() (tenant, export int) {
 	return -1, -1
 }
 
-func (t *turns) enqueue(of asker, turn chan *place) {
+func (t *turns) enqueue(of asker, limits []leases.Limit, turn chan *place) {
+	t.count(limits, 0, 1)
 	i := slices.IndexFunc(t.tenants, func(q *tenantQueue) bool { return q.tenant == of.tenant })
 	if i < 0 {
 		t.tenants = append(t.tenants, &tenantQueue{tenant: of.tenant})
@@ -189,7 +230,7 @@ func (t *turns) enqueue(of asker, turn chan *place) {
 	tq := t.tenants[i]
 	j := slices.IndexFunc(tq.exports, func(q *exportQueue) bool { return q.asker == of })
 	if j < 0 {
-		tq.exports = append(tq.exports, &exportQueue{asker: of})
+		tq.exports = append(tq.exports, &exportQueue{asker: of, limits: limits})
 		j = len(tq.exports) - 1
 	}
 	tq.exports[j].waiting = append(tq.exports[j].waiting, turn)
@@ -212,6 +253,7 @@ func (t *turns) dequeue(of asker, turn chan *place) bool {
 		return false
 	}
 	eq.waiting = slices.Delete(eq.waiting, k, k+1)
+	t.count(eq.limits, 0, -1)
 	if len(eq.waiting) == 0 {
 		tq.exports = slices.Delete(tq.exports, j, j+1)
 	}

@@ -16,7 +16,7 @@ import (
 // of each there are.
 func TestTurnsAreFair(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		turns := newTurns(1, 0, 0)
+		turns := newTurns(1, 0, 0, nil, nil)
 		place, err := turns.take(t.Context(), asker{tenant: "a", key: "first"})
 		require.NoError(t, err)
 
@@ -48,7 +48,7 @@ func TestTurnsAreFair(t *testing.T) {
 
 func TestTurnsGiveUpWithTheirContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		turns := newTurns(1, 0, 0)
+		turns := newTurns(1, 0, 0, nil, nil)
 		place, err := turns.take(t.Context(), asker{tenant: "a", key: "x"})
 		require.NoError(t, err)
 		ctx, cancel := context.WithCancel(t.Context())
@@ -73,7 +73,7 @@ func TestTurnsGiveUpWithTheirContext(t *testing.T) {
 func TestTurnsKeepTheirPlaces(t *testing.T) {
 	t.Parallel()
 	const places = 3
-	turns := newTurns(places, 0, 0)
+	turns := newTurns(places, 0, 0, nil, nil)
 	var wg sync.WaitGroup
 	var mu sync.Mutex
 	inside, most := 0, 0
@@ -111,7 +111,7 @@ func TestTurnsKeepTheirLimits(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(rt *rapid.T) {
 		places := rapid.IntRange(1, 4).Draw(rt, "places")
-		turns := newTurns(places, rapid.IntRange(0, 3).Draw(rt, "per host"), rapid.IntRange(0, 3).Draw(rt, "per tenant"))
+		turns := newTurns(places, rapid.IntRange(0, 3).Draw(rt, "per host"), rapid.IntRange(0, 3).Draw(rt, "per tenant"), nil, nil)
 		type waiter struct {
 			of   asker
 			turn chan *place
@@ -164,10 +164,10 @@ func TestTurnsKeepTheirLimits(t *testing.T) {
 		ask := func(of asker) {
 			w := waiter{of, make(chan *place, 1)}
 			turns.mu.Lock()
-			if turns.free > 0 && turns.admits(of) {
-				w.turn <- turns.give(of)
+			if limits := turns.limits(of); turns.free > 0 && turns.begins(limits) {
+				w.turn <- turns.give(of, limits)
 			} else {
-				turns.enqueue(of, w.turn)
+				turns.enqueue(of, limits, w.turn)
 			}
 			turns.mu.Unlock()
 			waiting = append(waiting, w)
@@ -235,9 +235,7 @@ func TestTurnsKeepTheirLimits(t *testing.T) {
 		}
 		require.Empty(rt, waiting)
 		require.Empty(rt, turns.tenants)
-		require.Empty(rt, turns.ofHost)
-		require.Empty(rt, turns.ofTenant)
-		require.Empty(rt, turns.ofExport)
+		require.Empty(rt, turns.uses)
 		require.Equal(rt, places, turns.free)
 	})
 }

@@ -108,7 +108,7 @@ func (c *cluster) whole(ctx context.Context) bool {
 			}
 			count++
 		}
-		return streams.Err() == nil && count >= 8
+		return streams.Err() == nil && count >= 9
 	})
 }
 

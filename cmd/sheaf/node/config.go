@@ -52,14 +52,14 @@ type Config struct {
 
 	AllowCIDR        []string `group:"sources" name:"allow-cidr" env:"SHEAF_ALLOW_CIDR" placeholder:"CIDR" help:"Private address ranges that sources and callbacks may live in, or none. Default: loopback, only while --http and NATS are on loopback, and --public-url too."`
 	Fetches          int      `group:"sources" env:"SHEAF_FETCHES" default:"64" placeholder:"N" help:"Most requests to sources in flight in this process (${default}). A request without an answer for a second does not count."`
-	ConnsPerHost     int      `group:"sources" env:"SHEAF_CONNS_PER_HOST" default:"32" placeholder:"N" help:"Most requests in flight to one host and port of sources, over all exports; 0 for no limit (${default}: half of the 64 of a process, so that a slow host leaves places to others)."`
+	ConnsPerHost     int      `group:"sources" env:"SHEAF_CONNS_PER_HOST" default:"32" placeholder:"N" help:"Most requests in flight to one host and port of sources, over all exports and all processes; 0 for no limit (${default}: half of --fetches, so that a slow host leaves places to others). Give all crawlers the same."`
 	SourceLimits     `embed:"" group:"sources"`
 	CallbackSchedule []time.Duration `group:"sources" env:"SHEAF_CALLBACK_SCHEDULE" placeholder:"DURATION" help:"Pauses before each further attempt at a callback. Default: 5s,5m,30m,2h,5h,10h,14h,20h,24h."`
 
 	MaxUnfinished  int      `group:"tenants" name:"max-unfinished-per-tenant" env:"SHEAF_MAX_UNFINISHED_PER_TENANT" default:"10000" placeholder:"N" help:"Most exports of one tenant that were accepted and have not ended; more are answered 429. 0 for no limit (${default})."`
 	MaxRunning     int      `group:"tenants" name:"max-running-per-tenant" env:"SHEAF_MAX_RUNNING_PER_TENANT" default:"128" placeholder:"N" help:"Most exports of one tenant that a process crawls at once; others wait. 0 for no limit (${default}: half of those that a process crawls)."`
 	MaxNew         int      `group:"tenants" name:"max-new-exports-per-tenant" env:"SHEAF_MAX_NEW_EXPORTS_PER_TENANT" default:"20" placeholder:"N" help:"Most exports that one tenant begins per second, with bursts of twice as many; more are answered 429, and durable submissions wait. 0 for no limit (${default}; without --api-keys the tenant default has none)."`
-	ConnsPerTenant int      `group:"tenants" env:"SHEAF_CONNS_PER_TENANT" default:"0" placeholder:"N" help:"Most requests in flight to sources for one tenant, over all exports; 0 for no limit (${default})."`
+	ConnsPerTenant int      `group:"tenants" env:"SHEAF_CONNS_PER_TENANT" default:"0" placeholder:"N" help:"Most requests in flight to sources for one tenant, over all exports and all processes; 0 for no limit (${default}). Give all crawlers the same."`
 	MaxFilesBytes  ByteSize `group:"tenants" name:"max-files-bytes-per-tenant" env:"SHEAF_MAX_FILES_BYTES_PER_TENANT" default:"0" placeholder:"SIZE" help:"Most bytes of finished files of one tenant; above it new exports are answered 429. 0 for no limit (${default}: the disk is the limit)."`
 
 	KeepFiles     time.Duration `group:"kept" env:"SHEAF_KEEP_FILES" default:"7d" placeholder:"DURATION" help:"How long finished files can be downloaded (${default})."`

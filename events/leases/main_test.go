@@ -1,0 +1,9 @@
+package leases
+
+import (
+	"testing"
+
+	"sheaf/events/eventstest"
+)
+
+func TestMain(m *testing.M) { eventstest.Main(m) }
