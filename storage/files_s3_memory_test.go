@@ -73,9 +73,11 @@ func TestS3NeedsLittleMemory(t *testing.T) {
 	watched := make(chan struct{})
 	go func() {
 		defer close(watched)
+		tick := time.NewTicker(5 * time.Millisecond)
+		defer tick.Stop()
 		for ctx.Err() == nil {
 			most = max(most, memory())
-			time.Sleep(5 * time.Millisecond) // between two looks
+			<-tick.C
 		}
 	}()
 	begun := time.Now()
