@@ -30,6 +30,7 @@ type dealer struct {
 	stop     func()
 	over     chan struct{}
 	inbox    chan incoming
+	before   []int      // pages that were handed out before the limit of all processes held
 	returned chan []int // pages that a lost span left
 	spans    map[int]*dealtSpan
 	made     int
@@ -107,7 +108,7 @@ func (d *dealer) hand(n int) {
 	} else {
 		d.next = n + 1
 	}
-	if d.owner != "" {
+	if d.ticker != nil {
 		d.c.line.join(n)
 	}
 }
@@ -169,12 +170,17 @@ func (d *dealer) begin() bool {
 		return false
 	}
 	d.c.dealt.Store(true)
+	d.before, _ = d.c.have.missing(1, d.next-1, d.c.conn(), d.lead())
+	d.before = slices.DeleteFunc(d.before, func(n int) bool { return n >= d.next })
 	d.c.log.Info("the export is dealt out to all crawlers", "pages", have.announced, "pages_per_second", int(d.perSecond))
 	return true
 }
 
 // offer puts spans into the queue while crawlers take them.
 func (d *dealer) offer(open bool) {
+	if d.before = d.c.have.lacks(d.before); len(d.before) > 0 {
+		return
+	}
 	for open && d.c.gate.refused.Load() == 0 && len(d.untaken()) < spansAhead && d.workers() < 2*d.c.conn() {
 		numbers, ahead := d.c.have.missing(d.next, maxSpan, d.c.conn(), d.lead())
 		numbers = numbers[:min(len(numbers), spanSize(ahead, d.perSecond, d.c.tempo))]
