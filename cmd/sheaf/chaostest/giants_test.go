@@ -194,7 +194,7 @@ func TestGiantsAreFasterWithMoreCrawlers(t *testing.T) {
 	eventstest.LongRunning(t)
 	var workbook string
 	for _, crawlers := range []int{1, 2, 4} {
-		g := newGiant(t, setting(t, "CHAOS_GIANT_PAGES", 2000))
+		g := newGiant(t, setting(t, "CHAOS_GIANT_PAGES", 4000))
 		w := newGiants(t, crawlers)
 		d, _ := w.export(t.Context(), g, nil)
 		rate := float64(g.pages) / g.took().Seconds()
@@ -216,7 +216,7 @@ func TestGiantsAreFasterWithMoreCrawlers(t *testing.T) {
 // that of one crawler.
 func TestGiantsUnderKills(t *testing.T) {
 	eventstest.LongRunning(t)
-	pages := setting(t, "CHAOS_GIANT_PAGES", 2000)
+	pages := setting(t, "CHAOS_GIANT_PAGES", 1000)
 	quiet := newGiants(t, 4)
 	want, _ := quiet.export(t.Context(), newGiant(t, pages), nil)
 	quiet.close()

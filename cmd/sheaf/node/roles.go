@@ -52,6 +52,7 @@ var makers = map[string]func(*node) (role, error){
 		return crawler.New(crawler.Config{
 			Log: n.cfg.Log, Metrics: n.metrics.registry, Fetches: n.cfg.Fetches,
 			PerHost: n.cfg.ConnsPerHost, PerTenant: n.cfg.ConnsPerTenant, Running: n.cfg.MaxRunning, Room: n.disk.room,
+			Spread:   !n.cfg.embedded(),
 			MaxPages: l.MaxPages, MaxRows: l.MaxRows, MaxBytes: int64(l.MaxExportBytes),
 			Policy: l.policy(),
 		}, n.journal, n.egress)
