@@ -157,7 +157,7 @@ func (d *deployment) close() (err error) {
 	for _, p := range d.servers {
 		if p.pid != 0 {
 			_ = syscall.Kill(p.pid, syscall.SIGKILL)
-			_ = <-p.ended
+			<-p.ended
 		}
 	}
 	return errors.Join(err, os.RemoveAll(d.dir))

@@ -28,7 +28,7 @@ func (n *ownEvents) wrote(key string, sequence uint64) {
 	n.young[key] = sequence
 }
 
-// forget is for an event of which it is unknown whether it was written.
+// forget is for an event that may or may not have been written.
 func (n *ownEvents) forget(key string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()

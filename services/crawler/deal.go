@@ -40,7 +40,7 @@ type dealer struct {
 type dealtSpan struct {
 	id      int
 	pages   []int        // ascending
-	open    map[int]bool // of which nothing was reported
+	open    map[int]bool // not reported yet
 	helper  string       // "" while no crawler has taken it
 	workers int
 	at      time.Time // of the last report, before it was taken when it was made

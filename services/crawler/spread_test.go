@@ -330,7 +330,7 @@ func TestACancellationStopsHelpers(t *testing.T) {
 	}, 10*time.Second, 10*time.Millisecond, "spans of an ended export are dropped")
 }
 
-// A page that the source does not return fails the export as it does with one crawler, whoever asked for it.
+// A page that the source does not return fails the export as it does with one crawler, whichever crawler asked for it.
 func TestAFailureInASpan(t *testing.T) {
 	t.Parallel()
 	src := slow(t, 1001)
