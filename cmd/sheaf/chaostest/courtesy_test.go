@@ -268,22 +268,24 @@ func TestFewExportsSpread(t *testing.T) {
 		s.mu.Lock()
 		rates[crawlers] = float64(s.answers) / s.last.Sub(s.first).Seconds()
 		s.mu.Unlock()
-		share := func(p *process, n int, group []*process) {
+		share := func(p *process, n, most int) {
 			t.Logf("%d crawlers: %s did %d of %d", crawlers, p.name, n, exports)
-			if len(group) > 1 {
-				require.LessOrEqual(t, n, exports/2, "%s did more than half", p.name)
-			}
+			require.LessOrEqual(t, n, most, "%s did more than its share", p.name)
+		}
+		most := exports
+		if crawlers > 1 {
+			most = exports / 2
 		}
 		for _, p := range c.crawlers {
 			text, err := os.ReadFile(p.log)
 			require.NoError(t, err)
-			share(p, strings.Count(string(text), "export crawled"), c.crawlers)
+			share(p, strings.Count(string(text), "export crawled"), most)
 		}
 		total := 0
 		for _, p := range c.workers {
 			n := c.completed(p)
 			total += n
-			share(p, n, c.workers)
+			share(p, n, exports*3/4) // two of them, and a file is made within milliseconds
 		}
 		require.Equal(t, exports, total)
 		t.Logf("%d crawlers: %.0f pages/s", crawlers, rates[crawlers])
