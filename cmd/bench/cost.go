@@ -157,7 +157,7 @@ func (d *deployment) close() (err error) {
 	for _, p := range d.servers {
 		if p.pid != 0 {
 			_ = syscall.Kill(p.pid, syscall.SIGKILL)
-			<-p.ended
+			<-p.ended //nolint:errcheck // it was killed
 		}
 	}
 	return errors.Join(err, os.RemoveAll(d.dir))
