@@ -6,8 +6,13 @@ import (
 	"time"
 )
 
-// readKept is how long a read of a list is remembered without a stream that uses it.
-const readKept = 10 * time.Second
+const (
+	// readKept is how long a read of a list is remembered without a stream that uses it.
+	readKept = 10 * time.Second
+	// maxReads bounds the lists that are remembered, which take about 100 KB each. Streams of further lists
+	// read for themselves.
+	maxReads = 100
+)
 
 // reads lets the streams of equal lists share reads. It is safe for concurrent use.
 type reads struct {
@@ -50,6 +55,9 @@ func (r *reads) of(name string) *read {
 	if !ok {
 		maps.DeleteFunc(r.by, func(_ string, other *read) bool { return now.Sub(other.used) > readKept })
 		known = &read{}
+		if len(r.by) >= maxReads {
+			return known
+		}
 		r.by[name] = known
 	}
 	known.used = now

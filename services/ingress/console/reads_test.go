@@ -2,6 +2,7 @@ package console
 
 import (
 	"errors"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -44,4 +45,21 @@ func TestStreamsOfEqualListsShareReads(t *testing.T) {
 	_, err = r.get("third", tick, fresh)
 	require.NoError(t, err)
 	require.Len(t, r.by, 2, "lists that are no longer shown are forgotten")
+}
+
+// A caller that opens streams with many filters must not fill the memory of the process.
+func TestReadsOfManyListsAreBounded(t *testing.T) {
+	t.Parallel()
+	r, n := newReads(), uint64(0)
+	fresh := func() (*list, error) { n++; return &list{Next: n}, nil }
+	tick := time.Now()
+	for i := range uint64(2 * maxReads) {
+		l, err := r.get(strconv.FormatUint(i, 10), tick, fresh)
+		require.NoError(t, err)
+		require.Equal(t, i+1, l.Next, "each list has its own read")
+	}
+	require.Len(t, r.by, maxReads)
+	l, err := r.get("0", tick, fresh)
+	require.NoError(t, err)
+	require.EqualValues(t, 1, l.Next, "remembered lists are still shared")
 }
