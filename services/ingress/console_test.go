@@ -61,6 +61,15 @@ func (k *testKeys) revoke(key string) {
 	delete(k.keys, key)
 }
 
+// limit gives a key another scope.
+func (k *testKeys) limit(key string, scope Scope) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	p := k.keys[key]
+	p.Scope = scope
+	k.keys[key] = p
+}
+
 // browser keeps cookies and follows no redirect, like a person who looks at each answer.
 type browser struct {
 	*http.Client
@@ -457,6 +466,25 @@ func TestRevokedKeyEndsItsSessions(t *testing.T) {
 	require.Equal(t, http.StatusSeeOther, b.get("/console/").StatusCode)
 	require.Equal(t, http.StatusSeeOther, b.post("/console/x/"+keyA+"/cancel", nil).StatusCode)
 	require.Equal(t, events.StateRequested, in.read(t, "shop", keyA).State)
+	in.begun(t, "shop", keyB, "Secret of tomorrow")
+	rest, err := io.ReadAll(resp.Body) // ends
+	require.NoError(t, err)
+	require.NotContains(t, string(rest), "Secret of tomorrow")
+}
+
+// TestStreamEndsWithItsScope: a key that lost the scope admin sees no other tenant.
+func TestStreamEndsWithItsScope(t *testing.T) {
+	t.Parallel()
+	keys := newTestKeys()
+	in := start(t, eventstest.Server(t, ""), keys.config(Config{}))
+	in.begun(t, "shop", keyA, "Orders")
+	b := in.browse(t, "admin-key")
+	b.Timeout = 30 * time.Second
+	resp, err := b.Get(in.url + "/console/events?tenant=shop")
+	require.NoError(t, err)
+	defer resp.Body.Close()
+	require.Equal(t, "text/event-stream; charset=utf-8", resp.Header.Get("Content-Type"))
+	keys.limit("admin-key", ScopeOperate)
 	in.begun(t, "shop", keyB, "Secret of tomorrow")
 	rest, err := io.ReadAll(resp.Body) // ends
 	require.NoError(t, err)

@@ -113,10 +113,10 @@ func (v *visit) follow(s *sse.Writer, changed <-chan struct{}, update updater) {
 	}
 }
 
-// stillHere reports whether the visitor's session is valid.
+// stillHere reports whether the visitor's session is valid and has the scope that it had.
 func (v *visit) stillHere() bool {
 	p, ok := v.session(v.r)
-	return ok && p.Tenant == v.own
+	return ok && p.Tenant == v.own && p.Scope == v.who.Scope
 }
 
 // sleep waits between two updates. It returns false if the stream has to end.
