@@ -1,6 +1,7 @@
 package crawler
 
 import (
+	"cmp"
 	"slices"
 	"sync"
 
@@ -15,7 +16,8 @@ type inventory struct {
 
 	mu     sync.Mutex
 	ledger *ledger
-	bytes  int64 // bytes of SHEAF_PAGES that the pages take
+	bytes  int64           // bytes of SHEAF_PAGES that the pages take
+	failed *source.Failure // the first failure; later pages do not replace it
 }
 
 func newInventory(l *ledger) *inventory {
@@ -30,7 +32,7 @@ func (v *inventory) add(p pages.Page, names []string) *source.Failure {
 	if v.ledger.missing(p.Number) {
 		v.bytes += p.Stored
 	}
-	return v.ledger.take(p, names)
+	return v.first(v.ledger.take(p, names))
 }
 
 // record records a page that a helper has stored.
@@ -41,7 +43,7 @@ func (v *inventory) record(r record) *source.Failure {
 	if v.ledger.missing(r.Page) {
 		v.bytes += r.Stored
 	}
-	return v.ledger.record(r)
+	return v.first(v.ledger.record(r))
 }
 
 // miss records a page that the source did not return.
@@ -49,7 +51,13 @@ func (v *inventory) miss(n int, m *missed) *source.Failure {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	defer v.stir()
-	return v.ledger.miss(n, m)
+	return v.first(v.ledger.miss(n, m))
+}
+
+// first returns the first failure of the list, so that the reason does not depend on which worker reports first.
+func (v *inventory) first(f *source.Failure) *source.Failure {
+	v.failed = cmp.Or(v.failed, f)
+	return v.failed
 }
 
 func (v *inventory) stir() {
