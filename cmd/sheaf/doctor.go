@@ -13,7 +13,7 @@ import (
 // doctorCmd has the flags of serve, because it checks a process with those settings.
 type doctorCmd struct {
 	node.Config `embed:""`
-	Server      string   `group:"client" env:"SHEAF_SERVER" placeholder:"URL" help:"Running server to check too: its path, certificate and clock. Default: none."`
+	Server      string   `group:"client" env:"SHEAF_SERVER" placeholder:"URL" help:"Running server to check too: its path, certificate and clock, and whether events pass its proxies at once. Default: none."`
 	CACert      string   `group:"client" name:"ca-cert" env:"SHEAF_CA_CERT" type:"existingfile" placeholder:"FILE" help:"Authorities (PEM) to trust in addition to the system's."`
 	URL         []string `name:"url" placeholder:"URL" help:"Source or callback to explain the egress rules for. Repeat it for several."`
 	JSON        bool     `name:"json" help:"Print JSON."`

@@ -208,6 +208,7 @@ type Service struct {
 	onNATS       atomic.Bool // the NATS servers know the subscriptions of this process
 	lag          lag
 	draining     atomic.Bool
+	pulses       atomic.Int32 // pulses that are being sent
 }
 
 // New makes a service on a bound listener. It does no I/O. The service closes the listener at the end of Run;

@@ -209,6 +209,10 @@ func (s *Service) presets(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Service) healthz(w http.ResponseWriter, r *http.Request) {
+	if r.Header.Get("Accept") == "text/event-stream" {
+		s.pulse(w, r)
+		return
+	}
 	respond(w, r, map[string]bool{"alive": true}, nil)
 }
 

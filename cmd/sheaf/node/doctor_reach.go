@@ -1,11 +1,13 @@
 package node
 
 import (
+	"bufio"
 	"context"
 	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"io"
+	"mime"
 	"net"
 	"net/http"
 	"net/netip"
@@ -84,5 +86,45 @@ func (d *doctor) server(ctx context.Context, check, base string) {
 	}
 	if theirs, err := http.ParseTime(resp.Header.Get("Date")); err == nil {
 		d.clock(base, asked, theirs)
+	}
+	d.buffering(ctx, req)
+}
+
+// minPulse is the time between the two events of a server's pulse, a second apart, below which a proxy
+// collected them.
+const minPulse = 500 * time.Millisecond
+
+// buffering checks that no proxy on the way to a server collects its events. The request is that of its health.
+func (d *doctor) buffering(ctx context.Context, health *http.Request) {
+	const check = "events"
+	req := health.Clone(ctx)
+	req.Header.Set("Accept", "text/event-stream")
+	resp, err := d.opt.Do(req)
+	if err != nil {
+		d.fail(check, "check the proxies on the way", "%s: no stream of events: %v", req.URL.Host, err)
+		return
+	}
+	defer resp.Body.Close()
+	if kind, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type")); kind != "text/event-stream" {
+		d.warn(check, "check the version of the server, and that proxies pass the header Accept on",
+			"%s sends no events: it answers %d with %q", req.URL.Host, resp.StatusCode, kind)
+		return
+	}
+	var at []time.Time
+	lines := bufio.NewScanner(io.LimitReader(resp.Body, 64<<10))
+	for lines.Scan() {
+		if strings.HasPrefix(lines.Text(), "event: ") {
+			at = append(at, time.Now())
+		}
+	}
+	switch {
+	case lines.Err() != nil || len(at) != 2:
+		d.fail(check, "raise the timeouts of the proxies on the way; progress is sent as a long answer",
+			"%s: the stream of events ended after %d of 2", req.URL.Host, len(at))
+	case at[1].Sub(at[0]) < minPulse:
+		d.warn(check, "switch off buffering of text/event-stream in the proxy (nginx: proxy_buffering off)",
+			"%s: events arrive together; a proxy collects them, so pages show no progress", req.URL.Host)
+	default:
+		d.ok(check, "%s: events arrive one by one", req.URL.Host)
 	}
 }

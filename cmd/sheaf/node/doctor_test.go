@@ -96,6 +96,40 @@ func TestDoctorFindsFaults(t *testing.T) {
 	}
 }
 
+// Events that a proxy on the way collects are a warning; so is a server without events.
+func TestDoctorChecksTheStreamOfEvents(t *testing.T) {
+	t.Parallel()
+	for want, send := range map[string]func(w http.ResponseWriter){
+		FindingOK: func(w http.ResponseWriter) {
+			_, _ = w.Write([]byte("event: alive\ndata: 1\n\n"))
+			_ = http.NewResponseController(w).Flush()
+			<-time.After(time.Second) // between the events of a real server
+			_, _ = w.Write([]byte("event: alive\ndata: 2\n\n"))
+		},
+		FindingWarning: func(w http.ResponseWriter) { // collected
+			_, _ = w.Write([]byte("event: alive\ndata: 1\n\nevent: alive\ndata: 2\n\n"))
+		},
+		FindingError: func(w http.ResponseWriter) { // cut off
+			_, _ = w.Write([]byte("event: alive\ndata: 1\n\n"))
+		},
+	} {
+		t.Run(want, func(t *testing.T) {
+			t.Parallel()
+			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if r.Header.Get("Accept") != "text/event-stream" {
+					_, _ = w.Write([]byte(`{"errcode":0,"data":{"alive":true}}`))
+					return
+				}
+				w.Header().Set("Content-Type", "text/event-stream; charset=utf-8")
+				send(w)
+			}))
+			defer server.Close()
+			list := Diagnose(t.Context(), doctorConfig(t), DoctorOptions{Server: server.URL, Do: server.Client().Do})
+			require.NotNil(t, find(list, "events", want), "%+v", list)
+		})
+	}
+}
+
 // The doctor asks a server for its path, and compares the clocks.
 func TestDoctorChecksAServer(t *testing.T) {
 	t.Parallel()
@@ -115,6 +149,7 @@ func TestDoctorChecksAServer(t *testing.T) {
 	list := check(server.URL + "/ops/")
 	require.NotNil(t, find(list, "server", FindingOK), "%+v", list)
 	require.NotNil(t, find(list, "clock", FindingOK), "%+v", list)
+	require.Contains(t, find(list, "events", FindingWarning).Found, "sends no events")
 	require.Contains(t, find(check(server.URL), "server", FindingError).Found, "not like Sheaf")
 	date = date.Add(-time.Minute)
 	require.NotNil(t, find(check(server.URL+"/ops"), "clock", FindingWarning))
