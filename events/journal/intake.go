@@ -203,7 +203,7 @@ func (in *intake) take(m *nats.Msg) {
 		return
 	}
 	p.left = max(p.left-1, 0)
-	if in.running >= in.slots { // from a pull that was taken for lost
+	if in.running >= in.slots { // its pull had expired here
 		in.refuse(m)
 		return
 	}

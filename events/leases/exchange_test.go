@@ -58,7 +58,7 @@ func (c *crawler) serve() {
 		c.demand()
 		c.source.add(1)
 		c.requests.Go(func() {
-			time.Sleep(c.lasts)
+			<-time.After(c.lasts) // a request takes so long
 			c.source.add(-1)
 			c.mu.Lock()
 			c.inFlight--

@@ -79,7 +79,7 @@ func unchanged(*Service) {}
 func slow(t *testing.T, n int) *sourcetest.Source {
 	src := sourcetest.New(t, n)
 	src.Fault = func(int, int) sourcetest.Fault {
-		time.Sleep(latency) // it is the source's
+		<-time.After(latency) // the source takes so long
 		return nil
 	}
 	return src
@@ -162,7 +162,7 @@ func TestCrawlersShareDeclaredSources(t *testing.T) {
 				t.Parallel()
 				a := newAPI(t, 5*pages, 5)
 				a.before = func(http.ResponseWriter, *http.Request, int, int) bool {
-					time.Sleep(latency) // it is the source's
+					<-time.After(latency) // the source takes so long
 					return false
 				}
 				paging := *styles()[style]
@@ -335,7 +335,7 @@ func TestAFailureInASpan(t *testing.T) {
 	t.Parallel()
 	src := slow(t, 1001)
 	src.Fault = func(page, _ int) sourcetest.Fault {
-		time.Sleep(latency) // it is the source's
+		<-time.After(latency) // the source takes so long
 		if page == 333 {
 			return sourcetest.Status(503, "busy")
 		}

@@ -198,7 +198,11 @@ func (c *crowd) lasts(d time.Duration) {
 // the expiry of the leases of a process that is gone.
 func TestCourtesyOfAllCrawlers(t *testing.T) {
 	eventstest.LongRunning(t)
-	const limit, again, expiry = 16, 6 * time.Second, 10 * time.Second
+	const limit, expiry = 16, 10 * time.Second
+	again := 6 * time.Second
+	if quiet(t) {
+		again = 3 * time.Second
+	}
 	for _, flags := range [][]string{
 		{"--conns-per-host", "16"},
 		{"--conns-per-host", "0", "--conns-per-tenant", "16"},
@@ -291,5 +295,9 @@ func TestFewExportsSpread(t *testing.T) {
 		t.Logf("%d crawlers: %.0f pages/s", crawlers, rates[crawlers])
 		c.close()
 	}
-	require.GreaterOrEqual(t, rates[3]/rates[1], 1.8, "2.5 on a quiet machine")
+	least := 1.8
+	if quiet(t) {
+		least = 2.5
+	}
+	require.GreaterOrEqual(t, rates[3]/rates[1], least)
 }

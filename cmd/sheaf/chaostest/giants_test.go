@@ -189,8 +189,9 @@ func (w *giants) stored(ctx context.Context) (at map[int]time.Time, stop func())
 	}
 }
 
-// slower is how far the rate may be below that of a quiet machine: the processes share its few cores.
-const slower = 0.6
+// quiet reports whether the machine does nothing else (CHAOS_QUIET=1). Then the bounds on time are those that users
+// are promised; otherwise they allow for neighbours on few cores.
+func quiet(t testing.TB) bool { return setting(t, "CHAOS_QUIET", 0) == 1 }
 
 // Twice as many crawlers fetch twice as many pages a second of one export, and the workbook is the same.
 func TestGiantsAreFasterWithMoreCrawlers(t *testing.T) {
@@ -202,7 +203,11 @@ func TestGiantsAreFasterWithMoreCrawlers(t *testing.T) {
 		d, _ := w.export(t.Context(), g, nil)
 		rate := float64(g.pages) / g.took().Seconds()
 		t.Logf("%d crawlers: %.1f pages/s, at most %d requests in flight, workbook %s", crawlers, rate, g.peak, d.Files[0].SHA256)
-		require.GreaterOrEqual(t, rate, slower*20*float64(crawlers))
+		least := 0.6
+		if quiet(t) {
+			least = 0.9
+		}
+		require.GreaterOrEqual(t, rate, least*20*float64(crawlers))
 		require.LessOrEqual(t, g.peak, 64)
 		for n, at := range g.asked {
 			require.Len(t, at, 1, "page %d", n)
@@ -220,9 +225,9 @@ func TestGiantsAreFasterWithMoreCrawlers(t *testing.T) {
 func TestGiantsUnderKills(t *testing.T) {
 	eventstest.LongRunning(t)
 	pages := setting(t, "CHAOS_GIANT_PAGES", 400)
-	quiet := newGiants(t, 4)
-	want, _ := quiet.export(t.Context(), newGiant(t, pages), nil)
-	quiet.close()
+	undisturbed := newGiants(t, 4)
+	want, _ := undisturbed.export(t.Context(), newGiant(t, pages), nil)
+	undisturbed.close()
 
 	g := newGiant(t, pages)
 	w := newGiants(t, 4)
