@@ -220,8 +220,23 @@ func (s *S3Files) commit(ctx context.Context, d *Draft, name string) error {
 	if err != nil {
 		return err
 	}
-	return s.verify(ctx, name, placed, u)
+	for range maxReplaced {
+		if err = s.verify(ctx, name, placed, u); !errors.Is(err, errReplaced) {
+			return err
+		}
+		if placed, err = s.meta(ctx, name); err != nil {
+			return err
+		}
+	}
+	return err
 }
+
+// errReplaced means that another commit replaced an object while it was read.
+var errReplaced = errors.New("replaced while it was read")
+
+// maxReplaced is how often other commits may replace an object before its own commit gives up. Each is a run of the
+// same export, so more than a few is no race.
+const maxReplaced = 10
 
 // verify returns nil if the object has the planned content, ErrFileExists if not. It removes an object that
 // differs from its own checksum.

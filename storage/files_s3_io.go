@@ -218,7 +218,7 @@ func (f *s3File) unreadable(err error) error {
 		}
 	}
 	if minio.ToErrorResponse(err).Code == minio.PreconditionFailed {
-		return fmt.Errorf("replaced while it was read: %w", err)
+		return fmt.Errorf("%w: %w", errReplaced, err)
 	}
 	return err
 }
